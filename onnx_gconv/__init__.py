@@ -1,0 +1,1 @@
+"""Analog conductance mappings, explicit in ONNX models."""

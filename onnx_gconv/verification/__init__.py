@@ -1,0 +1,1 @@
+"""Proof that a mapped model computes what the original computes."""

@@ -1,0 +1,217 @@
+"""What every converter offers, and what it has to know of a weight before it can convert it piece by piece."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import UnmappableWeightError
+
+__all__ = [
+    "ConductanceConverter",
+    "Decoding",
+    "FloatArray",
+    "WeightStatistics",
+    "compute_dtype",
+    "weight_statistics",
+]
+
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+
+_HALF_PRECISION = frozenset({np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)})
+
+
+@dataclass(frozen=True)
+class WeightStatistics:
+    """What is known of a whole weight after one scan over it.
+
+    Attributes:
+        minimum: Smallest element, exact in float64.
+        maximum: Largest element, exact in float64.
+        count: Number of elements, at least 1.
+    """
+
+    minimum: float
+    maximum: float
+    count: int
+
+    @property
+    def max_abs(self) -> float:
+        """max|W|, exact in float64."""
+        return max(abs(self.minimum), abs(self.maximum))
+
+    def __or__(self, other: WeightStatistics) -> WeightStatistics:
+        """The statistics of two parts of a weight together."""
+        return WeightStatistics(
+            minimum=min(self.minimum, other.minimum),
+            maximum=max(self.maximum, other.maximum),
+            count=self.count + other.count,
+        )
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How conductances become weights again: ``W = (sum_k c_k * G_k - b) / scale + w0``.
+
+    Attributes:
+        coefficients: c_k, one for each conductance of the weight, without unit.
+        offset_us: b, in µS.
+        scale: µS per unit of weight; positive and finite.
+        zero: w0, in units of weight.
+    """
+
+    coefficients: tuple[float, ...]
+    offset_us: float
+    scale: float
+    zero: float
+
+    def decode(self, conductances: Iterable[FloatArray], dtype: np.dtype[Any]) -> FloatArray:
+        """Rebuild weights in the order of operations in which the graph rebuilds them.
+
+        Args:
+            conductances: Arrays in µS, all of one shape, one for each coefficient.
+            dtype: float32 or float64, the type the graph computes in.
+
+        Returns:
+            Weights of that shape and type, bit-identical to what the emitted nodes compute.
+        """
+        total: FloatArray | None = None
+        for coefficient, conductance in zip(self.coefficients, conductances, strict=True):
+            if total is None:
+                total = conductance if coefficient == 1.0 else conductance * dtype.type(coefficient)
+            elif coefficient == -1.0:
+                total = total - conductance
+            elif coefficient == 1.0:
+                total = total + conductance
+            else:
+                total = total + conductance * dtype.type(coefficient)
+        assert total is not None  # noqa: S101 - a converter without devices does not exist
+        if self.offset_us:
+            total = total - dtype.type(self.offset_us)
+        weights = total / dtype.type(self.scale)
+        if self.zero:
+            weights = weights + dtype.type(self.zero)
+        return weights
+
+
+class ConductanceConverter(Protocol):
+    """A rule weight ⇄ conductances that can be applied to a weight chunk by chunk."""
+
+    @property
+    def g_max(self) -> float:
+        """Upper end of the devices' range, in µS."""
+        ...
+
+    @property
+    def g_min(self) -> float:
+        """Lower end of the devices' range, in µS."""
+        ...
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """One name for each device of a weight, e.g. ``("g_plus", "g_minus")``."""
+        ...
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the rebuilt weights are bit-identical to the weights."""
+        ...
+
+    def manifest_parameters(self) -> dict[str, Any]:
+        """All parameters, as JSON values; conductances in µS."""
+        ...
+
+    def scale(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> float:
+        """The scale in µS per unit of weight, as a value of `dtype`."""
+        ...
+
+    def check_chunk(self, weights: FloatArray, scale: float) -> str | None:
+        """Why this chunk cannot be converted with this scale, or None. Only asked if `needs_check` says so."""
+        ...
+
+    def needs_check(self, scale: float) -> bool:
+        """Whether a second scan has to call `check_chunk` before the weight may be converted."""
+        ...
+
+    def decoding(self, scale: float) -> Decoding:
+        """How the conductances become weights again."""
+        ...
+
+    def convert_chunk(self, device: int, weights: FloatArray, scale: float, out: FloatArray) -> None:
+        """Write the conductances of one device, in µS, to `out`.
+
+        Args:
+            device: Index into `device_names`.
+            weights: A part of the weight, float32 or float64, any shape.
+            scale: From `scale`.
+            out: Array of the same shape and type; may not overlap `weights`.
+        """
+        ...
+
+    def error_bound(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> float:
+        """Largest possible ``|rebuilt - W|`` over the elements of the weight, in units of weight."""
+        ...
+
+
+def compute_dtype(dtype: np.dtype[Any] | type) -> np.dtype[Any]:
+    """The type in which a weight is mapped: float64 stays, all others are computed in float32.
+
+    Computing float16 in its own type would overflow the scale for max|W| below 3.8e-4, and siemens would be subnormal.
+
+    Raises:
+        UnmappableWeightError: If `dtype` is not a real number.
+    """
+    dtype = np.dtype(dtype)
+    if dtype in _HALF_PRECISION or dtype.kind in "iub":
+        return np.dtype(np.float32)
+    if dtype in {np.dtype(np.float32), np.dtype(np.float64)}:
+        return dtype.newbyteorder("=")
+    raise UnmappableWeightError(
+        f"weights of type {dtype} cannot be mapped; float16, bfloat16, float32 and float64 can"
+    )
+
+
+def weight_statistics(chunks: Iterable[FloatArray], *, first_index: int = 0) -> WeightStatistics:
+    """Scan a weight, or a part of it.
+
+    Args:
+        chunks: The elements in arrays of any shape, float32 or float64.
+        first_index: Index in the flattened weight of the first element, for messages.
+
+    Raises:
+        UnmappableWeightError: If there is no element, or one is NaN or infinite; the message gives the value and, for
+            the first such element, its index in the flattened weight.
+    """
+    minimum, maximum, count = math.inf, -math.inf, 0
+    for chunk in chunks:
+        if not chunk.size:
+            continue
+        # max and min propagate NaN and show infinities, so finiteness costs no scan of its own.
+        low, high = float(chunk.min()), float(chunk.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            flat = chunk.reshape(-1)
+            first = int(np.flatnonzero(~np.isfinite(flat))[0])
+            raise UnmappableWeightError(
+                f"has the value {float(flat[first])} at flat index {first_index + count + first}; no conductance can hold it"
+            )
+        minimum, maximum, count = min(minimum, low), max(maximum, high), count + chunk.size
+    if not count:
+        raise UnmappableWeightError("has no elements")
+    return WeightStatistics(minimum=minimum, maximum=maximum, count=count)
+
+
+def scale_of_params(params: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever number type the caller keeps
+    """The entry ``scale_ratio`` of a converter's params.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if "scale_ratio" not in params:
+        raise ValueError("params do not contain scale_ratio")
+    return params["scale_ratio"]

@@ -1,0 +1,97 @@
+"""External data of a model: which files it may point to, and whether they hold what the model says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnx_gconv.errors import ModelError
+
+__all__ = ["attribute_tensors", "check_external_tensor", "external_files", "external_tensors"]
+
+
+def check_external_tensor(tensor: ir.ExternalTensor) -> None:
+    """Check that the data of a tensor lies in the model's folder, exists and is long enough.
+
+    The rules are those of onnx-ir, onnx and ONNX Runtime, which all refuse such files; here they are checked before
+    anything is computed, and the message says what to do.
+
+    Raises:
+        ModelError: If one of them does not hold.
+    """
+    location, name = os.fspath(tensor.location), tensor.name
+    what = f"external data of tensor '{name}'"
+    if os.path.isabs(location):  # noqa: PTH117 - `location` is text from the model, not yet a path to trust
+        raise ModelError(
+            f"{what} is at the absolute path '{location}'; move the data file beside the model and save the model with "
+            "a relative location"
+        )
+    folder = Path(tensor.base_dir or ".").absolute()
+    path = folder / location
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
+        raise ModelError(
+            f"{what} is at '{location}', outside the model's folder '{folder}'; move the data file beside the model "
+            "and save the model with that location"
+        )
+    real = path.resolve()
+    if not real.is_relative_to(folder.resolve()):
+        raise ModelError(
+            f"{what} is '{path}', a symbolic link out of the model's folder (to '{real}'), as model caches have them; "
+            f"copy the model out with its links followed, e.g. `cp -rL '{folder}' COPY`, and use the copy"
+        )
+    try:
+        status = real.stat()
+    except OSError as error:
+        raise ModelError(f"{what} cannot be read: '{path}': {error.strerror}; copy the data file there") from None
+    if not real.is_file():
+        raise ModelError(f"{what} is '{path}', which is not a file")
+    if status.st_nlink > 1:
+        raise ModelError(
+            f"{what} is '{path}', a file with {status.st_nlink} hard links, which ONNX Runtime refuses too; "
+            f"copy the model out, e.g. `cp -r '{folder}' COPY`, and use the copy"
+        )
+    offset, length = tensor.offset or 0, tensor.length
+    if length is not None and length != tensor.nbytes:
+        raise ModelError(
+            f"{what} has a length of {length} bytes, but its type and shape {tensor.dtype.name} "
+            f"{list(tensor.shape.numpy())} need {tensor.nbytes}"
+        )
+    if offset < 0 or offset + tensor.nbytes > status.st_size:
+        raise ModelError(
+            f"{what} should be {tensor.nbytes} bytes at offset {offset} of '{path}', but the file has only "
+            f"{status.st_size} bytes; it is truncated or belongs to another model"
+        )
+
+
+def attribute_tensors(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Attr, ir.TensorProtocol]]:
+    """All tensors in attributes of the nodes of a model, its subgraphs and functions."""
+    roots: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for root in roots:
+        for node in root.all_nodes():
+            for attribute in node.attributes.values():
+                if attribute.is_ref() or attribute.value is None:
+                    continue
+                if attribute.type == ir.AttributeType.TENSOR:
+                    yield node, attribute, attribute.as_tensor()
+                elif attribute.type == ir.AttributeType.TENSORS:
+                    for tensor in attribute.as_tensors():
+                        yield node, attribute, tensor
+
+
+def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    """All tensors of a model that lie in external data: initializers of all graphs, and attributes."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value.const_value
+    for _, _, tensor in attribute_tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            yield tensor
+
+
+def external_files(model: ir.Model) -> set[Path]:
+    """The files in which the external data of a model lies, links resolved."""
+    return {Path(tensor.path).resolve() for tensor in external_tensors(model)}

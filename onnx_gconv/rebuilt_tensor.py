@@ -1,0 +1,42 @@
+"""A weight rebuilt from its conductances, computed while it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.converters import Decoding
+from onnx_gconv.streamed_tensor import StreamedTensor, element_chunks
+
+__all__ = ["RebuiltTensor"]
+
+
+class RebuiltTensor(StreamedTensor):
+    """``W = (sum_k c_k * G_k - b) / scale + w0``, chunk by chunk, bit-identical to the nodes of a mapped model.
+
+    Args:
+        conductances: In µS, all of one shape and of type FLOAT or DOUBLE.
+        decoding: c, b, scale and w0.
+        dtype: Type of the weight; the result is cast to it as a Cast node does.
+        name: Name of the weight.
+    """
+
+    def __init__(
+        self, conductances: Sequence[ir.TensorProtocol], decoding: Decoding, *, dtype: ir.DataType, name: str
+    ) -> None:
+        super().__init__(dtype, ir.Shape(conductances[0].shape.numpy()), name)
+        self._conductances = tuple(conductances)
+        self._decoding = decoding
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
+        """Rebuilt weights from element `start` to `stop`, in row-major order."""
+        compute = np.dtype(self._conductances[0].dtype.numpy())
+        target = np.dtype(self.dtype.numpy())
+        readers = [element_chunks(conductance, start, stop) for conductance in self._conductances]
+        for parts in zip(*readers, strict=True):
+            weights = self._decoding.decode(parts, compute)
+            yield weights if target == compute else weights.astype(target)

@@ -1,0 +1,156 @@
+"""Tensors that are read, computed and written in chunks, so that memory does not grow with them."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Iterator, MutableMapping
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.external_data import check_external_tensor
+
+__all__ = ["CHUNK_BYTES", "StreamedTensor", "element_chunks"]
+
+# Smaller chunks make two workers fight over the interpreter lock, larger ones leave the cache of the processor.
+CHUNK_BYTES = 1 << 22
+
+
+class StreamedTensor(abc.ABC):
+    """A tensor for onnx-ir whose elements are computed when they are read.
+
+    Implements `onnx_ir.TensorProtocol`. A subclass says how its elements come, chunk by chunk; nothing is kept.
+
+    Args:
+        dtype: Type of the elements.
+        shape: Shape of the tensor.
+        name: Name of the tensor.
+    """
+
+    def __init__(self, dtype: ir.DataType, shape: ir.Shape, name: str | None = None) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.name = name
+        self.doc_string: str | None = None
+        self.metadata_props: MutableMapping[str, str] = {}
+        self.meta: MutableMapping[str, Any] = {}
+
+    @abc.abstractmethod
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
+        """The elements from `start` to `stop`, in row-major order.
+
+        Yields:
+            One-dimensional arrays, valid until the next one is asked for.
+        """
+
+    @property
+    def raw(self) -> StreamedTensor:
+        """The tensor itself: there is no other data behind it."""
+        return self
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape.numpy())
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes that the elements need."""
+        return math.ceil(self.dtype.itemsize * self.size)
+
+    def numpy(self) -> NDArray[Any]:
+        """All elements, in memory."""
+        array = np.empty(self.size, self.dtype.numpy())
+        start = 0
+        for chunk in self.chunks():
+            array[start : start + chunk.size] = chunk
+            start += chunk.size
+        return array.reshape(self.shape.numpy())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: ANN401, FBT001 - NumPy's signature
+        del copy  # there is nothing that could be shared
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __dlpack__(self, *, stream: Any = None) -> Any:  # noqa: ANN401 - the signature of the protocol
+        return self.numpy().__dlpack__(stream=stream)
+
+    def __dlpack_device__(self) -> Any:  # noqa: ANN401 - the signature of the protocol
+        return np.empty(0).__dlpack_device__()
+
+    def tobytes(self) -> bytes:
+        """All elements as little-endian bytes."""
+        return b"".join(_little_endian(chunk).tobytes() for chunk in self.chunks())
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Write all elements as little-endian bytes at the position of `file`."""
+        for chunk in self.chunks():
+            # The view as bytes serves types that have no buffer format of their own, such as bfloat16.
+            file.write(memoryview(_little_endian(chunk).view(np.uint8)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}<{self.dtype},{self.shape}>(name={self.name!r})"
+
+
+def element_chunks(
+    tensor: ir.TensorProtocol, start: int = 0, stop: int | None = None, *, dtype: np.dtype[Any] | None = None
+) -> Iterator[NDArray[Any]]:
+    """Read a tensor in chunks, in row-major order.
+
+    External data is read from its file into one buffer, never mapped: pages of a map would count as resident memory.
+
+    Args:
+        tensor: Any tensor of onnx-ir.
+        start: Index of the first element.
+        stop: Index after the last element; the whole tensor if None.
+        dtype: Type of the arrays; the tensor's own if None.
+
+    Yields:
+        One-dimensional arrays of at most 4 MiB, valid until the next one is asked for.
+
+    Raises:
+        ModelError: If external data is unsafe, missing or too short.
+    """
+    stop = tensor.size if stop is None else stop
+    for chunk in _native_chunks(tensor, start, stop):
+        yield chunk if dtype is None else chunk.astype(dtype, copy=False)
+
+
+def _native_chunks(tensor: ir.TensorProtocol, start: int, stop: int) -> Iterator[NDArray[Any]]:
+    if isinstance(tensor, StreamedTensor):
+        yield from tensor.chunks(start, stop)
+        return
+    if isinstance(tensor, ir.ExternalTensor) and tensor.dtype.bitwidth >= 8:  # noqa: PLR2004 - narrower types are packed
+        yield from _file_chunks(tensor, start, stop)
+        return
+    flat = tensor.numpy().reshape(-1)
+    step = max(CHUNK_BYTES // max(flat.itemsize, 1), 1)
+    for first in range(start, stop, step):
+        yield flat[first : min(first + step, stop)]
+
+
+def _file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Iterator[NDArray[Any]]:
+    check_external_tensor(tensor)
+    dtype = np.dtype(tensor.dtype.numpy())
+    step = CHUNK_BYTES // dtype.itemsize
+    buffer = np.empty(min(step, stop - start), dtype)
+    with open(tensor.path, "rb", buffering=0) as file:  # noqa: PTH123 - the path is text in onnx-ir
+        file.seek((tensor.offset or 0) + start * dtype.itemsize)
+        for first in range(start, stop, step):
+            chunk = buffer[: min(step, stop - first)]
+            view = memoryview(chunk.view(np.uint8))
+            while len(view):
+                count = file.readinto(view)
+                if not count:
+                    raise ModelError(f"external data '{tensor.path}' of tensor '{tensor.name}' became shorter while read")
+                view = view[count:]
+            yield _little_endian(chunk)
+
+
+def _little_endian(array: NDArray[Any]) -> NDArray[Any]:
+    """Swap bytes on big-endian machines: ONNX stores little-endian data. Its own inverse."""
+    return array if np.little_endian else array.byteswap()

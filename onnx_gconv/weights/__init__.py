@@ -1,0 +1,32 @@
+"""Finding the weights of a model: which nodes multiply matrices, which constants feed them, and why some are skipped."""
+
+from __future__ import annotations
+
+from onnx_gconv.weights.find_weights import (
+    Consumer,
+    FoundWeight,
+    SkippedWeight,
+    WeightSurvey,
+    find_weights,
+)
+from onnx_gconv.weights.matrix_view import MatrixView
+from onnx_gconv.weights.mvm_ops import MVM_OPS, MvmOp, WeightSlot
+from onnx_gconv.weights.scopes import Scope, scopes
+from onnx_gconv.weights.selection import WeightSelection
+from onnx_gconv.weights.skip_reasons import SkipReason
+
+__all__ = [
+    "MVM_OPS",
+    "Consumer",
+    "FoundWeight",
+    "MatrixView",
+    "MvmOp",
+    "Scope",
+    "SkipReason",
+    "SkippedWeight",
+    "WeightSelection",
+    "WeightSlot",
+    "WeightSurvey",
+    "find_weights",
+    "scopes",
+]

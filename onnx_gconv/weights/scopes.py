@@ -1,0 +1,70 @@
+"""The graphs of a model: the main graph and the bodies of If, Loop and Scan, each with a path that names it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+__all__ = ["Scope", "outermost_node", "scopes"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """A graph and where it stands.
+
+    Attributes:
+        graph: The graph.
+        path: Empty for the main graph, else ``node.attribute`` for each level, joined by ``/``, e.g.
+            ``If_0.else_branch/Loop_2.body``. A node without a name, or whose name is not unique in its graph, counts
+            as ``OpType#k``, the k-th node with a body in its graph, from 0.
+        node: The node whose attribute the graph is; None for the main graph.
+        parent: The scope that node stands in; None for the main graph.
+    """
+
+    graph: ir.Graph
+    path: str
+    node: ir.Node | None
+    parent: Scope | None
+
+
+def scopes(model: ir.Model) -> list[Scope]:
+    """All graphs of a model, outer ones before inner ones. Function bodies are not among them."""
+    found: list[Scope] = []
+    waiting = [Scope(model.graph, "", None, None)]
+    while waiting:
+        scope = waiting.pop()
+        found.append(scope)
+        waiting.extend(reversed(list(_inner_scopes(scope))))
+    return found
+
+
+def _inner_scopes(scope: Scope) -> Iterator[Scope]:
+    owners = [node for node in scope.graph if any(True for _ in _bodies(node))]
+    names = Counter(node.name for node in owners)
+    for number, node in enumerate(owners):
+        label = node.name if node.name and names[node.name] == 1 else f"{node.op_type}#{number}"
+        for attribute, graph in _bodies(node):
+            path = f"{label}.{attribute}"
+            yield Scope(graph, f"{scope.path}/{path}" if scope.path else path, node, scope)
+
+
+def _bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.name, attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            for number, graph in enumerate(attribute.as_graphs()):
+                yield f"{attribute.name}[{number}]", graph
+
+
+def outermost_node(node: ir.Node, graph: ir.Graph, scope_of: dict[ir.Graph, Scope]) -> ir.Node:
+    """The node of `graph` that is `node` or has it in its body."""
+    while node.graph is not graph:
+        assert node.graph is not None  # noqa: S101 - nodes of a model stand in graphs
+        owner = scope_of[node.graph].node
+        assert owner is not None  # noqa: S101 - `graph` encloses the node
+        node = owner
+    return node

@@ -1,0 +1,87 @@
+"""Choosing weights by patterns over the names that people know."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.weights.find_weights import FoundWeight, SkippedWeight, WeightSurvey
+from onnx_gconv.weights.skip_reasons import SkipReason
+
+__all__ = ["WeightSelection"]
+
+_MOST_SUGGESTIONS = 3
+
+
+@dataclass(frozen=True)
+class WeightSelection:
+    """Globs (``*``, ``?``, ``[abc]``; case matters) over the names of weights and of the nodes that read them.
+
+    Attributes:
+        include: Weights to map; all if empty.
+        exclude: Weights to leave as they are, even if included.
+    """
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+
+    def apply(self, survey: WeightSurvey) -> WeightSurvey:
+        """Move the weights that the patterns leave out to the skipped ones.
+
+        Raises:
+            ConfigError: If a pattern matches no weight that could be mapped; the message names the nearest names.
+        """
+        matched: dict[str, bool] = dict.fromkeys((*self.include, *self.exclude), False)
+        kept: list[FoundWeight] = []
+        left_out: list[SkippedWeight] = []
+        for weight in survey.weights:
+            included = self._first_match(self.include, weight, matched)
+            excluded = self._first_match(self.exclude, weight, matched)
+            if excluded is None and (included is not None or not self.include):
+                kept.append(weight)
+                continue
+            detail = f"excluded by '{excluded}'" if excluded is not None else "not matched by an include pattern"
+            left_out.append(
+                SkippedWeight(
+                    name=weight.name,
+                    shape=weight.shape,
+                    graph_path=weight.scope.path,
+                    reason=SkipReason.NOT_SELECTED,
+                    detail=detail,
+                    is_mvm=True,
+                    consumers=tuple(f"{c.node.name} ({c.node.op_type})" for c in weight.consumers),
+                )
+            )
+        for pattern, found in matched.items():
+            if not found:
+                raise ConfigError(self._unmatched(pattern, survey))
+        return WeightSurvey(tuple(kept), (*survey.skipped, *left_out))
+
+    @staticmethod
+    def _first_match(patterns: Iterable[str], weight: FoundWeight, matched: dict[str, bool]) -> str | None:
+        """The first pattern that matches; all that match are noted."""
+        names = _names(weight)
+        matching = [pattern for pattern in patterns if any(fnmatch.fnmatchcase(name, pattern) for name in names)]
+        matched.update(dict.fromkeys(matching, True))
+        return matching[0] if matching else None
+
+    @staticmethod
+    def _unmatched(pattern: str, survey: WeightSurvey) -> str:
+        skipped = [item for item in survey.skipped if fnmatch.fnmatchcase(item.name, pattern)]
+        if skipped:
+            item = skipped[0]
+            return (
+                f"the pattern '{pattern}' matches no weight that can be mapped: '{item.name}' is skipped "
+                f"({item.reason.explanation})"
+            )
+        names = sorted({name for weight in survey.weights for name in _names(weight)})
+        nearest = difflib.get_close_matches(pattern, names, n=_MOST_SUGGESTIONS, cutoff=0.3) or names[:_MOST_SUGGESTIONS]
+        listed = ", ".join(f"'{name}'" for name in nearest) or "none: the model has no weight that can be mapped"
+        return f"the pattern '{pattern}' matches no weight and no node that reads one; nearest names: {listed}"
+
+
+def _names(weight: FoundWeight) -> list[str]:
+    return [weight.name, *(c.node.name for c in weight.consumers if c.is_mvm and c.node.name)]

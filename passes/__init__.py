@@ -1,0 +1,10 @@
+"""Graph passes on `onnx_ir.Model`; they compose with `onnx_ir.passes.Sequential` and with other people's passes."""
+
+from __future__ import annotations
+
+from onnx_gconv.passes.check_mapping import CheckMapping, Violation
+from onnx_gconv.passes.map_conductances import MapConductances
+from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
+from onnx_gconv.passes.restore_weights import RestoreWeights
+
+__all__ = ["CheckMapping", "MapConductances", "MappingPlan", "PlannedWeight", "RestoreWeights", "Violation"]

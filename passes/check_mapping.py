@@ -1,0 +1,161 @@
+"""Checks that a mapped model still is what its manifest says, and says what a later tool broke."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_gconv.converters import ConductanceConverter
+from onnx_gconv.errors import ModelError, VerificationError
+from onnx_gconv.mapping import Manifest, WeightRecord, read_manifest
+from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate
+from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
+from onnx_gconv.streamed_tensor import element_chunks
+
+__all__ = ["CheckMapping", "Violation"]
+
+_MOST_IN_MESSAGE = 3
+
+
+@dataclass(frozen=True)
+class Violation:
+    """Something in a mapped model that is not as its manifest says.
+
+    Attributes:
+        weight: Name of the weight, or None if it concerns the whole model.
+        message: What is wrong, in one line.
+    """
+
+    weight: str | None
+    message: str
+
+    def __str__(self) -> str:
+        return self.message if self.weight is None else f"'{self.weight}': {self.message}"
+
+
+class CheckMapping(ir.passes.InPlacePass):
+    """Checks the structure, the manifest and the invariants of a mapped model; changes nothing.
+
+    The invariants, as ``docs/format.md`` gives them: the shapes of a weight and its conductances are equal;
+    ``g_min <= G <= g_max`` within one ulp of g_max; the scale is positive, finite and equal to the manifest's; one device of a
+    single pair is at g_min; every consumer still reads the rebuilt weight.
+    """
+
+    def violations(self, model: ir.Model) -> tuple[Violation, ...]:
+        """All violations; empty if the mapping holds. The values of all conductances are read.
+
+        Raises:
+            ModelError: If external data cannot be read.
+        """
+        try:
+            manifest = read_manifest(model)
+        except ModelError as error:
+            return (Violation(None, str(error)),)
+        if manifest is None:
+            return (Violation(None, _why_no_manifest(model)),)
+        return tuple(_all_violations(model, manifest))
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Check the model.
+
+        Raises:
+            VerificationError: If something does not hold; the message has the first violations.
+        """
+        if found := self.violations(model):
+            more = f" (and {len(found) - _MOST_IN_MESSAGE} more)" if len(found) > _MOST_IN_MESSAGE else ""
+            raise VerificationError("; ".join(str(item) for item in found[:_MOST_IN_MESSAGE]) + more)
+        return ir.passes.PassResult(model, modified=False)
+
+
+def _why_no_manifest(model: ir.Model) -> str:
+    for graph in model.graphs():
+        for node in graph:
+            if ROLE_KEY in node.metadata_props:
+                return f"the manifest is gone, but node '{node.name}' still rebuilds a weight; another tool cleared the metadata"
+    return "the model carries no mapping: it was never mapped, or a later tool removed the mapping and its manifest"
+
+
+def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
+    values = ModelValues(model)
+    nodes = {(node.name, node.op_type): node for graph in model.graphs() for node in graph}
+    located: list[MappedWeight] = []
+    for record in manifest.weights:
+        try:
+            converter = record.converter.converter()
+            mapped = locate(record, values)
+        except (BrokenMappingError, ModelError) as error:
+            yield Violation(record.name, str(error))
+            continue
+        structural = [*_structure(mapped), *_consumers(mapped, nodes)]
+        yield from (Violation(record.name, message) for message in structural)
+        if not structural:
+            located.append(mapped)
+    with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as executor:
+        jobs = [executor.submit(_values, mapped, mapped.record.converter.converter()) for mapped in located]
+        for mapped, job in zip(located, jobs, strict=True):
+            if (message := job.result()) is not None:
+                yield Violation(mapped.record.name, message)
+
+
+def _structure(mapped: MappedWeight) -> Iterator[str]:
+    record = mapped.record
+    for tensor in mapped.tensors:
+        if tensor.shape.numpy() != record.shape:
+            yield f"'{tensor.name}' has the shape {list(tensor.shape.numpy())}, the weight {list(record.shape)}"
+        if tensor.dtype != record.ir_compute_dtype:
+            yield f"'{tensor.name}' is {tensor.dtype.name.lower()} now, it was {record.compute_dtype}"
+    scale = mapped.scale.const_value
+    assert scale is not None  # noqa: S101 - `locate` takes initializers with data only
+    if scale.size != 1 or not (np.isfinite(number := float(scale.numpy().reshape(-1)[0])) and number > 0):
+        yield f"the scale '{scale.name}' is not one positive finite number"
+    elif number != record.scale.value:
+        yield f"the scale '{scale.name}' is {number!r}, the manifest says {record.scale.value!r}"
+
+
+def _consumers(mapped: MappedWeight, nodes: dict[tuple[str | None, str], ir.Node]) -> Iterator[str]:
+    readers = set(_readers(mapped.value))
+    for consumer in mapped.record.consumers:
+        node = nodes.get((consumer.node, consumer.op_type)) if consumer.node else None
+        if node is not None and (node, consumer.slot) not in readers:
+            yield f"node '{consumer.node}' ({consumer.op_type}) does not read the rebuilt weight any more"
+    if not readers and not mapped.value.is_graph_output():
+        yield "nothing reads the rebuilt weight any more"
+
+
+def _readers(value: ir.Value) -> Iterable[tuple[ir.Node, int]]:
+    for node, index in value.uses():
+        yield node, index
+        if node.op_type == "Identity":
+            yield from _readers(node.outputs[0])
+
+
+def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None:
+    """The first invariant that the values of a weight's conductances violate."""
+    record = mapped.record
+    dtype = np.dtype(record.compute_dtype)
+    g_min = dtype.type(converter.g_min)
+    # Adding g_min to a scaled weight may round up once.
+    highest = np.nextafter(dtype.type(converter.g_max), dtype.type(np.inf))
+    first = 0
+    for parts in zip(*(element_chunks(tensor) for tensor in mapped.tensors), strict=True):
+        for item, part in zip(record.conductances, parts, strict=True):
+            if not (part.min() >= g_min and part.max() <= highest):  # NaN fails both
+                index = int(np.flatnonzero(~((part >= g_min) & (part <= highest)))[0])
+                return (
+                    f"'{item.name}' has {float(part[index])} µS at flat index {first + index}, outside "
+                    f"{converter.g_min:g} to {converter.g_max:g} µS"
+                )
+        lowest = np.minimum(*parts) if len(parts) == 2 else parts[0]  # noqa: PLR2004 - a pair
+        if len(parts) == 2 and lowest.max() > g_min:  # noqa: PLR2004 - a pair
+            index = int(np.flatnonzero(lowest > g_min)[0])
+            return (
+                f"neither device of the pair at flat index {first + index} is at g_min = {converter.g_min:g} µS "
+                f"(they have {float(parts[0][index])} and {float(parts[1][index])} µS)"
+            )
+        first += parts[0].size
+    return None

@@ -1,1 +1,69 @@
-"""Analog conductance mappings, explicit in ONNX models."""
+"""Analog conductance mappings, explicit in ONNX models.
+
+Every weight of a mapped model is two conductance initializers in µS, a scale, and the Sub and Div nodes that rebuild
+it. The model stays plain ONNX::
+
+    import onnx_gconv as gconv
+
+    gconv.map_model("model.onnx", "model.gconv.onnx", gconv.SinglePairConductanceConverter(g_max=25.0))
+    gconv.verify("model.onnx", "model.gconv.onnx").raise_if_failed()
+    gconv.restore_model("model.gconv.onnx", "plain.onnx")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx_gconv.converters import SinglePairConductanceConverter
+    from onnx_gconv.errors import (
+        BundleError,
+        ConfigError,
+        GconvError,
+        ModelError,
+        UnmappableWeightError,
+        VerificationError,
+    )
+    from onnx_gconv.file_operations import inspect_model, map_model, restore_model
+    from onnx_gconv.verification import verify
+
+__all__ = [
+    "BundleError",
+    "ConfigError",
+    "GconvError",
+    "ModelError",
+    "SinglePairConductanceConverter",
+    "UnmappableWeightError",
+    "VerificationError",
+    "inspect_model",
+    "map_model",
+    "restore_model",
+    "verify",
+]
+
+_HOMES = {
+    "onnx_gconv.converters": ["SinglePairConductanceConverter"],
+    "onnx_gconv.errors": [
+        "BundleError",
+        "ConfigError",
+        "GconvError",
+        "ModelError",
+        "UnmappableWeightError",
+        "VerificationError",
+    ],
+    "onnx_gconv.file_operations": ["inspect_model", "map_model", "restore_model"],
+    "onnx_gconv.verification": ["verify"],
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    # onnx, onnx-ir and ONNX Runtime take most of a second to import; the command line's help needs none of them.
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -114,7 +114,9 @@ def save_model(
     path = Path(path)
     inputs = [Path(item) for item in inputs]
     check_output_path(path, inputs)
-    tensors = [v.const_value for graph in model.graphs() for v in graph.initializers.values() if v.const_value is not None]
+    tensors = [
+        v.const_value for graph in model.graphs() for v in graph.initializers.values() if v.const_value is not None
+    ]
     total = sum(tensor.nbytes for tensor in tensors)
     if external_data is None:
         external_data = total > EXTERNAL_DATA_THRESHOLD_BYTES or any(True for _ in external_tensors(model))

@@ -146,7 +146,9 @@ def _file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Iterator[N
             while len(view):
                 count = file.readinto(view)
                 if not count:
-                    raise ModelError(f"external data '{tensor.path}' of tensor '{tensor.name}' became shorter while read")
+                    raise ModelError(
+                        f"external data '{tensor.path}' of tensor '{tensor.name}' became shorter while read"
+                    )
                 view = view[count:]
             yield _little_endian(chunk)
 

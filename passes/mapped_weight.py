@@ -72,7 +72,9 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
     expected = {item.name: item.coefficient for item in record.conductances}
     offset = found.pop("", 0.0)
     if found != expected or offset != -record.offset_us:
-        raise BrokenMappingError(f"the nodes compute {_text(found, offset)} instead of {_text(expected, -record.offset_us)}")
+        raise BrokenMappingError(
+            f"the nodes compute {_text(found, offset)} instead of {_text(expected, -record.offset_us)}"
+        )
     after: list[ir.Node] = []
     if record.zero:
         add = _only_user(value, "Add", 0)
@@ -157,7 +159,12 @@ def _linear_term(value: ir.Value | None) -> dict[str, float]:
 
 def _number(value: ir.Value | None) -> float | None:
     """The value of a scalar initializer, None for everything else."""
-    if value is None or not value.is_initializer() or value.const_value is None or value.const_value.shape.numpy() != ():
+    if (
+        value is None
+        or not value.is_initializer()
+        or value.const_value is None
+        or value.const_value.shape.numpy() != ()
+    ):
         return None
     # A conductance of a weight of rank 0 is a scalar too; those are told from constants by their role.
     if value.metadata_props.get("onnx_gconv.role") == "conductance":

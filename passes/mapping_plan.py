@@ -116,9 +116,7 @@ def make_plan(
     return MappingPlan(converter, tuple(planned), survey.skipped, tuple(refused))
 
 
-def _plan_weight(
-    weight: FoundWeight, statistics: WeightStatistics, converter: ConductanceConverter
-) -> PlannedWeight:
+def _plan_weight(weight: FoundWeight, statistics: WeightStatistics, converter: ConductanceConverter) -> PlannedWeight:
     """Choose the scale and the type of the conductances.
 
     Raises:

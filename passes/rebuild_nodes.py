@@ -134,9 +134,7 @@ class _Emitter:
         self._initializers.append(value)
         return value
 
-    def _node(
-        self, op_type: str, inputs: Sequence[ir.Value], role: str, *, is_weight: bool = False
-    ) -> ir.Value:
+    def _node(self, op_type: str, inputs: Sequence[ir.Value], role: str, *, is_weight: bool = False) -> ir.Value:
         """Append a node; its result bears the weight's name if it is the weight."""
         suffix = {"rebuild": "quotient", "zero": "sum"}.get(role, role)
         output = ir.Value(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -86,7 +86,7 @@ class SkippedWeight:
         reason: Why it is not mapped.
         detail: What exactly, in a few words: the op, the nodes, the value.
         is_mvm: Whether it feeds a weight slot of an MVM op.
-        consumers: The nodes that read it, as ``name (op_type)``.
+        consumers: The nodes that read it, as ``name (op_type)``, or their weight slots, as ``name (op_type)[slot]``.
     """
 
     name: str
@@ -133,7 +133,7 @@ class _Finder:
         self._scopes = scopes(model)
         self._scope_of = {scope.graph: scope for scope in self._scopes}
         self._candidates: dict[ir.Value, _Candidate] = dict(self._all_constants())
-        self._skipped: list[SkippedWeight] = []
+        self._behind: dict[ir.Value, SkippedWeight] = {}
         self._reported_sources: set[ir.Value] = set()
         self._constant: dict[ir.Value, bool] = {}
         self._weight_inputs: dict[tuple[str, str, str], frozenset[int]] = {}
@@ -142,14 +142,14 @@ class _Finder:
         for scope in self._scopes:
             for node in scope.graph:
                 self._visit(node, scope)
-        weights = []
+        weights: list[FoundWeight] = []
+        skipped = [*self._behind.values()]
         for candidate in self._candidates.values():
             if isinstance(decision := self._decide(candidate), FoundWeight):
                 weights.append(decision)
             elif decision is not None:
-                self._skipped.append(decision)
-        self._skipped.extend(self._inside_functions())
-        return WeightSurvey(tuple(weights), tuple(self._skipped))
+                skipped.append(decision)
+        return WeightSurvey(tuple(weights), (*skipped, *self._inside_functions()))
 
     def _all_constants(self) -> Iterator[tuple[ir.Value, _Candidate]]:
         """Initializers and outputs of Constant nodes, with their tensors, in the order of the graphs."""
@@ -182,7 +182,7 @@ class _Finder:
         candidate = self._candidates.get(_behind_identities(value))
         if candidate is None:
             if not both_constant:
-                self._skipped.append(self._behind_nodes(node, slot, value, scope))
+                self._behind_nodes(node, slot, value, scope)
         elif both_constant:
             candidate.constant_expression = node
         else:
@@ -214,8 +214,29 @@ class _Finder:
         has_body = any(a.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS} for a in node.attributes.values())
         return not has_body and node.op_type not in _RANDOM_OPS and node.op_identifier() not in self._model.functions
 
-    def _behind_nodes(self, node: ir.Node, slot: WeightSlot, value: ir.Value, scope: Scope) -> SkippedWeight:
-        """Report a weight slot that is fed by nodes computing on constants."""
+    def _behind_nodes(self, node: ir.Node, slot: WeightSlot, value: ir.Value, scope: Scope) -> None:
+        """Report a weight slot that is fed by nodes computing on constants, once for each source."""
+        sources, ops = self._sources(value)
+        floating = [item for item in sources if self._candidates[item].tensor.dtype.is_floating_point()] or sources
+        source = self._candidates[floating[0]] if len(floating) == 1 else None
+        self._reported_sources.update(sources)
+        of = "" if source else f" of {', '.join(map(_name, sources))}"
+        found = self._behind.setdefault(
+            source.value if source else value,
+            SkippedWeight(
+                name=_name(source.value if source else value),
+                shape=source.tensor.shape.numpy() if source else _static_shape(value),
+                graph_path=(source.scope if source else scope).path,
+                reason=SkipReason.BEHIND_OTHER_NODES,
+                detail=f"{'/'.join(ops)}{of}",
+                is_mvm=True,
+            ),
+        )
+        reader = f"{_label(node)}[{slot.index}]"
+        self._behind[source.value if source else value] = replace(found, consumers=(*found.consumers, reader))
+
+    def _sources(self, value: ir.Value) -> tuple[list[ir.Value], list[str]]:
+        """The constants of more than one element that a constant value is computed from, and the ops on the way."""
         sources: dict[ir.Value, None] = {}
         ops: dict[str, None] = {}
         waiting, seen = [value], {value}
@@ -232,19 +253,7 @@ class _Finder:
                 if item is not None and item not in seen:
                     seen.add(item)
                     waiting.append(item)
-        floating = [item for item in sources if self._candidates[item].tensor.dtype.is_floating_point()] or list(sources)
-        source = self._candidates[floating[0]] if len(floating) == 1 else None
-        self._reported_sources.update(sources)
-        detail = f"slot {slot.index} of {_label(node)} reads {'/'.join(ops)} of {', '.join(_name(s) for s in sources)}"
-        return SkippedWeight(
-            name=_name(source.value if source else value),
-            shape=source.tensor.shape.numpy() if source else _static_shape(value),
-            graph_path=(source.scope if source else scope).path,
-            reason=SkipReason.BEHIND_OTHER_NODES,
-            detail=detail,
-            is_mvm=True,
-            consumers=(_label(node),),
-        )
+        return list(sources), list(ops)
 
     def _decide(self, candidate: _Candidate) -> FoundWeight | SkippedWeight | None:  # noqa: PLR0911 - one return a reason
         """Whether a constant is a weight, a skipped weight, or nothing to speak of."""
@@ -280,7 +289,11 @@ class _Finder:
     def _skip(self, candidate: _Candidate, reason: SkipReason, detail: str, *, is_mvm: bool) -> SkippedWeight:
         readers = [_label(node) for node, _ in _readers(candidate.value)]
         if reason == SkipReason.NOT_AN_MVM_WEIGHT:
-            detail = "read by " + "/".join(sorted({node.op_type for node, _ in _readers(candidate.value)})) if readers else "unused"
+            detail = (
+                "read by " + "/".join(sorted({node.op_type for node, _ in _readers(candidate.value)}))
+                if readers
+                else "unused"
+            )
         return SkippedWeight(
             name=_name(candidate.value),
             shape=candidate.tensor.shape.numpy(),
@@ -330,7 +343,9 @@ class _Finder:
                 for slot in row.slots if row else ():
                     value = _input(node, slot.index)
                     root = _behind_identities(value) if value is not None else None
-                    tensor = ir.convenience.get_const_tensor(root) if root is not None and _is_constant_node(root) else None
+                    tensor = (
+                        ir.convenience.get_const_tensor(root) if root is not None and _is_constant_node(root) else None
+                    )
                     if root is not None and tensor is not None:
                         yield SkippedWeight(
                             name=_name(root),
@@ -364,7 +379,9 @@ def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
 
 def _is_constant_node(value: ir.Value) -> bool:
     node = value.producer()
-    return node is not None and node.op_type == "Constant" and node.domain == "" and "sparse_value" not in node.attributes
+    return (
+        node is not None and node.op_type == "Constant" and node.domain == "" and "sparse_value" not in node.attributes
+    )
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:

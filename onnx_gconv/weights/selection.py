@@ -78,7 +78,9 @@ class WeightSelection:
                 f"({item.reason.explanation})"
             )
         names = sorted({name for weight in survey.weights for name in _names(weight)})
-        nearest = difflib.get_close_matches(pattern, names, n=_MOST_SUGGESTIONS, cutoff=0.3) or names[:_MOST_SUGGESTIONS]
+        nearest = (
+            difflib.get_close_matches(pattern, names, n=_MOST_SUGGESTIONS, cutoff=0.3) or names[:_MOST_SUGGESTIONS]
+        )
         listed = ", ".join(f"'{name}'" for name in nearest) or "none: the model has no weight that can be mapped"
         return f"the pattern '{pattern}' matches no weight and no node that reads one; nearest names: {listed}"
 

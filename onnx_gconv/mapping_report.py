@@ -1,0 +1,241 @@
+"""What a mapping did or would do, for people and for programs."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx_gconv.mapping import Manifest, SkippedRecord, WeightRecord
+from onnx_gconv.weights import SkipReason
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+
+__all__ = ["MappingReport", "RestoreReport", "rendered"]
+
+_WIDTH = 120
+
+
+@dataclass(frozen=True)
+class MappingReport:
+    """The weights of a model: mapped, or skipped and why.
+
+    ``print(report)`` shows tables.
+
+    Attributes:
+        model: The model that was read.
+        manifest: The mapping: the one the model has, the one it was given, or the one it would be given.
+        is_mapped: Whether `model` itself carries the mapping.
+        output: The mapped model that was written, or None.
+        files: All files that were written.
+    """
+
+    model: Path
+    manifest: Manifest
+    is_mapped: bool = False
+    output: Path | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def mapped(self) -> tuple[WeightRecord, ...]:
+        """The mapped weights."""
+        return self.manifest.weights
+
+    @property
+    def skipped(self) -> tuple[SkippedRecord, ...]:
+        """The skipped weights."""
+        return self.manifest.skipped
+
+    @property
+    def mapped_parameters(self) -> int:
+        """Number of parameters in mapped weights."""
+        return sum(math.prod(weight.shape) for weight in self.mapped)
+
+    @property
+    def skipped_mvm_parameters(self) -> int:
+        """Number of parameters of MVM ops that are not mapped, as far as their shapes are known."""
+        return sum(math.prod(item.shape) for item in self.skipped if item.is_mvm and item.shape is not None)
+
+    @property
+    def mvm_share(self) -> float | None:
+        """Share of the parameters of MVM ops that is mapped; None if there are none."""
+        total = self.mapped_parameters + self.skipped_mvm_parameters
+        return self.mapped_parameters / total if total else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {
+            "model": str(self.model),
+            "is_mapped": self.is_mapped,
+            "output": None if self.output is None else str(self.output),
+            "files": [str(file) for file in self.files],
+            "mapped": [_weight_json(weight) for weight in self.mapped],
+            "skipped": [
+                {**item.model_dump(), "explanation": SkipReason(item.reason).explanation} for item in self.skipped
+            ],
+            "mapped_parameters": self.mapped_parameters,
+            "skipped_mvm_parameters": self.skipped_mvm_parameters,
+            "mvm_share": self.mvm_share,
+        }
+
+    def __str__(self) -> str:
+        return rendered(self)
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+        from rich.text import Text
+
+        parts: list[RenderableType] = []
+        if self.mapped:
+            parts.append(self._weights_table())
+        if any(item.is_mvm for item in self.skipped):
+            parts.append(self._skipped_table())
+        parts.extend(Text(line) for line in self._summary())
+        return Group(*parts)
+
+    def _weights_table(self) -> Table:
+        from rich.table import Table
+
+        verb = "mapped" if self.is_mapped or self.output else "to be mapped"
+        table = Table(title=f"{len(self.mapped)} weights {verb}", title_justify="left", title_style="bold")
+        table.add_column("weight", overflow="fold", ratio=3)
+        table.add_column("shape", justify="right")
+        table.add_column("type")
+        table.add_column("scale [µS]", justify="right")
+        table.add_column("read by", overflow="fold", ratio=3)
+        for weight in self.mapped:
+            name = f"{weight.name}\n[dim]in {weight.graph}[/dim]" if weight.graph else weight.name
+            table.add_row(
+                name,
+                _shape(weight.shape),
+                weight.dtype,
+                f"{weight.scale.value:.6g}",
+                _readers(weight),
+                end_section=False,
+            )
+        return table
+
+    def _skipped_table(self) -> Table:
+        from rich.table import Table
+
+        items = [item for item in self.skipped if item.is_mvm]
+        table = Table(title=f"{len(items)} weights skipped", title_justify="left", title_style="bold")
+        table.add_column("weight", overflow="fold", ratio=2)
+        table.add_column("shape", justify="right")
+        table.add_column("why", overflow="fold", ratio=3)
+        for item in items:
+            shape = "?" if item.shape is None else _shape(item.shape)
+            detail = f"\n[dim]{item.detail}[/dim]" if item.detail else ""
+            table.add_row(item.name, shape, f"{SkipReason(item.reason).explanation}{detail}")
+        return table
+
+    def _summary(self) -> list[str]:
+        lines = [note for weight in self.mapped for note in (f"'{weight.name}': {note}" for note in weight.notes)]
+        by_detail: dict[str, int] = defaultdict(int)
+        for item in self.skipped:
+            if not item.is_mvm:
+                by_detail[item.detail or item.reason] += 1
+        if by_detail:
+            listed = ", ".join(f"{count} {detail}" for detail, count in by_detail.items())
+            lines.append(f"Other constants with two or more axes are not weights of MVM ops: {listed}.")
+        if self.mvm_share is not None:
+            total = self.mapped_parameters + self.skipped_mvm_parameters
+            verb = "are" if self.is_mapped or self.output else "would be"
+            lines.append(
+                f"{self.mapped_parameters:,} of {total:,} parameters of MVM ops ({self.mvm_share:.1%}) {verb} mapped "
+                "to conductances."
+            )
+        else:
+            lines.append("The model has no weights of MVM ops.")
+        if self.mapped:
+            kinds = sorted({_converter(weight) for weight in self.mapped})
+            lines.append("Converter: " + "; ".join(kinds))
+        if self.files:
+            lines.append("Written: " + ", ".join(f"{file} ({_size(file.stat().st_size)})" for file in self.files))
+        return lines
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """Which weights were restored.
+
+    Attributes:
+        model: The mapped model that was read.
+        output: The plain model that was written.
+        restored: Names of the weights.
+        files: All files that were written.
+    """
+
+    model: Path
+    output: Path
+    restored: tuple[str, ...]
+    files: tuple[Path, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {
+            "model": str(self.model),
+            "output": str(self.output),
+            "files": [str(file) for file in self.files],
+            "restored": list(self.restored),
+        }
+
+    def __str__(self) -> str:
+        files = ", ".join(f"{file} ({_size(file.stat().st_size)})" for file in self.files)
+        return f"{len(self.restored)} weights restored.\nWritten: {files}"
+
+
+def rendered(item: RenderableType, width: int = _WIDTH) -> str:
+    """What rich shows of an object, as plain text."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    Console(file=text, width=width).print(item)
+    return text.getvalue().rstrip("\n")
+
+
+def _weight_json(weight: WeightRecord) -> dict[str, Any]:
+    """A weight with the keys of the command line: the converter's name, and the scale as a number."""
+    return {
+        **weight.model_dump(),
+        "converter": weight.converter.name,
+        "converter_parameters": weight.converter.parameters,
+        "scale": weight.scale.value,
+        "scale_name": weight.scale.name,
+    }
+
+
+def _converter(weight: WeightRecord) -> str:
+    parameters = weight.converter.parameters
+    exact = ", exact" if parameters.get("exact") else ""
+    return f"{weight.converter.name}, {parameters['g_min']:g} to {parameters['g_max']:g} µS{exact}"
+
+
+def _readers(weight: WeightRecord) -> str:
+    lines = []
+    for consumer in weight.consumers:
+        matrix = consumer.matrix_view
+        if matrix is None:
+            lines.append(f"{consumer.op_type} {consumer.node}")
+            continue
+        count = matrix.batches * matrix.groups
+        size = f"{matrix.rows}x{matrix.columns}"
+        lines.append(f"{consumer.op_type} {consumer.node} [dim]{f'{count} x ' if count > 1 else ''}{size}[/dim]")
+    return "\n".join(lines)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) if shape else "scalar"
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:  # noqa: PLR2004 - binary units
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024  # type: ignore[assignment]
+    return f"{count:.2f} GiB"

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.converters import ConductanceConverter
-from onnx_gconv.streamed_tensor import CHUNK_BYTES, StreamedTensor, element_chunks
+from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, element_chunks
 
 __all__ = ["ConductanceTensor"]
 
@@ -46,10 +46,8 @@ class ConductanceTensor(StreamedTensor):
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """Conductances in µS from element `start` to `stop`, in row-major order."""
         dtype = np.dtype(self.dtype.numpy())
-        buffer = np.empty(0, dtype)
+        buffer = np.empty(min(CHUNK_ELEMENTS, self.size), dtype)
         for weights in element_chunks(self._weight, start, stop, dtype=dtype):
-            if buffer.size < weights.size:  # chunks of half-precision weights are longer than a chunk of float32
-                buffer = np.empty(max(weights.size, min(CHUNK_BYTES // dtype.itemsize, self.size)), dtype)
             out = buffer[: weights.size]
             self._converter.convert_chunk(self._device, weights, self._scale, out)
             yield out

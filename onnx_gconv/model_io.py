@@ -23,11 +23,12 @@ from onnx_gconv.external_data import (
     external_files,
     external_tensors,
 )
+from onnx_gconv.streamed_tensor import worker_count
 
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["EXTERNAL_DATA_THRESHOLD_BYTES", "check_output_path", "load_model", "save_model", "worker_count"]
+__all__ = ["EXTERNAL_DATA_THRESHOLD_BYTES", "check_output_path", "load_model", "save_model"]
 
 # A model above this size is written with external data even if its source was not: a protobuf of that size has to be
 # held in memory twice by everyone who reads it.
@@ -37,11 +38,6 @@ EXTERNAL_DATA_THRESHOLD_BYTES = 256 << 20
 _LARGEST_INLINE_BYTES = (1 << 31) - (16 << 20)
 
 _LOCK_FILE = "lock"
-
-
-def worker_count() -> int:
-    """How many threads read and write tensors. More than four gain nothing on one disk."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1), 4)
 
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
@@ -112,8 +108,8 @@ def save_model(
         ModelError: If external data that is to be copied cannot be read.
     """
     path = Path(path)
-    inputs = [Path(item) for item in inputs]
-    check_output_path(path, inputs)
+    sources = [Path(item) for item in inputs]
+    check_output_path(path, sources)
     tensors = [
         v.const_value for graph in model.graphs() for v in graph.initializers.values() if v.const_value is not None
     ]
@@ -125,7 +121,7 @@ def save_model(
             f"'{path}' would hold {total / 2**30:.2f} GiB of tensors, but a single ONNX file ends at 2 GiB; "
             "write it with external data"
         )
-    protected = {item.resolve() for item in inputs} | external_files(model)
+    protected = {item.resolve() for item in sources} | external_files(model)
     try:
         return _write(model, path, external_data=external_data, total=total, protected=protected, progress=progress)
     except OSError as error:

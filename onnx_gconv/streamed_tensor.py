@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+import os
 from collections.abc import Iterator, MutableMapping
 from typing import Any, BinaryIO
 
@@ -14,10 +15,16 @@ from numpy.typing import NDArray
 from onnx_gconv.errors import ModelError
 from onnx_gconv.external_data import check_external_tensor
 
-__all__ = ["CHUNK_BYTES", "StreamedTensor", "element_chunks"]
+__all__ = ["CHUNK_ELEMENTS", "StreamedTensor", "element_chunks", "worker_count"]
 
-# Smaller chunks make two workers fight over the interpreter lock, larger ones leave the cache of the processor.
-CHUNK_BYTES = 1 << 22
+# 4 MiB of float32. Smaller chunks make two workers fight over the interpreter lock, larger ones leave the cache of the
+# processor. Counted in elements, so that tensors of different types that are read side by side stay in step.
+CHUNK_ELEMENTS = 1 << 20
+
+
+def worker_count() -> int:
+    """How many threads read and write tensors. More than four gain nothing on one disk."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1), 4)
 
 
 class StreamedTensor(abc.ABC):
@@ -33,8 +40,9 @@ class StreamedTensor(abc.ABC):
 
     def __init__(self, dtype: ir.DataType, shape: ir.Shape, name: str | None = None) -> None:
         self.dtype = dtype
-        self.shape = shape
+        self.shape: ir.ShapeProtocol = shape
         self.name = name
+        self.raw: Any = self  # there is no other data behind it
         self.doc_string: str | None = None
         self.metadata_props: MutableMapping[str, str] = {}
         self.meta: MutableMapping[str, Any] = {}
@@ -44,13 +52,8 @@ class StreamedTensor(abc.ABC):
         """The elements from `start` to `stop`, in row-major order.
 
         Yields:
-            One-dimensional arrays, valid until the next one is asked for.
+            One-dimensional arrays as those of `element_chunks`, valid until the next one is asked for.
         """
-
-    @property
-    def raw(self) -> StreamedTensor:
-        """The tensor itself: there is no other data behind it."""
-        return self
 
     @property
     def size(self) -> int:
@@ -88,9 +91,8 @@ class StreamedTensor(abc.ABC):
 
     def tofile(self, file: BinaryIO) -> None:
         """Write all elements as little-endian bytes at the position of `file`."""
-        for chunk in self.chunks():
-            # The view as bytes serves types that have no buffer format of their own, such as bfloat16.
-            file.write(memoryview(_little_endian(chunk).view(np.uint8)))
+        # The view as bytes serves types that have no buffer format of their own, such as bfloat16.
+        file.writelines(_little_endian(chunk).view(np.uint8).data for chunk in self.chunks())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}<{self.dtype},{self.shape}>(name={self.name!r})"
@@ -110,7 +112,7 @@ def element_chunks(
         dtype: Type of the arrays; the tensor's own if None.
 
     Yields:
-        One-dimensional arrays of at most 4 MiB, valid until the next one is asked for.
+        One-dimensional arrays of `CHUNK_ELEMENTS` elements, the last one shorter; valid until the next is asked for.
 
     Raises:
         ModelError: If external data is unsafe, missing or too short.
@@ -128,22 +130,20 @@ def _native_chunks(tensor: ir.TensorProtocol, start: int, stop: int) -> Iterator
         yield from _file_chunks(tensor, start, stop)
         return
     flat = tensor.numpy().reshape(-1)
-    step = max(CHUNK_BYTES // max(flat.itemsize, 1), 1)
-    for first in range(start, stop, step):
-        yield flat[first : min(first + step, stop)]
+    for first in range(start, stop, CHUNK_ELEMENTS):
+        yield flat[first : min(first + CHUNK_ELEMENTS, stop)]
 
 
 def _file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Iterator[NDArray[Any]]:
     check_external_tensor(tensor)
     dtype = np.dtype(tensor.dtype.numpy())
-    step = CHUNK_BYTES // dtype.itemsize
-    buffer = np.empty(min(step, stop - start), dtype)
+    buffer = np.empty(min(CHUNK_ELEMENTS, stop - start), dtype)
     with open(tensor.path, "rb", buffering=0) as file:  # noqa: PTH123 - the path is text in onnx-ir
         file.seek((tensor.offset or 0) + start * dtype.itemsize)
-        for first in range(start, stop, step):
-            chunk = buffer[: min(step, stop - first)]
-            view = memoryview(chunk.view(np.uint8))
-            while len(view):
+        for first in range(start, stop, CHUNK_ELEMENTS):
+            chunk = buffer[: min(CHUNK_ELEMENTS, stop - first)]
+            view = chunk.view(np.uint8).data
+            while view.nbytes:
                 count = file.readinto(view)
                 if not count:
                     raise ModelError(

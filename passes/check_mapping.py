@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,10 +11,10 @@ import onnx_ir as ir
 
 from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.errors import ModelError, VerificationError
-from onnx_gconv.mapping import Manifest, WeightRecord, read_manifest
+from onnx_gconv.mapping import Manifest, read_manifest
 from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
-from onnx_gconv.streamed_tensor import element_chunks
+from onnx_gconv.streamed_tensor import element_chunks, worker_count
 
 __all__ = ["CheckMapping", "Violation"]
 
@@ -42,8 +41,8 @@ class CheckMapping(ir.passes.InPlacePass):
     """Checks the structure, the manifest and the invariants of a mapped model; changes nothing.
 
     The invariants, as ``docs/format.md`` gives them: the shapes of a weight and its conductances are equal;
-    ``g_min <= G <= g_max`` within one ulp of g_max; the scale is positive, finite and equal to the manifest's; one device of a
-    single pair is at g_min; every consumer still reads the rebuilt weight.
+    ``g_min <= G <= g_max`` within one ulp of g_max; the scale is positive, finite and equal to the manifest's; one
+    device of a single pair is at g_min; every consumer still reads the rebuilt weight.
     """
 
     def violations(self, model: ir.Model) -> tuple[Violation, ...]:
@@ -76,7 +75,10 @@ def _why_no_manifest(model: ir.Model) -> str:
     for graph in model.graphs():
         for node in graph:
             if ROLE_KEY in node.metadata_props:
-                return f"the manifest is gone, but node '{node.name}' still rebuilds a weight; another tool cleared the metadata"
+                return (
+                    f"the manifest is gone, but node '{node.name}' still rebuilds a weight; "
+                    "another tool cleared the metadata"
+                )
     return "the model carries no mapping: it was never mapped, or a later tool removed the mapping and its manifest"
 
 
@@ -86,7 +88,7 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
     located: list[MappedWeight] = []
     for record in manifest.weights:
         try:
-            converter = record.converter.converter()
+            record.converter.converter()
             mapped = locate(record, values)
         except (BrokenMappingError, ModelError) as error:
             yield Violation(record.name, str(error))
@@ -95,7 +97,7 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
         yield from (Violation(record.name, message) for message in structural)
         if not structural:
             located.append(mapped)
-    with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as executor:
+    with concurrent.futures.ThreadPoolExecutor(worker_count()) as executor:
         jobs = [executor.submit(_values, mapped, mapped.record.converter.converter()) for mapped in located]
         for mapped, job in zip(located, jobs, strict=True):
             if (message := job.result()) is not None:

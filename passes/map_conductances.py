@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.conductance_tensor import ConductanceTensor
@@ -186,7 +187,7 @@ def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:
     order: list[ir.Value] = []
     constants = dict(replaced)
     for name, value in graph.initializers.items():
-        order.extend(constants.pop(name, None) or [value])
+        order.extend(constants.pop(name, [value]))
     for values in constants.values():  # of Constant nodes
         order.extend(values)
     graph.initializers.clear()
@@ -205,7 +206,7 @@ def _weight_record(weight: PlannedWeight, converter: ConductanceConverter, names
         converter=ConverterRecord.of(converter),
         granularity="tensor",
         axis=None,
-        compute_dtype=weight.compute_dtype.name,
+        compute_dtype="float64" if weight.compute_dtype == np.float64 else "float32",
         conductances=tuple(
             ConductanceRecord(name=names.new(f"{found.name}.{device}"), device=device, coefficient=coefficient)
             for device, coefficient in zip(converter.device_names, decoding.coefficients, strict=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +12,7 @@ import onnx_ir as ir
 
 from onnx_gconv.converters import ConductanceConverter, WeightStatistics, compute_dtype, weight_statistics
 from onnx_gconv.errors import UnmappableWeightError
-from onnx_gconv.streamed_tensor import element_chunks
+from onnx_gconv.streamed_tensor import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 
 __all__ = ["MappingPlan", "PlannedWeight", "make_plan"]
@@ -156,7 +155,7 @@ def _scan_all(
     total = sum(weight.tensor.nbytes for weight in weights)
     done = 0
     outcomes: list[WeightStatistics | UnmappableWeightError | None] = [None] * len(weights)
-    with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as executor:
+    with concurrent.futures.ThreadPoolExecutor(worker_count()) as executor:
         jobs = [executor.submit(_scan_part, weights[number].tensor, start) for number, start in parts]
         try:
             for (number, start), job in zip(parts, jobs, strict=True):
@@ -172,9 +171,9 @@ def _scan_all(
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
-    for outcome in outcomes:
-        assert outcome is not None  # noqa: S101 - a found weight has elements
-        yield outcome
+    for result in outcomes:
+        assert result is not None  # noqa: S101 - a found weight has elements
+        yield result
 
 
 def _scan_part(tensor: ir.TensorProtocol, start: int) -> WeightStatistics | UnmappableWeightError:

@@ -8,7 +8,7 @@ from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, read_manifest
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
 
-__all__ = ["ModelPreconditionError", "require_mapped", "require_mappable"]
+__all__ = ["ModelPreconditionError", "require_mappable", "require_mapped"]
 
 # Sub and Div broadcast by shape since opset 7, and ONNX Runtime has no kernels for their older versions.
 _OLDEST_OPSET = 7

@@ -94,7 +94,7 @@ class Decoding:
         assert total is not None  # noqa: S101 - a converter without devices does not exist
         if self.offset_us:
             total = total - dtype.type(self.offset_us)
-        weights = total / dtype.type(self.scale)
+        weights: FloatArray = total / dtype.type(self.scale)
         if self.zero:
             weights = weights + dtype.type(self.zero)
         return weights
@@ -172,9 +172,7 @@ def compute_dtype(dtype: np.dtype[Any] | type) -> np.dtype[Any]:
         return np.dtype(np.float32)
     if dtype in {np.dtype(np.float32), np.dtype(np.float64)}:
         return dtype.newbyteorder("=")
-    raise UnmappableWeightError(
-        f"weights of type {dtype} cannot be mapped; float16, bfloat16, float32 and float64 can"
-    )
+    raise UnmappableWeightError(f"weights of type {dtype} cannot be mapped; float16, bfloat16, float32 and float64 can")
 
 
 def weight_statistics(chunks: Iterable[FloatArray], *, first_index: int = 0) -> WeightStatistics:
@@ -198,7 +196,8 @@ def weight_statistics(chunks: Iterable[FloatArray], *, first_index: int = 0) -> 
             flat = chunk.reshape(-1)
             first = int(np.flatnonzero(~np.isfinite(flat))[0])
             raise UnmappableWeightError(
-                f"has the value {float(flat[first])} at flat index {first_index + count + first}; no conductance can hold it"
+                f"has the value {float(flat[first])} at flat index {first_index + count + first}; "
+                "no conductance can hold it"
             )
         minimum, maximum, count = min(minimum, low), max(maximum, high), count + chunk.size
     if not count:

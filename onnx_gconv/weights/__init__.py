@@ -1,4 +1,4 @@
-"""Finding the weights of a model: which nodes multiply matrices, which constants feed them, and why some are skipped."""
+"""Finding the weights of a model: which nodes multiply matrices, which constants feed them, which are skipped."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +15,8 @@ from onnx_gconv.weights.skip_reasons import SkipReason
 __all__ = ["Consumer", "FoundWeight", "SkippedWeight", "WeightSurvey", "find_weights"]
 
 MAPPABLE_DTYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
+
+_MATRIX_RANK = 2
 
 # Nodes without inputs, or with constant ones, that still give another value on every run.
 _RANDOM_OPS = frozenset(
@@ -67,7 +68,7 @@ class FoundWeight:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the weight."""
-        return self.tensor.shape.numpy()
+        return tuple(self.tensor.shape.numpy())
 
     @property
     def is_constant_node(self) -> bool:
@@ -225,7 +226,7 @@ class _Finder:
             source.value if source else value,
             SkippedWeight(
                 name=_name(source.value if source else value),
-                shape=source.tensor.shape.numpy() if source else _static_shape(value),
+                shape=tuple(source.tensor.shape.numpy()) if source else _static_shape(value),
                 graph_path=(source.scope if source else scope).path,
                 reason=SkipReason.BEHIND_OTHER_NODES,
                 detail=f"{'/'.join(ops)}{of}",
@@ -255,53 +256,57 @@ class _Finder:
                     waiting.append(item)
         return list(sources), list(ops)
 
-    def _decide(self, candidate: _Candidate) -> FoundWeight | SkippedWeight | None:  # noqa: PLR0911 - one return a reason
+    def _decide(self, candidate: _Candidate) -> FoundWeight | SkippedWeight | None:
         """Whether a constant is a weight, a skipped weight, or nothing to speak of."""
-        tensor = candidate.tensor
-        shape = tensor.shape.numpy()
-        if candidate.function is not None:
-            return self._skip(candidate, SkipReason.INSIDE_FUNCTION, f"function {candidate.function}", is_mvm=True)
-        if not candidate.mvm_slots:
-            if candidate.constant_expression is not None:
-                detail = f"node {_label(candidate.constant_expression)}"
-                return self._skip(candidate, SkipReason.CONSTANT_EXPRESSION, detail, is_mvm=False)
-            if len(shape) < 2 or not tensor.dtype.is_floating_point():  # noqa: PLR2004 - a matrix
-                return None  # biases, norms, shapes, indices
-            if candidate.value in self._reported_sources:
-                return None  # listed already, as what stands behind a weight slot
-            return self._skip(candidate, SkipReason.NOT_AN_MVM_WEIGHT, "", is_mvm=False)
-        if all(slot.view is None for slot in candidate.mvm_slots.values()):
-            ops = sorted({node.op_type for node, _ in candidate.mvm_slots})
-            return self._skip(candidate, SkipReason.OP_NOT_SUPPORTED, "/".join(ops), is_mvm=True)
-        if tensor.dtype not in MAPPABLE_DTYPES:
-            return self._skip(candidate, SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower(), is_mvm=True)
-        if math.prod(shape) == 0:
-            return self._skip(candidate, SkipReason.EMPTY, f"shape {list(shape)}", is_mvm=True)
-        if candidate.value.is_graph_input():
-            return self._skip(candidate, SkipReason.OVERRIDABLE_INPUT, "", is_mvm=True)
+        if not candidate.mvm_slots and candidate.function is None:
+            return self._decide_other_constant(candidate)
+        if (obstacle := self._obstacle(candidate)) is not None:
+            return self._skip(candidate, *obstacle, is_mvm=True)
         try:
             consumers = tuple(self._consumers(candidate))
-        except (IndexError, ValueError):
-            ops = sorted({node.op_type for node, _ in candidate.mvm_slots})
-            return self._skip(candidate, SkipReason.INVALID_SHAPE, f"{list(shape)} for {'/'.join(ops)}", is_mvm=True)
-        return FoundWeight(candidate.value, tensor, candidate.scope, consumers)
+        except IndexError:
+            detail = f"{list(candidate.tensor.shape.numpy())} for {_ops(candidate)}"
+            return self._skip(candidate, SkipReason.INVALID_SHAPE, detail, is_mvm=True)
+        return FoundWeight(candidate.value, candidate.tensor, candidate.scope, consumers)
+
+    def _obstacle(self, candidate: _Candidate) -> tuple[SkipReason, str] | None:
+        """Why a constant in a weight slot cannot be mapped, in a few words, or None."""
+        tensor = candidate.tensor
+        if candidate.function is not None:
+            return SkipReason.INSIDE_FUNCTION, f"function {candidate.function}"
+        if all(slot.view is None for slot in candidate.mvm_slots.values()):
+            return SkipReason.OP_NOT_SUPPORTED, _ops(candidate)
+        if tensor.dtype not in MAPPABLE_DTYPES:
+            return SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()
+        if tensor.size == 0:
+            return SkipReason.EMPTY, f"shape {list(tensor.shape.numpy())}"
+        if candidate.value.is_graph_input():
+            return SkipReason.OVERRIDABLE_INPUT, ""
+        return None
+
+    def _decide_other_constant(self, candidate: _Candidate) -> SkippedWeight | None:
+        """List constants that might be taken for weights: matrices, but not biases, norms, shapes and indices."""
+        if candidate.constant_expression is not None:
+            detail = f"node {_label(candidate.constant_expression)}"
+            return self._skip(candidate, SkipReason.CONSTANT_EXPRESSION, detail, is_mvm=False)
+        tensor = candidate.tensor
+        if len(tensor.shape.numpy()) < _MATRIX_RANK or not tensor.dtype.is_floating_point():
+            return None
+        if candidate.value in self._reported_sources:
+            return None  # listed already, as what stands behind a weight slot
+        readers = sorted({node.op_type for node, _ in _readers(candidate.value)})
+        detail = f"read by {'/'.join(readers)}" if readers else "unused"
+        return self._skip(candidate, SkipReason.NOT_AN_MVM_WEIGHT, detail, is_mvm=False)
 
     def _skip(self, candidate: _Candidate, reason: SkipReason, detail: str, *, is_mvm: bool) -> SkippedWeight:
-        readers = [_label(node) for node, _ in _readers(candidate.value)]
-        if reason == SkipReason.NOT_AN_MVM_WEIGHT:
-            detail = (
-                "read by " + "/".join(sorted({node.op_type for node, _ in _readers(candidate.value)}))
-                if readers
-                else "unused"
-            )
         return SkippedWeight(
             name=_name(candidate.value),
-            shape=candidate.tensor.shape.numpy(),
+            shape=tuple(candidate.tensor.shape.numpy()),
             graph_path=candidate.scope.path,
             reason=reason,
             detail=detail,
             is_mvm=is_mvm,
-            consumers=tuple(readers),
+            consumers=tuple(_label(node) for node, _ in _readers(candidate.value)),
         )
 
     def _consumers(self, candidate: _Candidate) -> Iterator[Consumer]:
@@ -349,13 +354,17 @@ class _Finder:
                     if root is not None and tensor is not None:
                         yield SkippedWeight(
                             name=_name(root),
-                            shape=tensor.shape.numpy(),
+                            shape=tuple(tensor.shape.numpy()),
                             graph_path=f"function {function.domain}.{function.name}",
                             reason=SkipReason.INSIDE_FUNCTION,
                             detail=f"a Constant in function {function.name}",
                             is_mvm=True,
                             consumers=(_label(node),),
                         )
+
+
+def _ops(candidate: _Candidate) -> str:
+    return "/".join(sorted({node.op_type for node, _ in candidate.mvm_slots}))
 
 
 def _behind_identities(value: ir.Value) -> ir.Value:

@@ -1,0 +1,109 @@
+"""Puts the commands together and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from onnx_gconv.cli.demo import demo
+from onnx_gconv.cli.inspect import inspect
+from onnx_gconv.cli.map import map_
+from onnx_gconv.cli.options import debug_is_on
+from onnx_gconv.cli.restore import restore
+from onnx_gconv.cli.verify import verify
+from onnx_gconv.errors import GconvError, VerificationError
+
+__all__ = ["app", "main"]
+
+_EXIT_DOES_NOT_HOLD = 1
+_EXIT_BAD_INPUT = 2
+_EXIT_INTERRUPTED = 130
+_EXIT_TERMINATED = 143
+
+app = typer.Typer(
+    name="onnx-gconv",
+    help="Map the weights of ONNX models to conductance pairs for analog in-memory computing, and prove that nothing "
+    "changed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 what was checked does not hold, 2 bad usage or bad input.",
+)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"onnx-gconv {installed('onnx_gconv')}")
+        raise typer.Exit
+
+
+app.command("map")(map_)
+app.command("inspect")(inspect)
+app.command("verify")(verify)
+app.command("restore")(restore)
+app.command("demo")(demo)
+
+
+def main() -> int:
+    """Run the command line and return its exit code: 0 done, 1 a check does not hold, 2 bad usage or bad input."""
+    # Terminated, the program removes what it was writing, as it does when it is interrupted.
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _run()
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; nothing was left behind", _EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of stdout has gone, as `head` does. Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run() -> int:
+    try:
+        result = typer.main.get_command(app).main(prog_name="onnx-gconv", standalone_mode=False)
+    except click.ClickException as error:
+        return _fail(f"{_one_line(error.format_message())} {_usage_hint(error)}", _EXIT_BAD_INPUT)
+    except VerificationError as error:
+        return _fail(_one_line(str(error)), _EXIT_DOES_NOT_HOLD)
+    except GconvError as error:
+        if debug_is_on():
+            raise
+        return _fail(_one_line(str(error)), _EXIT_BAD_INPUT)
+    except (BrokenPipeError, KeyboardInterrupt, click.Abort, SystemExit):
+        raise
+    except Exception as error:
+        if debug_is_on():
+            raise
+        kind = type(error).__name__
+        return _fail(f"internal error, {kind}: {_one_line(str(error))}; run again with --debug", _EXIT_BAD_INPUT)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"onnx-gconv: {message}\n")
+    return code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "onnx-gconv"
+    return f"(see '{command} --help')"
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    raise SystemExit(_EXIT_TERMINATED)

@@ -1,0 +1,67 @@
+"""``onnx-gconv demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onnx_gconv.cli.options import Debug, Json, Quiet
+from onnx_gconv.cli.output import print_for_people, print_report
+
+if TYPE_CHECKING:
+    from onnx_gconv.demo import DemoReport
+
+__all__ = ["demo"]
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files of the demo.")] = Path(
+        "onnx-gconv-demo"
+    ),
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 - its callback acts
+) -> None:
+    """Map, verify and restore a small trained network, with its accuracy before and after."""
+    from onnx_gconv.demo import run_demo
+
+    report = run_demo(output)
+    if as_json:
+        print_report(report, as_json=True, quiet=quiet)
+    elif not quiet:
+        _print_steps(report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _print_steps(report: DemoReport) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    original = report.mapping.model
+    _print_step(f"onnx-gconv map {original}", "a CNN for handwritten digits, mapped to conductance pairs")
+    print_for_people(report.mapping)
+    _print_step(f"onnx-gconv verify {original} {report.mapping.output} --inputs ...", "proved on the test images")
+    print_for_people(report.verification)
+    _print_step(f"onnx-gconv restore {report.mapping.output}", "and back to plain weights")
+    print_for_people(Text(str(report.restoring)))
+    table = Table(title="Test images recognized", title_justify="left", title_style="bold")
+    table.add_column("model", overflow="fold")
+    table.add_column("optimization")
+    table.add_column("correct", justify="right")
+    for item in report.accuracies:
+        share = f"{item.correct} of {item.images} ({item.correct / item.images:.1%})"
+        table.add_row(str(item.model), item.optimization, share)
+    print_for_people("")
+    print_for_people(table)
+    print_for_people(
+        Text(f"All files are in the folder {report.folder}. Open the mapped model in a viewer such as Netron.")
+    )
+
+
+def _print_step(command: str, what: str) -> None:
+    from rich.text import Text
+
+    print_for_people(Text.assemble("\n", ("$ " + command, "bold cyan"), (f"   # {what}", "dim")))

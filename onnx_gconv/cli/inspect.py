@@ -1,0 +1,29 @@
+"""``onnx-gconv inspect``."""
+
+from __future__ import annotations
+
+from onnx_gconv.cli.converter_options import converter_of
+from onnx_gconv.cli.options import Debug, Exact, Exclude, GMax, GMin, Include, Json, Model, Quiet
+from onnx_gconv.cli.output import print_report, progress_bar
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    model: Model,
+    g_max: GMax = 25.0,
+    g_min: GMin = 0.0,
+    exact: Exact = False,
+    include: Include = None,
+    exclude: Exclude = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 - its callback acts
+) -> None:
+    """Show the mapping of a mapped model, or what `map` would do with a plain one. Writes nothing."""
+    converter = converter_of(g_max=g_max, g_min=g_min, exact=exact)
+    from onnx_gconv.file_operations import inspect_model
+
+    with progress_bar({"scan": "Reading weights"}, quiet=quiet) as progress:
+        report = inspect_model(model, converter, include=include or (), exclude=exclude or (), progress=progress)
+    print_report(report, as_json=as_json, quiet=quiet)

@@ -1,0 +1,48 @@
+"""``onnx-gconv map``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from onnx_gconv.cli.converter_options import converter_of
+from onnx_gconv.cli.options import Debug, Exact, Exclude, ExternalData, GMax, GMin, Include, Json, Model, Output, Quiet
+from onnx_gconv.cli.output import print_report, progress_bar
+
+__all__ = ["map_"]
+
+
+def map_(
+    model: Model,
+    output: Output = None,
+    g_max: GMax = 25.0,
+    g_min: GMin = 0.0,
+    exact: Exact = False,
+    include: Include = None,
+    exclude: Exclude = None,
+    external_data: ExternalData = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do everything but write.", rich_help_panel="Files")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 - its callback acts
+) -> None:
+    """Map the weights of a model to conductances; writes MODEL.gconv.onnx."""
+    converter = converter_of(g_max=g_max, g_min=g_min, exact=exact)
+    from onnx_gconv.file_operations import map_model
+
+    labels = {"scan": "Reading weights", "write": "Writing conductances"}
+    with progress_bar(labels, quiet=quiet) as progress:
+        report = map_model(
+            model,
+            output,
+            converter,
+            include=include or (),
+            exclude=exclude or (),
+            external_data=external_data,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    print_report(report, as_json=as_json, quiet=quiet)

@@ -1,0 +1,118 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+__all__ = [
+    "Debug",
+    "Exact",
+    "Exclude",
+    "ExternalData",
+    "GMax",
+    "GMin",
+    "Include",
+    "Json",
+    "Model",
+    "Output",
+    "Quiet",
+    "debug_is_on",
+]
+
+_debug = False
+
+
+def debug_is_on() -> bool:
+    """Whether --debug was given."""
+    return _debug
+
+
+def _set_debug(value: bool) -> bool:  # noqa: FBT001 - typer's signature
+    global _debug  # noqa: PLW0603 - read by `main`, which stands outside of every command
+    _debug = value
+    if value:
+        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+    return value
+
+
+_CONVERTER = "Converter"
+_WEIGHTS = "Weights"
+_FILES = "Files"
+_REPORT = "Reporting"
+
+Model: TypeAlias = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=False)]
+Output: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The file to write; beside the model if not given.",
+        rich_help_panel=_FILES,
+        show_default=False,
+    ),
+]
+ExternalData: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--external-data/--no-external-data",
+        help="Write tensors to a data file beside the output, or into it. Default: a data file if the model has one, "
+        "or if the output would exceed 256 MiB.",
+        rich_help_panel=_FILES,
+        show_default=False,
+    ),
+]
+GMax: TypeAlias = Annotated[
+    float, typer.Option("--g-max", help="Conductance of the largest weight, in µS.", rich_help_panel=_CONVERTER)
+]
+GMin: TypeAlias = Annotated[
+    float, typer.Option("--g-min", help="Conductance of a zero weight, in µS.", rich_help_panel=_CONVERTER)
+]
+Exact: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--exact",
+        help="Use the next lower power of two as scale, so that the rebuilt weights are bit-identical; uses at least "
+        "half of the conductance range. Needs --g-min 0.",
+        rich_help_panel=_CONVERTER,
+    ),
+]
+Include: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include",
+        help="Map only weights that match this glob by their name or by the name of a node that reads them. May be "
+        "given several times.",
+        metavar="GLOB",
+        rich_help_panel=_WEIGHTS,
+        show_default=False,
+    ),
+]
+Exclude: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        help="Leave weights that match this glob as they are. May be given several times.",
+        metavar="GLOB",
+        rich_help_panel=_WEIGHTS,
+        show_default=False,
+    ),
+]
+Json: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document to stdout instead of tables.", rich_help_panel=_REPORT)
+]
+Quiet: TypeAlias = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=_REPORT)
+]
+Debug: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        help="Print log messages, and the traceback of an error.",
+        callback=_set_debug,
+        rich_help_panel=_REPORT,
+    ),
+]

@@ -1,0 +1,65 @@
+"""``onnx-gconv verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_gconv.cli.options import Debug, Json, Quiet
+from onnx_gconv.cli.output import print_report, progress_bar
+
+__all__ = ["verify"]
+
+_INPUTS = "Inputs of the model"
+
+
+def verify(
+    original: Annotated[Path, typer.Argument(help="The ONNX model before the mapping.", show_default=False)],
+    mapped: Annotated[Path, typer.Argument(help="The mapped ONNX model.", show_default=False)],
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs",
+            help="A .npz file with an array for each input; generated if not given.",
+            rich_help_panel=_INPUTS,
+            show_default=False,
+        ),
+    ] = None,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dim",
+            help="Size of a symbolic dimension of generated inputs, e.g. batch=4 or INPUT:AXIS=320.",
+            metavar="NAME=SIZE",
+            rich_help_panel=_INPUTS,
+            show_default=False,
+        ),
+    ] = None,
+    value: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--value",
+            help="Value or range of a generated input, e.g. sr=16000 or ids=0..1000.",
+            metavar="INPUT=VALUE",
+            rich_help_panel=_INPUTS,
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of generated inputs.", rich_help_panel=_INPUTS)] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 - its callback acts
+) -> None:
+    """Compare a mapped model with its original: weights, outputs in ONNX Runtime, and the mapping itself."""
+    from onnx_gconv.verification import verify as verify_models
+    from onnx_gconv.verification.inputs import parse_dim, parse_value
+
+    dims = dict(parse_dim(text) for text in dim or ())
+    values = dict(parse_value(text) for text in value or ())
+    with progress_bar({"weights": "Comparing weights"}, quiet=quiet) as progress:
+        report = verify_models(original, mapped, inputs=inputs, dims=dims, values=values, seed=seed, progress=progress)
+    print_report(report, as_json=as_json, quiet=quiet)
+    if not report.passed:
+        raise typer.Exit(1)

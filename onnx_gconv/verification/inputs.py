@@ -1,0 +1,481 @@
+"""What the models are fed with: generated arrays, or the user's own from an .npz file."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+import operator
+import re
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import ml_dtypes
+import numpy as np
+
+from onnx_gconv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import onnxruntime
+    from numpy.typing import NDArray
+
+__all__ = [
+    "FALLBACK_SIZES",
+    "InputSpec",
+    "ValueRange",
+    "check_inputs",
+    "generate_attempts",
+    "generate_inputs",
+    "load_inputs",
+    "parse_dim",
+    "parse_value",
+    "read_input_specs",
+]
+
+FALLBACK_SIZES: tuple[int, ...] = (32, 64, 224, 320, 576, 16, 8, 1)
+"""Sizes tried for symbolic axes that nobody set: common in vision, text and audio, then small ones."""
+
+# An attempt above this many elements would cost gigabytes only to find out that the model rejects it.
+_LARGEST_ATTEMPT = 2**26
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(int16)": np.dtype(np.int16),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(uint16)": np.dtype(np.uint16),
+    "tensor(uint32)": np.dtype(np.uint32),
+    "tensor(uint64)": np.dtype(np.uint64),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model says about one of its inputs.
+
+    Attributes:
+        name: The input's name.
+        dtype: The type of its elements; ``"string"`` for text, that of ml_dtypes for bfloat16.
+        shape: One entry an axis: a fixed size, the name of a symbolic one, or None for an unnamed one. ONNX Runtime
+            says ``()`` both for a scalar and for an input of unknown rank.
+    """
+
+    name: str
+    dtype: np.dtype[Any] | Literal["string"]
+    shape: tuple[int | str | None, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The spec as plain Python values for a JSON document."""
+        return {"name": self.name, "dtype": str(self.dtype), "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """The values that a generated input takes: uniform from ``low`` to ``high``, both included.
+
+    Attributes:
+        low: The smallest value.
+        high: The largest value; equal to ``low`` for a constant input.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (abs(self.low) < float("inf") and abs(self.high) < float("inf")):
+            raise ConfigError(f"the range {self} is not finite; give two finite numbers, such as 0..1")
+        if self.low > self.high:
+            raise ConfigError(f"the range {self} is empty; give the smaller number first: {self.high}..{self.low}")
+
+    def __str__(self) -> str:
+        return f"{self.low}" if self.low == self.high else f"{self.low}..{self.high}"
+
+
+def parse_value(text: str) -> tuple[str, ValueRange]:
+    """Read ``NAME=NUMBER`` or ``NAME=LOW..HIGH``.
+
+    Raises:
+        ConfigError: The text is neither.
+    """
+    # From the right: names may contain "=", numbers cannot.
+    name, equals, numbers = text.rpartition("=")
+    low, dots, high = numbers.partition("..")
+    try:
+        values = ValueRange(_parse_number(low), _parse_number(high if dots else low))
+    except ConfigError as error:
+        raise ConfigError(f"{text!r}: {error}") from None
+    except ValueError:
+        values = None
+    if values is None or not equals or not name:
+        raise ConfigError(
+            f"{text!r} does not say which values an input takes; write NAME=NUMBER or NAME=LOW..HIGH, "
+            "such as sample_rate=16000 or input_ids=0..1000"
+        )
+    return name, values
+
+
+def parse_dim(text: str) -> tuple[str, int]:
+    """Read ``NAME=SIZE``, where the name is that of a symbolic dimension or ``INPUT:AXIS``.
+
+    Raises:
+        ConfigError: The text is not of that form, or the size is negative.
+    """
+    name, equals, size = text.rpartition("=")
+    try:
+        number = int(size)
+    except ValueError:
+        number = -1
+    if not equals or not name or number < 0:
+        raise ConfigError(
+            f"{text!r} does not set the size of a dimension; write NAME=SIZE or INPUT:AXIS=SIZE with a whole number "
+            "from 0, such as batch=2 or pixels:2=320"
+        )
+    return name, number
+
+
+def read_input_specs(session: onnxruntime.InferenceSession) -> tuple[InputSpec, ...]:
+    """The inputs that a loaded model needs, in its order.
+
+    Raises:
+        ConfigError: An input is no tensor (a sequence, say), or of an element type that cannot be fed.
+    """
+    return tuple(_read_spec(argument) for argument in session.get_inputs())
+
+
+def generate_inputs(
+    specs: Sequence[InputSpec],
+    *,
+    dims: Mapping[str, int],
+    values: Mapping[str, ValueRange],
+    fallback_size: int,
+    seed: int,
+) -> dict[str, NDArray[Any]]:
+    """Random inputs that fit the specs: floats from normal(0, 1), integers and bools from {0, 1}, empty strings.
+
+    A symbolic dimension takes the size that ``dims`` gives it by its name or by ``INPUT:AXIS``. One that nobody set
+    takes the value of its name where that is an expression over the others ("past + sequence"), else 1 where it
+    only ever stands at axis 0 (the batch), else ``fallback_size``. One name has one size everywhere.
+
+    Args:
+        specs: The inputs of the model.
+        dims: Sizes by symbolic name or ``INPUT:AXIS``.
+        values: Ranges by input name, for inputs that do not take the defaults.
+        fallback_size: The size of symbolic dimensions that nothing else decides.
+        seed: The same seed gives the same arrays.
+
+    Raises:
+        ConfigError: A name is unknown, sizes contradict each other, or a range does not fit its input's type.
+    """
+    _check_known(values, [spec.name for spec in specs], "input")
+    if seed < 0:
+        raise ConfigError(f"the seed {seed} is negative; give a whole number from 0")
+    shapes = _resolve_shapes(specs, dims, fallback_size)
+    rng = np.random.default_rng(seed)
+    return {spec.name: _draw(spec, shapes[spec.name], values.get(spec.name), rng) for spec in specs}
+
+
+def generate_attempts(
+    specs: Sequence[InputSpec], *, dims: Mapping[str, int], values: Mapping[str, ValueRange], seed: int
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Generated inputs of one size after the other, because a real network rejects most sizes of its axes.
+
+    There is one attempt for each of ``FALLBACK_SIZES`` that leads to other shapes, and then one more for each with only
+    the first input of that size and 1 for all that is open in the others; where ``dims`` or the model decide every
+    size, there is one in all. Arguments and errors are those of ``generate_inputs``.
+    """
+    tried: set[tuple[tuple[int, ...], ...]] = set()
+    for sizes in (dims, {**_ones_after_first(specs, dims), **dims}):
+        for fallback_size in FALLBACK_SIZES:
+            shapes = tuple(_resolve_shapes(specs, sizes, fallback_size).values())
+            elements = sum(map(math.prod, shapes))
+            if shapes in tried or (tried and elements > _LARGEST_ATTEMPT):
+                continue
+            tried.add(shapes)
+            yield generate_inputs(specs, dims=sizes, values=values, fallback_size=fallback_size, seed=seed)
+
+
+def load_inputs(path: Path, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any]]:
+    """The user's inputs from an .npz file that holds one array an input, under the input's name.
+
+    Nothing is cast: another type than the model's is an error. bfloat16, which .npz files hold as two raw bytes an
+    element, is read as what it was.
+
+    Raises:
+        ConfigError: The file is no .npz, or its arrays are not what the model needs.
+    """
+    # A zip file is what an .npz is; anything else would be refused by numpy.load as a pickle, which says nothing.
+    if not zipfile.is_zipfile(path):
+        what = "is not an .npz file" if path.exists() else "does not exist"
+        raise ConfigError(f"{path}: {what}; {_how_to_save(specs)}")
+    try:
+        with np.load(path, allow_pickle=False) as loaded:
+            # The names come first, so that a wrong file is not read to its end.
+            _check_names(loaded.files, specs, str(path))
+            arrays = {name: loaded[name] for name in loaded.files}
+    except ConfigError:
+        raise
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{path}: cannot be read as an .npz file ({reason}); {_how_to_save(specs)}") from error
+    return check_inputs(arrays, specs, source=str(path))
+
+
+def check_inputs(arrays: Mapping[str, Any], specs: Sequence[InputSpec], *, source: str) -> dict[str, NDArray[Any]]:
+    """The given arrays in the order of the specs, after a check of names, types and shapes.
+
+    Args:
+        arrays: One array an input, by name.
+        specs: The inputs of the model.
+        source: Where the arrays come from, for messages.
+
+    Raises:
+        ConfigError: An input is missing or unknown, or has a type or shape that the model does not take.
+    """
+    _check_names(arrays, specs, source)
+    return {spec.name: _check_array(arrays[spec.name], spec, source) for spec in specs}
+
+
+def _parse_number(text: str) -> float:
+    """A number, as an int where it is written as one: 64-bit integers do not fit a float."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _read_spec(argument: onnxruntime.NodeArg) -> InputSpec:
+    if argument.type != "tensor(string)" and argument.type not in _DTYPES:
+        raise ConfigError(f"input {argument.name!r} is a {argument.type}, which cannot be fed from an array")
+    # Some exporters write -1 for a size that is open.
+    shape = tuple(None if isinstance(size, int) and size < 0 else size for size in argument.shape)
+    return InputSpec(argument.name, _DTYPES.get(argument.type, "string"), shape)
+
+
+def _check_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Refuse names that the model does not have, with the nearest one that it has."""
+    for name in names:
+        if name in known:
+            continue
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        has = f"the model has {_listed(known)}" if known else "the model has none"
+        raise ConfigError(f"no {what} is named {name!r}{hint} ({has})")
+
+
+def _listed(names: Sequence[str], longest: int = 20) -> str:
+    """Names for a one-line message, cut where a model has very many."""
+    rest = len(names) - longest
+    return ", ".join(names[:longest]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _resolve_shapes(
+    specs: Sequence[InputSpec], dims: Mapping[str, int], fallback_size: int
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every input, with every symbolic size decided."""
+    symbols, axes = _given_sizes(specs, dims)
+    positions: dict[str, list[int]] = {}
+    for spec in specs:
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, str):
+                positions.setdefault(size, []).append(axis)
+    open_symbols = [symbol for symbol in positions if symbol not in symbols]
+    # Expressions come last: they need the sizes of the plain names.
+    composed = [symbol for symbol in open_symbols if _names_in(symbol) and _names_in(symbol) <= positions.keys()]
+    for symbol in open_symbols:
+        if symbol not in composed:
+            symbols[symbol] = fallback_size if any(positions[symbol]) else 1
+    for symbol in composed:
+        value = _evaluate(symbol, symbols)
+        symbols[symbol] = fallback_size if value is None or value < 0 else value
+
+    def resolve(spec: InputSpec, axis: int, size: int | str | None) -> int:
+        if isinstance(size, str):
+            return symbols[size]
+        if size is None:
+            return axes.get((spec.name, axis), fallback_size if axis else 1)
+        return size
+
+    return {spec.name: tuple(resolve(spec, axis, size) for axis, size in enumerate(spec.shape)) for spec in specs}
+
+
+def _ones_after_first(specs: Sequence[InputSpec], dims: Mapping[str, int]) -> dict[str, int]:
+    """The size 1 for everything open that the first input has no part in.
+
+    A recurrent state [layers, batch, features] that does not name its axes must get the batch of 1 that the first
+    input gets at axis 0.
+    """
+    given, _ = _given_sizes(specs, dims)
+    decided = {*given, *(specs[0].shape if specs else ())}
+    ones: dict[str, int] = {}
+    for spec in specs[1:]:
+        for axis, size in enumerate(spec.shape):
+            if size is None:
+                ones[f"{spec.name}:{axis}"] = 1
+            elif isinstance(size, str) and size not in decided and not _names_in(size):
+                ones[size] = 1
+    return ones
+
+
+def _given_sizes(
+    specs: Sequence[InputSpec], dims: Mapping[str, int]
+) -> tuple[dict[str, int], dict[tuple[str, int], int]]:
+    """The user's sizes, by symbolic name and, for unnamed axes, by input and axis."""
+    by_axis = {f"{spec.name}:{axis}": (spec, axis) for spec in specs for axis in range(len(spec.shape))}
+    names = dict.fromkeys(size for spec in specs for size in spec.shape if isinstance(size, str))
+    unnamed = [key for key, (spec, axis) in by_axis.items() if spec.shape[axis] is None]
+    _check_known((key for key in dims if key not in by_axis), [*names, *unnamed], "symbolic dimension")
+    symbols: dict[str, int] = {}
+    axes: dict[tuple[str, int], int] = {}
+    for key, size in dims.items():
+        if size < 0:
+            raise ConfigError(f"dimension {key!r} cannot have the size {size}; give a whole number from 0")
+        if key in names:
+            there: int | str | None = key
+        else:
+            spec, axis = by_axis[key]
+            there = spec.shape[axis]
+            if there is None:
+                axes[spec.name, axis] = size
+        if isinstance(there, str) and symbols.setdefault(there, size) != size:
+            raise ConfigError(f"dimension {there!r} is given two sizes, {symbols[there]} and {size}; give one")
+        if isinstance(there, int) and there != size:
+            raise ConfigError(f"dimension {key!r} is fixed at {there} in the model and cannot be {size}")
+    return symbols, axes
+
+
+def _parse_expression(symbol: str) -> ast.expr | None:
+    """The syntax tree of a dimension's name that is an expression, such as "past_length + 1" or "2*length"."""
+    if not re.fullmatch(r"[A-Za-z_0-9+*() -]{1,200}", symbol) or not re.search(r"[+*-]", symbol):
+        return None
+    try:
+        return ast.parse(symbol.strip(), mode="eval").body
+    except (SyntaxError, SyntaxWarning):
+        return None
+
+
+def _names_in(symbol: str) -> set[str]:
+    """The names that a dimension's expression is made of; empty for a plain name."""
+    tree = _parse_expression(symbol)
+    return set() if tree is None else {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def _evaluate(symbol: str, sizes: Mapping[str, int]) -> int | None:
+    """The value of a dimension's expression, or None where it is not plain arithmetic over the given sizes."""
+
+    def value(node: ast.expr) -> int:
+        if isinstance(node, ast.Name):
+            return sizes[node.id]
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            return node.value
+        if isinstance(node, ast.BinOp):
+            return _OPERATORS[type(node.op)](value(node.left), value(node.right))
+        raise KeyError(ast.dump(node))
+
+    tree = _parse_expression(symbol)
+    try:
+        return None if tree is None else value(tree)
+    except KeyError:
+        return None
+
+
+def _draw(spec: InputSpec, shape: tuple[int, ...], values: ValueRange | None, rng: np.random.Generator) -> NDArray[Any]:
+    """One generated array."""
+    dtype = spec.dtype
+    if isinstance(dtype, str):
+        if values is not None:
+            raise ConfigError(f"input {spec.name!r} holds strings and cannot take numbers; give it in an .npz file")
+        return np.full(shape, "", dtype=object)
+    if dtype.kind in "iub":
+        low, high = (0, 1) if values is None else _integer_bounds(spec, dtype, values)
+        return np.asarray(rng.integers(low, high, size=shape, dtype=dtype.type, endpoint=True))
+    exact = np.float64 if dtype == np.float64 else np.float32
+    if values is None:
+        return np.asarray(rng.standard_normal(shape, dtype=exact)).astype(dtype)
+    largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    if max(abs(values.low), abs(values.high)) > largest:
+        raise ConfigError(f"input {spec.name!r} is {dtype} and cannot take {values}; its largest value is {largest:g}")
+    portion = np.asarray(rng.random(shape))
+    # Not low + portion * (high - low): the difference of two large floats can overflow. Rounding must stay inside.
+    drawn = np.clip((1 - portion) * values.low + portion * values.high, values.low, values.high)
+    return np.asarray(drawn).astype(dtype)
+
+
+def _integer_bounds(spec: InputSpec, dtype: np.dtype[Any], values: ValueRange) -> tuple[int, int]:
+    """The range as integers of the input's type."""
+    lowest, highest = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    low, high = int(values.low), int(values.high)
+    if (low, high) != (values.low, values.high) or low < lowest or high > highest:
+        raise ConfigError(
+            f"input {spec.name!r} is {dtype} and cannot take {values}; give whole numbers from {lowest} to {highest}"
+        )
+    return low, high
+
+
+def _check_names(names: Iterable[str], specs: Sequence[InputSpec], source: str) -> None:
+    """Refuse inputs that are missing and names that are no inputs."""
+    names = list(names)
+    known = [spec.name for spec in specs]
+    try:
+        _check_known(names, known, "input")
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    for spec in specs:
+        if spec.name not in names:
+            there = _listed(names) if names else "nothing"
+            raise ConfigError(
+                f"{source}: input {spec.name!r} is missing; there is {there}, and the model needs {_listed(known)}"
+            )
+
+
+def _check_array(array: object, spec: InputSpec, source: str) -> NDArray[Any]:
+    if not isinstance(array, np.ndarray):
+        raise ConfigError(f"{source}: input {spec.name!r} is a {type(array).__name__} and must be a NumPy array")
+    array = _check_dtype(array, spec, source)
+    # () may stand for an unknown rank: ONNX Runtime checks that itself.
+    fits = not spec.shape or (
+        len(spec.shape) == array.ndim
+        and all(not isinstance(size, int) or size == there for size, there in zip(spec.shape, array.shape, strict=True))
+    )
+    if not fits:
+        needed = ", ".join("any" if size is None else str(size) for size in spec.shape)
+        there = ", ".join(map(str, array.shape))
+        raise ConfigError(f"{source}: input {spec.name!r} has the shape [{there}] and must have [{needed}]")
+    return array
+
+
+def _check_dtype(array: NDArray[Any], spec: InputSpec, source: str) -> NDArray[Any]:
+    if isinstance(spec.dtype, str):
+        is_text = array.dtype.kind in "US" or (
+            array.dtype.kind == "O" and all(isinstance(element, str) for element in array.flat)
+        )
+        # ONNX Runtime gives text back as objects; one form for all keeps what is reported the same.
+        if is_text:
+            return array.astype(object) if array.dtype.kind == "U" else array
+    elif array.dtype == spec.dtype:
+        return array
+    elif array.dtype == np.dtype(f"V{spec.dtype.itemsize}") and spec.dtype.kind == "V":
+        # .npz files keep the bytes of types that NumPy lacks, but not their names.
+        return array.view(spec.dtype)
+    raise ConfigError(f"{source}: input {spec.name!r} is {array.dtype} and must be {spec.dtype}; nothing is cast")
+
+
+def _how_to_save(specs: Sequence[InputSpec]) -> str:
+    arguments = ", ".join(f"{spec.name}=..." for spec in specs[:3])
+    return f"write one with numpy.savez(path, {arguments})"

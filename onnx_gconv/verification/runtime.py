@@ -1,0 +1,157 @@
+"""Models in ONNX Runtime, on the CPU: loaded, run, and released again."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import ml_dtypes
+import numpy as np
+import onnxruntime
+
+from onnx_gconv.errors import GconvError
+from onnx_gconv.verification.inputs import InputSpec, read_input_specs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["OPTIMIZATIONS", "ModelSession", "Optimization", "RuntimeRefusal", "run_model"]
+
+Optimization = Literal["all", "none"]
+"""How much ONNX Runtime may rewrite a model: as it does by default, or not at all."""
+
+OPTIMIZATIONS: tuple[Optimization, ...] = ("all", "none")
+
+_LEVELS = {
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+_FATAL = 4  # errors arrive as exceptions; what the log says of them would only stand on the user's stderr twice
+
+# NumPy has no bfloat16: its arrays go in and come out as their bytes.
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_ONNX_BFLOAT16 = 16
+
+
+class RuntimeRefusal(GconvError):  # noqa: N818 - what the runtime says, which is an error only for who asked
+    """ONNX Runtime does not load a model, or does not run it on some inputs.
+
+    Attributes:
+        stage: Where it stopped, ``"load"`` or ``"run"``.
+        message: What it said, on one line.
+    """
+
+    def __init__(self, stage: Literal["load", "run"], message: str) -> None:
+        self.stage = stage
+        self.message = " ".join(message.split())
+        super().__init__(f"ONNX Runtime does not {stage} the model: {self.message}")
+
+
+class ModelSession:
+    """One model, loaded; leaving the ``with`` block releases its memory.
+
+    Args:
+        model: The model's file; external data is found next to it.
+        optimization: How much the runtime may rewrite it.
+
+    Raises:
+        RuntimeRefusal: The model does not load.
+    """
+
+    def __init__(self, model: Path, optimization: Optimization) -> None:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = _LEVELS[optimization]
+        options.log_severity_level = _FATAL
+        # The memory of rebuilt weights goes back when a run ends, rather than into an arena that doubles as it grows.
+        options.enable_cpu_mem_arena = False
+        # Without this, nodes whose output is over 1 GiB are not folded, and large weights are rebuilt in every run.
+        options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", "0")
+        if optimization == "none":
+            # Weights that nodes rebuild cannot be packed ahead. Where no weight is, plain and rebuilt ones go through
+            # the same kernels, whose results otherwise differ by the order in which they add.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 - the runtime's errors have no base of their own
+            raise RuntimeRefusal("load", str(error)) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Not left to the garbage collector: the next model must not be loaded while this one is in memory.
+        self._session = None
+
+    def read_input_specs(self) -> tuple[InputSpec, ...]:
+        """The inputs that the model needs.
+
+        Raises:
+            ConfigError: An input is of a type that cannot be fed from an array.
+        """
+        return read_input_specs(self._session)
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """The model's outputs for these inputs, by name.
+
+        Tensors are arrays, sequences lists, maps dicts, and an optional output without a value is None.
+
+        Raises:
+            RuntimeRefusal: The model does not run on these inputs.
+        """
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = _FATAL
+        types = {output.name: output.type for output in self._session.get_outputs()}
+        lacking = [name for name, kind in types.items() if kind == "tensor(bfloat16)"]
+        native = [name for name in types if name not in lacking]
+        outputs: dict[str, Any] = {}
+        try:
+            if native:
+                feeds = {
+                    name: _as_value(array) if array.dtype == _BFLOAT16 else array for name, array in inputs.items()
+                }
+                found = self._session.run(native, feeds, options)
+                outputs.update(zip(native, map(_copied, found), strict=True))
+            if lacking:
+                # This call hands out memory rather than arrays.
+                feeds = {name: _as_value(array) for name, array in inputs.items()}
+                memory = self._session.run_with_ort_values(lacking, feeds, options)
+                outputs.update(zip(lacking, map(_read_bfloat16, memory), strict=True))
+        except Exception as error:  # noqa: BLE001 - the runtime's errors have no base of their own
+            raise RuntimeRefusal("run", str(error)) from None
+        return {name: outputs[name] for name in types}
+
+
+def run_model(model: Path, inputs: Mapping[str, NDArray[Any]], optimization: Optimization) -> dict[str, Any]:
+    """The outputs of a model by name; it is loaded, run once and released.
+
+    Raises:
+        RuntimeRefusal: The model does not load, or does not run on these inputs.
+    """
+    with ModelSession(model, optimization) as session:
+        return session.run(inputs)
+
+
+def _copied(value: Any) -> Any:  # noqa: ANN401 - whatever ONNX Runtime gives
+    """The value in memory of its own: the runtime's arrays keep parts of their session alive."""
+    if isinstance(value, list):
+        return [_copied(element) for element in value]
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _as_value(array: NDArray[Any]) -> onnxruntime.OrtValue:
+    if array.dtype != _BFLOAT16:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    raw = np.array(array, order="C").view(np.uint16)
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, _ONNX_BFLOAT16)
+
+
+def _read_bfloat16(value: onnxruntime.OrtValue) -> NDArray[Any]:
+    shape = tuple(value.shape())
+    size = math.prod(shape) * _BFLOAT16.itemsize
+    content = ctypes.string_at(value.data_ptr(), size) if size else b""
+    return np.frombuffer(content, _BFLOAT16).reshape(shape)

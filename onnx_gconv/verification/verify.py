@@ -1,0 +1,307 @@
+"""The three checks of a mapped model: its weights, its outputs, and its mapping."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import ModelError, VerificationError
+from onnx_gconv.mapping import Manifest, read_manifest
+from onnx_gconv.mapping_report import rendered
+from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.passes import CheckMapping, Violation
+from onnx_gconv.verification.inputs import ValueRange
+from onnx_gconv.verification.outputs import OutputComparison, OutputsReport, compare_outputs
+from onnx_gconv.verification.weights import WeightComparison, compare_weights
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+
+__all__ = ["VerificationReport", "verify"]
+
+_MOST_PROBLEMS = 3
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """What the three checks found; ``print(report)`` shows tables.
+
+    Attributes:
+        original: The model before the mapping.
+        mapped: The model after it.
+        violations: What is wrong with the mapping itself, see `CheckMapping`.
+        weights: Every rebuilt weight beside the original one.
+        outputs: Every output of the mapped model beside the original's, in ONNX Runtime.
+    """
+
+    original: Path
+    mapped: Path
+    violations: tuple[Violation, ...]
+    weights: tuple[WeightComparison, ...]
+    outputs: OutputsReport
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that could be checked holds."""
+        return not self.violations and all(item.passed for item in self.weights) and self.outputs.passed
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Everything that does not hold, a line each."""
+        return (
+            *(str(violation) for violation in self.violations),
+            *(_weight_problem(item) for item in self.weights if not item.passed),
+            *(
+                f"at optimization '{item.optimization}' the mapped model does not {item.stage}: {item.message}"
+                for item in self.outputs.failures
+            ),
+            *(_output_problem(item) for item in self.outputs.comparisons if not item.passed),
+        )
+
+    def raise_if_failed(self) -> None:
+        """Raise unless everything that could be checked holds.
+
+        Raises:
+            VerificationError: Its message has the first problems.
+        """
+        if self.passed:
+            return
+        more = f" (and {len(self.problems) - _MOST_PROBLEMS} more)" if len(self.problems) > _MOST_PROBLEMS else ""
+        raise VerificationError(
+            f"'{self.mapped}' does not verify against '{self.original}': "
+            f"{'; '.join(self.problems[:_MOST_PROBLEMS])}{more}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        outputs = self.outputs.to_json()
+        return {
+            "original": str(self.original),
+            "mapped": str(self.mapped),
+            "passed": self.passed,
+            "problems": list(self.problems),
+            "violations": [asdict(violation) for violation in self.violations],
+            "weights": [asdict(item) for item in self.weights],
+            "outputs": outputs["outputs"],
+            "outputs_not_compared": outputs["not_compared"],
+            "rule": outputs["rule"],
+            "inputs": outputs["inputs"],
+            "run_failures": outputs["failures"],
+            "notes": outputs["notes"],
+        }
+
+    def __str__(self) -> str:
+        return rendered(self)
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+        from rich.text import Text
+
+        parts: list[RenderableType] = []
+        if self.weights:
+            parts.append(self._weights_table())
+        if self.outputs.comparisons:
+            parts.append(self._outputs_table())
+        parts.extend(Text(line) for line in self._remarks())
+        parts.extend(Text(f"FAILED: {problem}", style="bold red") for problem in self.problems)
+        if self.passed:
+            parts.append(Text(self._verdict(), style="bold green"))
+        return Group(*parts)
+
+    def _weights_table(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title="Weights, rebuilt against original", title_justify="left", title_style="bold")
+        table.add_column("weight", overflow="fold")
+        table.add_column("max |error|", justify="right")
+        table.add_column("/ max |W|", justify="right")
+        table.add_column("allowed", justify="right")
+        table.add_column("ulp", justify="right")
+        table.add_column("identical")
+        table.add_column("")
+        for item in self.weights:
+            ulp = "-" if item.max_ulp_error is None else f"{item.max_ulp_error:,}"
+            table.add_row(
+                item.name,
+                _number(item.max_abs_error),
+                _number(item.max_relative_error),
+                _number(item.bound),
+                ulp,
+                "yes" if item.bit_identical else "no",
+                _mark(passed=item.passed),
+            )
+        return table
+
+    def _outputs_table(self) -> Table:
+        from rich.table import Table
+
+        table = Table(
+            title="Outputs in ONNX Runtime, mapped against original", title_justify="left", title_style="bold"
+        )
+        table.add_column("output", overflow="fold")
+        table.add_column("optimization")
+        table.add_column("max |error|", justify="right")
+        table.add_column("allowed", justify="right")
+        table.add_column("own spread", justify="right")
+        table.add_column("SQNR [dB]", justify="right")
+        table.add_column("same argmax", justify="right")
+        table.add_column("")
+        for item in self.outputs.comparisons:
+            agreement = "-" if item.argmax_agreement is None else f"{item.argmax_agreement:.1%}"
+            sqnr = "identical" if item.bit_identical else ("-" if item.sqnr_db is None else f"{item.sqnr_db:.1f}")
+            error = item.max_abs_error if item.mismatches is None else item.mismatches
+            allowed = item.tolerance if item.mismatches is None else item.allowed_mismatches
+            table.add_row(
+                item.name,
+                item.optimization,
+                _number(error),
+                _number(allowed),
+                _number(item.spread),
+                sqnr,
+                agreement,
+                _mark(passed=item.passed),
+            )
+        return table
+
+    def _remarks(self) -> Iterator[str]:
+        if self.outputs.inputs is not None:
+            described = self.outputs.inputs
+            seed = "" if described.seed is None else f", seed {described.seed}"
+            shapes = ", ".join(f"{item.name} {list(item.shape)}" for item in described.tensors)
+            yield f"Inputs: {described.source}{seed}: {shapes}"
+        yield from (f"Note: {note}" for note in self.outputs.notes)
+        if self.outputs.not_compared is not None:
+            yield f"OUTPUTS NOT COMPARED: {self.outputs.not_compared}"
+
+    def _verdict(self) -> str:
+        identical = sum(item.bit_identical for item in self.weights)
+        weights = f"{len(self.weights)} weights ({identical} bit-identical)"
+        if self.outputs.not_compared is not None:
+            return f"PASSED for {weights} and the mapping; outputs were not compared."
+        return f"PASSED: {weights}, {len(self.outputs.comparisons)} comparisons of outputs, and the mapping hold."
+
+
+def verify(
+    original: str | os.PathLike[str],
+    mapped: str | os.PathLike[str],
+    *,
+    inputs: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    values: Mapping[str, ValueRange] | None = None,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> VerificationReport:
+    """Check that a mapped model computes what the original computes.
+
+    1. Every weight is rebuilt in NumPy and compared with the original, chunk by chunk, against the error bound of its
+       converter.
+    2. Both models run in ONNX Runtime on the same inputs, with all optimizations and with none, and every output is
+       compared, judged by how far the original is from itself at the two levels.
+    3. `CheckMapping` reads the structure, the manifest and the invariants.
+
+    Never more than one model's weights are in memory.
+
+    Args:
+        original: The model before the mapping.
+        mapped: The model after it.
+        inputs: A ``.npz`` file, or arrays by input name; generated from the types of the inputs if None.
+        dims: For generated inputs: sizes of symbolic dimensions, by symbol or ``INPUT:AXIS``.
+        values: For generated inputs: ranges of values, by input.
+        seed: For generated inputs.
+        progress: Called with the step ("weights", or what runs), what is done and how much there is.
+
+    Raises:
+        ModelError: If a model cannot be read.
+        ConfigError: If the inputs do not fit the original.
+    """
+    original, mapped = Path(original), Path(mapped)
+    manifest, violations, weights = _check_weights(original, mapped, progress)
+    outputs = compare_outputs(
+        original,
+        mapped,
+        inputs=Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs,
+        dims=dims or {},
+        values=values or {},
+        seed=seed,
+        mapped_weights=0 if manifest is None else len(manifest.weights),
+        weight_eps=_coarsest_eps(manifest),
+        progress=None if progress is None else lambda step: progress(step, 0, 0),
+    )
+    return VerificationReport(original, mapped, violations, weights, outputs)
+
+
+def _check_weights(
+    original: Path, mapped: Path, progress: Callable[[str, int, int], None] | None
+) -> tuple[Manifest | None, tuple[Violation, ...], tuple[WeightComparison, ...]]:
+    """The checks that need no runtime. Both models are gone from memory afterwards."""
+    with _on_disk(mapped) as mapped_model:
+        violations = CheckMapping().violations(mapped_model)
+        try:
+            manifest = read_manifest(mapped_model)
+        except ModelError:  # it is among the violations
+            manifest = None
+        if manifest is None:
+            return None, violations, ()
+        step = None if progress is None else lambda done, total: progress("weights", done, total)
+        return manifest, violations, compare_weights(load_model(original), mapped_model, manifest, step)
+
+
+def _coarsest_eps(manifest: Manifest | None) -> float:
+    """The machine epsilon of the coarsest type among the mapped weights."""
+    names = {weight.dtype for weight in manifest.weights} if manifest is not None else set()
+    sizes = (float(ml_dtypes.finfo(np.dtype(name)).eps) for name in names)  # type: ignore[no-untyped-call]
+    return max(sizes, default=float(np.finfo(np.float32).eps))
+
+
+@contextmanager
+def _on_disk(path: Path) -> Iterator[ir.Model]:
+    """A model whose weights are in external data; those of one that has them inline are written to a temporary file."""
+    model = load_model(path)
+    if not any(_is_large_and_inline(value) for graph in model.graphs() for value in graph.initializers.values()):
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:
+        copy = Path(folder) / "mapped.onnx"
+        save_model(model, copy, external_data=True)
+        del model
+        yield load_model(copy)
+
+
+def _is_large_and_inline(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes > 1 << 10
+
+
+def _weight_problem(item: WeightComparison) -> str:
+    if item.problem is not None:
+        return f"weight '{item.name}': {item.problem}"
+    error = "not a number" if item.max_abs_error is None else f"{item.max_abs_error:g}"
+    return f"weight '{item.name}' is rebuilt with an error of {error}, the converter allows {item.bound:g}"
+
+
+def _output_problem(item: OutputComparison) -> str:
+    if item.note is not None:
+        return f"output '{item.name}' at optimization '{item.optimization}': {item.note}"
+    return (
+        f"output '{item.name}' at optimization '{item.optimization}' is off by {_number(item.max_abs_error)}, "
+        f"allowed is {_number(item.tolerance)}"
+    )
+
+
+def _number(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3g}"
+
+
+def _mark(*, passed: bool) -> str:
+    return "[green]ok[/green]" if passed else "[bold red]FAILED[/bold red]"

@@ -102,7 +102,7 @@ class MappingReport:
         from rich.table import Table
 
         verb = "mapped" if self.is_mapped or self.output else "to be mapped"
-        table = Table(title=f"{len(self.mapped)} weights {verb}", title_justify="left", title_style="bold")
+        table = Table(title=f"{_count(len(self.mapped))} {verb}", title_justify="left", title_style="bold")
         table.add_column("weight", overflow="fold", ratio=3)
         table.add_column("shape", justify="right")
         table.add_column("type")
@@ -124,7 +124,7 @@ class MappingReport:
         from rich.table import Table
 
         items = [item for item in self.skipped if item.is_mvm]
-        table = Table(title=f"{len(items)} weights skipped", title_justify="left", title_style="bold")
+        table = Table(title=f"{_count(len(items))} skipped", title_justify="left", title_style="bold")
         table.add_column("weight", overflow="fold", ratio=2)
         table.add_column("shape", justify="right")
         table.add_column("why", overflow="fold", ratio=3)
@@ -187,7 +187,7 @@ class RestoreReport:
 
     def __str__(self) -> str:
         files = ", ".join(f"{file} ({_size(file.stat().st_size)})" for file in self.files)
-        return f"{len(self.restored)} weights restored.\nWritten: {files}"
+        return f"{_count(len(self.restored))} restored.\nWritten: {files}"
 
 
 def rendered(item: RenderableType, width: int = _WIDTH) -> str:
@@ -227,6 +227,10 @@ def _readers(weight: WeightRecord) -> str:
         size = f"{matrix.rows}x{matrix.columns}"
         lines.append(f"{consumer.op_type} {consumer.node} [dim]{f'{count} x ' if count > 1 else ''}{size}[/dim]")
     return "\n".join(lines)
+
+
+def _count(weights: int) -> str:
+    return f"{weights} weight{'' if weights == 1 else 's'}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

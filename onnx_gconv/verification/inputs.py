@@ -37,8 +37,11 @@ __all__ = [
     "read_input_specs",
 ]
 
-FALLBACK_SIZES: tuple[int, ...] = (32, 64, 224, 320, 576, 16, 8, 1)
-"""Sizes tried for symbolic axes that nobody set: common in vision, text and audio, then small ones."""
+FALLBACK_SIZES: tuple[int, ...] = (32, 64, 576, 224, 320, 16, 8, 1)
+"""Sizes tried for symbolic axes that nobody set: common in vision, text and audio, then small ones.
+
+576 comes before 224: audio networks accept windows that are too short to reach most of their layers.
+"""
 
 # An attempt above this many elements would cost gigabytes only to find out that the model rejects it.
 _LARGEST_ATTEMPT = 2**26
@@ -170,8 +173,9 @@ def generate_inputs(
     """Random inputs that fit the specs: floats from normal(0, 1), integers and bools from {0, 1}, empty strings.
 
     A symbolic dimension takes the size that ``dims`` gives it by its name or by ``INPUT:AXIS``. One that nobody set
-    takes the value of its name where that is an expression over the others ("past + sequence"), else 1 where it
-    only ever stands at axis 0 (the batch), else ``fallback_size``. One name has one size everywhere.
+    takes the value of its name where that is an expression over the others ("past + sequence"), else 1 where it is
+    the batch (it stands at axis 0 when it first occurs; vectors count only where it occurs nowhere else), else
+    ``fallback_size``. One name has one size everywhere.
 
     Args:
         specs: The inputs of the model.
@@ -290,17 +294,18 @@ def _resolve_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """The shape of every input, with every symbolic size decided."""
     symbols, axes = _given_sizes(specs, dims)
-    positions: dict[str, list[int]] = {}
-    for spec in specs:
+    first_axes: dict[str, int] = {}
+    # A vector over positions says nothing of which axis is the batch.
+    for spec in sorted(specs, key=lambda spec: len(spec.shape) == 1):
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str):
-                positions.setdefault(size, []).append(axis)
-    open_symbols = [symbol for symbol in positions if symbol not in symbols]
+                first_axes.setdefault(size, axis)
+    open_symbols = [symbol for symbol in first_axes if symbol not in symbols]
     # Expressions come last: they need the sizes of the plain names.
-    composed = [symbol for symbol in open_symbols if _names_in(symbol) and _names_in(symbol) <= positions.keys()]
+    composed = [symbol for symbol in open_symbols if _names_in(symbol) and _names_in(symbol) <= first_axes.keys()]
     for symbol in open_symbols:
         if symbol not in composed:
-            symbols[symbol] = fallback_size if any(positions[symbol]) else 1
+            symbols[symbol] = fallback_size if first_axes[symbol] else 1
     for symbol in composed:
         value = _evaluate(symbol, symbols)
         symbols[symbol] = fallback_size if value is None or value < 0 else value

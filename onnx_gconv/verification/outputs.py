@@ -313,7 +313,7 @@ class _OriginalRuns:
                     # A model with random numbers differs from itself in every run, at one level too.
                     self._measure_spread(found, _flatten_all(session.run(self.feeds or {})))
         except RuntimeRefusal as refusal:
-            self._refusals[optimization] = refusal
+            self._refusals[optimization] = refusal.with_traceback(None)
             return
         for first in self.outputs.values():
             self._measure_spread(first, found)
@@ -372,22 +372,19 @@ class _OriginalRuns:
         except ConfigError as error:
             self._unfit = error
             return None
-        first: RuntimeRefusal | None = None
-        self._attempts = 0
+        refusals: list[RuntimeRefusal] = []
         for feeds in self._candidates(specs):
-            self._attempts += 1
-            if first is not None:
+            if refusals:
                 self._tell(f"trying inputs {_listed_shapes(feeds)}")
             try:
                 found = _flatten_all(session.run(feeds))
             except RuntimeRefusal as refusal:
-                first = first or refusal
+                refusals.append(refusal.with_traceback(None))  # which would keep the inputs in memory
                 continue
             self.feeds = feeds
             return found
-        if first is not None:
-            raise first
-        return None
+        self._attempts = len(refusals)
+        raise refusals[0]
 
     def _candidates(self, specs: Sequence[InputSpec]) -> Iterable[dict[str, NDArray[Any]]]:
         given = self._given

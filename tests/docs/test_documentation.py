@@ -1,0 +1,134 @@
+"""What the documentation shows is what happens."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnx_gconv as gconv
+from onnx_gconv.cli import main
+from onnx_gconv.converters import SinglePairConductanceConverter
+from onnx_gconv.models import model_path
+from onnx_gconv.weights import SkipReason
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FORMAT = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder_with_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(model_path("digits_cnn.onnx"), tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def save_example(path: Path) -> np.ndarray:
+    weight = np.array([[0.5, -0.25, 0.0], [-1.0, 0.125, 0.75]], np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "W"], ["y"], name="layer")],
+        "example",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(weight, "W")],
+    )
+    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return weight
+
+
+def test_the_python_examples_of_the_readme_run_in_order(folder_with_a_model: Path) -> None:
+    namespace: dict[str, object] = {}
+    examples = blocks(README, "python")
+    assert len(examples) == 3
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), namespace)  # noqa: S102 - that is the test
+    assert (folder_with_a_model / "plain.onnx").exists()
+    np.testing.assert_allclose(namespace["weights"], [[0.5, -1.0]], rtol=1e-6)
+
+
+def test_the_commands_of_the_readme_run_in_order(
+    folder_with_a_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = [line[2:] for block in blocks(README, "console") for line in block.splitlines()]
+    assert len(commands) == 8
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        monkeypatch.setattr("sys.argv", [program, *arguments])
+        assert main() == 0, f"{command}: {capsys.readouterr().err}"
+
+
+def test_every_command_and_option_of_the_readme_exists(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    helps = ""
+    for command in re.findall(r"^\| `onnx-gconv (\w+)", README, flags=re.MULTILINE):
+        monkeypatch.setattr("sys.argv", ["onnx-gconv", command, "--help"])
+        assert main() == 0
+        helps += capsys.readouterr().out
+    for option in set(re.findall(r"`(--[a-z-]+)", README)):
+        assert option in helps, option
+
+
+def test_the_manifest_of_the_worked_example_is_the_one_that_mapping_writes(tmp_path: Path) -> None:
+    save_example(tmp_path / "example.onnx")
+    gconv.map_model(tmp_path / "example.onnx")
+    mapped = onnx.load(tmp_path / "example.gconv.onnx")
+    [documented] = [json.loads(block) for block in blocks(FORMAT, "json")]
+    written = json.loads({entry.key: entry.value for entry in mapped.metadata_props}["onnx_gconv"])
+    assert written | {"tool": documented["tool"]} == documented
+
+
+def test_the_reader_of_the_specification_rebuilds_weights(tmp_path: Path) -> None:
+    weight = save_example(tmp_path / "example.onnx")
+    gconv.map_model(tmp_path / "example.onnx")
+    namespace: dict[str, object] = {}
+    for block in blocks(FORMAT, "python"):
+        exec(compile(block, "format.md", "exec"), namespace)  # noqa: S102 - that is the test
+    np.testing.assert_array_equal(namespace["read_weights"](tmp_path / "example.gconv.onnx")["", "W"], weight)
+
+
+def test_the_matrix_view_of_the_specification_gives_the_matrices_of_a_grouped_convolution() -> None:
+    namespace: dict[str, object] = {}
+    exec(compile(blocks(FORMAT, "python")[0], "format.md", "exec"), namespace)  # noqa: S102 - that is the test
+    with_groups = next(
+        consumer.matrix_view
+        for item in gconv.inspect_model(model_path("digits_cnn.onnx")).mapped
+        for consumer in item.consumers
+        if consumer.matrix_view.groups > 1
+    )
+    weight = np.arange(16 * 9, dtype=np.float32).reshape(16, 1, 3, 3)
+    matrices = namespace["matrices"](weight, with_groups.model_dump())
+    assert matrices.shape == (1, 16, 9, 1)
+    np.testing.assert_array_equal(matrices[0, 5, :, 0], weight[5].reshape(-1))
+
+
+def test_the_numbers_of_the_worked_example_are_those_of_the_converter(tmp_path: Path) -> None:
+    (g_plus, g_minus), params = SinglePairConductanceConverter().convert_to_conductances(
+        save_example(tmp_path / "example.onnx")
+    )
+    np.testing.assert_array_equal(g_plus, [[12.5, 0, 0], [0, 3.125, 18.75]])
+    np.testing.assert_array_equal(g_minus, [[0, 6.25, 0], [25, 0, 0]])
+    assert params["scale_ratio"] == 25
+
+
+def test_the_specification_lists_every_reason_for_skipping_with_its_explanation() -> None:
+    listed = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", FORMAT[FORMAT.index("| reason | meaning |") :], re.MULTILINE))
+    assert listed == {reason.value: reason.explanation for reason in SkipReason}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/format.md", "models/README.md", "benchmarks/README.md", "CHANGELOG.md"])
+def test_every_link_to_a_file_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), target

@@ -7,7 +7,6 @@ import signal
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from onnx_gconv.cli.demo import demo
@@ -24,6 +23,10 @@ _EXIT_DOES_NOT_HOLD = 1
 _EXIT_BAD_INPUT = 2
 _EXIT_INTERRUPTED = 130
 _EXIT_TERMINATED = 143
+
+# The root of what typer raises for wrong usage: click's exception, or in newer versions its own copy of it, which typer
+# does not export. BadParameter, which it does export, derives from UsageError, and that from the root.
+_UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="onnx-gconv",
@@ -61,7 +64,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run()
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; nothing was left behind", _EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of stdout has gone, as `head` does. Python would complain once more when it flushes stdout at exit.
@@ -72,15 +75,15 @@ def main() -> int:
 def _run() -> int:
     try:
         result = typer.main.get_command(app).main(prog_name="onnx-gconv", standalone_mode=False)
-    except click.ClickException as error:
-        return _fail(f"{_one_line(error.format_message())} {_usage_hint(error)}", _EXIT_BAD_INPUT)
+    except _UsageProblem as error:
+        return _fail(_usage_message(error), _EXIT_BAD_INPUT)
     except VerificationError as error:
         return _fail(_one_line(str(error)), _EXIT_DOES_NOT_HOLD)
     except GconvError as error:
         if debug_is_on():
             raise
         return _fail(_one_line(str(error)), _EXIT_BAD_INPUT)
-    except (BrokenPipeError, KeyboardInterrupt, click.Abort, SystemExit):
+    except (BrokenPipeError, KeyboardInterrupt, typer.Abort, SystemExit):
         raise
     except Exception as error:
         if debug_is_on():
@@ -91,7 +94,8 @@ def _run() -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"onnx-gconv: {message}\n")
+    if message:
+        sys.stderr.write(f"onnx-gconv: {message}\n")
     return code
 
 
@@ -99,10 +103,13 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _usage_hint(error: click.ClickException) -> str:
+def _usage_message(error: Exception) -> str:
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if not message:  # the command line without any argument: the help is the message
+        return ""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "onnx-gconv"
-    return f"(see '{command} --help')"
+    return f"{_one_line(message)} (see '{command} --help')"
 
 
 def _terminate(_signal: int, _frame: object) -> None:

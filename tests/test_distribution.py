@@ -1,0 +1,102 @@
+"""The wheel and the source distribution work without the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distribution")]
+
+
+def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, env=environment, check=True, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The wheel, built from the source distribution, and the source distribution."""
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", folder, ROOT, cwd=folder)
+    return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def installed(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the programs of an otherwise empty environment that has the wheel."""
+    folder = tmp_path_factory.mktemp("environment")
+    run(sys.executable, "-m", "venv", folder, cwd=folder)
+    run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", distributions[0], cwd=folder)
+    return folder / "bin"
+
+
+def test_the_wheel_holds_passes_and_models_as_subpackages_and_nothing_at_the_top(
+    distributions: tuple[Path, Path],
+) -> None:
+    names = zipfile.ZipFile(distributions[0]).namelist()
+    assert {name.split("/")[0] for name in names} == {"onnx_gconv", names[-1].split("/")[0]}
+    expected = ["passes/map_conductances.py", "models/digits_cnn.onnx", "models/digits_test.npz", "py.typed", "cli/app.py"]
+    for name in expected:
+        assert f"onnx_gconv/{name}" in names
+
+
+def test_the_wheel_holds_every_module_of_the_checkout(distributions: tuple[Path, Path]) -> None:
+    names = set(zipfile.ZipFile(distributions[0]).namelist())
+    modules = {
+        f"onnx_gconv/{path.relative_to(folder)}" if folder.name == "onnx_gconv" else f"onnx_gconv/{folder.name}/{path.name}"
+        for folder in (ROOT / "onnx_gconv", ROOT / "passes", ROOT / "models")
+        for path in folder.rglob("*.py")
+        if not any(parent.is_symlink() for parent in path.parents)
+    }
+    assert modules <= names
+
+
+def test_the_source_distribution_holds_the_licence_and_the_passes_once(distributions: tuple[Path, Path]) -> None:
+    with tarfile.open(distributions[1]) as archive:
+        names = [name.split("/", 1)[1] for name in archive.getnames() if "/" in name]
+    assert "LICENSE" in names
+    assert "passes/map_conductances.py" in names
+    assert "onnx_gconv/passes/map_conductances.py" not in names
+
+
+def test_the_demo_runs_from_an_installed_wheel(installed: Path, tmp_path: Path) -> None:
+    printed = run(installed / "onnx-gconv", "demo", "--json", cwd=tmp_path).stdout
+    assert json.loads(printed)["passed"] is True
+    assert (tmp_path / "onnx-gconv-demo" / "digits_cnn.gconv.onnx").exists()
+
+
+def test_a_model_is_mapped_and_verified_from_an_installed_wheel(installed: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes((ROOT / "models" / "digits_mlp.onnx").read_bytes())
+    mapped = json.loads(run(installed / "onnx-gconv", "map", model, "--json", cwd=tmp_path).stdout)
+    assert len(mapped["mapped"]) == 3
+    verified = run(installed / "onnx-gconv", "verify", model, mapped["output"], "--json", cwd=tmp_path).stdout
+    assert json.loads(verified)["passed"] is True
+
+
+def test_the_top_level_folder_of_the_passes_is_no_package_of_its_own(installed: Path, tmp_path: Path) -> None:
+    found = run(
+        installed / "python",
+        "-c",
+        "import importlib.util as u; print(u.find_spec('passes'), u.find_spec('models'))",
+        cwd=tmp_path,
+    )
+    assert found.stdout.strip() == "None None"
+
+
+def test_torch_is_not_needed(installed: Path, tmp_path: Path) -> None:
+    found = run(
+        installed / "python", "-c", "import importlib.util as u; print(u.find_spec('torch'))", cwd=tmp_path
+    )
+    assert found.stdout.strip() == "None"

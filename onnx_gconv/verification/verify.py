@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -21,7 +20,8 @@ from onnx_gconv.mapping_report import rendered
 from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import CheckMapping, Violation
 from onnx_gconv.verification.inputs import ValueRange
-from onnx_gconv.verification.outputs import OutputComparison, OutputsReport, compare_outputs
+from onnx_gconv.verification.output_comparison import OutputComparison
+from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
 from onnx_gconv.verification.weights import WeightComparison, compare_weights
 
 if TYPE_CHECKING:
@@ -258,10 +258,12 @@ def _check_weights(
 
 
 def _coarsest_eps(manifest: Manifest | None) -> float:
-    """The machine epsilon of the coarsest type among the mapped weights."""
-    names = {weight.dtype for weight in manifest.weights} if manifest is not None else set()
-    sizes = (float(ml_dtypes.finfo(np.dtype(name)).eps) for name in names)  # type: ignore[no-untyped-call]
-    return max(sizes, default=float(np.finfo(np.float32).eps))
+    """The machine epsilon of the coarsest type in which weights are rebuilt.
+
+    A weight of half precision is rebuilt in float32, and the cast at the end gives it back, so its own type counts not.
+    """
+    names = {weight.compute_dtype for weight in manifest.weights} if manifest is not None else set()
+    return max((float(np.finfo(name).eps) for name in names), default=float(np.finfo(np.float32).eps))
 
 
 @contextmanager

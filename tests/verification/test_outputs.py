@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.verification import outputs as module
 from onnx_gconv.verification.inputs import InputSpec, ValueRange
-from onnx_gconv.verification.outputs import OutputComparison, OutputsReport, compare_outputs
+from onnx_gconv.verification.output_comparison import OutputComparison
+from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
 from onnx_gconv.verification.runtime import ModelSession, RuntimeRefusal
 
 if TYPE_CHECKING:
@@ -465,8 +466,8 @@ def test_integers_may_differ_as_far_as_the_original_does(tmp_path: Path) -> None
 
 
 def some_spread(monkeypatch: pytest.MonkeyPatch, **spread: Any) -> None:
-    real = module._spread_between
-    monkeypatch.setattr(module, "_spread_between", lambda *runs: replace(real(*runs), **spread))
+    real = module.spread_between
+    monkeypatch.setattr(module, "spread_between", lambda *runs: replace(real(*runs), **spread))
 
 
 def test_ten_times_the_spread_passes(linear: Linear, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -563,7 +564,7 @@ def test_the_maps_of_a_classifier_are_one_matrix(tmp_path: Path) -> None:
 
 
 def test_a_single_map_is_its_keys_and_its_values() -> None:
-    flat = module._flatten("y", {"cat": 0.25, "dog": 0.75})
+    flat = module.flatten_all({"y": {"cat": 0.25, "dog": 0.75}})
 
     assert {name: None if array is None else array.tolist() for name, array in flat.items()} == {
         "y.keys": ["cat", "dog"],

@@ -166,14 +166,13 @@ def _write(
             progress(done, total)
         done += tensor.nbytes
 
-    superseded = _data_files_of(path) - protected
     with _staging_folder(path) as staging:
         staged = staging / path.name
         written = [path]
         if not external_data:
             with _in_memory(model, initializers=True):
                 ir.save(model, staged, format="protobuf")
-            staged.replace(path)
+            _replace(path, staged, protected)
         else:
             with _reserved_data_file(path, staging) as data:
                 with _in_memory(model, initializers=False):
@@ -192,12 +191,21 @@ def _write(
                     written.append(data)
                 else:  # every tensor was so small that onnx-ir left it in the model
                     data.unlink()
-                staged.replace(path)
-        for old in superseded:
-            old.unlink(missing_ok=True)
+                _replace(path, staged, protected)
     if progress is not None:
         progress(total, total)
     return written
+
+
+def _replace(path: Path, staged: Path, protected: set[Path]) -> None:
+    """Let the new model take the place of the old one, and remove the data file that only the old one used."""
+    superseded = _data_files_of(path) - protected
+    if path.exists():
+        shutil.copymode(path, staged)
+    staged.replace(path)
+    for old in superseded - _data_files_of(path):
+        with contextlib.suppress(OSError):  # the new output stands; a file too many is no failure
+            old.unlink()
 
 
 @contextlib.contextmanager
@@ -289,8 +297,11 @@ def _external_locations(path: Path) -> set[str]:
 
 def _data_files_of(path: Path) -> set[Path]:
     """The data files of an older output at `path` that bear the names which this module gives."""
-    pattern = _data_pattern(path)
-    return {path.with_name(name).resolve() for name in _external_locations(path) if re.fullmatch(pattern, name)}
+    candidates = [file for file in path.parent.iterdir() if re.fullmatch(_data_pattern(path), file.name)]
+    if not candidates:  # then the model, which may be large, need not be read
+        return set()
+    used = _external_locations(path)
+    return {file.resolve() for file in candidates if file.name in used}
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -80,14 +81,12 @@ def _run() -> int:
     except VerificationError as error:
         return _fail(_one_line(str(error)), _EXIT_DOES_NOT_HOLD)
     except GconvError as error:
-        if debug_is_on():
-            raise
+        _print_traceback()
         return _fail(_one_line(str(error)), _EXIT_BAD_INPUT)
     except (BrokenPipeError, KeyboardInterrupt, typer.Abort, SystemExit):
         raise
-    except Exception as error:
-        if debug_is_on():
-            raise
+    except Exception as error:  # noqa: BLE001 - the last resort: a user should never have to read a traceback
+        _print_traceback()
         kind = type(error).__name__
         return _fail(f"internal error, {kind}: {_one_line(str(error))}; run again with --debug", _EXIT_BAD_INPUT)
     return result if isinstance(result, int) else 0
@@ -97,6 +96,11 @@ def _fail(message: str, code: int) -> int:
     if message:
         sys.stderr.write(f"onnx-gconv: {message}\n")
     return code
+
+
+def _print_traceback() -> None:
+    if debug_is_on():
+        traceback.print_exc()
 
 
 def _one_line(text: str) -> str:

@@ -36,7 +36,10 @@ def check_external_tensor(tensor: ir.ExternalTensor) -> None:
             f"{what} is at '{location}', outside the model's folder '{folder}'; move the data file beside the model "
             "and save the model with that location"
         )
-    real = path.resolve()
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of symbolic links
+        raise ModelError(f"{what} cannot be read: '{path}': {error}; copy the data file there") from None
     if not real.is_relative_to(folder.resolve()):
         raise ModelError(
             f"{what} is '{path}', a symbolic link out of the model's folder (to '{real}'), as model caches have them; "

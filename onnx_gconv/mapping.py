@@ -44,11 +44,11 @@ class MatrixViewRecord(_Record):
 
     rows: int
     columns: int
+    matrices: int
+    split_shape: tuple[int, ...]
+    matrix_axes: tuple[int, ...]
     row_axes: tuple[int, ...]
     column_axes: tuple[int, ...]
-    batch_axes: tuple[int, ...]
-    batches: int
-    groups: int
     factor: float
 
 

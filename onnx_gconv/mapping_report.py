@@ -223,7 +223,7 @@ def _readers(weight: WeightRecord) -> str:
         if matrix is None:
             lines.append(f"{consumer.op_type} {consumer.node}")
             continue
-        count = matrix.batches * matrix.groups
+        count = matrix.matrices
         size = f"{matrix.rows}x{matrix.columns}"
         lines.append(f"{consumer.op_type} {consumer.node} [dim]{f'{count} x ' if count > 1 else ''}{size}[/dim]")
     return "\n".join(lines)

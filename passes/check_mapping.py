@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,16 @@ import onnx_ir as ir
 from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.mapping import Manifest, read_manifest
-from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate
+from onnx_gconv.passes.mapped_weight import (
+    BrokenMappingError,
+    MappedWeight,
+    ModelValues,
+    locate,
+    structural_problems,
+)
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
+from onnx_gconv.weights.readers import readers
 
 __all__ = ["CheckMapping", "Violation"]
 
@@ -93,7 +100,7 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
         except (BrokenMappingError, ModelError) as error:
             yield Violation(record.name, str(error))
             continue
-        structural = [*_structure(mapped), *_consumers(mapped, nodes)]
+        structural = [*structural_problems(mapped), *_consumers(mapped, nodes)]
         yield from (Violation(record.name, message) for message in structural)
         if not structural:
             located.append(mapped)
@@ -104,36 +111,14 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
                 yield Violation(mapped.record.name, message)
 
 
-def _structure(mapped: MappedWeight) -> Iterator[str]:
-    record = mapped.record
-    for tensor in mapped.tensors:
-        if tensor.shape.numpy() != record.shape:
-            yield f"'{tensor.name}' has the shape {list(tensor.shape.numpy())}, the weight {list(record.shape)}"
-        if tensor.dtype != record.ir_compute_dtype:
-            yield f"'{tensor.name}' is {tensor.dtype.name.lower()} now, it was {record.compute_dtype}"
-    scale = mapped.scale.const_value
-    assert scale is not None  # noqa: S101 - `locate` takes initializers with data only
-    if scale.size != 1 or not (np.isfinite(number := float(scale.numpy().reshape(-1)[0])) and number > 0):
-        yield f"the scale '{scale.name}' is not one positive finite number"
-    elif number != record.scale.value:
-        yield f"the scale '{scale.name}' is {number!r}, the manifest says {record.scale.value!r}"
-
-
 def _consumers(mapped: MappedWeight, nodes: dict[tuple[str | None, str], ir.Node]) -> Iterator[str]:
-    readers = set(_readers(mapped.value))
+    found = set(readers(mapped.value))
     for consumer in mapped.record.consumers:
         node = nodes.get((consumer.node, consumer.op_type)) if consumer.node else None
-        if node is not None and (node, consumer.slot) not in readers:
+        if node is not None and (node, consumer.slot) not in found:
             yield f"node '{consumer.node}' ({consumer.op_type}) does not read the rebuilt weight any more"
-    if not readers and not mapped.value.is_graph_output():
+    if not found and not mapped.value.is_graph_output():
         yield "nothing reads the rebuilt weight any more"
-
-
-def _readers(value: ir.Value) -> Iterable[tuple[ir.Node, int]]:
-    for node, index in value.uses():
-        yield node, index
-        if node.op_type == "Identity":
-            yield from _readers(node.outputs[0])
 
 
 def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.mapping import WeightRecord
 
-__all__ = ["BrokenMappingError", "MappedWeight", "ModelValues", "locate"]
+__all__ = ["BrokenMappingError", "MappedWeight", "ModelValues", "locate", "structural_problems"]
 
 
 class BrokenMappingError(Exception):
@@ -94,6 +95,22 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
         nodes=(*reversed(after), *nodes),
         value=value,
     )
+
+
+def structural_problems(mapped: MappedWeight) -> Iterator[str]:
+    """What is wrong with the types, the shapes and the scale of a mapped weight; nothing if it is as it was mapped."""
+    record = mapped.record
+    for tensor in mapped.tensors:
+        if tensor.shape.numpy() != record.shape:
+            yield f"'{tensor.name}' has the shape {list(tensor.shape.numpy())}, the weight {list(record.shape)}"
+        if tensor.dtype != record.ir_compute_dtype:
+            yield f"'{tensor.name}' is {tensor.dtype.name.lower()} now, it was {record.compute_dtype}"
+    scale = mapped.scale.const_value
+    assert scale is not None  # noqa: S101 - `locate` takes initializers with data only
+    if scale.size != 1 or not (np.isfinite(number := float(scale.numpy().reshape(-1)[0])) and number > 0):
+        yield f"the scale '{scale.name}' is not one positive finite number"
+    elif number != record.scale.value:
+        yield f"the scale '{scale.name}' is {number!r}, the manifest says {record.scale.value!r}"
 
 
 def _initializer(name: str, record: WeightRecord, values: ModelValues) -> ir.Value:

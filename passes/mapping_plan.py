@@ -77,18 +77,7 @@ class MappingPlan:
 
     def refused_as_skipped(self) -> MappingPlan:
         """The plan with refused weights among the skipped ones, for looking at it."""
-        extra = tuple(
-            SkippedWeight(
-                name=weight.name,
-                shape=weight.shape,
-                graph_path=weight.scope.path,
-                reason=SkipReason.REFUSED_VALUES,
-                detail=reason,
-                is_mvm=True,
-                consumers=tuple(f"{c.node.name} ({c.node.op_type})" for c in weight.consumers),
-            )
-            for weight, reason in self.refused
-        )
+        extra = (SkippedWeight.of(weight, SkipReason.REFUSED_VALUES, reason) for weight, reason in self.refused)
         return replace(self, skipped=(*self.skipped, *extra), refused=())
 
 

@@ -24,7 +24,7 @@ def require_mappable(model: ir.Model) -> None:
     Raises:
         ModelPreconditionError: If it is mapped already, or its opset is too old.
     """
-    if read_manifest(model) is not None:
+    if _manifest(model) is not None:
         raise ModelPreconditionError("the model is mapped already; restore it first, or map the original")
     for graph in model.graphs():
         for node in graph:
@@ -47,12 +47,16 @@ def require_mapped(model: ir.Model) -> Manifest:
     Raises:
         ModelPreconditionError: If there is none, or it cannot be read.
     """
-    try:
-        manifest = read_manifest(model)
-    except ModelError as error:
-        raise ModelPreconditionError(str(error)) from None
+    manifest = _manifest(model)
     if manifest is None:
         raise ModelPreconditionError(
             "the model carries no mapping: it was never mapped, or another tool removed the manifest"
         )
     return manifest
+
+
+def _manifest(model: ir.Model) -> Manifest | None:
+    try:
+        return read_manifest(model)
+    except ModelError as error:
+        raise ModelPreconditionError(str(error)) from None

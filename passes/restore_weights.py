@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
+from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, read_manifest, remove_manifest
-from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate
+from onnx_gconv.passes.mapped_weight import (
+    BrokenMappingError,
+    MappedWeight,
+    ModelValues,
+    locate,
+    structural_problems,
+)
 from onnx_gconv.passes.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
+from onnx_gconv.weights.readers import node_label
 
 __all__ = ["RestoreWeights"]
 
@@ -48,12 +58,29 @@ def _locate_all(manifest: Manifest, model: ir.Model) -> list[MappedWeight]:
     located = []
     for record in manifest.weights:
         try:
-            located.append(locate(record, values))
-        except BrokenMappingError as error:
+            mapped = locate(record, values)
+            problem = next((text for text in (*structural_problems(mapped), *_other_uses(mapped))), None)
+        except (BrokenMappingError, ModelError) as error:
+            problem = str(error)
+        if problem is not None:
             raise ModelPreconditionError(
-                f"the weight '{record.name}' cannot be restored: {error}; restore the model as it was mapped"
-            ) from None
+                f"the weight '{record.name}' cannot be restored: {problem}; restore the model as it was mapped"
+            )
+        located.append(mapped)
     return located
+
+
+def _other_uses(mapped: MappedWeight) -> Iterator[str]:
+    """What else reads the values between the conductances and the weight, which are going to vanish."""
+    nodes = set(mapped.nodes)
+    for node in mapped.nodes:
+        output = node.outputs[0]
+        if output is mapped.value:
+            continue
+        if output.is_graph_output():
+            yield f"'{output.name}' has become a graph output"
+        if others := [reader for reader, _ in output.uses() if reader not in nodes]:
+            yield f"'{output.name}' is read by {node_label(others[0])} too"
 
 
 def _restore(mapped: MappedWeight) -> None:
@@ -72,7 +99,8 @@ def _restore(mapped: MappedWeight) -> None:
     weight.meta.update(rebuilt.meta)
     rebuilt.replace_all_uses_with(weight, replace_graph_outputs=True)
     graph.remove(mapped.nodes, safe=True)
-    constants = [value for value in (*mapped.conductances, mapped.scale, *mapped.constants) if not value.uses()]
+    leaves = (*mapped.conductances, mapped.scale, *mapped.constants)
+    constants = [value for value in leaves if not value.uses() and not value.is_graph_output()]
     _put_in_place_of(constants, weight, graph)
 
 

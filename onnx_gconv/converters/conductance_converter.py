@@ -168,10 +168,12 @@ def compute_dtype(dtype: np.dtype[Any] | type) -> np.dtype[Any]:
         UnmappableWeightError: If `dtype` is not a real number.
     """
     dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        dtype = dtype.newbyteorder("=")
     if dtype in _HALF_PRECISION or dtype.kind in "iub":
         return np.dtype(np.float32)
     if dtype in {np.dtype(np.float32), np.dtype(np.float64)}:
-        return dtype.newbyteorder("=")
+        return dtype
     raise UnmappableWeightError(f"weights of type {dtype} cannot be mapped; float16, bfloat16, float32 and float64 can")
 
 

@@ -118,7 +118,10 @@ class SinglePairConductanceConverter:
         array = np.asarray(weights)
         dtype = compute_dtype(array.dtype)
         array = np.ascontiguousarray(array, dtype).reshape(array.shape)
-        scale = self.scale(weight_statistics([array]), dtype)
+        try:
+            scale = self.scale(weight_statistics([array]), dtype)
+        except UnmappableWeightError as error:
+            raise UnmappableWeightError(f"the weight {error}") from None
         if self.needs_check(scale) and (reason := self.check_chunk(array, scale)):
             raise UnmappableWeightError(f"the weight {reason}")
         conductances: list[FloatArray] = []
@@ -217,15 +220,17 @@ class SinglePairConductanceConverter:
     def error_bound(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> float:
         """Largest possible ``|rebuilt - W|``, in units of weight.
 
-        Let u be half an ulp of 1. Rounding ``W * scale`` and the quotient costs 2u relative to W. Clipping at g_max
-        cuts at most the two roundings of the scale, so that the largest weight may be off by 3u. With g_min > 0, adding
-        it costs u * g_max, in µS, and the difference of the pair another u.
+        Let u be half an ulp of 1. Rounding ``W * scale`` and the quotient costs 2u relative to W. If the roundings of
+        the scale went up, clipping at g_max cuts the largest weights to ``g_max / scale``: by up to another u, or more
+        where 1 / max|W| is a subnormal number. With g_min > 0, adding it costs u * g_max, in µS, and the difference of
+        the pair another u.
         """
         if self._exact:
             return 0.0
         finfo = np.finfo(dtype)
         unit = float(finfo.eps) / 2
-        bound = 3 * unit * statistics.max_abs
+        clipped = max(statistics.max_abs - self._g_max / self.scale(statistics, dtype), 0.0)
+        bound = 2 * unit * statistics.max_abs + clipped
         if self._g_min:
             reach = max(statistics.max_abs, _SMALLEST_MAX_ABS)
             bound += (1 + self._g_max / (self._g_max - self._g_min)) * unit * reach

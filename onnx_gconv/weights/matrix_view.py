@@ -11,52 +11,54 @@ __all__ = ["MatrixView"]
 
 @dataclass(frozen=True)
 class MatrixView:
-    """How a weight tensor is read as ``batches * groups`` matrices of ``rows`` inputs by ``columns`` outputs.
+    """How a weight tensor is read as ``matrices`` matrices of ``rows`` inputs by ``columns`` outputs.
 
-    Transpose the tensor to ``batch_axes + row_axes + column_axes``, and flatten each of the three lists of axes in
-    row-major order. With ``groups`` > 1, the columns fall into that many equal runs, and each run is the matrix of one
-    group; all have the same number of rows.
+    Reshape the tensor to ``split_shape``, transpose it to ``matrix_axes + row_axes + column_axes``, and reshape it to
+    ``[matrices, rows, columns]``, always in row-major order.
 
     Attributes:
         rows: Inputs of one matrix.
         columns: Outputs of one matrix.
-        row_axes: Axes of the tensor that are unrolled over the rows, the slowest first.
-        column_axes: Axes of the tensor that are unrolled over the columns, the slowest first.
-        batch_axes: Axes of the tensor that count independent matrices.
-        batches: Number of these.
-        groups: Groups of a convolution.
+        matrices: Number of independent matrices: of a batch, of the groups of a convolution, of the directions of an
+            LSTM.
+        split_shape: The shape of the tensor, with the axis that holds groups split in two.
+        matrix_axes: Axes of `split_shape` that count matrices.
+        row_axes: Axes of `split_shape` that are unrolled over the rows, the slowest first.
+        column_axes: Axes of `split_shape` that are unrolled over the columns, the slowest first.
         factor: Digital factor by which the node multiplies the product (alpha of Gemm).
     """
 
     rows: int
     columns: int
+    matrices: int
+    split_shape: tuple[int, ...]
+    matrix_axes: tuple[int, ...]
     row_axes: tuple[int, ...]
     column_axes: tuple[int, ...]
-    batch_axes: tuple[int, ...] = ()
-    batches: int = 1
-    groups: int = 1
     factor: float = 1.0
 
     @classmethod
     def of_axes(
         cls,
-        shape: Sequence[int],
+        split_shape: Sequence[int],
         *,
         row_axes: Sequence[int],
         column_axes: Sequence[int],
-        batch_axes: Sequence[int] = (),
-        groups: int = 1,
+        matrix_axes: Sequence[int] = (),
         factor: float = 1.0,
     ) -> MatrixView:
-        """The view with the given axes of a tensor of the given shape."""
-        columns = math.prod(shape[axis] for axis in column_axes)
+        """The view with the given axes of a tensor of the given shape.
+
+        Raises:
+            IndexError: If the shape lacks an axis.
+        """
         return cls(
-            rows=math.prod(shape[axis] for axis in row_axes),
-            columns=columns // groups,
+            rows=math.prod(split_shape[axis] for axis in row_axes),
+            columns=math.prod(split_shape[axis] for axis in column_axes),
+            matrices=math.prod(split_shape[axis] for axis in matrix_axes),
+            split_shape=tuple(split_shape),
+            matrix_axes=tuple(matrix_axes),
             row_axes=tuple(row_axes),
             column_axes=tuple(column_axes),
-            batch_axes=tuple(batch_axes),
-            batches=math.prod(shape[axis] for axis in batch_axes),
-            groups=groups,
             factor=factor,
         )

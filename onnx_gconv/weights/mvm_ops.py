@@ -15,6 +15,9 @@ from onnx_gconv.weights.matrix_view import MatrixView
 
 __all__ = ["MVM_OPS", "MvmOp", "WeightSlot", "mvm_op"]
 
+# One axis of the kernel at least
+_CONV_RANK = 3
+
 ViewFunction: TypeAlias = Callable[[ir.Node, Sequence[int]], MatrixView]
 
 
@@ -25,8 +28,8 @@ class WeightSlot:
     Attributes:
         index: Index among the node's inputs.
         activation: Index of the input that is multiplied with it.
-        view: Gives the matrix view from the node and the shape of the weight, or None as long as this version has no
-            view for the op; its weights are then listed as skipped.
+        view: Gives the matrix view from the node and the shape of the weight, raises IndexError or ValueError if the
+            shape does not fit; None as long as this version has no view for the op, whose weights are then skipped.
     """
 
     index: int
@@ -48,7 +51,7 @@ def _matmul_right(_: ir.Node, shape: Sequence[int]) -> MatrixView:
     rank = len(shape)
     if rank == 1:
         return MatrixView.of_axes(shape, row_axes=(0,), column_axes=())
-    return MatrixView.of_axes(shape, row_axes=(rank - 2,), column_axes=(rank - 1,), batch_axes=range(rank - 2))
+    return MatrixView.of_axes(shape, row_axes=(rank - 2,), column_axes=(rank - 1,), matrix_axes=range(rank - 2))
 
 
 def _matmul_left(_: ir.Node, shape: Sequence[int]) -> MatrixView:
@@ -56,7 +59,7 @@ def _matmul_left(_: ir.Node, shape: Sequence[int]) -> MatrixView:
     rank = len(shape)
     if rank == 1:
         return MatrixView.of_axes(shape, row_axes=(0,), column_axes=())
-    return MatrixView.of_axes(shape, row_axes=(rank - 1,), column_axes=(rank - 2,), batch_axes=range(rank - 2))
+    return MatrixView.of_axes(shape, row_axes=(rank - 1,), column_axes=(rank - 2,), matrix_axes=range(rank - 2))
 
 
 def _gemm_right(node: ir.Node, shape: Sequence[int]) -> MatrixView:
@@ -76,7 +79,12 @@ def _gemm_left(node: ir.Node, shape: Sequence[int]) -> MatrixView:
 def _conv(node: ir.Node, shape: Sequence[int]) -> MatrixView:
     """W [outputs, inputs / groups, kernel...]: rows are (input, kernel...), as the tensor is flattened."""
     groups = node.attributes.get_int("group", 1)
-    return MatrixView.of_axes(shape, row_axes=range(1, len(shape)), column_axes=(0,), groups=groups)
+    if len(shape) < _CONV_RANK or groups < 1 or shape[0] % groups:
+        raise ValueError(f"shape {list(shape)} with {groups} groups")
+    if groups == 1:
+        return MatrixView.of_axes(shape, row_axes=range(1, len(shape)), column_axes=(0,))
+    split = (groups, shape[0] // groups, *shape[1:])
+    return MatrixView.of_axes(split, matrix_axes=(0,), row_axes=range(2, len(split)), column_axes=(1,))
 
 
 _ROWS = (

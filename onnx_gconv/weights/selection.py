@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.weights.find_weights import FoundWeight, SkippedWeight, WeightSurvey
 from onnx_gconv.weights.skip_reasons import SkipReason
+from onnx_gconv.weights.weight_records import FoundWeight, SkippedWeight, WeightSurvey
 
 __all__ = ["WeightSelection"]
 
@@ -44,17 +44,7 @@ class WeightSelection:
                 kept.append(weight)
                 continue
             detail = f"excluded by '{excluded}'" if excluded is not None else "not matched by an include pattern"
-            left_out.append(
-                SkippedWeight(
-                    name=weight.name,
-                    shape=weight.shape,
-                    graph_path=weight.scope.path,
-                    reason=SkipReason.NOT_SELECTED,
-                    detail=detail,
-                    is_mvm=True,
-                    consumers=tuple(f"{c.node.name} ({c.node.op_type})" for c in weight.consumers),
-                )
-            )
+            left_out.append(SkippedWeight.of(weight, SkipReason.NOT_SELECTED, detail))
         for pattern, found in matched.items():
             if not found:
                 raise ConfigError(self._unmatched(pattern, survey))

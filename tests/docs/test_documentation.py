@@ -105,12 +105,12 @@ def test_the_matrix_view_of_the_specification_gives_the_matrices_of_a_grouped_co
         consumer.matrix_view
         for item in gconv.inspect_model(model_path("digits_cnn.onnx")).mapped
         for consumer in item.consumers
-        if consumer.matrix_view.groups > 1
+        if consumer.matrix_view.matrices > 1
     )
     weight = np.arange(16 * 9, dtype=np.float32).reshape(16, 1, 3, 3)
     matrices = namespace["matrices"](weight, with_groups.model_dump())
-    assert matrices.shape == (1, 16, 9, 1)
-    np.testing.assert_array_equal(matrices[0, 5, :, 0], weight[5].reshape(-1))
+    assert matrices.shape == (16, 9, 1)
+    np.testing.assert_array_equal(matrices[5, :, 0], weight[5].reshape(-1))
 
 
 def test_the_numbers_of_the_worked_example_are_those_of_the_converter(tmp_path: Path) -> None:

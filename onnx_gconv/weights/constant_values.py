@@ -1,0 +1,144 @@
+"""Which values of a model are constant, and what they are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_gconv.weights.readers import is_identity
+from onnx_gconv.weights.scopes import Scope
+
+__all__ = ["Constant", "ConstantValues", "Leaves", "behind_identities", "constants_of", "leaves", "main_source"]
+
+# Nodes without inputs, or with constant ones, that still give another value on every run.
+_RANDOM_OPS = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
+)
+
+_MATRIX_RANK = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """An initializer, or the output of a Constant node.
+
+    Attributes:
+        value: The value.
+        tensor: Its data.
+        scope: The graph it stands in.
+    """
+
+    value: ir.Value
+    tensor: ir.TensorProtocol
+    scope: Scope
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """Where the computation of a value starts.
+
+    Attributes:
+        values: Values that no node computes, or only a Constant node.
+        ops: Op types of the nodes in between.
+        is_foldable: Whether all of these nodes give the same value on every run.
+    """
+
+    values: tuple[ir.Value, ...]
+    ops: tuple[str, ...]
+    is_foldable: bool
+
+
+class ConstantValues:
+    """The constants of the main graph and of the bodies of If, Loop and Scan, and what is computed from them alone."""
+
+    def __init__(self, model: ir.Model, all_scopes: Collection[Scope]) -> None:
+        self._functions = model.functions
+        self.constants = {item.value: item for scope in all_scopes for item in constants_of(scope)}
+        self._known: dict[ir.Value, bool] = dict.fromkeys(self.constants, True)
+
+    def is_constant(self, value: ir.Value) -> bool:
+        """Whether a value is computed from constants alone, without a body or a function call on the way."""
+        waiting = [value]
+        while waiting:
+            current = waiting[-1]
+            if current in self._known:
+                waiting.pop()
+                continue
+            node = current.producer()
+            if node is None or not is_foldable(node, self._functions):
+                self._known[current] = False
+                continue
+            inputs = [item for item in node.inputs if item is not None]
+            if unknown := [item for item in inputs if item not in self._known]:
+                waiting.extend(unknown)
+                continue
+            self._known[current] = all(self._known[item] for item in inputs)
+        return self._known[value]
+
+    def sources(self, value: ir.Value) -> tuple[list[Constant], tuple[str, ...]]:
+        """The constants of more than one element that a constant value is computed from, and the ops on the way."""
+        found = leaves(value, self._functions)
+        constants = [self.constants[leaf] for leaf in found.values if leaf in self.constants]
+        return [item for item in constants if item.tensor.size > 1], found.ops
+
+
+def constants_of(scope: Scope) -> Iterator[Constant]:
+    """The constants of one graph: initializers first, then Constant nodes in their order."""
+    for value in scope.graph.initializers.values():
+        if value.const_value is not None:
+            yield Constant(value, value.const_value, scope)
+    for node in scope.graph:
+        if _is_dense_constant(node):
+            tensor = ir.convenience.get_const_tensor(node.outputs[0])
+            if tensor is not None:
+                yield Constant(node.outputs[0], tensor, scope)
+
+
+def leaves(value: ir.Value, functions: Collection[tuple[str, str, str]]) -> Leaves:
+    """Follow the computation of a value back to where it starts."""
+    found: dict[ir.Value, None] = {}
+    ops: dict[str, None] = {}
+    foldable = True
+    waiting, seen = [value], {value}
+    while waiting:
+        current = waiting.pop()
+        node = current.producer()
+        if node is None or _is_dense_constant(node):
+            found[current] = None
+            continue
+        ops[node.op_type] = None
+        foldable = foldable and is_foldable(node, functions)
+        for item in node.inputs:
+            if item is not None and item not in seen:
+                seen.add(item)
+                waiting.append(item)
+    return Leaves(tuple(found), tuple(ops), foldable)
+
+
+def is_foldable(node: ir.Node, functions: Collection[tuple[str, str, str]]) -> bool:
+    """Whether a node computes the same from the same inputs, without a body and without a local function."""
+    has_body = any(a.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS} for a in node.attributes.values())
+    return not has_body and node.op_type not in _RANDOM_OPS and node.op_identifier() not in functions
+
+
+def main_source(sources: Collection[Constant]) -> Constant | None:
+    """The one constant that is the weight, among its scales, zero points and shapes; None if there are several."""
+    matrices = [item for item in sources if len(item.tensor.shape.numpy()) >= _MATRIX_RANK]
+    if len(matrices) == 1:
+        return matrices[0]
+    return next(iter(sources)) if len(sources) == 1 else None
+
+
+def behind_identities(value: ir.Value) -> ir.Value:
+    """The value that Identity nodes hand on."""
+    while (node := value.producer()) is not None and is_identity(node):
+        source = node.inputs[0]
+        assert source is not None  # noqa: S101 - `is_identity` has seen it
+        value = source
+    return value
+
+
+def _is_dense_constant(node: ir.Node) -> bool:
+    return node.op_type == "Constant" and node.domain == "" and "sparse_value" not in node.attributes

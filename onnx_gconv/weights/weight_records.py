@@ -1,0 +1,110 @@
+"""What is known of each weight of a model: where it stands and who reads it, or why it is skipped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_gconv.weights.matrix_view import MatrixView
+from onnx_gconv.weights.readers import node_label
+from onnx_gconv.weights.scopes import Scope
+from onnx_gconv.weights.skip_reasons import SkipReason
+
+__all__ = ["Consumer", "FoundWeight", "SkippedWeight", "WeightSurvey"]
+
+
+@dataclass(frozen=True, eq=False)
+class Consumer:
+    """A node that reads a weight.
+
+    Attributes:
+        node: The node.
+        slot: Index of the input by which it reads the weight.
+        graph_path: Path of the graph the node stands in, see `Scope`.
+        is_mvm: Whether the input is a weight slot of an MVM op.
+        view: The matrix view, if the table has one for the op.
+    """
+
+    node: ir.Node
+    slot: int
+    graph_path: str
+    is_mvm: bool
+    view: MatrixView | None
+
+
+@dataclass(frozen=True, eq=False)
+class FoundWeight:
+    """A weight that can be mapped.
+
+    Attributes:
+        value: The value that holds it: an initializer, or the output of a Constant node.
+        tensor: Its data.
+        scope: The graph that owns it.
+        consumers: All nodes that read it, through Identity nodes too.
+    """
+
+    value: ir.Value
+    tensor: ir.TensorProtocol
+    scope: Scope
+    consumers: tuple[Consumer, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the weight, unique in its graph and the graphs around it."""
+        assert self.value.name is not None  # noqa: S101 - values of graphs have names
+        return self.value.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        return tuple(self.tensor.shape.numpy())
+
+    @property
+    def is_constant_node(self) -> bool:
+        """Whether a Constant node holds the weight, not an initializer."""
+        return self.value.producer() is not None
+
+
+@dataclass(frozen=True, eq=False)
+class SkippedWeight:
+    """A weight, or another constant of at least two axes, that is not mapped.
+
+    Attributes:
+        name: Its name, or the name of the value in the weight slot if it is computed from several constants.
+        shape: Its shape, or None if that is not known.
+        graph_path: Path of the graph that owns it, see `Scope`.
+        reason: Why it is not mapped.
+        detail: What exactly, in a few words: the op, the nodes, the value.
+        is_mvm: Whether it feeds a weight slot of an MVM op.
+        consumers: The nodes that read it, as ``name (op_type)``, or their weight slots, as ``name (op_type)[slot]``.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    graph_path: str
+    reason: SkipReason
+    detail: str
+    is_mvm: bool
+    consumers: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, weight: FoundWeight, reason: SkipReason, detail: str) -> SkippedWeight:
+        """A weight that could be mapped, but is not."""
+        return cls(
+            name=weight.name,
+            shape=weight.shape,
+            graph_path=weight.scope.path,
+            reason=reason,
+            detail=detail,
+            is_mvm=True,
+            consumers=tuple(node_label(consumer.node) for consumer in weight.consumers),
+        )
+
+
+@dataclass(frozen=True)
+class WeightSurvey:
+    """All weights of a model: those that can be mapped, and those that cannot, with their reasons."""
+
+    weights: tuple[FoundWeight, ...]
+    skipped: tuple[SkippedWeight, ...]

@@ -21,6 +21,7 @@ from onnx_gconv.passes.mapped_weight import (
 )
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
+from onnx_gconv.weights import scopes
 from onnx_gconv.weights.readers import readers
 
 __all__ = ["CheckMapping", "Violation"]
@@ -48,7 +49,7 @@ class CheckMapping(ir.passes.InPlacePass):
     """Checks the structure, the manifest and the invariants of a mapped model; changes nothing.
 
     The invariants, as ``docs/format.md`` gives them: the shapes of a weight and its conductances are equal;
-    ``g_min <= G <= g_max`` within one ulp of g_max; the scale is positive, finite and equal to the manifest's; one
+    ``g_min <= G <= g_max`` within the rounding of g_max; the scale is positive, finite and equal to the manifest's; one
     device of a single pair is at g_min; every consumer still reads the rebuilt weight.
     """
 
@@ -91,7 +92,7 @@ def _why_no_manifest(model: ir.Model) -> str:
 
 def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
     values = ModelValues(model)
-    nodes = {(node.name, node.op_type): node for graph in model.graphs() for node in graph}
+    nodes = _named_nodes(model)
     located: list[MappedWeight] = []
     for record in manifest.weights:
         try:
@@ -111,11 +112,21 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
                 yield Violation(mapped.record.name, message)
 
 
-def _consumers(mapped: MappedWeight, nodes: dict[tuple[str | None, str], ir.Node]) -> Iterator[str]:
+def _named_nodes(model: ir.Model) -> dict[tuple[str, str, str], list[ir.Node]]:
+    """Nodes by path of their graph, name and op type; names need not be unique."""
+    nodes: dict[tuple[str, str, str], list[ir.Node]] = {}
+    for scope in scopes(model):
+        for node in scope.graph:
+            if node.name:
+                nodes.setdefault((scope.path, node.name, node.op_type), []).append(node)
+    return nodes
+
+
+def _consumers(mapped: MappedWeight, nodes: dict[tuple[str, str, str], list[ir.Node]]) -> Iterator[str]:
     found = set(readers(mapped.value))
     for consumer in mapped.record.consumers:
-        node = nodes.get((consumer.node, consumer.op_type)) if consumer.node else None
-        if node is not None and (node, consumer.slot) not in found:
+        candidates = nodes.get((consumer.graph, consumer.node, consumer.op_type), [])
+        if candidates and not any((node, consumer.slot) in found for node in candidates):
             yield f"node '{consumer.node}' ({consumer.op_type}) does not read the rebuilt weight any more"
     if not found and not mapped.value.is_graph_output():
         yield "nothing reads the rebuilt weight any more"
@@ -124,10 +135,7 @@ def _consumers(mapped: MappedWeight, nodes: dict[tuple[str | None, str], ir.Node
 def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None:
     """The first invariant that the values of a weight's conductances violate."""
     record = mapped.record
-    dtype = np.dtype(record.compute_dtype)
-    g_min = dtype.type(converter.g_min)
-    # Adding g_min to a scaled weight may round up once.
-    highest = np.nextafter(dtype.type(converter.g_max), dtype.type(np.inf))
+    g_min, highest = converter.conductance_bounds(np.dtype(record.compute_dtype))
     first = 0
     for parts in zip(*(element_chunks(tensor) for tensor in mapped.tensors), strict=True):
         for item, part in zip(record.conductances, parts, strict=True):

@@ -64,15 +64,17 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
     Raises:
         BrokenMappingError: If something is missing or computes something else.
     """
+    dtype = record.ir_dtype
     conductances = tuple(_initializer(item.name, record, values) for item in record.conductances)
     scale = _initializer(record.scale.name, record, values)
     div = _only_user(scale, "Div", 1)
     nodes, leaves = _expression(div)
     value = div.outputs[0]
     found = _linear_form(div.inputs[0])
-    expected = {item.name: item.coefficient for item in record.conductances}
+    number = np.dtype(record.compute_dtype).type  # the nodes' constants are rounded to that type
+    expected = {item.name: float(number(item.coefficient)) for item in record.conductances}
     offset = found.pop("", 0.0)
-    if found != expected or offset != -record.offset_us:
+    if found != expected or offset != -float(number(record.offset_us)):
         raise BrokenMappingError(
             f"the nodes compute {_text(found, offset)} instead of {_text(expected, -record.offset_us)}"
         )
@@ -84,6 +86,8 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
         value = add.outputs[0]
     if record.dtype != record.compute_dtype:
         cast = _only_user(value, "Cast", 0)
+        if (target := cast.attributes.get_int("to", 0)) != dtype.value:
+            raise BrokenMappingError(f"it is cast to {_type_name(ir.DataType(target))}, not to {record.dtype}")
         after.append(cast)
         value = cast.outputs[0]
     known = {*conductances, scale}
@@ -104,13 +108,15 @@ def structural_problems(mapped: MappedWeight) -> Iterator[str]:
         if tensor.shape.numpy() != record.shape:
             yield f"'{tensor.name}' has the shape {list(tensor.shape.numpy())}, the weight {list(record.shape)}"
         if tensor.dtype != record.ir_compute_dtype:
-            yield f"'{tensor.name}' is {tensor.dtype.name.lower()} now, it was {record.compute_dtype}"
+            yield f"'{tensor.name}' is {_type_name(tensor.dtype)} now, it was {record.compute_dtype}"
     scale = mapped.scale.const_value
     assert scale is not None  # noqa: S101 - `locate` takes initializers with data only
     if scale.size != 1 or not (np.isfinite(number := float(scale.numpy().reshape(-1)[0])) and number > 0):
         yield f"the scale '{scale.name}' is not one positive finite number"
     elif number != record.scale.value:
         yield f"the scale '{scale.name}' is {number!r}, the manifest says {record.scale.value!r}"
+    elif scale.dtype != record.ir_compute_dtype:
+        yield f"'{scale.name}' is {_type_name(scale.dtype)} now, it was {record.compute_dtype}"
 
 
 def _initializer(name: str, record: WeightRecord, values: ModelValues) -> ir.Value:
@@ -124,6 +130,13 @@ def _initializer(name: str, record: WeightRecord, values: ModelValues) -> ir.Val
     if record.name in values.outputs and record.scale.name not in values.initializers:
         raise BrokenMappingError(f"'{name}' is gone; another tool replaced what computes '{record.name}'")
     raise BrokenMappingError(f"the initializer '{name}' is gone; another tool removed or renamed it")
+
+
+def _type_name(dtype: ir.DataType) -> str:
+    try:
+        return np.dtype(dtype.numpy()).name
+    except TypeError:  # undefined, or no numbers at all
+        return dtype.name.lower()
 
 
 def _only_user(value: ir.Value, op_type: str, slot: int) -> ir.Node:

@@ -154,6 +154,10 @@ class ConductanceConverter(Protocol):
         """
         ...
 
+    def conductance_bounds(self, dtype: np.dtype[Any]) -> tuple[float, float]:
+        """The lowest and the highest conductance, in µS, that converting to `dtype` can give, roundings included."""
+        ...
+
     def error_bound(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> float:
         """Largest possible ``|rebuilt - W|`` over the elements of the weight, in units of weight."""
         ...

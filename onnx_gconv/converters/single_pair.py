@@ -41,7 +41,7 @@ class SinglePairConductanceConverter:
     ``inference/converter/conductance.py``). Deliberate differences: float16, bfloat16 and integer weights are computed
     and returned in float32; NaN, infinite and empty weights, and ranges that are not finite, are refused.
 
-    Conductances may exceed `g_max` by one ulp if `g_min` > 0, as aihwkit's do.
+    With `g_min` > 0, rounding may put the largest conductance above `g_max` by some ulps, as in aihwkit.
 
     Args:
         g_max: Conductance of the largest weight, in µS. Default 25.
@@ -216,6 +216,15 @@ class SinglePairConductanceConverter:
         np.clip(out, number(0), number(self._g_max), out=out)
         # With g_min = 0 the addition still turns a negative zero into zero, as in aihwkit.
         np.add(out, number(self._g_min), out=out)
+
+    def conductance_bounds(self, dtype: np.dtype[Any]) -> tuple[float, float]:
+        """The lowest and the highest conductance that converting can give, in µS.
+
+        With u half an ulp of 1, the two roundings of the scale, the rounding of ``W * scale``, those of g_min and g_max
+        to `dtype` and that of their sum take the highest one to at most ``g_max * (1 + 6u)``.
+        """
+        rounding = 3 * float(np.finfo(dtype).eps)
+        return float(dtype.type(self._g_min)), float(dtype.type(self._g_max)) * (1 + rounding)
 
     def error_bound(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> float:
         """Largest possible ``|rebuilt - W|``, in units of weight.

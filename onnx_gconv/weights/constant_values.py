@@ -77,11 +77,15 @@ class ConstantValues:
             self._known[current] = all(self._known[item] for item in inputs)
         return self._known[value]
 
-    def sources(self, value: ir.Value) -> tuple[list[Constant], tuple[str, ...]]:
-        """The constants of more than one element that a constant value is computed from, and the ops on the way."""
+    def sources(self, value: ir.Value) -> list[Constant]:
+        """The constants that a constant value is computed from; scalars only if there is nothing else."""
         found = leaves(value, self._functions)
         constants = [self.constants[leaf] for leaf in found.values if leaf in self.constants]
-        return [item for item in constants if item.tensor.size > 1], found.ops
+        return [item for item in constants if item.tensor.size > 1] or constants
+
+    def ops(self, value: ir.Value) -> tuple[str, ...]:
+        """The op types of the nodes that compute a constant value."""
+        return leaves(value, self._functions).ops
 
 
 def constants_of(scope: Scope) -> Iterator[Constant]:

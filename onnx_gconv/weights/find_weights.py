@@ -68,11 +68,12 @@ class _Finder:
         if row is not None:
             for slot in row.slots:
                 self._visit_slot(node, slot, scope)
-        for index in self._functions.weight_arguments(node):
-            value = _input(node, index)
-            if value is not None and self._values.is_constant(value):
-                for source in self._values.sources(value)[0]:
-                    self._uses[source.value].function = node.op_type
+        for indices in self._functions.weight_arguments(node):
+            arguments = [value for index in indices if (value := _input(node, index)) is not None]
+            if all(self._values.is_constant(value) for value in arguments):
+                for value in arguments:
+                    for source in self._values.sources(value):
+                        self._uses[source.value].function = node.op_type
 
     def _visit_slot(self, node: ir.Node, slot: WeightSlot, scope: Scope) -> None:
         value = _input(node, slot.index)
@@ -91,7 +92,7 @@ class _Finder:
 
     def _visit_computed(self, node: ir.Node, slot: WeightSlot, value: ir.Value, scope: Scope) -> None:
         """Note a weight slot that is fed by nodes computing on constants, once for each source."""
-        sources, ops = self._values.sources(value)
+        sources, ops = self._values.sources(value), self._values.ops(value)
         for item in sources:
             self._uses[item.value].is_behind_nodes = True
         source = main_source(sources)

@@ -25,20 +25,28 @@ class FunctionWeights:
 
     def __init__(self, model: ir.Model) -> None:
         self._functions = model.functions
-        self._weight_arguments: dict[_Identifier, frozenset[int]] = {}
+        self._weight_arguments: dict[_Identifier, tuple[frozenset[int], ...]] = {}
 
-    def weight_arguments(self, node: ir.Node) -> frozenset[int]:
-        """Indices of the inputs of a node that end in a weight slot if the node calls a local function."""
+    def weight_arguments(self, node: ir.Node) -> tuple[frozenset[int], ...]:
+        """The inputs from which each weight slot in the body is fed, if the node calls a local function.
+
+        Returns:
+            For each slot, the indices of the node's inputs that it is computed from. The slot holds a weight if all of
+            them are constant.
+        """
         identifier = node.op_identifier()
         if identifier not in self._functions:
-            return frozenset()
+            return ()
         if identifier not in self._weight_arguments:
-            self._weight_arguments[identifier] = frozenset()  # ends the recursion of a function that calls itself
+            self._weight_arguments[identifier] = ()  # ends the recursion of a function that calls itself
             inputs = list(self._functions[identifier].inputs)
-            found: set[int] = set()
-            for _, value in self._weight_operands(self._functions[identifier]):
-                found.update(inputs.index(leaf) for leaf in leaves(value, self._functions).values if leaf in inputs)
-            self._weight_arguments[identifier] = frozenset(found)
+            found: dict[frozenset[int], None] = {}
+            for _, operands in self._weight_operands(self._functions[identifier]):
+                starts = [leaves(value, self._functions) for value in operands]
+                indices = frozenset(inputs.index(leaf) for start in starts for leaf in start.values if leaf in inputs)
+                if indices and all(start.is_foldable for start in starts):
+                    found[indices] = None
+            self._weight_arguments[identifier] = tuple(found)
         return self._weight_arguments[identifier]
 
     def constants(self) -> Iterator[SkippedWeight]:
@@ -48,24 +56,26 @@ class FunctionWeights:
             scope = f"function {function.domain}.{function.name}"
             constants = {item.value: item for graph in graphs for item in constants_of(Scope(graph, scope, None, None))}
             found: dict[ir.Value, SkippedWeight] = {}
-            for node, value in self._weight_operands(function):
-                start = leaves(value, self._functions)
-                if not start.is_foldable or not all(leaf in constants for leaf in start.values):
+            for node, operands in self._weight_operands(function):
+                starts = [leaves(value, self._functions) for value in operands]
+                values = dict.fromkeys(leaf for start in starts for leaf in start.values)
+                if not all(start.is_foldable for start in starts) or not all(leaf in constants for leaf in values):
                     continue
-                source = main_source([constants[leaf] for leaf in start.values])
-                key = source.value if source else value
+                source = main_source([constants[leaf] for leaf in values])
+                key = source.value if source else operands[0]
                 known = found.setdefault(key, _skipped(key, source, scope, function.name))
                 found[key] = replace(known, consumers=(*known.consumers, node_label(node)))
             yield from found.values()
 
-    def _weight_operands(self, function: ir.Function) -> Iterator[tuple[ir.Node, ir.Value]]:
-        """The values in weight slots of a function's body, and in arguments that end in one."""
+    def _weight_operands(self, function: ir.Function) -> Iterator[tuple[ir.Node, list[ir.Value]]]:
+        """For each weight slot in a function's body, and in the functions it calls: the values that feed it."""
         for node in function.all_nodes():
             row = mvm_op(node)
-            slots = [slot.index for slot in row.slots] if row is not None else sorted(self.weight_arguments(node))
-            for index in slots:
-                if index < len(node.inputs) and (value := node.inputs[index]) is not None:
-                    yield node, value
+            slots = [{slot.index} for slot in row.slots] if row is not None else self.weight_arguments(node)
+            for indices in slots:
+                values = [node.inputs[index] for index in sorted(indices) if index < len(node.inputs)]
+                if operands := [value for value in values if value is not None]:
+                    yield node, operands
 
 
 def _skipped(value: ir.Value, source: Constant | None, scope: str, function: str) -> SkippedWeight:

@@ -43,6 +43,11 @@ class ConductanceTensor(StreamedTensor):
         self._device = device
         self._scale = scale
 
+    @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The weight."""
+        return (self._weight,)
+
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """Conductances in µS from element `start` to `stop`, in row-major order."""
         dtype = np.dtype(self.dtype.numpy())

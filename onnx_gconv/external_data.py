@@ -38,7 +38,7 @@ def check_external_tensor(tensor: ir.ExternalTensor) -> None:
         )
     try:
         real = path.resolve()
-    except (OSError, RuntimeError) as error:  # a loop of symbolic links
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of symbolic links; a null character
         raise ModelError(f"{what} cannot be read: '{path}': {error}; copy the data file there") from None
     if not real.is_relative_to(folder.resolve()):
         raise ModelError(
@@ -85,14 +85,23 @@ def attribute_tensors(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Attr, ir.Te
 
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    """All tensors of a model that lie in external data: initializers of all graphs, and attributes."""
+    """All tensors of a model that lie in external data: initializers of all graphs, and attributes.
+
+    The tensors that streamed ones are computed from are among them.
+    """
     for graph in model.graphs():
         for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                yield value.const_value
+            if value.const_value is not None:
+                yield from _external_sources(value.const_value)
     for _, _, tensor in attribute_tensors(model):
-        if isinstance(tensor, ir.ExternalTensor):
-            yield tensor
+        yield from _external_sources(tensor)
+
+
+def _external_sources(tensor: ir.TensorProtocol) -> Iterator[ir.ExternalTensor]:
+    if isinstance(tensor, ir.ExternalTensor):
+        yield tensor
+    for source in getattr(tensor, "sources", ()):  # of a StreamedTensor, whose module stands above this one
+        yield from _external_sources(source)
 
 
 def external_files(model: ir.Model) -> set[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -10,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.mapping import Manifest, SkippedRecord, WeightRecord
+from onnx_gconv.terminal_text import counted, file_list, plain, rendered, with_remark
 from onnx_gconv.weights import SkipReason
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
-__all__ = ["MappingReport", "RestoreReport", "rendered"]
-
-_WIDTH = 120
+__all__ = ["MappingReport", "RestoreReport"]
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,7 @@ class MappingReport:
             "output": None if self.output is None else str(self.output),
             "files": [str(file) for file in self.files],
             "mapped": [_weight_json(weight) for weight in self.mapped],
-            "skipped": [
-                {**item.model_dump(), "explanation": SkipReason(item.reason).explanation} for item in self.skipped
-            ],
+            "skipped": [{**item.model_dump(), "explanation": _explanation(item.reason)} for item in self.skipped],
             "mapped_parameters": self.mapped_parameters,
             "skipped_mvm_parameters": self.skipped_mvm_parameters,
             "mvm_share": self.mvm_share,
@@ -102,21 +99,19 @@ class MappingReport:
         from rich.table import Table
 
         verb = "mapped" if self.is_mapped or self.output else "to be mapped"
-        table = Table(title=f"{_count(len(self.mapped))} {verb}", title_justify="left", title_style="bold")
+        table = Table(title=f"{counted(len(self.mapped))} {verb}", title_justify="left", title_style="bold")
         table.add_column("weight", overflow="fold", ratio=3)
         table.add_column("shape", justify="right")
         table.add_column("type")
         table.add_column("scale [µS]", justify="right")
         table.add_column("read by", overflow="fold", ratio=3)
         for weight in self.mapped:
-            name = f"{weight.name}\n[dim]in {weight.graph}[/dim]" if weight.graph else weight.name
             table.add_row(
-                name,
+                with_remark(weight.name, f"in {weight.graph}" if weight.graph else ""),
                 _shape(weight.shape),
                 weight.dtype,
                 f"{weight.scale.value:.6g}",
                 _readers(weight),
-                end_section=False,
             )
         return table
 
@@ -124,14 +119,14 @@ class MappingReport:
         from rich.table import Table
 
         items = [item for item in self.skipped if item.is_mvm]
-        table = Table(title=f"{_count(len(items))} skipped", title_justify="left", title_style="bold")
+        table = Table(title=f"{counted(len(items))} skipped", title_justify="left", title_style="bold")
         table.add_column("weight", overflow="fold", ratio=2)
         table.add_column("shape", justify="right")
         table.add_column("why", overflow="fold", ratio=3)
         for item in items:
             shape = "?" if item.shape is None else _shape(item.shape)
-            detail = f"\n[dim]{item.detail}[/dim]" if item.detail else ""
-            table.add_row(item.name, shape, f"{SkipReason(item.reason).explanation}{detail}")
+            why = with_remark(_explanation(item.reason), item.detail)
+            table.add_row(plain(item.name), shape, why)
         return table
 
     def _summary(self) -> list[str]:
@@ -156,7 +151,7 @@ class MappingReport:
             kinds = sorted({_converter(weight) for weight in self.mapped})
             lines.append("Converter: " + "; ".join(kinds))
         if self.files:
-            lines.append("Written: " + ", ".join(f"{file} ({_size(file.stat().st_size)})" for file in self.files))
+            lines.append(f"Written: {file_list(self.files)}")
         return lines
 
 
@@ -186,17 +181,7 @@ class RestoreReport:
         }
 
     def __str__(self) -> str:
-        files = ", ".join(f"{file} ({_size(file.stat().st_size)})" for file in self.files)
-        return f"{_count(len(self.restored))} restored.\nWritten: {files}"
-
-
-def rendered(item: RenderableType, width: int = _WIDTH) -> str:
-    """What rich shows of an object, as plain text."""
-    from rich.console import Console
-
-    text = io.StringIO()
-    Console(file=text, width=width).print(item)
-    return text.getvalue().rstrip("\n")
+        return f"{counted(len(self.restored))} restored.\nWritten: {file_list(self.files)}"
 
 
 def _weight_json(weight: WeightRecord) -> dict[str, Any]:
@@ -216,30 +201,23 @@ def _converter(weight: WeightRecord) -> str:
     return f"{weight.converter.name}, {parameters['g_min']:g} to {parameters['g_max']:g} µS{exact}"
 
 
-def _readers(weight: WeightRecord) -> str:
+def _readers(weight: WeightRecord) -> Text:
+    from rich.text import Text
+
     lines = []
     for consumer in weight.consumers:
         matrix = consumer.matrix_view
-        if matrix is None:
-            lines.append(f"{consumer.op_type} {consumer.node}")
-            continue
-        count = matrix.matrices
-        size = f"{matrix.rows}x{matrix.columns}"
-        lines.append(f"{consumer.op_type} {consumer.node} [dim]{f'{count} x ' if count > 1 else ''}{size}[/dim]")
-    return "\n".join(lines)
+        size = "" if matrix is None else f"{matrix.rows}x{matrix.columns}"
+        if matrix is not None and matrix.matrices > 1:
+            size = f"{matrix.matrices} x {size}"
+        lines.append(with_remark(f"{consumer.op_type} {consumer.node}", size, " "))
+    return Text("\n").join(lines)
 
 
-def _count(weights: int) -> str:
-    return f"{weights} weight{'' if weights == 1 else 's'}"
+def _explanation(reason: str) -> str:
+    """What a reason means, or the reason itself if a newer version gave it."""
+    return SkipReason(reason).explanation if reason in set(SkipReason) else reason
 
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) if shape else "scalar"
-
-
-def _size(count: int) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:  # noqa: PLR2004 - binary units
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024  # type: ignore[assignment]
-    return f"{count:.2f} GiB"

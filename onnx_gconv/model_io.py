@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +13,15 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
-from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.atomic_output import staged_output
+from onnx_gconv.errors import ConfigError, GconvError, ModelError
 from onnx_gconv.external_data import (
     attribute_tensors,
     check_external_tensor,
     external_files,
     external_tensors,
 )
+from onnx_gconv.model_checks import first_problem
 from onnx_gconv.streamed_tensor import worker_count
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ EXTERNAL_DATA_THRESHOLD_BYTES = 256 << 20
 
 # The largest protobuf message, less what the graph around the tensors may need.
 _LARGEST_INLINE_BYTES = (1 << 31) - (16 << 20)
-
-_LOCK_FILE = "lock"
 
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
@@ -58,16 +55,13 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         raise ModelError(f"cannot read the model '{path}': {error.strerror}") from None
     except DecodeError:
         raise ModelError(f"'{path}' is not an ONNX model, or it is truncated; export or copy it again") from None
-    if not proto.HasField("graph") or not proto.opset_import or not proto.ir_version:
-        raise ModelError(
-            f"'{path}' is not an ONNX model, or it is truncated (it has no graph, IR version or opset); "
-            "export or copy it again"
-        )
-    _refuse_what_would_be_lost(proto, path)
+    if (problem := first_problem(proto)) is not None:
+        raise ModelError(f"'{path}' {problem}")
     try:
         model = ir.from_proto(proto)
     except (ir.serde.SerdeError, ValueError, TypeError) as error:
-        raise ModelError(f"'{path}' is not a valid ONNX model: {_innermost(error)}") from error
+        reason = " ".join(str(_first_cause(error)).split())
+        raise ModelError(f"'{path}' is not a valid ONNX model: {reason}; export it again") from error
     for tensor in external_tensors(model):
         tensor.base_dir = os.fspath(path.parent)
         try:
@@ -121,13 +115,24 @@ def save_model(
             f"'{path}' would hold {total / 2**30:.2f} GiB of tensors, but a single ONNX file ends at 2 GiB; "
             "write it with external data"
         )
-    protected = {item.resolve() for item in sources} | external_files(model)
+    data_files = external_files(model)
+    if path.resolve() in data_files:
+        raise ConfigError(f"the output '{path}' is the data file of the input; choose another name")
+    protected = {item.resolve() for item in sources} | data_files
     try:
         return _write(model, path, external_data=external_data, total=total, protected=protected, progress=progress)
     except OSError as error:
         raise ConfigError(_write_failure(path, error, total)) from error
-    except (EncodeError, ValueError) as error:
+    except EncodeError as error:
         raise ConfigError(f"cannot write '{path}': {error}; write it with external data") from error
+    except ir.serde.SerdeError as error:
+        # onnx-ir wraps what happens while a streamed tensor is computed.
+        cause = _first_cause(error)
+        if isinstance(cause, OSError):
+            raise ConfigError(_write_failure(path, cause, total)) from error
+        if isinstance(cause, GconvError):
+            raise cause from error
+        raise
 
 
 def check_output_path(path: Path, inputs: Iterable[Path] = ()) -> None:
@@ -157,7 +162,6 @@ def _write(
     protected: set[Path],
     progress: Callable[[int, int], None] | None,
 ) -> list[Path]:
-    _remove_leftovers(path)
     done = 0
 
     def count(tensor: ir.TensorProtocol, _: Any) -> None:  # noqa: ANN401 - onnx-ir's record of the file position
@@ -166,142 +170,28 @@ def _write(
             progress(done, total)
         done += tensor.nbytes
 
-    with _staging_folder(path) as staging:
-        staged = staging / path.name
-        written = [path]
-        if not external_data:
-            with _in_memory(model, initializers=True):
-                ir.save(model, staged, format="protobuf")
-            _replace(path, staged, protected)
+    with staged_output(path, protected) as output:
+        if external_data:
+            data_file = output.reserve_data_file()
+            with _in_memory(model, initializers=False):
+                ir.save(
+                    model,
+                    output.model,
+                    format="protobuf",
+                    external_data=data_file,
+                    callback=count,
+                    max_workers=worker_count(),
+                    # The budget is for tensors that are materialized; ours are streamed or already in memory.
+                    max_in_flight_bytes=max(total, 1),
+                )
+            written = output.commit(data_file)
         else:
-            with _reserved_data_file(path, staging) as data:
-                with _in_memory(model, initializers=False):
-                    ir.save(
-                        model,
-                        staged,
-                        format="protobuf",
-                        external_data=data.name,
-                        callback=count,
-                        max_workers=worker_count(),
-                        # The budget is for tensors that are materialized; ours are streamed or already in memory.
-                        max_in_flight_bytes=max(total, 1),
-                    )
-                if (staging / data.name).stat().st_size:
-                    (staging / data.name).replace(data)
-                    written.append(data)
-                else:  # every tensor was so small that onnx-ir left it in the model
-                    data.unlink()
-                _replace(path, staged, protected)
+            with _in_memory(model, initializers=True):
+                ir.save(model, output.model, format="protobuf")
+            written = output.commit(None)
     if progress is not None:
         progress(total, total)
     return written
-
-
-def _replace(path: Path, staged: Path, protected: set[Path]) -> None:
-    """Let the new model take the place of the old one, and remove the data file that only the old one used."""
-    superseded = _data_files_of(path) - protected
-    if path.exists():
-        shutil.copymode(path, staged)
-    staged.replace(path)
-    for old in superseded - _data_files_of(path):
-        with contextlib.suppress(OSError):  # the new output stands; a file too many is no failure
-            old.unlink()
-
-
-@contextlib.contextmanager
-def _staging_folder(path: Path) -> Iterator[Path]:
-    """A hidden folder beside `path`, locked while this process lives, removed in the end."""
-    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=_staging_prefix(path)))
-    try:
-        with (staging / _LOCK_FILE).open("w", encoding="utf-8") as lock:
-            _lock(lock.fileno())
-            yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _reserved_data_file(path: Path, staging: Path) -> Iterator[Path]:
-    """A new empty file beside `path` that holds the name of the data file; removed if the block fails."""
-    number = 0
-    while True:
-        data = path.with_name(f"{path.name}.{number}.data" if number else f"{path.name}.data")
-        try:
-            # Recorded first, so that a run killed right after the next line leaves nothing that cannot be found.
-            (staging / _LOCK_FILE).write_text(data.name, encoding="utf-8")
-            data.touch(exist_ok=False)
-            break
-        except FileExistsError:
-            number += 1
-    try:
-        yield data
-    except BaseException:
-        if data.name not in _external_locations(path):
-            data.unlink(missing_ok=True)
-        raise
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove what killed runs left behind that wrote to the same path."""
-    for staging in path.parent.glob(f"{_glob_escape(_staging_prefix(path))}*"):
-        try:
-            descriptor = os.open(staging / _LOCK_FILE, os.O_RDWR)
-        except OSError:
-            with contextlib.suppress(OSError):
-                staging.rmdir()  # a folder killed before it had its lock is empty
-            continue
-        try:
-            if not _lock(descriptor):
-                continue  # its process is alive
-            name = os.read(descriptor, 4096).decode("utf-8", "replace")
-            if re.fullmatch(_data_pattern(path), name) and name not in _external_locations(path):
-                path.with_name(name).unlink(missing_ok=True)
-            shutil.rmtree(staging, ignore_errors=True)
-        finally:
-            os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock a file for the life of this process; False if another process holds it."""
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover - not on POSIX: leftovers are then left alone
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _staging_prefix(path: Path) -> str:
-    return f".{path.name}.partial-"
-
-
-def _data_pattern(path: Path) -> str:
-    return re.escape(path.name) + r"(\.\d+)?\.data"
-
-
-def _glob_escape(text: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", text)
-
-
-def _external_locations(path: Path) -> set[str]:
-    """The locations of external data that the model at `path` names; empty if there is none that can be read."""
-    try:
-        proto = onnx.load(os.fspath(path), format="protobuf", load_external_data=False)
-        return {os.fspath(tensor.location) for tensor in external_tensors(ir.from_proto(proto))}
-    except (OSError, DecodeError, ir.serde.SerdeError, ValueError, TypeError):
-        return set()
-
-
-def _data_files_of(path: Path) -> set[Path]:
-    """The data files of an older output at `path` that bear the names which this module gives."""
-    candidates = [file for file in path.parent.iterdir() if re.fullmatch(_data_pattern(path), file.name)]
-    if not candidates:  # then the model, which may be large, need not be read
-        return set()
-    used = _external_locations(path)
-    return {file.resolve() for file in candidates if file.name in used}
 
 
 @contextlib.contextmanager
@@ -315,10 +205,10 @@ def _in_memory(model: ir.Model, *, initializers: bool) -> Iterator[None]:
                     if isinstance(tensor := value.const_value, ir.ExternalTensor):
                         value.const_value = _loaded(tensor)
                         undo.append(lambda value=value, tensor=tensor: setattr(value, "const_value", tensor))  # type: ignore[misc]
-        for node, attribute, tensor in list(attribute_tensors(model)):
-            if isinstance(tensor, ir.ExternalTensor) and attribute.type == ir.AttributeType.TENSOR:
-                node.attributes[attribute.name] = ir.AttrTensor(attribute.name, _loaded(tensor))
-                undo.append(lambda node=node, attribute=attribute: node.attributes.add(attribute))  # type: ignore[misc]
+        external = [item for item in attribute_tensors(model) if isinstance(item[2], ir.ExternalTensor)]
+        for (node, _), attribute in {(node, attribute.name): attribute for node, attribute, _ in external}.items():
+            node.attributes.add(_attribute_in_memory(attribute))
+            undo.append(lambda node=node, attribute=attribute: node.attributes.add(attribute))  # type: ignore[misc]
         yield
     finally:
         for action in undo:
@@ -333,39 +223,21 @@ def _loaded(tensor: ir.ExternalTensor) -> ir.Tensor[Any]:
         tensor.release()
 
 
-def _refuse_what_would_be_lost(proto: onnx.ModelProto, path: Path) -> None:
-    if proto.training_info:
-        raise ModelError(f"'{path}' has training information, which would be lost; export the model for inference")
-    for graph in _graph_protos(proto.graph):
-        if graph.sparse_initializer:
-            name = graph.sparse_initializer[0].values.name
-            raise ModelError(f"'{path}' has the sparse initializer '{name}', which would be lost; make it dense first")
-        names: set[str] = set()
-        for tensor in graph.initializer:
-            if not tensor.name or tensor.name in names:
-                raise ModelError(
-                    f"'{path}' has an initializer without a name"
-                    if not tensor.name
-                    else f"'{path}' has two initializers named '{tensor.name}' in graph '{graph.name}'; rename one"
-                )
-            names.add(tensor.name)
+def _attribute_in_memory(attribute: ir.Attr) -> ir.Attr:
+    if attribute.type == ir.AttributeType.TENSOR:
+        return ir.AttrTensor(attribute.name, _in_memory_tensor(attribute.as_tensor()), attribute.doc_string)
+    tensors = [_in_memory_tensor(tensor) for tensor in attribute.as_tensors()]
+    return ir.AttrTensors(attribute.name, tensors, attribute.doc_string)
 
 
-def _graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graph_protos(attribute.g)
-            elif attribute.type == onnx.AttributeProto.GRAPHS:
-                for subgraph in attribute.graphs:
-                    yield from _graph_protos(subgraph)
+def _in_memory_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return _loaded(tensor) if isinstance(tensor, ir.ExternalTensor) else tensor
 
 
-def _innermost(error: BaseException) -> str:
+def _first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())
+    return error
 
 
 def _write_failure(path: Path, error: OSError, total: int) -> str:

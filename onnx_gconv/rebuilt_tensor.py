@@ -32,6 +32,11 @@ class RebuiltTensor(StreamedTensor):
         self._conductances = tuple(conductances)
         self._decoding = decoding
 
+    @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The conductances."""
+        return self._conductances
+
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """Rebuilt weights from element `start` to `stop`, in row-major order."""
         compute = np.dtype(self._conductances[0].dtype.numpy())

@@ -56,6 +56,11 @@ class StreamedTensor(abc.ABC):
         """
 
     @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The tensors that this one is computed from."""
+        return ()
+
+    @property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape.numpy())

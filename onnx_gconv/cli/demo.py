@@ -53,7 +53,7 @@ def _print_steps(report: DemoReport) -> None:
     table.add_column("correct", justify="right")
     for item in report.accuracies:
         share = f"{item.correct} of {item.images} ({item.correct / item.images:.1%})"
-        table.add_row(str(item.model), item.optimization, share)
+        table.add_row(Text(str(item.model)), item.optimization, share)
     print_for_people("")
     print_for_people(table)
     print_for_people(

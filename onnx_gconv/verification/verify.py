@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.mapping import Manifest, read_manifest
-from onnx_gconv.mapping_report import rendered
 from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import CheckMapping, Violation
+from onnx_gconv.terminal_text import counted, plain, rendered
 from onnx_gconv.verification.inputs import ValueRange
 from onnx_gconv.verification.output_comparison import OutputComparison
 from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
@@ -133,7 +133,7 @@ class VerificationReport:
         for item in self.weights:
             ulp = "-" if item.max_ulp_error is None else f"{item.max_ulp_error:,}"
             table.add_row(
-                item.name,
+                plain(item.name),
                 _number(item.max_abs_error),
                 _number(item.max_relative_error),
                 _number(item.bound),
@@ -163,7 +163,7 @@ class VerificationReport:
             error = item.max_abs_error if item.mismatches is None else item.mismatches
             allowed = item.tolerance if item.mismatches is None else item.allowed_mismatches
             table.add_row(
-                item.name,
+                plain(item.name),
                 item.optimization,
                 _number(error),
                 _number(allowed),
@@ -186,7 +186,7 @@ class VerificationReport:
 
     def _verdict(self) -> str:
         identical = sum(item.bit_identical for item in self.weights)
-        weights = f"{len(self.weights)} weights ({identical} bit-identical)"
+        weights = f"{counted(len(self.weights))} ({identical} bit-identical)"
         if self.outputs.not_compared is not None:
             return f"PASSED for {weights} and the mapping; outputs were not compared."
         return f"PASSED: {weights}, {len(self.outputs.comparisons)} comparisons of outputs, and the mapping hold."

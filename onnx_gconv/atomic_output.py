@@ -1,0 +1,204 @@
+"""Writing a model and its data file so that, whatever stops the program, a whole output stands: old or new."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from onnx_gconv.external_data import external_tensors
+
+__all__ = ["StagedOutput", "staged_output"]
+
+# Held locked by the process that owns the folder. Its lines name data files beside the output which that process may
+# leave behind: its own new one, and the old one that the new output makes superfluous.
+_RECORD = "lock"
+_INTENT = "?"  # before the name of a file that may not be ours yet: it is removed only if it is empty
+
+
+class StagedOutput:
+    """A new output in a hidden folder beside its place.
+
+    Attributes:
+        model: Where the new model is written to; its data file goes beside it.
+    """
+
+    def __init__(self, path: Path, folder: Path, record: TextIO, protected: set[Path]) -> None:
+        self.model = folder / path.name
+        self._path = path
+        self._folder = folder
+        self._record = record
+        self._protected = protected
+
+    def reserve_data_file(self) -> str:
+        """A name for the data file that no file beside the output has; an empty file of that name holds it."""
+        number = 0
+        while True:
+            name = f"{self._path.name}.{number}.data" if number else f"{self._path.name}.data"
+            self._note(f"{_INTENT}{name}")
+            try:
+                self._path.with_name(name).touch(exist_ok=False)
+            except FileExistsError:
+                number += 1
+                continue
+            self._note(name)
+            return name
+
+    def commit(self, data_file: str | None) -> list[Path]:
+        """Put the new output in its place: the data file first, then the model in one step.
+
+        Args:
+            data_file: The reserved name, or None if all tensors are in the model.
+
+        Returns:
+            The files of the output.
+        """
+        for name in sorted(_data_files_of(self._path)):
+            if self._path.with_name(name).resolve() not in self._protected:
+                self._note(name)
+        written = [self._path]
+        if data_file is not None and (self._folder / data_file).stat().st_size:
+            # An empty one holds nothing: every tensor was so small that onnx-ir left it in the model.
+            (self._folder / data_file).replace(self._path.with_name(data_file))
+            written.append(self._path.with_name(data_file))
+        if self._path.exists():
+            shutil.copymode(self._path, self.model)
+        self.model.replace(self._path)
+        return written
+
+    def _note(self, line: str) -> None:
+        self._record.write(f"{line}\n")
+        self._record.flush()
+
+
+@contextlib.contextmanager
+def staged_output(path: Path, protected: set[Path]) -> Iterator[StagedOutput]:
+    """Prepare a new output in a hidden folder, and clear up in the end.
+
+    Until `StagedOutput.commit` has replaced the model, the older output stands complete. What is not needed by the
+    output that stands in the end is removed: the hidden folder, a new data file that was not committed, the data file
+    that only the older output used. A run that is killed leaves that to the next run for the same path.
+
+    Args:
+        path: The model to write.
+        protected: Files that are never removed, resolved.
+    """
+    for folder in path.parent.glob(f"{_glob_escaped(_prefix(path))}*"):
+        _clear_after_a_dead_run(folder, path, protected)
+    folder, record = _new_folder(path)
+    with record:
+        try:
+            yield StagedOutput(path, folder, record, protected)
+        finally:
+            _clear(folder, path, protected)
+
+
+def _new_folder(path: Path) -> tuple[Path, TextIO]:
+    """A new hidden folder and its record, locked. Another run may take a folder without a lock for a dead one."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
+        with contextlib.suppress(FileNotFoundError):
+            record = (folder / _RECORD).open("w", encoding="utf-8")
+            _lock(record.fileno())
+            if (folder / _RECORD).exists():
+                return folder, record
+            record.close()
+
+
+def _clear_after_a_dead_run(folder: Path, path: Path, protected: set[Path]) -> None:
+    try:
+        descriptor = os.open(folder / _RECORD, os.O_RDWR)
+    except FileNotFoundError:
+        # The record is the first thing in a folder and the last to go.
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    except OSError:
+        return
+    try:
+        if _lock(descriptor):
+            _clear(folder, path, protected)
+    finally:
+        os.close(descriptor)
+
+
+def _clear(folder: Path, path: Path, protected: set[Path]) -> None:
+    """Remove the data files that the record names and the output does not use, then the folder, the record last."""
+    with contextlib.suppress(OSError):
+        _remove_recorded(folder / _RECORD, path, protected)
+    with contextlib.suppress(OSError):
+        for item in folder.iterdir():
+            if item.is_dir():
+                shutil.rmtree(item, ignore_errors=True)
+            elif item.name != _RECORD:
+                item.unlink()
+        (folder / _RECORD).unlink()
+        folder.rmdir()
+
+
+def _remove_recorded(record: Path, path: Path, protected: set[Path]) -> None:
+    lines = record.read_text(encoding="utf-8", errors="replace").splitlines()
+    names = {line.removeprefix(_INTENT) for line in lines}
+    candidates = [name for name in names if re.fullmatch(_data_pattern(path), name) and path.with_name(name).exists()]
+    if not candidates:
+        return
+    used = _external_locations(path)
+    if used is None:
+        return
+    for name in candidates:
+        file = path.with_name(name)
+        is_ours = name in lines or not file.stat().st_size
+        if is_ours and name not in used and file.resolve() not in protected:
+            file.unlink()
+
+
+def _data_files_of(path: Path) -> set[str]:
+    """The data files of an older output at `path` that bear the names which this module gives."""
+    candidates = {file.name for file in path.parent.iterdir() if re.fullmatch(_data_pattern(path), file.name)}
+    if not candidates:  # then the model, which may be large, need not be read
+        return set()
+    return candidates & (_external_locations(path) or set())
+
+
+def _external_locations(path: Path) -> set[str] | None:
+    """The locations of external data that the model at `path` names, none if there is no model; None if unreadable."""
+    try:
+        proto = onnx.load(os.fspath(path), format="protobuf", load_external_data=False)
+        return {os.fspath(tensor.location) for tensor in external_tensors(ir.from_proto(proto))}
+    except FileNotFoundError:
+        return set()
+    except (OSError, DecodeError, ir.serde.SerdeError, ValueError, TypeError):
+        return None
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file for the life of this process; False if another process holds it."""
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover - not on POSIX: leftovers are then left alone
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}.partial-"
+
+
+def _data_pattern(path: Path) -> str:
+    return re.escape(path.name) + r"(\.\d+)?\.data"
+
+
+def _glob_escaped(text: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", text)

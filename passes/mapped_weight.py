@@ -133,10 +133,9 @@ def _initializer(name: str, record: WeightRecord, values: ModelValues) -> ir.Val
 
 
 def _type_name(dtype: ir.DataType) -> str:
-    try:
-        return np.dtype(dtype.numpy()).name
-    except TypeError:  # undefined, or no numbers at all
+    if dtype in {ir.DataType.UNDEFINED, ir.DataType.STRING}:
         return dtype.name.lower()
+    return np.dtype(dtype.numpy()).name
 
 
 def _only_user(value: ir.Value, op_type: str, slot: int) -> ir.Node:

@@ -1,0 +1,258 @@
+"""Runs that are interrupted, terminated or killed: the old output or the new one stands, whole, and the rest goes."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from onnx_gconv.model_io import load_model
+
+# A program that is started in the background may have been told to ignore SIGINT.
+START = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, "-m", "onnx_gconv", *sys.argv[1:]])
+"""
+
+
+def start(folder, *arguments):
+    command = [sys.executable, "-c", START, *arguments]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def write_model(folder, mebibytes, layers=8):
+    """A model of MatMul nodes with external data of some size."""
+    rows = mebibytes * 2**20 // layers // 4 // 1024
+    rng = np.random.default_rng(0)
+    tensors = []
+    with (folder / "in.onnx.data").open("wb") as file:
+        for layer in range(layers):
+            rng.standard_normal((rows, 1024), dtype=np.float32).tofile(file)
+            tensor = TensorProto(name=f"w{layer}", data_type=TensorProto.FLOAT, dims=[rows, 1024])
+            tensor.data_location = TensorProto.EXTERNAL
+            size = rows * 4096
+            for key, value in {"location": "in.onnx.data", "offset": layer * size, "length": size}.items():
+                tensor.external_data.add(key=key, value=str(value))
+            tensors.append(tensor)
+    nodes = [helper.make_node("MatMul", ["x", tensor.name], [f"y{k}"]) for k, tensor in enumerate(tensors)]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, rows])
+    outputs = [helper.make_tensor_value_info(f"y{k}", TensorProto.FLOAT, [1, 1024]) for k in range(layers)]
+    graph = helper.make_graph(nodes, "graph", [x], outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    (folder / "in.onnx").write_bytes(model.SerializeToString())
+
+
+def digest(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def output_digests(folder):
+    """The hashes of the output and of the data file that it names; fails if they are not whole."""
+    model = load_model(folder / "out.onnx")
+    (location,) = {str(value.const_value.location) for value in model.graph.initializers.values() if is_large(value)}
+    return digest(folder / "out.onnx"), location, digest(folder / location)
+
+
+def is_large(value):
+    return value.const_value.size > 1
+
+
+def names(folder):
+    return sorted(item.name for item in folder.iterdir())
+
+
+def run(folder, *arguments):
+    with start(folder, *arguments) as process:
+        _, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stderr) == (0, "")
+
+
+# Interrupted and terminated
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A folder with a model of 96 MiB and an old output from other options."""
+    folder = tmp_path_factory.mktemp("large")
+    write_model(folder, 96)
+    run(folder, "map", "in.onnx", "-o", "out.onnx", "--external-data", "--g-max", "10")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def wait_until_it_writes(process, folder):
+    """Whether the process is in the middle of writing tensors."""
+    while process.poll() is None:
+        for staging in folder.glob(".out.onnx.partial-*"):
+            if any(file.is_file() and file.stat().st_size > 2**20 for file in staging.rglob("*")):
+                return True
+        time.sleep(0.001)
+    return False
+
+
+def stopped_in_the_middle(folder, signals):
+    """A run that got signals while it wrote."""
+    for _ in range(10):
+        with start(folder, "map", "in.onnx", "-o", "out.onnx", "--external-data") as process:
+            if wait_until_it_writes(process, folder):
+                for number in signals:
+                    process.send_signal(number)
+                    time.sleep(0.001)
+            stdout, stderr = process.communicate(timeout=120)
+        if process.returncode != 0:
+            return process.returncode, stdout, stderr
+        run(folder, "map", "in.onnx", "-o", "out.onnx", "--external-data", "--g-max", "10")  # it was faster
+    pytest.fail("no run could be stopped in the middle")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["terminated", "interrupted"]
+)
+def test_a_run_stopped_in_the_middle_leaves_the_old_output_and_nothing_else(large, number, code):
+    before, files = output_digests(large), names(large)
+    returncode, stdout, stderr = stopped_in_the_middle(large, [number])
+    assert (returncode, stdout) == (code, "")
+    assert "Traceback" not in stderr
+    assert len(stderr.splitlines()) <= 1
+    assert names(large) == files
+    assert output_digests(large) == before
+
+
+def test_an_interrupted_run_says_so(large):
+    _, _, stderr = stopped_in_the_middle(large, [signal.SIGINT])
+    assert stderr == "onnx-gconv: interrupted; nothing was left behind\n"
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [[signal.SIGINT] * 4, [signal.SIGTERM] * 4, [signal.SIGINT, signal.SIGTERM] * 2],
+    ids=["interrupts", "terminations", "both"],
+)
+def test_an_impatient_user_leaves_nothing_behind_either(large, signals):
+    before, files = output_digests(large), names(large)
+    for _ in range(3):
+        code, stdout, stderr = stopped_in_the_middle(large, signals)
+        assert code in {130, 143}
+        assert stdout == ""
+        assert "Traceback" not in stderr
+        assert output_digests(large) == before
+        assert names(large) == files
+
+
+def test_an_interrupt_before_anything_is_written_leaves_nothing(tmp_path):
+    with start(tmp_path, "map", "in.onnx") as process:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert names(tmp_path) == []
+
+
+# Killed
+
+
+def watched_run(folder, options, delay):
+    """Start a run, kill it after a while, and tell whether it was killed before its end."""
+    with start(folder, "map", "in.onnx", "-o", "out.onnx", "--external-data", *options) as process:
+        try:
+            process.wait(timeout=delay)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def measured(folder, options):
+    """When an undisturbed run starts to write, and when it ends, in seconds."""
+    begin = time.monotonic()
+    with start(folder, "map", "in.onnx", "-o", "out.onnx", "--external-data", *options) as process:
+        wait_until_it_writes(process, folder)
+        writes = time.monotonic() - begin
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+    return writes, time.monotonic() - begin
+
+
+def delays(writes, ends, count):
+    """Moments over the whole run, most of them while it writes, and as many random ones."""
+    spread = [*np.linspace(0.05, writes, count // 4), *np.linspace(0.9 * writes, 1.15 * ends, count - count // 4)]
+    rng = random.Random(0)  # noqa: S311 - no secret
+    return [*spread, *(rng.uniform(0.9 * writes, 1.1 * ends) for _ in range(count // 4))]
+
+
+@pytest.fixture
+def unrelated(tmp_path):
+    """A folder with a model of 64 MiB and files that are nobody's business."""
+    write_model(tmp_path, 64)
+    for name in ("notes.txt", "out.onnx.7.data", "other.onnx.data", ".hidden"):
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+def assert_cleared_up(folder, options, others):
+    run(folder, "map", "in.onnx", "-o", "out.onnx", "--external-data", *options)
+    _, location, _ = output_digests(folder)
+    assert names(folder) == sorted([*others, "out.onnx", location])
+    assert all((folder / name).read_text() == name for name in others if not name.startswith("in."))
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_leaves_the_old_output_or_the_new_one(unrelated):
+    folder, others, old_options = unrelated, names(unrelated), ["--g-max", "10"]
+    run(folder, "map", "in.onnx", "-o", "out.onnx", "--external-data", *old_options)
+    old = output_digests(folder)
+    saved = folder.parent / "saved"
+    shutil.copytree(folder, saved)
+    times = measured(folder, [])
+    new = output_digests(folder)
+    assert new[2] != old[2]
+
+    killed, olds, news = 0, 0, 0
+    restore_old(folder, saved, old)
+    for delay in delays(*times, count=40):
+        killed += watched_run(folder, [], delay)
+        found = output_digests(folder)
+        assert found in (old, new)
+        olds += found == old
+        news += found == new
+        if found == new:
+            restore_old(folder, saved, old)
+    assert killed >= 20
+    assert olds >= 10
+    assert news >= 1
+    assert_cleared_up(folder, [], others)
+    shutil.rmtree(saved)
+
+
+def restore_old(folder, saved, old):
+    """Put the old output back, and leave what killed runs left."""
+    run_out = output_digests(folder)
+    if run_out[1] != old[1]:
+        (folder / run_out[1]).unlink()
+    shutil.copyfile(saved / old[1], folder / old[1])
+    shutil.copyfile(saved / "out.onnx", folder / "out.onnx")
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_writes_the_same_output_again_leaves_it_whole(unrelated):
+    folder, others = unrelated, names(unrelated)
+    run(folder, "map", "in.onnx", "-o", "out.onnx", "--external-data")
+    first = output_digests(folder)
+    times = measured(folder, [])
+    second = output_digests(folder)
+    assert first[2] == second[2]  # the same data under another name
+
+    killed = 0
+    for delay in delays(*times, count=24):
+        killed += watched_run(folder, [], delay)
+        assert output_digests(folder) in (first, second)
+    assert killed >= 12
+    assert_cleared_up(folder, [], others)

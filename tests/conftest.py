@@ -1,0 +1,73 @@
+"""Building tiny models from text, and running them."""
+
+from __future__ import annotations
+
+import hypothesis
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+OPTIMIZATIONS = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+# A shared machine may stall for a moment; how long an example takes says nothing about it.
+hypothesis.settings.register_profile("onnx_gconv", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("onnx_gconv")
+
+
+def parse_model(text, *, opsets='"" : 17', ir_version=10, **initializers):
+    """A model from ONNX's textual form, which names its main graph first; arrays become initializers of that graph."""
+    proto = onnx.parser.parse_model(f"<ir_version: {ir_version}, opset_import: [{opsets}]>\n{text}")
+    for name, array in initializers.items():
+        proto.graph.initializer.append(ir.to_proto(ir.tensor(array, name=name)))
+    return ir.from_proto(proto)
+
+
+def run_model(model, optimization="all", optimized_model=None, **inputs):
+    """The outputs of a model in ONNX Runtime."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = OPTIMIZATIONS[optimization]
+    options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = 1
+    if optimized_model is not None:
+        options.optimized_model_filepath = str(optimized_model)
+    session = ort.InferenceSession(model_bytes(model), options, providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)
+
+
+def model_bytes(model):
+    """A model as it would be written; equal bytes mean equal models."""
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def random_array(*shape, dtype=np.float32, seed=0):
+    """Normally distributed numbers."""
+    return np.asarray(np.random.default_rng(seed).normal(size=shape)).astype(dtype)
+
+
+# The functions are handed to tests as fixtures: test modules cannot import each other.
+
+
+@pytest.fixture(scope="session")
+def parse():
+    return parse_model
+
+
+@pytest.fixture(scope="session")
+def run():
+    return run_model
+
+
+@pytest.fixture(scope="session")
+def serialized():
+    return model_bytes
+
+
+@pytest.fixture(scope="session")
+def normal():
+    return random_array

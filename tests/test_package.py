@@ -1,0 +1,107 @@
+"""How the package is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import onnx_gconv
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ["onnx", "onnx_ir", "onnxruntime", "numpy", "torch", "ml_dtypes", "h5py", "pydantic", "rich.table"]
+
+
+def python(code, cwd):
+    """What a fresh interpreter prints as JSON, outside of the checkout."""
+    found = subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, capture_output=True, text=True)
+    return json.loads(found.stdout)
+
+
+@pytest.mark.parametrize("name", onnx_gconv.__all__)
+def test_every_public_name_is_an_attribute_of_the_package(name):
+    assert getattr(onnx_gconv, name).__name__ == name
+
+
+@pytest.mark.parametrize("name", onnx_gconv.__all__)
+def test_dir_lists_every_public_name(name):
+    assert name in dir(onnx_gconv)
+
+
+def test_dir_is_sorted_and_lists_no_name_twice():
+    names = dir(onnx_gconv)
+    assert names == sorted(set(names))
+
+
+def test_the_names_of_the_documented_interface_are_public():
+    assert {"map_model", "inspect_model", "restore_model", "verify", "SinglePairConductanceConverter"} <= set(
+        onnx_gconv.__all__
+    )
+
+
+def test_an_unknown_attribute_is_an_attribute_error_that_names_it():
+    with pytest.raises(AttributeError, match="module 'onnx_gconv' has no attribute 'nothing'"):
+        _ = onnx_gconv.nothing
+
+
+def test_star_import_gives_the_public_names(tmp_path):
+    names = python(
+        "import json\nbefore = set(globals())\nfrom onnx_gconv import *\n"
+        "print(json.dumps(sorted(set(globals()) - before - {'before'})))",
+        tmp_path,
+    )
+    assert names == sorted(onnx_gconv.__all__)
+
+
+@pytest.mark.parametrize("module", ["onnx_gconv", "onnx_gconv.errors", "onnx_gconv.cli"])
+def test_importing_the_command_line_imports_nothing_heavy(tmp_path, module):
+    loaded = python(f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))", tmp_path)
+    assert module in loaded
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_using_the_library_never_imports_torch(tmp_path):
+    loaded = python(
+        "import json, sys, onnx_gconv\nfor name in onnx_gconv.__all__: getattr(onnx_gconv, name)\n"
+        "import onnx_gconv.passes, onnx_gconv.demo\nprint(json.dumps(sorted(sys.modules)))",
+        tmp_path,
+    )
+    assert "onnx_gconv.verification" in loaded
+    assert "torch" not in loaded
+
+
+@pytest.mark.parametrize("name", ["passes", "models"])
+def test_a_folder_of_the_top_level_is_a_subpackage(tmp_path, name):
+    if not (ROOT / "onnx_gconv").samefile(Path(onnx_gconv.__file__).parent):
+        pytest.skip("the installed package is not that of this checkout")
+    file = python(f"import json, onnx_gconv.{name} as m; print(json.dumps(m.__file__))", tmp_path)
+    assert Path(file).resolve() == ROOT / name / "__init__.py"
+
+
+@pytest.mark.parametrize("name", ["passes", "models"])
+def test_there_is_no_top_level_module_of_that_name_outside_the_checkout(tmp_path, name):
+    spec = f"import importlib.util, json; print(json.dumps(importlib.util.find_spec({name!r}) is None))"
+    assert python(spec, tmp_path) is True
+
+
+@pytest.mark.parametrize("name", ["passes", "models"])
+def test_modules_of_a_subpackage_are_loaded_once(tmp_path, name):
+    loaded = python(
+        f"import json, sys, onnx_gconv.demo, onnx_gconv.{name}; print(json.dumps(sorted(sys.modules)))", tmp_path
+    )
+    assert f"onnx_gconv.{name}" in loaded
+    assert name not in loaded
+
+
+def test_the_package_is_typed():
+    assert (Path(onnx_gconv.__file__).parent / "py.typed").exists()
+
+
+def test_the_module_runs_as_the_command(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-m", "onnx_gconv", "--help"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert "Usage: onnx-gconv" in found.stdout

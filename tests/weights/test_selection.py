@@ -1,0 +1,123 @@
+"""Patterns choose weights by their names or those of the nodes that read them; a pattern has to match something."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.weights import WeightSelection, find_weights
+
+
+@pytest.fixture
+def survey(parse, normal):
+    """Three layers, a table that is no weight, and a weight that cannot be mapped."""
+    return find_weights(
+        parse(
+            """g (float[2,4] x, int64[1] i) => (float y, float z, float u) {
+                [encoder_mm] a = MatMul(x, encoder_weight)
+                [decoder_mm] b = MatMul(a, decoder_weight)
+                [head_mm] y = MatMul(b, Head_weight)
+                [tied_mm] z = MatMul(b, encoder_weight)
+                u = Gather(table, i)
+                v = MatMul(x, codes)
+            }""",
+            encoder_weight=normal(4, 4),
+            decoder_weight=normal(4, 4),
+            Head_weight=normal(4, 4),
+            table=normal(5, 4),
+            codes=np.ones((4, 4), np.int32),
+        )
+    )
+
+
+def names(survey):
+    return [weight.name for weight in survey.weights]
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        ([], [], ["encoder_weight", "decoder_weight", "Head_weight"]),
+        (["*"], [], ["encoder_weight", "decoder_weight", "Head_weight"]),
+        (["*coder*"], [], ["encoder_weight", "decoder_weight"]),
+        (["?ecoder_weight"], [], ["decoder_weight"]),
+        (["[Hh]ead_weight"], [], ["Head_weight"]),
+        (["head_mm"], [], ["Head_weight"]),
+        (["tied_*"], [], ["encoder_weight"]),
+        (["Head*", "decoder*"], [], ["decoder_weight", "Head_weight"]),
+        ([], ["head_*"], ["encoder_weight", "decoder_weight"]),
+        (["*coder*"], ["en*"], ["decoder_weight"]),
+        (["*"], ["*"], []),
+    ],
+)
+def test_weights_are_chosen_by_globs_over_their_names_and_those_of_their_nodes(survey, include, exclude, expected):
+    assert names(WeightSelection(include, exclude).apply(survey)) == expected
+
+
+def test_what_is_left_out_is_listed_with_the_reason(survey):
+    chosen = WeightSelection(include=["*coder*"], exclude=["decoder_mm*"]).apply(survey)
+    left_out = {item.name: item for item in chosen.skipped if item.reason == "not_selected"}
+    assert {name: item.detail for name, item in left_out.items()} == {
+        "decoder_weight": "excluded by 'decoder_mm*'",
+        "Head_weight": "not matched by an include pattern",
+    }
+    assert left_out["decoder_weight"].shape == (4, 4)
+    assert left_out["decoder_weight"].consumers == ("decoder_mm (MatMul)",)
+    assert left_out["decoder_weight"].is_mvm
+
+
+def test_consumers_of_what_is_left_out_are_written_like_those_of_other_skipped_weights(parse, normal):
+    model = parse("g (float[2,3] x) => (float[2,4] y) { y = MatMul(x, W) }", W=normal(3, 4))
+    [skipped] = WeightSelection(exclude=["W"]).apply(find_weights(model)).skipped
+    assert skipped.consumers == ("MatMul",)
+
+
+def test_what_was_skipped_before_stays_skipped(survey):
+    chosen = WeightSelection(include=["Head*"]).apply(survey)
+    assert chosen.skipped[: len(survey.skipped)] == survey.skipped
+
+
+@pytest.mark.parametrize("selection", [{"include": ["encodr_weight"]}, {"exclude": ["encodr_weight"]}])
+def test_a_pattern_that_matches_nothing_is_an_error_that_names_the_nearest_names(survey, selection):
+    with pytest.raises(ConfigError, match=r"'encodr_weight' matches no weight .* nearest names: 'encoder_weight', "):
+        WeightSelection(**selection).apply(survey)
+
+
+def test_at_most_three_names_are_suggested(survey):
+    with pytest.raises(ConfigError) as error:
+        WeightSelection(include=["zzz"]).apply(survey)
+    assert str(error.value).partition("nearest names: ")[2].count(", ") == 2
+
+
+def test_case_matters(survey):
+    with pytest.raises(ConfigError, match=r"'head_weight' matches no weight .* nearest names: 'Head_weight'"):
+        WeightSelection(include=["head_weight"]).apply(survey)
+
+
+def test_one_wrong_pattern_among_right_ones_is_an_error(survey):
+    with pytest.raises(ConfigError, match="'bogus' matches no weight"):
+        WeightSelection(include=["*", "bogus"]).apply(survey)
+
+
+def test_a_pattern_that_another_one_makes_redundant_is_no_error(survey):
+    assert names(WeightSelection(include=["*", "Head_weight"]).apply(survey))[-1] == "Head_weight"
+
+
+def test_a_pattern_that_only_a_skipped_weight_matches_says_why_that_is_skipped(survey):
+    with pytest.raises(ConfigError, match=r"'code\*' matches no weight .*: 'codes' is skipped \(only float16"):
+        WeightSelection(include=["code*"]).apply(survey)
+
+
+def test_a_pattern_for_a_model_without_weights_says_that_there_are_none(parse):
+    survey = find_weights(parse("g (float x) => (float y) { y = Identity(x) }"))
+    with pytest.raises(ConfigError, match="none: the model has no weight that can be mapped"):
+        WeightSelection(include=["W"]).apply(survey)
+
+
+def test_names_of_nodes_that_read_a_weight_other_than_as_a_weight_do_not_choose_it(parse, normal):
+    model = parse(
+        "g (float[3,4] x) => (float y, float z) { [mm] y = MatMul(x, W) [plus] z = Add(x, W) }", W=normal(4, 4)
+    )
+    with pytest.raises(ConfigError, match="'plus' matches no weight"):
+        WeightSelection(include=["plus"]).apply(find_weights(model))

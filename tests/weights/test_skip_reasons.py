@@ -1,0 +1,47 @@
+"""Every reason for skipping a weight explains itself, and the remedies that explanations name do help."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import onnx_ir.passes.common
+import pytest
+
+from onnx_gconv.weights import SkipReason, find_weights
+
+
+@pytest.mark.parametrize("reason", list(SkipReason))
+def test_every_reason_has_an_explanation(reason):
+    assert len(reason.explanation) > 10
+
+
+def test_removing_the_default_from_the_graph_inputs_makes_the_weight_mappable(parse, normal):
+    model = parse("g (float[2,3] x, float[3,4] W) => (float[2,4] y) { y = MatMul(x, W) }", W=normal(3, 4))
+    assert "onnx_ir.passes.common.RemoveInitializersFromInputsPass" in SkipReason.OVERRIDABLE_INPUT.explanation
+    ir.passes.common.RemoveInitializersFromInputsPass()(model)
+    assert [weight.name for weight in find_weights(model).weights] == ["W"]
+
+
+def test_inlining_functions_makes_their_weights_mappable(parse, normal):
+    model = parse(
+        """g (float[2,3] x) => (float[2,2] y) { y = local.dense(x, W) }
+        <domain: "local", opset_import: ["" : 17]>
+        dense (a, w) => (r) {
+            k = Constant <value = float[2,2] {1, 2, 3, 4}> ()
+            b = MatMul(a, w)
+            r = MatMul(b, k)
+        }""",
+        opsets='"" : 17, "local" : 1',
+        W=normal(3, 2),
+    )
+    assert {skipped.reason for skipped in find_weights(model).skipped} == {SkipReason.INSIDE_FUNCTION}
+    assert "onnx_ir.passes.common.InlinePass" in SkipReason.INSIDE_FUNCTION.explanation
+    ir.passes.common.InlinePass()(model)
+    assert [weight.shape for weight in find_weights(model).weights] == [(3, 2), (2, 2)]
+
+
+def test_folding_constants_makes_weights_behind_other_nodes_mappable(parse, run, normal, tmp_path):
+    model = parse("g (float[2,3] x) => (float[2,4] y) { t = Transpose(W) y = MatMul(x, t) }", W=normal(4, 3))
+    [skipped] = find_weights(model).skipped
+    assert "fold constants first" in skipped.reason.explanation
+    run(model, "basic", tmp_path / "folded.onnx", x=normal(2, 3))
+    assert [weight.shape for weight in find_weights(ir.load(tmp_path / "folded.onnx")).weights] == [(3, 4)]

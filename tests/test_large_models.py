@@ -35,7 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for key, value in {"location": "weights.bin", "offset": offset, "length": file.tell() - offset}.items():
                 tensor.external_data.add(key=key, value=str(value))
             weights.append(tensor)
-            nodes.append(helper.make_node("MatMul", [f"x{layer}", f"w{layer}"], [f"x{layer + 1}"], name=f"layer{layer}"))
+            node = helper.make_node("MatMul", [f"x{layer}", f"w{layer}"], [f"x{layer + 1}"], name=f"layer{layer}")
+            nodes.append(node)
     graph = helper.make_graph(
         nodes,
         "large",

@@ -127,7 +127,10 @@ def test_the_specification_lists_every_reason_for_skipping_with_its_explanation(
     assert listed == {reason.value: reason.explanation for reason in SkipReason}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/format.md", "models/README.md", "benchmarks/README.md", "CHANGELOG.md"])
+PAGES = ["README.md", "docs/format.md", "models/README.md", "benchmarks/README.md", "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_link_to_a_file_leads_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):

@@ -14,9 +14,7 @@ import pytest
 import onnx_gconv as gconv
 from onnx_gconv.verification.outputs import compare_outputs
 
-FOLDER = Path(
-    os.environ.get("ONNX_GCONV_REAL_MODELS", Path(__file__).resolve().parents[2] / ".cache" / "real-models")
-)
+FOLDER = Path(os.environ.get("ONNX_GCONV_REAL_MODELS", Path(__file__).resolve().parents[2] / ".cache" / "real-models"))
 
 
 def normal(*shape: int) -> np.ndarray:

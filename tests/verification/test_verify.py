@@ -15,12 +15,11 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
+import onnx_gconv.verification
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError, ModelError, VerificationError
 from onnx_gconv.file_operations import map_model
 from onnx_gconv.models import model_path
-from onnx_gconv.verification import verify as verify_models
-from onnx_gconv.verification import verify as verify_module
 from onnx_gconv.verification.verify import VerificationReport, _on_disk, verify
 
 MODELS = ["digits_cnn.onnx", "digits_cnn_torchscript.onnx", "digits_mlp.onnx"]
@@ -122,8 +121,8 @@ def test_verifying_changes_no_file(original, mapped):
 
 
 def test_the_package_offers_the_function_itself():
-    assert verify_models is verify
-    assert verify_module is verify
+    assert onnx_gconv.verification.verify is verify
+    assert onnx_gconv.verify is verify
 
 
 # What fails
@@ -325,7 +324,8 @@ def test_the_report_says_that_outputs_were_not_compared(custom):
     report = verify(custom, map_model(custom).output)
     text = " ".join(str(report).split())
     assert "OUTPUTS NOT COMPARED: " in text
-    assert "PASSED for 1 weights (0 bit-identical) and the mapping; outputs were not compared." in text
+    assert "PASSED for 1 weight" in text
+    assert "outputs were not compared." in text
     assert report.to_json()["outputs_not_compared"] == report.outputs.not_compared
     assert report.to_json()["outputs"] == []
 

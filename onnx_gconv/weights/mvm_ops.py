@@ -15,8 +15,10 @@ from onnx_gconv.weights.matrix_view import MatrixView
 
 __all__ = ["MVM_OPS", "MvmOp", "WeightSlot", "mvm_op"]
 
-# One axis of the kernel at least
-_CONV_RANK = 3
+_MATRIX_RANK = 2
+_CONV_RANK = 3  # or more: one axis of the kernel at least
+_RECURRENT_RANK = 3
+_EINSUM_OPERANDS = 2
 
 ViewFunction: TypeAlias = Callable[[ir.Node, Sequence[int]], MatrixView]
 
@@ -65,47 +67,144 @@ def _matmul_left(_: ir.Node, shape: Sequence[int]) -> MatrixView:
 def _gemm_right(node: ir.Node, shape: Sequence[int]) -> MatrixView:
     """Alpha * A' @ W' with W [K, N], or [N, K] with transB."""
     rows, columns = (1, 0) if node.attributes.get_int("transB", 0) else (0, 1)
-    factor = node.attributes.get_float("alpha", 1.0)
-    return MatrixView.of_axes(shape, row_axes=(rows,), column_axes=(columns,), factor=factor)
+    return MatrixView.of_axes(shape, row_axes=(rows,), column_axes=(columns,), factor=_alpha(node))
 
 
 def _gemm_left(node: ir.Node, shape: Sequence[int]) -> MatrixView:
     """Alpha * W' @ B' with W [M, K], or [K, M] with transA."""
     rows, columns = (0, 1) if node.attributes.get_int("transA", 0) else (1, 0)
-    factor = node.attributes.get_float("alpha", 1.0)
-    return MatrixView.of_axes(shape, row_axes=(rows,), column_axes=(columns,), factor=factor)
+    return MatrixView.of_axes(shape, row_axes=(rows,), column_axes=(columns,), factor=_alpha(node))
+
+
+def _fused_matmul_right(node: ir.Node, shape: Sequence[int]) -> MatrixView:
+    """As MatMul with alpha; transB swaps the last two axes, transBatchB moves the first one behind the batch first."""
+    outer, inner, batch = _fused_matmul_axes(node, shape, "B")
+    return MatrixView.of_axes(shape, row_axes=outer, column_axes=inner, matrix_axes=batch, factor=_alpha(node))
+
+
+def _fused_matmul_left(node: ir.Node, shape: Sequence[int]) -> MatrixView:
+    """As MatMul with alpha; transA swaps the last two axes, transBatchA moves the first one behind the batch first."""
+    outer, inner, batch = _fused_matmul_axes(node, shape, "A")
+    return MatrixView.of_axes(shape, row_axes=inner, column_axes=outer, matrix_axes=batch, factor=_alpha(node))
+
+
+def _fused_matmul_axes(
+    node: ir.Node, shape: Sequence[int], operand: str
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """The last axis but one, the last axis, and the batch axes of an operand after its transpositions.
+
+    ONNX Runtime ignores all transpositions of an operand of one axis.
+    """
+    rank = len(shape)
+    if rank == 1:
+        return ((0,), (), ()) if operand == "B" else ((), (0,), ())
+    axes = list(range(rank))
+    if node.attributes.get_int(f"transBatch{operand}", 0):
+        axes = [*axes[1:-1], axes[0], axes[-1]]
+    if node.attributes.get_int(f"trans{operand}", 0):
+        axes[-2:] = axes[-1], axes[-2]
+    return (axes[-2],), (axes[-1],), tuple(axes[:-2])
 
 
 def _conv(node: ir.Node, shape: Sequence[int]) -> MatrixView:
     """W [outputs, inputs / groups, kernel...]: rows are (input, kernel...), as the tensor is flattened."""
-    groups = node.attributes.get_int("group", 1)
-    if len(shape) < _CONV_RANK or groups < 1 or shape[0] % groups:
-        raise ValueError(f"shape {list(shape)} with {groups} groups")
+    groups = _groups(node, shape)
     if groups == 1:
         return MatrixView.of_axes(shape, row_axes=range(1, len(shape)), column_axes=(0,))
     split = (groups, shape[0] // groups, *shape[1:])
     return MatrixView.of_axes(split, matrix_axes=(0,), row_axes=range(2, len(split)), column_axes=(1,))
 
 
+def _conv_transpose(node: ir.Node, shape: Sequence[int]) -> MatrixView:
+    """W [inputs, outputs / groups, kernel...]: one input position gives (output, kernel...), which are the columns."""
+    groups = _groups(node, shape)
+    if groups == 1:
+        return MatrixView.of_axes(shape, row_axes=(0,), column_axes=range(1, len(shape)))
+    split = (groups, shape[0] // groups, *shape[1:])
+    return MatrixView.of_axes(split, matrix_axes=(0,), row_axes=(1,), column_axes=range(2, len(split)))
+
+
+def _recurrent(_: ir.Node, shape: Sequence[int]) -> MatrixView:
+    """W or R [directions, gates * hidden, inputs]: a matrix for each direction, the gates side by side."""
+    if len(shape) != _RECURRENT_RANK:
+        raise ValueError(f"shape {list(shape)}")
+    return MatrixView.of_axes(shape, matrix_axes=(0,), row_axes=(2,), column_axes=(1,))
+
+
+def _attention(_: ir.Node, shape: Sequence[int]) -> MatrixView:
+    """W [inputs, queries + keys + values]."""
+    if len(shape) != _MATRIX_RANK:
+        raise ValueError(f"shape {list(shape)}")
+    return MatrixView.of_axes(shape, row_axes=(0,), column_axes=(1,))
+
+
+def _einsum(operand: int) -> ViewFunction:
+    """The view of one of two operands, read off the equation.
+
+    Labels of the weight that the result lacks are contracted: rows. Labels that the result has and the other operand
+    lacks are columns, labels that all three have count matrices.
+    """
+
+    def view(node: ir.Node, shape: Sequence[int]) -> MatrixView:
+        equation = (node.attributes.get_string("equation") or "").replace(" ", "")
+        inputs, arrow, result = equation.partition("->")
+        terms = inputs.split(",")
+        if len(terms) != _EINSUM_OPERANDS or len(node.inputs) != _EINSUM_OPERANDS or "." in equation:
+            raise ValueError(f"equation {equation}")
+        weight, other = terms[operand], terms[1 - operand]
+        if not arrow:  # all labels that stand once, in alphabetical order
+            joined = weight + other
+            result = "".join(sorted(label for label in set(joined) if joined.count(label) == 1))
+        is_diagonal = len(set(weight)) != len(weight)
+        is_summed_alone = any(label not in other and label not in result for label in weight)
+        if is_diagonal or is_summed_alone or len(weight) != len(shape):
+            raise ValueError(f"equation {equation} for shape {list(shape)}")
+        return MatrixView.of_axes(
+            shape,
+            row_axes=[axis for axis, label in enumerate(weight) if label not in result],
+            column_axes=[axis for axis, label in enumerate(weight) if label in result and label not in other],
+            matrix_axes=[axis for axis, label in enumerate(weight) if label in result and label in other],
+        )
+
+    return view
+
+
+def _alpha(node: ir.Node) -> float:
+    return node.attributes.get_float("alpha", 1.0)
+
+
+def _groups(node: ir.Node, shape: Sequence[int]) -> int:
+    groups = node.attributes.get_int("group", 1)
+    if len(shape) < _CONV_RANK or groups < 1 or shape[0] % groups:
+        raise ValueError(f"shape {list(shape)} with {groups} groups")
+    return groups
+
+
+_MATMUL = (WeightSlot(0, 1, _matmul_left), WeightSlot(1, 0, _matmul_right))
+_GEMM = (WeightSlot(0, 1, _gemm_left), WeightSlot(1, 0, _gemm_right))
+_FUSED_MATMUL = (WeightSlot(0, 1, _fused_matmul_left), WeightSlot(1, 0, _fused_matmul_right))
+_CONV = (WeightSlot(1, 0, _conv),)
+_RECURRENT = (WeightSlot(1, 0, _recurrent), WeightSlot(2, 0, _recurrent))
+
 _ROWS = (
-    MvmOp("", "MatMul", (WeightSlot(0, 1, _matmul_left), WeightSlot(1, 0, _matmul_right))),
-    MvmOp("", "Gemm", (WeightSlot(0, 1, _gemm_left), WeightSlot(1, 0, _gemm_right))),
-    MvmOp("", "Conv", (WeightSlot(1, 0, _conv),)),
-    # Ops whose weights this version lists, but does not map
-    MvmOp("", "ConvTranspose", (WeightSlot(1, 0, None),)),
-    MvmOp("", "DeformConv", (WeightSlot(1, 0, None),)),
-    MvmOp("", "LSTM", (WeightSlot(1, 0, None), WeightSlot(2, 0, None))),
-    MvmOp("", "GRU", (WeightSlot(1, 0, None), WeightSlot(2, 0, None))),
-    MvmOp("", "RNN", (WeightSlot(1, 0, None), WeightSlot(2, 0, None))),
-    MvmOp("", "Einsum", (WeightSlot(0, 1, None), WeightSlot(1, 0, None))),
+    MvmOp("", "MatMul", _MATMUL),
+    MvmOp("", "Gemm", _GEMM),
+    MvmOp("", "Conv", _CONV),
+    MvmOp("", "ConvTranspose", (WeightSlot(1, 0, _conv_transpose),)),
+    MvmOp("", "DeformConv", _CONV),
+    MvmOp("", "LSTM", _RECURRENT),
+    MvmOp("", "GRU", _RECURRENT),
+    MvmOp("", "RNN", _RECURRENT),
+    MvmOp("", "Einsum", (WeightSlot(0, 1, _einsum(0)), WeightSlot(1, 0, _einsum(1)))),
+    MvmOp("com.microsoft", "FusedMatMul", _FUSED_MATMUL),
+    MvmOp("com.microsoft", "FusedGemm", _GEMM),
+    MvmOp("com.microsoft", "FusedConv", _CONV),
+    MvmOp("com.microsoft", "Attention", (WeightSlot(1, 0, _attention),)),
+    # Ops with integer weights, which this version lists, but does not map
     MvmOp("", "MatMulInteger", (WeightSlot(0, 1, None), WeightSlot(1, 0, None))),
     MvmOp("", "ConvInteger", (WeightSlot(1, 0, None),)),
     MvmOp("", "QLinearMatMul", (WeightSlot(0, 3, None), WeightSlot(3, 0, None))),
     MvmOp("", "QLinearConv", (WeightSlot(3, 0, None),)),
-    MvmOp("com.microsoft", "FusedMatMul", (WeightSlot(0, 1, None), WeightSlot(1, 0, None))),
-    MvmOp("com.microsoft", "FusedGemm", (WeightSlot(0, 1, None), WeightSlot(1, 0, None))),
-    MvmOp("com.microsoft", "FusedConv", (WeightSlot(1, 0, None),)),
-    MvmOp("com.microsoft", "Attention", (WeightSlot(1, 0, None),)),
     MvmOp("com.microsoft", "QAttention", (WeightSlot(1, 0, None),)),
     MvmOp("com.microsoft", "MatMulNBits", (WeightSlot(1, 0, None),)),
     MvmOp("com.microsoft", "DynamicQuantizeLSTM", (WeightSlot(1, 0, None), WeightSlot(2, 0, None))),

@@ -190,15 +190,25 @@ class TestConsumers:
 
     def test_a_weight_of_a_mapped_and_an_unsupported_op_is_found(self, parse, normal):
         model = parse(
-            """g (float[1,4,3,3] x) => (float y, float z) {
-                [conv] y = Conv(x, W)
-                [transposed] z = ConvTranspose(x, W)
+            """g (float[2,3] x) => (float y, float z) {
+                [mm] y = MatMul(x, W)
+                [quantized] z = com.microsoft.DynamicQuantizeMatMul(x, W)
             }""",
-            W=normal(4, 4, 1, 1),
+            opsets='"" : 17, "com.microsoft" : 1',
+            W=normal(3, 4),
         )
         weight = only_weight(model)
-        assert readers(weight) == [("conv", 1, True), ("transposed", 1, True)]
+        assert readers(weight) == [("mm", 1, True), ("quantized", 1, True)]
         assert weight.consumers[1].view is None
+
+    def test_both_weights_of_a_recurrent_op_are_found_and_its_biases_are_not(self, parse, normal):
+        model = parse(
+            "g (float[5,1,3] x) => (float y) { y = LSTM <hidden_size = 2> (x, W, R, B) }",
+            W=normal(1, 8, 3),
+            R=normal(1, 8, 2),
+            B=normal(1, 16),
+        )
+        assert [weight.name for weight in find_weights(model).weights] == ["W", "R"]
 
     def test_identity_nodes_are_seen_through(self, parse, normal):
         model = parse(
@@ -421,11 +431,10 @@ class TestSkipped:
     @pytest.mark.parametrize(
         ("node", "shapes", "weights"),
         [
-            ("y = ConvTranspose(x, W)", {"W": (3, 4, 2, 2)}, ["W"]),
-            ("y = LSTM <hidden_size = 2> (x, W, R, B)", {"W": (1, 8, 3), "R": (1, 8, 2), "B": (1, 16)}, ["W", "R"]),
-            ("y = GRU <hidden_size = 2> (x, W, R)", {"W": (1, 6, 3), "R": (1, 6, 2)}, ["W", "R"]),
-            ('y = Einsum <equation = "ij,jk->ik"> (x, W)', {"W": (3, 4)}, ["W"]),
-            ("y = com.microsoft.FusedMatMul (x, W)", {"W": (3, 4)}, ["W"]),
+            ("y = MatMulInteger(x, W)", {"W": (3, 4)}, ["W"]),
+            ("y = QLinearConv(x, a, b, W, c, d, e, f)", {"W": (4, 3, 1, 1)}, ["W"]),
+            ("y = com.microsoft.MatMulNBits (x, W)", {"W": (3, 4)}, ["W"]),
+            ("y = com.microsoft.DynamicQuantizeLSTM (x, W, R)", {"W": (1, 3, 8), "R": (1, 2, 8)}, ["W", "R"]),
         ],
     )
     def test_weights_of_ops_that_are_not_mapped_yet_are_listed(self, parse, normal, node, shapes, weights):

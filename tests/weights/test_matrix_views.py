@@ -155,6 +155,181 @@ def test_convolution(parse, run, normal, case):
     np.testing.assert_allclose(output, run(model, x=x)[0], rtol=1e-4, atol=1e-5)
 
 
+def spread(columns, shape, kernel, *, strides, pads):
+    """What every input position of a transposed convolution adds to the output, from [images, positions..., taps]."""
+    axes = len(kernel)
+    output = np.zeros(shape, columns.dtype)
+    columns = columns.reshape(*columns.shape[: 1 + axes], shape[1], *kernel)
+    for position in np.ndindex(*columns.shape[1 : 1 + axes]):
+        for tap in np.ndindex(*kernel):
+            place = [p * s + t - pad for p, s, t, pad in zip(position, strides, tap, pads, strict=False)]
+            if all(0 <= p < size for p, size in zip(place, shape[2:], strict=True)):
+                output[(slice(None), slice(None), *place)] += columns[(slice(None), *position, slice(None), *tap)]
+    return output
+
+
+TRANSPOSED = {
+    "1-D": {"x": (2, 3, 5), "w": (3, 4, 3)},
+    "2-D": {"x": (2, 3, 4, 3), "w": (3, 4, 3, 2), "strides": (2, 1), "pads": (1, 0, 1, 0)},
+    "3-D": {"x": (1, 2, 3, 2, 2), "w": (2, 3, 2, 1, 2)},
+    "two groups": {"x": (2, 4, 3, 3), "w": (4, 3, 2, 2), "groups": 2, "strides": (2, 2)},
+    "depthwise": {"x": (1, 3, 4, 4), "w": (3, 1, 2, 2), "groups": 3},
+}
+
+
+@pytest.mark.parametrize("case", TRANSPOSED.values(), ids=TRANSPOSED)
+def test_transposed_convolution(parse, run, normal, case):
+    x, w, groups = normal(*case["x"]), normal(*case["w"], seed=1), case.get("groups", 1)
+    axes = w.ndim - 2
+    strides, pads = case.get("strides", (1,) * axes), case.get("pads", (0,) * 2 * axes)
+    model = parse(
+        f"g (float{list(x.shape)} x) => (float y) "
+        f"{{ y = ConvTranspose <group = {groups}, strides = {list(strides)}, pads = {list(pads)}> (x, W) }}",
+        W=w,
+    )
+    [expected] = run(model, x=x)
+    view = view_of(model)
+    assert (view.matrices, view.rows) == (groups, x.shape[1] // groups)
+    shape = (x.shape[0], expected.shape[1] // groups, *expected.shape[2:])
+    outputs = [
+        spread(np.moveaxis(channels, 1, -1) @ crossbar, shape, w.shape[2:], strides=strides, pads=pads)
+        for channels, crossbar in zip(np.split(x, groups, axis=1), matrices(w, view), strict=True)
+    ]
+    np.testing.assert_allclose(np.concatenate(outputs, axis=1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_plain_recurrent_net(parse, run, normal, directions):
+    steps, inputs, hidden = 3, 4, 5
+    x, w, r = normal(steps, 2, inputs), normal(directions, hidden, inputs, seed=1), normal(directions, hidden, hidden)
+    direction = "bidirectional" if directions == 2 else "forward"
+    model = parse(
+        f"g (float[{steps},2,{inputs}] x) => (float y) "
+        f'{{ y = RNN <hidden_size = {hidden}, direction = "{direction}"> (x, W, R) }}',
+        W=w,
+        R=r,
+    )
+    [expected] = run(model, x=x)
+    crossbars = matrices(w, view_of(model)), matrices(r, view_of(model, "R"))
+    for number, (for_inputs, for_state) in enumerate(zip(*crossbars, strict=True)):
+        state, order = np.zeros((2, hidden), np.float32), range(steps) if number == 0 else reversed(range(steps))
+        for step in order:
+            state = np.tanh(x[step] @ for_inputs + state @ for_state)
+            np.testing.assert_allclose(state, expected[step, number], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("op_type", "gates"), [("LSTM", 4), ("GRU", 3)])
+def test_the_gates_of_a_recurrent_op_are_columns_side_by_side(parse, normal, op_type, gates):
+    w, r = normal(2, gates * 5, 4), normal(2, gates * 5, 5)
+    model = parse(
+        f'g (float x) => (float y) {{ y = {op_type} <hidden_size = 5, direction = "bidirectional"> (x, W, R) }}',
+        W=w,
+        R=r,
+    )
+    for name, weight in (("W", w), ("R", r)):
+        np.testing.assert_array_equal(matrices(weight, view_of(model, name)), weight.transpose(0, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("equation", "x_shape", "w_shape", "weight_first"),
+    [
+        ("ij,jk->ik", (2, 3), (3, 4), False),
+        ("ij,kj->ik", (2, 3), (4, 3), False),
+        ("bij,bjk->bik", (5, 2, 3), (5, 3, 4), False),
+        ("bthd,hdk->btk", (2, 3, 4, 5), (4, 5, 6), False),
+        ("kj,ij->ik", (2, 3), (4, 3), True),
+        ("ij,jk", (2, 3), (3, 4), False),
+        ("i j, h j k -> h i k", (2, 3), (5, 3, 4), False),
+        ("ij,jkl->ilk", (2, 3), (3, 4, 5), False),
+    ],
+)
+def test_einsum(parse, run, normal, equation, x_shape, w_shape, weight_first):
+    x, w = normal(*x_shape), normal(*w_shape, seed=1)
+    operands = "W, x" if weight_first else "x, W"
+    model = parse(
+        f'g (float{list(x_shape)} x) => (float y) {{ y = Einsum <equation = "{equation}"> ({operands}) }}', W=w
+    )
+    view = view_of(model)
+    # Compute by the view: one product of matrices for each of the weight's matrices.
+    terms, _, result = equation.replace(" ", "").partition("->")
+    first, second = terms.split(",")
+    label_x, label_w = (second, first) if weight_first else (first, second)
+    result = result or "".join(sorted(c for c in set(first + second) if (first + second).count(c) == 1))
+    matrix_labels = [label_w[axis] for axis in view.matrix_axes]
+    row_labels = [label_w[axis] for axis in view.row_axes]
+    column_labels = [label_w[axis] for axis in view.column_axes]
+    shared = [label for label in matrix_labels if label in label_x]
+    kept = [label for label in label_x if label not in row_labels and label not in shared]
+    order = [label_x.index(label) for label in (*shared, *kept, *row_labels)]
+    sizes = dict(zip(label_x, x.shape, strict=True)) | dict(zip(label_w, w.shape, strict=True))
+    rows = x.transpose(order).reshape(-1 if shared else 1, int(np.prod([sizes[k] for k in kept])), view.rows)
+    product = np.matmul(rows, matrices(w, view)).reshape([sizes[k] for k in (*matrix_labels, *kept, *column_labels)])
+    labels = [*matrix_labels, *kept, *column_labels]
+    output = product.transpose([labels.index(label) for label in result])
+    np.testing.assert_allclose(output, run(model, x=x)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("equation", ["ij,jk,kl->il", "...j,jk->...k", "ij,kl->il", "ij,jkk->i"])
+def test_an_einsum_that_is_no_product_of_matrices_is_skipped(parse, normal, equation):
+    shape = (3,) * (len(equation.split("->")[0].split(",")[1]))
+    model = parse(
+        f'g (float x, float z) => (float y) {{ y = Einsum <equation = "{equation}"> (x, W) }}', W=normal(*shape)
+    )
+    [skipped] = find_weights(model).skipped
+    assert (skipped.name, skipped.reason) == ("W", "invalid_shape")
+
+
+@pytest.mark.parametrize("trans", [0, 1])
+@pytest.mark.parametrize("trans_batch", [0, 1])
+@pytest.mark.parametrize("side", ["A", "B"])
+def test_fused_matmul(parse, run, normal, side, trans_batch, trans):
+    dense = normal(6, 3, 4, seed=1) if side == "B" else normal(6, 4, 3, seed=1)  # [batch, rows, columns] of the product
+    w = dense.swapaxes(1, 2) if trans else dense
+    w = np.moveaxis(w, 1, 0) if trans_batch else w
+    x = normal(6, 2, 3) if side == "B" else normal(6, 3, 2)
+    operands = "x, W" if side == "B" else "W, x"
+    model = parse(
+        f"g (float{list(x.shape)} x) => (float y) {{ y = com.microsoft.FusedMatMul "
+        f"<alpha = 0.5, trans{side} = {trans}, transBatch{side} = {trans_batch}> ({operands}) }}",
+        opsets='"" : 17, "com.microsoft" : 1',
+        W=np.ascontiguousarray(w),
+    )
+    view = view_of(model)
+    crossbars = matrices(w, view)
+    product = x @ crossbars if side == "B" else (x.swapaxes(1, 2) @ crossbars).swapaxes(1, 2)
+    np.testing.assert_allclose(view.factor * product, run(model, x=x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_fused_gemm_and_fused_convolution_are_read_as_gemm_and_convolution(parse, normal):
+    opsets = '"" : 17, "com.microsoft" : 1'
+    gemm = parse(
+        "g (float x) => (float y) { y = com.microsoft.FusedGemm <transB = 1> (x, W) }", opsets=opsets, W=normal(4, 3)
+    )
+    assert view_of(gemm) == MatrixView(3, 4, 1, (4, 3), (), (1,), (0,))
+    conv = parse(
+        "g (float x) => (float y) { y = com.microsoft.FusedConv <group = 2> (x, W) }",
+        opsets=opsets,
+        W=normal(6, 2, 3, 5),
+    )
+    assert view_of(conv) == MatrixView(30, 3, 2, (2, 3, 2, 3, 5), (0,), (2, 3, 4), (1,))
+
+
+def test_fused_attention(parse, run, normal):
+    x, w, bias = normal(2, 3, 8), normal(8, 24, seed=1), normal(24)
+    model = parse(
+        "g (float[2,3,8] x) => (float y) { y = com.microsoft.Attention <num_heads = 2> (x, W, B) }",
+        opsets='"" : 17, "com.microsoft" : 1',
+        W=w,
+        B=bias,
+    )
+    projected = x @ matrices(w, view_of(model))[0] + bias
+    query, key, value = (part.reshape(2, 3, 2, 4).swapaxes(1, 2) for part in np.split(projected, 3, axis=-1))
+    scores = query @ key.swapaxes(2, 3) / 2.0
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    output = (weights / weights.sum(-1, keepdims=True)) @ value
+    np.testing.assert_allclose(output.swapaxes(1, 2).reshape(2, 3, 8), run(model, x=x)[0], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("node", "shape", "expected"),
     [
@@ -180,6 +355,8 @@ def test_a_view_counts_rows_columns_and_matrices(parse, normal, node, shape, exp
         ("Conv <group = 0> (x, W)", (4, 2, 3)),
         ("Conv <group = 3> (x, W)", (4, 2, 3)),
         ("Conv (x, W)", (4,)),
+        ("ConvTranspose <group = 3> (x, W)", (4, 2, 3)),
+        ("LSTM (x, W)", (8, 3)),
     ],
 )
 def test_a_weight_whose_shape_does_not_fit_its_op_is_skipped(parse, normal, node, shape):

@@ -22,6 +22,7 @@ __all__ = [
     "ConverterRecord",
     "Manifest",
     "MatrixViewRecord",
+    "RearrangementRecord",
     "ScaleRecord",
     "SkippedRecord",
     "WeightRecord",
@@ -52,8 +53,15 @@ class MatrixViewRecord(_Record):
     factor: float
 
 
+class RearrangementRecord(_Record):
+    """A step of the way from a weight to a weight slot: a transposition or a reshape."""
+
+    op: Literal["transpose", "reshape"]
+    argument: tuple[int, ...]
+
+
 class ConsumerRecord(_Record):
-    """A node that reads a rebuilt weight, directly or through Identity nodes."""
+    """A node that reads a rebuilt weight, directly or through nodes that only rearrange it."""
 
     node: str
     op_type: str
@@ -61,6 +69,7 @@ class ConsumerRecord(_Record):
     slot: int
     graph: str
     is_mvm: bool
+    path: tuple[RearrangementRecord, ...]
     matrix_view: MatrixViewRecord | None
 
 

@@ -17,6 +17,7 @@ from onnx_gconv.mapping import (
     ConverterRecord,
     Manifest,
     MatrixViewRecord,
+    RearrangementRecord,
     ScaleRecord,
     SkippedRecord,
     WeightRecord,
@@ -230,6 +231,7 @@ def _consumer_records(found: FoundWeight) -> Iterable[ConsumerRecord]:
             slot=consumer.slot,
             graph=consumer.graph_path,
             is_mvm=consumer.is_mvm,
+            path=tuple(RearrangementRecord(op=step.op, argument=step.argument) for step in consumer.path),
             matrix_view=None if view is None else MatrixViewRecord(**vars(view)),
         )
 

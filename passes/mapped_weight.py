@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.mapping import WeightRecord
+from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
 
 __all__ = ["BrokenMappingError", "MappedWeight", "ModelValues", "locate", "structural_problems"]
 
@@ -79,8 +80,12 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
             f"the nodes compute {_text(found, offset)} instead of {_text(expected, -record.offset_us)}"
         )
     after: list[ir.Node] = []
+    if not record.zero and any(node.metadata_props.get(ROLE_KEY) == "zero" for node, _ in value.uses()):
+        raise BrokenMappingError("a zero is added to it, of which the manifest says nothing")
     if record.zero:
         add = _only_user(value, "Add", 0)
+        if (zero := _number(add.inputs[1])) != float(number(record.zero)):
+            raise BrokenMappingError(f"{zero} is added to it, the manifest says {record.zero}")
         after.append(add)
         leaves.extend(item for item in add.inputs[1:] if item is not None)
         value = add.outputs[0]
@@ -196,7 +201,7 @@ def _number(value: ir.Value | None) -> float | None:
     ):
         return None
     # A conductance of a weight of rank 0 is a scalar too; those are told from constants by their role.
-    if value.metadata_props.get("onnx_gconv.role") == "conductance":
+    if value.metadata_props.get(ROLE_KEY) == "conductance":
         return None
     return float(value.const_value.numpy())
 

@@ -54,6 +54,7 @@ DOCUMENT = {
                     "slot": 1,
                     "graph": "choose.then_branch",
                     "is_mvm": True,
+                    "path": [{"op": "transpose", "argument": [1, 0]}],
                     "matrix_view": {
                         "rows": 2,
                         "columns": 3,
@@ -72,6 +73,7 @@ DOCUMENT = {
                     "slot": 0,
                     "graph": "",
                     "is_mvm": False,
+                    "path": [],
                     "matrix_view": None,
                 },
             ],

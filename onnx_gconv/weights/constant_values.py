@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_gconv.weights.readers import is_identity
+from onnx_gconv.weights.rearrangement import is_rearranging
 from onnx_gconv.weights.scopes import Scope
 
-__all__ = ["Constant", "ConstantValues", "Leaves", "behind_identities", "constants_of", "leaves", "main_source"]
+__all__ = ["Constant", "ConstantValues", "Leaves", "constants_of", "leaves", "main_source", "rearranged_from"]
 
 # Nodes without inputs, or with constant ones, that still give another value on every run.
 _RANDOM_OPS = frozenset(
@@ -135,13 +135,15 @@ def main_source(sources: Collection[Constant]) -> Constant | None:
     return next(iter(sources)) if len(sources) == 1 else None
 
 
-def behind_identities(value: ir.Value) -> ir.Value:
-    """The value that Identity nodes hand on."""
-    while (node := value.producer()) is not None and is_identity(node):
+def rearranged_from(value: ir.Value) -> tuple[ir.Value, list[ir.Node]]:
+    """The value that rearranging nodes start from, and these nodes in the order in which they follow."""
+    nodes: list[ir.Node] = []
+    while (node := value.producer()) is not None and is_rearranging(node):
         source = node.inputs[0]
-        assert source is not None  # noqa: S101 - `is_identity` has seen it
+        assert source is not None  # noqa: S101 - `is_rearranging` has seen it
+        nodes.append(node)
         value = source
-    return value
+    return value, nodes[::-1]
 
 
 def _is_dense_constant(node: ir.Node) -> bool:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from onnx_gconv.weights.constant_values import Constant, ConstantValues, behind_identities, main_source
+from onnx_gconv.weights.constant_values import Constant, ConstantValues, main_source, rearranged_from
 from onnx_gconv.weights.function_weights import FunctionWeights
 from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
 from onnx_gconv.weights.readers import node_label, readers
+from onnx_gconv.weights.rearrangement import Rearrangement, rearrangement, step_shape
 from onnx_gconv.weights.scopes import Scope, scopes
 from onnx_gconv.weights.skip_reasons import SkipReason
 from onnx_gconv.weights.weight_records import Consumer, FoundWeight, SkippedWeight, WeightSurvey
@@ -26,16 +27,37 @@ def find_weights(model: ir.Model) -> WeightSurvey:
     """Find the weights of all MVM ops of a model, in the main graph and in all bodies of If, Loop and Scan.
 
     A weight is an initializer or the output of a Constant node that reaches a weight slot of an MVM op directly or
-    through Identity nodes, while the other operand is not constant.
+    through nodes that only rearrange it, while the other operand is not constant.
     """
     return _Finder(model).survey()
+
+
+@dataclass(frozen=True)
+class _SlotUse:
+    """A weight slot that a constant feeds, and the nodes that rearrange it on the way."""
+
+    slot: WeightSlot
+    nodes: tuple[ir.Node, ...]
+
+    def path(self, shape: tuple[int, ...]) -> tuple[tuple[Rearrangement, ...], tuple[int, ...]]:
+        """The steps, and the shape in which the constant arrives.
+
+        Raises:
+            ValueError: If they cannot be known.
+        """
+        steps: list[Rearrangement] = []
+        for node in self.nodes:
+            if (step := rearrangement(node, shape)) is not None:
+                steps.append(step)
+                shape = step_shape(step, shape)
+        return tuple(steps), shape
 
 
 @dataclass
 class _Use:
     """How a constant is used, as far as the walk has come."""
 
-    mvm_slots: dict[tuple[ir.Node, int], WeightSlot] = field(default_factory=dict)
+    mvm_slots: dict[tuple[ir.Node, int], _SlotUse] = field(default_factory=dict)
     constant_expression: ir.Node | None = None
     function: str | None = None
     is_behind_nodes: bool = False
@@ -81,14 +103,15 @@ class _Finder:
             return
         activation = _input(node, slot.activation)
         both_constant = activation is not None and self._values.is_constant(activation)
-        use = self._uses.get(behind_identities(value))
+        root, nodes = rearranged_from(value)
+        use = self._uses.get(root)
         if use is None:
             if not both_constant:
                 self._visit_computed(node, slot, value, scope)
         elif both_constant:
             use.constant_expression = node
         else:
-            use.mvm_slots[node, slot.index] = slot
+            use.mvm_slots[node, slot.index] = _SlotUse(slot, tuple(nodes))
 
     def _visit_computed(self, node: ir.Node, slot: WeightSlot, value: ir.Value, scope: Scope) -> None:
         """Note a weight slot that is fed by nodes computing on constants, once for each source."""
@@ -138,16 +161,21 @@ class _Finder:
         return _skipped(constant, SkipReason.NOT_AN_MVM_WEIGHT, detail, is_mvm=False)
 
     def _consumers(self, constant: Constant, use: _Use) -> Iterator[Consumer]:
-        shape = constant.tensor.shape.numpy()
         for node, index in readers(constant.value):
-            slot = use.mvm_slots.get((node, index))
+            slot_use = use.mvm_slots.get((node, index))
+            path: tuple[Rearrangement, ...] = ()
+            view = None
+            if slot_use is not None:
+                path, shape = slot_use.path(tuple(constant.tensor.shape.numpy()))
+                view = slot_use.slot.view(node, shape) if slot_use.slot.view is not None else None
             assert node.graph is not None  # noqa: S101 - nodes of a model stand in graphs
             yield Consumer(
                 node=node,
                 slot=index,
                 graph_path=self._scope_of[node.graph].path,
-                is_mvm=slot is not None,
-                view=slot.view(node, shape) if slot is not None and slot.view is not None else None,
+                is_mvm=slot_use is not None,
+                path=path,
+                view=view,
             )
 
 
@@ -156,7 +184,7 @@ def _obstacle(constant: Constant, use: _Use) -> tuple[SkipReason, str] | None:
     tensor = constant.tensor
     if use.function is not None:
         return SkipReason.INSIDE_FUNCTION, f"function {use.function}"
-    if all(slot.view is None for slot in use.mvm_slots.values()):
+    if all(item.slot.view is None for item in use.mvm_slots.values()):
         return SkipReason.OP_NOT_SUPPORTED, _ops(use)
     if tensor.dtype not in MAPPABLE_DTYPES:
         return SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()

@@ -30,8 +30,8 @@ class SkipReason(enum.StrEnum):
 
 _EXPLANATIONS = {
     SkipReason.OP_NOT_SUPPORTED: "the MVM op that reads it is not mapped by this version",
-    SkipReason.BEHIND_OTHER_NODES: "nodes other than Identity stand between the constant and the weight slot; fold "
-    "constants first",
+    SkipReason.BEHIND_OTHER_NODES: "nodes that do not only rearrange it stand between the constant and the weight "
+    "slot; fold constants first",
     SkipReason.CONSTANT_EXPRESSION: "the node multiplies it with another constant, not with activations; fold "
     "constants first",
     SkipReason.DTYPE_NOT_SUPPORTED: "only float16, bfloat16, float32 and float64 weights are mapped by this version",

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnx_gconv.weights.matrix_view import MatrixView
 from onnx_gconv.weights.readers import node_label
+from onnx_gconv.weights.rearrangement import Rearrangement
 from onnx_gconv.weights.scopes import Scope
 from onnx_gconv.weights.skip_reasons import SkipReason
 
@@ -23,13 +24,15 @@ class Consumer:
         slot: Index of the input by which it reads the weight.
         graph_path: Path of the graph the node stands in, see `Scope`.
         is_mvm: Whether the input is a weight slot of an MVM op.
-        view: The matrix view, if the table has one for the op.
+        path: How the weight is rearranged on its way to a weight slot; empty if it is not.
+        view: The matrix view of the rearranged weight, if the table has one for the op.
     """
 
     node: ir.Node
     slot: int
     graph_path: str
     is_mvm: bool
+    path: tuple[Rearrangement, ...]
     view: MatrixView | None
 
 
@@ -41,7 +44,7 @@ class FoundWeight:
         value: The value that holds it: an initializer, or the output of a Constant node.
         tensor: Its data.
         scope: The graph that owns it.
-        consumers: All nodes that read it, through Identity nodes too.
+        consumers: All nodes that read it, through nodes that only rearrange it too.
     """
 
     value: ir.Value

@@ -15,7 +15,7 @@ from onnx_gconv.converters import Decoding, SinglePairConductanceConverter
 from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.mapping import MANIFEST_KEY, read_manifest, remove_manifest
 from onnx_gconv.passes import CheckMapping, MapConductances, Violation
-from onnx_gconv.passes.mapped_weight import ModelValues, locate
+from onnx_gconv.passes.mapped_weight import BrokenMappingError, ModelValues, locate
 from onnx_gconv.passes.rebuild_nodes import rebuild_nodes
 from onnx_gconv.passes.unique_names import UniqueNames
 
@@ -301,9 +301,10 @@ class TestValues:
 
 
 class TestStructure:
-    def test_conductances_of_another_shape(self, mapped):
-        replace(mapped, "W.g_plus", np.zeros((4, 3), np.float32))
-        assert violations(mapped) == ["'W': 'W.g_plus' has the shape [4, 3], the weight [3, 4]"]
+    @pytest.mark.parametrize("shape", [(4, 3), (2, 2), (12,)])
+    def test_conductances_of_another_shape(self, mapped, shape):
+        replace(mapped, "W.g_plus", np.zeros(shape, np.float32))
+        assert violations(mapped) == [f"'W': 'W.g_plus' has the shape {list(shape)}, the weight [3, 4]"]
 
     def test_conductances_converted_to_float16(self, mapped):
         for name in ("W.g_plus", "W.g_minus"):
@@ -381,6 +382,13 @@ class TestStructure:
         mapped.graph.remove(div, safe=True)
         assert violations(mapped) == ["'W': 'W.g_scale' should be read by one Div node (input 1), but by Mul[1]"]
 
+    def test_swapped_inputs_of_div(self, mapped):
+        _, div, _ = mapped.graph
+        first, second = div.inputs
+        div.replace_input_with(0, second)
+        div.replace_input_with(1, first)
+        assert violations(mapped) == ["'W': 'W.g_scale' should be read by one Div node (input 1), but by Div[0]"]
+
     def test_a_scale_that_nothing_reads(self, mapped):
         _, div, _ = mapped.graph
         div.replace_input_with(1, mapped.graph.initializers["W.g_plus"])
@@ -405,6 +413,22 @@ class TestStructure:
         *_, second = model.graph
         second.replace_input_with(1, model.graph.inputs[1])
         assert violations(model) == ["'W': node 'b' (MatMul) does not read the rebuilt weight any more"]
+
+    def test_a_consumer_in_a_body_that_reads_something_else(self, parse, normal):
+        model = parse(
+            """g (bool c, float[2,2] x) => (float[2,2] y) {
+                [choose] y = If (c) <
+                    then_branch = t () => (float[2,2] a) { [mm] a = MatMul(x, W) },
+                    else_branch = e () => (float[2,2] b) { [mm] b = MatMul(x, W) }
+                >
+            }""",
+            W=normal(2, 2),
+        )
+        MapConductances()(model)
+        *_, choose = model.graph
+        [matmul] = choose.attributes["else_branch"].as_graph()
+        matmul.replace_input_with(1, model.graph.inputs[1])
+        assert violations(model) == ["'W': node 'mm' (MatMul) does not read the rebuilt weight any more"]
 
     def test_a_consumer_that_reads_the_weight_as_its_other_operand(self, parse, normal):
         model = parse("g (float[3,3] x) => (float[3,3] y) { [mm] y = MatMul(x, W) }", W=normal(3, 3))
@@ -485,7 +509,7 @@ class TestReporting:
 class TestLocating:
     """What is found for one weight, for every decoding there can be."""
 
-    def located(self, parse, normal, decoding, dtype=ir.DataType.FLOAT, shape=(3, 4)):
+    def located(self, parse, normal, decoding, dtype=ir.DataType.FLOAT, shape=(3, 4), **stated):
         """A model with a weight of that decoding, what was found of it, and what was put in."""
         model = parse(DENSE, W=normal(3, 4))
         MapConductances()(model)
@@ -511,6 +535,7 @@ class TestLocating:
                 "offset_us": decoding.offset_us,
                 "scale": record.scale.model_copy(update={"name": "V.g_scale", "value": decoding.scale}),
                 "zero": decoding.zero,
+                **stated,
             }
         )
         return locate(record, ModelValues(model)), rebuilt
@@ -536,6 +561,16 @@ class TestLocating:
         assert {v.name for v in (*found.conductances, found.scale, *found.constants)} == {
             value.name for value in rebuilt.initializers
         }
+
+    @pytest.mark.parametrize(("computed", "stated"), [(0.5, 0.25), (0.0, 0.5), (0.5, 0.0)])
+    def test_another_offset_than_the_record_says_is_a_broken_mapping(self, parse, normal, computed, stated):
+        with pytest.raises(BrokenMappingError, match="the nodes compute"):
+            self.located(parse, normal, Decoding((1.0,), computed, 2.0, 0.0), offset_us=stated)
+
+    @pytest.mark.parametrize(("computed", "stated"), [(0.5, 0.25), (0.0, 0.5)])
+    def test_another_zero_than_the_record_says_is_a_broken_mapping(self, parse, normal, computed, stated):
+        with pytest.raises(BrokenMappingError):
+            self.located(parse, normal, Decoding((1.0, -1.0), 0.0, 2.0, computed), zero=stated)
 
     def test_conductances_without_axes_are_told_from_constants(self, parse, normal):
         found, _ = self.located(parse, normal, Decoding((1.0, -1.0, 3.0), 0.5, 2.0, 0.0), shape=())

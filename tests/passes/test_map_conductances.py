@@ -477,28 +477,30 @@ class TestManifest:
         assert (consumer.node, consumer.op_type, consumer.slot, consumer.is_mvm) == ("mm", "MatMul", 1, True)
         assert (consumer.matrix_view.rows, consumer.matrix_view.columns) == (3, 4)
 
-    def test_scale_and_largest_weight_are_exact(self, dense, normal):
-        [record] = read_manifest(mapped(dense)).weights
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_scale_and_largest_weight_are_exact(self, parse, normal, sign):
+        model = mapped(parse(DENSE, W=sign * normal(3, 4)))
+        [record] = read_manifest(model).weights
         assert record.max_abs == float(np.abs(normal(3, 4)).max())
-        assert record.scale.value == float(dense.graph.initializers["W.g_scale"].const_value.numpy())
+        assert record.scale.value == float(model.graph.initializers["W.g_scale"].const_value.numpy())
 
     def test_it_lists_skipped_weights_with_their_reasons(self, parse, normal):
         model = parse(
             """g (float[2,3] x) => (float[2,4] y, float[2,4] z) {
                 [a] y = MatMul(x, W)
-                t = Transpose(V)
+                t = Neg(V)
                 [b] z = MatMul(x, t)
             }""",
             W=normal(3, 4),
-            V=normal(4, 3),
+            V=normal(3, 4),
         )
         [skipped] = read_manifest(mapped(model)).skipped
         assert skipped.model_dump() == {
             "name": "V",
-            "shape": (4, 3),
+            "shape": (3, 4),
             "graph": "",
             "reason": "behind_other_nodes",
-            "detail": "Transpose",
+            "detail": "Neg",
             "is_mvm": True,
             "consumers": ("b (MatMul)[1]",),
         }

@@ -321,7 +321,7 @@ class TestSkipped:
     @pytest.mark.parametrize(
         ("nodes", "detail"),
         [
-            ("t = Transpose(W) y = MatMul(x, t)", "Transpose"),
+            ("t = Neg(W) y = MatMul(x, t)", "Neg"),
             ("t = Cast <to = 1> (W) y = MatMul(x, t)", "Cast"),
             ("a = Cast <to = 1> (W) t = Transpose(a) y = MatMul(x, t)", "Transpose/Cast"),
             ("two = Constant <value_float = 2.0> () t = Mul(W, two) y = MatMul(x, t)", "Mul"),
@@ -364,7 +364,7 @@ class TestSkipped:
 
     def test_a_weight_behind_other_nodes_is_listed_once_with_all_weight_slots(self, parse, normal):
         model = parse(
-            "g (float[3,3] x) => (float[3,3] y) { t = Transpose(W) [a] z = MatMul(x, t) [b] y = MatMul(t, z) }",
+            "g (float[3,3] x) => (float[3,3] y) { t = Neg(W) [a] z = MatMul(x, t) [b] y = MatMul(t, z) }",
             W=normal(3, 3),
         )
         assert only_skipped(model).consumers == ("a (MatMul)[1]", "b (MatMul)[0]")
@@ -410,6 +410,20 @@ class TestSkipped:
         survey = find_weights(model)
         assert [weight.name for weight in survey.weights] == ["V"]
         assert [(s.name, s.reason) for s in survey.skipped] == [("W", "not_an_mvm_weight")]
+
+    def test_a_body_that_only_captures_activations_gives_no_constant(self, parse, normal):
+        model = parse(
+            """g (float[2,2] x) => (float[2,2] y) {
+                picked = If (always) <
+                    then_branch = t () => (float[2,2] a) { a = Relu(x) },
+                    else_branch = e () => (float[2,2] b) { b = Tanh(x) }
+                >
+                y = MatMul(picked, V)
+            }""",
+            always=np.array(True),
+            V=normal(2, 2),
+        )
+        assert found(model) == ["V"]
 
     @pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
     def test_an_empty_weight_is_skipped(self, parse, shape):
@@ -514,6 +528,27 @@ class TestFunctions:
             W=normal(1, 1),
         )
         assert (only_skipped(model).name, only_skipped(model).reason) == ("W", "inside_function")
+
+    def test_the_result_of_a_call_counts_as_an_activation(self, parse, normal):
+        model = parse(
+            """g () => (float[2,2] y) { a = local.noisy(K) y = MatMul(a, V) }
+            <domain: "local", opset_import: ["" : 17]>
+            noisy (k) => (r) { n = RandomNormalLike(k) r = Add(k, n) }""",
+            opsets=self.OPSETS,
+            K=normal(2, 2),
+            V=normal(2, 2),
+        )
+        assert found(model) == ["V"]
+
+    def test_an_argument_of_which_a_function_makes_random_numbers_is_no_weight(self, parse, normal):
+        model = parse(
+            """g (float[2,3] x) => (float[2,4] y) { y = local.noise(x, W) }
+            <domain: "local", opset_import: ["" : 17]>
+            noise (a, w) => (r) { n = RandomNormalLike(w) r = MatMul(a, n) }""",
+            opsets=self.OPSETS,
+            W=normal(3, 4),
+        )
+        assert (only_skipped(model).reason, only_skipped(model).is_mvm) == ("not_an_mvm_weight", False)
 
     def test_a_constant_inside_a_function_is_skipped(self, parse):
         model = parse(

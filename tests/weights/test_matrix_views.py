@@ -269,7 +269,7 @@ def test_einsum(parse, run, normal, equation, x_shape, w_shape, weight_first):
     np.testing.assert_allclose(output, run(model, x=x)[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("equation", ["ij,jk,kl->il", "...j,jk->...k", "ij,kl->il", "ij,jkk->i"])
+@pytest.mark.parametrize("equation", ["ij,jk,kl->il", "...j,jk->...k", "ij,kl->il", "ij,jkk->i", "ij,jj->ij"])
 def test_an_einsum_that_is_no_product_of_matrices_is_skipped(parse, normal, equation):
     shape = (3,) * (len(equation.split("->")[0].split(",")[1]))
     model = parse(
@@ -298,6 +298,17 @@ def test_fused_matmul(parse, run, normal, side, trans_batch, trans):
     crossbars = matrices(w, view)
     product = x @ crossbars if side == "B" else (x.swapaxes(1, 2) @ crossbars).swapaxes(1, 2)
     np.testing.assert_allclose(view.factor * product, run(model, x=x)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("operands", "x_shape"), [("x, W", (2, 3)), ("W, x", (3, 2))])
+def test_fused_matmul_with_a_vector(parse, run, normal, operands, x_shape):
+    x, w = normal(*x_shape), normal(3, seed=1)
+    text = f"g (float{list(x_shape)} x) => (float y) {{ y = com.microsoft.FusedMatMul <alpha = 0.5> ({operands}) }}"
+    model = parse(text, opsets='"" : 17, "com.microsoft" : 1', W=w)
+    view = view_of(model)
+    [crossbar] = matrices(w, view)
+    product = x @ crossbar if operands == "x, W" else (x.T @ crossbar).T
+    np.testing.assert_allclose(view.factor * product.reshape(2), run(model, x=x)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_fused_gemm_and_fused_convolution_are_read_as_gemm_and_convolution(parse, normal):
@@ -357,14 +368,17 @@ def test_a_view_counts_rows_columns_and_matrices(parse, normal, node, shape, exp
         ("Conv (x, W)", (4,)),
         ("ConvTranspose <group = 3> (x, W)", (4, 2, 3)),
         ("LSTM (x, W)", (8, 3)),
+        ("LSTM (x, W)", (1, 2, 4, 3)),
+        ("com.microsoft.Attention (x, W)", (2, 3, 4)),
     ],
 )
 def test_a_weight_whose_shape_does_not_fit_its_op_is_skipped(parse, normal, node, shape):
-    survey = find_weights(parse(f"g (float x) => (float y) {{ y = {node} }}", W=normal(*shape)))
+    opsets = '"" : 17, "com.microsoft" : 1'
+    survey = find_weights(parse(f"g (float x) => (float y) {{ y = {node} }}", opsets=opsets, W=normal(*shape)))
     assert survey.weights == ()
     [skipped] = survey.skipped
     assert (skipped.name, skipped.reason, skipped.is_mvm) == ("W", "invalid_shape", True)
-    assert skipped.detail == f"{list(shape)} for {node.split()[0]}"
+    assert skipped.detail == f"{list(shape)} for {node.split()[0].removeprefix('com.microsoft.')}"
 
 
 def test_every_row_of_the_table_is_filed_under_its_own_domain_and_op():

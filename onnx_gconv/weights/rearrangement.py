@@ -1,0 +1,120 @@
+"""Nodes that only rearrange the elements of a weight on its way to a weight slot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+__all__ = ["REARRANGING_OPS", "Rearrangement", "is_rearranging", "rearrangement", "step_shape"]
+
+REARRANGING_OPS = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+
+
+@dataclass(frozen=True)
+class Rearrangement:
+    """One step: a transposition with the permutation of its axes, or a reshape (in row-major order) with the new shape.
+
+    Attributes:
+        op: Which of the two.
+        argument: The permutation, or the shape.
+    """
+
+    op: Literal["transpose", "reshape"]
+    argument: tuple[int, ...]
+
+    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The rearranged array."""
+        return array.transpose(self.argument) if self.op == "transpose" else array.reshape(self.argument)
+
+
+def is_rearranging(node: ir.Node) -> bool:
+    """Whether a node gives the elements of its first input, at most in another order or shape."""
+    return node.op_type in REARRANGING_OPS and node.domain == "" and bool(node.inputs) and node.inputs[0] is not None
+
+
+def rearrangement(node: ir.Node, shape: Sequence[int]) -> Rearrangement | None:
+    """What a rearranging node does with a tensor of the given shape; None if it does nothing.
+
+    Raises:
+        ValueError: If that cannot be known, or the node does not fit the shape.
+    """
+    if node.op_type == "Identity":
+        return None
+    if node.op_type == "Transpose":
+        permutation = node.attributes.get_ints("perm") or tuple(reversed(range(len(shape))))
+        if sorted(permutation) != list(range(len(shape))):
+            raise ValueError(f"permutation {list(permutation)} of shape {list(shape)}")
+        return Rearrangement("transpose", tuple(permutation))
+    new_shape = {"Reshape": _reshaped, "Flatten": _flattened, "Squeeze": _squeezed, "Unsqueeze": _unsqueezed}[
+        node.op_type
+    ](node, tuple(shape))
+    if math.prod(new_shape) != math.prod(shape):
+        raise ValueError(f"shape {list(shape)} does not become {list(new_shape)}")
+    return Rearrangement("reshape", new_shape)
+
+
+def step_shape(step: Rearrangement, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape that a step makes of another shape."""
+    return tuple(shape[axis] for axis in step.argument) if step.op == "transpose" else step.argument
+
+
+def _reshaped(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    wanted = list(_integers(node, 1, "shape") or ())
+    if not node.attributes.get_int("allowzero", 0):
+        wanted = [shape[axis] if size == 0 else size for axis, size in enumerate(wanted)]
+    if -1 in wanted:
+        known = -math.prod(wanted)
+        if known <= 0 or wanted.count(-1) != 1:
+            raise ValueError(f"shape {wanted}")
+        wanted[wanted.index(-1)] = math.prod(shape) // known
+    return tuple(wanted)
+
+
+def _flattened(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    axis = node.attributes.get_int("axis", 1)
+    axis += len(shape) if axis < 0 else 0
+    return math.prod(shape[:axis]), math.prod(shape[axis:])
+
+
+def _squeezed(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    axes = _integers(node, 1, "axes")
+    if axes is None:
+        return tuple(size for size in shape if size != 1)
+    removed = {axis % len(shape) for axis in axes}
+    return tuple(size for axis, size in enumerate(shape) if axis not in removed)
+
+
+def _unsqueezed(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+    axes = _integers(node, 1, "axes")
+    if axes is None:
+        raise ValueError("Unsqueeze without axes")
+    rank = len(shape) + len(axes)
+    added = {axis % rank for axis in axes}
+    sizes = iter(shape)
+    return tuple(1 if axis in added else next(sizes) for axis in range(rank))
+
+
+def _integers(node: ir.Node, index: int, attribute: str) -> tuple[int, ...] | None:
+    """The integers of an input, or of the attribute that older opsets have in its place; None if there are none.
+
+    Raises:
+        ValueError: If the input is not constant.
+    """
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        integers = node.attributes.get_ints(attribute)
+        return None if integers is None else tuple(integers)
+    while (producer := value.producer()) is not None and producer.op_type == "Identity":
+        source = producer.inputs[0]
+        if source is None:
+            break
+        value = source
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is None or value.is_graph_input():
+        raise ValueError(f"the {attribute} of {node.op_type} is computed")
+    return tuple(int(number) for number in tensor.numpy().reshape(-1))

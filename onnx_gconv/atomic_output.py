@@ -169,14 +169,14 @@ def _data_files_of(path: Path) -> set[str]:
 
 
 def _external_locations(path: Path) -> set[str] | None:
-    """The locations of external data that the model at `path` names, none if there is no model; None if unreadable."""
+    """The locations of external data that the model at `path` names, if it is one; None if it cannot be read."""
     try:
         proto = onnx.load(os.fspath(path), format="protobuf", load_external_data=False)
         return {os.fspath(tensor.location) for tensor in external_tensors(ir.from_proto(proto))}
-    except FileNotFoundError:
+    except OSError as error:
+        return set() if isinstance(error, FileNotFoundError) else None
+    except (DecodeError, ir.serde.SerdeError, ValueError, TypeError):  # no model
         return set()
-    except (OSError, DecodeError, ir.serde.SerdeError, ValueError, TypeError):
-        return None
 
 
 def _lock(descriptor: int) -> bool:

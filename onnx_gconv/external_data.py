@@ -65,7 +65,7 @@ def check_external_tensor(tensor: ir.ExternalTensor) -> None:
     if offset < 0 or offset + tensor.nbytes > status.st_size:
         raise ModelError(
             f"{what} should be {tensor.nbytes} bytes at offset {offset} of '{path}', but the file has only "
-            f"{status.st_size} bytes; it is truncated or belongs to another model"
+            f"{status.st_size} bytes; it is truncated or belongs to another model, copy both again"
         )
 
 

@@ -183,6 +183,9 @@ class RestoreReport:
     def __str__(self) -> str:
         return f"{counted(len(self.restored))} restored.\nWritten: {file_list(self.files)}"
 
+    def __rich__(self) -> Text:
+        return plain(str(self))
+
 
 def _weight_json(weight: WeightRecord) -> dict[str, Any]:
     """A weight with the keys of the command line: the converter's name, and the scale as a number."""

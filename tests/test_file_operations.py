@@ -363,6 +363,18 @@ def test_a_mapping_that_lost_a_conductance_cannot_be_restored(mlp):
     assert not mlp.with_name("mlp.restored.onnx").exists()
 
 
+@pytest.mark.parametrize("device", ["g_plus", "g_minus"])
+def test_a_mapping_whose_conductances_have_another_shape_cannot_be_restored(mlp, device):
+    mapped = map_model(mlp).output
+    model = onnx.load(mapped)
+    (changed,) = (item for item in model.graph.initializer if item.name == f"second.{device}")
+    changed.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(changed)[:4], changed.name))
+    onnx.save(model, mapped)
+    with pytest.raises(ModelError, match=r"mlp\.gconv\.onnx'.*'second"):
+        restore_model(mapped)
+    assert not mlp.with_name("mlp.restored.onnx").exists()
+
+
 @pytest.mark.parametrize("operation", [map_model, inspect_model, restore_model])
 def test_a_file_that_is_no_model_is_refused_by_name(tmp_path, operation):
     (tmp_path / "in.onnx").write_text("no model")

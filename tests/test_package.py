@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ["onnx", "onnx_ir", "onnxruntime", "numpy", "torch", "ml_dtypes", "h5py", "pydantic", "rich.table"]
 
 
-def python(code, cwd):
+def python(code, cwd, *options):
     """What a fresh interpreter prints as JSON, outside of the checkout."""
-    found = subprocess.run([sys.executable, "-c", code], cwd=cwd, check=True, capture_output=True, text=True)
+    command = [sys.executable, *options, "-c", code]
+    found = subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True)
     return json.loads(found.stdout)
 
 
@@ -84,7 +85,7 @@ def test_a_folder_of_the_top_level_is_a_subpackage(tmp_path, name):
 @pytest.mark.parametrize("name", ["passes", "models"])
 def test_there_is_no_top_level_module_of_that_name_outside_the_checkout(tmp_path, name):
     spec = f"import importlib.util, json; print(json.dumps(importlib.util.find_spec({name!r}) is None))"
-    assert python(spec, tmp_path) is True
+    assert python(spec, tmp_path, "-I") is True  # not even if PYTHONPATH has the checkout
 
 
 @pytest.mark.parametrize("name", ["passes", "models"])

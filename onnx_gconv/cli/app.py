@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -41,15 +45,21 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's signature
+    if wanted:
         from importlib.metadata import version as installed
 
         typer.echo(f"onnx-gconv {installed('onnx_gconv')}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 app.command("map")(map_)
@@ -61,16 +71,56 @@ app.command("demo")(demo)
 
 def main() -> int:
     """Run the command line and return its exit code: 0 done, 1 a check does not hold, 2 bad usage or bad input."""
-    # Terminated, the program removes what it was writing, as it does when it is interrupted.
-    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack µ or the lines of tables
+            stream.reconfigure(errors="backslashreplace")
+    with _signals():
+        try:
+            return _run()
+        except (KeyboardInterrupt, typer.Abort):
+            return _fail("interrupted; nothing was left behind", _EXIT_INTERRUPTED)
+        except (BrokenPipeError, SystemExit) as error:
+            if not _is_broken_pipe(error):
+                raise
+            # The reader of stdout has gone, as `head` does. Python would complain again when it flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Interrupted or terminated, the program removes what it was writing, undisturbed by further signals."""
+
+    def stop(number: int, _frame: object) -> None:
+        for each in previous:
+            signal.signal(each, _disregard)  # not SIG_IGN: Python complains of a signal that arrived just before
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(_EXIT_TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each in previous:
+        signal.signal(each, stop)
     try:
-        return _run()
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing was left behind", _EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of stdout has gone, as `head` does. Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is stop:
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+
+
+def _disregard(_number: int, _frame: object) -> None:
+    """The signal after the first one."""
+
+
+def _is_broken_pipe(error: BaseException | None) -> bool:
+    """Whether this is what typer and rich make of a reader of stdout that has gone."""
+    while error is not None:
+        if isinstance(error, BrokenPipeError):
+            return True
+        error = error.__context__
+    return False
 
 
 def _run() -> int:
@@ -89,6 +139,8 @@ def _run() -> int:
         _print_traceback()
         kind = type(error).__name__
         return _fail(f"internal error, {kind}: {_one_line(str(error))}; run again with --debug", _EXIT_BAD_INPUT)
+    if result == _EXIT_INTERRUPTED:  # what typer makes of an interrupt
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 
@@ -114,7 +166,3 @@ def _usage_message(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "onnx-gconv"
     return f"{_one_line(message)} (see '{command} --help')"
-
-
-def _terminate(_signal: int, _frame: object) -> None:
-    raise SystemExit(_EXIT_TERMINATED)

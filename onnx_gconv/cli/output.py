@@ -28,7 +28,8 @@ class Report(Protocol):
 def print_report(report: Report, *, as_json: bool, quiet: bool) -> None:
     """Print a result as JSON, or for people, or not at all."""
     if as_json:
-        sys.stdout.write(json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+        sys.stdout.write(json.dumps(report.to_json(), indent=2, ensure_ascii=not is_unicode, allow_nan=False) + "\n")
     elif not quiet:
         print_for_people(report)
     sys.stdout.flush()

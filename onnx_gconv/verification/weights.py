@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx_gconv.converters import WeightStatistics
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord
-from onnx_gconv.passes.mapped_weight import BrokenMappingError, ModelValues, locate
+from onnx_gconv.passes.mapped_weight import BrokenMappingError, ModelValues, locate, structural_problems
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
 from onnx_gconv.weights import scopes
@@ -128,18 +128,19 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
         )
     try:
         converter = record.converter.converter()
-        rebuilt = RebuiltTensor(
-            locate(record, values).tensors, record.decoding, dtype=record.ir_dtype, name=record.name
-        )
+        mapped = locate(record, values)
+        problem = next(structural_problems(mapped), None)
     except (BrokenMappingError, ModelError) as broken:
         return _not_compared(record, str(broken))
-    if tuple(rebuilt.shape.numpy()) != shape:
-        return _not_compared(record, f"its conductances have the shape {list(rebuilt.shape.numpy())}")
+    if problem is not None:
+        return _not_compared(record, problem)
+    rebuilt = RebuiltTensor(mapped.tensors, record.decoding, dtype=record.ir_dtype, name=record.name)
     difference = _Difference()
     for ours, theirs in zip(rebuilt.chunks(), element_chunks(tensor), strict=True):
         difference.add(ours, theirs)
     statistics = WeightStatistics(-difference.max_abs, difference.max_abs, tensor.size)
-    bound = converter.error_bound(statistics, np.dtype(record.compute_dtype))
+    is_finite = math.isfinite(difference.max_abs)
+    bound = converter.error_bound(statistics, np.dtype(record.compute_dtype)) if is_finite else 0.0
     if record.dtype != record.compute_dtype:
         # The cast rounds to the nearest number, and the original is one: it can at most double the distance.
         bound *= 2
@@ -191,8 +192,7 @@ class _Difference:
         error = np.abs(rebuilt.astype(np.float64) - original.astype(np.float64))
         largest = float(error.max())
         self.max_error = largest if math.isnan(largest) else max(self.max_error, largest)
-        distance = np.where(rebuilt == original, 0, _distance(ours, theirs))  # zeros of either sign are equal
-        self.max_ulp = max(self.max_ulp, int(distance.max()))
+        self.max_ulp = max(self.max_ulp, int(_distance(ours, theirs).max()))
 
 
 def _bits(array: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
@@ -200,11 +200,12 @@ def _bits(array: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
 
 
 def _distance(a: NDArray[np.unsignedinteger[Any]], b: NDArray[np.unsignedinteger[Any]]) -> NDArray[Any]:
-    """How many representable numbers two floats are apart, from their bits."""
+    """How many representable numbers two floats are apart, from their bits; the two zeros are one number."""
     sign = a.dtype.type(1 << (8 * a.dtype.itemsize - 1))
 
     def ordered(bits: NDArray[np.unsignedinteger[Any]]) -> NDArray[Any]:
-        return np.where(bits & sign, ~bits, bits | sign)
+        magnitude = bits & ~sign
+        return np.asarray(np.where(bits & sign, sign - magnitude, sign + magnitude))
 
     first, second = ordered(a), ordered(b)
     distance: NDArray[Any] = np.maximum(first, second) - np.minimum(first, second)

@@ -29,7 +29,7 @@ class Ended(NamedTuple):
 @pytest.fixture
 def gconv(monkeypatch, capsys):
     """Runs a command in this process."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)}
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["onnx-gconv", *map(str, arguments)])
@@ -37,7 +37,8 @@ def gconv(monkeypatch, capsys):
         return Ended(main(), *capsys.readouterr())
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def run_program(*arguments, cwd, **options):

@@ -316,14 +316,15 @@ def test_a_conductance_that_is_gone_is_a_problem():
     assert not found.passed
 
 
-def test_conductances_of_another_shape_are_a_problem():
+@pytest.mark.parametrize("devices", [["g_plus", "g_minus"], ["g_plus"], ["g_minus"]], ids="-".join)
+def test_conductances_of_another_shape_are_a_problem(devices):
     original = model_of(w=array(8, 6))
     mapped = mapped_from(original)
-    for name in ("w.g_plus", "w.g_minus"):
-        value = initializers(mapped)[name]
-        value.const_value = ir.tensor(value.const_value.numpy()[:4], name=name)
+    for device in devices:
+        value = initializers(mapped)[f"w.{device}"]
+        value.const_value = ir.tensor(value.const_value.numpy()[:4], name=value.name)
     (found,) = compare(original, mapped)
-    assert found.problem == "its conductances have the shape [4, 6]"
+    assert "[4, 6]" in found.problem
     assert not found.passed
 
 

@@ -120,6 +120,28 @@ def test_a_weight_that_is_rearranged_in_a_way_that_cannot_be_known_is_not_mapped
     assert [skipped.name for skipped in survey.skipped] == ["W"]
 
 
+@pytest.mark.parametrize(
+    ("nodes", "shape"),
+    [
+        ("t = Transpose <perm = [0, 0]> (W)", (3, 4)),
+        ("s = Constant <value_ints = [5, -1]> () t = Reshape(W, s)", (3, 4)),
+        ("s = Constant <value_ints = [-2, -6]> () t = Reshape(W, s)", (3, 4)),
+        ("s = Constant <value_ints = [0, 0, 0, -1]> () t = Reshape(W, s)", (3, 4)),
+        ("t = Flatten <axis = 9> (W)", (3, 4)),
+        ("s = Constant <value_ints = [1]> () t = Squeeze(W, s)", (3, 4)),
+        ("s = Constant <value_ints = [7]> () t = Squeeze(W, s)", (3, 1, 4)),
+        ("s = Constant <value_ints = [0]> () t = Squeeze(W, s)", ()),
+        ("s = Constant <value_ints = [0, 0]> () t = Unsqueeze(W, s)", (3, 4)),
+        ("s = Constant <value_ints = [9]> () t = Unsqueeze(W, s)", (3, 4)),
+    ],
+)
+def test_a_weight_that_does_not_fit_the_nodes_on_its_way_is_skipped(parse, normal, nodes, shape):
+    survey = find_weights(parse(f"g (float x) => (float y) {{ {nodes} y = MatMul(x, t) }}", W=normal(*shape)))
+    assert survey.weights == ()
+    [skipped] = [item for item in survey.skipped if item.is_mvm]
+    assert (skipped.name, skipped.reason) == ("W", "invalid_shape")
+
+
 @given(st.permutations([0, 1, 2]), st.permutations([0, 1, 2]), st.sampled_from([(2, 3, 4), (4, 1, 6), (2, 2, 2)]))
 def test_any_chain_of_transpositions_and_reshapes_is_followed(parse, run, first, second, shape):
     weight = np.random.default_rng(0).normal(size=shape).astype(np.float32)

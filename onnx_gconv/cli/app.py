@@ -105,9 +105,10 @@ def _signals() -> Iterator[None]:
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is stop:
-            for each, handler in previous.items():
-                signal.signal(each, handler)
+        was_stopped = signal.getsignal(signal.SIGINT) is not stop
+        for each, handler in previous.items():
+            # Ignored to the end: a signal that meets the interpreter while it ends would change the exit code.
+            signal.signal(each, signal.SIG_IGN if was_stopped else handler)
 
 
 def _disregard(_number: int, _frame: object) -> None:

@@ -23,6 +23,7 @@ __all__ = ["StagedOutput", "staged_output"]
 # leave behind: its own new one, and the old one that the new output makes superfluous.
 _RECORD = "lock"
 _INTENT = "?"  # before the name of a file that may not be ours yet: it is removed only if it is empty
+_NOT_OURS = "!"  # before the name of a file that somebody else took
 
 
 class StagedOutput:
@@ -68,12 +69,32 @@ class StagedOutput:
         written = [self._path]
         if data_file is not None and (self._folder / data_file).stat().st_size:
             # An empty one holds nothing: every tensor was so small that onnx-ir left it in the model.
-            (self._folder / data_file).replace(self._path.with_name(data_file))
+            self._take_name(self._folder / data_file, self._path.with_name(data_file))
             written.append(self._path.with_name(data_file))
         if self._path.exists():
             shutil.copymode(self._path, self.model)
         self.model.replace(self._path)
         return written
+
+    def _take_name(self, new: Path, reserved: Path) -> None:
+        """Give a file the name that an empty file holds for it.
+
+        Renaming it over the empty file would do the same, but when a rename replaces a file, ext4 allocates all of the
+        new one at once and starts to write it to the disk, which costs as much time as having computed it.
+
+        Raises:
+            FileExistsError: If another program took the name in between.
+        """
+        reserved.unlink(missing_ok=True)
+        try:
+            reserved.hardlink_to(new)  # unlike a rename, it never replaces
+        except FileExistsError:
+            self._note(f"{_NOT_OURS}{reserved.name}")
+            raise
+        except OSError:  # there are file systems without hard links
+            new.rename(reserved)
+        else:
+            new.unlink()  # ONNX Runtime refuses external data with more than one name
 
     def _note(self, line: str) -> None:
         self._record.write(f"{line}\n")
@@ -155,7 +176,7 @@ def _remove_recorded(record: Path, path: Path, protected: set[Path]) -> None:
         return
     for name in candidates:
         file = path.with_name(name)
-        is_ours = name in lines or not file.stat().st_size
+        is_ours = (name in lines or not file.stat().st_size) and f"{_NOT_OURS}{name}" not in lines
         if is_ours and name not in used and file.resolve() not in protected:
             file.unlink()
 

@@ -17,9 +17,12 @@ from onnx_gconv.external_data import check_external_tensor
 
 __all__ = ["CHUNK_ELEMENTS", "StreamedTensor", "element_chunks", "worker_count"]
 
-# 4 MiB of float32. Smaller chunks make two workers fight over the interpreter lock, larger ones leave the cache of the
-# processor. Counted in elements, so that tensors of different types that are read side by side stay in step.
-CHUNK_ELEMENTS = 1 << 20
+# 1 MiB of float32: what is computed on stays in the cache of the processor. Smaller chunks make two workers fight over
+# the interpreter lock. Counted in elements, so that tensors of different types that are read side by side stay in step.
+CHUNK_ELEMENTS = 1 << 18
+
+# The size in which cp writes. The kernel caches larger writes in larger blocks of memory, which can be slow to get.
+_WRITE_BYTES = 1 << 18
 
 
 def worker_count() -> int:
@@ -96,8 +99,10 @@ class StreamedTensor(abc.ABC):
 
     def tofile(self, file: BinaryIO) -> None:
         """Write all elements as little-endian bytes at the position of `file`."""
-        # The view as bytes serves types that have no buffer format of their own, such as bfloat16.
-        file.writelines(_little_endian(chunk).view(np.uint8).data for chunk in self.chunks())
+        for chunk in self.chunks():
+            # The view as bytes serves types that have no buffer format of their own, such as bfloat16.
+            view = _little_endian(chunk).view(np.uint8).data
+            file.writelines(view[start : start + _WRITE_BYTES] for start in range(0, view.nbytes, _WRITE_BYTES))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}<{self.dtype},{self.shape}>(name={self.name!r})"

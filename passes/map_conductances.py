@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnx_gconv.conductance_tensor import ConductanceTensor
 from onnx_gconv.converters import ConductanceConverter, SinglePairConductanceConverter
+from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import (
     ConductanceRecord,
     ConsumerRecord,
@@ -57,6 +58,9 @@ class MapConductances(ir.passes.InPlacePass):
         include: Globs over the names of weights and of the nodes that read them; all weights if empty.
         exclude: Globs for weights to leave as they are.
         progress: Called with the bytes of weights scanned so far and in all.
+
+    Raises:
+        ConfigError: If `include` or `exclude` is a text and not a list of texts.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class MapConductances(ir.passes.InPlacePass):
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._converter = SinglePairConductanceConverter() if converter is None else converter
-        self._selection = WeightSelection(tuple(include), tuple(exclude))
+        self._selection = WeightSelection(_patterns("include", include), _patterns("exclude", exclude))
         self._progress = progress
 
     def requires(self, model: ir.Model) -> None:
@@ -103,6 +107,12 @@ class MapConductances(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, modified=False)
         _apply(model, plan)
         return ir.passes.PassResult(model, modified=True)
+
+
+def _patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(patterns, str):
+        raise ConfigError(f"{name} should be a list of patterns, but it is the text '{patterns}'; put it into a list")
+    return tuple(patterns)
 
 
 def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:

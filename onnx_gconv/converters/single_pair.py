@@ -213,7 +213,8 @@ class SinglePairConductanceConverter:
             negative = out < 0 if device == 0 else out <= 0
             np.copyto(out, number(0), where=negative)
             return
-        np.clip(out, number(0), number(self._g_max), out=out)
+        np.maximum(out, number(0), out=out)  # two passes: np.clip takes as long, and longer to be called
+        np.minimum(out, number(self._g_max), out=out)
         # With g_min = 0 the addition still turns a negative zero into zero, as in aihwkit.
         np.add(out, number(self._g_min), out=out)
 

@@ -72,12 +72,16 @@ def _reshaped(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
         if known <= 0 or wanted.count(-1) != 1:
             raise ValueError(f"shape {wanted}")
         wanted[wanted.index(-1)] = math.prod(shape) // known
+    if min(wanted, default=0) < 0:
+        raise ValueError(f"shape {wanted}")
     return tuple(wanted)
 
 
 def _flattened(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     axis = node.attributes.get_int("axis", 1)
     axis += len(shape) if axis < 0 else 0
+    if not 0 <= axis <= len(shape):
+        raise ValueError(f"axis {axis} of shape {list(shape)}")
     return math.prod(shape[:axis]), math.prod(shape[axis:])
 
 
@@ -85,7 +89,7 @@ def _squeezed(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     axes = _integers(node, 1, "axes")
     if axes is None:
         return tuple(size for size in shape if size != 1)
-    removed = {axis % len(shape) for axis in axes}
+    removed = _counted_from_the_front(axes, len(shape))
     return tuple(size for axis, size in enumerate(shape) if axis not in removed)
 
 
@@ -94,9 +98,21 @@ def _unsqueezed(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     if axes is None:
         raise ValueError("Unsqueeze without axes")
     rank = len(shape) + len(axes)
-    added = {axis % rank for axis in axes}
+    added = _counted_from_the_front(axes, rank)
     sizes = iter(shape)
     return tuple(1 if axis in added else next(sizes) for axis in range(rank))
+
+
+def _counted_from_the_front(axes: Sequence[int], rank: int) -> frozenset[int]:
+    """Axes that may be negative, as positive ones.
+
+    Raises:
+        ValueError: If one stands twice, or there is no such axis.
+    """
+    counted = frozenset(axis + rank if axis < 0 else axis for axis in axes)
+    if len(counted) != len(axes) or not counted <= set(range(rank)):
+        raise ValueError(f"axes {list(axes)} of {rank} axes")
+    return counted
 
 
 def _integers(node: ir.Node, index: int, attribute: str) -> tuple[int, ...] | None:

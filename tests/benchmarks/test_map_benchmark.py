@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +23,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 def run(module, *arguments, timeout=300):
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    return subprocess.run(
-        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=timeout, env=environment
-    )
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=timeout)
 
 
 def small_run(folder, *arguments):
@@ -39,7 +35,6 @@ def small_run(folder, *arguments):
     return found.stdout, json.loads(report.read_text(encoding="utf-8"))
 
 
-@pytest.mark.slow
 def test_every_job_and_ratio_is_reported_and_nothing_is_left_behind(tmp_path):
     text, report = small_run(tmp_path)
     assert list(report["measurements"]) == JOBS
@@ -49,7 +44,6 @@ def test_every_job_and_ratio_is_reported_and_nothing_is_left_behind(tmp_path):
         assert name in text
 
 
-@pytest.mark.slow
 def test_what_is_measured_is_possible(tmp_path):
     _, report = small_run(tmp_path, "--skip", "quantize")
     weights, runs = report["weight_bytes"], {name: found[0] for name, found in report["measurements"].items()}
@@ -65,7 +59,6 @@ def test_what_is_measured_is_possible(tmp_path):
         assert ratio["of_processes"] == [runs[above]["seconds"] / runs[below]["seconds"]]
 
 
-@pytest.mark.slow
 def test_skipped_jobs_are_listed_with_the_reason(tmp_path):
     text, report = small_run(tmp_path, "--skip", "naive,quantize,read_write", "--width", 1024)
     assert list(report["measurements"]) == ["map", "copy"]

@@ -5,7 +5,8 @@ Run by `tests/test_model_io.py` in a process of its own, because audit hooks can
     python stopped_runs.py FOLDER CASE STOP
 
 Prints one JSON document: how many steps a whole run has, and what is wrong after runs that were stopped at one of them.
-A step is an open, mkdir, rename, remove, rmdir, chmod, listing or lock of a file; each run is a forked process.
+A step is an open, mkdir, rename, remove, rmdir, chmod, listing or lock of a file, or, if STOP ends in "-at-lines", a
+line of the modules that write files; each run is a forked process.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import onnx
@@ -67,18 +69,33 @@ CASES = {
 }
 
 
+WRITERS = frozenset({"model_io.py", "atomic_output.py"})
+
+
 class Steps:
     """Counts the steps of this process below a folder, and does something at some of them."""
 
-    def __init__(self, folder: Path, actions: dict[int, Callable[[], None]]) -> None:
+    def __init__(self, folder: Path, actions: dict[int, Callable[[], None]], *, lines: bool) -> None:
         self._folder = os.fspath(folder)
         self._actions = actions
         self.count = 0
-        sys.addaudithook(self._hook)
+        if lines:
+            sys.settrace(self._trace)
+        else:
+            sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: tuple[object, ...]) -> None:
-        if event not in STEPS or not self._is_ours(event, arguments[0]):
-            return
+        if event in STEPS and self._is_ours(event, arguments[0]):
+            self._step()
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Callable[..., object] | None:
+        if Path(frame.f_code.co_filename).name not in WRITERS:
+            return None
+        if event == "line":
+            self._step()
+        return self._trace
+
+    def _step(self) -> None:
         self.count += 1
         if action := self._actions.get(self.count):
             action()
@@ -103,15 +120,23 @@ def interrupt() -> None:
 
 
 STOPS = {"kill": kill, "fail": fail, "interrupt": interrupt}
+AT_LINES = "-at-lines"
 
 
-def run(folder: Path, case: Case, converter=NEW, *, at: dict[int, Callable[[], None]] | None = None) -> tuple[int, int]:
+def run(
+    folder: Path,
+    case: Case,
+    converter: SinglePairConductanceConverter = NEW,
+    *,
+    at: dict[int, Callable[[], None]] | None = None,
+    lines: bool = False,
+) -> tuple[int, int]:
     """Map in a forked process; its exit code, negative if killed, and the number of steps it took."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         code = FAILED
-        steps = Steps(folder, at or {})
+        steps = Steps(folder, at or {}, lines=lines)
         try:
             map_model(folder / "in.onnx", folder / "out.onnx", converter, external_data=case.new)
             code = FINISHED
@@ -184,7 +209,7 @@ class Observer:
         }
         self._old = output(self._template)
         folder = self.fresh()
-        code, self.steps = run(folder, case)
+        code, self.steps = run(folder, case, lines=stop.endswith(AT_LINES))
         assert code == FINISHED
         self._new = output(folder)
         assert self._new is not None
@@ -241,9 +266,10 @@ class Observer:
                 yield f"'{name}' is not this run's, but it was {'changed' if name in now else 'removed'}"
 
 
-def stopped_once(observer: Observer, case: Case, stop: Callable[[], None]) -> Iterator[str]:
+def stopped_once(observer: Observer, case: Case, stop: str) -> Iterator[str]:
+    action, lines = STOPS[stop.removesuffix(AT_LINES)], stop.endswith(AT_LINES)
     for step in range(1, observer.steps + 1):
-        code, _ = run(observer.fresh(), case, at={step: stop})
+        code, _ = run(observer.fresh(), case, at={step: action}, lines=lines)
         for problem in (*observer.problems_of_stopped(code), *observer.problems_after_another_run()):
             yield f"step {step}: {problem}"
 
@@ -287,7 +313,7 @@ def main() -> None:
     elif stop == "kill-twice":
         problems = killed_twice(observer, case)
     else:
-        problems = stopped_once(observer, case, STOPS[stop])
+        problems = stopped_once(observer, case, stop)
     print(json.dumps({"steps": observer.steps, "problems": list(problems)}))
 
 

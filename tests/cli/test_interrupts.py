@@ -142,7 +142,7 @@ def test_an_impatient_user_leaves_nothing_behind_either(large, signals):
     before, files = output_digests(large), names(large)
     for _ in range(3):
         code, stdout, stderr = stopped_in_the_middle(large, signals)
-        assert code in {130, 143}
+        assert code in {130, 143, -signal.SIGINT, -signal.SIGTERM}  # negative if one came after its end
         assert stdout == ""
         assert "Traceback" not in stderr
         assert output_digests(large) == before

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.weights import find_weights
+from onnx_gconv.weights.readers import readers
 
 
 def only_consumer(model, weight="W"):
@@ -33,6 +34,7 @@ def arriving(weight, consumer):
         ("s = Constant <value_ints = [-1, 4]> () t = Reshape(W, s)", (3, 2, 2)),
         ("s = Constant <value_ints = [0, -1]> () t = Reshape(W, s)", (3, 2, 2)),
         ("c = Constant <value_ints = [3, 4]> () s = Identity(c) t = Reshape(W, s)", (2, 6)),
+        ("t = Flatten(W)", (3, 2, 2)),
         ("t = Flatten <axis = 1> (W)", (3, 2, 2)),
         ("t = Flatten <axis = -2> (W)", (3, 2, 2)),
         ("s = Constant <value_ints = [0, -1]> () t = Squeeze(W, s)", (1, 3, 4, 1)),
@@ -127,6 +129,7 @@ def test_a_weight_that_is_rearranged_in_a_way_that_cannot_be_known_is_not_mapped
         ("s = Constant <value_ints = [5, -1]> () t = Reshape(W, s)", (3, 4)),
         ("s = Constant <value_ints = [-2, -6]> () t = Reshape(W, s)", (3, 4)),
         ("s = Constant <value_ints = [0, 0, 0, -1]> () t = Reshape(W, s)", (3, 4)),
+        ("s = Constant <value_ints = [0, 4]> () t = Reshape <allowzero = 1> (W, s)", (3, 4)),
         ("t = Flatten <axis = 9> (W)", (3, 4)),
         ("s = Constant <value_ints = [1]> () t = Squeeze(W, s)", (3, 4)),
         ("s = Constant <value_ints = [7]> () t = Squeeze(W, s)", (3, 1, 4)),
@@ -140,6 +143,26 @@ def test_a_weight_that_does_not_fit_the_nodes_on_its_way_is_skipped(parse, norma
     assert survey.weights == ()
     [skipped] = [item for item in survey.skipped if item.is_mvm]
     assert (skipped.name, skipped.reason) == ("W", "invalid_shape")
+
+
+def test_a_weight_whose_shape_a_caller_may_replace_is_skipped(parse, normal):
+    model = parse(
+        "g (float[2,3] x, int64[2] s) => (float y) { t = Reshape(W, s) y = MatMul(x, t) }",
+        W=normal(12),
+        s=np.array([3, 4]),
+    )
+    survey = find_weights(model)
+    assert survey.weights == ()
+    assert [(item.name, item.is_mvm) for item in survey.skipped if item.name == "W"] == [("W", True)]
+
+
+def test_a_shape_is_read_by_the_node_that_it_shapes(parse, normal):
+    model = parse(
+        "g (float[2,3] x) => (float y) { t = Reshape(W, s) y = MatMul(x, t) }", W=normal(12), s=np.array([3, 4])
+    )
+    reshape, matmul = model.graph
+    assert list(readers(model.graph.initializers["s"])) == [(reshape, 1)]
+    assert list(readers(model.graph.initializers["W"])) == [(matmul, 1)]
 
 
 @given(st.permutations([0, 1, 2]), st.permutations([0, 1, 2]), st.sampled_from([(2, 3, 4), (4, 1, 6), (2, 2, 2)]))

@@ -1,0 +1,76 @@
+"""One job of a benchmark, for a process of its own: ``python -m benchmarks.job NAME SOURCE TARGET``.
+
+It imports what the job needs, does the job, and prints ``{"work_seconds": ...}``: the time without the imports.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["main"]
+
+_Work = Callable[[Path, Path], object]
+
+_BUFFER_BYTES = 1 << 18  # as cp
+
+
+def _map() -> _Work:
+    from onnx_gconv import map_model
+
+    return map_model
+
+
+def _naive() -> _Work:
+    from benchmarks.naive_mapping import map_naively
+
+    return map_naively
+
+
+def _quantize() -> _Work:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    def quantize(source: Path, target: Path) -> None:
+        quantize_dynamic(source, target, weight_type=QuantType.QInt8, use_external_data_format=True)
+
+    return quantize
+
+
+def _read_write() -> _Work:
+    def copy_files(source: Path, target: Path) -> None:
+        for file in sorted(source.iterdir()):
+            _copy_file(file, target / file.name)
+
+    return copy_files
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
+    with source.open("rb", buffering=0) as reader, target.open("wb", buffering=0) as writer:
+        while count := reader.readinto(buffer):
+            written = 0
+            while written < count:
+                written += writer.write(buffer[written:count])
+
+
+_LOADERS: dict[str, Callable[[], _Work]] = {
+    "map": _map,
+    "naive": _naive,
+    "quantize": _quantize,
+    "read_write": _read_write,
+}
+
+
+def main() -> None:
+    name, source, target = sys.argv[1:]
+    work = _LOADERS[name]()
+    start = time.perf_counter()
+    work(Path(source), Path(target))
+    print(json.dumps({"work_seconds": time.perf_counter() - start}))
+
+
+if __name__ == "__main__":
+    main()

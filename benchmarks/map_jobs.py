@@ -1,0 +1,137 @@
+"""The jobs that `benchmarks.map` compares, and the rounds in which they run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.machine import available_memory_bytes
+from benchmarks.measurement import JobFailedError, Measurement, measure
+from benchmarks.page_cache import level_conditions
+from benchmarks.synthetic_model import SyntheticModel
+
+__all__ = ["JOBS", "OUTPUT_FACTOR", "Job", "Rounds", "too_large"]
+
+# Every weight becomes two conductances.
+OUTPUT_FACTOR = 2
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to measure.
+
+    Attributes:
+        name: How it is called in the report.
+        copies: Whether it copies the files that `map` wrote; all others read the model.
+        optional: Whether it may be skipped, or fail without ending the benchmark.
+        memory_factor: The memory it was seen to need, in sizes of the model; 0 if it does not grow with the model.
+    """
+
+    name: str
+    copies: bool = False
+    optional: bool = True
+    memory_factor: float = 0.0
+
+
+# In the order in which they run in a round: the copies need the files of `map`.
+JOBS = (
+    Job("map", optional=False),
+    Job("copy", copies=True, optional=False),
+    Job("read_write", copies=True),
+    Job("naive", memory_factor=4.0),
+    Job("quantize", memory_factor=4.0),
+)
+
+
+def too_large(job: Job, size_bytes: int) -> str | None:
+    """Why a job cannot run with a model of this size on this machine, or None."""
+    needed, available = job.memory_factor * size_bytes, available_memory_bytes()
+    if needed <= available:
+        return None
+    return f"needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available"
+
+
+class Rounds:
+    """Runs all jobs on one model, round after round, each in a process of its own.
+
+    Args:
+        model: The model.
+        folder: A folder for everything that is written. Every round leaves it as it was.
+        recent_memory: Whether every job finds memory for its output that was in use a moment ago.
+    """
+
+    def __init__(self, model: SyntheticModel, folder: Path, *, recent_memory: bool = False) -> None:
+        self._model = model
+        self._ballast_bytes = OUTPUT_FACTOR * model.weight_bytes if recent_memory else 0
+        self._folder = folder
+        self._mapped = folder / "map"
+        # A copy that shares its bytes with the original is none.
+        self.copy_command = ("cp", "--reflink=never") if _shares_extents(folder) else ("cp",)
+
+    def run(self, skipped: dict[str, str]) -> dict[str, Measurement]:
+        """Run one round.
+
+        Args:
+            skipped: The reason for every job that does not run. Optional jobs that fail are added.
+
+        Raises:
+            JobFailedError: If a job fails that is not optional.
+        """
+        measured = {}
+        try:
+            for job in JOBS:
+                if job.name in skipped:
+                    continue
+                try:
+                    measured[job.name] = self._run(job)
+                except JobFailedError as error:
+                    if not job.optional:
+                        raise
+                    skipped[job.name] = f"failed: {error}"
+        finally:
+            _remove(self._mapped)
+        return measured
+
+    def _run(self, job: Job) -> Measurement:
+        output = self._folder / job.name
+        inputs = sorted(self._mapped.iterdir()) if job.copies else [self._model.path, self._model.data]
+        output.mkdir()
+        try:
+            level_conditions(inputs, ballast=self._folder / "ballast", ballast_bytes=self._ballast_bytes)
+            return measure(self._command(job, inputs, output), folder=_REPOSITORY, output=output)
+        finally:
+            if output != self._mapped:
+                _remove(output)
+
+    def _command(self, job: Job, inputs: Sequence[Path], output: Path) -> list[str | Path]:
+        if job.name == "copy":
+            return [*self.copy_command, *inputs, output]
+        python = [sys.executable, "-m", "benchmarks.job", job.name]
+        if job.copies:
+            return [*python, self._mapped, output]
+        return [*python, self._model.path, output / "output.onnx"]
+
+
+def _shares_extents(folder: Path) -> bool:
+    """Whether the file system can copy a file without copying its bytes."""
+    source, target = folder / "shared", folder / "sharing"
+    source.write_bytes(bytes(1 << 16))
+    command: list[str | Path] = ["cp", "--reflink=always", source, target]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    finally:
+        source.unlink()
+        target.unlink(missing_ok=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of files, if it is there."""
+    if folder.is_dir():
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()

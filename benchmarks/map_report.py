@@ -1,0 +1,133 @@
+"""What `benchmarks.map` found out: figures, ratios, and how they are printed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.machine import Machine
+from benchmarks.measurement import Measurement
+
+__all__ = ["Ratio", "Report", "print_report", "ratios_of"]
+
+# Numerator, denominator, and what the ratio should be.
+_GOALS = (
+    ("map", "copy", "at most 1.3"),
+    ("map", "read_write", ""),
+    ("naive", "map", "at least 5"),
+    ("quantize", "map", ""),
+)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of the times of two jobs, one value a round.
+
+    Attributes:
+        name: ``numerator / denominator``.
+        of_processes: From the start of the process to its end.
+        of_work: Without the start of Python and its imports.
+        goal: What it should be, in words.
+    """
+
+    name: str
+    of_processes: tuple[float, ...]
+    of_work: tuple[float, ...]
+    goal: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one run found out.
+
+    Attributes:
+        weight_bytes: Bytes of the weights of the model.
+        layers: Number of layers.
+        width: Every weight is [width, width].
+        measurements: For each job, one measurement a round.
+        skipped: For each job that did not run, why.
+        ratios: The ratios of times.
+        copy_command: What copied the files.
+        machine: Where it ran.
+        versions: What ran.
+    """
+
+    weight_bytes: int
+    layers: int
+    width: int
+    measurements: dict[str, tuple[Measurement, ...]]
+    skipped: dict[str, str]
+    ratios: tuple[Ratio, ...]
+    copy_command: str
+    machine: Machine
+    versions: dict[str, str]
+
+
+def ratios_of(measurements: Mapping[str, Sequence[Measurement]]) -> tuple[Ratio, ...]:
+    """The ratios of all jobs that ran. Both times of a ratio come from the same round."""
+    return tuple(
+        _ratio(f"{above} / {below}", measurements[above], measurements[below], goal)
+        for above, below, goal in _GOALS
+        if above in measurements and below in measurements
+    )
+
+
+def _ratio(name: str, above: Sequence[Measurement], below: Sequence[Measurement], goal: str) -> Ratio:
+    def of(time: Callable[[Measurement], float]) -> tuple[float, ...]:
+        return tuple(time(a) / time(b) for a, b in zip(above, below, strict=True))
+
+    return Ratio(name, of(lambda run: run.seconds), of(lambda run: run.work_seconds), goal)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the tables and, below, what they were measured with."""
+    machine = report.machine
+    console.print(
+        f"{report.weight_bytes / 2**30:.3g} GiB of float32 weights: "
+        f"{report.layers} layers of {report.width} x {report.width}"
+    )
+    console.print(_times(report.measurements))
+    console.print(_ratios(report.ratios))
+    for name, reason in report.skipped.items():
+        console.print(f"skipped: {name} ({reason})")
+    console.print(f"copied with: {report.copy_command}")
+    console.print(
+        f"machine: {machine.cores} cores, {machine.processor}, {machine.memory_bytes / 2**30:.0f} GiB of memory, "
+        f"{machine.kernel}, {machine.file_system}"
+    )
+    console.print("versions: " + ", ".join(f"{name} {number}" for name, number in report.versions.items()))
+
+
+def _times(measurements: Mapping[str, Sequence[Measurement]]) -> Table:
+    table = Table(title="Median times and largest memory of all rounds")
+    table.add_column("job", no_wrap=True)
+    for column in ("process s", "work s", "CPU s", "anonymous MB", "resident MB", "output MB"):
+        table.add_column(column, justify="right")
+    for name, runs in measurements.items():
+        table.add_row(
+            name,
+            f"{statistics.median(run.seconds for run in runs):.2f}",
+            f"{statistics.median(run.work_seconds for run in runs):.2f}",
+            f"{statistics.median(run.cpu_seconds for run in runs):.2f}",
+            f"{max(run.anonymous_bytes for run in runs) / 1e6:.0f}",
+            f"{max(run.resident_bytes for run in runs) / 1e6:.0f}",
+            f"{runs[0].output_bytes / 1e6:.0f}",
+        )
+    return table
+
+
+def _ratios(ratios: Sequence[Ratio]) -> Table:
+    table = Table(title="Ratios of times: median of the rounds (smallest to largest)")
+    for column in ("ratio", "of processes", "of work alone", "goal"):
+        table.add_column(column, no_wrap=True)
+    for ratio in ratios:
+        table.add_row(ratio.name, _spread(ratio.of_processes), _spread(ratio.of_work), ratio.goal)
+    return table
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"

@@ -1,0 +1,140 @@
+"""Measures one command: its time and its memory, from start to exit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import select
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["JobFailedError", "Measurement", "measure"]
+
+# How often memory is looked at. Buffers that live for less than this may be missed; the peak of the resident memory,
+# which the kernel keeps itself, is an upper bound.
+_SAMPLE_MILLISECONDS = 2
+
+_ANONYMOUS = re.compile(rb"^RssAnon:\s*(\d+) kB", re.MULTILINE)
+_RESIDENT_PEAK = re.compile(rb"^VmHWM:\s*(\d+) kB", re.MULTILINE)
+_STATUS_BYTES = 8192
+
+
+class JobFailedError(RuntimeError):
+    """A measured command failed; the message is its last word."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of one command.
+
+    Attributes:
+        seconds: From just before the process is started until it is gone, its memory returned.
+        work_seconds: The part that is left without the start of Python and its imports; `seconds` for a command that
+            does not tell.
+        cpu_seconds: Processor time, in user mode and in the kernel, of all threads.
+        anonymous_bytes: Largest anonymous memory (heap, buffers, stacks; no file pages) of all samples.
+        resident_bytes: Largest resident memory, file pages counted too: no peak of the anonymous memory is above it.
+        samples: How often memory was looked at.
+        output_bytes: Bytes of the files that the command left.
+    """
+
+    seconds: float
+    work_seconds: float
+    cpu_seconds: float
+    anonymous_bytes: int
+    resident_bytes: int
+    samples: int
+    output_bytes: int
+
+
+@dataclass(frozen=True)
+class _Memory:
+    anonymous_bytes: int = 0
+    resident_bytes: int = 0
+    samples: int = 0
+
+
+def measure(command: Sequence[str | Path], *, folder: Path, output: Path) -> Measurement:
+    """Run a command in a process of its own.
+
+    Args:
+        command: Program and arguments. If the last line of its standard output is a JSON object with `work_seconds`,
+            that goes into the measurement.
+        folder: The folder it runs in.
+        output: The folder it writes to.
+
+    Raises:
+        JobFailedError: If it does not exit with 0.
+    """
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        before = _cpu_seconds_of_children()
+        start = time.perf_counter()
+        process = subprocess.Popen(command, cwd=folder, stdout=stdout, stderr=stderr)
+        try:
+            memory = _watch(process.pid)
+            seconds = time.perf_counter() - start
+        finally:
+            process.kill()  # it has ended already, unless watching it failed
+            process.wait()
+        if process.returncode:
+            raise JobFailedError(_last_line(stderr.fileno()) or f"exit code {process.returncode}")
+        return Measurement(
+            seconds=seconds,
+            work_seconds=_work_seconds(_last_line(stdout.fileno())) or seconds,
+            cpu_seconds=_cpu_seconds_of_children() - before,
+            anonymous_bytes=memory.anonymous_bytes,
+            resident_bytes=memory.resident_bytes,
+            samples=memory.samples,
+            output_bytes=sum(file.stat().st_size for file in output.rglob("*") if file.is_file()),
+        )
+
+
+def _watch(pid: int) -> _Memory:
+    """Look at the memory of a process until it ends; return in the moment it does."""
+    memory = _Memory()
+    ended = select.poll()
+    process = os.pidfd_open(pid)
+    status = os.open(f"/proc/{pid}/status", os.O_RDONLY)
+    try:
+        ended.register(process, select.POLLIN)
+        while not ended.poll(_SAMPLE_MILLISECONDS):
+            memory = _larger(memory, os.pread(status, _STATUS_BYTES, 0))
+    finally:
+        os.close(status)
+        os.close(process)
+    return memory
+
+
+def _larger(memory: _Memory, status: bytes) -> _Memory:
+    anonymous, resident = _ANONYMOUS.search(status), _RESIDENT_PEAK.search(status)
+    if anonymous is None or resident is None:  # the process has returned its memory and is about to end
+        return memory
+    return _Memory(
+        anonymous_bytes=max(memory.anonymous_bytes, int(anonymous[1]) << 10),
+        resident_bytes=max(memory.resident_bytes, int(resident[1]) << 10),
+        samples=memory.samples + 1,
+    )
+
+
+def _cpu_seconds_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _last_line(descriptor: int) -> str:
+    size = os.fstat(descriptor).st_size
+    text = os.pread(descriptor, _STATUS_BYTES, max(size - _STATUS_BYTES, 0)).decode("utf-8", "replace")
+    return text.rstrip().rpartition("\n")[2]
+
+
+def _work_seconds(line: str) -> float | None:
+    try:
+        return float(json.loads(line)["work_seconds"])
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -809,17 +810,30 @@ def test_a_failure_of_the_final_rename_leaves_the_old_output(old_output, new_mod
 
 
 def test_a_failure_to_move_the_data_file_leaves_the_old_output(old_output, new_model, monkeypatch):
-    before, model, replace = content(old_output), new_model(), Path.replace
+    before, model = content(old_output), new_model()
+    for method in ("replace", "rename", "hardlink_to"):
+        original = getattr(Path, method)
 
-    def fail_at_the_data(self, target):
-        if Path(target).suffix == ".data":
-            raise OSError(errno.EIO, "Input/output error")
-        return replace(self, target)
+        def fail_at_the_data(self, target, original=original):
+            if ".data" in {self.suffix, Path(target).suffix}:
+                raise OSError(errno.EIO, "Input/output error")
+            return original(self, target)
 
-    monkeypatch.setattr(Path, "replace", fail_at_the_data)
+        monkeypatch.setattr(Path, method, fail_at_the_data)
     with pytest.raises(ConfigError, match="Input/output error"):
         save_model(model, old_output / "out.onnx", external_data=True)
     assert_untouched(old_output, before)
+
+
+def test_a_data_file_that_another_program_writes_under_the_reserved_name_is_kept(tmp_path):
+    def take_the_name(done, total):
+        (tmp_path / "out.onnx.data").unlink()
+        (tmp_path / "out.onnx.data").write_text("somebody else's")
+
+    save = {"external_data": True, "progress": take_the_name}
+    with contextlib.suppress(ConfigError):
+        save_model(model_of(weight()), tmp_path / "out.onnx", **save)
+    assert (tmp_path / "out.onnx.data").read_text() == "somebody else's"
 
 
 @FORMS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import signal
 import sys
 import threading
@@ -18,6 +17,7 @@ from onnx_gconv.cli.demo import demo
 from onnx_gconv.cli.inspect import inspect
 from onnx_gconv.cli.map import map_
 from onnx_gconv.cli.options import debug_is_on
+from onnx_gconv.cli.output import tolerated_loss_of_reader
 from onnx_gconv.cli.restore import restore
 from onnx_gconv.cli.verify import verify
 from onnx_gconv.errors import GconvError, VerificationError
@@ -76,15 +76,11 @@ def main() -> int:
             stream.reconfigure(errors="backslashreplace")
     with _signals():
         try:
-            return _run()
+            with tolerated_loss_of_reader():  # of the help, which typer prints
+                return _run()
         except (KeyboardInterrupt, typer.Abort):
             return _fail("interrupted; nothing was left behind", _EXIT_INTERRUPTED)
-        except (BrokenPipeError, SystemExit) as error:
-            if not _is_broken_pipe(error):
-                raise
-            # The reader of stdout has gone, as `head` does. Python would complain again when it flushes stdout at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+        return 0
 
 
 @contextlib.contextmanager
@@ -113,15 +109,6 @@ def _signals() -> Iterator[None]:
 
 def _disregard(_number: int, _frame: object) -> None:
     """The signal after the first one."""
-
-
-def _is_broken_pipe(error: BaseException | None) -> bool:
-    """Whether this is what typer and rich make of a reader of stdout that has gone."""
-    while error is not None:
-        if isinstance(error, BrokenPipeError):
-            return True
-        error = error.__context__
-    return False
 
 
 def _run() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["print_report", "progress_bar"]
+__all__ = ["print_for_people", "print_report", "progress_bar", "tolerated_loss_of_reader"]
 
 # Files and pipes have no width of their own; tables need more than the 80 columns that rich would assume.
 _WIDTH_WITHOUT_TERMINAL = 120
@@ -29,10 +30,11 @@ def print_report(report: Report, *, as_json: bool, quiet: bool) -> None:
     """Print a result as JSON, or for people, or not at all."""
     if as_json:
         is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-        sys.stdout.write(json.dumps(report.to_json(), indent=2, ensure_ascii=not is_unicode, allow_nan=False) + "\n")
+        document = json.dumps(report.to_json(), indent=2, ensure_ascii=not is_unicode, allow_nan=False)
+        with tolerated_loss_of_reader():
+            sys.stdout.write(f"{document}\n")
     elif not quiet:
         print_for_people(report)
-    sys.stdout.flush()
 
 
 def print_for_people(item: RenderableType | Report) -> None:
@@ -40,7 +42,29 @@ def print_for_people(item: RenderableType | Report) -> None:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
-    Console(width=width, highlight=False).print(item)
+    with tolerated_loss_of_reader():
+        Console(width=width, highlight=False).print(item)
+
+
+@contextmanager
+def tolerated_loss_of_reader() -> Iterator[None]:
+    """Go on without output when the reader of stdout goes away, as `head` does."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as error:  # rich and typer make an exit of it
+        if not _is_broken_pipe(error):
+            raise
+        # Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_broken_pipe(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, BrokenPipeError):
+            return True
+        error = error.__context__
+    return False
 
 
 @contextmanager

@@ -74,13 +74,14 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack µ or the lines of tables
             stream.reconfigure(errors="backslashreplace")
+    code = 0
     with _signals():
         try:
             with tolerated_loss_of_reader():  # of the help, which typer prints
-                return _run()
+                code = _run()
         except (KeyboardInterrupt, typer.Abort):
             return _fail("interrupted; nothing was left behind", _EXIT_INTERRUPTED)
-        return 0
+    return code
 
 
 @contextlib.contextmanager

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -59,6 +61,7 @@ def run(
     Raises:
         JobFailedError: If ``map`` or ``copy`` fails.
     """
+    load = os.getloadavg()[0]
     skipped = dict.fromkeys(skip, "not asked for")
     for job in JOBS:
         if (reason := too_large(job, size_bytes)) is not None:
@@ -82,6 +85,7 @@ def run(
         ratios=ratios_of(measurements),
         copy_command=" ".join(rounds.copy_command),
         machine=describe_machine(folder),
+        load=load,
         versions=versions(),
     )
 
@@ -89,6 +93,7 @@ def run(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark and print its report."""
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # then the files are removed, too
     size_bytes = round(options.size_gib * 2**30)
     with tempfile.TemporaryDirectory(prefix="onnx_gconv-benchmark-", dir=options.folder) as name:
         folder = Path(name)

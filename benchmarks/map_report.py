@@ -53,6 +53,7 @@ class Report:
         ratios: The ratios of times.
         copy_command: What copied the files.
         machine: Where it ran.
+        load: How many programs were running on average in the minute before.
         versions: What ran.
     """
 
@@ -64,6 +65,7 @@ class Report:
     ratios: tuple[Ratio, ...]
     copy_command: str
     machine: Machine
+    load: float
     versions: dict[str, str]
 
 
@@ -97,7 +99,7 @@ def print_report(report: Report, console: Console) -> None:
     console.print(f"copied with: {report.copy_command}")
     console.print(
         f"machine: {machine.cores} cores, {machine.processor}, {machine.memory_bytes / 2**30:.0f} GiB of memory, "
-        f"{machine.kernel}, {machine.file_system}"
+        f"{machine.kernel}, {machine.file_system}; load before: {report.load:.1f}"
     )
     console.print("versions: " + ", ".join(f"{name} {number}" for name, number in report.versions.items()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -28,7 +29,11 @@ def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The wheel, built from the source distribution, and the source distribution."""
     folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", folder, ROOT, cwd=folder)
+    # Of a copy: building leaves files beside the sources, which would meet those of another build.
+    sources = shutil.copytree(
+        ROOT, folder / "sources", symlinks=True, ignore=shutil.ignore_patterns(".*", "*.egg-info")
+    )
+    run(sys.executable, "-m", "build", "--outdir", folder, sources, cwd=folder)
     return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
 
 

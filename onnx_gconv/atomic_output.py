@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -85,6 +86,9 @@ class StagedOutput:
         Raises:
             FileExistsError: If another program took the name in between.
         """
+        if reserved.exists() and reserved.stat().st_size:
+            self._note(f"{_NOT_OURS}{reserved.name}")
+            raise FileExistsError(errno.EEXIST, f"another program wrote '{reserved.name}' meanwhile, run again")
         reserved.unlink(missing_ok=True)
         try:
             reserved.hardlink_to(new)  # unlike a rename, it never replaces

@@ -1,6 +1,7 @@
-"""One job of a benchmark, for a process of its own: ``python -m benchmarks.job NAME SOURCE TARGET``.
+"""One job of a benchmark, for a process of its own: ``python -m benchmarks.job NAME SOURCE TARGET [BALLAST]``.
 
-It imports what the job needs, does the job, and prints ``{"work_seconds": ...}``: the time without the imports.
+It imports what the job needs, removes the ballast if there is one, does the job, and prints ``{"work_seconds": ...}``: the
+time of the job alone. See `benchmarks.page_cache` for the ballast.
 """
 
 from __future__ import annotations
@@ -65,8 +66,10 @@ _LOADERS: dict[str, Callable[[], _Work]] = {
 
 
 def main() -> None:
-    name, source, target = sys.argv[1:]
+    name, source, target, *ballast = sys.argv[1:]
     work = _LOADERS[name]()
+    for file in ballast:
+        Path(file).unlink()
     start = time.perf_counter()
     work(Path(source), Path(target))
     print(json.dumps({"work_seconds": time.perf_counter() - start}))

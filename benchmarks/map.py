@@ -34,8 +34,8 @@ from benchmarks.synthetic_model import write_synthetic_model
 
 __all__ = ["main", "run"]
 
-# The model, the mapped model and its copy.
-_FILES_FACTOR = 1 + 2 * OUTPUT_FACTOR
+# The model, the mapped model, its copy and the ballast.
+_FILES_FACTOR = 1 + 3 * OUTPUT_FACTOR
 _SPARE_BYTES = 64 << 20
 
 
@@ -46,7 +46,7 @@ def run(
     *,
     width: int | None = None,
     skip: Sequence[str] = (),
-    recent_memory: bool = False,
+    level_memory: bool = True,
 ) -> Report:
     """Measure all jobs.
 
@@ -56,7 +56,7 @@ def run(
         folder: An empty folder. The model stays in it.
         width: Every weight is [width, width]; chosen for the size if None.
         skip: Names of jobs to leave out.
-        recent_memory: Whether every job finds memory for its output that was in use a moment ago.
+        level_memory: Whether every job finds memory for its output that was in use a moment ago.
 
     Raises:
         JobFailedError: If ``map`` or ``copy`` fails.
@@ -68,7 +68,7 @@ def run(
             skipped.setdefault(job.name, reason)
     _log(f"writing a model of {size_bytes / 2**30:.3g} GiB")
     model = write_synthetic_model(folder, size_bytes, width=width)
-    rounds = Rounds(model, folder, recent_memory=recent_memory)
+    rounds = Rounds(model, folder, level_memory=level_memory)
     measured = []
     for number in range(1, repeats + 1):
         _log(f"round {number} of {repeats}")
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 folder,
                 width=options.width,
                 skip=options.skip,
-                recent_memory=options.recent_memory,
+                level_memory=not options.memory_as_found,
             )
         except JobFailedError as error:
             sys.exit(f"a job failed: {error}")
@@ -127,9 +127,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where a temporary folder is made and removed")
     parser.add_argument("--skip", default="", metavar="JOBS", help=f"jobs to leave out, e.g. {','.join(optional)}")
     parser.add_argument(
-        "--recent-memory",
+        "--memory-as-found",
         action="store_true",
-        help="let every job find memory for its output that was in use a moment ago, instead of as it is found",
+        help="take memory as it is found, instead of giving every job memory that was in use a moment ago",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to FILE")
     options = parser.parse_args(arguments)

@@ -62,12 +62,13 @@ class Rounds:
     Args:
         model: The model.
         folder: A folder for everything that is written. Every round leaves it as it was.
-        recent_memory: Whether every job finds memory for its output that was in use a moment ago.
+        level_memory: Whether every job finds memory for its output that was in use a moment ago.
     """
 
-    def __init__(self, model: SyntheticModel, folder: Path, *, recent_memory: bool = False) -> None:
+    def __init__(self, model: SyntheticModel, folder: Path, *, level_memory: bool = True) -> None:
         self._model = model
-        self._ballast_bytes = OUTPUT_FACTOR * model.weight_bytes if recent_memory else 0
+        self._ballast = folder / "ballast"
+        self._ballast_bytes = OUTPUT_FACTOR * model.weight_bytes if level_memory else 0
         self._folder = folder
         self._mapped = folder / "map"
         # A copy that shares its bytes with the original is none.
@@ -102,9 +103,13 @@ class Rounds:
         inputs = sorted(self._mapped.iterdir()) if job.copies else [self._model.path, self._model.data]
         output.mkdir()
         try:
-            level_conditions(inputs, ballast=self._folder / "ballast", ballast_bytes=self._ballast_bytes)
-            return measure(self._command(job, inputs, output), folder=_REPOSITORY, output=output)
+            level_conditions(inputs, ballast=self._ballast, ballast_bytes=self._ballast_bytes)
+            command = self._command(job, inputs, output)
+            if job.name == "copy":  # all others remove it themselves, when they have imported what they need
+                self._ballast.unlink()
+            return measure(command, folder=_REPOSITORY, output=output)
         finally:
+            self._ballast.unlink(missing_ok=True)
             if output != self._mapped:
                 _remove(output)
 
@@ -113,8 +118,8 @@ class Rounds:
             return [*self.copy_command, *inputs, output]
         python = [sys.executable, "-m", "benchmarks.job", job.name]
         if job.copies:
-            return [*python, self._mapped, output]
-        return [*python, self._model.path, output / "output.onnx"]
+            return [*python, self._mapped, output, self._ballast]
+        return [*python, self._model.path, output / "output.onnx", self._ballast]
 
 
 def _shares_extents(folder: Path) -> bool:

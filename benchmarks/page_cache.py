@@ -14,25 +14,22 @@ _BLOCK_BYTES = 1 << 18
 def level_conditions(inputs: Iterable[Path], *, ballast: Path, ballast_bytes: int) -> None:
     """Let the next job find what every other job finds.
 
-    1. Everything that is dirty goes to the disk: nothing of the job before is still being written when the next runs.
-    2. The inputs are read: all jobs read from the page cache.
-    3. If a ballast is asked for, a file of that size is written before and removed in the end. The job so has memory
-       for its output that was in use a moment ago. Otherwise it takes memory as it is found, which on virtual machines
-       that hand free memory back to their host is much slower to get, for the copy as for everything else.
+    1. A ballast is written: a file of the size of the job's output. Whoever runs the job removes it in the moment
+       before the work starts, so that the work finds memory that was in use until then. Virtual machines hand memory
+       that is free for some seconds back to their host, from where it is several times slower to get: without a
+       ballast, a job would be as fast as what ran before it left memory behind.
+    2. Everything that is dirty goes to the disk: nothing of the job before is still being written when the next runs.
+    3. The inputs are read: all jobs read from the page cache.
 
     Args:
         inputs: Files that the job reads.
-        ballast: Where the file of step 3 goes.
-        ballast_bytes: Its size; 0 for none.
+        ballast: Where the file of step 1 goes.
+        ballast_bytes: Its size.
     """
-    try:
-        if ballast_bytes:
-            _write_zeros(ballast, ballast_bytes)
-        os.sync()
-        for file in inputs:
-            _read(file)
-    finally:
-        ballast.unlink(missing_ok=True)
+    _write_zeros(ballast, ballast_bytes)
+    os.sync()
+    for file in inputs:
+        _read(file)
 
 
 def _write_zeros(path: Path, size: int) -> None:

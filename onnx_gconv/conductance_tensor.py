@@ -1,8 +1,8 @@
-"""The conductances of one device of every cell of a weight, computed while they are written."""
+"""The conductances of a weight, computed while they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,49 +10,78 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.converters import ConductanceConverter
-from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, element_chunks
+from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, TensorGroup, element_chunks
 
-__all__ = ["ConductanceTensor"]
+__all__ = ["ConductanceTensor", "conductance_tensors"]
 
 
-class ConductanceTensor(StreamedTensor):
-    """Conductances in µS, of the shape of a weight, computed from it chunk by chunk.
+def conductance_tensors(
+    weight: ir.TensorProtocol,
+    converter: ConductanceConverter,
+    scale: float,
+    *,
+    dtype: ir.DataType,
+    names: Sequence[str],
+) -> tuple[ConductanceTensor, ...]:
+    """The conductances of a weight in µS, of its shape, one tensor for each device.
 
     Args:
         weight: The weight. Its data must stay as it is until the conductances are written.
         converter: The rule.
-        device: Index into the converter's `device_names`.
         scale: The scale of the weight, in µS per unit of weight.
         dtype: Type of the conductances: FLOAT or DOUBLE.
+        names: Names of the tensors, one for each of the converter's `device_names`.
+    """
+    group = _Conductances(weight, converter, scale, dtype)
+    return tuple(ConductanceTensor(group, device, name) for device, name in enumerate(names))
+
+
+class _Conductances(TensorGroup):
+    """The conductances of all devices of a weight, chunk by chunk from one read of it."""
+
+    def __init__(
+        self, weight: ir.TensorProtocol, converter: ConductanceConverter, scale: float, dtype: ir.DataType
+    ) -> None:
+        self.weight = weight
+        self.dtype = dtype
+        self._converter = converter
+        self._scale = scale
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[NDArray[Any], ...]]:
+        dtype = np.dtype(self.dtype.numpy())
+        length = min(CHUNK_ELEMENTS, self.weight.size)
+        buffers = [np.empty(length, dtype) for _ in self._converter.device_names]
+        for weights in element_chunks(self.weight, start, stop, dtype=dtype):
+            out = tuple(buffer[: weights.size] for buffer in buffers)
+            self._converter.convert_chunk(weights, self._scale, out)
+            yield out
+
+
+class ConductanceTensor(StreamedTensor):
+    """Conductances in µS of one device of every cell of a weight; `conductance_tensors` makes them.
+
+    Args:
+        group: The conductances of all devices.
+        device: Index among them.
         name: Name of the tensor.
     """
 
-    def __init__(
-        self,
-        weight: ir.TensorProtocol,
-        converter: ConductanceConverter,
-        device: int,
-        scale: float,
-        *,
-        dtype: ir.DataType,
-        name: str,
-    ) -> None:
-        super().__init__(dtype, ir.Shape(weight.shape.numpy()), name)
-        self._weight = weight
-        self._converter = converter
+    def __init__(self, group: _Conductances, device: int, name: str) -> None:
+        super().__init__(group.dtype, ir.Shape(group.weight.shape.numpy()), name)
+        self._group = group
         self._device = device
-        self._scale = scale
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
         """The weight."""
-        return (self._weight,)
+        return (self._group.weight,)
+
+    @property
+    def group(self) -> tuple[TensorGroup, int]:
+        """The conductances of all devices of the weight, and which of them this is."""
+        return self._group, self._device
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """Conductances in µS from element `start` to `stop`, in row-major order."""
-        dtype = np.dtype(self.dtype.numpy())
-        buffer = np.empty(min(CHUNK_ELEMENTS, self.size), dtype)
-        for weights in element_chunks(self._weight, start, stop, dtype=dtype):
-            out = buffer[: weights.size]
-            self._converter.convert_chunk(self._device, weights, self._scale, out)
-            yield out
+        for devices in self._group.chunks(start, stop):
+            yield devices[self._device]

@@ -6,14 +6,16 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
 from onnx_gconv.atomic_output import staged_output
+from onnx_gconv.data_file import write_data_file
 from onnx_gconv.errors import ConfigError, GconvError, ModelError
 from onnx_gconv.external_data import (
     attribute_tensors,
@@ -22,10 +24,6 @@ from onnx_gconv.external_data import (
     external_tensors,
 )
 from onnx_gconv.model_checks import first_problem
-from onnx_gconv.streamed_tensor import worker_count
-
-if TYPE_CHECKING:
-    from typing import Any
 
 __all__ = ["EXTERNAL_DATA_THRESHOLD_BYTES", "check_output_path", "load_model", "save_model"]
 
@@ -35,6 +33,11 @@ EXTERNAL_DATA_THRESHOLD_BYTES = 256 << 20
 
 # The largest protobuf message, less what the graph around the tensors may need.
 _LARGEST_INLINE_BYTES = (1 << 31) - (16 << 20)
+
+# Initializers up to this size stay in the model, as onnx-ir and onnx have it by default or nearly so.
+_LARGEST_INTERNAL_BYTES = 256
+
+_Replace: TypeAlias = Callable[[Callable[[], None], Callable[[], None]], None]
 
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
@@ -162,57 +165,76 @@ def _write(
     protected: set[Path],
     progress: Callable[[int, int], None] | None,
 ) -> list[Path]:
-    done = 0
-
-    def count(tensor: ir.TensorProtocol, _: Any) -> None:  # noqa: ANN401 - onnx-ir's record of the file position
-        nonlocal done
-        if progress is not None:
-            progress(done, total)
-        done += tensor.nbytes
-
-    with staged_output(path, protected) as output:
-        if external_data:
-            data_file = output.reserve_data_file()
-            with _in_memory(model, initializers=False):
-                ir.save(
-                    model,
-                    output.model,
-                    format="protobuf",
-                    external_data=data_file,
-                    callback=count,
-                    max_workers=worker_count(),
-                    # The budget is for tensors that are materialized; ours are streamed or already in memory.
-                    max_in_flight_bytes=max(total, 1),
-                )
-            written = output.commit(data_file)
-        else:
-            with _in_memory(model, initializers=True):
-                ir.save(model, output.model, format="protobuf")
-            written = output.commit(None)
+    with staged_output(path, protected) as output, _replaced_tensors() as replace:
+        data_file = output.reserve_data_file() if external_data else None
+        if data_file is not None:
+            _externalize(model, output.model.with_name(data_file), replace, partial(_report, progress, total))
+        _take_into_memory(model, output.model.parent, replace)
+        ir.save(model, output.model, format="protobuf")
+        written = output.commit(data_file)
     if progress is not None:
         progress(total, total)
     return written
 
 
 @contextlib.contextmanager
-def _in_memory(model: ir.Model, *, initializers: bool) -> Iterator[None]:
-    """Hold external tensors in memory where ``ir.save`` would keep their old location: in attributes, and inline."""
-    undo: list[Callable[[], None]] = []
-    try:
-        if initializers:
-            for graph in model.graphs():
-                for value in graph.initializers.values():
-                    if isinstance(tensor := value.const_value, ir.ExternalTensor):
-                        value.const_value = _loaded(tensor)
-                        undo.append(lambda value=value, tensor=tensor: setattr(value, "const_value", tensor))  # type: ignore[misc]
-        external = [item for item in attribute_tensors(model) if isinstance(item[2], ir.ExternalTensor)]
-        for (node, _), attribute in {(node, attribute.name): attribute for node, attribute, _ in external}.items():
-            node.attributes.add(_attribute_in_memory(attribute))
-            undo.append(lambda node=node, attribute=attribute: node.attributes.add(attribute))  # type: ignore[misc]
-        yield
-    finally:
-        for action in undo:
-            action()
+def _replaced_tensors() -> Iterator[_Replace]:
+    """Gives a function that replaces something of the model, and undoes all replacements in the end."""
+    with contextlib.ExitStack() as undo:
+
+        def replace(new: Callable[[], None], old: Callable[[], None]) -> None:
+            undo.callback(old)
+            new()
+
+        yield replace
+
+
+def _report(progress: Callable[[int, int], None] | None, total: int, done: int) -> None:
+    """Report what is written; all of it is only when the output stands in its place."""
+    if progress is not None and done < total:
+        progress(done, total)
+
+
+def _externalize(model: ir.Model, data_file: Path, replace: _Replace, progress: Callable[[int], None]) -> None:
+    """Write all initializers but the small ones to a data file, and let them point to it."""
+    values = [
+        value
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None and value.const_value.nbytes > _LARGEST_INTERNAL_BYTES
+    ]
+    tensors = [_tensor(value) for value in values]
+    for value, tensor, offset in zip(values, tensors, write_data_file(data_file, tensors, progress), strict=True):
+        external = ir.ExternalTensor(
+            data_file.name,
+            offset,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=tensor.name or "",
+            doc_string=tensor.doc_string,
+            metadata_props=dict(tensor.metadata_props),
+            base_dir=data_file.parent,
+        )
+        replace(partial(setattr, value, "const_value", external), partial(setattr, value, "const_value", tensor))
+
+
+def _take_into_memory(model: ir.Model, folder: Path, replace: _Replace) -> None:
+    """Hold all tensors in memory that are in external data outside of the folder, in attributes, too."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(tensor := value.const_value, ir.ExternalTensor) and Path(tensor.base_dir) != folder:
+                loaded = _loaded(tensor)
+                replace(partial(setattr, value, "const_value", loaded), partial(setattr, value, "const_value", tensor))
+    external = [item for item in attribute_tensors(model) if isinstance(item[2], ir.ExternalTensor)]
+    for (node, _), attribute in {(node, attribute.name): attribute for node, attribute, _ in external}.items():
+        add = node.attributes.add
+        replace(partial(add, _attribute_in_memory(attribute)), partial(add, attribute))
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol:
+    assert value.const_value is not None  # noqa: S101 - only those with data are asked for
+    return value.const_value
 
 
 def _loaded(tensor: ir.ExternalTensor) -> ir.Tensor[Any]:

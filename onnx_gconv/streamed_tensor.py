@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx_gconv.errors import ModelError
 from onnx_gconv.external_data import check_external_tensor
 
-__all__ = ["CHUNK_ELEMENTS", "StreamedTensor", "element_chunks", "worker_count"]
+__all__ = ["CHUNK_ELEMENTS", "StreamedTensor", "TensorGroup", "element_chunks", "worker_count", "write_elements"]
 
 # 1 MiB of float32: what is computed on stays in the cache of the processor. Smaller chunks make two workers fight over
 # the interpreter lock. Counted in elements, so that tensors of different types that are read side by side stay in step.
@@ -28,6 +28,14 @@ _WRITE_BYTES = 1 << 18
 def worker_count() -> int:
     """How many threads read and write tensors. More than four gain nothing on one disk."""
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1), 4)
+
+
+class TensorGroup(abc.ABC):
+    """Tensors of one size that are cheaper to compute side by side than one after the other."""
+
+    @abc.abstractmethod
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[NDArray[Any], ...]]:
+        """The elements from `start` to `stop` of each tensor, as `StreamedTensor.chunks` gives those of one."""
 
 
 class StreamedTensor(abc.ABC):
@@ -62,6 +70,11 @@ class StreamedTensor(abc.ABC):
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
         """The tensors that this one is computed from."""
         return ()
+
+    @property
+    def group(self) -> tuple[TensorGroup, int] | None:
+        """The tensors that are computed together with this one, and its index among them; None if there are none."""
+        return None
 
     @property
     def size(self) -> int:
@@ -100,12 +113,18 @@ class StreamedTensor(abc.ABC):
     def tofile(self, file: BinaryIO) -> None:
         """Write all elements as little-endian bytes at the position of `file`."""
         for chunk in self.chunks():
-            # The view as bytes serves types that have no buffer format of their own, such as bfloat16.
-            view = _little_endian(chunk).view(np.uint8).data
-            file.writelines(view[start : start + _WRITE_BYTES] for start in range(0, view.nbytes, _WRITE_BYTES))
+            write_elements(file, chunk)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}<{self.dtype},{self.shape}>(name={self.name!r})"
+
+
+def write_elements(file: BinaryIO, elements: NDArray[Any]) -> None:
+    """Write elements as little-endian bytes at the position of a file, buffered or not."""
+    # The view as bytes serves types that have no buffer format of their own, such as bfloat16.
+    view = _little_endian(elements).view(np.uint8).data
+    while view.nbytes:
+        view = view[file.write(view[:_WRITE_BYTES]) :]
 
 
 def element_chunks(

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import onnx_ir as ir
 
-from onnx_gconv.conductance_tensor import ConductanceTensor
+from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import ConductanceConverter, SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import (
@@ -144,17 +144,13 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
     replaced: dict[ir.Graph, dict[str, Sequence[ir.Value]]] = {}
     for weight, record in zip(plan.weights, manifest.weights, strict=True):
         found = weight.found
-        tensors = [
-            ConductanceTensor(
-                found.tensor,
-                plan.converter,
-                device,
-                weight.scale,
-                dtype=record.ir_compute_dtype,
-                name=conductance.name,
-            )
-            for device, conductance in enumerate(record.conductances)
-        ]
+        tensors = conductance_tensors(
+            found.tensor,
+            plan.converter,
+            weight.scale,
+            dtype=record.ir_compute_dtype,
+            names=[conductance.name for conductance in record.conductances],
+        )
         rebuilt = rebuild_nodes(
             record.name, tensors, record.decoding, dtype=found.tensor.dtype, scale_name=record.scale.name, names=names
         )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_gconv import conductance_tensor, streamed_tensor
-from onnx_gconv.conductance_tensor import ConductanceTensor
+from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import SinglePairConductanceConverter, compute_dtype, weight_statistics
 
 CONVERTERS = [
@@ -34,12 +34,13 @@ def pair(weights, converter, tensor=None):
     """The conductance tensors of a weight, and what the converter gives for all of it at once."""
     conductances, params = converter.convert_to_conductances(weights)
     dtype = ir.DataType.from_numpy(compute_dtype(weights.dtype))
-    tensors = [
-        ConductanceTensor(
-            tensor or ir.Tensor(weights), converter, device, float(params["scale_ratio"]), dtype=dtype, name=f"W.{name}"
-        )
-        for device, name in enumerate(converter.device_names)
-    ]
+    tensors = conductance_tensors(
+        tensor or ir.Tensor(weights),
+        converter,
+        float(params["scale_ratio"]),
+        dtype=dtype,
+        names=[f"W.{name}" for name in converter.device_names],
+    )
     return tensors, conductances
 
 
@@ -95,9 +96,8 @@ def test_float32_weights_may_be_given_float64_conductances():
     weights = np.array([2.0**-149, -1000.0], np.float32)
     converter = SinglePairConductanceConverter(exact=True)
     scale = converter.scale(weight_statistics([weights.astype(np.float64)]), np.dtype(np.float64))
-    g_plus, g_minus = (
-        ConductanceTensor(ir.Tensor(weights), converter, device, scale, dtype=ir.DataType.DOUBLE, name="G")
-        for device in (0, 1)
+    g_plus, g_minus = conductance_tensors(
+        ir.Tensor(weights), converter, scale, dtype=ir.DataType.DOUBLE, names=["G+", "G-"]
     )
     assert g_plus.numpy().tolist() == [scale * 2.0**-149, 0.0]
     assert g_minus.numpy().tolist() == [0.0, scale * 1000]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_gconv import conductance_tensor, streamed_tensor
-from onnx_gconv.conductance_tensor import ConductanceTensor
+from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import Decoding, SinglePairConductanceConverter
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
 
@@ -86,7 +86,9 @@ def test_conductances_of_different_kinds_are_read_side_by_side(tmp_path):
     [g_plus, g_minus], params = converter.convert_to_conductances(weights)
     scale = float(params["scale_ratio"])
     (tmp_path / "minus.data").write_bytes(g_minus.tobytes())
-    computed = ConductanceTensor(ir.Tensor(weights), converter, 0, scale, dtype=ir.DataType.FLOAT, name="W.g_plus")
+    computed, _ = conductance_tensors(
+        ir.Tensor(weights), converter, scale, dtype=ir.DataType.FLOAT, names=["W.g_plus", "W.g_minus"]
+    )
     measured = ir.ExternalTensor(
         "minus.data", 0, None, ir.DataType.FLOAT, shape=ir.Shape((100,)), name="W.g_minus", base_dir=str(tmp_path)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -143,14 +143,13 @@ class ConductanceConverter(Protocol):
         """How the conductances become weights again."""
         ...
 
-    def convert_chunk(self, device: int, weights: FloatArray, scale: float, out: FloatArray) -> None:
-        """Write the conductances of one device, in µS, to `out`.
+    def convert_chunk(self, weights: FloatArray, scale: float, out: Sequence[FloatArray]) -> None:
+        """Write the conductances of all devices, in µS, to `out`.
 
         Args:
-            device: Index into `device_names`.
             weights: A part of the weight, float32 or float64, any shape.
             scale: From `scale`.
-            out: Array of the same shape and type; may not overlap `weights`.
+            out: For each of `device_names` an array of the same shape and type; none may overlap `weights`.
         """
         ...
 

@@ -124,11 +124,8 @@ class SinglePairConductanceConverter:
             raise UnmappableWeightError(f"the weight {error}") from None
         if self.needs_check(scale) and (reason := self.check_chunk(array, scale)):
             raise UnmappableWeightError(f"the weight {reason}")
-        conductances: list[FloatArray] = []
-        for device in range(len(self.device_names)):
-            out = np.empty_like(array)
-            self.convert_chunk(device, array, scale, out)
-            conductances.append(out)
+        conductances: list[FloatArray] = [np.empty_like(array) for _ in self.device_names]
+        self.convert_chunk(array, scale, conductances)
         return conductances, {"scale_ratio": dtype.type(scale)}
 
     def convert_back_to_weights(self, conductances: Sequence[ArrayLike], params: Mapping[str, Any]) -> FloatArray:
@@ -202,21 +199,30 @@ class SinglePairConductanceConverter:
         """``W = (G+ - G-) / scale``."""
         return Decoding(coefficients=(1.0, -1.0), offset_us=0.0, scale=scale, zero=0.0)
 
-    def convert_chunk(self, device: int, weights: FloatArray, scale: float, out: FloatArray) -> None:
-        """Write the conductances of one device, in µS, to `out`: device 0 is G+, device 1 is G-."""
+    def convert_chunk(self, weights: FloatArray, scale: float, out: Sequence[FloatArray]) -> None:
+        """Write the conductances of both devices, in µS, to `out`: G+, then G-.
+
+        G- is computed as ``g_min - clip(W * scale, -g_max, 0)``, which rounds as ``clip(-W * scale, 0, g_max) + g_min``
+        does and shares the product with G+.
+        """
         number = weights.dtype.type
+        g_plus, g_minus = out
         with np.errstate(under="ignore"):
-            np.multiply(weights, number(scale if device == 0 else -scale), out=out)
+            product = np.multiply(weights, number(scale), out=g_plus)
         if self._exact:
             # |W * scale| <= g_max holds without a clip. `W * scale < 0` is false for a negative zero, which so stays in
             # G+ and survives the subtraction.
-            negative = out < 0 if device == 0 else out <= 0
-            np.copyto(out, number(0), where=negative)
+            negative = product < 0
+            g_minus.fill(0)
+            np.negative(product, out=g_minus, where=negative)
+            np.copyto(g_plus, number(0), where=negative)
             return
-        np.maximum(out, number(0), out=out)  # two passes: np.clip takes as long, and longer to be called
-        np.minimum(out, number(self._g_max), out=out)
+        zero, g_min, g_max = number(0), number(self._g_min), number(self._g_max)
+        np.clip(product, -g_max, zero, out=g_minus)
+        np.subtract(g_min, g_minus, out=g_minus)
+        np.clip(product, zero, g_max, out=g_plus)
         # With g_min = 0 the addition still turns a negative zero into zero, as in aihwkit.
-        np.add(out, number(self._g_min), out=out)
+        np.add(g_plus, g_min, out=g_plus)
 
     def conductance_bounds(self, dtype: np.dtype[Any]) -> tuple[float, float]:
         """The lowest and the highest conductance that converting can give, in µS.

@@ -69,7 +69,7 @@ CASES = {
 }
 
 
-WRITERS = frozenset({"model_io.py", "atomic_output.py"})
+WRITERS = frozenset({"model_io.py", "atomic_output.py", "data_file.py"})
 
 
 class Steps:

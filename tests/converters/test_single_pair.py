@@ -191,11 +191,10 @@ class TestConductances:
         cut %= flat.size + 1
         converter = SinglePairConductanceConverter(range_us[0], 0 if exact else range_us[1], exact=exact)
         *whole, scale = converted(converter, flat)
-        for device, expected in enumerate(whole):
-            found = np.full_like(flat, np.nan)
-            for part in (slice(None, cut), slice(cut, None)):
-                converter.convert_chunk(device, flat[part], float(scale), found[part])
-            assert found.tobytes() == expected.tobytes()
+        found = [np.full_like(flat, np.nan) for _ in whole]
+        for part in (slice(None, cut), slice(cut, None)):
+            converter.convert_chunk(flat[part], float(scale), [array[part] for array in found])
+        assert [array.tobytes() for array in found] == [array.tobytes() for array in whole]
 
     @given(arrays(), ranges_us())
     def test_the_weights_are_left_as_they_are(self, weights, range_us):

@@ -1,7 +1,7 @@
 """One job of a benchmark, for a process of its own: ``python -m benchmarks.job NAME SOURCE TARGET [BALLAST]``.
 
-It imports what the job needs, removes the ballast if there is one, does the job, and prints ``{"work_seconds": ...}``: the
-time of the job alone. See `benchmarks.page_cache` for the ballast.
+It imports what the job needs, removes the ballast if there is one, does the job, and prints ``{"work_seconds": ...}``:
+the time of the job alone. See `benchmarks.page_cache` for the ballast.
 """
 
 from __future__ import annotations

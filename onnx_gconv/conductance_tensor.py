@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,12 +47,15 @@ class _Conductances(TensorGroup):
         self._converter = converter
         self._scale = scale
 
-    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[NDArray[Any], ...]]:
-        dtype = np.dtype(self.dtype.numpy())
-        length = min(CHUNK_ELEMENTS, self.weight.size)
-        buffers = [np.empty(length, dtype) for _ in self._converter.device_names]
-        for weights in element_chunks(self.weight, start, stop, dtype=dtype):
-            out = tuple(buffer[: weights.size] for buffer in buffers)
+    @property
+    def dtypes(self) -> tuple[np.dtype[Any], ...]:
+        return (np.dtype(self.dtype.numpy()),) * len(self._converter.device_names)
+
+    def chunks(
+        self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
+    ) -> Iterator[tuple[NDArray[Any], ...]]:
+        for weights in element_chunks(self.weight, start, stop, dtype=self.dtypes[0]):
+            out = tuple(buffer[: weights.size] for buffer in buffers())
             self._converter.convert_chunk(weights, self._scale, out)
             yield out
 
@@ -83,5 +86,7 @@ class ConductanceTensor(StreamedTensor):
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """Conductances in µS from element `start` to `stop`, in row-major order."""
-        for devices in self._group.chunks(start, stop):
+        stop = self.size if stop is None else stop
+        buffers = [np.empty(min(CHUNK_ELEMENTS, stop - start), dtype) for dtype in self._group.dtypes]
+        for devices in self._group.chunks(start, stop, lambda: buffers):
             yield devices[self._device]

@@ -1,27 +1,31 @@
-"""Writes the tensors of a model to one file of external data, with several workers and in flat memory."""
+"""Writes the tensors of a model to one file of external data, in flat memory.
+
+One thread writes, the others compute. The kernel lets only one thread at a time write to a file: two that write wait
+for each other, and burn processor time while they do.
+"""
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
-import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from queue import SimpleQueue
+from typing import Any, BinaryIO
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.streamed_tensor import StreamedTensor, TensorGroup, worker_count, write_elements
+from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, TensorGroup, worker_count, write_elements
 
 __all__ = ["write_data_file"]
 
-# A tensor is written in parts of this many elements, so that one large tensor keeps all workers busy.
+# Tensors are computed in parts of this many elements, so that one large tensor keeps all workers busy.
 _PART_ELEMENTS = 1 << 24
 
-_Job: TypeAlias = Callable[[Path, threading.Event], int]
+# Besides one chunk that each worker computes: one that is being written, and one that waits.
+_SPARE_BUFFERS = 2
 
 
 def write_data_file(path: Path, tensors: Sequence[ir.TensorProtocol], progress: Callable[[int], None]) -> list[int]:
@@ -46,50 +50,89 @@ def write_data_file(path: Path, tensors: Sequence[ir.TensorProtocol], progress: 
     for tensor in tensors:
         offsets.append(end)
         end += tensor.nbytes
-    with path.open("xb") as file:
+    progress(done := 0)
+    with path.open("xb", buffering=0) as file:
         file.truncate(end)
-    done, stop = 0, threading.Event()
-    with concurrent.futures.ThreadPoolExecutor(worker_count()) as executor:
-        try:
+        for tensor, offset in zip(tensors, offsets, strict=True):
+            if not isinstance(tensor, StreamedTensor):
+                file.seek(offset)
+                _write_whole(tensor, file)
+                progress(done := done + tensor.nbytes)
+        for piece in _pieces(_parts(tensors, offsets)):
+            for elements, offset in zip(piece.elements, piece.offsets, strict=True):
+                file.seek(offset)
+                write_elements(file, elements)
+                done += elements.nbytes
             progress(done)
-            waiting = [executor.submit(job, path, stop) for job in _jobs(tensors, offsets)]
-            for job in concurrent.futures.as_completed(waiting):
-                done += job.result()
-                if progress is not None:
-                    progress(done)
-        except BaseException:
-            stop.set()
-            executor.shutdown(cancel_futures=True)
-            raise
     return offsets
 
 
-def _jobs(tensors: Sequence[ir.TensorProtocol], offsets: Sequence[int]) -> Iterator[_Job]:
-    """What the workers do, in an order that goes through the file from front to back."""
-    groups: dict[TensorGroup, list[_Member]] = {}
-    others: dict[int, tuple[ir.TensorProtocol, list[int]]] = {}  # by identity: not every tensor can be read by two
-    work: dict[object, Callable[[], Iterable[_Job]]] = {}
-    for tensor, offset in zip(tensors, offsets, strict=True):
-        if isinstance(tensor, StreamedTensor):
-            group, index = tensor.group or (_Alone(tensor), 0)
-            members = groups.setdefault(group, [])
-            members.append(_Member(tensor, index, offset))
-            work.setdefault(group, functools.partial(_parts, group, members))
-        else:
-            _, places = others.setdefault(id(tensor), (tensor, []))
-            places.append(offset)
-            work.setdefault(id(tensor), functools.partial(_whole, tensor, places))
-    for jobs in work.values():
-        yield from jobs()
+def _write_whole(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
+    if hasattr(tensor, "tofile"):  # it is not part of the protocol
+        tensor.tofile(file)
+    else:
+        file.write(tensor.tobytes())
 
 
 @dataclass(frozen=True, eq=False)
-class _Member:
-    """A tensor to write, its index in its group, and the offset of its first byte in the file."""
+class _Part:
+    """A part of the elements of all tensors of a group.
 
-    tensor: StreamedTensor
-    index: int
-    offset: int
+    Attributes:
+        group: The group.
+        elements: Their indices.
+        indices: Indices of the tensors in the group.
+        offsets: For each of them, where its first element stands in the file.
+    """
+
+    group: TensorGroup
+    elements: range
+    indices: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class _Buffers:
+    """Memory for one chunk of all tensors of a group. It grows as it is needed, and is used again and again."""
+
+    memory: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    def arrays(self, dtypes: Sequence[np.dtype[Any]]) -> list[NDArray[Any]]:
+        """An array of `CHUNK_ELEMENTS` elements for each type."""
+        sizes = [CHUNK_ELEMENTS * dtype.itemsize for dtype in dtypes]
+        for number, size in enumerate(sizes):
+            if number == len(self.memory):
+                self.memory.append(np.empty(size, np.uint8))
+            elif self.memory[number].size < size:
+                self.memory[number] = np.empty(size, np.uint8)
+        return [memory[:size].view(dtype) for memory, size, dtype in zip(self.memory, sizes, dtypes, strict=False)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Elements that have been computed, and where they go."""
+
+    elements: tuple[NDArray[Any], ...]
+    offsets: tuple[int, ...]
+    buffers: _Buffers
+
+
+def _parts(tensors: Sequence[ir.TensorProtocol], offsets: Sequence[int]) -> Iterator[_Part]:
+    """What is to be computed, in an order that goes through the file from front to back."""
+    groups: dict[TensorGroup, list[tuple[StreamedTensor, int, int]]] = {}
+    for tensor, offset in zip(tensors, offsets, strict=True):
+        if isinstance(tensor, StreamedTensor):
+            group, index = tensor.group or (_Alone(tensor), 0)
+            groups.setdefault(group, []).append((tensor, index, offset))
+    for group, members in groups.items():
+        size = members[0][0].size
+        for start in range(0, size, _PART_ELEMENTS):
+            yield _Part(
+                group,
+                range(start, min(start + _PART_ELEMENTS, size)),
+                tuple(index for _, index, _ in members),
+                tuple(offset for _, _, offset in members),
+            )
 
 
 class _Alone(TensorGroup):
@@ -98,48 +141,102 @@ class _Alone(TensorGroup):
     def __init__(self, tensor: StreamedTensor) -> None:
         self._tensor = tensor
 
-    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[NDArray[Any], ...]]:
+    @property
+    def dtypes(self) -> tuple[np.dtype[Any], ...]:
+        return (np.dtype(self._tensor.dtype.numpy()),)
+
+    def chunks(
+        self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
+    ) -> Iterator[tuple[NDArray[Any], ...]]:
         for chunk in self._tensor.chunks(start, stop):
-            yield (chunk,)
+            for first in range(0, chunk.size, CHUNK_ELEMENTS):
+                [buffer] = buffers()
+                elements = buffer[: min(CHUNK_ELEMENTS, chunk.size - first)]
+                elements[:] = chunk[first : first + elements.size]
+                yield (elements,)
 
 
-def _parts(group: TensorGroup, members: Sequence[_Member]) -> Iterator[_Job]:
-    """Write the tensors of a group, part by part."""
-    size = members[0].tensor.size
-    for start in range(0, size, _PART_ELEMENTS):
-        yield functools.partial(_write_part, group, members, range(start, min(start + _PART_ELEMENTS, size)))
+class _StoppedError(Exception):
+    """Nobody wants what a worker computes any more."""
 
 
-def _write_part(group: TensorGroup, members: Sequence[_Member], part: range, path: Path, stop: threading.Event) -> int:
-    """Compute and write a part of the elements of all tensors of a group; return the bytes written."""
-    written = 0
-    with contextlib.ExitStack() as stack:
-        files = []
-        for member in members:
-            file = stack.enter_context(path.open("r+b", buffering=0))
-            file.seek(member.offset + part.start * int(member.tensor.dtype.itemsize))
-            files.append(file)
-        for chunks in group.chunks(part.start, part.stop):
-            if stop.is_set():
-                break
-            for file, member in zip(files, members, strict=True):
-                write_elements(file, chunks[member.index])
-                written += chunks[member.index].nbytes
-    return written
+def _pieces(parts: Iterator[_Part]) -> Iterator[_Piece]:
+    """Compute parts side by side; a piece is valid until the next one is asked for."""
+    workers = _Workers(parts, count=max(worker_count() - 1, 1))
+    try:
+        workers.start()
+        yield from workers.pieces()
+    finally:
+        workers.stop()
 
 
-def _whole(tensor: ir.TensorProtocol, offsets: Sequence[int]) -> Iterator[_Job]:
-    """Write a tensor that is no streamed one, at each of its places."""
-    yield functools.partial(_write_whole, tensor, offsets)
+class _Workers:
+    """Threads that compute parts into memory that is free.
 
+    Args:
+        parts: What is to be computed.
+        count: How many threads.
+    """
 
-def _write_whole(tensor: ir.TensorProtocol, offsets: Sequence[int], path: Path, stop: threading.Event) -> int:
-    with path.open("r+b") as file:
-        for offset in offsets:
-            if not stop.is_set():
-                file.seek(offset)
-                if hasattr(tensor, "tofile"):
-                    tensor.tofile(file)
-                else:  # it is not part of the protocol
-                    file.write(tensor.tobytes())
-    return tensor.nbytes * len(offsets)
+    def __init__(self, parts: Iterator[_Part], count: int) -> None:
+        self._todo: SimpleQueue[_Part | None] = SimpleQueue()
+        self._free: SimpleQueue[_Buffers | None] = SimpleQueue()
+        self._ready: SimpleQueue[_Piece | BaseException | None] = SimpleQueue()
+        self._threads = [threading.Thread(target=self._work, name=f"data-file-{number}") for number in range(count)]
+        for item in (*parts, *([None] * count)):
+            self._todo.put(item)
+        for _ in range(count + _SPARE_BUFFERS):
+            self._free.put(_Buffers())
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Wait until all threads have ended; those that still compute end when they next ask for memory."""
+        for _ in self._threads:
+            self._free.put(None)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def pieces(self) -> Iterator[_Piece]:
+        running = len(self._threads)
+        while running:
+            item = self._ready.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield item
+                self._free.put(item.buffers)
+
+    def _work(self) -> None:
+        try:
+            while (part := self._todo.get()) is not None:
+                for piece in self._computed(part):
+                    self._ready.put(piece)
+        except _StoppedError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - it is raised where the pieces are asked for
+            self._ready.put(error)
+        self._ready.put(None)
+
+    def _computed(self, part: _Part) -> Iterator[_Piece]:
+        taken = _Buffers()
+
+        def buffers() -> Sequence[NDArray[Any]]:
+            nonlocal taken
+            free = self._free.get()
+            if free is None:
+                raise _StoppedError
+            taken = free
+            return taken.arrays(part.group.dtypes)
+
+        done = part.elements.start
+        for chunks in part.group.chunks(part.elements.start, part.elements.stop, buffers):
+            elements = tuple(chunks[index] for index in part.indices)
+            places = (offset + done * chunk.itemsize for offset, chunk in zip(part.offsets, elements, strict=True))
+            yield _Piece(elements, tuple(places), taken)
+            done += elements[0].size

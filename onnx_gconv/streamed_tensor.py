@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -33,9 +33,25 @@ def worker_count() -> int:
 class TensorGroup(abc.ABC):
     """Tensors of one size that are cheaper to compute side by side than one after the other."""
 
+    @property
     @abc.abstractmethod
-    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[NDArray[Any], ...]]:
-        """The elements from `start` to `stop` of each tensor, as `StreamedTensor.chunks` gives those of one."""
+    def dtypes(self) -> tuple[np.dtype[Any], ...]:
+        """The types of the tensors."""
+
+    @abc.abstractmethod
+    def chunks(
+        self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
+    ) -> Iterator[tuple[NDArray[Any], ...]]:
+        """The elements from `start` to `stop` of each tensor, in row-major order.
+
+        Args:
+            start: Index of the first element.
+            stop: Index after the last element.
+            buffers: Called once for each chunk; gives an array of `CHUNK_ELEMENTS` elements for each tensor.
+
+        Yields:
+            For each tensor, the beginning of its array.
+        """
 
 
 class StreamedTensor(abc.ABC):

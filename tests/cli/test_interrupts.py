@@ -121,7 +121,7 @@ def stopped_in_the_middle(folder, signals):
 def test_a_run_stopped_in_the_middle_leaves_the_old_output_and_nothing_else(large, number, code):
     before, files = output_digests(large), names(large)
     returncode, stdout, stderr = stopped_in_the_middle(large, [number])
-    assert (returncode, stdout) == (code, "")
+    assert (returncode, stdout) == (code, ""), stderr
     assert "Traceback" not in stderr
     assert len(stderr.splitlines()) <= 1
     assert names(large) == files

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onnx_gconv.converters import ConductanceConverter, Decoding, SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.weight_types import MAPPABLE_DTYPES
 
 __all__ = [
     "FORMAT_VERSION",
@@ -114,13 +115,17 @@ class ScaleRecord(_Record):
 
 
 class WeightRecord(_Record):
-    """One mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``."""
+    """One mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``.
+
+    A weight of integer codes is ``round(W) + zero point`` with that W.
+    """
 
     name: str
     graph: str
     dtype: str
     shape: tuple[int, ...]
-    stored_as: Literal["initializer", "constant"]
+    stored_as: Literal["initializer", "constant", "computed"]
+    sources: tuple[str, ...] = ()
     converter: ConverterRecord
     granularity: Literal["tensor"]
     axis: int | None
@@ -129,6 +134,8 @@ class WeightRecord(_Record):
     offset_us: float
     scale: ScaleRecord
     zero: float
+    rounded: bool = False
+    zero_point: str | None = None
     max_abs: float
     notes: tuple[str, ...]
     consumers: tuple[ConsumerRecord, ...]
@@ -210,7 +217,7 @@ def remove_manifest(model: ir.Model) -> None:
 
 
 def _data_type(name: str) -> ir.DataType:
-    for dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+    for dtype in MAPPABLE_DTYPES:
         if np.dtype(dtype.numpy()).name == name:
             return dtype
     raise ModelError(f"the manifest names the type '{name}', which this version does not know")

@@ -20,6 +20,9 @@ __all__ = ["MappingPlan", "PlannedWeight", "make_plan"]
 # A weight is scanned in parts of this many elements, so that one large weight keeps all workers busy.
 _PART_ELEMENTS = 1 << 24
 
+# Integers come back exactly if they are off by less than this before they are rounded.
+_ROUNDED_AWAY = 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class PlannedWeight:
@@ -110,26 +113,34 @@ def _plan_weight(weight: FoundWeight, statistics: WeightStatistics, converter: C
     Raises:
         UnmappableWeightError: If the converter cannot hold the values.
     """
-    dtype = compute_dtype(weight.tensor.dtype.numpy())
-    scale = converter.scale(statistics, dtype)
-    reason = _first_reason(weight, converter, scale, dtype)
-    if reason is None:
-        return PlannedWeight(weight, statistics, scale, dtype)
+    dtype = compute_dtype(weight.numbers.dtype.numpy())
+    planned = PlannedWeight(weight, statistics, converter.scale(statistics, dtype), dtype, weight.notes)
+    if (reason := _obstacle(planned, converter)) is None:
+        return planned
     double = np.dtype(np.float64)
     if dtype == double:
         raise UnmappableWeightError(reason)
-    # Every float32 value, subnormal ones too, has room below it in float64.
     note = f"conductances are float64: it {reason}"
-    return PlannedWeight(weight, statistics, converter.scale(statistics, double), double, (note,))
+    wider = PlannedWeight(weight, statistics, converter.scale(statistics, double), double, (*weight.notes, note))
+    # Every float32 value, subnormal ones too, has room below it in float64; integers are looked at again.
+    if weight.is_integer and (reason := _obstacle(wider, converter)) is not None:
+        raise UnmappableWeightError(reason)
+    return wider
 
 
-def _first_reason(
-    weight: FoundWeight, converter: ConductanceConverter, scale: float, dtype: np.dtype[Any]
-) -> str | None:
-    if not converter.needs_check(scale):
+def _obstacle(weight: PlannedWeight, converter: ConductanceConverter) -> str | None:
+    """Why conductances of that type cannot hold the weight as they should, or None."""
+    if weight.found.is_integer:
+        bound = converter.error_bound(weight.statistics, weight.compute_dtype)
+        if bound >= _ROUNDED_AWAY:
+            return (
+                f"consists of integers up to {weight.statistics.max_abs:g}, which {weight.compute_dtype.name} "
+                f"conductances of {converter.g_min:g} to {converter.g_max:g} µS cannot tell apart"
+            )
+    if not converter.needs_check(weight.scale):
         return None
-    chunks = element_chunks(weight.tensor, dtype=dtype)
-    return next((reason for chunk in chunks if (reason := converter.check_chunk(chunk, scale))), None)
+    chunks = element_chunks(weight.found.numbers, dtype=weight.compute_dtype)
+    return next((reason for chunk in chunks if (reason := converter.check_chunk(chunk, weight.scale))), None)
 
 
 def _scan_all(
@@ -141,11 +152,12 @@ def _scan_all(
         for number, weight in enumerate(weights)
         for start in range(0, weight.tensor.size, _PART_ELEMENTS)
     ]
-    total = sum(weight.tensor.nbytes for weight in weights)
+    tensors = [weight.numbers for weight in weights]
+    total = sum(tensor.nbytes for tensor in tensors)
     done = 0
     outcomes: list[WeightStatistics | UnmappableWeightError | None] = [None] * len(weights)
     with concurrent.futures.ThreadPoolExecutor(worker_count()) as executor:
-        jobs = [executor.submit(_scan_part, weights[number].tensor, start) for number, start in parts]
+        jobs = [executor.submit(_scan_part, tensors[number], start) for number, start in parts]
         try:
             for (number, start), job in zip(parts, jobs, strict=True):
                 outcome, before = job.result(), outcomes[number]
@@ -154,7 +166,7 @@ def _scan_all(
                 elif isinstance(before, WeightStatistics):
                     outcomes[number] = before | outcome if isinstance(outcome, WeightStatistics) else outcome
                 if progress is not None:
-                    tensor = weights[number].tensor
+                    tensor = tensors[number]
                     done += min(_PART_ELEMENTS, tensor.size - start) * tensor.nbytes // tensor.size
                     progress(done, total)
         except BaseException:

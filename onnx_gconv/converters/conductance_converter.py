@@ -24,7 +24,18 @@ __all__ = [
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
-_HALF_PRECISION = frozenset({np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)})
+# Types of 16 bits and fewer, whose values are all float32 values.
+_NARROW = frozenset(
+    np.dtype(dtype)
+    for dtype in (
+        np.float16,
+        ml_dtypes.bfloat16,
+        ml_dtypes.float8_e4m3fn,
+        ml_dtypes.float8_e4m3fnuz,
+        ml_dtypes.float8_e5m2,
+        ml_dtypes.float8_e5m2fnuz,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -173,7 +184,7 @@ def compute_dtype(dtype: np.dtype[Any] | type) -> np.dtype[Any]:
     dtype = np.dtype(dtype)
     if dtype.kind == "f":
         dtype = dtype.newbyteorder("=")
-    if dtype in _HALF_PRECISION or dtype.kind in "iub":
+    if dtype in _NARROW or dtype.kind in "iub":
         return np.dtype(np.float32)
     if dtype in {np.dtype(np.float32), np.dtype(np.float64)}:
         return dtype

@@ -76,9 +76,10 @@ class FoundWeight:
     @property
     def stored_as(self) -> Literal["initializer", "constant", "computed"]:
         """What holds the weight."""
-        if self.sources:
-            return "computed"
-        return "initializer" if self.value.producer() is None else "constant"
+        producer = self.value.producer()
+        if producer is None:
+            return "initializer"
+        return "constant" if producer.op_type == "Constant" and producer.domain == "" else "computed"
 
     @property
     def is_integer(self) -> bool:

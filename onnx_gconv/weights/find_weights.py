@@ -147,7 +147,7 @@ class _Finder:
         of = f"{ops} of {', '.join(_name(item.value) for item in sources)}"
         reason: tuple[SkipReason, str] | None = None
         tensor: ir.TensorProtocol | None = None
-        if any(item.value.is_graph_input() for item in sources):
+        if self._values.is_overridable(value):
             reason = SkipReason.OVERRIDABLE_INPUT, of
         else:
             try:
@@ -167,7 +167,7 @@ class _Finder:
                 consumers=_slot_labels(use),
             )
         constant = Constant(value, tensor, scope)
-        return self._decide_weight(constant, use, tuple(_name(item.value) for item in sources))
+        return self._decide_weight(constant, use, tuple(_name(item.value) for item in _data(sources)))
 
     def _decide(self, constant: Constant) -> FoundWeight | SkippedWeight | None:
         """Whether a constant is a weight, a skipped weight, or nothing to speak of."""
@@ -253,6 +253,13 @@ class _Finder:
                 path=path,
                 view=view,
             )
+
+
+def _data(sources: Collection[Constant]) -> list[Constant]:
+    """Those of the sources of a weight that hold numbers of it, not sizes and indices."""
+    dtypes = INTEGER_DTYPES - {ir.DataType.INT32}
+    found = [item for item in sources if item.tensor.dtype.is_floating_point() or item.tensor.dtype in dtypes]
+    return found or [*sources]
 
 
 def _readers(value: ir.Value, use: _Use) -> Iterator[tuple[ir.Node, int]]:

@@ -14,6 +14,7 @@ from onnx_gconv.mapping_report import MappingReport, RestoreReport
 from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.passes import MapConductances, RestoreWeights
 from onnx_gconv.passes.map_conductances import QuantizedWeights, manifest_of
+from onnx_gconv.passes.mapping_plan import ConductanceDtype
 from onnx_gconv.passes.unique_names import UniqueNames
 
 __all__ = ["Progress", "default_mapped_path", "default_restored_path", "inspect_model", "map_model", "restore_model"]
@@ -32,6 +33,7 @@ def map_model(
     exclude: Sequence[str] = (),
     include_ops: Sequence[str] = (),
     quantized: QuantizedWeights = "map",
+    conductance_dtype: ConductanceDtype = "float32",
     external_data: bool | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -48,6 +50,8 @@ def map_model(
         exclude: Globs for weights to leave as they are.
         include_ops: Op types that are no MVM ops, but whose tables are mapped, too: ``Gather``.
         quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
+        conductance_dtype: The type of the conductances of float16 and bfloat16 weights: ``float32``, or that of the
+            ``weight``.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Do everything but write.
         progress: Called with the step ("scan", "write"), the bytes done and the bytes in all.
@@ -71,6 +75,7 @@ def map_model(
         exclude=exclude,
         include_ops=include_ops,
         quantized=quantized,
+        conductance_dtype=conductance_dtype,
         progress=_step(progress, "scan"),
     )
     with _named(source):
@@ -97,6 +102,7 @@ def inspect_model(
     exclude: Sequence[str] = (),
     include_ops: Sequence[str] = (),
     quantized: QuantizedWeights = "map",
+    conductance_dtype: ConductanceDtype = "float32",
     progress: Progress | None = None,
 ) -> MappingReport:
     """Show the mapping of a mapped model, or what `map_model` would do with a plain one.
@@ -110,6 +116,7 @@ def inspect_model(
         exclude: For a plain model: globs for weights to leave as they are.
         include_ops: For a plain model: as for `map_model`.
         quantized: For a plain model: as for `map_model`.
+        conductance_dtype: For a plain model: as for `map_model`.
         progress: Called with the step ("scan"), the bytes done and the bytes in all.
 
     Raises:
@@ -128,6 +135,7 @@ def inspect_model(
             exclude=exclude,
             include_ops=include_ops,
             quantized=quantized,
+            conductance_dtype=conductance_dtype,
             progress=_step(progress, "scan"),
         )
         mapping.requires(graph)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +18,7 @@ from onnx_gconv.weight_types import MAPPABLE_DTYPES
 __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_KEY",
+    "ComputeDtype",
     "ConductanceRecord",
     "ConsumerRecord",
     "ConverterRecord",
@@ -35,6 +36,9 @@ __all__ = [
 MANIFEST_KEY = "onnx_gconv"
 FORMAT = "onnx_gconv.mapping"
 FORMAT_VERSION = 1
+
+
+ComputeDtype: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
 
 
 class _Record(BaseModel):
@@ -129,7 +133,7 @@ class WeightRecord(_Record):
     converter: ConverterRecord
     granularity: Literal["tensor"]
     axis: int | None
-    compute_dtype: Literal["float32", "float64"]
+    compute_dtype: ComputeDtype
     conductances: tuple[ConductanceRecord, ...] = Field(min_length=1)
     offset_us: float
     scale: ScaleRecord

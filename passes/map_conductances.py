@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, TypeVar, cast, get_args
 
-import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import ConductanceConverter, SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import (
+    ComputeDtype,
     ConductanceRecord,
     ConsumerRecord,
     ConverterRecord,
@@ -25,7 +25,7 @@ from onnx_gconv.mapping import (
     WeightRecord,
     write_manifest,
 )
-from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
+from onnx_gconv.passes.mapping_plan import ConductanceDtype, MappingPlan, PlannedWeight, make_plan
 from onnx_gconv.passes.preconditions import default_opset, require_mappable
 from onnx_gconv.passes.rebuild_nodes import IntegerCodes, RebuiltWeight, rebuild_nodes
 from onnx_gconv.passes.unique_names import UniqueNames
@@ -38,6 +38,8 @@ __all__ = ["MapConductances", "QuantizedWeights", "manifest_of"]
 logger = logging.getLogger(__name__)
 
 QuantizedWeights: TypeAlias = Literal["map", "skip"]
+
+_Choice = TypeVar("_Choice", bound=str)
 
 # Since this IR version an initializer need not be a graph input.
 _FREE_INITIALIZERS_IR_VERSION = 4
@@ -65,6 +67,8 @@ class MapConductances(ir.passes.InPlacePass):
         exclude: Globs for weights to leave as they are.
         include_ops: Op types that are no MVM ops, but whose tables are mapped, too: ``Gather``.
         quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
+        conductance_dtype: The type of the conductances of float16 and bfloat16 weights, always in µS: ``float32``, or
+            that of the ``weight``, which halves them. A weight whose range does not fit keeps float32 and a note.
         progress: Called with the bytes of weights scanned so far and in all.
 
     Raises:
@@ -80,10 +84,14 @@ class MapConductances(ir.passes.InPlacePass):
         exclude: Sequence[str] = (),
         include_ops: Sequence[str] = (),
         quantized: QuantizedWeights = "map",
+        conductance_dtype: ConductanceDtype = "float32",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._lookups = _lookups(include_ops)
-        self._quantized = _is_mapped(quantized)
+        self._quantized = _known("quantized", quantized, get_args(QuantizedWeights)) == "map"
+        self._conductance_dtype: ConductanceDtype = _known(
+            "conductance_dtype", conductance_dtype, get_args(ConductanceDtype)
+        )
         self._converter = SinglePairConductanceConverter() if converter is None else converter
         self._selection = WeightSelection(_patterns("include", include), _patterns("exclude", exclude))
         self._progress = progress
@@ -104,7 +112,12 @@ class MapConductances(ir.passes.InPlacePass):
             ModelError: If external data cannot be read.
         """
         survey = find_weights(model, lookups=self._lookups, quantized=self._quantized)
-        return make_plan(self._selection.apply(survey), self._converter, self._progress)
+        return make_plan(
+            self._selection.apply(survey),
+            self._converter,
+            self._progress,
+            conductance_dtype=self._conductance_dtype,
+        )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Map the model.
@@ -137,10 +150,10 @@ def _lookups(op_types: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def _is_mapped(quantized: str) -> bool:
-    if quantized not in get_args(QuantizedWeights):
-        raise ConfigError(f"quantized is one of {', '.join(get_args(QuantizedWeights))}, but not '{quantized}'")
-    return quantized == "map"
+def _known(name: str, value: _Choice, choices: tuple[_Choice, ...]) -> _Choice:
+    if value not in choices:
+        raise ConfigError(f"{name} is one of {', '.join(choices)}, but not '{value}'")
+    return value
 
 
 def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:
@@ -255,7 +268,7 @@ def _weight_record(weight: PlannedWeight, converter: ConductanceConverter, names
         converter=ConverterRecord.of(converter),
         granularity="tensor",
         axis=None,
-        compute_dtype="float64" if weight.compute_dtype == np.float64 else "float32",
+        compute_dtype=cast("ComputeDtype", weight.compute_dtype.name),
         conductances=tuple(
             ConductanceRecord(name=names.new(f"{found.name}.{device}"), device=device, coefficient=coefficient)
             for device, coefficient in zip(converter.device_names, decoding.coefficients, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnx_gconv.cli.converter_options import converter_of
 from onnx_gconv.cli.options import (
+    ConductanceDtype,
     Debug,
     Exact,
     Exclude,
@@ -30,6 +31,7 @@ def inspect(
     exclude: Exclude = None,
     include_op: IncludeOp = None,
     quantized: Quantized = "map",
+    conductance_dtype: ConductanceDtype = "float32",
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
@@ -46,6 +48,7 @@ def inspect(
             exclude=exclude or (),
             include_ops=include_op or (),
             quantized=quantized,
+            conductance_dtype=conductance_dtype,
             progress=progress,
         )
     print_report(report, as_json=as_json, quiet=quiet)

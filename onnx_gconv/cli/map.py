@@ -8,6 +8,7 @@ import typer
 
 from onnx_gconv.cli.converter_options import converter_of
 from onnx_gconv.cli.options import (
+    ConductanceDtype,
     Debug,
     Exact,
     Exclude,
@@ -37,6 +38,7 @@ def map_(
     exclude: Exclude = None,
     include_op: IncludeOp = None,
     quantized: Quantized = "map",
+    conductance_dtype: ConductanceDtype = "float32",
     external_data: ExternalData = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do everything but write.", rich_help_panel="Files")
@@ -59,6 +61,7 @@ def map_(
             exclude=exclude or (),
             include_ops=include_op or (),
             quantized=quantized,
+            conductance_dtype=conductance_dtype,
             external_data=external_data,
             dry_run=dry_run,
             progress=progress,

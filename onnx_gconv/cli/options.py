@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 __all__ = [
+    "ConductanceDtype",
     "Debug",
     "Exact",
     "Exclude",
@@ -79,6 +80,14 @@ Exact: TypeAlias = Annotated[
         "--exact",
         help="Use the next lower power of two as scale, so that the rebuilt weights are bit-identical; uses at least "
         "half of the conductance range. Needs --g-min 0.",
+        rich_help_panel=_CONVERTER,
+    ),
+]
+ConductanceDtype: TypeAlias = Annotated[
+    Literal["float32", "weight"],
+    typer.Option(
+        "--conductance-dtype",
+        help="Type of the conductances of float16 and bfloat16 weights: float32, or that of the weight.",
         rich_help_panel=_CONVERTER,
     ),
 ]

@@ -15,7 +15,9 @@ from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.passes import MapConductances, RestoreWeights
 from onnx_gconv.passes.map_conductances import QuantizedWeights, manifest_of
 from onnx_gconv.passes.mapping_plan import ConductanceDtype
+from onnx_gconv.passes.placement import Placement
 from onnx_gconv.passes.unique_names import UniqueNames
+from onnx_gconv.weights import scopes
 
 __all__ = ["Progress", "default_mapped_path", "default_restored_path", "inspect_model", "map_model", "restore_model"]
 
@@ -83,7 +85,7 @@ def map_model(
             mapping.requires(graph)
             plan = mapping.plan(graph)
             plan.raise_if_refused()
-            return MappingReport(source, manifest_of(plan, UniqueNames(graph)))
+            return MappingReport(source, manifest_of(plan, UniqueNames(graph), Placement(scopes(graph))))
         mapping(graph)
         manifest = read_manifest(graph)
         if manifest is None:
@@ -139,7 +141,9 @@ def inspect_model(
             progress=_step(progress, "scan"),
         )
         mapping.requires(graph)
-        return MappingReport(source, manifest_of(mapping.plan(graph).refused_as_skipped(), UniqueNames(graph)))
+        return MappingReport(
+            source, manifest_of(mapping.plan(graph).refused_as_skipped(), UniqueNames(graph), Placement(scopes(graph)))
+        )
 
 
 def restore_model(

@@ -26,12 +26,12 @@ from onnx_gconv.mapping import (
     write_manifest,
 )
 from onnx_gconv.passes.mapping_plan import ConductanceDtype, MappingPlan, PlannedWeight, make_plan
+from onnx_gconv.passes.placement import Place, Placement
 from onnx_gconv.passes.preconditions import default_opset, require_mappable
 from onnx_gconv.passes.rebuild_nodes import IntegerCodes, RebuiltWeight, rebuild_nodes
 from onnx_gconv.passes.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
-from onnx_gconv.weights import LOOKUP_OPS, FoundWeight, Scope, WeightSelection, find_weights, scopes
-from onnx_gconv.weights.scopes import outermost_node
+from onnx_gconv.weights import LOOKUP_OPS, FoundWeight, WeightSelection, find_weights, scopes
 
 __all__ = ["MapConductances", "QuantizedWeights", "manifest_of"]
 
@@ -156,11 +156,11 @@ def _known(name: str, value: _Choice, choices: tuple[_Choice, ...]) -> _Choice:
     return value
 
 
-def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:
-    """The manifest that a plan gives, with names for its conductances."""
+def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> Manifest:
+    """The manifest that a plan gives, with names for its conductances and the graphs that they go to."""
     return Manifest(
         tool=f"onnx_gconv {_version()}",
-        weights=tuple(_weight_record(weight, plan.converter, names) for weight in plan.weights),
+        weights=tuple(_weight_record(weight, plan.converter, names, placement) for weight in plan.weights),
         skipped=tuple(
             SkippedRecord(
                 name=item.name,
@@ -177,11 +177,8 @@ def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:
 
 
 def _apply(model: ir.Model, plan: MappingPlan) -> None:
-    names = UniqueNames(model)
-    manifest = manifest_of(plan, names)
-    all_scopes = scopes(model)
-    scope_of = {scope.graph: scope for scope in all_scopes}
-    positions = {node: number for scope in all_scopes for number, node in enumerate(scope.graph)}
+    names, placement = UniqueNames(model), Placement(scopes(model))
+    manifest = manifest_of(plan, names, placement)
     replaced: dict[ir.Graph, dict[str, Sequence[ir.Value]]] = {}
     has_round = default_opset(model) >= _ROUND_OPSET
     unused: list[ir.Node] = []
@@ -203,10 +200,11 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
             names=names,
             codes=IntegerCodes(found.zero_point, record.zero_point, has_round) if found.is_integer else None,
         )
-        place = _first_user(found, scope_of, positions)
+        place = placement.of(found)
         if (producer := _replace(found, rebuilt, place)) is not None:
             unused.append(producer)
-        replaced.setdefault(found.scope.graph, {})[record.name] = rebuilt.initializers
+        replaced.setdefault(found.scope.graph, {})[record.name] = ()
+        replaced.setdefault(place.scope.graph, {})[record.name] = rebuilt.initializers
         logger.debug("Mapped weight '%s' of shape %s at %g µS per unit", record.name, record.shape, weight.scale)
     for graph, initializers in replaced.items():
         _register(graph, initializers)
@@ -215,27 +213,17 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
     write_manifest(model, manifest)
 
 
-def _first_user(found: FoundWeight, scope_of: dict[ir.Graph, Scope], positions: dict[ir.Node, int]) -> ir.Node:
-    """The node of the weight's own graph that uses it first, itself or in its body."""
-    producer = found.value.producer()
-    if producer is not None:
-        return producer  # it stands before all users of its output
-    graph = found.scope.graph
-    users = [outermost_node(node, graph, scope_of) for node, _ in found.value.uses()]
-    return min(users, key=positions.__getitem__)
-
-
-def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: ir.Node) -> ir.Node | None:
-    """Put the nodes before `place` and let them give the weight to everyone who read it.
+def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Node | None:
+    """Put the nodes in their place and let them give the weight to everyone who read it.
 
     Returns:
         The node that gave the weight before and that nobody needs any more, if there is one.
     """
-    old, new, graph = found.value, rebuilt.value, found.scope.graph
+    old, new = found.value, rebuilt.value
     new.doc_string = old.doc_string
     new.metadata_props.update(old.metadata_props)
     new.meta.update(old.meta)
-    graph.insert_before(place, rebuilt.nodes)
+    place.scope.graph.insert_before(place.before, rebuilt.nodes)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     producer = old.producer()
     if found.stored_as == "constant" and producer is not None:
@@ -256,11 +244,13 @@ def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:
         graph.initializers.add(value)
 
 
-def _weight_record(weight: PlannedWeight, converter: ConductanceConverter, names: UniqueNames) -> WeightRecord:
+def _weight_record(
+    weight: PlannedWeight, converter: ConductanceConverter, names: UniqueNames, placement: Placement
+) -> WeightRecord:
     found, decoding = weight.found, converter.decoding(weight.scale)
     return WeightRecord(
         name=found.name,
-        graph=found.scope.path,
+        graph=placement.of(found).scope.path,
         dtype=weight.dtype.name,
         shape=found.shape,
         stored_as=found.stored_as,

@@ -110,8 +110,10 @@ class _Originals:
         place = record.graph, record.name
         if (tensor := self._by_path.get(place)) is not None:
             return tensor
-        if record.stored_as == "computed" and place in self._computed:
-            return EvaluatedTensor(self._evaluator, self._computed[place])
+        if record.stored_as == "computed":
+            named = [value for (_, name), value in self._computed.items() if name == record.name]
+            value = self._computed.get(place, named[0] if len(named) == 1 else None)
+            return None if value is None else EvaluatedTensor(self._evaluator, value)
         candidates = self._by_name.get(record.name, [])
         return candidates[0] if len(candidates) == 1 else None
 

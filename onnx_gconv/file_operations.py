@@ -30,6 +30,7 @@ def map_model(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    freeze_inputs: bool = False,
     external_data: bool | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -44,6 +45,8 @@ def map_model(
         converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
         include: Globs over the names of weights and of the nodes that read them; all weights if empty.
         exclude: Globs for weights to leave as they are.
+        freeze_inputs: Make constants of weights that are graph inputs too, so that a caller may replace them; below IR
+            version 4 they become constants in any case.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Do everything but write.
         progress: Called with the step ("scan", "write"), the bytes done and the bytes in all.
@@ -61,7 +64,9 @@ def map_model(
     if not dry_run:
         check_output_path(target, [source])
     graph = load_model(source)
-    mapping = MapConductances(converter, include=include, exclude=exclude, progress=_step(progress, "scan"))
+    mapping = MapConductances(
+        converter, include=include, exclude=exclude, freeze_inputs=freeze_inputs, progress=_step(progress, "scan")
+    )
     with _named(source):
         if dry_run:
             mapping.requires(graph)
@@ -84,6 +89,7 @@ def inspect_model(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    freeze_inputs: bool = False,
     progress: Progress | None = None,
 ) -> MappingReport:
     """Show the mapping of a mapped model, or what `map_model` would do with a plain one.
@@ -95,6 +101,7 @@ def inspect_model(
         converter: For a plain model: the rule.
         include: For a plain model: globs for weights to map.
         exclude: For a plain model: globs for weights to leave as they are.
+        freeze_inputs: For a plain model: as in `map_model`.
         progress: Called with the step ("scan"), the bytes done and the bytes in all.
 
     Raises:
@@ -107,7 +114,9 @@ def inspect_model(
         manifest = read_manifest(graph)
         if manifest is not None:
             return MappingReport(source, manifest, is_mapped=True)
-        mapping = MapConductances(converter, include=include, exclude=exclude, progress=_step(progress, "scan"))
+        mapping = MapConductances(
+            converter, include=include, exclude=exclude, freeze_inputs=freeze_inputs, progress=_step(progress, "scan")
+        )
         mapping.requires(graph)
         return MappingReport(source, manifest_of(mapping.plan(graph).refused_as_skipped(), UniqueNames(graph)))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -28,7 +29,8 @@ from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
 from onnx_gconv.passes.preconditions import require_mappable
 from onnx_gconv.passes.rebuild_nodes import RebuiltWeight, rebuild_nodes
 from onnx_gconv.passes.unique_names import UniqueNames
-from onnx_gconv.weights import FoundWeight, Scope, WeightSelection, find_weights, scopes
+from onnx_gconv.weights import FoundWeight, Scope, WeightSelection, default_opset, find_weights, scopes
+from onnx_gconv.weights.opsets import OLDEST_BFLOAT16_OPSET, set_default_opset, without_missing_casts
 from onnx_gconv.weights.scopes import outermost_node
 
 __all__ = ["MapConductances", "manifest_of"]
@@ -57,6 +59,9 @@ class MapConductances(ir.passes.InPlacePass):
         converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
         include: Globs over the names of weights and of the nodes that read them; all weights if empty.
         exclude: Globs for weights to leave as they are.
+        freeze_inputs: Whether weights that are graph inputs too, so that a caller may replace them, become constants.
+            Below IR version 4 every initializer has to be a graph input, which says nothing of what callers do: there,
+            all of them become constants in any case.
         progress: Called with the bytes of weights scanned so far and in all.
 
     Raises:
@@ -69,8 +74,10 @@ class MapConductances(ir.passes.InPlacePass):
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        freeze_inputs: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        self._freeze_inputs = freeze_inputs
         self._converter = SinglePairConductanceConverter() if converter is None else converter
         self._selection = WeightSelection(_patterns("include", include), _patterns("exclude", exclude))
         self._progress = progress
@@ -90,7 +97,10 @@ class MapConductances(ir.passes.InPlacePass):
             ConfigError: If a pattern matches nothing.
             ModelError: If external data cannot be read.
         """
-        return make_plan(self._selection.apply(find_weights(model)), self._converter, self._progress)
+        freezes = self._freeze_inputs or _has_inputs_for_initializers(model)
+        survey = without_missing_casts(find_weights(model, freeze_inputs=freezes), default_opset(model))
+        plan = make_plan(self._selection.apply(survey), self._converter, self._progress)
+        return replace(plan, notes=tuple(_notes(model, plan)))
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Map the model.
@@ -132,6 +142,7 @@ def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:
             )
             for item in plan.skipped
         ),
+        notes=plan.notes,
     )
 
 
@@ -160,8 +171,43 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
         logger.debug("Mapped weight '%s' of shape %s at %g µS per unit", record.name, record.shape, weight.scale)
     for graph, initializers in replaced.items():
         _register(graph, initializers)
-    model.ir_version = max(model.ir_version, _FREE_INITIALIZERS_IR_VERSION)
+    _free_from_inputs(model, [weight.found.value for weight in plan.weights])
+    if default_opset(model) is None:
+        set_default_opset(model, OLDEST_BFLOAT16_OPSET)  # the first that has all nodes that a mapping may need
     write_manifest(model, manifest)
+
+
+def _has_inputs_for_initializers(model: ir.Model) -> bool:
+    return model.ir_version < _FREE_INITIALIZERS_IR_VERSION
+
+
+def _notes(model: ir.Model, plan: MappingPlan) -> Iterator[str]:
+    """What the mapping changes besides the weights."""
+    if not plan.weights:
+        return
+    if _has_inputs_for_initializers(model):
+        yield (
+            f"the IR version is {_FREE_INITIALIZERS_IR_VERSION}, it was {model.ir_version}: initializers are constants "
+            "now, no graph inputs"
+        )
+    elif frozen := [f"'{weight.found.name}'" for weight in plan.weights if weight.found.value.is_graph_input()]:
+        yield f"constants now, no graph inputs that a caller may replace: {', '.join(frozen)}"
+
+
+def _free_from_inputs(model: ir.Model, replaced: Sequence[ir.Value]) -> None:
+    """Take weights out of the graph inputs, and all initializers if the model's IR version had demanded them there.
+
+    ONNX Runtime takes such initializers for constants below IR version 4 and for inputs with a default since then, so
+    leaving the others there would let it optimize less than before.
+    """
+    inputs, initializers = model.graph.inputs, set(replaced)
+    if _has_inputs_for_initializers(model):
+        initializers.update(model.graph.initializers.values())
+        model.ir_version = _FREE_INITIALIZERS_IR_VERSION
+    if any(value in initializers for value in inputs):
+        kept = [value for value in inputs if value not in initializers]
+        inputs.clear()
+        inputs.extend(kept)
 
 
 def _first_user(found: FoundWeight, scope_of: dict[ir.Graph, Scope], positions: dict[ir.Node, int]) -> ir.Node:

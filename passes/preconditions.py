@@ -7,11 +7,9 @@ import onnx_ir as ir
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, read_manifest
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
+from onnx_gconv.weights.opsets import OLDEST_OPSET, default_opset
 
 __all__ = ["ModelPreconditionError", "require_mappable", "require_mapped"]
-
-# Sub and Div broadcast by shape since opset 7, and ONNX Runtime has no kernels for their older versions.
-_OLDEST_OPSET = 7
 
 
 class ModelPreconditionError(ModelError, ir.passes.PreconditionError):
@@ -33,11 +31,11 @@ def require_mappable(model: ir.Model) -> None:
                     f"the model is mapped already (node '{node.name}' rebuilds a weight), but another tool removed its "
                     "manifest; map the original"
                 )
-    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-    if opset < _OLDEST_OPSET:
+    opset = default_opset(model)
+    if opset is not None and opset < OLDEST_OPSET:
         raise ModelPreconditionError(
-            f"the model has opset {opset}, but Sub and Div need opset {_OLDEST_OPSET}; raise it with "
-            "onnx.version_converter.convert_version"
+            f"the model has opset {opset}, but Sub and Div need opset {OLDEST_OPSET}; raise it with --upgrade-opset "
+            "(upgrade_opset=True), which uses onnx.version_converter"
         )
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "Exact",
     "Exclude",
     "ExternalData",
+    "FreezeInputs",
     "GMax",
     "GMin",
     "Include",
@@ -99,6 +100,14 @@ Exclude: TypeAlias = Annotated[
         metavar="GLOB",
         rich_help_panel=_WEIGHTS,
         show_default=False,
+    ),
+]
+FreezeInputs: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--freeze-inputs",
+        help="Make constants of weights that are graph inputs too, so that a caller may replace them.",
+        rich_help_panel=_WEIGHTS,
     ),
 ]
 Json: TypeAlias = Annotated[

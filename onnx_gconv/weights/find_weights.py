@@ -23,13 +23,18 @@ MAPPABLE_DTYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataT
 _MATRIX_RANK = 2
 
 
-def find_weights(model: ir.Model) -> WeightSurvey:
+def find_weights(model: ir.Model, *, freeze_inputs: bool = False) -> WeightSurvey:
     """Find the weights of all MVM ops of a model, in the main graph and in all bodies of If, Loop and Scan.
 
     A weight is an initializer or the output of a Constant node that reaches a weight slot of an MVM op directly or
     through nodes that only rearrange it, while the other operand is not constant.
+
+    Args:
+        model: The model.
+        freeze_inputs: Whether initializers that are inputs of the main graph too can be mapped; else they are skipped,
+            because a caller may replace them.
     """
-    return _Finder(model).survey()
+    return _Finder(model, freeze_inputs=freeze_inputs).survey()
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ class _Use:
 
 
 class _Finder:
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, *, freeze_inputs: bool) -> None:
+        self._freeze_inputs = freeze_inputs
         self._scopes = scopes(model)
         self._scope_of = {scope.graph: scope for scope in self._scopes}
         self._values = ConstantValues(model, self._scopes)
@@ -139,7 +145,7 @@ class _Finder:
         use = self._uses[constant.value]
         if not use.mvm_slots and use.function is None:
             return self._decide_other_constant(constant, use)
-        if (obstacle := _obstacle(constant, use)) is not None:
+        if (obstacle := _obstacle(constant, use, freeze_inputs=self._freeze_inputs)) is not None:
             return _skipped(constant, *obstacle, is_mvm=True)
         try:
             consumers = tuple(self._consumers(constant, use))
@@ -179,7 +185,7 @@ class _Finder:
             )
 
 
-def _obstacle(constant: Constant, use: _Use) -> tuple[SkipReason, str] | None:
+def _obstacle(constant: Constant, use: _Use, *, freeze_inputs: bool) -> tuple[SkipReason, str] | None:
     """Why a constant in a weight slot cannot be mapped, in a few words, or None."""
     tensor = constant.tensor
     if use.function is not None:
@@ -190,7 +196,7 @@ def _obstacle(constant: Constant, use: _Use) -> tuple[SkipReason, str] | None:
         return SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()
     if tensor.size == 0:
         return SkipReason.EMPTY, f"shape {list(tensor.shape.numpy())}"
-    if constant.value.is_graph_input():
+    if constant.value.is_graph_input() and not (freeze_inputs and constant.scope.node is None):
         return SkipReason.OVERRIDABLE_INPUT, ""
     return None
 

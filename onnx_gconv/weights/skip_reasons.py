@@ -14,6 +14,7 @@ class SkipReason(enum.StrEnum):
     BEHIND_OTHER_NODES = "behind_other_nodes"
     CONSTANT_EXPRESSION = "constant_expression"
     DTYPE_NOT_SUPPORTED = "dtype_not_supported"
+    OPSET_TOO_OLD = "opset_too_old"
     OVERRIDABLE_INPUT = "overridable_input"
     INSIDE_FUNCTION = "inside_function"
     EMPTY = "empty"
@@ -35,8 +36,10 @@ _EXPLANATIONS = {
     SkipReason.CONSTANT_EXPRESSION: "the node multiplies it with another constant, not with activations; fold "
     "constants first",
     SkipReason.DTYPE_NOT_SUPPORTED: "only float16, bfloat16, float32 and float64 weights are mapped by this version",
-    SkipReason.OVERRIDABLE_INPUT: "it is the default of a graph input, so a caller may replace it; remove it from the "
-    "graph inputs (onnx_ir.passes.common.RemoveInitializersFromInputsPass)",
+    SkipReason.OPSET_TOO_OLD: "the Cast that gives its type back needs opset 13; raise the opset (--upgrade-opset, "
+    "upgrade_opset=True)",
+    SkipReason.OVERRIDABLE_INPUT: "it is the default of a graph input, so a caller may replace it; make it a constant "
+    "(--freeze-inputs, freeze_inputs=True)",
     SkipReason.INSIDE_FUNCTION: "a local function uses it; inline functions first (onnx_ir.passes.common.InlinePass)",
     SkipReason.EMPTY: "it has no elements",
     SkipReason.INVALID_SHAPE: "its shape does not fit the op that reads it",

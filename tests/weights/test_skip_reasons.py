@@ -14,11 +14,11 @@ def test_every_reason_has_an_explanation(reason):
     assert len(reason.explanation) > 10
 
 
-def test_removing_the_default_from_the_graph_inputs_makes_the_weight_mappable(parse, normal):
+def test_freezing_a_default_of_a_graph_input_makes_the_weight_mappable(parse, normal):
     model = parse("g (float[2,3] x, float[3,4] W) => (float[2,4] y) { y = MatMul(x, W) }", W=normal(3, 4))
-    assert "onnx_ir.passes.common.RemoveInitializersFromInputsPass" in SkipReason.OVERRIDABLE_INPUT.explanation
-    ir.passes.common.RemoveInitializersFromInputsPass()(model)
-    assert [weight.name for weight in find_weights(model).weights] == ["W"]
+    assert [skipped.reason for skipped in find_weights(model).skipped] == [SkipReason.OVERRIDABLE_INPUT]
+    assert "--freeze-inputs, freeze_inputs=True" in SkipReason.OVERRIDABLE_INPUT.explanation
+    assert [weight.name for weight in find_weights(model, freeze_inputs=True).weights] == ["W"]
 
 
 def test_inlining_functions_makes_their_weights_mappable(parse, normal):

@@ -13,8 +13,6 @@ from onnx_gconv.mapping import Manifest, read_manifest
 from onnx_gconv.mapping_report import MappingReport, RestoreReport
 from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.passes import MapConductances, RestoreWeights
-from onnx_gconv.passes.map_conductances import manifest_of
-from onnx_gconv.passes.unique_names import UniqueNames
 
 __all__ = ["Progress", "default_mapped_path", "default_restored_path", "inspect_model", "map_model", "restore_model"]
 
@@ -31,6 +29,7 @@ def map_model(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     freeze_inputs: bool = False,
+    inline_functions: bool = True,
     external_data: bool | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -47,6 +46,7 @@ def map_model(
         exclude: Globs for weights to leave as they are.
         freeze_inputs: Make constants of weights that are graph inputs too, so that a caller may replace them; below IR
             version 4 they become constants in any case.
+        inline_functions: Inline local functions that use weights first; else these weights are skipped.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Do everything but write.
         progress: Called with the step ("scan", "write"), the bytes done and the bytes in all.
@@ -65,14 +65,17 @@ def map_model(
         check_output_path(target, [source])
     graph = load_model(source)
     mapping = MapConductances(
-        converter, include=include, exclude=exclude, freeze_inputs=freeze_inputs, progress=_step(progress, "scan")
+        converter,
+        include=include,
+        exclude=exclude,
+        freeze_inputs=freeze_inputs,
+        inline_functions=inline_functions,
+        progress=_step(progress, "scan"),
     )
     with _named(source):
         if dry_run:
             mapping.requires(graph)
-            plan = mapping.plan(graph)
-            plan.raise_if_refused()
-            return MappingReport(source, manifest_of(plan, UniqueNames(graph)))
+            return MappingReport(source, mapping.preview(graph))
         mapping(graph)
         manifest = read_manifest(graph)
         if manifest is None:
@@ -90,6 +93,7 @@ def inspect_model(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     freeze_inputs: bool = False,
+    inline_functions: bool = True,
     progress: Progress | None = None,
 ) -> MappingReport:
     """Show the mapping of a mapped model, or what `map_model` would do with a plain one.
@@ -102,6 +106,7 @@ def inspect_model(
         include: For a plain model: globs for weights to map.
         exclude: For a plain model: globs for weights to leave as they are.
         freeze_inputs: For a plain model: as in `map_model`.
+        inline_functions: For a plain model: as in `map_model`.
         progress: Called with the step ("scan"), the bytes done and the bytes in all.
 
     Raises:
@@ -115,10 +120,15 @@ def inspect_model(
         if manifest is not None:
             return MappingReport(source, manifest, is_mapped=True)
         mapping = MapConductances(
-            converter, include=include, exclude=exclude, freeze_inputs=freeze_inputs, progress=_step(progress, "scan")
+            converter,
+            include=include,
+            exclude=exclude,
+            freeze_inputs=freeze_inputs,
+            inline_functions=inline_functions,
+            progress=_step(progress, "scan"),
         )
         mapping.requires(graph)
-        return MappingReport(source, manifest_of(mapping.plan(graph).refused_as_skipped(), UniqueNames(graph)))
+        return MappingReport(source, mapping.preview(graph, list_refused=True))
 
 
 def restore_model(

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import ConductanceConverter, SinglePairConductanceConverter
-from onnx_gconv.errors import ConfigError
+from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import (
     ConductanceRecord,
     ConsumerRecord,
@@ -25,6 +25,7 @@ from onnx_gconv.mapping import (
     WeightRecord,
     write_manifest,
 )
+from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
 from onnx_gconv.passes.preconditions import require_mappable
 from onnx_gconv.passes.rebuild_nodes import RebuiltWeight, rebuild_nodes
@@ -62,6 +63,7 @@ class MapConductances(ir.passes.InPlacePass):
         freeze_inputs: Whether weights that are graph inputs too, so that a caller may replace them, become constants.
             Below IR version 4 every initializer has to be a graph input, which says nothing of what callers do: there,
             all of them become constants in any case.
+        inline_functions: Whether local functions that use weights are inlined first; else these weights are skipped.
         progress: Called with the bytes of weights scanned so far and in all.
 
     Raises:
@@ -75,9 +77,11 @@ class MapConductances(ir.passes.InPlacePass):
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         freeze_inputs: bool = False,
+        inline_functions: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._freeze_inputs = freeze_inputs
+        self._inline_functions = inline_functions
         self._converter = SinglePairConductanceConverter() if converter is None else converter
         self._selection = WeightSelection(_patterns("include", include), _patterns("exclude", exclude))
         self._progress = progress
@@ -93,14 +97,54 @@ class MapConductances(ir.passes.InPlacePass):
     def plan(self, model: ir.Model) -> MappingPlan:
         """What the pass would do, without doing it. The values of the weights are scanned.
 
+        If functions have to be inlined, the weights of the plan are those of a copy of the model.
+
         Raises:
             ConfigError: If a pattern matches nothing.
             ModelError: If external data cannot be read.
         """
+        return self._plan(*self._inlined(model))
+
+    def preview(self, model: ir.Model, *, list_refused: bool = False) -> Manifest:
+        """The manifest that the pass would write.
+
+        Args:
+            model: The model; it is not changed.
+            list_refused: List weights with values that no conductance can hold among the skipped ones.
+
+        Raises:
+            ConfigError: If a pattern matches nothing.
+            ModelError: If external data cannot be read.
+            UnmappableWeightError: If a weight has values that no conductance can hold, and they are not to be listed.
+        """
+        subject, notes = self._inlined(model)
+        plan = self._plan(subject, notes)
+        if list_refused:
+            plan = plan.refused_as_skipped()
+        plan.raise_if_refused()
+        return manifest_of(plan, UniqueNames(subject))
+
+    def _inlined(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
+        """A copy of the model with functions inlined, or the model itself if none has to be; and what to say of it."""
+        if not self._inline_functions or not model.functions:
+            return model, ()
+        subject = model.clone()  # it shares the tensors
+        try:
+            result = InlineWeightFunctions().call(subject)
+        except ModelError as error:
+            return model, (str(error),)
+        notes = (
+            *([f"inlined the functions that use weights: {', '.join(result.inlined)}"] if result.inlined else ()),
+            *([f"functions that use weights and cannot be inlined: {', '.join(result.left)}"] if result.left else ()),
+        )
+        return (subject if result.modified else model), notes
+
+    def _plan(self, model: ir.Model, notes: tuple[str, ...]) -> MappingPlan:
+        require_mappable(model)  # again: inlining may have brought an import of the default domain
         freezes = self._freeze_inputs or _has_inputs_for_initializers(model)
         survey = without_missing_casts(find_weights(model, freeze_inputs=freezes), default_opset(model))
         plan = make_plan(self._selection.apply(survey), self._converter, self._progress)
-        return replace(plan, notes=tuple(_notes(model, plan)))
+        return replace(plan, notes=(*notes, *_notes(model, plan)))
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Map the model.
@@ -110,11 +154,15 @@ class MapConductances(ir.passes.InPlacePass):
             ModelError: If external data cannot be read.
             UnmappableWeightError: If a weight has values that no conductance can hold.
         """
-        plan = self.plan(model)
+        subject, notes = self._inlined(model)
+        plan = self._plan(subject, notes)
         plan.raise_if_refused()
         if not plan.weights:
             logger.info("Mapped nothing: the model has no weight that can be mapped")
             return ir.passes.PassResult(model, modified=False)
+        if subject is not model:
+            InlineWeightFunctions()(model)
+            plan = _transferred(plan, model)
         _apply(model, plan)
         return ir.passes.PassResult(model, modified=True)
 
@@ -123,6 +171,13 @@ def _patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
     if isinstance(patterns, str):
         raise ConfigError(f"{name} should be a list of patterns, but it is the text '{patterns}'; put it into a list")
     return tuple(patterns)
+
+
+def _transferred(plan: MappingPlan, model: ir.Model) -> MappingPlan:
+    """A plan for a copy of a model, for the model itself."""
+    own = {(weight.scope.path, weight.name): weight for weight in find_weights(model, freeze_inputs=True).weights}
+    weights = (replace(weight, found=own[weight.found.scope.path, weight.found.name]) for weight in plan.weights)
+    return replace(plan, weights=tuple(weights))
 
 
 def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:

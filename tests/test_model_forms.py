@@ -9,11 +9,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from onnx_gconv.errors import ModelError
+from onnx_gconv.errors import ModelError, UnmappableWeightError
 from onnx_gconv.file_operations import inspect_model, map_model, restore_model
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
+from onnx_gconv.passes import CheckMapping, InlineWeightFunctions, MapConductances, RestoreWeights
 from onnx_gconv.verification import verify
+from onnx_gconv.weights import find_weights
 
 DENSE = "g (float[2,3] x) => (float[2,4] y) { [mm] y = MatMul(x, W) }"
 WITH_INPUTS = "g (float[2,3] x, float[3,4] W, float[4] b) => (float[2,4] y) { [fc] y = Gemm(x, W, b) }"
@@ -21,6 +22,12 @@ WITH_INPUTS = "g (float[2,3] x, float[3,4] W, float[4] b) => (float[2,4] y) { [f
 
 def inputs(model):
     return [value.name for value in model.graph.inputs]
+
+
+def content(model):
+    """A model as it would be written, once onnx-ir has read, and thereby named, the tensors in attributes."""
+    find_weights(model)
+    return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
 def reasons(manifest):
@@ -292,3 +299,266 @@ class TestNames:
         verification.raise_if_failed()
         assert verification.outputs.not_compared is not None
         assert restore_model(report.output).restored == ("W",)
+
+
+class TestFunctions:
+    OPSETS = '"" : 17, "local" : 1'
+    DENSE = """<domain: "local", opset_import: ["" : 17]>
+        dense (v) => (r) { K = Constant <value = float[2,2] {1, -2, 3, 4}> () [inner] r = MatMul(v, K) }"""
+    TWICE = "g (float[1,2] x) => (float[1,2] y) { a = local.dense(x) y = local.dense(a) }" + DENSE
+    X = np.array([[0.5, -1.0]], np.float32)
+
+    def mapped_in_runtime(self, model, run, **feeds):
+        """The manifest of the mapped model, whose outputs are those of the model."""
+        feeds = feeds or {"x": self.X}
+        expected = run(model, **feeds)
+        assert MapConductances()(model).modified
+        onnx.checker.check_model(ir.to_proto(model))
+        CheckMapping()(model)
+        for ours, theirs in zip(run(model, **feeds), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+        return read_manifest(model)
+
+    def weights(self, manifest):
+        return [(item.name, item.graph, len(item.consumers)) for item in manifest.weights]
+
+    def test_two_calls_of_a_function_share_the_weight_of_its_body(self, parse, run):
+        model = parse(self.TWICE, opsets=self.OPSETS)
+        manifest = self.mapped_in_runtime(model, run)
+        assert self.weights(manifest) == [("K", "", 2)]
+        assert manifest.notes == ("inlined the functions that use weights: local.dense",)
+        assert not model.functions
+
+    def test_calls_in_two_branches_share_the_weight_in_the_graph_around_them(self, parse, run):
+        model = parse(
+            """g (bool c, float[1,2] x) => (float[1,2] y) {
+                y = If (c) <
+                    then_branch = t () => (float[1,2] a) { a = local.dense(x) },
+                    else_branch = e () => (float[1,2] b) { n = Neg(x) b = local.dense(n) }
+                >
+            }"""
+            + self.DENSE,
+            opsets=self.OPSETS,
+        )
+        manifest = self.mapped_in_runtime(model, run, x=self.X, c=np.array(False))
+        assert self.weights(manifest) == [("K", "", 2)]
+
+    def test_a_weight_that_is_the_argument_of_calls_is_mapped_once(self, parse, run, normal):
+        model = parse(
+            """g (float[1,2] x) => (float[1,2] y) { a = local.linear(x, W) y = local.linear(a, W) }
+            <domain: "local", opset_import: ["" : 17]>
+            linear (v, w) => (r) { t = Transpose(w) r = MatMul(v, t) }""",
+            opsets=self.OPSETS,
+            W=normal(2, 2),
+        )
+        assert self.weights(self.mapped_in_runtime(model, run)) == [("W", "", 2)]
+
+    def test_weights_of_functions_that_functions_call_are_mapped(self, parse, run):
+        model = parse(
+            """g (float[1,2] x) => (float[1,2] y) { a = local.outer(x) b = local.dense(a) y = local.outer(b) }
+            <domain: "local", opset_import: ["" : 17, "local" : 1]>
+            outer (v) => (r) {
+                L = Constant <value = float[2,2] {5, 6, -7, 8}> ()
+                d = local.dense(v)
+                s = local.times(d, L)
+                r = local.dense(s)
+            }
+            <domain: "local", opset_import: ["" : 17]>
+            times (v, w) => (r) { r = MatMul(v, w) }"""
+            + self.DENSE,
+            opsets=self.OPSETS,
+        )
+        manifest = self.mapped_in_runtime(model, run)
+        assert sorted(self.weights(manifest)) == [("K", "", 5), ("L", "", 2)]
+        assert not model.functions
+
+    def test_a_weight_that_calls_give_as_an_attribute_is_mapped(self, parse, run):
+        model = parse(
+            """g (float[1,2] x) => (float[1,2] y) { y = local.dense <w = float[2,2] {1, 2, 3, 4}> (x) }
+            <domain: "local", opset_import: ["" : 17]>
+            dense <w> (v) => (r) { K = Constant <value: tensor = @w> () r = MatMul(v, K) }""",
+            opsets=self.OPSETS,
+        )
+        assert self.weights(self.mapped_in_runtime(model, run)) == [("K", "", 1)]
+
+    def test_functions_without_weights_stay(self, parse, run, normal):
+        model = parse(
+            """g (float[1,2] x) => (float[1,2] y) { a = local.dense(x) b = local.twice(a) y = MatMul(b, W) }
+            <domain: "local", opset_import: ["" : 17]>
+            twice (v) => (r) { r = Add(v, v) }"""
+            + self.DENSE,
+            opsets=self.OPSETS,
+            W=normal(2, 2),
+        )
+        assert self.weights(self.mapped_in_runtime(model, run)) == [("W", "", 1), ("K", "", 1)]
+        assert [name for _, name, _ in model.functions] == ["twice"]
+
+    def test_a_model_whose_functions_have_no_weights_is_not_inlined(self, parse, normal):
+        model = parse(
+            """g (float[1,2] x) => (float[1,2] y) { b = local.twice(x) y = MatMul(b, W) }
+            <domain: "local", opset_import: ["" : 17]>
+            twice (v) => (r) { r = Add(v, v) }""",
+            opsets=self.OPSETS,
+            W=normal(2, 2),
+        )
+        MapConductances()(model)
+        assert [name for _, name, _ in model.functions] == ["twice"]
+        assert read_manifest(model).notes == ()
+
+    def test_functions_stay_if_asked_for(self, parse, normal):
+        model = parse(
+            self.TWICE.replace("y = local.dense(a)", "b = local.dense(a) y = MatMul(b, W)"),
+            opsets=self.OPSETS,
+            W=normal(2, 2),
+        )
+        MapConductances(inline_functions=False)(model)
+        assert [name for _, name, _ in model.functions] == ["dense"]
+        assert reasons(read_manifest(model)) == [("K", "inside_function")]
+
+    def test_names_of_inlined_values_do_not_clash_with_names_of_the_model(self, parse, run, normal):
+        model = parse(
+            """g (bool c, float[1,2] x) => (float[1,2] y) { K = MatMul(x, W) y = local.dense(c, K, W) }
+            <domain: "local", opset_import: ["" : 17]>
+            dense (c, v, w) => (r) {
+                r = If (c) <
+                    then_branch = t () => (float[1,2] q) <float[2,2] W = {5, 6, 7, 8}> {
+                        z = MatMul(v, W)
+                        q = MatMul(z, w)
+                    },
+                    else_branch = e () => (float[1,2] p) {
+                        K = Constant <value = float[2,2] {1, 2, 3, 4}> ()
+                        p = MatMul(v, K)
+                    }
+                >
+            }""",
+            opsets=self.OPSETS,
+            W=normal(2, 2),
+        )
+        for condition in (True, False):
+            manifest = self.mapped_in_runtime(model.clone(), run, x=self.X, c=np.array(condition))
+        assert len({item.name for item in manifest.weights}) == len(manifest.weights) == 3
+
+    def test_initializers_in_bodies_of_a_function_are_shared_by_its_calls(self, parse, run):
+        model = parse(
+            """g (bool c, float[1,2] x) => (float[1,2] y) { a = local.dense(c, x) y = local.dense(c, a) }
+            <domain: "local", opset_import: ["" : 17]>
+            dense (c, v) => (r) {
+                r = If (c) <
+                    then_branch = t () => (float[1,2] q) <float[2,2] W = {5, 6, 7, 8}> { q = MatMul(v, W) },
+                    else_branch = e () => (float[1,2] p) { p = Neg(v) }
+                >
+            }""",
+            opsets=self.OPSETS,
+        )
+        manifest = self.mapped_in_runtime(model, run, x=self.X, c=np.array(True))
+        assert self.weights(manifest) == [("W", "", 2)]
+
+    def test_a_function_of_another_opset_stays_and_the_note_says_why(self, parse, normal):
+        model = parse(
+            self.TWICE.replace("y = local.dense(a)", "b = local.dense(a) y = MatMul(b, W)").replace("17]", "16]"),
+            opsets=self.OPSETS,
+            W=normal(2, 2),
+        )
+        MapConductances()(model)
+        [note] = read_manifest(model).notes
+        assert note == (
+            "functions that use weights and cannot be inlined: local.dense "
+            "(it imports version 16 of 'ai.onnx', the model version 17)"
+        )
+        assert reasons(read_manifest(model)) == [("K", "inside_function")]
+
+    def test_a_function_that_calls_itself_stays_and_the_note_says_why(self, parse, normal):
+        model = parse(
+            """g (float[2,2] x) => (float[2,2] y) { a = local.endless(x, W) y = MatMul(a, V) }
+            <domain: "local", opset_import: ["" : 17, "local" : 1]>
+            endless (v, w) => (r) { b = local.endless(v, w) r = MatMul(b, w) }""",
+            opsets=self.OPSETS,
+            W=normal(2, 2),
+            V=normal(2, 2),
+        )
+        MapConductances()(model)
+        assert [weight.name for weight in read_manifest(model).weights] == ["V"]
+        [note] = read_manifest(model).notes
+        assert note.startswith("local functions cannot be inlined: ")
+
+    def test_a_function_that_nobody_calls_is_listed(self, parse, normal):
+        model = parse(
+            "g (float[1,2] x) => (float[1,2] y) { y = MatMul(x, W) }" + self.DENSE,
+            opsets=self.OPSETS,
+            W=normal(2, 2),
+        )
+        MapConductances()(model)
+        assert reasons(read_manifest(model)) == [("K", "inside_function")]
+        assert len(model.functions) == 1
+
+    def test_the_long_name_of_the_default_domain_is_the_same_domain(self, parse, run):
+        model = parse(self.TWICE, opsets='"ai.onnx" : 17, "local" : 1')
+        self.mapped_in_runtime(model, run)
+        assert model.opset_imports == {"": 17, "local": 1}
+
+    def test_a_refused_model_with_functions_stays_as_it_is(self, parse):
+        model = parse(
+            self.TWICE.replace("y = local.dense(a)", "b = local.dense(a) y = MatMul(b, W)"),
+            opsets=self.OPSETS,
+            W=np.full((2, 2), np.nan, np.float32),
+        )
+        before = content(model)
+        with pytest.raises(UnmappableWeightError, match="'W'"):
+            MapConductances()(model)
+        assert content(model) == before
+
+    def test_looking_at_the_plan_and_at_the_manifest_changes_nothing(self, parse):
+        model = parse(self.TWICE, opsets=self.OPSETS)
+        before = content(model)
+        assert [weight.found.name for weight in MapConductances().plan(model).weights] == ["K"]
+        preview = MapConductances().preview(model)
+        assert content(model) == before
+        MapConductances()(model)
+        assert read_manifest(model) == preview
+
+    def test_patterns_choose_among_the_weights_of_functions(self, parse):
+        model = parse(self.TWICE, opsets=self.OPSETS)
+        MapConductances(include=["inner*"])(model)
+        assert [weight.name for weight in read_manifest(model).weights] == ["K"]
+
+    def test_the_mapped_model_is_verified_and_restored(self, parse, save, run):
+        path = save(parse(self.TWICE, opsets=self.OPSETS))
+        report = map_model(path, dry_run=True)
+        assert map_model(path).manifest == report.manifest == inspect_model(path).manifest
+        verification = verify(path, path.with_name("model.gconv.onnx"))
+        verification.raise_if_failed()
+        assert [item.name for item in verification.weights] == ["K"]
+        assert verification.outputs.comparisons
+        plain = ir.load(restore_model(path.with_name("model.gconv.onnx")).output)
+        assert not plain.functions
+        np.testing.assert_allclose(run(plain, x=self.X)[0], run(ir.load(path), x=self.X)[0], rtol=1e-5)
+
+    def test_another_original_with_functions_is_found_out(self, parse, save, tmp_path):
+        path = save(parse(self.TWICE, opsets=self.OPSETS))
+        output = map_model(path, tmp_path / "mapped.onnx").output
+        other = save(parse(self.TWICE.replace("-2", "-3"), opsets=self.OPSETS))
+        assert not verify(other, output).passed
+
+
+class TestInlining:
+    """The pass of its own."""
+
+    def test_a_model_without_functions_is_not_modified(self, parse, normal):
+        assert not InlineWeightFunctions()(parse(DENSE, W=normal(3, 4))).modified
+
+    def test_a_function_that_cannot_be_inlined_is_named_with_the_reason(self, parse):
+        model = parse(TestFunctions.TWICE.replace("17]", "16]"), opsets=TestFunctions.OPSETS)
+        result = InlineWeightFunctions().call(model)
+        assert (result.modified, result.inlined) == (False, ())
+        assert result.left == ("local.dense (it imports version 16 of 'ai.onnx', the model version 17)",)
+
+    def test_a_function_that_calls_itself_is_refused(self, parse, normal):
+        model = parse(
+            """g (float[2,2] x) => (float[2,2] y) { y = local.endless(x, W) }
+            <domain: "local", opset_import: ["" : 17, "local" : 1]>
+            endless (v, w) => (r) { b = local.endless(v, w) r = MatMul(b, w) }""",
+            opsets=TestFunctions.OPSETS,
+            W=normal(2, 2),
+        )
+        with pytest.raises(ModelError, match=r"local functions cannot be inlined: .*endless"):
+            InlineWeightFunctions()(model)

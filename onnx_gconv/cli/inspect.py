@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from onnx_gconv.cli.converter_options import converter_of
-from onnx_gconv.cli.options import Debug, Exact, Exclude, FreezeInputs, GMax, GMin, Include, Json, Model, Quiet
+from onnx_gconv.cli.options import (
+    Debug,
+    Exact,
+    Exclude,
+    FreezeInputs,
+    GMax,
+    GMin,
+    Include,
+    InlineFunctions,
+    Json,
+    Model,
+    Quiet,
+)
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["inspect"]
@@ -17,6 +29,7 @@ def inspect(
     include: Include = None,
     exclude: Exclude = None,
     freeze_inputs: FreezeInputs = False,
+    inline_functions: InlineFunctions = True,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
@@ -32,6 +45,7 @@ def inspect(
             include=include or (),
             exclude=exclude or (),
             freeze_inputs=freeze_inputs,
+            inline_functions=inline_functions,
             progress=progress,
         )
     print_report(report, as_json=as_json, quiet=quiet)

@@ -16,6 +16,7 @@ from onnx_gconv.cli.options import (
     GMax,
     GMin,
     Include,
+    InlineFunctions,
     Json,
     Model,
     Output,
@@ -35,6 +36,7 @@ def map_(
     include: Include = None,
     exclude: Exclude = None,
     freeze_inputs: FreezeInputs = False,
+    inline_functions: InlineFunctions = True,
     external_data: ExternalData = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do everything but write.", rich_help_panel="Files")
@@ -56,6 +58,7 @@ def map_(
             include=include or (),
             exclude=exclude or (),
             freeze_inputs=freeze_inputs,
+            inline_functions=inline_functions,
             external_data=external_data,
             dry_run=dry_run,
             progress=progress,

@@ -17,6 +17,7 @@ __all__ = [
     "GMax",
     "GMin",
     "Include",
+    "InlineFunctions",
     "Json",
     "Model",
     "Output",
@@ -107,6 +108,14 @@ FreezeInputs: TypeAlias = Annotated[
     typer.Option(
         "--freeze-inputs",
         help="Make constants of weights that are graph inputs too, so that a caller may replace them.",
+        rich_help_panel=_WEIGHTS,
+    ),
+]
+InlineFunctions: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--inline/--no-inline",
+        help="Inline local functions that use weights, so that these can be mapped, or leave them as they are.",
         rich_help_panel=_WEIGHTS,
     ),
 ]

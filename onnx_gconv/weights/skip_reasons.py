@@ -40,7 +40,8 @@ _EXPLANATIONS = {
     "upgrade_opset=True)",
     SkipReason.OVERRIDABLE_INPUT: "it is the default of a graph input, so a caller may replace it; make it a constant "
     "(--freeze-inputs, freeze_inputs=True)",
-    SkipReason.INSIDE_FUNCTION: "a local function uses it; inline functions first (onnx_ir.passes.common.InlinePass)",
+    SkipReason.INSIDE_FUNCTION: "a local function uses it that nobody calls, that cannot be inlined, or that has to "
+    "stay (--no-inline, inline_functions=False)",
     SkipReason.EMPTY: "it has no elements",
     SkipReason.INVALID_SHAPE: "its shape does not fit the op that reads it",
     SkipReason.NOT_SELECTED: "the include and exclude patterns leave it out",

@@ -12,6 +12,7 @@ import pytest
 from onnx_gconv.errors import ModelError, UnmappableWeightError
 from onnx_gconv.file_operations import inspect_model, map_model, restore_model
 from onnx_gconv.mapping import read_manifest
+from onnx_gconv.opset_upgrade import raise_opset
 from onnx_gconv.passes import CheckMapping, InlineWeightFunctions, MapConductances, RestoreWeights
 from onnx_gconv.verification import verify
 from onnx_gconv.weights import find_weights
@@ -562,3 +563,184 @@ class TestInlining:
         )
         with pytest.raises(ModelError, match=r"local functions cannot be inlined: .*endless"):
             InlineWeightFunctions()(model)
+
+
+class TestUpgradedOpsets:
+    GEMM = """g (float[2,3] x, float[3,64] W, float[64] b) => (float[2,64] y) {
+        [fc] h = Gemm <broadcast = 1> (x, W, b)
+        [drop] y = Dropout <is_test = 1> (h)
+    }"""
+    MATMUL = "g (float[2,3] x, float[3,4] W) => (float[2,4] y) { [mm] y = MatMul(x, W) }"
+
+    @pytest.fixture
+    def old(self, parse, save, normal):
+        """A model of opset 6, which ONNX Runtime does not run."""
+        return save(parse(self.GEMM, opsets='"" : 6', ir_version=3, W=normal(3, 640)[:, :64].copy(), b=normal(64)))
+
+    def expected(self, x, path):
+        tensors = {item.name: onnx.numpy_helper.to_array(item) for item in onnx.load(path).graph.initializer}
+        return x @ tensors["W"] + tensors["b"]
+
+    def test_a_model_below_opset_7_is_raised_and_mapped(self, old, run, normal):
+        report = map_model(old, upgrade_opset=True)
+        assert report.manifest.notes == (
+            "the opset is 7, raised from 6 with onnx.version_converter",
+            "the IR version is 4, it was 3: initializers are constants now, no graph inputs",
+        )
+        assert report.manifest.notes == inspect_model(report.output).manifest.notes
+        model = ir.load(report.output)
+        assert (model.opset_imports, inputs(model)) == ({"": 7}, ["x"])
+        onnx.checker.check_model(ir.to_proto(model))
+        CheckMapping()(model)
+        x = normal(2, 3, seed=5)
+        np.testing.assert_allclose(run(model, x=x)[0], self.expected(x, old), rtol=1e-4, atol=1e-5)
+
+    def test_inspecting_and_a_dry_run_say_the_same(self, old):
+        previews = inspect_model(old, upgrade_opset=True), map_model(old, upgrade_opset=True, dry_run=True)
+        report = map_model(old, upgrade_opset=True)
+        assert all(preview.manifest == report.manifest for preview in previews)
+
+    def test_verifying_compares_with_the_raised_original_and_says_so(self, old):
+        output = map_model(old, upgrade_opset=True).output
+        report = verify(old, output)
+        report.raise_if_failed()
+        assert [item.name for item in report.outputs.comparisons] == ["y", "y"]
+        [note] = report.outputs.notes
+        assert note.startswith("ONNX Runtime does not run the original at opset 6; its outputs are those that it has")
+        assert note in " ".join(str(report).split())
+
+    def test_a_spoiled_output_of_a_raised_model_is_found(self, old):
+        output = map_model(old, upgrade_opset=True).output
+        proto = onnx.load(output)
+        [bias] = [item for item in proto.graph.initializer if item.name == "b"]
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, "b"))
+        onnx.save(proto, output)
+        assert not verify(old, output).passed
+
+    def test_an_original_that_does_not_run_at_the_raised_opset_either_is_reported_as_it_is(self, parse, save, normal):
+        path = save(
+            parse(
+                "g (float[2,3] x) => (float y) { h = MatMul(x, W) y = custom.Unknown(h) }",
+                opsets='"" : 6, "custom" : 1',
+                W=normal(3, 4),
+            )
+        )
+        report = verify(path, map_model(path, upgrade_opset=True).output)
+        report.raise_if_failed()
+        assert report.outputs.not_compared.startswith(f"{path}: ONNX Runtime does not load the original")
+
+    def test_an_old_original_that_the_runtime_runs_is_compared_as_it_is(self, parse, save, normal):
+        path = save(parse(self.MATMUL, opsets='"" : 6', ir_version=3, W=normal(3, 4)))
+        report = verify(path, map_model(path, upgrade_opset=True).output)
+        report.raise_if_failed()
+        assert report.outputs.comparisons
+        assert report.outputs.notes == ()
+
+    @pytest.mark.parametrize("size_threshold", [0, 1024])
+    def test_external_data_is_raised_with_the_model(self, old, tmp_path, normal, size_threshold):
+        folder = tmp_path / "external"
+        folder.mkdir()
+        path = folder / "model.onnx"
+        onnx.save(onnx.load(old), path, save_as_external_data=True, location="w", size_threshold=size_threshold)
+        report = map_model(path, upgrade_opset=True, external_data=True)
+        assert len(report.files) == 2
+        x = normal(2, 3, seed=5)
+        [y] = ort.InferenceSession(str(report.output)).run(None, {"x": x})
+        np.testing.assert_allclose(y, self.expected(x, old), rtol=1e-4, atol=1e-5)
+        verify(path, report.output).raise_if_failed()
+
+    def test_initializers_keep_their_order_and_the_large_ones_their_tensors(self, parse, normal):
+        model = parse(
+            "g (float[2,64] x) => (float[2,4] y) { h = MatMul(x, V) y = Gemm <broadcast = 1> (h, W, b) }",
+            opsets='"" : 6',
+            ir_version=4,
+            b=normal(4),
+            V=normal(64, 64),
+            W=normal(64, 4),
+        )
+        tensor = model.graph.initializers["V"].const_value
+        raised = raise_opset(model, 7)
+        assert list(raised.graph.initializers) == ["b", "V", "W"]
+        assert raised.graph.initializers["V"].const_value is tensor
+        assert inputs(raised) == ["x"]
+
+    def test_bfloat16_weights_raise_the_opset_to_13(self, parse, save, normal):
+        path = save(
+            parse(
+                "g (bfloat16[2,3] x) => (bfloat16[2,4] y) { y = MatMul(x, W) }",
+                opsets='"" : 9',
+                W=normal(3, 4, dtype=ml_dtypes.bfloat16),
+            )
+        )
+        report = map_model(path, upgrade_opset=True)
+        assert report.manifest.notes == ("the opset is 13, raised from 9 with onnx.version_converter",)
+        onnx.checker.check_model(onnx.load(report.output))
+
+    def test_a_model_that_is_new_enough_stays_at_its_opset(self, parse, save, normal):
+        path = save(parse(DENSE, opsets='"" : 9', W=normal(3, 4)))
+        report = map_model(path, upgrade_opset=True)
+        assert report.manifest.notes == ()
+        assert ir.load(report.output).opset_imports == {"": 9}
+
+    def test_weights_of_bodies_are_raised_with_them(self, parse, save, run):
+        path = save(
+            parse(
+                """g (bool c, float[1,2] x) => (float[1,2] y) <float[2,2] V = {1, 2, 3, 4}> {
+                    y = If (c) <
+                        then_branch = t () => (float[1,2] a) {
+                            K = Constant <value = float[2,2] {1, 2, 3, 4}> ()
+                            a = MatMul(x, K)
+                        },
+                        else_branch = e () => (float[1,2] b) { b = MatMul(x, V) }
+                    >
+                }""",
+                opsets='"" : 6',
+                ir_version=4,
+            )
+        )
+        report = map_model(path, upgrade_opset=True)
+        assert [weight.name for weight in report.mapped] == ["V", "K"]
+        for condition, matrix in ((True, [[1, 2], [3, 4]]), (False, [[1, 2], [3, 4]])):
+            x = np.array([[0.5, -1]], np.float32)
+            [y] = run(ir.load(report.output), c=np.array(condition), x=x)
+            np.testing.assert_allclose(y, x @ np.array(matrix, np.float32), rtol=1e-5)
+
+    def test_metadata_and_foreign_ops_stay(self, parse, save, normal):
+        model = parse(
+            "g (float[2,3] x) => (float y) { h = MatMul(x, W) y = custom.Unknown(h) }",
+            opsets='"" : 6, "custom" : 1',
+            ir_version=4,
+            W=normal(3, 4),
+        )
+        model.metadata_props["author"] = "somebody"
+        report = map_model(save(model), upgrade_opset=True)
+        mapped = ir.load(report.output)
+        assert mapped.metadata_props["author"] == "somebody"
+        assert mapped.opset_imports == {"": 7, "custom": 1}
+
+    def test_an_op_that_the_converter_does_not_know_is_one_error_with_a_remedy(self, parse, save, normal):
+        path = save(
+            parse("g (float[2,3] x) => (float y) { h = MatMul(x, W) y = Unknown(h) }", opsets='"" : 6', W=normal(3, 4))
+        )
+        with pytest.raises(
+            ModelError,
+            match=r"model.onnx': onnx.version_converter cannot raise .* 6 to 7: .*; export it again with opset",
+        ):
+            map_model(path, upgrade_opset=True)
+
+    def test_functions_which_the_converter_would_drop_are_refused(self, parse, save, normal):
+        path = save(
+            parse(
+                """g (float[2,3] x) => (float[2,4] y) { a = local.twice(x) y = MatMul(a, W) }
+                <domain: "local", opset_import: ["" : 6]>
+                twice (v) => (r) { r = Sum(v, v) }""",
+                opsets='"" : 6, "local" : 1',
+                W=normal(3, 4),
+            )
+        )
+        with pytest.raises(ModelError, match="it has local functions; inline them first"):
+            map_model(path, upgrade_opset=True)
+
+    def test_the_long_name_of_the_default_domain_is_raised_too(self, parse, save, normal):
+        path = save(parse(self.MATMUL, opsets='"ai.onnx" : 6', ir_version=3, W=normal(3, 4)))
+        assert ir.load(map_model(path, upgrade_opset=True).output).opset_imports == {"": 7}

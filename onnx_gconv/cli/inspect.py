@@ -15,6 +15,7 @@ from onnx_gconv.cli.options import (
     Json,
     Model,
     Quiet,
+    UpgradeOpset,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
 
@@ -30,6 +31,7 @@ def inspect(
     exclude: Exclude = None,
     freeze_inputs: FreezeInputs = False,
     inline_functions: InlineFunctions = True,
+    upgrade_opset: UpgradeOpset = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
@@ -46,6 +48,7 @@ def inspect(
             exclude=exclude or (),
             freeze_inputs=freeze_inputs,
             inline_functions=inline_functions,
+            upgrade_opset=upgrade_opset,
             progress=progress,
         )
     print_report(report, as_json=as_json, quiet=quiet)

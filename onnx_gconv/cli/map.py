@@ -21,6 +21,7 @@ from onnx_gconv.cli.options import (
     Model,
     Output,
     Quiet,
+    UpgradeOpset,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
 
@@ -37,6 +38,7 @@ def map_(
     exclude: Exclude = None,
     freeze_inputs: FreezeInputs = False,
     inline_functions: InlineFunctions = True,
+    upgrade_opset: UpgradeOpset = False,
     external_data: ExternalData = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do everything but write.", rich_help_panel="Files")
@@ -59,6 +61,7 @@ def map_(
             exclude=exclude or (),
             freeze_inputs=freeze_inputs,
             inline_functions=inline_functions,
+            upgrade_opset=upgrade_opset,
             external_data=external_data,
             dry_run=dry_run,
             progress=progress,

@@ -22,6 +22,7 @@ __all__ = [
     "Model",
     "Output",
     "Quiet",
+    "UpgradeOpset",
     "debug_is_on",
 ]
 
@@ -116,6 +117,14 @@ InlineFunctions: TypeAlias = Annotated[
     typer.Option(
         "--inline/--no-inline",
         help="Inline local functions that use weights, so that these can be mapped, or leave them as they are.",
+        rich_help_panel=_WEIGHTS,
+    ),
+]
+UpgradeOpset: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--upgrade-opset",
+        help="Raise the opset first if weights cannot be mapped at the one that the model has.",
         rich_help_panel=_WEIGHTS,
     ),
 ]

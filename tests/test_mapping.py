@@ -93,6 +93,7 @@ DOCUMENT = {
             "consumers": ["mm (MatMul)[1]"],
         }
     ],
+    "notes": [],
 }
 
 

@@ -42,7 +42,8 @@ def map_model(
         model: The ONNX model. It is not changed.
         output: The mapped model; beside `model` with ``.gconv`` before the suffix if None.
         converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
-        include: Globs over the names of weights and of the nodes that read them; all weights if empty.
+        include: Globs over the names of weights, of their parameters and modules, and of the nodes that read them and
+            their op types; all weights if empty.
         exclude: Globs for weights to leave as they are.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Do everything but write.

@@ -132,6 +132,8 @@ class WeightRecord(_Record):
     max_abs: float
     notes: tuple[str, ...]
     consumers: tuple[ConsumerRecord, ...]
+    parameters: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
 
     @property
     def decoding(self) -> Decoding:
@@ -164,6 +166,7 @@ class SkippedRecord(_Record):
     detail: str
     is_mvm: bool
     consumers: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
 
 
 class Manifest(_Record):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 __all__ = ["MappingReport", "RestoreReport"]
+
+_MOST_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class MappingReport:
         table.add_column("read by", overflow="fold", ratio=3)
         for weight in self.mapped:
             table.add_row(
-                with_remark(weight.name, f"in {weight.graph}" if weight.graph else ""),
+                with_remark(weight.name, _other_names(weight)),
                 _shape(weight.shape),
                 weight.dtype,
                 f"{weight.scale.value:.6g}",
@@ -126,7 +129,7 @@ class MappingReport:
         for item in items:
             shape = "?" if item.shape is None else _shape(item.shape)
             why = with_remark(_explanation(item.reason), item.detail)
-            table.add_row(plain(item.name), shape, why)
+            table.add_row(with_remark(item.name, _parameters(item)), shape, why)
         return table
 
     def _summary(self) -> list[str]:
@@ -196,6 +199,29 @@ def _weight_json(weight: WeightRecord) -> dict[str, Any]:
         "scale": weight.scale.value,
         "scale_name": weight.scale.name,
     }
+
+
+def _other_names(weight: WeightRecord) -> str:
+    """Where a weight stands and comes from, as far as its name does not say so."""
+    remarks = [f"in {weight.graph}"] if weight.graph else []
+    if from_parameters := _parameters(weight):
+        remarks.append(from_parameters)
+    else:
+        # A module that a name of the table starts with already tells nothing new.
+        known = [weight.name, *(consumer.node.strip("/").replace("/", ".") for consumer in weight.consumers)]
+        modules = [module for module in weight.modules if not any(name.startswith(module) for name in known)]
+        remarks.extend([f"module {_some(modules)}"] if modules else [])
+    return "\n".join(remarks)
+
+
+def _parameters(item: WeightRecord | SkippedRecord) -> str:
+    return f"from {_some(item.parameters)}" if any(name != item.name for name in item.parameters) else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _converter(weight: WeightRecord) -> str:

@@ -55,7 +55,8 @@ class MapConductances(ir.passes.InPlacePass):
 
     Args:
         converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
-        include: Globs over the names of weights and of the nodes that read them; all weights if empty.
+        include: Globs over the names of weights, of their parameters and modules, and of the nodes that read them and
+            their op types; all weights if empty.
         exclude: Globs for weights to leave as they are.
         progress: Called with the bytes of weights scanned so far and in all.
 
@@ -129,6 +130,7 @@ def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:
                 detail=item.detail,
                 is_mvm=item.is_mvm,
                 consumers=item.consumers,
+                parameters=item.parameters,
             )
             for item in plan.skipped
         ),
@@ -224,6 +226,8 @@ def _weight_record(weight: PlannedWeight, converter: ConductanceConverter, names
         max_abs=weight.statistics.max_abs,
         notes=weight.notes,
         consumers=tuple(_consumer_records(found)),
+        parameters=found.parameters,
+        modules=found.modules,
     )
 
 

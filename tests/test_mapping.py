@@ -77,6 +77,8 @@ DOCUMENT = {
                     "matrix_view": None,
                 },
             ],
+            "parameters": ["encoder.lin.weight"],
+            "modules": ["encoder.lin"],
         }
     ],
     "skipped": [
@@ -88,9 +90,14 @@ DOCUMENT = {
             "detail": "Transpose",
             "is_mvm": True,
             "consumers": ["mm (MatMul)[1]"],
+            "parameters": ["encoder.emb.weight"],
         }
     ],
 }
+
+# Manifests of version 1 that were written before these keys existed are still read.
+OPTIONAL_OF_WEIGHTS = ["parameters", "modules"]
+OPTIONAL_OF_SKIPPED = ["parameters"]
 
 
 @pytest.fixture
@@ -120,6 +127,15 @@ class TestReadingAndWriting:
     def test_a_manifest_is_the_documented_json(self, model):
         write_manifest(model, Manifest.model_validate(DOCUMENT))
         assert json.loads(model.metadata_props["onnx_gconv"]) == DOCUMENT
+
+    def test_a_manifest_that_lacks_optional_keys_is_read(self, model):
+        document = json.loads(json.dumps(DOCUMENT))
+        for key in OPTIONAL_OF_WEIGHTS:
+            del document["weights"][0][key]
+        for key in OPTIONAL_OF_SKIPPED:
+            del document["skipped"][0][key]
+        manifest = read(model, json.dumps(document))
+        assert manifest.weights[0].parameters == manifest.weights[0].modules == manifest.skipped[0].parameters == ()
 
     def test_a_manifest_is_read_back_as_it_was_written(self, model):
         manifest = Manifest.model_validate(DOCUMENT)

@@ -84,8 +84,8 @@ Include: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--include",
-        help="Map only weights that match this glob by their name or by the name of a node that reads them. May be "
-        "given several times.",
+        help="Map only weights that match this glob by their name, by their parameter or module in the exported "
+        "program, or by the name or op type of a node that reads them. May be given several times.",
         metavar="GLOB",
         rich_help_panel=_WEIGHTS,
         show_default=False,

@@ -130,6 +130,7 @@ class _Finder:
                 reason=SkipReason.BEHIND_OTHER_NODES,
                 detail=f"{'/'.join(ops)}{of}",
                 is_mvm=True,
+                value=key,
             ),
         )
         self._behind[key] = replace(known, consumers=(*known.consumers, f"{node_label(node)}[{slot.index}]"))
@@ -204,6 +205,7 @@ def _skipped(constant: Constant, reason: SkipReason, detail: str, *, is_mvm: boo
         detail=detail,
         is_mvm=is_mvm,
         consumers=tuple(node_label(node) for node, _ in readers(constant.value)),
+        value=constant.value,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_gconv.weights.exporter_names import modules_of, parameters_of
 from onnx_gconv.weights.matrix_view import MatrixView
 from onnx_gconv.weights.readers import node_label
 from onnx_gconv.weights.rearrangement import Rearrangement
@@ -68,6 +69,17 @@ class FoundWeight:
         """Whether a Constant node holds the weight, not an initializer."""
         return self.value.producer() is not None
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters of the exported program that it comes from, as far as the exporter says."""
+        return parameters_of(self.value)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The innermost modules of the exported program that use it as a weight, as far as the exporter says."""
+        found = (modules_of(consumer.node)[-1:] for consumer in self.consumers if consumer.is_mvm)
+        return tuple(dict.fromkeys(module for modules in found for module in modules))
+
 
 @dataclass(frozen=True, eq=False)
 class SkippedWeight:
@@ -81,6 +93,7 @@ class SkippedWeight:
         detail: What exactly, in a few words: the op, the nodes, the value.
         is_mvm: Whether it feeds a weight slot of an MVM op.
         consumers: The nodes that read it, as ``name (op_type)``, or their weight slots, as ``name (op_type)[slot]``.
+        value: The value that holds it, or None if it stands in a local function.
     """
 
     name: str
@@ -90,6 +103,12 @@ class SkippedWeight:
     detail: str
     is_mvm: bool
     consumers: tuple[str, ...] = ()
+    value: ir.Value | None = None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters of the exported program that it comes from, as far as the exporter says."""
+        return () if self.value is None else parameters_of(self.value)
 
     @classmethod
     def of(cls, weight: FoundWeight, reason: SkipReason, detail: str) -> SkippedWeight:
@@ -102,6 +121,7 @@ class SkippedWeight:
             detail=detail,
             is_mvm=True,
             consumers=tuple(node_label(consumer.node) for consumer in weight.consumers),
+            value=weight.value,
         )
 
 

@@ -14,6 +14,7 @@ from onnx_gconv.mapping_report import MappingReport, RestoreReport
 from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.passes import MapConductances, RestoreWeights
 from onnx_gconv.passes.map_conductances import manifest_of
+from onnx_gconv.passes.shared_weights import SharedPolicy
 from onnx_gconv.passes.unique_names import UniqueNames
 
 __all__ = ["Progress", "default_mapped_path", "default_restored_path", "inspect_model", "map_model", "restore_model"]
@@ -30,6 +31,7 @@ def map_model(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    shared: SharedPolicy = "rebuild",
     external_data: bool | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -45,6 +47,8 @@ def map_model(
         include: Globs over the names of weights, of their parameters and modules, and of the nodes that read them and
             their op types; all weights if empty.
         exclude: Globs for weights to leave as they are.
+        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op, such as the Gather
+            of a tied embedding: with ``"rebuild"`` they read the rebuilt weight, with ``"split"`` a digital copy of it.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Do everything but write.
         progress: Called with the step ("scan", "write"), the bytes done and the bytes in all.
@@ -55,14 +59,16 @@ def map_model(
     Raises:
         ModelError: If the model cannot be read, is mapped already, or has nothing to map.
         UnmappableWeightError: If a weight has values that no conductance can hold.
-        ConfigError: If a pattern matches nothing, or the output cannot be written.
+        ConfigError: If a pattern matches nothing, there is no such policy `shared`, or the output cannot be written.
     """
     source = Path(model)
     target = default_mapped_path(source) if output is None else Path(output)
     if not dry_run:
         check_output_path(target, [source])
     graph = load_model(source)
-    mapping = MapConductances(converter, include=include, exclude=exclude, progress=_step(progress, "scan"))
+    mapping = MapConductances(
+        converter, include=include, exclude=exclude, shared=shared, progress=_step(progress, "scan")
+    )
     with _named(source):
         if dry_run:
             mapping.requires(graph)
@@ -85,6 +91,7 @@ def inspect_model(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    shared: SharedPolicy = "rebuild",
     progress: Progress | None = None,
 ) -> MappingReport:
     """Show the mapping of a mapped model, or what `map_model` would do with a plain one.
@@ -96,11 +103,12 @@ def inspect_model(
         converter: For a plain model: the rule.
         include: For a plain model: globs for weights to map.
         exclude: For a plain model: globs for weights to leave as they are.
+        shared: For a plain model: what becomes of other readers than MVM ops, see `map_model`.
         progress: Called with the step ("scan"), the bytes done and the bytes in all.
 
     Raises:
         ModelError: If the model cannot be read.
-        ConfigError: If a pattern matches nothing.
+        ConfigError: If a pattern matches nothing, or there is no such policy `shared`.
     """
     source = Path(model)
     graph = load_model(source)
@@ -108,7 +116,9 @@ def inspect_model(
         manifest = read_manifest(graph)
         if manifest is not None:
             return MappingReport(source, manifest, is_mapped=True)
-        mapping = MapConductances(converter, include=include, exclude=exclude, progress=_step(progress, "scan"))
+        mapping = MapConductances(
+            converter, include=include, exclude=exclude, shared=shared, progress=_step(progress, "scan")
+        )
         mapping.requires(graph)
         return MappingReport(source, manifest_of(mapping.plan(graph).refused_as_skipped(), UniqueNames(graph)))
 

@@ -23,6 +23,7 @@ __all__ = [
     "Manifest",
     "MatrixViewRecord",
     "RearrangementRecord",
+    "SameSourceRecord",
     "ScaleRecord",
     "SkippedRecord",
     "WeightRecord",
@@ -71,6 +72,15 @@ class ConsumerRecord(_Record):
     is_mvm: bool
     path: tuple[RearrangementRecord, ...]
     matrix_view: MatrixViewRecord | None
+    reads: Literal["rebuilt", "digital"] = "rebuilt"
+
+
+class SameSourceRecord(_Record):
+    """Another constant that holds the same parameter; the fields are those of `weights.same_source.SameSource`."""
+
+    name: str
+    graph: str
+    relation: Literal["equal", "transposed", "rearranged"]
 
 
 class ConverterRecord(_Record):
@@ -134,6 +144,8 @@ class WeightRecord(_Record):
     consumers: tuple[ConsumerRecord, ...]
     parameters: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    same_source_as: tuple[SameSourceRecord, ...] = ()
+    digital_copy: str | None = None
 
     @property
     def decoding(self) -> Decoding:
@@ -167,6 +179,7 @@ class SkippedRecord(_Record):
     is_mvm: bool
     consumers: tuple[str, ...]
     parameters: tuple[str, ...] = ()
+    same_source_as: tuple[SameSourceRecord, ...] = ()
 
 
 class Manifest(_Record):

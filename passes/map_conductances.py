@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -19,6 +19,7 @@ from onnx_gconv.mapping import (
     Manifest,
     MatrixViewRecord,
     RearrangementRecord,
+    SameSourceRecord,
     ScaleRecord,
     SkippedRecord,
     WeightRecord,
@@ -27,8 +28,10 @@ from onnx_gconv.mapping import (
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
 from onnx_gconv.passes.preconditions import require_mappable
 from onnx_gconv.passes.rebuild_nodes import RebuiltWeight, rebuild_nodes
+from onnx_gconv.passes.shared_weights import SharedPolicy, digital_uses, shared_policy, split_off
 from onnx_gconv.passes.unique_names import UniqueNames
 from onnx_gconv.weights import FoundWeight, Scope, WeightSelection, find_weights, scopes
+from onnx_gconv.weights.same_source import SameSource
 from onnx_gconv.weights.scopes import outermost_node
 
 __all__ = ["MapConductances", "manifest_of"]
@@ -58,10 +61,12 @@ class MapConductances(ir.passes.InPlacePass):
         include: Globs over the names of weights, of their parameters and modules, and of the nodes that read them and
             their op types; all weights if empty.
         exclude: Globs for weights to leave as they are.
+        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op, such as the Gather
+            of a tied embedding: with ``"rebuild"`` they read the rebuilt weight, with ``"split"`` a digital copy of it.
         progress: Called with the bytes of weights scanned so far and in all.
 
     Raises:
-        ConfigError: If `include` or `exclude` is a text and not a list of texts.
+        ConfigError: If `include` or `exclude` is a text and not a list of texts, or there is no such policy `shared`.
     """
 
     def __init__(
@@ -70,10 +75,12 @@ class MapConductances(ir.passes.InPlacePass):
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        shared: SharedPolicy = "rebuild",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._converter = SinglePairConductanceConverter() if converter is None else converter
         self._selection = WeightSelection(_patterns("include", include), _patterns("exclude", exclude))
+        self._shared = shared_policy(shared)
         self._progress = progress
 
     def requires(self, model: ir.Model) -> None:
@@ -91,7 +98,8 @@ class MapConductances(ir.passes.InPlacePass):
             ConfigError: If a pattern matches nothing.
             ModelError: If external data cannot be read.
         """
-        return make_plan(self._selection.apply(find_weights(model)), self._converter, self._progress)
+        survey = self._selection.apply(find_weights(model))
+        return make_plan(survey, self._converter, self._progress, shared=self._shared)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Map the model.
@@ -120,7 +128,7 @@ def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:
     """The manifest that a plan gives, with names for its conductances."""
     return Manifest(
         tool=f"onnx_gconv {_version()}",
-        weights=tuple(_weight_record(weight, plan.converter, names) for weight in plan.weights),
+        weights=tuple(_weight_record(weight, plan, names) for weight in plan.weights),
         skipped=tuple(
             SkippedRecord(
                 name=item.name,
@@ -131,6 +139,7 @@ def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:
                 is_mvm=item.is_mvm,
                 consumers=item.consumers,
                 parameters=item.parameters,
+                same_source_as=_same_source_records(item.same_source_as),
             )
             for item in plan.skipped
         ),
@@ -156,9 +165,12 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
         rebuilt = rebuild_nodes(
             record.name, tensors, record.decoding, dtype=found.tensor.dtype, scale_name=record.scale.name, names=names
         )
+        constants = list(rebuilt.initializers)
+        if record.digital_copy is not None:
+            constants.append(split_off(found, digital_uses(found), record.digital_copy))
         place = _first_user(found, scope_of, positions)
         _replace(found, rebuilt, place)
-        replaced.setdefault(found.scope.graph, {})[record.name] = rebuilt.initializers
+        replaced.setdefault(found.scope.graph, {})[record.name] = constants
         logger.debug("Mapped weight '%s' of shape %s at %g µS per unit", record.name, record.shape, weight.scale)
     for graph, initializers in replaced.items():
         _register(graph, initializers)
@@ -204,8 +216,10 @@ def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:
         graph.initializers.add(value)
 
 
-def _weight_record(weight: PlannedWeight, converter: ConductanceConverter, names: UniqueNames) -> WeightRecord:
-    found, decoding = weight.found, converter.decoding(weight.scale)
+def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames) -> WeightRecord:
+    found, converter = weight.found, plan.converter
+    decoding = converter.decoding(weight.scale)
+    readers_of_copy = digital_uses(found).readers if plan.shared == "split" else frozenset()
     return WeightRecord(
         name=found.name,
         graph=found.scope.path,
@@ -225,13 +239,19 @@ def _weight_record(weight: PlannedWeight, converter: ConductanceConverter, names
         zero=decoding.zero,
         max_abs=weight.statistics.max_abs,
         notes=weight.notes,
-        consumers=tuple(_consumer_records(found)),
+        consumers=tuple(_consumer_records(found, readers_of_copy)),
         parameters=found.parameters,
         modules=found.modules,
+        same_source_as=_same_source_records(weight.same_source_as),
+        digital_copy=names.new(f"{found.name}.digital") if readers_of_copy else None,
     )
 
 
-def _consumer_records(found: FoundWeight) -> Iterable[ConsumerRecord]:
+def _same_source_records(others: Iterable[SameSource]) -> tuple[SameSourceRecord, ...]:
+    return tuple(SameSourceRecord(name=item.name, graph=item.graph_path, relation=item.relation) for item in others)
+
+
+def _consumer_records(found: FoundWeight, readers_of_copy: Collection[tuple[ir.Node, int]]) -> Iterable[ConsumerRecord]:
     for consumer in found.consumers:
         view = consumer.view
         yield ConsumerRecord(
@@ -243,6 +263,7 @@ def _consumer_records(found: FoundWeight) -> Iterable[ConsumerRecord]:
             is_mvm=consumer.is_mvm,
             path=tuple(RearrangementRecord(op=step.op, argument=step.argument) for step in consumer.path),
             matrix_view=None if view is None else MatrixViewRecord(**vars(view)),
+            reads="digital" if (consumer.node, consumer.slot) in readers_of_copy else "rebuilt",
         )
 
 

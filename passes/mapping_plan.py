@@ -12,8 +12,10 @@ import onnx_ir as ir
 
 from onnx_gconv.converters import ConductanceConverter, WeightStatistics, compute_dtype, weight_statistics
 from onnx_gconv.errors import UnmappableWeightError
+from onnx_gconv.passes.shared_weights import SharedPolicy
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
+from onnx_gconv.weights.same_source import SameSource, SourceCandidate, same_sources
 
 __all__ = ["MappingPlan", "PlannedWeight", "make_plan"]
 
@@ -31,6 +33,7 @@ class PlannedWeight:
         scale: µS per unit of weight.
         compute_dtype: The type of the conductances.
         notes: What a user should know of how it is mapped, one line each.
+        same_source_as: The constants that hold the same parameter.
     """
 
     found: FoundWeight
@@ -38,6 +41,7 @@ class PlannedWeight:
     scale: float
     compute_dtype: np.dtype[Any]
     notes: tuple[str, ...] = ()
+    same_source_as: tuple[SameSource, ...] = ()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -54,12 +58,14 @@ class MappingPlan:
         weights: The weights it maps.
         skipped: The weights it leaves as they are.
         refused: The weights whose values no conductance can hold, with the reason; one is enough to refuse the model.
+        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
     """
 
     converter: ConductanceConverter
     weights: tuple[PlannedWeight, ...]
     skipped: tuple[SkippedWeight, ...]
     refused: tuple[tuple[FoundWeight, str], ...]
+    shared: SharedPolicy = "rebuild"
 
     def raise_if_refused(self) -> None:
         """Raise for the first refused weight.
@@ -85,6 +91,8 @@ def make_plan(
     survey: WeightSurvey,
     converter: ConductanceConverter,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    shared: SharedPolicy = "rebuild",
 ) -> MappingPlan:
     """Scan the values of all found weights and give each its scale.
 
@@ -92,6 +100,10 @@ def make_plan(
         survey: The weights of a model.
         converter: The rule.
         progress: Called with the bytes scanned so far and in all.
+        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
+
+    Raises:
+        ModelError: If external data cannot be read.
     """
     planned, refused = [], []
     for weight, outcome in zip(survey.weights, _scan_all(survey.weights, progress), strict=True):
@@ -101,7 +113,43 @@ def make_plan(
             planned.append(_plan_weight(weight, outcome, converter))
         except UnmappableWeightError as error:
             refused.append((weight, str(error)))
-    return MappingPlan(converter, tuple(planned), survey.skipped, tuple(refused))
+    return _with_same_sources(MappingPlan(converter, tuple(planned), survey.skipped, tuple(refused), shared))
+
+
+def _with_same_sources(plan: MappingPlan) -> MappingPlan:
+    """Note at each weight which others hold the same parameter, mapped or not."""
+    weights = [
+        SourceCandidate(
+            name=item.found.name,
+            graph_path=item.found.scope.path,
+            tensor=item.found.tensor,
+            parameters=item.found.parameters or (item.found.name,),
+            statistics=item.statistics,
+        )
+        for item in plan.weights
+    ]
+    tensors = [None if item.value is None else ir.convenience.get_const_tensor(item.value) for item in plan.skipped]
+    with_data = [number for number, tensor in enumerate(tensors) if tensor is not None]
+    constants = [
+        SourceCandidate(
+            name=item.name,
+            graph_path=item.graph_path,
+            tensor=tensor,
+            parameters=item.parameters or (item.name,),
+            statistics=None,
+        )
+        for item, tensor in zip(plan.skipped, tensors, strict=True)
+        if tensor is not None
+    ]
+    found = same_sources([*weights, *constants])
+    skipped = list(plan.skipped)
+    for number, others in zip(with_data, found[len(weights) :], strict=True):
+        skipped[number] = replace(skipped[number], same_source_as=others)
+    return replace(
+        plan,
+        weights=tuple(replace(item, same_source_as=others) for item, others in zip(plan.weights, found, strict=False)),
+        skipped=tuple(skipped),
+    )
 
 
 def _plan_weight(weight: FoundWeight, statistics: WeightStatistics, converter: ConductanceConverter) -> PlannedWeight:

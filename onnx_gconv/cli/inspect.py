@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_gconv.cli.converter_options import converter_of
-from onnx_gconv.cli.options import Debug, Exact, Exclude, GMax, GMin, Include, Json, Model, Quiet
+from onnx_gconv.cli.options import Debug, Exact, Exclude, GMax, GMin, Include, Json, Model, Quiet, Shared, SharedChoice
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["inspect"]
@@ -16,6 +16,7 @@ def inspect(
     exact: Exact = False,
     include: Include = None,
     exclude: Exclude = None,
+    shared: Shared = SharedChoice.REBUILD,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
@@ -25,5 +26,7 @@ def inspect(
     from onnx_gconv.file_operations import inspect_model
 
     with progress_bar({"scan": "Reading weights"}, quiet=quiet) as progress:
-        report = inspect_model(model, converter, include=include or (), exclude=exclude or (), progress=progress)
+        report = inspect_model(
+            model, converter, include=include or (), exclude=exclude or (), shared=shared.value, progress=progress
+        )
     print_report(report, as_json=as_json, quiet=quiet)

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from onnx_gconv.cli.converter_options import converter_of
-from onnx_gconv.cli.options import Debug, Exact, Exclude, ExternalData, GMax, GMin, Include, Json, Model, Output, Quiet
+from onnx_gconv.cli.options import (
+    Debug,
+    Exact,
+    Exclude,
+    ExternalData,
+    GMax,
+    GMin,
+    Include,
+    Json,
+    Model,
+    Output,
+    Quiet,
+    Shared,
+    SharedChoice,
+)
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["map_"]
@@ -21,6 +35,7 @@ def map_(
     exact: Exact = False,
     include: Include = None,
     exclude: Exclude = None,
+    shared: Shared = SharedChoice.REBUILD,
     external_data: ExternalData = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do everything but write.", rich_help_panel="Files")
@@ -41,6 +56,7 @@ def map_(
             converter,
             include=include or (),
             exclude=exclude or (),
+            shared=shared.value,
             external_data=external_data,
             dry_run=dry_run,
             progress=progress,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -20,6 +21,8 @@ __all__ = [
     "Model",
     "Output",
     "Quiet",
+    "Shared",
+    "SharedChoice",
     "debug_is_on",
 ]
 
@@ -99,6 +102,24 @@ Exclude: TypeAlias = Annotated[
         metavar="GLOB",
         rich_help_panel=_WEIGHTS,
         show_default=False,
+    ),
+]
+
+
+class SharedChoice(enum.StrEnum):
+    """What --shared takes; newer versions of typer would take the type `SharedPolicy` itself."""
+
+    REBUILD = "rebuild"
+    SPLIT = "split"
+
+
+Shared: TypeAlias = Annotated[
+    SharedChoice,
+    typer.Option(
+        "--shared",
+        help="What nodes read that use a weight otherwise than MVM ops do, such as the Gather of a tied embedding: the "
+        "rebuilt weight, or a digital copy that is split off.",
+        rich_help_panel=_WEIGHTS,
     ),
 ]
 Json: TypeAlias = Annotated[

@@ -10,6 +10,7 @@ from onnx_gconv.weights.exporter_names import modules_of, parameters_of
 from onnx_gconv.weights.matrix_view import MatrixView
 from onnx_gconv.weights.readers import node_label
 from onnx_gconv.weights.rearrangement import Rearrangement
+from onnx_gconv.weights.same_source import SameSource
 from onnx_gconv.weights.scopes import Scope
 from onnx_gconv.weights.skip_reasons import SkipReason
 
@@ -94,6 +95,7 @@ class SkippedWeight:
         is_mvm: Whether it feeds a weight slot of an MVM op.
         consumers: The nodes that read it, as ``name (op_type)``, or their weight slots, as ``name (op_type)[slot]``.
         value: The value that holds it, or None if it stands in a local function.
+        same_source_as: The constants that hold the same parameter, if one of them is mapped.
     """
 
     name: str
@@ -104,6 +106,7 @@ class SkippedWeight:
     is_mvm: bool
     consumers: tuple[str, ...] = ()
     value: ir.Value | None = None
+    same_source_as: tuple[SameSource, ...] = ()
 
     @property
     def parameters(self) -> tuple[str, ...]:

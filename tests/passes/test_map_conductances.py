@@ -472,6 +472,10 @@ class TestManifest:
             "offset_us": 0.0,
             "zero": 0.0,
             "notes": (),
+            "parameters": (),
+            "modules": (),
+            "same_source_as": (),
+            "digital_copy": None,
         }
         [consumer] = record.consumers
         assert (consumer.node, consumer.op_type, consumer.slot, consumer.is_mvm) == ("mm", "MatMul", 1, True)
@@ -503,6 +507,8 @@ class TestManifest:
             "detail": "Neg",
             "is_mvm": True,
             "consumers": ("b (MatMul)[1]",),
+            "parameters": (),
+            "same_source_as": ({"name": "W", "graph": "", "relation": "equal"},),
         }
 
     def test_it_says_in_which_graph_weight_and_consumer_stand(self, parse):

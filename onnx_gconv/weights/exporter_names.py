@@ -21,7 +21,7 @@ _KIND_KEY = "pkg.torch.export.graph_signature.InputSpec.kind"
 _KINDS_OF_PARAMETERS = frozenset({"PARAMETER", "BUFFER"})
 
 # Names that PyTorch's exporter gives to intermediate results. It lists them among the names a constant was folded from.
-_INTERMEDIATE = re.compile(r"(val|scalar_tensor_default)_?\d*")
+_INTERMEDIATE = re.compile(r"val_\d+|scalar_tensor_default(_\d+)?")
 
 # The metadata is text of a file that anyone may have written: a real one is no longer than this.
 _LONGEST_LIST = 1 << 18

@@ -7,8 +7,11 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.weights.exporter_names import enclosing_modules, modules_of, op_type_of
+from onnx_gconv.weights.readers import readers
 from onnx_gconv.weights.skip_reasons import SkipReason
 from onnx_gconv.weights.weight_records import FoundWeight, SkippedWeight, WeightSurvey
 
@@ -68,7 +71,7 @@ class WeightSelection:
         skipped = [
             item
             for item in survey.skipped
-            if any(fnmatch.fnmatchcase(name, pattern) for name in (item.name, *item.parameters))
+            if any(fnmatch.fnmatchcase(name, pattern) for name in _names_of_skipped(item))
         ]
         if skipped:
             item = skipped[0]
@@ -89,6 +92,15 @@ class WeightSelection:
 
 def _names(weight: FoundWeight) -> list[str]:
     nodes = [consumer.node for consumer in weight.consumers if consumer.is_mvm]
+    return [weight.name, *weight.parameters, *_names_of_nodes(nodes)]
+
+
+def _names_of_skipped(item: SkippedWeight) -> list[str]:
+    nodes = [] if item.value is None else [node for node, _ in readers(item.value)]
+    return [item.name, *item.parameters, *_names_of_nodes(nodes)]
+
+
+def _names_of_nodes(nodes: Sequence[ir.Node]) -> list[str]:
     modules = enclosing_modules(module for node in nodes for module in modules_of(node))
     own = (node.name for node in nodes if node.name)
-    return list(dict.fromkeys((weight.name, *weight.parameters, *own, *modules, *map(op_type_of, nodes))))
+    return list(dict.fromkeys((*own, *modules, *map(op_type_of, nodes))))

@@ -33,6 +33,7 @@ def test_a_folded_constant_has_the_parameter_it_was_folded_from(key):
         ("['b.weight', 'a.weight', 'b.weight']", ("a.weight", "b.weight")),
         ("['scalar_tensor_default', 'scale', 'val_27']", ("scale",)),
         ("['val_1', 'val_2']", ()),
+        ("['val', 'valve_1']", ("val", "valve_1")),
     ],
 )
 def test_intermediate_results_of_the_exporter_are_no_parameters(names, parameters):

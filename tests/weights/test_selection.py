@@ -179,3 +179,11 @@ def test_a_parameter_of_a_skipped_weight_says_why_that_is_skipped(parse):
     model.graph.initializers["val_0"].metadata_props["pkg.onnxscript.optimizer.folded_from"] = "['lin.weight']"
     with pytest.raises(ConfigError, match=r"'lin\.weight' matches no weight .*: 'val_0' is skipped"):
         WeightSelection(include=["lin.weight"]).apply(find_weights(model))
+
+
+@pytest.mark.parametrize("pattern", ["emb", "look_up", "Gather"])
+def test_a_node_or_module_that_reads_only_skipped_weights_says_why_they_are_skipped(parse, normal, pattern):
+    model = parse("g (int64[1] i) => (float[1,4] y) { [look_up] y = Gather(table, i) }", table=normal(5, 4))
+    next(iter(model.graph)).metadata_props["pkg.torch.onnx.name_scopes"] = "['', 'emb', 'embedding']"
+    with pytest.raises(ConfigError, match=f"'{pattern}' matches no weight .*: 'table' is skipped"):
+        WeightSelection(include=[pattern]).apply(find_weights(model))

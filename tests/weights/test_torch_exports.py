@@ -7,6 +7,8 @@ import warnings
 import pytest
 
 from onnx_gconv.file_operations import inspect_model, map_model
+from onnx_gconv.passes import CheckMapping, MapConductances
+from onnx_gconv.verification import verify
 
 torch = pytest.importorskip("torch")
 
@@ -103,3 +105,46 @@ def test_a_mapped_export_still_says_where_its_weights_come_from(exported, tmp_pa
     mapped = map_model(exported / "dynamo.onnx", tmp_path / "mapped.onnx")
     assert inspect_model(mapped.output).mapped == mapped.mapped
     assert ("encoder.layers.0.lin.weight",) in {weight.parameters for weight in mapped.mapped}
+
+
+def test_a_head_that_the_exporter_untied_is_recognized(exported):
+    for name in ("dynamo", "torchscript"):
+        report = inspect_model(exported / f"{name}.onnx")
+        [(head, others)] = [(item, item.same_source_as) for item in report.mapped if item.same_source_as]
+        [table] = [item for item in report.skipped if item.same_source_as]
+        assert head.modules == ("head",)
+        assert [(item.name, item.relation) for item in others] == [(table.name, "transposed")]
+    # The older exporter leaves no parameters behind; the newer one keeps the first of the names that are tied.
+    assert inspect_model(exported / "dynamo.onnx", include=["head.weight"]).mapped[0].parameters == ("head.weight",)
+
+
+def test_a_head_that_is_still_tied_can_be_split_off(exported, tmp_path):
+    mapped = map_model(exported / "unoptimized.onnx", tmp_path / "mapped.onnx", shared="split")
+    verify(exported / "unoptimized.onnx", mapped.output).raise_if_failed()
+    [head] = [weight for weight in mapped.mapped if weight.digital_copy]
+    assert head.digital_copy == "head.weight.digital"
+    assert {consumer.op_type: consumer.reads for consumer in head.consumers} == {
+        "Gather": "digital",
+        "MatMul": "rebuilt",
+    }
+
+
+def test_thirds_of_a_fused_parameter_are_different_weights(tmp_path):
+    class Thirds(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fused = torch.nn.Linear(8, 24, bias=False)
+
+        def forward(self, x):
+            parts = (self.fused.weight[start : start + 8] for start in (0, 8, 16))
+            q, k, v = (torch.nn.functional.linear(x, part) for part in parts)
+            return q * k + v
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(Thirds(), (torch.randn(2, 8),), dynamo=True, verbose=False)
+    plan = MapConductances().plan(program.model)
+    assert {weight.found.parameters for weight in plan.weights} == {("fused.weight",)}
+    assert [weight.same_source_as for weight in plan.weights] == [(), (), ()]
+    MapConductances(shared="split")(program.model)
+    CheckMapping()(program.model)

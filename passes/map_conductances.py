@@ -50,10 +50,9 @@ class MapConductances(ir.passes.InPlacePass):
                  Div(W.g_difference, W.g_scale)  -> W
                  MatMul(x, W)
 
-    The rebuilt value takes the weight's name, so consumers stay as they are; only a digital copy, if one is wanted, makes
-    its readers read another name. The conductances are computed when they
-    are read or written, from the weight's own tensor; nothing of the weight's size is held in memory. The manifest is
-    in the model's metadata afterwards. If anything fails, the model is as it was.
+    The rebuilt value takes the weight's name, so consumers stay as they are, but for those of a digital copy. The
+    conductances are computed when they are read or written, from the weight's own tensor; nothing of the weight's size
+    is held in memory. The manifest is in the model's metadata afterwards. If anything fails, the model is as it was.
 
     It has to be the last pass of a pipeline: constant folding erases the mapping.
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from onnx_gconv.errors import ModelError, UnmappableWeightError
+from onnx_gconv.errors import ConfigError, ModelError, UnmappableWeightError
 from onnx_gconv.file_operations import inspect_model, map_model, restore_model
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.opset_upgrade import raise_opset
@@ -131,10 +131,18 @@ class TestInitializersThatAreInputs:
         assert "W" not in inputs(plain)
         assert "W" in plain.graph.initializers
 
+    def test_a_weight_that_is_an_input_and_an_output_is_still_given(self, parse, run, normal):
+        model = parse(
+            "g (float[2,3] x, float[3,4] W) => (float[2,4] y, float[3,4] W) { y = MatMul(x, W) }", W=normal(3, 4)
+        )
+        MapConductances(freeze_inputs=True)(model)
+        assert inputs(model) == ["x"]
+        np.testing.assert_allclose(run(model, x=normal(2, 3))[1], normal(3, 4), rtol=1e-5, atol=1e-6)
+
     def test_a_weight_that_the_user_feeds_cannot_be_compared_and_the_message_names_it(self, parse, save, normal):
         path = save(parse(WITH_INPUTS, W=normal(3, 4), b=normal(4)))
         output = map_model(path, freeze_inputs=True).output
-        with pytest.raises(Exception, match="no input is named 'W'"):
+        with pytest.raises(ConfigError, match="no input is named 'W'"):
             verify(path, output, inputs={"x": normal(2, 3), "W": normal(3, 4)})
 
     def test_inspecting_shows_what_freezing_would_do(self, parse, save, normal):
@@ -438,6 +446,23 @@ class TestFunctions:
         for condition in (True, False):
             manifest = self.mapped_in_runtime(model.clone(), run, x=self.X, c=np.array(condition))
         assert len({item.name for item in manifest.weights}) == len(manifest.weights) == 3
+
+    def test_names_of_inlined_results_do_not_clash_with_initializers_in_their_own_body(self, parse, run):
+        model = parse(
+            """g (bool c, float[1,2] x) => (float[1,2] y) { h = Neg(x) y = local.dense(c, h) }
+            <domain: "local", opset_import: ["" : 17]>
+            dense (c, v) => (r) {
+                r = If (c) <
+                    then_branch = t () => (float[1,2] q) <float[2,2] h_2 = {5, 6, 7, 8}> {
+                        h = Neg(v)
+                        q = MatMul(h, h_2)
+                    },
+                    else_branch = e () => (float[1,2] p) { p = Neg(v) }
+                >
+            }""",
+            opsets=self.OPSETS,
+        )
+        assert len(self.mapped_in_runtime(model, run, x=self.X, c=np.array(True)).weights) == 1
 
     def test_initializers_in_bodies_of_a_function_are_shared_by_its_calls(self, parse, run):
         model = parse(

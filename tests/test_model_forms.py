@@ -620,6 +620,53 @@ class TestUpgradedOpsets:
         x = normal(2, 3, seed=5)
         np.testing.assert_allclose(run(model, x=x)[0], self.expected(x, old), rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.parametrize("opset", [1, 2, 3, 4, 5, 6])
+    def test_a_network_of_every_old_opset_computes_what_it_does_at_a_new_one(self, tmp_path, run, normal, opset):
+        new, old = self.network(normal, 9), self.network(normal, opset)
+        onnx.save(old, tmp_path / "old.onnx")
+        report = map_model(tmp_path / "old.onnx", upgrade_opset=True)
+        assert [weight.name for weight in report.mapped] == ["kernel", "W"]
+        x = normal(1, 1, 8, 8, seed=9)
+        [expected], [ours] = run(ir.from_proto(new), x=x), run(ir.load(report.output), x=x)
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+        verify(tmp_path / "old.onnx", report.output).raise_if_failed()
+
+    def network(self, normal, opset):
+        """The same network, with the attributes that its opset asks for."""
+        in_place = {"consumed_inputs": [0]} if opset < 6 else {}
+        statistics = {"consumed_inputs": [0, 0, 0, 1, 1]} if opset < 6 else {}
+        node = onnx.helper.make_node
+        nodes = [
+            node("Conv", ["x", "kernel", "bias"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            node(
+                "BatchNormalization",
+                ["c", "scale", "shift", "mean", "variance"],
+                ["n"],
+                **statistics,
+                **({"is_test": 1} if opset < 7 else {}),
+            ),
+            node("Relu", ["n"], ["r"], **in_place),
+            node("Flatten", ["r"], ["f"]) if opset > 4 else node("Reshape", ["r"], ["f"], shape=[1, 256]),
+            node("Gemm", ["f", "W", "b"], ["g"], **({"broadcast": 1} if opset < 7 else {})),
+            node("Softmax", ["g"], ["y"], axis=1),
+        ]
+        tensors = {
+            "kernel": normal(4, 1, 3, 3),
+            "W": normal(256, 10, seed=1) / 16,
+            "variance": normal(4) ** 2 + 1,
+            **{name: normal(4, seed=number) for number, name in enumerate(("bias", "scale", "shift", "mean"))},
+            "b": normal(10),
+        }
+        shapes = {"x": (1, 1, 8, 8)} | {name: tensor.shape for name, tensor in tensors.items()}
+        graph = onnx.helper.make_graph(
+            nodes,
+            "network",
+            [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 10])],
+            [onnx.numpy_helper.from_array(tensor, name) for name, tensor in tensors.items()],
+        )
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=3)
+
     def test_inspecting_and_a_dry_run_say_the_same(self, old):
         previews = inspect_model(old, upgrade_opset=True), map_model(old, upgrade_opset=True, dry_run=True)
         report = map_model(old, upgrade_opset=True)
@@ -763,6 +810,20 @@ class TestUpgradedOpsets:
                 W=normal(3, 4),
             )
         )
+        with pytest.raises(ModelError, match="it has local functions; inline them first"):
+            map_model(path, upgrade_opset=True)
+
+    def test_bfloat16_weights_of_functions_below_opset_13_are_refused_too(self, parse, save, normal):
+        path = save(
+            parse(
+                """g (bfloat16[2,3] x) => (bfloat16[2,4] y) { y = local.dense(x, W) }
+                <domain: "local", opset_import: ["" : 12]>
+                dense (v, w) => (r) { r = MatMul(v, w) }""",
+                opsets='"" : 12, "local" : 1',
+                W=normal(3, 4, dtype=ml_dtypes.bfloat16),
+            )
+        )
+        assert reasons(inspect_model(path).manifest) == [("W", "opset_too_old")]
         with pytest.raises(ModelError, match="it has local functions; inline them first"):
             map_model(path, upgrade_opset=True)
 

@@ -139,7 +139,7 @@ class MapConductances(ir.passes.InPlacePass):
 
         Raises:
             ConfigError: If a pattern matches nothing.
-            ModelError: If external data cannot be read.
+            ModelError: If the model is mapped already or too old, or external data cannot be read.
         """
         return self._plan(*self._inlined(model))
 
@@ -152,7 +152,7 @@ class MapConductances(ir.passes.InPlacePass):
 
         Raises:
             ConfigError: If a pattern matches nothing.
-            ModelError: If external data cannot be read.
+            ModelError: If the model is mapped already or too old, or external data cannot be read.
             UnmappableWeightError: If a weight has values that no conductance can hold, and they are not to be listed.
         """
         subject, notes = self._inlined(model)

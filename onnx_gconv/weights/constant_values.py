@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_gconv.weights.constant_tensor import constant_tensor
 from onnx_gconv.weights.rearrangement import is_rearranging
 from onnx_gconv.weights.scopes import Scope
 
@@ -95,7 +96,7 @@ def constants_of(scope: Scope) -> Iterator[Constant]:
             yield Constant(value, value.const_value, scope)
     for node in scope.graph:
         if _is_dense_constant(node):
-            tensor = ir.convenience.get_const_tensor(node.outputs[0])
+            tensor = constant_tensor(node.outputs[0])
             if tensor is not None:
                 yield Constant(node.outputs[0], tensor, scope)
 

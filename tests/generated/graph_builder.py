@@ -177,7 +177,14 @@ class GraphBuilder:
 
     def graph_proto(self) -> onnx.GraphProto:
         """The graph."""
-        return helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, initializer=self.initializers)
+        described = [
+            value_info(tensor.name, helper.tensor_dtype_to_np_dtype(tensor.data_type), tensor.dims)
+            for tensor in self.initializers
+            if self.choices.random() < 0.1 and tensor.name not in {item.name for item in (*self.inputs, *self.outputs)}
+        ]
+        return helper.make_graph(
+            self.nodes, self.name, self.inputs, self.outputs, initializer=self.initializers, value_info=described
+        )
 
     # Ops whose form depends on the opset
 

@@ -105,6 +105,7 @@ def _check(model: RandomModel, folder: Path) -> None:
     manifest = manifest_of(plan, UniqueNames(original))
     _check_all_weights_are_known(model, original, manifest)
     if not manifest.weights:
+        _check_nothing_to_map(subject)
         return
     mapped, again = subject.mapped(), subject.mapped()
     _demand(read_manifest(mapped) == manifest, "the plan and the mapping differ")
@@ -218,18 +219,24 @@ def _check_restored(original: ir.Model, mapped: ir.Model, manifest: Manifest) ->
 
 
 def _check_exact(subject: _Subject, original: ir.Model, outputs: dict[str, Outputs]) -> None:
-    restored = subject.mapped(SinglePairConductanceConverter(g_max=subject.converter.g_max, exact=True))
-    manifest = read_manifest(restored)
+    """With equal weights everything is equal, bit for bit."""
+    model = subject.mapped(SinglePairConductanceConverter(g_max=subject.converter.g_max, exact=True))
+    manifest = read_manifest(model)
     assert manifest is not None
-    RestoreWeights()(restored)
+    _check_identical(outputs, subject.run(model, "exact"), "exactly mapped")
+    RestoreWeights()(model)
     for record in manifest.weights:
-        before, after = _weight(original, record), _weight(restored, record)
+        before, after = _weight(original, record), _weight(model, record)
         is_same = before.dtype == after.dtype and before.tobytes() == after.tobytes()
         _demand(is_same, f"the weight '{record.name}' is not restored exactly")
-    for level, found in subject.run(restored, "restored").items():
-        for name, reference in outputs[level].items():
-            is_same = found[name].tobytes() == reference.tobytes()
-            _demand(is_same, f"the output '{name}' of the exactly restored model differs at optimization '{level}'")
+    _check_identical(outputs, subject.run(model, "restored"), "exactly restored")
+
+
+def _check_identical(outputs: dict[str, Outputs], found: dict[str, Outputs], which: str) -> None:
+    for level, references in outputs.items():
+        for name, reference in references.items():
+            is_same = found[level][name].tobytes() == reference.tobytes()
+            _demand(is_same, f"the output '{name}' of the {which} model differs at optimization '{level}'")
 
 
 def _weight(model: ir.Model, record: WeightRecord) -> np.ndarray:
@@ -336,7 +343,14 @@ def _check_violations(mapped: ir.Model, manifest: Manifest) -> None:
         replace(ir.tensor(array, name=device.name))
 
 
-# A failure changes nothing
+# A failure changes nothing, nor does a mapping that finds nothing
+
+
+def _check_nothing_to_map(subject: _Subject) -> None:
+    model = subject.load()
+    before = _bytes(model)
+    result = MapConductances(subject.converter)(model)
+    _demand(not result.modified and _bytes(model) == before, "a model without weights to map is changed")
 
 
 def _check_unchanged_after_failure(subject: _Subject, manifest: Manifest) -> None:

@@ -123,6 +123,9 @@ def _add_other_reader(c: LayerContext, slot: ExpectedSlot) -> None:
     if c.maybe(0.3) and source.name not in names and not source.is_overridable:
         c.graph.output(source.name, source.array.dtype, source.array.shape)
         return
+    if c.maybe() and source.array.dtype.kind == "f":
+        c.graph.output(c.graph.node("Add", [source.name, source.name]), source.array.dtype, source.array.shape)
+        return
     value = c.graph.node("Gather", [source.name, c.graph.integers([0], "indices")])
     c.graph.output(value, source.array.dtype, (1, *source.array.shape[1:]))
 

@@ -273,6 +273,8 @@ class WeightStore:
         axis = self.choices.randrange(array.ndim + 1)
         given = axis - array.ndim - 1 if self.choices.random() < 0.3 else axis
         before = np.expand_dims(array, axis)
+        if 1 not in array.shape and self.choices.random() < 0.3:
+            return _Step("Squeeze", before, lambda graph, value: graph.node("Squeeze", [value]))
         return _Step(
             "Squeeze", before, lambda graph, value: graph.squeeze(value, [given if graph.opset >= 11 else axis])
         )

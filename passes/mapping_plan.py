@@ -24,7 +24,7 @@ from onnx_gconv.passes.shared_weights import SharedPolicy
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
-from onnx_gconv.weights.constant_values import constant_tensor
+from onnx_gconv.weights.constant_tensor import constant_tensor
 from onnx_gconv.weights.same_source import SameSource, SourceCandidate, same_sources
 
 __all__ = ["ConductanceDtype", "MappingPlan", "PlannedWeight", "make_plan"]

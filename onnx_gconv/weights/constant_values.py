@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_gconv.weights.constant_tensor import constant_tensor
 from onnx_gconv.weights.scopes import Scope
 
 __all__ = [
     "Constant",
     "ConstantValues",
     "Leaves",
-    "constant_tensor",
     "constants_of",
     "leaves",
     "main_source",
@@ -99,14 +99,6 @@ class ConstantValues:
         return leaves(value, self._functions).ops
 
 
-def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
-    """The data of an initializer or of a Constant node; None for everything else, and for sparse data."""
-    node = value.producer()
-    if node is not None and not _is_dense_constant(node):
-        return None
-    return ir.convenience.get_const_tensor(value)
-
-
 def constants_of(scope: Scope) -> Iterator[Constant]:
     """The constants of one graph: initializers first, then Constant nodes in their order."""
     for value in scope.graph.initializers.values():
@@ -114,7 +106,7 @@ def constants_of(scope: Scope) -> Iterator[Constant]:
             yield Constant(value, value.const_value, scope)
     for node in scope.graph:
         if _is_dense_constant(node):
-            tensor = ir.convenience.get_const_tensor(node.outputs[0])
+            tensor = constant_tensor(node.outputs[0])
             if tensor is not None:
                 yield Constant(node.outputs[0], tensor, scope)
 

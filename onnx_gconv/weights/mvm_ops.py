@@ -200,6 +200,8 @@ _ROWS = (
     MvmOp("com.microsoft", "FusedGemm", _GEMM),
     MvmOp("com.microsoft", "FusedConv", _CONV),
     MvmOp("com.microsoft", "Attention", (WeightSlot(1, 0, _attention),)),
+    # Convolutions that ONNX Runtime has laid out for one processor, in blocks of as many channels as its vectors have
+    MvmOp("com.microsoft.nchwc", "Conv", (WeightSlot(1, 0, None),)),
     # Ops with integer weights, which this version lists, but does not map
     MvmOp("", "MatMulInteger", (WeightSlot(0, 1, None), WeightSlot(1, 0, None))),
     MvmOp("", "ConvInteger", (WeightSlot(1, 0, None),)),

@@ -13,7 +13,8 @@ from onnx_gconv.mapping import Manifest, read_manifest
 from onnx_gconv.mapping_report import MappingReport, RestoreReport
 from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.passes import MapConductances, RestoreWeights
-from onnx_gconv.passes.map_conductances import manifest_of
+from onnx_gconv.passes.map_conductances import QuantizedWeights, manifest_of
+from onnx_gconv.passes.mapping_plan import ConductanceDtype
 from onnx_gconv.passes.unique_names import UniqueNames
 
 __all__ = ["Progress", "default_mapped_path", "default_restored_path", "inspect_model", "map_model", "restore_model"]
@@ -30,6 +31,9 @@ def map_model(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    include_ops: Sequence[str] = (),
+    quantized: QuantizedWeights = "map",
+    conductance_dtype: ConductanceDtype = "float32",
     external_data: bool | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -44,6 +48,10 @@ def map_model(
         converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
         include: Globs over the names of weights and of the nodes that read them; all weights if empty.
         exclude: Globs for weights to leave as they are.
+        include_ops: Op types that are no MVM ops, but whose tables are mapped, too: ``Gather``.
+        quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
+        conductance_dtype: The type of the conductances of float16 and bfloat16 weights: ``float32``, or that of the
+            ``weight``.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Do everything but write.
         progress: Called with the step ("scan", "write"), the bytes done and the bytes in all.
@@ -61,7 +69,15 @@ def map_model(
     if not dry_run:
         check_output_path(target, [source])
     graph = load_model(source)
-    mapping = MapConductances(converter, include=include, exclude=exclude, progress=_step(progress, "scan"))
+    mapping = MapConductances(
+        converter,
+        include=include,
+        exclude=exclude,
+        include_ops=include_ops,
+        quantized=quantized,
+        conductance_dtype=conductance_dtype,
+        progress=_step(progress, "scan"),
+    )
     with _named(source):
         if dry_run:
             mapping.requires(graph)
@@ -84,6 +100,9 @@ def inspect_model(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    include_ops: Sequence[str] = (),
+    quantized: QuantizedWeights = "map",
+    conductance_dtype: ConductanceDtype = "float32",
     progress: Progress | None = None,
 ) -> MappingReport:
     """Show the mapping of a mapped model, or what `map_model` would do with a plain one.
@@ -95,6 +114,9 @@ def inspect_model(
         converter: For a plain model: the rule.
         include: For a plain model: globs for weights to map.
         exclude: For a plain model: globs for weights to leave as they are.
+        include_ops: For a plain model: as for `map_model`.
+        quantized: For a plain model: as for `map_model`.
+        conductance_dtype: For a plain model: as for `map_model`.
         progress: Called with the step ("scan"), the bytes done and the bytes in all.
 
     Raises:
@@ -107,7 +129,15 @@ def inspect_model(
         manifest = read_manifest(graph)
         if manifest is not None:
             return MappingReport(source, manifest, is_mapped=True)
-        mapping = MapConductances(converter, include=include, exclude=exclude, progress=_step(progress, "scan"))
+        mapping = MapConductances(
+            converter,
+            include=include,
+            exclude=exclude,
+            include_ops=include_ops,
+            quantized=quantized,
+            conductance_dtype=conductance_dtype,
+            progress=_step(progress, "scan"),
+        )
         mapping.requires(graph)
         return MappingReport(source, manifest_of(mapping.plan(graph).refused_as_skipped(), UniqueNames(graph)))
 

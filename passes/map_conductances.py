@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Literal, TypeAlias, TypeVar, cast, get_args
 
-import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import ConductanceConverter, SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import (
+    ComputeDtype,
     ConductanceRecord,
     ConsumerRecord,
     ConverterRecord,
@@ -24,19 +25,26 @@ from onnx_gconv.mapping import (
     WeightRecord,
     write_manifest,
 )
-from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
-from onnx_gconv.passes.preconditions import require_mappable
-from onnx_gconv.passes.rebuild_nodes import RebuiltWeight, rebuild_nodes
+from onnx_gconv.passes.mapping_plan import ConductanceDtype, MappingPlan, PlannedWeight, make_plan
+from onnx_gconv.passes.preconditions import default_opset, require_mappable
+from onnx_gconv.passes.rebuild_nodes import IntegerCodes, RebuiltWeight, rebuild_nodes
 from onnx_gconv.passes.unique_names import UniqueNames
-from onnx_gconv.weights import FoundWeight, Scope, WeightSelection, find_weights, scopes
+from onnx_gconv.passes.unused_nodes import remove_unused
+from onnx_gconv.weights import LOOKUP_OPS, FoundWeight, Scope, WeightSelection, find_weights, scopes
 from onnx_gconv.weights.scopes import outermost_node
 
-__all__ = ["MapConductances", "manifest_of"]
+__all__ = ["MapConductances", "QuantizedWeights", "manifest_of"]
 
 logger = logging.getLogger(__name__)
 
+QuantizedWeights: TypeAlias = Literal["map", "skip"]
+
+_Choice = TypeVar("_Choice", bound=str)
+
 # Since this IR version an initializer need not be a graph input.
 _FREE_INITIALIZERS_IR_VERSION = 4
+
+_ROUND_OPSET = 11
 
 
 class MapConductances(ir.passes.InPlacePass):
@@ -57,10 +65,15 @@ class MapConductances(ir.passes.InPlacePass):
         converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
         include: Globs over the names of weights and of the nodes that read them; all weights if empty.
         exclude: Globs for weights to leave as they are.
+        include_ops: Op types that are no MVM ops, but whose tables are mapped, too: ``Gather``.
+        quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
+        conductance_dtype: The type of the conductances of float16 and bfloat16 weights, always in µS: ``float32``, or
+            that of the ``weight``, which halves them. A weight whose range does not fit keeps float32 and a note.
         progress: Called with the bytes of weights scanned so far and in all.
 
     Raises:
-        ConfigError: If `include` or `exclude` is a text and not a list of texts.
+        ConfigError: If `include`, `exclude` or `include_ops` is a text and not a list of texts, or another option has a
+            value that it does not know.
     """
 
     def __init__(
@@ -69,8 +82,16 @@ class MapConductances(ir.passes.InPlacePass):
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        include_ops: Sequence[str] = (),
+        quantized: QuantizedWeights = "map",
+        conductance_dtype: ConductanceDtype = "float32",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        self._lookups = _lookups(include_ops)
+        self._quantized = _known("quantized", quantized, get_args(QuantizedWeights)) == "map"
+        self._conductance_dtype: ConductanceDtype = _known(
+            "conductance_dtype", conductance_dtype, get_args(ConductanceDtype)
+        )
         self._converter = SinglePairConductanceConverter() if converter is None else converter
         self._selection = WeightSelection(_patterns("include", include), _patterns("exclude", exclude))
         self._progress = progress
@@ -90,7 +111,13 @@ class MapConductances(ir.passes.InPlacePass):
             ConfigError: If a pattern matches nothing.
             ModelError: If external data cannot be read.
         """
-        return make_plan(self._selection.apply(find_weights(model)), self._converter, self._progress)
+        survey = find_weights(model, lookups=self._lookups, quantized=self._quantized)
+        return make_plan(
+            self._selection.apply(survey),
+            self._converter,
+            self._progress,
+            conductance_dtype=self._conductance_dtype,
+        )
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Map the model.
@@ -113,6 +140,20 @@ def _patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
     if isinstance(patterns, str):
         raise ConfigError(f"{name} should be a list of patterns, but it is the text '{patterns}'; put it into a list")
     return tuple(patterns)
+
+
+def _lookups(op_types: Sequence[str]) -> tuple[str, ...]:
+    known = sorted(op_type for _, op_type in LOOKUP_OPS)
+    for op_type in (found := _patterns("include_ops", op_types)):
+        if op_type not in known:
+            raise ConfigError(f"include_ops knows {', '.join(known)}, but not '{op_type}'; MVM ops are always mapped")
+    return found
+
+
+def _known(name: str, value: _Choice, choices: tuple[_Choice, ...]) -> _Choice:
+    if value not in choices:
+        raise ConfigError(f"{name} is one of {', '.join(choices)}, but not '{value}'")
+    return value
 
 
 def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:
@@ -142,24 +183,34 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
     scope_of = {scope.graph: scope for scope in all_scopes}
     positions = {node: number for scope in all_scopes for number, node in enumerate(scope.graph)}
     replaced: dict[ir.Graph, dict[str, Sequence[ir.Value]]] = {}
+    has_round = default_opset(model) >= _ROUND_OPSET
+    unused: list[ir.Node] = []
     for weight, record in zip(plan.weights, manifest.weights, strict=True):
         found = weight.found
         tensors = conductance_tensors(
-            found.tensor,
+            found.numbers,
             plan.converter,
             weight.scale,
             dtype=record.ir_compute_dtype,
             names=[conductance.name for conductance in record.conductances],
         )
         rebuilt = rebuild_nodes(
-            record.name, tensors, record.decoding, dtype=found.tensor.dtype, scale_name=record.scale.name, names=names
+            record.name,
+            tensors,
+            record.decoding,
+            dtype=found.tensor.dtype,
+            scale_name=record.scale.name,
+            names=names,
+            codes=IntegerCodes(found.zero_point, record.zero_point, has_round) if found.is_integer else None,
         )
         place = _first_user(found, scope_of, positions)
-        _replace(found, rebuilt, place)
+        if (producer := _replace(found, rebuilt, place)) is not None:
+            unused.append(producer)
         replaced.setdefault(found.scope.graph, {})[record.name] = rebuilt.initializers
         logger.debug("Mapped weight '%s' of shape %s at %g µS per unit", record.name, record.shape, weight.scale)
     for graph, initializers in replaced.items():
         _register(graph, initializers)
+    remove_unused(unused)
     model.ir_version = max(model.ir_version, _FREE_INITIALIZERS_IR_VERSION)
     write_manifest(model, manifest)
 
@@ -168,25 +219,28 @@ def _first_user(found: FoundWeight, scope_of: dict[ir.Graph, Scope], positions: 
     """The node of the weight's own graph that uses it first, itself or in its body."""
     producer = found.value.producer()
     if producer is not None:
-        return producer  # a Constant node stands before all users of its output
+        return producer  # it stands before all users of its output
     graph = found.scope.graph
     users = [outermost_node(node, graph, scope_of) for node, _ in found.value.uses()]
     return min(users, key=positions.__getitem__)
 
 
-def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: ir.Node) -> None:
-    """Put the nodes before `place` and let them give the weight to everyone who read it."""
+def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: ir.Node) -> ir.Node | None:
+    """Put the nodes before `place` and let them give the weight to everyone who read it.
+
+    Returns:
+        The node that gave the weight before and that nobody needs any more, if there is one.
+    """
     old, new, graph = found.value, rebuilt.value, found.scope.graph
     new.doc_string = old.doc_string
     new.metadata_props.update(old.metadata_props)
     new.meta.update(old.meta)
     graph.insert_before(place, rebuilt.nodes)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
-    if found.is_constant_node:
-        producer = old.producer()
-        assert producer is not None  # noqa: S101 - that is what makes it a constant node
+    producer = old.producer()
+    if found.stored_as == "constant" and producer is not None:
         rebuilt.nodes[-1].metadata_props.update(producer.metadata_props)
-        graph.remove(producer, safe=True)
+    return producer
 
 
 def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:
@@ -209,11 +263,12 @@ def _weight_record(weight: PlannedWeight, converter: ConductanceConverter, names
         graph=found.scope.path,
         dtype=weight.dtype.name,
         shape=found.shape,
-        stored_as="constant" if found.is_constant_node else "initializer",
+        stored_as=found.stored_as,
+        sources=found.sources,
         converter=ConverterRecord.of(converter),
         granularity="tensor",
         axis=None,
-        compute_dtype="float64" if weight.compute_dtype == np.float64 else "float32",
+        compute_dtype=cast("ComputeDtype", weight.compute_dtype.name),
         conductances=tuple(
             ConductanceRecord(name=names.new(f"{found.name}.{device}"), device=device, coefficient=coefficient)
             for device, coefficient in zip(converter.device_names, decoding.coefficients, strict=True)
@@ -221,6 +276,8 @@ def _weight_record(weight: PlannedWeight, converter: ConductanceConverter, names
         offset_us=decoding.offset_us,
         scale=ScaleRecord(name=names.new(f"{found.name}.g_scale"), value=weight.scale),
         zero=decoding.zero,
+        rounded=found.is_integer,
+        zero_point=None if found.zero_point is None else names.new(f"{found.name}.g_zero_point"),
         max_abs=weight.statistics.max_abs,
         notes=weight.notes,
         consumers=tuple(_consumer_records(found)),

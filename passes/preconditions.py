@@ -8,7 +8,7 @@ from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, read_manifest
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
 
-__all__ = ["ModelPreconditionError", "require_mappable", "require_mapped"]
+__all__ = ["ModelPreconditionError", "default_opset", "require_mappable", "require_mapped"]
 
 # Sub and Div broadcast by shape since opset 7, and ONNX Runtime has no kernels for their older versions.
 _OLDEST_OPSET = 7
@@ -33,12 +33,17 @@ def require_mappable(model: ir.Model) -> None:
                     f"the model is mapped already (node '{node.name}' rebuilds a weight), but another tool removed its "
                     "manifest; map the original"
                 )
-    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    opset = default_opset(model)
     if opset < _OLDEST_OPSET:
         raise ModelPreconditionError(
             f"the model has opset {opset}, but Sub and Div need opset {_OLDEST_OPSET}; raise it with "
             "onnx.version_converter.convert_version"
         )
+
+
+def default_opset(model: ir.Model) -> int:
+    """The version of ONNX's own ops that a model uses; 0 if it uses none."""
+    return model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0)) or 0
 
 
 def require_mapped(model: ir.Model) -> Manifest:

@@ -30,6 +30,7 @@ DOCUMENT = {
             "dtype": "float16",
             "shape": [2, 3],
             "stored_as": "initializer",
+            "sources": [],
             "converter": {
                 "name": "SinglePairConductanceConverter",
                 "parameters": {"g_max": 25.0, "g_min": 0.0, "exact": False},
@@ -44,6 +45,8 @@ DOCUMENT = {
             "offset_us": 0.5,
             "scale": {"name": "W.g_scale", "value": 25.0},
             "zero": 0.25,
+            "rounded": False,
+            "zero_point": None,
             "max_abs": 1.0,
             "notes": ["unusual"],
             "consumers": [

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from onnx_gconv.cli.converter_options import converter_of
-from onnx_gconv.cli.options import Debug, Exact, Exclude, GMax, GMin, Include, Json, Model, Quiet
+from onnx_gconv.cli.options import (
+    ConductanceDtype,
+    Debug,
+    Exact,
+    Exclude,
+    GMax,
+    GMin,
+    Include,
+    IncludeOp,
+    Json,
+    Model,
+    Quantized,
+    Quiet,
+)
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["inspect"]
@@ -16,6 +29,9 @@ def inspect(
     exact: Exact = False,
     include: Include = None,
     exclude: Exclude = None,
+    include_op: IncludeOp = None,
+    quantized: Quantized = "map",
+    conductance_dtype: ConductanceDtype = "float32",
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
@@ -25,5 +41,14 @@ def inspect(
     from onnx_gconv.file_operations import inspect_model
 
     with progress_bar({"scan": "Reading weights"}, quiet=quiet) as progress:
-        report = inspect_model(model, converter, include=include or (), exclude=exclude or (), progress=progress)
+        report = inspect_model(
+            model,
+            converter,
+            include=include or (),
+            exclude=exclude or (),
+            include_ops=include_op or (),
+            quantized=quantized,
+            conductance_dtype=conductance_dtype,
+            progress=progress,
+        )
     print_report(report, as_json=as_json, quiet=quiet)

@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from onnx_gconv.cli.converter_options import converter_of
-from onnx_gconv.cli.options import Debug, Exact, Exclude, ExternalData, GMax, GMin, Include, Json, Model, Output, Quiet
+from onnx_gconv.cli.options import (
+    ConductanceDtype,
+    Debug,
+    Exact,
+    Exclude,
+    ExternalData,
+    GMax,
+    GMin,
+    Include,
+    IncludeOp,
+    Json,
+    Model,
+    Output,
+    Quantized,
+    Quiet,
+)
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["map_"]
@@ -21,6 +36,9 @@ def map_(
     exact: Exact = False,
     include: Include = None,
     exclude: Exclude = None,
+    include_op: IncludeOp = None,
+    quantized: Quantized = "map",
+    conductance_dtype: ConductanceDtype = "float32",
     external_data: ExternalData = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do everything but write.", rich_help_panel="Files")
@@ -41,6 +59,9 @@ def map_(
             converter,
             include=include or (),
             exclude=exclude or (),
+            include_ops=include_op or (),
+            quantized=quantized,
+            conductance_dtype=conductance_dtype,
             external_data=external_data,
             dry_run=dry_run,
             progress=progress,

@@ -37,11 +37,3 @@ def test_inlining_functions_makes_their_weights_mappable(parse, normal):
     assert "onnx_ir.passes.common.InlinePass" in SkipReason.INSIDE_FUNCTION.explanation
     ir.passes.common.InlinePass()(model)
     assert [weight.shape for weight in find_weights(model).weights] == [(3, 2), (2, 2)]
-
-
-def test_folding_constants_makes_weights_behind_other_nodes_mappable(parse, run, normal, tmp_path):
-    model = parse("g (float[2,3] x) => (float[2,4] y) { t = Neg(W) y = MatMul(x, t) }", W=normal(3, 4))
-    [skipped] = find_weights(model).skipped
-    assert "fold constants first" in skipped.reason.explanation
-    run(model, "basic", tmp_path / "folded.onnx", x=normal(2, 3))
-    assert [weight.shape for weight in find_weights(ir.load(tmp_path / "folded.onnx")).weights] == [(3, 4)]

@@ -313,5 +313,6 @@ def test_convolutions_in_the_blocked_layout_of_one_processor_are_mapped_or_count
     assert len(read_by_conv) == 3
     listed = {weight.name for weight in report.mapped} | {item.name for item in report.skipped if item.is_mvm}
     assert read_by_conv <= listed
+    assert {item.reason for item in report.skipped if item.is_mvm} <= {"block_packed"}
     total = report.mapped_parameters + report.skipped_mvm_parameters
     assert total >= gconv.inspect_model(plain).mapped_parameters

@@ -106,7 +106,10 @@ def test_a_shared_weight_is_split_on_request_so_that_the_gather_keeps_the_exact_
     [gather] = nodes(report.output, "Gather")
     assert initializers(report.output)[gather.input[0]].tobytes() == normal(11, 6).tobytes()
     [weight] = report.mapped
-    assert {consumer.op_type for consumer in weight.consumers} == {"MatMul"}
+    assert {(consumer.op_type, consumer.reads) for consumer in weight.consumers} == {
+        ("Gather", "digital"),
+        ("MatMul", "rebuilt"),
+    }
 
 
 def test_weights_that_an_exporter_untied_are_reported_as_one_parameter(parse, map_and_verify, normal, tmp_path):
@@ -124,7 +127,7 @@ def test_weights_that_an_exporter_untied_are_reported_as_one_parameter(parse, ma
     ir.save(model, tmp_path / "model.onnx")
     [weight] = map_and_verify(tmp_path / "model.onnx").mapped
     assert weight.name == "val_82"
-    assert any("table" in note for note in weight.notes)
+    assert [(item.name, item.relation) for item in weight.same_source_as] == [("table", "transposed")]
 
 
 def test_a_weight_that_is_a_graph_output_too_is_still_one_after_the_mapping(write, map_and_verify, normal):
@@ -256,16 +259,18 @@ twice (x) => (y) { K = Constant<value = float[2,2] {1, 2, 3, 4}>() y = MatMul(x,
 """
 
 
-def test_a_weight_that_a_function_is_called_with_is_mapped_at_the_call_or_listed(write, normal):
-    text = f"g (float[2,3] x) => (float[] y) {{ y = local.dense(x, W) }}{FUNCTION}"
-    report = gconv.inspect_model(write(text, opsets='"" : 17, "local" : 1', W=normal(3, 4)))
-    assert mapped_names(report) == ["W"] or skipped_reasons(report) == {"W": "inside_function"}
+def test_a_weight_that_a_function_is_called_with_is_mapped(write, map_and_verify, normal):
+    text = f"g (float[2,3] x) => (float[2,4] y) {{ y = local.dense(x, W) }}{FUNCTION}"
+    report = map_and_verify(write(text, opsets='"" : 17, "local" : 1', W=normal(3, 4)))
+    assert mapped_names(report) == ["W"]
+    assert all_mapped(report)
 
 
-def test_a_constant_in_the_body_of_a_function_is_mapped_or_listed(write):
-    text = f"g (float[1,2] x) => (float[] y) {{ y = local.twice(x) }}{FUNCTION_WITH_CONSTANT}"
-    report = gconv.inspect_model(write(text, opsets='"" : 17, "local" : 1'))
-    assert mapped_names(report) == ["K"] or skipped_reasons(report) == {"K": "inside_function"}
+def test_a_constant_in_the_body_of_a_function_is_mapped(write, map_and_verify):
+    text = f"g (float[1,2] x) => (float[1,2] y) {{ y = local.twice(x) }}{FUNCTION_WITH_CONSTANT}"
+    report = map_and_verify(write(text, opsets='"" : 17, "local" : 1'))
+    assert [weight.shape for weight in report.mapped] == [(2, 2)]
+    assert all_mapped(report)
 
 
 def test_a_weight_in_the_body_of_an_if_is_mapped_there(write, map_and_verify):

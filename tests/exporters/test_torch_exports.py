@@ -17,8 +17,8 @@ import onnx_gconv as gconv
 from onnx_gconv.mapping_report import MappingReport
 from onnx_gconv.verification.outputs import compare_outputs
 
-# One worker exports each model once for all tests of it.
-pytestmark = pytest.mark.xdist_group("torch_exports")
+# One worker exports each model once for all tests of it. That takes a minute or two.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("torch_exports")]
 
 EXACT = gconv.SinglePairConductanceConverter(exact=True)
 

@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx_ir as ir
+
 from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.errors import ConfigError, GconvError, ModelError
-from onnx_gconv.mapping import Manifest, read_manifest
+from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.mapping_report import MappingReport, RestoreReport
 from onnx_gconv.model_io import check_output_path, load_model, save_model
+from onnx_gconv.opset_upgrade import lacking_opset, raise_opset
 from onnx_gconv.passes import MapConductances, RestoreWeights
-from onnx_gconv.passes.map_conductances import QuantizedWeights, manifest_of
+from onnx_gconv.passes.map_conductances import QuantizedWeights
 from onnx_gconv.passes.mapping_plan import ConductanceDtype
-from onnx_gconv.passes.unique_names import UniqueNames
+from onnx_gconv.weights import default_opset
 
 __all__ = ["Progress", "default_mapped_path", "default_restored_path", "inspect_model", "map_model", "restore_model"]
 
@@ -34,6 +37,9 @@ def map_model(
     include_ops: Sequence[str] = (),
     quantized: QuantizedWeights = "map",
     conductance_dtype: ConductanceDtype = "float32",
+    freeze_inputs: bool = False,
+    inline_functions: bool = True,
+    upgrade_opset: bool = False,
     external_data: bool | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -52,6 +58,11 @@ def map_model(
         quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
         conductance_dtype: The type of the conductances of float16 and bfloat16 weights: ``float32``, or that of the
             ``weight``.
+        freeze_inputs: Make constants of weights that are graph inputs too, so that a caller may replace them; below IR
+            version 4 they become constants in any case.
+        inline_functions: Inline local functions that use weights first; else these weights are skipped.
+        upgrade_opset: Raise the opset first, with ``onnx.version_converter``, if weights cannot be mapped at the one
+            that the model has.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Do everything but write.
         progress: Called with the step ("scan", "write"), the bytes done and the bytes in all.
@@ -60,7 +71,7 @@ def map_model(
         What was mapped, and what was skipped and why.
 
     Raises:
-        ModelError: If the model cannot be read, is mapped already, or has nothing to map.
+        ModelError: If the model cannot be read, is mapped already, has nothing to map, or its opset cannot be raised.
         UnmappableWeightError: If a weight has values that no conductance can hold.
         ConfigError: If a pattern matches nothing, or the output cannot be written.
     """
@@ -76,18 +87,21 @@ def map_model(
         include_ops=include_ops,
         quantized=quantized,
         conductance_dtype=conductance_dtype,
+        freeze_inputs=freeze_inputs,
+        inline_functions=inline_functions,
         progress=_step(progress, "scan"),
     )
     with _named(source):
+        graph, notes = _upgraded(graph) if upgrade_opset else (graph, ())
         if dry_run:
             mapping.requires(graph)
-            plan = mapping.plan(graph)
-            plan.raise_if_refused()
-            return MappingReport(source, manifest_of(plan, UniqueNames(graph)))
+            return MappingReport(source, _with_notes(notes, mapping.preview(graph)))
         mapping(graph)
         manifest = read_manifest(graph)
         if manifest is None:
             raise ModelError("has no weight that can be mapped; `onnx-gconv inspect` says why")
+        manifest = _with_notes(notes, manifest)
+        write_manifest(graph, manifest)
         files = save_model(
             graph, target, external_data=external_data, inputs=[source], progress=_step(progress, "write")
         )
@@ -103,6 +117,9 @@ def inspect_model(
     include_ops: Sequence[str] = (),
     quantized: QuantizedWeights = "map",
     conductance_dtype: ConductanceDtype = "float32",
+    freeze_inputs: bool = False,
+    inline_functions: bool = True,
+    upgrade_opset: bool = False,
     progress: Progress | None = None,
 ) -> MappingReport:
     """Show the mapping of a mapped model, or what `map_model` would do with a plain one.
@@ -117,6 +134,9 @@ def inspect_model(
         include_ops: For a plain model: as for `map_model`.
         quantized: For a plain model: as for `map_model`.
         conductance_dtype: For a plain model: as for `map_model`.
+        freeze_inputs: For a plain model: as in `map_model`.
+        inline_functions: For a plain model: as in `map_model`.
+        upgrade_opset: For a plain model: as in `map_model`.
         progress: Called with the step ("scan"), the bytes done and the bytes in all.
 
     Raises:
@@ -136,10 +156,13 @@ def inspect_model(
             include_ops=include_ops,
             quantized=quantized,
             conductance_dtype=conductance_dtype,
+            freeze_inputs=freeze_inputs,
+            inline_functions=inline_functions,
             progress=_step(progress, "scan"),
         )
+        graph, notes = _upgraded(graph) if upgrade_opset else (graph, ())
         mapping.requires(graph)
-        return MappingReport(source, manifest_of(mapping.plan(graph).refused_as_skipped(), UniqueNames(graph)))
+        return MappingReport(source, _with_notes(notes, mapping.preview(graph, list_refused=True)))
 
 
 def restore_model(
@@ -182,6 +205,23 @@ def default_mapped_path(model: Path) -> Path:
 def default_restored_path(mapped: Path) -> Path:
     """``model.restored.onnx`` beside ``model.gconv.onnx``."""
     return mapped.with_name(f"{mapped.stem.removesuffix(_MAPPED_SUFFIX)}.restored{mapped.suffix}")
+
+
+def _upgraded(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
+    """The model at an opset at which its weights can be mapped, and what to say of it.
+
+    Raises:
+        ModelError: If its opset cannot be raised.
+    """
+    opset = lacking_opset(model)
+    if opset is None:
+        return model, ()
+    note = f"the opset is {opset}, raised from {default_opset(model)} with onnx.version_converter"
+    return raise_opset(model, opset), (note,)
+
+
+def _with_notes(notes: tuple[str, ...], manifest: Manifest) -> Manifest:
+    return manifest.model_copy(update={"notes": (*notes, *manifest.notes)})
 
 
 @contextmanager

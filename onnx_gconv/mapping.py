@@ -186,6 +186,7 @@ class Manifest(_Record):
     unit: Literal["uS"] = "uS"
     weights: tuple[WeightRecord, ...]
     skipped: tuple[SkippedRecord, ...]
+    notes: tuple[str, ...] = ()
 
 
 def read_manifest(model: ir.Model) -> Manifest | None:

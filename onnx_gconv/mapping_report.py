@@ -78,6 +78,7 @@ class MappingReport:
             "mapped_parameters": self.mapped_parameters,
             "skipped_mvm_parameters": self.skipped_mvm_parameters,
             "mvm_share": self.mvm_share,
+            "notes": list(self.manifest.notes),
         }
 
     def __str__(self) -> str:
@@ -130,7 +131,8 @@ class MappingReport:
         return table
 
     def _summary(self) -> list[str]:
-        lines = [note for weight in self.mapped for note in (f"'{weight.name}': {note}" for note in weight.notes)]
+        lines = [f"Note: {note}." for note in self.manifest.notes]
+        lines.extend(f"'{weight.name}': {note}" for weight in self.mapped for note in weight.notes)
         by_detail: dict[str, int] = defaultdict(int)
         for item in self.skipped:
             if not item.is_mvm:

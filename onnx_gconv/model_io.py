@@ -25,7 +25,7 @@ from onnx_gconv.external_data import (
 )
 from onnx_gconv.model_checks import first_problem
 
-__all__ = ["EXTERNAL_DATA_THRESHOLD_BYTES", "check_output_path", "load_model", "save_model"]
+__all__ = ["EXTERNAL_DATA_THRESHOLD_BYTES", "check_output_path", "load_into_memory", "load_model", "save_model"]
 
 # A model above this size is written with external data even if its source was not: a protobuf of that size has to be
 # held in memory twice by everyone who reads it.
@@ -138,6 +138,15 @@ def save_model(
         raise
 
 
+def load_into_memory(model: ir.Model) -> None:
+    """Read all external data of a model, so that nothing of it is left on disk.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
+    _take_into_memory(model, None, lambda new, _old: new())
+
+
 def check_output_path(path: Path, inputs: Iterable[Path] = ()) -> None:
     """Check, before any work is done, that an output can be written.
 
@@ -219,8 +228,8 @@ def _externalize(model: ir.Model, data_file: Path, replace: _Replace, progress: 
         replace(partial(setattr, value, "const_value", external), partial(setattr, value, "const_value", tensor))
 
 
-def _take_into_memory(model: ir.Model, folder: Path, replace: _Replace) -> None:
-    """Hold all tensors in memory that are in external data outside of the folder, in attributes, too."""
+def _take_into_memory(model: ir.Model, folder: Path | None, replace: _Replace) -> None:
+    """Hold all tensors in memory that are in external data outside of the folder, if any, in attributes, too."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             if isinstance(tensor := value.const_value, ir.ExternalTensor) and Path(tensor.base_dir) != folder:

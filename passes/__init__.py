@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from onnx_gconv.passes.check_mapping import CheckMapping, Violation
+from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.map_conductances import MapConductances
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
 from onnx_gconv.passes.restore_weights import RestoreWeights
 
-__all__ = ["CheckMapping", "MapConductances", "MappingPlan", "PlannedWeight", "RestoreWeights", "Violation"]
+__all__ = [
+    "CheckMapping",
+    "InlineWeightFunctions",
+    "MapConductances",
+    "MappingPlan",
+    "PlannedWeight",
+    "RestoreWeights",
+    "Violation",
+]

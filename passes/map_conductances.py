@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, TypeAlias, TypeVar, cast, get_args
 
@@ -11,7 +12,7 @@ import onnx_ir as ir
 
 from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import ConductanceConverter, SinglePairConductanceConverter
-from onnx_gconv.errors import ConfigError
+from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import (
     ComputeDtype,
     ConductanceRecord,
@@ -25,13 +26,23 @@ from onnx_gconv.mapping import (
     WeightRecord,
     write_manifest,
 )
+from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_plan import ConductanceDtype, MappingPlan, PlannedWeight, make_plan
-from onnx_gconv.passes.preconditions import default_opset, require_mappable
+from onnx_gconv.passes.placement import Place, Placement
+from onnx_gconv.passes.preconditions import require_mappable
 from onnx_gconv.passes.rebuild_nodes import IntegerCodes, RebuiltWeight, rebuild_nodes
 from onnx_gconv.passes.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
-from onnx_gconv.weights import LOOKUP_OPS, FoundWeight, Scope, WeightSelection, find_weights, scopes
-from onnx_gconv.weights.scopes import outermost_node
+from onnx_gconv.weights import (
+    LOOKUP_OPS,
+    FoundWeight,
+    WeightSelection,
+    WeightSurvey,
+    default_opset,
+    find_weights,
+    scopes,
+)
+from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_ROUND_OPSET, set_default_opset, without_missing_casts
 
 __all__ = ["MapConductances", "QuantizedWeights", "manifest_of"]
 
@@ -39,12 +50,13 @@ logger = logging.getLogger(__name__)
 
 QuantizedWeights: TypeAlias = Literal["map", "skip"]
 
+# What a model imports of ONNX's own ops that imported none: older than what all runtimes have by now.
+_NEW_OPSET = 13
+
 _Choice = TypeVar("_Choice", bound=str)
 
 # Since this IR version an initializer need not be a graph input.
 _FREE_INITIALIZERS_IR_VERSION = 4
-
-_ROUND_OPSET = 11
 
 
 class MapConductances(ir.passes.InPlacePass):
@@ -69,6 +81,10 @@ class MapConductances(ir.passes.InPlacePass):
         quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
         conductance_dtype: The type of the conductances of float16 and bfloat16 weights, always in µS: ``float32``, or
             that of the ``weight``, which halves them. A weight whose range does not fit keeps float32 and a note.
+        freeze_inputs: Whether weights that are graph inputs too, so that a caller may replace them, become constants.
+            Below IR version 4 every initializer has to be a graph input, which says nothing of what callers do: there,
+            all of them become constants in any case.
+        inline_functions: Whether local functions that use weights are inlined first; else these weights are skipped.
         progress: Called with the bytes of weights scanned so far and in all.
 
     Raises:
@@ -85,6 +101,8 @@ class MapConductances(ir.passes.InPlacePass):
         include_ops: Sequence[str] = (),
         quantized: QuantizedWeights = "map",
         conductance_dtype: ConductanceDtype = "float32",
+        freeze_inputs: bool = False,
+        inline_functions: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._lookups = _lookups(include_ops)
@@ -92,6 +110,8 @@ class MapConductances(ir.passes.InPlacePass):
         self._conductance_dtype: ConductanceDtype = _known(
             "conductance_dtype", conductance_dtype, get_args(ConductanceDtype)
         )
+        self._freeze_inputs = freeze_inputs
+        self._inline_functions = inline_functions
         self._converter = SinglePairConductanceConverter() if converter is None else converter
         self._selection = WeightSelection(_patterns("include", include), _patterns("exclude", exclude))
         self._progress = progress
@@ -107,17 +127,68 @@ class MapConductances(ir.passes.InPlacePass):
     def plan(self, model: ir.Model) -> MappingPlan:
         """What the pass would do, without doing it. The values of the weights are scanned.
 
+        If functions have to be inlined, the weights of the plan are those of a copy of the model.
+
         Raises:
             ConfigError: If a pattern matches nothing.
             ModelError: If external data cannot be read.
         """
-        survey = find_weights(model, lookups=self._lookups, quantized=self._quantized)
-        return make_plan(
+        return self._plan(*self._inlined(model))
+
+    def preview(self, model: ir.Model, *, list_refused: bool = False) -> Manifest:
+        """The manifest that the pass would write.
+
+        Args:
+            model: The model; it is not changed.
+            list_refused: List weights with values that no conductance can hold among the skipped ones.
+
+        Raises:
+            ConfigError: If a pattern matches nothing.
+            ModelError: If external data cannot be read.
+            UnmappableWeightError: If a weight has values that no conductance can hold, and they are not to be listed.
+        """
+        subject, notes = self._inlined(model)
+        plan = self._plan(subject, notes)
+        if list_refused:
+            plan = plan.refused_as_skipped()
+        plan.raise_if_refused()
+        return manifest_of(plan, UniqueNames(subject), Placement(scopes(subject)))
+
+    def _inlined(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
+        """A copy of the model with functions inlined, or the model itself if none has to be; and what to say of it."""
+        if not self._inline_functions or not model.functions:
+            return model, ()
+        subject = model.clone()  # it shares the tensors
+        try:
+            result = InlineWeightFunctions().call(subject)
+        except ModelError as error:
+            return model, (str(error),)
+        notes = (
+            *([f"inlined the functions that use weights: {', '.join(result.inlined)}"] if result.inlined else ()),
+            *([f"functions that use weights and cannot be inlined: {', '.join(result.left)}"] if result.left else ()),
+        )
+        return (subject if result.modified else model), notes
+
+    def _find(self, model: ir.Model, *, freeze_inputs: bool) -> WeightSurvey:
+        return find_weights(model, lookups=self._lookups, quantized=self._quantized, freeze_inputs=freeze_inputs)
+
+    def _transferred(self, plan: MappingPlan, model: ir.Model) -> MappingPlan:
+        """A plan for a copy of a model, for the model itself."""
+        own = {(item.scope.path, item.name): item for item in self._find(model, freeze_inputs=True).weights}
+        weights = (replace(weight, found=own[weight.found.scope.path, weight.found.name]) for weight in plan.weights)
+        return replace(plan, weights=tuple(weights))
+
+    def _plan(self, model: ir.Model, notes: tuple[str, ...]) -> MappingPlan:
+        require_mappable(model)  # again: inlining may have brought an import of the default domain
+        freezes = self._freeze_inputs or _has_inputs_for_initializers(model)
+        survey = without_missing_casts(self._find(model, freeze_inputs=freezes), default_opset(model))
+        plan = make_plan(
             self._selection.apply(survey),
             self._converter,
             self._progress,
             conductance_dtype=self._conductance_dtype,
         )
+        return replace(plan, notes=(*notes, *_notes(model, plan)))
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Map the model.
@@ -127,11 +198,15 @@ class MapConductances(ir.passes.InPlacePass):
             ModelError: If external data cannot be read.
             UnmappableWeightError: If a weight has values that no conductance can hold.
         """
-        plan = self.plan(model)
+        subject, notes = self._inlined(model)
+        plan = self._plan(subject, notes)
         plan.raise_if_refused()
         if not plan.weights:
             logger.info("Mapped nothing: the model has no weight that can be mapped")
             return ir.passes.PassResult(model, modified=False)
+        if subject is not model:
+            InlineWeightFunctions()(model)
+            plan = self._transferred(plan, model)
         _apply(model, plan)
         return ir.passes.PassResult(model, modified=True)
 
@@ -156,11 +231,11 @@ def _known(name: str, value: _Choice, choices: tuple[_Choice, ...]) -> _Choice:
     return value
 
 
-def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:
-    """The manifest that a plan gives, with names for its conductances."""
+def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> Manifest:
+    """The manifest that a plan gives, with names for its conductances and the graphs that they go to."""
     return Manifest(
         tool=f"onnx_gconv {_version()}",
-        weights=tuple(_weight_record(weight, plan.converter, names) for weight in plan.weights),
+        weights=tuple(_weight_record(weight, plan.converter, names, placement) for weight in plan.weights),
         skipped=tuple(
             SkippedRecord(
                 name=item.name,
@@ -173,17 +248,15 @@ def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:
             )
             for item in plan.skipped
         ),
+        notes=plan.notes,
     )
 
 
 def _apply(model: ir.Model, plan: MappingPlan) -> None:
-    names = UniqueNames(model)
-    manifest = manifest_of(plan, names)
-    all_scopes = scopes(model)
-    scope_of = {scope.graph: scope for scope in all_scopes}
-    positions = {node: number for scope in all_scopes for number, node in enumerate(scope.graph)}
+    names, placement = UniqueNames(model), Placement(scopes(model))
+    manifest = manifest_of(plan, names, placement)
     replaced: dict[ir.Graph, dict[str, Sequence[ir.Value]]] = {}
-    has_round = default_opset(model) >= _ROUND_OPSET
+    has_round = (default_opset(model) or OLDEST_ROUND_OPSET) >= OLDEST_ROUND_OPSET
     unused: list[ir.Node] = []
     for weight, record in zip(plan.weights, manifest.weights, strict=True):
         found = weight.found
@@ -203,39 +276,68 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
             names=names,
             codes=IntegerCodes(found.zero_point, record.zero_point, has_round) if found.is_integer else None,
         )
-        place = _first_user(found, scope_of, positions)
+        place = placement.of(found)
         if (producer := _replace(found, rebuilt, place)) is not None:
             unused.append(producer)
-        replaced.setdefault(found.scope.graph, {})[record.name] = rebuilt.initializers
+        replaced.setdefault(found.scope.graph, {})[record.name] = ()
+        replaced.setdefault(place.scope.graph, {})[record.name] = rebuilt.initializers
         logger.debug("Mapped weight '%s' of shape %s at %g µS per unit", record.name, record.shape, weight.scale)
     for graph, initializers in replaced.items():
         _register(graph, initializers)
+    sources = {name for weight in plan.weights for name in weight.found.sources}
+    frozen = [value for name, value in model.graph.initializers.items() if name in sources]
+    _free_from_inputs(model, [*frozen, *(weight.found.value for weight in plan.weights)])
     remove_unused(unused)
-    model.ir_version = max(model.ir_version, _FREE_INITIALIZERS_IR_VERSION)
+    if default_opset(model) is None:
+        types = {weight.found.tensor.dtype for weight in plan.weights}
+        set_default_opset(model, max(_NEW_OPSET, *(OLDEST_CASTS.get(dtype, 0) for dtype in types)))
     write_manifest(model, manifest)
 
 
-def _first_user(found: FoundWeight, scope_of: dict[ir.Graph, Scope], positions: dict[ir.Node, int]) -> ir.Node:
-    """The node of the weight's own graph that uses it first, itself or in its body."""
-    producer = found.value.producer()
-    if producer is not None:
-        return producer  # it stands before all users of its output
-    graph = found.scope.graph
-    users = [outermost_node(node, graph, scope_of) for node, _ in found.value.uses()]
-    return min(users, key=positions.__getitem__)
+def _has_inputs_for_initializers(model: ir.Model) -> bool:
+    return model.ir_version < _FREE_INITIALIZERS_IR_VERSION
 
 
-def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: ir.Node) -> ir.Node | None:
-    """Put the nodes before `place` and let them give the weight to everyone who read it.
+def _notes(model: ir.Model, plan: MappingPlan) -> Iterator[str]:
+    """What the mapping changes besides the weights."""
+    if not plan.weights:
+        return
+    if _has_inputs_for_initializers(model):
+        yield (
+            f"the IR version is {_FREE_INITIALIZERS_IR_VERSION}, it was {model.ir_version}: initializers are constants "
+            "now, no graph inputs"
+        )
+    elif frozen := [f"'{weight.found.name}'" for weight in plan.weights if weight.found.value.is_graph_input()]:
+        yield f"constants now, no graph inputs that a caller may replace: {', '.join(frozen)}"
+
+
+def _free_from_inputs(model: ir.Model, replaced: Sequence[ir.Value]) -> None:
+    """Take weights out of the graph inputs, and all initializers if the model's IR version had demanded them there.
+
+    ONNX Runtime takes such initializers for constants below IR version 4 and for inputs with a default since then, so
+    leaving the others there would let it optimize less than before.
+    """
+    inputs, initializers = model.graph.inputs, set(replaced)
+    if _has_inputs_for_initializers(model):
+        initializers.update(model.graph.initializers.values())
+        model.ir_version = _FREE_INITIALIZERS_IR_VERSION
+    if any(value in initializers for value in inputs):
+        kept = [value for value in inputs if value not in initializers]
+        inputs.clear()
+        inputs.extend(kept)
+
+
+def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Node | None:
+    """Put the nodes in their place and let them give the weight to everyone who read it.
 
     Returns:
         The node that gave the weight before and that nobody needs any more, if there is one.
     """
-    old, new, graph = found.value, rebuilt.value, found.scope.graph
+    old, new = found.value, rebuilt.value
     new.doc_string = old.doc_string
     new.metadata_props.update(old.metadata_props)
     new.meta.update(old.meta)
-    graph.insert_before(place, rebuilt.nodes)
+    place.scope.graph.insert_before(place.before, rebuilt.nodes)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     producer = old.producer()
     if found.stored_as == "constant" and producer is not None:
@@ -256,11 +358,13 @@ def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:
         graph.initializers.add(value)
 
 
-def _weight_record(weight: PlannedWeight, converter: ConductanceConverter, names: UniqueNames) -> WeightRecord:
+def _weight_record(
+    weight: PlannedWeight, converter: ConductanceConverter, names: UniqueNames, placement: Placement
+) -> WeightRecord:
     found, decoding = weight.found, converter.decoding(weight.scale)
     return WeightRecord(
         name=found.name,
-        graph=found.scope.path,
+        graph=placement.of(found).scope.path,
         dtype=weight.dtype.name,
         shape=found.shape,
         stored_as=found.stored_as,

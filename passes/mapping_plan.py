@@ -68,12 +68,14 @@ class MappingPlan:
         weights: The weights it maps.
         skipped: The weights it leaves as they are.
         refused: The weights whose values no conductance can hold, with the reason; one is enough to refuse the model.
+        notes: What else changes in the model, one line each.
     """
 
     converter: ConductanceConverter
     weights: tuple[PlannedWeight, ...]
     skipped: tuple[SkippedWeight, ...]
     refused: tuple[tuple[FoundWeight, str], ...]
+    notes: tuple[str, ...] = ()
 
     def raise_if_refused(self) -> None:
         """Raise for the first refused weight.

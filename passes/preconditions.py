@@ -7,11 +7,9 @@ import onnx_ir as ir
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, read_manifest
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
+from onnx_gconv.weights.opsets import OLDEST_OPSET, default_opset
 
-__all__ = ["ModelPreconditionError", "default_opset", "require_mappable", "require_mapped"]
-
-# Sub and Div broadcast by shape since opset 7, and ONNX Runtime has no kernels for their older versions.
-_OLDEST_OPSET = 7
+__all__ = ["ModelPreconditionError", "require_mappable", "require_mapped"]
 
 
 class ModelPreconditionError(ModelError, ir.passes.PreconditionError):
@@ -34,16 +32,11 @@ def require_mappable(model: ir.Model) -> None:
                     "manifest; map the original"
                 )
     opset = default_opset(model)
-    if opset < _OLDEST_OPSET:
+    if opset is not None and opset < OLDEST_OPSET:
         raise ModelPreconditionError(
-            f"the model has opset {opset}, but Sub and Div need opset {_OLDEST_OPSET}; raise it with "
-            "onnx.version_converter.convert_version"
+            f"the model has opset {opset}, but Sub and Div need opset {OLDEST_OPSET}; raise it with --upgrade-opset "
+            "(upgrade_opset=True), which uses onnx.version_converter"
         )
-
-
-def default_opset(model: ir.Model) -> int:
-    """The version of ONNX's own ops that a model uses; 0 if it uses none."""
-    return model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0)) or 0
 
 
 def require_mapped(model: ir.Model) -> Manifest:

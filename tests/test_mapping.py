@@ -93,6 +93,7 @@ DOCUMENT = {
             "consumers": ["mm (MatMul)[1]"],
         }
     ],
+    "notes": [],
 }
 
 
@@ -189,7 +190,7 @@ class TestDamage:
             (("weights", 0, "scale", "value"), -1.0, r"weights\.0\.scale\.value"),
             (("weights", 0, "scale", "value"), float("inf"), r"weights\.0\.scale\.value"),
             (("weights", 0, "max_abs"), float("nan"), r"weights\.0\.max_abs"),
-            (("weights", 0, "compute_dtype"), "float16", r"weights\.0\.compute_dtype"),
+            (("weights", 0, "compute_dtype"), "int8", r"weights\.0\.compute_dtype"),
             (("weights", 0, "granularity"), "tile", r"weights\.0\.granularity"),
             (("skipped", 0, "reason"), None, r"skipped\.0\.reason"),
         ],

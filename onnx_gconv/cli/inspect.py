@@ -8,14 +8,17 @@ from onnx_gconv.cli.options import (
     Debug,
     Exact,
     Exclude,
+    FreezeInputs,
     GMax,
     GMin,
     Include,
     IncludeOp,
+    InlineFunctions,
     Json,
     Model,
     Quantized,
     Quiet,
+    UpgradeOpset,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
 
@@ -32,6 +35,9 @@ def inspect(
     include_op: IncludeOp = None,
     quantized: Quantized = "map",
     conductance_dtype: ConductanceDtype = "float32",
+    freeze_inputs: FreezeInputs = False,
+    inline_functions: InlineFunctions = True,
+    upgrade_opset: UpgradeOpset = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
@@ -49,6 +55,9 @@ def inspect(
             include_ops=include_op or (),
             quantized=quantized,
             conductance_dtype=conductance_dtype,
+            freeze_inputs=freeze_inputs,
+            inline_functions=inline_functions,
+            upgrade_opset=upgrade_opset,
             progress=progress,
         )
     print_report(report, as_json=as_json, quiet=quiet)

@@ -13,15 +13,18 @@ from onnx_gconv.cli.options import (
     Exact,
     Exclude,
     ExternalData,
+    FreezeInputs,
     GMax,
     GMin,
     Include,
     IncludeOp,
+    InlineFunctions,
     Json,
     Model,
     Output,
     Quantized,
     Quiet,
+    UpgradeOpset,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
 
@@ -39,6 +42,9 @@ def map_(
     include_op: IncludeOp = None,
     quantized: Quantized = "map",
     conductance_dtype: ConductanceDtype = "float32",
+    freeze_inputs: FreezeInputs = False,
+    inline_functions: InlineFunctions = True,
+    upgrade_opset: UpgradeOpset = False,
     external_data: ExternalData = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do everything but write.", rich_help_panel="Files")
@@ -62,6 +68,9 @@ def map_(
             include_ops=include_op or (),
             quantized=quantized,
             conductance_dtype=conductance_dtype,
+            freeze_inputs=freeze_inputs,
+            inline_functions=inline_functions,
+            upgrade_opset=upgrade_opset,
             external_data=external_data,
             dry_run=dry_run,
             progress=progress,

@@ -14,15 +14,18 @@ __all__ = [
     "Exact",
     "Exclude",
     "ExternalData",
+    "FreezeInputs",
     "GMax",
     "GMin",
     "Include",
     "IncludeOp",
+    "InlineFunctions",
     "Json",
     "Model",
     "Output",
     "Quantized",
     "Quiet",
+    "UpgradeOpset",
     "debug_is_on",
 ]
 
@@ -128,6 +131,30 @@ Quantized: TypeAlias = Annotated[
         "--quantized",
         help="What to do with weights of integer codes: map the codes less their zero points, which come back exactly, "
         "or skip them.",
+        rich_help_panel=_WEIGHTS,
+    ),
+]
+FreezeInputs: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--freeze-inputs",
+        help="Make constants of weights that are graph inputs too, so that a caller may replace them.",
+        rich_help_panel=_WEIGHTS,
+    ),
+]
+InlineFunctions: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--inline/--no-inline",
+        help="Inline local functions that use weights, so that these can be mapped, or leave them as they are.",
+        rich_help_panel=_WEIGHTS,
+    ),
+]
+UpgradeOpset: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--upgrade-opset",
+        help="Raise the opset first if weights cannot be mapped at the one that the model has.",
         rich_help_panel=_WEIGHTS,
     ),
 ]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx_gconv.converters import WeightStatistics
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord
+from onnx_gconv.passes import InlineWeightFunctions
 from onnx_gconv.passes.mapped_weight import BrokenMappingError, ModelValues, locate, structural_problems
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
 from onnx_gconv.weights import scopes
@@ -67,7 +68,7 @@ def compare_weights(
     Raises:
         ModelError: If external data cannot be read.
     """
-    originals = _Originals(original)
+    originals = _Originals(_as_it_was_mapped(original, mapped))
     values = ModelValues(mapped)
     sizes = [math.prod(record.shape) * np.dtype(record.ir_dtype.numpy()).itemsize for record in manifest.weights]
     done, results = 0, []
@@ -83,6 +84,18 @@ def compare_weights(
             executor.shutdown(cancel_futures=True)
             raise
     return tuple(results)
+
+
+def _as_it_was_mapped(original: ir.Model, mapped: ir.Model) -> ir.Model:
+    """The original, with functions inlined if they were before it was mapped; that gives weights the same names."""
+    if original.functions.keys() == mapped.functions.keys():
+        return original
+    inlined = original.clone()
+    try:
+        InlineWeightFunctions()(inlined)
+    except ModelError:  # then it is another model; its weights will say so
+        return original
+    return inlined
 
 
 class _Originals:
@@ -110,8 +123,10 @@ class _Originals:
         place = record.graph, record.name
         if (tensor := self._by_path.get(place)) is not None:
             return tensor
-        if record.stored_as == "computed" and place in self._computed:
-            return EvaluatedTensor(self._evaluator, self._computed[place])
+        if record.stored_as == "computed":
+            named = [value for (_, name), value in self._computed.items() if name == record.name]
+            value = self._computed.get(place, named[0] if len(named) == 1 else None)
+            return None if value is None else EvaluatedTensor(self._evaluator, value)
         candidates = self._by_name.get(record.name, [])
         return candidates[0] if len(candidates) == 1 else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx_gconv.weights.find_weights import find_weights
 from onnx_gconv.weights.matrix_view import MatrixView
 from onnx_gconv.weights.mvm_ops import LOOKUP_OPS, MVM_OPS, MvmOp, WeightSlot
+from onnx_gconv.weights.opsets import default_opset
 from onnx_gconv.weights.scopes import Scope, scopes
 from onnx_gconv.weights.selection import WeightSelection
 from onnx_gconv.weights.skip_reasons import SkipReason
@@ -23,6 +24,7 @@ __all__ = [
     "WeightSelection",
     "WeightSlot",
     "WeightSurvey",
+    "default_opset",
     "find_weights",
     "scopes",
 ]

@@ -28,7 +28,9 @@ __all__ = ["find_weights"]
 _MATRIX_RANK = 2
 
 
-def find_weights(model: ir.Model, *, lookups: Collection[str] = (), quantized: bool = True) -> WeightSurvey:
+def find_weights(
+    model: ir.Model, *, lookups: Collection[str] = (), quantized: bool = True, freeze_inputs: bool = False
+) -> WeightSurvey:
     """Find the weights of all MVM ops of a model, in the main graph and in all bodies of If, Loop and Scan.
 
     A weight is a constant that reaches a weight slot of an MVM op while the other operand is not constant: an
@@ -39,8 +41,10 @@ def find_weights(model: ir.Model, *, lookups: Collection[str] = (), quantized: b
         model: The model.
         lookups: Op types whose tables count as weights, too: ``Gather``.
         quantized: Whether weights of integer codes are found; they are listed as skipped if not.
+        freeze_inputs: Whether initializers that are inputs of the main graph too can be mapped; else they are skipped,
+            because a caller may replace them.
     """
-    return _Finder(model, lookups, quantized=quantized).survey()
+    return _Finder(model, lookups, quantized=quantized, freeze_inputs=freeze_inputs).survey()
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +88,8 @@ class _Use:
 
 
 class _Finder:
-    def __init__(self, model: ir.Model, lookups: Collection[str], *, quantized: bool) -> None:
+    def __init__(self, model: ir.Model, lookups: Collection[str], *, quantized: bool, freeze_inputs: bool) -> None:
+        self._freeze_inputs = freeze_inputs
         self._scopes = scopes(model)
         self._scope_of = {scope.graph: scope for scope in self._scopes}
         self._values = ConstantValues(model, self._scopes)
@@ -147,7 +152,7 @@ class _Finder:
         of = f"{ops} of {', '.join(_name(item.value) for item in sources)}"
         reason: tuple[SkipReason, str] | None = None
         tensor: ir.TensorProtocol | None = None
-        if self._values.is_overridable(value):
+        if self._values.is_overridable(value) and not self._freeze_inputs:
             reason = SkipReason.OVERRIDABLE_INPUT, of
         else:
             try:
@@ -196,7 +201,11 @@ class _Finder:
             (any(item.slot.view is None for item in use.mvm_slots.values()), SkipReason.BLOCK_PACKED, _ops(use)),
             (tensor.dtype not in MAPPABLE_DTYPES, SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()),
             (tensor.size == 0, SkipReason.EMPTY, f"shape {list(tensor.shape.numpy())}"),
-            (constant.value.is_graph_input(), SkipReason.OVERRIDABLE_INPUT, ""),
+            (
+                constant.value.is_graph_input() and not (self._freeze_inputs and constant.scope.node is None),
+                SkipReason.OVERRIDABLE_INPUT,
+                "",
+            ),
             (
                 tensor.dtype in INTEGER_DTYPES and not self._quantized,
                 SkipReason.QUANTIZED,

@@ -52,20 +52,29 @@ class FunctionWeights:
     def constants(self) -> Iterator[SkippedWeight]:
         """The constants inside of functions that feed a weight slot there."""
         for function in self._functions.values():
-            graphs = [function.graph, *function.subgraphs()]
-            scope = f"function {function.domain}.{function.name}"
-            constants = {item.value: item for graph in graphs for item in constants_of(Scope(graph, scope, None, None))}
-            found: dict[ir.Value, SkippedWeight] = {}
-            for node, operands in self._weight_operands(function):
-                starts = [leaves(value, self._functions) for value in operands]
-                values = dict.fromkeys(leaf for start in starts for leaf in start.values)
-                if not all(start.is_foldable for start in starts) or not all(leaf in constants for leaf in values):
-                    continue
-                source = main_source([constants[leaf] for leaf in values])
-                key = source.value if source else operands[0]
-                known = found.setdefault(key, _skipped(key, source, scope, function.name))
-                found[key] = replace(known, consumers=(*known.consumers, node_label(node)))
-            yield from found.values()
+            yield from self.constants_in(function)
+
+    def constants_in(self, function: ir.Function) -> Iterator[SkippedWeight]:
+        """The constants inside of one function that feed a weight slot there, or in a function that it calls.
+
+        A Constant node whose data is an attribute of the calls is one of them, though its shape is not known.
+        """
+        graphs = [function.graph, *function.subgraphs()]
+        scope = f"function {function.domain}.{function.name}"
+        constants = {item.value: item for graph in graphs for item in constants_of(Scope(graph, scope, None, None))}
+        found: dict[ir.Value, SkippedWeight] = {}
+        for node, operands in self._weight_operands(function):
+            starts = [leaves(value, self._functions) for value in operands]
+            values = dict.fromkeys(leaf for start in starts for leaf in start.values)
+            known_values = [constants[leaf] for leaf in values if leaf in constants]
+            are_constant = all(leaf in constants or _is_attribute_of_calls(leaf) for leaf in values)
+            if not are_constant or not all(start.is_foldable for start in starts):
+                continue
+            source = main_source(known_values) if len(known_values) == len(values) else None
+            key = source.value if source else operands[0]
+            known = found.setdefault(key, _skipped(key, source, scope, function.name))
+            found[key] = replace(known, consumers=(*known.consumers, node_label(node)))
+        yield from found.values()
 
     def _weight_operands(self, function: ir.Function) -> Iterator[tuple[ir.Node, list[ir.Value]]]:
         """For each weight slot in a function's body, and in the functions it calls: the values that feed it."""
@@ -76,6 +85,11 @@ class FunctionWeights:
                 values = [node.inputs[index] for index in sorted(indices) if index < len(node.inputs)]
                 if operands := [value for value in values if value is not None]:
                     yield node, operands
+
+
+def _is_attribute_of_calls(value: ir.Value) -> bool:
+    node = value.producer()
+    return node is not None and any(attribute.is_ref() for attribute in node.attributes.values())
 
 
 def _skipped(value: ir.Value, source: Constant | None, scope: str, function: str) -> SkippedWeight:

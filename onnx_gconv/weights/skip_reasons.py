@@ -15,6 +15,7 @@ class SkipReason(enum.StrEnum):
     BEHIND_OTHER_NODES = "behind_other_nodes"
     CONSTANT_EXPRESSION = "constant_expression"
     DTYPE_NOT_SUPPORTED = "dtype_not_supported"
+    OPSET_TOO_OLD = "opset_too_old"
     OVERRIDABLE_INPUT = "overridable_input"
     INSIDE_FUNCTION = "inside_function"
     EMPTY = "empty"
@@ -38,9 +39,12 @@ _EXPLANATIONS = {
     "constants first",
     SkipReason.DTYPE_NOT_SUPPORTED: "weights of this type are not mapped: only float8, float16, bfloat16, float32, "
     "float64 and integers of up to 32 bits are",
-    SkipReason.OVERRIDABLE_INPUT: "it is the default of a graph input, so a caller may replace it; remove it from the "
-    "graph inputs (onnx_ir.passes.common.RemoveInitializersFromInputsPass)",
-    SkipReason.INSIDE_FUNCTION: "a local function uses it; inline functions first (onnx_ir.passes.common.InlinePass)",
+    SkipReason.OPSET_TOO_OLD: "the Cast that gives its type back needs a newer opset; raise it (--upgrade-opset, "
+    "upgrade_opset=True)",
+    SkipReason.OVERRIDABLE_INPUT: "it is the default of a graph input, so a caller may replace it; make it a constant "
+    "(--freeze-inputs, freeze_inputs=True)",
+    SkipReason.INSIDE_FUNCTION: "a local function uses it that nobody calls, that cannot be inlined, or that has to "
+    "stay (--no-inline, inline_functions=False)",
     SkipReason.EMPTY: "it has no elements",
     SkipReason.INVALID_SHAPE: "its shape does not fit the op that reads it",
     SkipReason.NOT_SELECTED: "the include and exclude patterns leave it out",

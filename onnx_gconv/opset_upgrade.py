@@ -1,0 +1,107 @@
+"""Raising the opset of a model that is too old to be mapped, with the version converter of onnx."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.model_io import load_into_memory
+from onnx_gconv.weights import default_opset, find_weights
+from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_OPSET, set_default_opset
+
+__all__ = ["lacking_opset", "raise_opset"]
+
+# Larger initializers are kept away from the converter, which holds all that it is given several times. It reads the
+# values of shapes, axes and scales only, and these are small.
+_LARGEST_CONVERTED_BYTES = 1024
+
+
+def lacking_opset(model: ir.Model) -> int | None:
+    """The lowest opset at which all weights of a model can be mapped, or None if it has that already."""
+    opset = default_opset(model)
+    if opset is None or opset >= max(OLDEST_CASTS.values()):
+        return None
+    types = {weight.tensor.dtype for weight in find_weights(model, freeze_inputs=True).weights}
+    needed = max(OLDEST_OPSET, *(OLDEST_CASTS.get(dtype, 0) for dtype in types))
+    return needed if opset < needed else None
+
+
+def raise_opset(model: ir.Model, opset: int) -> ir.Model:
+    """A model at a newer opset of the default domain, from ``onnx.version_converter``.
+
+    Large initializers of the main graph stay where they are, on disk or in memory. Everything else is held in memory;
+    metadata of nodes and values is lost, that of the model is not.
+
+    Args:
+        model: The model. It is used up.
+        opset: The version of the default domain to raise it to.
+
+    Raises:
+        ModelError: If the converter cannot do it.
+    """
+    before = default_opset(model)
+    failure = f"onnx.version_converter cannot raise the model from opset {before} to {opset}"
+    remedy = f"export it again with opset {opset} or newer"
+    if model.functions:  # the converter drops them without a word
+        raise ModelError(f"{failure}: it has local functions; inline them first (onnx_ir.passes.common.InlinePass)")
+    set_default_opset(model, before or opset)
+    order = list(model.graph.initializers)
+    tensors = _set_aside(model.graph)
+    added = [name for name in tensors if _add_input(model.graph, name)]
+    for name in tensors:
+        del model.graph.initializers[name]
+    load_into_memory(model)
+    expected = _interface(model.graph)
+    try:
+        proto = onnx.version_converter.convert_version(ir.to_proto(model), opset)
+        converted = ir.from_proto(proto)
+    except Exception as error:  # the converter's errors have no base of their own
+        raise ModelError(f"{failure}: {_first_line(error)}; {remedy}") from error
+    if _interface(converted.graph) != expected:
+        raise ModelError(f"{failure}: it changes the inputs or outputs; {remedy}")
+    _put_back(converted.graph, tensors, added, order)
+    return converted
+
+
+def _set_aside(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
+    """The tensors that the converter is not to hold, by name."""
+    return {
+        name: value.const_value
+        for name, value in graph.initializers.items()
+        if value.const_value is not None and value.const_value.nbytes > _LARGEST_CONVERTED_BYTES
+    }
+
+
+def _add_input(graph: ir.Graph, name: str) -> bool:
+    """Let an initializer be a graph input, so that the converter knows its type and shape; False if it is one."""
+    value = graph.initializers[name]
+    if value.is_graph_input():
+        return False
+    graph.inputs.append(value)
+    return True
+
+
+def _put_back(graph: ir.Graph, tensors: dict[str, ir.TensorProtocol], added: list[str], order: list[str]) -> None:
+    """Give the graph its initializers in their old order, followed by those that the converter made."""
+    values = {value.name: value for value in graph.inputs}
+    kept = [value for value in graph.inputs if value.name not in set(added)]
+    graph.inputs.clear()
+    graph.inputs.extend(kept)
+    initializers = dict(graph.initializers)
+    for name, tensor in tensors.items():
+        initializers[name] = values[name]
+        initializers[name].const_value = tensor
+    graph.initializers.clear()
+    for name in [*(name for name in order if name in initializers), *(initializers.keys() - set(order))]:
+        graph.initializers.add(initializers[name])
+
+
+def _interface(graph: ir.Graph) -> tuple[list[str | None], list[str | None]]:
+    return [value.name for value in graph.inputs], [value.name for value in graph.outputs]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

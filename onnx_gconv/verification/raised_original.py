@@ -1,0 +1,57 @@
+"""Originals that are too old for ONNX Runtime, at the opset to which they were raised before they were mapped."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.opset_upgrade import raise_opset
+from onnx_gconv.weights import default_opset
+
+__all__ = ["RaisedOriginal", "raised_original"]
+
+
+@dataclass(frozen=True)
+class RaisedOriginal:
+    """An original at the opset of its mapped form.
+
+    Attributes:
+        model: Its file, which is gone after the ``with`` block.
+        note: What the comparison with it does not prove.
+    """
+
+    model: Path
+    note: str
+
+
+@contextmanager
+def raised_original(original: Path, mapped: Path) -> Iterator[RaisedOriginal | None]:
+    """The original at the opset of the mapped model, in a temporary folder; None if it has that, or cannot be raised.
+
+    Raises:
+        ModelError: If a model cannot be read.
+    """
+    model, opset = load_model(original), default_opset(load_model(mapped))
+    before = default_opset(model)
+    if before is None or opset is None or before >= opset:
+        yield None
+        return
+    try:
+        model = raise_opset(model, opset)
+    except ModelError:  # why the original itself does not run says more
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:
+        path = Path(folder) / original.name
+        save_model(model, path)
+        del model
+        yield RaisedOriginal(
+            path,
+            f"ONNX Runtime does not run the original at opset {before}; its outputs are those that it has after "
+            f"onnx.version_converter raised it to opset {opset}, so that what the converter did is not checked",
+        )

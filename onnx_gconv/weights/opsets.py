@@ -1,0 +1,62 @@
+"""What the default domain's opset of a model has to offer for rebuilding its weights."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnx_gconv.weights.skip_reasons import SkipReason
+from onnx_gconv.weights.weight_records import FoundWeight, SkippedWeight, WeightSurvey
+
+__all__ = [
+    "OLDEST_CASTS",
+    "OLDEST_OPSET",
+    "OLDEST_ROUND_OPSET",
+    "default_opset",
+    "set_default_opset",
+    "without_missing_casts",
+]
+
+OLDEST_OPSET = 7
+"""Sub and Div broadcast by shape since this opset, and ONNX Runtime has no kernels for their older versions."""
+
+OLDEST_ROUND_OPSET = 11
+"""The op Round exists since this opset."""
+
+OLDEST_CASTS = {
+    ir.DataType.BFLOAT16: 13,
+    ir.DataType.FLOAT8E4M3FN: 19,
+    ir.DataType.FLOAT8E4M3FNUZ: 19,
+    ir.DataType.FLOAT8E5M2: 19,
+    ir.DataType.FLOAT8E5M2FNUZ: 19,
+    ir.DataType.INT4: 21,
+    ir.DataType.UINT4: 21,
+}
+"""The opsets since which Cast gives these types; all others it gives since the oldest opset."""
+
+_LONG_NAME = "ai.onnx"
+
+
+def default_opset(model: ir.Model) -> int | None:
+    """The version of the default domain that a model imports, or None if it imports other domains only."""
+    return model.opset_imports.get("", model.opset_imports.get(_LONG_NAME))
+
+
+def set_default_opset(model: ir.Model, version: int) -> None:
+    """Import a version of the default domain, under its short name alone."""
+    model.opset_imports.pop(_LONG_NAME, None)
+    model.opset_imports[""] = version
+
+
+def without_missing_casts(survey: WeightSurvey, opset: int | None) -> WeightSurvey:
+    """Move weights to the skipped ones if no node of the opset can give their type; None stands for a free choice."""
+    if opset is None:
+        return survey
+    kept: list[FoundWeight] = []
+    lacking: list[SkippedWeight] = []
+    for weight in survey.weights:
+        if (needed := OLDEST_CASTS.get(weight.tensor.dtype, 0)) > opset:
+            detail = f"{weight.tensor.dtype.name.lower()} at opset {opset}, needs {needed}"
+            lacking.append(SkippedWeight.of(weight, SkipReason.OPSET_TOO_OLD, detail))
+        else:
+            kept.append(weight)
+    return WeightSurvey(tuple(kept), (*survey.skipped, *lacking))

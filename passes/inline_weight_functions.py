@@ -1,0 +1,200 @@
+"""Inlines the local functions that use weights, so that the weights can be mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import onnx_ir.passes.common
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.passes.unique_names import UniqueNames
+from onnx_gconv.weights import Scope, default_opset, scopes
+from onnx_gconv.weights.functions_with_weights import functions_with_weights
+
+__all__ = ["InlineWeightFunctions", "InliningResult"]
+
+
+@dataclass
+class InliningResult(ir.passes.PassResult):
+    """What `InlineWeightFunctions` did.
+
+    Attributes:
+        inlined: The functions that are gone, as ``domain.name``.
+        left: The functions with weights that cannot be inlined, each with the reason.
+    """
+
+    inlined: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+class InlineWeightFunctions(ir.passes.InPlacePass):
+    """Puts the bodies of local functions that use weights in place of their calls::
+
+        before:  dense(x) -> a,  dense(a) -> y,  where dense(v) = MatMul(v, K) with a Constant K
+        after:   K,  MatMul(x, K) -> a,  MatMul(a, K) -> y
+
+    Calls of one function share the constants of its body, as they did before: a constant is moved to the innermost
+    graph around all its readers. Functions without weights stay. A function that imports another version of an operator
+    set than the model cannot be inlined and stays, too.
+    """
+
+    def call(self, model: ir.Model) -> InliningResult:
+        """Inline the functions.
+
+        Raises:
+            ModelError: If a function that uses weights calls itself, or takes a graph as an attribute. The model may
+                be inlined in part then.
+        """
+        before = tuple(model.functions)
+        left = {item: reason for item in before if (reason := _obstacle(model, model.functions[item]))}
+        constants: dict[int, object] = {}
+        modified = False
+        # Inlining one function may bring its weights into another one, or hand them to one.
+        while wanted := functions_with_weights(model) - left.keys():
+            _use_short_name(model.opset_imports)
+            constants.update((id(item), item) for name in wanted for item in _constant_data(model.functions[name]))
+            for name in wanted:
+                _use_short_name(model.functions[name].opset_imports)
+            if not _inline(model, wanted):
+                break  # nobody calls them
+            modified = True
+        if modified:
+            names = UniqueNames(model)
+            _share(model, constants, names)
+            _separate_names(model, names)
+        return InliningResult(
+            model,
+            modified,
+            inlined=tuple(_label(item) for item in before if item not in model.functions),
+            left=tuple(f"{_label(item)} ({left[item]})" for item in functions_with_weights(model) & left.keys()),
+        )
+
+
+def _obstacle(model: ir.Model, function: ir.Function) -> str | None:
+    """Why a function cannot be inlined, or None."""
+    for domain, version in function.opset_imports.items():
+        known = default_opset(model) if domain in {"", "ai.onnx"} else model.opset_imports.get(domain)
+        if known is not None and known != version:
+            return f"it imports version {version} of '{domain or 'ai.onnx'}', the model version {known}"
+    return None
+
+
+def _use_short_name(opset_imports: MutableMapping[str, int]) -> None:
+    """Import the default domain under one name; onnx-ir takes its two names for two domains."""
+    if "ai.onnx" in opset_imports:
+        opset_imports.setdefault("", opset_imports.pop("ai.onnx"))
+
+
+def _inline(model: ir.Model, wanted: Collection[ir.OperatorIdentifier]) -> bool:
+    inlining = ir.passes.common.InlinePass(lambda function: function.identifier() in wanted)
+    try:
+        return inlining(model).modified
+    except (ir.passes.PassError, ir.passes.PreconditionError, RuntimeError, ValueError) as error:
+        raise ModelError(f"local functions cannot be inlined: {' '.join(str(error).split())}") from error
+
+
+def _constant_data(function: ir.Function) -> Iterator[object]:
+    """The data of the constants in a function's body, which all of its inlined copies share."""
+    for node in function.all_nodes():
+        if (data := _data_of_node(node)) is not None:
+            yield data
+    for graph in function.subgraphs():
+        for value in graph.initializers.values():
+            yield value.const_value
+
+
+def _data_of_node(node: ir.Node) -> Any:  # noqa: ANN401 - a tensor, or a list of numbers
+    if node.op_type != "Constant" or node.domain != "":
+        return None
+    attribute = next(iter(node.attributes.values()), None)
+    return None if attribute is None or attribute.is_ref() else attribute.value
+
+
+def _share(model: ir.Model, constants: dict[int, object], names: UniqueNames) -> None:
+    """Keep one of the copies that inlining made of a constant, in the innermost graph around all of them."""
+    copies: dict[int, list[tuple[ir.Value, Scope]]] = {}
+    for scope in scopes(model):
+        for value, data in _constants_of(scope.graph):
+            # A result of a graph has a name of its own.
+            if id(data) in constants and not value.is_graph_output():
+                copies.setdefault(id(data), []).append((value, scope))
+    for (kept, home), *others in copies.values():
+        if not others:
+            continue
+        for value, scope in others:
+            value.replace_all_uses_with(kept)
+            _take_out(value, scope.graph)
+        around = _innermost_around([home, *(scope for _, scope in others)])
+        if around is not home or any(scope is not home for _, scope in others):
+            _take_out(kept, home.graph)
+            _put_first(kept, around.graph, names)
+
+
+def _constants_of(graph: ir.Graph) -> Iterator[tuple[ir.Value, object]]:
+    for value in graph.initializers.values():
+        yield value, value.const_value
+    for node in graph:
+        if (data := _data_of_node(node)) is not None:
+            yield node.outputs[0], data
+
+
+def _take_out(value: ir.Value, graph: ir.Graph) -> None:
+    if (node := value.producer()) is not None:
+        graph.remove(node)
+    else:
+        del graph.initializers[value.name or ""]
+
+
+def _put_first(value: ir.Value, graph: ir.Graph, names: UniqueNames) -> None:
+    if value.name in {item.name for item in _values_of(graph)}:
+        value.name = names.new(value.name or "")
+    if (node := value.producer()) is not None:
+        graph.insert_before(graph[0], node)
+    else:
+        graph.initializers.add(value)
+
+
+def _innermost_around(places: Iterable[Scope]) -> Scope:
+    """The innermost scope that is, or encloses, each of the given ones."""
+    chains = [_chain(scope) for scope in places]
+    around = chains[0][0]
+    for level in zip(*chains, strict=False):
+        if any(scope is not level[0] for scope in level):
+            break
+        around = level[0]
+    return around
+
+
+def _chain(scope: Scope) -> list[Scope]:
+    """The scopes from the main graph to a scope."""
+    chain = [scope]
+    while (parent := chain[-1].parent) is not None:
+        chain.append(parent)
+    return chain[::-1]
+
+
+def _separate_names(model: ir.Model, names: UniqueNames) -> None:
+    """Rename what has the name of a value of a graph around it: in a file, it would be read in that one's place."""
+    visible: dict[Scope | None, set[str | None]] = {None: set()}
+    for scope in scopes(model):
+        outer = visible[scope.parent]
+        values = list(_values_of(scope.graph))
+        for value in values:
+            if value.name in outer:
+                value.name = names.new(value.name or "")
+        visible[scope] = outer | {value.name for value in values}
+
+
+def _values_of(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def _label(identifier: ir.OperatorIdentifier) -> str:
+    domain, name, overload = identifier
+    return f"{domain}.{name}" + (f":{overload}" if overload else "")

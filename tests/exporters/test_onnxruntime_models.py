@@ -422,13 +422,34 @@ def test_a_model_of_packed_codes_alone_has_nothing_to_map(tmp_path):
         gconv.map_model(file, tmp_path / "mapped.onnx")
 
 
-def test_four_bit_codes_that_are_dequantized_in_blocks_are_mapped_or_listed(tmp_path):
-    file = four_bit_model(tmp_path, QuantFormat.QDQ)
-    matrices = {
+@pytest.fixture
+def dequantized_in_blocks(tmp_path) -> Path:
+    """A model with nodes that dequantize codes of four bits, two in each byte of the file."""
+    return four_bit_model(tmp_path, QuantFormat.QDQ)
+
+
+def test_four_bit_codes_that_are_dequantized_in_blocks_are_mapped(dequantized_in_blocks, tmp_path):
+    narrow = {
         name
-        for name, value in ir.load(file).graph.initializers.items()
-        if value.dtype in {ir.DataType.INT4, ir.DataType.UINT4} and len(value.shape) == MATRIX_RANK
+        for name, value in ir.load(dequantized_in_blocks).graph.initializers.items()
+        if value.dtype == ir.DataType.INT4
     }
-    report = gconv.inspect_model(file)
-    codes_of = {weight.name for weight in report.mapped} | {item.name for item in report.skipped if item.is_mvm}
-    assert len([name for name in matrices if name in codes_of]) == 3
+    assert len(narrow) == 3
+    report = gconv.map_model(dequantized_in_blocks, tmp_path / "mapped.onnx")
+    assert {weight.name for weight in report.mapped} == narrow
+    assert report.mvm_share == 1.0
+    verified = gconv.verify(dequantized_in_blocks, tmp_path / "mapped.onnx")
+    verified.raise_if_failed()
+    assert all(item.bit_identical for item in verified.weights)
+
+
+@pytest.mark.parametrize("external_data", [False, True])
+def test_four_bit_codes_are_packed_again_when_they_are_restored(dequantized_in_blocks, external_data, tmp_path):
+    gconv.map_model(dequantized_in_blocks, tmp_path / "mapped.onnx")
+    gconv.restore_model(tmp_path / "mapped.onnx", tmp_path / "restored.onnx", external_data=external_data)
+    before, after = (ir.load(file).graph.initializers for file in (dequantized_in_blocks, tmp_path / "restored.onnx"))
+    for name in before:
+        assert after[name].const_value.tobytes() == before[name].const_value.tobytes(), name
+    for level in LEVELS:
+        [expected], [found] = run(dequantized_in_blocks, level), run(tmp_path / "restored.onnx", level)
+        assert expected.tobytes() == found.tobytes()

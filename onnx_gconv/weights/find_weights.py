@@ -73,7 +73,7 @@ class _SlotUse:
             EvaluationError: If one is not constant or cannot be computed.
         """
         value = None if self.slot.zero_point is None else _input(self.node, self.slot.zero_point)
-        at_slot = None if value is None else (value, self.slot.zero_point_axes)
+        at_slot = None if value is None else (value, self.slot.zero_point_axes_of(self.node))
         return self.path.zero_point(shape, evaluator.evaluate, at_slot=at_slot)
 
 

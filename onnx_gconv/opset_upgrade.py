@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx
+import onnx.shape_inference
 import onnx.version_converter
 import onnx_ir as ir
 
 from onnx_gconv.errors import ModelError
+from onnx_gconv.external_data import attribute_tensors
 from onnx_gconv.model_io import load_into_memory
 from onnx_gconv.weights import default_opset, find_weights
 from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_OPSET, set_default_opset
@@ -23,8 +27,11 @@ def lacking_opset(model: ir.Model) -> int | None:
     opset = default_opset(model)
     if opset is None or opset >= max(OLDEST_CASTS.values()):
         return None
-    types = {weight.tensor.dtype for weight in find_weights(model, freeze_inputs=True).weights}
-    needed = max(OLDEST_OPSET, *(OLDEST_CASTS.get(dtype, 0) for dtype in types))
+    tensors = [weight.tensor for weight in find_weights(model, freeze_inputs=True).weights]
+    if model.functions:  # a weight may be in one of them, or be handed to one
+        tensors.extend(tensor for _, _, tensor in attribute_tensors(model))
+        tensors.extend(v.const_value for v in model.graph.initializers.values() if v.const_value is not None)
+    needed = max(OLDEST_OPSET, *(OLDEST_CASTS.get(tensor.dtype, 0) for tensor in tensors))
     return needed if opset < needed else None
 
 
@@ -55,10 +62,14 @@ def raise_opset(model: ir.Model, opset: int) -> ir.Model:
     load_into_memory(model)
     expected = _interface(model.graph)
     try:
-        proto = onnx.version_converter.convert_version(ir.to_proto(model), opset)
+        proto = ir.to_proto(model)
+        for version in range((before or opset) + 1, opset + 1):
+            # Its adapters ask for shapes, for instance where a bias is broadcast along an axis. Files need not have
+            # them, and they cannot be inferred at the oldest opsets.
+            proto = onnx.version_converter.convert_version(onnx.shape_inference.infer_shapes(proto), version)
         converted = ir.from_proto(proto)
     except Exception as error:  # the converter's errors have no base of their own
-        raise ModelError(f"{failure}: {_first_line(error)}; {remedy}") from error
+        raise ModelError(f"{failure}: {_reason(error)}; {remedy}") from error
     if _interface(converted.graph) != expected:
         raise ModelError(f"{failure}: it changes the inputs or outputs; {remedy}")
     _put_back(converted.graph, tensors, added, order)
@@ -102,6 +113,7 @@ def _interface(graph: ir.Graph) -> tuple[list[str | None], list[str | None]]:
     return [value.name for value in graph.inputs], [value.name for value in graph.outputs]
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    """The first line of a message, without the place in the sources of onnx that it starts with."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^.*Assertion `.*` failed: ", "", lines[0]).rstrip(". ")

@@ -64,7 +64,8 @@ class InlineWeightFunctions(ir.passes.InPlacePass):
         if modified:
             names = UniqueNames(model)
             _share(model, constants, names)
-            _separate_names(model, names)
+            for graph in (model.graph, *(function.graph for function in model.functions.values())):
+                _separate_names(graph, frozenset(), names)
         return InliningResult(
             model,
             modified,
@@ -176,16 +177,23 @@ def _chain(scope: Scope) -> list[Scope]:
     return chain[::-1]
 
 
-def _separate_names(model: ir.Model, names: UniqueNames) -> None:
-    """Rename what has the name of a value of a graph around it: in a file, it would be read in that one's place."""
-    visible: dict[Scope | None, set[str | None]] = {None: set()}
-    for scope in scopes(model):
-        outer = visible[scope.parent]
-        values = list(_values_of(scope.graph))
-        for value in values:
-            if value.name in outer:
-                value.name = names.new(value.name or "")
-        visible[scope] = outer | {value.name for value in values}
+def _separate_names(graph: ir.Graph, around: frozenset[str | None], names: UniqueNames) -> None:
+    """Rename what has the name of another value in its graph or in one around it: a file could not tell them apart.
+
+    The pass of onnx-ir gives new names to the results of nodes only, and does not look at initializers in bodies.
+    """
+    taken = set(around)
+    for value in list(_values_of(graph)):
+        if value.name in taken:
+            value.name = names.new(value.name or "")
+        taken.add(value.name)
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                _separate_names(attribute.as_graph(), frozenset(taken), names)
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                for body in attribute.as_graphs():
+                    _separate_names(body, frozenset(taken), names)
 
 
 def _values_of(graph: ir.Graph) -> Iterator[ir.Value]:

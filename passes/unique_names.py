@@ -30,7 +30,8 @@ class UniqueNames:
 
 
 def _names(model: ir.Model) -> Iterator[str]:
-    for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
+    in_functions = (graph for function in model.functions.values() for graph in (function.graph, *function.subgraphs()))
+    for graph in (*model.graphs(), *in_functions):
         for value in (*graph.inputs, *graph.initializers.values()):
             yield value.name or ""
     nodes = [*model.graph.all_nodes()]

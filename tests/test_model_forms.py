@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from onnx_gconv.errors import ModelError, UnmappableWeightError
+from onnx_gconv.errors import ConfigError, ModelError, UnmappableWeightError
 from onnx_gconv.file_operations import inspect_model, map_model, restore_model
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.opset_upgrade import raise_opset
@@ -131,10 +131,18 @@ class TestInitializersThatAreInputs:
         assert "W" not in inputs(plain)
         assert "W" in plain.graph.initializers
 
+    def test_a_weight_that_is_an_input_and_an_output_is_still_given(self, parse, run, normal):
+        model = parse(
+            "g (float[2,3] x, float[3,4] W) => (float[2,4] y, float[3,4] W) { y = MatMul(x, W) }", W=normal(3, 4)
+        )
+        MapConductances(freeze_inputs=True)(model)
+        assert inputs(model) == ["x"]
+        np.testing.assert_allclose(run(model, x=normal(2, 3))[1], normal(3, 4), rtol=1e-5, atol=1e-6)
+
     def test_a_weight_that_the_user_feeds_cannot_be_compared_and_the_message_names_it(self, parse, save, normal):
         path = save(parse(WITH_INPUTS, W=normal(3, 4), b=normal(4)))
         output = map_model(path, freeze_inputs=True).output
-        with pytest.raises(Exception, match="no input is named 'W'"):
+        with pytest.raises(ConfigError, match="no input is named 'W'"):
             verify(path, output, inputs={"x": normal(2, 3), "W": normal(3, 4)})
 
     def test_inspecting_shows_what_freezing_would_do(self, parse, save, normal):
@@ -443,6 +451,23 @@ class TestFunctions:
             manifest = self.mapped_in_runtime(model.clone(), run, x=self.X, c=np.array(condition))
         assert len({item.name for item in manifest.weights}) == len(manifest.weights) == 3
 
+    def test_names_of_inlined_results_do_not_clash_with_initializers_in_their_own_body(self, parse, run):
+        model = parse(
+            """g (bool c, float[1,2] x) => (float[1,2] y) { h = Neg(x) y = local.dense(c, h) }
+            <domain: "local", opset_import: ["" : 17]>
+            dense (c, v) => (r) {
+                r = If (c) <
+                    then_branch = t () => (float[1,2] q) <float[2,2] h_2 = {5, 6, 7, 8}> {
+                        h = Neg(v)
+                        q = MatMul(h, h_2)
+                    },
+                    else_branch = e () => (float[1,2] p) { p = Neg(v) }
+                >
+            }""",
+            opsets=self.OPSETS,
+        )
+        assert len(self.mapped_in_runtime(model, run, x=self.X, c=np.array(True)).weights) == 1
+
     def test_initializers_in_bodies_of_a_function_are_shared_by_its_calls(self, parse, run):
         model = parse(
             """g (bool c, float[1,2] x) => (float[1,2] y) { a = local.dense(c, x) y = local.dense(c, a) }
@@ -599,6 +624,53 @@ class TestUpgradedOpsets:
         x = normal(2, 3, seed=5)
         np.testing.assert_allclose(run(model, x=x)[0], self.expected(x, old), rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.parametrize("opset", [1, 2, 3, 4, 5, 6])
+    def test_a_network_of_every_old_opset_computes_what_it_does_at_a_new_one(self, tmp_path, run, normal, opset):
+        new, old = self.network(normal, 9), self.network(normal, opset)
+        onnx.save(old, tmp_path / "old.onnx")
+        report = map_model(tmp_path / "old.onnx", upgrade_opset=True)
+        assert [weight.name for weight in report.mapped] == ["kernel", "W"]
+        x = normal(1, 1, 8, 8, seed=9)
+        [expected], [ours] = run(ir.from_proto(new), x=x), run(ir.load(report.output), x=x)
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+        verify(tmp_path / "old.onnx", report.output).raise_if_failed()
+
+    def network(self, normal, opset):
+        """The same network, with the attributes that its opset asks for."""
+        in_place = {"consumed_inputs": [0]} if opset < 6 else {}
+        statistics = {"consumed_inputs": [0, 0, 0, 1, 1]} if opset < 6 else {}
+        node = onnx.helper.make_node
+        nodes = [
+            node("Conv", ["x", "kernel", "bias"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            node(
+                "BatchNormalization",
+                ["c", "scale", "shift", "mean", "variance"],
+                ["n"],
+                **statistics,
+                **({"is_test": 1} if opset < 7 else {}),
+            ),
+            node("Relu", ["n"], ["r"], **in_place),
+            node("Flatten", ["r"], ["f"]) if opset > 4 else node("Reshape", ["r"], ["f"], shape=[1, 256]),
+            node("Gemm", ["f", "W", "b"], ["g"], **({"broadcast": 1} if opset < 7 else {})),
+            node("Softmax", ["g"], ["y"], axis=1),
+        ]
+        tensors = {
+            "kernel": normal(4, 1, 3, 3),
+            "W": normal(256, 10, seed=1) / 16,
+            "variance": normal(4) ** 2 + 1,
+            **{name: normal(4, seed=number) for number, name in enumerate(("bias", "scale", "shift", "mean"))},
+            "b": normal(10),
+        }
+        shapes = {"x": (1, 1, 8, 8)} | {name: tensor.shape for name, tensor in tensors.items()}
+        graph = onnx.helper.make_graph(
+            nodes,
+            "network",
+            [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 10])],
+            [onnx.numpy_helper.from_array(tensor, name) for name, tensor in tensors.items()],
+        )
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=3)
+
     def test_inspecting_and_a_dry_run_say_the_same(self, old):
         previews = inspect_model(old, upgrade_opset=True), map_model(old, upgrade_opset=True, dry_run=True)
         report = map_model(old, upgrade_opset=True)
@@ -742,6 +814,20 @@ class TestUpgradedOpsets:
                 W=normal(3, 4),
             )
         )
+        with pytest.raises(ModelError, match="it has local functions; inline them first"):
+            map_model(path, upgrade_opset=True)
+
+    def test_bfloat16_weights_of_functions_below_opset_13_are_refused_too(self, parse, save, normal):
+        path = save(
+            parse(
+                """g (bfloat16[2,3] x) => (bfloat16[2,4] y) { y = local.dense(x, W) }
+                <domain: "local", opset_import: ["" : 12]>
+                dense (v, w) => (r) { r = MatMul(v, w) }""",
+                opsets='"" : 12, "local" : 1',
+                W=normal(3, 4, dtype=ml_dtypes.bfloat16),
+            )
+        )
+        assert reasons(inspect_model(path).manifest) == [("W", "opset_too_old")]
         with pytest.raises(ModelError, match="it has local functions; inline them first"):
             map_model(path, upgrade_opset=True)
 

@@ -16,7 +16,13 @@ EVERYWHERE = """main (bool c, float an_input) => (float y) <float an_initializer
     >
 }
 <domain: "local", opset_import: ["" : 17]>
-f (a_function_input) => (a_function_output) { [a_function_node] a_function_output = Relu(a_function_input) }"""
+f (a_function_input) => (a_function_output) {
+    [a_function_node] a_function_output = Relu(a_function_input)
+    unused = If (a_function_input) <
+        then_branch = u () => (float t1) <float an_initializer_in_a_function = {1.0}> { t1 = Relu(a_function_input) },
+        else_branch = v () => (float t2) { t2 = Relu(a_function_input) }
+    >
+}"""
 
 
 @pytest.fixture
@@ -51,6 +57,7 @@ def test_a_suffix_that_is_taken_is_passed_over(names):
         "a_function_input",
         "a_function_output",
         "a_function_node",
+        "an_initializer_in_a_function",
     ],
 )
 def test_a_name_of_a_value_or_a_node_is_taken_wherever_it_stands(names, taken):

@@ -35,6 +35,7 @@ TESTED = 50
 # Where each op has its weight, and the zero point of that weight
 ZERO_POINTS = {
     ("", "DequantizeLinear"): {0: 2},
+    ("com.microsoft", "DequantizeLinear"): {0: 2},
     ("", "MatMulInteger"): {1: 3},
     ("", "ConvInteger"): {1: 3},
     ("", "QLinearMatMul"): {3: 5},
@@ -204,6 +205,10 @@ RECIPES = {
         "digits_mlp", with_matmul=True, quant_format=QuantFormat.QDQ, per_channel=True
     ),
     "static_qdq_cnn_reduce_range": static("digits_cnn", quant_format=QuantFormat.QDQ, reduce_range=True),
+    "static_qdq_cnn_int16": static("digits_cnn", quant_format=QuantFormat.QDQ, weight_type=QuantType.QInt16),
+    "static_qdq_cnn_with_ops_of_onnxruntime": static(
+        "digits_cnn", quant_format=QuantFormat.QDQ, extra_options={"UseQDQContribOps": True}
+    ),
     **{
         f"dynamic_{name}{'_per_channel' if per_channel else ''}{'_reduce_range' if reduce_range else ''}": dynamic(
             f"digits_{name}", per_channel=per_channel, reduce_range=reduce_range
@@ -262,7 +267,7 @@ def effective_integers(file: Path) -> Iterator[tuple[str, np.ndarray]]:
     for node in onnx.load(file).graph.node:
         for slot, zero_slot in ZERO_POINTS.get((node.domain, node.op_type), {}).items():
             array = known.get(node.input[slot])
-            if array is None or array.ndim < MATRIX_RANK or array.dtype not in (np.int8, np.uint8):
+            if array is None or array.ndim < MATRIX_RANK or array.dtype not in (np.int8, np.uint8, np.int16):
                 continue
             has_zero = len(node.input) > zero_slot and node.input[zero_slot]
             zero = known[node.input[zero_slot]].astype(np.int32) if has_zero else np.zeros((), np.int32)
@@ -392,6 +397,17 @@ def test_a_model_may_have_float_and_quantized_weights_mapped(tmp_path):
     file = dynamic("digits_cnn", op_types_to_quantize=["MatMul"])(tmp_path)
     report = gconv.map_model(file, tmp_path / "mapped.onnx")
     assert consumer_ops(report) == {"Conv": 3, "MatMulInteger": 2}
+    assert report.mvm_share == 1.0
+    gconv.verify(file, tmp_path / "mapped.onnx").raise_if_failed()
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_float_weights_that_the_model_quantizes_itself_are_mapped(per_channel, tmp_path):
+    """For training on: the weight is stored as it was, and a pair of nodes rounds it."""
+    options = {"per_channel": per_channel, "extra_options": {"AddQDQPairToWeight": True}}
+    file = static("digits_cnn", quant_format=QuantFormat.QDQ, **options)(tmp_path)
+    report = gconv.map_model(file, tmp_path / "mapped.onnx")
+    assert consumer_ops(report) == {"Conv": 3, "Gemm": 2}
     assert report.mvm_share == 1.0
     gconv.verify(file, tmp_path / "mapped.onnx").raise_if_failed()
 

@@ -317,8 +317,7 @@ def _skip_reasons(slot: ExpectedSlot, manifest: Manifest, paths: Mapping[str | N
         record.reason
         for record in manifest.skipped
         if record.is_mvm
-        and (record.name in names or may_have_other_name)
-        and record.graph in graphs
+        and (may_have_other_name or (record.name in names and record.graph in graphs))
         and _reads(record.consumers, slot)
     }
 

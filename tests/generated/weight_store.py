@@ -431,8 +431,11 @@ class WeightStore:
         source = Source(owner.name, value, stored, is_tame, is_overridable)
         self.stored.append((owner, source))
         sources = [source]
-        for step in reversed(steps):
-            place = self.choices.randrange(place, len(around))
+        decoding = [number for number, step in enumerate(steps) if step.op_type.startswith("DequantizeLinear")]
+        for number, step in reversed([*enumerate(steps)]):
+            later = self.choices.randrange(place, len(around))
+            # ONNX Runtime, fusing DequantizeLinear and MatMul, looks for the codes in the graph of the nodes only.
+            place = place if decoding and number >= decoding[0] else later
             others = [Source(around[place].name, around[place].constant(o, "W.part"), o, is_tame) for o in step.others]
             value = step.emit(around[place], value, *(other.name for other in others))
             sources += others

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.converters import ConductanceConverter
+from onnx_gconv.converters import ConductanceConverter, is_half_precision
 from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, TensorGroup, element_chunks
 
 __all__ = ["ConductanceTensor", "conductance_tensors"]
@@ -29,7 +29,7 @@ def conductance_tensors(
         weight: The weight. Its data must stay as it is until the conductances are written.
         converter: The rule.
         scale: The scale of the weight, in µS per unit of weight.
-        dtype: Type of the conductances: FLOAT or DOUBLE.
+        dtype: Type of the conductances: FLOAT or DOUBLE; FLOAT16 or BFLOAT16 are computed in float32 and rounded.
         names: Names of the tensors, one for each of the converter's `device_names`.
     """
     group = _Conductances(weight, converter, scale, dtype)
@@ -54,9 +54,26 @@ class _Conductances(TensorGroup):
     def chunks(
         self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
     ) -> Iterator[tuple[NDArray[Any], ...]]:
-        for weights in element_chunks(self.weight, start, stop, dtype=self.dtypes[0]):
+        dtype = self.dtypes[0]
+        if is_half_precision(dtype):
+            yield from self._rounded_chunks(start, stop, buffers)
+            return
+        for weights in element_chunks(self.weight, start, stop, dtype=dtype):
             out = tuple(buffer[: weights.size] for buffer in buffers())
             self._converter.convert_chunk(weights, self._scale, out)
+            yield out
+
+    def _rounded_chunks(
+        self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
+    ) -> Iterator[tuple[NDArray[Any], ...]]:
+        """Conductances of half precision, which are computed in float32."""
+        exact = [np.empty(min(CHUNK_ELEMENTS, stop - start), np.float32) for _ in self._converter.device_names]
+        for weights in element_chunks(self.weight, start, stop, dtype=np.dtype(np.float32)):
+            computed = [array[: weights.size] for array in exact]
+            self._converter.convert_chunk(weights, self._scale, computed)
+            out = tuple(buffer[: weights.size] for buffer in buffers())
+            for rounded, array in zip(out, computed, strict=True):
+                rounded[:] = array
             yield out
 
 

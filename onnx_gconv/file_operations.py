@@ -16,6 +16,8 @@ from onnx_gconv.mapping_report import MappingReport, RestoreReport
 from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.opset_upgrade import lacking_opset, raise_opset
 from onnx_gconv.passes import MapConductances, RestoreWeights
+from onnx_gconv.passes.map_conductances import QuantizedWeights
+from onnx_gconv.passes.mapping_plan import ConductanceDtype
 from onnx_gconv.weights import default_opset
 
 __all__ = ["Progress", "default_mapped_path", "default_restored_path", "inspect_model", "map_model", "restore_model"]
@@ -32,6 +34,9 @@ def map_model(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    include_ops: Sequence[str] = (),
+    quantized: QuantizedWeights = "map",
+    conductance_dtype: ConductanceDtype = "float32",
     freeze_inputs: bool = False,
     inline_functions: bool = True,
     upgrade_opset: bool = False,
@@ -49,6 +54,10 @@ def map_model(
         converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
         include: Globs over the names of weights and of the nodes that read them; all weights if empty.
         exclude: Globs for weights to leave as they are.
+        include_ops: Op types that are no MVM ops, but whose tables are mapped, too: ``Gather``.
+        quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
+        conductance_dtype: The type of the conductances of float16 and bfloat16 weights: ``float32``, or that of the
+            ``weight``.
         freeze_inputs: Make constants of weights that are graph inputs too, so that a caller may replace them; below IR
             version 4 they become constants in any case.
         inline_functions: Inline local functions that use weights first; else these weights are skipped.
@@ -75,6 +84,9 @@ def map_model(
         converter,
         include=include,
         exclude=exclude,
+        include_ops=include_ops,
+        quantized=quantized,
+        conductance_dtype=conductance_dtype,
         freeze_inputs=freeze_inputs,
         inline_functions=inline_functions,
         progress=_step(progress, "scan"),
@@ -102,6 +114,9 @@ def inspect_model(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    include_ops: Sequence[str] = (),
+    quantized: QuantizedWeights = "map",
+    conductance_dtype: ConductanceDtype = "float32",
     freeze_inputs: bool = False,
     inline_functions: bool = True,
     upgrade_opset: bool = False,
@@ -116,6 +131,9 @@ def inspect_model(
         converter: For a plain model: the rule.
         include: For a plain model: globs for weights to map.
         exclude: For a plain model: globs for weights to leave as they are.
+        include_ops: For a plain model: as for `map_model`.
+        quantized: For a plain model: as for `map_model`.
+        conductance_dtype: For a plain model: as for `map_model`.
         freeze_inputs: For a plain model: as in `map_model`.
         inline_functions: For a plain model: as in `map_model`.
         upgrade_opset: For a plain model: as in `map_model`.
@@ -135,6 +153,9 @@ def inspect_model(
             converter,
             include=include,
             exclude=exclude,
+            include_ops=include_ops,
+            quantized=quantized,
+            conductance_dtype=conductance_dtype,
             freeze_inputs=freeze_inputs,
             inline_functions=inline_functions,
             progress=_step(progress, "scan"),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -13,10 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onnx_gconv.converters import ConductanceConverter, Decoding, SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.weight_types import MAPPABLE_DTYPES
 
 __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_KEY",
+    "ComputeDtype",
     "ConductanceRecord",
     "ConsumerRecord",
     "ConverterRecord",
@@ -34,6 +36,9 @@ __all__ = [
 MANIFEST_KEY = "onnx_gconv"
 FORMAT = "onnx_gconv.mapping"
 FORMAT_VERSION = 1
+
+
+ComputeDtype: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
 
 
 class _Record(BaseModel):
@@ -114,21 +119,27 @@ class ScaleRecord(_Record):
 
 
 class WeightRecord(_Record):
-    """One mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``."""
+    """One mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``.
+
+    A weight of integer codes is ``round(W) + zero point`` with that W.
+    """
 
     name: str
     graph: str
     dtype: str
     shape: tuple[int, ...]
-    stored_as: Literal["initializer", "constant"]
+    stored_as: Literal["initializer", "constant", "computed"]
+    sources: tuple[str, ...] = ()
     converter: ConverterRecord
     granularity: Literal["tensor"]
     axis: int | None
-    compute_dtype: Literal["float32", "float64"]
+    compute_dtype: ComputeDtype
     conductances: tuple[ConductanceRecord, ...] = Field(min_length=1)
     offset_us: float
     scale: ScaleRecord
     zero: float
+    rounded: bool = False
+    zero_point: str | None = None
     max_abs: float
     notes: tuple[str, ...]
     consumers: tuple[ConsumerRecord, ...]
@@ -211,7 +222,7 @@ def remove_manifest(model: ir.Model) -> None:
 
 
 def _data_type(name: str) -> ir.DataType:
-    for dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+    for dtype in MAPPABLE_DTYPES:
         if np.dtype(dtype.numpy()).name == name:
             return dtype
     raise ModelError(f"the manifest names the type '{name}', which this version does not know")

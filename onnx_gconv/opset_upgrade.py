@@ -13,7 +13,7 @@ from onnx_gconv.errors import ModelError
 from onnx_gconv.external_data import attribute_tensors
 from onnx_gconv.model_io import load_into_memory
 from onnx_gconv.weights import default_opset, find_weights
-from onnx_gconv.weights.opsets import OLDEST_BFLOAT16_OPSET, OLDEST_OPSET, set_default_opset
+from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_OPSET, set_default_opset
 
 __all__ = ["lacking_opset", "raise_opset"]
 
@@ -25,15 +25,14 @@ _LARGEST_CONVERTED_BYTES = 1024
 def lacking_opset(model: ir.Model) -> int | None:
     """The lowest opset at which all weights of a model can be mapped, or None if it has that already."""
     opset = default_opset(model)
-    if opset is None or opset >= OLDEST_BFLOAT16_OPSET:
+    if opset is None or opset >= max(OLDEST_CASTS.values()):
         return None
-    tensors = [weight.tensor for weight in find_weights(model, freeze_inputs=True).weights]
+    types = {weight.tensor.dtype for weight in find_weights(model, freeze_inputs=True).weights}
     if model.functions:  # a weight may be in one of them, or be handed to one
-        tensors.extend(tensor for _, _, tensor in attribute_tensors(model))
-        tensors.extend(v.const_value for v in model.graph.initializers.values() if v.const_value is not None)
-    if any(tensor.dtype == ir.DataType.BFLOAT16 for tensor in tensors):
-        return OLDEST_BFLOAT16_OPSET
-    return OLDEST_OPSET if opset < OLDEST_OPSET else None
+        types.update(tensor.dtype for _, _, tensor in attribute_tensors(model))
+        types.update(v.const_value.dtype for v in model.graph.initializers.values() if v.const_value is not None)
+    needed = max([OLDEST_OPSET, *(OLDEST_CASTS.get(dtype, 0) for dtype in types)])
+    return needed if opset < needed else None
 
 
 def raise_opset(model: ir.Model, opset: int) -> ir.Model:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.converters import Decoding
+from onnx_gconv.integer_weight import ZeroPoint
 from onnx_gconv.streamed_tensor import StreamedTensor, element_chunks
 
 __all__ = ["RebuiltTensor"]
@@ -18,19 +19,32 @@ __all__ = ["RebuiltTensor"]
 class RebuiltTensor(StreamedTensor):
     """``W = (sum_k c_k * G_k - b) / scale + w0``, chunk by chunk, bit-identical to the nodes of a mapped model.
 
+    Integer codes are ``round(W) + zero point``.
+
     Args:
         conductances: In µS, all of one shape and of type FLOAT or DOUBLE.
         decoding: c, b, scale and w0.
         dtype: Type of the weight; the result is cast to it as a Cast node does.
         name: Name of the weight.
+        rounded: Whether the weight consists of integer codes.
+        zero_point: Their zero points; None for 0.
     """
 
     def __init__(
-        self, conductances: Sequence[ir.TensorProtocol], decoding: Decoding, *, dtype: ir.DataType, name: str
+        self,
+        conductances: Sequence[ir.TensorProtocol],
+        decoding: Decoding,
+        *,
+        dtype: ir.DataType,
+        name: str,
+        rounded: bool = False,
+        zero_point: ZeroPoint | None = None,
     ) -> None:
         super().__init__(dtype, ir.Shape(conductances[0].shape.numpy()), name)
         self._conductances = tuple(conductances)
         self._decoding = decoding
+        self._rounded = rounded
+        self._zero_point = zero_point
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
@@ -44,4 +58,9 @@ class RebuiltTensor(StreamedTensor):
         readers = [element_chunks(conductance, start, stop) for conductance in self._conductances]
         for parts in zip(*readers, strict=True):
             weights = self._decoding.decode(parts, compute)
+            if self._rounded:
+                np.rint(weights, out=weights)
+                if self._zero_point is not None:
+                    weights += self._zero_point.chunk(start, weights.size).astype(compute)
+                start += weights.size
             yield weights if target == compute else weights.astype(target)

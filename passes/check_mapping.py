@@ -22,7 +22,6 @@ from onnx_gconv.passes.mapped_weight import (
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
 from onnx_gconv.weights import scopes
-from onnx_gconv.weights.readers import readers
 
 __all__ = ["CheckMapping", "Violation"]
 
@@ -123,13 +122,27 @@ def _named_nodes(model: ir.Model) -> dict[tuple[str, str, str], list[ir.Node]]:
 
 
 def _consumers(mapped: MappedWeight, nodes: dict[tuple[str, str, str], list[ir.Node]]) -> Iterator[str]:
-    found = set(readers(mapped.value))
     for consumer in mapped.record.consumers:
         candidates = nodes.get((consumer.graph, consumer.node, consumer.op_type), [])
-        if candidates and not any((node, consumer.slot) in found for node in candidates):
+        if candidates and not any(_is_fed(node, consumer.slot, mapped.value) for node in candidates):
             yield f"node '{consumer.node}' ({consumer.op_type}) does not read the rebuilt weight any more"
-    if not found and not mapped.value.is_graph_output():
+    if not mapped.value.uses() and not mapped.value.is_graph_output():
         yield "nothing reads the rebuilt weight any more"
+
+
+def _is_fed(node: ir.Node, slot: int, weight: ir.Value) -> bool:
+    """Whether an input of a node is a weight, or is computed from it."""
+    waiting = [node.inputs[slot]] if slot < len(node.inputs) else []
+    seen = set(waiting)
+    while waiting:
+        value = waiting.pop()
+        if value is weight:
+            return True
+        producer = None if value is None else value.producer()
+        before = [] if producer is None else [item for item in producer.inputs if item not in seen]
+        seen.update(before)
+        waiting.extend(before)
+    return False
 
 
 def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None:

@@ -6,14 +6,15 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from typing import Literal, TypeAlias, TypeVar, cast, get_args
 
-import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import ConductanceConverter, SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import (
+    ComputeDtype,
     ConductanceRecord,
     ConsumerRecord,
     ConverterRecord,
@@ -26,17 +27,33 @@ from onnx_gconv.mapping import (
     write_manifest,
 )
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
-from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
+from onnx_gconv.passes.mapping_plan import ConductanceDtype, MappingPlan, PlannedWeight, make_plan
+from onnx_gconv.passes.placement import Place, Placement
 from onnx_gconv.passes.preconditions import require_mappable
-from onnx_gconv.passes.rebuild_nodes import RebuiltWeight, rebuild_nodes
+from onnx_gconv.passes.rebuild_nodes import IntegerCodes, RebuiltWeight, rebuild_nodes
 from onnx_gconv.passes.unique_names import UniqueNames
-from onnx_gconv.weights import FoundWeight, Scope, WeightSelection, default_opset, find_weights, scopes
-from onnx_gconv.weights.opsets import OLDEST_BFLOAT16_OPSET, set_default_opset, without_missing_casts
-from onnx_gconv.weights.scopes import outermost_node
+from onnx_gconv.passes.unused_nodes import remove_unused
+from onnx_gconv.weights import (
+    LOOKUP_OPS,
+    FoundWeight,
+    WeightSelection,
+    WeightSurvey,
+    default_opset,
+    find_weights,
+    scopes,
+)
+from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_ROUND_OPSET, set_default_opset, without_missing_casts
 
-__all__ = ["MapConductances", "manifest_of"]
+__all__ = ["MapConductances", "QuantizedWeights", "manifest_of"]
 
 logger = logging.getLogger(__name__)
+
+QuantizedWeights: TypeAlias = Literal["map", "skip"]
+
+# What a model imports of ONNX's own ops that imported none: older than what all runtimes have by now.
+_NEW_OPSET = 13
+
+_Choice = TypeVar("_Choice", bound=str)
 
 # Since this IR version an initializer need not be a graph input.
 _FREE_INITIALIZERS_IR_VERSION = 4
@@ -60,6 +77,10 @@ class MapConductances(ir.passes.InPlacePass):
         converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
         include: Globs over the names of weights and of the nodes that read them; all weights if empty.
         exclude: Globs for weights to leave as they are.
+        include_ops: Op types that are no MVM ops, but whose tables are mapped, too: ``Gather``.
+        quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
+        conductance_dtype: The type of the conductances of float16 and bfloat16 weights, always in µS: ``float32``, or
+            that of the ``weight``, which halves them. A weight whose range does not fit keeps float32 and a note.
         freeze_inputs: Whether weights that are graph inputs too, so that a caller may replace them, become constants.
             Below IR version 4 every initializer has to be a graph input, which says nothing of what callers do: there,
             all of them become constants in any case.
@@ -67,7 +88,8 @@ class MapConductances(ir.passes.InPlacePass):
         progress: Called with the bytes of weights scanned so far and in all.
 
     Raises:
-        ConfigError: If `include` or `exclude` is a text and not a list of texts.
+        ConfigError: If `include`, `exclude` or `include_ops` is a text and not a list of texts, or another option has a
+            value that it does not know.
     """
 
     def __init__(
@@ -76,10 +98,18 @@ class MapConductances(ir.passes.InPlacePass):
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        include_ops: Sequence[str] = (),
+        quantized: QuantizedWeights = "map",
+        conductance_dtype: ConductanceDtype = "float32",
         freeze_inputs: bool = False,
         inline_functions: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        self._lookups = _lookups(include_ops)
+        self._quantized = _known("quantized", quantized, get_args(QuantizedWeights)) == "map"
+        self._conductance_dtype: ConductanceDtype = _known(
+            "conductance_dtype", conductance_dtype, get_args(ConductanceDtype)
+        )
         self._freeze_inputs = freeze_inputs
         self._inline_functions = inline_functions
         self._converter = SinglePairConductanceConverter() if converter is None else converter
@@ -122,7 +152,7 @@ class MapConductances(ir.passes.InPlacePass):
         if list_refused:
             plan = plan.refused_as_skipped()
         plan.raise_if_refused()
-        return manifest_of(plan, UniqueNames(subject))
+        return manifest_of(plan, UniqueNames(subject), Placement(scopes(subject)))
 
     def _inlined(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
         """A copy of the model with functions inlined, or the model itself if none has to be; and what to say of it."""
@@ -139,11 +169,25 @@ class MapConductances(ir.passes.InPlacePass):
         )
         return (subject if result.modified else model), notes
 
+    def _find(self, model: ir.Model, *, freeze_inputs: bool) -> WeightSurvey:
+        return find_weights(model, lookups=self._lookups, quantized=self._quantized, freeze_inputs=freeze_inputs)
+
+    def _transferred(self, plan: MappingPlan, model: ir.Model) -> MappingPlan:
+        """A plan for a copy of a model, for the model itself."""
+        own = {(item.scope.path, item.name): item for item in self._find(model, freeze_inputs=True).weights}
+        weights = (replace(weight, found=own[weight.found.scope.path, weight.found.name]) for weight in plan.weights)
+        return replace(plan, weights=tuple(weights))
+
     def _plan(self, model: ir.Model, notes: tuple[str, ...]) -> MappingPlan:
         require_mappable(model)  # again: inlining may have brought an import of the default domain
         freezes = self._freeze_inputs or _has_inputs_for_initializers(model)
-        survey = without_missing_casts(find_weights(model, freeze_inputs=freezes), default_opset(model))
-        plan = make_plan(self._selection.apply(survey), self._converter, self._progress)
+        survey = without_missing_casts(self._find(model, freeze_inputs=freezes), default_opset(model))
+        plan = make_plan(
+            self._selection.apply(survey),
+            self._converter,
+            self._progress,
+            conductance_dtype=self._conductance_dtype,
+        )
         return replace(plan, notes=(*notes, *_notes(model, plan)))
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -162,7 +206,7 @@ class MapConductances(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, modified=False)
         if subject is not model:
             InlineWeightFunctions()(model)
-            plan = _transferred(plan, model)
+            plan = self._transferred(plan, model)
         _apply(model, plan)
         return ir.passes.PassResult(model, modified=True)
 
@@ -173,18 +217,25 @@ def _patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(patterns)
 
 
-def _transferred(plan: MappingPlan, model: ir.Model) -> MappingPlan:
-    """A plan for a copy of a model, for the model itself."""
-    own = {(weight.scope.path, weight.name): weight for weight in find_weights(model, freeze_inputs=True).weights}
-    weights = (replace(weight, found=own[weight.found.scope.path, weight.found.name]) for weight in plan.weights)
-    return replace(plan, weights=tuple(weights))
+def _lookups(op_types: Sequence[str]) -> tuple[str, ...]:
+    known = sorted(op_type for _, op_type in LOOKUP_OPS)
+    for op_type in (found := _patterns("include_ops", op_types)):
+        if op_type not in known:
+            raise ConfigError(f"include_ops knows {', '.join(known)}, but not '{op_type}'; MVM ops are always mapped")
+    return found
 
 
-def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:
-    """The manifest that a plan gives, with names for its conductances."""
+def _known(name: str, value: _Choice, choices: tuple[_Choice, ...]) -> _Choice:
+    if value not in choices:
+        raise ConfigError(f"{name} is one of {', '.join(choices)}, but not '{value}'")
+    return value
+
+
+def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> Manifest:
+    """The manifest that a plan gives, with names for its conductances and the graphs that they go to."""
     return Manifest(
         tool=f"onnx_gconv {_version()}",
-        weights=tuple(_weight_record(weight, plan.converter, names) for weight in plan.weights),
+        weights=tuple(_weight_record(weight, plan.converter, names, placement) for weight in plan.weights),
         skipped=tuple(
             SkippedRecord(
                 name=item.name,
@@ -202,33 +253,44 @@ def manifest_of(plan: MappingPlan, names: UniqueNames) -> Manifest:
 
 
 def _apply(model: ir.Model, plan: MappingPlan) -> None:
-    names = UniqueNames(model)
-    manifest = manifest_of(plan, names)
-    all_scopes = scopes(model)
-    scope_of = {scope.graph: scope for scope in all_scopes}
-    positions = {node: number for scope in all_scopes for number, node in enumerate(scope.graph)}
+    names, placement = UniqueNames(model), Placement(scopes(model))
+    manifest = manifest_of(plan, names, placement)
     replaced: dict[ir.Graph, dict[str, Sequence[ir.Value]]] = {}
+    has_round = (default_opset(model) or OLDEST_ROUND_OPSET) >= OLDEST_ROUND_OPSET
+    unused: list[ir.Node] = []
     for weight, record in zip(plan.weights, manifest.weights, strict=True):
         found = weight.found
         tensors = conductance_tensors(
-            found.tensor,
+            found.numbers,
             plan.converter,
             weight.scale,
             dtype=record.ir_compute_dtype,
             names=[conductance.name for conductance in record.conductances],
         )
         rebuilt = rebuild_nodes(
-            record.name, tensors, record.decoding, dtype=found.tensor.dtype, scale_name=record.scale.name, names=names
+            record.name,
+            tensors,
+            record.decoding,
+            dtype=found.tensor.dtype,
+            scale_name=record.scale.name,
+            names=names,
+            codes=IntegerCodes(found.zero_point, record.zero_point, has_round) if found.is_integer else None,
         )
-        place = _first_user(found, scope_of, positions)
-        _replace(found, rebuilt, place)
-        replaced.setdefault(found.scope.graph, {})[record.name] = rebuilt.initializers
+        place = placement.of(found)
+        if (producer := _replace(found, rebuilt, place)) is not None:
+            unused.append(producer)
+        replaced.setdefault(found.scope.graph, {})[record.name] = ()
+        replaced.setdefault(place.scope.graph, {})[record.name] = rebuilt.initializers
         logger.debug("Mapped weight '%s' of shape %s at %g µS per unit", record.name, record.shape, weight.scale)
     for graph, initializers in replaced.items():
         _register(graph, initializers)
-    _free_from_inputs(model, [weight.found.value for weight in plan.weights])
+    sources = {name for weight in plan.weights for name in weight.found.sources}
+    frozen = [value for name, value in model.graph.initializers.items() if name in sources]
+    _free_from_inputs(model, [*frozen, *(weight.found.value for weight in plan.weights)])
+    remove_unused(unused)
     if default_opset(model) is None:
-        set_default_opset(model, OLDEST_BFLOAT16_OPSET)  # the first that has all nodes that a mapping may need
+        types = {weight.found.tensor.dtype for weight in plan.weights}
+        set_default_opset(model, max(_NEW_OPSET, *(OLDEST_CASTS.get(dtype, 0) for dtype in types)))
     write_manifest(model, manifest)
 
 
@@ -265,29 +327,22 @@ def _free_from_inputs(model: ir.Model, replaced: Sequence[ir.Value]) -> None:
         inputs.extend(kept)
 
 
-def _first_user(found: FoundWeight, scope_of: dict[ir.Graph, Scope], positions: dict[ir.Node, int]) -> ir.Node:
-    """The node of the weight's own graph that uses it first, itself or in its body."""
-    producer = found.value.producer()
-    if producer is not None:
-        return producer  # a Constant node stands before all users of its output
-    graph = found.scope.graph
-    users = [outermost_node(node, graph, scope_of) for node, _ in found.value.uses()]
-    return min(users, key=positions.__getitem__)
+def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Node | None:
+    """Put the nodes in their place and let them give the weight to everyone who read it.
 
-
-def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: ir.Node) -> None:
-    """Put the nodes before `place` and let them give the weight to everyone who read it."""
-    old, new, graph = found.value, rebuilt.value, found.scope.graph
+    Returns:
+        The node that gave the weight before and that nobody needs any more, if there is one.
+    """
+    old, new = found.value, rebuilt.value
     new.doc_string = old.doc_string
     new.metadata_props.update(old.metadata_props)
     new.meta.update(old.meta)
-    graph.insert_before(place, rebuilt.nodes)
+    place.scope.graph.insert_before(place.before, rebuilt.nodes)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
-    if found.is_constant_node:
-        producer = old.producer()
-        assert producer is not None  # noqa: S101 - that is what makes it a constant node
+    producer = old.producer()
+    if found.stored_as == "constant" and producer is not None:
         rebuilt.nodes[-1].metadata_props.update(producer.metadata_props)
-        graph.remove(producer, safe=True)
+    return producer
 
 
 def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:
@@ -303,18 +358,21 @@ def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:
         graph.initializers.add(value)
 
 
-def _weight_record(weight: PlannedWeight, converter: ConductanceConverter, names: UniqueNames) -> WeightRecord:
+def _weight_record(
+    weight: PlannedWeight, converter: ConductanceConverter, names: UniqueNames, placement: Placement
+) -> WeightRecord:
     found, decoding = weight.found, converter.decoding(weight.scale)
     return WeightRecord(
         name=found.name,
-        graph=found.scope.path,
+        graph=placement.of(found).scope.path,
         dtype=weight.dtype.name,
         shape=found.shape,
-        stored_as="constant" if found.is_constant_node else "initializer",
+        stored_as=found.stored_as,
+        sources=found.sources,
         converter=ConverterRecord.of(converter),
         granularity="tensor",
         axis=None,
-        compute_dtype="float64" if weight.compute_dtype == np.float64 else "float32",
+        compute_dtype=cast("ComputeDtype", weight.compute_dtype.name),
         conductances=tuple(
             ConductanceRecord(name=names.new(f"{found.name}.{device}"), device=device, coefficient=coefficient)
             for device, coefficient in zip(converter.device_names, decoding.coefficients, strict=True)
@@ -322,6 +380,8 @@ def _weight_record(weight: PlannedWeight, converter: ConductanceConverter, names
         offset_us=decoding.offset_us,
         scale=ScaleRecord(name=names.new(f"{found.name}.g_scale"), value=weight.scale),
         zero=decoding.zero,
+        rounded=found.is_integer,
+        zero_point=None if found.zero_point is None else names.new(f"{found.name}.g_zero_point"),
         max_abs=weight.statistics.max_abs,
         notes=weight.notes,
         consumers=tuple(_consumer_records(found)),

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnx_gconv.integer_weight import ZeroPoint
 from onnx_gconv.mapping import WeightRecord
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
+from onnx_gconv.rebuilt_tensor import RebuiltTensor
 
 __all__ = ["BrokenMappingError", "MappedWeight", "ModelValues", "locate", "structural_problems"]
+
+
+_HALF = 0.5
 
 
 class BrokenMappingError(Exception):
@@ -37,6 +42,26 @@ class MappedWeight:
     constants: tuple[ir.Value, ...]
     nodes: tuple[ir.Node, ...]
     value: ir.Value
+
+    @property
+    def rebuilt(self) -> RebuiltTensor:
+        """The rebuilt weight, computed while it is read."""
+        return RebuiltTensor(
+            self.tensors,
+            self.record.decoding,
+            dtype=self.record.ir_dtype,
+            name=self.record.name,
+            rounded=self.record.rounded,
+            zero_point=self.zero_point,
+        )
+
+    @property
+    def zero_point(self) -> ZeroPoint | None:
+        """The zero points of a weight of integer codes; None for 0."""
+        for value in self.constants:
+            if value.name == self.record.zero_point:
+                return ZeroPoint(_tensor(value).numpy().astype(np.int64), self.record.shape)
+        return None
 
     @property
     def tensors(self) -> tuple[ir.TensorProtocol, ...]:
@@ -89,6 +114,8 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
         after.append(add)
         leaves.extend(item for item in add.inputs[1:] if item is not None)
         value = add.outputs[0]
+    if record.rounded:
+        value = _rounded(value, record, after, leaves)
     if record.dtype != record.compute_dtype:
         cast = _only_user(value, "Cast", 0)
         if (target := cast.attributes.get_int("to", 0)) != dtype.value:
@@ -104,6 +131,29 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
         nodes=(*reversed(after), *nodes),
         value=value,
     )
+
+
+def _rounded(value: ir.Value, record: WeightRecord, after: list[ir.Node], leaves: list[ir.Value]) -> ir.Value:
+    """Follow the nodes that make integer codes of what the conductances give."""
+    if [node.op_type for node, _ in value.uses()] == ["Add"]:  # as Floor(x + 0.5) where there is no Round
+        add = _only_user(value, "Add", 0)
+        if (half := _number(add.inputs[1])) != _HALF:
+            raise BrokenMappingError(f"{half} is added to it before it is rounded down, instead of {_HALF}")
+        after.append(add)
+        leaves.extend(item for item in add.inputs[1:] if item is not None)
+        rounding = _only_user(add.outputs[0], "Floor", 0)
+    else:
+        rounding = _only_user(value, "Round", 0)
+    after.append(rounding)
+    value = rounding.outputs[0]
+    if record.zero_point is not None:
+        add = _only_user(value, "Add", 0)
+        if (operand := add.inputs[1]) is None or operand.name != record.zero_point:
+            raise BrokenMappingError(f"not '{record.zero_point}' is added to it, which holds its zero points")
+        after.append(add)
+        leaves.append(operand)
+        value = add.outputs[0]
+    return value
 
 
 def structural_problems(mapped: MappedWeight) -> Iterator[str]:

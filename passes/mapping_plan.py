@@ -5,20 +5,34 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
-from onnx_gconv.converters import ConductanceConverter, WeightStatistics, compute_dtype, weight_statistics
+from onnx_gconv.conductance_tensor import conductance_tensors
+from onnx_gconv.converters import (
+    ConductanceConverter,
+    WeightStatistics,
+    compute_dtype,
+    is_half_precision,
+    narrowed_scale,
+    weight_statistics,
+)
 from onnx_gconv.errors import UnmappableWeightError
+from onnx_gconv.rebuilt_tensor import RebuiltTensor
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 
-__all__ = ["MappingPlan", "PlannedWeight", "make_plan"]
+__all__ = ["ConductanceDtype", "MappingPlan", "PlannedWeight", "make_plan"]
+
+ConductanceDtype: TypeAlias = Literal["float32", "weight"]
 
 # A weight is scanned in parts of this many elements, so that one large weight keeps all workers busy.
 _PART_ELEMENTS = 1 << 24
+
+# Integers come back exactly if they are off by less than this before they are rounded.
+_ROUNDED_AWAY = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +101,8 @@ def make_plan(
     survey: WeightSurvey,
     converter: ConductanceConverter,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    conductance_dtype: ConductanceDtype = "float32",
 ) -> MappingPlan:
     """Scan the values of all found weights and give each its scale.
 
@@ -94,16 +110,61 @@ def make_plan(
         survey: The weights of a model.
         converter: The rule.
         progress: Called with the bytes scanned so far and in all.
+        conductance_dtype: The type of the conductances of float16 and bfloat16 weights: float32, or that of the weight.
     """
     planned, refused = [], []
     for weight, outcome in zip(survey.weights, _scan_all(survey.weights, progress), strict=True):
         try:
             if isinstance(outcome, UnmappableWeightError):
                 raise outcome
-            planned.append(_plan_weight(weight, outcome, converter))
+            half = _plan_half(weight, outcome, converter) if conductance_dtype == "weight" else None
+            planned.append(_plan_weight(weight, outcome, converter) if half is None else half)
         except UnmappableWeightError as error:
             refused.append((weight, str(error)))
     return MappingPlan(converter, tuple(planned), survey.skipped, tuple(refused))
+
+
+def _plan_half(
+    weight: FoundWeight, statistics: WeightStatistics, converter: ConductanceConverter
+) -> PlannedWeight | None:
+    """A plan for conductances of half precision, for a weight of half precision.
+
+    Returns:
+        The plan; for a weight whose range does not fit, one in float32 with a note that says so; None for a weight of
+        another type.
+    """
+    dtype = np.dtype(weight.tensor.dtype.numpy())
+    if not is_half_precision(dtype):
+        return None
+    wide = _plan_weight(weight, statistics, converter)
+    scale = narrowed_scale(wide.scale, dtype)
+    problem = f"its scale of {wide.scale:g} µS per unit does not fit {dtype.name}" if scale is None else None
+    if scale is not None:
+        half = replace(wide, scale=scale, compute_dtype=dtype, notes=weight.notes)
+        problem = _half_obstacle(half, converter) if converter.is_exact else None
+        if problem is None:
+            return half
+    return replace(wide, notes=(*wide.notes, f"conductances are {wide.compute_dtype.name}: {problem}"))
+
+
+def _half_obstacle(weight: PlannedWeight, converter: ConductanceConverter) -> str | None:
+    """Why conductances of half precision do not hold the weight exactly, or None."""
+    tensors = conductance_tensors(
+        weight.found.tensor,
+        converter,
+        weight.scale,
+        dtype=weight.found.tensor.dtype,
+        names=converter.device_names,
+    )
+    rebuilt = RebuiltTensor(
+        tensors, converter.decoding(weight.scale), dtype=weight.found.tensor.dtype, name=weight.found.name
+    )
+    for ours, theirs in zip(rebuilt.chunks(), element_chunks(weight.found.tensor), strict=True):
+        different = np.flatnonzero(ours != theirs)
+        if different.size:
+            value = float(theirs[int(different[0])])
+            return f"{weight.compute_dtype.name} cannot hold the conductance of its value {value:g} exactly"
+    return None
 
 
 def _plan_weight(weight: FoundWeight, statistics: WeightStatistics, converter: ConductanceConverter) -> PlannedWeight:
@@ -112,26 +173,34 @@ def _plan_weight(weight: FoundWeight, statistics: WeightStatistics, converter: C
     Raises:
         UnmappableWeightError: If the converter cannot hold the values.
     """
-    dtype = compute_dtype(weight.tensor.dtype.numpy())
-    scale = converter.scale(statistics, dtype)
-    reason = _first_reason(weight, converter, scale, dtype)
-    if reason is None:
-        return PlannedWeight(weight, statistics, scale, dtype)
+    dtype = compute_dtype(weight.numbers.dtype.numpy())
+    planned = PlannedWeight(weight, statistics, converter.scale(statistics, dtype), dtype, weight.notes)
+    if (reason := _obstacle(planned, converter)) is None:
+        return planned
     double = np.dtype(np.float64)
     if dtype == double:
         raise UnmappableWeightError(reason)
-    # Every float32 value, subnormal ones too, has room below it in float64.
     note = f"conductances are float64: it {reason}"
-    return PlannedWeight(weight, statistics, converter.scale(statistics, double), double, (note,))
+    wider = PlannedWeight(weight, statistics, converter.scale(statistics, double), double, (*weight.notes, note))
+    # Every float32 value, subnormal ones too, has room below it in float64; integers are looked at again.
+    if weight.is_integer and (reason := _obstacle(wider, converter)) is not None:
+        raise UnmappableWeightError(reason)
+    return wider
 
 
-def _first_reason(
-    weight: FoundWeight, converter: ConductanceConverter, scale: float, dtype: np.dtype[Any]
-) -> str | None:
-    if not converter.needs_check(scale):
+def _obstacle(weight: PlannedWeight, converter: ConductanceConverter) -> str | None:
+    """Why conductances of that type cannot hold the weight as they should, or None."""
+    if weight.found.is_integer:
+        bound = converter.error_bound(weight.statistics, weight.compute_dtype)
+        if bound >= _ROUNDED_AWAY:
+            return (
+                f"consists of integers up to {weight.statistics.max_abs:g}, which {weight.compute_dtype.name} "
+                f"conductances of {converter.g_min:g} to {converter.g_max:g} µS cannot tell apart"
+            )
+    if not converter.needs_check(weight.scale):
         return None
-    chunks = element_chunks(weight.tensor, dtype=dtype)
-    return next((reason for chunk in chunks if (reason := converter.check_chunk(chunk, scale))), None)
+    chunks = element_chunks(weight.found.numbers, dtype=weight.compute_dtype)
+    return next((reason for chunk in chunks if (reason := converter.check_chunk(chunk, weight.scale))), None)
 
 
 def _scan_all(
@@ -143,11 +212,12 @@ def _scan_all(
         for number, weight in enumerate(weights)
         for start in range(0, weight.tensor.size, _PART_ELEMENTS)
     ]
-    total = sum(weight.tensor.nbytes for weight in weights)
+    tensors = [weight.numbers for weight in weights]
+    total = sum(tensor.nbytes for tensor in tensors)
     done = 0
     outcomes: list[WeightStatistics | UnmappableWeightError | None] = [None] * len(weights)
     with concurrent.futures.ThreadPoolExecutor(worker_count()) as executor:
-        jobs = [executor.submit(_scan_part, weights[number].tensor, start) for number, start in parts]
+        jobs = [executor.submit(_scan_part, tensors[number], start) for number, start in parts]
         try:
             for (number, start), job in zip(parts, jobs, strict=True):
                 outcome, before = job.result(), outcomes[number]
@@ -156,7 +226,7 @@ def _scan_all(
                 elif isinstance(before, WeightStatistics):
                     outcomes[number] = before | outcome if isinstance(outcome, WeightStatistics) else outcome
                 if progress is not None:
-                    tensor = weights[number].tensor
+                    tensor = tensors[number]
                     done += min(_PART_ELEMENTS, tensor.size - start) * tensor.nbytes // tensor.size
                     progress(done, total)
         except BaseException:

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.converters import Decoding
+from onnx_gconv.integer_weight import ZeroPoint
 from onnx_gconv.passes.unique_names import UniqueNames
 
-__all__ = ["ROLE_KEY", "UNIT_KEY", "WEIGHT_KEY", "RebuiltWeight", "rebuild_nodes"]
+__all__ = ["ROLE_KEY", "UNIT_KEY", "WEIGHT_KEY", "IntegerCodes", "RebuiltWeight", "rebuild_nodes"]
 
 WEIGHT_KEY = "onnx_gconv.weight"
 ROLE_KEY = "onnx_gconv.role"
 UNIT_KEY = "onnx_gconv.unit"
+
+
+_ROLES = {"Div": "rebuild", "Round": "round", "Floor": "round", "Cast": "cast"}
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerCodes:
+    """How a weight of integer codes is rebuilt.
+
+    Attributes:
+        zero_point: The zero points; None for 0.
+        zero_point_name: The name of their initializer.
+        has_round: Whether the opset has the op Round (since 11).
+    """
+
+    zero_point: ZeroPoint | None
+    zero_point_name: str | None
+    has_round: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +62,7 @@ def rebuild_nodes(
     dtype: ir.DataType,
     scale_name: str,
     names: UniqueNames,
+    codes: IntegerCodes | None = None,
 ) -> RebuiltWeight:
     """Build the nodes for ``W = (sum_k c_k * G_k - b) / scale + w0``.
 
@@ -51,9 +71,9 @@ def rebuild_nodes(
         Sub(W.g_plus, W.g_minus)       -> W.g_difference
         Div(W.g_difference, W.g_scale) -> W
 
-    Other coefficients add Mul and Add nodes, b a Sub, w0 an Add, and a weight of another type than its conductances a
-    Cast. `Decoding.decode` computes the same in the same order. Every value carries its type and shape; without them
-    ONNX Runtime does not fold the nodes.
+    Other coefficients add Mul and Add nodes, b a Sub, w0 an Add, integer codes a Round and an Add of their zero points,
+    and a weight of another type than its conductances a Cast. `Decoding.decode` computes the same in the same order.
+    Every value carries its type and shape; without them ONNX Runtime does not fold the nodes.
 
     Args:
         name: Name of the weight.
@@ -62,8 +82,9 @@ def rebuild_nodes(
         dtype: Type of the weight.
         scale_name: Name of the scale.
         names: Gives the names of everything else.
+        codes: For a weight of integer codes, how they are rebuilt.
     """
-    return _Emitter(name, conductances, decoding, dtype, names).emit(scale_name)
+    return _Emitter(name, conductances, decoding, dtype, names).emit(scale_name, codes)
 
 
 class _Emitter:
@@ -85,7 +106,7 @@ class _Emitter:
         self._initializers: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
 
-    def emit(self, scale_name: str) -> RebuiltWeight:
+    def emit(self, scale_name: str, codes: IntegerCodes | None) -> RebuiltWeight:
         devices = [self._initializer(tensor, tensor.name or "", "conductance", "uS") for tensor in self._conductances]
         scale = self._constant(scale_name, "scale", self._decoding.scale, "uS per unit of weight")
         total = self._weighted_sum(devices)
@@ -96,13 +117,26 @@ class _Emitter:
         if self._decoding.zero:
             zero = self._constant(self._new("g_zero"), "zero", self._decoding.zero, "unit of weight")
             steps.append(("Add", zero))
+        if codes is not None:
+            steps.extend(self._integer_steps(codes))
         if self._dtype != self._compute:
             steps.append(("Cast", None))
         for number, (op_type, operand) in enumerate(steps):
             is_last = number == len(steps) - 1
-            role = {"Div": "rebuild", "Add": "zero", "Cast": "cast"}[op_type]
+            role = _ROLES[op_type] if operand is None or op_type == "Div" else operand.metadata_props[ROLE_KEY]
             total = self._node(op_type, [total, operand] if operand else [total], role, is_weight=is_last)
         return RebuiltWeight(tuple(self._initializers), scale, tuple(self._nodes), total)
+
+    def _integer_steps(self, codes: IntegerCodes) -> Iterator[tuple[str, ir.Value | None]]:
+        if codes.has_round:
+            yield "Round", None
+        else:  # the same for numbers that are near to integers
+            yield "Add", self._constant(self._new("g_half"), "half", 0.5, "")
+            yield "Floor", None
+        if codes.zero_point is not None:
+            name = codes.zero_point_name or ""
+            array = codes.zero_point.values.astype(self._compute.numpy())
+            yield "Add", self._initializer(ir.tensor(array, name=name), name, "zero_point", "")
 
     def _weighted_sum(self, devices: Sequence[ir.Value]) -> ir.Value:
         total: ir.Value | None = None
@@ -136,7 +170,7 @@ class _Emitter:
 
     def _node(self, op_type: str, inputs: Sequence[ir.Value], role: str, *, is_weight: bool = False) -> ir.Value:
         """Append a node; its result bears the weight's name if it is the weight."""
-        suffix = {"rebuild": "quotient", "zero": "sum"}.get(role, role)
+        suffix = {"rebuild": "quotient", "zero": "sum", "zero_point": "code", "half": "raised"}.get(role, role)
         output = ir.Value(
             name=self._name if is_weight else self._new(f"g_{suffix}"),
             type=ir.TensorType(self._dtype if op_type == "Cast" else self._compute),

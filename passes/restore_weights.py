@@ -17,7 +17,6 @@ from onnx_gconv.passes.mapped_weight import (
 )
 from onnx_gconv.passes.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY, WEIGHT_KEY
-from onnx_gconv.rebuilt_tensor import RebuiltTensor
 from onnx_gconv.weights.readers import node_label
 
 __all__ = ["RestoreWeights"]
@@ -87,7 +86,7 @@ def _restore(mapped: MappedWeight) -> None:
     record, rebuilt = mapped.record, mapped.value
     graph = mapped.nodes[0].graph
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
-    tensor = RebuiltTensor(mapped.tensors, record.decoding, dtype=record.ir_dtype, name=record.name)
+    tensor = mapped.rebuilt
     weight = ir.Value(
         name=record.name,
         type=ir.TensorType(record.ir_dtype),

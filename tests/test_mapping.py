@@ -30,6 +30,7 @@ DOCUMENT = {
             "dtype": "float16",
             "shape": [2, 3],
             "stored_as": "initializer",
+            "sources": [],
             "converter": {
                 "name": "SinglePairConductanceConverter",
                 "parameters": {"g_max": 25.0, "g_min": 0.0, "exact": False},
@@ -44,6 +45,8 @@ DOCUMENT = {
             "offset_us": 0.5,
             "scale": {"name": "W.g_scale", "value": 25.0},
             "zero": 0.25,
+            "rounded": False,
+            "zero_point": None,
             "max_abs": 1.0,
             "notes": ["unusual"],
             "consumers": [
@@ -90,6 +93,7 @@ DOCUMENT = {
             "consumers": ["mm (MatMul)[1]"],
         }
     ],
+    "notes": [],
 }
 
 
@@ -186,7 +190,7 @@ class TestDamage:
             (("weights", 0, "scale", "value"), -1.0, r"weights\.0\.scale\.value"),
             (("weights", 0, "scale", "value"), float("inf"), r"weights\.0\.scale\.value"),
             (("weights", 0, "max_abs"), float("nan"), r"weights\.0\.max_abs"),
-            (("weights", 0, "compute_dtype"), "float16", r"weights\.0\.compute_dtype"),
+            (("weights", 0, "compute_dtype"), "int8", r"weights\.0\.compute_dtype"),
             (("weights", 0, "granularity"), "tile", r"weights\.0\.granularity"),
             (("skipped", 0, "reason"), None, r"skipped\.0\.reason"),
         ],

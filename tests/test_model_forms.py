@@ -165,7 +165,11 @@ class TestOpsets:
         )
         MapConductances()(model)
         [skipped] = read_manifest(model).skipped
-        assert (skipped.name, skipped.reason, skipped.detail) == ("W", "opset_too_old", f"bfloat16 at opset {opset}")
+        assert (skipped.name, skipped.reason, skipped.detail) == (
+            "W",
+            "opset_too_old",
+            f"bfloat16 at opset {opset}, needs 13",
+        )
         assert [weight.name for weight in read_manifest(model).weights] == ["V"]
 
     def test_bfloat16_weights_since_opset_13_are_mapped(self, parse, normal):
@@ -753,6 +757,10 @@ class TestUpgradedOpsets:
         report = map_model(path, upgrade_opset=True)
         assert report.manifest.notes == ()
         assert ir.load(report.output).opset_imports == {"": 9}
+
+    def test_a_model_without_weights_stays_at_its_opset(self, parse, save):
+        path = save(parse("g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }", opsets='"" : 9'))
+        assert inspect_model(path, upgrade_opset=True).manifest.notes == ()
 
     def test_weights_of_bodies_are_raised_with_them(self, parse, save, run):
         path = save(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnx_gconv.cli.converter_options import converter_of
 from onnx_gconv.cli.options import (
+    ConductanceDtype,
     Debug,
     Exact,
     Exclude,
@@ -11,9 +12,11 @@ from onnx_gconv.cli.options import (
     GMax,
     GMin,
     Include,
+    IncludeOp,
     InlineFunctions,
     Json,
     Model,
+    Quantized,
     Quiet,
     UpgradeOpset,
 )
@@ -29,6 +32,9 @@ def inspect(
     exact: Exact = False,
     include: Include = None,
     exclude: Exclude = None,
+    include_op: IncludeOp = None,
+    quantized: Quantized = "map",
+    conductance_dtype: ConductanceDtype = "float32",
     freeze_inputs: FreezeInputs = False,
     inline_functions: InlineFunctions = True,
     upgrade_opset: UpgradeOpset = False,
@@ -46,6 +52,9 @@ def inspect(
             converter,
             include=include or (),
             exclude=exclude or (),
+            include_ops=include_op or (),
+            quantized=quantized,
+            conductance_dtype=conductance_dtype,
             freeze_inputs=freeze_inputs,
             inline_functions=inline_functions,
             upgrade_opset=upgrade_opset,

@@ -8,6 +8,7 @@ import typer
 
 from onnx_gconv.cli.converter_options import converter_of
 from onnx_gconv.cli.options import (
+    ConductanceDtype,
     Debug,
     Exact,
     Exclude,
@@ -16,10 +17,12 @@ from onnx_gconv.cli.options import (
     GMax,
     GMin,
     Include,
+    IncludeOp,
     InlineFunctions,
     Json,
     Model,
     Output,
+    Quantized,
     Quiet,
     UpgradeOpset,
 )
@@ -36,6 +39,9 @@ def map_(
     exact: Exact = False,
     include: Include = None,
     exclude: Exclude = None,
+    include_op: IncludeOp = None,
+    quantized: Quantized = "map",
+    conductance_dtype: ConductanceDtype = "float32",
     freeze_inputs: FreezeInputs = False,
     inline_functions: InlineFunctions = True,
     upgrade_opset: UpgradeOpset = False,
@@ -59,6 +65,9 @@ def map_(
             converter,
             include=include or (),
             exclude=exclude or (),
+            include_ops=include_op or (),
+            quantized=quantized,
+            conductance_dtype=conductance_dtype,
             freeze_inputs=freeze_inputs,
             inline_functions=inline_functions,
             upgrade_opset=upgrade_opset,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
 __all__ = [
+    "ConductanceDtype",
     "Debug",
     "Exact",
     "Exclude",
@@ -17,10 +18,12 @@ __all__ = [
     "GMax",
     "GMin",
     "Include",
+    "IncludeOp",
     "InlineFunctions",
     "Json",
     "Model",
     "Output",
+    "Quantized",
     "Quiet",
     "UpgradeOpset",
     "debug_is_on",
@@ -83,6 +86,14 @@ Exact: TypeAlias = Annotated[
         rich_help_panel=_CONVERTER,
     ),
 ]
+ConductanceDtype: TypeAlias = Annotated[
+    Literal["float32", "weight"],
+    typer.Option(
+        "--conductance-dtype",
+        help="Type of the conductances of float16 and bfloat16 weights: float32, or that of the weight.",
+        rich_help_panel=_CONVERTER,
+    ),
+]
 Include: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
@@ -102,6 +113,25 @@ Exclude: TypeAlias = Annotated[
         metavar="GLOB",
         rich_help_panel=_WEIGHTS,
         show_default=False,
+    ),
+]
+IncludeOp: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include-op",
+        help="Map the tables of this op, too, which is no MVM op: Gather. May be given several times.",
+        metavar="OP",
+        rich_help_panel=_WEIGHTS,
+        show_default=False,
+    ),
+]
+Quantized: TypeAlias = Annotated[
+    Literal["map", "skip"],
+    typer.Option(
+        "--quantized",
+        help="What to do with weights of integer codes: map the codes less their zero points, which come back exactly, "
+        "or skip them.",
+        rich_help_panel=_WEIGHTS,
     ),
 ]
 FreezeInputs: TypeAlias = Annotated[

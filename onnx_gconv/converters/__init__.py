@@ -7,6 +7,8 @@ from onnx_gconv.converters.conductance_converter import (
     Decoding,
     WeightStatistics,
     compute_dtype,
+    is_half_precision,
+    narrowed_scale,
     weight_statistics,
 )
 from onnx_gconv.converters.single_pair import SinglePairConductanceConverter
@@ -17,5 +19,7 @@ __all__ = [
     "SinglePairConductanceConverter",
     "WeightStatistics",
     "compute_dtype",
+    "is_half_precision",
+    "narrowed_scale",
     "weight_statistics",
 ]

@@ -19,12 +19,27 @@ __all__ = [
     "FloatArray",
     "WeightStatistics",
     "compute_dtype",
+    "is_half_precision",
+    "narrowed_scale",
     "weight_statistics",
 ]
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
 _HALF_PRECISION = frozenset({np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)})
+
+# Types of 16 bits and fewer, whose values are all float32 values.
+_NARROW = frozenset(
+    np.dtype(dtype)
+    for dtype in (
+        np.float16,
+        ml_dtypes.bfloat16,
+        ml_dtypes.float8_e4m3fn,
+        ml_dtypes.float8_e4m3fnuz,
+        ml_dtypes.float8_e5m2,
+        ml_dtypes.float8_e5m2fnuz,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -173,11 +188,35 @@ def compute_dtype(dtype: np.dtype[Any] | type) -> np.dtype[Any]:
     dtype = np.dtype(dtype)
     if dtype.kind == "f":
         dtype = dtype.newbyteorder("=")
-    if dtype in _HALF_PRECISION or dtype.kind in "iub":
+    if dtype in _NARROW or dtype.kind in "iub":
         return np.dtype(np.float32)
     if dtype in {np.dtype(np.float32), np.dtype(np.float64)}:
         return dtype
     raise UnmappableWeightError(f"weights of type {dtype} cannot be mapped; float16, bfloat16, float32 and float64 can")
+
+
+def is_half_precision(dtype: np.dtype[Any]) -> bool:
+    """Whether conductances of this type are computed in float32 and rounded to it: float16 and bfloat16."""
+    return dtype in _HALF_PRECISION
+
+
+def narrowed_scale(scale: float, dtype: np.dtype[Any]) -> float | None:
+    """The largest number of a type of half precision that is not above a scale, so that no conductance is clipped.
+
+    Args:
+        scale: µS per unit of weight.
+        dtype: float16 or bfloat16.
+
+    Returns:
+        The number, or None if the scale is too large for the type, or so small that it is a subnormal number.
+    """
+    finfo = ml_dtypes.finfo(dtype)
+    if not float(finfo.smallest_normal) <= scale <= float(finfo.max):
+        return None
+    narrowed = np.asarray(scale).astype(dtype)
+    if float(narrowed) > scale:
+        narrowed = np.nextafter(narrowed, np.asarray(0).astype(dtype))
+    return float(narrowed)
 
 
 def weight_statistics(chunks: Iterable[FloatArray], *, first_index: int = 0) -> WeightStatistics:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -14,6 +15,7 @@ from onnx_gconv.converters.conductance_converter import (
     FloatArray,
     WeightStatistics,
     compute_dtype,
+    is_half_precision,
     scale_of_params,
     weight_statistics,
 )
@@ -230,7 +232,7 @@ class SinglePairConductanceConverter:
         With u half an ulp of 1, the two roundings of the scale, the rounding of ``W * scale``, those of g_min and g_max
         to `dtype` and that of their sum take the highest one to at most ``g_max * (1 + 6u)``.
         """
-        rounding = 3 * float(np.finfo(dtype).eps)
+        rounding = 3 * float(ml_dtypes.finfo(dtype).eps)
         return float(dtype.type(self._g_min)), float(dtype.type(self._g_max)) * (1 + rounding)
 
     def error_bound(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> float:
@@ -240,17 +242,24 @@ class SinglePairConductanceConverter:
         the scale went up, clipping at g_max cuts the largest weights to ``g_max / scale``: by up to another u, or more
         where 1 / max|W| is a subnormal number. With g_min > 0, adding it costs u * g_max, in µS, and the difference of
         the pair another u.
+
+        Half precision: conductances are computed in float32, whose roundings are small beside the one that rounds them,
+        and the scale has been rounded down, so that nothing is clipped.
         """
         if self._exact:
             return 0.0
-        finfo = np.finfo(dtype)
+        finfo = ml_dtypes.finfo(dtype)
         unit = float(finfo.eps) / 2
-        clipped = max(statistics.max_abs - self._g_max / self.scale(statistics, dtype), 0.0)
+        scale = self.scale(statistics, np.dtype(np.float32) if is_half_precision(dtype) else dtype)
+        clipped = max(statistics.max_abs - self._g_max / scale, 0.0)
         bound = 2 * unit * statistics.max_abs + clipped
         if self._g_min:
             reach = max(statistics.max_abs, _SMALLEST_MAX_ABS)
             bound += (1 + self._g_max / (self._g_max - self._g_min)) * unit * reach
-        return bound * (1 + 8 * unit) + float(finfo.smallest_subnormal)
+        subnormal = float(finfo.smallest_subnormal)
+        if is_half_precision(dtype):  # of which small conductances are subnormal numbers
+            subnormal += subnormal / scale
+        return bound * (1 + 8 * unit) + subnormal
 
 
 def _conductance(name: str, value: float) -> float:

@@ -413,7 +413,7 @@ def _draw(spec: InputSpec, shape: tuple[int, ...], values: ValueRange | None, rn
     exact = np.float64 if dtype == np.float64 else np.float32
     if values is None:
         return np.asarray(rng.standard_normal(shape, dtype=exact)).astype(dtype)
-    largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    largest = float(ml_dtypes.finfo(dtype).max)
     if max(abs(values.low), abs(values.high)) > largest:
         raise ConfigError(f"input {spec.name!r} is {dtype} and cannot take {values}; its largest value is {largest:g}")
     portion = np.asarray(rng.random(shape))

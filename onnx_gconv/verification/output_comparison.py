@@ -147,7 +147,7 @@ def _is_float(dtype: np.dtype[Any]) -> bool:
 
 
 def _epsilon(dtype: np.dtype[Any]) -> float:
-    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
+    return float(ml_dtypes.finfo(dtype).eps)
 
 
 def spread_between(first: NDArray[Any] | None, second: NDArray[Any] | None) -> Spread:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -275,7 +276,7 @@ def _coarsest_eps(manifest: Manifest | None) -> float:
     A weight of half precision is rebuilt in float32, and the cast at the end gives it back, so its own type counts not.
     """
     names = {weight.compute_dtype for weight in manifest.weights} if manifest is not None else set()
-    return max((float(np.finfo(name).eps) for name in names), default=float(np.finfo(np.float32).eps))
+    return max((float(ml_dtypes.finfo(name).eps) for name in names), default=float(np.finfo(np.float32).eps))
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord
 from onnx_gconv.passes import InlineWeightFunctions
 from onnx_gconv.passes.mapped_weight import BrokenMappingError, ModelValues, locate, structural_problems
-from onnx_gconv.rebuilt_tensor import RebuiltTensor
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
 from onnx_gconv.weights import scopes
+from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 
 __all__ = ["WeightComparison", "compare_weights"]
 
@@ -99,20 +99,34 @@ def _as_it_was_mapped(original: ir.Model, mapped: ir.Model) -> ir.Model:
 
 
 class _Originals:
-    """The constants of the original model, by graph and name."""
+    """The constants of the original model, and what its nodes compute from constants, by graph and name."""
 
     def __init__(self, model: ir.Model) -> None:
+        self._evaluator = ConstantEvaluator(model)
         self._by_path: dict[tuple[str, str], ir.TensorProtocol] = {}
         self._by_name: dict[str, list[ir.TensorProtocol]] = {}
+        self._computed: dict[tuple[str, str], ir.Value] = {}
         for scope in scopes(model):
             for name, tensor in _constants(scope.graph):
                 self._by_path[scope.path, name] = tensor
                 self._by_name.setdefault(name, []).append(tensor)
+            for node in scope.graph:
+                self._computed.update({(scope.path, output.name or ""): output for output in node.outputs})
 
     def find(self, record: WeightRecord) -> ir.TensorProtocol | None:
-        """The weight in the graph of that path, else the only one of that name in any graph."""
-        if (tensor := self._by_path.get((record.graph, record.name))) is not None:
+        """The weight in the graph of that path, else the only one of that name in any graph.
+
+        Raises:
+            EvaluationError: If it is computed from constants, and cannot be.
+            ModelError: If external data cannot be read.
+        """
+        place = record.graph, record.name
+        if (tensor := self._by_path.get(place)) is not None:
             return tensor
+        if record.stored_as == "computed":
+            named = [value for (_, name), value in self._computed.items() if name == record.name]
+            value = self._computed.get(place, named[0] if len(named) == 1 else None)
+            return None if value is None else EvaluatedTensor(self._evaluator, value)
         candidates = self._by_name.get(record.name, [])
         return candidates[0] if len(candidates) == 1 else None
 
@@ -129,7 +143,10 @@ def _constants(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol]]:
 
 
 def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -> WeightComparison:
-    tensor = originals.find(record)
+    try:
+        tensor = originals.find(record)
+    except EvaluationError as problem_of_original:
+        return _not_compared(record, f"the original's cannot be computed: {problem_of_original}")
     if tensor is None:
         return _not_compared(record, "the original has no weight of this name; is it the model that was mapped?")
     shape, dtype = tuple(tensor.shape.numpy()), tensor.dtype
@@ -147,18 +164,22 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
         return _not_compared(record, str(broken))
     if problem is not None:
         return _not_compared(record, problem)
-    rebuilt = RebuiltTensor(mapped.tensors, record.decoding, dtype=record.ir_dtype, name=record.name)
+    rebuilt = mapped.rebuilt
     difference = _Difference()
     for ours, theirs in zip(rebuilt.chunks(), element_chunks(tensor), strict=True):
         difference.add(ours, theirs)
     statistics = WeightStatistics(-difference.max_abs, difference.max_abs, tensor.size)
     is_finite = math.isfinite(difference.max_abs)
     bound = converter.error_bound(statistics, np.dtype(record.compute_dtype)) if is_finite else 0.0
-    if record.dtype != record.compute_dtype:
+    if record.rounded:
+        bound = 0.0
+    elif record.dtype != record.compute_dtype:
         # The cast rounds to the nearest number, and the original is one: it can at most double the distance.
         bound *= 2
     error = difference.max_error
-    passed = difference.bit_identical if converter.is_exact else math.isfinite(error) and error <= bound
+    passed = (
+        difference.bit_identical if converter.is_exact or record.rounded else math.isfinite(error) and error <= bound
+    )
     return WeightComparison(
         name=record.name,
         graph=record.graph,

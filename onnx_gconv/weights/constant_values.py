@@ -83,6 +83,10 @@ class ConstantValues:
         constants = [self.constants[leaf] for leaf in found.values if leaf in self.constants]
         return [item for item in constants if item.tensor.size > 1] or constants
 
+    def is_overridable(self, value: ir.Value) -> bool:
+        """Whether a caller may replace something that a constant value is computed from."""
+        return any(leaf.is_graph_input() for leaf in leaves(value, self._functions).values)
+
     def ops(self, value: ir.Value) -> tuple[str, ...]:
         """The op types of the nodes that compute a constant value."""
         return leaves(value, self._functions).ops

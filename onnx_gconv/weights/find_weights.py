@@ -2,60 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from onnx_gconv.weights.constant_values import Constant, ConstantValues, main_source, rearranged_from
+from onnx_gconv.integer_weight import ZeroPoint
+from onnx_gconv.weight_types import INTEGER_DTYPES, MAPPABLE_DTYPES
+from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
+from onnx_gconv.weights.constant_values import Constant, ConstantValues, main_source
 from onnx_gconv.weights.function_weights import FunctionWeights
+from onnx_gconv.weights.matrix_view import MatrixView
 from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
 from onnx_gconv.weights.readers import node_label, readers
-from onnx_gconv.weights.rearrangement import Rearrangement, rearrangement, step_shape
-from onnx_gconv.weights.scopes import Scope, scopes
+from onnx_gconv.weights.rearrangement import Rearrangement
+from onnx_gconv.weights.scopes import scopes
 from onnx_gconv.weights.skip_reasons import SkipReason
+from onnx_gconv.weights.weight_path import WeightPath, path_to
 from onnx_gconv.weights.weight_records import Consumer, FoundWeight, SkippedWeight, WeightSurvey
 
 __all__ = ["find_weights"]
 
-MAPPABLE_DTYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
-
 _MATRIX_RANK = 2
 
 
-def find_weights(model: ir.Model, *, freeze_inputs: bool = False) -> WeightSurvey:
+def find_weights(
+    model: ir.Model, *, lookups: Collection[str] = (), quantized: bool = True, freeze_inputs: bool = False
+) -> WeightSurvey:
     """Find the weights of all MVM ops of a model, in the main graph and in all bodies of If, Loop and Scan.
 
-    A weight is an initializer or the output of a Constant node that reaches a weight slot of an MVM op directly or
-    through nodes that only rearrange it, while the other operand is not constant.
+    A weight is a constant that reaches a weight slot of an MVM op while the other operand is not constant: an
+    initializer or the output of a Constant node, directly or through nodes that only rearrange it, cast it to a wider
+    type, or dequantize it; or else what nodes compute from constants alone.
 
     Args:
         model: The model.
+        lookups: Op types whose tables count as weights, too: ``Gather``.
+        quantized: Whether weights of integer codes are found; they are listed as skipped if not.
         freeze_inputs: Whether initializers that are inputs of the main graph too can be mapped; else they are skipped,
             because a caller may replace them.
     """
-    return _Finder(model, freeze_inputs=freeze_inputs).survey()
+    return _Finder(model, lookups, quantized=quantized, freeze_inputs=freeze_inputs).survey()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _SlotUse:
-    """A weight slot that a constant feeds, and the nodes that rearrange it on the way."""
+    """A weight slot that a constant feeds, and the way to it."""
 
+    node: ir.Node
     slot: WeightSlot
-    nodes: tuple[ir.Node, ...]
+    path: WeightPath
 
-    def path(self, shape: tuple[int, ...]) -> tuple[tuple[Rearrangement, ...], tuple[int, ...]]:
-        """The steps, and the shape in which the constant arrives.
+    def view(self, shape: tuple[int, ...]) -> tuple[tuple[Rearrangement, ...], MatrixView]:
+        """How the constant of that shape is rearranged, and the matrix view of the result.
 
         Raises:
-            ValueError: If they cannot be known.
+            IndexError: If the shape does not fit the op.
+            ValueError: If it does not, or cannot be known.
         """
-        steps: list[Rearrangement] = []
-        for node in self.nodes:
-            if (step := rearrangement(node, shape)) is not None:
-                steps.append(step)
-                shape = step_shape(step, shape)
-        return tuple(steps), shape
+        assert self.slot.view is not None  # noqa: S101 - ops without a view are skipped before
+        steps, arrived = self.path.steps(shape)
+        return steps, self.slot.view(self.node, arrived)
+
+    def zero_point(self, shape: tuple[int, ...], evaluator: ConstantEvaluator) -> NDArray[np.int64] | None:
+        """The zero points of codes of that shape, or None if they cannot be told.
+
+        Raises:
+            EvaluationError: If one is not constant or cannot be computed.
+        """
+        value = None if self.slot.zero_point is None else _input(self.node, self.slot.zero_point)
+        at_slot = None if value is None else (value, self.slot.zero_point_axes)
+        return self.path.zero_point(shape, evaluator.evaluate, at_slot=at_slot)
 
 
 @dataclass
@@ -65,37 +84,40 @@ class _Use:
     mvm_slots: dict[tuple[ir.Node, int], _SlotUse] = field(default_factory=dict)
     constant_expression: ir.Node | None = None
     function: str | None = None
-    is_behind_nodes: bool = False
+    is_source: bool = False
 
 
 class _Finder:
-    def __init__(self, model: ir.Model, *, freeze_inputs: bool) -> None:
+    def __init__(self, model: ir.Model, lookups: Collection[str], *, quantized: bool, freeze_inputs: bool) -> None:
         self._freeze_inputs = freeze_inputs
         self._scopes = scopes(model)
         self._scope_of = {scope.graph: scope for scope in self._scopes}
         self._values = ConstantValues(model, self._scopes)
         self._functions = FunctionWeights(model)
+        self._evaluator = ConstantEvaluator(model)
+        self._lookups = lookups
+        self._quantized = quantized
         self._uses = {value: _Use() for value in self._values.constants}
-        self._behind: dict[ir.Value, SkippedWeight] = {}
+        self._computed: dict[ir.Value, _Use] = {}
 
     def survey(self) -> WeightSurvey:
         for scope in self._scopes:
             for node in scope.graph:
-                self._visit(node, scope)
-        weights: list[FoundWeight] = []
-        skipped = [*self._behind.values()]
-        for constant in self._values.constants.values():
-            if isinstance(decision := self._decide(constant), FoundWeight):
-                weights.append(decision)
-            elif decision is not None:
-                skipped.append(decision)
-        return WeightSurvey(tuple(weights), (*skipped, *self._functions.constants()))
+                self._visit(node)
+        decisions: list[FoundWeight | SkippedWeight | None] = [
+            self._decide_computed(value, use) for value, use in self._computed.items()
+        ]
+        decisions.extend(self._decide(constant) for constant in self._values.constants.values())
+        return WeightSurvey(
+            tuple(item for item in decisions if isinstance(item, FoundWeight)),
+            (*(item for item in decisions if isinstance(item, SkippedWeight)), *self._functions.constants()),
+        )
 
-    def _visit(self, node: ir.Node, scope: Scope) -> None:
-        row = mvm_op(node)
+    def _visit(self, node: ir.Node) -> None:
+        row = mvm_op(node, self._lookups)
         if row is not None:
             for slot in row.slots:
-                self._visit_slot(node, slot, scope)
+                self._visit_slot(node, slot)
         for indices in self._functions.weight_arguments(node):
             arguments = [value for index in indices if (value := _input(node, index)) is not None]
             if all(self._values.is_constant(value) for value in arguments):
@@ -103,77 +125,134 @@ class _Finder:
                     for source in self._values.sources(value):
                         self._uses[source.value].function = node.op_type
 
-    def _visit_slot(self, node: ir.Node, slot: WeightSlot, scope: Scope) -> None:
+    def _visit_slot(self, node: ir.Node, slot: WeightSlot) -> None:
         value = _input(node, slot.index)
         if value is None or not self._values.is_constant(value):
             return
         activation = _input(node, slot.activation)
         both_constant = activation is not None and self._values.is_constant(activation)
-        root, nodes = rearranged_from(value)
-        use = self._uses.get(root)
+        path = path_to(value, self._values)
+        use = self._uses.get(path.root)
+        if both_constant:
+            if use is not None:
+                use.constant_expression = node
+            return
         if use is None:
-            if not both_constant:
-                self._visit_computed(node, slot, value, scope)
-        elif both_constant:
-            use.constant_expression = node
-        else:
-            use.mvm_slots[node, slot.index] = _SlotUse(slot, tuple(nodes))
+            use = self._computed.setdefault(path.root, _Use())
+            for source in self._values.sources(path.root):
+                self._uses[source.value].is_source = True
+        use.mvm_slots[node, slot.index] = _SlotUse(node, slot, path)
 
-    def _visit_computed(self, node: ir.Node, slot: WeightSlot, value: ir.Value, scope: Scope) -> None:
-        """Note a weight slot that is fed by nodes computing on constants, once for each source."""
-        sources, ops = self._values.sources(value), self._values.ops(value)
-        for item in sources:
-            self._uses[item.value].is_behind_nodes = True
-        source = main_source(sources)
-        key = source.value if source else value
-        of = f" of {', '.join(_name(item.value) for item in sources)}" if sources and source is None else ""
-        known = self._behind.setdefault(
-            key,
-            SkippedWeight(
-                name=_name(key),
-                shape=tuple(source.tensor.shape.numpy()) if source else _static_shape(value),
-                graph_path=(source.scope if source else scope).path,
-                reason=SkipReason.BEHIND_OTHER_NODES,
-                detail=f"{'/'.join(ops)}{of}",
+    def _decide_computed(self, value: ir.Value, use: _Use) -> FoundWeight | SkippedWeight:
+        """Whether what nodes compute from constants can be mapped."""
+        node = value.producer()
+        assert node is not None and isinstance(node.graph, ir.Graph)  # noqa: PT018, S101 - it is computed in a graph
+        scope = self._scope_of[node.graph]
+        sources, ops = self._values.sources(value), "/".join(self._values.ops(value))
+        of = f"{ops} of {', '.join(_name(item.value) for item in sources)}"
+        reason: tuple[SkipReason, str] | None = None
+        tensor: ir.TensorProtocol | None = None
+        if self._values.is_overridable(value) and not self._freeze_inputs:
+            reason = SkipReason.OVERRIDABLE_INPUT, of
+        else:
+            try:
+                tensor = EvaluatedTensor(self._evaluator, value)
+            except EvaluationError as error:
+                reason = SkipReason.BEHIND_OTHER_NODES, f"{of}: {error}"
+        if tensor is None or reason is not None:
+            main = main_source(sources)
+            shape = _static_shape(value) or (tuple(main.tensor.shape.numpy()) if main else None)
+            return SkippedWeight(
+                name=_name(main.value if main else value),
+                shape=shape,
+                graph_path=(main.scope if main else scope).path,
+                reason=reason[0] if reason else SkipReason.BEHIND_OTHER_NODES,
+                detail=reason[1] if reason else of,
                 is_mvm=True,
-            ),
-        )
-        self._behind[key] = replace(known, consumers=(*known.consumers, f"{node_label(node)}[{slot.index}]"))
+                consumers=_slot_labels(use),
+            )
+        constant = Constant(value, tensor, scope)
+        return self._decide_weight(constant, use, tuple(_name(item.value) for item in _data(sources)))
 
     def _decide(self, constant: Constant) -> FoundWeight | SkippedWeight | None:
         """Whether a constant is a weight, a skipped weight, or nothing to speak of."""
         use = self._uses[constant.value]
         if not use.mvm_slots and use.function is None:
             return self._decide_other_constant(constant, use)
-        if (obstacle := _obstacle(constant, use, freeze_inputs=self._freeze_inputs)) is not None:
-            return _skipped(constant, *obstacle, is_mvm=True)
+        return self._decide_weight(constant, use, ())
+
+    def _decide_weight(self, constant: Constant, use: _Use, sources: tuple[str, ...]) -> FoundWeight | SkippedWeight:
+        if (obstacle := self._obstacle(constant, use)) is not None:
+            return _skipped(constant, use, *obstacle, is_mvm=True)
+        shape = tuple(constant.tensor.shape.numpy())
         try:
             consumers = tuple(self._consumers(constant, use))
         except (IndexError, ValueError):
-            detail = f"{list(constant.tensor.shape.numpy())} for {_ops(use)}"
-            return _skipped(constant, SkipReason.INVALID_SHAPE, detail, is_mvm=True)
-        return FoundWeight(constant.value, constant.tensor, constant.scope, consumers)
+            detail = f"{list(shape)} for {_ops(use)}"
+            return _skipped(constant, use, SkipReason.INVALID_SHAPE, detail, is_mvm=True)
+        found = FoundWeight(constant.value, constant.tensor, constant.scope, consumers, sources)
+        return self._with_zero_point(found, use) if found.is_integer else found
+
+    def _obstacle(self, constant: Constant, use: _Use) -> tuple[SkipReason, str] | None:
+        """Why a constant in a weight slot cannot be mapped, in a few words, or None."""
+        tensor = constant.tensor
+        obstacles = (
+            (use.function is not None, SkipReason.INSIDE_FUNCTION, f"function {use.function}"),
+            (any(item.slot.view is None for item in use.mvm_slots.values()), SkipReason.BLOCK_PACKED, _ops(use)),
+            (tensor.dtype not in MAPPABLE_DTYPES, SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()),
+            (tensor.size == 0, SkipReason.EMPTY, f"shape {list(tensor.shape.numpy())}"),
+            (
+                constant.value.is_graph_input() and not (self._freeze_inputs and constant.scope.node is None),
+                SkipReason.OVERRIDABLE_INPUT,
+                "",
+            ),
+            (
+                tensor.dtype in INTEGER_DTYPES and not self._quantized,
+                SkipReason.QUANTIZED,
+                tensor.dtype.name.lower(),
+            ),
+        )
+        return next(((reason, detail) for applies, reason, detail in obstacles if applies), None)
+
+    def _with_zero_point(self, weight: FoundWeight, use: _Use) -> FoundWeight:
+        """A weight of integer codes with the zero points that all of its slots subtract."""
+        found: list[NDArray[np.int64]] = []
+        problem = None
+        for item in use.mvm_slots.values():
+            try:
+                zero_point = item.zero_point(weight.shape, self._evaluator)
+            except EvaluationError as error:
+                problem = f"its zero point cannot be told ({error})"
+                break
+            if zero_point is None:
+                problem = "its zero points do not follow its axes"
+                break
+            found.append(zero_point)
+        if problem is None and not all(np.array_equal(item, found[0]) for item in found):
+            problem = "its readers subtract different zero points"
+        if problem is not None:
+            note = f"the codes themselves are mapped, without a zero point: {problem}"
+            return replace(weight, notes=(*weight.notes, note))
+        return replace(weight, zero_point=ZeroPoint(found[0], weight.shape)) if found[0].any() else weight
 
     def _decide_other_constant(self, constant: Constant, use: _Use) -> SkippedWeight | None:
         """List constants that might be taken for weights: matrices, but not biases, norms, shapes and indices."""
+        if use.is_source:  # of a computed weight, which is mapped or listed itself
+            return None
         if use.constant_expression is not None:
             detail = f"node {node_label(use.constant_expression)}"
-            return _skipped(constant, SkipReason.CONSTANT_EXPRESSION, detail, is_mvm=False)
+            return _skipped(constant, use, SkipReason.CONSTANT_EXPRESSION, detail, is_mvm=False)
         is_matrix = len(constant.tensor.shape.numpy()) >= _MATRIX_RANK and constant.tensor.dtype.is_floating_point()
-        if not is_matrix or use.is_behind_nodes:  # the latter is listed already, as what stands behind a weight slot
+        if not is_matrix:
             return None
         ops = sorted({node.op_type for node, _ in readers(constant.value)})
         detail = f"read by {'/'.join(ops)}" if ops else "unused"
-        return _skipped(constant, SkipReason.NOT_AN_MVM_WEIGHT, detail, is_mvm=False)
+        return _skipped(constant, use, SkipReason.NOT_AN_MVM_WEIGHT, detail, is_mvm=False)
 
     def _consumers(self, constant: Constant, use: _Use) -> Iterator[Consumer]:
-        for node, index in readers(constant.value):
+        for node, index in _readers(constant.value, use):
             slot_use = use.mvm_slots.get((node, index))
-            path: tuple[Rearrangement, ...] = ()
-            view = None
-            if slot_use is not None:
-                path, shape = slot_use.path(tuple(constant.tensor.shape.numpy()))
-                view = slot_use.slot.view(node, shape) if slot_use.slot.view is not None else None
+            path, view = ((), None) if slot_use is None else slot_use.view(tuple(constant.tensor.shape.numpy()))
             assert node.graph is not None  # noqa: S101 - nodes of a model stand in graphs
             yield Consumer(
                 node=node,
@@ -185,23 +264,24 @@ class _Finder:
             )
 
 
-def _obstacle(constant: Constant, use: _Use, *, freeze_inputs: bool) -> tuple[SkipReason, str] | None:
-    """Why a constant in a weight slot cannot be mapped, in a few words, or None."""
-    tensor = constant.tensor
-    if use.function is not None:
-        return SkipReason.INSIDE_FUNCTION, f"function {use.function}"
-    if all(item.slot.view is None for item in use.mvm_slots.values()):
-        return SkipReason.OP_NOT_SUPPORTED, _ops(use)
-    if tensor.dtype not in MAPPABLE_DTYPES:
-        return SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()
-    if tensor.size == 0:
-        return SkipReason.EMPTY, f"shape {list(tensor.shape.numpy())}"
-    if constant.value.is_graph_input() and not (freeze_inputs and constant.scope.node is None):
-        return SkipReason.OVERRIDABLE_INPUT, ""
-    return None
+def _data(sources: Collection[Constant]) -> list[Constant]:
+    """Those of the sources of a weight that hold numbers of it, not sizes and indices."""
+    dtypes = INTEGER_DTYPES - {ir.DataType.INT32}
+    found = [item for item in sources if item.tensor.dtype.is_floating_point() or item.tensor.dtype in dtypes]
+    return found or [*sources]
 
 
-def _skipped(constant: Constant, reason: SkipReason, detail: str, *, is_mvm: bool) -> SkippedWeight:
+def _readers(value: ir.Value, use: _Use) -> Iterator[tuple[ir.Node, int]]:
+    """The readers of a weight, seen through the nodes on the ways to its slots."""
+    passed = frozenset(node for item in use.mvm_slots.values() for node in item.path.nodes)
+    return readers(value, passed)
+
+
+def _slot_labels(use: _Use) -> tuple[str, ...]:
+    return tuple(f"{node_label(node)}[{index}]" for node, index in use.mvm_slots)
+
+
+def _skipped(constant: Constant, use: _Use, reason: SkipReason, detail: str, *, is_mvm: bool) -> SkippedWeight:
     return SkippedWeight(
         name=_name(constant.value),
         shape=tuple(constant.tensor.shape.numpy()),
@@ -209,7 +289,7 @@ def _skipped(constant: Constant, reason: SkipReason, detail: str, *, is_mvm: boo
         reason=reason,
         detail=detail,
         is_mvm=is_mvm,
-        consumers=tuple(node_label(node) for node, _ in readers(constant.value)),
+        consumers=tuple(node_label(node) for node, _ in _readers(constant.value, use)),
     )
 
 

@@ -5,7 +5,7 @@ Supporting a new op is one row: its weight slots and, for each, the function tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnx_gconv.weights.matrix_view import MatrixView
 
-__all__ = ["MVM_OPS", "MvmOp", "WeightSlot", "mvm_op"]
+__all__ = ["LOOKUP_OPS", "MVM_OPS", "MvmOp", "WeightSlot", "mvm_op"]
 
 _MATRIX_RANK = 2
 _CONV_RANK = 3  # or more: one axis of the kernel at least
@@ -31,12 +31,17 @@ class WeightSlot:
         index: Index among the node's inputs.
         activation: Index of the input that is multiplied with it.
         view: Gives the matrix view from the node and the shape of the weight, raises IndexError or ValueError if the
-            shape does not fit; None as long as this version has no view for the op, whose weights are then skipped.
+            shape does not fit; None if the op packs its weights in blocks, and they are skipped.
+        zero_point: Index of the input that holds the zero point of a weight of integer codes; None if there is none.
+        zero_point_axes: Axes of the weight along which a zero point with as many axes varies; a scalar always counts
+            for all.
     """
 
     index: int
     activation: int
     view: ViewFunction | None
+    zero_point: int | None = None
+    zero_point_axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,23 @@ def _recurrent(_: ir.Node, shape: Sequence[int]) -> MatrixView:
     return MatrixView.of_axes(shape, matrix_axes=(0,), row_axes=(2,), column_axes=(1,))
 
 
+def _quantized_recurrent(_: ir.Node, shape: Sequence[int]) -> MatrixView:
+    """W or R of DynamicQuantizeLSTM [directions, inputs, gates * hidden], the other way round than those of LSTM."""
+    if len(shape) != _RECURRENT_RANK:
+        raise ValueError(f"shape {list(shape)}")
+    return MatrixView.of_axes(shape, matrix_axes=(0,), row_axes=(1,), column_axes=(2,))
+
+
+def _gather(node: ir.Node, shape: Sequence[int]) -> MatrixView:
+    """A table [entries, outputs...]: an index is a one-hot vector of inputs."""
+    axis = node.attributes.get_int("axis", 0)
+    axis += len(shape) if axis < 0 else 0
+    if not 0 <= axis < len(shape):
+        raise ValueError(f"axis {axis} of shape {list(shape)}")
+    columns = [number for number in range(len(shape)) if number != axis]
+    return MatrixView.of_axes(shape, row_axes=(axis,), column_axes=columns)
+
+
 def _attention(_: ir.Node, shape: Sequence[int]) -> MatrixView:
     """W [inputs, queries + keys + values]."""
     if len(shape) != _MATRIX_RANK:
@@ -186,6 +208,8 @@ _FUSED_MATMUL = (WeightSlot(0, 1, _fused_matmul_left), WeightSlot(1, 0, _fused_m
 _CONV = (WeightSlot(1, 0, _conv),)
 _RECURRENT = (WeightSlot(1, 0, _recurrent), WeightSlot(2, 0, _recurrent))
 
+_ROW_OF_LEFT, _COLUMN_OF_RIGHT = (-2,), (-1,)
+
 _ROWS = (
     MvmOp("", "MatMul", _MATMUL),
     MvmOp("", "Gemm", _GEMM),
@@ -200,21 +224,51 @@ _ROWS = (
     MvmOp("com.microsoft", "FusedGemm", _GEMM),
     MvmOp("com.microsoft", "FusedConv", _CONV),
     MvmOp("com.microsoft", "Attention", (WeightSlot(1, 0, _attention),)),
-    # Ops with integer weights, which this version lists, but does not map
-    MvmOp("", "MatMulInteger", (WeightSlot(0, 1, None), WeightSlot(1, 0, None))),
-    MvmOp("", "ConvInteger", (WeightSlot(1, 0, None),)),
-    MvmOp("", "QLinearMatMul", (WeightSlot(0, 3, None), WeightSlot(3, 0, None))),
-    MvmOp("", "QLinearConv", (WeightSlot(3, 0, None),)),
-    MvmOp("com.microsoft", "QAttention", (WeightSlot(1, 0, None),)),
+    # Ops that read integer codes
+    MvmOp(
+        "",
+        "MatMulInteger",
+        (WeightSlot(0, 1, _matmul_left, 2, _ROW_OF_LEFT), WeightSlot(1, 0, _matmul_right, 3, _COLUMN_OF_RIGHT)),
+    ),
+    MvmOp("", "ConvInteger", (WeightSlot(1, 0, _conv, 3, (0,)),)),
+    MvmOp(
+        "",
+        "QLinearMatMul",
+        (WeightSlot(0, 3, _matmul_left, 2, _ROW_OF_LEFT), WeightSlot(3, 0, _matmul_right, 5, _COLUMN_OF_RIGHT)),
+    ),
+    MvmOp("", "QLinearConv", (WeightSlot(3, 0, _conv, 5, (0,)),)),
+    MvmOp("com.microsoft", "QLinearConv", (WeightSlot(3, 0, _conv, 5, (0,)),)),
+    MvmOp("com.microsoft", "QGemm", (WeightSlot(0, 3, _gemm_left, 2), WeightSlot(3, 0, _gemm_right, 5, (1,)))),
+    MvmOp("com.microsoft", "QAttention", (WeightSlot(1, 0, _attention, 7, (1,)),)),
+    MvmOp(
+        "com.microsoft",
+        "DynamicQuantizeLSTM",
+        (WeightSlot(1, 0, _quantized_recurrent, 9, (0, 2)), WeightSlot(2, 0, _quantized_recurrent, 11, (0, 2))),
+    ),
+    MvmOp("com.microsoft", "DynamicQuantizeMatMul", (WeightSlot(1, 0, _matmul_right, 3, _COLUMN_OF_RIGHT),)),
+    MvmOp(
+        "com.microsoft",
+        "MatMulIntegerToFloat",
+        (WeightSlot(0, 1, _matmul_left, 4, _ROW_OF_LEFT), WeightSlot(1, 0, _matmul_right, 5, _COLUMN_OF_RIGHT)),
+    ),
     MvmOp("com.microsoft", "MatMulNBits", (WeightSlot(1, 0, None),)),
-    MvmOp("com.microsoft", "DynamicQuantizeLSTM", (WeightSlot(1, 0, None), WeightSlot(2, 0, None))),
-    MvmOp("com.microsoft", "DynamicQuantizeMatMul", (WeightSlot(1, 0, None),)),
-    MvmOp("com.microsoft", "MatMulIntegerToFloat", (WeightSlot(1, 0, None),)),
+    MvmOp("com.microsoft", "MatMulBnb4", (WeightSlot(1, 0, None),)),
 )
+
+# Lookups multiply with no activations; their tables are mapped only if asked for.
+_LOOKUPS = (MvmOp("", "Gather", (WeightSlot(0, 1, _gather),)),)
 
 MVM_OPS: dict[tuple[str, str], MvmOp] = {(row.domain, row.op_type): row for row in _ROWS}
 
+LOOKUP_OPS: dict[tuple[str, str], MvmOp] = {(row.domain, row.op_type): row for row in _LOOKUPS}
 
-def mvm_op(node: ir.Node) -> MvmOp | None:
-    """The row of a node, or None if it multiplies no matrix."""
-    return MVM_OPS.get((node.domain, node.op_type))
+
+def mvm_op(node: ir.Node, lookups: Collection[str] = ()) -> MvmOp | None:
+    """The row of a node, or None if it multiplies no matrix.
+
+    Args:
+        node: The node.
+        lookups: Op types of `LOOKUP_OPS` that count, too.
+    """
+    key = (node.domain, node.op_type)
+    return MVM_OPS.get(key) or (LOOKUP_OPS.get(key) if node.op_type in lookups else None)

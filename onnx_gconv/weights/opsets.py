@@ -8,8 +8,9 @@ from onnx_gconv.weights.skip_reasons import SkipReason
 from onnx_gconv.weights.weight_records import FoundWeight, SkippedWeight, WeightSurvey
 
 __all__ = [
-    "OLDEST_BFLOAT16_OPSET",
+    "OLDEST_CASTS",
     "OLDEST_OPSET",
+    "OLDEST_ROUND_OPSET",
     "default_opset",
     "set_default_opset",
     "without_missing_casts",
@@ -18,8 +19,19 @@ __all__ = [
 OLDEST_OPSET = 7
 """Sub and Div broadcast by shape since this opset, and ONNX Runtime has no kernels for their older versions."""
 
-OLDEST_BFLOAT16_OPSET = 13
-"""Cast gives bfloat16 since this opset."""
+OLDEST_ROUND_OPSET = 11
+"""The op Round exists since this opset."""
+
+OLDEST_CASTS = {
+    ir.DataType.BFLOAT16: 13,
+    ir.DataType.FLOAT8E4M3FN: 19,
+    ir.DataType.FLOAT8E4M3FNUZ: 19,
+    ir.DataType.FLOAT8E5M2: 19,
+    ir.DataType.FLOAT8E5M2FNUZ: 19,
+    ir.DataType.INT4: 21,
+    ir.DataType.UINT4: 21,
+}
+"""The opsets since which Cast gives these types; all others it gives since the oldest opset."""
 
 _LONG_NAME = "ai.onnx"
 
@@ -37,13 +49,14 @@ def set_default_opset(model: ir.Model, version: int) -> None:
 
 def without_missing_casts(survey: WeightSurvey, opset: int | None) -> WeightSurvey:
     """Move weights to the skipped ones if no node of the opset can give their type; None stands for a free choice."""
-    if opset is None or opset >= OLDEST_BFLOAT16_OPSET:
+    if opset is None:
         return survey
     kept: list[FoundWeight] = []
     lacking: list[SkippedWeight] = []
     for weight in survey.weights:
-        if weight.tensor.dtype == ir.DataType.BFLOAT16:
-            lacking.append(SkippedWeight.of(weight, SkipReason.OPSET_TOO_OLD, f"bfloat16 at opset {opset}"))
+        if (needed := OLDEST_CASTS.get(weight.tensor.dtype, 0)) > opset:
+            detail = f"{weight.tensor.dtype.name.lower()} at opset {opset}, needs {needed}"
+            lacking.append(SkippedWeight.of(weight, SkipReason.OPSET_TOO_OLD, detail))
         else:
             kept.append(weight)
     return WeightSurvey(tuple(kept), (*survey.skipped, *lacking))

@@ -10,7 +10,8 @@ __all__ = ["SkipReason"]
 class SkipReason(enum.StrEnum):
     """A reason. The value is what manifests and JSON output say; `explanation` is for people."""
 
-    OP_NOT_SUPPORTED = "op_not_supported"
+    BLOCK_PACKED = "block_packed"
+    QUANTIZED = "quantized"
     BEHIND_OTHER_NODES = "behind_other_nodes"
     CONSTANT_EXPRESSION = "constant_expression"
     DTYPE_NOT_SUPPORTED = "dtype_not_supported"
@@ -30,13 +31,15 @@ class SkipReason(enum.StrEnum):
 
 
 _EXPLANATIONS = {
-    SkipReason.OP_NOT_SUPPORTED: "the MVM op that reads it is not mapped by this version",
-    SkipReason.BEHIND_OTHER_NODES: "nodes that do not only rearrange it stand between the constant and the weight "
-    "slot; fold constants first",
+    SkipReason.BLOCK_PACKED: "the op packs several codes into each byte, block by block, which nodes cannot rebuild; "
+    "map the model before it is quantized, or quantize it to DequantizeLinear nodes",
+    SkipReason.QUANTIZED: "it consists of integer codes, which were not to be mapped",
+    SkipReason.BEHIND_OTHER_NODES: "nodes that compute the weight cannot be evaluated; fold constants first",
     SkipReason.CONSTANT_EXPRESSION: "the node multiplies it with another constant, not with activations; fold "
     "constants first",
-    SkipReason.DTYPE_NOT_SUPPORTED: "only float16, bfloat16, float32 and float64 weights are mapped by this version",
-    SkipReason.OPSET_TOO_OLD: "the Cast that gives its type back needs opset 13; raise the opset (--upgrade-opset, "
+    SkipReason.DTYPE_NOT_SUPPORTED: "weights of this type are not mapped: only float8, float16, bfloat16, float32, "
+    "float64 and integers of up to 32 bits are",
+    SkipReason.OPSET_TOO_OLD: "the Cast that gives its type back needs a newer opset; raise it (--upgrade-opset, "
     "upgrade_opset=True)",
     SkipReason.OVERRIDABLE_INPUT: "it is the default of a graph input, so a caller may replace it; make it a constant "
     "(--freeze-inputs, freeze_inputs=True)",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx_ir as ir
 
+from onnx_gconv.integer_weight import EffectiveIntegerTensor, ZeroPoint
+from onnx_gconv.weight_types import INTEGER_DTYPES
 from onnx_gconv.weights.matrix_view import MatrixView
 from onnx_gconv.weights.readers import node_label
 from onnx_gconv.weights.rearrangement import Rearrangement
@@ -41,16 +44,23 @@ class FoundWeight:
     """A weight that can be mapped.
 
     Attributes:
-        value: The value that holds it: an initializer, or the output of a Constant node.
+        value: The value that holds it: an initializer, the output of a Constant node, or what nodes compute from
+            constants.
         tensor: Its data.
         scope: The graph that owns it.
-        consumers: All nodes that read it, through nodes that only rearrange it too.
+        consumers: All nodes that read it, through nodes that only rearrange, widen or dequantize it too.
+        sources: For a computed weight, the names of the constants that it is computed from.
+        zero_point: For a weight of integer codes: the codes that stand for zero; None if that is 0 for all.
+        notes: What a user should know of it, a line each.
     """
 
     value: ir.Value
     tensor: ir.TensorProtocol
     scope: Scope
     consumers: tuple[Consumer, ...]
+    sources: tuple[str, ...] = ()
+    zero_point: ZeroPoint | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -64,9 +74,26 @@ class FoundWeight:
         return tuple(self.tensor.shape.numpy())
 
     @property
-    def is_constant_node(self) -> bool:
-        """Whether a Constant node holds the weight, not an initializer."""
-        return self.value.producer() is not None
+    def stored_as(self) -> Literal["initializer", "constant", "computed"]:
+        """What holds the weight."""
+        producer = self.value.producer()
+        if producer is None:
+            return "initializer"
+        return "constant" if producer.op_type == "Constant" and producer.domain == "" else "computed"
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the weight consists of integer codes."""
+        return self.tensor.dtype in INTEGER_DTYPES
+
+    @property
+    def numbers(self) -> ir.TensorProtocol:
+        """What conductances hold: the weight, or the codes minus their zero points."""
+        if not self.is_integer:
+            return self.tensor
+        # int32 differences have up to 33 bits, all others at most 17.
+        dtype = ir.DataType.DOUBLE if self.tensor.dtype == ir.DataType.INT32 else ir.DataType.FLOAT
+        return EffectiveIntegerTensor(self.tensor, self.zero_point, dtype)
 
 
 @dataclass(frozen=True, eq=False)

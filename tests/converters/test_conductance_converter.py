@@ -27,7 +27,14 @@ class TestComputeDtype:
     def test_is_in_the_byte_order_of_the_machine(self, text):
         assert compute_dtype(np.dtype(text)) == np.dtype(text).newbyteorder("=")
 
-    @pytest.mark.parametrize("dtype", [np.complex64, np.longdouble, np.object_, np.str_, ml_dtypes.float8_e4m3fn])
+    @pytest.mark.parametrize(
+        "dtype",
+        [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz, ml_dtypes.float8_e5m2, ml_dtypes.float8_e5m2fnuz],
+    )
+    def test_of_eight_bit_floats_is_float32(self, dtype):
+        assert compute_dtype(dtype) == np.float32
+
+    @pytest.mark.parametrize("dtype", [np.complex64, np.longdouble, np.object_, np.str_])
     def test_is_refused_for_what_is_no_weight(self, dtype):
         with pytest.raises(UnmappableWeightError, match="float16, bfloat16, float32 and float64 can"):
             compute_dtype(dtype)

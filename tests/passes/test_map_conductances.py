@@ -458,6 +458,7 @@ class TestManifest:
             "dtype": "float32",
             "shape": (3, 4),
             "stored_as": "initializer",
+            "sources": (),
             "converter": {
                 "name": "SinglePairConductanceConverter",
                 "parameters": {"g_max": 20.0, "g_min": 1.0, "exact": False},
@@ -471,6 +472,8 @@ class TestManifest:
             ),
             "offset_us": 0.0,
             "zero": 0.0,
+            "rounded": False,
+            "zero_point": None,
             "notes": (),
         }
         [consumer] = record.consumers
@@ -488,21 +491,20 @@ class TestManifest:
         model = parse(
             """g (float[2,3] x) => (float[2,4] y, float[2,4] z) {
                 [a] y = MatMul(x, W)
-                t = Neg(V)
-                [b] z = MatMul(x, t)
+                [b] z = MatMul(x, V)
             }""",
             W=normal(3, 4),
-            V=normal(3, 4),
+            V=np.ones((3, 4), np.int64),
         )
         [skipped] = read_manifest(mapped(model)).skipped
         assert skipped.model_dump() == {
             "name": "V",
             "shape": (3, 4),
             "graph": "",
-            "reason": "behind_other_nodes",
-            "detail": "Neg",
+            "reason": "dtype_not_supported",
+            "detail": "int64",
             "is_mvm": True,
-            "consumers": ("b (MatMul)[1]",),
+            "consumers": ("b (MatMul)",),
         }
 
     def test_it_says_in_which_graph_weight_and_consumer_stand(self, parse):

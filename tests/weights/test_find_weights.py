@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnx_gconv.weights import find_weights
+from onnx_gconv.weights import constant_evaluation, find_weights
 
 
 def found(model):
@@ -35,7 +35,7 @@ def readers(weight):
 class TestWhereWeightsLive:
     def test_an_initializer_that_feeds_a_weight_slot_is_a_weight(self, parse, normal):
         weight = only_weight(parse("g (float[2,3] x) => (float[2,4] y) { [mm] y = MatMul(x, W) }", W=normal(3, 4)))
-        assert (weight.name, weight.shape, weight.is_constant_node) == ("W", (3, 4), False)
+        assert (weight.name, weight.shape, weight.stored_as) == ("W", (3, 4), "initializer")
         assert readers(weight) == [("mm", 1, True)]
         np.testing.assert_array_equal(weight.tensor.numpy(), normal(3, 4))
 
@@ -48,7 +48,7 @@ class TestWhereWeightsLive:
                 }"""
             )
         )
-        assert (weight.name, weight.shape, weight.is_constant_node) == ("W", (2, 2), True)
+        assert (weight.name, weight.shape, weight.stored_as) == ("W", (2, 2), "constant")
         assert weight.tensor.numpy().tolist() == [[1, 2], [3, 4]]
 
     def test_a_constant_node_may_give_its_numbers_as_a_list(self, parse):
@@ -188,19 +188,6 @@ class TestConsumers:
         assert readers(weight) == [("mm", 1, True), ("look_up", 0, False)]
         assert weight.consumers[1].view is None
 
-    def test_a_weight_of_a_mapped_and_an_unsupported_op_is_found(self, parse, normal):
-        model = parse(
-            """g (float[2,3] x) => (float y, float z) {
-                [mm] y = MatMul(x, W)
-                [quantized] z = com.microsoft.DynamicQuantizeMatMul(x, W)
-            }""",
-            opsets='"" : 17, "com.microsoft" : 1',
-            W=normal(3, 4),
-        )
-        weight = only_weight(model)
-        assert readers(weight) == [("mm", 1, True), ("quantized", 1, True)]
-        assert weight.consumers[1].view is None
-
     def test_both_weights_of_a_recurrent_op_are_found_and_its_biases_are_not(self, parse, normal):
         model = parse(
             "g (float[5,1,3] x) => (float y) { y = LSTM <hidden_size = 2> (x, W, R, B) }",
@@ -318,68 +305,28 @@ class TestSkipped:
         )
         assert found(model) == ["B"]
 
-    @pytest.mark.parametrize(
-        ("nodes", "detail"),
-        [
-            ("t = Neg(W) y = MatMul(x, t)", "Neg"),
-            ("t = Cast <to = 1> (W) y = MatMul(x, t)", "Cast"),
-            ("a = Cast <to = 1> (W) t = Transpose(a) y = MatMul(x, t)", "Transpose/Cast"),
-            ("two = Constant <value_float = 2.0> () t = Mul(W, two) y = MatMul(x, t)", "Mul"),
-        ],
-    )
-    def test_a_weight_behind_other_nodes_is_listed_under_its_own_name(self, parse, normal, nodes, detail):
-        model = parse(f"g (float[2,3] x) => (float[2,3] y) {{ {nodes} }}", W=normal(3, 3))
-        skipped = only_skipped(model)
-        assert (skipped.name, skipped.shape, skipped.is_mvm) == ("W", (3, 3), True)
-        assert (skipped.reason, skipped.detail) == ("behind_other_nodes", detail)
-
-    @pytest.mark.parametrize("scale", [np.float32(0.1), np.full(4, 0.1, np.float32)], ids=["tensor", "channel"])
-    def test_a_quantized_weight_is_listed_under_its_own_name_and_not_under_that_of_its_scale(self, parse, scale):
+    def test_a_weight_behind_nodes_that_cannot_be_computed_is_listed_under_its_own_name(self, parse, normal):
         model = parse(
-            """g (float[2,3] x) => (float[2,4] y) {
-                t = DequantizeLinear <axis = 1> (Wq, scale, zero_point)
-                [mm] y = MatMul(x, t)
-            }""",
-            Wq=np.ones((3, 4), np.int8),
-            scale=scale,
-            zero_point=np.zeros(scale.shape, np.int8),
-        )
-        skipped = only_skipped(model)
-        assert (skipped.name, skipped.shape, skipped.detail) == ("Wq", (3, 4), "DequantizeLinear")
-        assert skipped.consumers == ("mm (MatMul)[1]",)
-
-    def test_several_weights_behind_one_slot_are_listed_as_what_they_become(self, parse, normal):
-        model = parse(
-            """g (float[2,3] x) => (float[2,8] y) <float[3,8] joined> {
-                joined = Concat <axis = 1> (A, B)
-                y = MatMul(x, joined)
-            }""",
-            A=normal(3, 4),
-            B=normal(3, 4),
-        )
-        skipped = only_skipped(model)
-        assert (skipped.name, skipped.shape) == ("joined", (3, 8))
-        assert skipped.reason == "behind_other_nodes"
-        assert {"A", "B"} == set(skipped.detail.removeprefix("Concat of ").split(", "))
-
-    def test_a_weight_behind_other_nodes_is_listed_once_with_all_weight_slots(self, parse, normal):
-        model = parse(
-            "g (float[3,3] x) => (float[3,3] y) { t = Neg(W) [a] z = MatMul(x, t) [b] y = MatMul(t, z) }",
+            "g (float[2,3] x) => (float[2,3] y) { a = foreign.Twist(W) t = Neg(a) [mm] y = MatMul(x, t) }",
+            opsets='"" : 17, "foreign" : 1',
             W=normal(3, 3),
         )
-        assert only_skipped(model).consumers == ("a (MatMul)[1]", "b (MatMul)[0]")
-
-    def test_a_constant_that_is_computed_from_nothing_is_listed(self, parse):
-        model = parse(
-            """g (float[2,3] x) => (float[2,4] y) {
-                shape = Constant <value_ints = [3, 4]> ()
-                filled = ConstantOfShape(shape)
-                [mm] y = MatMul(x, filled)
-            }"""
-        )
         skipped = only_skipped(model)
-        assert (skipped.reason, skipped.detail) == ("behind_other_nodes", "ConstantOfShape")
+        assert (skipped.name, skipped.shape, skipped.is_mvm) == ("W", (3, 3), True)
+        assert skipped.reason == "behind_other_nodes"
+        assert skipped.detail.startswith("Neg/Twist of W: Twist cannot be computed")
         assert skipped.consumers == ("mm (MatMul)[1]",)
+
+    def test_a_weight_that_takes_too_much_memory_to_compute_is_listed(self, parse, normal, monkeypatch):
+        monkeypatch.setattr(constant_evaluation, "MOST_EVALUATED_BYTES", 100)
+        model = parse("g (float[2,6] x) => (float[2,6] y) { t = Neg(W) y = MatMul(x, t) }", W=normal(6, 6))
+        assert only_skipped(model).detail.startswith("Neg of W: computing it takes")
+
+    def test_what_is_computed_from_an_overridable_input_is_listed(self, parse, normal):
+        model = parse(
+            "g (float[2,3] x, float[3,3] W) => (float[2,3] y) { t = Neg(W) y = MatMul(x, t) }", W=normal(3, 3)
+        )
+        assert (only_skipped(model).name, only_skipped(model).reason) == ("W", "overridable_input")
 
     def test_a_sparse_constant_is_listed(self, parse):
         model = parse("g (float[2,3] x) => (float[2,4] y) { W = Constant <value_float = 1.0> () y = MatMul(x, W) }")
@@ -388,7 +335,8 @@ class TestSkipped:
         node.attributes.add(ir.Attr("sparse_value", ir.AttributeType.SPARSE_TENSOR, None))
         skipped = only_skipped(model)
         assert (skipped.name, skipped.is_mvm) == ("W", True)
-        assert (skipped.reason, skipped.detail) == ("behind_other_nodes", "Constant")
+        assert skipped.reason == "behind_other_nodes"
+        assert "sparse" in skipped.detail
 
     def test_random_numbers_are_activations(self, parse):
         model = parse("g (float[2,3] x) => (float[2,4] y) { r = RandomNormal <shape = [3, 4]> () y = MatMul(x, r) }")
@@ -431,7 +379,7 @@ class TestSkipped:
         skipped = only_skipped(model)
         assert (skipped.reason, skipped.detail, skipped.is_mvm) == ("empty", f"shape {list(shape)}", True)
 
-    @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint64])
+    @pytest.mark.parametrize("dtype", [np.int64, np.uint32, np.uint64])
     def test_an_integer_weight_of_a_floating_op_is_skipped(self, parse, dtype):
         model = parse("g (float x) => (float y) { y = MatMul(x, W) }", W=np.ones((3, 4), dtype))
         skipped = only_skipped(model)
@@ -442,31 +390,200 @@ class TestSkipped:
         model = parse("g (float[2,3] x, float[3,4] W) => (float[2,4] y) { y = MatMul(x, W) }", W=normal(3, 4))
         assert (only_skipped(model).name, only_skipped(model).reason) == ("W", "overridable_input")
 
+    @pytest.mark.parametrize("op_type", ["MatMulNBits", "MatMulBnb4"])
+    def test_a_weight_that_is_packed_in_blocks_is_listed(self, parse, op_type):
+        model = parse(
+            f"g (float x) => (float y) {{ y = com.microsoft.{op_type} (x, W) }}",
+            opsets='"" : 17, "com.microsoft" : 1',
+            W=np.ones((3, 1, 4), np.uint8),
+        )
+        assert (only_skipped(model).name, only_skipped(model).reason) == ("W", "block_packed")
+        assert (only_skipped(model).detail, only_skipped(model).is_mvm) == (op_type, True)
+
+    def test_integer_codes_are_left_alone_if_asked_for(self, parse):
+        model = parse("g (uint8[2,3] x) => (int32[2,4] y) { y = MatMulInteger(x, W) }", W=np.ones((3, 4), np.int8))
+        survey = find_weights(model, quantized=False)
+        assert survey.weights == ()
+        assert [(s.name, s.reason, s.detail, s.is_mvm) for s in survey.skipped] == [("W", "quantized", "int8", True)]
+
+
+class TestComputedWeights:
     @pytest.mark.parametrize(
-        ("node", "shapes", "weights"),
+        ("nodes", "expected"),
         [
-            ("y = MatMulInteger(x, W)", {"W": (3, 4)}, ["W"]),
-            ("y = QLinearConv(x, a, b, W, c, d, e, f)", {"W": (4, 3, 1, 1)}, ["W"]),
-            ("y = com.microsoft.MatMulNBits (x, W)", {"W": (3, 4)}, ["W"]),
-            ("y = com.microsoft.DynamicQuantizeLSTM (x, W, R)", {"W": (1, 3, 8), "R": (1, 2, 8)}, ["W", "R"]),
+            ("t = Neg(W) y = MatMul(x, t)", lambda w: -w),
+            ("a = Neg(W) t = Transpose(a) y = MatMul(x, t)", lambda w: -w),
+            ("two = Constant <value_float = 2.0> () t = Mul(W, two) y = MatMul(x, t)", lambda w: 2 * w),
+            ("t = Concat <axis = 0> (W, W) u = Slice(t, one, four) y = MatMul(x, u)", lambda w: np.vstack([w, w])[1:4]),
+            ("t, u = Split <axis = 1> (W, sizes) y = MatMul(x, u)", lambda w: w[:, 1:]),
+            ("t = Cast <to = 11> (W) u = Cast <to = 1> (t) y = MatMul(x, u)", lambda w: w),
+        ],
+        ids=["neg", "transposed", "mul", "slice", "split", "cast"],
+    )
+    def test_what_nodes_compute_from_constants_is_a_weight(self, parse, normal, nodes, expected):
+        model = parse(
+            f"g (float[2,3] x) => (float y) {{ {nodes} }}",
+            W=normal(3, 3),
+            one=np.array([1]),
+            four=np.array([4]),
+            sizes=np.array([1, 2]),
+        )
+        weight = only_weight(model)
+        assert (weight.stored_as, weight.sources) == ("computed", ("W",))
+        assert weight.tensor.numpy().tobytes() == expected(normal(3, 3)).tobytes()
+
+    def test_a_split_gives_a_weight_for_each_of_its_outputs(self, parse, normal):
+        model = parse(
+            """g (float[2,3] x) => (float y, float z) {
+                a, b = Split <axis = 1> (W, s)
+                y = MatMul(x, a)
+                z = MatMul(x, b)
+            }""",
+            W=normal(3, 4),
+            s=np.array([1, 3]),
+        )
+        assert [(weight.name, weight.shape) for weight in find_weights(model).weights] == [("a", (3, 1)), ("b", (3, 3))]
+
+    def test_the_names_of_all_sources_are_told_but_not_those_of_scalars(self, parse, normal):
+        model = parse(
+            """g (float[2,3] x) => (float[2,8] y) { c = Concat <axis = 1> (A, B) d = Mul(c, k) y = MatMul(x, d) }""",
+            A=normal(3, 4),
+            B=normal(3, 4),
+            k=np.float32(2),
+        )
+        assert sorted(only_weight(model).sources) == ["A", "B"]
+        assert find_weights(model).skipped == ()
+
+    def test_it_is_one_weight_for_all_slots_that_it_feeds(self, parse, normal):
+        model = parse(
+            "g (float[3,3] x) => (float[3,3] y) { t = Neg(W) [a] z = MatMul(x, t) [b] y = MatMul(t, z) }",
+            W=normal(3, 3),
+        )
+        assert readers(only_weight(model)) == [("a", 1, True), ("b", 0, True)]
+
+    def test_a_product_of_constants_is_a_weight_itself(self, parse, normal):
+        model = parse(
+            "g (float[2,3] x) => (float y) { low = MatMul(A, B) t = Add(W, low) y = MatMul(x, t) }",
+            A=normal(3, 1),
+            B=normal(1, 4),
+            W=normal(3, 4),
+        )
+        assert only_weight(model).name == "t"
+        assert {item.reason for item in find_weights(model).skipped} <= {"constant_expression"}
+
+    @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+    def test_a_weight_that_is_cast_to_a_wider_type_is_mapped_as_it_is_stored(self, parse, normal, dtype):
+        model = parse(
+            "g (float[2,3] x) => (float y) { t = Cast <to = 1> (W) u = Transpose(t) y = MatMul(x, u) }",
+            W=normal(4, 3, dtype=dtype),
+        )
+        weight = only_weight(model)
+        assert (weight.name, weight.stored_as, weight.tensor.dtype.numpy()) == ("W", "initializer", dtype)
+        assert [step.op for step in weight.consumers[0].path] == ["transpose"]
+
+    def test_a_weight_that_is_cast_to_a_narrower_type_is_mapped_as_it_is_used(self, parse, normal):
+        model = parse("g (float16[2,3] x) => (float16 y) { t = Cast <to = 10> (W) y = MatMul(x, t) }", W=normal(3, 4))
+        assert (only_weight(model).name, only_weight(model).tensor.dtype) == ("t", ir.DataType.FLOAT16)
+
+
+class TestIntegerCodes:
+    CODES = np.arange(12, dtype=np.uint8).reshape(3, 4)
+
+    def weight(self, parse, nodes, **constants):
+        opsets = '"" : 21, "com.microsoft" : 1'
+        return only_weight(parse(f"g (float x) => (float y) {{ {nodes} }}", opsets=opsets, **constants))
+
+    @pytest.mark.parametrize(
+        ("nodes", "zero_point", "expected"),
+        [
+            ("y = MatMulInteger(x, W)", None, 0),
+            ("y = MatMulInteger(x, W, xz, z)", np.uint8(5), 5),
+            ("y = MatMulInteger(x, W, xz, z)", np.array([1, 2, 3, 4], np.uint8), [[1, 2, 3, 4]]),
+            ("y = MatMulInteger(W, x, z)", np.array([1, 2, 3], np.uint8), [[1], [2], [3]]),
+            ("y = QLinearMatMul(x, xs, xz, W, ws, z, ys, yz)", np.uint8(7), 7),
+            ("y = com.microsoft.DynamicQuantizeMatMul (x, W, ws, z)", np.array([4, 3, 2, 1], np.uint8), [[4, 3, 2, 1]]),
+            ("d = DequantizeLinear(W, s, z) y = MatMul(x, d)", np.uint8(9), 9),
+            (
+                "d = DequantizeLinear <axis = 0> (W, s3, z) y = MatMul(x, d)",
+                np.array([1, 2, 3], np.uint8),
+                [[1], [2], [3]],
+            ),
+            (
+                "d = DequantizeLinear <axis = 1> (W, s4, z) t = Transpose(d) y = MatMul(x, t)",
+                np.array([1, 2, 3, 4], np.uint8),
+                [[1, 2, 3, 4]],
+            ),
+            (
+                "t = Transpose(W) d = DequantizeLinear <axis = 1> (t, s3, z) y = MatMul(x, d)",
+                np.array([1, 2, 3], np.uint8),
+                [[1], [2], [3]],
+            ),
+            ("c = Cast <to = 1> (W) d = Mul(c, s4) y = MatMul(x, d)", None, 0),
+            ("c = Cast <to = 1> (W) e = Sub(c, z) d = Mul(s4, e) y = MatMul(x, d)", np.float32(128), 128),
         ],
     )
-    def test_weights_of_ops_that_are_not_mapped_yet_are_listed(self, parse, normal, node, shapes, weights):
-        model = parse(
-            f"g (float x) => (float y) {{ {node} }}",
-            opsets='"" : 17, "com.microsoft" : 1',
-            **{name: normal(*shape) for name, shape in shapes.items()},
+    def test_the_zero_point_is_the_one_that_the_nodes_subtract(self, parse, nodes, zero_point, expected):
+        weight = self.weight(
+            parse,
+            nodes,
+            W=self.CODES,
+            **({} if zero_point is None else {"z": zero_point}),
+            xz=np.uint8(3),
+            s=np.float32(0.1),
+            s3=np.full(3, 0.1, np.float32),
+            s4=np.full(4, 0.1, np.float32),
+            **{name: np.float32(1) for name in ("xs", "ws", "ys")},
+            yz=np.uint8(0),
         )
-        survey = find_weights(model)
-        assert survey.weights == ()
-        listed = [skipped for skipped in survey.skipped if skipped.is_mvm]
-        assert [skipped.name for skipped in listed] == weights
-        op_type = node.split("=")[1].split()[0].split("(")[0].removeprefix("com.microsoft.")
-        assert {(skipped.reason, skipped.detail) for skipped in listed} == {("op_not_supported", op_type)}
+        assert (weight.name, weight.is_integer, weight.notes) == ("W", True, ())
+        assert (weight.numbers.numpy() == self.CODES.astype(np.float32) - np.asarray(expected)).all()
 
-    def test_quantized_weights_of_integer_ops_are_listed(self, parse):
-        model = parse("g (uint8[2,3] x) => (int32[2,4] y) { y = MatMulInteger(x, W) }", W=np.ones((3, 4), np.int8))
-        assert (only_skipped(model).name, only_skipped(model).reason) == ("W", "op_not_supported")
+    def test_zero_points_of_blocks_leave_the_codes_as_they_are_and_are_told(self, parse):
+        weight = self.weight(
+            parse,
+            "d = DequantizeLinear <axis = 0, block_size = 2> (W, s, z) y = MatMul(x, d)",
+            W=np.arange(8, dtype=np.uint8).reshape(4, 2),
+            s=np.full((2, 2), 0.1, np.float32),
+            z=np.array([[1, 2], [3, 4]], np.uint8),
+        )
+        assert weight.zero_point is None
+        assert "zero points do not follow its axes" in weight.notes[0]
+
+    def test_readers_that_subtract_different_zero_points_are_told(self, parse):
+        model = parse(
+            """g (uint8 x) => (int32 y, int32 z) { y = MatMulInteger(x, W, a, a) z = MatMulInteger(x, W, a, b) }""",
+            W=self.CODES,
+            a=np.uint8(1),
+            b=np.uint8(2),
+        )
+        assert "different zero points" in only_weight(model).notes[0]
+
+    def test_a_zero_point_that_is_computed_at_run_time_is_told(self, parse):
+        model = parse(
+            "g (uint8 x, uint8 b) => (int32 y) { y = MatMulInteger(x, W, a, b) }", W=self.CODES, a=np.uint8(1)
+        )
+        assert "cannot be told" in only_weight(model).notes[0]
+
+    def test_a_scale_that_makes_more_elements_is_refused(self, parse):
+        model = parse(
+            "g (float x) => (float y) { c = Cast <to = 1> (W) d = Mul(c, s) y = MatMul(x, d) }",
+            W=np.arange(4, dtype=np.int8),
+            s=np.ones((3, 1), np.float32),
+        )
+        assert [s.reason for s in find_weights(model).skipped if s.is_mvm] == ["invalid_shape"]
+
+
+class TestLookups:
+    def test_the_table_of_a_lookup_is_a_weight_only_if_asked_for(self, parse, normal):
+        model = parse("g (int64[2] i) => (float[2,4] y) { y = Gather(table, i) }", table=normal(5, 4))
+        assert only_skipped(model).reason == "not_an_mvm_weight"
+        [weight] = find_weights(model, lookups=["Gather"]).weights
+        view = weight.consumers[0].view
+        assert (weight.name, view.rows, view.columns) == ("table", 5, 4)
+
+    def test_a_lookup_in_activations_has_no_weight(self, parse):
+        model = parse("g (float[5,4] x, int64[2] i) => (float[2,4] y) { y = Gather(x, i) }")
+        assert find_weights(model, lookups=["Gather"]).weights == ()
 
 
 class TestFunctions:
@@ -629,6 +746,7 @@ class TestDeepGraphs:
     def test_a_chain_of_thousands_of_identity_nodes_is_seen_through(self, normal):
         assert readers(only_weight(chain("Identity", 5000, normal(2, 2)))) == [("mm", 1, True)]
 
-    def test_a_chain_of_thousands_of_other_nodes_is_followed(self, normal):
-        skipped = only_skipped(chain("Add", 5000, normal(2, 2)))
-        assert (skipped.name, skipped.reason, skipped.detail) == ("W", "behind_other_nodes", "Add")
+    def test_a_chain_of_thousands_of_other_nodes_is_computed(self):
+        weight = only_weight(chain("Add", 3000, np.zeros((2, 2), np.float32)))
+        assert (weight.name, weight.sources) == ("v2999", ("W",))
+        assert (weight.tensor.numpy() == 3000).all()

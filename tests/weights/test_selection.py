@@ -26,7 +26,7 @@ def survey(parse, normal):
             decoder_weight=normal(4, 4),
             Head_weight=normal(4, 4),
             table=normal(5, 4),
-            codes=np.ones((4, 4), np.int32),
+            codes=np.ones((4, 4), np.int64),
         )
     )
 
@@ -105,7 +105,7 @@ def test_a_pattern_that_another_one_makes_redundant_is_no_error(survey):
 
 
 def test_a_pattern_that_only_a_skipped_weight_matches_says_why_that_is_skipped(survey):
-    with pytest.raises(ConfigError, match=r"'code\*' matches no weight .*: 'codes' is skipped \(only float16"):
+    with pytest.raises(ConfigError, match=r"'code\*' matches no weight .*: 'codes' is skipped \(weights of this type"):
         WeightSelection(include=["code*"]).apply(survey)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
 import pytest
 
 from onnx_gconv.passes import InlineWeightFunctions
@@ -36,11 +35,3 @@ def test_inlining_functions_as_mapping_does_makes_their_weights_mappable(parse, 
     assert {skipped.reason for skipped in find_weights(model).skipped} == {SkipReason.INSIDE_FUNCTION}
     InlineWeightFunctions()(model)
     assert [weight.shape for weight in find_weights(model).weights] == [(3, 2), (2, 2)]
-
-
-def test_folding_constants_makes_weights_behind_other_nodes_mappable(parse, run, normal, tmp_path):
-    model = parse("g (float[2,3] x) => (float[2,4] y) { t = Neg(W) y = MatMul(x, t) }", W=normal(3, 4))
-    [skipped] = find_weights(model).skipped
-    assert "fold constants first" in skipped.reason.explanation
-    run(model, "basic", tmp_path / "folded.onnx", x=normal(2, 3))
-    assert [weight.shape for weight in find_weights(ir.load(tmp_path / "folded.onnx")).weights] == [(3, 4)]

@@ -1,0 +1,76 @@
+"""Weights that are stored as integer codes: what conductances hold is the code minus its zero point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.streamed_tensor import StreamedTensor, element_chunks
+
+__all__ = ["EffectiveIntegerTensor", "ZeroPoint"]
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroPoint:
+    """The codes that stand for zero.
+
+    Attributes:
+        values: Integers, with as many axes as the weight, each of the weight's size or of size 1.
+        shape: The shape of the weight.
+    """
+
+    values: NDArray[np.int64]
+    shape: tuple[int, ...]
+
+    def chunk(self, first: int, count: int) -> NDArray[np.int64]:
+        """The zero points of `count` elements of the weight in row-major order, from flat index `first`.
+
+        Returns:
+            An array of `count` elements, or of one if it is the same for all.
+        """
+        flat = self.values.reshape(-1)
+        if flat.size == 1:
+            return flat
+        position = np.arange(first, first + count)
+        index = np.zeros(count, np.int64)
+        inner, stride = 1, 1
+        for size, length in zip(reversed(self.shape), reversed(self.values.shape), strict=True):
+            if length != 1:
+                index += (position // inner) % size * stride
+            inner, stride = inner * size, stride * length
+        return flat[index]
+
+
+class EffectiveIntegerTensor(StreamedTensor):
+    """``code - zero point`` of a weight of integer codes, as numbers that conductances are computed from.
+
+    Args:
+        codes: The weight.
+        zero_point: Its zero points; None for zero.
+        dtype: FLOAT or DOUBLE, in which all the differences are exact.
+    """
+
+    def __init__(self, codes: ir.TensorProtocol, zero_point: ZeroPoint | None, dtype: ir.DataType) -> None:
+        super().__init__(dtype, ir.Shape(codes.shape.numpy()), codes.name)
+        self._codes = codes
+        self._zero_point = zero_point
+
+    @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The weight."""
+        return (self._codes,)
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
+        """The differences from element `start` to `stop`, in row-major order."""
+        dtype = np.dtype(self.dtype.numpy())
+        for codes in element_chunks(self._codes, start, stop):
+            effective = codes.astype(dtype)
+            if self._zero_point is not None:
+                effective -= self._zero_point.chunk(start, codes.size).astype(dtype)
+            start += codes.size
+            yield effective

@@ -1,0 +1,41 @@
+"""The types of weights."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+__all__ = ["INTEGER_DTYPES", "MAPPABLE_DTYPES", "WIDENING_CASTS"]
+
+# Integer codes.
+INTEGER_DTYPES = frozenset(
+    {
+        ir.DataType.INT4,
+        ir.DataType.UINT4,
+        ir.DataType.INT8,
+        ir.DataType.UINT8,
+        ir.DataType.INT16,
+        ir.DataType.UINT16,
+        ir.DataType.INT32,
+    }
+)
+
+_FLOAT8_DTYPES = frozenset(
+    {
+        ir.DataType.FLOAT8E4M3FN,
+        ir.DataType.FLOAT8E4M3FNUZ,
+        ir.DataType.FLOAT8E5M2,
+        ir.DataType.FLOAT8E5M2FNUZ,
+    }
+)
+_HALF_DTYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+# All types of weights that can be mapped.
+MAPPABLE_DTYPES = INTEGER_DTYPES | _FLOAT8_DTYPES | _HALF_DTYPES | {ir.DataType.FLOAT, ir.DataType.DOUBLE}
+
+# Casts that keep every value: the types that may be cast, by the type that they are cast to.
+WIDENING_CASTS = {
+    ir.DataType.FLOAT16: _FLOAT8_DTYPES,
+    ir.DataType.BFLOAT16: _FLOAT8_DTYPES,
+    ir.DataType.FLOAT: _FLOAT8_DTYPES | _HALF_DTYPES,
+    ir.DataType.DOUBLE: _FLOAT8_DTYPES | _HALF_DTYPES | {ir.DataType.FLOAT},
+}

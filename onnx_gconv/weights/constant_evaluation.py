@@ -1,0 +1,252 @@
+"""Computes what the constant part of a graph gives: weights behind nodes that do more than rearrange them."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import GconvError, ModelError
+from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, element_chunks
+
+__all__ = ["MOST_EVALUATED_BYTES", "ConstantEvaluator", "EvaluatedTensor", "EvaluationError"]
+
+# What may be in memory at one moment while one value is computed: its sources, its intermediate values, itself.
+MOST_EVALUATED_BYTES = 4 << 30
+
+# Results up to this size in all are kept, and the last one in any case: weights are read part by part.
+_KEPT_BYTES = 256 << 20
+
+_MOST_IN_MESSAGE = 120
+
+
+class EvaluationError(GconvError):
+    """A constant value cannot be computed; the message says why in a few words."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A node, and the values it reads and gives. Values are counted; None is an input left out."""
+
+    node: onnx.NodeProto
+    inputs: tuple[int | None, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Computation:
+    """The computation of a value, on its own: the nodes may be removed from the graph."""
+
+    constants: dict[int, ir.TensorProtocol]
+    steps: tuple[_Step, ...]
+    result: int
+
+
+class ConstantEvaluator:
+    """Computes constant values of a model, node by node, each in its own type, with ONNX's reference implementation.
+
+    ONNX Runtime computes the same where an operation is exact or rounded once: a cast, a slice, a concatenation, a
+    product, a dequantization.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._opsets = {domain: version for domain, version in model.opset_imports.items() if version is not None}
+        self._kept: OrderedDict[_Computation, NDArray[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def evaluate(self, value: ir.Value) -> NDArray[Any]:
+        """The value of a constant.
+
+        Raises:
+            EvaluationError: If a node cannot be computed, or it would take too much memory.
+            ModelError: If external data cannot be read.
+        """
+        return self.record(value)[1]
+
+    def record(self, value: ir.Value) -> tuple[_Computation, NDArray[Any]]:
+        """The computation of a constant, and its value.
+
+        Raises:
+            EvaluationError: If a node cannot be computed, or it would take too much memory.
+            ModelError: If external data cannot be read.
+        """
+        nodes = _nodes_before(value)
+        numbers: dict[ir.Value, int] = {}
+        constants: dict[int, ir.TensorProtocol] = {}
+        for item in (value, *(item for node in nodes for item in (*node.inputs, *node.outputs))):
+            if item is None or item in numbers:
+                continue
+            numbers[item] = len(numbers)
+            if (tensor := _constant_tensor(item)) is not None:
+                constants[numbers[item]] = tensor
+            elif _computing_node(item) is None:
+                raise EvaluationError(f"'{item.name}' is not constant")
+        steps = tuple(
+            _Step(
+                _detached(node),
+                tuple(None if item is None else numbers[item] for item in node.inputs),
+                tuple(numbers[item] for item in node.outputs),
+            )
+            for node in nodes
+        )
+        computation = _Computation(constants, steps, numbers[value])
+        return computation, self.run(computation)
+
+    def run(self, computation: _Computation) -> NDArray[Any]:
+        """The result of a computation; the latest ones are kept.
+
+        Raises:
+            EvaluationError: If a node cannot be computed, or it would take too much memory.
+            ModelError: If external data cannot be read.
+        """
+        with self._lock:
+            if computation not in self._kept:
+                self._kept[computation] = self._compute(computation)
+            self._kept.move_to_end(computation)
+            while len(self._kept) > 1 and sum(array.nbytes for array in self._kept.values()) > _KEPT_BYTES:
+                self._kept.popitem(last=False)
+            return self._kept[computation]
+
+    def _compute(self, computation: _Computation) -> NDArray[Any]:
+        uses = Counter(number for step in computation.steps for number in step.inputs if number is not None)
+        uses[computation.result] += 1
+        known: dict[int, NDArray[Any]] = {}
+
+        def array_of(number: int) -> NDArray[Any]:
+            if number not in known:
+                tensor = computation.constants[number]
+                _require_memory(tensor.nbytes + sum(array.nbytes for array in known.values()))
+                known[number] = _array(tensor)
+            return known[number]
+
+        for step in computation.steps:
+            inputs = [None if number is None else array_of(number) for number in step.inputs]
+            known.update(zip(step.outputs, self._run_node(step.node, inputs), strict=False))
+            _require_memory(sum(array.nbytes for array in known.values()))
+            uses.subtract(number for number in step.inputs if number is not None)
+            for number in {*step.inputs, *step.outputs}:
+                if number is not None and not uses[number]:
+                    known.pop(number, None)
+        return array_of(computation.result)
+
+    def _run_node(self, node: onnx.NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
+        from onnx.reference import ReferenceEvaluator
+
+        feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if array is not None}
+        untyped = onnx.TypeProto()
+        graph = onnx.helper.make_graph(
+            [node],
+            node.op_type,
+            [onnx.helper.make_value_info(name, untyped) for name in feeds],
+            [onnx.helper.make_value_info(name, untyped) for name in node.output],
+        )
+        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
+        try:
+            with np.errstate(all="ignore"):
+                results = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds)
+        except MemoryError as error:
+            raise EvaluationError(f"{node.op_type} takes too much memory") from error
+        except Exception as error:
+            reason = " ".join(str(error).split())[:_MOST_IN_MESSAGE]
+            raise EvaluationError(f"{node.op_type} cannot be computed ({type(error).__name__}: {reason})") from error
+        return [np.asarray(result) for result in results]
+
+
+class EvaluatedTensor(StreamedTensor):
+    """A constant that nodes compute; it is computed when it is read. The nodes may be removed meanwhile.
+
+    Args:
+        evaluator: Computes it.
+        value: The value.
+
+    Raises:
+        EvaluationError: If it cannot be computed.
+        ModelError: If external data cannot be read.
+    """
+
+    def __init__(self, evaluator: ConstantEvaluator, value: ir.Value) -> None:
+        self._computation, array = evaluator.record(value)
+        super().__init__(ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape), value.name)
+        self._evaluator = evaluator
+
+    @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The constants that it is computed from."""
+        return tuple(self._computation.constants.values())
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
+        """The elements from `start` to `stop`, in row-major order."""
+        try:
+            flat = self._evaluator.run(self._computation).reshape(-1)
+        except EvaluationError as error:
+            raise ModelError(f"'{self.name}': {error}") from error
+        stop = self.size if stop is None else stop
+        for first in range(start, stop, CHUNK_ELEMENTS):
+            yield flat[first : min(first + CHUNK_ELEMENTS, stop)]
+
+
+def _nodes_before(root: ir.Value) -> list[ir.Node]:
+    """The nodes that compute a value, each after those it reads from. Constant nodes are no computation."""
+    order: dict[ir.Node, None] = {}
+    waiting: list[tuple[ir.Node, bool]] = [(node, False)] if (node := _computing_node(root)) is not None else []
+    while waiting:
+        node, is_ready = waiting.pop()
+        if node in order:
+            continue
+        if is_ready:
+            order[node] = None
+            continue
+        waiting.append((node, True))
+        before = [_computing_node(value) for value in node.inputs if value is not None]
+        waiting.extend((item, False) for item in before if item is not None and item not in order)
+    return list(order)
+
+
+def _computing_node(value: ir.Value) -> ir.Node | None:
+    node = value.producer()
+    return None if node is None or (node.op_type == "Constant" and node.domain == "") else node
+
+
+def _constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    node = value.producer()
+    if node is not None and "sparse_value" in node.attributes:
+        raise EvaluationError(f"'{value.name}' is sparse")
+    return ir.convenience.get_const_tensor(value)
+
+
+def _detached(node: ir.Node) -> onnx.NodeProto:
+    """A node with inputs and outputs that are named by their places; outputs that nobody names keep their place."""
+    proto = ir.to_proto(node)
+    del proto.input[:], proto.output[:]
+    proto.input.extend("" if value is None else f"i{number}" for number, value in enumerate(node.inputs))
+    proto.output.extend(f"o{number}" for number in range(len(node.outputs)))
+    return proto
+
+
+def _array(tensor: ir.TensorProtocol) -> NDArray[Any]:
+    """All elements of a tensor, without a map of its file that would stay open."""
+    if not isinstance(tensor, (ir.ExternalTensor, StreamedTensor)):
+        return np.asarray(tensor.numpy())
+    array = np.empty(tensor.size, tensor.dtype.numpy())
+    first = 0
+    for chunk in element_chunks(tensor):
+        array[first : first + chunk.size] = chunk
+        first += chunk.size
+    return array.reshape(tensor.shape.numpy())
+
+
+def _require_memory(needed: int) -> None:
+    if needed > MOST_EVALUATED_BYTES:
+        raise EvaluationError(
+            f"computing it takes {needed / 2**30:.1f} GiB at once, more than {MOST_EVALUATED_BYTES / 2**30:g} GiB"
+        )

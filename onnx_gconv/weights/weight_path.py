@@ -1,0 +1,235 @@
+"""The way from a weight to a weight slot, through nodes that leave its elements as they are or dequantize them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.weight_types import INTEGER_DTYPES, WIDENING_CASTS
+from onnx_gconv.weights.constant_values import ConstantValues
+from onnx_gconv.weights.rearrangement import Rearrangement, is_rearranging, rearrangement, step_shape
+
+__all__ = ["WeightPath", "path_to"]
+
+Evaluate = Callable[[ir.Value], NDArray[np.generic]]
+
+
+@dataclass(frozen=True, eq=False)
+class WeightPath:
+    """The nodes between a weight and a weight slot.
+
+    Attributes:
+        root: The weight.
+        nodes: The nodes, from the weight to the slot.
+        zero_points: For nodes of these that subtract the zero point of integer codes: the value that holds it, and its
+            axis if it has one axis; None for a zero point with as many axes as the weight or with none.
+        is_dequantized: Whether nodes of these make numbers of integer codes.
+    """
+
+    root: ir.Value
+    nodes: tuple[ir.Node, ...]
+    zero_points: dict[ir.Node, tuple[ir.Value, int | None]]
+    is_dequantized: bool
+
+    def steps(self, shape: tuple[int, ...]) -> tuple[tuple[Rearrangement, ...], tuple[int, ...]]:
+        """How a weight of that shape is rearranged on its way, and the shape in which it arrives.
+
+        Raises:
+            ValueError: If that cannot be known.
+        """
+        steps: list[Rearrangement] = []
+        for node in self.nodes:
+            if node.op_type in {"Mul", "Sub"}:
+                _require_no_broadcast(node, shape)
+            elif is_rearranging(node) and (step := rearrangement(node, shape)) is not None:
+                steps.append(step)
+                shape = step_shape(step, shape)
+        return tuple(steps), shape
+
+    def zero_point(
+        self,
+        shape: tuple[int, ...],
+        evaluate: Evaluate,
+        *,
+        at_slot: tuple[ir.Value, Sequence[int]] | None = None,
+    ) -> NDArray[np.int64] | None:
+        """The zero points that the nodes, and the op at the end, subtract from codes of that shape.
+
+        Args:
+            shape: The shape of the codes.
+            evaluate: Gives the value of a constant.
+            at_slot: The value that the op at the end subtracts, and the axes of the weight along which it varies.
+
+        Returns:
+            Integers with as many axes as the codes, each of the codes' size or of size 1; None if they cannot be said
+            so, because a reshape stands between or because each block of the codes has its own.
+
+        Raises:
+            EvaluationError: If a zero point cannot be computed.
+        """
+        total = np.zeros((1,) * len(shape), np.int64)
+        steps: list[Rearrangement] = []
+        for node in self.nodes:
+            if node in self.zero_points:
+                value, axis = self.zero_points[node]
+                found = _broadcastable(evaluate(value), () if axis is None else (axis,), shape)
+                back = _before(steps, found, total.ndim)
+                if back is None:
+                    return None
+                total = total + back
+            elif is_rearranging(node) and (step := rearrangement(node, shape)) is not None:
+                steps.append(step)
+                shape = step_shape(step, shape)
+        if at_slot is not None:
+            back = _before(steps, _broadcastable(evaluate(at_slot[0]), at_slot[1], shape), total.ndim)
+            return None if back is None else total + back
+        return total
+
+
+def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:
+    """The way from a weight to a value.
+
+    It goes back to where something else is done than rearranging, casting to a type that keeps all values, or
+    dequantizing integer codes.
+    """
+    nodes: list[ir.Node] = []
+    zero_points: dict[ir.Node, tuple[ir.Value, int | None]] = {}
+    is_dequantized = False
+    while (node := value.producer()) is not None:
+        if is_rearranging(node) or _is_widening(node):
+            nodes.append(node)
+            value = _first(node)
+        elif node.op_type == "DequantizeLinear" and _other_inputs_are_constant(node, values):
+            nodes.append(node)
+            is_dequantized = True
+            if (zero_point := _input(node, 2)) is not None:
+                zero_points[node] = (zero_point, node.attributes.get_int("axis", 1))
+            value = _first(node)
+        elif (chain := _scaled_codes(node, values)) is not None:
+            nodes.extend(chain.nodes)
+            is_dequantized = True
+            zero_points.update(chain.zero_points)
+            value = chain.root
+        else:
+            break
+    return WeightPath(value, tuple(reversed(nodes)), zero_points, is_dequantized)
+
+
+def _scaled_codes(node: ir.Node, values: ConstantValues) -> WeightPath | None:
+    """``Cast(codes) * scale`` or ``(Cast(codes) - zero point) * scale``; the nodes are listed from the end."""
+    if node.domain != "" or node.op_type != "Mul":
+        return None
+    for start in (0, 1):
+        value, scale = _input(node, start), _input(node, 1 - start)
+        if value is None or scale is None or not values.is_constant(scale):
+            continue
+        nodes = [node]
+        zero_points: dict[ir.Node, tuple[ir.Value, int | None]] = {}
+        while (before := value.producer()) is not None:
+            if is_rearranging(before):
+                value = _first(before)
+            elif before.op_type == "Sub" and before.domain == "" and not zero_points:
+                zero_point = _input(before, 1)
+                if zero_point is None or not values.is_constant(zero_point):
+                    break
+                zero_points[before] = (zero_point, None)
+                value = _first(before)
+            elif before.op_type == "Cast" and before.domain == "" and _dtype(_first(before)) in INTEGER_DTYPES:
+                return WeightPath(_first(before), (*nodes, before), zero_points, is_dequantized=True)
+            else:
+                break
+            nodes.append(before)
+    return None
+
+
+def _is_widening(node: ir.Node) -> bool:
+    if node.op_type != "Cast" or node.domain != "":
+        return False
+    target = ir.DataType(node.attributes.get_int("to", 0))
+    return _dtype(_first(node)) in WIDENING_CASTS.get(target, ())
+
+
+def _dtype(value: ir.Value) -> ir.DataType | None:
+    """The type of a value, also if it is only known from what it is computed from."""
+    while value.dtype is None:
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is not None:
+            return tensor.dtype
+        node = value.producer()
+        if node is None:
+            return None
+        if node.op_type == "Cast":
+            return ir.DataType(node.attributes.get_int("to", 0))
+        if not is_rearranging(node):
+            return None
+        value = _first(node)
+    return value.dtype
+
+
+def _other_inputs_are_constant(node: ir.Node, values: ConstantValues) -> bool:
+    return all(value is None or values.is_constant(value) for value in node.inputs[1:])
+
+
+def _broadcastable(found: NDArray[np.generic], axes: Sequence[int], shape: tuple[int, ...]) -> NDArray[np.int64] | None:
+    """Zero points with as many axes as `shape`, or None if they are not integers or do not fit it.
+
+    Args:
+        found: The zero points.
+        axes: The axes of the shape that theirs stand for, if they have fewer.
+        shape: The shape of the codes.
+    """
+    numbers = np.asarray(found).astype(np.float64)
+    integers = numbers.astype(np.int64)
+    if not np.array_equal(integers, numbers):
+        return None
+    if integers.size and (integers == integers.reshape(-1)[0]).all():
+        return integers.reshape(-1)[:1].reshape((1,) * len(shape))
+    if integers.ndim < len(shape) and integers.ndim <= len(axes):
+        sizes = [1] * len(shape)
+        for axis, size in zip(axes, integers.shape, strict=False):
+            sizes[axis] = size
+        integers = integers.reshape(sizes)
+    if integers.ndim > len(shape):
+        return None
+    integers = integers.reshape((1,) * (len(shape) - integers.ndim) + integers.shape)
+    fits = all(length in {1, size} for length, size in zip(integers.shape, shape, strict=True))
+    return integers if fits else None
+
+
+def _before(
+    steps: Sequence[Rearrangement], zero_points: NDArray[np.int64] | None, rank: int
+) -> NDArray[np.int64] | None:
+    """The zero points of the weight, which has `rank` axes, from those of the rearranged weight."""
+    if zero_points is None:
+        return None
+    if zero_points.size == 1:
+        return zero_points.reshape((1,) * rank)
+    for step in reversed(steps):
+        if step.op != "transpose":
+            return None
+        zero_points = zero_points.transpose(np.argsort(step.argument))
+    return zero_points
+
+
+def _require_no_broadcast(node: ir.Node, shape: tuple[int, ...]) -> None:
+    """Raise ValueError if the constant operand of a node makes more elements of a tensor of that shape."""
+    for value in node.inputs:
+        tensor = None if value is None else ir.convenience.get_const_tensor(value)
+        if tensor is not None and tensor.shape.numpy() != shape:
+            other = tuple(tensor.shape.numpy())
+            if np.broadcast_shapes(other, shape) != shape:
+                raise ValueError(f"{node.op_type} of shapes {list(shape)} and {list(other)}")
+
+
+def _first(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None  # noqa: S101 - the ops that ask for it have a first input
+    return value
+
+
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None

@@ -1,0 +1,72 @@
+"""Where the nodes that rebuild a weight go: before its first user, and out of loops."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_gconv.weights import FoundWeight, Scope
+from onnx_gconv.weights.scopes import outermost_node
+
+__all__ = ["Place", "Placement"]
+
+_LOOPS = frozenset({"Loop", "Scan"})
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A place in a model.
+
+    Attributes:
+        scope: The graph.
+        before: The node of that graph before which the nodes stand.
+    """
+
+    scope: Scope
+    before: ir.Node
+
+
+class Placement:
+    """Finds the places of weights in a model as it is before any of them is mapped.
+
+    Args:
+        scopes: All graphs of the model.
+    """
+
+    def __init__(self, scopes: Sequence[Scope]) -> None:
+        self._scope_of = {scope.graph: scope for scope in scopes}
+        self._positions = {node: number for scope in scopes for number, node in enumerate(scope.graph)}
+        self._names = Counter(name for scope in scopes for name in _names(scope.graph))
+
+    def of(self, weight: FoundWeight) -> Place:
+        """The place for the nodes that rebuild a weight.
+
+        They stand in the graph that owns the weight. If that is repeated by a loop, they stand in the graph around the
+        outermost loop, so that the weight is not rebuilt in each iteration, unless another value there or anywhere
+        else has the weight's name, or the weight is an output of the loop's body.
+        """
+        scope = self._outside_of_loops(weight)
+        if scope is weight.scope and (producer := weight.value.producer()) is not None:
+            return Place(scope, producer)  # it stands before all users of its output
+        users = [node for node, _ in weight.value.uses()]
+        if not users:  # an output of the graph that nobody else reads
+            users = [next(iter(scope.graph))]
+        outermost = [outermost_node(node, scope.graph, self._scope_of) for node in users]
+        return Place(scope, min(outermost, key=self._positions.__getitem__))
+
+    def _outside_of_loops(self, weight: FoundWeight) -> Scope:
+        found, scope = weight.scope, weight.scope
+        while scope.parent is not None and scope.node is not None:
+            if scope.node.op_type in _LOOPS and scope.node.domain == "":
+                found = scope.parent
+            scope = scope.parent
+        is_movable = self._names[weight.name] == 1 and not weight.value.is_graph_output()
+        return found if is_movable else weight.scope
+
+
+def _names(graph: ir.Graph) -> set[str]:
+    values = [*graph.inputs, *graph.initializers.values(), *(output for node in graph for output in node.outputs)]
+    return {value.name for value in values if value.name}

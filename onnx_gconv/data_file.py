@@ -21,6 +21,8 @@ from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, TensorGro
 
 __all__ = ["write_data_file"]
 
+_BYTE_BITS = 8
+
 # Tensors are computed in parts of this many elements, so that one large tensor keeps all workers busy.
 _PART_ELEMENTS = 1 << 24
 
@@ -54,7 +56,7 @@ def write_data_file(path: Path, tensors: Sequence[ir.TensorProtocol], progress: 
     with path.open("xb", buffering=0) as file:
         file.truncate(end)
         for tensor, offset in zip(tensors, offsets, strict=True):
-            if not isinstance(tensor, StreamedTensor):
+            if not _is_written_in_parts(tensor):
                 file.seek(offset)
                 _write_whole(tensor, file)
                 progress(done := done + tensor.nbytes)
@@ -65,6 +67,14 @@ def write_data_file(path: Path, tensors: Sequence[ir.TensorProtocol], progress: 
                 done += elements.nbytes
             progress(done)
     return offsets
+
+
+def _is_written_in_parts(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor's elements are computed side by side with those of others.
+
+    Elements of less than a byte are packed by the tensor itself, from its first element to its last.
+    """
+    return isinstance(tensor, StreamedTensor) and tensor.dtype.bitwidth >= _BYTE_BITS
 
 
 def _write_whole(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
@@ -121,7 +131,7 @@ def _parts(tensors: Sequence[ir.TensorProtocol], offsets: Sequence[int]) -> Iter
     """What is to be computed, in an order that goes through the file from front to back."""
     groups: dict[TensorGroup, list[tuple[StreamedTensor, int, int]]] = {}
     for tensor, offset in zip(tensors, offsets, strict=True):
-        if isinstance(tensor, StreamedTensor):
+        if isinstance(tensor, StreamedTensor) and _is_written_in_parts(tensor):
             group, index = tensor.group or (_Alone(tensor), 0)
             groups.setdefault(group, []).append((tensor, index, offset))
     for group, members in groups.items():

@@ -18,6 +18,7 @@ from onnx_gconv.opset_upgrade import lacking_opset, raise_opset
 from onnx_gconv.passes import MapConductances, RestoreWeights
 from onnx_gconv.passes.map_conductances import QuantizedWeights
 from onnx_gconv.passes.mapping_plan import ConductanceDtype
+from onnx_gconv.passes.shared_weights import SharedPolicy
 from onnx_gconv.weights import default_opset
 
 __all__ = ["Progress", "default_mapped_path", "default_restored_path", "inspect_model", "map_model", "restore_model"]
@@ -40,6 +41,7 @@ def map_model(
     freeze_inputs: bool = False,
     inline_functions: bool = True,
     upgrade_opset: bool = False,
+    shared: SharedPolicy = "rebuild",
     external_data: bool | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -52,7 +54,8 @@ def map_model(
         model: The ONNX model. It is not changed.
         output: The mapped model; beside `model` with ``.gconv`` before the suffix if None.
         converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
-        include: Globs over the names of weights and of the nodes that read them; all weights if empty.
+        include: Globs over the names of weights, of their parameters and modules, and of the nodes that read them and
+            their op types; all weights if empty.
         exclude: Globs for weights to leave as they are.
         include_ops: Op types that are no MVM ops, but whose tables are mapped, too: ``Gather``.
         quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
@@ -63,6 +66,8 @@ def map_model(
         inline_functions: Inline local functions that use weights first; else these weights are skipped.
         upgrade_opset: Raise the opset first, with ``onnx.version_converter``, if weights cannot be mapped at the one
             that the model has.
+        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op, such as the Gather
+            of a tied embedding: with ``"rebuild"`` they read the rebuilt weight, with ``"split"`` a digital copy of it.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Do everything but write.
         progress: Called with the step ("scan", "write"), the bytes done and the bytes in all.
@@ -73,7 +78,7 @@ def map_model(
     Raises:
         ModelError: If the model cannot be read, is mapped already, has nothing to map, or its opset cannot be raised.
         UnmappableWeightError: If a weight has values that no conductance can hold.
-        ConfigError: If a pattern matches nothing, or the output cannot be written.
+        ConfigError: If a pattern matches nothing, there is no such policy `shared`, or the output cannot be written.
     """
     source = Path(model)
     target = default_mapped_path(source) if output is None else Path(output)
@@ -89,6 +94,7 @@ def map_model(
         conductance_dtype=conductance_dtype,
         freeze_inputs=freeze_inputs,
         inline_functions=inline_functions,
+        shared=shared,
         progress=_step(progress, "scan"),
     )
     with _named(source):
@@ -120,6 +126,7 @@ def inspect_model(
     freeze_inputs: bool = False,
     inline_functions: bool = True,
     upgrade_opset: bool = False,
+    shared: SharedPolicy = "rebuild",
     progress: Progress | None = None,
 ) -> MappingReport:
     """Show the mapping of a mapped model, or what `map_model` would do with a plain one.
@@ -137,11 +144,12 @@ def inspect_model(
         freeze_inputs: For a plain model: as in `map_model`.
         inline_functions: For a plain model: as in `map_model`.
         upgrade_opset: For a plain model: as in `map_model`.
+        shared: For a plain model: what becomes of other readers than MVM ops, see `map_model`.
         progress: Called with the step ("scan"), the bytes done and the bytes in all.
 
     Raises:
         ModelError: If the model cannot be read.
-        ConfigError: If a pattern matches nothing.
+        ConfigError: If a pattern matches nothing, or there is no such policy `shared`.
     """
     source = Path(model)
     graph = load_model(source)
@@ -158,6 +166,7 @@ def inspect_model(
             conductance_dtype=conductance_dtype,
             freeze_inputs=freeze_inputs,
             inline_functions=inline_functions,
+            shared=shared,
             progress=_step(progress, "scan"),
         )
         graph, notes = _upgraded(graph) if upgrade_opset else (graph, ())

@@ -25,6 +25,7 @@ __all__ = [
     "Manifest",
     "MatrixViewRecord",
     "RearrangementRecord",
+    "SameSourceRecord",
     "ScaleRecord",
     "SkippedRecord",
     "WeightRecord",
@@ -76,6 +77,15 @@ class ConsumerRecord(_Record):
     is_mvm: bool
     path: tuple[RearrangementRecord, ...]
     matrix_view: MatrixViewRecord | None
+    reads: Literal["rebuilt", "digital"] = "rebuilt"
+
+
+class SameSourceRecord(_Record):
+    """Another constant that holds the same parameter; the fields are those of `weights.same_source.SameSource`."""
+
+    name: str
+    graph: str
+    relation: Literal["equal", "transposed", "rearranged"]
 
 
 class ConverterRecord(_Record):
@@ -143,6 +153,10 @@ class WeightRecord(_Record):
     max_abs: float
     notes: tuple[str, ...]
     consumers: tuple[ConsumerRecord, ...]
+    parameters: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    same_source_as: tuple[SameSourceRecord, ...] = ()
+    digital_copy: str | None = None
 
     @property
     def decoding(self) -> Decoding:
@@ -175,6 +189,8 @@ class SkippedRecord(_Record):
     detail: str
     is_mvm: bool
     consumers: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
+    same_source_as: tuple[SameSourceRecord, ...] = ()
 
 
 class Manifest(_Record):

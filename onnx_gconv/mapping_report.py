@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.mapping import Manifest, SkippedRecord, WeightRecord
+from onnx_gconv.mapping_remarks import listed, same_source_remarks, sharing_remarks
 from onnx_gconv.terminal_text import counted, file_list, plain, rendered, with_remark
 from onnx_gconv.weights import SkipReason
 
@@ -17,7 +19,32 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["MappingReport", "RestoreReport"]
+__all__ = ["MappingReport", "RestoreReport", "SkippedCount"]
+
+
+@dataclass(frozen=True)
+class SkippedCount:
+    """The weights that are skipped for one reason.
+
+    Attributes:
+        reason: The reason.
+        is_mvm: Whether they are weights of MVM ops.
+        weights: How many there are.
+        parameters: How many parameters they have, as far as their shapes are known.
+        unknown_shapes: Of how many the shape is not known.
+    """
+
+    reason: str
+    is_mvm: bool
+    weights: int
+    parameters: int
+    unknown_shapes: int
+
+    @classmethod
+    def of(cls, reason: str, items: Sequence[SkippedRecord], *, is_mvm: bool) -> SkippedCount:
+        """Count the weights that are skipped for a reason."""
+        known = [item.shape for item in items if item.shape is not None]
+        return cls(reason, is_mvm, len(items), sum(map(math.prod, known)), len(items) - len(known))
 
 
 @dataclass(frozen=True)
@@ -66,6 +93,14 @@ class MappingReport:
         total = self.mapped_parameters + self.skipped_mvm_parameters
         return self.mapped_parameters / total if total else None
 
+    @property
+    def skipped_by_reason(self) -> tuple[SkippedCount, ...]:
+        """The skipped weights, counted; weights of MVM ops first."""
+        found: dict[tuple[bool, str], list[SkippedRecord]] = defaultdict(list)
+        for item in sorted(self.skipped, key=lambda item: not item.is_mvm):
+            found[item.is_mvm, item.reason].append(item)
+        return tuple(SkippedCount.of(reason, items, is_mvm=is_mvm) for (is_mvm, reason), items in found.items())
+
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
         return {
@@ -75,10 +110,15 @@ class MappingReport:
             "files": [str(file) for file in self.files],
             "mapped": [_weight_json(weight) for weight in self.mapped],
             "skipped": [{**item.model_dump(), "explanation": _explanation(item.reason)} for item in self.skipped],
+            "mapped_weights": len(self.mapped),
             "mapped_parameters": self.mapped_parameters,
+            "skipped_mvm_weights": sum(item.is_mvm for item in self.skipped),
             "skipped_mvm_parameters": self.skipped_mvm_parameters,
             "mvm_share": self.mvm_share,
             "notes": list(self.manifest.notes),
+            "skipped_by_reason": [
+                {**asdict(count), "explanation": _explanation(count.reason)} for count in self.skipped_by_reason
+            ],
         }
 
     def __str__(self) -> str:
@@ -92,7 +132,7 @@ class MappingReport:
         if self.mapped:
             parts.append(self._weights_table())
         if any(item.is_mvm for item in self.skipped):
-            parts.append(self._skipped_table())
+            parts.extend([self._skipped_table(), self._share_table()])
         parts.extend(Text(line) for line in self._summary())
         return Group(*parts)
 
@@ -108,7 +148,7 @@ class MappingReport:
         table.add_column("read by", overflow="fold", ratio=3)
         for weight in self.mapped:
             table.add_row(
-                with_remark(weight.name, f"in {weight.graph}" if weight.graph else ""),
+                with_remark(weight.name, _other_names(weight)),
                 _shape(weight.shape),
                 weight.dtype,
                 f"{weight.scale.value:.6g}",
@@ -127,12 +167,35 @@ class MappingReport:
         for item in items:
             shape = "?" if item.shape is None else _shape(item.shape)
             why = with_remark(_explanation(item.reason), item.detail)
-            table.add_row(plain(item.name), shape, why)
+            table.add_row(with_remark(item.name, _parameters(item)), shape, why)
+        return table
+
+    def _share_table(self) -> Table:
+        from rich.table import Table
+
+        mapped = "mapped" if self.is_mapped or self.output else "to be mapped"
+        total = self.mapped_parameters + self.skipped_mvm_parameters
+        table = Table(title="Weights of MVM ops", title_justify="left", title_style="bold")
+        table.add_column("")
+        for name in ("weights", "parameters", "share"):
+            table.add_column(name, justify="right")
+
+        def add(name: str, weights: int, parameters: int, unknown_shapes: int = 0) -> None:
+            more = " + ?" if unknown_shapes else ""
+            share = f"{parameters / total:.1%}" if total else ""
+            table.add_row(plain(name), f"{weights:,}", f"{parameters:,}{more}", share)
+
+        add(mapped, len(self.mapped), self.mapped_parameters)
+        for count in self.skipped_by_reason:
+            if count.is_mvm:
+                add(f"skipped: {count.reason}", count.weights, count.parameters, count.unknown_shapes)
         return table
 
     def _summary(self) -> list[str]:
         lines = [f"Note: {note}." for note in self.manifest.notes]
         lines.extend(f"'{weight.name}': {note}" for weight in self.mapped for note in weight.notes)
+        lines.extend(same_source_remarks(self.manifest))
+        lines.extend(sharing_remarks(self.manifest))
         by_detail: dict[str, int] = defaultdict(int)
         for item in self.skipped:
             if not item.is_mvm:
@@ -200,6 +263,23 @@ def _weight_json(weight: WeightRecord) -> dict[str, Any]:
     }
 
 
+def _other_names(weight: WeightRecord) -> str:
+    """Where a weight stands and comes from, as far as its name does not say so."""
+    remarks = [f"in {weight.graph}"] if weight.graph else []
+    if from_parameters := _parameters(weight):
+        remarks.append(from_parameters)
+    else:
+        # A module that a name of the table starts with already tells nothing new.
+        known = [weight.name, *(consumer.node.strip("/").replace("/", ".") for consumer in weight.consumers)]
+        modules = [module for module in weight.modules if not any(name.startswith(module) for name in known)]
+        remarks.extend([f"module {listed(modules)}"] if modules else [])
+    return "\n".join(remarks)
+
+
+def _parameters(item: WeightRecord | SkippedRecord) -> str:
+    return f"from {listed(item.parameters)}" if any(name != item.name for name in item.parameters) else ""
+
+
 def _converter(weight: WeightRecord) -> str:
     parameters = weight.converter.parameters
     exact = ", exact" if parameters.get("exact") else ""
@@ -215,6 +295,8 @@ def _readers(weight: WeightRecord) -> Text:
         size = "" if matrix is None else f"{matrix.rows}x{matrix.columns}"
         if matrix is not None and matrix.matrices > 1:
             size = f"{matrix.matrices} x {size}"
+        if not consumer.is_mvm:
+            size = "digital copy" if consumer.reads == "digital" else "rebuilt"
         lines.append(with_remark(f"{consumer.op_type} {consumer.node}", size, " "))
     return Text("\n").join(lines)
 

@@ -24,6 +24,8 @@ CHUNK_ELEMENTS = 1 << 18
 # The size in which cp writes. The kernel caches larger writes in larger blocks of memory, which can be slow to get.
 _WRITE_BYTES = 1 << 18
 
+_BYTE_BITS = 8
+
 
 def worker_count() -> int:
     """How many threads read and write tensors. More than four gain nothing on one disk."""
@@ -123,13 +125,18 @@ class StreamedTensor(abc.ABC):
         return np.empty(0).__dlpack_device__()
 
     def tobytes(self) -> bytes:
-        """All elements as little-endian bytes."""
-        return b"".join(_little_endian(chunk).tobytes() for chunk in self.chunks())
+        """All elements as little-endian bytes; those of less than a byte are packed, the first one in the low bits."""
+        return b"".join(_little_endian(chunk).tobytes() for chunk in self._stored_chunks())
 
     def tofile(self, file: BinaryIO) -> None:
-        """Write all elements as little-endian bytes at the position of `file`."""
-        for chunk in self.chunks():
+        """Write what `tobytes` gives at the position of `file`."""
+        for chunk in self._stored_chunks():
             write_elements(file, chunk)
+
+    def _stored_chunks(self) -> Iterator[NDArray[Any]]:
+        bits = self.dtype.bitwidth
+        for chunk in self.chunks():  # all but the last one fill their bytes, as CHUNK_ELEMENTS is a power of two
+            yield chunk if bits >= _BYTE_BITS else _packed(chunk, bits)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}<{self.dtype},{self.shape}>(name={self.name!r})"
@@ -171,7 +178,7 @@ def _native_chunks(tensor: ir.TensorProtocol, start: int, stop: int) -> Iterator
     if isinstance(tensor, StreamedTensor):
         yield from tensor.chunks(start, stop)
         return
-    if isinstance(tensor, ir.ExternalTensor) and tensor.dtype.bitwidth >= 8:  # noqa: PLR2004 - narrower types are packed
+    if isinstance(tensor, ir.ExternalTensor) and tensor.dtype.bitwidth >= _BYTE_BITS:  # narrower types are packed
         yield from _file_chunks(tensor, start, stop)
         return
     flat = tensor.numpy().reshape(-1)
@@ -196,6 +203,16 @@ def _file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Iterator[N
                     )
                 view = view[count:]
             yield _little_endian(chunk)
+
+
+def _packed(elements: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Elements of less than a byte side by side in bytes, as ONNX stores them: the first one in the low bits."""
+    per_byte = _BYTE_BITS // bits
+    codes = np.zeros((math.ceil(elements.size / per_byte), per_byte), np.uint8)
+    codes.reshape(-1)[: elements.size] = elements.view(np.uint8) & ((1 << bits) - 1)
+    shifts = np.arange(0, _BYTE_BITS, bits, dtype=np.uint8)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(codes << shifts, axis=1)
+    return packed
 
 
 def _little_endian(array: NDArray[Any]) -> NDArray[Any]:

@@ -49,7 +49,7 @@ class CheckMapping(ir.passes.InPlacePass):
 
     The invariants, as ``docs/format.md`` gives them: the shapes of a weight and its conductances are equal;
     ``g_min <= G <= g_max`` within the rounding of g_max; the scale is positive, finite and equal to the manifest's; one
-    device of a single pair is at g_min; every consumer still reads the rebuilt weight.
+    device of a single pair is at g_min; every consumer still reads the rebuilt weight, or the digital copy of it.
     """
 
     def violations(self, model: ir.Model) -> tuple[Violation, ...]:
@@ -100,7 +100,7 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
         except (BrokenMappingError, ModelError) as error:
             yield Violation(record.name, str(error))
             continue
-        structural = [*structural_problems(mapped), *_consumers(mapped, nodes)]
+        structural = [*structural_problems(mapped), *_consumers(mapped, nodes, values)]
         yield from (Violation(record.name, message) for message in structural)
         if not structural:
             located.append(mapped)
@@ -121,17 +121,25 @@ def _named_nodes(model: ir.Model) -> dict[tuple[str, str, str], list[ir.Node]]:
     return nodes
 
 
-def _consumers(mapped: MappedWeight, nodes: dict[tuple[str, str, str], list[ir.Node]]) -> Iterator[str]:
+def _consumers(
+    mapped: MappedWeight, nodes: dict[tuple[str, str, str], list[ir.Node]], values: ModelValues
+) -> Iterator[str]:
+    copy = values.initializers.get(mapped.record.digital_copy or "")
     for consumer in mapped.record.consumers:
+        is_digital = consumer.reads == "digital"
+        expected = copy if is_digital else mapped.value
         candidates = nodes.get((consumer.graph, consumer.node, consumer.op_type), [])
-        if candidates and not any(_is_fed(node, consumer.slot, mapped.value) for node in candidates):
-            yield f"node '{consumer.node}' ({consumer.op_type}) does not read the rebuilt weight any more"
+        if candidates and not any(_is_fed(node, consumer.slot, expected) for node in candidates):
+            what = f"digital copy '{mapped.record.digital_copy}'" if is_digital else "rebuilt weight"
+            yield f"node '{consumer.node}' ({consumer.op_type}) does not read the {what} any more"
     if not mapped.value.uses() and not mapped.value.is_graph_output():
         yield "nothing reads the rebuilt weight any more"
 
 
-def _is_fed(node: ir.Node, slot: int, weight: ir.Value) -> bool:
+def _is_fed(node: ir.Node, slot: int, weight: ir.Value | None) -> bool:
     """Whether an input of a node is a weight, or is computed from it."""
+    if weight is None:
+        return False
     waiting = [node.inputs[slot]] if slot < len(node.inputs) else []
     seen = set(waiting)
     while waiting:

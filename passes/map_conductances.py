@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, TypeAlias, TypeVar, cast, get_args
@@ -21,6 +21,7 @@ from onnx_gconv.mapping import (
     Manifest,
     MatrixViewRecord,
     RearrangementRecord,
+    SameSourceRecord,
     ScaleRecord,
     SkippedRecord,
     WeightRecord,
@@ -31,6 +32,7 @@ from onnx_gconv.passes.mapping_plan import ConductanceDtype, MappingPlan, Planne
 from onnx_gconv.passes.placement import Place, Placement
 from onnx_gconv.passes.preconditions import require_mappable
 from onnx_gconv.passes.rebuild_nodes import IntegerCodes, RebuiltWeight, rebuild_nodes
+from onnx_gconv.passes.shared_weights import SharedPolicy, digital_uses, shared_policy, split_off
 from onnx_gconv.passes.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.weights import (
@@ -43,6 +45,7 @@ from onnx_gconv.weights import (
     scopes,
 )
 from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_ROUND_OPSET, set_default_opset, without_missing_casts
+from onnx_gconv.weights.same_source import SameSource
 
 __all__ = ["MapConductances", "QuantizedWeights", "manifest_of"]
 
@@ -67,15 +70,16 @@ class MapConductances(ir.passes.InPlacePass):
                  Div(W.g_difference, W.g_scale)  -> W
                  MatMul(x, W)
 
-    The rebuilt value takes the weight's name, so consumers stay as they are. The conductances are computed when they
-    are read or written, from the weight's own tensor; nothing of the weight's size is held in memory. The manifest is
-    in the model's metadata afterwards. If anything fails, the model is as it was.
+    The rebuilt value takes the weight's name, so consumers stay as they are, but for those of a digital copy. The
+    conductances are computed when they are read or written, from the weight's own tensor; nothing of the weight's size
+    is held in memory. The manifest is in the model's metadata afterwards. If anything fails, the model is as it was.
 
     It has to be the last pass of a pipeline: constant folding erases the mapping.
 
     Args:
         converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
-        include: Globs over the names of weights and of the nodes that read them; all weights if empty.
+        include: Globs over the names of weights, of their parameters and modules, and of the nodes that read them and
+            their op types; all weights if empty.
         exclude: Globs for weights to leave as they are.
         include_ops: Op types that are no MVM ops, but whose tables are mapped, too: ``Gather``.
         quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
@@ -85,6 +89,8 @@ class MapConductances(ir.passes.InPlacePass):
             Below IR version 4 every initializer has to be a graph input, which says nothing of what callers do: there,
             all of them become constants in any case.
         inline_functions: Whether local functions that use weights are inlined first; else these weights are skipped.
+        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op, such as the Gather
+            of a tied embedding: with ``"rebuild"`` they read the rebuilt weight, with ``"split"`` a digital copy of it.
         progress: Called with the bytes of weights scanned so far and in all.
 
     Raises:
@@ -103,6 +109,7 @@ class MapConductances(ir.passes.InPlacePass):
         conductance_dtype: ConductanceDtype = "float32",
         freeze_inputs: bool = False,
         inline_functions: bool = True,
+        shared: SharedPolicy = "rebuild",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._lookups = _lookups(include_ops)
@@ -114,6 +121,7 @@ class MapConductances(ir.passes.InPlacePass):
         self._inline_functions = inline_functions
         self._converter = SinglePairConductanceConverter() if converter is None else converter
         self._selection = WeightSelection(_patterns("include", include), _patterns("exclude", exclude))
+        self._shared = shared_policy(shared)
         self._progress = progress
 
     def requires(self, model: ir.Model) -> None:
@@ -187,6 +195,7 @@ class MapConductances(ir.passes.InPlacePass):
             self._converter,
             self._progress,
             conductance_dtype=self._conductance_dtype,
+            shared=self._shared,
         )
         return replace(plan, notes=(*notes, *_notes(model, plan)))
 
@@ -235,7 +244,7 @@ def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> 
     """The manifest that a plan gives, with names for its conductances and the graphs that they go to."""
     return Manifest(
         tool=f"onnx_gconv {_version()}",
-        weights=tuple(_weight_record(weight, plan.converter, names, placement) for weight in plan.weights),
+        weights=tuple(_weight_record(weight, plan, names, placement) for weight in plan.weights),
         skipped=tuple(
             SkippedRecord(
                 name=item.name,
@@ -245,6 +254,8 @@ def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> 
                 detail=item.detail,
                 is_mvm=item.is_mvm,
                 consumers=item.consumers,
+                parameters=item.parameters,
+                same_source_as=_same_source_records(item.same_source_as),
             )
             for item in plan.skipped
         ),
@@ -276,11 +287,14 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
             names=names,
             codes=IntegerCodes(found.zero_point, record.zero_point, has_round) if found.is_integer else None,
         )
+        constants = list(rebuilt.initializers)
+        if record.digital_copy is not None:
+            constants.append(split_off(found, digital_uses(found), record.digital_copy))
         place = placement.of(found)
         if (producer := _replace(found, rebuilt, place)) is not None:
             unused.append(producer)
         replaced.setdefault(found.scope.graph, {})[record.name] = ()
-        replaced.setdefault(place.scope.graph, {})[record.name] = rebuilt.initializers
+        replaced.setdefault(place.scope.graph, {})[record.name] = constants
         logger.debug("Mapped weight '%s' of shape %s at %g µS per unit", record.name, record.shape, weight.scale)
     for graph, initializers in replaced.items():
         _register(graph, initializers)
@@ -358,10 +372,10 @@ def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:
         graph.initializers.add(value)
 
 
-def _weight_record(
-    weight: PlannedWeight, converter: ConductanceConverter, names: UniqueNames, placement: Placement
-) -> WeightRecord:
-    found, decoding = weight.found, converter.decoding(weight.scale)
+def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames, placement: Placement) -> WeightRecord:
+    found, converter = weight.found, plan.converter
+    decoding = converter.decoding(weight.scale)
+    readers_of_copy = digital_uses(found).readers if plan.shared == "split" else frozenset()
     return WeightRecord(
         name=found.name,
         graph=placement.of(found).scope.path,
@@ -384,11 +398,19 @@ def _weight_record(
         zero_point=None if found.zero_point is None else names.new(f"{found.name}.g_zero_point"),
         max_abs=weight.statistics.max_abs,
         notes=weight.notes,
-        consumers=tuple(_consumer_records(found)),
+        consumers=tuple(_consumer_records(found, readers_of_copy)),
+        parameters=found.parameters,
+        modules=found.modules,
+        same_source_as=_same_source_records(weight.same_source_as),
+        digital_copy=names.new(f"{found.name}.digital") if readers_of_copy else None,
     )
 
 
-def _consumer_records(found: FoundWeight) -> Iterable[ConsumerRecord]:
+def _same_source_records(others: Iterable[SameSource]) -> tuple[SameSourceRecord, ...]:
+    return tuple(SameSourceRecord(name=item.name, graph=item.graph_path, relation=item.relation) for item in others)
+
+
+def _consumer_records(found: FoundWeight, readers_of_copy: Collection[tuple[ir.Node, int]]) -> Iterable[ConsumerRecord]:
     for consumer in found.consumers:
         view = consumer.view
         yield ConsumerRecord(
@@ -400,6 +422,7 @@ def _consumer_records(found: FoundWeight) -> Iterable[ConsumerRecord]:
             is_mvm=consumer.is_mvm,
             path=tuple(RearrangementRecord(op=step.op, argument=step.argument) for step in consumer.path),
             matrix_view=None if view is None else MatrixViewRecord(**vars(view)),
+            reads="digital" if (consumer.node, consumer.slot) in readers_of_copy else "rebuilt",
         )
 
 

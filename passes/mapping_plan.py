@@ -20,9 +20,12 @@ from onnx_gconv.converters import (
     weight_statistics,
 )
 from onnx_gconv.errors import UnmappableWeightError
+from onnx_gconv.passes.shared_weights import SharedPolicy
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
+from onnx_gconv.weights.constant_tensor import constant_tensor
+from onnx_gconv.weights.same_source import SameSource, SourceCandidate, same_sources
 
 __all__ = ["ConductanceDtype", "MappingPlan", "PlannedWeight", "make_plan"]
 
@@ -45,6 +48,7 @@ class PlannedWeight:
         scale: µS per unit of weight.
         compute_dtype: The type of the conductances.
         notes: What a user should know of how it is mapped, one line each.
+        same_source_as: The constants that hold the same parameter.
     """
 
     found: FoundWeight
@@ -52,6 +56,7 @@ class PlannedWeight:
     scale: float
     compute_dtype: np.dtype[Any]
     notes: tuple[str, ...] = ()
+    same_source_as: tuple[SameSource, ...] = ()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -69,6 +74,7 @@ class MappingPlan:
         skipped: The weights it leaves as they are.
         refused: The weights whose values no conductance can hold, with the reason; one is enough to refuse the model.
         notes: What else changes in the model, one line each.
+        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
     """
 
     converter: ConductanceConverter
@@ -76,6 +82,7 @@ class MappingPlan:
     skipped: tuple[SkippedWeight, ...]
     refused: tuple[tuple[FoundWeight, str], ...]
     notes: tuple[str, ...] = ()
+    shared: SharedPolicy = "rebuild"
 
     def raise_if_refused(self) -> None:
         """Raise for the first refused weight.
@@ -103,6 +110,7 @@ def make_plan(
     progress: Callable[[int, int], None] | None = None,
     *,
     conductance_dtype: ConductanceDtype = "float32",
+    shared: SharedPolicy = "rebuild",
 ) -> MappingPlan:
     """Scan the values of all found weights and give each its scale.
 
@@ -111,6 +119,10 @@ def make_plan(
         converter: The rule.
         progress: Called with the bytes scanned so far and in all.
         conductance_dtype: The type of the conductances of float16 and bfloat16 weights: float32, or that of the weight.
+        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
+
+    Raises:
+        ModelError: If external data cannot be read.
     """
     planned, refused = [], []
     for weight, outcome in zip(survey.weights, _scan_all(survey.weights, progress), strict=True):
@@ -121,7 +133,43 @@ def make_plan(
             planned.append(_plan_weight(weight, outcome, converter) if half is None else half)
         except UnmappableWeightError as error:
             refused.append((weight, str(error)))
-    return MappingPlan(converter, tuple(planned), survey.skipped, tuple(refused))
+    return _with_same_sources(MappingPlan(converter, tuple(planned), survey.skipped, tuple(refused), shared=shared))
+
+
+def _with_same_sources(plan: MappingPlan) -> MappingPlan:
+    """Note at each weight which others hold the same parameter, mapped or not."""
+    weights = [
+        SourceCandidate(
+            name=item.found.name,
+            graph_path=item.found.scope.path,
+            tensor=item.found.tensor,
+            parameters=item.found.parameters or (item.found.name,),
+            statistics=item.statistics,
+        )
+        for item in plan.weights
+    ]
+    tensors = [None if item.value is None else constant_tensor(item.value) for item in plan.skipped]
+    with_data = [number for number, tensor in enumerate(tensors) if tensor is not None]
+    constants = [
+        SourceCandidate(
+            name=item.name,
+            graph_path=item.graph_path,
+            tensor=tensor,
+            parameters=item.parameters or (item.name,),
+            statistics=None,
+        )
+        for item, tensor in zip(plan.skipped, tensors, strict=True)
+        if tensor is not None
+    ]
+    found = same_sources([*weights, *constants])
+    skipped = list(plan.skipped)
+    for number, others in zip(with_data, found[len(weights) :], strict=True):
+        skipped[number] = replace(skipped[number], same_source_as=others)
+    return replace(
+        plan,
+        weights=tuple(replace(item, same_source_as=others) for item, others in zip(plan.weights, found, strict=False)),
+        skipped=tuple(skipped),
+    )
 
 
 def _plan_half(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from onnx_gconv.element_bits import has_same_elements
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, read_manifest, remove_manifest
 from onnx_gconv.passes.mapped_weight import (
@@ -31,7 +32,8 @@ class RestoreWeights(ir.passes.InPlacePass):
         after:   x, W -> MatMul(x, W)
 
     The weights have the values that the mapped model computes, bit for bit; they are rebuilt while they are read or
-    written. A weight that was a Constant node becomes an initializer of the same graph.
+    written. A weight that was a Constant node becomes an initializer of the same graph. A digital copy of a weight is
+    joined with it again if both are equal, bit for bit; else it stays, so that the model computes the same.
     """
 
     def requires(self, model: ir.Model) -> None:
@@ -43,11 +45,21 @@ class RestoreWeights(ir.passes.InPlacePass):
         _locate_all(require_mapped(model), model)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Restore the model."""
+        """Restore the model.
+
+        Raises:
+            ModelError: If external data cannot be read.
+        """
         manifest = read_manifest(model)
         assert manifest is not None  # noqa: S101 - `requires` has seen it
-        for mapped in _locate_all(manifest, model):
-            _restore(mapped)
+        located = _locate_all(manifest, model)
+        copies = [_digital_copy(mapped) for mapped in located]
+        # All that reads data, and may fail, comes before the first change.
+        joined = [copy is not None and _is_equal(copy, mapped) for copy, mapped in zip(copies, located, strict=True)]
+        for mapped, copy, is_joined in zip(located, copies, joined, strict=True):
+            weight = _restore(mapped)
+            if copy is not None:
+                _restore_digital_copy(copy, weight if is_joined else None)
         remove_manifest(model)
         return ir.passes.PassResult(model, modified=True)
 
@@ -82,17 +94,45 @@ def _other_uses(mapped: MappedWeight) -> Iterator[str]:
             yield f"'{output.name}' is read by {node_label(others[0])} too"
 
 
-def _restore(mapped: MappedWeight) -> None:
+def _digital_copy(mapped: MappedWeight) -> ir.Value | None:
+    """The digital copy of a weight, or None if it has none, or another tool removed it."""
+    graph = mapped.nodes[0].graph
+    name = mapped.record.digital_copy
+    copy = graph.initializers.get(name) if isinstance(graph, ir.Graph) and name is not None else None
+    return copy if copy is not None and copy.const_value is not None else None
+
+
+def _is_equal(copy: ir.Value, mapped: MappedWeight) -> bool:
+    assert copy.const_value is not None  # noqa: S101 - `_digital_copy` has seen it
+    is_input_or_output = copy.is_graph_input() or copy.is_graph_output()
+    shape = tuple(copy.const_value.shape.numpy())
+    return (
+        not is_input_or_output and shape == mapped.record.shape and has_same_elements(copy.const_value, mapped.rebuilt)
+    )
+
+
+def _restore_digital_copy(copy: ir.Value, weight: ir.Value | None) -> None:
+    """Let the weight stand for its copy, or let the copy be an initializer like any other."""
+    if weight is None:
+        for key in (WEIGHT_KEY, ROLE_KEY):
+            copy.metadata_props.pop(key, None)
+        return
+    graph = copy.graph
+    assert graph is not None  # noqa: S101 - it is an initializer
+    copy.replace_all_uses_with(weight)
+    del graph.initializers[copy.name or ""]
+
+
+def _restore(mapped: MappedWeight) -> ir.Value:
     record, rebuilt = mapped.record, mapped.value
     graph = mapped.nodes[0].graph
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
-    tensor = mapped.rebuilt
     weight = ir.Value(
         name=record.name,
         type=ir.TensorType(record.ir_dtype),
         shape=ir.Shape(record.shape),
         doc_string=rebuilt.doc_string,
-        const_value=tensor,
+        const_value=mapped.rebuilt,
         metadata_props={k: v for k, v in rebuilt.metadata_props.items() if k not in {WEIGHT_KEY, ROLE_KEY}},
     )
     weight.meta.update(rebuilt.meta)
@@ -101,6 +141,7 @@ def _restore(mapped: MappedWeight) -> None:
     leaves = (*mapped.conductances, mapped.scale, *mapped.constants)
     constants = [value for value in leaves if not value.uses() and not value.is_graph_output()]
     _put_in_place_of(constants, weight, graph)
+    return weight
 
 
 def _put_in_place_of(removed: list[ir.Value], weight: ir.Value, graph: ir.Graph) -> None:

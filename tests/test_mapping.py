@@ -68,6 +68,7 @@ DOCUMENT = {
                         "column_axes": [1],
                         "factor": 1.0,
                     },
+                    "reads": "rebuilt",
                 },
                 {
                     "node": "",
@@ -78,8 +79,13 @@ DOCUMENT = {
                     "is_mvm": False,
                     "path": [],
                     "matrix_view": None,
+                    "reads": "digital",
                 },
             ],
+            "parameters": ["encoder.lin.weight"],
+            "modules": ["encoder.lin"],
+            "same_source_as": [{"name": "U", "graph": "", "relation": "transposed"}],
+            "digital_copy": "W.digital",
         }
     ],
     "skipped": [
@@ -91,10 +97,16 @@ DOCUMENT = {
             "detail": "Transpose",
             "is_mvm": True,
             "consumers": ["mm (MatMul)[1]"],
+            "parameters": ["encoder.emb.weight"],
+            "same_source_as": [],
         }
     ],
     "notes": [],
 }
+
+# Manifests of version 1 that were written before these keys existed are still read.
+OPTIONAL_OF_WEIGHTS = ["parameters", "modules", "same_source_as", "digital_copy"]
+OPTIONAL_OF_SKIPPED = ["parameters", "same_source_as"]
 
 
 @pytest.fixture
@@ -124,6 +136,19 @@ class TestReadingAndWriting:
     def test_a_manifest_is_the_documented_json(self, model):
         write_manifest(model, Manifest.model_validate(DOCUMENT))
         assert json.loads(model.metadata_props["onnx_gconv"]) == DOCUMENT
+
+    def test_a_manifest_that_lacks_optional_keys_is_read(self, model):
+        document = json.loads(json.dumps(DOCUMENT))
+        for key in OPTIONAL_OF_WEIGHTS:
+            del document["weights"][0][key]
+        for key in OPTIONAL_OF_SKIPPED:
+            del document["skipped"][0][key]
+        for consumer in document["weights"][0]["consumers"]:
+            del consumer["reads"]
+        manifest = read(model, json.dumps(document))
+        assert manifest.weights[0].parameters == manifest.weights[0].modules == manifest.skipped[0].parameters == ()
+        assert {consumer.reads for consumer in manifest.weights[0].consumers} == {"rebuilt"}
+        assert manifest.weights[0].digital_copy is None
 
     def test_a_manifest_is_read_back_as_it_was_written(self, model):
         manifest = Manifest.model_validate(DOCUMENT)

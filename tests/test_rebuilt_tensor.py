@@ -59,6 +59,22 @@ def test_a_part_is_the_same_part_of_the_whole(size):
         assert np.concatenate(parts).tobytes() == whole[start:].tobytes()
 
 
+@pytest.mark.parametrize("dtype", [ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT2, ir.DataType.UINT2])
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 17])
+def test_codes_of_less_than_a_byte_are_packed_as_onnx_stores_them(dtype, size, tmp_path):
+    """Conductances as they are: the integers that two bits hold, whatever their sign."""
+    integers = np.arange(size) % 2 - (0 if dtype.name.startswith("U") else 1)
+    arrays = [np.maximum(integers, 0).astype(np.float32), np.maximum(-integers, 0).astype(np.float32)]
+    decoding = Decoding(coefficients=(1.0, -1.0), offset_us=0.0, scale=1.0, zero=0.0)
+    tensor = RebuiltTensor([ir.Tensor(array) for array in arrays], decoding, dtype=dtype, name="W", rounded=True)
+    expected = ir.Tensor(integers.astype(dtype.numpy()), dtype=dtype).tobytes()
+    assert tensor.tobytes() == expected
+    assert tensor.nbytes == len(expected)
+    with (tmp_path / "data").open("wb") as file:
+        tensor.tofile(file)
+    assert (tmp_path / "data").read_bytes() == expected
+
+
 @pytest.mark.parametrize("dtype", [ir.DataType.FLOAT16, ir.DataType.BFLOAT16])
 def test_half_precision_weights_are_rounded_once_at_the_end(dtype):
     arrays = conductances(5, 7)

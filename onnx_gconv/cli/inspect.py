@@ -18,6 +18,8 @@ from onnx_gconv.cli.options import (
     Model,
     Quantized,
     Quiet,
+    Shared,
+    SharedChoice,
     UpgradeOpset,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
@@ -38,6 +40,7 @@ def inspect(
     freeze_inputs: FreezeInputs = False,
     inline_functions: InlineFunctions = True,
     upgrade_opset: UpgradeOpset = False,
+    shared: Shared = SharedChoice.REBUILD,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
@@ -58,6 +61,7 @@ def inspect(
             freeze_inputs=freeze_inputs,
             inline_functions=inline_functions,
             upgrade_opset=upgrade_opset,
+            shared=shared.value,
             progress=progress,
         )
     print_report(report, as_json=as_json, quiet=quiet)

@@ -24,6 +24,8 @@ from onnx_gconv.cli.options import (
     Output,
     Quantized,
     Quiet,
+    Shared,
+    SharedChoice,
     UpgradeOpset,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
@@ -45,6 +47,7 @@ def map_(
     freeze_inputs: FreezeInputs = False,
     inline_functions: InlineFunctions = True,
     upgrade_opset: UpgradeOpset = False,
+    shared: Shared = SharedChoice.REBUILD,
     external_data: ExternalData = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do everything but write.", rich_help_panel="Files")
@@ -71,6 +74,7 @@ def map_(
             freeze_inputs=freeze_inputs,
             inline_functions=inline_functions,
             upgrade_opset=upgrade_opset,
+            shared=shared.value,
             external_data=external_data,
             dry_run=dry_run,
             progress=progress,

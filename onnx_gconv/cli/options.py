@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -25,6 +26,8 @@ __all__ = [
     "Output",
     "Quantized",
     "Quiet",
+    "Shared",
+    "SharedChoice",
     "UpgradeOpset",
     "debug_is_on",
 ]
@@ -98,8 +101,8 @@ Include: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--include",
-        help="Map only weights that match this glob by their name or by the name of a node that reads them. May be "
-        "given several times.",
+        help="Map only weights that match this glob by their name, by their parameter or module in the exported "
+        "program, or by the name or op type of a node that reads them. May be given several times.",
         metavar="GLOB",
         rich_help_panel=_WEIGHTS,
         show_default=False,
@@ -155,6 +158,24 @@ UpgradeOpset: TypeAlias = Annotated[
     typer.Option(
         "--upgrade-opset",
         help="Raise the opset first if weights cannot be mapped at the one that the model has.",
+        rich_help_panel=_WEIGHTS,
+    ),
+]
+
+
+class SharedChoice(enum.StrEnum):
+    """What --shared takes; newer versions of typer would take the type `SharedPolicy` itself."""
+
+    REBUILD = "rebuild"
+    SPLIT = "split"
+
+
+Shared: TypeAlias = Annotated[
+    SharedChoice,
+    typer.Option(
+        "--shared",
+        help="What nodes read that use a weight otherwise than MVM ops do, such as the Gather of a tied embedding: the "
+        "rebuilt weight, or a digital copy that is split off.",
         rich_help_panel=_WEIGHTS,
     ),
 ]

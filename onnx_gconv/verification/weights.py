@@ -20,6 +20,7 @@ from onnx_gconv.passes.mapped_weight import BrokenMappingError, ModelValues, loc
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
 from onnx_gconv.weights import scopes
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
+from onnx_gconv.weights.constant_tensor import constant_tensor
 
 __all__ = ["WeightComparison", "compare_weights"]
 
@@ -137,7 +138,7 @@ def _constants(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol]]:
             yield name, value.const_value
     for node in graph:
         if node.op_type == "Constant" and node.domain == "" and "sparse_value" not in node.attributes:
-            tensor = ir.convenience.get_const_tensor(node.outputs[0])
+            tensor = constant_tensor(node.outputs[0])
             if tensor is not None:
                 yield node.outputs[0].name or "", tensor
 

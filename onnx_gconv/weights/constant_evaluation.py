@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.errors import GconvError, ModelError
 from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, element_chunks
+from onnx_gconv.weights.constant_tensor import constant_tensor
 
 __all__ = ["MOST_EVALUATED_BYTES", "ConstantEvaluator", "EvaluatedTensor", "EvaluationError"]
 
@@ -87,10 +88,10 @@ class ConstantEvaluator:
             if item is None or item in numbers:
                 continue
             numbers[item] = len(numbers)
-            if (tensor := _constant_tensor(item)) is not None:
+            if (tensor := constant_tensor(item)) is not None:
                 constants[numbers[item]] = tensor
             elif _computing_node(item) is None:
-                raise EvaluationError(f"'{item.name}' is not constant")
+                raise EvaluationError(f"'{item.name}' is sparse or not constant")
         steps = tuple(
             _Step(
                 _detached(node),
@@ -215,13 +216,6 @@ def _nodes_before(root: ir.Value) -> list[ir.Node]:
 def _computing_node(value: ir.Value) -> ir.Node | None:
     node = value.producer()
     return None if node is None or (node.op_type == "Constant" and node.domain == "") else node
-
-
-def _constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
-    node = value.producer()
-    if node is not None and "sparse_value" in node.attributes:
-        raise EvaluationError(f"'{value.name}' is sparse")
-    return ir.convenience.get_const_tensor(value)
 
 
 def _detached(node: ir.Node) -> onnx.NodeProto:

@@ -7,10 +7,17 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_gconv.weights.rearrangement import is_rearranging
+from onnx_gconv.weights.constant_tensor import constant_tensor
 from onnx_gconv.weights.scopes import Scope
 
-__all__ = ["Constant", "ConstantValues", "Leaves", "constants_of", "leaves", "main_source", "rearranged_from"]
+__all__ = [
+    "Constant",
+    "ConstantValues",
+    "Leaves",
+    "constants_of",
+    "leaves",
+    "main_source",
+]
 
 # Nodes without inputs, or with constant ones, that still give another value on every run.
 _RANDOM_OPS = frozenset(
@@ -99,7 +106,7 @@ def constants_of(scope: Scope) -> Iterator[Constant]:
             yield Constant(value, value.const_value, scope)
     for node in scope.graph:
         if _is_dense_constant(node):
-            tensor = ir.convenience.get_const_tensor(node.outputs[0])
+            tensor = constant_tensor(node.outputs[0])
             if tensor is not None:
                 yield Constant(node.outputs[0], tensor, scope)
 
@@ -137,17 +144,6 @@ def main_source(sources: Collection[Constant]) -> Constant | None:
     if len(matrices) == 1:
         return matrices[0]
     return next(iter(sources)) if len(sources) == 1 else None
-
-
-def rearranged_from(value: ir.Value) -> tuple[ir.Value, list[ir.Node]]:
-    """The value that rearranging nodes start from, and these nodes in the order in which they follow."""
-    nodes: list[ir.Node] = []
-    while (node := value.producer()) is not None and is_rearranging(node):
-        source = node.inputs[0]
-        assert source is not None  # noqa: S101 - `is_rearranging` has seen it
-        nodes.append(node)
-        value = source
-    return value, nodes[::-1]
 
 
 def _is_dense_constant(node: ir.Node) -> bool:

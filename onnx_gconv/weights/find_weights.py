@@ -73,7 +73,7 @@ class _SlotUse:
             EvaluationError: If one is not constant or cannot be computed.
         """
         value = None if self.slot.zero_point is None else _input(self.node, self.slot.zero_point)
-        at_slot = None if value is None else (value, self.slot.zero_point_axes)
+        at_slot = None if value is None else (value, self.slot.zero_point_axes_of(self.node))
         return self.path.zero_point(shape, evaluator.evaluate, at_slot=at_slot)
 
 
@@ -170,6 +170,7 @@ class _Finder:
                 detail=reason[1] if reason else of,
                 is_mvm=True,
                 consumers=_slot_labels(use),
+                value=main.value if main else value,
             )
         constant = Constant(value, tensor, scope)
         return self._decide_weight(constant, use, tuple(_name(item.value) for item in _data(sources)))
@@ -190,7 +191,7 @@ class _Finder:
         except (IndexError, ValueError):
             detail = f"{list(shape)} for {_ops(use)}"
             return _skipped(constant, use, SkipReason.INVALID_SHAPE, detail, is_mvm=True)
-        found = FoundWeight(constant.value, constant.tensor, constant.scope, consumers, sources)
+        found = FoundWeight(constant.value, constant.tensor, constant.scope, consumers, sources, passed=_passed(use))
         return self._with_zero_point(found, use) if found.is_integer else found
 
     def _obstacle(self, constant: Constant, use: _Use) -> tuple[SkipReason, str] | None:
@@ -273,8 +274,11 @@ def _data(sources: Collection[Constant]) -> list[Constant]:
 
 def _readers(value: ir.Value, use: _Use) -> Iterator[tuple[ir.Node, int]]:
     """The readers of a weight, seen through the nodes on the ways to its slots."""
-    passed = frozenset(node for item in use.mvm_slots.values() for node in item.path.nodes)
-    return readers(value, passed)
+    return readers(value, _passed(use))
+
+
+def _passed(use: _Use) -> frozenset[ir.Node]:
+    return frozenset(node for item in use.mvm_slots.values() for node in item.path.nodes)
 
 
 def _slot_labels(use: _Use) -> tuple[str, ...]:
@@ -290,6 +294,7 @@ def _skipped(constant: Constant, use: _Use, reason: SkipReason, detail: str, *, 
         detail=detail,
         is_mvm=is_mvm,
         consumers=tuple(node_label(node) for node, _ in _readers(constant.value, use)),
+        value=constant.value,
     )
 
 

@@ -33,15 +33,20 @@ class WeightSlot:
         view: Gives the matrix view from the node and the shape of the weight, raises IndexError or ValueError if the
             shape does not fit; None if the op packs its weights in blocks, and they are skipped.
         zero_point: Index of the input that holds the zero point of a weight of integer codes; None if there is none.
-        zero_point_axes: Axes of the weight along which a zero point with as many axes varies; a scalar always counts
-            for all.
+        zero_point_axes: Axes of the weight along which a zero point with as many axes varies, or what tells them of a
+            node; a scalar always counts for all.
     """
 
     index: int
     activation: int
     view: ViewFunction | None
     zero_point: int | None = None
-    zero_point_axes: tuple[int, ...] = ()
+    zero_point_axes: tuple[int, ...] | Callable[[ir.Node], tuple[int, ...]] = ()
+
+    def zero_point_axes_of(self, node: ir.Node) -> tuple[int, ...]:
+        """The axes along which the zero point of a node's weight varies."""
+        axes = self.zero_point_axes
+        return axes(node) if callable(axes) else axes
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,11 @@ def _gemm_left(node: ir.Node, shape: Sequence[int]) -> MatrixView:
     """Alpha * W' @ B' with W [M, K], or [K, M] with transA."""
     rows, columns = (0, 1) if node.attributes.get_int("transA", 0) else (1, 0)
     return MatrixView.of_axes(shape, row_axes=(rows,), column_axes=(columns,), factor=_alpha(node))
+
+
+def _gemm_outputs(node: ir.Node) -> tuple[int, ...]:
+    """The axis of the outputs in W [K, N], or [N, K] with transB."""
+    return (0,) if node.attributes.get_int("transB", 0) else (1,)
 
 
 def _fused_matmul_right(node: ir.Node, shape: Sequence[int]) -> MatrixView:
@@ -238,7 +248,11 @@ _ROWS = (
     ),
     MvmOp("", "QLinearConv", (WeightSlot(3, 0, _conv, 5, (0,)),)),
     MvmOp("com.microsoft", "QLinearConv", (WeightSlot(3, 0, _conv, 5, (0,)),)),
-    MvmOp("com.microsoft", "QGemm", (WeightSlot(0, 3, _gemm_left, 2), WeightSlot(3, 0, _gemm_right, 5, (1,)))),
+    MvmOp(
+        "com.microsoft",
+        "QGemm",
+        (WeightSlot(0, 3, _gemm_left, 2), WeightSlot(3, 0, _gemm_right, 5, _gemm_outputs)),
+    ),
     MvmOp("com.microsoft", "QAttention", (WeightSlot(1, 0, _attention, 7, (1,)),)),
     MvmOp(
         "com.microsoft",
@@ -253,6 +267,8 @@ _ROWS = (
     ),
     MvmOp("com.microsoft", "MatMulNBits", (WeightSlot(1, 0, None),)),
     MvmOp("com.microsoft", "MatMulBnb4", (WeightSlot(1, 0, None),)),
+    # Convolutions that ONNX Runtime has laid out for one processor, in blocks of as many channels as its vectors have
+    MvmOp("com.microsoft.nchwc", "Conv", (WeightSlot(1, 0, None),)),
 )
 
 # Lookups multiply with no activations; their tables are mapped only if asked for.

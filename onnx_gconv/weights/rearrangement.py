@@ -10,6 +10,8 @@ from typing import Any, Literal
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_gconv.weights.constant_tensor import constant_tensor
+
 __all__ = ["REARRANGING_OPS", "Rearrangement", "is_rearranging", "rearrangement", "step_shape"]
 
 REARRANGING_OPS = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
@@ -130,7 +132,7 @@ def _integers(node: ir.Node, index: int, attribute: str) -> tuple[int, ...] | No
         if source is None:
             break
         value = source
-    tensor = ir.convenience.get_const_tensor(value)
+    tensor = constant_tensor(value)
     if tensor is None or value.is_graph_input():
         raise ValueError(f"the {attribute} of {node.op_type} is computed")
     return tuple(int(number) for number in tensor.numpy().reshape(-1))

@@ -7,7 +7,11 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.weights.exporter_names import enclosing_modules, modules_of, op_type_of
+from onnx_gconv.weights.readers import readers
 from onnx_gconv.weights.skip_reasons import SkipReason
 from onnx_gconv.weights.weight_records import FoundWeight, SkippedWeight, WeightSurvey
 
@@ -18,7 +22,11 @@ _MOST_SUGGESTIONS = 3
 
 @dataclass(frozen=True)
 class WeightSelection:
-    """Globs (``*``, ``?``, ``[abc]``; case matters) over the names of weights and of the nodes that read them.
+    """Globs (``*``, ``?``, ``[abc]``; case matters) over the names that people know a weight by.
+
+    These are: its own name, the parameters of the exported program that it comes from, the names and the op types of
+    the MVM nodes that read it (``Conv``, ``com.microsoft.FusedConv``), and the modules of the exported program that
+    these nodes stand in. A module stands for all weights in it and in its inner modules.
 
     Attributes:
         include: Weights to map; all if empty.
@@ -60,7 +68,11 @@ class WeightSelection:
 
     @staticmethod
     def _unmatched(pattern: str, survey: WeightSurvey) -> str:
-        skipped = [item for item in survey.skipped if fnmatch.fnmatchcase(item.name, pattern)]
+        skipped = [
+            item
+            for item in survey.skipped
+            if any(fnmatch.fnmatchcase(name, pattern) for name in _names_of_skipped(item))
+        ]
         if skipped:
             item = skipped[0]
             return (
@@ -72,8 +84,23 @@ class WeightSelection:
             difflib.get_close_matches(pattern, names, n=_MOST_SUGGESTIONS, cutoff=0.3) or names[:_MOST_SUGGESTIONS]
         )
         listed = ", ".join(f"'{name}'" for name in nearest) or "none: the model has no weight that can be mapped"
-        return f"the pattern '{pattern}' matches no weight and no node that reads one; nearest names: {listed}"
+        return (
+            f"the pattern '{pattern}' matches no weight and no parameter, node, op type or module of one; "
+            f"nearest names: {listed}"
+        )
 
 
 def _names(weight: FoundWeight) -> list[str]:
-    return [weight.name, *(c.node.name for c in weight.consumers if c.is_mvm and c.node.name)]
+    nodes = [consumer.node for consumer in weight.consumers if consumer.is_mvm]
+    return [weight.name, *weight.parameters, *_names_of_nodes(nodes)]
+
+
+def _names_of_skipped(item: SkippedWeight) -> list[str]:
+    nodes = [] if item.value is None else [node for node, _ in readers(item.value)]
+    return [item.name, *item.parameters, *_names_of_nodes(nodes)]
+
+
+def _names_of_nodes(nodes: Sequence[ir.Node]) -> list[str]:
+    modules = enclosing_modules(module for node in nodes for module in modules_of(node))
+    own = (node.name for node in nodes if node.name)
+    return list(dict.fromkeys((*own, *modules, *map(op_type_of, nodes))))

@@ -31,8 +31,8 @@ class SkipReason(enum.StrEnum):
 
 
 _EXPLANATIONS = {
-    SkipReason.BLOCK_PACKED: "the op packs several codes into each byte, block by block, which nodes cannot rebuild; "
-    "map the model before it is quantized, or quantize it to DequantizeLinear nodes",
+    SkipReason.BLOCK_PACKED: "the op packs its weights in blocks of a layout of its own, which nodes cannot rebuild; "
+    "map the model before it is quantized or optimized for one processor, or quantize it to DequantizeLinear nodes",
     SkipReason.QUANTIZED: "it consists of integer codes, which were not to be mapped",
     SkipReason.BEHIND_OTHER_NODES: "nodes that compute the weight cannot be evaluated; fold constants first",
     SkipReason.CONSTANT_EXPRESSION: "the node multiplies it with another constant, not with activations; fold "

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.weight_types import INTEGER_DTYPES, WIDENING_CASTS
+from onnx_gconv.weights.constant_tensor import constant_tensor
 from onnx_gconv.weights.constant_values import ConstantValues
 from onnx_gconv.weights.rearrangement import Rearrangement, is_rearranging, rearrangement, step_shape
 
@@ -156,7 +157,7 @@ def _is_widening(node: ir.Node) -> bool:
 def _dtype(value: ir.Value) -> ir.DataType | None:
     """The type of a value, also if it is only known from what it is computed from."""
     while value.dtype is None:
-        tensor = ir.convenience.get_const_tensor(value)
+        tensor = constant_tensor(value)
         if tensor is not None:
             return tensor.dtype
         node = value.producer()
@@ -218,7 +219,7 @@ def _before(
 def _require_no_broadcast(node: ir.Node, shape: tuple[int, ...]) -> None:
     """Raise ValueError if the constant operand of a node makes more elements of a tensor of that shape."""
     for value in node.inputs:
-        tensor = None if value is None else ir.convenience.get_const_tensor(value)
+        tensor = None if value is None else constant_tensor(value)
         if tensor is not None and tensor.shape.numpy() != shape:
             other = tuple(tensor.shape.numpy())
             if np.broadcast_shapes(other, shape) != shape:

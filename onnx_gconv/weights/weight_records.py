@@ -9,9 +9,11 @@ import onnx_ir as ir
 
 from onnx_gconv.integer_weight import EffectiveIntegerTensor, ZeroPoint
 from onnx_gconv.weight_types import INTEGER_DTYPES
+from onnx_gconv.weights.exporter_names import modules_of, parameters_of
 from onnx_gconv.weights.matrix_view import MatrixView
 from onnx_gconv.weights.readers import node_label
 from onnx_gconv.weights.rearrangement import Rearrangement
+from onnx_gconv.weights.same_source import SameSource
 from onnx_gconv.weights.scopes import Scope
 from onnx_gconv.weights.skip_reasons import SkipReason
 
@@ -51,6 +53,7 @@ class FoundWeight:
         consumers: All nodes that read it, through nodes that only rearrange, widen or dequantize it too.
         sources: For a computed weight, the names of the constants that it is computed from.
         zero_point: For a weight of integer codes: the codes that stand for zero; None if that is 0 for all.
+        passed: The nodes that it is seen through on the ways to its weight slots.
         notes: What a user should know of it, a line each.
     """
 
@@ -60,6 +63,7 @@ class FoundWeight:
     consumers: tuple[Consumer, ...]
     sources: tuple[str, ...] = ()
     zero_point: ZeroPoint | None = None
+    passed: frozenset[ir.Node] = frozenset()
     notes: tuple[str, ...] = ()
 
     @property
@@ -95,6 +99,17 @@ class FoundWeight:
         dtype = ir.DataType.DOUBLE if self.tensor.dtype == ir.DataType.INT32 else ir.DataType.FLOAT
         return EffectiveIntegerTensor(self.tensor, self.zero_point, dtype)
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters of the exported program that it comes from, as far as the exporter says."""
+        return parameters_of(self.value)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The innermost modules of the exported program that use it as a weight, as far as the exporter says."""
+        found = (modules_of(consumer.node)[-1:] for consumer in self.consumers if consumer.is_mvm)
+        return tuple(dict.fromkeys(module for modules in found for module in modules))
+
 
 @dataclass(frozen=True, eq=False)
 class SkippedWeight:
@@ -108,6 +123,8 @@ class SkippedWeight:
         detail: What exactly, in a few words: the op, the nodes, the value.
         is_mvm: Whether it feeds a weight slot of an MVM op.
         consumers: The nodes that read it, as ``name (op_type)``, or their weight slots, as ``name (op_type)[slot]``.
+        value: The value that holds it, or None if it stands in a local function.
+        same_source_as: The constants that hold the same parameter, if one of them is mapped.
     """
 
     name: str
@@ -117,6 +134,13 @@ class SkippedWeight:
     detail: str
     is_mvm: bool
     consumers: tuple[str, ...] = ()
+    value: ir.Value | None = None
+    same_source_as: tuple[SameSource, ...] = ()
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters of the exported program that it comes from, as far as the exporter says."""
+        return () if self.value is None else parameters_of(self.value)
 
     @classmethod
     def of(cls, weight: FoundWeight, reason: SkipReason, detail: str) -> SkippedWeight:
@@ -129,6 +153,7 @@ class SkippedWeight:
             detail=detail,
             is_mvm=True,
             consumers=tuple(node_label(consumer.node) for consumer in weight.consumers),
+            value=weight.value,
         )
 
 

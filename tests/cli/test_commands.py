@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -408,3 +409,19 @@ def test_a_verification_of_a_model_with_an_infinite_weight_can_be_written_as_jso
     found = gconv("verify", "cnn.onnx", "cnn.gconv.onnx", "--json")
     assert (found.code, found.stderr) == (1, "")
     assert found.json["passed"] is False
+
+
+def test_a_digital_copy_is_split_off_on_demand(gconv, tmp_path, parse, normal):
+    model = parse("g (float[2,4] x) => (float y, float z) { y = MatMul(x, W) z = Add(x, W) }", W=normal(4, 4))
+    onnx.save(ir.to_proto(model), tmp_path / "in.onnx")
+    for command in ("map", "inspect"):
+        [weight] = gconv(command, tmp_path / "in.onnx", "--shared", "split", "--json").json["mapped"]
+        assert weight["digital_copy"] == "W.digital"
+    [weight] = gconv("inspect", tmp_path / "in.onnx", "--json").json["mapped"]
+    assert weight["digital_copy"] is None
+
+
+def test_another_policy_for_shared_weights_is_bad_usage(gconv, tmp_path):
+    ended = gconv("map", tmp_path / "in.onnx", "--shared", "skip")
+    assert ended.code == 2
+    assert "--shared" in ended.stderr

@@ -475,6 +475,10 @@ class TestManifest:
             "rounded": False,
             "zero_point": None,
             "notes": (),
+            "parameters": (),
+            "modules": (),
+            "same_source_as": (),
+            "digital_copy": None,
         }
         [consumer] = record.consumers
         assert (consumer.node, consumer.op_type, consumer.slot, consumer.is_mvm) == ("mm", "MatMul", 1, True)
@@ -505,6 +509,8 @@ class TestManifest:
             "detail": "int64",
             "is_mvm": True,
             "consumers": ("b (MatMul)",),
+            "parameters": (),
+            "same_source_as": (),
         }
 
     def test_it_says_in_which_graph_weight_and_consumer_stand(self, parse):

@@ -32,6 +32,14 @@ def readers(weight):
     return [(consumer.node.name, consumer.slot, consumer.is_mvm) for consumer in weight.consumers]
 
 
+def test_looking_for_weights_does_not_change_the_model(parse, serialized):
+    body = "W = Constant <value = float[2,2] {1, 2, 3, 4}> () s = Constant <value = int64[2] {2, 2}> () "
+    model = parse(f"g (float[1,2] x) => (float y) {{ {body} w = Reshape(W, s) y = MatMul(x, w) }}")
+    before = serialized(model)
+    find_weights(model)
+    assert serialized(model) == before
+
+
 class TestWhereWeightsLive:
     def test_an_initializer_that_feeds_a_weight_slot_is_a_weight(self, parse, normal):
         weight = only_weight(parse("g (float[2,3] x) => (float[2,4] y) { [mm] y = MatMul(x, W) }", W=normal(3, 4)))

@@ -121,3 +121,69 @@ def test_names_of_nodes_that_read_a_weight_other_than_as_a_weight_do_not_choose_
     )
     with pytest.raises(ConfigError, match="'plus' matches no weight"):
         WeightSelection(include=["plus"]).apply(find_weights(model))
+
+
+EXPORTED = """g (float[2,4] x) => (float[2,4] y) {
+    [first] a = MatMul(x, val_0)
+    [second] b = com.microsoft.FusedMatMul(a, val_1)
+    [third] y = Gemm(b, val_2)
+}"""
+
+
+@pytest.fixture
+def exported(parse, normal):
+    """Three anonymous weights whose parameters and modules the metadata tells."""
+    weights = {f"val_{k}": normal(4, 4, seed=k) for k in range(3)}
+    model = parse(EXPORTED, opsets='"" : 17, "com.microsoft" : 1', **weights)
+    for number, (node, name) in enumerate(
+        zip(model.graph, ["encoder.layers.0", "encoder.layers.1", "head"], strict=True)
+    ):
+        node.metadata_props["pkg.torch.onnx.name_scopes"] = repr(["", name.partition(".")[0], name, f"linear_{number}"])
+        value = model.graph.initializers[f"val_{number}"]
+        value.metadata_props["pkg.onnxscript.optimizer.folded_from"] = repr([f"{name}.weight"])
+    return find_weights(model)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("encoder.layers.1.weight", ["val_1"]),
+        ("*.weight", ["val_0", "val_1", "val_2"]),
+        ("encoder", ["val_0", "val_1"]),
+        ("encoder.layers", ["val_0", "val_1"]),
+        ("encoder.layers.[01]", ["val_0", "val_1"]),
+        ("head", ["val_2"]),
+        ("MatMul", ["val_0"]),
+        ("com.microsoft.*", ["val_1"]),
+        ("Gemm", ["val_2"]),
+    ],
+)
+def test_weights_are_chosen_by_their_parameters_modules_and_op_types(exported, pattern, expected):
+    assert names(WeightSelection(include=[pattern]).apply(exported)) == expected
+    left = [name for name in ["val_0", "val_1", "val_2"] if name not in expected]
+    assert names(WeightSelection(exclude=[pattern]).apply(exported)) == left
+
+
+def test_the_operation_that_an_exporter_notes_is_no_module(exported):
+    with pytest.raises(ConfigError, match="'linear_0' matches no weight"):
+        WeightSelection(include=["linear_0"]).apply(exported)
+
+
+def test_the_nearest_names_may_be_parameters_and_modules(exported):
+    with pytest.raises(ConfigError, match=r"nearest names: 'encoder.layers.0.weight'"):
+        WeightSelection(include=["encoder.layer.0.weights"]).apply(exported)
+
+
+def test_a_parameter_of_a_skipped_weight_says_why_that_is_skipped(parse):
+    model = parse("g (int64[2,4] x) => (int64[2,4] y) { y = MatMul(x, val_0) }", val_0=np.ones((4, 4), np.int64))
+    model.graph.initializers["val_0"].metadata_props["pkg.onnxscript.optimizer.folded_from"] = "['lin.weight']"
+    with pytest.raises(ConfigError, match=r"'lin\.weight' matches no weight .*: 'val_0' is skipped"):
+        WeightSelection(include=["lin.weight"]).apply(find_weights(model))
+
+
+@pytest.mark.parametrize("pattern", ["emb", "look_up", "Gather"])
+def test_a_node_or_module_that_reads_only_skipped_weights_says_why_they_are_skipped(parse, normal, pattern):
+    model = parse("g (int64[1] i) => (float[1,4] y) { [look_up] y = Gather(table, i) }", table=normal(5, 4))
+    next(iter(model.graph)).metadata_props["pkg.torch.onnx.name_scopes"] = "['', 'emb', 'embedding']"
+    with pytest.raises(ConfigError, match=f"'{pattern}' matches no weight .*: 'table' is skipped"):
+        WeightSelection(include=[pattern]).apply(find_weights(model))

@@ -1,0 +1,138 @@
+"""Comparing tensors bit by bit, in flat memory, wherever their elements lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.external_data import check_external_tensor
+from onnx_gconv.streamed_tensor import StreamedTensor, element_chunks
+
+__all__ = ["ElementBits", "has_same_elements", "is_transposed"]
+
+Bits: TypeAlias = NDArray[np.unsignedinteger[Any]]
+
+# Side of the squares in which a matrix and its transpose are compared: 4 MiB of float32 each, in rows of one page.
+_TILE = 1024
+
+
+class ElementBits:
+    """The elements of a tensor as unsigned integers, read from any place in it; use it in a ``with`` statement.
+
+    External data is read with one call for each range, never mapped: pages of a map would count as resident memory.
+
+    Args:
+        tensor: A tensor whose elements are whole bytes.
+
+    Raises:
+        ModelError: If external data is unsafe, missing or too short.
+    """
+
+    def __init__(self, tensor: ir.TensorProtocol) -> None:
+        self._tensor = tensor
+        self._dtype = _bits_dtype(tensor)
+        self._file: int | None = None
+        self._flat: Bits | None = None
+        if isinstance(tensor, ir.ExternalTensor):
+            check_external_tensor(tensor)
+            self._file = os.open(tensor.path, os.O_RDONLY)
+        elif not isinstance(tensor, StreamedTensor):
+            self._flat = tensor.numpy().reshape(-1).view(self._dtype)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def read(self, start: int, stop: int) -> Bits:
+        """The elements from `start` to `stop`, in row-major order.
+
+        Raises:
+            ModelError: If external data became shorter.
+        """
+        if self._flat is not None:
+            return self._flat[start:stop]
+        if self._file is None:
+            chunks = [chunk.view(self._dtype).copy() for chunk in element_chunks(self._tensor, start, stop)]
+            return np.concatenate(chunks) if chunks else np.empty(0, self._dtype)
+        return self._from_file(self._file, start, stop)
+
+    def sample(self, indices: Sequence[int]) -> bytes:
+        """Single elements, as one key that can be compared."""
+        return b"".join(self.read(index, index + 1).tobytes() for index in indices)
+
+    def block(self, rows: range, columns: range) -> Bits:
+        """A rectangle of a matrix."""
+        width = self._tensor.shape.numpy()[1]
+        if len(columns) == width:
+            return self.read(rows.start * width, rows.stop * width).reshape(len(rows), width)
+        out = np.empty((len(rows), len(columns)), self._dtype)
+        for number, row in enumerate(rows):
+            out[number] = self.read(row * width + columns.start, row * width + columns.stop)
+        return out
+
+    def _from_file(self, file: int, start: int, stop: int) -> Bits:
+        assert isinstance(self._tensor, ir.ExternalTensor)  # noqa: S101 - only those have a file
+        size = self._dtype.itemsize
+        offset, missing = (self._tensor.offset or 0) + start * size, (stop - start) * size
+        parts = []
+        while missing:  # one call reads at most 2 GiB
+            part = os.pread(file, missing, offset)
+            if not part:
+                raise ModelError(
+                    f"external data '{self._tensor.path}' of tensor '{self._tensor.name}' became shorter while read"
+                )
+            parts.append(part)
+            offset, missing = offset + len(part), missing - len(part)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        return np.frombuffer(data, self._dtype.newbyteorder("<"))
+
+
+def has_same_elements(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bool:
+    """Whether two tensors of one type have the same elements in row-major order, bit for bit, whatever their shapes.
+
+    Raises:
+        ModelError: If external data cannot be read.
+    """
+    if first.dtype != second.dtype or first.size != second.size:
+        return False
+    bits = _bits_dtype(first)
+    pairs = zip(element_chunks(first), element_chunks(second), strict=True)
+    return all(np.array_equal(one.view(bits), other.view(bits)) for one, other in pairs)
+
+
+def is_transposed(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bool:
+    """Whether a matrix is the transpose of another one of its type, bit for bit.
+
+    Raises:
+        ModelError: If external data cannot be read.
+    """
+    rows, columns = first.shape.numpy()
+    if first.dtype != second.dtype or tuple(second.shape.numpy()) != (columns, rows):
+        return False
+    with ElementBits(first) as ours, ElementBits(second) as theirs:
+        return all(
+            np.array_equal(ours.block(down, across), theirs.block(across, down).T)
+            for down in _tiles(rows)
+            for across in _tiles(columns)
+        )
+
+
+def _tiles(size: int) -> list[range]:
+    return [range(start, min(start + _TILE, size)) for start in range(0, size, _TILE)]
+
+
+def _bits_dtype(tensor: ir.TensorProtocol) -> np.dtype[Any]:
+    return np.dtype(f"u{np.dtype(tensor.dtype.numpy()).itemsize}")

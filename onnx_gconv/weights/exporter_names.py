@@ -1,0 +1,96 @@
+"""The names that people know from their code, as exporters leave them behind: parameters and modules."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+
+import onnx_ir as ir
+
+__all__ = ["enclosing_modules", "modules_of", "op_type_of", "parameters_of"]
+
+# What onnxscript's constant folding says of the names that a new initializer was computed from. The second key is that
+# of its older versions.
+_FOLDED_FROM_KEYS = (
+    "pkg.onnxscript.optimizer.folded_from",
+    "pkg.onnxscript.optimizer.constant_folding.folded_from",
+)
+_SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+_KIND_KEY = "pkg.torch.export.graph_signature.InputSpec.kind"
+_KINDS_OF_PARAMETERS = frozenset({"PARAMETER", "BUFFER"})
+
+# Names that PyTorch's exporter gives to intermediate results. It lists them among the names a constant was folded from.
+_INTERMEDIATE = re.compile(r"val_\d+|scalar_tensor_default(_\d+)?")
+
+# The metadata is text of a file that anyone may have written: a real one is no longer than this.
+_LONGEST_LIST = 1 << 18
+
+
+def parameters_of(value: ir.Value) -> tuple[str, ...]:
+    """The parameters of the exported program that a constant was computed from, sorted; empty if that is not known.
+
+    PyTorch's exporter folds, for example, the transposition of a linear layer's weight into an initializer ``val_0``
+    and notes that it comes from ``encoder.lin.weight``. It notes intermediate results too: names with a dot are
+    parameters of modules, and only if there are none, others count as well.
+    """
+    for key in _FOLDED_FROM_KEYS:
+        names = [name for name in _names(value.metadata_props.get(key)) if not _INTERMEDIATE.fullmatch(name)]
+        if names:
+            return tuple(sorted({name for name in names if "." in name} or set(names)))
+    is_parameter = value.metadata_props.get(_KIND_KEY, "").rpartition(".")[2] in _KINDS_OF_PARAMETERS
+    return (value.name,) if is_parameter and value.name else ()
+
+
+def modules_of(node: ir.Node) -> tuple[str, ...]:
+    """The modules that a node was exported from, outer ones first, e.g. ``encoder``, ``encoder.layers.0``.
+
+    They come from the node's metadata, or from its name if that is a path such as ``/encoder/layers.0/MatMul``, as
+    PyTorch's older exporter gives them. The nameless root is not among them.
+    """
+    if _SCOPES_KEY in node.metadata_props:
+        scopes = _names(node.metadata_props[_SCOPES_KEY])[:-1]  # the last one is the operation itself
+    else:
+        scopes = list(_modules_in_path(node.name or ""))
+    return tuple(dict.fromkeys(scope for scope in scopes if scope))
+
+
+def enclosing_modules(modules: Iterable[str]) -> tuple[str, ...]:
+    """Modules and all that contain them: ``encoder.layers.0`` is in ``encoder.layers``, a list that is never called."""
+    found: dict[str, None] = {}
+    for module in modules:
+        parts = module.split(".")
+        found.update((".".join(parts[:count]), None) for count in range(1, len(parts) + 1))
+    return tuple(found)
+
+
+def op_type_of(node: ir.Node) -> str:
+    """The op type of a node, with its domain if that is not ONNX's own: ``Conv``, ``com.microsoft.FusedConv``."""
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+
+
+def _modules_in_path(path: str) -> Iterator[str]:
+    """The modules in the name of a node.
+
+    In a path, the children of a Sequential repeat its name: ``/features/features.1/conv/conv.0/Conv`` is a node of the
+    module ``features.1.conv.0``.
+    """
+    if not path.startswith("/"):
+        return
+    parents: list[str] = []
+    for part in path.split("/")[1:-1]:
+        if parents and part.startswith(f"{parents[-1]}."):
+            parents.pop()
+        parents.append(part)
+        yield ".".join(parents)
+
+
+def _names(text: str | None) -> list[str]:
+    """The texts of a list as Python writes it; none if it is something else."""
+    if not text or len(text) > _LONGEST_LIST:
+        return []
+    try:
+        items = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return []
+    return [item for item in items if isinstance(item, str)] if isinstance(items, (list, tuple, set)) else []

@@ -1,0 +1,215 @@
+"""Recognizes weights that hold one parameter: exporters store a parameter twice, or fold its transposition away."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_gconv.converters import WeightStatistics, compute_dtype, weight_statistics
+from onnx_gconv.element_bits import ElementBits, has_same_elements, is_transposed
+from onnx_gconv.errors import UnmappableWeightError
+from onnx_gconv.streamed_tensor import element_chunks
+
+__all__ = ["SameSource", "SourceCandidate", "same_sources"]
+
+Relation: TypeAlias = Literal["equal", "transposed", "rearranged"]
+
+_MATRIX_RANK = 2
+_BYTE = 8  # narrower types are packed
+
+# So many elements tell different weights apart, all but surely, before they are read in whole.
+_SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class SameSource:
+    """Another constant that holds the parameter of a weight.
+
+    Attributes:
+        name: Its name.
+        graph_path: Path of the graph that owns it.
+        relation: ``equal`` if both have the same elements in row-major order; ``transposed`` if one is the transpose of
+            the other; ``rearranged`` if the exporter says that both were computed from one parameter, of which they
+            have the number of elements and the extremes.
+    """
+
+    name: str
+    graph_path: str
+    relation: Relation
+
+
+@dataclass(frozen=True, eq=False)
+class SourceCandidate:
+    """A constant that may hold the same parameter as another one.
+
+    Attributes:
+        name: Its name.
+        graph_path: Path of the graph that owns it.
+        tensor: Its data.
+        parameters: The parameters it comes from, see `parameters_of`.
+        statistics: What is known of its elements if it is going to be mapped; None if it is skipped.
+    """
+
+    name: str
+    graph_path: str
+    tensor: ir.TensorProtocol
+    parameters: tuple[str, ...]
+    statistics: WeightStatistics | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return tuple(self.tensor.shape.numpy())
+
+
+def same_sources(candidates: Sequence[SourceCandidate]) -> list[tuple[SameSource, ...]]:
+    """For each candidate, the others that hold the same parameter; only where at least one of them is mapped.
+
+    Only weights of one type, one number of elements and one pair of extremes are looked at; of these, some elements
+    are compared first, and all of them, chunk by chunk, only if those agree. Constant tensors are left out: that all
+    elements are equal says nothing of where they come from.
+
+    Raises:
+        ModelError: If external data cannot be read.
+    """
+    mapped = {item.tensor.dtype for item in candidates if item.statistics is not None}
+    groups: dict[tuple[ir.DataType, int], list[int]] = defaultdict(list)
+    for number, item in enumerate(candidates):
+        if item.tensor.dtype in mapped and item.tensor.dtype.bitwidth >= _BYTE and item.tensor.size > 1:
+            groups[item.tensor.dtype, item.tensor.size].append(number)
+    found: list[tuple[SameSource, ...]] = [()] * len(candidates)
+    for group in groups.values():
+        for family in _families(candidates, group):
+            for number in family.members:
+                found[number] = tuple(family.others(number, candidates))
+    return found
+
+
+@dataclass(eq=False)
+class _Family:
+    """Constants that hold one parameter.
+
+    Attributes:
+        first: The first of them, with which others are compared.
+        members: For each of them, whether it is transposed against the others of its part, and the number of its part:
+            between members of different parts, nothing but the exporter's word is known.
+    """
+
+    first: int
+    members: dict[int, tuple[bool, int]] = field(default_factory=dict)
+
+    def others(self, number: int, candidates: Sequence[SourceCandidate]) -> Iterator[SameSource]:
+        is_turned, part = self.members[number]
+        for other, (other_is_turned, other_part) in self.members.items():
+            if other != number:
+                relation: Relation = "transposed" if is_turned != other_is_turned else "equal"
+                item = candidates[other]
+                yield SameSource(item.name, item.graph_path, relation if part == other_part else "rearranged")
+
+
+def _families(candidates: Sequence[SourceCandidate], group: Sequence[int]) -> Iterator[_Family]:
+    """Those of the group with at least two members, of which one is mapped."""
+    active = _worth_a_look(candidates, group)
+    families: list[_Family] = []
+    by_sample: dict[bytes, list[_Family]] = defaultdict(list)
+    for number in active:
+        plain, turned = _samples(candidates[number].tensor)
+        if (family := _first_equal(candidates, number, by_sample[plain])) is not None:
+            family.members[number] = (False, 0)
+        elif turned is not None and (family := _first_transposed(candidates, number, by_sample[turned])) is not None:
+            family.members[number] = (True, 0)
+        else:
+            family = _Family(number, {number: (False, 0)})
+            families.append(family)
+            by_sample[plain].append(family)
+    for family in _joined_by_parameters(candidates, families):
+        if len(family.members) > 1 and any(candidates[n].statistics is not None for n in family.members):
+            yield family
+
+
+def _worth_a_look(candidates: Sequence[SourceCandidate], group: Sequence[int]) -> list[int]:
+    """Those whose elements have to be read, because what is known of them does not tell them apart."""
+    known = Counter(candidates[n].statistics for n in group)
+    skipped = known.pop(None, 0)
+    if not known:
+        return []
+    active = []
+    for number in group:
+        statistics = candidates[number].statistics
+        if statistics is None or (statistics.minimum != statistics.maximum and (skipped or known[statistics] > 1)):
+            active.append(number)
+    return active if len(active) > 1 else []
+
+
+def _samples(tensor: ir.TensorProtocol) -> tuple[bytes, bytes | None]:
+    """Elements at certain places, and those that its transpose has there if it is a matrix."""
+    places = [int(place) for place in np.random.default_rng(tensor.size).integers(0, tensor.size, _SAMPLES)]
+    with ElementBits(tensor) as bits:
+        plain = bits.sample(places)
+        if len(tensor.shape.numpy()) != _MATRIX_RANK:
+            return plain, None
+        rows, columns = tensor.shape.numpy()
+        return plain, bits.sample([place % rows * columns + place // rows for place in places])
+
+
+def _first_equal(candidates: Sequence[SourceCandidate], number: int, families: Sequence[_Family]) -> _Family | None:
+    item = candidates[number]
+    for family in families:
+        first = candidates[family.first]
+        if _may_be_same(item, first) and has_same_elements(item.tensor, first.tensor):
+            return family
+    return None
+
+
+def _first_transposed(
+    candidates: Sequence[SourceCandidate], number: int, families: Sequence[_Family]
+) -> _Family | None:
+    item = candidates[number]
+    for family in families:
+        first = candidates[family.first]
+        is_reversed = first.shape == item.shape[::-1]
+        if is_reversed and _may_be_same(item, first) and is_transposed(item.tensor, first.tensor):
+            return family
+    return None
+
+
+def _may_be_same(one: SourceCandidate, other: SourceCandidate) -> bool:
+    return one.statistics is None or other.statistics is None or one.statistics == other.statistics
+
+
+def _joined_by_parameters(candidates: Sequence[SourceCandidate], families: Sequence[_Family]) -> list[_Family]:
+    """Join families that the exporter computed from one parameter, if they have its extremes.
+
+    The number of elements alone does not tell a rearranged parameter from another third of a fused one.
+    """
+    joined: dict[str, list[_Family]] = defaultdict(list)
+    result = []
+    for family in families:
+        parameters = {name for n in family.members for name in candidates[n].parameters}
+        parameter = next(iter(parameters)) if len(parameters) == 1 else None
+        same = joined[parameter] if parameter is not None else []
+        for known in same:
+            statistics = _statistics(candidates[family.first])
+            if statistics is not None and statistics == _statistics(candidates[known.first]):
+                part = 1 + max(part for _, part in known.members.values())
+                known.members.update({n: (is_turned, part) for n, (is_turned, _) in family.members.items()})
+                break
+        else:
+            same.append(family)
+            result.append(family)
+    return result
+
+
+def _statistics(item: SourceCandidate) -> WeightStatistics | None:
+    """The extremes of a constant, read if they are not known; None if it has values that are not finite."""
+    if item.statistics is not None:
+        return item.statistics
+    try:
+        return weight_statistics(element_chunks(item.tensor, dtype=compute_dtype(item.tensor.dtype.numpy())))
+    except UnmappableWeightError:
+        return None

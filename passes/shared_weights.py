@@ -1,0 +1,97 @@
+"""Weights that other nodes than MVM ops read too: who reads the rebuilt weight, and who a digital copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import onnx_ir as ir
+
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.passes.rebuild_nodes import ROLE_KEY, WEIGHT_KEY
+from onnx_gconv.weights import FoundWeight
+from onnx_gconv.weights.readers import readers
+from onnx_gconv.weights.rearrangement import is_rearranging
+
+__all__ = ["DigitalUses", "SharedPolicy", "digital_uses", "shared_policy", "split_off"]
+
+# What becomes of nodes that read a weight, but not as the weight of an MVM op: they read the rebuilt weight like all
+# others, or a digital copy is split off for them.
+SharedPolicy: TypeAlias = Literal["rebuild", "split"]
+
+
+@dataclass(frozen=True, eq=False)
+class DigitalUses:
+    """The uses of a weight that a digital copy can serve.
+
+    Attributes:
+        uses: Inputs that take the weight itself, as node and index: of the readers, or of nodes that rearrange it.
+        readers: The readers behind them, as node and index. None of them has the weight in a weight slot.
+    """
+
+    uses: tuple[tuple[ir.Node, int], ...]
+    readers: frozenset[tuple[ir.Node, int]]
+
+
+def shared_policy(shared: str) -> SharedPolicy:
+    """Check what a caller gave as the policy.
+
+    Raises:
+        ConfigError: If there is no such policy.
+    """
+    for policy in get_args(SharedPolicy):
+        if shared == policy:
+            checked: SharedPolicy = policy
+            return checked
+    raise ConfigError(f"shared should be 'rebuild' or 'split', but it is {shared!r}")
+
+
+def digital_uses(weight: FoundWeight) -> DigitalUses:
+    """The uses of a weight that serve no weight slot.
+
+    A node that rearranges the weight for a weight slot and for others as well stays with the rebuilt weight.
+    """
+    slots = {(consumer.node, consumer.slot) for consumer in weight.consumers if consumer.is_mvm}
+    uses: list[tuple[ir.Node, int]] = []
+    behind: set[tuple[ir.Node, int]] = set()
+    for node, index in weight.value.uses():
+        found = set(_readers_behind(node, index, weight.passed))
+        if not found & slots:
+            uses.append((node, index))
+            behind |= found
+    return DigitalUses(tuple(uses), frozenset(behind))
+
+
+def split_off(weight: FoundWeight, uses: DigitalUses, name: str) -> ir.Value:
+    """Let the given uses read an initializer that holds the weight as it was.
+
+    Args:
+        weight: The weight.
+        uses: Those of its uses that are to read the copy.
+        name: Name of the copy.
+
+    Returns:
+        The copy, which is not yet among the initializers of its graph. Its data are those of the weight; nothing is
+        read.
+    """
+    old = weight.value
+    copy = ir.Value(
+        name=name,
+        type=ir.TensorType(weight.tensor.dtype),
+        shape=ir.Shape(weight.shape),
+        const_value=weight.tensor,
+        metadata_props={**old.metadata_props, WEIGHT_KEY: weight.name, ROLE_KEY: "digital"},
+    )
+    for node, index in uses.uses:
+        node.replace_input_with(index, copy)
+    return copy
+
+
+def _readers_behind(node: ir.Node, index: int, passed: Collection[ir.Node]) -> Iterator[tuple[ir.Node, int]]:
+    """The readers that an input leads to: the node, or those behind it if the weight is seen through it."""
+    is_seen_through = node in passed or (index == 0 and is_rearranging(node))
+    if is_seen_through and node.outputs[0].uses():
+        yield from readers(node.outputs[0], passed)
+    else:
+        yield node, index

@@ -1,0 +1,374 @@
+"""What holds for the mapping of every model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from onnx_gconv import SinglePairConductanceConverter
+from onnx_gconv.errors import UnmappableWeightError
+from onnx_gconv.mapping import Manifest, WeightRecord, read_manifest
+from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
+from onnx_gconv.passes.map_conductances import manifest_of
+from onnx_gconv.passes.unique_names import UniqueNames
+from onnx_gconv.verification.output_comparison import OutputComparison, Rounding, compare_all, spread_between
+from onnx_gconv.verification.weights import compare_weights
+from onnx_gconv.weights import scopes
+from tests.generated.layers import ExpectedSlot
+from tests.generated.random_models import RandomModel, random_model
+
+__all__ = ["EXPECT_ALL_MAPPED", "LawBrokenError", "check_laws"]
+
+# Whether weights of integers and weights that nodes compute have to be mapped too; else they may be listed as skipped.
+EXPECT_ALL_MAPPED = False
+
+_SKIPPED_TODAY = {"behind_other_nodes", "op_not_supported", "dtype_not_supported"}
+_LEVELS = {"all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL, "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL}
+_FATAL = 4
+_LEAST_BESIDE_G_MIN = 1e-4
+
+Outputs = dict[str, np.ndarray]
+
+
+class LawBrokenError(AssertionError):
+    """A law does not hold for a model."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """A model under test.
+
+    Attributes:
+        model: The model.
+        file: Its file, if its data is external.
+        folder: For files.
+        converter: How it is mapped.
+    """
+
+    model: RandomModel
+    file: Path | None
+    folder: Path
+    converter: SinglePairConductanceConverter
+
+    def load(self) -> ir.Model:
+        """The original, new every time."""
+        return ir.from_proto(self.model.proto) if self.file is None else load_model(self.file)
+
+    def mapped(self, converter: SinglePairConductanceConverter | None = None) -> ir.Model:
+        """The mapped model, new every time."""
+        model = self.load()
+        MapConductances(converter or self.converter)(model)
+        return model
+
+    def run(self, model: ir.Model, name: str) -> dict[str, Outputs]:
+        """The outputs of a model at both levels; its data is external if that of the original is."""
+        if self.file is None:
+            return _run(_bytes(model), self.model.feeds)
+        path = self.folder / name / "model.onnx"
+        path.parent.mkdir()
+        save_model(model, path, external_data=True)
+        return _run(str(path), self.model.feeds)
+
+
+def check_laws(seed: int, folder: Path) -> int:
+    """Check all laws for the model of a seed, and give the number of its weight slots.
+
+    Args:
+        seed: The seed.
+        folder: For models with external data; empty.
+
+    Raises:
+        LawBrokenError: It names the law and the seed, and describes the model.
+    """
+    model = random_model(seed)
+    try:
+        _check(model, folder)
+    except Exception as error:
+        law = str(error) if isinstance(error, LawBrokenError) else f"{type(error).__name__}: {error}"
+        reproduce = f"python -m tests.generated.run --first {seed} --seeds 1"
+        raise LawBrokenError(f"{law}\n{model.describe()}\nReproduce: {reproduce}") from error
+    return len(model.slots)
+
+
+def _check(model: RandomModel, folder: Path) -> None:
+    onnx.checker.check_model(model.proto, full_check=model.is_standard)
+    subject = _Subject(model, _external_file(model, folder), folder, _converter(model))
+    original = subject.load()
+    plan = MapConductances(subject.converter).plan(original)
+    manifest = manifest_of(plan, UniqueNames(original))
+    _check_all_weights_are_known(model, original, manifest)
+    if not manifest.weights:
+        _check_nothing_to_map(subject)
+        return
+    mapped, again = subject.mapped(), subject.mapped()
+    _demand(read_manifest(mapped) == manifest, "the plan and the mapping differ")
+    _demand(_bytes(mapped) == _bytes(again), "mapping twice gives different bytes")
+    outputs = _run(_bytes(original) if subject.file is None else str(subject.file), model.feeds)
+    _check_outputs(manifest, outputs, subject.run(mapped, "mapped"))
+    _check_restored(original, again, manifest)
+    _check_exact(subject, original, outputs)
+    _check_violations(mapped, manifest)
+    _check_unchanged_after_failure(subject, manifest)
+
+
+def _converter(model: RandomModel) -> SinglePairConductanceConverter:
+    """A device; one in four has a g_min, in which weights far below one vanish."""
+    arrays = [np.abs(slot.weight.array) for slot in model.slots]
+    is_tiny = any(0 < array.max() < _LEAST_BESIDE_G_MIN for array in arrays)
+    g_max = (25.0, 25.0, 40.0, 1e3, 0.3)[model.seed % 5]
+    return SinglePairConductanceConverter(g_max=g_max, g_min=0.1 if model.seed % 4 == 0 and not is_tiny else 0.0)
+
+
+def _external_file(model: RandomModel, folder: Path) -> Path | None:
+    """The model as a file with the data of its weights beside it; ONNX Runtime wants shapes and axes inline."""
+    if not model.is_external:
+        return None
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    data = bytearray()
+    for tensor in _initializers(proto.graph):
+        if tensor.data_type in {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL}:
+            continue
+        entries = {"location": "model.data", "offset": len(data), "length": len(tensor.raw_data)}
+        data += tensor.raw_data
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=str(value))
+    (folder / "model.data").write_bytes(data)
+    path = folder / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _initializers(attribute.g)
+
+
+def _demand(holds: bool, message: str) -> None:
+    if not holds:
+        raise LawBrokenError(message)
+
+
+def _bytes(model: ir.Model) -> bytes:
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def _run(model: bytes | str, feeds: Mapping[str, np.ndarray]) -> dict[str, Outputs]:
+    """The outputs of a model at both levels, set up as `verification.runtime.ModelSession` does."""
+    outputs: dict[str, Outputs] = {}
+    for level, value in _LEVELS.items():
+        options = ort.SessionOptions()
+        options.graph_optimization_level = value
+        options.log_severity_level = _FATAL
+        options.intra_op_num_threads = 1
+        options.enable_cpu_mem_arena = False
+        if level == "none":
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        outputs[level] = dict(zip(names, session.run(names, feeds), strict=True))
+    return outputs
+
+
+# The outputs are those of the original
+
+
+def _check_outputs(manifest: Manifest, original: dict[str, Outputs], mapped: dict[str, Outputs]) -> None:
+    spreads = {name: spread_between(original["all"][name], original["none"][name]) for name in original["all"]}
+    eps = max(float(np.finfo(record.compute_dtype).eps) for record in manifest.weights)
+    rounding = Rounding(len(manifest.weights), eps)
+    for level, reference in original.items():
+        for comparison in compare_all(level, reference, mapped[level], spreads, rounding):
+            _demand(comparison.passed, _off(comparison))
+            is_discrete = comparison.mismatches is not None
+            _demand(comparison.bit_identical or not is_discrete, f"integers differ: {_off(comparison)}")
+
+
+def _off(found: OutputComparison) -> str:
+    return (
+        f"the output '{found.name}' {found.dtype}{list(found.shape or ())} at optimization '{found.optimization}' is "
+        f"off by {found.max_abs_error}, allowed {found.tolerance}, spread {found.spread}; {found.note}"
+    )
+
+
+# The weights come back
+
+
+def _check_restored(original: ir.Model, mapped: ir.Model, manifest: Manifest) -> None:
+    comparisons = compare_weights(original, mapped, manifest)
+    for found in comparisons:
+        _demand(found.passed, f"the weight '{found.name}' is off by {found.max_abs_error}, allowed {found.bound}")
+    RestoreWeights()(mapped)
+    for record, found in zip(manifest.weights, comparisons, strict=True):
+        before, after = _weight(original, record), _weight(mapped, record)
+        _demand((before.shape, before.dtype) == (after.shape, after.dtype), f"'{record.name}' is restored as another")
+        error = np.abs(before.astype(np.float64) - after.astype(np.float64)).max()
+        _demand(error <= found.bound, f"the weight '{record.name}' is restored with an error of {error}")
+
+
+def _check_exact(subject: _Subject, original: ir.Model, outputs: dict[str, Outputs]) -> None:
+    """With equal weights everything is equal, bit for bit."""
+    model = subject.mapped(SinglePairConductanceConverter(g_max=subject.converter.g_max, exact=True))
+    manifest = read_manifest(model)
+    assert manifest is not None
+    _check_identical(outputs, subject.run(model, "exact"), "exactly mapped")
+    RestoreWeights()(model)
+    for record in manifest.weights:
+        before, after = _weight(original, record), _weight(model, record)
+        is_same = before.dtype == after.dtype and before.tobytes() == after.tobytes()
+        _demand(is_same, f"the weight '{record.name}' is not restored exactly")
+    _check_identical(outputs, subject.run(model, "restored"), "exactly restored")
+
+
+def _check_identical(outputs: dict[str, Outputs], found: dict[str, Outputs], which: str) -> None:
+    for level, references in outputs.items():
+        for name, reference in references.items():
+            is_same = found[level][name].tobytes() == reference.tobytes()
+            _demand(is_same, f"the output '{name}' of the {which} model differs at optimization '{level}'")
+
+
+def _weight(model: ir.Model, record: WeightRecord) -> np.ndarray:
+    return next(tensor for graph, name, tensor, _ in _constants(model) if (graph, name) == (record.graph, record.name))
+
+
+def _constants(model: ir.Model) -> Iterator[tuple[str, str, np.ndarray, Callable[[ir.TensorProtocol], None]]]:
+    """All constants: the path of the graph, the name, the elements, and what replaces them."""
+    for scope in scopes(model):
+        for name, value in scope.graph.initializers.items():
+            yield scope.path, name, value.const_value.numpy(), lambda t, value=value: setattr(value, "const_value", t)
+        for node in scope.graph:
+            if node.op_type == "Constant":
+                tensor = node.attributes["value"].as_tensor()
+
+                def replace(new: ir.TensorProtocol, node: ir.Node = node) -> None:
+                    node.attributes["value"] = ir.AttrTensor("value", new)
+
+                yield scope.path, node.outputs[0].name or "", tensor.numpy(), replace
+
+
+# Nothing is silent
+
+
+def _check_all_weights_are_known(model: RandomModel, original: ir.Model, manifest: Manifest) -> None:
+    paths = {scope.graph.name: scope.path for scope in scopes(original)}
+    for slot in model.slots:
+        mapped = _is_mapped(slot, manifest, paths)
+        reasons = _skip_reasons(slot, manifest, paths)
+        _demand(mapped or bool(reasons), f"neither mapped nor skipped: {slot}")
+        _demand(mapped or _may_be_skipped(slot, reasons), f"skipped as {', '.join(sorted(reasons))}: {slot}")
+
+
+def _is_mapped(slot: ExpectedSlot, manifest: Manifest, paths: Mapping[str | None, str]) -> bool:
+    places = {(paths[source.graph], source.name) for source in slot.weight.sources}
+    for record in manifest.weights:
+        # A weight that is computed from several constants may be mapped under the name of the computed value.
+        if (record.graph, record.name) not in places and not (
+            slot.weight.is_computed and record.name == slot.weight.value
+        ):
+            continue
+        for consumer in record.consumers:
+            key = (consumer.graph, consumer.op_type, consumer.slot)
+            if key != (paths[slot.graph], slot.op_type, slot.slot) or not consumer.is_mvm:
+                continue
+            if slot.weight.is_computed or slot.is_integer:
+                return True
+            array = slot.weight.sources[0].array
+            for step in consumer.path:
+                array = array.transpose(step.argument) if step.op == "transpose" else array.reshape(step.argument)
+            if array.shape == slot.weight.array.shape and array.tobytes() == slot.weight.array.tobytes():
+                view = consumer.matrix_view
+                size = 0 if view is None else view.matrices * view.rows * view.columns
+                _demand(size == array.size, f"the matrix view has not all elements of {slot}")
+                return True
+    return False
+
+
+def _skip_reasons(slot: ExpectedSlot, manifest: Manifest, paths: Mapping[str | None, str]) -> set[str]:
+    weight = slot.weight
+    names = {source.name for source in weight.sources} | {weight.value}
+    graphs = {paths[source.graph] for source in weight.sources} | {paths[slot.graph]}
+    # Among a weight that is no matrix and its factors and shapes, the weight is not always told rightly.
+    may_have_other_name = weight.is_computed and any(
+        source.array.size == 1 or source.array.ndim < 2 for source in weight.sources
+    )
+    return {
+        record.reason
+        for record in manifest.skipped
+        if record.is_mvm
+        and (record.name in names or may_have_other_name)
+        and record.graph in graphs
+        and _reads(record.consumers, slot)
+    }
+
+
+def _reads(consumers: tuple[str, ...], slot: ExpectedSlot) -> bool:
+    """Whether a list of readers, each as ``name (op_type)`` or ``op_type``, names the op of a slot."""
+    labels = [consumer.removesuffix(f"[{slot.slot}]") for consumer in consumers]
+    return any(label == slot.op_type or label.endswith(f" ({slot.op_type})") for label in labels)
+
+
+def _may_be_skipped(slot: ExpectedSlot, reasons: set[str]) -> bool:
+    if any(source.is_overridable for source in slot.weight.sources) and "overridable_input" in reasons:
+        return True
+    is_hard = slot.weight.is_computed or slot.is_integer
+    return is_hard and not EXPECT_ALL_MAPPED and bool(reasons & _SKIPPED_TODAY)
+
+
+# The check of a mapping
+
+
+def _check_violations(mapped: ir.Model, manifest: Manifest) -> None:
+    violations = CheckMapping().violations(mapped)
+    _demand(not violations, f"violations: {'; '.join(map(str, violations))}")
+    record = manifest.weights[len(manifest.weights) // 2]
+    for device in record.conductances:
+        [place] = [item for item in _constants(mapped) if item[1] == device.name]
+        _, _, array, replace = place
+        changed = array.copy()
+        changed.reshape(-1)[-1] = 1.5 * record.converter.converter().g_max
+        replace(ir.tensor(changed, name=device.name))
+        _demand(bool(CheckMapping().violations(mapped)), f"no violation where '{device.name}' was changed")
+        replace(ir.tensor(array, name=device.name))
+
+
+# A failure changes nothing, nor does a mapping that finds nothing
+
+
+def _check_nothing_to_map(subject: _Subject) -> None:
+    model = subject.load()
+    before = _bytes(model)
+    result = MapConductances(subject.converter)(model)
+    _demand(not result.modified and _bytes(model) == before, "a model without weights to map is changed")
+
+
+def _check_unchanged_after_failure(subject: _Subject, manifest: Manifest) -> None:
+    floats = [item for item in manifest.weights if "int" not in item.dtype]
+    if not floats:
+        return
+    record = floats[-1]
+    model = subject.load()
+    [place] = [item for item in _constants(model) if item[:2] == (record.graph, record.name)]
+    _, _, array, replace = place
+    spoiled = array.copy()
+    spoiled.reshape(-1)[spoiled.size // 2] = np.nan
+    replace(ir.tensor(spoiled, name=record.name))
+    before = _bytes(model)
+    try:
+        MapConductances(subject.converter)(model)
+    except UnmappableWeightError as error:
+        _demand(f"'{record.name}'" in str(error), f"the error does not name '{record.name}': {error}")
+    else:
+        raise LawBrokenError(f"NaN in '{record.name}' is mapped")
+    _demand(_bytes(model) == before, "a failed mapping changes the model")

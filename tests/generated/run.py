@@ -1,0 +1,56 @@
+"""Checks the laws for many models, outside of pytest::
+
+python -m tests.generated.run --seeds 20000 --workers 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.generated.laws import LawBrokenError, check_laws
+
+_BATCH = 100
+
+
+def failures_of(seeds: Sequence[int]) -> list[tuple[int, str]]:
+    """The seeds for whose models a law does not hold, and what does not."""
+    failures: list[tuple[int, str]] = []
+    with tempfile.TemporaryDirectory(prefix="generated-") as folder:
+        for seed in seeds:
+            own = Path(folder) / str(seed)
+            own.mkdir()
+            try:
+                check_laws(seed, own)
+            except LawBrokenError as error:
+                failures.append((seed, str(error)))
+    return failures
+
+
+def main() -> int:
+    """Check a range of seeds and print what fails."""
+    parser = argparse.ArgumentParser(prog="python -m tests.generated.run")
+    parser.add_argument("--seeds", type=int, default=2000, help="how many models")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--workers", type=int, default=1, help="how many processes")
+    options = parser.parse_args()
+    seeds = range(options.first, options.first + options.seeds)
+    batches = [seeds[start : start + _BATCH] for start in range(0, len(seeds), _BATCH)]
+    start, failed = time.perf_counter(), 0
+    with concurrent.futures.ProcessPoolExecutor(options.workers) as executor:
+        for failures in executor.map(failures_of, batches):
+            failed += len(failures)
+            for _, message in failures:
+                print(f"{message}\n", flush=True)
+    seconds = time.perf_counter() - start
+    print(f"{len(seeds)} models, {failed} failures, {1000 * seconds / len(seeds):.1f} ms per model")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""What holds for the mapping of every model, checked on generated ones.
+
+ONNX_GCONV_GENERATED_MODELS says how many; `python -m tests.generated.run` checks any number without pytest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx_gconv import SinglePairConductanceConverter
+from onnx_gconv.errors import UnmappableWeightError
+from onnx_gconv.passes import CheckMapping, RestoreWeights, map_conductances
+from onnx_gconv.weights import MVM_OPS
+from tests.generated import laws
+from tests.generated.random_models import random_model
+from tests.generated.run import failures_of
+
+ROOT = Path(__file__).parents[2]
+MODELS = int(os.environ.get("ONNX_GCONV_GENERATED_MODELS") or (2000 if os.environ.get("CI") else 600))
+BATCH = 100
+STARTS = range(0, MODELS, BATCH)
+
+
+@pytest.mark.parametrize("start", STARTS, ids=lambda start: f"seeds from {start}")
+def test_the_laws_hold_for_generated_models(start):
+    failures = failures_of(range(start, min(start + BATCH, MODELS)))
+    assert not failures, "\n\n".join(message for _, message in failures)
+
+
+def test_a_seed_gives_the_same_model_in_every_process():
+    code = (
+        "import hashlib, sys; from tests.generated.random_models import random_model;"
+        "print(*(hashlib.sha256(random_model(s).proto.SerializeToString()).hexdigest() for s in range(40)))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
+    other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    ours = [hashlib.sha256(random_model(seed).proto.SerializeToString()).hexdigest() for seed in range(40)]
+    assert other.stdout.split() == ours
+
+
+@pytest.fixture(scope="module")
+def models():
+    return [random_model(seed) for seed in range(600)]
+
+
+@pytest.fixture(scope="module")
+def slots(models):
+    return [slot for model in models for slot in model.slots]
+
+
+class TestWhatTheModelsHave:
+    """The laws say something only about what the generator makes."""
+
+    def test_every_mvm_op_that_onnx_runtime_runs_everywhere(self, slots):
+        # These need another machine or a special form of weights.
+        left_out = {"DeformConv", "QAttention", "MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
+        assert {slot.op_type for slot in slots} == {op_type for _, op_type in MVM_OPS} - left_out
+
+    def test_weights_on_both_sides(self, slots):
+        for op_type, indices in {"MatMul": {0, 1}, "Gemm": {0, 1}, "Einsum": {0, 1}, "QLinearMatMul": {0, 3}}.items():
+            assert {slot.slot for slot in slots if slot.op_type == op_type} == indices
+
+    def test_every_way_to_a_weight_slot(self, slots):
+        ways = {op.partition("(")[0] for slot in slots for op in slot.weight.way}
+        assert ways == {
+            *("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
+            *("Cast", "Slice", "Concat", "Split", "Mul", "DequantizeLinear", "Cast-Mul"),
+        }
+
+    def test_every_scope(self, slots):
+        kinds = {slot.graph.partition("_")[0] for slot in slots}
+        assert kinds == {"main", "then", "else", "loop", "scan"}
+        assert any(source.graph == "main" != slot.graph for slot in slots for source in slot.weight.sources)
+        assert any(source.graph == slot.graph != "main" for slot in slots for source in slot.weight.sources)
+
+    def test_every_type(self, slots):
+        types = {str(source.array.dtype) for slot in slots for source in slot.weight.sources}
+        assert types == {"float16", "bfloat16", "float32", "float64", "int8", "uint8"}
+
+    def test_every_opset(self, models):
+        opsets = {entry.version for model in models for entry in model.proto.opset_import if not entry.domain}
+        assert opsets == set(range(7, min(28, onnx.defs.onnx_opset_version()) + 1))
+
+    def test_shared_and_overridable_weights_and_external_data(self, models):
+        names = [[s.weight.sources[0].name for s in model.slots if s.graph == "main"] for model in models]
+        assert any(len(set(listed)) < len(listed) for listed in names)
+        assert any(source.is_overridable for model in models for s in model.slots for source in s.weight.sources)
+        assert any(model.is_external for model in models)
+
+    def test_special_values(self, slots):
+        arrays = [slot.weight.array.astype(np.float64) for slot in slots]
+        assert any(not array.any() for array in arrays)
+        assert any((np.signbit(array) & (array == 0)).any() for array in arrays)
+        assert any(np.abs(array).max() > 1e29 for array in arrays)
+        assert any(0 < np.abs(array).max() < 1e-29 for array in arrays)
+
+
+class TestThatTheLawsNotice:
+    def broken(self, tmp_path):
+        """What is said of the first model of which something is said."""
+        for seed in range(20):
+            folder = tmp_path / str(seed)
+            folder.mkdir()
+            try:
+                laws.check_laws(seed, folder)
+            except laws.LawBrokenError as error:
+                return str(error)
+        return None
+
+    def test_nothing_where_nothing_is_wrong(self, tmp_path):
+        assert self.broken(tmp_path) is None
+
+    def test_wrong_conductances(self, tmp_path, monkeypatch):
+        convert = SinglePairConductanceConverter.convert_chunk
+
+        def swapped(self, weights, scale, out):
+            convert(self, weights, scale, out[::-1])
+
+        monkeypatch.setattr(SinglePairConductanceConverter, "convert_chunk", swapped)
+        assert "restored" in self.broken(tmp_path)
+
+    def test_a_weight_that_is_forgotten(self, tmp_path, monkeypatch):
+        plan = map_conductances.make_plan
+
+        def forgetful(survey, *others):
+            return plan(type(survey)(survey.weights[1:], survey.skipped), *others)
+
+        monkeypatch.setattr(map_conductances, "make_plan", forgetful)
+        assert "neither mapped nor skipped" in self.broken(tmp_path)
+
+    def test_a_check_that_sees_nothing(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(CheckMapping, "violations", lambda *_: ())
+        assert "no violation where" in self.broken(tmp_path)
+
+    def test_a_failed_mapping_that_leaves_traces(self, tmp_path, monkeypatch):
+        call = map_conductances.MapConductances.call
+
+        def untidy(self, model):
+            try:
+                return call(self, model)
+            except UnmappableWeightError:
+                model.doc_string = "mapped"
+                raise
+
+        monkeypatch.setattr(map_conductances.MapConductances, "call", untidy)
+        assert "a failed mapping changes the model" in self.broken(tmp_path)
+
+    def test_a_mapping_that_differs_from_run_to_run(self, tmp_path, monkeypatch):
+        runs = iter(range(10**6))
+        apply = map_conductances._apply
+
+        def moody(model, plan):
+            apply(model, plan)
+            model.doc_string = str(next(runs))
+
+        monkeypatch.setattr(map_conductances, "_apply", moody)
+        assert "different bytes" in self.broken(tmp_path)
+
+    def test_a_restoration_that_loses_a_bit(self, tmp_path, monkeypatch):
+        call = RestoreWeights.call
+
+        def careless(self, model):
+            result = call(self, model)
+            for value in model.graph.initializers.values():
+                if value.name.startswith(("W", "layer", "fc", "/", "ä")) and value.dtype.is_floating_point():
+                    array = value.const_value.numpy()
+                    value.const_value = laws.ir.tensor(np.where(array == array.max(), array * 1.001, array))
+            return result
+
+        monkeypatch.setattr(RestoreWeights, "call", careless)
+        assert "restored" in self.broken(tmp_path)

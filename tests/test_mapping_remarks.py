@@ -1,0 +1,151 @@
+"""Reports say which weights hold one parameter, who reads a weight digitally, and what is skipped how often."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onnx_gconv.file_operations import inspect_model, map_model, restore_model
+from onnx_gconv.verification import verify
+
+FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"
+
+UNTIED = """g (int64[2] i) => (float[2,5] y) {
+    [look_up] x = Gather(table, i)
+    [head] y = MatMul(x, val_0)
+}"""
+TIED = """g (int64[2] i) => (float[2,5] y) {
+    [look_up] x = Gather(table, i)
+    [turn] T = Transpose <perm = [1, 0]> (table)
+    [head] y = MatMul(x, T)
+}"""
+
+
+@pytest.fixture
+def write(parse, tmp_path):
+    """Writes a model; the parameters of initializers can be given by name."""
+
+    def write_model(text, parameters=(), **initializers):
+        model = parse(text, **initializers)
+        for name, parameter in dict(parameters).items():
+            model.graph.initializers[name].metadata_props[FOLDED_FROM] = repr([parameter])
+        onnx.save(ir.to_proto(model), tmp_path / "model.onnx")
+        return tmp_path / "model.onnx"
+
+    return write_model
+
+
+def text_of(report):
+    return " ".join(str(report).split())
+
+
+class TestSameSource:
+    def test_a_table_that_a_transposed_copy_multiplies_with_is_told(self, write, normal):
+        path = write(UNTIED, {"val_0": "table"}, table=normal(5, 4), val_0=np.ascontiguousarray(normal(5, 4).T))
+        for report in (inspect_model(path), mapped := map_model(path), inspect_model(mapped.output)):
+            sentence = "'table' is 'val_0' transposed: one parameter, held once on devices and once digitally."
+            assert sentence in text_of(report)
+            [weight] = report.to_json()["mapped"]
+            assert weight["same_source_as"] == ({"name": "table", "graph": "", "relation": "transposed"},)
+
+    def test_a_weight_that_is_stored_twice_is_told_once(self, write, normal):
+        text = "g (float[2,4] x) => (float[2,4] y) { a = MatMul(x, W) b = MatMul(a, V) y = MatMul(b, U) }"
+        report = inspect_model(write(text, W=normal(4, 4), V=normal(4, 4), U=np.ascontiguousarray(normal(4, 4).T)))
+        sentence = "'V' is 'W', 'U' is 'W' transposed: one parameter, held 3 times on devices."
+        assert text_of(report).count(sentence) == 1
+        assert text_of(report).count("one parameter") == 1
+
+    def test_others_are_compared_with_the_one_that_bears_the_parameters_name(self, write, normal):
+        text = "g (float[2,4] x) => (float[2,4] y) { a = MatMul(x, val_0) y = MatMul(a, weight) }"
+        parameters = {"val_0": "weight", "weight": "weight"}
+        report = inspect_model(write(text, parameters, val_0=normal(4, 4), weight=normal(4, 4)))
+        assert "'val_0' is 'weight': one parameter, held 2 times on devices." in text_of(report)
+
+    def test_unrelated_weights_are_not_mentioned(self, write, normal):
+        text = "g (float[2,4] x) => (float[2,4] y) { a = MatMul(x, W) y = MatMul(a, V) }"
+        assert "one parameter" not in text_of(inspect_model(write(text, W=normal(4, 4), V=normal(4, 4, seed=1))))
+
+    def test_external_data_are_compared(self, write, normal, tmp_path):
+        path = write(UNTIED, table=normal(5, 4), val_0=np.ascontiguousarray(normal(5, 4).T))
+        model = onnx.load(path)
+        onnx.save(model, tmp_path / "e.onnx", save_as_external_data=True, location="e.data", size_threshold=0)
+        assert "'table' is 'val_0' transposed" in text_of(map_model(tmp_path / "e.onnx"))
+
+
+class TestSharing:
+    def test_the_readers_of_the_rebuilt_weight_are_named(self, write, normal):
+        report = map_model(write(TIED, table=normal(5, 4)))
+        assert "'table': Gather look_up reads the rebuilt weight like the MVM ops." in text_of(report)
+        assert "Gather look_up rebuilt" in text_of(report)
+
+    def test_the_readers_of_the_digital_copy_are_named(self, write, normal):
+        path = write(TIED, table=normal(5, 4))
+        planned, mapped = inspect_model(path, shared="split"), map_model(path, shared="split")
+        for report in (planned, mapped, inspect_model(mapped.output)):
+            assert "'table': Gather look_up reads the digital copy 'table.digital'." in text_of(report)
+            assert "Gather look_up digital copy" in text_of(report)
+            [weight] = report.to_json()["mapped"]
+            assert weight["digital_copy"] == "table.digital"
+            reads = {item["node"]: item["reads"] for item in weight["consumers"]}
+            assert reads == {"look_up": "digital", "head": "rebuilt"}
+
+    @pytest.mark.parametrize("external_data", [False, True])
+    def test_a_split_model_is_verified_and_restored(self, write, normal, external_data):
+        path = write(TIED.replace("float[2,5]", "float[2,50]"), table=normal(50, 40))
+        mapped = map_model(path, shared="split", external_data=external_data)
+        verify(path, mapped.output).raise_if_failed()
+        restored = restore_model(mapped.output)
+        weights = {item.name: onnx.numpy_helper.to_array(item) for item in onnx.load(restored.output).graph.initializer}
+        np.testing.assert_array_equal(weights["table.digital"], normal(50, 40))
+        np.testing.assert_allclose(weights["table"], normal(50, 40), rtol=1e-6, atol=1e-6)
+
+
+FOREIGN = '"" : 17, "foreign" : 1'
+
+
+class TestCounts:
+    TEXT = """g (float[2,4] x, int64[1] i) => (float y, float u) {
+        a = MatMul(x, W)
+        b = MatMul(a, V)
+        C = foreign.Twist(S)
+        y = MatMul(b, C)
+        u = Gather(table, i)
+    }"""
+
+    @pytest.fixture
+    def report(self, write, normal):
+        weights = {name: normal(4, 4, seed=k) for k, name in enumerate("WVS")}
+        path = write(self.TEXT, opsets=FOREIGN, **weights, table=normal(10, 4))
+        return map_model(path, exclude=["V"])
+
+    def test_weights_and_parameters_are_counted_by_reason(self, report):
+        counts = report.to_json()
+        assert (counts["mapped_weights"], counts["mapped_parameters"]) == (1, 16)
+        assert (counts["skipped_mvm_weights"], counts["skipped_mvm_parameters"]) == (2, 32)
+        assert counts["mvm_share"] == pytest.approx(1 / 3)
+        by_reason = {item["reason"]: item for item in counts["skipped_by_reason"]}
+        assert list(by_reason) == ["behind_other_nodes", "not_selected", "not_an_mvm_weight"]
+        assert {name: (item["weights"], item["parameters"], item["is_mvm"]) for name, item in by_reason.items()} == {
+            "behind_other_nodes": (1, 16, True),
+            "not_selected": (1, 16, True),
+            "not_an_mvm_weight": (1, 40, False),
+        }
+        assert by_reason["not_selected"]["explanation"] == "the include and exclude patterns leave it out"
+
+    def test_the_table_shows_shares_of_the_parameters(self, report):
+        lines = [" ".join(line.replace("│", " ").split()) for line in str(report).splitlines()]
+        assert "mapped 1 16 33.3%" in lines
+        assert "skipped: not_selected 1 16 33.3%" in lines
+
+    def test_a_shape_that_is_not_known_is_counted_as_such(self, write, normal):
+        text = "g (float[2,4] x) => (float y) { C = foreign.Join(S, T) y = MatMul(x, C) }"
+        report = inspect_model(write(text, opsets=FOREIGN, S=normal(4, 4), T=normal(4, 4, seed=1)))
+        [count] = report.skipped_by_reason
+        assert (count.weights, count.parameters, count.unknown_shapes) == (1, 0, 1)
+        assert "0 + ?" in str(report)
+
+    def test_there_is_no_table_of_shares_if_nothing_is_skipped(self, write, normal):
+        text = "g (float[2,4] x) => (float[2,4] y) { y = MatMul(x, W) }"
+        assert "share" not in str(map_model(write(text, W=normal(4, 4))))

@@ -27,11 +27,11 @@ def lacking_opset(model: ir.Model) -> int | None:
     opset = default_opset(model)
     if opset is None or opset >= max(OLDEST_CASTS.values()):
         return None
-    tensors = [weight.tensor for weight in find_weights(model, freeze_inputs=True).weights]
+    types = {weight.tensor.dtype for weight in find_weights(model, freeze_inputs=True).weights}
     if model.functions:  # a weight may be in one of them, or be handed to one
-        tensors.extend(tensor for _, _, tensor in attribute_tensors(model))
-        tensors.extend(v.const_value for v in model.graph.initializers.values() if v.const_value is not None)
-    needed = max(OLDEST_OPSET, *(OLDEST_CASTS.get(tensor.dtype, 0) for tensor in tensors))
+        types.update(tensor.dtype for _, _, tensor in attribute_tensors(model))
+        types.update(v.const_value.dtype for v in model.graph.initializers.values() if v.const_value is not None)
+    needed = max([OLDEST_OPSET, *(OLDEST_CASTS.get(dtype, 0) for dtype in types)])
     return needed if opset < needed else None
 
 

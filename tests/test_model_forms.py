@@ -758,6 +758,10 @@ class TestUpgradedOpsets:
         assert report.manifest.notes == ()
         assert ir.load(report.output).opset_imports == {"": 9}
 
+    def test_a_model_without_weights_stays_at_its_opset(self, parse, save):
+        path = save(parse("g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }", opsets='"" : 9'))
+        assert inspect_model(path, upgrade_opset=True).manifest.notes == ()
+
     def test_weights_of_bodies_are_raised_with_them(self, parse, save, run):
         path = save(
             parse(

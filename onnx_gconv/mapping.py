@@ -136,6 +136,7 @@ class WeightRecord(_Record):
 
     name: str
     graph: str
+    moved_from: str | None = None
     dtype: str
     shape: tuple[int, ...]
     stored_as: Literal["initializer", "constant", "computed"]

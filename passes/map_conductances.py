@@ -376,9 +376,11 @@ def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames,
     found, converter = weight.found, plan.converter
     decoding = converter.decoding(weight.scale)
     readers_of_copy = digital_uses(found).readers if plan.shared == "split" else frozenset()
+    graph = placement.of(found).scope.path
     return WeightRecord(
         name=found.name,
-        graph=placement.of(found).scope.path,
+        graph=graph,
+        moved_from=None if graph == found.scope.path else found.scope.path,
         dtype=weight.dtype.name,
         shape=found.shape,
         stored_as=found.stored_as,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
 from onnx_gconv.element_bits import has_same_elements
 from onnx_gconv.errors import ModelError
-from onnx_gconv.mapping import Manifest, read_manifest, remove_manifest
+from onnx_gconv.mapping import Manifest, WeightRecord, read_manifest, remove_manifest
 from onnx_gconv.passes.mapped_weight import (
     BrokenMappingError,
     MappedWeight,
@@ -18,6 +18,7 @@ from onnx_gconv.passes.mapped_weight import (
 )
 from onnx_gconv.passes.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY, WEIGHT_KEY
+from onnx_gconv.weights import Scope, scopes
 from onnx_gconv.weights.readers import node_label
 
 __all__ = ["RestoreWeights"]
@@ -53,11 +54,12 @@ class RestoreWeights(ir.passes.InPlacePass):
         manifest = read_manifest(model)
         assert manifest is not None  # noqa: S101 - `requires` has seen it
         located = _locate_all(manifest, model)
+        owners = {scope.path: scope for scope in scopes(model)}
         copies = [_digital_copy(mapped) for mapped in located]
         # All that reads data, and may fail, comes before the first change.
         joined = [copy is not None and _is_equal(copy, mapped) for copy, mapped in zip(copies, located, strict=True)]
         for mapped, copy, is_joined in zip(located, copies, joined, strict=True):
-            weight = _restore(mapped)
+            weight = _restore(mapped, owners)
             if copy is not None:
                 _restore_digital_copy(copy, weight if is_joined else None)
         remove_manifest(model)
@@ -123,7 +125,7 @@ def _restore_digital_copy(copy: ir.Value, weight: ir.Value | None) -> None:
     del graph.initializers[copy.name or ""]
 
 
-def _restore(mapped: MappedWeight) -> ir.Value:
+def _restore(mapped: MappedWeight, owners: Mapping[str, Scope]) -> ir.Value:
     record, rebuilt = mapped.record, mapped.value
     graph = mapped.nodes[0].graph
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
@@ -140,12 +142,32 @@ def _restore(mapped: MappedWeight) -> ir.Value:
     graph.remove(mapped.nodes, safe=True)
     leaves = (*mapped.conductances, mapped.scale, *mapped.constants)
     constants = [value for value in leaves if not value.uses() and not value.is_graph_output()]
-    _put_in_place_of(constants, weight, graph)
+    _put_in_place_of(constants, weight, graph, _former_graph(record, weight, owners) or graph)
     return weight
 
 
-def _put_in_place_of(removed: list[ir.Value], weight: ir.Value, graph: ir.Graph) -> None:
-    """Let the weight stand where the first of its conductances stood, as before it was mapped."""
+def _former_graph(record: WeightRecord, weight: ir.Value, owners: Mapping[str, Scope]) -> ir.Graph | None:
+    """The graph out of which mapping moved a weight, if it is still there and all readers of the weight stand in it."""
+    scope = None if record.moved_from is None else owners.get(record.moved_from)
+    if scope is None or weight.is_graph_output():
+        return None
+    scope_of = {item.graph: item for item in owners.values()}
+    for node, _ in weight.uses():
+        current = scope_of.get(node.graph) if isinstance(node.graph, ir.Graph) else None
+        while current is not None and current is not scope:
+            current = current.parent
+        if current is None:
+            return None
+    return scope.graph
+
+
+def _put_in_place_of(removed: list[ir.Value], weight: ir.Value, graph: ir.Graph, target: ir.Graph) -> None:
+    """Let the weight stand where the first of its conductances stood, or in another graph from which it had moved."""
+    if target is not graph:
+        for value in removed:
+            del graph.initializers[value.name or ""]
+        target.initializers.add(weight)
+        return
     gone = {value.name for value in removed}
     order: list[ir.Value] = []
     for name, value in graph.initializers.items():

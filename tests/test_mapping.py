@@ -27,6 +27,7 @@ DOCUMENT = {
         {
             "name": "W",
             "graph": "choose.then_branch",
+            "moved_from": None,
             "dtype": "float16",
             "shape": [2, 3],
             "stored_as": "initializer",

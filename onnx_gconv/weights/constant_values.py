@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_gconv.weight_types import MAPPABLE_DTYPES
 from onnx_gconv.weights.constant_tensor import constant_tensor
 from onnx_gconv.weights.scopes import Scope
 
@@ -25,6 +26,8 @@ _RANDOM_OPS = frozenset(
 )
 
 _MATRIX_RANK = 2
+
+_NUMBER_DTYPES = MAPPABLE_DTYPES - {ir.DataType.INT32}
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +88,15 @@ class ConstantValues:
         return self._known[value]
 
     def sources(self, value: ir.Value) -> list[Constant]:
-        """The constants that a constant value is computed from; scalars only if there is nothing else."""
+        """The constants that a constant value is computed from.
+
+        Those that hold its numbers, if there are any: not sizes and indices; of these, scalars only if there is nothing
+        else.
+        """
         found = leaves(value, self._functions)
         constants = [self.constants[leaf] for leaf in found.values if leaf in self.constants]
-        return [item for item in constants if item.tensor.size > 1] or constants
+        numbers = [item for item in constants if item.tensor.dtype in _NUMBER_DTYPES] or constants
+        return [item for item in numbers if item.tensor.size > 1] or numbers
 
     def is_overridable(self, value: ir.Value) -> bool:
         """Whether a caller may replace something that a constant value is computed from."""

@@ -173,7 +173,7 @@ class _Finder:
                 value=main.value if main else value,
             )
         constant = Constant(value, tensor, scope)
-        return self._decide_weight(constant, use, tuple(_name(item.value) for item in _data(sources)))
+        return self._decide_weight(constant, use, tuple(_name(item.value) for item in sources))
 
     def _decide(self, constant: Constant) -> FoundWeight | SkippedWeight | None:
         """Whether a constant is a weight, a skipped weight, or nothing to speak of."""
@@ -263,13 +263,6 @@ class _Finder:
                 path=path,
                 view=view,
             )
-
-
-def _data(sources: Collection[Constant]) -> list[Constant]:
-    """Those of the sources of a weight that hold numbers of it, not sizes and indices."""
-    dtypes = INTEGER_DTYPES - {ir.DataType.INT32}
-    found = [item for item in sources if item.tensor.dtype.is_floating_point() or item.tensor.dtype in dtypes]
-    return found or [*sources]
 
 
 def _readers(value: ir.Value, use: _Use) -> Iterator[tuple[ir.Node, int]]:

@@ -455,6 +455,7 @@ class TestManifest:
         assert record.model_dump(exclude={"max_abs", "scale", "consumers"}) == {
             "name": "W",
             "graph": "",
+            "moved_from": None,
             "dtype": "float32",
             "shape": (3, 4),
             "stored_as": "initializer",

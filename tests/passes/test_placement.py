@@ -50,6 +50,7 @@ def test_a_weight_in_the_body_of_a_loop_is_rebuilt_once_outside(parse, run, norm
     verify(tmp_path / "in.onnx", tmp_path / "out.onnx", inputs=inputs).raise_if_failed()
     RestoreWeights()(model)
     assert run(model, "none", **inputs)[0].tobytes() == expected[0].tobytes()
+    assert weight.name not in model.graph.initializers  # it is back in the body
 
 
 def test_a_name_that_another_graph_has_too_keeps_the_weight_in_the_loop(parse, run, normal):

@@ -421,6 +421,9 @@ class WeightStore:
         stored = steps[-1].before if steps else array
         around = graph.enclosing()
         place = self.choices.randrange(len(around))
+        if any(step.op_type.startswith("DequantizeLinear") for step in steps):
+            # ONNX Runtime, fusing it with MatMul, looks for all of it in the graph of the MatMul, and may crash else.
+            place = len(around) - 1
         owner = around[place]
         is_node = self.choices.random() < 0.25 and owner.can_be_node(stored.dtype)
         stem = self.choices.choice(_STEMS)
@@ -431,11 +434,8 @@ class WeightStore:
         source = Source(owner.name, value, stored, is_tame, is_overridable)
         self.stored.append((owner, source))
         sources = [source]
-        decoding = [number for number, step in enumerate(steps) if step.op_type.startswith("DequantizeLinear")]
-        for number, step in reversed([*enumerate(steps)]):
-            later = self.choices.randrange(place, len(around))
-            # ONNX Runtime, fusing DequantizeLinear and MatMul, looks for the codes in the graph of the nodes only.
-            place = place if decoding and number >= decoding[0] else later
+        for step in reversed(steps):
+            place = self.choices.randrange(place, len(around))
             others = [Source(around[place].name, around[place].constant(o, "W.part"), o, is_tame) for o in step.others]
             value = step.emit(around[place], value, *(other.name for other in others))
             sources += others

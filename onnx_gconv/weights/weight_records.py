@@ -101,8 +101,11 @@ class FoundWeight:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The parameters of the exported program that it comes from, as far as the exporter says."""
-        return parameters_of(self.value)
+        """The parameters of the exported program that it comes from, as far as the exporter says.
+
+        The sources of a computed weight count among them: exporters name initializers after parameters.
+        """
+        return tuple(dict.fromkeys((*parameters_of(self.value), *self.sources)))
 
     @property
     def modules(self) -> tuple[str, ...]:

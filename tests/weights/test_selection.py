@@ -187,3 +187,12 @@ def test_a_node_or_module_that_reads_only_skipped_weights_says_why_they_are_skip
     next(iter(model.graph)).metadata_props["pkg.torch.onnx.name_scopes"] = "['', 'emb', 'embedding']"
     with pytest.raises(ConfigError, match=f"'{pattern}' matches no weight .*: 'table' is skipped"):
         WeightSelection(include=[pattern]).apply(find_weights(model))
+
+
+def test_a_computed_weight_is_chosen_by_what_it_is_computed_from(parse, normal):
+    model = parse(
+        "g (float[2,4] x) => (float y, float z) { t = Neg(lstm_weight) y = MatMul(x, t) z = MatMul(x, other) }",
+        lstm_weight=normal(4, 4),
+        other=normal(4, 4),
+    )
+    assert names(WeightSelection(include=["lstm_*"]).apply(find_weights(model))) == ["t"]

@@ -46,7 +46,8 @@ class Placement:
 
         They stand in the graph that owns the weight. If that is repeated by a loop, they stand in the graph around the
         outermost loop, so that the weight is not rebuilt in each iteration, unless another value there or anywhere
-        else has the weight's name, or the weight is an output of the loop's body.
+        else has the weight's name, the weight is an output of the loop's body, or a DequantizeLinear node reads it
+        there: ONNX Runtime (1.32) fuses that with a MatMul, and fails if it does not find the codes in the same graph.
         """
         scope = self._outside_of_loops(weight)
         if scope is weight.scope and (producer := weight.value.producer()) is not None:
@@ -63,7 +64,8 @@ class Placement:
             if scope.node.op_type in _LOOPS and scope.node.domain == "":
                 found = scope.parent
             scope = scope.parent
-        is_movable = self._names[weight.name] == 1 and not weight.value.is_graph_output()
+        is_dequantized = any(node.op_type == "DequantizeLinear" for node in weight.passed)
+        is_movable = self._names[weight.name] == 1 and not weight.value.is_graph_output() and not is_dequantized
         return found if is_movable else weight.scope
 
 

@@ -120,3 +120,36 @@ def test_a_weight_of_nested_loops_moves_outside_of_the_outer_one(parse, run, nor
     MapConductances(SinglePairConductanceConverter(exact=True))(model)
     assert read_manifest(model).weights[0].graph == ""
     assert run(model, "none", **inputs)[0].tobytes() == expected[0].tobytes()
+
+
+def test_codes_that_are_dequantized_in_a_loop_stay_there(parse, run):
+    model = parse(
+        LOOP.replace(
+            "<float[2,2] W = {0.5, 0.25, 0.125, 1.0}>", "<int8[2,2] W = {1, -2, 3, 4}, float s = {0.5}>"
+        ).replace("BODY", "t = DequantizeLinear(W, s) next = MatMul(state, t)")
+    )
+    inputs = {"n": np.array(2), "x": np.eye(2, dtype=np.float32)}
+    expected = run(model, "all", **inputs)
+    MapConductances()(model)
+    assert read_manifest(model).weights[0].graph == "Loop#0.body"
+    assert run(model, "all", **inputs)[0].tobytes() == expected[0].tobytes()
+
+
+def test_codes_that_an_integer_op_reads_in_a_loop_move_outside(parse, run):
+    model = parse(
+        """g (int64 n, uint8[2,2] x) => (int32[k,2,2] y) {
+            go = Constant <value_int = 1> ()
+            start = Cast <to = 9> (go)
+            y = Loop (n, start) <
+                body = b (int64 i, bool c) => (bool d, int32[2,2] z) <int8[2,2] W = {1, -2, 3, 4}> {
+                    d = Identity(c)
+                    z = MatMulInteger(x, W)
+                }
+            >
+        }"""
+    )
+    inputs = {"n": np.array(2), "x": np.array([[1, 2], [3, 4]], np.uint8)}
+    expected = run(model, "all", **inputs)
+    MapConductances()(model)
+    assert read_manifest(model).weights[0].graph == ""
+    assert run(model, "all", **inputs)[0].tobytes() == expected[0].tobytes()

@@ -18,6 +18,7 @@ __all__ = ["LOOKUP_OPS", "MVM_OPS", "MvmOp", "WeightSlot", "mvm_op"]
 _MATRIX_RANK = 2
 _CONV_RANK = 3  # or more: one axis of the kernel at least
 _RECURRENT_RANK = 3
+_EXPERTS_RANK = 3
 _EINSUM_OPERANDS = 2
 
 ViewFunction: TypeAlias = Callable[[ir.Node, Sequence[int]], MatrixView]
@@ -163,6 +164,13 @@ def _gather(node: ir.Node, shape: Sequence[int]) -> MatrixView:
     return MatrixView.of_axes(shape, row_axes=(axis,), column_axes=columns)
 
 
+def _experts(_: ir.Node, shape: Sequence[int]) -> MatrixView:
+    """W [experts, outputs, inputs]: a matrix for each expert."""
+    if len(shape) != _EXPERTS_RANK:
+        raise ValueError(f"shape {list(shape)}")
+    return MatrixView.of_axes(shape, matrix_axes=(0,), row_axes=(2,), column_axes=(1,))
+
+
 def _attention(_: ir.Node, shape: Sequence[int]) -> MatrixView:
     """W [inputs, queries + keys + values]."""
     if len(shape) != _MATRIX_RANK:
@@ -233,7 +241,15 @@ _ROWS = (
     MvmOp("com.microsoft", "FusedMatMul", _FUSED_MATMUL),
     MvmOp("com.microsoft", "FusedGemm", _GEMM),
     MvmOp("com.microsoft", "FusedConv", _CONV),
+    MvmOp("com.microsoft", "TransposeMatMul", _FUSED_MATMUL),
+    MvmOp("com.microsoft", "GemmFastGelu", (WeightSlot(1, 0, _matmul_right),)),
+    MvmOp("com.microsoft", "GemmFloat8", _GEMM),
     MvmOp("com.microsoft", "Attention", (WeightSlot(1, 0, _attention),)),
+    MvmOp("com.microsoft", "PackedAttention", (WeightSlot(1, 0, _attention),)),
+    MvmOp("com.microsoft", "DecoderMaskedSelfAttention", (WeightSlot(1, 0, _attention),)),
+    MvmOp("com.microsoft", "DecoderAttention", (WeightSlot(2, 0, _attention), WeightSlot(3, 1, _attention))),
+    MvmOp("com.microsoft", "LongformerAttention", (WeightSlot(1, 0, _attention), WeightSlot(4, 0, _attention))),
+    MvmOp("com.microsoft", "MoE", tuple(WeightSlot(index, 0, _experts) for index in (2, 4, 6))),
     # Ops that read integer codes
     MvmOp(
         "",
@@ -267,6 +283,12 @@ _ROWS = (
     ),
     MvmOp("com.microsoft", "MatMulNBits", (WeightSlot(1, 0, None),)),
     MvmOp("com.microsoft", "MatMulBnb4", (WeightSlot(1, 0, None),)),
+    MvmOp("com.microsoft", "MatMulFpQ4", (WeightSlot(1, 0, None),)),
+    MvmOp("com.microsoft", "MatMulNBitsMlp", (WeightSlot(3, 0, None), WeightSlot(6, 0, None))),
+    MvmOp("com.microsoft", "QMoE", tuple(WeightSlot(index, 0, None) for index in (2, 5, 8))),
+    MvmOp("com.microsoft", "QOrderedMatMul", (WeightSlot(2, 0, None),)),
+    MvmOp("com.microsoft", "NhwcConv", (WeightSlot(1, 0, None),)),
+    MvmOp("com.microsoft", "NhwcFusedConv", (WeightSlot(1, 0, None),)),
     # Convolutions that ONNX Runtime has laid out for one processor, in blocks of as many channels as its vectors have
     MvmOp("com.microsoft.nchwc", "Conv", (WeightSlot(1, 0, None),)),
 )

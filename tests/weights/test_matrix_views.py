@@ -381,6 +381,54 @@ def test_a_weight_whose_shape_does_not_fit_its_op_is_skipped(parse, normal, node
     assert skipped.detail == f"{list(shape)} for {node.split()[0].removeprefix('com.microsoft.')}"
 
 
+def test_mixture_of_experts(parse, run, normal):
+    x, router = normal(3, 4), normal(3, 2, seed=1)
+    inner, outer = normal(2, 6, 4, seed=2), normal(2, 4, 6, seed=3)
+    model = parse(
+        """g (float[3,4] x, float[3,2] router) => (float[3,4] y) {
+            y = com.microsoft.MoE <k = 1, activation_type = "relu"> (x, router, A, , B)
+        }""",
+        opsets='"" : 17, "com.microsoft" : 1',
+        A=inner,
+        B=outer,
+    )
+    first, second = matrices(inner, view_of(model, "A")), matrices(outer, view_of(model, "B"))
+    chosen = router.argmax(axis=1)
+    share = np.exp(router).max(axis=1) / np.exp(router).sum(axis=1)
+    output = [
+        share[row] * np.maximum(token @ first[expert], 0) @ second[expert]
+        for row, (token, expert) in enumerate(zip(x, chosen, strict=True))
+    ]
+    [expected] = run(model, x=x, router=router)
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        ("PackedAttention (x, W)", ["W"]),
+        ("LongformerAttention (x, W, b, m, V)", ["W", "V"]),
+        ("DecoderAttention (x, x, W, V)", ["W", "V"]),
+        ("DecoderMaskedSelfAttention (x, W)", ["W"]),
+        ("TransposeMatMul (x, W)", ["W"]),
+        ("GemmFastGelu (x, W)", ["W"]),
+        ("GemmFloat8 (x, W)", ["W"]),
+    ],
+)
+def test_ops_for_other_processors_are_known(parse, normal, call, names):
+    model = parse(
+        f"g (float[2,4] x) => (float y) {{ y = com.microsoft.{call} }}",
+        opsets='"" : 17, "com.microsoft" : 1',
+        W=normal(4, 12),
+        V=normal(4, 12, seed=1),
+        b=normal(12),
+        m=normal(2),
+    )
+    views = {item.name: item.consumers[0].view for item in find_weights(model).weights}
+    assert list(views) == names
+    assert {(view.rows, view.columns) for view in views.values()} == {(4, 12)}
+
+
 def test_every_row_of_the_table_is_filed_under_its_own_domain_and_op():
     for (domain, op_type), row in MVM_OPS.items():
         assert (row.domain, row.op_type) == (domain, op_type)

@@ -528,7 +528,7 @@ class TestManifest:
         def version(name):
             raise importlib.metadata.PackageNotFoundError(name)
 
-        monkeypatch.setattr("onnx_gconv.passes.map_conductances.version", version)
+        monkeypatch.setattr("onnx_gconv.passes.mapping_manifest.version", version)
         assert read_manifest(mapped(dense)).tool == "onnx_gconv (not installed)"
 
     def test_metadata_of_others_stays(self, dense):

@@ -1,0 +1,117 @@
+"""The manifest that a plan gives."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import cast
+
+import onnx_ir as ir
+
+from onnx_gconv.mapping import (
+    ComputeDtype,
+    ConductanceRecord,
+    ConsumerRecord,
+    ConverterRecord,
+    Manifest,
+    MatrixViewRecord,
+    RearrangementRecord,
+    SameSourceRecord,
+    ScaleRecord,
+    SkippedRecord,
+    WeightRecord,
+)
+from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
+from onnx_gconv.passes.placement import Placement
+from onnx_gconv.passes.shared_weights import digital_uses
+from onnx_gconv.passes.unique_names import UniqueNames
+from onnx_gconv.weights import FoundWeight
+from onnx_gconv.weights.same_source import SameSource
+
+__all__ = ["manifest_of"]
+
+
+def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> Manifest:
+    """The manifest that a plan gives, with names for its conductances and the graphs that they go to."""
+    return Manifest(
+        tool=f"onnx_gconv {_version()}",
+        weights=tuple(_weight_record(weight, plan, names, placement) for weight in plan.weights),
+        skipped=tuple(
+            SkippedRecord(
+                name=item.name,
+                shape=item.shape,
+                graph=item.graph_path,
+                reason=item.reason.value,
+                detail=item.detail,
+                is_mvm=item.is_mvm,
+                consumers=item.consumers,
+                parameters=item.parameters,
+                same_source_as=_same_source_records(item.same_source_as),
+            )
+            for item in plan.skipped
+        ),
+        notes=plan.notes,
+    )
+
+
+def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames, placement: Placement) -> WeightRecord:
+    found, converter = weight.found, plan.converter
+    decoding = converter.decoding(weight.scale)
+    readers_of_copy = digital_uses(found).readers if plan.shared == "split" else frozenset()
+    graph = placement.of(found).scope.path
+    return WeightRecord(
+        name=found.name,
+        graph=graph,
+        moved_from=None if graph == found.scope.path else found.scope.path,
+        dtype=weight.dtype.name,
+        shape=found.shape,
+        stored_as=found.stored_as,
+        sources=found.sources,
+        converter=ConverterRecord.of(converter),
+        granularity="tensor",
+        axis=None,
+        compute_dtype=cast("ComputeDtype", weight.compute_dtype.name),
+        conductances=tuple(
+            ConductanceRecord(name=names.new(f"{found.name}.{device}"), device=device, coefficient=coefficient)
+            for device, coefficient in zip(converter.device_names, decoding.coefficients, strict=True)
+        ),
+        offset_us=decoding.offset_us,
+        scale=ScaleRecord(name=names.new(f"{found.name}.g_scale"), value=weight.scale),
+        zero=decoding.zero,
+        rounded=found.is_integer,
+        zero_point=None if found.zero_point is None else names.new(f"{found.name}.g_zero_point"),
+        max_abs=weight.statistics.max_abs,
+        notes=weight.notes,
+        consumers=tuple(_consumer_records(found, readers_of_copy)),
+        parameters=found.parameters,
+        modules=found.modules,
+        same_source_as=_same_source_records(weight.same_source_as),
+        digital_copy=names.new(f"{found.name}.digital") if readers_of_copy else None,
+    )
+
+
+def _same_source_records(others: Iterable[SameSource]) -> tuple[SameSourceRecord, ...]:
+    return tuple(SameSourceRecord(name=item.name, graph=item.graph_path, relation=item.relation) for item in others)
+
+
+def _consumer_records(found: FoundWeight, readers_of_copy: Collection[tuple[ir.Node, int]]) -> Iterable[ConsumerRecord]:
+    for consumer in found.consumers:
+        view = consumer.view
+        yield ConsumerRecord(
+            node=consumer.node.name or "",
+            op_type=consumer.node.op_type,
+            domain=consumer.node.domain,
+            slot=consumer.slot,
+            graph=consumer.graph_path,
+            is_mvm=consumer.is_mvm,
+            path=tuple(RearrangementRecord(op=step.op, argument=step.argument) for step in consumer.path),
+            matrix_view=None if view is None else MatrixViewRecord(**vars(view)),
+            reads="digital" if (consumer.node, consumer.slot) in readers_of_copy else "rebuilt",
+        )
+
+
+def _version() -> str:
+    try:
+        return version("onnx_gconv")
+    except PackageNotFoundError:  # used from a checkout that is not installed
+        return "(not installed)"

@@ -19,7 +19,6 @@ from onnx_gconv.cli.options import (
     Quantized,
     Quiet,
     Shared,
-    SharedChoice,
     UpgradeOpset,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
@@ -40,7 +39,7 @@ def inspect(
     freeze_inputs: FreezeInputs = False,
     inline_functions: InlineFunctions = True,
     upgrade_opset: UpgradeOpset = False,
-    shared: Shared = SharedChoice.REBUILD,
+    shared: Shared = "rebuild",
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
@@ -61,7 +60,7 @@ def inspect(
             freeze_inputs=freeze_inputs,
             inline_functions=inline_functions,
             upgrade_opset=upgrade_opset,
-            shared=shared.value,
+            shared=shared,
             progress=progress,
         )
     print_report(report, as_json=as_json, quiet=quiet)

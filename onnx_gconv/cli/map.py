@@ -25,7 +25,6 @@ from onnx_gconv.cli.options import (
     Quantized,
     Quiet,
     Shared,
-    SharedChoice,
     UpgradeOpset,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
@@ -47,7 +46,7 @@ def map_(
     freeze_inputs: FreezeInputs = False,
     inline_functions: InlineFunctions = True,
     upgrade_opset: UpgradeOpset = False,
-    shared: Shared = SharedChoice.REBUILD,
+    shared: Shared = "rebuild",
     external_data: ExternalData = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do everything but write.", rich_help_panel="Files")
@@ -74,7 +73,7 @@ def map_(
             freeze_inputs=freeze_inputs,
             inline_functions=inline_functions,
             upgrade_opset=upgrade_opset,
-            shared=shared.value,
+            shared=shared,
             external_data=external_data,
             dry_run=dry_run,
             progress=progress,

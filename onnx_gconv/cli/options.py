@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -27,7 +26,6 @@ __all__ = [
     "Quantized",
     "Quiet",
     "Shared",
-    "SharedChoice",
     "UpgradeOpset",
     "debug_is_on",
 ]
@@ -163,15 +161,8 @@ UpgradeOpset: TypeAlias = Annotated[
 ]
 
 
-class SharedChoice(enum.StrEnum):
-    """What --shared takes; newer versions of typer would take the type `SharedPolicy` itself."""
-
-    REBUILD = "rebuild"
-    SPLIT = "split"
-
-
 Shared: TypeAlias = Annotated[
-    SharedChoice,
+    Literal["rebuild", "split"],
     typer.Option(
         "--shared",
         help="What nodes read that use a weight otherwise than MVM ops do, such as the Gather of a tied embedding: the "

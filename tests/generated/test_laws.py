@@ -60,9 +60,14 @@ class TestWhatTheModelsHave:
     """The laws say something only about what the generator makes."""
 
     def test_every_mvm_op_that_onnx_runtime_runs_everywhere(self, slots):
-        # These need another machine or a special form of weights.
-        left_out = {"DeformConv", "QAttention", "MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
-        assert {slot.op_type for slot in slots} == {op_type for _, op_type in MVM_OPS} - left_out
+        # These need another machine, or inputs of a special form; tests of their own run most of them.
+        left_out = {
+            *("DeformConv", "QAttention", "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MoE"),
+            *("TransposeMatMul", "GemmFastGelu", "GemmFloat8"),
+            *("PackedAttention", "DecoderAttention", "DecoderMaskedSelfAttention", "LongformerAttention"),
+        }
+        mapped = {op_type for (_, op_type), row in MVM_OPS.items() if all(slot.view is not None for slot in row.slots)}
+        assert {slot.op_type for slot in slots} == mapped - left_out
 
     def test_weights_on_both_sides(self, slots):
         for op_type, indices in {"MatMul": {0, 1}, "Gemm": {0, 1}, "Einsum": {0, 1}, "QLinearMatMul": {0, 3}}.items():
@@ -125,13 +130,13 @@ class TestThatTheLawsNotice:
             convert(self, weights, scale, out[::-1])
 
         monkeypatch.setattr(SinglePairConductanceConverter, "convert_chunk", swapped)
-        assert "restored" in self.broken(tmp_path)
+        assert "is off by" in self.broken(tmp_path)
 
     def test_a_weight_that_is_forgotten(self, tmp_path, monkeypatch):
         plan = map_conductances.make_plan
 
-        def forgetful(survey, *others):
-            return plan(type(survey)(survey.weights[1:], survey.skipped), *others)
+        def forgetful(survey, *others, **options):
+            return plan(type(survey)(survey.weights[1:], survey.skipped), *others, **options)
 
         monkeypatch.setattr(map_conductances, "make_plan", forgetful)
         assert "neither mapped nor skipped" in self.broken(tmp_path)

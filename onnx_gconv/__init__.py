@@ -16,7 +16,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_gconv.converters import SinglePairConductanceConverter
+    from onnx_gconv.converters import (
+        DualPairConductanceConverter,
+        NPairConductanceConverter,
+        SinglePairConductanceConverter,
+    )
     from onnx_gconv.errors import (
         BundleError,
         ConfigError,
@@ -31,8 +35,10 @@ if TYPE_CHECKING:
 __all__ = [
     "BundleError",
     "ConfigError",
+    "DualPairConductanceConverter",
     "GconvError",
     "ModelError",
+    "NPairConductanceConverter",
     "SinglePairConductanceConverter",
     "UnmappableWeightError",
     "VerificationError",
@@ -43,7 +49,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "onnx_gconv.converters": ["SinglePairConductanceConverter"],
+    "onnx_gconv.converters": [
+        "DualPairConductanceConverter",
+        "NPairConductanceConverter",
+        "SinglePairConductanceConverter",
+    ],
     "onnx_gconv.errors": [
         "BundleError",
         "ConfigError",

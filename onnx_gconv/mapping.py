@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from onnx_gconv.converters import ConductanceConverter, Decoding, SinglePairConductanceConverter
+from onnx_gconv.converters import CONVERTERS, ConductanceConverter, Decoding
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.weight_types import MAPPABLE_DTYPES
 
@@ -105,10 +105,10 @@ class ConverterRecord(_Record):
         Raises:
             ModelError: If this version does not know it, or its parameters are wrong.
         """
-        if self.name != SinglePairConductanceConverter.__name__:
+        if self.name not in CONVERTERS:
             raise ModelError(f"the manifest names the converter '{self.name}', which this version does not know")
         try:
-            return SinglePairConductanceConverter(**self.parameters)
+            return CONVERTERS[self.name](**self.parameters)
         except (ConfigError, TypeError) as error:
             raise ModelError(f"the manifest has wrong parameters for '{self.name}': {error}") from None
 

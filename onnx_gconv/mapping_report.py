@@ -283,7 +283,9 @@ def _parameters(item: WeightRecord | SkippedRecord) -> str:
 def _converter(weight: WeightRecord) -> str:
     parameters = weight.converter.parameters
     exact = ", exact" if parameters.get("exact") else ""
-    return f"{weight.converter.name}, {parameters['g_min']:g} to {parameters['g_max']:g} µS{exact}"
+    factors = "".join(f", {factor:g}" for factor in parameters.get("f_lst", ()))
+    pairs = f", pairs counting{factors[1:]}" if factors else ""
+    return f"{weight.converter.name}, {parameters['g_min']:g} to {parameters['g_max']:g} µS{pairs}{exact}"
 
 
 def _readers(weight: WeightRecord) -> Text:

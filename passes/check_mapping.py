@@ -166,12 +166,13 @@ def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None
                     f"'{item.name}' has {float(part[index])} µS at flat index {first + index}, outside "
                     f"{converter.g_min:g} to {converter.g_max:g} µS"
                 )
-        lowest = np.minimum(*parts) if len(parts) == 2 else parts[0]  # noqa: PLR2004 - a pair
-        if len(parts) == 2 and lowest.max() > g_min:  # noqa: PLR2004 - a pair
-            index = int(np.flatnonzero(lowest > g_min)[0])
-            return (
-                f"neither device of the pair at flat index {first + index} is at g_min = {converter.g_min:g} µS "
-                f"(they have {float(parts[0][index])} and {float(parts[1][index])} µS)"
-            )
+        for one, other in converter.pairs:
+            lowest = np.minimum(parts[one], parts[other])
+            if lowest.max() > g_min:
+                index = int(np.flatnonzero(lowest > g_min)[0])
+                return (
+                    f"neither device of the pair at flat index {first + index} is at g_min = {converter.g_min:g} µS "
+                    f"(they have {float(parts[one][index])} and {float(parts[other][index])} µS)"
+                )
         first += parts[0].size
     return None

@@ -269,8 +269,8 @@ class TestRecords:
         assert record.converter() == converter
 
     def test_an_unknown_converter_is_refused(self):
-        record = ConverterRecord(name="NPairConductanceConverter", parameters={})
-        with pytest.raises(ModelError, match="'NPairConductanceConverter', which this version does not know"):
+        record = ConverterRecord(name="ForeignConductanceConverter", parameters={})
+        with pytest.raises(ModelError, match="'ForeignConductanceConverter', which this version does not know"):
             record.converter()
 
     @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from onnx_gconv.cli.converter_options import converter_of
 from onnx_gconv.cli.options import (
     ConductanceDtype,
+    Converter,
     Debug,
     Exact,
     Exclude,
+    Factor,
     FreezeInputs,
     GMax,
     GMin,
@@ -28,6 +30,8 @@ __all__ = ["inspect"]
 
 def inspect(
     model: Model,
+    converter: Converter = "single-pair",
+    factor: Factor = None,
     g_max: GMax = 25.0,
     g_min: GMin = 0.0,
     exact: Exact = False,
@@ -45,13 +49,13 @@ def inspect(
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Show the mapping of a mapped model, or what `map` would do with a plain one. Writes nothing."""
-    converter = converter_of(g_max=g_max, g_min=g_min, exact=exact)
+    chosen = converter_of(converter, g_max=g_max, g_min=g_min, exact=exact, factors=factor)
     from onnx_gconv.file_operations import inspect_model
 
     with progress_bar({"scan": "Reading weights"}, quiet=quiet) as progress:
         report = inspect_model(
             model,
-            converter,
+            chosen,
             include=include or (),
             exclude=exclude or (),
             include_ops=include_op or (),

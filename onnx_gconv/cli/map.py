@@ -9,10 +9,12 @@ import typer
 from onnx_gconv.cli.converter_options import converter_of
 from onnx_gconv.cli.options import (
     ConductanceDtype,
+    Converter,
     Debug,
     Exact,
     Exclude,
     ExternalData,
+    Factor,
     FreezeInputs,
     GMax,
     GMin,
@@ -35,6 +37,8 @@ __all__ = ["map_"]
 def map_(
     model: Model,
     output: Output = None,
+    converter: Converter = "single-pair",
+    factor: Factor = None,
     g_max: GMax = 25.0,
     g_min: GMin = 0.0,
     exact: Exact = False,
@@ -56,7 +60,7 @@ def map_(
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Map the weights of a model to conductances; writes MODEL.gconv.onnx."""
-    converter = converter_of(g_max=g_max, g_min=g_min, exact=exact)
+    chosen = converter_of(converter, g_max=g_max, g_min=g_min, exact=exact, factors=factor)
     from onnx_gconv.file_operations import map_model
 
     labels = {"scan": "Reading weights", "write": "Writing conductances"}
@@ -64,7 +68,7 @@ def map_(
         report = map_model(
             model,
             output,
-            converter,
+            chosen,
             include=include or (),
             exclude=exclude or (),
             include_ops=include_op or (),

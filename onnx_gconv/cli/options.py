@@ -10,10 +10,12 @@ import typer
 
 __all__ = [
     "ConductanceDtype",
+    "Converter",
     "Debug",
     "Exact",
     "Exclude",
     "ExternalData",
+    "Factor",
     "FreezeInputs",
     "GMax",
     "GMin",
@@ -85,6 +87,24 @@ Exact: TypeAlias = Annotated[
         help="Use the next lower power of two as scale, so that the rebuilt weights are bit-identical; uses at least "
         "half of the conductance range. Needs --g-min 0.",
         rich_help_panel=_CONVERTER,
+    ),
+]
+Converter: TypeAlias = Annotated[
+    Literal["single-pair", "dual-pair", "n-pair"],
+    typer.Option(
+        "--converter",
+        help="Rule from weights to conductances: one pair of devices for each weight, two, or as many as there are "
+        "factors.",
+        rich_help_panel=_CONVERTER,
+    ),
+]
+Factor: TypeAlias = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--factor",
+        help="How much a pair counts, for several pairs; once for each pair, in the order in which they are filled.",
+        rich_help_panel=_CONVERTER,
+        show_default=False,
     ),
 ]
 ConductanceDtype: TypeAlias = Annotated[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from onnx_gconv.converters.conductance_converter import (
     ConductanceConverter,
     Decoding,
@@ -11,11 +13,16 @@ from onnx_gconv.converters.conductance_converter import (
     narrowed_scale,
     weight_statistics,
 )
+from onnx_gconv.converters.dual_pair import DualPairConductanceConverter
+from onnx_gconv.converters.n_pair import NPairConductanceConverter
 from onnx_gconv.converters.single_pair import SinglePairConductanceConverter
 
 __all__ = [
+    "CONVERTERS",
     "ConductanceConverter",
     "Decoding",
+    "DualPairConductanceConverter",
+    "NPairConductanceConverter",
     "SinglePairConductanceConverter",
     "WeightStatistics",
     "compute_dtype",
@@ -23,3 +30,9 @@ __all__ = [
     "narrowed_scale",
     "weight_statistics",
 ]
+
+CONVERTERS: dict[str, Callable[..., ConductanceConverter]] = {
+    converter.__name__: converter
+    for converter in (SinglePairConductanceConverter, DualPairConductanceConverter, NPairConductanceConverter)
+}
+"""All converters, by the names that manifests give them."""

@@ -9,9 +9,9 @@ from typing import Any, Protocol, TypeAlias
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from onnx_gconv.errors import UnmappableWeightError
+from onnx_gconv.errors import ConfigError, UnmappableWeightError
 
 __all__ = [
     "ConductanceConverter",
@@ -25,6 +25,12 @@ __all__ = [
 ]
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
+
+DEFAULT_G_MAX_US = 25.0
+DEFAULT_G_MIN_US = 0.0
+
+# aihwkit's lower limit of max|W|: an all-zero weight keeps a finite scale.
+SMALLEST_MAX_ABS = 1e-7
 
 _HALF_PRECISION = frozenset({np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)})
 
@@ -131,6 +137,11 @@ class ConductanceConverter(Protocol):
     @property
     def device_names(self) -> tuple[str, ...]:
         """One name for each device of a weight, e.g. ``("g_plus", "g_minus")``."""
+        ...
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Indices of the two devices of each pair of which one is always at `g_min`."""
         ...
 
     @property
@@ -258,3 +269,86 @@ def scale_of_params(params: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whateve
     if "scale_ratio" not in params:
         raise ValueError("params do not contain scale_ratio")
     return params["scale_ratio"]
+
+
+def converted(converter: ConductanceConverter, weights: ArrayLike) -> tuple[list[FloatArray], Any]:
+    """The conductances of a whole weight in µS, one array for each device, and the scale as a scalar of their type.
+
+    Raises:
+        UnmappableWeightError: If `weights` is empty, has NaN or infinite elements or no real type, or if the converter
+            cannot hold it.
+    """
+    array = np.asarray(weights)
+    dtype = compute_dtype(array.dtype)
+    array = np.ascontiguousarray(array, dtype).reshape(array.shape)
+    try:
+        scale = converter.scale(weight_statistics([array]), dtype)
+    except UnmappableWeightError as error:
+        raise UnmappableWeightError(f"the weight {error}") from None
+    if converter.needs_check(scale) and (reason := converter.check_chunk(array, scale)):
+        raise UnmappableWeightError(f"the weight {reason}")
+    conductances: list[FloatArray] = [np.empty_like(array) for _ in converter.device_names]
+    converter.convert_chunk(array, scale, conductances)
+    return conductances, dtype.type(scale)
+
+
+def two_roundings_scale(
+    converter: ConductanceConverter, range_us: float, statistics: WeightStatistics, dtype: np.dtype[Any]
+) -> float:
+    """``(1 / max(max|W|, 1e-7)) * range_us`` as a value of `dtype`.
+
+    aihwkit divides a Python number by a tensor, which torch evaluates as reciprocal, then product. The two roundings
+    are kept: with one division a third of all scales differ by an ulp.
+
+    Raises:
+        UnmappableWeightError: If it is zero or infinite in `dtype`.
+    """
+    number = dtype.type
+    with np.errstate(over="ignore", under="ignore"):
+        scale = (number(1) / np.maximum(number(statistics.max_abs), number(SMALLEST_MAX_ABS))) * number(range_us)
+    if not (np.isfinite(scale) and scale > 0):
+        raise UnmappableWeightError(
+            f"has max|W| = {statistics.max_abs:g}, for which the scale is {float(scale)} in {dtype.name}; "
+            f"g_max = {converter.g_max:g} and g_min = {converter.g_min:g} µS are too far from it"
+        )
+    return float(scale)
+
+
+def checked_range(g_max: float, g_min: float) -> tuple[float, float]:
+    """The two ends of a conductance range, in µS.
+
+    Raises:
+        ConfigError: If one is negative or not finite, or the range is empty.
+    """
+    high, low = _conductance("g_max", g_max), _conductance("g_min", g_min)
+    if low >= high:
+        raise ConfigError(f"g_min should be smaller than g_max, but g_min={low} and g_max={high} µS")
+    return high, low
+
+
+def positive_number(name: str, value: float) -> float:
+    """A number that has to be positive and finite.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} should be a number, but it is {value!r}") from None
+    if not (math.isfinite(number) and number > 0):
+        raise ConfigError(f"{name} should be positive and finite, but it is {number}")
+    return number
+
+
+def _conductance(name: str, value: float) -> float:
+    """Check one end of a conductance range, in µS."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} should be a number in µS, but it is {value!r}") from None
+    if not math.isfinite(number):
+        raise ConfigError(f"{name} should be finite, but it is {number} µS")
+    if number < 0:
+        raise ConfigError(f"{name} should be a positive value, but it is {number} µS")
+    return number

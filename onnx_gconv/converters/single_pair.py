@@ -11,23 +11,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from onnx_gconv.converters.conductance_converter import (
+    DEFAULT_G_MAX_US,
+    DEFAULT_G_MIN_US,
+    SMALLEST_MAX_ABS,
     Decoding,
     FloatArray,
     WeightStatistics,
+    checked_range,
     compute_dtype,
+    converted,
     is_half_precision,
     scale_of_params,
-    weight_statistics,
+    two_roundings_scale,
 )
-from onnx_gconv.errors import ConfigError, UnmappableWeightError
+from onnx_gconv.errors import ConfigError
 
 __all__ = ["SinglePairConductanceConverter"]
-
-DEFAULT_G_MAX_US = 25.0
-DEFAULT_G_MIN_US = 0.0
-
-# aihwkit's lower limit of max|W|: an all-zero weight keeps a finite scale.
-_SMALLEST_MAX_ABS = 1e-7
 
 
 class SinglePairConductanceConverter:
@@ -58,13 +57,13 @@ class SinglePairConductanceConverter:
     """
 
     device_names = ("g_plus", "g_minus")
+    pairs = ((0, 1),)
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None, *, exact: bool = False) -> None:
-        self._g_max = _conductance("g_max", DEFAULT_G_MAX_US if g_max is None else g_max)
-        self._g_min = _conductance("g_min", DEFAULT_G_MIN_US if g_min is None else g_min)
+        self._g_max, self._g_min = checked_range(
+            DEFAULT_G_MAX_US if g_max is None else g_max, DEFAULT_G_MIN_US if g_min is None else g_min
+        )
         self._exact = bool(exact)
-        if self._g_min >= self._g_max:
-            raise ConfigError(f"g_min should be smaller than g_max, but g_min={self._g_min} and g_max={self._g_max} µS")
         if self._exact and self._g_min > 0:
             raise ConfigError(
                 f"exact mapping needs g_min = 0, but g_min = {self._g_min} µS: adding g_min rounds small weights; "
@@ -117,18 +116,8 @@ class SinglePairConductanceConverter:
             UnmappableWeightError: If `weights` is empty, has NaN or infinite elements or no real type, or if the scale
                 is not a positive finite number of the compute type.
         """
-        array = np.asarray(weights)
-        dtype = compute_dtype(array.dtype)
-        array = np.ascontiguousarray(array, dtype).reshape(array.shape)
-        try:
-            scale = self.scale(weight_statistics([array]), dtype)
-        except UnmappableWeightError as error:
-            raise UnmappableWeightError(f"the weight {error}") from None
-        if self.needs_check(scale) and (reason := self.check_chunk(array, scale)):
-            raise UnmappableWeightError(f"the weight {reason}")
-        conductances: list[FloatArray] = [np.empty_like(array) for _ in self.device_names]
-        self.convert_chunk(array, scale, conductances)
-        return conductances, {"scale_ratio": dtype.type(scale)}
+        conductances, scale = converted(self, weights)
+        return conductances, {"scale_ratio": scale}
 
     def convert_back_to_weights(self, conductances: Sequence[ArrayLike], params: Mapping[str, Any]) -> FloatArray:
         """Convert conductances back: ``((G+ - g_min) - (G- - g_min)) / scale``, as aihwkit does.
@@ -166,19 +155,8 @@ class SinglePairConductanceConverter:
         Raises:
             UnmappableWeightError: If it is zero or infinite in `dtype`.
         """
-        number = dtype.type
-        with np.errstate(over="ignore", under="ignore"):
-            scale = (number(1) / np.maximum(number(statistics.max_abs), number(_SMALLEST_MAX_ABS))) * number(
-                self._g_max - self._g_min
-            )
-        if not (np.isfinite(scale) and scale > 0):
-            raise UnmappableWeightError(
-                f"has max|W| = {statistics.max_abs:g}, for which the scale is {float(scale)} in {dtype.name}; "
-                f"g_max = {self._g_max:g} and g_min = {self._g_min:g} µS are too far from it"
-            )
-        if self._exact:
-            return math.ldexp(1.0, math.frexp(float(scale))[1] - 1)
-        return float(scale)
+        scale = two_roundings_scale(self, self._g_max - self._g_min, statistics, dtype)
+        return math.ldexp(1.0, math.frexp(scale)[1] - 1) if self._exact else scale
 
     def needs_check(self, scale: float) -> bool:
         """Multiplying by a power of two below one is exact unless the product is subnormal; only then look closer."""
@@ -254,22 +232,9 @@ class SinglePairConductanceConverter:
         clipped = max(statistics.max_abs - self._g_max / scale, 0.0)
         bound = 2 * unit * statistics.max_abs + clipped
         if self._g_min:
-            reach = max(statistics.max_abs, _SMALLEST_MAX_ABS)
+            reach = max(statistics.max_abs, SMALLEST_MAX_ABS)
             bound += (1 + self._g_max / (self._g_max - self._g_min)) * unit * reach
         subnormal = float(finfo.smallest_subnormal)
         if is_half_precision(dtype):  # of which small conductances are subnormal numbers
             subnormal += subnormal / scale
         return bound * (1 + 8 * unit) + subnormal
-
-
-def _conductance(name: str, value: float) -> float:
-    """Check one end of a conductance range, in µS."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name} should be a number in µS, but it is {value!r}") from None
-    if not math.isfinite(number):
-        raise ConfigError(f"{name} should be finite, but it is {number} µS")
-    if number < 0:
-        raise ConfigError(f"{name} should be a positive value, but it is {number} µS")
-    return number

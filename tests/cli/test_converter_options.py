@@ -1,0 +1,59 @@
+"""The converter is chosen on the command line; options that contradict each other are refused in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import onnx_ir as ir
+import pytest
+
+
+@pytest.fixture
+def folder(parse, normal, tmp_path):
+    ir.save(parse("g (float[2,3] x) => (float[2,4] y) { y = MatMul(x, W) }", W=normal(3, 4)), tmp_path / "in.onnx")
+    return tmp_path
+
+
+def run(folder, *arguments):
+    command = [sys.executable, "-m", "onnx_gconv", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "devices"),
+    [
+        ((), "SinglePairConductanceConverter", 2),
+        (("--converter", "dual-pair", "--factor", "1", "--factor", "3"), "DualPairConductanceConverter", 4),
+        (("--converter", "n-pair", *["--factor", "2"] * 3), "NPairConductanceConverter", 6),
+    ],
+    ids=["default", "dual", "three"],
+)
+def test_the_converter_is_the_one_that_was_chosen(folder, options, name, devices):
+    found = run(folder, "map", "in.onnx", "-o", "out.onnx", *options, "--json")
+    assert found.returncode == 0, found.stderr
+    [weight] = json.loads(found.stdout)["mapped"]
+    assert (weight["converter"], len(weight["conductances"])) == (name, devices)
+    assert run(folder, "verify", "in.onnx", "out.onnx", "--quiet").returncode == 0
+    shown = run(folder, "inspect", "in.onnx", *options)
+    assert name in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--factor", "2"), "--factor is for several pairs"),
+        (("--converter", "n-pair"), "needs factors"),
+        (("--converter", "dual-pair", "--factor", "2"), "should have two factors"),
+        (("--converter", "n-pair", "--factor", "-1"), "factor 1 of f_lst should be positive"),
+        (("--converter", "n-pair", "--factor", "1", "--exact"), "--exact needs --converter single-pair"),
+        (("--converter", "triple"), "Invalid value for '--converter'"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(folder, options, message):
+    found = run(folder, "map", "in.onnx", *options)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert message in found.stderr
+    assert len(found.stderr.splitlines()) == 1
+    assert [file.name for file in folder.iterdir()] == ["in.onnx"]

@@ -21,7 +21,7 @@ from onnx_gconv.passes import CheckMapping, RestoreWeights, map_conductances
 from onnx_gconv.weights import MVM_OPS
 from tests.generated import laws
 from tests.generated.random_models import random_model
-from tests.generated.run import failures_of
+from tests.generated.run import findings_of
 
 ROOT = Path(__file__).parents[2]
 MODELS = int(os.environ.get("ONNX_GCONV_GENERATED_MODELS") or (2000 if os.environ.get("CI") else 600))
@@ -31,8 +31,9 @@ STARTS = range(0, MODELS, BATCH)
 
 @pytest.mark.parametrize("start", STARTS, ids=lambda start: f"seeds from {start}")
 def test_the_laws_hold_for_generated_models(start):
-    failures = failures_of(range(start, min(start + BATCH, MODELS)))
+    failures, lost = findings_of(range(start, min(start + BATCH, MODELS)))
     assert not failures, "\n\n".join(message for _, message in failures)
+    assert len(lost) <= BATCH // 100, lost  # about one in 20,000, where ONNX Runtime's optimizer fails
 
 
 def test_a_seed_gives_the_same_model_in_every_process():

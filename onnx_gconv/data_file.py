@@ -6,8 +6,9 @@ for each other, and burn processor time while they do.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -60,12 +61,13 @@ def write_data_file(path: Path, tensors: Sequence[ir.TensorProtocol], progress: 
                 file.seek(offset)
                 _write_whole(tensor, file)
                 progress(done := done + tensor.nbytes)
-        for piece in _pieces(_parts(tensors, offsets)):
-            for elements, offset in zip(piece.elements, piece.offsets, strict=True):
-                file.seek(offset)
-                write_elements(file, elements)
-                done += elements.nbytes
-            progress(done)
+        with contextlib.closing(_pieces(_parts(tensors, offsets))) as pieces:
+            for piece in pieces:
+                for elements, offset in zip(piece.elements, piece.offsets, strict=True):
+                    file.seek(offset)
+                    write_elements(file, elements)
+                    done += elements.nbytes
+                progress(done)
     return offsets
 
 
@@ -170,7 +172,7 @@ class _StoppedError(Exception):
     """Nobody wants what a worker computes any more."""
 
 
-def _pieces(parts: Iterator[_Part]) -> Iterator[_Piece]:
+def _pieces(parts: Iterator[_Part]) -> Generator[_Piece]:
     """Compute parts side by side; a piece is valid until the next one is asked for."""
     workers = _Workers(parts, count=max(worker_count() - 1, 1))
     try:

@@ -121,7 +121,7 @@ class _Originals:
             EvaluationError: If it is computed from constants, and cannot be.
             ModelError: If external data cannot be read.
         """
-        place = record.graph, record.name
+        place = record.graph if record.moved_from is None else record.moved_from, record.name
         if (tensor := self._by_path.get(place)) is not None:
             return tensor
         if record.stored_as == "computed":
@@ -178,9 +178,7 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
         # The cast rounds to the nearest number, and the original is one: it can at most double the distance.
         bound *= 2
     error = difference.max_error
-    passed = (
-        difference.bit_identical if converter.is_exact or record.rounded else math.isfinite(error) and error <= bound
-    )
+    passed = difference.bit_identical if converter.is_exact else math.isfinite(error) and error <= bound
     return WeightComparison(
         name=record.name,
         graph=record.graph,
@@ -227,7 +225,8 @@ class _Difference:
         error = np.abs(rebuilt.astype(np.float64) - original.astype(np.float64))
         largest = float(error.max())
         self.max_error = largest if math.isnan(largest) else max(self.max_error, largest)
-        self.max_ulp = max(self.max_ulp, int(_distance(ours, theirs).max()))
+        is_integer = ir.DataType.from_numpy(original.dtype).is_integer()
+        self.max_ulp = max(self.max_ulp, int(largest if is_integer else _distance(ours, theirs).max()))
 
 
 def _bits(array: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from onnx_gconv.converters import SinglePairConductanceConverter
-from onnx_gconv.errors import ConfigError
+from onnx_gconv.errors import ConfigError, UnmappableWeightError
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 
@@ -247,6 +247,24 @@ def test_integers_that_float32_conductances_cannot_tell_apart_are_held_in_float6
     MapConductances()(model)
     assert read_manifest(model).weights[0].compute_dtype == "float64"
     assert run(model, "none", x=x)[0].tolist() == [[2**31 - 1, 1]]
+
+
+def test_a_range_in_which_float32_loses_integers_gives_float64_conductances_and_says_so(parse, run):
+    weight = codes(3, 4)
+    model = parse("g (uint8[2,3] x) => (int32[2,4] y) { y = MatMulInteger(x, W) }", W=weight)
+    x = activations(2, 3)
+    expected = run(model, "none", x=x)
+    MapConductances(SinglePairConductanceConverter(g_max=25, g_min=24.9999))(model)
+    [record] = read_manifest(model).weights
+    assert record.compute_dtype == "float64"
+    assert "float32 conductances of 24.9999 to 25 µS cannot tell apart" in record.notes[0]
+    assert run(model, "none", x=x)[0].tobytes() == expected[0].tobytes()
+
+
+def test_a_range_in_which_float64_loses_integers_is_refused(parse):
+    model = parse("g (uint8[2,3] x) => (int32[2,4] y) { y = MatMulInteger(x, W) }", W=codes(3, 4))
+    with pytest.raises(UnmappableWeightError, match=r"float64 conductances .* cannot tell apart"):
+        MapConductances(SinglePairConductanceConverter(g_max=25, g_min=25 - 1e-13))(model)
 
 
 @pytest.mark.parametrize("options", [{"quantized": "keep"}, {"include_ops": ["Conv"]}, {"include_ops": "Gather"}])

@@ -153,3 +153,18 @@ def test_codes_that_an_integer_op_reads_in_a_loop_move_outside(parse, run):
     MapConductances()(model)
     assert read_manifest(model).weights[0].graph == ""
     assert run(model, "all", **inputs)[0].tobytes() == expected[0].tobytes()
+
+
+def test_a_moved_weight_that_something_outside_reads_by_now_stays_outside_when_restored(parse, run, normal):
+    model = parse(LOOP.replace("BODY", PLAIN))
+    inputs = {"n": np.array(3), "x": normal(2, 2)}
+    MapConductances(SinglePairConductanceConverter(exact=True))(model)
+    weight = next(node for node in model.graph if node.op_type == "Div").outputs[0]
+    copy = ir.node("Identity", [weight], outputs=[ir.Value(name="copy", type=ir.TensorType(ir.DataType.FLOAT))])
+    model.graph.append(copy)
+    model.graph.outputs.append(copy.outputs[0])
+    expected = run(model, "none", **inputs)
+    RestoreWeights()(model)
+    assert weight.name in model.graph.initializers
+    for found, wanted in zip(run(model, "none", **inputs), expected, strict=True):
+        assert found.tobytes() == wanted.tobytes()

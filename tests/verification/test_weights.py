@@ -413,3 +413,17 @@ def test_an_interrupt_ends_the_comparison():
 
     with pytest.raises(KeyboardInterrupt):
         compare_weights(original, mapped, read_manifest(mapped), interrupt)
+
+
+@pytest.mark.parametrize("codes", [1, 3])
+def test_integer_codes_that_came_out_otherwise_fail_and_are_counted_in_codes(codes):
+    nodes = [helper.make_node("MatMulInteger", ["x", "W"], ["y"])]
+    original = model_of(nodes, W=np.arange(-60, 60, dtype=np.int8).reshape(10, 12))
+    mapped = mapped_from(original)
+    [found] = compare(original, mapped)
+    assert (found.passed, found.bit_identical, found.bound, found.max_ulp_error) == (True, True, 0, 0)
+    scale = read_manifest(mapped).weights[0].scale.value
+    change(mapped, "W.g_plus", -1, -codes * scale)
+    [found] = compare(original, mapped)
+    assert (found.passed, found.bit_identical) == (False, False)
+    assert (found.max_abs_error, found.max_ulp_error) == (codes, codes)

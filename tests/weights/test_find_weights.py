@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -330,6 +332,11 @@ class TestSkipped:
         model = parse("g (float[2,6] x) => (float[2,6] y) { t = Neg(W) y = MatMul(x, t) }", W=normal(6, 6))
         assert only_skipped(model).detail.startswith("Neg of W: computing it takes")
 
+    def test_what_nodes_make_of_a_weight_counts_for_the_memory_too(self, parse, normal, monkeypatch):
+        monkeypatch.setattr(constant_evaluation, "MOST_EVALUATED_BYTES", 100)
+        model = parse("g (float[2,3] x) => (float y) { t = Concat <axis = 1> (W, W) y = MatMul(x, t) }", W=normal(3, 4))
+        assert "computing it takes" in only_skipped(model).detail
+
     def test_what_is_computed_from_an_overridable_input_is_listed(self, parse, normal):
         model = parse(
             "g (float[2,3] x, float[3,3] W) => (float[2,3] y) { t = Neg(W) y = MatMul(x, t) }", W=normal(3, 3)
@@ -493,6 +500,16 @@ class TestComputedWeights:
         model = parse("g (float16[2,3] x) => (float16 y) { t = Cast <to = 10> (W) y = MatMul(x, t) }", W=normal(3, 4))
         assert (only_weight(model).name, only_weight(model).tensor.dtype) == ("t", ir.DataType.FLOAT16)
 
+    def test_results_are_not_kept_beyond_a_bound(self, parse, normal, monkeypatch):
+        monkeypatch.setattr(constant_evaluation, "_KEPT_BYTES", 0)
+        model = parse("g () => (float[3,3] t, float[3,3] u) { t = Neg(W) u = Abs(W) }", W=normal(3, 3))
+        evaluator = constant_evaluation.ConstantEvaluator(model)
+        t, u = (node.outputs[0] for node in model.graph)
+        first = weakref.ref(evaluator.evaluate(t))
+        assert first() is not None
+        evaluator.evaluate(u)
+        assert first() is None
+
 
 class TestIntegerCodes:
     CODES = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -545,6 +562,17 @@ class TestIntegerCodes:
         )
         assert (weight.name, weight.is_integer, weight.notes) == ("W", True, ())
         assert (weight.numbers.numpy() == self.CODES.astype(np.float32) - np.asarray(expected)).all()
+
+    def test_zero_points_follow_a_transposition_that_is_not_its_own_inverse(self, parse):
+        codes = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+        weight = self.weight(
+            parse,
+            "t = Transpose <perm = [1, 2, 0]> (W) d = DequantizeLinear <axis = 1> (t, s, z) y = MatMul(x, d)",
+            W=codes,
+            s=np.full(4, 0.1, np.float32),
+            z=np.array([1, 2, 3, 4], np.uint8),
+        )
+        assert (weight.numbers.numpy() == codes.astype(np.float32) - np.array([1, 2, 3, 4])).all()
 
     def test_zero_points_of_blocks_leave_the_codes_as_they_are_and_are_told(self, parse):
         weight = self.weight(

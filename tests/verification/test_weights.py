@@ -423,7 +423,7 @@ def test_integer_codes_that_came_out_otherwise_fail_and_are_counted_in_codes(cod
     [found] = compare(original, mapped)
     assert (found.passed, found.bit_identical, found.bound, found.max_ulp_error) == (True, True, 0, 0)
     scale = read_manifest(mapped).weights[0].scale.value
-    change(mapped, "W.g_plus", -1, -codes * scale)
+    change(mapped, "W.g_minus", 60, codes * scale)  # of the code 0, which so becomes negative
     [found] = compare(original, mapped)
     assert (found.passed, found.bit_identical) == (False, False)
     assert (found.max_abs_error, found.max_ulp_error) == (codes, codes)

@@ -403,6 +403,30 @@ def test_mixture_of_experts(parse, run, normal):
     np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_quantized_recurrent_op_has_its_weights_the_other_way_round(parse, run, normal):
+    rng = np.random.default_rng(0)
+    codes = {"W": rng.integers(-128, 128, (1, 3, 8), np.int8), "R": rng.integers(-128, 128, (1, 2, 8), np.int8)}
+    quantized = parse(
+        """g (float[5,1,3] x) => (float[5,1,1,2] y) {
+            y = com.microsoft.DynamicQuantizeLSTM <hidden_size = 2> (x, W, R, , , , , , s, z, s, z)
+        }""",
+        opsets='"" : 17, "com.microsoft" : 1',
+        s=np.array([0.01], np.float32),
+        z=np.zeros(1, np.int8),
+        **codes,
+    )
+    plain = parse(
+        "g (float[5,1,3] x) => (float[5,1,1,2] y) { y = LSTM <hidden_size = 2> (x, W, R) }",
+        **{name: np.float32(0.01) * array.transpose(0, 2, 1).astype(np.float32) for name, array in codes.items()},
+    )
+    x = normal(5, 1, 3)
+    np.testing.assert_allclose(run(quantized, x=x)[0], run(plain, x=x)[0], atol=0.02)
+    for name, array in codes.items():
+        ours, theirs = view_of(quantized, name), view_of(plain, name)
+        of_plain = plain.graph.initializers[name].const_value.numpy()
+        np.testing.assert_allclose(0.01 * matrices(array, ours), matrices(of_plain, theirs), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "names"),
     [

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onnx_gconv.converters import CONVERTERS, ConductanceConverter, Decoding
-from onnx_gconv.converters.conductance_converter import FloatArray
+from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.granularity import GranularityKind, Partition

@@ -81,14 +81,15 @@ class ScaleGrid:
         """For each element of the stored tensor from `start` to `stop`, the flat number of its group."""
         matrices, row_pieces, column_pieces = self.shape
         group: NDArray[np.intp] | None = None
-        for role, count, pieces in (
+        axes: tuple[tuple[Role, int, NDArray[np.int64] | None], ...] = (
             ("matrix", matrices, None),
             ("row", row_pieces, self._row_pieces),
             ("column", column_pieces, self._column_pieces),
-        ):
+        )
+        for role, count, pieces in axes:
             if count == 1:
                 continue
-            index = self.layout.index(role, start, stop)  # type: ignore[arg-type]
+            index = self.layout.index(role, start, stop)
             piece = index if pieces is None or len(pieces) == count else pieces[index]
             group = piece if group is None else group * count + piece
         return np.zeros(stop - start, np.intp) if group is None else group
@@ -166,7 +167,7 @@ class ScaleGrid:
     @property
     def permutation(self) -> tuple[int, ...]:
         """How the axes after the Gather nodes come into the order of the stored tensor."""
-        order = [number for role in ("matrix", "row", "column") for number in self.layout.of_role(role)]  # type: ignore[arg-type]
+        order = [number for role in ("matrix", "row", "column") for number in self.layout.of_role(role)]
         return tuple(int(position) for position in np.argsort(order))
 
     def _sizes(self, role: Role) -> tuple[int, ...]:
@@ -179,7 +180,7 @@ class ScaleGrid:
         return tuple(
             number
             for role in ("matrix", "column")
-            for number in self.layout.of_role(role)  # type: ignore[arg-type]
+            for number in self.layout.of_role(role)
             if role == "matrix" or self.layout.factors[number].stride >= width
         )
 

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from onnx_gconv.converters import ConductanceConverter, Decoding, Scaling, WeightStatistics
-from onnx_gconv.converters.conductance_converter import FloatArray
+from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.scale_grid import ScaleGrid
 

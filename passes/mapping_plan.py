@@ -23,7 +23,7 @@ from onnx_gconv.converters import (
     weight_statistics,
 )
 from onnx_gconv.converters.clipping import abs_percentiles
-from onnx_gconv.converters.conductance_converter import FloatArray
+from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import UnmappableWeightError
 from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes.shared_weights import SharedPolicy
@@ -142,8 +142,10 @@ def make_plan(
     for candidate, outcome in zip(candidates, _scan_all(candidates, progress), strict=True):
         weight = candidate.found
         try:
-            if candidate.problem is not None or isinstance(outcome, UnmappableWeightError):
-                raise candidate.problem or outcome
+            if candidate.problem is not None:
+                raise candidate.problem
+            if isinstance(outcome, UnmappableWeightError):
+                raise outcome
             half = _plan_half(candidate, outcome) if conductance_dtype == "weight" else None
             planned.append(_with_loss(_plan_weight(candidate, outcome) if half is None else half))
         except UnmappableWeightError as error:

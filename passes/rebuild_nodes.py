@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.converters import Decoding
-from onnx_gconv.converters.conductance_converter import FloatArray
+from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.integer_weight import ZeroPoint
 from onnx_gconv.passes.unique_names import UniqueNames

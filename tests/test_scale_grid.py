@@ -158,5 +158,5 @@ def test_wrong_granularities_are_refused(arguments, message):
 
 def test_a_tile_is_read_from_text():
     assert parse_tile("256x128") == (256, 128)
-    with pytest.raises(ConfigError, match="a tile is given as ROWSxCOLUMNS, e.g. 256x256, but not as '256'"):
+    with pytest.raises(ConfigError, match=r"a tile is given as ROWSxCOLUMNS, e\.g\. 256x256, but not as '256'"):
         parse_tile("256")

@@ -55,7 +55,9 @@ CONVERTERS = {
     "exact": converters.SinglePairConductanceConverter(exact=True),
     "dual pair": converters.DualPairConductanceConverter([1.0, 3.0], g_min=0.5),
     "n pair": converters.NPairConductanceConverter([1.0, 2.0, 3.0]),
-    "custom pair": converters.CustomPairConductanceConverter([1.0], [[0.0, 5.0, 10.0, 15.0, 20.0], [20.0, 15.0, 10.0, 5.0, 0.0]]),
+    "custom pair": converters.CustomPairConductanceConverter(
+        [1.0], [[0.0, 5.0, 10.0, 15.0, 20.0], [20.0, 15.0, 10.0, 5.0, 0.0]]
+    ),
     "single device": converters.SingleDeviceConductanceConverter(),
     "two-sided pair": converters.TwoSidedPairConductanceConverter(g_max=40.0, g_min=1.0),
     "offset": converters.OffsetConductanceConverter(g_max=40.0, g_min=1.0),
@@ -88,7 +90,7 @@ def bounds(model, name):
 
 def check(model, run, op, scheme):
     """The mapping holds, ONNX Runtime computes it at all levels, and every weight is within its bound."""
-    text, shape, weights = OPS[op]
+    _, shape, weights = OPS[op]
     CheckMapping()(model)
     x = np.random.default_rng(2).normal(size=shape).astype(np.float32)
     restored = ir.from_proto(ir.to_proto(model))
@@ -173,7 +175,9 @@ def test_codes_and_floats_rebuild_the_same_weights_at_every_opset(parse, run, co
     )
 
 
-@pytest.mark.parametrize("converter", ["dual pair", "n pair", "custom pair", "single device", "two-sided pair", "offset"])
+@pytest.mark.parametrize(
+    "converter", ["dual pair", "n pair", "custom pair", "single device", "two-sided pair", "offset"]
+)
 @pytest.mark.parametrize("storage", ["float", "codes"])
 def test_all_converters_take_levels(parse, run, storage, converter):
     chosen = CONVERTERS[converter]
@@ -209,7 +213,8 @@ def test_clipped_weights_come_back_as_the_largest_that_devices_hold(parse, run, 
     scheme = MappingScheme(CONVERTERS[converter], GRANULARITIES[granularity], clipping)
     model = mapped_model(parse, op, scheme)
     check(model, run, op, scheme)
-    assert all(record.loss.clipped > 0 for record in read_manifest(model).weights)
+    if clipping.value is not None or granularity == "tensor":  # of a few elements, the largest is the 90th percentile
+        assert all(record.loss.clipped > 0 for record in read_manifest(model).weights)
 
 
 def test_clipped_weights_are_counted_and_their_error_is_reported(parse):
@@ -288,7 +293,10 @@ def test_integers_that_would_not_come_back_are_refused(parse, scheme, message):
     [
         ({"storage": "codes"}, "level codes need levels"),
         ({"storage": "bits"}, "storage is one of float, codes, but not 'bits'"),
-        ({"levels": ConductanceLevels.uniform(4, 0.0, 20.0)}, "the levels go from 0 to 20 µS, but the devices from 0 to 25"),
+        (
+            {"levels": ConductanceLevels.uniform(4, 0.0, 20.0)},
+            "the levels go from 0 to 20 µS, but the devices from 0 to 25",
+        ),
         (
             {"converter": CONVERTERS["exact"], "levels": ConductanceLevels.uniform(4, 0.0, 25.0)},
             "exact mapping and levels contradict each other",

@@ -12,23 +12,33 @@ import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onnx_gconv.converters import CONVERTERS, ConductanceConverter, Decoding
+from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.granularity import GranularityKind, Partition
+from onnx_gconv.matrix_layout import MatrixLayout
+from onnx_gconv.scale_grid import ScaleForm, ScaleGrid
 from onnx_gconv.weight_types import MAPPABLE_DTYPES
 
 __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_KEY",
+    "ClippingRecord",
     "ComputeDtype",
     "ConductanceRecord",
     "ConsumerRecord",
     "ConverterRecord",
+    "LevelsRecord",
+    "LossRecord",
     "Manifest",
     "MatrixViewRecord",
     "RearrangementRecord",
     "SameSourceRecord",
     "ScaleRecord",
     "SkippedRecord",
+    "TilingRecord",
     "WeightRecord",
+    "ZeroRecord",
     "read_manifest",
     "remove_manifest",
     "write_manifest",
@@ -57,6 +67,26 @@ class MatrixViewRecord(_Record):
     row_axes: tuple[int, ...]
     column_axes: tuple[int, ...]
     factor: float
+    columns_per_channel: int = 1
+
+    def layout(self, shape: tuple[int, ...], path: tuple[RearrangementRecord, ...]) -> MatrixLayout:
+        """Where the elements of a weight of that shape stand in the matrices.
+
+        Args:
+            shape: The shape of the weight.
+            path: How it is rearranged before it is read so.
+
+        Raises:
+            IncommensurableShapeError: If its axes cannot be split so that they fit the view.
+        """
+        return MatrixLayout.of(
+            shape,
+            [(step.op, step.argument) for step in path],
+            self.split_shape,
+            matrix_axes=self.matrix_axes,
+            row_axes=self.row_axes,
+            column_axes=self.column_axes,
+        )
 
 
 class RearrangementRecord(_Record):
@@ -114,7 +144,7 @@ class ConverterRecord(_Record):
 
 
 class ConductanceRecord(_Record):
-    """One conductance initializer, in µS, and the coefficient c_k with which it counts."""
+    """One initializer with the conductances of a device, in µS or as codes, and the coefficient with which it counts."""
 
     name: str
     device: str
@@ -122,16 +152,79 @@ class ConductanceRecord(_Record):
 
 
 class ScaleRecord(_Record):
-    """The scale initializer and its value, in µS per unit of weight."""
+    """The scale, in µS per unit of weight: the initializer, and its value if it is one number."""
 
     name: str
-    value: float = Field(gt=0)
+    value: float | None = Field(gt=0)
+    form: ScaleForm = "number"
+    shape: tuple[int, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    consumer: int | None = None
+
+
+class ZeroRecord(_Record):
+    """The initializer that holds what is added to the quotient, in units of weight, in the form of the scale."""
+
+    name: str
+    minimum: float
+    maximum: float
+
+
+class TilingRecord(_Record):
+    """How the matrices of a weight are cut into pieces that have a scale each."""
+
+    rows: int | None
+    columns: int | None
+    partition: Partition
+    row_starts: tuple[int, ...]
+    column_starts: tuple[int, ...]
+
+
+class ClippingRecord(_Record):
+    """Where weights are clipped: at a percentile of |W|, or at a value."""
+
+    percentile: float | None
+    value: float | None
+
+
+class LevelsRecord(_Record):
+    """The levels that conductances are rounded to, in µS, and how they are stored."""
+
+    count: int
+    uniform: bool
+    g_min: float
+    g_max: float
+    values: tuple[float, ...] | None
+    storage: Literal["float", "uint8", "uint16"]
+
+    @property
+    def levels(self) -> ConductanceLevels:
+        """The levels themselves.
+
+        Raises:
+            ModelError: If there are no such levels.
+        """
+        try:
+            return ConductanceLevels.from_manifest(self.model_dump(exclude={"storage"}))
+        except ConfigError as error:
+            raise ModelError(f"the manifest has wrong levels: {error}") from None
+
+
+class LossRecord(_Record):
+    """What a weight loses by clipping and by rounding to levels, in units of weight."""
+
+    clipped: int
+    max_clipping_error: float
+    max_rounding_error: float
+    rms_error: float
+    sqnr_db: float | None
 
 
 class WeightRecord(_Record):
     """One mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``.
 
-    A weight of integer codes is ``round(W) + zero point`` with that W.
+    Scale and zero are numbers, or arrays with an entry for each group of elements that share one. A weight of integer codes is ``round(W) + zero point`` with that W.
     """
 
     name: str
@@ -142,13 +235,17 @@ class WeightRecord(_Record):
     stored_as: Literal["initializer", "constant", "computed"]
     sources: tuple[str, ...] = ()
     converter: ConverterRecord
-    granularity: Literal["tensor"]
+    granularity: GranularityKind
     axis: int | None
+    tiling: TilingRecord | None = None
+    clipping: ClippingRecord | None = None
+    levels: LevelsRecord | None = None
+    loss: LossRecord | None = None
     compute_dtype: ComputeDtype
     conductances: tuple[ConductanceRecord, ...] = Field(min_length=1)
     offset_us: float
     scale: ScaleRecord
-    zero: float
+    zero: float | ZeroRecord
     rounded: bool = False
     zero_point: str | None = None
     max_abs: float
@@ -160,13 +257,40 @@ class WeightRecord(_Record):
     digital_copy: str | None = None
 
     @property
-    def decoding(self) -> Decoding:
-        """How the conductances become the weight again."""
+    def grid(self) -> ScaleGrid | None:
+        """Which elements share a scale; None if all do.
+
+        Raises:
+            ModelError: If the manifest contradicts itself.
+        """
+        if self.scale.form == "number":
+            return None
+        try:
+            assert self.tiling is not None and self.scale.consumer is not None  # noqa: PT018, S101 - caught below
+            consumer = self.consumers[self.scale.consumer]
+            assert consumer.matrix_view is not None  # noqa: S101 - caught below
+            layout = consumer.matrix_view.layout(self.shape, consumer.path)
+            is_broadcast = self.scale.form == "broadcast"
+            grid = ScaleGrid(layout, self.tiling.row_starts, self.tiling.column_starts, is_broadcast=is_broadcast)
+        except (AssertionError, IndexError, ValueError) as error:
+            raise ModelError(f"the manifest does not say which elements share a scale ({error!r})") from None
+        if grid.stored_shape != self.scale.shape:
+            raise ModelError(f"the manifest gives the scale a shape of {list(self.scale.shape)} that does not fit")
+        return grid
+
+    def decoding(self, scale: FloatArray, zero: FloatArray | None) -> Decoding:
+        """How the conductances become the weight again.
+
+        Args:
+            scale: The scale as the graph holds it.
+            zero: What is added in the end, as the graph holds it; None for nothing.
+        """
+        grid = self.grid
         return Decoding(
             coefficients=tuple(item.coefficient for item in self.conductances),
             offset_us=self.offset_us,
-            scale=self.scale.value,
-            zero=self.zero,
+            scale=_entries(scale, grid),
+            zero=0.0 if zero is None else _entries(zero, grid),
         )
 
     @property
@@ -236,6 +360,10 @@ def write_manifest(model: ir.Model, manifest: Manifest) -> None:
 def remove_manifest(model: ir.Model) -> None:
     """Take the manifest out of a model."""
     del model.metadata_props[MANIFEST_KEY]
+
+
+def _entries(stored: FloatArray, grid: ScaleGrid | None) -> float | FloatArray:
+    return float(stored.reshape(-1)[0]) if grid is None else grid.values(stored.astype(np.float64))
 
 
 def _data_type(name: str) -> ir.DataType:

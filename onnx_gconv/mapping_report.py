@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_gconv.mapping import Manifest, SkippedRecord, WeightRecord
+from onnx_gconv.mapping import Manifest, SkippedRecord, TilingRecord, WeightRecord
 from onnx_gconv.mapping_remarks import listed, same_source_remarks, sharing_remarks
 from onnx_gconv.terminal_text import counted, file_list, plain, rendered, with_remark
 from onnx_gconv.weights import SkipReason
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 __all__ = ["MappingReport", "RestoreReport", "SkippedCount"]
+
+_SHARES = {"channel": "output channel", "tile": "tile", "tile_channel": "output channel of a tile"}
 
 
 @dataclass(frozen=True)
@@ -145,13 +147,18 @@ class MappingReport:
         table.add_column("shape", justify="right")
         table.add_column("type")
         table.add_column("scale [µS]", justify="right")
+        has_loss = any(weight.loss is not None for weight in self.mapped)
+        if has_loss:
+            table.add_column("SQNR [dB]", justify="right")
+            table.add_column("clipped", justify="right")
         table.add_column("read by", overflow="fold", ratio=3)
         for weight in self.mapped:
             table.add_row(
                 with_remark(weight.name, _other_names(weight)),
                 _shape(weight.shape),
                 weight.dtype,
-                f"{weight.scale.value:.6g}",
+                _scale(weight),
+                *(_loss(weight) if has_loss else ()),
                 _readers(weight),
             )
         return table
@@ -213,11 +220,18 @@ class MappingReport:
         else:
             lines.append("The model has no weights of MVM ops.")
         if self.mapped:
-            kinds = sorted({_converter(weight) for weight in self.mapped})
-            lines.append("Converter: " + "; ".join(kinds))
+            lines.extend(self._schemes())
         if self.files:
             lines.append(f"Written: {file_list(self.files)}")
         return lines
+
+    def _schemes(self) -> Iterator[str]:
+        """How weights are mapped, a line for each way; with the weights if there are several ways."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for weight in self.mapped:
+            found[_scheme(weight)].append(weight.name)
+        for scheme, names in found.items():
+            yield f"Converter: {scheme}" + (f" ({listed(names)})" if len(found) > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -253,14 +267,36 @@ class RestoreReport:
 
 
 def _weight_json(weight: WeightRecord) -> dict[str, Any]:
-    """A weight with the keys of the command line: the converter's name, and the scale as a number."""
+    """A weight with the keys of the command line: the converter's name, and the scale as a number if it is one."""
     return {
         **weight.model_dump(),
         "converter": weight.converter.name,
         "converter_parameters": weight.converter.parameters,
         "scale": weight.scale.value,
         "scale_name": weight.scale.name,
+        "scale_form": weight.scale.form,
+        "scale_shape": list(weight.scale.shape),
+        "scale_range": [
+            weight.scale.value if weight.scale.minimum is None else weight.scale.minimum,
+            weight.scale.value if weight.scale.maximum is None else weight.scale.maximum,
+        ],
     }
+
+
+def _scale(weight: WeightRecord) -> str:
+    scale = weight.scale
+    if scale.value is not None:
+        return f"{scale.value:.6g}"
+    shape = "x".join(str(size) for size in scale.shape if size > 1)
+    return f"{scale.minimum:.4g} to {scale.maximum:.4g}\n({shape})"
+
+
+def _loss(weight: WeightRecord) -> tuple[str, str]:
+    """SQNR and the number of clipped weights, as far as they were measured."""
+    loss = weight.loss
+    if loss is None:
+        return "-", "-"
+    return "exact" if loss.sqnr_db is None else f"{loss.sqnr_db:.1f}", f"{loss.clipped:,}" if weight.clipping else "-"
 
 
 def _other_names(weight: WeightRecord) -> str:
@@ -280,12 +316,33 @@ def _parameters(item: WeightRecord | SkippedRecord) -> str:
     return f"from {listed(item.parameters)}" if any(name != item.name for name in item.parameters) else ""
 
 
-def _converter(weight: WeightRecord) -> str:
+def _scheme(weight: WeightRecord) -> str:
+    """The converter of a weight and what else is decided for it."""
     parameters = weight.converter.parameters
-    exact = ", exact" if parameters.get("exact") else ""
-    factors = "".join(f", {factor:g}" for factor in parameters.get("f_lst", ()))
-    pairs = f", pairs counting{factors[1:]}" if factors else ""
-    return f"{weight.converter.name}, {parameters['g_min']:g} to {parameters['g_max']:g} µS{pairs}{exact}"
+    parts = [weight.converter.name, f"{parameters['g_min']:g} to {parameters['g_max']:g} µS"]
+    if factors := parameters.get("f_lst"):
+        parts.append("pairs counting " + ", ".join(f"{factor:g}" for factor in factors))
+    if "slice_bits" in parameters:
+        parts.append(f"{parameters['bits']} bits in slices of {parameters['slice_bits']}")
+    if parameters.get("exact"):
+        parts.append("exact")
+    if weight.granularity != "tensor":
+        tile = "" if weight.tiling is None or weight.tiling.rows is None else _tile(weight.tiling)
+        parts.append(f"a scale for each {_SHARES[weight.granularity]}{tile}")
+    if weight.clipping is not None:
+        at = (
+            f"{weight.clipping.percentile:g} %" if weight.clipping.value is None else f"|W| = {weight.clipping.value:g}"
+        )
+        parts.append(f"clipped at {at}")
+    if weight.levels is not None:
+        kind = "" if weight.levels.uniform else " of a table"
+        codes = f" as {weight.levels.storage} codes" if weight.levels.storage != "float" else ""
+        parts.append(f"{weight.levels.count} levels{kind}{codes}")
+    return ", ".join(parts)
+
+
+def _tile(tiling: TilingRecord) -> str:
+    return f" of {tiling.rows}x{tiling.columns} ({tiling.partition})"
 
 
 def _readers(weight: WeightRecord) -> Text:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters import Decoding
 from onnx_gconv.integer_weight import ZeroPoint
+from onnx_gconv.scale_grid import ScaleGrid
 from onnx_gconv.streamed_tensor import StreamedTensor, element_chunks
 
 __all__ = ["RebuiltTensor"]
@@ -23,11 +24,12 @@ class RebuiltTensor(StreamedTensor):
 
     Args:
         conductances: In µS, all of one shape and of type FLOAT or DOUBLE.
-        decoding: c, b, scale and w0.
+        decoding: c, b, scale and w0; scale and w0 are numbers, or arrays of the shape of `grid`.
         dtype: Type of the weight; the result is cast to it as a Cast node does.
         name: Name of the weight.
         rounded: Whether the weight consists of integer codes.
         zero_point: Their zero points; None for 0.
+        grid: Which elements share a scale; None if all do.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class RebuiltTensor(StreamedTensor):
         name: str,
         rounded: bool = False,
         zero_point: ZeroPoint | None = None,
+        grid: ScaleGrid | None = None,
     ) -> None:
         super().__init__(dtype, ir.Shape(conductances[0].shape.numpy()), name)
         self._conductances = tuple(conductances)
         self._decoding = decoding
         self._rounded = rounded
         self._zero_point = zero_point
+        self._grid = grid
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
@@ -57,10 +61,13 @@ class RebuiltTensor(StreamedTensor):
         target = np.dtype(self.dtype.numpy())
         readers = [element_chunks(conductance, start, stop) for conductance in self._conductances]
         for parts in zip(*readers, strict=True):
-            weights = self._decoding.decode(parts, compute)
+            decoding, count = self._decoding, parts[0].size
+            if self._grid is not None:
+                decoding = decoding.at(self._grid.groups(start, start + count), compute)
+            weights = decoding.decode(parts, compute)
             if self._rounded:
                 np.rint(weights, out=weights)
                 if self._zero_point is not None:
-                    weights += self._zero_point.chunk(start, weights.size).astype(compute)
-                start += weights.size
+                    weights += self._zero_point.chunk(start, count).astype(compute)
+            start += count
             yield weights if target == compute else weights.astype(target)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.converters import ConductanceConverter
+from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.mapping import Manifest, read_manifest
 from onnx_gconv.passes.mapped_weight import (
@@ -156,7 +157,14 @@ def _is_fed(node: ir.Node, slot: int, weight: ir.Value | None) -> bool:
 def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None:
     """The first invariant that the values of a weight's conductances violate."""
     record = mapped.record
-    g_min, highest = converter.conductance_bounds(np.dtype(record.compute_dtype))
+    levels = None if record.levels is None else record.levels.levels
+    if levels is not None and (problem := _wrong_code(mapped, levels)) is not None:
+        return problem
+    dtype = np.dtype(record.compute_dtype)
+    g_min, highest = converter.conductance_bounds(dtype)
+    if levels is not None:
+        ends = levels.values(dtype)
+        g_min, highest = float(ends[0]), float(ends[-1])
     first = 0
     for parts in zip(*(element_chunks(tensor) for tensor in mapped.tensors), strict=True):
         for item, part in zip(record.conductances, parts, strict=True):
@@ -165,6 +173,11 @@ def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None
                 return (
                     f"'{item.name}' has {float(part[index])} µS at flat index {first + index}, outside "
                     f"{converter.g_min:g} to {converter.g_max:g} µS"
+                )
+            if levels is not None and (wrong := levels.first_between(part)) is not None:
+                return (
+                    f"'{item.name}' has {float(part[wrong])} µS at flat index {first + wrong}, which is none of its "
+                    f"{levels.count} levels"
                 )
         for one, other in converter.pairs:
             lowest = np.minimum(parts[one], parts[other])
@@ -175,4 +188,21 @@ def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None
                     f"(they have {float(parts[one][index])} and {float(parts[other][index])} µS)"
                 )
         first += parts[0].size
+    return None
+
+
+def _wrong_code(mapped: MappedWeight, levels: ConductanceLevels) -> str | None:
+    """The first code that stands for no level, if there is one."""
+    for tensor in mapped.stored_tensors:
+        if not tensor.dtype.is_integer():
+            continue
+        first = 0
+        for codes in element_chunks(tensor):
+            if codes.max() >= levels.count:
+                index = int(np.flatnonzero(codes >= levels.count)[0])
+                return (
+                    f"'{tensor.name}' has the code {int(codes[index])} at flat index {first + index}, but there are "
+                    f"{levels.count} levels"
+                )
+            first += codes.size
     return None

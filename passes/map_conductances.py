@@ -9,19 +9,17 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 
 import onnx_ir as ir
 
-from onnx_gconv.conductance_tensor import conductance_tensors
-from onnx_gconv.converters import ConductanceConverter, SinglePairConductanceConverter
+from onnx_gconv.conductance_tensor import conductance_tensors, level_code_tensors
+from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.errors import ConfigError, ModelError
-from onnx_gconv.mapping import (
-    Manifest,
-    write_manifest,
-)
+from onnx_gconv.mapping import Manifest, WeightRecord, ZeroRecord, write_manifest
+from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_manifest import manifest_of
-from onnx_gconv.passes.mapping_plan import ConductanceDtype, MappingPlan, make_plan
+from onnx_gconv.passes.mapping_plan import ConductanceDtype, MappingPlan, PlannedWeight, make_plan
 from onnx_gconv.passes.placement import Place, Placement
 from onnx_gconv.passes.preconditions import require_mappable
-from onnx_gconv.passes.rebuild_nodes import IntegerCodes, RebuiltWeight, rebuild_nodes
+from onnx_gconv.passes.rebuild_nodes import IntegerCodes, LevelCodes, RebuiltWeight, rebuild_nodes
 from onnx_gconv.passes.shared_weights import SharedPolicy, digital_uses, shared_policy, split_off
 from onnx_gconv.passes.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
@@ -67,6 +65,7 @@ class MapConductances(ir.passes.InPlacePass):
 
     Args:
         converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
+        scheme: The rule with granularity, clipping and levels, in place of `converter`.
         include: Globs over the names of weights, of their parameters and modules, and of the nodes that read them and
             their op types; all weights if empty.
         exclude: Globs for weights to leave as they are.
@@ -83,14 +82,15 @@ class MapConductances(ir.passes.InPlacePass):
         progress: Called with the bytes of weights scanned so far and in all.
 
     Raises:
-        ConfigError: If `include`, `exclude` or `include_ops` is a text and not a list of texts, or another option has a
-            value that it does not know.
+        ConfigError: If `include`, `exclude` or `include_ops` is a text and not a list of texts, another option has a
+            value that it does not know, or options contradict each other.
     """
 
     def __init__(
         self,
         converter: ConductanceConverter | None = None,
         *,
+        scheme: MappingScheme | None = None,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         include_ops: Sequence[str] = (),
@@ -101,14 +101,16 @@ class MapConductances(ir.passes.InPlacePass):
         shared: SharedPolicy = "rebuild",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        self._scheme = _scheme(converter, scheme)
         self._lookups = _lookups(include_ops)
         self._quantized = _known("quantized", quantized, get_args(QuantizedWeights)) == "map"
         self._conductance_dtype: ConductanceDtype = _known(
             "conductance_dtype", conductance_dtype, get_args(ConductanceDtype)
         )
+        if conductance_dtype == "weight" and self._scheme.levels is not None:
+            raise ConfigError("levels need conductances of float32; leave conductance_dtype 'weight' out")
         self._freeze_inputs = freeze_inputs
         self._inline_functions = inline_functions
-        self._converter = SinglePairConductanceConverter() if converter is None else converter
         self._selection = WeightSelection(_patterns("include", include), _patterns("exclude", exclude))
         self._shared = shared_policy(shared)
         self._progress = progress
@@ -179,9 +181,10 @@ class MapConductances(ir.passes.InPlacePass):
         require_mappable(model)  # again: inlining may have brought an import of the default domain
         freezes = self._freeze_inputs or _has_inputs_for_initializers(model)
         survey = without_missing_casts(self._find(model, freeze_inputs=freezes), default_opset(model))
+        selected = self._selection.apply(survey)
         plan = make_plan(
-            self._selection.apply(survey),
-            self._converter,
+            selected,
+            [self._scheme] * len(selected.weights),
             self._progress,
             conductance_dtype=self._conductance_dtype,
             shared=self._shared,
@@ -209,6 +212,14 @@ class MapConductances(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
+def _scheme(converter: ConductanceConverter | None, scheme: MappingScheme | None) -> MappingScheme:
+    if scheme is None:
+        return MappingScheme() if converter is None else MappingScheme(converter)
+    if converter is not None:
+        raise ConfigError("give a converter or a scheme, which has a converter, but not both")
+    return scheme
+
+
 def _patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
     if isinstance(patterns, str):
         raise ConfigError(f"{name} should be a list of patterns, but it is the text '{patterns}'; put it into a list")
@@ -233,26 +244,11 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
     names, placement = UniqueNames(model), Placement(scopes(model))
     manifest = manifest_of(plan, names, placement)
     replaced: dict[ir.Graph, dict[str, Sequence[ir.Value]]] = {}
-    has_round = (default_opset(model) or OLDEST_ROUND_OPSET) >= OLDEST_ROUND_OPSET
+    opset = default_opset(model) or _NEW_OPSET
     unused: list[ir.Node] = []
     for weight, record in zip(plan.weights, manifest.weights, strict=True):
         found = weight.found
-        tensors = conductance_tensors(
-            found.numbers,
-            plan.converter,
-            weight.scale,
-            dtype=record.ir_compute_dtype,
-            names=[conductance.name for conductance in record.conductances],
-        )
-        rebuilt = rebuild_nodes(
-            record.name,
-            tensors,
-            record.decoding,
-            dtype=found.tensor.dtype,
-            scale_name=record.scale.name,
-            names=names,
-            codes=IntegerCodes(found.zero_point, record.zero_point, has_round) if found.is_integer else None,
-        )
+        rebuilt = _rebuilt(weight, record, names, opset)
         constants = list(rebuilt.initializers)
         if record.digital_copy is not None:
             constants.append(split_off(found, digital_uses(found), record.digital_copy))
@@ -261,7 +257,7 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
             unused.append(producer)
         replaced.setdefault(found.scope.graph, {})[record.name] = ()
         replaced.setdefault(place.scope.graph, {})[record.name] = constants
-        logger.debug("Mapped weight '%s' of shape %s at %g µS per unit", record.name, record.shape, weight.scale)
+        logger.debug("Mapped weight '%s' of shape %s", record.name, record.shape)
     for graph, initializers in replaced.items():
         _register(graph, initializers)
     sources = {name for weight in plan.weights for name in weight.found.sources}
@@ -272,6 +268,32 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
         types = {weight.found.tensor.dtype for weight in plan.weights}
         set_default_opset(model, max(_NEW_OPSET, *(OLDEST_CASTS.get(dtype, 0) for dtype in types)))
     write_manifest(model, manifest)
+
+
+def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, opset: int) -> RebuiltWeight:
+    """The conductances of a weight, or their codes, and the nodes that rebuild it."""
+    found, conversion = weight.found, weight.conversion
+    stored = [conductance.name for conductance in record.conductances]
+    level_codes: LevelCodes | None = None
+    if weight.scheme.storage == "codes" and conversion.levels is not None:
+        tensors = level_code_tensors(found.numbers, conversion, dtype=record.ir_compute_dtype, names=stored)
+        decoded = tuple(names.new(f"{record.name}.{conductance.device}") for conductance in record.conductances)
+        level_codes = LevelCodes(conversion.levels, record.ir_compute_dtype, opset, decoded)
+    else:
+        tensors = conductance_tensors(found.numbers, conversion, dtype=record.ir_compute_dtype, names=stored)
+    has_round = opset >= OLDEST_ROUND_OPSET
+    return rebuild_nodes(
+        record.name,
+        tensors,
+        conversion.decoding,
+        dtype=found.tensor.dtype,
+        scale_name=record.scale.name,
+        names=names,
+        codes=IntegerCodes(found.zero_point, record.zero_point, has_round) if found.is_integer else None,
+        grid=conversion.grid,
+        zero_name=record.zero.name if isinstance(record.zero, ZeroRecord) else None,
+        level_codes=level_codes,
+    )
 
 
 def _has_inputs_for_initializers(model: ir.Model) -> bool:

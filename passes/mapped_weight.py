@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from onnx_gconv.converters import Decoding
+from onnx_gconv.decoded_levels import DecodedLevelsTensor
 from onnx_gconv.integer_weight import ZeroPoint
-from onnx_gconv.mapping import WeightRecord
+from onnx_gconv.mapping import LevelsRecord, WeightRecord, ZeroRecord
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
+from onnx_gconv.scale_grid import ScaleGrid
 
 __all__ = ["BrokenMappingError", "MappedWeight", "ModelValues", "locate", "structural_problems"]
 
 
 _HALF = 0.5
+
+# Of opset 10 and of all since, an index of Gather may be one of these.
+_GATHER_INDEX = ir.DataType.INT32
 
 
 class BrokenMappingError(Exception):
@@ -29,8 +35,9 @@ class MappedWeight:
 
     Attributes:
         record: What the manifest says of it.
-        conductances: The conductance initializers, in the order of the record.
+        conductances: The initializers of the conductances, or of their codes, in the order of the record.
         scale: The scale initializer.
+        zero: The initializer of what is added to the quotient; None if that is nothing.
         constants: All other initializers of the nodes.
         nodes: The nodes that rebuild the weight, the last one first.
         value: The rebuilt weight.
@@ -39,6 +46,7 @@ class MappedWeight:
     record: WeightRecord
     conductances: tuple[ir.Value, ...]
     scale: ir.Value
+    zero: ir.Value | None
     constants: tuple[ir.Value, ...]
     nodes: tuple[ir.Node, ...]
     value: ir.Value
@@ -48,12 +56,19 @@ class MappedWeight:
         """The rebuilt weight, computed while it is read."""
         return RebuiltTensor(
             self.tensors,
-            self.record.decoding,
+            self.decoding,
             dtype=self.record.ir_dtype,
             name=self.record.name,
             rounded=self.record.rounded,
             zero_point=self.zero_point,
+            grid=self.record.grid,
         )
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the conductances become the weight again."""
+        zero = None if self.zero is None else _tensor(self.zero).numpy()
+        return self.record.decoding(_tensor(self.scale).numpy(), zero)
 
     @property
     def zero_point(self) -> ZeroPoint | None:
@@ -65,7 +80,18 @@ class MappedWeight:
 
     @property
     def tensors(self) -> tuple[ir.TensorProtocol, ...]:
-        """The data of the conductances, in µS."""
+        """The conductances in µS, decoded while they are read if they are stored as codes."""
+        levels = self.record.levels
+        if levels is None or levels.storage == "float":
+            return self.stored_tensors
+        return tuple(
+            DecodedLevelsTensor(tensor, levels.levels, self.record.ir_compute_dtype, item.name)
+            for tensor, item in zip(self.stored_tensors, self.record.conductances, strict=True)
+        )
+
+    @property
+    def stored_tensors(self) -> tuple[ir.TensorProtocol, ...]:
+        """The data of the initializers of the conductances, or of their codes."""
         return tuple(_tensor(value) for value in self.conductances)
 
 
@@ -90,13 +116,16 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
     Raises:
         BrokenMappingError: If something is missing or computes something else.
     """
-    dtype = record.ir_dtype
+    dtype, grid = record.ir_dtype, record.grid
     conductances = tuple(_initializer(item.name, record, values) for item in record.conductances)
     scale = _initializer(record.scale.name, record, values)
-    div = _only_user(scale, "Div", 1)
+    div = _only_user(_expanded(scale, grid), "Div", 1)
     nodes, leaves = _expression(div)
     value = div.outputs[0]
-    found = _linear_form(div.inputs[0])
+    devices: dict[ir.Value, str] = {}
+    for item, conductance in zip(record.conductances, conductances, strict=True):
+        devices[_decoded(conductance, record)] = item.name
+    found = _linear_form(div.inputs[0], devices)
     number = np.dtype(record.compute_dtype).type  # the nodes' constants are rounded to that type
     expected = {item.name: float(number(item.coefficient)) for item in record.conductances}
     offset = found.pop("", 0.0)
@@ -105,14 +134,25 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
             f"the nodes compute {_text(found, offset)} instead of {_text(expected, -record.offset_us)}"
         )
     after: list[ir.Node] = []
+    zero: ir.Value | None = None
     if not record.zero and any(node.metadata_props.get(ROLE_KEY) == "zero" for node, _ in value.uses()):
         raise BrokenMappingError("a zero is added to it, of which the manifest says nothing")
-    if record.zero:
+    if isinstance(record.zero, ZeroRecord):
+        zero = _initializer(record.zero.name, record, values)
         add = _only_user(value, "Add", 0)
-        if (zero := _number(add.inputs[1])) != float(number(record.zero)):
-            raise BrokenMappingError(f"{zero} is added to it, the manifest says {record.zero}")
+        if add.inputs[1] is not _expanded(zero, grid):
+            raise BrokenMappingError(f"not '{zero.name}' is added to it, which the manifest names")
+    elif record.zero:
+        add = _only_user(value, "Add", 0)
+        zero = add.inputs[1]
+        if (found_zero := _number(zero)) != float(number(record.zero)):
+            raise BrokenMappingError(f"{found_zero} is added to it, the manifest says {record.zero}")
+    if zero is not None:
         after.append(add)
-        leaves.extend(item for item in add.inputs[1:] if item is not None)
+        more_nodes, more_leaves = _expression(add)
+        before = {*nodes, add}
+        nodes.extend(node for node in more_nodes if node not in before)
+        leaves.extend(leaf for leaf in more_leaves if leaf not in leaves)
         value = add.outputs[0]
     if record.rounded:
         value = _rounded(value, record, after, leaves)
@@ -127,6 +167,7 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
         record=record,
         conductances=conductances,
         scale=scale,
+        zero=zero,
         constants=tuple(leaf for leaf in leaves if leaf not in known),
         nodes=(*reversed(after), *nodes),
         value=value,
@@ -159,19 +200,118 @@ def _rounded(value: ir.Value, record: WeightRecord, after: list[ir.Node], leaves
 def structural_problems(mapped: MappedWeight) -> Iterator[str]:
     """What is wrong with the types, the shapes and the scale of a mapped weight; nothing if it is as it was mapped."""
     record = mapped.record
-    for tensor in mapped.tensors:
+    levels = record.levels
+    stored_type = record.compute_dtype if levels is None or levels.storage == "float" else levels.storage
+    for tensor in mapped.stored_tensors:
         if tensor.shape.numpy() != record.shape:
             yield f"'{tensor.name}' has the shape {list(tensor.shape.numpy())}, the weight {list(record.shape)}"
-        if tensor.dtype != record.ir_compute_dtype:
-            yield f"'{tensor.name}' is {_type_name(tensor.dtype)} now, it was {record.compute_dtype}"
-    scale = mapped.scale.const_value
-    assert scale is not None  # noqa: S101 - `locate` takes initializers with data only
-    if scale.size != 1 or not (np.isfinite(number := float(scale.numpy().reshape(-1)[0])) and number > 0):
-        yield f"the scale '{scale.name}' is not one positive finite number"
-    elif number != record.scale.value:
-        yield f"the scale '{scale.name}' is {number!r}, the manifest says {record.scale.value!r}"
-    elif scale.dtype != record.ir_compute_dtype:
-        yield f"'{scale.name}' is {_type_name(scale.dtype)} now, it was {record.compute_dtype}"
+        if _type_name(tensor.dtype) != stored_type:
+            yield f"'{tensor.name}' is {_type_name(tensor.dtype)} now, it was {stored_type}"
+    yield from _scale_problems(mapped.scale, record)
+
+
+def _scale_problems(value: ir.Value, record: WeightRecord) -> Iterator[str]:
+    scale = _tensor(value)
+    entries = np.asarray(scale.numpy(), np.float64)
+    is_positive = bool(np.all(np.isfinite(entries) & (entries > 0)))
+    if record.scale.form == "number":
+        if scale.size != 1 or not is_positive:
+            yield f"the scale '{value.name}' is not one positive finite number"
+            return
+        if (number := float(entries.reshape(-1)[0])) != record.scale.value:
+            yield f"the scale '{value.name}' is {number!r}, the manifest says {record.scale.value!r}"
+            return
+    else:
+        if scale.shape.numpy() != record.scale.shape:
+            wanted = list(record.scale.shape)
+            yield f"the scale '{value.name}' has the shape {list(scale.shape.numpy())}, the manifest says {wanted}"
+            return
+        if not is_positive:
+            index = int(np.flatnonzero(~(np.isfinite(entries) & (entries > 0)))[0])
+            yield f"the scale '{value.name}' has {entries.reshape(-1)[index]} at flat index {index}, no positive number"
+            return
+        extremes = float(entries.min()), float(entries.max())
+        if extremes != (record.scale.minimum, record.scale.maximum):
+            manifest = f"{record.scale.minimum!r} to {record.scale.maximum!r}"
+            yield f"the scale '{value.name}' is {extremes[0]!r} to {extremes[1]!r}, the manifest says {manifest}"
+            return
+    if scale.dtype != record.ir_compute_dtype:
+        yield f"'{value.name}' is {_type_name(scale.dtype)} now, it was {record.compute_dtype}"
+
+
+def _expanded(value: ir.Value, grid: ScaleGrid | None) -> ir.Value:
+    """What the nodes make of the entries of a grid: an entry for each element of the weight.
+
+    Raises:
+        BrokenMappingError: If they do something else.
+    """
+    if grid is None or grid.form != "tiles":
+        return value
+    shape = list(grid.stored_shape)
+    for step in grid.gathers:
+        gather = _expanding_user(value, "Gather")
+        indices = gather.inputs[1].const_value if gather.inputs[1] is not None else None
+        if gather.attributes.get_int("axis", 0) != step.axis or indices is None:
+            raise BrokenMappingError(f"'{gather.name}' does not expand '{value.name}' along the axis {step.axis}")
+        if not np.array_equal(indices.numpy(), step.indices):
+            raise BrokenMappingError(f"'{gather.name}' expands '{value.name}' by other pieces than the manifest names")
+        shape[step.axis : step.axis + 1] = step.indices.shape
+        value = gather.outputs[0]
+    if grid.permutation != tuple(range(len(grid.permutation))):
+        transpose = _expanding_user(value, "Transpose")
+        if tuple(transpose.attributes.get_ints("perm", ()) or ()) != grid.permutation:
+            raise BrokenMappingError(f"'{transpose.name}' puts the axes of '{value.name}' into another order")
+        shape = [shape[axis] for axis in grid.permutation]
+        value = transpose.outputs[0]
+    if tuple(shape) != grid.layout.shape:
+        value = _expanding_user(value, "Reshape").outputs[0]
+    return value
+
+
+def _expanding_user(value: ir.Value, op_type: str) -> ir.Node:
+    return _only_user(value, op_type, 0)
+
+
+def _decoded(stored: ir.Value, record: WeightRecord) -> ir.Value:
+    """The conductance in µS that the nodes make of an initializer: itself, or what its codes are decoded to.
+
+    Raises:
+        BrokenMappingError: If the nodes do something else.
+    """
+    levels = record.levels
+    if levels is None or levels.storage == "float":
+        return stored
+    return _decoded_from_table(stored, levels, record) if not levels.uniform else _dequantized(stored, levels, record)
+
+
+def _dequantized(stored: ir.Value, levels: LevelsRecord, record: WeightRecord) -> ir.Value:
+    number = np.dtype(record.compute_dtype).type
+    step = float(number(levels.levels.step_us or 0.0))
+    if [node.op_type for node, _ in stored.uses()] == ["Cast"]:
+        node = _only_user(_only_user(stored, "Cast", 0).outputs[0], "Mul", 0)
+    else:
+        node = _only_user(stored, "DequantizeLinear", 0)
+    if (found := _number(node.inputs[1])) != step or len(node.inputs) != 2:  # noqa: PLR2004 - no zero point
+        raise BrokenMappingError(f"the codes '{stored.name}' count steps of {found} µS, the manifest says {step}")
+    value = node.outputs[0]
+    if levels.g_min:
+        add = _only_user(value, "Add", 0)
+        if (found := _number(add.inputs[1])) != float(number(levels.g_min)):
+            raise BrokenMappingError(f"the lowest level of '{stored.name}' is {found} µS, not {levels.g_min}")
+        value = add.outputs[0]
+    return value
+
+
+def _decoded_from_table(stored: ir.Value, levels: LevelsRecord, record: WeightRecord) -> ir.Value:
+    cast = _only_user(stored, "Cast", 0)
+    gather = _only_user(cast.outputs[0], "Gather", 1)
+    table = None if gather.inputs[0] is None else gather.inputs[0].const_value
+    expected = levels.levels.values(np.dtype(record.compute_dtype))
+    if cast.attributes.get_int("to", 0) != _GATHER_INDEX.value or gather.attributes.get_int("axis", 0) != 0:
+        raise BrokenMappingError(f"the codes '{stored.name}' are not looked up in a table of levels")
+    if table is None or not np.array_equal(table.numpy(), expected):
+        raise BrokenMappingError(f"the codes '{stored.name}' are looked up in another table than the manifest has")
+    return gather.outputs[0]
 
 
 def _initializer(name: str, record: WeightRecord, values: ModelValues) -> ir.Value:
@@ -218,10 +358,12 @@ def _expression(root: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
     return nodes, leaves
 
 
-def _linear_form(value: ir.Value | None) -> dict[str, float]:
-    """What a value computes, as coefficients of initializers by name; the constant term under ''."""
+def _linear_form(value: ir.Value | None, devices: Mapping[ir.Value, str]) -> dict[str, float]:
+    """What a value computes, as coefficients of devices by name; the constant term under ''."""
     if value is None or value.name is None:
         raise BrokenMappingError("a node that rebuilds the weight lacks an input")
+    if value in devices:
+        return {devices[value]: 1.0}
     node = value.producer()
     if node is None:
         if not value.is_initializer():
@@ -229,16 +371,16 @@ def _linear_form(value: ir.Value | None) -> dict[str, float]:
         return {value.name: 1.0}
     if node.op_type in {"Add", "Sub"} and node.domain == "":
         sign = 1.0 if node.op_type == "Add" else -1.0
-        left, right = _linear_form(node.inputs[0]), _linear_term(node.inputs[1])
+        left, right = _linear_form(node.inputs[0], devices), _linear_term(node.inputs[1], devices)
         return {name: left.get(name, 0.0) + sign * right.get(name, 0.0) for name in [*left, *right]}
     if node.op_type == "Mul" and node.domain == "" and (factor := _number(node.inputs[1])) is not None:
-        return {name: factor * number for name, number in _linear_form(node.inputs[0]).items()}
+        return {name: factor * number for name, number in _linear_form(node.inputs[0], devices).items()}
     raise BrokenMappingError(f"the weight is computed by an unexpected node {node.op_type} ('{node.name}')")
 
 
-def _linear_term(value: ir.Value | None) -> dict[str, float]:
-    number = _number(value)
-    return _linear_form(value) if number is None else {"": number}
+def _linear_term(value: ir.Value | None, devices: Mapping[ir.Value, str]) -> dict[str, float]:
+    number = None if value in devices else _number(value)
+    return _linear_form(value, devices) if number is None else {"": number}
 
 
 def _number(value: ir.Value | None) -> float | None:
@@ -249,9 +391,6 @@ def _number(value: ir.Value | None) -> float | None:
         or value.const_value is None
         or value.const_value.shape.numpy() != ()
     ):
-        return None
-    # A conductance of a weight of rank 0 is a scalar too; those are told from constants by their role.
-    if value.metadata_props.get(ROLE_KEY) == "conductance":
         return None
     return float(value.const_value.numpy())
 

@@ -6,20 +6,26 @@ from collections.abc import Collection, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.mapping import (
+    ClippingRecord,
     ComputeDtype,
     ConductanceRecord,
     ConsumerRecord,
     ConverterRecord,
+    LevelsRecord,
+    LossRecord,
     Manifest,
     MatrixViewRecord,
     RearrangementRecord,
     SameSourceRecord,
     ScaleRecord,
     SkippedRecord,
+    TilingRecord,
     WeightRecord,
+    ZeroRecord,
 )
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
 from onnx_gconv.passes.placement import Placement
@@ -55,8 +61,10 @@ def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> 
 
 
 def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames, placement: Placement) -> WeightRecord:
-    found, converter = weight.found, plan.converter
-    decoding = converter.decoding(weight.scale)
+    found, conversion = weight.found, weight.conversion
+    converter, decoding, grid = conversion.converter, conversion.decoding, conversion.grid
+    suffix = "_code" if weight.scheme.storage == "codes" else ""
+    scale_name = names.new(f"{found.name}.g_scale")
     readers_of_copy = digital_uses(found).readers if plan.shared == "split" else frozenset()
     graph = placement.of(found).scope.path
     return WeightRecord(
@@ -68,25 +76,94 @@ def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames,
         stored_as=found.stored_as,
         sources=found.sources,
         converter=ConverterRecord.of(converter),
-        granularity="tensor",
-        axis=None,
+        granularity=weight.scheme.granularity.kind,
+        axis=None if grid is None else grid.axis,
+        tiling=_tiling_record(weight),
+        clipping=_clipping_record(weight),
+        levels=_levels_record(weight),
+        loss=_loss_record(weight),
         compute_dtype=cast("ComputeDtype", weight.compute_dtype.name),
         conductances=tuple(
-            ConductanceRecord(name=names.new(f"{found.name}.{device}"), device=device, coefficient=coefficient)
+            ConductanceRecord(name=names.new(f"{found.name}.{device}{suffix}"), device=device, coefficient=coefficient)
             for device, coefficient in zip(converter.device_names, decoding.coefficients, strict=True)
         ),
         offset_us=decoding.offset_us,
-        scale=ScaleRecord(name=names.new(f"{found.name}.g_scale"), value=weight.scale),
-        zero=decoding.zero,
+        scale=_scale_record(scale_name, weight),
+        zero=_zero(weight, names),
         rounded=found.is_integer,
         zero_point=None if found.zero_point is None else names.new(f"{found.name}.g_zero_point"),
-        max_abs=weight.statistics.max_abs,
+        max_abs=float(weight.statistics.max_abs),
         notes=weight.notes,
         consumers=tuple(_consumer_records(found, readers_of_copy)),
         parameters=found.parameters,
         modules=found.modules,
         same_source_as=_same_source_records(weight.same_source_as),
         digital_copy=names.new(f"{found.name}.digital") if readers_of_copy else None,
+    )
+
+
+def _scale_record(name: str, weight: PlannedWeight) -> ScaleRecord:
+    scale, grid = weight.conversion.scaling.scale, weight.conversion.grid
+    if grid is None:
+        return ScaleRecord(name=name, value=float(scale))
+    return ScaleRecord(
+        name=name,
+        value=None,
+        form=grid.form,
+        shape=grid.stored_shape,
+        minimum=float(np.min(scale)),
+        maximum=float(np.max(scale)),
+        consumer=weight.consumer,
+    )
+
+
+def _zero(weight: PlannedWeight, names: UniqueNames) -> float | ZeroRecord:
+    zero = weight.conversion.scaling.zero
+    if isinstance(zero, float):
+        return zero
+    name = names.new(f"{weight.found.name}.g_zero")
+    return ZeroRecord(name=name, minimum=float(np.min(zero)), maximum=float(np.max(zero)))
+
+
+def _tiling_record(weight: PlannedWeight) -> TilingRecord | None:
+    grid, granularity = weight.conversion.grid, weight.scheme.granularity
+    if grid is None:
+        return None
+    rows, columns = granularity.tile or (None, None)
+    return TilingRecord(
+        rows=rows,
+        columns=columns,
+        partition=granularity.partition,
+        row_starts=grid.row_starts,
+        column_starts=grid.column_starts,
+    )
+
+
+def _clipping_record(weight: PlannedWeight) -> ClippingRecord | None:
+    clipping = weight.scheme.clipping
+    if clipping.is_at_maximum:
+        return None
+    return ClippingRecord(percentile=clipping.percentile, value=clipping.value)
+
+
+def _levels_record(weight: PlannedWeight) -> LevelsRecord | None:
+    levels = weight.conversion.levels
+    if levels is None:
+        return None
+    storage = levels.code_dtype.name if weight.scheme.storage == "codes" else "float"
+    return LevelsRecord.model_validate({**levels.manifest(), "storage": storage})
+
+
+def _loss_record(weight: PlannedWeight) -> LossRecord | None:
+    loss = weight.loss
+    if loss is None:
+        return None
+    return LossRecord(
+        clipped=loss.clipped,
+        max_clipping_error=loss.max_clipping_error,
+        max_rounding_error=loss.max_rounding_error,
+        rms_error=loss.rms_error,
+        sqnr_db=loss.sqnr_db,
     )
 
 

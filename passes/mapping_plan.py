@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import (
-    ConductanceConverter,
+    Scaling,
     WeightStatistics,
     compute_dtype,
+    group_statistics,
     is_half_precision,
     narrowed_scale,
     weight_statistics,
 )
+from onnx_gconv.converters.clipping import abs_percentiles
+from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import UnmappableWeightError
+from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes.shared_weights import SharedPolicy
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
+from onnx_gconv.scale_grid import ScaleGrid
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
+from onnx_gconv.weight_conversion import ConversionLoss, WeightConversion
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.constant_tensor import constant_tensor
 from onnx_gconv.weights.same_source import SameSource, SourceCandidate, same_sources
+from onnx_gconv.weights.weight_grid import WeightGrid, weight_grid
 
 __all__ = ["ConductanceDtype", "MappingPlan", "PlannedWeight", "make_plan"]
 
@@ -44,17 +53,23 @@ class PlannedWeight:
 
     Attributes:
         found: The weight and where it stands.
+        scheme: How it is mapped.
         statistics: What the scan over its values gave.
-        scale: µS per unit of weight.
-        compute_dtype: The type of the conductances.
+        conversion: How its elements become conductances.
+        compute_dtype: The type of the conductances, or of what their codes are decoded to.
+        consumer: Index of the consumer whose matrix view its scales follow; None if all elements share one.
+        loss: What it loses by clipping and by rounding to levels; None if it is mapped without.
         notes: What a user should know of how it is mapped, one line each.
         same_source_as: The constants that hold the same parameter.
     """
 
     found: FoundWeight
+    scheme: MappingScheme
     statistics: WeightStatistics
-    scale: float
+    conversion: WeightConversion
     compute_dtype: np.dtype[Any]
+    consumer: int | None = None
+    loss: ConversionLoss | None = None
     notes: tuple[str, ...] = ()
     same_source_as: tuple[SameSource, ...] = ()
 
@@ -69,7 +84,6 @@ class MappingPlan:
     """What `MapConductances` does with a model.
 
     Attributes:
-        converter: The rule.
         weights: The weights it maps.
         skipped: The weights it leaves as they are.
         refused: The weights whose values no conductance can hold, with the reason; one is enough to refuse the model.
@@ -77,7 +91,6 @@ class MappingPlan:
         shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
     """
 
-    converter: ConductanceConverter
     weights: tuple[PlannedWeight, ...]
     skipped: tuple[SkippedWeight, ...]
     refused: tuple[tuple[FoundWeight, str], ...]
@@ -106,7 +119,7 @@ class MappingPlan:
 
 def make_plan(
     survey: WeightSurvey,
-    converter: ConductanceConverter,
+    schemes: Sequence[MappingScheme],
     progress: Callable[[int, int], None] | None = None,
     *,
     conductance_dtype: ConductanceDtype = "float32",
@@ -116,7 +129,7 @@ def make_plan(
 
     Args:
         survey: The weights of a model.
-        converter: The rule.
+        schemes: How each of them is mapped, in their order.
         progress: Called with the bytes scanned so far and in all.
         conductance_dtype: The type of the conductances of float16 and bfloat16 weights: float32, or that of the weight.
         shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
@@ -124,16 +137,57 @@ def make_plan(
     Raises:
         ModelError: If external data cannot be read.
     """
+    candidates = [_candidate(weight, scheme) for weight, scheme in zip(survey.weights, schemes, strict=True)]
     planned, refused = [], []
-    for weight, outcome in zip(survey.weights, _scan_all(survey.weights, progress), strict=True):
+    for candidate, outcome in zip(candidates, _scan_all(candidates, progress), strict=True):
+        weight = candidate.found
         try:
+            if candidate.problem is not None:
+                raise candidate.problem
             if isinstance(outcome, UnmappableWeightError):
                 raise outcome
-            half = _plan_half(weight, outcome, converter) if conductance_dtype == "weight" else None
-            planned.append(_plan_weight(weight, outcome, converter) if half is None else half)
+            half = _plan_half(candidate, outcome) if conductance_dtype == "weight" else None
+            planned.append(_with_loss(_plan_weight(candidate, outcome) if half is None else half))
         except UnmappableWeightError as error:
             refused.append((weight, str(error)))
-    return _with_same_sources(MappingPlan(converter, tuple(planned), survey.skipped, tuple(refused), shared=shared))
+    return _with_same_sources(MappingPlan(tuple(planned), survey.skipped, tuple(refused), shared=shared))
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A weight, how it is to be mapped, and which of its elements are to share a scale; or why that cannot be."""
+
+    found: FoundWeight
+    scheme: MappingScheme
+    weight_grid: WeightGrid | None
+    problem: UnmappableWeightError | None = None
+
+    @property
+    def grid(self) -> ScaleGrid | None:
+        """The groups of elements that share a scale; None if all do."""
+        if self.weight_grid is None or self.weight_grid.grid.form == "number":
+            return None
+        return self.weight_grid.grid
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        note = None if self.weight_grid is None else self.weight_grid.note
+        return (*self.found.notes, *([note] if note else []))
+
+    def chunks(
+        self, start: int, stop: int, dtype: np.dtype[Any]
+    ) -> Iterator[tuple[FloatArray, NDArray[np.intp] | None]]:
+        """Elements and the numbers of their groups; None if all share a scale."""
+        for elements in element_chunks(self.found.numbers, start, stop, dtype=dtype):
+            yield elements, None if self.grid is None else self.grid.groups(start, start + elements.size)
+            start += elements.size
+
+
+def _candidate(weight: FoundWeight, scheme: MappingScheme) -> _Candidate:
+    try:
+        return _Candidate(weight, scheme, weight_grid(weight, scheme.granularity))
+    except UnmappableWeightError as problem:
+        return _Candidate(weight, scheme, None, problem)
 
 
 def _with_same_sources(plan: MappingPlan) -> MappingPlan:
@@ -172,100 +226,190 @@ def _with_same_sources(plan: MappingPlan) -> MappingPlan:
     )
 
 
-def _plan_half(
-    weight: FoundWeight, statistics: WeightStatistics, converter: ConductanceConverter
-) -> PlannedWeight | None:
+def _plan_half(candidate: _Candidate, statistics: WeightStatistics) -> PlannedWeight | None:
     """A plan for conductances of half precision, for a weight of half precision.
 
     Returns:
         The plan; for a weight whose range does not fit, one in float32 with a note that says so; None for a weight of
         another type.
     """
-    dtype = np.dtype(weight.tensor.dtype.numpy())
+    dtype = np.dtype(candidate.found.tensor.dtype.numpy())
     if not is_half_precision(dtype):
         return None
-    wide = _plan_weight(weight, statistics, converter)
-    scale = narrowed_scale(wide.scale, dtype)
-    problem = f"its scale of {wide.scale:g} µS per unit does not fit {dtype.name}" if scale is None else None
+    wide = _plan_weight(candidate, statistics)
+    scale = narrowed_scale(wide.conversion.scaling.scale, dtype)
+    shown = f"{float(np.max(wide.conversion.scaling.scale)):g}"
+    problem = f"its scale of {shown} µS per unit does not fit {dtype.name}" if scale is None else None
     if scale is not None:
-        half = replace(wide, scale=scale, compute_dtype=dtype, notes=weight.notes)
-        problem = _half_obstacle(half, converter) if converter.is_exact else None
+        conversion = replace(wide.conversion, scaling=replace(wide.conversion.scaling, scale=scale))
+        half = replace(wide, conversion=conversion, compute_dtype=dtype, notes=candidate.notes)
+        problem = _half_obstacle(half)
         if problem is None:
             return half
     return replace(wide, notes=(*wide.notes, f"conductances are {wide.compute_dtype.name}: {problem}"))
 
 
-def _half_obstacle(weight: PlannedWeight, converter: ConductanceConverter) -> str | None:
-    """Why conductances of half precision do not hold the weight exactly, or None."""
-    tensors = conductance_tensors(
-        weight.found.tensor,
-        converter,
-        weight.scale,
-        dtype=weight.found.tensor.dtype,
-        names=converter.device_names,
-    )
-    rebuilt = RebuiltTensor(
-        tensors, converter.decoding(weight.scale), dtype=weight.found.tensor.dtype, name=weight.found.name
-    )
+def _half_obstacle(weight: PlannedWeight) -> str | None:
+    """Why conductances of half precision do not hold the weight as they should, or None."""
+    conversion, name = weight.conversion, weight.compute_dtype.name
+    if not isinstance(conversion.scaling.zero, float) or conversion.scaling.zero:
+        return f"{name} cannot hold what is added to its conductances"
+    if not conversion.converter.is_exact:
+        return None
+    dtype = weight.found.tensor.dtype
+    names = conversion.converter.device_names
+    tensors = conductance_tensors(weight.found.tensor, conversion, dtype=dtype, names=names)
+    rebuilt = RebuiltTensor(tensors, conversion.decoding, dtype=dtype, name=weight.found.name, grid=conversion.grid)
     for ours, theirs in zip(rebuilt.chunks(), element_chunks(weight.found.tensor), strict=True):
         different = np.flatnonzero(ours != theirs)
         if different.size:
             value = float(theirs[int(different[0])])
-            return f"{weight.compute_dtype.name} cannot hold the conductance of its value {value:g} exactly"
+            return f"{name} cannot hold the conductance of its value {value:g} exactly"
     return None
 
 
-def _plan_weight(weight: FoundWeight, statistics: WeightStatistics, converter: ConductanceConverter) -> PlannedWeight:
+def _plan_weight(candidate: _Candidate, statistics: WeightStatistics) -> PlannedWeight:
     """Choose the scale and the type of the conductances.
 
     Raises:
         UnmappableWeightError: If the converter cannot hold the values.
     """
+    weight = candidate.found
     dtype = compute_dtype(weight.numbers.dtype.numpy())
-    planned = PlannedWeight(weight, statistics, converter.scale(statistics, dtype), dtype, weight.notes)
-    if (reason := _obstacle(planned, converter)) is None:
+    planned = _planned_as(candidate, statistics, dtype)
+    if (reason := _obstacle(planned, statistics)) is None:
         return planned
     double = np.dtype(np.float64)
     if dtype == double:
         raise UnmappableWeightError(reason)
-    note = f"conductances are float64: it {reason}"
-    wider = PlannedWeight(weight, statistics, converter.scale(statistics, double), double, (*weight.notes, note))
+    wider = _planned_as(candidate, statistics, double)
     # Every float32 value, subnormal ones too, has room below it in float64; integers are looked at again.
-    if weight.is_integer and (reason := _obstacle(wider, converter)) is not None:
-        raise UnmappableWeightError(reason)
-    return wider
+    if weight.is_integer and (reason_again := _obstacle(wider, statistics)) is not None:
+        raise UnmappableWeightError(reason_again)
+    return replace(wider, notes=(*wider.notes, f"conductances are float64: it {reason}"))
 
 
-def _obstacle(weight: PlannedWeight, converter: ConductanceConverter) -> str | None:
+def _planned_as(candidate: _Candidate, statistics: WeightStatistics, dtype: np.dtype[Any]) -> PlannedWeight:
+    scheme = candidate.scheme
+    conversion = WeightConversion(
+        converter=scheme.converter,
+        scaling=scheme.converter.scaling(_held(candidate, statistics), dtype),
+        grid=candidate.grid,
+        is_clipped=not scheme.clipping.is_at_maximum,
+        levels=scheme.levels,
+    )
+    whole = WeightStatistics(
+        minimum=float(np.min(statistics.minimum)),
+        maximum=float(np.max(statistics.maximum)),
+        count=statistics.count,
+    )
+    return PlannedWeight(
+        found=candidate.found,
+        scheme=scheme,
+        statistics=whole,
+        conversion=conversion,
+        compute_dtype=dtype,
+        consumer=None if candidate.grid is None or candidate.weight_grid is None else candidate.weight_grid.consumer,
+        notes=candidate.notes,
+    )
+
+
+def _held(candidate: _Candidate, statistics: WeightStatistics) -> WeightStatistics:
+    """The range of weights that the range of conductances is to hold, for each group of elements.
+
+    Raises:
+        UnmappableWeightError: If the converter cannot hold integers of that size, or if clipping leaves nothing.
+    """
+    scheme, found = candidate.scheme, candidate.found
+    largest = scheme.converter.largest_integer
+    if found.is_integer and largest is not None:
+        held = float(np.max(statistics.max_abs))
+        if held > largest:
+            raise UnmappableWeightError(
+                f"consists of integers up to {held:g}, but the bits of {scheme.converter} hold them up to {largest}; "
+                "give it more bits"
+            )
+        end = np.full_like(statistics.minimum, largest)  # a step between integers is then a step between levels
+        low, high = (-end, end) if candidate.grid is not None else (-float(largest), float(largest))
+        return WeightStatistics(minimum=low, maximum=high, count=statistics.count)
+    clipping = scheme.clipping
+    if clipping.is_at_maximum:
+        return statistics
+    percentiles = None
+    if clipping.percentile is not None:
+        dtype = compute_dtype(found.numbers.dtype.numpy())
+        groups = 1 if candidate.grid is None else candidate.grid.count
+        flat = abs_percentiles(
+            lambda: candidate.chunks(0, found.tensor.size, dtype), groups, clipping.percentile, dtype
+        )
+        percentiles = float(flat[0]) if candidate.grid is None else flat.reshape(candidate.grid.shape)
+    minimum, maximum = clipping.clipped(statistics, percentiles)
+    return WeightStatistics(minimum=minimum, maximum=maximum, count=statistics.count)
+
+
+def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None:
     """Why conductances of that type cannot hold the weight as they should, or None."""
+    conversion, converter = weight.conversion, weight.conversion.converter
     if weight.found.is_integer:
-        bound = converter.error_bound(weight.statistics, weight.compute_dtype)
-        if bound >= _ROUNDED_AWAY:
+        bound = float(np.max(conversion.error_bound(statistics, weight.compute_dtype)))
+        if bound >= _ROUNDED_AWAY or conversion.is_clipped:
+            how = "clipped" if conversion.is_clipped else f"{weight.compute_dtype.name}"
+            if conversion.levels is not None and not conversion.is_clipped:
+                how = f"{conversion.levels.count} levels of"
             return (
-                f"consists of integers up to {weight.statistics.max_abs:g}, which {weight.compute_dtype.name} "
+                f"consists of integers up to {weight.statistics.max_abs:g}, which {how} "
                 f"conductances of {converter.g_min:g} to {converter.g_max:g} µS cannot tell apart"
             )
-    if not converter.needs_check(weight.scale):
+    if not converter.needs_check(conversion.scaling):
         return None
-    chunks = element_chunks(weight.found.numbers, dtype=weight.compute_dtype)
-    return next((reason for chunk in chunks if (reason := converter.check_chunk(chunk, weight.scale))), None)
+    grid, start = conversion.grid, 0
+    for chunk in element_chunks(weight.found.numbers, dtype=weight.compute_dtype):
+        scaling: Scaling = conversion.scaling
+        if grid is not None:
+            scaling = scaling.at(grid.groups(start, start + chunk.size), weight.compute_dtype)
+        if (reason := converter.check_chunk(chunk, scaling)) is not None:
+            return reason
+        start += chunk.size
+    return None
+
+
+def _with_loss(weight: PlannedWeight) -> PlannedWeight:
+    """The plan with what the weight loses, if it is rounded or clipped on purpose."""
+    if not weight.conversion.is_lossy:
+        return weight
+    dtype = np.dtype(np.float64) if weight.compute_dtype == np.float64 else np.dtype(np.float32)
+
+    def loss_of_part(start: int) -> ConversionLoss:
+        stop = min(start + _PART_ELEMENTS, weight.found.tensor.size)
+        total: ConversionLoss | None = None
+        for chunk in element_chunks(weight.found.numbers, start, stop, dtype=dtype):
+            loss = weight.conversion.loss(chunk, start, rounded=weight.found.is_integer)
+            total = loss if total is None else total | loss
+            start += chunk.size
+        assert total is not None  # noqa: S101 - a part has elements
+        return total
+
+    starts = range(0, weight.found.tensor.size, _PART_ELEMENTS)
+    with concurrent.futures.ThreadPoolExecutor(worker_count()) as executor:
+        losses = list(executor.map(loss_of_part, starts))
+    return replace(weight, loss=functools.reduce(operator.or_, losses))
 
 
 def _scan_all(
-    weights: Sequence[FoundWeight], progress: Callable[[int, int], None] | None
+    candidates: Sequence[_Candidate], progress: Callable[[int, int], None] | None
 ) -> Iterator[WeightStatistics | UnmappableWeightError]:
     """The statistics of each weight, or why it cannot be mapped; parts of weights are scanned side by side."""
     parts = [
         (number, start)
-        for number, weight in enumerate(weights)
-        for start in range(0, weight.tensor.size, _PART_ELEMENTS)
+        for number, candidate in enumerate(candidates)
+        for start in range(0, candidate.found.tensor.size, _PART_ELEMENTS)
     ]
-    tensors = [weight.numbers for weight in weights]
+    tensors = [candidate.found.numbers for candidate in candidates]
     total = sum(tensor.nbytes for tensor in tensors)
     done = 0
-    outcomes: list[WeightStatistics | UnmappableWeightError | None] = [None] * len(weights)
+    outcomes: list[WeightStatistics | UnmappableWeightError | None] = [None] * len(candidates)
     with concurrent.futures.ThreadPoolExecutor(worker_count()) as executor:
-        jobs = [executor.submit(_scan_part, tensors[number], start) for number, start in parts]
+        jobs = [executor.submit(_scan_part, candidates[number], start) for number, start in parts]
         try:
             for (number, start), job in zip(parts, jobs, strict=True):
                 outcome, before = job.result(), outcomes[number]
@@ -285,10 +429,18 @@ def _scan_all(
         yield result
 
 
-def _scan_part(tensor: ir.TensorProtocol, start: int) -> WeightStatistics | UnmappableWeightError:
+def _scan_part(candidate: _Candidate, start: int) -> WeightStatistics | UnmappableWeightError:
+    tensor = candidate.found.numbers
+    dtype = compute_dtype(tensor.dtype.numpy())
     stop = min(start + _PART_ELEMENTS, tensor.size)
     try:
-        chunks = element_chunks(tensor, start, stop, dtype=compute_dtype(tensor.dtype.numpy()))
-        return weight_statistics(chunks, first_index=start)
+        if candidate.grid is None:
+            return weight_statistics(element_chunks(tensor, start, stop, dtype=dtype), first_index=start)
+        chunks = candidate.chunks(start, stop, dtype)
+        return group_statistics(
+            ((elements, groups) for elements, groups in chunks if groups is not None),
+            candidate.grid.shape,
+            first_index=start,
+        )
     except UnmappableWeightError as error:
         return error

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnx_gconv.converters import Decoding
+from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.integer_weight import ZeroPoint
 from onnx_gconv.passes.unique_names import UniqueNames
+from onnx_gconv.scale_grid import ScaleGrid
 
-__all__ = ["ROLE_KEY", "UNIT_KEY", "WEIGHT_KEY", "IntegerCodes", "RebuiltWeight", "rebuild_nodes"]
+__all__ = ["ROLE_KEY", "UNIT_KEY", "WEIGHT_KEY", "IntegerCodes", "LevelCodes", "RebuiltWeight", "rebuild_nodes"]
 
 WEIGHT_KEY = "onnx_gconv.weight"
 ROLE_KEY = "onnx_gconv.role"
@@ -20,6 +24,12 @@ UNIT_KEY = "onnx_gconv.unit"
 
 
 _ROLES = {"Div": "rebuild", "Round": "round", "Floor": "round", "Cast": "cast"}
+
+_SCALE_UNIT = "uS per unit of weight"
+_WEIGHT_UNIT = "unit of weight"
+
+# The oldest opsets whose DequantizeLinear takes these codes.
+_OLDEST_DEQUANTIZATION = {ir.DataType.UINT8: 10, ir.DataType.UINT16: 21}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +45,23 @@ class IntegerCodes:
     zero_point: ZeroPoint | None
     zero_point_name: str | None
     has_round: bool
+
+
+@dataclass(frozen=True, eq=False)
+class LevelCodes:
+    """How conductances that are stored as codes of levels are decoded.
+
+    Attributes:
+        levels: The levels.
+        dtype: The type in which conductances are decoded: FLOAT or DOUBLE.
+        opset: The version of the default domain.
+        names: Names of the decoded conductances.
+    """
+
+    levels: ConductanceLevels
+    dtype: ir.DataType
+    opset: int
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +90,9 @@ def rebuild_nodes(
     scale_name: str,
     names: UniqueNames,
     codes: IntegerCodes | None = None,
+    grid: ScaleGrid | None = None,
+    zero_name: str | None = None,
+    level_codes: LevelCodes | None = None,
 ) -> RebuiltWeight:
     """Build the nodes for ``W = (sum_k c_k * G_k - b) / scale + w0``.
 
@@ -72,19 +102,29 @@ def rebuild_nodes(
         Div(W.g_difference, W.g_scale) -> W
 
     Other coefficients add Mul and Add nodes, b a Sub, w0 an Add, integer codes a Round and an Add of their zero points,
-    and a weight of another type than its conductances a Cast. `Decoding.decode` computes the same in the same order.
-    Every value carries its type and shape; without them ONNX Runtime does not fold the nodes.
+    and a weight of another type than its conductances a Cast. Codes of levels are decoded first: DequantizeLinear, and
+    an Add of the lowest level unless that is 0; or Cast and Gather for a table of levels. Scales that differ from tile
+    to tile are expanded by Gather nodes, one for the columns and one for the rows, and a Transpose::
+
+        Gather(W.g_scale, W.g_column_tile) -> Gather(W.g_row_tile) -> Transpose -> W.g_scale_expanded
+
+    `Decoding.decode` computes the same in the same order. Every value carries its type and shape; without them ONNX
+    Runtime does not fold the nodes.
 
     Args:
         name: Name of the weight.
-        conductances: One tensor for each coefficient, named, of one shape and of type FLOAT or DOUBLE.
-        decoding: c, b, scale and w0.
+        conductances: One tensor for each coefficient, named, of one shape and of type FLOAT or DOUBLE; or codes.
+        decoding: c, b, scale and w0; scale and w0 are numbers, or arrays of the shape of `grid`.
         dtype: Type of the weight.
         scale_name: Name of the scale.
         names: Gives the names of everything else.
         codes: For a weight of integer codes, how they are rebuilt.
+        grid: Which elements share a scale; None if all do.
+        zero_name: Name of w0; a new one if None.
+        level_codes: For conductances that are stored as codes, how they are decoded.
     """
-    return _Emitter(name, conductances, decoding, dtype, names).emit(scale_name, codes)
+    emitter = _Emitter(name, conductances, decoding, dtype, names, grid, level_codes)
+    return emitter.emit(scale_name, zero_name, codes)
 
 
 class _Emitter:
@@ -95,37 +135,114 @@ class _Emitter:
         decoding: Decoding,
         dtype: ir.DataType,
         names: UniqueNames,
+        grid: ScaleGrid | None,
+        level_codes: LevelCodes | None,
     ) -> None:
         self._name = name
         self._conductances = conductances
         self._decoding = decoding
         self._dtype = dtype
-        self._compute = conductances[0].dtype
+        self._compute = conductances[0].dtype if level_codes is None else level_codes.dtype
         self._shape = conductances[0].shape.numpy()
         self._names = names
+        self._grid = grid
+        self._level_codes = level_codes
         self._initializers: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
+        self._indices: list[ir.Value] = []
 
-    def emit(self, scale_name: str, codes: IntegerCodes | None) -> RebuiltWeight:
-        devices = [self._initializer(tensor, tensor.name or "", "conductance", "uS") for tensor in self._conductances]
-        scale = self._constant(scale_name, "scale", self._decoding.scale, "uS per unit of weight")
+    def emit(self, scale_name: str, zero_name: str | None, codes: IntegerCodes | None) -> RebuiltWeight:
+        role = "conductance" if self._level_codes is None else "level_code"
+        unit = "uS" if self._level_codes is None else ""
+        devices = [self._initializer(tensor, tensor.name or "", role, unit) for tensor in self._conductances]
+        scale = self._entries(scale_name, "scale", self._decoding.scale, _SCALE_UNIT)
+        if self._level_codes is not None:
+            devices = list(self._decoded(devices, self._level_codes))
         total = self._weighted_sum(devices)
         if self._decoding.offset_us:
             offset = self._constant(self._new("g_offset"), "offset", self._decoding.offset_us, "uS")
             total = self._node("Sub", [total, offset], "difference")
-        steps: list[tuple[str, ir.Value | None]] = [("Div", scale)]
-        if self._decoding.zero:
-            zero = self._constant(self._new("g_zero"), "zero", self._decoding.zero, "unit of weight")
-            steps.append(("Add", zero))
+        steps: list[tuple[str, ir.Value | None]] = [("Div", self._expanded(scale, "scale"))]
+        if not isinstance(self._decoding.zero, float) or self._decoding.zero:
+            zero = self._entries(zero_name or self._new("g_zero"), "zero", self._decoding.zero, _WEIGHT_UNIT)
+            steps.append(("Add", self._expanded(zero, "zero")))
         if codes is not None:
             steps.extend(self._integer_steps(codes))
         if self._dtype != self._compute:
             steps.append(("Cast", None))
         for number, (op_type, operand) in enumerate(steps):
             is_last = number == len(steps) - 1
-            role = _ROLES[op_type] if operand is None or op_type == "Div" else operand.metadata_props[ROLE_KEY]
-            total = self._node(op_type, [total, operand] if operand else [total], role, is_weight=is_last)
+            role = _ROLES[op_type] if operand is None or op_type == "Div" else self._role_of(operand)
+            attributes = [ir.AttrInt64("to", self._dtype.value)] if op_type == "Cast" else []
+            total = self._node(
+                op_type,
+                [total, operand] if operand else [total],
+                role,
+                attributes,
+                dtype=self._dtype if op_type == "Cast" else None,
+                is_weight=is_last,
+            )
         return RebuiltWeight(tuple(self._initializers), scale, tuple(self._nodes), total)
+
+    @staticmethod
+    def _role_of(operand: ir.Value) -> str:
+        return "zero" if operand.producer() is not None else operand.metadata_props[ROLE_KEY]
+
+    def _entries(self, name: str, role: str, entries: float | FloatArray, unit: str) -> ir.Value:
+        """The initializer for a scale or a zero: one number, or an entry for each group of elements."""
+        if isinstance(entries, float):
+            return self._constant(name, role, entries, unit)
+        assert self._grid is not None  # noqa: S101 - it says what the entries are for
+        array = np.ascontiguousarray(self._grid.stored(entries).astype(self._compute.numpy()))
+        return self._initializer(ir.tensor(array, name=name), name, role, unit)
+
+    def _expanded(self, entries: ir.Value, role: str) -> ir.Value:
+        """An entry for each element of the weight, or what broadcasts to that."""
+        grid = self._grid
+        if grid is None or grid.form != "tiles":
+            return entries
+        if not self._indices:
+            for step in grid.gathers:
+                name = self._new(f"g_{step.role}_tile" if step.role != "matrix" else "g_matrix")
+                self._indices.append(self._integers(name, step.indices, "tile"))
+        value, shape = entries, list(grid.stored_shape)
+        for step, indices in zip(grid.gathers, self._indices, strict=True):
+            shape[step.axis : step.axis + 1] = step.indices.shape
+            axis = ir.AttrInt64("axis", step.axis)
+            value = self._node("Gather", [value, indices], "expand", [axis], shape=shape, suffix=f"{role}_tiles")
+        if grid.permutation != tuple(range(len(grid.permutation))):
+            shape = [shape[axis] for axis in grid.permutation]
+            perm = ir.AttrInt64s("perm", grid.permutation)
+            value = self._node("Transpose", [value], "expand", [perm], shape=shape, suffix=f"{role}_expanded")
+        if tuple(shape) != self._shape:
+            target = self._integers(self._new("g_shape"), np.array(self._shape, np.int64), "shape")
+            value = self._node("Reshape", [value, target], "expand", suffix=f"{role}_expanded")
+        return value
+
+    def _decoded(self, devices: Sequence[ir.Value], codes: LevelCodes) -> Iterator[ir.Value]:
+        """The conductances in µS that codes stand for."""
+        levels = codes.levels
+        if levels.step_us is None:
+            table = levels.values(self._compute.numpy())
+            name = self._new("g_levels")
+            values = self._initializer(ir.tensor(table, name=name), name, "levels", "uS")
+            for device, name in zip(devices, codes.names, strict=True):
+                to = ir.AttrInt64("to", ir.DataType.INT32.value)
+                index = self._node("Cast", [device], "decode", [to], dtype=ir.DataType.INT32, suffix="index")
+                yield self._node("Gather", [values, index], "decode", name=name)
+            return
+        step = self._constant(self._new("g_step"), "step", levels.step_us, "uS")
+        lowest = self._constant(self._new("g_lowest"), "lowest", levels.g_min, "uS") if levels.g_min else None
+        oldest = _OLDEST_DEQUANTIZATION[devices[0].dtype or ir.DataType.UNDEFINED]
+        for device, name in zip(devices, codes.names, strict=True):
+            last = name if lowest is None else None
+            if self._compute == ir.DataType.FLOAT and codes.opset >= oldest:
+                value = self._node("DequantizeLinear", [device, step], "decode", name=last, suffix="above_lowest")
+            else:
+                to = ir.AttrInt64("to", self._compute.value)
+                number = self._node("Cast", [device], "decode", [to], suffix="level")
+                value = self._node("Mul", [number, step], "decode", name=last, suffix="above_lowest")
+            yield value if lowest is None else self._node("Add", [value, lowest], "decode", name=name)
 
     def _integer_steps(self, codes: IntegerCodes) -> Iterator[tuple[str, ir.Value | None]]:
         if codes.has_round:
@@ -157,6 +274,9 @@ class _Emitter:
     def _constant(self, name: str, role: str, number: float, unit: str) -> ir.Value:
         return self._initializer(ir.tensor(np.array(number, self._compute.numpy()), name=name), name, role, unit)
 
+    def _integers(self, name: str, array: NDArray[np.int64], role: str) -> ir.Value:
+        return self._initializer(ir.tensor(np.ascontiguousarray(array), name=name), name, role, "")
+
     def _initializer(self, tensor: ir.TensorProtocol, name: str, role: str, unit: str) -> ir.Value:
         value = ir.Value(
             name=name,
@@ -168,15 +288,32 @@ class _Emitter:
         self._initializers.append(value)
         return value
 
-    def _node(self, op_type: str, inputs: Sequence[ir.Value], role: str, *, is_weight: bool = False) -> ir.Value:
-        """Append a node; its result bears the weight's name if it is the weight."""
-        suffix = {"rebuild": "quotient", "zero": "sum", "zero_point": "code", "half": "raised"}.get(role, role)
+    def _node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        role: str,
+        attributes: Sequence[ir.Attr] = (),
+        *,
+        dtype: ir.DataType | None = None,
+        shape: Sequence[int] | None = None,
+        name: str | None = None,
+        suffix: str | None = None,
+        is_weight: bool = False,
+    ) -> ir.Value:
+        """Append a node.
+
+        Its result has the type in which weights are rebuilt and the shape of the weight unless told otherwise, and
+        bears the weight's name if it is the weight.
+        """
+        short = {"rebuild": "quotient", "zero": "sum", "zero_point": "code", "half": "raised"}.get(role, role)
+        if is_weight:
+            name = self._name
         output = ir.Value(
-            name=self._name if is_weight else self._new(f"g_{suffix}"),
-            type=ir.TensorType(self._dtype if op_type == "Cast" else self._compute),
-            shape=ir.Shape(self._shape),
+            name=self._new(f"g_{suffix or short}") if name is None else name,
+            type=ir.TensorType(self._compute if dtype is None else dtype),
+            shape=ir.Shape(self._shape if shape is None else shape),
         )
-        attributes = [ir.AttrInt64("to", self._dtype.value)] if op_type == "Cast" else []
         node = ir.Node(
             "",
             op_type,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from onnx_gconv import conductance_tensor, streamed_tensor
 from onnx_gconv.conductance_tensor import conductance_tensors
-from onnx_gconv.converters import SinglePairConductanceConverter, compute_dtype, weight_statistics
+from onnx_gconv.converters import Scaling, SinglePairConductanceConverter, compute_dtype, weight_statistics
+from onnx_gconv.weight_conversion import WeightConversion
 
 CONVERTERS = [
     SinglePairConductanceConverter(),
@@ -36,8 +37,7 @@ def pair(weights, converter, tensor=None):
     dtype = ir.DataType.from_numpy(compute_dtype(weights.dtype))
     tensors = conductance_tensors(
         tensor or ir.Tensor(weights),
-        converter,
-        float(params["scale_ratio"]),
+        WeightConversion(converter, Scaling(float(params["scale_ratio"]))),
         dtype=dtype,
         names=[f"W.{name}" for name in converter.device_names],
     )
@@ -95,9 +95,10 @@ def test_float16_weights_give_float32_conductances():
 def test_float32_weights_may_be_given_float64_conductances():
     weights = np.array([2.0**-149, -1000.0], np.float32)
     converter = SinglePairConductanceConverter(exact=True)
-    scale = converter.scale(weight_statistics([weights.astype(np.float64)]), np.dtype(np.float64))
+    scaling = converter.scaling(weight_statistics([weights.astype(np.float64)]), np.dtype(np.float64))
+    scale = scaling.scale
     g_plus, g_minus = conductance_tensors(
-        ir.Tensor(weights), converter, scale, dtype=ir.DataType.DOUBLE, names=["G+", "G-"]
+        ir.Tensor(weights), WeightConversion(converter, scaling), dtype=ir.DataType.DOUBLE, names=["G+", "G-"]
     )
     assert g_plus.numpy().tolist() == [scale * 2.0**-149, 0.0]
     assert g_minus.numpy().tolist() == [0.0, scale * 1000]

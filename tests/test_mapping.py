@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -38,13 +39,25 @@ DOCUMENT = {
             },
             "granularity": "tensor",
             "axis": None,
+            "tiling": None,
+            "clipping": None,
+            "levels": None,
+            "loss": None,
             "compute_dtype": "float32",
             "conductances": [
                 {"name": "W.g_plus", "device": "g_plus", "coefficient": 1.0},
                 {"name": "W.g_minus", "device": "g_minus", "coefficient": -1.0},
             ],
             "offset_us": 0.5,
-            "scale": {"name": "W.g_scale", "value": 25.0},
+            "scale": {
+                "name": "W.g_scale",
+                "value": 25.0,
+                "form": "number",
+                "shape": [],
+                "minimum": None,
+                "maximum": None,
+                "consumer": None,
+            },
             "zero": 0.25,
             "rounded": False,
             "zero_point": None,
@@ -68,6 +81,7 @@ DOCUMENT = {
                         "row_axes": [0],
                         "column_axes": [1],
                         "factor": 1.0,
+                        "columns_per_channel": 1,
                     },
                     "reads": "rebuilt",
                 },
@@ -217,7 +231,7 @@ class TestDamage:
             (("weights", 0, "scale", "value"), float("inf"), r"weights\.0\.scale\.value"),
             (("weights", 0, "max_abs"), float("nan"), r"weights\.0\.max_abs"),
             (("weights", 0, "compute_dtype"), "int8", r"weights\.0\.compute_dtype"),
-            (("weights", 0, "granularity"), "tile", r"weights\.0\.granularity"),
+            (("weights", 0, "granularity"), "row", r"weights\.0\.granularity"),
             (("skipped", 0, "reason"), None, r"skipped\.0\.reason"),
         ],
     )
@@ -237,7 +251,9 @@ class TestRecords:
         return Manifest.model_validate(DOCUMENT).weights[0]
 
     def test_a_weight_says_how_its_conductances_become_weights(self, record):
-        assert record.decoding == Decoding(coefficients=(1.0, -1.0), offset_us=0.5, scale=25.0, zero=0.25)
+        assert record.decoding(np.float32([25.0]), np.float32([0.25])) == Decoding(
+            coefficients=(1.0, -1.0), offset_us=0.5, scale=25.0, zero=0.25
+        )
 
     @pytest.mark.parametrize(
         ("name", "expected"),

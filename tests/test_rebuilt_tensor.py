@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from onnx_gconv import conductance_tensor, streamed_tensor
 from onnx_gconv.conductance_tensor import conductance_tensors
-from onnx_gconv.converters import Decoding, SinglePairConductanceConverter
+from onnx_gconv.converters import Decoding, Scaling, SinglePairConductanceConverter
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
+from onnx_gconv.weight_conversion import WeightConversion
 
 PAIR = Decoding(coefficients=(1.0, -1.0), offset_us=0.0, scale=10.0, zero=0.0)
 
@@ -101,12 +102,14 @@ def test_conductances_of_different_kinds_are_read_side_by_side(tmp_path):
     converter = SinglePairConductanceConverter()
     [g_plus, g_minus], params = converter.convert_to_conductances(weights)
     scale = float(params["scale_ratio"])
+    scaling = Scaling(scale)
+    conversion = WeightConversion(converter, scaling)
     (tmp_path / "minus.data").write_bytes(g_minus.tobytes())
     computed, _ = conductance_tensors(
-        ir.Tensor(weights), converter, scale, dtype=ir.DataType.FLOAT, names=["W.g_plus", "W.g_minus"]
+        ir.Tensor(weights), conversion, dtype=ir.DataType.FLOAT, names=["W.g_plus", "W.g_minus"]
     )
     measured = ir.ExternalTensor(
         "minus.data", 0, None, ir.DataType.FLOAT, shape=ir.Shape((100,)), name="W.g_minus", base_dir=str(tmp_path)
     )
-    tensor = RebuiltTensor([computed, measured], converter.decoding(scale), dtype=ir.DataType.FLOAT16, name="W")
+    tensor = RebuiltTensor([computed, measured], converter.decoding(scaling), dtype=ir.DataType.FLOAT16, name="W")
     assert tensor.numpy().tobytes() == ((g_plus - g_minus) / np.float32(scale)).astype(np.float16).tobytes()

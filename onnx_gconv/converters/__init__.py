@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnx_gconv.converters.conductance_converter import (
-    ConductanceConverter,
-    Decoding,
-    WeightStatistics,
-    compute_dtype,
-    is_half_precision,
-    narrowed_scale,
-    weight_statistics,
-)
+from onnx_gconv.converters.base_converter import BaseConductanceConverter
+from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, compute_dtype, is_half_precision
+from onnx_gconv.converters.conductance_converter import ConductanceConverter
+from onnx_gconv.converters.decoding import Decoding
 from onnx_gconv.converters.dual_pair import DualPairConductanceConverter
 from onnx_gconv.converters.n_pair import NPairConductanceConverter
+from onnx_gconv.converters.scaling import Scaling, narrowed_scale
 from onnx_gconv.converters.single_pair import SinglePairConductanceConverter
+from onnx_gconv.converters.weight_statistics import WeightStatistics, group_statistics, weight_statistics
 
 __all__ = [
     "CONVERTERS",
+    "BaseConductanceConverter",
     "ConductanceConverter",
     "Decoding",
     "DualPairConductanceConverter",
+    "FloatArray",
+    "FloatOrArray",
     "NPairConductanceConverter",
+    "Scaling",
     "SinglePairConductanceConverter",
     "WeightStatistics",
     "compute_dtype",
+    "group_statistics",
     "is_half_precision",
     "narrowed_scale",
     "weight_statistics",

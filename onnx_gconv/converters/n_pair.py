@@ -9,27 +9,17 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike
 
-from onnx_gconv.converters.conductance_converter import (
-    DEFAULT_G_MAX_US,
-    DEFAULT_G_MIN_US,
-    SMALLEST_MAX_ABS,
-    Decoding,
-    FloatArray,
-    WeightStatistics,
-    checked_range,
-    compute_dtype,
-    converted,
-    is_half_precision,
-    positive_number,
-    scale_of_params,
-    two_roundings_scale,
-)
-from onnx_gconv.errors import ConfigError
+from onnx_gconv.converters.base_converter import SMALLEST_MAX_ABS, BaseConductanceConverter, scale_of_params
+from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, is_half_precision, operand, plain
+from onnx_gconv.converters.decoding import Decoding
+from onnx_gconv.converters.parameters import checked_factors
+from onnx_gconv.converters.scaling import Scaling
+from onnx_gconv.converters.weight_statistics import WeightStatistics
 
 __all__ = ["NPairConductanceConverter"]
 
 
-class NPairConductanceConverter:
+class NPairConductanceConverter(BaseConductanceConverter):
     """Maps a weight to N conductance pairs with factors f_1, f_2, ...; a pair is used when those before it are full.
 
     With ``D = g_max - g_min``, ``scale = (1 / max(max|W|, 1e-7)) * sum_k f_k * D``, both roundings in the type of the
@@ -56,36 +46,13 @@ class NPairConductanceConverter:
     """
 
     def __init__(self, f_lst: Sequence[float], g_max: float | None = None, g_min: float | None = None) -> None:
-        try:
-            given = [*f_lst]
-        except TypeError:
-            raise ConfigError(f"f_lst should be a list of factors, but it is {f_lst!r}") from None
-        if not given:
-            raise ConfigError("f_lst should have at least one factor, but it is empty")
-        self._factors = tuple(positive_number(f"factor {number} of f_lst", f) for number, f in enumerate(given, 1))
-        self._g_max, self._g_min = checked_range(
-            DEFAULT_G_MAX_US if g_max is None else g_max, DEFAULT_G_MIN_US if g_min is None else g_min
-        )
+        self._factors = checked_factors(f_lst)
+        super().__init__(g_max, g_min)
 
     @property
     def f_lst(self) -> list[float]:
         """The factors, in the order in which the pairs are filled."""
         return list(self._factors)
-
-    @property
-    def g_max(self) -> float:
-        """Upper end of the devices' range, in µS."""
-        return self._g_max
-
-    @property
-    def g_min(self) -> float:
-        """Lower end of the devices' range, in µS."""
-        return self._g_min
-
-    @property
-    def is_exact(self) -> bool:
-        """False: the rebuilt weights are off by some ulps."""
-        return False
 
     @property
     def device_names(self) -> tuple[str, ...]:
@@ -97,39 +64,8 @@ class NPairConductanceConverter:
         """Indices of the devices of each pair, of which one is always at `g_min`."""
         return tuple((2 * number, 2 * number + 1) for number in range(len(self._factors)))
 
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        assert isinstance(other, NPairConductanceConverter)  # noqa: S101 - its type is that of self
-        return (self._factors, self._g_max, self._g_min) == (other._factors, other._g_max, other._g_min)
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._factors, self._g_max, self._g_min))
-
-    def __str__(self) -> str:
-        return f"{type(self).__name__}(g_max={self._g_max:1.2f}, g_min={self._g_min:1.2f})"
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self._factors)!r}, g_max={self._g_max!r}, g_min={self._g_min!r})"
-
-    # Whole arrays, with the names and the calls of aihwkit
-
-    def convert_to_conductances(self, weights: ArrayLike) -> tuple[list[FloatArray], dict[str, Any]]:
-        """Convert a weight.
-
-        Args:
-            weights: Array of any shape with at least one element.
-
-        Returns:
-            ``[G+_1, G-_1, G+_2, ...]`` in µS, of the shape of `weights`, float64 for float64 weights and float32 for
-            all others; and ``{"scale_ratio": scale, "f_lst": factors}`` with the scale in µS per unit of weight.
-
-        Raises:
-            UnmappableWeightError: If `weights` is empty, has NaN or infinite elements or no real type, or if the scale
-                is not a positive finite number of the compute type.
-        """
-        conductances, scale = converted(self, weights)
-        return conductances, {"scale_ratio": scale, "f_lst": self.f_lst}
 
     def convert_back_to_weights(self, conductances: Sequence[ArrayLike], params: Mapping[str, Any]) -> FloatArray:
         """Convert conductances back: ``sum_k f_k * (G+_k - G-_k) / scale``, as aihwkit does.
@@ -150,47 +86,45 @@ class NPairConductanceConverter:
             raise ValueError(
                 f"conductances must contain exactly {2 * len(self._factors)} elements, two for each factor"
             )
-        arrays = [np.asarray(conductance) for conductance in conductances]
-        dtype = compute_dtype(arrays[0].dtype)
+        arrays = self._checked_conductances(conductances)
+        dtype = arrays[0].dtype
         scale = dtype.type(scale_of_params(params))
         total: FloatArray = np.zeros(arrays[0].shape, dtype)
         for factor, plus, minus in zip(self._factors, arrays[::2], arrays[1::2], strict=True):
-            total = total + dtype.type(factor) * (np.asarray(plus, dtype) - np.asarray(minus, dtype))
+            total = total + dtype.type(factor) * (plus - minus)
         return np.asarray(total / scale)
 
-    # Chunk by chunk
+    def _params(self, scaling: Scaling, dtype: np.dtype[Any]) -> dict[str, Any]:
+        return {**super()._params(scaling, dtype), "f_lst": self.f_lst}
 
     def manifest_parameters(self) -> dict[str, Any]:
         """All parameters, as JSON values; conductances in µS."""
         return {"f_lst": self.f_lst, "g_max": self._g_max, "g_min": self._g_min}
 
-    def scale(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> float:
-        """The scale in µS per unit of weight, as a value of `dtype`.
+    def scaling(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> Scaling:
+        """``scale = (1 / max(max|W|, 1e-7)) * sum_k f_k * (g_max - g_min)``.
 
         Raises:
             UnmappableWeightError: If it is zero or infinite in `dtype`.
         """
-        return two_roundings_scale(self, self._range_us, statistics, dtype)
+        return Scaling(self._scale_of_largest(self._range_us, statistics, dtype))
 
-    def needs_check(self, scale: float) -> bool:  # noqa: ARG002 - the signature of all converters
-        """False: whatever has a scale can be converted."""
-        return False
+    def limits(self, scaling: Scaling) -> tuple[FloatOrArray, FloatOrArray]:
+        """``±sum_k f_k * (g_max - g_min) / scale``."""
+        limit = self._range_us / scaling.scale
+        return -limit, limit
 
-    def check_chunk(self, weights: FloatArray, scale: float) -> str | None:  # noqa: ARG002 - see `needs_check`
-        """None: whatever has a scale can be converted."""
-        return None
-
-    def decoding(self, scale: float) -> Decoding:
+    def decoding(self, scaling: Scaling) -> Decoding:
         """``W = (f_1 * G+_1 - f_1 * G-_1 + f_2 * G+_2 - ...) / scale``."""
         coefficients = tuple(sign * factor for factor in self._factors for sign in (1.0, -1.0))
-        return Decoding(coefficients=coefficients, offset_us=0.0, scale=scale, zero=0.0)
+        return Decoding(coefficients=coefficients, offset_us=0.0, scale=scaling.scale, zero=0.0)
 
-    def convert_chunk(self, weights: FloatArray, scale: float, out: Sequence[FloatArray]) -> None:
+    def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
         """Write the conductances of all devices, in µS, to `out`: G+ and G- of each pair, pair after pair."""
         number = weights.dtype.type
         zero, g_min, g_max = number(0), number(self._g_min), number(self._g_max)
         with np.errstate(under="ignore"):
-            product = weights * number(scale)
+            product = weights * operand(scaling.scale, weights.dtype)
             filled = 0.0
             for pair, factor in enumerate(self._factors):
                 for device, signed in zip(self.pairs[pair], (product, -product), strict=True):
@@ -206,24 +140,26 @@ class NPairConductanceConverter:
         """The lowest and the highest conductance that converting can give, in µS: the clip is the last step."""
         return float(dtype.type(self._g_min)), float(dtype.type(self._g_max))
 
-    def error_bound(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> float:
+    def error_bound(self, statistics: WeightStatistics, scaling: Scaling, dtype: np.dtype[Any]) -> FloatOrArray:
         """Largest possible ``|rebuilt - W|``, in units of weight.
 
         Let u be half an ulp of 1, S the range ``sum_k f_k * D`` and N the number of pairs. A device that is neither
         empty nor full is off by the roundings of ``W * scale``, of L_k and of their difference, u S each, divided by
         f_k, and by u times D and g_max for the quotient and for adding g_min. Decoding rounds each factor, each product
-        and each of 2N sums by u times at most ``sum_k f_k * g_max``, and the quotient by u times max|W|. The two
-        roundings of the scale leave the largest weight up to 2u above the range.
+        and each of 2N sums by u times at most ``sum_k f_k * g_max``, and the quotient by u times max|W|. Weights beyond
+        ``S / scale`` are clipped there; the two roundings of the scale leave the largest weight up to 2u above it.
         """
         unit = float(ml_dtypes.finfo(dtype).eps) / 2
         pairs = len(self._factors)
         reach = self._g_max / (self._g_max - self._g_min)
         roundings = 3 * pairs + (1 + reach) + (4 + 2 * pairs) * reach + 1 + 2
-        largest = max(statistics.max_abs, SMALLEST_MAX_ABS)
+        _, limit = self.limits(scaling)
+        largest = np.maximum(np.minimum(statistics.max_abs, limit), SMALLEST_MAX_ABS)
+        clipped = np.maximum(statistics.max_abs - limit, 0.0)
         subnormal = float(ml_dtypes.finfo(dtype).smallest_subnormal)
-        if is_half_precision(dtype):
-            subnormal += subnormal * 2 * sum(self._factors) / self.scale(statistics, np.dtype(np.float32))
-        return roundings * unit * largest * (1 + 32 * pairs * unit) + subnormal
+        lost_us = subnormal * 2 * sum(self._factors) if is_half_precision(dtype) else 0.0
+        bound = (roundings * unit * largest + clipped) * (1 + 32 * pairs * unit)
+        return plain(bound + lost_us / scaling.scale + subnormal)
 
     @property
     def _range_us(self) -> float:

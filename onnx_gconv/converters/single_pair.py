@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,26 +9,17 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike
 
-from onnx_gconv.converters.conductance_converter import (
-    DEFAULT_G_MAX_US,
-    DEFAULT_G_MIN_US,
-    SMALLEST_MAX_ABS,
-    Decoding,
-    FloatArray,
-    WeightStatistics,
-    checked_range,
-    compute_dtype,
-    converted,
-    is_half_precision,
-    scale_of_params,
-    two_roundings_scale,
-)
+from onnx_gconv.converters.base_converter import SMALLEST_MAX_ABS, BaseConductanceConverter, scale_of_params
+from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, is_half_precision, operand, plain
+from onnx_gconv.converters.decoding import Decoding
+from onnx_gconv.converters.scaling import Scaling
+from onnx_gconv.converters.weight_statistics import WeightStatistics
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["SinglePairConductanceConverter"]
 
 
-class SinglePairConductanceConverter:
+class SinglePairConductanceConverter(BaseConductanceConverter):
     """Maps a weight to a conductance pair; one device of the pair is always at `g_min`.
 
     With ``scale = (1 / max(max|W|, 1e-7)) * (g_max - g_min)``, both roundings in the type of the weight::
@@ -60,9 +50,7 @@ class SinglePairConductanceConverter:
     pairs = ((0, 1),)
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None, *, exact: bool = False) -> None:
-        self._g_max, self._g_min = checked_range(
-            DEFAULT_G_MAX_US if g_max is None else g_max, DEFAULT_G_MIN_US if g_min is None else g_min
-        )
+        super().__init__(g_max, g_min)
         self._exact = bool(exact)
         if self._exact and self._g_min > 0:
             raise ConfigError(
@@ -71,53 +59,17 @@ class SinglePairConductanceConverter:
             )
 
     @property
-    def g_max(self) -> float:
-        """Upper end of the devices' range, in µS."""
-        return self._g_max
-
-    @property
-    def g_min(self) -> float:
-        """Lower end of the devices' range, in µS."""
-        return self._g_min
-
-    @property
     def is_exact(self) -> bool:
         """Whether the scale is a power of two, so that the rebuilt weights are bit-identical."""
         return self._exact
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, SinglePairConductanceConverter):
-            return NotImplemented
-        return (self._g_max, self._g_min, self._exact) == (other._g_max, other._g_min, other._exact)
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._g_max, self._g_min, self._exact))
-
-    def __str__(self) -> str:
-        return f"{type(self).__name__}(g_max={self._g_max:1.2f}, g_min={self._g_min:1.2f})"
 
     def __repr__(self) -> str:
         exact = ", exact=True" if self._exact else ""
         return f"{type(self).__name__}(g_max={self._g_max!r}, g_min={self._g_min!r}{exact})"
 
-    # Whole arrays, with the names and the calls of aihwkit
-
-    def convert_to_conductances(self, weights: ArrayLike) -> tuple[list[FloatArray], dict[str, Any]]:
-        """Convert a weight.
-
-        Args:
-            weights: Array of any shape with at least one element.
-
-        Returns:
-            ``[G+, G-]`` in µS, of the shape of `weights`, float64 for float64 weights and float32 for all others; and
-            ``{"scale_ratio": scale}`` with the scale in µS per unit of weight as a scalar of that type.
-
-        Raises:
-            UnmappableWeightError: If `weights` is empty, has NaN or infinite elements or no real type, or if the scale
-                is not a positive finite number of the compute type.
-        """
-        conductances, scale = converted(self, weights)
-        return conductances, {"scale_ratio": scale}
+    def manifest_parameters(self) -> dict[str, Any]:
+        """All parameters, as JSON values; conductances in µS."""
+        return {"g_max": self._g_max, "g_min": self._g_min, "exact": self._exact}
 
     def convert_back_to_weights(self, conductances: Sequence[ArrayLike], params: Mapping[str, Any]) -> FloatArray:
         """Convert conductances back: ``((G+ - g_min) - (G- - g_min)) / scale``, as aihwkit does.
@@ -134,52 +86,47 @@ class SinglePairConductanceConverter:
         """
         if len(conductances) != len(self.device_names):
             raise ValueError("conductances must contain exactly two elements")
-        arrays = [np.asarray(conductance) for conductance in conductances]
-        dtype = compute_dtype(arrays[0].dtype)
-        scale, g_min = dtype.type(scale_of_params(params)), dtype.type(self._g_min)
-        g_plus, g_minus = (np.asarray(array, dtype) for array in arrays)
+        g_plus, g_minus = self._checked_conductances(conductances)
+        number = g_plus.dtype.type
+        scale, g_min = number(scale_of_params(params)), number(self._g_min)
         return np.asarray(((g_plus - g_min) - (g_minus - g_min)) / scale)
 
-    # Chunk by chunk
-
-    def manifest_parameters(self) -> dict[str, Any]:
-        """All parameters, as JSON values; conductances in µS."""
-        return {"g_max": self._g_max, "g_min": self._g_min, "exact": self._exact}
-
-    def scale(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> float:
-        """The scale in µS per unit of weight, as a value of `dtype`.
-
-        aihwkit divides a Python number by a tensor, which torch evaluates as reciprocal, then product. The two
-        roundings are kept: with one division a third of all scales differ by an ulp.
+    def scaling(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> Scaling:
+        """``scale = (1 / max(max|W|, 1e-7)) * (g_max - g_min)``, or the largest power of two that is not above it.
 
         Raises:
             UnmappableWeightError: If it is zero or infinite in `dtype`.
         """
-        scale = two_roundings_scale(self, self._g_max - self._g_min, statistics, dtype)
-        return math.ldexp(1.0, math.frexp(scale)[1] - 1) if self._exact else scale
+        scale = self._scale_of_largest(self._g_max - self._g_min, statistics, dtype)
+        return Scaling(plain(np.ldexp(1.0, np.frexp(scale)[1] - 1)) if self._exact else scale)
 
-    def needs_check(self, scale: float) -> bool:
+    def limits(self, scaling: Scaling) -> tuple[FloatOrArray, FloatOrArray]:
+        """``±(g_max - g_min) / scale``."""
+        limit = (self._g_max - self._g_min) / scaling.scale
+        return -limit, limit
+
+    def needs_check(self, scaling: Scaling) -> bool:
         """Multiplying by a power of two below one is exact unless the product is subnormal; only then look closer."""
-        return self._exact and scale < 1
+        return self._exact and bool(np.any(np.less(scaling.scale, 1)))
 
-    def check_chunk(self, weights: FloatArray, scale: float) -> str | None:
-        """Why this chunk cannot be converted exactly with this scale, or None."""
-        factor = weights.dtype.type(scale)
+    def check_chunk(self, weights: FloatArray, scaling: Scaling) -> str | None:
+        """Why this chunk cannot be converted exactly with this scaling, or None."""
+        factor = operand(scaling.scale, weights.dtype)
         with np.errstate(under="ignore"):
             lost = np.flatnonzero((weights * factor) / factor != weights)
         if not lost.size:
             return None
-        value = float(weights.reshape(-1)[int(lost[0])])
+        first = int(lost[0])
         return (
-            f"has the value {value:g}, which a conductance in {weights.dtype.name} cannot hold exactly at the "
-            f"scale of {scale:g} µS"
+            f"has the value {float(weights.reshape(-1)[first]):g}, which a conductance in {weights.dtype.name} cannot "
+            f"hold exactly at the scale of {float(np.broadcast_to(factor, weights.shape).reshape(-1)[first]):g} µS"
         )
 
-    def decoding(self, scale: float) -> Decoding:
+    def decoding(self, scaling: Scaling) -> Decoding:
         """``W = (G+ - G-) / scale``."""
-        return Decoding(coefficients=(1.0, -1.0), offset_us=0.0, scale=scale, zero=0.0)
+        return Decoding(coefficients=(1.0, -1.0), offset_us=0.0, scale=scaling.scale, zero=0.0)
 
-    def convert_chunk(self, weights: FloatArray, scale: float, out: Sequence[FloatArray]) -> None:
+    def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
         """Write the conductances of both devices, in µS, to `out`: G+, then G-.
 
         G- is computed as ``g_min - clip(W * scale, -g_max, 0)``, which rounds as ``clip(-W * scale, 0, g_max) + g_min``
@@ -188,7 +135,7 @@ class SinglePairConductanceConverter:
         number = weights.dtype.type
         g_plus, g_minus = out
         with np.errstate(under="ignore"):
-            product = np.multiply(weights, number(scale), out=g_plus)
+            product = np.multiply(weights, operand(scaling.scale, weights.dtype), out=g_plus)
         if self._exact:
             # |W * scale| <= g_max holds without a clip. `W * scale < 0` is false for a negative zero, which so stays in
             # G+ and survives the subtraction.
@@ -213,28 +160,30 @@ class SinglePairConductanceConverter:
         rounding = 3 * float(ml_dtypes.finfo(dtype).eps)
         return float(dtype.type(self._g_min)), float(dtype.type(self._g_max)) * (1 + rounding)
 
-    def error_bound(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> float:
+    def error_bound(self, statistics: WeightStatistics, scaling: Scaling, dtype: np.dtype[Any]) -> FloatOrArray:
         """Largest possible ``|rebuilt - W|``, in units of weight.
 
-        Let u be half an ulp of 1. Rounding ``W * scale`` and the quotient costs 2u relative to W. If the roundings of
-        the scale went up, clipping at g_max cuts the largest weights to ``g_max / scale``: by up to another u, or more
-        where 1 / max|W| is a subnormal number. With g_min > 0, adding it costs u * g_max, in µS, and the difference of
-        the pair another u.
+        Let u be half an ulp of 1. Rounding ``W * scale`` and the quotient costs 2u relative to W. Weights beyond
+        ``(g_max - g_min) / scale`` may be clipped there: if the roundings of the scale went up, these are the largest
+        ones, by up to 2u, or more where 1 / max|W| is a subnormal number. With g_min > 0, adding it costs u * g_max, in
+        µS, and the difference of the pair another u.
 
         Half precision: conductances are computed in float32, whose roundings are small beside the one that rounds them,
         and the scale has been rounded down, so that nothing is clipped.
         """
-        if self._exact:
-            return 0.0
         finfo = ml_dtypes.finfo(dtype)
         unit = float(finfo.eps) / 2
-        scale = self.scale(statistics, np.dtype(np.float32) if is_half_precision(dtype) else dtype)
-        clipped = max(statistics.max_abs - self._g_max / scale, 0.0)
-        bound = 2 * unit * statistics.max_abs + clipped
+        _, limit = self.limits(scaling)
+        largest = np.minimum(statistics.max_abs, limit)
+        clipped = np.maximum(statistics.max_abs - limit, 0.0)
+        if self._exact:
+            # The devices hold what exceeds the limit by the roundings of the scale.
+            return plain(np.where(clipped > 4 * unit * np.asarray(limit), clipped, 0.0)[()])
+        bound = 2 * unit * largest + clipped
         if self._g_min:
-            reach = max(statistics.max_abs, SMALLEST_MAX_ABS)
-            bound += (1 + self._g_max / (self._g_max - self._g_min)) * unit * reach
+            reach = np.maximum(largest, SMALLEST_MAX_ABS)
+            bound = bound + (1 + self._g_max / (self._g_max - self._g_min)) * unit * reach
         subnormal = float(finfo.smallest_subnormal)
-        if is_half_precision(dtype):  # of which small conductances are subnormal numbers
-            subnormal += subnormal / scale
-        return bound * (1 + 8 * unit) + subnormal
+        # Small conductances of half precision are subnormal numbers.
+        lost_us = subnormal if is_half_precision(dtype) else 0.0
+        return plain(bound * (1 + 8 * unit) + lost_us / scaling.scale + subnormal)

@@ -12,17 +12,22 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.converters import WeightStatistics
+from onnx_gconv.converters import Scaling, WeightStatistics
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord
 from onnx_gconv.passes import InlineWeightFunctions
 from onnx_gconv.passes.mapped_weight import BrokenMappingError, ModelValues, locate, structural_problems
+from onnx_gconv.scale_grid import ScaleGrid
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
+from onnx_gconv.weight_conversion import WeightConversion
 from onnx_gconv.weights import scopes
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constant_tensor import constant_tensor
 
 __all__ = ["WeightComparison", "compare_weights"]
+
+# Roundings of the scale, of float32, move the ends of the range that the devices can hold.
+_END_ROUNDINGS = 2.0**-21
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,10 @@ class WeightComparison:
         max_ulp_error: Largest distance in representable numbers of the weight's type.
         bit_identical: Whether all elements are equal bit for bit.
         bound: What the converter promises for `max_abs_error`; 0 for an exact one.
-        passed: Whether the promise is kept.
+        passed: Whether the promise is kept, in each group of elements that share a scale. Weights beyond what the devices
+            can hold are compared with the largest that they can, where clipping was asked for.
+        clipped: How many weights are beyond it; None where clipping was not asked for.
+        sqnr_db: Ratio of the power of the weights to that of the errors, in dB; None without errors.
         problem: Why it could not be compared, or None.
     """
 
@@ -49,6 +57,8 @@ class WeightComparison:
     bit_identical: bool
     bound: float
     passed: bool
+    clipped: int | None = None
+    sqnr_db: float | None = None
     problem: str | None = None
 
 
@@ -165,20 +175,24 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
         return _not_compared(record, str(broken))
     if problem is not None:
         return _not_compared(record, problem)
-    rebuilt = mapped.rebuilt
-    difference = _Difference()
-    for ours, theirs in zip(rebuilt.chunks(), element_chunks(tensor), strict=True):
+    grid = record.grid
+    conversion = WeightConversion(
+        converter=converter,
+        scaling=Scaling(mapped.decoding.scale, mapped.decoding.zero),
+        grid=grid,
+        is_clipped=record.clipping is not None,
+        levels=None if record.levels is None else record.levels.levels,
+    )
+    difference = _Difference(conversion, np.dtype(record.compute_dtype), grid)
+    for ours, theirs in zip(mapped.rebuilt.chunks(), element_chunks(tensor), strict=True):
         difference.add(ours, theirs)
-    statistics = WeightStatistics(-difference.max_abs, difference.max_abs, tensor.size)
-    is_finite = math.isfinite(difference.max_abs)
-    bound = converter.error_bound(statistics, np.dtype(record.compute_dtype)) if is_finite else 0.0
-    if record.rounded:
-        bound = 0.0
-    elif record.dtype != record.compute_dtype:
-        # The cast rounds to the nearest number, and the original is one: it can at most double the distance.
-        bound *= 2
+    # The cast rounds to the nearest number, and the original is one: it can at most double the distance.
+    bounds = difference.bounds(slack=1.0 if record.dtype == record.compute_dtype else 2.0)
+    if record.rounded and not conversion.is_clipped:
+        bounds = np.zeros_like(bounds)
     error = difference.max_error
-    passed = difference.bit_identical if converter.is_exact else math.isfinite(error) and error <= bound
+    keeps = bool(np.all(difference.largest_errors <= bounds))  # NaN does not
+    passed = difference.bit_identical if converter.is_exact else math.isfinite(error) and keeps
     return WeightComparison(
         name=record.name,
         graph=record.graph,
@@ -186,8 +200,10 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
         max_relative_error=(error / difference.max_abs if error else 0.0) if math.isfinite(error) else None,
         max_ulp_error=difference.max_ulp if math.isfinite(error) else None,
         bit_identical=difference.bit_identical,
-        bound=bound,
+        bound=float(bounds.max()) if np.isfinite(bounds).all() else 0.0,
         passed=passed,
+        clipped=difference.clipped,
+        sqnr_db=difference.sqnr_db,
     )
 
 
@@ -206,27 +222,91 @@ def _not_compared(record: WeightRecord, problem: str) -> WeightComparison:
 
 
 class _Difference:
-    """Largest differences between two arrays that come in chunks."""
+    """Largest differences between two arrays that come in chunks, for each group of elements that share a scale."""
 
-    def __init__(self) -> None:
+    def __init__(self, conversion: WeightConversion, compute: np.dtype[Any], grid: ScaleGrid | None) -> None:
+        self._conversion = conversion
+        self._compute = compute
+        self._grid = grid
+        groups = 1 if grid is None else grid.count
+        self._minimum, self._maximum = np.full(groups, np.inf), np.full(groups, -np.inf)
+        self._first = 0
+        self._squared_error = self._squared_weights = 0.0
+        self.largest_errors = np.zeros(groups)
         self.max_error = 0.0
         self.max_ulp = 0
-        self.max_abs = 0.0
+        self.clipped: int | None = 0 if conversion.is_clipped else None
         self.bit_identical = True
+
+    @property
+    def max_abs(self) -> float:
+        """max|W| of the original."""
+        return max(float(self._maximum.max()), -float(self._minimum.min()))
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """Ratio of the power of the weights to that of the errors, in dB; None without errors, or if it is no number."""
+        signal, noise = self._squared_weights, self._squared_error
+        if not (0 < signal < math.inf and 0 < noise < math.inf):
+            return None
+        return 10 * (math.log10(signal) - math.log10(noise))
+
+    def bounds(self, slack: float) -> NDArray[np.float64]:
+        """What the converter promises for each group, times a slack; 0 where the original is not finite."""
+        finite = np.isfinite(self._minimum) & np.isfinite(self._maximum)
+        low, high = np.where(finite, self._minimum, 0.0), np.where(finite, self._maximum, 0.0)
+        if self._grid is None:
+            statistics = WeightStatistics(float(low[0]), float(high[0]), self._first)
+        else:
+            statistics = WeightStatistics(low.reshape(self._grid.shape), high.reshape(self._grid.shape), self._first)
+        bound = np.asarray(self._conversion.error_bound(statistics, self._compute), np.float64)
+        return np.where(finite, np.broadcast_to(bound.reshape(-1), finite.shape) * slack, 0.0)
 
     def add(self, rebuilt: NDArray[Any], original: NDArray[Any]) -> None:
         """Take two chunks of the same length and type."""
-        wide = original.astype(np.float32) if original.dtype.itemsize < 4 else original  # noqa: PLR2004 - half precision
-        self.max_abs = max(self.max_abs, float(wide.max()), -float(wide.min()))
+        wide = original.astype(np.float64)
+        groups = None if self._grid is None else self._grid.groups(self._first, self._first + wide.size)
+        self._first += wide.size
+        self._extend(wide, groups)
         ours, theirs = _bits(rebuilt), _bits(original)
         if np.array_equal(ours, theirs):
+            self._squared_weights += float(np.dot(wide, wide))
             return
         self.bit_identical = False
-        error = np.abs(rebuilt.astype(np.float64) - original.astype(np.float64))
-        largest = float(error.max())
+        distance = np.abs(rebuilt.astype(np.float64) - wide)
+        self._squared_weights += float(np.dot(wide, wide))
+        self._squared_error += float(np.dot(distance, distance))
+        largest = float(distance.max())
         self.max_error = largest if math.isnan(largest) else max(self.max_error, largest)
         is_integer = ir.DataType.from_numpy(original.dtype).is_integer()
         self.max_ulp = max(self.max_ulp, int(largest if is_integer else _distance(ours, theirs).max()))
+        if self._conversion.is_clipped:
+            distance = self._distance_from_held(rebuilt.astype(np.float64), wide, groups)
+        if groups is None:
+            self.largest_errors[0] = np.maximum(self.largest_errors[0], distance.max())
+        else:
+            np.maximum.at(self.largest_errors, groups, distance)
+
+    def _extend(self, wide: NDArray[np.float64], groups: NDArray[np.intp] | None) -> None:
+        if groups is None:
+            self._minimum[0] = np.minimum(self._minimum[0], wide.min())
+            self._maximum[0] = np.maximum(self._maximum[0], wide.max())
+        else:
+            np.minimum.at(self._minimum, groups, wide)
+            np.maximum.at(self._maximum, groups, wide)
+
+    def _distance_from_held(
+        self, rebuilt: NDArray[np.float64], wide: NDArray[np.float64], groups: NDArray[np.intp] | None
+    ) -> NDArray[np.float64]:
+        """How far rebuilt weights are from the original ones, cut to what the devices can hold."""
+        scaling = self._conversion.scaling
+        if groups is not None:
+            scaling = scaling.at(groups, np.dtype(np.float64))
+        low, high = self._conversion.converter.limits(scaling)
+        held = np.clip(wide, low, high)
+        beyond = np.abs(wide - held)
+        self.clipped = (self.clipped or 0) + int(np.count_nonzero(beyond > _END_ROUNDINGS * np.abs(held)))
+        return np.abs(rebuilt - held)
 
 
 def _bits(array: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:

@@ -26,6 +26,8 @@ class MatrixView:
         row_axes: Axes of `split_shape` that are unrolled over the rows, the slowest first.
         column_axes: Axes of `split_shape` that are unrolled over the columns, the slowest first.
         factor: Digital factor by which the node multiplies the product (alpha of Gemm).
+        columns_per_channel: How many columns, one after the other, belong to one output channel: the positions of the
+            kernel of a transposed convolution, else 1.
     """
 
     rows: int
@@ -36,6 +38,7 @@ class MatrixView:
     row_axes: tuple[int, ...]
     column_axes: tuple[int, ...]
     factor: float = 1.0
+    columns_per_channel: int = 1
 
     @classmethod
     def of_axes(
@@ -46,6 +49,7 @@ class MatrixView:
         column_axes: Sequence[int],
         matrix_axes: Sequence[int] = (),
         factor: float = 1.0,
+        columns_per_channel: int = 1,
     ) -> MatrixView:
         """The view with the given axes of a tensor of the given shape.
 
@@ -61,4 +65,5 @@ class MatrixView:
             row_axes=tuple(row_axes),
             column_axes=tuple(column_axes),
             factor=factor,
+            columns_per_channel=columns_per_channel,
         )

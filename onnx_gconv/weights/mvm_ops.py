@@ -5,6 +5,7 @@ Supporting a new op is one row: its weight slots and, for each, the function tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -133,11 +134,13 @@ def _conv(node: ir.Node, shape: Sequence[int]) -> MatrixView:
 
 def _conv_transpose(node: ir.Node, shape: Sequence[int]) -> MatrixView:
     """W [inputs, outputs / groups, kernel...]: one input position gives (output, kernel...), which are the columns."""
-    groups = _groups(node, shape)
+    groups, kernel = _groups(node, shape), math.prod(shape[2:])
     if groups == 1:
-        return MatrixView.of_axes(shape, row_axes=(0,), column_axes=range(1, len(shape)))
+        columns = range(1, len(shape))
+        return MatrixView.of_axes(shape, row_axes=(0,), column_axes=columns, columns_per_channel=kernel)
     split = (groups, shape[0] // groups, *shape[1:])
-    return MatrixView.of_axes(split, matrix_axes=(0,), row_axes=(1,), column_axes=range(2, len(split)))
+    columns = range(2, len(split))
+    return MatrixView.of_axes(split, matrix_axes=(0,), row_axes=(1,), column_axes=columns, columns_per_channel=kernel)
 
 
 def _recurrent(_: ir.Node, shape: Sequence[int]) -> MatrixView:

@@ -58,7 +58,7 @@ def test_the_error_is_within_the_bound(parse, dtype, weight, g_min, magnitude):
     converter = SinglePairConductanceConverter(g_max=25, g_min=g_min)
     pass_ = MapConductances(converter, conductance_dtype="weight")
     [planned] = pass_.plan(model).weights
-    bound = converter.error_bound(planned.statistics, planned.compute_dtype)
+    bound = planned.conversion.error_bound(planned.statistics, planned.compute_dtype)
     pass_(model)
     assert CheckMapping().violations(model) == ()
     RestoreWeights()(model)

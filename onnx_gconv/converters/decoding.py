@@ -1,0 +1,77 @@
+"""How conductances become weights again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, operand
+from onnx_gconv.converters.scaling import entries_at
+
+__all__ = ["Decoding"]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How conductances become weights again: ``W = (sum_k c_k * G_k - b) / scale + w0``.
+
+    Attributes:
+        coefficients: c_k, one for each conductance of the weight, without unit.
+        offset_us: b, in µS.
+        scale: µS per unit of weight; positive and finite. A number, or an array that fits the conductances.
+        zero: w0, in units of weight. A number, or an array that fits the conductances.
+    """
+
+    coefficients: tuple[float, ...]
+    offset_us: float
+    scale: FloatOrArray
+    zero: FloatOrArray
+
+    def at(self, groups: NDArray[np.intp], dtype: np.dtype[Any]) -> Decoding:
+        """The decoding of single elements.
+
+        Args:
+            groups: For each element, the flat number of the group whose scale and zero it has.
+            dtype: Type of the arrays.
+
+        Returns:
+            One with an array of the shape of `groups` for each array.
+        """
+        return Decoding(
+            self.coefficients,
+            self.offset_us,
+            entries_at(self.scale, groups, dtype),
+            entries_at(self.zero, groups, dtype),
+        )
+
+    def decode(self, conductances: Iterable[FloatArray], dtype: np.dtype[Any]) -> FloatArray:
+        """Rebuild weights in the order of operations in which the graph rebuilds them.
+
+        Args:
+            conductances: Arrays in µS, all of one shape, one for each coefficient.
+            dtype: The type the graph computes in.
+
+        Returns:
+            Weights of that shape and type, bit-identical to what the emitted nodes compute.
+        """
+        total: FloatArray | None = None
+        for coefficient, conductance in zip(self.coefficients, conductances, strict=True):
+            if total is None:
+                total = conductance if coefficient == 1.0 else conductance * dtype.type(coefficient)
+            elif coefficient == -1.0:
+                total = total - conductance
+            elif coefficient == 1.0:
+                total = total + conductance
+            else:
+                total = total + conductance * dtype.type(coefficient)
+        assert total is not None  # noqa: S101 - a converter without devices does not exist
+        if self.offset_us:
+            total = total - dtype.type(self.offset_us)
+        weights: FloatArray = total / operand(self.scale, dtype)
+        if isinstance(self.zero, np.ndarray) or self.zero:
+            weights = weights + operand(self.zero, dtype)
+        return weights

@@ -1,0 +1,76 @@
+"""Checks of the parameters of converters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from onnx_gconv.errors import ConfigError
+
+__all__ = ["checked_factors", "checked_range", "positive_number", "whole_number"]
+
+
+def checked_range(g_max: float, g_min: float) -> tuple[float, float]:
+    """The two ends of a conductance range, in µS.
+
+    Raises:
+        ConfigError: If one is negative or not finite, or the range is empty.
+    """
+    high, low = _conductance("g_max", g_max), _conductance("g_min", g_min)
+    if low >= high:
+        raise ConfigError(f"g_min should be smaller than g_max, but g_min={low} and g_max={high} µS")
+    return high, low
+
+
+def checked_factors(f_lst: Sequence[float]) -> tuple[float, ...]:
+    """The factors of several pairs.
+
+    Raises:
+        ConfigError: If there is none, or one is not positive and finite.
+    """
+    try:
+        given = [*f_lst]
+    except TypeError:
+        raise ConfigError(f"f_lst should be a list of factors, but it is {f_lst!r}") from None
+    if not given:
+        raise ConfigError("f_lst should have at least one factor, but it is empty")
+    return tuple(positive_number(f"factor {number} of f_lst", f) for number, f in enumerate(given, 1))
+
+
+def positive_number(name: str, value: float) -> float:
+    """A number that has to be positive and finite.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} should be a number, but it is {value!r}") from None
+    if not (math.isfinite(number) and number > 0):
+        raise ConfigError(f"{name} should be positive and finite, but it is {number}")
+    return number
+
+
+def whole_number(name: str, value: int, lowest: int, highest: int) -> int:
+    """A whole number from `lowest` to `highest`.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise ConfigError(f"{name} should be a whole number from {lowest} to {highest}, but it is {value!r}")
+    return value
+
+
+def _conductance(name: str, value: float) -> float:
+    """Check one end of a conductance range, in µS."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} should be a number in µS, but it is {value!r}") from None
+    if not math.isfinite(number):
+        raise ConfigError(f"{name} should be finite, but it is {number} µS")
+    if number < 0:
+        raise ConfigError(f"{name} should be a positive value, but it is {number} µS")
+    return number + 0.0  # a negative zero becomes zero, so that equal ranges look alike

@@ -1,0 +1,113 @@
+"""What has to be known of a weight before it can be converted piece by piece."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, plain
+from onnx_gconv.errors import UnmappableWeightError
+
+__all__ = ["WeightStatistics", "group_statistics", "weight_statistics"]
+
+
+@dataclass(frozen=True)
+class WeightStatistics:
+    """What is known of a whole weight after one scan over it.
+
+    Attributes:
+        minimum: Smallest element, exact in float64; or an array of any shape, one entry for each group of elements that
+            share a scale.
+        maximum: Largest element, likewise.
+        count: Number of elements of all groups, at least 1.
+    """
+
+    minimum: FloatOrArray
+    maximum: FloatOrArray
+    count: int
+
+    @property
+    def max_abs(self) -> FloatOrArray:
+        """max|W|, exact in float64; for each group if there are groups."""
+        return plain(np.maximum(np.abs(self.minimum), np.abs(self.maximum)))
+
+    def __or__(self, other: WeightStatistics) -> WeightStatistics:
+        """The statistics of two parts of a weight together."""
+        return WeightStatistics(
+            minimum=plain(np.minimum(self.minimum, other.minimum)),
+            maximum=plain(np.maximum(self.maximum, other.maximum)),
+            count=self.count + other.count,
+        )
+
+
+def weight_statistics(chunks: Iterable[FloatArray], *, first_index: int = 0) -> WeightStatistics:
+    """Scan a weight, or a part of it.
+
+    Args:
+        chunks: The elements in arrays of any shape, float32 or float64.
+        first_index: Index in the flattened weight of the first element, for messages.
+
+    Raises:
+        UnmappableWeightError: If there is no element, or one is NaN or infinite; the message gives the value and, for
+            the first such element, its index in the flattened weight.
+    """
+    minimum, maximum, count = math.inf, -math.inf, 0
+    for chunk in chunks:
+        if not chunk.size:
+            continue
+        low, high = _finite_ends(chunk, first_index + count)
+        minimum, maximum, count = min(minimum, low), max(maximum, high), count + chunk.size
+    if not count:
+        raise UnmappableWeightError("has no elements")
+    return WeightStatistics(minimum=minimum, maximum=maximum, count=count)
+
+
+def group_statistics(
+    chunks: Iterable[tuple[FloatArray, NDArray[np.intp]]], shape: tuple[int, ...], *, first_index: int = 0
+) -> WeightStatistics:
+    """Scan a weight, or a part of it, whose elements belong to groups that share a scale.
+
+    Args:
+        chunks: The elements in arrays of any shape, float32 or float64, each with the flat numbers of their groups.
+        shape: Shape of the array of groups.
+        first_index: Index in the flattened weight of the first element, for messages.
+
+    Returns:
+        float64 arrays of `shape`. A group without an element has the minimum +inf and the maximum -inf, so that the
+        statistics of parts can be joined with ``|``.
+
+    Raises:
+        UnmappableWeightError: As `weight_statistics` does.
+    """
+    minimum, maximum = np.full(shape, math.inf), np.full(shape, -math.inf)
+    flat_minimum, flat_maximum = minimum.reshape(-1), maximum.reshape(-1)
+    count = 0
+    for chunk, groups in chunks:
+        if not chunk.size:
+            continue
+        _finite_ends(chunk, first_index + count)
+        # ufunc.at is fast only where it need not cast.
+        elements, numbers = chunk.reshape(-1).astype(np.float64, copy=False), groups.reshape(-1)
+        np.minimum.at(flat_minimum, numbers, elements)
+        np.maximum.at(flat_maximum, numbers, elements)
+        count += chunk.size
+    if not count:
+        raise UnmappableWeightError("has no elements")
+    return WeightStatistics(minimum=minimum, maximum=maximum, count=count)
+
+
+def _finite_ends(chunk: FloatArray, first_index: int) -> tuple[float, float]:
+    """The smallest and the largest element of a chunk, all of whose elements have to be finite."""
+    # max and min propagate NaN and show infinities, so finiteness costs no scan of its own.
+    low, high = float(chunk.min()), float(chunk.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        flat = chunk.reshape(-1)
+        first = int(np.flatnonzero(~np.isfinite(flat))[0])
+        raise UnmappableWeightError(
+            f"has the value {float(flat[first])} at flat index {first_index + first}; no conductance can hold it"
+        )
+    return low, high

@@ -1,0 +1,193 @@
+"""Where each element of a weight stands in its matrices, computed for any stretch of the stored tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["IncommensurableShapeError", "LayoutStep", "MatrixLayout", "Role"]
+
+Role: TypeAlias = Literal["matrix", "row", "column"]
+LayoutStep: TypeAlias = tuple[Literal["transpose", "reshape"], Sequence[int]]
+
+
+class IncommensurableShapeError(ValueError):
+    """A reshape cuts axes at places that have no common refinement, such as 4x6 to 3x8."""
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """A factor of an axis of the stored tensor.
+
+    Attributes:
+        size: Its size, above 1.
+        axis: The axis of the stored tensor that it is part of.
+        role: Which of the three indices it counts towards.
+        stride: By how much that index grows with it.
+    """
+
+    size: int
+    axis: int
+    role: Role
+    stride: int
+
+
+@dataclass(frozen=True)
+class MatrixLayout:
+    """A weight as ``matrices`` of ``rows`` inputs by ``columns`` outputs.
+
+    Axes of the stored tensor are split into factors, fine enough that each factor belongs to the matrices, to the rows
+    or to the columns.
+
+    Attributes:
+        shape: Shape of the stored tensor.
+        matrices: Number of matrices.
+        rows: Inputs of one matrix.
+        columns: Outputs of one matrix.
+        factors: The factors, in the order of the stored tensor, the slowest first.
+    """
+
+    shape: tuple[int, ...]
+    matrices: int
+    rows: int
+    columns: int
+    factors: tuple[_Factor, ...]
+
+    @classmethod
+    def of(
+        cls,
+        shape: Sequence[int],
+        steps: Iterable[LayoutStep],
+        split_shape: Sequence[int],
+        *,
+        matrix_axes: Sequence[int],
+        row_axes: Sequence[int],
+        column_axes: Sequence[int],
+    ) -> MatrixLayout:
+        """The layout that a matrix view gives.
+
+        Args:
+            shape: Shape of the stored tensor; no axis is empty.
+            steps: How it is rearranged before the view applies.
+            split_shape: The shape that the view reshapes it to then.
+            matrix_axes: Axes of `split_shape` that count matrices, the slowest first.
+            row_axes: Axes of `split_shape` that are unrolled over the rows, the slowest first.
+            column_axes: Axes of `split_shape` that are unrolled over the columns, the slowest first.
+
+        Raises:
+            IncommensurableShapeError: If axes cannot be split so that they fit both shapes of a reshape.
+        """
+        splitter = _Splitter(shape)
+        for op, argument in steps:
+            if op == "transpose":
+                splitter.axes = [splitter.axes[axis] for axis in argument]
+            else:
+                splitter.reshape(argument)
+        splitter.reshape(split_shape)
+        roles: dict[int, tuple[Role, int]] = {}
+        sizes: dict[Role, int] = {}
+        named: tuple[tuple[Role, Sequence[int]], ...] = (
+            ("matrix", matrix_axes),
+            ("row", row_axes),
+            ("column", column_axes),
+        )
+        for role, axes in named:
+            stride = 1
+            for factor in reversed([leaf for axis in axes for leaf in splitter.leaves(splitter.axes[axis])]):
+                roles[factor] = role, stride
+                stride *= splitter.sizes[factor]
+            sizes[role] = stride
+        factors = tuple(_Factor(splitter.sizes[leaf], axis, *roles[leaf]) for axis, leaf in splitter.stored())
+        return cls(tuple(shape), sizes["matrix"], sizes["row"], sizes["column"], factors)
+
+    def of_role(self, role: Role) -> tuple[int, ...]:
+        """Numbers of the factors of a role, the slowest first."""
+        numbers = [number for number, factor in enumerate(self.factors) if factor.role == role]
+        return tuple(sorted(numbers, key=lambda number: -self.factors[number].stride))
+
+    def index(self, role: Role, start: int, stop: int) -> NDArray[np.int64]:
+        """The matrix, row or column of each element of the stored tensor from `start` to `stop`, in row-major order."""
+        position = np.arange(start, stop)
+        total = np.zeros(stop - start, np.int64)
+        for inner, size, stride in self._runs(role):
+            digit = position // inner if inner > 1 else position
+            if inner * size < math.prod(self.shape):  # the slowest axis of all never starts anew
+                digit = digit % size
+            total += digit * stride if stride > 1 else digit
+        return total
+
+    def _runs(self, role: Role) -> Iterator[tuple[int, int, int]]:
+        """Factors of a role with neighbours joined: elements until the next value, size, and stride in the index."""
+        inner, joined = 1, None
+        for factor in reversed(self.factors):
+            if factor.role != role:
+                if joined is not None:
+                    yield joined
+                joined = None
+            elif joined is not None and factor.stride == joined[1] * joined[2]:
+                joined = joined[0], joined[1] * factor.size, joined[2]
+            else:
+                if joined is not None:
+                    yield joined
+                joined = inner, factor.size, factor.stride
+            inner *= factor.size
+        if joined is not None:
+            yield joined
+
+
+class _Splitter:
+    """Axes as lists of factors, which are split where a reshape needs it."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.sizes: dict[int, int] = dict(enumerate(shape))
+        self._parts: dict[int, tuple[int, int]] = {}
+        self._stored = list(range(len(shape)))
+        self.axes: list[list[int]] = [[factor] for factor in self._stored]
+
+    def leaves(self, factors: Iterable[int]) -> list[int]:
+        """What factors have been split into, without those of size 1."""
+        found: list[int] = []
+        for factor in factors:
+            if factor in self._parts:
+                found.extend(self.leaves(self._parts[factor]))
+            elif self.sizes[factor] > 1:
+                found.append(factor)
+        return found
+
+    def stored(self) -> Iterator[tuple[int, int]]:
+        """The axes of the stored tensor and their factors, in its order."""
+        for axis in self._stored:
+            for leaf in self.leaves([axis]):
+                yield axis, leaf
+
+    def reshape(self, shape: Sequence[int]) -> None:
+        """Distribute all factors, from the fastest on, over new axes."""
+        waiting = self.leaves(factor for axis in self.axes for factor in axis)
+        axes: list[list[int]] = []
+        for size in reversed(shape):
+            axis: list[int] = []
+            missing = size
+            while missing > 1:
+                factor = waiting.pop()
+                if missing % self.sizes[factor] == 0:
+                    missing //= self.sizes[factor]
+                elif self.sizes[factor] % missing == 0:
+                    outer, factor = self._split(factor, missing)
+                    waiting.append(outer)
+                    missing = 1
+                else:
+                    raise IncommensurableShapeError(f"the shape {list(shape)} cuts across the axes of the weight")
+                axis.insert(0, factor)
+            axes.insert(0, axis)
+        self.axes = axes
+
+    def _split(self, factor: int, inner_size: int) -> tuple[int, int]:
+        outer, inner = len(self.sizes), len(self.sizes) + 1
+        self.sizes[outer], self.sizes[inner] = self.sizes[factor] // inner_size, inner_size
+        self._parts[factor] = outer, inner
+        return outer, inner

@@ -1,0 +1,75 @@
+"""Outputs of models whose mapping rounds or clips weights on purpose: judged by what the rebuilt weights give."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.passes import RestoreWeights
+from onnx_gconv.verification.outputs import OutputsReport
+
+__all__ = ["JUDGED_BY_REBUILT_WEIGHTS", "judged", "restored_model"]
+
+JUDGED_BY_REBUILT_WEIGHTS = (
+    "the mapping rounds or clips weights on purpose; the errors of outputs are those against the original, but what "
+    "passes is judged against the original with the rebuilt weights in place of its own"
+)
+
+
+@contextmanager
+def restored_model(mapped: Path) -> Iterator[Path | None]:
+    """The original with the rebuilt weights in place of its own, in a temporary folder; None if it cannot be made.
+
+    Raises:
+        ModelError: If the model cannot be read.
+    """
+    model = load_model(mapped)
+    with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:
+        path = Path(folder) / mapped.name
+        try:
+            RestoreWeights()(model)
+        except ModelError:  # a broken mapping, which the other checks report
+            yield None
+            return
+        save_model(model, path)
+        del model
+        yield path
+
+
+def judged(against_original: OutputsReport, against_rebuilt: OutputsReport) -> OutputsReport:
+    """The comparison with the original, which passes where that with the rebuilt weights does.
+
+    Args:
+        against_original: Mapped model against the original.
+        against_rebuilt: Mapped model against the original with the rebuilt weights.
+    """
+    if against_rebuilt.not_compared is not None or against_original.not_compared is not None:
+        return against_original
+    verdicts = {(item.name, item.optimization): item for item in against_rebuilt.comparisons}
+    comparisons = []
+    for item in against_original.comparisons:
+        verdict = verdicts.get((item.name, item.optimization))
+        if verdict is None or item.max_abs_error is None or verdict.max_abs_error is None:
+            comparisons.append(item)
+            continue
+        comparisons.append(
+            replace(
+                item,
+                passed=verdict.passed,
+                tolerance=verdict.tolerance,
+                allowed_mismatches=verdict.allowed_mismatches,
+                note=verdict.note,
+                rebuilt_error=verdict.max_abs_error,
+            )
+        )
+    return replace(
+        against_original,
+        comparisons=tuple(comparisons),
+        failures=(*against_original.failures, *(item for item in against_rebuilt.failures)),
+        notes=(JUDGED_BY_REBUILT_WEIGHTS, *against_original.notes),
+    )

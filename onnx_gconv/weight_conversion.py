@@ -1,0 +1,187 @@
+"""The conversion of one weight to conductances, with everything known that it takes, and what it loses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from onnx_gconv.converters import ConductanceConverter, Decoding, Scaling, WeightStatistics
+from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.devices.levels import ConductanceLevels
+from onnx_gconv.scale_grid import ScaleGrid
+
+__all__ = ["ConversionLoss", "WeightConversion"]
+
+# Roundings of the scale move the ends of the range by up to this many times the machine epsilon.
+_END_ROUNDINGS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class WeightConversion:
+    """How the elements of one weight become conductances.
+
+    Attributes:
+        converter: The rule.
+        scaling: Scale and zero: numbers, or arrays of the shape of `grid`.
+        grid: Which elements share a scale; None if all do.
+        is_clipped: Whether weights beyond what the devices can hold are clipped first; else there are none.
+        levels: The levels that conductances are rounded to; None for none.
+    """
+
+    converter: ConductanceConverter
+    scaling: Scaling
+    grid: ScaleGrid | None = None
+    is_clipped: bool = False
+    levels: ConductanceLevels | None = None
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the conductances become the weight again."""
+        return self.converter.decoding(self.scaling)
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether weights come back with more than the roundings of floating-point numbers, on purpose."""
+        return self.is_clipped or self.levels is not None or self.converter.natural_levels is not None
+
+    def convert(self, weights: FloatArray, start: int, out: Sequence[FloatArray]) -> None:
+        """Write the conductances of all devices, in µS, to `out`.
+
+        Args:
+            weights: A stretch of the weight, of type float32 or float64, one axis.
+            start: Index of its first element.
+            out: For each device an array of the same shape and type; none may overlap `weights`.
+        """
+        scaling = self._scaling_at(start, start + weights.size, weights.dtype)
+        if self.is_clipped:
+            weights = self.clipped(weights, scaling)
+        self.converter.convert_chunk(weights, scaling, out)
+        if self.levels is not None:
+            for conductances in out:
+                self.levels.round_chunk(conductances, conductances)
+
+    def clipped(self, weights: FloatArray, scaling: Scaling) -> FloatArray:
+        """A stretch of the weight, cut to what the devices can hold.
+
+        Args:
+            weights: Float32 or float64.
+            scaling: That of these elements.
+        """
+        low, high = self.converter.limits(scaling)
+        number = weights.dtype.type
+        return np.clip(weights, number(low), number(high))
+
+    def loss(self, weights: FloatArray, start: int, *, rounded: bool) -> ConversionLoss:
+        """What a stretch of the weight loses.
+
+        Args:
+            weights: Float32 or float64, one axis.
+            start: Index of its first element.
+            rounded: Whether it consists of integers, to which rebuilt ones are rounded.
+        """
+        scaling = self._scaling_at(start, start + weights.size, weights.dtype)
+        conductances: list[FloatArray] = [np.empty_like(weights) for _ in self.converter.device_names]
+        self.convert(weights, start, conductances)
+        rebuilt = self.converter.decoding(scaling).decode(conductances, weights.dtype)
+        if rounded:
+            rebuilt = np.rint(rebuilt)
+        held, clipped_away, count = weights, 0.0, 0
+        if self.is_clipped:
+            held = self.clipped(weights, scaling)
+            beyond = np.abs(weights - held)
+            # The ends of the range are rounded themselves; what lies on them is not clipped.
+            is_clipped = beyond > _END_ROUNDINGS * np.finfo(weights.dtype).eps * np.abs(held)
+            count = int(np.count_nonzero(is_clipped))
+            clipped_away = float(beyond.max(initial=0.0, where=is_clipped))
+        error = (rebuilt - weights).astype(np.float64)
+        return ConversionLoss(
+            clipped=count,
+            max_clipping_error=clipped_away,
+            max_rounding_error=float(np.abs(rebuilt - held).max(initial=0.0)),
+            squared_error=float(np.dot(error, error)),
+            squared_weights=float(np.dot(weights.astype(np.float64), weights)),
+            count=weights.size,
+        )
+
+    def error_bound(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> float | FloatArray:
+        """Largest possible ``|rebuilt - W|``, in units of weight, for weights that the devices can hold.
+
+        Rounding to levels moves each device by up to half a gap; of a pair, the one at g_min stays, which is a level.
+
+        Args:
+            statistics: Those of the weight, or of each group of elements that share a scale.
+            dtype: Type of the conductances.
+
+        Returns:
+            A number, or an array of the shape of `grid`.
+        """
+        if self.is_clipped:
+            low, high = self.converter.limits(self.scaling)
+            statistics = WeightStatistics(
+                minimum=np.clip(statistics.minimum, low, high),
+                maximum=np.clip(statistics.maximum, low, high),
+                count=statistics.count,
+            )
+        bound = self.converter.error_bound(statistics, self.scaling, dtype)
+        if self.levels is not None:
+            coefficients = np.abs(self.decoding.coefficients)
+            paired = {device for pair in self.converter.pairs for device in pair}
+            moving = sum(coefficients[one] for one, _ in self.converter.pairs)
+            moving += sum(coefficient for number, coefficient in enumerate(coefficients) if number not in paired)
+            roundings = 4 * float(ml_dtypes.finfo(dtype).eps) * np.asarray(statistics.max_abs)
+            bound = bound + moving * self.levels.error_bound_us(dtype) / self.scaling.scale + roundings
+        if self.is_clipped:  # the ends of the range are rounded
+            bound = bound + _END_ROUNDINGS * float(ml_dtypes.finfo(dtype).eps) * np.asarray(statistics.max_abs)
+        return bound
+
+    def _scaling_at(self, start: int, stop: int, dtype: np.dtype[Any]) -> Scaling:
+        return self.scaling if self.grid is None else self.scaling.at(self.grid.groups(start, stop), dtype)
+
+
+@dataclass(frozen=True)
+class ConversionLoss:
+    """What a weight, or a part of it, loses when it is mapped and rebuilt.
+
+    Attributes:
+        clipped: How many elements are beyond what the devices can hold.
+        max_clipping_error: The largest distance by which one is, in units of weight.
+        max_rounding_error: The largest ``|rebuilt - W|``, with W cut to what the devices can hold.
+        squared_error: Sum of ``(rebuilt - W)^2``.
+        squared_weights: Sum of ``W^2``.
+        count: Number of elements.
+    """
+
+    clipped: int
+    max_clipping_error: float
+    max_rounding_error: float
+    squared_error: float
+    squared_weights: float
+    count: int
+
+    @property
+    def rms_error(self) -> float:
+        """The root of the mean squared error, in units of weight."""
+        return math.sqrt(self.squared_error / self.count)
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """Ratio of the power of the weights to that of the errors, in dB; None without errors or weights."""
+        if not (self.squared_error > 0 and self.squared_weights > 0):
+            return None
+        return 10 * (math.log10(self.squared_weights) - math.log10(self.squared_error))
+
+    def __or__(self, other: ConversionLoss) -> ConversionLoss:
+        """The loss of two parts of a weight together."""
+        return ConversionLoss(
+            clipped=self.clipped + other.clipped,
+            max_clipping_error=max(self.max_clipping_error, other.max_clipping_error),
+            max_rounding_error=max(self.max_rounding_error, other.max_rounding_error),
+            squared_error=self.squared_error + other.squared_error,
+            squared_weights=self.squared_weights + other.squared_weights,
+            count=self.count + other.count,
+        )

@@ -1,0 +1,346 @@
+"""Every converter with every granularity, levels and clipping, on weights of all kinds of ops, in ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from onnx_gconv import converters
+from onnx_gconv.converters.clipping import Clipping
+from onnx_gconv.devices.levels import ConductanceLevels
+from onnx_gconv.errors import ConfigError, UnmappableWeightError
+from onnx_gconv.granularity import Granularity
+from onnx_gconv.mapping import read_manifest
+from onnx_gconv.mapping_scheme import MappingScheme
+from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
+from onnx_gconv.passes.mapped_weight import ModelValues, locate
+from onnx_gconv.weight_conversion import WeightConversion
+
+
+def weight(*shape, seed=0):
+    """Normally distributed numbers of which some outputs, and some stretches of inputs, are much smaller."""
+    array = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    array[..., : max(shape[-1] // 3, 1)] *= 0.01
+    array[: max(shape[0] // 3, 1)] *= 0.1
+    return array
+
+
+def graph(node, x, **weights):
+    return f"g (float{list(x)} x) => (float y) {{ {node} }}", x, weights
+
+
+# The text of the graph, the shape of x, and the weights.
+OPS = {
+    "MatMul": graph("y = MatMul(x, W)", (2, 13), W=weight(13, 10)),
+    "Gemm": graph("y = Gemm <alpha = 0.5> (x, W)", (2, 13), W=weight(13, 10)),
+    "Gemm transB": graph("y = Gemm <transB = 1> (x, W)", (2, 13), W=weight(10, 13)),
+    "Conv": graph("y = Conv(x, W)", (1, 3, 6, 6), W=weight(7, 3, 3, 2)),
+    "grouped Conv": graph("y = Conv <group = 3> (x, W)", (1, 6, 6, 6), W=weight(9, 2, 3, 2)),
+    "ConvTranspose": graph("y = ConvTranspose(x, W)", (1, 7, 4, 4), W=weight(7, 4, 3, 2)),
+    "grouped ConvTranspose": graph("y = ConvTranspose <group = 3> (x, W)", (1, 6, 4, 4), W=weight(6, 5, 3, 2)),
+    "LSTM": graph(
+        """y, h = LSTM <hidden_size = 3, direction = "bidirectional"> (x, W, R)""",
+        (4, 1, 5),
+        W=weight(2, 12, 5),
+        R=weight(2, 12, 3, seed=1),
+    ),
+}
+
+TABLES = [[0.0, 2.0, 5.0, 15.0, 25.0], [25.0, 18.0, 5.0, 6.0, 0.0]]
+
+CONVERTERS = {
+    "single pair": converters.SinglePairConductanceConverter(),
+    "single pair above 0": converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0),
+    "exact": converters.SinglePairConductanceConverter(exact=True),
+    "dual pair": converters.DualPairConductanceConverter([1.0, 3.0], g_min=0.5),
+    "n pair": converters.NPairConductanceConverter([1.0, 2.0, 3.0]),
+    "custom pair": converters.CustomPairConductanceConverter(
+        [1.0], [[0.0, 5.0, 10.0, 15.0, 20.0], [20.0, 15.0, 10.0, 5.0, 0.0]]
+    ),
+    "single device": converters.SingleDeviceConductanceConverter(),
+    "two-sided pair": converters.TwoSidedPairConductanceConverter(g_max=40.0, g_min=1.0),
+    "offset": converters.OffsetConductanceConverter(g_max=40.0, g_min=1.0),
+    "bit-sliced pair": converters.BitSlicedPairConductanceConverter(bits=8, slice_bits=4),
+    "bit-sliced offset": converters.BitSlicedOffsetConductanceConverter(bits=8, slice_bits=4, g_min=1.0),
+}
+
+GRANULARITIES = {
+    "tensor": Granularity(),
+    "channel": Granularity("channel"),
+    "tile equal": Granularity("tile", (5, 4), "equal"),
+    "tile max": Granularity("tile", (5, 4), "max"),
+    "tile channel": Granularity("tile_channel", (6, 4)),
+}
+
+
+def mapped_model(parse, op, scheme, *, opsets='"" : 17', **options):
+    text, _, weights = OPS[op]
+    model = parse(text, opsets=opsets, **weights)
+    assert MapConductances(scheme=scheme, **options)(model).modified
+    return model
+
+
+def bounds(model, name):
+    """The error that the converter allows for each element of a weight, and the weight rebuilt in NumPy."""
+    [record] = [item for item in read_manifest(model).weights if item.name == name]
+    mapped = locate(record, ModelValues(model))
+    return record, mapped
+
+
+def check(model, run, op, scheme):
+    """The mapping holds, ONNX Runtime computes it at all levels, and every weight is within its bound."""
+    _, shape, weights = OPS[op]
+    CheckMapping()(model)
+    x = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    restored = ir.from_proto(ir.to_proto(model))
+    RestoreWeights()(restored)
+    for name, original in weights.items():
+        record, mapped = bounds(model, name)
+        rebuilt = mapped.rebuilt.numpy()
+        assert np.array_equal(rebuilt, restored.graph.initializers[name].const_value.numpy())
+        exposed = ir.from_proto(ir.to_proto(model))
+        value = {output.name: output for node in exposed.graph for output in node.outputs}[name]
+        exposed.graph.outputs.append(value)
+        for optimization in ("none", "basic", "all"):
+            found = run(exposed, optimization, x=x)[-1]
+            assert np.array_equal(found, rebuilt), f"'{name}' at {optimization}"
+        assert_within_bound(mapped, record, rebuilt, original)
+    for optimization in ("none", "basic", "all"):
+        [expected] = run(restored, optimization, x=x)
+        [found] = run(model, optimization, x=x)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def assert_within_bound(mapped, record, rebuilt, original):
+    decoding, grid = mapped.decoding, record.grid
+    scaling = converters.Scaling(decoding.scale, decoding.zero)
+    levels = None if record.levels is None else record.levels.levels
+    conversion = WeightConversion(
+        record.converter.converter(), scaling, grid, is_clipped=record.clipping is not None, levels=levels
+    )
+    size = original.size
+    groups = np.zeros(size, np.intp) if grid is None else grid.groups(0, size)
+    count = 1 if grid is None else grid.count
+    low, high = np.full(count, np.inf), np.full(count, -np.inf)
+    np.minimum.at(low, groups, original.reshape(-1))
+    np.maximum.at(high, groups, original.reshape(-1))
+    shape = () if grid is None else grid.shape
+    statistics = converters.WeightStatistics(low.reshape(shape)[()], high.reshape(shape)[()], size)
+    bound = np.asarray(conversion.error_bound(statistics, np.dtype(np.float32))).reshape(-1)
+    wide = original.astype(np.float64).reshape(-1)
+    if conversion.is_clipped:
+        ends = converters.Scaling(decoding.scale, decoding.zero)
+        ends = ends if grid is None else ends.at(groups, np.dtype(np.float64))
+        wide = np.clip(wide, *conversion.converter.limits(ends))
+    error = np.abs(rebuilt.astype(np.float64).reshape(-1) - wide)
+    assert np.all(error <= bound[groups]), (error / np.maximum(bound[groups], 1e-300)).max()
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("converter", CONVERTERS)
+def test_a_weight_comes_back_within_its_bound_in_onnx_runtime(parse, run, converter, granularity, op):
+    scheme = MappingScheme(CONVERTERS[converter], GRANULARITIES[granularity])
+    check(mapped_model(parse, op, scheme), run, op, scheme)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "tile max"])
+@pytest.mark.parametrize("storage", ["float", "codes"])
+@pytest.mark.parametrize("count", [16, 256, 1000])
+def test_levels_are_rebuilt_from_floats_and_from_codes(parse, run, count, storage, granularity, op):
+    levels = ConductanceLevels.uniform(count, 1.0, 40.0)
+    converter = CONVERTERS["single pair above 0"]
+    scheme = MappingScheme(converter, GRANULARITIES[granularity], levels=levels, storage=storage)
+    check(mapped_model(parse, op, scheme), run, op, scheme)
+
+
+@pytest.mark.parametrize("opset", [9, 10, 13, 21])
+@pytest.mark.parametrize("count", [256, 257])
+def test_codes_and_floats_rebuild_the_same_weights_at_every_opset(parse, run, count, opset):
+    levels = ConductanceLevels.uniform(count, 1.0, 40.0)
+    rebuilt = []
+    for storage in ("float", "codes"):
+        scheme = MappingScheme(CONVERTERS["single pair above 0"], levels=levels, storage=storage)
+        model = mapped_model(parse, "MatMul", scheme, opsets=f'"" : {opset}')
+        check(model, run, "MatMul", scheme)
+        rebuilt.append(bounds(model, "W")[1].rebuilt.numpy())
+    assert np.array_equal(*rebuilt)
+    ops = [node.op_type for node in model.graph]
+    dequantizes = opset >= (10 if count == 256 else 21)
+    assert ("DequantizeLinear" in ops) == dequantizes
+    assert model.graph.initializers["W.g_plus_code"].dtype == (
+        ir.DataType.UINT8 if count == 256 else ir.DataType.UINT16
+    )
+
+
+@pytest.mark.parametrize(
+    "converter", ["dual pair", "n pair", "custom pair", "single device", "two-sided pair", "offset"]
+)
+@pytest.mark.parametrize("storage", ["float", "codes"])
+def test_all_converters_take_levels(parse, run, storage, converter):
+    chosen = CONVERTERS[converter]
+    levels = ConductanceLevels.uniform(64, chosen.g_min, chosen.g_max)
+    scheme = MappingScheme(chosen, GRANULARITIES["tile max"], levels=levels, storage=storage)
+    check(mapped_model(parse, "Conv", scheme), run, "Conv", scheme)
+
+
+@pytest.mark.parametrize("storage", ["float", "codes"])
+def test_a_table_of_levels_is_looked_up(parse, run, storage):
+    levels = ConductanceLevels.of_table([1.0, 3.0, 9.0, 20.0, 40.0])
+    scheme = MappingScheme(CONVERTERS["single pair above 0"], levels=levels, storage=storage)
+    model = mapped_model(parse, "Conv", scheme)
+    check(model, run, "Conv", scheme)
+    [record] = read_manifest(model).weights
+    assert record.levels.values == (1.0, 3.0, 9.0, 20.0, 40.0)
+
+
+@pytest.mark.parametrize("converter", ["bit-sliced pair", "bit-sliced offset"])
+def test_digits_of_bit_slices_are_codes(parse, run, converter):
+    scheme = MappingScheme(CONVERTERS[converter], storage="codes")
+    model = mapped_model(parse, "MatMul", scheme)
+    check(model, run, "MatMul", scheme)
+    [record] = read_manifest(model).weights
+    assert (record.levels.count, record.levels.storage) == (16, "uint8")
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "tile max"])
+@pytest.mark.parametrize("clipping", [Clipping(percentile=90.0), Clipping(value=0.5)], ids=str)
+@pytest.mark.parametrize("converter", ["single pair above 0", "n pair", "single device", "bit-sliced pair"])
+def test_clipped_weights_come_back_as_the_largest_that_devices_hold(parse, run, converter, clipping, granularity, op):
+    scheme = MappingScheme(CONVERTERS[converter], GRANULARITIES[granularity], clipping)
+    model = mapped_model(parse, op, scheme)
+    check(model, run, op, scheme)
+    if clipping.value is not None or granularity == "tensor":  # of a few elements, the largest is the 90th percentile
+        assert all(record.loss.clipped > 0 for record in read_manifest(model).weights)
+
+
+def test_clipped_weights_are_counted_and_their_error_is_reported(parse):
+    _, _, weights = OPS["MatMul"]
+    scheme = MappingScheme(clipping=Clipping(value=0.5))
+    model = mapped_model(parse, "MatMul", scheme)
+    [record] = read_manifest(model).weights
+    beyond = np.abs(weights["W"]) - 0.5
+    assert record.loss.clipped == np.count_nonzero(beyond > 0)
+    assert record.loss.max_clipping_error == pytest.approx(beyond.max(), rel=1e-6)
+    rebuilt = bounds(model, "W")[1].rebuilt.numpy()
+    rms = np.sqrt(np.mean((rebuilt - weights["W"]) ** 2))
+    assert record.loss.rms_error == pytest.approx(rms, rel=1e-5)
+
+
+def test_the_loss_by_levels_is_reported(parse):
+    _, _, weights = OPS["Conv"]
+    scheme = MappingScheme(levels=ConductanceLevels.uniform(16, 0.0, 25.0))
+    model = mapped_model(parse, "Conv", scheme)
+    [record] = read_manifest(model).weights
+    error = bounds(model, "W")[1].rebuilt.numpy() - weights["W"]
+    assert record.loss.max_rounding_error == pytest.approx(np.abs(error).max(), rel=1e-6)
+    signal = np.sum(weights["W"].astype(float) ** 2)
+    assert record.loss.sqnr_db == pytest.approx(10 * np.log10(signal / np.sum(error.astype(float) ** 2)), rel=1e-5)
+    assert record.loss.max_rounding_error <= np.abs(weights["W"]).max() / 30 * (1 + 1e-5)
+    assert record.loss.clipped == 0
+
+
+def test_integers_come_back_exactly_through_levels_that_tell_them_apart(parse, run):
+    codes = np.random.default_rng(0).integers(-128, 128, (6, 5)).astype(np.int8)
+    model = parse("g (uint8[2,6] x) => (int32 y) { y = MatMulInteger(x, W) }", W=codes)
+    scheme = MappingScheme(
+        levels=ConductanceLevels.uniform(256, 0.0, 25.0), storage="codes", granularity=Granularity("channel")
+    )
+    MapConductances(scheme=scheme)(model)
+    CheckMapping()(model)
+    x = np.arange(12, dtype=np.uint8).reshape(2, 6)
+    assert np.array_equal(run(model, x=x)[0], x.astype(np.int32) @ codes.astype(np.int32))
+    assert np.array_equal(bounds(model, "W")[1].rebuilt.numpy(), codes)
+
+
+def test_bit_slices_of_integers_are_their_bits(parse, run):
+    codes = np.random.default_rng(0).integers(-100, 101, (6, 5)).astype(np.int8)  # not the largest that 8 bits hold
+    model = parse("g (uint8[2,6] x) => (int32 y) { y = MatMulInteger(x, W) }", W=codes)
+    scheme = MappingScheme(CONVERTERS["bit-sliced pair"], storage="codes")
+    MapConductances(scheme=scheme)(model)
+    assert np.array_equal(bounds(model, "W")[1].rebuilt.numpy(), codes)
+    low = model.graph.initializers["W.g_plus_1_code"].const_value.numpy()
+    assert np.array_equal(low, np.maximum(codes, 0) & 15)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [
+        (
+            MappingScheme(levels=ConductanceLevels.uniform(16, 0.0, 25.0)),
+            "consists of integers up to 128, which 16 levels of conductances of 0 to 25 µS cannot tell apart",
+        ),
+        (MappingScheme(clipping=Clipping(value=5.0)), "which clipped conductances of 0 to 25 µS cannot tell apart"),
+        (
+            MappingScheme(converters.BitSlicedPairConductanceConverter(bits=6, slice_bits=3)),
+            "integers up to 128, but the bits of .* hold them up to 31; give it more bits",
+        ),
+    ],
+    ids=["levels", "clipping", "bits"],
+)
+def test_integers_that_would_not_come_back_are_refused(parse, scheme, message):
+    codes = np.array([[-128, 127], [3, 0]], np.int8)
+    model = parse("g (uint8[2,2] x) => (int32 y) { y = MatMulInteger(x, W) }", W=codes)
+    with pytest.raises(UnmappableWeightError, match=message):
+        MapConductances(scheme=scheme)(model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"storage": "codes"}, "level codes need levels"),
+        ({"storage": "bits"}, "storage is one of float, codes, but not 'bits'"),
+        (
+            {"levels": ConductanceLevels.uniform(4, 0.0, 20.0)},
+            "the levels go from 0 to 20 µS, but the devices from 0 to 25",
+        ),
+        (
+            {"converter": CONVERTERS["exact"], "levels": ConductanceLevels.uniform(4, 0.0, 25.0)},
+            "exact mapping and levels contradict each other",
+        ),
+        (
+            {"converter": CONVERTERS["exact"], "clipping": Clipping(percentile=99.0)},
+            "exact mapping and clipping contradict each other",
+        ),
+    ],
+)
+def test_schemes_that_contradict_themselves_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        MappingScheme(**arguments)
+
+
+def test_a_converter_and_a_scheme_are_not_both_given():
+    with pytest.raises(ConfigError, match="give a converter or a scheme"):
+        MapConductances(CONVERTERS["exact"], scheme=MappingScheme())
+
+
+def test_scales_for_each_channel_are_those_of_each_column_alone(parse):
+    _, _, weights = OPS["MatMul"]
+    converter = converters.SinglePairConductanceConverter(g_min=0.5)
+    model = mapped_model(parse, "MatMul", MappingScheme(converter, Granularity("channel")))
+    g_plus = model.graph.initializers["W.g_plus"].const_value.numpy()
+    for column in range(10):
+        (expected, _), params = converter.convert_to_conductances(weights["W"][:, column])
+        assert np.array_equal(g_plus[:, column], expected)
+        assert model.graph.initializers["W.g_scale"].const_value.numpy()[0, column] == params["scale_ratio"]
+
+
+def test_a_shared_weight_says_that_other_readers_see_its_channels_otherwise(parse):
+    model = parse(
+        "g (float[2,4] x, float[2,3] z) => (float y, float w) { y = MatMul(x, W)  w = Gemm <transB = 1> (z, W) }",
+        W=weight(4, 3),
+    )
+    MapConductances(scheme=MappingScheme(granularity=Granularity("channel")))(model)
+    [record] = read_manifest(model).weights
+    assert record.scale.shape == (1, 3)
+    assert "reads it otherwise" in record.notes[0]
+
+
+def test_a_reshape_that_mixes_axes_has_one_scale_at_most(parse):
+    text = "g (float[2,3] x) => (float y) <int64[2] s = {3, 8}> { V = Reshape(W, s)  y = MatMul(x, V) }"
+    MapConductances()(parse(text, W=weight(4, 6)))
+    with pytest.raises(UnmappableWeightError, match="give it the granularity tensor"):
+        MapConductances(scheme=MappingScheme(granularity=Granularity("channel")))(parse(text, W=weight(4, 6)))

@@ -17,7 +17,7 @@ from onnx_gconv.configuration.settings import (
     Override,
     WeightSettings,
 )
-from onnx_gconv.configuration.validation_messages import first_problem
+from onnx_gconv.configuration.validation_messages import first_problem, key_path
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSelection, WeightSurvey
@@ -146,14 +146,12 @@ class Configuration(BaseModel):
             model: What it gives explicitly (its `model_fields_set`) wins over what the configuration says.
             names: What messages call each of the settings, such as an option of the command line.
         """
-        changed = self.model_copy()
-        if settings is not None:
-            given = {name: getattr(settings, name) for name in SETTING_NAMES if getattr(settings, name) is not None}
-            changed._on_top = self._on_top.model_copy(update=given)
-            changed._names_on_top = {**self._names_on_top, **(names or {})}
-        if model is not None:
-            given = {name: getattr(model, name) for name in model.model_fields_set}
-            changed = changed.model_copy(update={"model": self.model.model_copy(update=given)})
+        on_top = {} if settings is None else dict(settings)
+        on_top = {name: value for name, value in on_top.items() if value is not None}
+        for_model = {} if model is None else {name: getattr(model, name) for name in model.model_fields_set}
+        changed = self.model_copy(update={"model": self.model.model_copy(update=for_model)})
+        changed._on_top = self._on_top.model_copy(update=on_top)  # noqa: SLF001 - a copy of this one
+        changed._names_on_top = {**self._names_on_top, **(names or {})}  # noqa: SLF001
         return changed
 
     def resolve(self, survey: WeightSurvey) -> ResolvedSurvey:
@@ -257,9 +255,3 @@ class Configuration(BaseModel):
 def _matches(override: Override, names: WeightNames) -> bool:
     """Whether a weight matches all kinds of patterns of an override."""
     return all(any(names.match(pattern, kind) for pattern in patterns) for kind, patterns in override.patterns.items())
-
-
-def key_path(key: Sequence[str | int]) -> str:
-    """A key as people write it: ``overrides[1].converter.factors``."""
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
-    return "".join(parts).removeprefix(".")

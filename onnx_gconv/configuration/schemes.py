@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from onnx_gconv.configuration.converter_kinds import CONVERTER_KINDS, ConverterName
+from onnx_gconv.configuration.converter_kinds import CONVERTER_KINDS
 from onnx_gconv.configuration.settings import (
     ClippingSettings,
     ConverterSetting,
@@ -117,8 +117,6 @@ def scheme_of(settings: EffectiveSettings, conductance_dtype: Given[str]) -> Map
     _check_storage(settings.storage, converter, levels)
     if levels is not None and conductance_dtype.value == "weight":
         conductance_dtype.refuse("conductances of the weight's type cannot hold levels; choose float32, or no levels")
-    if levels is not None and settings.levels is not None and isinstance(settings.levels.value, (int, str)):
-        converter = converter.for_levels(levels.count)
     clipping = ClippingSettings() if settings.clipping is None else settings.clipping.value
     storage: LevelStorage = "float" if settings.storage is None else settings.storage.value
     return MappingScheme(converter, _granularity(settings, device), clipping.clipping(), levels, storage)
@@ -126,9 +124,17 @@ def scheme_of(settings: EffectiveSettings, conductance_dtype: Given[str]) -> Map
 
 def _converter(settings: EffectiveSettings, device: _Device) -> ConductanceConverter:
     given = settings.converter
-    if given is not None and not isinstance(given.value, ConverterSettings):
-        _check_range_of_object(given.value, given.rank, settings.device, device)
-        return given.value
+    if given is None:
+        return _named_converter(settings, _default_converter(device), device)
+    if isinstance(given.value, ConverterSettings):
+        return _named_converter(settings, given.value, device)
+    _check_range_of_object(given.value, given.rank, settings.device, device)
+    return given.value
+
+
+def _named_converter(
+    settings: EffectiveSettings, chosen: ConverterSettings, device: _Device
+) -> ConductanceConverter:
     g_min, g_max = device.g_min, device.g_max
     table = settings.levels
     if table is not None and isinstance(table.value, tuple):
@@ -137,19 +143,14 @@ def _converter(settings: EffectiveSettings, device: _Device) -> ConductanceConve
             table.refuse(
                 f"the levels go from {g_min:g} to {g_max:g} µS, but the device has {device}; give both the same range"
             )
-    if given is None:
-        name: ConverterName = "single-pair"
-        if device.preset is not None and device.preset.converter is not None:
-            name = CONVERTER_KINDS[device.preset.converter].name
-        given = settings.device or settings.levels
-        build = CONVERTER_KINDS[name].build
-        if given is None:
-            return build({}, g_max=g_max, g_min=g_min)
-        with given.named():
-            return build({}, g_max=g_max, g_min=g_min)
-    chosen = given.value
-    with given.named():
+    origin: Given[Any] | None = settings.converter or settings.device or settings.levels
+    with nullcontext() if origin is None else origin.named():
         return CONVERTER_KINDS[chosen.name].build(chosen.given, g_max=g_max, g_min=g_min)
+
+
+def _default_converter(device: _Device) -> ConverterSettings:
+    name = None if device.preset is None else device.preset.converter
+    return ConverterSettings(name="single-pair" if name is None else CONVERTER_KINDS[name].name)
 
 
 def _check_range_of_object(

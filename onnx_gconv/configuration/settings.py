@@ -1,4 +1,4 @@
-"""What a configuration can say, as pydantic models: they read files, describe themselves in a schema, and check values."""
+"""What a configuration can say, as pydantic models, which check values and describe themselves in a schema."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
 
 
-# Each setting may be written in short, as a text, or as a table of its parts. The validators turn the short form into the
-# long one, so that every error is told of the part that it is in.
+# Each setting may be written in short, as a text, or as a table of its parts. The validators turn the short form into
+# the long one, so that every error is told of the part that it is in.
 
 
 class DeviceSettings(_Settings):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import types
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-__all__ = ["Problem", "first_problem", "shown"]
+from onnx_gconv.errors import ConfigError
+
+__all__ = ["Problem", "first_problem", "key_path", "shown"]
 
 
 _WANTED = {
@@ -34,6 +36,21 @@ class Problem:
     key: tuple[str | int, ...]
     text: str
 
+    def error(self, names: Mapping[str, str]) -> ConfigError:
+        """The error for a caller who said it in words of his own.
+
+        Args:
+            names: What these words are, by the first part of the key.
+        """
+        key = key_path((names.get(str(part), part) if place == 0 else part for place, part in enumerate(self.key)))
+        return ConfigError(": ".join(part for part in (key, self.text) if part))
+
+
+def key_path(key: Iterable[str | int]) -> str:
+    """A key as people write it: ``overrides[1].converter.factors``."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
+    return "".join(parts).removeprefix(".")
+
 
 def first_problem(error: ValidationError, model: type[BaseModel], data: object) -> Problem:
     """The first of the errors, and how many more there are.
@@ -56,14 +73,21 @@ def _existing(key: tuple[str | int, ...], data: object) -> tuple[str | int, ...]
     """A location without the names that pydantic adds for members of unions."""
     found: list[str | int] = []
     for part in key:
-        if (isinstance(data, dict) and part in data) or (
-            isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)
-        ):
-            data = data[part]
-        else:
-            continue
-        found.append(part)
+        inner = _item(data, part)
+        if inner is not _NOTHING:
+            data = inner
+            found.append(part)
     return tuple(found)
+
+
+_NOTHING = object()
+
+
+def _item(data: object, part: str | int) -> object:
+    if isinstance(data, dict):
+        return data.get(part, _NOTHING)
+    is_index = isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)
+    return data[part] if is_index else _NOTHING  # type: ignore[index] # an index of a list
 
 
 def _text(error: Any, key: tuple[str | int, ...], model: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's details
@@ -104,8 +128,6 @@ def _model_at(model: type[BaseModel], key: Sequence[str | int]) -> type[BaseMode
 
 def _model_in(annotation: object) -> type[BaseModel] | None:
     """The first model that a type is made of."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation if issubclass(annotation, BaseModel) else None
-    if get_origin(annotation) is None and not isinstance(annotation, types.UnionType | Union):
-        return None
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return annotation
     return next((model for part in get_args(annotation) if (model := _model_in(part)) is not None), None)

@@ -107,7 +107,7 @@ class Configuration(BaseModel):
         except ValidationError as error:
             problem = first_problem(error, cls, data)
             raise ConfigError(f"{source.place(*problem.key)}: {problem.text}".removeprefix(": ")) from None
-        configuration._source = source
+        configuration._source = source  # noqa: SLF001 - of this class
         return configuration
 
     @classmethod
@@ -150,8 +150,8 @@ class Configuration(BaseModel):
         on_top = {name: value for name, value in on_top.items() if value is not None}
         for_model = {} if model is None else {name: getattr(model, name) for name in model.model_fields_set}
         changed = self.model_copy(update={"model": self.model.model_copy(update=for_model)})
-        changed._on_top = self._on_top.model_copy(update=on_top)  # noqa: SLF001 - a copy of this one
-        changed._names_on_top = {**self._names_on_top, **(names or {})}  # noqa: SLF001
+        changed._on_top = self._on_top.model_copy(update=on_top)  # noqa: SLF001 - of this class
+        changed._names_on_top = {**self._names_on_top, **(names or {})}  # noqa: SLF001 - of this class
         return changed
 
     def resolve(self, survey: WeightSurvey) -> ResolvedSurvey:

@@ -79,6 +79,7 @@ CONVERTER_KINDS: dict[str, ConverterKind] = {
 }
 
 
-def kinds_taking(setting: str) -> list[str]:
-    """The names of the converters that take a setting."""
-    return [kind.name for kind in CONVERTER_KINDS.values() if setting in kind.takes]
+def kinds_taking(setting: str) -> str:
+    """The names of the converters that take a setting, in words."""
+    names = [kind.name for kind in CONVERTER_KINDS.values() if setting in kind.takes]
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]

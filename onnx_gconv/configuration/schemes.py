@@ -132,9 +132,7 @@ def _converter(settings: EffectiveSettings, device: _Device) -> ConductanceConve
     return given.value
 
 
-def _named_converter(
-    settings: EffectiveSettings, chosen: ConverterSettings, device: _Device
-) -> ConductanceConverter:
+def _named_converter(settings: EffectiveSettings, chosen: ConverterSettings, device: _Device) -> ConductanceConverter:
     g_min, g_max = device.g_min, device.g_max
     table = settings.levels
     if table is not None and isinstance(table.value, tuple):

@@ -42,7 +42,7 @@ QuantizedWeights: TypeAlias = Literal["map", "skip"]
 ConductanceDtype: TypeAlias = Literal["float32", "weight"]
 SharedPolicy: TypeAlias = Literal["rebuild", "split"]
 
-_Number: TypeAlias = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+_Number: TypeAlias = Annotated[float, Strict()]
 _Count: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
 _Flag: TypeAlias = Annotated[bool, Strict()]
 
@@ -97,8 +97,9 @@ class ConverterSettings(_Settings):
         kind = CONVERTER_KINDS[self.name]
         for setting in self.given:
             if setting not in kind.takes:
-                takers = _listed(kinds_taking(setting), "or")
-                raise ValueError(f"{setting} needs the converter {takers}, not {self.name}; leave it out")
+                raise ValueError(
+                    f"{setting} needs the converter {kinds_taking(setting)}, not {self.name}; leave it out"
+                )
         for setting in kind.needs:
             if setting not in self.given:
                 raise ValueError(f"the converter {self.name} needs {_EXAMPLES[setting]}")
@@ -384,8 +385,3 @@ class ModelSettings(_Settings):
                     f"include_ops knows {', '.join(known)}, but not '{op_type}'; MVM ops are always mapped"
                 )
         return self
-
-
-def _listed(items: list[str], joint: str) -> str:
-    *first, last = items
-    return f"{', '.join(first)} {joint} {last}" if first else last

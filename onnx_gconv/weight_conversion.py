@@ -57,7 +57,7 @@ class WeightConversion:
             start: Index of its first element.
             out: For each device an array of the same shape and type; none may overlap `weights`.
         """
-        scaling = self._scaling_at(start, start + weights.size, weights.dtype)
+        scaling = self.scaling_at(start, start + weights.size, weights.dtype)
         if self.is_clipped:
             weights = self.clipped(weights, scaling)
         self.converter.convert_chunk(weights, scaling, out)
@@ -84,7 +84,7 @@ class WeightConversion:
             start: Index of its first element.
             rounded: Whether it consists of integers, to which rebuilt ones are rounded.
         """
-        scaling = self._scaling_at(start, start + weights.size, weights.dtype)
+        scaling = self.scaling_at(start, start + weights.size, weights.dtype)
         conductances: list[FloatArray] = [np.empty_like(weights) for _ in self.converter.device_names]
         self.convert(weights, start, conductances)
         rebuilt = self.converter.decoding(scaling).decode(conductances, weights.dtype)
@@ -139,8 +139,14 @@ class WeightConversion:
             bound = bound + _END_ROUNDINGS * float(ml_dtypes.finfo(dtype).eps) * np.asarray(statistics.max_abs)
         return bound
 
-    def _scaling_at(self, start: int, stop: int, dtype: np.dtype[Any]) -> Scaling:
-        return self.scaling if self.grid is None else self.scaling.at(self.grid.groups(start, stop), dtype)
+    def scaling_at(self, start: int, stop: int, dtype: np.dtype[Any]) -> Scaling:
+        """Scale and zero of the elements from `start` to `stop`, as arrays of that type, or numbers."""
+        if self.grid is None:
+            return self.scaling
+        scale, zero = (
+            self.grid.entries(values, start, stop, dtype) for values in (self.scaling.scale, self.scaling.zero)
+        )
+        return Scaling(scale, zero)
 
 
 @dataclass(frozen=True)

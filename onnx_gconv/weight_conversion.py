@@ -49,6 +49,12 @@ class WeightConversion:
         """Whether weights come back with more than the roundings of floating-point numbers, on purpose."""
         return self.is_clipped or self.levels is not None or self.converter.natural_levels is not None
 
+    @property
+    def _is_on_levels(self) -> bool:
+        """Whether the converter's own conductances are the levels."""
+        levels = self.levels
+        return levels is not None and levels.is_uniform and levels.count == self.converter.natural_levels
+
     def convert(self, weights: FloatArray, start: int, out: Sequence[FloatArray]) -> None:
         """Write the conductances of all devices, in µS, to `out`.
 
@@ -112,6 +118,7 @@ class WeightConversion:
         """Largest possible ``|rebuilt - W|``, in units of weight, for weights that the devices can hold.
 
         Rounding to levels moves each device by up to half a gap; of a pair, the one at g_min stays, which is a level.
+        Conductances that are levels already stay, too.
 
         Args:
             statistics: Those of the weight, or of each group of elements that share a scale.
@@ -128,7 +135,7 @@ class WeightConversion:
                 count=statistics.count,
             )
         bound = self.converter.error_bound(statistics, self.scaling, dtype)
-        if self.levels is not None:
+        if self.levels is not None and not self._is_on_levels:
             coefficients = np.abs(self.decoding.coefficients)
             paired = {device for pair in self.converter.pairs for device in pair}
             moving = sum(coefficients[one] for one, _ in self.converter.pairs)

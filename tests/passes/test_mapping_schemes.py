@@ -21,7 +21,7 @@ from onnx_gconv.weight_conversion import WeightConversion
 def weight(*shape, seed=0):
     """Normally distributed numbers of which some outputs, and some stretches of inputs, are much smaller."""
     array = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    array[..., : max(shape[-1] // 3, 1)] *= 0.01
+    array[..., : shape[-1] // 3] *= 0.01
     array[: max(shape[0] // 3, 1)] *= 0.1
     return array
 

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IncommensurableShapeError", "LayoutStep", "MatrixLayout", "Role"]
+__all__ = ["Factor", "IncommensurableShapeError", "LayoutStep", "MatrixLayout", "Role"]
 
 Role: TypeAlias = Literal["matrix", "row", "column"]
 LayoutStep: TypeAlias = tuple[Literal["transpose", "reshape"], Sequence[int]]
@@ -21,7 +21,7 @@ class IncommensurableShapeError(ValueError):
 
 
 @dataclass(frozen=True)
-class _Factor:
+class Factor:
     """A factor of an axis of the stored tensor.
 
     Attributes:
@@ -56,7 +56,7 @@ class MatrixLayout:
     matrices: int
     rows: int
     columns: int
-    factors: tuple[_Factor, ...]
+    factors: tuple[Factor, ...]
 
     @classmethod
     def of(
@@ -102,7 +102,7 @@ class MatrixLayout:
                 roles[factor] = role, stride
                 stride *= splitter.sizes[factor]
             sizes[role] = stride
-        factors = tuple(_Factor(splitter.sizes[leaf], axis, *roles[leaf]) for axis, leaf in splitter.stored())
+        factors = tuple(Factor(splitter.sizes[leaf], axis, *roles[leaf]) for axis, leaf in splitter.stored())
         return cls(tuple(shape), sizes["matrix"], sizes["row"], sizes["column"], factors)
 
     def of_role(self, role: Role) -> tuple[int, ...]:
@@ -112,32 +112,39 @@ class MatrixLayout:
 
     def index(self, role: Role, start: int, stop: int) -> NDArray[np.int64]:
         """The matrix, row or column of each element of the stored tensor from `start` to `stop`, in row-major order."""
+        return self.index_within(self.factors, role, start, stop)
+
+    @staticmethod
+    def index_within(factors: Sequence[Factor], role: Role, start: int, stop: int) -> NDArray[np.int64]:
+        """As `index`, for a tensor that has some of the factors only: those beyond a place, or up to it."""
         position = np.arange(start, stop)
         total = np.zeros(stop - start, np.int64)
-        for inner, size, stride in self._runs(role):
+        whole = math.prod(factor.size for factor in factors)
+        for inner, size, stride in _runs(factors, role):
             digit = position // inner if inner > 1 else position
-            if inner * size < math.prod(self.shape):  # the slowest axis of all never starts anew
+            if inner * size < whole:  # the slowest axis of all never starts anew
                 digit = digit % size
             total += digit * stride if stride > 1 else digit
         return total
 
-    def _runs(self, role: Role) -> Iterator[tuple[int, int, int]]:
-        """Factors of a role with neighbours joined: elements until the next value, size, and stride in the index."""
-        inner, joined = 1, None
-        for factor in reversed(self.factors):
-            if factor.role != role:
-                if joined is not None:
-                    yield joined
-                joined = None
-            elif joined is not None and factor.stride == joined[1] * joined[2]:
-                joined = joined[0], joined[1] * factor.size, joined[2]
-            else:
-                if joined is not None:
-                    yield joined
-                joined = inner, factor.size, factor.stride
-            inner *= factor.size
-        if joined is not None:
-            yield joined
+
+def _runs(factors: Sequence[Factor], role: Role) -> Iterator[tuple[int, int, int]]:
+    """Factors of a role with neighbours joined: elements until the next value, size, and stride in the index."""
+    inner, joined = 1, None
+    for factor in reversed(factors):
+        if factor.role != role:
+            if joined is not None:
+                yield joined
+            joined = None
+        elif joined is not None and factor.stride == joined[1] * joined[2]:
+            joined = joined[0], joined[1] * factor.size, joined[2]
+        else:
+            if joined is not None:
+                yield joined
+            joined = inner, factor.size, factor.stride
+        inner *= factor.size
+    if joined is not None:
+        yield joined
 
 
 class _Splitter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,11 @@ class RebuiltTensor(StreamedTensor):
         for parts in zip(*readers, strict=True):
             decoding, count = self._decoding, parts[0].size
             if self._grid is not None:
-                decoding = decoding.at(self._grid.groups(start, start + count), compute)
+                scale, zero = (
+                    self._grid.entries(values, start, start + count, compute)
+                    for values in (decoding.scale, decoding.zero)
+                )
+                decoding = replace(decoding, scale=scale, zero=zero)
             weights = decoding.decode(parts, compute)
             if self._rounded:
                 np.rint(weights, out=weights)

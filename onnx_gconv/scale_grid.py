@@ -11,12 +11,20 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.granularity import Granularity
-from onnx_gconv.matrix_layout import MatrixLayout, Role
+from onnx_gconv.matrix_layout import Factor, MatrixLayout, Role
 
 __all__ = ["GatherStep", "ScaleForm", "ScaleGrid"]
 
 ScaleForm: TypeAlias = Literal["number", "broadcast", "tiles"]
+
+# Elements that repeat in the same order of groups; shorter periods gain nothing, longer ones cost memory.
+_SHORTEST_PERIOD = 16
+_LONGEST_PERIOD = 1 << 22
+
+# NumPy reduces runs of fewer elements than this more slowly than it sorts elements into groups one by one.
+_WORTH_REDUCING = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +40,23 @@ class GatherStep:
     role: Role
     axis: int
     indices: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """Factors of a layout split in two, an outer part and an inner one.
+
+    Attributes:
+        outer: The outer part.
+        period: Number of elements of the inner part.
+        inner_groups: What each of them contributes to the number of a group.
+        inner_starts: Where runs of equal ones begin.
+    """
+
+    outer: tuple[Factor, ...]
+    period: int
+    inner_groups: NDArray[np.intp]
+    inner_starts: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -79,20 +104,100 @@ class ScaleGrid:
 
     def groups(self, start: int, stop: int) -> NDArray[np.intp]:
         """For each element of the stored tensor from `start` to `stop`, the flat number of its group."""
+        return self._groups_within(self.layout.factors, start, stop)
+
+    def expanded(self, values: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+        """The value of its group for each element of the stored tensor from `start` to `stop`.
+
+        Args:
+            values: One for each group, of `shape`.
+            start: Index of the first element.
+            stop: Index after the last element.
+        """
+        flat = values.reshape(-1)
+        split = self._split
+        if split is None:
+            return np.asarray(flat[self.groups(start, stop)])
+        first, last = start // split.period, -(-stop // split.period)
+        outer = self._groups_within(split.outer, first, last)
+        inner, skipped, count = split.inner_groups, start - first * split.period, stop - start
+        if last - first == 1:
+            return np.asarray(flat[outer[0] + inner[skipped : skipped + count]])
+        if not inner.any():
+            return np.repeat(flat[outer], split.period)[skipped : skipped + count]
+        heads = _run_starts(outer)
+        rows = np.repeat(flat[outer[heads][:, None] + inner], np.diff([*heads, outer.size]), axis=0)
+        return rows.reshape(-1)[skipped : skipped + count]
+
+    def entries(self, values: FloatOrArray, start: int, stop: int, dtype: np.dtype[Any]) -> FloatOrArray:
+        """As `expanded`, in a type; a number that holds for all groups stays as it is."""
+        return values if isinstance(values, float) else self.expanded(values.astype(dtype), start, stop)
+
+    def reduced(self, ufunc: np.ufunc, elements: NDArray[Any], start: int) -> tuple[NDArray[Any], NDArray[np.intp]]:
+        """Fewer elements that give the same minimum, or maximum, of each group.
+
+        Args:
+            ufunc: `numpy.minimum` or `numpy.maximum`.
+            elements: A stretch of the stored tensor.
+            start: Index of its first element.
+
+        Returns:
+            Elements, and the flat numbers of their groups.
+        """
+        split, stop = self._split, start + elements.size
+        first, last = (0, 0) if split is None else (-(-start // split.period), stop // split.period)
+        if split is None or first >= last:
+            return elements, self.groups(start, stop)
+        head, tail = first * split.period - start, last * split.period - start
+        whole = elements[head:tail].reshape(-1, split.period)
+        outer, inner = self._groups_within(split.outer, first, last), split.inner_groups
+        if (starts := split.inner_starts).size * _WORTH_REDUCING <= split.period:
+            whole, inner = ufunc.reduceat(whole, starts, axis=1), inner[starts]
+        if (starts := _run_starts(outer)).size * _WORTH_REDUCING <= outer.size:
+            whole, outer = ufunc.reduceat(whole, starts, axis=0), outer[starts]
+        groups = (outer[:, None] + inner).reshape(-1)
+        return (
+            np.concatenate([elements[:head], whole.reshape(-1), elements[tail:]]),
+            np.concatenate([self.groups(start, start + head), groups, self.groups(start + tail, stop)]),
+        )
+
+    def _groups_within(self, factors: Sequence[Factor], start: int, stop: int) -> NDArray[np.intp]:
+        """As `groups`, for the part of the number that some of the factors contribute."""
         matrices, row_pieces, column_pieces = self.shape
-        group: NDArray[np.intp] | None = None
         axes: tuple[tuple[Role, int, NDArray[np.int64] | None], ...] = (
             ("matrix", matrices, None),
             ("row", row_pieces, self._row_pieces),
             ("column", column_pieces, self._column_pieces),
         )
+        group: NDArray[np.intp] | None = None
         for role, count, pieces in axes:
             if count == 1:
                 continue
-            index = self.layout.index(role, start, stop)
+            index = self.layout.index_within(factors, role, start, stop)
             piece = index if pieces is None or len(pieces) == count else pieces[index]
             group = piece if group is None else group * count + piece
         return np.zeros(stop - start, np.intp) if group is None else group
+
+    @cached_property
+    def _split(self) -> _Split | None:
+        """Factors split in two such that rows depend on one part alone, and columns, too; None if they do not.
+
+        The number of a group is then the sum of what both parts contribute.
+        """
+        factors = self.layout.factors
+        for place in range(len(factors), -1, -1):
+            outer, inner = factors[:place], factors[place:]
+            apart = not any(
+                role in {factor.role for factor in outer} and role in {factor.role for factor in inner}
+                for role in ("row", "column")
+            )
+            period = math.prod(factor.size for factor in inner)
+            if period > _LONGEST_PERIOD:
+                return None
+            if apart and period >= _SHORTEST_PERIOD:
+                groups = self._groups_within(inner, 0, period)
+                return _Split(outer, period, groups, _run_starts(groups))
+        return None
 
     @cached_property
     def _row_pieces(self) -> NDArray[np.int64]:
@@ -198,6 +303,11 @@ class ScaleGrid:
         """The sizes of the varying factors as the groups count them, and their order in the stored tensor."""
         sizes = tuple(self.layout.factors[number].size for number in self._varying)
         return sizes, tuple(int(position) for position in np.argsort(self._varying))
+
+
+def _run_starts(numbers: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Where runs of equal numbers begin."""
+    return np.concatenate([[0], np.flatnonzero(np.diff(numbers)) + 1])
 
 
 def _pieces(starts: Sequence[int], size: int) -> NDArray[np.int64]:

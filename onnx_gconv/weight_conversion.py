@@ -49,6 +49,12 @@ class WeightConversion:
         """Whether weights come back with more than the roundings of floating-point numbers, on purpose."""
         return self.is_clipped or self.levels is not None or self.converter.natural_levels is not None
 
+    @property
+    def _is_on_levels(self) -> bool:
+        """Whether the converter's own conductances are the levels."""
+        levels = self.levels
+        return levels is not None and levels.is_uniform and levels.count == self.converter.natural_levels
+
     def convert(self, weights: FloatArray, start: int, out: Sequence[FloatArray]) -> None:
         """Write the conductances of all devices, in µS, to `out`.
 
@@ -57,7 +63,7 @@ class WeightConversion:
             start: Index of its first element.
             out: For each device an array of the same shape and type; none may overlap `weights`.
         """
-        scaling = self._scaling_at(start, start + weights.size, weights.dtype)
+        scaling = self.scaling_at(start, start + weights.size, weights.dtype)
         if self.is_clipped:
             weights = self.clipped(weights, scaling)
         self.converter.convert_chunk(weights, scaling, out)
@@ -84,7 +90,7 @@ class WeightConversion:
             start: Index of its first element.
             rounded: Whether it consists of integers, to which rebuilt ones are rounded.
         """
-        scaling = self._scaling_at(start, start + weights.size, weights.dtype)
+        scaling = self.scaling_at(start, start + weights.size, weights.dtype)
         conductances: list[FloatArray] = [np.empty_like(weights) for _ in self.converter.device_names]
         self.convert(weights, start, conductances)
         rebuilt = self.converter.decoding(scaling).decode(conductances, weights.dtype)
@@ -112,6 +118,7 @@ class WeightConversion:
         """Largest possible ``|rebuilt - W|``, in units of weight, for weights that the devices can hold.
 
         Rounding to levels moves each device by up to half a gap; of a pair, the one at g_min stays, which is a level.
+        Conductances that are levels already stay, too.
 
         Args:
             statistics: Those of the weight, or of each group of elements that share a scale.
@@ -128,7 +135,7 @@ class WeightConversion:
                 count=statistics.count,
             )
         bound = self.converter.error_bound(statistics, self.scaling, dtype)
-        if self.levels is not None:
+        if self.levels is not None and not self._is_on_levels:
             coefficients = np.abs(self.decoding.coefficients)
             paired = {device for pair in self.converter.pairs for device in pair}
             moving = sum(coefficients[one] for one, _ in self.converter.pairs)
@@ -139,8 +146,14 @@ class WeightConversion:
             bound = bound + _END_ROUNDINGS * float(ml_dtypes.finfo(dtype).eps) * np.asarray(statistics.max_abs)
         return bound
 
-    def _scaling_at(self, start: int, stop: int, dtype: np.dtype[Any]) -> Scaling:
-        return self.scaling if self.grid is None else self.scaling.at(self.grid.groups(start, stop), dtype)
+    def scaling_at(self, start: int, stop: int, dtype: np.dtype[Any]) -> Scaling:
+        """Scale and zero of the elements from `start` to `stop`, as arrays of that type, or numbers."""
+        if self.grid is None:
+            return self.scaling
+        scale, zero = (
+            self.grid.entries(values, start, stop, dtype) for values in (self.scaling.scale, self.scaling.zero)
+        )
+        return Scaling(scale, zero)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import (
-    Scaling,
     WeightStatistics,
     compute_dtype,
-    group_statistics,
     is_half_precision,
     narrowed_scale,
     weight_statistics,
@@ -362,11 +360,9 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
             )
     if not converter.needs_check(conversion.scaling):
         return None
-    grid, start = conversion.grid, 0
+    start = 0
     for chunk in element_chunks(weight.found.numbers, dtype=weight.compute_dtype):
-        scaling: Scaling = conversion.scaling
-        if grid is not None:
-            scaling = scaling.at(grid.groups(start, start + chunk.size), weight.compute_dtype)
+        scaling = conversion.scaling_at(start, start + chunk.size, weight.compute_dtype)
         if (reason := converter.check_chunk(chunk, scaling)) is not None:
             return reason
         start += chunk.size
@@ -436,11 +432,24 @@ def _scan_part(candidate: _Candidate, start: int) -> WeightStatistics | Unmappab
     try:
         if candidate.grid is None:
             return weight_statistics(element_chunks(tensor, start, stop, dtype=dtype), first_index=start)
-        chunks = candidate.chunks(start, stop, dtype)
-        return group_statistics(
-            ((elements, groups) for elements, groups in chunks if groups is not None),
-            candidate.grid.shape,
-            first_index=start,
-        )
+        return _group_statistics(element_chunks(tensor, start, stop, dtype=dtype), candidate.grid, start)
     except UnmappableWeightError as error:
         return error
+
+
+def _group_statistics(chunks: Iterator[FloatArray], grid: ScaleGrid, start: int) -> WeightStatistics:
+    """Scan a part of a weight from an element on, for each group of elements that share a scale.
+
+    A group without an element in the part has the minimum +inf and the maximum -inf.
+
+    Raises:
+        UnmappableWeightError: If an element is not finite.
+    """
+    minimum, maximum, first = np.full(grid.shape, np.inf), np.full(grid.shape, -np.inf), start
+    for elements in chunks:
+        weight_statistics([elements], first_index=start)  # which refuses elements that are not finite
+        for ufunc, extremes in ((np.minimum, minimum), (np.maximum, maximum)):
+            reduced, groups = grid.reduced(ufunc, elements, start)
+            ufunc.at(extremes.reshape(-1), groups, reduced.astype(np.float64))
+        start += elements.size
+    return WeightStatistics(minimum=minimum, maximum=maximum, count=start - first)

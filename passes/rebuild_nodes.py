@@ -275,7 +275,7 @@ class _Emitter:
         return self._initializer(ir.tensor(np.array(number, self._compute.numpy()), name=name), name, role, unit)
 
     def _integers(self, name: str, array: NDArray[np.int64], role: str) -> ir.Value:
-        return self._initializer(ir.tensor(np.ascontiguousarray(array), name=name), name, role, "")
+        return self._initializer(ir.tensor(array.copy(order="C"), name=name), name, role, "")
 
     def _initializer(self, tensor: ir.TensorProtocol, name: str, role: str, unit: str) -> ir.Value:
         value = ir.Value(

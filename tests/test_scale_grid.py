@@ -160,3 +160,26 @@ def test_a_tile_is_read_from_text():
     assert parse_tile("256x128") == (256, 128)
     with pytest.raises(ConfigError, match=r"a tile is given as ROWSxCOLUMNS, e\.g\. 256x256, but not as '256'"):
         parse_tile("256")
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES, ids=str)
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("shortest", [1, 16])
+def test_values_of_groups_are_expanded_and_reduced_over_any_stretch(name, granularity, shortest, monkeypatch):
+    monkeypatch.setattr("onnx_gconv.scale_grid._SHORTEST_PERIOD", shortest)
+    layout, columns_per_channel = LAYOUTS[name]
+    grid = ScaleGrid.of(layout, granularity, columns_per_channel)
+    rng = np.random.default_rng(0)
+    size = math.prod(layout.shape)
+    values, elements = rng.random(grid.shape), rng.normal(size=size)
+    for start, stop in [(0, size), (1, size), (size // 3, size // 2 + 1), (size - 1, size), (0, 1), (2, size - 1)]:
+        if start >= stop:
+            continue
+        groups = grid.groups(start, stop)
+        assert np.array_equal(grid.expanded(values, start, stop), values.reshape(-1)[groups])
+        for ufunc, empty in ((np.minimum, np.inf), (np.maximum, -np.inf)):
+            expected, found = np.full(grid.count, empty), np.full(grid.count, empty)
+            ufunc.at(expected, groups, elements[start:stop])
+            reduced, reduced_groups = grid.reduced(ufunc, elements[start:stop], start)
+            ufunc.at(found, reduced_groups, reduced)
+            assert np.array_equal(found, expected)

@@ -265,9 +265,10 @@ class _Difference:
     def add(self, rebuilt: NDArray[Any], original: NDArray[Any]) -> None:
         """Take two chunks of the same length and type."""
         wide = original.astype(np.float64)
-        groups = None if self._grid is None else self._grid.groups(self._first, self._first + wide.size)
+        start = self._first
         self._first += wide.size
-        self._extend(wide, groups)
+        self._put(np.minimum, self._minimum, wide, start)
+        self._put(np.maximum, self._maximum, wide, start)
         ours, theirs = _bits(rebuilt), _bits(original)
         if np.array_equal(ours, theirs):
             self._squared_weights += float(np.dot(wide, wide))
@@ -281,27 +282,22 @@ class _Difference:
         is_integer = ir.DataType.from_numpy(original.dtype).is_integer()
         self.max_ulp = max(self.max_ulp, int(largest if is_integer else _distance(ours, theirs).max()))
         if self._conversion.is_clipped:
-            distance = self._distance_from_held(rebuilt.astype(np.float64), wide, groups)
-        if groups is None:
-            self.largest_errors[0] = np.maximum(self.largest_errors[0], distance.max())
-        else:
-            np.maximum.at(self.largest_errors, groups, distance)
+            distance = self._distance_from_held(rebuilt.astype(np.float64), wide, start)
+        self._put(np.maximum, self.largest_errors, distance, start)
 
-    def _extend(self, wide: NDArray[np.float64], groups: NDArray[np.intp] | None) -> None:
-        if groups is None:
-            self._minimum[0] = np.minimum(self._minimum[0], wide.min())
-            self._maximum[0] = np.maximum(self._maximum[0], wide.max())
-        else:
-            np.minimum.at(self._minimum, groups, wide)
-            np.maximum.at(self._maximum, groups, wide)
+    def _put(self, ufunc: np.ufunc, extremes: NDArray[np.float64], numbers: NDArray[np.float64], start: int) -> None:
+        """Extend the extremes of groups by the elements from `start` on."""
+        if self._grid is None:
+            extremes[0] = ufunc(extremes[0], ufunc.reduce(numbers))
+            return
+        reduced, groups = self._grid.reduced(ufunc, numbers, start)
+        ufunc.at(extremes, groups, reduced)
 
     def _distance_from_held(
-        self, rebuilt: NDArray[np.float64], wide: NDArray[np.float64], groups: NDArray[np.intp] | None
+        self, rebuilt: NDArray[np.float64], wide: NDArray[np.float64], start: int
     ) -> NDArray[np.float64]:
         """How far rebuilt weights are from the original ones, cut to what the devices can hold."""
-        scaling = self._conversion.scaling
-        if groups is not None:
-            scaling = scaling.at(groups, np.dtype(np.float64))
+        scaling = self._conversion.scaling_at(start, start + wide.size, np.dtype(np.float64))
         low, high = self._conversion.converter.limits(scaling)
         held = np.clip(wide, low, high)
         beyond = np.abs(wide - held)

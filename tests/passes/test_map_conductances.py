@@ -466,6 +466,10 @@ class TestManifest:
             },
             "granularity": "tensor",
             "axis": None,
+            "tiling": None,
+            "clipping": None,
+            "levels": None,
+            "loss": None,
             "compute_dtype": "float32",
             "conductances": (
                 {"name": "W.g_plus", "device": "g_plus", "coefficient": 1.0},

@@ -24,7 +24,7 @@ def test_it_holds_the_scale_and_the_statistics_of_every_weight(parse, normal):
     assert (first.found.name, second.found.name) == ("W", "V")
     assert first.statistics.max_abs == float(np.abs(normal(4, 4)).max())
     assert first.statistics.count == 16
-    assert second.scale == first.scale / 2
+    assert second.conversion.scaling.scale == first.conversion.scaling.scale / 2
     assert (first.dtype, first.compute_dtype, first.notes) == (np.float32, np.float32, ())
 
 

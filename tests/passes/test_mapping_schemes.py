@@ -21,7 +21,7 @@ from onnx_gconv.weight_conversion import WeightConversion
 def weight(*shape, seed=0):
     """Normally distributed numbers of which some outputs, and some stretches of inputs, are much smaller."""
     array = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    array[..., : max(shape[-1] // 3, 1)] *= 0.01
+    array[..., : shape[-1] // 3] *= 0.01
     array[: max(shape[0] // 3, 1)] *= 0.1
     return array
 
@@ -35,8 +35,10 @@ OPS = {
     "MatMul": graph("y = MatMul(x, W)", (2, 13), W=weight(13, 10)),
     "Gemm": graph("y = Gemm <alpha = 0.5> (x, W)", (2, 13), W=weight(13, 10)),
     "Gemm transB": graph("y = Gemm <transB = 1> (x, W)", (2, 13), W=weight(10, 13)),
+    "one output": graph("y = MatMul(x, W)", (2, 13), W=weight(13, 1)),
     "Conv": graph("y = Conv(x, W)", (1, 3, 6, 6), W=weight(7, 3, 3, 2)),
     "grouped Conv": graph("y = Conv <group = 3> (x, W)", (1, 6, 6, 6), W=weight(9, 2, 3, 2)),
+    "depthwise Conv": graph("y = Conv <group = 6> (x, W)", (1, 6, 6, 6), W=weight(6, 1, 3, 2)),
     "ConvTranspose": graph("y = ConvTranspose(x, W)", (1, 7, 4, 4), W=weight(7, 4, 3, 2)),
     "grouped ConvTranspose": graph("y = ConvTranspose <group = 3> (x, W)", (1, 6, 4, 4), W=weight(6, 5, 3, 2)),
     "LSTM": graph(

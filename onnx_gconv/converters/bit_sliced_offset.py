@@ -1,0 +1,66 @@
+"""Integer codes that are shifted to be positive, whose bits are held by one device a slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_gconv.converters.bit_slices import BitSlicedConductanceConverter, slice_count
+from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.converters.decoding import Decoding
+from onnx_gconv.converters.scaling import Scaling
+
+__all__ = ["BitSlicedOffsetConductanceConverter"]
+
+
+class BitSlicedOffsetConductanceConverter(BitSlicedConductanceConverter):
+    """Maps the integer code of a weight, shifted by ``2^(bits-1)``, to one device for each of its slices.
+
+    With ``L = 2^(bits-1) - 1``, the base ``B = 2^slice_bits``, the step ``d = (g_max - g_min) / (B - 1)`` and
+    ``scale = (1 / max(max|W|, 1e-7)) * d * L``, roundings in the type of the weight::
+
+        code = clip(round(W * scale / d), -L, L)         # ties to even
+        code + 2^(bits-1) = sum_k B^k * digit_k           # least significant slice first
+        G_k  = g_min + d * digit_k
+        W    = (sum_k B^k * G_k - b) / scale,  b = sum_k B^k * g_min + d * 2^(bits-1)
+
+    This is the bit-sliced core of CrossSim 3.2.0 with offset slices, in µS. float16, bfloat16 and integer weights are
+    computed and returned in float32.
+
+    Args:
+        bits: Bits of a code, its sign counted.
+        slice_bits: Bits that a device holds.
+        g_max: Upper end of the devices' range, in µS. Default 25.
+        g_min: Lower end of the devices' range, in µS. Default 0.
+
+    Raises:
+        ConfigError: (a ValueError) If `bits` is not a whole number from 2 to 16, `slice_bits` not one from 1 to 8 that
+            is not above `bits`, or the range is negative, empty or not finite.
+    """
+
+    @property
+    def slices(self) -> int:
+        """Into how many slices a shifted code is cut."""
+        return slice_count(self.bits, self.slice_bits)
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """``g_1`` of the least significant slice, ``g_2``, ..."""
+        return tuple(f"g_{number}" for number in range(1, self.slices + 1))
+
+    def decoding(self, scaling: Scaling) -> Decoding:
+        """``W = (G_1 + B * G_2 + ... - b) / scale``."""
+        coefficients = tuple(float(self.natural_levels**number) for number in range(self.slices))
+        offset_us = sum(coefficients) * self._g_min + self._step_us * self._shift
+        return Decoding(coefficients=coefficients, offset_us=offset_us, scale=scaling.scale, zero=0.0)
+
+    def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
+        """Write the conductances of all devices, in µS, to `out`, slice after slice."""
+        codes = self._codes(weights, scaling)
+        self._write_digits(np.add(codes, self._shift, out=codes), out)
+
+    @property
+    def _shift(self) -> int:
+        """What makes all codes positive."""
+        return 1 << (self.bits - 1)

@@ -1,0 +1,69 @@
+"""Integer codes with a sign, whose bits are held by pairs of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_gconv.converters.bit_slices import BitSlicedConductanceConverter, slice_count
+from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.converters.decoding import Decoding
+from onnx_gconv.converters.scaling import Scaling
+
+__all__ = ["BitSlicedPairConductanceConverter"]
+
+
+class BitSlicedPairConductanceConverter(BitSlicedConductanceConverter):
+    """Maps the integer code of a weight to one conductance pair for each slice of its magnitude.
+
+    With ``L = 2^(bits-1) - 1``, the base ``B = 2^slice_bits``, the step ``d = (g_max - g_min) / (B - 1)`` and
+    ``scale = (1 / max(max|W|, 1e-7)) * d * L``, roundings in the type of the weight::
+
+        code  = clip(round(W * scale / d), -L, L)        # ties to even
+        |code| = sum_k B^k * digit_k                      # least significant slice first
+        G+_k  = g_min + d * digit_k  if code > 0, else g_min
+        G-_k  = g_min + d * digit_k  if code < 0, else g_min
+        W     = sum_k B^k * (G+_k - G-_k) / scale
+
+    This is the bit-sliced core of CrossSim 3.2.0 with balanced slices, in µS. float16, bfloat16 and integer weights are
+    computed and returned in float32.
+
+    Args:
+        bits: Bits of a code, its sign counted.
+        slice_bits: Bits that a device holds.
+        g_max: Upper end of the devices' range, in µS. Default 25.
+        g_min: Lower end of the devices' range, in µS. Default 0.
+
+    Raises:
+        ConfigError: (a ValueError) If `bits` is not a whole number from 2 to 16, `slice_bits` not one from 1 to 8 that
+            is not above `bits`, or the range is negative, empty or not finite.
+    """
+
+    @property
+    def slices(self) -> int:
+        """Into how many slices the magnitude of a code is cut."""
+        return slice_count(self.bits - 1, self.slice_bits)
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """``g_plus_1`` and ``g_minus_1`` of the least significant slice, ``g_plus_2``, ..."""
+        return tuple(f"g_{sign}_{number}" for number in range(1, self.slices + 1) for sign in ("plus", "minus"))
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Indices of the devices of each pair, of which one is always at `g_min`."""
+        return tuple((2 * number, 2 * number + 1) for number in range(self.slices))
+
+    def decoding(self, scaling: Scaling) -> Decoding:
+        """``W = (G+_1 - G-_1 + B * G+_2 - B * G-_2 + ...) / scale``."""
+        powers = (float(self.natural_levels**number) for number in range(self.slices))
+        coefficients = tuple(sign * power for power in powers for sign in (1.0, -1.0))
+        return Decoding(coefficients=coefficients, offset_us=0.0, scale=scaling.scale, zero=0.0)
+
+    def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
+        """Write the conductances of all devices, in µS, to `out`: G+ and G- of each slice, slice after slice."""
+        codes = self._codes(weights, scaling)
+        self._write_digits(np.maximum(codes, 0), out[::2])
+        np.negative(codes, out=codes)
+        self._write_digits(np.maximum(codes, 0, out=codes), out[1::2])

@@ -1,0 +1,150 @@
+"""What converters share that round a weight to an integer code and spread its bits over devices."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.converters.base_converter import BaseConductanceConverter
+from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, operand, plain
+from onnx_gconv.converters.parameters import whole_number
+from onnx_gconv.converters.rounding import rebuilding_error, rounding_unit, storing_error_us
+from onnx_gconv.converters.scaling import Scaling
+from onnx_gconv.converters.weight_statistics import WeightStatistics
+
+__all__ = ["BitSlicedConductanceConverter"]
+
+_FEWEST_BITS, _MOST_BITS = 2, 16
+_MOST_SLICE_BITS = 8
+
+
+class BitSlicedConductanceConverter(BaseConductanceConverter):
+    """Rounds a weight to an integer code, whose bits slice after slice are the conductances of devices.
+
+    With ``L = 2^(bits-1) - 1``, the base ``B = 2^slice_bits``, and the step ``d = (g_max - g_min) / (B - 1)``::
+
+        scale = (1 / max(max|W|, 1e-7)) * d * L
+        code  = clip(round(W * scale / d), -L, L)        # ties to even
+
+    A digit i of a code, from 0 to B - 1, is the conductance ``g_min + i * d``.
+
+    Args:
+        bits: Bits of a code, its sign counted.
+        slice_bits: Bits that a device holds.
+        g_max: Upper end of the devices' range, in µS. Default 25.
+        g_min: Lower end of the devices' range, in µS. Default 0.
+
+    Raises:
+        ConfigError: (a ValueError) If `bits` is not a whole number from 2 to 16, `slice_bits` not one from 1 to 8 that
+            is not above `bits`, or the range is negative, empty or not finite.
+    """
+
+    def __init__(
+        self, bits: int = 8, slice_bits: int = 4, g_max: float | None = None, g_min: float | None = None
+    ) -> None:
+        super().__init__(g_max, g_min)
+        self._bits = whole_number("bits", bits, _FEWEST_BITS, _MOST_BITS)
+        self._slice_bits = whole_number("slice_bits", slice_bits, 1, min(_MOST_SLICE_BITS, self._bits))
+        digits = np.arange(self._base)
+        # Each level is rounded once, and the sum of the last one must not go above g_max.
+        self._levels_us = np.minimum(self._g_min + digits * (self._g_max - self._g_min) / (self._base - 1), self._g_max)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code, its sign counted."""
+        return self._bits
+
+    @property
+    def slice_bits(self) -> int:
+        """Bits that a device holds."""
+        return self._slice_bits
+
+    @property
+    @abc.abstractmethod
+    def slices(self) -> int:
+        """Into how many slices a code is cut."""
+
+    @property
+    def natural_levels(self) -> int:
+        """``2^slice_bits``: every conductance is one of so many uniform levels."""
+        return self._base
+
+    @property
+    def largest_integer(self) -> int:
+        """``2^(bits-1) - 1``: with this as max|W|, the code of an integer is the integer."""
+        return (1 << (self._bits - 1)) - 1
+
+    def manifest_parameters(self) -> dict[str, Any]:
+        """All parameters, as JSON values; conductances in µS."""
+        return {"bits": self._bits, "slice_bits": self._slice_bits, "g_max": self._g_max, "g_min": self._g_min}
+
+    def scaling(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> Scaling:
+        """``scale = (1 / max(max|W|, 1e-7)) * d * L``.
+
+        Raises:
+            UnmappableWeightError: If it is zero or infinite in `dtype`.
+        """
+        return Scaling(self._scale_of_largest(self._step_us * self.largest_integer, statistics, dtype))
+
+    def limits(self, scaling: Scaling) -> tuple[FloatOrArray, FloatOrArray]:
+        """``±d * L / scale``."""
+        limit = self._step_us * self.largest_integer / scaling.scale
+        return -limit, limit
+
+    def conductance_bounds(self, dtype: np.dtype[Any]) -> tuple[float, float]:
+        """The lowest and the highest conductance that converting can give, in µS: the first and the last level."""
+        return float(dtype.type(self._g_min)), float(dtype.type(self._g_max))
+
+    def error_bound(self, statistics: WeightStatistics, scaling: Scaling, dtype: np.dtype[Any]) -> FloatOrArray:
+        """Largest possible ``|rebuilt - W|``, in units of weight.
+
+        A code is off by half a step, ``d / (2 * scale)`` in units of weight. Let u be half an ulp of 1: the roundings
+        of ``scale / d`` and of its product with the weight can shift the place where codes change by 2u * L steps.
+        Levels are rounded by u * g_max. Rebuilding adds what `rebuilding_error` says. Weights beyond `limits` are
+        clipped there; the two roundings of the scale leave the largest weight up to 2u above them.
+        """
+        unit = rounding_unit(dtype)
+        rounded = (0.5 + 2 * unit * (1 + 8 * unit) * self.largest_integer) * self._step_us / scaling.scale
+        _, limit = self.limits(scaling)
+        clipped = np.maximum(statistics.max_abs - limit, 0.0)
+        error_us = 2 * unit * self._g_max + storing_error_us(self._g_max, dtype)
+        rebuilt = rebuilding_error(self.decoding(scaling), error_us, self._g_max, limit, dtype)
+        return plain(rounded + clipped + rebuilt)
+
+    def _codes(self, weights: FloatArray, scaling: Scaling) -> NDArray[np.intp]:
+        """The integer codes of weights."""
+        # A quotient of float64 numbers, rounded once to the type of the weights
+        per_weight = operand(plain(np.divide(scaling.scale, self._step_us, dtype=np.float64)), weights.dtype)
+        with np.errstate(under="ignore"):
+            codes = weights * per_weight
+        np.rint(codes, out=codes)
+        np.clip(codes, -self.largest_integer, self.largest_integer, out=codes)
+        integers: NDArray[np.intp] = codes.astype(np.intp)
+        return integers
+
+    def _write_digits(self, codes: NDArray[np.intp], out: Sequence[FloatArray]) -> None:
+        """Write the conductances of the digits of codes that are not negative, least significant ones first."""
+        mask = self._base - 1
+        for number, conductance in enumerate(out):
+            digits = (codes >> (number * self._slice_bits)) & mask
+            # The digits are indices of levels; mode "clip" spares a check of each, and a copy.
+            np.take(self._levels_us.astype(conductance.dtype), digits, out=conductance, mode="clip")
+
+    @property
+    def _base(self) -> int:
+        return 1 << self._slice_bits
+
+    @property
+    def _step_us(self) -> float:
+        """How far two levels are from each other, in µS."""
+        return (self._g_max - self._g_min) / (self._base - 1)
+
+
+def slice_count(bits: int, slice_bits: int) -> int:
+    """Into how many slices `bits` bits are cut."""
+    return math.ceil(bits / slice_bits)

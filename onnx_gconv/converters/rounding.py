@@ -1,0 +1,65 @@
+"""How far roundings can take rebuilt weights from the weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from onnx_gconv.converters.compute_types import FloatOrArray, is_half_precision, plain
+from onnx_gconv.converters.decoding import Decoding
+
+__all__ = ["rebuilding_error", "rounding_unit", "storing_error_us"]
+
+
+def rounding_unit(dtype: np.dtype[Any]) -> float:
+    """Half an ulp of 1 in the type in which conductances of `dtype` are computed: float32 for half precision."""
+    computed = np.dtype(np.float32) if is_half_precision(dtype) else dtype
+    return float(ml_dtypes.finfo(computed).eps) / 2
+
+
+def storing_error_us(highest_us: float, dtype: np.dtype[Any]) -> float:
+    """What rounding a computed conductance of at most `highest_us` to its type changes, in µS.
+
+    float32 and float64 conductances are computed in their own type, so nothing.
+    """
+    if not is_half_precision(dtype):
+        return 0.0
+    finfo = ml_dtypes.finfo(dtype)
+    return float(finfo.eps) / 2 * highest_us + float(finfo.smallest_subnormal)
+
+
+def rebuilding_error(
+    decoding: Decoding, error_us: float, highest_us: float, largest: FloatOrArray, dtype: np.dtype[Any]
+) -> FloatOrArray:
+    """Largest distance of a rebuilt weight from the one that exact conductances would give exactly.
+
+    Let u be half an ulp of 1, c_k the coefficients of n devices, b the offset, and A = ``sum_k |c_k| * highest_us``.
+    The errors of the conductances add up to ``sum_k |c_k| * error_us``. A coefficient that is no power of two is
+    rounded, and so is its product: 2u * |c_k| * highest_us. Each of n - 1 sums is rounded by u * A at most, b by u * b,
+    the difference with it by u * max(A, b), all in µS; the quotient by the scale and the sum with w0 are rounded by u
+    relative to the weight. Each operation may give a subnormal number.
+
+    Args:
+        decoding: How the weights are rebuilt.
+        error_us: How far each conductance may be off, in µS.
+        highest_us: Largest conductance, in µS.
+        largest: Largest |W - w0| and |W| of the weights; for each group if there are groups.
+        dtype: In which the weights are rebuilt.
+
+    Returns:
+        The distance in units of weight; infinite where a sum of conductances may overflow.
+    """
+    finfo = ml_dtypes.finfo(dtype)
+    unit, subnormal = float(finfo.eps) / 2, float(finfo.smallest_subnormal)
+    count, offset_us = len(decoding.coefficients), abs(decoding.offset_us)
+    total_us = sum(abs(c) for c in decoding.coefficients) * highest_us
+    if max(total_us, offset_us) * (1 + 4 * count * unit) > float(finfo.max):
+        return plain(np.full(np.shape(decoding.scale), math.inf)[()])
+    rounded_us = sum(2 * abs(c) * highest_us for c in decoding.coefficients if abs(math.frexp(c)[0]) != 0.5)  # noqa: PLR2004 - a power of two
+    sums_us = (count - 1) * total_us + (offset_us + max(total_us, offset_us) if offset_us else 0.0)
+    lost_us = sum(abs(c) for c in decoding.coefficients) * error_us + (2 * count + 3) * subnormal
+    in_weight = (lost_us + unit * (rounded_us + sums_us)) / decoding.scale + 2 * unit * largest
+    return plain(in_weight * (1 + 16 * count * unit) + 2 * subnormal)

@@ -1,0 +1,135 @@
+"""Models whose mapping rounds or clips weights on purpose are verified for what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from onnx_gconv import verify
+from onnx_gconv.converters import BitSlicedPairConductanceConverter, SinglePairConductanceConverter
+from onnx_gconv.converters.clipping import Clipping
+from onnx_gconv.devices.levels import ConductanceLevels
+from onnx_gconv.granularity import Granularity
+from onnx_gconv.mapping_scheme import MappingScheme
+from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.passes import MapConductances
+
+LEVELS = ConductanceLevels.uniform(32, 0.0, 25.0)
+SCHEMES = {
+    "levels": MappingScheme(levels=LEVELS),
+    "codes": MappingScheme(levels=LEVELS, storage="codes"),
+    "codes of channels": MappingScheme(granularity=Granularity("channel"), levels=LEVELS, storage="codes"),
+    "codes of tiles": MappingScheme(granularity=Granularity("tile", (7, 5)), levels=LEVELS, storage="codes"),
+    "clipping": MappingScheme(clipping=Clipping(percentile=95.0)),
+    "bit slices": MappingScheme(BitSlicedPairConductanceConverter(bits=5, slice_bits=2)),
+}
+
+
+@pytest.fixture
+def models(tmp_path, parse, normal):
+    """Writes an original and its mapped model."""
+
+    def write(scheme):
+        model = parse(
+            "g (float[2,16] x) => (float y, int64 best) { h = MatMul(x, W)  r = Relu(h)  y = MatMul(r, V) "
+            "best = ArgMax <axis = 1> (y) }",
+            W=normal(16, 12),
+            V=normal(12, 9, seed=1),
+        )
+        save_model(model, tmp_path / "model.onnx")
+        model = load_model(tmp_path / "model.onnx")
+        MapConductances(scheme=scheme)(model)
+        save_model(model, tmp_path / "mapped.onnx", inputs=[tmp_path / "model.onnx"])
+        return tmp_path / "model.onnx", tmp_path / "mapped.onnx"
+
+    return write
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_it_passes_and_reports_how_far_outputs_are_from_the_original(models, scheme):
+    report = verify(*models(SCHEMES[scheme]))
+    report.raise_if_failed()
+    outputs = {item.name: item for item in report.outputs.comparisons if item.optimization == "none"}
+    assert outputs["y"].max_abs_error > 100 * outputs["y"].rebuilt_error
+    assert outputs["y"].rebuilt_error <= outputs["y"].tolerance < outputs["y"].max_abs_error
+    assert 5 < outputs["y"].sqnr_db < 60
+    assert "judged against the original with the rebuilt weights" in report.outputs.notes[0]
+    assert "beyond weights" in str(report)
+
+
+def test_clipped_weights_are_counted(models, normal):
+    report = verify(*models(SCHEMES["clipping"]))
+    [w, v] = report.weights
+    assert (w.clipped, v.clipped) == (9, 5)  # 5 % of 192 and of 108, the limit itself not
+    assert w.max_abs_error > w.bound
+
+
+def edit(path, name, change):
+    model = load_model(path)
+    value = model.graph.initializers[name]
+    array = value.const_value.numpy().copy()
+    change(array)
+    value.const_value = ir.tensor(array, name=name)
+    save_model(model, path)
+
+
+@pytest.mark.parametrize("scheme", ["codes", "codes of channels", "codes of tiles"])
+def test_a_code_that_is_off_by_two_levels_is_found(models, scheme):
+    original, mapped = models(SCHEMES[scheme])
+
+    def change(codes):
+        place = np.argmax(codes)
+        codes.reshape(-1)[place] -= 2
+
+    edit(mapped, "W.g_plus_code", change)
+    report = verify(original, mapped)
+    assert not report.passed
+    assert "weight 'W' is rebuilt with an error of" in report.problems[0]
+
+
+def test_a_conductance_that_is_no_level_is_found(models):
+    original, mapped = models(SCHEMES["levels"])
+    edit(mapped, "W.g_plus", lambda array: array.reshape(-1).__setitem__(np.argmax(array), 12.6))
+    problem = verify(original, mapped).problems[0]
+    assert "'W.g_plus' has 12.6" in problem
+    assert "which is none of its 32 levels" in problem
+
+
+def test_a_code_without_a_level_is_found(models):
+    original, mapped = models(SCHEMES["codes"])
+    edit(mapped, "W.g_plus_code", lambda array: array.reshape(-1).__setitem__(3, 40))
+    assert (
+        "'W.g_plus_code' has the code 40 at flat index 3, but there are 32 levels"
+        in verify(original, mapped).problems[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("W.g_scale", lambda array: array.reshape(-1).__setitem__(0, 1e3), "the scale 'W.g_scale' is"),
+        (
+            "W.g_row_tile",
+            lambda array: array.__setitem__(0, 1),
+            "expands 'W.g_scale' by other pieces than the manifest",
+        ),
+        ("W.g_step", lambda array: array.__setitem__((), 0.9), "count steps of 0.89"),
+    ],
+)
+def test_damaged_tiles_and_steps_are_found(models, name, change, problem):
+    original, mapped = models(SCHEMES["codes of tiles"])
+    edit(mapped, name, change)
+    assert problem in verify(original, mapped).problems[0]
+
+
+def test_a_scale_that_is_exchanged_with_another_is_found_by_the_error_of_its_channel(models):
+    original, mapped = models(MappingScheme(SinglePairConductanceConverter(), Granularity("channel")))
+
+    def change(scales):
+        flat = scales.reshape(-1)
+        order = np.argsort(flat)
+        flat[order[3]], flat[order[4]] = flat[order[4]], flat[order[3]]
+
+    edit(mapped, "W.g_scale", change)
+    assert "weight 'W' is rebuilt with an error of" in verify(original, mapped).problems[0]

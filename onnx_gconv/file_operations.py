@@ -10,8 +10,9 @@ from typing import Unpack
 
 import onnx_ir as ir
 
-from onnx_gconv.configuration import Configuration, ModelSettings
+from onnx_gconv.configuration import Configuration, ModelSettings, read_configuration
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
+from onnx_gconv.configuration_report import ConfigurationReport
 from onnx_gconv.errors import ConfigError, GconvError, ModelError
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.mapping_report import MappingReport, RestoreReport
@@ -23,6 +24,7 @@ from onnx_gconv.weights.opsets import without_missing_casts
 
 __all__ = [
     "Progress",
+    "check_configuration",
     "default_mapped_path",
     "default_restored_path",
     "inspect_model",
@@ -161,6 +163,33 @@ def survey_model(model: str | os.PathLike[str], settings: ModelSettings | None =
             freeze_inputs=settings.freeze_inputs or graph.ir_version < _FREE_INITIALIZERS_IR_VERSION,
         )
         return without_missing_casts(survey, default_opset(graph))
+
+
+def check_configuration(
+    file: str | os.PathLike[str], model: str | os.PathLike[str] | None = None
+) -> ConfigurationReport:
+    """Check a configuration, and what it does with the weights of a model. Their values are not read.
+
+    Without a model, only the defaults and each override upon them alone can be checked for contradictions.
+
+    Args:
+        file: A TOML file.
+        model: An ONNX model to apply it to.
+
+    Raises:
+        ConfigError: If something is wrong with it, or a pattern matches no weight of the model.
+        ModelError: If the model cannot be read, or is mapped already or too old.
+    """
+    configuration = read_configuration(file)
+    if model is None:
+        configuration.check()
+        return ConfigurationReport(Path(file), configuration)
+    survey = survey_model(model, configuration.model)
+    resolved = configuration.resolve(survey)
+    mapped = len(resolved.survey.weights)
+    return ConfigurationReport(
+        Path(file), configuration, Path(model), resolved.matches, mapped, len(survey.weights) - mapped
+    )
 
 
 def restore_model(

@@ -40,7 +40,7 @@ def mapping_configuration(options: MappingOptions) -> Configuration:
     names = {
         "device": ", ".join(_DEVICE_OPTIONS[name] for name in _device(options) or ()),
         "converter": "--converter" if options.converter is not None else "--exact",
-        "granularity": "--tile" if options.tile is not None else "--granularity",
+        "granularity": "--granularity" if options.tile is None else "--tile",
         "clipping": "--clip-value" if options.clip_percentile is None else "--clip-percentile",
         "levels": "--levels",
         "storage": "--level-codes",
@@ -100,10 +100,6 @@ def _converter(options: MappingOptions) -> dict[str, Any] | None:
 
 
 def _granularity(options: MappingOptions) -> dict[str, Any] | None:
-    if options.granularity is None and options.tile is None:
-        if options.partition is not None:
-            raise ConfigError("--partition needs --tile or --granularity tile, which say that there are tiles")
-        return None
     return _given(kind=options.granularity, tile=options.tile, partition=options.partition)
 
 

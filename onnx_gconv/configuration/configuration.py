@@ -75,12 +75,18 @@ class Configuration(BaseModel):
     gives a setting replaces it as a whole, with all its parts.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, title="onnx_gconv")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        title="onnx_gconv",
+        json_schema_extra={"description": "How onnx-gconv maps the weights of a model to conductances."},
+    )
 
     defaults: WeightSettings = WeightSettings()
     """How weights are mapped that no override says otherwise of."""
     model: ModelSettings = ModelSettings()
-    """What concerns the whole model."""
+    """Which weights are mapped, and what concerns the whole model besides."""
     overrides: Annotated[
         tuple[Override, ...], WrapValidator(_overrides, json_schema_input_type=tuple[Override, ...])
     ] = ()
@@ -246,10 +252,12 @@ class Configuration(BaseModel):
         for name in SETTING_NAMES:
             if (value := getattr(self._on_top, name)) is not None:
                 given[name] = Given(value, self._names_on_top.get(name, name), len(layers))
-        dtype = Given[str](
-            self.model.conductance_dtype, self._names_on_top.get("conductance_dtype", "conductance_dtype")
-        )
-        return scheme_of(EffectiveSettings(**given), dtype)
+        return scheme_of(EffectiveSettings(**given), self._conductance_dtype())
+
+    def _conductance_dtype(self) -> Given[str]:
+        name = "conductance_dtype"
+        origin = self._names_on_top.get(name) or self._source.place("model", name)
+        return Given(self.model.conductance_dtype, origin)
 
 
 def _matches(override: Override, names: WeightNames) -> bool:

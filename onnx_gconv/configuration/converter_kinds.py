@@ -59,6 +59,7 @@ class ConverterKind:
 
 
 _FACTORS = {"factors": "f_lst"}
+_TABLE = {"table": "g_lst", "invertibility_test": "invertibility_test"}
 _SLICES = {"bits": "bits", "slice_bits": "slice_bits"}
 
 CONVERTER_KINDS: dict[str, ConverterKind] = {
@@ -67,9 +68,7 @@ CONVERTER_KINDS: dict[str, ConverterKind] = {
         ConverterKind("single-pair", "SinglePairConductanceConverter", {"exact": "exact"}),
         ConverterKind("dual-pair", "DualPairConductanceConverter", _FACTORS, needs=("factors",)),
         ConverterKind("n-pair", "NPairConductanceConverter", _FACTORS, needs=("factors",)),
-        ConverterKind(
-            "custom-pair", "CustomPairConductanceConverter", _FACTORS | {"table": "g_lst"}, needs=("factors", "table")
-        ),
+        ConverterKind("custom-pair", "CustomPairConductanceConverter", _FACTORS | _TABLE, needs=("factors", "table")),
         ConverterKind("single-device", "SingleDeviceConductanceConverter", {}),
         ConverterKind("two-sided-pair", "TwoSidedPairConductanceConverter", {}),
         ConverterKind("offset", "OffsetConductanceConverter", {}),

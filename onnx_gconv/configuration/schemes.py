@@ -115,11 +115,12 @@ def scheme_of(settings: EffectiveSettings, conductance_dtype: Given[str]) -> Map
     levels = _levels(settings.levels, device, converter)
     _check_exact(settings, converter, levels)
     _check_storage(settings.storage, converter, levels)
-    if levels is not None and conductance_dtype.value == "weight":
-        conductance_dtype.refuse("conductances of the weight's type cannot hold levels; choose float32, or no levels")
     clipping = ClippingSettings() if settings.clipping is None else settings.clipping.value
     storage: LevelStorage = "float" if settings.storage is None else settings.storage.value
-    return MappingScheme(converter, _granularity(settings, device), clipping.clipping(), levels, storage)
+    scheme = MappingScheme(converter, _granularity(settings, device), clipping.clipping(), levels, storage)
+    if scheme.levels is not None and conductance_dtype.value == "weight":
+        conductance_dtype.refuse("conductances of the weight's type cannot hold levels; choose float32, or no levels")
+    return scheme
 
 
 def _converter(settings: EffectiveSettings, device: _Device) -> ConductanceConverter:

@@ -86,7 +86,9 @@ class ConverterSettings(_Settings):
     factors: Annotated[tuple[_Number, ...], Field(min_length=1)] | None = None
     """For several pairs: how much each pair counts, in the order in which they are filled."""
     table: tuple[tuple[_Number, ...], ...] | None = None
-    """For custom-pair: the conductances, in µS, a row for each device."""
+    """For custom-pair: the conductances of equally spaced weights, in µS: for each pair a row for G+ and one for G-."""
+    invertibility_test: _Flag | None = None
+    """For custom-pair: refuse tables with which weights do not come back to within 1e-4. Default: true."""
     bits: _Count | None = None
     """For bit-sliced converters: bits of the code of a weight. Default: 8."""
     slice_bits: _Count | None = None
@@ -113,33 +115,27 @@ class ConverterSettings(_Settings):
 
 _EXAMPLES = {
     "factors": "factors, one for each pair: e.g. factors = [1, 3]",
-    "table": "a table of conductances in µS, a row for each device: table = [[...], [...]]",
+    "table": "a table of conductances in µS, two rows for each pair: table = [[...], [...]]",
 }
+
+
+def _tile(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - what pydantic makes of it
+    return handler(parse_tile(value) if isinstance(value, str) else value)
+
+
+_Tile: TypeAlias = Annotated[list[_Count], Field(min_length=2, max_length=2)]
 
 
 class GranularitySettings(_Settings):
     """What shares one scale."""
 
-    kind: GranularityName
+    kind: GranularityName = "tile"
     """A whole weight (tensor), an output channel, a tile of the matrix, or an output channel in one tile."""
-    tile: tuple[_Count, _Count] | None = None
+    tile: Annotated[tuple[_Count, _Count], WrapValidator(_tile, json_schema_input_type=str | _Tile)] | None = None
     """Rows (inputs) and columns (outputs) of a tile, at most: "256x256" or [256, 256]. Default: the preset's array."""
     partition: Partition | None = None
     """How a matrix is cut: into as few tiles of equal size as suffice, or into full ones and a rest (max).
     Default: equal."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _tile_of_text(cls, data: object) -> object:
-        if not isinstance(data, Mapping):
-            return data
-        given = dict(data)
-        tile = given.get("tile")
-        if tile is not None:
-            given.setdefault("kind", "tile")
-        if isinstance(tile, str):
-            given["tile"] = parse_tile(tile)
-        return given
 
     @model_validator(mode="after")
     def _have_tiles(self) -> GranularitySettings:

@@ -42,7 +42,7 @@ class Problem:
         Args:
             names: What these words are, by the first part of the key.
         """
-        key = key_path((names.get(str(part), part) if place == 0 else part for place, part in enumerate(self.key)))
+        key = names.get(str(self.key[0])) or key_path(self.key) if self.key else ""
         return ConfigError(": ".join(part for part in (key, self.text) if part))
 
 

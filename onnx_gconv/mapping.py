@@ -144,7 +144,7 @@ class ConverterRecord(_Record):
 
 
 class ConductanceRecord(_Record):
-    """One initializer with the conductances of a device, in µS or as codes, and the coefficient with which it counts."""
+    """The initializer with the conductances of a device, in µS or as codes, and the coefficient c_k of the device."""
 
     name: str
     device: str
@@ -224,7 +224,8 @@ class LossRecord(_Record):
 class WeightRecord(_Record):
     """One mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``.
 
-    Scale and zero are numbers, or arrays with an entry for each group of elements that share one. A weight of integer codes is ``round(W) + zero point`` with that W.
+    Scale and zero are numbers, or arrays with an entry for each group of elements that share one. A weight of integer
+    codes is ``round(W) + zero point`` with that W.
     """
 
     name: str

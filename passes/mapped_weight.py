@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,32 +122,11 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
     div = _only_user(_expanded(scale, grid), "Div", 1)
     nodes, leaves = _expression(div)
     value = div.outputs[0]
-    devices: dict[ir.Value, str] = {}
-    for item, conductance in zip(record.conductances, conductances, strict=True):
-        devices[_decoded(conductance, record)] = item.name
-    found = _linear_form(div.inputs[0], devices)
-    number = np.dtype(record.compute_dtype).type  # the nodes' constants are rounded to that type
-    expected = {item.name: float(number(item.coefficient)) for item in record.conductances}
-    offset = found.pop("", 0.0)
-    if found != expected or offset != -float(number(record.offset_us)):
-        raise BrokenMappingError(
-            f"the nodes compute {_text(found, offset)} instead of {_text(expected, -record.offset_us)}"
-        )
+    _check_sum(div.inputs[0], conductances, record)
     after: list[ir.Node] = []
-    zero: ir.Value | None = None
-    if not record.zero and any(node.metadata_props.get(ROLE_KEY) == "zero" for node, _ in value.uses()):
-        raise BrokenMappingError("a zero is added to it, of which the manifest says nothing")
-    if isinstance(record.zero, ZeroRecord):
-        zero = _initializer(record.zero.name, record, values)
-        add = _only_user(value, "Add", 0)
-        if add.inputs[1] is not _expanded(zero, grid):
-            raise BrokenMappingError(f"not '{zero.name}' is added to it, which the manifest names")
-    elif record.zero:
-        add = _only_user(value, "Add", 0)
-        zero = add.inputs[1]
-        if (found_zero := _number(zero)) != float(number(record.zero)):
-            raise BrokenMappingError(f"{found_zero} is added to it, the manifest says {record.zero}")
-    if zero is not None:
+    added = _zero(value, record, values)
+    if added is not None:
+        add, _ = added
         after.append(add)
         more_nodes, more_leaves = _expression(add)
         before = {*nodes, add}
@@ -167,11 +146,54 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
         record=record,
         conductances=conductances,
         scale=scale,
-        zero=zero,
+        zero=None if added is None else added[1],
         constants=tuple(leaf for leaf in leaves if leaf not in known),
         nodes=(*reversed(after), *nodes),
         value=value,
     )
+
+
+def _check_sum(total: ir.Value | None, conductances: Sequence[ir.Value], record: WeightRecord) -> None:
+    """Check that a value is the sum of all conductances with their coefficients, less the offset.
+
+    Raises:
+        BrokenMappingError: If it is something else.
+    """
+    devices = {
+        _decoded(conductance, record): item.name
+        for item, conductance in zip(record.conductances, conductances, strict=True)
+    }
+    found = _linear_form(total, devices)
+    number = np.dtype(record.compute_dtype).type  # the nodes' constants are rounded to that type
+    expected = {item.name: float(number(item.coefficient)) for item in record.conductances}
+    offset = found.pop("", 0.0)
+    if found != expected or offset != -float(number(record.offset_us)):
+        raise BrokenMappingError(
+            f"the nodes compute {_text(found, offset)} instead of {_text(expected, -record.offset_us)}"
+        )
+
+
+def _zero(value: ir.Value, record: WeightRecord, values: ModelValues) -> tuple[ir.Node, ir.Value] | None:
+    """The node that adds the zero to the quotient, and the initializer of the zero; None if there is none.
+
+    Raises:
+        BrokenMappingError: If another zero is added than the manifest says.
+    """
+    if isinstance(record.zero, ZeroRecord):
+        zero = _initializer(record.zero.name, record, values)
+        add = _only_user(value, "Add", 0)
+        if add.inputs[1] is not _expanded(zero, record.grid):
+            raise BrokenMappingError(f"not '{zero.name}' is added to it, which the manifest names")
+        return add, zero
+    if not record.zero:
+        if any(node.metadata_props.get(ROLE_KEY) == "zero" for node, _ in value.uses()):
+            raise BrokenMappingError("a zero is added to it, of which the manifest says nothing")
+        return None
+    add = _only_user(value, "Add", 0)
+    constant, number = add.inputs[1], np.dtype(record.compute_dtype).type
+    if (found := _number(constant)) != float(number(record.zero)) or constant is None:
+        raise BrokenMappingError(f"{found} is added to it, the manifest says {record.zero}")
+    return add, constant
 
 
 def _rounded(value: ir.Value, record: WeightRecord, after: list[ir.Node], leaves: list[ir.Value]) -> ir.Value:

@@ -341,8 +341,7 @@ def _held(candidate: _Candidate, statistics: WeightStatistics) -> WeightStatisti
             lambda: candidate.chunks(0, found.tensor.size, dtype), groups, clipping.percentile, dtype
         )
         percentiles = float(flat[0]) if candidate.grid is None else flat.reshape(candidate.grid.shape)
-    minimum, maximum = clipping.clipped(statistics, percentiles)
-    return WeightStatistics(minimum=minimum, maximum=maximum, count=statistics.count)
+    return clipping.clipped(statistics, percentiles)
 
 
 def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None:
@@ -350,6 +349,8 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
     conversion, converter = weight.conversion, weight.conversion.converter
     if weight.found.is_integer:
         bound = float(np.max(conversion.error_bound(statistics, weight.compute_dtype)))
+        if converter.largest_integer is not None:  # its steps are those between integers, which are on them already
+            bound -= _ROUNDED_AWAY
         if bound >= _ROUNDED_AWAY or conversion.is_clipped:
             how = "clipped" if conversion.is_clipped else f"{weight.compute_dtype.name}"
             if conversion.levels is not None and not conversion.is_clipped:

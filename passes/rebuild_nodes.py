@@ -123,7 +123,7 @@ def rebuild_nodes(
         zero_name: Name of w0; a new one if None.
         level_codes: For conductances that are stored as codes, how they are decoded.
     """
-    emitter = _Emitter(name, conductances, decoding, dtype, names, grid, level_codes)
+    emitter = _Emitter(name, conductances, decoding, dtype=dtype, names=names, grid=grid, level_codes=level_codes)
     return emitter.emit(scale_name, zero_name, codes)
 
 
@@ -133,6 +133,7 @@ class _Emitter:
         name: str,
         conductances: Sequence[ir.TensorProtocol],
         decoding: Decoding,
+        *,
         dtype: ir.DataType,
         names: UniqueNames,
         grid: ScaleGrid | None,

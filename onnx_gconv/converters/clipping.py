@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from onnx_gconv.errors import ConfigError
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Clipping"]
+from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, plain
+from onnx_gconv.converters.weight_statistics import WeightStatistics
+from onnx_gconv.errors import ConfigError, UnmappableWeightError
+
+__all__ = ["Clipping", "GroupedChunks", "abs_percentiles"]
+
+GroupedChunks: TypeAlias = Iterable[tuple[FloatArray, NDArray[np.intp] | None]]
+"""Elements, and the flat numbers of their groups; None if there is one group."""
 
 _WHOLE = 100.0
+
+# Counters that may be held at once: 32 MiB of them.
+_MOST_COUNTERS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -42,3 +55,106 @@ class Clipping:
     def is_at_maximum(self) -> bool:
         """Whether max|W| counts."""
         return self.percentile is None and self.value is None
+
+    def clipped(self, statistics: WeightStatistics, percentiles: FloatOrArray | None = None) -> WeightStatistics:
+        """The range of weights that the conductance range is to hold.
+
+        Args:
+            statistics: Those of the weight, or of each group of its elements that share a scale.
+            percentiles: For clipping at a percentile: that percentile of |W|, for each group if there are groups.
+
+        Returns:
+            For a percentile c, the part of the range that is within -c to c; for a value v, -v to v.
+
+        Raises:
+            UnmappableWeightError: If a percentile is 0, though not all weights are.
+        """
+        if self.value is not None:
+            end = np.full_like(np.asarray(statistics.maximum, np.float64), self.value)
+            return WeightStatistics(minimum=plain(-end), maximum=plain(end), count=statistics.count)
+        if self.percentile is None or percentiles is None:
+            return statistics
+        if np.any((np.asarray(percentiles) == 0) & (np.asarray(statistics.max_abs) > 0)):
+            raise UnmappableWeightError(
+                f"has so many zeros that the percentile {self.percentile:g} of |W| is 0, which would clip all other "
+                "weights to 0; choose a higher percentile, or clip at a value"
+            )
+        return WeightStatistics(
+            minimum=plain(np.maximum(statistics.minimum, -np.asarray(percentiles))),
+            maximum=plain(np.minimum(statistics.maximum, percentiles)),
+            count=statistics.count,
+        )
+
+
+def abs_percentiles(
+    chunks: Callable[[], GroupedChunks], groups: int, percentile: float, dtype: np.dtype[Any]
+) -> NDArray[np.float64]:
+    """A percentile of |W|, exactly and in memory that does not grow with the weight.
+
+    It is the smallest |W| of a group for which at least that percentage of the group's elements are not above it;
+    ``numpy.percentile`` calls that ``inverted_cdf``.
+
+    Floats that are not negative have the order of their bits read as integers. Each pass over the weight counts, for
+    each group, the next bits of the elements whose bits before are those of the percentile.
+
+    Args:
+        chunks: Gives the whole weight each time it is called; elements are of type `dtype` and finite.
+        groups: Number of groups; each has an element.
+        percentile: Above 0 and at most 100.
+        dtype: float32 or float64.
+
+    Returns:
+        One for each group.
+    """
+    bits = 8 * dtype.itemsize
+    unsigned = np.dtype(f"u{dtype.itemsize}")
+    width = max((_MOST_COUNTERS // groups).bit_length() - 1, 1)
+    prefixes = np.zeros(groups, np.uint64)
+    ranks: NDArray[np.int64] | None = None
+    known = 1  # the sign, which is 0
+    while known < bits:
+        taken = min(width, bits - known)
+        counts = np.zeros((groups, 1 << taken), np.int64)
+        for elements, numbers in chunks():
+            patterns = np.abs(elements).view(unsigned)
+            digits, found = _next_bits(patterns, numbers, prefixes, unknown=bits - known, taken=taken)
+            _count(counts, digits, found)
+        if ranks is None:
+            sizes = counts.sum(axis=1)
+            ranks = np.clip(np.ceil(sizes * (percentile / _WHOLE)).astype(np.int64), 1, sizes)
+        below = counts.cumsum(axis=1)
+        digits = (below < ranks[:, None]).sum(axis=1)
+        rows = np.arange(groups)
+        ranks = ranks - np.where(digits > 0, below[rows, np.maximum(digits - 1, 0)], 0)
+        prefixes = (prefixes << np.uint64(taken)) | digits.astype(np.uint64)
+        known += taken
+    return prefixes.astype(unsigned).view(dtype).astype(np.float64)
+
+
+def _next_bits(
+    patterns: NDArray[Any],
+    numbers: NDArray[np.intp] | None,
+    prefixes: NDArray[np.uint64],
+    *,
+    unknown: int,
+    taken: int,
+) -> tuple[NDArray[np.intp], NDArray[np.intp] | None]:
+    """The first `taken` of the `unknown` bits of the elements that have the prefix of their group before them.
+
+    Returns:
+        These bits as numbers, and the groups of these elements.
+    """
+    kind = patterns.dtype.type
+    expected = prefixes.astype(patterns.dtype)
+    matches = patterns >> kind(unknown) == (expected[0] if numbers is None else expected[numbers])
+    digits = (patterns[matches] >> kind(unknown - taken)) & kind((1 << taken) - 1)
+    return digits.astype(np.intp), None if numbers is None else numbers[matches]
+
+
+def _count(counts: NDArray[np.int64], digits: NDArray[np.intp], numbers: NDArray[np.intp] | None) -> None:
+    places = digits if numbers is None else digits + numbers * counts.shape[1]
+    flat = counts.reshape(-1)
+    if places.size < flat.size:  # a new array of all counters would cost more
+        np.add.at(flat, places, 1)
+    else:
+        flat += np.bincount(places, minlength=flat.size)

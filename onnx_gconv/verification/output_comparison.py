@@ -66,8 +66,8 @@ class OutputComparison:
         allowed_mismatches: How many may; None for float outputs.
         passed: The rule holds.
         note: Why the output failed, or what weakens the comparison; None where there is nothing to say.
-        rebuilt_error: Where the mapping rounds or clips weights on purpose: the largest distance from the outputs of the
-            original with the rebuilt weights in place of its own, which is what the tolerance is for; else None.
+        rebuilt_error: Where the mapping rounds or clips weights on purpose: the largest distance from the outputs of
+            the original with the rebuilt weights in place of its own, which is what the tolerance is for; else None.
     """
 
     name: str

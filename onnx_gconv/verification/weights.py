@@ -42,8 +42,8 @@ class WeightComparison:
         max_ulp_error: Largest distance in representable numbers of the weight's type.
         bit_identical: Whether all elements are equal bit for bit.
         bound: What the converter promises for `max_abs_error`; 0 for an exact one.
-        passed: Whether the promise is kept, in each group of elements that share a scale. Weights beyond what the devices
-            can hold are compared with the largest that they can, where clipping was asked for.
+        passed: Whether the promise is kept, in each group of elements that share a scale. Where clipping was asked for,
+            weights beyond what the devices can hold are compared with the largest that they can.
         clipped: How many weights are beyond it; None where clipping was not asked for.
         sqnr_db: Ratio of the power of the weights to that of the errors, in dB; None without errors.
         problem: Why it could not be compared, or None.
@@ -245,7 +245,7 @@ class _Difference:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Ratio of the power of the weights to that of the errors, in dB; None without errors, or if it is no number."""
+        """Ratio of the power of the weights to that of the errors, in dB; None without errors, or beyond float64."""
         signal, noise = self._squared_weights, self._squared_error
         if not (0 < signal < math.inf and 0 < noise < math.inf):
             return None

@@ -112,7 +112,7 @@ def test_a_code_without_a_level_is_found(models):
         (
             "W.g_row_tile",
             lambda array: array.__setitem__(0, 1),
-            "expands 'W.g_scale' by other pieces than the manifest",
+            "by other pieces than the manifest names",
         ),
         ("W.g_step", lambda array: array.__setitem__((), 0.9), "count steps of 0.89"),
     ],

@@ -213,12 +213,11 @@ def _check_exact(
 ) -> None:
     if not converter.is_exact:
         return
-    for given, what in ((settings.clipping, "clipped"), (settings.levels, "rounded")):
-        if given is None or (given is settings.levels and levels is None):
-            continue
-        if isinstance(given.value, ClippingSettings) and given.value.clipping().is_at_maximum:
-            continue
-        given.refuse(f"{what} weights do not come back exactly; leave it out, or take a converter that is not exact")
+    remedy = "leave it out, or take a converter that is not exact"
+    if settings.clipping is not None and not settings.clipping.value.clipping().is_at_maximum:
+        settings.clipping.refuse(f"clipped weights do not come back exactly; {remedy}")
+    if settings.levels is not None and levels is not None:
+        settings.levels.refuse(f"rounded weights do not come back exactly; {remedy}")
 
 
 def _check_storage(

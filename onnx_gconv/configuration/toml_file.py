@@ -56,13 +56,17 @@ def _lines(text: str) -> dict[_Key, int]:
     """The lines in which keys and tables stand, as far as a look at each line tells: not the keys of inline tables."""
     lines: dict[_Key, int] = {}
     table: _Key = ()
-    counts: Counter[str] = Counter()
+    counts: Counter[_Key] = Counter()
     for number, line in enumerate(text.splitlines(), 1):
         if header := _TABLE.match(line):
-            table = _parts(header[2])
+            parts = _parts(header[2])
             if header[1] == "[[":
-                table = (*table, counts[header[2]])
-                counts[header[2]] += 1
+                counts[parts] += 1
+            table = ()
+            for part in parts:
+                table = (*table, part)
+                if named := counts[tuple(name for name in table if isinstance(name, str))]:
+                    table = (*table, named - 1)
             lines.setdefault(table, number)
         elif key := _KEY.match(line):
             lines.setdefault((*table, *_parts(key[1])), number)

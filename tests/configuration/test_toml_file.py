@@ -181,3 +181,9 @@ def test_a_key_in_a_dotted_or_quoted_form_is_found_too(read):
         read("# first\ndefaults.levels = 0")
     with pytest.raises(ConfigError, match=r"line 2: defaults.levels: should be"):
         read('["defaults"]\n"levels" = 0')
+
+
+def test_a_key_in_a_table_of_an_override_is_found_too(read):
+    override = '[[overrides]]\nop = "Conv"\n[overrides.converter]\nname = "n-pair"\n'
+    with pytest.raises(ConfigError, match=r"line 10: overrides\[1\]\.converter\.factor: unknown key"):
+        read(f"{override}factors = [1]\n{override}factor = [1]\n")

@@ -147,7 +147,7 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
         conductances=conductances,
         scale=scale,
         zero=None if added is None else added[1],
-        constants=tuple(leaf for leaf in leaves if leaf not in known),
+        constants=tuple(dict.fromkeys(leaf for leaf in leaves if leaf not in known)),
         nodes=(*reversed(after), *nodes),
         value=value,
     )

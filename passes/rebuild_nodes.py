@@ -28,8 +28,9 @@ _ROLES = {"Div": "rebuild", "Round": "round", "Floor": "round", "Cast": "cast"}
 _SCALE_UNIT = "uS per unit of weight"
 _WEIGHT_UNIT = "unit of weight"
 
-# The oldest opsets whose DequantizeLinear takes these codes.
+# The oldest opsets whose DequantizeLinear takes these codes, and the newest whose DequantizeLinear ONNX Runtime has.
 _OLDEST_DEQUANTIZATION = {ir.DataType.UINT8: 10, ir.DataType.UINT16: 21}
+_NEWEST_DEQUANTIZATION = 27
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +238,7 @@ class _Emitter:
         oldest = _OLDEST_DEQUANTIZATION[devices[0].dtype or ir.DataType.UNDEFINED]
         for device, name in zip(devices, codes.names, strict=True):
             last = name if lowest is None else None
-            if self._compute == ir.DataType.FLOAT and codes.opset >= oldest:
+            if self._compute == ir.DataType.FLOAT and oldest <= codes.opset <= _NEWEST_DEQUANTIZATION:
                 value = self._node("DequantizeLinear", [device, step], "decode", name=last, suffix="above_lowest")
             else:
                 to = ir.AttrInt64("to", self._compute.value)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx_gconv.converters.base_converter import SMALLEST_MAX_ABS, BaseConductanceConverter, scale_of_params
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, is_half_precision, operand, plain
 from onnx_gconv.converters.decoding import Decoding
+from onnx_gconv.converters.interpolation import EvenInterpolation
 from onnx_gconv.converters.parameters import checked_factors
 from onnx_gconv.converters.rounding import rebuilding_error, rounding_unit, storing_error_us
 from onnx_gconv.converters.scaling import Scaling
@@ -75,7 +76,10 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
         super().__init__(g_max, g_min)
         self._tables = _checked_tables(g_lst, len(self._factors), self._g_max, self._g_min)
         self._is_tested = bool(invertibility_test)
-        self._grids = {dtype: self._grid_of(dtype) for dtype in (np.dtype(np.float32), np.dtype(np.float64))}
+        self._interpolations = {
+            dtype: EvenInterpolation(self._grid_of(dtype), self._tables)
+            for dtype in (np.dtype(np.float32), np.dtype(np.float64))
+        }
         if self._is_tested:
             self.invertibility_test()
 
@@ -173,10 +177,7 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
 
     def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
         """Write the conductances of all devices, in µS, to `out`, in the order of the tables."""
-        knots = self._grids[weights.dtype] / operand(scaling.scale, weights.dtype)
-        for table, conductance in zip(self._tables, out, strict=True):
-            conductance[...] = np.interp(weights, knots, table)
-            np.clip(conductance, table.min(), table.max(), out=conductance)
+        self._interpolations[weights.dtype](weights, scaling.scale, out)
 
     def conductance_bounds(self, dtype: np.dtype[Any]) -> tuple[float, float]:
         """The lowest and the highest conductance that converting can give, in µS: those of the tables."""
@@ -191,8 +192,8 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
 
         Interpolated between exact points of the grid, the weighted difference u(W) would be off the line ``W * scale``
         by no more than at the points. The points are off by the roundings of the step, of the sum and of the quotient,
-        at most 4u * U / scale; a linear function interpolated on points that are off is off by no more than they are.
-        Weights beyond the grid get the conductances of its ends.
+        at most 4u * U / scale, or end at the largest number of the type; a linear function interpolated on points that
+        are off is off by no more than they are. Weights beyond the grid get the conductances of its ends.
         """
         computed = np.dtype(np.float32) if is_half_precision(dtype) else dtype
         unit, unit64 = rounding_unit(dtype), rounding_unit(np.dtype(np.float64))
@@ -204,7 +205,9 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
         limit = reach_us / scaling.scale
         clipped = np.maximum(statistics.max_abs - limit, 0.0)
         rebuilt = rebuilding_error(self.decoding(scaling), error_us, highest_us, plain(limit), dtype)
-        off_grid = 5 * unit * limit + 4 * float(ml_dtypes.finfo(computed).smallest_subnormal)
+        finfo = ml_dtypes.finfo(computed)
+        beyond = np.maximum(limit - float(finfo.max), 0.0)
+        off_grid = 5 * unit * limit + 4 * float(finfo.smallest_subnormal) + beyond
         return plain(rebuilt + deviation_us * (1 + 8 * unit64) / scaling.scale + off_grid + clipped)
 
     def _differences_us(self) -> NDArray[np.float64]:
@@ -214,7 +217,7 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
 
     def _reach_us(self, dtype: np.dtype[Any]) -> float:
         """The largest weighted difference U in the type of a weight, in µS."""
-        return float(self._grids[dtype][-1])
+        return float(self._interpolations[dtype].grid[-1])
 
     def _grid_of(self, dtype: np.dtype[Any]) -> FloatArray:
         """The grid ``linspace(-U, U, P)``, in µS, as torch computes it.

@@ -50,7 +50,7 @@ def rebuilding_error(
         dtype: In which the weights are rebuilt.
 
     Returns:
-        The distance in units of weight; infinite where a sum of conductances may overflow.
+        The distance in units of weight; infinite where a sum of conductances, or a weight, may overflow.
     """
     finfo = ml_dtypes.finfo(dtype)
     unit, subnormal = float(finfo.eps) / 2, float(finfo.smallest_subnormal)
@@ -62,4 +62,5 @@ def rebuilding_error(
     sums_us = (count - 1) * total_us + (offset_us + max(total_us, offset_us) if offset_us else 0.0)
     lost_us = sum(abs(c) for c in decoding.coefficients) * error_us + (2 * count + 3) * subnormal
     in_weight = (lost_us + unit * (rounded_us + sums_us)) / decoding.scale + 2 * unit * largest
-    return plain(in_weight * (1 + 16 * count * unit) + 2 * subnormal)
+    distance = in_weight * (1 + 16 * count * unit) + 2 * subnormal
+    return plain(np.where(largest + distance > float(finfo.max), math.inf, distance)[()])

@@ -113,6 +113,9 @@ class SingleDeviceConductanceConverter(BaseConductanceConverter):
             np.subtract(weights, operand(scaling.zero, dtype), out=conductance)
             np.multiply(conductance, operand(scaling.scale, dtype), out=conductance)
             np.add(conductance, dtype.type(self._g_min), out=conductance)
+        # Never acts on a weight that is scaled by its own statistics. Clipped weights may have been rounded up to above
+        # the limit, by much if they are far from zero and near to each other.
+        np.minimum(conductance, dtype.type(self.conductance_bounds(dtype)[1]), out=conductance)
 
     def conductance_bounds(self, dtype: np.dtype[Any]) -> tuple[float, float]:
         """The lowest and the highest conductance that converting can give, in µS.
@@ -121,8 +124,8 @@ class SingleDeviceConductanceConverter(BaseConductanceConverter):
         product with the scale, of g_min and of the sum take the highest one to at most ``g_max * (1 + 8u)`` but for
         terms in u * u, for which there are another 2u.
         """
-        rounding = 5 * float(ml_dtypes.finfo(dtype).eps)
-        return float(dtype.type(self._g_min)), float(dtype.type(self._g_max)) * (1 + rounding)
+        highest = self._g_max * (1 + 5 * float(ml_dtypes.finfo(dtype).eps))
+        return float(dtype.type(self._g_min)), float(dtype.type(highest))
 
     def error_bound(self, statistics: WeightStatistics, scaling: Scaling, dtype: np.dtype[Any]) -> FloatOrArray:
         """Largest possible ``|rebuilt - W|``, in units of weight.

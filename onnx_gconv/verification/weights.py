@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ class WeightComparison:
         name: Name of the weight.
         graph: Path of its graph.
         max_abs_error: Largest ``|rebuilt - W|``, in units of weight; None if it could not be compared or is NaN.
-        max_relative_error: That, divided by max|W|; 0 for an all-zero weight.
+        max_relative_error: That, divided by max|W|; 0 without an error, None for one of an all-zero weight.
         max_ulp_error: Largest distance in representable numbers of the weight's type.
         bit_identical: Whether all elements are equal bit for bit.
         bound: What the converter promises for `max_abs_error`; 0 for an exact one.
@@ -186,8 +187,9 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
     difference = _Difference(conversion, np.dtype(record.compute_dtype), grid)
     for ours, theirs in zip(mapped.rebuilt.chunks(), element_chunks(tensor), strict=True):
         difference.add(ours, theirs)
-    # The cast rounds to the nearest number, and the original is one: it can at most double the distance.
-    bounds = difference.bounds(slack=1.0 if record.dtype == record.compute_dtype else 2.0)
+    bounds = difference.bounds()
+    if record.dtype != record.compute_dtype:
+        bounds = difference.with_cast(bounds, np.dtype(record.ir_dtype.numpy()))
     if record.rounded and not conversion.is_clipped:
         bounds = np.zeros_like(bounds)
     error = difference.max_error
@@ -197,7 +199,7 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
         name=record.name,
         graph=record.graph,
         max_abs_error=error if math.isfinite(error) else None,
-        max_relative_error=(error / difference.max_abs if error else 0.0) if math.isfinite(error) else None,
+        max_relative_error=_relative(error, difference.max_abs),
         max_ulp_error=difference.max_ulp if math.isfinite(error) else None,
         bit_identical=difference.bit_identical,
         bound=float(bounds.max()) if np.isfinite(bounds).all() else 0.0,
@@ -205,6 +207,14 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
         clipped=difference.clipped,
         sqnr_db=difference.sqnr_db,
     )
+
+
+def _relative(error: float, largest: float) -> float | None:
+    if not math.isfinite(error):
+        return None
+    if not error:
+        return 0.0
+    return error / largest if largest else None
 
 
 def _not_compared(record: WeightRecord, problem: str) -> WeightComparison:
@@ -251,8 +261,8 @@ class _Difference:
             return None
         return 10 * (math.log10(signal) - math.log10(noise))
 
-    def bounds(self, slack: float) -> NDArray[np.float64]:
-        """What the converter promises for each group, times a slack; 0 where the original is not finite."""
+    def bounds(self) -> NDArray[np.float64]:
+        """What the converter promises for each group; 0 where the original is not finite."""
         finite = np.isfinite(self._minimum) & np.isfinite(self._maximum)
         low, high = np.where(finite, self._minimum, 0.0), np.where(finite, self._maximum, 0.0)
         if self._grid is None:
@@ -260,7 +270,21 @@ class _Difference:
         else:
             statistics = WeightStatistics(low.reshape(self._grid.shape), high.reshape(self._grid.shape), self._first)
         bound = np.asarray(self._conversion.error_bound(statistics, self._compute), np.float64)
-        return np.where(finite, np.broadcast_to(bound.reshape(-1), finite.shape) * slack, 0.0)
+        return np.where(finite, np.broadcast_to(bound.reshape(-1), finite.shape), 0.0)
+
+    def with_cast(self, bounds: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+        """The promise after the cast to the type of the weight.
+
+        The cast rounds to the nearest number, and the original is one: it can at most double the distance. What weights
+        are clipped to need not be one.
+        """
+        doubled: NDArray[np.float64] = 2 * bounds
+        if not self._conversion.is_clipped:
+            return doubled
+        finfo = ml_dtypes.finfo(dtype)
+        largest = np.maximum(np.abs(self._minimum), np.abs(self._maximum)) + bounds
+        rounding = float(finfo.eps) / 2 * largest + float(finfo.smallest_subnormal)
+        return np.where(np.isfinite(rounding), np.maximum(doubled, bounds + rounding), doubled)
 
     def add(self, rebuilt: NDArray[Any], original: NDArray[Any]) -> None:
         """Take two chunks of the same length and type."""

@@ -107,7 +107,7 @@ def test_the_grid_is_that_of_torch(aihwkit, points):
         tables = [np.linspace(0, reach, points).tolist(), np.zeros(points).tolist()]
         converter = CustomPairConductanceConverter([1.0], tables, 200, invertibility_test=False)
         expected = torch.linspace(-torch.tensor(reach), torch.tensor(reach), points).numpy()
-        assert converter._grids[FLOAT32].tobytes() == expected.tobytes()
+        assert converter._interpolations[FLOAT32].grid.tobytes() == expected.tobytes()
 
 
 def test_where_interpolation_leaves_its_table_by_an_ulp_it_is_clipped(aihwkit):

@@ -1,0 +1,148 @@
+"""Linear interpolation between equally spaced points, of several tables at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, operand
+from onnx_gconv.converters.pieces import pieces
+from onnx_gconv.converters.scaling import Scaling
+
+__all__ = ["EvenInterpolation"]
+
+# By how much the guess of an interval is moved down, so that it is the interval or the one below in spite of roundings.
+_MOVED_DOWN = 0.25
+
+
+class EvenInterpolation:
+    """Interpolates tables bit for bit as `numpy.interp` does, which searches the interval of each element and table.
+
+    Where roundings take an element out of the range of its table, it is clipped to it.
+
+    The points are `grid` divided by a scale, which may differ from element to element. As they are equally spaced but
+    for roundings, the interval of an element x is guessed from x * scale and corrected by one comparison, once for all
+    tables.
+
+    Args:
+        grid: P points from -U to U, equally spaced but for roundings, float32 or float64.
+        tables: For each table a row of P values.
+    """
+
+    def __init__(self, grid: FloatArray, tables: NDArray[np.float64]) -> None:
+        self.grid = grid
+        self._tables = tables
+        # The last point begins an interval in which everything is constant.
+        self._next = np.append(grid[1:], grid.dtype.type(np.inf))
+        self._ends = [(grid.dtype.type(table.min()), grid.dtype.type(table.max())) for table in tables]
+        self._rises = np.append(np.diff(tables, axis=1), np.zeros((len(tables), 1)), axis=1)
+
+    def __call__(self, elements: FloatArray, scale: FloatOrArray, out: Sequence[FloatArray]) -> None:
+        """Write the values of all tables at `elements` to `out`.
+
+        Args:
+            elements: Numbers of the type of the grid, any shape.
+            scale: By which the grid is divided; a number or an array of the shape of `elements`.
+            out: For each table an array of that shape and type.
+        """
+        interpolate, memory = None, None
+        for part, scaling, arrays in pieces(elements, Scaling(scale), out):
+            if isinstance(scaling.scale, np.ndarray):
+                self._interpolate_groups(part, scaling.scale, arrays)
+                continue
+            if interpolate is None or memory is None:
+                interpolate, memory = self._at_scale(scaling.scale), _Memory.of(part)
+            interpolate(part, memory.for_part(part), arrays)
+
+    def _at_scale(self, scale: float) -> Callable[[FloatArray, _Memory, Sequence[FloatArray]], None]:
+        """Interpolation on points that are the same for all elements."""
+        number = self.grid.dtype.type
+        points, ends = self._points(self.grid, number(scale)), self._points(self._next, number(scale))
+        wide = points.astype(np.float64)
+        slopes = self._rises / np.append(np.diff(wide), 1.0)
+
+        def interpolate(elements: FloatArray, memory: _Memory, out: Sequence[FloatArray]) -> None:
+            inside = np.clip(elements, points[0], points[-1], out=memory.inside)
+            interval = self._guess(inside, scale, memory)
+            upper = np.take(ends, interval, out=memory.place, mode="clip")
+            np.add(interval, np.greater_equal(inside, upper, out=memory.is_above), out=interval)
+            distance, product, value = memory.distance, memory.product, memory.value
+            np.copyto(distance, inside)
+            np.subtract(distance, np.take(wide, interval, out=value, mode="clip"), out=distance)
+            for slope, table, ends_of_table, array in zip(slopes, self._tables, self._ends, out, strict=True):
+                np.multiply(np.take(slope, interval, out=product, mode="clip"), distance, out=product)
+                np.add(product, np.take(table, interval, out=value, mode="clip"), out=product)
+                np.copyto(array, product, casting="same_kind")
+                np.clip(array, *ends_of_table, out=array)
+
+        return interpolate
+
+    def _interpolate_groups(self, elements: FloatArray, scale: FloatArray, out: Sequence[FloatArray]) -> None:
+        """The same with points of its own for each element, which are computed where they are needed."""
+        inside = np.clip(elements, self._points(self.grid[0], scale), self._points(self.grid[-1], scale))
+        interval = self._guess(inside, scale, _Memory.of(elements))
+        upper = self._points(_take(self._next, interval), scale)
+        np.add(interval, np.greater_equal(inside, upper), out=interval)
+        lower = self._points(_take(self.grid, interval), scale).astype(np.float64)
+        length = self._points(_take(self._next, interval), scale).astype(np.float64) - lower
+        # An element at the largest number of its type is at the last point, and no interval follows.
+        length[length <= 0] = 1.0
+        distance = inside.astype(np.float64) - lower
+        for rise, table, ends_of_table, array in zip(self._rises, self._tables, self._ends, out, strict=True):
+            array[...] = _take(rise, interval) / length * distance + _take(table, interval)
+            np.clip(array, *ends_of_table, out=array)
+
+    def _points(self, grid: Any, scale: Any) -> Any:  # noqa: ANN401 - scalars or arrays
+        """Points of the grid in units of the elements."""
+        with np.errstate(over="ignore"):
+            points = grid / scale
+        # Beyond the largest number of the type there is no element.
+        largest = np.finfo(self.grid.dtype).max
+        return np.clip(points, -largest, largest)
+
+    def _guess(self, inside: FloatArray, scale: FloatOrArray, memory: _Memory) -> NDArray[np.intp]:
+        """For each element the interval it is in, or the one below."""
+        number = self.grid.dtype.type
+        last = self.grid.size - 1
+        intervals_per_us = last / (2 * float(self.grid[-1]))
+        with np.errstate(under="ignore", over="ignore"):
+            place = np.multiply(inside, operand(scale * intervals_per_us, self.grid.dtype), out=memory.place)
+        np.add(place, number(last / 2 - _MOVED_DOWN), out=place)
+        # Places in the first quarter of the first interval are above -1, so cutting off their fraction gives 0.
+        np.copyto(memory.interval, place, casting="unsafe")
+        return memory.interval
+
+
+@dataclass(frozen=True, eq=False)
+class _Memory:
+    """Memory for intermediate results, which is used for one piece after the other: new memory costs time."""
+
+    inside: FloatArray
+    place: FloatArray
+    interval: NDArray[np.intp]
+    is_above: NDArray[np.bool_]
+    distance: NDArray[np.float64]
+    product: NDArray[np.float64]
+    value: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, elements: FloatArray) -> _Memory:
+        """Memory for as many elements, of the same type."""
+        wide = (np.empty(elements.shape) for _ in range(3))
+        inside, place = np.empty(elements.shape, elements.dtype), np.empty(elements.shape, elements.dtype)
+        return cls(inside, place, np.empty(elements.shape, np.intp), np.empty(elements.shape, bool), *wide)
+
+    def for_part(self, elements: FloatArray) -> _Memory:
+        """The beginning of it, if there are fewer elements."""
+        if elements.shape == self.inside.shape:
+            return self
+        return _Memory(*(array[: elements.size] for array in vars(self).values()))
+
+
+def _take(table: NDArray[Any], indices: NDArray[np.intp]) -> Any:  # noqa: ANN401 - an array of the type of `table`
+    """The entries of a table; mode "clip" spares a check of each index."""
+    return np.take(table, indices, mode="clip")

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from onnx_gconv.configuration.configuration import Configuration
+from onnx_gconv.devices.presets import presets
 
 __all__ = ["json_schema"]
 
@@ -16,6 +17,11 @@ _DRAFT = "http://json-schema.org/draft-07/schema#"  # the one that editors for T
 def json_schema() -> str:
     """The JSON Schema of the configuration file, as text."""
     schema = Configuration.model_json_schema()
+    names = [preset.name for preset in presets()]
+    schema["$defs"]["DeviceSettings"]["properties"]["preset"]["enum"] = names
+    for settings in ("WeightSettings", "Override"):
+        short, *_ = schema["$defs"][settings]["properties"]["device"]["anyOf"]
+        short["enum"] = names
     return json.dumps({"$schema": _DRAFT, **_for_toml(schema)}, indent=2, ensure_ascii=False) + "\n"
 
 

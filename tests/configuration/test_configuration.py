@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from onnx_gconv.configuration import Configuration, ModelSettings, WeightSettings
+from onnx_gconv.configuration.converter_kinds import CONVERTER_KINDS
 from onnx_gconv.configuration.options import configuration_of
 from onnx_gconv.converters import (
     NPairConductanceConverter,
@@ -13,6 +14,8 @@ from onnx_gconv.converters import (
 )
 from onnx_gconv.converters.clipping import Clipping
 from onnx_gconv.devices.levels import ConductanceLevels
+from onnx_gconv.devices.presets import preset as preset_of
+from onnx_gconv.devices.presets import presets
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.granularity import Granularity
 from onnx_gconv.mapping_scheme import MappingScheme
@@ -246,6 +249,70 @@ def test_a_contradiction_between_an_override_and_the_defaults_is_found_without_a
     configuration = Configuration.of({"overrides": [{"op": "Conv", "skip": True}, {"op": "Gemm", "storage": "codes"}]})
     with pytest.raises(ConfigError, match=r"overrides\[1\].storage: codes need levels"):
         configuration.check()
+
+
+# Presets
+
+
+def preset_with(**known):
+    """A preset of which these properties are known, or not."""
+    return next(
+        preset
+        for preset in presets()
+        if all((getattr(preset, name) is not None) == is_known for name, is_known in known.items())
+    )
+
+
+@pytest.mark.parametrize("preset", presets(), ids=lambda preset: preset.name)
+def test_every_preset_makes_a_scheme(preset):
+    scheme = Configuration.of({"defaults": {"device": preset.name}}).scheme()
+    assert (scheme.converter.g_min, scheme.converter.g_max) == (preset.g_min, preset.g_max)
+    assert (scheme.levels, scheme.granularity) == (None, Granularity())
+
+
+def test_a_preset_brings_its_converter_unless_another_is_named():
+    preset = preset_with(converter=True)
+    found = Configuration.of({"defaults": {"device": preset.name}}).scheme().converter
+    assert type(found).__name__ == CONVERTER_KINDS[preset.converter].class_name
+    found = Configuration.of({"defaults": {"device": preset.name, "converter": "two-sided-pair"}}).scheme().converter
+    assert type(found).__name__ == "TwoSidedPairConductanceConverter"
+
+
+def test_tiles_without_a_size_are_arrays_of_the_preset():
+    preset = preset_with(array=True, converter=False)
+    scheme = Configuration.of({"defaults": {"device": preset.name, "granularity": "tile"}}).scheme()
+    assert scheme.granularity == Granularity("tile", preset.array)
+    given = {"device": preset.name, "granularity": {"kind": "tile-channel", "tile": "8x8"}}
+    assert Configuration.of({"defaults": given}).scheme().granularity == Granularity("tile_channel", (8, 8))
+
+
+def test_a_preset_without_an_array_gives_tiles_no_size():
+    preset = preset_with(array=False, converter=False)
+    with pytest.raises(ConfigError, match="needs the size of a tile"):
+        Configuration.of({"defaults": {"device": preset.name, "granularity": "tile"}}).scheme()
+
+
+def test_levels_of_a_preset_are_used_if_they_are_asked_for():
+    preset = preset_with(levels=True, converter=False)
+    levels = Configuration.of({"defaults": {"device": preset.name, "levels": "preset"}}).scheme().levels
+    assert (levels.count, levels.g_min, levels.g_max) == (preset.levels, preset.g_min, preset.g_max)
+
+
+def test_a_preset_without_levels_is_refused_if_they_are_asked_for():
+    preset = preset_with(levels=False, converter=False)
+    with pytest.raises(ConfigError, match=r"^defaults.levels: the preset has no levels; give a number of"):
+        Configuration.of({"defaults": {"device": preset.name, "levels": "preset"}}).scheme()
+
+
+def test_a_range_beside_a_preset_wins_over_its_own():
+    device = {"preset": "pcm-joshi", "g_max": 20.0}
+    converter = Configuration.of({"defaults": {"device": device}}).scheme().converter
+    assert (converter.g_min, converter.g_max) == (preset_of("pcm-joshi").g_min, 20.0)
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_name():
+    with pytest.raises(ConfigError, match=r"^defaults.device.*: there is no preset 'pcm-joshy'.*pcm-joshi"):
+        Configuration.of({"defaults": {"device": "pcm-joshy"}})
 
 
 # Settings on top

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from onnx_gconv.configuration.json_schema import json_schema
+from onnx_gconv.devices.presets import presets
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +41,12 @@ def test_it_knows_short_forms(schema):
     choices = schema["$defs"]["WeightSettings"]["properties"]["converter"]["anyOf"]
     assert "n-pair" in choices[0]["enum"]
     assert choices[1] == {"$ref": "#/$defs/ConverterSettings"}
+
+
+def test_it_knows_the_presets(schema):
+    names = [preset.name for preset in presets()]
+    assert schema["$defs"]["DeviceSettings"]["properties"]["preset"]["enum"] == names
+    assert schema["$defs"]["Override"]["properties"]["device"]["anyOf"][0]["enum"] == names
 
 
 def test_it_has_no_null_which_files_cannot_have(schema):

@@ -20,13 +20,14 @@ class BitSlicedPairConductanceConverter(BitSlicedConductanceConverter):
     With ``L = 2^(bits-1) - 1``, the base ``B = 2^slice_bits``, the step ``d = (g_max - g_min) / (B - 1)`` and
     ``scale = (1 / max(max|W|, 1e-7)) * d * L``, roundings in the type of the weight::
 
-        code  = clip(round(W * scale / d), -L, L)        # ties to even
-        |code| = sum_k B^k * digit_k                      # least significant slice first
+        code  = clip(round(W * scale / d), -L, L)    # ties away from zero
+        |code| = sum_k B^k * digit_k                  # least significant slice first
         G+_k  = g_min + d * digit_k  if code > 0, else g_min
         G-_k  = g_min + d * digit_k  if code < 0, else g_min
         W     = sum_k B^k * (G+_k - G-_k) / scale
 
-    This is the bit-sliced core of CrossSim 3.2.0 with balanced slices, in µS. float16, bfloat16 and integer weights are
+    This is the bit-sliced core of CrossSim 3.2.0 with balanced slices, in µS. CrossSim rounds ties to even; the only
+    weight that is exactly one, max|W| / 2, it rounds away from zero, too. float16, bfloat16 and integer weights are
     computed and returned in float32.
 
     Args:

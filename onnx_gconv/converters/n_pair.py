@@ -13,6 +13,7 @@ from onnx_gconv.converters.base_converter import SMALLEST_MAX_ABS, BaseConductan
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, is_half_precision, operand, plain
 from onnx_gconv.converters.decoding import Decoding
 from onnx_gconv.converters.parameters import checked_factors
+from onnx_gconv.converters.rounding import clipping_error
 from onnx_gconv.converters.scaling import Scaling
 from onnx_gconv.converters.weight_statistics import WeightStatistics
 
@@ -155,7 +156,7 @@ class NPairConductanceConverter(BaseConductanceConverter):
         roundings = 3 * pairs + (1 + reach) + (4 + 2 * pairs) * reach + 1 + 2
         _, limit = self.limits(scaling)
         largest = np.maximum(np.minimum(statistics.max_abs, limit), SMALLEST_MAX_ABS)
-        clipped = np.maximum(statistics.max_abs - limit, 0.0)
+        clipped = clipping_error(statistics.max_abs, limit)
         subnormal = float(ml_dtypes.finfo(dtype).smallest_subnormal)
         lost_us = subnormal * 2 * sum(self._factors) if is_half_precision(dtype) else 0.0
         bound = (roundings * unit * largest + clipped) * (1 + 32 * pairs * unit)

@@ -11,7 +11,7 @@ import numpy as np
 from onnx_gconv.converters.compute_types import FloatOrArray, is_half_precision, plain
 from onnx_gconv.converters.decoding import Decoding
 
-__all__ = ["rebuilding_error", "rounding_unit", "storing_error_us"]
+__all__ = ["clipping_error", "rebuilding_error", "rounding_unit", "storing_error_us"]
 
 
 def rounding_unit(dtype: np.dtype[Any]) -> float:
@@ -29,6 +29,11 @@ def storing_error_us(highest_us: float, dtype: np.dtype[Any]) -> float:
         return 0.0
     finfo = ml_dtypes.finfo(dtype)
     return float(finfo.eps) / 2 * highest_us + float(finfo.smallest_subnormal)
+
+
+def clipping_error(largest: FloatOrArray, limit: FloatOrArray) -> FloatOrArray:
+    """By how much weights up to `largest` are cut if they are clipped at `limit`; what float64 rounds counted in."""
+    return plain(np.maximum(largest - limit + np.finfo(np.float64).eps * np.abs(largest), 0.0))
 
 
 def rebuilding_error(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_gconv.converters.bit_slices import BitSlicedConductanceConverter, slice_count
+from onnx_gconv.converters.bit_slices import BitSlicedConductanceConverter, highest_digits, slice_count
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.converters.decoding import Decoding
 from onnx_gconv.converters.scaling import Scaling
@@ -49,6 +49,10 @@ class BitSlicedOffsetConductanceConverter(BitSlicedConductanceConverter):
     def device_names(self) -> tuple[str, ...]:
         """``g_1`` of the least significant slice, ``g_2``, ..."""
         return tuple(f"g_{number}" for number in range(1, self.slices + 1))
+
+    @property
+    def _highest_digits(self) -> list[int]:
+        return highest_digits(self.bits, self.slice_bits)
 
     def decoding(self, scaling: Scaling) -> Decoding:
         """``W = (G_1 + B * G_2 + ... - b) / scale``."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_gconv.converters.bit_slices import BitSlicedConductanceConverter, slice_count
+from onnx_gconv.converters.bit_slices import BitSlicedConductanceConverter, highest_digits, slice_count
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.converters.decoding import Decoding
 from onnx_gconv.converters.scaling import Scaling
@@ -55,6 +55,10 @@ class BitSlicedPairConductanceConverter(BitSlicedConductanceConverter):
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Indices of the devices of each pair, of which one is always at `g_min`."""
         return tuple((2 * number, 2 * number + 1) for number in range(self.slices))
+
+    @property
+    def _highest_digits(self) -> list[int]:
+        return [digit for digit in highest_digits(self.bits - 1, self.slice_bits) for _ in ("plus", "minus")]
 
     def decoding(self, scaling: Scaling) -> Decoding:
         """``W = (G+_1 - G-_1 + B * G+_2 - B * G-_2 + ...) / scale``."""

@@ -70,6 +70,11 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
         """Into how many slices a code is cut."""
 
     @property
+    @abc.abstractmethod
+    def _highest_digits(self) -> list[int]:
+        """For each device, the highest digit it holds: the last slice need not be full."""
+
+    @property
     def natural_levels(self) -> int:
         """``2^slice_bits``: every conductance is one of so many uniform levels."""
         return self._base
@@ -105,7 +110,7 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
 
         A code is off by half a step, ``d / (2 * scale)`` in units of weight. Let u be half an ulp of 1: the roundings
         of ``scale / d`` and of its product with the weight, and that what is 8u below a tie counts as one, can shift
-        the place where codes change by 10u * L steps. Levels are rounded by u * g_max. Rebuilding adds what
+        the place where codes change by 10u * L steps. Levels are rounded by u. Rebuilding adds what
         `rebuilding_error` says. Weights beyond `limits` are clipped there; the two roundings of the scale leave the
         largest weight up to 2u above them.
         """
@@ -113,8 +118,9 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
         rounded = (0.5 + 10 * unit * (1 + 16 * unit) * self.largest_integer) * self._step_us / scaling.scale
         _, limit = self.limits(scaling)
         clipped = clipping_error(statistics.max_abs, limit)
-        error_us = 2 * unit * self._g_max + storing_error_us(self._g_max, dtype)
-        rebuilt = rebuilding_error(self.decoding(scaling), error_us, self._g_max, limit, dtype)
+        highest_us = [self._levels_us[digit] for digit in self._highest_digits]
+        errors_us = [2 * unit * highest + storing_error_us(highest, dtype) for highest in highest_us]
+        rebuilt = rebuilding_error(self.decoding(scaling), errors_us, highest_us, limit, dtype)
         return plain(rounded + clipped + rebuilt)
 
     def _codes(self, weights: FloatArray, scaling: Scaling) -> NDArray[np.intp]:
@@ -150,3 +156,8 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
 def slice_count(bits: int, slice_bits: int) -> int:
     """Into how many slices `bits` bits are cut."""
     return math.ceil(bits / slice_bits)
+
+
+def highest_digits(bits: int, slice_bits: int) -> list[int]:
+    """The highest digit of each slice of `bits` bits."""
+    return [(1 << min(slice_bits, bits - number * slice_bits)) - 1 for number in range(slice_count(bits, slice_bits))]

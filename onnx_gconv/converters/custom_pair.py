@@ -204,7 +204,10 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
         )
         limit = reach_us / scaling.scale
         clipped = clipping_error(statistics.max_abs, plain(limit))
-        rebuilt = rebuilding_error(self.decoding(scaling), error_us, highest_us, plain(limit), dtype)
+        count = len(self._tables)
+        rebuilt = rebuilding_error(
+            self.decoding(scaling), [error_us] * count, [highest_us] * count, plain(limit), dtype
+        )
         finfo = ml_dtypes.finfo(computed)
         beyond = np.maximum(limit - float(finfo.max), 0.0)
         off_grid = 5 * unit * limit + 4 * float(finfo.smallest_subnormal) + beyond

@@ -126,16 +126,22 @@ class NPairConductanceConverter(BaseConductanceConverter):
         zero, g_min, g_max = number(0), number(self._g_min), number(self._g_max)
         with np.errstate(under="ignore"):
             product = weights * operand(scaling.scale, weights.dtype)
-            filled = 0.0
-            for pair, factor in enumerate(self._factors):
-                for device, signed in zip(self.pairs[pair], (product, -product), strict=True):
-                    conductance = out[device]
-                    np.maximum(signed, zero, out=conductance)
-                    np.subtract(conductance, number(filled), out=conductance)
-                    np.divide(conductance, number(factor), out=conductance)
-                    np.add(conductance, g_min, out=conductance)
+            rectified = np.empty_like(product)
+            for sign in range(2):
+                if sign:
+                    np.negative(product, out=product)
+                np.maximum(product, zero, out=rectified)
+                filled = 0.0
+                for pair, factor in enumerate(self._factors):
+                    conductance, rest = out[self.pairs[pair][sign]], rectified
+                    # Subtracting zero and dividing by one would change nothing.
+                    if pair:
+                        rest = np.subtract(rest, number(filled), out=conductance)
+                    if factor != 1:
+                        rest = np.divide(rest, number(factor), out=conductance)
+                    np.add(rest, g_min, out=conductance)
                     np.clip(conductance, g_min, g_max, out=conductance)
-                filled += factor * (self._g_max - self._g_min)
+                    filled += factor * (self._g_max - self._g_min)
 
     def conductance_bounds(self, dtype: np.dtype[Any]) -> tuple[float, float]:
         """The lowest and the highest conductance that converting can give, in µS: the clip is the last step."""

@@ -126,7 +126,7 @@ class OffsetConductanceConverter(BaseConductanceConverter):
         )
         _, limit = self.limits(scaling)
         clipped = clipping_error(statistics.max_abs, limit)
-        return plain(rebuilding_error(self.decoding(scaling), error_us, self._g_max, limit, dtype) + clipped)
+        return plain(rebuilding_error(self.decoding(scaling), [error_us], [self._g_max], limit, dtype) + clipped)
 
     @property
     def _used_us(self) -> tuple[float, float]:

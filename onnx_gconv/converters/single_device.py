@@ -146,6 +146,6 @@ class SingleDeviceConductanceConverter(BaseConductanceConverter):
             clipping_error(plain(np.negative(statistics.minimum)), plain(np.negative(low))),
         )
         largest = np.maximum(np.maximum(np.abs(low), np.abs(high)), range_us / scaling.scale)
-        rebuilt = rebuilding_error(self.decoding(scaling), error_us, self._g_max, plain(largest), dtype)
+        rebuilt = rebuilding_error(self.decoding(scaling), [error_us], [self._g_max], plain(largest), dtype)
         # limits are sums of float64 numbers, whose rounding may hide some of what is clipped
         return plain((rebuilt + clipped) * (1 + 8 * unit) + 4 * np.finfo(np.float64).eps * largest)

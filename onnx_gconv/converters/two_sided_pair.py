@@ -93,7 +93,9 @@ class TwoSidedPairConductanceConverter(BaseConductanceConverter):
         )
         _, limit = self.limits(scaling)
         clipped = clipping_error(statistics.max_abs, limit)
-        return plain(rebuilding_error(self.decoding(scaling), error_us, self._g_max, limit, dtype) + clipped)
+        return plain(
+            rebuilding_error(self.decoding(scaling), [error_us] * 2, [self._g_max] * 2, limit, dtype) + clipped
+        )
 
     @property
     def _middle_us(self) -> float:

@@ -62,8 +62,10 @@ def test_integers_up_to_the_largest_have_codes_of_their_own_and_come_back(kind, 
     codes = powers @ (found[::2] - found[1::2]) if converter.pairs else powers @ found - (largest + 1)
     np.testing.assert_array_equal(codes, integers)
     rebuilt = converter.decoding(scaling).decode(out, integers.dtype)
-    assert np.abs(rebuilt - integers).max() < 0.2
-    assert converter.error_bound(statistics, scaling, integers.dtype) - 0.5 < 0.45
+    # Half a step is only lost where a weight is no integer.
+    bound = converter.error_bound(statistics, scaling, integers.dtype) - 0.5
+    assert np.abs(rebuilt - integers).max() <= bound
+    assert bound < 0.25 or (dtype == np.float32 and bits > 12)
 
 
 @pytest.mark.parametrize("kind", BOTH)

@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnx_gconv.configuration import Configuration, read_configuration
     from onnx_gconv.converters import (
         DualPairConductanceConverter,
         NPairConductanceConverter,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BundleError",
     "ConfigError",
+    "Configuration",
     "DualPairConductanceConverter",
     "GconvError",
     "ModelError",
@@ -44,11 +46,13 @@ __all__ = [
     "VerificationError",
     "inspect_model",
     "map_model",
+    "read_configuration",
     "restore_model",
     "verify",
 ]
 
 _HOMES = {
+    "onnx_gconv.configuration": ["Configuration", "read_configuration"],
     "onnx_gconv.converters": [
         "DualPairConductanceConverter",
         "NPairConductanceConverter",

@@ -3,48 +3,58 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import onnx_ir as ir
 
-from onnx_gconv.converters import ConductanceConverter
+from onnx_gconv.configuration import Configuration, ModelSettings, read_configuration
+from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
+from onnx_gconv.configuration_report import ConfigurationReport
 from onnx_gconv.errors import ConfigError, GconvError, ModelError
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.mapping_report import MappingReport, RestoreReport
 from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.opset_upgrade import lacking_opset, raise_opset
-from onnx_gconv.passes import MapConductances, RestoreWeights
-from onnx_gconv.passes.map_conductances import QuantizedWeights
-from onnx_gconv.passes.mapping_plan import ConductanceDtype
-from onnx_gconv.passes.shared_weights import SharedPolicy
-from onnx_gconv.weights import default_opset
+from onnx_gconv.passes import InlineWeightFunctions, MapConductances, MappingPlan, RestoreWeights
+from onnx_gconv.passes.map_conductances import _notes
+from onnx_gconv.passes.mapping_plan import make_plan
+from onnx_gconv.passes.preconditions import require_mappable
+from onnx_gconv.weights import WeightSurvey, default_opset, find_weights
+from onnx_gconv.weights.opsets import without_missing_casts
 
-__all__ = ["Progress", "default_mapped_path", "default_restored_path", "inspect_model", "map_model", "restore_model"]
+__all__ = [
+    "Progress",
+    "check_configuration",
+    "default_mapped_path",
+    "default_restored_path",
+    "inspect_model",
+    "map_model",
+    "restore_model",
+    "survey_model",
+]
 
 Progress = Callable[[str, int, int], None]
 
 _MAPPED_SUFFIX = ".gconv"
 
+# Below this IR version every initializer has to be a graph input, which says nothing of what callers do.
+_FREE_INITIALIZERS_IR_VERSION = 4
+
 
 def map_model(
     model: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
-    converter: ConductanceConverter | None = None,
+    converter: ConverterLike | None = None,
     *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    include_ops: Sequence[str] = (),
-    quantized: QuantizedWeights = "map",
-    conductance_dtype: ConductanceDtype = "float32",
-    freeze_inputs: bool = False,
-    inline_functions: bool = True,
-    upgrade_opset: bool = False,
-    shared: SharedPolicy = "rebuild",
+    config: ConfigurationLike | None = None,
     external_data: bool | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
+    **options: Unpack[MappingOptions],
 ) -> MappingReport:
     """Map the weights of a model to conductances, in µS, and write the mapped model.
 
@@ -53,24 +63,13 @@ def map_model(
     Args:
         model: The ONNX model. It is not changed.
         output: The mapped model; beside `model` with ``.gconv`` before the suffix if None.
-        converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
-        include: Globs over the names of weights, of their parameters and modules, and of the nodes that read them and
-            their op types; all weights if empty.
-        exclude: Globs for weights to leave as they are.
-        include_ops: Op types that are no MVM ops, but whose tables are mapped, too: ``Gather``.
-        quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
-        conductance_dtype: The type of the conductances of float16 and bfloat16 weights: ``float32``, or that of the
-            ``weight``.
-        freeze_inputs: Make constants of weights that are graph inputs too, so that a caller may replace them; below IR
-            version 4 they become constants in any case.
-        inline_functions: Inline local functions that use weights first; else these weights are skipped.
-        upgrade_opset: Raise the opset first, with ``onnx.version_converter``, if weights cannot be mapped at the one
-            that the model has.
-        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op, such as the Gather
-            of a tied embedding: with ``"rebuild"`` they read the rebuilt weight, with ``"split"`` a digital copy of it.
+        converter: The rule weight ⇄ conductances, as an object or by name; a single pair of 0 to 25 µS by default.
+        config: A configuration, or the TOML file that holds one. `converter` and `options` win over what it says, but
+            for the weights that it skips.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Do everything but write.
         progress: Called with the step ("scan", "write"), the bytes done and the bytes in all.
+        **options: How weights are mapped, and which: the keys of `MappingOptions`, where each is described.
 
     Returns:
         What was mapped, and what was skipped and why.
@@ -78,27 +77,18 @@ def map_model(
     Raises:
         ModelError: If the model cannot be read, is mapped already, has nothing to map, or its opset cannot be raised.
         UnmappableWeightError: If a weight has values that no conductance can hold.
-        ConfigError: If a pattern matches nothing, there is no such policy `shared`, or the output cannot be written.
+        ConfigError: If a pattern matches nothing, an option or the configuration is wrong, or the output cannot be
+            written.
     """
     source = Path(model)
+    configuration = configuration_of(config, converter, options)
     target = default_mapped_path(source) if output is None else Path(output)
     if not dry_run:
         check_output_path(target, [source])
     graph = load_model(source)
-    mapping = MapConductances(
-        converter,
-        include=include,
-        exclude=exclude,
-        include_ops=include_ops,
-        quantized=quantized,
-        conductance_dtype=conductance_dtype,
-        freeze_inputs=freeze_inputs,
-        inline_functions=inline_functions,
-        shared=shared,
-        progress=_step(progress, "scan"),
-    )
+    mapping = _ConfiguredMapping(configuration, progress)
     with _named(source):
-        graph, notes = _upgraded(graph) if upgrade_opset else (graph, ())
+        graph, notes = _upgraded(graph) if configuration.model.upgrade_opset else (graph, ())
         if dry_run:
             mapping.requires(graph)
             return MappingReport(source, _with_notes(notes, mapping.preview(graph)))
@@ -116,18 +106,11 @@ def map_model(
 
 def inspect_model(
     model: str | os.PathLike[str],
-    converter: ConductanceConverter | None = None,
+    converter: ConverterLike | None = None,
     *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    include_ops: Sequence[str] = (),
-    quantized: QuantizedWeights = "map",
-    conductance_dtype: ConductanceDtype = "float32",
-    freeze_inputs: bool = False,
-    inline_functions: bool = True,
-    upgrade_opset: bool = False,
-    shared: SharedPolicy = "rebuild",
+    config: ConfigurationLike | None = None,
     progress: Progress | None = None,
+    **options: Unpack[MappingOptions],
 ) -> MappingReport:
     """Show the mapping of a mapped model, or what `map_model` would do with a plain one.
 
@@ -135,43 +118,82 @@ def inspect_model(
 
     Args:
         model: The ONNX model.
-        converter: For a plain model: the rule.
-        include: For a plain model: globs for weights to map.
-        exclude: For a plain model: globs for weights to leave as they are.
-        include_ops: For a plain model: as for `map_model`.
-        quantized: For a plain model: as for `map_model`.
-        conductance_dtype: For a plain model: as for `map_model`.
-        freeze_inputs: For a plain model: as in `map_model`.
-        inline_functions: For a plain model: as in `map_model`.
-        upgrade_opset: For a plain model: as in `map_model`.
-        shared: For a plain model: what becomes of other readers than MVM ops, see `map_model`.
+        converter: For a plain model: as for `map_model`.
+        config: For a plain model: as for `map_model`.
         progress: Called with the step ("scan"), the bytes done and the bytes in all.
+        **options: For a plain model: as for `map_model`, see `MappingOptions`.
 
     Raises:
         ModelError: If the model cannot be read.
-        ConfigError: If a pattern matches nothing, or there is no such policy `shared`.
+        ConfigError: If a pattern matches nothing, or an option or the configuration is wrong.
     """
     source = Path(model)
+    configuration = configuration_of(config, converter, options)
     graph = load_model(source)
     with _named(source):
         manifest = read_manifest(graph)
         if manifest is not None:
             return MappingReport(source, manifest, is_mapped=True)
-        mapping = MapConductances(
-            converter,
-            include=include,
-            exclude=exclude,
-            include_ops=include_ops,
-            quantized=quantized,
-            conductance_dtype=conductance_dtype,
-            freeze_inputs=freeze_inputs,
-            inline_functions=inline_functions,
-            shared=shared,
-            progress=_step(progress, "scan"),
-        )
-        graph, notes = _upgraded(graph) if upgrade_opset else (graph, ())
+        mapping = _ConfiguredMapping(configuration, progress)
+        graph, notes = _upgraded(graph) if configuration.model.upgrade_opset else (graph, ())
         mapping.requires(graph)
         return MappingReport(source, _with_notes(notes, mapping.preview(graph, list_refused=True)))
+
+
+def survey_model(model: str | os.PathLike[str], settings: ModelSettings | None = None) -> WeightSurvey:
+    """Find the weights of a model that a configuration decides about. Their values are not read.
+
+    Args:
+        model: The ONNX model.
+        settings: What concerns the whole model; the defaults if None. Its patterns are not applied.
+
+    Raises:
+        ModelError: If the model cannot be read, or is mapped already or too old.
+    """
+    source = Path(model)
+    settings = ModelSettings() if settings is None else settings
+    graph = load_model(source)
+    with _named(source):
+        if settings.upgrade_opset:
+            graph, _ = _upgraded(graph)
+        MapConductances().requires(graph)
+        if settings.inline_functions and graph.functions:
+            with suppress(ModelError):  # mapping says so in a note
+                InlineWeightFunctions()(graph)
+        survey = find_weights(
+            graph,
+            lookups=settings.include_ops,
+            quantized=settings.quantized == "map",
+            freeze_inputs=settings.freeze_inputs or graph.ir_version < _FREE_INITIALIZERS_IR_VERSION,
+        )
+        return without_missing_casts(survey, default_opset(graph))
+
+
+def check_configuration(
+    file: str | os.PathLike[str], model: str | os.PathLike[str] | None = None
+) -> ConfigurationReport:
+    """Check a configuration, and what it does with the weights of a model. Their values are not read.
+
+    Without a model, only the defaults and each override upon them alone can be checked for contradictions.
+
+    Args:
+        file: A TOML file.
+        model: An ONNX model to apply it to.
+
+    Raises:
+        ConfigError: If something is wrong with it, or a pattern matches no weight of the model.
+        ModelError: If the model cannot be read, or is mapped already or too old.
+    """
+    configuration = read_configuration(file)
+    if model is None:
+        configuration.check()
+        return ConfigurationReport(Path(file), configuration)
+    survey = survey_model(model, configuration.model)
+    resolved = configuration.resolve(survey)
+    mapped = len(resolved.survey.weights)
+    return ConfigurationReport(
+        Path(file), configuration, Path(model), resolved.matches, mapped, len(survey.weights) - mapped
+    )
 
 
 def restore_model(
@@ -214,6 +236,38 @@ def default_mapped_path(model: Path) -> Path:
 def default_restored_path(mapped: Path) -> Path:
     """``model.restored.onnx`` beside ``model.gconv.onnx``."""
     return mapped.with_name(f"{mapped.stem.removesuffix(_MAPPED_SUFFIX)}.restored{mapped.suffix}")
+
+
+class _ConfiguredMapping(MapConductances):
+    """The pass with a configuration, until the pass takes one itself."""
+
+    def __init__(self, configuration: Configuration, progress: Progress | None) -> None:
+        settings = configuration.model
+        super().__init__(
+            include_ops=settings.include_ops,
+            quantized=settings.quantized,
+            conductance_dtype=settings.conductance_dtype,
+            freeze_inputs=settings.freeze_inputs,
+            inline_functions=settings.inline_functions,
+            shared=settings.shared,
+        )
+        self._configuration = configuration
+        self._scan_progress = _step(progress, "scan")
+
+    def _plan(self, model: ir.Model, notes: tuple[str, ...]) -> MappingPlan:
+        require_mappable(model)
+        settings = self._configuration.model
+        freezes = settings.freeze_inputs or model.ir_version < _FREE_INITIALIZERS_IR_VERSION
+        survey = without_missing_casts(self._find(model, freeze_inputs=freezes), default_opset(model))
+        resolved = self._configuration.resolve(survey)
+        plan = make_plan(
+            resolved.survey,
+            resolved.schemes,
+            self._scan_progress,
+            conductance_dtype=settings.conductance_dtype,
+            shared=settings.shared,
+        )
+        return replace(plan, notes=(*notes, *_notes(model, plan)))
 
 
 def _upgraded(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:

@@ -11,16 +11,20 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_gconv.configuration import Configuration
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError, ModelError, UnmappableWeightError
 from onnx_gconv.file_operations import (
+    check_configuration,
     default_mapped_path,
     default_restored_path,
     inspect_model,
     map_model,
     restore_model,
+    survey_model,
 )
 from onnx_gconv.models import model_path
+from onnx_gconv.verification import verify
 
 CNN_WEIGHTS = ["stem.weight", "depthwise.weight", "pointwise.weight", "hidden.weight", "classifier.weight"]
 
@@ -228,6 +232,83 @@ def test_a_dry_run_refuses_what_a_run_refuses(tmp_path):
 def test_a_dry_run_on_a_mapped_model_says_that_it_is_mapped(mlp):
     with pytest.raises(ModelError, match=r"mlp\.gconv\.onnx': the model is mapped already"):
         map_model(map_model(mlp).output, dry_run=True)
+
+
+# Configurations
+
+
+OVERRIDES = """
+[defaults]
+converter = { name = "n-pair", factors = [1, 3] }
+
+[[overrides]]
+weight = "second"
+converter = "offset"
+levels = 16
+
+[[overrides]]
+node = "node_third"
+skip = true
+"""
+
+
+@pytest.fixture
+def configured(tmp_path):
+    """A model of three layers, and a configuration in which each is another case."""
+    (tmp_path / "gconv.toml").write_text(OVERRIDES, encoding="utf-8")
+    source = write(tmp_path / "in.onnx", first=array(), second=array(seed=1), third=array(seed=2))
+    return source, tmp_path / "gconv.toml"
+
+
+def converters(report):
+    return {weight.name: weight.converter.name for weight in report.mapped}
+
+
+def test_each_weight_is_mapped_as_the_configuration_says(configured):
+    source, config = configured
+    report = map_model(source, config=config)
+    expected = {"first": "NPairConductanceConverter", "second": "OffsetConductanceConverter"}
+    assert converters(report) == converters(inspect_model(source, config=str(config))) == expected
+    details = {item.name: item.detail for item in report.skipped}
+    assert details == {"third": f"skipped by overrides[1] of '{config}'"}
+    assert verify(source, report.output).passed
+
+
+def test_arguments_win_over_the_configuration_but_not_over_what_it_skips(configured):
+    source, config = configured
+    report = map_model(source, converter=SinglePairConductanceConverter(), config=config, granularity="channel")
+    assert set(converters(report)) == {"first", "second"}
+    assert set(converters(report).values()) == {"SinglePairConductanceConverter"}
+
+
+def test_a_configuration_may_be_an_object(configured):
+    source, _ = configured
+    configuration = Configuration.of({"overrides": [{"op": "MatMul", "converter": "two-sided-pair"}]})
+    report = map_model(source, config=configuration, dry_run=True)
+    assert set(converters(report).values()) == {"TwoSidedPairConductanceConverter"}
+
+
+def test_a_converter_may_be_a_name(mlp):
+    assert set(converters(map_model(mlp, converter="offset")).values()) == {"OffsetConductanceConverter"}
+
+
+def test_a_configuration_is_checked_with_and_without_a_model(configured):
+    source, config = configured
+    assert check_configuration(config).matches is None
+    report = check_configuration(config, source)
+    assert (report.matches, report.mapped, report.left_out) == ((1, 1), 2, 1)
+
+
+def test_an_unknown_argument_is_a_type_error(mlp):
+    with pytest.raises(TypeError, match="there is no option 'granularty'"):
+        map_model(mlp, granularty="channel")
+
+
+@pytest.mark.parametrize("name", ["digits_cnn.onnx", "digits_mlp.onnx"])
+def test_the_survey_finds_the_weights_that_mapping_decides_about(name):
+    assert [weight.name for weight in survey_model(model_path(name)).weights] == [
+        weight.name for weight in inspect_model(model_path(name)).mapped
+    ]
 
 
 # inspect_model

@@ -132,7 +132,7 @@ class TestCounts:
             "not_selected": (1, 16, True),
             "not_an_mvm_weight": (1, 40, False),
         }
-        assert by_reason["not_selected"]["explanation"] == "the include and exclude patterns leave it out"
+        assert by_reason["not_selected"]["explanation"] == "patterns or an override of the configuration leave it out"
 
     def test_the_table_shows_shares_of_the_parameters(self, report):
         lines = [" ".join(line.replace("│", " ").split()) for line in str(report).splitlines()]

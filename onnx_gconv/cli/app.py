@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from onnx_gconv.cli.config import config
 from onnx_gconv.cli.demo import demo
 from onnx_gconv.cli.inspect import inspect
 from onnx_gconv.cli.map import map_
@@ -67,6 +68,7 @@ app.command("inspect")(inspect)
 app.command("verify")(verify)
 app.command("restore")(restore)
 app.command("demo")(demo)
+app.add_typer(config)
 
 
 def main() -> int:

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 import typer
 
 __all__ = [
-    "ConductanceDtype",
-    "Converter",
     "Debug",
-    "Exact",
-    "Exclude",
     "ExternalData",
-    "Factor",
-    "FreezeInputs",
-    "GMax",
-    "GMin",
-    "Include",
-    "IncludeOp",
-    "InlineFunctions",
     "Json",
+    "MappingOptions",
     "Model",
     "Output",
-    "Quantized",
     "Quiet",
-    "Shared",
-    "UpgradeOpset",
     "debug_is_on",
+    "takes_mapping_options",
 ]
 
 _debug = False
@@ -49,6 +41,7 @@ def _set_debug(value: bool) -> bool:  # noqa: FBT001 - typer's signature
 
 
 _CONVERTER = "Converter"
+_SCALE = "Scale and levels"
 _WEIGHTS = "Weights"
 _FILES = "Files"
 _REPORT = "Reporting"
@@ -74,122 +67,6 @@ ExternalData: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
-GMax: TypeAlias = Annotated[
-    float, typer.Option("--g-max", help="Conductance of the largest weight, in µS.", rich_help_panel=_CONVERTER)
-]
-GMin: TypeAlias = Annotated[
-    float, typer.Option("--g-min", help="Conductance of a zero weight, in µS.", rich_help_panel=_CONVERTER)
-]
-Exact: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--exact",
-        help="Use the next lower power of two as scale, so that the rebuilt weights are bit-identical; uses at least "
-        "half of the conductance range. Needs --g-min 0.",
-        rich_help_panel=_CONVERTER,
-    ),
-]
-Converter: TypeAlias = Annotated[
-    Literal["single-pair", "dual-pair", "n-pair"],
-    typer.Option(
-        "--converter",
-        help="Rule from weights to conductances: one pair of devices for each weight, two, or as many as there are "
-        "factors.",
-        rich_help_panel=_CONVERTER,
-    ),
-]
-Factor: TypeAlias = Annotated[
-    list[float] | None,
-    typer.Option(
-        "--factor",
-        help="How much a pair counts, for several pairs; once for each pair, in the order in which they are filled.",
-        rich_help_panel=_CONVERTER,
-        show_default=False,
-    ),
-]
-ConductanceDtype: TypeAlias = Annotated[
-    Literal["float32", "weight"],
-    typer.Option(
-        "--conductance-dtype",
-        help="Type of the conductances of float16 and bfloat16 weights: float32, or that of the weight.",
-        rich_help_panel=_CONVERTER,
-    ),
-]
-Include: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--include",
-        help="Map only weights that match this glob by their name, by their parameter or module in the exported "
-        "program, or by the name or op type of a node that reads them. May be given several times.",
-        metavar="GLOB",
-        rich_help_panel=_WEIGHTS,
-        show_default=False,
-    ),
-]
-Exclude: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--exclude",
-        help="Leave weights that match this glob as they are. May be given several times.",
-        metavar="GLOB",
-        rich_help_panel=_WEIGHTS,
-        show_default=False,
-    ),
-]
-IncludeOp: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--include-op",
-        help="Map the tables of this op, too, which is no MVM op: Gather. May be given several times.",
-        metavar="OP",
-        rich_help_panel=_WEIGHTS,
-        show_default=False,
-    ),
-]
-Quantized: TypeAlias = Annotated[
-    Literal["map", "skip"],
-    typer.Option(
-        "--quantized",
-        help="What to do with weights of integer codes: map the codes less their zero points, which come back exactly, "
-        "or skip them.",
-        rich_help_panel=_WEIGHTS,
-    ),
-]
-FreezeInputs: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--freeze-inputs",
-        help="Make constants of weights that are graph inputs too, so that a caller may replace them.",
-        rich_help_panel=_WEIGHTS,
-    ),
-]
-InlineFunctions: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--inline/--no-inline",
-        help="Inline local functions that use weights, so that these can be mapped, or leave them as they are.",
-        rich_help_panel=_WEIGHTS,
-    ),
-]
-UpgradeOpset: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--upgrade-opset",
-        help="Raise the opset first if weights cannot be mapped at the one that the model has.",
-        rich_help_panel=_WEIGHTS,
-    ),
-]
-
-
-Shared: TypeAlias = Annotated[
-    Literal["rebuild", "split"],
-    typer.Option(
-        "--shared",
-        help="What nodes read that use a weight otherwise than MVM ops do, such as the Gather of a tied embedding: the "
-        "rebuilt weight, or a digital copy that is split off.",
-        rich_help_panel=_WEIGHTS,
-    ),
-]
 Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to stdout instead of tables.", rich_help_panel=_REPORT)
 ]
@@ -205,3 +82,296 @@ Debug: TypeAlias = Annotated[
         rich_help_panel=_REPORT,
     ),
 ]
+
+
+@dataclass(frozen=True)
+class MappingOptions:
+    """The options that say how a model is mapped. What is None was not given: the configuration decides, or a default.
+
+    `takes_mapping_options` makes options of a command of the fields.
+    """
+
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="A TOML file with defaults and settings for single layers; options win over what it says.",
+            rich_help_panel=_CONVERTER,
+            show_default=False,
+        ),
+    ] = None
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            help="A published device: its conductance range, the size of its array, its converter, its levels if asked "
+            "for.",
+            metavar="NAME",
+            rich_help_panel=_CONVERTER,
+            show_default=False,
+        ),
+    ] = None
+    converter: Annotated[
+        Literal[
+            "single-pair",
+            "dual-pair",
+            "n-pair",
+            "custom-pair",
+            "single-device",
+            "two-sided-pair",
+            "offset",
+            "bit-sliced-pair",
+            "bit-sliced-offset",
+        ]
+        | None,
+        typer.Option(
+            "--converter",
+            help="Rule from weights to conductances. Default: that of the preset, or else single-pair.",
+            rich_help_panel=_CONVERTER,
+            show_default=False,
+        ),
+    ] = None
+    factor: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--factor",
+            help="How much a pair counts, for several pairs; once for each, in the order in which they are filled.",
+            rich_help_panel=_CONVERTER,
+            show_default=False,
+        ),
+    ] = None
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            "--bits",
+            help="Bits of the code of a weight, for bit-sliced converters. Default: 8.",
+            rich_help_panel=_CONVERTER,
+            show_default=False,
+        ),
+    ] = None
+    slice_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--slice-bits",
+            help="Bits that one device holds, for bit-sliced converters. Default: 4.",
+            rich_help_panel=_CONVERTER,
+            show_default=False,
+        ),
+    ] = None
+    g_max: Annotated[
+        float | None,
+        typer.Option(
+            "--g-max",
+            help="Upper end of the conductance range, in µS. Default: that of the preset or converter, 25 for pairs.",
+            rich_help_panel=_CONVERTER,
+            show_default=False,
+        ),
+    ] = None
+    g_min: Annotated[
+        float | None,
+        typer.Option(
+            "--g-min",
+            help="Lower end of the conductance range, in µS. Default: that of the preset or converter, 0 for pairs.",
+            rich_help_panel=_CONVERTER,
+            show_default=False,
+        ),
+    ] = None
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Use the next lower power of two as scale, so that the rebuilt weights are bit-identical; uses at "
+            "least half of the conductance range. Needs g_min = 0 and the converter single-pair.",
+            rich_help_panel=_CONVERTER,
+        ),
+    ] = False
+    granularity: Annotated[
+        Literal["tensor", "channel", "tile", "tile-channel"] | None,
+        typer.Option(
+            "--granularity",
+            help="What shares one scale: a weight, an output channel, a tile, or an output channel in one tile. "
+            "Default: tensor.",
+            rich_help_panel=_SCALE,
+            show_default=False,
+        ),
+    ] = None
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            "--tile",
+            help="Inputs and outputs of a tile, at most: 256x256. Default: the array of the preset.",
+            metavar="ROWSxCOLUMNS",
+            rich_help_panel=_SCALE,
+            show_default=False,
+        ),
+    ] = None
+    partition: Annotated[
+        Literal["equal", "max"] | None,
+        typer.Option(
+            "--partition",
+            help="How a matrix is cut into tiles: as few of equal size as suffice, or full ones and a rest. "
+            "Default: equal.",
+            rich_help_panel=_SCALE,
+            show_default=False,
+        ),
+    ] = None
+    clip_percentile: Annotated[
+        float | None,
+        typer.Option(
+            "--clip-percentile",
+            help="Let this percentile of |W| have the largest conductance, and clip weights beyond it. Default: 100.",
+            metavar="P",
+            rich_help_panel=_SCALE,
+            show_default=False,
+        ),
+    ] = None
+    clip_value: Annotated[
+        float | None,
+        typer.Option(
+            "--clip-value",
+            help="Let this weight have the largest conductance, and clip weights beyond it.",
+            metavar="W",
+            rich_help_panel=_SCALE,
+            show_default=False,
+        ),
+    ] = None
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            "--levels",
+            help="Round conductances to levels: how many of equal distance, or a list of them in µS, such as 0,1.5,25; "
+            "preset for those of the preset. Default: none.",
+            metavar="LEVELS",
+            rich_help_panel=_SCALE,
+            show_default=False,
+        ),
+    ] = None
+    level_codes: Annotated[
+        bool | None,
+        typer.Option(
+            "--level-codes/--no-level-codes",
+            help="Store codes of levels, which the graph decodes, or conductances in µS. Default: conductances.",
+            rich_help_panel=_SCALE,
+            show_default=False,
+        ),
+    ] = None
+    conductance_dtype: Annotated[
+        Literal["float32", "weight"] | None,
+        typer.Option(
+            "--conductance-dtype",
+            help="Type of the conductances of float16 and bfloat16 weights: float32, or that of the weight. "
+            "Default: float32.",
+            rich_help_panel=_CONVERTER,
+            show_default=False,
+        ),
+    ] = None
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include",
+            help="Map only weights that match this glob by their name, by their parameter or module in the exported "
+            "program, or by the name or op type of a node that reads them. May be given several times.",
+            metavar="GLOB",
+            rich_help_panel=_WEIGHTS,
+            show_default=False,
+        ),
+    ] = None
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            help="Leave weights that match this glob as they are. May be given several times.",
+            metavar="GLOB",
+            rich_help_panel=_WEIGHTS,
+            show_default=False,
+        ),
+    ] = None
+    include_op: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include-op",
+            help="Map the tables of this op, too, which is no MVM op: Gather. May be given several times.",
+            metavar="OP",
+            rich_help_panel=_WEIGHTS,
+            show_default=False,
+        ),
+    ] = None
+    quantized: Annotated[
+        Literal["map", "skip"] | None,
+        typer.Option(
+            "--quantized",
+            help="What to do with weights of integer codes: map the codes less their zero points, which come back "
+            "exactly, or skip them. Default: map.",
+            rich_help_panel=_WEIGHTS,
+            show_default=False,
+        ),
+    ] = None
+    freeze_inputs: Annotated[
+        bool | None,
+        typer.Option(
+            "--freeze-inputs/--no-freeze-inputs",
+            help="Make constants of weights that are graph inputs too, so that a caller may replace them, or leave "
+            "them as they are. Default: leave them.",
+            rich_help_panel=_WEIGHTS,
+            show_default=False,
+        ),
+    ] = None
+    inline_functions: Annotated[
+        bool | None,
+        typer.Option(
+            "--inline/--no-inline",
+            help="Inline local functions that use weights, so that these can be mapped, or leave them as they are. "
+            "Default: inline them.",
+            rich_help_panel=_WEIGHTS,
+            show_default=False,
+        ),
+    ] = None
+    upgrade_opset: Annotated[
+        bool | None,
+        typer.Option(
+            "--upgrade-opset/--no-upgrade-opset",
+            help="Raise the opset first if weights cannot be mapped at the one that the model has, or leave it. "
+            "Default: leave it.",
+            rich_help_panel=_WEIGHTS,
+            show_default=False,
+        ),
+    ] = None
+    shared: Annotated[
+        Literal["rebuild", "split"] | None,
+        typer.Option(
+            "--shared",
+            help="What nodes read that use a weight otherwise than MVM ops do, such as the Gather of a tied embedding: "
+            "the rebuilt weight, or a digital copy that is split off. Default: rebuild.",
+            rich_help_panel=_WEIGHTS,
+            show_default=False,
+        ),
+    ] = None
+
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+def takes_mapping_options(command: _Command) -> _Command:
+    """Let a command take the options of `MappingOptions`, in the place of its parameter `options`."""
+    types = get_type_hints(command, include_extras=True) | get_type_hints(MappingOptions, include_extras=True)
+    found: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name != "options":
+            found.append(parameter.replace(annotation=types[parameter.name]))
+            continue
+        found.extend(
+            inspect.Parameter(
+                each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=types[each.name]
+            )
+            for each in fields(MappingOptions)
+        )
+
+    @functools.wraps(command)
+    def with_options(**arguments: Any) -> None:  # noqa: ANN401 - whatever the command takes
+        given = {each.name: arguments.pop(each.name) for each in fields(MappingOptions)}
+        command(**arguments, options=MappingOptions(**given))
+
+    keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in found]
+    with_options.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined] # typer reads it
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword_only}
+    return with_options  # type: ignore[return-value] # called with keywords alone, by typer

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import onnx_ir as ir
-
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.weights.exporter_names import enclosing_modules, modules_of, op_type_of
-from onnx_gconv.weights.readers import readers
 from onnx_gconv.weights.skip_reasons import SkipReason
+from onnx_gconv.weights.weight_names import WeightNames, unmatched
 from onnx_gconv.weights.weight_records import FoundWeight, SkippedWeight, WeightSurvey
 
 __all__ = ["WeightSelection"]
-
-_MOST_SUGGESTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -55,52 +48,13 @@ class WeightSelection:
             left_out.append(SkippedWeight.of(weight, SkipReason.NOT_SELECTED, detail))
         for pattern, found in matched.items():
             if not found:
-                raise ConfigError(self._unmatched(pattern, survey))
+                raise ConfigError(unmatched(pattern, survey))
         return WeightSurvey(tuple(kept), (*survey.skipped, *left_out))
 
     @staticmethod
     def _first_match(patterns: Iterable[str], weight: FoundWeight, matched: dict[str, bool]) -> str | None:
         """The first pattern that matches; all that match are noted."""
-        names = _names(weight)
-        matching = [pattern for pattern in patterns if any(fnmatch.fnmatchcase(name, pattern) for name in names)]
+        names = WeightNames.of(weight)
+        matching = [pattern for pattern in patterns if names.match(pattern)]
         matched.update(dict.fromkeys(matching, True))
         return matching[0] if matching else None
-
-    @staticmethod
-    def _unmatched(pattern: str, survey: WeightSurvey) -> str:
-        skipped = [
-            item
-            for item in survey.skipped
-            if any(fnmatch.fnmatchcase(name, pattern) for name in _names_of_skipped(item))
-        ]
-        if skipped:
-            item = skipped[0]
-            return (
-                f"the pattern '{pattern}' matches no weight that can be mapped: '{item.name}' is skipped "
-                f"({item.reason.explanation})"
-            )
-        names = sorted({name for weight in survey.weights for name in _names(weight)})
-        nearest = (
-            difflib.get_close_matches(pattern, names, n=_MOST_SUGGESTIONS, cutoff=0.3) or names[:_MOST_SUGGESTIONS]
-        )
-        listed = ", ".join(f"'{name}'" for name in nearest) or "none: the model has no weight that can be mapped"
-        return (
-            f"the pattern '{pattern}' matches no weight and no parameter, node, op type or module of one; "
-            f"nearest names: {listed}"
-        )
-
-
-def _names(weight: FoundWeight) -> list[str]:
-    nodes = [consumer.node for consumer in weight.consumers if consumer.is_mvm]
-    return [weight.name, *weight.parameters, *_names_of_nodes(nodes)]
-
-
-def _names_of_skipped(item: SkippedWeight) -> list[str]:
-    nodes = [] if item.value is None else [node for node, _ in readers(item.value)]
-    return [item.name, *item.parameters, *_names_of_nodes(nodes)]
-
-
-def _names_of_nodes(nodes: Sequence[ir.Node]) -> list[str]:
-    modules = enclosing_modules(module for node in nodes for module in modules_of(node))
-    own = (node.name for node in nodes if node.name)
-    return list(dict.fromkeys((*own, *modules, *map(op_type_of, nodes))))

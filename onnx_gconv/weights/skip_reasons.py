@@ -47,7 +47,7 @@ _EXPLANATIONS = {
     "stay (--no-inline, inline_functions=False)",
     SkipReason.EMPTY: "it has no elements",
     SkipReason.INVALID_SHAPE: "its shape does not fit the op that reads it",
-    SkipReason.NOT_SELECTED: "the include and exclude patterns leave it out",
+    SkipReason.NOT_SELECTED: "patterns or an override of the configuration leave it out",
     SkipReason.REFUSED_VALUES: "it has values that no conductance can hold",
     SkipReason.NOT_AN_MVM_WEIGHT: "no MVM op reads it as a weight",
 }

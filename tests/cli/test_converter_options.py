@@ -43,7 +43,7 @@ def test_the_converter_is_the_one_that_was_chosen(folder, options, name, devices
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--factor", "2"), "--factor is for several pairs"),
+        (("--factor", "2"), "--factor needs --converter dual-pair, n-pair or custom-pair, not single-pair"),
         (("--converter", "n-pair"), "needs factors"),
         (("--converter", "dual-pair", "--factor", "2"), "should have two factors"),
         (("--converter", "n-pair", "--factor", "-1"), "factor 1 of f_lst should be positive"),

@@ -222,9 +222,9 @@ def test_a_senseless_range_of_conductances_is_refused(gconv, folder, command, op
 @pytest.mark.parametrize(
     ("option", "value", "pattern"),
     [
-        ("--g-max", "nan", "g_max should be finite, but it is nan µS"),
-        ("--g-max", "inf", "g_max should be finite, but it is inf µS"),
-        ("--g-min", "-1", "g_min should be a positive value, but it is -1.0 µS"),
+        ("--g-max", "nan", "--g-max: g_max should be finite, but it is nan µS"),
+        ("--g-max", "inf", "--g-max: g_max should be finite, but it is inf µS"),
+        ("--g-min", "-1", "--g-min: g_min should be a positive value, but it is -1.0 µS"),
     ],
 )
 def test_a_conductance_that_no_device_has_is_refused(gconv, folder, option, value, pattern):

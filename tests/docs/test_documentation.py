@@ -39,6 +39,8 @@ def blocks(text: str, language: str) -> list[str]:
 @pytest.fixture
 def folder_with_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(model_path("digits_cnn.onnx"), tmp_path / "model.onnx")
+    [configuration] = blocks(README, "toml")
+    (tmp_path / "gconv.toml").write_text(configuration, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -59,7 +61,7 @@ def save_example(path: Path) -> np.ndarray:
 def test_the_python_examples_of_the_readme_run_in_order(folder_with_a_model: Path) -> None:
     namespace: dict[str, object] = {}
     examples = blocks(README, "python")
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         exec(compile(example, "README.md", "exec"), namespace)  # noqa: S102 - that is the test
     assert (folder_with_a_model / "plain.onnx").exists()
@@ -70,7 +72,7 @@ def test_the_commands_of_the_readme_run_in_order(
     folder_with_a_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands = [line[2:] for block in blocks(README, "console") for line in block.splitlines()]
-    assert len(commands) == 8
+    assert len(commands) == 11
     for command in commands:
         program, *arguments = shlex.split(command)
         monkeypatch.setattr("sys.argv", [program, *arguments])

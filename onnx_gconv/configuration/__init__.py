@@ -1,0 +1,31 @@
+"""The configuration of a mapping: defaults, what concerns the whole model, and overrides for some weights.
+
+As a TOML file or as pydantic models; `Configuration.resolve` gives the mapping scheme of every weight.
+"""
+
+from __future__ import annotations
+
+from onnx_gconv.configuration.configuration import Configuration, ResolvedSurvey
+from onnx_gconv.configuration.settings import (
+    ClippingSettings,
+    ConverterSettings,
+    DeviceSettings,
+    GranularitySettings,
+    ModelSettings,
+    Override,
+    WeightSettings,
+)
+from onnx_gconv.configuration.toml_file import read_configuration
+
+__all__ = [
+    "ClippingSettings",
+    "Configuration",
+    "ConverterSettings",
+    "DeviceSettings",
+    "GranularitySettings",
+    "ModelSettings",
+    "Override",
+    "ResolvedSurvey",
+    "WeightSettings",
+    "read_configuration",
+]

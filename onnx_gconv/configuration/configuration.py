@@ -1,0 +1,265 @@
+"""The configuration of a mapping: defaults, what concerns the whole model, and overrides for some weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+
+from onnx_gconv.configuration.schemes import EffectiveSettings, Given, scheme_of
+from onnx_gconv.configuration.settings import (
+    SETTING_NAMES,
+    ClippingSettings,
+    GranularitySettings,
+    ModelSettings,
+    Override,
+    WeightSettings,
+)
+from onnx_gconv.configuration.validation_messages import first_problem, key_path
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.mapping_scheme import MappingScheme
+from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSelection, WeightSurvey
+from onnx_gconv.weights.weight_names import WeightNames, unmatched
+
+__all__ = ["Configuration", "ConfigurationSource", "ResolvedSurvey"]
+
+
+@dataclass(frozen=True)
+class ConfigurationSource:
+    """Where a configuration comes from.
+
+    Attributes:
+        name: What messages call it: the file in quotes; empty if it comes from no file.
+        lines: The lines that keys of the file stand in, counted from 1, as far as they are known.
+    """
+
+    name: str = ""
+    lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict)
+
+    def place(self, *key: str | int) -> str:
+        """What messages call a key, e.g. ``'gconv.toml', line 7: overrides[1].op``."""
+        line = next((self.lines[key[:end]] for end in range(len(key), 0, -1) if key[:end] in self.lines), None)
+        where = [*([self.name] if self.name else []), *([f"line {line}"] if line is not None else [])]
+        return ": ".join((*([", ".join(where)] if where else []), *([key_path(key)] if key else [])))
+
+
+@dataclass(frozen=True)
+class ResolvedSurvey:
+    """What a configuration says of every weight of a model.
+
+    Attributes:
+        survey: The weights that are mapped, and the skipped ones.
+        schemes: How each of the mapped weights is mapped.
+        overrides: For each of the mapped weights, the indices of the overrides that apply to it.
+        matches: For each override, how many weights that could be mapped it matches.
+    """
+
+    survey: WeightSurvey
+    schemes: tuple[MappingScheme, ...]
+    overrides: tuple[tuple[int, ...], ...]
+    matches: tuple[int, ...]
+
+
+def _overrides(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - what pydantic makes of it
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("should be a list of tables; write [[overrides]] above each of them")  # noqa: TRY004
+    return handler(value)
+
+
+class Configuration(BaseModel):
+    """How the weights of a model are mapped: each setting is the one that was said last.
+
+    First come the defaults, then the overrides in their order, then the settings that `with_settings` puts on top. What
+    gives a setting replaces it as a whole, with all its parts.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        title="onnx_gconv",
+        json_schema_extra={"description": "How onnx-gconv maps the weights of a model to conductances."},
+    )
+
+    defaults: WeightSettings = WeightSettings()
+    """How weights are mapped that no override says otherwise of."""
+    model: ModelSettings = ModelSettings()
+    """Which weights are mapped, and what concerns the whole model besides."""
+    overrides: Annotated[
+        tuple[Override, ...], WrapValidator(_overrides, json_schema_input_type=tuple[Override, ...])
+    ] = ()
+    """Other settings for some weights, applied in their order."""
+
+    _source: ConfigurationSource = PrivateAttr(default_factory=ConfigurationSource)
+    _on_top: WeightSettings = PrivateAttr(default_factory=WeightSettings)
+    _names_on_top: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], source: ConfigurationSource | None = None) -> Configuration:
+        """A configuration from what its file would hold.
+
+        Args:
+            data: The content of a file, as tables and lists.
+            source: Where it comes from, for messages.
+
+        Raises:
+            ConfigError: If a key is unknown or a value is wrong; the message names the key.
+        """
+        source = ConfigurationSource() if source is None else source
+        try:
+            configuration = cls.model_validate(data)
+        except ValidationError as error:
+            problem = first_problem(error, cls, data)
+            raise ConfigError(f"{source.place(*problem.key)}: {problem.text}".removeprefix(": ")) from None
+        configuration._source = source  # noqa: SLF001 - of this class
+        return configuration
+
+    @classmethod
+    def of_scheme(cls, scheme: MappingScheme, model: ModelSettings | None = None) -> Configuration:
+        """A configuration that maps all weights alike; the converter of the scheme may be one of the user's own."""
+        defaults = WeightSettings(
+            converter=scheme.converter,
+            granularity=GranularitySettings.of(scheme.granularity),
+            clipping=ClippingSettings(percentile=scheme.clipping.percentile, value=scheme.clipping.value),
+            levels=scheme.levels,
+            storage=scheme.storage,
+        )
+        return cls(defaults=defaults, model=ModelSettings() if model is None else model)
+
+    @property
+    def source(self) -> ConfigurationSource:
+        """Where it comes from."""
+        return self._source
+
+    def override_name(self, index: int) -> str:
+        """What messages call an override, e.g. ``overrides[1] of 'gconv.toml'``."""
+        return f"overrides[{index}]" + (f" of {self._source.name}" if self._source.name else "")
+
+    def with_settings(
+        self,
+        settings: WeightSettings | None = None,
+        model: ModelSettings | None = None,
+        *,
+        names: Mapping[str, str] | None = None,
+    ) -> Configuration:
+        """The configuration with settings on top: those of the command line, or of a caller.
+
+        Args:
+            settings: They win over the defaults and over all overrides, but weights that an override skips stay
+                skipped.
+            model: What it gives explicitly (its `model_fields_set`) wins over what the configuration says.
+            names: What messages call each of the settings, such as an option of the command line.
+        """
+        on_top = {} if settings is None else dict(settings)
+        on_top = {name: value for name, value in on_top.items() if value is not None}
+        for_model = {} if model is None else {name: getattr(model, name) for name in model.model_fields_set}
+        changed = self.model_copy(update={"model": self.model.model_copy(update=for_model)})
+        changed._on_top = self._on_top.model_copy(update=on_top)  # noqa: SLF001 - of this class
+        changed._names_on_top = {**self._names_on_top, **(names or {})}  # noqa: SLF001 - of this class
+        return changed
+
+    def resolve(self, survey: WeightSurvey) -> ResolvedSurvey:
+        """Decide of every weight whether and how it is mapped.
+
+        Patterns of overrides count as matching weights that `model.include` and `model.exclude` leave out, too.
+
+        Raises:
+            ConfigError: If a pattern matches no weight that could be mapped, or settings contradict each other.
+        """
+        applied = self._applied(survey)
+        matches = tuple(sum(index in each for each in applied) for index in range(len(self.overrides)))
+        indices = dict(zip(survey.weights, applied, strict=True))
+        selected = WeightSelection(self.model.include, self.model.exclude).apply(survey)
+        schemes: dict[tuple[int, ...], MappingScheme] = {}
+        mapped: list[FoundWeight] = []
+        skipped: list[SkippedWeight] = []
+        for weight in selected.weights:
+            overrides = indices[weight]
+            skipping = self._skipping(overrides)
+            if skipping is not None:
+                detail = f"skipped by {self.override_name(skipping)}"
+                skipped.append(SkippedWeight.of(weight, SkipReason.NOT_SELECTED, detail))
+                continue
+            if overrides not in schemes:
+                schemes[overrides] = self._scheme(overrides)
+            mapped.append(weight)
+        return ResolvedSurvey(
+            WeightSurvey(tuple(mapped), (*selected.skipped, *skipped)),
+            tuple(schemes[indices[weight]] for weight in mapped),
+            tuple(indices[weight] for weight in mapped),
+            matches,
+        )
+
+    def check(self) -> None:
+        """Check, without a model, that the settings fit together: the defaults, and each override upon them alone.
+
+        Raises:
+            ConfigError: If settings contradict each other.
+        """
+        self._scheme(())
+        for index, override in enumerate(self.overrides):
+            if not override.skip:
+                self._scheme((index,))
+
+    def scheme(self) -> MappingScheme:
+        """How weights are mapped that no override applies to.
+
+        Raises:
+            ConfigError: If settings contradict each other.
+        """
+        return self._scheme(())
+
+    def _applied(self, survey: WeightSurvey) -> list[tuple[int, ...]]:
+        """For each weight that could be mapped, the indices of the overrides that match it."""
+        names = [WeightNames.of(weight) for weight in survey.weights]
+        found = [[_matches(override, each) for each in names] for override in self.overrides]
+        for index, override in enumerate(self.overrides):
+            for kind, patterns in override.patterns.items():
+                place = self._source.place("overrides", index, kind or "match")
+                for pattern in patterns:
+                    if not any(each.match(pattern, kind) for each in names):
+                        raise ConfigError(f"{place}: {unmatched(pattern, survey, kind)}")
+            if not any(found[index]):
+                kinds = " and ".join(kind or "match" for kind in override.patterns)
+                raise ConfigError(
+                    f"{self._source.place('overrides', index)}: no weight matches its {kinds} at once; each of them "
+                    "alone matches some, so give them in overrides of their own"
+                )
+        return [
+            tuple(index for index in range(len(self.overrides)) if found[index][number]) for number in range(len(names))
+        ]
+
+    def _skipping(self, overrides: Sequence[int]) -> int | None:
+        """The override that says last whether to skip, if it says to."""
+        for index in reversed(overrides):
+            if self.overrides[index].skip is not None:
+                return index if self.overrides[index].skip else None
+        return None
+
+    def _scheme(self, overrides: Sequence[int]) -> MappingScheme:
+        """The scheme of weights that these overrides apply to."""
+        layers: list[tuple[tuple[str | int, ...], WeightSettings]] = [
+            (("defaults",), self.defaults),
+            *((("overrides", index), self.overrides[index]) for index in overrides),
+        ]
+        given: dict[str, Given[Any]] = {}
+        for rank, (key, settings) in enumerate(layers):
+            for name in SETTING_NAMES:
+                if (value := getattr(settings, name)) is not None:
+                    given[name] = Given(value, self._source.place(*key, name), rank)
+        for name in SETTING_NAMES:
+            if (value := getattr(self._on_top, name)) is not None:
+                given[name] = Given(value, self._names_on_top.get(name, name), len(layers))
+        return scheme_of(EffectiveSettings(**given), self._conductance_dtype())
+
+    def _conductance_dtype(self) -> Given[str]:
+        name = "conductance_dtype"
+        origin = self._names_on_top.get(name) or self._source.place("model", name)
+        return Given(self.model.conductance_dtype, origin)
+
+
+def _matches(override: Override, names: WeightNames) -> bool:
+    """Whether a weight matches all kinds of patterns of an override."""
+    return all(any(names.match(pattern, kind) for pattern in patterns) for kind, patterns in override.patterns.items())

@@ -1,0 +1,229 @@
+"""From the settings that hold for a weight to its mapping scheme; settings that contradict each other are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+from onnx_gconv.configuration.converter_kinds import CONVERTER_KINDS
+from onnx_gconv.configuration.settings import (
+    ClippingSettings,
+    ConverterSetting,
+    ConverterSettings,
+    DeviceSettings,
+    GranularitySettings,
+    LevelsSetting,
+)
+from onnx_gconv.converters import ConductanceConverter
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.granularity import Granularity
+from onnx_gconv.mapping_scheme import LevelStorage, MappingScheme
+
+if TYPE_CHECKING:
+    from onnx_gconv.devices.levels import ConductanceLevels
+    from onnx_gconv.devices.presets import DevicePreset
+
+__all__ = ["EffectiveSettings", "Given", "scheme_of"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Given(Generic[_T]):
+    """A setting.
+
+    Attributes:
+        value: Its value.
+        origin: What messages call it, such as ``'gconv.toml', line 3: defaults.levels``.
+        rank: Settings of a higher rank were said later.
+    """
+
+    value: _T
+    origin: str
+    rank: int = 0
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise an error that names the setting.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(f"{self.origin}: {why}")
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Let errors name the setting."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"{self.origin}: {error}") from None
+
+
+@dataclass(frozen=True)
+class EffectiveSettings:
+    """The settings that hold for a weight, each None if nobody gave it."""
+
+    device: Given[DeviceSettings] | None = None
+    converter: Given[ConverterSetting] | None = None
+    granularity: Given[GranularitySettings] | None = None
+    clipping: Given[ClippingSettings] | None = None
+    levels: Given[LevelsSetting] | None = None
+    storage: Given[LevelStorage] | None = None
+
+
+@dataclass(frozen=True)
+class _Device:
+    """The devices that are asked for: each part None if nobody says."""
+
+    g_min: float | None = None
+    g_max: float | None = None
+    preset: DevicePreset | None = None
+
+    @classmethod
+    def of(cls, settings: DeviceSettings) -> _Device:
+        if settings.preset is None:
+            return cls(settings.g_min, settings.g_max)
+        from onnx_gconv.devices.presets import preset
+
+        known = preset(settings.preset)
+        g_min = known.g_min if settings.g_min is None else settings.g_min
+        return cls(g_min, known.g_max if settings.g_max is None else settings.g_max, known)
+
+    def differs(self, g_min: float, g_max: float) -> bool:
+        """Whether the range that is asked for, as far as it is, is another one."""
+        return self.g_min not in {None, g_min} or self.g_max not in {None, g_max}
+
+    def __str__(self) -> str:
+        ends = {"g_min": self.g_min, "g_max": self.g_max}
+        return ", ".join(f"{name} = {end:g} µS" for name, end in ends.items() if end is not None)
+
+
+def scheme_of(settings: EffectiveSettings, conductance_dtype: Given[str]) -> MappingScheme:
+    """The mapping scheme of a weight.
+
+    Args:
+        settings: The settings that hold for it.
+        conductance_dtype: That of the model.
+
+    Raises:
+        ConfigError: If settings contradict each other, or one has a wrong value; the message names it.
+    """
+    device = _Device() if settings.device is None else _Device.of(settings.device.value)
+    converter = _converter(settings, device)
+    levels = _levels(settings.levels, device, converter)
+    _check_exact(settings, converter, levels)
+    _check_storage(settings.storage, converter, levels)
+    clipping = ClippingSettings() if settings.clipping is None else settings.clipping.value
+    storage: LevelStorage = "float" if settings.storage is None else settings.storage.value
+    scheme = MappingScheme(converter, _granularity(settings, device), clipping.clipping(), levels, storage)
+    if scheme.levels is not None and conductance_dtype.value == "weight":
+        conductance_dtype.refuse("conductances of the weight's type cannot hold levels; choose float32, or no levels")
+    return scheme
+
+
+def _converter(settings: EffectiveSettings, device: _Device) -> ConductanceConverter:
+    given = settings.converter
+    if given is None:
+        return _named_converter(settings, _default_converter(device), device)
+    if isinstance(given.value, ConverterSettings):
+        return _named_converter(settings, given.value, device)
+    _check_range_of_object(given.value, given.rank, settings.device, device)
+    return given.value
+
+
+def _named_converter(settings: EffectiveSettings, chosen: ConverterSettings, device: _Device) -> ConductanceConverter:
+    g_min, g_max = device.g_min, device.g_max
+    table = settings.levels
+    if table is not None and isinstance(table.value, tuple):
+        g_min, g_max = min(table.value), max(table.value)
+        if device.differs(g_min, g_max):
+            table.refuse(
+                f"the levels go from {g_min:g} to {g_max:g} µS, but the device has {device}; give both the same range"
+            )
+    origin: Given[Any] | None = settings.converter or settings.device or settings.levels
+    with nullcontext() if origin is None else origin.named():
+        return CONVERTER_KINDS[chosen.name].build(chosen.given, g_max=g_max, g_min=g_min)
+
+
+def _default_converter(device: _Device) -> ConverterSettings:
+    name = None if device.preset is None else device.preset.converter
+    return ConverterSettings(name="single-pair" if name is None else CONVERTER_KINDS[name].name)
+
+
+def _check_range_of_object(
+    converter: ConductanceConverter, rank: int, given: Given[DeviceSettings] | None, device: _Device
+) -> None:
+    """A converter that is an object has its own range: a device that is said later must not ask for another one."""
+    if given is not None and given.rank >= rank and device.differs(converter.g_min, converter.g_max):
+        given.refuse(
+            f"the device has {device}, but the converter is an object with the range {converter.g_min:g} to "
+            f"{converter.g_max:g} µS of its own; name the converter, or give the range to the object"
+        )
+
+
+def _levels(
+    given: Given[LevelsSetting] | None, device: _Device, converter: ConductanceConverter
+) -> ConductanceLevels | None:
+    if given is None or given.value == "none":
+        return None
+    from onnx_gconv.devices.levels import ConductanceLevels
+
+    with given.named():
+        if isinstance(given.value, ConductanceLevels):
+            found = given.value
+        elif isinstance(given.value, tuple):
+            found = ConductanceLevels.of_table(given.value)
+        else:
+            count = _levels_of_preset(device) if isinstance(given.value, str) else given.value
+            found = ConductanceLevels.uniform(count, converter.g_min, converter.g_max)
+    if (found.g_min, found.g_max) != (converter.g_min, converter.g_max):
+        given.refuse(
+            f"the levels go from {found.g_min:g} to {found.g_max:g} µS, but the range of the converter from "
+            f"{converter.g_min:g} to {converter.g_max:g} µS; give both the same range"
+        )
+    return found
+
+
+def _levels_of_preset(device: _Device) -> int:
+    if device.preset is None:
+        raise ConfigError("there is no preset whose levels could be used; name one as device, or a number of levels")
+    if device.preset.levels is None:
+        raise ConfigError("the preset has no levels; give a number of them, or none")
+    return device.preset.levels
+
+
+def _granularity(settings: EffectiveSettings, device: _Device) -> Granularity:
+    given = settings.granularity
+    if given is None:
+        return Granularity()
+    array = None if device.preset is None else device.preset.array
+    if given.value.has_tiles and given.value.tile is None and array is None:
+        given.refuse(
+            f'the granularity {given.value.kind} needs the size of a tile: give tile = "256x256" (rows by columns) or '
+            "a device preset with an array"
+        )
+    with given.named():
+        return given.value.granularity(array)
+
+
+def _check_exact(
+    settings: EffectiveSettings, converter: ConductanceConverter, levels: ConductanceLevels | None
+) -> None:
+    if not converter.is_exact:
+        return
+    remedy = "leave it out, or take a converter that is not exact"
+    if settings.clipping is not None and not settings.clipping.value.clipping().is_at_maximum:
+        settings.clipping.refuse(f"clipped weights do not come back exactly; {remedy}")
+    if settings.levels is not None and levels is not None:
+        settings.levels.refuse(f"rounded weights do not come back exactly; {remedy}")
+
+
+def _check_storage(
+    given: Given[LevelStorage] | None, converter: ConductanceConverter, levels: ConductanceLevels | None
+) -> None:
+    if given is None or given.value != "codes" or levels is not None:
+        return
+    if converter.natural_levels is None:
+        given.refuse("codes need levels; say how many levels the devices have, e.g. levels = 256, or store floats")

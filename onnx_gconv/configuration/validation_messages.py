@@ -1,0 +1,133 @@
+"""Says in one line what pydantic found wrong."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from onnx_gconv.errors import ConfigError
+
+__all__ = ["Problem", "first_problem", "key_path", "shown"]
+
+
+_WANTED = {
+    "bool_type": "should be true or false",
+    "model_type": "should be a table",
+    "string_type": "should be a text",
+    "tuple_type": "should be a list",
+    "too_short": "should have at least one item",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong.
+
+    Attributes:
+        key: The way to the key that is wrong, or to the table that it is in.
+        text: What is wrong with it, and what would be right.
+    """
+
+    key: tuple[str | int, ...]
+    text: str
+
+    def error(self, names: Mapping[str, str]) -> ConfigError:
+        """The error for a caller who said it in words of his own.
+
+        Args:
+            names: What these words are, by the first part of the key.
+        """
+        key = names.get(str(self.key[0])) or key_path(self.key) if self.key else ""
+        return ConfigError(": ".join(part for part in (key, self.text) if part))
+
+
+def key_path(key: Iterable[str | int]) -> str:
+    """A key as people write it: ``overrides[1].converter.factors``."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
+    return "".join(parts).removeprefix(".")
+
+
+def first_problem(error: ValidationError, model: type[BaseModel], data: object) -> Problem:
+    """The first of the errors, and how many more there are.
+
+    Args:
+        error: What pydantic raised.
+        model: The model that was to be made.
+        data: What it was to be made of.
+    """
+    errors = error.errors(include_url=False, include_context=True)
+    # An unknown key is often why another one is missing.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    key = _existing(tuple(first["loc"]), data)
+    others = len({_existing(tuple(each["loc"]), data) for each in errors} - {key})
+    more = f" (and {others} more wrong)" if others else ""
+    return Problem(key, f"{_text(first, key, model)}{more}")
+
+
+def _existing(key: tuple[str | int, ...], data: object) -> tuple[str | int, ...]:
+    """A location without the names that pydantic adds for members of unions."""
+    found: list[str | int] = []
+    for part in key:
+        inner = _item(data, part)
+        if inner is not _NOTHING:
+            data = inner
+            found.append(part)
+    return tuple(found)
+
+
+_NOTHING = object()
+
+
+def _item(data: object, part: str | int) -> object:
+    if isinstance(data, dict):
+        return data.get(part, _NOTHING)
+    is_index = isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)
+    return data[part] if is_index else _NOTHING  # type: ignore[index] # an index of a list
+
+
+def _text(error: Any, key: tuple[str | int, ...], model: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's details
+    kind, message = error["type"], str(error["msg"])
+    if kind == "extra_forbidden":
+        return _unknown_key(str(key[-1]), _model_at(model, key[:-1]))
+    if kind == "missing":
+        return f"lacks the key {error['loc'][-1]}"
+    if kind in {"value_error", "assertion_error"}:
+        return message.partition(", ")[2]
+    wanted = _WANTED.get(kind, f"{message[:1].lower()}{message[1:]}".replace("input should be", "should be", 1))
+    return f"{wanted}, but it is {shown(error['input'])}"
+
+
+def shown(value: object) -> str:
+    """A value as a configuration file would have it."""
+    return f"'{value}'" if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _unknown_key(key: str, model: type[BaseModel] | None) -> str:
+    known = [] if model is None else list(model.model_fields)
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if nearest:
+        return f"unknown key; the nearest one that there is: {nearest[0]}"
+    return f"unknown key; there are {', '.join(known)}" if known else "unknown key; leave it out"
+
+
+def _model_at(model: type[BaseModel], key: Sequence[str | int]) -> type[BaseModel] | None:
+    """The model of the table that a key leads to."""
+    found: type[BaseModel] | None = model
+    for part in key:
+        if isinstance(part, str):
+            if found is None or part not in found.model_fields:
+                return None
+            found = _model_in(found.model_fields[part].annotation)
+    return found
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    """The first model that a type is made of."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model_in(part)) is not None), None)

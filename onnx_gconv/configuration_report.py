@@ -1,0 +1,75 @@
+"""What a check of a configuration found, for people and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx_gconv.configuration import Configuration, Override
+from onnx_gconv.configuration.settings import SETTING_NAMES
+from onnx_gconv.terminal_text import counted, plain
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+__all__ = ["ConfigurationReport"]
+
+
+@dataclass(frozen=True)
+class ConfigurationReport:
+    """A configuration in which nothing is wrong.
+
+    Attributes:
+        file: Its file.
+        configuration: The configuration.
+        model: The model that it was applied to, or None.
+        matches: For each override, how many weights it matches; None without a model.
+        mapped: How many weights would be mapped; None without a model.
+        left_out: How many weights are left out by patterns and overrides; None without a model.
+    """
+
+    file: Path
+    configuration: Configuration
+    model: Path | None = None
+    matches: tuple[int, ...] | None = None
+    mapped: int | None = None
+    left_out: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {
+            "file": str(self.file),
+            "model": None if self.model is None else str(self.model),
+            "overrides": [
+                {
+                    "patterns": {kind or "match": list(patterns) for kind, patterns in override.patterns.items()},
+                    "settings": list(_settings(override)),
+                    "weights": None if self.matches is None else self.matches[index],
+                }
+                for index, override in enumerate(self.configuration.overrides)
+            ],
+            "mapped": self.mapped,
+            "left_out": self.left_out,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"Nothing is wrong with {self.file}"]
+        for index, override in enumerate(self.configuration.overrides):
+            matched = "" if self.matches is None else f"  {counted(self.matches[index])}:"
+            kinds = " and ".join(
+                f"{kind or 'match'} {', '.join(patterns)}" for kind, patterns in override.patterns.items()
+            )
+            lines.append(f"  overrides[{index}]{matched}  {kinds}  ->  {', '.join(_settings(override))}")
+        if self.mapped is not None and self.left_out is not None:
+            lines.append(f"{counted(self.mapped)} of {self.model} would be mapped, {self.left_out} are left out")
+        return "\n".join(lines)
+
+    def __rich__(self) -> Text:
+        return plain(str(self))
+
+
+def _settings(override: Override) -> tuple[str, ...]:
+    """The settings that an override gives."""
+    given = tuple(name for name in SETTING_NAMES if getattr(override, name) is not None)
+    return given if override.skip is None else (*given, "skip" if override.skip else "no skip")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_gconv.converters.bit_slices import BitSlicedConductanceConverter, highest_digits, slice_count
 from onnx_gconv.converters.compute_types import FloatArray
@@ -60,9 +61,7 @@ class BitSlicedOffsetConductanceConverter(BitSlicedConductanceConverter):
         offset_us = sum(coefficients) * self._g_min + self._step_us * self._shift
         return Decoding(coefficients=coefficients, offset_us=offset_us, scale=scaling.scale, zero=0.0)
 
-    def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
-        """Write the conductances of all devices, in µS, to `out`, slice after slice."""
-        codes = self._codes(weights, scaling)
+    def _write_codes(self, codes: NDArray[np.intp], out: Sequence[FloatArray]) -> None:
         self._write_digits(np.add(codes, self._shift, out=codes), out)
 
     @property

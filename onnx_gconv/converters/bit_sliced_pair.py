@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_gconv.converters.bit_slices import BitSlicedConductanceConverter, highest_digits, slice_count
 from onnx_gconv.converters.compute_types import FloatArray
@@ -66,9 +67,7 @@ class BitSlicedPairConductanceConverter(BitSlicedConductanceConverter):
         coefficients = tuple(sign * power for power in powers for sign in (1.0, -1.0))
         return Decoding(coefficients=coefficients, offset_us=0.0, scale=scaling.scale, zero=0.0)
 
-    def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
-        """Write the conductances of all devices, in µS, to `out`: G+ and G- of each slice, slice after slice."""
-        codes = self._codes(weights, scaling)
+    def _write_codes(self, codes: NDArray[np.intp], out: Sequence[FloatArray]) -> None:
         self._write_digits(np.maximum(codes, 0), out[::2])
         np.negative(codes, out=codes)
         self._write_digits(np.maximum(codes, 0, out=codes), out[1::2])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx_gconv.converters.base_converter import BaseConductanceConverter
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, operand, plain
 from onnx_gconv.converters.parameters import whole_number
+from onnx_gconv.converters.pieces import pieces
 from onnx_gconv.converters.rounding import clipping_error, rebuilding_error, rounding_unit, storing_error_us
 from onnx_gconv.converters.scaling import Scaling
 from onnx_gconv.converters.weight_statistics import WeightStatistics
@@ -123,13 +124,22 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
         rebuilt = rebuilding_error(self.decoding(scaling), errors_us, highest_us, limit, dtype)
         return plain(rounded + clipped + rebuilt)
 
+    def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
+        """Write the conductances of all devices, in µS, to `out`, slice after slice."""
+        for part, scaling_of_part, conductances in pieces(weights, scaling, out):
+            self._write_codes(self._codes(part, scaling_of_part), conductances)
+
+    @abc.abstractmethod
+    def _write_codes(self, codes: NDArray[np.intp], out: Sequence[FloatArray]) -> None:
+        """Write the conductances that stand for codes. `codes` may be overwritten."""
+
     def _codes(self, weights: FloatArray, scaling: Scaling) -> NDArray[np.intp]:
         """The integer codes of weights."""
         # The roundings of the scale and of the product come to 5u at most. What is so near to a tie is taken for one.
         ties = 1 + 8 * rounding_unit(weights.dtype)
         per_weight = operand(plain(np.divide(scaling.scale, self._step_us / ties, dtype=np.float64)), weights.dtype)
         with np.errstate(under="ignore"):
-            codes = weights * per_weight
+            codes = np.multiply(weights, per_weight, out=np.empty_like(weights))
         np.rint(codes, out=codes)
         np.clip(codes, -self.largest_integer, self.largest_integer, out=codes)
         integers: NDArray[np.intp] = codes.astype(np.intp)

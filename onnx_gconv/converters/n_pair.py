@@ -125,8 +125,8 @@ class NPairConductanceConverter(BaseConductanceConverter):
         number = weights.dtype.type
         zero, g_min, g_max = number(0), number(self._g_min), number(self._g_max)
         with np.errstate(under="ignore"):
-            product = weights * operand(scaling.scale, weights.dtype)
-            rectified = np.empty_like(product)
+            product, rectified = np.empty_like(weights), np.empty_like(weights)
+            np.multiply(weights, operand(scaling.scale, weights.dtype), out=product)
             for sign in range(2):
                 if sign:
                     np.negative(product, out=product)

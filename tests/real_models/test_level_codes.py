@@ -60,7 +60,8 @@ def test_a_transformer_gives_nearly_the_same_sentence_vectors(tmp_path, granular
     cosines = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
     print(
         f"\n{original.stem}, a scale for each {granularity}: cosine similarity of '{name}' at least "
-        f"{cosines.min():.5f}, mean {cosines.mean():.5f}; {original.stat().st_size} bytes, {size(codes)} with codes of 256 levels"
+        f"{cosines.min():.5f}, mean {cosines.mean():.5f}; {original.stat().st_size} bytes, {size(codes)} with codes "
+        "of 256 levels"
     )
     assert cosines.min() >= least
     gconv.verify(original, tmp_path / "codes.onnx", inputs=inputs).raise_if_failed()

@@ -21,6 +21,8 @@ from onnx_gconv.verification.runtime import run_model
 __all__ = ["Accuracy", "DemoReport", "run_demo"]
 
 _MODEL = "digits_cnn.onnx"
+_WITH_LEVELS = "digits_cnn.levels.gconv.onnx"
+_LEVELS = 256
 _TEST_DATA = "digits_test.npz"
 
 
@@ -43,18 +45,35 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo did: `steps` in the order in which they ran."""
+    """What the demo did.
+
+    Attributes:
+        folder: Where all files are.
+        mapping: The model, mapped to conductances without levels.
+        verification: That mapped model against the original.
+        restoring: And back to plain weights.
+        with_levels: The model, mapped to devices of 256 levels and stored as their codes.
+        accuracies: Those of all models; of the one with levels, last.
+    """
 
     folder: Path
     mapping: MappingReport
     verification: VerificationReport
     restoring: RestoreReport
+    with_levels: MappingReport
     accuracies: tuple[Accuracy, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether the mapped model verifies and recognizes exactly as many images as the original."""
-        return self.verification.passed and len({item.correct for item in self.accuracies}) == 1
+        """Whether the mapped model verifies, and it and the restored one recognize as many images as the original."""
+        lossless = {item.correct for item in self.accuracies if item.model != self.with_levels.output}
+        return self.verification.passed and len(lossless) == 1
+
+    @property
+    def sizes(self) -> dict[Path, int]:
+        """The sizes of the files of the original and of both mapped models, in bytes."""
+        files = (self.mapping.model, self.mapping.output, self.with_levels.output)
+        return {file: file.stat().st_size for file in files if file is not None}
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
@@ -64,6 +83,8 @@ class DemoReport:
             "map": self.mapping.to_json(),
             "verify": self.verification.to_json(),
             "restore": self.restoring.to_json(),
+            "with_levels": self.with_levels.to_json(),
+            "sizes": {str(file): size for file, size in self.sizes.items()},
             "accuracies": [
                 {
                     "model": str(item.model),
@@ -77,7 +98,7 @@ class DemoReport:
 
 
 def run_demo(folder: Path) -> DemoReport:
-    """Map the digits CNN to pairs of 0 to 25 µS, verify, measure the accuracy before and after, and restore.
+    """Map the digits CNN to pairs of 0 to 25 µS, verify, restore, map it to 256 levels, and measure all accuracies.
 
     Args:
         folder: Where all files go; it is made if it does not exist.
@@ -98,8 +119,10 @@ def run_demo(folder: Path) -> DemoReport:
         images, labels = data["images"], data["labels"]
     verification = verify(original, mapping.output, inputs={"image": images})
     restoring = restore_model(mapping.output)
-    accuracies = tuple(_accuracies([original, mapping.output, restoring.output], images, labels))
-    return DemoReport(folder, mapping, verification, restoring, accuracies)
+    with_levels = map_model(original, folder / _WITH_LEVELS, granularity="channel", levels=_LEVELS, storage="codes")
+    models = [original, mapping.output, restoring.output, folder / _WITH_LEVELS]
+    accuracies = tuple(_accuracies(models, images, labels))
+    return DemoReport(folder, mapping, verification, restoring, with_levels, accuracies)
 
 
 def _accuracies(models: list[Path], images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Iterator[Accuracy]:

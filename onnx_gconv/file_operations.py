@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
 import onnx_ir as ir
 
-from onnx_gconv.configuration import Configuration, ModelSettings, read_configuration
+from onnx_gconv.configuration import ModelSettings, read_configuration
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
 from onnx_gconv.configuration_report import ConfigurationReport
 from onnx_gconv.errors import ConfigError, GconvError, ModelError
@@ -19,10 +18,7 @@ from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.mapping_report import MappingReport, RestoreReport
 from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.opset_upgrade import lacking_opset, raise_opset
-from onnx_gconv.passes import InlineWeightFunctions, MapConductances, MappingPlan, RestoreWeights
-from onnx_gconv.passes.map_conductances import _notes
-from onnx_gconv.passes.mapping_plan import make_plan
-from onnx_gconv.passes.preconditions import require_mappable
+from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RestoreWeights
 from onnx_gconv.weights import WeightSurvey, default_opset, find_weights
 from onnx_gconv.weights.opsets import without_missing_casts
 
@@ -86,7 +82,7 @@ def map_model(
     if not dry_run:
         check_output_path(target, [source])
     graph = load_model(source)
-    mapping = _ConfiguredMapping(configuration, progress)
+    mapping = MapConductances(configuration=configuration, progress=_step(progress, "scan"))
     with _named(source):
         graph, notes = _upgraded(graph) if configuration.model.upgrade_opset else (graph, ())
         if dry_run:
@@ -134,7 +130,7 @@ def inspect_model(
         manifest = read_manifest(graph)
         if manifest is not None:
             return MappingReport(source, manifest, is_mapped=True)
-        mapping = _ConfiguredMapping(configuration, progress)
+        mapping = MapConductances(configuration=configuration, progress=_step(progress, "scan"))
         graph, notes = _upgraded(graph) if configuration.model.upgrade_opset else (graph, ())
         mapping.requires(graph)
         return MappingReport(source, _with_notes(notes, mapping.preview(graph, list_refused=True)))
@@ -236,38 +232,6 @@ def default_mapped_path(model: Path) -> Path:
 def default_restored_path(mapped: Path) -> Path:
     """``model.restored.onnx`` beside ``model.gconv.onnx``."""
     return mapped.with_name(f"{mapped.stem.removesuffix(_MAPPED_SUFFIX)}.restored{mapped.suffix}")
-
-
-class _ConfiguredMapping(MapConductances):
-    """The pass with a configuration, until the pass takes one itself."""
-
-    def __init__(self, configuration: Configuration, progress: Progress | None) -> None:
-        settings = configuration.model
-        super().__init__(
-            include_ops=settings.include_ops,
-            quantized=settings.quantized,
-            conductance_dtype=settings.conductance_dtype,
-            freeze_inputs=settings.freeze_inputs,
-            inline_functions=settings.inline_functions,
-            shared=settings.shared,
-        )
-        self._configuration = configuration
-        self._scan_progress = _step(progress, "scan")
-
-    def _plan(self, model: ir.Model, notes: tuple[str, ...]) -> MappingPlan:
-        require_mappable(model)
-        settings = self._configuration.model
-        freezes = settings.freeze_inputs or model.ir_version < _FREE_INITIALIZERS_IR_VERSION
-        survey = without_missing_casts(self._find(model, freeze_inputs=freezes), default_opset(model))
-        resolved = self._configuration.resolve(survey)
-        plan = make_plan(
-            resolved.survey,
-            resolved.schemes,
-            self._scan_progress,
-            conductance_dtype=settings.conductance_dtype,
-            shared=settings.shared,
-        )
-        return replace(plan, notes=(*notes, *_notes(model, plan)))
 
 
 def _upgraded(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:

@@ -140,6 +140,7 @@ class MappingReport:
 
     def _weights_table(self) -> Table:
         from rich.table import Table
+        from rich.text import Text
 
         verb = "mapped" if self.is_mapped or self.output else "to be mapped"
         table = Table(title=f"{counted(len(self.mapped))} {verb}", title_justify="left", title_style="bold")
@@ -148,8 +149,10 @@ class MappingReport:
         table.add_column("type")
         table.add_column("scale [µS]", justify="right")
         has_loss = any(weight.loss is not None for weight in self.mapped)
+        is_clipped = any(weight.clipping is not None for weight in self.mapped)
         if has_loss:
-            table.add_column("SQNR [dB]", justify="right")
+            table.add_column(Text("SQNR [dB]"), justify="right")
+        if is_clipped:
             table.add_column("clipped", justify="right")
         table.add_column("read by", overflow="fold", ratio=3)
         for weight in self.mapped:
@@ -158,7 +161,8 @@ class MappingReport:
                 _shape(weight.shape),
                 weight.dtype,
                 _scale(weight),
-                *(_loss(weight) if has_loss else ()),
+                *([_sqnr(weight)] if has_loss else []),
+                *([_clipped(weight)] if is_clipped else []),
                 _readers(weight),
             )
         return table
@@ -291,12 +295,16 @@ def _scale(weight: WeightRecord) -> str:
     return f"{scale.minimum:.4g} to {scale.maximum:.4g}\n({shape})"
 
 
-def _loss(weight: WeightRecord) -> tuple[str, str]:
-    """SQNR and the number of clipped weights, as far as they were measured."""
-    loss = weight.loss
-    if loss is None:
-        return "-", "-"
-    return "exact" if loss.sqnr_db is None else f"{loss.sqnr_db:.1f}", f"{loss.clipped:,}" if weight.clipping else "-"
+def _sqnr(weight: WeightRecord) -> str:
+    """How far the rebuilt weight is from the weight, if it was measured."""
+    if weight.loss is None:
+        return "-"
+    return "no error" if weight.loss.sqnr_db is None else f"{weight.loss.sqnr_db:.1f}"
+
+
+def _clipped(weight: WeightRecord) -> str:
+    """How many elements are beyond what the devices can hold, if they were clipped."""
+    return "-" if weight.loss is None or weight.clipping is None else f"{weight.loss.clipped:,}"
 
 
 def _other_names(weight: WeightRecord) -> str:

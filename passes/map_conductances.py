@@ -5,28 +5,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import onnx_ir as ir
 
 from onnx_gconv.conductance_tensor import conductance_tensors, level_code_tensors
+from onnx_gconv.configuration import Configuration, ModelSettings
+from onnx_gconv.configuration.settings import ConductanceDtype, QuantizedWeights, SharedPolicy
 from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, ZeroRecord, write_manifest
 from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_manifest import manifest_of
-from onnx_gconv.passes.mapping_plan import ConductanceDtype, MappingPlan, PlannedWeight, make_plan
+from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
 from onnx_gconv.passes.placement import Place, Placement
 from onnx_gconv.passes.preconditions import require_mappable
 from onnx_gconv.passes.rebuild_nodes import IntegerCodes, LevelCodes, RebuiltWeight, rebuild_nodes
-from onnx_gconv.passes.shared_weights import SharedPolicy, digital_uses, shared_policy, split_off
+from onnx_gconv.passes.shared_weights import digital_uses, shared_policy, split_off
 from onnx_gconv.passes.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.weights import (
     LOOKUP_OPS,
     FoundWeight,
-    WeightSelection,
     WeightSurvey,
     default_opset,
     find_weights,
@@ -34,11 +35,9 @@ from onnx_gconv.weights import (
 )
 from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_ROUND_OPSET, set_default_opset, without_missing_casts
 
-__all__ = ["MapConductances", "QuantizedWeights"]
+__all__ = ["MapConductances"]
 
 logger = logging.getLogger(__name__)
-
-QuantizedWeights: TypeAlias = Literal["map", "skip"]
 
 # What a model imports of ONNX's own ops that imported none: older than what all runtimes have by now.
 _NEW_OPSET = 13
@@ -66,6 +65,8 @@ class MapConductances(ir.passes.InPlacePass):
     Args:
         converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
         scheme: The rule with granularity, clipping and levels, in place of `converter`.
+        configuration: Settings for all weights and for some, in place of all other arguments but `progress`. Its
+            `upgrade_opset` is for those who read models from files.
         include: Globs over the names of weights, of their parameters and modules, and of the nodes that read them and
             their op types; all weights if empty.
         exclude: Globs for weights to leave as they are.
@@ -91,6 +92,7 @@ class MapConductances(ir.passes.InPlacePass):
         converter: ConductanceConverter | None = None,
         *,
         scheme: MappingScheme | None = None,
+        configuration: Configuration | None = None,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         include_ops: Sequence[str] = (),
@@ -101,18 +103,23 @@ class MapConductances(ir.passes.InPlacePass):
         shared: SharedPolicy = "rebuild",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._scheme = _scheme(converter, scheme)
-        self._lookups = _lookups(include_ops)
-        self._quantized = _known("quantized", quantized, get_args(QuantizedWeights)) == "map"
-        self._conductance_dtype: ConductanceDtype = _known(
-            "conductance_dtype", conductance_dtype, get_args(ConductanceDtype)
+        model = ModelSettings(
+            include=_patterns("include", include),
+            exclude=_patterns("exclude", exclude),
+            include_ops=_lookups(include_ops),
+            quantized=_known("quantized", quantized, get_args(QuantizedWeights)),
+            conductance_dtype=_known("conductance_dtype", conductance_dtype, get_args(ConductanceDtype)),
+            freeze_inputs=freeze_inputs,
+            inline_functions=inline_functions,
+            shared=shared_policy(shared),
         )
-        if conductance_dtype == "weight" and self._scheme.levels is not None:
-            raise ConfigError("levels need conductances of float32; leave conductance_dtype 'weight' out")
-        self._freeze_inputs = freeze_inputs
-        self._inline_functions = inline_functions
-        self._selection = WeightSelection(_patterns("include", include), _patterns("exclude", exclude))
-        self._shared = shared_policy(shared)
+        if configuration is None:
+            configuration = Configuration.of_scheme(_scheme(converter, scheme), model)
+            configuration.check()
+        elif converter is not None or scheme is not None or model != ModelSettings():
+            raise ConfigError("a configuration says all; give it alone, or the other arguments without it")
+        self._configuration = configuration
+        self._settings = configuration.model
         self._progress = progress
 
     def requires(self, model: ir.Model) -> None:
@@ -155,7 +162,7 @@ class MapConductances(ir.passes.InPlacePass):
 
     def _inlined(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
         """A copy of the model with functions inlined, or the model itself if none has to be; and what to say of it."""
-        if not self._inline_functions or not model.functions:
+        if not self._settings.inline_functions or not model.functions:
             return model, ()
         subject = model.clone()  # it shares the tensors
         try:
@@ -169,7 +176,9 @@ class MapConductances(ir.passes.InPlacePass):
         return (subject if result.modified else model), notes
 
     def _find(self, model: ir.Model, *, freeze_inputs: bool) -> WeightSurvey:
-        return find_weights(model, lookups=self._lookups, quantized=self._quantized, freeze_inputs=freeze_inputs)
+        settings = self._settings
+        is_quantized = settings.quantized == "map"
+        return find_weights(model, lookups=settings.include_ops, quantized=is_quantized, freeze_inputs=freeze_inputs)
 
     def _transferred(self, plan: MappingPlan, model: ir.Model) -> MappingPlan:
         """A plan for a copy of a model, for the model itself."""
@@ -179,15 +188,15 @@ class MapConductances(ir.passes.InPlacePass):
 
     def _plan(self, model: ir.Model, notes: tuple[str, ...]) -> MappingPlan:
         require_mappable(model)  # again: inlining may have brought an import of the default domain
-        freezes = self._freeze_inputs or _has_inputs_for_initializers(model)
+        freezes = self._settings.freeze_inputs or _has_inputs_for_initializers(model)
         survey = without_missing_casts(self._find(model, freeze_inputs=freezes), default_opset(model))
-        selected = self._selection.apply(survey)
+        resolved = self._configuration.resolve(survey)
         plan = make_plan(
-            selected,
-            [self._scheme] * len(selected.weights),
+            resolved.survey,
+            resolved.schemes,
             self._progress,
-            conductance_dtype=self._conductance_dtype,
-            shared=self._shared,
+            conductance_dtype=self._settings.conductance_dtype,
+            shared=self._settings.shared,
         )
         return replace(plan, notes=(*notes, *_notes(model, plan)))
 

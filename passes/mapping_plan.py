@@ -7,12 +7,13 @@ import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.conductance_tensor import conductance_tensors
+from onnx_gconv.configuration.settings import ConductanceDtype, SharedPolicy
 from onnx_gconv.converters import (
     WeightStatistics,
     compute_dtype,
@@ -24,7 +25,6 @@ from onnx_gconv.converters.clipping import abs_percentiles
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import UnmappableWeightError
 from onnx_gconv.mapping_scheme import MappingScheme
-from onnx_gconv.passes.shared_weights import SharedPolicy
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
 from onnx_gconv.scale_grid import ScaleGrid
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
@@ -34,9 +34,7 @@ from onnx_gconv.weights.constant_tensor import constant_tensor
 from onnx_gconv.weights.same_source import SameSource, SourceCandidate, same_sources
 from onnx_gconv.weights.weight_grid import WeightGrid, weight_grid
 
-__all__ = ["ConductanceDtype", "MappingPlan", "PlannedWeight", "make_plan"]
-
-ConductanceDtype: TypeAlias = Literal["float32", "weight"]
+__all__ = ["MappingPlan", "PlannedWeight", "make_plan"]
 
 # A weight is scanned in parts of this many elements, so that one large weight keeps all workers busy.
 _PART_ELEMENTS = 1 << 24

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 import onnx_ir as ir
 
+from onnx_gconv.configuration.settings import SharedPolicy
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.weights import FoundWeight
 from onnx_gconv.weights.readers import readers
 from onnx_gconv.weights.rearrangement import is_rearranging
 
-__all__ = ["DigitalUses", "SharedPolicy", "digital_uses", "shared_policy", "split_off"]
-
-# What becomes of nodes that read a weight, but not as the weight of an MVM op: they read the rebuilt weight like all
-# others, or a digital copy is split off for them.
-SharedPolicy: TypeAlias = Literal["rebuild", "split"]
+__all__ = ["DigitalUses", "digital_uses", "shared_policy", "split_off"]
 
 
 @dataclass(frozen=True, eq=False)

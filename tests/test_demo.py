@@ -10,7 +10,13 @@ from onnx_gconv.cli import main
 from onnx_gconv.demo import run_demo
 from onnx_gconv.errors import ConfigError
 
-FILES = ["digits_cnn.gconv.onnx", "digits_cnn.onnx", "digits_cnn.restored.onnx", "digits_test.npz"]
+FILES = [
+    "digits_cnn.gconv.onnx",
+    "digits_cnn.levels.gconv.onnx",
+    "digits_cnn.onnx",
+    "digits_cnn.restored.onnx",
+    "digits_test.npz",
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,12 @@ def test_every_model_recognizes_440_of_450_images_optimized_and_not(demo):
     report, _ = demo
     assert [(item.model.name, item.optimization, item.correct, item.images) for item in report.accuracies] == [
         (name, optimization, 440, 450)
-        for name in ("digits_cnn.onnx", "digits_cnn.gconv.onnx", "digits_cnn.restored.onnx")
+        for name in (
+            "digits_cnn.onnx",
+            "digits_cnn.gconv.onnx",
+            "digits_cnn.restored.onnx",
+            "digits_cnn.levels.gconv.onnx",
+        )
         for optimization in ("all", "none")
     ]
 
@@ -44,7 +55,7 @@ def test_every_model_recognizes_440_of_450_images_optimized_and_not(demo):
 def test_the_json_of_the_demo_has_every_step(demo):
     report, folder = demo
     document = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert document.keys() == {"folder", "passed", "map", "verify", "restore", "accuracies"}
+    assert document.keys() == {"folder", "passed", "map", "verify", "restore", "with_levels", "sizes", "accuracies"}
     assert document["folder"] == str(folder)
     assert document["passed"] is True
     assert len(document["map"]["mapped"]) == len(document["restore"]["restored"]) == 5
@@ -57,6 +68,12 @@ def test_a_demo_whose_mapped_model_recognizes_fewer_images_has_not_passed(demo):
     report, _ = demo
     first, *rest = report.accuracies
     assert not replace(report, accuracies=(replace(first, correct=439), *rest)).passed
+
+
+def test_codes_of_levels_make_the_model_smaller_than_the_original(demo):
+    report, _ = demo
+    original, mapped, with_levels = report.sizes.values()
+    assert with_levels < original < mapped
 
 
 def test_the_demo_runs_again_in_the_same_folder(tmp_path):
@@ -74,7 +91,7 @@ def test_the_command_prints_every_step_and_the_accuracies(tmp_path, monkeypatch,
     assert errors == ""
     for step in ("map", "verify", "restore"):
         assert f"$ onnx-gconv {step} " in output
-    assert output.count("440 of 450 (97.8%)") == 6
+    assert output.count("440 of 450 (97.8%)") == 8
     assert sorted(item.name for item in (tmp_path / "onnx-gconv-demo").iterdir()) == FILES
 
 

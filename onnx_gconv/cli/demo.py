@@ -47,13 +47,20 @@ def _print_steps(report: DemoReport) -> None:
     print_for_people(report.verification)
     _print_step(f"onnx-gconv restore {report.mapping.output}", "and back to plain weights")
     print_for_people(Text(str(report.restoring)))
+    _print_step(
+        f"onnx-gconv map {original} -o {report.with_levels.output} --granularity channel --levels 256 --level-codes",
+        "what a programming station takes: codes of 256 levels, and a scale for each output channel",
+    )
+    print_for_people(report.with_levels)
     table = Table(title="Test images recognized", title_justify="left", title_style="bold")
     table.add_column("model", overflow="fold")
     table.add_column("optimization")
     table.add_column("correct", justify="right")
+    table.add_column("size", justify="right")
     for item in report.accuracies:
         share = f"{item.correct} of {item.images} ({item.correct / item.images:.1%})"
-        table.add_row(Text(str(item.model)), item.optimization, share)
+        size = report.sizes.get(item.model)
+        table.add_row(Text(str(item.model)), item.optimization, share, "" if size is None else f"{size / 1000:.1f} kB")
     print_for_people("")
     print_for_people(table)
     print_for_people(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from onnx_gconv.converters.bit_slices import BitSlicedConductanceConverter, slice_count
+from onnx_gconv.converters.bit_slices import BitSlicedConductanceConverter, highest_digits, slice_count
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.converters.decoding import Decoding
 from onnx_gconv.converters.scaling import Scaling
@@ -20,13 +21,14 @@ class BitSlicedPairConductanceConverter(BitSlicedConductanceConverter):
     With ``L = 2^(bits-1) - 1``, the base ``B = 2^slice_bits``, the step ``d = (g_max - g_min) / (B - 1)`` and
     ``scale = (1 / max(max|W|, 1e-7)) * d * L``, roundings in the type of the weight::
 
-        code  = clip(round(W * scale / d), -L, L)        # ties to even
-        |code| = sum_k B^k * digit_k                      # least significant slice first
+        code  = clip(round(W * scale / d), -L, L)    # ties away from zero
+        |code| = sum_k B^k * digit_k                  # least significant slice first
         G+_k  = g_min + d * digit_k  if code > 0, else g_min
         G-_k  = g_min + d * digit_k  if code < 0, else g_min
         W     = sum_k B^k * (G+_k - G-_k) / scale
 
-    This is the bit-sliced core of CrossSim 3.2.0 with balanced slices, in µS. float16, bfloat16 and integer weights are
+    This is the bit-sliced core of CrossSim 3.2.0 with balanced slices, in µS. CrossSim rounds ties to even; the only
+    weight that is exactly one, max|W| / 2, it rounds away from zero, too. float16, bfloat16 and integer weights are
     computed and returned in float32.
 
     Args:
@@ -55,15 +57,17 @@ class BitSlicedPairConductanceConverter(BitSlicedConductanceConverter):
         """Indices of the devices of each pair, of which one is always at `g_min`."""
         return tuple((2 * number, 2 * number + 1) for number in range(self.slices))
 
+    @property
+    def _highest_digits(self) -> list[int]:
+        return [digit for digit in highest_digits(self.bits - 1, self.slice_bits) for _ in ("plus", "minus")]
+
     def decoding(self, scaling: Scaling) -> Decoding:
         """``W = (G+_1 - G-_1 + B * G+_2 - B * G-_2 + ...) / scale``."""
         powers = (float(self.natural_levels**number) for number in range(self.slices))
         coefficients = tuple(sign * power for power in powers for sign in (1.0, -1.0))
         return Decoding(coefficients=coefficients, offset_us=0.0, scale=scaling.scale, zero=0.0)
 
-    def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
-        """Write the conductances of all devices, in µS, to `out`: G+ and G- of each slice, slice after slice."""
-        codes = self._codes(weights, scaling)
+    def _write_codes(self, codes: NDArray[np.intp], out: Sequence[FloatArray]) -> None:
         self._write_digits(np.maximum(codes, 0), out[::2])
         np.negative(codes, out=codes)
         self._write_digits(np.maximum(codes, 0, out=codes), out[1::2])

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnx_gconv.converters.base_converter import BaseConductanceConverter
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, operand, plain
 from onnx_gconv.converters.parameters import whole_number
-from onnx_gconv.converters.rounding import rebuilding_error, rounding_unit, storing_error_us
+from onnx_gconv.converters.pieces import pieces
+from onnx_gconv.converters.rounding import clipping_error, rebuilding_error, rounding_unit, storing_error_us
 from onnx_gconv.converters.scaling import Scaling
 from onnx_gconv.converters.weight_statistics import WeightStatistics
 
@@ -29,7 +30,7 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
     With ``L = 2^(bits-1) - 1``, the base ``B = 2^slice_bits``, and the step ``d = (g_max - g_min) / (B - 1)``::
 
         scale = (1 / max(max|W|, 1e-7)) * d * L
-        code  = clip(round(W * scale / d), -L, L)        # ties to even
+        code  = clip(round(W * scale / d), -L, L)    # ties away from zero
 
     A digit i of a code, from 0 to B - 1, is the conductance ``g_min + i * d``.
 
@@ -70,6 +71,11 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
         """Into how many slices a code is cut."""
 
     @property
+    @abc.abstractmethod
+    def _highest_digits(self) -> list[int]:
+        """For each device, the highest digit it holds: the last slice need not be full."""
+
+    @property
     def natural_levels(self) -> int:
         """``2^slice_bits``: every conductance is one of so many uniform levels."""
         return self._base
@@ -104,24 +110,36 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
         """Largest possible ``|rebuilt - W|``, in units of weight.
 
         A code is off by half a step, ``d / (2 * scale)`` in units of weight. Let u be half an ulp of 1: the roundings
-        of ``scale / d`` and of its product with the weight can shift the place where codes change by 2u * L steps.
-        Levels are rounded by u * g_max. Rebuilding adds what `rebuilding_error` says. Weights beyond `limits` are
-        clipped there; the two roundings of the scale leave the largest weight up to 2u above them.
+        of ``scale / d`` and of its product with the weight, and that what is 8u below a tie counts as one, can shift
+        the place where codes change by 10u * L steps. Levels are rounded by u. Rebuilding adds what
+        `rebuilding_error` says. Weights beyond `limits` are clipped there; the two roundings of the scale leave the
+        largest weight up to 2u above them.
         """
         unit = rounding_unit(dtype)
-        rounded = (0.5 + 2 * unit * (1 + 8 * unit) * self.largest_integer) * self._step_us / scaling.scale
+        rounded = (0.5 + 10 * unit * (1 + 16 * unit) * self.largest_integer) * self._step_us / scaling.scale
         _, limit = self.limits(scaling)
-        clipped = np.maximum(statistics.max_abs - limit, 0.0)
-        error_us = 2 * unit * self._g_max + storing_error_us(self._g_max, dtype)
-        rebuilt = rebuilding_error(self.decoding(scaling), error_us, self._g_max, limit, dtype)
+        clipped = clipping_error(statistics.max_abs, limit)
+        highest_us = [self._levels_us[digit] for digit in self._highest_digits]
+        errors_us = [2 * unit * highest + storing_error_us(highest, dtype) for highest in highest_us]
+        rebuilt = rebuilding_error(self.decoding(scaling), errors_us, highest_us, limit, dtype)
         return plain(rounded + clipped + rebuilt)
+
+    def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
+        """Write the conductances of all devices, in µS, to `out`, slice after slice."""
+        for part, scaling_of_part, conductances in pieces(weights, scaling, out):
+            self._write_codes(self._codes(part, scaling_of_part), conductances)
+
+    @abc.abstractmethod
+    def _write_codes(self, codes: NDArray[np.intp], out: Sequence[FloatArray]) -> None:
+        """Write the conductances that stand for codes. `codes` may be overwritten."""
 
     def _codes(self, weights: FloatArray, scaling: Scaling) -> NDArray[np.intp]:
         """The integer codes of weights."""
-        # A quotient of float64 numbers, rounded once to the type of the weights
-        per_weight = operand(plain(np.divide(scaling.scale, self._step_us, dtype=np.float64)), weights.dtype)
+        # The roundings of the scale and of the product come to 5u at most. What is so near to a tie is taken for one.
+        ties = 1 + 8 * rounding_unit(weights.dtype)
+        per_weight = operand(plain(np.divide(scaling.scale, self._step_us / ties, dtype=np.float64)), weights.dtype)
         with np.errstate(under="ignore"):
-            codes = weights * per_weight
+            codes = np.multiply(weights, per_weight, out=np.empty_like(weights))
         np.rint(codes, out=codes)
         np.clip(codes, -self.largest_integer, self.largest_integer, out=codes)
         integers: NDArray[np.intp] = codes.astype(np.intp)
@@ -148,3 +166,8 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
 def slice_count(bits: int, slice_bits: int) -> int:
     """Into how many slices `bits` bits are cut."""
     return math.ceil(bits / slice_bits)
+
+
+def highest_digits(bits: int, slice_bits: int) -> list[int]:
+    """The highest digit of each slice of `bits` bits."""
+    return [(1 << min(slice_bits, bits - number * slice_bits)) - 1 for number in range(slice_count(bits, slice_bits))]

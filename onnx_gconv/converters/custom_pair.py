@@ -14,7 +14,7 @@ from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, is_hal
 from onnx_gconv.converters.decoding import Decoding
 from onnx_gconv.converters.interpolation import EvenInterpolation
 from onnx_gconv.converters.parameters import checked_factors
-from onnx_gconv.converters.rounding import rebuilding_error, rounding_unit, storing_error_us
+from onnx_gconv.converters.rounding import clipping_error, rebuilding_error, rounding_unit, storing_error_us
 from onnx_gconv.converters.scaling import Scaling
 from onnx_gconv.converters.weight_statistics import WeightStatistics
 from onnx_gconv.errors import ConfigError
@@ -203,8 +203,11 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
             np.abs(self._differences_us() - np.linspace(-reach_us, reach_us, self._tables.shape[1])).max()
         )
         limit = reach_us / scaling.scale
-        clipped = np.maximum(statistics.max_abs - limit, 0.0)
-        rebuilt = rebuilding_error(self.decoding(scaling), error_us, highest_us, plain(limit), dtype)
+        clipped = clipping_error(statistics.max_abs, plain(limit))
+        count = len(self._tables)
+        rebuilt = rebuilding_error(
+            self.decoding(scaling), [error_us] * count, [highest_us] * count, plain(limit), dtype
+        )
         finfo = ml_dtypes.finfo(computed)
         beyond = np.maximum(limit - float(finfo.max), 0.0)
         off_grid = 5 * unit * limit + 4 * float(finfo.smallest_subnormal) + beyond

@@ -26,7 +26,7 @@ class EvenInterpolation:
 
     The points are `grid` divided by a scale, which may differ from element to element. As they are equally spaced but
     for roundings, the interval of an element x is guessed from x * scale and corrected by one comparison, once for all
-    tables.
+    tables. Elements beyond the points have the values of the ends.
 
     Args:
         grid: P points from -U to U, equally spaced but for roundings, float32 or float64.
@@ -63,7 +63,7 @@ class EvenInterpolation:
         number = self.grid.dtype.type
         points, ends = self._points(self.grid, number(scale)), self._points(self._next, number(scale))
         wide = points.astype(np.float64)
-        slopes = self._rises / np.append(np.diff(wide), 1.0)
+        slopes = self._rises / _lengths(wide, np.append(wide[1:], wide[-1]))
 
         def interpolate(elements: FloatArray, memory: _Memory, out: Sequence[FloatArray]) -> None:
             inside = np.clip(elements, points[0], points[-1], out=memory.inside)
@@ -88,9 +88,7 @@ class EvenInterpolation:
         upper = self._points(_take(self._next, interval), scale)
         np.add(interval, np.greater_equal(inside, upper), out=interval)
         lower = self._points(_take(self.grid, interval), scale).astype(np.float64)
-        length = self._points(_take(self._next, interval), scale).astype(np.float64) - lower
-        # An element at the largest number of its type is at the last point, and no interval follows.
-        length[length <= 0] = 1.0
+        length = _lengths(lower, self._points(_take(self._next, interval), scale).astype(np.float64))
         distance = inside.astype(np.float64) - lower
         for rise, table, ends_of_table, array in zip(self._rises, self._tables, self._ends, out, strict=True):
             array[...] = _take(rise, interval) / length * distance + _take(table, interval)
@@ -141,6 +139,13 @@ class _Memory:
         if elements.shape == self.inside.shape:
             return self
         return _Memory(*(array[: elements.size] for array in vars(self).values()))
+
+
+def _lengths(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The lengths of intervals; 1 for those without any, at the last point and at the largest number of a type."""
+    lengths = upper - lower
+    lengths[lengths <= 0] = 1.0
+    return lengths
 
 
 def _take(table: NDArray[Any], indices: NDArray[np.intp]) -> Any:  # noqa: ANN401 - an array of the type of `table`

@@ -13,6 +13,7 @@ from onnx_gconv.converters.base_converter import SMALLEST_MAX_ABS, BaseConductan
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, is_half_precision, operand, plain
 from onnx_gconv.converters.decoding import Decoding
 from onnx_gconv.converters.parameters import checked_factors
+from onnx_gconv.converters.rounding import clipping_error
 from onnx_gconv.converters.scaling import Scaling
 from onnx_gconv.converters.weight_statistics import WeightStatistics
 
@@ -124,17 +125,23 @@ class NPairConductanceConverter(BaseConductanceConverter):
         number = weights.dtype.type
         zero, g_min, g_max = number(0), number(self._g_min), number(self._g_max)
         with np.errstate(under="ignore"):
-            product = weights * operand(scaling.scale, weights.dtype)
-            filled = 0.0
-            for pair, factor in enumerate(self._factors):
-                for device, signed in zip(self.pairs[pair], (product, -product), strict=True):
-                    conductance = out[device]
-                    np.maximum(signed, zero, out=conductance)
-                    np.subtract(conductance, number(filled), out=conductance)
-                    np.divide(conductance, number(factor), out=conductance)
-                    np.add(conductance, g_min, out=conductance)
+            product, rectified = np.empty_like(weights), np.empty_like(weights)
+            np.multiply(weights, operand(scaling.scale, weights.dtype), out=product)
+            for sign in range(2):
+                if sign:
+                    np.negative(product, out=product)
+                np.maximum(product, zero, out=rectified)
+                filled = 0.0
+                for pair, factor in enumerate(self._factors):
+                    conductance, rest = out[self.pairs[pair][sign]], rectified
+                    # Subtracting zero and dividing by one would change nothing.
+                    if pair:
+                        rest = np.subtract(rest, number(filled), out=conductance)
+                    if factor != 1:
+                        rest = np.divide(rest, number(factor), out=conductance)
+                    np.add(rest, g_min, out=conductance)
                     np.clip(conductance, g_min, g_max, out=conductance)
-                filled += factor * (self._g_max - self._g_min)
+                    filled += factor * (self._g_max - self._g_min)
 
     def conductance_bounds(self, dtype: np.dtype[Any]) -> tuple[float, float]:
         """The lowest and the highest conductance that converting can give, in µS: the clip is the last step."""
@@ -155,7 +162,7 @@ class NPairConductanceConverter(BaseConductanceConverter):
         roundings = 3 * pairs + (1 + reach) + (4 + 2 * pairs) * reach + 1 + 2
         _, limit = self.limits(scaling)
         largest = np.maximum(np.minimum(statistics.max_abs, limit), SMALLEST_MAX_ABS)
-        clipped = np.maximum(statistics.max_abs - limit, 0.0)
+        clipped = clipping_error(statistics.max_abs, limit)
         subnormal = float(ml_dtypes.finfo(dtype).smallest_subnormal)
         lost_us = subnormal * 2 * sum(self._factors) if is_half_precision(dtype) else 0.0
         bound = (roundings * unit * largest + clipped) * (1 + 32 * pairs * unit)

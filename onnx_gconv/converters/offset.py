@@ -11,7 +11,7 @@ from onnx_gconv.converters.base_converter import BaseConductanceConverter
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, operand, plain
 from onnx_gconv.converters.decoding import Decoding
 from onnx_gconv.converters.parameters import whole_number
-from onnx_gconv.converters.rounding import rebuilding_error, rounding_unit, storing_error_us
+from onnx_gconv.converters.rounding import clipping_error, rebuilding_error, rounding_unit, storing_error_us
 from onnx_gconv.converters.scaling import Scaling
 from onnx_gconv.converters.weight_statistics import WeightStatistics
 
@@ -63,8 +63,10 @@ class OffsetConductanceConverter(BaseConductanceConverter):
     @property
     def reference_us(self) -> float:
         """The conductance of a zero weight and of the reference devices, in µS."""
-        low, high = self._used_us
-        return low + (high - low) / 2
+        range_us = self._g_max - self._g_min
+        if self._levels is None or self._levels % 2:
+            return self._g_min + range_us / 2
+        return self._g_min + range_us * (self._levels // 2) / (self._levels - 1)
 
     def for_levels(self, count: int) -> OffsetConductanceConverter:
         """This converter with zero at one of `count` levels.
@@ -123,8 +125,8 @@ class OffsetConductanceConverter(BaseConductanceConverter):
             self._g_max, dtype
         )
         _, limit = self.limits(scaling)
-        clipped = np.maximum(statistics.max_abs - limit, 0.0)
-        return plain(rebuilding_error(self.decoding(scaling), error_us, self._g_max, limit, dtype) + clipped)
+        clipped = clipping_error(statistics.max_abs, limit)
+        return plain(rebuilding_error(self.decoding(scaling), [error_us], [self._g_max], limit, dtype) + clipped)
 
     @property
     def _used_us(self) -> tuple[float, float]:
@@ -136,5 +138,7 @@ class OffsetConductanceConverter(BaseConductanceConverter):
     @property
     def _reach_us(self) -> float:
         """How far the largest weight is from the reference, in µS."""
-        low, high = self._used_us
-        return (high - low) / 2
+        range_us = self._g_max - self._g_min
+        if self._levels is None or self._levels % 2:
+            return range_us / 2
+        return range_us * (self._levels - 2) / (self._levels - 1) / 2

@@ -11,9 +11,8 @@ from onnx_gconv.converters.scaling import Scaling
 
 __all__ = ["PIECE_ELEMENTS", "pieces"]
 
-# With some intermediate results of float64 about a megabyte. Operations on smaller pieces are so short that two threads
-# spend their time handing the interpreter lock to each other.
-PIECE_ELEMENTS = 1 << 15
+# With some intermediate results of float64 half a megabyte. Smaller pieces spend too much time between operations.
+PIECE_ELEMENTS = 1 << 14
 
 
 def pieces(

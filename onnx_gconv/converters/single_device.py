@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from onnx_gconv.converters.base_converter import SMALLEST_MAX_ABS, BaseConductanceConverter, scale_of_params
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, operand, plain
 from onnx_gconv.converters.decoding import Decoding
-from onnx_gconv.converters.rounding import rebuilding_error, rounding_unit, storing_error_us
+from onnx_gconv.converters.rounding import clipping_error, rebuilding_error, rounding_unit, storing_error_us
 from onnx_gconv.converters.scaling import Scaling
 from onnx_gconv.converters.weight_statistics import WeightStatistics
 
@@ -141,8 +141,11 @@ class SingleDeviceConductanceConverter(BaseConductanceConverter):
             self._g_max, dtype
         )
         low, high = self.limits(scaling)
-        clipped = np.maximum(np.maximum(statistics.maximum - high, low - statistics.minimum), 0.0)
+        clipped = np.maximum(
+            clipping_error(statistics.maximum, high),
+            clipping_error(plain(np.negative(statistics.minimum)), plain(np.negative(low))),
+        )
         largest = np.maximum(np.maximum(np.abs(low), np.abs(high)), range_us / scaling.scale)
-        rebuilt = rebuilding_error(self.decoding(scaling), error_us, self._g_max, plain(largest), dtype)
+        rebuilt = rebuilding_error(self.decoding(scaling), [error_us], [self._g_max], plain(largest), dtype)
         # limits are sums of float64 numbers, whose rounding may hide some of what is clipped
         return plain((rebuilt + clipped) * (1 + 8 * unit) + 4 * np.finfo(np.float64).eps * largest)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from onnx_gconv.converters.base_converter import SMALLEST_MAX_ABS, BaseConductanceConverter, scale_of_params
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, is_half_precision, operand, plain
 from onnx_gconv.converters.decoding import Decoding
+from onnx_gconv.converters.rounding import clipping_error
 from onnx_gconv.converters.scaling import Scaling
 from onnx_gconv.converters.weight_statistics import WeightStatistics
 from onnx_gconv.errors import ConfigError
@@ -169,20 +170,22 @@ class SinglePairConductanceConverter(BaseConductanceConverter):
         µS, and the difference of the pair another u.
 
         Half precision: conductances are computed in float32, whose roundings are small beside the one that rounds them,
-        and the scale has been rounded down, so that nothing is clipped.
+        and the scale has been rounded down, so that nothing is clipped. g_min is rounded alone in one device and with
+        the weight in the other: its error, u * g_min, stays in the difference.
         """
         finfo = ml_dtypes.finfo(dtype)
         unit = float(finfo.eps) / 2
         _, limit = self.limits(scaling)
         largest = np.minimum(statistics.max_abs, limit)
-        clipped = np.maximum(statistics.max_abs - limit, 0.0)
+        clipped = clipping_error(statistics.max_abs, limit)
         if self._exact:
             # The devices hold what exceeds the limit by the roundings of the scale.
-            return plain(np.where(clipped > 4 * unit * np.asarray(limit), clipped, 0.0)[()])
+            return plain(np.where(clipped > 6 * unit * np.asarray(limit), clipped, 0.0)[()])
         bound = 2 * unit * largest + clipped
         if self._g_min:
             reach = np.maximum(largest, SMALLEST_MAX_ABS)
-            bound = bound + (1 + self._g_max / (self._g_max - self._g_min)) * unit * reach
+            rounded_us = self._g_max + (self._g_min if is_half_precision(dtype) else 0.0)
+            bound = bound + (1 + rounded_us / (self._g_max - self._g_min)) * unit * reach
         subnormal = float(finfo.smallest_subnormal)
         # Small conductances of half precision are subnormal numbers.
         lost_us = subnormal if is_half_precision(dtype) else 0.0

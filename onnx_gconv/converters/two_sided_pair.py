@@ -10,7 +10,7 @@ import numpy as np
 from onnx_gconv.converters.base_converter import BaseConductanceConverter
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, operand, plain
 from onnx_gconv.converters.decoding import Decoding
-from onnx_gconv.converters.rounding import rebuilding_error, rounding_unit, storing_error_us
+from onnx_gconv.converters.rounding import clipping_error, rebuilding_error, rounding_unit, storing_error_us
 from onnx_gconv.converters.scaling import Scaling
 from onnx_gconv.converters.weight_statistics import WeightStatistics
 
@@ -92,8 +92,10 @@ class TwoSidedPairConductanceConverter(BaseConductanceConverter):
             self._g_max, dtype
         )
         _, limit = self.limits(scaling)
-        clipped = np.maximum(statistics.max_abs - limit, 0.0)
-        return plain(rebuilding_error(self.decoding(scaling), error_us, self._g_max, limit, dtype) + clipped)
+        clipped = clipping_error(statistics.max_abs, limit)
+        return plain(
+            rebuilding_error(self.decoding(scaling), [error_us] * 2, [self._g_max] * 2, limit, dtype) + clipped
+        )
 
     @property
     def _middle_us(self) -> float:

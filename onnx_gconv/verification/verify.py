@@ -149,6 +149,7 @@ class VerificationReport:
 
     def _outputs_table(self) -> Table:
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(
             title="Outputs in ONNX Runtime, mapped against original", title_justify="left", title_style="bold"
@@ -161,7 +162,7 @@ class VerificationReport:
             table.add_column("beyond weights", justify="right")
         table.add_column("allowed", justify="right")
         table.add_column("own spread", justify="right")
-        table.add_column("SQNR [dB]", justify="right")
+        table.add_column(Text("SQNR [dB]"), justify="right")
         table.add_column("same argmax", justify="right")
         table.add_column("")
         for item in self.outputs.comparisons:

@@ -158,7 +158,7 @@ def test_exact_mapping_and_restoring_gives_the_very_weights_back(gconv, gconv_js
 def test_demo_runs_into_a_folder_of_its_own(program, tmp_path):
     found = program("demo", "-o", tmp_path / "here", cwd=tmp_path)
     assert (found.code, found.stderr) == (0, "")
-    assert found.stdout.count("440 of 450") == 6
+    assert found.stdout.count("440 of 450") == 8
     assert names(tmp_path) == ["here"]
 
 

@@ -209,3 +209,19 @@ def test_a_range_too_far_from_the_weights_is_refused():
     converter = CustomPairConductanceConverter([1.0], triangle(0, 1e-10), 1e-10)
     with pytest.raises(UnmappableWeightError, match=r"max\|W\| = 3e\+38, .* scale is 0.0 in float32"):
         converter.convert_to_conductances(np.array([3e38], np.float32))
+
+
+@pytest.mark.parametrize("largest", [np.finfo(np.float32).max, 1e38])
+@pytest.mark.parametrize("reach", [25.0, 1e-3, 5e-5])
+def test_the_largest_numbers_of_the_type_come_back_within_the_bound(largest, reach):
+    converter = CustomPairConductanceConverter([1.0], triangle(0, reach), reach, invertibility_test=False)
+    weights = (np.linspace(-1, 1, 101) * np.float64(largest)).astype(np.float32)
+    statistics = WeightStatistics(-float(largest), float(largest), 101)
+    scaling = converter.scaling(statistics, FLOAT32)
+    bound = converter.error_bound(statistics, scaling, FLOAT32)
+    for of_elements in (scaling, Scaling(np.full(101, scaling.scale, np.float32))):
+        out = [np.empty_like(weights) for _ in range(2)]
+        converter.convert_chunk(weights, of_elements, out)
+        with np.errstate(over="ignore"):  # the bound is infinite then
+            rebuilt = converter.decoding(of_elements).decode(out, FLOAT32)
+        assert np.abs(np.float64(rebuilt) - weights).max() <= bound

@@ -334,6 +334,16 @@ class TestWholeArrays:
         with pytest.raises(ValueError, match=r"conductances|elements"):
             converter.convert_back_to_weights([np.ones(2)] * (len(converter.device_names) + 2), params)
 
+    @pytest.mark.parametrize("name", sorted(CONVERTERS))
+    @pytest.mark.parametrize("shape", [(), (1,), (4, 1), (2, 1, 3)])
+    @given(data=st.data())
+    def test_conductances_have_the_shape_of_the_weight(self, name, shape, data):
+        converter = data.draw(converters(name))
+        conductances, params = converter.convert_to_conductances(np.ones(shape, np.float32))
+        assert [conductance.shape for conductance in conductances] == [shape] * len(converter.device_names)
+        assert params["scale_ratio"].dtype == np.float32
+        assert converter.convert_back_to_weights(conductances, params).shape == shape
+
     @given(converters())
     def test_an_all_zero_weight_comes_back_as_zero(self, converter):
         weights = np.zeros((2, 3), np.float32)

@@ -7,16 +7,24 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_gconv as gconv
 from onnx_gconv.cli import main
-from onnx_gconv.converters import SinglePairConductanceConverter
+from onnx_gconv.converters import CONVERTERS, SinglePairConductanceConverter
+from onnx_gconv.converters.clipping import Clipping
+from onnx_gconv.devices.levels import ConductanceLevels
+from onnx_gconv.granularity import Granularity, GranularityKind
+from onnx_gconv.mapping_scheme import MappingScheme
+from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.models import model_path
+from onnx_gconv.passes import MapConductances
 from onnx_gconv.weights import SkipReason
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,9 +94,67 @@ def test_the_manifest_of_the_worked_example_is_the_one_that_mapping_writes(tmp_p
     save_example(tmp_path / "example.onnx")
     gconv.map_model(tmp_path / "example.onnx")
     mapped = onnx.load(tmp_path / "example.gconv.onnx")
-    [documented] = [json.loads(block) for block in blocks(FORMAT, "json")]
+    [documented] = [block for block in map(json.loads, blocks(FORMAT, "json")) if "format" in block]
     written = json.loads({entry.key: entry.value for entry in mapped.metadata_props}["onnx_gconv"])
     assert written | {"tool": documented["tool"]} == documented
+
+
+EXAMPLES = [block for block in map(json.loads, blocks(FORMAT, "json")) if "format" not in block]
+
+
+def scheme_of_example(example: dict) -> MappingScheme:
+    converter = CONVERTERS[example["converter"]["name"]](**example["converter"]["parameters"])
+    tile = tuple(example["tile"]) if "tile" in example else None
+    levels = {key: value for key, value in example.get("levels", {}).items() if key != "storage"}
+    return MappingScheme(
+        converter,
+        Granularity(example["granularity"], tile, example.get("partition", "equal")),
+        Clipping(**example.get("clipping", {})),
+        ConductanceLevels.from_manifest(levels) if levels else None,
+        "codes" if example.get("levels", {}).get("storage", "float") != "float" else "float",
+    )
+
+
+def map_example(folder: Path, scheme: MappingScheme) -> Path:
+    save_example(folder / "example.onnx")
+    model = load_model(folder / "example.onnx")
+    MapConductances(scheme=scheme)(model)
+    save_model(model, folder / "mapped.onnx", inputs=[folder / "example.onnx"])
+    return folder / "mapped.onnx"
+
+
+def test_there_is_an_example_of_every_converter_and_granularity() -> None:
+    assert {example["converter"]["name"] for example in EXAMPLES} == {*CONVERTERS}
+    assert {example["granularity"] for example in EXAMPLES} == {*get_args(GranularityKind)}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["converter"]["name"])
+def test_a_worked_example_of_the_specification_is_what_mapping_writes(tmp_path: Path, example: dict) -> None:
+    mapped = onnx.load(map_example(tmp_path, scheme_of_example(example)))
+    manifest = json.loads({entry.key: entry.value for entry in mapped.metadata_props}["onnx_gconv"])
+    [weight] = manifest["weights"]
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in mapped.graph.initializer}
+    assert [item["name"] for item in weight["conductances"]] == list(example["initializers"])
+    assert [item["coefficient"] for item in weight["conductances"]] == example["coefficients"]
+    for name, values in example["initializers"].items():
+        np.testing.assert_allclose(tensors[name], values, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(tensors[weight["scale"]["name"]], example["scale"], rtol=1e-5)
+    np.testing.assert_allclose(
+        [weight["offset_us"], weight["zero"]], [example["offset_us"], example["zero"]], rtol=1e-5
+    )
+    mapped.graph.output.append(helper.make_tensor_value_info("W", TensorProto.FLOAT, [2, 3]))
+    session = onnxruntime.InferenceSession(mapped.SerializeToString(), providers=["CPUExecutionProvider"])
+    [rebuilt] = session.run(["W"], {"x": np.zeros((1, 2), np.float32)})
+    np.testing.assert_allclose(rebuilt, example["rebuilt"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["converter"]["name"])
+def test_the_reader_of_the_specification_reads_every_worked_example(tmp_path: Path, example: dict) -> None:
+    namespace: dict[str, object] = {}
+    for block in blocks(FORMAT, "python"):
+        exec(compile(block, "format.md", "exec"), namespace)  # noqa: S102 - that is the test
+    found = namespace["read_weights"](map_example(tmp_path, scheme_of_example(example)))["", "W"]
+    np.testing.assert_allclose(found, example["rebuilt"], rtol=1e-5, atol=1e-6)
 
 
 def test_the_reader_of_the_specification_rebuilds_weights(tmp_path: Path) -> None:

@@ -268,7 +268,8 @@ def _check_scheme(subject: _Subject, original: ir.Model) -> None:
     for found in compare_weights(original, model, manifest):
         _demand(
             found.passed,
-            f"{scheme}: the weight '{found.name}' is off by {found.max_abs_error}, allowed {found.bound}; {found.problem}",
+            f"{scheme}: the weight '{found.name}' is off by {found.max_abs_error}, allowed {found.bound} "
+            f"({found.problem})",
         )
     outputs = subject.run(model, "scheme")
     RestoreWeights()(model)

@@ -19,6 +19,7 @@ from onnx_gconv.cli.inspect import inspect
 from onnx_gconv.cli.map import map_
 from onnx_gconv.cli.options import debug_is_on
 from onnx_gconv.cli.output import tolerated_loss_of_reader
+from onnx_gconv.cli.presets import presets
 from onnx_gconv.cli.restore import restore
 from onnx_gconv.cli.verify import verify
 from onnx_gconv.errors import GconvError, VerificationError
@@ -67,6 +68,7 @@ app.command("map")(map_)
 app.command("inspect")(inspect)
 app.command("verify")(verify)
 app.command("restore")(restore)
+app.command("presets")(presets)
 app.command("demo")(demo)
 app.add_typer(config)
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_gconv.models import model_path
 
-COMMANDS = ["map", "inspect", "verify", "restore", "demo"]
+COMMANDS = ["map", "inspect", "verify", "restore", "presets", "demo"]
 MAPPED_KEYS = {"name", "shape", "dtype", "converter", "granularity", "scale", "consumers"}
 
 
@@ -242,6 +242,7 @@ def test_characters_that_the_terminal_does_not_have_are_no_error(program, folder
         ["inspect", "cnn.onnx"],
         ["verify", "cnn.onnx", "cnn.gconv.onnx"],
         ["restore", "cnn.gconv.onnx"],
+        ["presets"],
         ["demo", "-o", "demo"],
     ],
     ids=COMMANDS,

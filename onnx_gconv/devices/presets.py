@@ -1,0 +1,233 @@
+"""Published devices: conductance range, levels, array and tolerance, each with its sources."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from onnx_gconv.devices.levels import ConductanceLevels
+from onnx_gconv.errors import ConfigError
+
+__all__ = ["DevicePreset", "Source", "preset", "presets", "presets_in"]
+
+_FILE = "presets.toml"
+_ARRAY_AXES = 2
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where figures of a preset are from: a paper, a program, or a paper and the program that belongs to it.
+
+    Attributes:
+        authors: Of the paper; None without a paper, as the next three.
+        title: Its title.
+        venue: Where it was published.
+        year: When.
+        tool: The program that has the figures; None for none.
+        file: In which of its files they are; None if that is not known.
+
+    Raises:
+        ConfigError: If there is neither a whole paper nor a program.
+    """
+
+    authors: str | None = None
+    title: str | None = None
+    venue: str | None = None
+    year: int | None = None
+    tool: str | None = None
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        paper = (self.authors, self.title, self.venue, self.year)
+        if any(paper) and not all(paper):
+            raise ConfigError("a paper needs authors, title, venue and year")
+        if not (self.title or self.tool):
+            raise ConfigError("a source needs a paper or a tool")
+        if self.file and not self.tool:
+            raise ConfigError(f"the file {self.file} needs the tool that it belongs to")
+
+    @property
+    def short(self) -> str:
+        """E.g. ``V. Joshi et al. 2020``, ``CrossSim``, or both."""
+        if self.authors is None:
+            return self.tool or ""
+        first, *others = self.authors.split(", ")
+        paper = f"{first} et al. {self.year}" if others else f"{first} {self.year}"
+        return f"{paper} ({self.tool})" if self.tool else paper
+
+    def __str__(self) -> str:
+        paper = f"{self.authors}, {self.title}, {self.venue}, {self.year}" if self.title else ""
+        tool = f"{self.tool}, {self.file}" if self.file else self.tool or ""
+        return "; ".join(part for part in (paper, tool) if part)
+
+
+@dataclass(frozen=True)
+class DevicePreset:
+    """What is published of a device. What is None is not known, or not limited.
+
+    Attributes:
+        name: What people write.
+        description: What it is, in a line.
+        g_min: Lower end of the devices' range, in µS.
+        g_max: Upper end of it, in µS.
+        sources: Where the figures are from, at least one.
+        levels: How many uniform levels a device has; None for any conductance in the range.
+        array: Rows (inputs) and columns (outputs) of a crossbar array.
+        tolerance_us: How far from its target a device may be when programming ends, in µS.
+        tolerance_relative: The same as a part of the target.
+        converter: The converter that belongs to the device; None for a single pair.
+        notes: What is not known, and what the figures stand for.
+
+    Raises:
+        ConfigError: If a value is missing or wrong.
+    """
+
+    name: str
+    description: str
+    g_min: float
+    g_max: float
+    sources: tuple[Source, ...]
+    levels: int | None = None
+    array: tuple[int, int] | None = None
+    tolerance_us: float | None = None
+    tolerance_relative: float | None = None
+    converter: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.name and self.description):
+            raise ConfigError("a preset needs a name and a description")
+        if not (math.isfinite(self.g_max) and 0 <= self.g_min < self.g_max):
+            raise ConfigError(f"g_min is at least 0 and below g_max, but they are {self.g_min} and {self.g_max} µS")
+        _ = self.conductance_levels  # which raises if no device has so many
+        if self.array is not None and (len(self.array) != _ARRAY_AXES or min(self.array) < 1):
+            raise ConfigError(f"an array has at least one row and one column, but this one is {self.array}")
+        for name in ("tolerance_us", "tolerance_relative"):
+            tolerance = getattr(self, name)
+            if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+                raise ConfigError(f"{name} is positive and finite, but it is {tolerance}")
+        if not self.sources:
+            raise ConfigError("a preset needs a source")
+
+    @property
+    def conductance_levels(self) -> ConductanceLevels | None:
+        """The levels of a device, in µS; None for any conductance in the range."""
+        return None if self.levels is None else ConductanceLevels.uniform(self.levels, self.g_min, self.g_max)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values; conductances in µS."""
+        document = dataclasses.asdict(self)
+        for name in ("array", "notes", "sources"):
+            document[name] = None if document[name] is None else list(document[name])
+        return document
+
+
+@functools.cache
+def presets() -> tuple[DevicePreset, ...]:
+    """All presets, in the order of their file."""
+    return presets_in(resources.files(__package__).joinpath(_FILE).read_text(encoding="utf-8"))
+
+
+def preset(name: str) -> DevicePreset:
+    """The preset of that name.
+
+    Raises:
+        ConfigError: If there is none; the message gives the nearest names.
+    """
+    known = {item.name: item for item in presets()}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name.lower(), known)
+    hint = f"did you mean {' or '.join(near)}?" if near else "'onnx-gconv presets' lists them"
+    raise ConfigError(f"there is no preset '{name}'; {hint}")
+
+
+def presets_in(text: str) -> tuple[DevicePreset, ...]:
+    """The presets in a TOML document.
+
+    Raises:
+        ConfigError: If it is no such document; the message names the preset and the value.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"presets are no TOML: {error}") from None
+    tables = document.pop("preset", [])
+    if document or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError("presets are an array of tables [[preset]], and nothing else")
+    found = tuple(_preset_of(table, f"preset {number}") for number, table in enumerate(tables, start=1))
+    names = [item.name for item in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"there is more than one preset '{twice[0]}'")
+    return found
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "description": (str,),
+    "g_min": (float, int),
+    "g_max": (float, int),
+    "levels": (int,),
+    "array": (list,),
+    "tolerance_us": (float, int),
+    "tolerance_relative": (float, int),
+    "converter": (str,),
+    "notes": (list,),
+    "source": (list,),
+}
+_SOURCE_TYPES: dict[str, tuple[type, ...]] = {
+    "authors": (str,),
+    "title": (str,),
+    "venue": (str,),
+    "year": (int,),
+    "tool": (str,),
+    "file": (str,),
+}
+_ITEM_TYPES: dict[str, type] = {"array": int, "notes": str, "source": dict}
+_NEEDED = ("name", "description", "g_min", "g_max", "source")
+
+
+def _preset_of(table: Mapping[str, Any], place: str) -> DevicePreset:
+    if isinstance(table.get("name"), str):
+        place = f"preset '{table['name']}'"
+    try:
+        _check_types(table, _TYPES)
+        _check_complete(table)
+        values = {key: table[key] for key in _TYPES if key in table and key != "source"}
+        for source in table["source"]:
+            _check_types(source, _SOURCE_TYPES)
+        for name in ("array", "notes"):
+            if name in values:
+                values[name] = tuple(values[name])
+        for name in ("g_min", "g_max"):
+            values[name] = float(values[name])
+        return DevicePreset(**values, sources=tuple(Source(**source) for source in table["source"]))
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
+def _check_complete(table: Mapping[str, Any]) -> None:
+    if missing := [name for name in _NEEDED if name not in table]:
+        raise ConfigError(f"{missing[0]} is missing")
+
+
+def _check_types(table: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> None:
+    for key, value in table.items():
+        if key not in types:
+            near = difflib.get_close_matches(key, types, n=1)
+            raise ConfigError(f"there is no '{key}'" + (f"; did you mean {near[0]}?" if near else ""))
+        items = value if isinstance(value, list) else []
+        expected = _ITEM_TYPES.get(key)
+        if not _is_a(value, types[key]) or (expected and not all(_is_a(item, (expected,)) for item in items)):
+            raise ConfigError(f"{key} is {value!r}, which is of the wrong type")
+
+
+def _is_a(value: object, types: tuple[type, ...]) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool)

@@ -35,12 +35,20 @@ class ConductanceLevels:
     Args:
         values: The levels in µS.
         is_uniform: Whether they are equally spaced.
+
+    Raises:
+        ConfigError: If float32 cannot tell two of them apart.
     """
 
     def __init__(self, values: Sequence[float] | NDArray[np.floating[Any]], *, is_uniform: bool) -> None:
         self._values = np.array(values, np.float64)
         self._values.setflags(write=False)
         self._is_uniform = is_uniform
+        in_float32 = self.values(np.float32)
+        if (same := np.flatnonzero(np.diff(in_float32) <= 0)).size:
+            raise ConfigError(
+                f"levels {same[0]} and {same[0] + 1} are both {in_float32[same[0]]} µS in float32; use fewer levels"
+            )
 
     @classmethod
     def uniform(cls, count: int, g_min: float, g_max: float) -> ConductanceLevels:

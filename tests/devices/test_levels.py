@@ -110,6 +110,11 @@ def test_its_text_makes_it_again():
         (lambda: ConductanceLevels.of_table([1.0]), "a table has 2 to 65536 levels, but this one has 1"),
         (lambda: ConductanceLevels.of_table([0.0, 2.0, 1.0]), "levels of a table ascend, but after 2 µS comes 1 µS"),
         (lambda: ConductanceLevels.of_table([0.0, float("nan")]), "level 1 of the table is nan µS, no conductance"),
+        (
+            lambda: ConductanceLevels.uniform(65536, 50.0, 50.1),
+            "levels 0 and 1 are both 50.0 µS in float32; use fewer levels",
+        ),
+        (lambda: ConductanceLevels.of_table([1.0, 1.0 + 1e-9]), "both 1.0 µS in float32"),
         (lambda: ConductanceLevels.of_table([-1.0, 1.0]), "level 0 of the table is -1.0 µS, no conductance"),
     ],
 )

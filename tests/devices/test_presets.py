@@ -139,7 +139,7 @@ def test_a_document_gives_its_presets():
         (changed("25.0", '"25"'), "g_max is '25', which is of the wrong type"),
         (changed("25.0", "true"), "g_max is True, which is of the wrong type"),
         (changed('"A device"', '""'), "needs a name and a description"),
-        (added("levels = 1"), "2 to 65536 levels, but the number is 1"),
+        (added("levels = 1"), "an integer from 2 to 65536, but it is 1"),
         (added("levels = 2.5"), "levels is 2.5, which is of the wrong type"),
         (added("array = [256]"), r"but this one is \(256,\)"),
         (added("array = [256, 0]"), r"but this one is \(256, 0\)"),

@@ -148,12 +148,14 @@ class _Hdf5Reader:
         import h5py
 
         self._file = h5py.File(path, "r")
-        self._dataset_type = h5py.Dataset
+        self._dataset_type, self._link_type = h5py.Dataset, h5py.HardLink
 
     def close(self) -> None:
         self._file.close()
 
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+        if not isinstance(self._file.get(key, getlink=True), self._link_type):  # links may lead to other files
+            return None
         dataset = self._file.get(key)
         return (dataset.shape, dataset.dtype) if isinstance(dataset, self._dataset_type) else None
 

@@ -56,6 +56,11 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """
     folder = Path(path)
     manifest = _read_manifest(folder)
+    for name in (manifest.arrays.path, *(file.path for file in manifest.files)):
+        if os.path.isabs(name) or os.path.normpath(name).startswith(os.pardir):  # noqa: PTH117 - text, not yet a path
+            raise BundleError(
+                f"'{folder / MANIFEST_FILE}': the file '{name}' is outside of the bundle; do not trust it"
+            )
     for file in manifest.files:
         _check_file(folder / file.path, file.bytes)
     arrays = read_arrays(folder / manifest.arrays.path, manifest.arrays.kind)

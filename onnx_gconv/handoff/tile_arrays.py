@@ -53,10 +53,11 @@ def tile_arrays(layer: Layer, executor: Executor) -> Iterator[TileArrays]:
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(MatrixReader(tensor, layer.layout)) for tensor in layer.mapped.stored_tensors]
         jobs: deque[Future[list[TileArrays]]] = deque()
+        waiting = worker_count() if _tile_cells(layer) <= _BLOCK_CELLS else 0  # large tiles one by one
         try:
             for tiles in _blocks(layer, along_rows=readers[0].fastest == "row"):
                 jobs.append(executor.submit(_cut, layer, readers, tiles))
-                if len(jobs) > worker_count():
+                if len(jobs) > waiting:
                     yield from jobs.popleft().result()
             while jobs:
                 yield from jobs.popleft().result()
@@ -81,14 +82,18 @@ def little_endian(array: NDArray[Any]) -> NDArray[Any]:
 def _blocks(layer: Layer, *, along_rows: bool) -> Iterator[list[Tile]]:
     """Tiles that are read at once: neighbours in the direction in which elements are neighbours in storage."""
     grid, (high, wide) = layer.grid, layer.grid.shape
-    cells = math.prod(grid.tile(0, 0, 0).shape) * len(layer.record.conductances)
-    most = max(_BLOCK_CELLS // cells, 1)
+    most = max(_BLOCK_CELLS // _tile_cells(layer), 1)
     for matrix in range(grid.matrices):
         for across in range(wide if along_rows else high):
             length = high if along_rows else wide
             for first in range(0, length, most):
                 along = range(first, min(first + most, length))
                 yield [grid.tile(matrix, *((one, across) if along_rows else (across, one))) for one in along]
+
+
+def _tile_cells(layer: Layer) -> int:
+    """Cells of the largest tile, over all devices."""
+    return math.prod(layer.grid.tile(0, 0, 0).shape) * len(layer.record.conductances)
 
 
 def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile]) -> list[TileArrays]:

@@ -77,7 +77,7 @@ def handoff(
         typer.Option("--csv", help="Also write targets.csv, a line for each device.", rich_help_panel=_FILES),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Do everything but write.", rich_help_panel=_FILES)
+        bool, typer.Option("--dry-run", help="Show layers and arrays, and write nothing.", rich_help_panel=_FILES)
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an older bundle.", rich_help_panel=_FILES)

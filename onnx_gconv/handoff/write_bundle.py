@@ -98,7 +98,7 @@ def write_bundle(
         csv: Also write them as text, a line for each cell.
         preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
         overwrite: Replace an older bundle at `output`.
-        dry_run: Do everything but write.
+        dry_run: Only count the arrays; `output` may exist.
         progress: Called with the step ("conductances", "models"), what is done and how much there is.
 
     Raises:
@@ -112,7 +112,8 @@ def write_bundle(
     geometry = ArrayGeometry(*_array_size(array, device), partition, pair_layout, whole_kernels)
     if arrays not in ARRAY_FILES:
         raise ConfigError(f"arrays is one of {', '.join(ARRAY_FILES)}, but not '{arrays}'")
-    _check_target(target, source, overwrite=overwrite)
+    if not dry_run:
+        _check_target(target, source, overwrite=overwrite)
     model = load_model(source)
     with _named(source):
         layers = layers_of(model, geometry, device)

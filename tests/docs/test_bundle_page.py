@@ -21,9 +21,9 @@ READER, EXAMPLE = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE 
 
 SCHEMES = {
     "default": {},
-    "tiles": {"granularity": "tile", "tile": (20, 12), "levels": 64, "level_codes": True},
+    "tiles": {"granularity": {"kind": "tile", "tile": "20x12"}, "levels": 64, "storage": "codes"},
     "single device": {"converter": "single-device", "granularity": "channel"},
-    "bit slices": {"converter": "bit-sliced-offset", "bits": 8, "slice_bits": 4},
+    "bit slices": {"converter": {"name": "bit-sliced-offset", "bits": 8, "slice_bits": 4}},
 }
 
 

@@ -24,7 +24,9 @@ def weight(*shape, seed=0):
 OPS = {
     "MatMul": graph("y = MatMul(x, W)", (2, 13), W=weight(13, 10)),
     "MatMul of a batch": graph("y = MatMul(x, W)", (3, 2, 13), W=weight(3, 13, 10)),
-    "MatMul of a transposed weight": graph("t = Transpose <perm = [1, 0]> (W) y = MatMul(x, t)", (2, 13), W=weight(10, 13)),
+    "MatMul of a transposed weight": graph(
+        "t = Transpose <perm = [1, 0]> (W) y = MatMul(x, t)", (2, 13), W=weight(10, 13)
+    ),
     "Gemm": graph("y = Gemm <alpha = 0.5> (x, W, c)", (2, 13), W=weight(13, 10), c=weight(10, seed=5)),
     "Gemm transB": graph("y = Gemm <transB = 1> (x, W)", (2, 13), W=weight(10, 13)),
     "one output": graph("y = MatMul(x, W)", (2, 13), W=weight(13, 1)),

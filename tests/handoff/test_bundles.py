@@ -312,7 +312,10 @@ def test_without_a_size_of_the_arrays_there_is_no_bundle(mapped):
 def test_weights_in_bodies_are_layers_too(parse, tmp_path, normal):
     model = parse(
         """g (bool c, float[2, 4] x) => (float y) {
-            y = If (c) <then_branch = a () => (float p) { p = MatMul(x, V) }, else_branch = b () => (float q) { q = MatMul(x, U) }>
+            y = If (c) <
+                then_branch = a () => (float p) { p = MatMul(x, V) },
+                else_branch = b () => (float q) { q = MatMul(x, U) }
+            >
         }""",
         V=normal(4, 3), U=normal(4, 3, seed=1),
     )  # fmt: skip

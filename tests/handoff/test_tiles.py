@@ -78,7 +78,7 @@ def test_the_size_of_an_array_is_rows_by_columns():
 
 @pytest.mark.parametrize("text", ["", "256", "256x", "0x4", "4x-1", "axb", "2x3x4", "2.5x4"])
 def test_other_texts_are_no_size(text):
-    with pytest.raises(ConfigError, match="ROWSxCOLUMNS, e.g. 256x256, but not as"):
+    with pytest.raises(ConfigError, match=r"ROWSxCOLUMNS, e.g. 256x256, but not as"):
         parse_array(text)
 
 

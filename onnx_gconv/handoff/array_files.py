@@ -144,23 +144,55 @@ class _NpzWriter:
 
 
 class _Hdf5Reader:
+    """Datasets, through the low-level interface, which is faster. Nothing that leads to other files is followed."""
+
     def __init__(self, path: Path) -> None:
         import h5py
 
         self._file = h5py.File(path, "r")
-        self._dataset_type, self._link_type = h5py.Dataset, h5py.HardLink
+        self._h5py = h5py
+        self._groups: dict[str, bool] = {"": True}
 
     def close(self) -> None:
         self._file.close()
 
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-        if not isinstance(self._file.get(key, getlink=True), self._link_type):  # links may lead to other files
-            return None
-        dataset = self._file.get(key)
-        return (dataset.shape, dataset.dtype) if isinstance(dataset, self._dataset_type) else None
+        dataset = self._dataset(key)
+        return None if dataset is None else (dataset.shape, dataset.dtype)
 
     def read(self, key: str) -> NDArray[Any]:
-        return np.asarray(self._file[key][()])
+        dataset = self._dataset(key)
+        if dataset is None:
+            raise KeyError(key)
+        array = np.empty(dataset.shape, dataset.dtype)
+        dataset.read(self._h5py.h5s.ALL, self._h5py.h5s.ALL, array)
+        return array
+
+    def _dataset(self, key: str) -> Any | None:  # noqa: ANN401 - h5py has no types
+        h5d = self._h5py.h5d
+        if not (self._is_group(key.rpartition("/")[0]) and self._is_inside(key)):
+            return None
+        try:
+            dataset = h5d.open(self._file.id, key.encode())
+        except (KeyError, TypeError, ValueError):  # none of that name, or a group
+            return None
+        creation = dataset.get_create_plist()
+        is_elsewhere = creation.get_layout() == h5d.VIRTUAL or creation.get_external_count() > 0
+        return None if is_elsewhere else dataset
+
+    def _is_group(self, path: str) -> bool:
+        """Whether a path leads through groups of this file."""
+        if path not in self._groups:
+            self._groups[path] = self._is_group(path.rpartition("/")[0]) and self._is_inside(path)
+        return self._groups[path]
+
+    def _is_inside(self, path: str) -> bool:
+        """Whether the last part of a path is an object of this file, no link to another place."""
+        try:
+            link = self._file.id.links.get_info(path.encode())
+        except (KeyError, ValueError, RuntimeError):
+            return False
+        return bool(link.type == self._h5py.h5l.TYPE_HARD)
 
 
 class _NpzReader:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import onnx
 import pytest
@@ -102,3 +107,23 @@ def test_the_plain_model_of_a_bundle_has_the_weights_that_the_tiles_rebuild(gcon
     with open_bundle(tmp_path / "out") as bundle:
         for layer in bundle.layers:
             np.testing.assert_array_equal(layer.rebuilt_weight(), plain[layer.record.weight])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_leaves_nothing(mapped, tmp_path, number):
+    code = f"""
+        import os, sys
+        import onnx_gconv.handoff.staged_folder as staged
+        commit = staged.StagedFolder.commit
+        def stopped(self):
+            os.kill(os.getpid(), {int(number)})
+            commit(self)
+        staged.StagedFolder.commit = stopped
+        sys.argv = ["onnx-gconv", "handoff", {str(mapped)!r}, "-o", {str(tmp_path / "out")!r}, "--array", "64x64"]
+        from onnx_gconv.cli import main
+        sys.exit(main())
+    """
+    found = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert found.returncode == 128 + number
+    assert "Traceback" not in found.stderr
+    assert list(tmp_path.iterdir()) == []

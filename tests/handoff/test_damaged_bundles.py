@@ -156,12 +156,27 @@ def test_paths_out_of_the_folder_are_refused(folder):
     refused(folder, "is outside of the bundle")
 
 
-def test_arrays_behind_links_out_of_the_file_are_refused(folder, tmp_path):
+def replace_with_a_link(file, other):
+    file["L000/T0000/g_plus"] = h5py.ExternalLink(os.fspath(other), "/secret")
+
+
+def replace_with_foreign_bytes(file, other):
+    file["L000/T0000"].create_dataset("g_plus", (5, 4), np.float32, external=[(os.fspath(other), 0, 80)])
+
+
+def replace_with_a_virtual_dataset(file, other):
+    layout = h5py.VirtualLayout((5, 4), np.float32)
+    layout[:] = h5py.VirtualSource(os.fspath(other), "secret", (5, 4))
+    file["L000/T0000"].create_virtual_dataset("g_plus", layout)
+
+
+@pytest.mark.parametrize("edit", [replace_with_a_link, replace_with_foreign_bytes, replace_with_a_virtual_dataset])
+def test_arrays_that_lie_in_other_files_are_refused(folder, tmp_path, edit):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["secret"] = np.zeros((5, 4), np.float32)
     with h5py.File(folder / "conductances.h5", "a") as file:
         del file["L000/T0000/g_plus"]
-        file["L000/T0000/g_plus"] = h5py.ExternalLink(os.fspath(tmp_path / "other.h5"), "/secret")
+        edit(file, tmp_path / "other.h5")
     refused(folder, "'L000/T0000/g_plus' is missing")
 
 

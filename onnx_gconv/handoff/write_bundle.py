@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
 from onnx_gconv.errors import ConfigError, GconvError
-from onnx_gconv.external_data import external_files
+from onnx_gconv.external_data import external_tensors
 from onnx_gconv.granularity import Partition
 from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, ArrayWriter, write_arrays
 from onnx_gconv.handoff.layers import Layer, layers_of
@@ -66,6 +66,8 @@ PARTIAL_SUMS = (
 )
 
 _COPY_BYTES = 1 << 20
+
+_OWN_FILES = {MANIFEST_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, *ARRAY_FILES.values()}
 
 
 def write_bundle(
@@ -126,7 +128,8 @@ def write_bundle(
         try:
             files = _write(job, model)
         except OSError as error:
-            raise ConfigError(f"cannot write '{target}': {error.strerror or error}") from error
+            reason = error.strerror or " ".join(str(error).split())
+            raise ConfigError(f"cannot write '{target}': {reason}; free some space or choose another disk") from error
     return replace(report, output=target, files=tuple(files))
 
 
@@ -359,13 +362,13 @@ def _unroll(view: MatrixViewRecord, path: tuple[RearrangementRecord, ...]) -> st
 
 def _copy_model(source: Path, model: ir.Model, folder: Path, executor: Executor) -> list[Future[FileRecord]]:
     """Begin to copy the mapped model, byte by byte, with its data files under the names that it knows them by."""
-    names = {source: MODEL_FILE}
-    for file in sorted(external_files(model)):
-        name = os.path.relpath(file, source.parent.resolve())
-        if name.startswith(os.pardir) or Path(name).name in {MODEL_FILE, PLAIN_FILE, MANIFEST_FILE}:
-            raise ConfigError(f"the data file '{file}' cannot keep its name in a bundle; rename it")
-        names[file] = name
-    return [executor.submit(_copied, file, folder, name) for file, name in names.items()]
+    files = {MODEL_FILE: source}
+    for tensor in external_tensors(model):
+        name = os.path.normpath(tensor.location)
+        if Path(name).parts[0] in _OWN_FILES:
+            raise ConfigError(f"its data file '{name}' has a name that the bundle needs; map the model to another name")
+        files[name] = Path(tensor.path)
+    return [executor.submit(_copied, file, folder, name) for name, file in files.items()]
 
 
 def _copied(source: Path, folder: Path, name: str) -> FileRecord:

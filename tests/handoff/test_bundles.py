@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
+import textwrap
 
 import h5py
 import numpy as np
@@ -331,3 +334,47 @@ def test_weights_in_bodies_are_layers_too(parse, tmp_path, normal):
         }
         for layer in bundle.layers:
             np.testing.assert_array_equal(layer.rebuilt_weight(), plain[layer.record.weight])
+
+
+def test_a_data_file_behind_a_link_keeps_the_name_that_the_model_knows(mapped, tmp_path):
+    source = mapped("Conv", external_data=True)
+    (tmp_path / "blobs").mkdir()
+    data = source.with_name("model.gconv.onnx.data")
+    data.rename(tmp_path / "blobs" / "1f3a")
+    data.symlink_to(tmp_path / "blobs" / "1f3a")
+    write_bundle(source, tmp_path / "out", (5, 4))
+    assert not (tmp_path / "out" / data.name).is_symlink()
+    with open_bundle(tmp_path / "out") as bundle:
+        assert_is_the_mapping(bundle)
+
+
+def test_a_data_file_with_a_name_of_the_bundle_is_an_error(mapped, tmp_path):
+    source = mapped("Conv", external_data=True)
+    model = load_model(source)
+    save_model(model, tmp_path / "plain.onnx", external_data=True, inputs=[source])
+    with pytest.raises(
+        ConfigError, match=r"'plain.onnx.data' has a name that the bundle needs; map the model to another"
+    ):
+        write_bundle(tmp_path / "plain.onnx", tmp_path / "out", (5, 4))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "npz"])
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(mapped, tmp_path, kind):
+    source = mapped("Conv")
+    before = sorted(tmp_path.iterdir())
+    code = f"""
+        import resource
+        from onnx_gconv.errors import ConfigError
+        from onnx_gconv.handoff import write_bundle
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        try:
+            write_bundle({str(source)!r}, {str(tmp_path / "out")!r}, (5, 4), arrays={kind!r})
+        except ConfigError as error:
+            print(error)
+    """
+    found = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.startswith(f"cannot write '{tmp_path / 'out'}'")
+    assert found.stdout.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before

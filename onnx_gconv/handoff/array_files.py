@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias
@@ -83,6 +84,58 @@ def read_arrays(path: Path, kind: ArraysKind) -> ArrayReader:
         raise BundleError(f"'{path}' cannot be read: {reason}; copy the whole folder again") from None
 
 
+class _FileForHdf5:
+    """A new file in which HDF5 writes. That a write fails is taken down, but not told.
+
+    HDF5 ends the process if it cannot write what it still holds when a file is closed, e.g. when the disk is full.
+
+    Attributes:
+        failure: The first failure, or None.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("x+b", buffering=0)
+        self.failure: OSError | None = None
+
+    def close(self) -> None:
+        self._file.close()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes | None:
+        """By which h5py tells files from names; it reads with `readinto`."""
+        return self._file.read(size)
+
+    def readinto(self, buffer: memoryview) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def write(self, content: memoryview) -> int:
+        view = memoryview(content)
+        with self._taken_down():
+            while view:
+                view = view[self._file.write(view) :]
+        return len(content)
+
+    def truncate(self, size: int) -> int:
+        with self._taken_down():
+            self._file.truncate(size)
+        return size
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+    @contextlib.contextmanager
+    def _taken_down(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = self.failure or error
+
+
 class _Hdf5Writer:
     """Arrays as contiguous datasets.
 
@@ -92,7 +145,8 @@ class _Hdf5Writer:
     def __init__(self, path: Path) -> None:
         import h5py
 
-        self._file = h5py.File(path, "x")
+        self._raw = _FileForHdf5(path)
+        self._file = h5py.File(self._raw, "w")
         self._datasets = h5py.h5d
         self._spaces = h5py.h5s
         self._types: dict[np.dtype[Any], Any] = {}
@@ -109,7 +163,15 @@ class _Hdf5Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._groups = {}
         self._file.close()
+        self._raw.close()
+        if error is None:
+            self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._raw.failure is not None:
+            raise self._raw.failure
 
     def write(self, key: str, array: NDArray[Any]) -> None:
         folder, _, name = key.rpartition("/")
@@ -121,6 +183,7 @@ class _Hdf5Writer:
         space = self._spaces.create_simple(array.shape)
         dataset = self._datasets.create(group, name.encode(), self._types[array.dtype], space, self._creation)
         dataset.write(self._spaces.ALL, self._spaces.ALL, array)
+        self._raise_failure()
 
 
 class _NpzWriter:

@@ -359,15 +359,16 @@ def test_a_data_file_with_a_name_of_the_bundle_is_an_error(mapped, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("limit", [2000, 4000, 7000])
 @pytest.mark.parametrize("kind", ["hdf5", "npz"])
-def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(mapped, tmp_path, kind):
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(mapped, tmp_path, kind, limit):
     source = mapped("Conv")
     before = sorted(tmp_path.iterdir())
     code = f"""
         import resource
         from onnx_gconv.errors import ConfigError
         from onnx_gconv.handoff import write_bundle
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
         try:
             write_bundle({str(source)!r}, {str(tmp_path / "out")!r}, (5, 4), arrays={kind!r})
         except ConfigError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -206,32 +207,44 @@ class _Job:
 def _write(job: _Job, model: ir.Model) -> list[Path]:
     """Write the bundle; `model` becomes plain."""
     # The copy has a thread of its own, so that tiles need not wait for it.
+    stopped = threading.Event()
     with (
         staged_folder(job.target) as staged,
         ThreadPoolExecutor(1) as copier,
         ThreadPoolExecutor(worker_count()) as executor,
     ):
-        folder = staged.folder
-        copies = _copy_model(job.source, model, folder, copier)
-        records = _write_arrays(job, folder, executor)
-        names = [*_write_plain(model, folder, job), *([CSV_FILE] if job.csv else [])]
-        hashes = [executor.submit(_hashed, folder / name) for name in names]
-        copied = [copy.result() for copy in copies]
-        manifest = BundleManifest(
-            tool=f"onnx_gconv {version('onnx_gconv')}",
-            source=SourceRecord(name=job.source.name, sha256=copied[0].sha256),
-            preset=_preset_record(job.preset),
-            geometry=_geometry_record(job.geometry),
-            partial_sums=PARTIAL_SUMS,
-            arrays=ArraysFile(path=ARRAY_FILES[job.kind], kind=job.kind),
-            files=(*copied, *(item.result() for item in hashes)),
-            total_arrays=sum(layer.arrays for layer in job.layers),
-            layers=tuple(records),
-        )
-        (folder / MANIFEST_FILE).write_text(f"{manifest.model_dump_json(indent=1)}\n", encoding="utf-8")
+        try:
+            copies = _copy_model(job.source, model, staged.folder, copier, stopped)
+            manifest = _fill(job, model, staged.folder, executor, copies)
+        except BaseException:
+            stopped.set()
+            raise
         staged.commit()
     written = [MANIFEST_FILE, manifest.arrays.path, *(file.path for file in manifest.files)]
     return [job.target / name for name in written]
+
+
+def _fill(
+    job: _Job, model: ir.Model, folder: Path, executor: Executor, copies: list[Future[FileRecord]]
+) -> BundleManifest:
+    """Write everything but what is being copied, the manifest last."""
+    records = _write_arrays(job, folder, executor)
+    names = [*_write_plain(model, folder, job), *([CSV_FILE] if job.csv else [])]
+    hashes = [executor.submit(_hashed, folder / name) for name in names]
+    copied = [copy.result() for copy in copies]
+    manifest = BundleManifest(
+        tool=f"onnx_gconv {version('onnx_gconv')}",
+        source=SourceRecord(name=job.source.name, sha256=copied[0].sha256),
+        preset=_preset_record(job.preset),
+        geometry=_geometry_record(job.geometry),
+        partial_sums=PARTIAL_SUMS,
+        arrays=ArraysFile(path=ARRAY_FILES[job.kind], kind=job.kind),
+        files=(*copied, *(item.result() for item in hashes)),
+        total_arrays=sum(layer.arrays for layer in job.layers),
+        layers=tuple(records),
+    )
+    (folder / MANIFEST_FILE).write_text(f"{manifest.model_dump_json(indent=1)}\n", encoding="utf-8")
+    return manifest
 
 
 # Arrays
@@ -360,7 +373,9 @@ def _unroll(view: MatrixViewRecord, path: tuple[RearrangementRecord, ...]) -> st
 # Models
 
 
-def _copy_model(source: Path, model: ir.Model, folder: Path, executor: Executor) -> list[Future[FileRecord]]:
+def _copy_model(
+    source: Path, model: ir.Model, folder: Path, executor: Executor, stopped: threading.Event
+) -> list[Future[FileRecord]]:
     """Begin to copy the mapped model, byte by byte, with its data files under the names that it knows them by."""
     files = {MODEL_FILE: source}
     for tensor in external_tensors(model):
@@ -368,16 +383,17 @@ def _copy_model(source: Path, model: ir.Model, folder: Path, executor: Executor)
         if Path(name).parts[0] in _OWN_FILES:
             raise ConfigError(f"its data file '{name}' has a name that the bundle needs; map the model to another name")
         files[name] = Path(tensor.path)
-    return [executor.submit(_copied, file, folder, name) for name, file in files.items()]
+    return [executor.submit(_copied, file, folder, name, stopped) for name, file in files.items()]
 
 
-def _copied(source: Path, folder: Path, name: str) -> FileRecord:
+def _copied(source: Path, folder: Path, name: str, stopped: threading.Event) -> FileRecord:
+    """Copy a file and hash it, until nobody wants the copy any more."""
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     sha256, count = hashlib.sha256(), 0
     buffer = bytearray(_COPY_BYTES)
     with source.open("rb", buffering=0) as original, target.open("xb", buffering=0) as copy:
-        while size := original.readinto(buffer):
+        while not stopped.is_set() and (size := original.readinto(buffer)):
             part = memoryview(buffer)[:size]
             sha256.update(part)
             while part:

@@ -346,3 +346,24 @@ def test_a_reshape_that_mixes_axes_has_one_scale_at_most(parse):
     MapConductances()(parse(text, W=weight(4, 6)))
     with pytest.raises(UnmappableWeightError, match="give it the granularity tensor"):
         MapConductances(scheme=MappingScheme(granularity=Granularity("channel")))(parse(text, W=weight(4, 6)))
+
+
+def loss_by_levels(parse, array):
+    model = parse("g (double[2,13] x) => (double y) { y = MatMul(x, W) }", W=array)
+    MapConductances(scheme=MappingScheme(levels=ConductanceLevels.uniform(16, 0.0, 25.0)))(model)
+    [record] = read_manifest(model).weights
+    return record.loss
+
+
+def test_weights_whose_squares_are_beyond_float64_have_a_loss(parse):
+    array = weight(13, 10).astype(np.float64)
+    usual, large = loss_by_levels(parse, array), loss_by_levels(parse, array * 1e200)
+    assert large.rms_error == pytest.approx(usual.rms_error * 1e200)
+    assert large.sqnr_db == pytest.approx(usual.sqnr_db)
+
+
+def test_weights_whose_squares_are_below_float64_have_a_loss(parse):
+    array = weight(13, 10).astype(np.float64)
+    small = loss_by_levels(parse, array * 1e-200)  # all are rounded to 0, for the scale is that of max|W| = 1e-7
+    assert small.rms_error == pytest.approx(np.sqrt(np.mean(array**2)) * 1e-200)
+    assert small.sqnr_db == 0.0

@@ -273,9 +273,12 @@ def test_bit_slices_of_integers_are_their_bits(parse, run):
     [
         (
             MappingScheme(levels=ConductanceLevels.uniform(16, 0.0, 25.0)),
-            "consists of integers up to 128, which 16 levels of conductances of 0 to 25 µS cannot tell apart",
+            "consists of integers up to 128, which 16 levels of conductances of 0 to 25 µS cannot tell apart; give it more levels",
         ),
-        (MappingScheme(clipping=Clipping(value=5.0)), "which clipped conductances of 0 to 25 µS cannot tell apart"),
+        (
+            MappingScheme(clipping=Clipping(value=5.0)),
+            "which clipped conductances of 0 to 25 µS cannot tell apart; map it without clipping",
+        ),
         (
             MappingScheme(converters.BitSlicedPairConductanceConverter(bits=6, slice_bits=3)),
             "integers up to 128, but the bits of .* hold them up to 31; give it more bits",

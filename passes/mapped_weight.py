@@ -269,8 +269,8 @@ def _zero_problems(value: ir.Value, zero: ZeroRecord, record: WeightRecord) -> I
         yield f"the zero '{value.name}' has the shape {list(shape)}, the manifest says {list(record.scale.shape)}"
         return
     entries = np.asarray(tensor.numpy(), np.float64)
-    extremes = float(entries.min()), float(entries.max())
-    if extremes != (zero.minimum, zero.maximum):  # NaN is no extreme that a manifest has
+    extremes, number = (float(entries.min()), float(entries.max())), np.dtype(record.compute_dtype).type
+    if extremes != (float(number(zero.minimum)), float(number(zero.maximum))):  # NaN equals no extreme
         manifest = f"{zero.minimum!r} to {zero.maximum!r}"
         yield f"the zero '{value.name}' is {extremes[0]!r} to {extremes[1]!r}, the manifest says {manifest}"
     elif tensor.dtype != record.ir_compute_dtype:

@@ -80,6 +80,11 @@ def test_damaged_scales_and_zeros_are_found(model, granularity, name, edit, mess
     assert re.search(message, violation(mapped))
 
 
+@pytest.mark.parametrize("granularity", [Granularity(), CHANNEL, TILE], ids=lambda item: item.kind)
+def test_a_zero_that_float32_rounds_is_as_the_manifest_says(model, granularity):
+    model(MappingScheme(SINGLE, granularity, Clipping(value=0.3)))  # which checks it
+
+
 def test_a_zero_that_does_not_come_from_its_initializer_is_found(model):
     mapped = model(MappingScheme(SINGLE, CHANNEL))
     [add] = [node for node in mapped.graph if node.op_type == "Add"]

@@ -273,7 +273,7 @@ def test_bit_slices_of_integers_are_their_bits(parse, run):
     [
         (
             MappingScheme(levels=ConductanceLevels.uniform(16, 0.0, 25.0)),
-            "consists of integers up to 128, which 16 levels of conductances of 0 to 25 µS cannot tell apart; give it more levels",
+            "integers up to 128, which 16 levels of conductances of 0 to 25 µS cannot tell apart; give it more levels",
         ),
         (
             MappingScheme(clipping=Clipping(value=5.0)),

@@ -15,6 +15,7 @@ from onnx_gconv.mapping import read_manifest
 from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.passes.mapped_weight import ModelValues, locate
+from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS
 from onnx_gconv.weight_conversion import WeightConversion
 
 
@@ -370,3 +371,37 @@ def test_weights_whose_squares_are_below_float64_have_a_loss(parse):
     small = loss_by_levels(parse, array * 1e-200)  # all are rounded to 0, for the scale is that of max|W| = 1e-7
     assert small.rms_error == pytest.approx(np.sqrt(np.mean(array**2)) * 1e-200)
     assert small.sqnr_db == 0.0
+
+
+@pytest.mark.parametrize("storage", ["float", "codes"])
+@pytest.mark.parametrize("granularity", ["channel", "tile max"])
+def test_scales_of_weights_of_many_chunks_are_those_of_their_elements(parse, granularity, storage):
+    sizes = np.geomspace(1.0, 1e3, 9)  # those of groups differ, and no chunk begins where a group does
+    array = (np.random.default_rng(0).uniform(0.5, 1.0, (CHUNK_ELEMENTS // 4 + 5, 9)) * sizes).astype(np.float32)
+    array[: len(array) // 2] *= 0.1
+    levels = ConductanceLevels.uniform(256, 1.0, 40.0)
+    chosen = Granularity("channel") if granularity == "channel" else Granularity("tile", (len(array) // 3, 1), "max")
+    scheme = MappingScheme(
+        converters.SingleDeviceConductanceConverter(g_max=40.0, g_min=1.0), chosen, levels=levels, storage=storage
+    )
+    model = parse(f"g (float[1,{len(array)}] x) => (float y) {{ y = MatMul(x, W) }}", W=array)
+    MapConductances(scheme=scheme)(model)
+    CheckMapping()(model)
+    record, mapped = bounds(model, "W")
+    assert_within_bound(mapped, record, mapped.rebuilt.numpy(), array)
+    error = mapped.rebuilt.numpy().astype(np.float64) - array
+    assert record.loss.rms_error == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-5)
+    assert record.loss.max_rounding_error == pytest.approx(np.abs(error).max(), rel=1e-5)
+
+
+def test_a_damaged_code_of_a_later_chunk_is_named(parse):
+    array = np.ones((2, CHUNK_ELEMENTS), np.float32)
+    levels = ConductanceLevels.uniform(16, 0.0, 25.0)
+    model = parse("g (float[1,2] x) => (float y) { y = MatMul(x, W) }", W=array)
+    MapConductances(scheme=MappingScheme(levels=levels, storage="codes"))(model)
+    value = model.graph.initializers["W.g_plus_code"]
+    codes = value.const_value.numpy().copy()
+    codes[1, 7] = 16
+    value.const_value = ir.tensor(codes, name=value.name)
+    [violation] = CheckMapping().violations(model)
+    assert f"has the code 16 at flat index {CHUNK_ELEMENTS + 7}" in str(violation)

@@ -256,7 +256,9 @@ def test_integers_come_back_exactly_through_levels_that_tell_them_apart(parse, r
     CheckMapping()(model)
     x = np.arange(12, dtype=np.uint8).reshape(2, 6)
     assert np.array_equal(run(model, x=x)[0], x.astype(np.int32) @ codes.astype(np.int32))
-    assert np.array_equal(bounds(model, "W")[1].rebuilt.numpy(), codes)
+    record, mapped = bounds(model, "W")
+    assert np.array_equal(mapped.rebuilt.numpy(), codes)
+    assert (record.loss.max_rounding_error, record.loss.rms_error, record.loss.sqnr_db) == (0.0, 0.0, None)
 
 
 def test_bit_slices_of_integers_are_their_bits(parse, run):
@@ -343,6 +345,19 @@ def test_a_shared_weight_says_that_other_readers_see_its_channels_otherwise(pars
     [record] = read_manifest(model).weights
     assert record.scale.shape == (1, 3)
     assert "reads it otherwise" in record.notes[0]
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tile max"])
+def test_scales_follow_the_mvm_op_where_another_node_reads_the_weight_first(parse, granularity):
+    model = parse(
+        "g (int64[2] i, float[2,6] x) => (float e, float y) { e = Gather(W, i)  y = Gemm <transB = 1> (x, W) }",
+        W=weight(9, 6),
+    )
+    MapConductances(scheme=MappingScheme(granularity=GRANULARITIES[granularity]))(model)
+    CheckMapping()(model)
+    [record] = read_manifest(model).weights
+    assert record.consumers[record.scale.consumer].op_type == "Gemm"
+    assert record.axis == (0 if granularity == "channel" else None)
 
 
 def test_a_reshape_that_mixes_axes_has_one_scale_at_most(parse):

@@ -98,6 +98,7 @@ def check(model, run, op, scheme):
     x = np.random.default_rng(2).normal(size=shape).astype(np.float32)
     restored = ir.from_proto(ir.to_proto(model))
     RestoreWeights()(restored)
+    assert set(restored.graph.initializers) == set(weights)  # nothing of scales, tiles and codes stays
     for name, original in weights.items():
         record, mapped = bounds(model, name)
         rebuilt = mapped.rebuilt.numpy()

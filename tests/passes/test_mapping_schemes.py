@@ -132,8 +132,7 @@ def assert_within_bound(mapped, record, rebuilt, original):
     bound = np.asarray(conversion.error_bound(statistics, np.dtype(np.float32))).reshape(-1)
     wide = original.astype(np.float64).reshape(-1)
     if conversion.is_clipped:
-        ends = converters.Scaling(decoding.scale, decoding.zero)
-        ends = ends if grid is None else ends.at(groups, np.dtype(np.float64))
+        ends = conversion.scaling_at(0, size, np.dtype(np.float64))
         wide = np.clip(wide, *conversion.converter.limits(ends))
     error = np.abs(rebuilt.astype(np.float64).reshape(-1) - wide)
     assert np.all(error <= bound[groups]), (error / np.maximum(bound[groups], 1e-300)).max()

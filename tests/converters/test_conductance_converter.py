@@ -94,12 +94,6 @@ class TestScaling:
 
 
 class TestDecoding:
-    def test_elements_of_groups_have_the_scales_and_zeros_of_their_groups(self):
-        decoding = Decoding((1.0, -1.0), 0.5, np.array([2.0, 4.0]), np.array([0.0, 1.0]))
-        groups, dtype = np.array([0, 1, 1]), np.dtype(np.float32)
-        conductances = [np.array([4.5, 8.5, 0.5], np.float32), np.zeros(3, np.float32)]
-        assert decoding.at(groups, dtype).decode(conductances, dtype).tolist() == [2.0, 3.0, 1.0]
-
     def test_an_array_fits_the_conductances_by_broadcasting(self):
         decoding = Decoding((1.0,), 0.0, np.array([[1.0], [2.0]]), 0.0)
         found = decoding.decode([np.full((2, 3), 4.0, np.float32)], np.dtype(np.float32))

@@ -1,4 +1,4 @@
-"""One job of `benchmarks.convert`, for a process of its own: ``python -m benchmarks.convert_job JOB CONVERTER WIDTH ...``.
+"""One job of `benchmarks.convert`, in a process of its own: ``python -m benchmarks.convert_job JOB CONVERTER WIDTH``.
 
 - ``time CONVERTER WIDTH REPEATS``: converts a weight with both sides in turn, and prints the seconds of each;
 - ``ours CONVERTER WIDTH`` and ``aihwkit CONVERTER WIDTH``: converts it once, and prints the anonymous memory before.

@@ -329,6 +329,21 @@ def test_scales_for_each_channel_are_those_of_each_column_alone(parse):
         assert model.graph.initializers["W.g_scale"].const_value.numpy()[0, column] == params["scale_ratio"]
 
 
+def test_a_weight_that_fits_one_tile_has_one_scale_and_says_of_which_tiles(parse, run):
+    scheme = MappingScheme(granularity=Granularity("tile", (64, 64), "max"))
+    model = mapped_model(parse, "MatMul", scheme)
+    check(model, run, "MatMul", scheme)
+    [record] = read_manifest(model).weights
+    assert (record.granularity, record.scale.form, record.scale.shape) == ("tile", "number", ())
+    assert record.tiling.model_dump() == {
+        "rows": 64,
+        "columns": 64,
+        "partition": "max",
+        "row_starts": (0,),
+        "column_starts": (0,),
+    }
+
+
 def test_a_shared_weight_says_that_other_readers_see_its_channels_otherwise(parse):
     model = parse(
         "g (float[2,4] x, float[2,3] z) => (float y, float w) { y = MatMul(x, W)  w = Gemm <transB = 1> (z, W) }",

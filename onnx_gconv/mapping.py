@@ -217,7 +217,7 @@ class LossRecord(_Record):
     clipped: int
     max_clipping_error: float
     max_rounding_error: float
-    rms_error: float
+    rms_error: float | None
     sqnr_db: float | None
 
 

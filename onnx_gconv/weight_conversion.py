@@ -177,14 +177,14 @@ class ConversionLoss:
     count: int
 
     @property
-    def rms_error(self) -> float:
-        """The root of the mean squared error, in units of weight."""
-        return math.sqrt(self.squared_error / self.count)
+    def rms_error(self) -> float | None:
+        """The root of the mean squared error, in units of weight; None if its square is beyond float64."""
+        return math.sqrt(self.squared_error / self.count) if math.isfinite(self.squared_error) else None
 
     @property
     def sqnr_db(self) -> float | None:
-        """Ratio of the power of the weights to that of the errors, in dB; None without errors or weights."""
-        if not (self.squared_error > 0 and self.squared_weights > 0):
+        """Ratio of the power of the weights to that of the errors, in dB; None if one is 0 or beyond float64."""
+        if not (0 < self.squared_error < math.inf and 0 < self.squared_weights < math.inf):
             return None
         return 10 * (math.log10(self.squared_weights) - math.log10(self.squared_error))
 

@@ -244,6 +244,15 @@ def test_the_loss_by_levels_is_reported(parse):
     assert record.loss.clipped == 0
 
 
+def test_the_loss_of_enormous_weights_has_no_value(parse):
+    enormous = np.array([[1e200, -3e200], [2.5e199, 0.0]])
+    model = parse("g (double[2,2] x) => (double y) { y = MatMul(x, W) }", W=enormous)
+    MapConductances(scheme=MappingScheme(levels=ConductanceLevels.uniform(16, 0.0, 25.0)))(model)
+    [record] = read_manifest(model).weights
+    assert (record.loss.rms_error, record.loss.sqnr_db) == (None, None)
+    assert 0 < record.loss.max_rounding_error < 3e200
+
+
 def test_integers_come_back_exactly_through_levels_that_tell_them_apart(parse, run):
     codes = np.random.default_rng(0).integers(-128, 128, (6, 5)).astype(np.int8)
     model = parse("g (uint8[2,6] x) => (int32 y) { y = MatMulInteger(x, W) }", W=codes)

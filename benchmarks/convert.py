@@ -72,7 +72,7 @@ class Report:
 
     Attributes:
         width: The weight is [width, width].
-        threads: That converted; torch may use as many.
+        threads: That converted; torch uses as many as it likes.
         conversions: For each converter, by its name.
         machine: Where it ran.
         load: How many programs were running on average in the minute before.
@@ -87,12 +87,13 @@ class Report:
     versions: dict[str, str]
 
 
-def run(names: Sequence[str], width: int, repeats: int) -> Report:
+def run(names: Sequence[str], width: int, threads: int, repeats: int) -> Report:
     """Measure converters.
 
     Args:
         names: Their names.
         width: The weight is [width, width].
+        threads: That convert it.
         repeats: How often each converts it.
 
     Raises:
@@ -102,17 +103,17 @@ def run(names: Sequence[str], width: int, repeats: int) -> Report:
     conversions = {}
     for name in names:
         print(name, file=sys.stderr, flush=True)
-        seconds = _seconds(name, width, repeats)
+        seconds = _seconds(name, width, threads, repeats)
         conversions[name] = Conversion(
             seconds=tuple(seconds["ours"]),
             aihwkit_seconds=tuple(seconds.get("aihwkit", ())),
-            extra_bytes=_extra_bytes("ours", name, width),
-            extra_bytes_of_quarter=_extra_bytes("ours", name, width // 2),
-            aihwkit_extra_bytes=_extra_bytes("aihwkit", name, width) if "aihwkit" in seconds else None,
+            extra_bytes=_extra_bytes("ours", name, width, threads),
+            extra_bytes_of_quarter=_extra_bytes("ours", name, width // 2, threads),
+            aihwkit_extra_bytes=_extra_bytes("aihwkit", name, width, threads) if "aihwkit" in seconds else None,
         )
     return Report(
         width=width,
-        threads=worker_count(),
+        threads=threads,
         conversions=conversions,
         machine=describe_machine(_REPOSITORY),
         load=load,
@@ -124,9 +125,9 @@ def _job(*arguments: str | int) -> list[str]:
     return [sys.executable, "-m", "benchmarks.convert_job", *map(str, arguments)]
 
 
-def _seconds(name: str, width: int, repeats: int) -> dict[str, list[float]]:
+def _seconds(name: str, width: int, threads: int, repeats: int) -> dict[str, list[float]]:
     found = subprocess.run(
-        _job("time", name, width, repeats), cwd=_REPOSITORY, capture_output=True, text=True, check=False
+        _job("time", name, width, threads, repeats), cwd=_REPOSITORY, capture_output=True, text=True, check=False
     )
     if found.returncode:
         raise JobFailedError(found.stderr.rstrip().rpartition("\n")[2])
@@ -134,16 +135,16 @@ def _seconds(name: str, width: int, repeats: int) -> dict[str, list[float]]:
     return seconds
 
 
-def _extra_bytes(side: str, name: str, width: int) -> int:
+def _extra_bytes(side: str, name: str, width: int, threads: int) -> int:
     """The anonymous memory that a conversion takes at its peak, besides what there was before."""
     with tempfile.TemporaryDirectory(prefix="onnx_gconv-benchmark-") as folder:
-        measured = measure(_job(side, name, width), folder=_REPOSITORY, output=Path(folder))
+        measured = measure(_job(side, name, width, threads), folder=_REPOSITORY, output=Path(folder))
     return max(measured.anonymous_bytes - int(measured.told["before_bytes"]), 0)
 
 
 def _print_report(report: Report, console: Console) -> None:
     machine = report.machine
-    console.print(f"a float32 weight of {report.width} x {report.width}, {report.threads} threads")
+    console.print(f"a float32 weight of {report.width} x {report.width}; threads that convert it: {report.threads}")
     table = Table(title="Median times of a conversion, and largest memory besides the weight")
     table.add_column("converter", no_wrap=True)
     for column in ("ms", "aihwkit ms", "aihwkit / ours", "goal", "MB", "MB of a quarter", "aihwkit MB"):
@@ -177,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark and print its report."""
     options = _options(arguments)
     try:
-        report = run(options.converters, options.width, options.repeats)
+        report = run(options.converters, options.width, options.threads, options.repeats)
     except JobFailedError as error:
         sys.exit(f"a job failed: {error}")
     _print_report(report, Console(width=None if sys.stdout.isatty() else 130, soft_wrap=False))
@@ -191,6 +192,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--width", type=int, default=4096, help="the weight is WIDTH x WIDTH (default 4096)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=max(worker_count() - 1, 1),
+        metavar="N",
+        help="threads that convert (default: as while a file is written, one less than processors)",
+    )
     parser.add_argument("--repeats", type=int, default=9, metavar="N", help="conversions of each (default 9)")
     parser.add_argument("--converters", default=",".join(names), metavar="NAMES", help="e.g. SinglePair,NPair")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to FILE")
@@ -198,8 +206,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     asked = options.converters.split(",")
     if unknown := [name for name in asked if name not in names]:
         parser.error(f"--converters knows {', '.join(names)}, but not {', '.join(unknown)}")
-    if min(options.width // 2, options.repeats) <= 0:
-        parser.error("--width should be at least 2, and --repeats positive")
+    if min(options.width // 2, options.threads, options.repeats) <= 0:
+        parser.error("--width should be at least 2, --threads and --repeats positive")
     options.converters = [name + _SUFFIX for name in asked]
     return options
 

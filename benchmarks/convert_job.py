@@ -1,7 +1,8 @@
-"""One job of `benchmarks.convert`, in a process of its own: ``python -m benchmarks.convert_job JOB CONVERTER WIDTH``.
+"""One job of `benchmarks.convert`, for a process of its own: ``python -m benchmarks.convert_job JOB ...``.
 
-- ``time CONVERTER WIDTH REPEATS``: converts a weight with both sides in turn, and prints the seconds of each;
-- ``ours CONVERTER WIDTH`` and ``aihwkit CONVERTER WIDTH``: converts it once, and prints the anonymous memory before.
+- ``time CONVERTER WIDTH THREADS REPEATS``: converts a weight with both sides in turn, and prints the seconds of each;
+- ``ours CONVERTER WIDTH THREADS`` and ``aihwkit CONVERTER WIDTH THREADS``: converts it once, and prints the anonymous
+  memory before. THREADS are ours; torch uses as many as it likes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.converters import CONVERTERS, ConductanceConverter, weight_statistics
-from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, worker_count
+from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS
 
 __all__ = ["PARAMETERS", "convert_in_chunks", "main", "normal_weights"]
 
@@ -78,12 +79,12 @@ def convert_in_chunks(converter: ConductanceConverter, weights: NDArray[np.float
         list(executor.map(convert, starts))
 
 
-def _ours(name: str, weights: NDArray[np.float32]) -> Callable[[], object]:
+def _ours(name: str, weights: NDArray[np.float32], threads: int) -> Callable[[], object]:
     converter = CONVERTERS[name](**PARAMETERS[name])
-    return lambda: convert_in_chunks(converter, weights, worker_count())
+    return lambda: convert_in_chunks(converter, weights, threads)
 
 
-def _aihwkit(name: str, weights: NDArray[np.float32]) -> Callable[[], object] | None:
+def _aihwkit(name: str, weights: NDArray[np.float32], _threads: int) -> Callable[[], object] | None:
     torch = importlib.import_module("torch")
     module = importlib.import_module("aihwkit.inference.converter.conductance")
     if not hasattr(module, name):
@@ -95,10 +96,10 @@ def _aihwkit(name: str, weights: NDArray[np.float32]) -> Callable[[], object] | 
 _SIDES = {"ours": _ours, "aihwkit": _aihwkit}
 
 
-def _time(name: str, width: int, repeats: int) -> dict[str, list[float]]:
+def _time(name: str, width: int, threads: int, repeats: int) -> dict[str, list[float]]:
     """The seconds of each conversion, both sides in turn after one that warms up."""
     weights = normal_weights(width)
-    sides = {side: work for side, make in _SIDES.items() if (work := make(name, weights)) is not None}
+    sides = {side: work for side, make in _SIDES.items() if (work := make(name, weights, threads)) is not None}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(repeats + 1):
         for side, work in sides.items():
@@ -111,9 +112,9 @@ def _time(name: str, width: int, repeats: int) -> dict[str, list[float]]:
     return seconds
 
 
-def _convert_once(side: str, name: str, width: int) -> dict[str, int]:
+def _convert_once(side: str, name: str, width: int, threads: int) -> dict[str, int]:
     """Convert a weight, and say how much anonymous memory there was before; the peak is seen from outside."""
-    work = _SIDES[side](name, normal_weights(width))
+    work = _SIDES[side](name, normal_weights(width), threads)
     if work is None:
         raise ValueError(f"{side} has no {name}")
     found = _ANONYMOUS.search(Path("/proc/self/status").read_text(encoding="utf-8"))

@@ -105,12 +105,14 @@ class WeightConversion:
             count = int(np.count_nonzero(is_clipped))
             clipped_away = float(beyond.max(initial=0.0, where=is_clipped))
         error = (rebuilt - weights).astype(np.float64)
+        with np.errstate(over="ignore"):
+            squares = [float(np.dot(array, array)) for array in (error, weights.astype(np.float64))]
         return ConversionLoss(
             clipped=count,
             max_clipping_error=clipped_away,
             max_rounding_error=float(np.abs(rebuilt - held).max(initial=0.0)),
-            squared_error=float(np.dot(error, error)),
-            squared_weights=float(np.dot(weights.astype(np.float64), weights)),
+            squared_error=squares[0],
+            squared_weights=squares[1],
             count=weights.size,
         )
 

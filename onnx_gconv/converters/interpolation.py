@@ -106,10 +106,11 @@ class EvenInterpolation:
         """For each element the interval it is in; the one beside it where roundings matter."""
         dtype, last = self.grid.dtype, self.grid.size - 1
         intervals_per_us = last / (2 * float(self.grid[-1]))
-        with np.errstate(under="ignore"):
+        # Elements far beyond the points may overflow; their intervals are wrong, and are found to be.
+        with np.errstate(under="ignore", over="ignore", invalid="ignore"):
             place = np.multiply(elements, operand(scale * intervals_per_us, dtype), out=memory.place)
-        np.add(place, dtype.type(last / 2), out=place)
-        np.copyto(memory.interval, place, casting="unsafe")
+            np.add(place, dtype.type(last / 2), out=place)
+            np.copyto(memory.interval, place, casting="unsafe")
         return memory.interval
 
 

@@ -239,17 +239,19 @@ def _plan_half(candidate: _Candidate, statistics: WeightStatistics) -> PlannedWe
     if scale is not None:
         conversion = replace(wide.conversion, scaling=replace(wide.conversion.scaling, scale=scale))
         half = replace(wide, conversion=conversion, compute_dtype=dtype, notes=candidate.notes)
-        problem = _half_obstacle(half)
+        problem = _half_obstacle(half, statistics)
         if problem is None:
             return half
     return replace(wide, notes=(*wide.notes, f"conductances are {wide.compute_dtype.name}: {problem}"))
 
 
-def _half_obstacle(weight: PlannedWeight) -> str | None:
+def _half_obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None:
     """Why conductances of half precision do not hold the weight as they should, or None."""
     conversion, name = weight.conversion, weight.compute_dtype.name
     if not isinstance(conversion.scaling.zero, float) or conversion.scaling.zero:
         return f"{name} cannot hold what is added to its conductances"
+    if not np.all(np.isfinite(conversion.error_bound(statistics, weight.compute_dtype))):
+        return f"{name} cannot hold the sum of its conductances"
     if not conversion.converter.is_exact:
         return None
     dtype = weight.found.tensor.dtype

@@ -115,7 +115,7 @@ def test_files_verify_and_take_half_the_space(parse, normal, tmp_path):
 
 
 def test_conductances_whose_sum_would_overflow_stay_float32(parse, normal):
-    weight = normal(4, 3).astype(np.float16)
+    weight = (100 * normal(4, 3)).astype(np.float16)
     model = parse("g (float16[2,4] x) => (float16 y) { y = MatMul(x, W) }", W=weight)
     converter = NPairConductanceConverter([1.0, 3.0], g_max=30_000.0)
     [planned] = MapConductances(converter, conductance_dtype="weight").plan(model).weights

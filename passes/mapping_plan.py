@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -239,18 +240,18 @@ def _plan_half(candidate: _Candidate, statistics: WeightStatistics) -> PlannedWe
     if scale is not None:
         conversion = replace(wide.conversion, scaling=replace(wide.conversion.scaling, scale=scale))
         half = replace(wide, conversion=conversion, compute_dtype=dtype, notes=candidate.notes)
-        problem = _half_obstacle(half, statistics)
+        problem = _half_obstacle(half)
         if problem is None:
             return half
     return replace(wide, notes=(*wide.notes, f"conductances are {wide.compute_dtype.name}: {problem}"))
 
 
-def _half_obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None:
+def _half_obstacle(weight: PlannedWeight) -> str | None:
     """Why conductances of half precision do not hold the weight as they should, or None."""
     conversion, name = weight.conversion, weight.compute_dtype.name
     if not isinstance(conversion.scaling.zero, float) or conversion.scaling.zero:
         return f"{name} cannot hold what is added to its conductances"
-    if not np.all(np.isfinite(conversion.error_bound(statistics, weight.compute_dtype))):
+    if _largest_sum_us(conversion) > float(ml_dtypes.finfo(weight.compute_dtype).max):
         return f"{name} cannot hold the sum of its conductances"
     if not conversion.converter.is_exact:
         return None
@@ -264,6 +265,13 @@ def _half_obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str |
             value = float(theirs[int(different[0])])
             return f"{name} cannot hold the conductance of its value {value:g} exactly"
     return None
+
+
+def _largest_sum_us(conversion: WeightConversion) -> float:
+    """The largest that the weighted sum of conductances, or a part of it, may become, in µS."""
+    coefficients = np.array(conversion.decoding.coefficients)
+    largest = max(float(coefficients[coefficients > 0].sum()), -float(coefficients[coefficients < 0].sum()))
+    return largest * conversion.converter.g_max
 
 
 def _plan_weight(candidate: _Candidate, statistics: WeightStatistics) -> PlannedWeight:

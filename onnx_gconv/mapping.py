@@ -217,7 +217,7 @@ class LossRecord(_Record):
     clipped: int
     max_clipping_error: float
     max_rounding_error: float
-    rms_error: float | None
+    rms_error: float
     sqnr_db: float | None
 
 

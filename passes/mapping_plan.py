@@ -360,12 +360,14 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
         if converter.largest_integer is not None:  # its steps are those between integers, which are on them already
             bound -= _ROUNDED_AWAY
         if bound >= _ROUNDED_AWAY or conversion.is_clipped:
-            how = "clipped" if conversion.is_clipped else f"{weight.compute_dtype.name}"
-            if conversion.levels is not None and not conversion.is_clipped:
-                how = f"{conversion.levels.count} levels of"
+            how, remedy = weight.compute_dtype.name, ""
+            if conversion.is_clipped:
+                how, remedy = "clipped", "; map it without clipping"
+            elif conversion.levels is not None:
+                how, remedy = f"{conversion.levels.count} levels of", "; give it more levels"
             return (
                 f"consists of integers up to {weight.statistics.max_abs:g}, which {how} "
-                f"conductances of {converter.g_min:g} to {converter.g_max:g} µS cannot tell apart"
+                f"conductances of {converter.g_min:g} to {converter.g_max:g} µS cannot tell apart{remedy}"
             )
     if not converter.needs_check(conversion.scaling):
         return None

@@ -15,6 +15,7 @@ from onnx_gconv.mapping import read_manifest
 from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.passes.mapped_weight import ModelValues, locate
+from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS
 from onnx_gconv.weight_conversion import WeightConversion
 
 
@@ -254,7 +255,9 @@ def test_integers_come_back_exactly_through_levels_that_tell_them_apart(parse, r
     CheckMapping()(model)
     x = np.arange(12, dtype=np.uint8).reshape(2, 6)
     assert np.array_equal(run(model, x=x)[0], x.astype(np.int32) @ codes.astype(np.int32))
-    assert np.array_equal(bounds(model, "W")[1].rebuilt.numpy(), codes)
+    record, mapped = bounds(model, "W")
+    assert np.array_equal(mapped.rebuilt.numpy(), codes)
+    assert (record.loss.max_rounding_error, record.loss.rms_error, record.loss.sqnr_db) == (0.0, 0.0, None)
 
 
 def test_bit_slices_of_integers_are_their_bits(parse, run):
@@ -272,9 +275,12 @@ def test_bit_slices_of_integers_are_their_bits(parse, run):
     [
         (
             MappingScheme(levels=ConductanceLevels.uniform(16, 0.0, 25.0)),
-            "consists of integers up to 128, which 16 levels of conductances of 0 to 25 µS cannot tell apart",
+            "integers up to 128, which 16 levels of conductances of 0 to 25 µS cannot tell apart; give it more levels",
         ),
-        (MappingScheme(clipping=Clipping(value=5.0)), "which clipped conductances of 0 to 25 µS cannot tell apart"),
+        (
+            MappingScheme(clipping=Clipping(value=5.0)),
+            "which clipped conductances of 0 to 25 µS cannot tell apart; map it without clipping",
+        ),
         (
             MappingScheme(converters.BitSlicedPairConductanceConverter(bits=6, slice_bits=3)),
             "integers up to 128, but the bits of .* hold them up to 31; give it more bits",
@@ -355,6 +361,19 @@ def test_a_shared_weight_says_that_other_readers_see_its_channels_otherwise(pars
     assert "reads it otherwise" in record.notes[0]
 
 
+@pytest.mark.parametrize("granularity", ["channel", "tile max"])
+def test_scales_follow_the_mvm_op_where_another_node_reads_the_weight_first(parse, granularity):
+    model = parse(
+        "g (int64[2] i, float[2,6] x) => (float e, float y) { e = Gather(W, i)  y = Gemm <transB = 1> (x, W) }",
+        W=weight(9, 6),
+    )
+    MapConductances(scheme=MappingScheme(granularity=GRANULARITIES[granularity]))(model)
+    CheckMapping()(model)
+    [record] = read_manifest(model).weights
+    assert record.consumers[record.scale.consumer].op_type == "Gemm"
+    assert record.axis == (0 if granularity == "channel" else None)
+
+
 def test_a_reshape_that_mixes_axes_has_one_scale_at_most(parse):
     text = "g (float[2,3] x) => (float y) <int64[2] s = {3, 8}> { V = Reshape(W, s)  y = MatMul(x, V) }"
     MapConductances()(parse(text, W=weight(4, 6)))
@@ -381,3 +400,37 @@ def test_weights_whose_squares_are_below_float64_have_a_loss(parse):
     small = loss_by_levels(parse, array * 1e-200)  # all are rounded to 0, for the scale is that of max|W| = 1e-7
     assert small.rms_error == pytest.approx(np.sqrt(np.mean(array**2)) * 1e-200)
     assert small.sqnr_db == 0.0
+
+
+@pytest.mark.parametrize("storage", ["float", "codes"])
+@pytest.mark.parametrize("granularity", ["channel", "tile max"])
+def test_scales_of_weights_of_many_chunks_are_those_of_their_elements(parse, granularity, storage):
+    sizes = np.geomspace(1.0, 1e3, 9)  # those of groups differ, and no chunk begins where a group does
+    array = (np.random.default_rng(0).uniform(0.5, 1.0, (CHUNK_ELEMENTS // 4 + 5, 9)) * sizes).astype(np.float32)
+    array[: len(array) // 2] *= 0.1
+    levels = ConductanceLevels.uniform(256, 1.0, 40.0)
+    chosen = Granularity("channel") if granularity == "channel" else Granularity("tile", (len(array) // 3, 1), "max")
+    scheme = MappingScheme(
+        converters.SingleDeviceConductanceConverter(g_max=40.0, g_min=1.0), chosen, levels=levels, storage=storage
+    )
+    model = parse(f"g (float[1,{len(array)}] x) => (float y) {{ y = MatMul(x, W) }}", W=array)
+    MapConductances(scheme=scheme)(model)
+    CheckMapping()(model)
+    record, mapped = bounds(model, "W")
+    assert_within_bound(mapped, record, mapped.rebuilt.numpy(), array)
+    error = mapped.rebuilt.numpy().astype(np.float64) - array
+    assert record.loss.rms_error == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-5)
+    assert record.loss.max_rounding_error == pytest.approx(np.abs(error).max(), rel=1e-5)
+
+
+def test_a_damaged_code_of_a_later_chunk_is_named(parse):
+    array = np.ones((2, CHUNK_ELEMENTS), np.float32)
+    levels = ConductanceLevels.uniform(16, 0.0, 25.0)
+    model = parse("g (float[1,2] x) => (float y) { y = MatMul(x, W) }", W=array)
+    MapConductances(scheme=MappingScheme(levels=levels, storage="codes"))(model)
+    value = model.graph.initializers["W.g_plus_code"]
+    codes = value.const_value.numpy().copy()
+    codes[1, 7] = 16
+    value.const_value = ir.tensor(codes, name=value.name)
+    [violation] = CheckMapping().violations(model)
+    assert f"has the code 16 at flat index {CHUNK_ELEMENTS + 7}" in str(violation)

@@ -328,10 +328,10 @@ class _Difference:
         return np.abs(rebuilt - held)
 
 
-def _squared(numbers: NDArray[np.float64]) -> float:
-    """The sum of squares; infinite beyond the range of float64."""
-    with np.errstate(over="ignore"):
-        return float(np.dot(numbers, numbers))
+def _squared(array: NDArray[np.float64]) -> float:
+    """The sum of squares; infinite or NaN where it has no value."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.dot(array, array))
 
 
 def _bits(array: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:

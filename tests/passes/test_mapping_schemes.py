@@ -134,8 +134,7 @@ def assert_within_bound(mapped, record, rebuilt, original):
     bound = np.asarray(conversion.error_bound(statistics, np.dtype(np.float32))).reshape(-1)
     wide = original.astype(np.float64).reshape(-1)
     if conversion.is_clipped:
-        ends = converters.Scaling(decoding.scale, decoding.zero)
-        ends = ends if grid is None else ends.at(groups, np.dtype(np.float64))
+        ends = conversion.scaling_at(0, size, np.dtype(np.float64))
         wide = np.clip(wide, *conversion.converter.limits(ends))
     error = np.abs(rebuilt.astype(np.float64).reshape(-1) - wide)
     assert np.all(error <= bound[groups]), (error / np.maximum(bound[groups], 1e-300)).max()
@@ -335,6 +334,21 @@ def test_scales_for_each_channel_are_those_of_each_column_alone(parse):
         (expected, _), params = converter.convert_to_conductances(weights["W"][:, column])
         assert np.array_equal(g_plus[:, column], expected)
         assert model.graph.initializers["W.g_scale"].const_value.numpy()[0, column] == params["scale_ratio"]
+
+
+def test_a_weight_that_fits_one_tile_has_one_scale_and_says_of_which_tiles(parse, run):
+    scheme = MappingScheme(granularity=Granularity("tile", (64, 64), "max"))
+    model = mapped_model(parse, "MatMul", scheme)
+    check(model, run, "MatMul", scheme)
+    [record] = read_manifest(model).weights
+    assert (record.granularity, record.scale.form, record.scale.shape) == ("tile", "number", ())
+    assert record.tiling.model_dump() == {
+        "rows": 64,
+        "columns": 64,
+        "partition": "max",
+        "row_starts": (0,),
+        "column_starts": (0,),
+    }
 
 
 def test_a_shared_weight_says_that_other_readers_see_its_channels_otherwise(parse):

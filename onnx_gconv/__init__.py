@@ -8,6 +8,7 @@ it. The model stays plain ONNX::
     gconv.map_model("model.onnx", "model.gconv.onnx", gconv.SinglePairConductanceConverter(g_max=25.0))
     gconv.verify("model.onnx", "model.gconv.onnx").raise_if_failed()
     gconv.restore_model("model.gconv.onnx", "plain.onnx")
+    gconv.write_bundle("model.gconv.onnx", "model.gconv", array=(256, 256))
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     )
     from onnx_gconv.file_operations import inspect_model, map_model, restore_model
     from onnx_gconv.granularity import Granularity
+    from onnx_gconv.handoff import open_bundle, write_bundle
     from onnx_gconv.mapping_scheme import MappingScheme
     from onnx_gconv.verification import verify
 
@@ -66,9 +68,11 @@ __all__ = [
     "VerificationError",
     "inspect_model",
     "map_model",
+    "open_bundle",
     "read_configuration",
     "restore_model",
     "verify",
+    "write_bundle",
 ]
 
 _HOMES = {
@@ -97,6 +101,7 @@ _HOMES = {
     "onnx_gconv.file_operations": ["inspect_model", "map_model", "restore_model"],
     "onnx_gconv.granularity": ["Granularity"],
     "onnx_gconv.mapping_scheme": ["MappingScheme"],
+    "onnx_gconv.handoff": ["open_bundle", "write_bundle"],
     "onnx_gconv.verification": ["verify"],
 }
 

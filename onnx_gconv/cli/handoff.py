@@ -1,0 +1,115 @@
+"""``onnx-gconv handoff``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from onnx_gconv.cli.options import Debug, Json, Quiet
+from onnx_gconv.cli.output import print_report, progress_bar
+
+__all__ = ["handoff"]
+
+_ARRAYS = "Arrays of the chip"
+_FILES = "Files"
+
+
+def handoff(
+    mapped: Annotated[Path, typer.Argument(help="The mapped ONNX model.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder to write; NAME.gconv beside the model if not given.",
+            rich_help_panel=_FILES,
+            show_default=False,
+        ),
+    ] = None,
+    array: Annotated[
+        str | None,
+        typer.Option(
+            "--array",
+            help="Size of a crossbar array, inputs by outputs, e.g. 256x256. Default: that of the preset.",
+            metavar="ROWSxCOLUMNS",
+            rich_help_panel=_ARRAYS,
+            show_default=False,
+        ),
+    ] = None,
+    partition: Annotated[
+        Literal["max", "equal"],
+        typer.Option(
+            "--partition",
+            help="Cut matrices into full arrays and a rest, or into as few tiles of nearly one size as suffice.",
+            rich_help_panel=_ARRAYS,
+        ),
+    ] = "max",
+    whole_kernels: Annotated[
+        bool,
+        typer.Option("--whole-kernels", help="Never cut a kernel of a convolution.", rich_help_panel=_ARRAYS),
+    ] = False,
+    pair_layout: Annotated[
+        Literal["separate-arrays", "adjacent-columns", "interleaved-rows"],
+        typer.Option(
+            "--pair-layout",
+            help="Where the two devices of a pair stand: in arrays of their own, or side by side in one.",
+            rich_help_panel=_ARRAYS,
+        ),
+    ] = "separate-arrays",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            help="A published device: the size of its array, its tolerance; its range has to hold all conductances.",
+            metavar="NAME",
+            rich_help_panel=_ARRAYS,
+            show_default=False,
+        ),
+    ] = None,
+    arrays: Annotated[
+        Literal["hdf5", "npz"],
+        typer.Option("--arrays", help="The file of the conductances.", rich_help_panel=_FILES),
+    ] = "hdf5",
+    csv: Annotated[
+        bool,
+        typer.Option("--csv", help="Also write targets.csv, a line for each device.", rich_help_panel=_FILES),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show layers and arrays, and write nothing.", rich_help_panel=_FILES)
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an older bundle.", rich_help_panel=_FILES)
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 - its callback acts
+) -> None:
+    """Write the target conductances of every crossbar tile for a lab's tools; writes the folder MODEL.gconv."""
+    from onnx_gconv.handoff.tiles import PairLayout, parse_array
+
+    size = None if array is None else parse_array(array)
+    layouts: dict[str, PairLayout] = {
+        "separate-arrays": "separate_arrays",
+        "adjacent-columns": "adjacent_columns",
+        "interleaved-rows": "interleaved_rows",
+    }
+    from onnx_gconv.handoff import write_bundle
+
+    with progress_bar({"conductances": "Writing conductances", "models": "Writing models"}, quiet=quiet) as progress:
+        report = write_bundle(
+            mapped,
+            output,
+            size,
+            partition=partition,
+            pair_layout=layouts[pair_layout],
+            whole_kernels=whole_kernels,
+            arrays=arrays,
+            csv=csv,
+            preset=preset,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    print_report(report, as_json=as_json, quiet=quiet)

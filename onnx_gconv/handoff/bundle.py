@@ -1,0 +1,535 @@
+"""Reading a hand-off bundle: layers, tiles, physical arrays, and the weights that the conductances stand for."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from onnx_gconv.converters import Decoding
+from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.errors import BundleError
+from onnx_gconv.handoff.array_files import ArrayReader, read_arrays
+from onnx_gconv.handoff.device_range import first_out_of_range
+from onnx_gconv.handoff.manifest import (
+    BUNDLE_FORMAT,
+    BUNDLE_VERSION,
+    MANIFEST_FILE,
+    ArrayRecord,
+    BundleManifest,
+    LayerRecord,
+    TileRecord,
+    ValuesRecord,
+)
+from onnx_gconv.handoff.matrix_reader import stored_from_matrices
+from onnx_gconv.handoff.tile_arrays import digest
+from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout, touched_pieces
+from onnx_gconv.integer_weight import ZeroPoint
+from onnx_gconv.rebuilt_tensor import RebuiltTensor
+from onnx_gconv.weight_types import MAPPABLE_DTYPES
+
+__all__ = ["Bundle", "BundleLayer", "BundleTile", "PhysicalArray", "TileScale", "open_bundle"]
+
+_INDEX = np.dtype("<i8")
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Open a hand-off bundle and check that it is whole; its arrays are read only when they are asked for.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        BundleError: If it is no bundle, is damaged or incomplete, or was written by a newer version.
+    """
+    folder = Path(path)
+    manifest = _read_manifest(folder)
+    for name in (manifest.arrays.path, *(file.path for file in manifest.files)):
+        if os.path.isabs(name) or os.path.normpath(name).startswith(os.pardir):  # noqa: PTH117 - text, not yet a path
+            raise BundleError(
+                f"'{folder / MANIFEST_FILE}': the file '{name}' is outside of the bundle; do not trust it"
+            )
+    for file in manifest.files:
+        _check_file(folder / file.path, file.bytes)
+    arrays = read_arrays(folder / manifest.arrays.path, manifest.arrays.kind)
+    try:
+        bundle = Bundle(folder, manifest, arrays)
+        for layer in bundle.layers:
+            layer.check()
+    except BaseException:
+        arrays.close()
+        raise
+    return bundle
+
+
+class Bundle:
+    """An open hand-off bundle. To be closed in the end, or used in a with statement.
+
+    Attributes:
+        path: The folder.
+        manifest: Everything that is said of it.
+        layers: The mapped weights.
+    """
+
+    def __init__(self, path: Path, manifest: BundleManifest, arrays: ArrayReader) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._arrays = arrays
+        self.layers = tuple(BundleLayer(self, record) for record in manifest.layers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file of the arrays."""
+        self._arrays.close()
+
+    @property
+    def arrays_path(self) -> Path:
+        """The file of the arrays."""
+        return self.path / self.manifest.arrays.path
+
+    @property
+    def geometry(self) -> ArrayGeometry:
+        """The arrays of the chip, and how tiles are placed on them."""
+        return self.manifest.geometry.geometry
+
+    def layer(self, name: str) -> BundleLayer:
+        """A layer by its id or the name of its weight.
+
+        Raises:
+            BundleError: If there is none, or several weights in different graphs have that name.
+        """
+        found = [layer for layer in self.layers if name in {layer.record.id, layer.record.weight}]
+        if len(found) != 1:
+            known = ", ".join(f"{layer.record.id} ({layer.record.weight})" for layer in self.layers)
+            what = "no layer" if not found else "more than one layer"
+            raise BundleError(f"'{self.path}' has {what} '{name}'; there are {known}")
+        return found[0]
+
+    def tile(self, tile_id: str) -> BundleTile:
+        """A tile by its id, e.g. ``L003/T0007``.
+
+        Raises:
+            BundleError: If there is none.
+        """
+        for layer in self.layers:
+            if tile_id.startswith(f"{layer.record.id}/"):
+                for record in layer.record.tiles:
+                    if record.id == tile_id:
+                        return BundleTile(layer, record)
+        raise BundleError(f"'{self.path}' has no tile '{tile_id}'; ids are like {self._example_id()}")
+
+    def verify_hashes(self) -> None:
+        """Read everything, and check that it has not changed since it was written.
+
+        Raises:
+            BundleError: For the first file or array that has changed.
+        """
+        for file in self.manifest.files:
+            with (self.path / file.path).open("rb") as content:
+                found = hashlib.file_digest(content, "sha256").hexdigest()
+            if found != file.sha256:
+                raise BundleError(
+                    f"'{self.path / file.path}' has changed: its SHA-256 is {found}, but {MANIFEST_FILE} says "
+                    f"{file.sha256}; copy the bundle again"
+                )
+        for layer in self.layers:
+            for record in layer.arrays():
+                found = digest(np.ascontiguousarray(self.read(record)))
+                if found != record.sha256:
+                    raise BundleError(
+                        f"'{self.arrays_path}': array '{record.key}' has changed: its SHA-256 is {found}, but "
+                        f"{MANIFEST_FILE} says {record.sha256}; copy the bundle again"
+                    )
+
+    def form(self, record: ArrayRecord) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and type of an array.
+
+        Raises:
+            BundleError: If it is missing or damaged.
+        """
+        try:
+            found = self._arrays.form(record.key)
+        except (OSError, ValueError) as error:
+            raise self._damaged(record, error) from None
+        if found is None:
+            raise BundleError(f"'{self.arrays_path}': array '{record.key}' is missing; copy the bundle again")
+        return found
+
+    def read(self, record: ArrayRecord) -> NDArray[Any]:
+        """An array.
+
+        Raises:
+            BundleError: If it is missing or damaged.
+        """
+        self.form(record)
+        try:
+            return self._arrays.read(record.key)
+        except (OSError, ValueError, KeyError) as error:
+            raise self._damaged(record, error) from None
+
+    def _damaged(self, record: ArrayRecord, error: Exception) -> BundleError:
+        reason = " ".join(str(error).split())
+        return BundleError(f"'{self.arrays_path}': array '{record.key}' cannot be read: {reason}; copy it again")
+
+    def _example_id(self) -> str:
+        return next((tile.id for layer in self.manifest.layers for tile in layer.tiles), "L000/T0000")
+
+
+class BundleLayer:
+    """A mapped weight of a bundle.
+
+    Attributes:
+        bundle: The bundle.
+        record: What the manifest says of the layer.
+    """
+
+    def __init__(self, bundle: Bundle, record: LayerRecord) -> None:
+        self.bundle = bundle
+        self.record = record
+
+    @property
+    def tiles(self) -> tuple[BundleTile, ...]:
+        """Its tiles, by matrix, row and column."""
+        return tuple(BundleTile(self, record) for record in self.record.tiles)
+
+    def scale(self) -> FloatArray:
+        """The scales in µS per unit of weight, [matrices, pieces of rows, pieces of columns]."""
+        return self.bundle.read(self.record.scale.array)
+
+    def zero(self) -> FloatArray:
+        """What is added to the quotients, in units of weight, of the shape of the scales."""
+        return self.bundle.read(self.record.zero.array)
+
+    def scale_starts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows, and the columns, of a matrix at which pieces with a scale of their own begin."""
+        record = self.record
+        return self.bundle.read(record.scale_row_starts), self.bundle.read(record.scale_column_starts)
+
+    def conductances(self) -> dict[str, FloatArray]:
+        """For each device its conductances in µS, in the shape of the weight, put together from all tiles.
+
+        Raises:
+            BundleError: If a tile cannot be read, or a conductance is out of the range of the device.
+        """
+        record, view = self.record, self.record.matrix_view
+        dtype = np.dtype(record.array_dtype)
+        whole = {device.name: np.empty((view.matrices, view.rows, view.columns), dtype) for device in record.devices}
+        for tile in self.tiles:
+            rows, columns = slice(*tile.record.inputs), slice(*tile.record.outputs)
+            for name, part in tile.conductances().items():
+                whole[name][tile.record.matrix, rows, columns] = part
+        return {name: stored_from_matrices(matrices, record.layout) for name, matrices in whole.items()}
+
+    def rebuilt_weight(self) -> NDArray[Any]:
+        """The weight that the conductances stand for, bit-identical to what the nodes of model.onnx compute.
+
+        Raises:
+            BundleError: As `conductances`.
+        """
+        record = self.record
+        compute = np.dtype(_dtype(record.compute_dtype).numpy())
+        conductances = [ir.Tensor(array.astype(compute, copy=False)) for array in self.conductances().values()]
+        row_starts, column_starts = self.scale_starts()
+        zero_point = None
+        if record.zero_point is not None:
+            zero_point = ZeroPoint(self.bundle.read(record.zero_point), record.shape)
+        decoding = Decoding(
+            tuple(device.coefficient for device in record.devices),
+            record.offset_us,
+            _number_or_array(record.scale, self.scale()),
+            _number_or_array(record.zero, self.zero()),
+        )
+        return RebuiltTensor(
+            conductances,
+            decoding,
+            dtype=_dtype(record.dtype),
+            name=record.weight,
+            rounded=record.rounded,
+            zero_point=zero_point,
+            grid=record.scale_grid(row_starts.tolist(), column_starts.tolist()),
+        ).numpy()
+
+    def arrays(self) -> Iterator[ArrayRecord]:
+        """All its arrays."""
+        record = self.record
+        for tile in record.tiles:
+            yield from tile.conductances
+            yield from tile.codes or ()
+        yield from (record.scale.array, record.zero.array, record.scale_row_starts, record.scale_column_starts)
+        if record.zero_point is not None:
+            yield record.zero_point
+
+    def check(self) -> None:
+        """Check that it does not contradict itself, and that all arrays are there, of the right shape and type.
+
+        Raises:
+            BundleError: If something is wrong.
+        """
+        record = self.record
+        if (problem := record.problem()) is not None:
+            raise self._contradiction(problem)
+        for name in (record.dtype, record.compute_dtype):
+            _dtype(name)
+        for tile in record.tiles:
+            shape = (tile.inputs[1] - tile.inputs[0], tile.outputs[1] - tile.outputs[0])
+            for array in tile.conductances:
+                self._expect(array, shape, np.dtype(record.array_dtype))
+            for array in tile.codes or ():
+                self._expect(array, shape, record.code_dtype)
+        self._check_scales()
+
+    def _check_scales(self) -> None:
+        record, view, dtype = self.record, self.record.matrix_view, np.dtype(self.record.array_dtype)
+        rows = self._checked_starts(record.scale_row_starts, view.rows)
+        columns = self._checked_starts(record.scale_column_starts, view.columns)
+        self._expect(record.scale.array, (view.matrices, len(rows), len(columns)), dtype)
+        self._expect(record.zero.array, (view.matrices, len(rows), len(columns)), dtype)
+        scale = self.scale()
+        is_scale = np.isfinite(scale) & (scale > 0)
+        if not is_scale.all():
+            raise BundleError(
+                f"'{self.bundle.arrays_path}': array '{record.scale.array.key}' holds the scale "
+                f"{scale[~is_scale][0]:g}, but scales are positive and finite; hand off the model again"
+            )
+        for tile in record.tiles:
+            expected = touched_pieces(rows, *tile.inputs), touched_pieces(columns, *tile.outputs)
+            if (tile.scale_rows, tile.scale_columns) != expected:
+                raise self._contradiction(f"tile {tile.id} names other pieces of the scale than it has")
+
+    def _checked_starts(self, array: ArrayRecord, size: int) -> list[int]:
+        self._expect(array, None, _INDEX)
+        starts: list[int] = self.bundle.read(array).tolist()
+        if not starts or starts[0] != 0 or starts[-1] >= size or any(a >= b for a, b in itertools.pairwise(starts)):
+            raise BundleError(
+                f"'{self.bundle.arrays_path}': array '{array.key}' should rise from 0 to below {size}; "
+                "hand off the model again"
+            )
+        return starts
+
+    def _contradiction(self, problem: str) -> BundleError:
+        place = f"'{self.bundle.path / MANIFEST_FILE}': layer {self.record.id} ('{self.record.weight}')"
+        return BundleError(f"{place}: {problem}; hand off the model again")
+
+    def _expect(self, array: ArrayRecord, shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> None:
+        found_shape, found_dtype = self.bundle.form(array)
+        if found_dtype != dtype or (found_shape != shape if shape is not None else len(found_shape) != 1):
+            expected = "one axis" if shape is None else list(shape)
+            raise BundleError(
+                f"'{self.bundle.arrays_path}': array '{array.key}' is {found_dtype} {list(found_shape)}, but it should "
+                f"be {dtype} {expected}; copy the bundle again"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class TileScale:
+    """The scales of a tile.
+
+    Attributes:
+        values: In µS per unit of weight, [pieces of rows, pieces of columns].
+        zeros: In units of weight, of the same shape.
+        row_starts: The rows of the tile at which pieces begin; the first is 0.
+        column_starts: The columns of the tile at which pieces begin; the first is 0.
+    """
+
+    values: FloatArray
+    zeros: FloatArray
+    row_starts: NDArray[np.int64]
+    column_starts: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class PhysicalArray:
+    """What one array of the chip is programmed to.
+
+    Attributes:
+        devices: The devices that stand on it: one, or the two of a pair.
+        targets: In µS, [rows, columns]; cells without a weight are at g_min.
+        is_used: Which cells belong to a weight, of the same shape.
+    """
+
+    devices: tuple[str, ...]
+    targets: FloatArray
+    is_used: NDArray[np.bool_]
+
+
+class BundleTile:
+    """A tile of a layer.
+
+    Attributes:
+        layer: The layer.
+        record: What the manifest says of the tile.
+    """
+
+    def __init__(self, layer: BundleLayer, record: TileRecord) -> None:
+        self.layer = layer
+        self.record = record
+
+    @property
+    def id(self) -> str:
+        """E.g. ``L003/T0007``."""
+        return self.record.id
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Its inputs and outputs."""
+        (first_input, input_stop), (first_output, output_stop) = self.record.inputs, self.record.outputs
+        return input_stop - first_input, output_stop - first_output
+
+    def conductances(self) -> dict[str, FloatArray]:
+        """For each device its targets in µS, [inputs, outputs].
+
+        Raises:
+            BundleError: If they cannot be read, or one is out of the range of the device.
+        """
+        found = {}
+        layer, bundle = self.layer.record, self.layer.bundle
+        for device, array in zip(layer.devices, self.record.conductances, strict=True):
+            targets = bundle.read(array)
+            cell = first_out_of_range(targets, layer.g_min, layer.g_max, layer.compute_dtype)
+            if cell is not None:
+                raise BundleError(
+                    f"'{bundle.arrays_path}': tile {self.id}, {device.name}, row {cell[0]}, column {cell[1]} is "
+                    f"{targets[cell]:g} µS, but the device reaches {layer.g_min:g} .. {layer.g_max:g} µS; copy the "
+                    "bundle again"
+                )
+            found[device.name] = targets
+        return found
+
+    def codes(self) -> dict[str, NDArray[Any]] | None:
+        """For each device the codes of its levels, [inputs, outputs]; None if the mapping has none."""
+        if self.record.codes is None:
+            return None
+        devices = self.layer.record.devices
+        return {
+            device.name: self.layer.bundle.read(array) for device, array in zip(devices, self.record.codes, strict=True)
+        }
+
+    def scale(self) -> TileScale:
+        """Its scales, and the cells that they hold for."""
+        record = self.record
+        rows, columns = slice(*record.scale_rows), slice(*record.scale_columns)
+        row_starts, column_starts = self.layer.scale_starts()
+        return TileScale(
+            self.layer.scale()[record.matrix, rows, columns],
+            self.layer.zero()[record.matrix, rows, columns],
+            np.maximum(row_starts[rows] - record.inputs[0], 0),
+            np.maximum(column_starts[columns] - record.outputs[0], 0),
+        )
+
+    def physical_arrays(self, pair_layout: PairLayout | None = None) -> tuple[PhysicalArray, ...]:
+        """The arrays of the chip that the tile stands on.
+
+        Args:
+            pair_layout: Where the devices of a pair stand; as the bundle has it if None. In that layout arrays have the
+                size of the chip's arrays; in another one, that of as many inputs and outputs as a tile may have.
+
+        Raises:
+            BundleError: As `conductances`.
+        """
+        layer, geometry = self.layer.record, self.layer.bundle.geometry
+        chosen = geometry.pair_layout if pair_layout is None else pair_layout
+        groups = _groups(layer, chosen)
+        conductances = list(self.conductances().values())
+        rows, columns = geometry.capacity(is_paired=bool(layer.pairs))
+        placed = []
+        for group in groups:
+            shape, places = _places(group, chosen, rows, columns)
+            if chosen == geometry.pair_layout:
+                shape = geometry.rows, geometry.columns
+            targets = np.full(shape, layer.g_min, conductances[0].dtype)
+            is_used = np.zeros(shape, np.bool_)
+            for device, place in zip(group, places, strict=True):
+                targets[place][: self.shape[0], : self.shape[1]] = conductances[device]
+                is_used[place][: self.shape[0], : self.shape[1]] = True
+            placed.append(PhysicalArray(tuple(layer.devices[device].name for device in group), targets, is_used))
+        return tuple(placed)
+
+
+def _groups(layer: LayerRecord, pair_layout: PairLayout) -> list[tuple[int, ...]]:
+    """The devices that share an array."""
+    if pair_layout == "separate_arrays":
+        return [(device,) for device in range(len(layer.devices))]
+    partners = dict(layer.pairs)
+    second = set(partners.values())
+    return [
+        (device, partners[device]) if device in partners else (device,)
+        for device in range(len(layer.devices))
+        if device not in second
+    ]
+
+
+def _places(
+    group: tuple[int, ...], pair_layout: PairLayout, rows: int, columns: int
+) -> tuple[tuple[int, int], list[tuple[slice, slice]]]:
+    """The size of an array of so many inputs and outputs for a group of devices, and the cells of each device."""
+    count, every = len(group), slice(None)
+    if count == 1:
+        return (rows, columns), [(every, every)]
+    if pair_layout == "adjacent_columns":
+        return (rows, count * columns), [(every, slice(k, count * columns, count)) for k in range(count)]
+    return (count * rows, columns), [(slice(k, count * rows, count), every) for k in range(count)]
+
+
+def _number_or_array(record: ValuesRecord, values: FloatArray) -> float | FloatArray:
+    return values if record.value is None else record.value
+
+
+def _dtype(name: str) -> ir.DataType:
+    for dtype in MAPPABLE_DTYPES:
+        if np.dtype(dtype.numpy()).name == name:
+            return dtype
+    raise BundleError(f"the bundle names the type '{name}', which this version does not know")
+
+
+def _read_manifest(folder: Path) -> BundleManifest:
+    path = folder / MANIFEST_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(f"'{folder}' is no bundle: it has no {MANIFEST_FILE}; give the folder NAME.gconv") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"'{path}' cannot be read: {error}; copy the bundle again") from None
+    with contextlib.suppress(ValueError, AttributeError):
+        document = json.loads(text)
+        found = document.get("format"), document.get("format_version")
+        if found[0] != BUNDLE_FORMAT:
+            raise BundleError(f"'{path}' is no manifest of a bundle: its format is {found[0]!r}, not '{BUNDLE_FORMAT}'")
+        if found[1] != BUNDLE_VERSION:
+            raise BundleError(
+                f"'{path}' has format version {found[1]!r}, this version reads {BUNDLE_VERSION}; "
+                "use the version of onnx_gconv that wrote the bundle, or a newer one"
+            )
+    try:
+        return BundleManifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise BundleError(f"'{path}' is damaged: {where}: {first['msg']}; copy the bundle again") from None
+
+
+def _check_file(path: Path, size: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        raise BundleError(f"'{path}' cannot be read: {error.strerror}; copy the bundle again") from None
+    if found != size:
+        raise BundleError(f"'{path}' has {found} bytes, but it should have {size}; copy the bundle again")

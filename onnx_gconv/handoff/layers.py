@@ -1,0 +1,244 @@
+"""The mapped weights of a model as layers of a bundle: their matrices, nodes, bias and tiles."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.devices.presets import DevicePreset
+from onnx_gconv.errors import BundleError, ConfigError, ModelError
+from onnx_gconv.handoff.tiles import ArrayGeometry, TileGrid
+from onnx_gconv.mapping import ConsumerRecord, WeightRecord
+from onnx_gconv.matrix_layout import IncommensurableShapeError, MatrixLayout
+from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
+from onnx_gconv.passes.preconditions import require_mapped
+from onnx_gconv.scale_grid import ScaleGrid
+from onnx_gconv.weights.constant_tensor import constant_tensor
+
+__all__ = ["Layer", "layers_of"]
+
+# The input that holds the bias, by op type; of the recurrent ops the two biases of all gates side by side.
+_BIAS_SLOTS = {
+    "Gemm": 2, "FusedGemm": 2, "Conv": 2, "FusedConv": 2, "ConvTranspose": 2, "LSTM": 3, "GRU": 3, "RNN": 3,
+    "QLinearConv": 8, "GemmFastGelu": 2, "Attention": 2, "PackedAttention": 2, "QAttention": 2, "DeformConv": 3,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A mapped weight and the tiles that it is cut into.
+
+    Attributes:
+        number: Its number in the bundle.
+        mapped: The weight in the graph.
+        consumers: The MVM nodes that read it; the first has the matrix view.
+        layout: Where its elements stand in the matrices.
+        grid: Its tiles.
+        geometry: The arrays that they stand on.
+        bias: Name of the initializer that is added to the product; None if none is found.
+    """
+
+    number: int
+    mapped: MappedWeight
+    consumers: tuple[ConsumerRecord, ...]
+    layout: MatrixLayout
+    grid: TileGrid
+    geometry: ArrayGeometry
+    bias: str | None
+
+    @property
+    def id(self) -> str:
+        """E.g. ``L003``."""
+        return f"L{self.number:03d}"
+
+    def tile_id(self, number: int) -> str:
+        """E.g. ``L003/T0007``."""
+        return f"{self.id}/T{number:04d}"
+
+    @property
+    def record(self) -> WeightRecord:
+        """What the mapping says of the weight."""
+        return self.mapped.record
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Indices of the devices of each pair, the positive one first."""
+        return _pairs(self.record)
+
+    @property
+    def arrays(self) -> int:
+        """How many arrays its tiles need, over all devices."""
+        devices = len(self.record.conductances)
+        shared = len(self.pairs) if self.geometry.pair_layout != "separate_arrays" else 0
+        return len(self.grid) * (devices - shared)
+
+    @property
+    def cells(self) -> int:
+        """How many cells hold conductances, over all devices."""
+        return math.prod(self.record.shape) * len(self.record.conductances)
+
+    @property
+    def utilization(self) -> float:
+        """Share of the cells of its arrays that hold conductances."""
+        return self.cells / (self.arrays * self.geometry.rows * self.geometry.columns)
+
+    @property
+    def array_dtype(self) -> np.dtype[np.floating]:
+        """The type of conductances and scales in the bundle: float64 for float64, else float32."""
+        return np.dtype(np.float64 if self.record.compute_dtype == "float64" else np.float32)
+
+    @property
+    def scale_grid(self) -> ScaleGrid:
+        """Which elements share a scale; one piece of rows and of columns if all do."""
+        return self.record.grid or ScaleGrid(self.layout, (0,), (0,))
+
+    def scale_and_zero(self) -> tuple[FloatArray, FloatArray]:
+        """Scale and zero as arrays [matrices, pieces of rows, pieces of columns]."""
+        decoding, shape = self.mapped.decoding, self.scale_grid.shape
+        scale, zero = (
+            np.ascontiguousarray(np.broadcast_to(np.asarray(values), shape).astype(self.array_dtype))
+            for values in (decoding.scale, decoding.zero)
+        )
+        return scale, zero
+
+    def zero_point(self) -> NDArray[np.int64] | None:
+        """The zero points of a weight of integer codes, which broadcast to it; None for 0."""
+        found = self.mapped.zero_point
+        return None if found is None else np.ascontiguousarray(found.values.astype("<i8"))
+
+
+def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | None) -> tuple[Layer, ...]:
+    """The layers of a mapped model.
+
+    Args:
+        model: The model.
+        geometry: The arrays that tiles stand on.
+        preset: The device that the conductances are for, if it is to be checked.
+
+    Raises:
+        ModelError: If it is not mapped, or another tool has damaged its mapping.
+        ConfigError: If a weight does not fit the arrays or the device.
+        BundleError: If a weight has no matrix view.
+    """
+    manifest, values = require_mapped(model), ModelValues(model)
+    layers = []
+    for number, record in enumerate(manifest.weights):
+        try:
+            mapped = locate(record, values)
+            problem = next(structural_problems(mapped), None)
+        except (BrokenMappingError, ModelError) as error:
+            problem = str(error)
+        if problem is not None:
+            raise ModelError(
+                f"the weight '{record.name}' cannot be handed off: {problem}; hand off the model as it was mapped"
+            )
+        if preset is not None:
+            _check_range(record, preset)
+        layers.append(_layer(number, mapped, geometry))
+    return tuple(layers)
+
+
+def _layer(number: int, mapped: MappedWeight, geometry: ArrayGeometry) -> Layer:
+    record = mapped.record
+    consumers, layout = _consumers_and_layout(record)
+    try:
+        grid = geometry.cut(
+            layout.matrices,
+            layout.rows,
+            layout.columns,
+            is_paired=bool(_pairs(record)),
+            kernel=_kernel(consumers[0]),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"the weight '{record.name}' of {consumers[0].op_type}: {error}") from None
+    return Layer(number, mapped, consumers, layout, grid, geometry, _bias(mapped.value, consumers[0]))
+
+
+def _consumers_and_layout(record: WeightRecord) -> tuple[tuple[ConsumerRecord, ...], MatrixLayout]:
+    """The MVM nodes that read a weight, and the layout of the first; that of the scales stands first."""
+    found = list(record.consumers)
+    if record.scale.consumer is not None:
+        found.insert(0, found.pop(record.scale.consumer))
+    readers = [consumer for consumer in found if consumer.is_mvm and consumer.matrix_view is not None]
+    for place, consumer in enumerate(readers):
+        assert consumer.matrix_view is not None  # noqa: S101 - those without have been left out
+        try:
+            layout = consumer.matrix_view.layout(record.shape, consumer.path)
+        except IncommensurableShapeError:
+            continue
+        return (consumer, *readers[:place], *readers[place + 1 :]), layout
+    raise BundleError(
+        f"the weight '{record.name}' cannot be handed off: no node reads it as matrices of whole axes; "
+        "map the model without it (--exclude)"
+    )
+
+
+def _pairs(record: WeightRecord) -> tuple[tuple[int, int], ...]:
+    """Neighbouring devices that count alike with opposite signs."""
+    coefficients = [item.coefficient for item in record.conductances]
+    return tuple(
+        (device, device + 1)
+        for device in range(len(coefficients) - 1)
+        if coefficients[device] > 0 and coefficients[device + 1] == -coefficients[device]
+    )
+
+
+def _kernel(consumer: ConsumerRecord) -> tuple[int, int]:
+    """How many rows, and columns, of the matrix belong to one kernel of a convolution; 1 for other ops."""
+    view = consumer.matrix_view
+    if view is None or "Conv" not in consumer.op_type:
+        return 1, 1
+    return math.prod(view.split_shape[axis] for axis in view.row_axes[1:]), view.columns_per_channel
+
+
+def _check_range(record: WeightRecord, preset: DevicePreset) -> None:
+    low, high = record.converter.parameters["g_min"], record.converter.parameters["g_max"]
+    if low < preset.g_min or high > preset.g_max:
+        raise ConfigError(
+            f"the weight '{record.name}' is mapped to {low:g} .. {high:g} µS, but devices of preset '{preset.name}' "
+            f"reach {preset.g_min:.6g} .. {preset.g_max:.6g} µS; map the model with --preset {preset.name}"
+        )
+
+
+def _bias(weight: ir.Value, consumer: ConsumerRecord) -> str | None:
+    """The initializer that a node adds to the product, or that the Add node after a MatMul adds; None if none does."""
+    node = next((node for node in _readers(weight) if _is_the(node, consumer)), None)
+    if node is None:
+        return None
+    slot = _BIAS_SLOTS.get(node.op_type)
+    if slot is not None:
+        return _constant(node.inputs[slot]) if slot < len(node.inputs) else None
+    uses = list(node.outputs[0].uses())
+    if node.op_type not in {"MatMul", "FusedMatMul"} or len(uses) != 1 or uses[0].node.op_type != "Add":
+        return None
+    return _constant(uses[0].node.inputs[1 - uses[0].idx])
+
+
+def _readers(weight: ir.Value) -> Iterator[ir.Node]:
+    """The nodes behind a value, the nearest first."""
+    waiting, seen = deque([weight]), set()
+    while waiting:
+        for node, _ in waiting.popleft().uses():
+            if node not in seen:
+                seen.add(node)
+                yield node
+                waiting.extend(node.outputs)
+
+
+def _is_the(node: ir.Node, consumer: ConsumerRecord) -> bool:
+    return (node.name or "", node.op_type, node.domain) == (consumer.node, consumer.op_type, consumer.domain)
+
+
+def _constant(value: ir.Value | None) -> str | None:
+    """The name of an initializer, or of the output of a Constant node."""
+    if value is None or value.is_graph_input():
+        return None
+    is_constant = value.is_initializer() or constant_tensor(value) is not None
+    return value.name if is_constant else None

@@ -1,0 +1,262 @@
+"""The manifest of a hand-off bundle: what its arrays are, and how they are placed on the arrays of a chip.
+
+``docs/bundle.md`` specifies it for readers in any language, ``docs/bundle.schema.json`` for validators.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from onnx_gconv.granularity import GranularityKind, Partition
+from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
+from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
+from onnx_gconv.matrix_layout import MatrixLayout
+from onnx_gconv.scale_grid import ScaleGrid
+
+__all__ = [
+    "BUNDLE_FORMAT",
+    "BUNDLE_VERSION",
+    "MANIFEST_FILE",
+    "ArrayRecord",
+    "ArraysFile",
+    "BiasRecord",
+    "BundleManifest",
+    "DeviceRecord",
+    "FileRecord",
+    "GeometryRecord",
+    "LayerRecord",
+    "NodeRecord",
+    "PresetRecord",
+    "TileRecord",
+    "ValuesRecord",
+    "bundle_schema",
+]
+
+BUNDLE_FORMAT = "onnx_gconv.bundle"
+BUNDLE_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class FileRecord(_Record):
+    """A file of the bundle."""
+
+    path: str = Field(description="Name of the file in the bundle")
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=_SHA256)
+
+
+class ArraysFile(_Record):
+    """The file that holds all arrays."""
+
+    path: str = Field(description="Name of the file in the bundle")
+    kind: Literal["hdf5", "npz"]
+
+
+class SourceRecord(_Record):
+    """The mapped model that the bundle was made of."""
+
+    name: str = Field(description="Name of its file")
+    sha256: str = Field(pattern=_SHA256, description="Of the .onnx file, without external data")
+
+
+class PresetRecord(_Record):
+    """A published device, and how far from its target one may be when programming ends."""
+
+    name: str
+    tolerance_us: float | None = Field(description="In µS")
+    tolerance_relative: float | None = Field(description="As a part of the target")
+
+
+class GeometryRecord(_Record):
+    """The crossbar arrays, and how tiles are placed on them."""
+
+    rows: int = Field(ge=1, description="Rows (inputs) of an array")
+    columns: int = Field(ge=1, description="Columns (outputs) of an array")
+    partition: Partition
+    pair_layout: PairLayout
+    whole_kernels: bool
+    padding: Literal["g_min"] = Field(default="g_min", description="What cells outside of a tile are programmed to")
+
+    @property
+    def geometry(self) -> ArrayGeometry:
+        """The arrays themselves."""
+        return ArrayGeometry(self.rows, self.columns, self.partition, self.pair_layout, self.whole_kernels)
+
+
+class NodeRecord(_Record):
+    """A node that multiplies activations with the weight."""
+
+    node: str = Field(description="Its name, which may be empty")
+    op_type: str
+    domain: str
+    slot: int = Field(description="Index of the input that reads the weight")
+    graph: str = Field(description="Path of its graph; empty for the main graph")
+
+
+class DeviceRecord(_Record):
+    """A device of each cell."""
+
+    name: str = Field(description="The last part of the keys of its arrays")
+    coefficient: float = Field(description="c_k, by which its conductance counts")
+    initializer: str = Field(description="Name of its conductances, or of their codes, in model.onnx")
+
+
+class ArrayRecord(_Record):
+    """An array of the arrays file."""
+
+    key: str
+    sha256: str = Field(pattern=_SHA256, description="Of its elements, little-endian, in row-major order")
+
+
+class ValuesRecord(_Record):
+    """Scales or zeros: an array [matrices, pieces of rows, pieces of columns]."""
+
+    value: float | None = Field(description="If it is the same everywhere, else null")
+    array: ArrayRecord
+
+
+class BiasRecord(_Record):
+    """The bias of a layer, which is added digitally."""
+
+    mode: Literal["digital"] = "digital"
+    initializer: str = Field(description="Its name in model.onnx")
+
+
+class TileRecord(_Record):
+    """A tile: a part of a matrix that stands on one array for each device, or pair of devices."""
+
+    id: str
+    matrix: int = Field(ge=0)
+    grid: tuple[int, int] = Field(description="Row and column of the tile in its matrix")
+    inputs: tuple[int, int] = Field(description="The first row of the matrix, and the one after the last")
+    outputs: tuple[int, int] = Field(description="The first column of the matrix, and the one after the last")
+    scale_rows: tuple[int, int] = Field(description="The pieces of rows of the scale that it touches: first, stop")
+    scale_columns: tuple[int, int] = Field(description="The pieces of columns of the scale that it touches")
+    conductances: tuple[ArrayRecord, ...] = Field(description="For each device its targets in µS, [inputs, outputs]")
+    codes: tuple[ArrayRecord, ...] | None = Field(description="For each device the codes of its levels, or null")
+
+
+class LayerRecord(_Record):
+    """A mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``, each in its matrix view."""
+
+    id: str
+    weight: str = Field(description="Name of the weight, which plain.onnx has as an initializer")
+    graph: str = Field(description="Path of its graph; empty for the main graph")
+    nodes: tuple[NodeRecord, ...] = Field(description="The nodes that use it; the first has the matrix view")
+    dtype: str
+    shape: tuple[int, ...]
+    path: tuple[RearrangementRecord, ...] = Field(description="How it is rearranged before the matrix view applies")
+    matrix_view: MatrixViewRecord
+    unroll: str = Field(description="The order of rows and columns, in words")
+    converter: ConverterRecord
+    g_min: float
+    g_max: float
+    levels: LevelsRecord | None
+    compute_dtype: str
+    array_dtype: Literal["float32", "float64"]
+    devices: tuple[DeviceRecord, ...] = Field(min_length=1)
+    pairs: tuple[tuple[int, int], ...] = Field(
+        description="Indices of the devices of each pair, the positive one first"
+    )
+    offset_us: float
+    granularity: GranularityKind
+    scale: ValuesRecord = Field(description="µS per unit of weight")
+    scale_row_starts: ArrayRecord = Field(description="The rows at which pieces of the scale begin")
+    scale_column_starts: ArrayRecord = Field(description="The columns at which pieces of the scale begin")
+    zero: ValuesRecord = Field(description="In units of weight")
+    rounded: bool = Field(description="Whether the weight consists of integer codes: round(W) + zero point")
+    zero_point: ArrayRecord | None = Field(description="Integers that broadcast to the weight; null for 0")
+    bias: BiasRecord | None
+    tile_row_starts: tuple[int, ...]
+    tile_column_starts: tuple[int, ...]
+    arrays: int = Field(description="How many arrays all its tiles need, over all devices")
+    utilization: float = Field(description="Share of the cells of these arrays that hold conductances")
+    tiles: tuple[TileRecord, ...]
+
+    @property
+    def layout(self) -> MatrixLayout:
+        """Where the elements of the weight stand in its matrices.
+
+        Raises:
+            IncommensurableShapeError: If the matrix view does not fit the shape.
+        """
+        return self.matrix_view.layout(self.shape, self.path)
+
+    @property
+    def tile_grid(self) -> TileGrid:
+        """How its matrices are cut."""
+        view = self.matrix_view
+        return TileGrid(view.matrices, view.rows, view.columns, self.tile_row_starts, self.tile_column_starts)
+
+    def scale_grid(self, row_starts: Iterable[int], column_starts: Iterable[int]) -> ScaleGrid:
+        """Which elements share a scale.
+
+        Args:
+            row_starts: The rows at which pieces begin.
+            column_starts: The columns at which pieces begin.
+        """
+        return ScaleGrid(self.layout, tuple(map(int, row_starts)), tuple(map(int, column_starts)))
+
+    def problem(self) -> str | None:
+        """What contradicts itself, if anything does."""
+        try:
+            layout = self.layout
+        except (ValueError, IndexError) as error:
+            return f"its matrix view does not fit the shape {list(self.shape)} ({error})"
+        view = self.matrix_view
+        if (layout.matrices, layout.rows, layout.columns) != (view.matrices, view.rows, view.columns):
+            return f"its matrix view does not fit the shape {list(self.shape)}"
+        if any(not 0 <= device < len(self.devices) for pair in self.pairs for device in pair):
+            return f"its pairs name a device beyond the {len(self.devices)} that it has"
+        if len(self.tiles) != len(self.tile_grid):
+            return f"it has {len(self.tiles)} tiles, but its grid has {len(self.tile_grid)}"
+        return next((text for text in map(self._tile_problem, self.tiles, self.tile_grid.tiles) if text), None)
+
+    def _tile_problem(self, tile: TileRecord, place: Tile) -> str | None:
+        if (tile.matrix, tile.grid) != (place.matrix, place.grid):
+            return f"tile {tile.id} is not where the grid has it"
+        if (tile.inputs, tile.outputs) != (place.inputs, place.outputs):
+            return f"tile {tile.id} has other inputs or outputs than the grid gives it"
+        if any(len(arrays) != len(self.devices) for arrays in (tile.conductances, tile.codes or tile.conductances)):
+            return f"tile {tile.id} does not have an array for each of the {len(self.devices)} devices"
+        return None
+
+    @property
+    def code_dtype(self) -> np.dtype[np.unsignedinteger]:
+        """The type of codes of levels."""
+        return np.dtype(np.uint16 if self.levels is None or self.levels.storage == "float" else self.levels.storage)
+
+
+class BundleManifest(_Record):
+    """The whole document."""
+
+    format: Literal["onnx_gconv.bundle"] = "onnx_gconv.bundle"
+    format_version: Literal[1] = 1
+    tool: str
+    unit: Literal["uS"] = "uS"
+    source: SourceRecord
+    preset: PresetRecord | None
+    geometry: GeometryRecord
+    partial_sums: str = Field(description="How the results of tiles become that of the layer, in words")
+    arrays: ArraysFile
+    files: tuple[FileRecord, ...] = Field(description="The other files of the bundle")
+    total_arrays: int
+    layers: tuple[LayerRecord, ...]
+
+
+def bundle_schema() -> str:
+    """The JSON Schema of the manifest, as text."""
+    schema = BundleManifest.model_json_schema()
+    return json.dumps({"$schema": _DRAFT, **schema}, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,178 @@
+"""Reads blocks of the matrices of a stored tensor, without reading or transposing all of it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.external_data import check_external_tensor
+from onnx_gconv.matrix_layout import Factor, MatrixLayout, Role
+
+__all__ = ["MatrixReader", "stored_from_matrices"]
+
+_Ranges: TypeAlias = tuple[tuple[int, int], ...]
+
+
+class MatrixReader:
+    """A stored tensor as matrices of inputs by outputs. External data is read with pread, block by block.
+
+    Blocks can be read by several threads at once. To be closed in the end, or used in a with statement.
+
+    Args:
+        tensor: A tensor with elements of whole bytes.
+        layout: Where its elements stand in the matrices.
+
+    Raises:
+        ModelError: If external data is unsafe, missing or too short.
+    """
+
+    def __init__(self, tensor: ir.TensorProtocol, layout: MatrixLayout) -> None:
+        self.dtype = np.dtype(tensor.dtype.numpy())
+        self._name = tensor.name
+        self._axes = _joined(layout.factors)
+        self._sizes = tuple(axis.size for axis in self._axes)
+        self._file: int | None = None
+        self._offset = 0
+        self._array: NDArray[Any] | None = None
+        if isinstance(tensor, ir.ExternalTensor):
+            check_external_tensor(tensor)
+            self._file = os.open(tensor.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._offset = tensor.offset or 0
+        else:
+            self._array = tensor.numpy().reshape(self._sizes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    @property
+    def fastest(self) -> Role:
+        """Whether neighbours in storage are neighbours in a row of the matrix, along its columns, or in a column."""
+        return next((axis.role for axis in reversed(self._axes) if axis.role != "matrix"), "column")
+
+    def read(self, matrix: int, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
+        """A block of a matrix.
+
+        Args:
+            matrix: Number of the matrix.
+            rows: Its first row, and the one after the last.
+            columns: Its first column, and the one after the last.
+
+        Returns:
+            An array [rows, columns], which may be a view.
+
+        Raises:
+            ModelError: If external data has become shorter.
+        """
+        [(_, matrix_box)] = self._boxes("matrix", matrix, matrix + 1)
+        row_boxes, column_boxes = list(self._boxes("row", *rows)), list(self._boxes("column", *columns))
+        if len(row_boxes) == len(column_boxes) == 1:
+            return self._block(matrix_box, row_boxes[0][1], column_boxes[0][1])
+        block = np.empty((rows[1] - rows[0], columns[1] - columns[0]), self.dtype)
+        for (row, row_box), (column, column_box) in itertools.product(row_boxes, column_boxes):
+            part = self._block(matrix_box, row_box, column_box)
+            block[row : row + part.shape[0], column : column + part.shape[1]] = part
+        return block
+
+    def _numbers(self, role: Role) -> tuple[int, ...]:
+        """The axes of a role, the slowest first."""
+        numbers = (number for number, axis in enumerate(self._axes) if axis.role == role)
+        return tuple(sorted(numbers, key=lambda number: -self._axes[number].stride))
+
+    def _boxes(self, role: Role, first: int, stop: int) -> Iterator[tuple[int, _Ranges]]:
+        """The boxes that a stretch of an index consists of, each with its distance from the beginning."""
+        done = 0
+        for ranges in _boxes([self._sizes[number] for number in self._numbers(role)], first, stop):
+            yield done, ranges
+            done += math.prod(end - start for start, end in ranges)
+
+    def _block(self, matrices: _Ranges, rows: _Ranges, columns: _Ranges) -> NDArray[Any]:
+        order = (*self._numbers("matrix"), *self._numbers("row"), *self._numbers("column"))
+        by_number = dict(zip(order, (*matrices, *rows, *columns), strict=True))
+        box = self._box([by_number[number] for number in range(len(order))])
+        height, width = (math.prod(end - start for start, end in ranges) for ranges in (rows, columns))
+        return box.transpose(order).reshape(height, width)
+
+    def _box(self, ranges: Sequence[tuple[int, int]]) -> NDArray[Any]:
+        """The elements of ranges of all axes, in the order of storage."""
+        if self._array is not None:
+            return self._array[tuple(slice(*one) for one in ranges)]
+        shape = tuple(end - start for start, end in ranges)
+        whole = len(shape)  # axes from here on are read as a whole
+        while whole and shape[whole - 1] == self._sizes[whole - 1]:
+            whole -= 1
+        outer = ranges[: max(whole - 1, 0)]
+        box = np.empty(shape, self.dtype)
+        runs = box.reshape(math.prod(shape[: len(outer)]), -1)
+        strides = [math.prod(self._sizes[axis + 1 :]) for axis in range(len(shape))]
+        skipped = ranges[whole - 1][0] * strides[whole - 1] if whole else 0
+        for number, index in enumerate(itertools.product(*(range(*one) for one in outer))):
+            start = skipped + sum(digit * stride for digit, stride in zip(index, strides, strict=False))
+            self._fill(runs[number], start)
+        return box if np.little_endian else box.byteswap()
+
+    def _fill(self, run: NDArray[Any], start: int) -> None:
+        assert self._file is not None  # noqa: S101 - the array is None
+        view, offset = run.view(np.uint8).data, self._offset + start * self.dtype.itemsize
+        while view.nbytes:
+            count = os.preadv(self._file, [view], offset)
+            if not count:
+                raise ModelError(f"external data of tensor '{self._name}' became shorter while read")
+            view, offset = view[count:], offset + count
+
+
+def stored_from_matrices(matrices: NDArray[Any], layout: MatrixLayout) -> NDArray[Any]:
+    """The stored tensor whose matrices are given as an array [matrices, rows, columns]."""
+    order = (*layout.of_role("matrix"), *layout.of_role("row"), *layout.of_role("column"))
+    sizes = [layout.factors[number].size for number in order]
+    return matrices.reshape(sizes).transpose(np.argsort(order).tolist()).reshape(layout.shape)
+
+
+def _joined(factors: Sequence[Factor]) -> list[Factor]:
+    """Factors with neighbours joined that count one index together."""
+    joined: list[Factor] = []
+    for factor in factors:
+        last = joined[-1] if joined else None
+        if last is not None and last.role == factor.role and last.stride == factor.size * factor.stride:
+            joined[-1] = Factor(last.size * factor.size, last.axis, factor.role, factor.stride)
+        else:
+            joined.append(factor)
+    return joined
+
+
+def _boxes(sizes: Sequence[int], first: int, stop: int) -> Iterator[_Ranges]:
+    """Boxes of digits, the slowest first, that numbers from `first` to `stop` consist of, in their order."""
+    if not sizes:
+        yield ()
+        return
+    inner = math.prod(sizes[1:])
+    (begin, head), (end, tail) = divmod(first, inner), divmod(stop, inner)
+    if begin == end:
+        yield from (((begin, begin + 1), *rest) for rest in _boxes(sizes[1:], head, tail))
+        return
+    if head:
+        yield from (((begin, begin + 1), *rest) for rest in _boxes(sizes[1:], head, inner))
+        begin += 1
+    if begin < end:
+        yield ((begin, end), *((0, size) for size in sizes[1:]))
+    if tail:
+        yield from (((end, end + 1), *rest) for rest in _boxes(sizes[1:], 0, tail))

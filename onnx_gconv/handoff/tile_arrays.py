@@ -1,0 +1,139 @@
+"""The arrays of the tiles of a layer, cut out of the stored tensors in flat memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.handoff.device_range import first_out_of_range
+from onnx_gconv.handoff.layers import Layer
+from onnx_gconv.handoff.matrix_reader import MatrixReader
+from onnx_gconv.handoff.tiles import Tile
+from onnx_gconv.streamed_tensor import worker_count
+
+__all__ = ["TileArrays", "digest", "little_endian", "tile_arrays"]
+
+# Cells that are read at once, over all devices: 8 MiB of float32, and as much again for the tiles that are cut of them.
+_BLOCK_CELLS = 1 << 21
+
+
+@dataclass(frozen=True, eq=False)
+class TileArrays:
+    """The arrays of a tile.
+
+    Attributes:
+        tile: The tile.
+        conductances: For each device its targets, in µS, little-endian.
+        codes: For each device the codes of its levels; None if the mapping has none.
+        digests: SHA-256 of the conductances, then of the codes.
+    """
+
+    tile: Tile
+    conductances: tuple[NDArray[Any], ...]
+    codes: tuple[NDArray[Any], ...] | None
+    digests: tuple[str, ...]
+
+
+def tile_arrays(layer: Layer, executor: Executor) -> Iterator[TileArrays]:
+    """The arrays of all tiles of a layer. A few blocks of neighbouring tiles are read and cut side by side.
+
+    Raises:
+        ModelError: If external data cannot be read, or a conductance is out of the range of the device.
+    """
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(MatrixReader(tensor, layer.layout)) for tensor in layer.mapped.stored_tensors]
+        jobs: deque[Future[list[TileArrays]]] = deque()
+        waiting = worker_count() if _tile_cells(layer) <= _BLOCK_CELLS else 0  # large tiles one by one
+        try:
+            for tiles in _blocks(layer, along_rows=readers[0].fastest == "row"):
+                jobs.append(executor.submit(_cut, layer, readers, tiles))
+                if len(jobs) > waiting:
+                    yield from jobs.popleft().result()
+            while jobs:
+                yield from jobs.popleft().result()
+        finally:  # files are closed only when nobody reads them any more
+            for job in jobs:
+                job.cancel()
+            for job in jobs:
+                if not job.cancelled():
+                    job.exception()
+
+
+def digest(array: NDArray[Any]) -> str:
+    """SHA-256 of the bytes of a C-contiguous array."""
+    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def little_endian(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in row-major order, its elements little-endian."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+
+
+def _blocks(layer: Layer, *, along_rows: bool) -> Iterator[list[Tile]]:
+    """Tiles that are read at once: neighbours in the direction in which elements are neighbours in storage."""
+    grid, (high, wide) = layer.grid, layer.grid.shape
+    most = max(_BLOCK_CELLS // _tile_cells(layer), 1)
+    for matrix in range(grid.matrices):
+        for across in range(wide if along_rows else high):
+            length = high if along_rows else wide
+            for first in range(0, length, most):
+                along = range(first, min(first + most, length))
+                yield [grid.tile(matrix, *((one, across) if along_rows else (across, one))) for one in along]
+
+
+def _tile_cells(layer: Layer) -> int:
+    """Cells of the largest tile, over all devices."""
+    return math.prod(layer.grid.tile(0, 0, 0).shape) * len(layer.record.conductances)
+
+
+def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile]) -> list[TileArrays]:
+    first, last = tiles[0], tiles[-1]
+    rows, columns = (first.inputs[0], last.inputs[1]), (first.outputs[0], last.outputs[1])
+    blocks = [reader.read(first.matrix, rows, columns) for reader in readers]
+    return [_tile(layer, tile, [_part(block, tile, first) for block in blocks]) for tile in tiles]
+
+
+def _part(block: NDArray[Any], tile: Tile, first: Tile) -> NDArray[Any]:
+    row, column = tile.inputs[0] - first.inputs[0], tile.outputs[0] - first.outputs[0]
+    return block[row : row + tile.shape[0], column : column + tile.shape[1]]
+
+
+def _tile(layer: Layer, tile: Tile, stored: list[NDArray[Any]]) -> TileArrays:
+    codes, in_us = None, _as_stored(layer)
+    if layer.record.levels is not None and layer.record.levels.storage != "float":
+        codes = tuple(little_endian(part) for part in stored)
+    conductances = tuple(little_endian(in_us(part)) for part in stored)
+    for device, array in zip(layer.record.conductances, conductances, strict=True):
+        _check_range(layer, tile, device.device, array)
+    return TileArrays(tile, conductances, codes, tuple(map(digest, (*conductances, *(codes or ())))))
+
+
+def _as_stored(layer: Layer) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """How the elements of initializers become conductances in µS of the type of the bundle."""
+    levels = layer.record.levels
+    if levels is None or levels.storage == "float":
+        return lambda part: part.astype(layer.array_dtype, copy=False)
+    found = levels.levels
+    return lambda part: found.decode(np.ascontiguousarray(part), layer.array_dtype)
+
+
+def _check_range(layer: Layer, tile: Tile, device: str, array: NDArray[Any]) -> None:
+    record = layer.record
+    low, high = record.converter.parameters["g_min"], record.converter.parameters["g_max"]
+    cell = first_out_of_range(array, low, high, record.compute_dtype)
+    if cell is not None:
+        raise ModelError(
+            f"the weight '{record.name}' cannot be handed off: {device} of input {tile.inputs[0] + cell[0]}, output "
+            f"{tile.outputs[0] + cell[1]} (tile {layer.tile_id(tile.number)}) is {array[cell]:g} µS, out of the range "
+            f"of {low:g} .. {high:g} µS; map the model again"
+        )

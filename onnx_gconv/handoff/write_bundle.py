@@ -1,0 +1,432 @@
+"""Writes a hand-off bundle: the target conductances of every tile, the models, and the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.devices.presets import DevicePreset
+from onnx_gconv.devices.presets import preset as preset_of_name
+from onnx_gconv.errors import ConfigError, GconvError
+from onnx_gconv.external_data import external_tensors
+from onnx_gconv.granularity import Partition
+from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, ArrayWriter, write_arrays
+from onnx_gconv.handoff.layers import Layer, layers_of
+from onnx_gconv.handoff.manifest import (
+    MANIFEST_FILE,
+    ArrayRecord,
+    ArraysFile,
+    BiasRecord,
+    BundleManifest,
+    DeviceRecord,
+    FileRecord,
+    GeometryRecord,
+    LayerRecord,
+    NodeRecord,
+    PresetRecord,
+    SourceRecord,
+    TileRecord,
+    ValuesRecord,
+)
+from onnx_gconv.handoff.report import HandoffReport
+from onnx_gconv.handoff.staged_folder import staged_folder
+from onnx_gconv.handoff.targets_csv import TargetsCsv
+from onnx_gconv.handoff.tile_arrays import TileArrays, digest, little_endian, tile_arrays
+from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout, touched_pieces
+from onnx_gconv.mapping import MatrixViewRecord, RearrangementRecord, read_manifest
+from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.passes import RestoreWeights
+from onnx_gconv.streamed_tensor import worker_count
+
+__all__ = ["BUNDLE_SUFFIX", "Progress", "default_bundle_path", "write_bundle"]
+
+Progress = Callable[[str, int, int], None]
+
+BUNDLE_SUFFIX = ".gconv"
+
+MODEL_FILE, PLAIN_FILE, CSV_FILE = "model.onnx", "plain.onnx", "targets.csv"
+
+PARTIAL_SUMS = (
+    "The outputs of tiles of one matrix with the same outputs are added over their inputs, each after its own scale "
+    "and zero; tiles with other outputs are placed side by side. sum_k c_k * G_k of each cell, less offset_us, is "
+    "divided by the scale of the cell, and the zero is added; where one column of a tile has one scale, that can be "
+    "done digitally after the array: y = ((x @ sum_k c_k * G_k) - offset_us * sum(x)) / scale + zero * sum(x). "
+    "matrix_view.factor multiplies the result of the layer, before the bias is added."
+)
+
+_COPY_BYTES = 1 << 20
+
+_OWN_FILES = {MANIFEST_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, *ARRAY_FILES.values()}
+
+
+def write_bundle(
+    mapped: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    array: tuple[int, int] | None = None,
+    *,
+    partition: Partition = "max",
+    pair_layout: PairLayout = "separate_arrays",
+    whole_kernels: bool = False,
+    arrays: ArraysKind = "hdf5",
+    csv: bool = False,
+    preset: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> HandoffReport:
+    """Write the target conductances of a mapped model, tile by tile, to a folder that a lab's tools can read.
+
+    The folder appears whole or not at all. Memory does not grow with the model.
+
+    Args:
+        mapped: The mapped model. It is not changed.
+        output: The folder to write; beside `mapped`, named ``NAME.gconv``, if None.
+        array: Rows (inputs) and columns (outputs) of a crossbar array; those of the preset if None.
+        partition: ``max`` cuts matrices into full arrays and a rest, ``equal`` into as few tiles as suffice.
+        pair_layout: Where the devices of a pair stand: ``separate_arrays``, ``adjacent_columns``, ``interleaved_rows``.
+        whole_kernels: Never cut a kernel of a convolution.
+        arrays: The file of the conductances: ``hdf5`` or ``npz``.
+        csv: Also write them as text, a line for each cell.
+        preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
+        overwrite: Replace an older bundle at `output`.
+        dry_run: Only count the arrays; `output` may exist.
+        progress: Called with the step ("conductances", "models"), what is done and how much there is.
+
+    Raises:
+        ModelError: If the model cannot be read, is not mapped, or another tool has damaged its mapping.
+        ConfigError: If an option is wrong, a weight does not fit, or the output exists or cannot be written.
+        BundleError: If a weight cannot be handed off.
+    """
+    source = Path(mapped)
+    target = default_bundle_path(source) if output is None else Path(output)
+    device = None if preset is None else preset_of_name(preset)
+    geometry = ArrayGeometry(*_array_size(array, device), partition, pair_layout, whole_kernels)
+    if arrays not in ARRAY_FILES:
+        raise ConfigError(f"arrays is one of {', '.join(ARRAY_FILES)}, but not '{arrays}'")
+    if not dry_run:
+        _check_target(target, source, overwrite=overwrite)
+    model = load_model(source)
+    with _named(source):
+        layers = layers_of(model, geometry, device)
+        report = HandoffReport.of(
+            source, geometry, layers, skipped_mvm_weights=_skipped_mvm_weights(model), preset=preset
+        )
+        if dry_run:
+            return report
+        job = _Job(source, target, layers, geometry, arrays, csv, device, progress)
+        try:
+            files = _write(job, model)
+        except OSError as error:
+            reason = error.strerror or " ".join(str(error).split())
+            raise ConfigError(f"cannot write '{target}': {reason}; free some space or choose another disk") from error
+    return replace(report, output=target, files=tuple(files))
+
+
+def default_bundle_path(mapped: Path) -> Path:
+    """``model.gconv`` beside ``model.gconv.onnx``."""
+    return mapped.with_name(f"{mapped.stem.removesuffix(BUNDLE_SUFFIX)}{BUNDLE_SUFFIX}")
+
+
+def _array_size(array: tuple[int, int] | None, preset: DevicePreset | None) -> tuple[int, int]:
+    if array is not None:
+        return array
+    if preset is None:
+        raise ConfigError(
+            "the size of an array is missing; give it as rows (inputs) by columns (outputs), e.g. 256x256"
+        )
+    if preset.array is None:
+        raise ConfigError(f"preset '{preset.name}' has no size of an array; give it, e.g. 256x256")
+    return preset.array
+
+
+def _check_target(target: Path, source: Path, *, overwrite: bool) -> None:
+    """Check, before any work is done, that the bundle can be written.
+
+    Raises:
+        ConfigError: If it cannot, or if something is there that is not to be replaced.
+    """
+    folder = target.parent
+    if not target.name:
+        raise ConfigError(f"cannot write '{target}': give the name of a new folder")
+    if not folder.is_dir():
+        raise ConfigError(f"cannot write '{target}': the folder '{folder}' does not exist; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write '{target}': no permission to write to the folder '{folder}'")
+    if not (target.exists() or target.is_symlink()):
+        return
+    if target.is_symlink() or not (target / MANIFEST_FILE).is_file():
+        raise ConfigError(f"'{target}' exists and is no bundle; choose another name")
+    if not overwrite:
+        raise ConfigError(f"'{target}' exists; choose another name, or replace it with --overwrite (overwrite=True)")
+    if source.resolve().is_relative_to(target.resolve()):
+        raise ConfigError(f"'{target}' holds the input '{source}'; choose another name")
+
+
+def _skipped_mvm_weights(model: ir.Model) -> int:
+    manifest = read_manifest(model)
+    return 0 if manifest is None else sum(item.is_mvm for item in manifest.skipped)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A bundle that is to be written.
+
+    Attributes:
+        source: The mapped model.
+        target: The folder.
+        layers: The mapped weights.
+        geometry: The arrays of the chip.
+        kind: The file of the conductances.
+        csv: Whether to write them as text, too.
+        preset: The device, if one was given.
+        progress: As for `write_bundle`.
+    """
+
+    source: Path
+    target: Path
+    layers: tuple[Layer, ...]
+    geometry: ArrayGeometry
+    kind: ArraysKind
+    csv: bool
+    preset: DevicePreset | None
+    progress: Progress | None
+
+
+def _write(job: _Job, model: ir.Model) -> list[Path]:
+    """Write the bundle; `model` becomes plain."""
+    # The copy has a thread of its own, so that tiles need not wait for it.
+    with (
+        staged_folder(job.target) as staged,
+        ThreadPoolExecutor(1) as copier,
+        ThreadPoolExecutor(worker_count()) as executor,
+    ):
+        folder = staged.folder
+        copies = _copy_model(job.source, model, folder, copier)
+        records = _write_arrays(job, folder, executor)
+        names = [*_write_plain(model, folder, job), *([CSV_FILE] if job.csv else [])]
+        hashes = [executor.submit(_hashed, folder / name) for name in names]
+        copied = [copy.result() for copy in copies]
+        manifest = BundleManifest(
+            tool=f"onnx_gconv {version('onnx_gconv')}",
+            source=SourceRecord(name=job.source.name, sha256=copied[0].sha256),
+            preset=_preset_record(job.preset),
+            geometry=_geometry_record(job.geometry),
+            partial_sums=PARTIAL_SUMS,
+            arrays=ArraysFile(path=ARRAY_FILES[job.kind], kind=job.kind),
+            files=(*copied, *(item.result() for item in hashes)),
+            total_arrays=sum(layer.arrays for layer in job.layers),
+            layers=tuple(records),
+        )
+        (folder / MANIFEST_FILE).write_text(f"{manifest.model_dump_json(indent=1)}\n", encoding="utf-8")
+        staged.commit()
+    written = [MANIFEST_FILE, manifest.arrays.path, *(file.path for file in manifest.files)]
+    return [job.target / name for name in written]
+
+
+# Arrays
+
+
+def _write_arrays(job: _Job, folder: Path, executor: Executor) -> list[LayerRecord]:
+    total = sum(layer.cells for layer in job.layers)
+    done, records = 0, []
+    with (
+        write_arrays(folder / ARRAY_FILES[job.kind], job.kind) as file,
+        TargetsCsv(folder / CSV_FILE) if job.csv else nullcontext() as text,
+    ):
+        for layer in job.layers:
+            writer = _LayerWriter(layer, file)
+            for arrays in tile_arrays(layer, executor):
+                writer.write(arrays)
+                if text is not None:
+                    text.write(layer, arrays)
+                done += sum(array.size for array in arrays.conductances)
+                if job.progress is not None:
+                    job.progress("conductances", done, total)
+            records.append(writer.record())
+    return records
+
+
+class _LayerWriter:
+    """Writes the arrays of a layer, and takes down what the manifest says of them."""
+
+    def __init__(self, layer: Layer, file: ArrayWriter) -> None:
+        self._layer = layer
+        self._file = file
+        self._tiles: dict[int, TileRecord] = {}
+
+    def write(self, arrays: TileArrays) -> None:
+        """Write the arrays of a tile."""
+        layer, tile = self._layer, arrays.tile
+        name = layer.tile_id(tile.number)
+        devices = [item.device for item in layer.record.conductances]
+        keys = [f"{name}/{device}" for device in devices]
+        if arrays.codes is not None:
+            keys += [f"{name}/{device}_code" for device in devices]
+        for key, array in zip(keys, (*arrays.conductances, *(arrays.codes or ())), strict=True):
+            self._file.write(key, array)
+        found = [ArrayRecord(key=key, sha256=sha) for key, sha in zip(keys, arrays.digests, strict=True)]
+        grid = layer.scale_grid
+        self._tiles[tile.number] = TileRecord(
+            id=name,
+            matrix=tile.matrix,
+            grid=tile.grid,
+            inputs=tile.inputs,
+            outputs=tile.outputs,
+            scale_rows=touched_pieces(grid.row_starts, *tile.inputs),
+            scale_columns=touched_pieces(grid.column_starts, *tile.outputs),
+            conductances=tuple(found[: len(devices)]),
+            codes=None if arrays.codes is None else tuple(found[len(devices) :]),
+        )
+
+    def record(self) -> LayerRecord:
+        """Write what holds for the whole layer, and give its entry in the manifest."""
+        layer, record, view = self._layer, self._layer.record, self._layer.consumers[0].matrix_view
+        assert view is not None  # noqa: S101 - layers have one
+        scale, zero = layer.scale_and_zero()
+        zero_point = layer.zero_point()
+        parameters = record.converter.parameters
+        return LayerRecord(
+            id=layer.id,
+            weight=record.name,
+            graph=record.graph,
+            nodes=tuple(
+                NodeRecord(**item.model_dump(include=set(NodeRecord.model_fields))) for item in layer.consumers
+            ),
+            dtype=record.dtype,
+            shape=record.shape,
+            path=layer.consumers[0].path,
+            matrix_view=view,
+            unroll=_unroll(view, layer.consumers[0].path),
+            converter=record.converter,
+            g_min=parameters["g_min"],
+            g_max=parameters["g_max"],
+            levels=record.levels,
+            compute_dtype=record.compute_dtype,
+            array_dtype="float64" if layer.array_dtype == np.float64 else "float32",
+            devices=tuple(
+                DeviceRecord(name=item.device, coefficient=item.coefficient, initializer=item.name)
+                for item in record.conductances
+            ),
+            pairs=layer.pairs,
+            offset_us=record.offset_us,
+            granularity=record.granularity,
+            scale=self._values("scale", scale),
+            scale_row_starts=self._array("scale_row_starts", np.array(layer.scale_grid.row_starts, "<i8")),
+            scale_column_starts=self._array("scale_column_starts", np.array(layer.scale_grid.column_starts, "<i8")),
+            zero=self._values("zero", zero),
+            rounded=record.rounded,
+            zero_point=None if zero_point is None else self._array("zero_point", zero_point),
+            bias=None if layer.bias is None else BiasRecord(initializer=layer.bias),
+            tile_row_starts=layer.grid.row_starts,
+            tile_column_starts=layer.grid.column_starts,
+            arrays=layer.arrays,
+            utilization=layer.utilization,
+            tiles=tuple(self._tiles[number] for number in range(len(layer.grid))),
+        )
+
+    def _values(self, name: str, values: NDArray[Any]) -> ValuesRecord:
+        same = bool((values == values.flat[0]).all())
+        return ValuesRecord(value=float(values.flat[0]) if same else None, array=self._array(name, values))
+
+    def _array(self, name: str, array: NDArray[Any]) -> ArrayRecord:
+        key, array = f"{self._layer.id}/{name}", little_endian(array)
+        self._file.write(key, array)
+        return ArrayRecord(key=key, sha256=digest(array))
+
+
+def _unroll(view: MatrixViewRecord, path: tuple[RearrangementRecord, ...]) -> str:
+    """How the tensor becomes matrices, in words."""
+    before = "".join(f"{step.op} it to {list(step.argument)}; " for step in path)
+    axes = [
+        f"{what} are {'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}" if axes else f"one of {what}"
+        for what, axes in (("matrices", view.matrix_axes), ("rows", view.row_axes), ("columns", view.column_axes))
+    ]
+    return (
+        f"{before}reshape it to {list(view.split_shape)}; {'; '.join(axes)}; the slowest first, all in row-major order"
+    )
+
+
+# Models
+
+
+def _copy_model(source: Path, model: ir.Model, folder: Path, executor: Executor) -> list[Future[FileRecord]]:
+    """Begin to copy the mapped model, byte by byte, with its data files under the names that it knows them by."""
+    files = {MODEL_FILE: source}
+    for tensor in external_tensors(model):
+        name = os.path.normpath(tensor.location)
+        if Path(name).parts[0] in _OWN_FILES:
+            raise ConfigError(f"its data file '{name}' has a name that the bundle needs; map the model to another name")
+        files[name] = Path(tensor.path)
+    return [executor.submit(_copied, file, folder, name) for name, file in files.items()]
+
+
+def _copied(source: Path, folder: Path, name: str) -> FileRecord:
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sha256, count = hashlib.sha256(), 0
+    buffer = bytearray(_COPY_BYTES)
+    with source.open("rb", buffering=0) as original, target.open("xb", buffering=0) as copy:
+        while size := original.readinto(buffer):
+            part = memoryview(buffer)[:size]
+            sha256.update(part)
+            while part:
+                part = part[copy.write(part) :]
+            count += size
+    return FileRecord(path=name, bytes=count, sha256=sha256.hexdigest())
+
+
+def _write_plain(model: ir.Model, folder: Path, job: _Job) -> list[str]:
+    """Write the restored model; `model` becomes plain itself."""
+    RestoreWeights()(model)
+    report = job.progress
+    step = None if report is None else lambda done, total: report("models", done, total)
+    files = save_model(model, folder / PLAIN_FILE, inputs=[job.source], progress=step)
+    return [file.name for file in files]
+
+
+def _hashed(file: Path) -> FileRecord:
+    with file.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    return FileRecord(path=file.name, bytes=file.stat().st_size, sha256=sha256)
+
+
+def _preset_record(preset: DevicePreset | None) -> PresetRecord | None:
+    if preset is None:
+        return None
+    return PresetRecord(
+        name=preset.name, tolerance_us=preset.tolerance_us, tolerance_relative=preset.tolerance_relative
+    )
+
+
+def _geometry_record(geometry: ArrayGeometry) -> GeometryRecord:
+    return GeometryRecord(
+        rows=geometry.rows,
+        columns=geometry.columns,
+        partition=geometry.partition,
+        pair_layout=geometry.pair_layout,
+        whole_kernels=geometry.whole_kernels,
+        padding="g_min",
+    )
+
+
+@contextmanager
+def _named(model: Path) -> Iterator[None]:
+    """Put the file's name in front of messages of code that knows no files."""
+    try:
+        yield
+    except GconvError as error:
+        text = str(error)
+        if isinstance(error, ConfigError) and text.startswith("cannot write"):
+            raise
+        raise type(error)(text if f"'{model}'" in text else f"'{model}': {text}") from error

@@ -1,0 +1,69 @@
+"""The readers of the page on bundles read bundles."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnx_gconv as gconv
+from onnx_gconv.handoff.manifest import BundleManifest, GeometryRecord, LayerRecord, TileRecord
+from onnx_gconv.models import model_path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
+READER, EXAMPLE = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+SCHEMES = {
+    "default": {},
+    "tiles": {"granularity": {"kind": "tile", "tile": "20x12"}, "levels": 64, "storage": "codes"},
+    "single device": {"converter": "single-device", "granularity": "channel"},
+    "bit slices": {"converter": {"name": "bit-sliced-offset", "bits": 8, "slice_bits": 4}},
+}
+
+
+@pytest.mark.parametrize("arrays", ["hdf5", "npz"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_reader_rebuilds_every_weight_of_the_digits(tmp_path, scheme, arrays):
+    gconv.map_model(model_path("digits_cnn.onnx"), tmp_path / "mapped.onnx", **SCHEMES[scheme])
+    gconv.write_bundle(tmp_path / "mapped.onnx", tmp_path / "out", (32, 16), arrays=arrays)
+    namespace = {}
+    exec(compile(READER, "bundle.md", "exec"), namespace)  # noqa: S102 - that is the test
+    found = namespace["read_weights"](tmp_path / "out")
+    plain = {
+        item.name: numpy_helper.to_array(item) for item in onnx.load(tmp_path / "out/plain.onnx").graph.initializer
+    }
+    assert len(found) == 5
+    for (_, name), weight in found.items():
+        np.testing.assert_allclose(weight, plain[name], rtol=0, atol=2e-7 * np.abs(plain[name]).max())
+
+
+def test_the_reader_is_short():
+    assert len(READER.splitlines()) < 60
+
+
+def test_the_example_with_the_package_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model_path("digits_cnn.onnx"), "model.onnx")
+    gconv.map_model("model.onnx")
+    gconv.write_bundle("model.gconv.onnx", array=(64, 64))
+    namespace = {}
+    exec(compile(EXAMPLE, "bundle.md", "exec"), namespace)  # noqa: S102 - that is the test
+    assert namespace["array"].devices == ("g_plus", "g_minus")
+    assert namespace["weight"].shape == (16, 1, 3, 3)
+
+
+@pytest.mark.parametrize("record", [BundleManifest, GeometryRecord, LayerRecord, TileRecord])
+def test_the_page_names_every_key(record):
+    for key in record.model_fields:
+        assert f"`{key}`" in PAGE, key
+
+
+def test_links_of_the_page_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", PAGE):
+        assert (ROOT / "docs" / target).exists(), target

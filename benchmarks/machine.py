@@ -55,10 +55,10 @@ def available_memory_bytes() -> int:
     return _memory_bytes("MemAvailable")
 
 
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that take part."""
+def versions(*others: str) -> dict[str, str]:
+    """The versions of Python, of the packages that take part in every benchmark, and of others."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *others):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

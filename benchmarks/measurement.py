@@ -11,8 +11,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 __all__ = ["JobFailedError", "Measurement", "measure"]
 
@@ -42,6 +43,7 @@ class Measurement:
         resident_bytes: Largest resident memory, file pages counted too: no peak of the anonymous memory is above it.
         samples: How often memory was looked at.
         output_bytes: Bytes of the files that the command left.
+        told: The JSON object in the last line of its standard output; empty if there is none.
     """
 
     seconds: float
@@ -51,6 +53,7 @@ class Measurement:
     resident_bytes: int
     samples: int
     output_bytes: int
+    told: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,16 @@ def measure(command: Sequence[str | Path], *, folder: Path, output: Path) -> Mea
             process.wait()
         if process.returncode:
             raise JobFailedError(_last_line(stderr.fileno()) or f"exit code {process.returncode}")
+        told = _json_object(_last_line(stdout.fileno()))
         return Measurement(
             seconds=seconds,
-            work_seconds=_work_seconds(_last_line(stdout.fileno())) or seconds,
+            work_seconds=float(told.get("work_seconds", seconds)),
             cpu_seconds=_cpu_seconds_of_children() - before,
             anonymous_bytes=memory.anonymous_bytes,
             resident_bytes=memory.resident_bytes,
             samples=memory.samples,
             output_bytes=sum(file.stat().st_size for file in output.rglob("*") if file.is_file()),
+            told=told,
         )
 
 
@@ -133,8 +138,9 @@ def _last_line(descriptor: int) -> str:
     return text.rstrip().rpartition("\n")[2]
 
 
-def _work_seconds(line: str) -> float | None:
+def _json_object(line: str) -> dict[str, Any]:
     try:
-        return float(json.loads(line)["work_seconds"])
-    except (ValueError, TypeError, KeyError):
-        return None
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

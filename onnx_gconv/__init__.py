@@ -19,10 +19,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnx_gconv.configuration import Configuration, read_configuration
     from onnx_gconv.converters import (
+        BitSlicedOffsetConductanceConverter,
+        BitSlicedPairConductanceConverter,
+        CustomPairConductanceConverter,
         DualPairConductanceConverter,
         NPairConductanceConverter,
+        OffsetConductanceConverter,
+        SingleDeviceConductanceConverter,
         SinglePairConductanceConverter,
+        TwoSidedPairConductanceConverter,
     )
+    from onnx_gconv.converters.clipping import Clipping
+    from onnx_gconv.devices.levels import ConductanceLevels
     from onnx_gconv.errors import (
         BundleError,
         ConfigError,
@@ -32,18 +40,30 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from onnx_gconv.file_operations import inspect_model, map_model, restore_model
+    from onnx_gconv.granularity import Granularity
     from onnx_gconv.handoff import open_bundle, write_bundle
+    from onnx_gconv.mapping_scheme import MappingScheme
     from onnx_gconv.verification import verify
 
 __all__ = [
+    "BitSlicedOffsetConductanceConverter",
+    "BitSlicedPairConductanceConverter",
     "BundleError",
+    "Clipping",
+    "ConductanceLevels",
     "ConfigError",
     "Configuration",
+    "CustomPairConductanceConverter",
     "DualPairConductanceConverter",
     "GconvError",
+    "Granularity",
+    "MappingScheme",
     "ModelError",
     "NPairConductanceConverter",
+    "OffsetConductanceConverter",
+    "SingleDeviceConductanceConverter",
     "SinglePairConductanceConverter",
+    "TwoSidedPairConductanceConverter",
     "UnmappableWeightError",
     "VerificationError",
     "inspect_model",
@@ -58,10 +78,18 @@ __all__ = [
 _HOMES = {
     "onnx_gconv.configuration": ["Configuration", "read_configuration"],
     "onnx_gconv.converters": [
+        "BitSlicedOffsetConductanceConverter",
+        "BitSlicedPairConductanceConverter",
+        "CustomPairConductanceConverter",
         "DualPairConductanceConverter",
         "NPairConductanceConverter",
+        "OffsetConductanceConverter",
+        "SingleDeviceConductanceConverter",
         "SinglePairConductanceConverter",
+        "TwoSidedPairConductanceConverter",
     ],
+    "onnx_gconv.converters.clipping": ["Clipping"],
+    "onnx_gconv.devices.levels": ["ConductanceLevels"],
     "onnx_gconv.errors": [
         "BundleError",
         "ConfigError",
@@ -71,6 +99,8 @@ _HOMES = {
         "VerificationError",
     ],
     "onnx_gconv.file_operations": ["inspect_model", "map_model", "restore_model"],
+    "onnx_gconv.granularity": ["Granularity"],
+    "onnx_gconv.mapping_scheme": ["MappingScheme"],
     "onnx_gconv.handoff": ["open_bundle", "write_bundle"],
     "onnx_gconv.verification": ["verify"],
 }

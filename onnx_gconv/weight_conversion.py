@@ -104,13 +104,12 @@ class WeightConversion:
             is_clipped = beyond > _END_ROUNDINGS * np.finfo(weights.dtype).eps * np.abs(held)
             count = int(np.count_nonzero(is_clipped))
             clipped_away = float(beyond.max(initial=0.0, where=is_clipped))
-        error = (rebuilt - weights).astype(np.float64)
         return ConversionLoss(
             clipped=count,
             max_clipping_error=clipped_away,
             max_rounding_error=float(np.abs(rebuilt - held).max(initial=0.0)),
-            squared_error=float(np.dot(error, error)),
-            squared_weights=float(np.dot(weights.astype(np.float64), weights)),
+            rms_error=_root_mean_square(rebuilt - weights),
+            rms_weight=_root_mean_square(weights),
             count=weights.size,
         )
 
@@ -164,37 +163,44 @@ class ConversionLoss:
         clipped: How many elements are beyond what the devices can hold.
         max_clipping_error: The largest distance by which one is, in units of weight.
         max_rounding_error: The largest ``|rebuilt - W|``, with W cut to what the devices can hold.
-        squared_error: Sum of ``(rebuilt - W)^2``.
-        squared_weights: Sum of ``W^2``.
+        rms_error: The root of the mean of ``(rebuilt - W)^2``, in units of weight.
+        rms_weight: The root of the mean of ``W^2``. Sums of squares would leave the range of float64 before W does.
         count: Number of elements.
     """
 
     clipped: int
     max_clipping_error: float
     max_rounding_error: float
-    squared_error: float
-    squared_weights: float
+    rms_error: float
+    rms_weight: float
     count: int
-
-    @property
-    def rms_error(self) -> float:
-        """The root of the mean squared error, in units of weight."""
-        return math.sqrt(self.squared_error / self.count)
 
     @property
     def sqnr_db(self) -> float | None:
         """Ratio of the power of the weights to that of the errors, in dB; None without errors or weights."""
-        if not (self.squared_error > 0 and self.squared_weights > 0):
+        if not (self.rms_error > 0 and self.rms_weight > 0):
             return None
-        return 10 * (math.log10(self.squared_weights) - math.log10(self.squared_error))
+        return 20 * (math.log10(self.rms_weight) - math.log10(self.rms_error))
 
     def __or__(self, other: ConversionLoss) -> ConversionLoss:
         """The loss of two parts of a weight together."""
+        count = self.count + other.count
+        ours, theirs = math.sqrt(self.count / count), math.sqrt(other.count / count)
         return ConversionLoss(
             clipped=self.clipped + other.clipped,
             max_clipping_error=max(self.max_clipping_error, other.max_clipping_error),
             max_rounding_error=max(self.max_rounding_error, other.max_rounding_error),
-            squared_error=self.squared_error + other.squared_error,
-            squared_weights=self.squared_weights + other.squared_weights,
-            count=self.count + other.count,
+            rms_error=math.hypot(ours * self.rms_error, theirs * other.rms_error),
+            rms_weight=math.hypot(ours * self.rms_weight, theirs * other.rms_weight),
+            count=count,
         )
+
+
+def _root_mean_square(numbers: FloatArray) -> float:
+    """Of numbers of any size: they are divided by the largest before they are squared."""
+    wide = numbers.astype(np.float64)
+    largest = float(np.abs(wide).max(initial=0.0))
+    if not largest:
+        return 0.0
+    wide /= largest
+    return largest * math.sqrt(float(np.dot(wide, wide)) / wide.size)

@@ -49,8 +49,10 @@ class CheckMapping(ir.passes.InPlacePass):
     """Checks the structure, the manifest and the invariants of a mapped model; changes nothing.
 
     The invariants, as ``docs/format.md`` gives them: the shapes of a weight and its conductances are equal;
-    ``g_min <= G <= g_max`` within the rounding of g_max; the scale is positive, finite and equal to the manifest's; one
-    device of a single pair is at g_min; every consumer still reads the rebuilt weight, or the digital copy of it.
+    ``g_min <= G <= g_max`` within the rounding of g_max; the scale is positive, finite and the manifest's; the zero
+    is the manifest's; one device of a pair is at g_min, for converters of which that holds;
+    every conductance is a level, if there are levels, and every code stands for one; every consumer still reads the
+    rebuilt weight, or the digital copy of it.
     """
 
     def violations(self, model: ir.Model) -> tuple[Violation, ...]:

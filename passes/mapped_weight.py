@@ -220,7 +220,7 @@ def _rounded(value: ir.Value, record: WeightRecord, after: list[ir.Node], leaves
 
 
 def structural_problems(mapped: MappedWeight) -> Iterator[str]:
-    """What is wrong with the types, the shapes and the scale of a mapped weight; nothing if it is as it was mapped."""
+    """What is wrong with the types, the shapes, the scale and the zero of a mapped weight; nothing if nothing is."""
     record = mapped.record
     levels = record.levels
     stored_type = record.compute_dtype if levels is None or levels.storage == "float" else levels.storage
@@ -230,6 +230,8 @@ def structural_problems(mapped: MappedWeight) -> Iterator[str]:
         if _type_name(tensor.dtype) != stored_type:
             yield f"'{tensor.name}' is {_type_name(tensor.dtype)} now, it was {stored_type}"
     yield from _scale_problems(mapped.scale, record)
+    if mapped.zero is not None and isinstance(record.zero, ZeroRecord):
+        yield from _zero_problems(mapped.zero, record.zero, record)
 
 
 def _scale_problems(value: ir.Value, record: WeightRecord) -> Iterator[str]:
@@ -259,6 +261,20 @@ def _scale_problems(value: ir.Value, record: WeightRecord) -> Iterator[str]:
             return
     if scale.dtype != record.ir_compute_dtype:
         yield f"'{value.name}' is {_type_name(scale.dtype)} now, it was {record.compute_dtype}"
+
+
+def _zero_problems(value: ir.Value, zero: ZeroRecord, record: WeightRecord) -> Iterator[str]:
+    tensor = _tensor(value)
+    if (shape := tensor.shape.numpy()) != record.scale.shape:
+        yield f"the zero '{value.name}' has the shape {list(shape)}, the manifest says {list(record.scale.shape)}"
+        return
+    entries = np.asarray(tensor.numpy(), np.float64)
+    extremes, number = (float(entries.min()), float(entries.max())), np.dtype(record.compute_dtype).type
+    if extremes != (float(number(zero.minimum)), float(number(zero.maximum))):  # NaN equals no extreme
+        manifest = f"{zero.minimum!r} to {zero.maximum!r}"
+        yield f"the zero '{value.name}' is {extremes[0]!r} to {extremes[1]!r}, the manifest says {manifest}"
+    elif tensor.dtype != record.ir_compute_dtype:
+        yield f"'{value.name}' is {_type_name(tensor.dtype)} now, it was {record.compute_dtype}"
 
 
 def _expanded(value: ir.Value, grid: ScaleGrid | None) -> ir.Value:
@@ -313,7 +329,9 @@ def _dequantized(stored: ir.Value, levels: LevelsRecord, record: WeightRecord) -
         node = _only_user(_only_user(stored, "Cast", 0).outputs[0], "Mul", 0)
     else:
         node = _only_user(stored, "DequantizeLinear", 0)
-    if (found := _number(node.inputs[1])) != step or len(node.inputs) != 2:  # noqa: PLR2004 - no zero point
+    if any(item is not None for item in node.inputs[2:]):
+        raise BrokenMappingError(f"'{node.name}', which decodes the codes '{stored.name}', has a zero point now")
+    if (found := _number(node.inputs[1])) != step:
         raise BrokenMappingError(f"the codes '{stored.name}' count steps of {found} µS, the manifest says {step}")
     value = node.outputs[0]
     if levels.g_min:

@@ -127,15 +127,15 @@ def _zero(weight: PlannedWeight, names: UniqueNames) -> float | ZeroRecord:
 
 def _tiling_record(weight: PlannedWeight) -> TilingRecord | None:
     grid, granularity = weight.conversion.grid, weight.scheme.granularity
-    if grid is None:
+    if granularity.kind == "tensor":
         return None
     rows, columns = granularity.tile or (None, None)
     return TilingRecord(
         rows=rows,
         columns=columns,
         partition=granularity.partition,
-        row_starts=grid.row_starts,
-        column_starts=grid.column_starts,
+        row_starts=(0,) if grid is None else grid.row_starts,
+        column_starts=(0,) if grid is None else grid.column_starts,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -250,6 +251,8 @@ def _half_obstacle(weight: PlannedWeight) -> str | None:
     conversion, name = weight.conversion, weight.compute_dtype.name
     if not isinstance(conversion.scaling.zero, float) or conversion.scaling.zero:
         return f"{name} cannot hold what is added to its conductances"
+    if _largest_sum_us(conversion) > float(ml_dtypes.finfo(weight.compute_dtype).max):
+        return f"{name} cannot hold the sum of its conductances"
     if not conversion.converter.is_exact:
         return None
     dtype = weight.found.tensor.dtype
@@ -262,6 +265,13 @@ def _half_obstacle(weight: PlannedWeight) -> str | None:
             value = float(theirs[int(different[0])])
             return f"{name} cannot hold the conductance of its value {value:g} exactly"
     return None
+
+
+def _largest_sum_us(conversion: WeightConversion) -> float:
+    """The largest that the weighted sum of conductances, or a part of it, may become, in µS."""
+    coefficients = np.array(conversion.decoding.coefficients)
+    largest = max(float(coefficients[coefficients > 0].sum()), -float(coefficients[coefficients < 0].sum()))
+    return largest * conversion.converter.g_max
 
 
 def _plan_weight(candidate: _Candidate, statistics: WeightStatistics) -> PlannedWeight:
@@ -350,12 +360,14 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
         if converter.largest_integer is not None:  # its steps are those between integers, which are on them already
             bound -= _ROUNDED_AWAY
         if bound >= _ROUNDED_AWAY or conversion.is_clipped:
-            how = "clipped" if conversion.is_clipped else f"{weight.compute_dtype.name}"
-            if conversion.levels is not None and not conversion.is_clipped:
-                how = f"{conversion.levels.count} levels of"
+            how, remedy = weight.compute_dtype.name, ""
+            if conversion.is_clipped:
+                how, remedy = "clipped", "; map it without clipping"
+            elif conversion.levels is not None:
+                how, remedy = f"{conversion.levels.count} levels of", "; give it more levels"
             return (
                 f"consists of integers up to {weight.statistics.max_abs:g}, which {how} "
-                f"conductances of {converter.g_min:g} to {converter.g_max:g} µS cannot tell apart"
+                f"conductances of {converter.g_min:g} to {converter.g_max:g} µS cannot tell apart{remedy}"
             )
     if not converter.needs_check(conversion.scaling):
         return None

@@ -10,10 +10,11 @@ import pytest
 
 from onnx_gconv import conductance_tensor, data_file, streamed_tensor
 from onnx_gconv.conductance_tensor import conductance_tensors
-from onnx_gconv.converters import SinglePairConductanceConverter
+from onnx_gconv.converters import Scaling, SinglePairConductanceConverter
 from onnx_gconv.data_file import write_data_file
 from onnx_gconv.errors import ModelError
 from onnx_gconv.streamed_tensor import StreamedTensor
+from onnx_gconv.weight_conversion import WeightConversion
 
 CHUNK, PART = 8, 32
 
@@ -46,8 +47,7 @@ def pair(size, dtype=np.float32, seed=0, converter=None):
     expected, params = converter.convert_to_conductances(weight)
     tensors = conductance_tensors(
         ir.Tensor(weight),
-        converter,
-        float(params["scale_ratio"]),
+        WeightConversion(converter, Scaling(float(params["scale_ratio"]))),
         dtype=ir.DataType.from_numpy(expected[0].dtype),
         names=["g_plus", "g_minus"],
     )

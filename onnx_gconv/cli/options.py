@@ -126,7 +126,10 @@ class MappingOptions:
         | None,
         typer.Option(
             "--converter",
-            help="Rule from weights to conductances. Default: that of the preset, or else single-pair.",
+            help="Rule from weights to conductances: single-pair, dual-pair, n-pair, custom-pair, single-device, "
+            "two-sided-pair, offset, bit-sliced-pair or bit-sliced-offset. Default: that of the preset, or else "
+            "single-pair.",
+            metavar="NAME",
             rich_help_panel=_CONVERTER,
             show_default=False,
         ),
@@ -189,8 +192,9 @@ class MappingOptions:
         Literal["tensor", "channel", "tile", "tile-channel"] | None,
         typer.Option(
             "--granularity",
-            help="What shares one scale: a weight, an output channel, a tile, or an output channel in one tile. "
-            "Default: tensor.",
+            help="What shares one scale: the tensor, an output channel, a tile, or an output channel in one tile "
+            "(tile-channel). Default: tensor.",
+            metavar="NAME",
             rich_help_panel=_SCALE,
             show_default=False,
         ),

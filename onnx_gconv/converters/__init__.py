@@ -18,7 +18,7 @@ from onnx_gconv.converters.scaling import Scaling, narrowed_scale
 from onnx_gconv.converters.single_device import SingleDeviceConductanceConverter
 from onnx_gconv.converters.single_pair import SinglePairConductanceConverter
 from onnx_gconv.converters.two_sided_pair import TwoSidedPairConductanceConverter
-from onnx_gconv.converters.weight_statistics import WeightStatistics, group_statistics, weight_statistics
+from onnx_gconv.converters.weight_statistics import WeightStatistics, weight_statistics
 
 __all__ = [
     "CONVERTERS",
@@ -39,7 +39,6 @@ __all__ = [
     "TwoSidedPairConductanceConverter",
     "WeightStatistics",
     "compute_dtype",
-    "group_statistics",
     "is_half_precision",
     "narrowed_scale",
     "weight_statistics",

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, operand
-from onnx_gconv.converters.scaling import entries_at
 
 __all__ = ["Decoding"]
 
@@ -30,23 +28,6 @@ class Decoding:
     offset_us: float
     scale: FloatOrArray
     zero: FloatOrArray
-
-    def at(self, groups: NDArray[np.intp], dtype: np.dtype[Any]) -> Decoding:
-        """The decoding of single elements.
-
-        Args:
-            groups: For each element, the flat number of the group whose scale and zero it has.
-            dtype: Type of the arrays.
-
-        Returns:
-            One with an array of the shape of `groups` for each array.
-        """
-        return Decoding(
-            self.coefficients,
-            self.offset_us,
-            entries_at(self.scale, groups, dtype),
-            entries_at(self.zero, groups, dtype),
-        )
 
     def decode(self, conductances: Iterable[FloatArray], dtype: np.dtype[Any]) -> FloatArray:
         """Rebuild weights in the order of operations in which the graph rebuilds them.

@@ -15,9 +15,6 @@ from onnx_gconv.converters.scaling import Scaling
 
 __all__ = ["EvenInterpolation"]
 
-# By how much the guess of an interval is moved down, so that it is the interval or the one below in spite of roundings.
-_MOVED_DOWN = 0.25
-
 
 class EvenInterpolation:
     """Interpolates tables bit for bit as `numpy.interp` does, which searches the interval of each element and table.
@@ -25,8 +22,8 @@ class EvenInterpolation:
     Where roundings take an element out of the range of its table, it is clipped to it.
 
     The points are `grid` divided by a scale, which may differ from element to element. As they are equally spaced but
-    for roundings, the interval of an element x is guessed from x * scale and corrected by one comparison, once for all
-    tables. Elements beyond the points have the values of the ends.
+    for roundings, the interval of an element x follows from x * scale, once for all tables, but for elements so near to
+    a point that roundings matter. Elements beyond the points have the values of the ends.
 
     Args:
         grid: P points from -U to U, equally spaced but for roundings, float32 or float64.
@@ -60,39 +57,42 @@ class EvenInterpolation:
 
     def _at_scale(self, scale: float) -> Callable[[FloatArray, _Memory, Sequence[FloatArray]], None]:
         """Interpolation on points that are the same for all elements."""
-        number = self.grid.dtype.type
-        points, ends = self._points(self.grid, number(scale)), self._points(self._next, number(scale))
+        points = self._points(self.grid, self.grid.dtype.type(scale))
         wide = points.astype(np.float64)
-        slopes = self._rises / _lengths(wide, np.append(wide[1:], wide[-1]))
+        lengths = _lengths(wide, np.append(wide[1:], wide[-1]))
+        slopes, shortest = self._rises / lengths, lengths[:-1].min()
 
         def interpolate(elements: FloatArray, memory: _Memory, out: Sequence[FloatArray]) -> None:
-            inside = np.clip(elements, points[0], points[-1], out=memory.inside)
-            interval = self._guess(inside, scale, memory)
-            upper = np.take(ends, interval, out=memory.place, mode="clip")
-            np.add(interval, np.greater_equal(inside, upper, out=memory.is_above), out=interval)
+            interval = self._guess(elements, scale, memory)
             distance, product, value = memory.distance, memory.product, memory.value
-            np.copyto(distance, inside)
+            np.copyto(distance, elements)
             np.subtract(distance, np.take(wide, interval, out=value, mode="clip"), out=distance)
-            for slope, table, ends_of_table, array in zip(slopes, self._tables, self._ends, out, strict=True):
+            # They are hardly ever wrong, so looking first is cheaper than comparing each.
+            if distance.size and (distance.min() < 0 or distance.max() >= shortest):
+                wrong = (distance < 0) | (distance >= shortest)
+                inside = np.clip(elements[wrong], points[0], points[-1])
+                interval[wrong] = found = np.searchsorted(points, inside, side="right") - 1
+                distance[wrong] = inside.astype(np.float64) - wide[found]
+            for slope, table, ends, array in zip(slopes, self._tables, self._ends, out, strict=True):
                 np.multiply(np.take(slope, interval, out=product, mode="clip"), distance, out=product)
                 np.add(product, np.take(table, interval, out=value, mode="clip"), out=product)
                 np.copyto(array, product, casting="same_kind")
-                np.clip(array, *ends_of_table, out=array)
+                _clip_if_needed(array, *ends)
 
         return interpolate
 
     def _interpolate_groups(self, elements: FloatArray, scale: FloatArray, out: Sequence[FloatArray]) -> None:
         """The same with points of its own for each element, which are computed where they are needed."""
         inside = np.clip(elements, self._points(self.grid[0], scale), self._points(self.grid[-1], scale))
-        interval = self._guess(inside, scale, _Memory.of(elements))
-        upper = self._points(_take(self._next, interval), scale)
-        np.add(interval, np.greater_equal(inside, upper), out=interval)
+        interval = np.clip(self._guess(inside, scale, _Memory.of(elements)), 0, self.grid.size - 1)
+        interval -= inside < self._points(self.grid[interval], scale)
+        interval += inside >= self._points(self._next[interval], scale)
         lower = self._points(_take(self.grid, interval), scale).astype(np.float64)
-        length = _lengths(lower, self._points(_take(self._next, interval), scale).astype(np.float64))
+        lengths = _lengths(lower, self._points(_take(self._next, interval), scale).astype(np.float64))
         distance = inside.astype(np.float64) - lower
-        for rise, table, ends_of_table, array in zip(self._rises, self._tables, self._ends, out, strict=True):
-            array[...] = _take(rise, interval) / length * distance + _take(table, interval)
-            np.clip(array, *ends_of_table, out=array)
+        for rise, table, ends, array in zip(self._rises, self._tables, self._ends, out, strict=True):
+            array[...] = _take(rise, interval) / lengths * distance + _take(table, interval)
+            _clip_if_needed(array, *ends)
 
     def _points(self, grid: Any, scale: Any) -> Any:  # noqa: ANN401 - scalars or arrays
         """Points of the grid in units of the elements."""
@@ -102,16 +102,15 @@ class EvenInterpolation:
         largest = np.finfo(self.grid.dtype).max
         return np.clip(points, -largest, largest)
 
-    def _guess(self, inside: FloatArray, scale: FloatOrArray, memory: _Memory) -> NDArray[np.intp]:
-        """For each element the interval it is in, or the one below."""
-        number = self.grid.dtype.type
-        last = self.grid.size - 1
+    def _guess(self, elements: FloatArray, scale: FloatOrArray, memory: _Memory) -> NDArray[np.intp]:
+        """For each element the interval it is in; the one beside it where roundings matter."""
+        dtype, last = self.grid.dtype, self.grid.size - 1
         intervals_per_us = last / (2 * float(self.grid[-1]))
-        with np.errstate(under="ignore", over="ignore"):
-            place = np.multiply(inside, operand(scale * intervals_per_us, self.grid.dtype), out=memory.place)
-        np.add(place, number(last / 2 - _MOVED_DOWN), out=place)
-        # Places in the first quarter of the first interval are above -1, so cutting off their fraction gives 0.
-        np.copyto(memory.interval, place, casting="unsafe")
+        # Elements far beyond the points may overflow; their intervals are wrong, and are found to be.
+        with np.errstate(under="ignore", over="ignore", invalid="ignore"):
+            place = np.multiply(elements, operand(scale * intervals_per_us, dtype), out=memory.place)
+            np.add(place, dtype.type(last / 2), out=place)
+            np.copyto(memory.interval, place, casting="unsafe")
         return memory.interval
 
 
@@ -119,10 +118,8 @@ class EvenInterpolation:
 class _Memory:
     """Memory for intermediate results, which is used for one piece after the other: new memory costs time."""
 
-    inside: FloatArray
     place: FloatArray
     interval: NDArray[np.intp]
-    is_above: NDArray[np.bool_]
     distance: NDArray[np.float64]
     product: NDArray[np.float64]
     value: NDArray[np.float64]
@@ -131,14 +128,19 @@ class _Memory:
     def of(cls, elements: FloatArray) -> _Memory:
         """Memory for as many elements, of the same type."""
         wide = (np.empty(elements.shape) for _ in range(3))
-        inside, place = np.empty(elements.shape, elements.dtype), np.empty(elements.shape, elements.dtype)
-        return cls(inside, place, np.empty(elements.shape, np.intp), np.empty(elements.shape, bool), *wide)
+        return cls(np.empty(elements.shape, elements.dtype), np.empty(elements.shape, np.intp), *wide)
 
     def for_part(self, elements: FloatArray) -> _Memory:
         """The beginning of it, if there are fewer elements."""
-        if elements.shape == self.inside.shape:
+        if elements.shape == self.place.shape:
             return self
         return _Memory(*(array[: elements.size] for array in vars(self).values()))
+
+
+def _clip_if_needed(array: FloatArray, lowest: Any, highest: Any) -> None:  # noqa: ANN401 - scalars of its type
+    """Clip an array that hardly ever has anything to clip: looking is cheaper."""
+    if array.size and (array.min() < lowest or array.max() > highest):
+        np.clip(array, lowest, highest, out=array)
 
 
 def _lengths(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,8 +11,9 @@ from onnx_gconv.converters.scaling import Scaling
 
 __all__ = ["PIECE_ELEMENTS", "pieces"]
 
-# With some intermediate results of float64 half a megabyte. Smaller pieces spend too much time between operations.
-PIECE_ELEMENTS = 1 << 14
+# With some intermediate results of float64 about a megabyte. Smaller pieces spend too much time between operations, and
+# two threads that compute them spend it handing the interpreter lock to each other.
+PIECE_ELEMENTS = 1 << 15
 
 
 def pieces(

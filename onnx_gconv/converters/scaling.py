@@ -7,7 +7,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatOrArray, plain
 
@@ -27,23 +26,6 @@ class Scaling:
 
     scale: FloatOrArray
     zero: FloatOrArray = 0.0
-
-    def at(self, groups: NDArray[np.intp], dtype: np.dtype[Any]) -> Scaling:
-        """The scaling of single elements.
-
-        Args:
-            groups: For each element, the flat number of its group.
-            dtype: Type of the arrays.
-
-        Returns:
-            An array of the shape of `groups` for each array; a number that holds for all groups stays as it is.
-        """
-        return Scaling(entries_at(self.scale, groups, dtype), entries_at(self.zero, groups, dtype))
-
-
-def entries_at(value: FloatOrArray, groups: NDArray[np.intp], dtype: np.dtype[Any]) -> FloatOrArray:
-    """The entries of flat numbers `groups` as `dtype`; a number that holds for all groups stays as it is."""
-    return value.reshape(-1).astype(dtype)[groups] if isinstance(value, np.ndarray) else value
 
 
 def narrowed_scale(scale: FloatOrArray, dtype: np.dtype[Any]) -> FloatOrArray | None:

@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, plain
 from onnx_gconv.errors import UnmappableWeightError
 
-__all__ = ["WeightStatistics", "group_statistics", "weight_statistics"]
+__all__ = ["WeightStatistics", "weight_statistics"]
 
 
 @dataclass(frozen=True)
@@ -61,40 +60,6 @@ def weight_statistics(chunks: Iterable[FloatArray], *, first_index: int = 0) -> 
             continue
         low, high = _finite_ends(chunk, first_index + count)
         minimum, maximum, count = min(minimum, low), max(maximum, high), count + chunk.size
-    if not count:
-        raise UnmappableWeightError("has no elements")
-    return WeightStatistics(minimum=minimum, maximum=maximum, count=count)
-
-
-def group_statistics(
-    chunks: Iterable[tuple[FloatArray, NDArray[np.intp]]], shape: tuple[int, ...], *, first_index: int = 0
-) -> WeightStatistics:
-    """Scan a weight, or a part of it, whose elements belong to groups that share a scale.
-
-    Args:
-        chunks: The elements in arrays of any shape, float32 or float64, each with the flat numbers of their groups.
-        shape: Shape of the array of groups.
-        first_index: Index in the flattened weight of the first element, for messages.
-
-    Returns:
-        float64 arrays of `shape`. A group without an element has the minimum +inf and the maximum -inf, so that the
-        statistics of parts can be joined with ``|``.
-
-    Raises:
-        UnmappableWeightError: As `weight_statistics` does.
-    """
-    minimum, maximum = np.full(shape, math.inf), np.full(shape, -math.inf)
-    flat_minimum, flat_maximum = minimum.reshape(-1), maximum.reshape(-1)
-    count = 0
-    for chunk, groups in chunks:
-        if not chunk.size:
-            continue
-        _finite_ends(chunk, first_index + count)
-        # ufunc.at is fast only where it need not cast.
-        elements, numbers = chunk.reshape(-1).astype(np.float64, copy=False), groups.reshape(-1)
-        np.minimum.at(flat_minimum, numbers, elements)
-        np.maximum.at(flat_maximum, numbers, elements)
-        count += chunk.size
     if not count:
         raise UnmappableWeightError("has no elements")
     return WeightStatistics(minimum=minimum, maximum=maximum, count=count)

@@ -62,7 +62,7 @@ class ConductanceLevels:
         Raises:
             ConfigError: If the number is too small or too large, or the range is negative, empty or not finite.
         """
-        if isinstance(count, bool) or int(count) != count or not _FEWEST <= count <= MOST_LEVELS:
+        if isinstance(count, bool) or not _FEWEST <= count <= MOST_LEVELS or int(count) != count:
             raise ConfigError(f"the number of levels is an integer from {_FEWEST} to {MOST_LEVELS}, but it is {count}")
         if not (math.isfinite(g_min) and math.isfinite(g_max) and 0 <= g_min < g_max):
             raise ConfigError(f"levels rise from g_min >= 0 to a larger g_max, but these are {g_min} and {g_max} µS")

@@ -294,13 +294,12 @@ class _Difference:
         self._put(np.minimum, self._minimum, wide, start)
         self._put(np.maximum, self._maximum, wide, start)
         ours, theirs = _bits(rebuilt), _bits(original)
+        self._squared_weights += _squared(wide)
         if np.array_equal(ours, theirs):
-            self._squared_weights += float(np.dot(wide, wide))
             return
         self.bit_identical = False
         distance = np.abs(rebuilt.astype(np.float64) - wide)
-        self._squared_weights += float(np.dot(wide, wide))
-        self._squared_error += float(np.dot(distance, distance))
+        self._squared_error += _squared(distance)
         largest = float(distance.max())
         self.max_error = largest if math.isnan(largest) else max(self.max_error, largest)
         is_integer = ir.DataType.from_numpy(original.dtype).is_integer()
@@ -327,6 +326,12 @@ class _Difference:
         beyond = np.abs(wide - held)
         self.clipped = (self.clipped or 0) + int(np.count_nonzero(beyond > _END_ROUNDINGS * np.abs(held)))
         return np.abs(rebuilt - held)
+
+
+def _squared(array: NDArray[np.float64]) -> float:
+    """The sum of squares; infinite or NaN where it has no value."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.dot(array, array))
 
 
 def _bits(array: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:

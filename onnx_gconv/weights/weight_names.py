@@ -35,7 +35,7 @@ class WeightNames:
 
     Attributes:
         weight: Its own.
-        parameter: The parameters of the exported program that it comes from.
+        parameter: The parameters of the exported program that it comes from; its own name if the exporter names none.
         node: The MVM nodes that read it.
         module: The modules of the exported program that these stand in, and all that contain them.
         op: The op types of these nodes, ``Conv`` or ``com.microsoft.FusedConv``.
@@ -56,7 +56,7 @@ class WeightNames:
             nodes = [] if weight.value is None else [node for node, _ in readers(weight.value)]
         return cls(
             weight=(weight.name,),
-            parameter=weight.parameters,
+            parameter=weight.parameters or (weight.name,),
             node=tuple(dict.fromkeys(node.name for node in nodes if node.name)),
             module=_modules(nodes),
             op=tuple(dict.fromkeys(map(op_type_of, nodes))),

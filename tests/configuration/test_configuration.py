@@ -155,7 +155,7 @@ def test_include_and_exclude_leave_weights_out_before_overrides_do(survey):
         ({"module": "encodr"}, r"overrides\[0\].module: .* matches no module .*; nearest names: 'encoder'"),
         ({"weight": ["head", "heads"]}, r"overrides\[0\].weight: the pattern 'heads' .*; nearest names: 'head'"),
         ({"match": "/heed/*"}, r"overrides\[0\].match: .* matches no weight and no parameter, node, .* '/head/Gemm'"),
-        ({"parameter": "lin.*"}, r"matches no parameter .*; nearest names: none: the model says none"),
+        ({"parameter": "lin.*"}, r"matches no parameter .*; nearest names: 'first', 'head', 'second'"),
         ({"op": "Conv", "module": "head"}, r"overrides\[0\]: no weight matches its module and op at once"),
     ],
 )

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 
 from onnx_gconv.converters import (
     Decoding,
-    Scaling,
     WeightStatistics,
     compute_dtype,
-    group_statistics,
     narrowed_scale,
     weight_statistics,
 )
@@ -82,58 +80,7 @@ class TestWeightStatistics:
         assert weight_statistics(chunks) == WeightStatistics(-3.0, 1.0, 2)
 
 
-class TestGroupStatistics:
-    @given(
-        hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-(2.0**100), 2.0**100, width=32)),
-        st.integers(0, 1000),
-        st.integers(0, 40),
-    )
-    def test_every_group_has_the_statistics_of_its_elements_however_the_weight_is_cut(self, weights, seed, cut):
-        groups = np.random.default_rng(seed).integers(0, 6, weights.size)
-        found = group_statistics([(weights[:cut], groups[:cut]), (weights[cut:], groups[cut:])], (2, 3))
-        assert found.minimum.shape == found.maximum.shape == found.max_abs.shape == (2, 3)
-        assert found.minimum.dtype == found.maximum.dtype == np.float64
-        assert found.count == weights.size
-        for group in range(6):
-            of_group = weights[groups == group]
-            minimum, maximum = found.minimum.flat[group], found.maximum.flat[group]
-            if of_group.size:
-                alone = weight_statistics([of_group])
-                assert (minimum, maximum, found.max_abs.flat[group]) == (alone.minimum, alone.maximum, alone.max_abs)
-            else:
-                assert (minimum, maximum) == (np.inf, -np.inf)
-
-    def test_parts_together_say_the_same_as_the_whole(self):
-        weights, groups = np.random.default_rng(0).normal(size=50), np.arange(50) // 10
-        whole = group_statistics([(weights, groups)], (5,))
-        parts = [group_statistics([(weights[part], groups[part])], (5,)) for part in (slice(0, 23), slice(23, 50))]
-        joined = parts[0] | parts[1]
-        np.testing.assert_array_equal(joined.minimum, whole.minimum)
-        np.testing.assert_array_equal(joined.maximum, whole.maximum)
-        assert joined.count == whole.count
-
-    def test_the_first_value_that_is_not_finite_is_named_with_its_index_in_the_whole_weight(self):
-        chunks = [(np.ones(4), np.zeros(4, np.intp)), (np.array([1.0, np.nan]), np.zeros(2, np.intp))]
-        with pytest.raises(UnmappableWeightError, match=r"the value nan at flat index 105\b"):
-            group_statistics(chunks, (1,), first_index=100)
-
-    @pytest.mark.parametrize("chunks", [[], [(np.zeros(0), np.zeros(0, np.intp))]])
-    def test_a_weight_without_elements_is_refused(self, chunks):
-        with pytest.raises(UnmappableWeightError, match="has no elements"):
-            group_statistics(chunks, (2,))
-
-
 class TestScaling:
-    def test_the_scaling_of_elements_has_the_entries_of_their_groups(self):
-        scaling = Scaling(np.array([[1.0, 2.0], [3.0, 4.0]]), 0.5)
-        found = scaling.at(np.array([[3, 0, 0]]), np.dtype(np.float32))
-        assert found.scale.tolist() == [[4, 1, 1]]
-        assert found.scale.dtype == np.float32
-        assert found.zero == 0.5
-
-    def test_numbers_hold_for_all_elements(self):
-        assert Scaling(2.0, 1.0).at(np.zeros(3, np.intp), np.dtype(np.float32)) == Scaling(2.0, 1.0)
-
     @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
     def test_narrowed_scales_are_those_of_each_group(self, dtype):
         scales = np.random.default_rng(0).uniform(0.1, 100, (3, 4))
@@ -147,12 +94,6 @@ class TestScaling:
 
 
 class TestDecoding:
-    def test_elements_of_groups_have_the_scales_and_zeros_of_their_groups(self):
-        decoding = Decoding((1.0, -1.0), 0.5, np.array([2.0, 4.0]), np.array([0.0, 1.0]))
-        groups, dtype = np.array([0, 1, 1]), np.dtype(np.float32)
-        conductances = [np.array([4.5, 8.5, 0.5], np.float32), np.zeros(3, np.float32)]
-        assert decoding.at(groups, dtype).decode(conductances, dtype).tolist() == [2.0, 3.0, 1.0]
-
     def test_an_array_fits_the_conductances_by_broadcasting(self):
         decoding = Decoding((1.0,), 0.0, np.array([[1.0], [2.0]]), 0.0)
         found = decoding.decode([np.full((2, 3), 4.0, np.float32)], np.dtype(np.float32))

@@ -15,6 +15,7 @@ from onnx_gconv.converters import (
     SinglePairConductanceConverter,
     TwoSidedPairConductanceConverter,
 )
+from onnx_gconv.devices.levels import ConductanceLevels
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "crosssim.json").read_text(encoding="utf-8"))
 CASES = {name[0]: case for name, case in RECORDED.items() if name[1:2] == "_"}
@@ -59,9 +60,10 @@ def converter_of(name, full):
 
 
 def on_levels(conductance, converter, count):
-    """Conductances rounded to uniform levels, ties to even."""
-    step = (converter.g_max - converter.g_min) / (count - 1)
-    return converter.g_min + np.rint((conductance - converter.g_min) / step) * step
+    """Conductances rounded to uniform levels."""
+    rounded = np.empty_like(conductance.reshape(-1))
+    ConductanceLevels.uniform(count, converter.g_min, converter.g_max).round_chunk(conductance.reshape(-1), rounded)
+    return rounded.reshape(conductance.shape)
 
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - {"G", "H"}))

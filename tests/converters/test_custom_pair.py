@@ -112,11 +112,12 @@ def test_the_grid_is_that_of_torch(aihwkit, points):
 
 def test_where_interpolation_leaves_its_table_by_an_ulp_it_is_clipped(aihwkit):
     reference_class, torch = aihwkit
-    tables = [[0.0, 0.0, 0.0, 12.3, 24.7], [24.7, 12.3, 0.0, 0.0, 0.0]]
-    weights = np.array([1.0, *-(10.0 ** -np.arange(10.0, 40.0))], np.float32)
+    tables = [[0.0, 0.0, 0.0, 14.2, 24.7], [24.7, 14.2, 0.0, 0.0, 0.0]]
+    weights = np.array([1.21, -1e-30, 1e-30], np.float32)
     expected, _ = reference_class([1.0], tables, invertibility_test=False).convert_to_conductances(
         torch.from_numpy(weights)
     )
+    assert expected[1].min() < 0
     found, _ = CustomPairConductanceConverter([1.0], tables, invertibility_test=False).convert_to_conductances(weights)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.min() >= 0
@@ -150,9 +151,11 @@ def test_the_error_bound_includes_what_crooked_tables_change():
 
 def test_weights_beyond_the_grid_get_the_conductances_of_its_ends():
     converter = built(TABLES[0])
-    out = [np.empty(2, np.float32) for _ in range(2)]
-    converter.convert_chunk(np.array([-3.0, 7.0], np.float32), Scaling(25.0), out)
-    assert [array.tolist() for array in out] == [[0.0, 25.0], [25.0, 0.0]]
+    weights = np.array([-3e38, -3.0, 7.0, 1e30], np.float32)
+    for scale in (25.0, np.full(4, 25.0, np.float32)):
+        out = [np.empty(4, np.float32) for _ in range(2)]
+        converter.convert_chunk(weights, Scaling(scale), out)
+        assert [array.tolist() for array in out] == [[0.0, 0.0, 25.0, 25.0], [25.0, 25.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from onnx_gconv.converters import (
     SingleDeviceConductanceConverter,
     SinglePairConductanceConverter,
     TwoSidedPairConductanceConverter,
-    group_statistics,
+    WeightStatistics,
     narrowed_scale,
     weight_statistics,
 )
@@ -33,6 +33,22 @@ from onnx_gconv.errors import UnmappableWeightError
 FLOAT32 = np.dtype(np.float32)
 COMPUTE_DTYPES = st.sampled_from([FLOAT32, np.dtype(np.float64)])
 HALF_DTYPES = st.sampled_from([np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)])
+
+
+def group_statistics(weights, groups, shape):
+    """The statistics of each group of elements, in the order of the flat numbers of the groups."""
+    parts = [weight_statistics([weights[groups == group]]) for group in range(groups.max() + 1)]
+    minimum = np.array([part.minimum for part in parts]).reshape(shape)
+    return WeightStatistics(minimum, np.array([part.maximum for part in parts]).reshape(shape), weights.size)
+
+
+def scaling_at(scaling, groups, dtype):
+    """The scaling of single elements, by the flat numbers of their groups."""
+    scale, zero = (
+        value.reshape(-1).astype(dtype)[groups] if isinstance(value, np.ndarray) else value
+        for value in (scaling.scale, scaling.zero)
+    )
+    return Scaling(scale, zero)
 
 
 @st.composite
@@ -171,7 +187,7 @@ class TestErrorBound:
     def test_it_is_that_of_each_group(self, data, weights, count):
         converter = data.draw(converters())
         groups = np.arange(weights.size) % count
-        statistics = group_statistics([(weights, groups)], (min(count, weights.size),))
+        statistics = group_statistics(weights, groups, (min(count, weights.size),))
         scaling = converter.scaling(statistics, FLOAT32)
         bounds = converter.error_bound(statistics, scaling, FLOAT32)
         assert bounds.shape == scaling.scale.shape
@@ -264,10 +280,10 @@ class TestGroups:
         groups = np.random.default_rng(seed).integers(0, count, weights.size)
         _, groups = np.unique(groups, return_inverse=True)
         weights = weights * 2.0 ** (3 * groups).astype(dtype)
-        scaling = converter.scaling(group_statistics([(weights, groups)], (int(groups.max()) + 1, 1)), dtype)
+        scaling = converter.scaling(group_statistics(weights, groups, (int(groups.max()) + 1, 1)), dtype)
         assert np.shape(scaling.scale) == (groups.max() + 1, 1)
-        conductances = converted(converter, weights, scaling.at(groups, dtype))
-        rebuilt = converter.decoding(scaling).at(groups, dtype).decode(conductances, dtype)
+        conductances = converted(converter, weights, scaling_at(scaling, groups, dtype))
+        rebuilt = converter.decoding(scaling_at(scaling, groups, dtype)).decode(conductances, dtype)
         for group in range(groups.max() + 1):
             alone = weights[groups == group]
             own = converter.scaling(weight_statistics([alone]), dtype)
@@ -283,10 +299,10 @@ class TestGroups:
         converter = SinglePairConductanceConverter(exact=True)
         weights = np.random.default_rng(0).normal(size=60).astype(np.float32) * 2.0 ** np.arange(60, dtype=np.float32)
         groups = np.arange(60) // 10
-        statistics = group_statistics([(weights, groups)], (6,))
+        statistics = group_statistics(weights, groups, (6,))
         scaling = converter.scaling(statistics, FLOAT32)
         assert (np.frexp(scaling.scale)[0] == 0.5).all()
-        of_elements = scaling.at(groups, FLOAT32)
+        of_elements = scaling_at(scaling, groups, FLOAT32)
         rebuilt = converter.decoding(of_elements).decode(converted(converter, weights, of_elements), FLOAT32)
         assert rebuilt.tobytes() == weights.tobytes()
         assert not converter.error_bound(statistics, scaling, FLOAT32).any()
@@ -295,7 +311,7 @@ class TestGroups:
 
     def test_a_value_that_its_group_cannot_hold_exactly_is_named_with_the_scale_of_the_group(self):
         converter = SinglePairConductanceConverter(exact=True)
-        scaling = Scaling(np.array([1.0, 2.0**-10])).at(np.array([0, 1, 1]), FLOAT32)
+        scaling = scaling_at(Scaling(np.array([1.0, 2.0**-10])), np.array([0, 1, 1]), FLOAT32)
         weights = np.array([3e-41, 1.0, 3e-41], np.float32)
         assert converter.check_chunk(weights, scaling).startswith("has the value 3.00004e-41, which")
         assert "at the scale of 0.000976562 µS" in converter.check_chunk(weights, scaling)
@@ -309,7 +325,7 @@ class TestGroups:
             "CustomPairConductanceConverter": {"f_lst": [1.0], "g_lst": [[0.0, 1e-10], [1e-10, 0.0]]},
         }.get(name, {})
         weights = np.array([1.0, 3e38, 2e38], np.float32)
-        statistics = group_statistics([(weights, np.arange(3))], (3,))
+        statistics = group_statistics(weights, np.arange(3), (3,))
         with pytest.raises(UnmappableWeightError, match=r"has max\|W\| = 3e\+38, .* g_max = 1e-10 and g_min"):
             CONVERTERS[name](**ends, **own).scaling(statistics, FLOAT32)
 

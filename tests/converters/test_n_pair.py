@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnx_gconv import converters
 from onnx_gconv.converters import (
     DualPairConductanceConverter,
     NPairConductanceConverter,
@@ -38,8 +39,8 @@ def aihwkit():
     return conductance, torch
 
 
-def cases(factors, dtype):
-    rng = np.random.default_rng(FACTORS.index(factors))
+def cases(seed, dtype):
+    rng = np.random.default_rng(seed)
     for number in range(CASES):
         shape = tuple(rng.integers(1, 6, size=number % 6))
         weights = rng.normal(scale=10.0 ** rng.integers(-3, 2), size=shape)
@@ -50,15 +51,23 @@ def cases(factors, dtype):
         yield np.asarray(weights).astype(dtype), RANGES_US[number % len(RANGES_US)]
 
 
+DUAL_FACTORS = [[1.0, 3.0], [3.0, 1.0], [0.3, 0.7], [1.0, 16.0], [1.0, 1.0], [2.5, 0.1]]
+CONVERTERS = {"NPair": FACTORS, "DualPair": DUAL_FACTORS}
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("factors", FACTORS, ids=str)
-def test_conductances_scale_and_weights_are_bit_identical_to_those_of_aihwkit(aihwkit, factors, dtype):
+@pytest.mark.parametrize(
+    ("name", "factors"), [(name, factors) for name, lists in CONVERTERS.items() for factors in lists], ids=str
+)
+def test_conductances_scale_and_weights_are_bit_identical_to_those_of_aihwkit(aihwkit, name, factors, dtype):
     conductance, torch = aihwkit
     rng = np.random.default_rng(0)
-    for weights, range_us in cases(factors, dtype):
-        reference = conductance.NPairConductanceConverter(factors, *range_us)
+    reference_class = getattr(conductance, f"{name}ConductanceConverter")
+    converter_class = getattr(converters, f"{name}ConductanceConverter")
+    for weights, range_us in cases(CONVERTERS[name].index(factors), dtype):
+        reference = reference_class(factors, *range_us)
         expected, expected_params = reference.convert_to_conductances(torch.from_numpy(weights))
-        converter = NPairConductanceConverter(factors, *range_us)
+        converter = converter_class(factors, *range_us)
         found, params = converter.convert_to_conductances(weights)
         assert [array.tobytes() for array in found] == [tensor.numpy().tobytes() for tensor in expected]
         assert params["scale_ratio"] == expected_params["scale_ratio"].numpy()
@@ -69,17 +78,8 @@ def test_conductances_scale_and_weights_are_bit_identical_to_those_of_aihwkit(ai
             assert back.tobytes() == theirs.numpy().tobytes()
 
 
-def test_there_are_at_least_a_thousand_cases_of_each_type():
-    assert CASES * len(FACTORS) > 1000
-
-
-def test_a_dual_pair_is_aihwkits(aihwkit):
-    conductance, torch = aihwkit
-    weights = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
-    reference = conductance.DualPairConductanceConverter([1.0, 3.0], 20.0, 1.0)
-    expected, _ = reference.convert_to_conductances(torch.from_numpy(weights))
-    found, _ = DualPairConductanceConverter([1.0, 3.0], 20.0, 1.0).convert_to_conductances(weights)
-    assert [array.tobytes() for array in found] == [tensor.numpy().tobytes() for tensor in expected]
+def test_there_are_at_least_a_thousand_cases_of_each_converter_and_type():
+    assert all(CASES * len(lists) > 1000 for lists in CONVERTERS.values())
 
 
 def test_one_pair_of_factor_one_is_a_single_pair():

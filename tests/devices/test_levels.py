@@ -104,6 +104,7 @@ def test_its_text_makes_it_again():
     ("make", "message"),
     [
         (lambda: ConductanceLevels.uniform(1, 0.0, 1.0), "an integer from 2 to 65536, but it is 1"),
+        (lambda: ConductanceLevels.uniform(float("nan"), 0.0, 1.0), "but it is nan"),
         (lambda: ConductanceLevels.uniform(65537, 0.0, 1.0), "but it is 65537"),
         (lambda: ConductanceLevels.uniform(4, 1.0, 1.0), "but these are 1.0 and 1.0 µS"),
         (lambda: ConductanceLevels.uniform(4, -1.0, 1.0), "but these are -1.0 and 1.0 µS"),

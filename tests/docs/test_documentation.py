@@ -61,7 +61,7 @@ def save_example(path: Path) -> np.ndarray:
 def test_the_python_examples_of_the_readme_run_in_order(folder_with_a_model: Path) -> None:
     namespace: dict[str, object] = {}
     examples = blocks(README, "python")
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         exec(compile(example, "README.md", "exec"), namespace)  # noqa: S102 - that is the test
     assert (folder_with_a_model / "plain.onnx").exists()

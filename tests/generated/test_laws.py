@@ -136,8 +136,8 @@ class TestThatTheLawsNotice:
     def test_a_weight_that_is_forgotten(self, tmp_path, monkeypatch):
         plan = map_conductances.make_plan
 
-        def forgetful(survey, *others, **options):
-            return plan(type(survey)(survey.weights[1:], survey.skipped), *others, **options)
+        def forgetful(survey, schemes, *others, **options):
+            return plan(type(survey)(survey.weights[1:], survey.skipped), schemes[1:], *others, **options)
 
         monkeypatch.setattr(map_conductances, "make_plan", forgetful)
         assert "neither mapped nor skipped" in self.broken(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_gconv.converters import SinglePairConductanceConverter, narrowed_scale
+from onnx_gconv.converters import NPairConductanceConverter, SinglePairConductanceConverter, narrowed_scale
 from onnx_gconv.file_operations import map_model, restore_model
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
@@ -112,3 +112,12 @@ def test_files_verify_and_take_half_the_space(parse, normal, tmp_path):
     sizes = [(tmp_path / name).stat().st_size for name in ("half.onnx", "wide.onnx")]
     assert sizes[0] < 0.7 * sizes[1]
     restore_model(tmp_path / "half.onnx", tmp_path / "plain.onnx")
+
+
+def test_conductances_whose_sum_would_overflow_stay_float32(parse, normal):
+    weight = (100 * normal(4, 3)).astype(np.float16)
+    model = parse("g (float16[2,4] x) => (float16 y) { y = MatMul(x, W) }", W=weight)
+    converter = NPairConductanceConverter([1.0, 3.0], g_max=30_000.0)
+    [planned] = MapConductances(converter, conductance_dtype="weight").plan(model).weights
+    assert planned.compute_dtype == np.float32
+    assert planned.notes == ("conductances are float32: float16 cannot hold the sum of its conductances",)

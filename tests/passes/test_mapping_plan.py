@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnx_gconv import streamed_tensor
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import UnmappableWeightError
+from onnx_gconv.granularity import Granularity
+from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes import MapConductances, mapping_plan
 
 TEXT = "g (float[4,4] x) => (float[4,4] y) { [first] a = MatMul(x, W) [second] y = MatMul(a, V) }"
@@ -98,3 +101,26 @@ def test_only_weights_that_lose_bits_in_float32_are_mapped_exactly_in_float64(pa
     plan = MapConductances(SinglePairConductanceConverter(exact=True)).plan(parse(TEXT, W=w, V=normal(4, 4)))
     assert [weight.compute_dtype for weight in plan.weights] == [np.float64, np.float32]
     assert [len(weight.notes) for weight in plan.weights] == [1, 0]
+
+
+@pytest.mark.parametrize("granularity", [Granularity("channel"), Granularity("tile", (3, 2))], ids=str)
+def test_a_value_that_is_not_finite_is_named_with_its_index_in_the_whole_weight(parse, granularity):
+    weight = np.ones((8, 4), np.float32)
+    weight[5, 2] = np.nan
+    model = parse("g (float[2,8] x) => (float y) { y = MatMul(x, W) }", W=weight)
+    with pytest.raises(UnmappableWeightError, match=r"'W' has the value nan at flat index 22; no conductance"):
+        MapConductances(scheme=MappingScheme(granularity=granularity))(model)
+
+
+@pytest.mark.parametrize("granularity", [Granularity("channel"), Granularity("tile", (3, 2))], ids=str)
+def test_each_group_has_the_scale_of_its_own_largest_weight(parse, normal, granularity, monkeypatch):
+    monkeypatch.setattr(streamed_tensor, "CHUNK_ELEMENTS", 8)
+    weight = normal(8, 4)
+    model = parse("g (float[2,8] x) => (float y) { y = MatMul(x, W) }", W=weight)
+    [planned] = MapConductances(scheme=MappingScheme(granularity=granularity)).plan(model).weights
+    grid, scale = planned.conversion.grid, planned.conversion.scaling.scale.reshape(-1)
+    groups = grid.groups(0, 32)
+    for group in range(grid.count):
+        largest = np.abs(weight.reshape(-1)[groups == group]).max()
+        assert scale[group] == np.float32(1) / largest * np.float32(25)
+    assert planned.statistics.max_abs == np.abs(weight).max()

@@ -15,6 +15,7 @@ from onnx_gconv.mapping import read_manifest
 from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.passes.mapped_weight import ModelValues, locate
+from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS
 from onnx_gconv.weight_conversion import WeightConversion
 
 
@@ -97,6 +98,7 @@ def check(model, run, op, scheme):
     x = np.random.default_rng(2).normal(size=shape).astype(np.float32)
     restored = ir.from_proto(ir.to_proto(model))
     RestoreWeights()(restored)
+    assert set(restored.graph.initializers) == set(weights)  # nothing of scales, tiles and codes stays
     for name, original in weights.items():
         record, mapped = bounds(model, name)
         rebuilt = mapped.rebuilt.numpy()
@@ -132,8 +134,7 @@ def assert_within_bound(mapped, record, rebuilt, original):
     bound = np.asarray(conversion.error_bound(statistics, np.dtype(np.float32))).reshape(-1)
     wide = original.astype(np.float64).reshape(-1)
     if conversion.is_clipped:
-        ends = converters.Scaling(decoding.scale, decoding.zero)
-        ends = ends if grid is None else ends.at(groups, np.dtype(np.float64))
+        ends = conversion.scaling_at(0, size, np.dtype(np.float64))
         wide = np.clip(wide, *conversion.converter.limits(ends))
     error = np.abs(rebuilt.astype(np.float64).reshape(-1) - wide)
     assert np.all(error <= bound[groups]), (error / np.maximum(bound[groups], 1e-300)).max()
@@ -255,7 +256,9 @@ def test_integers_come_back_exactly_through_levels_that_tell_them_apart(parse, r
     CheckMapping()(model)
     x = np.arange(12, dtype=np.uint8).reshape(2, 6)
     assert np.array_equal(run(model, x=x)[0], x.astype(np.int32) @ codes.astype(np.int32))
-    assert np.array_equal(bounds(model, "W")[1].rebuilt.numpy(), codes)
+    record, mapped = bounds(model, "W")
+    assert np.array_equal(mapped.rebuilt.numpy(), codes)
+    assert (record.loss.max_rounding_error, record.loss.rms_error, record.loss.sqnr_db) == (0.0, 0.0, None)
 
 
 def test_bit_slices_of_integers_are_their_bits(parse, run):
@@ -273,9 +276,12 @@ def test_bit_slices_of_integers_are_their_bits(parse, run):
     [
         (
             MappingScheme(levels=ConductanceLevels.uniform(16, 0.0, 25.0)),
-            "consists of integers up to 128, which 16 levels of conductances of 0 to 25 µS cannot tell apart",
+            "integers up to 128, which 16 levels of conductances of 0 to 25 µS cannot tell apart; give it more levels",
         ),
-        (MappingScheme(clipping=Clipping(value=5.0)), "which clipped conductances of 0 to 25 µS cannot tell apart"),
+        (
+            MappingScheme(clipping=Clipping(value=5.0)),
+            "which clipped conductances of 0 to 25 µS cannot tell apart; map it without clipping",
+        ),
         (
             MappingScheme(converters.BitSlicedPairConductanceConverter(bits=6, slice_bits=3)),
             "integers up to 128, but the bits of .* hold them up to 31; give it more bits",
@@ -330,6 +336,21 @@ def test_scales_for_each_channel_are_those_of_each_column_alone(parse):
         assert model.graph.initializers["W.g_scale"].const_value.numpy()[0, column] == params["scale_ratio"]
 
 
+def test_a_weight_that_fits_one_tile_has_one_scale_and_says_of_which_tiles(parse, run):
+    scheme = MappingScheme(granularity=Granularity("tile", (64, 64), "max"))
+    model = mapped_model(parse, "MatMul", scheme)
+    check(model, run, "MatMul", scheme)
+    [record] = read_manifest(model).weights
+    assert (record.granularity, record.scale.form, record.scale.shape) == ("tile", "number", ())
+    assert record.tiling.model_dump() == {
+        "rows": 64,
+        "columns": 64,
+        "partition": "max",
+        "row_starts": (0,),
+        "column_starts": (0,),
+    }
+
+
 def test_a_shared_weight_says_that_other_readers_see_its_channels_otherwise(parse):
     model = parse(
         "g (float[2,4] x, float[2,3] z) => (float y, float w) { y = MatMul(x, W)  w = Gemm <transB = 1> (z, W) }",
@@ -341,8 +362,76 @@ def test_a_shared_weight_says_that_other_readers_see_its_channels_otherwise(pars
     assert "reads it otherwise" in record.notes[0]
 
 
+@pytest.mark.parametrize("granularity", ["channel", "tile max"])
+def test_scales_follow_the_mvm_op_where_another_node_reads_the_weight_first(parse, granularity):
+    model = parse(
+        "g (int64[2] i, float[2,6] x) => (float e, float y) { e = Gather(W, i)  y = Gemm <transB = 1> (x, W) }",
+        W=weight(9, 6),
+    )
+    MapConductances(scheme=MappingScheme(granularity=GRANULARITIES[granularity]))(model)
+    CheckMapping()(model)
+    [record] = read_manifest(model).weights
+    assert record.consumers[record.scale.consumer].op_type == "Gemm"
+    assert record.axis == (0 if granularity == "channel" else None)
+
+
 def test_a_reshape_that_mixes_axes_has_one_scale_at_most(parse):
     text = "g (float[2,3] x) => (float y) <int64[2] s = {3, 8}> { V = Reshape(W, s)  y = MatMul(x, V) }"
     MapConductances()(parse(text, W=weight(4, 6)))
     with pytest.raises(UnmappableWeightError, match="give it the granularity tensor"):
         MapConductances(scheme=MappingScheme(granularity=Granularity("channel")))(parse(text, W=weight(4, 6)))
+
+
+def loss_by_levels(parse, array):
+    model = parse("g (double[2,13] x) => (double y) { y = MatMul(x, W) }", W=array)
+    MapConductances(scheme=MappingScheme(levels=ConductanceLevels.uniform(16, 0.0, 25.0)))(model)
+    [record] = read_manifest(model).weights
+    return record.loss
+
+
+def test_weights_whose_squares_are_beyond_float64_have_a_loss(parse):
+    array = weight(13, 10).astype(np.float64)
+    usual, large = loss_by_levels(parse, array), loss_by_levels(parse, array * 1e200)
+    assert large.rms_error == pytest.approx(usual.rms_error * 1e200)
+    assert large.sqnr_db == pytest.approx(usual.sqnr_db)
+
+
+def test_weights_whose_squares_are_below_float64_have_a_loss(parse):
+    array = weight(13, 10).astype(np.float64)
+    small = loss_by_levels(parse, array * 1e-200)  # all are rounded to 0, for the scale is that of max|W| = 1e-7
+    assert small.rms_error == pytest.approx(np.sqrt(np.mean(array**2)) * 1e-200)
+    assert small.sqnr_db == 0.0
+
+
+@pytest.mark.parametrize("storage", ["float", "codes"])
+@pytest.mark.parametrize("granularity", ["channel", "tile max"])
+def test_scales_of_weights_of_many_chunks_are_those_of_their_elements(parse, granularity, storage):
+    sizes = np.geomspace(1.0, 1e3, 9)  # those of groups differ, and no chunk begins where a group does
+    array = (np.random.default_rng(0).uniform(0.5, 1.0, (CHUNK_ELEMENTS // 4 + 5, 9)) * sizes).astype(np.float32)
+    array[: len(array) // 2] *= 0.1
+    levels = ConductanceLevels.uniform(256, 1.0, 40.0)
+    chosen = Granularity("channel") if granularity == "channel" else Granularity("tile", (len(array) // 3, 1), "max")
+    scheme = MappingScheme(
+        converters.SingleDeviceConductanceConverter(g_max=40.0, g_min=1.0), chosen, levels=levels, storage=storage
+    )
+    model = parse(f"g (float[1,{len(array)}] x) => (float y) {{ y = MatMul(x, W) }}", W=array)
+    MapConductances(scheme=scheme)(model)
+    CheckMapping()(model)
+    record, mapped = bounds(model, "W")
+    assert_within_bound(mapped, record, mapped.rebuilt.numpy(), array)
+    error = mapped.rebuilt.numpy().astype(np.float64) - array
+    assert record.loss.rms_error == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-5)
+    assert record.loss.max_rounding_error == pytest.approx(np.abs(error).max(), rel=1e-5)
+
+
+def test_a_damaged_code_of_a_later_chunk_is_named(parse):
+    array = np.ones((2, CHUNK_ELEMENTS), np.float32)
+    levels = ConductanceLevels.uniform(16, 0.0, 25.0)
+    model = parse("g (float[1,2] x) => (float y) { y = MatMul(x, W) }", W=array)
+    MapConductances(scheme=MappingScheme(levels=levels, storage="codes"))(model)
+    value = model.graph.initializers["W.g_plus_code"]
+    codes = value.const_value.numpy().copy()
+    codes[1, 7] = 16
+    value.const_value = ir.tensor(codes, name=value.name)
+    [violation] = CheckMapping().violations(model)
+    assert f"has the code 16 at flat index {CHUNK_ELEMENTS + 7}" in str(violation)

@@ -84,9 +84,13 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("converter", CONVERTERS)
-@pytest.mark.parametrize("op", SHAPES)
+CASES = [
+    *((op, "single device", granularity) for op in SHAPES for granularity in GRANULARITIES),
+    *((op, converter, "tile channel") for op in ("Gemm", "grouped Conv") for converter in CONVERTERS),
+]
+
+
+@pytest.mark.parametrize(("op", "converter", "granularity"), CASES)
 def test_tiles_compute_what_the_layer_computes(handed_off, run, op, converter, granularity):
     scheme = MappingScheme(CONVERTERS[converter], GRANULARITIES[granularity])
     bundle = handed_off(op, (4, 3), scheme=scheme, partition="equal" if granularity == "tensor" else "max")

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from onnx_gconv.external_data import external_tensors
+from onnx_gconv.file_lock import lock_file
 
 __all__ = ["StagedOutput", "staged_output"]
 
@@ -133,7 +134,7 @@ def _new_folder(path: Path) -> tuple[Path, TextIO]:
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
         with contextlib.suppress(FileNotFoundError):
             record = (folder / _RECORD).open("w", encoding="utf-8")
-            _lock(record.fileno())
+            lock_file(record.fileno())
             if (folder / _RECORD).exists():
                 return folder, record
             record.close()
@@ -149,7 +150,7 @@ def _clear_after_a_dead_run(folder: Path, path: Path, protected: set[Path]) -> N
     except OSError:
         return
     try:
-        if _lock(descriptor):
+        if lock_file(descriptor):
             _clear(folder, path, protected)
     finally:
         os.close(descriptor)
@@ -202,19 +203,6 @@ def _external_locations(path: Path) -> set[str] | None:
         return set() if isinstance(error, FileNotFoundError) else None
     except (DecodeError, ir.serde.SerdeError, ValueError, TypeError):  # no model
         return set()
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock a file for the life of this process; False if another process holds it."""
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover - not on POSIX: leftovers are then left alone
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _prefix(path: Path) -> str:

@@ -87,6 +87,7 @@ def handoff(
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Write the target conductances of every crossbar tile for a lab's tools; writes the folder MODEL.gconv."""
+    from onnx_gconv.handoff import write_bundle
     from onnx_gconv.handoff.tiles import PairLayout, parse_array
 
     size = None if array is None else parse_array(array)
@@ -95,8 +96,6 @@ def handoff(
         "adjacent-columns": "adjacent_columns",
         "interleaved-rows": "interleaved_rows",
     }
-    from onnx_gconv.handoff import write_bundle
-
     with progress_bar({"conductances": "Writing conductances", "models": "Writing models"}, quiet=quiet) as progress:
         report = write_bundle(
             mapped,

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from onnx_gconv.file_lock import lock_file
+
 __all__ = ["StagedFolder", "staged_folder"]
 
 # In the hidden folder: the lock of the process that owns it, the new folder, and the old one while it is replaced.
@@ -80,7 +82,7 @@ def clear_after_dead_runs(path: Path) -> None:
         except OSError:
             continue
         try:
-            if _lock(descriptor):
+            if lock_file(descriptor):
                 _clear(hidden, path)
         finally:
             os.close(descriptor)
@@ -92,7 +94,7 @@ def _new_hidden_folder(path: Path) -> tuple[Path, TextIO]:
         hidden = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
         with contextlib.suppress(FileNotFoundError):
             lock = (hidden / _LOCK).open("w", encoding="utf-8")
-            _lock(lock.fileno())
+            lock_file(lock.fileno())
             if (hidden / _LOCK).exists():
                 return hidden, lock
             lock.close()
@@ -106,19 +108,6 @@ def _clear(hidden: Path, path: Path) -> None:
             shutil.rmtree(hidden / name, ignore_errors=True)
         (hidden / _LOCK).unlink()
         hidden.rmdir()
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock a file for the life of this process; False if another process holds it."""
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover - not on POSIX: leftovers are then left alone
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _prefix(path: Path) -> str:

@@ -54,22 +54,24 @@ def judged(against_original: OutputsReport, against_rebuilt: OutputsReport) -> O
     comparisons = []
     for item in against_original.comparisons:
         verdict = verdicts.get((item.name, item.optimization))
-        if verdict is None or item.max_abs_error is None or verdict.max_abs_error is None:
+        if verdict is None:
             comparisons.append(item)
             continue
+        # What makes a distance from the original impossible is worth saying, though it is no fault.
+        note = item.note if verdict.passed and item.max_abs_error is None else None
         comparisons.append(
             replace(
                 item,
                 passed=verdict.passed,
                 tolerance=verdict.tolerance,
                 allowed_mismatches=verdict.allowed_mismatches,
-                note=verdict.note,
+                note=verdict.note or note,
                 rebuilt_error=verdict.max_abs_error,
             )
         )
     return replace(
         against_original,
         comparisons=tuple(comparisons),
-        failures=(*against_original.failures, *(item for item in against_rebuilt.failures)),
+        failures=tuple(dict.fromkeys((*against_original.failures, *against_rebuilt.failures))),
         notes=(JUDGED_BY_REBUILT_WEIGHTS, *against_original.notes),
     )

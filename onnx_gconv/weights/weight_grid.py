@@ -41,9 +41,7 @@ def weight_grid(weight: FoundWeight, granularity: Granularity) -> WeightGrid | N
     if granularity.kind == "tensor":
         return None
     views = [
-        (index, consumer, consumer.view)
-        for index, consumer in enumerate(weight.consumers)
-        if consumer.is_mvm and consumer.view is not None
+        (index, consumer, consumer.view) for index, consumer in enumerate(weight.consumers) if consumer.view is not None
     ]
     index, consumer, view = views[0]
     grid = _grid(weight, consumer, view, granularity)

@@ -14,6 +14,8 @@ from onnx_gconv.granularity import Granularity
 from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import MapConductances
+from onnx_gconv.verification.lossy_outputs import judged
+from onnx_gconv.verification.outputs import OutputsReport, RunFailure
 
 LEVELS = ConductanceLevels.uniform(32, 0.0, 25.0)
 SCHEMES = {
@@ -133,3 +135,29 @@ def test_a_scale_that_is_exchanged_with_another_is_found_by_the_error_of_its_cha
 
     edit(mapped, "W.g_scale", change)
     assert "weight 'W' is rebuilt with an error of" in verify(original, mapped).problems[0]
+
+
+def test_outputs_without_a_distance_are_judged_by_the_rebuilt_weights_too(tmp_path, parse):
+    """Rounded weights may give another number of results, as detectors do; that is no fault of the mapping."""
+    weight = np.float32([[0.26, 0.74], [1.0, -1.0]])
+    model = parse(
+        "g (float[1,2] x) => (float found) <float half = {0.25}> "
+        "{ y = MatMul(x, W)  large = Greater(y, half)  found = Compress(y, large) }",
+        W=weight,
+    )
+    save_model(model, tmp_path / "model.onnx")
+    mapped = load_model(tmp_path / "model.onnx")
+    MapConductances(scheme=MappingScheme(levels=ConductanceLevels.uniform(3, 0.0, 25.0)))(mapped)
+    save_model(mapped, tmp_path / "mapped.onnx", inputs=[tmp_path / "model.onnx"])
+    report = verify(tmp_path / "model.onnx", tmp_path / "mapped.onnx", inputs={"x": np.float32([[0.9, 0.0]])})
+    report.raise_if_failed()
+    [first, *_] = report.outputs.comparisons
+    assert first.max_abs_error is None or first.rebuilt_error == 0
+    assert report.outputs.comparisons
+
+
+def test_a_failure_is_reported_once():
+    failure = RunFailure("all", "load", "no such op")
+    report = OutputsReport(failures=(failure,))
+    assert judged(report, report).failures == (failure,)
+    assert judged(OutputsReport(), report).failures == (failure,)

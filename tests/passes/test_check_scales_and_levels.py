@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from onnx_gconv.converters import (
+    NPairConductanceConverter,
     OffsetConductanceConverter,
     SingleDeviceConductanceConverter,
     SinglePairConductanceConverter,
@@ -152,3 +153,16 @@ def test_tiles_have_the_rows_and_the_columns_that_were_asked_for(model):
     tiling = record.tiling
     assert (tiling.row_starts, tiling.column_starts) == ((0, 3), (0, 2, 4))
     assert (tiling.rows, tiling.columns, record.scale.shape) == (3, 2, (2, 3))
+
+
+def test_the_highest_level_may_be_above_g_max_by_its_roundings(parse):
+    """As code times step, it need not be g_max in float32; converters that clip at g_max have to allow that."""
+    counts = (
+        count for count in range(2, 1000) if ConductanceLevels.uniform(count, 0.0, 25.0).values(np.float32)[-1] > 25
+    )
+    levels = ConductanceLevels.uniform(next(counts), 0.0, 25.0)
+    converter = NPairConductanceConverter([1.0, 2.0])
+    for storage in ("float", "codes"):
+        model = parse("g (float[2,3] x) => (float y) { y = MatMul(x, W) }", W=np.float32([[1.0], [-1.0], [0.2]]))
+        MapConductances(scheme=MappingScheme(converter, levels=levels, storage=storage))(model)
+        assert CheckMapping().violations(model) == ()

@@ -161,3 +161,17 @@ def test_a_failure_is_reported_once():
     report = OutputsReport(failures=(failure,))
     assert judged(report, report).failures == (failure,)
     assert judged(OutputsReport(), report).failures == (failure,)
+
+
+def test_a_code_of_a_half_precision_weight_that_is_off_by_two_levels_is_found(tmp_path, parse, normal):
+    model = parse("g (float16[2,16] x) => (float16 y) { y = MatMul(x, W) }", W=normal(16, 12).astype(np.float16))
+    save_model(model, tmp_path / "model.onnx")
+    mapped = load_model(tmp_path / "model.onnx")
+    MapConductances(scheme=SCHEMES["codes"])(mapped)
+    save_model(mapped, tmp_path / "mapped.onnx", inputs=[tmp_path / "model.onnx"])
+    verify(tmp_path / "model.onnx", tmp_path / "mapped.onnx").raise_if_failed()
+    edit(
+        tmp_path / "mapped.onnx", "W.g_plus_code", lambda codes: np.subtract.at(codes.reshape(-1), np.argmax(codes), 2)
+    )
+    problems = verify(tmp_path / "model.onnx", tmp_path / "mapped.onnx").problems
+    assert "weight 'W' is rebuilt with an error of" in problems[0]

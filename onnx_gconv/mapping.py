@@ -18,7 +18,7 @@ from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.granularity import GranularityKind, Partition
 from onnx_gconv.matrix_layout import MatrixLayout
 from onnx_gconv.scale_grid import ScaleForm, ScaleGrid
-from onnx_gconv.weight_types import MAPPABLE_DTYPES
+from onnx_gconv.weight_types import MAPPABLE_DTYPES, finite_range
 
 __all__ = [
     "FORMAT_VERSION",
@@ -32,6 +32,7 @@ __all__ = [
     "LossRecord",
     "Manifest",
     "MatrixViewRecord",
+    "MeasuredRecord",
     "RearrangementRecord",
     "SameSourceRecord",
     "ScaleRecord",
@@ -221,6 +222,20 @@ class LossRecord(_Record):
     sqnr_db: float | None
 
 
+class MeasuredRecord(_Record):
+    """That the conductances are those measured on a chip, and how far from their targets they are.
+
+    Errors are those of the weights before they are rounded to integer codes or cast, in units of weight.
+    """
+
+    source: str
+    cells: int
+    measured: int
+    max_abs_error: float
+    rms_error: float
+    saturated: bool = False
+
+
 class WeightRecord(_Record):
     """One mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``.
 
@@ -256,6 +271,12 @@ class WeightRecord(_Record):
     modules: tuple[str, ...] = ()
     same_source_as: tuple[SameSourceRecord, ...] = ()
     digital_copy: str | None = None
+    measured: MeasuredRecord | None = None
+
+    @property
+    def saturation_limits(self) -> tuple[float, float] | None:
+        """To what rebuilt weights beyond the range of their type are set; None if none can be beyond."""
+        return finite_range(self.ir_dtype) if self.measured is not None and self.measured.saturated else None
 
     @property
     def grid(self) -> ScaleGrid | None:

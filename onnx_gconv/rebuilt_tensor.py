@@ -31,6 +31,8 @@ class RebuiltTensor(StreamedTensor):
         rounded: Whether the weight consists of integer codes.
         zero_point: Their zero points; None for 0.
         grid: Which elements share a scale; None if all do.
+        limits: The lowest and the highest number that its type holds, to which weights beyond them are set; None if
+            none can be beyond.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class RebuiltTensor(StreamedTensor):
         rounded: bool = False,
         zero_point: ZeroPoint | None = None,
         grid: ScaleGrid | None = None,
+        limits: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(dtype, ir.Shape(conductances[0].shape.numpy()), name)
         self._conductances = tuple(conductances)
@@ -50,6 +53,7 @@ class RebuiltTensor(StreamedTensor):
         self._rounded = rounded
         self._zero_point = zero_point
         self._grid = grid
+        self._limits = limits
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
@@ -74,5 +78,7 @@ class RebuiltTensor(StreamedTensor):
                 np.rint(weights, out=weights)
                 if self._zero_point is not None:
                     weights += self._zero_point.chunk(start, count).astype(compute)
+            if self._limits is not None:
+                np.clip(weights, *self._limits, out=weights)
             start += count
             yield weights if target == compute else weights.astype(target)

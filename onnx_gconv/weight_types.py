@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ml_dtypes
+import numpy as np
 import onnx_ir as ir
 
-__all__ = ["INTEGER_DTYPES", "MAPPABLE_DTYPES", "WIDENING_CASTS"]
+__all__ = ["INTEGER_DTYPES", "MAPPABLE_DTYPES", "WIDENING_CASTS", "finite_range"]
 
 # Integer codes.
 INTEGER_DTYPES = frozenset(
@@ -31,6 +33,14 @@ _HALF_DTYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 # All types of weights that can be mapped.
 MAPPABLE_DTYPES = INTEGER_DTYPES | _FLOAT8_DTYPES | _HALF_DTYPES | {ir.DataType.FLOAT, ir.DataType.DOUBLE}
+
+
+def finite_range(dtype: ir.DataType) -> tuple[float, float]:
+    """The lowest and the highest finite number of a type of weights."""
+    numpy_dtype = np.dtype(dtype.numpy())
+    info = ml_dtypes.iinfo(numpy_dtype) if dtype in INTEGER_DTYPES else ml_dtypes.finfo(numpy_dtype)
+    return float(info.min), float(info.max)
+
 
 # Casts that keep every value: the types that may be cast, by the type that they are cast to.
 WIDENING_CASTS = {

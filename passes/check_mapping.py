@@ -51,7 +51,8 @@ class CheckMapping(ir.passes.InPlacePass):
     The invariants, as ``docs/format.md`` gives them: the shapes of a weight and its conductances are equal;
     ``g_min <= G <= g_max`` within the rounding of g_max; the scale is positive, finite and the manifest's; the zero
     is the manifest's; one device of a pair is at g_min, for converters of which that holds;
-    every conductance is a level, if there are levels, and every code stands for one; every consumer still reads the
+    every conductance is a level, if there are levels, and every code stands for one, unless conductances are measured:
+    then they are finite; every consumer still reads the
     rebuilt weight, or the digital copy of it.
     """
 
@@ -159,6 +160,8 @@ def _is_fed(node: ir.Node, slot: int, weight: ir.Value | None) -> bool:
 def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None:
     """The first invariant that the values of a weight's conductances violate."""
     record = mapped.record
+    if record.measured is not None:
+        return _not_finite(mapped)
     levels = None if record.levels is None else record.levels.levels
     if levels is not None and (problem := _wrong_code(mapped, levels)) is not None:
         return problem
@@ -190,6 +193,18 @@ def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None
                     f"(they have {float(parts[one][index])} and {float(parts[other][index])} µS)"
                 )
         first += parts[0].size
+    return None
+
+
+def _not_finite(mapped: MappedWeight) -> str | None:
+    """The first conductance that is NaN or infinite. What a chip has measured need not be in the range of targets."""
+    for item, tensor in zip(mapped.record.conductances, mapped.tensors, strict=True):
+        first = 0
+        for part in element_chunks(tensor):
+            if not np.isfinite(part).all():
+                index = int(np.flatnonzero(~np.isfinite(part))[0])
+                return f"'{item.name}' has {float(part[index])} µS at flat index {first + index}"
+            first += part.size
     return None
 
 

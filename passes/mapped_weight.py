@@ -11,22 +11,22 @@ import onnx_ir as ir
 from onnx_gconv.converters import Decoding
 from onnx_gconv.decoded_levels import DecodedLevelsTensor
 from onnx_gconv.integer_weight import ZeroPoint
-from onnx_gconv.mapping import LevelsRecord, WeightRecord, ZeroRecord
+from onnx_gconv.mapping import WeightRecord, ZeroRecord
+from onnx_gconv.passes.mapped_operands import (
+    BrokenMappingError,
+    decoded_conductance,
+    expanded_entries,
+    only_user,
+    scalar,
+)
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
-from onnx_gconv.scale_grid import ScaleGrid
 
 __all__ = ["BrokenMappingError", "MappedWeight", "ModelValues", "locate", "structural_problems"]
 
 
 _HALF = 0.5
-
-# Of opset 10 and of all since, an index of Gather may be one of these.
-_GATHER_INDEX = ir.DataType.INT32
-
-
-class BrokenMappingError(Exception):
-    """What the graph has in place of a mapped weight; the message goes into the report of a check."""
+_OPERANDS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,7 @@ class MappedWeight:
     Attributes:
         record: What the manifest says of it.
         conductances: The initializers of the conductances, or of their codes, in the order of the record.
+        decoded: The conductances in µS: the same, or what the nodes make of the codes.
         scale: The scale initializer.
         zero: The initializer of what is added to the quotient; None if that is nothing.
         constants: All other initializers of the nodes.
@@ -45,6 +46,7 @@ class MappedWeight:
 
     record: WeightRecord
     conductances: tuple[ir.Value, ...]
+    decoded: tuple[ir.Value, ...]
     scale: ir.Value
     zero: ir.Value | None
     constants: tuple[ir.Value, ...]
@@ -62,6 +64,7 @@ class MappedWeight:
             rounded=self.record.rounded,
             zero_point=self.zero_point,
             grid=self.record.grid,
+            limits=self.record.saturation_limits,
         )
 
     @property
@@ -119,10 +122,11 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
     dtype, grid = record.ir_dtype, record.grid
     conductances = tuple(_initializer(item.name, record, values) for item in record.conductances)
     scale = _initializer(record.scale.name, record, values)
-    div = _only_user(_expanded(scale, grid), "Div", 1)
+    div = only_user(expanded_entries(scale, grid), "Div", 1)
     nodes, leaves = _expression(div)
     value = div.outputs[0]
-    _check_sum(div.inputs[0], conductances, record)
+    decoded = tuple(decoded_conductance(conductance, record) for conductance in conductances)
+    _check_sum(div.inputs[0], decoded, record)
     after: list[ir.Node] = []
     added = _zero(value, record, values)
     if added is not None:
@@ -135,8 +139,10 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
         value = add.outputs[0]
     if record.rounded:
         value = _rounded(value, record, after, leaves)
+    if record.saturation_limits is not None:
+        value = _saturated(value, record.saturation_limits, after, leaves)
     if record.dtype != record.compute_dtype:
-        cast = _only_user(value, "Cast", 0)
+        cast = only_user(value, "Cast", 0)
         if (target := cast.attributes.get_int("to", 0)) != dtype.value:
             raise BrokenMappingError(f"it is cast to {_type_name(ir.DataType(target))}, not to {record.dtype}")
         after.append(cast)
@@ -145,6 +151,7 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
     return MappedWeight(
         record=record,
         conductances=conductances,
+        decoded=decoded,
         scale=scale,
         zero=None if added is None else added[1],
         constants=tuple(dict.fromkeys(leaf for leaf in leaves if leaf not in known)),
@@ -153,16 +160,13 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
     )
 
 
-def _check_sum(total: ir.Value | None, conductances: Sequence[ir.Value], record: WeightRecord) -> None:
+def _check_sum(total: ir.Value | None, decoded: Sequence[ir.Value], record: WeightRecord) -> None:
     """Check that a value is the sum of all conductances with their coefficients, less the offset.
 
     Raises:
         BrokenMappingError: If it is something else.
     """
-    devices = {
-        _decoded(conductance, record): item.name
-        for item, conductance in zip(record.conductances, conductances, strict=True)
-    }
+    devices = {value: item.name for item, value in zip(record.conductances, decoded, strict=True)}
     found = _linear_form(total, devices)
     number = np.dtype(record.compute_dtype).type  # the nodes' constants are rounded to that type
     expected = {item.name: float(number(item.coefficient)) for item in record.conductances}
@@ -181,17 +185,17 @@ def _zero(value: ir.Value, record: WeightRecord, values: ModelValues) -> tuple[i
     """
     if isinstance(record.zero, ZeroRecord):
         zero = _initializer(record.zero.name, record, values)
-        add = _only_user(value, "Add", 0)
-        if add.inputs[1] is not _expanded(zero, record.grid):
+        add = only_user(value, "Add", 0)
+        if add.inputs[1] is not expanded_entries(zero, record.grid):
             raise BrokenMappingError(f"not '{zero.name}' is added to it, which the manifest names")
         return add, zero
     if not record.zero:
         if any(node.metadata_props.get(ROLE_KEY) == "zero" for node, _ in value.uses()):
             raise BrokenMappingError("a zero is added to it, of which the manifest says nothing")
         return None
-    add = _only_user(value, "Add", 0)
+    add = only_user(value, "Add", 0)
     constant, number = add.inputs[1], np.dtype(record.compute_dtype).type
-    if (found := _number(constant)) != float(number(record.zero)) or constant is None:
+    if (found := scalar(constant)) != float(number(record.zero)) or constant is None:
         raise BrokenMappingError(f"{found} is added to it, the manifest says {record.zero}")
     return add, constant
 
@@ -199,23 +203,35 @@ def _zero(value: ir.Value, record: WeightRecord, values: ModelValues) -> tuple[i
 def _rounded(value: ir.Value, record: WeightRecord, after: list[ir.Node], leaves: list[ir.Value]) -> ir.Value:
     """Follow the nodes that make integer codes of what the conductances give."""
     if [node.op_type for node, _ in value.uses()] == ["Add"]:  # as Floor(x + 0.5) where there is no Round
-        add = _only_user(value, "Add", 0)
-        if (half := _number(add.inputs[1])) != _HALF:
+        add = only_user(value, "Add", 0)
+        if (half := scalar(add.inputs[1])) != _HALF:
             raise BrokenMappingError(f"{half} is added to it before it is rounded down, instead of {_HALF}")
         after.append(add)
         leaves.extend(item for item in add.inputs[1:] if item is not None)
-        rounding = _only_user(add.outputs[0], "Floor", 0)
+        rounding = only_user(add.outputs[0], "Floor", 0)
     else:
-        rounding = _only_user(value, "Round", 0)
+        rounding = only_user(value, "Round", 0)
     after.append(rounding)
     value = rounding.outputs[0]
     if record.zero_point is not None:
-        add = _only_user(value, "Add", 0)
+        add = only_user(value, "Add", 0)
         if (operand := add.inputs[1]) is None or operand.name != record.zero_point:
             raise BrokenMappingError(f"not '{record.zero_point}' is added to it, which holds its zero points")
         after.append(add)
         leaves.append(operand)
         value = add.outputs[0]
+    return value
+
+
+def _saturated(value: ir.Value, limits: tuple[float, float], after: list[ir.Node], leaves: list[ir.Value]) -> ir.Value:
+    """Follow the nodes that keep a weight within the range of its type."""
+    for op_type, limit in zip(("Max", "Min"), limits, strict=True):
+        node = only_user(value, op_type, 0)
+        if len(node.inputs) != _OPERANDS or scalar(node.inputs[1]) != limit:
+            raise BrokenMappingError(f"'{node.name}' should keep it within {limits[0]:g} to {limits[1]:g}")
+        after.append(node)
+        leaves.extend(item for item in node.inputs[1:] if item is not None)
+        value = node.outputs[0]
     return value
 
 
@@ -277,83 +293,6 @@ def _zero_problems(value: ir.Value, zero: ZeroRecord, record: WeightRecord) -> I
         yield f"'{value.name}' is {_type_name(tensor.dtype)} now, it was {record.compute_dtype}"
 
 
-def _expanded(value: ir.Value, grid: ScaleGrid | None) -> ir.Value:
-    """What the nodes make of the entries of a grid: an entry for each element of the weight.
-
-    Raises:
-        BrokenMappingError: If they do something else.
-    """
-    if grid is None or grid.form != "tiles":
-        return value
-    shape = list(grid.stored_shape)
-    for step in grid.gathers:
-        gather = _expanding_user(value, "Gather")
-        indices = gather.inputs[1].const_value if gather.inputs[1] is not None else None
-        if gather.attributes.get_int("axis", 0) != step.axis or indices is None:
-            raise BrokenMappingError(f"'{gather.name}' does not expand '{value.name}' along the axis {step.axis}")
-        if not np.array_equal(indices.numpy(), step.indices):
-            raise BrokenMappingError(f"'{gather.name}' expands '{value.name}' by other pieces than the manifest names")
-        shape[step.axis : step.axis + 1] = step.indices.shape
-        value = gather.outputs[0]
-    if grid.permutation != tuple(range(len(grid.permutation))):
-        transpose = _expanding_user(value, "Transpose")
-        if tuple(transpose.attributes.get_ints("perm", ()) or ()) != grid.permutation:
-            raise BrokenMappingError(f"'{transpose.name}' puts the axes of '{value.name}' into another order")
-        shape = [shape[axis] for axis in grid.permutation]
-        value = transpose.outputs[0]
-    if tuple(shape) != grid.layout.shape:
-        value = _expanding_user(value, "Reshape").outputs[0]
-    return value
-
-
-def _expanding_user(value: ir.Value, op_type: str) -> ir.Node:
-    return _only_user(value, op_type, 0)
-
-
-def _decoded(stored: ir.Value, record: WeightRecord) -> ir.Value:
-    """The conductance in µS that the nodes make of an initializer: itself, or what its codes are decoded to.
-
-    Raises:
-        BrokenMappingError: If the nodes do something else.
-    """
-    levels = record.levels
-    if levels is None or levels.storage == "float":
-        return stored
-    return _decoded_from_table(stored, levels, record) if not levels.uniform else _dequantized(stored, levels, record)
-
-
-def _dequantized(stored: ir.Value, levels: LevelsRecord, record: WeightRecord) -> ir.Value:
-    number = np.dtype(record.compute_dtype).type
-    step = float(number(levels.levels.step_us or 0.0))
-    if [node.op_type for node, _ in stored.uses()] == ["Cast"]:
-        node = _only_user(_only_user(stored, "Cast", 0).outputs[0], "Mul", 0)
-    else:
-        node = _only_user(stored, "DequantizeLinear", 0)
-    if any(item is not None for item in node.inputs[2:]):
-        raise BrokenMappingError(f"'{node.name}', which decodes the codes '{stored.name}', has a zero point now")
-    if (found := _number(node.inputs[1])) != step:
-        raise BrokenMappingError(f"the codes '{stored.name}' count steps of {found} µS, the manifest says {step}")
-    value = node.outputs[0]
-    if levels.g_min:
-        add = _only_user(value, "Add", 0)
-        if (found := _number(add.inputs[1])) != float(number(levels.g_min)):
-            raise BrokenMappingError(f"the lowest level of '{stored.name}' is {found} µS, not {levels.g_min}")
-        value = add.outputs[0]
-    return value
-
-
-def _decoded_from_table(stored: ir.Value, levels: LevelsRecord, record: WeightRecord) -> ir.Value:
-    cast = _only_user(stored, "Cast", 0)
-    gather = _only_user(cast.outputs[0], "Gather", 1)
-    table = None if gather.inputs[0] is None else gather.inputs[0].const_value
-    expected = levels.levels.values(np.dtype(record.compute_dtype))
-    if cast.attributes.get_int("to", 0) != _GATHER_INDEX.value or gather.attributes.get_int("axis", 0) != 0:
-        raise BrokenMappingError(f"the codes '{stored.name}' are not looked up in a table of levels")
-    if table is None or not np.array_equal(table.numpy(), expected):
-        raise BrokenMappingError(f"the codes '{stored.name}' are looked up in another table than the manifest has")
-    return gather.outputs[0]
-
-
 def _initializer(name: str, record: WeightRecord, values: ModelValues) -> ir.Value:
     if name in values.initializers:
         return values.initializers[name]
@@ -371,14 +310,6 @@ def _type_name(dtype: ir.DataType) -> str:
     if dtype in {ir.DataType.UNDEFINED, ir.DataType.STRING}:
         return dtype.name.lower()
     return np.dtype(dtype.numpy()).name
-
-
-def _only_user(value: ir.Value, op_type: str, slot: int) -> ir.Node:
-    uses = [(node.op_type, index) for node, index in value.uses()]
-    if uses != [(op_type, slot)]:
-        listed = ", ".join(f"{op}[{index}]" for op, index in uses) or "nothing"
-        raise BrokenMappingError(f"'{value.name}' should be read by one {op_type} node (input {slot}), but by {listed}")
-    return next(iter(value.uses())).node
 
 
 def _expression(root: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
@@ -413,26 +344,14 @@ def _linear_form(value: ir.Value | None, devices: Mapping[ir.Value, str]) -> dic
         sign = 1.0 if node.op_type == "Add" else -1.0
         left, right = _linear_form(node.inputs[0], devices), _linear_term(node.inputs[1], devices)
         return {name: left.get(name, 0.0) + sign * right.get(name, 0.0) for name in [*left, *right]}
-    if node.op_type == "Mul" and node.domain == "" and (factor := _number(node.inputs[1])) is not None:
+    if node.op_type == "Mul" and node.domain == "" and (factor := scalar(node.inputs[1])) is not None:
         return {name: factor * number for name, number in _linear_form(node.inputs[0], devices).items()}
     raise BrokenMappingError(f"the weight is computed by an unexpected node {node.op_type} ('{node.name}')")
 
 
 def _linear_term(value: ir.Value | None, devices: Mapping[ir.Value, str]) -> dict[str, float]:
-    number = None if value in devices else _number(value)
+    number = None if value in devices else scalar(value)
     return _linear_form(value, devices) if number is None else {"": number}
-
-
-def _number(value: ir.Value | None) -> float | None:
-    """The value of a scalar initializer, None for everything else."""
-    if (
-        value is None
-        or not value.is_initializer()
-        or value.const_value is None
-        or value.const_value.shape.numpy() != ()
-    ):
-        return None
-    return float(value.const_value.numpy())
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

@@ -1,24 +1,33 @@
-"""Outputs of models whose mapping rounds or clips weights on purpose: judged by what the rebuilt weights give."""
+"""Outputs of models whose weights are rounded, clipped or measured: judged by what the rebuilt weights give."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from onnx_gconv.errors import ModelError
+from onnx_gconv.mapping import Manifest
 from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import RestoreWeights
 from onnx_gconv.verification.outputs import OutputsReport
 
-__all__ = ["JUDGED_BY_REBUILT_WEIGHTS", "judged", "restored_model"]
+__all__ = ["JUDGED_BY_REBUILT_WEIGHTS", "judged", "reasons_for_losses", "restored_model"]
 
 JUDGED_BY_REBUILT_WEIGHTS = (
-    "the mapping rounds or clips weights on purpose; the errors of outputs are those against the original, but what "
-    "passes is judged against the original with the rebuilt weights in place of its own"
+    "the errors of outputs are those against the original, but what passes is judged against the original with the "
+    "rebuilt weights in place of its own"
 )
+
+
+def reasons_for_losses(manifest: Manifest) -> tuple[str, ...]:
+    """Why the outputs of a mapped model differ from those of the original as they should, each as a sentence."""
+    return (
+        *(["the mapping rounds or clips weights on purpose"] if any(item.loss for item in manifest.weights) else []),
+        *(["conductances were measured on a chip"] if any(item.measured for item in manifest.weights) else []),
+    )
 
 
 @contextmanager
@@ -41,12 +50,13 @@ def restored_model(mapped: Path) -> Iterator[Path | None]:
         yield path
 
 
-def judged(against_original: OutputsReport, against_rebuilt: OutputsReport) -> OutputsReport:
+def judged(against_original: OutputsReport, against_rebuilt: OutputsReport, reasons: Sequence[str]) -> OutputsReport:
     """The comparison with the original, which passes where that with the rebuilt weights does.
 
     Args:
         against_original: Mapped model against the original.
         against_rebuilt: Mapped model against the original with the rebuilt weights.
+        reasons: Why the two differ.
     """
     if against_rebuilt.not_compared is not None or against_original.not_compared is not None:
         return against_original
@@ -73,5 +83,5 @@ def judged(against_original: OutputsReport, against_rebuilt: OutputsReport) -> O
         against_original,
         comparisons=tuple(comparisons),
         failures=tuple(dict.fromkeys((*against_original.failures, *against_rebuilt.failures))),
-        notes=(JUDGED_BY_REBUILT_WEIGHTS, *against_original.notes),
+        notes=(f"{' and '.join(reasons)}; {JUDGED_BY_REBUILT_WEIGHTS}", *against_original.notes),
     )

@@ -22,7 +22,7 @@ from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import CheckMapping, Violation
 from onnx_gconv.terminal_text import counted, plain, rendered
 from onnx_gconv.verification.inputs import ValueRange
-from onnx_gconv.verification.lossy_outputs import judged, restored_model
+from onnx_gconv.verification.lossy_outputs import judged, reasons_for_losses, restored_model
 from onnx_gconv.verification.output_comparison import OutputComparison
 from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
 from onnx_gconv.verification.raised_original import raised_original
@@ -261,12 +261,12 @@ def verify(
                 again = compare(raised.model)
                 if again.inputs is not None:
                     outputs = replace(again, notes=(raised.note, *again.notes))
-    if manifest is not None and any(weight.loss is not None for weight in manifest.weights):
+    if manifest is not None and (reasons := reasons_for_losses(manifest)):
         with restored_model(mapped) as rebuilt:
             if rebuilt is not None:
                 # ONNX Runtime leaves out a cast to half precision between two others, and so the rounding.
                 eps = max(_coarsest_eps(manifest), *(_eps(weight.dtype) for weight in manifest.weights))
-                outputs = judged(outputs, compare(rebuilt, weight_eps=eps))
+                outputs = judged(outputs, compare(rebuilt, weight_eps=eps), reasons)
     return VerificationReport(original, mapped, violations, weights, outputs)
 
 

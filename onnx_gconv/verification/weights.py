@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters import Scaling, WeightStatistics
 from onnx_gconv.errors import ModelError
-from onnx_gconv.mapping import Manifest, WeightRecord
+from onnx_gconv.mapping import Manifest, MeasuredRecord, WeightRecord
 from onnx_gconv.passes import InlineWeightFunctions
 from onnx_gconv.passes.mapped_weight import BrokenMappingError, ModelValues, locate, structural_problems
 from onnx_gconv.scale_grid import ScaleGrid
@@ -29,6 +29,12 @@ __all__ = ["WeightComparison", "compare_weights"]
 
 # Roundings of the scale, of float32, move the ends of the range that the devices can hold.
 _END_ROUNDINGS = 2.0**-21
+
+# Of the difference, the quotient, and the sum with the zero; and of the largest error, which was computed in float64.
+_MEASURED_ROUNDINGS = 4
+
+# Between a weight and the integer that it is rounded to.
+_HALF_A_CODE = 0.5
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class WeightComparison:
         bit_identical: Whether all elements are equal bit for bit.
         bound: What the converter promises for `max_abs_error`; 0 for an exact one.
         passed: Whether the promise is kept, in each group of elements that share a scale. Where clipping was asked for,
-            weights beyond what the devices can hold are compared with the largest that they can.
+            weights beyond what the devices can hold are compared with the largest that they can. Of measured
+            conductances the promise is the distance from their targets that the manifest states.
         clipped: How many weights are beyond it; None where clipping was not asked for.
         sqnr_db: Ratio of the power of the weights to that of the errors, in dB; None without errors.
         problem: Why it could not be compared, or None.
@@ -190,11 +197,14 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
     bounds = difference.bounds()
     if record.dtype != record.compute_dtype:
         bounds = difference.with_cast(bounds, np.dtype(record.ir_dtype.numpy()))
-    if record.rounded and not conversion.is_clipped:
+    if record.measured is not None:
+        bounds = _with_measured(bounds, record, record.measured)
+    elif record.rounded and not conversion.is_clipped:
         bounds = np.zeros_like(bounds)
     error = difference.max_error
     keeps = bool(np.all(difference.largest_errors <= bounds))  # NaN does not
-    passed = difference.bit_identical if converter.is_exact else math.isfinite(error) and keeps
+    is_exact = converter.is_exact and record.measured is None
+    passed = difference.bit_identical if is_exact else math.isfinite(error) and keeps
     return WeightComparison(
         name=record.name,
         graph=record.graph,
@@ -207,6 +217,18 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
         clipped=difference.clipped,
         sqnr_db=difference.sqnr_db,
     )
+
+
+def _with_measured(bounds: NDArray[np.float64], record: WeightRecord, measured: MeasuredRecord) -> NDArray[np.float64]:
+    """The bounds of weights whose conductances are measured: as far as the manifest says that they are from targets.
+
+    The sum and the quotient of conductances that are beyond the range of targets round to more than those of targets.
+    """
+    eps = float(ml_dtypes.finfo(record.compute_dtype).eps)
+    rounding = _MEASURED_ROUNDINGS * eps * (record.max_abs + measured.max_abs_error)
+    to_code = _HALF_A_CODE if record.rounded else 0.0
+    widened: NDArray[np.float64] = 2 * bounds + measured.max_abs_error + rounding + to_code
+    return widened
 
 
 def _relative(error: float, largest: float) -> float | None:

@@ -1,0 +1,215 @@
+"""Replaces the conductances of a mapped model by those measured on a chip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.mapping import Manifest, MeasuredRecord, WeightRecord, read_manifest, write_manifest
+from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
+from onnx_gconv.passes.preconditions import ModelPreconditionError, require_mapped
+from onnx_gconv.passes.rebuild_nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
+from onnx_gconv.passes.unique_names import UniqueNames
+from onnx_gconv.passes.unused_nodes import remove_unused
+from onnx_gconv.weight_types import INTEGER_DTYPES, finite_range
+
+__all__ = ["MeasuredConductances", "ReplaceConductances"]
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredConductances:
+    """What takes the place of the target conductances of a weight.
+
+    Attributes:
+        tensors: For each device its conductances in µS, of the shape of the weight and of the type in which it is
+            rebuilt.
+        source: Where they come from, for the manifest.
+        cells: How many cells the weight has, over all devices.
+        measured: How many of them were measured; the others keep their targets.
+        max_abs_error: Largest distance of a weight from what the targets give, in units of weight.
+        rms_error: Root mean square of that distance.
+    """
+
+    tensors: tuple[ir.TensorProtocol, ...]
+    source: str
+    cells: int
+    measured: int
+    max_abs_error: float
+    rms_error: float
+
+
+class ReplaceConductances(ir.passes.InPlacePass):
+    """Replaces conductances by measured ones, in the nodes that rebuild the weights::
+
+        before:  DequantizeLinear(W.g_plus_code, W.g_step)  -> W.g_plus     # if targets are stored as codes of levels
+                 Sub(W.g_plus, W.g_minus)                   -> W.g_difference
+        after:   Sub(W.g_plus, W.g_minus)                   -> W.g_difference
+
+    Measured conductances are no codes of levels: they are initializers in µS. A weight that its type may not hold any
+    more, such as an int8 code of 130, is set to the nearest that it does, by Max and Min nodes before the last Cast.
+    The manifest says of each such weight that it is measured.
+
+    Args:
+        replacements: By path of the graph and name of the weight.
+    """
+
+    def __init__(self, replacements: Mapping[tuple[str, str], MeasuredConductances]) -> None:
+        self._replacements = replacements
+
+    def requires(self, model: ir.Model) -> None:
+        """Refuse models that are not mapped, or whose mapping another tool has damaged.
+
+        Raises:
+            ModelError: It names the weight and what is wrong.
+        """
+        self._located(require_mapped(model), model)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace the conductances; if anything fails, the model is as it was."""
+        manifest = read_manifest(model)
+        assert manifest is not None  # noqa: S101 - `requires` has seen it
+        located, names = self._located(manifest, model), UniqueNames(model)
+        records = []
+        for record in manifest.weights:
+            key = record.graph, record.name
+            records.append(
+                _replaced(located[key], self._replacements[key], names) if key in self._replacements else record
+            )
+        write_manifest(model, manifest.model_copy(update={"weights": tuple(records)}))
+        return ir.passes.PassResult(model, modified=bool(self._replacements))
+
+    def _located(self, manifest: Manifest, model: ir.Model) -> dict[tuple[str, str], MappedWeight]:
+        values, known = ModelValues(model), {(record.graph, record.name): record for record in manifest.weights}
+        located = {}
+        for key, replacement in self._replacements.items():
+            if key not in known:
+                raise ModelPreconditionError(f"there are measurements of '{key[1]}', but no such weight is mapped")
+            record = known[key]
+            try:
+                located[key] = locate(record, values)
+                problem = next(structural_problems(located[key]), None) or _misfit(record, replacement)
+            except (BrokenMappingError, ModelError) as error:
+                problem = str(error)
+            if problem is not None:
+                raise ModelPreconditionError(
+                    f"the conductances of '{record.name}' cannot be replaced: {problem}; take the model "
+                    "as it was mapped"
+                )
+        return located
+
+
+def _misfit(record: WeightRecord, replacement: MeasuredConductances) -> str | None:
+    if len(replacement.tensors) != len(record.conductances):
+        return f"it has {len(record.conductances)} devices, but {len(replacement.tensors)} were measured"
+    for tensor in replacement.tensors:
+        if tensor.dtype != record.ir_compute_dtype or tuple(tensor.shape.numpy()) != record.shape:
+            found = f"{np.dtype(tensor.dtype.numpy()).name} {list(tensor.shape.numpy())}"
+            return f"'{tensor.name}' is {found}, but it should be {record.compute_dtype} {list(record.shape)}"
+    return None
+
+
+def _replaced(mapped: MappedWeight, measured: MeasuredConductances, names: UniqueNames) -> WeightRecord:
+    """Put the measured conductances into the graph, and give the new entry of the manifest."""
+    record = mapped.record
+    stored = []
+    for value, decoded, tensor in zip(mapped.conductances, mapped.decoded, measured.tensors, strict=True):
+        if decoded is value:
+            value.const_value = tensor
+            stored.append(value.name)
+        else:
+            stored.append(_in_place_of_codes(decoded, tensor, record.name))
+        tensor.name = stored[-1]
+    is_saturated = _may_overflow(record, measured.max_abs_error)
+    if is_saturated:
+        _saturate(mapped, names)
+    levels = record.levels
+    return record.model_copy(
+        update={
+            "conductances": tuple(
+                item.model_copy(update={"name": name}) for item, name in zip(record.conductances, stored, strict=True)
+            ),
+            "levels": None if levels is None else levels.model_copy(update={"storage": "float"}),
+            "measured": MeasuredRecord(
+                source=measured.source,
+                cells=measured.cells,
+                measured=measured.measured,
+                max_abs_error=measured.max_abs_error,
+                rms_error=measured.rms_error,
+                saturated=is_saturated,
+            ),
+            "notes": (*record.notes, _note(measured)),
+        }
+    )
+
+
+def _note(measured: MeasuredConductances) -> str:
+    found = f"{measured.measured:,} of {measured.cells:,} conductances were measured on a chip ('{measured.source}')"
+    return found if measured.measured == measured.cells else f"{found}; the others are targets"
+
+
+def _in_place_of_codes(decoded: ir.Value, tensor: ir.TensorProtocol, weight: str) -> str:
+    """Replace what nodes decode by an initializer of that name, and remove the nodes and the codes."""
+    node = decoded.producer()
+    assert node is not None  # noqa: S101 - `locate` has found it
+    graph, name = node.graph, decoded.name
+    assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
+    assert name is not None  # noqa: S101 - values of a mapping have names
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
+        const_value=tensor,
+        metadata_props={WEIGHT_KEY: weight, ROLE_KEY: "conductance", UNIT_KEY: "uS"},
+    )
+    decoded.replace_all_uses_with(value)
+    remove_unused([node])
+    graph.initializers.add(value)
+    return name
+
+
+def _may_overflow(record: WeightRecord, max_abs_error: float) -> bool:
+    """Whether measured weights may be beyond what their type holds. Codes are near the ends of it as a rule."""
+    if record.dtype == record.compute_dtype:
+        return False
+    return record.ir_dtype in INTEGER_DTYPES or record.max_abs + max_abs_error > finite_range(record.ir_dtype)[1]
+
+
+def _saturate(mapped: MappedWeight, names: UniqueNames) -> None:
+    """Put a Max and a Min node before the Cast to the type of the weight."""
+    record, cast = mapped.record, mapped.nodes[0]
+    graph, value = cast.graph, cast.inputs[0]
+    assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
+    assert value is not None  # noqa: S101 - `locate` has followed it
+    for op_type, role, limit in zip(("Max", "Min"), ("lowest", "highest"), finite_range(record.ir_dtype), strict=True):
+        tensor = ir.tensor(
+            np.array(limit, record.ir_compute_dtype.numpy()), name=names.new(f"{record.name}.g_{role}_code")
+        )
+        constant = ir.Value(
+            name=tensor.name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(()),
+            const_value=tensor,
+            metadata_props={WEIGHT_KEY: record.name, ROLE_KEY: "limit"},
+        )
+        graph.initializers.add(constant)
+        node = ir.Node(
+            "",
+            op_type,
+            [value, constant],
+            outputs=[
+                ir.Value(
+                    name=names.new(f"{record.name}.g_not_{'below' if op_type == 'Max' else 'above'}"),
+                    type=ir.TensorType(record.ir_compute_dtype),
+                    shape=ir.Shape(record.shape),
+                )
+            ],
+            name=names.new(f"{record.name}/gconv_{op_type}"),
+            metadata_props={WEIGHT_KEY: record.name, ROLE_KEY: "saturate"},
+        )
+        graph.insert_before(cast, node)
+        value = node.outputs[0]
+    cast.replace_input_with(0, value)

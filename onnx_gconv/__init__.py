@@ -9,6 +9,7 @@ it. The model stays plain ONNX::
     gconv.verify("model.onnx", "model.gconv.onnx").raise_if_failed()
     gconv.restore_model("model.gconv.onnx", "plain.onnx")
     gconv.write_bundle("model.gconv.onnx", "model.gconv", array=(256, 256))
+    gconv.read_back("model.gconv.onnx", "measured.h5", "model.measured.onnx")
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     )
     from onnx_gconv.file_operations import inspect_model, map_model, restore_model
     from onnx_gconv.granularity import Granularity
-    from onnx_gconv.handoff import open_bundle, write_bundle
+    from onnx_gconv.handoff import open_bundle, read_back, write_bundle
     from onnx_gconv.mapping_scheme import MappingScheme
     from onnx_gconv.verification import verify
 
@@ -69,6 +70,7 @@ __all__ = [
     "inspect_model",
     "map_model",
     "open_bundle",
+    "read_back",
     "read_configuration",
     "restore_model",
     "verify",
@@ -101,7 +103,7 @@ _HOMES = {
     "onnx_gconv.file_operations": ["inspect_model", "map_model", "restore_model"],
     "onnx_gconv.granularity": ["Granularity"],
     "onnx_gconv.mapping_scheme": ["MappingScheme"],
-    "onnx_gconv.handoff": ["open_bundle", "write_bundle"],
+    "onnx_gconv.handoff": ["open_bundle", "read_back", "write_bundle"],
     "onnx_gconv.verification": ["verify"],
 }
 

@@ -21,6 +21,7 @@ from onnx_gconv.cli.map import map_
 from onnx_gconv.cli.options import debug_is_on
 from onnx_gconv.cli.output import tolerated_loss_of_reader
 from onnx_gconv.cli.presets import presets
+from onnx_gconv.cli.readback import readback
 from onnx_gconv.cli.restore import restore
 from onnx_gconv.cli.verify import verify
 from onnx_gconv.errors import GconvError, VerificationError
@@ -70,6 +71,7 @@ app.command("inspect")(inspect)
 app.command("verify")(verify)
 app.command("restore")(restore)
 app.command("handoff")(handoff)
+app.command("readback")(readback)
 app.command("presets")(presets)
 app.command("demo")(demo)
 app.add_typer(config)

@@ -14,12 +14,16 @@ import typer
 
 __all__ = [
     "Debug",
+    "Dim",
     "ExternalData",
+    "Inputs",
     "Json",
     "MappingOptions",
     "Model",
     "Output",
     "Quiet",
+    "Seed",
+    "Value",
     "debug_is_on",
     "takes_mapping_options",
 ]
@@ -45,6 +49,7 @@ _SCALE = "Scale and levels"
 _WEIGHTS = "Weights"
 _FILES = "Files"
 _REPORT = "Reporting"
+_INPUTS = "Inputs of the model"
 
 Model: TypeAlias = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=False)]
 Output: TypeAlias = Annotated[
@@ -57,6 +62,36 @@ Output: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+Inputs: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--inputs",
+        help="A .npz file with an array for each input; generated if not given.",
+        rich_help_panel=_INPUTS,
+        show_default=False,
+    ),
+]
+Dim: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dim",
+        help="Size of a symbolic dimension of generated inputs, e.g. batch=4 or INPUT:AXIS=320.",
+        metavar="NAME=SIZE",
+        rich_help_panel=_INPUTS,
+        show_default=False,
+    ),
+]
+Value: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--value",
+        help="Value or range of a generated input, e.g. sr=16000 or ids=0..1000.",
+        metavar="INPUT=VALUE",
+        rich_help_panel=_INPUTS,
+        show_default=False,
+    ),
+]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of generated inputs.", rich_help_panel=_INPUTS)]
 ExternalData: TypeAlias = Annotated[
     bool | None,
     typer.Option(

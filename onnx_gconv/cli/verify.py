@@ -7,47 +7,19 @@ from typing import Annotated
 
 import typer
 
-from onnx_gconv.cli.options import Debug, Json, Quiet
+from onnx_gconv.cli.options import Debug, Dim, Inputs, Json, Quiet, Seed, Value
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["verify"]
-
-_INPUTS = "Inputs of the model"
 
 
 def verify(
     original: Annotated[Path, typer.Argument(help="The ONNX model before the mapping.", show_default=False)],
     mapped: Annotated[Path, typer.Argument(help="The mapped ONNX model.", show_default=False)],
-    inputs: Annotated[
-        Path | None,
-        typer.Option(
-            "--inputs",
-            help="A .npz file with an array for each input; generated if not given.",
-            rich_help_panel=_INPUTS,
-            show_default=False,
-        ),
-    ] = None,
-    dim: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--dim",
-            help="Size of a symbolic dimension of generated inputs, e.g. batch=4 or INPUT:AXIS=320.",
-            metavar="NAME=SIZE",
-            rich_help_panel=_INPUTS,
-            show_default=False,
-        ),
-    ] = None,
-    value: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--value",
-            help="Value or range of a generated input, e.g. sr=16000 or ids=0..1000.",
-            metavar="INPUT=VALUE",
-            rich_help_panel=_INPUTS,
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of generated inputs.", rich_help_panel=_INPUTS)] = 0,
+    inputs: Inputs = None,
+    dim: Dim = None,
+    value: Value = None,
+    seed: Seed = 0,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts

@@ -1,8 +1,10 @@
-"""The hand-off bundle: target conductances of every crossbar tile, for a lab's tools to program a chip with."""
+"""The hand-off bundle: target conductances of every crossbar tile for a lab, and measured ones coming back."""
 
 from __future__ import annotations
 
 from onnx_gconv.handoff.bundle import Bundle, BundleLayer, BundleTile, PhysicalArray, TileScale, open_bundle
+from onnx_gconv.handoff.read_back import read_back
+from onnx_gconv.handoff.readback_report import ReadbackReport
 from onnx_gconv.handoff.report import HandoffReport
 from onnx_gconv.handoff.tiles import ArrayGeometry
 from onnx_gconv.handoff.write_bundle import write_bundle
@@ -14,7 +16,9 @@ __all__ = [
     "BundleTile",
     "HandoffReport",
     "PhysicalArray",
+    "ReadbackReport",
     "TileScale",
     "open_bundle",
+    "read_back",
     "write_bundle",
 ]

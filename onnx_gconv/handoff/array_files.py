@@ -47,6 +47,10 @@ class ArrayReader(Protocol):
         """Close it."""
         ...
 
+    def keys(self) -> Iterator[str]:
+        """The keys of all arrays."""
+        ...
+
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
         """Shape and type of an array, without reading it; None if there is none of that key."""
         ...
@@ -219,6 +223,11 @@ class _Hdf5Reader:
     def close(self) -> None:
         self._file.close()
 
+    def keys(self) -> Iterator[str]:
+        names: list[str] = []
+        self._h5py.h5o.visit(self._file.id, lambda name: names.append(name.decode(errors="replace")))
+        return (name for name in names if self._dataset(name) is not None)
+
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
         dataset = self._dataset(key)
         return None if dataset is None else (dataset.shape, dataset.dtype)
@@ -265,6 +274,9 @@ class _NpzReader:
 
     def close(self) -> None:
         self._zip.close()
+
+    def keys(self) -> Iterator[str]:
+        return (name.removesuffix(".npy") for name in sorted(self._names) if name.endswith(".npy"))
 
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
         if f"{key}.npy" not in self._names:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from onnx_gconv.converters import Decoding
 from onnx_gconv.converters.compute_types import FloatArray
@@ -24,14 +21,13 @@ from onnx_gconv.errors import BundleError
 from onnx_gconv.handoff.array_files import ArrayReader, read_arrays
 from onnx_gconv.handoff.device_range import first_out_of_range
 from onnx_gconv.handoff.manifest import (
-    BUNDLE_FORMAT,
-    BUNDLE_VERSION,
     MANIFEST_FILE,
     ArrayRecord,
     BundleManifest,
     LayerRecord,
     TileRecord,
     ValuesRecord,
+    read_bundle_manifest,
 )
 from onnx_gconv.handoff.matrix_reader import stored_from_matrices
 from onnx_gconv.handoff.tile_arrays import digest
@@ -55,7 +51,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         BundleError: If it is no bundle, is damaged or incomplete, or was written by a newer version.
     """
     folder = Path(path)
-    manifest = _read_manifest(folder)
+    manifest = read_bundle_manifest(folder)
     for name in (manifest.arrays.path, *(file.path for file in manifest.files)):
         if os.path.isabs(name) or os.path.normpath(name).startswith(os.pardir):  # noqa: PTH117 - text, not yet a path
             raise BundleError(
@@ -498,32 +494,6 @@ def _dtype(name: str) -> ir.DataType:
         if np.dtype(dtype.numpy()).name == name:
             return dtype
     raise BundleError(f"the bundle names the type '{name}', which this version does not know")
-
-
-def _read_manifest(folder: Path) -> BundleManifest:
-    path = folder / MANIFEST_FILE
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise BundleError(f"'{folder}' is no bundle: it has no {MANIFEST_FILE}; give the folder NAME.gconv") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"'{path}' cannot be read: {error}; copy the bundle again") from None
-    with contextlib.suppress(ValueError, AttributeError):
-        document = json.loads(text)
-        found = document.get("format"), document.get("format_version")
-        if found[0] != BUNDLE_FORMAT:
-            raise BundleError(f"'{path}' is no manifest of a bundle: its format is {found[0]!r}, not '{BUNDLE_FORMAT}'")
-        if found[1] != BUNDLE_VERSION:
-            raise BundleError(
-                f"'{path}' has format version {found[1]!r}, this version reads {BUNDLE_VERSION}; "
-                "use the version of onnx_gconv that wrote the bundle, or a newer one"
-            )
-    try:
-        return BundleManifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BundleError(f"'{path}' is damaged: {where}: {first['msg']}; copy the bundle again") from None
 
 
 def _check_file(path: Path, size: int) -> None:

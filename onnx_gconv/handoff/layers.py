@@ -130,6 +130,11 @@ def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | N
     manifest, values = require_mapped(model), ModelValues(model)
     layers = []
     for number, record in enumerate(manifest.weights):
+        if record.measured is not None:
+            raise ModelError(
+                f"the weight '{record.name}' has conductances measured on a chip ('{record.measured.source}'), no "
+                "targets; take the model that was handed off"
+            )
         try:
             mapped = locate(record, values)
             problem = next(structural_problems(mapped), None)

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from onnx_gconv.errors import BundleError
 from onnx_gconv.granularity import GranularityKind, Partition
 from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
 from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
@@ -35,6 +38,7 @@ __all__ = [
     "TileRecord",
     "ValuesRecord",
     "bundle_schema",
+    "read_bundle_manifest",
 ]
 
 BUNDLE_FORMAT = "onnx_gconv.bundle"
@@ -254,6 +258,37 @@ class BundleManifest(_Record):
     files: tuple[FileRecord, ...] = Field(description="The other files of the bundle")
     total_arrays: int
     layers: tuple[LayerRecord, ...]
+
+
+def read_bundle_manifest(folder: Path) -> BundleManifest:
+    """Read the manifest of a bundle; its arrays are not looked at.
+
+    Raises:
+        BundleError: If there is none, it is damaged, or a newer version wrote it.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(f"'{folder}' is no bundle: it has no {MANIFEST_FILE}; give the folder NAME.gconv") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"'{path}' cannot be read: {error}; copy the bundle again") from None
+    with contextlib.suppress(ValueError, AttributeError):
+        document = json.loads(text)
+        found = document.get("format"), document.get("format_version")
+        if found[0] != BUNDLE_FORMAT:
+            raise BundleError(f"'{path}' is no manifest of a bundle: its format is {found[0]!r}, not '{BUNDLE_FORMAT}'")
+        if found[1] != BUNDLE_VERSION:
+            raise BundleError(
+                f"'{path}' has format version {found[1]!r}, this version reads {BUNDLE_VERSION}; "
+                "use the version of onnx_gconv that wrote the bundle, or a newer one"
+            )
+    try:
+        return BundleManifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise BundleError(f"'{path}' is damaged: {where}: {first['msg']}; copy the bundle again") from None
 
 
 def bundle_schema() -> str:

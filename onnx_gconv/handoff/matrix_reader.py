@@ -17,7 +17,7 @@ from onnx_gconv.errors import ModelError
 from onnx_gconv.external_data import check_external_tensor
 from onnx_gconv.matrix_layout import Factor, MatrixLayout, Role
 
-__all__ = ["MatrixReader", "stored_from_matrices"]
+__all__ = ["MatrixReader", "joined_factors", "numbers_of_role", "stored_from_matrices"]
 
 _Ranges: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -38,7 +38,7 @@ class MatrixReader:
     def __init__(self, tensor: ir.TensorProtocol, layout: MatrixLayout) -> None:
         self.dtype = np.dtype(tensor.dtype.numpy())
         self._name = tensor.name
-        self._axes = _joined(layout.factors)
+        self._axes = joined_factors(layout.factors)
         self._sizes = tuple(axis.size for axis in self._axes)
         self._file: int | None = None
         self._offset = 0
@@ -95,8 +95,7 @@ class MatrixReader:
 
     def _numbers(self, role: Role) -> tuple[int, ...]:
         """The axes of a role, the slowest first."""
-        numbers = (number for number, axis in enumerate(self._axes) if axis.role == role)
-        return tuple(sorted(numbers, key=lambda number: -self._axes[number].stride))
+        return numbers_of_role(self._axes, role)
 
     def _boxes(self, role: Role, first: int, stop: int) -> Iterator[tuple[int, _Ranges]]:
         """The boxes that a stretch of an index consists of, each with its distance from the beginning."""
@@ -147,7 +146,7 @@ def stored_from_matrices(matrices: NDArray[Any], layout: MatrixLayout) -> NDArra
     return matrices.reshape(sizes).transpose(np.argsort(order).tolist()).reshape(layout.shape)
 
 
-def _joined(factors: Sequence[Factor]) -> list[Factor]:
+def joined_factors(factors: Sequence[Factor]) -> list[Factor]:
     """Factors with neighbours joined that count one index together."""
     joined: list[Factor] = []
     for factor in factors:
@@ -157,6 +156,12 @@ def _joined(factors: Sequence[Factor]) -> list[Factor]:
         else:
             joined.append(factor)
     return joined
+
+
+def numbers_of_role(factors: Sequence[Factor], role: Role) -> tuple[int, ...]:
+    """Numbers of the factors of a role, the slowest in its index first."""
+    numbers = (number for number, factor in enumerate(factors) if factor.role == role)
+    return tuple(sorted(numbers, key=lambda number: -factors[number].stride))
 
 
 def _boxes(sizes: Sequence[int], first: int, stop: int) -> Iterator[_Ranges]:

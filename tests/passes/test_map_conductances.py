@@ -484,6 +484,7 @@ class TestManifest:
             "modules": (),
             "same_source_as": (),
             "digital_copy": None,
+            "measured": None,
         }
         [consumer] = record.consumers
         assert (consumer.node, consumer.op_type, consumer.slot, consumer.is_mvm) == ("mm", "MatMul", 1, True)

@@ -1,0 +1,165 @@
+"""``onnx-gconv readback``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from onnx_gconv.cli.options import Debug, Dim, ExternalData, Inputs, Json, Quiet, Seed, Value
+from onnx_gconv.cli.output import print_report, progress_bar
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from onnx_gconv.handoff import ReadbackReport
+    from onnx_gconv.verification import VerificationReport
+
+__all__ = ["readback"]
+
+_MEASUREMENTS = "Measurements"
+_FILES = "Files"
+
+
+@dataclass(frozen=True)
+class _Reports:
+    """What was read back, and the model of it beside the original."""
+
+    read_back: ReadbackReport
+    verification: VerificationReport | None
+
+    def to_json(self) -> dict[str, Any]:
+        verification = None if self.verification is None else self.verification.to_json()
+        return {**self.read_back.to_json(), "verification": verification}
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+
+        return Group(self.read_back) if self.verification is None else Group(self.read_back, "", self.verification)
+
+
+def readback(
+    mapped: Annotated[Path, typer.Argument(help="The mapped ONNX model that was handed off.", show_default=False)],
+    measured: Annotated[
+        Path,
+        typer.Argument(
+            help="Measured arrays under the keys of the bundle: an HDF5 or npz file, or the folder of the bundle.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The model to write; NAME.measured.onnx beside the model if not given.",
+            rich_help_panel=_FILES,
+            show_default=False,
+        ),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle",
+            help="The bundle that was handed off; looked for beside the measurements and the model if not given.",
+            rich_help_panel=_FILES,
+            show_default=False,
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance",
+            help="How far from its target a device may be, in µS. Default: that of the bundle's preset.",
+            metavar="MICROSIEMENS",
+            rich_help_panel=_MEASUREMENTS,
+            show_default=False,
+        ),
+    ] = None,
+    tolerance_relative: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance-relative",
+            help="The same as a part of the target, e.g. 0.02; the larger of both counts.",
+            metavar="PART",
+            rich_help_panel=_MEASUREMENTS,
+            show_default=False,
+        ),
+    ] = None,
+    limits: Annotated[
+        str | None,
+        typer.Option(
+            "--limits",
+            help="What is taken for a measurement, in µS. Default: a quarter of the range beyond g_min and g_max.",
+            metavar="LOW..HIGH",
+            rich_help_panel=_MEASUREMENTS,
+            show_default=False,
+        ),
+    ] = None,
+    failed_cells: Annotated[
+        Literal["target", "measured"],
+        typer.Option(
+            "--failed-cells",
+            help="Cells that a mask calls failed keep their target, or their readings count as measured.",
+            rich_help_panel=_MEASUREMENTS,
+        ),
+    ] = "target",
+    original: Annotated[
+        Path | None,
+        typer.Option(
+            "--original",
+            help="The model before the mapping: verify the measured model against it.",
+            rich_help_panel=_MEASUREMENTS,
+            show_default=False,
+        ),
+    ] = None,
+    inputs: Inputs = None,
+    dim: Dim = None,
+    value: Value = None,
+    seed: Seed = 0,
+    external_data: ExternalData = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Compare, and write nothing.", rich_help_panel=_FILES)
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 - its callback acts
+) -> None:
+    """Put measured conductances in place of the targets; writes MODEL.measured.onnx, the model of the real chip."""
+    from onnx_gconv.errors import ConfigError
+    from onnx_gconv.handoff import read_back
+    from onnx_gconv.handoff.measurements import parse_limits
+    from onnx_gconv.verification import verify
+    from onnx_gconv.verification.inputs import parse_dim, parse_value
+
+    if original is None and (inputs is not None or dim or value or seed):
+        raise ConfigError("inputs are for running the models; give --original MODEL, too")
+    if original is not None and dry_run:
+        raise ConfigError("--dry-run writes no model that could be compared with --original; give one of both")
+    dims = dict(parse_dim(text) for text in dim or ())
+    values = dict(parse_value(text) for text in value or ())
+    steps = {"compare": "Comparing with targets", "write": "Writing the model", "weights": "Comparing weights"}
+    with progress_bar(steps, quiet=quiet) as progress:
+        report = read_back(
+            mapped,
+            measured,
+            output,
+            bundle=bundle,
+            tolerance_us=tolerance,
+            tolerance_relative=tolerance_relative,
+            limits=None if limits is None else parse_limits(limits),
+            failed_cells=failed_cells,
+            external_data=external_data,
+            dry_run=dry_run,
+            progress=progress,
+        )
+        verification = None
+        if original is not None and report.output is not None:
+            verification = verify(
+                original, report.output, inputs=inputs, dims=dims, values=values, seed=seed, progress=progress
+            )
+    print_report(_Reports(report, verification), as_json=as_json, quiet=quiet)
+    if verification is not None and not verification.passed:
+        raise typer.Exit(1)

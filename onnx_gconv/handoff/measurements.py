@@ -1,0 +1,321 @@
+"""Measured conductances: found, checked, and given tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import BundleError, ConfigError
+from onnx_gconv.handoff.array_files import ArrayReader, ArraysKind, read_arrays
+from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, LayerRecord, TileRecord, read_bundle_manifest
+
+__all__ = [
+    "MEASURED_FILES",
+    "FailedCells",
+    "MeasuredArray",
+    "Measurements",
+    "check_limits",
+    "open_measurements",
+    "parse_limits",
+]
+
+FailedCells: TypeAlias = Literal["target", "measured"]
+
+MEASURED_FILES: dict[ArraysKind, str] = {"hdf5": "measured.h5", "npz": "measured.npz"}
+
+_SUFFIXES: dict[str, ArraysKind] = {".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz"}
+_SUCCESS = "_success"
+
+# What is measured may leave the range of targets: noise is added to it. Beyond this part of the range on either side it
+# is taken for a mistake. Programming noise of PCM has a standard deviation of about 4 % of the range (aihwkit's
+# PCMLikeNoiseModel: 1.06 of 25 µS), so that a quarter is six of them.
+_MARGIN = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredArray:
+    """What was measured of one device of the cells of a tile.
+
+    Attributes:
+        conductances: In µS, [inputs, outputs], float64; NaN for cells that keep their target.
+        failed: How many cells the mask says of that they could not be programmed or read.
+    """
+
+    conductances: NDArray[np.float64]
+    failed: int
+
+    @property
+    def is_measured(self) -> NDArray[np.bool_]:
+        """Which cells have a measured conductance."""
+        found: NDArray[np.bool_] = ~np.isnan(self.conductances)
+        return found
+
+
+def open_measurements(
+    path: Path,
+    *,
+    bundle: Path | None,
+    mapped: Path,
+    limits: tuple[float, float] | None,
+    failed_cells: FailedCells,
+) -> Measurements:
+    """Open measured conductances.
+
+    Args:
+        path: The file of arrays; or the folder of the bundle, with ``measured.h5`` or ``measured.npz`` in it, or with
+            measured conductances in place of the targets.
+        bundle: The bundle that was handed off, if `path` is not in it.
+        mapped: The model that was handed off; the bundle is looked for beside it.
+        limits: The lowest and the highest conductance, in µS, that is taken for a measurement.
+        failed_cells: Whether cells that the mask calls failed keep their target, or count as ``measured``.
+
+    Raises:
+        BundleError: If there are none, or the bundle is not found or damaged.
+    """
+    if not path.exists():
+        raise BundleError(f"'{path}' does not exist; give a file of measured arrays, or a bundle that holds one")
+    file, kind = _arrays_in(path) if path.is_dir() else (path, _kind(path))
+    folder = _bundle_of(path, bundle, mapped)
+    manifest = read_bundle_manifest(folder)
+    for layer in manifest.layers:
+        if (problem := layer.problem()) is not None:
+            raise BundleError(
+                f"'{folder / MANIFEST_FILE}': layer {layer.id} ('{layer.weight}'): {problem}; copy the bundle again"
+            )
+    if file is None:
+        file, kind = folder / manifest.arrays.path, manifest.arrays.kind
+    return Measurements(file, read_arrays(file, kind), folder, manifest, limits=limits, failed_cells=failed_cells)
+
+
+class Measurements:
+    """Measured conductances under the keys of a bundle. To be closed in the end, or used in a with statement.
+
+    Attributes:
+        path: The file of arrays.
+        bundle: The folder of the bundle.
+        manifest: Its manifest.
+        unused_keys: Arrays of the file that belong to nothing in the bundle.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        reader: ArrayReader,
+        bundle: Path,
+        manifest: BundleManifest,
+        *,
+        limits: tuple[float, float] | None,
+        failed_cells: FailedCells,
+    ) -> None:
+        self.path = path
+        self.bundle = bundle
+        self.manifest = manifest
+        self._reader = reader
+        self._limits = limits
+        self._uses_failed = failed_cells == "measured"
+        try:
+            self.unused_keys = self._unused()
+        except BaseException:
+            reader.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.close()
+
+    @property
+    def holds_targets(self) -> bool:
+        """Whether the file is that of the bundle's targets, into which measurements may have been written."""
+        return self.path == self.bundle / self.manifest.arrays.path
+
+    def array(self, layer: LayerRecord, tile: TileRecord, device: int) -> MeasuredArray | None:
+        """What was measured of a device of the cells of a tile; None if nothing was.
+
+        Raises:
+            BundleError: If an array cannot be read, or a conductance is no number or out of range; the message names
+                the tile and the cell.
+        """
+        key = tile.conductances[device].key
+        shape = tile.inputs[1] - tile.inputs[0], tile.outputs[1] - tile.outputs[0]
+        success = self._mask(key, tile, shape)
+        values = self._read(key, tile, shape)
+        if values is None:
+            if success is None:
+                return None
+            if success.any():
+                raise BundleError(
+                    f"'{self.path}': '{key}{_SUCCESS}' is there, but the array '{key}' is missing; add it"
+                )
+            return MeasuredArray(np.full(shape, np.nan), success.size)
+        if values.dtype.kind != "f":
+            raise BundleError(
+                f"'{self.path}': array '{key}' is {values.dtype}, but conductances are floating-point numbers in µS"
+            )
+        conductances = values.astype(np.float64)
+        is_wanted = np.ones(shape, np.bool_) if success is None else success
+        if self._uses_failed:
+            is_wanted = is_wanted | ~np.isnan(conductances)
+        self._check(conductances, is_wanted, layer, tile, device)
+        conductances[~is_wanted] = np.nan
+        return MeasuredArray(conductances, 0 if success is None else int(np.count_nonzero(~success)))
+
+    def limits(self, layer: LayerRecord) -> tuple[float, float]:
+        """The lowest and the highest conductance that is taken for a measurement of a device of that layer, in µS."""
+        if self._limits is not None:
+            return self._limits
+        margin = _MARGIN * (layer.g_max - layer.g_min)
+        return layer.g_min - margin, layer.g_max + margin
+
+    def _check(
+        self,
+        conductances: NDArray[np.float64],
+        is_wanted: NDArray[np.bool_],
+        layer: LayerRecord,
+        tile: TileRecord,
+        device: int,
+    ) -> None:
+        low, high = self.limits(layer)
+        is_wrong = is_wanted & ~((conductances >= low) & (conductances <= high))  # NaN is neither
+        if not is_wrong.any():
+            return
+        row, column = (int(index) for index in np.argwhere(is_wrong)[0])
+        found = float(conductances[row, column])
+        cell = (
+            f"tile {tile.id}, {layer.devices[device].name}, row {row}, column {column} (input {tile.inputs[0] + row}, "
+            f"output {tile.outputs[0] + column} of '{layer.weight}')"
+        )
+        more = int(np.count_nonzero(is_wrong)) - 1
+        others = f" (and {more:,} more cells of the array)" if more else ""
+        key = tile.conductances[device].key
+        if not np.isfinite(found):
+            raise BundleError(
+                f"'{self.path}': {cell} is {found:g}, no conductance{others}; mark cells that could not be measured "
+                f"with false in an array '{key}{_SUCCESS}'"
+            )
+        raise BundleError(
+            f"'{self.path}': {cell} is {found:g} µS, out of the range {low:g} .. {high:g} µS{others}; give "
+            "conductances in µS, or a wider range with --limits LOW..HIGH (limits=(low, high))"
+        )
+
+    def _read(self, key: str, tile: TileRecord, shape: tuple[int, int]) -> NDArray[Any] | None:
+        try:
+            if (form := self._reader.form(key)) is None:
+                return None
+            if form[0] != shape:
+                turned = "; it seems to be transposed" if form[0] == shape[::-1] else ""
+                raise BundleError(
+                    f"'{self.path}': array '{key}' has the shape {list(form[0])}, but tile {tile.id} has {shape[0]} "
+                    f"inputs and {shape[1]} outputs{turned}; write it as [{shape[0]}, {shape[1]}]"
+                )
+            return self._reader.read(key)
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise BundleError(f"'{self.path}': array '{key}' cannot be read: {reason}; write it again") from None
+
+    def _mask(self, key: str, tile: TileRecord, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
+        mask = self._read(f"{key}{_SUCCESS}", tile, shape)
+        if mask is None:
+            return None
+        if mask.dtype.kind not in "bui" or not np.isin(mask, (0, 1)).all():
+            raise BundleError(
+                f"'{self.path}': array '{key}{_SUCCESS}' is {mask.dtype} of values from {mask.min()} to {mask.max()}, "
+                "but it should hold true and false (or 1 and 0)"
+            )
+        return mask.astype(np.bool_)
+
+    def _unused(self) -> tuple[str, ...]:
+        known = set(_known_keys(self.manifest))
+        targets = {array.key for layer in self.manifest.layers for tile in layer.tiles for array in tile.conductances}
+        measured = targets | {f"{key}{_SUCCESS}" for key in targets}
+        found = list(self._reader.keys())
+        if not any(key in measured for key in found):
+            example = min(targets, default="L000/T0000/g_plus")
+            raise BundleError(
+                f"'{self.path}' holds no measurement: none of its {len(found)} arrays has a key of the bundle "
+                f"'{self.bundle}', such as '{example}'"
+            )
+        return tuple(key for key in found if key not in measured and key not in known)
+
+
+def _known_keys(manifest: BundleManifest) -> Iterator[str]:
+    """The keys of all arrays of a bundle: wherever the manifest has a key and a checksum."""
+    waiting: list[Any] = [manifest.model_dump(include={"layers"})]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            if "key" in item and "sha256" in item:
+                yield item["key"]
+            waiting.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            waiting.extend(part for part in item if isinstance(part, (dict, list, tuple)))
+
+
+def _arrays_in(folder: Path) -> tuple[Path | None, ArraysKind]:
+    """The file of measurements in a folder; None if measurements, if any, stand in place of the targets."""
+    found: list[tuple[Path, ArraysKind]] = [
+        (folder / name, kind) for kind, name in MEASURED_FILES.items() if (folder / name).exists()
+    ]
+    if len(found) > 1:
+        names = " and ".join(f"'{file}'" for file, _ in found)
+        raise BundleError(f"there are both {names}; name the one that is meant")
+    return found[0] if found else (None, "hdf5")
+
+
+def _kind(file: Path) -> ArraysKind:
+    if file.suffix.lower() not in _SUFFIXES:
+        raise BundleError(f"'{file}' is no file of arrays; measured arrays come as {', '.join(_SUFFIXES)}")
+    return _SUFFIXES[file.suffix.lower()]
+
+
+def _bundle_of(path: Path, bundle: Path | None, mapped: Path) -> Path:
+    if bundle is not None:
+        return bundle
+    if path.is_dir():
+        return path
+    from onnx_gconv.handoff.write_bundle import default_bundle_path
+
+    places = (path.parent, mapped.parent, default_bundle_path(mapped))
+    for place in places:
+        if (place / MANIFEST_FILE).is_file():
+            return place
+    raise BundleError(
+        f"the bundle that '{path}' was measured for is not found beside it or beside '{mapped}'; name it with "
+        "--bundle FOLDER (bundle=...)"
+    )
+
+
+def check_limits(limits: tuple[float, float] | None) -> None:
+    """Refuse a range that is none.
+
+    Raises:
+        ConfigError: If it is not two finite numbers, the lower one first.
+    """
+    if limits is not None and not (np.isfinite(limits).all() and limits[0] < limits[1]):
+        raise ConfigError(f"limits are the lowest and the highest conductance in µS, but they are {limits}")
+
+
+def parse_limits(text: str) -> tuple[float, float]:
+    """The two conductances in ``LOW..HIGH``, in µS.
+
+    Raises:
+        ConfigError: If the text is none such.
+    """
+    low, dots, high = text.partition("..")
+    try:
+        limits = float(low), float(high)
+    except ValueError:
+        dots = ""
+    if not dots:
+        raise ConfigError(f"limits are given as LOW..HIGH in µS, e.g. -1..30, but not as '{text}'")
+    check_limits(limits)
+    return limits

@@ -1,0 +1,267 @@
+"""What a read-back found: how far measured conductances are from their targets, layer by layer and tile by tile."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx_gconv.handoff.programming_errors import ProgrammingErrors, Tolerance, WeightErrors
+from onnx_gconv.terminal_text import file_list, plain, rendered
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from onnx_gconv.handoff.manifest import LayerRecord
+
+__all__ = ["LayerReadback", "ReadbackReport", "TileReadback"]
+
+_MOST_TILES = 5
+_MOST_KEYS = 3
+_BARS = " ▁▂▃▄▅▆▇█"
+_BARS_IN_TABLE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class TileReadback:
+    """The figures of a tile.
+
+    Attributes:
+        id: Its id, e.g. ``L003/T0007``.
+        matrix: The matrix that it is a part of.
+        grid: Its row and column among the tiles of the matrix.
+        devices: Measured against target, by the name of the device.
+        weights: What that makes of the weights.
+        largest_target_us: The largest target, in µS.
+        largest_measured_us: The largest measured conductance, in µS; 0 if there is none.
+    """
+
+    id: str
+    matrix: int
+    grid: tuple[int, int]
+    devices: dict[str, ProgrammingErrors]
+    weights: WeightErrors
+    largest_target_us: float
+    largest_measured_us: float
+
+    @property
+    def errors(self) -> ProgrammingErrors:
+        """The figures of all devices together."""
+        return _joined(list(self.devices.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerReadback:
+    """The figures of a layer.
+
+    Attributes:
+        id: Its id in the bundle.
+        weight: Name of the weight.
+        graph: Path of its graph.
+        max_abs: max|W|.
+        devices: Measured against target, by the name of the device.
+        weights: What that makes of the weights, before they are rounded to integer codes or cast.
+        tiles: The figures of its tiles.
+    """
+
+    id: str
+    weight: str
+    graph: str
+    max_abs: float
+    devices: dict[str, ProgrammingErrors]
+    weights: WeightErrors
+    tiles: tuple[TileReadback, ...]
+
+    @classmethod
+    def of(cls, record: LayerRecord, max_abs: float, tiles: Sequence[TileReadback]) -> LayerReadback:
+        """The figures of a layer from those of its tiles."""
+        return cls(
+            id=record.id,
+            weight=record.weight,
+            graph=record.graph,
+            max_abs=max_abs,
+            devices={device.name: _joined([tile.devices[device.name] for tile in tiles]) for device in record.devices},
+            weights=functools.reduce(operator.or_, (tile.weights for tile in tiles)),
+            tiles=tuple(tiles),
+        )
+
+    @property
+    def errors(self) -> ProgrammingErrors:
+        """The figures of all devices together."""
+        return _joined(list(self.devices.values()))
+
+    @property
+    def largest_target_us(self) -> float:
+        """The largest target, in µS."""
+        return max(tile.largest_target_us for tile in self.tiles)
+
+    @property
+    def largest_measured_us(self) -> float:
+        """The largest measured conductance, in µS; 0 if there is none."""
+        return max(tile.largest_measured_us for tile in self.tiles)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {
+            "id": self.id,
+            "weight": self.weight,
+            "graph": self.graph,
+            **self.errors.to_json(),
+            "weights": self.weights.to_json(self.max_abs),
+            "devices": [{"device": name, **errors.to_json()} for name, errors in self.devices.items()],
+            "tiles": [
+                {
+                    "id": tile.id,
+                    "matrix": tile.matrix,
+                    "grid": list(tile.grid),
+                    **tile.errors.to_json(),
+                    "weights": tile.weights.to_json(self.max_abs),
+                }
+                for tile in self.tiles
+            ],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class ReadbackReport:
+    """What was measured, and what it makes of the weights; ``print(report)`` shows a table.
+
+    Attributes:
+        mapped: The mapped model.
+        measured: The file of measured arrays.
+        bundle: The bundle that was handed off.
+        tolerance: How far a device may be from its target; None if that is not known.
+        layers: The figures of each layer.
+        unused_keys: Arrays of the file that belong to nothing in the bundle.
+        notes: What else is worth saying.
+        output: The model that was written, or None.
+        files: All its files.
+    """
+
+    mapped: Path
+    measured: Path
+    bundle: Path
+    tolerance: Tolerance | None
+    layers: tuple[LayerReadback, ...]
+    unused_keys: tuple[str, ...]
+    notes: tuple[str, ...]
+    output: Path | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def errors(self) -> ProgrammingErrors:
+        """The figures of all layers together."""
+        return _joined([layer.errors for layer in self.layers])
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        tolerance = self.tolerance
+        return {
+            "mapped": str(self.mapped),
+            "measured": str(self.measured),
+            "bundle": str(self.bundle),
+            "output": None if self.output is None else str(self.output),
+            "files": [str(file) for file in self.files],
+            "tolerance_us": None if tolerance is None else tolerance.absolute_us,
+            "tolerance_relative": None if tolerance is None else tolerance.relative,
+            **self.errors.to_json(),
+            "layers": [layer.to_json() for layer in self.layers],
+            "unused_keys": list(self.unused_keys),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        return rendered(self)
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+
+        return Group(self._table(), *map(plain, self._summary()))
+
+    def _table(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title="Measured minus target, in µS", title_justify="left", title_style="bold")
+        table.add_column("layer", no_wrap=True)
+        table.add_column("weight", overflow="fold", ratio=1)
+        for name in ("cells", "measured", "yield", "mean", "std", "largest"):
+            table.add_column(name, justify="right", no_wrap=True)
+        if self.tolerance is not None:
+            table.add_column("within", justify="right", no_wrap=True)
+        table.add_column("-  0  +", justify="center", no_wrap=True)
+        table.add_column("rms |ΔW|", justify="right", no_wrap=True)
+        for layer in self.layers:
+            errors, has_any = layer.errors, layer.errors.measured > 0
+            table.add_row(
+                layer.id,
+                plain(layer.weight),
+                f"{errors.cells:,}",
+                _share(errors.measured / errors.cells),
+                _share(errors.yielded),
+                f"{errors.mean_us:+.2g}" if has_any else "-",
+                _number(errors.std_us),
+                _number(errors.largest_us if has_any else None),
+                *([] if self.tolerance is None else [_share(errors.within_tolerance)]),
+                _bars(errors) if has_any else "-",
+                _share(layer.weights.rms / layer.max_abs if layer.max_abs else None),
+            )
+        return table
+
+    def _summary(self) -> list[str]:
+        errors = self.errors
+        lines = [f"{errors.measured:,} of {errors.cells:,} conductances were measured."]
+        if kept := errors.cells - errors.measured:
+            lines[0] += f" {kept:,} without a measurement keep their target."
+        if errors.failed:
+            lines[0] += f" {errors.failed:,} failed, say the masks."
+        if errors.measured:
+            lines.append(
+                f"Measured minus target: mean {errors.mean_us:+.4g} µS, standard deviation {errors.std_us:.4g} µS, "
+                f"at most {errors.largest_us:.4g} µS. rms |ΔW| is relative to max|W|."
+            )
+        if self.tolerance is None:
+            lines.append("No tolerance is known; give one with --tolerance to see how many devices keep it.")
+        elif errors.within_tolerance is not None:
+            lines.append(
+                f"Within the tolerance of {self.tolerance}: {errors.within_tolerance:.2%} of what was measured."
+            )
+        if worst := self._worst_tiles():
+            lines.append(f"Tiles with the largest errors (rms): {', '.join(worst)}.")
+        if self.unused_keys:
+            more = f" and {len(self.unused_keys) - _MOST_KEYS} more" if len(self.unused_keys) > _MOST_KEYS else ""
+            names = ", ".join(f"'{key}'" for key in self.unused_keys[:_MOST_KEYS])
+            lines.append(f"Not used, since no tile has such arrays: {names}{more}.")
+        lines.extend(f"Note: {note}." for note in self.notes)
+        if self.output:
+            lines.append(f"Written: {file_list(self.files)}")
+        return lines
+
+    def _worst_tiles(self) -> list[str]:
+        tiles = [(tile.errors.rms_us, tile.id) for layer in self.layers for tile in layer.tiles]
+        if len(tiles) == 1:
+            return []
+        found = sorted(((rms, name) for rms, name in tiles if rms), reverse=True)
+        return [f"{name} {rms:.3g} µS" for rms, name in found[:_MOST_TILES]]
+
+
+def _joined(figures: Sequence[ProgrammingErrors]) -> ProgrammingErrors:
+    return functools.reduce(operator.or_, figures)
+
+
+def _bars(errors: ProgrammingErrors) -> str:
+    """The histogram as a line of bars."""
+    counts = errors.histogram.counts.reshape(_BARS_IN_TABLE, -1).sum(axis=1)
+    steps = len(_BARS) - 1
+    return "".join(_BARS[-(-int(count) * steps // int(counts.max()))] for count in counts)
+
+
+def _number(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3g}"
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"

@@ -24,6 +24,7 @@ from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport, Ti
 from onnx_gconv.handoff.tile_arrays import TileArrays, tile_arrays
 from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
+from onnx_gconv.passes.preconditions import require_mapped
 from onnx_gconv.streamed_tensor import worker_count
 
 __all__ = ["Progress", "default_measured_path", "read_back"]
@@ -86,6 +87,9 @@ def read_back(
     if failed_cells not in {"target", "measured"}:
         raise ConfigError(f"failed cells keep their 'target' or count as 'measured', but not '{failed_cells}'")
     given = _tolerance(tolerance_us, tolerance_relative)
+    model = load_model(source)
+    with _named(source):
+        require_mapped(model)
     opened = open_measurements(
         Path(measured),
         bundle=None if bundle is None else Path(bundle),
@@ -97,7 +101,6 @@ def read_back(
         models = [source, *(measurements.bundle / file.path for file in measurements.manifest.files)]
         if not dry_run:
             check_output_path(target, [model for model in models if model.suffix == ".onnx"])
-        model = load_model(source)
         with _named(source):
             layers = layers_of(model, measurements.manifest.geometry.geometry, None)
             pairs = _matched(layers, measurements)

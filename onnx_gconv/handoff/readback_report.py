@@ -162,7 +162,7 @@ class ReadbackReport:
         tolerance = self.tolerance
         return {
             "mapped": str(self.mapped),
-            "measured": str(self.measured),
+            "measurements": str(self.measured),
             "bundle": str(self.bundle),
             "output": None if self.output is None else str(self.output),
             "files": [str(file) for file in self.files],

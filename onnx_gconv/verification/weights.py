@@ -194,6 +194,12 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
     difference = _Difference(conversion, np.dtype(record.compute_dtype), grid)
     for ours, theirs in zip(mapped.rebuilt.chunks(), element_chunks(tensor), strict=True):
         difference.add(ours, theirs)
+    if record.measured is not None and not record.rounded and difference.max_abs != record.max_abs:
+        return _not_compared(  # the bounds below are wide, so that it might pass for the right one
+            record,
+            f"max|W| of the original is {difference.max_abs:g}, that of the weight that was mapped {record.max_abs:g}; "
+            "is it the model that was mapped?",
+        )
     bounds = difference.bounds()
     if record.dtype != record.compute_dtype:
         bounds = difference.with_cast(bounds, np.dtype(record.ir_dtype.numpy()))

@@ -1,0 +1,124 @@
+"""Read-back on the command line: the whole loop with a trained network."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from onnx_gconv import map_model, write_bundle
+from onnx_gconv.models import model_path
+from tests.handoff.chip import programmed
+
+
+@pytest.fixture(scope="module")
+def chip(tmp_path_factory):
+    """A chip that is programmed with a network: errors of 0.3 µS, 1 % of the cells dropped."""
+    folder = tmp_path_factory.mktemp("readback")
+    map_model(model_path("digits_cnn.onnx"), folder / "digits.gconv.onnx")
+    write_bundle(folder / "digits.gconv.onnx", array=(64, 64))
+    on_chip = programmed(folder / "digits.gconv", sigma=0.3)
+    on_chip.write(folder / "measured.h5")
+    return folder, on_chip
+
+
+def errors_of(chip):
+    errors = np.concatenate([found.ravel() for found in chip.errors.values()])
+    return errors[~np.isnan(errors)]
+
+
+def test_the_report_shows_the_errors_of_every_layer(gconv, chip, tmp_path):
+    folder, on_chip = chip
+    found = gconv(
+        "readback", folder / "digits.gconv.onnx", folder / "measured.h5", "-o", tmp_path / "m.onnx", "--tolerance", 0.6
+    )
+    assert (found.code, found.stderr) == (0, "")
+    errors = errors_of(on_chip)
+    assert f"{errors.size:,} of 68,416 conductances were measured." in found.stdout
+    assert f"standard deviation {errors.std():.4g} µS" in found.stdout
+    within = np.mean(np.abs(errors) <= 0.6)
+    assert f"Within the tolerance of 0.6 µS: {within:.2%} of what was measured." in found.stdout
+    assert f"Written: {tmp_path / 'm.onnx'}" in found.stdout.replace("\n", "")
+    onnx.checker.check_model(tmp_path / "m.onnx", full_check=True)
+
+
+def test_json_has_the_figures_and_the_verification_against_the_original(gconv, chip, tmp_path):
+    folder, on_chip = chip
+    digits = np.load(model_path("digits_test.npz"))
+    np.savez(tmp_path / "x.npz", image=digits[next(name for name in digits if digits[name].ndim == 4)])
+    found = gconv(
+        "readback", folder / "digits.gconv.onnx", folder / "measured.h5", "-o", tmp_path / "m.onnx", "--json",
+        "--original", model_path("digits_cnn.onnx"), "--inputs", tmp_path / "x.npz",
+    )  # fmt: skip
+    assert found.code == 0, found
+    document = found.json
+    errors = errors_of(on_chip)
+    assert document["measurements"].endswith("measured.h5")
+    assert document["std_error_us"] == pytest.approx(errors.std())
+    assert document["mean_error_us"] == pytest.approx(errors.mean())
+    assert document["tolerance_us"] is None
+    assert document["within_tolerance"] is None
+    verification = document["verification"]
+    assert verification["passed"]
+    assert {item["name"] for item in verification["weights"]} == {layer["weight"] for layer in document["layers"]}
+    for item in verification["weights"]:
+        assert 0 < item["max_abs_error"] <= item["bound"]
+    assert all(item["sqnr_db"] > 10 for item in verification["outputs"])
+
+
+def test_a_chip_that_is_close_to_its_targets_still_reads_digits(gconv, chip, tmp_path):
+    folder, _ = chip
+    assert gconv(
+        "readback", folder / "digits.gconv.onnx", folder / "measured.h5", "-o", tmp_path / "m.onnx", "--quiet"
+    ) == (0, "", "")
+    digits = np.load(model_path("digits_test.npz"))
+    images = digits[next(name for name in digits if digits[name].ndim == 4)]
+    labels = digits[next(name for name in digits if digits[name].ndim == 1)]
+    [logits] = ort.InferenceSession(tmp_path / "m.onnx").run(None, {"image": images})
+    assert np.mean(logits.argmax(axis=1) == labels) > 0.95
+
+
+def test_a_dry_run_writes_nothing(gconv, chip, tmp_path):
+    folder, _ = chip
+    before = sorted(path.name for path in folder.iterdir())
+    found = gconv("readback", folder / "digits.gconv.onnx", folder / "measured.h5", "--dry-run", "--json")
+    assert (found.code, found.json["output"], found.json["files"]) == (0, None, [])
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_wrong_input_is_one_line_and_code_2(gconv, chip, tmp_path):
+    folder, _ = chip
+    mapped, measured = folder / "digits.gconv.onnx", folder / "measured.h5"
+    original = model_path("digits_cnn.onnx")
+    for arguments, message in [
+        ((original, measured), "the model carries no mapping"),
+        ((mapped, tmp_path / "none.h5"), "none.h5' does not exist"),
+        ((mapped, measured, "--limits", "0-30"), "limits are given as LOW..HIGH in µS, e.g. -1..30, but not as '0-30'"),
+        ((mapped, measured, "--limits", "0..10"), "out of the range 0 .. 10 µS"),
+        ((mapped, measured, "--tolerance", "-1"), "tolerance_us is positive and finite, but it is -1.0"),
+        ((mapped, measured, "--inputs", "x.npz"), "inputs are for running the models; give --original MODEL, too"),
+        ((mapped, measured, "--dry-run", "--original", original), "--dry-run writes no model"),
+        ((mapped, measured, "-o", folder / "digits.gconv" / "plain.onnx"), "plain.onnx"),
+    ]:  # fmt: skip
+        found = gconv("readback", *arguments)
+        assert found.code == 2
+        assert found.stdout == ""
+        assert message in found.stderr
+        assert found.stderr.count("\n") == 1
+
+
+def test_a_model_of_other_weights_than_the_original_is_code_1(gconv, chip, tmp_path, normal):
+    folder, _ = chip
+    other = onnx.load(model_path("digits_cnn.onnx"))
+    [tensor] = [item for item in other.graph.initializer if item.name == "hidden.weight"]
+    tensor.raw_data = normal(*tensor.dims).tobytes()
+    onnx.save(other, tmp_path / "other.onnx")
+    found = gconv(
+        "readback", folder / "digits.gconv.onnx", folder / "measured.h5", "-o", tmp_path / "m.onnx",
+        "--original", tmp_path / "other.onnx", "--json",
+    )  # fmt: skip
+    assert found.code == 1
+    assert not json.loads(found.stdout)["verification"]["passed"]

@@ -13,11 +13,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.converters import Scaling, WeightStatistics
+from onnx_gconv.converters import ConductanceConverter, Scaling, WeightStatistics
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, MeasuredRecord, WeightRecord
 from onnx_gconv.passes import InlineWeightFunctions
-from onnx_gconv.passes.mapped_weight import BrokenMappingError, ModelValues, locate, structural_problems
+from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
 from onnx_gconv.scale_grid import ScaleGrid
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
 from onnx_gconv.weight_conversion import WeightConversion
@@ -161,28 +161,47 @@ def _constants(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol]]:
                 yield node.outputs[0].name or "", tensor
 
 
+class _NotComparableError(Exception):
+    """Why a weight cannot be compared."""
+
+
 def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -> WeightComparison:
     try:
+        return _compared(record, *_both(record, originals, values))
+    except _NotComparableError as problem:
+        return _not_compared(record, str(problem))
+
+
+def _both(
+    record: WeightRecord, originals: _Originals, values: ModelValues
+) -> tuple[ir.TensorProtocol, MappedWeight, ConductanceConverter]:
+    """The original weight, the mapped one, and its converter."""
+    try:
         tensor = originals.find(record)
-    except EvaluationError as problem_of_original:
-        return _not_compared(record, f"the original's cannot be computed: {problem_of_original}")
+    except EvaluationError as error:
+        raise _NotComparableError(f"the original's cannot be computed: {error}") from None
     if tensor is None:
-        return _not_compared(record, "the original has no weight of this name; is it the model that was mapped?")
+        raise _NotComparableError("the original has no weight of this name; is it the model that was mapped?")
     shape, dtype = tuple(tensor.shape.numpy()), tensor.dtype
     if shape != record.shape or dtype != record.ir_dtype:
-        return _not_compared(
-            record,
+        raise _NotComparableError(
             f"the original is {np.dtype(dtype.numpy()).name} {list(shape)}, the mapped weight {record.dtype} "
-            f"{list(record.shape)}; is it the model that was mapped?",
+            f"{list(record.shape)}; is it the model that was mapped?"
         )
     try:
         converter = record.converter.converter()
         mapped = locate(record, values)
         problem = next(structural_problems(mapped), None)
     except (BrokenMappingError, ModelError) as broken:
-        return _not_compared(record, str(broken))
+        raise _NotComparableError(str(broken)) from None
     if problem is not None:
-        return _not_compared(record, problem)
+        raise _NotComparableError(problem)
+    return tensor, mapped, converter
+
+
+def _compared(
+    record: WeightRecord, tensor: ir.TensorProtocol, mapped: MappedWeight, converter: ConductanceConverter
+) -> WeightComparison:
     grid = record.grid
     conversion = WeightConversion(
         converter=converter,
@@ -195,10 +214,9 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
     for ours, theirs in zip(mapped.rebuilt.chunks(), element_chunks(tensor), strict=True):
         difference.add(ours, theirs)
     if record.measured is not None and not record.rounded and difference.max_abs != record.max_abs:
-        return _not_compared(  # the bounds below are wide, so that it might pass for the right one
-            record,
+        raise _NotComparableError(  # the bounds below are wide, so that it might pass for the right one
             f"max|W| of the original is {difference.max_abs:g}, that of the weight that was mapped {record.max_abs:g}; "
-            "is it the model that was mapped?",
+            "is it the model that was mapped?"
         )
     bounds = difference.bounds()
     if record.dtype != record.compute_dtype:

@@ -13,6 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnx_gconv import map_model, open_bundle
+from onnx_gconv.model_io import load_model
+from onnx_gconv.streamed_tensor import element_chunks
 
 WIDTH = 8192
 
@@ -23,7 +25,7 @@ pytestmark = [
 ]
 
 
-def test_a_large_weight_is_handed_off_in_little_memory(tmp_path):
+def test_a_large_weight_is_handed_off_and_read_back_in_little_memory(tmp_path):
     """256 MiB of weights become 512 MiB of conductances; reading one device as a whole would take 256 MiB."""
     block = np.random.default_rng(3).standard_normal((256, WIDTH), np.float32)
     with (tmp_path / "weights.bin").open("wb") as file:
@@ -41,22 +43,37 @@ def test_a_large_weight_is_handed_off_in_little_memory(tmp_path):
     )
     onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
     map_model(tmp_path / "m.onnx", tmp_path / "mapped.onnx")
-    code = f"""
+    run = f"""
         from pathlib import Path
-        from onnx_gconv.handoff import write_bundle
+        from onnx_gconv.handoff import read_back, write_bundle
         peak = 0
         def watch(*_):
             global peak
             [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
             peak = max(peak, int(line.split()[1]))
-        write_bundle({str(tmp_path / "mapped.onnx")!r}, {str(tmp_path / "out")!r}, (256, 256), progress=watch)
-        print(peak / 1024)
+        folder = Path({str(tmp_path)!r})
     """
-    found = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    assert float(found.stdout) < 220
+    write = 'write_bundle(folder / "mapped.onnx", folder / "out", (256, 256), progress=watch)'
+    assert peak_of(run, write) < 220
     with open_bundle(tmp_path / "out") as bundle:
         tile = bundle.tile("L000/T0033")  # the second row and column of 32 x 32 tiles
         weight = np.memmap(tmp_path / "out" / "plain.onnx.data", np.float32, "r", shape=(WIDTH, WIDTH))
         part = weight.T[256:512, 256:512]
         found = tile.conductances()
         np.testing.assert_array_equal((found["g_plus"] - found["g_minus"]) / tile.scale().values, part)
+    (tmp_path / "measured.h5").hardlink_to(tmp_path / "out" / "conductances.h5")
+    read = """read_back(
+        folder / "mapped.onnx", folder / "measured.h5", folder / "chip.onnx", bundle=folder / "out", progress=watch
+    )"""
+    assert peak_of(run, read) < 220
+    targets, measured = (
+        load_model(tmp_path / name).graph.initializers["w.g_minus"] for name in ("mapped.onnx", "chip.onnx")
+    )
+    for one, other in zip(element_chunks(targets.const_value), element_chunks(measured.const_value), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def peak_of(before, call):
+    """Anonymous memory in MiB that a call needs in a process of its own."""
+    code = f"{textwrap.dedent(before)}\n{call}\nprint(peak / 1024)"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)

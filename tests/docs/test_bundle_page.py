@@ -17,7 +17,7 @@ from onnx_gconv.models import model_path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
-READER, EXAMPLE = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+READER, EXAMPLE, LAB = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 SCHEMES = {
     "default": {},
@@ -56,6 +56,18 @@ def test_the_example_with_the_package_runs(tmp_path, monkeypatch):
     exec(compile(EXAMPLE, "bundle.md", "exec"), namespace)  # noqa: S102 - that is the test
     assert namespace["array"].devices == ("g_plus", "g_minus")
     assert namespace["weight"].shape == (16, 1, 3, 3)
+
+
+def test_the_example_of_a_lab_writes_what_can_be_read_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model_path("digits_cnn.onnx"), "model.onnx")
+    gconv.map_model("model.onnx")
+    gconv.write_bundle("model.gconv.onnx", array=(64, 64))
+    namespace = {"program": lambda targets: (targets + 0.25, targets > 0)}
+    exec(compile(LAB, "bundle.md", "exec"), namespace)  # noqa: S102 - that is the test
+    report = gconv.read_back("model.gconv.onnx", "measured.h5")
+    assert report.errors.mean_us == pytest.approx(0.25, rel=1e-6)
+    assert 0 < report.errors.failed == report.errors.cells - report.errors.measured
 
 
 @pytest.mark.parametrize("record", [BundleManifest, GeometryRecord, LayerRecord, TileRecord])

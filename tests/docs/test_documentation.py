@@ -72,7 +72,7 @@ def test_the_commands_of_the_readme_run_in_order(
     folder_with_a_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands = [line[2:] for block in blocks(README, "console") for line in block.splitlines()]
-    assert len(commands) == 13
+    assert len(commands) == 14
     for command in commands:
         program, *arguments = shlex.split(command)
         monkeypatch.setattr("sys.argv", [program, *arguments])

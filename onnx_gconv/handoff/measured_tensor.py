@@ -15,12 +15,12 @@ from onnx_gconv.handoff.tiles import TileGrid, touched_pieces
 from onnx_gconv.matrix_layout import Factor, MatrixLayout, Role
 from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, element_chunks
 
-__all__ = ["MeasuredTensor"]
+__all__ = ["MeasuredTensor", "MeasuredTile"]
 
 # Elements that are put together at once at most: 64 MiB of float32.
 _STRIP_ELEMENTS = 1 << 24
 
-MeasuredTile = Callable[[int], NDArray[np.float64] | None]
+MeasuredTile = Callable[[int], NDArray[np.floating[Any]] | None]
 
 
 class MeasuredTensor(StreamedTensor):

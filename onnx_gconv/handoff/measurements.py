@@ -43,18 +43,12 @@ class MeasuredArray:
     """What was measured of one device of the cells of a tile.
 
     Attributes:
-        conductances: In µS, [inputs, outputs], float64; NaN for cells that keep their target.
+        conductances: In µS, [inputs, outputs], of the type of the file; NaN for cells that keep their target.
         failed: How many cells the mask says of that they could not be programmed or read.
     """
 
-    conductances: NDArray[np.float64]
+    conductances: NDArray[np.floating[Any]]
     failed: int
-
-    @property
-    def is_measured(self) -> NDArray[np.bool_]:
-        """Which cells have a measured conductance."""
-        found: NDArray[np.bool_] = ~np.isnan(self.conductances)
-        return found
 
 
 def open_measurements(
@@ -161,13 +155,12 @@ class Measurements:
             raise BundleError(
                 f"'{self.path}': array '{key}' is {values.dtype}, but conductances are floating-point numbers in µS"
             )
-        conductances = values.astype(np.float64)
-        is_wanted = np.ones(shape, np.bool_) if success is None else success
-        if self._uses_failed:
-            is_wanted = is_wanted | ~np.isnan(conductances)
-        self._check(conductances, is_wanted, layer, tile, device)
-        conductances[~is_wanted] = np.nan
-        return MeasuredArray(conductances, 0 if success is None else int(np.count_nonzero(~success)))
+        if success is None:
+            self._check(values, None, layer, tile, device)
+            return MeasuredArray(values, 0)
+        is_wanted = success | ~np.isnan(values) if self._uses_failed else success
+        self._check(values, is_wanted, layer, tile, device)
+        return MeasuredArray(np.where(is_wanted, values, values.dtype.type(np.nan)), int(np.count_nonzero(~success)))
 
     def limits(self, layer: LayerRecord) -> tuple[float, float]:
         """The lowest and the highest conductance that is taken for a measurement of a device of that layer, in µS."""
@@ -178,14 +171,15 @@ class Measurements:
 
     def _check(
         self,
-        conductances: NDArray[np.float64],
-        is_wanted: NDArray[np.bool_],
+        conductances: NDArray[np.floating[Any]],
+        is_wanted: NDArray[np.bool_] | None,
         layer: LayerRecord,
         tile: TileRecord,
         device: int,
     ) -> None:
         low, high = self.limits(layer)
-        is_wrong = is_wanted & ~((conductances >= low) & (conductances <= high))  # NaN is neither
+        is_right = (conductances >= low) & (conductances <= high)  # NaN is neither
+        is_wrong = ~is_right if is_wanted is None else is_wanted & ~is_right
         if not is_wrong.any():
             return
         row, column = (int(index) for index in np.argwhere(is_wrong)[0])
@@ -226,7 +220,9 @@ class Measurements:
         mask = self._read(f"{key}{_SUCCESS}", tile, shape)
         if mask is None:
             return None
-        if mask.dtype.kind not in "bui" or not np.isin(mask, (0, 1)).all():
+        if mask.dtype == np.bool_:
+            return mask
+        if mask.dtype.kind not in "ui" or not np.isin(mask, (0, 1)).all():
             raise BundleError(
                 f"'{self.path}': array '{key}{_SUCCESS}' is {mask.dtype} of values from {mask.min()} to {mask.max()}, "
                 "but it should hold true and false (or 1 and 0)"

@@ -56,10 +56,12 @@ class ErrorHistogram:
     @classmethod
     def of(cls, errors: NDArray[np.float64]) -> ErrorHistogram:
         """The histogram of finite errors in µS, as fine as all of them fit."""
-        largest = float(np.abs(errors).max()) if errors.size else 0.0
+        largest = max(float(errors.max()), -float(errors.min())) if errors.size else 0.0
         exponent = max(math.frexp(largest / _BINS_PER_SIDE)[1], _FINEST_EXPONENT)
-        edges = np.ldexp(np.arange(-_BINS_PER_SIDE, _BINS_PER_SIDE + 1, dtype=np.float64), exponent)
-        return cls(exponent, np.histogram(errors, edges)[0].astype(np.int64))
+        # Powers of two divide without rounding, so that an error is counted in its bin and no neighbour of it.
+        bins = np.floor(np.ldexp(errors, -exponent)).astype(np.int64) + _BINS_PER_SIDE
+        bins = np.minimum(bins, 2 * _BINS_PER_SIDE - 1).reshape(-1)
+        return cls(exponent, np.bincount(bins, minlength=2 * _BINS_PER_SIDE))
 
     @property
     def width_us(self) -> float:
@@ -123,7 +125,7 @@ class ProgrammingErrors:
     def of(
         cls,
         targets: NDArray[Any],
-        conductances: NDArray[np.float64] | None,
+        errors: NDArray[np.float64] | None,
         failed: int,
         tolerance: Tolerance | None,
     ) -> ProgrammingErrors:
@@ -131,27 +133,30 @@ class ProgrammingErrors:
 
         Args:
             targets: In µS, [inputs, outputs].
-            conductances: What was measured, in µS, NaN where nothing was; None if nothing was at all.
+            errors: Measured minus target, in µS, of the same shape, NaN where nothing was measured; None if nothing was
+                at all.
             failed: How many cells the mask calls failed.
             tolerance: How far a device may be from its target; None if that is not known.
         """
-        is_measured = np.zeros(targets.shape, np.bool_) if conductances is None else ~np.isnan(conductances)
-        wanted = targets[is_measured].astype(np.float64)
-        errors = wanted[:0] if conductances is None else conductances[is_measured] - wanted
-        mean = float(errors.mean()) if errors.size else 0.0
         within = None
         if tolerance is not None:
-            within = int(np.count_nonzero(np.abs(errors) <= tolerance.allowed(wanted)))
+            is_within = () if errors is None else np.abs(errors) <= tolerance.allowed(targets)  # NaN is not
+            within = int(np.count_nonzero(is_within))
+        found = np.empty(0) if errors is None else errors.reshape(-1)
+        if np.isnan(found.sum()):
+            found = found[~np.isnan(found)]
+        mean = float(found.mean()) if found.size else 0.0
+        distances = found - mean
         return cls(
             cells=targets.size,
-            measured=errors.size,
+            measured=found.size,
             failed=failed,
-            asked=0 if conductances is None else targets.size,
+            asked=0 if errors is None else targets.size,
             within=within,
             mean_us=mean,
-            squares=float(np.square(errors - mean).sum()),
-            largest_us=float(np.abs(errors).max()) if errors.size else 0.0,
-            histogram=ErrorHistogram.of(errors),
+            squares=float(np.einsum("i,i", distances, distances)),
+            largest_us=max(float(found.max()), -float(found.min())) if found.size else 0.0,
+            histogram=ErrorHistogram.of(found),
         )
 
     def __or__(self, other: ProgrammingErrors) -> ProgrammingErrors:
@@ -228,12 +233,9 @@ class WeightErrors:
     @classmethod
     def of(cls, differences: NDArray[np.float64]) -> WeightErrors:
         """The figures of the weights of a tile."""
-        return cls(
-            differences.size,
-            int(np.count_nonzero(differences)),
-            float(np.abs(differences).max()) if differences.size else 0.0,
-            float(np.square(differences).sum()),
-        )
+        flat = differences.reshape(-1)
+        largest = max(float(flat.max()), -float(flat.min())) if flat.size else 0.0
+        return cls(flat.size, int(np.count_nonzero(flat)), largest, float(np.einsum("i,i", flat, flat)))
 
     def __or__(self, other: WeightErrors) -> WeightErrors:
         return WeightErrors(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_gconv.errors import BundleError, ConfigError, GconvError
 from onnx_gconv.handoff.layers import Layer, layers_of
 from onnx_gconv.handoff.manifest import LayerRecord
-from onnx_gconv.handoff.measured_tensor import MeasuredTensor
+from onnx_gconv.handoff.measured_tensor import MeasuredTensor, MeasuredTile
 from onnx_gconv.handoff.measurements import FailedCells, MeasuredArray, Measurements, check_limits, open_measurements
 from onnx_gconv.handoff.programming_errors import ProgrammingErrors, Tolerance, WeightErrors
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport, TileReadback
@@ -210,18 +210,12 @@ class _Comparison:
     tolerance: Tolerance | None
 
     def tiles(self, executor: Executor) -> Iterator[TileReadback]:
-        """The figures of all tiles."""
-        jobs: deque[Future[TileReadback]] = deque()
-        try:
-            for arrays in tile_arrays(self.layer, executor):
-                jobs.append(executor.submit(self._tile, arrays))
-                if len(jobs) > 2 * worker_count():
-                    yield jobs.popleft().result()
-            while jobs:
-                yield jobs.popleft().result()
-        finally:
-            for job in jobs:
-                job.cancel()
+        """The figures of all tiles.
+
+        Targets are read and hashed by other threads meanwhile. The comparison is no job for several: steps of some
+        microseconds in a row make threads wait for the interpreter longer than they work.
+        """
+        return map(self._tile, tile_arrays(self.layer, executor))
 
     def _tile(self, arrays: TileArrays) -> TileReadback:
         record, tile = self.record, self.record.tiles[arrays.tile.number]
@@ -234,12 +228,14 @@ class _Comparison:
         largest = 0.0
         for number, (device, targets) in enumerate(zip(record.devices, arrays.conductances, strict=True)):
             found = self.measurements.array(record, tile, number)
-            conductances = None if found is None else found.conductances
+            errors = None if found is None else found.conductances.astype(np.float64) - targets
             failed = 0 if found is None else found.failed
-            devices[device.name] = ProgrammingErrors.of(targets, conductances, failed, self.tolerance)
-            if conductances is not None and devices[device.name].measured:
-                difference += device.coefficient * np.where(np.isnan(conductances), 0.0, conductances - targets)
-                largest = max(largest, float(np.nanmax(conductances)))
+            figures = devices[device.name] = ProgrammingErrors.of(targets, errors, failed, self.tolerance)
+            if found is not None and errors is not None and figures.measured:
+                largest = max(largest, float(np.fmax.reduce(found.conductances, axis=None)))
+                if figures.measured < figures.cells:
+                    np.nan_to_num(errors, copy=False, nan=0.0)
+                difference += device.coefficient * errors
         difference /= self._scale_of_cells(arrays)
         return TileReadback(
             id=tile.id,
@@ -302,10 +298,8 @@ def _replacements(
     return found
 
 
-def _tile_reader(
-    measurements: Measurements, record: LayerRecord, device: int
-) -> Callable[[int], NDArray[np.float64] | None]:
-    def read(number: int) -> NDArray[np.float64] | None:
+def _tile_reader(measurements: Measurements, record: LayerRecord, device: int) -> MeasuredTile:
+    def read(number: int) -> NDArray[np.floating[Any]] | None:
         found: MeasuredArray | None = measurements.array(record, record.tiles[number], device)
         return None if found is None else found.conductances
 

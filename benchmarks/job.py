@@ -11,8 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-__all__ = ["main"]
+__all__ = ["ARRAY", "main"]
+
+# Rows and columns of the crossbar arrays for which models are handed off.
+ARRAY = (256, 256)
 
 _Work = Callable[[Path, Path], object]
 
@@ -48,6 +52,15 @@ def _read_write() -> _Work:
     return copy_files
 
 
+def _handoff(arrays: Literal["hdf5", "npz"]) -> _Work:
+    from onnx_gconv import write_bundle
+
+    def hand_off(source: Path, target: Path) -> None:
+        write_bundle(source, target, ARRAY, arrays=arrays)
+
+    return hand_off
+
+
 def _copy_file(source: Path, target: Path) -> None:
     buffer = memoryview(bytearray(_BUFFER_BYTES))
     with source.open("rb", buffering=0) as reader, target.open("wb", buffering=0) as writer:
@@ -62,6 +75,8 @@ _LOADERS: dict[str, Callable[[], _Work]] = {
     "naive": _naive,
     "quantize": _quantize,
     "read_write": _read_write,
+    "handoff_hdf5": lambda: _handoff("hdf5"),
+    "handoff_npz": lambda: _handoff("npz"),
 }
 
 

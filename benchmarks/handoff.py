@@ -4,6 +4,7 @@ A synthetic float32 model is mapped. Then, round after round, every job runs in 
 
 - ``handoff``: `onnx_gconv.write_bundle` for arrays of 256 x 256, checksums included;
 - ``copy``: ``cp -r`` of the bundle;
+- ``hashed_copy``: a copy of its files in Python that computes the SHA-256 of each, with a thread for each processor;
 - ``read``: opens the bundle, and reads single tiles.
 
 README.md says how it is measured.
@@ -43,7 +44,7 @@ _BUNDLE_FACTOR = OUTPUT_FACTOR + OUTPUT_FACTOR + 1
 _FILES_FACTOR = OUTPUT_FACTOR + 2 * _BUNDLE_FACTOR
 _SPARE_BYTES = 256 << 20
 
-_GOALS = (("handoff", "copy", "at most 2.0"),)
+_GOALS = (("handoff", "copy", "at most 2.0"), ("handoff", "hashed_copy", ""))
 
 _READ = {
     "open": "open the bundle",
@@ -63,7 +64,7 @@ class Report:
         layers: Number of layers.
         width: Every weight is [width, width].
         arrays: The kind of the file of conductances.
-        measurements: For ``handoff`` and ``copy``, one measurement a round.
+        measurements: For each job that writes, one measurement a round.
         ratios: The ratios of times.
         reads: Seconds of all rounds, by what was read.
         copy_command: What copied the bundle.
@@ -96,32 +97,40 @@ class _Rounds:
     """
 
     def __init__(self, mapped: Path, weight_bytes: int, arrays: str, *, level_memory: bool) -> None:
-        folder = mapped.parent.parent
-        self._mapped, self._arrays = mapped, arrays
-        self._output, self._copied, self._ballast = (folder / name for name in ("handoff", "copy", "ballast"))
+        self._mapped, self._arrays, self._folder = mapped, arrays, mapped.parent.parent
+        self._ballast = self._folder / "ballast"
         self._ballast_bytes = _BUNDLE_FACTOR * weight_bytes if level_memory else 0
-        self.copy_command = (*copy_command(folder), "-r")
+        self.copy_command = (*copy_command(self._folder), "-r")
 
-    def run(self, tiles: int) -> tuple[Measurement, Measurement, dict[str, list[float]]]:
-        """One round: the measurements of ``handoff`` and ``copy``, and the seconds of reading."""
-        bundle = self._output / "model.gconv"
+    def run(self, tiles: int) -> tuple[dict[str, Measurement], dict[str, list[float]]]:
+        """One round: the measurements of the jobs that write, and the seconds of reading."""
+        bundle = self._folder / "handoff" / "model.gconv"
+        python = [sys.executable, "-m", "benchmarks.job"]
         try:
-            for folder in (self._output, self._copied):
-                folder.mkdir()
-            level_conditions(self._mapped.parent.iterdir(), ballast=self._ballast, ballast_bytes=self._ballast_bytes)
-            command = [sys.executable, "-m", "benchmarks.job", f"handoff_{self._arrays}"]
-            written = measure(
-                [*command, str(self._mapped), str(bundle), str(self._ballast)], folder=_REPOSITORY, output=self._output
+            written = self._measured(
+                "handoff",
+                self._mapped.parent,
+                [*python, f"handoff_{self._arrays}", self._mapped, bundle, self._ballast],
             )
-            level_conditions(bundle.iterdir(), ballast=self._ballast, ballast_bytes=self._ballast_bytes)
-            self._ballast.unlink()
-            copied = measure([*self.copy_command, bundle, self._copied], folder=_REPOSITORY, output=self._copied)
-            shutil.rmtree(self._copied)
-            return written, copied, _read(bundle, tiles)
+            copy = self._folder / "copy"
+            copied = self._measured("copy", bundle, [*self.copy_command, bundle, copy])
+            shutil.rmtree(copy)
+            hashed = self._folder / "hashed_copy"
+            hashing = self._measured("hashed_copy", bundle, [*python, "hashed_copy", bundle, hashed, self._ballast])
+            shutil.rmtree(hashed)
+            return {"handoff": written, "copy": copied, "hashed_copy": hashing}, _read(bundle, tiles)
         finally:
             self._ballast.unlink(missing_ok=True)
-            for folder in (self._output, self._copied):
-                shutil.rmtree(folder, ignore_errors=True)
+            for name in ("handoff", "copy", "hashed_copy"):
+                shutil.rmtree(self._folder / name, ignore_errors=True)
+
+    def _measured(self, name: str, source: Path, command: Sequence[str | Path]) -> Measurement:
+        output = self._folder / name
+        output.mkdir()
+        level_conditions(source.iterdir(), ballast=self._ballast, ballast_bytes=self._ballast_bytes)
+        if name == "copy":  # all others remove it themselves, when they have imported what they need
+            self._ballast.unlink()
+        return measure(command, folder=_REPOSITORY, output=output)
 
 
 def _read(bundle: Path, tiles: int) -> dict[str, list[float]]:
@@ -175,8 +184,8 @@ def run(
     for number in range(1, repeats + 1):
         _log(f"round {number} of {repeats}")
         found.append(rounds.run(tiles))
-    written, copied, reads = zip(*found, strict=True)
-    measurements: dict[str, tuple[Measurement, ...]] = {"handoff": written, "copy": copied}
+    written, reads = zip(*found, strict=True)
+    measurements = {name: tuple(jobs[name] for jobs in written) for name in written[0]}
     return Report(
         weight_bytes=model.weight_bytes,
         layers=model.layers,

@@ -16,8 +16,14 @@ OP_GRAPHS: dict[str, OpGraph] = {**MATRICES, **CONVOLUTIONS, **SEQUENCES, **INTE
 NO_KERNEL = "Could not find an implementation"
 
 NOT_RUNNABLE: dict[str, tuple[OpGraph, str]] = {
-    "GemmFastGelu": (graph("y = com.microsoft.GemmFastGelu (x, W)", uniform(2, 13), W=normal(13, 10)), NO_KERNEL),
-    "GemmFloat8": (graph("y = com.microsoft.GemmFloat8 (x, W)", uniform(2, 13), W=normal(13, 10)), NO_KERNEL),
+    "GemmFastGelu": (
+        graph("y = com.microsoft.GemmFastGelu (x, W, c)", uniform(2, 13), W=normal(13, 10), c=normal(10)),
+        NO_KERNEL,
+    ),
+    "GemmFloat8": (
+        graph("y = com.microsoft.GemmFloat8 (x, W, c)", uniform(2, 13), W=normal(13, 10), c=normal(10)),
+        NO_KERNEL,
+    ),
     "GemmFloat8 on the left": (
         graph("y = com.microsoft.GemmFloat8 (W, x)", uniform(13, 2), W=normal(10, 13)),
         NO_KERNEL,
@@ -57,11 +63,12 @@ NOT_RUNNABLE: dict[str, tuple[OpGraph, str]] = {
     ),
     "LongformerAttention": (
         graph(
-            "y = com.microsoft.LongformerAttention <num_heads = 1, window = 2> (x, W, c, m, V, c, g)",
+            "y = com.microsoft.LongformerAttention <num_heads = 1, window = 2> (x, W, c, m, V, d, g)",
             uniform(1, 4, 4),
             W=normal(4, 12),
             V=normal(4, 12),
             c=normal(12),
+            d=normal(12, seed=1),
             m=np.zeros((1, 4), np.float32),
             g=np.zeros((1, 4), np.int32),
         ),
@@ -69,9 +76,16 @@ NOT_RUNNABLE: dict[str, tuple[OpGraph, str]] = {
     ),
     "MoE with a third product": (
         OpGraph(
-            "g (float[6, 5] x, float[6, 2] r) => (float y) { y = com.microsoft.MoE <k = 1> (x, r, W, , V, , U) }",
+            "g (float[6, 5] x, float[6, 2] r) => (float y) { y = com.microsoft.MoE <k = 1> (x, r, W, c, V, d, U, e) }",
             {"x": uniform(6, 5), "r": uniform(6, 2)},
-            {"W": normal(2, 7, 5), "V": normal(2, 5, 7), "U": normal(2, 7, 5)},
+            {
+                "W": normal(2, 7, 5),
+                "V": normal(2, 5, 7),
+                "U": normal(2, 7, 5),
+                "c": normal(2, 7),
+                "d": normal(2, 5),
+                "e": normal(2, 7),
+            },
         ),
         "FC3 is not implemented for CPU MoE",
     ),

@@ -68,8 +68,8 @@ def conv(o: Operands) -> list[Rounded]:
     axes = len(x.shape) - 2
     window = Window.of(o, o.layer, axes)
     y = grouped_product(o.layer, x.rearranged(lambda array: patches(array, window)))
-    if o.array(2) is not None:
-        y += Rounded.exact(along_channels(o.array(2), axes))
+    if o.bias() is not None:
+        y += Rounded.exact(along_channels(o.bias().value, axes))
     if o.array(3) is not None:  # of FusedConv: a branch that is added before the activation
         y += o.value(3)
     return [activated(o, y)]
@@ -97,8 +97,8 @@ def qlinear_conv(o: Operands) -> list[Rounded]:
     if is_last:
         x = x.rearranged(lambda array: np.moveaxis(array, -1, 1))
     y, axes = code_conv(o, x, o.array(5)), len(x.shape) - 2
-    if (bias := o.array(8)) is not None:
-        y = y + along_channels(bias.astype(np.float64), axes)
+    if (bias := o.bias()) is not None:
+        y = y + along_channels(bias.value, axes)
     ratio = along_channels(o.array(4).astype(np.float64), axes) * o.array(1) / o.array(6)
     found = requantized(y, ratio, o.array(7))
     return [found.rearranged(lambda array: np.moveaxis(array, 1, -1)) if is_last else found]
@@ -125,7 +125,7 @@ def conv_transpose(o: Operands) -> list[Rounded]:
     whole = sum_at_places(placed, (images, parts.shape[1], *size))
     inner = [slice(low, n - high) for low, high, n in zip(window.pads[:axes], window.pads[axes:], size, strict=True)]
     y = whole[(slice(None), slice(None), *inner)]
-    return [y if o.array(2) is None else y + Rounded.exact(along_channels(o.array(2), axes))]
+    return [y if o.bias() is None else y + Rounded.exact(along_channels(o.bias().value, axes))]
 
 
 def deform_conv(o: Operands) -> list[Rounded]:
@@ -148,7 +148,7 @@ def deform_conv(o: Operands) -> list[Rounded]:
     # Places are exact; a sample is four products of three factors, their sum, and the mask.
     sampled = Rounded(value, growth(7) * size)
     y = grouped_product(o.layer, sampled.reshape(x.shape[0], *positions, x.shape[1], *window.kernel))
-    return [y if o.array(3) is None else y + Rounded.exact(along_channels(o.array(3), 2))]
+    return [y if o.bias() is None else y + Rounded.exact(along_channels(o.bias().value, 2))]
 
 
 def bilinear(image: np.ndarray, place: list[float]) -> np.ndarray:

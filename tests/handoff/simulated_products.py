@@ -24,11 +24,13 @@ class Operands:
         attributes: By name.
         layers: The weights that stand on tiles, by the index of the input.
         arrays: The other inputs; None for those that are left out.
+        biases: What the manifest says is added to the product of a weight, by the index of its input; None for nothing.
     """
 
     attributes: Mapping[str, object]
     layers: Mapping[int, TiledLayer]
     arrays: Mapping[int, np.ndarray | None]
+    biases: Mapping[int, np.ndarray | None]
 
     @property
     def slot(self) -> int:
@@ -54,6 +56,11 @@ class Operands:
         """Codes less their zero point."""
         zero = self.array(zero_point)
         return Rounded.exact(self.arrays[index].astype(np.float64) - (0.0 if zero is None else zero))
+
+    def bias(self, slot: int | None = None) -> Rounded | None:
+        """The bias of a weight, or of the only one."""
+        found = self.biases[self.slot if slot is None else slot]
+        return None if found is None else Rounded.exact(found)
 
     def attribute(self, name: str, default):
         """An attribute, or what holds without it."""
@@ -118,7 +125,7 @@ def gemm(o: Operands) -> list[Rounded]:
     if o.attribute("transB" if o.slot == 0 else "transA", 0):
         x = x.transpose()
     y = matrix_product(o.layer, x, is_left=o.slot == 0)
-    if (bias := o.value(2)) is not None:
+    if (bias := o.bias()) is not None:
         y += bias * Rounded.exact(o.attribute("beta", 1.0))
     return [activated(o, y)]
 
@@ -167,7 +174,7 @@ def qlinear_matmul(o: Operands) -> list[Rounded]:
 
 def matmul_integer_to_float(o: Operands) -> list[Rounded]:
     y = Rounded.exact(code_product(o, (0, 4), (1, 5))) * (o.value(2) * o.value(3))
-    return [y if o.value(6) is None else y + o.value(6)]
+    return [y if o.bias() is None else y + o.bias()]
 
 
 def dynamic_quantize_matmul(o: Operands) -> list[Rounded]:
@@ -176,7 +183,7 @@ def dynamic_quantize_matmul(o: Operands) -> list[Rounded]:
     if (zero := o.array(3)) is not None:
         y = Rounded.exact(y.value - zero.astype(np.float64) * x.value.sum(axis=-1, keepdims=True))
     y *= scale * o.value(2)
-    return [y if o.value(4) is None else y + o.value(4)]
+    return [y if o.bias() is None else y + o.bias()]
 
 
 def quantized(x: Rounded) -> tuple[Rounded, Rounded]:
@@ -213,8 +220,8 @@ def qgemm(o: Operands) -> list[Rounded]:
     y = matrix_product(o.layer, x, is_left=is_left).value
     zero = o.array(2 if is_left else 5).astype(np.float64)
     y = y - alpha * zero * x.value.sum(axis=-2 if is_left else -1, keepdims=True)
-    if (bias := o.array(6)) is not None:
-        y = y + alpha * bias.astype(np.float64)
+    if (bias := o.bias()) is not None:
+        y = y + alpha * bias.value
     if o.array(7) is None:
         return [Rounded.exact(y) * (o.value(1) * o.value(4))]
     return [requantized(y, o.array(1).astype(np.float64) * o.array(4) / o.array(7), o.array(8))]

@@ -15,9 +15,7 @@ class Gates:
 
     def __init__(self, o: Operands, direction: int, count: int) -> None:
         self._o, self.direction, self._count = o, direction, count
-        biases = o.array(3)
-        own = np.zeros(2) if biases is None else biases[direction]
-        self._biases = [Rounded.exact(part) for part in np.split(own, 2)]
+        self._biases = [self._bias(slot)[place] for place, slot in enumerate((1, 2))]
         self.hidden_size = o.attributes["hidden_size"]
 
     def of_inputs(self, x: Rounded) -> list[list[Rounded]]:
@@ -29,6 +27,14 @@ class Gates:
     def of_state(self, h: Rounded) -> list[Rounded]:
         """R's share of all gates, with its bias."""
         return self._split(self._product(2, h) + self._biases[1])
+
+    def _bias(self, slot: int) -> tuple[Rounded, Rounded]:
+        """What is added to the products of W, and of R: the manifest names both halves for either weight."""
+        found = self._o.bias(slot)
+        if found is None:
+            return Rounded.exact(0), Rounded.exact(0)
+        own = found[self.direction]
+        return own[: own.shape[0] // 2], own[own.shape[0] // 2 :]
 
     def _split(self, y: Rounded) -> list[Rounded]:
         width = self.hidden_size
@@ -112,7 +118,7 @@ def attention_of(o: Operands, qkv: Rounded) -> Rounded:
 
 def attention(o: Operands) -> list[Rounded]:
     x = o.value(0)
-    y = o.layer.product(x.reshape(-1, x.shape[-1])) + o.value(2)
+    y = o.layer.product(x.reshape(-1, x.shape[-1])) + o.bias()
     return [attention_of(o, y.reshape(*x.shape[:2], -1))]
 
 
@@ -122,7 +128,7 @@ def quantized_attention(o: Operands) -> list[Rounded]:
     codes = o.layer.product(x).value
     if (zero := o.array(7)) is not None:
         codes = codes - zero.astype(np.float64) * x.value.sum(axis=1, keepdims=True)
-    y = Rounded.exact(codes) * (o.value(3) * o.value(4)) + o.value(2)
+    y = Rounded.exact(codes) * (o.value(3) * o.value(4)) + o.bias()
     return [attention_of(o, y.reshape(*o.array(0).shape[:2], -1))]
 
 
@@ -132,7 +138,7 @@ def experts(o: Operands) -> list[Rounded]:
     chosen, share = router.value.argmax(-1), router.softmax()
     rows = []
     for token, expert in enumerate(chosen):
-        inner = (o.layers[2].product(x[token : token + 1], expert) + o.value(3)[expert]).relu()
-        y = o.layers[4].product(inner, expert) + o.value(5)[expert]
+        inner = (o.layers[2].product(x[token : token + 1], expert) + o.bias(2)[expert]).relu()
+        y = o.layers[4].product(inner, expert) + o.bias(4)[expert]
         rows.append(y[0] * share[token, expert])
     return [Rounded.stack(rows)]

@@ -150,6 +150,26 @@ def test_tiles_of_ops_that_cannot_be_run_are_the_stored_conductances(mapped, tmp
         assert_weights_come_back(tmp_path / partition)
 
 
+# For each weight its bias, of ops that cannot be run; those of all others take part in what tiles compute.
+BIASES = {
+    "GemmFastGelu": {"W": "c"},
+    "GemmFloat8": {"W": "c"},
+    "GemmFloat8 on the left": {"W": None},
+    "PackedAttention": {"W": "c"},
+    "DecoderMaskedSelfAttention": {"W": "c"},
+    "DecoderAttention": {"W": "c", "V": "c"},
+    "LongformerAttention": {"W": "c", "V": "d"},
+    "MoE with a third product": {"W": "c", "V": "d", "U": "e"},
+}
+
+
+@pytest.mark.parametrize("op", NOT_RUNNABLE)
+def test_the_manifest_names_the_bias_of_each_weight(mapped, tmp_path, op):
+    write_bundle(mapped(NOT_RUNNABLE[op][0]), tmp_path / "out", (5, 4))
+    entries = [layer.entry for layer in tiled_layers(tmp_path / "out")]
+    assert {entry["weight"]: entry["bias"] and entry["bias"]["initializer"] for entry in entries} == BIASES[op]
+
+
 # Ops that pack their weights in blocks, which are not mapped: there are no tiles.
 PACKED = {
     (MICROSOFT, "MatMulNBits"),

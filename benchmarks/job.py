@@ -6,13 +6,18 @@ the time of the job alone. See `benchmarks.page_cache` for the ballast.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-__all__ = ["main"]
+__all__ = ["ARRAY", "main"]
+
+# Rows and columns of the crossbar arrays for which models are handed off.
+ARRAY = (256, 256)
 
 _Work = Callable[[Path, Path], object]
 
@@ -48,10 +53,37 @@ def _read_write() -> _Work:
     return copy_files
 
 
-def _copy_file(source: Path, target: Path) -> None:
+def _hashed_copy() -> _Work:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from onnx_gconv.streamed_tensor import worker_count
+
+    def copy_files(source: Path, target: Path) -> None:
+        with ThreadPoolExecutor(worker_count()) as executor:
+            for copy in [
+                executor.submit(_copy_file, file, target / file.name, hashlib.sha256()) for file in source.iterdir()
+            ]:
+                copy.result()
+
+    return copy_files
+
+
+def _handoff(arrays: Literal["hdf5", "npz"]) -> _Work:
+    from onnx_gconv import write_bundle
+
+    def hand_off(source: Path, target: Path) -> None:
+        write_bundle(source, target, ARRAY, arrays=arrays)
+
+    return hand_off
+
+
+def _copy_file(source: Path, target: Path, sha256: hashlib._Hash | None = None) -> None:
+    """Copy a file; with `sha256`, hash what is copied."""
     buffer = memoryview(bytearray(_BUFFER_BYTES))
     with source.open("rb", buffering=0) as reader, target.open("wb", buffering=0) as writer:
         while count := reader.readinto(buffer):
+            if sha256 is not None:
+                sha256.update(buffer[:count])
             written = 0
             while written < count:
                 written += writer.write(buffer[written:count])
@@ -62,6 +94,9 @@ _LOADERS: dict[str, Callable[[], _Work]] = {
     "naive": _naive,
     "quantize": _quantize,
     "read_write": _read_write,
+    "hashed_copy": _hashed_copy,
+    "handoff_hdf5": lambda: _handoff("hdf5"),
+    "handoff_npz": lambda: _handoff("npz"),
 }
 
 

@@ -13,7 +13,7 @@ from benchmarks.measurement import JobFailedError, Measurement, measure
 from benchmarks.page_cache import level_conditions
 from benchmarks.synthetic_model import SyntheticModel
 
-__all__ = ["JOBS", "OUTPUT_FACTOR", "Job", "Rounds", "too_large"]
+__all__ = ["JOBS", "OUTPUT_FACTOR", "Job", "Rounds", "copy_command", "too_large"]
 
 # Every weight becomes two conductances.
 OUTPUT_FACTOR = 2
@@ -71,8 +71,7 @@ class Rounds:
         self._ballast_bytes = OUTPUT_FACTOR * model.weight_bytes if level_memory else 0
         self._folder = folder
         self._mapped = folder / "map"
-        # A copy that shares its bytes with the original is none.
-        self.copy_command = ("cp", "--reflink=never") if _shares_extents(folder) else ("cp",)
+        self.copy_command = copy_command(folder)
 
     def run(self, skipped: dict[str, str]) -> dict[str, Measurement]:
         """Run one round.
@@ -120,6 +119,11 @@ class Rounds:
         if job.copies:
             return [*python, self._mapped, output, self._ballast]
         return [*python, self._model.path, output / "output.onnx", self._ballast]
+
+
+def copy_command(folder: Path) -> tuple[str, ...]:
+    """The ``cp`` that copies bytes: a copy that shares its bytes with the original is none."""
+    return ("cp", "--reflink=never") if _shares_extents(folder) else ("cp",)
 
 
 def _shares_extents(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from rich.table import Table
 from benchmarks.machine import Machine
 from benchmarks.measurement import Measurement
 
-__all__ = ["Ratio", "Report", "print_report", "ratios_of"]
+__all__ = ["Ratio", "Report", "print_conditions", "print_measurements", "print_report", "ratios_of", "spread"]
 
 # Numerator, denominator, and what the ratio should be.
 _GOALS = (
@@ -69,11 +69,18 @@ class Report:
     versions: dict[str, str]
 
 
-def ratios_of(measurements: Mapping[str, Sequence[Measurement]]) -> tuple[Ratio, ...]:
-    """The ratios of all jobs that ran. Both times of a ratio come from the same round."""
+def ratios_of(
+    measurements: Mapping[str, Sequence[Measurement]], goals: Sequence[tuple[str, str, str]] = _GOALS
+) -> tuple[Ratio, ...]:
+    """The ratios of all jobs that ran. Both times of a ratio come from the same round.
+
+    Args:
+        measurements: For each job, one measurement a round.
+        goals: The numerator, the denominator, and what the ratio should be.
+    """
     return tuple(
         _ratio(f"{above} / {below}", measurements[above], measurements[below], goal)
-        for above, below, goal in _GOALS
+        for above, below, goal in goals
         if above in measurements and below in measurements
     )
 
@@ -87,21 +94,32 @@ def _ratio(name: str, above: Sequence[Measurement], below: Sequence[Measurement]
 
 def print_report(report: Report, console: Console) -> None:
     """Print the tables and, below, what they were measured with."""
-    machine = report.machine
     console.print(
         f"{report.weight_bytes / 2**30:.3g} GiB of float32 weights: "
         f"{report.layers} layers of {report.width} x {report.width}"
     )
-    console.print(_times(report.measurements))
-    console.print(_ratios(report.ratios))
+    print_measurements(report.measurements, report.ratios, console)
     for name, reason in report.skipped.items():
         console.print(f"skipped: {name} ({reason})")
     console.print(f"copied with: {report.copy_command}")
+    print_conditions(report.machine, report.load, report.versions, console)
+
+
+def print_measurements(
+    measurements: Mapping[str, Sequence[Measurement]], ratios: Sequence[Ratio], console: Console
+) -> None:
+    """Print the tables of times and of ratios."""
+    console.print(_times(measurements))
+    console.print(_ratios(ratios))
+
+
+def print_conditions(machine: Machine, load: float, versions: Mapping[str, str], console: Console) -> None:
+    """Print where something was measured, and with what."""
     console.print(
         f"machine: {machine.cores} cores, {machine.processor}, {machine.memory_bytes / 2**30:.0f} GiB of memory, "
-        f"{machine.kernel}, {machine.file_system}; load before: {report.load:.1f}"
+        f"{machine.kernel}, {machine.file_system}; load before: {load:.1f}"
     )
-    console.print("versions: " + ", ".join(f"{name} {number}" for name, number in report.versions.items()))
+    console.print("versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()))
 
 
 def _times(measurements: Mapping[str, Sequence[Measurement]]) -> Table:
@@ -127,9 +145,10 @@ def _ratios(ratios: Sequence[Ratio]) -> Table:
     for column in ("ratio", "of processes", "of work alone", "goal"):
         table.add_column(column, no_wrap=True)
     for ratio in ratios:
-        table.add_row(ratio.name, _spread(ratio.of_processes), _spread(ratio.of_work), ratio.goal)
+        table.add_row(ratio.name, spread(ratio.of_processes), spread(ratio.of_work), ratio.goal)
     return table
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """The median of values, with the smallest and the largest."""
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"

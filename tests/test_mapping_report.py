@@ -227,6 +227,16 @@ def test_a_note_on_a_weight_is_shown(tmp_path):
     assert f"'w': {report.mapped[0].notes[0]}" in " ".join(str(report).split())
 
 
+def test_weights_that_come_back_through_levels_without_an_error_are_said_to(tmp_path):
+    source = write(tmp_path / "in.onnx", op_type="MatMulInteger", shape=(4, 3), dtype=np.int8)
+    report = map_model(source, levels=256)
+    assert report.mapped[0].loss.sqnr_db is None
+    assert "no error" in str(report)
+    rounded = map_model(write(tmp_path / "floats.onnx"), levels=256)
+    assert "no error" not in str(rounded)
+    assert f"{rounded.mapped[0].loss.sqnr_db:.1f}" in str(rounded)
+
+
 def test_rendered_text_has_no_colours_and_keeps_to_its_width(cnn):
     text = rendered(map_model(cnn), width=90)
     assert "\x1b" not in text

@@ -24,11 +24,17 @@ from onnx_gconv.weights.constant_tensor import constant_tensor
 
 __all__ = ["Layer", "layers_of"]
 
-# The input that holds the bias, by op type; of the recurrent ops the two biases of all gates side by side.
+# The input that holds the bias, by op type; of the recurrent ops the two biases of all gates side by side, of
+# DecoderAttention those of queries, keys and values.
 _BIAS_SLOTS = {
     "Gemm": 2, "FusedGemm": 2, "Conv": 2, "FusedConv": 2, "ConvTranspose": 2, "LSTM": 3, "GRU": 3, "RNN": 3,
     "QLinearConv": 8, "GemmFastGelu": 2, "Attention": 2, "PackedAttention": 2, "QAttention": 2, "DeformConv": 3,
+    "GemmFloat8": 2, "DecoderMaskedSelfAttention": 2, "DecoderAttention": 4, "QGemm": 6, "MatMulIntegerToFloat": 6,
+    "DynamicQuantizeMatMul": 4, "DynamicQuantizeLSTM": 3,
 }  # fmt: skip
+
+# Of ops whose weights have a bias each, by the input of the weight.
+_BIAS_SLOTS_OF_WEIGHTS = {"MoE": {2: 3, 4: 5, 6: 7}, "LongformerAttention": {1: 2, 4: 5}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +223,8 @@ def _bias(weight: ir.Value, consumer: ConsumerRecord) -> str | None:
     node = next((node for node in _readers(weight) if _is_the(node, consumer)), None)
     if node is None:
         return None
-    slot = _BIAS_SLOTS.get(node.op_type)
+    of_weights = _BIAS_SLOTS_OF_WEIGHTS.get(node.op_type)
+    slot = _BIAS_SLOTS.get(node.op_type) if of_weights is None else of_weights[consumer.slot]
     if slot is not None:
         return _constant(node.inputs[slot]) if slot < len(node.inputs) else None
     uses = list(node.outputs[0].uses())

@@ -103,6 +103,15 @@ def test_a_zero_of_which_the_manifest_says_nothing_is_found(model):
     assert "a zero is added to it, of which the manifest says nothing" in violation(mapped)
 
 
+@pytest.mark.parametrize("granularity", [CHANNEL, TILE])
+def test_a_shape_of_the_scale_that_the_tiles_do_not_have_is_found(model, granularity):
+    mapped = model(MappingScheme(SINGLE, granularity))
+    manifest = json.loads(mapped.metadata_props[MANIFEST_KEY])
+    manifest["weights"][0]["scale"]["shape"] = [3, 7]
+    mapped.metadata_props[MANIFEST_KEY] = json.dumps(manifest)
+    assert "the manifest gives the scale a shape of [3, 7] that does not fit" in violation(mapped)
+
+
 @pytest.mark.parametrize(("op_type", "attribute"), [("Gather", "axis"), ("Transpose", "perm")])
 def test_scales_that_are_expanded_along_other_axes_are_found(parse, normal, op_type, attribute):
     model = parse("g (float[2,4] x) => (float[2,4] y) { y = Gemm <transB = 1> (x, W) }", W=normal(4, 4))

@@ -271,6 +271,48 @@ def test_bit_slices_of_integers_are_their_bits(parse, run):
     assert np.array_equal(low, np.maximum(codes, 0) & 15)
 
 
+def mapped_integers(parse, codes, scheme):
+    model = parse(
+        f"g (float[1,{codes.size}] x) => (float y) {{ d = DequantizeLinear(W, s)  y = MatMul(x, d) }}",
+        opsets='"" : 21',
+        W=np.stack([codes, codes[::-1]], axis=1),  # two channels: with one, no scale would have an axis
+        s=np.float32(0.1),
+    )
+    MapConductances(scheme=scheme)(model)
+    CheckMapping()(model)
+    return bounds(model, "W")
+
+
+@pytest.mark.parametrize("converter", ["bit-sliced pair", "bit-sliced offset"])
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_bit_slices_tell_all_integers_apart_that_their_bits_hold_and_no_more(parse, converter, granularity):
+    scheme = MappingScheme(CONVERTERS[converter], GRANULARITIES[granularity], storage="codes")
+    largest = CONVERTERS[converter].largest_integer
+    codes = np.arange(-largest, largest + 1, dtype=np.int16)
+    record, mapped = mapped_integers(parse, codes, scheme)
+    assert np.array_equal(mapped.rebuilt.numpy(), np.stack([codes, codes[::-1]], axis=1))
+    assert record.loss.max_rounding_error == 0.0
+    with pytest.raises(UnmappableWeightError, match=f"hold them up to {largest}; give it more bits"):
+        mapped_integers(parse, np.append(codes, np.int16(largest + 1)), scheme)
+
+
+@pytest.mark.parametrize("count", [15, 16])
+@pytest.mark.parametrize("storage", ["float", "codes"])
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_weights_of_zero_stay_zero_through_any_number_of_levels_of_an_offset(parse, run, granularity, storage, count):
+    array = weight(13, 10)
+    array[::2] = 0.0
+    levels = ConductanceLevels.uniform(count, 1.0, 40.0)
+    scheme = MappingScheme(CONVERTERS["offset"], GRANULARITIES[granularity], levels=levels, storage=storage)
+    model = parse("g (float[2,13] x) => (float y) { y = MatMul(x, W) }", W=array)
+    MapConductances(scheme=scheme)(model)
+    CheckMapping()(model)
+    assert not bounds(model, "W")[1].rebuilt.numpy()[::2].any()
+    x = np.zeros((2, 13), np.float32)
+    x[:, ::2] = 1.0
+    assert not run(model, x=x)[0].any()
+
+
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [

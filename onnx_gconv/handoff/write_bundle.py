@@ -66,7 +66,7 @@ PARTIAL_SUMS = (
     "matrix_view.factor multiplies the result of the layer, before the bias is added."
 )
 
-_COPY_BYTES = 1 << 20
+_COPY_BYTES = 1 << 18
 
 _OWN_FILES = {MANIFEST_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, *ARRAY_FILES.values()}
 
@@ -228,9 +228,11 @@ def _fill(
     job: _Job, model: ir.Model, folder: Path, executor: Executor, copies: list[Future[FileRecord]]
 ) -> BundleManifest:
     """Write everything but what is being copied, the manifest last."""
+    # The plain model comes first, so that its checksums are computed beside those of the arrays.
+    hashes = [executor.submit(_hashed, folder / name) for name in _write_plain(model, folder, job)]
     records = _write_arrays(job, folder, executor)
-    names = [*_write_plain(model, folder, job), *([CSV_FILE] if job.csv else [])]
-    hashes = [executor.submit(_hashed, folder / name) for name in names]
+    if job.csv:
+        hashes.append(executor.submit(_hashed, folder / CSV_FILE))
     copied = [copy.result() for copy in copies]
     manifest = BundleManifest(
         tool=f"onnx_gconv {version('onnx_gconv')}",

@@ -9,6 +9,9 @@ from tests.handoff.op_graph import graph, normal, uniform
 MATRICES = {
     "MatMul": graph("y = MatMul(x, W)", uniform(2, 13), W=normal(13, 10)),
     "MatMul on the left": graph("y = MatMul(W, x)", uniform(13, 2), W=normal(10, 13)),
+    "MatMul with a bias behind it": graph(
+        "p = MatMul(x, W) y = Add(c, p)", uniform(2, 13), W=normal(13, 10), c=normal(10)
+    ),
     "MatMul of a batch": graph("y = MatMul(x, W)", uniform(3, 2, 13), W=normal(3, 13, 10)),
     "MatMul of a batch on the left": graph("y = MatMul(W, x)", uniform(13, 2), W=normal(2, 3, 10, 13)),
     "MatMul of a vector": graph("y = MatMul(x, W)", uniform(13), W=normal(13, 10)),

@@ -32,6 +32,9 @@ def simulated_outputs(folder: Path, feeds: dict) -> dict[str, Rounded]:
             biases = {slot: _bias(layer, arrays) for slot, layer in own.items()}
             found = OPS[node.domain, node.op_type](Operands(attributes, own, others, biases))
             outputs |= dict(zip(node.output, found, strict=False))
+            if node.op_type == "MatMul" and biases[min(own)] is not None:  # the bias of the Add node behind it
+                [add] = [other for other in graph.node if node.output[0] in other.input]
+                outputs[add.output[0]] = found[0] + Rounded.exact(biases[min(own)])
     return outputs
 
 

@@ -32,6 +32,7 @@ class MeasuredConductances:
         measured: How many of them were measured; the others keep their targets.
         max_abs_error: Largest distance of a weight from what the targets give, in units of weight.
         rms_error: Root mean square of that distance.
+        bias: The bias of the layer and what takes its place, if that was measured, too.
     """
 
     tensors: tuple[ir.TensorProtocol, ...]
@@ -40,6 +41,7 @@ class MeasuredConductances:
     measured: int
     max_abs_error: float
     rms_error: float
+    bias: tuple[ir.Value, ir.TensorProtocol] | None = None
 
 
 class ReplaceConductances(ir.passes.InPlacePass):
@@ -126,6 +128,8 @@ def _replaced(mapped: MappedWeight, measured: MeasuredConductances, names: Uniqu
     is_saturated = _may_overflow(record, measured.max_abs_error)
     if is_saturated:
         _saturate(mapped, names)
+    if measured.bias is not None:
+        _replace_bias(*measured.bias)
     levels = record.levels
     return record.model_copy(
         update={
@@ -147,8 +151,28 @@ def _replaced(mapped: MappedWeight, measured: MeasuredConductances, names: Uniqu
 
 
 def _note(measured: MeasuredConductances) -> str:
-    found = f"{measured.measured:,} of {measured.cells:,} conductances were measured on a chip ('{measured.source}')"
+    bias = "" if measured.bias is None else f", the bias '{measured.bias[0].name}' among them"
+    found = (
+        f"{measured.measured:,} of {measured.cells:,} conductances were measured on a chip ('{measured.source}'){bias}"
+    )
     return found if measured.measured == measured.cells else f"{found}; the others are targets"
+
+
+def _replace_bias(bias: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Replace an initializer, or the Constant node that gives the bias by an initializer of its name."""
+    if bias.is_initializer():
+        bias.const_value = tensor
+        bias.shape = ir.Shape(tensor.shape.numpy())
+        return
+    node = bias.producer()
+    assert node is not None and isinstance(node.graph, ir.Graph)  # noqa: PT018, S101 - it is a constant
+    graph = node.graph
+    value = ir.Value(
+        name=bias.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
+    bias.replace_all_uses_with(value)
+    remove_unused([node])
+    graph.initializers.add(value)
 
 
 def _in_place_of_codes(decoded: ir.Value, tensor: ir.TensorProtocol, weight: str) -> str:

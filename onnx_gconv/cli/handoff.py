@@ -50,6 +50,15 @@ def handoff(
         bool,
         typer.Option("--whole-kernels", help="Never cut a kernel of a convolution.", rich_help_panel=_ARRAYS),
     ] = False,
+    bias_rows: Annotated[
+        int,
+        typer.Option(
+            "--bias-rows",
+            help="So many rows below the inputs hold the bias, where that is possible; 0 for digital biases.",
+            min=0,
+            rich_help_panel=_ARRAYS,
+        ),
+    ] = 0,
     pair_layout: Annotated[
         Literal["separate-arrays", "adjacent-columns", "interleaved-rows"],
         typer.Option(
@@ -104,6 +113,7 @@ def handoff(
             partition=partition,
             pair_layout=layouts[pair_layout],
             whole_kernels=whole_kernels,
+            bias_rows=bias_rows,
             arrays=arrays,
             csv=csv,
             preset=preset,

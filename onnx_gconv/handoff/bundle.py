@@ -226,14 +226,19 @@ class BundleLayer:
         Raises:
             BundleError: If a tile cannot be read, or a conductance is out of the range of the device.
         """
+        rows, layout = self.record.matrix_view.rows, self.record.layout
+        return {name: stored_from_matrices(found[:, :rows], layout) for name, found in self._matrices().items()}
+
+    def _matrices(self) -> dict[str, FloatArray]:
+        """For each device its conductances as [matrices, inputs and rows of the bias, outputs]."""
         record, view = self.record, self.record.matrix_view
-        dtype = np.dtype(record.array_dtype)
-        whole = {device.name: np.empty((view.matrices, view.rows, view.columns), dtype) for device in record.devices}
+        shape, dtype = (view.matrices, view.rows + record.bias_rows, view.columns), np.dtype(record.array_dtype)
+        whole = {device.name: np.empty(shape, dtype) for device in record.devices}
         for tile in self.tiles:
             rows, columns = slice(*tile.record.inputs), slice(*tile.record.outputs)
             for name, part in tile.conductances().items():
                 whole[name][tile.record.matrix, rows, columns] = part
-        return {name: stored_from_matrices(matrices, record.layout) for name, matrices in whole.items()}
+        return whole
 
     def rebuilt_weight(self) -> NDArray[Any]:
         """The weight that the conductances stand for, bit-identical to what the nodes of model.onnx compute.
@@ -263,6 +268,28 @@ class BundleLayer:
             zero_point=zero_point,
             grid=record.scale_grid(row_starts.tolist(), column_starts.tolist()),
         ).numpy()
+
+    def rebuilt_bias(self) -> FloatArray | None:
+        """What the rows of the bias add to each output, [matrices, outputs]; None if the bias is digital.
+
+        It includes the factor of the product (alpha of a Gemm); it is the bias times `beta` of the record.
+
+        Raises:
+            BundleError: As `conductances`.
+        """
+        record, view = self.record, self.record.matrix_view
+        if not record.bias_rows:
+            return None
+        column_starts = self.scale_starts()[1]
+        columns = np.searchsorted(column_starts, np.arange(view.columns), side="right") - 1
+        scale, zero = (values[:, -1][:, None, columns].astype(np.float64) for values in (self.scale(), self.zero()))
+        found = self._matrices()
+        total = sum(
+            device.coefficient * found[device.name][:, view.rows :].astype(np.float64) for device in record.devices
+        )
+        weights: FloatArray = (total - record.offset_us) / scale + zero
+        added: FloatArray = view.factor * weights.sum(axis=1)
+        return added
 
     def arrays(self) -> Iterator[ArrayRecord]:
         """All its arrays."""

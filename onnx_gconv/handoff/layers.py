@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,27 +12,15 @@ from numpy.typing import NDArray
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
+from onnx_gconv.handoff.bias import BiasRows, FoundBias, bias_as_rows, find_bias
 from onnx_gconv.handoff.tiles import ArrayGeometry, TileGrid
 from onnx_gconv.mapping import ConsumerRecord, WeightRecord
 from onnx_gconv.matrix_layout import IncommensurableShapeError, MatrixLayout
 from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
 from onnx_gconv.passes.preconditions import require_mapped
 from onnx_gconv.scale_grid import ScaleGrid
-from onnx_gconv.weights.constant_tensor import constant_tensor
 
 __all__ = ["Layer", "layers_of"]
-
-# The input that holds the bias, by op type; of the recurrent ops the two biases of all gates side by side, of
-# DecoderAttention those of queries, keys and values.
-_BIAS_SLOTS = {
-    "Gemm": 2, "FusedGemm": 2, "Conv": 2, "FusedConv": 2, "ConvTranspose": 2, "LSTM": 3, "GRU": 3, "RNN": 3,
-    "QLinearConv": 8, "GemmFastGelu": 2, "Attention": 2, "PackedAttention": 2, "QAttention": 2, "DeformConv": 3,
-    "GemmFloat8": 2, "DecoderMaskedSelfAttention": 2, "DecoderAttention": 4, "QGemm": 6, "MatMulIntegerToFloat": 6,
-    "DynamicQuantizeMatMul": 4, "DynamicQuantizeLSTM": 3,
-}  # fmt: skip
-
-# Of ops whose weights have a bias each, by the input of the weight.
-_BIAS_SLOTS_OF_WEIGHTS = {"MoE": {2: 3, 4: 5, 6: 7}, "LongformerAttention": {1: 2, 4: 5}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +34,8 @@ class Layer:
         layout: Where its elements stand in the matrices.
         grid: Its tiles.
         geometry: The arrays that they stand on.
-        bias: Name of the initializer that is added to the product; None if none is found.
+        bias: What is added to the product; None if nothing is found.
+        bias_rows: The bias as extra rows of the matrices; why it is digital if rows were asked for; else None.
     """
 
     number: int
@@ -57,7 +44,8 @@ class Layer:
     layout: MatrixLayout
     grid: TileGrid
     geometry: ArrayGeometry
-    bias: str | None
+    bias: FoundBias | None
+    bias_rows: BiasRows | str | None
 
     @property
     def id(self) -> str:
@@ -88,7 +76,13 @@ class Layer:
     @property
     def cells(self) -> int:
         """How many cells hold conductances, over all devices."""
-        return math.prod(self.record.shape) * len(self.record.conductances)
+        return (math.prod(self.record.shape) + self.bias_cells) * len(self.record.conductances)
+
+    @property
+    def bias_cells(self) -> int:
+        """How many cells hold the bias, of one device of each."""
+        rows = self.bias_rows.rows if isinstance(self.bias_rows, BiasRows) else 0
+        return self.layout.matrices * rows * self.layout.columns
 
     @property
     def utilization(self) -> float:
@@ -98,21 +92,20 @@ class Layer:
     @property
     def array_dtype(self) -> np.dtype[np.floating]:
         """The type of conductances and scales in the bundle: float64 for float64, else float32."""
-        return np.dtype(np.float64 if self.record.compute_dtype == "float64" else np.float32)
+        return _array_dtype(self.record)
 
     @property
     def scale_grid(self) -> ScaleGrid:
         """Which elements share a scale; one piece of rows and of columns if all do."""
-        return self.record.grid or ScaleGrid(self.layout, (0,), (0,))
+        return _scale_grid(self.record, self.layout)
 
     def scale_and_zero(self) -> tuple[FloatArray, FloatArray]:
         """Scale and zero as arrays [matrices, pieces of rows, pieces of columns]."""
-        decoding, shape = self.mapped.decoding, self.scale_grid.shape
-        scale, zero = (
-            np.ascontiguousarray(np.broadcast_to(np.asarray(values), shape).astype(self.array_dtype))
-            for values in (decoding.scale, decoding.zero)
-        )
-        return scale, zero
+        return _scale_and_zero(self.mapped, self.scale_grid, self.array_dtype)
+
+    def scale_and_zero_of_bias(self) -> tuple[FloatArray, FloatArray]:
+        """Scale and zero of the rows of the bias, those of the last piece of rows, [matrices, columns]."""
+        return _of_last_rows(self.scale_and_zero(), self.scale_grid, self.layout)
 
     def zero_point(self) -> NDArray[np.int64] | None:
         """The zero points of a weight of integer codes, which broadcast to it; None for 0."""
@@ -159,17 +152,56 @@ def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | N
 def _layer(number: int, mapped: MappedWeight, geometry: ArrayGeometry) -> Layer:
     record = mapped.record
     consumers, layout = _consumers_and_layout(record)
+    bias = find_bias(mapped.value, consumers[0])
+    rows = _bias_rows(mapped, bias, consumers[0], layout, geometry.bias_rows)
     try:
         grid = geometry.cut(
             layout.matrices,
-            layout.rows,
+            layout.rows + (rows.rows if isinstance(rows, BiasRows) else 0),
             layout.columns,
             is_paired=bool(_pairs(record)),
             kernel=_kernel(consumers[0]),
         )
     except ConfigError as error:
         raise ConfigError(f"the weight '{record.name}' of {consumers[0].op_type}: {error}") from None
-    return Layer(number, mapped, consumers, layout, grid, geometry, _bias(mapped.value, consumers[0]))
+    return Layer(number, mapped, consumers, layout, grid, geometry, bias, rows)
+
+
+def _bias_rows(
+    mapped: MappedWeight, bias: FoundBias | None, consumer: ConsumerRecord, layout: MatrixLayout, rows: int
+) -> BiasRows | str | None:
+    if bias is None or not rows:
+        return None
+    grid = _scale_grid(mapped.record, layout)
+    scale, zero = _of_last_rows(_scale_and_zero(mapped, grid, _array_dtype(mapped.record)), grid, layout)
+    return bias_as_rows(bias, mapped.record, consumer, scale=scale, zero=zero, rows=rows)
+
+
+def _of_last_rows(
+    values: tuple[FloatArray, FloatArray], grid: ScaleGrid, layout: MatrixLayout
+) -> tuple[FloatArray, FloatArray]:
+    column = np.searchsorted(grid.column_starts, np.arange(layout.columns), side="right") - 1
+    scale, zero = (entries[:, -1][:, column] for entries in values)
+    return scale, zero
+
+
+def _array_dtype(record: WeightRecord) -> np.dtype[np.floating]:
+    return np.dtype(np.float64 if record.compute_dtype == "float64" else np.float32)
+
+
+def _scale_grid(record: WeightRecord, layout: MatrixLayout) -> ScaleGrid:
+    return record.grid or ScaleGrid(layout, (0,), (0,))
+
+
+def _scale_and_zero(
+    mapped: MappedWeight, grid: ScaleGrid, dtype: np.dtype[np.floating]
+) -> tuple[FloatArray, FloatArray]:
+    decoding = mapped.decoding
+    scale, zero = (
+        np.ascontiguousarray(np.broadcast_to(np.asarray(values), grid.shape).astype(dtype))
+        for values in (decoding.scale, decoding.zero)
+    )
+    return scale, zero
 
 
 def _consumers_and_layout(record: WeightRecord) -> tuple[tuple[ConsumerRecord, ...], MatrixLayout]:
@@ -216,41 +248,3 @@ def _check_range(record: WeightRecord, preset: DevicePreset) -> None:
             f"the weight '{record.name}' is mapped to {low:g} .. {high:g} µS, but devices of preset '{preset.name}' "
             f"reach {preset.g_min:.6g} .. {preset.g_max:.6g} µS; map the model with --preset {preset.name}"
         )
-
-
-def _bias(weight: ir.Value, consumer: ConsumerRecord) -> str | None:
-    """The initializer that a node adds to the product, or that the Add node after a MatMul adds; None if none does."""
-    node = next((node for node in _readers(weight) if _is_the(node, consumer)), None)
-    if node is None:
-        return None
-    of_weights = _BIAS_SLOTS_OF_WEIGHTS.get(node.op_type)
-    slot = _BIAS_SLOTS.get(node.op_type) if of_weights is None else of_weights[consumer.slot]
-    if slot is not None:
-        return _constant(node.inputs[slot]) if slot < len(node.inputs) else None
-    uses = list(node.outputs[0].uses())
-    if node.op_type not in {"MatMul", "FusedMatMul"} or len(uses) != 1 or uses[0].node.op_type != "Add":
-        return None
-    return _constant(uses[0].node.inputs[1 - uses[0].idx])
-
-
-def _readers(weight: ir.Value) -> Iterator[ir.Node]:
-    """The nodes behind a value, the nearest first."""
-    waiting, seen = deque([weight]), set()
-    while waiting:
-        for node, _ in waiting.popleft().uses():
-            if node not in seen:
-                seen.add(node)
-                yield node
-                waiting.extend(node.outputs)
-
-
-def _is_the(node: ir.Node, consumer: ConsumerRecord) -> bool:
-    return (node.name or "", node.op_type, node.domain) == (consumer.node, consumer.op_type, consumer.domain)
-
-
-def _constant(value: ir.Value | None) -> str | None:
-    """The name of an initializer, or of the output of a Constant node."""
-    if value is None or value.is_graph_input():
-        return None
-    is_constant = value.is_initializer() or constant_tensor(value) is not None
-    return value.name if is_constant else None

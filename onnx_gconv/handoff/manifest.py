@@ -91,12 +91,17 @@ class GeometryRecord(_Record):
     partition: Partition
     pair_layout: PairLayout
     whole_kernels: bool
+    bias_rows: int = Field(
+        default=0, ge=0, description="How many rows hold the bias of a layer, where that is possible"
+    )
     padding: Literal["g_min"] = Field(default="g_min", description="What cells outside of a tile are programmed to")
 
     @property
     def geometry(self) -> ArrayGeometry:
         """The arrays themselves."""
-        return ArrayGeometry(self.rows, self.columns, self.partition, self.pair_layout, self.whole_kernels)
+        return ArrayGeometry(
+            self.rows, self.columns, self.partition, self.pair_layout, self.whole_kernels, self.bias_rows
+        )
 
 
 class NodeRecord(_Record):
@@ -132,10 +137,16 @@ class ValuesRecord(_Record):
 
 
 class BiasRecord(_Record):
-    """The bias of a layer, which is added digitally."""
+    """The bias of a layer: added digitally, or in rows below the inputs of each matrix, driven with the constant 1."""
 
-    mode: Literal["digital"] = "digital"
+    mode: Literal["digital", "rows"] = "digital"
     initializer: str = Field(description="Its name in model.onnx")
+    beta: float = Field(default=1.0, description="What the node multiplies it with")
+    rows: int = Field(default=0, ge=0, description="How many rows hold it, each an equal part")
+    max_abs_error: float | None = Field(
+        default=None, description="How far what the rows hold is from it, in units of the output"
+    )
+    reason: str | None = Field(default=None, description="Why it is digital, if rows were asked for")
 
 
 class TileRecord(_Record):
@@ -144,7 +155,9 @@ class TileRecord(_Record):
     id: str
     matrix: int = Field(ge=0)
     grid: tuple[int, int] = Field(description="Row and column of the tile in its matrix")
-    inputs: tuple[int, int] = Field(description="The first row of the matrix, and the one after the last")
+    inputs: tuple[int, int] = Field(
+        description="The first row of the matrix, and the one after the last; those beyond its inputs hold the bias"
+    )
     outputs: tuple[int, int] = Field(description="The first column of the matrix, and the one after the last")
     scale_rows: tuple[int, int] = Field(description="The pieces of rows of the scale that it touches: first, stop")
     scale_columns: tuple[int, int] = Field(description="The pieces of columns of the scale that it touches")
@@ -201,8 +214,13 @@ class LayerRecord(_Record):
     @property
     def tile_grid(self) -> TileGrid:
         """How its matrices are cut."""
-        view = self.matrix_view
-        return TileGrid(view.matrices, view.rows, view.columns, self.tile_row_starts, self.tile_column_starts)
+        view, rows = self.matrix_view, self.matrix_view.rows + self.bias_rows
+        return TileGrid(view.matrices, rows, view.columns, self.tile_row_starts, self.tile_column_starts)
+
+    @property
+    def bias_rows(self) -> int:
+        """How many rows below the inputs of each matrix hold the bias."""
+        return 0 if self.bias is None else self.bias.rows
 
     def scale_grid(self, row_starts: Iterable[int], column_starts: Iterable[int]) -> ScaleGrid:
         """Which elements share a scale.

@@ -132,7 +132,8 @@ def _strip_starts(axes: Sequence[Factor], tiles: TileGrid, size: int) -> NDArray
         "row": tiles.row_starts,
         "column": tiles.column_starts,
     }
-    digits = sorted({start // slowest.stride for start in of_role[slowest.role]})
+    of_inputs = (start // slowest.stride for start in of_role[slowest.role])
+    digits = sorted({digit for digit in of_inputs if digit < slowest.size})  # tiles may begin with rows of the bias
     most = max(_STRIP_ELEMENTS // slab, 1)
     starts = [
         slab * digit

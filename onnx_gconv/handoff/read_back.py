@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import BundleError, ConfigError, GconvError
 from onnx_gconv.handoff.layers import Layer, layers_of
 from onnx_gconv.handoff.manifest import LayerRecord
-from onnx_gconv.handoff.measured_tensor import MeasuredTensor, MeasuredTile
-from onnx_gconv.handoff.measurements import FailedCells, MeasuredArray, Measurements, check_limits, open_measurements
+from onnx_gconv.handoff.measured_bias import measured_bias
+from onnx_gconv.handoff.measured_tensor import MeasuredTensor
+from onnx_gconv.handoff.measurements import FailedCells, Measurements, check_limits, open_measurements
 from onnx_gconv.handoff.programming_errors import ProgrammingErrors, Tolerance, WeightErrors
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport, TileReadback
 from onnx_gconv.handoff.tile_arrays import TileArrays, tile_arrays
@@ -187,7 +189,9 @@ def _compared(
                 done += tile.errors.cells
                 if progress is not None:
                     progress("compare", done, total)
-            found.append(LayerReadback.of(record, layer.record.max_abs, tiles))
+            bias = measured_bias(record, layer, partial(_values, measurements, record))
+            error = None if bias is None else bias.largest_error
+            found.append(LayerReadback.of(record, layer.record.max_abs, tiles, bias_error=error))
     return tuple(found)
 
 
@@ -236,7 +240,7 @@ class _Comparison:
                 if figures.measured < figures.cells:
                     np.nan_to_num(errors, copy=False, nan=0.0)
                 difference += device.coefficient * errors
-        difference /= self._scale_of_cells(arrays)
+        difference = (difference / self._scale_of_cells(arrays))[: max(self.layer.layout.rows - tile.inputs[0], 0)]
         return TileReadback(
             id=tile.id,
             matrix=tile.matrix,
@@ -284,7 +288,7 @@ def _replacements(
         if not figures.errors.measured:
             continue
         tensors = tuple(
-            MeasuredTensor(targets, layer.layout, layer.grid, _tile_reader(measurements, record, number))
+            MeasuredTensor(targets, layer.layout, layer.grid, partial(_values, measurements, record, device=number))
             for number, targets in enumerate(layer.mapped.tensors)
         )
         found[record.graph, record.weight] = MeasuredConductances(
@@ -294,16 +298,28 @@ def _replacements(
             measured=figures.errors.measured,
             max_abs_error=figures.weights.largest,
             rms_error=figures.weights.rms,
+            bias=_new_bias(record, layer, measurements),
         )
     return found
 
 
-def _tile_reader(measurements: Measurements, record: LayerRecord, device: int) -> MeasuredTile:
-    def read(number: int) -> NDArray[np.floating[Any]] | None:
-        found: MeasuredArray | None = measurements.array(record, record.tiles[number], device)
-        return None if found is None else found.conductances
+def _new_bias(
+    record: LayerRecord, layer: Layer, measurements: Measurements
+) -> tuple[ir.Value, ir.TensorProtocol] | None:
+    """The bias of a layer and what takes its place; None if nothing does."""
+    found = measured_bias(record, layer, partial(_values, measurements, record))
+    if found is None or not found.measured or layer.bias is None:
+        return None
+    tensor = found.tensor(layer)
+    return None if tensor is None else (layer.bias.value, tensor)
 
-    return read
+
+def _values(
+    measurements: Measurements, record: LayerRecord, tile: int, device: int
+) -> NDArray[np.floating[Any]] | None:
+    """What was measured of a device of a tile, NaN where nothing was; None if nothing was at all."""
+    found = measurements.array(record, record.tiles[tile], device)
+    return None if found is None else found.conductances
 
 
 @contextmanager

@@ -66,6 +66,8 @@ class LayerReadback:
         devices: Measured against target, by the name of the device.
         weights: What that makes of the weights, before they are rounded to integer codes or cast.
         tiles: The figures of its tiles.
+        bias_error: How far the bias is from what its targets give, at most, in units of the output; None if it is
+            digital.
     """
 
     id: str
@@ -75,9 +77,12 @@ class LayerReadback:
     devices: dict[str, ProgrammingErrors]
     weights: WeightErrors
     tiles: tuple[TileReadback, ...]
+    bias_error: float | None = None
 
     @classmethod
-    def of(cls, record: LayerRecord, max_abs: float, tiles: Sequence[TileReadback]) -> LayerReadback:
+    def of(
+        cls, record: LayerRecord, max_abs: float, tiles: Sequence[TileReadback], *, bias_error: float | None
+    ) -> LayerReadback:
         """The figures of a layer from those of its tiles."""
         return cls(
             id=record.id,
@@ -87,6 +92,7 @@ class LayerReadback:
             devices={device.name: _joined([tile.devices[device.name] for tile in tiles]) for device in record.devices},
             weights=functools.reduce(operator.or_, (tile.weights for tile in tiles)),
             tiles=tuple(tiles),
+            bias_error=bias_error,
         )
 
     @property
@@ -112,6 +118,7 @@ class LayerReadback:
             "graph": self.graph,
             **self.errors.to_json(),
             "weights": self.weights.to_json(self.max_abs),
+            "bias_max_abs_error": self.bias_error,
             "devices": [{"device": name, **errors.to_json()} for name, errors in self.devices.items()],
             "tiles": [
                 {

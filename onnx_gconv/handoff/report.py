@@ -36,6 +36,10 @@ class LayerReport:
         devices: Devices of each cell.
         arrays: How many arrays all tiles need, over all devices.
         utilization: Share of the cells of these arrays that hold conductances.
+        bias: Name of the bias; None if none is found.
+        bias_rows: How many rows below the inputs of each matrix hold it; 0 if it is digital.
+        bias_max_abs_error: How far what they hold is from it, in units of the output; None if it is digital.
+        bias_reason: Why it is digital, if rows were asked for.
     """
 
     id: str
@@ -50,10 +54,18 @@ class LayerReport:
     devices: int
     arrays: int
     utilization: float
+    bias: str | None
+    bias_rows: int
+    bias_max_abs_error: float | None
+    bias_reason: str | None
 
     @classmethod
     def of(cls, layer: Layer) -> LayerReport:
         """The report of a layer."""
+        found = layer.bias_rows
+        rows, error, reason = (0, None, found) if found is None or isinstance(found, str) else (
+            found.rows, found.max_abs_error, None
+        )  # fmt: skip
         return cls(
             id=layer.id,
             weight=layer.record.name,
@@ -67,6 +79,10 @@ class LayerReport:
             devices=len(layer.record.conductances),
             arrays=layer.arrays,
             utilization=layer.utilization,
+            bias=None if layer.bias is None else layer.bias.name,
+            bias_rows=rows,
+            bias_max_abs_error=error,
+            bias_reason=reason,
         )
 
 
@@ -168,7 +184,7 @@ class HandoffReport:
                 layer.id,
                 plain(layer.weight),
                 layer.op_type,
-                f"{several}{layer.rows}x{layer.columns}",
+                f"{several}{layer.rows}{f'+{layer.bias_rows}' if layer.bias_rows else ''}x{layer.columns}",
                 f"{several}{layer.grid[0]}x{layer.grid[1]}",
                 str(layer.devices),
                 f"{layer.arrays:,}",
@@ -184,6 +200,18 @@ class HandoffReport:
         pairs = f"pairs in {layout}, partition {geometry.partition}{kernels}"
         used = f"{self.utilization:.1%} of their cells are used"
         lines = [f"{self.arrays:,} {array} of {geometry.size_text} ({pairs}) hold {self.tiles:,} tiles; {used}."]
+        if self.geometry.bias_rows:
+            in_rows = [layer for layer in self.layers if layer.bias_rows]
+            error = max((layer.bias_max_abs_error or 0.0 for layer in in_rows), default=0.0)
+            lines.append(
+                f"The bias of {len(in_rows)} of {len(self.layers)} layers stands in {geometry.bias_rows} rows each, with "
+                f"an error of at most {error:.3g} in units of the output."
+            )
+            lines.extend(
+                f"{layer.id}: the bias '{layer.bias}' stays digital: {layer.bias_reason}."
+                for layer in self.layers
+                if layer.bias_reason is not None
+            )
         if self.skipped_mvm_weights:
             lines.append(f"Not mapped, and therefore digital: {counted(self.skipped_mvm_weights)} of MVM ops.")
         if self.output:

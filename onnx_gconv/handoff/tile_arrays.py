@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ModelError
+from onnx_gconv.handoff.bias import BiasRows
 from onnx_gconv.handoff.device_range import first_out_of_range
 from onnx_gconv.handoff.layers import Layer
 from onnx_gconv.handoff.matrix_reader import MatrixReader
 from onnx_gconv.handoff.tiles import Tile
 from onnx_gconv.streamed_tensor import worker_count
 
-__all__ = ["TileArrays", "digest", "little_endian", "tile_arrays"]
+__all__ = ["TileArrays", "as_stored", "digest", "little_endian", "tile_arrays"]
 
 # Cells that are read at once, over all devices: 8 MiB of float32, and as much again for the tiles that are cut of them.
 _BLOCK_CELLS = 1 << 21
@@ -99,8 +100,23 @@ def _tile_cells(layer: Layer) -> int:
 def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile]) -> list[TileArrays]:
     first, last = tiles[0], tiles[-1]
     rows, columns = (first.inputs[0], last.inputs[1]), (first.outputs[0], last.outputs[1])
-    blocks = [reader.read(first.matrix, rows, columns) for reader in readers]
+    place = first.matrix, rows, columns
+    blocks = [_with_bias(layer, number, reader, place) for number, reader in enumerate(readers)]
     return [_tile(layer, tile, [_part(block, tile, first) for block in blocks]) for tile in tiles]
+
+
+def _with_bias(
+    layer: Layer, device: int, reader: MatrixReader, place: tuple[int, tuple[int, int], tuple[int, int]]
+) -> NDArray[Any]:
+    """A block of a matrix: its number, rows and columns. The rows of the bias are those below the inputs."""
+    inputs, (matrix, rows, columns) = layer.layout.rows, place
+    if rows[1] <= inputs or not isinstance(layer.bias_rows, BiasRows):
+        return reader.read(matrix, rows, columns)
+    first, stop = max(rows[0] - inputs, 0), rows[1] - inputs
+    bias = layer.bias_rows.stored[device][matrix, first:stop, slice(*columns)]
+    if rows[0] >= inputs:
+        return bias
+    return np.concatenate([reader.read(matrix, (rows[0], inputs), columns), bias])
 
 
 def _part(block: NDArray[Any], tile: Tile, first: Tile) -> NDArray[Any]:
@@ -109,7 +125,7 @@ def _part(block: NDArray[Any], tile: Tile, first: Tile) -> NDArray[Any]:
 
 
 def _tile(layer: Layer, tile: Tile, stored: list[NDArray[Any]]) -> TileArrays:
-    codes, in_us = None, _as_stored(layer)
+    codes, in_us = None, as_stored(layer)
     if layer.record.levels is not None and layer.record.levels.storage != "float":
         codes = tuple(little_endian(part) for part in stored)
     conductances = tuple(little_endian(in_us(part)) for part in stored)
@@ -118,7 +134,7 @@ def _tile(layer: Layer, tile: Tile, stored: list[NDArray[Any]]) -> TileArrays:
     return TileArrays(tile, conductances, codes, tuple(map(digest, (*conductances, *(codes or ())))))
 
 
-def _as_stored(layer: Layer) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def as_stored(layer: Layer) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """How the elements of initializers become conductances in µS of the type of the bundle."""
     levels = layer.record.levels
     if levels is None or levels.storage == "float":

@@ -31,6 +31,7 @@ class ArrayGeometry:
             array, or in ``interleaved_rows`` of it, the positive device first. A device without a partner has an array
             of its own.
         whole_kernels: Whether a kernel of a convolution is never cut.
+        bias_rows: How many rows hold the bias of a layer, where that is possible; 0 for a digital bias.
 
     Raises:
         ConfigError: If a value is unknown, or an array cannot hold a pair.
@@ -41,6 +42,7 @@ class ArrayGeometry:
     partition: Partition = "max"
     pair_layout: PairLayout = "separate_arrays"
     whole_kernels: bool = False
+    bias_rows: int = 0
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns) < 1:
@@ -49,6 +51,8 @@ class ArrayGeometry:
             raise ConfigError(f"partition is one of {', '.join(get_args(Partition))}, but not '{self.partition}'")
         if self.pair_layout not in get_args(PairLayout):
             raise ConfigError(f"pair layout is one of {', '.join(get_args(PairLayout))}, but not '{self.pair_layout}'")
+        if self.bias_rows < 0:
+            raise ConfigError(f"bias rows are 0, for a digital bias, or more, but they are {self.bias_rows}")
         if min(self.capacity(is_paired=True)) < 1:
             raise ConfigError(f"an array of {self.size_text} cannot hold a pair in {self.pair_layout}; it needs two")
 
@@ -70,7 +74,7 @@ class ArrayGeometry:
 
         Args:
             matrices: Number of its matrices.
-            rows: Inputs of one.
+            rows: Inputs of one, and the rows of the bias.
             columns: Outputs of one.
             is_paired: Whether its devices are pairs.
             kernel: How many neighbouring rows, and columns, belong to one kernel of a convolution; 1 for none.
@@ -88,7 +92,8 @@ class ArrayGeometry:
                     f"a kernel of {unit} {what} has to stay whole, but an array of {self.size_text} holds {limit}; "
                     "take larger arrays, or let kernels be cut"
                 )
-            cut = Granularity(partition=self.partition).starts(size // unit, limit // unit)
+            # Rows of a bias stand below those of the last kernel, and are no whole kernel.
+            cut = Granularity(partition=self.partition).starts(-(-size // unit), limit // unit)
             starts.append(tuple(start * unit for start in cut))
         return TileGrid(matrices, rows, columns, starts[0], starts[1])
 

@@ -23,6 +23,7 @@ from onnx_gconv.errors import ConfigError, GconvError
 from onnx_gconv.external_data import external_tensors
 from onnx_gconv.granularity import Partition
 from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, ArrayWriter, write_arrays
+from onnx_gconv.handoff.bias import BiasRows
 from onnx_gconv.handoff.layers import Layer, layers_of
 from onnx_gconv.handoff.manifest import (
     MANIFEST_FILE,
@@ -79,6 +80,7 @@ def write_bundle(
     partition: Partition = "max",
     pair_layout: PairLayout = "separate_arrays",
     whole_kernels: bool = False,
+    bias_rows: int = 0,
     arrays: ArraysKind = "hdf5",
     csv: bool = False,
     preset: str | None = None,
@@ -97,6 +99,8 @@ def write_bundle(
         partition: ``max`` cuts matrices into full arrays and a rest, ``equal`` into as few tiles as suffice.
         pair_layout: Where the devices of a pair stand: ``separate_arrays``, ``adjacent_columns``, ``interleaved_rows``.
         whole_kernels: Never cut a kernel of a convolution.
+        bias_rows: So many rows below the inputs of each matrix hold the bias, each an equal part of it, where that is
+            possible; the report says where it is not. 0 for digital biases.
         arrays: The file of the conductances: ``hdf5`` or ``npz``.
         csv: Also write them as text, a line for each cell.
         preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
@@ -112,7 +116,7 @@ def write_bundle(
     source = Path(mapped)
     target = default_bundle_path(source) if output is None else Path(output)
     device = None if preset is None else preset_of_name(preset)
-    geometry = ArrayGeometry(*_array_size(array, device), partition, pair_layout, whole_kernels)
+    geometry = ArrayGeometry(*_array_size(array, device), partition, pair_layout, whole_kernels, bias_rows)
     if arrays not in ARRAY_FILES:
         raise ConfigError(f"arrays is one of {', '.join(ARRAY_FILES)}, but not '{arrays}'")
     if not dry_run:
@@ -342,7 +346,7 @@ class _LayerWriter:
             zero=self._values("zero", zero),
             rounded=record.rounded,
             zero_point=None if zero_point is None else self._array("zero_point", zero_point),
-            bias=None if layer.bias is None else BiasRecord(initializer=layer.bias),
+            bias=_bias_record(layer),
             tile_row_starts=layer.grid.row_starts,
             tile_column_starts=layer.grid.column_starts,
             arrays=layer.arrays,
@@ -358,6 +362,16 @@ class _LayerWriter:
         key, array = f"{self._layer.id}/{name}", little_endian(array)
         self._file.write(key, array)
         return ArrayRecord(key=key, sha256=digest(array))
+
+
+def _bias_record(layer: Layer) -> BiasRecord | None:
+    if layer.bias is None:
+        return None
+    found, rows = layer.bias, layer.bias_rows
+    if isinstance(rows, BiasRows):
+        error = rows.max_abs_error
+        return BiasRecord(mode="rows", initializer=found.name, beta=found.beta, rows=rows.rows, max_abs_error=error)
+    return BiasRecord(initializer=found.name, beta=found.beta, reason=rows)
 
 
 def _unroll(view: MatrixViewRecord, path: tuple[RearrangementRecord, ...]) -> str:
@@ -434,6 +448,7 @@ def _geometry_record(geometry: ArrayGeometry) -> GeometryRecord:
         partition=geometry.partition,
         pair_layout=geometry.pair_layout,
         whole_kernels=geometry.whole_kernels,
+        bias_rows=geometry.bias_rows,
         padding="g_min",
     )
 

@@ -1,0 +1,219 @@
+"""The bias of a layer: the initializer that is added to the product, and the bias as extra rows of the matrices."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.converters import Scaling
+from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray
+from onnx_gconv.mapping import ConsumerRecord, MatrixViewRecord, WeightRecord
+from onnx_gconv.weight_conversion import WeightConversion
+from onnx_gconv.weights.constant_tensor import constant_tensor
+
+__all__ = ["BiasRows", "FoundBias", "bias_as_rows", "find_bias"]
+
+# The input that holds the bias, by op type; of the recurrent ops the two biases of all gates side by side, of
+# DecoderAttention those of queries, keys and values.
+_BIAS_SLOTS = {
+    "Gemm": 2, "FusedGemm": 2, "Conv": 2, "FusedConv": 2, "ConvTranspose": 2, "LSTM": 3, "GRU": 3, "RNN": 3,
+    "QLinearConv": 8, "GemmFastGelu": 2, "Attention": 2, "PackedAttention": 2, "QAttention": 2, "DeformConv": 3,
+    "GemmFloat8": 2, "DecoderMaskedSelfAttention": 2, "DecoderAttention": 4, "QGemm": 6, "MatMulIntegerToFloat": 6,
+    "DynamicQuantizeMatMul": 4, "DynamicQuantizeLSTM": 3,
+}  # fmt: skip
+
+# Of ops whose weights have a bias each, by the input of the weight.
+_BIAS_SLOTS_OF_WEIGHTS = {"MoE": {2: 3, 4: 5, 6: 7}, "LongformerAttention": {1: 2, 4: 5}}
+
+# Ops whose bias is added once to each output of the product.
+_ROW_OPS = frozenset({"Gemm", "FusedGemm", "GemmFastGelu", "Conv", "FusedConv", "DeformConv", "MatMul", "FusedMatMul"})
+
+# The ends of what devices can hold are rounded.
+_END_ROUNDINGS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class FoundBias:
+    """The bias of a layer in the graph.
+
+    Attributes:
+        value: The initializer, or the output of a Constant node.
+        node: The node that adds it.
+        beta: What the node multiplies it with.
+    """
+
+    value: ir.Value
+    node: ir.Node
+    beta: float
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.value.name or ""
+
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        """Its values."""
+        tensor = self.value.const_value if self.value.is_initializer() else constant_tensor(self.value)
+        assert tensor is not None  # noqa: S101 - `find_bias` takes constants only
+        return tensor
+
+
+@dataclass(frozen=True, eq=False)
+class BiasRows:
+    """A bias that stands in extra rows below the inputs of each matrix, which are driven with the constant 1.
+
+    Attributes:
+        rows: How many rows; each holds an equal part of the bias (as CrossSim's ``bias_rows``).
+        stored: For each device its conductances in µS, or the codes of its levels, [matrices, rows, columns], of the
+            type of the initializers.
+        beta: What the node multiplies the bias with.
+        max_abs_error: How far what the rows hold together is from the bias, at most, in units of the output.
+    """
+
+    rows: int
+    stored: tuple[NDArray[np.generic], ...]
+    beta: float
+    max_abs_error: float
+
+
+def find_bias(weight: ir.Value, consumer: ConsumerRecord) -> FoundBias | None:
+    """The constant that a node adds to the product, or that the Add node after a MatMul adds; None if none does."""
+    node = next((node for node in _readers(weight) if _is_the(node, consumer)), None)
+    if node is None:
+        return None
+    of_weights = _BIAS_SLOTS_OF_WEIGHTS.get(node.op_type)
+    slot = _BIAS_SLOTS.get(node.op_type) if of_weights is None else of_weights[consumer.slot]
+    if slot is not None:
+        value = _constant(node.inputs[slot]) if slot < len(node.inputs) else None
+        beta = node.attributes.get_float("beta", 1.0) if "Gemm" in node.op_type else 1.0
+        return None if value is None else FoundBias(value, node, beta)
+    uses = list(node.outputs[0].uses())
+    if node.op_type not in {"MatMul", "FusedMatMul"} or len(uses) != 1 or uses[0].node.op_type != "Add":
+        return None
+    value = _constant(uses[0].node.inputs[1 - uses[0].idx])
+    return None if value is None else FoundBias(value, uses[0].node, 1.0)
+
+
+def bias_as_rows(
+    bias: FoundBias,
+    record: WeightRecord,
+    consumer: ConsumerRecord,
+    *,
+    scale: FloatArray,
+    zero: FloatArray,
+    rows: int,
+) -> BiasRows | str:
+    """Map a bias to extra rows.
+
+    Args:
+        bias: The bias.
+        record: The weight, whose converter and levels are those of the bias, too.
+        consumer: The node that multiplies with it.
+        scale: µS per unit of weight of the last piece of rows, [matrices, columns].
+        zero: In units of weight, of the same shape.
+        rows: How many rows share it.
+
+    Returns:
+        The rows, or why the bias has to stay digital.
+    """
+    view = consumer.matrix_view
+    assert view is not None  # noqa: S101 - layers have one
+    if (reason := _why_digital(bias, record, consumer, view)) is not None:
+        return reason
+    per_row = _values_of_rows(bias, consumer, view)
+    if per_row is None:
+        return f"its shape {list(bias.tensor.shape.numpy())} is not that of the outputs"
+    if not np.isfinite(per_row).all():
+        return "it has values that are no finite numbers"
+    per_row = per_row / rows
+    stored_type = np.dtype(record.ir_compute_dtype.numpy())
+    compute: np.dtype[np.floating] = np.dtype(np.float64 if record.compute_dtype == "float64" else np.float32)
+    converter, levels = record.converter.converter(), None if record.levels is None else record.levels.levels
+    conductances = [np.empty(per_row.shape, compute) for _ in converter.device_names]
+    rebuilt = np.empty(per_row.shape)
+    for matrix, values in enumerate(per_row.astype(compute)):
+        scaling = Scaling(scale[matrix].astype(compute), zero[matrix].astype(compute))
+        if (needed := _rows_needed(per_row[matrix] * rows, converter.limits(scaling), compute)) > rows:
+            enough = f"{needed:.0f} rows would do" if math.isfinite(needed) else "no number of rows would do"
+            return f"{rows} row{' does' if rows == 1 else 's do'} not hold it; {enough}"
+        out = [device[matrix] for device in conductances]
+        WeightConversion(converter, scaling, levels=levels).convert(values, 0, out)
+        for array in out:
+            array[:] = array.astype(stored_type)  # half precision is computed in float32
+        rebuilt[matrix] = converter.decoding(scaling).decode(out, compute)
+    is_coded = record.levels is not None and record.levels.storage != "float" and levels is not None
+    stored = [levels.codes(array) if is_coded and levels else array.astype(stored_type) for array in conductances]
+    return BiasRows(
+        rows=rows,
+        stored=tuple(np.repeat(array[:, None, :], rows, axis=1) for array in stored),
+        beta=bias.beta,
+        max_abs_error=float(np.abs(view.factor * rows * (rebuilt - per_row)).max()),
+    )
+
+
+def _why_digital(bias: FoundBias, record: WeightRecord, consumer: ConsumerRecord, view: MatrixViewRecord) -> str | None:
+    """Why a bias cannot stand in rows, whatever its values are."""
+    if record.rounded:
+        return "it is added to sums of integer codes"
+    if consumer.op_type not in _ROW_OPS:
+        return f"{consumer.op_type} does not add it once to each output of the product"
+    if len(list(bias.value.uses())) != 1 or bias.value.is_graph_output():
+        return f"other nodes read '{bias.name}', too"
+    return None if view.factor else "the product is multiplied with 0"
+
+
+def _values_of_rows(bias: FoundBias, consumer: ConsumerRecord, view: MatrixViewRecord) -> NDArray[np.float64] | None:
+    """What all rows together have to hold, in units of weight, [matrices, columns]; None if its shape does not fit."""
+    values = bias.tensor.numpy().astype(np.float64) * bias.beta
+    channels = view.matrices * view.columns if "Conv" in consumer.op_type else view.columns
+    if values.size not in {1, channels} or (values.ndim and values.shape[-1] != values.size):
+        return None
+    of_groups = np.broadcast_to(values.reshape(-1), channels).reshape(-1, view.columns)
+    result: NDArray[np.float64] = np.broadcast_to(of_groups, (view.matrices, view.columns)) / view.factor
+    return result
+
+
+def _rows_needed(
+    total: NDArray[np.float64], limits: tuple[FloatOrArray, FloatOrArray], compute: np.dtype[np.floating]
+) -> float:
+    """How many rows hold a bias, each an equal part of it; infinite if no number does.
+
+    Weights of a range that does not reach to both sides of 0 cannot be made smaller by more rows.
+    """
+    low, high = (np.broadcast_to(np.asarray(limit, np.float64), total.shape) for limit in limits)
+    if (low > 0).any() or (high < 0).any():
+        return math.inf
+    limit = np.where(total < 0, -low, high) * (1 + _END_ROUNDINGS * float(np.finfo(compute).eps))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        needed = np.where(total == 0, 1.0, np.abs(total) / limit)
+    largest = float(needed.max())
+    return math.ceil(largest) if math.isfinite(largest) else math.inf
+
+
+def _readers(weight: ir.Value) -> Iterator[ir.Node]:
+    """The nodes behind a value, the nearest first."""
+    waiting, seen = deque([weight]), set()
+    while waiting:
+        for node, _ in waiting.popleft().uses():
+            if node not in seen:
+                seen.add(node)
+                yield node
+                waiting.extend(node.outputs)
+
+
+def _is_the(node: ir.Node, consumer: ConsumerRecord) -> bool:
+    return (node.name or "", node.op_type, node.domain) == (consumer.node, consumer.op_type, consumer.domain)
+
+
+def _constant(value: ir.Value | None) -> ir.Value | None:
+    """An initializer, or the output of a Constant node."""
+    if value is None or value.is_graph_input():
+        return None
+    return value if value.is_initializer() or constant_tensor(value) is not None else None

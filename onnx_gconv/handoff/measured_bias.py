@@ -1,0 +1,87 @@
+"""The bias that the rows of a chip hold, which stands in rows below the inputs of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.handoff.bias import BiasRows
+from onnx_gconv.handoff.layers import Layer
+from onnx_gconv.handoff.manifest import LayerRecord
+from onnx_gconv.handoff.tile_arrays import as_stored
+
+__all__ = ["MeasuredBias", "measured_bias"]
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredBias:
+    """A bias as a chip holds it.
+
+    Attributes:
+        values: What it adds to each output, [matrices, outputs], in units of the output.
+        largest_error: Largest distance from what the targets add.
+        measured: How many cells of its rows were measured, over all devices.
+    """
+
+    values: NDArray[np.float64]
+    largest_error: float
+    measured: int
+
+    def tensor(self, layer: Layer) -> ir.TensorProtocol | None:
+        """What takes the place of the initializer; None if the node multiplies it with 0."""
+        rows, bias, view = layer.bias_rows, layer.bias, layer.consumers[0].matrix_view
+        assert isinstance(rows, BiasRows) and bias is not None and view is not None  # noqa: PT018, S101 - it has rows
+        if not rows.beta:
+            return None
+        old = bias.tensor
+        shape: tuple[int, ...] = tuple(old.shape.numpy())
+        if self.values.size != old.size:
+            is_shared = view.matrices > 1  # by the matrices of a batch, which differ now
+            batch = [view.split_shape[axis] for axis in view.matrix_axes]
+            shape = (*batch, 1, view.columns) if is_shared else (view.columns,)
+        values = (self.values / rows.beta).reshape(shape)
+        return ir.tensor(values.astype(old.dtype.numpy()), name=bias.name)
+
+
+def measured_bias(
+    record: LayerRecord, layer: Layer, read: Callable[[int, int], NDArray[np.floating[Any]] | None]
+) -> MeasuredBias | None:
+    """Put the rows of a bias together from targets and measurements.
+
+    Args:
+        record: What the bundle says of the layer.
+        layer: The layer in the model.
+        read: Gives what was measured, by the number of a tile and of a device; NaN where nothing was.
+
+    Returns:
+        The bias; None if it is digital.
+    """
+    rows = layer.bias_rows
+    if not isinstance(rows, BiasRows):
+        return None
+    inputs, view, in_us = layer.layout.rows, record.matrix_view, as_stored(layer)
+    total = np.zeros((view.matrices, rows.rows, view.columns))
+    change, measured = np.zeros_like(total), 0
+    for number, device in enumerate(record.devices):
+        targets = in_us(rows.stored[number]).astype(np.float64)
+        errors = np.zeros_like(targets)
+        for tile in layer.grid.tiles:
+            found = read(tile.number, number) if tile.inputs[1] > inputs else None
+            if found is None:
+                continue
+            first = max(tile.inputs[0], inputs)
+            place = tile.matrix, slice(first - inputs, tile.inputs[1] - inputs), slice(*tile.outputs)
+            part = found[first - tile.inputs[0] :].astype(np.float64) - targets[place]
+            measured += int(np.count_nonzero(~np.isnan(part)))
+            errors[place] = np.nan_to_num(part, nan=0.0)
+        total += device.coefficient * targets
+        change += device.coefficient * errors
+    scale, zero = (values.astype(np.float64)[:, None] for values in layer.scale_and_zero_of_bias())
+    added = view.factor * ((total + change - record.offset_us) / scale + zero).sum(axis=1)
+    error = view.factor * (change / scale).sum(axis=1)
+    return MeasuredBias(added, float(np.abs(error).max()), measured)

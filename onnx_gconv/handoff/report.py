@@ -204,8 +204,8 @@ class HandoffReport:
             in_rows = [layer for layer in self.layers if layer.bias_rows]
             error = max((layer.bias_max_abs_error or 0.0 for layer in in_rows), default=0.0)
             lines.append(
-                f"The bias of {len(in_rows)} of {len(self.layers)} layers stands in {geometry.bias_rows} rows each, with "
-                f"an error of at most {error:.3g} in units of the output."
+                f"The bias of {len(in_rows)} of {len(self.layers)} layers is in {geometry.bias_rows} rows; what "
+                f"they add is off by at most {error:.3g} in units of the output."
             )
             lines.extend(
                 f"{layer.id}: the bias '{layer.bias}' stays digital: {layer.bias_reason}."

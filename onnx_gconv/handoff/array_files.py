@@ -155,7 +155,9 @@ class _Hdf5Writer:
         self._spaces = h5py.h5s
         self._types: dict[np.dtype[Any], Any] = {}
         self._type_of = h5py.h5t.py_create
-        self._groups: dict[str, Any] = {}
+        self._groups: dict[str, Any] = {"": self._file.id}
+        self._made: set[str] = set()
+        self._open_group, self._create_group = h5py.h5g.open, h5py.h5g.create
         self._creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         self._creation.set_layout(h5py.h5d.CONTIGUOUS)
         self._creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -179,15 +181,28 @@ class _Hdf5Writer:
 
     def write(self, key: str, array: NDArray[Any]) -> None:
         folder, _, name = key.rpartition("/")
-        group = self._groups.get(folder)
-        if group is None:
-            self._groups = {folder: (group := self._file.require_group(folder).id)}  # arrays come group by group
+        group = self._group(folder)
         if array.dtype not in self._types:
             self._types[array.dtype] = self._type_of(array.dtype)
         space = self._spaces.create_simple(array.shape)
         dataset = self._datasets.create(group, name.encode(), self._types[array.dtype], space, self._creation)
         dataset.write(self._spaces.ALL, self._spaces.ALL, array)
         self._raise_failure()
+
+    def _group(self, folder: str) -> Any:  # noqa: ANN401 - h5py has no types
+        """A group, which is made unless it is there. Only groups that arrays still go to stay open."""
+        if (found := self._groups.get(folder)) is not None:
+            return found
+        parent, _, name = folder.rpartition("/")
+        within = self._group(parent)
+        opened = {path: group for path, group in self._groups.items() if folder.startswith(f"{path}/") or not path}
+        if folder in self._made:
+            group = self._open_group(within, name.encode())
+        else:
+            group = self._create_group(within, name.encode())
+            self._made.add(folder)
+        self._groups = {**opened, folder: group}
+        return group
 
 
 class _NpzWriter:

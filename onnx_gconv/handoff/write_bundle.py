@@ -210,7 +210,7 @@ class _Job:
 
 def _write(job: _Job, model: ir.Model) -> list[Path]:
     """Write the bundle; `model` becomes plain."""
-    # The copy has a thread of its own, so that tiles need not wait for it.
+    # One thread writes the arrays, another one the models: the kernel lets only one write to a file at a time.
     stopped = threading.Event()
     with (
         staged_folder(job.target) as staged,
@@ -219,7 +219,9 @@ def _write(job: _Job, model: ir.Model) -> list[Path]:
     ):
         try:
             copies = _copy_model(job.source, model, staged.folder, copier, stopped)
-            manifest = _fill(job, model, staged.folder, executor, copies)
+            RestoreWeights()(model)
+            plain = copier.submit(_write_plain, model, staged.folder, job, stopped)
+            manifest = _fill(job, staged.folder, executor, copies, plain)
         except BaseException:
             stopped.set()
             raise
@@ -229,15 +231,20 @@ def _write(job: _Job, model: ir.Model) -> list[Path]:
 
 
 def _fill(
-    job: _Job, model: ir.Model, folder: Path, executor: Executor, copies: list[Future[FileRecord]]
+    job: _Job,
+    folder: Path,
+    executor: Executor,
+    copies: list[Future[FileRecord]],
+    plain: Future[list[FileRecord]],
 ) -> BundleManifest:
-    """Write everything but what is being copied, the manifest last."""
-    # The plain model comes first, so that its checksums are computed beside those of the arrays.
-    hashes = [executor.submit(_hashed, folder / name) for name in _write_plain(model, folder, job)]
+    """Write everything but the models, the manifest last."""
     records = _write_arrays(job, folder, executor)
-    if job.csv:
-        hashes.append(executor.submit(_hashed, folder / CSV_FILE))
-    copied = [copy.result() for copy in copies]
+    hashes = [executor.submit(_hashed, folder / CSV_FILE)] if job.csv else []
+    if job.progress is not None:
+        job.progress("models", 0, 1)
+    copied = [*(copy.result() for copy in copies), *plain.result()]
+    if job.progress is not None:
+        job.progress("models", 1, 1)
     manifest = BundleManifest(
         tool=f"onnx_gconv {version('onnx_gconv')}",
         source=SourceRecord(name=job.source.name, sha256=copied[0].sha256),
@@ -418,13 +425,19 @@ def _copied(source: Path, folder: Path, name: str, stopped: threading.Event) -> 
     return FileRecord(path=name, bytes=count, sha256=sha256.hexdigest())
 
 
-def _write_plain(model: ir.Model, folder: Path, job: _Job) -> list[str]:
-    """Write the restored model; `model` becomes plain itself."""
-    RestoreWeights()(model)
-    report = job.progress
-    step = None if report is None else lambda done, total: report("models", done, total)
-    files = save_model(model, folder / PLAIN_FILE, inputs=[job.source], progress=step)
-    return [file.name for file in files]
+class _StoppedError(Exception):
+    """Nobody wants the bundle any more."""
+
+
+def _write_plain(model: ir.Model, folder: Path, job: _Job, stopped: threading.Event) -> list[FileRecord]:
+    """Write the restored model and hash it, until nobody wants it any more."""
+
+    def go_on(_done: int, _total: int) -> None:
+        if stopped.is_set():
+            raise _StoppedError
+
+    files = save_model(model, folder / PLAIN_FILE, inputs=[job.source], progress=go_on)
+    return [_hashed(file) for file in files]
 
 
 def _hashed(file: Path) -> FileRecord:

@@ -32,6 +32,8 @@ class ArrayGeometry:
             of its own.
         whole_kernels: Whether a kernel of a convolution is never cut.
         bias_rows: How many rows hold the bias of a layer, where that is possible; 0 for a digital bias.
+        spare_rows: How many rows of each array tiles leave free, so that others can take the place of unusable ones.
+        spare_columns: The same of columns.
 
     Raises:
         ConfigError: If a value is unknown, or an array cannot hold a pair.
@@ -43,6 +45,8 @@ class ArrayGeometry:
     pair_layout: PairLayout = "separate_arrays"
     whole_kernels: bool = False
     bias_rows: int = 0
+    spare_rows: int = 0
+    spare_columns: int = 0
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns) < 1:
@@ -53,6 +57,14 @@ class ArrayGeometry:
             raise ConfigError(f"pair layout is one of {', '.join(get_args(PairLayout))}, but not '{self.pair_layout}'")
         if self.bias_rows < 0:
             raise ConfigError(f"bias rows are 0, for a digital bias, or more, but they are {self.bias_rows}")
+        if min(self.spare_rows, self.spare_columns) < 0:
+            spare = f"{self.spare_rows} and {self.spare_columns}"
+            raise ConfigError(f"spare rows and columns are 0 or more, but they are {spare}")
+        if self.spare_rows >= self.rows or self.spare_columns >= self.columns:
+            raise ConfigError(
+                f"{self.spare_rows} spare rows and {self.spare_columns} spare columns leave nothing of an array of "
+                f"{self.size_text}"
+            )
         if min(self.capacity(is_paired=True)) < 1:
             raise ConfigError(f"an array of {self.size_text} cannot hold a pair in {self.pair_layout}; it needs two")
 
@@ -63,11 +75,12 @@ class ArrayGeometry:
 
     def capacity(self, *, is_paired: bool) -> tuple[int, int]:
         """How many inputs and outputs an array holds at most, of weights that have a pair of devices or not."""
+        rows, columns = self.rows - self.spare_rows, self.columns - self.spare_columns
         if not is_paired or self.pair_layout == "separate_arrays":
-            return self.rows, self.columns
+            return rows, columns
         if self.pair_layout == "adjacent_columns":
-            return self.rows, self.columns // _PAIR
-        return self.rows // _PAIR, self.columns
+            return rows, columns // _PAIR
+        return rows // _PAIR, columns
 
     def cut(self, matrices: int, rows: int, columns: int, *, is_paired: bool, kernel: tuple[int, int]) -> TileGrid:
         """The tiles of a weight.

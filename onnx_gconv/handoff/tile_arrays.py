@@ -21,7 +21,7 @@ from onnx_gconv.handoff.matrix_reader import MatrixReader
 from onnx_gconv.handoff.tiles import Tile
 from onnx_gconv.streamed_tensor import worker_count
 
-__all__ = ["TileArrays", "digest", "little_endian", "tile_arrays"]
+__all__ = ["TileArrays", "as_stored", "digest", "little_endian", "tile_arrays"]
 
 # Cells that are read at once, over all devices: 8 MiB of float32, and as much again for the tiles that are cut of them.
 _BLOCK_CELLS = 1 << 21
@@ -109,7 +109,7 @@ def _part(block: NDArray[Any], tile: Tile, first: Tile) -> NDArray[Any]:
 
 
 def _tile(layer: Layer, tile: Tile, stored: list[NDArray[Any]]) -> TileArrays:
-    codes, in_us = None, _as_stored(layer)
+    codes, in_us = None, as_stored(layer)
     if layer.record.levels is not None and layer.record.levels.storage != "float":
         codes = tuple(little_endian(part) for part in stored)
     conductances = tuple(little_endian(in_us(part)) for part in stored)
@@ -118,7 +118,7 @@ def _tile(layer: Layer, tile: Tile, stored: list[NDArray[Any]]) -> TileArrays:
     return TileArrays(tile, conductances, codes, tuple(map(digest, (*conductances, *(codes or ())))))
 
 
-def _as_stored(layer: Layer) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def as_stored(layer: Layer) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """How the elements of initializers become conductances in µS of the type of the bundle."""
     levels = layer.record.levels
     if levels is None or levels.storage == "float":

@@ -268,5 +268,5 @@ def _refused(layer: Layer, name: str, reason: str) -> ConfigError:
 def _conducting_pair(column: FusionColumn) -> ModelError:
     return ModelError(
         f"the weight '{column.layer.record.name}' cannot be written as fusion: both devices of a pair are above 0 µS, "
-        "but the chip programs only one of them; map it without levels, or with 0 µS among them, or choose fusion-pair"
+        "but the chip programs one of them; hand off the model as it was mapped, or choose fusion-pair"
     )

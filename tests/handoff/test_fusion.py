@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from aihwkit.exceptions import FusionExportError
 from aihwkit.inference.converter.conductance import SinglePairConductanceConverter as TheirSinglePair
 from aihwkit.inference.converter.fusion import FusionConductanceConverter
 from aihwkit.nn import AnalogConv2d, AnalogLinear, AnalogSequential
@@ -187,6 +188,34 @@ def test_aihwkit_takes_magnitudes_back_from_the_file(parse, tmp_path, chain):
     fusion_import(str(folder / "conductances.csv"), model, originals)
     for layer, weight in zip(model, weights, strict=True):
         np.testing.assert_allclose(layer.get_weights()[0].numpy().reshape(weight.shape), weight, rtol=0, atol=1e-6)
+
+
+def test_aihwkit_takes_magnitudes_back_by_the_names_of_layers_between_digital_ones(parse, tmp_path):
+    """Digital modules count in the numbers of aihwkit's header; README.txt says how to do without it."""
+    weights = CHAINS["two Linear"]
+    model = parse(
+        "g (float[N, 7] x) => (float y) { h = Gemm <transB = 1> (x, a) r = Relu(h) y = Gemm <transB = 1> (r, b) }",
+        a=weights[0], b=weights[1],
+    )  # fmt: skip
+    renamed(model, a="0.weight", b="2.weight")
+    MapConductances(scheme=for_the_chip())(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    write_bundle(tmp_path / "mapped.onnx", tmp_path / "out", (5, 4), formats=["fusion"])
+    path = tmp_path / "out" / "fusion" / "conductances.csv"
+    first, second = analog(*weights)
+    theirs = AnalogSequential(first, torch.nn.ReLU(), second)
+    originals = {
+        name: [{"original_weights": torch.from_numpy(weight)}] for name, weight in zip("02", weights, strict=True)
+    }
+    with pytest.raises(FusionExportError, match="Header line mismatch"):
+        fusion_import(str(path), theirs, originals)
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file))
+    values = OrderedDict(zip(lines[5], ([float(text) for text in line] for line in lines[6:]), strict=True))
+    first.set_weights(torch.zeros(5, 7))
+    fusion_import(values, theirs, originals)
+    for layer, weight in zip((first, second), weights, strict=True):
+        np.testing.assert_allclose(layer.get_weights()[0].numpy(), weight, rtol=0, atol=1e-6)
 
 
 def test_aihwkit_loads_pairs_by_the_header_of_its_own_model(parse, tmp_path):

@@ -163,6 +163,8 @@ def test_what_a_format_leaves_out_is_in_the_report_and_in_its_readme(handed_off,
     expected = NOTED[op] if name != "npy" or op == "Gemm" else []
     for text in expected:
         assert any(note.startswith(f"{name}: {text}") for note in report.notes), text
+    unexpected = {text for texts in NOTED.values() for text in texts} - set(expected)
+    assert not any(text in note for note in report.notes for text in unexpected)
     assert len(report.notes) > len(expected)
     for note in report.notes:
         assert f"- {note.removeprefix(f'{name}: ')}\n" in readme

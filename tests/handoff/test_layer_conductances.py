@@ -12,7 +12,7 @@ from onnx_gconv.handoff.tiles import ArrayGeometry
 from onnx_gconv.model_io import load_model
 
 
-@pytest.mark.parametrize("block_cells", [1, 7, 10, 13, 29, 1000])
+@pytest.mark.parametrize("block_cells", [1, 7, 13, 29])
 @pytest.mark.parametrize("line", ["output", "input"])
 @pytest.mark.parametrize("op", ["MatMul", "Gemm transB", "grouped Conv"])
 def test_blocks_put_together_are_the_matrix_line_by_line_and_none_is_too_large(

@@ -80,7 +80,7 @@ def test_files_of_every_mapping_are_its_matrices(handed_off, scheme):
     assert_are_the_matrices(handed_off("Gemm", scheme=SCHEMES[scheme], formats=["neurosim"]))
 
 
-@pytest.mark.parametrize("block_cells", [1, 4, 33, 1 << 21])
+@pytest.mark.parametrize("block_cells", [4, 33, 1 << 21])
 @pytest.mark.parametrize("op", ["Gemm transB", "Conv", "one output"])
 def test_files_are_what_numpy_writes_however_much_is_read_at_once(handed_off, tmp_path, monkeypatch, op, block_cells):
     monkeypatch.setattr(layer_conductances, "_BLOCK_CELLS", block_cells)

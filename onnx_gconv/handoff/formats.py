@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def write_formats(
         OSError: If a file cannot be written.
     """
     texts = [name for name in formats if name != "npy"]
-    total = len(texts) * sum(layer.cells for layer in layers)
+    total = len(texts) * sum(math.prod(layer.record.shape) * len(layer.record.conductances) for layer in layers)
     done = 0
 
     def advance(cells: int) -> None:

@@ -85,6 +85,18 @@ def handoff(
         bool,
         typer.Option("--csv", help="Also write targets.csv, a line for each device.", rich_help_panel=_FILES),
     ] = False,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="Also write a format of other tools, in a folder of its own; may be given several times. fusion: "
+            "IBM's Fusion chip; fusion-pair: the same with both devices of each pair; neurosim: DNN+NeuroSim; npy: a "
+            "NumPy file for each tile and device.",
+            metavar="FORMAT",
+            rich_help_panel=_FILES,
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show layers and arrays, and write nothing.", rich_help_panel=_FILES)
     ] = False,
@@ -97,6 +109,7 @@ def handoff(
 ) -> None:
     """Write the target conductances of every crossbar tile for a lab's tools; writes the folder MODEL.gconv."""
     from onnx_gconv.handoff import write_bundle
+    from onnx_gconv.handoff.formats import parse_format
     from onnx_gconv.handoff.tiles import PairLayout, parse_array
 
     size = None if array is None else parse_array(array)
@@ -105,7 +118,8 @@ def handoff(
         "adjacent-columns": "adjacent_columns",
         "interleaved-rows": "interleaved_rows",
     }
-    with progress_bar({"conductances": "Writing conductances", "models": "Writing models"}, quiet=quiet) as progress:
+    labels = {"conductances": "Writing conductances", "formats": "Writing formats", "models": "Writing models"}
+    with progress_bar(labels, quiet=quiet) as progress:
         report = write_bundle(
             mapped,
             output,
@@ -116,6 +130,7 @@ def handoff(
             bias_rows=bias_rows,
             arrays=arrays,
             csv=csv,
+            formats=[parse_format(name) for name in formats or ()],
             preset=preset,
             overwrite=overwrite,
             dry_run=dry_run,

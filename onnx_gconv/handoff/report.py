@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,6 +102,7 @@ class HandoffReport:
         preset: The device; None if none was given.
         output: The bundle that was written, or None.
         files: All files of it.
+        notes: What further formats leave out or round, and what their readers have to know.
     """
 
     model: Path
@@ -111,6 +113,7 @@ class HandoffReport:
     preset: str | None = None
     output: Path | None = None
     files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -157,6 +160,7 @@ class HandoffReport:
             "arrays": self.arrays,
             "utilization": self.utilization,
             "skipped_mvm_weights": self.skipped_mvm_weights,
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
@@ -214,6 +218,15 @@ class HandoffReport:
             )
         if self.skipped_mvm_weights:
             lines.append(f"Not mapped, and therefore digital: {counted(self.skipped_mvm_weights)} of MVM ops.")
+        lines += self.notes
         if self.output:
-            lines.append(f"Written: {self.output}: {file_list(self.files)}")
+            files = [file for file in self.files if file.parent == self.output]
+            lines.append(f"Written: {self.output}: {', '.join([file_list(files), *self._folders()])}")
         return lines
+
+    def _folders(self) -> list[str]:
+        """The folders in the bundle, with the number of files in each, of which there may be thousands."""
+        assert self.output is not None  # noqa: S101 - only asked for what is written
+        places = (file.relative_to(self.output).parts for file in self.files)
+        counts = Counter(parts[0] for parts in places if len(parts) > 1)
+        return [f"{self.output / name} ({count:,} file{'' if count == 1 else 's'})" for name, count in counts.items()]

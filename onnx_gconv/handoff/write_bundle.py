@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -24,6 +24,8 @@ from onnx_gconv.external_data import external_tensors
 from onnx_gconv.granularity import Partition
 from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, ArrayWriter, write_arrays
 from onnx_gconv.handoff.bias import BiasRows
+from onnx_gconv.handoff.format_notes import HandoffFormat
+from onnx_gconv.handoff.formats import FORMAT_FOLDERS, check_formats, write_formats
 from onnx_gconv.handoff.layers import Layer, layers_of
 from onnx_gconv.handoff.manifest import (
     MANIFEST_FILE,
@@ -41,6 +43,7 @@ from onnx_gconv.handoff.manifest import (
     TileRecord,
     ValuesRecord,
 )
+from onnx_gconv.handoff.npy_folder import NpyFolder
 from onnx_gconv.handoff.report import HandoffReport
 from onnx_gconv.handoff.staged_folder import staged_folder
 from onnx_gconv.handoff.targets_csv import TargetsCsv
@@ -70,6 +73,7 @@ PARTIAL_SUMS = (
 _COPY_BYTES = 1 << 18
 
 _OWN_FILES = {MANIFEST_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, *ARRAY_FILES.values()}
+_OWN_FILES |= set(FORMAT_FOLDERS.values())
 
 
 def write_bundle(
@@ -83,6 +87,7 @@ def write_bundle(
     bias_rows: int = 0,
     arrays: ArraysKind = "hdf5",
     csv: bool = False,
+    formats: Sequence[HandoffFormat] = (),
     preset: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -103,14 +108,17 @@ def write_bundle(
             possible; the report says where it is not. 0 for digital biases.
         arrays: The file of the conductances: ``hdf5`` or ``npz``.
         csv: Also write them as text, a line for each cell.
+        formats: Formats of other tools to write as well, each in a folder of its own: ``fusion`` and ``fusion-pair``
+            (IBM's Fusion chip), ``neurosim``, ``npy``. The notes of the report say what each leaves out.
         preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
         overwrite: Replace an older bundle at `output`.
         dry_run: Only count the arrays; `output` may exist.
-        progress: Called with the step ("conductances", "models"), what is done and how much there is.
+        progress: Called with the step ("conductances", "formats", "models"), what is done and how much there is.
 
     Raises:
         ModelError: If the model cannot be read, is not mapped, or another tool has damaged its mapping.
-        ConfigError: If an option is wrong, a weight does not fit, or the output exists or cannot be written.
+        ConfigError: If an option is wrong, a weight does not fit the arrays or a format, or the output exists or
+            cannot be written.
         BundleError: If a weight cannot be handed off.
     """
     source = Path(mapped)
@@ -127,9 +135,10 @@ def write_bundle(
         report = HandoffReport.of(
             source, geometry, layers, skipped_mvm_weights=_skipped_mvm_weights(model), preset=preset
         )
+        report = replace(report, notes=check_formats(formats, layers))
         if dry_run:
             return report
-        job = _Job(source, target, layers, geometry, arrays, csv, device, progress)
+        job = _Job(source, target, layers, geometry, arrays, csv, tuple(formats), device, progress)
         try:
             files = _write(job, model)
         except OSError as error:
@@ -194,6 +203,7 @@ class _Job:
         geometry: The arrays of the chip.
         kind: The file of the conductances.
         csv: Whether to write them as text, too.
+        formats: The formats of other tools.
         preset: The device, if one was given.
         progress: As for `write_bundle`.
     """
@@ -204,6 +214,7 @@ class _Job:
     geometry: ArrayGeometry
     kind: ArraysKind
     csv: bool
+    formats: tuple[HandoffFormat, ...]
     preset: DevicePreset | None
     progress: Progress | None
 
@@ -238,13 +249,16 @@ def _fill(
     plain: Future[list[FileRecord]],
 ) -> BundleManifest:
     """Write everything but the models, the manifest last."""
-    records = _write_arrays(job, folder, executor)
+    records, written = _write_arrays(job, folder, executor)
     hashes = [executor.submit(_hashed, folder / CSV_FILE)] if job.csv else []
-    if job.progress is not None:
-        job.progress("models", 0, 1)
+    report = job.progress
+    step = None if report is None else lambda done, total: report("formats", done, total)
+    written += write_formats(job.formats, job.layers, folder, step)
+    if report is not None:
+        report("models", 0, 1)
     copied = [*(copy.result() for copy in copies), *plain.result()]
-    if job.progress is not None:
-        job.progress("models", 1, 1)
+    if report is not None:
+        report("models", 1, 1)
     manifest = BundleManifest(
         tool=f"onnx_gconv {version('onnx_gconv')}",
         source=SourceRecord(name=job.source.name, sha256=copied[0].sha256),
@@ -252,7 +266,7 @@ def _fill(
         geometry=_geometry_record(job.geometry),
         partial_sums=PARTIAL_SUMS,
         arrays=ArraysFile(path=ARRAY_FILES[job.kind], kind=job.kind),
-        files=(*copied, *(item.result() for item in hashes)),
+        files=(*copied, *(item.result() for item in hashes), *written),
         total_arrays=sum(layer.arrays for layer in job.layers),
         layers=tuple(records),
     )
@@ -263,15 +277,17 @@ def _fill(
 # Arrays
 
 
-def _write_arrays(job: _Job, folder: Path, executor: Executor) -> list[LayerRecord]:
+def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[LayerRecord], list[FileRecord]]:
+    """Write all arrays; what the manifest says of the layers, and of the files that hold single arrays."""
     total = sum(layer.cells for layer in job.layers)
     done, records = 0, []
     with (
         write_arrays(folder / ARRAY_FILES[job.kind], job.kind) as file,
+        NpyFolder(folder) if "npy" in job.formats else nullcontext() as single,
         TargetsCsv(folder / CSV_FILE) if job.csv else nullcontext() as text,
     ):
         for layer in job.layers:
-            writer = _LayerWriter(layer, file)
+            writer = _LayerWriter(layer, [file] if single is None else [file, single])
             for arrays in tile_arrays(layer, executor):
                 writer.write(arrays)
                 if text is not None:
@@ -280,15 +296,15 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> list[LayerReco
                 if job.progress is not None:
                     job.progress("conductances", done, total)
             records.append(writer.record())
-    return records
+    return records, [] if single is None else single.files
 
 
 class _LayerWriter:
     """Writes the arrays of a layer, and takes down what the manifest says of them."""
 
-    def __init__(self, layer: Layer, file: ArrayWriter) -> None:
+    def __init__(self, layer: Layer, files: Sequence[ArrayWriter]) -> None:
         self._layer = layer
-        self._file = file
+        self._files = files
         self._tiles: dict[int, TileRecord] = {}
 
     def write(self, arrays: TileArrays) -> None:
@@ -300,7 +316,7 @@ class _LayerWriter:
         if arrays.codes is not None:
             keys += [f"{name}/{device}_code" for device in devices]
         for key, array in zip(keys, (*arrays.conductances, *(arrays.codes or ())), strict=True):
-            self._file.write(key, array)
+            self._store(key, array)
         found = [ArrayRecord(key=key, sha256=sha) for key, sha in zip(keys, arrays.digests, strict=True)]
         grid = layer.scale_grid
         self._tiles[tile.number] = TileRecord(
@@ -367,8 +383,12 @@ class _LayerWriter:
 
     def _array(self, name: str, array: NDArray[Any]) -> ArrayRecord:
         key, array = f"{self._layer.id}/{name}", little_endian(array)
-        self._file.write(key, array)
+        self._store(key, array)
         return ArrayRecord(key=key, sha256=digest(array))
+
+    def _store(self, key: str, array: NDArray[Any]) -> None:
+        for file in self._files:
+            file.write(key, array)
 
 
 def _bias_record(layer: Layer) -> BiasRecord | None:

@@ -27,32 +27,8 @@ pytestmark = [
 
 def test_a_large_weight_is_handed_off_and_read_back_in_little_memory(tmp_path):
     """256 MiB of weights become 512 MiB of conductances; reading one device as a whole would take 256 MiB."""
-    block = np.random.default_rng(3).standard_normal((256, WIDTH), np.float32)
-    with (tmp_path / "weights.bin").open("wb") as file:
-        for row in range(WIDTH // 256):
-            np.roll(block, row, axis=1).tofile(file)
-    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[WIDTH, WIDTH])
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="weights.bin")
-    graph = helper.make_graph(
-        [helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)],
-        "large",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", WIDTH])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", WIDTH])],
-        [tensor],
-    )
-    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
-    map_model(tmp_path / "m.onnx", tmp_path / "mapped.onnx")
-    run = f"""
-        from pathlib import Path
-        from onnx_gconv.handoff import read_back, write_bundle
-        peak = 0
-        def watch(*_):
-            global peak
-            [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
-            peak = max(peak, int(line.split()[1]))
-        folder = Path({str(tmp_path)!r})
-    """
+    map_large(tmp_path, WIDTH)
+    run = watched(tmp_path)
     write = 'write_bundle(folder / "mapped.onnx", folder / "out", (256, 256), progress=watch)'
     assert peak_of(run, write) < 220
     with open_bundle(tmp_path / "out") as bundle:
@@ -71,6 +47,50 @@ def test_a_large_weight_is_handed_off_and_read_back_in_little_memory(tmp_path):
     )
     for one, other in zip(element_chunks(targets.const_value), element_chunks(measured.const_value), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["fusion", "fusion-pair", "neurosim"])
+def test_text_of_a_large_weight_is_written_in_little_memory(tmp_path, name):
+    """9 Mi weights; all numbers of one device as Python's own would take 288 MiB, and their text 70 MiB and more."""
+    map_large(tmp_path, 3072)
+    write = f'write_bundle(folder / "mapped.onnx", folder / "out", (256, 256), formats=[{name!r}], progress=watch)'
+    assert peak_of(watched(tmp_path), write) < 220
+    [text] = (tmp_path / "out" / name).glob("*conductances.csv" if name != "neurosim" else "L000_g_plus.csv")
+    assert text.stat().st_size > 8 * 3072 * 3072
+
+
+def map_large(folder, width):
+    """A mapped model of a weight [width, width] in external data."""
+    block = np.random.default_rng(3).standard_normal((256, width), np.float32)
+    with (folder / "weights.bin").open("wb") as file:
+        for row in range(width // 256):
+            np.roll(block, row, axis=1).tofile(file)
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[width, width])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)],
+        "large",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", width])],
+        [tensor],
+    )
+    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), folder / "m.onnx")
+    map_model(folder / "m.onnx", folder / "mapped.onnx")
+
+
+def watched(folder):
+    """Code that takes down the most anonymous memory that `watch` sees."""
+    return f"""
+        from pathlib import Path
+        from onnx_gconv.handoff import read_back, write_bundle
+        peak = 0
+        def watch(*_):
+            global peak
+            [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
+            peak = max(peak, int(line.split()[1]))
+        folder = Path({str(folder)!r})
+    """
 
 
 def peak_of(before, call):

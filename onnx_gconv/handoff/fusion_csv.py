@@ -1,0 +1,272 @@
+"""The CSV file that IBM's Fusion chip takes, as aihwkit 1.1.0 writes and reads it (``aihwkit.utils.export``).
+
+Five lines with an entry for each layer (its number, class, number of weights, height = outputs, width = inputs), a
+line with the names of the layers, and then a line for each layer: its conductances in µS, output by output.
+
+Two forms of it exist. With `FusionConductanceConverter`, the default of `fusion_export`, a line holds a magnitude for
+each weight; the chip keeps the other device of the pair in reset, and signs stay with whoever wrote the file. With a
+converter of pairs, it holds G+ of all weights and then G- of all weights; `fusion_import` cannot read that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.handoff.hashed_file import HashedFile
+from onnx_gconv.handoff.layer_conductances import LayerConductances
+from onnx_gconv.handoff.layers import Layer
+from onnx_gconv.handoff.manifest import FileRecord
+
+__all__ = [
+    "FUSION_FOLDER",
+    "FUSION_PAIR_FOLDER",
+    "FusionColumn",
+    "check_fusion",
+    "check_fusion_pair",
+    "fusion_columns",
+    "write_fusion",
+    "write_fusion_pair",
+]
+
+FUSION_FOLDER, FUSION_PAIR_FOLDER = "fusion", "fusion-pair"
+
+_VALUES, _SIGNS = "conductances.csv", "signs.csv"
+
+# The range that FusionConductanceConverter of aihwkit 1.1.0 accepts, in µS.
+_LEAST_G_MAX, _MOST_G_MAX = 10.0, 40.0
+
+# Numbers that become text at once; as Python's own they need many times the memory of an array.
+_TEXT_CELLS = 1 << 16
+
+_DENSE_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger"})
+_MOST_KERNEL_AXES = 3
+
+
+@dataclass(frozen=True)
+class FusionColumn:
+    """What the file calls a layer: a matrix of a mapped weight.
+
+    Attributes:
+        layer: The layer that has the matrix.
+        matrix: Number of the matrix.
+        name: Its name, which no other one has.
+        class_name: The class of aihwkit's layer, or the op if aihwkit has no such layer.
+    """
+
+    layer: Layer
+    matrix: int
+    name: str
+    class_name: str
+
+
+def fusion_columns(layers: Sequence[Layer]) -> tuple[FusionColumn, ...]:
+    """The layers of the file, named as PyTorch names the module that has the weight.
+
+    That is the name of the parameter, or else of the initializer, without ``.weight``; with ``[k]`` behind it if there
+    are several matrices, and with the id of the layer before it if others are named alike.
+    """
+    modules = [_module(layer) for layer in layers]
+    counts = Counter(modules)
+    names = [
+        module if counts[module] == 1 else f"{layer.id}:{module}" for layer, module in zip(layers, modules, strict=True)
+    ]
+    return tuple(
+        FusionColumn(layer, matrix, name if layer.layout.matrices == 1 else f"{name}[{matrix}]", _class_name(layer))
+        for layer, name in zip(layers, names, strict=True)
+        for matrix in range(layer.layout.matrices)
+    )
+
+
+def check_fusion(layers: Sequence[Layer]) -> None:
+    """Check that magnitudes say all of the conductances, and that the chip reaches them.
+
+    Raises:
+        ConfigError: For the first layer of which that is not so.
+    """
+    for layer in layers:
+        parameters = layer.record.converter.parameters
+        if layer.record.converter.name != "SinglePairConductanceConverter" or parameters["g_min"] != 0:
+            raise _refused(
+                layer,
+                "fusion",
+                f"it programs one device of a pair and leaves the other at 0 µS, but {_mapping_text(layer)}; map with "
+                "--converter single-pair --g-min 0, or choose fusion-pair, neurosim or npy",
+            )
+        if not _LEAST_G_MAX <= parameters["g_max"] <= _MOST_G_MAX:
+            raise _refused(
+                layer,
+                "fusion",
+                f"the chip's g_max is {_LEAST_G_MAX:g} .. {_MOST_G_MAX:g} µS, but that of the weight is "
+                f"{parameters['g_max']:g} µS; map with another --g-max, or choose fusion-pair, neurosim or npy",
+            )
+        if len(layer.scale_grid.row_starts) > 1:
+            raise _refused(
+                layer,
+                "fusion",
+                f"it has one scale for each output, but with the granularity {layer.record.granularity} an output has "
+                f"{len(layer.scale_grid.row_starts)}; map with --granularity channel, or choose fusion-pair, neurosim "
+                "or npy",
+            )
+
+
+def check_fusion_pair(layers: Sequence[Layer]) -> None:
+    """Check that every weight has exactly one pair of devices.
+
+    Raises:
+        ConfigError: For the first layer of which that is not so.
+    """
+    for layer in layers:
+        if layer.pairs != ((0, 1),) or len(layer.record.conductances) != len(layer.pairs[0]):
+            raise _refused(
+                layer,
+                "fusion-pair",
+                f"it has a place for one pair of devices, but {_mapping_text(layer)}; map with --converter "
+                "single-pair, or choose neurosim or npy",
+            )
+
+
+def write_fusion(layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> list[FileRecord]:
+    """Write the magnitudes G+ + G-, one of which is 0, and beside them the signs of the weights.
+
+    Args:
+        layers: The layers, as `check_fusion` accepts them.
+        folder: The bundle.
+        advance: Called with how many more cells are written.
+
+    Returns:
+        What the manifest says of the files.
+
+    Raises:
+        ModelError: If both devices of a pair conduct, or external data cannot be read.
+        OSError: If a file cannot be written.
+    """
+    columns = fusion_columns(layers)
+    with (
+        HashedFile(folder, f"{FUSION_FOLDER}/{_VALUES}") as values,
+        HashedFile(folder, f"{FUSION_FOLDER}/{_SIGNS}") as signs,
+    ):
+        for file in (values, signs):
+            file.write(_head(columns))
+        for column in columns:
+            with (
+                LayerConductances(column.layer) as conductances,
+                _row(values) as value_row,
+                _row(signs) as sign_row,
+            ):
+                for plus, minus in conductances.blocks(column.matrix, (0, 1), "output"):
+                    if np.minimum(plus, minus).any():
+                        raise _conducting_pair(column)
+                    value_row.add(np.abs(plus + minus))
+                    sign_row.add(np.sign(plus - minus).astype(np.int8))
+                    advance(plus.size + minus.size)
+    return [values.record, signs.record]
+
+
+def write_fusion_pair(layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> list[FileRecord]:
+    """Write G+ of all weights of a matrix, and then G- of all of them, on one line.
+
+    Args:
+        layers: The layers, as `check_fusion_pair` accepts them.
+        folder: The bundle.
+        advance: Called with how many more cells are written.
+
+    Returns:
+        What the manifest says of the file.
+
+    Raises:
+        ModelError: If external data cannot be read.
+        OSError: If the file cannot be written.
+    """
+    columns = fusion_columns(layers)
+    with HashedFile(folder, f"{FUSION_PAIR_FOLDER}/{_VALUES}") as file:
+        file.write(_head(columns))
+        for column in columns:
+            with LayerConductances(column.layer) as conductances, _row(file) as row:
+                for device in (0, 1):
+                    for (block,) in conductances.blocks(column.matrix, [device], "output"):
+                        row.add(block)
+                        advance(block.size)
+    return [file.record]
+
+
+def _module(layer: Layer) -> str:
+    parameters = layer.record.parameters
+    name = parameters[0] if len(parameters) == 1 else layer.record.name
+    return name.removesuffix(".weight")
+
+
+def _class_name(layer: Layer) -> str:
+    consumer = layer.consumers[0]
+    assert consumer.matrix_view is not None  # noqa: S101 - layers have one
+    if "Conv" not in consumer.op_type:
+        return "AnalogLinear"
+    kernel_axes = len(consumer.matrix_view.row_axes) - 1
+    if consumer.op_type in _DENSE_CONVOLUTIONS and 1 <= kernel_axes <= _MOST_KERNEL_AXES:
+        return f"AnalogConv{kernel_axes}d"
+    return consumer.op_type
+
+
+def _head(columns: Sequence[FusionColumn]) -> str:
+    """The five lines, which end in a line feed, and the names, which as all that follows end as csv ends lines."""
+    sizes = [(column.layer.layout.columns, column.layer.layout.rows) for column in columns]
+    lines: tuple[Iterable[object], ...] = (
+        range(1, len(columns) + 1),
+        (column.class_name for column in columns),
+        (height * width for height, width in sizes),
+        (height for height, _ in sizes),
+        (width for _, width in sizes),
+    )
+    names = io.StringIO(newline="")
+    csv.writer(names).writerow([column.name for column in columns])
+    return "".join(f"{','.join(map(str, line))}\n" for line in lines) + names.getvalue()
+
+
+class _Row:
+    """A line of numbers that comes in parts, with the texts that Python's csv gives floats: those of float64."""
+
+    def __init__(self, file: HashedFile) -> None:
+        self._file = file
+        self._separator = ""
+
+    def add(self, block: NDArray[Any]) -> None:
+        flat = block.reshape(-1)
+        for start in range(0, flat.size, _TEXT_CELLS):
+            numbers = ",".join(map(repr, flat[start : start + _TEXT_CELLS].tolist()))
+            self._file.write(self._separator + numbers)
+            self._separator = ","
+
+
+@contextlib.contextmanager
+def _row(file: HashedFile) -> Iterator[_Row]:
+    yield _Row(file)
+    file.write("\r\n")
+
+
+def _mapping_text(layer: Layer) -> str:
+    record = layer.record
+    return (
+        f"{record.converter.name} maps the weight to {len(record.conductances)} devices of "
+        f"{record.converter.parameters['g_min']:g} .. {record.converter.parameters['g_max']:g} µS"
+    )
+
+
+def _refused(layer: Layer, name: str, reason: str) -> ConfigError:
+    return ConfigError(f"the weight '{layer.record.name}' cannot be written as {name}: {reason}")
+
+
+def _conducting_pair(column: FusionColumn) -> ModelError:
+    return ModelError(
+        f"the weight '{column.layer.record.name}' cannot be written as fusion: both devices of a pair are above 0 µS, "
+        "but the chip programs one of them; hand off the model as it was mapped, or choose fusion-pair"
+    )

@@ -1,0 +1,78 @@
+"""The conductances of whole matrices of a layer, line by line, in flat memory: for text files that know no tiles."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.handoff.layers import Layer
+from onnx_gconv.handoff.matrix_reader import MatrixReader
+from onnx_gconv.handoff.tile_arrays import as_stored
+
+__all__ = ["LayerConductances", "Line"]
+
+# A line of a matrix: all inputs of an output, or all outputs of an input.
+Line: TypeAlias = Literal["output", "input"]
+
+# Cells that are read at once, of each device: 8 MiB of float32, so that runs on disk are long also across the storage.
+_BLOCK_CELLS = 1 << 21
+
+
+class LayerConductances:
+    """Reads the conductances of a layer. To be used in a with statement.
+
+    Args:
+        layer: The layer.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        self._in_us = as_stored(layer)
+        with contextlib.ExitStack() as stack:
+            self._readers = [
+                stack.enter_context(MatrixReader(tensor, layer.layout)) for tensor in layer.mapped.stored_tensors
+            ]
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def blocks(self, matrix: int, devices: Sequence[int], line: Line) -> Iterator[tuple[NDArray[Any], ...]]:
+        """The conductances of a matrix in µS, in the order of its lines.
+
+        Args:
+            matrix: Number of the matrix.
+            devices: Indices of the devices that are read.
+            line: What a line is.
+
+        Yields:
+            For each of the devices an array [lines, cells]: whole lines, or a part of one if a line is very long.
+
+        Raises:
+            ModelError: If external data has become shorter.
+        """
+        rows, columns = self._layer.layout.rows, self._layer.layout.columns
+        count, length = (columns, rows) if line == "output" else (rows, columns)
+        lines, cells = max(_BLOCK_CELLS // length, 1), min(length, _BLOCK_CELLS)
+        for first in range(0, count, lines):
+            across = first, min(first + lines, count)
+            for start in range(0, length, cells):
+                along = start, min(start + cells, length)
+                yield tuple(self._block(device, matrix, across, along, line) for device in devices)
+
+    def _block(
+        self, device: int, matrix: int, across: tuple[int, int], along: tuple[int, int], line: Line
+    ) -> NDArray[Any]:
+        rows, columns = (along, across) if line == "output" else (across, along)
+        block = self._in_us(self._readers[device].read(matrix, rows, columns))
+        return np.ascontiguousarray(block.T if line == "output" else block)

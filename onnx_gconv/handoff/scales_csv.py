@@ -1,0 +1,65 @@
+"""The scales of matrices as text, for formats that have no place for them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx_gconv.handoff.hashed_file import HashedFile
+from onnx_gconv.handoff.layers import Layer
+from onnx_gconv.handoff.manifest import FileRecord
+
+__all__ = ["SCALES_FILE", "SCALES_HEADER", "ScaledMatrix", "write_scales"]
+
+SCALES_FILE = "scales.csv"
+SCALES_HEADER = "name,layer,matrix,first_input,first_output,scale_us,zero"
+
+
+@dataclass(frozen=True)
+class ScaledMatrix:
+    """A matrix, as a format names it.
+
+    Attributes:
+        name: Its name in the format.
+        layer: The layer that has it.
+        matrix: Its number in the layer.
+    """
+
+    name: str
+    layer: Layer
+    matrix: int
+
+
+def write_scales(matrices: Sequence[ScaledMatrix], folder: Path, subfolder: str) -> FileRecord:
+    """Write a line for each piece of a matrix that has a scale: where it begins, µS per unit of weight, and its zero.
+
+    Numbers have as many digits as their type needs to come back exactly.
+
+    Args:
+        matrices: The matrices.
+        folder: The bundle.
+        subfolder: The folder of the format in it.
+
+    Returns:
+        What the manifest says of the file.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with HashedFile(folder, f"{subfolder}/{SCALES_FILE}") as file:
+        file.write(f"{SCALES_HEADER}\n")
+        for layer, group in itertools.groupby(matrices, lambda item: item.layer):
+            grid, (scale, zero) = layer.scale_grid, layer.scale_and_zero()
+            for item, (row, first_input) in itertools.product(group, enumerate(grid.row_starts)):
+                scales, zeros = (values[item.matrix, row].astype(str) for values in (scale, zero))
+                lines = io.StringIO(newline="")
+                csv.writer(lines, lineterminator="\n").writerows(
+                    (item.name, layer.id, item.matrix, first_input, *piece)
+                    for piece in zip(grid.column_starts, scales, zeros, strict=True)
+                )
+                file.write(lines.getvalue())
+    return file.record

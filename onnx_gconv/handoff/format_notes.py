@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+from onnx_gconv.handoff.bias import BiasRows
 from onnx_gconv.handoff.layers import Layer
 from onnx_gconv.handoff.neurosim_csv import NEUROSIM_ROUNDING_US
 from onnx_gconv.handoff.scales_csv import SCALES_FILE
@@ -95,11 +96,11 @@ def format_notes(name: HandoffFormat, layers: Sequence[Layer]) -> tuple[str, ...
     particular = (
         (
             "biases are not in it; they are added digitally",
-            [layer for layer in layers if layer.bias is not None and not (name == "npy" and layer.bias_cells)],
+            [layer for layer in layers if layer.bias is not None and not _has_bias_rows(layer)],
         ),
         (
-            "rows of tiles below the inputs hold the bias",
-            [layer for layer in layers if layer.bias_cells and name == "npy"],
+            "the rows of the bias are not in it; add the bias digitally, or take the rows from the arrays file",
+            [layer for layer in layers if _has_bias_rows(layer) and name != "npy"],
         ),
         (
             "several matrices (groups, batches, directions) stand one by one",
@@ -148,7 +149,7 @@ def _description(layer: Layer) -> str:
     if _factor(layer) != 1.0:
         lines.append(f"the outputs are multiplied by {_factor(layer):g}")
     if layer.bias is not None:
-        lines.append(f"bias {_quoted(layer.bias.name)}, an initializer of model.onnx")
+        lines.append(f"bias {_quoted(layer.bias.name)}, a constant of model.onnx")
     if record.rounded:
         lines.append("a weight is an integer code: round, and add the zero point, which manifest.json names")
     return "\n  ".join(lines)
@@ -165,6 +166,10 @@ def _factor(layer: Layer) -> float:
     view = layer.consumers[0].matrix_view
     assert view is not None  # noqa: S101 - layers have one
     return view.factor
+
+
+def _has_bias_rows(layer: Layer) -> bool:
+    return isinstance(layer.bias_rows, BiasRows)
 
 
 def _has_codes(layer: Layer) -> bool:

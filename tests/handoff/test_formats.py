@@ -181,7 +181,7 @@ def test_the_readme_has_sizes_devices_scales_factor_and_bias_of_every_layer(hand
     assert "devices g_plus (coefficient 1), g_minus (coefficient -1), from 0 to 25 µS, offset 0 µS\n" in readme
     assert f"scale in µS per unit of weight: {np.float32(scale)}, zero 0.0\n" in readme
     assert "the outputs are multiplied by 0.5\n" in readme
-    assert 'bias "c", an initializer of model.onnx\n' in readme
+    assert 'bias "c", a constant of model.onnx\n' in readme
 
 
 def test_the_readme_says_that_integer_codes_are_rounded(parse, tmp_path):
@@ -206,3 +206,21 @@ def test_progress_counts_the_numbers_that_become_text(mapped, tmp_path):
     total = 3 * 2 * 7 * 3 * 3 * 2  # text formats, devices, weights
     assert counts[-1] == (total, total)
     assert counts == sorted(counts)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_of_the_bias_are_in_the_arrays_of_tiles_and_named_where_they_are_left_out(handed_off, tmp_path, name):
+    bundle = handed_off("Conv", scheme=SCHEME, formats=[name], bias_rows=2)
+    report = write_bundle(tmp_path / "model.gconv.onnx", array=(5, 4), formats=[name], dry_run=True, bias_rows=2)
+    text = "the rows of the bias are not in it; add the bias digitally, or take the rows from the arrays file: L000"
+    assert (f"{name}: {text}" in report.notes) is (name != "npy")
+    assert not any("biases are not in it" in note for note in report.notes)
+    bundle.verify_hashes()
+    if name == "neurosim":
+        found = np.loadtxt(bundle.path / name / "L000_g_plus.csv", delimiter=",")
+        assert found.shape == (3 * 3 * 2, 7)
+    if name == "npy":
+        tile = bundle.layers[0].tiles[-1]
+        found = np.load(bundle.path / name / f"{tile.record.conductances[0].key}.npy", allow_pickle=False)
+        np.testing.assert_array_equal(found, bundle.read(tile.record.conductances[0]))
+        assert tile.record.inputs[1] > 3 * 3 * 2

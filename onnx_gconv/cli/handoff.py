@@ -59,6 +59,27 @@ def handoff(
             rich_help_panel=_ARRAYS,
         ),
     ] = 0,
+    defects: Annotated[
+        Path | None,
+        typer.Option(
+            "--defects",
+            help="The defect map of the chip, a JSON file: unusable arrays, rows and columns are left out.",
+            rich_help_panel=_ARRAYS,
+            show_default=False,
+        ),
+    ] = None,
+    spare_rows: Annotated[
+        int,
+        typer.Option(
+            "--spare-rows",
+            help="Rows of each array that tiles leave free, in place of unusable ones.",
+            min=0,
+            rich_help_panel=_ARRAYS,
+        ),
+    ] = 0,
+    spare_columns: Annotated[
+        int, typer.Option("--spare-columns", help="The same of columns.", min=0, rich_help_panel=_ARRAYS)
+    ] = 0,
     pair_layout: Annotated[
         Literal["separate-arrays", "adjacent-columns", "interleaved-rows"],
         typer.Option(
@@ -128,6 +149,9 @@ def handoff(
             pair_layout=layouts[pair_layout],
             whole_kernels=whole_kernels,
             bias_rows=bias_rows,
+            defects=defects,
+            spare_rows=spare_rows,
+            spare_columns=spare_columns,
             arrays=arrays,
             csv=csv,
             formats=[parse_format(name) for name in formats or ()],

@@ -25,11 +25,13 @@ from onnx_gconv.handoff.manifest import (
     ArrayRecord,
     BundleManifest,
     LayerRecord,
+    StuckRecord,
     TileRecord,
     ValuesRecord,
     read_bundle_manifest,
 )
 from onnx_gconv.handoff.matrix_reader import stored_from_matrices
+from onnx_gconv.handoff.placement import ArrayPlacement, device_groups, lines_of_devices
 from onnx_gconv.handoff.tile_arrays import digest
 from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout, touched_pieces
 from onnx_gconv.integer_weight import ZeroPoint
@@ -297,6 +299,8 @@ class BundleLayer:
         for tile in record.tiles:
             yield from tile.conductances
             yield from tile.codes or ()
+            for stuck in tile.stuck:
+                yield from (stuck.cells, stuck.conductances)
         yield from (record.scale.array, record.zero.array, record.scale_row_starts, record.scale_column_starts)
         if record.zero_point is not None:
             yield record.zero_point
@@ -318,7 +322,20 @@ class BundleLayer:
                 self._expect(array, shape, np.dtype(record.array_dtype))
             for array in tile.codes or ():
                 self._expect(array, shape, record.code_dtype)
+            for stuck in tile.stuck:
+                self._check_stuck(tile, stuck, shape)
         self._check_scales()
+
+    def _check_stuck(self, tile: TileRecord, stuck: StuckRecord, shape: tuple[int, int]) -> None:
+        count = self.bundle.form(stuck.conductances)[0]
+        self._expect(stuck.conductances, None, np.dtype(self.record.array_dtype))
+        self._expect(stuck.cells, (*count, 2), _INDEX)
+        cells = self.bundle.read(stuck.cells)
+        if ((cells < 0) | (cells >= shape)).any():
+            raise BundleError(
+                f"'{self.bundle.arrays_path}': array '{stuck.cells.key}' names cells that tile {tile.id} of "
+                f"{shape[0]}x{shape[1]} does not have; copy the bundle again"
+            )
 
     def _check_scales(self) -> None:
         record, view, dtype = self.record, self.record.matrix_view, np.dtype(self.record.array_dtype)
@@ -387,11 +404,16 @@ class PhysicalArray:
         devices: The devices that stand on it: one, or the two of a pair.
         targets: In µS, [rows, columns]; cells without a weight are at g_min.
         is_used: Which cells belong to a weight, of the same shape.
+        is_avoided: Which cells are on a row or column that is left out because it cannot be used; they are not to be
+            programmed.
+        array: The number of the array on the chip; None in another pair layout than that of the bundle.
     """
 
     devices: tuple[str, ...]
     targets: FloatArray
     is_used: NDArray[np.bool_]
+    is_avoided: NDArray[np.bool_]
+    array: int | None
 
 
 class BundleTile:
@@ -470,46 +492,65 @@ class BundleTile:
         """
         layer, geometry = self.layer.record, self.layer.bundle.geometry
         chosen = geometry.pair_layout if pair_layout is None else pair_layout
-        groups = _groups(layer, chosen)
+        size, placements = (geometry.rows, geometry.columns), self._placements()
+        if chosen != geometry.pair_layout:
+            size = _size_in_other_layout(geometry, chosen, is_paired=bool(layer.pairs))
+            groups = device_groups(len(layer.devices), layer.pairs, chosen)
+            placements = [ArrayPlacement(-1, group) for group in groups]
         conductances = list(self.conductances().values())
-        rows, columns = geometry.capacity(is_paired=bool(layer.pairs))
-        placed = []
-        for group in groups:
-            shape, places = _places(group, chosen, rows, columns)
-            if chosen == geometry.pair_layout:
-                shape = geometry.rows, geometry.columns
-            targets = np.full(shape, layer.g_min, conductances[0].dtype)
-            is_used = np.zeros(shape, np.bool_)
-            for device, place in zip(group, places, strict=True):
-                targets[place][: self.shape[0], : self.shape[1]] = conductances[device]
-                is_used[place][: self.shape[0], : self.shape[1]] = True
-            placed.append(PhysicalArray(tuple(layer.devices[device].name for device in group), targets, is_used))
-        return tuple(placed)
+        return tuple(self._physical_array(placement, size, chosen, conductances) for placement in placements)
+
+    def _placements(self) -> list[ArrayPlacement]:
+        return [
+            ArrayPlacement(item.array, item.devices, item.avoided_rows, item.avoided_columns)
+            for item in self.record.placements
+        ]
+
+    def _physical_array(
+        self,
+        placement: ArrayPlacement,
+        size: tuple[int, int],
+        pair_layout: PairLayout,
+        conductances: list[FloatArray],
+    ) -> PhysicalArray:
+        layer = self.layer.record
+        if len(placement.devices) == 1 and placement.array < 0:
+            size = self.layer.bundle.geometry.capacity(is_paired=bool(layer.pairs))
+        targets = np.full(size, layer.g_min, conductances[0].dtype)
+        is_used, is_avoided = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
+        is_avoided[list(placement.avoided_rows)] = True
+        is_avoided[:, list(placement.avoided_columns)] = True
+        lines = lines_of_devices(size, self.shape, placement, pair_layout)
+        for device, (rows, columns) in zip(placement.devices, lines, strict=True):
+            targets[rows[:, None], columns] = conductances[device]
+            is_used[rows[:, None], columns] = True
+        return PhysicalArray(
+            tuple(layer.devices[device].name for device in placement.devices),
+            targets,
+            is_used,
+            is_avoided,
+            None if placement.array < 0 else placement.array,
+        )
+
+    def stuck_cells(self) -> dict[str, tuple[NDArray[np.int64], FloatArray]]:
+        """For each device that has stuck cells, their rows and columns in the tile, [cells, 2], and conductances in µS.
+
+        Raises:
+            BundleError: If they cannot be read.
+        """
+        bundle, devices = self.layer.bundle, self.layer.record.devices
+        return {
+            devices[item.device].name: (bundle.read(item.cells), bundle.read(item.conductances))
+            for item in self.record.stuck
+        }
 
 
-def _groups(layer: LayerRecord, pair_layout: PairLayout) -> list[tuple[int, ...]]:
-    """The devices that share an array."""
+def _size_in_other_layout(geometry: ArrayGeometry, pair_layout: PairLayout, *, is_paired: bool) -> tuple[int, int]:
+    """The size of an array for as many inputs and outputs as a tile may have, in a layout that is not the bundle's."""
+    rows, columns = geometry.capacity(is_paired=is_paired)
     if pair_layout == "separate_arrays":
-        return [(device,) for device in range(len(layer.devices))]
-    partners = dict(layer.pairs)
-    second = set(partners.values())
-    return [
-        (device, partners[device]) if device in partners else (device,)
-        for device in range(len(layer.devices))
-        if device not in second
-    ]
-
-
-def _places(
-    group: tuple[int, ...], pair_layout: PairLayout, rows: int, columns: int
-) -> tuple[tuple[int, int], list[tuple[slice, slice]]]:
-    """The size of an array of so many inputs and outputs for a group of devices, and the cells of each device."""
-    count, every = len(group), slice(None)
-    if count == 1:
-        return (rows, columns), [(every, every)]
-    if pair_layout == "adjacent_columns":
-        return (rows, count * columns), [(every, slice(k, count * columns, count)) for k in range(count)]
-    return (count * rows, columns), [(slice(k, count * rows, count), every) for k in range(count)]
+        return rows, columns
+    return (rows, 2 * columns) if pair_layout == "adjacent_columns" else (2 * rows, columns)
 
 
 def _number_or_array(record: ValuesRecord, values: FloatArray) -> float | FloatArray:

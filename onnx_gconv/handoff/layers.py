@@ -13,7 +13,7 @@ from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
 from onnx_gconv.handoff.bias import BiasRows, FoundBias, bias_as_rows, find_bias
-from onnx_gconv.handoff.tiles import ArrayGeometry, TileGrid
+from onnx_gconv.handoff.tiles import ArrayGeometry, Tile, TileGrid
 from onnx_gconv.mapping import ConsumerRecord, WeightRecord
 from onnx_gconv.matrix_layout import IncommensurableShapeError, MatrixLayout
 from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
@@ -106,6 +106,19 @@ class Layer:
     def scale_and_zero_of_bias(self) -> tuple[FloatArray, FloatArray]:
         """Scale and zero of the rows of the bias, those of the last piece of rows, [matrices, columns]."""
         return _of_last_rows(self.scale_and_zero(), self.scale_grid, self.layout)
+
+    def scale_of_cells(self, tile: Tile, scale: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The scale of each cell of a tile, [inputs, outputs].
+
+        Args:
+            tile: The tile.
+            scale: The scales of the layer, [matrices, pieces of rows, pieces of columns].
+        """
+        grid = self.scale_grid
+        rows = np.searchsorted(grid.row_starts, np.arange(*tile.inputs), side="right") - 1
+        columns = np.searchsorted(grid.column_starts, np.arange(*tile.outputs), side="right") - 1
+        of_cells: NDArray[np.float64] = scale[tile.matrix][rows[:, None], columns]
+        return of_cells
 
     def zero_point(self) -> NDArray[np.int64] | None:
         """The zero points of a weight of integer codes, which broadcast to it; None for 0."""

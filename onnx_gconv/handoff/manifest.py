@@ -29,12 +29,15 @@ __all__ = [
     "ArraysFile",
     "BiasRecord",
     "BundleManifest",
+    "DefectsRecord",
     "DeviceRecord",
     "FileRecord",
     "GeometryRecord",
     "LayerRecord",
     "NodeRecord",
+    "PlacementRecord",
     "PresetRecord",
+    "StuckRecord",
     "TileRecord",
     "ValuesRecord",
     "bundle_schema",
@@ -94,14 +97,14 @@ class GeometryRecord(_Record):
     bias_rows: int = Field(
         default=0, ge=0, description="How many rows hold the bias of a layer, where that is possible"
     )
+    spare_rows: int = Field(default=0, ge=0, description="How many rows of each array tiles leave free")
+    spare_columns: int = Field(default=0, ge=0, description="How many columns of each array tiles leave free")
     padding: Literal["g_min"] = Field(default="g_min", description="What cells outside of a tile are programmed to")
 
     @property
     def geometry(self) -> ArrayGeometry:
         """The arrays themselves."""
-        return ArrayGeometry(
-            self.rows, self.columns, self.partition, self.pair_layout, self.whole_kernels, self.bias_rows
-        )
+        return ArrayGeometry(**self.model_dump(exclude={"padding"}))
 
 
 class NodeRecord(_Record):
@@ -149,6 +152,25 @@ class BiasRecord(_Record):
     reason: str | None = Field(default=None, description="Why it is digital, if rows were asked for")
 
 
+class PlacementRecord(_Record):
+    """The array of the chip that some devices of a tile stand on."""
+
+    array: int = Field(ge=0, description="Its number on the chip, from 0 on")
+    devices: tuple[int, ...] = Field(min_length=1, description="Indices of the devices: one, or the two of a pair")
+    avoided_rows: tuple[int, ...] = Field(
+        default=(), description="Its rows that are left out, as far as they lie before the last one that is used"
+    )
+    avoided_columns: tuple[int, ...] = Field(default=(), description="Its columns that are left out, likewise")
+
+
+class StuckRecord(_Record):
+    """The stuck cells of a device of a tile."""
+
+    device: int = Field(ge=0)
+    cells: ArrayRecord = Field(description="Row and column of each in the tile, int64 [cells, 2]")
+    conductances: ArrayRecord = Field(description="Where they are stuck, in µS, [cells]")
+
+
 class TileRecord(_Record):
     """A tile: a part of a matrix that stands on one array for each device, or pair of devices."""
 
@@ -163,6 +185,20 @@ class TileRecord(_Record):
     scale_columns: tuple[int, int] = Field(description="The pieces of columns of the scale that it touches")
     conductances: tuple[ArrayRecord, ...] = Field(description="For each device its targets in µS, [inputs, outputs]")
     codes: tuple[ArrayRecord, ...] | None = Field(description="For each device the codes of its levels, or null")
+    placements: tuple[PlacementRecord, ...] = Field(description="The arrays of the chip that it stands on")
+    stuck: tuple[StuckRecord, ...] = Field(default=(), description="Its devices that have stuck cells")
+
+
+class DefectsRecord(_Record):
+    """The defect map that tiles were placed by."""
+
+    name: str = Field(description="Name of its file")
+    sha256: str = Field(pattern=_SHA256)
+    array_count: int | None = Field(description="How many arrays the chip has; null if that is open")
+    arrays: int = Field(ge=0, description="How many arrays it lists")
+    passed_over: tuple[int, ...] = Field(
+        description="The arrays that no tile stands on, though arrays of higher numbers are used"
+    )
 
 
 class LayerRecord(_Record):
@@ -253,6 +289,11 @@ class LayerRecord(_Record):
             return f"tile {tile.id} has other inputs or outputs than the grid gives it"
         if any(len(arrays) != len(self.devices) for arrays in (tile.conductances, tile.codes or tile.conductances)):
             return f"tile {tile.id} does not have an array for each of the {len(self.devices)} devices"
+        placed = [device for placement in tile.placements for device in placement.devices]
+        if sorted(placed) != list(range(len(self.devices))):
+            return f"tile {tile.id} is not placed with each of its {len(self.devices)} devices once"
+        if any(item.device >= len(self.devices) for item in tile.stuck):
+            return f"tile {tile.id} has stuck cells of a device beyond the {len(self.devices)} that it has"
         return None
 
     @property
@@ -271,6 +312,7 @@ class BundleManifest(_Record):
     source: SourceRecord
     preset: PresetRecord | None
     geometry: GeometryRecord
+    defects: DefectsRecord | None = None
     partial_sums: str = Field(description="How the results of tiles become that of the layer, in words")
     arrays: ArraysFile
     files: tuple[FileRecord, ...] = Field(description="The other files of the bundle")

@@ -240,7 +240,9 @@ class _Comparison:
                 if figures.measured < figures.cells:
                     np.nan_to_num(errors, copy=False, nan=0.0)
                 difference += device.coefficient * errors
-        difference = (difference / self._scale_of_cells(arrays))[: max(self.layer.layout.rows - tile.inputs[0], 0)]
+        difference = (difference / self.layer.scale_of_cells(arrays.tile, self.scale))[
+            : max(self.layer.layout.rows - tile.inputs[0], 0)
+        ]
         return TileReadback(
             id=tile.id,
             matrix=tile.matrix,
@@ -250,13 +252,6 @@ class _Comparison:
             largest_target_us=max(float(targets.max()) for targets in arrays.conductances),
             largest_measured_us=largest,
         )
-
-    def _scale_of_cells(self, arrays: TileArrays) -> NDArray[np.float64]:
-        grid, tile = self.layer.scale_grid, arrays.tile
-        rows = np.searchsorted(grid.row_starts, np.arange(*tile.inputs), side="right") - 1
-        columns = np.searchsorted(grid.column_starts, np.arange(*tile.outputs), side="right") - 1
-        of_cells: NDArray[np.float64] = self.scale[tile.matrix][rows[:, None], columns]
-        return of_cells
 
 
 def _notes(measurements: Measurements, layers: tuple[LayerReadback, ...]) -> Iterator[str]:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from onnx_gconv.handoff.layers import Layer
+    from onnx_gconv.handoff.placement import Chip
+    from onnx_gconv.handoff.stuck_cells import LayerPlacement
 
-__all__ = ["HandoffReport", "LayerReport"]
+__all__ = ["DefectsReport", "HandoffReport", "LayerReport"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class LayerReport:
         bias_rows: How many rows below the inputs of each matrix hold it; 0 if it is digital.
         bias_max_abs_error: How far what they hold is from it, in units of the output; None if it is digital.
         bias_reason: Why it is digital, if rows were asked for.
+        stuck_cells: How many of its devices stand on stuck cells.
+        stuck_weights: How many weights that makes another number.
+        stuck_max_abs_error: How far a weight is off at most, in units of weight.
+        stuck_rms_error: Root mean square of that over all weights of the layer.
+        stuck_max_relative_error: The largest error as a part of max|W|; None for an all-zero weight.
     """
 
     id: str
@@ -59,11 +66,16 @@ class LayerReport:
     bias_rows: int
     bias_max_abs_error: float | None
     bias_reason: str | None
+    stuck_cells: int
+    stuck_weights: int
+    stuck_max_abs_error: float
+    stuck_rms_error: float
+    stuck_max_relative_error: float | None
 
     @classmethod
-    def of(cls, layer: Layer) -> LayerReport:
+    def of(cls, layer: Layer, placement: LayerPlacement) -> LayerReport:
         """The report of a layer."""
-        found = layer.bias_rows
+        found, effect, max_abs = layer.bias_rows, placement.effect, layer.record.max_abs
         rows, error, reason = (0, None, found) if found is None or isinstance(found, str) else (
             found.rows, found.max_abs_error, None
         )  # fmt: skip
@@ -84,7 +96,70 @@ class LayerReport:
             bias_rows=rows,
             bias_max_abs_error=error,
             bias_reason=reason,
+            stuck_cells=placement.stuck_cells,
+            stuck_weights=0 if effect is None else effect.changed,
+            stuck_max_abs_error=0.0 if effect is None else effect.largest,
+            stuck_rms_error=0.0 if effect is None else effect.rms,
+            stuck_max_relative_error=None if not max_abs else (0.0 if effect is None else effect.largest / max_abs),
         )
+
+
+@dataclass(frozen=True)
+class DefectsReport:
+    """How tiles were placed on a chip with defects.
+
+    Attributes:
+        source: The defect map.
+        damaged_arrays: How many arrays that are used have lines that are left out.
+        avoided_lines: How many rows and columns are left out of them.
+        passed_over: The arrays that no tile stands on, though arrays of higher numbers are used.
+        stuck_cells: How many devices stand on stuck cells.
+    """
+
+    source: str
+    damaged_arrays: int
+    avoided_lines: int
+    passed_over: tuple[int, ...]
+    stuck_cells: int
+
+    @classmethod
+    def of(cls, placements: Sequence[LayerPlacement], chip: Chip) -> DefectsReport | None:
+        """The report of a placement; None without a defect map."""
+        if chip.defects is None:
+            return None
+        avoided = [
+            len(array.avoided_rows) + len(array.avoided_columns)
+            for placement in placements
+            for tile in placement.tiles
+            for array in tile
+        ]
+        return cls(
+            chip.source,
+            sum(count > 0 for count in avoided),
+            sum(avoided),
+            chip.passed_over,
+            sum(placement.stuck_cells for placement in placements),
+        )
+
+    def lines(self, layers: Sequence[LayerReport]) -> list[str]:
+        """What to say of it."""
+        counts = (
+            f"unusable rows and columns avoided: {self.avoided_lines:,}, in arrays: {self.damaged_arrays:,}, arrays "
+            f"left out: {len(self.passed_over):,}"
+        )
+        found = [f"Placed by '{self.source}'; {counts}."]
+        if not self.stuck_cells:
+            return [*found, "No device stands on a stuck cell."]
+        weights = sum(layer.stuck_weights for layer in layers)
+        found.append(f"{self.stuck_cells:,} devices stand on stuck cells, which changes {weights:,} weights:")
+        found.extend(
+            f"{layer.id}: {layer.stuck_cells:,} devices, {layer.stuck_weights:,} weights, rms |ΔW| "
+            f"{layer.stuck_rms_error:.3g}, at most {layer.stuck_max_abs_error:.3g}"
+            f"{_relative(layer.stuck_max_relative_error)}."
+            for layer in layers
+            if layer.stuck_cells
+        )
+        return found
 
 
 @dataclass(frozen=True)
@@ -103,6 +178,7 @@ class HandoffReport:
         output: The bundle that was written, or None.
         files: All files of it.
         notes: What further formats leave out or round, and what their readers have to know.
+        defects: What tiles were placed by; None without a defect map.
     """
 
     model: Path
@@ -114,6 +190,7 @@ class HandoffReport:
     output: Path | None = None
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    defects: DefectsReport | None = None
 
     @classmethod
     def of(
@@ -122,6 +199,8 @@ class HandoffReport:
         geometry: ArrayGeometry,
         layers: Sequence[Layer],
         *,
+        placements: Sequence[LayerPlacement],
+        chip: Chip,
         skipped_mvm_weights: int,
         preset: str | None,
     ) -> HandoffReport:
@@ -131,10 +210,11 @@ class HandoffReport:
         return cls(
             model,
             geometry,
-            tuple(map(LayerReport.of, layers)),
+            tuple(map(LayerReport.of, layers, placements)),
             used / cells if cells else 0.0,
             skipped_mvm_weights,
             preset,
+            defects=DefectsReport.of(placements, chip),
         )
 
     @property
@@ -160,6 +240,7 @@ class HandoffReport:
             "arrays": self.arrays,
             "utilization": self.utilization,
             "skipped_mvm_weights": self.skipped_mvm_weights,
+            "defects": None if self.defects is None else asdict(self.defects),
             "notes": list(self.notes),
         }
 
@@ -216,6 +297,8 @@ class HandoffReport:
                 for layer in self.layers
                 if layer.bias_reason is not None
             )
+        if self.defects is not None:
+            lines.extend(self.defects.lines(self.layers))
         if self.skipped_mvm_weights:
             lines.append(f"Not mapped, and therefore digital: {counted(self.skipped_mvm_weights)} of MVM ops.")
         lines += self.notes
@@ -230,3 +313,7 @@ class HandoffReport:
         places = (file.relative_to(self.output).parts for file in self.files)
         counts = Counter(parts[0] for parts in places if len(parts) > 1)
         return [f"{self.output / name} ({count:,} file{'' if count == 1 else 's'})" for name, count in counts.items()]
+
+
+def _relative(part: float | None) -> str:
+    return "" if part is None else f" ({part:.1%} of max|W|)"

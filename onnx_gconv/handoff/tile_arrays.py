@@ -22,7 +22,7 @@ from onnx_gconv.handoff.matrix_reader import MatrixReader
 from onnx_gconv.handoff.tiles import Tile
 from onnx_gconv.streamed_tensor import worker_count
 
-__all__ = ["TileArrays", "as_stored", "digest", "little_endian", "tile_arrays"]
+__all__ = ["TileArrays", "as_stored", "block_with_bias", "digest", "little_endian", "tile_arrays"]
 
 # Cells that are read at once, over all devices: 8 MiB of float32, and as much again for the tiles that are cut of them.
 _BLOCK_CELLS = 1 << 21
@@ -101,11 +101,11 @@ def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile]) -> list[T
     first, last = tiles[0], tiles[-1]
     rows, columns = (first.inputs[0], last.inputs[1]), (first.outputs[0], last.outputs[1])
     place = first.matrix, rows, columns
-    blocks = [_with_bias(layer, number, reader, place) for number, reader in enumerate(readers)]
+    blocks = [block_with_bias(layer, number, reader, place) for number, reader in enumerate(readers)]
     return [_tile(layer, tile, [_part(block, tile, first) for block in blocks]) for tile in tiles]
 
 
-def _with_bias(
+def block_with_bias(
     layer: Layer, device: int, reader: MatrixReader, place: tuple[int, tuple[int, int], tuple[int, int]]
 ) -> NDArray[Any]:
     """A block of a matrix: its number, rows and columns. The rows of the bias are those below the inputs."""

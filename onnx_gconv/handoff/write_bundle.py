@@ -24,6 +24,7 @@ from onnx_gconv.external_data import external_tensors
 from onnx_gconv.granularity import Partition
 from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, ArrayWriter, write_arrays
 from onnx_gconv.handoff.bias import BiasRows
+from onnx_gconv.handoff.defects import DefectMap, read_defects
 from onnx_gconv.handoff.format_notes import HandoffFormat
 from onnx_gconv.handoff.formats import FORMAT_FOLDERS, check_formats, write_formats
 from onnx_gconv.handoff.layers import Layer, layers_of
@@ -33,19 +34,24 @@ from onnx_gconv.handoff.manifest import (
     ArraysFile,
     BiasRecord,
     BundleManifest,
+    DefectsRecord,
     DeviceRecord,
     FileRecord,
     GeometryRecord,
     LayerRecord,
     NodeRecord,
+    PlacementRecord,
     PresetRecord,
     SourceRecord,
+    StuckRecord,
     TileRecord,
     ValuesRecord,
 )
 from onnx_gconv.handoff.npy_folder import NpyFolder
+from onnx_gconv.handoff.placement import Chip
 from onnx_gconv.handoff.report import HandoffReport
 from onnx_gconv.handoff.staged_folder import staged_folder
+from onnx_gconv.handoff.stuck_cells import LayerPlacement, placed
 from onnx_gconv.handoff.targets_csv import TargetsCsv
 from onnx_gconv.handoff.tile_arrays import TileArrays, digest, little_endian, tile_arrays
 from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout, touched_pieces
@@ -85,6 +91,9 @@ def write_bundle(
     pair_layout: PairLayout = "separate_arrays",
     whole_kernels: bool = False,
     bias_rows: int = 0,
+    defects: str | os.PathLike[str] | None = None,
+    spare_rows: int = 0,
+    spare_columns: int = 0,
     arrays: ArraysKind = "hdf5",
     csv: bool = False,
     formats: Sequence[HandoffFormat] = (),
@@ -106,6 +115,10 @@ def write_bundle(
         whole_kernels: Never cut a kernel of a convolution.
         bias_rows: So many rows below the inputs of each matrix hold the bias, each an equal part of it, where that is
             possible; the report says where it is not. 0 for digital biases.
+        defects: The defect map of the chip, a JSON file: tiles leave out unusable arrays, rows and columns, and stuck
+            cells are recorded.
+        spare_rows: How many rows of each array tiles leave free, so that others can take the place of unusable ones.
+        spare_columns: The same of columns.
         arrays: The file of the conductances: ``hdf5`` or ``npz``.
         csv: Also write them as text, a line for each cell.
         formats: Formats of other tools to write as well, each in a folder of its own: ``fusion`` and ``fusion-pair``
@@ -124,21 +137,39 @@ def write_bundle(
     source = Path(mapped)
     target = default_bundle_path(source) if output is None else Path(output)
     device = None if preset is None else preset_of_name(preset)
-    geometry = ArrayGeometry(*_array_size(array, device), partition, pair_layout, whole_kernels, bias_rows)
+    geometry = ArrayGeometry(
+        *_array_size(array, device),
+        partition=partition,
+        pair_layout=pair_layout,
+        whole_kernels=whole_kernels,
+        bias_rows=bias_rows,
+        spare_rows=spare_rows,
+        spare_columns=spare_columns,
+    )
     if arrays not in ARRAY_FILES:
         raise ConfigError(f"arrays is one of {', '.join(ARRAY_FILES)}, but not '{arrays}'")
     if not dry_run:
         _check_target(target, source, overwrite=overwrite)
+    found, sha256 = (None, "") if defects is None else read_defects(defects, geometry)
+    chip = Chip(geometry, found, "" if defects is None else os.fspath(defects))
     model = load_model(source)
     with _named(source):
         layers = layers_of(model, geometry, device)
+        placements = placed(layers, chip)
         report = HandoffReport.of(
-            source, geometry, layers, skipped_mvm_weights=_skipped_mvm_weights(model), preset=preset
+            source,
+            geometry,
+            layers,
+            placements=placements,
+            chip=chip,
+            skipped_mvm_weights=_skipped_mvm_weights(model),
+            preset=preset,
         )
         report = replace(report, notes=check_formats(formats, layers))
         if dry_run:
             return report
-        job = _Job(source, target, layers, geometry, arrays, csv, tuple(formats), device, progress)
+        record = None if found is None else _defects_record(Path(chip.source).name, sha256, found, chip)
+        job = _Job(source, target, layers, placements, geometry, record, arrays, csv, tuple(formats), device, progress)
         try:
             files = _write(job, model)
         except OSError as error:
@@ -200,7 +231,9 @@ class _Job:
         source: The mapped model.
         target: The folder.
         layers: The mapped weights.
+        placements: Where the tiles of each layer stand.
         geometry: The arrays of the chip.
+        defects: The defect map that they were placed by, if there is one.
         kind: The file of the conductances.
         csv: Whether to write them as text, too.
         formats: The formats of other tools.
@@ -211,7 +244,9 @@ class _Job:
     source: Path
     target: Path
     layers: tuple[Layer, ...]
+    placements: tuple[LayerPlacement, ...]
     geometry: ArrayGeometry
+    defects: DefectsRecord | None
     kind: ArraysKind
     csv: bool
     formats: tuple[HandoffFormat, ...]
@@ -264,6 +299,7 @@ def _fill(
         source=SourceRecord(name=job.source.name, sha256=copied[0].sha256),
         preset=_preset_record(job.preset),
         geometry=_geometry_record(job.geometry),
+        defects=job.defects,
         partial_sums=PARTIAL_SUMS,
         arrays=ArraysFile(path=ARRAY_FILES[job.kind], kind=job.kind),
         files=(*copied, *(item.result() for item in hashes), *written),
@@ -286,8 +322,8 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
         NpyFolder(folder) if "npy" in job.formats else nullcontext() as single,
         TargetsCsv(folder / CSV_FILE) if job.csv else nullcontext() as text,
     ):
-        for layer in job.layers:
-            writer = _LayerWriter(layer, [file] if single is None else [file, single])
+        for layer, placement in zip(job.layers, job.placements, strict=True):
+            writer = _LayerWriter(layer, placement, [file] if single is None else [file, single])
             for arrays in tile_arrays(layer, executor):
                 writer.write(arrays)
                 if text is not None:
@@ -302,8 +338,9 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
 class _LayerWriter:
     """Writes the arrays of a layer, and takes down what the manifest says of them."""
 
-    def __init__(self, layer: Layer, files: Sequence[ArrayWriter]) -> None:
+    def __init__(self, layer: Layer, placement: LayerPlacement, files: Sequence[ArrayWriter]) -> None:
         self._layer = layer
+        self._placement = placement
         self._files = files
         self._tiles: dict[int, TileRecord] = {}
 
@@ -329,6 +366,23 @@ class _LayerWriter:
             scale_columns=touched_pieces(grid.column_starts, *tile.outputs),
             conductances=tuple(found[: len(devices)]),
             codes=None if arrays.codes is None else tuple(found[len(devices) :]),
+            placements=tuple(
+                PlacementRecord(
+                    array=item.array,
+                    devices=item.devices,
+                    avoided_rows=item.avoided_rows,
+                    avoided_columns=item.avoided_columns,
+                )
+                for item in self._placement.tiles[tile.number]
+            ),
+            stuck=tuple(
+                StuckRecord(
+                    device=item.device,
+                    cells=self._array(f"{keys[item.device]}_stuck", item.cells),
+                    conductances=self._array(f"{keys[item.device]}_stuck_us", item.conductances),
+                )
+                for item in self._placement.stuck.get(tile.number, ())
+            ),
         )
 
     def record(self) -> LayerRecord:
@@ -364,11 +418,11 @@ class _LayerWriter:
             offset_us=record.offset_us,
             granularity=record.granularity,
             scale=self._values("scale", scale),
-            scale_row_starts=self._array("scale_row_starts", np.array(layer.scale_grid.row_starts, "<i8")),
-            scale_column_starts=self._array("scale_column_starts", np.array(layer.scale_grid.column_starts, "<i8")),
+            scale_row_starts=self._starts("scale_row_starts", layer.scale_grid.row_starts),
+            scale_column_starts=self._starts("scale_column_starts", layer.scale_grid.column_starts),
             zero=self._values("zero", zero),
             rounded=record.rounded,
-            zero_point=None if zero_point is None else self._array("zero_point", zero_point),
+            zero_point=None if zero_point is None else self._array(f"{layer.id}/zero_point", zero_point),
             bias=_bias_record(layer),
             tile_row_starts=layer.grid.row_starts,
             tile_column_starts=layer.grid.column_starts,
@@ -379,12 +433,16 @@ class _LayerWriter:
 
     def _values(self, name: str, values: NDArray[Any]) -> ValuesRecord:
         same = bool((values == values.flat[0]).all())
-        return ValuesRecord(value=float(values.flat[0]) if same else None, array=self._array(name, values))
+        key = f"{self._layer.id}/{name}"
+        return ValuesRecord(value=float(values.flat[0]) if same else None, array=self._array(key, values))
 
-    def _array(self, name: str, array: NDArray[Any]) -> ArrayRecord:
-        key, array = f"{self._layer.id}/{name}", little_endian(array)
+    def _array(self, key: str, array: NDArray[Any]) -> ArrayRecord:
+        array = little_endian(array)
         self._store(key, array)
         return ArrayRecord(key=key, sha256=digest(array))
+
+    def _starts(self, name: str, starts: Sequence[int]) -> ArrayRecord:
+        return self._array(f"{self._layer.id}/{name}", np.array(starts, "<i8"))
 
     def _store(self, key: str, array: NDArray[Any]) -> None:
         for file in self._files:
@@ -474,6 +532,16 @@ def _preset_record(preset: DevicePreset | None) -> PresetRecord | None:
     )
 
 
+def _defects_record(name: str, sha256: str, found: DefectMap, chip: Chip) -> DefectsRecord:
+    return DefectsRecord(
+        name=name,
+        sha256=sha256,
+        array_count=found.array_count,
+        arrays=len(found.arrays),
+        passed_over=chip.passed_over,
+    )
+
+
 def _geometry_record(geometry: ArrayGeometry) -> GeometryRecord:
     return GeometryRecord(
         rows=geometry.rows,
@@ -482,6 +550,8 @@ def _geometry_record(geometry: ArrayGeometry) -> GeometryRecord:
         pair_layout=geometry.pair_layout,
         whole_kernels=geometry.whole_kernels,
         bias_rows=geometry.bias_rows,
+        spare_rows=geometry.spare_rows,
+        spare_columns=geometry.spare_columns,
         padding="g_min",
     )
 

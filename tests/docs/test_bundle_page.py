@@ -12,7 +12,18 @@ import pytest
 from onnx import numpy_helper
 
 import onnx_gconv as gconv
-from onnx_gconv.handoff.manifest import BundleManifest, GeometryRecord, LayerRecord, TileRecord
+from onnx_gconv.handoff.defects import ArrayDefects, DefectMap, StuckCell, read_defects
+from onnx_gconv.handoff.manifest import (
+    BiasRecord,
+    BundleManifest,
+    DefectsRecord,
+    GeometryRecord,
+    LayerRecord,
+    PlacementRecord,
+    StuckRecord,
+    TileRecord,
+)
+from onnx_gconv.handoff.tiles import ArrayGeometry
 from onnx_gconv.models import model_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,10 +81,23 @@ def test_the_example_of_a_lab_writes_what_can_be_read_back(tmp_path, monkeypatch
     assert 0 < report.errors.failed == report.errors.cells - report.errors.measured
 
 
-@pytest.mark.parametrize("record", [BundleManifest, GeometryRecord, LayerRecord, TileRecord])
+RECORDS = [
+    BundleManifest, GeometryRecord, LayerRecord, TileRecord, BiasRecord, PlacementRecord, StuckRecord, DefectsRecord,
+    DefectMap, ArrayDefects, StuckCell,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("record", RECORDS)
 def test_the_page_names_every_key(record):
     for key in record.model_fields:
-        assert f"`{key}`" in PAGE, key
+        assert f"`{key}`" in PAGE or f'"{key}":' in PAGE, key
+
+
+def test_the_example_of_a_defect_map_is_one(tmp_path):
+    [example] = re.findall(r"^```json\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "defects.json").write_text(example, encoding="utf-8")
+    found, _ = read_defects(tmp_path / "defects.json", ArrayGeometry(256, 256))
+    assert (found.array_count, [item.array for item in found.arrays]) == (64, [3, 7])
 
 
 def test_links_of_the_page_lead_somewhere():

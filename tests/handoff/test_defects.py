@@ -1,0 +1,321 @@
+"""Tiles leave out what cannot be used of a chip; stuck cells are recorded with what they make of the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnx_gconv import converters, open_bundle, write_bundle
+from onnx_gconv.errors import BundleError, ConfigError
+from onnx_gconv.granularity import Granularity
+from onnx_gconv.handoff.defects import ArrayDefects, DefectMap, defects_schema
+from onnx_gconv.handoff.placement import Chip, device_groups, lines_of_devices
+from onnx_gconv.handoff.tiles import ArrayGeometry
+from onnx_gconv.mapping_scheme import MappingScheme
+from onnx_gconv.model_io import load_model
+from tests.handoff.chip import programmed
+
+LAYOUTS = ["separate_arrays", "adjacent_columns", "interleaved_rows"]
+PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "defects.schema.json"
+SCHEME = MappingScheme(converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0), Granularity("channel"))
+
+
+def document(*arrays, **more):
+    return {"format": "onnx_gconv.defects", "format_version": 1, "arrays": list(arrays), **more}
+
+
+@pytest.fixture
+def defects(tmp_path):
+    """Writes a defect map."""
+
+    def write(*arrays, **more):
+        path = tmp_path / "defects.json"
+        path.write_text(json.dumps(document(*arrays, **more)))
+        return path
+
+    return write
+
+
+def test_the_published_schema_is_current():
+    assert PUBLISHED.read_text(encoding="utf-8") == defects_schema()
+
+
+LINES = st.frozensets(st.integers(0, 7), max_size=6)
+DAMAGES = st.builds(
+    lambda array, rows, columns, unusable: ArrayDefects(
+        array=array, unusable=unusable, unusable_rows=tuple(rows), unusable_columns=tuple(columns)
+    ),
+    st.integers(0, 9), LINES, LINES, st.booleans(),
+)  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(
+    damages=st.lists(DAMAGES, max_size=10, unique_by=lambda item: item.array),
+    layout=st.sampled_from(LAYOUTS),
+    shapes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=8),
+)
+def test_every_cell_stands_on_a_usable_line_of_an_array_of_its_own(damages, layout, shapes):
+    geometry = ArrayGeometry(8, 8, pair_layout=layout)
+    chip = Chip(geometry, DefectMap(arrays=tuple(damages)), "defects.json")
+    damaged = {item.array: item for item in damages}
+    groups = device_groups(3, [(0, 1)], layout)
+    taken = set()
+    for shape in shapes:
+        placements = chip.place(shape, groups, 99)
+        assert [item.devices for item in placements] == groups
+        for placement in placements:
+            assert placement.array not in taken
+            taken.add(placement.array)
+            found = damaged.get(placement.array, ArrayDefects(array=placement.array))
+            assert not found.unusable
+            cells = set()
+            for rows, columns in lines_of_devices((8, 8), shape, placement, layout):
+                assert (rows.size, columns.size) == shape
+                assert (np.diff(rows) > 0).all()  # the order is kept
+                assert (np.diff(columns) > 0).all()
+                assert not set(rows.tolist()) & set(found.unusable_rows)
+                assert not set(columns.tolist()) & set(found.unusable_columns)
+                assert max(rows) < 8
+                assert max(columns) < 8
+                cells |= {(row, column) for row in rows.tolist() for column in columns.tolist()}
+            assert len(cells) == len(placement.devices) * shape[0] * shape[1]  # each stands alone
+            if len(placement.devices) == 2:  # partners are neighbours of a pair of lines of the hardware
+                (first, left), (second, right) = lines_of_devices((8, 8), shape, placement, layout)
+                along = (left, right) if layout == "adjacent_columns" else (first, second)
+                assert (along[0] % 2 == 0).all()
+                assert (along[1] == along[0] + 1).all()
+
+
+def test_arrays_that_are_too_damaged_for_a_tile_serve_a_smaller_one():
+    damages = [ArrayDefects(array=0, unusable_rows=(2,)), ArrayDefects(array=1, unusable=True)]
+    chip = Chip(ArrayGeometry(4, 4), DefectMap(arrays=tuple(damages)), "map")
+    assert chip.place((4, 4), [(0,)], 2)[0].array == 2
+    assert chip.passed_over == (0, 1)
+    [smaller] = chip.place((3, 4), [(0,)], 2)
+    assert (smaller.array, smaller.avoided_rows) == (0, (2,))
+    assert chip.passed_over == (1,)
+    assert chip.place((1, 1), [(0,)], 2)[0].array == 3
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["hdf5", "npz"])
+def test_the_arrays_of_a_damaged_chip_compute_the_layer(mapped, defects, run, tmp_path, layout, kind):
+    source = mapped("MatMul", scheme=SCHEME)
+    path = defects(
+        {"array": 0, "unusable_rows": [1], "unusable_columns": [0, 6]},
+        {"array": 1, "unusable": True},
+        {"array": 2, "unusable_rows": [7, 0], "unusable_columns": [3]},
+    )
+    write_bundle(
+        source, tmp_path / "out", (9, 8), pair_layout=layout, defects=path, spare_rows=4, spare_columns=3, arrays=kind
+    )
+    x = np.random.default_rng(3).normal(size=(2, 13))
+    [expected] = run(load_model(source), x=x.astype(np.float32))
+    y, arrays = np.zeros((2, 10)), []
+    with open_bundle(tmp_path / "out") as bundle:
+        bundle.verify_hashes()
+        [layer] = bundle.layers
+        for tile in layer.tiles:
+            total = np.zeros((2, tile.shape[1]))
+            for physical, placement in zip(tile.physical_arrays(), tile.record.placements, strict=True):
+                assert physical.array == placement.array
+                arrays.append(physical.array)
+                assert physical.targets.shape == (9, 8)
+                assert not (physical.is_used & physical.is_avoided).any()
+                lines = lines_of_devices((9, 8), tile.shape, placement, layout)
+                for device, (rows, columns) in zip(placement.devices, lines, strict=True):
+                    driven = np.zeros((2, 9))
+                    driven[:, rows] = x[:, slice(*tile.record.inputs)]
+                    total += layer.record.devices[device].coefficient * (driven @ physical.targets)[:, columns]
+            y[:, slice(*tile.record.outputs)] += total / tile.scale().values.repeat(
+                np.diff([*tile.scale().column_starts, tile.shape[1]]), axis=1
+            )
+    assert 1 not in arrays
+    assert {0, 2} <= set(arrays)
+    assert len(set(arrays)) == len(arrays)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("op", ["Gemm transB", "grouped Conv"])
+def test_stuck_cells_are_recorded_where_they_hold_a_device(mapped, defects, tmp_path, op):
+    rng = np.random.default_rng(8)
+    arrays = [
+        {
+            "array": array,
+            "unusable_rows": [int(rng.integers(6))],
+            "stuck_cells": [
+                {"row": int(cell) // 5, "column": int(cell) % 5, "conductance_us": float(rng.choice([0.0, 17.5, 60.0]))}
+                for cell in rng.choice(30, 4, replace=False)
+            ],
+        }
+        for array in range(12)
+    ]
+    source = mapped(op, scheme=SCHEME)
+    report = write_bundle(source, tmp_path / "out", (6, 5), defects=defects(*arrays), spare_rows=1)
+    planned = write_bundle(source, tmp_path / "no", (6, 5), defects=defects(*arrays), spare_rows=1, dry_run=True)
+    assert planned.layers == report.layers
+    assert planned.defects == report.defects
+    chip = programmed(tmp_path / "out", sigma=0.0, dropped=0)  # for the targets
+    by_array, stuck_count, changed, squares, largest = {item["array"]: item for item in arrays}, 0, 0, 0.0, 0.0
+    with open_bundle(tmp_path / "out") as bundle:
+        bundle.verify_hashes()
+        [layer] = bundle.layers
+        for tile in layer.tiles:
+            expected = {}
+            difference = np.zeros(tile.shape)
+            for placement, record in zip(tile.record.placements, tile.record.conductances, strict=True):
+                damage = by_array.get(placement.array, {"unusable_rows": [], "stuck_cells": []})
+                rows = [row for row in range(6) if row not in damage["unusable_rows"]][: tile.shape[0]]
+                cells = {
+                    (rows.index(cell["row"]), cell["column"]): cell["conductance_us"]
+                    for cell in damage["stuck_cells"]
+                    if cell["row"] in rows and cell["column"] < tile.shape[1]
+                }
+                device = layer.record.devices[placement.devices[0]]
+                if cells:
+                    expected[device.name] = cells
+                for place, conductance in cells.items():
+                    difference[place] += device.coefficient * (conductance - chip.targets[record.key][place])
+            found = {
+                name: {tuple(cell): value for cell, value in zip(cells.tolist(), values.tolist(), strict=True)}
+                for name, (cells, values) in tile.stuck_cells().items()
+            }
+            assert found == expected
+            stuck_count += sum(map(len, expected.values()))
+            scale = tile.scale()
+            difference /= scale.values.repeat(np.diff([*scale.column_starts, tile.shape[1]]), axis=1)
+            changed += np.count_nonzero(difference)
+            squares += np.square(difference).sum()
+            largest = max(largest, np.abs(difference).max())
+    [figures] = report.layers
+    assert 0 < figures.stuck_cells == stuck_count == report.defects.stuck_cells
+    assert figures.stuck_weights == changed
+    assert figures.stuck_max_abs_error == pytest.approx(largest, rel=1e-6)
+    weights = int(np.prod(layer.record.shape))
+    assert figures.stuck_rms_error == pytest.approx(np.sqrt(squares / weights), rel=1e-6)
+    assert f"{stuck_count} devices stand on stuck cells, which changes {changed} weights" in str(report)
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_without_defects_arrays_are_numbered_in_order(handed_off):
+    bundle = handed_off("Gemm", (5, 4))
+    numbers = [item.array for tile in bundle.layers[0].tiles for item in tile.record.placements]
+    assert numbers == list(range(bundle.manifest.total_arrays))
+    assert bundle.manifest.defects is None
+    assert all(tile.stuck_cells() == {} for tile in bundle.layers[0].tiles)
+
+
+def test_the_manifest_names_the_map_and_the_arrays_that_are_left_out(mapped, defects, tmp_path):
+    path = defects({"array": 0, "unusable": True}, {"array": 3, "unusable_columns": [1]}, array_count=30)
+    report = write_bundle(mapped("Gemm"), tmp_path / "out", (5, 4), defects=path)
+    with open_bundle(tmp_path / "out") as bundle:
+        found = bundle.manifest.defects
+    assert (found.name, found.array_count, found.arrays, found.passed_over) == ("defects.json", 30, 2, (0,))
+    assert report.defects.passed_over == (0,)  # array 3 holds a tile of two columns
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "the document"),
+        ("{}", "arrays: Field required"),
+        ('{"arrays": []}', 'does not say "format": "onnx_gconv.defects"; is it another file'),
+        (json.dumps({**document(), "format": "other"}), "format: Input should be 'onnx_gconv.defects'"),
+        (json.dumps({**document(), "format_version": 3}), "has format version 3, this version reads 1"),
+        (json.dumps(document(stuck=[])), "stuck: Extra inputs are not permitted"),
+        (json.dumps(document({"array": -1})), "arrays.0.array: Input should be greater than or equal to 0"),
+        (json.dumps(document({"array": 2}, {"array": 2})), "array 2 is listed twice"),
+        (json.dumps(document({"array": 7}, array_count=7)), "array 7 is listed, but the chip has 7, counted from 0 on"),
+        (json.dumps(document({"array": 2, "unusable_rows": [5]})), "array 2 has no row 5; arrays are 5x4, counted"),
+        (json.dumps(document({"array": 2, "unusable_columns": [-1]})), "array 2 has no column -1"),
+        (
+            json.dumps(document({"array": 2, "stuck_cells": [{"row": 0, "column": 4, "conductance_us": 1}]})),
+            "array 2 has no column 4",
+        ),
+        (
+            json.dumps(document({"array": 2, "stuck_cells": [{"row": 0, "column": 1, "conductance_us": -1}]})),
+            "arrays.0.stuck_cells.0.conductance_us: Input should be greater than or equal to 0, but it is '-1'",
+        ),
+        (
+            json.dumps(document({"array": 2, "stuck_cells": [{"row": 0, "column": 1, "conductance_us": np.nan}]})),
+            "conductance_us: Input should be a finite number",
+        ),
+        (
+            json.dumps(document({"array": 2, "stuck_cells": [{"row": 0, "column": 1, "conductance_us": 1.0}] * 2})),
+            "array 2 has the stuck cell at row 0, column 1 twice",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_defect_map_is_one_line(mapped, tmp_path, content, message):
+    path = tmp_path / "map.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as found:
+        write_bundle(mapped("Gemm"), tmp_path / "out", (5, 4), defects=path)
+    assert message in str(found.value)
+    assert "map.json" in str(found.value)
+    assert "\n" not in str(found.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_defect_map_is_named(mapped, tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read the defect map '.*none.json': No such file"):
+        write_bundle(mapped("Gemm"), tmp_path / "out", (5, 4), defects=tmp_path / "none.json")
+
+
+def test_a_chip_that_is_too_small_names_the_lines_that_would_have_to_be_spare(mapped, defects, tmp_path):
+    damaged = [{"array": array, "unusable_rows": [2], "unusable_columns": [0, 3]} for array in range(17)]
+    path = defects(*damaged, {"array": 17, "unusable": True}, array_count=20)
+    with pytest.raises(ConfigError) as found:
+        write_bundle(mapped("Gemm"), tmp_path / "out", (6, 6), defects=path)
+    assert "the model needs 12 arrays, but the chip of " in str(found.value)
+    assert (
+        "has 20, and 18 of them are unusable or too damaged for a tile of 6x4; cut smaller tiles with --spare-rows 1 "
+        in str(found.value)
+    )
+    with pytest.raises(ConfigError, match="take more or larger arrays"):
+        write_bundle(mapped("Gemm"), tmp_path / "out", (6, 6), defects=defects(array_count=5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spare_rows": 5}, "5 spare rows and 0 spare columns leave nothing of an array of 5x4"),
+        ({"spare_columns": -1}, "spare rows and columns are 0 or more, but they are 0 and -1"),
+        ({"spare_columns": 3, "pair_layout": "adjacent_columns"}, "cannot hold a pair"),
+    ],
+)
+def test_spare_lines_that_cannot_be_are_an_error(mapped, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        write_bundle(mapped("Gemm"), tmp_path / "out", (5, 4), **options)
+
+
+def test_spare_lines_make_smaller_tiles(mapped, tmp_path):
+    write_bundle(mapped("Gemm"), tmp_path / "out", (7, 6), spare_rows=2, spare_columns=2)
+    with open_bundle(tmp_path / "out") as bundle:
+        assert bundle.layers[0].tiles[0].shape == (5, 4)
+        assert bundle.layers[0].tiles[0].physical_arrays()[0].targets.shape == (7, 6)
+
+
+def test_damaged_records_are_refused(mapped, defects, tmp_path):
+    cells = [{"row": 1, "column": 1, "conductance_us": 9.0}]
+    write_bundle(mapped("Gemm"), tmp_path / "out", (5, 4), defects=defects({"array": 0, "stuck_cells": cells}))
+    with h5py.File(tmp_path / "out" / "conductances.h5", "r+") as file:
+        file["L000/T0000/g_plus_stuck"][0] = 1, 4
+    with pytest.raises(
+        BundleError, match="names cells that tile L000/T0000 of 5x4 does not have; copy the bundle again"
+    ):
+        open_bundle(tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["layers"][0]["tiles"][2]["placements"].pop()
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="tile L000/T0002 is not placed with each of its 2 devices once"):
+        open_bundle(tmp_path / "out")

@@ -43,7 +43,7 @@ def test_options_reach_the_bundle(gconv, mapped, tmp_path):
     with open_bundle(tmp_path / "out") as bundle:
         assert bundle.manifest.geometry.model_dump() == {
             "rows": 96, "columns": 48, "partition": "equal", "pair_layout": "interleaved_rows", "whole_kernels": True,
-            "bias_rows": 0, "padding": "g_min",
+            "bias_rows": 0, "spare_rows": 0, "spare_columns": 0, "padding": "g_min",
         }  # fmt: skip
         assert bundle.manifest.arrays.kind == "npz"
         assert (tmp_path / "out" / "targets.csv").exists()

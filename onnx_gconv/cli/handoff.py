@@ -118,6 +118,14 @@ def handoff(
             show_default=False,
         ),
     ] = None,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            "--pictures",
+            help="Also draw the tiles of each layer, in pictures/; needs Matplotlib.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show layers and arrays, and write nothing.", rich_help_panel=_FILES)
     ] = False,
@@ -139,7 +147,12 @@ def handoff(
         "adjacent-columns": "adjacent_columns",
         "interleaved-rows": "interleaved_rows",
     }
-    labels = {"conductances": "Writing conductances", "formats": "Writing formats", "models": "Writing models"}
+    labels = {
+        "conductances": "Writing conductances",
+        "formats": "Writing formats",
+        "models": "Writing models",
+        "pictures": "Drawing pictures",
+    }
     with progress_bar(labels, quiet=quiet) as progress:
         report = write_bundle(
             mapped,
@@ -155,6 +168,7 @@ def handoff(
             arrays=arrays,
             csv=csv,
             formats=[parse_format(name) for name in formats or ()],
+            pictures=pictures,
             preset=preset,
             overwrite=overwrite,
             dry_run=dry_run,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnx_gconv.handoff.bundle import Bundle, BundleLayer, BundleTile, PhysicalArray, TileScale, open_bundle
+from onnx_gconv.handoff.pictures import PicturesReport, write_error_pictures, write_pictures
 from onnx_gconv.handoff.read_back import read_back
 from onnx_gconv.handoff.readback_report import ReadbackReport
 from onnx_gconv.handoff.report import HandoffReport
@@ -16,9 +17,12 @@ __all__ = [
     "BundleTile",
     "HandoffReport",
     "PhysicalArray",
+    "PicturesReport",
     "ReadbackReport",
     "TileScale",
     "open_bundle",
     "read_back",
     "write_bundle",
+    "write_error_pictures",
+    "write_pictures",
 ]

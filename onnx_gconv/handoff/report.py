@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from onnx_gconv.handoff.layers import Layer
+    from onnx_gconv.handoff.pictures import PicturesReport
     from onnx_gconv.handoff.placement import Chip
     from onnx_gconv.handoff.stuck_cells import LayerPlacement
 
 __all__ = ["DefectsReport", "HandoffReport", "LayerReport"]
+
+_MOST_PICTURES = 8  # that are named; the JSON names all
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,7 @@ class HandoffReport:
         files: All files of it.
         notes: What further formats leave out or round, and what their readers have to know.
         defects: What tiles were placed by; None without a defect map.
+        pictures: What was drawn, or None.
     """
 
     model: Path
@@ -191,6 +195,7 @@ class HandoffReport:
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     defects: DefectsReport | None = None
+    pictures: PicturesReport | None = None
 
     @classmethod
     def of(
@@ -233,6 +238,7 @@ class HandoffReport:
             "model": str(self.model),
             "output": None if self.output is None else str(self.output),
             "files": [str(file) for file in self.files],
+            "pictures": None if self.pictures is None else self.pictures.to_json(),
             "geometry": asdict(self.geometry),
             "preset": self.preset,
             "layers": [{**asdict(layer), "grid": list(layer.grid)} for layer in self.layers],
@@ -305,6 +311,8 @@ class HandoffReport:
         if self.output:
             files = [file for file in self.files if file.parent == self.output]
             lines.append(f"Written: {self.output}: {', '.join([file_list(files), *self._folders()])}")
+        if self.pictures is not None:
+            lines += self.pictures.notes
         return lines
 
     def _folders(self) -> list[str]:

@@ -22,8 +22,9 @@ from onnx_gconv.devices.presets import preset as preset_of_name
 from onnx_gconv.errors import ConfigError, GconvError
 from onnx_gconv.external_data import external_tensors
 from onnx_gconv.granularity import Partition
-from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, ArrayWriter, write_arrays
+from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, ArrayWriter, read_arrays, write_arrays
 from onnx_gconv.handoff.bias import BiasRows
+from onnx_gconv.handoff.bundle import Bundle
 from onnx_gconv.handoff.defects import DefectMap, read_defects
 from onnx_gconv.handoff.format_notes import HandoffFormat
 from onnx_gconv.handoff.formats import FORMAT_FOLDERS, check_formats, write_formats
@@ -48,6 +49,7 @@ from onnx_gconv.handoff.manifest import (
     ValuesRecord,
 )
 from onnx_gconv.handoff.npy_folder import NpyFolder
+from onnx_gconv.handoff.pictures import PicturesReport, draw_pictures, require_matplotlib
 from onnx_gconv.handoff.placement import Chip
 from onnx_gconv.handoff.report import HandoffReport
 from onnx_gconv.handoff.staged_folder import staged_folder
@@ -67,6 +69,7 @@ Progress = Callable[[str, int, int], None]
 BUNDLE_SUFFIX = ".gconv"
 
 MODEL_FILE, PLAIN_FILE, CSV_FILE = "model.onnx", "plain.onnx", "targets.csv"
+PICTURES_FOLDER = "pictures"
 
 PARTIAL_SUMS = (
     "The outputs of tiles of one matrix with the same outputs are added over their inputs, each after its own scale "
@@ -78,8 +81,11 @@ PARTIAL_SUMS = (
 
 _COPY_BYTES = 1 << 18
 
-_OWN_FILES = {MANIFEST_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, *ARRAY_FILES.values()}
-_OWN_FILES |= set(FORMAT_FOLDERS.values())
+_OWN_FILES = {
+    *(MANIFEST_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, PICTURES_FOLDER),
+    *ARRAY_FILES.values(),
+    *FORMAT_FOLDERS.values(),
+}
 
 
 def write_bundle(
@@ -97,6 +103,7 @@ def write_bundle(
     arrays: ArraysKind = "hdf5",
     csv: bool = False,
     formats: Sequence[HandoffFormat] = (),
+    pictures: bool = False,
     preset: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -123,10 +130,12 @@ def write_bundle(
         csv: Also write them as text, a line for each cell.
         formats: Formats of other tools to write as well, each in a folder of its own: ``fusion`` and ``fusion-pair``
             (IBM's Fusion chip), ``neurosim``, ``npy``. The notes of the report say what each leaves out.
+        pictures: Also draw the tiles of each layer, as `write_pictures` does. Needs Matplotlib.
         preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
         overwrite: Replace an older bundle at `output`.
         dry_run: Only count the arrays; `output` may exist.
-        progress: Called with the step ("conductances", "formats", "models"), what is done and how much there is.
+        progress: Called with the step ("conductances", "formats", "models", "pictures"), what is done and how much
+            there is.
 
     Raises:
         ModelError: If the model cannot be read, is not mapped, or another tool has damaged its mapping.
@@ -148,6 +157,8 @@ def write_bundle(
     )
     if arrays not in ARRAY_FILES:
         raise ConfigError(f"arrays is one of {', '.join(ARRAY_FILES)}, but not '{arrays}'")
+    if pictures:
+        require_matplotlib()
     if not dry_run:
         _check_target(target, source, overwrite=overwrite)
     found, sha256 = (None, "") if defects is None else read_defects(defects, geometry)
@@ -169,13 +180,26 @@ def write_bundle(
         if dry_run:
             return report
         record = None if found is None else _defects_record(Path(chip.source).name, sha256, found, chip)
-        job = _Job(source, target, layers, placements, geometry, record, arrays, csv, tuple(formats), device, progress)
+        job = _Job(
+            source=source,
+            target=target,
+            layers=layers,
+            placements=placements,
+            geometry=geometry,
+            defects=record,
+            kind=arrays,
+            csv=csv,
+            formats=tuple(formats),
+            pictures=pictures,
+            preset=device,
+            progress=progress,
+        )
         try:
-            files = _write(job, model)
+            files, drawn = _write(job, model)
         except OSError as error:
             reason = error.strerror or " ".join(str(error).split())
             raise ConfigError(f"cannot write '{target}': {reason}; free some space or choose another disk") from error
-    return replace(report, output=target, files=tuple(files))
+    return replace(report, output=target, files=tuple(files), pictures=drawn)
 
 
 def default_bundle_path(mapped: Path) -> Path:
@@ -237,6 +261,7 @@ class _Job:
         kind: The file of the conductances.
         csv: Whether to write them as text, too.
         formats: The formats of other tools.
+        pictures: Whether to draw them, too.
         preset: The device, if one was given.
         progress: As for `write_bundle`.
     """
@@ -250,11 +275,12 @@ class _Job:
     kind: ArraysKind
     csv: bool
     formats: tuple[HandoffFormat, ...]
+    pictures: bool
     preset: DevicePreset | None
     progress: Progress | None
 
 
-def _write(job: _Job, model: ir.Model) -> list[Path]:
+def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | None]:
     """Write the bundle; `model` becomes plain."""
     # One thread writes the arrays, another one the models: the kernel lets only one write to a file at a time.
     stopped = threading.Event()
@@ -267,13 +293,15 @@ def _write(job: _Job, model: ir.Model) -> list[Path]:
             copies = _copy_model(job.source, model, staged.folder, copier, stopped)
             RestoreWeights()(model)
             plain = copier.submit(_write_plain, model, staged.folder, job, stopped)
-            manifest = _fill(job, staged.folder, executor, copies, plain)
+            manifest, drawn = _fill(job, staged.folder, executor, copies, plain)
         except BaseException:
             stopped.set()
             raise
         staged.commit()
     written = [MANIFEST_FILE, manifest.arrays.path, *(file.path for file in manifest.files)]
-    return [job.target / name for name in written]
+    if drawn is not None:
+        drawn = replace(drawn, folder=job.target / PICTURES_FOLDER)
+    return [job.target / name for name in written], drawn
 
 
 def _fill(
@@ -282,7 +310,7 @@ def _fill(
     executor: Executor,
     copies: list[Future[FileRecord]],
     plain: Future[list[FileRecord]],
-) -> BundleManifest:
+) -> tuple[BundleManifest, PicturesReport | None]:
     """Write everything but the models, the manifest last."""
     records, written = _write_arrays(job, folder, executor)
     hashes = [executor.submit(_hashed, folder / CSV_FILE)] if job.csv else []
@@ -306,8 +334,20 @@ def _fill(
         total_arrays=sum(layer.arrays for layer in job.layers),
         layers=tuple(records),
     )
+    drawn = None
+    if job.pictures:
+        drawn = _draw(job, folder, manifest)
+        files = [_hashed(file).model_copy(update={"path": f"{PICTURES_FOLDER}/{file.name}"}) for file in drawn.files]
+        manifest = manifest.model_copy(update={"files": (*manifest.files, *files)})
     (folder / MANIFEST_FILE).write_text(f"{manifest.model_dump_json(indent=1)}\n", encoding="utf-8")
-    return manifest
+    return manifest, drawn
+
+
+def _draw(job: _Job, folder: Path, manifest: BundleManifest) -> PicturesReport:
+    """Draw what the new arrays file holds."""
+    (folder / PICTURES_FOLDER).mkdir()
+    with Bundle(folder, manifest, read_arrays(folder / ARRAY_FILES[job.kind], job.kind)) as bundle:
+        return draw_pictures(bundle, folder / PICTURES_FOLDER, job.progress)
 
 
 # Arrays

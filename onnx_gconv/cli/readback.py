@@ -119,6 +119,15 @@ def readback(
     dim: Dim = None,
     value: Value = None,
     seed: Seed = 0,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            "--pictures",
+            help="A folder to draw measured minus target into; needs Matplotlib.",
+            rich_help_panel=_FILES,
+            show_default=False,
+        ),
+    ] = None,
     external_data: ExternalData = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Compare, and write nothing.", rich_help_panel=_FILES)
@@ -140,7 +149,12 @@ def readback(
         raise ConfigError("--dry-run writes no model that could be compared with --original; give one of both")
     dims = dict(parse_dim(text) for text in dim or ())
     values = dict(parse_value(text) for text in value or ())
-    steps = {"compare": "Comparing with targets", "write": "Writing the model", "weights": "Comparing weights"}
+    steps = {
+        "compare": "Comparing with targets",
+        "pictures": "Drawing pictures",
+        "write": "Writing the model",
+        "weights": "Comparing weights",
+    }
     with progress_bar(steps, quiet=quiet) as progress:
         report = read_back(
             mapped,
@@ -151,6 +165,7 @@ def readback(
             tolerance_relative=tolerance_relative,
             limits=None if limits is None else parse_limits(limits),
             failed_cells=failed_cells,
+            pictures=pictures,
             external_data=external_data,
             dry_run=dry_run,
             progress=progress,

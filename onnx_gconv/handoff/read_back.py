@@ -22,6 +22,7 @@ from onnx_gconv.handoff.measured_bias import measured_bias
 from onnx_gconv.handoff.measured_tensor import MeasuredTensor
 from onnx_gconv.handoff.measurements import FailedCells, Measurements, check_limits, open_measurements
 from onnx_gconv.handoff.programming_errors import ProgrammingErrors, Tolerance, WeightErrors
+from onnx_gconv.handoff.readback_pictures import check_pictures, write_readback_pictures
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport, TileReadback
 from onnx_gconv.handoff.tile_arrays import TileArrays, tile_arrays
 from onnx_gconv.model_io import check_output_path, load_model, save_model
@@ -49,6 +50,7 @@ def read_back(
     tolerance_relative: float | None = None,
     limits: tuple[float, float] | None = None,
     failed_cells: FailedCells = "target",
+    pictures: str | os.PathLike[str] | None = None,
     external_data: bool | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -73,9 +75,10 @@ def read_back(
             beyond g_min and g_max of each layer if None.
         failed_cells: What becomes of cells that a mask calls failed: they keep their ``target``, or their readings
             count as ``measured``, as far as there are any.
+        pictures: A folder to draw measured minus target into; there must be none. Needs Matplotlib.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Only compare.
-        progress: Called with the step ("compare", "write"), what is done and how much there is.
+        progress: Called with the step ("compare", "write", "pictures"), what is done and how much there is.
 
     Raises:
         ModelError: If the model cannot be read, or is no mapped model with targets.
@@ -88,6 +91,8 @@ def read_back(
     check_limits(limits)
     if failed_cells not in {"target", "measured"}:
         raise ConfigError(f"failed cells keep their 'target' or count as 'measured', but not '{failed_cells}'")
+    if pictures is not None:
+        check_pictures(Path(pictures))
     given = _tolerance(tolerance_us, tolerance_relative)
     model = load_model(source)
     with _named(source):
@@ -119,6 +124,9 @@ def read_back(
             unused_keys=measurements.unused_keys,
             notes=tuple(_notes(measurements, compared)),
         )
+        if pictures is not None:
+            drawn = write_readback_pictures(measurements, pairs, Path(pictures), progress)
+            report = replace(report, pictures=drawn)
         if dry_run:
             return report
         with _named(source):

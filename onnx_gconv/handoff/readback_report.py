@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from onnx_gconv.handoff.manifest import LayerRecord
+    from onnx_gconv.handoff.pictures import PicturesReport
 
 __all__ = ["LayerReadback", "ReadbackReport", "TileReadback"]
 
@@ -147,6 +148,7 @@ class ReadbackReport:
         notes: What else is worth saying.
         output: The model that was written, or None.
         files: All its files.
+        pictures: What was drawn, or None.
     """
 
     mapped: Path
@@ -158,6 +160,7 @@ class ReadbackReport:
     notes: tuple[str, ...]
     output: Path | None = None
     files: tuple[Path, ...] = ()
+    pictures: PicturesReport | None = None
 
     @property
     def errors(self) -> ProgrammingErrors:
@@ -173,6 +176,7 @@ class ReadbackReport:
             "bundle": str(self.bundle),
             "output": None if self.output is None else str(self.output),
             "files": [str(file) for file in self.files],
+            "pictures": None if self.pictures is None else self.pictures.to_json(),
             "tolerance_us": None if tolerance is None else tolerance.absolute_us,
             "tolerance_relative": None if tolerance is None else tolerance.relative,
             **self.errors.to_json(),
@@ -243,6 +247,9 @@ class ReadbackReport:
             names = ", ".join(f"'{key}'" for key in self.unused_keys[:_MOST_KEYS])
             lines.append(f"Not used, since no tile has such arrays: {names}{more}.")
         lines.extend(f"Note: {note}." for note in self.notes)
+        if self.pictures is not None:
+            lines.append(f"Pictures: {len(self.pictures.files):,} in {self.pictures.folder}")
+            lines.extend(self.pictures.notes)
         if self.output:
             lines.append(f"Written: {file_list(self.files)}")
         return lines

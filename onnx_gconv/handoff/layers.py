@@ -13,6 +13,7 @@ from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
 from onnx_gconv.handoff.bias import BiasRows, FoundBias, bias_as_rows, find_bias
+from onnx_gconv.handoff.device_names import device_name_problem
 from onnx_gconv.handoff.tiles import ArrayGeometry, Tile, TileGrid
 from onnx_gconv.mapping import ConsumerRecord, WeightRecord
 from onnx_gconv.matrix_layout import IncommensurableShapeError, MatrixLayout
@@ -149,7 +150,7 @@ def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | N
             )
         try:
             mapped = locate(record, values)
-            problem = next(structural_problems(mapped), None)
+            problem = next(structural_problems(mapped), None) or device_name_problem(record)
         except (BrokenMappingError, ModelError) as error:
             problem = str(error)
         if problem is not None:

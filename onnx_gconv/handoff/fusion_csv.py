@@ -15,7 +15,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +76,23 @@ def fusion_columns(layers: Sequence[Layer]) -> tuple[FusionColumn, ...]:
     That is the name of the parameter, or else of the initializer, without ``.weight``; with ``[k]`` behind it if there
     are several matrices, and with the id of the layer before it if others are named alike.
     """
-    modules = [_module(layer) for layer in layers]
-    counts = Counter(modules)
-    names = [
-        module if counts[module] == 1 else f"{layer.id}:{module}" for layer, module in zip(layers, modules, strict=True)
-    ]
-    return tuple(
-        FusionColumn(layer, matrix, name if layer.layout.matrices == 1 else f"{name}[{matrix}]", _class_name(layer))
-        for layer, name in zip(layers, names, strict=True)
+    columns = tuple(
+        FusionColumn(
+            layer,
+            matrix,
+            _module(layer) if layer.layout.matrices == 1 else f"{_module(layer)}[{matrix}]",
+            _class_name(layer),
+        )
+        for layer in layers
         for matrix in range(layer.layout.matrices)
     )
+    # A name may be what another one becomes, `a[0]` or `L003:fc`; ids differ, so that this ends.
+    while repeated := {name for name, count in Counter(column.name for column in columns).items() if count > 1}:
+        columns = tuple(
+            replace(column, name=f"{column.layer.id}:{column.name}") if column.name in repeated else column
+            for column in columns
+        )
+    return columns
 
 
 def check_fusion(layers: Sequence[Layer]) -> None:

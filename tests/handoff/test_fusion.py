@@ -296,6 +296,34 @@ def test_layers_of_one_name_get_names_of_their_own(parse, tmp_path):
     assert list(numbers(tmp_path / "out" / "fusion" / "conductances.csv")) == ["L000:fc", "L001:fc"]
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("fc", "fc.weight", "L000:fc"), ["L000:L000:fc", "L001:fc", "L002:L000:fc"]),
+        (("fc[0]", "fc", "other"), ["L000:fc[0]", "L001:fc[0]", "fc[1]", "other"]),
+    ],
+)
+def test_a_name_that_another_one_becomes_is_still_its_own(parse, tmp_path, names, expected):
+    """aihwkit's reader keeps one of several layers with one name, and says nothing."""
+    several = "[0]" in names[0]
+    model = parse(
+        """g (float[2, 2, 2] x) => (float p, float q, float r) {
+            p = MatMul(x, a) q = MatMul(x, b) r = MatMul(x, c)
+        }""",
+        a=FIRST, b=np.stack([FIRST, SECOND]) if several else SECOND, c=FIRST * 2,
+    )  # fmt: skip
+    renamed(model, **dict(zip("abc", names, strict=True)))
+    MapConductances(scheme=for_the_chip())(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    write_bundle(tmp_path / "mapped.onnx", tmp_path / "out", (5, 4), formats=["fusion"])
+    path = tmp_path / "out" / "fusion" / "conductances.csv"
+    assert list(numbers(path)) == expected
+    header = "".join(path.read_text().splitlines(keepends=True)[:5])
+    assert list(_fusion_load_csv(str(path), header)) == expected
+    with (path.parent / "scales.csv").open(newline="") as file:
+        assert list(dict.fromkeys(line["name"] for line in csv.DictReader(file))) == expected
+
+
 PAIR_FROM_1 = converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0)
 N_PAIR = converters.NPairConductanceConverter([1.0, 2.0])
 SINGLE_DEVICE = converters.SingleDeviceConductanceConverter(g_max=40.0)

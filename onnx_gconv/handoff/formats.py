@@ -20,7 +20,7 @@ from onnx_gconv.handoff.fusion_csv import (
 from onnx_gconv.handoff.hashed_file import HashedFile
 from onnx_gconv.handoff.layers import Layer
 from onnx_gconv.handoff.manifest import FileRecord
-from onnx_gconv.handoff.neurosim_csv import NEUROSIM_FOLDER, neurosim_name, write_neurosim
+from onnx_gconv.handoff.neurosim_csv import NEUROSIM_FOLDER, check_neurosim, neurosim_name, write_neurosim
 from onnx_gconv.handoff.npy_folder import NPY_FOLDER
 from onnx_gconv.handoff.scales_csv import ScaledMatrix, write_scales
 
@@ -68,6 +68,8 @@ def check_formats(formats: Sequence[HandoffFormat], layers: Sequence[Layer]) -> 
         check_fusion(layers)
     if "fusion-pair" in formats:
         check_fusion_pair(layers)
+    if "neurosim" in formats:
+        check_neurosim(layers)
     return tuple(f"{name}: {note}" for name in formats for note in format_notes(name, layers))
 
 

@@ -12,20 +12,42 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from onnx_gconv.errors import ConfigError
 from onnx_gconv.handoff.hashed_file import HashedFile
 from onnx_gconv.handoff.layer_conductances import LayerConductances
 from onnx_gconv.handoff.layers import Layer
 from onnx_gconv.handoff.manifest import FileRecord
 
-__all__ = ["NEUROSIM_FOLDER", "NEUROSIM_ROUNDING_US", "neurosim_name", "write_neurosim"]
+__all__ = ["NEUROSIM_FOLDER", "NEUROSIM_ROUNDING_US", "check_neurosim", "neurosim_name", "write_neurosim"]
 
 NEUROSIM_FOLDER = "neurosim"
 NEUROSIM_ROUNDING_US = 5e-6
 
 _NUMBER = "%10.5f"
 
+# Steps of the last decimal that the range of a device has to have; of a range below one step nothing would be left.
+_LEAST_STEPS = 100
+
 # Numbers that become text at once; as Python's own they need many times the memory of an array.
 _TEXT_CELLS = 1 << 16
+
+
+def check_neurosim(layers: Sequence[Layer]) -> None:
+    """Check that the five decimals tell conductances apart.
+
+    Raises:
+        ConfigError: For the first layer of which that is not so.
+    """
+    least = _LEAST_STEPS * 2 * NEUROSIM_ROUNDING_US
+    for layer in layers:
+        record = layer.record
+        low, high = record.converter.parameters["g_min"], record.converter.parameters["g_max"]
+        if high - low < least:
+            raise ConfigError(
+                f"the weight '{record.name}' cannot be written as neurosim: its devices reach {low:g} .. {high:g} µS, "
+                f"but numbers with five decimals need a range of at least {least:g} µS; map with another --g-max, or "
+                "choose npy"
+            )
 
 
 def write_neurosim(layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> Iterator[FileRecord]:

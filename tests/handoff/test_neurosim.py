@@ -9,6 +9,7 @@ import pytest
 
 from onnx_gconv import converters
 from onnx_gconv.devices.levels import ConductanceLevels
+from onnx_gconv.errors import ConfigError
 from onnx_gconv.granularity import Granularity
 from onnx_gconv.handoff import layer_conductances, neurosim_csv, write_bundle
 from onnx_gconv.mapping_scheme import MappingScheme
@@ -121,3 +122,18 @@ def test_files_and_scales_give_the_weights(handed_off, scheme):
 def test_the_report_says_that_numbers_are_rounded(mapped):
     report = write_bundle(mapped("Gemm"), array=(5, 4), formats=["neurosim"], dry_run=True)
     assert "neurosim: numbers have five decimals, which moves conductances by up to 5e-06 µS" in report.notes
+
+
+def test_devices_whose_range_five_decimals_cannot_hold_are_an_error_before_anything_is_written(mapped, tmp_path):
+    """Of devices of some pS, every number in the files would be 0."""
+    scheme = MappingScheme(converters.SinglePairConductanceConverter(g_max=9e-4))
+    with pytest.raises(
+        ConfigError, match=r"'W' cannot be written as neurosim: its devices reach 0 .. 0.0009 µS, .* at least 0.001 µS"
+    ):
+        write_bundle(mapped("Gemm", scheme=scheme), tmp_path / "out", (5, 4), formats=["neurosim"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_devices_with_a_hundred_steps_of_the_last_decimal_are_written(handed_off):
+    scheme = MappingScheme(converters.SinglePairConductanceConverter(g_max=1e-3))
+    assert_are_the_matrices(handed_off("Gemm", scheme=scheme, formats=["neurosim"]))

@@ -17,6 +17,13 @@ HandoffFormat: TypeAlias = Literal["fusion", "fusion-pair", "neurosim", "npy"]
 
 _MOST_NAMED = 4
 
+# max_input_size and max_output_size of a mapping in aihwkit 1.1.0, if nobody says otherwise.
+_AIHWKIT_TILE = 512
+_CUT_BY_AIHWKIT = (
+    f"aihwkit cuts a layer of more than {_AIHWKIT_TILE} inputs or outputs into tiles, if max_input_size and "
+    "max_output_size do not say otherwise, and writes it tile by tile; here it is whole"
+)
+
 _FUSION_LINES = """\
 Five lines with an entry for each layer: its number, its class in aihwkit, its number of weights, its height (outputs)
 and its width (inputs). Then a line with the names of the layers, and then a line for each layer, output by output."""
@@ -106,6 +113,10 @@ def format_notes(name: HandoffFormat, layers: Sequence[Layer]) -> tuple[str, ...
             "several matrices (groups, batches, directions) stand one by one",
             [layer for layer in layers if layer.layout.matrices > 1 and name != "npy"],
         ),
+        (
+            _CUT_BY_AIHWKIT,
+            [layer for layer in layers if _is_cut_by_aihwkit(layer) and name in {"fusion", "fusion-pair"}],
+        ),
         ("a factor that multiplies the outputs is not in it", [layer for layer in layers if _factor(layer) != 1.0]),
         (
             "weights of integer codes: what the scale gives is still to be rounded, and the zero point added",
@@ -170,6 +181,10 @@ def _factor(layer: Layer) -> float:
 
 def _has_bias_rows(layer: Layer) -> bool:
     return isinstance(layer.bias_rows, BiasRows)
+
+
+def _is_cut_by_aihwkit(layer: Layer) -> bool:
+    return max(layer.layout.rows, layer.layout.columns) > _AIHWKIT_TILE
 
 
 def _has_codes(layer: Layer) -> bool:

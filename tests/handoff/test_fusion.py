@@ -324,6 +324,23 @@ def test_a_name_that_another_one_becomes_is_still_its_own(parse, tmp_path, names
         assert list(dict.fromkeys(line["name"] for line in csv.DictReader(file))) == expected
 
 
+CUT_BY_DEFAULT = "aihwkit cuts a layer of more than 512 inputs or outputs into tiles"
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(513, 2), (2, 513), (512, 512)])
+@pytest.mark.parametrize("name", ["fusion", "fusion-pair", "neurosim"])
+def test_layers_that_aihwkit_cuts_by_default_are_named(parse, tmp_path, name, inputs, outputs):
+    model = parse(f"g (float[N, {inputs}] x) => (float y) {{ y = MatMul(x, W) }}", W=normal(inputs, outputs))
+    MapConductances(scheme=for_the_chip())(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    report = write_bundle(tmp_path / "mapped.onnx", array=(64, 64), formats=[name], dry_run=True)
+    found = [note for note in report.notes if CUT_BY_DEFAULT in note]
+    tiles = TorchInferenceRPUConfig().mapping
+    is_cut = inputs > tiles.max_input_size or outputs > tiles.max_output_size
+    assert len(found) == int(is_cut and name != "neurosim")
+    assert all(note.endswith("here it is whole: L000") for note in found)
+
+
 PAIR_FROM_1 = converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0)
 N_PAIR = converters.NPairConductanceConverter([1.0, 2.0])
 SINGLE_DEVICE = converters.SingleDeviceConductanceConverter(g_max=40.0)

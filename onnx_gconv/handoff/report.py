@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DefectsReport", "HandoffReport", "LayerReport"]
 
-_MOST_PICTURES = 8  # that are named; the JSON names all
-
 
 @dataclass(frozen=True)
 class LayerReport:

@@ -76,6 +76,14 @@ def handoff(
         bool,
         typer.Option("--csv", help="Also write targets.csv, a line for each device.", rich_help_panel=_FILES),
     ] = False,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            "--pictures",
+            help="Also draw the tiles of each layer, in pictures/; needs Matplotlib.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show layers and arrays, and write nothing.", rich_help_panel=_FILES)
     ] = False,
@@ -96,7 +104,8 @@ def handoff(
         "adjacent-columns": "adjacent_columns",
         "interleaved-rows": "interleaved_rows",
     }
-    with progress_bar({"conductances": "Writing conductances", "models": "Writing models"}, quiet=quiet) as progress:
+    steps = {"conductances": "Writing conductances", "models": "Writing models", "pictures": "Drawing pictures"}
+    with progress_bar(steps, quiet=quiet) as progress:
         report = write_bundle(
             mapped,
             output,
@@ -106,6 +115,7 @@ def handoff(
             whole_kernels=whole_kernels,
             arrays=arrays,
             csv=csv,
+            pictures=pictures,
             preset=preset,
             overwrite=overwrite,
             dry_run=dry_run,

@@ -83,7 +83,7 @@ class Labels:
 
     def _outputs(self) -> Iterator[Text]:
         layout = self._layout
-        labels = _labels(layout.columns, _column_pitch(layout.columns))
+        labels = _labels(layout.columns, _output_room(layout.columns))
         if len(layout.matrices) > 1 and layout.columns.fields == 1:
             yield Text(0, -STRIP, f"{_with_word(labels[0].text)} of each matrix", color=FAINT)
             return
@@ -143,9 +143,9 @@ def _labels(axis: AxisLayout, room: int) -> list[_Label]:
     ]
 
 
-def _column_pitch(axis: AxisLayout) -> int:
+def _output_room(axis: AxisLayout) -> int:
     """The room that the longest label of outputs needs."""
-    return text_width(f"{range_text(axis.starts[-2], axis.starts[-1])}") + _APART
+    return text_width(_with_word(range_text(axis.starts[-2], axis.starts[-1]))) + _APART
 
 
 def _with_word(text: str) -> str:

@@ -237,7 +237,7 @@ def fit(grid: TileGrid, window: Window, pixels: int, *, cell_by_cell: bool = Fal
     """
     scale = Scale(1, _LARGEST_CELL)
     while not _fits(found := _layout(grid, window, scale, scale), pixels):
-        if scale.pixels == 1 and cell_by_cell:
+        if (scale.pixels == 1 and cell_by_cell) or scale.cells >= max(grid.rows, grid.columns):
             return found
         scale = Scale(1, scale.pixels - 1) if scale.pixels > 1 else Scale(scale.cells + 1, 1)
     return _widened(grid, found, pixels)

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from onnx_gconv.handoff.layers import Layer
+    from onnx_gconv.handoff.pictures import PicturesReport
 
 __all__ = ["HandoffReport", "LayerReport"]
+
+_MOST_PICTURES = 8  # that are named; the JSON names all
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class HandoffReport:
         preset: The device; None if none was given.
         output: The bundle that was written, or None.
         files: All files of it.
+        pictures: What was drawn, or None.
     """
 
     model: Path
@@ -95,6 +99,7 @@ class HandoffReport:
     preset: str | None = None
     output: Path | None = None
     files: tuple[Path, ...] = ()
+    pictures: PicturesReport | None = None
 
     @classmethod
     def of(
@@ -134,6 +139,7 @@ class HandoffReport:
             "model": str(self.model),
             "output": None if self.output is None else str(self.output),
             "files": [str(file) for file in self.files],
+            "pictures": None if self.pictures is None else self.pictures.to_json(),
             "geometry": asdict(self.geometry),
             "preset": self.preset,
             "layers": [{**asdict(layer), "grid": list(layer.grid)} for layer in self.layers],
@@ -187,5 +193,12 @@ class HandoffReport:
         if self.skipped_mvm_weights:
             lines.append(f"Not mapped, and therefore digital: {counted(self.skipped_mvm_weights)} of MVM ops.")
         if self.output:
-            lines.append(f"Written: {self.output}: {file_list(self.files)}")
+            drawn = () if self.pictures is None else self.pictures.files
+            lines.append(f"Written: {self.output}: {file_list(file for file in self.files if file not in drawn)}")
+        if self.pictures is not None:
+            files = self.pictures.files
+            named = (
+                file_list(files) if len(files) <= _MOST_PICTURES else f"{len(files)} files in {self.pictures.folder}"
+            )
+            lines += [f"Pictures: {named}", *self.pictures.notes]
         return lines

@@ -22,7 +22,8 @@ from onnx_gconv.devices.presets import preset as preset_of_name
 from onnx_gconv.errors import ConfigError, GconvError
 from onnx_gconv.external_data import external_tensors
 from onnx_gconv.granularity import Partition
-from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, ArrayWriter, write_arrays
+from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, ArrayWriter, read_arrays, write_arrays
+from onnx_gconv.handoff.bundle import Bundle
 from onnx_gconv.handoff.layers import Layer, layers_of
 from onnx_gconv.handoff.manifest import (
     MANIFEST_FILE,
@@ -40,6 +41,7 @@ from onnx_gconv.handoff.manifest import (
     TileRecord,
     ValuesRecord,
 )
+from onnx_gconv.handoff.pictures import PicturesReport, draw_pictures, require_matplotlib
 from onnx_gconv.handoff.report import HandoffReport
 from onnx_gconv.handoff.staged_folder import staged_folder
 from onnx_gconv.handoff.targets_csv import TargetsCsv
@@ -57,6 +59,7 @@ Progress = Callable[[str, int, int], None]
 BUNDLE_SUFFIX = ".gconv"
 
 MODEL_FILE, PLAIN_FILE, CSV_FILE = "model.onnx", "plain.onnx", "targets.csv"
+PICTURES_FOLDER = "pictures"
 
 PARTIAL_SUMS = (
     "The outputs of tiles of one matrix with the same outputs are added over their inputs, each after its own scale "
@@ -68,7 +71,10 @@ PARTIAL_SUMS = (
 
 _COPY_BYTES = 1 << 20
 
-_OWN_FILES = {MANIFEST_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, *ARRAY_FILES.values()}
+_OWN_FILES = {
+    *(MANIFEST_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, PICTURES_FOLDER),
+    *ARRAY_FILES.values(),
+}
 
 
 def write_bundle(
@@ -81,6 +87,7 @@ def write_bundle(
     whole_kernels: bool = False,
     arrays: ArraysKind = "hdf5",
     csv: bool = False,
+    pictures: bool = False,
     preset: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -99,10 +106,11 @@ def write_bundle(
         whole_kernels: Never cut a kernel of a convolution.
         arrays: The file of the conductances: ``hdf5`` or ``npz``.
         csv: Also write them as text, a line for each cell.
+        pictures: Also draw the tiles of each layer, as `write_pictures` does. Needs Matplotlib.
         preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
         overwrite: Replace an older bundle at `output`.
         dry_run: Only count the arrays; `output` may exist.
-        progress: Called with the step ("conductances", "models"), what is done and how much there is.
+        progress: Called with the step ("conductances", "models", "pictures"), what is done and how much there is.
 
     Raises:
         ModelError: If the model cannot be read, is not mapped, or another tool has damaged its mapping.
@@ -115,6 +123,8 @@ def write_bundle(
     geometry = ArrayGeometry(*_array_size(array, device), partition, pair_layout, whole_kernels)
     if arrays not in ARRAY_FILES:
         raise ConfigError(f"arrays is one of {', '.join(ARRAY_FILES)}, but not '{arrays}'")
+    if pictures:
+        require_matplotlib()
     if not dry_run:
         _check_target(target, source, overwrite=overwrite)
     model = load_model(source)
@@ -125,13 +135,13 @@ def write_bundle(
         )
         if dry_run:
             return report
-        job = _Job(source, target, layers, geometry, arrays, csv, device, progress)
+        job = _Job(source, target, layers, geometry, arrays, csv, pictures, device, progress)
         try:
-            files = _write(job, model)
+            files, drawn = _write(job, model)
         except OSError as error:
             reason = error.strerror or " ".join(str(error).split())
             raise ConfigError(f"cannot write '{target}': {reason}; free some space or choose another disk") from error
-    return replace(report, output=target, files=tuple(files))
+    return replace(report, output=target, files=tuple(files), pictures=drawn)
 
 
 def default_bundle_path(mapped: Path) -> Path:
@@ -190,6 +200,7 @@ class _Job:
         geometry: The arrays of the chip.
         kind: The file of the conductances.
         csv: Whether to write them as text, too.
+        pictures: Whether to draw them, too.
         preset: The device, if one was given.
         progress: As for `write_bundle`.
     """
@@ -200,11 +211,12 @@ class _Job:
     geometry: ArrayGeometry
     kind: ArraysKind
     csv: bool
+    pictures: bool
     preset: DevicePreset | None
     progress: Progress | None
 
 
-def _write(job: _Job, model: ir.Model) -> list[Path]:
+def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | None]:
     """Write the bundle; `model` becomes plain."""
     # The copy has a thread of its own, so that tiles need not wait for it.
     stopped = threading.Event()
@@ -215,18 +227,20 @@ def _write(job: _Job, model: ir.Model) -> list[Path]:
     ):
         try:
             copies = _copy_model(job.source, model, staged.folder, copier, stopped)
-            manifest = _fill(job, model, staged.folder, executor, copies)
+            manifest, drawn = _fill(job, model, staged.folder, executor, copies)
         except BaseException:
             stopped.set()
             raise
         staged.commit()
     written = [MANIFEST_FILE, manifest.arrays.path, *(file.path for file in manifest.files)]
-    return [job.target / name for name in written]
+    if drawn is not None:
+        drawn = replace(drawn, folder=job.target / PICTURES_FOLDER)
+    return [job.target / name for name in written], drawn
 
 
 def _fill(
     job: _Job, model: ir.Model, folder: Path, executor: Executor, copies: list[Future[FileRecord]]
-) -> BundleManifest:
+) -> tuple[BundleManifest, PicturesReport | None]:
     """Write everything but what is being copied, the manifest last."""
     records = _write_arrays(job, folder, executor)
     names = [*_write_plain(model, folder, job), *([CSV_FILE] if job.csv else [])]
@@ -243,8 +257,20 @@ def _fill(
         total_arrays=sum(layer.arrays for layer in job.layers),
         layers=tuple(records),
     )
+    drawn = None
+    if job.pictures:
+        drawn = _draw(job, folder, manifest)
+        files = [_hashed(file).model_copy(update={"path": f"{PICTURES_FOLDER}/{file.name}"}) for file in drawn.files]
+        manifest = manifest.model_copy(update={"files": (*manifest.files, *files)})
     (folder / MANIFEST_FILE).write_text(f"{manifest.model_dump_json(indent=1)}\n", encoding="utf-8")
-    return manifest
+    return manifest, drawn
+
+
+def _draw(job: _Job, folder: Path, manifest: BundleManifest) -> PicturesReport:
+    """Draw what the new arrays file holds."""
+    (folder / PICTURES_FOLDER).mkdir()
+    with Bundle(folder, manifest, read_arrays(folder / ARRAY_FILES[job.kind], job.kind)) as bundle:
+        return draw_pictures(bundle, folder / PICTURES_FOLDER, job.progress)
 
 
 # Arrays

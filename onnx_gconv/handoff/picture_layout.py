@@ -14,7 +14,7 @@ STRIP = 14  # for a line of small text above tiles or matrices
 
 _LARGEST_CELL = 24  # pixels
 _COMFORTABLE = 800  # pixels to which small layers are enlarged, as a square; a long side may have
-_LONG = 1.5  # times as many as a layer that is not enlarged
+_LONG = 1.2  # times as many as a layer that is not enlarged
 _LEGIBLE = 24  # pixels of a tile that can carry its id, and to which thin tiles are widened
 _FRAMED = 12  # pixels of a tile that has a frame and a margin of its own; smaller ones share a line
 _SMALLEST_TILE = 4  # pixels; smaller tiles are not kept apart

@@ -49,6 +49,19 @@ def test_options_reach_the_bundle(gconv, mapped, tmp_path):
         assert (tmp_path / "out" / "targets.csv").exists()
 
 
+def test_pictures_are_drawn_if_asked_for(gconv, mapped, tmp_path):
+    found = gconv("handoff", mapped, "-o", tmp_path / "out", "--array", "64x64", "--pictures", "--json")
+    assert (found.code, found.stderr) == (0, "")
+    assert [layer["files"] for layer in found.json["pictures"]] == [[f"L00{number}.png"] for number in range(5)]
+    assert {str(tmp_path / "out" / "pictures" / f"L00{number}.png") for number in range(5)} < set(found.json["files"])
+    assert found.json["pictures"][3] == {
+        "layer": "L003", "weight": "hidden.weight", "files": ["L003.png"], "tiles": 8, "tiles_in_overview": 8,
+        "tiles_cell_by_cell": 8, "cells_per_pixel": [1, 1], "remark": None,
+    }  # fmt: skip
+    with open_bundle(tmp_path / "out") as bundle:
+        bundle.verify_hashes()
+
+
 def test_a_dry_run_counts_arrays_and_writes_nothing(gconv, mapped, tmp_path):
     found = gconv("handoff", mapped, "-o", tmp_path / "out", "--array", "256x256", "--dry-run", "--json")
     assert found.code == 0

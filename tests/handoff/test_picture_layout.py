@@ -37,7 +37,7 @@ def boxes(layout):
 @given(grids(), st.integers(300, 1200))
 def test_an_overview_fits_and_its_tiles_do_not_overlap(grid, pixels):
     layout = fit(grid, overview_window(grid), pixels)
-    assert max(layout.shape) <= 1.5 * pixels
+    assert max(layout.shape) <= 1.2 * pixels
     covered = np.zeros(layout.shape, np.int8)
     for _, (top, left), (height, width) in boxes(layout):
         assert top > 0
@@ -60,7 +60,7 @@ def test_pages_show_every_tile_once_cell_by_cell(grid, pixels):
     for window in {windows[0], windows[-1]}:
         layout = fit(grid, window, pixels, cell_by_cell=True)
         assert layout.is_cell_by_cell
-        assert max(layout.shape) <= max(1.5 * pixels, max(grid.tile(0, 0, 0).shape) + 40)
+        assert max(layout.shape) <= max(1.2 * pixels, max(grid.tile(0, 0, 0).shape) + 40)
 
 
 @st.composite

@@ -14,7 +14,7 @@ STRIP = 14  # for a line of small text above tiles or matrices
 
 _LARGEST_CELL = 24  # pixels
 _COMFORTABLE = 800  # pixels to which small layers are enlarged, as a square; a long side may have
-_LONG = 1.5  # times as many as a layer that is not enlarged
+_LONG = 1.2  # times as many as a layer that is not enlarged
 _LEGIBLE = 24  # pixels of a tile that can carry its id, and to which thin tiles are widened
 _FRAMED = 12  # pixels of a tile that has a frame and a margin of its own; smaller ones share a line
 _SMALLEST_TILE = 4  # pixels; smaller tiles are not kept apart
@@ -237,7 +237,7 @@ def fit(grid: TileGrid, window: Window, pixels: int, *, cell_by_cell: bool = Fal
     """
     scale = Scale(1, _LARGEST_CELL)
     while not _fits(found := _layout(grid, window, scale, scale), pixels):
-        if scale.pixels == 1 and cell_by_cell:
+        if (scale.pixels == 1 and cell_by_cell) or scale.cells >= max(grid.rows, grid.columns):
             return found
         scale = Scale(1, scale.pixels - 1) if scale.pixels > 1 else Scale(scale.cells + 1, 1)
     return _widened(grid, found, pixels)

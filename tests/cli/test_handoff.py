@@ -59,6 +59,17 @@ def test_formats_are_written_beside_the_arrays_and_say_what_they_leave_out(gconv
     assert "out/neurosim (42 files)" in text  # 20 matrices of two devices, the scales, and README.txt
     assert "L003_g_plus.csv" not in text
     assert (tmp_path / "out" / "npy" / "L003" / "T0007" / "g_minus.npy").is_file()
+
+
+def test_pictures_are_drawn_if_asked_for(gconv, mapped, tmp_path):
+    found = gconv("handoff", mapped, "-o", tmp_path / "out", "--array", "64x64", "--pictures", "--json")
+    assert (found.code, found.stderr) == (0, "")
+    assert [layer["files"] for layer in found.json["pictures"]] == [[f"L00{number}.png"] for number in range(5)]
+    assert {str(tmp_path / "out" / "pictures" / f"L00{number}.png") for number in range(5)} < set(found.json["files"])
+    assert found.json["pictures"][3] == {
+        "layer": "L003", "weight": "hidden.weight", "files": ["L003.png"], "tiles": 8, "tiles_in_overview": 8,
+        "tiles_cell_by_cell": 8, "cells_per_pixel": [1, 1], "remark": None,
+    }  # fmt: skip
     with open_bundle(tmp_path / "out") as bundle:
         bundle.verify_hashes()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_gconv.handoff.picture_layout import fit, overview_window, page_windows
@@ -37,7 +37,7 @@ def boxes(layout):
 @given(grids(), st.integers(300, 1200))
 def test_an_overview_fits_and_its_tiles_do_not_overlap(grid, pixels):
     layout = fit(grid, overview_window(grid), pixels)
-    assert max(layout.shape) <= 1.5 * pixels
+    assert max(layout.shape) <= 1.2 * pixels
     covered = np.zeros(layout.shape, np.int8)
     for _, (top, left), (height, width) in boxes(layout):
         assert top > 0
@@ -60,18 +60,17 @@ def test_pages_show_every_tile_once_cell_by_cell(grid, pixels):
     for window in {windows[0], windows[-1]}:
         layout = fit(grid, window, pixels, cell_by_cell=True)
         assert layout.is_cell_by_cell
-        assert max(layout.shape) <= max(1.5 * pixels, max(grid.tile(0, 0, 0).shape) + 40)
+        assert max(layout.shape) <= max(1.2 * pixels, max(grid.tile(0, 0, 0).shape) + 40)
 
 
 @st.composite
 def small_grids(draw):
     geometry = ArrayGeometry(draw(st.integers(1, 40)), draw(st.integers(1, 40)))
-    sizes = st.integers(1, 60)
+    sizes = st.integers(1, 90)
     return geometry.cut(draw(st.integers(1, 3)), draw(sizes), draw(sizes), is_paired=False, kernel=(1, 1))
 
 
-@settings(max_examples=40)
-@given(small_grids(), st.integers(20, 60), st.sampled_from(["mean", "extreme"]), st.randoms(use_true_random=False))
+@given(small_grids(), st.integers(20, 90), st.sampled_from(["mean", "extreme"]), st.randoms(use_true_random=False))
 def test_every_cell_counts_in_its_block_and_in_no_other(grid, pixels, blocks, random):
     """Against blocks that are gathered cell by cell."""
     layout = fit(grid, overview_window(grid), pixels)

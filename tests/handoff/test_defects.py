@@ -7,15 +7,11 @@ import json
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from onnx_gconv import converters, open_bundle, write_bundle
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.granularity import Granularity
-from onnx_gconv.handoff.defects import ArrayDefects, DefectMap
-from onnx_gconv.handoff.placement import Chip, device_groups, lines_of_devices
-from onnx_gconv.handoff.tiles import ArrayGeometry
+from onnx_gconv.handoff.placement import lines_of_devices
 from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import load_model
 from tests.handoff.chip import programmed
@@ -38,68 +34,6 @@ def defects(tmp_path):
         return path
 
     return write
-
-
-def defect_map(damages):
-    return DefectMap(format="onnx_gconv.defects", format_version=1, arrays=tuple(damages))
-
-
-LINES = st.frozensets(st.integers(0, 7), max_size=6)
-DAMAGES = st.builds(
-    lambda array, rows, columns, unusable: ArrayDefects(
-        array=array, unusable=unusable, unusable_rows=tuple(rows), unusable_columns=tuple(columns)
-    ),
-    st.integers(0, 9), LINES, LINES, st.booleans(),
-)  # fmt: skip
-
-
-@settings(max_examples=300)
-@given(
-    damages=st.lists(DAMAGES, max_size=10, unique_by=lambda item: item.array),
-    layout=st.sampled_from(LAYOUTS),
-    shapes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=8),
-)
-def test_every_cell_stands_on_a_usable_line_of_an_array_of_its_own(damages, layout, shapes):
-    geometry = ArrayGeometry(8, 8, pair_layout=layout)
-    chip = Chip(geometry, defect_map(damages), "defects.json")
-    damaged = {item.array: item for item in damages}
-    groups = device_groups(3, [(0, 1)], layout)
-    taken = set()
-    for shape in shapes:
-        placements = chip.place(shape, groups, 99)
-        assert [item.devices for item in placements] == groups
-        for placement in placements:
-            assert placement.array not in taken
-            taken.add(placement.array)
-            found = damaged.get(placement.array, ArrayDefects(array=placement.array))
-            assert not found.unusable
-            cells = set()
-            for rows, columns in lines_of_devices((8, 8), shape, placement, layout):
-                assert (rows.size, columns.size) == shape
-                assert (np.diff(rows) > 0).all()  # the order is kept
-                assert (np.diff(columns) > 0).all()
-                assert not set(rows.tolist()) & set(found.unusable_rows)
-                assert not set(columns.tolist()) & set(found.unusable_columns)
-                assert max(rows) < 8
-                assert max(columns) < 8
-                cells |= {(row, column) for row in rows.tolist() for column in columns.tolist()}
-            assert len(cells) == len(placement.devices) * shape[0] * shape[1]  # each stands alone
-            if len(placement.devices) == 2:  # partners are neighbours of a pair of lines of the hardware
-                (first, left), (second, right) = lines_of_devices((8, 8), shape, placement, layout)
-                along = (left, right) if layout == "adjacent_columns" else (first, second)
-                assert (along[0] % 2 == 0).all()
-                assert (along[1] == along[0] + 1).all()
-
-
-def test_arrays_that_are_too_damaged_for_a_tile_serve_a_smaller_one():
-    damages = [ArrayDefects(array=0, unusable_rows=(2,)), ArrayDefects(array=1, unusable=True)]
-    chip = Chip(ArrayGeometry(4, 4), defect_map(damages), "map")
-    assert chip.place((4, 4), [(0,)], 2)[0].array == 2
-    assert chip.passed_over == (0, 1)
-    [smaller] = chip.place((3, 4), [(0,)], 2)
-    assert (smaller.array, smaller.avoided_rows) == (0, (2,))
-    assert chip.passed_over == (1,)
-    assert chip.place((1, 1), [(0,)], 2)[0].array == 3
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -222,20 +156,6 @@ def test_the_manifest_names_the_map_and_the_arrays_that_are_left_out(mapped, def
 def test_a_missing_defect_map_is_named(mapped, tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read the defect map '.*none.json': No such file"):
         write_bundle(mapped("Gemm"), tmp_path / "out", (5, 4), defects=tmp_path / "none.json")
-
-
-def test_a_chip_that_is_too_small_names_the_lines_that_would_have_to_be_spare(mapped, defects, tmp_path):
-    damaged = [{"array": array, "unusable_rows": [2], "unusable_columns": [0, 3]} for array in range(17)]
-    path = defects(*damaged, {"array": 17, "unusable": True}, array_count=20)
-    with pytest.raises(ConfigError) as found:
-        write_bundle(mapped("Gemm"), tmp_path / "out", (6, 6), defects=path)
-    assert "the model needs 12 arrays, but the chip of " in str(found.value)
-    assert (
-        "has 20, and 18 of them are unusable or too damaged for a tile of 6x4; cut smaller tiles with --spare-rows 1 "
-        in str(found.value)
-    )
-    with pytest.raises(ConfigError, match="take more or larger arrays"):
-        write_bundle(mapped("Gemm"), tmp_path / "out", (6, 6), defects=defects(array_count=5))
 
 
 @pytest.mark.parametrize(

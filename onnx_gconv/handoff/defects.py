@@ -8,10 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.handoff.tiles import ArrayGeometry
@@ -19,18 +23,28 @@ from onnx_gconv.handoff.tiles import ArrayGeometry
 __all__ = ["ArrayDefects", "DefectMap", "StuckCell", "defects_schema", "read_defects"]
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_FORMAT, _VERSION = "onnx_gconv.defects", 1
+
+# Bundles hold conductances as float32; a larger one would become infinite.
+_LARGEST = float(np.finfo(np.float32).max)
+
+_SHOWN_CHARACTERS = 40
+
+_CONFIG = ConfigDict(allow_inf_nan=False, extra="forbid", strict=True)
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, extra="forbid")
+    model_config = ConfigDict(**_CONFIG, frozen=True)
 
 
-class StuckCell(_Record):
+# A map may list millions of them; a dataclass with slots takes a small part of the memory of a model.
+@dataclass(config=_CONFIG, frozen=True, slots=True)
+class StuckCell:
     """A cell of an array that keeps its conductance whatever it is programmed to."""
 
     row: int = Field(ge=0)
     column: int = Field(ge=0)
-    conductance_us: float = Field(ge=0, description="In µS")
+    conductance_us: float = Field(ge=0, le=_LARGEST, description="In µS")
 
 
 class ArrayDefects(_Record):
@@ -46,10 +60,13 @@ class ArrayDefects(_Record):
 class DefectMap(_Record):
     """The whole document. Arrays that are not listed are sound."""
 
-    format: Literal["onnx_gconv.defects"] = "onnx_gconv.defects"
-    format_version: Literal[1] = 1
+    format: Literal["onnx_gconv.defects"]
+    format_version: Literal[1]
     array_count: int | None = Field(
         default=None, ge=1, description="How many arrays the chip has; null if that is open"
+    )
+    array_size: tuple[int, int] | None = Field(
+        default=None, description="Rows and columns of an array, if they are to be compared with those of the bundle"
     )
     arrays: tuple[ArrayDefects, ...]
 
@@ -70,24 +87,22 @@ def read_defects(path: str | os.PathLike[str], geometry: ArrayGeometry) -> tuple
     file = Path(path)
     try:
         content = file.read_bytes()
-        document = json.loads(content)
     except OSError as error:
         raise ConfigError(f"cannot read the defect map '{file}': {error.strerror}") from None
+    try:
+        document = json.loads(content, object_pairs_hook=_without_doubles)
     except ValueError as error:
-        raise ConfigError(f"the defect map '{file}' is no JSON: {error}") from None
-    version = document.get("format_version") if isinstance(document, dict) else None
-    if isinstance(version, int) and version > 1:
-        raise ConfigError(f"the defect map '{file}' has format version {version}, this version reads 1")
+        raise ConfigError(f"the defect map '{file}' is no JSON: {' '.join(str(error).split())}") from None
+    except _DoubleKeyError as error:
+        raise ConfigError(f"the defect map '{file}' has the key '{error}' twice in one object; join them") from None
+    except RecursionError:
+        raise ConfigError(f"the defect map '{file}' is no defect map: it is nested too deeply") from None
+    _check_format(file, document)
     try:
         found = DefectMap.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise ConfigError(
-            f"the defect map '{file}': {where}: {first['msg']}, but it is {str(first['input'])[:40]!r}"
-        ) from None
-    if not isinstance(document, dict) or "format" not in document:
-        raise ConfigError(f'the defect map \'{file}\' does not say "format": "onnx_gconv.defects"; is it another file?')
+        raise ConfigError(f"the defect map '{file}': {_in_words(document, first)}") from None
     if (problem := _problem(found, geometry)) is not None:
         raise ConfigError(f"the defect map '{file}': {problem}")
     return found, hashlib.sha256(content).hexdigest()
@@ -99,25 +114,100 @@ def defects_schema() -> str:
     return json.dumps({"$schema": _DRAFT, **schema}, indent=2, ensure_ascii=False) + "\n"
 
 
+class _DoubleKeyError(Exception):
+    """A key that an object has twice."""
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _DoubleKeyError(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+    return found
+
+
+def _check_format(file: Path, document: object) -> None:
+    """Refuse what is another kind of file, or from another version, before anything else is said about it."""
+    found = document.get("format") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or found != _FORMAT:
+        raise ConfigError(
+            f"'{file}' is no defect map: its format is {_shown(found)}, not '{_FORMAT}'; give the right file"
+        )
+    version = document.get("format_version")
+    if type(version) is not int or version != _VERSION:
+        raise ConfigError(
+            f"the defect map '{file}' has format version {_shown(version)}, this version reads {_VERSION}; write it in "
+            "that version, or use a newer version of onnx_gconv"
+        )
+
+
+def _in_words(document: dict[str, Any], error: Any) -> str:  # noqa: ANN401 - pydantic's details of an error
+    """What pydantic found wrong, with the number of the array that it belongs to."""
+    place = error["loc"]
+    where = ".".join(str(part) for part in place)
+    entries = document.get("arrays")
+    if len(place) > 1 and place[0] == "arrays" and isinstance(entries, list) and isinstance(entries[place[1]], dict):
+        number = entries[place[1]].get("array")
+        where = f"array {_shown(number)} ({where})" if number is not None else where
+    if error["type"] == "missing":
+        return f"{where} is missing; add it"
+    if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        return f"{where} is no key of a defect map; leave it out, or correct its name"
+    message = error["msg"][:1].lower() + error["msg"][1:]
+    return f"{where} is {_shown(error['input'])}: {message}; correct it"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
 def _problem(found: DefectMap, geometry: ArrayGeometry) -> str | None:
     """What does not fit the arrays, if anything does not."""
+    if found.array_size is not None and found.array_size != (geometry.rows, geometry.columns):
+        rows, columns = found.array_size
+        return f"it is of arrays of {rows}x{columns}, but the bundle is for {geometry.size_text}; give the right one"
     seen: set[int] = set()
     for item in found.arrays:
         if item.array in seen:
-            return f"array {item.array} is listed twice"
+            return f"array {item.array} is listed twice; join the entries"
         seen.add(item.array)
         if found.array_count is not None and item.array >= found.array_count:
-            return f"array {item.array} is listed, but the chip has {found.array_count}, counted from 0 on"
-        rows = [*item.unusable_rows, *(cell.row for cell in item.stuck_cells)]
-        columns = [*item.unusable_columns, *(cell.column for cell in item.stuck_cells)]
-        for what, numbers, size in (("row", rows, geometry.rows), ("column", columns, geometry.columns)):
-            for number in numbers:
-                if not 0 <= number < size:
-                    return (
-                        f"array {item.array} has no {what} {number}; arrays are {geometry.size_text}, counted from 0 on"
-                    )
-        cells = [(cell.row, cell.column) for cell in item.stuck_cells]
-        if len(set(cells)) != len(cells):
-            twice = next(cell for cell in cells if cells.count(cell) > 1)
-            return f"array {item.array} has the stuck cell at row {twice[0]}, column {twice[1]} twice"
+            return f"array {item.array} is listed, but the chip has {found.array_count}, counted from 0 on; correct it"
+        if (problem := _problem_of_lines(item, geometry) or _problem_of_cells(item, geometry)) is not None:
+            return problem
     return None
+
+
+def _problem_of_lines(item: ArrayDefects, geometry: ArrayGeometry) -> str | None:
+    for what, lines, size in (
+        ("row", item.unusable_rows, geometry.rows),
+        ("column", item.unusable_columns, geometry.columns),
+    ):
+        if (line := _first_outside(lines, size)) is not None:
+            return _outside(item, f"unusable {what} {line}", geometry)
+        if len(set(lines)) < len(lines):
+            twice = next(line for line, count in Counter(lines).items() if count > 1)
+            return f"array {item.array} lists the unusable {what} {twice} twice; list it once"
+    return None
+
+
+def _problem_of_cells(item: ArrayDefects, geometry: ArrayGeometry) -> str | None:
+    cells = [(cell.row, cell.column) for cell in item.stuck_cells]
+    for row, column in cells:
+        if row >= geometry.rows or column >= geometry.columns:
+            return _outside(item, f"stuck cell at row {row}, column {column}", geometry)
+    if len(set(cells)) < len(cells):
+        row, column = next(cell for cell, count in Counter(cells).items() if count > 1)
+        return f"array {item.array} lists the stuck cell at row {row}, column {column} twice; list it once"
+    return None
+
+
+def _first_outside(lines: Sequence[int], size: int) -> int | None:
+    return next((line for line in lines if not 0 <= line < size), None)
+
+
+def _outside(item: ArrayDefects, what: str, geometry: ArrayGeometry) -> str:
+    return (
+        f"array {item.array} has the {what}, but arrays are {geometry.size_text}, counted from 0 on; correct it, or "
+        "give the right size of the arrays"
+    )

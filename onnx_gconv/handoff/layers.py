@@ -90,6 +90,15 @@ class Layer:
         """Share of the cells of its arrays that hold conductances."""
         return self.cells / (self.arrays * self.geometry.rows * self.geometry.columns)
 
+    def cut_for(self, geometry: ArrayGeometry) -> TileGrid:
+        """Its tiles on other arrays. The rows of the bias are as many as they are.
+
+        Raises:
+            ConfigError: If a kernel has to stay whole and does not fit an array.
+        """
+        grid, kernel = self.grid, _kernel(self.consumers[0])
+        return geometry.cut(grid.matrices, grid.rows, grid.columns, is_paired=bool(self.pairs), kernel=kernel)
+
     @property
     def array_dtype(self) -> np.dtype[np.floating]:
         """The type of conductances and scales in the bundle: float64 for float64, else float32."""

@@ -158,7 +158,7 @@ class PlacementRecord(_Record):
     array: int = Field(ge=0, description="Its number on the chip, from 0 on")
     devices: tuple[int, ...] = Field(min_length=1, description="Indices of the devices: one, or the two of a pair")
     avoided_rows: tuple[int, ...] = Field(
-        default=(), description="Its rows that are left out, as far as they lie before the last one that is used"
+        default=(), description="All of its rows that are left out, rising; the tile takes the others in their order"
     )
     avoided_columns: tuple[int, ...] = Field(default=(), description="Its columns that are left out, likewise")
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnx_gconv.handoff.stuck_cells import passed_over
 from onnx_gconv.handoff.tiles import ArrayGeometry
 from onnx_gconv.terminal_text import counted, file_list, plain, rendered
 
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from onnx_gconv.handoff.chip import Chip
     from onnx_gconv.handoff.layers import Layer
     from onnx_gconv.handoff.pictures import PicturesReport
-    from onnx_gconv.handoff.placement import Chip
     from onnx_gconv.handoff.stuck_cells import LayerPlacement
 
 __all__ = ["DefectsReport", "HandoffReport", "LayerReport"]
@@ -138,14 +139,14 @@ class DefectsReport:
             chip.source,
             sum(count > 0 for count in avoided),
             sum(avoided),
-            chip.passed_over,
+            passed_over(placements),
             sum(placement.stuck_cells for placement in placements),
         )
 
     def lines(self, layers: Sequence[LayerReport]) -> list[str]:
         """What to say of it."""
         counts = (
-            f"unusable rows and columns avoided: {self.avoided_lines:,}, in arrays: {self.damaged_arrays:,}, arrays "
+            f"rows and columns avoided: {self.avoided_lines:,}, in arrays: {self.damaged_arrays:,}, arrays "
             f"left out: {len(self.passed_over):,}"
         )
         found = [f"Placed by '{self.source}'; {counts}."]

@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.handoff.chip import Chip, LayerArrays
 from onnx_gconv.handoff.defects import StuckCell
 from onnx_gconv.handoff.layers import Layer
 from onnx_gconv.handoff.matrix_reader import MatrixReader
-from onnx_gconv.handoff.placement import ArrayPlacement, Chip, device_groups, lines_of_devices
+from onnx_gconv.handoff.placement import ArrayPlacement, lines_of_devices
 from onnx_gconv.handoff.programming_errors import WeightErrors
 from onnx_gconv.handoff.tile_arrays import as_stored, block_with_bias
 from onnx_gconv.handoff.tiles import Tile
 
-__all__ = ["LayerPlacement", "StuckDevice", "placed"]
+__all__ = ["LayerPlacement", "StuckDevice", "passed_over", "placed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class LayerPlacement:
         effect: What they make of the weights; None if there are none.
     """
 
-    tiles: tuple[tuple[ArrayPlacement, ...], ...]
+    tiles: LayerArrays
     stuck: dict[int, tuple[StuckDevice, ...]]
     effect: WeightErrors | None
 
@@ -58,31 +59,32 @@ class LayerPlacement:
 
 
 def placed(layers: Sequence[Layer], chip: Chip) -> tuple[LayerPlacement, ...]:
-    """Give each tile its arrays, in the order of the layers.
+    """Give each tile its arrays, and find the stuck cells on them.
 
     Raises:
         ConfigError: If the chip has too few arrays.
         ModelError: If conductances of tiles with stuck cells cannot be read.
     """
-    needed = sum(layer.arrays for layer in layers)
-    return tuple(_placed(layer, chip, needed) for layer in layers)
+    return tuple(_placed(layer, tiles, chip) for layer, tiles in zip(layers, chip.place(layers), strict=True))
 
 
-def _placed(layer: Layer, chip: Chip, needed: int) -> LayerPlacement:
-    layout = layer.geometry.pair_layout
-    groups = device_groups(len(layer.record.conductances), layer.pairs, layout)
-    tiles, stuck = [], {}
-    for tile in layer.grid.tiles:
-        arrays = tuple(chip.place(tile.shape, groups, needed))
-        tiles.append(arrays)
+def passed_over(placements: Sequence[LayerPlacement]) -> tuple[int, ...]:
+    """The arrays that no tile stands on, though arrays of higher numbers are used."""
+    used = {array.array for placement in placements for tile in placement.tiles for array in tile}
+    return tuple(array for array in range(max(used, default=0)) if array not in used)
+
+
+def _placed(layer: Layer, tiles: LayerArrays, chip: Chip) -> LayerPlacement:
+    stuck = {}
+    for tile, arrays in zip(layer.grid.tiles, tiles, strict=True):
         if devices := tuple(item for array in arrays for item in _stuck_devices(layer, tile, array, chip)):
             stuck[tile.number] = devices
-    return LayerPlacement(tuple(tiles), stuck, _effect(layer, stuck) if stuck else None)
+    return LayerPlacement(tiles, stuck, _effect(layer, stuck) if stuck else None)
 
 
 def _stuck_devices(layer: Layer, tile: Tile, array: ArrayPlacement, chip: Chip) -> list[StuckDevice]:
     """The stuck cells of an array that hold a device of a weight."""
-    damage = chip.damage(array.array)
+    damage = chip.damaged.get(array.array)
     if damage is None or not damage.stuck_cells:
         return []
     geometry = layer.geometry

@@ -25,6 +25,7 @@ from onnx_gconv.granularity import Partition
 from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, ArrayWriter, read_arrays, write_arrays
 from onnx_gconv.handoff.bias import BiasRows
 from onnx_gconv.handoff.bundle import Bundle
+from onnx_gconv.handoff.chip import Chip
 from onnx_gconv.handoff.defects import DefectMap, read_defects
 from onnx_gconv.handoff.format_notes import HandoffFormat
 from onnx_gconv.handoff.formats import FORMAT_FOLDERS, check_formats, write_formats
@@ -50,10 +51,9 @@ from onnx_gconv.handoff.manifest import (
 )
 from onnx_gconv.handoff.npy_folder import NpyFolder
 from onnx_gconv.handoff.pictures import PicturesReport, draw_pictures, require_matplotlib
-from onnx_gconv.handoff.placement import Chip
 from onnx_gconv.handoff.report import HandoffReport
 from onnx_gconv.handoff.staged_folder import staged_folder
-from onnx_gconv.handoff.stuck_cells import LayerPlacement, placed
+from onnx_gconv.handoff.stuck_cells import LayerPlacement, passed_over, placed
 from onnx_gconv.handoff.targets_csv import TargetsCsv
 from onnx_gconv.handoff.tile_arrays import TileArrays, digest, little_endian, tile_arrays
 from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout, touched_pieces
@@ -179,7 +179,7 @@ def write_bundle(
         report = replace(report, notes=check_formats(formats, layers))
         if dry_run:
             return report
-        record = None if found is None else _defects_record(Path(chip.source).name, sha256, found, chip)
+        record = None if found is None else _defects_record(Path(chip.source).name, sha256, found, placements)
         job = _Job(
             source=source,
             target=target,
@@ -572,13 +572,13 @@ def _preset_record(preset: DevicePreset | None) -> PresetRecord | None:
     )
 
 
-def _defects_record(name: str, sha256: str, found: DefectMap, chip: Chip) -> DefectsRecord:
+def _defects_record(name: str, sha256: str, found: DefectMap, placements: Sequence[LayerPlacement]) -> DefectsRecord:
     return DefectsRecord(
         name=name,
         sha256=sha256,
         array_count=found.array_count,
         arrays=len(found.arrays),
-        passed_over=chip.passed_over,
+        passed_over=passed_over(placements),
     )
 
 

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from onnx_gconv import converters, open_bundle, write_bundle
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.granularity import Granularity
-from onnx_gconv.handoff.defects import ArrayDefects, DefectMap, defects_schema
-from onnx_gconv.handoff.placement import Chip, device_groups, lines_of_devices
-from onnx_gconv.handoff.tiles import ArrayGeometry
+from onnx_gconv.handoff.placement import lines_of_devices
 from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import load_model
 from tests.handoff.chip import programmed
 
 LAYOUTS = ["separate_arrays", "adjacent_columns", "interleaved_rows"]
-PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "defects.schema.json"
 SCHEME = MappingScheme(converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0), Granularity("channel"))
 
 
@@ -40,68 +34,6 @@ def defects(tmp_path):
         return path
 
     return write
-
-
-def test_the_published_schema_is_current():
-    assert PUBLISHED.read_text(encoding="utf-8") == defects_schema()
-
-
-LINES = st.frozensets(st.integers(0, 7), max_size=6)
-DAMAGES = st.builds(
-    lambda array, rows, columns, unusable: ArrayDefects(
-        array=array, unusable=unusable, unusable_rows=tuple(rows), unusable_columns=tuple(columns)
-    ),
-    st.integers(0, 9), LINES, LINES, st.booleans(),
-)  # fmt: skip
-
-
-@settings(max_examples=300)
-@given(
-    damages=st.lists(DAMAGES, max_size=10, unique_by=lambda item: item.array),
-    layout=st.sampled_from(LAYOUTS),
-    shapes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=8),
-)
-def test_every_cell_stands_on_a_usable_line_of_an_array_of_its_own(damages, layout, shapes):
-    geometry = ArrayGeometry(8, 8, pair_layout=layout)
-    chip = Chip(geometry, DefectMap(arrays=tuple(damages)), "defects.json")
-    damaged = {item.array: item for item in damages}
-    groups = device_groups(3, [(0, 1)], layout)
-    taken = set()
-    for shape in shapes:
-        placements = chip.place(shape, groups, 99)
-        assert [item.devices for item in placements] == groups
-        for placement in placements:
-            assert placement.array not in taken
-            taken.add(placement.array)
-            found = damaged.get(placement.array, ArrayDefects(array=placement.array))
-            assert not found.unusable
-            cells = set()
-            for rows, columns in lines_of_devices((8, 8), shape, placement, layout):
-                assert (rows.size, columns.size) == shape
-                assert (np.diff(rows) > 0).all()  # the order is kept
-                assert (np.diff(columns) > 0).all()
-                assert not set(rows.tolist()) & set(found.unusable_rows)
-                assert not set(columns.tolist()) & set(found.unusable_columns)
-                assert max(rows) < 8
-                assert max(columns) < 8
-                cells |= {(row, column) for row in rows.tolist() for column in columns.tolist()}
-            assert len(cells) == len(placement.devices) * shape[0] * shape[1]  # each stands alone
-            if len(placement.devices) == 2:  # partners are neighbours of a pair of lines of the hardware
-                (first, left), (second, right) = lines_of_devices((8, 8), shape, placement, layout)
-                along = (left, right) if layout == "adjacent_columns" else (first, second)
-                assert (along[0] % 2 == 0).all()
-                assert (along[1] == along[0] + 1).all()
-
-
-def test_arrays_that_are_too_damaged_for_a_tile_serve_a_smaller_one():
-    damages = [ArrayDefects(array=0, unusable_rows=(2,)), ArrayDefects(array=1, unusable=True)]
-    chip = Chip(ArrayGeometry(4, 4), DefectMap(arrays=tuple(damages)), "map")
-    assert chip.place((4, 4), [(0,)], 2)[0].array == 2
-    assert chip.passed_over == (0, 1)
-    [smaller] = chip.place((3, 4), [(0,)], 2)
-    assert (smaller.array, smaller.avoided_rows) == (0, (2,))
-    assert chip.passed_over == (1,)
-    assert chip.place((1, 1), [(0,)], 2)[0].array == 3
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -221,67 +153,9 @@ def test_the_manifest_names_the_map_and_the_arrays_that_are_left_out(mapped, def
     assert report.defects.passed_over == (0,)  # array 3 holds a tile of two columns
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "is no JSON"),
-        ("[]", "the document"),
-        ("{}", "arrays: Field required"),
-        ('{"arrays": []}', 'does not say "format": "onnx_gconv.defects"; is it another file'),
-        (json.dumps({**document(), "format": "other"}), "format: Input should be 'onnx_gconv.defects'"),
-        (json.dumps({**document(), "format_version": 3}), "has format version 3, this version reads 1"),
-        (json.dumps(document(stuck=[])), "stuck: Extra inputs are not permitted"),
-        (json.dumps(document({"array": -1})), "arrays.0.array: Input should be greater than or equal to 0"),
-        (json.dumps(document({"array": 2}, {"array": 2})), "array 2 is listed twice"),
-        (json.dumps(document({"array": 7}, array_count=7)), "array 7 is listed, but the chip has 7, counted from 0 on"),
-        (json.dumps(document({"array": 2, "unusable_rows": [5]})), "array 2 has no row 5; arrays are 5x4, counted"),
-        (json.dumps(document({"array": 2, "unusable_columns": [-1]})), "array 2 has no column -1"),
-        (
-            json.dumps(document({"array": 2, "stuck_cells": [{"row": 0, "column": 4, "conductance_us": 1}]})),
-            "array 2 has no column 4",
-        ),
-        (
-            json.dumps(document({"array": 2, "stuck_cells": [{"row": 0, "column": 1, "conductance_us": -1}]})),
-            "arrays.0.stuck_cells.0.conductance_us: Input should be greater than or equal to 0, but it is '-1'",
-        ),
-        (
-            json.dumps(document({"array": 2, "stuck_cells": [{"row": 0, "column": 1, "conductance_us": np.nan}]})),
-            "conductance_us: Input should be a finite number",
-        ),
-        (
-            json.dumps(document({"array": 2, "stuck_cells": [{"row": 0, "column": 1, "conductance_us": 1.0}] * 2})),
-            "array 2 has the stuck cell at row 0, column 1 twice",
-        ),
-    ],
-)  # fmt: skip
-def test_a_wrong_defect_map_is_one_line(mapped, tmp_path, content, message):
-    path = tmp_path / "map.json"
-    path.write_text(content)
-    with pytest.raises(ConfigError) as found:
-        write_bundle(mapped("Gemm"), tmp_path / "out", (5, 4), defects=path)
-    assert message in str(found.value)
-    assert "map.json" in str(found.value)
-    assert "\n" not in str(found.value)
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_missing_defect_map_is_named(mapped, tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read the defect map '.*none.json': No such file"):
         write_bundle(mapped("Gemm"), tmp_path / "out", (5, 4), defects=tmp_path / "none.json")
-
-
-def test_a_chip_that_is_too_small_names_the_lines_that_would_have_to_be_spare(mapped, defects, tmp_path):
-    damaged = [{"array": array, "unusable_rows": [2], "unusable_columns": [0, 3]} for array in range(17)]
-    path = defects(*damaged, {"array": 17, "unusable": True}, array_count=20)
-    with pytest.raises(ConfigError) as found:
-        write_bundle(mapped("Gemm"), tmp_path / "out", (6, 6), defects=path)
-    assert "the model needs 12 arrays, but the chip of " in str(found.value)
-    assert (
-        "has 20, and 18 of them are unusable or too damaged for a tile of 6x4; cut smaller tiles with --spare-rows 1 "
-        in str(found.value)
-    )
-    with pytest.raises(ConfigError, match="take more or larger arrays"):
-        write_bundle(mapped("Gemm"), tmp_path / "out", (6, 6), defects=defects(array_count=5))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,243 @@
+"""Which arrays of a chip the tiles of a model get."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.handoff.defects import ArrayDefects, DefectMap
+from onnx_gconv.handoff.layers import Layer
+from onnx_gconv.handoff.placement import ArrayPlacement, avoided_lines, device_groups, units_of, usable_counts
+from onnx_gconv.handoff.tiles import ArrayGeometry, TileGrid
+
+__all__ = ["Chip", "LayerArrays"]
+
+LayerArrays: TypeAlias = tuple[tuple[ArrayPlacement, ...], ...]
+"""For each tile of a layer the arrays that its groups of devices stand on."""
+
+_NONE = -1
+
+# Numbers of spare rows, and of spare columns, that are tried before an error says that none suffices.
+_TRIED_SPARES = 12
+
+
+class _Need(NamedTuple):
+    """What a group of devices of a tile needs of an array.
+
+    Attributes:
+        rows: Inputs.
+        columns: Outputs.
+        units: How many neighbouring rows, and columns, of the array make one of these.
+    """
+
+    rows: int
+    columns: int
+    units: tuple[int, int]
+
+    @property
+    def cells(self) -> int:
+        """Cells of the array that it takes."""
+        return self.rows * self.columns * self.units[0] * self.units[1]
+
+
+@dataclass(frozen=True)
+class Chip:
+    """The arrays of a chip.
+
+    Attributes:
+        geometry: The size of an array, and how tiles stand on it.
+        defects: What is wrong with some of them; None for a chip without defects.
+        source: The file that says so, for messages.
+    """
+
+    geometry: ArrayGeometry
+    defects: DefectMap | None = None
+    source: str = ""
+
+    @cached_property
+    def damaged(self) -> dict[int, ArrayDefects]:
+        """The arrays that have defects, by their numbers."""
+        return {} if self.defects is None else {item.array: item for item in self.defects.arrays}
+
+    def place(self, layers: Sequence[Layer]) -> tuple[LayerArrays, ...]:
+        """The arrays of every tile of all layers.
+
+        Layer by layer, tile by tile, each group of devices that share an array takes the first array that is free and
+        has enough usable rows and columns. If that is not enough for all, large tiles choose before small ones: where
+        an array that holds a tile holds all smaller ones, too, that finds a place for every tile if there is one.
+
+        Args:
+            layers: The layers, cut for the geometry of the chip.
+
+        Raises:
+            ConfigError: If the chip has too few arrays; the message says what would suffice.
+        """
+        needs = self._needs(layers, [layer.grid for layer in layers])
+        arrays = self._first_fit(needs, range(len(needs)))
+        if _NONE in arrays:
+            arrays = self._large_first(needs)
+        if _NONE in arrays:
+            raise ConfigError(self._too_few(layers, needs, arrays))
+        given = iter(arrays.tolist())
+        return tuple(
+            tuple(tuple(self._placement(next(given), group) for group in self._groups(layer)) for _ in layer.grid.tiles)
+            for layer in layers
+        )
+
+    def _groups(self, layer: Layer) -> list[tuple[int, ...]]:
+        return device_groups(len(layer.record.conductances), layer.pairs, self.geometry.pair_layout)
+
+    def _needs(self, layers: Sequence[Layer], grids: Sequence[TileGrid]) -> list[_Need]:
+        """What each group of devices of each tile needs, by layer, tile and group."""
+        found: list[_Need] = []
+        for layer, grid in zip(layers, grids, strict=True):
+            units = [units_of(group, self.geometry.pair_layout) for group in self._groups(layer)]
+            for tile in grid.tiles:
+                found.extend(_Need(*tile.shape, unit) for unit in units)
+        return found
+
+    def _placement(self, array: int, group: tuple[int, ...]) -> ArrayPlacement:
+        item = self.damaged.get(array)
+        if item is None:
+            return ArrayPlacement(array, group)
+        units = units_of(group, self.geometry.pair_layout)
+        return ArrayPlacement(
+            array,
+            group,
+            avoided_lines(item.unusable_rows, self.geometry.rows, units[0]),
+            avoided_lines(item.unusable_columns, self.geometry.columns, units[1]),
+        )
+
+    # Which array
+
+    def _large_first(self, needs: Sequence[_Need]) -> NDArray[np.int64]:
+        return self._first_fit(needs, sorted(range(len(needs)), key=lambda number: -needs[number].cells))
+
+    def _first_fit(self, needs: Sequence[_Need], order: Iterable[int]) -> NDArray[np.int64]:
+        """For each need the first array that is free and holds it, `_NONE` if there is none.
+
+        Args:
+            needs: What is needed; a sound array holds each of them.
+            order: In which order they choose, by their numbers.
+        """
+        count = self._considered(len(needs))
+        found, taken = np.full(len(needs), _NONE, np.int64), bytearray(count)
+        # For each need, arrays that hold it are marked. No search begins before the place where the last one ended:
+        # before it, all marked arrays are taken.
+        marks: dict[_Need, bytes] = {}
+        begin: dict[_Need, int] = {}
+        for number in order:
+            need = needs[number]
+            if need not in marks:
+                marks[need] = self._marks(need, count)
+            array = marks[need].find(1, begin.get(need, 0))
+            while array != _NONE and taken[array]:
+                array = marks[need].find(1, array + 1)
+            begin[need] = count if array == _NONE else array + 1
+            if array != _NONE:
+                taken[array] = True
+                found[number] = array
+        return found
+
+    def _considered(self, needed: int) -> int:
+        """How many arrays, from the first on, a model can need that needs so many."""
+        enough = needed + len(self.damaged)  # at least as many as are needed are sound
+        return enough if self.defects is None or self.defects.array_count is None else min(
+            enough, self.defects.array_count
+        )  # fmt: skip
+
+    def _marks(self, need: _Need, count: int) -> bytes:
+        """A byte for each array: 1 if it holds what is needed, else 0."""
+        marks = bytearray(b"\x01") * count
+        for array, (rows, columns) in self._usable(need.units).items():
+            if array < count:
+                marks[array] = rows >= need.rows and columns >= need.columns
+        return bytes(marks)
+
+    def _usable(self, units: tuple[int, int]) -> dict[int, tuple[int, int]]:
+        """How many inputs and outputs each array holds that has defects."""
+        if units not in self._usable_by_units:
+            self._usable_by_units[units] = {
+                array: (0, 0)
+                if item.unusable
+                else usable_counts(self.geometry, (item.unusable_rows, item.unusable_columns), units)
+                for array, item in self.damaged.items()
+            }
+        return self._usable_by_units[units]
+
+    @cached_property
+    def _usable_by_units(self) -> dict[tuple[int, int], dict[int, tuple[int, int]]]:
+        return {}
+
+    # What would suffice
+
+    def _too_few(self, layers: Sequence[Layer], needs: Sequence[_Need], arrays: NDArray[np.int64]) -> str:
+        assert self.defects is not None  # noqa: S101 - without a map there are arrays for all
+        unusable = sum(item.unusable for item in self.damaged.values())
+        placed = int((arrays != _NONE).sum())
+        spare = self._sufficient_spare_lines(layers)
+        remedy = (
+            "no spare rows and columns were found that would do; use a chip with more, larger or better arrays"
+            if spare is None
+            else f"keep lines of each array free for others to take their place: --spare-rows {spare[0]} "
+            f"--spare-columns {spare[1]} (spare_rows={spare[0]}, spare_columns={spare[1]}) would do"
+        )
+        return (
+            f"it needs {len(needs):,} arrays of {self.geometry.size_text}, but of the {self.defects.array_count:,} "
+            f"that '{self.source}' gives the chip only {placed:,} hold one of its tiles each (unusable: "
+            f"{unusable:,}, with other defects: {len(self.damaged) - unusable:,}); {remedy}"
+        )
+
+    def _sufficient_spare_lines(self, layers: Sequence[Layer]) -> tuple[int, int] | None:
+        """Spare rows and columns with which all tiles find an array, of those tried the fewest; None if none do."""
+        rows, columns = self._spares_to_try(layers)
+        size = self.geometry.rows, self.geometry.columns
+        candidates = sorted(
+            itertools.product(rows, columns), key=lambda spare: (spare[0] * size[1] + spare[1] * size[0], spare)
+        )
+        for spare in candidates:
+            if self._suffices(layers, spare):
+                return spare
+        return None
+
+    def _spares_to_try(self, layers: Sequence[Layer]) -> tuple[list[int], list[int]]:
+        """Numbers of spare rows, and columns, at which another array with defects holds the largest tiles."""
+        units = {
+            unit for layer in layers for unit in (units_of(g, self.geometry.pair_layout) for g in self._groups(layer))
+        }
+        lost: tuple[set[int], set[int]] = {0}, {0}
+        for unit in units:
+            for usable in self._usable(unit).values():
+                for axis, size in enumerate((self.geometry.rows, self.geometry.columns)):
+                    if usable[axis]:
+                        # The smallest s for which (size - s) // unit is at most what the array holds.
+                        lost[axis].add(max(size - usable[axis] * unit[axis] - (unit[axis] - 1), 0))
+        rows, columns = (_thinned(sorted(numbers)) for numbers in lost)
+        return rows, columns
+
+    def _suffices(self, layers: Sequence[Layer], spare: tuple[int, int]) -> bool:
+        try:
+            geometry = replace(self.geometry, spare_rows=spare[0], spare_columns=spare[1])
+            grids = [layer.cut_for(geometry) for layer in layers]
+        except ConfigError:  # nothing would be left of an array, or a whole kernel would not fit
+            return False
+        groups = [len(self._groups(layer)) for layer in layers]
+        needed = sum(len(grid) * count for grid, count in zip(grids, groups, strict=True))
+        unusable = sum(item.unusable for item in self.damaged.values())
+        if self.defects is None or self.defects.array_count is None or needed > self.defects.array_count - unusable:
+            return False
+        return _NONE not in self._large_first(self._needs(layers, grids))
+
+
+def _thinned(numbers: list[int]) -> list[int]:
+    """Some of the numbers, evenly over the list, the first and the last among them."""
+    if len(numbers) <= _TRIED_SPARES:
+        return numbers
+    return sorted({numbers[round(k * (len(numbers) - 1) / (_TRIED_SPARES - 1))] for k in range(_TRIED_SPARES)})

@@ -101,6 +101,14 @@ DOCUMENT = {
             "modules": ["encoder.lin"],
             "same_source_as": [{"name": "U", "graph": "", "relation": "transposed"}],
             "digital_copy": "W.digital",
+            "measured": {
+                "source": "chip.h5",
+                "cells": 8,
+                "measured": 7,
+                "max_abs_error": 0.25,
+                "rms_error": 0.125,
+                "saturated": True,
+            },
         }
     ],
     "skipped": [
@@ -120,7 +128,7 @@ DOCUMENT = {
 }
 
 # Manifests of version 1 that were written before these keys existed are still read.
-OPTIONAL_OF_WEIGHTS = ["parameters", "modules", "same_source_as", "digital_copy"]
+OPTIONAL_OF_WEIGHTS = ["parameters", "modules", "same_source_as", "digital_copy", "measured"]
 OPTIONAL_OF_SKIPPED = ["parameters", "same_source_as"]
 
 

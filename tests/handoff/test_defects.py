@@ -193,3 +193,33 @@ def test_damaged_records_are_refused(mapped, defects, tmp_path):
     path.write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="tile L000/T0002 is not placed with each of its 2 devices once"):
         open_bundle(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"array": 0}, "tile L000/T0001 stands on array 0, which another one stands on, too; copy the bundle again"),
+        ({"array": 40}, "tile L000/T0001 stands on array 40, but the chip has 40"),
+        ({"avoided_rows": [5]}, "tile L000/T0001 stands on lines that array 2 does not have"),
+        ({"avoided_columns": [2, 1]}, "tile L000/T0001 stands on lines that array 2 does not have"),
+        ({"avoided_rows": [0, 1, 2]}, "tile L000/T0001 stands on lines that array 2 does not have"),
+    ],
+)
+def test_placements_that_cannot_be_are_refused(mapped, defects, tmp_path, change, message):
+    write_bundle(mapped("Gemm"), tmp_path / "out", (5, 4), defects=defects(array_count=40))
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["layers"][0]["tiles"][1]["placements"][0].update(change)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=message):
+        open_bundle(tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_stuck_conductances_that_cannot_be_are_refused(mapped, defects, tmp_path, value):
+    cells = [{"row": 1, "column": 1, "conductance_us": 9.0}]
+    write_bundle(mapped("Gemm"), tmp_path / "out", (5, 4), defects=defects({"array": 0, "stuck_cells": cells}))
+    with h5py.File(tmp_path / "out" / "conductances.h5", "r+") as file:
+        file["L000/T0000/g_plus_stuck_us"][0] = value
+    with pytest.raises(BundleError, match="g_plus_stuck_us' should hold conductances, finite and not below 0"):
+        open_bundle(tmp_path / "out")

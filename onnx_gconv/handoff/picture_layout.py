@@ -19,6 +19,7 @@ _LEGIBLE = 24  # pixels of a tile that can carry its id, and to which thin tiles
 _FRAMED = 12  # pixels of a tile that has a frame and a margin of its own; smaller ones share a line
 _SMALLEST_TILE = 4  # pixels; smaller tiles are not kept apart
 _MOST_MATRICES = 4096  # of an overview
+_WIDEST_GAP = 8  # pixels between matrices
 _MOST_TILE_PIXELS = 2048  # of a side of a tile that is drawn cell by cell
 
 # Pixels of a side of the part of a picture that belongs to one device, by the number of devices in the picture.
@@ -219,7 +220,8 @@ def page_windows(grid: TileGrid, pixels: int) -> Iterator[Window]:
                     ends = min(row + fitting[0], high), min(column + fitting[1], wide)
                     yield Window((matrix, matrix + 1), (row, ends[0]), (column, ends[1]))
         return
-    bands, across = _fitting(high * (rows + STRIP + 3), pixels - STRIP), _fitting(wide * (columns + 3), pixels)
+    bands = _fitting(high * (rows + STRIP + 3) + STRIP + _WIDEST_GAP, pixels)
+    across = _fitting(wide * (columns + 3) + _WIDEST_GAP, pixels)
     for first in range(0, grid.matrices, bands * across):
         yield Window((first, min(first + bands * across, grid.matrices)), (0, high), (0, wide))
 
@@ -273,7 +275,7 @@ def _layout(grid: TileGrid, window: Window, row_scale: Scale, column_scale: Scal
     matrices = window.matrices[1] - window.matrices[0]
     is_cut = len(grid) > grid.matrices
     heading = STRIP if matrices > 1 and is_cut and columns.extent >= _LEGIBLE else 0
-    gap = 0 if not is_cut else min(8, max(2, rows.extent // 4))
+    gap = 0 if not is_cut else min(_WIDEST_GAP, max(2, rows.extent // 4))
     across = min(matrices, max(1, round(math.sqrt(matrices * (rows.extent + heading + gap) / (columns.extent + gap)))))
     candidates = (
         PanelLayout(window, rows, columns, count, gap, heading)

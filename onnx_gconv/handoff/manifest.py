@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from onnx_gconv.errors import BundleError
+from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.granularity import GranularityKind, Partition
 from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
 from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
@@ -344,11 +344,15 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
                 "use the version of onnx_gconv that wrote the bundle, or a newer one"
             )
     try:
-        return BundleManifest.model_validate_json(text)
+        manifest = BundleManifest.model_validate_json(text)
+        _ = manifest.geometry.geometry  # it refuses what cannot be
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         raise BundleError(f"'{path}' is damaged: {where}: {first['msg']}; copy the bundle again") from None
+    except ConfigError as error:
+        raise BundleError(f"'{path}' is damaged: geometry: {error}; copy the bundle again") from None
+    return manifest
 
 
 def bundle_schema() -> str:

@@ -50,6 +50,7 @@ class LayerReport:
         stuck_max_abs_error: How far a weight is off at most, in units of weight.
         stuck_rms_error: Root mean square of that over all weights of the layer.
         stuck_max_relative_error: The largest error as a part of max|W|; None for an all-zero weight.
+        stuck_bias_error: How far what the rows of the bias add is off at most, in units of the output.
     """
 
     id: str
@@ -73,6 +74,7 @@ class LayerReport:
     stuck_max_abs_error: float
     stuck_rms_error: float
     stuck_max_relative_error: float | None
+    stuck_bias_error: float
 
     @classmethod
     def of(cls, layer: Layer, placement: LayerPlacement) -> LayerReport:
@@ -103,6 +105,7 @@ class LayerReport:
             stuck_max_abs_error=0.0 if effect is None else effect.largest,
             stuck_rms_error=0.0 if effect is None else effect.rms,
             stuck_max_relative_error=None if not max_abs else (0.0 if effect is None else effect.largest / max_abs),
+            stuck_bias_error=placement.bias_error,
         )
 
 
@@ -157,7 +160,7 @@ class DefectsReport:
         found.extend(
             f"{layer.id}: {layer.stuck_cells:,} devices, {layer.stuck_weights:,} weights, rms |ΔW| "
             f"{layer.stuck_rms_error:.3g}, at most {layer.stuck_max_abs_error:.3g}"
-            f"{_relative(layer.stuck_max_relative_error)}."
+            f"{_relative(layer.stuck_max_relative_error)}{_of_bias(layer.stuck_bias_error)}."
             for layer in layers
             if layer.stuck_cells
         )
@@ -320,6 +323,10 @@ class HandoffReport:
         places = (file.relative_to(self.output).parts for file in self.files)
         counts = Counter(parts[0] for parts in places if len(parts) > 1)
         return [f"{self.output / name} ({count:,} file{'' if count == 1 else 's'})" for name, count in counts.items()]
+
+
+def _of_bias(error: float) -> str:
+    return f"; the bias is off by at most {error:.3g}" if error else ""
 
 
 def _relative(part: float | None) -> str:

@@ -46,11 +46,13 @@ class LayerPlacement:
         tiles: For each tile its arrays.
         stuck: For the number of each tile that has stuck cells, its devices.
         effect: What they make of the weights; None if there are none.
+        bias_error: How far what the rows of the bias add is off at most, in units of the output.
     """
 
     tiles: LayerArrays
     stuck: dict[int, tuple[StuckDevice, ...]]
     effect: WeightErrors | None
+    bias_error: float
 
     @property
     def stuck_cells(self) -> int:
@@ -79,7 +81,8 @@ def _placed(layer: Layer, tiles: LayerArrays, chip: Chip) -> LayerPlacement:
     for tile, arrays in zip(layer.grid.tiles, tiles, strict=True):
         if devices := tuple(item for array in arrays for item in _stuck_devices(layer, tile, array, chip)):
             stuck[tile.number] = devices
-    return LayerPlacement(tiles, stuck, _effect(layer, stuck) if stuck else None)
+    effect, bias_error = _effect(layer, stuck) if stuck else (None, 0.0)
+    return LayerPlacement(tiles, stuck, effect, bias_error)
 
 
 def _stuck_devices(layer: Layer, tile: Tile, array: ArrayPlacement, chip: Chip) -> list[StuckDevice]:
@@ -104,9 +107,13 @@ def _stuck_devices(layer: Layer, tile: Tile, array: ArrayPlacement, chip: Chip) 
     return found
 
 
-def _effect(layer: Layer, stuck: dict[int, tuple[StuckDevice, ...]]) -> WeightErrors:
-    """What stuck cells make of the weights: ``sum_k c_k * (G_stuck - G_target) / scale`` of each."""
-    total = WeightErrors(0, 0, 0.0, 0.0)
+def _effect(layer: Layer, stuck: dict[int, tuple[StuckDevice, ...]]) -> tuple[WeightErrors, float]:
+    """What stuck cells make of the weights, ``sum_k c_k * (G_stuck - G_target) / scale`` of each, and of the bias.
+
+    The bias is the sum of its rows, times the factor of the product.
+    """
+    total, layout = WeightErrors(0, 0, 0.0, 0.0), layer.layout
+    of_bias = np.zeros((layout.matrices, layout.columns))
     scale = layer.scale_and_zero()[0].astype(np.float64)
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(MatrixReader(tensor, layer.layout)) for tensor in layer.mapped.stored_tensors]
@@ -120,8 +127,13 @@ def _effect(layer: Layer, stuck: dict[int, tuple[StuckDevice, ...]]) -> WeightEr
                 change = item.conductances.astype(np.float64) - targets[rows, columns]
                 difference[rows, columns] += layer.record.conductances[item.device].coefficient * change
             difference /= layer.scale_of_cells(tile, scale)
-            total |= WeightErrors.of(difference[: max(layer.layout.rows - tile.inputs[0], 0)])
-    return WeightErrors(int(np.prod(layer.record.shape)), total.changed, total.largest, total.squares)
+            inputs = max(layout.rows - tile.inputs[0], 0)
+            total |= WeightErrors.of(difference[:inputs])
+            of_bias[tile.matrix, slice(*tile.outputs)] += difference[inputs:].sum(axis=0)
+    view = layer.consumers[0].matrix_view
+    factor = 1.0 if view is None else view.factor
+    effect = WeightErrors(int(np.prod(layer.record.shape)), total.changed, total.largest, total.squares)
+    return effect, float(np.abs(factor * of_bias).max())
 
 
 def _targets(layer: Layer, device: int, reader: MatrixReader, tile: Tile) -> NDArray[Any]:

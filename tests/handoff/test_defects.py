@@ -13,7 +13,8 @@ from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.granularity import Granularity
 from onnx_gconv.handoff.placement import lines_of_devices
 from onnx_gconv.mapping_scheme import MappingScheme
-from onnx_gconv.model_io import load_model
+from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.passes import MapConductances
 from tests.handoff.chip import programmed
 
 LAYOUTS = ["separate_arrays", "adjacent_columns", "interleaved_rows"]
@@ -223,3 +224,31 @@ def test_stuck_conductances_that_cannot_be_are_refused(mapped, defects, tmp_path
         file["L000/T0000/g_plus_stuck_us"][0] = value
     with pytest.raises(BundleError, match="g_plus_stuck_us' should hold conductances, finite and not below 0"):
         open_bundle(tmp_path / "out")
+
+
+def test_stuck_cells_of_the_bias_are_reported_apart(parse, defects, tmp_path):
+    rng = np.random.default_rng(1)
+    weight, bias = rng.normal(size=(4, 3)).astype(np.float32), np.array([0.1, -0.2, 0.3], np.float32)
+    model = parse("g (float[2,4] x) => (float y) { y = Gemm <alpha = 0.5> (x, W, c) }", W=weight, c=bias)
+    MapConductances(scheme=SCHEME)(model)
+    save_model(model, tmp_path / "m.gconv.onnx")
+    cells = [{"row": row, "column": 1, "conductance_us": 40.0} for row in (4, 5)]  # of G+, in the rows of the bias
+    path = defects({"array": 0, "stuck_cells": cells})
+    report = write_bundle(tmp_path / "m.gconv.onnx", array=(6, 3), bias_rows=2, defects=path)
+    [layer] = report.layers
+    with open_bundle(tmp_path / "m.gconv") as bundle:
+        scale = bundle.layers[0].scale()[0, 0, 1]
+        targets = bundle.tile("L000/T0000").conductances()["g_plus"][4:, 1]
+    assert (layer.stuck_cells, layer.stuck_weights, layer.stuck_max_abs_error) == (2, 0, 0.0)
+    assert layer.stuck_bias_error == pytest.approx(0.5 * (40.0 - targets.astype(np.float64)).sum() / scale)
+    assert f"; the bias is off by at most {layer.stuck_bias_error:.3g}." in str(report)
+
+
+def test_a_geometry_that_cannot_be_is_an_error_of_the_manifest(handed_off):
+    bundle = handed_off("Gemm")
+    path = bundle.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["geometry"]["spare_rows"] = 5
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"manifest.json' is damaged: geometry: 5 spare rows and 0 spare col"):
+        open_bundle(bundle.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,54 +10,43 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
 from onnx_gconv.errors import ConfigError, GconvError
-from onnx_gconv.external_data import external_tensors
 from onnx_gconv.granularity import Partition
-from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, ArrayWriter, read_arrays, write_arrays
-from onnx_gconv.handoff.bias import BiasRows
+from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, read_arrays, write_arrays
 from onnx_gconv.handoff.bundle import Bundle
 from onnx_gconv.handoff.chip import Chip
 from onnx_gconv.handoff.defects import DefectMap, read_defects
 from onnx_gconv.handoff.format_notes import HandoffFormat
 from onnx_gconv.handoff.formats import FORMAT_FOLDERS, check_formats, write_formats
+from onnx_gconv.handoff.layer_writer import LayerWriter
 from onnx_gconv.handoff.layers import Layer, layers_of
 from onnx_gconv.handoff.manifest import (
     MANIFEST_FILE,
-    ArrayRecord,
     ArraysFile,
-    BiasRecord,
     BundleManifest,
     DefectsRecord,
-    DeviceRecord,
     FileRecord,
     GeometryRecord,
     LayerRecord,
-    NodeRecord,
-    PlacementRecord,
     PresetRecord,
     SourceRecord,
-    StuckRecord,
-    TileRecord,
-    ValuesRecord,
 )
+from onnx_gconv.handoff.model_files import MODEL_FILE, PLAIN_FILE, copy_model, hashed, write_plain
 from onnx_gconv.handoff.npy_folder import NpyFolder
 from onnx_gconv.handoff.pictures import PicturesReport, draw_pictures, require_matplotlib
 from onnx_gconv.handoff.report import HandoffReport
 from onnx_gconv.handoff.staged_folder import staged_folder
 from onnx_gconv.handoff.stuck_cells import LayerPlacement, passed_over, placed
 from onnx_gconv.handoff.targets_csv import TargetsCsv
-from onnx_gconv.handoff.tile_arrays import TileArrays, digest, little_endian, tile_arrays
-from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout, touched_pieces
-from onnx_gconv.mapping import MatrixViewRecord, RearrangementRecord, read_manifest
-from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.handoff.tile_arrays import tile_arrays
+from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout
+from onnx_gconv.mapping import read_manifest
+from onnx_gconv.model_io import load_model
 from onnx_gconv.passes import RestoreWeights
 from onnx_gconv.streamed_tensor import worker_count
 
@@ -68,7 +56,7 @@ Progress = Callable[[str, int, int], None]
 
 BUNDLE_SUFFIX = ".gconv"
 
-MODEL_FILE, PLAIN_FILE, CSV_FILE = "model.onnx", "plain.onnx", "targets.csv"
+CSV_FILE = "targets.csv"
 PICTURES_FOLDER = "pictures"
 
 PARTIAL_SUMS = (
@@ -78,8 +66,6 @@ PARTIAL_SUMS = (
     "done digitally after the array: y = ((x @ sum_k c_k * G_k) - offset_us * sum(x)) / scale + zero * sum(x). "
     "matrix_view.factor multiplies the result of the layer, before the bias is added."
 )
-
-_COPY_BYTES = 1 << 18
 
 _OWN_FILES = {
     *(MANIFEST_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, PICTURES_FOLDER),
@@ -290,9 +276,9 @@ def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | Non
         ThreadPoolExecutor(worker_count()) as executor,
     ):
         try:
-            copies = _copy_model(job.source, model, staged.folder, copier, stopped)
+            copies = copy_model(job.source, model, staged.folder, copier, stopped, own_files=_OWN_FILES)
             RestoreWeights()(model)
-            plain = copier.submit(_write_plain, model, staged.folder, job, stopped)
+            plain = copier.submit(write_plain, model, staged.folder, job.source, stopped)
             manifest, drawn = _fill(job, staged.folder, executor, copies, plain)
         except BaseException:
             stopped.set()
@@ -313,7 +299,7 @@ def _fill(
 ) -> tuple[BundleManifest, PicturesReport | None]:
     """Write everything but the models, the manifest last."""
     records, written = _write_arrays(job, folder, executor)
-    hashes = [executor.submit(_hashed, folder / CSV_FILE)] if job.csv else []
+    hashes = [executor.submit(hashed, folder / CSV_FILE)] if job.csv else []
     report = job.progress
     step = None if report is None else lambda done, total: report("formats", done, total)
     written += write_formats(job.formats, job.layers, folder, step)
@@ -337,7 +323,7 @@ def _fill(
     drawn = None
     if job.pictures:
         drawn = _draw(job, folder, manifest)
-        files = [_hashed(file).model_copy(update={"path": f"{PICTURES_FOLDER}/{file.name}"}) for file in drawn.files]
+        files = [hashed(file).model_copy(update={"path": f"{PICTURES_FOLDER}/{file.name}"}) for file in drawn.files]
         manifest = manifest.model_copy(update={"files": (*manifest.files, *files)})
     (folder / MANIFEST_FILE).write_text(f"{manifest.model_dump_json(indent=1)}\n", encoding="utf-8")
     return manifest, drawn
@@ -363,7 +349,7 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
         TargetsCsv(folder / CSV_FILE) if job.csv else nullcontext() as text,
     ):
         for layer, placement in zip(job.layers, job.placements, strict=True):
-            writer = _LayerWriter(layer, placement, [file] if single is None else [file, single])
+            writer = LayerWriter(layer, placement, [file] if single is None else [file, single])
             for arrays in tile_arrays(layer, executor):
                 writer.write(arrays)
                 if text is not None:
@@ -373,195 +359,6 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
                     job.progress("conductances", done, total)
             records.append(writer.record())
     return records, [] if single is None else single.files
-
-
-class _LayerWriter:
-    """Writes the arrays of a layer, and takes down what the manifest says of them."""
-
-    def __init__(self, layer: Layer, placement: LayerPlacement, files: Sequence[ArrayWriter]) -> None:
-        self._layer = layer
-        self._placement = placement
-        self._files = files
-        self._tiles: dict[int, TileRecord] = {}
-
-    def write(self, arrays: TileArrays) -> None:
-        """Write the arrays of a tile."""
-        layer, tile = self._layer, arrays.tile
-        name = layer.tile_id(tile.number)
-        devices = [item.device for item in layer.record.conductances]
-        keys = [f"{name}/{device}" for device in devices]
-        if arrays.codes is not None:
-            keys += [f"{name}/{device}_code" for device in devices]
-        for key, array in zip(keys, (*arrays.conductances, *(arrays.codes or ())), strict=True):
-            self._store(key, array)
-        found = [ArrayRecord(key=key, sha256=sha) for key, sha in zip(keys, arrays.digests, strict=True)]
-        grid = layer.scale_grid
-        self._tiles[tile.number] = TileRecord(
-            id=name,
-            matrix=tile.matrix,
-            grid=tile.grid,
-            inputs=tile.inputs,
-            outputs=tile.outputs,
-            scale_rows=touched_pieces(grid.row_starts, *tile.inputs),
-            scale_columns=touched_pieces(grid.column_starts, *tile.outputs),
-            conductances=tuple(found[: len(devices)]),
-            codes=None if arrays.codes is None else tuple(found[len(devices) :]),
-            placements=tuple(
-                PlacementRecord(
-                    array=item.array,
-                    devices=item.devices,
-                    avoided_rows=item.avoided_rows,
-                    avoided_columns=item.avoided_columns,
-                )
-                for item in self._placement.tiles[tile.number]
-            ),
-            stuck=tuple(
-                StuckRecord(
-                    device=item.device,
-                    cells=self._array(f"{keys[item.device]}_stuck", item.cells),
-                    conductances=self._array(f"{keys[item.device]}_stuck_us", item.conductances),
-                )
-                for item in self._placement.stuck.get(tile.number, ())
-            ),
-        )
-
-    def record(self) -> LayerRecord:
-        """Write what holds for the whole layer, and give its entry in the manifest."""
-        layer, record, view = self._layer, self._layer.record, self._layer.consumers[0].matrix_view
-        assert view is not None  # noqa: S101 - layers have one
-        scale, zero = layer.scale_and_zero()
-        zero_point = layer.zero_point()
-        parameters = record.converter.parameters
-        return LayerRecord(
-            id=layer.id,
-            weight=record.name,
-            graph=record.graph,
-            nodes=tuple(
-                NodeRecord(**item.model_dump(include=set(NodeRecord.model_fields))) for item in layer.consumers
-            ),
-            dtype=record.dtype,
-            shape=record.shape,
-            path=layer.consumers[0].path,
-            matrix_view=view,
-            unroll=_unroll(view, layer.consumers[0].path),
-            converter=record.converter,
-            g_min=parameters["g_min"],
-            g_max=parameters["g_max"],
-            levels=record.levels,
-            compute_dtype=record.compute_dtype,
-            array_dtype="float64" if layer.array_dtype == np.float64 else "float32",
-            devices=tuple(
-                DeviceRecord(name=item.device, coefficient=item.coefficient, initializer=item.name)
-                for item in record.conductances
-            ),
-            pairs=layer.pairs,
-            offset_us=record.offset_us,
-            granularity=record.granularity,
-            scale=self._values("scale", scale),
-            scale_row_starts=self._starts("scale_row_starts", layer.scale_grid.row_starts),
-            scale_column_starts=self._starts("scale_column_starts", layer.scale_grid.column_starts),
-            zero=self._values("zero", zero),
-            rounded=record.rounded,
-            zero_point=None if zero_point is None else self._array(f"{layer.id}/zero_point", zero_point),
-            bias=_bias_record(layer),
-            tile_row_starts=layer.grid.row_starts,
-            tile_column_starts=layer.grid.column_starts,
-            arrays=layer.arrays,
-            utilization=layer.utilization,
-            tiles=tuple(self._tiles[number] for number in range(len(layer.grid))),
-        )
-
-    def _values(self, name: str, values: NDArray[Any]) -> ValuesRecord:
-        same = bool((values == values.flat[0]).all())
-        key = f"{self._layer.id}/{name}"
-        return ValuesRecord(value=float(values.flat[0]) if same else None, array=self._array(key, values))
-
-    def _array(self, key: str, array: NDArray[Any]) -> ArrayRecord:
-        array = little_endian(array)
-        self._store(key, array)
-        return ArrayRecord(key=key, sha256=digest(array))
-
-    def _starts(self, name: str, starts: Sequence[int]) -> ArrayRecord:
-        return self._array(f"{self._layer.id}/{name}", np.array(starts, "<i8"))
-
-    def _store(self, key: str, array: NDArray[Any]) -> None:
-        for file in self._files:
-            file.write(key, array)
-
-
-def _bias_record(layer: Layer) -> BiasRecord | None:
-    if layer.bias is None:
-        return None
-    found, rows = layer.bias, layer.bias_rows
-    if isinstance(rows, BiasRows):
-        error = rows.max_abs_error
-        return BiasRecord(mode="rows", initializer=found.name, beta=found.beta, rows=rows.rows, max_abs_error=error)
-    return BiasRecord(initializer=found.name, beta=found.beta, reason=rows)
-
-
-def _unroll(view: MatrixViewRecord, path: tuple[RearrangementRecord, ...]) -> str:
-    """How the tensor becomes matrices, in words."""
-    before = "".join(f"{step.op} it to {list(step.argument)}; " for step in path)
-    axes = [
-        f"{what} are {'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}" if axes else f"one of {what}"
-        for what, axes in (("matrices", view.matrix_axes), ("rows", view.row_axes), ("columns", view.column_axes))
-    ]
-    return (
-        f"{before}reshape it to {list(view.split_shape)}; {'; '.join(axes)}; the slowest first, all in row-major order"
-    )
-
-
-# Models
-
-
-def _copy_model(
-    source: Path, model: ir.Model, folder: Path, executor: Executor, stopped: threading.Event
-) -> list[Future[FileRecord]]:
-    """Begin to copy the mapped model, byte by byte, with its data files under the names that it knows them by."""
-    files = {MODEL_FILE: source}
-    for tensor in external_tensors(model):
-        name = os.path.normpath(tensor.location)
-        if Path(name).parts[0] in _OWN_FILES:
-            raise ConfigError(f"its data file '{name}' has a name that the bundle needs; map the model to another name")
-        files[name] = Path(tensor.path)
-    return [executor.submit(_copied, file, folder, name, stopped) for name, file in files.items()]
-
-
-def _copied(source: Path, folder: Path, name: str, stopped: threading.Event) -> FileRecord:
-    """Copy a file and hash it, until nobody wants the copy any more."""
-    target = folder / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sha256, count = hashlib.sha256(), 0
-    buffer = bytearray(_COPY_BYTES)
-    with source.open("rb", buffering=0) as original, target.open("xb", buffering=0) as copy:
-        while not stopped.is_set() and (size := original.readinto(buffer)):
-            part = memoryview(buffer)[:size]
-            sha256.update(part)
-            while part:
-                part = part[copy.write(part) :]
-            count += size
-    return FileRecord(path=name, bytes=count, sha256=sha256.hexdigest())
-
-
-class _StoppedError(Exception):
-    """Nobody wants the bundle any more."""
-
-
-def _write_plain(model: ir.Model, folder: Path, job: _Job, stopped: threading.Event) -> list[FileRecord]:
-    """Write the restored model and hash it, until nobody wants it any more."""
-
-    def go_on(_done: int, _total: int) -> None:
-        if stopped.is_set():
-            raise _StoppedError
-
-    files = save_model(model, folder / PLAIN_FILE, inputs=[job.source], progress=go_on)
-    return [_hashed(file) for file in files]
-
-
-def _hashed(file: Path) -> FileRecord:
-    with file.open("rb") as content:
-        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-    return FileRecord(path=file.name, bytes=file.stat().st_size, sha256=sha256)
 
 
 def _preset_record(preset: DevicePreset | None) -> PresetRecord | None:

@@ -1,0 +1,172 @@
+"""Writes the arrays of a layer, and takes down what the manifest says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.handoff.array_files import ArrayWriter
+from onnx_gconv.handoff.bias import BiasRows
+from onnx_gconv.handoff.layers import Layer
+from onnx_gconv.handoff.manifest import (
+    ArrayRecord,
+    BiasRecord,
+    DeviceRecord,
+    LayerRecord,
+    NodeRecord,
+    PlacementRecord,
+    StuckRecord,
+    TileRecord,
+    ValuesRecord,
+)
+from onnx_gconv.handoff.stuck_cells import LayerPlacement
+from onnx_gconv.handoff.tile_arrays import TileArrays, digest, little_endian
+from onnx_gconv.handoff.tiles import touched_pieces
+from onnx_gconv.mapping import MatrixViewRecord, RearrangementRecord
+
+__all__ = ["LayerWriter"]
+
+
+class LayerWriter:
+    """The arrays and the record of a layer.
+
+    Args:
+        layer: The layer.
+        placement: Where its tiles stand.
+        files: The files that every array goes to.
+    """
+
+    def __init__(self, layer: Layer, placement: LayerPlacement, files: Sequence[ArrayWriter]) -> None:
+        self._layer = layer
+        self._placement = placement
+        self._files = files
+        self._tiles: dict[int, TileRecord] = {}
+
+    def write(self, arrays: TileArrays) -> None:
+        """Write the arrays of a tile."""
+        layer, tile = self._layer, arrays.tile
+        name = layer.tile_id(tile.number)
+        devices = [item.device for item in layer.record.conductances]
+        keys = [f"{name}/{device}" for device in devices]
+        if arrays.codes is not None:
+            keys += [f"{name}/{device}_code" for device in devices]
+        for key, array in zip(keys, (*arrays.conductances, *(arrays.codes or ())), strict=True):
+            self._store(key, array)
+        found = [ArrayRecord(key=key, sha256=sha) for key, sha in zip(keys, arrays.digests, strict=True)]
+        grid = layer.scale_grid
+        self._tiles[tile.number] = TileRecord(
+            id=name,
+            matrix=tile.matrix,
+            grid=tile.grid,
+            inputs=tile.inputs,
+            outputs=tile.outputs,
+            scale_rows=touched_pieces(grid.row_starts, *tile.inputs),
+            scale_columns=touched_pieces(grid.column_starts, *tile.outputs),
+            conductances=tuple(found[: len(devices)]),
+            codes=None if arrays.codes is None else tuple(found[len(devices) :]),
+            placements=tuple(
+                PlacementRecord(
+                    array=item.array,
+                    devices=item.devices,
+                    avoided_rows=item.avoided_rows,
+                    avoided_columns=item.avoided_columns,
+                )
+                for item in self._placement.tiles[tile.number]
+            ),
+            stuck=tuple(
+                StuckRecord(
+                    device=item.device,
+                    cells=self._array(f"{keys[item.device]}_stuck", item.cells),
+                    conductances=self._array(f"{keys[item.device]}_stuck_us", item.conductances),
+                )
+                for item in self._placement.stuck.get(tile.number, ())
+            ),
+        )
+
+    def record(self) -> LayerRecord:
+        """Write what holds for the whole layer, and give its entry in the manifest."""
+        layer, record, view = self._layer, self._layer.record, self._layer.consumers[0].matrix_view
+        assert view is not None  # noqa: S101 - layers have one
+        scale, zero = layer.scale_and_zero()
+        zero_point = layer.zero_point()
+        parameters = record.converter.parameters
+        return LayerRecord(
+            id=layer.id,
+            weight=record.name,
+            graph=record.graph,
+            nodes=tuple(
+                NodeRecord(**item.model_dump(include=set(NodeRecord.model_fields))) for item in layer.consumers
+            ),
+            dtype=record.dtype,
+            shape=record.shape,
+            path=layer.consumers[0].path,
+            matrix_view=view,
+            unroll=_unroll(view, layer.consumers[0].path),
+            converter=record.converter,
+            g_min=parameters["g_min"],
+            g_max=parameters["g_max"],
+            levels=record.levels,
+            compute_dtype=record.compute_dtype,
+            array_dtype="float64" if layer.array_dtype == np.float64 else "float32",
+            devices=tuple(
+                DeviceRecord(name=item.device, coefficient=item.coefficient, initializer=item.name)
+                for item in record.conductances
+            ),
+            pairs=layer.pairs,
+            offset_us=record.offset_us,
+            granularity=record.granularity,
+            scale=self._values("scale", scale),
+            scale_row_starts=self._starts("scale_row_starts", layer.scale_grid.row_starts),
+            scale_column_starts=self._starts("scale_column_starts", layer.scale_grid.column_starts),
+            zero=self._values("zero", zero),
+            rounded=record.rounded,
+            zero_point=None if zero_point is None else self._array(f"{layer.id}/zero_point", zero_point),
+            bias=_bias_record(layer),
+            tile_row_starts=layer.grid.row_starts,
+            tile_column_starts=layer.grid.column_starts,
+            arrays=layer.arrays,
+            utilization=layer.utilization,
+            tiles=tuple(self._tiles[number] for number in range(len(layer.grid))),
+        )
+
+    def _values(self, name: str, values: NDArray[Any]) -> ValuesRecord:
+        same = bool((values == values.flat[0]).all())
+        key = f"{self._layer.id}/{name}"
+        return ValuesRecord(value=float(values.flat[0]) if same else None, array=self._array(key, values))
+
+    def _array(self, key: str, array: NDArray[Any]) -> ArrayRecord:
+        array = little_endian(array)
+        self._store(key, array)
+        return ArrayRecord(key=key, sha256=digest(array))
+
+    def _starts(self, name: str, starts: Sequence[int]) -> ArrayRecord:
+        return self._array(f"{self._layer.id}/{name}", np.array(starts, "<i8"))
+
+    def _store(self, key: str, array: NDArray[Any]) -> None:
+        for file in self._files:
+            file.write(key, array)
+
+
+def _bias_record(layer: Layer) -> BiasRecord | None:
+    if layer.bias is None:
+        return None
+    found, rows = layer.bias, layer.bias_rows
+    if isinstance(rows, BiasRows):
+        error = rows.max_abs_error
+        return BiasRecord(mode="rows", initializer=found.name, beta=found.beta, rows=rows.rows, max_abs_error=error)
+    return BiasRecord(initializer=found.name, beta=found.beta, reason=rows)
+
+
+def _unroll(view: MatrixViewRecord, path: tuple[RearrangementRecord, ...]) -> str:
+    """How the tensor becomes matrices, in words."""
+    before = "".join(f"{step.op} it to {list(step.argument)}; " for step in path)
+    axes = [
+        f"{what} are {'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}" if axes else f"one of {what}"
+        for what, axes in (("matrices", view.matrix_axes), ("rows", view.row_axes), ("columns", view.column_axes))
+    ]
+    return (
+        f"{before}reshape it to {list(view.split_shape)}; {'; '.join(axes)}; the slowest first, all in row-major order"
+    )

@@ -1,0 +1,103 @@
+"""The models of a bundle: the mapped one, byte by byte, and the restored one, each with its data file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Container
+from concurrent.futures import Executor, Future
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.external_data import external_tensors
+from onnx_gconv.handoff.manifest import FileRecord
+from onnx_gconv.model_io import save_model
+
+__all__ = ["MODEL_FILE", "PLAIN_FILE", "copy_model", "hashed", "write_plain"]
+
+MODEL_FILE, PLAIN_FILE = "model.onnx", "plain.onnx"
+
+# The size in which cp writes. The kernel caches larger writes in larger blocks of memory, which can be slow to get.
+_COPY_BYTES = 1 << 18
+
+
+def copy_model(
+    source: Path,
+    model: ir.Model,
+    folder: Path,
+    executor: Executor,
+    stopped: threading.Event,
+    *,
+    own_files: Container[str],
+) -> list[Future[FileRecord]]:
+    """Begin to copy the mapped model, byte by byte, with its data files under the names that it knows them by.
+
+    Args:
+        source: The mapped model.
+        model: The same, loaded.
+        folder: The new bundle.
+        executor: Copies one file after the other.
+        stopped: Set if nobody wants the copies any more.
+        own_files: The names that the bundle needs for other files and folders.
+
+    Returns:
+        For each file, what the manifest says of it; the model comes first.
+
+    Raises:
+        ConfigError: If a data file has one of these names.
+    """
+    files = {MODEL_FILE: source}
+    for tensor in external_tensors(model):
+        name = os.path.normpath(tensor.location)
+        if Path(name).parts[0] in own_files:
+            raise ConfigError(f"its data file '{name}' has a name that the bundle needs; map the model to another name")
+        files[name] = Path(tensor.path)
+    return [executor.submit(_copied, file, folder, name, stopped) for name, file in files.items()]
+
+
+def _copied(source: Path, folder: Path, name: str, stopped: threading.Event) -> FileRecord:
+    """Copy a file and hash it, until nobody wants the copy any more."""
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sha256, count = hashlib.sha256(), 0
+    buffer = bytearray(_COPY_BYTES)
+    with source.open("rb", buffering=0) as original, target.open("xb", buffering=0) as copy:
+        while not stopped.is_set() and (size := original.readinto(buffer)):
+            part = memoryview(buffer)[:size]
+            sha256.update(part)
+            while part:
+                part = part[copy.write(part) :]
+            count += size
+    return FileRecord(path=name, bytes=count, sha256=sha256.hexdigest())
+
+
+class _StoppedError(Exception):
+    """Nobody wants the bundle any more."""
+
+
+def write_plain(model: ir.Model, folder: Path, source: Path, stopped: threading.Event) -> list[FileRecord]:
+    """Write the restored model and hash it, until nobody wants it any more.
+
+    Args:
+        model: The restored model.
+        folder: The new bundle.
+        source: The mapped model, which may not be overwritten.
+        stopped: Set if nobody wants the model any more.
+    """
+
+    def go_on(_done: int, _total: int) -> None:
+        if stopped.is_set():
+            raise _StoppedError
+
+    files = save_model(model, folder / PLAIN_FILE, inputs=[source], progress=go_on)
+    return [hashed(file) for file in files]
+
+
+def hashed(file: Path) -> FileRecord:
+    """What the manifest says of a file that stands in the bundle itself."""
+    with file.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    return FileRecord(path=file.name, bytes=file.stat().st_size, sha256=sha256)

@@ -16,7 +16,7 @@ from onnx_gconv.external_data import external_tensors
 from onnx_gconv.handoff.manifest import FileRecord
 from onnx_gconv.model_io import save_model
 
-__all__ = ["MODEL_FILE", "PLAIN_FILE", "copy_model", "hashed", "write_plain"]
+__all__ = ["MODEL_FILE", "PLAIN_FILE", "copied", "files_to_copy", "hashed", "write_plain"]
 
 MODEL_FILE, PLAIN_FILE = "model.onnx", "plain.onnx"
 
@@ -24,27 +24,13 @@ MODEL_FILE, PLAIN_FILE = "model.onnx", "plain.onnx"
 _COPY_BYTES = 1 << 18
 
 
-def copy_model(
-    source: Path,
-    model: ir.Model,
-    folder: Path,
-    executor: Executor,
-    stopped: threading.Event,
-    *,
-    own_files: Container[str],
-) -> list[Future[FileRecord]]:
-    """Begin to copy the mapped model, byte by byte, with its data files under the names that it knows them by.
+def files_to_copy(source: Path, model: ir.Model, own_files: Container[str]) -> dict[str, Path]:
+    """The files of the mapped model, under the names that it knows them by; the model itself comes first.
 
     Args:
         source: The mapped model.
         model: The same, loaded.
-        folder: The new bundle.
-        executor: Copies one file after the other.
-        stopped: Set if nobody wants the copies any more.
         own_files: The names that the bundle needs for other files and folders.
-
-    Returns:
-        For each file, what the manifest says of it; the model comes first.
 
     Raises:
         ConfigError: If a data file has one of these names.
@@ -55,11 +41,11 @@ def copy_model(
         if Path(name).parts[0] in own_files:
             raise ConfigError(f"its data file '{name}' has a name that the bundle needs; map the model to another name")
         files[name] = Path(tensor.path)
-    return [executor.submit(_copied, file, folder, name, stopped) for name, file in files.items()]
+    return files
 
 
-def _copied(source: Path, folder: Path, name: str, stopped: threading.Event) -> FileRecord:
-    """Copy a file and hash it, until nobody wants the copy any more."""
+def copied(source: Path, folder: Path, name: str, stopped: threading.Event) -> FileRecord:
+    """Copy a file byte by byte and hash it, until nobody wants the copy any more."""
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     sha256, count = hashlib.sha256(), 0
@@ -78,14 +64,20 @@ class _StoppedError(Exception):
     """Nobody wants the bundle any more."""
 
 
-def write_plain(model: ir.Model, folder: Path, source: Path, stopped: threading.Event) -> list[FileRecord]:
-    """Write the restored model and hash it, until nobody wants it any more.
+def write_plain(
+    model: ir.Model, folder: Path, source: Path, stopped: threading.Event, executor: Executor
+) -> list[Future[FileRecord]]:
+    """Write the restored model, until nobody wants it any more.
 
     Args:
         model: The restored model.
         folder: The new bundle.
         source: The mapped model, which may not be overwritten.
         stopped: Set if nobody wants the model any more.
+        executor: Hashes its files.
+
+    Returns:
+        For each file, what the manifest says of it.
     """
 
     def go_on(_done: int, _total: int) -> None:
@@ -93,7 +85,7 @@ def write_plain(model: ir.Model, folder: Path, source: Path, stopped: threading.
             raise _StoppedError
 
     files = save_model(model, folder / PLAIN_FILE, inputs=[source], progress=go_on)
-    return [hashed(file) for file in files]
+    return [executor.submit(hashed, file) for file in files]
 
 
 def hashed(file: Path) -> FileRecord:

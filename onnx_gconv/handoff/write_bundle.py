@@ -36,7 +36,7 @@ from onnx_gconv.handoff.manifest import (
     PresetRecord,
     SourceRecord,
 )
-from onnx_gconv.handoff.model_files import MODEL_FILE, PLAIN_FILE, copy_model, hashed, write_plain
+from onnx_gconv.handoff.model_files import MODEL_FILE, PLAIN_FILE, copied, files_to_copy, hashed, write_plain
 from onnx_gconv.handoff.npy_folder import NpyFolder
 from onnx_gconv.handoff.pictures import PicturesReport, draw_pictures, require_matplotlib
 from onnx_gconv.handoff.report import HandoffReport
@@ -276,9 +276,11 @@ def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | Non
         ThreadPoolExecutor(worker_count()) as executor,
     ):
         try:
-            copies = copy_model(job.source, model, staged.folder, copier, stopped, own_files=_OWN_FILES)
+            files = files_to_copy(job.source, model, _OWN_FILES)
             RestoreWeights()(model)
-            plain = copier.submit(write_plain, model, staged.folder, job.source, stopped)
+            # The plain model comes first, so that its checksums are computed beside all that follows.
+            plain = copier.submit(write_plain, model, staged.folder, job.source, stopped, executor)
+            copies = [copier.submit(copied, file, staged.folder, name, stopped) for name, file in files.items()]
             manifest, drawn = _fill(job, staged.folder, executor, copies, plain)
         except BaseException:
             stopped.set()
@@ -295,7 +297,7 @@ def _fill(
     folder: Path,
     executor: Executor,
     copies: list[Future[FileRecord]],
-    plain: Future[list[FileRecord]],
+    plain: Future[list[Future[FileRecord]]],
 ) -> tuple[BundleManifest, PicturesReport | None]:
     """Write everything but the models, the manifest last."""
     records, written = _write_arrays(job, folder, executor)
@@ -305,18 +307,18 @@ def _fill(
     written += write_formats(job.formats, job.layers, folder, step)
     if report is not None:
         report("models", 0, 1)
-    copied = [*(copy.result() for copy in copies), *plain.result()]
+    models = [item.result() for item in (*copies, *plain.result())]
     if report is not None:
         report("models", 1, 1)
     manifest = BundleManifest(
         tool=f"onnx_gconv {version('onnx_gconv')}",
-        source=SourceRecord(name=job.source.name, sha256=copied[0].sha256),
+        source=SourceRecord(name=job.source.name, sha256=models[0].sha256),
         preset=_preset_record(job.preset),
         geometry=_geometry_record(job.geometry),
         defects=job.defects,
         partial_sums=PARTIAL_SUMS,
         arrays=ArraysFile(path=ARRAY_FILES[job.kind], kind=job.kind),
-        files=(*copied, *(item.result() for item in hashes), *written),
+        files=(*models, *(item.result() for item in hashes), *written),
         total_arrays=sum(layer.arrays for layer in job.layers),
         layers=tuple(records),
     )

@@ -21,7 +21,7 @@ __all__ = ["MODEL_FILE", "PLAIN_FILE", "copied", "files_to_copy", "hashed", "wri
 MODEL_FILE, PLAIN_FILE = "model.onnx", "plain.onnx"
 
 # The size in which cp writes. The kernel caches larger writes in larger blocks of memory, which can be slow to get.
-_COPY_BYTES = 1 << 18
+_COPY_BYTES = 1 << 20
 
 
 def files_to_copy(source: Path, model: ir.Model, own_files: Container[str]) -> dict[str, Path]:

@@ -101,8 +101,22 @@ def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile]) -> list[T
     first, last = tiles[0], tiles[-1]
     rows, columns = (first.inputs[0], last.inputs[1]), (first.outputs[0], last.outputs[1])
     place = first.matrix, rows, columns
-    blocks = [block_with_bias(layer, number, reader, place) for number, reader in enumerate(readers)]
-    return [_tile(layer, tile, [_part(block, tile, first) for block in blocks]) for tile in tiles]
+    stored = [block_with_bias(layer, number, reader, place) for number, reader in enumerate(readers)]
+    in_us = as_stored(layer)
+    blocks = [in_us(block) for block in stored]  # of many tiles at once: each step costs as much as one of a tile
+    for number, block in enumerate(blocks):
+        if _first_out_of_range(layer, block) is not None:
+            for tile in tiles:
+                _check_range(layer, tile, number, _part(block, tile, first))
+    is_coded = layer.record.levels is not None and layer.record.levels.storage != "float"
+    return [
+        _tile(
+            tile,
+            [_part(block, tile, first) for block in blocks],
+            [_part(block, tile, first) for block in stored] if is_coded else None,
+        )
+        for tile in tiles
+    ]
 
 
 def block_with_bias(
@@ -124,13 +138,9 @@ def _part(block: NDArray[Any], tile: Tile, first: Tile) -> NDArray[Any]:
     return block[row : row + tile.shape[0], column : column + tile.shape[1]]
 
 
-def _tile(layer: Layer, tile: Tile, stored: list[NDArray[Any]]) -> TileArrays:
-    codes, in_us = None, as_stored(layer)
-    if layer.record.levels is not None and layer.record.levels.storage != "float":
-        codes = tuple(little_endian(part) for part in stored)
-    conductances = tuple(little_endian(in_us(part)) for part in stored)
-    for device, array in zip(layer.record.conductances, conductances, strict=True):
-        _check_range(layer, tile, device.device, array)
+def _tile(tile: Tile, in_us: list[NDArray[Any]], coded: list[NDArray[Any]] | None) -> TileArrays:
+    conductances = tuple(map(little_endian, in_us))
+    codes = None if coded is None else tuple(map(little_endian, coded))
     return TileArrays(tile, conductances, codes, tuple(map(digest, (*conductances, *(codes or ())))))
 
 
@@ -143,13 +153,18 @@ def as_stored(layer: Layer) -> Callable[[NDArray[Any]], NDArray[Any]]:
     return lambda part: found.decode(np.ascontiguousarray(part), layer.array_dtype)
 
 
-def _check_range(layer: Layer, tile: Tile, device: str, array: NDArray[Any]) -> None:
-    record = layer.record
-    low, high = record.converter.parameters["g_min"], record.converter.parameters["g_max"]
-    cell = first_out_of_range(array, low, high, record.compute_dtype)
+def _first_out_of_range(layer: Layer, conductances: NDArray[Any]) -> tuple[int, int] | None:
+    parameters = layer.record.converter.parameters
+    return first_out_of_range(conductances, parameters["g_min"], parameters["g_max"], layer.record.compute_dtype)
+
+
+def _check_range(layer: Layer, tile: Tile, number: int, conductances: NDArray[Any]) -> None:
+    cell = _first_out_of_range(layer, conductances)
     if cell is not None:
+        record = layer.record
+        low, high = record.converter.parameters["g_min"], record.converter.parameters["g_max"]
         raise ModelError(
-            f"the weight '{record.name}' cannot be handed off: {device} of input {tile.inputs[0] + cell[0]}, output "
-            f"{tile.outputs[0] + cell[1]} (tile {layer.tile_id(tile.number)}) is {array[cell]:g} µS, out of the range "
-            f"of {low:g} .. {high:g} µS; map the model again"
+            f"the weight '{record.name}' cannot be handed off: {record.conductances[number].device} of input "
+            f"{tile.inputs[0] + cell[0]}, output {tile.outputs[0] + cell[1]} (tile {layer.tile_id(tile.number)}) is "
+            f"{conductances[cell]:g} µS, out of the range of {low:g} .. {high:g} µS; map the model again"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import BundleError
+from onnx_gconv.handoff.file_for_hdf5 import FileForHdf5
 
 __all__ = ["ARRAY_FILES", "ArrayReader", "ArrayWriter", "ArraysKind", "read_arrays", "write_arrays"]
 
@@ -88,71 +88,6 @@ def read_arrays(path: Path, kind: ArraysKind) -> ArrayReader:
         raise BundleError(f"'{path}' cannot be read: {reason}; copy the whole folder again") from None
 
 
-class _FileForHdf5:
-    """A new file in which HDF5 writes. That a write fails is taken down, but not told.
-
-    HDF5 ends the process if it cannot write what it still holds when a file is closed, e.g. when the disk is full.
-
-    Attributes:
-        failure: The first failure, or None.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._position = 0
-        self.failure: OSError | None = None
-
-    def close(self) -> None:
-        os.close(self._file)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Only taken down: a call of the system less for every write."""
-        if whence == os.SEEK_SET:
-            self._position = offset
-        else:
-            self._position = offset + (self._position if whence == os.SEEK_CUR else os.fstat(self._file).st_size)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        """By which h5py tells files from names; it reads with `readinto`."""
-        size = os.fstat(self._file).st_size if size < 0 else size
-        content = os.pread(self._file, size, self._position)
-        self._position += len(content)
-        return content
-
-    def readinto(self, buffer: memoryview) -> int:
-        size = os.preadv(self._file, [buffer], self._position)
-        self._position += size
-        return size
-
-    def write(self, content: memoryview) -> int:
-        self.write_at(self._position, content)
-        self._position += len(content)
-        return len(content)
-
-    def write_at(self, offset: int, content: memoryview) -> None:
-        """Write bytes somewhere else than where HDF5 is at work."""
-        try:
-            while content:
-                count = os.pwrite(self._file, content, offset)
-                offset, content = offset + count, content[count:]
-        except OSError as error:
-            self.failure = self.failure or error
-
-    def truncate(self, size: int) -> int:
-        try:
-            os.truncate(self._file, size)
-        except OSError as error:
-            self.failure = self.failure or error
-        return size
-
-    def flush(self) -> None:
-        """Nothing is held back here."""
-
-
 class _Hdf5Writer:
     """Arrays as contiguous datasets.
 
@@ -163,7 +98,7 @@ class _Hdf5Writer:
     def __init__(self, path: Path) -> None:
         import h5py
 
-        self._raw = _FileForHdf5(path)
+        self._raw = FileForHdf5(path)
         self._file = h5py.File(self._raw, "w")
         self._datasets = h5py.h5d
         self._spaces = h5py.h5s

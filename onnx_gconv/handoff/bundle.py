@@ -24,14 +24,13 @@ from onnx_gconv.handoff.manifest import (
     ArrayRecord,
     BundleManifest,
     LayerRecord,
-    PlacementRecord,
     StuckRecord,
     TileRecord,
     ValuesRecord,
     read_bundle_manifest,
 )
 from onnx_gconv.handoff.matrix_reader import stored_from_matrices
-from onnx_gconv.handoff.placement import units_of
+from onnx_gconv.handoff.placement_checks import check_placements
 from onnx_gconv.handoff.tile_arrays import digest
 from onnx_gconv.handoff.tiles import ArrayGeometry, touched_pieces
 from onnx_gconv.integer_weight import ZeroPoint
@@ -66,7 +65,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         bundle = Bundle(folder, manifest, arrays)
         for layer in bundle.layers:
             layer.check()
-        bundle.check_placements()
+        check_placements(manifest, folder)
     except BaseException:
         arrays.close()
         raise
@@ -109,43 +108,6 @@ class Bundle:
     def geometry(self) -> ArrayGeometry:
         """The arrays of the chip, and how tiles are placed on them."""
         return self.manifest.geometry.geometry
-
-    def check_placements(self) -> None:
-        """Check that every array of the chip is given to one tile, and that it has the lines that the tile needs.
-
-        Raises:
-            BundleError: If not; the message names the tile.
-        """
-        defects, taken = self.manifest.defects, set[int]()
-        for layer in self.layers:
-            for tile in layer.record.tiles:
-                for item in tile.placements:
-                    if item.array in taken:
-                        raise self._misplaced(tile, f"array {item.array}, which another one stands on, too")
-                    taken.add(item.array)
-                    if defects is not None and defects.array_count is not None and item.array >= defects.array_count:
-                        raise self._misplaced(tile, f"array {item.array}, but the chip has {defects.array_count}")
-                    if not self._has_lines(tile, item):
-                        raise self._misplaced(tile, f"lines that array {item.array} does not have")
-
-    def _has_lines(self, tile: TileRecord, item: PlacementRecord) -> bool:
-        geometry = self.geometry
-        units = units_of(item.devices, geometry.pair_layout)
-        shape = tile.inputs[1] - tile.inputs[0], tile.outputs[1] - tile.outputs[0]
-        return all(
-            list(avoided) == sorted({line for line in avoided if 0 <= line < size})
-            and count * unit <= size - len(avoided)
-            for avoided, size, count, unit in zip(
-                (item.avoided_rows, item.avoided_columns),
-                (geometry.rows, geometry.columns),
-                shape,
-                units,
-                strict=True,
-            )
-        )
-
-    def _misplaced(self, tile: TileRecord, where: str) -> BundleError:
-        return BundleError(f"'{self.path / MANIFEST_FILE}': tile {tile.id} stands on {where}; copy the bundle again")
 
     def layer(self, name: str) -> BundleLayer:
         """A layer by its id or the name of its weight.

@@ -9,7 +9,7 @@ __all__ = ["FileForHdf5"]
 
 # Headers that are held back are at most this large, and so many.
 _LARGEST_HEADER_BYTES = 4096
-_MOST_HEADERS = 8192
+_MOST_HEADERS = 2048
 
 
 class FileForHdf5:

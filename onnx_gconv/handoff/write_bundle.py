@@ -268,17 +268,16 @@ class _Job:
 
 def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | None]:
     """Write the bundle; `model` becomes plain."""
-    # One thread writes the arrays, another one the models: the kernel lets only one write to a file at a time.
+    # One thread writes the arrays, and one each model: the kernel lets only one write to a file at a time.
     stopped = threading.Event()
     with (
         staged_folder(job.target) as staged,
-        ThreadPoolExecutor(1) as copier,
+        ThreadPoolExecutor(2) as copier,
         ThreadPoolExecutor(worker_count()) as executor,
     ):
         try:
             files = files_to_copy(job.source, model, _OWN_FILES)
             RestoreWeights()(model)
-            # The plain model comes first, so that its checksums are computed beside all that follows.
             plain = copier.submit(write_plain, model, staged.folder, job.source, stopped, executor)
             copies = [copier.submit(copied, file, staged.folder, name, stopped) for name, file in files.items()]
             manifest, drawn = _fill(job, staged.folder, executor, copies, plain)

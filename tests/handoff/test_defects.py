@@ -216,6 +216,27 @@ def test_placements_that_cannot_be_are_refused(mapped, defects, tmp_path, change
         open_bundle(tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("pair_layout", "change"),
+    [
+        ("adjacent_columns", {"avoided_columns": [3]}),
+        ("adjacent_columns", {"avoided_columns": [1, 2]}),
+        ("interleaved_rows", {"avoided_rows": [0]}),
+        ("interleaved_rows", {"avoided_rows": [0, 1, 5]}),
+    ],
+)
+def test_halves_of_pairs_of_lines_are_not_left_out(mapped, tmp_path, pair_layout, change):
+    write_bundle(mapped("Gemm"), tmp_path / "out", (12, 12), pair_layout=pair_layout)
+    path = tmp_path / "out" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    [placement] = manifest["layers"][0]["tiles"][0]["placements"]
+    placement.update(change)
+    path.write_text(json.dumps(manifest))
+    message = "tile L000/T0000 stands on lines of array 0 whose partners are left out; copy the bundle again"
+    with pytest.raises(BundleError, match=message):
+        open_bundle(tmp_path / "out")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
 def test_stuck_conductances_that_cannot_be_are_refused(mapped, defects, tmp_path, value):
     cells = [{"row": 1, "column": 1, "conductance_us": 9.0}]

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters import Scaling
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray
+from onnx_gconv.external_data import check_external_tensor
 from onnx_gconv.mapping import ConsumerRecord, MatrixViewRecord, WeightRecord
 from onnx_gconv.weight_conversion import WeightConversion
 from onnx_gconv.weights.constant_tensor import constant_tensor
@@ -44,11 +46,13 @@ class FoundBias:
 
     Attributes:
         value: The initializer, or the output of a Constant node.
+        tensor: Its values. While another thread saves the model, `value` may have others that only point to the copy.
         node: The node that adds it.
         beta: What the node multiplies it with.
     """
 
     value: ir.Value
+    tensor: ir.TensorProtocol
     node: ir.Node
     beta: float
 
@@ -57,12 +61,18 @@ class FoundBias:
         """Its name."""
         return self.value.name or ""
 
-    @property
-    def tensor(self) -> ir.TensorProtocol:
-        """Its values."""
-        tensor = self.value.const_value if self.value.is_initializer() else constant_tensor(self.value)
-        assert tensor is not None  # noqa: S101 - `find_bias` takes constants only
-        return tensor
+    def array(self) -> NDArray[Any]:
+        """Its values in its own shape, exactly: float64 if it is, other floats as float32, integers as int64.
+
+        Raises:
+            ModelError: If external data cannot be read.
+        """
+        if isinstance(self.tensor, ir.ExternalTensor):
+            check_external_tensor(self.tensor)
+        dtype = self.tensor.dtype
+        if dtype.is_integer():
+            return self.tensor.numpy().astype(np.int64, copy=False)
+        return self.tensor.numpy().astype(np.float64 if dtype == ir.DataType.DOUBLE else np.float32, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +101,12 @@ def find_bias(weight: ir.Value, consumer: ConsumerRecord) -> FoundBias | None:
     of_weights = _BIAS_SLOTS_OF_WEIGHTS.get(node.op_type)
     slot = _BIAS_SLOTS.get(node.op_type) if of_weights is None else of_weights[consumer.slot]
     if slot is not None:
-        value = _constant(node.inputs[slot]) if slot < len(node.inputs) else None
         beta = node.attributes.get_float("beta", 1.0) if "Gemm" in node.op_type else 1.0
-        return None if value is None else FoundBias(value, node, beta)
+        return _found(node.inputs[slot], node, beta) if slot < len(node.inputs) else None
     uses = list(node.outputs[0].uses())
     if node.op_type not in {"MatMul", "FusedMatMul"} or len(uses) != 1 or uses[0].node.op_type != "Add":
         return None
-    value = _constant(uses[0].node.inputs[1 - uses[0].idx])
-    return None if value is None else FoundBias(value, uses[0].node, 1.0)
+    return _found(uses[0].node.inputs[1 - uses[0].idx], uses[0].node, 1.0)
 
 
 def bias_as_rows(
@@ -147,7 +155,9 @@ def bias_as_rows(
         WeightConversion(converter, scaling, levels=levels).convert(values, 0, out)
         for array in out:
             array[:] = array.astype(stored_type)  # half precision is computed in float32
-        rebuilt[matrix] = converter.decoding(scaling).decode(out, compute)
+        # Of what stands in the devices, without the roundings of the type in which a model computes.
+        exact = Scaling(*(values[matrix].astype(np.float64) for values in (scale, zero)))
+        rebuilt[matrix] = converter.decoding(exact).decode([array.astype(np.float64) for array in out], rebuilt.dtype)
     is_coded = record.levels is not None and record.levels.storage != "float" and levels is not None
     stored = [levels.codes(array) if is_coded and levels else array.astype(stored_type) for array in conductances]
     return BiasRows(
@@ -171,7 +181,7 @@ def _why_digital(bias: FoundBias, record: WeightRecord, consumer: ConsumerRecord
 
 def _values_of_rows(bias: FoundBias, consumer: ConsumerRecord, view: MatrixViewRecord) -> NDArray[np.float64] | None:
     """What all rows together have to hold, in units of weight, [matrices, columns]; None if its shape does not fit."""
-    values = bias.tensor.numpy().astype(np.float64) * bias.beta
+    values = bias.array().astype(np.float64) * bias.beta
     channels = view.matrices * view.columns if "Conv" in consumer.op_type else view.columns
     if values.size not in {1, channels} or (values.ndim and values.shape[-1] != values.size):
         return None
@@ -212,8 +222,9 @@ def _is_the(node: ir.Node, consumer: ConsumerRecord) -> bool:
     return (node.name or "", node.op_type, node.domain) == (consumer.node, consumer.op_type, consumer.domain)
 
 
-def _constant(value: ir.Value | None) -> ir.Value | None:
-    """An initializer, or the output of a Constant node."""
+def _found(value: ir.Value | None, node: ir.Node, beta: float) -> FoundBias | None:
+    """A bias that is an initializer, or the output of a Constant node."""
     if value is None or value.is_graph_input():
         return None
-    return value if value.is_initializer() or constant_tensor(value) is not None else None
+    tensor = value.const_value if value.is_initializer() else constant_tensor(value)
+    return None if tensor is None else FoundBias(value, tensor, node, beta)

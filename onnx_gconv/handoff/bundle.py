@@ -40,6 +40,7 @@ from onnx_gconv.weight_types import MAPPABLE_DTYPES
 __all__ = ["Bundle", "BundleLayer", "BundleTile", "PhysicalArray", "TileScale", "open_bundle"]
 
 _INDEX = np.dtype("<i8")
+_BIAS_DTYPES = (np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8"))
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -271,6 +272,14 @@ class BundleLayer:
             grid=record.scale_grid(row_starts.tolist(), column_starts.tolist()),
         ).numpy()
 
+    def bias(self) -> NDArray[Any] | None:
+        """The bias as the model has it, in the shape of its initializer; None if none is found.
+
+        Floats are float64 if they are so in the model, else float32; integers are int64. `beta` of the record is not
+        in it.
+        """
+        return None if self.record.bias is None else self.bundle.read(self.record.bias.values)
+
     def rebuilt_bias(self) -> FloatArray | None:
         """What the rows of the bias add to each output, [matrices, outputs]; None if the bias is digital.
 
@@ -304,6 +313,8 @@ class BundleLayer:
         yield from (record.scale.array, record.zero.array, record.scale_row_starts, record.scale_column_starts)
         if record.zero_point is not None:
             yield record.zero_point
+        if record.bias is not None:
+            yield record.bias.values
 
     def check(self) -> None:
         """Check that it does not contradict itself, and that all arrays are there, of the right shape and type.
@@ -325,6 +336,26 @@ class BundleLayer:
             for stuck in tile.stuck:
                 self._check_stuck(tile, stuck, shape)
         self._check_scales()
+        if record.zero_point is not None:
+            self._check_zero_point(record.zero_point)
+        if record.bias is not None:
+            self._check_bias(record.bias.values)
+
+    def _check_zero_point(self, array: ArrayRecord) -> None:
+        shape, dtype = self.bundle.form(array)
+        if dtype != _INDEX or not _broadcasts(shape, self.record.shape):
+            raise BundleError(
+                f"'{self.bundle.arrays_path}': array '{array.key}' is {dtype} {list(shape)}, but it should be {_INDEX} "
+                f"and broadcast to {list(self.record.shape)}; copy the bundle again"
+            )
+
+    def _check_bias(self, array: ArrayRecord) -> None:
+        dtype = self.bundle.form(array)[1]
+        if dtype not in _BIAS_DTYPES:
+            raise BundleError(
+                f"'{self.bundle.arrays_path}': array '{array.key}' is {dtype}, but it should be "
+                f"{', '.join(map(str, _BIAS_DTYPES[:-1]))} or {_BIAS_DTYPES[-1]}; copy the bundle again"
+            )
 
     def _check_stuck(self, tile: TileRecord, stuck: StuckRecord, shape: tuple[int, int]) -> None:
         count = self.bundle.form(stuck.conductances)[0]
@@ -383,6 +414,13 @@ class BundleLayer:
                 f"'{self.bundle.arrays_path}': array '{array.key}' is {found_dtype} {list(found_shape)}, but it should "
                 f"be {dtype} {expected}; copy the bundle again"
             )
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
 
 
 def _number_or_array(record: ValuesRecord, values: FloatArray) -> float | FloatArray:

@@ -66,8 +66,9 @@ the least and the largest conductance of the devices in µS. It knows neither pa
     "npy": """\
 LAYER/TILE/DEVICE.npy: the targets of a device of a tile in µS, [inputs, outputs]. LAYER/TILE/DEVICE_code.npy, if the
 mapping has codes: the numbers of their levels. LAYER/scale.npy, zero.npy, scale_row_starts.npy and
-scale_column_starts.npy: the scales of all matrices, and where their pieces begin. The names are the keys of the arrays
-file, and so are the bytes. All are little-endian, in row-major order, and load with allow_pickle=False.
+scale_column_starts.npy: the scales of all matrices, and where their pieces begin. LAYER/bias.npy: the bias, as the
+model has it. The names are the keys of the arrays file, and so are the bytes. All are little-endian, in row-major
+order, and load with allow_pickle=False.
 
 A weight is (sum of coefficient * conductance - offset) / scale + zero. manifest.json says where tiles stand.
 """,
@@ -102,8 +103,8 @@ def format_notes(name: HandoffFormat, layers: Sequence[Layer]) -> tuple[str, ...
     """
     particular = (
         (
-            "biases are not in it; they are added digitally",
-            [layer for layer in layers if layer.bias is not None and not _has_bias_rows(layer)],
+            "biases are not in it; they are added digitally, and the arrays file has them",
+            [layer for layer in layers if layer.bias is not None and not _has_bias_rows(layer) and name != "npy"],
         ),
         (
             "the rows of the bias are not in it; add the bias digitally, or take the rows from the arrays file",
@@ -160,7 +161,7 @@ def _description(layer: Layer) -> str:
     if _factor(layer) != 1.0:
         lines.append(f"the outputs are multiplied by {_factor(layer):g}")
     if layer.bias is not None:
-        lines.append(f"bias {_quoted(layer.bias.name)}, a constant of model.onnx")
+        lines.append(f"bias {_quoted(layer.bias.name)}, a constant of model.onnx; {layer.id}/bias of the arrays file")
     if record.rounded:
         lines.append("a weight is an integer code: round, and add the zero point, which manifest.json names")
     return "\n  ".join(lines)

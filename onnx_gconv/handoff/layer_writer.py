@@ -124,7 +124,7 @@ class LayerWriter:
             zero=self._values("zero", zero),
             rounded=record.rounded,
             zero_point=None if zero_point is None else self._array(f"{layer.id}/zero_point", zero_point),
-            bias=_bias_record(layer),
+            bias=self._bias(),
             tile_row_starts=layer.grid.row_starts,
             tile_column_starts=layer.grid.column_starts,
             arrays=layer.arrays,
@@ -137,6 +137,22 @@ class LayerWriter:
         key = f"{self._layer.id}/{name}"
         return ValuesRecord(value=float(values.flat[0]) if same else None, array=self._array(key, values))
 
+    def _bias(self) -> BiasRecord | None:
+        found, rows = self._layer.bias, self._layer.bias_rows
+        if found is None:
+            return None
+        values = self._array(f"{self._layer.id}/bias", found.array())
+        if isinstance(rows, BiasRows):
+            return BiasRecord(
+                mode="rows",
+                initializer=found.name,
+                values=values,
+                beta=found.beta,
+                rows=rows.rows,
+                max_abs_error=rows.max_abs_error,
+            )
+        return BiasRecord(initializer=found.name, values=values, beta=found.beta, reason=rows)
+
     def _array(self, key: str, array: NDArray[Any]) -> ArrayRecord:
         array = little_endian(array)
         self._store(key, array)
@@ -148,16 +164,6 @@ class LayerWriter:
     def _store(self, key: str, array: NDArray[Any]) -> None:
         for file in self._files:
             file.write(key, array)
-
-
-def _bias_record(layer: Layer) -> BiasRecord | None:
-    if layer.bias is None:
-        return None
-    found, rows = layer.bias, layer.bias_rows
-    if isinstance(rows, BiasRows):
-        error = rows.max_abs_error
-        return BiasRecord(mode="rows", initializer=found.name, beta=found.beta, rows=rows.rows, max_abs_error=error)
-    return BiasRecord(initializer=found.name, beta=found.beta, reason=rows)
 
 
 def _unroll(view: MatrixViewRecord, path: tuple[RearrangementRecord, ...]) -> str:

@@ -144,6 +144,7 @@ class BiasRecord(_Record):
 
     mode: Literal["digital", "rows"] = "digital"
     initializer: str = Field(description="Its name in model.onnx")
+    values: ArrayRecord = Field(description="Its values, in the shape that it has there")
     beta: float = Field(default=1.0, description="What the node multiplies it with")
     rows: int = Field(default=0, ge=0, description="How many rows hold it, each an equal part")
     max_abs_error: float | None = Field(

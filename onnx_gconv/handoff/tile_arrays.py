@@ -77,7 +77,7 @@ def digest(array: NDArray[Any]) -> str:
 
 def little_endian(array: NDArray[Any]) -> NDArray[Any]:
     """The array in row-major order, its elements little-endian."""
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
 
 
 def _blocks(layer: Layer, *, along_rows: bool) -> Iterator[list[Tile]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
@@ -29,7 +28,7 @@ def simulated_outputs(folder: Path, feeds: dict) -> dict[str, Rounded]:
             attributes = {item.name: _plain(helper.get_attribute_value(item)) for item in node.attribute}
             others = {index: arrays.get(name) for index, name in enumerate(node.input) if index not in own}
             assert all(others[index] is not None or not node.input[index] for index in others), node.input
-            biases = {slot: _bias(layer, arrays) for slot, layer in own.items()}
+            biases = {slot: layer.bias for slot, layer in own.items()}
             found = OPS[node.domain, node.op_type](Operands(attributes, own, others, biases))
             outputs |= dict(zip(node.output, found, strict=False))
             if node.op_type == "MatMul" and biases[min(own)] is not None:  # the bias of the Add node behind it
@@ -43,11 +42,6 @@ def _use(layer: TiledLayer, node: onnx.NodeProto) -> dict | None:
     used = layer.entry["nodes"][0]
     same = (used["node"], used["op_type"], used["domain"]) == (node.name, node.op_type, node.domain)
     return used if same else None
-
-
-def _bias(layer: TiledLayer, arrays: dict) -> np.ndarray | None:
-    found = layer.entry["bias"]
-    return None if found is None else arrays[found["initializer"]]
 
 
 def _plain(value):

@@ -34,6 +34,7 @@ class TiledLayer:
     Attributes:
         entry: Its entry in the manifest.
         view: Its matrix view.
+        bias: What is added to its products; None if nothing is.
     """
 
     def __init__(self, entry: dict, read) -> None:
@@ -46,6 +47,7 @@ class TiledLayer:
         )
         found = entry["zero_point"]
         self._zero_point = None if found is None else self.matrices(read(found["key"]).astype(np.float64))
+        self.bias = None if entry["bias"] is None else read(entry["bias"]["values"]["key"])
         self._targets = {tile["id"]: [read(array["key"]) for array in tile["conductances"]] for tile in entry["tiles"]}
         self._bounds = [self._matrix(number) for number in range(self.view["matrices"])]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from onnx_gconv.handoff.bundle import Bundle, BundleLayer, BundleTile, PhysicalArray, TileScale, open_bundle
+from onnx_gconv.handoff.bundle import Bundle, open_bundle
+from onnx_gconv.handoff.bundle_layer import BundleLayer
+from onnx_gconv.handoff.bundle_tile import BundleTile, PhysicalArray, TileScale
 from onnx_gconv.handoff.pictures import PicturesReport, write_error_pictures, write_pictures
 from onnx_gconv.handoff.read_back import read_back
 from onnx_gconv.handoff.readback_report import ReadbackReport

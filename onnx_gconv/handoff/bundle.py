@@ -1,46 +1,26 @@
-"""Reading a hand-off bundle: layers, tiles, physical arrays, and the weights that the conductances stand for."""
+"""An open hand-off bundle: its layers, tiles and arrays, and whether it is what was written."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.converters import Decoding
-from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import BundleError
 from onnx_gconv.handoff.array_files import ArrayReader, read_arrays
-from onnx_gconv.handoff.bundle_tile import BundleTile, PhysicalArray, TileScale
-from onnx_gconv.handoff.manifest import (
-    MANIFEST_FILE,
-    ArrayRecord,
-    BundleManifest,
-    LayerRecord,
-    StuckRecord,
-    TileRecord,
-    ValuesRecord,
-    read_bundle_manifest,
-)
-from onnx_gconv.handoff.matrix_reader import stored_from_matrices
+from onnx_gconv.handoff.bundle_layer import BundleLayer
+from onnx_gconv.handoff.bundle_tile import BundleTile
+from onnx_gconv.handoff.manifest import MANIFEST_FILE, ArrayRecord, BundleManifest, read_bundle_manifest
 from onnx_gconv.handoff.placement_checks import check_placements
 from onnx_gconv.handoff.tile_arrays import digest
-from onnx_gconv.handoff.tiles import ArrayGeometry, touched_pieces
-from onnx_gconv.integer_weight import ZeroPoint
-from onnx_gconv.rebuilt_tensor import RebuiltTensor
-from onnx_gconv.weight_types import MAPPABLE_DTYPES
+from onnx_gconv.handoff.tiles import ArrayGeometry
 
-__all__ = ["Bundle", "BundleLayer", "BundleTile", "PhysicalArray", "TileScale", "open_bundle"]
-
-_INDEX = np.dtype("<i8")
-_BIAS_DTYPES = (np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8"))
+__all__ = ["Bundle", "open_bundle"]
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -191,247 +171,6 @@ class Bundle:
 
     def _example_id(self) -> str:
         return next((tile.id for layer in self.manifest.layers for tile in layer.tiles), "L000/T0000")
-
-
-class BundleLayer:
-    """A mapped weight of a bundle.
-
-    Attributes:
-        bundle: The bundle.
-        record: What the manifest says of the layer.
-    """
-
-    def __init__(self, bundle: Bundle, record: LayerRecord) -> None:
-        self.bundle = bundle
-        self.record = record
-
-    @property
-    def tiles(self) -> tuple[BundleTile, ...]:
-        """Its tiles, by matrix, row and column."""
-        return tuple(BundleTile(self, record) for record in self.record.tiles)
-
-    def scale(self) -> FloatArray:
-        """The scales in µS per unit of weight, [matrices, pieces of rows, pieces of columns]."""
-        return self.bundle.read(self.record.scale.array)
-
-    def zero(self) -> FloatArray:
-        """What is added to the quotients, in units of weight, of the shape of the scales."""
-        return self.bundle.read(self.record.zero.array)
-
-    def scale_starts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows, and the columns, of a matrix at which pieces with a scale of their own begin."""
-        record = self.record
-        return self.bundle.read(record.scale_row_starts), self.bundle.read(record.scale_column_starts)
-
-    def conductances(self) -> dict[str, FloatArray]:
-        """For each device its conductances in µS, in the shape of the weight, put together from all tiles.
-
-        Raises:
-            BundleError: If a tile cannot be read, or a conductance is out of the range of the device.
-        """
-        rows, layout = self.record.matrix_view.rows, self.record.layout
-        return {name: stored_from_matrices(found[:, :rows], layout) for name, found in self._matrices().items()}
-
-    def _matrices(self) -> dict[str, FloatArray]:
-        """For each device its conductances as [matrices, inputs and rows of the bias, outputs]."""
-        record, view = self.record, self.record.matrix_view
-        shape, dtype = (view.matrices, view.rows + record.bias_rows, view.columns), np.dtype(record.array_dtype)
-        whole = {device.name: np.empty(shape, dtype) for device in record.devices}
-        for tile in self.tiles:
-            rows, columns = slice(*tile.record.inputs), slice(*tile.record.outputs)
-            for name, part in tile.conductances().items():
-                whole[name][tile.record.matrix, rows, columns] = part
-        return whole
-
-    def rebuilt_weight(self) -> NDArray[Any]:
-        """The weight that the conductances stand for, bit-identical to what the nodes of model.onnx compute.
-
-        Raises:
-            BundleError: As `conductances`.
-        """
-        record = self.record
-        compute = np.dtype(_dtype(record.compute_dtype).numpy())
-        conductances = [ir.Tensor(array.astype(compute, copy=False)) for array in self.conductances().values()]
-        row_starts, column_starts = self.scale_starts()
-        zero_point = None
-        if record.zero_point is not None:
-            zero_point = ZeroPoint(self.bundle.read(record.zero_point), record.shape)
-        decoding = Decoding(
-            tuple(device.coefficient for device in record.devices),
-            record.offset_us,
-            _number_or_array(record.scale, self.scale()),
-            _number_or_array(record.zero, self.zero()),
-        )
-        return RebuiltTensor(
-            conductances,
-            decoding,
-            dtype=_dtype(record.dtype),
-            name=record.weight,
-            rounded=record.rounded,
-            zero_point=zero_point,
-            grid=record.scale_grid(row_starts.tolist(), column_starts.tolist()),
-        ).numpy()
-
-    def bias(self) -> NDArray[Any] | None:
-        """The bias as the model has it, in the shape of its initializer; None if none is found.
-
-        Floats are float64 if they are so in the model, else float32; integers are int64. `beta` of the record is not
-        in it.
-        """
-        return None if self.record.bias is None else self.bundle.read(self.record.bias.values)
-
-    def rebuilt_bias(self) -> FloatArray | None:
-        """What the rows of the bias add to each output, [matrices, outputs]; None if the bias is digital.
-
-        It includes the factor of the product (alpha of a Gemm); it is the bias times `beta` of the record.
-
-        Raises:
-            BundleError: As `conductances`.
-        """
-        record, view = self.record, self.record.matrix_view
-        if not record.bias_rows:
-            return None
-        column_starts = self.scale_starts()[1]
-        columns = np.searchsorted(column_starts, np.arange(view.columns), side="right") - 1
-        scale, zero = (values[:, -1][:, None, columns].astype(np.float64) for values in (self.scale(), self.zero()))
-        found = self._matrices()
-        total = sum(
-            device.coefficient * found[device.name][:, view.rows :].astype(np.float64) for device in record.devices
-        )
-        weights: FloatArray = (total - record.offset_us) / scale + zero
-        added: FloatArray = view.factor * weights.sum(axis=1)
-        return added
-
-    def arrays(self) -> Iterator[ArrayRecord]:
-        """All its arrays."""
-        record = self.record
-        for tile in record.tiles:
-            yield from tile.conductances
-            yield from tile.codes or ()
-            for stuck in tile.stuck:
-                yield from (stuck.cells, stuck.conductances)
-        yield from (record.scale.array, record.zero.array, record.scale_row_starts, record.scale_column_starts)
-        if record.zero_point is not None:
-            yield record.zero_point
-        if record.bias is not None:
-            yield record.bias.values
-
-    def check(self) -> None:
-        """Check that it does not contradict itself, and that all arrays are there, of the right shape and type.
-
-        Raises:
-            BundleError: If something is wrong.
-        """
-        record = self.record
-        if (problem := record.problem()) is not None:
-            raise self._contradiction(problem)
-        for name in (record.dtype, record.compute_dtype):
-            _dtype(name)
-        for tile in record.tiles:
-            shape = (tile.inputs[1] - tile.inputs[0], tile.outputs[1] - tile.outputs[0])
-            for array in tile.conductances:
-                self._expect(array, shape, np.dtype(record.array_dtype))
-            for array in tile.codes or ():
-                self._expect(array, shape, record.code_dtype)
-            for stuck in tile.stuck:
-                self._check_stuck(tile, stuck, shape)
-        self._check_scales()
-        if record.zero_point is not None:
-            self._check_zero_point(record.zero_point)
-        if record.bias is not None:
-            self._check_bias(record.bias.values)
-
-    def _check_zero_point(self, array: ArrayRecord) -> None:
-        shape, dtype = self.bundle.form(array)
-        if dtype != _INDEX or not _broadcasts(shape, self.record.shape):
-            raise BundleError(
-                f"'{self.bundle.arrays_path}': array '{array.key}' is {dtype} {list(shape)}, but it should be {_INDEX} "
-                f"and broadcast to {list(self.record.shape)}; copy the bundle again"
-            )
-
-    def _check_bias(self, array: ArrayRecord) -> None:
-        dtype = self.bundle.form(array)[1]
-        if dtype not in _BIAS_DTYPES:
-            raise BundleError(
-                f"'{self.bundle.arrays_path}': array '{array.key}' is {dtype}, but it should be "
-                f"{', '.join(map(str, _BIAS_DTYPES[:-1]))} or {_BIAS_DTYPES[-1]}; copy the bundle again"
-            )
-
-    def _check_stuck(self, tile: TileRecord, stuck: StuckRecord, shape: tuple[int, int]) -> None:
-        count = self.bundle.form(stuck.conductances)[0]
-        self._expect(stuck.conductances, None, np.dtype(self.record.array_dtype))
-        self._expect(stuck.cells, (*count, 2), _INDEX)
-        cells = self.bundle.read(stuck.cells)
-        conductances = self.bundle.read(stuck.conductances)
-        if not (np.isfinite(conductances) & (conductances >= 0)).all():
-            raise BundleError(
-                f"'{self.bundle.arrays_path}': array '{stuck.conductances.key}' should hold conductances, finite and "
-                "not below 0; copy the bundle again"
-            )
-        if ((cells < 0) | (cells >= shape)).any():
-            raise BundleError(
-                f"'{self.bundle.arrays_path}': array '{stuck.cells.key}' names cells that tile {tile.id} of "
-                f"{shape[0]}x{shape[1]} does not have; copy the bundle again"
-            )
-
-    def _check_scales(self) -> None:
-        record, view, dtype = self.record, self.record.matrix_view, np.dtype(self.record.array_dtype)
-        rows = self._checked_starts(record.scale_row_starts, view.rows)
-        columns = self._checked_starts(record.scale_column_starts, view.columns)
-        self._expect(record.scale.array, (view.matrices, len(rows), len(columns)), dtype)
-        self._expect(record.zero.array, (view.matrices, len(rows), len(columns)), dtype)
-        scale = self.scale()
-        is_scale = np.isfinite(scale) & (scale > 0)
-        if not is_scale.all():
-            raise BundleError(
-                f"'{self.bundle.arrays_path}': array '{record.scale.array.key}' holds the scale "
-                f"{scale[~is_scale][0]:g}, but scales are positive and finite; hand off the model again"
-            )
-        for tile in record.tiles:
-            expected = touched_pieces(rows, *tile.inputs), touched_pieces(columns, *tile.outputs)
-            if (tile.scale_rows, tile.scale_columns) != expected:
-                raise self._contradiction(f"tile {tile.id} names other pieces of the scale than it has")
-
-    def _checked_starts(self, array: ArrayRecord, size: int) -> list[int]:
-        self._expect(array, None, _INDEX)
-        starts: list[int] = self.bundle.read(array).tolist()
-        if not starts or starts[0] != 0 or starts[-1] >= size or any(a >= b for a, b in itertools.pairwise(starts)):
-            raise BundleError(
-                f"'{self.bundle.arrays_path}': array '{array.key}' should rise from 0 to below {size}; "
-                "hand off the model again"
-            )
-        return starts
-
-    def _contradiction(self, problem: str) -> BundleError:
-        place = f"'{self.bundle.path / MANIFEST_FILE}': layer {self.record.id} ('{self.record.weight}')"
-        return BundleError(f"{place}: {problem}; hand off the model again")
-
-    def _expect(self, array: ArrayRecord, shape: tuple[int, ...] | None, dtype: np.dtype[Any]) -> None:
-        found_shape, found_dtype = self.bundle.form(array)
-        if found_dtype != dtype or (found_shape != shape if shape is not None else len(found_shape) != 1):
-            expected = "one axis" if shape is None else list(shape)
-            raise BundleError(
-                f"'{self.bundle.arrays_path}': array '{array.key}' is {found_dtype} {list(found_shape)}, but it should "
-                f"be {dtype} {expected}; copy the bundle again"
-            )
-
-
-def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    try:
-        return np.broadcast_shapes(shape, target) == target
-    except ValueError:
-        return False
-
-
-def _number_or_array(record: ValuesRecord, values: FloatArray) -> float | FloatArray:
-    return values if record.value is None else record.value
-
-
-def _dtype(name: str) -> ir.DataType:
-    for dtype in MAPPABLE_DTYPES:
-        if np.dtype(dtype.numpy()).name == name:
-            return dtype
-    raise BundleError(f"the bundle names the type '{name}', which this version does not know")
 
 
 def _check_file(path: Path, size: int) -> None:

@@ -16,7 +16,7 @@ from onnx_gconv.handoff.placement import ArrayPlacement, device_groups, lines_of
 from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout
 
 if TYPE_CHECKING:
-    from onnx_gconv.handoff.bundle import BundleLayer
+    from onnx_gconv.handoff.bundle_layer import BundleLayer
 
 __all__ = ["BundleTile", "PhysicalArray", "TileScale"]
 

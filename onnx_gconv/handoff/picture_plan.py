@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.handoff.bundle import BundleLayer, BundleTile
+from onnx_gconv.handoff.bundle_layer import BundleLayer
+from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.picture_canvas import legible, number_text, png
 from onnx_gconv.handoff.picture_drawing import Caption, CellPlaces, draw
 from onnx_gconv.handoff.picture_labels import range_text

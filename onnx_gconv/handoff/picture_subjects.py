@@ -9,7 +9,8 @@ import numpy as np
 
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import BundleError
-from onnx_gconv.handoff.bundle import BundleLayer, BundleTile
+from onnx_gconv.handoff.bundle_layer import BundleLayer
+from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.picture_canvas import number_text
 from onnx_gconv.handoff.picture_drawing import ColorBar
 from onnx_gconv.handoff.picture_values import Blocks, ErrorFigures, Samples, limit_of

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.handoff.bundle import Bundle, BundleLayer
+from onnx_gconv.handoff.bundle import Bundle
+from onnx_gconv.handoff.bundle_layer import BundleLayer
 from onnx_gconv.handoff.picture_canvas import require_matplotlib
 from onnx_gconv.handoff.picture_plan import LayerPictures, LayerPlan, Picture
 from onnx_gconv.handoff.picture_subjects import Errors, MeasuredErrors, Subject, Targets

@@ -9,7 +9,8 @@ import numpy as np
 
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.handoff.bundle import BundleTile, open_bundle
+from onnx_gconv.handoff.bundle import open_bundle
+from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.layers import Layer
 from onnx_gconv.handoff.manifest import LayerRecord
 from onnx_gconv.handoff.matrix_reader import MatrixReader

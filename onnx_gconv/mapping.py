@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from onnx_gconv.converters import CONVERTERS, ConductanceConverter, Decoding
 from onnx_gconv.converters.compute_types import FloatArray
@@ -60,15 +60,15 @@ class _Record(BaseModel):
 class MatrixViewRecord(_Record):
     """How a weight is read as matrices of inputs by outputs; the fields are those of `weights.MatrixView`."""
 
-    rows: int
-    columns: int
-    matrices: int
+    rows: int = Field(ge=1)
+    columns: int = Field(ge=1)
+    matrices: int = Field(ge=1)
     split_shape: tuple[int, ...]
     matrix_axes: tuple[int, ...]
     row_axes: tuple[int, ...]
     column_axes: tuple[int, ...]
     factor: float
-    columns_per_channel: int = 1
+    columns_per_channel: int = Field(default=1, ge=1)
 
     def layout(self, shape: tuple[int, ...], path: tuple[RearrangementRecord, ...]) -> MatrixLayout:
         """Where the elements of a weight of that shape stand in the matrices.
@@ -139,9 +139,13 @@ class ConverterRecord(_Record):
         if self.name not in CONVERTERS:
             raise ModelError(f"the manifest names the converter '{self.name}', which this version does not know")
         try:
-            return CONVERTERS[self.name](**self.parameters)
+            converter = CONVERTERS[self.name](**self.parameters)
         except (ConfigError, TypeError) as error:
             raise ModelError(f"the manifest has wrong parameters for '{self.name}': {error}") from None
+        for end in ("g_min", "g_max"):  # readers take the range of the devices from here
+            if self.parameters.get(end) is None:
+                raise ModelError(f"the manifest has wrong parameters for '{self.name}': {end} is missing")
+        return converter
 
 
 class ConductanceRecord(_Record):
@@ -162,6 +166,14 @@ class ScaleRecord(_Record):
     minimum: float | None = None
     maximum: float | None = None
     consumer: int | None = None
+
+    @model_validator(mode="after")
+    def _has_its_numbers(self) -> Self:
+        if self.form == "number" and self.value is None:
+            raise ValueError("a scale that is one number has no value")
+        if self.form != "number" and (self.minimum is None or self.maximum is None):
+            raise ValueError("a scale of several numbers has no minimum or no maximum")
+        return self
 
 
 class ZeroRecord(_Record):
@@ -187,6 +199,12 @@ class ClippingRecord(_Record):
 
     percentile: float | None
     value: float | None
+
+    @model_validator(mode="after")
+    def _has_one_of_them(self) -> Self:
+        if self.percentile is None and self.value is None:
+            raise ValueError("it has neither a percentile nor a value")
+        return self
 
 
 class LevelsRecord(_Record):
@@ -243,7 +261,7 @@ class WeightRecord(_Record):
     codes is ``round(W) + zero point`` with that W.
     """
 
-    name: str
+    name: str = Field(min_length=1)
     graph: str
     moved_from: str | None = None
     dtype: str
@@ -272,6 +290,13 @@ class WeightRecord(_Record):
     same_source_as: tuple[SameSourceRecord, ...] = ()
     digital_copy: str | None = None
     measured: MeasuredRecord | None = None
+
+    @model_validator(mode="after")
+    def _has_the_consumer_of_its_scale(self) -> Self:
+        found, count = self.scale.consumer, len(self.consumers)
+        if found is not None and not 0 <= found < count:
+            raise ValueError(f"its scale is that of consumer {found}, but it has {count}")
+        return self
 
     @property
     def saturation_limits(self) -> tuple[float, float] | None:
@@ -350,6 +375,16 @@ class Manifest(_Record):
     weights: tuple[WeightRecord, ...]
     skipped: tuple[SkippedRecord, ...]
     notes: tuple[str, ...] = ()
+
+    @field_validator("weights")
+    @classmethod
+    def _has_each_weight_once(cls, weights: tuple[WeightRecord, ...]) -> tuple[WeightRecord, ...]:
+        seen = set[tuple[str, str]]()
+        for weight in weights:
+            if (key := (weight.graph, weight.name)) in seen:
+                raise ValueError(f"the weight '{weight.name}' is there twice")
+            seen.add(key)
+        return weights
 
 
 def read_manifest(model: ir.Model) -> Manifest | None:

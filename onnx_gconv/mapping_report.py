@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_gconv.mapping import Manifest, SkippedRecord, TilingRecord, WeightRecord
+from onnx_gconv.errors import ModelError
+from onnx_gconv.mapping import ConverterRecord, Manifest, SkippedRecord, TilingRecord, WeightRecord
 from onnx_gconv.mapping_remarks import listed, same_source_remarks, sharing_remarks
 from onnx_gconv.terminal_text import counted, file_list, plain, rendered, with_remark
 from onnx_gconv.weights import SkipReason
@@ -326,14 +327,7 @@ def _parameters(item: WeightRecord | SkippedRecord) -> str:
 
 def _scheme(weight: WeightRecord) -> str:
     """The converter of a weight and what else is decided for it."""
-    parameters = weight.converter.parameters
-    parts = [weight.converter.name, f"{parameters['g_min']:g} to {parameters['g_max']:g} µS"]
-    if factors := parameters.get("f_lst"):
-        parts.append("pairs counting " + ", ".join(f"{factor:g}" for factor in factors))
-    if "slice_bits" in parameters:
-        parts.append(f"{parameters['bits']} bits in slices of {parameters['slice_bits']}")
-    if parameters.get("exact"):
-        parts.append("exact")
+    parts = [weight.converter.name, *_parameters_of_converter(weight.converter)]
     if weight.granularity != "tensor":
         tile = "" if weight.tiling is None or weight.tiling.rows is None else _tile(weight.tiling)
         parts.append(f"a scale for each {_SHARES[weight.granularity]}{tile}")
@@ -347,6 +341,23 @@ def _scheme(weight: WeightRecord) -> str:
         codes = f" as {weight.levels.storage} codes" if weight.levels.storage != "float" else ""
         parts.append(f"{weight.levels.count} levels{kind}{codes}")
     return ", ".join(parts)
+
+
+def _parameters_of_converter(record: ConverterRecord) -> Iterator[str]:
+    """The parameters of a converter, or why they cannot be told."""
+    try:
+        record.converter()
+    except ModelError as error:
+        yield str(error)
+        return
+    parameters = record.parameters
+    yield f"{parameters['g_min']:g} to {parameters['g_max']:g} µS"
+    if factors := parameters.get("f_lst"):
+        yield "pairs counting " + ", ".join(f"{factor:g}" for factor in factors)
+    if "slice_bits" in parameters:
+        yield f"{parameters['bits']} bits in slices of {parameters['slice_bits']}"
+    if parameters.get("exact"):
+        yield "exact"
 
 
 def _tile(tiling: TilingRecord) -> str:

@@ -81,14 +81,16 @@ class MatrixLayout:
 
         Raises:
             IncommensurableShapeError: If axes cannot be split so that they fit both shapes of a reshape.
+            ValueError: If a shape has another number of elements, or axes are not named once each.
         """
         splitter = _Splitter(shape)
         for op, argument in steps:
             if op == "transpose":
-                splitter.axes = [splitter.axes[axis] for axis in argument]
+                splitter.transpose(argument)
             else:
                 splitter.reshape(argument)
         splitter.reshape(split_shape)
+        _check_each_once((*matrix_axes, *row_axes, *column_axes), len(split_shape))
         roles: dict[int, tuple[Role, int]] = {}
         sizes: dict[Role, int] = {}
         named: tuple[tuple[Role, Sequence[int]], ...] = (
@@ -147,6 +149,11 @@ def _runs(factors: Sequence[Factor], role: Role) -> Iterator[tuple[int, int, int
         yield joined
 
 
+def _check_each_once(axes: Sequence[int], count: int) -> None:
+    if sorted(axes) != list(range(count)):
+        raise ValueError(f"the axes {list(axes)} are not each of {count} axes once")
+
+
 class _Splitter:
     """Axes as lists of factors, which are split where a reshape needs it."""
 
@@ -172,8 +179,16 @@ class _Splitter:
             for leaf in self.leaves([axis]):
                 yield axis, leaf
 
+    def transpose(self, permutation: Sequence[int]) -> None:
+        """Put the axes in another order."""
+        _check_each_once(permutation, len(self.axes))
+        self.axes = [self.axes[axis] for axis in permutation]
+
     def reshape(self, shape: Sequence[int]) -> None:
         """Distribute all factors, from the fastest on, over new axes."""
+        size = math.prod(self.sizes[axis] for axis in self._stored)
+        if any(axis < 1 for axis in shape) or math.prod(shape) != size:
+            raise ValueError(f"the shape {list(shape)} does not have the {size} elements of the weight")
         waiting = self.leaves(factor for axis in self.axes for factor in axis)
         axes: list[list[int]] = []
         for size in reversed(shape):

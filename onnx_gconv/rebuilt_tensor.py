@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.converters import Decoding
+from onnx_gconv.errors import ModelError
 from onnx_gconv.integer_weight import ZeroPoint
 from onnx_gconv.scale_grid import ScaleGrid
 from onnx_gconv.streamed_tensor import StreamedTensor, element_chunks
@@ -61,7 +62,11 @@ class RebuiltTensor(StreamedTensor):
         return self._conductances
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
-        """Rebuilt weights from element `start` to `stop`, in row-major order."""
+        """Rebuilt weights from element `start` to `stop`, in row-major order.
+
+        Raises:
+            ModelError: If integer codes are out of the range of their type.
+        """
         compute = np.dtype(self._conductances[0].dtype.numpy())
         target = np.dtype(self.dtype.numpy())
         readers = [element_chunks(conductance, start, stop) for conductance in self._conductances]
@@ -80,5 +85,15 @@ class RebuiltTensor(StreamedTensor):
                     weights += self._zero_point.chunk(start, count).astype(compute)
             if self._limits is not None:
                 np.clip(weights, *self._limits, out=weights)
+            elif self._rounded:
+                self._check_codes(weights)
             start += count
             yield weights if target == compute else weights.astype(target)
+
+    def _check_codes(self, codes: NDArray[np.floating[Any]]) -> None:
+        low, high = float(codes.min()), float(codes.max())
+        if not (low >= self.dtype.min and high <= self.dtype.max):  # NaN is neither
+            raise ModelError(
+                f"the weight '{self.name}' is rebuilt to codes from {low:g} to {high:g}, which {self.dtype.name} "
+                "cannot hold; its conductances or its scale were changed, map the model again"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ _LONGEST_PERIOD = 1 << 22
 
 # NumPy reduces runs of fewer elements than this more slowly than it sorts elements into groups one by one.
 _WORTH_REDUCING = 4
+
+# So many numbers stand in a message.
+_SHOWN = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,10 @@ class _Split:
     inner_starts: NDArray[np.intp]
 
 
+def _shortened(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:_SHOWN])) + (", ..." if len(numbers) > _SHOWN else "")
+
+
 @dataclass(frozen=True)
 class ScaleGrid:
     """The groups of elements that share a scale: in each matrix, pieces of rows by pieces of columns.
@@ -68,12 +76,23 @@ class ScaleGrid:
         row_starts: The rows at which pieces begin, the first is 0.
         column_starts: The columns at which pieces begin, the first is 0.
         is_broadcast: Whether the graph holds the scales in a shape that broadcasts to the weight's, if it can.
+
+    Raises:
+        ValueError: If pieces do not rise from 0 to below the number of rows or columns.
     """
 
     layout: MatrixLayout
     row_starts: tuple[int, ...]
     column_starts: tuple[int, ...]
     is_broadcast: bool = False
+
+    def __post_init__(self) -> None:
+        for name, starts, size in (
+            ("rows", self.row_starts, self.layout.rows),
+            ("columns", self.column_starts, self.layout.columns),
+        ):
+            if starts[:1] != (0,) or starts[-1] >= size or any(a >= b for a, b in itertools.pairwise(starts)):
+                raise ValueError(f"pieces of {size} {name} begin at 0 and rise, but here at {_shortened(starts)}")
 
     @classmethod
     def of(cls, layout: MatrixLayout, granularity: Granularity, columns_per_channel: int) -> ScaleGrid:

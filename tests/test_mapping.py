@@ -240,11 +240,17 @@ class TestDamage:
             (("weights", 0, "max_abs"), float("nan"), r"weights\.0\.max_abs"),
             (("weights", 0, "compute_dtype"), "int8", r"weights\.0\.compute_dtype"),
             (("weights", 0, "granularity"), "row", r"weights\.0\.granularity"),
+            (("weights", 0, "name"), "", r"weights\.0\.name"),
+            (("weights", 0, "scale", "consumer"), 2, r"weights\.0: .*its scale is that of consumer 2, but it has 2"),
+            (("weights", 0, "clipping"), {"percentile": None, "value": None}, r"weights\.0\.clipping: .*neither"),
+            (("weights", 0, "consumers", 0, "matrix_view", "rows"), 0, r"weights\.0\.consumers\.0\.matrix_view\.rows"),
+            (("weights", 0, "scale", "form"), "tiles", r"weights\.0\.scale: .*has no minimum or no maximum"),
+            (("weights",), 2 * DOCUMENT["weights"], r"weights: .*the weight 'W' is there twice"),
             (("skipped", 0, "reason"), None, r"skipped\.0\.reason"),
         ],
     )
     def test_a_wrong_or_missing_entry_is_refused_with_its_place(self, model, path, value, place):
-        with pytest.raises(ModelError, match=rf"the manifest in metadata 'onnx_gconv' is damaged: {place}: "):
+        with pytest.raises(ModelError, match=rf"the manifest in metadata 'onnx_gconv' is damaged: {place}"):
             read(model, changed(*path, value=value))
 
     def test_an_unknown_type_of_a_weight_is_refused(self, model):
@@ -303,6 +309,8 @@ class TestRecords:
             ({"g_max": -1.0}, "g_max should be a positive value"),
             ({"g_max": "wide"}, "g_max should be a number"),
             ({"g_max": 25.0, "colour": "green"}, "colour"),
+            ({"g_max": 25.0}, "g_min is missing"),
+            ({"g_min": 0.0, "g_max": None}, "g_max"),
         ],
     )
     def test_wrong_parameters_of_a_converter_are_refused(self, parameters, message):

@@ -241,3 +241,26 @@ def test_rendered_text_has_no_colours_and_keeps_to_its_width(cnn):
     text = rendered(map_model(cnn), width=90)
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 90
+
+
+@pytest.mark.parametrize(
+    ("converter", "text"),
+    [
+        ({"name": "Newer", "parameters": {"g_max": 25.0}}, "the converter 'Newer', which this version does not know"),
+        (
+            {"name": "SinglePairConductanceConverter", "parameters": {"g_max": "x", "g_min": 0.0}},
+            "wrong parameters for 'SinglePairConductanceConverter': g_max should be a number",
+        ),
+    ],
+)
+def test_a_converter_that_cannot_be_told_does_not_hide_the_rest(cnn, converter, text):
+    mapped = map_model(cnn).output
+    model = onnx.load(mapped)
+    [entry] = model.metadata_props
+    document = json.loads(entry.value)
+    document["weights"][0]["converter"] = converter
+    entry.value = json.dumps(document)
+    onnx.save(model, mapped)
+    report = " ".join(str(inspect_model(mapped)).split())
+    assert text in report
+    assert "SinglePairConductanceConverter, 0 to 25 µS" in report

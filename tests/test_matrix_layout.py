@@ -71,6 +71,24 @@ def test_a_reshape_that_cuts_across_axes_is_refused():
         MatrixLayout.of((4, 6), [], (3, 8), matrix_axes=(), row_axes=(0,), column_axes=(1,))
 
 
+@pytest.mark.parametrize(
+    ("steps", "shape", "axes", "message"),
+    [
+        ([], (4, 5), ((), (0,), (1,)), r"the shape \[4, 5\] does not have the 24 elements of the weight"),
+        ([], (-4, -6), ((), (0,), (1,)), r"the shape \[-4, -6\] does not have"),
+        ([("reshape", (24, 0))], (4, 6), ((), (0,), (1,)), r"the shape \[24, 0\] does not have"),
+        ([("transpose", (0, 0))], (4, 6), ((), (0,), (1,)), r"the axes \[0, 0\] are not each of 2 axes once"),
+        ([], (4, 6), ((), (0,), ()), r"the axes \[0\] are not each of 2 axes once"),
+        ([], (4, 6), ((1,), (0,), (1,)), r"the axes \[1, 0, 1\] are not each of 2 axes once"),
+        ([], (4, 6), ((), (0,), (-1,)), r"the axes \[0, -1\] are not each of 2 axes once"),
+    ],
+)
+def test_shapes_of_other_sizes_and_axes_that_are_not_named_once_are_refused(steps, shape, axes, message):
+    matrices, rows, columns = axes
+    with pytest.raises(ValueError, match=message):
+        MatrixLayout.of((4, 6), steps, shape, matrix_axes=matrices, row_axes=rows, column_axes=columns)
+
+
 def test_a_grouped_convolution_keeps_its_groups_apart():
     layout = MatrixLayout.of((8, 3, 2, 2), [], (2, 4, 3, 2, 2), matrix_axes=(0,), row_axes=(2, 3, 4), column_axes=(1,))
     assert (layout.matrices, layout.rows, layout.columns) == (2, 12, 4)

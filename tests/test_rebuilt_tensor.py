@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx_gconv import conductance_tensor, streamed_tensor
 from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import Decoding, Scaling, SinglePairConductanceConverter
+from onnx_gconv.errors import ModelError
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
 from onnx_gconv.weight_conversion import WeightConversion
 
@@ -113,3 +114,13 @@ def test_conductances_of_different_kinds_are_read_side_by_side(tmp_path):
     )
     tensor = RebuiltTensor([computed, measured], converter.decoding(scaling), dtype=ir.DataType.FLOAT16, name="W")
     assert tensor.numpy().tobytes() == ((g_plus - g_minus) / np.float32(scale)).astype(np.float16).tobytes()
+
+
+@pytest.mark.parametrize(("weight", "shown"), [(300.0, "300"), (-1.0, "-1"), (np.nan, "nan")])
+def test_integer_codes_beyond_their_type_are_an_error_not_a_wrap(weight, shown):
+    arrays = [np.array([10.0, 10.0 * weight], np.float32), np.zeros(2, np.float32)]
+    tensor = RebuiltTensor(list(map(ir.Tensor, arrays)), PAIR, dtype=ir.DataType.UINT8, name="W", rounded=True)
+    with pytest.raises(
+        ModelError, match=rf"the weight 'W' is rebuilt to codes from .*{shown}.*, which UINT8 cannot hold"
+    ):
+        tensor.numpy()

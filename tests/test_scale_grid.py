@@ -183,3 +183,19 @@ def test_values_of_groups_are_expanded_and_reduced_over_any_stretch(name, granul
             reduced, reduced_groups = grid.reduced(ufunc, elements[start:stop], start)
             ufunc.at(found, reduced_groups, reduced)
             assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        ((), (0,), "pieces of 6 rows begin at 0 and rise, but here at $"),
+        ((1, 3), (0,), "pieces of 6 rows begin at 0 and rise, but here at 1, 3$"),
+        ((0, 6), (0,), "pieces of 6 rows begin at 0 and rise, but here at 0, 6$"),
+        ((0,), (0, 2, 2), "pieces of 4 columns begin at 0 and rise, but here at 0, 2, 2$"),
+        ((0,), (0, -1), "pieces of 4 columns begin at 0 and rise, but here at 0, -1$"),
+        ((0,), (0, 3, 1, *range(9)), r"here at 0, 3, 1, 0, 1, 2, 3, 4, \.\.\.$"),
+    ],
+)
+def test_pieces_that_do_not_rise_within_the_matrix_are_refused(rows, columns, message):
+    with pytest.raises(ValueError, match=message):
+        ScaleGrid(LAYOUTS["matmul"][0], rows, columns)

@@ -52,7 +52,12 @@ class ArrayReader(Protocol):
         ...
 
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-        """Shape and type of an array, without reading it; None if there is none of that key."""
+        """Shape and type of an array, without reading it; None if there is none of that key.
+
+        Raises:
+            OSError: If it cannot be read.
+            ValueError: If it is damaged.
+        """
         ...
 
     def read(self, key: str) -> NDArray[Any]:
@@ -196,7 +201,11 @@ class _Hdf5Reader:
 
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
         dataset = self._dataset(key)
-        return None if dataset is None else (dataset.shape, dataset.dtype)
+        if dataset is None:
+            return None
+        if dataset.shape is None:
+            raise ValueError("it is an empty dataset without a shape")
+        return dataset.shape, dataset.dtype
 
     def read(self, key: str) -> NDArray[Any]:
         dataset = self._dataset(key)

@@ -224,6 +224,16 @@ class BundleLayer:
                 f"'{self.bundle.arrays_path}': array '{record.scale.array.key}' holds the scale "
                 f"{scale[~is_scale][0]:g}, but scales are positive and finite; hand off the model again"
             )
+        zero = self.zero()
+        if not np.isfinite(zero).all():
+            raise BundleError(
+                f"'{self.bundle.arrays_path}': array '{record.zero.array.key}' holds {zero[~np.isfinite(zero)][0]:g}, "
+                "but zeros are finite; hand off the model again"
+            )
+        for name, values, said in (("scale", scale, record.scale.value), ("zero", zero, record.zero.value)):
+            if said is not None and (values != said).any():
+                found = float(values[values != said][0])
+                raise self._contradiction(f"it gives the {name} as {said!r} everywhere, but its array has {found!r}")
         for tile in record.tiles:
             expected = touched_pieces(rows, *tile.inputs), touched_pieces(columns, *tile.outputs)
             if (tile.scale_rows, tile.scale_columns) != expected:

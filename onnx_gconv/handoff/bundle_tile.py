@@ -130,7 +130,7 @@ class BundleTile:
                 size of the chip's arrays; in another one, that of as many inputs and outputs as a tile may have.
 
         Raises:
-            BundleError: As `conductances`.
+            BundleError: As `conductances`, and if there is no memory for an array of that size.
         """
         layer, geometry = self.layer.record, self.layer.bundle.geometry
         chosen = geometry.pair_layout if pair_layout is None else pair_layout
@@ -158,8 +158,12 @@ class BundleTile:
         layer = self.layer.record
         if len(placement.devices) == 1 and placement.array < 0:
             size = self.layer.bundle.geometry.capacity(is_paired=bool(layer.pairs))
-        targets = np.full(size, layer.g_min, conductances[0].dtype)
-        is_used, is_avoided = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
+        try:
+            targets = np.full(size, layer.g_min, conductances[0].dtype)
+            is_used, is_avoided = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
+        except (MemoryError, ValueError) as error:
+            bundle = self.layer.bundle.path
+            raise BundleError(f"'{bundle}': no memory for an array of {size[0]}x{size[1]}: {error}") from None
         is_avoided[list(placement.avoided_rows)] = True
         is_avoided[:, list(placement.avoided_columns)] = True
         lines = lines_of_devices(size, self.shape, placement, pair_layout)

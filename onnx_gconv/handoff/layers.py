@@ -158,6 +158,7 @@ def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | N
                 "targets; take the model that was handed off"
             )
         try:
+            record.converter.converter()
             mapped = locate(record, values)
             problem = next(structural_problems(mapped), None) or device_name_problem(record)
         except (BrokenMappingError, ModelError) as error:
@@ -239,6 +240,18 @@ def _consumers_and_layout(record: WeightRecord) -> tuple[tuple[ConsumerRecord, .
             layout = consumer.matrix_view.layout(record.shape, consumer.path)
         except IncommensurableShapeError:
             continue
+        except ValueError as error:
+            raise ModelError(
+                f"the manifest contradicts itself about the matrices of the weight '{record.name}': {error}; map the "
+                "model again"
+            ) from None
+        view = consumer.matrix_view
+        if (view.matrices, view.rows, view.columns) != (layout.matrices, layout.rows, layout.columns):
+            raise ModelError(
+                f"the manifest contradicts itself about the matrices of the weight '{record.name}': it has "
+                f"{view.matrices} of {view.rows}x{view.columns}, but its axes give {layout.matrices} of "
+                f"{layout.rows}x{layout.columns}; map the model again"
+            )
         return (consumer, *readers[:place], *readers[place + 1 :]), layout
     raise BundleError(
         f"the weight '{record.name}' cannot be handed off: no node reads it as matrices of whole axes; "

@@ -127,6 +127,28 @@ def test_a_scale_that_is_none_is_refused(folder, value):
     refused(folder, f"'L000/scale' holds the scale {value:g}, but scales are positive and finite")
 
 
+def test_a_zero_that_is_none_is_refused(folder):
+    with h5py.File(folder / "conductances.h5", "a") as file:
+        file["L000/zero"][0, 0, 0] = np.inf
+    refused(folder, "'L000/zero' holds inf, but zeros are finite")
+
+
+def test_an_empty_dataset_is_named(folder):
+    with h5py.File(folder / "conductances.h5", "a") as file:
+        del file["L000/T0002/g_minus"]
+        file["L000/T0002/g_minus"] = h5py.Empty("f4")
+    refused(folder, "'L000/T0002/g_minus' cannot be read: it is an empty dataset without a shape; copy it again")
+
+
+def test_arrays_too_large_for_memory_are_an_error(folder):
+    change(folder, lambda document: document["geometry"].update(rows=2**50))
+    with (
+        open_bundle(folder) as bundle,
+        pytest.raises(BundleError, match=r"no memory for an array of 1125899906842624x4"),
+    ):
+        bundle.tile("L000/T0000").physical_arrays()
+
+
 def test_a_manifest_that_contradicts_itself_is_refused(folder):
     original = (folder / "manifest.json").read_text()
     edits = {
@@ -136,6 +158,9 @@ def test_a_manifest_that_contradicts_itself_is_refused(folder):
         r"tile L000/T0001 does not have an array for each": lambda layer: layer["tiles"][1]["conductances"].pop(),
         r"names other pieces of the scale": lambda layer: layer["tiles"][0].update(scale_rows=[0, 2]),
         r"its matrix view does not fit the shape \[13, 11\]": lambda layer: layer.update(shape=[13, 11]),
+        r"it gives the scale as 0.0 everywhere, but its array has": lambda layer: layer["scale"].update(value=0.0),
+        r"the axes \[1, 1\] are not each of 2 axes once": lambda layer: layer["matrix_view"].update(row_axes=[1]),
+        r"the axes \[1\] are not each of 2 axes once": lambda layer: layer["matrix_view"].update(row_axes=[]),
         r"its pairs name a device beyond the 2": lambda layer: layer.update(pairs=[[0, 2]]),
         r"layers.0.tiles.0.conductances.0.sha256": lambda layer: layer["tiles"][0]["conductances"][0].update(
             sha256="x"

@@ -264,3 +264,15 @@ def test_damage_while_the_model_is_written_leaves_what_was_there(chip, tmp_path,
 def test_tiles_of_other_arrays(refused, chip, tmp_path):
     write_bundle(tmp_path / "model.gconv.onnx", tmp_path / "other.gconv", (4, 4))
     refused("has the shape", bundle=tmp_path / "other.gconv")
+
+
+def test_an_empty_dataset(chip, tmp_path):
+    chip.write(tmp_path / "measured.h5")
+    with h5py.File(tmp_path / "measured.h5", "a") as file:
+        del file[KEY]
+        file[KEY] = h5py.Empty("f4")
+    with pytest.raises(
+        BundleError, match=f"array '{KEY}' cannot be read: it is an empty dataset without a shape; write"
+    ):
+        read_back(tmp_path / "model.gconv.onnx", tmp_path / "measured.h5", tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()

@@ -406,7 +406,8 @@ def read_manifest(model: ir.Model) -> Manifest | None:
                 f"the manifest has format version {first['input']!r}, this version reads {FORMAT_VERSION}; "
                 "use the version of onnx_gconv that wrote the model, or a newer one"
             ) from None
-        raise ModelError(f"the manifest in metadata '{MANIFEST_KEY}' is damaged: {where}: {first['msg']}") from None
+        what = first["msg"].removeprefix("Value error, ")  # which pydantic puts before messages of our own
+        raise ModelError(f"the manifest in metadata '{MANIFEST_KEY}' is damaged: {where}: {what}") from None
 
 
 def write_manifest(model: ir.Model, manifest: Manifest) -> None:

@@ -207,6 +207,10 @@ def build(folder, hash_seed):
     return folder
 
 
+# Building takes a quarter of a minute.
+BUILT_ONCE = pytest.mark.xdist_group("rebuilt_models")
+
+
 @pytest.fixture(scope="module")
 def rebuilt(tmp_path_factory):
     """A folder with newly built files, made with the versions that made the files of the repository."""
@@ -221,6 +225,7 @@ def rebuilt(tmp_path_factory):
 
 
 @pytest.mark.slow
+@BUILT_ONCE
 @pytest.mark.parametrize("name", MODELS)
 def test_rebuilding_gives_the_same_weights(name, rebuilt):
     """The weights are close, and not always equal to the bit.
@@ -235,6 +240,7 @@ def test_rebuilding_gives_the_same_weights(name, rebuilt):
 
 
 @pytest.mark.slow
+@BUILT_ONCE
 @pytest.mark.parametrize("name", MODELS)
 def test_a_rebuilt_model_is_as_accurate(name, rebuilt):
     _, correct, _ = stated_row(name)
@@ -242,6 +248,7 @@ def test_a_rebuilt_model_is_as_accurate(name, rebuilt):
 
 
 @pytest.mark.slow
+@BUILT_ONCE
 def test_rebuilding_gives_the_same_test_data(rebuilt):
     """The arrays are equal; the file may differ, as releases of zlib compress differently."""
     committed, new = read_test_data(), read_test_data(rebuilt / "digits_test.npz")
@@ -250,6 +257,7 @@ def test_rebuilding_gives_the_same_test_data(rebuilt):
 
 
 @pytest.mark.slow
+@BUILT_ONCE
 def test_two_builds_on_one_machine_write_the_same_bytes(rebuilt, tmp_path):
     again = build(tmp_path / "second", hash_seed="2")
     assert sorted(path.name for path in again.iterdir()) == sorted(FILES)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         SinglePairConductanceConverter,
         TwoSidedPairConductanceConverter,
     )
-    from onnx_gconv.converters.clipping import Clipping
     from onnx_gconv.devices.levels import ConductanceLevels
     from onnx_gconv.errors import (
         BundleError,
@@ -41,9 +40,10 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from onnx_gconv.file_operations import inspect_model, map_model, restore_model
-    from onnx_gconv.granularity import Granularity
     from onnx_gconv.handoff import open_bundle, read_back, write_bundle
-    from onnx_gconv.mapping_scheme import MappingScheme
+    from onnx_gconv.schemes.clipping import Clipping
+    from onnx_gconv.schemes.granularity import Granularity
+    from onnx_gconv.schemes.scheme import MappingScheme
     from onnx_gconv.verification import verify
 
 __all__ = [
@@ -90,7 +90,7 @@ _HOMES = {
         "SinglePairConductanceConverter",
         "TwoSidedPairConductanceConverter",
     ],
-    "onnx_gconv.converters.clipping": ["Clipping"],
+    "onnx_gconv.schemes.clipping": ["Clipping"],
     "onnx_gconv.devices.levels": ["ConductanceLevels"],
     "onnx_gconv.errors": [
         "BundleError",
@@ -101,8 +101,8 @@ _HOMES = {
         "VerificationError",
     ],
     "onnx_gconv.file_operations": ["inspect_model", "map_model", "restore_model"],
-    "onnx_gconv.granularity": ["Granularity"],
-    "onnx_gconv.mapping_scheme": ["MappingScheme"],
+    "onnx_gconv.schemes.granularity": ["Granularity"],
+    "onnx_gconv.schemes.scheme": ["MappingScheme"],
     "onnx_gconv.handoff": ["open_bundle", "read_back", "write_bundle"],
     "onnx_gconv.verification": ["verify"],
 }

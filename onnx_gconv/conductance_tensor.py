@@ -10,8 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.converters import is_half_precision
+from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, TensorGroup, element_chunks
-from onnx_gconv.weight_conversion import WeightConversion
 
 __all__ = ["ConductanceTensor", "conductance_tensors", "level_code_tensors"]
 

@@ -15,9 +15,9 @@ from onnx_gconv.converters import CONVERTERS, ConductanceConverter, Decoding
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError, ModelError
-from onnx_gconv.granularity import GranularityKind, Partition
-from onnx_gconv.matrix_layout import MatrixLayout
-from onnx_gconv.scale_grid import ScaleForm, ScaleGrid
+from onnx_gconv.schemes.granularity import GranularityKind, Partition
+from onnx_gconv.schemes.matrix_layout import MatrixLayout
+from onnx_gconv.schemes.scale_grid import ScaleForm, ScaleGrid
 from onnx_gconv.weight_types import MAPPABLE_DTYPES, finite_range
 
 __all__ = [

@@ -15,7 +15,6 @@ from onnx_gconv.configuration.settings import ConductanceDtype, QuantizedWeights
 from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, ZeroRecord, write_manifest
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_manifest import manifest_of
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
@@ -25,6 +24,7 @@ from onnx_gconv.passes.rebuild_nodes import IntegerCodes, LevelCodes, RebuiltWei
 from onnx_gconv.passes.shared_weights import digital_uses, shared_policy, split_off
 from onnx_gconv.passes.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
+from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.weights import (
     LOOKUP_OPS,
     FoundWeight,

@@ -22,14 +22,14 @@ from onnx_gconv.converters import (
     narrowed_scale,
     weight_statistics,
 )
-from onnx_gconv.converters.clipping import abs_percentiles
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import UnmappableWeightError
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
-from onnx_gconv.scale_grid import ScaleGrid
+from onnx_gconv.schemes.clipping import abs_percentiles
+from onnx_gconv.schemes.conversion import ConversionLoss, WeightConversion
+from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.streamed_tensor import element_chunks, worker_count
-from onnx_gconv.weight_conversion import ConversionLoss, WeightConversion
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.constant_tensor import constant_tensor
 from onnx_gconv.weights.same_source import SameSource, SourceCandidate, same_sources

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx_gconv import conductance_tensor, streamed_tensor
 from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import Scaling, SinglePairConductanceConverter, compute_dtype, weight_statistics
-from onnx_gconv.weight_conversion import WeightConversion
+from onnx_gconv.schemes.conversion import WeightConversion
 
 CONVERTERS = [
     SinglePairConductanceConverter(),

@@ -13,8 +13,8 @@ from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import Scaling, SinglePairConductanceConverter
 from onnx_gconv.data_file import write_data_file
 from onnx_gconv.errors import ModelError
+from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.streamed_tensor import StreamedTensor
-from onnx_gconv.weight_conversion import WeightConversion
 
 CHUNK, PART = 8, 32
 

@@ -14,7 +14,7 @@ from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import Decoding, Scaling, SinglePairConductanceConverter
 from onnx_gconv.errors import ModelError
 from onnx_gconv.rebuilt_tensor import RebuiltTensor
-from onnx_gconv.weight_conversion import WeightConversion
+from onnx_gconv.schemes.conversion import WeightConversion
 
 PAIR = Decoding(coefficients=(1.0, -1.0), offset_us=0.0, scale=10.0, zero=0.0)
 

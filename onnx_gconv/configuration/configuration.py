@@ -19,7 +19,7 @@ from onnx_gconv.configuration.settings import (
 )
 from onnx_gconv.configuration.validation_messages import first_problem, key_path
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.mapping_scheme import MappingScheme
+from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSelection, WeightSurvey
 from onnx_gconv.weights.weight_names import WeightNames, unmatched
 

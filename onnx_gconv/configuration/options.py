@@ -25,10 +25,10 @@ from onnx_gconv.configuration.settings import (
 from onnx_gconv.configuration.toml_file import read_configuration
 from onnx_gconv.configuration.validation_messages import first_problem
 from onnx_gconv.converters import ConductanceConverter
-from onnx_gconv.converters.clipping import Clipping
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.granularity import Granularity
-from onnx_gconv.mapping_scheme import LevelStorage
+from onnx_gconv.schemes.clipping import Clipping
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import LevelStorage
 
 __all__ = ["ConfigurationLike", "ConverterLike", "MappingOptions", "configuration_of"]
 

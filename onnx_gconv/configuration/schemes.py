@@ -18,8 +18,8 @@ from onnx_gconv.configuration.settings import (
 )
 from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.granularity import Granularity
-from onnx_gconv.mapping_scheme import LevelStorage, MappingScheme
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import LevelStorage, MappingScheme
 
 if TYPE_CHECKING:
     from onnx_gconv.devices.levels import ConductanceLevels

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidatorFunctionWrap
 from onnx_gconv.configuration.converter_kinds import CONVERTER_KINDS, ConverterName, kinds_taking
 from onnx_gconv.configuration.validation_messages import shown
 from onnx_gconv.converters import ConductanceConverter
-from onnx_gconv.converters.clipping import Clipping
-from onnx_gconv.granularity import Granularity, GranularityKind, Partition, parse_tile
-from onnx_gconv.mapping_scheme import LevelStorage
+from onnx_gconv.schemes.clipping import Clipping
+from onnx_gconv.schemes.granularity import Granularity, GranularityKind, Partition, parse_tile
+from onnx_gconv.schemes.scheme import LevelStorage
 from onnx_gconv.weights import LOOKUP_OPS
 from onnx_gconv.weights.weight_names import NameKind
 

@@ -15,11 +15,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onnx_gconv.errors import BundleError, ConfigError
-from onnx_gconv.granularity import GranularityKind, Partition
 from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
 from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
-from onnx_gconv.matrix_layout import MatrixLayout
-from onnx_gconv.scale_grid import ScaleGrid
+from onnx_gconv.schemes.granularity import GranularityKind, Partition
+from onnx_gconv.schemes.matrix_layout import MatrixLayout
+from onnx_gconv.schemes.scale_grid import ScaleGrid
 
 __all__ = [
     "BUNDLE_FORMAT",

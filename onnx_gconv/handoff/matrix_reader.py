@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.external_data import check_external_tensor
-from onnx_gconv.matrix_layout import Factor, MatrixLayout, Role
+from onnx_gconv.schemes.matrix_layout import Factor, MatrixLayout, Role
 
 __all__ = ["MatrixReader", "joined_factors", "numbers_of_role", "stored_from_matrices"]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.handoff.matrix_reader import joined_factors, numbers_of_role
 from onnx_gconv.handoff.tiles import TileGrid, touched_pieces
-from onnx_gconv.matrix_layout import Factor, MatrixLayout, Role
+from onnx_gconv.schemes.matrix_layout import Factor, MatrixLayout, Role
 from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, element_chunks
 
 __all__ = ["MeasuredTensor", "MeasuredTile"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.granularity import Granularity, Partition
+from onnx_gconv.schemes.granularity import Granularity, Partition
 
 __all__ = ["ArrayGeometry", "PairLayout", "Tile", "TileGrid", "parse_array", "touched_pieces"]
 

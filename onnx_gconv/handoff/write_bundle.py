@@ -16,7 +16,6 @@ import onnx_ir as ir
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
 from onnx_gconv.errors import ConfigError, GconvError
-from onnx_gconv.granularity import Partition
 from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, read_arrays, write_arrays
 from onnx_gconv.handoff.bundle import Bundle
 from onnx_gconv.handoff.chip import Chip
@@ -48,6 +47,7 @@ from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.model_io import load_model
 from onnx_gconv.passes import RestoreWeights
+from onnx_gconv.schemes.granularity import Partition
 from onnx_gconv.streamed_tensor import worker_count
 
 __all__ = ["BUNDLE_SUFFIX", "Progress", "default_bundle_path", "write_bundle"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.weights.find_weights import find_weights
-from onnx_gconv.weights.matrix_view import MatrixView
 from onnx_gconv.weights.mvm_ops import LOOKUP_OPS, MVM_OPS, MvmOp, WeightSlot
 from onnx_gconv.weights.opsets import default_opset
 from onnx_gconv.weights.scopes import Scope, scopes

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from onnx_gconv.weights.matrix_view import MatrixView
+from onnx_gconv.schemes.matrix_view import MatrixView
 
 __all__ = ["LOOKUP_OPS", "MVM_OPS", "MvmOp", "WeightSlot", "mvm_op"]
 

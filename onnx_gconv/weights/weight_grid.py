@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnx_gconv.errors import UnmappableWeightError
-from onnx_gconv.granularity import Granularity
-from onnx_gconv.matrix_layout import IncommensurableShapeError, MatrixLayout
-from onnx_gconv.scale_grid import ScaleGrid
-from onnx_gconv.weights.matrix_view import MatrixView
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError, MatrixLayout
+from onnx_gconv.schemes.matrix_view import MatrixView
+from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.weights.readers import node_label
 from onnx_gconv.weights.weight_records import Consumer, FoundWeight
 

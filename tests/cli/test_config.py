@@ -17,9 +17,9 @@ from onnx_gconv.configuration.json_schema import json_schema
 from onnx_gconv.configuration.options import MappingOptions as PythonOptions
 from onnx_gconv.configuration.settings import GranularityName
 from onnx_gconv.converters import CONVERTERS, BitSlicedPairConductanceConverter, NPairConductanceConverter
-from onnx_gconv.converters.clipping import Clipping
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.granularity import Granularity
+from onnx_gconv.schemes.clipping import Clipping
+from onnx_gconv.schemes.granularity import Granularity
 
 
 @pytest.fixture

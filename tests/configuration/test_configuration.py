@@ -12,13 +12,13 @@ from onnx_gconv.converters import (
     OffsetConductanceConverter,
     SinglePairConductanceConverter,
 )
-from onnx_gconv.converters.clipping import Clipping
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.devices.presets import preset as preset_of
 from onnx_gconv.devices.presets import presets
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.granularity import Granularity
-from onnx_gconv.mapping_scheme import MappingScheme
+from onnx_gconv.schemes.clipping import Clipping
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.weights import SkipReason, find_weights
 
 TEXT = """g (float[2,4] x, float[1,4,8,8] image) => (float y, float z) {

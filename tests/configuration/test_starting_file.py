@@ -9,7 +9,7 @@ import pytest
 
 from onnx_gconv.configuration import Configuration
 from onnx_gconv.configuration.starting_file import starting_file
-from onnx_gconv.mapping_scheme import MappingScheme
+from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.weights import find_weights
 
 

@@ -18,13 +18,13 @@ from onnx import TensorProto, helper, numpy_helper
 import onnx_gconv as gconv
 from onnx_gconv.cli import main
 from onnx_gconv.converters import CONVERTERS, SinglePairConductanceConverter
-from onnx_gconv.converters.clipping import Clipping
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.granularity import Granularity, GranularityKind
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
+from onnx_gconv.schemes.clipping import Clipping
+from onnx_gconv.schemes.granularity import Granularity, GranularityKind
+from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.weights import SkipReason
 
 ROOT = Path(__file__).resolve().parents[2]

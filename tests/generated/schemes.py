@@ -16,10 +16,10 @@ from onnx_gconv.converters import (
     SinglePairConductanceConverter,
     TwoSidedPairConductanceConverter,
 )
-from onnx_gconv.converters.clipping import Clipping
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.granularity import Granularity
-from onnx_gconv.mapping_scheme import MappingScheme
+from onnx_gconv.schemes.clipping import Clipping
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 
 __all__ = ["random_scheme"]
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from onnx_gconv import converters
-from onnx_gconv.granularity import Granularity
 from onnx_gconv.handoff import open_bundle, write_bundle
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import MapConductances
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 
 
 def graph(node, x, **weights):

@@ -10,10 +10,10 @@ import pytest
 from onnx_gconv import converters, open_bundle, read_back, verify, write_bundle
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.granularity import Granularity
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import MapConductances
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 from tests.handoff.chip import constants_of, programmed, weights_of
 
 PAIR = converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0)

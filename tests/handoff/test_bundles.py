@@ -17,13 +17,13 @@ from onnx import numpy_helper
 from onnx_gconv import converters
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.granularity import Granularity
 from onnx_gconv.handoff import open_bundle, write_bundle
 from onnx_gconv.mapping import MANIFEST_KEY, read_manifest
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.passes.mapped_weight import ModelValues, locate
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 
 ALL_OPS = [
     "MatMul", "MatMul of a batch", "MatMul of a transposed weight", "Gemm", "Gemm transB", "one output", "Conv",

@@ -10,8 +10,8 @@ from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError
 from onnx_gconv.handoff import open_bundle, write_bundle
 from onnx_gconv.mapping import MANIFEST_KEY, read_manifest
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import load_model
+from onnx_gconv.schemes.scheme import MappingScheme
 
 
 def with_devices(path, *names):

@@ -12,7 +12,7 @@ from onnx_gconv.handoff import measured_tensor
 from onnx_gconv.handoff.matrix_reader import stored_from_matrices
 from onnx_gconv.handoff.measured_tensor import MeasuredTensor
 from onnx_gconv.handoff.tiles import ArrayGeometry
-from onnx_gconv.matrix_layout import MatrixLayout
+from onnx_gconv.schemes.matrix_layout import MatrixLayout
 
 # Shape, steps, split shape, and the axes of matrices, rows and columns.
 LAYOUTS = {

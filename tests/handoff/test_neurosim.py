@@ -10,9 +10,9 @@ import pytest
 from onnx_gconv import converters
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.granularity import Granularity
 from onnx_gconv.handoff import layer_conductances, neurosim_csv, write_bundle
-from onnx_gconv.mapping_scheme import MappingScheme
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 
 HALF_OF_THE_LAST_DIGIT = 5e-6
 

@@ -8,8 +8,8 @@ import pytest
 
 from onnx_gconv import converters
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.granularity import Granularity
-from onnx_gconv.mapping_scheme import MappingScheme
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 
 SCHEMES = {
     "single pair": MappingScheme(converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0)),

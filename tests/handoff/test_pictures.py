@@ -17,9 +17,9 @@ from onnx_gconv import converters
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.handoff import open_bundle, write_bundle, write_error_pictures, write_pictures
 from onnx_gconv.handoff.pictures import error_pictures, layer_pictures
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import save_model
 from onnx_gconv.passes import MapConductances
+from onnx_gconv.schemes.scheme import MappingScheme
 
 PAIR = MappingScheme(converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0))
 TARGETS = (colormaps["viridis"](np.arange(256), bytes=True)[:, :3]).astype(int)

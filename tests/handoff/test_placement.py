@@ -19,9 +19,9 @@ from onnx_gconv.handoff.defects import DefectMap
 from onnx_gconv.handoff.layers import layers_of
 from onnx_gconv.handoff.placement import lines_of_devices
 from onnx_gconv.handoff.tiles import ArrayGeometry
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import load_model
 from onnx_gconv.passes import MapConductances
+from onnx_gconv.schemes.scheme import MappingScheme
 
 LAYOUTS = ["separate_arrays", "adjacent_columns", "interleaved_rows"]
 CONVERTERS = {

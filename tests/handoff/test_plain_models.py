@@ -9,11 +9,11 @@ import pytest
 
 from onnx_gconv import converters
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.granularity import Granularity
 from onnx_gconv.handoff import write_bundle
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import MapConductances, RestoreWeights
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 from tests.handoff.op_graph import OPSETS, codes, graph, uniform
 from tests.handoff.op_graphs import CORE, NOT_RUNNABLE, OP_GRAPHS
 from tests.handoff.simulated_models import simulated_outputs

@@ -11,10 +11,10 @@ import pytest
 
 from onnx_gconv import converters, map_model, read_back
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
-from onnx_gconv.granularity import Granularity
 from onnx_gconv.handoff import write_bundle
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 from tests.handoff.chip import programmed
 
 SCHEME = MappingScheme(converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0), Granularity())

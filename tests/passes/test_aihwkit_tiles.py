@@ -12,10 +12,10 @@ from aihwkit.nn import AnalogConv2d, AnalogLinear
 from aihwkit.simulator.configs import TorchInferenceRPUConfig
 
 from onnx_gconv.converters import SinglePairConductanceConverter
-from onnx_gconv.granularity import Granularity
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes import MapConductances
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 
 G_MAX, G_MIN = 25.0, 0.5
 EPS = float(np.finfo(np.float32).eps)

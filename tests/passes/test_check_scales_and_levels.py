@@ -15,12 +15,12 @@ from onnx_gconv.converters import (
     SingleDeviceConductanceConverter,
     SinglePairConductanceConverter,
 )
-from onnx_gconv.converters.clipping import Clipping
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.granularity import Granularity
 from onnx_gconv.mapping import MANIFEST_KEY, read_manifest
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes import CheckMapping, MapConductances
+from onnx_gconv.schemes.clipping import Clipping
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 
 CHANNEL, TILE = Granularity("channel"), Granularity("tile", (2, 3))
 SINGLE = SingleDeviceConductanceConverter(g_max=40.0, g_min=1.0)

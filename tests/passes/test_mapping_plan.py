@@ -8,9 +8,9 @@ import pytest
 from onnx_gconv import streamed_tensor
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import UnmappableWeightError
-from onnx_gconv.granularity import Granularity
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes import MapConductances, mapping_plan
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 
 TEXT = "g (float[4,4] x) => (float[4,4] y) { [first] a = MatMul(x, W) [second] y = MatMul(a, V) }"
 

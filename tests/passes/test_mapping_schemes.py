@@ -7,16 +7,16 @@ import onnx_ir as ir
 import pytest
 
 from onnx_gconv import converters
-from onnx_gconv.converters.clipping import Clipping
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError, UnmappableWeightError
-from onnx_gconv.granularity import Granularity
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.passes.mapped_weight import ModelValues, locate
+from onnx_gconv.schemes.clipping import Clipping
+from onnx_gconv.schemes.conversion import WeightConversion
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS
-from onnx_gconv.weight_conversion import WeightConversion
 
 
 def weight(*shape, seed=0):

@@ -9,10 +9,10 @@ import pytest
 from onnx_gconv import converters
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError
-from onnx_gconv.granularity import Granularity
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.passes import CheckMapping, MapConductances, MeasuredConductances, ReplaceConductances, RestoreWeights
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 
 UNIFORM = ConductanceLevels.uniform(32, 1.0, 25.0)
 TABLE = ConductanceLevels.of_table([1.0, 2.0, 5.0, 9.0, 17.0, 25.0])

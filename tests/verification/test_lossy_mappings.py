@@ -8,12 +8,12 @@ import pytest
 
 from onnx_gconv import verify
 from onnx_gconv.converters import BitSlicedPairConductanceConverter, SinglePairConductanceConverter
-from onnx_gconv.converters.clipping import Clipping
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.granularity import Granularity
-from onnx_gconv.mapping_scheme import MappingScheme
 from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import MapConductances
+from onnx_gconv.schemes.clipping import Clipping
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.verification.lossy_outputs import judged
 from onnx_gconv.verification.outputs import OutputsReport, RunFailure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_gconv.granularity import Granularity
+from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.weights import find_weights
 from onnx_gconv.weights.weight_grid import weight_grid
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_gconv.matrix_layout import IncommensurableShapeError, MatrixLayout
+from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError, MatrixLayout
 
 
 def matrices(tensor, split_shape, matrix_axes, row_axes, column_axes, path=()):

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 from onnx_gconv.converters import ConductanceConverter, SinglePairConductanceConverter
-from onnx_gconv.converters.clipping import Clipping
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.granularity import Granularity
+from onnx_gconv.schemes.clipping import Clipping
+from onnx_gconv.schemes.granularity import Granularity
 
 __all__ = ["LevelStorage", "MappingScheme"]
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_gconv.converters import WeightStatistics, clipping
-from onnx_gconv.converters.clipping import Clipping, abs_percentiles
+from onnx_gconv.converters import WeightStatistics
 from onnx_gconv.errors import ConfigError, UnmappableWeightError
+from onnx_gconv.schemes import clipping
+from onnx_gconv.schemes.clipping import Clipping, abs_percentiles
 
 
 def pieces(weights, groups=None, size=7):

@@ -13,7 +13,7 @@ import numpy as np
 from onnx_gconv.converters import ConductanceConverter, Decoding, Scaling, WeightStatistics
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.scale_grid import ScaleGrid
+from onnx_gconv.schemes.scale_grid import ScaleGrid
 
 __all__ = ["ConversionLoss", "WeightConversion"]
 

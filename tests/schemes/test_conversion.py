@@ -7,7 +7,7 @@ import pytest
 
 from onnx_gconv.converters import SinglePairConductanceConverter, WeightStatistics
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.weight_conversion import WeightConversion
+from onnx_gconv.schemes.conversion import WeightConversion
 
 FLOAT32 = np.dtype(np.float32)
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatOrArray
-from onnx_gconv.granularity import Granularity
-from onnx_gconv.matrix_layout import Factor, MatrixLayout, Role
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.matrix_layout import Factor, MatrixLayout, Role
 
 __all__ = ["GatherStep", "ScaleForm", "ScaleGrid"]
 

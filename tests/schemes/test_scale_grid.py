@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.granularity import Granularity, parse_tile
-from onnx_gconv.matrix_layout import MatrixLayout
-from onnx_gconv.scale_grid import ScaleGrid
+from onnx_gconv.schemes.granularity import Granularity, parse_tile
+from onnx_gconv.schemes.matrix_layout import MatrixLayout
+from onnx_gconv.schemes.scale_grid import ScaleGrid
 
 LAYOUTS = {
     "matmul": (MatrixLayout.of((6, 4), [], (6, 4), matrix_axes=(), row_axes=(0,), column_axes=(1,)), 1),
@@ -166,7 +166,7 @@ def test_a_tile_is_read_from_text():
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("shortest", [1, 16])
 def test_values_of_groups_are_expanded_and_reduced_over_any_stretch(name, granularity, shortest, monkeypatch):
-    monkeypatch.setattr("onnx_gconv.scale_grid._SHORTEST_PERIOD", shortest)
+    monkeypatch.setattr("onnx_gconv.schemes.scale_grid._SHORTEST_PERIOD", shortest)
     layout, columns_per_channel = LAYOUTS[name]
     grid = ScaleGrid.of(layout, granularity, columns_per_channel)
     rng = np.random.default_rng(0)

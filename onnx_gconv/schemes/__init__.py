@@ -1,0 +1,1 @@
+"""How one weight is mapped: granularity, clipping, which elements share a scale, and the conversion itself."""

@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.convert_job import PARAMETERS
 from benchmarks.machine import Machine, describe_machine, versions
 from benchmarks.measurement import JobFailedError, measure
-from onnx_gconv.streamed_tensor import worker_count
+from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["Conversion", "Report", "main", "run"]
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.converters import CONVERTERS, ConductanceConverter, weight_statistics
-from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS
 
 __all__ = ["PARAMETERS", "convert_in_chunks", "main", "normal_weights"]
 

@@ -56,7 +56,7 @@ def _read_write() -> _Work:
 def _hashed_copy() -> _Work:
     from concurrent.futures import ThreadPoolExecutor
 
-    from onnx_gconv.streamed_tensor import worker_count
+    from onnx_gconv.tensors.streamed import worker_count
 
     def copy_files(source: Path, target: Path) -> None:
         with ThreadPoolExecutor(worker_count()) as executor:

@@ -18,7 +18,7 @@ from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.scale_grid import ScaleForm, ScaleGrid
-from onnx_gconv.weight_types import MAPPABLE_DTYPES, finite_range
+from onnx_gconv.tensors.types import MAPPABLE_DTYPES, finite_range
 
 __all__ = [
     "FORMAT_VERSION",

@@ -17,13 +17,13 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx_gconv.atomic_output import staged_output
 from onnx_gconv.data_file import write_data_file
 from onnx_gconv.errors import ConfigError, GconvError, ModelError
-from onnx_gconv.external_data import (
+from onnx_gconv.model_checks import first_problem
+from onnx_gconv.tensors.external import (
     attribute_tensors,
     check_external_tensor,
     external_files,
     external_tensors,
 )
-from onnx_gconv.model_checks import first_problem
 
 __all__ = ["EXTERNAL_DATA_THRESHOLD_BYTES", "check_output_path", "load_into_memory", "load_model", "save_model"]
 

@@ -21,7 +21,7 @@ from onnx_gconv.passes.mapped_weight import (
     structural_problems,
 )
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
-from onnx_gconv.streamed_tensor import element_chunks, worker_count
+from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.weights import scopes
 
 __all__ = ["CheckMapping", "Violation"]

@@ -9,7 +9,6 @@ from typing import TypeVar, get_args
 
 import onnx_ir as ir
 
-from onnx_gconv.conductance_tensor import conductance_tensors, level_code_tensors
 from onnx_gconv.configuration import Configuration, ModelSettings
 from onnx_gconv.configuration.settings import ConductanceDtype, QuantizedWeights, SharedPolicy
 from onnx_gconv.converters import ConductanceConverter
@@ -25,6 +24,7 @@ from onnx_gconv.passes.shared_weights import digital_uses, shared_policy, split_
 from onnx_gconv.passes.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.schemes.scheme import MappingScheme
+from onnx_gconv.tensors.conductance import conductance_tensors, level_code_tensors
 from onnx_gconv.weights import (
     LOOKUP_OPS,
     FoundWeight,

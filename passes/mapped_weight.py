@@ -9,8 +9,6 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.converters import Decoding
-from onnx_gconv.decoded_levels import DecodedLevelsTensor
-from onnx_gconv.integer_weight import ZeroPoint
 from onnx_gconv.mapping import WeightRecord, ZeroRecord
 from onnx_gconv.passes.mapped_operands import (
     BrokenMappingError,
@@ -20,7 +18,8 @@ from onnx_gconv.passes.mapped_operands import (
     scalar,
 )
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
-from onnx_gconv.rebuilt_tensor import RebuiltTensor
+from onnx_gconv.tensors.codes import DecodedLevelsTensor, ZeroPoint
+from onnx_gconv.tensors.rebuilt import RebuiltTensor
 
 __all__ = ["BrokenMappingError", "MappedWeight", "ModelValues", "locate", "structural_problems"]
 

@@ -13,7 +13,6 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.configuration.settings import ConductanceDtype, SharedPolicy
 from onnx_gconv.converters import (
     WeightStatistics,
@@ -24,12 +23,13 @@ from onnx_gconv.converters import (
 )
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import UnmappableWeightError
-from onnx_gconv.rebuilt_tensor import RebuiltTensor
 from onnx_gconv.schemes.clipping import abs_percentiles
 from onnx_gconv.schemes.conversion import ConversionLoss, WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.schemes.scheme import MappingScheme
-from onnx_gconv.streamed_tensor import element_chunks, worker_count
+from onnx_gconv.tensors.conductance import conductance_tensors
+from onnx_gconv.tensors.rebuilt import RebuiltTensor
+from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.constant_tensor import constant_tensor
 from onnx_gconv.weights.same_source import SameSource, SourceCandidate, same_sources

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx_gconv.converters import Decoding
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.integer_weight import ZeroPoint
 from onnx_gconv.passes.unique_names import UniqueNames
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.tensors.codes import ZeroPoint
 
 __all__ = ["ROLE_KEY", "UNIT_KEY", "WEIGHT_KEY", "IntegerCodes", "LevelCodes", "RebuiltWeight", "rebuild_nodes"]
 

@@ -15,7 +15,7 @@ from onnx_gconv.passes.preconditions import ModelPreconditionError, require_mapp
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
 from onnx_gconv.passes.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
-from onnx_gconv.weight_types import INTEGER_DTYPES, finite_range
+from onnx_gconv.tensors.types import INTEGER_DTYPES, finite_range
 
 __all__ = ["MeasuredConductances", "ReplaceConductances"]
 

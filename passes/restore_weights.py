@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from onnx_gconv.element_bits import has_same_elements
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, read_manifest, remove_manifest
 from onnx_gconv.passes.mapped_weight import (
@@ -18,6 +17,7 @@ from onnx_gconv.passes.mapped_weight import (
 )
 from onnx_gconv.passes.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.passes.rebuild_nodes import ROLE_KEY, WEIGHT_KEY
+from onnx_gconv.tensors.bits import has_same_elements
 from onnx_gconv.weights import Scope, scopes
 from onnx_gconv.weights.readers import node_label
 

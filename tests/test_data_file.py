@@ -8,13 +8,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnx_gconv import conductance_tensor, data_file, streamed_tensor
-from onnx_gconv.conductance_tensor import conductance_tensors
+from onnx_gconv import data_file
 from onnx_gconv.converters import Scaling, SinglePairConductanceConverter
 from onnx_gconv.data_file import write_data_file
 from onnx_gconv.errors import ModelError
 from onnx_gconv.schemes.conversion import WeightConversion
-from onnx_gconv.streamed_tensor import StreamedTensor
+from onnx_gconv.tensors import conductance as conductance_tensor
+from onnx_gconv.tensors import streamed as streamed_tensor
+from onnx_gconv.tensors.conductance import conductance_tensors
+from onnx_gconv.tensors.streamed import StreamedTensor
 
 CHUNK, PART = 8, 32
 

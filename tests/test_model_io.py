@@ -24,7 +24,7 @@ from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
-from onnx_gconv.streamed_tensor import StreamedTensor
+from onnx_gconv.tensors.streamed import StreamedTensor
 
 STOPPED_RUNS = Path(__file__).parent / "cli" / "stopped_runs.py"
 FORMS = pytest.mark.parametrize("external_data", [False, True], ids=["inline", "external"])

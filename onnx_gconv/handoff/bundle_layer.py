@@ -15,11 +15,11 @@ from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import BundleError
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, ArrayRecord, LayerRecord, StuckRecord, TileRecord, ValuesRecord
-from onnx_gconv.handoff.matrix_reader import stored_from_matrices
 from onnx_gconv.handoff.tiles import touched_pieces
-from onnx_gconv.integer_weight import ZeroPoint
-from onnx_gconv.rebuilt_tensor import RebuiltTensor
-from onnx_gconv.weight_types import MAPPABLE_DTYPES
+from onnx_gconv.tensors.codes import ZeroPoint
+from onnx_gconv.tensors.matrix_reader import stored_from_matrices
+from onnx_gconv.tensors.rebuilt import RebuiltTensor
+from onnx_gconv.tensors.types import MAPPABLE_DTYPES
 
 if TYPE_CHECKING:
     from onnx_gconv.handoff.bundle import Bundle

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.handoff.layers import Layer
-from onnx_gconv.handoff.matrix_reader import MatrixReader
 from onnx_gconv.handoff.tile_arrays import as_stored
+from onnx_gconv.tensors.matrix_reader import MatrixReader
 
 __all__ = ["LayerConductances", "Line"]
 

@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.handoff.matrix_reader import joined_factors, numbers_of_role
 from onnx_gconv.handoff.tiles import TileGrid, touched_pieces
 from onnx_gconv.schemes.matrix_layout import Factor, MatrixLayout, Role
-from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, element_chunks
+from onnx_gconv.tensors.matrix_reader import joined_factors, numbers_of_role
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks
 
 __all__ = ["MeasuredTensor", "MeasuredTile"]
 

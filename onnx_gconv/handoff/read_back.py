@@ -28,7 +28,7 @@ from onnx_gconv.handoff.tile_arrays import TileArrays, tile_arrays
 from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.passes.preconditions import require_mapped
-from onnx_gconv.streamed_tensor import worker_count
+from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["Progress", "default_measured_path", "read_back"]
 

@@ -14,11 +14,11 @@ from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.handoff.chip import Chip, LayerArrays
 from onnx_gconv.handoff.defects import StuckCell
 from onnx_gconv.handoff.layers import Layer
-from onnx_gconv.handoff.matrix_reader import MatrixReader
 from onnx_gconv.handoff.placement import ArrayPlacement, lines_of_devices
 from onnx_gconv.handoff.programming_errors import WeightErrors
 from onnx_gconv.handoff.tile_arrays import as_stored, block_with_bias
 from onnx_gconv.handoff.tiles import Tile
+from onnx_gconv.tensors.matrix_reader import MatrixReader
 
 __all__ = ["LayerPlacement", "StuckDevice", "passed_over", "placed"]
 

@@ -18,9 +18,9 @@ from onnx_gconv.errors import ModelError
 from onnx_gconv.handoff.bias import BiasRows
 from onnx_gconv.handoff.device_range import first_out_of_range
 from onnx_gconv.handoff.layers import Layer
-from onnx_gconv.handoff.matrix_reader import MatrixReader
 from onnx_gconv.handoff.tiles import Tile
-from onnx_gconv.streamed_tensor import worker_count
+from onnx_gconv.tensors.matrix_reader import MatrixReader
+from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["TileArrays", "as_stored", "block_with_bias", "digest", "little_endian", "tile_arrays"]
 

@@ -48,7 +48,7 @@ from onnx_gconv.mapping import read_manifest
 from onnx_gconv.model_io import load_model
 from onnx_gconv.passes import RestoreWeights
 from onnx_gconv.schemes.granularity import Partition
-from onnx_gconv.streamed_tensor import worker_count
+from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["BUNDLE_SUFFIX", "Progress", "default_bundle_path", "write_bundle"]
 

@@ -20,7 +20,7 @@ from onnx_gconv.passes import InlineWeightFunctions
 from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
-from onnx_gconv.streamed_tensor import element_chunks, worker_count
+from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.weights import scopes
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constant_tensor import constant_tensor

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import GconvError, ModelError
-from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, element_chunks
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks
 from onnx_gconv.weights.constant_tensor import constant_tensor
 
 __all__ = ["MOST_EVALUATED_BYTES", "ConstantEvaluator", "EvaluatedTensor", "EvaluationError"]

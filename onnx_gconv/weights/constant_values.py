@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_gconv.weight_types import MAPPABLE_DTYPES
+from onnx_gconv.tensors.types import MAPPABLE_DTYPES
 from onnx_gconv.weights.constant_tensor import constant_tensor
 from onnx_gconv.weights.scopes import Scope
 

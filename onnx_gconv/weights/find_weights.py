@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.integer_weight import ZeroPoint
 from onnx_gconv.schemes.matrix_view import MatrixView
-from onnx_gconv.weight_types import INTEGER_DTYPES, MAPPABLE_DTYPES
+from onnx_gconv.tensors.codes import ZeroPoint
+from onnx_gconv.tensors.types import INTEGER_DTYPES, MAPPABLE_DTYPES
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constant_values import Constant, ConstantValues, main_source
 from onnx_gconv.weights.function_weights import FunctionWeights

@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.converters import WeightStatistics, compute_dtype, weight_statistics
-from onnx_gconv.element_bits import ElementBits, has_same_elements, is_transposed
 from onnx_gconv.errors import UnmappableWeightError
-from onnx_gconv.streamed_tensor import element_chunks
+from onnx_gconv.tensors.bits import ElementBits, has_same_elements, is_transposed
+from onnx_gconv.tensors.streamed import element_chunks
 
 __all__ = ["SameSource", "SourceCandidate", "same_sources"]
 

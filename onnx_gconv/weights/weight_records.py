@@ -7,9 +7,9 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from onnx_gconv.integer_weight import EffectiveIntegerTensor, ZeroPoint
 from onnx_gconv.schemes.matrix_view import MatrixView
-from onnx_gconv.weight_types import INTEGER_DTYPES
+from onnx_gconv.tensors.codes import EffectiveIntegerTensor, ZeroPoint
+from onnx_gconv.tensors.types import INTEGER_DTYPES
 from onnx_gconv.weights.exporter_names import modules_of, parameters_of
 from onnx_gconv.weights.readers import node_label
 from onnx_gconv.weights.rearrangement import Rearrangement

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from onnx_gconv import map_model, open_bundle
 from onnx_gconv.model_io import load_model
-from onnx_gconv.streamed_tensor import element_chunks
+from onnx_gconv.tensors.streamed import element_chunks
 
 WIDTH = 8192
 

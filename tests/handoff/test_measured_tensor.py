@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_gconv.handoff import measured_tensor
-from onnx_gconv.handoff.matrix_reader import stored_from_matrices
 from onnx_gconv.handoff.measured_tensor import MeasuredTensor
 from onnx_gconv.handoff.tiles import ArrayGeometry
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
+from onnx_gconv.tensors.matrix_reader import stored_from_matrices
 
 # Shape, steps, split shape, and the axes of matrices, rows and columns.
 LAYOUTS = {

@@ -13,13 +13,13 @@ from onnx_gconv import converters, read_back, verify
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError
 from onnx_gconv.handoff import write_bundle
-from onnx_gconv.handoff.matrix_reader import stored_from_matrices
 from onnx_gconv.handoff.read_back import default_measured_path
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
+from onnx_gconv.tensors.matrix_reader import stored_from_matrices
 from tests.handoff.chip import constants_of, programmed, weights_of
 
 PAIR = converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0)

@@ -254,7 +254,7 @@ class TestValues:
         ]
 
     def test_a_violation_is_found_in_every_chunk(self, mapped, monkeypatch):
-        monkeypatch.setattr("onnx_gconv.streamed_tensor.CHUNK_ELEMENTS", 5)
+        monkeypatch.setattr("onnx_gconv.tensors.streamed.CHUNK_ELEMENTS", 5)
         edit(mapped, "W.g_plus", 11, np.nan)
         assert "'W.g_plus' has nan µS at flat index 11," in violations(mapped)[0]
         edit(mapped, "W.g_plus", 11, 1.0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_gconv import streamed_tensor
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import UnmappableWeightError
 from onnx_gconv.passes import MapConductances, mapping_plan
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
+from onnx_gconv.tensors import streamed as streamed_tensor
 
 TEXT = "g (float[4,4] x) => (float[4,4] y) { [first] a = MatMul(x, W) [second] y = MatMul(a, V) }"
 

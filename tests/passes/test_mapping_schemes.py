@@ -16,7 +16,7 @@ from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
-from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS
 
 
 def weight(*shape, seed=0):

@@ -15,7 +15,7 @@ from onnx import helper
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import MapConductances
-from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS
 from onnx_gconv.verification.weights import compare_weights
 
 INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}

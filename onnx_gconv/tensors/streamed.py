@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ModelError
-from onnx_gconv.external_data import check_external_tensor
+from onnx_gconv.tensors.external import check_external_tensor
 
 __all__ = ["CHUNK_ELEMENTS", "StreamedTensor", "TensorGroup", "element_chunks", "worker_count", "write_elements"]
 

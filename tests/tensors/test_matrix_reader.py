@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_gconv.errors import ModelError
-from onnx_gconv.handoff.matrix_reader import MatrixReader, stored_from_matrices
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
+from onnx_gconv.tensors.matrix_reader import MatrixReader, stored_from_matrices
 
 
 @st.composite

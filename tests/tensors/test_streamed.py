@@ -12,10 +12,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnx_gconv import streamed_tensor
 from onnx_gconv.errors import ModelError
-from onnx_gconv.external_data import attribute_tensors, check_external_tensor, external_files, external_tensors
-from onnx_gconv.streamed_tensor import StreamedTensor, element_chunks
+from onnx_gconv.tensors import streamed as streamed_tensor
+from onnx_gconv.tensors.external import attribute_tensors, check_external_tensor, external_files, external_tensors
+from onnx_gconv.tensors.streamed import StreamedTensor, element_chunks
 
 DTYPES = {
     "float16": ir.DataType.FLOAT16,

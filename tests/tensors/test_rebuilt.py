@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_gconv import conductance_tensor, streamed_tensor
-from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import Decoding, Scaling, SinglePairConductanceConverter
 from onnx_gconv.errors import ModelError
-from onnx_gconv.rebuilt_tensor import RebuiltTensor
 from onnx_gconv.schemes.conversion import WeightConversion
+from onnx_gconv.tensors import conductance as conductance_tensor
+from onnx_gconv.tensors import streamed as streamed_tensor
+from onnx_gconv.tensors.conductance import conductance_tensors
+from onnx_gconv.tensors.rebuilt import RebuiltTensor
 
 PAIR = Decoding(coefficients=(1.0, -1.0), offset_us=0.0, scale=10.0, zero=0.0)
 

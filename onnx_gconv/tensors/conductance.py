@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters import is_half_precision
 from onnx_gconv.schemes.conversion import WeightConversion
-from onnx_gconv.streamed_tensor import CHUNK_ELEMENTS, StreamedTensor, TensorGroup, element_chunks
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, TensorGroup, element_chunks
 
 __all__ = ["ConductanceTensor", "conductance_tensors", "level_code_tensors"]
 

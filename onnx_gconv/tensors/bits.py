@@ -12,8 +12,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ModelError
-from onnx_gconv.external_data import check_external_tensor
-from onnx_gconv.streamed_tensor import StreamedTensor, element_chunks
+from onnx_gconv.tensors.external import check_external_tensor
+from onnx_gconv.tensors.streamed import StreamedTensor, element_chunks
 
 __all__ = ["ElementBits", "has_same_elements", "is_transposed"]
 

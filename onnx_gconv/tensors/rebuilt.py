@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters import Decoding
 from onnx_gconv.errors import ModelError
-from onnx_gconv.integer_weight import ZeroPoint
 from onnx_gconv.schemes.scale_grid import ScaleGrid
-from onnx_gconv.streamed_tensor import StreamedTensor, element_chunks
+from onnx_gconv.tensors.codes import ZeroPoint
+from onnx_gconv.tensors.streamed import StreamedTensor, element_chunks
 
 __all__ = ["RebuiltTensor"]
 

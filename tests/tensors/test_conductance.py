@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_gconv import conductance_tensor, streamed_tensor
-from onnx_gconv.conductance_tensor import conductance_tensors
 from onnx_gconv.converters import Scaling, SinglePairConductanceConverter, compute_dtype, weight_statistics
 from onnx_gconv.schemes.conversion import WeightConversion
+from onnx_gconv.tensors import conductance as conductance_tensor
+from onnx_gconv.tensors import streamed as streamed_tensor
+from onnx_gconv.tensors.conductance import conductance_tensors
 
 CONVERTERS = [
     SinglePairConductanceConverter(),

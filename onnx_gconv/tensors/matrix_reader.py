@@ -14,8 +14,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ModelError
-from onnx_gconv.external_data import check_external_tensor
 from onnx_gconv.schemes.matrix_layout import Factor, MatrixLayout, Role
+from onnx_gconv.tensors.external import check_external_tensor
 
 __all__ = ["MatrixReader", "joined_factors", "numbers_of_role", "stored_from_matrices"]
 

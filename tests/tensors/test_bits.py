@@ -7,11 +7,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnx_gconv import element_bits
 from onnx_gconv.converters import Decoding
-from onnx_gconv.element_bits import ElementBits, has_same_elements, is_transposed
 from onnx_gconv.errors import ModelError
-from onnx_gconv.rebuilt_tensor import RebuiltTensor
+from onnx_gconv.tensors import bits as element_bits
+from onnx_gconv.tensors.bits import ElementBits, has_same_elements, is_transposed
+from onnx_gconv.tensors.rebuilt import RebuiltTensor
 
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int8]
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from onnx_gconv.files.arrays import read_arrays
 from onnx_gconv.handoff import BundleTile, open_bundle
-from onnx_gconv.handoff.array_files import read_arrays
 
 __all__ = ["main", "read_times"]
 

@@ -10,7 +10,7 @@ import onnx.version_converter
 import onnx_ir as ir
 
 from onnx_gconv.errors import ModelError
-from onnx_gconv.model_io import load_into_memory
+from onnx_gconv.files.models import load_into_memory
 from onnx_gconv.tensors.external import attribute_tensors
 from onnx_gconv.weights import default_opset, find_weights
 from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_OPSET, set_default_opset

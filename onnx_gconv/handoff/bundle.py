@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import BundleError
-from onnx_gconv.handoff.array_files import ArrayReader, read_arrays
+from onnx_gconv.files.arrays import ArrayReader, read_arrays
 from onnx_gconv.handoff.bundle_layer import BundleLayer
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, ArrayRecord, BundleManifest, read_bundle_manifest

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_gconv.handoff.array_files import ArrayWriter
+from onnx_gconv.files.arrays import ArrayWriter
 from onnx_gconv.handoff.bias import BiasRows
 from onnx_gconv.handoff.layers import Layer
 from onnx_gconv.handoff.manifest import (

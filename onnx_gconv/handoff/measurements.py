@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import BundleError, ConfigError
-from onnx_gconv.handoff.array_files import ArrayReader, ArraysKind, read_arrays
+from onnx_gconv.files.arrays import ArrayReader, ArraysKind, read_arrays
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, LayerRecord, TileRecord, read_bundle_manifest
 
 __all__ = [

@@ -12,8 +12,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.models import save_model
 from onnx_gconv.handoff.manifest import FileRecord
-from onnx_gconv.model_io import save_model
 from onnx_gconv.tensors.external import external_tensors
 
 __all__ = ["MODEL_FILE", "PLAIN_FILE", "copied", "files_to_copy", "hashed", "write_plain"]

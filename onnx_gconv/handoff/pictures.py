@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.staged_folder import staged_folder
 from onnx_gconv.handoff.bundle import Bundle
 from onnx_gconv.handoff.bundle_layer import BundleLayer
 from onnx_gconv.handoff.picture_canvas import require_matplotlib
 from onnx_gconv.handoff.picture_plan import LayerPictures, LayerPlan, Picture
 from onnx_gconv.handoff.picture_subjects import Errors, MeasuredErrors, Subject, Targets
-from onnx_gconv.handoff.staged_folder import staged_folder
 
 __all__ = [
     "MOST_PAGES",

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import BundleError, ConfigError, GconvError
+from onnx_gconv.files.models import check_output_path, load_model, save_model
 from onnx_gconv.handoff.layers import Layer, layers_of
 from onnx_gconv.handoff.manifest import LayerRecord
 from onnx_gconv.handoff.measured_bias import measured_bias
@@ -25,7 +26,6 @@ from onnx_gconv.handoff.programming_errors import ProgrammingErrors, Tolerance, 
 from onnx_gconv.handoff.readback_pictures import check_pictures, write_readback_pictures
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport, TileReadback
 from onnx_gconv.handoff.tile_arrays import TileArrays, tile_arrays
-from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.passes.preconditions import require_mapped
 from onnx_gconv.tensors.streamed import worker_count

@@ -16,7 +16,9 @@ import onnx_ir as ir
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
 from onnx_gconv.errors import ConfigError, GconvError
-from onnx_gconv.handoff.array_files import ARRAY_FILES, ArraysKind, read_arrays, write_arrays
+from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_arrays
+from onnx_gconv.files.models import load_model
+from onnx_gconv.files.staged_folder import staged_folder
 from onnx_gconv.handoff.bundle import Bundle
 from onnx_gconv.handoff.chip import Chip
 from onnx_gconv.handoff.defects import DefectMap, read_defects
@@ -39,13 +41,11 @@ from onnx_gconv.handoff.model_files import MODEL_FILE, PLAIN_FILE, copied, files
 from onnx_gconv.handoff.npy_folder import NpyFolder
 from onnx_gconv.handoff.pictures import PicturesReport, draw_pictures, require_matplotlib
 from onnx_gconv.handoff.report import HandoffReport
-from onnx_gconv.handoff.staged_folder import staged_folder
 from onnx_gconv.handoff.stuck_cells import LayerPlacement, passed_over, placed
 from onnx_gconv.handoff.targets_csv import TargetsCsv
 from onnx_gconv.handoff.tile_arrays import tile_arrays
 from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.model_io import load_model
 from onnx_gconv.passes import RestoreWeights
 from onnx_gconv.schemes.granularity import Partition
 from onnx_gconv.tensors.streamed import worker_count

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnx_gconv.errors import ModelError
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import Manifest
-from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import RestoreWeights
 from onnx_gconv.verification.outputs import OutputsReport
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_gconv.errors import ModelError
-from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.opset_upgrade import raise_opset
 from onnx_gconv.weights import default_opset
 

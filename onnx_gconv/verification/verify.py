@@ -17,8 +17,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ModelError, VerificationError
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import Manifest, read_manifest
-from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import CheckMapping, Violation
 from onnx_gconv.terminal_text import counted, plain, rendered
 from onnx_gconv.verification.inputs import ValueRange

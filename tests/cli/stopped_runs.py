@@ -28,7 +28,7 @@ from onnx import helper, numpy_helper
 
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.file_operations import map_model
-from onnx_gconv.model_io import load_model
+from onnx_gconv.files.models import load_model
 
 OLD, NEW = SinglePairConductanceConverter(g_max=10.0), SinglePairConductanceConverter(g_max=20.0)
 FINISHED, FAILED, KILLED = 0, 3, -signal.SIGKILL

@@ -139,7 +139,7 @@ def test_the_plain_model_of_a_bundle_has_the_weights_that_the_tiles_rebuild(gcon
 def test_a_run_that_is_stopped_leaves_nothing(mapped, tmp_path, number):
     code = f"""
         import os, sys
-        import onnx_gconv.handoff.staged_folder as staged
+        import onnx_gconv.files.staged_folder as staged
         commit = staged.StagedFolder.commit
         def stopped(self):
             os.kill(os.getpid(), {int(number)})

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_gconv.model_io import load_model
+from onnx_gconv.files.models import load_model
 
 # A program that is started in the background may have been told to ignore SIGINT.
 START = """

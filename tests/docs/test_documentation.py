@@ -19,7 +19,7 @@ import onnx_gconv as gconv
 from onnx_gconv.cli import main
 from onnx_gconv.converters import CONVERTERS, SinglePairConductanceConverter
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.clipping import Clipping

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnx_gconv import converters
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.handoff import open_bundle, write_bundle
-from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme

@@ -10,7 +10,7 @@ import pytest
 from onnx_gconv import converters, open_bundle, read_back, verify, write_bundle
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme

@@ -12,7 +12,7 @@ import pytest
 
 from onnx_gconv import open_bundle, write_bundle
 from onnx_gconv.errors import BundleError, ModelError
-from onnx_gconv.model_io import save_model
+from onnx_gconv.files.models import save_model
 from onnx_gconv.passes import MapConductances
 
 GEMM = "g ({type}[2, 13] x) => ({type} y) {{ y = Gemm <beta = 3.0> (x, W, c) }}"

@@ -17,9 +17,9 @@ from onnx import numpy_helper
 from onnx_gconv import converters
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.handoff import open_bundle, write_bundle
 from onnx_gconv.mapping import MANIFEST_KEY, read_manifest
-from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.passes.mapped_weight import ModelValues, locate
 from onnx_gconv.schemes.granularity import Granularity

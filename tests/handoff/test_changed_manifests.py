@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from onnx_gconv import converters, inspect_model, open_bundle, read_back, restore_model, write_bundle
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import GconvError
+from onnx_gconv.files.models import save_model
 from onnx_gconv.mapping import MANIFEST_KEY
-from onnx_gconv.model_io import save_model
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme

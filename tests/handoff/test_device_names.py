@@ -8,9 +8,9 @@ import pytest
 from onnx_gconv import converters
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError
+from onnx_gconv.files.models import load_model
 from onnx_gconv.handoff import open_bundle, write_bundle
 from onnx_gconv.mapping import MANIFEST_KEY, read_manifest
-from onnx_gconv.model_io import load_model
 from onnx_gconv.schemes.scheme import MappingScheme
 
 

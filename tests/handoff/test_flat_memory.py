@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnx_gconv import map_model, open_bundle
-from onnx_gconv.model_io import load_model
+from onnx_gconv.files.models import load_model
 from onnx_gconv.tensors.streamed import element_chunks
 
 WIDTH = 8192

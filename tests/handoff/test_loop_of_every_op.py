@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnx_gconv import read_back, write_bundle
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import MapConductances
 from tests.handoff.chip import programmed
 from tests.handoff.op_graph import OPSETS

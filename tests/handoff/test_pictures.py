@@ -15,9 +15,9 @@ from matplotlib import colormaps
 
 from onnx_gconv import converters
 from onnx_gconv.errors import BundleError, ConfigError
+from onnx_gconv.files.models import save_model
 from onnx_gconv.handoff import open_bundle, write_bundle, write_error_pictures, write_pictures
 from onnx_gconv.handoff.pictures import error_pictures, layer_pictures
-from onnx_gconv.model_io import save_model
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.scheme import MappingScheme
 

@@ -9,8 +9,8 @@ import pytest
 
 from onnx_gconv import converters
 from onnx_gconv.devices.levels import ConductanceLevels
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.handoff import write_bundle
-from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import MapConductances, RestoreWeights
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme

@@ -12,10 +12,10 @@ import pytest
 from onnx_gconv import converters, read_back, verify
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.handoff import write_bundle
 from onnx_gconv.handoff.read_back import default_measured_path
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme

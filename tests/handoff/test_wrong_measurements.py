@@ -11,8 +11,8 @@ import pytest
 
 from onnx_gconv import converters, map_model, read_back
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.handoff import write_bundle
-from onnx_gconv.model_io import load_model, save_model
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 from tests.handoff.chip import programmed

@@ -141,7 +141,7 @@ def test_the_model_is_as_it_was_if_a_weight_is_refused(parse, normal, serialized
 
 
 def test_a_large_computed_weight_is_written_part_by_part(parse, tmp_path, monkeypatch):
-    from onnx_gconv import data_file
+    from onnx_gconv.files import data_file
     from onnx_gconv.passes import mapping_plan
 
     monkeypatch.setattr(data_file, "_PART_ELEMENTS", 1 << 10)

@@ -9,7 +9,7 @@ import pytest
 from onnx_gconv import verify
 from onnx_gconv.converters import BitSlicedPairConductanceConverter, SinglePairConductanceConverter
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.model_io import load_model, save_model
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity

@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from onnx_gconv.file_lock import lock_file
+from onnx_gconv.files.staging import lock_file
 from onnx_gconv.tensors.external import external_tensors
 
 __all__ = ["StagedOutput", "staged_output"]

@@ -14,10 +14,10 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
-from onnx_gconv.atomic_output import staged_output
-from onnx_gconv.data_file import write_data_file
 from onnx_gconv.errors import ConfigError, GconvError, ModelError
-from onnx_gconv.model_checks import first_problem
+from onnx_gconv.files.data_file import write_data_file
+from onnx_gconv.files.model_checks import first_problem
+from onnx_gconv.files.staged_model import staged_output
 from onnx_gconv.tensors.external import (
     attribute_tensors,
     check_external_tensor,

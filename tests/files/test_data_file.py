@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnx_gconv import data_file
 from onnx_gconv.converters import Scaling, SinglePairConductanceConverter
-from onnx_gconv.data_file import write_data_file
 from onnx_gconv.errors import ModelError
+from onnx_gconv.files import data_file
+from onnx_gconv.files.data_file import write_data_file
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.tensors import conductance as conductance_tensor
 from onnx_gconv.tensors import streamed as streamed_tensor

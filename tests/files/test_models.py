@@ -19,9 +19,9 @@ import onnx_ir as ir
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-import onnx_gconv.model_io
+import onnx_gconv.files.models
 from onnx_gconv.errors import ConfigError, ModelError
-from onnx_gconv.model_io import check_output_path, load_model, save_model
+from onnx_gconv.files.models import check_output_path, load_model, save_model
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.tensors.streamed import StreamedTensor
@@ -222,13 +222,13 @@ def test_progress_goes_from_nothing_to_everything(tmp_path):
     ("bytes_above", "expected"), [(0, ["out.onnx"]), (1, ["out.onnx", "out.onnx.data"])], ids=["at", "above"]
 )
 def test_a_model_above_the_threshold_gets_external_data_by_itself(tmp_path, monkeypatch, bytes_above, expected):
-    monkeypatch.setattr(onnx_gconv.model_io, "EXTERNAL_DATA_THRESHOLD_BYTES", 1024 - bytes_above)
+    monkeypatch.setattr(onnx_gconv.files.models, "EXTERNAL_DATA_THRESHOLD_BYTES", 1024 - bytes_above)
     save_model(model_of(weight()), tmp_path / "out.onnx")
     assert names(tmp_path) == expected
 
 
 def test_the_threshold_is_256_mib():
-    assert onnx_gconv.model_io.EXTERNAL_DATA_THRESHOLD_BYTES == 256 * 2**20
+    assert onnx_gconv.files.models.EXTERNAL_DATA_THRESHOLD_BYTES == 256 * 2**20
 
 
 @pytest.mark.parametrize("data", [None, "in.data"], ids=["inline", "external"])
@@ -247,7 +247,7 @@ def test_a_constant_in_external_data_counts_as_external_data_of_the_source(tmp_p
 
 @FORMS
 def test_what_is_asked_for_goes_before_what_size_and_source_suggest(tmp_path, monkeypatch, external_data):
-    monkeypatch.setattr(onnx_gconv.model_io, "EXTERNAL_DATA_THRESHOLD_BYTES", 0 if not external_data else 1 << 30)
+    monkeypatch.setattr(onnx_gconv.files.models, "EXTERNAL_DATA_THRESHOLD_BYTES", 0 if not external_data else 1 << 30)
     write(tmp_path / "in.onnx", proto_of(weight()), data=None if external_data else "in.data")
     save_model(load_model(tmp_path / "in.onnx"), tmp_path / "out.onnx", external_data=external_data)
     assert (tmp_path / "out.onnx.data").exists() == external_data
@@ -260,7 +260,7 @@ def test_no_empty_data_file_is_left_for_a_model_of_tiny_tensors(tmp_path):
 
 
 def test_a_model_too_large_for_one_file_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_gconv.model_io, "_LARGEST_INLINE_BYTES", 1023)
+    monkeypatch.setattr(onnx_gconv.files.models, "_LARGEST_INLINE_BYTES", 1023)
     with pytest.raises(ConfigError, match=r"out\.onnx.* would hold .*2 GiB.*external data"):
         save_model(model_of(weight()), tmp_path / "out.onnx", external_data=False)
     assert names(tmp_path) == []

@@ -11,8 +11,8 @@ import textwrap
 import pytest
 
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.staged_folder import staged_folder
 from onnx_gconv.handoff import open_bundle, write_bundle
-from onnx_gconv.handoff.staged_folder import staged_folder
 
 
 def names(folder):
@@ -52,7 +52,7 @@ def killed(tmp_path, code):
     program = f"""
         import os, signal
         from pathlib import Path
-        from onnx_gconv.handoff.staged_folder import staged_folder
+        from onnx_gconv.files.staged_folder import staged_folder
         path = Path({os.fspath(tmp_path / "out")!r})
         with staged_folder(path) as staged:
             (staged.folder / "a").write_text("new")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import BundleError
-from onnx_gconv.handoff.file_for_hdf5 import FileForHdf5
+from onnx_gconv.files.hdf5_file import FileForHdf5
 
 __all__ = ["ARRAY_FILES", "ArrayReader", "ArrayWriter", "ArraysKind", "read_arrays", "write_arrays"]
 

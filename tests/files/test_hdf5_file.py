@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_gconv.handoff import file_for_hdf5
-from onnx_gconv.handoff.file_for_hdf5 import FileForHdf5
+from onnx_gconv.files import hdf5_file as file_for_hdf5
+from onnx_gconv.files.hdf5_file import FileForHdf5
 
 _Step: TypeAlias = tuple[str, int, bytes]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from onnx_gconv.file_lock import lock_file
+from onnx_gconv.files.staging import lock_file
 
 __all__ = ["StagedFolder", "staged_folder"]
 

@@ -13,14 +13,14 @@ from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.mapping import Manifest, read_manifest
-from onnx_gconv.passes.mapped_weight import (
+from onnx_gconv.mapping.located import (
     BrokenMappingError,
     MappedWeight,
     ModelValues,
     locate,
     structural_problems,
 )
-from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
+from onnx_gconv.mapping.nodes import ROLE_KEY
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.weights import scopes
 

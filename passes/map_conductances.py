@@ -14,14 +14,14 @@ from onnx_gconv.configuration.settings import ConductanceDtype, QuantizedWeights
 from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, ZeroRecord, write_manifest
+from onnx_gconv.mapping.nodes import IntegerCodes, LevelCodes, RebuiltWeight, rebuild_nodes
+from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_manifest import manifest_of
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
 from onnx_gconv.passes.placement import Place, Placement
 from onnx_gconv.passes.preconditions import require_mappable
-from onnx_gconv.passes.rebuild_nodes import IntegerCodes, LevelCodes, RebuiltWeight, rebuild_nodes
 from onnx_gconv.passes.shared_weights import digital_uses, shared_policy, split_off
-from onnx_gconv.passes.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.tensors.conductance import conductance_tensors, level_code_tensors

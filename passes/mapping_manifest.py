@@ -27,10 +27,10 @@ from onnx_gconv.mapping import (
     WeightRecord,
     ZeroRecord,
 )
+from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
 from onnx_gconv.passes.placement import Placement
 from onnx_gconv.passes.shared_weights import digital_uses
-from onnx_gconv.passes.unique_names import UniqueNames
 from onnx_gconv.weights import FoundWeight
 from onnx_gconv.weights.same_source import SameSource
 

@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, MeasuredRecord, WeightRecord, read_manifest, write_manifest
-from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
-from onnx_gconv.passes.preconditions import ModelPreconditionError, require_mapped
-from onnx_gconv.passes.rebuild_nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
-from onnx_gconv.passes.unique_names import UniqueNames
+from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
+from onnx_gconv.mapping.nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
+from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
+from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.tensors.types import INTEGER_DTYPES, finite_range
 

@@ -8,15 +8,15 @@ import onnx_ir as ir
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, read_manifest, remove_manifest
-from onnx_gconv.passes.mapped_weight import (
+from onnx_gconv.mapping.located import (
     BrokenMappingError,
     MappedWeight,
     ModelValues,
     locate,
     structural_problems,
 )
-from onnx_gconv.passes.preconditions import ModelPreconditionError, require_mapped
-from onnx_gconv.passes.rebuild_nodes import ROLE_KEY, WEIGHT_KEY
+from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
+from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.tensors.bits import has_same_elements
 from onnx_gconv.weights import Scope, scopes
 from onnx_gconv.weights.readers import node_label

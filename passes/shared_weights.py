@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnx_gconv.configuration.settings import SharedPolicy
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.passes.rebuild_nodes import ROLE_KEY, WEIGHT_KEY
+from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.weights import FoundWeight
 from onnx_gconv.weights.readers import readers
 from onnx_gconv.weights.rearrangement import is_rearranging

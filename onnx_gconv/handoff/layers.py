@@ -16,8 +16,8 @@ from onnx_gconv.handoff.bias import BiasRows, FoundBias, bias_as_rows, find_bias
 from onnx_gconv.handoff.device_names import device_name_problem
 from onnx_gconv.handoff.tiles import ArrayGeometry, Tile, TileGrid
 from onnx_gconv.mapping import ConsumerRecord, WeightRecord
-from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
-from onnx_gconv.passes.preconditions import require_mapped
+from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
+from onnx_gconv.mapping.preconditions import require_mapped
 from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError, MatrixLayout
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 

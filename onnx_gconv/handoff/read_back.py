@@ -26,8 +26,8 @@ from onnx_gconv.handoff.programming_errors import ProgrammingErrors, Tolerance, 
 from onnx_gconv.handoff.readback_pictures import check_pictures, write_readback_pictures
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport, TileReadback
 from onnx_gconv.handoff.tile_arrays import TileArrays, tile_arrays
+from onnx_gconv.mapping.preconditions import require_mapped
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
-from onnx_gconv.passes.preconditions import require_mapped
 from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["Progress", "default_measured_path", "read_back"]

@@ -1,4 +1,4 @@
-"""Tensors of codes, decoded while they are read: weights of integer codes, and conductances stored as codes of levels."""
+"""Tensors of codes, decoded while they are read: integer weights, and conductances stored as codes of levels."""
 
 from __future__ import annotations
 

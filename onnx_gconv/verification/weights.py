@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx_gconv.converters import ConductanceConverter, Scaling, WeightStatistics
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, MeasuredRecord, WeightRecord
+from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
 from onnx_gconv.passes import InlineWeightFunctions
-from onnx_gconv.passes.mapped_weight import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.streamed import element_chunks, worker_count

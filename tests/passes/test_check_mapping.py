@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from onnx_gconv.converters import Decoding, SinglePairConductanceConverter
 from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.mapping import MANIFEST_KEY, read_manifest, remove_manifest
+from onnx_gconv.mapping.located import BrokenMappingError, ModelValues, locate
+from onnx_gconv.mapping.nodes import rebuild_nodes
+from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes import CheckMapping, MapConductances, Violation
-from onnx_gconv.passes.mapped_weight import BrokenMappingError, ModelValues, locate
-from onnx_gconv.passes.rebuild_nodes import rebuild_nodes
-from onnx_gconv.passes.unique_names import UniqueNames
 
 DENSE = "g (float[2,3] x) => (float[2,4] y) { [mm] y = MatMul(x, W) }"
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx_gconv.converters import Decoding
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.passes.unique_names import UniqueNames
+from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.codes import ZeroPoint
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnx_gconv.passes.unique_names import UniqueNames
+from onnx_gconv.mapping.unique_names import UniqueNames
 
 EVERYWHERE = """main (bool c, float an_input) => (float y) <float an_initializer = {1.0}> {
     [a_node] y = If (c) <

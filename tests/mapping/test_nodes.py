@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_gconv.converters import Decoding
-from onnx_gconv.passes.rebuild_nodes import rebuild_nodes
-from onnx_gconv.passes.unique_names import UniqueNames
+from onnx_gconv.mapping.nodes import rebuild_nodes
+from onnx_gconv.mapping.unique_names import UniqueNames
 
 COEFFICIENTS = st.sampled_from([1.0, -1.0, 3.0, 0.3, -0.3]) | st.floats(-4, 4).filter(bool)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnx_gconv.mapping import LevelsRecord, WeightRecord
+from onnx_gconv.mapping.manifest import LevelsRecord, WeightRecord
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 
 __all__ = ["BrokenMappingError", "decoded_conductance", "expanded_entries", "only_user", "scalar"]

@@ -9,15 +9,15 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.converters import Decoding
-from onnx_gconv.mapping import WeightRecord, ZeroRecord
-from onnx_gconv.passes.mapped_operands import (
+from onnx_gconv.mapping.manifest import WeightRecord, ZeroRecord
+from onnx_gconv.mapping.nodes import ROLE_KEY
+from onnx_gconv.mapping.operands import (
     BrokenMappingError,
     decoded_conductance,
     expanded_entries,
     only_user,
     scalar,
 )
-from onnx_gconv.passes.rebuild_nodes import ROLE_KEY
 from onnx_gconv.tensors.codes import DecodedLevelsTensor, ZeroPoint
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 

@@ -1,0 +1,53 @@
+"""What a mapped model says and holds: its manifest, and the nodes that rebuild its weights."""
+
+from __future__ import annotations
+
+from onnx_gconv.mapping.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_KEY,
+    ClippingRecord,
+    ComputeDtype,
+    ConductanceRecord,
+    ConsumerRecord,
+    ConverterRecord,
+    LevelsRecord,
+    LossRecord,
+    Manifest,
+    MatrixViewRecord,
+    MeasuredRecord,
+    RearrangementRecord,
+    SameSourceRecord,
+    ScaleRecord,
+    SkippedRecord,
+    TilingRecord,
+    WeightRecord,
+    ZeroRecord,
+    read_manifest,
+    remove_manifest,
+    write_manifest,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST_KEY",
+    "ClippingRecord",
+    "ComputeDtype",
+    "ConductanceRecord",
+    "ConsumerRecord",
+    "ConverterRecord",
+    "LevelsRecord",
+    "LossRecord",
+    "Manifest",
+    "MatrixViewRecord",
+    "MeasuredRecord",
+    "RearrangementRecord",
+    "SameSourceRecord",
+    "ScaleRecord",
+    "SkippedRecord",
+    "TilingRecord",
+    "WeightRecord",
+    "ZeroRecord",
+    "read_manifest",
+    "remove_manifest",
+    "write_manifest",
+]

@@ -1,0 +1,40 @@
+"""What a model has to be before its mapping may be read."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.mapping.manifest import Manifest, read_manifest
+
+__all__ = ["ModelPreconditionError", "manifest_or_none", "require_mapped"]
+
+
+class ModelPreconditionError(ModelError, ir.passes.PreconditionError):
+    """A `ModelError` that onnx-ir knows as a precondition of a pass, and hands on as it is."""
+
+
+def require_mapped(model: ir.Model) -> Manifest:
+    """The manifest of a mapped model.
+
+    Raises:
+        ModelPreconditionError: If there is none, or it cannot be read.
+    """
+    manifest = manifest_or_none(model)
+    if manifest is None:
+        raise ModelPreconditionError(
+            "the model carries no mapping: it was never mapped, or another tool removed the manifest"
+        )
+    return manifest
+
+
+def manifest_or_none(model: ir.Model) -> Manifest | None:
+    """The manifest of a model, or None if it has none.
+
+    Raises:
+        ModelPreconditionError: If it cannot be read.
+    """
+    try:
+        return read_manifest(model)
+    except ModelError as error:
+        raise ModelPreconditionError(str(error)) from None

@@ -12,7 +12,7 @@ import onnx_ir.passes.common
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.weights import Scope, default_opset, scopes
-from onnx_gconv.weights.functions_with_weights import functions_with_weights
+from onnx_gconv.weights.functions import functions_with_weights
 
 __all__ = ["InlineWeightFunctions", "InliningResult"]
 

@@ -31,7 +31,7 @@ from onnx_gconv.tensors.conductance import conductance_tensors
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
-from onnx_gconv.weights.constant_tensor import constant_tensor
+from onnx_gconv.weights.constants import constant_tensor
 from onnx_gconv.weights.same_source import SameSource, SourceCandidate, same_sources
 from onnx_gconv.weights.weight_grid import WeightGrid, weight_grid
 

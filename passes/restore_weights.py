@@ -19,7 +19,7 @@ from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.tensors.bits import has_same_elements
 from onnx_gconv.weights import Scope, scopes
-from onnx_gconv.weights.readers import node_label
+from onnx_gconv.weights.rearrangement import node_label
 
 __all__ = ["RestoreWeights"]
 

@@ -12,8 +12,7 @@ from onnx_gconv.configuration.settings import SharedPolicy
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.weights import FoundWeight
-from onnx_gconv.weights.readers import readers
-from onnx_gconv.weights.rearrangement import is_rearranging
+from onnx_gconv.weights.rearrangement import is_rearranging, readers
 
 __all__ = ["DigitalUses", "digital_uses", "shared_policy", "split_off"]
 

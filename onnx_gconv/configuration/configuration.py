@@ -21,7 +21,8 @@ from onnx_gconv.configuration.validation_messages import first_problem, key_path
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSelection, WeightSurvey
-from onnx_gconv.weights.weight_names import WeightNames, unmatched
+from onnx_gconv.weights.names import WeightNames
+from onnx_gconv.weights.selection import unmatched
 
 __all__ = ["Configuration", "ConfigurationSource", "ResolvedSurvey"]
 
@@ -213,7 +214,7 @@ class Configuration(BaseModel):
 
     def _applied(self, survey: WeightSurvey) -> list[tuple[int, ...]]:
         """For each weight that could be mapped, the indices of the overrides that match it."""
-        names = [WeightNames.of(weight) for weight in survey.weights]
+        names = [weight.names for weight in survey.weights]
         found = [[_matches(override, each) for each in names] for override in self.overrides]
         for index, override in enumerate(self.overrides):
             for kind, patterns in override.patterns.items():

@@ -15,7 +15,7 @@ from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity, GranularityKind, Partition, parse_tile
 from onnx_gconv.schemes.scheme import LevelStorage
 from onnx_gconv.weights import LOOKUP_OPS
-from onnx_gconv.weights.weight_names import NameKind
+from onnx_gconv.weights.names import NameKind
 
 if TYPE_CHECKING:
     from onnx_gconv.devices.levels import ConductanceLevels

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from onnx_gconv.weights import FoundWeight, WeightSurvey
-from onnx_gconv.weights.weight_names import WeightNames
 
 __all__ = ["SCHEMA_FILE", "starting_file"]
 
@@ -74,7 +73,7 @@ def _listed(weights: Iterable[FoundWeight]) -> Iterator[str]:
 
 
 def _described(weight: FoundWeight) -> str:
-    names = WeightNames.of(weight)
+    names = weight.names
     shape = "x".join(map(str, weight.shape))
     parts = [f"# weight = {_pattern(weight.name)}", shape]
     parts += [f"op = {_patterns(names.op)}"]

@@ -17,7 +17,7 @@ from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray
 from onnx_gconv.mapping import ConsumerRecord, MatrixViewRecord, WeightRecord
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.tensors.external import check_external_tensor
-from onnx_gconv.weights.constant_tensor import constant_tensor
+from onnx_gconv.weights.constants import constant_tensor
 
 __all__ = ["BiasRows", "FoundBias", "bias_as_rows", "find_bias"]
 

@@ -23,7 +23,7 @@ from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.weights import scopes
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
-from onnx_gconv.weights.constant_tensor import constant_tensor
+from onnx_gconv.weights.constants import constant_tensor
 
 __all__ = ["WeightComparison", "compare_weights"]
 

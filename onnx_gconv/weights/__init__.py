@@ -6,10 +6,9 @@ from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.weights.find_weights import find_weights
 from onnx_gconv.weights.mvm_ops import LOOKUP_OPS, MVM_OPS, MvmOp, WeightSlot
 from onnx_gconv.weights.opsets import default_opset
+from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import Scope, scopes
 from onnx_gconv.weights.selection import WeightSelection
-from onnx_gconv.weights.skip_reasons import SkipReason
-from onnx_gconv.weights.weight_records import Consumer, FoundWeight, SkippedWeight, WeightSurvey
 
 __all__ = [
     "LOOKUP_OPS",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.errors import GconvError, ModelError
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks
-from onnx_gconv.weights.constant_tensor import constant_tensor
+from onnx_gconv.weights.constants import constant_tensor
 
 __all__ = ["MOST_EVALUATED_BYTES", "ConstantEvaluator", "EvaluatedTensor", "EvaluationError"]
 

@@ -13,15 +13,13 @@ from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.tensors.types import INTEGER_DTYPES, MAPPABLE_DTYPES
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
-from onnx_gconv.weights.constant_values import Constant, ConstantValues, main_source
-from onnx_gconv.weights.function_weights import FunctionWeights
+from onnx_gconv.weights.constants import Constant, ConstantValues, main_source
+from onnx_gconv.weights.functions import FunctionWeights
 from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
-from onnx_gconv.weights.readers import node_label, readers
-from onnx_gconv.weights.rearrangement import Rearrangement
+from onnx_gconv.weights.rearrangement import Rearrangement, node_label, readers
+from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import scopes
-from onnx_gconv.weights.skip_reasons import SkipReason
 from onnx_gconv.weights.weight_path import WeightPath, path_to
-from onnx_gconv.weights.weight_records import Consumer, FoundWeight, SkippedWeight, WeightSurvey
 
 __all__ = ["find_weights"]
 

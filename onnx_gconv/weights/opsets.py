@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnx_gconv.weights.skip_reasons import SkipReason
-from onnx_gconv.weights.weight_records import FoundWeight, SkippedWeight, WeightSurvey
+from onnx_gconv.weights.records import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 
 __all__ = [
     "OLDEST_CASTS",

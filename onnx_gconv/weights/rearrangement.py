@@ -1,18 +1,18 @@
-"""Nodes that only rearrange the elements of a weight on its way to a weight slot."""
+"""Nodes that only rearrange the elements of a weight on its way to a weight slot, and what reads it behind them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.weights.constant_tensor import constant_tensor
+from onnx_gconv.weights.constants import constant_tensor
 
-__all__ = ["REARRANGING_OPS", "Rearrangement", "is_rearranging", "rearrangement", "step_shape"]
+__all__ = ["REARRANGING_OPS", "Rearrangement", "is_rearranging", "node_label", "readers", "rearrangement", "step_shape"]
 
 REARRANGING_OPS = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
@@ -136,3 +136,27 @@ def _integers(node: ir.Node, index: int, attribute: str) -> tuple[int, ...] | No
     if tensor is None or value.is_graph_input():
         raise ValueError(f"the {attribute} of {node.op_type} is computed")
     return tuple(int(number) for number in tensor.numpy().reshape(-1))
+
+
+def readers(value: ir.Value, passed: Collection[ir.Node] = ()) -> Iterator[tuple[ir.Node, int]]:
+    """All nodes that read a value and the index of their input; nodes that only rearrange it are seen through.
+
+    A rearranging node that nobody reads, because it gives a graph output, counts as a reader.
+
+    Args:
+        value: The value.
+        passed: Further nodes that are seen through.
+    """
+    waiting = [*value.uses()][::-1]
+    while waiting:
+        node, index = waiting.pop()
+        is_seen_through = node in passed or (index == 0 and is_rearranging(node))
+        if is_seen_through and node.outputs[0].uses():
+            waiting.extend([*node.outputs[0].uses()][::-1])
+        else:
+            yield node, index
+
+
+def node_label(node: ir.Node) -> str:
+    """A node for people: ``name (op_type)``, or the op type if it has no name."""
+    return f"{node.name} ({node.op_type})" if node.name else node.op_type

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.weights.skip_reasons import SkipReason
-from onnx_gconv.weights.weight_names import WeightNames, unmatched
-from onnx_gconv.weights.weight_records import FoundWeight, SkippedWeight, WeightSurvey
+from onnx_gconv.weights.names import NameKind
+from onnx_gconv.weights.records import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 
-__all__ = ["WeightSelection"]
+__all__ = ["WeightSelection", "unmatched"]
+
+_KIND_IN_WORDS: dict[NameKind | None, str] = {
+    None: "no weight and no parameter, node, op type or module of one",
+    "weight": "no name of a weight that can be mapped",
+    "parameter": "no parameter of a weight that can be mapped",
+    "node": "no node that reads a weight that can be mapped",
+    "module": "no module with a weight that can be mapped",
+    "op": "no op type of a node that reads a weight that can be mapped",
+}
+_MOST_SUGGESTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,26 @@ class WeightSelection:
     @staticmethod
     def _first_match(patterns: Iterable[str], weight: FoundWeight, matched: dict[str, bool]) -> str | None:
         """The first pattern that matches; all that match are noted."""
-        names = WeightNames.of(weight)
+        names = weight.names
         matching = [pattern for pattern in patterns if names.match(pattern)]
         matched.update(dict.fromkeys(matching, True))
         return matching[0] if matching else None
+
+
+def unmatched(pattern: str, survey: WeightSurvey, kind: NameKind | None = None) -> str:
+    """What to say of a pattern that matches no weight that can be mapped: why, or the nearest names."""
+    skipped = next((item for item in survey.skipped if item.names.match(pattern, kind)), None)
+    if skipped is not None:
+        return (
+            f"the pattern '{pattern}' matches no weight that can be mapped: '{skipped.name}' is skipped "
+            f"({skipped.reason.explanation})"
+        )
+    names = sorted({name for weight in survey.weights for name in weight.names.of_kind(kind)})
+    nearest = difflib.get_close_matches(pattern, names, n=_MOST_SUGGESTIONS, cutoff=0.3) or names[:_MOST_SUGGESTIONS]
+    if nearest:
+        listed = ", ".join(f"'{name}'" for name in nearest)
+    elif survey.weights:
+        listed = "none: the model says none"
+    else:
+        listed = "none: the model has no weight that can be mapped"
+    return f"the pattern '{pattern}' matches {_KIND_IN_WORDS[kind]}; nearest names: {listed}"

@@ -9,8 +9,8 @@ from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError, MatrixLayout
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.schemes.scale_grid import ScaleGrid
-from onnx_gconv.weights.readers import node_label
-from onnx_gconv.weights.weight_records import Consumer, FoundWeight
+from onnx_gconv.weights.rearrangement import node_label
+from onnx_gconv.weights.records import Consumer, FoundWeight
 
 __all__ = ["WeightGrid", "weight_grid"]
 

@@ -10,8 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.tensors.types import INTEGER_DTYPES, WIDENING_CASTS
-from onnx_gconv.weights.constant_tensor import constant_tensor
-from onnx_gconv.weights.constant_values import ConstantValues
+from onnx_gconv.weights.constants import ConstantValues, constant_tensor
 from onnx_gconv.weights.rearrangement import Rearrangement, is_rearranging, rearrangement, step_shape
 
 __all__ = ["WeightPath", "path_to"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.weights import find_weights
-from onnx_gconv.weights.readers import readers
+from onnx_gconv.weights.rearrangement import readers
 
 
 def only_consumer(model, weight="W"):

@@ -1,14 +1,19 @@
-"""The names that people know from their code, as exporters leave them behind: parameters and modules."""
+"""The names that people know a weight by, kind by kind; some of them are what exporters note in metadata."""
 
 from __future__ import annotations
 
 import ast
+import fnmatch
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import onnx_ir as ir
 
-__all__ = ["enclosing_modules", "modules_of", "op_type_of", "parameters_of"]
+__all__ = ["NameKind", "WeightNames", "enclosing_modules", "modules_of", "op_type_of", "parameters_of"]
+
+NameKind: TypeAlias = Literal["weight", "parameter", "node", "module", "op"]
 
 # What onnxscript's constant folding says of the names that a new initializer was computed from. The second key is that
 # of its older versions.
@@ -25,6 +30,51 @@ _INTERMEDIATE = re.compile(r"val_\d+|scalar_tensor_default(_\d+)?")
 
 # The metadata is text of a file that anyone may have written: a real one is no longer than this.
 _LONGEST_LIST = 1 << 18
+
+
+@dataclass(frozen=True)
+class WeightNames:
+    """The names of one weight.
+
+    Attributes:
+        weight: Its own.
+        parameter: The parameters of the exported program that it comes from; its own name if the exporter names none.
+        node: The MVM nodes that read it.
+        module: The modules of the exported program that these stand in, and all that contain them.
+        op: The op types of these nodes, ``Conv`` or ``com.microsoft.FusedConv``.
+    """
+
+    weight: tuple[str, ...]
+    parameter: tuple[str, ...]
+    node: tuple[str, ...]
+    module: tuple[str, ...]
+    op: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, parameters: tuple[str, ...], nodes: Sequence[ir.Node]) -> WeightNames:
+        """The names of a weight.
+
+        Args:
+            name: Its own.
+            parameters: The parameters of the exported program that it comes from; empty if the exporter names none.
+            nodes: The nodes that read it.
+        """
+        return cls(
+            weight=(name,),
+            parameter=parameters or (name,),
+            node=tuple(dict.fromkeys(node.name for node in nodes if node.name)),
+            module=enclosing_modules(module for node in nodes for module in modules_of(node)),
+            op=tuple(dict.fromkeys(map(op_type_of, nodes))),
+        )
+
+    def of_kind(self, kind: NameKind | None) -> tuple[str, ...]:
+        """The names of a kind, or of all kinds."""
+        kinds: tuple[NameKind, ...] = get_args(NameKind) if kind is None else (kind,)
+        return tuple(dict.fromkeys(name for each in kinds for name in getattr(self, each)))
+
+    def match(self, pattern: str, kind: NameKind | None = None) -> bool:
+        """Whether a glob (``*``, ``?``, ``[abc]``; case matters) is one for a name of that kind, or of any."""
+        return any(fnmatch.fnmatchcase(name, pattern) for name in self.of_kind(kind))
 
 
 def parameters_of(value: ir.Value) -> tuple[str, ...]:

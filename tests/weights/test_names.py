@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from onnx_gconv.weights.exporter_names import enclosing_modules, modules_of, op_type_of, parameters_of
+from onnx_gconv.weights.names import enclosing_modules, modules_of, op_type_of, parameters_of
 
 FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"
 OLDER_FOLDED_FROM = "pkg.onnxscript.optimizer.constant_folding.folded_from"

@@ -8,14 +8,13 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from onnx_gconv.weights.constant_values import Constant, constants_of, leaves, main_source
+from onnx_gconv.weights.constants import Constant, ConstantValues, constants_of, leaves, main_source
 from onnx_gconv.weights.mvm_ops import mvm_op
-from onnx_gconv.weights.readers import node_label
-from onnx_gconv.weights.scopes import Scope
-from onnx_gconv.weights.skip_reasons import SkipReason
-from onnx_gconv.weights.weight_records import SkippedWeight
+from onnx_gconv.weights.rearrangement import node_label
+from onnx_gconv.weights.records import SkippedWeight, SkipReason
+from onnx_gconv.weights.scopes import Scope, scopes
 
-__all__ = ["FunctionWeights"]
+__all__ = ["FunctionWeights", "functions_with_weights"]
 
 _Identifier: TypeAlias = tuple[str, str, str]
 
@@ -101,3 +100,22 @@ def _skipped(value: ir.Value, source: Constant | None, scope: str, function: str
         detail=f"a Constant in function {function}",
         is_mvm=True,
     )
+
+
+def functions_with_weights(model: ir.Model) -> frozenset[ir.OperatorIdentifier]:
+    """The functions that have to be inlined before their weights can be mapped.
+
+    These are the functions whose bodies hold a constant for a weight slot, in their own nodes or in those of a function
+    that they call, and the functions that the graphs of the model call with a constant for a weight slot.
+    """
+    functions, all_scopes = FunctionWeights(model), scopes(model)
+    values = ConstantValues(model, all_scopes)
+    found = {item for item, function in model.functions.items() if any(True for _ in functions.constants_in(function))}
+    for scope in all_scopes:
+        for node in scope.graph:
+            for indices in functions.weight_arguments(node):
+                arguments = [node.inputs[index] for index in sorted(indices) if index < len(node.inputs)]
+                given = [value for value in arguments if value is not None]
+                if given and all(values.is_constant(value) for value in given):
+                    found.add(node.op_identifier())
+    return frozenset(found)

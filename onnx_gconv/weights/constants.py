@@ -8,17 +8,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_gconv.tensors.types import MAPPABLE_DTYPES
-from onnx_gconv.weights.constant_tensor import constant_tensor
 from onnx_gconv.weights.scopes import Scope
 
-__all__ = [
-    "Constant",
-    "ConstantValues",
-    "Leaves",
-    "constants_of",
-    "leaves",
-    "main_source",
-]
+__all__ = ["Constant", "ConstantValues", "Leaves", "constant_tensor", "constants_of", "leaves", "main_source"]
 
 # Nodes without inputs, or with constant ones, that still give another value on every run.
 _RANDOM_OPS = frozenset(
@@ -156,3 +148,19 @@ def main_source(sources: Collection[Constant]) -> Constant | None:
 
 def _is_dense_constant(node: ir.Node) -> bool:
     return node.op_type == "Constant" and node.domain == "" and "sparse_value" not in node.attributes
+
+
+def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    """The data of an initializer or of the output of a Constant node; None for other values, and for sparse data.
+
+    `onnx_ir.convenience.get_const_tensor` gives the tensor in a Constant node the name of the node's output. Looking at
+    a model must not change what it is written as.
+    """
+    node = value.producer()
+    if value.const_value is None and node is not None and node.op_type == "Constant" and node.domain == "":
+        if "sparse_value" in node.attributes:
+            return None
+        attribute = node.attributes.get("value")
+        if attribute is not None and not attribute.is_ref():
+            return attribute.as_tensor()
+    return ir.convenience.get_const_tensor(value)

@@ -71,7 +71,7 @@ def _clipping(options: MappingOptions) -> dict[str, Any] | None:
 
 def _converter(options: MappingOptions) -> dict[str, Any] | None:
     """The converter and what it needs; what belongs to another one is refused in the words of the command line."""
-    from onnx_gconv.configuration.converter_kinds import CONVERTER_KINDS, kinds_taking
+    from onnx_gconv.converters.registry import CONVERTER_KINDS, kinds_taking
 
     settings = {
         "--exact": ("exact", options.exact or None),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from onnx_gconv.configuration.schemes import EffectiveSettings, Given, scheme_of
+from onnx_gconv.configuration.resolve import EffectiveSettings, Given, scheme_of
 from onnx_gconv.configuration.settings import (
     SETTING_NAMES,
     ClippingSettings,

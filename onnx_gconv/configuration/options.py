@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from onnx_gconv.configuration.configuration import Configuration
-from onnx_gconv.configuration.converter_kinds import ConverterName
 from onnx_gconv.configuration.settings import (
     ClippingSettings,
     ConductanceDtype,
@@ -25,6 +24,7 @@ from onnx_gconv.configuration.settings import (
 from onnx_gconv.configuration.toml_file import read_configuration
 from onnx_gconv.configuration.validation_messages import first_problem
 from onnx_gconv.converters import ConductanceConverter
+from onnx_gconv.converters.registry import ConverterName
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity

@@ -12,11 +12,11 @@ import pytest
 from onnx_gconv.cli.mapping_configuration import mapping_configuration
 from onnx_gconv.cli.options import MappingOptions
 from onnx_gconv.configuration import Configuration
-from onnx_gconv.configuration.converter_kinds import CONVERTER_KINDS, ConverterName
 from onnx_gconv.configuration.json_schema import json_schema
 from onnx_gconv.configuration.options import MappingOptions as PythonOptions
 from onnx_gconv.configuration.settings import GranularityName
 from onnx_gconv.converters import CONVERTERS, BitSlicedPairConductanceConverter, NPairConductanceConverter
+from onnx_gconv.converters.registry import CONVERTER_KINDS, ConverterName
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity

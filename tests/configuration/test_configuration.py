@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from onnx_gconv.configuration import Configuration, ModelSettings, WeightSettings
-from onnx_gconv.configuration.converter_kinds import CONVERTER_KINDS
 from onnx_gconv.configuration.options import configuration_of
 from onnx_gconv.converters import (
     NPairConductanceConverter,
     OffsetConductanceConverter,
     SinglePairConductanceConverter,
 )
+from onnx_gconv.converters.registry import CONVERTER_KINDS
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.devices.presets import preset as preset_of
 from onnx_gconv.devices.presets import presets

@@ -7,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from onnx_gconv.configuration.converter_kinds import CONVERTER_KINDS
 from onnx_gconv.configuration.settings import (
     ClippingSettings,
     ConverterSetting,
@@ -17,6 +16,7 @@ from onnx_gconv.configuration.settings import (
     LevelsSetting,
 )
 from onnx_gconv.converters import ConductanceConverter
+from onnx_gconv.converters.registry import CONVERTER_KINDS
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import LevelStorage, MappingScheme

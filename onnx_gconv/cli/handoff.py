@@ -137,9 +137,9 @@ def handoff(
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Write the target conductances of every crossbar tile for a lab's tools; writes the folder MODEL.gconv."""
+    from onnx_gconv.crossbars.tiles import PairLayout, parse_array
     from onnx_gconv.handoff import write_bundle
     from onnx_gconv.handoff.formats import parse_format
-    from onnx_gconv.handoff.tiles import PairLayout, parse_array
 
     size = None if array is None else parse_array(array)
     layouts: dict[str, PairLayout] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.handoff.bundle import Bundle, open_bundle
 from onnx_gconv.handoff.bundle_layer import BundleLayer
 from onnx_gconv.handoff.bundle_tile import BundleTile, PhysicalArray, TileScale
@@ -9,7 +10,6 @@ from onnx_gconv.handoff.pictures import PicturesReport, write_error_pictures, wr
 from onnx_gconv.handoff.read_back import read_back
 from onnx_gconv.handoff.readback_report import ReadbackReport
 from onnx_gconv.handoff.report import HandoffReport
-from onnx_gconv.handoff.tiles import ArrayGeometry
 from onnx_gconv.handoff.write_bundle import write_bundle
 
 __all__ = [

@@ -11,14 +11,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_gconv.crossbars.tile_arrays import digest
+from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.errors import BundleError
 from onnx_gconv.files.arrays import ArrayReader, read_arrays
 from onnx_gconv.handoff.bundle_layer import BundleLayer
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, ArrayRecord, BundleManifest, read_bundle_manifest
 from onnx_gconv.handoff.placement_checks import check_placements
-from onnx_gconv.handoff.tile_arrays import digest
-from onnx_gconv.handoff.tiles import ArrayGeometry
 
 __all__ = ["Bundle", "open_bundle"]
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters import Decoding
 from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.crossbars.tiles import touched_pieces
 from onnx_gconv.errors import BundleError
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, ArrayRecord, LayerRecord, StuckRecord, TileRecord, ValuesRecord
-from onnx_gconv.handoff.tiles import touched_pieces
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.tensors.matrix_reader import stored_from_matrices
 from onnx_gconv.tensors.rebuilt import RebuiltTensor

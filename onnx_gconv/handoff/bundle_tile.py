@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.crossbars.placement import ArrayPlacement, device_groups, lines_of_devices
+from onnx_gconv.crossbars.tile_arrays import first_out_of_range
+from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout
 from onnx_gconv.errors import BundleError
-from onnx_gconv.handoff.device_range import first_out_of_range
 from onnx_gconv.handoff.manifest import TileRecord
-from onnx_gconv.handoff.placement import ArrayPlacement, device_groups, lines_of_devices
-from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout
 
 if TYPE_CHECKING:
     from onnx_gconv.handoff.bundle_layer import BundleLayer

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from onnx_gconv.handoff.bias import BiasRows
-from onnx_gconv.handoff.layers import Layer
+from onnx_gconv.crossbars.bias import BiasRows
+from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.handoff.neurosim_csv import NEUROSIM_ROUNDING_US
 from onnx_gconv.handoff.scales_csv import SCALES_FILE
 

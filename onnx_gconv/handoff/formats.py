@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.handoff.format_notes import HandoffFormat, format_notes, readme_text
 from onnx_gconv.handoff.fusion_csv import (
@@ -18,7 +19,6 @@ from onnx_gconv.handoff.fusion_csv import (
     write_fusion_pair,
 )
 from onnx_gconv.handoff.hashed_file import HashedFile
-from onnx_gconv.handoff.layers import Layer
 from onnx_gconv.handoff.manifest import FileRecord
 from onnx_gconv.handoff.neurosim_csv import NEUROSIM_FOLDER, check_neurosim, neurosim_name, write_neurosim
 from onnx_gconv.handoff.npy_folder import NPY_FOLDER

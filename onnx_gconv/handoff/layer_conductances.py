@@ -10,8 +10,8 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_gconv.handoff.layers import Layer
-from onnx_gconv.handoff.tile_arrays import as_stored
+from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.crossbars.tile_arrays import as_stored
 from onnx_gconv.tensors.matrix_reader import MatrixReader
 
 __all__ = ["LayerConductances", "Line"]

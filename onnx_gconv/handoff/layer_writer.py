@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_gconv.crossbars.bias import BiasRows
+from onnx_gconv.crossbars.chip import LayerPlacement
+from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.crossbars.tile_arrays import TileArrays, digest, little_endian
+from onnx_gconv.crossbars.tiles import touched_pieces
 from onnx_gconv.files.arrays import ArrayWriter
-from onnx_gconv.handoff.bias import BiasRows
-from onnx_gconv.handoff.layers import Layer
 from onnx_gconv.handoff.manifest import (
     ArrayRecord,
     BiasRecord,
@@ -22,9 +25,6 @@ from onnx_gconv.handoff.manifest import (
     TileRecord,
     ValuesRecord,
 )
-from onnx_gconv.handoff.stuck_cells import LayerPlacement
-from onnx_gconv.handoff.tile_arrays import TileArrays, digest, little_endian
-from onnx_gconv.handoff.tiles import touched_pieces
 from onnx_gconv.mapping import MatrixViewRecord, RearrangementRecord
 
 __all__ = ["LayerWriter"]

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
 from onnx_gconv.errors import BundleError, ConfigError
-from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
 from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout

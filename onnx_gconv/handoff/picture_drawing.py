@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.crossbars.tiles import TileGrid
 from onnx_gconv.handoff.picture_canvas import (
     INK,
     TEXT,
@@ -25,7 +26,6 @@ from onnx_gconv.handoff.picture_canvas import (
 from onnx_gconv.handoff.picture_labels import Labels
 from onnx_gconv.handoff.picture_layout import PanelLayout
 from onnx_gconv.handoff.picture_values import Samples
-from onnx_gconv.handoff.tiles import TileGrid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

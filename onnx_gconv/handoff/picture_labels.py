@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from onnx_gconv.crossbars.tiles import TileGrid
 from onnx_gconv.handoff.picture_canvas import FAINT, Canvas, Text, text_width
 from onnx_gconv.handoff.picture_layout import STRIP, AxisLayout, PanelLayout
-from onnx_gconv.handoff.tiles import TileGrid
 
 __all__ = ["Labels", "range_text"]
 

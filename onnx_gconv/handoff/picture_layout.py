@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from onnx_gconv.handoff.tiles import TileGrid
+from onnx_gconv.crossbars.tiles import TileGrid
 
 __all__ = ["AxisLayout", "PanelLayout", "Scale", "Window", "fit", "overview_window", "page_windows", "panel_pixels"]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from onnx_gconv.crossbars.tiles import Tile, TileGrid
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.handoff.bundle_layer import BundleLayer
 from onnx_gconv.handoff.bundle_tile import BundleTile
@@ -23,7 +24,6 @@ from onnx_gconv.handoff.picture_layout import (
 )
 from onnx_gconv.handoff.picture_subjects import Subject
 from onnx_gconv.handoff.picture_values import Samples
-from onnx_gconv.handoff.tiles import Tile, TileGrid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.crossbars.tiles import Tile
 from onnx_gconv.handoff.picture_layout import AxisLayout, PanelLayout
-from onnx_gconv.handoff.tiles import Tile
 
 __all__ = ["Blocks", "ErrorFigures", "Samples", "limit_of"]
 

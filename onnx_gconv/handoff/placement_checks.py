@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onnx_gconv.crossbars.placement import avoided_lines, units_of
+from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.errors import BundleError
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, PlacementRecord, TileRecord
-from onnx_gconv.handoff.placement import avoided_lines, units_of
-from onnx_gconv.handoff.tiles import ArrayGeometry
 
 __all__ = ["check_placements"]
 

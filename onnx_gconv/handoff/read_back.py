@@ -15,17 +15,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_gconv.crossbars.error_figures import ProgrammingErrors, Tolerance, WeightErrors
+from onnx_gconv.crossbars.layers import Layer, layers_of
+from onnx_gconv.crossbars.tile_arrays import TileArrays, tile_arrays
+from onnx_gconv.crossbars.tile_bias import bias_of_tiles
+from onnx_gconv.crossbars.tiled_tensor import TiledTensor
 from onnx_gconv.errors import BundleError, ConfigError, GconvError
 from onnx_gconv.files.models import check_output_path, load_model, save_model
-from onnx_gconv.handoff.layers import Layer, layers_of
 from onnx_gconv.handoff.manifest import LayerRecord
-from onnx_gconv.handoff.measured_bias import measured_bias
-from onnx_gconv.handoff.measured_tensor import MeasuredTensor
 from onnx_gconv.handoff.measurements import FailedCells, Measurements, check_limits, open_measurements
-from onnx_gconv.handoff.programming_errors import ProgrammingErrors, Tolerance, WeightErrors
 from onnx_gconv.handoff.readback_pictures import check_pictures, write_readback_pictures
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport, TileReadback
-from onnx_gconv.handoff.tile_arrays import TileArrays, tile_arrays
 from onnx_gconv.mapping.preconditions import require_mapped
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.tensors.streamed import worker_count
@@ -197,7 +197,7 @@ def _compared(
                 done += tile.errors.cells
                 if progress is not None:
                     progress("compare", done, total)
-            bias = measured_bias(record, layer, partial(_values, measurements, record))
+            bias = bias_of_tiles(layer, partial(_values, measurements, record))
             error = None if bias is None else bias.largest_error
             found.append(LayerReadback.of(record, layer.record.max_abs, tiles, bias_error=error))
     return tuple(found)
@@ -291,7 +291,7 @@ def _replacements(
         if not figures.errors.measured:
             continue
         tensors = tuple(
-            MeasuredTensor(targets, layer.layout, layer.grid, partial(_values, measurements, record, device=number))
+            TiledTensor(targets, layer.layout, layer.grid, partial(_values, measurements, record, device=number))
             for number, targets in enumerate(layer.mapped.tensors)
         )
         found[record.graph, record.weight] = MeasuredConductances(
@@ -310,7 +310,7 @@ def _new_bias(
     record: LayerRecord, layer: Layer, measurements: Measurements
 ) -> tuple[ir.Value, ir.TensorProtocol] | None:
     """The bias of a layer and what takes its place; None if nothing does."""
-    found = measured_bias(record, layer, partial(_values, measurements, record))
+    found = bias_of_tiles(layer, partial(_values, measurements, record))
     if found is None or not found.measured or layer.bias is None:
         return None
     tensor = found.tensor(layer)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_gconv.handoff.programming_errors import ProgrammingErrors, Tolerance, WeightErrors
+from onnx_gconv.crossbars.error_figures import ProgrammingErrors, Tolerance, WeightErrors
 from onnx_gconv.terminal_text import file_list, plain, rendered
 
 if TYPE_CHECKING:

@@ -8,18 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_gconv.handoff.stuck_cells import passed_over
-from onnx_gconv.handoff.tiles import ArrayGeometry
+from onnx_gconv.crossbars.chip import passed_over
+from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.terminal_text import counted, file_list, plain, rendered
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from onnx_gconv.handoff.chip import Chip
-    from onnx_gconv.handoff.layers import Layer
+    from onnx_gconv.crossbars.chip import Chip, LayerPlacement
+    from onnx_gconv.crossbars.layers import Layer
     from onnx_gconv.handoff.pictures import PicturesReport
-    from onnx_gconv.handoff.stuck_cells import LayerPlacement
 
 __all__ = ["DefectsReport", "HandoffReport", "LayerReport"]
 

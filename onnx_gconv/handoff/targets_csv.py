@@ -6,8 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from onnx_gconv.handoff.layers import Layer
-from onnx_gconv.handoff.tile_arrays import TileArrays
+from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.crossbars.tile_arrays import TileArrays
 
 __all__ = ["CSV_HEADER", "TargetsCsv"]
 

@@ -13,6 +13,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from onnx_gconv.crossbars.chip import Chip, LayerPlacement, passed_over, placed
+from onnx_gconv.crossbars.defects import DefectMap, read_defects
+from onnx_gconv.crossbars.layers import Layer, layers_of
+from onnx_gconv.crossbars.tile_arrays import tile_arrays
+from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
 from onnx_gconv.errors import ConfigError, GconvError
@@ -20,12 +25,9 @@ from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_
 from onnx_gconv.files.models import load_model
 from onnx_gconv.files.staged_folder import staged_folder
 from onnx_gconv.handoff.bundle import Bundle
-from onnx_gconv.handoff.chip import Chip
-from onnx_gconv.handoff.defects import DefectMap, read_defects
 from onnx_gconv.handoff.format_notes import HandoffFormat
 from onnx_gconv.handoff.formats import FORMAT_FOLDERS, check_formats, write_formats
 from onnx_gconv.handoff.layer_writer import LayerWriter
-from onnx_gconv.handoff.layers import Layer, layers_of
 from onnx_gconv.handoff.manifest import (
     MANIFEST_FILE,
     ArraysFile,
@@ -41,10 +43,7 @@ from onnx_gconv.handoff.model_files import MODEL_FILE, PLAIN_FILE, copied, files
 from onnx_gconv.handoff.npy_folder import NpyFolder
 from onnx_gconv.handoff.pictures import PicturesReport, draw_pictures, require_matplotlib
 from onnx_gconv.handoff.report import HandoffReport
-from onnx_gconv.handoff.stuck_cells import LayerPlacement, passed_over, placed
 from onnx_gconv.handoff.targets_csv import TargetsCsv
-from onnx_gconv.handoff.tile_arrays import tile_arrays
-from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import RestoreWeights
 from onnx_gconv.schemes.granularity import Partition

@@ -12,7 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 import onnx_gconv as gconv
-from onnx_gconv.handoff.defects import ArrayDefects, DefectMap, StuckCell, read_defects
+from onnx_gconv.crossbars.defects import ArrayDefects, DefectMap, StuckCell, read_defects
+from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.handoff.manifest import (
     BiasRecord,
     BundleManifest,
@@ -23,7 +24,6 @@ from onnx_gconv.handoff.manifest import (
     StuckRecord,
     TileRecord,
 )
-from onnx_gconv.handoff.tiles import ArrayGeometry
 from onnx_gconv.models import model_path
 
 ROOT = Path(__file__).resolve().parents[2]

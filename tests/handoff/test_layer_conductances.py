@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnx_gconv.crossbars.layers import layers_of
+from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.files.models import load_model
 from onnx_gconv.handoff import layer_conductances
 from onnx_gconv.handoff.layer_conductances import LayerConductances
-from onnx_gconv.handoff.layers import layers_of
-from onnx_gconv.handoff.tiles import ArrayGeometry
 
 
 @pytest.mark.parametrize("block_cells", [1, 7, 13, 29])

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.handoff.picture_layout import fit, overview_window, page_windows
 from onnx_gconv.handoff.picture_values import ErrorFigures, Samples
-from onnx_gconv.handoff.tiles import ArrayGeometry
 
 
 @st.composite

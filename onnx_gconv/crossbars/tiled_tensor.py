@@ -10,12 +10,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.handoff.tiles import TileGrid, touched_pieces
+from onnx_gconv.crossbars.tiles import TileGrid, touched_pieces
 from onnx_gconv.schemes.matrix_layout import Factor, MatrixLayout, Role
 from onnx_gconv.tensors.matrix_reader import joined_factors, numbers_of_role
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks
 
-__all__ = ["MeasuredTensor", "MeasuredTile"]
+__all__ = ["MeasuredTile", "TiledTensor"]
 
 # Elements that are put together at once at most: 64 MiB of float32.
 _STRIP_ELEMENTS = 1 << 24
@@ -23,7 +23,7 @@ _STRIP_ELEMENTS = 1 << 24
 MeasuredTile = Callable[[int], NDArray[np.floating[Any]] | None]
 
 
-class MeasuredTensor(StreamedTensor):
+class TiledTensor(StreamedTensor):
     """Conductances in µS of the shape of the weight, put together from tiles while they are read.
 
     The stored tensor is cut along its slowest axis into strips that begin where tiles do, so that most tiles are read

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnx_gconv.handoff.programming_errors import ErrorHistogram, ProgrammingErrors, Tolerance, WeightErrors
+from onnx_gconv.crossbars.error_figures import ErrorHistogram, ProgrammingErrors, Tolerance, WeightErrors
 
 # Far above where numbers lose digits when they are scaled down.
 NUMBERS = st.floats(-1e3, 1e3).map(lambda number: number if abs(number) > 1e-200 else 0.0)

@@ -13,13 +13,13 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from onnx_gconv import converters, write_bundle
+from onnx_gconv.crossbars.chip import Chip
+from onnx_gconv.crossbars.defects import DefectMap
+from onnx_gconv.crossbars.layers import layers_of
+from onnx_gconv.crossbars.placement import lines_of_devices
+from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import load_model
-from onnx_gconv.handoff.chip import Chip
-from onnx_gconv.handoff.defects import DefectMap
-from onnx_gconv.handoff.layers import layers_of
-from onnx_gconv.handoff.placement import lines_of_devices
-from onnx_gconv.handoff.tiles import ArrayGeometry
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.scheme import MappingScheme
 

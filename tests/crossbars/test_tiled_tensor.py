@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_gconv.handoff import measured_tensor
-from onnx_gconv.handoff.measured_tensor import MeasuredTensor
-from onnx_gconv.handoff.tiles import ArrayGeometry
+from onnx_gconv.crossbars import tiled_tensor
+from onnx_gconv.crossbars.tiled_tensor import TiledTensor
+from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.tensors.matrix_reader import stored_from_matrices
 
@@ -49,7 +49,7 @@ def example(name, array, partition="max", dtype=np.float32):
         if tile.number % 5 == 3:
             place = tile.matrix, slice(*tile.inputs), slice(*tile.outputs)
             expected[place] = targets[place]
-    tensor = MeasuredTensor(ir.tensor(stored_from_matrices(targets, layout)), layout, grid, of_tile)
+    tensor = TiledTensor(ir.tensor(stored_from_matrices(targets, layout)), layout, grid, of_tile)
     return tensor, stored_from_matrices(expected, layout)
 
 
@@ -72,8 +72,8 @@ def test_measured_cells_stand_in_their_places(name, array, partition):
 )
 def test_any_stretch_is_that_of_the_whole(name, array, strip, chunk, ends):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measured_tensor, "_STRIP_ELEMENTS", strip)
-        patch.setattr(measured_tensor, "CHUNK_ELEMENTS", chunk)
+        patch.setattr(tiled_tensor, "_STRIP_ELEMENTS", strip)
+        patch.setattr(tiled_tensor, "CHUNK_ELEMENTS", chunk)
         tensor, expected = example(name, array)
         start, stop = sorted(round(end * tensor.size) for end in ends)
         parts = [part.copy() for part in tensor.chunks(start, stop)]

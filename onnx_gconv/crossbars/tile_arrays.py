@@ -11,18 +11,18 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_gconv.crossbars.bias import BiasRows
+from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.crossbars.tiles import Tile
 from onnx_gconv.errors import ModelError
-from onnx_gconv.handoff.bias import BiasRows
-from onnx_gconv.handoff.device_range import first_out_of_range
-from onnx_gconv.handoff.layers import Layer
-from onnx_gconv.handoff.tiles import Tile
 from onnx_gconv.tensors.matrix_reader import MatrixReader
 from onnx_gconv.tensors.streamed import worker_count
 
-__all__ = ["TileArrays", "as_stored", "block_with_bias", "digest", "little_endian", "tile_arrays"]
+__all__ = ["TileArrays", "as_stored", "block_with_bias", "digest", "first_out_of_range", "little_endian", "tile_arrays"]
 
 # Cells that are read at once, over all devices: 8 MiB of float32, and as much again for the tiles that are cut of them.
 _BLOCK_CELLS = 1 << 21
@@ -168,3 +168,27 @@ def _check_range(layer: Layer, tile: Tile, number: int, conductances: NDArray[An
             f"{tile.inputs[0] + cell[0]}, output {tile.outputs[0] + cell[1]} (tile {layer.tile_id(tile.number)}) is "
             f"{conductances[cell]:g} µS, out of the range of {low:g} .. {high:g} µS; map the model again"
         )
+
+
+# Of the scale, the product, and the sum with g_min, each rounded.
+_END_ROUNDINGS = 4
+
+
+def first_out_of_range(
+    conductances: NDArray[Any], g_min: float, g_max: float, compute_dtype: str
+) -> tuple[int, int] | None:
+    """The first cell whose conductance is no number, or out of the range by more than roundings; None if none is.
+
+    Args:
+        conductances: In µS, [rows, columns].
+        g_min: Lower end of the range, in µS.
+        g_max: Upper end of the range, in µS.
+        compute_dtype: The type in which they were computed.
+    """
+    slack = _END_ROUNDINGS * float(ml_dtypes.finfo(np.dtype(compute_dtype)).eps) * g_max
+    low, high = float(conductances.min()), float(conductances.max())
+    if low >= g_min - slack and high <= g_max + slack:  # NaN is neither
+        return None
+    wrong = ~((conductances >= g_min - slack) & (conductances <= g_max + slack))
+    row, column = np.argwhere(wrong)[0]
+    return int(row), int(column)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from onnx_gconv import converters, open_bundle, write_bundle
+from onnx_gconv.crossbars.placement import lines_of_devices
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.models import load_model, save_model
-from onnx_gconv.handoff.placement import lines_of_devices
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme

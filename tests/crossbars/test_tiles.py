@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnx_gconv.crossbars.tiles import ArrayGeometry, parse_array, touched_pieces
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.handoff.tiles import ArrayGeometry, parse_array, touched_pieces
 
 
 def cut(geometry, rows, columns, *, matrices=1, is_paired=False, kernel=(1, 1)):

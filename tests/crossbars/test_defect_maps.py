@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from onnx_gconv import write_bundle
+from onnx_gconv.crossbars.defects import ArrayDefects, DefectMap, defects_schema, read_defects
+from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.handoff.defects import ArrayDefects, DefectMap, defects_schema, read_defects
-from onnx_gconv.handoff.tiles import ArrayGeometry
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PUBLISHED = DOCS / "defects.schema.json"

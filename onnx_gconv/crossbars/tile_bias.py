@@ -1,4 +1,4 @@
-"""The bias that the rows of a chip hold, which stands in rows below the inputs of a layer."""
+"""The bias that a chip holds in rows below the inputs of a layer, when its cells are not at their targets."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.handoff.bias import BiasRows
-from onnx_gconv.handoff.layers import Layer
-from onnx_gconv.handoff.manifest import LayerRecord
-from onnx_gconv.handoff.tile_arrays import as_stored
+from onnx_gconv.crossbars.bias import BiasRows
+from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.crossbars.tile_arrays import as_stored
 
-__all__ = ["MeasuredBias", "measured_bias"]
+__all__ = ["TileBias", "bias_of_tiles"]
 
 
 @dataclass(frozen=True, eq=False)
-class MeasuredBias:
+class TileBias:
     """A bias as a chip holds it.
 
     Attributes:
         values: What it adds to each output, [matrices, outputs], in units of the output.
         largest_error: Largest distance from what the targets add.
-        measured: How many cells of its rows were measured, over all devices.
+        measured: How many cells of its rows `read` gave, over all devices.
     """
 
     values: NDArray[np.float64]
@@ -48,15 +47,13 @@ class MeasuredBias:
         return ir.tensor(values.astype(old.dtype.numpy()), name=bias.name)
 
 
-def measured_bias(
-    record: LayerRecord, layer: Layer, read: Callable[[int, int], NDArray[np.floating[Any]] | None]
-) -> MeasuredBias | None:
-    """Put the rows of a bias together from targets and measurements.
+def bias_of_tiles(layer: Layer, read: Callable[[int, int], NDArray[np.floating[Any]] | None]) -> TileBias | None:
+    """Put the rows of a bias together from targets and from what takes their place.
 
     Args:
-        record: What the bundle says of the layer.
-        layer: The layer in the model.
-        read: Gives what was measured, by the number of a tile and of a device; NaN where nothing was.
+        layer: The layer.
+        read: Gives the conductances of a tile and a device, in µS, by their numbers: [inputs, outputs], NaN where the
+            targets count; None where they all count.
 
     Returns:
         The bias; None if it is digital.
@@ -64,10 +61,12 @@ def measured_bias(
     rows = layer.bias_rows
     if not isinstance(rows, BiasRows):
         return None
-    inputs, view, in_us = layer.layout.rows, record.matrix_view, as_stored(layer)
+    record, view, in_us = layer.record, layer.consumers[0].matrix_view, as_stored(layer)
+    assert view is not None  # noqa: S101 - it has rows
+    inputs = layer.layout.rows
     total = np.zeros((view.matrices, rows.rows, view.columns))
     change, measured = np.zeros_like(total), 0
-    for number, device in enumerate(record.devices):
+    for number, device in enumerate(record.conductances):
         targets = in_us(rows.stored[number]).astype(np.float64)
         errors = np.zeros_like(targets)
         for tile in layer.grid.tiles:
@@ -84,4 +83,4 @@ def measured_bias(
     scale, zero = (values.astype(np.float64)[:, None] for values in layer.scale_and_zero_of_bias())
     added = view.factor * ((total + change - record.offset_us) / scale + zero).sum(axis=1)
     error = view.factor * (change / scale).sum(axis=1)
-    return MeasuredBias(added, float(np.abs(error).max()), measured)
+    return TileBias(added, float(np.abs(error).max()), measured)

@@ -1,4 +1,4 @@
-"""Which arrays of a chip the tiles of a model get."""
+"""Which arrays of a chip the tiles of a model get, and what the stuck cells of these arrays make of its weights."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_gconv.crossbars.defects import ArrayDefects, DefectMap
+from onnx_gconv.crossbars.error_figures import WeightErrors
+from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.crossbars.placement import ArrayPlacement, avoided_lines, device_groups, units_of, usable_counts
+from onnx_gconv.crossbars.stuck_cells import StuckDevice, effect_on_weights, stuck_devices
+from onnx_gconv.crossbars.tiles import ArrayGeometry, TileGrid
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.handoff.defects import ArrayDefects, DefectMap
-from onnx_gconv.handoff.layers import Layer
-from onnx_gconv.handoff.placement import ArrayPlacement, avoided_lines, device_groups, units_of, usable_counts
-from onnx_gconv.handoff.tiles import ArrayGeometry, TileGrid
 
-__all__ = ["Chip", "LayerArrays"]
+__all__ = ["Chip", "LayerArrays", "LayerPlacement", "passed_over", "placed"]
 
 LayerArrays: TypeAlias = tuple[tuple[ArrayPlacement, ...], ...]
 """For each tile of a layer the arrays that its groups of devices stand on."""
@@ -234,6 +236,54 @@ class Chip:
         if self.defects is None or self.defects.array_count is None or needed > self.defects.array_count - unusable:
             return False
         return _NONE not in self._large_first(self._needs(layers, grids))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerPlacement:
+    """Where the tiles of a layer stand.
+
+    Attributes:
+        tiles: For each tile its arrays.
+        stuck: For the number of each tile that has stuck cells, its devices.
+        effect: What they make of the weights; None if there are none.
+        bias_error: How far what the rows of the bias add is off at most, in units of the output.
+    """
+
+    tiles: LayerArrays
+    stuck: dict[int, tuple[StuckDevice, ...]]
+    effect: WeightErrors | None
+    bias_error: float
+
+    @property
+    def stuck_cells(self) -> int:
+        """How many cells that hold devices are stuck."""
+        return sum(len(item.cells) for devices in self.stuck.values() for item in devices)
+
+
+def placed(layers: Sequence[Layer], chip: Chip) -> tuple[LayerPlacement, ...]:
+    """Give each tile its arrays, and find the stuck cells on them.
+
+    Raises:
+        ConfigError: If the chip has too few arrays.
+        ModelError: If conductances of tiles with stuck cells cannot be read.
+    """
+    return tuple(_placed(layer, tiles, chip) for layer, tiles in zip(layers, chip.place(layers), strict=True))
+
+
+def passed_over(placements: Sequence[LayerPlacement]) -> tuple[int, ...]:
+    """The arrays that no tile stands on, though arrays of higher numbers are used."""
+    used = {array.array for placement in placements for tile in placement.tiles for array in tile}
+    return tuple(array for array in range(max(used, default=0)) if array not in used)
+
+
+def _placed(layer: Layer, tiles: LayerArrays, chip: Chip) -> LayerPlacement:
+    stuck = {}
+    for tile, arrays in zip(layer.grid.tiles, tiles, strict=True):
+        found = (stuck_devices(layer, tile, array, chip.damaged.get(array.array)) for array in arrays)
+        if devices := tuple(item for each in found for item in each):
+            stuck[tile.number] = devices
+    effect, bias_error = effect_on_weights(layer, stuck) if stuck else (None, 0.0)
+    return LayerPlacement(tiles, stuck, effect, bias_error)
 
 
 def _thinned(numbers: list[int]) -> list[int]:

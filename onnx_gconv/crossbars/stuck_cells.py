@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray
-from onnx_gconv.handoff.chip import Chip, LayerArrays
-from onnx_gconv.handoff.defects import StuckCell
-from onnx_gconv.handoff.layers import Layer
-from onnx_gconv.handoff.placement import ArrayPlacement, lines_of_devices
-from onnx_gconv.handoff.programming_errors import WeightErrors
-from onnx_gconv.handoff.tile_arrays import as_stored, block_with_bias
-from onnx_gconv.handoff.tiles import Tile
+from onnx_gconv.crossbars.defects import ArrayDefects, StuckCell
+from onnx_gconv.crossbars.error_figures import WeightErrors
+from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.crossbars.placement import ArrayPlacement, lines_of_devices
+from onnx_gconv.crossbars.tile_arrays import as_stored, block_with_bias
+from onnx_gconv.crossbars.tiles import Tile
 from onnx_gconv.tensors.matrix_reader import MatrixReader
 
-__all__ = ["LayerPlacement", "StuckDevice", "passed_over", "placed"]
+__all__ = ["StuckDevice", "effect_on_weights", "stuck_devices"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,56 +36,15 @@ class StuckDevice:
     conductances: FloatArray
 
 
-@dataclass(frozen=True, eq=False)
-class LayerPlacement:
-    """Where the tiles of a layer stand.
+def stuck_devices(layer: Layer, tile: Tile, array: ArrayPlacement, damage: ArrayDefects | None) -> list[StuckDevice]:
+    """The stuck cells of an array that hold a device of a weight.
 
-    Attributes:
-        tiles: For each tile its arrays.
-        stuck: For the number of each tile that has stuck cells, its devices.
-        effect: What they make of the weights; None if there are none.
-        bias_error: How far what the rows of the bias add is off at most, in units of the output.
+    Args:
+        layer: The layer.
+        tile: Its tile.
+        array: The array that devices of the tile stand on.
+        damage: What is wrong with that array; None if nothing is.
     """
-
-    tiles: LayerArrays
-    stuck: dict[int, tuple[StuckDevice, ...]]
-    effect: WeightErrors | None
-    bias_error: float
-
-    @property
-    def stuck_cells(self) -> int:
-        """How many cells that hold devices are stuck."""
-        return sum(len(item.cells) for devices in self.stuck.values() for item in devices)
-
-
-def placed(layers: Sequence[Layer], chip: Chip) -> tuple[LayerPlacement, ...]:
-    """Give each tile its arrays, and find the stuck cells on them.
-
-    Raises:
-        ConfigError: If the chip has too few arrays.
-        ModelError: If conductances of tiles with stuck cells cannot be read.
-    """
-    return tuple(_placed(layer, tiles, chip) for layer, tiles in zip(layers, chip.place(layers), strict=True))
-
-
-def passed_over(placements: Sequence[LayerPlacement]) -> tuple[int, ...]:
-    """The arrays that no tile stands on, though arrays of higher numbers are used."""
-    used = {array.array for placement in placements for tile in placement.tiles for array in tile}
-    return tuple(array for array in range(max(used, default=0)) if array not in used)
-
-
-def _placed(layer: Layer, tiles: LayerArrays, chip: Chip) -> LayerPlacement:
-    stuck = {}
-    for tile, arrays in zip(layer.grid.tiles, tiles, strict=True):
-        if devices := tuple(item for array in arrays for item in _stuck_devices(layer, tile, array, chip)):
-            stuck[tile.number] = devices
-    effect, bias_error = _effect(layer, stuck) if stuck else (None, 0.0)
-    return LayerPlacement(tiles, stuck, effect, bias_error)
-
-
-def _stuck_devices(layer: Layer, tile: Tile, array: ArrayPlacement, chip: Chip) -> list[StuckDevice]:
-    """The stuck cells of an array that hold a device of a weight."""
-    damage = chip.damaged.get(array.array)
     if damage is None or not damage.stuck_cells:
         return []
     geometry = layer.geometry
@@ -107,7 +64,7 @@ def _stuck_devices(layer: Layer, tile: Tile, array: ArrayPlacement, chip: Chip) 
     return found
 
 
-def _effect(layer: Layer, stuck: dict[int, tuple[StuckDevice, ...]]) -> tuple[WeightErrors, float]:
+def effect_on_weights(layer: Layer, stuck: dict[int, tuple[StuckDevice, ...]]) -> tuple[WeightErrors, float]:
     """What stuck cells make of the weights, ``sum_k c_k * (G_stuck - G_target) / scale`` of each, and of the bias.
 
     The bias is the sum of its rows, times the factor of the product.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_gconv.handoff.tiles import ArrayGeometry, PairLayout
+from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout
 
 __all__ = ["ArrayPlacement", "avoided_lines", "device_groups", "lines_of_devices", "units_of", "usable_counts"]
 

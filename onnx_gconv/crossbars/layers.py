@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,18 +12,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.crossbars.bias import BiasRows, FoundBias, bias_as_rows, find_bias
+from onnx_gconv.crossbars.tiles import ArrayGeometry, Tile, TileGrid
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
-from onnx_gconv.handoff.bias import BiasRows, FoundBias, bias_as_rows, find_bias
-from onnx_gconv.handoff.device_names import device_name_problem
-from onnx_gconv.handoff.tiles import ArrayGeometry, Tile, TileGrid
 from onnx_gconv.mapping import ConsumerRecord, WeightRecord
 from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
 from onnx_gconv.mapping.preconditions import require_mapped
 from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError, MatrixLayout
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 
-__all__ = ["Layer", "layers_of"]
+__all__ = ["Layer", "device_name_problem", "layers_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,3 +285,31 @@ def _check_range(record: WeightRecord, preset: DevicePreset) -> None:
             f"the weight '{record.name}' is mapped to {low:g} .. {high:g} µS, but devices of preset '{preset.name}' "
             f"reach {preset.g_min:.6g} .. {preset.g_max:.6g} µS; map the model with --preset {preset.name}"
         )
+
+
+# One step of a key, a dataset or a file everywhere; a point in front would hide a file, or be a way out of the folder.
+_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,63}")
+
+
+def device_name_problem(record: WeightRecord) -> str | None:
+    """Why arrays cannot be named after the devices of a weight; None if they can.
+
+    A mapped model may come from anywhere, and names such as ``../../x`` would lead out of the bundle.
+    """
+    names = [item.device for item in record.conductances]
+    wrong = next((name for name in names if not _NAME.fullmatch(name)), None)
+    if wrong is not None:
+        return f"its device {wrong!r} is no name for an array, which has letters, digits, '_', '+', '-' and '.'"
+    has_codes = record.levels is not None and record.levels.storage != "float"
+    codes = [f"{name}_code" for name in names] if has_codes else []
+    twice = _first_repeated([*names, *codes])
+    return None if twice is None else f"two of its arrays would have the name {twice!r}"
+
+
+def _first_repeated(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.handoff.tiles import ArrayGeometry
 
 __all__ = ["ArrayDefects", "DefectMap", "StuckCell", "defects_schema", "read_defects"]
 

@@ -1,0 +1,1 @@
+"""Tiles and crossbar arrays of a chip: what hand-off and read-back need, and whatever else asks what a chip holds."""

@@ -17,8 +17,7 @@ from onnx_gconv.errors import ConfigError, GconvError, ModelError
 from onnx_gconv.files.models import check_output_path, load_model, save_model
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.mapping_report import MappingReport, RestoreReport
-from onnx_gconv.opset_upgrade import lacking_opset, raise_opset
-from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RestoreWeights
+from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
 from onnx_gconv.weights import WeightSurvey, default_opset, find_weights
 from onnx_gconv.weights.opsets import without_missing_casts
 
@@ -84,7 +83,7 @@ def map_model(
     graph = load_model(source)
     mapping = MapConductances(configuration=configuration, progress=_step(progress, "scan"))
     with _named(source):
-        graph, notes = _upgraded(graph) if configuration.model.upgrade_opset else (graph, ())
+        notes = _raise_opset(graph) if configuration.model.upgrade_opset else ()
         if dry_run:
             mapping.requires(graph)
             return MappingReport(source, _with_notes(notes, mapping.preview(graph)))
@@ -131,7 +130,7 @@ def inspect_model(
         if manifest is not None:
             return MappingReport(source, manifest, is_mapped=True)
         mapping = MapConductances(configuration=configuration, progress=_step(progress, "scan"))
-        graph, notes = _upgraded(graph) if configuration.model.upgrade_opset else (graph, ())
+        notes = _raise_opset(graph) if configuration.model.upgrade_opset else ()
         mapping.requires(graph)
         return MappingReport(source, _with_notes(notes, mapping.preview(graph, list_refused=True)))
 
@@ -151,7 +150,7 @@ def survey_model(model: str | os.PathLike[str], settings: ModelSettings | None =
     graph = load_model(source)
     with _named(source):
         if settings.upgrade_opset:
-            graph, _ = _upgraded(graph)
+            RaiseOpset()(graph)
         MapConductances().requires(graph)
         if settings.inline_functions and graph.functions:
             with suppress(ModelError):  # mapping says so in a note
@@ -234,17 +233,19 @@ def default_restored_path(mapped: Path) -> Path:
     return mapped.with_name(f"{mapped.stem.removesuffix(_MAPPED_SUFFIX)}.restored{mapped.suffix}")
 
 
-def _upgraded(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
-    """The model at an opset at which its weights can be mapped, and what to say of it.
+def _raise_opset(model: ir.Model) -> tuple[str, ...]:
+    """Raise the opset of a model to one at which its weights can be mapped.
+
+    Returns:
+        What to say of it.
 
     Raises:
-        ModelError: If its opset cannot be raised.
+        ModelError: If it cannot be raised.
     """
-    opset = lacking_opset(model)
-    if opset is None:
-        return model, ()
-    note = f"the opset is {opset}, raised from {default_opset(model)} with onnx.version_converter"
-    return raise_opset(model, opset), (note,)
+    before = default_opset(model)
+    if not RaiseOpset()(model).modified:
+        return ()
+    return (f"the opset is {default_opset(model)}, raised from {before} with onnx.version_converter",)
 
 
 def _with_notes(notes: tuple[str, ...], manifest: Manifest) -> Manifest:

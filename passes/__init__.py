@@ -6,6 +6,7 @@ from onnx_gconv.passes.check_mapping import CheckMapping, Violation
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.map_conductances import MapConductances
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
+from onnx_gconv.passes.raise_opset import RaiseOpset
 from onnx_gconv.passes.replace_conductances import MeasuredConductances, ReplaceConductances
 from onnx_gconv.passes.restore_weights import RestoreWeights
 
@@ -16,6 +17,7 @@ __all__ = [
     "MappingPlan",
     "MeasuredConductances",
     "PlannedWeight",
+    "RaiseOpset",
     "ReplaceConductances",
     "RestoreWeights",
     "Violation",

@@ -19,7 +19,7 @@ from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_manifest import manifest_of
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
-from onnx_gconv.passes.placement import Place, Placement
+from onnx_gconv.passes.node_placement import Place, Placement
 from onnx_gconv.passes.preconditions import require_mappable
 from onnx_gconv.passes.shared_weights import digital_uses, shared_policy, split_off
 from onnx_gconv.passes.unused_nodes import remove_unused

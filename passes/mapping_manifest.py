@@ -29,7 +29,7 @@ from onnx_gconv.mapping import (
 )
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
-from onnx_gconv.passes.placement import Placement
+from onnx_gconv.passes.node_placement import Placement
 from onnx_gconv.passes.shared_weights import digital_uses
 from onnx_gconv.weights import FoundWeight
 from onnx_gconv.weights.same_source import SameSource

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,17 +17,15 @@ from onnx_gconv.converters import (
     WeightStatistics,
     compute_dtype,
     is_half_precision,
-    narrowed_scale,
     weight_statistics,
 )
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import UnmappableWeightError
+from onnx_gconv.passes.half_precision import in_half_precision
 from onnx_gconv.schemes.clipping import abs_percentiles
 from onnx_gconv.schemes.conversion import ConversionLoss, WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.schemes.scheme import MappingScheme
-from onnx_gconv.tensors.conductance import conductance_tensors
-from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.constants import constant_tensor
@@ -234,44 +231,10 @@ def _plan_half(candidate: _Candidate, statistics: WeightStatistics) -> PlannedWe
     if not is_half_precision(dtype):
         return None
     wide = _plan_weight(candidate, statistics)
-    scale = narrowed_scale(wide.conversion.scaling.scale, dtype)
-    shown = f"{float(np.max(wide.conversion.scaling.scale)):g}"
-    problem = f"its scale of {shown} µS per unit does not fit {dtype.name}" if scale is None else None
-    if scale is not None:
-        conversion = replace(wide.conversion, scaling=replace(wide.conversion.scaling, scale=scale))
-        half = replace(wide, conversion=conversion, compute_dtype=dtype, notes=candidate.notes)
-        problem = _half_obstacle(half)
-        if problem is None:
-            return half
-    return replace(wide, notes=(*wide.notes, f"conductances are {wide.compute_dtype.name}: {problem}"))
-
-
-def _half_obstacle(weight: PlannedWeight) -> str | None:
-    """Why conductances of half precision do not hold the weight as they should, or None."""
-    conversion, name = weight.conversion, weight.compute_dtype.name
-    if not isinstance(conversion.scaling.zero, float) or conversion.scaling.zero:
-        return f"{name} cannot hold what is added to its conductances"
-    if _largest_sum_us(conversion) > float(ml_dtypes.finfo(weight.compute_dtype).max):
-        return f"{name} cannot hold the sum of its conductances"
-    if not conversion.converter.is_exact:
-        return None
-    dtype = weight.found.tensor.dtype
-    names = conversion.converter.device_names
-    tensors = conductance_tensors(weight.found.tensor, conversion, dtype=dtype, names=names)
-    rebuilt = RebuiltTensor(tensors, conversion.decoding, dtype=dtype, name=weight.found.name, grid=conversion.grid)
-    for ours, theirs in zip(rebuilt.chunks(), element_chunks(weight.found.tensor), strict=True):
-        different = np.flatnonzero(ours != theirs)
-        if different.size:
-            value = float(theirs[int(different[0])])
-            return f"{name} cannot hold the conductance of its value {value:g} exactly"
-    return None
-
-
-def _largest_sum_us(conversion: WeightConversion) -> float:
-    """The largest that the weighted sum of conductances, or a part of it, may become, in µS."""
-    coefficients = np.array(conversion.decoding.coefficients)
-    largest = max(float(coefficients[coefficients > 0].sum()), -float(coefficients[coefficients < 0].sum()))
-    return largest * conversion.converter.g_max
+    half = in_half_precision(candidate.found, wide.conversion)
+    if isinstance(half, str):
+        return replace(wide, notes=(*wide.notes, f"conductances are {wide.compute_dtype.name}: {half}"))
+    return replace(wide, conversion=half, compute_dtype=dtype, notes=candidate.notes)
 
 
 def _plan_weight(candidate: _Candidate, statistics: WeightStatistics) -> PlannedWeight:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.files.models import load_model, save_model
-from onnx_gconv.opset_upgrade import raise_opset
+from onnx_gconv.passes import RaiseOpset
 from onnx_gconv.weights import default_opset
 
 __all__ = ["RaisedOriginal", "raised_original"]
@@ -42,7 +42,7 @@ def raised_original(original: Path, mapped: Path) -> Iterator[RaisedOriginal | N
         yield None
         return
     try:
-        model = raise_opset(model, opset)
+        RaiseOpset(opset)(model)
     except ModelError:  # why the original itself does not run says more
         yield None
         return

@@ -12,8 +12,7 @@ import pytest
 from onnx_gconv.errors import ConfigError, ModelError, UnmappableWeightError
 from onnx_gconv.file_operations import inspect_model, map_model, restore_model
 from onnx_gconv.mapping import read_manifest
-from onnx_gconv.opset_upgrade import raise_opset
-from onnx_gconv.passes import CheckMapping, InlineWeightFunctions, MapConductances, RestoreWeights
+from onnx_gconv.passes import CheckMapping, InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
 from onnx_gconv.verification import verify
 from onnx_gconv.weights import find_weights
 
@@ -735,10 +734,24 @@ class TestUpgradedOpsets:
             W=normal(64, 4),
         )
         tensor = model.graph.initializers["V"].const_value
-        raised = raise_opset(model, 7)
-        assert list(raised.graph.initializers) == ["b", "V", "W"]
-        assert raised.graph.initializers["V"].const_value is tensor
-        assert inputs(raised) == ["x"]
+        assert RaiseOpset(7)(model).modified
+        assert not RaiseOpset(7)(model).modified
+        assert list(model.graph.initializers) == ["b", "V", "W"]
+        assert model.graph.initializers["V"].const_value is tensor
+        assert inputs(model) == ["x"]
+
+    def test_a_model_that_cannot_be_raised_is_left_as_it_was(self, parse, serialized, normal):
+        model = parse(
+            "g (float[2,64] x) => (float[2,64] y) { h = MatMul(x, V) y = test.Unknown(h) }",
+            opsets='"" : 6, "test" : 1',
+            ir_version=4,
+            V=normal(64, 64),
+        )
+        model.graph.node(1).domain = ""  # which the converter does not know
+        before = serialized(model)
+        with pytest.raises(ModelError, match=r"cannot raise the model from opset 6 to 7: .*; export it again"):
+            RaiseOpset(7)(model)
+        assert serialized(model) == before
 
     def test_bfloat16_weights_raise_the_opset_to_13(self, parse, save, normal):
         path = save(

@@ -1,4 +1,4 @@
-"""Raising the opset of a model that is too old to be mapped, with the version converter of onnx."""
+"""The pass that raises the opset of a model that is too old to be mapped, with the version converter of onnx."""
 
 from __future__ import annotations
 
@@ -15,14 +15,42 @@ from onnx_gconv.tensors.external import attribute_tensors
 from onnx_gconv.weights import default_opset, find_weights
 from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_OPSET, set_default_opset
 
-__all__ = ["lacking_opset", "raise_opset"]
+__all__ = ["RaiseOpset"]
 
 # Larger initializers are kept away from the converter, which holds all that it is given several times. It reads the
 # values of shapes, axes and scales only, and these are small.
 _LARGEST_CONVERTED_BYTES = 1024
 
 
-def lacking_opset(model: ir.Model) -> int | None:
+class RaiseOpset(ir.passes.InPlacePass):
+    """Raises the opset of the default domain with ``onnx.version_converter``.
+
+    Large initializers of the main graph stay where they are, on disk or in memory. Everything else is held in memory;
+    metadata of nodes and values is lost, that of the model is not. A model that cannot be raised is left as it was.
+
+    Args:
+        opset: The version to raise it to; if None, the lowest at which all weights of the model can be mapped.
+    """
+
+    def __init__(self, opset: int | None = None) -> None:
+        super().__init__()
+        self._opset = opset
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Raise the opset, unless it is high enough.
+
+        Raises:
+            ModelError: If the converter cannot do it.
+        """
+        before, opset = default_opset(model), self._opset if self._opset is not None else _lacking_opset(model)
+        if opset is None or (before is not None and before >= opset):
+            return ir.passes.PassResult(model, modified=False)
+        raised = _raised(model, before, opset)
+        model.graph, model.ir_version = raised.graph, raised.ir_version
+        return ir.passes.PassResult(model, modified=True)
+
+
+def _lacking_opset(model: ir.Model) -> int | None:
     """The lowest opset at which all weights of a model can be mapped, or None if it has that already."""
     opset = default_opset(model)
     if opset is None or opset >= max(OLDEST_CASTS.values()):
@@ -35,20 +63,12 @@ def lacking_opset(model: ir.Model) -> int | None:
     return needed if opset < needed else None
 
 
-def raise_opset(model: ir.Model, opset: int) -> ir.Model:
-    """A model at a newer opset of the default domain, from ``onnx.version_converter``.
-
-    Large initializers of the main graph stay where they are, on disk or in memory. Everything else is held in memory;
-    metadata of nodes and values is lost, that of the model is not.
-
-    Args:
-        model: The model. It is used up.
-        opset: The version of the default domain to raise it to.
+def _raised(model: ir.Model, before: int | None, opset: int) -> ir.Model:
+    """A model at a newer opset; the given one is used up, unless it cannot be raised.
 
     Raises:
         ModelError: If the converter cannot do it.
     """
-    before = default_opset(model)
     failure = f"onnx.version_converter cannot raise the model from opset {before} to {opset}"
     remedy = f"export it again with opset {opset} or newer"
     if model.functions:  # the converter drops them without a word
@@ -59,21 +79,29 @@ def raise_opset(model: ir.Model, opset: int) -> ir.Model:
     added = [name for name in tensors if _add_input(model.graph, name)]
     for name in tensors:
         del model.graph.initializers[name]
-    load_into_memory(model)
-    expected = _interface(model.graph)
+    graph = model.graph  # which gets them back if the converter fails
     try:
-        proto = ir.to_proto(model)
-        for version in range((before or opset) + 1, opset + 1):
-            # Its adapters ask for shapes, for instance where a bias is broadcast along an axis. Files need not have
-            # them, and they cannot be inferred at the oldest opsets.
-            proto = onnx.version_converter.convert_version(onnx.shape_inference.infer_shapes(proto), version)
-        converted = ir.from_proto(proto)
-    except Exception as error:  # the converter's errors have no base of their own
-        raise ModelError(f"{failure}: {_reason(error)}; {remedy}") from error
-    if _interface(converted.graph) != expected:
-        raise ModelError(f"{failure}: it changes the inputs or outputs; {remedy}")
-    _put_back(converted.graph, tensors, added, order)
+        load_into_memory(model)
+        expected = _interface(graph)
+        try:
+            converted = _converted(model, before or opset, opset)
+        except Exception as error:  # the converter's errors have no base of their own
+            raise ModelError(f"{failure}: {_reason(error)}; {remedy}") from error
+        if _interface(converted.graph) != expected:
+            raise ModelError(f"{failure}: it changes the inputs or outputs; {remedy}")
+        graph = converted.graph
+    finally:
+        _put_back(graph, tensors, added, order)
     return converted
+
+
+def _converted(model: ir.Model, before: int, opset: int) -> ir.Model:
+    proto = ir.to_proto(model)
+    for version in range(before + 1, opset + 1):
+        # Its adapters ask for shapes, for instance where a bias is broadcast along an axis. Files need not have
+        # them, and they cannot be inferred at the oldest opsets.
+        proto = onnx.version_converter.convert_version(onnx.shape_inference.infer_shapes(proto), version)
+    return ir.from_proto(proto)
 
 
 def _set_aside(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:

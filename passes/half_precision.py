@@ -1,0 +1,64 @@
+"""Conductances of half precision, for weights of half precision: whether they hold the weight."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from onnx_gconv.converters import narrowed_scale
+from onnx_gconv.schemes.conversion import WeightConversion
+from onnx_gconv.tensors.conductance import conductance_tensors
+from onnx_gconv.tensors.rebuilt import RebuiltTensor
+from onnx_gconv.tensors.streamed import element_chunks
+from onnx_gconv.weights import FoundWeight
+
+__all__ = ["in_half_precision"]
+
+
+def in_half_precision(weight: FoundWeight, conversion: WeightConversion) -> WeightConversion | str:
+    """A conversion to conductances of the type of the weight.
+
+    Args:
+        weight: A weight of float16 or bfloat16.
+        conversion: To conductances of float32.
+
+    Returns:
+        The conversion, or why conductances of that type do not hold the weight as they should.
+    """
+    dtype: np.dtype[Any] = np.dtype(weight.tensor.dtype.numpy())
+    scale = narrowed_scale(conversion.scaling.scale, dtype)
+    if scale is None:
+        return f"its scale of {float(np.max(conversion.scaling.scale)):g} µS per unit does not fit {dtype.name}"
+    half = replace(conversion, scaling=replace(conversion.scaling, scale=scale))
+    return _obstacle(weight, half, dtype) or half
+
+
+def _obstacle(weight: FoundWeight, conversion: WeightConversion, dtype: np.dtype[Any]) -> str | None:
+    """Why conductances of half precision do not hold the weight as they should, or None."""
+    name = dtype.name
+    if not isinstance(conversion.scaling.zero, float) or conversion.scaling.zero:
+        return f"{name} cannot hold what is added to its conductances"
+    if _largest_sum_us(conversion) > float(ml_dtypes.finfo(dtype).max):
+        return f"{name} cannot hold the sum of its conductances"
+    if not conversion.converter.is_exact:
+        return None
+    names = conversion.converter.device_names
+    tensor, stored = weight.tensor, weight.tensor.dtype
+    tensors = conductance_tensors(tensor, conversion, dtype=stored, names=names)
+    rebuilt = RebuiltTensor(tensors, conversion.decoding, dtype=stored, name=weight.name, grid=conversion.grid)
+    for ours, theirs in zip(rebuilt.chunks(), element_chunks(tensor), strict=True):
+        different = np.flatnonzero(ours != theirs)
+        if different.size:
+            value = float(theirs[int(different[0])])
+            return f"{name} cannot hold the conductance of its value {value:g} exactly"
+    return None
+
+
+def _largest_sum_us(conversion: WeightConversion) -> float:
+    """The largest that the weighted sum of conductances, or a part of it, may become, in µS."""
+    coefficients = np.array(conversion.decoding.coefficients)
+    largest = max(float(coefficients[coefficients > 0].sum()), -float(coefficients[coefficients < 0].sum()))
+    return largest * conversion.converter.g_max

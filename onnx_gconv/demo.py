@@ -15,8 +15,8 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.file_operations import map_model, restore_model
 from onnx_gconv.mapping_report import MappingReport, RestoreReport
 from onnx_gconv.models import model_path
+from onnx_gconv.runtime.session import run_model
 from onnx_gconv.verification import VerificationReport, verify
-from onnx_gconv.verification.runtime import run_model
 
 __all__ = ["Accuracy", "DemoReport", "run_demo"]
 

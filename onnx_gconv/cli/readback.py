@@ -140,8 +140,8 @@ def readback(
     from onnx_gconv.errors import ConfigError
     from onnx_gconv.handoff import read_back
     from onnx_gconv.handoff.measurements import parse_limits
+    from onnx_gconv.runtime.inputs import parse_dim, parse_value
     from onnx_gconv.verification import verify
-    from onnx_gconv.verification.inputs import parse_dim, parse_value
 
     if original is None and (inputs is not None or dim or value or seed):
         raise ConfigError("inputs are for running the models; give --original MODEL, too")

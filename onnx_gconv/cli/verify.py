@@ -25,8 +25,8 @@ def verify(
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Compare a mapped model with its original: weights, outputs in ONNX Runtime, and the mapping itself."""
+    from onnx_gconv.runtime.inputs import parse_dim, parse_value
     from onnx_gconv.verification import verify as verify_models
-    from onnx_gconv.verification.inputs import parse_dim, parse_value
 
     dims = dict(parse_dim(text) for text in dim or ())
     values = dict(parse_value(text) for text in value or ())

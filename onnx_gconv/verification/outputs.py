@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.errors import ConfigError, ModelError
-from onnx_gconv.verification.inputs import InputSpec, ValueRange, check_inputs, generate_attempts, load_inputs
-from onnx_gconv.verification.output_comparison import (
+from onnx_gconv.runtime.comparison import (
     FLOAT32_EPS,
     OUTPUT_RULE,
     OutputComparison,
@@ -19,7 +18,8 @@ from onnx_gconv.verification.output_comparison import (
     flatten_all,
     spread_between,
 )
-from onnx_gconv.verification.runtime import OPTIMIZATIONS, ModelSession, Optimization, RuntimeRefusal, run_model
+from onnx_gconv.runtime.inputs import InputSpec, ValueRange, check_inputs, generate_attempts, load_inputs
+from onnx_gconv.runtime.session import OPTIMIZATIONS, ModelSession, Optimization, RuntimeRefusal, run_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -20,10 +20,10 @@ from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import Manifest, read_manifest
 from onnx_gconv.passes import CheckMapping, Violation
+from onnx_gconv.runtime.comparison import OutputComparison
+from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.terminal_text import counted, plain, rendered
-from onnx_gconv.verification.inputs import ValueRange
 from onnx_gconv.verification.lossy_outputs import judged, reasons_for_losses, restored_model
-from onnx_gconv.verification.output_comparison import OutputComparison
 from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
 from onnx_gconv.verification.raised_original import raised_original
 from onnx_gconv.verification.weights import WeightComparison, compare_weights

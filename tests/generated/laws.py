@@ -17,7 +17,7 @@ from onnx_gconv.errors import UnmappableWeightError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import Manifest, WeightRecord, read_manifest
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
-from onnx_gconv.verification.output_comparison import OutputComparison, Rounding, compare_all, spread_between
+from onnx_gconv.runtime.comparison import OutputComparison, Rounding, compare_all, spread_between
 from onnx_gconv.verification.weights import compare_weights
 from onnx_gconv.weights import scopes
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator

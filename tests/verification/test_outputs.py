@@ -14,11 +14,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.runtime.comparison import OutputComparison
+from onnx_gconv.runtime.inputs import InputSpec, ValueRange
+from onnx_gconv.runtime.session import ModelSession, RuntimeRefusal
 from onnx_gconv.verification import outputs as module
-from onnx_gconv.verification.inputs import InputSpec, ValueRange
-from onnx_gconv.verification.output_comparison import OutputComparison
 from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
-from onnx_gconv.verification.runtime import ModelSession, RuntimeRefusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

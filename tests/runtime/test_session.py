@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_gconv.verification.inputs import InputSpec
-from onnx_gconv.verification.runtime import OPTIMIZATIONS, ModelSession, Optimization, RuntimeRefusal, run_model
+from onnx_gconv.runtime.inputs import InputSpec
+from onnx_gconv.runtime.session import OPTIMIZATIONS, ModelSession, Optimization, RuntimeRefusal, run_model
 
 if TYPE_CHECKING:
     from pathlib import Path

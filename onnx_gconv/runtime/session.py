@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from onnx_gconv.errors import GconvError
-from onnx_gconv.verification.inputs import InputSpec, read_input_specs
+from onnx_gconv.runtime.inputs import InputSpec, read_input_specs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.verification.inputs import (
+from onnx_gconv.runtime.inputs import (
     FALLBACK_SIZES,
     InputSpec,
     ValueRange,

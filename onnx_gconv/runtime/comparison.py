@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from onnx_gconv.verification.runtime import Optimization
+from onnx_gconv.runtime.session import Optimization
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions, inputs to run models with, and the comparison of outputs."""

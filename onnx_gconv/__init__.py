@@ -39,8 +39,8 @@ if TYPE_CHECKING:
         UnmappableWeightError,
         VerificationError,
     )
-    from onnx_gconv.file_operations import inspect_model, map_model, restore_model
     from onnx_gconv.handoff import open_bundle, read_back, write_bundle
+    from onnx_gconv.operations.operations import inspect_model, map_model, restore_model
     from onnx_gconv.schemes.clipping import Clipping
     from onnx_gconv.schemes.granularity import Granularity
     from onnx_gconv.schemes.scheme import MappingScheme
@@ -100,7 +100,7 @@ _HOMES = {
         "UnmappableWeightError",
         "VerificationError",
     ],
-    "onnx_gconv.file_operations": ["inspect_model", "map_model", "restore_model"],
+    "onnx_gconv.operations.operations": ["inspect_model", "map_model", "restore_model"],
     "onnx_gconv.schemes.granularity": ["Granularity"],
     "onnx_gconv.schemes.scheme": ["MappingScheme"],
     "onnx_gconv.handoff": ["open_bundle", "read_back", "write_bundle"],

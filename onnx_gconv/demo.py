@@ -12,9 +12,9 @@ import numpy as np
 
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.file_operations import map_model, restore_model
-from onnx_gconv.mapping_report import MappingReport, RestoreReport
 from onnx_gconv.models import model_path
+from onnx_gconv.operations.operations import map_model, restore_model
+from onnx_gconv.operations.report import MappingReport, RestoreReport
 from onnx_gconv.runtime.session import run_model
 from onnx_gconv.verification import VerificationReport, verify
 

@@ -49,7 +49,7 @@ def init(
     if output != _STDOUT:
         _refuse_existing(target, force=force)
     from onnx_gconv.configuration.starting_file import starting_file
-    from onnx_gconv.file_operations import survey_model
+    from onnx_gconv.operations.operations import survey_model
 
     text = starting_file(model.name, survey_model(model))
     _write(text, None if output == _STDOUT else target, force=force, quiet=quiet)
@@ -85,7 +85,7 @@ def check(
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Say what is wrong with a configuration, or what it does with a model."""
-    from onnx_gconv.file_operations import check_configuration
+    from onnx_gconv.operations.operations import check_configuration
 
     print_report(check_configuration(file, model), as_json=as_json, quiet=quiet)
 

@@ -19,7 +19,7 @@ def inspect(
 ) -> None:
     """Show the mapping of a mapped model, or what `map` would do with a plain one. Writes nothing."""
     configuration = mapping_configuration(options)
-    from onnx_gconv.file_operations import inspect_model
+    from onnx_gconv.operations.operations import inspect_model
 
     with progress_bar({"scan": "Reading weights"}, quiet=quiet) as progress:
         report = inspect_model(model, config=configuration, progress=progress)

@@ -37,7 +37,7 @@ def map_(
 ) -> None:
     """Map the weights of a model to conductances; writes MODEL.gconv.onnx."""
     configuration = mapping_configuration(options)
-    from onnx_gconv.file_operations import map_model
+    from onnx_gconv.operations.operations import map_model
 
     labels = {"scan": "Reading weights", "write": "Writing conductances"}
     with progress_bar(labels, quiet=quiet) as progress:

@@ -22,7 +22,7 @@ def restore(
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Fold the conductances of a mapped model back into plain weights; writes MODEL.restored.onnx."""
-    from onnx_gconv.file_operations import restore_model
+    from onnx_gconv.operations.operations import restore_model
 
     with progress_bar({"write": "Writing weights"}, quiet=quiet) as progress:
         report = restore_model(mapped, output, external_data=external_data, progress=progress)

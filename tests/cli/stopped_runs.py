@@ -27,8 +27,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_gconv.converters import SinglePairConductanceConverter
-from onnx_gconv.file_operations import map_model
 from onnx_gconv.files.models import load_model
+from onnx_gconv.operations.operations import map_model
 
 OLD, NEW = SinglePairConductanceConverter(g_max=10.0), SinglePairConductanceConverter(g_max=20.0)
 FINISHED, FAILED, KILLED = 0, 3, -signal.SIGKILL

@@ -480,7 +480,7 @@ def test_an_error_that_nobody_thought_of_is_one_line_too(gconv, folder, monkeypa
         raise ZeroDivisionError("oops")
 
     onnx.save(proto_of(weight()), "in.onnx")
-    monkeypatch.setattr("onnx_gconv.file_operations.map_model", fail)
+    monkeypatch.setattr("onnx_gconv.operations.operations.map_model", fail)
     found = gconv("map", "in.onnx")
     assert (found.code, found.stdout) == (2, "")
     assert found.stderr == "onnx-gconv: internal error, ZeroDivisionError: oops; run again with --debug\n"

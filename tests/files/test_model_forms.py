@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 
 from onnx_gconv.errors import ConfigError, ModelError, UnmappableWeightError
-from onnx_gconv.file_operations import inspect_model, map_model, restore_model
 from onnx_gconv.mapping import read_manifest
+from onnx_gconv.operations.operations import inspect_model, map_model, restore_model
 from onnx_gconv.passes import CheckMapping, InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
 from onnx_gconv.verification import verify
 from onnx_gconv.weights import find_weights

@@ -8,8 +8,8 @@ import pytest
 
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import UnmappableWeightError
-from onnx_gconv.file_operations import map_model, restore_model
 from onnx_gconv.mapping import read_manifest
+from onnx_gconv.operations.operations import map_model, restore_model
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.verification import verify
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_gconv.converters import NPairConductanceConverter, SinglePairConductanceConverter, narrowed_scale
-from onnx_gconv.file_operations import map_model, restore_model
 from onnx_gconv.mapping import read_manifest
+from onnx_gconv.operations.operations import map_model, restore_model
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.verification import verify
 

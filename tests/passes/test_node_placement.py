@@ -7,8 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from onnx_gconv.converters import SinglePairConductanceConverter
-from onnx_gconv.file_operations import map_model
 from onnx_gconv.mapping import read_manifest
+from onnx_gconv.operations.operations import map_model
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.verification import verify
 

@@ -18,8 +18,8 @@ from onnx import helper, numpy_helper
 import onnx_gconv.verification
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError, ModelError, VerificationError
-from onnx_gconv.file_operations import map_model
 from onnx_gconv.models import model_path
+from onnx_gconv.operations.operations import map_model
 from onnx_gconv.verification.verify import VerificationReport, _on_disk, verify
 
 MODELS = ["digits_cnn.onnx", "digits_cnn_torchscript.onnx", "digits_mlp.onnx"]

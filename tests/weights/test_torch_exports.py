@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from onnx_gconv.file_operations import inspect_model, map_model
+from onnx_gconv.operations.operations import inspect_model, map_model
 from onnx_gconv.passes import CheckMapping, MapConductances
 from onnx_gconv.verification import verify
 

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_gconv.configuration import Configuration
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError, ModelError, UnmappableWeightError
-from onnx_gconv.file_operations import (
+from onnx_gconv.models import model_path
+from onnx_gconv.operations.operations import (
     check_configuration,
     default_mapped_path,
     default_restored_path,
@@ -23,7 +24,6 @@ from onnx_gconv.file_operations import (
     restore_model,
     survey_model,
 )
-from onnx_gconv.models import model_path
 from onnx_gconv.verification import verify
 
 CNN_WEIGHTS = ["stem.weight", "depthwise.weight", "pointwise.weight", "hidden.weight", "classifier.weight"]

@@ -12,11 +12,11 @@ import onnx_ir as ir
 
 from onnx_gconv.configuration import ModelSettings, read_configuration
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
-from onnx_gconv.configuration_report import ConfigurationReport
 from onnx_gconv.errors import ConfigError, GconvError, ModelError
 from onnx_gconv.files.models import check_output_path, load_model, save_model
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
-from onnx_gconv.mapping_report import MappingReport, RestoreReport
+from onnx_gconv.operations.configuration_check import ConfigurationReport
+from onnx_gconv.operations.report import MappingReport, RestoreReport
 from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
 from onnx_gconv.weights import WeightSurvey, default_opset, find_weights
 from onnx_gconv.weights.opsets import without_missing_casts

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.errors import ModelError
-from onnx_gconv.mapping import ConverterRecord, Manifest, SkippedRecord, TilingRecord, WeightRecord
-from onnx_gconv.mapping_remarks import listed, same_source_remarks, sharing_remarks
+from onnx_gconv.mapping import ConsumerRecord, ConverterRecord, Manifest, SkippedRecord, TilingRecord, WeightRecord
 from onnx_gconv.terminal_text import counted, file_list, plain, rendered, with_remark
 from onnx_gconv.weights import SkipReason
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["MappingReport", "RestoreReport", "SkippedCount"]
+__all__ = ["MappingReport", "RestoreReport", "SkippedCount", "same_source_remarks", "sharing_remarks"]
 
 _SHARES = {"channel": "output channel", "tile": "tile", "tile_channel": "output channel of a tile"}
 
@@ -236,7 +235,7 @@ class MappingReport:
         for weight in self.mapped:
             found[_scheme(weight)].append(weight.name)
         for scheme, names in found.items():
-            yield f"Converter: {scheme}" + (f" ({listed(names)})" if len(found) > 1 else "")
+            yield f"Converter: {scheme}" + (f" ({_listed(names)})" if len(found) > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -317,12 +316,12 @@ def _other_names(weight: WeightRecord) -> str:
         # A module that a name of the table starts with already tells nothing new.
         known = [weight.name, *(consumer.node.strip("/").replace("/", ".") for consumer in weight.consumers)]
         modules = [module for module in weight.modules if not any(name.startswith(module) for name in known)]
-        remarks.extend([f"module {listed(modules)}"] if modules else [])
+        remarks.extend([f"module {_listed(modules)}"] if modules else [])
     return "\n".join(remarks)
 
 
 def _parameters(item: WeightRecord | SkippedRecord) -> str:
-    return f"from {listed(item.parameters)}" if any(name != item.name for name in item.parameters) else ""
+    return f"from {_listed(item.parameters)}" if any(name != item.name for name in item.parameters) else ""
 
 
 def _scheme(weight: WeightRecord) -> str:
@@ -386,3 +385,59 @@ def _explanation(reason: str) -> str:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) if shape else "scalar"
+
+
+_MOST_NAMES = 3
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def same_source_remarks(manifest: Manifest) -> Iterator[str]:
+    """A sentence for each parameter that several constants hold, of which at least one is mapped."""
+    records: tuple[WeightRecord | SkippedRecord, ...] = (*manifest.weights, *manifest.skipped)
+    told: set[tuple[str, str]] = set()
+    for record in manifest.weights:
+        if not record.same_source_as or (record.graph, record.name) in told:
+            continue
+        keys = {(record.graph, record.name), *((item.graph, item.name) for item in record.same_source_as)}
+        told |= keys
+        yield _same_source([item for item in records if (item.graph, item.name) in keys])
+
+
+def _same_source(family: Sequence[WeightRecord | SkippedRecord]) -> str:
+    """One parameter that several constants hold; the others are compared with the one that bears its name."""
+    model = next((item for item in family if item.name in item.parameters), family[0])
+    others = [item for item in family if item is not model]
+    relations = {(item.graph, item.name): item.relation for item in model.same_source_as}
+    phrases = []
+    for item in others:
+        relation = relations.get((item.graph, item.name), "rearranged")
+        phrases.append(f"'{item.name}' is '{model.name}'" + ("" if relation == "equal" else f" {relation}"))
+    mapped = sum(isinstance(item, WeightRecord) for item in family)
+    where = "once on devices" if mapped == 1 else f"{mapped} times on devices"
+    digital = len(family) - mapped
+    too = "" if not digital else " and once digitally" if digital == 1 else f" and {digital} times digitally"
+    return f"{_listed(phrases)}: one parameter, held {where}{too}."
+
+
+def sharing_remarks(manifest: Manifest) -> Iterator[str]:
+    """A sentence for each weight that nodes read otherwise than as the weight of an MVM op."""
+    for record in manifest.weights:
+        others = [consumer for consumer in record.consumers if not consumer.is_mvm]
+        digital = [_label(consumer) for consumer in others if consumer.reads == "digital"]
+        rebuilt = [_label(consumer) for consumer in others if consumer.reads == "rebuilt"]
+        if digital:
+            verb = "reads" if len(digital) == 1 else "read"
+            yield f"'{record.name}': {_listed(digital)} {verb} the digital copy '{record.digital_copy}'."
+        if rebuilt:
+            verb = "reads" if len(rebuilt) == 1 else "read"
+            why = ", through a node that rearranges it for an MVM op too" if record.digital_copy else ""
+            yield f"'{record.name}': {_listed(rebuilt)} {verb} the rebuilt weight like the MVM ops{why}."
+
+
+def _label(consumer: ConsumerRecord) -> str:
+    return f"{consumer.op_type} {consumer.node}".rstrip()

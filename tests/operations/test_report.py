@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_gconv.converters import SinglePairConductanceConverter
-from onnx_gconv.file_operations import inspect_model, map_model, restore_model
-from onnx_gconv.mapping_report import rendered
 from onnx_gconv.models import model_path
+from onnx_gconv.operations.operations import inspect_model, map_model, restore_model
+from onnx_gconv.operations.report import rendered
 
 
 def write(path, *, op_type="MatMul", shape=(16, 16), nodes=(), names=("w",), dtype=np.float32):

@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnx_gconv.file_operations import inspect_model, map_model, restore_model
+from onnx_gconv.operations.operations import inspect_model, map_model, restore_model
 from onnx_gconv.verification import verify
 
 FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"

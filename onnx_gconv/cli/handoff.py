@@ -139,7 +139,7 @@ def handoff(
     """Write the target conductances of every crossbar tile for a lab's tools; writes the folder MODEL.gconv."""
     from onnx_gconv.crossbars.tiles import PairLayout, parse_array
     from onnx_gconv.handoff import write_bundle
-    from onnx_gconv.handoff.formats import parse_format
+    from onnx_gconv.handoff.formats.registry import parse_format
 
     size = None if array is None else parse_array(array)
     layouts: dict[str, PairLayout] = {

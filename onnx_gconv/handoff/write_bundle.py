@@ -25,8 +25,10 @@ from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_
 from onnx_gconv.files.models import load_model
 from onnx_gconv.files.staged_folder import staged_folder
 from onnx_gconv.handoff.bundle import Bundle
-from onnx_gconv.handoff.format_notes import HandoffFormat
-from onnx_gconv.handoff.formats import FORMAT_FOLDERS, check_formats, write_formats
+from onnx_gconv.handoff.formats.format_notes import HandoffFormat
+from onnx_gconv.handoff.formats.npy import NpyFolder
+from onnx_gconv.handoff.formats.registry import FORMAT_FOLDERS, check_formats, write_formats
+from onnx_gconv.handoff.formats.targets import TargetsCsv
 from onnx_gconv.handoff.layer_writer import LayerWriter
 from onnx_gconv.handoff.manifest import (
     MANIFEST_FILE,
@@ -40,10 +42,8 @@ from onnx_gconv.handoff.manifest import (
     SourceRecord,
 )
 from onnx_gconv.handoff.model_files import MODEL_FILE, PLAIN_FILE, copied, files_to_copy, hashed, write_plain
-from onnx_gconv.handoff.npy_folder import NpyFolder
 from onnx_gconv.handoff.pictures import PicturesReport, draw_pictures, require_matplotlib
 from onnx_gconv.handoff.report import HandoffReport
-from onnx_gconv.handoff.targets_csv import TargetsCsv
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import RestoreWeights
 from onnx_gconv.schemes.granularity import Partition

@@ -17,7 +17,7 @@ from onnx_gconv import converters
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.models import save_model
 from onnx_gconv.handoff import open_bundle, write_bundle
-from onnx_gconv.handoff.hashed_file import HashedFile
+from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme

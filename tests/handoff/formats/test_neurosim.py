@@ -10,7 +10,9 @@ import pytest
 from onnx_gconv import converters
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.handoff import layer_conductances, neurosim_csv, write_bundle
+from onnx_gconv.handoff import write_bundle
+from onnx_gconv.handoff.formats import layer_conductances
+from onnx_gconv.handoff.formats import neurosim as neurosim_csv
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 

@@ -8,8 +8,8 @@ import pytest
 from onnx_gconv.crossbars.layers import layers_of
 from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.files.models import load_model
-from onnx_gconv.handoff import layer_conductances
-from onnx_gconv.handoff.layer_conductances import LayerConductances
+from onnx_gconv.handoff.formats import layer_conductances
+from onnx_gconv.handoff.formats.layer_conductances import LayerConductances
 
 
 @pytest.mark.parametrize("block_cells", [1, 7, 13, 29])

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_gconv.handoff.hashed_file import HashedFile
+from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.manifest import FileRecord
 
 __all__ = ["NPY_FOLDER", "NpyFolder"]

@@ -1,4 +1,4 @@
-"""Further formats of the conductances, each in a folder of its own in the bundle."""
+"""The formats by name: which there are, whether they hold the layers of a model, and writing them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.handoff.format_notes import HandoffFormat, format_notes, readme_text
-from onnx_gconv.handoff.fusion_csv import (
+from onnx_gconv.handoff.formats.format_notes import HandoffFormat, format_notes, readme_text
+from onnx_gconv.handoff.formats.fusion import (
     FUSION_FOLDER,
     FUSION_PAIR_FOLDER,
     check_fusion,
@@ -18,11 +18,11 @@ from onnx_gconv.handoff.fusion_csv import (
     write_fusion,
     write_fusion_pair,
 )
-from onnx_gconv.handoff.hashed_file import HashedFile
+from onnx_gconv.handoff.formats.hashed_file import HashedFile
+from onnx_gconv.handoff.formats.neurosim import NEUROSIM_FOLDER, check_neurosim, neurosim_name, write_neurosim
+from onnx_gconv.handoff.formats.npy import NPY_FOLDER
+from onnx_gconv.handoff.formats.scales import ScaledMatrix, write_scales
 from onnx_gconv.handoff.manifest import FileRecord
-from onnx_gconv.handoff.neurosim_csv import NEUROSIM_FOLDER, check_neurosim, neurosim_name, write_neurosim
-from onnx_gconv.handoff.npy_folder import NPY_FOLDER
-from onnx_gconv.handoff.scales_csv import ScaledMatrix, write_scales
 
 __all__ = ["FORMAT_FOLDERS", "HandoffFormat", "check_formats", "parse_format", "write_formats"]
 

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 
 from onnx_gconv.crossbars.bias import BiasRows
 from onnx_gconv.crossbars.layers import Layer
-from onnx_gconv.handoff.neurosim_csv import NEUROSIM_ROUNDING_US
-from onnx_gconv.handoff.scales_csv import SCALES_FILE
+from onnx_gconv.handoff.formats.neurosim import NEUROSIM_ROUNDING_US
+from onnx_gconv.handoff.formats.scales import SCALES_FILE
 
 __all__ = ["HandoffFormat", "format_notes", "readme_text"]
 

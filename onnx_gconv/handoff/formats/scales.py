@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_gconv.crossbars.layers import Layer
-from onnx_gconv.handoff.hashed_file import HashedFile
+from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.manifest import FileRecord
 
 __all__ = ["SCALES_FILE", "SCALES_HEADER", "ScaledMatrix", "write_scales"]

@@ -32,8 +32,9 @@ from onnx_gconv import converters
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.files.models import load_model, save_model
-from onnx_gconv.handoff import fusion_csv as fusion_module
-from onnx_gconv.handoff import layer_conductances, open_bundle, write_bundle
+from onnx_gconv.handoff import open_bundle, write_bundle
+from onnx_gconv.handoff.formats import fusion as fusion_module
+from onnx_gconv.handoff.formats import layer_conductances
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme

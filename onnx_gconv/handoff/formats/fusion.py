@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError, ModelError
-from onnx_gconv.handoff.hashed_file import HashedFile
-from onnx_gconv.handoff.layer_conductances import LayerConductances
+from onnx_gconv.handoff.formats.hashed_file import HashedFile
+from onnx_gconv.handoff.formats.layer_conductances import LayerConductances
 from onnx_gconv.handoff.manifest import FileRecord
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""Further formats of the conductances, each in a folder of its own in the bundle."""

@@ -27,8 +27,8 @@ unit: $(VENV)/.installed-dev $(REAL_MODELS)/.installed
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --cov --cov-report=
 	$(BIN)/python -m coverage report
-	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/converters/*" > $(VENV)/coverage-mathematics.txt
-	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/weights/*,onnx_gconv/mapping.py,onnx_gconv/*_tensor.py,onnx_gconv/data_file.py,onnx_gconv/integer_weight.py,onnx_gconv/weight_types.py,onnx_gconv/element_bits.py,onnx_gconv/external_data.py,onnx_gconv/model_io.py" > $(VENV)/coverage-graph.txt
+	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/converters/*,onnx_gconv/devices/*" > $(VENV)/coverage-mathematics.txt
+	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/weights/*,onnx_gconv/mapping/*,onnx_gconv/tensors/*,onnx_gconv/schemes/*,onnx_gconv/files/*" > $(VENV)/coverage-graph.txt
 	$(BIN)/python -m coverage report --fail-under=95 --include="*/passes/*" > $(VENV)/coverage-passes.txt
 
 bench: $(VENV)/.installed-dev

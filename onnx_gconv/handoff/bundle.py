@@ -6,21 +6,27 @@ import hashlib
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_gconv.crossbars.tile_arrays import digest
-from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.errors import BundleError
 from onnx_gconv.files.arrays import ArrayReader, read_arrays
+from onnx_gconv.handoff.bundle_arrays import BundleArrays
 from onnx_gconv.handoff.bundle_layer import BundleLayer
 from onnx_gconv.handoff.bundle_tile import BundleTile
-from onnx_gconv.handoff.manifest import MANIFEST_FILE, ArrayRecord, BundleManifest, read_bundle_manifest
+from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, read_bundle_manifest
 from onnx_gconv.handoff.placement_checks import check_placements
 
-__all__ = ["Bundle", "open_bundle"]
+__all__ = ["Bundle", "default_bundle_path", "open_bundle"]
+
+_SUFFIX = ".gconv"
+
+
+def default_bundle_path(mapped: Path) -> Path:
+    """``model.gconv`` beside ``model.gconv.onnx``."""
+    return mapped.with_name(f"{mapped.stem.removesuffix(_SUFFIX)}{_SUFFIX}")
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -53,7 +59,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     return bundle
 
 
-class Bundle:
+class Bundle(BundleArrays):
     """An open hand-off bundle. To be closed in the end, or used in a with statement.
 
     Attributes:
@@ -63,9 +69,7 @@ class Bundle:
     """
 
     def __init__(self, path: Path, manifest: BundleManifest, arrays: ArrayReader) -> None:
-        self.path = path
-        self.manifest = manifest
-        self._arrays = arrays
+        super().__init__(path, manifest, arrays)
         self.layers = tuple(BundleLayer(self, record) for record in manifest.layers)
 
     def __enter__(self) -> Self:
@@ -75,20 +79,6 @@ class Bundle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Close the file of the arrays."""
-        self._arrays.close()
-
-    @property
-    def arrays_path(self) -> Path:
-        """The file of the arrays."""
-        return self.path / self.manifest.arrays.path
-
-    @property
-    def geometry(self) -> ArrayGeometry:
-        """The arrays of the chip, and how tiles are placed on them."""
-        return self.manifest.geometry.geometry
 
     def layer(self, name: str) -> BundleLayer:
         """A layer by its id or the name of its weight.
@@ -138,36 +128,6 @@ class Bundle:
                         f"'{self.arrays_path}': array '{record.key}' has changed: its SHA-256 is {found}, but "
                         f"{MANIFEST_FILE} says {record.sha256}; copy the bundle again"
                     )
-
-    def form(self, record: ArrayRecord) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and type of an array.
-
-        Raises:
-            BundleError: If it is missing or damaged.
-        """
-        try:
-            found = self._arrays.form(record.key)
-        except (OSError, ValueError) as error:
-            raise self._damaged(record, error) from None
-        if found is None:
-            raise BundleError(f"'{self.arrays_path}': array '{record.key}' is missing; copy the bundle again")
-        return found
-
-    def read(self, record: ArrayRecord) -> NDArray[Any]:
-        """An array.
-
-        Raises:
-            BundleError: If it is missing or damaged.
-        """
-        self.form(record)
-        try:
-            return self._arrays.read(record.key)
-        except (OSError, ValueError, KeyError) as error:
-            raise self._damaged(record, error) from None
-
-    def _damaged(self, record: ArrayRecord, error: Exception) -> BundleError:
-        reason = " ".join(str(error).split())
-        return BundleError(f"'{self.arrays_path}': array '{record.key}' cannot be read: {reason}; copy it again")
 
     def _example_id(self) -> str:
         return next((tile.id for layer in self.manifest.layers for tile in layer.tiles), "L000/T0000")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,15 +14,13 @@ from onnx_gconv.converters import Decoding
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.crossbars.tiles import touched_pieces
 from onnx_gconv.errors import BundleError
+from onnx_gconv.handoff.bundle_arrays import LayerScales
 from onnx_gconv.handoff.bundle_tile import BundleTile
-from onnx_gconv.handoff.manifest import MANIFEST_FILE, ArrayRecord, LayerRecord, StuckRecord, TileRecord, ValuesRecord
+from onnx_gconv.handoff.manifest import MANIFEST_FILE, ArrayRecord, StuckRecord, TileRecord, ValuesRecord
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.tensors.matrix_reader import stored_from_matrices
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.types import MAPPABLE_DTYPES
-
-if TYPE_CHECKING:
-    from onnx_gconv.handoff.bundle import Bundle
 
 __all__ = ["BundleLayer"]
 
@@ -30,7 +28,7 @@ _INDEX = np.dtype("<i8")
 _BIAS_DTYPES = (np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8"))
 
 
-class BundleLayer:
+class BundleLayer(LayerScales):
     """A mapped weight of a bundle.
 
     Attributes:
@@ -38,27 +36,10 @@ class BundleLayer:
         record: What the manifest says of the layer.
     """
 
-    def __init__(self, bundle: Bundle, record: LayerRecord) -> None:
-        self.bundle = bundle
-        self.record = record
-
     @property
     def tiles(self) -> tuple[BundleTile, ...]:
         """Its tiles, by matrix, row and column."""
         return tuple(BundleTile(self, record) for record in self.record.tiles)
-
-    def scale(self) -> FloatArray:
-        """The scales in µS per unit of weight, [matrices, pieces of rows, pieces of columns]."""
-        return self.bundle.read(self.record.scale.array)
-
-    def zero(self) -> FloatArray:
-        """What is added to the quotients, in units of weight, of the shape of the scales."""
-        return self.bundle.read(self.record.zero.array)
-
-    def scale_starts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows, and the columns, of a matrix at which pieces with a scale of their own begin."""
-        record = self.record
-        return self.bundle.read(record.scale_row_starts), self.bundle.read(record.scale_column_starts)
 
     def conductances(self) -> dict[str, FloatArray]:
         """For each device its conductances in µS, in the shape of the weight, put together from all tiles.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,8 @@ from onnx_gconv.crossbars.placement import ArrayPlacement, device_groups, lines_
 from onnx_gconv.crossbars.tile_arrays import first_out_of_range
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout
 from onnx_gconv.errors import BundleError
+from onnx_gconv.handoff.bundle_arrays import LayerScales
 from onnx_gconv.handoff.manifest import TileRecord
-
-if TYPE_CHECKING:
-    from onnx_gconv.handoff.bundle_layer import BundleLayer
 
 __all__ = ["BundleTile", "PhysicalArray", "TileScale"]
 
@@ -66,7 +64,7 @@ class BundleTile:
         record: What the manifest says of the tile.
     """
 
-    def __init__(self, layer: BundleLayer, record: TileRecord) -> None:
+    def __init__(self, layer: LayerScales, record: TileRecord) -> None:
         self.layer = layer
         self.record = record
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.arrays import ArrayReader, ArraysKind, read_arrays
+from onnx_gconv.handoff.bundle import default_bundle_path
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, LayerRecord, TileRecord, read_bundle_manifest
 
 __all__ = [
@@ -278,8 +279,6 @@ def _bundle_of(path: Path, bundle: Path | None, mapped: Path) -> Path:
         return bundle
     if path.is_dir():
         return path
-    from onnx_gconv.handoff.write_bundle import default_bundle_path
-
     places = (path.parent, mapped.parent, default_bundle_path(mapped))
     for place in places:
         if (place / MANIFEST_FILE).is_file():

@@ -24,7 +24,7 @@ from onnx_gconv.errors import ConfigError, GconvError
 from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_arrays
 from onnx_gconv.files.models import load_model
 from onnx_gconv.files.staged_folder import staged_folder
-from onnx_gconv.handoff.bundle import Bundle
+from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
 from onnx_gconv.handoff.formats.format_notes import HandoffFormat
 from onnx_gconv.handoff.formats.npy import NpyFolder
 from onnx_gconv.handoff.formats.registry import FORMAT_FOLDERS, check_formats, write_formats
@@ -49,11 +49,9 @@ from onnx_gconv.passes import RestoreWeights
 from onnx_gconv.schemes.granularity import Partition
 from onnx_gconv.tensors.streamed import worker_count
 
-__all__ = ["BUNDLE_SUFFIX", "Progress", "default_bundle_path", "write_bundle"]
+__all__ = ["Progress", "write_bundle"]
 
 Progress = Callable[[str, int, int], None]
-
-BUNDLE_SUFFIX = ".gconv"
 
 CSV_FILE = "targets.csv"
 PICTURES_FOLDER = "pictures"
@@ -185,11 +183,6 @@ def write_bundle(
             reason = error.strerror or " ".join(str(error).split())
             raise ConfigError(f"cannot write '{target}': {reason}; free some space or choose another disk") from error
     return replace(report, output=target, files=tuple(files), pictures=drawn)
-
-
-def default_bundle_path(mapped: Path) -> Path:
-    """``model.gconv`` beside ``model.gconv.onnx``."""
-    return mapped.with_name(f"{mapped.stem.removesuffix(BUNDLE_SUFFIX)}{BUNDLE_SUFFIX}")
 
 
 def _array_size(array: tuple[int, int] | None, preset: DevicePreset | None) -> tuple[int, int]:

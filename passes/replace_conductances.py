@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.errors import ModelError
-from onnx_gconv.mapping import Manifest, MeasuredRecord, WeightRecord, read_manifest, write_manifest
+from onnx_gconv.mapping import Manifest, MeasuredRecord, WeightRecord, write_manifest
 from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
 from onnx_gconv.mapping.nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
@@ -62,18 +62,14 @@ class ReplaceConductances(ir.passes.InPlacePass):
     def __init__(self, replacements: Mapping[tuple[str, str], MeasuredConductances]) -> None:
         self._replacements = replacements
 
-    def requires(self, model: ir.Model) -> None:
-        """Refuse models that are not mapped, or whose mapping another tool has damaged.
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace the conductances; if anything fails, the model is as it was.
 
         Raises:
-            ModelError: It names the weight and what is wrong.
+            ModelError: If it is not mapped, another tool has damaged the mapping, or a replacement does not fit; it
+                names the weight and what is wrong.
         """
-        self._located(require_mapped(model), model)
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Replace the conductances; if anything fails, the model is as it was."""
-        manifest = read_manifest(model)
-        assert manifest is not None  # noqa: S101 - `requires` has seen it
+        manifest = require_mapped(model)
         located, names = self._located(manifest, model), UniqueNames(model)
         records = []
         for record in manifest.weights:

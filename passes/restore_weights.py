@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
 from onnx_gconv.errors import ModelError
-from onnx_gconv.mapping import Manifest, WeightRecord, read_manifest, remove_manifest
+from onnx_gconv.mapping import Manifest, remove_manifest
 from onnx_gconv.mapping.located import (
     BrokenMappingError,
     MappedWeight,
@@ -37,31 +37,23 @@ class RestoreWeights(ir.passes.InPlacePass):
     joined with it again if both are equal, bit for bit; else it stays, so that the model computes the same.
     """
 
-    def requires(self, model: ir.Model) -> None:
-        """Refuse models that are not mapped, or whose mapping another tool has damaged.
-
-        Raises:
-            ModelError: It names the weight and what is wrong.
-        """
-        _locate_all(require_mapped(model), model)
-
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Restore the model.
+        """Restore the model; if that fails, it is as it was.
 
         Raises:
-            ModelError: If external data cannot be read.
+            ModelError: If it is not mapped, if another tool has damaged the mapping, which names the weight and what is
+                wrong, or if external data cannot be read.
         """
-        manifest = read_manifest(model)
-        assert manifest is not None  # noqa: S101 - `requires` has seen it
-        located = _locate_all(manifest, model)
-        owners = {scope.path: scope for scope in scopes(model)}
+        located = _locate_all(require_mapped(model), model)
         copies = [_digital_copy(mapped) for mapped in located]
         # All that reads data, and may fail, comes before the first change.
         joined = [copy is not None and _is_equal(copy, mapped) for copy, mapped in zip(copies, located, strict=True)]
+        places = _Places(scopes(model))
         for mapped, copy, is_joined in zip(located, copies, joined, strict=True):
-            weight = _restore(mapped, owners)
+            weight = _restore(mapped, places)
             if copy is not None:
                 _restore_digital_copy(copy, weight if is_joined else None)
+        places.fill()
         remove_manifest(model)
         return ir.passes.PassResult(model, modified=True)
 
@@ -125,7 +117,7 @@ def _restore_digital_copy(copy: ir.Value, weight: ir.Value | None) -> None:
     del graph.initializers[copy.name or ""]
 
 
-def _restore(mapped: MappedWeight, owners: Mapping[str, Scope]) -> ir.Value:
+def _restore(mapped: MappedWeight, places: _Places) -> ir.Value:
     record, rebuilt = mapped.record, mapped.value
     graph = mapped.nodes[0].graph
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
@@ -142,41 +134,76 @@ def _restore(mapped: MappedWeight, owners: Mapping[str, Scope]) -> ir.Value:
     graph.remove(mapped.nodes, safe=True)
     leaves = (*mapped.conductances, mapped.scale, *mapped.constants)
     constants = [value for value in leaves if not value.uses() and not value.is_graph_output()]
-    _put_in_place_of(constants, weight, graph, _former_graph(record, weight, owners) or graph)
+    places.take(constants, weight, graph, moved_from=record.moved_from)
     return weight
 
 
-def _former_graph(record: WeightRecord, weight: ir.Value, owners: Mapping[str, Scope]) -> ir.Graph | None:
-    """The graph out of which mapping moved a weight, if it is still there and all readers of the weight stand in it."""
-    scope = None if record.moved_from is None else owners.get(record.moved_from)
-    if scope is None or weight.is_graph_output():
-        return None
-    scope_of = {item.graph: item for item in owners.values()}
-    for node, _ in weight.uses():
-        current = scope_of.get(node.graph) if isinstance(node.graph, ir.Graph) else None
-        while current is not None and current is not scope:
-            current = current.parent
-        if current is None:
+class _Places:
+    """Where restored weights stand among the initializers, which are put in order once, when all weights are known.
+
+    Args:
+        owners: All graphs of the model.
+    """
+
+    def __init__(self, owners: Sequence[Scope]) -> None:
+        self._scope_of_path = {scope.path: scope for scope in owners}
+        self._scope_of_graph = {scope.graph: scope for scope in owners}
+        self._restored: dict[ir.Graph, list[tuple[list[ir.Value], ir.Value | None]]] = {}
+
+    def take(self, removed: list[ir.Value], weight: ir.Value, graph: ir.Graph, moved_from: str | None) -> None:
+        """Note a weight for the place of the first of its conductances, or for the graph that it was moved out of.
+
+        Args:
+            removed: What nobody reads any more now that the weight is there.
+            weight: The weight.
+            graph: The graph in which it was rebuilt.
+            moved_from: The path of the graph out of which mapping moved it.
+        """
+        former = self._former_graph(weight, moved_from)
+        self._restored.setdefault(graph, []).append((removed, weight if former is None else None))
+        if former is not None:
+            self._restored.setdefault(former, []).append(([], weight))
+
+    def fill(self) -> None:
+        """Put all noted weights into their places."""
+        for graph, restored in self._restored.items():
+            _fill(graph, restored)
+
+    def _former_graph(self, weight: ir.Value, moved_from: str | None) -> ir.Graph | None:
+        """The graph out of which a weight was moved, if it is still there and all readers of the weight stand in it."""
+        scope = None if moved_from is None else self._scope_of_path.get(moved_from)
+        if scope is None or weight.is_graph_output():
             return None
-    return scope.graph
+        for node, _ in weight.uses():
+            current = self._scope_of_graph.get(node.graph) if isinstance(node.graph, ir.Graph) else None
+            while current is not None and current is not scope:
+                current = current.parent
+            if current is None:
+                return None
+        return scope.graph
 
 
-def _put_in_place_of(removed: list[ir.Value], weight: ir.Value, graph: ir.Graph, target: ir.Graph) -> None:
-    """Let the weight stand where the first of its conductances stood, or in another graph from which it had moved."""
-    if target is not graph:
-        for value in removed:
-            del graph.initializers[value.name or ""]
-        target.initializers.add(weight)
-        return
-    gone = {value.name for value in removed}
-    order: list[ir.Value] = []
-    for name, value in graph.initializers.items():
-        if name not in gone:
-            order.append(value)
-        elif weight not in order:
+def _fill(graph: ir.Graph, restored: Sequence[tuple[list[ir.Value], ir.Value | None]]) -> None:
+    """Replace initializers of a graph by weights.
+
+    Args:
+        graph: The graph.
+        restored: The initializers that go, and the weight that stands where the first of them stood, at the end if none
+            goes; None if it stands in another graph.
+    """
+    position = {name: number for number, name in enumerate(graph.initializers)}
+    order: list[ir.Value | None] = list(graph.initializers.values())
+    for removed, weight in restored:
+        numbers = sorted(position[value.name or ""] for value in removed if value.graph is graph)
+        for number in numbers:
+            order[number] = None
+        if weight is None:
+            continue
+        if numbers:
+            order[numbers[0]] = weight
+        else:
             order.append(weight)
-    if weight not in order:
-        order.append(weight)
     graph.initializers.clear()
     for value in order:
-        graph.initializers.add(value)
+        if value is not None:
+            graph.initializers.add(value)

@@ -14,11 +14,28 @@ it. The model stays plain ONNX::
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnx_gconv.configuration import Configuration, read_configuration
+    # The aliases say that these are exported.
+    from onnx_gconv import configuration as configuration
+    from onnx_gconv import converters as converters
+    from onnx_gconv import crossbars as crossbars
+    from onnx_gconv import devices as devices
+    from onnx_gconv import errors as errors
+    from onnx_gconv import handoff as handoff
+    from onnx_gconv import mapping as mapping
+    from onnx_gconv import models as models
+    from onnx_gconv import operations as operations
+    from onnx_gconv import passes as passes
+    from onnx_gconv import runtime as runtime
+    from onnx_gconv import schemes as schemes
+    from onnx_gconv import verification as verification
+    from onnx_gconv import weights as weights
+    from onnx_gconv.configuration import (
+        Configuration,
+        read_configuration,
+    )
     from onnx_gconv.converters import (
         BitSlicedOffsetConductanceConverter,
         BitSlicedPairConductanceConverter,
@@ -30,7 +47,9 @@ if TYPE_CHECKING:
         SinglePairConductanceConverter,
         TwoSidedPairConductanceConverter,
     )
-    from onnx_gconv.devices.levels import ConductanceLevels
+    from onnx_gconv.devices.levels import (
+        ConductanceLevels,
+    )
     from onnx_gconv.errors import (
         BundleError,
         ConfigError,
@@ -39,16 +58,39 @@ if TYPE_CHECKING:
         UnmappableWeightError,
         VerificationError,
     )
-    from onnx_gconv.handoff import open_bundle, read_back, write_bundle
-    from onnx_gconv.operations.operations import inspect_model, map_model, restore_model
-    from onnx_gconv.schemes.clipping import Clipping
-    from onnx_gconv.schemes.granularity import Granularity
-    from onnx_gconv.schemes.scheme import MappingScheme
-    from onnx_gconv.verification import verify
+    from onnx_gconv.handoff import (
+        Bundle,
+        HandoffReport,
+        ReadbackReport,
+        open_bundle,
+        read_back,
+        write_bundle,
+    )
+    from onnx_gconv.operations import (
+        MappingReport,
+        RestoreReport,
+        inspect_model,
+        map_model,
+        restore_model,
+    )
+    from onnx_gconv.schemes.clipping import (
+        Clipping,
+    )
+    from onnx_gconv.schemes.granularity import (
+        Granularity,
+    )
+    from onnx_gconv.schemes.scheme import (
+        MappingScheme,
+    )
+    from onnx_gconv.verification import (
+        VerificationReport,
+        verify,
+    )
 
 __all__ = [
     "BitSlicedOffsetConductanceConverter",
     "BitSlicedPairConductanceConverter",
+    "Bundle",
     "BundleError",
     "Clipping",
     "ConductanceLevels",
@@ -58,15 +100,20 @@ __all__ = [
     "DualPairConductanceConverter",
     "GconvError",
     "Granularity",
+    "HandoffReport",
+    "MappingReport",
     "MappingScheme",
     "ModelError",
     "NPairConductanceConverter",
     "OffsetConductanceConverter",
+    "ReadbackReport",
+    "RestoreReport",
     "SingleDeviceConductanceConverter",
     "SinglePairConductanceConverter",
     "TwoSidedPairConductanceConverter",
     "UnmappableWeightError",
     "VerificationError",
+    "VerificationReport",
     "inspect_model",
     "map_model",
     "open_bundle",
@@ -90,7 +137,6 @@ _HOMES = {
         "SinglePairConductanceConverter",
         "TwoSidedPairConductanceConverter",
     ],
-    "onnx_gconv.schemes.clipping": ["Clipping"],
     "onnx_gconv.devices.levels": ["ConductanceLevels"],
     "onnx_gconv.errors": [
         "BundleError",
@@ -100,16 +146,40 @@ _HOMES = {
         "UnmappableWeightError",
         "VerificationError",
     ],
-    "onnx_gconv.operations.operations": ["inspect_model", "map_model", "restore_model"],
+    "onnx_gconv.handoff": ["Bundle", "HandoffReport", "ReadbackReport", "open_bundle", "read_back", "write_bundle"],
+    "onnx_gconv.operations": ["MappingReport", "RestoreReport", "inspect_model", "map_model", "restore_model"],
+    "onnx_gconv.schemes.clipping": ["Clipping"],
     "onnx_gconv.schemes.granularity": ["Granularity"],
     "onnx_gconv.schemes.scheme": ["MappingScheme"],
-    "onnx_gconv.handoff": ["open_bundle", "read_back", "write_bundle"],
-    "onnx_gconv.verification": ["verify"],
+    "onnx_gconv.verification": ["VerificationReport", "verify"],
 }
 
+_SUBMODULES = frozenset(
+    {
+        "configuration",
+        "converters",
+        "crossbars",
+        "devices",
+        "errors",
+        "handoff",
+        "mapping",
+        "models",
+        "operations",
+        "passes",
+        "runtime",
+        "schemes",
+        "verification",
+        "weights",
+    }
+)
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+
+def __getattr__(name: str) -> object:
     # onnx, onnx-ir and ONNX Runtime take most of a second to import; the command line's help needs none of them.
+    import importlib
+
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(home), name)
@@ -117,4 +187,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands fo
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    special = [name for name in globals() if name.startswith("__")]
+    return sorted({*special, *__all__, *_SUBMODULES})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,10 +38,41 @@ def test_dir_is_sorted_and_lists_no_name_twice():
     assert names == sorted(set(names))
 
 
-def test_the_names_of_the_documented_interface_are_public():
-    assert {"map_model", "inspect_model", "restore_model", "verify", "SinglePairConductanceConverter"} <= set(
-        onnx_gconv.__all__
+SUBMODULES = sorted(set(dir(onnx_gconv)) - set(onnx_gconv.__all__) - {n for n in dir(onnx_gconv) if n[:2] == "__"})
+
+
+def test_dir_lists_public_names_and_submodules_and_nothing_that_the_package_imports(tmp_path):
+    names, loaded = python(
+        "import json, onnx_gconv, sys; print(json.dumps([dir(onnx_gconv), sorted(sys.modules)]))", tmp_path
     )
+    assert [name for name in names if name.startswith("_") and not name.startswith("__")] == []
+    assert not {"importlib", "TYPE_CHECKING", "annotations", "Any"} & set(names)
+    assert {"passes", "converters", "handoff", "mapping"} <= set(names)
+    assert [name for name in loaded if name.startswith("onnx_gconv.")] == []
+
+
+def test_submodules_are_loaded_when_they_are_first_used(tmp_path):
+    names = ", ".join(f"onnx_gconv.{name}.__name__" for name in SUBMODULES)
+    found = python(f"import json, onnx_gconv; print(json.dumps([{names}]))", tmp_path)
+    assert found == [f"onnx_gconv.{name}" for name in SUBMODULES]
+
+
+PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [*onnx_gconv.__all__, *SUBMODULES])
+def test_the_page_about_python_has_every_public_name(name):
+    assert re.search(rf"\b{name}\b", PAGE)
+
+
+def test_results_have_the_attributes_that_the_page_names():
+    rows = re.findall(r"^\| `gconv\.\w+\(.*?\)` \| `gconv\.(\w+)` \| (.*) \|$", PAGE, flags=re.MULTILINE)
+    assert len(rows) == 8
+    for result, described in rows:
+        kind = getattr(onnx_gconv, result)
+        known = {*dir(kind), *getattr(kind, "__dataclass_fields__", ()), *getattr(kind, "model_fields", ())}
+        known |= set(re.findall(r"^\s+(\w+):", kind.__doc__, flags=re.MULTILINE))
+        assert set(re.findall(r"`(\w+)(?:\(.*?\))?`", described)) - {"with"} <= known, result
 
 
 def test_an_unknown_attribute_is_an_attribute_error_that_names_it():

@@ -68,6 +68,13 @@ def test_the_python_examples_of_the_readme_run_in_order(folder_with_a_model: Pat
     np.testing.assert_allclose(namespace["weights"], [[0.5, -1.0]], rtol=1e-6)
 
 
+def test_the_example_of_the_page_about_python_runs(folder_with_a_model: Path) -> None:
+    [example] = blocks((ROOT / "docs" / "python.md").read_text(encoding="utf-8"), "python")
+    namespace: dict[str, object] = {}
+    exec(compile(example, "python.md", "exec"), namespace)  # noqa: S102 - that is the test
+    assert namespace["g_plus"].shape == (9, 16)
+
+
 def test_the_commands_of_the_readme_run_in_order(
     folder_with_a_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,7 +202,10 @@ def test_the_specification_lists_every_reason_for_skipping_with_its_explanation(
     assert listed == {reason.value: reason.explanation for reason in SkipReason}
 
 
-PAGES = ["README.md", "docs/format.md", "models/README.md", "benchmarks/README.md", "CHANGELOG.md"]
+PAGES = [
+    *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md"),
+    *("models/README.md", "benchmarks/README.md", "CHANGELOG.md"),
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

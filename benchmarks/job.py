@@ -30,6 +30,12 @@ def _map() -> _Work:
     return map_model
 
 
+def _restore() -> _Work:
+    from onnx_gconv import restore_model
+
+    return restore_model
+
+
 def _naive() -> _Work:
     from benchmarks.naive_mapping import map_naively
 
@@ -91,6 +97,7 @@ def _copy_file(source: Path, target: Path, sha256: hashlib._Hash | None = None) 
 
 _LOADERS: dict[str, Callable[[], _Work]] = {
     "map": _map,
+    "restore": _restore,
     "naive": _naive,
     "quantize": _quantize,
     "read_write": _read_write,

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from onnx_gconv.cli.options import Debug, Dim, ExternalData, Inputs, Json, Quiet, Seed, Value
+from onnx_gconv.cli.options import (
+    Debug,
+    Dim,
+    ExternalData,
+    Inputs,
+    Json,
+    MaxError,
+    MinAgreement,
+    MinSqnr,
+    Quiet,
+    Seed,
+    Value,
+)
 from onnx_gconv.cli.output import print_report, progress_bar
 
 if TYPE_CHECKING:
@@ -119,6 +131,9 @@ def readback(
     dim: Dim = None,
     value: Value = None,
     seed: Seed = 0,
+    min_sqnr: MinSqnr = None,
+    min_agreement: MinAgreement = None,
+    max_error: MaxError = None,
     pictures: Annotated[
         Path | None,
         typer.Option(
@@ -145,6 +160,8 @@ def readback(
 
     if original is None and (inputs is not None or dim or value or seed):
         raise ConfigError("inputs are for running the models; give --original MODEL, too")
+    if original is None and not (min_sqnr is None and min_agreement is None and max_error is None):
+        raise ConfigError("limits of errors are for running the models; give --original MODEL, too")
     if original is not None and dry_run:
         raise ConfigError("--dry-run writes no model that could be compared with --original; give one of both")
     dims = dict(parse_dim(text) for text in dim or ())
@@ -173,7 +190,16 @@ def readback(
         verification = None
         if original is not None and report.output is not None:
             verification = verify(
-                original, report.output, inputs=inputs, dims=dims, values=values, seed=seed, progress=progress
+                original,
+                report.output,
+                inputs=inputs,
+                dims=dims,
+                values=values,
+                seed=seed,
+                min_sqnr_db=min_sqnr,
+                min_agreement=min_agreement,
+                max_error=max_error,
+                progress=progress,
             )
     print_report(_Reports(report, verification), as_json=as_json, quiet=quiet)
     if verification is not None and not verification.passed:

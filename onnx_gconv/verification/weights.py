@@ -17,10 +17,10 @@ from onnx_gconv.converters import ConductanceConverter, Scaling, WeightStatistic
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, MeasuredRecord, WeightRecord
 from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
-from onnx_gconv.passes import InlineWeightFunctions
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
+from onnx_gconv.verification.rebuilt_original import as_it_was_mapped
 from onnx_gconv.weights import scopes
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constants import constant_tensor
@@ -87,7 +87,7 @@ def compare_weights(
     Raises:
         ModelError: If external data cannot be read.
     """
-    originals = _Originals(_as_it_was_mapped(original, mapped))
+    originals = _Originals(as_it_was_mapped(original, mapped))
     values = ModelValues(mapped)
     sizes = [math.prod(record.shape) * np.dtype(record.ir_dtype.numpy()).itemsize for record in manifest.weights]
     done, results = 0, []
@@ -103,18 +103,6 @@ def compare_weights(
             executor.shutdown(cancel_futures=True)
             raise
     return tuple(results)
-
-
-def _as_it_was_mapped(original: ir.Model, mapped: ir.Model) -> ir.Model:
-    """The original, with functions inlined if they were before it was mapped; that gives weights the same names."""
-    if original.functions.keys() == mapped.functions.keys():
-        return original
-    inlined = original.clone()
-    try:
-        InlineWeightFunctions()(inlined)
-    except ModelError:  # then it is another model; its weights will say so
-        return original
-    return inlined
 
 
 class _Originals:

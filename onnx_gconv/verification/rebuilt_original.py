@@ -25,7 +25,7 @@ from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.weights import LOOKUP_OPS, FoundWeight, default_opset, find_weights, scopes
 from onnx_gconv.weights.constants import constant_tensor
 
-__all__ = ["NoRebuiltOriginalError", "as_it_was_mapped", "original_with_rebuilt_weights"]
+__all__ = ["NoRebuiltOriginalError", "as_it_was_mapped", "measured_biases", "original_with_rebuilt_weights"]
 
 
 class NoRebuiltOriginalError(Exception):
@@ -74,6 +74,12 @@ def original_with_rebuilt_weights(original: Path, mapped: Path, manifest: Manife
         save_model(model, path, external_data=True)
         del model, mapped_model
         yield path
+
+
+def measured_biases(manifest: Manifest) -> tuple[str, ...]:
+    """The names of the biases that a chip holds in rows, and that were measured with their weights."""
+    names = (measured_bias(record) for record in manifest.weights)
+    return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 def _put_weights(model: ir.Model, mapped: ir.Model, manifest: Manifest) -> None:
@@ -145,7 +151,7 @@ def _exchange_output(graph: ir.Graph, old: ir.Value, new: ir.Value, names: Uniqu
 
 def _take_measured_biases(model: ir.Model, mapped: ir.Model, manifest: Manifest) -> None:
     """Take the biases that a chip holds in rows from the mapped model, as `measured_bias` names them."""
-    names = {name for record in manifest.weights if (name := measured_bias(record)) is not None}
+    names = set(measured_biases(manifest))
     if not names:
         return
     found = {value.name: value for value in _constants(mapped) if value.name in names}

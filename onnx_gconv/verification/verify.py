@@ -27,7 +27,11 @@ from onnx_gconv.verification.error_limits import NO_LIMITS, STATED_LIMITS, Error
 from onnx_gconv.verification.lossy_outputs import judged, reasons_for_losses
 from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
 from onnx_gconv.verification.raised_original import raised_original
-from onnx_gconv.verification.rebuilt_original import NoRebuiltOriginalError, original_with_rebuilt_weights
+from onnx_gconv.verification.rebuilt_original import (
+    NoRebuiltOriginalError,
+    measured_biases,
+    original_with_rebuilt_weights,
+)
 from onnx_gconv.verification.weights import WeightComparison, compare_weights
 
 if TYPE_CHECKING:
@@ -304,11 +308,18 @@ def verify(
                 # ONNX Runtime leaves out a cast to half precision between two others, and so the rounding.
                 eps = max(_coarsest_eps(manifest), *(_eps(weight.dtype) for weight in manifest.weights))
                 outputs = judged(outputs, compare(rebuilt, weight_eps=eps), reasons)
+                outputs = replace(outputs, notes=(*outputs.notes, *map(_taken_over, measured_biases(manifest))))
         except NoRebuiltOriginalError as why:
             note = f"outputs are judged against the original alone, as the rebuilt weights do not go into it: {why}"
             outputs = replace(outputs, notes=(note, *outputs.notes))
     needs_outputs = inputs is not None or bool(dims) or bool(values) or limits.are_given
     return VerificationReport(original, mapped, violations, weights, outputs, limits, needs_outputs)
+
+
+def _taken_over(bias: str) -> str:
+    return (
+        f"the bias '{bias}' was measured, too, and is judged as the mapped model has it: what changed in it is not seen"
+    )
 
 
 def _check_weights(

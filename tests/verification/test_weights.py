@@ -437,7 +437,7 @@ CONVERTERS = {
     "single pair": SinglePairConductanceConverter(),
     "single pair above 0": SinglePairConductanceConverter(g_min=1.0),
     "several pairs": converters.NPairConductanceConverter([1, 3]),
-    "dual pair": converters.DualPairConductanceConverter(),
+    "dual pair": converters.DualPairConductanceConverter([1, 2]),
     "single device": converters.SingleDeviceConductanceConverter(),
     "two-sided pair": converters.TwoSidedPairConductanceConverter(),
     "offset": converters.OffsetConductanceConverter(),

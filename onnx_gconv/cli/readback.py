@@ -153,8 +153,10 @@ def readback(
 ) -> None:
     """Put measured conductances in place of the targets; writes MODEL.measured.onnx, the model of the real chip."""
     from onnx_gconv.errors import ConfigError
+    from onnx_gconv.files.models import check_output_path
     from onnx_gconv.handoff import read_back
     from onnx_gconv.handoff.measurements import parse_limits
+    from onnx_gconv.handoff.read_back import default_measured_path
     from onnx_gconv.runtime.inputs import parse_dim, parse_value
     from onnx_gconv.verification import verify
 
@@ -164,6 +166,9 @@ def readback(
         raise ConfigError("limits of errors are for running the models; give --original MODEL, too")
     if original is not None and dry_run:
         raise ConfigError("--dry-run writes no model that could be compared with --original; give one of both")
+    if original is not None:
+        target = default_measured_path(mapped) if output is None else output
+        check_output_path(target, [original, *([] if inputs is None else [inputs])])
     dims = dict(parse_dim(text) for text in dim or ())
     values = dict(parse_value(text) for text in value or ())
     steps = {

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from onnx_gconv.cli.options import Debug, Json, Quiet
 from onnx_gconv.cli.output import print_report, progress_bar
 
-__all__ = ["handoff"]
+__all__ = ["HandoffCommand", "handoff"]
 
 _ARRAYS = "Arrays of the chip"
 _FILES = "Files"
+_FORMAT_HELP = "Also write a format of other tools, in a folder of its own; may be given several times."
+
+
+class HandoffCommand(TyperCommand):
+    """The command. Its help names all formats, which are imported only if somebody asks for it."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer has its own, or those of click
+        """Write the help, with the formats."""
+        from onnx_gconv.handoff.formats.registry import FORMATS
+
+        formats = "; ".join(f"{form.name}: {form.description}" for form in FORMATS.values())
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.name == "formats":
+                option.help = f"{_FORMAT_HELP} {formats}."
+        super().format_help(ctx, formatter)
 
 
 def handoff(
@@ -110,9 +126,7 @@ def handoff(
         list[str] | None,
         typer.Option(
             "--format",
-            help="Also write a format of other tools, in a folder of its own; may be given several times. fusion: "
-            "IBM's Fusion chip; fusion-pair: the same with both devices of each pair; neurosim: DNN+NeuroSim; npy: a "
-            "NumPy file for each tile and device.",
+            help=_FORMAT_HELP,
             metavar="FORMAT",
             rich_help_panel=_FILES,
             show_default=False,
@@ -139,7 +153,7 @@ def handoff(
     """Write the target conductances of every crossbar tile for a lab's tools; writes the folder MODEL.gconv."""
     from onnx_gconv.crossbars.tiles import PairLayout, parse_array
     from onnx_gconv.handoff import write_bundle
-    from onnx_gconv.handoff.formats.registry import parse_format
+    from onnx_gconv.handoff.formats.registry import format_named
 
     size = None if array is None else parse_array(array)
     layouts: dict[str, PairLayout] = {
@@ -167,7 +181,7 @@ def handoff(
             spare_columns=spare_columns,
             arrays=arrays,
             csv=csv,
-            formats=[parse_format(name) for name in formats or ()],
+            formats=[format_named(name).name for name in formats or ()],
             pictures=pictures,
             preset=preset,
             overwrite=overwrite,

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,9 +25,8 @@ from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_
 from onnx_gconv.files.models import check_model_path, load_model
 from onnx_gconv.files.staged_folder import staged_folder
 from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
-from onnx_gconv.handoff.formats.format_notes import HandoffFormat
-from onnx_gconv.handoff.formats.npy import NpyFolder
-from onnx_gconv.handoff.formats.registry import FORMAT_FOLDERS, check_formats, write_formats
+from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
+from onnx_gconv.handoff.formats.registry import FORMATS, check_formats, formats_named, write_formats
 from onnx_gconv.handoff.formats.targets import TargetsCsv
 from onnx_gconv.handoff.layer_writer import LayerWriter
 from onnx_gconv.handoff.manifest import (
@@ -67,7 +66,6 @@ PARTIAL_SUMS = (
 _OWN_FILES = {
     *(MANIFEST_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, PICTURES_FOLDER),
     *ARRAY_FILES.values(),
-    *FORMAT_FOLDERS.values(),
 }
 
 
@@ -85,7 +83,7 @@ def write_bundle(
     spare_columns: int = 0,
     arrays: ArraysKind = "hdf5",
     csv: bool = False,
-    formats: Sequence[HandoffFormat] = (),
+    formats: Sequence[str] = (),
     pictures: bool = False,
     preset: str | None = None,
     overwrite: bool = False,
@@ -111,8 +109,8 @@ def write_bundle(
         spare_columns: The same of columns.
         arrays: The file of the conductances: ``hdf5`` or ``npz``.
         csv: Also write them as text, a line for each cell.
-        formats: Formats of other tools to write as well, each in a folder of its own: ``fusion`` and ``fusion-pair``
-            (IBM's Fusion chip), ``neurosim``, ``npy``. The notes of the report say what each leaves out.
+        formats: Names of formats of other tools to write as well, each in a folder of its own: ``npy``, ``neurosim``,
+            ... The notes of the report say what each leaves out.
         pictures: Also draw the tiles of each layer, as `write_pictures` does. Needs Matplotlib.
         preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
         overwrite: Replace an older bundle at `output`.
@@ -159,7 +157,8 @@ def write_bundle(
             skipped_mvm_weights=_skipped_mvm_weights(model),
             preset=preset,
         )
-        report = replace(report, notes=check_formats(formats, layers))
+        wanted = formats_named(formats)
+        report = replace(report, notes=check_formats(wanted, layers))
         if dry_run:
             return report
         record = None if found is None else _defects_record(Path(chip.source).name, sha256, found, placements)
@@ -172,7 +171,7 @@ def write_bundle(
             defects=record,
             kind=arrays,
             csv=csv,
-            formats=tuple(formats),
+            formats=wanted,
             pictures=pictures,
             preset=device,
             progress=progress,
@@ -269,7 +268,7 @@ def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | Non
         ThreadPoolExecutor(worker_count()) as executor,
     ):
         try:
-            files = files_to_copy(job.source, model, _OWN_FILES)
+            files = files_to_copy(job.source, model, _OWN_FILES | FORMATS.keys())
             RestoreWeights()(model)
             plain = copier.submit(write_plain, model, staged.folder, job.source, stopped, executor)
             copies = [copier.submit(copied, file, staged.folder, name, stopped) for name, file in files.items()]
@@ -337,13 +336,13 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
     """Write all arrays; what the manifest says of the layers, and of the files that hold single arrays."""
     total = sum(layer.cells for layer in job.layers)
     done, records = 0, []
-    with (
-        write_arrays(folder / ARRAY_FILES[job.kind], job.kind) as file,
-        NpyFolder(folder) if "npy" in job.formats else nullcontext() as single,
-        TargetsCsv(folder / CSV_FILE) if job.csv else nullcontext() as text,
-    ):
+    with ExitStack() as stack:
+        file = stack.enter_context(write_arrays(folder / ARRAY_FILES[job.kind], job.kind))
+        asking = (form.array_folder(folder) for form in job.formats)
+        folders = [stack.enter_context(item) for item in asking if item is not None]
+        text = stack.enter_context(TargetsCsv(folder / CSV_FILE)) if job.csv else None
         for layer, placement in zip(job.layers, job.placements, strict=True):
-            writer = LayerWriter(layer, placement, [file] if single is None else [file, single])
+            writer = LayerWriter(layer, placement, [file, *folders])
             for arrays in tile_arrays(layer, executor):
                 writer.write(arrays)
                 if text is not None:
@@ -352,7 +351,7 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
                 if job.progress is not None:
                     job.progress("conductances", done, total)
             records.append(writer.record())
-    return records, [] if single is None else single.files
+    return records, [record for item in folders for record in item.files]
 
 
 def _preset_record(preset: DevicePreset | None) -> PresetRecord | None:

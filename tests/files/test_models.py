@@ -26,7 +26,7 @@ from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.tensors.streamed import StreamedTensor
 
-STOPPED_RUNS = Path(__file__).parent / "cli" / "stopped_runs.py"
+STOPPED_RUNS = Path(__file__).parents[1] / "cli" / "stopped_runs.py"
 FORMS = pytest.mark.parametrize("external_data", [False, True], ids=["inline", "external"])
 IS_ROOT = os.geteuid() == 0
 

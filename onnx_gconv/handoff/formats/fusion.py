@@ -24,24 +24,22 @@ from numpy.typing import NDArray
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, LayerNote
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
-from onnx_gconv.handoff.formats.layer_conductances import LayerConductances
+from onnx_gconv.handoff.formats.layer_conductances import LayerConductances, device_cells
+from onnx_gconv.handoff.formats.scales import SCALES_FILE, ScaledMatrix, write_scales
 from onnx_gconv.handoff.manifest import FileRecord
 
-__all__ = [
-    "FUSION_FOLDER",
-    "FUSION_PAIR_FOLDER",
-    "FusionColumn",
-    "check_fusion",
-    "check_fusion_pair",
-    "fusion_columns",
-    "write_fusion",
-    "write_fusion_pair",
-]
-
-FUSION_FOLDER, FUSION_PAIR_FOLDER = "fusion", "fusion-pair"
+__all__ = ["Fusion", "FusionPair"]
 
 _VALUES, _SIGNS = "conductances.csv", "signs.csv"
+
+_LINES = """\
+Five lines with an entry for each layer: its number, its class in aihwkit, its number of weights, its height (outputs)
+and its width (inputs). Then a line with the names of the layers, and then a line for each layer, output by output."""
+
+# max_input_size and max_output_size of a mapping in aihwkit 1.1.0, if nobody says otherwise.
+_AIHWKIT_TILE = 512
 
 # The range that FusionConductanceConverter of aihwkit 1.1.0 accepts, in µS.
 _LEAST_G_MAX, _MOST_G_MAX = 10.0, 40.0
@@ -53,8 +51,145 @@ _DENSE_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvIntege
 _MOST_KERNEL_AXES = 3
 
 
+class Fusion(HandoffFormat):
+    """The magnitudes G+ + G-, one of which is 0, and beside them the signs of the weights and the scales."""
+
+    name = "fusion"
+    description = "IBM's Fusion chip"
+    content = f"""\
+conductances.csv: the magnitudes of IBM's Fusion chip in µS, as fusion_export of aihwkit 1.1.0 writes them.
+
+{_LINES}
+
+signs.csv: the same lines with the sign of each weight, 1, 0 or -1, in place of its conductance.
+{SCALES_FILE}: the scales; a weight is sign * conductance / scale + zero.
+
+To read conductances back with aihwkit: it finds layers by name, needs layers that are one tile (max_input_size =
+max_output_size = 0 in the mapping of rpu_config), and the weights as they were. It compares the first five lines only
+if it is given the name of the file: its numbers count digital modules, too. Without that:
+
+    lines = list(csv.reader(open("conductances.csv", newline="")))
+    values = OrderedDict(zip(lines[5], ([float(text) for text in line] for line in lines[6:])))
+    weights = {{name: [{{"original_weights": weight}}] for name, weight in ...}}   # tensors [outputs, inputs]
+    fusion_import(values, analog_model, weights)
+"""
+    remarks = (
+        f"signs and scales are not in conductances.csv, but beside it, in signs.csv and {SCALES_FILE}",
+        "matrices are whole; tiles are not in it",
+    )
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Check that magnitudes say all of the conductances, and that the chip reaches them."""
+        for layer in layers:
+            parameters = layer.record.converter.parameters
+            if layer.record.converter.name != "SinglePairConductanceConverter" or parameters["g_min"] != 0:
+                raise _refused(
+                    layer,
+                    self.name,
+                    f"it programs one device of a pair and leaves the other at 0 µS, but {_mapping_text(layer)}; map "
+                    "with --converter single-pair --g-min 0, or choose fusion-pair, neurosim or npy",
+                )
+            if not _LEAST_G_MAX <= parameters["g_max"] <= _MOST_G_MAX:
+                raise _refused(
+                    layer,
+                    self.name,
+                    f"the chip's g_max is {_LEAST_G_MAX:g} .. {_MOST_G_MAX:g} µS, but that of the weight is "
+                    f"{parameters['g_max']:g} µS; map with another --g-max, or choose fusion-pair, neurosim or npy",
+                )
+            if len(layer.scale_grid.row_starts) > 1:
+                raise _refused(
+                    layer,
+                    self.name,
+                    f"it has one scale for each output, but with the granularity {layer.record.granularity} an output "
+                    f"has {len(layer.scale_grid.row_starts)}; map with --granularity channel, or choose fusion-pair, "
+                    "neurosim or npy",
+                )
+
+    def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
+        """Which layers aihwkit would cut."""
+        return [_cut_by_aihwkit(layers)]
+
+    def cells(self, layers: Sequence[Layer]) -> int:
+        """Those of both devices, though a magnitude stands for them."""
+        return device_cells(layers)
+
+    def write(self, layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> list[FileRecord]:
+        """Write magnitudes, signs and scales."""
+        columns = _columns(layers)
+        with (
+            HashedFile(folder, f"{self.name}/{_VALUES}") as values,
+            HashedFile(folder, f"{self.name}/{_SIGNS}") as signs,
+        ):
+            for file in (values, signs):
+                file.write(_head(columns))
+            for column in columns:
+                with (
+                    LayerConductances(column.layer) as conductances,
+                    _row(values) as value_row,
+                    _row(signs) as sign_row,
+                ):
+                    for plus, minus in conductances.blocks(column.matrix, (0, 1), "output"):
+                        if np.minimum(plus, minus).any():
+                            raise _conducting_pair(column)
+                        value_row.add(np.abs(plus + minus))
+                        sign_row.add(np.sign(plus - minus).astype(np.int8))
+                        advance(plus.size + minus.size)
+        return [values.record, signs.record, _write_scales(columns, folder, self.name)]
+
+
+class FusionPair(HandoffFormat):
+    """G+ of all weights of a matrix, and then G- of all of them, on one line; and the scales beside them."""
+
+    name = "fusion-pair"
+    description = "the same with both devices of each pair"
+    content = f"""\
+conductances.csv: the pairs of devices in µS, as fusion_export of aihwkit 1.1.0 writes them with a converter of pairs.
+
+{_LINES} A line has G+ of all weights of the layer first, and then G- of all of them.
+
+{SCALES_FILE}: the scales; a weight is (G+ - G-) / scale + zero. fusion_import of aihwkit 1.1.0 cannot read such lines.
+"""
+    remarks = (
+        f"scales are not in conductances.csv, but beside it, in {SCALES_FILE}",
+        "matrices are whole; tiles are not in it",
+        "aihwkit's fusion_import cannot read pairs",
+    )
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Check that every weight has exactly one pair of devices."""
+        for layer in layers:
+            if layer.pairs != ((0, 1),) or len(layer.record.conductances) != len(layer.pairs[0]):
+                raise _refused(
+                    layer,
+                    self.name,
+                    f"it has a place for one pair of devices, but {_mapping_text(layer)}; map with --converter "
+                    "single-pair, or choose neurosim or npy",
+                )
+
+    def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
+        """Which layers aihwkit would cut."""
+        return [_cut_by_aihwkit(layers)]
+
+    def cells(self, layers: Sequence[Layer]) -> int:
+        """Those of both devices."""
+        return device_cells(layers)
+
+    def write(self, layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> list[FileRecord]:
+        """Write pairs and scales."""
+        columns = _columns(layers)
+        with HashedFile(folder, f"{self.name}/{_VALUES}") as file:
+            file.write(_head(columns))
+            for column in columns:
+                with LayerConductances(column.layer) as conductances, _row(file) as row:
+                    for device in (0, 1):
+                        for (block,) in conductances.blocks(column.matrix, [device], "output"):
+                            row.add(block)
+                            advance(block.size)
+        return [file.record, _write_scales(columns, folder, self.name)]
+
+
 @dataclass(frozen=True)
-class FusionColumn:
+class _Column:
     """What the file calls a layer: a matrix of a mapped weight.
 
     Attributes:
@@ -70,14 +205,14 @@ class FusionColumn:
     class_name: str
 
 
-def fusion_columns(layers: Sequence[Layer]) -> tuple[FusionColumn, ...]:
+def _columns(layers: Sequence[Layer]) -> tuple[_Column, ...]:
     """The layers of the file, named as PyTorch names the module that has the weight.
 
     That is the name of the parameter, or else of the initializer, without ``.weight``; with ``[k]`` behind it if there
     are several matrices, and with the id of the layer before it if others are named alike.
     """
     columns = tuple(
-        FusionColumn(
+        _Column(
             layer,
             matrix,
             _module(layer) if layer.layout.matrices == 1 else f"{_module(layer)}[{matrix}]",
@@ -93,118 +228,6 @@ def fusion_columns(layers: Sequence[Layer]) -> tuple[FusionColumn, ...]:
             for column in columns
         )
     return columns
-
-
-def check_fusion(layers: Sequence[Layer]) -> None:
-    """Check that magnitudes say all of the conductances, and that the chip reaches them.
-
-    Raises:
-        ConfigError: For the first layer of which that is not so.
-    """
-    for layer in layers:
-        parameters = layer.record.converter.parameters
-        if layer.record.converter.name != "SinglePairConductanceConverter" or parameters["g_min"] != 0:
-            raise _refused(
-                layer,
-                "fusion",
-                f"it programs one device of a pair and leaves the other at 0 µS, but {_mapping_text(layer)}; map with "
-                "--converter single-pair --g-min 0, or choose fusion-pair, neurosim or npy",
-            )
-        if not _LEAST_G_MAX <= parameters["g_max"] <= _MOST_G_MAX:
-            raise _refused(
-                layer,
-                "fusion",
-                f"the chip's g_max is {_LEAST_G_MAX:g} .. {_MOST_G_MAX:g} µS, but that of the weight is "
-                f"{parameters['g_max']:g} µS; map with another --g-max, or choose fusion-pair, neurosim or npy",
-            )
-        if len(layer.scale_grid.row_starts) > 1:
-            raise _refused(
-                layer,
-                "fusion",
-                f"it has one scale for each output, but with the granularity {layer.record.granularity} an output has "
-                f"{len(layer.scale_grid.row_starts)}; map with --granularity channel, or choose fusion-pair, neurosim "
-                "or npy",
-            )
-
-
-def check_fusion_pair(layers: Sequence[Layer]) -> None:
-    """Check that every weight has exactly one pair of devices.
-
-    Raises:
-        ConfigError: For the first layer of which that is not so.
-    """
-    for layer in layers:
-        if layer.pairs != ((0, 1),) or len(layer.record.conductances) != len(layer.pairs[0]):
-            raise _refused(
-                layer,
-                "fusion-pair",
-                f"it has a place for one pair of devices, but {_mapping_text(layer)}; map with --converter "
-                "single-pair, or choose neurosim or npy",
-            )
-
-
-def write_fusion(layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> list[FileRecord]:
-    """Write the magnitudes G+ + G-, one of which is 0, and beside them the signs of the weights.
-
-    Args:
-        layers: The layers, as `check_fusion` accepts them.
-        folder: The bundle.
-        advance: Called with how many more cells are written.
-
-    Returns:
-        What the manifest says of the files.
-
-    Raises:
-        ModelError: If both devices of a pair conduct, or external data cannot be read.
-        OSError: If a file cannot be written.
-    """
-    columns = fusion_columns(layers)
-    with (
-        HashedFile(folder, f"{FUSION_FOLDER}/{_VALUES}") as values,
-        HashedFile(folder, f"{FUSION_FOLDER}/{_SIGNS}") as signs,
-    ):
-        for file in (values, signs):
-            file.write(_head(columns))
-        for column in columns:
-            with (
-                LayerConductances(column.layer) as conductances,
-                _row(values) as value_row,
-                _row(signs) as sign_row,
-            ):
-                for plus, minus in conductances.blocks(column.matrix, (0, 1), "output"):
-                    if np.minimum(plus, minus).any():
-                        raise _conducting_pair(column)
-                    value_row.add(np.abs(plus + minus))
-                    sign_row.add(np.sign(plus - minus).astype(np.int8))
-                    advance(plus.size + minus.size)
-    return [values.record, signs.record]
-
-
-def write_fusion_pair(layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> list[FileRecord]:
-    """Write G+ of all weights of a matrix, and then G- of all of them, on one line.
-
-    Args:
-        layers: The layers, as `check_fusion_pair` accepts them.
-        folder: The bundle.
-        advance: Called with how many more cells are written.
-
-    Returns:
-        What the manifest says of the file.
-
-    Raises:
-        ModelError: If external data cannot be read.
-        OSError: If the file cannot be written.
-    """
-    columns = fusion_columns(layers)
-    with HashedFile(folder, f"{FUSION_PAIR_FOLDER}/{_VALUES}") as file:
-        file.write(_head(columns))
-        for column in columns:
-            with LayerConductances(column.layer) as conductances, _row(file) as row:
-                for device in (0, 1):
-                    for (block,) in conductances.blocks(column.matrix, [device], "output"):
-                        row.add(block)
-                        advance(block.size)
-    return [file.record]
 
 
 def _module(layer: Layer) -> str:
@@ -224,7 +247,7 @@ def _class_name(layer: Layer) -> str:
     return consumer.op_type
 
 
-def _head(columns: Sequence[FusionColumn]) -> str:
+def _head(columns: Sequence[_Column]) -> str:
     """The five lines, which end in a line feed, and the names, which as all that follows end as csv ends lines."""
     sizes = [(column.layer.layout.columns, column.layer.layout.rows) for column in columns]
     lines: tuple[Iterable[object], ...] = (
@@ -260,6 +283,18 @@ def _row(file: HashedFile) -> Iterator[_Row]:
     file.write("\r\n")
 
 
+def _write_scales(columns: Sequence[_Column], folder: Path, name: str) -> FileRecord:
+    return write_scales([ScaledMatrix(item.name, item.layer, item.matrix) for item in columns], folder, name)
+
+
+def _cut_by_aihwkit(layers: Sequence[Layer]) -> LayerNote:
+    return LayerNote(
+        f"aihwkit cuts a layer of more than {_AIHWKIT_TILE} inputs or outputs into tiles, if max_input_size and "
+        "max_output_size do not say otherwise, and writes it tile by tile; here it is whole",
+        [layer for layer in layers if max(layer.layout.rows, layer.layout.columns) > _AIHWKIT_TILE],
+    )
+
+
 def _mapping_text(layer: Layer) -> str:
     record = layer.record
     return (
@@ -272,7 +307,7 @@ def _refused(layer: Layer, name: str, reason: str) -> ConfigError:
     return ConfigError(f"the weight '{layer.record.name}' cannot be written as {name}: {reason}")
 
 
-def _conducting_pair(column: FusionColumn) -> ModelError:
+def _conducting_pair(column: _Column) -> ModelError:
     return ModelError(
         f"the weight '{column.layer.record.name}' cannot be written as fusion: both devices of a pair are above 0 µS, "
         "but the chip programs one of them; hand off the model as it was mapped, or choose fusion-pair"

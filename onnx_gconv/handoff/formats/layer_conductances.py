@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -14,13 +15,18 @@ from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.crossbars.tile_arrays import as_stored
 from onnx_gconv.tensors.matrix_reader import MatrixReader
 
-__all__ = ["LayerConductances", "Line"]
+__all__ = ["LayerConductances", "Line", "device_cells"]
 
 # A line of a matrix: all inputs of an output, or all outputs of an input.
 Line: TypeAlias = Literal["output", "input"]
 
 # Cells that are read at once, of each device: 8 MiB of float32, so that runs on disk are long also across the storage.
 _BLOCK_CELLS = 1 << 21
+
+
+def device_cells(layers: Sequence[Layer]) -> int:
+    """How many conductances the matrices of layers have, over all devices."""
+    return sum(math.prod(layer.record.shape) * len(layer.record.conductances) for layer in layers)
 
 
 class LayerConductances:

@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
-from onnx_gconv.handoff.formats.layer_conductances import LayerConductances
+from onnx_gconv.handoff.formats.layer_conductances import LayerConductances, device_cells
+from onnx_gconv.handoff.formats.scales import SCALES_FILE, ScaledMatrix, write_scales
 from onnx_gconv.handoff.manifest import FileRecord
 
-__all__ = ["NEUROSIM_FOLDER", "NEUROSIM_ROUNDING_US", "check_neurosim", "neurosim_name", "write_neurosim"]
+__all__ = ["Neurosim"]
 
-NEUROSIM_FOLDER = "neurosim"
-NEUROSIM_ROUNDING_US = 5e-6
+# Half of the last decimal, in µS.
+_ROUNDING_US = 5e-6
 
 _NUMBER = "%10.5f"
 
@@ -32,53 +34,67 @@ _LEAST_STEPS = 100
 _TEXT_CELLS = 1 << 16
 
 
-def check_neurosim(layers: Sequence[Layer]) -> None:
-    """Check that the five decimals tell conductances apart.
+class Neurosim(HandoffFormat):
+    """A file for each device of each matrix, and the scales beside them."""
 
-    Raises:
-        ConfigError: For the first layer of which that is not so.
-    """
-    least = _LEAST_STEPS * 2 * NEUROSIM_ROUNDING_US
-    for layer in layers:
-        record = layer.record
-        low, high = record.converter.parameters["g_min"], record.converter.parameters["g_max"]
-        if high - low < least:
-            raise ConfigError(
-                f"the weight '{record.name}' cannot be written as neurosim: its devices reach {low:g} .. {high:g} µS, "
-                f"but numbers with five decimals need a range of at least {least:g} µS; map with another --g-max, or "
-                "choose npy"
-            )
+    name = "neurosim"
+    description = "DNN+NeuroSim"
+    content = f"""\
+LAYER_DEVICE.csv, or LAYER_MATRIX_DEVICE.csv of layers with several matrices: conductances in µS in the layout of the
+weight files of DNN+NeuroSim V1.4, a line for each input, a number for each output.
+
+{SCALES_FILE}: the scales; a weight is (sum of coefficient * conductance - offset) / scale + zero.
+
+NeuroSim's own program takes what it reads for weights between algoWeightMin and algoWeightMax (Param.cpp: -1 and 1),
+rounds them to synapseBit bits, and makes conductances of its own of them. To have it take these files, set the two to
+the least and the largest conductance of the devices in µS. It knows neither pairs nor scales: each file is a layer.
+"""
+    remarks = (
+        f"numbers have five decimals, which moves conductances by up to {_ROUNDING_US:g} µS",
+        f"scales are not in the matrices, but beside them, in {SCALES_FILE}",
+        "matrices are whole; tiles are not in it",
+        "NeuroSim's own program makes other conductances of the numbers; README.txt says how to set it",
+    )
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Check that the five decimals tell conductances apart."""
+        least = _LEAST_STEPS * 2 * _ROUNDING_US
+        for layer in layers:
+            record = layer.record
+            low, high = record.converter.parameters["g_min"], record.converter.parameters["g_max"]
+            if high - low < least:
+                raise ConfigError(
+                    f"the weight '{record.name}' cannot be written as neurosim: its devices reach {low:g} .. "
+                    f"{high:g} µS, but numbers with five decimals need a range of at least {least:g} µS; map with "
+                    "another --g-max, or choose npy"
+                )
+
+    def cells(self, layers: Sequence[Layer]) -> int:
+        """Those of all devices."""
+        return device_cells(layers)
+
+    def write(self, layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> Iterator[FileRecord]:
+        """Write a file for each device of each matrix, and the scales."""
+        for layer in layers:
+            with LayerConductances(layer) as conductances:
+                for matrix in range(layer.layout.matrices):
+                    for device, item in enumerate(layer.record.conductances):
+                        name = f"{self.name}/{_matrix_name(layer, matrix)}_{item.device}.csv"
+                        with HashedFile(folder, name) as file:
+                            table = _Table(file, layer.layout.columns)
+                            for (block,) in conductances.blocks(matrix, [device], "input"):
+                                table.add(block)
+                                advance(block.size)
+                        yield file.record
+        matrices = [
+            ScaledMatrix(_matrix_name(layer, matrix), layer, matrix)
+            for layer in layers
+            for matrix in range(layer.layout.matrices)
+        ]
+        yield write_scales(matrices, folder, self.name)
 
 
-def write_neurosim(layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> Iterator[FileRecord]:
-    """Write a file for each device of each matrix.
-
-    Args:
-        layers: The layers.
-        folder: The bundle.
-        advance: Called with how many more cells are written.
-
-    Yields:
-        What the manifest says of each file.
-
-    Raises:
-        ModelError: If external data cannot be read.
-        OSError: If a file cannot be written.
-    """
-    for layer in layers:
-        with LayerConductances(layer) as conductances:
-            for matrix in range(layer.layout.matrices):
-                for device, item in enumerate(layer.record.conductances):
-                    name = f"{NEUROSIM_FOLDER}/{neurosim_name(layer, matrix)}_{item.device}.csv"
-                    with HashedFile(folder, name) as file:
-                        table = _Table(file, layer.layout.columns)
-                        for (block,) in conductances.blocks(matrix, [device], "input"):
-                            table.add(block)
-                            advance(block.size)
-                    yield file.record
-
-
-def neurosim_name(layer: Layer, matrix: int) -> str:
+def _matrix_name(layer: Layer, matrix: int) -> str:
     """How the files of a matrix begin, e.g. ``L003``, or ``L003_M2`` if the layer has several matrices."""
     return layer.id if layer.layout.matrices == 1 else f"{layer.id}_M{matrix}"
 

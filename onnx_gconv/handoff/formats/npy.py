@@ -10,26 +10,52 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.manifest import FileRecord
 
-__all__ = ["NPY_FOLDER", "NpyFolder"]
-
-NPY_FOLDER = "npy"
+__all__ = ["Npy"]
 
 
-class NpyFolder:
-    """A folder of ``KEY.npy``: the arrays that the arrays file has, under the same keys, without pickled objects.
+class Npy(HandoffFormat):
+    """``KEY.npy`` for each key: the arrays that the arrays file has, without pickled objects."""
+
+    name = "npy"
+    description = "a NumPy file for each tile and device"
+    content = """\
+LAYER/TILE/DEVICE.npy: the targets of a device of a tile in µS, [inputs, outputs]. LAYER/TILE/DEVICE_code.npy, if the
+mapping has codes: the numbers of their levels. LAYER/scale.npy, zero.npy, scale_row_starts.npy and
+scale_column_starts.npy: the scales of all matrices, and where their pieces begin. LAYER/bias.npy: the bias, as the
+model has it. The names are the keys of the arrays file, and so are the bytes. All are little-endian, in row-major
+order, and load with allow_pickle=False.
+
+A weight is (sum of coefficient * conductance - offset) / scale + zero. manifest.json says where tiles stand.
+"""
+    remarks = ("where tiles stand is only in manifest.json",)
+    holds_tiles = True
+    holds_biases = True
+    holds_bias_rows = True
+    holds_codes = True
+
+    def array_folder(self, folder: Path) -> _NpyFolder:
+        """Files below ``npy/``, named as the keys."""
+        return _NpyFolder(folder, self.name)
+
+
+class _NpyFolder:
+    """A folder of ``KEY.npy``.
 
     Args:
         folder: The bundle.
+        name: The folder in it.
 
     Attributes:
         files: What the manifest says of the files.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
+        self._name = name
         self.files: list[FileRecord] = []
 
     def __enter__(self) -> Self:
@@ -44,7 +70,7 @@ class NpyFolder:
         """Write an array, C-contiguous and little-endian, under a new key."""
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-        with HashedFile(self._folder, f"{NPY_FOLDER}/{key}.npy") as file:
+        with HashedFile(self._folder, f"{self._name}/{key}.npy") as file:
             file.write(header.getvalue())
             file.write(array.reshape(-1).view(np.uint8).data)
         self.files.append(file.record)

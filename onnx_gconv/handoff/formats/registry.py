@@ -2,50 +2,57 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.handoff.formats.format_notes import HandoffFormat, format_notes, readme_text
-from onnx_gconv.handoff.formats.fusion import (
-    FUSION_FOLDER,
-    FUSION_PAIR_FOLDER,
-    check_fusion,
-    check_fusion_pair,
-    fusion_columns,
-    write_fusion,
-    write_fusion_pair,
-)
+from onnx_gconv.handoff.formats.fusion import Fusion, FusionPair
+from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
-from onnx_gconv.handoff.formats.neurosim import NEUROSIM_FOLDER, check_neurosim, neurosim_name, write_neurosim
-from onnx_gconv.handoff.formats.npy import NPY_FOLDER
-from onnx_gconv.handoff.formats.scales import ScaledMatrix, write_scales
+from onnx_gconv.handoff.formats.neurosim import Neurosim
+from onnx_gconv.handoff.formats.npy import Npy
+from onnx_gconv.handoff.formats.readme import README_FILE, format_notes, readme_text
 from onnx_gconv.handoff.manifest import FileRecord
 
-__all__ = ["FORMAT_FOLDERS", "HandoffFormat", "check_formats", "parse_format", "write_formats"]
+__all__ = ["FORMATS", "check_formats", "format_named", "formats_named", "write_formats"]
 
-FORMAT_FOLDERS: dict[HandoffFormat, str] = {
-    "fusion": FUSION_FOLDER,
-    "fusion-pair": FUSION_PAIR_FOLDER,
-    "neurosim": NEUROSIM_FOLDER,
-    "npy": NPY_FOLDER,
+# All formats. The order is that of the help and of messages, and that in which they are checked.
+FORMATS: dict[str, HandoffFormat] = {
+    form.name: form
+    for form in (
+        Fusion(),
+        FusionPair(),
+        Neurosim(),
+        Npy(),
+    )
 }
 
-README_FILE = "README.txt"
+
+def formats_named(names: Iterable[str]) -> tuple[HandoffFormat, ...]:
+    """The formats of these names.
+
+    Raises:
+        ConfigError: If there is none of a name, or one is given twice.
+    """
+    found: list[HandoffFormat] = []
+    for name in names:
+        form = format_named(name)
+        if form in found:
+            raise ConfigError(f"the format '{name}' is given twice; give it once")
+        found.append(form)
+    return tuple(found)
 
 
-def parse_format(text: str) -> HandoffFormat:
+def format_named(name: str) -> HandoffFormat:
     """The format of a name.
 
     Raises:
         ConfigError: If there is none.
     """
-    for name in FORMAT_FOLDERS:
-        if text == name:
-            return name
-    raise ConfigError(f"a format is one of {', '.join(FORMAT_FOLDERS)}, but not '{text}'")
+    if name not in FORMATS:
+        raise ConfigError(f"a format is one of {', '.join(FORMATS)}, but not '{name}'")
+    return FORMATS[name]
 
 
 def check_formats(formats: Sequence[HandoffFormat], layers: Sequence[Layer]) -> tuple[str, ...]:
@@ -59,18 +66,12 @@ def check_formats(formats: Sequence[HandoffFormat], layers: Sequence[Layer]) -> 
         What they leave out or round, and what readers have to know; a line each.
 
     Raises:
-        ConfigError: If a format is unknown or given twice, or cannot hold a layer.
+        ConfigError: If one cannot hold a layer.
     """
-    for place, name in enumerate(map(parse_format, formats)):
-        if name in formats[:place]:
-            raise ConfigError(f"the format '{name}' is given twice; give it once")
-    if "fusion" in formats:
-        check_fusion(layers)
-    if "fusion-pair" in formats:
-        check_fusion_pair(layers)
-    if "neurosim" in formats:
-        check_neurosim(layers)
-    return tuple(f"{name}: {note}" for name in formats for note in format_notes(name, layers))
+    for form in FORMATS.values():
+        if form in formats:
+            form.check(layers)
+    return tuple(f"{form.name}: {note}" for form in formats for note in format_notes(form, layers))
 
 
 def write_formats(
@@ -79,13 +80,13 @@ def write_formats(
     folder: Path,
     progress: Callable[[int, int], None] | None,
 ) -> list[FileRecord]:
-    """Write all files of the formats, but the arrays of ``npy``, which `NpyFolder` writes.
+    """Write all files of the formats, but the arrays that their `HandoffFormat.array_folder` takes.
 
     Args:
         formats: The formats, as `check_formats` accepts them.
         layers: The layers.
         folder: The bundle.
-        progress: Called with how many numbers are written as text, and how many there are.
+        progress: Called with how many conductances are written, and how many there are.
 
     Returns:
         What the manifest says of the files.
@@ -94,8 +95,7 @@ def write_formats(
         ModelError: If the conductances do not fit a format, or cannot be read.
         OSError: If a file cannot be written.
     """
-    texts = [name for name in formats if name != "npy"]
-    total = len(texts) * sum(math.prod(layer.record.shape) * len(layer.record.conductances) for layer in layers)
+    total = sum(form.cells(layers) for form in formats)
     done = 0
 
     def advance(cells: int) -> None:
@@ -105,27 +105,9 @@ def write_formats(
             progress(done, total)
 
     records: list[FileRecord] = []
-    for name in formats:
-        if name == "fusion":
-            records += write_fusion(layers, folder, advance)
-        elif name == "fusion-pair":
-            records += write_fusion_pair(layers, folder, advance)
-        elif name == "neurosim":
-            records += write_neurosim(layers, folder, advance)
-        if name != "npy":  # there the scales are arrays
-            records.append(write_scales(_matrices(name, layers), folder, FORMAT_FOLDERS[name]))
-        with HashedFile(folder, f"{FORMAT_FOLDERS[name]}/{README_FILE}") as readme:
-            readme.write(readme_text(name, layers))
+    for form in formats:
+        records += form.write(layers, folder, advance)
+        with HashedFile(folder, f"{form.name}/{README_FILE}") as readme:
+            readme.write(readme_text(form, layers))
         records.append(readme.record)
     return records
-
-
-def _matrices(name: HandoffFormat, layers: Sequence[Layer]) -> list[ScaledMatrix]:
-    """The matrices, by the names that they have in a format of text."""
-    if name == "neurosim":
-        return [
-            ScaledMatrix(neurosim_name(layer, matrix), layer, matrix)
-            for layer in layers
-            for matrix in range(layer.layout.matrices)
-        ]
-    return [ScaledMatrix(column.name, column.layer, column.matrix) for column in fusion_columns(layers)]

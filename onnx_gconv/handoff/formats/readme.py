@@ -1,0 +1,122 @@
+"""What is said of every format in the same way: what it leaves out of the layers, and README.txt beside its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from onnx_gconv.crossbars.bias import BiasRows
+from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, LayerNote
+
+__all__ = ["README_FILE", "format_notes", "readme_text"]
+
+README_FILE = "README.txt"
+
+
+def format_notes(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[str, ...]:
+    """What a format leaves out of these layers or rounds, and what readers have to know; a line each.
+
+    Args:
+        form: The format.
+        layers: The layers.
+    """
+    particular = (*_of_matrices(form, layers), *form.notes(layers), *_of_values(form, layers))
+    return (*form.remarks, *(str(note) for note in particular if note.layers))
+
+
+def readme_text(form: HandoffFormat, layers: Sequence[Layer]) -> str:
+    """The text that stands beside the files of a format.
+
+    Args:
+        form: The format.
+        layers: The layers.
+    """
+    notes = "\n".join(f"- {note}" for note in format_notes(form, layers))
+    described = "\n".join(map(_description, layers))
+    return (
+        f"{form.content}\nWhat to know:\n{notes}\n\nLayers, with names as JSON has them:\n{described}\n\n"
+        "manifest.json, in the folder above, says everything else; docs/bundle.md of onnx_gconv explains it.\n"
+    )
+
+
+def _of_matrices(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[LayerNote, ...]:
+    """Which parts of a layer are not there, or not together."""
+    return (
+        LayerNote(
+            "biases are not in it; they are added digitally, and the arrays file has them",
+            [item for item in layers if item.bias is not None and not _has_bias_rows(item) and not form.holds_biases],
+        ),
+        LayerNote(
+            "the rows of the bias are not in it; add the bias digitally, or take the rows from the arrays file",
+            [item for item in layers if _has_bias_rows(item) and not form.holds_bias_rows],
+        ),
+        LayerNote(
+            "several matrices (groups, batches, directions) stand one by one",
+            [item for item in layers if item.layout.matrices > 1 and not form.holds_tiles],
+        ),
+    )
+
+
+def _of_values(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[LayerNote, ...]:
+    """What is between the conductances and the outputs of a layer."""
+    return (
+        LayerNote(
+            "a factor that multiplies the outputs is not in it", [item for item in layers if _factor(item) != 1.0]
+        ),
+        LayerNote(
+            "weights of integer codes: what the scale gives is still to be rounded, and the zero point added",
+            [item for item in layers if item.record.rounded],
+        ),
+        LayerNote(
+            "codes of levels are not in it, only their conductances",
+            [item for item in layers if _has_codes(item) and not form.holds_codes],
+        ),
+    )
+
+
+def _description(layer: Layer) -> str:
+    record, layout = layer.record, layer.layout
+    parameters = record.converter.parameters
+    devices = ", ".join(f"{item.device} (coefficient {item.coefficient:g})" for item in record.conductances)
+    reach = f"from {parameters['g_min']:g} to {parameters['g_max']:g} µS"
+    several = f"{layout.matrices} matrices of " if layout.matrices > 1 else ""
+    size = f"{several}{layout.rows} inputs x {layout.columns} outputs"
+    lines = [
+        f"{layer.id}: weight {_quoted(record.name)} of {layer.consumers[0].op_type}, {size}",
+        f"devices {devices}, {reach}, offset {record.offset_us:g} µS",
+        f"scale in µS per unit of weight: {_scale_text(layer)}",
+    ]
+    if _factor(layer) != 1.0:
+        lines.append(f"the outputs are multiplied by {_factor(layer):g}")
+    if layer.bias is not None:
+        lines.append(f"bias {_quoted(layer.bias.name)}, a constant of model.onnx; {layer.id}/bias of the arrays file")
+    if record.rounded:
+        lines.append("a weight is an integer code: round, and add the zero point, which manifest.json names")
+    return "\n  ".join(lines)
+
+
+def _scale_text(layer: Layer) -> str:
+    scale, zero = layer.scale_and_zero()
+    if (scale == scale.flat[0]).all() and (zero == zero.flat[0]).all():
+        return f"{scale.flat[0]}, zero {zero.flat[0]}"
+    return f"{scale.size} of them, for each {layer.record.granularity.replace('_', ' ')}"
+
+
+def _factor(layer: Layer) -> float:
+    view = layer.consumers[0].matrix_view
+    assert view is not None  # noqa: S101 - layers have one
+    return view.factor
+
+
+def _has_bias_rows(layer: Layer) -> bool:
+    return isinstance(layer.bias_rows, BiasRows)
+
+
+def _has_codes(layer: Layer) -> bool:
+    levels = layer.record.levels
+    return levels is not None and levels.storage != "float"
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)

@@ -120,7 +120,8 @@ class VerificationReport:
         parts.extend(Text(line) for line in self._remarks())
         parts.extend(Text(f"FAILED: {problem}", style="bold red") for problem in self.problems)
         if self.passed:
-            parts.append(Text(self._verdict(), style="bold green"))
+            style = "bold green" if self.outputs.not_compared is None else "bold yellow"
+            parts.append(Text(self._verdict(), style=style))
         return Group(*parts)
 
     def _weights_table(self) -> Table:
@@ -197,7 +198,7 @@ class VerificationReport:
         identical = sum(item.bit_identical for item in self.weights)
         weights = f"{counted(len(self.weights))} ({identical} bit-identical)"
         if self.outputs.not_compared is not None:
-            return f"PASSED for {weights} and the mapping; outputs were not compared."
+            return f"NOT VERIFIED AS A WHOLE: {weights} and the mapping hold, but outputs were not compared."
         return f"PASSED: {weights}, {len(self.outputs.comparisons)} comparisons of outputs, and the mapping hold."
 
 

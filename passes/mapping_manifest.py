@@ -182,7 +182,7 @@ def _consumer_records(found: FoundWeight, readers_of_copy: Collection[tuple[ir.N
             graph=consumer.graph_path,
             is_mvm=consumer.is_mvm,
             path=tuple(RearrangementRecord(op=step.op, argument=step.argument) for step in consumer.path),
-            matrix_view=None if view is None else MatrixViewRecord(**vars(view)),
+            matrix_view=None if view is None else MatrixViewRecord.of(view),
             reads="digital" if (consumer.node, consumer.slot) in readers_of_copy else "rebuilt",
         )
 

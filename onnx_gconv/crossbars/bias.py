@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +14,15 @@ from onnx_gconv.converters import Scaling
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray
 from onnx_gconv.mapping import ConsumerRecord, MatrixViewRecord, WeightRecord
 from onnx_gconv.schemes.conversion import WeightConversion
+from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.tensors.external import check_external_tensor
 from onnx_gconv.weights.constants import constant_tensor
+from onnx_gconv.weights.mvm_ops import BiasSlot, MvmOp
+from onnx_gconv.weights.weight_path import reached_inputs
 
 __all__ = ["BiasRows", "FoundBias", "bias_as_rows", "find_bias"]
 
-# The input that holds the bias, by op type; of the recurrent ops the two biases of all gates side by side, of
-# DecoderAttention those of queries, keys and values.
-_BIAS_SLOTS = {
-    "Gemm": 2, "FusedGemm": 2, "Conv": 2, "FusedConv": 2, "ConvTranspose": 2, "LSTM": 3, "GRU": 3, "RNN": 3,
-    "QLinearConv": 8, "GemmFastGelu": 2, "Attention": 2, "PackedAttention": 2, "QAttention": 2, "DeformConv": 3,
-    "GemmFloat8": 2, "DecoderMaskedSelfAttention": 2, "DecoderAttention": 4, "QGemm": 6, "MatMulIntegerToFloat": 6,
-    "DynamicQuantizeMatMul": 4, "DynamicQuantizeLSTM": 3,
-}  # fmt: skip
-
-# Of ops whose weights have a bias each, by the input of the weight.
-_BIAS_SLOTS_OF_WEIGHTS = {"MoE": {2: 3, 4: 5, 6: 7}, "LongformerAttention": {1: 2, 4: 5}}
-
-# Ops whose bias is added once to each output of the product.
-_ROW_OPS = frozenset({"Gemm", "FusedGemm", "GemmFastGelu", "Conv", "FusedConv", "DeformConv", "MatMul", "FusedMatMul"})
+_ADD = ("", "Add", "")
 
 # The ends of what devices can hold are rounded.
 _END_ROUNDINGS = 4
@@ -49,12 +37,18 @@ class FoundBias:
         tensor: Its values. While another thread saves the model, `value` may have others that only point to the copy.
         node: The node that adds it.
         beta: What the node multiplies it with.
+        op: What is known of the op of the product.
+        slot: Of that, how it adds the bias.
+        product: What an Add node adds it to; None if the op adds it itself.
     """
 
     value: ir.Value
     tensor: ir.TensorProtocol
     node: ir.Node
     beta: float
+    op: MvmOp
+    slot: BiasSlot
+    product: ir.Value | None = None
 
     @property
     def name(self) -> str:
@@ -93,20 +87,33 @@ class BiasRows:
     max_abs_error: float
 
 
-def find_bias(weight: ir.Value, consumer: ConsumerRecord) -> FoundBias | None:
-    """The constant that a node adds to the product, or that the Add node after a MatMul adds; None if none does."""
-    node = next((node for node in _readers(weight) if _is_the(node, consumer)), None)
+def find_bias(weight: ir.Value, consumer: ConsumerRecord, op: MvmOp) -> FoundBias | None:
+    """The constant that a node adds to the product, or that the Add node after a MatMul adds; None if none does.
+
+    Args:
+        weight: The rebuilt weight.
+        consumer: The node that multiplies with it.
+        op: The row of that node in the table of MVM ops.
+    """
+    weight_slot = op.slot(consumer.slot)
+    if weight_slot is None or weight_slot.bias is None:
+        return None
+    node = next((node for node, index in reached_inputs(weight) if _is_the(node, index, consumer)), None)
     if node is None:
         return None
-    of_weights = _BIAS_SLOTS_OF_WEIGHTS.get(node.op_type)
-    slot = _BIAS_SLOTS.get(node.op_type) if of_weights is None else of_weights[consumer.slot]
-    if slot is not None:
-        beta = node.attributes.get_float("beta", 1.0) if "Gemm" in node.op_type else 1.0
-        return _found(node.inputs[slot], node, beta) if slot < len(node.inputs) else None
-    uses = list(node.outputs[0].uses())
-    if node.op_type not in {"MatMul", "FusedMatMul"} or len(uses) != 1 or uses[0].node.op_type != "Add":
-        return None
-    return _found(uses[0].node.inputs[1 - uses[0].idx], uses[0].node, 1.0)
+    slot = weight_slot.bias
+    if slot.index is not None:
+        value = node.inputs[slot.index] if slot.index < len(node.inputs) else None
+        product, beta = None, slot.beta_of(node)
+    else:
+        product, beta = node.outputs[0], 1.0
+        uses = list(product.uses())
+        if len(uses) != 1 or uses[0].node.op_identifier() != _ADD:
+            return None
+        node = uses[0].node
+        value = node.inputs[1 - uses[0].idx]
+    tensor = _constant(value)
+    return None if value is None or tensor is None else FoundBias(value, tensor, node, beta, op, slot, product)
 
 
 def bias_as_rows(
@@ -135,7 +142,7 @@ def bias_as_rows(
     assert view is not None  # noqa: S101 - layers have one
     if (reason := _why_digital(bias, record, consumer, view)) is not None:
         return reason
-    per_row = _values_of_rows(bias, consumer, view)
+    per_row = _values_of_rows(bias, view.view)
     if per_row is None:
         return f"its shape {list(bias.tensor.shape.numpy())} is not that of the outputs"
     if not np.isfinite(per_row).all():
@@ -172,18 +179,21 @@ def _why_digital(bias: FoundBias, record: WeightRecord, consumer: ConsumerRecord
     """Why a bias cannot stand in rows, whatever its values are."""
     if record.rounded:
         return "it is added to sums of integer codes"
-    if consumer.op_type not in _ROW_OPS:
+    if not bias.slot.in_rows:
         return f"{consumer.op_type} does not add it once to each output of the product"
     if len(list(bias.value.uses())) != 1 or bias.value.is_graph_output():
         return f"other nodes read '{bias.name}', too"
+    if bias.product is not None and bias.product.is_graph_output():
+        return f"the model gives '{bias.product.name}', too, to which it is not added yet"
     return None if view.factor else "the product is multiplied with 0"
 
 
-def _values_of_rows(bias: FoundBias, consumer: ConsumerRecord, view: MatrixViewRecord) -> NDArray[np.float64] | None:
+def _values_of_rows(bias: FoundBias, view: MatrixView) -> NDArray[np.float64] | None:
     """What all rows together have to hold, in units of weight, [matrices, columns]; None if its shape does not fit."""
     values = bias.array().astype(np.float64) * bias.beta
-    channels = view.matrices * view.columns if "Conv" in consumer.op_type else view.columns
-    if values.size not in {1, channels} or (values.ndim and values.shape[-1] != values.size):
+    channels, axis = bias.op.bias_channels(view), bias.slot.output_axis
+    along_outputs = values.shape[axis] if values.ndim >= -axis else 1
+    if values.size not in {1, channels} or values.size != along_outputs:
         return None
     of_groups = np.broadcast_to(values.reshape(-1), channels).reshape(-1, view.columns)
     result: NDArray[np.float64] = np.broadcast_to(of_groups, (view.matrices, view.columns)) / view.factor
@@ -207,24 +217,13 @@ def _rows_needed(
     return math.ceil(largest) if math.isfinite(largest) else math.inf
 
 
-def _readers(weight: ir.Value) -> Iterator[ir.Node]:
-    """The nodes behind a value, the nearest first."""
-    waiting, seen = deque([weight]), set()
-    while waiting:
-        for node, _ in waiting.popleft().uses():
-            if node not in seen:
-                seen.add(node)
-                yield node
-                waiting.extend(node.outputs)
+def _is_the(node: ir.Node, index: int, consumer: ConsumerRecord) -> bool:
+    found = (node.name or "", node.op_type, node.domain, index)
+    return found == (consumer.node, consumer.op_type, consumer.domain, consumer.slot)
 
 
-def _is_the(node: ir.Node, consumer: ConsumerRecord) -> bool:
-    return (node.name or "", node.op_type, node.domain) == (consumer.node, consumer.op_type, consumer.domain)
-
-
-def _found(value: ir.Value | None, node: ir.Node, beta: float) -> FoundBias | None:
-    """A bias that is an initializer, or the output of a Constant node."""
+def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor of an initializer, or of the output of a Constant node, that no caller can replace."""
     if value is None or value.is_graph_input():
         return None
-    tensor = value.const_value if value.is_initializer() else constant_tensor(value)
-    return None if tensor is None else FoundBias(value, tensor, node, beta)
+    return value.const_value if value.is_initializer() else constant_tensor(value)

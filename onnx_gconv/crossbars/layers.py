@@ -20,7 +20,9 @@ from onnx_gconv.mapping import ConsumerRecord, WeightRecord
 from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
 from onnx_gconv.mapping.preconditions import require_mapped
 from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError, MatrixLayout
+from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.weights.mvm_ops import MvmOp, known_op
 
 __all__ = ["Layer", "device_name_problem", "layers_of"]
 
@@ -33,6 +35,7 @@ class Layer:
         number: Its number in the bundle.
         mapped: The weight in the graph.
         consumers: The MVM nodes that read it; the first has the matrix view.
+        op: The row of the first in the table of MVM ops.
         layout: Where its elements stand in the matrices.
         grid: Its tiles.
         geometry: The arrays that they stand on.
@@ -43,6 +46,7 @@ class Layer:
     number: int
     mapped: MappedWeight
     consumers: tuple[ConsumerRecord, ...]
+    op: MvmOp
     layout: MatrixLayout
     grid: TileGrid
     geometry: ArrayGeometry
@@ -62,6 +66,13 @@ class Layer:
     def record(self) -> WeightRecord:
         """What the mapping says of the weight."""
         return self.mapped.record
+
+    @property
+    def view(self) -> MatrixView:
+        """How the first of the nodes reads it as matrices."""
+        view = self.consumers[0].matrix_view
+        assert view is not None  # noqa: S101 - layers have one
+        return view.view
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
@@ -97,7 +108,7 @@ class Layer:
         Raises:
             ConfigError: If a kernel has to stay whole and does not fit an array.
         """
-        grid, kernel = self.grid, _kernel(self.consumers[0])
+        grid, kernel = self.grid, self.op.kernel(self.view)
         return geometry.cut(grid.matrices, grid.rows, grid.columns, is_paired=bool(self.pairs), kernel=kernel)
 
     @property
@@ -177,19 +188,34 @@ def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | N
 def _layer(number: int, mapped: MappedWeight, geometry: ArrayGeometry) -> Layer:
     record = mapped.record
     consumers, layout = _consumers_and_layout(record)
-    bias = find_bias(mapped.value, consumers[0])
-    rows = _bias_rows(mapped, bias, consumers[0], layout, geometry.bias_rows)
+    reader = consumers[0]
+    op = _op_of(record, reader)
+    bias = find_bias(mapped.value, reader, op)
+    rows = _bias_rows(mapped, bias, reader, layout, geometry.bias_rows)
+    assert reader.matrix_view is not None  # noqa: S101 - the first has one
     try:
         grid = geometry.cut(
             layout.matrices,
             layout.rows + (rows.rows if isinstance(rows, BiasRows) else 0),
             layout.columns,
             is_paired=bool(_pairs(record)),
-            kernel=_kernel(consumers[0]),
+            kernel=op.kernel(reader.matrix_view.view),
         )
     except ConfigError as error:
-        raise ConfigError(f"the weight '{record.name}' of {consumers[0].op_type}: {error}") from None
-    return Layer(number, mapped, consumers, layout, grid, geometry, bias, rows)
+        raise ConfigError(f"the weight '{record.name}' of {reader.op_type}: {error}") from None
+    return Layer(number, mapped, consumers, op, layout, grid, geometry, bias, rows)
+
+
+def _op_of(record: WeightRecord, consumer: ConsumerRecord) -> MvmOp:
+    """What is known of the op that reads a weight."""
+    op = known_op(consumer.domain, consumer.op_type)
+    if op is None:
+        name = f"{consumer.domain}.{consumer.op_type}" if consumer.domain else consumer.op_type
+        raise BundleError(
+            f"the weight '{record.name}' cannot be handed off: nothing is known here of the op {name} that reads it, "
+            "neither of its bias; add its row to the table of MVM ops (onnx_gconv.weights.register_mvm_op)"
+        )
+    return op
 
 
 def _bias_rows(
@@ -268,14 +294,6 @@ def _pairs(record: WeightRecord) -> tuple[tuple[int, int], ...]:
         for device in range(len(coefficients) - 1)
         if coefficients[device] > 0 and coefficients[device + 1] == -coefficients[device]
     )
-
-
-def _kernel(consumer: ConsumerRecord) -> tuple[int, int]:
-    """How many rows, and columns, of the matrix belong to one kernel of a convolution; 1 for other ops."""
-    view = consumer.matrix_view
-    if view is None or "Conv" not in consumer.op_type:
-        return 1, 1
-    return math.prod(view.split_shape[axis] for axis in view.row_axes[1:]), view.columns_per_channel
 
 
 def _check_range(record: WeightRecord, preset: DevicePreset) -> None:

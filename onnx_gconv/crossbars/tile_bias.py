@@ -40,9 +40,11 @@ class TileBias:
         old = bias.tensor
         shape: tuple[int, ...] = tuple(old.shape.numpy())
         if self.values.size != old.size:
-            is_shared = view.matrices > 1  # by the matrices of a batch, which differ now
-            batch = [view.split_shape[axis] for axis in view.matrix_axes]
-            shape = (*batch, 1, view.columns) if is_shared else (view.columns,)
+            # One number for all outputs, or for all matrices of a batch, which differ now.
+            is_shared, is_last = view.matrices > 1, bias.slot.output_axis == -1
+            batch = [view.split_shape[axis] for axis in view.matrix_axes] if is_shared else []
+            shape = (*batch, 1, view.columns) if is_last else (*batch, view.columns, 1)
+            shape = shape if is_shared or not is_last else (view.columns,)
         values = (self.values / rows.beta).reshape(shape)
         return ir.tensor(values.astype(old.dtype.numpy()), name=bias.name)
 

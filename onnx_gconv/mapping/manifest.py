@@ -17,6 +17,7 @@ from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
+from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.schemes.scale_grid import ScaleForm, ScaleGrid
 from onnx_gconv.tensors.types import MAPPABLE_DTYPES, finite_range
 
@@ -58,7 +59,7 @@ class _Record(BaseModel):
 
 
 class MatrixViewRecord(_Record):
-    """How a weight is read as matrices of inputs by outputs; the fields are those of `weights.MatrixView`."""
+    """How a weight is read as matrices of inputs by outputs: the fields of a `MatrixView`, by name."""
 
     rows: int = Field(ge=1)
     columns: int = Field(ge=1)
@@ -70,24 +71,19 @@ class MatrixViewRecord(_Record):
     factor: float
     columns_per_channel: int = Field(default=1, ge=1)
 
+    @classmethod
+    def of(cls, view: MatrixView) -> MatrixViewRecord:
+        """The record of a view."""
+        return cls(**vars(view))
+
+    @property
+    def view(self) -> MatrixView:
+        """The view itself."""
+        return MatrixView(**dict(self))
+
     def layout(self, shape: tuple[int, ...], path: tuple[RearrangementRecord, ...]) -> MatrixLayout:
-        """Where the elements of a weight of that shape stand in the matrices.
-
-        Args:
-            shape: The shape of the weight.
-            path: How it is rearranged before it is read so.
-
-        Raises:
-            IncommensurableShapeError: If its axes cannot be split so that they fit the view.
-        """
-        return MatrixLayout.of(
-            shape,
-            [(step.op, step.argument) for step in path],
-            self.split_shape,
-            matrix_axes=self.matrix_axes,
-            row_axes=self.row_axes,
-            column_axes=self.column_axes,
-        )
+        """As `MatrixView.layout`."""
+        return self.view.layout(shape, path)
 
 
 class RearrangementRecord(_Record):

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
-__all__ = ["MatrixView"]
+from onnx_gconv.schemes.matrix_layout import MatrixLayout
+
+__all__ = ["MatrixView", "PathStep"]
+
+
+class PathStep(Protocol):
+    """A step of the way from a weight to a weight slot: a transposition or a reshape."""
+
+    @property
+    def op(self) -> Literal["transpose", "reshape"]:
+        """Which of the two."""
+
+    @property
+    def argument(self) -> tuple[int, ...]:
+        """The permutation, or the shape."""
 
 
 @dataclass(frozen=True)
@@ -66,4 +81,24 @@ class MatrixView:
             column_axes=tuple(column_axes),
             factor=factor,
             columns_per_channel=columns_per_channel,
+        )
+
+    def layout(self, shape: Sequence[int], path: Iterable[PathStep]) -> MatrixLayout:
+        """Where the elements of a weight stand in the matrices.
+
+        Args:
+            shape: The shape of the weight.
+            path: How it is rearranged before it is read so.
+
+        Raises:
+            IncommensurableShapeError: If its axes cannot be split so that they fit the view.
+            ValueError: If a shape has another number of elements, or axes are not named once each.
+        """
+        return MatrixLayout.of(
+            shape,
+            [(step.op, step.argument) for step in path],
+            self.split_shape,
+            matrix_axes=self.matrix_axes,
+            row_axes=self.row_axes,
+            column_axes=self.column_axes,
         )

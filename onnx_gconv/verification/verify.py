@@ -147,8 +147,8 @@ class VerificationReport:
         parts.extend(Text(line) for line in self._remarks())
         parts.extend(Text(f"FAILED: {problem}", style="bold red") for problem in self.problems)
         if self.passed:
-            is_far = bool(self.far_from_original)
-            parts.append(Text(self._verdict(), style="bold yellow" if is_far else "bold green"))
+            is_proved = self.outputs.not_compared is None and not self.far_from_original
+            parts.append(Text(self._verdict(), style="bold green" if is_proved else "bold yellow"))
         return Group(*parts)
 
     def _weights_table(self) -> Table:
@@ -225,7 +225,7 @@ class VerificationReport:
         identical = sum(item.bit_identical for item in self.weights)
         weights = f"{counted(len(self.weights))} ({identical} bit-identical)"
         if self.outputs.not_compared is not None:
-            return f"PASSED for {weights} and the mapping; outputs were not compared."
+            return f"NOT VERIFIED AS A WHOLE: {weights} and the mapping hold, but outputs were not compared."
         verdict = f"PASSED: {weights}, {len(self.outputs.comparisons)} comparisons of outputs, and the mapping hold"
         if not self.far_from_original:
             return f"{verdict}."

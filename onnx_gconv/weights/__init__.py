@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from onnx_gconv.schemes.matrix_view import MatrixView
+from onnx_gconv.weights import op_views
 from onnx_gconv.weights.find_weights import find_weights
-from onnx_gconv.weights.mvm_ops import LOOKUP_OPS, MVM_OPS, MvmOp, WeightSlot
+from onnx_gconv.weights.mvm_ops import LOOKUP_OPS, MVM_OPS, BiasSlot, MvmOp, WeightSlot, register_mvm_op
 from onnx_gconv.weights.opsets import default_opset
 from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import Scope, scopes
@@ -13,6 +14,7 @@ from onnx_gconv.weights.selection import WeightSelection
 __all__ = [
     "LOOKUP_OPS",
     "MVM_OPS",
+    "BiasSlot",
     "Consumer",
     "FoundWeight",
     "MatrixView",
@@ -25,5 +27,7 @@ __all__ = [
     "WeightSurvey",
     "default_opset",
     "find_weights",
+    "op_views",
+    "register_mvm_op",
     "scopes",
 ]

@@ -1,28 +1,59 @@
 """The table of MVM ops: nodes that multiply a matrix of weights with activations.
 
-Supporting a new op is one row: its weight slots and, for each, the function that gives the matrix view.
+Supporting a new op is one row, which holds all that is known of it: its weight slots with the function that gives the
+matrix view and with the place of the bias, and whether it is a convolution. `register_mvm_op` adds a row for an op of a
+domain of one's own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
+from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.matrix_view import MatrixView
+from onnx_gconv.weights import op_views
+from onnx_gconv.weights.op_views import ViewFunction
 
-__all__ = ["LOOKUP_OPS", "MVM_OPS", "MvmOp", "WeightSlot", "mvm_op"]
+__all__ = [
+    "LOOKUP_OPS",
+    "MVM_OPS",
+    "BiasSlot",
+    "ConvolutionKind",
+    "MvmOp",
+    "WeightSlot",
+    "known_op",
+    "mvm_op",
+    "register_mvm_op",
+]
 
-_MATRIX_RANK = 2
-_CONV_RANK = 3  # or more: one axis of the kernel at least
-_RECURRENT_RANK = 3
-_EXPERTS_RANK = 3
-_EINSUM_OPERANDS = 2
+ConvolutionKind: TypeAlias = Literal["plain", "transposed", "deformable"]
 
-ViewFunction: TypeAlias = Callable[[ir.Node, Sequence[int]], MatrixView]
+
+@dataclass(frozen=True)
+class BiasSlot:
+    """Where the bias that goes with a weight stands, and how it is added.
+
+    Attributes:
+        index: Index among the node's inputs; None if the node has none, and an Add node behind it may add one.
+        in_rows: Whether it is added once to each output of the product, so that it may stand in rows of crossbars.
+        beta: The attribute that multiplies it; None if nothing does.
+        output_axis: The axis of the bias along which the outputs of the weight stand, from behind: the last one, but
+            the one before it if the weight is the left operand.
+    """
+
+    index: int | None
+    in_rows: bool = False
+    beta: str | None = None
+    output_axis: int = -1
+
+    def beta_of(self, node: ir.Node) -> float:
+        """What a node multiplies the bias with."""
+        return 1.0 if self.beta is None else node.attributes.get_float(self.beta, 1.0)
 
 
 @dataclass(frozen=True)
@@ -37,6 +68,8 @@ class WeightSlot:
         zero_point: Index of the input that holds the zero point of a weight of integer codes; None if there is none.
         zero_point_axes: Axes of the weight along which a zero point with as many axes varies, or what tells them of a
             node; a scalar always counts for all.
+        bias: What is added to the product; None if nothing is. Of recurrent ops, these are the two biases of all gates
+            side by side; of attention, those of queries, keys and values.
     """
 
     index: int
@@ -44,6 +77,7 @@ class WeightSlot:
     view: ViewFunction | None
     zero_point: int | None = None
     zero_point_axes: tuple[int, ...] | Callable[[ir.Node], tuple[int, ...]] = ()
+    bias: BiasSlot | None = None
 
     def zero_point_axes_of(self, node: ir.Node) -> tuple[int, ...]:
         """The axes along which the zero point of a node's weight varies."""
@@ -53,236 +87,167 @@ class WeightSlot:
 
 @dataclass(frozen=True)
 class MvmOp:
-    """A row of the table."""
+    """A row of the table.
+
+    Attributes:
+        domain: The domain of the op; empty for ONNX's own.
+        op_type: Its name.
+        slots: The inputs that hold weights.
+        convolution: Which kind of convolution it is; None if it is none. The rows of the matrix view of a convolution
+            are inputs, and then positions of the kernel; its bias counts the output channels of all groups. A
+            ``plain`` one multiplies each position of the kernel with what stands at a fixed distance.
+
+    Raises:
+        ConfigError: If it has no weight, or one input is said to be two things.
+    """
 
     domain: str
     op_type: str
     slots: tuple[WeightSlot, ...]
+    convolution: ConvolutionKind | None = None
+
+    def __post_init__(self) -> None:
+        weights = [slot.index for slot in self.slots]
+        operands = {*weights, *(slot.activation for slot in self.slots)}
+        biases = {None if slot.bias is None else slot.bias.index for slot in self.slots}
+        zero_points = {slot.zero_point for slot in self.slots}
+        is_twice = len(set(weights)) < len(weights) or any(slot.activation == slot.index for slot in self.slots)
+        if not weights or is_twice or operands & (biases | zero_points) or (biases & zero_points) - {None}:
+            raise ConfigError(f"the row of the op {self.name} gives it no weight, or one input two meanings")
+
+    @property
+    def name(self) -> str:
+        """Its domain and type, e.g. ``com.microsoft.FusedConv``; without the domain of ONNX itself."""
+        return f"{self.domain}.{self.op_type}" if self.domain else self.op_type
+
+    def slot(self, index: int) -> WeightSlot | None:
+        """The weight slot at an input; None if that holds no weight."""
+        return next((slot for slot in self.slots if slot.index == index), None)
+
+    def kernel_shape(self, view: MatrixView) -> tuple[int, ...]:
+        """The axes of the kernel that the rows of a matrix view hold; none if it is no convolution."""
+        return () if self.convolution is None else tuple(view.split_shape[axis] for axis in view.row_axes[1:])
+
+    def kernel(self, view: MatrixView) -> tuple[int, int]:
+        """How many neighbouring rows, and columns, of a matrix belong to one kernel; 1 if it is no convolution."""
+        return (1, 1) if self.convolution is None else (math.prod(self.kernel_shape(view)), view.columns_per_channel)
+
+    def bias_channels(self, view: MatrixView) -> int:
+        """How many outputs a bias tells apart: those of one matrix, or of a convolution those of all groups."""
+        return view.columns if self.convolution is None else view.matrices * view.columns
 
 
-def _matmul_right(_: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """x @ W with W [..., K, N]: K inputs, N outputs. A W of one axis is a single column."""
-    rank = len(shape)
-    if rank == 1:
-        return MatrixView.of_axes(shape, row_axes=(0,), column_axes=())
-    return MatrixView.of_axes(shape, row_axes=(rank - 2,), column_axes=(rank - 1,), matrix_axes=range(rank - 2))
+def _two_sided(left: ViewFunction, right: ViewFunction, bias: BiasSlot | None = None) -> tuple[WeightSlot, WeightSlot]:
+    """The slots of a product of the inputs 0 and 1, either of which may be the weight."""
+    of_left = None if bias is None else replace(bias, output_axis=-2)
+    return WeightSlot(0, 1, left, bias=of_left), WeightSlot(1, 0, right, bias=bias)
 
 
-def _matmul_left(_: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """W @ x with W [..., M, K]: K inputs, M outputs."""
-    rank = len(shape)
-    if rank == 1:
-        return MatrixView.of_axes(shape, row_axes=(0,), column_axes=())
-    return MatrixView.of_axes(shape, row_axes=(rank - 1,), column_axes=(rank - 2,), matrix_axes=range(rank - 2))
+_ADDED_BEHIND = BiasSlot(None, in_rows=True)
+_GEMM_BIAS = BiasSlot(2, in_rows=True, beta="beta")
 
-
-def _gemm_right(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """Alpha * A' @ W' with W [K, N], or [N, K] with transB."""
-    rows, columns = (1, 0) if node.attributes.get_int("transB", 0) else (0, 1)
-    return MatrixView.of_axes(shape, row_axes=(rows,), column_axes=(columns,), factor=_alpha(node))
-
-
-def _gemm_left(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """Alpha * W' @ B' with W [M, K], or [K, M] with transA."""
-    rows, columns = (0, 1) if node.attributes.get_int("transA", 0) else (1, 0)
-    return MatrixView.of_axes(shape, row_axes=(rows,), column_axes=(columns,), factor=_alpha(node))
-
-
-def _gemm_outputs(node: ir.Node) -> tuple[int, ...]:
-    """The axis of the outputs in W [K, N], or [N, K] with transB."""
-    return (0,) if node.attributes.get_int("transB", 0) else (1,)
-
-
-def _fused_matmul_right(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """As MatMul with alpha; transB swaps the last two axes, transBatchB moves the first one behind the batch first."""
-    outer, inner, batch = _fused_matmul_axes(node, shape, "B")
-    return MatrixView.of_axes(shape, row_axes=outer, column_axes=inner, matrix_axes=batch, factor=_alpha(node))
-
-
-def _fused_matmul_left(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """As MatMul with alpha; transA swaps the last two axes, transBatchA moves the first one behind the batch first."""
-    outer, inner, batch = _fused_matmul_axes(node, shape, "A")
-    return MatrixView.of_axes(shape, row_axes=inner, column_axes=outer, matrix_axes=batch, factor=_alpha(node))
-
-
-def _fused_matmul_axes(
-    node: ir.Node, shape: Sequence[int], operand: str
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """The last axis but one, the last axis, and the batch axes of an operand after its transpositions.
-
-    ONNX Runtime ignores all transpositions of an operand of one axis.
-    """
-    rank = len(shape)
-    if rank == 1:
-        return ((0,), (), ()) if operand == "B" else ((), (0,), ())
-    axes = list(range(rank))
-    if node.attributes.get_int(f"transBatch{operand}", 0):
-        axes = [*axes[1:-1], axes[0], axes[-1]]
-    if node.attributes.get_int(f"trans{operand}", 0):
-        axes[-2:] = axes[-1], axes[-2]
-    return (axes[-2],), (axes[-1],), tuple(axes[:-2])
-
-
-def _conv(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """W [outputs, inputs / groups, kernel...]: rows are (input, kernel...), as the tensor is flattened."""
-    groups = _groups(node, shape)
-    if groups == 1:
-        return MatrixView.of_axes(shape, row_axes=range(1, len(shape)), column_axes=(0,))
-    split = (groups, shape[0] // groups, *shape[1:])
-    return MatrixView.of_axes(split, matrix_axes=(0,), row_axes=range(2, len(split)), column_axes=(1,))
-
-
-def _conv_transpose(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """W [inputs, outputs / groups, kernel...]: one input position gives (output, kernel...), which are the columns."""
-    groups, kernel = _groups(node, shape), math.prod(shape[2:])
-    if groups == 1:
-        columns = range(1, len(shape))
-        return MatrixView.of_axes(shape, row_axes=(0,), column_axes=columns, columns_per_channel=kernel)
-    split = (groups, shape[0] // groups, *shape[1:])
-    columns = range(2, len(split))
-    return MatrixView.of_axes(split, matrix_axes=(0,), row_axes=(1,), column_axes=columns, columns_per_channel=kernel)
-
-
-def _recurrent(_: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """W or R [directions, gates * hidden, inputs]: a matrix for each direction, the gates side by side."""
-    if len(shape) != _RECURRENT_RANK:
-        raise ValueError(f"shape {list(shape)}")
-    return MatrixView.of_axes(shape, matrix_axes=(0,), row_axes=(2,), column_axes=(1,))
-
-
-def _quantized_recurrent(_: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """W or R of DynamicQuantizeLSTM [directions, inputs, gates * hidden], the other way round than those of LSTM."""
-    if len(shape) != _RECURRENT_RANK:
-        raise ValueError(f"shape {list(shape)}")
-    return MatrixView.of_axes(shape, matrix_axes=(0,), row_axes=(1,), column_axes=(2,))
-
-
-def _gather(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """A table [entries, outputs...]: an index is a one-hot vector of inputs."""
-    axis = node.attributes.get_int("axis", 0)
-    axis += len(shape) if axis < 0 else 0
-    if not 0 <= axis < len(shape):
-        raise ValueError(f"axis {axis} of shape {list(shape)}")
-    columns = [number for number in range(len(shape)) if number != axis]
-    return MatrixView.of_axes(shape, row_axes=(axis,), column_axes=columns)
-
-
-def _experts(_: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """W [experts, outputs, inputs]: a matrix for each expert."""
-    if len(shape) != _EXPERTS_RANK:
-        raise ValueError(f"shape {list(shape)}")
-    return MatrixView.of_axes(shape, matrix_axes=(0,), row_axes=(2,), column_axes=(1,))
-
-
-def _attention(_: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """W [inputs, queries + keys + values]."""
-    if len(shape) != _MATRIX_RANK:
-        raise ValueError(f"shape {list(shape)}")
-    return MatrixView.of_axes(shape, row_axes=(0,), column_axes=(1,))
-
-
-def _einsum(operand: int) -> ViewFunction:
-    """The view of one of two operands, read off the equation.
-
-    Labels of the weight that the result lacks are contracted: rows. Labels that the result has and the other operand
-    lacks are columns, labels that all three have count matrices.
-    """
-
-    def view(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-        equation = (node.attributes.get_string("equation") or "").replace(" ", "")
-        inputs, arrow, result = equation.partition("->")
-        terms = inputs.split(",")
-        if len(terms) != _EINSUM_OPERANDS or len(node.inputs) != _EINSUM_OPERANDS or "." in equation:
-            raise ValueError(f"equation {equation}")
-        weight, other = terms[operand], terms[1 - operand]
-        if not arrow:  # all labels that stand once, in alphabetical order
-            joined = weight + other
-            result = "".join(sorted(label for label in set(joined) if joined.count(label) == 1))
-        is_diagonal = len(set(weight)) != len(weight)
-        is_summed_alone = any(label not in other and label not in result for label in weight)
-        if is_diagonal or is_summed_alone or len(weight) != len(shape):
-            raise ValueError(f"equation {equation} for shape {list(shape)}")
-        return MatrixView.of_axes(
-            shape,
-            row_axes=[axis for axis, label in enumerate(weight) if label not in result],
-            column_axes=[axis for axis, label in enumerate(weight) if label in result and label not in other],
-            matrix_axes=[axis for axis, label in enumerate(weight) if label in result and label in other],
-        )
-
-    return view
-
-
-def _alpha(node: ir.Node) -> float:
-    return node.attributes.get_float("alpha", 1.0)
-
-
-def _groups(node: ir.Node, shape: Sequence[int]) -> int:
-    groups = node.attributes.get_int("group", 1)
-    if len(shape) < _CONV_RANK or groups < 1 or shape[0] % groups:
-        raise ValueError(f"shape {list(shape)} with {groups} groups")
-    return groups
-
-
-_MATMUL = (WeightSlot(0, 1, _matmul_left), WeightSlot(1, 0, _matmul_right))
-_GEMM = (WeightSlot(0, 1, _gemm_left), WeightSlot(1, 0, _gemm_right))
-_FUSED_MATMUL = (WeightSlot(0, 1, _fused_matmul_left), WeightSlot(1, 0, _fused_matmul_right))
-_CONV = (WeightSlot(1, 0, _conv),)
-_RECURRENT = (WeightSlot(1, 0, _recurrent), WeightSlot(2, 0, _recurrent))
+_GEMM = _two_sided(op_views.gemm_left, op_views.gemm_right, _GEMM_BIAS)
+_CONV = (WeightSlot(1, 0, op_views.conv, bias=BiasSlot(2, in_rows=True)),)
+_RECURRENT = tuple(WeightSlot(index, 0, op_views.recurrent, bias=BiasSlot(3)) for index in (1, 2))
+_ATTENTION = (WeightSlot(1, 0, op_views.attention, bias=BiasSlot(2)),)
+_QUANTIZED_CONV = (WeightSlot(3, 0, op_views.conv, 5, (0,), BiasSlot(8)),)
 
 _ROW_OF_LEFT, _COLUMN_OF_RIGHT = (-2,), (-1,)
 
 _ROWS = (
-    MvmOp("", "MatMul", _MATMUL),
+    MvmOp("", "MatMul", _two_sided(op_views.matmul_left, op_views.matmul_right, _ADDED_BEHIND)),
     MvmOp("", "Gemm", _GEMM),
-    MvmOp("", "Conv", _CONV),
-    MvmOp("", "ConvTranspose", (WeightSlot(1, 0, _conv_transpose),)),
-    MvmOp("", "DeformConv", _CONV),
+    MvmOp("", "Conv", _CONV, "plain"),
+    MvmOp("", "ConvTranspose", (WeightSlot(1, 0, op_views.conv_transpose, bias=BiasSlot(2)),), "transposed"),
+    MvmOp("", "DeformConv", (WeightSlot(1, 0, op_views.conv, bias=BiasSlot(3, in_rows=True)),), "deformable"),
     MvmOp("", "LSTM", _RECURRENT),
     MvmOp("", "GRU", _RECURRENT),
     MvmOp("", "RNN", _RECURRENT),
-    MvmOp("", "Einsum", (WeightSlot(0, 1, _einsum(0)), WeightSlot(1, 0, _einsum(1)))),
-    MvmOp("com.microsoft", "FusedMatMul", _FUSED_MATMUL),
+    MvmOp("", "Einsum", _two_sided(op_views.einsum(0), op_views.einsum(1))),
+    MvmOp(
+        "com.microsoft",
+        "FusedMatMul",
+        _two_sided(op_views.fused_matmul_left, op_views.fused_matmul_right, _ADDED_BEHIND),
+    ),
     MvmOp("com.microsoft", "FusedGemm", _GEMM),
-    MvmOp("com.microsoft", "FusedConv", _CONV),
-    MvmOp("com.microsoft", "TransposeMatMul", _FUSED_MATMUL),
-    MvmOp("com.microsoft", "GemmFastGelu", (WeightSlot(1, 0, _matmul_right),)),
-    MvmOp("com.microsoft", "GemmFloat8", _GEMM),
-    MvmOp("com.microsoft", "Attention", (WeightSlot(1, 0, _attention),)),
-    MvmOp("com.microsoft", "PackedAttention", (WeightSlot(1, 0, _attention),)),
-    MvmOp("com.microsoft", "DecoderMaskedSelfAttention", (WeightSlot(1, 0, _attention),)),
-    MvmOp("com.microsoft", "DecoderAttention", (WeightSlot(2, 0, _attention), WeightSlot(3, 1, _attention))),
-    MvmOp("com.microsoft", "LongformerAttention", (WeightSlot(1, 0, _attention), WeightSlot(4, 0, _attention))),
-    MvmOp("com.microsoft", "MoE", tuple(WeightSlot(index, 0, _experts) for index in (2, 4, 6))),
+    MvmOp("com.microsoft", "FusedConv", _CONV, "plain"),
+    MvmOp("com.microsoft", "TransposeMatMul", _two_sided(op_views.fused_matmul_left, op_views.fused_matmul_right)),
+    MvmOp("com.microsoft", "GemmFastGelu", (WeightSlot(1, 0, op_views.matmul_right, bias=BiasSlot(2, in_rows=True)),)),
+    MvmOp(
+        "com.microsoft",
+        "GemmFloat8",
+        _two_sided(op_views.gemm_left, op_views.gemm_right, replace(_GEMM_BIAS, in_rows=False)),
+    ),
+    MvmOp("com.microsoft", "Attention", _ATTENTION),
+    MvmOp("com.microsoft", "PackedAttention", _ATTENTION),
+    MvmOp("com.microsoft", "DecoderMaskedSelfAttention", _ATTENTION),
+    MvmOp(
+        "com.microsoft",
+        "DecoderAttention",
+        (
+            WeightSlot(2, 0, op_views.attention, bias=BiasSlot(4)),
+            WeightSlot(3, 1, op_views.attention, bias=BiasSlot(4)),
+        ),
+    ),
+    MvmOp(
+        "com.microsoft",
+        "LongformerAttention",
+        tuple(WeightSlot(index, 0, op_views.attention, bias=BiasSlot(index + 1)) for index in (1, 4)),
+    ),
+    MvmOp(
+        "com.microsoft",
+        "MoE",
+        tuple(WeightSlot(index, 0, op_views.experts, bias=BiasSlot(index + 1)) for index in (2, 4, 6)),
+    ),
     # Ops that read integer codes
     MvmOp(
         "",
         "MatMulInteger",
-        (WeightSlot(0, 1, _matmul_left, 2, _ROW_OF_LEFT), WeightSlot(1, 0, _matmul_right, 3, _COLUMN_OF_RIGHT)),
+        (
+            WeightSlot(0, 1, op_views.matmul_left, 2, _ROW_OF_LEFT),
+            WeightSlot(1, 0, op_views.matmul_right, 3, _COLUMN_OF_RIGHT),
+        ),
     ),
-    MvmOp("", "ConvInteger", (WeightSlot(1, 0, _conv, 3, (0,)),)),
+    MvmOp("", "ConvInteger", (WeightSlot(1, 0, op_views.conv, 3, (0,)),), "plain"),
     MvmOp(
         "",
         "QLinearMatMul",
-        (WeightSlot(0, 3, _matmul_left, 2, _ROW_OF_LEFT), WeightSlot(3, 0, _matmul_right, 5, _COLUMN_OF_RIGHT)),
+        (
+            WeightSlot(0, 3, op_views.matmul_left, 2, _ROW_OF_LEFT),
+            WeightSlot(3, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT),
+        ),
     ),
-    MvmOp("", "QLinearConv", (WeightSlot(3, 0, _conv, 5, (0,)),)),
-    MvmOp("com.microsoft", "QLinearConv", (WeightSlot(3, 0, _conv, 5, (0,)),)),
+    MvmOp("", "QLinearConv", _QUANTIZED_CONV, "plain"),
+    MvmOp("com.microsoft", "QLinearConv", _QUANTIZED_CONV, "plain"),
     MvmOp(
         "com.microsoft",
         "QGemm",
-        (WeightSlot(0, 3, _gemm_left, 2), WeightSlot(3, 0, _gemm_right, 5, _gemm_outputs)),
+        (
+            WeightSlot(0, 3, op_views.gemm_left, 2, bias=BiasSlot(6, output_axis=-2)),
+            WeightSlot(3, 0, op_views.gemm_right, 5, op_views.gemm_outputs, BiasSlot(6)),
+        ),
     ),
-    MvmOp("com.microsoft", "QAttention", (WeightSlot(1, 0, _attention, 7, (1,)),)),
+    MvmOp("com.microsoft", "QAttention", (WeightSlot(1, 0, op_views.attention, 7, (1,), BiasSlot(2)),)),
     MvmOp(
         "com.microsoft",
         "DynamicQuantizeLSTM",
-        (WeightSlot(1, 0, _quantized_recurrent, 9, (0, 2)), WeightSlot(2, 0, _quantized_recurrent, 11, (0, 2))),
+        (
+            WeightSlot(1, 0, op_views.quantized_recurrent, 9, (0, 2), BiasSlot(3)),
+            WeightSlot(2, 0, op_views.quantized_recurrent, 11, (0, 2), BiasSlot(3)),
+        ),
     ),
-    MvmOp("com.microsoft", "DynamicQuantizeMatMul", (WeightSlot(1, 0, _matmul_right, 3, _COLUMN_OF_RIGHT),)),
+    MvmOp(
+        "com.microsoft",
+        "DynamicQuantizeMatMul",
+        (WeightSlot(1, 0, op_views.matmul_right, 3, _COLUMN_OF_RIGHT, BiasSlot(4)),),
+    ),
     MvmOp(
         "com.microsoft",
         "MatMulIntegerToFloat",
-        (WeightSlot(0, 1, _matmul_left, 4, _ROW_OF_LEFT), WeightSlot(1, 0, _matmul_right, 5, _COLUMN_OF_RIGHT)),
+        (
+            WeightSlot(0, 1, op_views.matmul_left, 4, _ROW_OF_LEFT, BiasSlot(6, output_axis=-2)),
+            WeightSlot(1, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT, BiasSlot(6)),
+        ),
     ),
     MvmOp("com.microsoft", "MatMulNBits", (WeightSlot(1, 0, None),)),
     MvmOp("com.microsoft", "MatMulBnb4", (WeightSlot(1, 0, None),)),
@@ -290,14 +255,14 @@ _ROWS = (
     MvmOp("com.microsoft", "MatMulNBitsMlp", (WeightSlot(3, 0, None), WeightSlot(6, 0, None))),
     MvmOp("com.microsoft", "QMoE", tuple(WeightSlot(index, 0, None) for index in (2, 5, 8))),
     MvmOp("com.microsoft", "QOrderedMatMul", (WeightSlot(2, 0, None),)),
-    MvmOp("com.microsoft", "NhwcConv", (WeightSlot(1, 0, None),)),
-    MvmOp("com.microsoft", "NhwcFusedConv", (WeightSlot(1, 0, None),)),
+    MvmOp("com.microsoft", "NhwcConv", (WeightSlot(1, 0, None),), "plain"),
+    MvmOp("com.microsoft", "NhwcFusedConv", (WeightSlot(1, 0, None),), "plain"),
     # Convolutions that ONNX Runtime has laid out for one processor, in blocks of as many channels as its vectors have
-    MvmOp("com.microsoft.nchwc", "Conv", (WeightSlot(1, 0, None),)),
+    MvmOp("com.microsoft.nchwc", "Conv", (WeightSlot(1, 0, None),), "plain"),
 )
 
 # Lookups multiply with no activations; their tables are mapped only if asked for.
-_LOOKUPS = (MvmOp("", "Gather", (WeightSlot(0, 1, _gather),)),)
+_LOOKUPS = (MvmOp("", "Gather", (WeightSlot(0, 1, op_views.gather),)),)
 
 MVM_OPS: dict[tuple[str, str], MvmOp] = {(row.domain, row.op_type): row for row in _ROWS}
 
@@ -313,3 +278,26 @@ def mvm_op(node: ir.Node, lookups: Collection[str] = ()) -> MvmOp | None:
     """
     key = (node.domain, node.op_type)
     return MVM_OPS.get(key) or (LOOKUP_OPS.get(key) if node.op_type in lookups else None)
+
+
+def known_op(domain: str, op_type: str) -> MvmOp | None:
+    """The row of an op that a weight has been mapped for, a lookup too; None if there is none."""
+    return MVM_OPS.get((domain, op_type)) or LOOKUP_OPS.get((domain, op_type))
+
+
+def register_mvm_op(row: MvmOp) -> None:
+    """Add an op to the table, for this process: its weights are found, mapped and handed off like those of others.
+
+    A model that is mapped so holds nodes of standard ops around it, and restores and verifies without the row; finding
+    its weights and handing them off needs it.
+
+    Args:
+        row: The op, of a domain of one's own.
+
+    Raises:
+        ConfigError: If the table has another row for the op.
+    """
+    known = known_op(row.domain, row.op_type)
+    if known is not None and known != row:
+        raise ConfigError(f"the table of MVM ops has a row for {row.name} already")
+    MVM_OPS[row.domain, row.op_type] = row

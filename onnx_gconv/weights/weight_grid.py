@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from onnx_gconv.errors import UnmappableWeightError
 from onnx_gconv.schemes.granularity import Granularity
-from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError, MatrixLayout
+from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.weights.rearrangement import node_label
@@ -57,14 +57,7 @@ def weight_grid(weight: FoundWeight, granularity: Granularity) -> WeightGrid | N
 
 def _grid(weight: FoundWeight, consumer: Consumer, view: MatrixView, granularity: Granularity) -> ScaleGrid:
     try:
-        layout = MatrixLayout.of(
-            weight.shape,
-            [(step.op, step.argument) for step in consumer.path],
-            view.split_shape,
-            matrix_axes=view.matrix_axes,
-            row_axes=view.row_axes,
-            column_axes=view.column_axes,
-        )
+        layout = view.layout(weight.shape, consumer.path)
     except IncommensurableShapeError as error:
         raise UnmappableWeightError(
             f"cannot have a scale for each {granularity.kind.replace('_', ' of a ')}: on its way to "

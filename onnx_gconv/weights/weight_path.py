@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,10 @@ from onnx_gconv.tensors.types import INTEGER_DTYPES, WIDENING_CASTS
 from onnx_gconv.weights.constants import ConstantValues, constant_tensor
 from onnx_gconv.weights.rearrangement import Rearrangement, is_rearranging, rearrangement, step_shape
 
-__all__ = ["WeightPath", "path_to"]
+__all__ = ["WeightPath", "path_to", "reached_inputs"]
+
+# What `path_to` goes back through, besides nodes that rearrange.
+_PASSED_OPS = frozenset({"Cast", "DequantizeLinear", "Mul", "Sub"})
 
 Evaluate = Callable[[ir.Value], NDArray[np.generic]]
 
@@ -117,6 +121,21 @@ def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:
         else:
             break
     return WeightPath(value, tuple(reversed(nodes)), zero_points, is_dequantized)
+
+
+def reached_inputs(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """The inputs of nodes that a weight may feed as a weight: a node and the index of its input, the nearest first.
+
+    They are those behind nodes that can be part of a `WeightPath`, and no others: what stands behind a product is not
+    looked at, so that the ways from all weights of a model together are hardly longer than the model.
+    """
+    waiting, seen = deque([value]), set[ir.Node]()
+    while waiting:
+        for node, index in waiting.popleft().uses():
+            yield node, index
+            if node not in seen and (is_rearranging(node) or node.op_type in _PASSED_OPS):
+                seen.add(node)
+                waiting.extend(node.outputs)
 
 
 def _scaled_codes(node: ir.Node, values: ConstantValues) -> WeightPath | None:

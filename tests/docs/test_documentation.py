@@ -25,7 +25,7 @@ from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity, GranularityKind
 from onnx_gconv.schemes.scheme import MappingScheme
-from onnx_gconv.weights import SkipReason
+from onnx_gconv.weights import MVM_OPS, SkipReason
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,9 +61,10 @@ def save_example(path: Path) -> np.ndarray:
 def test_the_python_examples_of_the_readme_run_in_order(folder_with_a_model: Path) -> None:
     namespace: dict[str, object] = {}
     examples = blocks(README, "python")
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         exec(compile(example, "README.md", "exec"), namespace)  # noqa: S102 - that is the test
+    assert MVM_OPS.pop(("my.domain", "ScaledMatMul")).slots  # which other tests shall not find
     assert (folder_with_a_model / "plain.onnx").exists()
     np.testing.assert_allclose(namespace["weights"], [[0.5, -1.0]], rtol=1e-6)
 

@@ -47,7 +47,7 @@ _LEAST_G_MAX, _MOST_G_MAX = 10.0, 40.0
 # Numbers that become text at once; as Python's own they need many times the memory of an array.
 _TEXT_CELLS = 1 << 16
 
-_DENSE_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger"})
+# aihwkit has AnalogConv1d to AnalogConv3d.
 _MOST_KERNEL_AXES = 3
 
 
@@ -237,14 +237,13 @@ def _module(layer: Layer) -> str:
 
 
 def _class_name(layer: Layer) -> str:
-    consumer = layer.consumers[0]
-    assert consumer.matrix_view is not None  # noqa: S101 - layers have one
-    if "Conv" not in consumer.op_type:
+    op = layer.op
+    if op.convolution is None:
         return "AnalogLinear"
-    kernel_axes = len(consumer.matrix_view.row_axes) - 1
-    if consumer.op_type in _DENSE_CONVOLUTIONS and 1 <= kernel_axes <= _MOST_KERNEL_AXES:
+    kernel_axes = len(op.kernel_shape(layer.view))
+    if op.convolution == "plain" and 1 <= kernel_axes <= _MOST_KERNEL_AXES:
         return f"AnalogConv{kernel_axes}d"
-    return consumer.op_type
+    return op.op_type
 
 
 def _head(columns: Sequence[_Column]) -> str:

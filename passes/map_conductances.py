@@ -16,6 +16,7 @@ from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, ZeroRecord, write_manifest
 from onnx_gconv.mapping.nodes import IntegerCodes, LevelCodes, RebuiltWeight, rebuild_nodes
 from onnx_gconv.mapping.unique_names import UniqueNames
+from onnx_gconv.mapping.value_uses import hand_over_uses
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_manifest import manifest_of
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
@@ -258,6 +259,8 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
     for weight, record in zip(plan.weights, manifest.weights, strict=True):
         found = weight.found
         rebuilt = _rebuilt(weight, record, names, opset)
+        if placement.is_shadowed(found):
+            rebuilt.value.name = names.new(record.name)
         constants = list(rebuilt.initializers)
         if record.digital_copy is not None:
             constants.append(split_off(found, digital_uses(found), record.digital_copy))
@@ -273,6 +276,10 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
     frozen = [value for name, value in model.graph.initializers.items() if name in sources]
     _free_from_inputs(model, [*frozen, *(weight.found.value for weight in plan.weights)])
     remove_unused(unused)
+    for weight in plan.weights:
+        old, producer = weight.found.value, weight.found.value.producer()
+        if producer is not None and producer.graph is not None:  # it stays for another of its outputs
+            old.name = names.new(f"{old.name}.not_mapped")
     if default_opset(model) is None:
         types = {weight.found.tensor.dtype for weight in plan.weights}
         set_default_opset(model, max(_NEW_OPSET, *(OLDEST_CASTS.get(dtype, 0) for dtype in types)))
@@ -349,7 +356,7 @@ def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Nod
     new.metadata_props.update(old.metadata_props)
     new.meta.update(old.meta)
     place.scope.graph.insert_before(place.before, rebuilt.nodes)
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    hand_over_uses(old, new)
     producer = old.producer()
     if found.stored_as == "constant" and producer is not None:
         rebuilt.nodes[-1].metadata_props.update(producer.metadata_props)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_gconv.errors import ModelError
 from onnx_gconv.weights import FoundWeight, Scope
 from onnx_gconv.weights.scopes import outermost_node
 
@@ -39,7 +39,10 @@ class Placement:
     def __init__(self, scopes: Sequence[Scope]) -> None:
         self._scope_of = {scope.graph: scope for scope in scopes}
         self._positions = {node: number for scope in scopes for number, node in enumerate(scope.graph)}
-        self._names = Counter(name for scope in scopes for name in _names(scope.graph))
+        self._scopes_of_name: dict[str, list[Scope]] = {}
+        for scope in scopes:
+            for name in _names(scope.graph):
+                self._scopes_of_name.setdefault(name, []).append(scope)
 
     def of(self, weight: FoundWeight) -> Place:
         """The place for the nodes that rebuild a weight.
@@ -58,6 +61,25 @@ class Placement:
         outermost = [outermost_node(node, scope.graph, self._scope_of) for node in users]
         return Place(scope, min(outermost, key=self._positions.__getitem__))
 
+    def is_shadowed(self, weight: FoundWeight) -> bool:
+        """Whether a graph around the weight, or a body beneath it, has another value of its name.
+
+        An initializer may share its name with one of a body, as ONNX Runtime has it; the output of a node may not, so
+        that what rebuilds the weight needs a name of its own.
+
+        Raises:
+            ModelError: If the weight is an output of its graph, whose name is not ours to change.
+        """
+        own = self._scope_of[weight.scope.graph]
+        others = [scope for scope in self._scopes_of_name[weight.name] if scope is not own]
+        related = [scope for scope in others if _is_within(scope, own) or _is_within(own, scope)]
+        if related and weight.value.is_graph_output():
+            raise ModelError(
+                f"the weight '{weight.name}' is a graph output, and the graph '{related[0].path or 'around it'}' has "
+                "another value of that name; rename one of them"
+            )
+        return bool(related)
+
     def _outside_of_loops(self, weight: FoundWeight) -> Scope:
         found, scope = weight.scope, weight.scope
         while scope.parent is not None and scope.node is not None:
@@ -65,8 +87,16 @@ class Placement:
                 found = scope.parent
             scope = scope.parent
         is_dequantized = any(node.op_type == "DequantizeLinear" for node in weight.passed)
-        is_movable = self._names[weight.name] == 1 and not weight.value.is_graph_output() and not is_dequantized
+        is_unique = len(self._scopes_of_name[weight.name]) == 1
+        is_movable = is_unique and not weight.value.is_graph_output() and not is_dequantized
         return found if is_movable else weight.scope
+
+
+def _is_within(inner: Scope, outer: Scope) -> bool:
+    current: Scope | None = inner
+    while current is not None and current is not outer:
+        current = current.parent
+    return current is outer
 
 
 def _names(graph: ir.Graph) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,7 +18,9 @@ from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.tensors.types import INTEGER_DTYPES, finite_range
 
-__all__ = ["MeasuredConductances", "ReplaceConductances"]
+__all__ = ["MeasuredConductances", "ReplaceConductances", "measured_bias"]
+
+_MEASURED_BIAS = re.compile(r", the bias '(.*)' among them")
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +147,12 @@ def _replaced(mapped: MappedWeight, measured: MeasuredConductances, names: Uniqu
             "notes": (*record.notes, _note(measured)),
         }
     )
+
+
+def measured_bias(record: WeightRecord) -> str | None:
+    """The name of the bias that was measured with a weight, which a note of its record says; None if none was."""
+    found = (_MEASURED_BIAS.search(note) for note in record.notes if record.measured is not None)
+    return next((match[1] for match in found if match is not None), None)
 
 
 def _note(measured: MeasuredConductances) -> str:

@@ -17,6 +17,7 @@ from onnx_gconv.mapping.located import (
 )
 from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
+from onnx_gconv.mapping.value_uses import hand_over_uses
 from onnx_gconv.tensors.bits import has_same_elements
 from onnx_gconv.weights import Scope, scopes
 from onnx_gconv.weights.rearrangement import node_label
@@ -113,7 +114,7 @@ def _restore_digital_copy(copy: ir.Value, weight: ir.Value | None) -> None:
         return
     graph = copy.graph
     assert graph is not None  # noqa: S101 - it is an initializer
-    copy.replace_all_uses_with(weight)
+    hand_over_uses(copy, weight)
     del graph.initializers[copy.name or ""]
 
 
@@ -130,7 +131,7 @@ def _restore(mapped: MappedWeight, places: _Places) -> ir.Value:
         metadata_props={k: v for k, v in rebuilt.metadata_props.items() if k not in {WEIGHT_KEY, ROLE_KEY}},
     )
     weight.meta.update(rebuilt.meta)
-    rebuilt.replace_all_uses_with(weight, replace_graph_outputs=True)
+    hand_over_uses(rebuilt, weight)
     graph.remove(mapped.nodes, safe=True)
     leaves = (*mapped.conductances, mapped.scale, *mapped.constants)
     constants = [value for value in leaves if not value.uses() and not value.is_graph_output()]

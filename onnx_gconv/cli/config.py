@@ -48,6 +48,10 @@ def init(
     target = model.with_name(_DEFAULT_NAME) if output is None else Path(output)
     if output != _STDOUT:
         _refuse_existing(target, force=force)
+        if target.exists():
+            from onnx_gconv.files.models import check_output_path
+
+            check_output_path(target, [model])  # with --force, too
     from onnx_gconv.configuration.starting_file import starting_file
     from onnx_gconv.operations.operations import survey_model
 

@@ -19,6 +19,9 @@ __all__ = [
     "Inputs",
     "Json",
     "MappingOptions",
+    "MaxError",
+    "MinAgreement",
+    "MinSqnr",
     "Model",
     "Output",
     "Quiet",
@@ -50,6 +53,7 @@ _WEIGHTS = "Weights"
 _FILES = "Files"
 _REPORT = "Reporting"
 _INPUTS = "Inputs of the model"
+_LIMITS = "Limits of errors against the original"
 
 Model: TypeAlias = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=False)]
 Output: TypeAlias = Annotated[
@@ -92,6 +96,36 @@ Value: TypeAlias = Annotated[
     ),
 ]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of generated inputs.", rich_help_panel=_INPUTS)]
+MinSqnr: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--min-sqnr",
+        help="Fail if an output has a smaller ratio of signal to error against the original, in dB.",
+        metavar="DB",
+        rich_help_panel=_LIMITS,
+        show_default=False,
+    ),
+]
+MinAgreement: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--min-agreement",
+        help="Fail if a smaller share of rows has the same argmax as the original, from 0 to 1.",
+        metavar="SHARE",
+        rich_help_panel=_LIMITS,
+        show_default=False,
+    ),
+]
+MaxError: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--max-error",
+        help="Fail if an output is further from the original than this, in its own units.",
+        metavar="ERROR",
+        rich_help_panel=_LIMITS,
+        show_default=False,
+    ),
+]
 ExternalData: TypeAlias = Annotated[
     bool | None,
     typer.Option(

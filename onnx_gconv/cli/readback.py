@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from onnx_gconv.cli.options import Debug, Dim, ExternalData, Inputs, Json, Quiet, Seed, Value
+from onnx_gconv.cli.options import (
+    Debug,
+    Dim,
+    ExternalData,
+    Inputs,
+    Json,
+    MaxError,
+    MinAgreement,
+    MinSqnr,
+    Quiet,
+    Seed,
+    Value,
+)
 from onnx_gconv.cli.output import print_report, progress_bar
 
 if TYPE_CHECKING:
@@ -119,6 +131,9 @@ def readback(
     dim: Dim = None,
     value: Value = None,
     seed: Seed = 0,
+    min_sqnr: MinSqnr = None,
+    min_agreement: MinAgreement = None,
+    max_error: MaxError = None,
     pictures: Annotated[
         Path | None,
         typer.Option(
@@ -138,15 +153,22 @@ def readback(
 ) -> None:
     """Put measured conductances in place of the targets; writes MODEL.measured.onnx, the model of the real chip."""
     from onnx_gconv.errors import ConfigError
+    from onnx_gconv.files.models import check_output_path
     from onnx_gconv.handoff import read_back
     from onnx_gconv.handoff.measurements import parse_limits
+    from onnx_gconv.handoff.read_back import default_measured_path
     from onnx_gconv.runtime.inputs import parse_dim, parse_value
     from onnx_gconv.verification import verify
 
     if original is None and (inputs is not None or dim or value or seed):
         raise ConfigError("inputs are for running the models; give --original MODEL, too")
+    if original is None and not (min_sqnr is None and min_agreement is None and max_error is None):
+        raise ConfigError("limits of errors are for running the models; give --original MODEL, too")
     if original is not None and dry_run:
         raise ConfigError("--dry-run writes no model that could be compared with --original; give one of both")
+    if original is not None:
+        target = default_measured_path(mapped) if output is None else output
+        check_output_path(target, [original, *([] if inputs is None else [inputs])])
     dims = dict(parse_dim(text) for text in dim or ())
     values = dict(parse_value(text) for text in value or ())
     steps = {
@@ -173,7 +195,16 @@ def readback(
         verification = None
         if original is not None and report.output is not None:
             verification = verify(
-                original, report.output, inputs=inputs, dims=dims, values=values, seed=seed, progress=progress
+                original,
+                report.output,
+                inputs=inputs,
+                dims=dims,
+                values=values,
+                seed=seed,
+                min_sqnr_db=min_sqnr,
+                min_agreement=min_agreement,
+                max_error=max_error,
+                progress=progress,
             )
     print_report(_Reports(report, verification), as_json=as_json, quiet=quiet)
     if verification is not None and not verification.passed:

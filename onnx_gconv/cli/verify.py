@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onnx_gconv.cli.options import Debug, Dim, Inputs, Json, Quiet, Seed, Value
+from onnx_gconv.cli.options import Debug, Dim, Inputs, Json, MaxError, MinAgreement, MinSqnr, Quiet, Seed, Value
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["verify"]
@@ -20,6 +20,9 @@ def verify(
     dim: Dim = None,
     value: Value = None,
     seed: Seed = 0,
+    min_sqnr: MinSqnr = None,
+    min_agreement: MinAgreement = None,
+    max_error: MaxError = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
@@ -31,7 +34,18 @@ def verify(
     dims = dict(parse_dim(text) for text in dim or ())
     values = dict(parse_value(text) for text in value or ())
     with progress_bar({"weights": "Comparing weights"}, quiet=quiet) as progress:
-        report = verify_models(original, mapped, inputs=inputs, dims=dims, values=values, seed=seed, progress=progress)
+        report = verify_models(
+            original,
+            mapped,
+            inputs=inputs,
+            dims=dims,
+            values=values,
+            seed=seed,
+            min_sqnr_db=min_sqnr,
+            min_agreement=min_agreement,
+            max_error=max_error,
+            progress=progress,
+        )
     print_report(report, as_json=as_json, quiet=quiet)
     if not report.passed:
         raise typer.Exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -34,10 +35,12 @@ class ConfigurationSource:
     Attributes:
         name: What messages call it: the file in quotes; empty if it comes from no file.
         lines: The lines that keys of the file stand in, counted from 1, as far as they are known.
+        files: The file, which no output may replace; empty if it comes from no file.
     """
 
     name: str = ""
     lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     def place(self, *key: str | int) -> str:
         """What messages call a key, e.g. ``'gconv.toml', line 7: overrides[1].op``."""

@@ -42,7 +42,7 @@ def read_configuration(path: str | os.PathLike[str]) -> Configuration:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(_syntax_message(file, error)) from None
-    return Configuration.of(data, ConfigurationSource(f"'{file}'", _lines(text)))
+    return Configuration.of(data, ConfigurationSource(f"'{file}'", _lines(text), (file,)))
 
 
 def _syntax_message(file: Path, error: Exception) -> str:

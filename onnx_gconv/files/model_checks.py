@@ -16,8 +16,8 @@ _PACKED_BITS = 8
 def first_problem(proto: onnx.ModelProto) -> str | None:
     """Why a model cannot be used, with the remedy, or None.
 
-    onnx-ir drops sparse initializers and training information without a word, and keeps one of two initializers of the
-    same name.
+    onnx-ir (1.1) drops sparse initializers, training information and opaque types without a word, and keeps one of two
+    initializers of the same name.
     """
     if not proto.HasField("graph") or not proto.opset_import or not proto.ir_version:
         return "is not an ONNX model, or it is truncated (no graph, IR version or opset); export or copy it again"
@@ -36,6 +36,12 @@ def _graph_problem(graph: onnx.GraphProto) -> str | None:
     if graph.sparse_initializer:
         name = graph.sparse_initializer[0].values.name
         return f"has the sparse initializer '{name}', which would be lost; make it dense first"
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if (kind := _opaque(value.type)) is not None:
+            return (
+                f"has the value '{value.name}' of the opaque type '{kind}', which would be lost; cut the nodes that "
+                "give or read it off the model"
+            )
     names: set[str] = set()
     for tensor in graph.initializer:
         if not tensor.name:
@@ -44,6 +50,16 @@ def _graph_problem(graph: onnx.GraphProto) -> str | None:
             return f"has two initializers named '{tensor.name}' in graph '{graph.name}'; rename one"
         names.add(tensor.name)
     return None
+
+
+def _opaque(kind: onnx.TypeProto) -> str | None:
+    """The name of an opaque type, or of one that a type is made of; None if there is none."""
+    which = kind.WhichOneof("value")
+    if which == "opaque_type":
+        return ".".join(part for part in (kind.opaque_type.domain, kind.opaque_type.name) if part)
+    if which == "map_type":
+        return _opaque(kind.map_type.value_type)
+    return _opaque(getattr(kind, which).elem_type) if which in {"sequence_type", "optional_type"} else None
 
 
 def _tensor_problem(tensor: onnx.TensorProto) -> str | None:

@@ -26,7 +26,14 @@ from onnx_gconv.tensors.external import (
     external_tensors,
 )
 
-__all__ = ["EXTERNAL_DATA_THRESHOLD_BYTES", "check_output_path", "load_into_memory", "load_model", "save_model"]
+__all__ = [
+    "EXTERNAL_DATA_THRESHOLD_BYTES",
+    "check_model_path",
+    "check_output_path",
+    "load_into_memory",
+    "load_model",
+    "save_model",
+]
 
 # A model above this size is written with external data even if its source was not: a protobuf of that size has to be
 # held in memory twice by everyone who reads it.
@@ -52,7 +59,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
             be lost (sparse initializers, training information) or is ambiguous (duplicate initializers); or if its
             external data is unsafe, missing or too short.
     """
-    path = Path(path)
+    path = check_model_path(path)
     try:
         proto = onnx.load(os.fspath(path), format="protobuf", load_external_data=False)
     except OSError as error:
@@ -168,19 +175,57 @@ def load_into_memory(model: ir.Model) -> None:
 def check_output_path(path: Path, inputs: Iterable[Path] = ()) -> None:
     """Check, before any work is done, that an output can be written.
 
+    Args:
+        path: The file.
+        inputs: Files that are read, which it may not be, under whatever name; and folders, in which it may not be.
+
     Raises:
-        ConfigError: If the folder does not exist or cannot be written to, or `path` is a folder or one of `inputs`.
+        ConfigError: If the folder does not exist or cannot be written to; if `path` is a folder, a symbolic link (which
+            would be replaced by the output), or anything else that is no file; or if it is one of `inputs`.
     """
-    folder = path.parent
-    if not folder.is_dir():
-        raise ConfigError(f"cannot write '{path}': the folder '{folder}' does not exist; create it first")
-    if path.is_dir():
-        raise ConfigError(f"cannot write '{path}': it is a folder; give the name of a file in it")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write '{path}': no permission to write to the folder '{folder}'")
+    if (problem := _place_problem(path)) is not None:
+        raise ConfigError(f"cannot write '{path}': {problem}")
     for item in inputs:
-        if path.exists() and item.exists() and path.samefile(item):
-            raise ConfigError(f"the output '{path}' is the input; inputs are never overwritten, choose another name")
+        if item.is_dir():
+            if path.resolve().is_relative_to(item.resolve()):
+                raise ConfigError(f"the output '{path}' is in the folder '{item}', which is read; choose another place")
+        elif path.exists() and item.exists() and path.samefile(item):
+            other = "" if item == path else f" '{item}'"
+            raise ConfigError(
+                f"the output '{path}' is the input{other}; inputs are never overwritten, choose another name"
+            )
+
+
+def _place_problem(path: Path) -> str | None:
+    """Why no file can be written there, and what to do; None if one can."""
+    folder = path.parent
+    if not path.name or path.is_dir():
+        return "it is a folder; give the name of a file in it"
+    if not folder.is_dir():
+        return f"the folder '{folder}' does not exist; create it first"
+    if path.is_symlink():
+        return f"it is a symbolic link to '{path.readlink()}', which would be replaced; give that path, or another name"
+    if path.exists() and not path.is_file():
+        return "it is a device, a pipe or a socket; give the name of a file"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"no permission to write to the folder '{folder}'"
+    return None
+
+
+def check_model_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a model that is to be read.
+
+    Raises:
+        ModelError: If it is empty, or a folder, or anything else that is no file, where reading might never end.
+    """
+    if not os.fspath(path):
+        raise ModelError("the path of the model is empty; give the .onnx file")
+    found = Path(path)
+    if found.is_dir():
+        raise ModelError(f"cannot read the model '{found}': it is a folder; give the .onnx file in it")
+    if found.exists() and not found.is_file():
+        raise ModelError(f"cannot read the model '{found}': it is a device, a pipe or a socket; give a file")
+    return found
 
 
 def _write(

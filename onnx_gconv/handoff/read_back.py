@@ -21,7 +21,7 @@ from onnx_gconv.crossbars.tile_arrays import TileArrays, tile_arrays
 from onnx_gconv.crossbars.tile_bias import bias_of_tiles
 from onnx_gconv.crossbars.tiled_tensor import TiledTensor
 from onnx_gconv.errors import BundleError, ConfigError, GconvError
-from onnx_gconv.files.models import check_output_path, load_model, save_model
+from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
 from onnx_gconv.handoff.manifest import LayerRecord
 from onnx_gconv.handoff.measurements import FailedCells, Measurements, check_limits, open_measurements
 from onnx_gconv.handoff.readback_pictures import check_pictures, write_readback_pictures
@@ -86,7 +86,7 @@ def read_back(
             conductance; the message names tile and cell.
         ConfigError: If an option is wrong or the output cannot be written.
     """
-    source = Path(mapped)
+    source = check_model_path(mapped)
     target = default_measured_path(source) if output is None else Path(output)
     check_limits(limits)
     if failed_cells not in {"target", "measured"}:
@@ -107,7 +107,7 @@ def read_back(
     with opened as measurements:
         models = [source, *(measurements.bundle / file.path for file in measurements.manifest.files)]
         if not dry_run:
-            check_output_path(target, [model for model in models if model.suffix == ".onnx"])
+            check_output_path(target, [*models, measurements.path, measurements.bundle])
         with _named(source):
             layers = layers_of(model, measurements.manifest.geometry.geometry, None)
             pairs = _matched(layers, measurements)

@@ -22,7 +22,7 @@ from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
 from onnx_gconv.errors import ConfigError, GconvError
 from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_arrays
-from onnx_gconv.files.models import load_model
+from onnx_gconv.files.models import check_model_path, load_model
 from onnx_gconv.files.staged_folder import staged_folder
 from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
@@ -124,7 +124,7 @@ def write_bundle(
             cannot be written.
         BundleError: If a weight cannot be handed off.
     """
-    source = Path(mapped)
+    source = check_model_path(mapped)
     target = default_bundle_path(source) if output is None else Path(output)
     device = None if preset is None else preset_of_name(preset)
     geometry = ArrayGeometry(
@@ -141,7 +141,7 @@ def write_bundle(
     if pictures:
         require_matplotlib()
     if not dry_run:
-        _check_target(target, source, overwrite=overwrite)
+        _check_target(target, [source, *([] if defects is None else [Path(defects)])], overwrite=overwrite)
     found, sha256 = (None, "") if defects is None else read_defects(defects, geometry)
     chip = Chip(geometry, found, "" if defects is None else os.fspath(defects))
     model = load_model(source)
@@ -196,7 +196,7 @@ def _array_size(array: tuple[int, int] | None, preset: DevicePreset | None) -> t
     return preset.array
 
 
-def _check_target(target: Path, source: Path, *, overwrite: bool) -> None:
+def _check_target(target: Path, inputs: Sequence[Path], *, overwrite: bool) -> None:
     """Check, before any work is done, that the bundle can be written.
 
     Raises:
@@ -215,8 +215,9 @@ def _check_target(target: Path, source: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"'{target}' exists and is no bundle; choose another name")
     if not overwrite:
         raise ConfigError(f"'{target}' exists; choose another name, or replace it with --overwrite (overwrite=True)")
-    if source.resolve().is_relative_to(target.resolve()):
-        raise ConfigError(f"'{target}' holds the input '{source}'; choose another name")
+    for item in inputs:
+        if item.resolve().is_relative_to(target.resolve()):
+            raise ConfigError(f"'{target}' holds the input '{item}'; choose another name")
 
 
 def _skipped_mvm_weights(model: ir.Model) -> int:

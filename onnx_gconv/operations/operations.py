@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_gconv.configuration import ModelSettings, read_configuration
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
 from onnx_gconv.errors import ConfigError, GconvError, ModelError
-from onnx_gconv.files.models import check_output_path, load_model, save_model
+from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.operations.configuration_check import ConfigurationReport
 from onnx_gconv.operations.report import MappingReport, RestoreReport
@@ -75,11 +75,11 @@ def map_model(
         ConfigError: If a pattern matches nothing, an option or the configuration is wrong, or the output cannot be
             written.
     """
-    source = Path(model)
+    source = check_model_path(model)
     configuration = configuration_of(config, converter, options)
     target = default_mapped_path(source) if output is None else Path(output)
     if not dry_run:
-        check_output_path(target, [source])
+        check_output_path(target, [source, *configuration.source.files])
     graph = load_model(source)
     mapping = MapConductances(configuration=configuration, progress=_step(progress, "scan"))
     with _named(source):
@@ -122,7 +122,7 @@ def inspect_model(
         ModelError: If the model cannot be read.
         ConfigError: If a pattern matches nothing, or an option or the configuration is wrong.
     """
-    source = Path(model)
+    source = check_model_path(model)
     configuration = configuration_of(config, converter, options)
     graph = load_model(source)
     with _named(source):
@@ -145,7 +145,7 @@ def survey_model(model: str | os.PathLike[str], settings: ModelSettings | None =
     Raises:
         ModelError: If the model cannot be read, or is mapped already or too old.
     """
-    source = Path(model)
+    source = check_model_path(model)
     settings = ModelSettings() if settings is None else settings
     graph = load_model(source)
     with _named(source):
@@ -210,7 +210,7 @@ def restore_model(
         ModelError: If the model cannot be read, is not mapped, or another tool has damaged its mapping.
         ConfigError: If the output cannot be written.
     """
-    source = Path(mapped)
+    source = check_model_path(mapped)
     target = default_restored_path(source) if output is None else Path(output)
     check_output_path(target, [source])
     graph = load_model(source)

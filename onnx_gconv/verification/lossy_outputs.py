@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from onnx_gconv.errors import ModelError
-from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import Manifest
-from onnx_gconv.passes import RestoreWeights
 from onnx_gconv.verification.outputs import OutputsReport
 
-__all__ = ["JUDGED_BY_REBUILT_WEIGHTS", "judged", "reasons_for_losses", "restored_model"]
+__all__ = ["JUDGED_BY_REBUILT_WEIGHTS", "judged", "reasons_for_losses"]
 
 JUDGED_BY_REBUILT_WEIGHTS = (
     "the errors of outputs are those against the original, but what passes is judged against the original with the "
@@ -28,26 +22,6 @@ def reasons_for_losses(manifest: Manifest) -> tuple[str, ...]:
         *(["the mapping rounds or clips weights on purpose"] if any(item.loss for item in manifest.weights) else []),
         *(["conductances were measured on a chip"] if any(item.measured for item in manifest.weights) else []),
     )
-
-
-@contextmanager
-def restored_model(mapped: Path) -> Iterator[Path | None]:
-    """The original with the rebuilt weights in place of its own, in a temporary folder; None if it cannot be made.
-
-    Raises:
-        ModelError: If the model cannot be read.
-    """
-    model = load_model(mapped)
-    with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:
-        path = Path(folder) / mapped.name
-        try:
-            RestoreWeights()(model)
-        except ModelError:  # a broken mapping, which the other checks report
-            yield None
-            return
-        save_model(model, path)
-        del model
-        yield path
 
 
 def judged(against_original: OutputsReport, against_rebuilt: OutputsReport, reasons: Sequence[str]) -> OutputsReport:

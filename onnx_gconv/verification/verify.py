@@ -23,9 +23,15 @@ from onnx_gconv.passes import CheckMapping, Violation
 from onnx_gconv.runtime.comparison import OutputComparison
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.terminal_text import counted, plain, rendered
-from onnx_gconv.verification.lossy_outputs import judged, reasons_for_losses, restored_model
+from onnx_gconv.verification.error_limits import NO_LIMITS, STATED_LIMITS, ErrorLimits
+from onnx_gconv.verification.lossy_outputs import judged, reasons_for_losses
 from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
 from onnx_gconv.verification.raised_original import raised_original
+from onnx_gconv.verification.rebuilt_original import (
+    NoRebuiltOriginalError,
+    measured_biases,
+    original_with_rebuilt_weights,
+)
 from onnx_gconv.verification.weights import WeightComparison, compare_weights
 
 if TYPE_CHECKING:
@@ -47,6 +53,8 @@ class VerificationReport:
         violations: What is wrong with the mapping itself, see `CheckMapping`.
         weights: Every rebuilt weight beside the original one.
         outputs: Every output of the mapped model beside the original's, in ONNX Runtime.
+        limits: What was asked of the errors against the original.
+        needs_outputs: Whether something was given that only the comparison of outputs needs, so that it has to run.
     """
 
     original: Path
@@ -54,11 +62,13 @@ class VerificationReport:
     violations: tuple[Violation, ...]
     weights: tuple[WeightComparison, ...]
     outputs: OutputsReport
+    limits: ErrorLimits = NO_LIMITS
+    needs_outputs: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether everything that could be checked holds."""
-        return not self.violations and all(item.passed for item in self.weights) and self.outputs.passed
+        """Whether everything that could be checked holds, and what was asked for could be."""
+        return not self.problems
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -71,7 +81,23 @@ class VerificationReport:
                 for item in self.outputs.failures
             ),
             *(_output_problem(item) for item in self.outputs.comparisons if not item.passed),
+            *self._beyond(self.limits),
+            *self._missing(),
         )
+
+    @property
+    def far_from_original(self) -> tuple[str, ...]:
+        """Outputs below 10 dB of SQNR or 90 % agreement of argmax against the untouched original, a line each."""
+        return tuple(self._beyond(STATED_LIMITS))
+
+    def _beyond(self, limits: ErrorLimits) -> Iterator[str]:
+        for item in self.outputs.comparisons:
+            if exceeded := limits.exceeded_by(item):
+                yield f"output '{item.name}' at optimization '{item.optimization}': {' and '.join(exceeded)}"
+
+    def _missing(self) -> Iterator[str]:
+        if self.needs_outputs and self.outputs.not_compared is not None:
+            yield f"outputs were to be compared, but were not: {self.outputs.not_compared}"
 
     def raise_if_failed(self) -> None:
         """Raise unless everything that could be checked holds.
@@ -95,6 +121,7 @@ class VerificationReport:
             "mapped": str(self.mapped),
             "passed": self.passed,
             "problems": list(self.problems),
+            "far_from_original": list(self.far_from_original),
             "violations": [asdict(violation) for violation in self.violations],
             "weights": [asdict(item) for item in self.weights],
             "outputs": outputs["outputs"],
@@ -120,8 +147,8 @@ class VerificationReport:
         parts.extend(Text(line) for line in self._remarks())
         parts.extend(Text(f"FAILED: {problem}", style="bold red") for problem in self.problems)
         if self.passed:
-            style = "bold green" if self.outputs.not_compared is None else "bold yellow"
-            parts.append(Text(self._verdict(), style=style))
+            is_proved = self.outputs.not_compared is None and not self.far_from_original
+            parts.append(Text(self._verdict(), style="bold green" if is_proved else "bold yellow"))
         return Group(*parts)
 
     def _weights_table(self) -> Table:
@@ -199,7 +226,10 @@ class VerificationReport:
         weights = f"{counted(len(self.weights))} ({identical} bit-identical)"
         if self.outputs.not_compared is not None:
             return f"NOT VERIFIED AS A WHOLE: {weights} and the mapping hold, but outputs were not compared."
-        return f"PASSED: {weights}, {len(self.outputs.comparisons)} comparisons of outputs, and the mapping hold."
+        verdict = f"PASSED: {weights}, {len(self.outputs.comparisons)} comparisons of outputs, and the mapping hold"
+        if not self.far_from_original:
+            return f"{verdict}."
+        return f"{verdict}, but outputs are FAR FROM THE ORIGINAL'S: {'; '.join(self.far_from_original)}."
 
 
 def verify(
@@ -210,6 +240,9 @@ def verify(
     dims: Mapping[str, int] | None = None,
     values: Mapping[str, ValueRange] | None = None,
     seed: int = 0,
+    min_sqnr_db: float | None = None,
+    min_agreement: float | None = None,
+    max_error: float | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> VerificationReport:
     """Check that a mapped model computes what the original computes.
@@ -221,8 +254,10 @@ def verify(
     3. `CheckMapping` reads the structure, the manifest and the invariants.
 
     Where the mapping rounds conductances to levels or clips weights on purpose, outputs differ from the original's as
-    they should. They are then judged against the outputs of the original with the rebuilt weights in place of its own,
-    whose errors the first check has measured; the errors that are reported stay those against the original.
+    they should. They are then judged against the outputs of the original's own graph with the rebuilt weights in place
+    of its weights, whose errors the first check has measured; the errors that are reported stay those against the
+    original, and have limits of their own. Below 10 dB of SQNR or 90 % agreement of argmax the report says that outputs
+    are far from the original's, which fails only if `min_sqnr_db` or `min_agreement` asks for more.
 
     An original that ONNX Runtime does not run, and whose opset was raised before the mapping, is run at the raised
     opset; a note says so.
@@ -236,13 +271,18 @@ def verify(
         dims: For generated inputs: sizes of symbolic dimensions, by symbol or ``INPUT:AXIS``.
         values: For generated inputs: ranges of values, by input.
         seed: For generated inputs.
+        min_sqnr_db: The smallest signal to quantization noise ratio of an output against the original, in dB, that
+            passes; None for any.
+        min_agreement: The smallest share of rows with the same argmax that passes, from 0 to 1; None for any.
+        max_error: The largest error of an output against the original that passes, in its units; None for any.
         progress: Called with the step ("weights", or what runs), what is done and how much there is.
 
     Raises:
         ModelError: If a model cannot be read.
-        ConfigError: If the inputs do not fit the original.
+        ConfigError: If the inputs do not fit the original, or a limit is no such number.
     """
     original, mapped = Path(original), Path(mapped)
+    limits = ErrorLimits(min_sqnr_db, min_agreement, max_error)
     manifest, violations, weights = _check_weights(original, mapped, progress)
     compare = partial(
         compare_outputs,
@@ -263,12 +303,23 @@ def verify(
                 if again.inputs is not None:
                     outputs = replace(again, notes=(raised.note, *again.notes))
     if manifest is not None and (reasons := reasons_for_losses(manifest)):
-        with restored_model(mapped) as rebuilt:
-            if rebuilt is not None:
+        try:
+            with original_with_rebuilt_weights(original, mapped, manifest) as rebuilt:
                 # ONNX Runtime leaves out a cast to half precision between two others, and so the rounding.
                 eps = max(_coarsest_eps(manifest), *(_eps(weight.dtype) for weight in manifest.weights))
                 outputs = judged(outputs, compare(rebuilt, weight_eps=eps), reasons)
-    return VerificationReport(original, mapped, violations, weights, outputs)
+                outputs = replace(outputs, notes=(*outputs.notes, *map(_taken_over, measured_biases(manifest))))
+        except NoRebuiltOriginalError as why:
+            note = f"outputs are judged against the original alone, as the rebuilt weights do not go into it: {why}"
+            outputs = replace(outputs, notes=(note, *outputs.notes))
+    needs_outputs = inputs is not None or bool(dims) or bool(values) or limits.are_given
+    return VerificationReport(original, mapped, violations, weights, outputs, limits, needs_outputs)
+
+
+def _taken_over(bias: str) -> str:
+    return (
+        f"the bias '{bias}' was measured, too, and is judged as the mapped model has it: what changed in it is not seen"
+    )
 
 
 def _check_weights(

@@ -14,13 +14,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.converters import ConductanceConverter, Scaling, WeightStatistics
-from onnx_gconv.errors import ModelError
+from onnx_gconv.errors import ModelError, UnmappableWeightError
 from onnx_gconv.mapping import Manifest, MeasuredRecord, WeightRecord
 from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
-from onnx_gconv.passes import InlineWeightFunctions
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
+from onnx_gconv.verification.rebuilt_original import as_it_was_mapped
 from onnx_gconv.weights import scopes
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constants import constant_tensor
@@ -48,7 +48,7 @@ class WeightComparison:
         max_relative_error: That, divided by max|W|; 0 without an error, None for one of an all-zero weight.
         max_ulp_error: Largest distance in representable numbers of the weight's type.
         bit_identical: Whether all elements are equal bit for bit.
-        bound: What the converter promises for `max_abs_error`; 0 for an exact one.
+        bound: What the converter promises for `max_abs_error`; 0 for an exact one; None if it cannot promise any.
         passed: Whether the promise is kept, in each group of elements that share a scale. Where clipping was asked for,
             weights beyond what the devices can hold are compared with the largest that they can. Of measured
             conductances the promise is the distance from their targets that the manifest states.
@@ -63,7 +63,7 @@ class WeightComparison:
     max_relative_error: float | None
     max_ulp_error: int | None
     bit_identical: bool
-    bound: float
+    bound: float | None
     passed: bool
     clipped: int | None = None
     sqnr_db: float | None = None
@@ -87,7 +87,7 @@ def compare_weights(
     Raises:
         ModelError: If external data cannot be read.
     """
-    originals = _Originals(_as_it_was_mapped(original, mapped))
+    originals = _Originals(as_it_was_mapped(original, mapped))
     values = ModelValues(mapped)
     sizes = [math.prod(record.shape) * np.dtype(record.ir_dtype.numpy()).itemsize for record in manifest.weights]
     done, results = 0, []
@@ -103,18 +103,6 @@ def compare_weights(
             executor.shutdown(cancel_futures=True)
             raise
     return tuple(results)
-
-
-def _as_it_was_mapped(original: ir.Model, mapped: ir.Model) -> ir.Model:
-    """The original, with functions inlined if they were before it was mapped; that gives weights the same names."""
-    if original.functions.keys() == mapped.functions.keys():
-        return original
-    inlined = original.clone()
-    try:
-        InlineWeightFunctions()(inlined)
-    except ModelError:  # then it is another model; its weights will say so
-        return original
-    return inlined
 
 
 class _Originals:
@@ -228,7 +216,8 @@ def _compared(
     error = difference.max_error
     keeps = bool(np.all(difference.largest_errors <= bounds))  # NaN does not
     is_exact = converter.is_exact and record.measured is None
-    passed = difference.bit_identical if is_exact else math.isfinite(error) and keeps
+    is_bounded = bool(np.isfinite(bounds).all())
+    passed = difference.bit_identical if is_exact else math.isfinite(error) and keeps and is_bounded
     return WeightComparison(
         name=record.name,
         graph=record.graph,
@@ -236,10 +225,11 @@ def _compared(
         max_relative_error=_relative(error, difference.max_abs),
         max_ulp_error=difference.max_ulp if math.isfinite(error) else None,
         bit_identical=difference.bit_identical,
-        bound=float(bounds.max()) if np.isfinite(bounds).all() else 0.0,
+        bound=float(bounds.max()) if is_bounded else None,
         passed=passed,
         clipped=difference.clipped,
         sqnr_db=difference.sqnr_db,
+        problem=None if is_bounded or passed else "its numbers are so large that no bound of its error is known",
     )
 
 
@@ -308,15 +298,36 @@ class _Difference:
         return 10 * (math.log10(signal) - math.log10(noise))
 
     def bounds(self) -> NDArray[np.float64]:
-        """What the converter promises for each group; 0 where the original is not finite."""
+        """What the converter promises for each group; 0 where the original is not finite.
+
+        A scale may be smaller than that of the original weights only where clipping was asked for: else what is cut off
+        is no part of the promise.
+        """
         finite = np.isfinite(self._minimum) & np.isfinite(self._maximum)
         low, high = np.where(finite, self._minimum, 0.0), np.where(finite, self._maximum, 0.0)
-        if self._grid is None:
-            statistics = WeightStatistics(float(low[0]), float(high[0]), self._first)
-        else:
-            statistics = WeightStatistics(low.reshape(self._grid.shape), high.reshape(self._grid.shape), self._first)
+        statistics = self._statistics(low, high)
+        if not self._conversion.is_clipped and not self._has_own_scale(statistics):
+            lowest, highest = self._conversion.converter.limits(self._conversion.scaling)
+            ends = 1 + _END_ROUNDINGS
+            statistics = self._statistics(
+                np.maximum(low, np.broadcast_to(np.reshape(lowest, -1), low.shape) * ends),
+                np.minimum(high, np.broadcast_to(np.reshape(highest, -1), high.shape) * ends),
+            )
         bound = np.asarray(self._conversion.error_bound(statistics, self._compute), np.float64)
         return np.where(finite, np.broadcast_to(bound.reshape(-1), finite.shape), 0.0)
+
+    def _statistics(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> WeightStatistics:
+        if self._grid is None:
+            return WeightStatistics(float(low[0]), float(high[0]), self._first)
+        return WeightStatistics(low.reshape(self._grid.shape), high.reshape(self._grid.shape), self._first)
+
+    def _has_own_scale(self, statistics: WeightStatistics) -> bool:
+        """Whether the scale is the one that the converter gives the original weights, however it rounds there."""
+        try:
+            own = self._conversion.converter.scaling(statistics, self._compute)
+        except UnmappableWeightError:
+            return False
+        return bool(np.all(np.asarray(own.scale) == np.asarray(self._conversion.scaling.scale)))
 
     def with_cast(self, bounds: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
         """The promise after the cast to the type of the weight.

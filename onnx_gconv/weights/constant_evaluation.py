@@ -6,7 +6,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -26,6 +26,12 @@ MOST_EVALUATED_BYTES = 4 << 30
 _KEPT_BYTES = 256 << 20
 
 _MOST_IN_MESSAGE = 120
+
+# They give what they are given. The reference implementation (onnx 1.23) makes a list of it, and so an axis more.
+_PASSING_OPS = frozenset({"Optional", "OptionalGetElement"})
+
+# What a node gives: a tensor, a sequence of values, or an optional one that is not there.
+_Value: TypeAlias = "NDArray[Any] | list[_Value] | None"
 
 
 class EvaluationError(GconvError):
@@ -121,28 +127,33 @@ class ConstantEvaluator:
     def _compute(self, computation: _Computation) -> NDArray[Any]:
         uses = Counter(number for step in computation.steps for number in step.inputs if number is not None)
         uses[computation.result] += 1
-        known: dict[int, NDArray[Any]] = {}
+        known: dict[int, _Value] = {}
 
-        def array_of(number: int) -> NDArray[Any]:
+        def value_of(number: int) -> _Value:
             if number not in known:
                 tensor = computation.constants[number]
-                _require_memory(tensor.nbytes + sum(array.nbytes for array in known.values()))
+                _require_memory(tensor.nbytes + sum(map(_bytes, known.values())))
                 known[number] = _array(tensor)
             return known[number]
 
         for step in computation.steps:
-            inputs = [None if number is None else array_of(number) for number in step.inputs]
+            inputs = [None if number is None else value_of(number) for number in step.inputs]
             known.update(zip(step.outputs, self._run_node(step.node, inputs), strict=False))
-            _require_memory(sum(array.nbytes for array in known.values()))
+            _require_memory(sum(map(_bytes, known.values())))
             uses.subtract(number for number in step.inputs if number is not None)
             for number in {*step.inputs, *step.outputs}:
                 if number is not None and not uses[number]:
                     known.pop(number, None)
-        return array_of(computation.result)
+        result = value_of(computation.result)
+        if not isinstance(result, np.ndarray):
+            raise EvaluationError("it is a sequence or an optional value, no tensor")
+        return result
 
-    def _run_node(self, node: onnx.NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
+    def _run_node(self, node: onnx.NodeProto, inputs: Sequence[_Value | None]) -> list[_Value]:
         from onnx.reference import ReferenceEvaluator
 
+        if node.domain == "" and node.op_type in _PASSING_OPS:
+            return [inputs[0] if inputs else None]
         feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if array is not None}
         untyped = onnx.TypeProto()
         graph = onnx.helper.make_graph(
@@ -154,13 +165,13 @@ class ConstantEvaluator:
         opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
         try:
             with np.errstate(all="ignore"):
-                results = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds)
+                results: Any = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds)
         except MemoryError as error:
             raise EvaluationError(f"{node.op_type} takes too much memory") from error
         except Exception as error:
             reason = " ".join(str(error).split())[:_MOST_IN_MESSAGE]
             raise EvaluationError(f"{node.op_type} cannot be computed ({type(error).__name__}: {reason})") from error
-        return [np.asarray(result) for result in results]
+        return [np.asarray(result) if isinstance(result, np.generic) else result for result in results]
 
 
 class EvaluatedTensor(StreamedTensor):
@@ -225,6 +236,13 @@ def _detached(node: ir.Node) -> onnx.NodeProto:
     proto.input.extend("" if value is None else f"i{number}" for number, value in enumerate(node.inputs))
     proto.output.extend(f"o{number}" for number in range(len(node.outputs)))
     return proto
+
+
+def _bytes(value: _Value) -> int:
+    """How much memory a tensor takes, or the tensors of a sequence."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    return 0 if value is None else sum(map(_bytes, value))
 
 
 def _array(tensor: ir.TensorProtocol) -> NDArray[Any]:

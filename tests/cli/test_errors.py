@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_gconv import ModelError, map_model
 from onnx_gconv.models import model_path
 
 IS_ROOT = os.geteuid() == 0
@@ -174,7 +175,8 @@ def test_a_path_without_a_model_is_refused(gconv, folder, good_models, arguments
         shutil.copyfile(file, folder / file.name)
     if there == "folder":
         (folder / "in.onnx").mkdir()
-    reason = {"nothing": "No such file or directory", "folder": "Is a directory"}[there]
+    folder_reason = "it is a folder; give the .onnx file in it"
+    reason = {"nothing": "No such file or directory", "folder": folder_reason}[there]
     assert gconv(*arguments) == (2, "", f"onnx-gconv: cannot read the model 'in.onnx': {reason}\n")
 
 
@@ -315,12 +317,53 @@ def test_an_output_in_a_folder_without_permission_is_refused(gconv, folder, writ
     assert list((folder / "locked").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["{}", "./{}", "../folder/{}", "link.onnx"])
+@pytest.mark.parametrize("name", ["{}", "./{}", "../folder/{}"])
 def test_the_input_as_output_is_refused(gconv, folder, writer, name):
-    (folder / "link.onnx").symlink_to(writer[1])
     before = content(folder)
     output = name.format(writer[1])
     assert_refused(gconv(*writer, "-o", output), f"the output '{re.escape(str(Path(output)))}' is the input")
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize("target", ["{}", "other.onnx"])
+def test_a_link_as_output_is_refused_as_it_would_be_replaced(gconv, folder, writer, target):
+    target = target.format(writer[1])
+    (folder / "link.onnx").symlink_to(target)
+    before = content(folder)
+    assert_refused(gconv(*writer, "-o", "link.onnx"), f"'link.onnx': it is a symbolic link to '{target}', which would")
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "device"])
+def test_what_is_no_file_is_neither_read_nor_written(gconv, folder, writer, kind):
+    if kind == "FIFO":
+        os.mkfifo(folder / "special")
+    else:
+        (folder / "special").symlink_to("/dev/null")
+    problem = "it is a device, a pipe or a socket"
+    assert_refused(gconv(writer[0], "special"), f"cannot read the model 'special': {problem}; give a file")
+    link = "it is a symbolic link to '/dev/null'"
+    assert_refused(gconv(*writer, "-o", "special"), f"cannot write 'special': {problem if kind == 'FIFO' else link}")
+
+
+def test_an_empty_path_of_a_model_is_refused():
+    with pytest.raises(ModelError, match=r"^the path of the model is empty; give the .onnx file$"):
+        map_model("")
+
+
+def test_a_configuration_as_output_is_refused(gconv, folder):
+    onnx.save(proto_of(weight()), folder / "in.onnx")
+    (folder / "c.toml").write_text("[defaults]\nlevels = 16\n", encoding="utf-8")
+    before = content(folder)
+    arguments = ("map", "in.onnx", "--config", "c.toml", "-o", "c.toml")
+    assert_refused(gconv(*arguments), "the output 'c.toml' is the input")
+    assert content(folder) == before
+
+
+def test_a_first_configuration_never_replaces_its_model(gconv, folder):
+    onnx.save(proto_of(weight()), folder / "in.onnx")
+    before = content(folder)
+    assert_refused(gconv("config", "init", "in.onnx", "-o", "in.onnx", "--force"), "the output 'in.onnx' is the input")
     assert content(folder) == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -92,7 +93,8 @@ def test_a_dry_run_writes_nothing(gconv, chip, tmp_path):
 def test_wrong_input_is_one_line_and_code_2(gconv, chip, tmp_path):
     folder, _ = chip
     mapped, measured = folder / "digits.gconv.onnx", folder / "measured.h5"
-    original = model_path("digits_cnn.onnx")
+    original, copied = model_path("digits_cnn.onnx"), tmp_path / "digits.onnx"
+    shutil.copy(original, copied)
     for arguments, message in [
         ((original, measured), "the model carries no mapping"),
         ((mapped, tmp_path / "none.h5"), "none.h5' does not exist"),
@@ -101,7 +103,11 @@ def test_wrong_input_is_one_line_and_code_2(gconv, chip, tmp_path):
         ((mapped, measured, "--tolerance", "-1"), "tolerance_us is positive and finite, but it is -1.0"),
         ((mapped, measured, "--inputs", "x.npz"), "inputs are for running the models; give --original MODEL, too"),
         ((mapped, measured, "--dry-run", "--original", original), "--dry-run writes no model"),
-        ((mapped, measured, "-o", folder / "digits.gconv" / "plain.onnx"), "plain.onnx"),
+        ((mapped, measured, "-o", folder / "digits.gconv" / "plain.onnx"), "plain.onnx' is the input"),
+        ((mapped, measured, "-o", folder / "digits.gconv" / "new.onnx"), "digits.gconv', which is read"),
+        ((mapped, measured, "-o", measured), "measured.h5' is the input"),
+        ((mapped, measured, "-o", mapped), "digits.gconv.onnx' is the input"),
+        ((mapped, measured, "--original", copied, "-o", copied), "digits.onnx' is the input"),
     ]:  # fmt: skip
         found = gconv("readback", *arguments)
         assert found.code == 2

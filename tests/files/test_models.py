@@ -423,7 +423,7 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path):
 
 def test_a_folder_instead_of_a_model_is_an_error_that_names_it(tmp_path):
     (tmp_path / "folder.onnx").mkdir()
-    with pytest.raises(ModelError, match=r"cannot read .*folder\.onnx': Is a directory"):
+    with pytest.raises(ModelError, match=r"cannot read .*folder\.onnx': it is a folder; give the .onnx file in it"):
         load_model(tmp_path / "folder.onnx")
 
 

@@ -12,9 +12,13 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
+from onnx_gconv import converters
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import MapConductances
+from onnx_gconv.schemes.conversion import WeightConversion
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS
 from onnx_gconv.verification.weights import compare_weights
 
@@ -427,3 +431,40 @@ def test_integer_codes_that_came_out_otherwise_fail_and_are_counted_in_codes(cod
     [found] = compare(original, mapped)
     assert (found.passed, found.bit_identical) == (False, False)
     assert (found.max_abs_error, found.max_ulp_error) == (codes, codes)
+
+
+CONVERTERS = {
+    "single pair": SinglePairConductanceConverter(),
+    "single pair above 0": SinglePairConductanceConverter(g_min=1.0),
+    "several pairs": converters.NPairConductanceConverter([1, 3]),
+    "dual pair": converters.DualPairConductanceConverter([1, 2]),
+    "single device": converters.SingleDeviceConductanceConverter(),
+    "two-sided pair": converters.TwoSidedPairConductanceConverter(),
+    "offset": converters.OffsetConductanceConverter(),
+    "bit-sliced pair": converters.BitSlicedPairConductanceConverter(),
+    "bit-sliced offset": converters.BitSlicedOffsetConductanceConverter(),
+}
+
+
+@pytest.mark.parametrize("kind", ["tensor", "channel", "tile"])
+@pytest.mark.parametrize("converter", CONVERTERS)
+def test_weights_that_are_cut_off_without_being_asked_for_fail(converter, kind):
+    """The promise is that of the original weights: a mapping of smaller ones does not widen it."""
+    weight = array(8, 6)
+    limit = np.abs(weight).max() / 2
+    scheme = MappingScheme(CONVERTERS[converter], Granularity(kind, (4, 4) if kind == "tile" else None))
+    for factor, passes in ((np.inf, True), (limit, False)):
+        mapped = ir.from_proto(ir.to_proto(model_of(W=np.clip(weight, -factor, factor))))
+        MapConductances(scheme=scheme)(mapped)
+        [found] = compare(model_of(W=weight), ir.from_proto(ir.to_proto(mapped)))
+        assert found.passed is passes, found
+
+
+def test_a_weight_of_which_no_bound_is_known_does_not_pass(monkeypatch):
+    original = model_of(W=array())
+    mapped = mapped_from(original)
+    monkeypatch.setattr(WeightConversion, "error_bound", lambda *_: np.inf)
+    [found] = compare(original, mapped)
+    assert not found.passed
+    assert found.bound is None
+    assert "no bound of its error is known" in found.problem

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 from onnx_gconv.errors import ModelError
-from onnx_gconv.mapping import Manifest, remove_manifest
+from onnx_gconv.mapping import Manifest, WeightRecord, remove_manifest
 from onnx_gconv.mapping.located import (
     BrokenMappingError,
+    FoldedMappingError,
     MappedWeight,
     ModelValues,
     locate,
@@ -32,6 +33,8 @@ class RestoreWeights(ir.passes.InPlacePass):
                  Div(W.g_difference, W.g_scale)  -> W
                  MatMul(x, W)
         after:   x, W -> MatMul(x, W)
+
+    A weight whose nodes another tool has folded already is a plain initializer, and stays as that tool left it.
 
     The weights have the values that the mapped model computes, bit for bit; they are rebuilt while they are read or
     written. A weight that was a Constant node becomes an initializer of the same graph. A digital copy of a weight is
@@ -66,6 +69,10 @@ def _locate_all(manifest: Manifest, model: ir.Model) -> list[MappedWeight]:
         try:
             mapped = locate(record, values)
             problem = next((text for text in (*structural_problems(mapped), *_other_uses(mapped))), None)
+        except FoldedMappingError as error:
+            if _is_plain(values.initializers[record.name], record):
+                continue
+            problem = str(error)
         except (BrokenMappingError, ModelError) as error:
             problem = str(error)
         if problem is not None:
@@ -74,6 +81,11 @@ def _locate_all(manifest: Manifest, model: ir.Model) -> list[MappedWeight]:
             )
         located.append(mapped)
     return located
+
+
+def _is_plain(value: ir.Value, record: WeightRecord) -> bool:
+    tensor = value.const_value
+    return tensor is not None and tensor.dtype == record.ir_dtype and tensor.shape.numpy() == record.shape
 
 
 def _other_uses(mapped: MappedWeight) -> Iterator[str]:

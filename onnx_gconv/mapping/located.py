@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.converters import Decoding
-from onnx_gconv.mapping.manifest import WeightRecord, ZeroRecord
+from onnx_gconv.errors import ModelError
+from onnx_gconv.mapping.manifest import Manifest, WeightRecord, ZeroRecord
 from onnx_gconv.mapping.nodes import ROLE_KEY
 from onnx_gconv.mapping.operands import (
     BrokenMappingError,
@@ -21,11 +22,23 @@ from onnx_gconv.mapping.operands import (
 from onnx_gconv.tensors.codes import DecodedLevelsTensor, ZeroPoint
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 
-__all__ = ["BrokenMappingError", "MappedWeight", "ModelValues", "locate", "structural_problems"]
+__all__ = [
+    "BrokenMappingError",
+    "FoldedMappingError",
+    "MappedWeight",
+    "ModelValues",
+    "broken_weights",
+    "locate",
+    "structural_problems",
+]
 
 
 _HALF = 0.5
 _OPERANDS = 2
+
+
+class FoldedMappingError(BrokenMappingError):
+    """Another tool has folded the nodes of a mapping: the weight is a plain initializer again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +120,20 @@ class ModelValues:
             self.initializers.update({name: v for name, v in graph.initializers.items() if v.const_value is not None})
             for node in graph:
                 self.outputs.update({output.name: output for output in node.outputs if output.name})
+
+
+def broken_weights(manifest: Manifest, model: ir.Model) -> tuple[tuple[WeightRecord, str], ...]:
+    """The weights of which the graph is not as the manifest says, and what is wrong. No conductances are read."""
+    values, found = ModelValues(model), []
+    for record in manifest.weights:
+        try:
+            record.converter.converter()
+            problem = next(structural_problems(locate(record, values)), None)
+        except (BrokenMappingError, ModelError) as error:
+            problem = str(error)
+        if problem is not None:
+            found.append((record, problem))
+    return tuple(found)
 
 
 def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
@@ -296,7 +323,9 @@ def _initializer(name: str, record: WeightRecord, values: ModelValues) -> ir.Val
     if name in values.initializers:
         return values.initializers[name]
     if record.name in values.initializers:
-        raise BrokenMappingError(
+        names = (record.scale.name, *(item.name for item in record.conductances))
+        kind = BrokenMappingError if any(name in values.initializers for name in names) else FoldedMappingError
+        raise kind(
             f"the mapping was folded away: '{record.name}' is a plain initializer again and '{name}' is gone; "
             "mapping has to be the last step, after all constant folding"
         )

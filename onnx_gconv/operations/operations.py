@@ -15,6 +15,7 @@ from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, M
 from onnx_gconv.errors import ConfigError, GconvError, ModelError
 from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
+from onnx_gconv.mapping.located import broken_weights
 from onnx_gconv.operations.configuration_check import ConfigurationReport
 from onnx_gconv.operations.report import MappingReport, RestoreReport
 from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
@@ -128,7 +129,9 @@ def inspect_model(
     with _named(source):
         manifest = read_manifest(graph)
         if manifest is not None:
-            return MappingReport(source, manifest, is_mapped=True)
+            broken = broken_weights(manifest, graph)
+            stands = not broken or len(broken) < len(manifest.weights)
+            return MappingReport(source, manifest, is_mapped=stands, broken=broken)
         mapping = MapConductances(configuration=configuration, progress=_step(progress, "scan"))
         notes = _raise_opset(graph) if configuration.model.upgrade_opset else ()
         mapping.requires(graph)
@@ -215,12 +218,14 @@ def restore_model(
     check_output_path(target, [source])
     graph = load_model(source)
     with _named(source):
-        names = _names(read_manifest(graph))
-        RestoreWeights()(graph)
+        manifest = read_manifest(graph)
+        broken = () if manifest is None else tuple(record.name for record, _ in broken_weights(manifest, graph))
+        names = tuple(name for name in _names(manifest) if name not in broken)
+        RestoreWeights()(graph)  # which refuses what is broken otherwise than by folding
         files = save_model(
             graph, target, external_data=external_data, inputs=[source], progress=_step(progress, "write")
         )
-    return RestoreReport(source, target, names, tuple(files))
+    return RestoreReport(source, target, names, tuple(files), folded=broken)
 
 
 def default_mapped_path(model: Path) -> Path:

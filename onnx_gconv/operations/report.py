@@ -61,6 +61,7 @@ class MappingReport:
         is_mapped: Whether `model` itself carries the mapping.
         output: The mapped model that was written, or None.
         files: All files that were written.
+        broken: The weights whose mapping another tool has damaged or folded away, and how.
     """
 
     model: Path
@@ -68,11 +69,13 @@ class MappingReport:
     is_mapped: bool = False
     output: Path | None = None
     files: tuple[Path, ...] = ()
+    broken: tuple[tuple[WeightRecord, str], ...] = ()
 
     @property
     def mapped(self) -> tuple[WeightRecord, ...]:
-        """The mapped weights."""
-        return self.manifest.weights
+        """The mapped weights; those whose mapping is broken are none."""
+        broken = {(record.graph, record.name) for record, _ in self.broken}
+        return tuple(item for item in self.manifest.weights if (item.graph, item.name) not in broken)
 
     @property
     def skipped(self) -> tuple[SkippedRecord, ...]:
@@ -87,7 +90,8 @@ class MappingReport:
     @property
     def skipped_mvm_parameters(self) -> int:
         """Number of parameters of MVM ops that are not mapped, as far as their shapes are known."""
-        return sum(math.prod(item.shape) for item in self.skipped if item.is_mvm and item.shape is not None)
+        skipped = sum(math.prod(item.shape) for item in self.skipped if item.is_mvm and item.shape is not None)
+        return skipped + sum(math.prod(record.shape) for record, _ in self.broken)
 
     @property
     def mvm_share(self) -> float | None:
@@ -117,6 +121,10 @@ class MappingReport:
             "skipped_mvm_weights": sum(item.is_mvm for item in self.skipped),
             "skipped_mvm_parameters": self.skipped_mvm_parameters,
             "mvm_share": self.mvm_share,
+            "broken": [
+                {"name": record.name, "shape": list(record.shape), "graph": record.graph, "reason": reason}
+                for record, reason in self.broken
+            ],
             "notes": list(self.manifest.notes),
             "skipped_by_reason": [
                 {**asdict(count), "explanation": _explanation(count.reason)} for count in self.skipped_by_reason
@@ -134,7 +142,10 @@ class MappingReport:
         if self.mapped:
             parts.append(self._weights_table())
         if any(item.is_mvm for item in self.skipped):
-            parts.extend([self._skipped_table(), self._share_table()])
+            parts.append(self._skipped_table())
+        if self.broken or any(item.is_mvm for item in self.skipped):
+            parts.append(self._share_table())
+        parts.extend(Text(f"BROKEN: '{record.name}': {reason}", style="bold red") for record, reason in self.broken)
         parts.extend(Text(line) for line in self._summary())
         return Group(*parts)
 
@@ -197,6 +208,8 @@ class MappingReport:
             table.add_row(plain(name), f"{weights:,}", f"{parameters:,}{more}", share)
 
         add(mapped, len(self.mapped), self.mapped_parameters)
+        if self.broken:
+            add("broken", len(self.broken), sum(math.prod(record.shape) for record, _ in self.broken))
         for count in self.skipped_by_reason:
             if count.is_mvm:
                 add(f"skipped: {count.reason}", count.weights, count.parameters, count.unknown_shapes)
@@ -247,12 +260,14 @@ class RestoreReport:
         output: The plain model that was written.
         restored: Names of the weights.
         files: All files that were written.
+        folded: Names of weights that another tool had folded, so that they were plain already.
     """
 
     model: Path
     output: Path
     restored: tuple[str, ...]
     files: tuple[Path, ...]
+    folded: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
@@ -261,10 +276,18 @@ class RestoreReport:
             "output": str(self.output),
             "files": [str(file) for file in self.files],
             "restored": list(self.restored),
+            "folded": list(self.folded),
         }
 
     def __str__(self) -> str:
-        return f"{counted(len(self.restored))} restored.\nWritten: {file_list(self.files)}"
+        folded = ""
+        if self.folded:
+            were = "was" if len(self.folded) == 1 else "were"
+            folded = (
+                f"{counted(len(self.folded))} {were} plain already, as another tool has folded the mapping: "
+                f"{_listed(self.folded)}. The manifest, which said otherwise, is gone.\n"
+            )
+        return f"{counted(len(self.restored))} restored.\n{folded}Written: {file_list(self.files)}"
 
     def __rich__(self) -> Text:
         return plain(str(self))

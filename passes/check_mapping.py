@@ -99,10 +99,15 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
     located: list[MappedWeight] = []
     for record in manifest.weights:
         try:
-            record.converter.converter()
+            converter = record.converter.converter()
             mapped = locate(record, values)
         except (BrokenMappingError, ModelError) as error:
             yield Violation(record.name, str(error))
+            continue
+        devices = tuple(item.device for item in record.conductances)
+        if devices != converter.device_names:
+            named = f"{', '.join(devices)}, but {record.converter.name} has {', '.join(converter.device_names)}"
+            yield Violation(record.name, f"the manifest names the devices {named}")
             continue
         structural = [*structural_problems(mapped), *_consumers(mapped, nodes, values)]
         yield from (Violation(record.name, message) for message in structural)

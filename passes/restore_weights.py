@@ -52,7 +52,9 @@ class RestoreWeights(ir.passes.InPlacePass):
         copies = [_digital_copy(mapped) for mapped in located]
         # All that reads data, and may fail, comes before the first change.
         joined = [copy is not None and _is_equal(copy, mapped) for copy, mapped in zip(copies, located, strict=True)]
-        places = _Places(scopes(model))
+        owners = scopes(model)
+        _require_free_names(located, owners)
+        places = _Places(owners)
         for mapped, copy, is_joined in zip(located, copies, joined, strict=True):
             weight = _restore(mapped, places)
             if copy is not None:
@@ -86,6 +88,28 @@ def _locate_all(manifest: Manifest, model: ir.Model) -> list[MappedWeight]:
 def _is_plain(value: ir.Value, record: WeightRecord) -> bool:
     tensor = value.const_value
     return tensor is not None and tensor.dtype == record.ir_dtype and tensor.shape.numpy() == record.shape
+
+
+def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]) -> None:
+    """Refuse weights whose name another value of the same graph has, which would be replaced by the weight.
+
+    Raises:
+        ModelPreconditionError: It names the weight and the value.
+    """
+    rebuilt = {mapped.value for mapped in located}
+    taken: dict[tuple[ir.Graph, str], ir.Value] = {}
+    for scope in owners:
+        outputs = (output for node in scope.graph for output in node.outputs)
+        for value in (*scope.graph.inputs, *scope.graph.initializers.values(), *outputs):
+            if value not in rebuilt and value.name:
+                taken[scope.graph, value.name] = value
+    for mapped in located:
+        graph = mapped.nodes[0].graph
+        if isinstance(graph, ir.Graph) and (graph, mapped.record.name) in taken:
+            raise ModelPreconditionError(
+                f"the weight '{mapped.record.name}' cannot be restored: the graph has another value of that name; "
+                "the manifest was changed, or another tool renamed that value: restore the model as it was mapped"
+            )
 
 
 def _other_uses(mapped: MappedWeight) -> Iterator[str]:

@@ -40,7 +40,7 @@ def read_configuration(path: str | os.PathLike[str]) -> Configuration:
     text = text.removeprefix("\ufeff")
     try:
         data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number may have too many digits
         raise ConfigError(_syntax_message(file, error)) from None
     return Configuration.of(data, ConfigurationSource(f"'{file}'", _lines(text), (file,)))
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
+import onnx.defs
 import onnx_ir as ir
+
+from onnx_gconv.files.graph_order import first_cycle
 
 __all__ = ["first_problem"]
 
 _PACKED_BITS = 8
+
+# Axes of an array in NumPy 2.
+_MOST_AXES = 64
+
+# Nodes of a cycle that a message names.
+_MOST_NODES = 4
 
 
 def first_problem(proto: onnx.ModelProto) -> str | None:
@@ -23,12 +32,44 @@ def first_problem(proto: onnx.ModelProto) -> str | None:
         return "is not an ONNX model, or it is truncated (no graph, IR version or opset); export or copy it again"
     if proto.training_info:
         return "has training information, which would be lost; export the model for inference"
+    opsets = {item.domain: item.version for item in proto.opset_import}
     for graph in _graphs(proto.graph):
+        for node in graph.node:
+            if (problem := _node_problem(node, opsets)) is not None:
+                return f"has the node {_label(node)} {problem}; export the model again"
         if (problem := _graph_problem(graph)) is not None:
             return problem
     for tensor in _tensors(proto):
         if (problem := _tensor_problem(tensor)) is not None:
             return f"has a damaged tensor: tensor '{tensor.name}' {problem}; export or copy the model again"
+    return None
+
+
+def _label(node: onnx.NodeProto) -> str:
+    """A node for people; one without a name by what it gives."""
+    name = node.name or next((f"of '{name}'" for name in node.output if name), "without outputs")
+    return f"'{node.name}' ({node.op_type})" if node.name else f"{node.op_type} {name}"
+
+
+def _node_problem(node: onnx.NodeProto, opsets: Mapping[str, int]) -> str | None:
+    """What a node lacks, or which attribute has another type than its op says; None if nothing is wrong with it."""
+    known: Mapping[str, onnx.defs.OpSchema.Attribute] = {}
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain)
+    except (KeyError, onnx.defs.SchemaError):  # an op of another domain, or one that the opset does not have
+        pass
+    else:
+        known = schema.attributes
+        if len(node.output) < schema.min_output:
+            return f"without the {schema.min_output} outputs that it should have"
+    if node.op_type == "Constant" and not node.domain and len(node.attribute) != 1:
+        return f"with {len(node.attribute)} attributes, of which it should have one"
+    for attribute in node.attribute:
+        found = onnx.AttributeProto.AttributeType.Name(attribute.type)
+        wanted = None if attribute.name not in known else str(known[attribute.name].type).rpartition(".")[2]
+        if found == "UNDEFINED" or (wanted is not None and found != wanted):
+            expected = f"is {found}" if wanted is None else f"is {found}, but should be {wanted}"
+            return f"whose attribute '{attribute.name}' {expected}"
     return None
 
 
@@ -42,6 +83,10 @@ def _graph_problem(graph: onnx.GraphProto) -> str | None:
                 f"has the value '{value.name}' of the opaque type '{kind}', which would be lost; cut the nodes that "
                 "give or read it off the model"
             )
+    if cycle := first_cycle(graph):
+        listed = ", ".join(map(_label, cycle[:_MOST_NODES])) + (" and others" if len(cycle) > _MOST_NODES else "")
+        what = "nodes need the outputs of each other" if len(cycle) > 1 else "a node needs its own output"
+        return f"has a cycle, in which {what}: {listed}; export the model again"
     names: set[str] = set()
     for tensor in graph.initializer:
         if not tensor.name:
@@ -70,8 +115,8 @@ def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
         return f"has the unknown element type {tensor.data_type}"
     if dtype == ir.DataType.UNDEFINED:
         return "has no element type"
-    if any(size < 0 for size in tensor.dims):
-        return f"has the shape {list(tensor.dims)}"
+    if any(size < 0 for size in tensor.dims) or len(tensor.dims) > _MOST_AXES:
+        return f"has the shape {list(tensor.dims)}; sizes are from 0 on, and there are at most {_MOST_AXES}"
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return _external_problem(tensor, dtype)
     count = math.prod(tensor.dims)

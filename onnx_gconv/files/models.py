@@ -183,7 +183,11 @@ def check_output_path(path: Path, inputs: Iterable[Path] = ()) -> None:
         ConfigError: If the folder does not exist or cannot be written to; if `path` is a folder, a symbolic link (which
             would be replaced by the output), or anything else that is no file; or if it is one of `inputs`.
     """
-    if (problem := _place_problem(path)) is not None:
+    try:
+        problem = _place_problem(path)
+    except OSError as error:
+        problem = f"{error.strerror}; choose another name"
+    if problem is not None:
         raise ConfigError(f"cannot write '{path}': {problem}")
     for item in inputs:
         if item.is_dir():

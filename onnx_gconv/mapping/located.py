@@ -35,6 +35,7 @@ __all__ = [
 
 _HALF = 0.5
 _OPERANDS = 2
+_ARITHMETIC = frozenset({"Add", "Sub", "Mul"})
 
 
 class FoldedMappingError(BrokenMappingError):
@@ -357,8 +358,16 @@ def _expression(root: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
     return nodes, leaves
 
 
-def _linear_form(value: ir.Value | None, devices: Mapping[ir.Value, str]) -> dict[str, float]:
-    """What a value computes, as coefficients of devices by name; the constant term under ''."""
+def _linear_form(
+    value: ir.Value | None, devices: Mapping[ir.Value, str], above: frozenset[ir.Node] = frozenset()
+) -> dict[str, float]:
+    """What a value computes, as coefficients of devices by name; the constant term under ''.
+
+    Args:
+        value: The value.
+        devices: The conductances.
+        above: The nodes that the value is computed for, which it may not be computed from.
+    """
     if value is None or value.name is None:
         raise BrokenMappingError("a node that rebuilds the weight lacks an input")
     if value in devices:
@@ -368,18 +377,25 @@ def _linear_form(value: ir.Value | None, devices: Mapping[ir.Value, str]) -> dic
         if not value.is_initializer():
             raise BrokenMappingError(f"the weight is computed from '{value.name}', which is no initializer")
         return {value.name: 1.0}
+    if node in above:
+        raise BrokenMappingError(f"the node '{node.name}' ({node.op_type}) computes with its own output")
+    above |= {node}
+    if node.op_type in _ARITHMETIC and len(node.inputs) < _OPERANDS:
+        raise BrokenMappingError(f"the node '{node.name}' ({node.op_type}) lacks an input")
     if node.op_type in {"Add", "Sub"} and node.domain == "":
         sign = 1.0 if node.op_type == "Add" else -1.0
-        left, right = _linear_form(node.inputs[0], devices), _linear_term(node.inputs[1], devices)
+        left, right = _linear_form(node.inputs[0], devices, above), _linear_term(node.inputs[1], devices, above)
         return {name: left.get(name, 0.0) + sign * right.get(name, 0.0) for name in [*left, *right]}
     if node.op_type == "Mul" and node.domain == "" and (factor := scalar(node.inputs[1])) is not None:
-        return {name: factor * number for name, number in _linear_form(node.inputs[0], devices).items()}
+        return {name: factor * number for name, number in _linear_form(node.inputs[0], devices, above).items()}
     raise BrokenMappingError(f"the weight is computed by an unexpected node {node.op_type} ('{node.name}')")
 
 
-def _linear_term(value: ir.Value | None, devices: Mapping[ir.Value, str]) -> dict[str, float]:
+def _linear_term(
+    value: ir.Value | None, devices: Mapping[ir.Value, str], above: frozenset[ir.Node]
+) -> dict[str, float]:
     number = None if value in devices else scalar(value)
-    return _linear_form(value, devices) if number is None else {"": number}
+    return _linear_form(value, devices, above) if number is None else {"": number}
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

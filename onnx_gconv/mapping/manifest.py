@@ -288,6 +288,16 @@ class WeightRecord(_Record):
     measured: MeasuredRecord | None = None
 
     @model_validator(mode="after")
+    def _has_each_conductance_once(self) -> Self:
+        for what, names in (
+            ("initializer", [item.name for item in self.conductances]),
+            ("device", [item.device for item in self.conductances]),
+        ):
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise ValueError(f"the {what} '{twice}' stands for two of its conductances")
+        return self
+
+    @model_validator(mode="after")
     def _has_the_consumer_of_its_scale(self) -> Self:
         found, count = self.scale.consumer, len(self.consumers)
         if found is not None and not 0 <= found < count:
@@ -375,11 +385,15 @@ class Manifest(_Record):
     @field_validator("weights")
     @classmethod
     def _has_each_weight_once(cls, weights: tuple[WeightRecord, ...]) -> tuple[WeightRecord, ...]:
-        seen = set[tuple[str, str]]()
+        seen, owners = set[tuple[str, str]](), dict[tuple[str, str], str]()
         for weight in weights:
             if (key := (weight.graph, weight.name)) in seen:
                 raise ValueError(f"the weight '{weight.name}' is there twice")
             seen.add(key)
+            for item in weight.conductances:
+                other = owners.setdefault((weight.graph, item.name), weight.name)
+                if other != weight.name:
+                    raise ValueError(f"the initializer '{item.name}' belongs to '{other}' and to '{weight.name}'")
         return weights
 
 

@@ -13,6 +13,8 @@ from onnx_gconv.schemes.scale_grid import ScaleGrid
 
 __all__ = ["BrokenMappingError", "decoded_conductance", "expanded_entries", "only_user", "scalar"]
 
+_UNARY_OPS = frozenset({"Cast", "Round", "Floor", "Transpose"})
+
 # Of opset 10 and of all since, an index of Gather may be one of these.
 _GATHER_INDEX = ir.DataType.INT32
 
@@ -104,7 +106,11 @@ def only_user(value: ir.Value, op_type: str, slot: int) -> ir.Node:
     if uses != [(op_type, slot)]:
         listed = ", ".join(f"{op}[{index}]" for op, index in uses) or "nothing"
         raise BrokenMappingError(f"'{value.name}' should be read by one {op_type} node (input {slot}), but by {listed}")
-    return next(iter(value.uses())).node
+    node = next(iter(value.uses())).node
+    operands = 1 if op_type in _UNARY_OPS else 2
+    if len(node.inputs) < operands or not node.outputs:
+        raise BrokenMappingError(f"the node '{node.name}' ({op_type}) lacks an input or an output")
+    return node
 
 
 def scalar(value: ir.Value | None) -> float | None:

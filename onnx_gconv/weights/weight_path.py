@@ -168,8 +168,16 @@ def _scaled_codes(node: ir.Node, values: ConstantValues) -> WeightPath | None:
 def _is_widening(node: ir.Node) -> bool:
     if node.op_type != "Cast" or node.domain != "":
         return False
-    target = ir.DataType(node.attributes.get_int("to", 0))
+    target = _cast_target(node)
     return _dtype(_first(node)) in WIDENING_CASTS.get(target, ())
+
+
+def _cast_target(node: ir.Node) -> ir.DataType:
+    """The type that a Cast gives; UNDEFINED for a number that stands for none."""
+    try:
+        return ir.DataType(node.attributes.get_int("to", 0))
+    except ValueError:
+        return ir.DataType.UNDEFINED
 
 
 def _dtype(value: ir.Value) -> ir.DataType | None:
@@ -182,7 +190,7 @@ def _dtype(value: ir.Value) -> ir.DataType | None:
         if node is None:
             return None
         if node.op_type == "Cast":
-            return ir.DataType(node.attributes.get_int("to", 0))
+            return _cast_target(node)
         if not is_rearranging(node):
             return None
         value = _first(node)

@@ -1,0 +1,49 @@
+"""Whether the nodes of a graph can be put in order: a model in which a node needs its own output computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+__all__ = ["first_cycle"]
+
+
+def first_cycle(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes of a cycle in a graph, each of which needs the output of the one before it; empty if there is none.
+
+    Bodies of nodes count for what they read from outside. They may have cycles of their own, which are not looked for.
+    """
+    producers = {name: number for number, node in enumerate(graph.node) for name in node.output if name}
+    needs = [sorted({producers[name] for name in _read_by(node) if name in producers}) for node in graph.node]
+    waiting_for = [len(found) for found in needs]
+    needed_by: list[list[int]] = [[] for _ in needs]
+    for number, found in enumerate(needs):
+        for other in found:
+            needed_by[other].append(number)
+    ready = [number for number, count in enumerate(waiting_for) if not count]
+    while ready:
+        for number in needed_by[ready.pop()]:
+            waiting_for[number] -= 1
+            if not waiting_for[number]:
+                ready.append(number)
+    start = next((number for number, count in enumerate(waiting_for) if count), None)
+    if start is None:
+        return []
+    way: list[int] = []
+    while start not in way:  # every node that is left needs one that is left
+        way.append(start)
+        start = next(number for number in needs[start] if waiting_for[number])
+    return [graph.node[number] for number in reversed(way[way.index(start) :])]
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """The names that a node reads, in its bodies too."""
+    yield from node.input
+    for attribute in node.attribute:
+        graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
+        for graph in graphs:
+            own = {value.name for value in (*graph.input, *graph.initializer)}
+            own.update(name for inner in graph.node for name in inner.output)
+            yield from (name for inner in graph.node for name in _read_by(inner) if name not in own)
+            yield from (value.name for value in graph.output if value.name not in own)

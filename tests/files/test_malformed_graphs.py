@@ -1,0 +1,131 @@
+"""Graphs that compute nothing, and nodes that are not what their op says: one line that names them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from onnx_gconv import ModelError
+from onnx_gconv.files.graph_order import first_cycle
+from onnx_gconv.files.models import load_model
+
+N = helper.make_node
+
+
+def write(path, nodes, *, opsets=(("", 17),)):
+    weight = np.eye(4, dtype=np.float32)
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(weight, "W")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*item) for item in opsets], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def body(*nodes):
+    return helper.make_graph(list(nodes), "body", [], [helper.make_value_info("o", onnx.TypeProto())])
+
+
+CYCLES = {
+    "activations": ([N("Add", ["x", "b"], ["a"], name="one"), N("Add", ["a", "x"], ["b"], name="two")],
+                    "nodes need the outputs of each other: 'two' (Add), 'one' (Add)"),
+    "a weight": ([N("Transpose", ["b"], ["a"]), N("Transpose", ["a"], ["b"]), N("MatMul", ["x", "b"], ["y"])],
+                 "nodes need the outputs of each other: Transpose of 'b', Transpose of 'a'"),
+    "one node": ([N("Add", ["x", "a"], ["a"], name="one"), N("MatMul", ["a", "W"], ["y"])],
+                 "a node needs its own output: 'one' (Add)"),
+    "through a body": ([N("If", ["c"], ["a"], name="branch", then_branch=body(N("Neg", ["b"], ["o"])),
+                          else_branch=body(N("Neg", ["x"], ["o"]))), N("Neg", ["a"], ["b"], name="two")],
+                       "nodes need the outputs of each other"),
+    "many": ([N("Neg", [f"h{(k + 1) % 9}"], [f"h{k}"], name=f"n{k}") for k in range(9)], "(Neg) and others"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CYCLES)
+def test_a_cycle_is_refused_with_its_nodes(tmp_path, kind):
+    nodes, message = CYCLES[kind]
+    with pytest.raises(ModelError) as found:
+        load_model(write(tmp_path / "model.onnx", nodes))
+    assert f"{tmp_path / 'model.onnx'}' has a cycle, in which" in str(found.value)
+    assert message in str(found.value)
+    assert str(found.value).endswith("; export the model again")
+
+
+def test_nodes_in_another_order_are_no_cycle(tmp_path):
+    nodes = [N("MatMul", ["a", "W"], ["y"]), N("Neg", ["x"], ["a"])]
+    assert len(load_model(write(tmp_path / "model.onnx", nodes)).graph) == 2
+
+
+@settings(max_examples=200)
+@given(st.lists(st.lists(st.integers(0, 11), max_size=3), min_size=1, max_size=12))
+def test_a_cycle_is_found_if_and_only_if_nodes_cannot_be_put_in_order(reads):
+    """Against the plain way: take away nodes that need none of the others until none is left, or none can go."""
+    nodes = [N("Sum", [f"v{k}" for k in inputs], [f"v{number}"]) for number, inputs in enumerate(reads)]
+    left = {number: {k for k in inputs if k < len(reads)} for number, inputs in enumerate(reads)}
+    while free := {number for number, needed in left.items() if not needed & left.keys()}:
+        for number in free:
+            del left[number]
+    cycle = first_cycle(helper.make_graph(nodes, "g", [], []))
+    assert bool(cycle) == bool(left)
+    for node, following in zip(cycle, [*cycle[1:], *cycle[:1]], strict=True):
+        assert node.output[0] in following.input
+
+
+def attribute(node, name, **value):
+    node.attribute.append(helper.make_attribute(name, value["value"]))
+    return node
+
+
+NODES = {
+    "of another type": (attribute(N("Gemm", ["x", "W"], ["y"], name="g"), "transB", value=1.0),
+                        "the node 'g' (Gemm) whose attribute 'transB' is FLOAT, but should be INT"),
+    "without a name": (attribute(N("Transpose", ["W"], ["t"]), "perm", value=1),
+                       "the node Transpose of 't' whose attribute 'perm' is INT, but should be INTS"),
+    "without a type": (N("MatMul", ["x", "W"], ["y"], name="m"),
+                       "the node 'm' (MatMul) whose attribute 'q' is UNDEFINED"),
+    "without outputs": (N("Identity", ["W"], [], name="i"), "the node 'i' (Identity) without the 1 outputs that"),
+    "without a value": (N("Constant", [], ["C"], name="c"), "the node 'c' (Constant) with 0 attributes, of which"),
+}  # fmt: skip
+NODES["without a type"][0].attribute.append(onnx.AttributeProto(name="q"))
+
+
+@pytest.mark.parametrize("kind", NODES)
+def test_a_node_that_is_not_what_its_op_says_is_refused(tmp_path, kind):
+    node, message = NODES[kind]
+    with pytest.raises(ModelError) as found:
+        load_model(write(tmp_path / "model.onnx", [node, N("MatMul", ["x", "W"], ["y"])]))
+    assert message in str(found.value)
+    assert str(found.value).endswith("; export the model again")
+
+
+def test_ops_that_onnx_does_not_know_may_have_any_attributes(tmp_path):
+    node = attribute(N("Gemm", ["x", "W"], ["y"], domain="my.ops"), "transB", value=1.0)
+    assert len(load_model(write(tmp_path / "model.onnx", [node], opsets=(("", 17), ("my.ops", 1)))).graph) == 1
+
+
+def test_a_tensor_of_more_axes_than_numpy_knows_is_refused(tmp_path):
+    path = write(tmp_path / "model.onnx", [N("MatMul", ["x", "W"], ["y"])])
+    model = onnx.load(path)
+    model.graph.initializer[0].dims[:] = [1] * 63 + [4, 4]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"tensor 'W' has the shape .*, and there are at most 64; export or copy"):
+        load_model(path)
+
+
+def test_a_cast_to_a_type_that_does_not_exist_is_no_weight(tmp_path):
+    from onnx_gconv import inspect_model
+
+    nodes = [N("Cast", ["W"], ["w"], to=99), N("MatMul", ["x", "w"], ["y"], name="m")]
+    report = inspect_model(write(tmp_path / "model.onnx", nodes))
+    assert report.mapped == ()
+    assert [item.name for item in report.skipped] == ["w"] or [item.name for item in report.skipped] == ["W"]
+
+
+def test_a_name_that_is_too_long_for_a_file_is_refused(tmp_path):
+    from onnx_gconv import ConfigError, map_model
+
+    path = write(tmp_path / "model.onnx", [N("MatMul", ["x", "W"], ["y"])])
+    with pytest.raises(ConfigError, match="File name too long; choose another name"):
+        map_model(path, tmp_path / ("n" * 300))

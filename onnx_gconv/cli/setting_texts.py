@@ -29,7 +29,7 @@ class SettingText:
     """
 
     sentence: str
-    default: str | bool | None = None
+    default: str | bool | int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,6 @@ def _texts_of(settings: ast.ClassDef) -> list[tuple[str, SettingText]]:
                 ast.Expr(value=ast.Constant(value=str(sentence))),
             ):
                 literal = value.value if isinstance(value, ast.Constant) else None
-                default = literal if isinstance(literal, (str, bool)) else None
+                default = literal if isinstance(literal, (str, int)) else None
                 found.append((name, SettingText(" ".join(sentence.split()), default)))
     return found

@@ -33,7 +33,7 @@ def json_schema(*, installed: bool = True) -> str:
     converter["additionalProperties"] = False
     named = converter["properties"]["name"]
     converter["properties"]["name"] = {"description": named["description"], "enum": converters, "type": "string"}
-    for setting, described in _settings_of(others).items():
+    for setting, described in _settings_of((*CONVERTER_KINDS.values(), *others)).items():
         converter["properties"].setdefault(setting, described)
     for settings in ("WeightSettings", "Override"):
         properties = tables[settings]["properties"]
@@ -46,7 +46,7 @@ _TYPES = {"bool": "boolean", "int": "integer", "float": "number", "str": "string
 
 
 def _settings_of(kinds: Iterable[ConverterKind]) -> dict[str, dict[str, Any]]:
-    """The settings of converters of other packages, as far as their constructors describe them."""
+    """The settings of converters, as far as their constructors describe them."""
     users: dict[str, list[tuple[ConverterKind, ConverterSetting]]] = {}
     for kind in kinds:
         for setting in kind.settings.values():

@@ -35,19 +35,21 @@ class ConverterOriginRecord(BaseModel):
     version: str | None
     module: str
 
+    def __str__(self) -> str:
+        if self.package is None:
+            return f"the module {self.module}"
+        return f"the package {' '.join(filter(None, (self.package, self.version)))}"
+
     def remedy(self, name: str) -> str:
         """What to say of a weight whose converter is not there.
 
         Args:
             name: That of the class of the converter.
         """
+        mapped = f"was mapped with the converter '{name}' of {self}"
         if self.package is not None:
-            of = f"of the package {' '.join(filter(None, (self.package, self.version)))}"
-            return f"was mapped with the converter '{name}' {of}; install it (pip install {self.package})"
-        return (
-            f"was mapped with the converter '{name}' of the module {self.module}, which no package brings; register it "
-            "first (onnx_gconv.converters.register_converter)"
-        )
+            return f"{mapped}; install it (pip install {self.package})"
+        return f"{mapped}, which no package brings; register it first (onnx_gconv.converters.register_converter)"
 
 
 class ConverterRecord(BaseModel):

@@ -221,7 +221,8 @@ def test_options_file_and_keywords_write_the_same_bytes(with_package):
 
 
 def test_inspect_shows_its_name(with_package):
-    assert "ReferencePair" in with_package["inspect"].stdout
+    shown = " ".join(with_package["inspect"].stdout.split())
+    assert "ReferencePair, 0 to 20 µS, midpoint = 8.0, of the package lab-converters 1.2" in shown
     assert {item["converter"] for item in with_package["what it would do"].json["mapped"]} == {"ReferencePair"}
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar, get_args
+from typing import Unpack
 
 import onnx_ir as ir
 
 from onnx_gconv.configuration import Configuration, ModelSettings
-from onnx_gconv.configuration.settings import ConductanceDtype, QuantizedWeights, SharedPolicy
-from onnx_gconv.converters import ConductanceConverter
+from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, ZeroRecord, write_manifest
 from onnx_gconv.mapping.nodes import IntegerCodes, LevelCodes, RebuiltWeight, rebuild_nodes
@@ -22,12 +21,11 @@ from onnx_gconv.passes.mapping_manifest import manifest_of
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
 from onnx_gconv.passes.node_placement import Place, Placement
 from onnx_gconv.passes.preconditions import require_mappable
-from onnx_gconv.passes.shared_weights import digital_uses, shared_policy, split_off
+from onnx_gconv.passes.shared_weights import digital_uses, split_off
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.tensors.conductance import conductance_tensors, level_code_tensors
 from onnx_gconv.weights import (
-    LOOKUP_OPS,
     FoundWeight,
     WeightSurvey,
     default_opset,
@@ -42,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 # What a model imports of ONNX's own ops that imported none: older than what all runtimes have by now.
 _NEW_OPSET = 13
-
-_Choice = TypeVar("_Choice", bound=str)
 
 # Since this IR version an initializer need not be a graph input.
 _FREE_INITIALIZERS_IR_VERSION = 4
@@ -64,63 +60,40 @@ class MapConductances(ir.passes.InPlacePass):
     It has to be the last pass of a pipeline: constant folding erases the mapping.
 
     Args:
-        converter: The rule weight ⇄ conductances; a single pair of 0 to 25 µS if None.
-        scheme: The rule with granularity, clipping and levels, in place of `converter`.
-        configuration: Settings for all weights and for some, in place of all other arguments but `progress`. Its
+        converter: The rule weight ⇄ conductances: an object, a name, or a mapping with ``name`` and what it needs; a
+            single pair of 0 to 25 µS if nothing says otherwise.
+        scheme: The rule with granularity, clipping and levels, in place of `converter` and of options for these.
+        configuration: Settings for all weights and for some, as a configuration or the TOML file that holds one. Its
             `upgrade_opset` is for those who read models from files.
-        include: Globs over the names of weights, of their parameters and modules, and of the nodes that read them and
-            their op types; all weights if empty.
-        exclude: Globs for weights to leave as they are.
-        include_ops: Op types that are no MVM ops, but whose tables are mapped, too: ``Gather``.
-        quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
-        conductance_dtype: The type of the conductances of float16 and bfloat16 weights, always in µS: ``float32``, or
-            that of the ``weight``, which halves them. A weight whose range does not fit keeps float32 and a note.
-        freeze_inputs: Whether weights that are graph inputs too, so that a caller may replace them, become constants.
-            Below IR version 4 every initializer has to be a graph input, which says nothing of what callers do: there,
-            all of them become constants in any case.
-        inline_functions: Whether local functions that use weights are inlined first; else these weights are skipped.
-        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op, such as the Gather
-            of a tied embedding: with ``"rebuild"`` they read the rebuilt weight, with ``"split"`` a digital copy of it.
         progress: Called with the bytes of weights scanned so far and in all.
+        **options: What is said besides, and wins over the configuration: the keys of `MappingOptions`, as for
+            `map_model`. Below IR version 4 every initializer has to be a graph input, which says nothing of what
+            callers do: there, all weights become constants, whatever `freeze_inputs` says.
 
     Raises:
-        ConfigError: If `include`, `exclude` or `include_ops` is a text and not a list of texts, another option has a
-            value that it does not know, or options contradict each other.
+        ConfigError: If an option has a value that it cannot have, or options contradict each other.
+        TypeError: If there is no such option.
     """
 
     def __init__(
         self,
-        converter: ConductanceConverter | None = None,
+        converter: ConverterLike | None = None,
         *,
         scheme: MappingScheme | None = None,
-        configuration: Configuration | None = None,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        include_ops: Sequence[str] = (),
-        quantized: QuantizedWeights = "map",
-        conductance_dtype: ConductanceDtype = "float32",
-        freeze_inputs: bool = False,
-        inline_functions: bool = True,
-        shared: SharedPolicy = "rebuild",
+        configuration: ConfigurationLike | None = None,
         progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[MappingOptions],
     ) -> None:
-        model = ModelSettings(
-            include=_patterns("include", include),
-            exclude=_patterns("exclude", exclude),
-            include_ops=_lookups(include_ops),
-            quantized=_known("quantized", quantized, get_args(QuantizedWeights)),
-            conductance_dtype=_known("conductance_dtype", conductance_dtype, get_args(ConductanceDtype)),
-            freeze_inputs=freeze_inputs,
-            inline_functions=inline_functions,
-            shared=shared_policy(shared),
-        )
-        if configuration is None:
-            configuration = Configuration.of_scheme(_scheme(converter, scheme), model)
-            configuration.check()
-        elif converter is not None or scheme is not None or model != ModelSettings():
-            raise ConfigError("a configuration says all; give it alone, or the other arguments without it")
-        self._configuration = configuration
-        self._settings = configuration.model
+        if options.get("upgrade_opset"):
+            raise ConfigError("upgrade_opset: this pass leaves the opset as it is; let RaiseOpset run before it")
+        base = configuration
+        if scheme is not None:
+            _check_alone(converter, configuration, options)
+            base = Configuration.of_scheme(scheme)
+        self._configuration = configuration_of(base, converter, options)
+        if configuration is None:  # else a model decides which settings meet
+            self._configuration.check()
+        self._settings = self._configuration.model
         self._progress = progress
 
     def requires(self, model: ir.Model) -> None:
@@ -222,32 +195,21 @@ class MapConductances(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def _scheme(converter: ConductanceConverter | None, scheme: MappingScheme | None) -> MappingScheme:
-    if scheme is None:
-        return MappingScheme() if converter is None else MappingScheme(converter)
+def _check_alone(
+    converter: ConverterLike | None, configuration: ConfigurationLike | None, options: MappingOptions
+) -> None:
+    """Check that nothing but a scheme says how weights are mapped.
+
+    Raises:
+        ConfigError: If something does.
+    """
     if converter is not None:
         raise ConfigError("give a converter or a scheme, which has a converter, but not both")
-    return scheme
-
-
-def _patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(patterns, str):
-        raise ConfigError(f"{name} should be a list of patterns, but it is the text '{patterns}'; put it into a list")
-    return tuple(patterns)
-
-
-def _lookups(op_types: Sequence[str]) -> tuple[str, ...]:
-    known = sorted(op_type for _, op_type in LOOKUP_OPS)
-    for op_type in (found := _patterns("include_ops", op_types)):
-        if op_type not in known:
-            raise ConfigError(f"include_ops knows {', '.join(known)}, but not '{op_type}'; MVM ops are always mapped")
-    return found
-
-
-def _known(name: str, value: _Choice, choices: tuple[_Choice, ...]) -> _Choice:
-    if value not in choices:
-        raise ConfigError(f"{name} is one of {', '.join(choices)}, but not '{value}'")
-    return value
+    if configuration is not None:
+        raise ConfigError("give a configuration or a scheme, which says how all weights are mapped, but not both")
+    for name, value in options.items():
+        if value is not None and name in MappingOptions.__annotations__ and name not in ModelSettings.model_fields:
+            raise ConfigError(f"{name}: the scheme says how weights are mapped; make one with that {name}")
 
 
 def _apply(model: ir.Model, plan: MappingPlan) -> None:

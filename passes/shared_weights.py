@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import get_args
 
 import onnx_ir as ir
 
-from onnx_gconv.configuration.settings import SharedPolicy
-from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.weights import FoundWeight
 from onnx_gconv.weights.rearrangement import is_rearranging, readers
 
-__all__ = ["DigitalUses", "digital_uses", "shared_policy", "split_off"]
+__all__ = ["DigitalUses", "digital_uses", "split_off"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,19 +25,6 @@ class DigitalUses:
 
     uses: tuple[tuple[ir.Node, int], ...]
     readers: frozenset[tuple[ir.Node, int]]
-
-
-def shared_policy(shared: str) -> SharedPolicy:
-    """Check what a caller gave as the policy.
-
-    Raises:
-        ConfigError: If there is no such policy.
-    """
-    for policy in get_args(SharedPolicy):
-        if shared == policy:
-            checked: SharedPolicy = policy
-            return checked
-    raise ConfigError(f"shared should be 'rebuild' or 'split', but it is {shared!r}")
 
 
 def digital_uses(weight: FoundWeight) -> DigitalUses:

@@ -14,11 +14,12 @@ from typing import Annotated
 import typer
 
 from onnx_gconv.cli.config import config
+from onnx_gconv.cli.converters import converters
 from onnx_gconv.cli.demo import demo
 from onnx_gconv.cli.handoff import HandoffCommand, handoff
 from onnx_gconv.cli.inspect import inspect
 from onnx_gconv.cli.map import map_
-from onnx_gconv.cli.options import debug_is_on
+from onnx_gconv.cli.options import MappingFlagsCommand, debug_is_on
 from onnx_gconv.cli.output import tolerated_loss_of_reader
 from onnx_gconv.cli.presets import presets
 from onnx_gconv.cli.readback import readback
@@ -66,13 +67,14 @@ def _root(
     pass
 
 
-app.command("map")(map_)
-app.command("inspect")(inspect)
+app.command("map", cls=MappingFlagsCommand)(map_)
+app.command("inspect", cls=MappingFlagsCommand)(inspect)
 app.command("verify")(verify)
 app.command("restore")(restore)
 app.command("handoff", cls=HandoffCommand)(handoff)
 app.command("readback")(readback)
 app.command("presets")(presets)
+app.command("converters")(converters)
 app.command("demo")(demo)
 app.add_typer(config)
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from onnx_gconv.cli.mapping_configuration import mapping_configuration
-from onnx_gconv.cli.options import Debug, Json, MappingOptions, Model, Quiet, takes_mapping_options
+from onnx_gconv.cli.options import Debug, Json, MappingFlags, Model, Quiet, takes_mapping_flags
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["inspect"]
 
 
-@takes_mapping_options
+@takes_mapping_flags
 def inspect(
     model: Model,
-    options: MappingOptions,
+    flags: MappingFlags,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Show the mapping of a mapped model, or what `map` would do with a plain one. Writes nothing."""
-    configuration = mapping_configuration(options)
+    configuration = mapping_configuration(flags)
     from onnx_gconv.operations.operations import inspect_model
 
     with progress_bar({"scan": "Reading weights"}, quiet=quiet) as progress:

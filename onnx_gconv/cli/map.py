@@ -11,21 +11,21 @@ from onnx_gconv.cli.options import (
     Debug,
     ExternalData,
     Json,
-    MappingOptions,
+    MappingFlags,
     Model,
     Output,
     Quiet,
-    takes_mapping_options,
+    takes_mapping_flags,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["map_"]
 
 
-@takes_mapping_options
+@takes_mapping_flags
 def map_(
     model: Model,
-    options: MappingOptions,
+    flags: MappingFlags,
     output: Output = None,
     external_data: ExternalData = None,
     dry_run: Annotated[
@@ -36,7 +36,7 @@ def map_(
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Map the weights of a model to conductances; writes MODEL.gconv.onnx."""
-    configuration = mapping_configuration(options)
+    configuration = mapping_configuration(flags)
     from onnx_gconv.operations.operations import map_model
 
     labels = {"scan": "Reading weights", "write": "Writing conductances"}

@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+import tomllib
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.errors import ConfigError
 
 if TYPE_CHECKING:
-    from onnx_gconv.cli.options import MappingOptions
+    from collections.abc import Collection, Mapping
+
+    from onnx_gconv.cli.options import MappingFlags
     from onnx_gconv.configuration import Configuration
+    from onnx_gconv.converters.converter_kind import ConverterKind
 
 __all__ = ["mapping_configuration"]
 
 
-def mapping_configuration(options: MappingOptions) -> Configuration:
+def mapping_configuration(flags: MappingFlags) -> Configuration:
     """The configuration of the file, if one is given, with the options on top.
 
     Raises:
         ConfigError: If the file is wrong, an option has a wrong value, or options contradict each other.
     """
-    from onnx_gconv.configuration.options import configuration_of
+    from onnx_gconv.cli.options import option_names
+    from onnx_gconv.configuration.options import MappingOptions, configuration_of
 
-    given = {
-        "device": _device(options),
-        "granularity": _granularity(options),
-        "clipping": _clipping(options),
-        "levels": _levels(options.levels),
-        "storage": _STORAGE[options.level_codes],
-        "include": options.include,
-        "exclude": options.exclude,
-        "include_ops": options.include_op,
-        "quantized": options.quantized,
-        "conductance_dtype": options.conductance_dtype,
-        "freeze_inputs": options.freeze_inputs,
-        "inline_functions": options.inline_functions,
-        "upgrade_opset": options.upgrade_opset,
-        "shared": options.shared,
+    given = {name: value for name, value in vars(flags).items() if name in MappingOptions.__annotations__}
+    given |= {
+        "granularity": _given(kind=flags.granularity, tile=flags.tile, partition=flags.partition),
+        "clipping": _given(percentile=flags.clip_percentile, value=flags.clip_value),
+        "levels": _levels(flags.levels),
+        "storage": _STORAGE[flags.level_codes],
     }
-    names = {
-        "device": ", ".join(_DEVICE_OPTIONS[name] for name in _device(options) or ()),
-        "converter": "--converter" if options.converter is not None else "--exact",
-        "granularity": "--granularity" if options.tile is None else "--tile",
-        "clipping": "--clip-value" if options.clip_percentile is None else "--clip-percentile",
-        "levels": "--levels",
+    names = {name: option for name, option in option_names().items() if vars(flags)[name] is not None}
+    names |= {
+        "converter": _name_of_converter(flags),
+        "granularity": "--granularity" if flags.tile is None else "--tile",
+        "clipping": "--clip-value" if flags.clip_percentile is None else "--clip-percentile",
         "storage": "--level-codes",
-        "include_ops": "--include-op",
     }
-    if options.conductance_dtype is not None:
-        names["conductance_dtype"] = "--conductance-dtype"
-    return configuration_of(options.config, _converter(options), given, names=names)  # type: ignore[arg-type]
+    return configuration_of(flags.config, _converter(flags), given, names=names)  # type: ignore[arg-type]
 
 
 _STORAGE = {None: None, True: "codes", False: "float"}
@@ -58,49 +52,106 @@ def _given(**settings: Any) -> dict[str, Any] | None:  # noqa: ANN401 - values o
     return {name: value for name, value in settings.items() if value is not None} or None
 
 
-_DEVICE_OPTIONS = {"preset": "--preset", "g_max": "--g-max", "g_min": "--g-min"}
+def _name_of_converter(flags: MappingFlags) -> str:
+    if flags.converter is not None:
+        return "--converter"
+    return "--converter-option" if flags.converter_option else "--exact"
 
 
-def _device(options: MappingOptions) -> dict[str, Any] | None:
-    return _given(preset=options.preset, g_max=options.g_max, g_min=options.g_min)
-
-
-def _clipping(options: MappingOptions) -> dict[str, Any] | None:
-    return _given(percentile=options.clip_percentile, value=options.clip_value)
-
-
-def _converter(options: MappingOptions) -> dict[str, Any] | None:
+def _converter(flags: MappingFlags) -> dict[str, Any] | None:
     """The converter and what it needs; what belongs to another one is refused in the words of the command line."""
-    from onnx_gconv.converters.registry import CONVERTER_KINDS, kinds_taking
+    from onnx_gconv.converters.registry import converter_registry
 
-    settings = {
-        "--exact": ("exact", options.exact or None),
-        "--factor": ("factors", options.factor or None),
-        "--bits": ("bits", options.bits),
-        "--slice-bits": ("slice_bits", options.slice_bits),
+    options = {
+        "--exact": ("exact", flags.exact or None),
+        "--factor": ("factors", flags.factor or None),
+        "--bits": ("bits", flags.bits),
+        "--slice-bits": ("slice_bits", flags.slice_bits),
     }
-    given = {option: setting for option, setting in settings.items() if setting[1] is not None}
-    name = options.converter
-    if name is None:
-        if not given:
-            return None
-        name = "single-pair"
-    kind = CONVERTER_KINDS[name]
-    for option, (setting, _) in given.items():
-        if setting not in kind.takes:
+    given = {option: setting for option, setting in options.items() if setting[1] is not None}
+    others = _converter_options(flags.converter_option or ())
+    if flags.converter is None and not given and not others:
+        return None
+    name = "single-pair" if flags.converter is None else flags.converter
+    try:
+        kind = converter_registry().kind(name)
+    except ConfigError as error:
+        raise ConfigError(f"--converter: {error}") from None
+    _check_settings(kind, {option: setting for option, (setting, _) in given.items()}, others)
+    return {"name": name, **dict(given.values()), **others}
+
+
+def _check_settings(kind: ConverterKind, given: Mapping[str, str], others: Collection[str]) -> None:
+    """Check that a converter takes the settings of options of their own and of --converter-option, and lacks none.
+
+    Raises:
+        ConfigError: If not; the message names the option.
+    """
+    from onnx_gconv.converters.registry import kinds_taking
+
+    name, known = kind.name, list(kind.settings)
+    for option, setting in given.items():
+        if setting in others:
+            raise ConfigError(f"{option} and --converter-option both give {setting}; leave one of them out")
+        if setting not in known:
             raise ConfigError(f"{option} needs --converter {kinds_taking(setting)}, not {name}; leave one of them out")
-    if "table" in kind.needs:
-        raise ConfigError(
-            f"--converter {name} needs a table of conductances, which only a file can hold; give one with --config, "
-            f'where converter = {{ name = "{name}", factors = [...], table = [[...], [...]] }}'
-        )
-    if "factors" in kind.needs and not options.factor:
-        raise ConfigError(f"--converter {name} needs factors, one for each pair: e.g. --factor 1 --factor 3")
-    return {"name": name, **dict(given.values())}
+    for setting in others:
+        if setting not in known:
+            raise ConfigError(f"--converter-option: {_no_such_setting(setting, name, known)}")
+    for setting in kind.needs:
+        if setting not in given.values() and setting not in others:
+            raise ConfigError(f"--converter {name} needs {_NEEDED.get(setting, _needed(setting)).format(name=name)}")
 
 
-def _granularity(options: MappingOptions) -> dict[str, Any] | None:
-    return _given(kind=options.granularity, tile=options.tile, partition=options.partition)
+def _needed(setting: str) -> str:
+    return f"{setting}: give it with --converter-option {setting}=VALUE"
+
+
+_NEEDED = {
+    "table": "a table of conductances, which is best given in a file: with --config, where "
+    'converter = {{ name = "{name}", factors = [...], table = [[...], [...]] }}',
+    "factors": "factors, one for each pair: e.g. --factor 1 --factor 3",
+}
+
+
+def _no_such_setting(setting: str, name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(setting, known, n=1, cutoff=0.6)
+    there = nearest or known
+    hint = "the nearest one that there is: " if nearest else "there are " if known else "it has none"
+    return f"the converter {name} has no setting '{setting}'; {hint}{', '.join(there)}"
+
+
+_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+def _converter_options(texts: list[str] | tuple[()]) -> dict[str, Any]:
+    """The settings in the texts of --converter-option, ``KEY=VALUE`` with a value as in TOML; a word is a text, too."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, written = text.partition("=")
+        key, written = key.strip(), written.strip()
+        if not equals or not _KEY.fullmatch(key):
+            raise ConfigError(f"--converter-option is KEY=VALUE, such as midpoint=5.0, but not '{text}'")
+        if key in found:
+            raise ConfigError(f"--converter-option gives {key} twice; leave one of them out")
+        found[key] = _toml_value(key, written)
+    return found
+
+
+def _toml_value(key: str, written: str) -> Any:  # noqa: ANN401 - a value of any kind
+    try:
+        values = tomllib.loads(f"value = {written}")
+    except tomllib.TOMLDecodeError:
+        values = {}
+    if values.keys() == {"value"}:
+        return values["value"]
+    if _WORD.fullmatch(written):  # the shell has taken its quotes
+        return written
+    raise ConfigError(
+        f"--converter-option: the value of {key} should be one of TOML, such as 5.0, true, [1, 3] or a word, but it is "
+        f"'{written}'"
+    )
 
 
 def _levels(text: str | None) -> int | list[float] | str | None:

@@ -7,10 +7,14 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 import typer
+from typer.models import OptionInfo
+
+from onnx_gconv.cli.setting_texts import FromSetting, MappingCommand
 
 __all__ = [
     "Debug",
@@ -18,7 +22,8 @@ __all__ = [
     "ExternalData",
     "Inputs",
     "Json",
-    "MappingOptions",
+    "MappingFlags",
+    "MappingFlagsCommand",
     "MaxError",
     "MinAgreement",
     "MinSqnr",
@@ -28,7 +33,8 @@ __all__ = [
     "Seed",
     "Value",
     "debug_is_on",
-    "takes_mapping_options",
+    "option_names",
+    "takes_mapping_flags",
 ]
 
 _debug = False
@@ -153,296 +159,173 @@ Debug: TypeAlias = Annotated[
 ]
 
 
+def _flag(names: str, panel: str, metavar: str | None = None, help: str | None = None) -> Any:  # noqa: A002, ANN401
+    """An option of typer's; its help is that of a setting if none is given."""
+    return typer.Option(names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
+
+
+def _converters() -> tuple[str, ...]:
+    from onnx_gconv.converters.registry import converter_registry
+
+    return converter_registry().names()
+
+
+_TIMES = "May be given several times."
+
+
 @dataclass(frozen=True)
-class MappingOptions:
+class MappingFlags:
     """The options that say how a model is mapped. What is None was not given: the configuration decides, or a default.
 
-    `takes_mapping_options` makes options of a command of the fields.
+    `takes_mapping_flags` makes options of a command of the fields. A field that is called as a field of `ModelSettings`
+    is that setting.
     """
 
     config: Annotated[
         Path | None,
-        typer.Option(
+        _flag(
             "--config",
+            _CONVERTER,
             help="A TOML file with defaults and settings for single layers; options win over what it says.",
-            rich_help_panel=_CONVERTER,
-            show_default=False,
         ),
     ] = None
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            help="A published device: its conductance range, the size of its array, its converter, its levels if asked "
-            "for.",
-            metavar="NAME",
-            rich_help_panel=_CONVERTER,
-            show_default=False,
-        ),
-    ] = None
+    preset: Annotated[str | None, FromSetting("DeviceSettings.preset"), _flag("--preset", _CONVERTER, "NAME")] = None
     converter: Annotated[
-        Literal[
-            "single-pair",
-            "dual-pair",
-            "n-pair",
-            "custom-pair",
-            "single-device",
-            "two-sided-pair",
-            "offset",
-            "bit-sliced-pair",
-            "bit-sliced-offset",
-        ]
-        | None,
-        typer.Option(
-            "--converter",
-            help="Rule from weights to conductances: single-pair, dual-pair, n-pair, custom-pair, single-device, "
-            "two-sided-pair, offset, bit-sliced-pair or bit-sliced-offset. Default: that of the preset, or else "
-            "single-pair.",
-            metavar="NAME",
-            rich_help_panel=_CONVERTER,
-            show_default=False,
+        str | None,
+        FromSetting(
+            "ConverterSettings.name",
+            "Default: that of the preset, or else single-pair. onnx-gconv converters tells of each.",
+            choices=_converters,
+        ),
+        _flag("--converter", _CONVERTER, "NAME"),
+    ] = None
+    converter_option: Annotated[
+        list[str] | None,
+        _flag(
+            "--converter-option",
+            _CONVERTER,
+            "KEY=VALUE",
+            help="A setting of the converter, with a value as in TOML: midpoint=5.0, factors=[1,3]. "
+            f"onnx-gconv converters lists them. {_TIMES}",
         ),
     ] = None
     factor: Annotated[
         list[float] | None,
-        typer.Option(
-            "--factor",
-            help="How much a pair counts, for several pairs; once for each, in the order in which they are filled.",
-            rich_help_panel=_CONVERTER,
-            show_default=False,
-        ),
+        FromSetting("ConverterSettings.factors", "Once for each of them."),
+        _flag("--factor", _CONVERTER),
     ] = None
-    bits: Annotated[
-        int | None,
-        typer.Option(
-            "--bits",
-            help="Bits of the code of a weight, for bit-sliced converters. Default: 8.",
-            rich_help_panel=_CONVERTER,
-            show_default=False,
-        ),
-    ] = None
+    bits: Annotated[int | None, FromSetting("ConverterSettings.bits"), _flag("--bits", _CONVERTER)] = None
     slice_bits: Annotated[
-        int | None,
-        typer.Option(
-            "--slice-bits",
-            help="Bits that one device holds, for bit-sliced converters. Default: 4.",
-            rich_help_panel=_CONVERTER,
-            show_default=False,
-        ),
+        int | None, FromSetting("ConverterSettings.slice_bits"), _flag("--slice-bits", _CONVERTER)
     ] = None
-    g_max: Annotated[
-        float | None,
-        typer.Option(
-            "--g-max",
-            help="Upper end of the conductance range, in µS. Default: that of the preset or converter, 25 for pairs.",
-            rich_help_panel=_CONVERTER,
-            show_default=False,
-        ),
-    ] = None
-    g_min: Annotated[
-        float | None,
-        typer.Option(
-            "--g-min",
-            help="Lower end of the conductance range, in µS. Default: that of the preset or converter, 0 for pairs.",
-            rich_help_panel=_CONVERTER,
-            show_default=False,
-        ),
-    ] = None
-    exact: Annotated[
-        bool,
-        typer.Option(
-            "--exact",
-            help="Use the next lower power of two as scale, so that the rebuilt weights are bit-identical; uses at "
-            "least half of the conductance range. Needs g_min = 0 and the converter single-pair.",
-            rich_help_panel=_CONVERTER,
-        ),
-    ] = False
+    g_max: Annotated[float | None, FromSetting("DeviceSettings.g_max"), _flag("--g-max", _CONVERTER)] = None
+    g_min: Annotated[float | None, FromSetting("DeviceSettings.g_min"), _flag("--g-min", _CONVERTER)] = None
+    exact: Annotated[bool, FromSetting("ConverterSettings.exact"), _flag("--exact", _CONVERTER)] = False
     granularity: Annotated[
         Literal["tensor", "channel", "tile", "tile-channel"] | None,
-        typer.Option(
-            "--granularity",
-            help="What shares one scale: the tensor, an output channel, a tile, or an output channel in one tile "
-            "(tile-channel). Default: tensor.",
-            metavar="NAME",
-            rich_help_panel=_SCALE,
-            show_default=False,
-        ),
+        FromSetting("GranularitySettings.kind", "Default: tensor."),
+        _flag("--granularity", _SCALE, "NAME"),
     ] = None
-    tile: Annotated[
-        str | None,
-        typer.Option(
-            "--tile",
-            help="Inputs and outputs of a tile, at most: 256x256. Default: the array of the preset.",
-            metavar="ROWSxCOLUMNS",
-            rich_help_panel=_SCALE,
-            show_default=False,
-        ),
-    ] = None
+    tile: Annotated[str | None, FromSetting("GranularitySettings.tile"), _flag("--tile", _SCALE, "ROWSxCOLUMNS")] = None
     partition: Annotated[
-        Literal["equal", "max"] | None,
-        typer.Option(
-            "--partition",
-            help="How a matrix is cut into tiles: as few of equal size as suffice, or full ones and a rest. "
-            "Default: equal.",
-            rich_help_panel=_SCALE,
-            show_default=False,
-        ),
+        Literal["equal", "max"] | None, FromSetting("GranularitySettings.partition"), _flag("--partition", _SCALE)
     ] = None
     clip_percentile: Annotated[
         float | None,
-        typer.Option(
-            "--clip-percentile",
-            help="Let this percentile of |W| have the largest conductance, and clip weights beyond it. Default: 100.",
-            metavar="P",
-            rich_help_panel=_SCALE,
-            show_default=False,
-        ),
+        FromSetting("ClippingSettings.percentile", "Default: 100."),
+        _flag("--clip-percentile", _SCALE, "P"),
     ] = None
-    clip_value: Annotated[
-        float | None,
-        typer.Option(
-            "--clip-value",
-            help="Let this weight have the largest conductance, and clip weights beyond it.",
-            metavar="W",
-            rich_help_panel=_SCALE,
-            show_default=False,
-        ),
-    ] = None
+    clip_value: Annotated[float | None, FromSetting("ClippingSettings.value"), _flag("--clip-value", _SCALE, "W")] = (
+        None
+    )
     levels: Annotated[
         str | None,
-        typer.Option(
-            "--levels",
-            help="Round conductances to levels: how many of equal distance, or a list of them in µS, such as 0,1.5,25; "
-            "preset for those of the preset. Default: none.",
-            metavar="LEVELS",
-            rich_help_panel=_SCALE,
-            show_default=False,
-        ),
+        FromSetting("WeightSettings.levels", "A list is written 0,1.5,25."),
+        _flag("--levels", _SCALE, "LEVELS"),
     ] = None
     level_codes: Annotated[
         bool | None,
-        typer.Option(
+        _flag(
             "--level-codes/--no-level-codes",
+            _SCALE,
             help="Store codes of levels, which the graph decodes, or conductances in µS. Default: conductances.",
-            rich_help_panel=_SCALE,
-            show_default=False,
         ),
     ] = None
     conductance_dtype: Annotated[
         Literal["float32", "weight"] | None,
-        typer.Option(
-            "--conductance-dtype",
-            help="Type of the conductances of float16 and bfloat16 weights: float32, or that of the weight. "
-            "Default: float32.",
-            rich_help_panel=_CONVERTER,
-            show_default=False,
-        ),
+        FromSetting("ModelSettings.conductance_dtype"),
+        _flag("--conductance-dtype", _CONVERTER),
     ] = None
     include: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--include",
-            help="Map only weights that match this glob by their name, by their parameter or module in the exported "
-            "program, or by the name or op type of a node that reads them. May be given several times.",
-            metavar="GLOB",
-            rich_help_panel=_WEIGHTS,
-            show_default=False,
-        ),
+        list[str] | None, FromSetting("ModelSettings.include", _TIMES), _flag("--include", _WEIGHTS, "GLOB")
     ] = None
     exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--exclude",
-            help="Leave weights that match this glob as they are. May be given several times.",
-            metavar="GLOB",
-            rich_help_panel=_WEIGHTS,
-            show_default=False,
-        ),
+        list[str] | None, FromSetting("ModelSettings.exclude", _TIMES), _flag("--exclude", _WEIGHTS, "GLOB")
     ] = None
-    include_op: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--include-op",
-            help="Map the tables of this op, too, which is no MVM op: Gather. May be given several times.",
-            metavar="OP",
-            rich_help_panel=_WEIGHTS,
-            show_default=False,
-        ),
+    include_ops: Annotated[
+        list[str] | None, FromSetting("ModelSettings.include_ops", _TIMES), _flag("--include-op", _WEIGHTS, "OP")
     ] = None
     quantized: Annotated[
-        Literal["map", "skip"] | None,
-        typer.Option(
-            "--quantized",
-            help="What to do with weights of integer codes: map the codes less their zero points, which come back "
-            "exactly, or skip them. Default: map.",
-            rich_help_panel=_WEIGHTS,
-            show_default=False,
-        ),
+        Literal["map", "skip"] | None, FromSetting("ModelSettings.quantized"), _flag("--quantized", _WEIGHTS)
     ] = None
     freeze_inputs: Annotated[
         bool | None,
-        typer.Option(
-            "--freeze-inputs/--no-freeze-inputs",
-            help="Make constants of weights that are graph inputs too, so that a caller may replace them, or leave "
-            "them as they are. Default: leave them.",
-            rich_help_panel=_WEIGHTS,
-            show_default=False,
-        ),
+        FromSetting("ModelSettings.freeze_inputs"),
+        _flag("--freeze-inputs/--no-freeze-inputs", _WEIGHTS),
     ] = None
     inline_functions: Annotated[
-        bool | None,
-        typer.Option(
-            "--inline/--no-inline",
-            help="Inline local functions that use weights, so that these can be mapped, or leave them as they are. "
-            "Default: inline them.",
-            rich_help_panel=_WEIGHTS,
-            show_default=False,
-        ),
+        bool | None, FromSetting("ModelSettings.inline_functions"), _flag("--inline/--no-inline", _WEIGHTS)
     ] = None
     upgrade_opset: Annotated[
         bool | None,
-        typer.Option(
-            "--upgrade-opset/--no-upgrade-opset",
-            help="Raise the opset first if weights cannot be mapped at the one that the model has, or leave it. "
-            "Default: leave it.",
-            rich_help_panel=_WEIGHTS,
-            show_default=False,
-        ),
+        FromSetting("ModelSettings.upgrade_opset"),
+        _flag("--upgrade-opset/--no-upgrade-opset", _WEIGHTS),
     ] = None
     shared: Annotated[
-        Literal["rebuild", "split"] | None,
-        typer.Option(
-            "--shared",
-            help="What nodes read that use a weight otherwise than MVM ops do, such as the Gather of a tied embedding: "
-            "the rebuilt weight, or a digital copy that is split off. Default: rebuild.",
-            rich_help_panel=_WEIGHTS,
-            show_default=False,
-        ),
+        Literal["rebuild", "split"] | None, FromSetting("ModelSettings.shared"), _flag("--shared", _WEIGHTS)
     ] = None
+
+
+class MappingFlagsCommand(MappingCommand):
+    """A command that takes `MappingFlags`."""
+
+    flags = MappingFlags
+
+
+@cache
+def option_names() -> dict[str, str]:
+    """The names of the options, by the fields of `MappingFlags`."""
+    hints = get_type_hints(MappingFlags, include_extras=True)
+    found = {}
+    for name, hint in hints.items():
+        [option] = (note for note in hint.__metadata__ if isinstance(note, OptionInfo))
+        [names] = (each for each in (option.default, *(option.param_decls or ())) if isinstance(each, str))
+        found[name] = names.partition("/")[0]
+    return found
 
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
-def takes_mapping_options(command: _Command) -> _Command:
-    """Let a command take the options of `MappingOptions`, in the place of its parameter `options`."""
-    types = get_type_hints(command, include_extras=True) | get_type_hints(MappingOptions, include_extras=True)
+def takes_mapping_flags(command: _Command) -> _Command:
+    """Let a command take the options of `MappingFlags`, in the place of its parameter `flags`."""
+    types = get_type_hints(command, include_extras=True) | get_type_hints(MappingFlags, include_extras=True)
     found: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
-        if parameter.name != "options":
+        if parameter.name != "flags":
             found.append(parameter.replace(annotation=types[parameter.name]))
             continue
         found.extend(
             inspect.Parameter(
                 each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=types[each.name]
             )
-            for each in fields(MappingOptions)
+            for each in fields(MappingFlags)
         )
 
     @functools.wraps(command)
     def with_options(**arguments: Any) -> None:  # noqa: ANN401 - whatever the command takes
-        given = {each.name: arguments.pop(each.name) for each in fields(MappingOptions)}
-        command(**arguments, options=MappingOptions(**given))
+        given = {each.name: arguments.pop(each.name) for each in fields(MappingFlags)}
+        command(**arguments, flags=MappingFlags(**given))
 
     keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in found]
     with_options.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined] # typer reads it

@@ -56,7 +56,11 @@ class _Presets:
 
         if self.is_detailed:
             return Group(*(_details(preset) for preset in self.presets))
-        hint = Text("onnx-gconv presets NAME shows the notes and the whole sources of one.", "dim")
+        hint = Text(
+            "onnx-gconv presets NAME shows the notes and the whole sources of one; onnx-gconv converters lists the "
+            "converters.",
+            "dim",
+        )
         return Group(_table(self.presets), Text("Sources", "bold"), _short_sources(self.presets), "", hint)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from onnx_gconv.configuration.configuration import Configuration
+from onnx_gconv.converters.converter_kind import ConverterKind, ConverterSetting
+from onnx_gconv.converters.registry import CONVERTER_KINDS, converter_registry
 from onnx_gconv.devices.presets import presets
 
 __all__ = ["json_schema"]
@@ -14,20 +17,52 @@ __all__ = ["json_schema"]
 _DRAFT = "http://json-schema.org/draft-07/schema#"  # the one that editors for TOML know
 
 
-def json_schema() -> str:
-    """The JSON Schema of the configuration file, as text."""
+def json_schema(*, installed: bool = True) -> str:
+    """The JSON Schema of the configuration file, as text.
+
+    Args:
+        installed: Describe the converters of installed packages, and those that the program has registered, too.
+    """
     schema = Configuration.model_json_schema()
-    names = [preset.name for preset in presets()]
-    schema["$defs"]["DeviceSettings"]["properties"]["preset"]["enum"] = names
+    tables = schema["$defs"]
+    devices = [preset.name for preset in presets()]
+    tables["DeviceSettings"]["properties"]["preset"]["enum"] = devices
+    others = converter_registry().installed() if installed else ()
+    converters = [*CONVERTER_KINDS, *(kind.name for kind in others)]
+    converter = tables["ConverterSettings"]
+    converter["additionalProperties"] = False
+    named = converter["properties"]["name"]
+    converter["properties"]["name"] = {"description": named["description"], "enum": converters, "type": "string"}
+    for setting, described in _settings_of((*CONVERTER_KINDS.values(), *others)).items():
+        converter["properties"].setdefault(setting, described)
     for settings in ("WeightSettings", "Override"):
-        short, *_ = schema["$defs"][settings]["properties"]["device"]["anyOf"]
-        short["enum"] = names
+        properties = tables[settings]["properties"]
+        properties["device"]["anyOf"][0]["enum"] = devices
+        properties["converter"]["anyOf"][0] = {"enum": converters, "type": "string"}
     return json.dumps({"$schema": _DRAFT, **_for_toml(schema)}, indent=2, ensure_ascii=False) + "\n"
+
+
+_TYPES = {"bool": "boolean", "int": "integer", "float": "number", "str": "string"}
+
+
+def _settings_of(kinds: Iterable[ConverterKind]) -> dict[str, dict[str, Any]]:
+    """The settings of converters, as far as their constructors describe them."""
+    users: dict[str, list[tuple[ConverterKind, ConverterSetting]]] = {}
+    for kind in kinds:
+        for setting in kind.settings.values():
+            users.setdefault(setting.name, []).append((kind, setting))
+    found: dict[str, dict[str, Any]] = {}
+    for name, uses in users.items():
+        of = "; ".join(f"For {kind.name}: {setting}" for kind, setting in uses)
+        types = {_TYPES.get(getattr(setting.annotation, "__name__", str(setting.annotation))) for _, setting in uses}
+        [type_] = types if len(types) == 1 else [None]
+        found[name] = {"description": f"{of}."} | ({} if type_ is None else {"type": type_})
+    return found
 
 
 def _for_toml(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema without null, which TOML does not have, and without the titles that only repeat a key."""
-    found = dict(schema)
+    found = {key: value for key, value in schema.items() if key != "examples"}
     if found.get("default", ...) is None or isinstance(found.get("default"), dict):  # what is not given is left out
         del found["default"]
     if "description" in found:

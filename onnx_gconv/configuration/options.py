@@ -2,86 +2,45 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from onnx_gconv.configuration.configuration import Configuration
 from onnx_gconv.configuration.settings import (
-    ClippingSettings,
-    ConductanceDtype,
     ConverterSettings,
     DeviceSettings,
-    GranularityName,
-    GranularitySettings,
+    ModelOptions,
     ModelSettings,
-    QuantizedWeights,
-    SharedPolicy,
+    WeightOptions,
     WeightSettings,
 )
 from onnx_gconv.configuration.toml_file import read_configuration
 from onnx_gconv.configuration.validation_messages import first_problem
 from onnx_gconv.converters import ConductanceConverter
-from onnx_gconv.converters.registry import ConverterName
-from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.schemes.clipping import Clipping
-from onnx_gconv.schemes.granularity import Granularity
-from onnx_gconv.schemes.scheme import LevelStorage
+from onnx_gconv.errors import ConfigError
 
 __all__ = ["ConfigurationLike", "ConverterLike", "MappingOptions", "configuration_of"]
 
 ConfigurationLike: TypeAlias = str | os.PathLike[str] | Configuration
-ConverterLike: TypeAlias = ConductanceConverter | ConverterSettings | ConverterName | Mapping[str, Any]
+ConverterLike: TypeAlias = ConductanceConverter | ConverterSettings | str | Mapping[str, Any]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class MappingOptions(TypedDict, total=False):
+class MappingOptions(WeightOptions, ModelOptions, total=False):
     """How a model is mapped. What is not given, or None, is as the configuration says, or else the default.
 
-    Attributes:
-        device: The devices: the name of a preset, or a mapping with ``preset``, ``g_max`` and ``g_min`` in µS.
-        granularity: What shares one scale: ``tensor``, ``channel``, ``tile`` or ``tile-channel``, or a mapping with
-            ``kind``, ``tile`` and ``partition``. Default ``tensor``.
-        clipping: What the largest conductance stands for: ``max`` for max|W|, or a mapping with ``percentile`` or
-            ``value``. Default ``max``.
-        levels: The levels that conductances are rounded to: how many of equal distance, a list of them in µS,
-            ``preset`` or ``none``. Default ``none``.
-        storage: Whether conductances are stored in µS, ``float``, or as ``codes`` of their levels. Default ``float``.
-        include: Globs over the names of weights, of their parameters and modules, and of the nodes that read them and
-            their op types; all weights if empty.
-        exclude: Globs for weights to leave as they are.
-        include_ops: Op types that are no MVM ops, but whose tables are mapped, too: ``Gather``.
-        quantized: What to do with weights of integer codes: ``map`` the codes less their zero points, or ``skip``.
-            Default ``map``.
-        conductance_dtype: The type of the conductances of float16 and bfloat16 weights: ``float32``, or that of the
-            ``weight``. Default ``float32``.
-        freeze_inputs: Make constants of weights that are graph inputs too, so that a caller may replace them; below IR
-            version 4 they become constants in any case. Default False.
-        inline_functions: Inline local functions that use weights first; else these weights are skipped. Default True.
-        upgrade_opset: Raise the opset first, with ``onnx.version_converter``, if weights cannot be mapped at the one
-            that the model has. Default False.
-        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op, such as the Gather
-            of a tied embedding: with ``rebuild`` they read the rebuilt weight, with ``split`` a digital copy of it.
-            Default ``rebuild``.
+    `WeightSettings`, `ModelSettings` and, for `preset`, `g_max` and `g_min`, `DeviceSettings` of
+    `onnx_gconv.configuration` say what each option is, and what is its default; so does ``onnx-gconv map --help``.
     """
 
-    device: DeviceSettings | str | Mapping[str, Any] | None
-    granularity: Granularity | GranularitySettings | GranularityName | Mapping[str, Any] | None
-    clipping: Clipping | ClippingSettings | Literal["max"] | Mapping[str, Any] | None
-    levels: ConductanceLevels | int | Sequence[float] | Literal["none", "preset"] | None
-    storage: LevelStorage | None
-    include: Sequence[str] | None
-    exclude: Sequence[str] | None
-    include_ops: Sequence[str] | None
-    quantized: QuantizedWeights | None
-    conductance_dtype: ConductanceDtype | None
-    freeze_inputs: bool | None
-    inline_functions: bool | None
-    upgrade_opset: bool | None
-    shared: SharedPolicy | None
+    preset: str | None
+    g_max: float | None
+    g_min: float | None
 
 
 def configuration_of(
@@ -100,7 +59,7 @@ def configuration_of(
         names: What messages call each of the options, if not by its own name.
 
     Raises:
-        ConfigError: If the file cannot be read, or a value is wrong.
+        ConfigError: If the file cannot be read, a value is wrong, or options contradict each other.
         TypeError: If there is no such option.
     """
     base = Configuration() if config is None else config
@@ -109,15 +68,28 @@ def configuration_of(
     given = {name: value for name, value in (options or {}).items() if value is not None}
     for name in given:
         if name not in MappingOptions.__annotations__:
-            raise TypeError(f"there is no option '{name}'")
+            raise TypeError(_unknown_option(name))
     if converter is not None:
         given["converter"] = converter
-    names = {} if names is None else names
+    names = dict(names or {})
+    if parts := {name: given.pop(name) for name in DeviceSettings.model_fields if name in given}:
+        spoken = [names.get(name, name) for name in parts]
+        if "device" in given:
+            raise ConfigError(f"{spoken[0]}: device says which devices there are, too; give all of it in one of them")
+        given["device"] = parts
+        names["device"] = ", ".join(spoken)
     for_weights = {name: value for name, value in given.items() if name in WeightSettings.model_fields}
     for_model = {name: value for name, value in given.items() if name in ModelSettings.model_fields}
     return base.with_settings(
         _checked(WeightSettings, for_weights, names), _checked(ModelSettings, for_model, names), names=names
     )
+
+
+def _unknown_option(name: str) -> str:
+    nearest = difflib.get_close_matches(name, MappingOptions.__annotations__, n=1, cutoff=0.6)
+    known = ", ".join(sorted(MappingOptions.__annotations__))
+    there = f"the nearest one that there is: {nearest[0]}" if nearest else f"there are {known}"
+    return f"there is no option '{name}'; {there}"
 
 
 def _checked(settings: type[_Model], given: Mapping[str, Any], names: Mapping[str, str]) -> _Model:

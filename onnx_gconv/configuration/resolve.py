@@ -7,16 +7,16 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
+from onnx_gconv.configuration.setting_tables import ConverterSetting
 from onnx_gconv.configuration.settings import (
     ClippingSettings,
-    ConverterSetting,
     ConverterSettings,
     DeviceSettings,
     GranularitySettings,
     LevelsSetting,
 )
 from onnx_gconv.converters import ConductanceConverter
-from onnx_gconv.converters.registry import CONVERTER_KINDS
+from onnx_gconv.converters.registry import converter_registry
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import LevelStorage, MappingScheme
@@ -144,12 +144,12 @@ def _named_converter(settings: EffectiveSettings, chosen: ConverterSettings, dev
             )
     origin: Given[Any] | None = settings.converter or settings.device or settings.levels
     with nullcontext() if origin is None else origin.named():
-        return CONVERTER_KINDS[chosen.name].build(chosen.given, g_max=g_max, g_min=g_min)
+        return converter_registry().kind(chosen.name).build(chosen.given, g_max=g_max, g_min=g_min)
 
 
 def _default_converter(device: _Device) -> ConverterSettings:
     name = None if device.preset is None else device.preset.converter
-    return ConverterSettings(name="single-pair" if name is None else CONVERTER_KINDS[name].name)
+    return ConverterSettings(name="single-pair" if name is None else name)
 
 
 def _check_range_of_object(

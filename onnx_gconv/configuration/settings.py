@@ -1,24 +1,39 @@
-"""What a configuration can say, as pydantic models, which check values and describe themselves in a schema."""
+"""What a configuration can say, as pydantic models, which check values and describe themselves.
+
+Each setting stands here once: its default, its check, the sentence that the schema, the first file of ``config init``
+and the command line show, and examples of what files say, the default first. Beside each model are the types that
+callers in Python may give.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypedDict, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
+from onnx_gconv.configuration.setting_tables import (
+    ClippingSetting,
+    ClippingSettings,
+    ConverterSetting,
+    ConverterSettings,
+    DeviceSetting,
+    DeviceSettings,
+    Flag,
+    GranularityName,
+    GranularitySetting,
+    GranularitySettings,
+    Number,
+    SettingsTable,
+)
 from onnx_gconv.configuration.validation_messages import shown
-from onnx_gconv.converters import ConductanceConverter
-from onnx_gconv.converters.registry import CONVERTER_KINDS, ConverterName, kinds_taking
+from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.schemes.clipping import Clipping
-from onnx_gconv.schemes.granularity import Granularity, GranularityKind, Partition, parse_tile
+from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import LevelStorage
 from onnx_gconv.weights import LOOKUP_OPS
 from onnx_gconv.weights.names import NameKind
-
-if TYPE_CHECKING:
-    from onnx_gconv.devices.levels import ConductanceLevels
 
 __all__ = [
     "PATTERN_KINDS",
@@ -30,203 +45,24 @@ __all__ = [
     "GranularityName",
     "GranularitySettings",
     "Levels",
+    "LevelsSetting",
+    "ModelOptions",
     "ModelSettings",
     "Override",
     "QuantizedWeights",
     "SharedPolicy",
+    "WeightOptions",
     "WeightSettings",
 ]
 
-GranularityName: TypeAlias = Literal["tensor", "channel", "tile", "tile-channel"]
 QuantizedWeights: TypeAlias = Literal["map", "skip"]
 ConductanceDtype: TypeAlias = Literal["float32", "weight"]
 SharedPolicy: TypeAlias = Literal["rebuild", "split"]
 
-_Number: TypeAlias = Annotated[float, Strict()]
-_Count: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
-_Flag: TypeAlias = Annotated[bool, Strict()]
-
 _FEWEST_LEVELS = 2
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
-
-
-# Each setting may be written in short, as a text, or as a table of its parts. The validators turn the short form into
-# the long one, so that every error is told of the part that it is in.
-
-
-class DeviceSettings(_Settings):
-    """The devices that weights are mapped to."""
-
-    preset: str | None = None
-    """A published device, e.g. "pcm-joshi": its conductance range, array, levels and converter."""
-    g_max: _Number | None = None
-    """Upper end of the conductance range, in µS. Default: that of the preset, or else of the converter."""
-    g_min: _Number | None = None
-    """Lower end of the conductance range, in µS. Default: that of the preset, or else of the converter."""
-
-    @model_validator(mode="after")
-    def _is_known(self) -> DeviceSettings:
-        if self.preset is not None:
-            from onnx_gconv.devices.presets import preset
-
-            preset(self.preset)
-        return self
-
-
-class ConverterSettings(_Settings):
-    """The rule from weights to conductances, and what it needs besides the conductance range."""
-
-    name: ConverterName
-    """The converter."""
-    exact: _Flag | None = None
-    """For single-pair: scale by a power of two, so that the rebuilt weights are bit-identical. Default: false."""
-    factors: Annotated[tuple[_Number, ...], Field(min_length=1)] | None = None
-    """For several pairs: how much each pair counts, in the order in which they are filled."""
-    table: tuple[tuple[_Number, ...], ...] | None = None
-    """For custom-pair: the conductances of equally spaced weights, in µS: for each pair a row for G+ and one for G-."""
-    invertibility_test: _Flag | None = None
-    """For custom-pair: refuse tables with which weights do not come back to within 1e-4. Default: true."""
-    bits: _Count | None = None
-    """For bit-sliced converters: bits of the code of a weight. Default: 8."""
-    slice_bits: _Count | None = None
-    """For bit-sliced converters: bits that one device holds. Default: 4."""
-
-    @model_validator(mode="after")
-    def _fit(self) -> ConverterSettings:
-        kind = CONVERTER_KINDS[self.name]
-        for setting in self.given:
-            if setting not in kind.takes:
-                raise ValueError(
-                    f"{setting} needs the converter {kinds_taking(setting)}, not {self.name}; leave it out"
-                )
-        for setting in kind.needs:
-            if setting not in self.given:
-                raise ValueError(f"the converter {self.name} needs {_EXAMPLES[setting]}")
-        return self
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """What is given besides the name."""
-        return {name: value for name, value in self if name != "name" and value is not None}
-
-
-_EXAMPLES = {
-    "factors": "factors, one for each pair: e.g. factors = [1, 3]",
-    "table": "a table of conductances in µS, two rows for each pair: table = [[...], [...]]",
-}
-
-
-def _tile(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - what pydantic makes of it
-    return handler(parse_tile(value) if isinstance(value, str) else value)
-
-
-_Tile: TypeAlias = Annotated[list[_Count], Field(min_length=2, max_length=2)]
-
-
-class GranularitySettings(_Settings):
-    """What shares one scale."""
-
-    kind: GranularityName = "tile"
-    """A whole weight (tensor), an output channel, a tile of the matrix, or an output channel in one tile."""
-    tile: Annotated[tuple[_Count, _Count], WrapValidator(_tile, json_schema_input_type=str | _Tile)] | None = None
-    """Rows (inputs) and columns (outputs) of a tile, at most: "256x256" or [256, 256]. Default: the preset's array."""
-    partition: Partition | None = None
-    """How a matrix is cut: into as few tiles of equal size as suffice, or into full ones and a rest (max).
-    Default: equal."""
-
-    @model_validator(mode="after")
-    def _have_tiles(self) -> GranularitySettings:
-        if not self.has_tiles:
-            for name in ("tile", "partition"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name} needs the granularity tile or tile-channel, not {self.kind}")
-        return self
-
-    @property
-    def has_tiles(self) -> bool:
-        """Whether scales differ from tile to tile."""
-        return self.kind in {"tile", "tile-channel"}
-
-    def granularity(self, array: tuple[int, int] | None) -> Granularity:
-        """What the settings stand for.
-
-        Args:
-            array: The size of a tile if the settings give none.
-
-        Raises:
-            ConfigError: If a tile has no size.
-        """
-        kind = _GRANULARITY_KINDS[self.kind]
-        return Granularity(kind, (self.tile or array) if self.has_tiles else None, self.partition or "equal")
-
-    @classmethod
-    def of(cls, granularity: Granularity) -> GranularitySettings:
-        """The settings that stand for a granularity."""
-        names = {kind: name for name, kind in _GRANULARITY_KINDS.items()}
-        partition = granularity.partition if granularity.has_tiles else None
-        return cls(kind=names[granularity.kind], tile=granularity.tile, partition=partition)
-
-
-_GRANULARITY_KINDS: dict[GranularityName, GranularityKind] = {
-    "tensor": "tensor",
-    "channel": "channel",
-    "tile": "tile",
-    "tile-channel": "tile_channel",
-}
-
-
-class ClippingSettings(_Settings):
-    """What the largest conductance stands for; weights beyond are clipped. Without a setting, max|W|."""
-
-    percentile: _Number | None = None
-    """The smallest |W| that is not below this percentage of all."""
-    value: _Number | None = None
-    """A weight."""
-
-    @model_validator(mode="after")
-    def _are_possible(self) -> ClippingSettings:
-        self.clipping()
-        return self
-
-    def clipping(self) -> Clipping:
-        """What the settings stand for.
-
-        Raises:
-            ConfigError: If both are given, or one is out of its range.
-        """
-        return Clipping(self.percentile, self.value)
-
-
-def _device(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - what pydantic makes of it
-    return handler({"preset": value} if isinstance(value, str) else _table(value, DeviceSettings, "a preset"))
-
-
-def _converter(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - what pydantic makes of it
-    if hasattr(value, "convert_chunk"):  # a converter of the user's own
-        return value
-    return handler({"name": value} if isinstance(value, str) else _table(value, ConverterSettings, "a name"))
-
-
-def _granularity(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - what pydantic makes of it
-    if isinstance(value, Granularity):
-        return GranularitySettings.of(value)
-    return handler({"kind": value} if isinstance(value, str) else _table(value, GranularitySettings, "a kind"))
-
-
-def _clipping(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - what pydantic makes of it
-    if isinstance(value, Clipping):
-        return ClippingSettings(percentile=value.percentile, value=value.value)
-    if isinstance(value, str) and value != "max":
-        raise ValueError(f"""should be "max", {{ percentile = 99.9 }} or {{ value = 0.5 }}, but it is '{value}'""")
-    return handler({} if isinstance(value, str) else _table(value, ClippingSettings, '"max"'))
-
-
 def _levels(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - what pydantic makes of it
-    from onnx_gconv.devices.levels import ConductanceLevels
-
     if isinstance(value, ConductanceLevels):
         return value
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= _FEWEST_LEVELS
@@ -243,12 +79,6 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _table(value: object, settings: type[_Settings], short: str) -> object:
-    if isinstance(value, (Mapping, settings)):
-        return value
-    raise ValueError(f"should be {short} or a table of {', '.join(settings.model_fields)}, but it is {shown(value)}")
-
-
 def _patterns(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - what pydantic makes of it
     if not isinstance(value, (str, list, tuple)):
         raise ValueError(f"should be a pattern or a list of patterns, but it is {shown(value)}")  # noqa: TRY004
@@ -261,50 +91,56 @@ def _list(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa:
     return handler(value)
 
 
-Levels: TypeAlias = Annotated[int, Field(ge=_FEWEST_LEVELS)] | tuple[_Number, ...] | Literal["none", "preset"]
+Levels: TypeAlias = Annotated[int, Field(ge=_FEWEST_LEVELS)] | tuple[Number, ...] | Literal["none", "preset"]
 
 if TYPE_CHECKING:
-    DeviceSetting: TypeAlias = DeviceSettings
-    ConverterSetting: TypeAlias = ConverterSettings | ConductanceConverter
-    GranularitySetting: TypeAlias = GranularitySettings
-    ClippingSetting: TypeAlias = ClippingSettings
     LevelsSetting: TypeAlias = int | tuple[float, ...] | Literal["none", "preset"] | ConductanceLevels
 else:  # what is written in files and in the schema
-    DeviceSetting = Annotated[DeviceSettings, WrapValidator(_device, json_schema_input_type=str | DeviceSettings)]
-    ConverterSetting = Annotated[
-        ConverterSettings, WrapValidator(_converter, json_schema_input_type=ConverterName | ConverterSettings)
-    ]
-    GranularitySetting = Annotated[
-        GranularitySettings, WrapValidator(_granularity, json_schema_input_type=GranularityName | GranularitySettings)
-    ]
-    ClippingSetting = Annotated[
-        ClippingSettings, WrapValidator(_clipping, json_schema_input_type=Literal["max"] | ClippingSettings)
-    ]
     LevelsSetting = Annotated[Levels, WrapValidator(_levels, json_schema_input_type=Levels)]
 _Patterns: TypeAlias = Annotated[
     tuple[str, ...], Field(min_length=1), WrapValidator(_patterns, json_schema_input_type=str | tuple[str, ...])
 ]
+_Globs: TypeAlias = Annotated[tuple[str, ...], WrapValidator(_list, json_schema_input_type=tuple[str, ...])]
 
 
-class WeightSettings(_Settings):
+class WeightSettings(SettingsTable):
     """How weights are mapped. A setting that is not given leaves what was said before."""
 
-    device: DeviceSetting | None = None
+    device: DeviceSetting | None = Field(
+        default=None,
+        examples=[{"g_min": 0.0, "g_max": 25.0}, "pcm-joshi", {"preset": "pcm-joshi", "g_max": 20.0}],
+    )
     """The devices: a preset, e.g. "pcm-joshi", or a table with preset, g_max and g_min in µS, all of them optional.
     Default: the range of the converter, for pairs 0 to 25 µS."""
-    converter: ConverterSetting | None = None
+    converter: ConverterSetting | None = Field(
+        default=None,
+        examples=["single-pair", {"name": "n-pair", "factors": [1, 3]}, {"name": "single-pair", "exact": True}],
+    )
     """The rule from weights to conductances: a name, or a table with name and what the converter needs.
     Default: that of the preset, or else "single-pair"."""
-    granularity: GranularitySetting | None = None
+    granularity: GranularitySetting | None = Field(
+        default=None,
+        examples=["tensor", "channel", "tile", "tile-channel", {"kind": "tile", "tile": "256x256"}],
+    )
     """What shares one scale: a kind, or a table with kind, tile and partition. Default: "tensor"."""
-    clipping: ClippingSetting | None = None
+    clipping: ClippingSetting | None = Field(default=None, examples=["max", {"percentile": 99.9}, {"value": 0.5}])
     """What the largest conductance stands for: "max" for max|W|, or a table with percentile or value.
     Default: "max"."""
-    levels: LevelsSetting | None = None
+    levels: LevelsSetting | None = Field(default=None, examples=["none", 256, [0.0, 1.5, 25.0], "preset"])
     """The levels that conductances are rounded to: how many of equal distance, a list of them in µS, "preset" for those
     of the preset, or "none". Default: "none", also with a preset that has levels."""
-    storage: LevelStorage | None = None
+    storage: LevelStorage | None = Field(default=None, examples=["float", "codes"])
     """Whether conductances are stored in µS (float), or as codes of their levels. Default: "float"."""
+
+
+class WeightOptions(TypedDict, total=False):
+    """What callers in Python may give for the settings of the same names; `WeightSettings` says what they are."""
+
+    device: DeviceSettings | str | Mapping[str, Any] | None
+    granularity: Granularity | GranularitySettings | GranularityName | Mapping[str, Any] | None
+    clipping: Clipping | ClippingSettings | Literal["max"] | Mapping[str, Any] | None
+    levels: ConductanceLevels | int | Sequence[float] | Literal["none", "preset"] | None
+    storage: LevelStorage | None
 
 
 SETTING_NAMES = tuple(WeightSettings.model_fields)
@@ -326,7 +162,7 @@ class Override(WeightSettings):
     """Globs over the modules of the exported program that these nodes stand in, and all that contain them."""
     op: _Patterns | None = None
     """Globs over the op types of these nodes: "Conv", "com.microsoft.FusedConv"."""
-    skip: _Flag | None = None
+    skip: Flag | None = None
     """Leave these weights as they are; false takes back what an earlier override said."""
 
     @model_validator(mode="after")
@@ -348,25 +184,27 @@ class Override(WeightSettings):
         return {kind: patterns for kind, patterns in kinds.items() if patterns is not None}
 
 
-class ModelSettings(_Settings):
+class ModelSettings(SettingsTable):
     """What concerns the whole model."""
 
-    include: Annotated[tuple[str, ...], WrapValidator(_list, json_schema_input_type=tuple[str, ...])] = ()
-    """Globs over the names of weights, of their parameters and modules, and of the nodes that read them and their op
-    types: only these are mapped. All are if the list is empty."""
-    exclude: Annotated[tuple[str, ...], WrapValidator(_list, json_schema_input_type=tuple[str, ...])] = ()
-    """Globs for weights to leave as they are."""
-    include_ops: Annotated[tuple[str, ...], WrapValidator(_list, json_schema_input_type=tuple[str, ...])] = ()
-    """Ops that are no MVM ops, but whose tables are mapped, too: "Gather"."""
+    include: _Globs = Field(default=(), examples=[[], ["encoder.*", "Conv"]])
+    """Map only weights that match one of these globs by their name, by their parameter or module in the exported
+    program, or by the name or op type of a node that reads them. All are mapped if there is none."""
+    exclude: _Globs = Field(default=(), examples=[[], ["classifier.*"]])
+    """Leave weights that match one of these globs as they are."""
+    include_ops: _Globs = Field(default=(), examples=[[], ["Gather"]])
+    """Map the tables of these ops, too, which are no MVM ops: "Gather"."""
     quantized: QuantizedWeights = "map"
-    """What to do with weights of integer codes: map the codes less their zero points, or skip them."""
+    """What to do with weights of integer codes: map the codes less their zero points, which come back exactly, or skip
+    them."""
     conductance_dtype: ConductanceDtype = "float32"
     """The type of the conductances of float16 and bfloat16 weights: float32, or that of the weight."""
-    freeze_inputs: _Flag = False
-    """Make constants of weights that are graph inputs too, so that a caller may replace them."""
-    inline_functions: _Flag = True
-    """Inline local functions that use weights first; else these weights are skipped."""
-    upgrade_opset: _Flag = False
+    freeze_inputs: Flag = False
+    """Make constants of weights that are graph inputs too, so that a caller may replace them; else leave them as they
+    are."""
+    inline_functions: Flag = True
+    """Inline local functions that use weights first, so that these can be mapped; else leave them as they are."""
+    upgrade_opset: Flag = False
     """Raise the opset first if weights cannot be mapped at the one that the model has."""
     shared: SharedPolicy = "rebuild"
     """What nodes read that use a weight otherwise than MVM ops do, such as the Gather of a tied embedding: the rebuilt
@@ -381,3 +219,17 @@ class ModelSettings(_Settings):
                     f"include_ops knows {', '.join(known)}, but not '{op_type}'; MVM ops are always mapped"
                 )
         return self
+
+
+class ModelOptions(TypedDict, total=False):
+    """What callers in Python may give for the settings of the same names; `ModelSettings` says what they are."""
+
+    include: Sequence[str] | None
+    exclude: Sequence[str] | None
+    include_ops: Sequence[str] | None
+    quantized: QuantizedWeights | None
+    conductance_dtype: ConductanceDtype | None
+    freeze_inputs: bool | None
+    inline_functions: bool | None
+    upgrade_opset: bool | None
+    shared: SharedPolicy | None

@@ -1,14 +1,23 @@
-"""Writes a first configuration for a model, in which everything stands as a comment."""
+"""Writes a first configuration for a model, in which every setting stands as a comment."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
 
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from onnx_gconv.configuration.configuration import Configuration
+from onnx_gconv.configuration.settings import PATTERN_KINDS, ModelSettings, WeightSettings
 from onnx_gconv.weights import FoundWeight, WeightSurvey
 
 __all__ = ["SCHEMA_FILE", "starting_file"]
 
 SCHEMA_FILE = "gconv.schema.json"
+
+_WIDTH = 118
 
 _HEAD = """\
 #:schema ./{schema}
@@ -16,28 +25,12 @@ _HEAD = """\
 #
 # Every setting stands here with its default, as a comment: take the # away and change it. For completion and help in
 # editors that know the first line (Taplo, Even Better TOML): onnx-gconv config schema -o {schema}
+"""
 
-[defaults]                    # for all weights that no override says otherwise of
-# device = {{ g_min = 0.0, g_max = 25.0 }}  # µS; or a preset, "pcm-joshi", or {{ preset = "pcm-joshi", g_max = 20.0 }}
-# converter = "single-pair"   # or {{ name = "n-pair", factors = [1, 3] }}, {{ name = "single-pair", exact = true }}
-# granularity = "tensor"      # "channel", "tile", "tile-channel", or {{ kind = "tile", tile = "256x256" }}
-# clipping = "max"            # or {{ percentile = 99.9 }}, or {{ value = 0.5 }}
-# levels = "none"             # or how many, 256, or a list of them in µS, [0.0, 1.5, 25.0], or "preset"
-# storage = "float"           # or "codes", if there are levels
-
-[model]                         # what concerns the whole model
-# include = []                  # globs over the names of weights, parameters, nodes, modules and op types
-# exclude = []
-# include_ops = []              # or ["Gather"], for the tables of embeddings
-# quantized = "map"             # or "skip": weights of integer codes
-# conductance_dtype = "float32" # or "weight": of float16 and bfloat16 weights
-# freeze_inputs = false         # whether weights that are graph inputs become constants
-# inline_functions = true       # whether local functions that use weights are inlined
-# upgrade_opset = false         # whether the opset is raised where weights cannot be mapped at the model's own
-# shared = "rebuild"            # or "split": a digital copy for nodes that are no MVM ops
+_OVERRIDES = """\
 
 # Overrides are applied in their order, and each setting that they give replaces what was said before. One is for the
-# weights that match all the kinds of patterns in it: weight, parameter, node, module, op, or match for any of these.
+# weights that match all the kinds of patterns in it: {kinds}, or match for any of these.
 # Settings are those of [defaults], and skip.
 #
 # [[overrides]]
@@ -57,10 +50,56 @@ def starting_file(model: str, survey: WeightSurvey) -> str:
         model: What the file calls the model.
         survey: Its weights.
     """
-    lines = ["", *_listed(survey.weights)]
     example = f"weight = {_pattern(survey.weights[0].name)}" if survey.weights else 'op = "Conv"'
-    head = _HEAD.format(schema=SCHEMA_FILE, model=_text(model), example=example)
-    return "\n".join((*head.splitlines(), *lines, ""))
+    parts = [
+        _HEAD.format(schema=SCHEMA_FILE, model=_text(model)),
+        *_table("defaults", WeightSettings),
+        *_table("model", ModelSettings),
+        _OVERRIDES.format(kinds=", ".join(PATTERN_KINDS), example=example),
+    ]
+    return "\n".join((*"".join(parts).splitlines(), "", *_listed(survey.weights), ""))
+
+
+def _table(name: str, settings: type[BaseModel]) -> Iterator[str]:
+    """A table of settings with their sentences, their defaults as comments, and what else files may say."""
+    yield f"\n[{name}]  # {_sentence(Configuration.model_fields[name])}\n"
+    for setting, field in settings.model_fields.items():
+        yield "\n"
+        for line in textwrap.wrap(_sentence(field), _WIDTH, break_long_words=False, break_on_hyphens=False):
+            yield f"# {line}\n"
+        default, *others = _examples(field)
+        yield f"# {setting} = {_value(default)}{_or(others)}\n"
+
+
+def _or(others: Sequence[object]) -> str:
+    return f"  # or {', '.join(map(_value, others))}" if others else ""
+
+
+def _examples(field: FieldInfo) -> Sequence[Any]:
+    """What files say for a setting, the default first."""
+    if field.examples:
+        return field.examples
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    if isinstance(field.default, bool):
+        choices = (True, False)
+    return (field.default, *(choice for choice in choices if choice != field.default))
+
+
+def _sentence(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split())
+
+
+def _value(value: object) -> str:
+    """A value as TOML has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_value(item)}' for key, item in value.items())} }}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_value, value))}]"
+    return str(value)
 
 
 def _listed(weights: Iterable[FoundWeight]) -> Iterator[str]:

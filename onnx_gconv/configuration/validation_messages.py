@@ -98,6 +98,8 @@ def _text(error: Any, key: tuple[str | int, ...], model: type[BaseModel]) -> str
         return f"lacks the key {error['loc'][-1]}"
     if kind in {"value_error", "assertion_error"}:
         return message.partition(", ")[2]
+    if kind == "unknown_setting":
+        return message
     wanted = _WANTED.get(kind, f"{message[:1].lower()}{message[1:]}".replace("input should be", "should be", 1))
     return f"{wanted}, but it is {shown(error['input'])}"
 

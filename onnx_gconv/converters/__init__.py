@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from onnx_gconv.converters.base_converter import BaseConductanceConverter
 from onnx_gconv.converters.bit_sliced_offset import BitSlicedOffsetConductanceConverter
 from onnx_gconv.converters.bit_sliced_pair import BitSlicedPairConductanceConverter
@@ -14,6 +12,7 @@ from onnx_gconv.converters.decoding import Decoding
 from onnx_gconv.converters.dual_pair import DualPairConductanceConverter
 from onnx_gconv.converters.n_pair import NPairConductanceConverter
 from onnx_gconv.converters.offset import OffsetConductanceConverter
+from onnx_gconv.converters.registry import CONVERTERS, register_converter
 from onnx_gconv.converters.scaling import Scaling, narrowed_scale
 from onnx_gconv.converters.single_device import SingleDeviceConductanceConverter
 from onnx_gconv.converters.single_pair import SinglePairConductanceConverter
@@ -41,21 +40,6 @@ __all__ = [
     "compute_dtype",
     "is_half_precision",
     "narrowed_scale",
+    "register_converter",
     "weight_statistics",
 ]
-
-CONVERTERS: dict[str, Callable[..., ConductanceConverter]] = {
-    converter.__name__: converter
-    for converter in (
-        SinglePairConductanceConverter,
-        DualPairConductanceConverter,
-        NPairConductanceConverter,
-        CustomPairConductanceConverter,
-        SingleDeviceConductanceConverter,
-        TwoSidedPairConductanceConverter,
-        OffsetConductanceConverter,
-        BitSlicedPairConductanceConverter,
-        BitSlicedOffsetConductanceConverter,
-    )
-}
-"""All converters, by the names that manifests give them."""

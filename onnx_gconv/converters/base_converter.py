@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,9 +35,17 @@ class BaseConductanceConverter(abc.ABC):
         g_max: Upper end of the devices' range, in µS. Default 25.
         g_min: Lower end of the devices' range, in µS. Default 0.
 
+    Attributes:
+        name: What people write to choose the converter, such as ``single-pair``; each class has one of its own.
+        settings: Which parameters of the constructor people may give besides the range, by the names that they write.
+            All of them, by their own names, in a class that says nothing.
+
     Raises:
         ConfigError: (a ValueError) If the range is negative, empty or not finite.
     """
+
+    name: ClassVar[str]
+    settings: ClassVar[Mapping[str, str]]
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None) -> None:
         self._g_max, self._g_min = checked_range(

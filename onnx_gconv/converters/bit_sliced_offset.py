@@ -41,6 +41,8 @@ class BitSlicedOffsetConductanceConverter(BitSlicedConductanceConverter):
             is not above `bits`, or the range is negative, empty or not finite.
     """
 
+    name = "bit-sliced-offset"
+
     @property
     def slices(self) -> int:
         """Into how many slices a shifted code is cut."""

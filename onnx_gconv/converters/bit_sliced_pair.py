@@ -42,6 +42,8 @@ class BitSlicedPairConductanceConverter(BitSlicedConductanceConverter):
             is not above `bits`, or the range is negative, empty or not finite.
     """
 
+    name = "bit-sliced-pair"
+
     @property
     def slices(self) -> int:
         """Into how many slices the magnitude of a code is cut."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -63,6 +63,13 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
             the tables do not fit the factors, the range or each other, all weights would get the same conductances, or
             the test fails.
     """
+
+    name = "custom-pair"
+    settings: ClassVar[Mapping[str, str]] = {
+        "factors": "f_lst",
+        "table": "g_lst",
+        "invertibility_test": "invertibility_test",
+    }
 
     def __init__(
         self,

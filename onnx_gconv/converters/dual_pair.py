@@ -25,6 +25,8 @@ class DualPairConductanceConverter(NPairConductanceConverter):
             negative, empty or not finite.
     """
 
+    name = "dual-pair"
+
     def __init__(self, f_lst: Sequence[float], g_max: float | None = None, g_min: float | None = None) -> None:
         super().__init__(f_lst, g_max, g_min)
         if len(self._factors) != _PAIRS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -45,6 +45,9 @@ class NPairConductanceConverter(BaseConductanceConverter):
         ConfigError: (a ValueError) If there is no factor, one is not positive and finite, or the range is negative,
             empty or not finite.
     """
+
+    name = "n-pair"
+    settings: ClassVar[Mapping[str, str]] = {"factors": "f_lst"}
 
     def __init__(self, f_lst: Sequence[float], g_max: float | None = None, g_min: float | None = None) -> None:
         self._factors = checked_factors(f_lst)

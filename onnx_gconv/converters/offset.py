@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -49,6 +49,8 @@ class OffsetConductanceConverter(BaseConductanceConverter):
             from 3 to 65536.
     """
 
+    name = "offset"
+    settings: ClassVar[Mapping[str, str]] = {}  # levels are those of the scheme
     device_names = ("g",)
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None, levels: int | None = None) -> None:

@@ -47,6 +47,7 @@ class SingleDeviceConductanceConverter(BaseConductanceConverter):
         ConfigError: (a ValueError) If the range is negative, empty or not finite.
     """
 
+    name = "single-device"
     device_names = ("g",)
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None) -> None:

@@ -47,6 +47,7 @@ class SinglePairConductanceConverter(BaseConductanceConverter):
             ``g_min > 0``.
     """
 
+    name = "single-pair"
     device_names = ("g_plus", "g_minus")
     pairs = ((0, 1),)
 

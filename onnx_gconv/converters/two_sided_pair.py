@@ -37,6 +37,7 @@ class TwoSidedPairConductanceConverter(BaseConductanceConverter):
         ConfigError: (a ValueError) If the range is negative, empty or not finite.
     """
 
+    name = "two-sided-pair"
     device_names = ("g_plus", "g_minus")
 
     def manifest_parameters(self) -> dict[str, Any]:

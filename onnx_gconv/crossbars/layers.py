@@ -16,7 +16,7 @@ from onnx_gconv.crossbars.bias import BiasRows, FoundBias, bias_as_rows, find_bi
 from onnx_gconv.crossbars.tiles import ArrayGeometry, Tile, TileGrid
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
-from onnx_gconv.mapping import ConsumerRecord, WeightRecord
+from onnx_gconv.mapping import ConsumerRecord, UnknownConverterError, WeightRecord
 from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
 from onnx_gconv.mapping.preconditions import require_mapped
 from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError, MatrixLayout
@@ -173,6 +173,8 @@ def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | N
             record.converter.converter()
             mapped = locate(record, values)
             problem = next(structural_problems(mapped), None) or device_name_problem(record)
+        except UnknownConverterError as error:
+            raise ModelError(f"the weight '{record.name}' {error.what}") from None
         except (BrokenMappingError, ModelError) as error:
             problem = str(error)
         if problem is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnx_gconv.mapping.converter_record import ConverterOriginRecord, ConverterRecord, UnknownConverterError
 from onnx_gconv.mapping.manifest import (
     FORMAT_VERSION,
     MANIFEST_KEY,
@@ -9,7 +10,6 @@ from onnx_gconv.mapping.manifest import (
     ComputeDtype,
     ConductanceRecord,
     ConsumerRecord,
-    ConverterRecord,
     LevelsRecord,
     LossRecord,
     Manifest,
@@ -34,6 +34,7 @@ __all__ = [
     "ComputeDtype",
     "ConductanceRecord",
     "ConsumerRecord",
+    "ConverterOriginRecord",
     "ConverterRecord",
     "LevelsRecord",
     "LossRecord",
@@ -45,6 +46,7 @@ __all__ = [
     "ScaleRecord",
     "SkippedRecord",
     "TilingRecord",
+    "UnknownConverterError",
     "WeightRecord",
     "ZeroRecord",
     "read_manifest",

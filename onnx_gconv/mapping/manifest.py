@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from onnx_gconv.converters import CONVERTERS, ConductanceConverter, Decoding
+from onnx_gconv.converters import Decoding
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.mapping.converter_record import ConverterRecord
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.matrix_view import MatrixView
@@ -28,7 +29,6 @@ __all__ = [
     "ComputeDtype",
     "ConductanceRecord",
     "ConsumerRecord",
-    "ConverterRecord",
     "LevelsRecord",
     "LossRecord",
     "Manifest",
@@ -113,35 +113,6 @@ class SameSourceRecord(_Record):
     name: str
     graph: str
     relation: Literal["equal", "transposed", "rearranged"]
-
-
-class ConverterRecord(_Record):
-    """The converter and all of its parameters; conductances in µS."""
-
-    name: str
-    parameters: dict[str, Any]
-
-    @classmethod
-    def of(cls, converter: ConductanceConverter) -> ConverterRecord:
-        """The record of a converter."""
-        return cls(name=type(converter).__name__, parameters=converter.manifest_parameters())
-
-    def converter(self) -> ConductanceConverter:
-        """The converter itself.
-
-        Raises:
-            ModelError: If this version does not know it, or its parameters are wrong.
-        """
-        if self.name not in CONVERTERS:
-            raise ModelError(f"the manifest names the converter '{self.name}', which this version does not know")
-        try:
-            converter = CONVERTERS[self.name](**self.parameters)
-        except (ConfigError, TypeError) as error:
-            raise ModelError(f"the manifest has wrong parameters for '{self.name}': {error}") from None
-        for end in ("g_min", "g_max"):  # readers take the range of the devices from here
-            if self.parameters.get(end) is None:
-                raise ModelError(f"the manifest has wrong parameters for '{self.name}': {end} is missing")
-        return converter
 
 
 class ConductanceRecord(_Record):

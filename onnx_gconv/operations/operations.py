@@ -65,7 +65,7 @@ def map_model(
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Do everything but write.
         progress: Called with the step ("scan", "write"), the bytes done and the bytes in all.
-        **options: How weights are mapped, and which: the keys of `MappingOptions`, where each is described.
+        **options: How weights are mapped, and which: the keys of `MappingOptions`.
 
     Returns:
         What was mapped, and what was skipped and why.

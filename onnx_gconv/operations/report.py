@@ -299,6 +299,7 @@ def _weight_json(weight: WeightRecord) -> dict[str, Any]:
         **weight.model_dump(),
         "converter": weight.converter.name,
         "converter_parameters": weight.converter.parameters,
+        **({} if weight.converter.origin is None else {"converter_origin": weight.converter.origin.model_dump()}),
         "scale": weight.scale.value,
         "scale_name": weight.scale.name,
         "scale_form": weight.scale.form,
@@ -380,6 +381,13 @@ def _parameters_of_converter(record: ConverterRecord) -> Iterator[str]:
         yield f"{parameters['bits']} bits in slices of {parameters['slice_bits']}"
     if parameters.get("exact"):
         yield "exact"
+    if record.origin is not None:  # whose parameters nobody here knows
+        others = (name for name in parameters if name not in _TOLD_PARAMETERS)
+        yield from (f"{name} = {parameters[name]}" for name in others)
+        yield f"of {record.origin}"
+
+
+_TOLD_PARAMETERS = {"g_min", "g_max", "f_lst", "bits", "slice_bits", "exact"}
 
 
 def _tile(tiling: TilingRecord) -> str:

@@ -48,7 +48,7 @@ def test_the_converter_is_the_one_that_was_chosen(folder, options, name, devices
         (("--converter", "dual-pair", "--factor", "2"), "should have two factors"),
         (("--converter", "n-pair", "--factor", "-1"), "factor 1 of f_lst should be positive"),
         (("--converter", "n-pair", "--factor", "1", "--exact"), "--exact needs --converter single-pair"),
-        (("--converter", "triple"), "Invalid value for '--converter'"),
+        (("--converter", "triple"), "--converter: there is no converter 'triple'; there are single-pair, dual-pair, "),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(folder, options, message):

@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from onnx_gconv.configuration import Configuration
+from onnx_gconv.configuration import Configuration, ModelSettings, WeightSettings
 from onnx_gconv.configuration.starting_file import starting_file
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.weights import find_weights
@@ -42,6 +42,26 @@ def test_the_settings_in_its_comments_are_the_defaults(survey):
     assert configuration.model == Configuration().model
     assert configuration.model.model_fields_set == set(type(configuration.model).model_fields)
     assert configuration.defaults.model_fields_set == set(type(configuration.defaults).model_fields)
+
+
+def test_every_setting_stands_in_it_with_its_sentence_and_its_default(survey):
+    text = starting_file("model.onnx", survey).partition("# Overrides")[0]
+    words = " ".join(text.replace("\n# ", " ").split())
+    for settings in (WeightSettings, ModelSettings):
+        for name, field in settings.model_fields.items():
+            assert " ".join(field.description.split()) in words, name
+            [line] = [line for line in text.splitlines() if line.startswith(f"# {name} = ")]
+            written = tomllib.loads(line.removeprefix("# "))[name]
+            if settings is ModelSettings:
+                assert (tuple(written) if isinstance(written, list) else written) == field.default, name
+
+
+def test_what_else_a_file_may_say_is_shown_and_is_right(survey):
+    for settings in (WeightSettings, ModelSettings):
+        for name, field in settings.model_fields.items():
+            for example in field.examples or ():
+                settings.model_validate({name: example})
+    assert '# or "channel", "tile", "tile-channel", { kind = "tile", tile = "256x256" }' in starting_file("m", survey)
 
 
 def test_it_lists_every_weight_with_shape_op_node_and_parameter(survey):

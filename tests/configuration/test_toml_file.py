@@ -83,7 +83,10 @@ def test_an_empty_file_says_nothing(read):
             '[defaults]\ngranularity = "x"',
             "line 2: defaults.granularity: should be 'tensor', 'channel', 'tile' or 'tile-channel', but it is 'x'",
         ),
-        ('[defaults]\nconverter = "triple"', "line 2: defaults.converter: should be 'single-pair', 'dual-pair', "),
+        (
+            '[defaults]\nconverter = "triple"',
+            "line 2: defaults.converter: there is no converter 'triple'; there are ",
+        ),
         (
             '[defaults]\nconverter = "n-pair"',
             "line 2: defaults.converter: the converter n-pair needs factors, one for each pair: e.g. factors = [1, 3]",

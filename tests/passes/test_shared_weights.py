@@ -255,7 +255,7 @@ class TestChecking:
         assert not CheckMapping().violations(model)
 
 
-@pytest.mark.parametrize("shared", ["skip", "", None, ["split"]])
+@pytest.mark.parametrize("shared", ["skip", "", ["split"]])
 def test_another_policy_is_refused(shared):
-    with pytest.raises(ConfigError, match="shared should be 'rebuild' or 'split', but it is"):
+    with pytest.raises(ConfigError, match="shared: should be 'rebuild' or 'split', but it is"):
         MapConductances(shared=shared)

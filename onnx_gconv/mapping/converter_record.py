@@ -1,0 +1,126 @@
+"""What a mapped model says of the converter of a weight, and the way back to the converter itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from onnx_gconv.converters import ConductanceConverter
+from onnx_gconv.converters.converter_kind import ConverterKind, checked_parameters
+from onnx_gconv.converters.registry import converter_registry
+from onnx_gconv.errors import ConfigError, ModelError
+
+__all__ = ["ConverterOriginRecord", "ConverterRecord", "UnknownConverterError"]
+
+
+class UnknownConverterError(ModelError):
+    """The converter of a weight is not there.
+
+    Args:
+        what: What to say of the weight.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"it {what}")
+        self.what = what
+
+
+class ConverterOriginRecord(BaseModel):
+    """Where a converter is from that onnx_gconv does not have: a package for pip, or a module alone."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    package: str | None
+    version: str | None
+    module: str
+
+    def __str__(self) -> str:
+        if self.package is None:
+            return f"the module {self.module}"
+        return f"the package {' '.join(filter(None, (self.package, self.version)))}"
+
+    def remedy(self, name: str) -> str:
+        """What to say of a weight whose converter is not there.
+
+        Args:
+            name: That of the class of the converter.
+        """
+        mapped = f"was mapped with the converter '{name}' of {self}"
+        if self.package is not None:
+            return f"{mapped}; install it (pip install {self.package})"
+        return f"{mapped}, which no package brings; register it first (onnx_gconv.converters.register_converter)"
+
+
+class ConverterRecord(BaseModel):
+    """The converter and all of its parameters; conductances in µS."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    name: str
+    parameters: dict[str, Any]
+    origin: ConverterOriginRecord | None = Field(
+        default=None, description="Where it is from; only there for converters that onnx_gconv does not have"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_the_origin_of_our_own(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        if self.origin is None:
+            written.pop("origin", None)
+        return written
+
+    @classmethod
+    def of(cls, converter: ConductanceConverter) -> ConverterRecord:
+        """The record of a converter.
+
+        Raises:
+            ConfigError: If nobody could make the converter of its record again.
+        """
+        name, origin = type(converter).__name__, converter_registry().origin(converter)
+        if origin is None:
+            return cls(name=name, parameters=converter.manifest_parameters())
+        package = origin.package
+        found = ConverterOriginRecord(
+            package=None if package is None else package.name,
+            version=None if package is None else package.version,
+            module=origin.module,
+        )
+        return cls(name=name, parameters=checked_parameters(converter), origin=found)
+
+    def converter(self) -> ConductanceConverter:
+        """The converter itself.
+
+        Raises:
+            UnknownConverterError: (a ModelError) If it is not there; the message says how to get it.
+            ModelError: If its package has something wrong, or its parameters are wrong.
+        """
+        kind = self._kind()
+        try:
+            converter = kind.converter(**self.parameters)
+        except Exception as error:  # noqa: BLE001 - whatever the constructor of somebody else raises
+            raise ModelError(
+                f"the manifest has wrong parameters for '{self.name}'{self._versions(kind)}: {error}"
+            ) from None
+        for end in ("g_min", "g_max"):  # readers take the range of the devices from here
+            if self.parameters.get(end) is None:
+                raise ModelError(f"the manifest has wrong parameters for '{self.name}': {end} is missing")
+        return converter
+
+    def _kind(self) -> ConverterKind:
+        try:
+            kind = converter_registry().kind_of_class(self.name)
+        except ConfigError as error:
+            raise ModelError(f"the manifest names the converter '{self.name}', but {error}") from None
+        if kind is not None:
+            return kind
+        if self.origin is not None:
+            raise UnknownConverterError(self.origin.remedy(self.name))
+        raise ModelError(f"the manifest names the converter '{self.name}', which this version does not know")
+
+    def _versions(self, kind: ConverterKind) -> str:
+        """Which versions of the package there are, if they may be why its parameters are refused."""
+        written = None if self.origin is None else self.origin.version
+        if kind.package is None or written in {None, kind.package.version}:
+            return ""
+        return f", which {kind.package.name} {written} wrote and {kind.package.version} reads"

@@ -17,6 +17,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from onnx_gconv.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from onnx_gconv.configuration import Configuration, read_configuration
     from onnx_gconv.converters import (

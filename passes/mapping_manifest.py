@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
 import numpy as np
@@ -31,6 +30,7 @@ from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
 from onnx_gconv.passes.node_placement import Placement
 from onnx_gconv.passes.shared_weights import digital_uses
+from onnx_gconv.version import TOOL
 from onnx_gconv.weights import FoundWeight
 from onnx_gconv.weights.same_source import SameSource
 
@@ -40,7 +40,7 @@ __all__ = ["manifest_of"]
 def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> Manifest:
     """The manifest that a plan gives, with names for its conductances and the graphs that they go to."""
     return Manifest(
-        tool=f"onnx_gconv {_version()}",
+        tool=TOOL,
         weights=tuple(_weight_record(weight, plan, names, placement) for weight in plan.weights),
         skipped=tuple(
             SkippedRecord(
@@ -185,10 +185,3 @@ def _consumer_records(found: FoundWeight, readers_of_copy: Collection[tuple[ir.N
             matrix_view=None if view is None else MatrixViewRecord(**vars(view)),
             reads="digital" if (consumer.node, consumer.slot) in readers_of_copy else "rebuilt",
         )
-
-
-def _version() -> str:
-    try:
-        return version("onnx_gconv")
-    except PackageNotFoundError:  # used from a checkout that is not installed
-        return "(not installed)"

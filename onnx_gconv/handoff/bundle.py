@@ -13,6 +13,7 @@ import numpy as np
 from onnx_gconv.crossbars.tile_arrays import digest
 from onnx_gconv.errors import BundleError
 from onnx_gconv.files.arrays import ArrayReader, read_arrays
+from onnx_gconv.files.naming import MAPPED_SUFFIX, stem_of_mapped
 from onnx_gconv.handoff.bundle_arrays import BundleArrays
 from onnx_gconv.handoff.bundle_layer import BundleLayer
 from onnx_gconv.handoff.bundle_tile import BundleTile
@@ -21,12 +22,10 @@ from onnx_gconv.handoff.placement_checks import check_placements
 
 __all__ = ["Bundle", "default_bundle_path", "open_bundle"]
 
-_SUFFIX = ".gconv"
-
 
 def default_bundle_path(mapped: Path) -> Path:
     """``model.gconv`` beside ``model.gconv.onnx``."""
-    return mapped.with_name(f"{mapped.stem.removesuffix(_SUFFIX)}{_SUFFIX}")
+    return mapped.with_name(f"{stem_of_mapped(mapped)}{MAPPED_SUFFIX}")
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:

@@ -22,13 +22,13 @@ from onnx_gconv.configuration.settings import (
     WeightSettings,
 )
 from onnx_gconv.configuration.toml_file import read_configuration
-from onnx_gconv.configuration.validation_messages import first_problem
 from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.converters.registry import ConverterName
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import LevelStorage
+from onnx_gconv.validation_messages import first_problem
 
 __all__ = ["ConfigurationLike", "ConverterLike", "MappingOptions", "configuration_of"]
 

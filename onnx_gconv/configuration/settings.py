@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from onnx_gconv.configuration.validation_messages import shown
 from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.converters.registry import CONVERTER_KINDS, ConverterName, kinds_taking
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity, GranularityKind, Partition, parse_tile
 from onnx_gconv.schemes.scheme import LevelStorage
+from onnx_gconv.validation_messages import shown
 from onnx_gconv.weights import LOOKUP_OPS
 from onnx_gconv.weights.names import NameKind
 

@@ -20,6 +20,7 @@ from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, 
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.validation_messages import first_flaw
 
 __all__ = [
     "BUNDLE_FORMAT",
@@ -348,9 +349,8 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
         manifest = BundleManifest.model_validate_json(text)
         _ = manifest.geometry.geometry  # it refuses what cannot be
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BundleError(f"'{path}' is damaged: {where}: {first['msg']}; copy the bundle again") from None
+        flaw = first_flaw(error)
+        raise BundleError(f"'{path}' is damaged: {flaw.where}: {flaw.message}; copy the bundle again") from None
     except ConfigError as error:
         raise BundleError(f"'{path}' is damaged: geometry: {error}; copy the bundle again") from None
     return manifest

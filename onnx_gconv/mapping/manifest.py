@@ -19,6 +19,7 @@ from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.scale_grid import ScaleForm, ScaleGrid
 from onnx_gconv.tensors.types import MAPPABLE_DTYPES, finite_range
+from onnx_gconv.validation_messages import first_flaw
 
 __all__ = [
     "FORMAT_VERSION",
@@ -399,15 +400,14 @@ def read_manifest(model: ir.Model) -> Manifest | None:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        if where == "format_version":
+        flaw = first_flaw(error)
+        if flaw.where == "format_version":
             raise ModelError(
-                f"the manifest has format version {first['input']!r}, this version reads {FORMAT_VERSION}; "
+                f"the manifest has format version {flaw.value!r}, this version reads {FORMAT_VERSION}; "
                 "use the version of onnx_gconv that wrote the model, or a newer one"
             ) from None
-        what = first["msg"].removeprefix("Value error, ")  # which pydantic puts before messages of our own
-        raise ModelError(f"the manifest in metadata '{MANIFEST_KEY}' is damaged: {where}: {what}") from None
+        problem = f"{flaw.where}: {flaw.message}"
+        raise ModelError(f"the manifest in metadata '{MANIFEST_KEY}' is damaged: {problem}") from None
 
 
 def write_manifest(model: ir.Model, manifest: Manifest) -> None:

@@ -63,7 +63,7 @@ def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> 
 def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames, placement: Placement) -> WeightRecord:
     found, conversion = weight.found, weight.conversion
     converter, decoding, grid = conversion.converter, conversion.decoding, conversion.grid
-    suffix = "_code" if weight.scheme.storage == "codes" else ""
+    suffix = "_code" if weight.scheme.is_coded else ""
     scale_name = names.new(f"{found.name}.g_scale")
     readers_of_copy = digital_uses(found).readers if plan.shared == "split" else frozenset()
     graph = placement.of(found).scope.path
@@ -150,7 +150,7 @@ def _levels_record(weight: PlannedWeight) -> LevelsRecord | None:
     levels = weight.conversion.levels
     if levels is None:
         return None
-    storage = levels.code_dtype.name if weight.scheme.storage == "codes" else "float"
+    storage = levels.code_dtype.name if weight.scheme.is_coded else "float"
     return LevelsRecord.model_validate({**levels.manifest(), "storage": storage})
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from onnx_gconv.configuration.configuration import Configuration
 from onnx_gconv.devices.presets import presets
+from onnx_gconv.files.json_schema import schema_text
 
 __all__ = ["json_schema"]
 
@@ -22,7 +22,7 @@ def json_schema() -> str:
     for settings in ("WeightSettings", "Override"):
         short, *_ = schema["$defs"][settings]["properties"]["device"]["anyOf"]
         short["enum"] = names
-    return json.dumps({"$schema": _DRAFT, **_for_toml(schema)}, indent=2, ensure_ascii=False) + "\n"
+    return schema_text(_for_toml(schema), _DRAFT)
 
 
 def _for_toml(schema: dict[str, Any]) -> dict[str, Any]:

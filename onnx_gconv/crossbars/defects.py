@@ -19,11 +19,11 @@ from pydantic.dataclasses import dataclass
 
 from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.json_schema import schema_text
 from onnx_gconv.validation_messages import Flaw, first_flaw, uncapitalized
 
 __all__ = ["ArrayDefects", "DefectMap", "StuckCell", "defects_schema", "read_defects"]
 
-_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _FORMAT, _VERSION = "onnx_gconv.defects", 1
 
 # Bundles hold conductances as float32; a larger one would become infinite.
@@ -110,8 +110,7 @@ def read_defects(path: str | os.PathLike[str], geometry: ArrayGeometry) -> tuple
 
 def defects_schema() -> str:
     """The JSON Schema of a defect map, as text."""
-    schema = DefectMap.model_json_schema()
-    return json.dumps({"$schema": _DRAFT, **schema}, indent=2, ensure_ascii=False) + "\n"
+    return schema_text(DefectMap.model_json_schema())
 
 
 class _DoubleKeyError(Exception):

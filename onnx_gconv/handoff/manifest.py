@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
 from onnx_gconv.errors import BundleError, ConfigError
+from onnx_gconv.files.json_schema import schema_text
 from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
@@ -49,7 +50,6 @@ BUNDLE_FORMAT = "onnx_gconv.bundle"
 BUNDLE_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
-_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -301,7 +301,7 @@ class LayerRecord(_Record):
     @property
     def code_dtype(self) -> np.dtype[np.unsignedinteger]:
         """The type of codes of levels."""
-        return np.dtype(np.uint16 if self.levels is None or self.levels.storage == "float" else self.levels.storage)
+        return np.dtype(np.uint16) if self.levels is None else self.levels.code_dtype
 
 
 class BundleManifest(_Record):
@@ -358,5 +358,4 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
 
 def bundle_schema() -> str:
     """The JSON Schema of the manifest, as text."""
-    schema = BundleManifest.model_json_schema()
-    return json.dumps({"$schema": _DRAFT, **schema}, indent=2, ensure_ascii=False) + "\n"
+    return schema_text(BundleManifest.model_json_schema())

@@ -18,7 +18,7 @@ from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.scale_grid import ScaleForm, ScaleGrid
-from onnx_gconv.tensors.types import MAPPABLE_DTYPES, finite_range
+from onnx_gconv.tensors.types import dtype_of_name, finite_range
 from onnx_gconv.validation_messages import first_flaw
 
 __all__ = [
@@ -219,6 +219,16 @@ class LevelsRecord(_Record):
     storage: Literal["float", "uint8", "uint16"]
 
     @property
+    def is_coded(self) -> bool:
+        """Whether codes of the levels are stored, not the conductances in µS."""
+        return self.storage != "float"
+
+    @property
+    def code_dtype(self) -> np.dtype[np.unsignedinteger]:
+        """The type of the codes; one that holds those of any levels if none are stored."""
+        return np.dtype(np.uint8 if self.storage == "uint8" else np.uint16)
+
+    @property
     def levels(self) -> ConductanceLevels:
         """The levels themselves.
 
@@ -298,6 +308,11 @@ class WeightRecord(_Record):
         if found is not None and not 0 <= found < count:
             raise ValueError(f"its scale is that of consumer {found}, but it has {count}")
         return self
+
+    @property
+    def levels_of_codes(self) -> LevelsRecord | None:
+        """The levels whose codes are stored in place of the conductances; None if those are stored, in µS."""
+        return self.levels if self.levels is not None and self.levels.is_coded else None
 
     @property
     def saturation_limits(self) -> tuple[float, float] | None:
@@ -425,7 +440,7 @@ def _entries(stored: FloatArray, grid: ScaleGrid | None) -> float | FloatArray:
 
 
 def _data_type(name: str) -> ir.DataType:
-    for dtype in MAPPABLE_DTYPES:
-        if np.dtype(dtype.numpy()).name == name:
-            return dtype
-    raise ModelError(f"the manifest names the type '{name}', which this version does not know")
+    dtype = dtype_of_name(name)
+    if dtype is None:
+        raise ModelError(f"the manifest names the type '{name}', which this version does not know")
+    return dtype

@@ -189,8 +189,7 @@ def _is_cut_by_aihwkit(layer: Layer) -> bool:
 
 
 def _has_codes(layer: Layer) -> bool:
-    levels = layer.record.levels
-    return levels is not None and levels.storage != "float"
+    return layer.record.levels_of_codes is not None
 
 
 def _named(layers: Sequence[Layer]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -74,7 +73,7 @@ def check_external_tensor(tensor: ir.ExternalTensor) -> None:
 
 
 class ExternalReader:
-    """The open file of the external data of a tensor. To be closed in the end, or used in a with statement.
+    """The open file of the external data of a tensor. To be closed in the end.
 
     It is read, never mapped: pages of a map would count as resident memory. Several threads can read at once.
 
@@ -90,14 +89,6 @@ class ExternalReader:
         self._tensor = tensor
         self._offset = tensor.offset or 0
         self._file: int | None = os.open(tensor.path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -186,7 +187,7 @@ def _native_chunks(tensor: ir.TensorProtocol, start: int, stop: int) -> Iterator
 
 
 def _file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Iterator[NDArray[Any]]:
-    with ExternalReader(tensor) as reader:
+    with contextlib.closing(ExternalReader(tensor)) as reader:
         buffer = np.empty(min(CHUNK_ELEMENTS, stop - start), tensor.dtype.numpy())
         for first in range(start, stop, CHUNK_ELEMENTS):
             chunk = buffer[: min(CHUNK_ELEMENTS, stop - first)]

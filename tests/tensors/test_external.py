@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import ml_dtypes
 import numpy as np
@@ -33,14 +34,14 @@ def stored(array, folder, *, offset=5):
 def test_any_range_is_read(tmp_path, dtype, start, stop):
     array = np.arange(60).astype(dtype).reshape(5, 12)
     found = np.zeros(stop - start, dtype)
-    with ExternalReader(stored(array, tmp_path)) as reader:
+    with closing(ExternalReader(stored(array, tmp_path))) as reader:
         reader.read_into(found, start)
     np.testing.assert_array_equal(found, array.reshape(-1)[start:stop])
 
 
 def test_several_threads_read_at_once(tmp_path):
     array = np.arange(1 << 16, dtype=np.int32)
-    with ExternalReader(stored(array, tmp_path)) as reader, ThreadPoolExecutor(4) as executor:
+    with closing(ExternalReader(stored(array, tmp_path))) as reader, ThreadPoolExecutor(4) as executor:
 
         def is_right(start):
             found = np.empty(64, np.int32)
@@ -52,7 +53,7 @@ def test_several_threads_read_at_once(tmp_path):
 
 def test_a_file_that_became_shorter_is_an_error_that_names_it(tmp_path):
     tensor = stored(np.arange(60, dtype=np.float32), tmp_path)
-    with ExternalReader(tensor) as reader:
+    with closing(ExternalReader(tensor)) as reader:
         os.truncate(tmp_path / "W.data", 100)
         with pytest.raises(ModelError) as error:
             reader.read_into(np.empty(60, np.float32), 0)
@@ -67,5 +68,6 @@ def test_a_file_that_is_too_short_is_refused(tmp_path):
 
 
 def test_it_may_be_closed_twice(tmp_path):
-    with ExternalReader(stored(np.arange(3, dtype=np.float32), tmp_path)) as reader:
-        reader.close()
+    reader = ExternalReader(stored(np.arange(3, dtype=np.float32), tmp_path))
+    reader.close()
+    reader.close()

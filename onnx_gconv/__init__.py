@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnx_gconv.version import __version__ as __version__
+
 if TYPE_CHECKING:
     # The aliases say that these are exported.
     from onnx_gconv import configuration as configuration

@@ -253,7 +253,7 @@ def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, op
     found, conversion = weight.found, weight.conversion
     stored = [conductance.name for conductance in record.conductances]
     level_codes: LevelCodes | None = None
-    if weight.scheme.storage == "codes" and conversion.levels is not None:
+    if weight.scheme.is_coded and conversion.levels is not None:
         tensors = level_code_tensors(found.numbers, conversion, dtype=record.ir_compute_dtype, names=stored)
         decoded = tuple(names.new(f"{record.name}.{conductance.device}") for conductance in record.conductances)
         level_codes = LevelCodes(conversion.levels, record.ir_compute_dtype, opset, decoded)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
 import numpy as np
@@ -31,6 +30,7 @@ from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
 from onnx_gconv.passes.node_placement import Placement
 from onnx_gconv.passes.shared_weights import digital_uses
+from onnx_gconv.version import TOOL
 from onnx_gconv.weights import FoundWeight
 from onnx_gconv.weights.same_source import SameSource
 
@@ -40,7 +40,7 @@ __all__ = ["manifest_of"]
 def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> Manifest:
     """The manifest that a plan gives, with names for its conductances and the graphs that they go to."""
     return Manifest(
-        tool=f"onnx_gconv {_version()}",
+        tool=TOOL,
         weights=tuple(_weight_record(weight, plan, names, placement) for weight in plan.weights),
         skipped=tuple(
             SkippedRecord(
@@ -63,7 +63,7 @@ def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> 
 def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames, placement: Placement) -> WeightRecord:
     found, conversion = weight.found, weight.conversion
     converter, decoding, grid = conversion.converter, conversion.decoding, conversion.grid
-    suffix = "_code" if weight.scheme.storage == "codes" else ""
+    suffix = "_code" if weight.scheme.is_coded else ""
     scale_name = names.new(f"{found.name}.g_scale")
     readers_of_copy = digital_uses(found).readers if plan.shared == "split" else frozenset()
     graph = placement.of(found).scope.path
@@ -150,7 +150,7 @@ def _levels_record(weight: PlannedWeight) -> LevelsRecord | None:
     levels = weight.conversion.levels
     if levels is None:
         return None
-    storage = levels.code_dtype.name if weight.scheme.storage == "codes" else "float"
+    storage = levels.code_dtype.name if weight.scheme.is_coded else "float"
     return LevelsRecord.model_validate({**levels.manifest(), "storage": storage})
 
 
@@ -185,10 +185,3 @@ def _consumer_records(found: FoundWeight, readers_of_copy: Collection[tuple[ir.N
             matrix_view=None if view is None else MatrixViewRecord.of(view),
             reads="digital" if (consumer.node, consumer.slot) in readers_of_copy else "rebuilt",
         )
-
-
-def _version() -> str:
-    try:
-        return version("onnx_gconv")
-    except PackageNotFoundError:  # used from a checkout that is not installed
-        return "(not installed)"

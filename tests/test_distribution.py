@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import onnx_gconv
+
 ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distribution")]
@@ -64,6 +66,13 @@ def test_the_wheel_holds_every_module_of_the_checkout(distributions: tuple[Path,
         if not any(parent.is_symlink() for parent in path.parents)
     }
     assert modules <= names
+
+
+def test_the_wheel_and_the_source_distribution_have_the_version_of_the_package(
+    distributions: tuple[Path, Path],
+) -> None:
+    for distribution in distributions:
+        assert distribution.name.startswith(f"onnx_gconv-{onnx_gconv.__version__}")
 
 
 def test_the_source_distribution_holds_the_licence_and_the_passes_once(distributions: tuple[Path, Path]) -> None:

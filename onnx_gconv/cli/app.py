@@ -26,6 +26,7 @@ from onnx_gconv.cli.readback import readback
 from onnx_gconv.cli.restore import restore
 from onnx_gconv.cli.verify import verify
 from onnx_gconv.errors import GconvError, VerificationError
+from onnx_gconv.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -52,9 +53,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's signature
     if wanted:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"onnx-gconv {installed('onnx_gconv')}")
+        typer.echo(f"onnx-gconv {__version__}")
         raise typer.Exit
 
 

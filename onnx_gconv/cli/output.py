@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
+
+from onnx_gconv.files.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,7 +70,7 @@ def _is_broken_pipe(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def progress_bar(labels: dict[str, str], *, quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+def progress_bar(labels: dict[str, str], *, quiet: bool) -> Iterator[Progress | None]:
     """A progress bar on stderr, none if that is no terminal.
 
     Args:
@@ -81,16 +83,16 @@ def progress_bar(labels: dict[str, str], *, quiet: bool) -> Iterator[Callable[[s
     if quiet or not sys.stderr.isatty():
         yield None
         return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TextColumn("{task.percentage:>3.0f} %"),
+        bars.TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         tasks: dict[str, Any] = {}
 
         def show(step: str, done: int, total: int) -> None:

@@ -18,9 +18,9 @@ from onnx_gconv.configuration.settings import (
     Override,
     WeightSettings,
 )
-from onnx_gconv.configuration.validation_messages import first_problem, key_path
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.scheme import MappingScheme
+from onnx_gconv.validation_messages import first_problem, key_path
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSelection, WeightSurvey
 from onnx_gconv.weights.names import WeightNames
 from onnx_gconv.weights.selection import unmatched

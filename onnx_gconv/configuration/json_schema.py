@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ from onnx_gconv.configuration.configuration import Configuration
 from onnx_gconv.converters.converter_kind import ConverterKind, ConverterSetting
 from onnx_gconv.converters.registry import CONVERTER_KINDS, converter_registry
 from onnx_gconv.devices.presets import presets
+from onnx_gconv.files.json_schema import schema_text
 
 __all__ = ["json_schema"]
 
@@ -39,7 +39,7 @@ def json_schema(*, installed: bool = True) -> str:
         properties = tables[settings]["properties"]
         properties["device"]["anyOf"][0]["enum"] = devices
         properties["converter"]["anyOf"][0] = {"enum": converters, "type": "string"}
-    return json.dumps({"$schema": _DRAFT, **_for_toml(schema)}, indent=2, ensure_ascii=False) + "\n"
+    return schema_text(_for_toml(schema), _DRAFT)
 
 
 _TYPES = {"bool": "boolean", "int": "integer", "float": "number", "str": "string"}

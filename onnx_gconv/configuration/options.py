@@ -19,9 +19,9 @@ from onnx_gconv.configuration.settings import (
     WeightSettings,
 )
 from onnx_gconv.configuration.toml_file import read_configuration
-from onnx_gconv.configuration.validation_messages import first_problem
 from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.validation_messages import first_problem
 
 __all__ = ["ConfigurationLike", "ConverterLike", "MappingOptions", "configuration_of"]
 

@@ -22,13 +22,13 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from onnx_gconv.configuration.validation_messages import shown
 from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.converters.converter_kind import ConverterKind
 from onnx_gconv.converters.registry import CONVERTER_KINDS, converter_registry, kinds_taking
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity, GranularityKind, Partition, parse_tile
+from onnx_gconv.validation_messages import shown
 
 __all__ = [
     "ClippingSetting",

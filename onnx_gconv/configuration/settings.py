@@ -27,11 +27,11 @@ from onnx_gconv.configuration.setting_tables import (
     Number,
     SettingsTable,
 )
-from onnx_gconv.configuration.validation_messages import shown
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import LevelStorage
+from onnx_gconv.validation_messages import shown
 from onnx_gconv.weights import LOOKUP_OPS
 from onnx_gconv.weights.names import NameKind
 

@@ -165,8 +165,8 @@ def bias_as_rows(
         # Of what stands in the devices, without the roundings of the type in which a model computes.
         exact = Scaling(*(values[matrix].astype(np.float64) for values in (scale, zero)))
         rebuilt[matrix] = converter.decoding(exact).decode([array.astype(np.float64) for array in out], rebuilt.dtype)
-    is_coded = record.levels is not None and record.levels.storage != "float" and levels is not None
-    stored = [levels.codes(array) if is_coded and levels else array.astype(stored_type) for array in conductances]
+    coded = None if record.levels_of_codes is None else levels
+    stored = [array.astype(stored_type) if coded is None else coded.codes(array) for array in conductances]
     return BiasRows(
         rows=rows,
         stored=tuple(np.repeat(array[:, None, :], rows, axis=1) for array in stored),

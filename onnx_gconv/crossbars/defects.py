@@ -19,10 +19,11 @@ from pydantic.dataclasses import dataclass
 
 from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.json_schema import schema_text
+from onnx_gconv.validation_messages import Flaw, first_flaw, uncapitalized
 
 __all__ = ["ArrayDefects", "DefectMap", "StuckCell", "defects_schema", "read_defects"]
 
-_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _FORMAT, _VERSION = "onnx_gconv.defects", 1
 
 # Bundles hold conductances as float32; a larger one would become infinite.
@@ -101,8 +102,7 @@ def read_defects(path: str | os.PathLike[str], geometry: ArrayGeometry) -> tuple
     try:
         found = DefectMap.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise ConfigError(f"the defect map '{file}': {_in_words(document, first)}") from None
+        raise ConfigError(f"the defect map '{file}': {_in_words(document, first_flaw(error))}") from None
     if (problem := _problem(found, geometry)) is not None:
         raise ConfigError(f"the defect map '{file}': {problem}")
     return found, hashlib.sha256(content).hexdigest()
@@ -110,8 +110,7 @@ def read_defects(path: str | os.PathLike[str], geometry: ArrayGeometry) -> tuple
 
 def defects_schema() -> str:
     """The JSON Schema of a defect map, as text."""
-    schema = DefectMap.model_json_schema()
-    return json.dumps({"$schema": _DRAFT, **schema}, indent=2, ensure_ascii=False) + "\n"
+    return schema_text(DefectMap.model_json_schema())
 
 
 class _DoubleKeyError(Exception):
@@ -140,20 +139,19 @@ def _check_format(file: Path, document: object) -> None:
         )
 
 
-def _in_words(document: dict[str, Any], error: Any) -> str:  # noqa: ANN401 - pydantic's details of an error
+def _in_words(document: dict[str, Any], flaw: Flaw) -> str:
     """What pydantic found wrong, with the number of the array that it belongs to."""
-    place = error["loc"]
-    where = ".".join(str(part) for part in place)
+    place, where = flaw.place, flaw.where
     entries = document.get("arrays")
-    if len(place) > 1 and place[0] == "arrays" and isinstance(entries, list) and isinstance(entries[place[1]], dict):
-        number = entries[place[1]].get("array")
-        where = f"array {_shown(number)} ({where})" if number is not None else where
-    if error["type"] == "missing":
+    match place:
+        case ("arrays", int(index), *_) if isinstance(entries, list) and isinstance(entries[index], dict):
+            number = entries[index].get("array")
+            where = f"array {_shown(number)} ({where})" if number is not None else where
+    if flaw.kind == "missing":
         return f"{where} is missing; add it"
-    if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+    if flaw.kind in {"extra_forbidden", "unexpected_keyword_argument"}:
         return f"{where} is no key of a defect map; leave it out, or correct its name"
-    message = error["msg"][:1].lower() + error["msg"][1:]
-    return f"{where} is {_shown(error['input'])}: {message}; correct it"
+    return f"{where} is {_shown(flaw.value)}: {uncapitalized(flaw.message)}; correct it"
 
 
 def _shown(value: object) -> str:

@@ -320,8 +320,7 @@ def device_name_problem(record: WeightRecord) -> str | None:
     wrong = next((name for name in names if not _NAME.fullmatch(name)), None)
     if wrong is not None:
         return f"its device {wrong!r} is no name for an array, which has letters, digits, '_', '+', '-' and '.'"
-    has_codes = record.levels is not None and record.levels.storage != "float"
-    codes = [f"{name}_code" for name in names] if has_codes else []
+    codes = [] if record.levels_of_codes is None else [f"{name}_code" for name in names]
     twice = _first_repeated([*names, *codes])
     return None if twice is None else f"two of its arrays would have the name {twice!r}"
 

@@ -108,7 +108,7 @@ def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile]) -> list[T
         if _first_out_of_range(layer, block) is not None:
             for tile in tiles:
                 _check_range(layer, tile, number, _part(block, tile, first))
-    is_coded = layer.record.levels is not None and layer.record.levels.storage != "float"
+    is_coded = layer.record.levels_of_codes is not None
     return [
         _tile(
             tile,
@@ -146,8 +146,8 @@ def _tile(tile: Tile, in_us: list[NDArray[Any]], coded: list[NDArray[Any]] | Non
 
 def as_stored(layer: Layer) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """How the elements of initializers become conductances in µS of the type of the bundle."""
-    levels = layer.record.levels
-    if levels is None or levels.storage == "float":
+    levels = layer.record.levels_of_codes
+    if levels is None:
         return lambda part: part.astype(layer.array_dtype, copy=False)
     found = levels.levels
     return lambda part: found.decode(np.ascontiguousarray(part), layer.array_dtype)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TextIO
 
-from onnx_gconv.files.staging import lock_file
+from onnx_gconv.files.staging import clear_after_dead_runs, new_hidden_folder, remove_hidden_folder
 
 __all__ = ["StagedFolder", "staged_folder"]
 
-# In the hidden folder: the lock of the process that owns it, the new folder, and the old one while it is replaced.
-_LOCK, _NEW, _OLD = "lock", "new", "old"
+# In the hidden folder: the new folder, and the old one while it is replaced.
+_NEW, _OLD = "new", "old"
 
 
 class StagedFolder:
@@ -55,60 +52,23 @@ class StagedFolder:
 def staged_folder(path: Path) -> Iterator[StagedFolder]:
     """Prepare a new folder in a hidden one beside its place, and clear up in the end.
 
-    What runs that were killed left behind is cleared up first.
+    What runs that were killed left behind is cleared up first; an older folder that one had moved away comes back.
 
     Args:
         path: The folder to write.
     """
-    clear_after_dead_runs(path)
-    hidden, lock = _new_hidden_folder(path)
+    clear = partial(_clear, path=path)
+    clear_after_dead_runs(path, clear)
+    hidden, lock = new_hidden_folder(path)
     with lock:
         try:
             yield StagedFolder(path, hidden)
         finally:
-            _clear(hidden, path)
-
-
-def clear_after_dead_runs(path: Path) -> None:
-    """Remove what killed runs for that path left behind; bring back an older folder that one had moved away."""
-    for hidden in path.parent.iterdir():
-        if not hidden.name.startswith(_prefix(path)) or not hidden.is_dir():
-            continue
-        try:
-            descriptor = os.open(hidden / _LOCK, os.O_RDWR)
-        except FileNotFoundError:  # the lock is the first thing in a folder and the last to go
-            shutil.rmtree(hidden, ignore_errors=True)
-            continue
-        except OSError:
-            continue
-        try:
-            if lock_file(descriptor):
-                _clear(hidden, path)
-        finally:
-            os.close(descriptor)
-
-
-def _new_hidden_folder(path: Path) -> tuple[Path, TextIO]:
-    """A new hidden folder and its lock, locked. Another run may take a folder without a lock for a dead one."""
-    while True:
-        hidden = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
-        with contextlib.suppress(FileNotFoundError):
-            lock = (hidden / _LOCK).open("w", encoding="utf-8")
-            lock_file(lock.fileno())
-            if (hidden / _LOCK).exists():
-                return hidden, lock
-            lock.close()
+            clear(hidden)
 
 
 def _clear(hidden: Path, path: Path) -> None:
     with contextlib.suppress(OSError):
         if (hidden / _OLD).exists() and not path.exists():
             (hidden / _OLD).rename(path)
-        for name in (_NEW, _OLD):
-            shutil.rmtree(hidden / name, ignore_errors=True)
-        (hidden / _LOCK).unlink()
-        hidden.rmdir()
-
-
-def _prefix(path: Path) -> str:
-    return f".{path.name}.partial-"
+        remove_hidden_folder(hidden)

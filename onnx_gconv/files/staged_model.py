@@ -7,8 +7,8 @@ import errno
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -16,14 +16,13 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from onnx_gconv.files.staging import lock_file
+from onnx_gconv.files.staging import LOCK, clear_after_dead_runs, new_hidden_folder, remove_hidden_folder
 from onnx_gconv.tensors.external import external_tensors
 
 __all__ = ["StagedOutput", "staged_output"]
 
-# Held locked by the process that owns the folder. Its lines name data files beside the output which that process may
-# leave behind: its own new one, and the old one that the new output makes superfluous.
-_RECORD = "lock"
+# The lines of the lock of a hidden folder name data files beside the output which the process that holds it may leave
+# behind: its own new one, and the old one that the new output makes superfluous.
 _INTENT = "?"  # before the name of a file that may not be ours yet: it is removed only if it is empty
 _NOT_OURS = "!"  # before the name of a file that somebody else took
 
@@ -118,56 +117,22 @@ def staged_output(path: Path, protected: set[Path]) -> Iterator[StagedOutput]:
         path: The model to write.
         protected: Files that are never removed, resolved.
     """
-    for folder in path.parent.glob(f"{_glob_escaped(_prefix(path))}*"):
-        _clear_after_a_dead_run(folder, path, protected)
-    folder, record = _new_folder(path)
+    clear = partial(_clear, path=path, protected=protected)
+    clear_after_dead_runs(path, clear)
+    folder, record = new_hidden_folder(path)
     with record:
         try:
             yield StagedOutput(path, folder, record, protected)
         finally:
-            _clear(folder, path, protected)
-
-
-def _new_folder(path: Path) -> tuple[Path, TextIO]:
-    """A new hidden folder and its record, locked. Another run may take a folder without a lock for a dead one."""
-    while True:
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
-        with contextlib.suppress(FileNotFoundError):
-            record = (folder / _RECORD).open("w", encoding="utf-8")
-            lock_file(record.fileno())
-            if (folder / _RECORD).exists():
-                return folder, record
-            record.close()
-
-
-def _clear_after_a_dead_run(folder: Path, path: Path, protected: set[Path]) -> None:
-    try:
-        descriptor = os.open(folder / _RECORD, os.O_RDWR)
-    except FileNotFoundError:
-        # The record is the first thing in a folder and the last to go.
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    except OSError:
-        return
-    try:
-        if lock_file(descriptor):
-            _clear(folder, path, protected)
-    finally:
-        os.close(descriptor)
+            clear(folder)
 
 
 def _clear(folder: Path, path: Path, protected: set[Path]) -> None:
-    """Remove the data files that the record names and the output does not use, then the folder, the record last."""
+    """Remove the data files that the record names and the output does not use, then the folder."""
     with contextlib.suppress(OSError):
-        _remove_recorded(folder / _RECORD, path, protected)
+        _remove_recorded(folder / LOCK, path, protected)
     with contextlib.suppress(OSError):
-        for item in folder.iterdir():
-            if item.is_dir():
-                shutil.rmtree(item, ignore_errors=True)
-            elif item.name != _RECORD:
-                item.unlink()
-        (folder / _RECORD).unlink()
-        folder.rmdir()
+        remove_hidden_folder(folder)
 
 
 def _remove_recorded(record: Path, path: Path, protected: set[Path]) -> None:
@@ -205,13 +170,5 @@ def _external_locations(path: Path) -> set[str] | None:
         return set()
 
 
-def _prefix(path: Path) -> str:
-    return f".{path.name}.partial-"
-
-
 def _data_pattern(path: Path) -> str:
     return re.escape(path.name) + r"(\.\d+)?\.data"
-
-
-def _glob_escaped(text: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", text)

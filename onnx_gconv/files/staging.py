@@ -1,11 +1,80 @@
-"""Tells whether the process that made a file still runs."""
+"""Hidden folders in which an output is made beside its place, and what killed runs left in theirs.
+
+Each holds a file that is locked as long as the process that made it lives. It is the first thing in a folder and the
+last to go: a folder without it, or whose lock is free, is one of a dead run.
+"""
 
 from __future__ import annotations
 
-__all__ = ["lock_file"]
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+__all__ = ["LOCK", "clear_after_dead_runs", "new_hidden_folder", "remove_hidden_folder"]
+
+LOCK = "lock"
 
 
-def lock_file(descriptor: int) -> bool:
+def new_hidden_folder(path: Path) -> tuple[Path, TextIO]:
+    """A new hidden folder beside an output, and its lock, open for writing and locked."""
+    while True:
+        hidden = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
+        with contextlib.suppress(FileNotFoundError):  # another run may take a folder without a lock for a dead one
+            lock = (hidden / LOCK).open("w", encoding="utf-8")
+            _lock_file(lock.fileno())
+            if (hidden / LOCK).exists():
+                return hidden, lock
+            lock.close()
+
+
+def clear_after_dead_runs(path: Path, clear: Callable[[Path], None]) -> None:
+    """Clear up the hidden folders that killed runs for the same output left behind.
+
+    Args:
+        path: The output.
+        clear: Clears up a folder that has a lock. The others hold nothing yet and are simply removed.
+    """
+    for hidden in path.parent.iterdir():
+        if not hidden.name.startswith(_prefix(path)) or not hidden.is_dir():
+            continue
+        try:
+            descriptor = os.open(hidden / LOCK, os.O_RDWR)
+        except FileNotFoundError:
+            shutil.rmtree(hidden, ignore_errors=True)
+            continue
+        except OSError:
+            continue
+        try:
+            if _lock_file(descriptor):
+                clear(hidden)
+        finally:
+            os.close(descriptor)
+
+
+def remove_hidden_folder(hidden: Path) -> None:
+    """Remove a hidden folder, the lock last.
+
+    Raises:
+        OSError: If something cannot be removed; what is in a folder of it may stay without that.
+    """
+    for item in hidden.iterdir():
+        if item.is_dir():
+            shutil.rmtree(item, ignore_errors=True)
+        elif item.name != LOCK:
+            item.unlink()
+    (hidden / LOCK).unlink()
+    hidden.rmdir()
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}.partial-"
+
+
+def _lock_file(descriptor: int) -> bool:
     """Lock a file for the life of this process; False if another process holds it."""
     try:
         import fcntl

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from types import TracebackType
@@ -13,20 +12,20 @@ import numpy as np
 from onnx_gconv.crossbars.tile_arrays import digest
 from onnx_gconv.errors import BundleError
 from onnx_gconv.files.arrays import ArrayReader, read_arrays
+from onnx_gconv.files.naming import MAPPED_SUFFIX, stem_of_mapped
 from onnx_gconv.handoff.bundle_arrays import BundleArrays
 from onnx_gconv.handoff.bundle_layer import BundleLayer
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, read_bundle_manifest
+from onnx_gconv.handoff.model_files import hashed
 from onnx_gconv.handoff.placement_checks import check_placements
 
 __all__ = ["Bundle", "default_bundle_path", "open_bundle"]
 
-_SUFFIX = ".gconv"
-
 
 def default_bundle_path(mapped: Path) -> Path:
     """``model.gconv`` beside ``model.gconv.onnx``."""
-    return mapped.with_name(f"{mapped.stem.removesuffix(_SUFFIX)}{_SUFFIX}")
+    return mapped.with_name(f"{stem_of_mapped(mapped)}{MAPPED_SUFFIX}")
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -113,8 +112,7 @@ class Bundle(BundleArrays):
             BundleError: For the first file or array that has changed.
         """
         for file in self.manifest.files:
-            with (self.path / file.path).open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
+            found = hashed(self.path / file.path).sha256
             if found != file.sha256:
                 raise BundleError(
                     f"'{self.path / file.path}' has changed: its SHA-256 is {found}, but {MANIFEST_FILE} says "

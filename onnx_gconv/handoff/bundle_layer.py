@@ -20,7 +20,7 @@ from onnx_gconv.handoff.manifest import MANIFEST_FILE, ArrayRecord, StuckRecord,
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.tensors.matrix_reader import stored_from_matrices
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
-from onnx_gconv.tensors.types import MAPPABLE_DTYPES
+from onnx_gconv.tensors.types import dtype_of_name
 
 __all__ = ["BundleLayer"]
 
@@ -256,7 +256,7 @@ def _number_or_array(record: ValuesRecord, values: FloatArray) -> float | FloatA
 
 
 def _dtype(name: str) -> ir.DataType:
-    for dtype in MAPPABLE_DTYPES:
-        if np.dtype(dtype.numpy()).name == name:
-            return dtype
-    raise BundleError(f"the bundle names the type '{name}', which this version does not know")
+    dtype = dtype_of_name(name)
+    if dtype is None:
+        raise BundleError(f"the bundle names the type '{name}', which this version does not know")
+    return dtype

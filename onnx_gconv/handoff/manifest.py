@@ -16,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
 from onnx_gconv.errors import BundleError, ConfigError
+from onnx_gconv.files.json_schema import schema_text
 from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.validation_messages import first_flaw
 
 __all__ = [
     "BUNDLE_FORMAT",
@@ -48,7 +50,6 @@ BUNDLE_FORMAT = "onnx_gconv.bundle"
 BUNDLE_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
-_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -300,7 +301,7 @@ class LayerRecord(_Record):
     @property
     def code_dtype(self) -> np.dtype[np.unsignedinteger]:
         """The type of codes of levels."""
-        return np.dtype(np.uint16 if self.levels is None or self.levels.storage == "float" else self.levels.storage)
+        return np.dtype(np.uint16) if self.levels is None else self.levels.code_dtype
 
 
 class BundleManifest(_Record):
@@ -348,9 +349,8 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
         manifest = BundleManifest.model_validate_json(text)
         _ = manifest.geometry.geometry  # it refuses what cannot be
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BundleError(f"'{path}' is damaged: {where}: {first['msg']}; copy the bundle again") from None
+        flaw = first_flaw(error)
+        raise BundleError(f"'{path}' is damaged: {flaw.where}: {flaw.message}; copy the bundle again") from None
     except ConfigError as error:
         raise BundleError(f"'{path}' is damaged: geometry: {error}; copy the bundle again") from None
     return manifest
@@ -358,5 +358,4 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
 
 def bundle_schema() -> str:
     """The JSON Schema of the manifest, as text."""
-    schema = BundleManifest.model_json_schema()
-    return json.dumps({"$schema": _DRAFT, **schema}, indent=2, ensure_ascii=False) + "\n"
+    return schema_text(BundleManifest.model_json_schema())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.progress import Progress
 from onnx_gconv.files.staged_folder import staged_folder
 from onnx_gconv.handoff.bundle import Bundle
 from onnx_gconv.handoff.bundle_layer import BundleLayer
@@ -38,7 +39,6 @@ __all__ = [
 
 MOST_PAGES = 4
 
-Progress = Callable[[str, int, int], None]
 
 _MOST_NAMES = 4
 _ALL_PAGES = "write_pictures(bundle, folder, layers=[...], pages=None)"

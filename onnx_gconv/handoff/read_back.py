@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,10 @@ from onnx_gconv.crossbars.layers import Layer, layers_of
 from onnx_gconv.crossbars.tile_arrays import TileArrays, tile_arrays
 from onnx_gconv.crossbars.tile_bias import bias_of_tiles
 from onnx_gconv.crossbars.tiled_tensor import TiledTensor
-from onnx_gconv.errors import BundleError, ConfigError, GconvError
+from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
+from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
+from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.handoff.manifest import LayerRecord
 from onnx_gconv.handoff.measurements import FailedCells, Measurements, check_limits, open_measurements
 from onnx_gconv.handoff.readback_pictures import check_pictures, write_readback_pictures
@@ -31,10 +32,6 @@ from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["Progress", "default_measured_path", "read_back"]
-
-Progress = Callable[[str, int, int], None]
-
-_MAPPED_SUFFIX = ".gconv"
 
 # The largest measured conductance is that much smaller than the largest target: µS is 1e6 times S.
 _LOOKS_LIKE_SIEMENS = 1e-3
@@ -95,7 +92,7 @@ def read_back(
         check_pictures(Path(pictures))
     given = _tolerance(tolerance_us, tolerance_relative)
     model = load_model(source)
-    with _named(source):
+    with named_in_messages(source):
         require_mapped(model)
     opened = open_measurements(
         Path(measured),
@@ -108,7 +105,7 @@ def read_back(
         models = [source, *(measurements.bundle / file.path for file in measurements.manifest.files)]
         if not dry_run:
             check_output_path(target, [*models, measurements.path, measurements.bundle])
-        with _named(source):
+        with named_in_messages(source):
             layers = layers_of(model, measurements.manifest.geometry.geometry, None)
             pairs = _matched(layers, measurements)
         preset = measurements.manifest.preset
@@ -129,16 +126,16 @@ def read_back(
             report = replace(report, pictures=drawn)
         if dry_run:
             return report
-        with _named(source):
+        with named_in_messages(source):
             ReplaceConductances(_replacements(pairs, compared, measurements))(model)
-        step = None if progress is None else partial(progress, "write")
+        step = progress_of_step(progress, "write")
         files = save_model(model, target, external_data=external_data, inputs=models, progress=step)
     return replace(report, output=target, files=tuple(files))
 
 
 def default_measured_path(mapped: Path) -> Path:
     """``model.measured.onnx`` beside ``model.gconv.onnx``."""
-    return mapped.with_name(f"{mapped.stem.removesuffix(_MAPPED_SUFFIX)}.measured{mapped.suffix}")
+    return mapped.with_name(f"{stem_of_mapped(mapped)}.measured{mapped.suffix}")
 
 
 def _tolerance(absolute_us: float | None, relative: float | None) -> Tolerance | None:
@@ -323,13 +320,3 @@ def _values(
     """What was measured of a device of a tile, NaN where nothing was; None if nothing was at all."""
     found = measurements.array(record, record.tiles[tile], device)
     return None if found is None else found.conductances
-
-
-@contextmanager
-def _named(model: Path) -> Iterator[None]:
-    """Put the file's name in front of messages of code that knows no files."""
-    try:
-        yield
-    except GconvError as error:
-        text = str(error)
-        raise type(error)(text if f"'{model}'" in text else f"'{model}': {text}") from error

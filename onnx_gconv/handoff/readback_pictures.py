@@ -11,11 +11,12 @@ from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.crossbars.tile_arrays import as_stored, block_with_bias
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.progress import Progress
 from onnx_gconv.handoff.bundle import open_bundle
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import LayerRecord
 from onnx_gconv.handoff.measurements import Measurements
-from onnx_gconv.handoff.pictures import PicturesReport, Progress, require_matplotlib, write_error_pictures
+from onnx_gconv.handoff.pictures import PicturesReport, require_matplotlib, write_error_pictures
 from onnx_gconv.tensors.matrix_reader import MatrixReader
 
 __all__ = ["check_pictures", "write_readback_pictures"]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
@@ -20,9 +19,11 @@ from onnx_gconv.crossbars.tile_arrays import tile_arrays
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
-from onnx_gconv.errors import ConfigError, GconvError
+from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_arrays
 from onnx_gconv.files.models import check_model_path, load_model
+from onnx_gconv.files.naming import named_in_messages
+from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.staged_folder import staged_folder
 from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
@@ -47,10 +48,9 @@ from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import RestoreWeights
 from onnx_gconv.schemes.granularity import Partition
 from onnx_gconv.tensors.streamed import worker_count
+from onnx_gconv.version import TOOL
 
 __all__ = ["Progress", "write_bundle"]
-
-Progress = Callable[[str, int, int], None]
 
 CSV_FILE = "targets.csv"
 PICTURES_FOLDER = "pictures"
@@ -145,7 +145,7 @@ def write_bundle(
     found, sha256 = (None, "") if defects is None else read_defects(defects, geometry)
     chip = Chip(geometry, found, "" if defects is None else os.fspath(defects))
     model = load_model(source)
-    with _named(source):
+    with named_in_messages(source):
         layers = layers_of(model, geometry, device)
         placements = placed(layers, chip)
         report = HandoffReport.of(
@@ -294,15 +294,14 @@ def _fill(
     records, written = _write_arrays(job, folder, executor)
     hashes = [executor.submit(hashed, folder / CSV_FILE)] if job.csv else []
     report = job.progress
-    step = None if report is None else lambda done, total: report("formats", done, total)
-    written += write_formats(job.formats, job.layers, folder, step)
+    written += write_formats(job.formats, job.layers, folder, progress_of_step(report, "formats"))
     if report is not None:
         report("models", 0, 1)
     models = [item.result() for item in (*copies, *plain.result())]
     if report is not None:
         report("models", 1, 1)
     manifest = BundleManifest(
-        tool=f"onnx_gconv {version('onnx_gconv')}",
+        tool=TOOL,
         source=SourceRecord(name=job.source.name, sha256=models[0].sha256),
         preset=_preset_record(job.preset),
         geometry=_geometry_record(job.geometry),
@@ -384,15 +383,3 @@ def _geometry_record(geometry: ArrayGeometry) -> GeometryRecord:
         spare_columns=geometry.spare_columns,
         padding="g_min",
     )
-
-
-@contextmanager
-def _named(model: Path) -> Iterator[None]:
-    """Put the file's name in front of messages of code that knows no files."""
-    try:
-        yield
-    except GconvError as error:
-        text = str(error)
-        if isinstance(error, ConfigError) and text.startswith("cannot write"):
-            raise
-        raise type(error)(text if f"'{model}'" in text else f"'{model}': {text}") from error

@@ -97,8 +97,8 @@ class MappedWeight:
     @property
     def tensors(self) -> tuple[ir.TensorProtocol, ...]:
         """The conductances in µS, decoded while they are read if they are stored as codes."""
-        levels = self.record.levels
-        if levels is None or levels.storage == "float":
+        levels = self.record.levels_of_codes
+        if levels is None:
             return self.stored_tensors
         return tuple(
             DecodedLevelsTensor(tensor, levels.levels, self.record.ir_compute_dtype, item.name)
@@ -265,8 +265,8 @@ def _saturated(value: ir.Value, limits: tuple[float, float], after: list[ir.Node
 def structural_problems(mapped: MappedWeight) -> Iterator[str]:
     """What is wrong with the types, the shapes, the scale and the zero of a mapped weight; nothing if nothing is."""
     record = mapped.record
-    levels = record.levels
-    stored_type = record.compute_dtype if levels is None or levels.storage == "float" else levels.storage
+    levels = record.levels_of_codes
+    stored_type = record.compute_dtype if levels is None else levels.storage
     for tensor in mapped.stored_tensors:
         if tensor.shape.numpy() != record.shape:
             yield f"'{tensor.name}' has the shape {list(tensor.shape.numpy())}, the weight {list(record.shape)}"

@@ -20,7 +20,8 @@ from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.schemes.scale_grid import ScaleForm, ScaleGrid
-from onnx_gconv.tensors.types import MAPPABLE_DTYPES, finite_range
+from onnx_gconv.tensors.types import dtype_of_name, finite_range
+from onnx_gconv.validation_messages import first_flaw
 
 __all__ = [
     "FORMAT_VERSION",
@@ -185,6 +186,16 @@ class LevelsRecord(_Record):
     storage: Literal["float", "uint8", "uint16"]
 
     @property
+    def is_coded(self) -> bool:
+        """Whether codes of the levels are stored, not the conductances in µS."""
+        return self.storage != "float"
+
+    @property
+    def code_dtype(self) -> np.dtype[np.unsignedinteger]:
+        """The type of the codes; one that holds those of any levels if none are stored."""
+        return np.dtype(np.uint8 if self.storage == "uint8" else np.uint16)
+
+    @property
     def levels(self) -> ConductanceLevels:
         """The levels themselves.
 
@@ -274,6 +285,11 @@ class WeightRecord(_Record):
         if found is not None and not 0 <= found < count:
             raise ValueError(f"its scale is that of consumer {found}, but it has {count}")
         return self
+
+    @property
+    def levels_of_codes(self) -> LevelsRecord | None:
+        """The levels whose codes are stored in place of the conductances; None if those are stored, in µS."""
+        return self.levels if self.levels is not None and self.levels.is_coded else None
 
     @property
     def saturation_limits(self) -> tuple[float, float] | None:
@@ -380,15 +396,14 @@ def read_manifest(model: ir.Model) -> Manifest | None:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        if where == "format_version":
+        flaw = first_flaw(error)
+        if flaw.where == "format_version":
             raise ModelError(
-                f"the manifest has format version {first['input']!r}, this version reads {FORMAT_VERSION}; "
+                f"the manifest has format version {flaw.value!r}, this version reads {FORMAT_VERSION}; "
                 "use the version of onnx_gconv that wrote the model, or a newer one"
             ) from None
-        what = first["msg"].removeprefix("Value error, ")  # which pydantic puts before messages of our own
-        raise ModelError(f"the manifest in metadata '{MANIFEST_KEY}' is damaged: {where}: {what}") from None
+        problem = f"{flaw.where}: {flaw.message}"
+        raise ModelError(f"the manifest in metadata '{MANIFEST_KEY}' is damaged: {problem}") from None
 
 
 def write_manifest(model: ir.Model, manifest: Manifest) -> None:
@@ -406,7 +421,7 @@ def _entries(stored: FloatArray, grid: ScaleGrid | None) -> float | FloatArray:
 
 
 def _data_type(name: str) -> ir.DataType:
-    for dtype in MAPPABLE_DTYPES:
-        if np.dtype(dtype.numpy()).name == name:
-            return dtype
-    raise ModelError(f"the manifest names the type '{name}', which this version does not know")
+    dtype = dtype_of_name(name)
+    if dtype is None:
+        raise ModelError(f"the manifest names the type '{name}', which this version does not know")
+    return dtype

@@ -58,8 +58,8 @@ def decoded_conductance(stored: ir.Value, record: WeightRecord) -> ir.Value:
     Raises:
         BrokenMappingError: If the nodes do something else.
     """
-    levels = record.levels
-    if levels is None or levels.storage == "float":
+    levels = record.levels_of_codes
+    if levels is None:
         return stored
     return _decoded_from_table(stored, levels, record) if not levels.uniform else _dequantized(stored, levels, record)
 

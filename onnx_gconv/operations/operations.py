@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Unpack
 
@@ -12,8 +11,10 @@ import onnx_ir as ir
 
 from onnx_gconv.configuration import ModelSettings, read_configuration
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
-from onnx_gconv.errors import ConfigError, GconvError, ModelError
+from onnx_gconv.errors import ModelError
 from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
+from onnx_gconv.files.naming import MAPPED_SUFFIX, named_in_messages, stem_of_mapped
+from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.mapping.located import broken_weights
 from onnx_gconv.operations.configuration_check import ConfigurationReport
@@ -32,10 +33,6 @@ __all__ = [
     "restore_model",
     "survey_model",
 ]
-
-Progress = Callable[[str, int, int], None]
-
-_MAPPED_SUFFIX = ".gconv"
 
 # Below this IR version every initializer has to be a graph input, which says nothing of what callers do.
 _FREE_INITIALIZERS_IR_VERSION = 4
@@ -82,8 +79,8 @@ def map_model(
     if not dry_run:
         check_output_path(target, [source, *configuration.source.files])
     graph = load_model(source)
-    mapping = MapConductances(configuration=configuration, progress=_step(progress, "scan"))
-    with _named(source):
+    mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
+    with named_in_messages(source, options_concern_it=False):
         notes = _raise_opset(graph) if configuration.model.upgrade_opset else ()
         if dry_run:
             mapping.requires(graph)
@@ -95,7 +92,7 @@ def map_model(
         manifest = _with_notes(notes, manifest)
         write_manifest(graph, manifest)
         files = save_model(
-            graph, target, external_data=external_data, inputs=[source], progress=_step(progress, "write")
+            graph, target, external_data=external_data, inputs=[source], progress=progress_of_step(progress, "write")
         )
     return MappingReport(source, manifest, output=target, files=tuple(files))
 
@@ -126,13 +123,13 @@ def inspect_model(
     source = check_model_path(model)
     configuration = configuration_of(config, converter, options)
     graph = load_model(source)
-    with _named(source):
+    with named_in_messages(source, options_concern_it=False):
         manifest = read_manifest(graph)
         if manifest is not None:
             broken = broken_weights(manifest, graph)
             stands = not broken or len(broken) < len(manifest.weights)
             return MappingReport(source, manifest, is_mapped=stands, broken=broken)
-        mapping = MapConductances(configuration=configuration, progress=_step(progress, "scan"))
+        mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
         notes = _raise_opset(graph) if configuration.model.upgrade_opset else ()
         mapping.requires(graph)
         return MappingReport(source, _with_notes(notes, mapping.preview(graph, list_refused=True)))
@@ -151,7 +148,7 @@ def survey_model(model: str | os.PathLike[str], settings: ModelSettings | None =
     source = check_model_path(model)
     settings = ModelSettings() if settings is None else settings
     graph = load_model(source)
-    with _named(source):
+    with named_in_messages(source, options_concern_it=False):
         if settings.upgrade_opset:
             RaiseOpset()(graph)
         MapConductances().requires(graph)
@@ -217,25 +214,25 @@ def restore_model(
     target = default_restored_path(source) if output is None else Path(output)
     check_output_path(target, [source])
     graph = load_model(source)
-    with _named(source):
+    with named_in_messages(source, options_concern_it=False):
         manifest = read_manifest(graph)
         broken = () if manifest is None else tuple(record.name for record, _ in broken_weights(manifest, graph))
         names = tuple(name for name in _names(manifest) if name not in broken)
         RestoreWeights()(graph)  # which refuses what is broken otherwise than by folding
         files = save_model(
-            graph, target, external_data=external_data, inputs=[source], progress=_step(progress, "write")
+            graph, target, external_data=external_data, inputs=[source], progress=progress_of_step(progress, "write")
         )
     return RestoreReport(source, target, names, tuple(files), folded=broken)
 
 
 def default_mapped_path(model: Path) -> Path:
     """``model.gconv.onnx`` beside ``model.onnx``."""
-    return model.with_name(f"{model.stem}{_MAPPED_SUFFIX}{model.suffix}")
+    return model.with_name(f"{model.stem}{MAPPED_SUFFIX}{model.suffix}")
 
 
 def default_restored_path(mapped: Path) -> Path:
     """``model.restored.onnx`` beside ``model.gconv.onnx``."""
-    return mapped.with_name(f"{mapped.stem.removesuffix(_MAPPED_SUFFIX)}.restored{mapped.suffix}")
+    return mapped.with_name(f"{stem_of_mapped(mapped)}.restored{mapped.suffix}")
 
 
 def _raise_opset(model: ir.Model) -> tuple[str, ...]:
@@ -257,21 +254,5 @@ def _with_notes(notes: tuple[str, ...], manifest: Manifest) -> Manifest:
     return manifest.model_copy(update={"notes": (*notes, *manifest.notes)})
 
 
-@contextmanager
-def _named(model: Path) -> Iterator[None]:
-    """Put the file's name in front of messages of code that knows no files."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except GconvError as error:
-        text = str(error)
-        raise type(error)(text if f"'{model}'" in text else f"'{model}': {text}") from error
-
-
 def _names(manifest: Manifest | None) -> tuple[str, ...]:
     return () if manifest is None else tuple(weight.name for weight in manifest.weights)
-
-
-def _step(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
-    return None if progress is None else lambda done, total: progress(step, done, total)

@@ -361,7 +361,7 @@ def _scheme(weight: WeightRecord) -> str:
         parts.append(f"clipped at {at}")
     if weight.levels is not None:
         kind = "" if weight.levels.uniform else " of a table"
-        codes = f" as {weight.levels.storage} codes" if weight.levels.storage != "float" else ""
+        codes = f" as {weight.levels.storage} codes" if weight.levels.is_coded else ""
         parts.append(f"{weight.levels.count} levels{kind}{codes}")
     return ", ".join(parts)
 

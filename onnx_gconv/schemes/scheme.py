@@ -43,7 +43,7 @@ class MappingScheme:
             raise ConfigError(f"storage is one of {', '.join(get_args(LevelStorage))}, but not '{self.storage}'")
         converter, levels = self.converter, self.levels
         natural = converter.natural_levels
-        if levels is None and self.storage == "codes":
+        if levels is None and self.is_coded:
             if natural is None:
                 raise ConfigError("level codes need levels: say how many levels the devices have")
             levels = ConductanceLevels.uniform(natural, converter.g_min, converter.g_max)
@@ -54,6 +54,11 @@ class MappingScheme:
                 object.__setattr__(self, "converter", converter.for_levels(levels.count))
         if converter.is_exact and not self.clipping.is_at_maximum:
             raise ConfigError("exact mapping and clipping contradict each other: clipped weights do not come back")
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether codes of the levels are stored, not the conductances in µS."""
+        return self.storage == "codes"
 
     @staticmethod
     def _check_levels(converter: ConductanceConverter, levels: ConductanceLevels) -> None:

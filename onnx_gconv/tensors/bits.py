@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -11,8 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.errors import ModelError
-from onnx_gconv.tensors.external import check_external_tensor
+from onnx_gconv.tensors.external import ExternalReader
 from onnx_gconv.tensors.streamed import StreamedTensor, element_chunks
 
 __all__ = ["ElementBits", "has_same_elements", "is_transposed"]
@@ -26,8 +24,6 @@ _TILE = 1024
 class ElementBits:
     """The elements of a tensor as unsigned integers, read from any place in it; use it in a ``with`` statement.
 
-    External data is read with one call for each range, never mapped: pages of a map would count as resident memory.
-
     Args:
         tensor: A tensor whose elements are whole bytes.
 
@@ -38,11 +34,10 @@ class ElementBits:
     def __init__(self, tensor: ir.TensorProtocol) -> None:
         self._tensor = tensor
         self._dtype = _bits_dtype(tensor)
-        self._file: int | None = None
+        self._reader: ExternalReader | None = None
         self._flat: Bits | None = None
         if isinstance(tensor, ir.ExternalTensor):
-            check_external_tensor(tensor)
-            self._file = os.open(tensor.path, os.O_RDONLY)
+            self._reader = ExternalReader(tensor)
         elif not isinstance(tensor, StreamedTensor):
             self._flat = tensor.numpy().reshape(-1).view(self._dtype)
 
@@ -52,9 +47,8 @@ class ElementBits:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._reader is not None:
+            self._reader.close()
 
     def read(self, start: int, stop: int) -> Bits:
         """The elements from `start` to `stop`, in row-major order.
@@ -64,10 +58,12 @@ class ElementBits:
         """
         if self._flat is not None:
             return self._flat[start:stop]
-        if self._file is None:
-            chunks = [chunk.view(self._dtype).copy() for chunk in element_chunks(self._tensor, start, stop)]
-            return np.concatenate(chunks) if chunks else np.empty(0, self._dtype)
-        return self._from_file(self._file, start, stop)
+        if self._reader is not None:
+            found = np.empty(stop - start, self._dtype)
+            self._reader.read_into(found, start)
+            return found
+        chunks = [chunk.view(self._dtype).copy() for chunk in element_chunks(self._tensor, start, stop)]
+        return np.concatenate(chunks) if chunks else np.empty(0, self._dtype)
 
     def sample(self, indices: Sequence[int]) -> bytes:
         """Single elements, as one key that can be compared."""
@@ -80,24 +76,12 @@ class ElementBits:
             return self.read(rows.start * width, rows.stop * width).reshape(len(rows), width)
         out = np.empty((len(rows), len(columns)), self._dtype)
         for number, row in enumerate(rows):
-            out[number] = self.read(row * width + columns.start, row * width + columns.stop)
+            start = row * width
+            if self._reader is not None:
+                self._reader.read_into(out[number], start + columns.start)
+            else:
+                out[number] = self.read(start + columns.start, start + columns.stop)
         return out
-
-    def _from_file(self, file: int, start: int, stop: int) -> Bits:
-        assert isinstance(self._tensor, ir.ExternalTensor)  # noqa: S101 - only those have a file
-        size = self._dtype.itemsize
-        offset, missing = (self._tensor.offset or 0) + start * size, (stop - start) * size
-        parts = []
-        while missing:  # one call reads at most 2 GiB
-            part = os.pread(file, missing, offset)
-            if not part:
-                raise ModelError(
-                    f"external data '{self._tensor.path}' of tensor '{self._tensor.name}' became shorter while read"
-                )
-            parts.append(part)
-            offset, missing = offset + len(part), missing - len(part)
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        return np.frombuffer(data, self._dtype.newbyteorder("<"))
 
 
 def has_same_elements(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bool:

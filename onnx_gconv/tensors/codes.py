@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,31 @@ class ZeroPoint:
         return flat[index]
 
 
-class EffectiveIntegerTensor(StreamedTensor):
+class _DecodedTensor(StreamedTensor):
+    """What is computed of codes, each element of its code, while they are read."""
+
+    def __init__(self, codes: ir.TensorProtocol, dtype: ir.DataType, name: str | None) -> None:
+        super().__init__(dtype, ir.Shape(codes.shape.numpy()), name)
+        self._codes = codes
+
+    @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The codes."""
+        return (self._codes,)
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
+        """What the codes from element `start` to `stop` stand for, in row-major order."""
+        dtype = np.dtype(self.dtype.numpy())
+        for codes in element_chunks(self._codes, start, stop):
+            yield self._decoded(codes, start, dtype)
+            start += codes.size
+
+    @abc.abstractmethod
+    def _decoded(self, codes: NDArray[Any], start: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """What some codes stand for, the first of which is element `start`."""
+
+
+class EffectiveIntegerTensor(_DecodedTensor):
     """``code - zero point`` of a weight of integer codes, as numbers that conductances are computed from.
 
     Args:
@@ -57,27 +82,17 @@ class EffectiveIntegerTensor(StreamedTensor):
     """
 
     def __init__(self, codes: ir.TensorProtocol, zero_point: ZeroPoint | None, dtype: ir.DataType) -> None:
-        super().__init__(dtype, ir.Shape(codes.shape.numpy()), codes.name)
-        self._codes = codes
+        super().__init__(codes, dtype, codes.name)
         self._zero_point = zero_point
 
-    @property
-    def sources(self) -> tuple[ir.TensorProtocol, ...]:
-        """The weight."""
-        return (self._codes,)
-
-    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
-        """The differences from element `start` to `stop`, in row-major order."""
-        dtype = np.dtype(self.dtype.numpy())
-        for codes in element_chunks(self._codes, start, stop):
-            effective = codes.astype(dtype)
-            if self._zero_point is not None:
-                effective -= self._zero_point.chunk(start, codes.size).astype(dtype)
-            start += codes.size
-            yield effective
+    def _decoded(self, codes: NDArray[Any], start: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        effective = codes.astype(dtype)
+        if self._zero_point is not None:
+            effective -= self._zero_point.chunk(start, codes.size).astype(dtype)
+        return effective
 
 
-class DecodedLevelsTensor(StreamedTensor):
+class DecodedLevelsTensor(_DecodedTensor):
     """The conductances in µS that codes stand for, bit-identical to what the nodes of a mapped model decode.
 
     Args:
@@ -88,17 +103,9 @@ class DecodedLevelsTensor(StreamedTensor):
     """
 
     def __init__(self, codes: ir.TensorProtocol, levels: ConductanceLevels, dtype: ir.DataType, name: str) -> None:
-        super().__init__(dtype, ir.Shape(codes.shape.numpy()), name)
-        self._codes = codes
+        super().__init__(codes, dtype, name)
         self._levels = levels
 
-    @property
-    def sources(self) -> tuple[ir.TensorProtocol, ...]:
-        """The codes."""
-        return (self._codes,)
-
-    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
-        """Conductances from element `start` to `stop`, in row-major order."""
-        dtype = np.dtype(self.dtype.numpy())
-        for codes in element_chunks(self._codes, start, stop):
-            yield self._levels.decode(codes, dtype)
+    def _decoded(self, codes: NDArray[Any], start: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        del start
+        return self._levels.decode(codes, dtype)

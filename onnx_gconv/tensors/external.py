@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnx_gconv.errors import ModelError
 
-__all__ = ["attribute_tensors", "check_external_tensor", "external_files", "external_tensors"]
+__all__ = ["ExternalReader", "attribute_tensors", "check_external_tensor", "external_files", "external_tensors"]
 
 
 def check_external_tensor(tensor: ir.ExternalTensor) -> None:
@@ -67,6 +70,53 @@ def check_external_tensor(tensor: ir.ExternalTensor) -> None:
             f"{what} should be {tensor.nbytes} bytes at offset {offset} of '{path}', but the file has only "
             f"{status.st_size} bytes; it is truncated or belongs to another model, copy both again"
         )
+
+
+class ExternalReader:
+    """The open file of the external data of a tensor. To be closed in the end.
+
+    It is read, never mapped: pages of a map would count as resident memory. Several threads can read at once.
+
+    Args:
+        tensor: A tensor whose elements are whole bytes.
+
+    Raises:
+        ModelError: If its data is unsafe, missing or too short.
+    """
+
+    def __init__(self, tensor: ir.ExternalTensor) -> None:
+        check_external_tensor(tensor)
+        self._tensor = tensor
+        self._offset = tensor.offset or 0
+        self._file: int | None = os.open(tensor.path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def read_into(self, elements: NDArray[Any], start: int) -> None:
+        """Fill an array with elements of the tensor.
+
+        Args:
+            elements: A contiguous array of one axis, of elements as wide as those of the tensor.
+            start: Index of the first of them in the tensor, in row-major order.
+
+        Raises:
+            ModelError: If the file became shorter.
+        """
+        assert self._file is not None  # noqa: S101 - not closed
+        # The view as bytes serves types that have no buffer format of their own, such as bfloat16.
+        missing, offset = elements.view(np.uint8).data, self._offset + start * elements.itemsize
+        while missing.nbytes:  # one call reads at most 2 GiB
+            count = os.preadv(self._file, [missing], offset)
+            if not count:
+                path, name = self._tensor.path, self._tensor.name
+                raise ModelError(f"external data '{path}' of tensor '{name}' became shorter while read")
+            missing, offset = missing[count:], offset + count
+        if not np.little_endian:  # ONNX stores little-endian data
+            elements.byteswap(inplace=True)
 
 
 def attribute_tensors(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Attr, ir.TensorProtocol]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -13,9 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.errors import ModelError
 from onnx_gconv.schemes.matrix_layout import Factor, MatrixLayout, Role
-from onnx_gconv.tensors.external import check_external_tensor
+from onnx_gconv.tensors.external import ExternalReader
 
 __all__ = ["MatrixReader", "joined_factors", "numbers_of_role", "stored_from_matrices"]
 
@@ -23,7 +21,7 @@ _Ranges: TypeAlias = tuple[tuple[int, int], ...]
 
 
 class MatrixReader:
-    """A stored tensor as matrices of inputs by outputs. External data is read with pread, block by block.
+    """A stored tensor as matrices of inputs by outputs. External data is read block by block.
 
     Blocks can be read by several threads at once. To be closed in the end, or used in a with statement.
 
@@ -37,16 +35,12 @@ class MatrixReader:
 
     def __init__(self, tensor: ir.TensorProtocol, layout: MatrixLayout) -> None:
         self.dtype = np.dtype(tensor.dtype.numpy())
-        self._name = tensor.name
         self._axes = joined_factors(layout.factors)
         self._sizes = tuple(axis.size for axis in self._axes)
-        self._file: int | None = None
-        self._offset = 0
+        self._reader: ExternalReader | None = None
         self._array: NDArray[Any] | None = None
         if isinstance(tensor, ir.ExternalTensor):
-            check_external_tensor(tensor)
-            self._file = os.open(tensor.path, os.O_RDONLY | os.O_CLOEXEC)
-            self._offset = tensor.offset or 0
+            self._reader = ExternalReader(tensor)
         else:
             self._array = tensor.numpy().reshape(self._sizes)
 
@@ -60,9 +54,8 @@ class MatrixReader:
 
     def close(self) -> None:
         """Close the file, if there is one."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._reader is not None:
+            self._reader.close()
 
     @property
     def fastest(self) -> Role:
@@ -115,6 +108,7 @@ class MatrixReader:
         """The elements of ranges of all axes, in the order of storage."""
         if self._array is not None:
             return self._array[tuple(slice(*one) for one in ranges)]
+        assert self._reader is not None  # noqa: S101 - there is one or the other
         shape = tuple(end - start for start, end in ranges)
         whole = len(shape)  # axes from here on are read as a whole
         while whole and shape[whole - 1] == self._sizes[whole - 1]:
@@ -126,17 +120,8 @@ class MatrixReader:
         skipped = ranges[whole - 1][0] * strides[whole - 1] if whole else 0
         for number, index in enumerate(itertools.product(*(range(*one) for one in outer))):
             start = skipped + sum(digit * stride for digit, stride in zip(index, strides, strict=False))
-            self._fill(runs[number], start)
-        return box if np.little_endian else box.byteswap()
-
-    def _fill(self, run: NDArray[Any], start: int) -> None:
-        assert self._file is not None  # noqa: S101 - the array is None
-        view, offset = run.view(np.uint8).data, self._offset + start * self.dtype.itemsize
-        while view.nbytes:
-            count = os.preadv(self._file, [view], offset)
-            if not count:
-                raise ModelError(f"external data of tensor '{self._name}' became shorter while read")
-            view, offset = view[count:], offset + count
+            self._reader.read_into(runs[number], start)
+        return box
 
 
 def stored_from_matrices(matrices: NDArray[Any], layout: MatrixLayout) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -12,8 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.errors import ModelError
-from onnx_gconv.tensors.external import check_external_tensor
+from onnx_gconv.tensors.external import ExternalReader
 
 __all__ = ["CHUNK_ELEMENTS", "StreamedTensor", "TensorGroup", "element_chunks", "worker_count", "write_elements"]
 
@@ -187,22 +187,12 @@ def _native_chunks(tensor: ir.TensorProtocol, start: int, stop: int) -> Iterator
 
 
 def _file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Iterator[NDArray[Any]]:
-    check_external_tensor(tensor)
-    dtype = np.dtype(tensor.dtype.numpy())
-    buffer = np.empty(min(CHUNK_ELEMENTS, stop - start), dtype)
-    with open(tensor.path, "rb", buffering=0) as file:  # noqa: PTH123 - the path is text in onnx-ir
-        file.seek((tensor.offset or 0) + start * dtype.itemsize)
+    with contextlib.closing(ExternalReader(tensor)) as reader:
+        buffer = np.empty(min(CHUNK_ELEMENTS, stop - start), tensor.dtype.numpy())
         for first in range(start, stop, CHUNK_ELEMENTS):
             chunk = buffer[: min(CHUNK_ELEMENTS, stop - first)]
-            view = chunk.view(np.uint8).data
-            while view.nbytes:
-                count = file.readinto(view)
-                if not count:
-                    raise ModelError(
-                        f"external data '{tensor.path}' of tensor '{tensor.name}' became shorter while read"
-                    )
-                view = view[count:]
-            yield _little_endian(chunk)
+            reader.read_into(chunk, first)
+            yield chunk
 
 
 def _packed(elements: NDArray[Any], bits: int) -> NDArray[np.uint8]:
@@ -216,5 +206,5 @@ def _packed(elements: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 
 def _little_endian(array: NDArray[Any]) -> NDArray[Any]:
-    """Swap bytes on big-endian machines: ONNX stores little-endian data. Its own inverse."""
+    """Swap bytes on big-endian machines: ONNX stores little-endian data."""
     return array if np.little_endian else array.byteswap()

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["INTEGER_DTYPES", "MAPPABLE_DTYPES", "WIDENING_CASTS", "finite_range"]
+__all__ = ["INTEGER_DTYPES", "MAPPABLE_DTYPES", "WIDENING_CASTS", "dtype_of_name", "finite_range"]
 
 # Integer codes.
 INTEGER_DTYPES = frozenset(
@@ -33,6 +33,14 @@ _HALF_DTYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 # All types of weights that can be mapped.
 MAPPABLE_DTYPES = INTEGER_DTYPES | _FLOAT8_DTYPES | _HALF_DTYPES | {ir.DataType.FLOAT, ir.DataType.DOUBLE}
+
+
+_DTYPES_BY_NAME = {np.dtype(dtype.numpy()).name: dtype for dtype in MAPPABLE_DTYPES}
+
+
+def dtype_of_name(name: str) -> ir.DataType | None:
+    """The type of weights that NumPy calls so, such as ``float32``; None if there is none."""
+    return _DTYPES_BY_NAME.get(name)
 
 
 def finite_range(dtype: ir.DataType) -> tuple[float, float]:

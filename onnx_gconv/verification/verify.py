@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.files.models import load_model, save_model
+from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.mapping import Manifest, read_manifest
 from onnx_gconv.passes import CheckMapping, Violation
 from onnx_gconv.runtime.comparison import OutputComparison
@@ -243,7 +244,7 @@ def verify(
     min_sqnr_db: float | None = None,
     min_agreement: float | None = None,
     max_error: float | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> VerificationReport:
     """Check that a mapped model computes what the original computes.
 
@@ -323,7 +324,7 @@ def _taken_over(bias: str) -> str:
 
 
 def _check_weights(
-    original: Path, mapped: Path, progress: Callable[[str, int, int], None] | None
+    original: Path, mapped: Path, progress: Progress | None
 ) -> tuple[Manifest | None, tuple[Violation, ...], tuple[WeightComparison, ...]]:
     """The checks that need no runtime. Both models are gone from memory afterwards."""
     with _on_disk(mapped) as mapped_model:
@@ -334,7 +335,7 @@ def _check_weights(
             manifest = None
         if manifest is None:
             return None, violations, ()
-        step = None if progress is None else lambda done, total: progress("weights", done, total)
+        step = progress_of_step(progress, "weights")
         return manifest, violations, compare_weights(load_model(original), mapped_model, manifest, step)
 
 

@@ -529,13 +529,6 @@ class TestManifest:
     def test_it_says_which_version_wrote_it(self, dense):
         assert read_manifest(mapped(dense)).tool == f"onnx_gconv {importlib.metadata.version('onnx_gconv')}"
 
-    def test_it_says_so_if_the_package_is_not_installed(self, dense, monkeypatch):
-        def version(name):
-            raise importlib.metadata.PackageNotFoundError(name)
-
-        monkeypatch.setattr("onnx_gconv.passes.mapping_manifest.version", version)
-        assert read_manifest(mapped(dense)).tool == "onnx_gconv (not installed)"
-
     def test_metadata_of_others_stays(self, dense):
         dense.metadata_props["of somebody else"] = "kept"
         assert set(mapped(dense).metadata_props) == {"of somebody else", MANIFEST_KEY}

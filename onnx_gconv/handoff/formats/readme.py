@@ -114,8 +114,7 @@ def _has_bias_rows(layer: Layer) -> bool:
 
 
 def _has_codes(layer: Layer) -> bool:
-    levels = layer.record.levels
-    return levels is not None and levels.storage != "float"
+    return layer.record.levels_of_codes is not None
 
 
 def _quoted(name: str) -> str:

@@ -6,14 +6,16 @@ import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from onnx_gconv.errors import ConfigError
 
-__all__ = ["Problem", "first_problem", "key_path", "shown"]
+__all__ = ["Flaw", "Problem", "first_flaw", "first_problem", "key_path", "shown", "uncapitalized"]
 
+_KINDS_OF_CHECKS = frozenset({"value_error", "assertion_error"})
 
 _WANTED = {
     "bool_type": "should be true or false",
@@ -25,8 +27,48 @@ _WANTED = {
 
 
 @dataclass(frozen=True)
+class Flaw:
+    """One thing that pydantic found wrong with a document.
+
+    Attributes:
+        kind: What pydantic calls it.
+        place: The way to what is wrong.
+        message: What is wrong with it, in pydantic's words, or in those of the check that refused it.
+        value: What is there.
+    """
+
+    kind: str
+    place: tuple[str | int, ...]
+    message: str
+    value: object
+
+    @classmethod
+    def of(cls, error: ErrorDetails) -> Flaw:
+        """What pydantic says of it."""
+        kind, message = error["type"], error["msg"]
+        # Pydantic puts words of its own before those of a check.
+        words = message.partition(", ")[2] if kind in _KINDS_OF_CHECKS else message
+        return cls(kind, error["loc"], words, error["input"])
+
+    @property
+    def is_refused_by_a_check(self) -> bool:
+        """Whether a validator of ours refused it, in words that need no addition."""
+        return self.kind in _KINDS_OF_CHECKS
+
+    @property
+    def where(self) -> str:
+        """The place as JSON documents are walked: ``weights.0.scale``."""
+        return ".".join(map(str, self.place)) or "the document"
+
+
+def first_flaw(error: ValidationError) -> Flaw:
+    """The first thing that pydantic found wrong."""
+    return Flaw.of(error.errors(include_url=False, include_context=False)[0])
+
+
+@dataclass(frozen=True)
 class Problem:
-    """What is wrong.
+    """What is wrong with the settings of a caller.
 
     Attributes:
         key: The way to the key that is wrong, or to the table that it is in.
@@ -60,11 +102,11 @@ def first_problem(error: ValidationError, model: type[BaseModel], data: object) 
         model: The model that was to be made.
         data: What it was to be made of.
     """
-    errors = error.errors(include_url=False, include_context=True)
+    flaws = [Flaw.of(each) for each in error.errors(include_url=False, include_context=False)]
     # An unknown key is often why another one is missing.
-    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-    key = _existing(tuple(first["loc"]), data)
-    others = len({_existing(tuple(each["loc"]), data) for each in errors} - {key})
+    first = next((flaw for flaw in flaws if flaw.kind == "extra_forbidden"), flaws[0])
+    key = _existing(first.place, data)
+    others = len({_existing(flaw.place, data) for flaw in flaws} - {key})
     more = f" (and {others} more wrong)" if others else ""
     return Problem(key, f"{_text(first, key, model)}{more}")
 
@@ -90,18 +132,22 @@ def _item(data: object, part: str | int) -> object:
     return data[part] if is_index else _NOTHING  # type: ignore[index] # an index of a list
 
 
-def _text(error: Any, key: tuple[str | int, ...], model: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's details
-    kind, message = error["type"], str(error["msg"])
-    if kind == "extra_forbidden":
+def _text(flaw: Flaw, key: tuple[str | int, ...], model: type[BaseModel]) -> str:
+    if flaw.kind == "extra_forbidden":
         return _unknown_key(str(key[-1]), _model_at(model, key[:-1]))
-    if kind == "missing":
-        return f"lacks the key {error['loc'][-1]}"
-    if kind in {"value_error", "assertion_error"}:
-        return message.partition(", ")[2]
-    if kind == "unknown_setting":
-        return message
-    wanted = _WANTED.get(kind, f"{message[:1].lower()}{message[1:]}".replace("input should be", "should be", 1))
-    return f"{wanted}, but it is {shown(error['input'])}"
+    if flaw.kind == "missing":
+        return f"lacks the key {flaw.place[-1]}"
+    if flaw.is_refused_by_a_check:
+        return flaw.message
+    if flaw.kind == "unknown_setting":
+        return flaw.message
+    wanted = _WANTED.get(flaw.kind, uncapitalized(flaw.message).replace("input should be", "should be", 1))
+    return f"{wanted}, but it is {shown(flaw.value)}"
+
+
+def uncapitalized(message: str) -> str:
+    """A message as it stands within a sentence."""
+    return message[:1].lower() + message[1:]
 
 
 def shown(value: object) -> str:

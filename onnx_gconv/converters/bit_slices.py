@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from onnx_gconv.converters.base_converter import BaseConductanceConverter
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, operand, plain
 from onnx_gconv.converters.parameters import whole_number
-from onnx_gconv.converters.pieces import pieces
 from onnx_gconv.converters.rounding import clipping_error, rebuilding_error, rounding_unit, storing_error_us
-from onnx_gconv.converters.scaling import Scaling
+from onnx_gconv.converters.scaling import Scaling, pieces
 from onnx_gconv.converters.weight_statistics import WeightStatistics
 
 __all__ = ["BitSlicedConductanceConverter"]

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, operand
-from onnx_gconv.converters.pieces import pieces
-from onnx_gconv.converters.scaling import Scaling
+from onnx_gconv.converters.scaling import Scaling, pieces
 
 __all__ = ["EvenInterpolation"]
 

@@ -1,16 +1,17 @@
-"""How weights and conductances are proportional: the scale, and the weight that is added at the end."""
+"""How weights and conductances are proportional: the scale, the weight that is added at the end, and pieces of both."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from onnx_gconv.converters.compute_types import FloatOrArray, plain
+from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray, plain
 
-__all__ = ["Scaling", "narrowed_scale"]
+__all__ = ["PIECE_ELEMENTS", "Scaling", "narrowed_scale", "pieces"]
 
 
 @dataclass(frozen=True)
@@ -44,3 +45,40 @@ def narrowed_scale(scale: FloatOrArray, dtype: np.dtype[Any]) -> FloatOrArray | 
     narrowed = np.asarray(scale, np.float64).astype(dtype)
     below = np.nextafter(narrowed, np.zeros_like(narrowed))
     return plain(np.where(narrowed.astype(np.float64) > scale, below, narrowed).astype(np.float64)[()])
+
+
+# With some intermediate results of float64 about a megabyte. Smaller pieces spend too much time between operations, and
+# two threads that compute them spend it handing the interpreter lock to each other.
+PIECE_ELEMENTS = 1 << 15
+
+
+def pieces(
+    weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]
+) -> Iterator[tuple[FloatArray, Scaling, list[FloatArray]]]:
+    """The parts of a chunk, its scaling and its conductances.
+
+    Args:
+        weights: A chunk of any shape.
+        scaling: Its scaling.
+        out: Arrays of the same shape, for its conductances.
+
+    Yields:
+        One-dimensional views of `PIECE_ELEMENTS` elements, the last ones shorter; or everything at once if an array is
+        not contiguous, of which there are no such views.
+    """
+    arrays = [weights, *out, *(entry for entry in (scaling.scale, scaling.zero) if isinstance(entry, np.ndarray))]
+    if weights.size <= PIECE_ELEMENTS or not all(array.flags.c_contiguous for array in arrays):
+        yield weights, scaling, list(out)
+        return
+    flat, flat_out = weights.reshape(-1), [array.reshape(-1) for array in out]
+    for start in range(0, flat.size, PIECE_ELEMENTS):
+        part = slice(start, start + PIECE_ELEMENTS)
+        yield (
+            flat[part],
+            Scaling(_part(scaling.scale, part), _part(scaling.zero, part)),
+            [array[part] for array in flat_out],
+        )
+
+
+def _part(entry: FloatOrArray, part: slice) -> FloatOrArray:
+    return entry.reshape(-1)[part] if isinstance(entry, np.ndarray) else entry

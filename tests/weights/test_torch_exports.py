@@ -12,6 +12,8 @@ from onnx_gconv.verification import verify
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.xdist_group("torch_names")  # one worker exports the model
+
 
 class Layer(torch.nn.Module):
     def __init__(self):

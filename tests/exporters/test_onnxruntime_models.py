@@ -23,7 +23,7 @@ from onnx_gconv.models import model_path
 from onnx_gconv.operations.report import MappingReport
 
 # One worker quantizes each model once for all tests of it.
-pytestmark = pytest.mark.xdist_group("onnxruntime_models")
+pytestmark = [pytest.mark.no_cover, pytest.mark.xdist_group("onnxruntime_models")]
 
 LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,

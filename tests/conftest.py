@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import coverage
 import hypothesis
 import numpy as np
@@ -21,21 +23,28 @@ hypothesis.settings.register_profile("onnx_gconv", hypothesis.settings(), deadli
 hypothesis.settings.load_profile("onnx_gconv")
 
 
+@contextlib.contextmanager
+def pausing_coverage():
+    """Coverage is not measured meanwhile: it makes Python two to three times as slow, torch's exporters too."""
+    measured = coverage.Coverage.current()
+    if measured is None:
+        yield
+        return
+    measured.stop()
+    try:
+        yield
+    finally:
+        measured.start()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
     """Leave the fixtures of tests that are marked `no_cover` out of the coverage; pytest-cov leaves out the tests.
 
-    Measuring makes Python two to three times as slow. Tests that go once more, for another op, converter or model,
-    through code that is covered elsewhere have that mark.
+    Tests have that mark that go once more, for another op, converter or model, through code that others cover.
     """
-    measured = coverage.Coverage.current() if item.get_closest_marker("no_cover") else None
-    if measured is None:
+    with pausing_coverage() if item.get_closest_marker("no_cover") else contextlib.nullcontext():
         return (yield)
-    measured.stop()
-    try:
-        return (yield)
-    finally:
-        measured.start()
 
 
 def parse_model(text, *, opsets='"" : 17', ir_version=10, **initializers):
@@ -90,3 +99,8 @@ def serialized():
 @pytest.fixture(scope="session")
 def normal():
     return random_array
+
+
+@pytest.fixture(scope="session")
+def not_measured():
+    return pausing_coverage

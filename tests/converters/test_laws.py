@@ -30,9 +30,6 @@ from onnx_gconv.converters import (
 )
 from onnx_gconv.errors import UnmappableWeightError
 
-# Laws go through each converter thousands of times; the tests of single converters cover them.
-pytestmark = pytest.mark.no_cover
-
 FLOAT32 = np.dtype(np.float32)
 COMPUTE_DTYPES = st.sampled_from([FLOAT32, np.dtype(np.float64)])
 HALF_DTYPES = st.sampled_from([np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)])

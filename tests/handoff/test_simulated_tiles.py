@@ -120,7 +120,6 @@ SCHEMES = [
 ]
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(("converter", "granularity", "partition"), SCHEMES)
 def test_tiles_of_every_converter_and_granularity_compute_what_the_layers_compute(
     mapped, tmp_path, run, converter, granularity, partition

@@ -9,6 +9,12 @@ REAL_MODELS := .cache/real-models
 
 export ONNX_GCONV_REAL_MODELS ?= $(CURDIR)/$(REAL_MODELS)
 
+# Two processes share two cores; threads of OpenBLAS, OpenMP and torch would only get into each other's way.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+# Many tests start the program, which is compiled once and not each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint format check-types unit bench clean
 
 demo: $(VENV)/.installed
@@ -25,7 +31,7 @@ lint: $(VENV)/.installed-dev
 # The layers that others build on are covered to 95 % of their lines.
 unit: $(VENV)/.installed-dev $(REAL_MODELS)/.installed
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --cov --cov-report=
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --cov --cov-report=
 	$(BIN)/python -m coverage report
 	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/converters/*,onnx_gconv/devices/*" > $(VENV)/coverage-mathematics.txt
 	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/weights/*,onnx_gconv/mapping/*,onnx_gconv/tensors/*,onnx_gconv/schemes/*,onnx_gconv/files/*" > $(VENV)/coverage-graph.txt

@@ -120,7 +120,7 @@ def read_digits() -> Digits:
     return Digits(train_images, train_labels, test_images, test_labels)
 
 
-def train(model: nn.Module, inputs: Images, labels: Labels) -> None:
+def train(model: nn.Module, inputs: Images, labels: Labels, epochs: int = EPOCHS) -> None:
     """Train a classifier in place with AdamW and a learning rate that falls along a cosine to zero.
 
     Training magnifies rounding errors, and these differ between processors: in float32, the same script gives weights
@@ -131,15 +131,16 @@ def train(model: nn.Module, inputs: Images, labels: Labels) -> None:
         model: Maps a batch of inputs to logits. It is left in float32 and in evaluation mode.
         inputs: What the model takes, first axis samples.
         labels: The classes, shape [samples].
+        epochs: How often each sample is seen.
     """
     samples, targets = torch.from_numpy(inputs).double(), torch.from_numpy(labels)
     shuffler = torch.Generator().manual_seed(SEED)
     model.double()
     draw_weights(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=EPOCHS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
     model.train()
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         order = torch.randperm(len(targets), generator=shuffler)
         for start in range(0, len(order), BATCH_SIZE):
             batch = order[start : start + BATCH_SIZE]
@@ -243,20 +244,21 @@ def pack_arrays(**arrays: NDArray[np.generic]) -> bytes:
     return buffer.getvalue()
 
 
-def build_files(digits: Digits) -> dict[str, bytes]:
+def build_files(digits: Digits, epochs: int = EPOCHS) -> dict[str, bytes]:
     """Train both models and export them.
 
     Args:
         digits: What to train and test on.
+        epochs: How long to train.
 
     Returns:
         The contents of each file of the folder by its name.
     """
     train_pixels = digits.train_images.reshape(-1, 64)
     mlp = DigitsMLP()
-    train(mlp, train_pixels, digits.train_labels)
+    train(mlp, train_pixels, digits.train_labels, epochs)
     cnn = DigitsCNN()
-    train(cnn, digits.train_images, digits.train_labels)
+    train(cnn, digits.train_images, digits.train_labels, epochs)
 
     return {
         "digits_mlp.onnx": export_dynamo(mlp, "pixels", train_pixels[:2]),
@@ -303,12 +305,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="DIR",
         help="folder to write to, created if missing (default: the folder of this script)",
     )
-    output: Path = parser.parse_args(arguments).output
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=EPOCHS,
+        metavar="N",
+        help="how long to train; the files of the repository need the default (default: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    output: Path = options.output
 
     torch.use_deterministic_algorithms(mode=True)
     torch.set_num_threads(1)
     digits = read_digits()
-    files = build_files(digits)
+    files = build_files(digits, options.epochs)
 
     for name, contents in files.items():
         print(f"{name}: {len(contents)} bytes")

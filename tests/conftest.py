@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import coverage
 import hypothesis
 import numpy as np
 import onnx
@@ -20,6 +23,30 @@ hypothesis.settings.register_profile("onnx_gconv", hypothesis.settings(), deadli
 hypothesis.settings.load_profile("onnx_gconv")
 
 
+@contextlib.contextmanager
+def pausing_coverage():
+    """Coverage is not measured meanwhile: it makes Python two to three times as slow, torch's exporters too."""
+    measured = coverage.Coverage.current()
+    if measured is None:
+        yield
+        return
+    measured.stop()
+    try:
+        yield
+    finally:
+        measured.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    """Leave the fixtures of tests that are marked `no_cover` out of the coverage; pytest-cov leaves out the tests.
+
+    Tests have that mark that go once more, for another op, converter or model, through code that others cover.
+    """
+    with pausing_coverage() if item.get_closest_marker("no_cover") else contextlib.nullcontext():
+        return (yield)
+
+
 def parse_model(text, *, opsets='"" : 17', ir_version=10, **initializers):
     """A model from ONNX's textual form, which names its main graph first; arrays become initializers of that graph."""
     proto = onnx.parser.parse_model(f"<ir_version: {ir_version}, opset_import: [{opsets}]>\n{text}")
@@ -29,14 +56,15 @@ def parse_model(text, *, opsets='"" : 17', ir_version=10, **initializers):
 
 
 def run_model(model, optimization="all", optimized_model=None, **inputs):
-    """The outputs of a model in ONNX Runtime."""
+    """The outputs of a model, or of its bytes, in ONNX Runtime."""
     options = ort.SessionOptions()
     options.graph_optimization_level = OPTIMIZATIONS[optimization]
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = 1
     if optimized_model is not None:
         options.optimized_model_filepath = str(optimized_model)
-    session = ort.InferenceSession(model_bytes(model), options, providers=["CPUExecutionProvider"])
+    content = model if isinstance(model, bytes) else model_bytes(model)
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return session.run(None, inputs)
 
 
@@ -71,3 +99,8 @@ def serialized():
 @pytest.fixture(scope="session")
 def normal():
     return random_array
+
+
+@pytest.fixture(scope="session")
+def not_measured():
+    return pausing_coverage

@@ -1,12 +1,16 @@
 """Stops `map_model` at every single step that it takes in the file system, and looks at what is left.
 
-Run by `tests/test_model_io.py` in a process of its own, because audit hooks cannot be removed::
+Run by `tests/files/test_models.py` in a process of its own, because audit hooks cannot be removed::
 
     python stopped_runs.py FOLDER CASE STOP
 
-Prints one JSON document: how many steps a whole run has, and what is wrong after runs that were stopped at one of them.
-A step is an open, mkdir, rename, remove, rmdir, chmod, listing or lock of a file, or, if STOP ends in "-at-lines", a
-line of the modules that write files; each run is a forked process.
+Prints one JSON document: how many steps a whole run has, how many different states of the disk were looked at, and what
+is wrong in them. A step is an open, mkdir, rename, link, remove, rmdir, chmod, listing or lock of a file, or, if STOP
+ends in "-at-lines", a line of the modules that write files; each run is a forked process.
+
+What a killed run leaves is what the disk has at that moment, without the locks of the run. So a run copies its folder
+whenever a step or a line finds it changed, and each different copy is looked at once, instead of killing one run at
+each of hundreds of lines between which nothing changes. STOP "kill" kills runs all the same, and compares.
 """
 
 from __future__ import annotations
@@ -14,9 +18,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +32,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+import onnx_gconv
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.files.models import load_model
 from onnx_gconv.operations.operations import map_model
@@ -37,6 +44,7 @@ STEPS = frozenset(
         "fcntl.flock",
         "open",
         "os.chmod",
+        "os.link",
         "os.listdir",
         "os.mkdir",
         "os.remove",
@@ -69,35 +77,52 @@ CASES = {
 }
 
 
-WRITERS = frozenset({"model_io.py", "atomic_output.py", "data_file.py"})
+WRITERS = os.path.join(os.path.dirname(onnx_gconv.__file__), "files", "")  # noqa: PTH118, PTH120 - of file names
+
+# The files of a folder: their content, None for folders, and the first name of what has several.
+State = frozenset[tuple[str, bytes | None, str]]
 
 
 class Steps:
-    """Counts the steps of this process below a folder, and does something at some of them."""
+    """Counts the steps of this process below a folder, and does something at some of them, or at each and each line."""
 
-    def __init__(self, folder: Path, actions: dict[int, Callable[[], None]], *, lines: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        actions: dict[int, Callable[[], None]],
+        *,
+        lines: bool = False,
+        at_each: Callable[[str, int], None] | None = None,
+    ) -> None:
         self._folder = os.fspath(folder)
         self._actions = actions
+        self._counts_lines = lines
+        self._at_each = at_each
+        self._looking = threading.local()  # several threads write
         self.count = 0
-        if lines:
+        if lines or at_each is not None:
             sys.settrace(self._trace)
-        else:
+        if not lines:
             sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: tuple[object, ...]) -> None:
-        if event in STEPS and self._is_ours(event, arguments[0]):
-            self._step()
+        if not hasattr(self._looking, "now") and event in STEPS and self._is_ours(event, arguments[0]):
+            self._step(event, counts=True)
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Callable[..., object] | None:
-        if Path(frame.f_code.co_filename).name not in WRITERS:
+        if not frame.f_code.co_filename.startswith(WRITERS):
             return None
         if event == "line":
-            self._step()
+            self._step(f"{frame.f_code.co_filename}:{frame.f_lineno}", counts=self._counts_lines)
         return self._trace
 
-    def _step(self) -> None:
-        self.count += 1
-        if action := self._actions.get(self.count):
+    def _step(self, place: str, *, counts: bool) -> None:
+        self.count += counts
+        if self._at_each is not None:
+            self._looking.now = True
+            self._at_each(place, self.count)
+            del self._looking.now
+        if counts and (action := self._actions.get(self.count)):
             action()
 
     def _is_ours(self, event: str, path: object) -> bool:
@@ -130,13 +155,14 @@ def run(
     *,
     at: dict[int, Callable[[], None]] | None = None,
     lines: bool = False,
+    at_each: Callable[[str, int], None] | None = None,
 ) -> tuple[int, int]:
     """Map in a forked process; its exit code, negative if killed, and the number of steps it took."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         code = FAILED
-        steps = Steps(folder, at or {}, lines=lines)
+        steps = Steps(folder, at or {}, lines=lines, at_each=at_each)
         try:
             map_model(folder / "in.onnx", folder / "out.onnx", converter, external_data=case.new)
             code = FINISHED
@@ -157,6 +183,32 @@ def content(folder: Path) -> dict[str, bytes]:
         for file in sorted(folder.rglob("*"))
         if not file.is_dir()
     }
+
+
+def state(folder: Path) -> State:
+    """What a folder has, however its hidden folder is called."""
+    found, names = set(), dict[int, str]()
+    for item in sorted(folder.rglob("*")):
+        name = re.sub(r"partial-\w+", "partial", os.fspath(item.relative_to(folder)))
+        first = names.setdefault(item.stat().st_ino, name)
+        found.add((name, None if item.is_dir() else item.read_bytes(), first))
+    return frozenset(found)
+
+
+def copy(folder: Path, target: Path) -> None:
+    """Copy a folder in which files may have several names."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    names = dict[int, Path]()
+    for item in sorted(folder.rglob("*")):
+        new, number = target / item.relative_to(folder), item.stat().st_ino
+        if item.is_dir():
+            new.mkdir()
+        elif number in names:
+            new.hardlink_to(names[number])
+        else:
+            names[number] = new
+            shutil.copy(item, new)
 
 
 def output(folder: Path) -> dict[str, bytes] | None:
@@ -200,6 +252,7 @@ class Observer:
         self._case = case
         self._stop = stop
         self._template = base / "template"
+        self._pictures = base / "pictures"
         self._folder = base / "work"
         prepare(self._template, case)
         self._untouched = {
@@ -211,6 +264,7 @@ class Observer:
         folder = self.fresh()
         code, self.steps = run(folder, case, lines=stop.endswith(AT_LINES))
         assert code == FINISHED
+        self.states = set[State]()
         self._new = output(folder)
         assert self._new is not None
         assert self._new != self._old
@@ -220,13 +274,58 @@ class Observer:
         shutil.rmtree(self._folder, ignore_errors=True)
         return Path(shutil.copytree(self._template, self._folder))
 
-    def is_old(self) -> bool:
+    def is_old(self, folder: Path) -> bool:
         """Whether the output is the old one, or still none."""
-        return output(self._folder) == self._old
+        return output(folder) == self._old
 
-    def again(self, at: dict[int, Callable[[], None]]) -> int:
-        """The exit code of one more run in the folder as it is."""
-        return run(self._folder, self._case, at=at)[0]
+    def pictures(self, folder: Path, at: dict[int, Callable[[], None]] | None = None) -> list[Path]:
+        """Copies of the folder after each change by one more run in it, in their order, but none before `at`."""
+        shutil.rmtree(self._pictures, ignore_errors=True)
+        self._pictures.mkdir()
+        last, lock, begin = [State()], threading.Lock(), min(at or {0: None})
+        unfinished = self._pictures.with_name("unfinished")
+
+        def look(_: str, step: int) -> None:
+            if step < begin:
+                return
+            with lock:
+                now = state(folder)
+                while now != last[0]:
+                    copy(folder, unfinished)
+                    last[0], now = now, state(folder)
+                    if now == last[0]:  # else another thread has changed it meanwhile
+                        unfinished.rename(self._pictures / f"{len(os.listdir(self._pictures)):04}")  # noqa: PTH208
+
+        run(folder, self._case, at=at, at_each=look)
+        look("the end", begin)
+        return sorted(self._pictures.iterdir())
+
+    def take(self, picture: Path) -> Path:
+        """Make a picture the folder."""
+        shutil.rmtree(self._folder)
+        return picture.rename(self._folder)
+
+    def problems_of_killed(self, pictures: list[Path]) -> Iterator[str]:
+        """What is wrong in pictures that are unlike all before, and after another run."""
+        for picture in pictures:
+            if (found := state(picture)) not in self.states:
+                self.states.add(found)
+                self.take(picture)
+                for problem in (*self.problems_of_stopped(KILLED), *self.problems_after_another_run()):
+                    yield f"picture {picture.name}: {problem}"
+
+    def lines_that_differ(self) -> list[int]:
+        """The numbers of the first of all lines of a run with the same place and the same folder."""
+        folder, seen, numbers = self.fresh(), set[tuple[str, State]](), self._template.with_name("lines")
+
+        def look(place: str, line: int) -> None:
+            if (key := (place, state(folder))) not in seen:
+                seen.add(key)
+                with numbers.open("a") as file:
+                    file.write(f"{line}\n")
+
+        run(folder, self._case, lines=True, at_each=look)
+        return [int(line) for line in numbers.read_text().splitlines()]
 
     def problems_of_stopped(self, code: int) -> Iterator[str]:
         """The output is the old one or the new one, and whole; nobody else's file has changed."""
@@ -274,37 +373,33 @@ class Observer:
 
 def stopped_once(observer: Observer, case: Case, stop: str) -> Iterator[str]:
     action, lines = STOPS[stop.removesuffix(AT_LINES)], stop.endswith(AT_LINES)
-    for step in range(1, observer.steps + 1):
-        code, _ = run(observer.fresh(), case, at={step: action}, lines=lines)
+    known = {state(picture) for picture in observer.pictures(observer.fresh())} if action is kill else None
+    for step in observer.lines_that_differ() if lines else range(1, observer.steps + 1):
+        folder = observer.fresh()
+        code, _ = run(folder, case, at={step: action}, lines=lines)
+        observer.states.add(now := state(folder))
+        if known is not None and now not in known:
+            yield f"step {step}: no picture shows what a killed run leaves"
         for problem in (*observer.problems_of_stopped(code), *observer.problems_after_another_run()):
             yield f"step {step}: {problem}"
 
 
-def killed_in_the_cleanup(observer: Observer, case: Case) -> Iterator[str]:
-    """Interrupted at every step, and killed at every step of what follows."""
-    for step in range(1, observer.steps + 1):
-        for later in range(step + 1, step + 100):
-            code, _ = run(observer.fresh(), case, at={step: interrupt, later: kill})
-            for problem in (*observer.problems_of_stopped(code), *observer.problems_after_another_run()):
-                yield f"interrupted at step {step}, killed at step {later}: {problem}"
-            if code != KILLED:
-                break
+def killed_anywhere(observer: Observer) -> Iterator[str]:
+    """Killed at any step and any line."""
+    yield from observer.problems_of_killed(observer.pictures(observer.fresh()))
 
 
-def killed_twice(observer: Observer, case: Case) -> Iterator[str]:
-    """Killed when everything but the output is in place, and killed again at every step of the next run."""
-    last = 0
+def killed_in_the_cleanup(observer: Observer) -> Iterator[str]:
+    """Interrupted at every step, and killed anywhere in what follows."""
     for step in range(1, observer.steps + 1):
-        run(observer.fresh(), case, at={step: kill})
-        if observer.is_old():
-            last = step
-    for later in range(1, 200):
-        run(observer.fresh(), case, at={last: kill})
-        code = observer.again({later: kill})
-        for problem in (*observer.problems_of_stopped(code), *observer.problems_after_another_run()):
-            yield f"killed at step {last}, then at step {later}: {problem}"
-        if code != KILLED:
-            break
+        for problem in observer.problems_of_killed(observer.pictures(observer.fresh(), {step: interrupt})):
+            yield f"interrupted at step {step}: {problem}"
+
+
+def killed_twice(observer: Observer) -> Iterator[str]:
+    """Killed when everything but the output is in place, and killed again anywhere in the next run."""
+    last = [picture for picture in observer.pictures(observer.fresh()) if observer.is_old(picture)][-1]
+    yield from observer.problems_of_killed(observer.pictures(observer.take(last)))
 
 
 def main() -> None:
@@ -314,13 +409,9 @@ def main() -> None:
     # One thread: steps then have the same order in every run.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     observer = Observer(base, case, stop)
-    if stop == "interrupt-and-kill":
-        problems = killed_in_the_cleanup(observer, case)
-    elif stop == "kill-twice":
-        problems = killed_twice(observer, case)
-    else:
-        problems = stopped_once(observer, case, stop)
-    print(json.dumps({"steps": observer.steps, "problems": list(problems)}))
+    kills = {"kill-anywhere": killed_anywhere, "interrupt-and-kill": killed_in_the_cleanup, "kill-twice": killed_twice}
+    problems = list(kills[stop](observer) if stop in kills else stopped_once(observer, case, stop))
+    print(json.dumps({"steps": observer.steps, "states": len(observer.states), "problems": problems}))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_gconv import map_model
 from onnx_gconv.models import model_path
 
 COMMANDS = ["map", "inspect", "verify", "restore", "presets", "demo"]
@@ -27,11 +28,11 @@ def names(folder):
 
 
 @pytest.fixture(scope="module")
-def both_models(program, tmp_path_factory):
+def both_models(tmp_path_factory):
     """A folder with a model and its mapped form; not to be changed."""
     folder = tmp_path_factory.mktemp("models")
     shutil.copyfile(model_path("digits_cnn.onnx"), folder / "cnn.onnx")
-    assert program("map", "cnn.onnx", cwd=folder).code == 0
+    map_model(folder / "cnn.onnx", folder / "cnn.gconv.onnx")
     return folder
 
 
@@ -101,8 +102,8 @@ def test_map_takes_its_options(gconv_json, plain):
     assert names(plain) == ["cnn.gconv.onnx", "cnn.gconv.onnx.data", "cnn.onnx"]
 
 
-def test_inspect_shows_the_mapping_of_a_mapped_model(program, folder):
-    found = program("inspect", "cnn.gconv.onnx", cwd=folder)
+def test_inspect_shows_the_mapping_of_a_mapped_model(gconv, folder):
+    found = gconv("inspect", "cnn.gconv.onnx")
     assert (found.code, found.stderr) == (0, "")
     assert "5 weights mapped" in found.stdout
 
@@ -136,8 +137,8 @@ def test_verify_generates_inputs_of_the_sizes_and_values_that_it_is_given(gconv_
     assert report["inputs"]["seed"] == 5
 
 
-def test_restore_writes_the_plain_model(program, folder):
-    found = program("restore", "cnn.gconv.onnx", cwd=folder)
+def test_restore_writes_the_plain_model(gconv, folder):
+    found = gconv("restore", "cnn.gconv.onnx")
     assert (found.code, found.stderr) == (0, "")
     assert found.stdout.startswith("5 weights restored.\nWritten: cnn.restored.onnx (")
     assert names(folder) == ["cnn.gconv.onnx", "cnn.onnx", "cnn.restored.onnx"]
@@ -155,8 +156,8 @@ def test_exact_mapping_and_restoring_gives_the_very_weights_back(gconv, gconv_js
     )
 
 
-def test_demo_runs_into_a_folder_of_its_own(program, tmp_path):
-    found = program("demo", "-o", tmp_path / "here", cwd=tmp_path)
+def test_demo_runs_into_a_folder_of_its_own(gconv, tmp_path):
+    found = gconv("demo", "-o", tmp_path / "here")
     assert (found.code, found.stderr) == (0, "")
     assert found.stdout.count("440 of 450") == 8
     assert names(tmp_path) == ["here"]

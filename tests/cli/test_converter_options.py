@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import onnx_ir as ir
 import pytest
 
 
 @pytest.fixture
-def folder(parse, normal, tmp_path):
+def folder(parse, normal, tmp_path, monkeypatch):
+    """The current folder, with a model."""
+    monkeypatch.chdir(tmp_path)
     ir.save(parse("g (float[2,3] x) => (float[2,4] y) { y = MatMul(x, W) }", W=normal(3, 4)), tmp_path / "in.onnx")
     return tmp_path
-
-
-def run(folder, *arguments):
-    command = [sys.executable, "-m", "onnx_gconv", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.mark.parametrize(
@@ -30,13 +23,13 @@ def run(folder, *arguments):
     ],
     ids=["default", "dual", "three"],
 )
-def test_the_converter_is_the_one_that_was_chosen(folder, options, name, devices):
-    found = run(folder, "map", "in.onnx", "-o", "out.onnx", *options, "--json")
-    assert found.returncode == 0, found.stderr
-    [weight] = json.loads(found.stdout)["mapped"]
+def test_the_converter_is_the_one_that_was_chosen(gconv, folder, options, name, devices):
+    found = gconv("map", "in.onnx", "-o", "out.onnx", *options, "--json")
+    assert found.code == 0, found.stderr
+    [weight] = found.json["mapped"]
     assert (weight["converter"], len(weight["conductances"])) == (name, devices)
-    assert run(folder, "verify", "in.onnx", "out.onnx", "--quiet").returncode == 0
-    shown = run(folder, "inspect", "in.onnx", *options)
+    assert gconv("verify", "in.onnx", "out.onnx", "--quiet").code == 0
+    shown = gconv("inspect", "in.onnx", *options)
     assert name in shown.stdout
 
 
@@ -51,9 +44,9 @@ def test_the_converter_is_the_one_that_was_chosen(folder, options, name, devices
         (("--converter", "triple"), "--converter: there is no converter 'triple'; there are single-pair, dual-pair, "),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(folder, options, message):
-    found = run(folder, "map", "in.onnx", *options)
-    assert (found.returncode, found.stdout) == (2, "")
+def test_options_that_contradict_each_other_are_refused(gconv, folder, options, message):
+    found = gconv("map", "in.onnx", *options)
+    assert (found.code, found.stdout) == (2, "")
     assert message in found.stderr
     assert len(found.stderr.splitlines()) == 1
     assert [file.name for file in folder.iterdir()] == ["in.onnx"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import shutil
 import signal
 import subprocess
@@ -116,21 +115,15 @@ def stopped_in_the_middle(folder, signals):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["terminated", "interrupted"]
+    ("number", "code", "said"),
+    [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "onnx-gconv: interrupted; nothing was left behind\n")],
+    ids=["terminated", "interrupted"],
 )
-def test_a_run_stopped_in_the_middle_leaves_the_old_output_and_nothing_else(large, number, code):
+def test_a_run_stopped_in_the_middle_leaves_the_old_output_and_nothing_else(large, number, code, said):
     before, files = output_digests(large), names(large)
-    returncode, stdout, stderr = stopped_in_the_middle(large, [number])
-    assert (returncode, stdout) == (code, ""), stderr
-    assert "Traceback" not in stderr
-    assert len(stderr.splitlines()) <= 1
+    assert stopped_in_the_middle(large, [number]) == (code, "", said)
     assert names(large) == files
     assert output_digests(large) == before
-
-
-def test_an_interrupted_run_says_so(large):
-    _, _, stderr = stopped_in_the_middle(large, [signal.SIGINT])
-    assert stderr == "onnx-gconv: interrupted; nothing was left behind\n"
 
 
 @pytest.mark.parametrize(
@@ -140,13 +133,12 @@ def test_an_interrupted_run_says_so(large):
 )
 def test_an_impatient_user_leaves_nothing_behind_either(large, signals):
     before, files = output_digests(large), names(large)
-    for _ in range(3):
-        code, stdout, stderr = stopped_in_the_middle(large, signals)
-        assert code in {130, 143, -signal.SIGINT, -signal.SIGTERM}  # negative if one came after its end
-        assert stdout == ""
-        assert "Traceback" not in stderr
-        assert output_digests(large) == before
-        assert names(large) == files
+    code, stdout, stderr = stopped_in_the_middle(large, signals)
+    assert code in {130, 143, -signal.SIGINT, -signal.SIGTERM}  # negative if one came after its end
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert output_digests(large) == before
+    assert names(large) == files
 
 
 def test_an_interrupt_before_anything_is_written_leaves_nothing(tmp_path):
@@ -197,10 +189,12 @@ def is_killed(folder, options, delay):
 
 
 def delays(duration, count):
-    """Moments spread over the writing, random ones, and a few before it."""
-    rng = random.Random(0)  # noqa: S311 - no secret
-    at_random = [rng.uniform(0, duration) for _ in range(count // 4)]
-    return [-0.1, -0.4, *np.linspace(0, duration, count - len(at_random) - 2), *at_random]
+    """Moments spread over the writing, and one before it.
+
+    They are few: `stopped_runs.py` looks at every state that the disk has while a run writes. Here real threads write
+    a model that takes a while.
+    """
+    return [-0.4, *np.linspace(0, duration, count - 1)]
 
 
 @pytest.fixture
@@ -232,7 +226,7 @@ def test_a_run_killed_at_any_moment_leaves_the_old_output_or_the_new_one(unrelat
 
     killed, olds, news = 0, 0, 0
     restore_old(folder, saved, old)
-    for delay in delays(min(durations), count=40):
+    for delay in delays(min(durations), count=10):
         killed += is_killed(folder, [], delay)
         found = output_digests(folder)
         assert found in (old, new)
@@ -240,9 +234,9 @@ def test_a_run_killed_at_any_moment_leaves_the_old_output_or_the_new_one(unrelat
         news += found == new
         if found == new:
             restore_old(folder, saved, old)
-    assert killed >= 5  # how many meet the run depends on how fast the machine is today
-    assert olds >= 3
-    assert olds + news == 40
+    assert killed >= 3  # how many meet the run depends on how fast the machine is today
+    assert olds >= 2
+    assert olds + news == 10
     assert_cleared_up(folder, [], others)
     shutil.rmtree(saved)
 
@@ -266,8 +260,8 @@ def test_a_run_killed_while_it_writes_the_same_output_again_leaves_it_whole(unre
     assert first[2] == second[2]  # the same data under another name
 
     killed = 0
-    for delay in delays(min(durations), count=16):
+    for delay in delays(min(durations), count=5):
         killed += is_killed(folder, [], delay)
         assert output_digests(folder) in (first, second)
-    assert killed >= 5
+    assert killed >= 2
     assert_cleared_up(folder, [], others)

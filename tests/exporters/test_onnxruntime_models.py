@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 
 import onnx_gconv as gconv
 from onnx_gconv.models import model_path
+from onnx_gconv.operations.report import MappingReport
 
 # One worker quantizes each model once for all tests of it.
 pytestmark = pytest.mark.xdist_group("onnxruntime_models")
@@ -251,10 +253,31 @@ OPS = {
 }
 
 
-@pytest.fixture(scope="module", params=RECIPES)
-def quantized(request, tmp_path_factory) -> Path:
-    """A quantized model; no test may write beside it."""
-    return RECIPES[request.param](tmp_path_factory.mktemp("quantized"))
+@pytest.fixture(scope="module")
+def build(tmp_path_factory, not_measured) -> Callable[[str], Path]:
+    """The quantized model of a recipe, built once; no test may write beside it."""
+
+    @functools.cache
+    def find(recipe):
+        with not_measured():
+            return RECIPES[recipe](tmp_path_factory.mktemp(recipe))
+
+    return find
+
+
+# Those with an op of their own cover what the others go through.
+PARAMETERS = [pytest.param(recipe, marks=[] if recipe in OPS else pytest.mark.no_cover) for recipe in RECIPES]
+
+
+@pytest.fixture(scope="module", params=PARAMETERS)
+def quantized(request, build) -> Path:
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def report(quantized) -> MappingReport:
+    """The report of the default mapping of a quantized model, and where the mapped model is."""
+    return gconv.map_model(quantized, quantized.with_name("mapped.onnx"))
 
 
 def arrays(file: Path) -> dict[str, np.ndarray]:
@@ -320,21 +343,19 @@ def consumer_ops(report) -> Counter[str]:
 
 
 @pytest.mark.parametrize("recipe", OPS)
-def test_the_quantized_models_have_the_ops_that_are_to_be_tested(recipe, tmp_path):
-    model = onnx.load(RECIPES[recipe](tmp_path))
+def test_the_quantized_models_have_the_ops_that_are_to_be_tested(recipe, build):
+    model = onnx.load(build(recipe))
     assert OPS[recipe] <= {node.op_type for node in model.graph.node}
 
 
-def test_every_quantized_weight_is_mapped(quantized, tmp_path):
-    report = gconv.map_model(quantized, tmp_path / "mapped.onnx")
+def test_every_quantized_weight_is_mapped(quantized, report):
     assert {weight.name for weight in report.mapped} == {name for name, _ in effective_integers(quantized)}
     assert [item for item in report.skipped if item.is_mvm] == []
     assert report.mvm_share == 1.0
 
 
-def test_conductances_hold_code_minus_zero_point(quantized, tmp_path):
-    report = gconv.map_model(quantized, tmp_path / "mapped.onnx")
-    stored = arrays(tmp_path / "mapped.onnx")
+def test_conductances_hold_code_minus_zero_point(quantized, report):
+    stored = arrays(report.output)
     expected = dict(effective_integers(quantized))
     for weight in report.mapped:
         total = sum(item.coefficient * stored[item.name] for item in weight.conductances)
@@ -342,13 +363,12 @@ def test_conductances_hold_code_minus_zero_point(quantized, tmp_path):
         assert np.array_equal(integers, expected[weight.name]), weight.name
 
 
-def test_rebuilt_codes_are_bit_identical(quantized, tmp_path):
-    gconv.map_model(quantized, tmp_path / "mapped.onnx")
-    report = gconv.verify(quantized, tmp_path / "mapped.onnx")
-    report.raise_if_failed()
-    assert {item.name for item in report.weights} == {name for name, _ in effective_integers(quantized)}
-    assert all(item.bit_identical for item in report.weights)
-    assert report.outputs.not_compared is None
+def test_rebuilt_codes_are_bit_identical(quantized, report):
+    verified = gconv.verify(quantized, report.output)
+    verified.raise_if_failed()
+    assert {item.name for item in verified.weights} == {name for name, _ in effective_integers(quantized)}
+    assert all(item.bit_identical for item in verified.weights)
+    assert verified.outputs.not_compared is None
 
 
 def test_codes_are_rebuilt_where_devices_cannot_be_switched_off(quantized, tmp_path):
@@ -361,17 +381,15 @@ def test_codes_are_rebuilt_where_devices_cannot_be_switched_off(quantized, tmp_p
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_outputs_are_bit_identical_at_every_level_of_optimization(quantized, level, tmp_path):
-    gconv.map_model(quantized, tmp_path / "mapped.onnx")
-    for before, after in zip(run(quantized, level), run(tmp_path / "mapped.onnx", level), strict=True):
+def test_outputs_are_bit_identical_at_every_level_of_optimization(quantized, report, level):
+    for before, after in zip(run(quantized, level), run(report.output, level), strict=True):
         assert before.tobytes() == after.tobytes()
 
 
-def test_restoring_gives_the_codes_back(quantized, tmp_path):
-    mapped = gconv.map_model(quantized, tmp_path / "mapped.onnx")
-    gconv.restore_model(tmp_path / "mapped.onnx", tmp_path / "restored.onnx")
+def test_restoring_gives_the_codes_back(quantized, report, tmp_path):
+    gconv.restore_model(report.output, tmp_path / "restored.onnx")
     before, after = arrays(quantized), arrays(tmp_path / "restored.onnx")
-    for weight in mapped.mapped:
+    for weight in report.mapped:
         assert after[weight.name].dtype == before[weight.name].dtype
         assert np.array_equal(after[weight.name], before[weight.name]), weight.name
     restored = zip(run(quantized, "all"), run(tmp_path / "restored.onnx", "all"), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import nn
 
 import onnx_gconv as gconv
 from onnx_gconv.models import model_path
+from onnx_gconv.operations.report import MappingReport
 from onnx_gconv.verification.outputs import compare_outputs
 
 # One worker exports and optimizes each model once for all tests of it.
@@ -222,52 +224,70 @@ class Optimized:
     plain: Path
     file: Path
 
-
-@pytest.fixture(scope="module", params=CASES)
-def optimized(request, tmp_path_factory) -> Optimized:
-    """A plain model and the optimized one; no test may write beside them."""
-    folder = tmp_path_factory.mktemp("optimized")
-    case = CASES[request.param]
-    plain = case.build(folder)
-    return Optimized(case, plain, case.optimize(plain, case.level, folder / "optimized.onnx"))
+    @functools.cached_property
+    def report(self) -> MappingReport:
+        """The report of the default mapping, whose output is beside the optimized model."""
+        return gconv.map_model(self.file, self.file.with_name("mapped.onnx"))
 
 
 @pytest.fixture(scope="module")
-def bert_with_attention(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("bert")
-    return optimize_transformer(export_bert(folder), "none", folder / "optimized.onnx")
+def find(tmp_path_factory, not_measured) -> Callable[[str], Optimized]:
+    """The models of a case; each plain model is built once, and optimized once for each case."""
+    plain: dict[Callable[[Path], Path], Path] = {}
+    found: dict[str, Optimized] = {}
+
+    def models(name: str) -> Optimized:
+        if name not in found:
+            case, folder = CASES[name], tmp_path_factory.mktemp(name)
+            with not_measured():
+                if case.build not in plain:
+                    plain[case.build] = case.build(folder)
+                file = plain[case.build]
+                found[name] = Optimized(case, file, case.optimize(file, case.level, folder / "optimized.onnx"))
+        return found[name]
+
+    return models
+
+
+@pytest.fixture(scope="module", params=CASES)
+def optimized(request, find) -> Optimized:
+    """A plain model and the optimized one; no test may write beside them."""
+    return find(request.param)
+
+
+@pytest.fixture(scope="module")
+def bert_with_attention(find) -> Path:
+    return find("bert_with_attention").file
 
 
 def op_types(file: Path) -> set[str]:
     return {node.op_type for node in onnx.load(file).graph.node}
 
 
-def test_each_weight_of_a_fused_op_is_mapped(optimized, tmp_path):
+def test_each_weight_of_a_fused_op_is_mapped(optimized):
     assert set(optimized.case.ops) <= op_types(optimized.file)
-    report = gconv.map_model(optimized.file, tmp_path / "mapped.onnx")
+    report = optimized.report
     mapped = [item.op_type for weight in report.mapped for item in weight.consumers if item.is_mvm]
     assert {op_type: mapped.count(op_type) for op_type in optimized.case.ops} == optimized.case.ops
     assert [item for item in report.skipped if item.is_mvm] == []
 
 
-def test_as_many_parameters_are_mapped_as_in_the_model_before(optimized, tmp_path):
-    report = gconv.map_model(optimized.file, tmp_path / "mapped.onnx")
+def test_as_many_parameters_are_mapped_as_in_the_model_before(optimized):
+    report = optimized.report
     plain = gconv.map_model(optimized.plain, dry_run=True)
     assert report.mapped_parameters == plain.mapped_parameters
     assert report.mvm_share == plain.mvm_share == 1.0
 
 
-def test_the_mapped_optimized_model_verifies(optimized, tmp_path):
-    gconv.map_model(optimized.file, tmp_path / "mapped.onnx")
-    report = gconv.verify(optimized.file, tmp_path / "mapped.onnx")
+def test_the_mapped_optimized_model_verifies(optimized):
+    report = gconv.verify(optimized.file, optimized.report.output)
     report.raise_if_failed()
     assert report.outputs.not_compared is None
     assert {item.optimization for item in report.outputs.comparisons} == {"all", "none"}
 
 
 def test_every_mapped_weight_has_a_matrix_view(optimized):
-    report = gconv.map_model(optimized.file, dry_run=True)
-    for weight in report.mapped:
+    for weight in optimized.report.mapped:
         views = [item.matrix_view for item in weight.consumers if item.is_mvm]
         assert all(view.rows * view.columns * view.matrices == math.prod(weight.shape) for view in views), weight.name
 

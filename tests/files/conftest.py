@@ -1,4 +1,4 @@
-"""Fixtures of tests that hand models off."""
+"""Fixtures of tests that write bundles."""
 
 from __future__ import annotations
 

@@ -1057,20 +1057,22 @@ def stopped(case, stop_by, *, slow=True):
 @pytest.mark.parametrize(
     ("case", "stop_by"),
     [
+        # Killed: each state of the disk between two steps or two lines of Python is looked at
         stopped("external-over-external", "kill", slow=False),
-        stopped("name-taken-by-the-input", "kill", slow=False),
-        stopped("name-taken-by-a-foreign-file", "kill"),
-        stopped("inline-over-inline", "kill"),
-        stopped("inline-over-external", "kill"),
-        stopped("external-over-nothing", "kill"),
+        stopped("external-over-external", "kill-anywhere", slow=False),
+        stopped("name-taken-by-the-input", "kill-anywhere", slow=False),
+        stopped("name-taken-by-a-foreign-file", "kill-anywhere"),
+        stopped("inline-over-inline", "kill-anywhere"),
+        stopped("inline-over-external", "kill-anywhere"),
+        stopped("external-over-inline", "kill-anywhere"),
+        stopped("external-over-nothing", "kill-anywhere"),
         stopped("external-over-external", "fail"),
         stopped("name-taken-by-the-input", "fail"),
         stopped("external-over-external", "interrupt"),
         # Stopped again while it clears up
         stopped("external-over-external", "kill-twice"),
         stopped("external-over-external", "interrupt-and-kill"),
-        # Stopped at every line of Python that writes files
-        stopped("external-over-external", "kill-at-lines"),
+        # Interrupted at every line of Python that writes files
         stopped("inline-over-external", "interrupt-at-lines"),
     ],
 )
@@ -1079,3 +1081,4 @@ def test_a_run_stopped_at_any_step_leaves_a_whole_output_and_the_next_run_clears
     found = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=300).stdout)
     assert found["problems"] == []
     assert found["steps"] > 15
+    assert found["states"] > 3

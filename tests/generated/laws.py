@@ -303,7 +303,7 @@ def _weight(model: ir.Model, record: WeightRecord) -> np.ndarray:
     named = [(graph, tensor) for graph, name, tensor, _ in _constants(model) if name == record.name]
     for graph, tensor in named:
         if graph == record.graph or len(named) == 1:
-            return tensor
+            return tensor.numpy()
     [value] = [
         output
         for scope in scopes(model)
@@ -314,11 +314,13 @@ def _weight(model: ir.Model, record: WeightRecord) -> np.ndarray:
     return ConstantEvaluator(model).evaluate(value)
 
 
-def _constants(model: ir.Model) -> Iterator[tuple[str, str, np.ndarray, Callable[[ir.TensorProtocol], None]]]:
-    """All constants: the path of the graph, the name, the elements, and what replaces them."""
+def _constants(
+    model: ir.Model,
+) -> Iterator[tuple[str, str, ir.TensorProtocol, Callable[[ir.TensorProtocol], None]]]:
+    """All constants: the path of the graph, the name, the tensor, and what replaces it."""
     for scope in scopes(model):
         for name, value in scope.graph.initializers.items():
-            yield scope.path, name, value.const_value.numpy(), lambda t, value=value: setattr(value, "const_value", t)
+            yield scope.path, name, value.const_value, lambda t, value=value: setattr(value, "const_value", t)
         for node in scope.graph:
             if node.op_type == "Constant":
                 tensor = node.attributes["value"].as_tensor()
@@ -326,7 +328,7 @@ def _constants(model: ir.Model) -> Iterator[tuple[str, str, np.ndarray, Callable
                 def replace(new: ir.TensorProtocol, node: ir.Node = node) -> None:
                     node.attributes["value"] = ir.AttrTensor("value", new)
 
-                yield scope.path, node.outputs[0].name or "", tensor.numpy(), replace
+                yield scope.path, node.outputs[0].name or "", tensor, replace
 
 
 # Nothing is silent
@@ -403,7 +405,8 @@ def _check_violations(mapped: ir.Model, manifest: Manifest) -> None:
     record = manifest.weights[len(manifest.weights) // 2]
     for device in record.conductances:
         [place] = [item for item in _constants(mapped) if item[1] == device.name]
-        _, _, array, replace = place
+        _, _, tensor, replace = place
+        array = tensor.numpy()
         changed = array.copy()
         changed.reshape(-1)[-1] = 1.5 * record.converter.converter().g_max
         replace(ir.tensor(changed, name=device.name))
@@ -428,8 +431,8 @@ def _check_unchanged_after_failure(subject: _Subject, manifest: Manifest) -> Non
     record = floats[-1]
     model = subject.load()
     named = [item for item in _constants(model) if item[1] == record.name]
-    _, _, array, replace = next((item for item in named if item[0] == record.graph), named[0])
-    spoiled = array.copy()
+    _, _, tensor, replace = next((item for item in named if item[0] == record.graph), named[0])
+    spoiled = tensor.numpy().copy()
     spoiled.reshape(-1)[spoiled.size // 2] = np.nan
     replace(ir.tensor(spoiled, name=record.name))
     before = _bytes(model)

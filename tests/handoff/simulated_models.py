@@ -10,16 +10,15 @@ from onnx import helper, numpy_helper
 from tests.handoff.rounded import Rounded
 from tests.handoff.simulated_ops import OPS
 from tests.handoff.simulated_products import Operands
-from tests.handoff.tile_products import TiledLayer, tiled_layers
+from tests.handoff.tile_products import TiledLayer
 
 
-def simulated_outputs(folder: Path, feeds: dict) -> dict[str, Rounded]:
-    """What the MVM nodes of a bundle compute, by the names of their outputs.
+def simulated_outputs(folder: Path, layers: list[TiledLayer], feeds: dict) -> dict[str, Rounded]:
+    """What the MVM nodes of a bundle with these layers compute, by the names of their outputs.
 
     Every node reads inputs and initializers of the model, besides its weights.
     """
     graph = onnx.load(folder / "model.onnx").graph
-    layers = tiled_layers(folder)
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer} | feeds
     outputs = {}
     for node in graph.node:

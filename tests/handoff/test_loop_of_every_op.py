@@ -13,6 +13,7 @@ from tests.handoff.chip import programmed
 from tests.handoff.op_graph import OPSETS
 from tests.handoff.op_graphs import OP_GRAPHS
 from tests.handoff.simulated_models import simulated_outputs
+from tests.handoff.tile_products import tiled_layers
 
 
 @pytest.mark.parametrize("op", OP_GRAPHS)
@@ -33,7 +34,7 @@ def test_the_measured_model_of_every_op_computes_what_the_tiles_of_the_chip_comp
         return  # each weight is rounded to a code, which tiles do not do; see test_read_back.py
     on_chip = {key: np.where(chip.success[key], chip.measured[key], targets) for key, targets in chip.targets.items()}
     np.savez(folder / "conductances.npz", **{**np.load(folder / "conductances.npz"), **on_chip})
-    simulated = simulated_outputs(folder, example.feeds)
+    simulated = simulated_outputs(folder, tiled_layers(folder), example.feeds)
     for value, found in zip(measured.graph.outputs, run(measured, **example.feeds), strict=True):
         y = simulated[value.name]
         assert np.all(np.abs(y.value - found) <= y.error), value.name

@@ -108,13 +108,14 @@ def assert_computes_what_the_restored_model_does(folder, run, feeds):
 def assert_computes_what_the_mapped_model_does(folder, run, feeds):
     """Bit by bit where the runtime computes the weights beforehand, and so runs the same kernels."""
     mapped, plain = (load_model(folder / name) for name in ("model.onnx", "plain.onnx"))
-    has_codes = any(layer.entry["levels"] is not None for layer in tiled_layers(folder))
+    layers = tiled_layers(folder)
+    has_codes = any(layer.entry["levels"] is not None for layer in layers)
     for optimization in ("none", "all"):
         found, expected = (run(model, optimization, **feeds) for model in (plain, mapped))
         if optimization == "all" and not has_codes:
             assert [array.tobytes() for array in found] == [array.tobytes() for array in expected]
         else:  # sums of products are added up in another order
-            simulated = simulated_outputs(folder, feeds)
+            simulated = simulated_outputs(folder, layers, feeds)
             for value, first, second in zip(plain.graph.outputs, found, expected, strict=True):
                 assert np.all(np.abs(first - second.astype(np.float64)) <= 2 * simulated[value.name].error)
 

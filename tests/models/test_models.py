@@ -195,19 +195,27 @@ def test_the_test_data_are_images_and_labels():
     assert set(data["labels"].tolist()) == set(range(10))
 
 
-def build(folder, hash_seed):
-    """Run the build script in a process of its own: torch's exporters warn, and the script sets global switches."""
+def build(folder, hash_seed, **options):
+    """Run the build script in a process of its own: torch's exporters warn, and the script sets global switches.
+
+    Args:
+        folder: Where the subfolders go.
+        hash_seed: Python's.
+        options: The subfolders, and the options of the script for each.
+    """
+    runs = [["--output", str(folder / name), *more] for name, more in options.items()]
     subprocess.run(
-        [sys.executable, "-m", "onnx_gconv.models.build", "--output", folder],
+        [sys.executable, "-c", f"from onnx_gconv.models.build import main\nfor each in {runs!r}: main(each)"],
         check=True,
         capture_output=True,
-        cwd=folder.parent,
+        cwd=folder,
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
     )
     return folder
 
 
-# Building takes a quarter of a minute.
+# Building takes a quarter of a minute, of which half is training. One epoch has every step that there is.
+ONE_EPOCH = ["--epochs", "1"]
 BUILT_ONCE = pytest.mark.xdist_group("rebuilt_models")
 
 
@@ -221,7 +229,7 @@ def rebuilt(tmp_path_factory):
         version = importlib.metadata.version(package).partition("+")[0]
         if version != stated_version(package):
             pytest.skip(f"{package} is {version}, the files were built with {stated_version(package)}")
-    return build(tmp_path_factory.mktemp("models") / "first", hash_seed="1")
+    return build(tmp_path_factory.mktemp("models"), "1", whole=[], short=ONE_EPOCH)
 
 
 @pytest.mark.slow
@@ -233,7 +241,7 @@ def test_rebuilding_gives_the_same_weights(name, rebuilt):
     Processors round differently. The training runs in float64, so that this reaches float32 in the last digit at most;
     1e-6 leaves room for a few such steps and is far below what another seed or split would change.
     """
-    committed, new = initializers(model_path(name)), initializers(rebuilt / name)
+    committed, new = initializers(model_path(name)), initializers(rebuilt / "whole" / name)
     assert list(new) == list(committed)
     for weight, values in committed.items():
         np.testing.assert_allclose(new[weight], values, rtol=0, atol=1e-6, err_msg=weight)
@@ -244,14 +252,14 @@ def test_rebuilding_gives_the_same_weights(name, rebuilt):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_rebuilt_model_is_as_accurate(name, rebuilt):
     _, correct, _ = stated_row(name)
-    assert abs(count_correct(rebuilt / name, read_test_data()) - correct) <= 1
+    assert abs(count_correct(rebuilt / "whole" / name, read_test_data()) - correct) <= 1
 
 
 @pytest.mark.slow
 @BUILT_ONCE
 def test_rebuilding_gives_the_same_test_data(rebuilt):
     """The arrays are equal; the file may differ, as releases of zlib compress differently."""
-    committed, new = read_test_data(), read_test_data(rebuilt / "digits_test.npz")
+    committed, new = read_test_data(), read_test_data(rebuilt / "whole" / "digits_test.npz")
     assert sorted(new) == sorted(committed)
     assert all(np.array_equal(new[name], committed[name]) for name in committed)
 
@@ -259,7 +267,8 @@ def test_rebuilding_gives_the_same_test_data(rebuilt):
 @pytest.mark.slow
 @BUILT_ONCE
 def test_two_builds_on_one_machine_write_the_same_bytes(rebuilt, tmp_path):
-    again = build(tmp_path / "second", hash_seed="2")
-    assert sorted(path.name for path in again.iterdir()) == sorted(FILES)
+    again = build(tmp_path, "2", short=ONE_EPOCH)
+    for folder in (rebuilt / "whole", rebuilt / "short", again / "short"):
+        assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     for name in FILES:
-        assert (again / name).read_bytes() == (rebuilt / name).read_bytes()
+        assert (again / "short" / name).read_bytes() == (rebuilt / "short" / name).read_bytes()

@@ -17,6 +17,7 @@ from onnx_gconv.handoff.bundle_arrays import BundleArrays
 from onnx_gconv.handoff.bundle_layer import BundleLayer
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, read_bundle_manifest
+from onnx_gconv.handoff.model_comparison import check_against_model
 from onnx_gconv.handoff.model_files import hashed
 from onnx_gconv.handoff.placement_checks import check_placements
 
@@ -106,10 +107,13 @@ class Bundle(BundleArrays):
         raise BundleError(f"'{self.path}' has no tile '{tile_id}'; ids are like {self._example_id()}")
 
     def verify_hashes(self) -> None:
-        """Read everything, and check that it has not changed since it was written.
+        """Read everything, and check that it has not changed since it was written, and fits the model in the bundle.
+
+        What the manifest says of layers, tiles and scales has to be what follows from the mapped model.
 
         Raises:
-            BundleError: For the first file or array that has changed.
+            BundleError: For the first file or array that has changed, or the first thing that does not follow from the
+                model.
         """
         for file in self.manifest.files:
             found = hashed(self.path / file.path).sha256
@@ -126,6 +130,7 @@ class Bundle(BundleArrays):
                         f"'{self.arrays_path}': array '{record.key}' has changed: its SHA-256 is {found}, but "
                         f"{MANIFEST_FILE} says {record.sha256}; copy the bundle again"
                     )
+        check_against_model(self.path, self.manifest)
 
     def _example_id(self) -> str:
         return next((tile.id for layer in self.manifest.layers for tile in layer.tiles), "L000/T0000")

@@ -280,6 +280,8 @@ class LayerRecord(_Record):
             return f"its matrix view does not fit the shape {list(self.shape)}"
         if any(not 0 <= device < len(self.devices) for pair in self.pairs for device in pair):
             return f"its pairs name a device beyond the {len(self.devices)} that it has"
+        if len({device.name for device in self.devices}) < len(self.devices):
+            return f"two of its devices have one name: {', '.join(device.name for device in self.devices)}"
         if len(self.tiles) != len(self.tile_grid):
             return f"it has {len(self.tiles)} tiles, but its grid has {len(self.tile_grid)}"
         return next((text for text in map(self._tile_problem, self.tiles, self.tile_grid.tiles) if text), None)
@@ -335,7 +337,7 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
         raise BundleError(f"'{folder}' is no bundle: it has no {MANIFEST_FILE}; give the folder NAME.gconv") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"'{path}' cannot be read: {error}; copy the bundle again") from None
-    with contextlib.suppress(ValueError, AttributeError):
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):  # of which pydantic says more
         document = json.loads(text)
         found = document.get("format"), document.get("format_version")
         if found[0] != BUNDLE_FORMAT:

@@ -15,7 +15,7 @@ import typer
 
 from onnx_gconv.cli.config import config
 from onnx_gconv.cli.demo import demo
-from onnx_gconv.cli.handoff import handoff
+from onnx_gconv.cli.handoff import HandoffCommand, handoff
 from onnx_gconv.cli.inspect import inspect
 from onnx_gconv.cli.map import map_
 from onnx_gconv.cli.options import debug_is_on
@@ -70,7 +70,7 @@ app.command("map")(map_)
 app.command("inspect")(inspect)
 app.command("verify")(verify)
 app.command("restore")(restore)
-app.command("handoff")(handoff)
+app.command("handoff", cls=HandoffCommand)(handoff)
 app.command("readback")(readback)
 app.command("presets")(presets)
 app.command("demo")(demo)

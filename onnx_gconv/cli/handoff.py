@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from onnx_gconv.cli.options import Debug, Json, Quiet
 from onnx_gconv.cli.output import print_report, progress_bar
 
-__all__ = ["handoff"]
+__all__ = ["HandoffCommand", "handoff"]
 
 _ARRAYS = "Arrays of the chip"
 _FILES = "Files"
+
+
+class HandoffCommand(TyperCommand):
+    """The command, whose option ``--pictures`` takes a value only if what follows is one: a model may follow, too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - of click, or of typer's copy of it
+        """Give the option the value that was left out."""
+        given: list[str] = []
+        rest = args[args.index("--") :] if "--" in args else []
+        for number, text in enumerate(args[: len(args) - len(rest)]):
+            has_value = args[number + 1 : number + 2] in (["all"], ["layers"])
+            given.append("--pictures=layers" if text == "--pictures" and not has_value else text)
+        parsed: list[str] = super().parse_args(ctx, given + rest)
+        return parsed
 
 
 def handoff(
@@ -119,13 +134,15 @@ def handoff(
         ),
     ] = None,
     pictures: Annotated[
-        bool,
+        Literal["layers", "all"] | None,
         typer.Option(
             "--pictures",
-            help="Also draw the tiles of each layer, in pictures/; needs Matplotlib.",
+            help="Also draw each layer, in pictures/, and with 'all' each tile, too; 'layers' may be left out. Needs "
+            "Matplotlib.",
             rich_help_panel=_FILES,
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show layers and arrays, and write nothing.", rich_help_panel=_FILES)
     ] = False,
@@ -168,7 +185,7 @@ def handoff(
             arrays=arrays,
             csv=csv,
             formats=[parse_format(name) for name in formats or ()],
-            pictures=pictures,
+            pictures="all" if pictures == "all" else pictures is not None,
             preset=preset,
             overwrite=overwrite,
             dry_run=dry_run,

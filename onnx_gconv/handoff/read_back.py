@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,16 +15,20 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import BundleError, ConfigError, GconvError
+from onnx_gconv.handoff.bundle import open_bundle
+from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.layers import Layer, layers_of
 from onnx_gconv.handoff.manifest import LayerRecord
+from onnx_gconv.handoff.matrix_reader import MatrixReader
 from onnx_gconv.handoff.measured_bias import measured_bias
 from onnx_gconv.handoff.measured_tensor import MeasuredTensor
 from onnx_gconv.handoff.measurements import FailedCells, Measurements, check_limits, open_measurements
+from onnx_gconv.handoff.pictures import check_pictures, write_error_pictures
 from onnx_gconv.handoff.programming_errors import ProgrammingErrors, Tolerance, WeightErrors
-from onnx_gconv.handoff.readback_pictures import check_pictures, write_readback_pictures
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport, TileReadback
-from onnx_gconv.handoff.tile_arrays import TileArrays, tile_arrays
+from onnx_gconv.handoff.tile_arrays import TileArrays, as_stored, block_with_bias, tile_arrays
 from onnx_gconv.model_io import check_output_path, load_model, save_model
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.passes.preconditions import require_mapped
@@ -125,7 +129,9 @@ def read_back(
             notes=tuple(_notes(measurements, compared)),
         )
         if pictures is not None:
-            drawn = write_readback_pictures(measurements, pairs, Path(pictures), progress)
+            errors = partial(_errors, measurements, {record.id: layer for record, layer in pairs})
+            with open_bundle(measurements.bundle) as handed_off:
+                drawn = write_error_pictures(handed_off, pictures, errors, progress=progress)
             report = replace(report, pictures=drawn)
         if dry_run:
             return report
@@ -260,6 +266,19 @@ class _Comparison:
             largest_target_us=max(float(targets.max()) for targets in arrays.conductances),
             largest_measured_us=largest,
         )
+
+
+def _errors(measurements: Measurements, layers: Mapping[str, Layer], tile: BundleTile) -> dict[str, FloatArray]:
+    """Measured minus target of a tile in µS, by the names of devices; targets are those of the layers of the model."""
+    record, layer, found = tile.layer.record, layers[tile.layer.record.id], {}
+    place = tile.record.matrix, tile.record.inputs, tile.record.outputs
+    for number, device in enumerate(record.devices):
+        measured = measurements.array(record, tile.record, number)
+        if measured is not None:
+            with MatrixReader(layer.mapped.stored_tensors[number], layer.layout) as reader:
+                targets = as_stored(layer)(block_with_bias(layer, number, reader, place))
+            found[device.name] = measured.conductances.astype(np.float64) - targets
+    return found
 
 
 def _notes(measurements: Measurements, layers: tuple[LayerReadback, ...]) -> Iterator[str]:

@@ -178,7 +178,7 @@ def _caption(name: str, layer: BundleLayer, image: LayerImage, tiles: int) -> It
     )
     yield f"Each dot of {rows.zoom} x {columns.zoom} pixels is {cells}."
     if tiles > 1:
-        yield "Beside: ids of the leftmost tiles. Below: how many to add. Both with inputs and outputs, where they fit."
+        yield "Ids of tiles: those beside, plus the numbers below, each with a first input or output, where they fit."
     if np.isnan(image.values).any():
         yield "Hatched: no weight, cells of arrays at g_min."
 

@@ -21,9 +21,9 @@ _DPI = 64  # a power of two, so that sizes in pixels become inches and come back
 _SIDES, _ENDS, _BETWEEN, _LINE, _LETTER, _NARROWEST = 210, 60, 50, 14, 7.2, 800  # pixels
 # Matplotlib's own settings, whatever the user's are, so that equal bundles have equal pictures; hinting takes long.
 _STYLE: Any = ["default", {"font.size": 12, "axes.titlesize": 13, "figure.titlesize": 15, "text.hinting": "none"}]
-# Both can be told apart by people who do not see all colours. In grey, larger targets are lighter; larger errors are
-# darker, the darkest of them negative ones, and cells that were not measured darker than these.
+# In grey, larger targets are lighter, and larger errors darker: the darkest are negative, or black if not measured.
 _TARGETS, _ERRORS = colormaps["viridis"], colors.LinearSegmentedColormap.from_list("", ["#2166ac", "w", "#e08214"])
+_LAYOUTS: dict[str, list[Any]] = {}  # Matplotlib takes long to find them, and layers are often alike
 
 
 def draw(
@@ -46,8 +46,8 @@ def draw(
         panels = figure.subplots(count // across, across, squeeze=False).reshape(-1).tolist()
         scale = cm.ScalarMappable(colors.Normalize(*ends), color_map)
         figure.colorbar(scale, ax=panels, label=f"{what} in \u00b5S", extend=extend, fraction=0.05, aspect=40)
-        figure.suptitle(title, x=0.01, ha="left", weight="bold", parse_math=False)
-        figure.supxlabel("\n".join(lines), x=0.01, ha="left", size=12, parse_math=False)
+        top_text = figure.suptitle(title, x=0.01, ha="left", weight="bold", parse_math=False)
+        bottom_text = figure.supxlabel("\n".join(lines), x=0.01, ha="left", size=12, parse_math=False)
         for place, (panel, values, device) in enumerate(zip(panels, image.values, layer.devices, strict=True)):
             is_left, is_last = place % across == 0, place >= count - across
             shown = np.where(np.isinf(values), np.sign(values) * 1e30, np.clip(values, *ends))
@@ -59,11 +59,16 @@ def draw(
             panel.set_yticks(*zip(*beside, strict=True) if is_left else [()])
             panel.set_xticks(*zip(*below, strict=True) if is_last else [()])
             panel.set(ylabel=ylabel * is_left, xlabel=xlabel * is_last)
-        engine.execute(figure)
+        key = str((width, height, count, extend, [f"{end:.2g}" for end in ends], beside, below))
+        artists: list[Any] = [*figure.axes, top_text, bottom_text]
+        if key not in _LAYOUTS:
+            engine.execute(figure)
+            _LAYOUTS[key] = [artist.get_position() for artist in artists]
         figure.set_layout_engine("none")  # once is enough; then each dot gets exactly its pixels
+        for artist, place in zip(artists, _LAYOUTS[key], strict=True):
+            artist.set_position(place)
         for panel in panels:
-            box = panel.get_position()
-            left, top = round(box.x0 * width), round(box.y1 * height)
+            left, top = round(panel.get_position().x0 * width), round(panel.get_position().y1 * height)
             panel.set_position((left / width, (top - high) / height, wide / width, high / height))
     return figure
 

@@ -1,6 +1,5 @@
 """What is seen of a layer: an image of each device, gathered tile by tile, so that memory does not grow with it."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -18,8 +17,7 @@ Errors: TypeAlias = Callable[[BundleTile], Mapping[str, FloatArray]]
 Starts: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
 _MOST_ZOOM, _APART = 16, 4  # pixels: of a cell, and of a tile that is kept apart from others
-# What colours leave out at most, and only if the largest error is so much further away that the others would pale.
-_SHARE, _FAR = 0.99, 1.25
+_SHARE, _FAR = 0.99, 1.25  # of errors that have colours, if the largest error is so much further from 0
 
 
 class Axis:
@@ -54,7 +52,7 @@ class LayerImage:
     def __init__(self, matrices: range, starts: Starts, devices: int, pixels: int, *, is_measured: bool) -> None:
         self.matrices, self.is_measured, count, most = matrices, is_measured, len(matrices), pixels // 3
         high, wide = (Axis(some, 1 << 30).size for some in starts)
-        self.across = min(max(round(math.sqrt(count * high / wide)), -(-count // most), 1), most, count)
+        self.across = min(max(round((count * high / wide) ** 0.5), -(-count // most), 1), most, count)
         down = -(-count // self.across)
         self.rows, self.columns = Axis(starts[0], pixels // down), Axis(starts[1], pixels // self.across)
         self.is_cell_by_cell = self.rows.block == self.columns.block == 1

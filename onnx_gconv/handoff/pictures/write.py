@@ -59,8 +59,7 @@ class PicturesReport:
         if paged := [layer for layer in partly if layer.remark is None]:
             drawn, tiles = (sum(getattr(layer, name) for layer in paged) for name in ("tiles_cell_by_cell", "tiles"))
             names = ", ".join(layer.layer for layer in paged[:4]) + " and others" * (len(paged) > 4)  # noqa: PLR2004
-            shown = f"Pictures show {drawn:,} of {tiles:,} tiles of {names} cell by cell"
-            notes += [f"{shown}; for a picture of each: --pictures all, or pages=None of write_pictures."]
+            notes += [f"Pictures show {drawn:,} of {tiles:,} tiles of {names} cell by cell; --pictures all draws each."]
         return tuple(notes)
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -56,7 +56,7 @@ def test_tiles_that_are_not_drawn_cell_by_cell_are_counted_and_can_be_had(bundle
     assert (layer.layer, layer.weight, layer.tiles, layer.tiles_in_overview) == ("L000", "W", 3, 3)
     assert (layer.tiles_cell_by_cell, layer.cells_per_pixel, layer.remark) == (0, (2, 1), None)
     [note] = report.notes
-    assert note.startswith("Pictures show 0 of 3 tiles of L000 cell by cell; for a picture of each: --pictures all")
+    assert note == "Pictures show 0 of 3 tiles of L000 cell by cell; --pictures all draws each."
     report = write_pictures(bundle, tmp_path / "some", pages=2)
     assert sorted(report.files) == sorted((tmp_path / "some").iterdir())
     assert len(report.files) == 3

@@ -83,6 +83,16 @@ def _handoff(arrays: Literal["hdf5", "npz"]) -> _Work:
     return hand_off
 
 
+def _pictures() -> _Work:
+    from onnx_gconv.handoff import open_bundle, write_pictures
+
+    def draw(source: Path, target: Path) -> None:
+        with open_bundle(source) as bundle:
+            write_pictures(bundle, target)
+
+    return draw
+
+
 def _copy_file(source: Path, target: Path, sha256: hashlib._Hash | None = None) -> None:
     """Copy a file; with `sha256`, hash what is copied."""
     buffer = memoryview(bytearray(_BUFFER_BYTES))
@@ -104,6 +114,7 @@ _LOADERS: dict[str, Callable[[], _Work]] = {
     "hashed_copy": _hashed_copy,
     "handoff_hdf5": lambda: _handoff("hdf5"),
     "handoff_npz": lambda: _handoff("npz"),
+    "pictures": _pictures,
 }
 
 

@@ -19,7 +19,20 @@ _FORMAT_HELP = "Also write a format of other tools, in a folder of its own; may 
 
 
 class HandoffCommand(TyperCommand):
-    """The command. Its help names all formats, which are imported only if somebody asks for it."""
+    """The command, whose option ``--pictures`` takes a value only if what follows is one: a model may follow, too.
+
+    Its help names all formats, which are imported only if somebody asks for it.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - of click, or of typer's copy of it
+        """Give the option the value that was left out."""
+        given: list[str] = []
+        rest = args[args.index("--") :] if "--" in args else []
+        for number, text in enumerate(args[: len(args) - len(rest)]):
+            has_value = args[number + 1 : number + 2] in (["all"], ["layers"])
+            given.append("--pictures=layers" if text == "--pictures" and not has_value else text)
+        parsed: list[str] = super().parse_args(ctx, given + rest)
+        return parsed
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer has its own, or those of click
         """Write the help, with the formats."""
@@ -133,13 +146,15 @@ def handoff(
         ),
     ] = None,
     pictures: Annotated[
-        bool,
+        Literal["layers", "all"] | None,
         typer.Option(
             "--pictures",
-            help="Also draw the tiles of each layer, in pictures/; needs Matplotlib.",
+            help="Also draw each layer, in pictures/, and with 'all' each tile, too; 'layers' may be left out. Needs "
+            "Matplotlib.",
             rich_help_panel=_FILES,
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show layers and arrays, and write nothing.", rich_help_panel=_FILES)
     ] = False,
@@ -182,7 +197,7 @@ def handoff(
             arrays=arrays,
             csv=csv,
             formats=[format_named(name).name for name in formats or ()],
-            pictures=pictures,
+            pictures="all" if pictures == "all" else pictures is not None,
             preset=preset,
             overwrite=overwrite,
             dry_run=dry_run,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,21 +14,25 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.crossbars.error_figures import ProgrammingErrors, Tolerance, WeightErrors
 from onnx_gconv.crossbars.layers import Layer, layers_of
-from onnx_gconv.crossbars.tile_arrays import TileArrays, tile_arrays
+from onnx_gconv.crossbars.tile_arrays import TileArrays, as_stored, block_with_bias, tile_arrays
 from onnx_gconv.crossbars.tile_bias import bias_of_tiles
 from onnx_gconv.crossbars.tiled_tensor import TiledTensor
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
 from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
+from onnx_gconv.handoff.bundle import open_bundle
+from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import LayerRecord
 from onnx_gconv.handoff.measurements import FailedCells, Measurements, check_limits, open_measurements
-from onnx_gconv.handoff.readback_pictures import check_pictures, write_readback_pictures
+from onnx_gconv.handoff.pictures import check_pictures, write_error_pictures
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport, TileReadback
 from onnx_gconv.mapping.preconditions import require_mapped
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
+from onnx_gconv.tensors.matrix_reader import MatrixReader
 from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["Progress", "default_measured_path", "read_back"]
@@ -122,7 +126,9 @@ def read_back(
             notes=tuple(_notes(measurements, compared)),
         )
         if pictures is not None:
-            drawn = write_readback_pictures(measurements, pairs, Path(pictures), progress)
+            errors = partial(_errors, measurements, {record.id: layer for record, layer in pairs})
+            with open_bundle(measurements.bundle) as handed_off:
+                drawn = write_error_pictures(handed_off, pictures, errors, progress=progress)
             report = replace(report, pictures=drawn)
         if dry_run:
             return report
@@ -257,6 +263,19 @@ class _Comparison:
             largest_target_us=max(float(targets.max()) for targets in arrays.conductances),
             largest_measured_us=largest,
         )
+
+
+def _errors(measurements: Measurements, layers: Mapping[str, Layer], tile: BundleTile) -> dict[str, FloatArray]:
+    """Measured minus target of a tile in µS, by the names of devices; targets are those of the layers of the model."""
+    record, layer, found = tile.layer.record, layers[tile.layer.record.id], {}
+    place = tile.record.matrix, tile.record.inputs, tile.record.outputs
+    for number, device in enumerate(record.devices):
+        measured = measurements.array(record, tile.record, number)
+        if measured is not None:
+            with MatrixReader(layer.mapped.stored_tensors[number], layer.layout) as reader:
+                targets = as_stored(layer)(block_with_bias(layer, number, reader, place))
+            found[device.name] = measured.conductances.astype(np.float64) - targets
+    return found
 
 
 def _notes(measurements: Measurements, layers: tuple[LayerReadback, ...]) -> Iterator[str]:

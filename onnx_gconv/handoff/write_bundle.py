@@ -9,6 +9,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -84,7 +85,7 @@ def write_bundle(
     arrays: ArraysKind = "hdf5",
     csv: bool = False,
     formats: Sequence[str] = (),
-    pictures: bool = False,
+    pictures: bool | Literal["all"] = False,
     preset: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -111,7 +112,7 @@ def write_bundle(
         csv: Also write them as text, a line for each cell.
         formats: Names of formats of other tools to write as well, each in a folder of its own: ``npy``, ``neurosim``,
             ... The notes of the report say what each leaves out.
-        pictures: Also draw the tiles of each layer, as `write_pictures` does. Needs Matplotlib.
+        pictures: Also draw each layer, as `write_pictures` does, and with ``all`` each tile, too. Needs Matplotlib.
         preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
         overwrite: Replace an older bundle at `output`.
         dry_run: Only count the arrays; `output` may exist.
@@ -138,6 +139,8 @@ def write_bundle(
     )
     if arrays not in ARRAY_FILES:
         raise ConfigError(f"arrays is one of {', '.join(ARRAY_FILES)}, but not '{arrays}'")
+    if pictures not in {False, True, "all"}:
+        raise ConfigError(f"pictures is True, False or 'all', but not '{pictures}'")
     if pictures:
         require_matplotlib()
     if not dry_run:
@@ -239,7 +242,7 @@ class _Job:
         kind: The file of the conductances.
         csv: Whether to write them as text, too.
         formats: The formats of other tools.
-        pictures: Whether to draw them, too.
+        pictures: Whether to draw the layers, too, and ``all`` for each tile as well.
         preset: The device, if one was given.
         progress: As for `write_bundle`.
     """
@@ -253,7 +256,7 @@ class _Job:
     kind: ArraysKind
     csv: bool
     formats: tuple[HandoffFormat, ...]
-    pictures: bool
+    pictures: bool | Literal["all"]
     preset: DevicePreset | None
     progress: Progress | None
 
@@ -325,7 +328,8 @@ def _draw(job: _Job, folder: Path, manifest: BundleManifest) -> PicturesReport:
     """Draw what the new arrays file holds."""
     (folder / PICTURES_FOLDER).mkdir()
     with Bundle(folder, manifest, read_arrays(folder / ARRAY_FILES[job.kind], job.kind)) as bundle:
-        return draw_pictures(bundle, folder / PICTURES_FOLDER, job.progress)
+        pages = None if job.pictures == "all" else 0
+        return draw_pictures(bundle, folder / PICTURES_FOLDER, job.progress, pages=pages)
 
 
 # Arrays

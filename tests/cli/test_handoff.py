@@ -74,6 +74,27 @@ def test_pictures_are_drawn_if_asked_for(gconv, mapped, tmp_path):
         bundle.verify_hashes()
 
 
+def test_all_pictures_are_one_of_each_tile_as_well(gconv, mapped, tmp_path):
+    found = gconv("handoff", mapped, "-o", tmp_path / "out", "--array", "512x512", "--pictures", "all", "--json")
+    assert (found.code, found.stderr) == (0, "")
+    assert found.json["pictures"][3]["files"] == ["L003.png", "L003_T0000.png"]
+    assert [len(layer["files"]) for layer in found.json["pictures"]] == [
+        layer["tiles"] + 1 for layer in found.json["pictures"]
+    ]
+
+
+def test_the_model_may_stand_behind_the_option_for_pictures(gconv, mapped, tmp_path):
+    found = gconv("handoff", "--array", "512x512", "--json", "--pictures", mapped, "-o", tmp_path / "out")
+    assert (found.code, found.stderr) == (0, "")
+    assert [layer["files"] for layer in found.json["pictures"]] == [[f"L00{number}.png"] for number in range(5)]
+
+
+def test_pictures_of_another_kind_are_refused(gconv, mapped, tmp_path):
+    found = gconv("handoff", mapped, "-o", tmp_path / "out", "--array", "512x512", "--pictures=tiles")
+    assert found.code == 2
+    assert "tiles" in found.stderr
+
+
 def test_a_dry_run_counts_arrays_and_writes_nothing(gconv, mapped, tmp_path):
     found = gconv("handoff", mapped, "-o", tmp_path / "out", "--array", "256x256", "--dry-run", "--json")
     assert found.code == 0

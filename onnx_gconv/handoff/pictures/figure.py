@@ -1,0 +1,105 @@
+"""The figure of a layer or a tile: a panel for each device, a colour bar and a caption, which Matplotlib lays out."""
+
+import itertools
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from matplotlib import cm, colormaps, colors, layout_engine, style, ticker
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from onnx_gconv.handoff.manifest import LayerRecord, TileRecord
+from onnx_gconv.handoff.pictures.image import LayerImage
+
+__all__ = ["draw", "write_png"]
+
+_DPI = 64  # a power of two, so that sizes in pixels become inches and come back exactly
+_SIDES, _ENDS, _BETWEEN, _LINE, _LETTER, _NARROWEST = 210, 60, 50, 14, 7.2, 800  # pixels
+# Matplotlib's own settings, whatever the user's are, so that equal bundles have equal pictures; hinting takes long.
+_STYLE: Any = ["default", {"font.size": 12, "axes.titlesize": 13, "figure.titlesize": 15, "text.hinting": "none"}]
+# In grey, larger targets are lighter, and larger errors darker: the darkest are negative, or black if not measured.
+_TARGETS, _ERRORS = colormaps["viridis"], colors.LinearSegmentedColormap.from_list("", ["#2166ac", "w", "#e08214"])
+_LAYOUTS: dict[str, list[Any]] = {}  # Matplotlib takes long to find them, and layers are often alike
+
+
+def draw(
+    image: LayerImage, ends: tuple[float, float], layer: LayerRecord, tiles: Sequence[TileRecord], words: list[str]
+) -> Figure:
+    """Draw devices side by side, in colours between two ends in µS; `words` are a title and the lines of a caption."""
+    high, wide = image.values.shape[1] * image.rows.zoom, image.values.shape[2] * image.columns.zoom
+    count = len(layer.devices)  # of which no pair is torn apart, and no place is empty
+    options = [some for some in range(1, count + 1) if count % some == 0 and (some % 2 == 0 or some in {1, count})]
+    across = min(options, key=lambda some: max(some * wide, 1.6 * count / some * high))
+    width = max(across * (wide + _BETWEEN) + _SIDES, _NARROWEST)
+    title, *lines = (part for line in words for part in textwrap.wrap(_legible(line), int(width / _LETTER)))
+    height = count // across * (high + _BETWEEN) + _ENDS + _LINE * len(lines)
+    what, color_map = ("measured minus target", _ERRORS) if image.is_measured else ("target conductance", _TARGETS)
+    codes = color_map.with_extremes(over="0.75", under="black", bad=(0, 0, 0, 0))
+    extend = "both" if np.abs(image.values[np.isfinite(image.values)]).max(initial=0) > ends[1] else "neither"
+    (beside, ylabel), (below, xlabel) = _ticks(image, tiles, 0), _ticks(image, tiles, 1)
+    with style.context(_STYLE):
+        figure = Figure((width / _DPI, height / _DPI), _DPI, layout=(engine := layout_engine.ConstrainedLayoutEngine()))
+        panels = figure.subplots(count // across, across, squeeze=False).reshape(-1).tolist()
+        scale = cm.ScalarMappable(colors.Normalize(*ends), color_map)
+        figure.colorbar(scale, ax=panels, label=f"{what} in \u00b5S", extend=extend, fraction=0.05, aspect=40)
+        top_text = figure.suptitle(title, x=0.01, ha="left", weight="bold", parse_math=False)
+        bottom_text = figure.supxlabel("\n".join(lines), x=0.01, ha="left", size=12, parse_math=False)
+        for place, (panel, values, device) in enumerate(zip(panels, image.values, layer.devices, strict=True)):
+            is_left, is_last = place % across == 0, place >= count - across
+            shown = np.where(np.isinf(values), np.sign(values) * 1e30, np.clip(values, *ends))
+            panel.imshow(shown, codes, colors.Normalize(*ends), interpolation="nearest", aspect="auto")
+            panel.patch.set(facecolor="white", edgecolor="0.6", hatch="//////", linewidth=0)  # behind transparent dots
+            panel.set_title(
+                f"{_legible(device.name)}  (counts {device.coefficient:+.4g})", loc="left", parse_math=False
+            )
+            panel.set_yticks(*zip(*beside, strict=True) if is_left else [()])
+            panel.set_xticks(*zip(*below, strict=True) if is_last else [()])
+            panel.set(ylabel=ylabel * is_left, xlabel=xlabel * is_last)
+        key = str((width, height, count, extend, [f"{end:.2g}" for end in ends], beside, below))
+        artists: list[Any] = [*figure.axes, top_text, bottom_text]
+        if key not in _LAYOUTS:
+            engine.execute(figure)
+            _LAYOUTS[key] = [artist.get_position() for artist in artists]
+        figure.set_layout_engine("none")  # once is enough; then each dot gets exactly its pixels
+        for artist, place in zip(artists, _LAYOUTS[key], strict=True):
+            artist.set_position(place)
+        for panel in panels:
+            left, top = round(panel.get_position().x0 * width), round(panel.get_position().y1 * height)
+            panel.set_position((left / width, (top - high) / height, wide / width, high / height))
+    return figure
+
+
+def write_png(figure: Figure, path: Path) -> None:
+    """Write a figure as a new PNG file, packed quickly rather than well. Equal figures have equal bytes."""
+    canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
+    with style.context(_STYLE), path.open("xb") as file:
+        canvas.draw()
+        PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(file, "png", compress_level=1)
+
+
+def _legible(text: str) -> str:
+    """A text in which all that the font may lack is written as escapes."""
+    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return text.encode("latin-1", "backslashreplace").decode("latin-1")
+
+
+def _ticks(image: LayerImage, tiles: Sequence[TileRecord], side: int) -> tuple[list[tuple[int, str]], str]:
+    """Dots, texts and a title beside inputs or below outputs: the first of each tile, or of a single one some."""
+    axis, (high, wide) = (image.rows, image.columns)[side], (len(image.rows.starts) - 1, len(image.columns.starts) - 1)
+    matrices = image.matrices[: image.across] if side else image.matrices[:: image.across]
+    cells: Sequence[int] = axis.starts[:-1]
+    if is_plain := len(cells) == 1 and len(image.matrices) == 1:
+        steps = ticker.MaxNLocator(max(axis.slot * axis.zoom // 60, 1), integer=True).tick_values(*axis.starts)
+        cells = [int(step) for step in steps if axis.starts[0] <= step < axis.starts[1]]
+    found: list[tuple[int, str]] = []
+    for matrix, (place, cell) in itertools.product(matrices, enumerate(cells)):
+        tile = (matrix - image.matrices[0]) * high * wide + place * (1 if side else wide)
+        text = str(cell) if is_plain else f"{f'+{tile}' if side else tiles[tile].id.rpartition('/')[2]}: {cell}"
+        dot = image.origin(matrix)[side] + int(axis.dots[cell - axis.starts[0]])
+        if not found or (dot - found[-1][0]) * axis.zoom >= (_LETTER * (len(text) + 1) if side else _LINE):
+            found.append((dot, text))
+    return found, ("input", "output")[side] if is_plain else ("tile: input", "further tiles: output")[side]

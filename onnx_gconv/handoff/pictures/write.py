@@ -1,0 +1,200 @@
+"""Draws the pictures of a bundle: one of each layer and, if asked for, one of each tile."""
+
+import importlib.util
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.staged_folder import staged_folder
+from onnx_gconv.handoff.bundle import Bundle
+from onnx_gconv.handoff.bundle_layer import BundleLayer
+from onnx_gconv.handoff.pictures.image import Errors, LayerImage, Starts, Subject
+
+__all__ = ["PicturesReport", "check_pictures", "draw_pictures", "layer_figures", "require_matplotlib"]
+__all__ += ["write_error_pictures", "write_pictures"]
+
+Progress: TypeAlias = Callable[[str, int, int], None] | None
+
+_PIXELS = ((2, 800), (4, 640), (9, 480), (1 << 30, 360))  # of a panel, by the number of devices
+_MOST_TILE = 2048  # pixels of a page
+
+
+@dataclass(frozen=True)
+class LayerPictures:
+    """What was drawn of a layer; `remark` says why tiles are not drawn cell by cell, if they cannot be."""
+
+    layer: str
+    weight: str
+    files: tuple[str, ...]
+    tiles: int
+    tiles_in_overview: int
+    tiles_cell_by_cell: int
+    cells_per_pixel: tuple[int, int]
+    remark: str | None = None
+
+
+@dataclass(frozen=True)
+class PicturesReport:
+    """The folder of the pictures of a bundle, and what was drawn of each layer."""
+
+    folder: Path
+    layers: tuple[LayerPictures, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All pictures."""
+        return tuple(self.folder / name for layer in self.layers for name in layer.files)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not drawn cell by cell, and what to do about it."""
+        partly = [layer for layer in self.layers if layer.tiles_cell_by_cell < layer.tiles]
+        notes = [f"Pictures of {layer.layer}: {layer.remark}." for layer in partly if layer.remark is not None]
+        if paged := [layer for layer in partly if layer.remark is None]:
+            drawn, tiles = (sum(getattr(layer, name) for layer in paged) for name in ("tiles_cell_by_cell", "tiles"))
+            names = ", ".join(layer.layer for layer in paged[:4]) + " and others" * (len(paged) > 4)  # noqa: PLR2004
+            notes += [f"Pictures show {drawn:,} of {tiles:,} tiles of {names} cell by cell; --pictures all draws each."]
+        return tuple(notes)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """What was drawn of each layer, as JSON values."""
+        lists = ("files", "cells_per_pixel")
+        return [{**asdict(layer), **{name: list(getattr(layer, name)) for name in lists}} for layer in self.layers]
+
+
+def require_matplotlib() -> None:
+    """Check that pictures can be drawn, and raise ConfigError if Matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("pictures need Matplotlib, which is missing; pip install 'onnx_gconv[report]'")
+
+
+def check_pictures(folder: Path) -> None:
+    """Raise ConfigError, before any work is done, if Matplotlib is missing, or the folder exists or cannot be made."""
+    require_matplotlib()
+    if folder.exists() or folder.is_symlink():
+        raise ConfigError(f"'{folder}' exists; choose another name for the pictures")
+    if not folder.parent.is_dir():
+        raise ConfigError(f"cannot write '{folder}': the folder '{folder.parent}' does not exist; create it first")
+
+
+def write_pictures(
+    bundle: Bundle, folder: str | os.PathLike[str], *,
+    layers: Sequence[str] | None = None, pages: int | None = 0, progress: Progress = None,
+) -> PicturesReport:  # fmt: skip
+    """Draw the targets of a bundle into a new folder, which appears whole or not at all.
+
+    Args:
+        bundle: The open bundle.
+        folder: The folder to write; there must be none.
+        layers: Ids of layers or names of weights; all if None.
+        pages: How many tiles of each layer have a picture of their own, too; None for all.
+        progress: Called with the step ("pictures"), the tiles that are done and how many there are.
+
+    Raises:
+        ConfigError: If Matplotlib is not installed, or the folder exists or cannot be written.
+        BundleError: If a tile cannot be read, or there is no such layer.
+    """
+    return write_error_pictures(bundle, folder, None, layers=layers, pages=pages, progress=progress)
+
+
+def write_error_pictures(
+    bundle: Bundle, folder: str | os.PathLike[str], errors: Errors | None, *,
+    layers: Sequence[str] | None = None, pages: int | None = 0, progress: Progress = None,
+) -> PicturesReport:  # fmt: skip
+    """Draw how far measured conductances are from their targets, as `write_pictures` draws these.
+
+    `errors` gives for a tile, by the name of the device, measured minus target in µS, [inputs, outputs], NaN where
+    nothing was measured. A device that is left out was not measured. Tiles with a picture of their own are asked twice.
+
+    Raises:
+        ConfigError: As for `write_pictures`.
+        BundleError: If there is no such layer, or errors are infinite, of another shape, or of an unknown device.
+    """
+    check_pictures(folder := Path(folder))
+    if pages is not None and pages < 0:
+        raise ConfigError(f"pages is 0 or more, or None for all tiles, but not {pages}")
+    chosen = bundle.layers if layers is None else [bundle.layer(name) for name in dict.fromkeys(layers)]
+    try:
+        with staged_folder(folder) as staged:
+            found = tuple(_draw(chosen, staged.folder, errors, pages, progress))
+            staged.commit()
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise ConfigError(f"cannot write '{folder}': {reason}; free some space or choose another disk") from error
+    return PicturesReport(folder, found)
+
+
+def draw_pictures(bundle: Bundle, folder: Path, progress: Progress = None, *, pages: int | None = 0) -> PicturesReport:
+    """Draw the targets of a bundle that is being written into an existing folder of its own."""
+    return PicturesReport(folder, tuple(_draw(bundle.layers, folder, None, pages, progress)))
+
+
+def layer_figures(
+    layer: BundleLayer, errors: Errors | None = None, pages: int | None = 0, done: Callable[[], object] = lambda: None
+) -> Iterator[tuple[str, LayerImage, Any]]:
+    """Names, images and figures of a layer, the whole of it first; `done` is called for every tile that was read."""
+    from onnx_gconv.handoff.pictures.figure import draw
+
+    record, grid, subject, colors = layer.record, layer.record.tile_grid, Subject(layer.record, errors), None
+    starts: Starts = (*grid.row_starts, grid.rows), (*grid.column_starts, grid.columns)
+    matrices, name, count = range(grid.matrices), record.id, len(record.devices)
+    pixels = next(pixels for most, pixels in _PIXELS if count <= most)
+    for tiles in (layer.tiles, *((tile,) for tile in layer.tiles[:pages])):
+        records = [tile.record for tile in tiles]
+        if colors is not None:  # a page
+            first, name = records[0], tiles[0].id
+            matrices, starts = range(first.matrix, first.matrix + 1), (first.inputs, first.outputs)
+            pixels = max(pixels, min(max(tiles[0].shape), _MOST_TILE) + 2)
+        image = LayerImage(matrices, starts, count, pixels, is_measured=errors is not None)
+        for tile in tiles:
+            image.add(tile.record, subject.read(tile))
+            done()
+        if colors is None or errors is None:  # errors have the same colours in all pictures of a layer
+            colors = subject.colors(image)
+        words = [*_caption(name, layer, image, len(tiles)), *colors[2]]
+        yield name.replace("/", "_"), image, draw(image, colors[:2], record, records, words)
+
+
+def _caption(name: str, layer: BundleLayer, image: LayerImage, tiles: int) -> Iterator[str]:
+    """The title, and below it what is to be seen, and what is left out."""
+    yield f"{name}   {layer.record.weight}   ({layer.record.nodes[0].op_type})"
+    grid, view, rows, columns = layer.record.tile_grid, layer.record.matrix_view, image.rows, image.columns
+    size = f"{grid.matrices:,} matrices of " * (grid.matrices > 1) + f"{view.rows:,} x {view.columns:,}"
+    bias = f", then {grid.rows - view.rows} rows of the bias" * (grid.rows > view.rows)
+    cut = f"{grid.shape[0]} x {grid.shape[1]} tiles for arrays of {layer.bundle.geometry.size_text}"
+    yield f"{size}: inputs downwards{bias}, outputs to the right; {cut}."
+    what = "error furthest from 0" if image.is_measured else "mean"
+    cells = (
+        "one cell"
+        if image.is_cell_by_cell
+        else f"the {what} of {rows.block} x {columns.block} cells (fewer where tiles end)"
+    )
+    yield f"Each dot of {rows.zoom} x {columns.zoom} pixels is {cells}."
+    if tiles > 1:
+        yield "Ids of tiles: those beside, plus the numbers below, each with a first input or output, where they fit."
+    if np.isnan(image.values).any():
+        yield "Hatched: no weight, cells of arrays at g_min."
+
+
+def _draw(
+    layers: Sequence[BundleLayer], folder: Path, errors: Errors | None, pages: int | None, progress: Progress
+) -> Iterator[LayerPictures]:
+    from onnx_gconv.handoff.pictures.figure import write_png
+
+    total, numbers = sum(len(layer.tiles) + len(layer.tiles[:pages]) for layer in layers), itertools.count(1)
+    step = (lambda: progress("pictures", next(numbers), total)) if progress else lambda: None
+    for layer in layers:
+        blocks = {}
+        for name, image, figure in layer_figures(layer, errors, pages, step):
+            blocks[f"{name}.png"] = image.rows.block, image.columns.block
+            write_png(figure, folder / f"{name}.png")
+        block, tiles, fits = next(iter(blocks.values())), len(layer.tiles), max(layer.tiles[0].shape) <= _MOST_TILE
+        drawn = tiles if block == (1, 1) else len(layer.tiles[:pages]) * fits
+        remark = None if drawn or fits else "its tiles are too large to be drawn cell by cell"
+        yield LayerPictures(layer.record.id, layer.record.weight, tuple(blocks), tiles, tiles, drawn, block, remark)

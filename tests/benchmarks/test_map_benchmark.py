@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 import onnx_gconv
 from benchmarks.map import main
+from tests import graphs
 
 REPOSITORY = Path(__file__).parents[2]
 JOBS = ["map", "copy", "read_write", "naive", "quantize"]
@@ -67,16 +68,8 @@ def test_skipped_jobs_are_listed_with_the_reason(tmp_path):
 def test_the_naive_rewrite_is_the_same_rewrite(tmp_path):
     weight = np.random.default_rng(0).normal(0, 0.02, (32, 16)).astype(np.float32)
     weight[0, :2] = 0.0, -0.0
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 32])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "in.onnx"
-    )
+    ends = [graphs.value("x0", shape=["n", 32])], [graphs.value("x1", shape=["n", 16])]
+    onnx.save(graphs.model(graphs.chain(["w"]), *ends, graphs.tensors({"w": weight})), tmp_path / "in.onnx")
     onnx_gconv.map_model(tmp_path / "in.onnx", tmp_path / "mapped.onnx")
     found = run("job", "naive", tmp_path / "in.onnx", tmp_path / "naive.onnx")
     assert found.returncode == 0, found.stderr

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from onnx_gconv import ModelError, map_model
 from onnx_gconv.models import model_path
+from tests.graphs import chain_model
 
 IS_ROOT = os.geteuid() == 0
 REMEDY = re.compile(
@@ -27,16 +28,6 @@ REMEDY = re.compile(
 
 def weight(name="w", seed=0, size=16):
     return numpy_helper.from_array(np.random.default_rng(seed).normal(size=(size, size)).astype(np.float32), name)
-
-
-def proto_of(*tensors, op_type="MatMul"):
-    nodes = [
-        helper.make_node(op_type, [f"x{k}", tensor.name], [f"x{k + 1}"], name=f"node_{tensor.name}")
-        for k, tensor in enumerate(tensors)
-    ]
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x0", f"x{len(tensors)}"))
-    graph = helper.make_graph(nodes, "graph", [x], [y], list(tensors))
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
 def content(folder):
@@ -95,7 +86,9 @@ def truncated(folder):
 
 
 def with_data(folder, location="x.data"):
-    onnx.save(proto_of(weight()), folder / "in.onnx", save_as_external_data=True, location="x.data", size_threshold=0)
+    onnx.save(
+        chain_model(weight()), folder / "in.onnx", save_as_external_data=True, location="x.data", size_threshold=0
+    )
     model = onnx.load(folder / "in.onnx", load_external_data=False)
     model.graph.initializer[0].external_data[0].value = location
     (folder / "in.onnx").write_bytes(model.SerializeToString())
@@ -153,7 +146,7 @@ UNREADABLE = [
 def good_models(tmp_path_factory):
     """A model and its mapped form."""
     folder = tmp_path_factory.mktemp("good")
-    onnx.save(proto_of(weight()), folder / "good.onnx")
+    onnx.save(chain_model(weight()), folder / "good.onnx")
     map_model(folder / "good.onnx", folder / "good.gconv.onnx")
     return folder
 
@@ -185,7 +178,7 @@ def test_a_path_without_a_model_is_refused(gconv, folder, good_models, arguments
 def test_a_weight_whose_data_does_not_fill_its_shape_is_refused(gconv, folder, arguments):
     tensor = weight()
     tensor.raw_data = tensor.raw_data[:-4]
-    (folder / "in.onnx").write_bytes(proto_of(tensor).SerializeToString())
+    (folder / "in.onnx").write_bytes(chain_model(tensor).SerializeToString())
     found = gconv(*arguments)
     assert (found.code, found.stdout) == (2, "")
     assert re.fullmatch(r"onnx-gconv: 'in\.onnx'[^\n]*'w'[^\n]*\n", found.stderr)
@@ -199,7 +192,7 @@ def test_a_weight_that_is_not_finite_is_refused(gconv, folder, value):
     tensor = weight()
     array = numpy_helper.to_array(tensor).copy()
     array[2, 5] = value
-    onnx.save(proto_of(numpy_helper.from_array(array, "w"), weight("v", 1)), "in.onnx")
+    onnx.save(chain_model(numpy_helper.from_array(array, "w"), weight("v", 1)), "in.onnx")
     before = content(folder)
     found = gconv("map", "in.onnx")
     assert_refused(found, "'in.onnx': the weight 'w' has the value", f"value {value} at flat index 37", "exclude 'w'")
@@ -217,7 +210,7 @@ def test_a_weight_that_is_not_finite_is_refused(gconv, folder, value):
 )
 @pytest.mark.parametrize("command", ["map", "inspect"])
 def test_a_senseless_range_of_conductances_is_refused(gconv, folder, command, options, patterns):
-    onnx.save(proto_of(weight()), "in.onnx")
+    onnx.save(chain_model(weight()), "in.onnx")
     assert_refused(gconv(command, "in.onnx", *options), *patterns)
     assert content(folder).keys() == {"in.onnx"}
 
@@ -231,7 +224,7 @@ def test_a_senseless_range_of_conductances_is_refused(gconv, folder, command, op
     ],
 )
 def test_a_conductance_that_no_device_has_is_refused(gconv, folder, option, value, pattern):
-    onnx.save(proto_of(weight()), "in.onnx")
+    onnx.save(chain_model(weight()), "in.onnx")
     found = gconv("map", "in.onnx", option, value)
     assert (found.code, found.stdout) == (2, "")
     assert re.fullmatch(f"onnx-gconv: {pattern}\n", found.stderr)
@@ -240,7 +233,7 @@ def test_a_conductance_that_no_device_has_is_refused(gconv, folder, option, valu
 @pytest.mark.parametrize("option", ["--include", "--exclude"])
 @pytest.mark.parametrize("command", ["map", "inspect"])
 def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_names(gconv, folder, command, option):
-    onnx.save(proto_of(weight("encoder.weight"), weight("decoder.weight", 1)), "in.onnx")
+    onnx.save(chain_model(weight("encoder.weight"), weight("decoder.weight", 1)), "in.onnx")
     found = gconv(command, "in.onnx", option, "encodr.weight")
     assert_refused(found, "pattern 'encodr.weight' matches no weight", "nearest names: 'encoder.weight'")
     assert content(folder).keys() == {"in.onnx"}
@@ -259,7 +252,7 @@ def test_a_model_that_is_mapped_already_is_refused(gconv, folder, good_models):
 
 
 def test_a_model_with_nothing_to_map_is_refused(gconv, folder):
-    onnx.save(proto_of(weight(), op_type="Add"), "in.onnx")
+    onnx.save(chain_model(weight(), op_type="Add"), "in.onnx")
     assert_refused(
         gconv("map", "in.onnx"), "'in.onnx': has no weight that can be mapped; `onnx-gconv inspect` says why"
     )
@@ -267,7 +260,7 @@ def test_a_model_with_nothing_to_map_is_refused(gconv, folder):
 
 
 def test_a_plain_model_cannot_be_restored(gconv, folder):
-    onnx.save(proto_of(weight()), "in.onnx")
+    onnx.save(chain_model(weight()), "in.onnx")
     assert_refused(gconv("restore", "in.onnx"), "'in.onnx': the model carries no mapping: it was never mapped")
     assert content(folder).keys() == {"in.onnx"}
 
@@ -442,7 +435,7 @@ def on_a_small_disk(folder):
 )
 def test_a_full_disk_is_refused_and_leaves_the_old_output(gconv, folder, on_a_small_disk, old_form, form):
     shutil.copyfile(model_path("digits_cnn.onnx"), "large.onnx")
-    onnx.save(proto_of(weight(size=64)), "small.onnx")
+    onnx.save(chain_model(weight(size=64)), "small.onnx")
     assert gconv("map", "small.onnx", "-o", "old/out.onnx", old_form).code == 0
     found = on_a_small_disk("map", "large.onnx", "-o", "disk/out.onnx", form)
     assert (found.returncode, found.stdout) == (2, "")
@@ -524,7 +517,7 @@ def test_an_error_that_nobody_thought_of_is_one_line_too(gconv, folder, monkeypa
     def fail(*_, **__):
         raise ZeroDivisionError("oops")
 
-    onnx.save(proto_of(weight()), "in.onnx")
+    onnx.save(chain_model(weight()), "in.onnx")
     monkeypatch.setattr("onnx_gconv.operations.operations.map_model", fail)
     found = gconv("map", "in.onnx")
     assert (found.code, found.stdout) == (2, "")

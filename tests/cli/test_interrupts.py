@@ -11,9 +11,10 @@ import time
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from onnx_gconv.files.models import load_model
+from tests import graphs
 
 # A program that is started in the background may have been told to ignore SIGINT.
 START = """
@@ -36,17 +37,11 @@ def write_model(folder, mebibytes, layers=8):
     with (folder / "in.onnx.data").open("wb") as file:
         for layer in range(layers):
             rng.standard_normal((rows, 1024), dtype=np.float32).tofile(file)
-            tensor = TensorProto(name=f"w{layer}", data_type=TensorProto.FLOAT, dims=[rows, 1024])
-            tensor.data_location = TensorProto.EXTERNAL
-            size = rows * 4096
-            for key, value in {"location": "in.onnx.data", "offset": layer * size, "length": size}.items():
-                tensor.external_data.add(key=key, value=str(value))
-            tensors.append(tensor)
+            offset = layer * rows * 4096
+            tensors.append(graphs.external_tensor(f"w{layer}", [rows, 1024], "in.onnx.data", offset))
     nodes = [helper.make_node("MatMul", ["x", tensor.name], [f"y{k}"]) for k, tensor in enumerate(tensors)]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, rows])
-    outputs = [helper.make_tensor_value_info(f"y{k}", TensorProto.FLOAT, [1, 1024]) for k in range(layers)]
-    graph = helper.make_graph(nodes, "graph", [x], outputs, tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    outputs = [graphs.value(f"y{k}", shape=[1, 1024]) for k in range(layers)]
+    model = graphs.model(nodes, [graphs.value("x", shape=[1, rows])], outputs, tensors)
     (folder / "in.onnx").write_bytes(model.SerializeToString())
 
 

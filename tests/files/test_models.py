@@ -25,6 +25,7 @@ from onnx_gconv.files.models import check_output_path, load_model, save_model
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.tensors.streamed import StreamedTensor
+from tests import graphs
 
 STOPPED_RUNS = Path(__file__).parents[1] / "cli" / "stopped_runs.py"
 FORMS = pytest.mark.parametrize("external_data", [False, True], ids=["inline", "external"])
@@ -35,24 +36,16 @@ def weight(name="w", *shape, seed=0, dtype=np.float32):
     return numpy_helper.from_array(np.random.default_rng(seed).normal(size=shape or (16, 16)).astype(dtype), name)
 
 
-def external(name, shape, *, location="x.data", offset=0, length=None):
-    """A tensor whose data is said to lie in a file."""
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
-    size = 4 * int(np.prod(shape)) if length is None else length
-    for key, value in {"location": location, "offset": offset, "length": size}.items():
-        tensor.external_data.add(key=key, value=str(value))
-    return tensor
+def external(name, shape, *, location="x.data", **place):
+    return graphs.external_tensor(name, shape, location, **place)
 
 
 def proto_of(*tensors, nodes=()):
     """A chain of MatMul nodes that read the tensors, and after it `nodes`, which lead from 'h' to 'y'."""
-    chain = [helper.make_node("MatMul", [f"x{k}", tensor.name], [f"x{k + 1}"]) for k, tensor in enumerate(tensors)]
+    chain = graphs.chain([tensor.name for tensor in tensors])
     chain.append(helper.make_node("Identity", [f"x{len(tensors)}"], ["h"]))
-    nodes = nodes or [helper.make_node("Identity", ["h"], ["y"])]
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x0", "y"))
-    graph = helper.make_graph([*chain, *nodes], "graph", [x], [y], list(tensors))
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("custom", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    nodes = [*chain, *(nodes or [helper.make_node("Identity", ["h"], ["y"])])]
+    return graphs.model(nodes, [graphs.value("x0")], [graphs.value("y")], tensors, domains=["", "custom"])
 
 
 def write(path, proto, *, data=None):

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from onnx_gconv import map_model, open_bundle
 from onnx_gconv.files.models import load_model
 from onnx_gconv.tensors.streamed import element_chunks
+from tests import graphs
 
 WIDTH = 4096
 MOST, MOST_WITH_TEXT = 96, 64  # MiB; it is about 62 and 45, whatever the width
@@ -66,17 +67,10 @@ def map_large(folder, width):
     with (folder / "weights.bin").open("wb") as file:
         for row in range(width // 256):
             np.roll(block, row, axis=1).tofile(file)
-    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[width, width])
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="weights.bin")
-    graph = helper.make_graph(
-        [helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)],
-        "large",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", width])],
-        [tensor],
-    )
-    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), folder / "m.onnx")
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)
+    x, y = (graphs.value(name, shape=["batch", width]) for name in "xy")
+    weight = graphs.external_tensor("w", [width, width], "weights.bin")
+    onnx.save(graphs.model([node], [x], [y], [weight]), folder / "m.onnx")
     map_model(folder / "m.onnx", folder / "mapped.onnx")
 
 

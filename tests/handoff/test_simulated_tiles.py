@@ -15,7 +15,6 @@ from onnx_gconv import converters
 from onnx_gconv.files.models import save_model
 from onnx_gconv.handoff import open_bundle, write_bundle
 from onnx_gconv.passes import MapConductances
-from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.weights import find_weights
 from onnx_gconv.weights.mvm_ops import LOOKUP_OPS, MVM_OPS
@@ -25,30 +24,7 @@ from tests.handoff.rounded import Rounded
 from tests.handoff.simulated_models import simulated_outputs
 from tests.handoff.simulated_products import MICROSOFT
 from tests.handoff.tile_products import tiled_layers
-
-CONVERTERS = {
-    "single pair": converters.SinglePairConductanceConverter(),
-    "single pair above 0": converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0),
-    "exact": converters.SinglePairConductanceConverter(exact=True),
-    "dual pair": converters.DualPairConductanceConverter([1.0, 3.0], g_min=0.5),
-    "n pair": converters.NPairConductanceConverter([1.0, 2.0, 3.0]),
-    "custom pair": converters.CustomPairConductanceConverter(
-        [1.0], [[0.0, 5.0, 10.0, 15.0, 20.0], [20.0, 15.0, 10.0, 5.0, 0.0]]
-    ),
-    "single device": converters.SingleDeviceConductanceConverter(),
-    "two-sided pair": converters.TwoSidedPairConductanceConverter(g_max=40.0, g_min=1.0),
-    "offset": converters.OffsetConductanceConverter(g_max=40.0, g_min=1.0),
-    "bit-sliced pair": converters.BitSlicedPairConductanceConverter(bits=8, slice_bits=4),
-    "bit-sliced offset": converters.BitSlicedOffsetConductanceConverter(bits=8, slice_bits=4, g_min=1.0),
-}
-
-GRANULARITIES = {
-    "tensor": Granularity(),
-    "channel": Granularity("channel"),
-    "tile equal": Granularity("tile", (5, 4), "equal"),
-    "tile max": Granularity("tile", (5, 4), "max"),
-    "tile channel": Granularity("tile_channel", (6, 4)),
-}
+from tests.scheme_choices import CONVERTERS, GRANULARITIES
 
 # Bounds of float32 arithmetic have to be narrower than that, as a part of the largest output, to mean something.
 NARROW = 1e-4

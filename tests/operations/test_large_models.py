@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
 
 import onnx_gconv as gconv
+from tests import graphs
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("large")]
 
@@ -23,28 +23,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """1.25 GiB of weights in external data, written layer by layer; its mapping has 2.5 GiB."""
     path = tmp_path_factory.mktemp("large") / "model.onnx"
     rng = np.random.default_rng(3)
-    nodes, weights = [], []
+    weights = []
     with path.with_name("weights.bin").open("wb") as file:
         for layer in range(LAYERS):
             block = (rng.standard_normal((256, WIDTH), np.float32) * 0.01).astype(np.float32)
             offset = file.tell()
             for row in range(WIDTH // 256):  # blocks differ by a shift, so that no two rows are equal
                 np.roll(block, row + layer, axis=1).tofile(file)
-            tensor = TensorProto(name=f"w{layer}", data_type=TensorProto.FLOAT, dims=[WIDTH, WIDTH])
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, value in {"location": "weights.bin", "offset": offset, "length": file.tell() - offset}.items():
-                tensor.external_data.add(key=key, value=str(value))
-            weights.append(tensor)
-            node = helper.make_node("MatMul", [f"x{layer}", f"w{layer}"], [f"x{layer + 1}"], name=f"layer{layer}")
-            nodes.append(node)
-    graph = helper.make_graph(
-        nodes,
-        "large",
-        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["batch", WIDTH])],
-        [helper.make_tensor_value_info(f"x{LAYERS}", TensorProto.FLOAT, ["batch", WIDTH])],
-        weights,
-    )
-    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), path)
+            weights.append(graphs.external_tensor(f"w{layer}", [WIDTH, WIDTH], "weights.bin", offset))
+    nodes = graphs.chain([tensor.name for tensor in weights])
+    ends = ([graphs.value(name, shape=["batch", WIDTH])] for name in ("x0", f"x{LAYERS}"))
+    onnx.save(graphs.model(nodes, *ends, weights), path)
     return path
 
 

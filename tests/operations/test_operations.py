@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from onnx_gconv.configuration import Configuration
 from onnx_gconv.converters import SinglePairConductanceConverter
@@ -25,6 +25,7 @@ from onnx_gconv.operations.operations import (
     survey_model,
 )
 from onnx_gconv.verification import verify
+from tests import graphs
 
 CNN_WEIGHTS = ["stem.weight", "depthwise.weight", "pointwise.weight", "hidden.weight", "classifier.weight"]
 
@@ -35,16 +36,8 @@ def array(*shape, seed=0):
 
 def write(path, *, data=None, op_type="MatMul", **weights):
     """A chain of nodes `node_NAME` that read the weights."""
-    nodes = [
-        helper.make_node(op_type, [f"x{number}", name], [f"x{number + 1}"], name=f"node_{name}")
-        for number, name in enumerate(weights)
-    ]
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x0", f"x{len(weights)}"))
-    tensors = [numpy_helper.from_array(weight, name) for name, weight in weights.items()]
-    graph = helper.make_graph(nodes, "graph", [x], [y], tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     options = {} if data is None else {"save_as_external_data": True, "location": data, "size_threshold": 0}
-    onnx.save(model, path, **options)
+    onnx.save(graphs.chain_model(*graphs.tensors(weights), op_type=op_type), path, **options)
     return path
 
 

@@ -15,19 +15,16 @@ from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.models import model_path
 from onnx_gconv.operations.operations import inspect_model, map_model, restore_model
 from onnx_gconv.operations.report import rendered
+from tests import graphs
 
 
 def write(path, *, op_type="MatMul", shape=(16, 16), nodes=(), names=("w",), dtype=np.float32):
     weights = [
         numpy_helper.from_array(np.random.default_rng(0).normal(size=shape).astype(dtype), name) for name in names
     ]
-    chain = [
-        helper.make_node(op_type, [f"x{k}", name], [f"x{k + 1}"], name=f"node_{name}") for k, name in enumerate(names)
-    ]
-    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    x, y = (helper.make_tensor_value_info(name, element, None) for name in ("x0", f"x{len(names)}"))
-    graph = helper.make_graph([*chain, *nodes], "graph", [x], [y], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
+    model = graphs.chain_model(*weights, op_type=op_type)
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
     return path
 
 

@@ -17,6 +17,7 @@ from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS
+from tests.scheme_choices import CONVERTERS, GRANULARITIES
 
 
 def weight(*shape, seed=0):
@@ -55,32 +56,6 @@ MEASURED = {"Gemm transB", "grouped Conv", "LSTM"}
 EVERY_OP = pytest.mark.parametrize(
     "op", [pytest.param(op, marks=[] if op in MEASURED else pytest.mark.no_cover) for op in OPS]
 )
-
-TABLES = [[0.0, 2.0, 5.0, 15.0, 25.0], [25.0, 18.0, 5.0, 6.0, 0.0]]
-
-CONVERTERS = {
-    "single pair": converters.SinglePairConductanceConverter(),
-    "single pair above 0": converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0),
-    "exact": converters.SinglePairConductanceConverter(exact=True),
-    "dual pair": converters.DualPairConductanceConverter([1.0, 3.0], g_min=0.5),
-    "n pair": converters.NPairConductanceConverter([1.0, 2.0, 3.0]),
-    "custom pair": converters.CustomPairConductanceConverter(
-        [1.0], [[0.0, 5.0, 10.0, 15.0, 20.0], [20.0, 15.0, 10.0, 5.0, 0.0]]
-    ),
-    "single device": converters.SingleDeviceConductanceConverter(),
-    "two-sided pair": converters.TwoSidedPairConductanceConverter(g_max=40.0, g_min=1.0),
-    "offset": converters.OffsetConductanceConverter(g_max=40.0, g_min=1.0),
-    "bit-sliced pair": converters.BitSlicedPairConductanceConverter(bits=8, slice_bits=4),
-    "bit-sliced offset": converters.BitSlicedOffsetConductanceConverter(bits=8, slice_bits=4, g_min=1.0),
-}
-
-GRANULARITIES = {
-    "tensor": Granularity(),
-    "channel": Granularity("channel"),
-    "tile equal": Granularity("tile", (5, 4), "equal"),
-    "tile max": Granularity("tile", (5, 4), "max"),
-    "tile channel": Granularity("tile_channel", (6, 4)),
-}
 
 
 def mapped_model(parse, op, scheme, *, opsets='"" : 17', **options):

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_gconv.runtime.inputs import InputSpec
 from onnx_gconv.runtime.session import OPTIMIZATIONS, ModelSession, Optimization, RuntimeRefusal, run_model
+from tests import graphs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +26,7 @@ def save(
 ) -> Path:
     """A model of opset 17; inputs are ``name=(element type, shape)``."""
     fed = [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()]
-    graph = helper.make_graph(nodes, "graph", fed, outputs, list(weights))
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("custom", 1)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    onnx.save(graphs.model(nodes, fed, outputs, weights, domains=["", "ai.onnx.ml", "custom"]), path)
     return path
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.runtime.comparison import OutputComparison
@@ -19,6 +19,7 @@ from onnx_gconv.runtime.inputs import InputSpec, ValueRange
 from onnx_gconv.runtime.session import ModelSession, RuntimeRefusal
 from onnx_gconv.verification import outputs as module
 from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
+from tests import graphs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,10 +36,8 @@ def tensor(name: str, element_type: int = FLOAT, shape: Any = ("b", "n")) -> onn
 
 
 def save(path: Path, nodes: list[onnx.NodeProto], inputs: list[Any], outputs: list[Any], **weights: Any) -> Path:
-    initializers = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
-    graph = helper.make_graph(nodes, "graph", inputs, outputs, initializers)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("custom", 1)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    domains = ["", "ai.onnx.ml", "custom"]
+    onnx.save(graphs.model(nodes, inputs, outputs, graphs.tensors(weights), domains=domains), path)
     return path
 
 

@@ -21,6 +21,7 @@ from onnx_gconv.errors import ConfigError, ModelError, VerificationError
 from onnx_gconv.models import model_path
 from onnx_gconv.operations.operations import map_model
 from onnx_gconv.verification.verify import VerificationReport, _on_disk, verify
+from tests import graphs
 
 MODELS = ["digits_cnn.onnx", "digits_cnn_torchscript.onnx", "digits_mlp.onnx"]
 
@@ -32,20 +33,10 @@ def array(*shape, dtype=np.float32, seed=0):
 def write(path, nodes=None, *, batch="batch", **weights):
     """A chain of MatMul nodes from 'x' to 'h', and after it `nodes`, which lead from 'h' to 'y'."""
     first = next(iter(weights.values()))
-    names = list(weights)
-    chain = [
-        helper.make_node("MatMul", ["x" if not k else f"h{k}", name], [f"h{k + 1}"], name=f"node_{name}")
-        for k, name in enumerate(names)
-    ]
-    chain.append(helper.make_node("Identity", [f"h{len(names)}"], ["h"]))
-    nodes = nodes or [helper.make_node("Identity", ["h"], ["y"])]
+    nodes = [*graphs.chain(weights, first="x", last="h"), *(nodes or [helper.make_node("Identity", ["h"], ["y"])])]
     kind = helper.np_dtype_to_tensor_dtype(first.dtype)
-    x = helper.make_tensor_value_info("x", kind, [batch, first.shape[0]])
-    y = helper.make_tensor_value_info("y", kind, None)
-    tensors = [numpy_helper.from_array(weight, name) for name, weight in weights.items()]
-    graph = helper.make_graph([*chain, *nodes], "graph", [x], [y], tensors)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("custom", 1)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    ends = [graphs.value("x", kind, [batch, first.shape[0]])], [graphs.value("y", kind)]
+    onnx.save(graphs.model(nodes, *ends, graphs.tensors(weights), domains=["", "custom"]), path)
     return path
 
 
@@ -177,8 +168,8 @@ def test_a_conductance_that_is_no_conductance_fails_and_is_named(original, mappe
 
 def test_an_error_that_the_weights_hide_is_found_in_the_outputs(original, mapped):
     model = onnx.load(mapped)
-    (scaled,) = (node for node in model.graph.node if list(node.output) == ["h"])
-    scaled.op_type = "Neg"
+    (last,) = (node for node in model.graph.node if list(node.output) == ["y"])
+    last.op_type = "Neg"
     onnx.save(model, mapped)
     report = verify(original, mapped)
     assert all(item.passed for item in report.weights)

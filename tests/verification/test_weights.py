@@ -21,6 +21,7 @@ from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS
 from onnx_gconv.verification.weights import compare_weights
+from tests import graphs
 
 INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}
 EXACT = SinglePairConductanceConverter(exact=True)
@@ -34,12 +35,8 @@ def model_of(nodes=None, **weights):
     """A model whose initializers are read by MatMul nodes, or by `nodes`."""
     if nodes is None:
         nodes = [helper.make_node("MatMul", ["x", name], [f"{name}_y"], name=f"node_{name}") for name in weights]
-    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, None)
-    outputs = [helper.make_tensor_value_info(nodes[-1].output[0], onnx.TensorProto.FLOAT, None)]
     tensors = [tensor_proto(weight, name) for name, weight in weights.items()]
-    graph = helper.make_graph(nodes, "graph", [x], outputs, tensors)
-    opsets = [helper.make_opsetid("", 17)]
-    return ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    return ir.from_proto(graphs.model(nodes, [graphs.value("x")], [graphs.value(nodes[-1].output[0])], tensors))
 
 
 def tensor_proto(weight, name):

@@ -346,7 +346,7 @@ def test_an_empty_path_of_a_model_is_refused():
 
 
 def test_a_configuration_as_output_is_refused(gconv, folder):
-    onnx.save(proto_of(weight()), folder / "in.onnx")
+    onnx.save(chain_model(weight()), folder / "in.onnx")
     (folder / "c.toml").write_text("[defaults]\nlevels = 16\n", encoding="utf-8")
     before = content(folder)
     arguments = ("map", "in.onnx", "--config", "c.toml", "-o", "c.toml")
@@ -355,7 +355,7 @@ def test_a_configuration_as_output_is_refused(gconv, folder):
 
 
 def test_a_first_configuration_never_replaces_its_model(gconv, folder):
-    onnx.save(proto_of(weight()), folder / "in.onnx")
+    onnx.save(chain_model(weight()), folder / "in.onnx")
     before = content(folder)
     assert_refused(gconv("config", "init", "in.onnx", "-o", "in.onnx", "--force"), "the output 'in.onnx' is the input")
     assert content(folder) == before

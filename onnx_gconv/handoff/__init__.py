@@ -6,7 +6,8 @@ from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.handoff.bundle import Bundle, open_bundle
 from onnx_gconv.handoff.bundle_layer import BundleLayer
 from onnx_gconv.handoff.bundle_tile import BundleTile, PhysicalArray, TileScale
-from onnx_gconv.handoff.pictures import PicturesReport, write_error_pictures, write_pictures
+from onnx_gconv.handoff.drawn_pictures import PicturesReport
+from onnx_gconv.handoff.pictures import write_error_pictures, write_pictures
 from onnx_gconv.handoff.read_back import read_back
 from onnx_gconv.handoff.readback_report import ReadbackReport
 from onnx_gconv.handoff.report import HandoffReport

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from onnx_gconv.handoff.drawn_pictures import PicturesReport
     from onnx_gconv.handoff.manifest import LayerRecord
-    from onnx_gconv.handoff.pictures import PicturesReport
 
 __all__ = ["LayerReadback", "ReadbackReport", "TileReadback"]
 

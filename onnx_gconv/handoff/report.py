@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from onnx_gconv.crossbars.chip import Chip, LayerPlacement
     from onnx_gconv.crossbars.layers import Layer
-    from onnx_gconv.handoff.pictures import PicturesReport
+    from onnx_gconv.handoff.drawn_pictures import PicturesReport
 
 __all__ = ["DefectsReport", "HandoffReport", "LayerReport"]
 

@@ -27,6 +27,7 @@ from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.staged_folder import staged_folder
 from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
+from onnx_gconv.handoff.drawn_pictures import PicturesReport
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
 from onnx_gconv.handoff.formats.registry import FORMATS, check_formats, formats_named, write_formats
 from onnx_gconv.handoff.formats.targets import TargetsCsv
@@ -43,7 +44,7 @@ from onnx_gconv.handoff.manifest import (
     SourceRecord,
 )
 from onnx_gconv.handoff.model_files import MODEL_FILE, PLAIN_FILE, copied, files_to_copy, hashed, write_plain
-from onnx_gconv.handoff.pictures import PicturesReport, draw_pictures, require_matplotlib
+from onnx_gconv.handoff.pictures import draw_pictures, require_matplotlib
 from onnx_gconv.handoff.report import HandoffReport
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import RestoreWeights

@@ -1,10 +1,11 @@
 """The figure of a layer or a tile: a panel for each device, a colour bar and a caption, which Matplotlib lays out."""
 
+from __future__ import annotations
+
 import itertools
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import PIL.Image
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from onnx_gconv.handoff.manifest import LayerRecord, TileRecord
 from onnx_gconv.handoff.pictures.image import LayerImage
 
-__all__ = ["draw", "write_png"]
+__all__ = ["Drawn", "draw", "rendered"]
 
 _DPI = 64  # a power of two, so that sizes in pixels become inches and come back exactly
 _SIDES, _ENDS, _BETWEEN, _LINE, _LETTER, _NARROWEST = 210, 60, 50, 14, 7.2, 800  # pixels
@@ -23,12 +24,15 @@ _SIDES, _ENDS, _BETWEEN, _LINE, _LETTER, _NARROWEST = 210, 60, 50, 14, 7.2, 800 
 _STYLE: Any = ["default", {"font.size": 12, "axes.titlesize": 13, "figure.titlesize": 15, "text.hinting": "none"}]
 # In grey, larger targets are lighter, and larger errors darker: the darkest are negative, or black if not measured.
 _TARGETS, _ERRORS = colormaps["viridis"], colors.LinearSegmentedColormap.from_list("", ["#2166ac", "w", "#e08214"])
-_LAYOUTS: dict[str, list[Any]] = {}  # Matplotlib takes long to find them, and layers are often alike
+
+Drawn: TypeAlias = dict[tuple[Any, ...], tuple[Figure, list[Any], Any]]
+"""Figures that are drawn again with other values: Matplotlib takes long to lay one out, and layers are often alike."""
 
 
 def draw(
-    image: LayerImage, ends: tuple[float, float], layer: LayerRecord, tiles: Sequence[TileRecord], words: list[str]
-) -> Figure:
+    image: LayerImage, ends: tuple[float, float], layer: LayerRecord, tiles: Sequence[TileRecord], words: list[str],
+    *, drawn: Drawn,
+) -> Figure:  # fmt: skip
     """Draw devices side by side, in colours between two ends in µS; `words` are a title and the lines of a caption."""
     high, wide = image.values.shape[1] * image.rows.zoom, image.values.shape[2] * image.columns.zoom
     count = len(layer.devices)  # of which no pair is torn apart, and no place is empty
@@ -41,44 +45,45 @@ def draw(
     codes = color_map.with_extremes(over="0.75", under="black", bad=(0, 0, 0, 0))
     extend = "both" if np.abs(image.values[np.isfinite(image.values)]).max(initial=0) > ends[1] else "neither"
     (beside, ylabel), (below, xlabel) = _ticks(image, tiles, 0), _ticks(image, tiles, 1)
+    engine = layout_engine.ConstrainedLayoutEngine()
+    key = width, height, count, extend, what, str(([f"{end:.2g}" for end in ends], beside, below))
     with style.context(_STYLE):
-        figure = Figure((width / _DPI, height / _DPI), _DPI, layout=(engine := layout_engine.ConstrainedLayoutEngine()))
-        panels = figure.subplots(count // across, across, squeeze=False).reshape(-1).tolist()
-        scale = cm.ScalarMappable(colors.Normalize(*ends), color_map)
-        figure.colorbar(scale, ax=panels, label=f"{what} in \u00b5S", extend=extend, fraction=0.05, aspect=40)
-        top_text = figure.suptitle(title, x=0.01, ha="left", weight="bold", parse_math=False)
-        bottom_text = figure.supxlabel("\n".join(lines), x=0.01, ha="left", size=12, parse_math=False)
-        for place, (panel, values, device) in enumerate(zip(panels, image.values, layer.devices, strict=True)):
-            is_left, is_last = place % across == 0, place >= count - across
-            shown = np.where(np.isinf(values), np.sign(values) * 1e30, np.clip(values, *ends))
-            panel.imshow(shown, codes, colors.Normalize(*ends), interpolation="nearest", aspect="auto")
-            panel.patch.set(facecolor="white", edgecolor="0.6", hatch="//////", linewidth=0)  # behind transparent dots
-            panel.set_title(
-                f"{_legible(device.name)}  (counts {device.coefficient:+.4g})", loc="left", parse_math=False
-            )
-            panel.set_yticks(*zip(*beside, strict=True) if is_left else [()])
-            panel.set_xticks(*zip(*below, strict=True) if is_last else [()])
-            panel.set(ylabel=ylabel * is_left, xlabel=xlabel * is_last)
-        key = str((width, height, count, extend, [f"{end:.2g}" for end in ends], beside, below))
-        artists: list[Any] = [*figure.axes, top_text, bottom_text]
-        if key not in _LAYOUTS:
+        if is_new := key not in drawn:
+            figure = Figure((width / _DPI, height / _DPI), _DPI, layout=engine)
+            panels = figure.subplots(count // across, across, squeeze=False).reshape(-1).tolist()
+            scale = cm.ScalarMappable(colors.Normalize(*ends), color_map)
+            figure.colorbar(scale, ax=panels, label=f"{what} in \u00b5S", extend=extend, fraction=0.05, aspect=40)
+            drawn[key] = figure, panels, scale
+            for place, panel in enumerate(panels):
+                panel.imshow(image.values[0], codes, interpolation="nearest", aspect="auto")
+                panel.patch.set(facecolor="white", edgecolor="0.6", hatch="//////", linewidth=0)  # behind clear dots
+                panel.set_yticks(*zip(*beside, strict=True) if place % across == 0 else [()])
+                panel.set_xticks(*zip(*below, strict=True) if place >= count - across else [()])
+                panel.set(ylabel=ylabel * (place % across == 0), xlabel=xlabel * (place >= count - across))
+        figure, panels, scale = drawn[key]
+        scale.set_clim(*ends)
+        figure.suptitle(title, x=0.01, ha="left", weight="bold", parse_math=False)
+        figure.supxlabel("\n".join(lines), x=0.01, ha="left", size=12, parse_math=False)
+        for panel, values, device in zip(panels, image.values, layer.devices, strict=True):
+            counts = f"{_legible(device.name)}  (counts {device.coefficient:+.4g})"
+            panel.set_title(counts, loc="left", parse_math=False)
+            panel.images[0].set_clim(*ends)
+            panel.images[0].set_data(np.where(np.isinf(values), np.sign(values) * 1e30, np.clip(values, *ends)))
+        if is_new:
             engine.execute(figure)
-            _LAYOUTS[key] = [artist.get_position() for artist in artists]
-        figure.set_layout_engine("none")  # once is enough; then each dot gets exactly its pixels
-        for artist, place in zip(artists, _LAYOUTS[key], strict=True):
-            artist.set_position(place)
-        for panel in panels:
-            left, top = round(panel.get_position().x0 * width), round(panel.get_position().y1 * height)
-            panel.set_position((left / width, (top - high) / height, wide / width, high / height))
+            figure.set_layout_engine("none")  # once is enough; then each dot gets exactly its pixels
+            for panel in panels:
+                left, top = round(panel.get_position().x0 * width), round(panel.get_position().y1 * height)
+                panel.set_position((left / width, (top - high) / height, wide / width, high / height))
     return figure
 
 
-def write_png(figure: Figure, path: Path) -> None:
-    """Write a figure as a new PNG file, packed quickly rather than well. Equal figures have equal bytes."""
+def rendered(figure: Figure) -> PIL.Image.Image:
+    """The pixels of a figure, as they are now. Equal figures have equal pixels."""
     canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
-    with style.context(_STYLE), path.open("xb") as file:
+    with style.context(_STYLE):
         canvas.draw()
-        PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(file, "png", compress_level=1)
+    return PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _legible(text: str) -> str:

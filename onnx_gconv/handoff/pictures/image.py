@@ -1,5 +1,7 @@
 """What is seen of a layer: an image of each device, gathered tile by tile, so that memory does not grow with it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 

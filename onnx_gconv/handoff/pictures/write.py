@@ -1,71 +1,30 @@
 """Draws the pictures of a bundle: one of each layer and, if asked for, one of each tile."""
 
+from __future__ import annotations
+
 import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.progress import Progress
 from onnx_gconv.files.staged_folder import staged_folder
 from onnx_gconv.handoff.bundle import Bundle
 from onnx_gconv.handoff.bundle_layer import BundleLayer
+from onnx_gconv.handoff.drawn_pictures import LayerPictures, PicturesReport
 from onnx_gconv.handoff.pictures.image import Errors, LayerImage, Starts, Subject
 
-__all__ = ["PicturesReport", "check_pictures", "draw_pictures", "layer_figures", "require_matplotlib"]
+__all__ = ["check_pictures", "draw_pictures", "layer_figures", "require_matplotlib"]
 __all__ += ["write_error_pictures", "write_pictures"]
-
-Progress: TypeAlias = Callable[[str, int, int], None] | None
 
 _PIXELS = ((2, 800), (4, 640), (9, 480), (1 << 30, 360))  # of a panel, by the number of devices
 _MOST_TILE = 2048  # pixels of a page
-
-
-@dataclass(frozen=True)
-class LayerPictures:
-    """What was drawn of a layer; `remark` says why tiles are not drawn cell by cell, if they cannot be."""
-
-    layer: str
-    weight: str
-    files: tuple[str, ...]
-    tiles: int
-    tiles_in_overview: int
-    tiles_cell_by_cell: int
-    cells_per_pixel: tuple[int, int]
-    remark: str | None = None
-
-
-@dataclass(frozen=True)
-class PicturesReport:
-    """The folder of the pictures of a bundle, and what was drawn of each layer."""
-
-    folder: Path
-    layers: tuple[LayerPictures, ...]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All pictures."""
-        return tuple(self.folder / name for layer in self.layers for name in layer.files)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is not drawn cell by cell, and what to do about it."""
-        partly = [layer for layer in self.layers if layer.tiles_cell_by_cell < layer.tiles]
-        notes = [f"Pictures of {layer.layer}: {layer.remark}." for layer in partly if layer.remark is not None]
-        if paged := [layer for layer in partly if layer.remark is None]:
-            drawn, tiles = (sum(getattr(layer, name) for layer in paged) for name in ("tiles_cell_by_cell", "tiles"))
-            names = ", ".join(layer.layer for layer in paged[:4]) + " and others" * (len(paged) > 4)  # noqa: PLR2004
-            notes += [f"Pictures show {drawn:,} of {tiles:,} tiles of {names} cell by cell; --pictures all draws each."]
-        return tuple(notes)
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """What was drawn of each layer, as JSON values."""
-        lists = ("files", "cells_per_pixel")
-        return [{**asdict(layer), **{name: list(getattr(layer, name)) for name in lists}} for layer in self.layers]
 
 
 def require_matplotlib() -> None:
@@ -85,7 +44,7 @@ def check_pictures(folder: Path) -> None:
 
 def write_pictures(
     bundle: Bundle, folder: str | os.PathLike[str], *,
-    layers: Sequence[str] | None = None, pages: int | None = 0, progress: Progress = None,
+    layers: Sequence[str] | None = None, pages: int | None = 0, progress: Progress | None = None,
 ) -> PicturesReport:  # fmt: skip
     """Draw the targets of a bundle into a new folder, which appears whole or not at all.
 
@@ -105,7 +64,7 @@ def write_pictures(
 
 def write_error_pictures(
     bundle: Bundle, folder: str | os.PathLike[str], errors: Errors | None, *,
-    layers: Sequence[str] | None = None, pages: int | None = 0, progress: Progress = None,
+    layers: Sequence[str] | None = None, pages: int | None = 0, progress: Progress | None = None,
 ) -> PicturesReport:  # fmt: skip
     """Draw how far measured conductances are from their targets, as `write_pictures` draws these.
 
@@ -130,15 +89,21 @@ def write_error_pictures(
     return PicturesReport(folder, found)
 
 
-def draw_pictures(bundle: Bundle, folder: Path, progress: Progress = None, *, pages: int | None = 0) -> PicturesReport:
+def draw_pictures(
+    bundle: Bundle, folder: Path, progress: Progress | None = None, *, pages: int | None = 0
+) -> PicturesReport:
     """Draw the targets of a bundle that is being written into an existing folder of its own."""
     return PicturesReport(folder, tuple(_draw(bundle.layers, folder, None, pages, progress)))
 
 
 def layer_figures(
-    layer: BundleLayer, errors: Errors | None = None, pages: int | None = 0, done: Callable[[], object] = lambda: None
-) -> Iterator[tuple[str, LayerImage, Any]]:
-    """Names, images and figures of a layer, the whole of it first; `done` is called for every tile that was read."""
+    layer: BundleLayer, errors: Errors | None = None, pages: int | None = 0, done: Callable[[], object] = lambda: None,
+    drawn: dict[Any, Any] | None = None,
+) -> Iterator[tuple[str, LayerImage, Any]]:  # fmt: skip
+    """Names, images and figures of a layer, the whole of it first; `done` is called for every tile that was read.
+
+    A figure is drawn again with other values if `drawn` has one alike, so that it has to be used before the next.
+    """
     from onnx_gconv.handoff.pictures.figure import draw
 
     record, grid, subject, colors = layer.record, layer.record.tile_grid, Subject(layer.record, errors), None
@@ -158,7 +123,8 @@ def layer_figures(
         if colors is None or errors is None:  # errors have the same colours in all pictures of a layer
             colors = subject.colors(image)
         words = [*_caption(name, layer, image, len(tiles)), *colors[2]]
-        yield name.replace("/", "_"), image, draw(image, colors[:2], record, records, words)
+        figure = draw(image, colors[:2], record, records, words, drawn={} if drawn is None else drawn)
+        yield name.replace("/", "_"), image, figure
 
 
 def _caption(name: str, layer: BundleLayer, image: LayerImage, tiles: int) -> Iterator[str]:
@@ -183,18 +149,24 @@ def _caption(name: str, layer: BundleLayer, image: LayerImage, tiles: int) -> It
 
 
 def _draw(
-    layers: Sequence[BundleLayer], folder: Path, errors: Errors | None, pages: int | None, progress: Progress
+    layers: Sequence[BundleLayer], folder: Path, errors: Errors | None, pages: int | None, progress: Progress | None
 ) -> Iterator[LayerPictures]:
-    from onnx_gconv.handoff.pictures.figure import write_png
+    from onnx_gconv.handoff.pictures.figure import rendered
 
     total, numbers = sum(len(layer.tiles) + len(layer.tiles[:pages]) for layer in layers), itertools.count(1)
     step = (lambda: progress("pictures", next(numbers), total)) if progress else lambda: None
-    for layer in layers:
-        blocks = {}
-        for name, image, figure in layer_figures(layer, errors, pages, step):
-            blocks[f"{name}.png"] = image.rows.block, image.columns.block
-            write_png(figure, folder / f"{name}.png")
-        block, tiles, fits = next(iter(blocks.values())), len(layer.tiles), max(layer.tiles[0].shape) <= _MOST_TILE
-        drawn = tiles if block == (1, 1) else len(layer.tiles[:pages]) * fits
-        remark = None if drawn or fits else "its tiles are too large to be drawn cell by cell"
-        yield LayerPictures(layer.record.id, layer.record.weight, tuple(blocks), tiles, tiles, drawn, block, remark)
+    drawn: dict[Any, Any] = {}
+    jobs: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as packer:  # quickly rather than well, while the next picture is drawn
+        for layer in layers:
+            blocks = {}
+            for name, image, figure in layer_figures(layer, errors, pages, step, drawn):
+                blocks[f"{name}.png"] = image.rows.block, image.columns.block
+                jobs.append(packer.submit(rendered(figure).save, folder / f"{name}.png", "png", compress_level=1))
+                jobs[-2:][0].result()  # so that one waits at most
+            block, tiles, fits = next(iter(blocks.values())), len(layer.tiles), max(layer.tiles[0].shape) <= _MOST_TILE
+            cells = tiles if block == (1, 1) else len(layer.tiles[:pages]) * fits
+            remark = None if cells or fits else "its tiles are too large to be drawn cell by cell"
+            yield LayerPictures(layer.record.id, layer.record.weight, tuple(blocks), tiles, tiles, cells, block, remark)
+        for job in jobs:
+            job.result()

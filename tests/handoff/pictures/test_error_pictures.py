@@ -155,7 +155,7 @@ def test_read_back_draws_what_the_chip_is_off_by(handed_off, tmp_path, monkeypat
     from onnx_gconv.handoff.pictures import figure
 
     draw = figure.draw
-    monkeypatch.setattr(figure, "draw", lambda image, *rest: seen.append(image) or draw(image, *rest))
+    monkeypatch.setattr(figure, "draw", lambda image, *rest, **known: seen.append(image) or draw(image, *rest, **known))
     report = read_back(tmp_path / "model.gconv.onnx", bundle.path, pictures=tmp_path / "errors", dry_run=True)
     assert [file.name for file in report.pictures.files] == ["L000.png"]
     [image], [layer] = seen, bundle.layers

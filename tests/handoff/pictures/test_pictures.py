@@ -145,10 +145,10 @@ def test_a_folder_that_cannot_be_filled_is_an_error_and_nothing_is_left(handed_o
     bundle = handed_off("Gemm")
     before = sorted(tmp_path.iterdir())
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("onnx_gconv.handoff.pictures.figure.write_png", full)
+    monkeypatch.setattr("PIL.Image.Image.save", full)
     with pytest.raises(ConfigError, match=r"cannot write '.*new': No space left on device; free some space"):
         write_pictures(bundle, tmp_path / "new")
     assert sorted(tmp_path.iterdir()) == before

@@ -128,7 +128,6 @@ def broken_weights(manifest: Manifest, model: ir.Model) -> tuple[tuple[WeightRec
     values, found = ModelValues(model), []
     for record in manifest.weights:
         try:
-            record.converter.converter()
             problem = next(structural_problems(locate(record, values)), None)
         except (BrokenMappingError, ModelError) as error:
             problem = str(error)

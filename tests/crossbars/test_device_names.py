@@ -52,7 +52,7 @@ def test_a_device_with_a_name_that_is_a_path_or_none_is_refused_and_nothing_is_w
 
 def test_two_devices_of_one_name_are_refused(mapped, tmp_path):
     source = with_devices(mapped("Gemm"), "g", "g")
-    with pytest.raises(ModelError, match="two of its arrays would have the name 'g'"):
+    with pytest.raises(ModelError, match="the device 'g' stands for two of its conductances"):
         write_bundle(source, tmp_path / "out", (5, 4))
 
 

@@ -24,7 +24,7 @@ from tests.generated.random_models import random_model
 from tests.generated.run import findings_of
 
 ROOT = Path(__file__).parents[2]
-MODELS = int(os.environ.get("ONNX_GCONV_GENERATED_MODELS") or (1000 if os.environ.get("CI") else 600))
+MODELS = int(os.environ.get("ONNX_GCONV_GENERATED_MODELS") or 600)
 BATCH = 100
 STARTS = range(0, MODELS, BATCH)
 

@@ -217,9 +217,16 @@ class _Emitter:
             perm = ir.AttrInt64s("perm", grid.permutation)
             value = self._node("Transpose", [value], "expand", [perm], shape=shape, suffix=f"{role}_expanded")
         if tuple(shape) != self._shape:
-            target = self._integers(self._new("g_shape"), np.array(self._shape, np.int64), "shape")
-            value = self._node("Reshape", [value, target], "expand", suffix=f"{role}_expanded")
+            value = self._node("Reshape", [value, self._target_shape()], "expand", suffix=f"{role}_expanded")
         return value
+
+    def _target_shape(self) -> ir.Value:
+        """The shape of the weight, in a node: ONNX Runtime refuses shapes among the initializers in external data."""
+        name = self._new("g_shape")
+        shape = ir.AttrTensor("value", ir.tensor(np.array(self._shape, np.int64), name=name))
+        return self._node(
+            "Constant", [], "shape", [shape], dtype=ir.DataType.INT64, shape=[len(self._shape)], name=name
+        )
 
     def _decoded(self, devices: Sequence[ir.Value], codes: LevelCodes) -> Iterator[ir.Value]:
         """The conductances in µS that codes stand for."""

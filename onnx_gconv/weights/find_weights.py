@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, Ski
 from onnx_gconv.weights.scopes import scopes
 from onnx_gconv.weights.weight_path import WeightPath, path_to
 
-__all__ = ["find_weights"]
+__all__ = ["find_weights", "readers_of_weights"]
 
 _MATRIX_RANK = 2
 
@@ -43,6 +43,22 @@ def find_weights(
             because a caller may replace them.
     """
     return _Finder(model, lookups, quantized=quantized, freeze_inputs=freeze_inputs).survey()
+
+
+def readers_of_weights(
+    model: ir.Model, weights: Mapping[ir.Value, tuple[int, ...]], lookups: Collection[str] = ()
+) -> dict[ir.Value, tuple[Consumer, ...]]:
+    """Who reads weights that nodes compute, as `find_weights` says it of constants. No values are read.
+
+    Args:
+        model: The model.
+        weights: The weights, which nodes compute from constants, and their shapes.
+        lookups: As for `find_weights`.
+
+    Returns:
+        For each weight its readers. One whose shape does not fit an op that reads it has none.
+    """
+    return _Finder(model, lookups, quantized=True, freeze_inputs=True).readers(weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +114,18 @@ class _Finder:
         self._uses = {value: _Use() for value in self._values.constants}
         self._computed: dict[ir.Value, _Use] = {}
 
+    def readers(self, weights: Mapping[ir.Value, tuple[int, ...]]) -> dict[ir.Value, tuple[Consumer, ...]]:
+        self._visit_all()
+        found = {}
+        for value, shape in weights.items():
+            try:
+                found[value] = tuple(self._consumers(value, shape, self._computed.get(value) or _Use()))
+            except (IndexError, ValueError):
+                found[value] = ()
+        return found
+
     def survey(self) -> WeightSurvey:
-        for scope in self._scopes:
-            for node in scope.graph:
-                self._visit(node)
+        self._visit_all()
         decisions: list[FoundWeight | SkippedWeight | None] = [
             self._decide_computed(value, use) for value, use in self._computed.items()
         ]
@@ -110,6 +134,11 @@ class _Finder:
             tuple(item for item in decisions if isinstance(item, FoundWeight)),
             (*(item for item in decisions if isinstance(item, SkippedWeight)), *self._functions.constants()),
         )
+
+    def _visit_all(self) -> None:
+        for scope in self._scopes:
+            for node in scope.graph:
+                self._visit(node)
 
     def _visit(self, node: ir.Node) -> None:
         row = mvm_op(node, self._lookups)
@@ -185,7 +214,7 @@ class _Finder:
             return _skipped(constant, use, *obstacle, is_mvm=True)
         shape = tuple(constant.tensor.shape.numpy())
         try:
-            consumers = tuple(self._consumers(constant, use))
+            consumers = tuple(self._consumers(constant.value, shape, use))
         except (IndexError, ValueError):
             detail = f"{list(shape)} for {_ops(use)}"
             return _skipped(constant, use, SkipReason.INVALID_SHAPE, detail, is_mvm=True)
@@ -248,10 +277,10 @@ class _Finder:
         detail = f"read by {'/'.join(ops)}" if ops else "unused"
         return _skipped(constant, use, SkipReason.NOT_AN_MVM_WEIGHT, detail, is_mvm=False)
 
-    def _consumers(self, constant: Constant, use: _Use) -> Iterator[Consumer]:
-        for node, index in _readers(constant.value, use):
+    def _consumers(self, value: ir.Value, shape: tuple[int, ...], use: _Use) -> Iterator[Consumer]:
+        for node, index in _readers(value, use):
             slot_use = use.mvm_slots.get((node, index))
-            path, view = ((), None) if slot_use is None else slot_use.view(tuple(constant.tensor.shape.numpy()))
+            path, view = ((), None) if slot_use is None else slot_use.view(shape)
             assert node.graph is not None  # noqa: S101 - nodes of a model stand in graphs
             yield Consumer(
                 node=node,

@@ -1,0 +1,176 @@
+"""Whether a model that was rewritten is one that others can load: its names, its inputs and outputs, and onnx.checker.
+
+Only the model without its weights is looked at, so that it takes as long for gigabytes as for bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import onnx
+import onnx_ir as ir
+
+from onnx_gconv.errors import ModelError
+
+__all__ = ["RewriteCheck"]
+
+# Smaller tensors stay in what is checked: the shapes and axes among them say which shapes nodes give.
+_LARGEST_KEPT_BYTES = 256
+
+_LONGEST_REASON = 300
+
+
+class RewriteCheck:
+    """What a model has to keep when it is rewritten, taken before and asked for afterwards.
+
+    Names are defined once in each graph; inputs and outputs of the model stay, but for inputs that were defaults of
+    initializers; and if onnx.checker accepts the model before, it does so afterwards, with its inference of types and
+    shapes if that accepts it, too.
+
+    Args:
+        model: The model before it is rewritten. It is not changed, and no weight is read.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        skeleton = _Skeleton(model)
+        self._inputs = [_label(value) for value in skeleton.proto.graph.input[: len(model.graph.inputs)]]
+        self._outputs = [_label(value) for value in skeleton.proto.graph.output]
+        self._defaults = {value.name for value in model.graph.inputs if value.name in model.graph.initializers}
+        self._is_typed = skeleton.is_typed and skeleton.refusal(with_types=True) is None
+        self._refusal = None if self._is_typed else skeleton.refusal(with_types=False)
+
+    @property
+    def note(self) -> str | None:
+        """That onnx.checker refuses the model already before, and why; None if it does not."""
+        return None if self._refusal is None else f"onnx.checker refuses the model as it was given: {self._refusal}"
+
+    def require_sound(self, model: ir.Model) -> None:
+        """Refuse a rewritten model that nobody could load.
+
+        Args:
+            model: The model as it is going to be written.
+
+        Raises:
+            ModelError: If it has lost something; the message names it, and says that the fault is ours.
+        """
+        problem = next(self._problems(model), None)
+        if problem is not None:
+            raise ModelError(
+                f"the model that would be written is damaged, so that nothing was written: {problem}; this is a fault "
+                "of onnx_gconv, please report it with the model"
+            )
+
+    def _problems(self, model: ir.Model) -> Iterator[str]:
+        skeleton = _Skeleton(model)
+        yield from _defined_twice(skeleton.proto.graph, "the main graph")
+        inputs = [_label(value) for value in skeleton.proto.graph.input[: len(model.graph.inputs)]]
+        kept = [item for item in self._inputs if item in inputs or item[0] not in self._defaults]
+        yield from _differences("input", kept, inputs)
+        yield from _differences("output", self._outputs, [_label(value) for value in skeleton.proto.graph.output])
+        if self._refusal is None:
+            refusal = skeleton.refusal(with_types=self._is_typed and skeleton.is_typed)
+            if refusal is not None:
+                yield f"onnx.checker refuses it: {refusal}"
+
+
+class _Skeleton:
+    """A model without its weights.
+
+    In their place stand inputs of their names, types and shapes: of the main graph, where those of bodies are seen,
+    too, or of the bodies themselves if others have the name. Types cannot be inferred then.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.proto = _without_data(model)
+        names = Counter(name for graph in _graphs(self.proto.graph) for name in _definitions(graph))
+        self.is_typed = True
+        for graph in _graphs(self.proto.graph):
+            external = [item for item in graph.initializer if item.data_location == onnx.TensorProto.EXTERNAL]
+            kept = [item for item in graph.initializer if item.data_location != onnx.TensorProto.EXTERNAL]
+            own = {item.name for item in graph.input}
+            del graph.initializer[:]
+            graph.initializer.extend(kept)
+            for tensor in external:
+                if tensor.name in own:
+                    continue
+                is_unique = names[tensor.name] == 1
+                self.is_typed = self.is_typed and (is_unique or graph is self.proto.graph)
+                owner = self.proto.graph if is_unique else graph
+                owner.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+
+    def refusal(self, *, with_types: bool) -> str | None:
+        """Why onnx.checker refuses it, in a line; None if it does not."""
+        try:
+            onnx.checker.check_model(self.proto, full_check=with_types)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+            return " ".join(str(error).split())[:_LONGEST_REASON]
+        return None
+
+
+def _without_data(model: ir.Model) -> onnx.ModelProto:
+    """A model whose large initializers only say that they are elsewhere."""
+    values = [
+        value
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None and value.const_value.nbytes > _LARGEST_KEPT_BYTES
+    ]
+    tensors = [value.const_value for value in values]
+    try:
+        for value in values:
+            value.const_value = _placeholder(value)
+        return ir.to_proto(model)
+    finally:
+        for value, tensor in zip(values, tensors, strict=True):
+            value.const_value = tensor
+
+
+def _placeholder(value: ir.Value) -> ir.ExternalTensor:
+    tensor = value.const_value
+    assert tensor is not None  # noqa: S101 - only those with data are asked for
+    shape = ir.Shape(tensor.shape.numpy())
+    return ir.ExternalTensor("weights", 0, tensor.nbytes, tensor.dtype, shape=shape, name=value.name or "")
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            bodies = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
+            for body in bodies:
+                yield from _graphs(body)
+
+
+def _definitions(graph: onnx.GraphProto) -> Iterator[str]:
+    """The names of all values that a graph defines; an initializer that is the default of an input counts once."""
+    inputs = [item.name for item in graph.input]
+    yield from inputs
+    yield from (item.name for item in graph.initializer if item.name not in inputs)
+    yield from (name for node in graph.node for name in node.output if name)
+
+
+def _defined_twice(graph: onnx.GraphProto, where: str) -> Iterator[str]:
+    counted = Counter(_definitions(graph))
+    for name in (name for name, number in counted.items() if number > 1):
+        yield f"the name '{name}' is defined twice in {where}"
+    for node in graph.node:
+        for attribute in node.attribute:
+            bodies = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
+            for body in bodies:
+                yield from _defined_twice(body, f"the {attribute.name} of node '{node.name}' ({node.op_type})")
+
+
+def _label(value: onnx.ValueInfoProto) -> tuple[str, bytes]:
+    return value.name, value.type.SerializeToString(deterministic=True)
+
+
+def _differences(what: str, before: list[tuple[str, bytes]], after: list[tuple[str, bytes]]) -> Iterator[str]:
+    """How inputs or outputs differ."""
+    if [name for name, _ in before] != [name for name, _ in after]:
+        old_names, new_names = (", ".join(f"'{name}'" for name, _ in items) or "none" for items in (before, after))
+        yield f"its {what}s were {old_names}, but would be {new_names}"
+        return
+    for (name, old), (_, new) in zip(before, after, strict=True):
+        if old != new:
+            yield f"its {what} '{name}' would have another type or shape"

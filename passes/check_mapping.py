@@ -91,7 +91,6 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
     nodes = _named_nodes(model)
     sound: list[tuple[MappedWeight, ConductanceConverter]] = []
     checked = checked_weights(manifest, model)
-    yield from (Violation(None, message) for message in unlisted_weights(checked, model))
     for item in checked:
         record, mapped = item.record, item.mapped
         try:
@@ -105,6 +104,7 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
         yield from (Violation(record.name, message) for message in found)
         if mapped is not None and not found:
             sound.append((mapped, converter))
+    yield from (Violation(None, message) for message in unlisted_weights(checked, model))
     with concurrent.futures.ThreadPoolExecutor(worker_count()) as executor:
         jobs = [executor.submit(_values, mapped, converter) for mapped, converter in sound]
         for (mapped, _), job in zip(sound, jobs, strict=True):

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnx_gconv.crossbars.checked_weights import checked_weights, unlisted_weights
 from onnx_gconv.mapping import Manifest, WeightRecord, remove_manifest
-from onnx_gconv.mapping.located import MappedWeight, ModelValues
+from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.mapping.tensor_texts import TENSOR_KEY, put_texts_back
@@ -63,18 +63,17 @@ class RestoreWeights(ir.passes.InPlacePass):
 
 
 def _locate_all(manifest: Manifest, model: ir.Model) -> list[MappedWeight]:
-    initializers = ModelValues(model).initializers
     located = []
     checked = checked_weights(manifest, model)
-    if (unlisted := next(unlisted_weights(checked, model), None)) is not None:
-        raise ModelPreconditionError(f"the model cannot be restored: {unlisted}; restore the model as it was mapped")
     for item in checked:
         record = item.record
-        if item.is_folded and _is_plain(initializers[record.name], record):
+        if item.is_folded:
             continue
         if item.problem is not None or item.mapped is None:
             raise _not_restored(record, item.problem)
         located.append(item.mapped)
+    if (unlisted := next(unlisted_weights(checked, model), None)) is not None:
+        raise ModelPreconditionError(f"the model cannot be restored: {unlisted}; restore the model as it was mapped")
     return located
 
 
@@ -82,11 +81,6 @@ def _not_restored(record: WeightRecord, problem: str | None) -> ModelPreconditio
     return ModelPreconditionError(
         f"the weight '{record.name}' cannot be restored: {problem}; restore the model as it was mapped"
     )
-
-
-def _is_plain(value: ir.Value, record: WeightRecord) -> bool:
-    tensor = value.const_value
-    return tensor is not None and tensor.dtype == record.ir_dtype and tensor.shape.numpy() == record.shape
 
 
 def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]) -> None:

@@ -7,9 +7,10 @@ a manifest that another tool, or somebody, has made untrue.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -59,11 +60,7 @@ def checked_weights(manifest: Manifest, model: ir.Model) -> tuple[CheckedWeight,
     return tuple(
         item
         if item.mapped is None or item.problem is not None
-        else CheckedWeight(
-            item.record,
-            item.mapped,
-            next(_untruths(item.mapped, readers[item.mapped.value], records_of[item.mapped.value]), None),
-        )
+        else _compared(item.mapped, readers[item.mapped.value], records_of[item.mapped.value])
         for item in found
     )
 
@@ -79,7 +76,8 @@ def unlisted_weights(weights: Sequence[CheckedWeight], model: ir.Model) -> Itera
     scales = {item.record.scale.name for item in weights}
     for node, scale in rebuilding_nodes(model):
         if node not in nodes and scale not in scales:
-            yield f"node '{node.name}' ({node.op_type}) rebuilds a weight with '{scale}', which the manifest does not name"
+            what = f"node '{node.name}' ({node.op_type}) rebuilds a weight with '{scale}'"
+            yield f"{what}, which the manifest does not name"
 
 
 def _checked(record: WeightRecord, values: ModelValues) -> CheckedWeight:
@@ -98,27 +96,41 @@ def _lookups(manifest: Manifest) -> frozenset[str]:
     return frozenset(item.op_type for item in consumers if (item.domain, item.op_type) in LOOKUP_OPS)
 
 
-def _untruths(mapped: MappedWeight, readers: Sequence[Consumer], records: Sequence[WeightRecord]) -> Iterator[str]:
-    """What the manifest says of a weight and the graph does not.
+def _compared(mapped: MappedWeight, readers: Sequence[Consumer], records: Sequence[WeightRecord]) -> CheckedWeight:
+    """A weight whose nodes compute what the manifest says, compared with the rest of it.
 
     Args:
         mapped: The weight.
         readers: Who reads it in the graph.
         records: All entries of the manifest that are this weight; several if another tool has joined equal weights.
     """
-    yield from _of_the_name(mapped, records)
-    yield from _of_the_converter(mapped)
-    said = [item for item in mapped.record.consumers if item.reads == "rebuilt"]
-    missing, unknown = _compared(said, readers)
-    for item in missing:
-        if item.is_mvm:
-            yield _missing_reader(item, unknown)
-    others = [item for record in records for item in record.consumers if record is not mapped.record]
-    for reader in _compared(others, unknown)[1]:
-        if reader.view is not None:
-            read = _as_matrices(reader.view)
-            yield f"node {node_label(reader.node)} reads it as {read}, of which the manifest says nothing"
-    yield from _of_the_scales(mapped.record)
+    record = mapped.record
+    found, unknown = _matched(record.consumers, readers)
+    missing = (item for number, item in enumerate(record.consumers) if _is_missing(item, number, found))
+    others = [item for other in records if other is not record for item in other.consumers]
+    untruths = itertools.chain(
+        _of_the_name(mapped, records),
+        _of_the_converter(mapped),
+        (_missing_reader(item, unknown) for item in missing),
+        (_unnamed_reader(reader) for reader in _matched(others, unknown)[1] if reader.view is not None),
+        _of_the_scales(record),
+    )
+    in_graph = tuple(
+        _as_in_graph(item, found[number]) if number in found else item for number, item in enumerate(record.consumers)
+    )
+    record = record if in_graph == record.consumers else record.model_copy(update={"consumers": in_graph})
+    return CheckedWeight(record, replace(mapped, record=record), next(untruths, None))
+
+
+def _as_in_graph(item: ConsumerRecord, reader: Consumer) -> ConsumerRecord:
+    """A reader by the name that it has now; another tool may have renamed or replaced it."""
+    node = reader.node
+    named = {"node": node.name or "", "op_type": node.op_type, "domain": node.domain}
+    return item.model_copy(update={**named, "slot": reader.slot, "graph": reader.graph_path})
+
+
+def _is_missing(item: ConsumerRecord, number: int, found: Mapping[int, Consumer]) -> bool:
+    return item.is_mvm and item.reads == "rebuilt" and number not in found
 
 
 def _of_the_name(mapped: MappedWeight, records: Sequence[WeightRecord]) -> Iterator[str]:
@@ -151,20 +163,20 @@ def _of_the_converter(mapped: MappedWeight) -> Iterator[str]:
         yield f"its coefficients or its offset are not those of {record.converter.name} with the parameters it names"
 
 
-def _compared(
-    said: Sequence[ConsumerRecord], readers: Sequence[Consumer]
-) -> tuple[list[ConsumerRecord], list[Consumer]]:
-    """The readers of the manifest that the graph does not have, and those of the graph that the manifest does not name.
+def _matched(said: Sequence[ConsumerRecord], readers: Sequence[Consumer]) -> tuple[dict[int, Consumer], list[Consumer]]:
+    """The readers that the manifest names, by their numbers in it, and the others.
 
     Other tools may rename nodes, and replace one by another that reads the same matrices.
     """
-    missing, unknown = list(said), list(readers)
+    found, unknown = dict[int, Consumer](), list(readers)
     for is_same in (_is_same_node, _is_renamed, _is_replaced):
-        for item in list(missing):
+        for number, item in enumerate(said):
+            if number in found or item.reads != "rebuilt":
+                continue
             if (reader := next((reader for reader in unknown if is_same(item, reader)), None)) is not None:
-                missing.remove(item)
+                found[number] = reader
                 unknown.remove(reader)
-    return missing, unknown
+    return found, unknown
 
 
 def _is_same_node(item: ConsumerRecord, reader: Consumer) -> bool:
@@ -173,14 +185,21 @@ def _is_same_node(item: ConsumerRecord, reader: Consumer) -> bool:
 
 
 def _is_renamed(item: ConsumerRecord, reader: Consumer) -> bool:
-    op = item.domain, item.op_type, item.slot
-    if op != (reader.node.domain, reader.node.op_type, reader.slot):
+    if (*_op(item), item.slot) != (reader.node.domain, reader.node.op_type, reader.slot):
         return False
     is_unknown_op = item.is_mvm and known_op(item.domain, item.op_type) is None  # its row may be missing here
-    return is_unknown_op or _is_replaced(item, reader)
+    return is_unknown_op or _reads_the_same(item, reader)
 
 
 def _is_replaced(item: ConsumerRecord, reader: Consumer) -> bool:
+    return _op(item) != (reader.node.domain, reader.node.op_type) and _reads_the_same(item, reader)
+
+
+def _op(item: ConsumerRecord) -> tuple[str, str]:
+    return item.domain, item.op_type
+
+
+def _reads_the_same(item: ConsumerRecord, reader: Consumer) -> bool:
     path = tuple((step.op, step.argument) for step in item.path)
     view = None if item.matrix_view is None else item.matrix_view.view
     return (path, view) == (tuple((step.op, step.argument) for step in reader.path), reader.view)
@@ -189,10 +208,18 @@ def _is_replaced(item: ConsumerRecord, reader: Consumer) -> bool:
 def _missing_reader(item: ConsumerRecord, unknown: Sequence[Consumer]) -> str:
     label = f"{item.node} ({item.op_type})" if item.node else item.op_type
     said = "no matrices" if item.matrix_view is None else _as_matrices(item.matrix_view.view)
+    what = f"the manifest says that node {label} reads it at input {item.slot} as {said}"
     found = next((reader for reader in unknown if (reader.node.name or "") == item.node and reader.view), None)
     if found is None or found.view is None:
-        return f"the manifest says that node {label} reads it as {said}, but no node of the graph does"
-    return f"node {label} reads it as {_as_matrices(found.view)}, but the manifest says as {said}"
+        return f"{what}, but no node of the graph does"
+    steps = f" behind {len(found.path)} steps" if found.path else ""
+    return f"{what}, but it does at input {found.slot} as {_as_matrices(found.view)}{steps}"
+
+
+def _unnamed_reader(reader: Consumer) -> str:
+    assert reader.view is not None  # noqa: S101 - others are not asked for
+    read = _as_matrices(reader.view)
+    return f"node {node_label(reader.node)} reads it as {read}, of which the manifest says nothing"
 
 
 def _as_matrices(view: MatrixView) -> str:
@@ -200,6 +227,7 @@ def _as_matrices(view: MatrixView) -> str:
     count = "a matrix" if view.matrices == 1 else f"{view.matrices} matrices"
     axes = f"axes {list(view.matrix_axes)}, {list(view.row_axes)}, {list(view.column_axes)} of {list(view.split_shape)}"
     factor = f", times {view.factor:g}" if view.factor != 1 else ""
+    factor += f", {view.columns_per_channel} columns a channel" if view.columns_per_channel != 1 else ""
     return f"{count} of {view.rows}x{view.columns} ({axes}{factor})"
 
 

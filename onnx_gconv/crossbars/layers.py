@@ -164,8 +164,6 @@ def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | N
     """
     layers = []
     checked = checked_weights(require_mapped(model), model)
-    if (unlisted := next(unlisted_weights(checked, model), None)) is not None:
-        raise ModelError(f"the model cannot be handed off: {unlisted}; hand off the model as it was mapped")
     for number, item in enumerate(checked):
         record, problem = item.record, item.problem
         if record.measured is not None:
@@ -186,6 +184,8 @@ def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | N
         if preset is not None:
             _check_range(record, preset)
         layers.append(_layer(number, item.mapped, geometry))
+    if (unlisted := next(unlisted_weights(checked, model), None)) is not None:
+        raise ModelError(f"the model cannot be handed off: {unlisted}; hand off the model as it was mapped")
     return tuple(layers)
 
 

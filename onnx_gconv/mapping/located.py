@@ -364,15 +364,33 @@ def _saturated(value: ir.Value, limits: tuple[float, float], after: list[ir.Node
 def _missing(record: WeightRecord, values: ModelValues) -> BrokenMappingError:
     """Why nothing in the graph rebuilds a weight."""
     gone = next((item.name for item in record.conductances if item.name not in values.initializers), record.scale.name)
-    if record.name in values.initializers:
-        kind = FoldedMappingError if gone != record.scale.name else BrokenMappingError
+    plain = values.initializers.get(record.name) or next(_plain_behind_readers(record, values), None)
+    if plain is not None:
+        kind = FoldedMappingError if _is_weight(plain, record) else BrokenMappingError
         return kind(
-            f"the mapping was folded away: '{record.name}' is a plain initializer again and '{gone}' is gone; "
+            f"the mapping was folded away: '{plain.name}' is a plain initializer again and '{gone}' is gone; "
             "mapping has to be the last step, after all constant folding"
         )
     if record.name in values.outputs and record.scale.name not in values.initializers:
         return BrokenMappingError(f"'{gone}' is gone; another tool replaced what computes '{record.name}'")
     return BrokenMappingError(f"the initializer '{gone}' is gone; another tool removed or renamed it")
+
+
+def _plain_behind_readers(record: WeightRecord, values: ModelValues) -> Iterator[ir.Value]:
+    """The initializers that named readers have in place of a weight: another tool has joined it with an equal one."""
+    for consumer in record.consumers:
+        if consumer.reads == "digital" or not consumer.node or not consumer.is_mvm:
+            continue
+        for node in values.nodes(consumer.node, consumer.op_type):
+            value = node.inputs[consumer.slot] if consumer.slot < len(node.inputs) else None
+            if value is not None and value.is_initializer() and _is_weight(value, record):
+                yield value
+
+
+def _is_weight(value: ir.Value, record: WeightRecord) -> bool:
+    """Whether an initializer has the type and the shape of a weight."""
+    tensor = value.const_value
+    return tensor is not None and tensor.dtype == record.ir_dtype and tensor.shape.numpy() == record.shape
 
 
 def _expression(root: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:

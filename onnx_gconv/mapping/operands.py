@@ -140,6 +140,11 @@ def _producer(value: ir.Value, op_type: str) -> ir.Node:
         BrokenMappingError: If it is another op or lacks inputs.
     """
     node = value.producer()
+    if node is None and value.is_initializer():
+        raise BrokenMappingError(
+            f"a part of the mapping was folded away: '{value.name}' is an initializer now, no output of a {op_type} "
+            "node; mapping has to be the last step, after all constant folding"
+        )
     if node is None or node.op_type != op_type or node.domain != "":
         found = "no node does" if node is None else f"{node.op_type} does"
         raise BrokenMappingError(f"'{value.name}' should be given by a {op_type} node, but {found}")

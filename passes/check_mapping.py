@@ -49,7 +49,9 @@ class CheckMapping(ir.passes.InPlacePass):
     is the manifest's; one device of a pair is at g_min, for converters of which that holds;
     every conductance is a level, if there are levels, and every code stands for one, unless conductances are measured:
     then they are finite; every consumer still reads the
-    rebuilt weight, or the digital copy of it.
+    rebuilt weight, or the digital copy of it. All else that the manifest says of a weight (its readers, their matrices,
+    which elements share a scale, devices and coefficients) is derived from the graph and compared, see
+    `checked_weights`; and nothing else in the graph rebuilds a weight.
     """
 
     def violations(self, model: ir.Model) -> tuple[Violation, ...]:

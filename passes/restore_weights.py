@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -77,6 +77,18 @@ def _locate_all(manifest: Manifest, model: ir.Model) -> list[MappedWeight]:
     return located
 
 
+def _graphs_in_sight(mapped: MappedWeight, scope_of: Mapping[ir.Graph, Scope]) -> Iterator[ir.Graph]:
+    """The graph that holds a weight, and those between it and the readers of the weight."""
+    graph = mapped.nodes[0].graph
+    assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
+    yield graph
+    for node, _ in mapped.value.uses():
+        scope = scope_of[node.graph] if isinstance(node.graph, ir.Graph) else None
+        while scope is not None and scope.graph is not graph:
+            yield scope.graph
+            scope = scope.parent
+
+
 def _not_restored(record: WeightRecord, problem: str | None) -> ModelPreconditionError:
     return ModelPreconditionError(
         f"the weight '{record.name}' cannot be restored: {problem}; restore the model as it was mapped"
@@ -84,7 +96,9 @@ def _not_restored(record: WeightRecord, problem: str | None) -> ModelPreconditio
 
 
 def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]) -> None:
-    """Refuse weights whose name another value of the same graph has, which would be replaced by the weight.
+    """Refuse weights whose name another value has in their graph, or in a body that reads them.
+
+    The weight would take the place of that value, or that value the place of the weight.
 
     Raises:
         ModelPreconditionError: It names the weight and the value.
@@ -96,9 +110,9 @@ def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]
         for value in (*scope.graph.inputs, *scope.graph.initializers.values(), *outputs):
             if value not in rebuilt and value.name:
                 taken[scope.graph, value.name] = value
+    scope_of = {scope.graph: scope for scope in owners}
     for mapped in located:
-        graph = mapped.nodes[0].graph
-        if isinstance(graph, ir.Graph) and (graph, mapped.record.name) in taken:
+        if any((graph, mapped.record.name) in taken for graph in _graphs_in_sight(mapped, scope_of)):
             raise ModelPreconditionError(
                 f"the weight '{mapped.record.name}' cannot be restored: the graph has another value of that name; "
                 "the manifest was changed, or another tool renamed that value: restore the model as it was mapped"

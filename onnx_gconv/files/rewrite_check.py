@@ -5,6 +5,7 @@ Only the model without its weights is looked at, so that it takes as long for gi
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 
@@ -37,7 +38,7 @@ class RewriteCheck:
         self._inputs = [_label(value) for value in skeleton.proto.graph.input[: len(model.graph.inputs)]]
         self._outputs = [_label(value) for value in skeleton.proto.graph.output]
         self._defaults = {value.name for value in model.graph.inputs if value.name in model.graph.initializers}
-        self._is_typed = skeleton.is_typed and skeleton.refusal(with_types=True) is None
+        self._is_typed = skeleton.refusal(with_types=True) is None
         self._refusal = None if self._is_typed else skeleton.refusal(with_types=False)
 
     @property
@@ -69,35 +70,49 @@ class RewriteCheck:
         yield from _differences("input", kept, inputs)
         yield from _differences("output", self._outputs, [_label(value) for value in skeleton.proto.graph.output])
         if self._refusal is None:
-            refusal = skeleton.refusal(with_types=self._is_typed and skeleton.is_typed)
+            refusal = skeleton.refusal(with_types=self._is_typed)
             if refusal is not None:
                 yield f"onnx.checker refuses it: {refusal}"
 
 
 class _Skeleton:
-    """A model without its weights.
+    """A model without its weights, in whose place stand inputs of the main graph, of their types and shapes.
 
-    In their place stand inputs of their names, types and shapes: of the main graph, where those of bodies are seen,
-    too, or of the bodies themselves if others have the name. Types cannot be inferred then.
+    In bodies, and in place of Constant nodes, an Identity node gives such an input the name of the weight.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self.proto = _without_data(model)
-        names = Counter(name for graph in _graphs(self.proto.graph) for name in _definitions(graph))
-        self.is_typed = True
-        for graph in _graphs(self.proto.graph):
-            external = [item for item in graph.initializer if item.data_location == onnx.TensorProto.EXTERNAL]
-            kept = [item for item in graph.initializer if item.data_location != onnx.TensorProto.EXTERNAL]
-            own = {item.name for item in graph.input}
-            del graph.initializer[:]
-            graph.initializer.extend(kept)
-            for tensor in external:
-                if tensor.name in own:
-                    continue
-                is_unique = names[tensor.name] == 1
-                self.is_typed = self.is_typed and (is_unique or graph is self.proto.graph)
-                owner = self.proto.graph if is_unique else graph
-                owner.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        self._main = self.proto.graph
+        for graph in _graphs(self._main):
+            for node in graph.node:
+                if node.op_type == "Constant" and _is_elsewhere(node.attribute[0].t):
+                    source = self._input_for(node.attribute[0].t)
+                    node.op_type = "Identity"
+                    node.input.append(source)
+                    del node.attribute[:]
+            self._take_initializers_out(graph)
+
+    def _take_initializers_out(self, graph: onnx.GraphProto) -> None:
+        own = {item.name for item in graph.input}
+        kept = [item for item in graph.initializer if not _is_elsewhere(item)]
+        taken = [item for item in graph.initializer if _is_elsewhere(item) and item.name not in own]
+        if graph is self._main:
+            for tensor in taken:
+                self._input_for(tensor, tensor.name)
+        elif taken:
+            given = [onnx.helper.make_node("Identity", [self._input_for(item)], [item.name]) for item in taken]
+            nodes = [*given, *graph.node]
+            del graph.node[:]
+            graph.node.extend(nodes)
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+
+    def _input_for(self, tensor: onnx.TensorProto, name: str | None = None) -> str:
+        """An input of the main graph like a tensor, and its name, which no exporter gives."""
+        name = f"weight {len(self._main.input)}" if name is None else name
+        self._main.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+        return name
 
     def refusal(self, *, with_types: bool) -> str | None:
         """Why onnx.checker refuses it, in a line; None if it does not."""
@@ -109,28 +124,35 @@ class _Skeleton:
 
 
 def _without_data(model: ir.Model) -> onnx.ModelProto:
-    """A model whose large initializers only say that they are elsewhere."""
-    values = [
-        value
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None and value.const_value.nbytes > _LARGEST_KEPT_BYTES
-    ]
-    tensors = [value.const_value for value in values]
-    try:
-        for value in values:
-            value.const_value = _placeholder(value)
+    """A model whose large constants only say that they are elsewhere; those of functions stay."""
+    with contextlib.ExitStack() as undo:
+        for graph in model.graphs():
+            for value in graph.initializers.values():
+                if (tensor := value.const_value) is not None and _is_large(tensor):
+                    undo.callback(setattr, value, "const_value", tensor)
+                    value.const_value = _placeholder(tensor, value.name)
+            for node in graph:
+                if _is_constant(node) and _is_large(constant := node.attributes["value"].as_tensor()):
+                    undo.callback(node.attributes.add, node.attributes["value"])
+                    node.attributes.add(ir.AttrTensor("value", _placeholder(constant, node.outputs[0].name)))
         return ir.to_proto(model)
-    finally:
-        for value, tensor in zip(values, tensors, strict=True):
-            value.const_value = tensor
 
 
-def _placeholder(value: ir.Value) -> ir.ExternalTensor:
-    tensor = value.const_value
-    assert tensor is not None  # noqa: S101 - only those with data are asked for
+def _is_constant(node: ir.Node) -> bool:
+    return node.op_type == "Constant" and node.domain == "" and "value" in node.attributes
+
+
+def _is_large(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype != ir.DataType.STRING and tensor.nbytes > _LARGEST_KEPT_BYTES
+
+
+def _placeholder(tensor: ir.TensorProtocol, name: str | None) -> ir.ExternalTensor:
     shape = ir.Shape(tensor.shape.numpy())
-    return ir.ExternalTensor("weights", 0, tensor.nbytes, tensor.dtype, shape=shape, name=value.name or "")
+    return ir.ExternalTensor("weights", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name or "")
+
+
+def _is_elsewhere(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -171,6 +171,40 @@ def test_bodies_whose_weights_share_a_name_are_checked_too(parse):
     check.require_sound(model)
 
 
+def test_constants_of_nodes_are_not_read_either(parse):
+    model = parse(
+        """g (bool c, float[1,70] x) => (float[1,70] y) {
+            K = Constant <value = float[1,1] {1}> ()
+            h = MatMul(x, K)
+            y = If (c) <
+                then_branch = t () => (float[1,70] a) { L = Constant <value = float[1,1] {1}> () a = MatMul(h, L) },
+                else_branch = e () => (float[1,70] b) { L = Constant <value = float[1,1] {1}> () b = MatMul(h, L) }
+            >
+        }"""
+    )
+    tensor = UnreadTensor("K")
+    tensor.shape = ir.Shape((70, 70))
+    for graph in model.graphs():
+        for node in graph:
+            if node.op_type == "Constant":
+                node.attributes.add(ir.AttrTensor("value", tensor))
+    check = RewriteCheck(model)
+    assert check.note is None
+    check.require_sound(model)
+    assert next(iter(model.graph)).attributes["value"].as_tensor() is tensor
+
+
+def test_texts_among_the_initializers_do_not_matter(parse, normal):
+    model = parse(DENSE, W=normal(30, 40))
+    names = ir.StringTensor(np.full(100, b"a long text of a vocabulary", object), shape=ir.Shape((100,)), name="names")
+    model.graph.initializers.add(
+        ir.Value(name="names", type=ir.TensorType(ir.DataType.STRING), shape=ir.Shape((100,)), const_value=names)
+    )
+    check = RewriteCheck(model)
+    assert check.note is None
+    check.require_sound(model)
+
+
 @pytest.mark.parametrize("command", ["map", "restore"])
 def test_nothing_is_written_where_a_rewrite_fails_the_check(dense, tmp_path, monkeypatch, command):
     save_model(dense, tmp_path / "model.onnx")

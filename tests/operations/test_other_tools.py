@@ -95,6 +95,10 @@ def extracted(model, folder):
     return onnx.load(folder / "part.onnx")
 
 
+def with_shapes(model):
+    return onnx.shape_inference.infer_shapes(model)
+
+
 def with_pass(rewrite):
     def run(model):
         return ir.to_proto(rewrite(ir.from_proto(model)).model)
@@ -114,7 +118,7 @@ TOOLS = {
     "onnxruntime, saved at level basic": saved_at(LEVELS.ORT_ENABLE_BASIC),
     "onnxruntime, saved at level extended": saved_at(LEVELS.ORT_ENABLE_EXTENDED),
     "onnxruntime, saved at level all": saved_at(LEVELS.ORT_ENABLE_ALL),
-    "onnx.shape_inference": lambda model: onnx.shape_inference.infer_shapes(model),
+    "onnx.shape_inference": with_shapes,
     "onnx.version_converter": lambda model: onnx.version_converter.convert_version(model, 21),
     "onnx.compose.add_prefix": lambda model: onnx.compose.add_prefix(model, "a_"),
     "onnx.compose.merge_models": merged_with_another,

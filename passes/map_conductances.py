@@ -33,7 +33,13 @@ from onnx_gconv.weights import (
     find_weights,
     scopes,
 )
-from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_ROUND_OPSET, set_default_opset, without_missing_casts
+from onnx_gconv.weights.opsets import (
+    OLDEST_CASTS,
+    OLDEST_INTEGER_CONSTANTS,
+    OLDEST_ROUND_OPSET,
+    set_default_opset,
+    without_missing_casts,
+)
 
 __all__ = ["MapConductances"]
 
@@ -272,6 +278,7 @@ def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, op
         grid=conversion.grid,
         zero_name=record.zero.name if isinstance(record.zero, ZeroRecord) else None,
         level_codes=level_codes,
+        shapes_in_nodes=opset >= OLDEST_INTEGER_CONSTANTS,
     )
 
 

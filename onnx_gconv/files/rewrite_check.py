@@ -41,6 +41,13 @@ class RewriteCheck:
         self._is_typed = skeleton.refusal(with_types=True) is None
         self._refusal = None if self._is_typed else skeleton.refusal(with_types=False)
 
+    def renew(self, model: ir.Model) -> None:
+        """Take what onnx.checker says from the model as it is now, which another tool has rewritten meanwhile."""
+        skeleton = _Skeleton(model)
+        if self._refusal is None:
+            self._is_typed = skeleton.refusal(with_types=True) is None
+            self._refusal = None if self._is_typed else skeleton.refusal(with_types=False)
+
     @property
     def note(self) -> str | None:
         """That onnx.checker refuses the model already before, and why; None if it does not."""

@@ -85,6 +85,8 @@ def map_model(
     with named_in_messages(source, options_concern_it=False):
         check = None if dry_run else RewriteCheck(graph)
         notes = _raise_opset(graph) if configuration.model.upgrade_opset else ()
+        if check is not None and notes:
+            check.renew(graph)
         if check is None:
             mapping.requires(graph)
             return MappingReport(source, _with_notes(notes, mapping.preview(graph)))

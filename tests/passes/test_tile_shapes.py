@@ -64,6 +64,16 @@ def test_models_with_the_shape_in_an_initializer_are_read_as_before(mapped):
     assert list(mapped.graph.initializers) == ["W"]
 
 
+@pytest.mark.parametrize(("opset", "is_in_node"), [(8, False), (9, True)])
+def test_nodes_hold_shapes_only_where_the_opset_lets_them_hold_integers(parse, normal, opset, is_in_node):
+    text = CONV.replace("float y", "float[1,32,4,4] y")
+    model = parse(text, opsets=f'"" : {opset}', ir_version=4, W=normal(32, 16, 1, 1))
+    MapConductances(granularity={"tile": "8x16"})(model)
+    assert (target_shape(model).producer() is not None) == is_in_node
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert CheckMapping().violations(model) == ()
+
+
 def test_another_shape_is_a_broken_mapping(mapped):
     wrong = ir.tensor(np.array([32, 1, 16, 1], np.int64), name="wrong")
     target_shape(mapped).producer().attributes.add(ir.AttrTensor("value", wrong))

@@ -61,6 +61,14 @@ def test_errors_of_nothing_but_zeros_have_a_histogram():
     assert histogram.counts.sum() == 7
 
 
+@given(ERRORS.filter(lambda errors: errors.size and np.abs(errors).max() > 1e-9), st.integers(0, 3))
+def test_parts_without_an_error_leave_the_bins_as_fine_as_they_were(errors, zeros):
+    alone = ErrorHistogram.of(errors)
+    for joined in (alone | ErrorHistogram.of(np.zeros(zeros)), ErrorHistogram.of(np.zeros(zeros)) | alone):
+        assert joined.exponent == alone.exponent
+        assert joined.counts.sum() == errors.size + zeros
+
+
 @pytest.mark.parametrize(
     ("absolute", "relative", "within", "text"),
     [

@@ -233,13 +233,6 @@ def test_outputs_that_would_destroy_something(refused, output):
     refused("cannot|exist|input", ConfigError, output=output)
 
 
-def test_links_to_other_files_are_not_followed(chip, refused, tmp_path):
-    chip.write(tmp_path / "real.h5")
-    with h5py.File(tmp_path / "links.h5", "w") as file:
-        file[KEY] = h5py.ExternalLink("real.h5", f"/{KEY}")
-    refused("holds no measurement", measured="links.h5")
-
-
 def test_damage_while_the_model_is_written_leaves_what_was_there(chip, tmp_path, monkeypatch):
     from onnx_gconv.handoff.measurements import Measurements
 

@@ -94,7 +94,9 @@ def evidence_of_rearrangement(
     for name, other in _arrangements(targets, partner):
         cells = is_measured & (other != targets)
         distances = errors[cells] + targets[cells] - other[cells]
-        found[name] = Evidence(distances.size, float(squares[cells].sum()), float(np.dot(distances, distances)))
+        found[name] = Evidence(
+            distances.size, float(squares[cells].sum()), float(np.einsum("i,i", distances, distances))
+        )
     return found
 
 

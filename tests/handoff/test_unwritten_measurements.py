@@ -257,6 +257,28 @@ def test_a_file_of_octave_is_read_back(chip, tmp_path):
     assert found.unused_keys == ()
 
 
+def test_of_two_read_backs_to_one_output_each_gives_a_whole_one(chip, tmp_path):
+    chip.write(tmp_path / "first.h5")
+    chip.measured = {key: array + 0.5 for key, array in chip.measured.items()}
+    chip.write(tmp_path / "second.h5")
+    paths = [
+        (tmp_path / "model.gconv.onnx", tmp_path / name, tmp_path / "out.onnx") for name in ("first.h5", "second.h5")
+    ]
+    others = []
+
+    def second(step, *_):
+        if step == "write" and not others:
+            others.append(None)
+            others[0] = read_back(*paths[1], external_data=True)
+
+    read_back(*paths[0], external_data=True, progress=second)
+    found = load_model(tmp_path / "out.onnx").graph.initializers["W.g_plus"].const_value
+    alone = read_back(paths[0][0], paths[0][1], tmp_path / "alone.onnx")
+    expected = load_model(alone.output).graph.initializers["W.g_plus"].const_value
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())  # the last one to be done stands
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 # Arrays in another arrangement
 
 

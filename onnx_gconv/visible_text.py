@@ -14,7 +14,7 @@ __all__ = ["one_line", "visible", "visible_json", "visible_lines"]
 # Names in a model may have any length; what a message says of them is at its beginning and at its end.
 _LONGEST_LINE = 2000
 
-_LINE_BREAKS = re.compile(r"\s*[\r\n]\s*")
+_LINE_BREAKS = re.compile(r"\s*\n\s*")
 
 
 def visible(text: str) -> str:

@@ -233,6 +233,41 @@ def test_outputs_that_would_destroy_something(refused, output):
     refused("cannot|exist|input", ConfigError, output=output)
 
 
+MASKS = {
+    "text": np.full((5, 4), "yes"),
+    "complex numbers": np.ones((5, 4), np.complex64),
+    "records": np.zeros((5, 4), [("x", "?")]),
+    "dates": np.zeros((5, 4), "M8[s]"),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_masks_of_foreign_types(chip, tmp_path, kind):
+    chip.write(tmp_path / "measured.npz")
+    with np.load(tmp_path / "measured.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "foreign.npz", **arrays | {f"{KEY}_success": MASKS[kind]})
+    with pytest.raises(BundleError, match=rf"'{KEY}_success' is .*, but it should hold true and false \(or 1 and 0\)$"):
+        read_back(tmp_path / "model.gconv.onnx", tmp_path / "foreign.npz", dry_run=True)
+
+
+@pytest.mark.parametrize("dtype", [h5py.ref_dtype, h5py.string_dtype(), h5py.vlen_dtype("i4")])
+def test_masks_of_types_that_only_hdf5_has(chip, tmp_path, dtype):
+    chip.write(tmp_path / "measured.h5")
+    with h5py.File(tmp_path / "measured.h5", "a") as file:
+        file.create_dataset(f"{KEY}_success", shape=(5, 4), dtype=dtype)
+    with pytest.raises(BundleError, match=f"'{KEY}_success' is object, but it should hold true and false"):
+        read_back(tmp_path / "model.gconv.onnx", tmp_path / "measured.h5", dry_run=True)
+
+
+def test_a_file_whose_groups_cannot_be_read(chip, refused, tmp_path):
+    with h5py.File(tmp_path / "damaged.h5", "w") as file:
+        file[KEY] = np.zeros((5, 4))
+    content = (tmp_path / "damaged.h5").read_bytes()
+    (tmp_path / "damaged.h5").write_bytes(content.replace(b"SNOD", b"SNOX"))
+    refused(r"damaged.h5' cannot be read: .*bad symbol table node signature.*; write it again$", measured="damaged.h5")
+
+
 def test_links_to_other_files_are_not_followed(chip, refused, tmp_path):
     chip.write(tmp_path / "real.h5")
     with h5py.File(tmp_path / "links.h5", "w") as file:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import BundleError
+from onnx_gconv.files.damage import damage_as_value_error
 from onnx_gconv.files.hdf5_file import FileForHdf5
 from onnx_gconv.files.hdf5_reader import ElsewhereError, Hdf5Reader, opening_problem
 from onnx_gconv.files.octave import OctaveReader
@@ -109,10 +110,11 @@ def read_arrays(path: Path, kind: ArraysKind, remedy: str = "copy the whole fold
     if (kind_of_place := no_file_but(path)) is not None:
         raise BundleError(f"'{path}' cannot be read: it is {kind_of_place}; {remedy}")
     try:
-        return readers[kind](path)
+        with damage_as_value_error():
+            return readers[kind](path)
     except FileNotFoundError:
         raise BundleError(f"'{path}' is missing; {remedy}") from None
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         problem = opening_problem(path, error) if isinstance(error, OSError) and kind == "hdf5" else None
         raise BundleError(problem or f"'{path}' cannot be read: {reason}; {remedy}") from None
@@ -225,7 +227,7 @@ class _NpzReader:
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
         if f"{key}.npy" not in self._names:
             return None
-        with self._zip.open(f"{key}.npy") as member:
+        with damage_as_value_error(), self._zip.open(f"{key}.npy") as member:
             version = np.lib.format.read_magic(member)
             if version not in _HEADERS:
                 raise ValueError(f"its npy version is {'.'.join(map(str, version))}")
@@ -233,12 +235,9 @@ class _NpzReader:
         return shape, dtype
 
     def read(self, key: str) -> NDArray[Any]:
-        try:
-            with self._zip.open(f"{key}.npy") as member:
-                array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
-        except zipfile.BadZipFile as error:
-            raise ValueError(str(error)) from None
-        return array
+        with damage_as_value_error(), self._zip.open(f"{key}.npy") as member:
+            array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+            return array
 
     def written(self, key: str) -> NDArray[np.bool_] | None:
         del key  # npz files hold whole arrays only

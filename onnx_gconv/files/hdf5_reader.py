@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_gconv.files.damage import damage_as_value_error
+
 __all__ = ["ElsewhereError", "Hdf5Reader", "opening_problem"]
 
 # What HDF5 says where the flag is set that a program sets while it writes, and leaves behind if it is killed.
@@ -65,13 +67,15 @@ class Hdf5Reader:
     def has_attribute(self, path: str, name: str) -> bool:
         """Whether a group or an array of this file has an attribute."""
         h5 = self._h5py
-        return bool(h5.h5a.exists(h5.h5o.open(self._file.id, path.encode()), name.encode()))
+        with damage_as_value_error():
+            return bool(h5.h5a.exists(h5.h5o.open(self._file.id, path.encode()), name.encode()))
 
     def keys(self) -> Iterator[str]:
         """The keys of all arrays, but for those that only a link leads to."""
         names: list[str] = []
-        self._h5py.h5o.visit(self._file.id, lambda name: names.append(name.decode(errors="replace")))
-        return (name for name in names if self._open(name) is not None)
+        with damage_as_value_error():
+            self._h5py.h5o.visit(self._file.id, lambda name: names.append(name.decode(errors="replace")))
+            return iter([name for name in names if self._open(name) is not None])
 
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
         """Shape and type of an array, without reading it; None if there is none of that key.
@@ -80,21 +84,23 @@ class Hdf5Reader:
             ElsewhereError: If it stands in another place.
             ValueError: If it is damaged.
         """
-        dataset = self._dataset(key)
-        if dataset is None:
-            return None
-        if dataset.shape is None:
-            raise ValueError("it is an empty dataset without a shape")
-        return dataset.shape, dataset.dtype
+        with damage_as_value_error():
+            dataset = self._dataset(key)
+            if dataset is None:
+                return None
+            if dataset.shape is None:
+                raise ValueError("it is an empty dataset without a shape")
+            return dataset.shape, dataset.dtype
 
     def read(self, key: str) -> NDArray[Any]:
         """An array; raises KeyError if there is none of that key."""
-        dataset = self._dataset(key)
-        if dataset is None:
-            raise KeyError(key)
-        array = np.empty(dataset.shape, dataset.dtype)
-        dataset.read(self._h5py.h5s.ALL, self._h5py.h5s.ALL, array)
-        return array
+        with damage_as_value_error():
+            dataset = self._dataset(key)
+            if dataset is None:
+                raise KeyError(key)
+            array = np.empty(dataset.shape, dataset.dtype)
+            dataset.read(self._h5py.h5s.ALL, self._h5py.h5s.ALL, array)
+            return array
 
     def written(self, key: str) -> NDArray[np.bool_] | None:
         """Which elements were ever written, as far as HDF5 tells; None if all were.
@@ -102,7 +108,11 @@ class Hdf5Reader:
         HDF5 gives an array its place in the file when something is written to it, if it was not asked to do so before,
         and a chunked one chunk by chunk. Elements without a place read as a fill value, which is 0 by default.
         """
-        dataset, h5d = self._dataset(key), self._h5py.h5d
+        with damage_as_value_error():
+            return self._written(self._dataset(key))
+
+    def _written(self, dataset: Any | None) -> NDArray[np.bool_] | None:  # noqa: ANN401 - h5py has no types
+        h5d = self._h5py.h5d
         if dataset is None or not dataset.shape or not math.prod(dataset.shape):
             return None
         creation = dataset.get_create_plist()

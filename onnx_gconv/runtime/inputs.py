@@ -8,7 +8,6 @@ import math
 import operator
 import re
 import zipfile
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -233,7 +232,8 @@ def load_inputs(path: Path, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any
         what = "is not an .npz file" if path.exists() else "does not exist"
         raise ConfigError(f"{path}: {what}; {_how_to_save(specs)}")
     try:
-        with np.load(path, allow_pickle=False) as loaded:
+        # NumPy leaves a file open that it opened, if it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             # Names, types and shapes come first, so that nothing is unpacked in vain: a small file may hold gigabytes.
             _check_names(loaded.files, specs, str(path))
             for spec in specs:
@@ -241,7 +241,7 @@ def load_inputs(path: Path, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any
             arrays = {name: loaded[name] for name in loaded.files}
     except ConfigError:
         raise
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # zipfile, zlib, lzma and NumPy's reader of headers raise a dozen types of errors
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{path}: cannot be read as an .npz file ({reason}); {_how_to_save(specs)}") from error
     return check_inputs(arrays, specs, source=str(path))

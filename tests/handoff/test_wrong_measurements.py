@@ -233,6 +233,50 @@ def test_outputs_that_would_destroy_something(refused, output):
     refused("cannot|exist|input", ConfigError, output=output)
 
 
+MASKS = {
+    "text": np.full((5, 4), "yes"),
+    "complex numbers": np.ones((5, 4), np.complex64),
+    "records": np.zeros((5, 4), [("x", "?")]),
+    "dates": np.zeros((5, 4), "M8[s]"),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_masks_of_foreign_types(chip, tmp_path, kind):
+    chip.write(tmp_path / "measured.npz")
+    with np.load(tmp_path / "measured.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "foreign.npz", **arrays | {f"{KEY}_success": MASKS[kind]})
+    with pytest.raises(BundleError, match=rf"'{KEY}_success' is .*, but it should hold true and false \(or 1 and 0\)$"):
+        read_back(tmp_path / "model.gconv.onnx", tmp_path / "foreign.npz", dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (h5py.ref_dtype, lambda file: file[KEY].ref),
+        (h5py.string_dtype(), lambda _: "yes"),
+        (h5py.vlen_dtype("i4"), lambda _: np.array([1], "i4")),
+    ],
+    ids=["references", "text", "lists"],
+)
+def test_masks_of_types_that_only_hdf5_has(chip, tmp_path, dtype, value):
+    chip.write(tmp_path / "measured.h5")
+    with h5py.File(tmp_path / "measured.h5", "a") as file:
+        mask = file.create_dataset(f"{KEY}_success", shape=(5, 4), dtype=dtype)
+        mask[0, 0] = value(file)
+    with pytest.raises(BundleError, match=f"'{KEY}_success' is object, but it should hold true and false"):
+        read_back(tmp_path / "model.gconv.onnx", tmp_path / "measured.h5", dry_run=True)
+
+
+def test_a_file_whose_groups_cannot_be_read(chip, refused, tmp_path):
+    with h5py.File(tmp_path / "damaged.h5", "w") as file:
+        file[KEY] = np.zeros((5, 4))
+    content = (tmp_path / "damaged.h5").read_bytes()
+    (tmp_path / "damaged.h5").write_bytes(content.replace(b"SNOD", b"SNOX"))
+    refused(r"damaged.h5' cannot be read: .*bad symbol table node signature.*; write it again", measured="damaged.h5")
+
+
 def test_damage_while_the_model_is_written_leaves_what_was_there(chip, tmp_path, monkeypatch):
     from onnx_gconv.handoff.measurements import Measurements
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -123,6 +126,8 @@ def read_back(
             errors = partial(tile_errors, measurements, {record.id: layer for record, layer in pairs})
             with open_bundle(measurements.bundle) as handed_off:
                 drawn = write_error_pictures(handed_off, pictures, errors, progress=progress)
+            with _removed_on_error(Path(pictures)):
+                watched.check()
             report = replace(report, pictures=drawn)
         if dry_run:
             return report
@@ -131,6 +136,16 @@ def read_back(
         step = progress_of_step(progress, "write")
         files = save_model(model, target, external_data=external_data, inputs=models, watched=watched, progress=step)
     return replace(report, output=target, files=tuple(files))
+
+
+@contextmanager
+def _removed_on_error(folder: Path) -> Iterator[None]:
+    """Take back a folder that this run has made, if what follows goes wrong."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def default_measured_path(mapped: Path) -> Path:

@@ -93,6 +93,13 @@ OPERATIONS = {
         "write",
         lambda at, progress: read_back(at / "m.gconv.onnx", at / "measured.h5", at / "out", progress=progress),
     ),
+    "read-back while it draws": (
+        "measured.h5",
+        "pictures",
+        lambda at, progress: read_back(
+            at / "m.gconv.onnx", at / "measured.h5", at / "out", pictures=at / "pictures", progress=progress
+        ),
+    ),
     "read-back of another bundle": (
         "m.gconv/manifest.json",
         "compare",

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +24,7 @@ __all__ = [
     "MeasuredArray",
     "Measurements",
     "check_limits",
+    "check_limits_of_type",
     "open_measurements",
     "parse_limits",
 ]
@@ -350,10 +352,31 @@ def check_limits(limits: tuple[float, float] | None) -> None:
     """Refuse a range that is none.
 
     Raises:
-        ConfigError: If it is not two finite numbers, the lower one first.
+        ConfigError: If it is not two finite numbers of float32, the lower one first.
     """
-    if limits is not None and not (np.isfinite(limits).all() and limits[0] < limits[1]):
+    if limits is None:
+        return
+    if not (np.isfinite(limits).all() and limits[0] < limits[1]):
         raise ConfigError(f"limits are the lowest and the highest conductance in µS, but they are {limits}")
+    _check_largest(limits, float(np.finfo(np.float32).max), "float32")
+
+
+def check_limits_of_type(limits: tuple[float, float] | None, dtype: np.dtype[Any], weight: str) -> None:
+    """Refuse limits beyond what the conductances of a weight can be; what is measured there would become infinite.
+
+    Raises:
+        ConfigError: If one is.
+    """
+    if limits is not None:
+        _check_largest(limits, float(ml_dtypes.finfo(dtype).max), f"{dtype.name}, the type of those of '{weight}'")
+
+
+def _check_largest(limits: tuple[float, float], largest: float, what: str) -> None:
+    if max(map(abs, limits)) > largest:
+        raise ConfigError(
+            f"the limits {limits[0]:g}..{limits[1]:g} µS reach beyond {largest:g}, the largest conductance in {what}; "
+            "give narrower ones"
+        )
 
 
 def parse_limits(text: str) -> tuple[float, float]:

@@ -25,7 +25,13 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import open_bundle
 from onnx_gconv.handoff.compared_tiles import compared_layers, measured_values, of_another_model, tile_errors
 from onnx_gconv.handoff.manifest import LayerRecord
-from onnx_gconv.handoff.measurements import FailedCells, Measurements, check_limits, open_measurements
+from onnx_gconv.handoff.measurements import (
+    FailedCells,
+    Measurements,
+    check_limits,
+    check_limits_of_type,
+    open_measurements,
+)
 from onnx_gconv.handoff.pictures import check_pictures, write_error_pictures
 from onnx_gconv.handoff.readback_notes import readback_notes
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport
@@ -108,6 +114,8 @@ def read_back(
         with named_in_messages(source):
             layers = layers_of(model, measurements.manifest.geometry.geometry, None)
             pairs = _matched(layers, measurements)
+            for record, layer in pairs:
+                check_limits_of_type(limits, np.dtype(layer.mapped.tensors[0].dtype.numpy()), record.weight)
         preset = measurements.manifest.preset
         if given is None and preset is not None:
             given = _tolerance(preset.tolerance_us, preset.tolerance_relative)

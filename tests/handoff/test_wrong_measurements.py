@@ -78,6 +78,16 @@ def test_the_range_may_be_given(chip, refused, tmp_path):
     assert report.errors.largest_us > 300
     for limits in [(3, 3), (5, 1), (0, np.inf), (np.nan, 3)]:
         refused("limits are the lowest and the highest conductance in µS", ConfigError, limits=limits)
+    refused(r"the limits 0\.\.1e\+39 µS reach beyond 3.40282e\+38, the larg", ConfigError, limits=(0, 1e39))
+
+
+def test_limits_beyond_the_type_of_the_conductances(handed_off, tmp_path, parse, normal):
+    half = normal(4, 4).astype(np.float16)
+    save_model(parse("g (float16[1,4] x) => (float16 y) { y = MatMul(x, W) }", W=half), tmp_path / "half.onnx")
+    map_model(tmp_path / "half.onnx", tmp_path / "half.gconv.onnx", conductance_dtype="weight")
+    write_bundle(tmp_path / "half.gconv.onnx", tmp_path / "half.gconv", (4, 4))
+    with pytest.raises(ConfigError, match=r"reach beyond 65504, the largest conductance in float16, the type"):
+        read_back(tmp_path / "half.gconv.onnx", tmp_path / "half.gconv", limits=(0, 7e4), dry_run=True)
 
 
 def test_a_wrong_shape(chip, refused):

@@ -10,7 +10,16 @@ import onnx_ir as ir
 from onnx_gconv.tensors.types import MAPPABLE_DTYPES
 from onnx_gconv.weights.scopes import Scope
 
-__all__ = ["Constant", "ConstantValues", "Leaves", "constant_tensor", "constants_of", "leaves", "main_source"]
+__all__ = [
+    "Constant",
+    "ConstantValues",
+    "Leaves",
+    "constant_tensor",
+    "constants_of",
+    "is_foldable",
+    "leaves",
+    "main_source",
+]
 
 # Nodes without inputs, or with constant ones, that still give another value on every run.
 _RANDOM_OPS = frozenset(

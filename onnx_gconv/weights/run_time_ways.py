@@ -13,7 +13,8 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from onnx_gconv.weights.constants import ConstantValues, leaves
+from onnx_gconv.weights.constants import ConstantValues, is_foldable, leaves
+from onnx_gconv.weights.mvm_ops import mvm_op
 from onnx_gconv.weights.scopes import bodies
 
 __all__ = ["RunTimeWays", "Way"]
@@ -39,13 +40,6 @@ _CARRIED: dict[str, tuple[int, ...] | None] = {
     "TensorScatter": (0, 1),
     "Where": (1, 2),
 }
-
-# They compute with numbers: what they give is a weight only if all that they read comes from constants.
-_COMPUTING_OPS = """
-Abs Add BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil Clip Div Exp Floor Log Max Mean Min Mod Mul Neg Pow
-Reciprocal Relu Round Sigmoid Sign Sqrt Sub Sum Tanh
-"""
-_COMPUTING = frozenset(_COMPUTING_OPS.split())
 
 _CARRYING_DOMAINS = frozenset({"", "com.microsoft"})
 
@@ -130,10 +124,11 @@ class RunTimeWays:
         return joined or None
 
     def _computed_from(self, value: ir.Value) -> list[ir.Value]:
+        """The inputs of a node that computes with numbers. What it gives is a weight only if all of them are."""
         node = value.producer()
-        if node is None or node.domain != "" or node.op_type not in _COMPUTING:
+        if node is None or self._handed_on(value) or any(True for _ in bodies(node)) or mvm_op(node) is not None:
             return []
-        return [item for item in node.inputs if item is not None]
+        return [item for item in node.inputs if item is not None] if is_foldable(node, self._functions) else []
 
     def _handed_on(self, value: ir.Value) -> list[ir.Value]:
         """The values whose elements one has: inputs of its node, results of bodies, arguments of functions."""
@@ -142,8 +137,11 @@ class RunTimeWays:
             return [item for item in self._givers.get(value, ()) if item is not None]
         if index is None:
             return []
-        if function := self._functions.get(node.op_identifier()):
-            return [*function.outputs[index : index + 1]]
+        if (function := self._functions.get(node.op_identifier())) is not None:
+            # Of constants, a function makes a constant, whatever it does with them.
+            given = [item for item in node.inputs if item is not None]
+            is_of_constants = bool(given) and all(map(self._values.is_constant, given))
+            return [*function.outputs[index : index + 1], *(given if is_of_constants else [])]
         if node.domain == "" and node.op_type in _BODY_OUTPUTS:
             first = _BODY_OUTPUTS[node.op_type]
             results = (body.outputs[index + first : index + first + 1] for _, body in bodies(node))
@@ -156,15 +154,18 @@ class RunTimeWays:
         return []
 
     def _label(self, value: ir.Value) -> tuple[str, ...]:
-        """The op type of the node that gives a value, if it does not hand the same on in each run."""
+        """The op type of the node that gives a value, if not all of its inputs come from the constants alone."""
         node = value.producer()
         if node is None:
             return (self._runners[value],) if value in self._runners else ()
-        handed_on = set(self._handed_on(value)) | set(self._computed_from(value))
-        inputs = (item for item in node.inputs if item is not None)
-        is_steered = any(item not in handed_on and not self._values.is_constant(item) for item in inputs)
-        has_body = node.domain == "" and node.op_type in _BODY_OUTPUTS
-        return (node.op_type,) if is_steered or has_body else ()
+        handed_on = {*self._handed_on(value), *self._computed_from(value)}
+        inputs = [item for item in node.inputs if item is not None]
+        is_steered = any(
+            self._known.get(item) is None if item in handed_on else not self._values.is_constant(item)
+            for item in inputs
+        )
+        is_other = not is_foldable(node, self._functions)
+        return (node.op_type,) if is_steered or is_other else ()
 
 
 _BodyInputs: TypeAlias = "Callable[[ir.Node, ir.Graph, int, int | None], list[ir.Value | None]]"

@@ -84,12 +84,12 @@ _NO_PRODUCTS = {
     "com.microsoft.nchwc": frozenset(_BLOCKED.split()),
 }
 
-# Attributes of classical models that are multiplied with what comes in.
+# Classical models: the attribute that is multiplied with what comes in, and the one that tells how many rows it has.
 _ATTRIBUTES = {
-    "LinearClassifier": ("coefficients",),
-    "LinearRegressor": ("coefficients",),
-    "SVMClassifier": ("support_vectors", "coefficients"),
-    "SVMRegressor": ("support_vectors", "coefficients"),
+    "LinearClassifier": ("coefficients", "intercepts"),
+    "LinearRegressor": ("coefficients", "targets"),
+    "SVMClassifier": ("support_vectors", "vectors_per_class"),
+    "SVMRegressor": ("support_vectors", "n_supports"),
 }
 
 _COMPILED = {("com.microsoft", "EPContext"), ("com.microsoft", "Snpe")}
@@ -126,12 +126,30 @@ def attribute_matrices(node: ir.Node) -> Iterator[AttributeMatrix]:
     if (node.domain, node.op_type) in _COMPILED:
         yield AttributeMatrix("", None)
     elif node.domain == "ai.onnx.ml":
-        for name in _ATTRIBUTES.get(node.op_type, ()):
-            numbers = node.attributes.get_floats(name)
-            if numbers:
-                yield AttributeMatrix(name, (len(numbers),))
+        yield from _of_classical_model(node)
     elif (node.domain, node.op_type) not in _PRODUCTS and known_op(node.domain, node.op_type) is None:
         yield from () if _is_no_product(node.domain, node.op_type) else _tensors(node)
+
+
+def _of_classical_model(node: ir.Node) -> Iterator[AttributeMatrix]:
+    """Its coefficients or support vectors, [rows, features]; an SVM without support vectors is linear."""
+    if node.op_type not in _ATTRIBUTES:
+        return
+    name, count = _ATTRIBUTES[node.op_type]
+    numbers = node.attributes.get_floats(name)
+    if not numbers and name != "coefficients":
+        name, numbers = "coefficients", node.attributes.get_floats("coefficients")
+    rows = _rows(node, count)
+    if numbers:
+        yield AttributeMatrix(name, (rows, len(numbers) // rows) if len(numbers) % rows == 0 else (len(numbers),))
+
+
+def _rows(node: ir.Node, attribute: str) -> int:
+    if attribute == "intercepts":
+        return max(len(node.attributes.get_floats(attribute) or ()), 1)
+    if attribute == "vectors_per_class":
+        return max(sum(node.attributes.get_ints(attribute) or ()), 1)
+    return max(node.attributes.get_int(attribute, 1), 1)
 
 
 def _tensors(node: ir.Node) -> Iterator[AttributeMatrix]:

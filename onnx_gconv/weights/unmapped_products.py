@@ -62,6 +62,7 @@ class UnmappedProducts:
 
     def __init__(self, model: ir.Model, all_scopes: Collection[Scope], values: ConstantValues) -> None:
         self._functions = model.functions
+        self._function_names = {function.name for function in model.functions.values()}
         self._values = values
         self._ways = RunTimeWays(model, values, default_opset(model))
         self._function_scopes = [
@@ -81,7 +82,10 @@ class UnmappedProducts:
         uses = self._uses.get(constant.value)
         if uses is None or not is_matrix_of_numbers(constant.tensor):
             return None
-        if uses.slots:
+        if uses.slots and uses.choosers and uses.choosers.keys() <= self._function_names:
+            reason, consumers = SkipReason.INSIDE_FUNCTION, tuple(uses.slots)
+            detail = f"function {'/'.join(uses.choosers)}"
+        elif uses.slots:
             reason, consumers = SkipReason.CHOSEN_AT_RUN_TIME, tuple(uses.slots)
             through = f"through {'/'.join(uses.choosers)} " if uses.choosers else ""
             detail = f"{through}to {_listed(consumers)}"

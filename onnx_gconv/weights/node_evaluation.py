@@ -27,26 +27,26 @@ _PASSING_OPS = frozenset({"Optional", "OptionalGetElement"})
 _FINITE_OPS = frozenset({"Clip", "Sign"})
 
 _HALF_TYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
-_FLOAT_TYPES = frozenset(
-    np.dtype(dtype)
-    for dtype in (
-        ml_dtypes.bfloat16,
-        ml_dtypes.float8_e4m3fn,
-        ml_dtypes.float8_e4m3fnuz,
-        ml_dtypes.float8_e5m2,
-        ml_dtypes.float8_e5m2fnuz,
+_FLOAT8_TYPES = tuple(
+    map(
+        np.dtype,
+        (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz, ml_dtypes.float8_e5m2, ml_dtypes.float8_e5m2fnuz),
     )
 )
-_SMALL_INTEGERS = frozenset(map(np.dtype, (ml_dtypes.int2, ml_dtypes.uint2, ml_dtypes.int4, ml_dtypes.uint4)))
+_SMALL_INTEGERS = (np.dtype(ml_dtypes.int4), np.dtype(ml_dtypes.uint4))
+_CAST_TYPES = frozenset((*_HALF_TYPES, *_FLOAT8_TYPES, *_SMALL_INTEGERS, *map(np.dtype, "?bBhHiIlLfd")))
 
 # The versions by which the reference implementation computes what older ones meant.
 _FLATTENED_UNTIL, _NORMALIZED_SINCE, _QUANTIZED_SINCE = 13, 15, 19
+
+# Since this version QuantizeLinear says in which type it divides: if not otherwise, in that of its inputs.
+_PRECISE_SINCE = 23
 
 
 def evaluate_node(node: onnx.NodeProto, inputs: Sequence[NodeValue], opset: int | None) -> list[NodeValue]:
     """What a node gives.
 
-    It is computed with ONNX's reference implementation, in the type of its inputs; in float16 and bfloat16 it is
+    It is computed with ONNX's reference implementation, in the type of its inputs. For float16 and bfloat16 it is
     computed in float32 and rounded once, as ONNX Runtime does it.
 
     Args:
@@ -62,11 +62,16 @@ def evaluate_node(node: onnx.NodeProto, inputs: Sequence[NodeValue], opset: int 
         return [inputs[0] if inputs else None]
     complete = _with_defaults(node, schema)
     _refuse_undefined(complete, inputs)
-    if row.precision == "moved":
+    if row.precision == "moved" or _divides_in_half_precision(node.op_type, schema.since_version):
         return _computed(complete, inputs, schema.since_version)
     results = _computed(complete, [_widened(value) for value in inputs], schema.since_version)
     types = [_type_of(number, complete, inputs, schema) for number in range(len(results))]
     return [_of_type(value, dtype) for value, dtype in zip(results, types, strict=True)]
+
+
+def _divides_in_half_precision(op_type: str, version: int) -> bool:
+    """Whether an op rounds a quotient to the type of its inputs, before it rounds it to an integer."""
+    return op_type == "QuantizeLinear" and version >= _PRECISE_SINCE
 
 
 def _with_defaults(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> onnx.NodeProto:
@@ -166,9 +171,9 @@ def _refuse_undefined(node: onnx.NodeProto, inputs: Sequence[NodeValue]) -> None
     """Raise EvaluationError if ONNX does not say what a node gives for these inputs; runtimes disagree then."""
     if node.op_type == "Cast":
         target = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(_integer(node, "to")))
-        _refuse_unrepresentable(inputs[0], target)
+        _refuse_cast(inputs[0], target)
     elif node.op_type == "CastLike":
-        _refuse_unrepresentable(inputs[0], _tensor(inputs[1]).dtype)
+        _refuse_cast(inputs[0], _tensor(inputs[1]).dtype)
     elif node.op_type in _FINITE_OPS and not np.isfinite(_tensor(inputs[0])).all():
         raise EvaluationError(f"{node.op_type} of numbers that are not finite is not computed, because runtimes differ")
     elif node.op_type == "Range" and not all(_is_whole(value) for value in inputs):
@@ -179,15 +184,21 @@ def _refuse_undefined(node: onnx.NodeProto, inputs: Sequence[NodeValue]) -> None
         raise EvaluationError("LpNormalization with p = 1 is not computed, because runtimes differ in the signs")
 
 
-def _refuse_unrepresentable(value: NodeValue, target: np.dtype[Any]) -> None:
+def _refuse_cast(value: NodeValue, target: np.dtype[Any]) -> None:
+    """Raise EvaluationError for numbers that a type cannot hold, and for types that have not been compared."""
     tensor = _tensor(value)
-    is_from_float = tensor.dtype.kind == "f" or tensor.dtype in _FLOAT_TYPES
-    if not is_from_float or not tensor.size or (target.kind not in "iu" and target not in _SMALL_INTEGERS):
+    if target not in _CAST_TYPES or tensor.dtype not in _CAST_TYPES:
+        raise EvaluationError(f"Cast from {tensor.dtype.name} to {target.name} is not computed")
+    is_to_integer = target.kind in "iu" or target in _SMALL_INTEGERS
+    if not is_to_integer or not _is_float(tensor.dtype) or not tensor.size:
         return
     limits = ml_dtypes.iinfo(target)
-    numbers = tensor.astype(np.float64)
-    if not ((numbers > limits.min - 1.0) & (numbers < limits.max + 1.0)).all():
+    if not (float(tensor.min()) > limits.min - 1.0 and float(tensor.max()) < limits.max + 1.0):
         raise EvaluationError(f"Cast of numbers that {target.name} cannot hold is not defined")
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype in _HALF_TYPES or dtype in _FLOAT8_TYPES
 
 
 def _is_whole(value: NodeValue) -> bool:

@@ -6,7 +6,8 @@ multiply whatever matrices it reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx.defs
@@ -148,7 +149,8 @@ def _rows(node: ir.Node, attribute: str) -> int:
     if attribute == "intercepts":
         return max(len(node.attributes.get_floats(attribute) or ()), 1)
     if attribute == "vectors_per_class":
-        return max(sum(node.attributes.get_ints(attribute) or ()), 1)
+        counts: Sequence[int] = node.attributes.get_ints(attribute) or ()
+        return max(sum(counts), 1)
     return max(node.attributes.get_int(attribute, 1), 1)
 
 
@@ -162,6 +164,7 @@ def _tensors(node: ir.Node) -> Iterator[AttributeMatrix]:
                 yield AttributeMatrix(attribute.name, tuple(tensor.shape.numpy()))
 
 
+@functools.cache
 def _is_no_product(domain: str, op_type: str) -> bool:
     if domain == "":
         return onnx.defs.has(op_type, domain) and _first_opset(op_type) <= _KNOWN_OPSET

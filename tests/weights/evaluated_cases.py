@@ -415,7 +415,9 @@ def _codes() -> Iterator[Case]:
     yield Case("DequantizeLinear", [CODES, np.array(0.1, f32)])
     yield Case("DequantizeLinear", [CODES.astype(np.int32) * 1000001, np.array(0.1, f32)])
     yield Case("DequantizeLinear", [CODES, np.array(0.1, np.float16), np.array(3, np.int8)], since=19)
-    yield Case("QuantizeLinear", [floats.astype(np.float16), np.array(0.5, np.float16), np.array(3, np.int8)], since=19)
+    many = (np.random.default_rng(9).normal(size=3000) * 40).astype(np.float16)
+    yield Case("QuantizeLinear", [many, np.array(0.37, np.float16), np.array(3, np.int8)], since=19)
+    yield Case("QuantizeLinear", [many, np.array(0.37, np.float16)], {"precision": TensorProto.FLOAT}, since=23)
     blocked = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], f32)
     of_blocks = np.array([[1, 2], [3, 4], [5, 6]], np.int8)
     blocks = {"axis": 1, "block_size": 2}

@@ -103,6 +103,12 @@ def node(op_type, inputs, outputs=("y",), domain="", **attributes):
             "Cast of numbers that int8 cannot hold is not defined",
         ),
         (
+            node("Cast", ["x"], to=TensorProto.STRING),
+            [np.array([1], np.float32)],
+            13,
+            "Cast from float32 to object is not computed",
+        ),
+        (
             node("CastLike", ["x", "z"]),
             [np.array([np.nan], np.float32), np.int32(1)],
             15,

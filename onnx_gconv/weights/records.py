@@ -36,6 +36,8 @@ class SkipReason(enum.StrEnum):
     REFUSED_VALUES = "refused_values"
     CHOSEN_AT_RUN_TIME = "chosen_at_run_time"
     UNLISTED_OP = "unlisted_op"
+    IN_ATTRIBUTE = "in_attribute"
+    COMPILED = "compiled"
     NOT_AN_MVM_WEIGHT = "not_an_mvm_weight"
 
     @property
@@ -67,6 +69,10 @@ _EXPLANATIONS = {
     "activations",
     SkipReason.UNLISTED_OP: "the table of MVM ops does not have the op that reads it, which may multiply it with "
     "activations; register_mvm_op adds one",
+    SkipReason.IN_ATTRIBUTE: "it stands in an attribute of a node, which may multiply it with activations; only what a "
+    "node reads as an input can be rebuilt from conductances",
+    SkipReason.COMPILED: "the node holds a compiled model, whose weights nobody can tell; map the model before it is "
+    "compiled",
     SkipReason.NOT_AN_MVM_WEIGHT: "no MVM op reads it as a weight",
 }
 

@@ -147,12 +147,12 @@ def is_matrix_of_numbers(tensor: ir.TensorProtocol) -> bool:
 
 def _in_attributes(node: ir.Node, scope: Scope) -> Iterator[SkippedWeight]:
     for matrix in attribute_matrices(node):
-        what = f"attribute '{matrix.name}' of " if matrix.name else "a compiled model in "
+        what = f"attribute '{matrix.name}' of " if matrix.name else ""
         yield SkippedWeight(
             name=".".join(part for part in (node.name or node.op_type, matrix.name) if part),
             shape=matrix.shape,
             graph_path=scope.path,
-            reason=SkipReason.UNLISTED_OP,
+            reason=SkipReason.IN_ATTRIBUTE if matrix.name else SkipReason.COMPILED,
             detail=f"{what}'{node.op_type}' of domain '{node.domain or 'ai.onnx'}'",
             is_mvm=True,
             consumers=(node_label(node),),

@@ -221,7 +221,7 @@ class TestAttributes:
     def test_classical_models_hold_matrices_in_attributes(self, tmp_path, op_type, attributes, name, shape):
         report = self.report(tmp_path, "ai.onnx.ml", op_type, **attributes)
         [item] = report.skipped
-        assert (item.name, item.shape, item.reason, item.is_mvm) == (f"model.{name}", shape, "unlisted_op", True)
+        assert (item.name, item.shape, item.reason, item.is_mvm) == (f"model.{name}", shape, "in_attribute", True)
         assert item.detail == f"attribute '{name}' of '{op_type}' of domain 'ai.onnx.ml'"
         assert report.mvm_share == 0
 
@@ -249,8 +249,8 @@ class TestAttributes:
         onnx.save(proto, tmp_path / "m.onnx")
         report = gconv.inspect_model(tmp_path / "m.onnx")
         [item] = report.skipped
-        assert (item.name, item.shape) == ("blob", None)
-        assert item.detail == "a compiled model in 'EPContext' of domain 'com.microsoft'"
+        assert (item.name, item.shape, item.reason) == ("blob", None, "compiled")
+        assert item.detail == "'EPContext' of domain 'com.microsoft'"
         assert "(100.0%) would be mapped to conductances; 1 weight of unknown size not." in str(report)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import onnx
 import onnx.defs
 
 from onnx_gconv.errors import GconvError
@@ -206,6 +207,19 @@ EVALUATED_OPS: dict[str, EvaluatedOp] = {
 }
 
 
+# The releases of onnx whose reference implementation computes an op wrongly: from the first, up to before the second.
+_WRONG_IN = {
+    "Cast": ((0, 0), (1, 19)),
+    "CastLike": ((0, 0), (1, 19)),
+    "Div": ((1, 20), (1, 21)),
+    "OneHot": ((0, 0), (1, 23)),
+    "ReduceL1": ((0, 0), (1, 20)),
+    "ReduceL2": ((0, 0), (1, 20)),
+    "ReduceLogSum": ((0, 0), (1, 20)),
+    "ScatterElements": ((0, 0), (1, 22)),
+}
+
+
 def evaluated_op(domain: str, op_type: str, opset: int | None) -> tuple[EvaluatedOp, onnx.defs.OpSchema]:
     """The row of an op, and the definition that an opset has of it.
 
@@ -232,4 +246,9 @@ def evaluated_op(domain: str, op_type: str, opset: int | None) -> tuple[Evaluate
         raise EvaluationError(
             f"{op_type} as opset {opset} defines it is not computed, because it has not been compared with a runtime"
         )
+    first, fixed = _WRONG_IN.get(op_type, ((0, 0), (0, 0)))
+    major, minor = onnx.__version__.split(".")[:2]
+    if first <= (int(major), int(minor)) < fixed:
+        needed = ".".join(map(str, fixed))
+        raise EvaluationError(f"{op_type} is computed wrongly by onnx {onnx.__version__}; install {needed} or newer")
     return row, schema

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.weights.evaluated_ops import EvaluationError, evaluated_op
@@ -75,14 +76,15 @@ def _divides_in_half_precision(op_type: str, version: int) -> bool:
 
 
 def _with_defaults(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> onnx.NodeProto:
-    """A node with all of its attributes; the reference implementation has the defaults of the newest version."""
+    """A node with the defaults of its version, where the reference implementation has others, of the newest one."""
     complete = onnx.NodeProto()
     complete.CopyFrom(node)
     given = {attribute.name for attribute in node.attribute}
+    newest = onnx.defs.get_schema(node.op_type, node.domain).attributes
     for name, attribute in schema.attributes.items():
         default = attribute.default_value
-        is_tensor = default.type == onnx.AttributeProto.TENSOR
-        if name not in given and default.type != onnx.AttributeProto.UNDEFINED and not is_tensor:
+        is_known = name in newest and newest[name].default_value == default
+        if name not in given and default.type != onnx.AttributeProto.UNDEFINED and not is_known:
             complete.attribute.add().CopyFrom(default)
     return complete
 
@@ -146,8 +148,7 @@ def _quantized(node: onnx.NodeProto, inputs: Sequence[NodeValue], _: int) -> lis
 
 def _cast_like(node: onnx.NodeProto, inputs: Sequence[NodeValue], version: int) -> list[NodeValue]:
     """CastLike: a Cast to the type of its second input."""
-    target = onnx.helper.np_dtype_to_tensor_dtype(_tensor(inputs[1]).dtype)
-    cast = _changed(node, to=target)
+    cast = _changed(node, to=ir.DataType.from_numpy(_tensor(inputs[1]).dtype).value)
     cast.op_type = "Cast"
     del cast.input[1:]
     return _by_reference(cast, inputs[:1], version)
@@ -170,8 +171,7 @@ _OLDER_RULES: dict[str, tuple[float, _OlderRule]] = {
 def _refuse_undefined(node: onnx.NodeProto, inputs: Sequence[NodeValue]) -> None:
     """Raise EvaluationError if ONNX does not say what a node gives for these inputs; runtimes disagree then."""
     if node.op_type == "Cast":
-        target = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(_integer(node, "to")))
-        _refuse_cast(inputs[0], target)
+        _refuse_cast(inputs[0], _type(_integer(node, "to")))
     elif node.op_type == "CastLike":
         _refuse_cast(inputs[0], _tensor(inputs[1]).dtype)
     elif node.op_type in _FINITE_OPS and not np.isfinite(_tensor(inputs[0])).all():
@@ -199,6 +199,13 @@ def _refuse_cast(value: NodeValue, target: np.dtype[Any]) -> None:
 
 def _is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or dtype in _HALF_TYPES or dtype in _FLOAT8_TYPES
+
+
+def _type(number: int) -> np.dtype[Any]:
+    try:
+        return np.dtype(ir.DataType(number).numpy())
+    except (TypeError, ValueError):
+        raise EvaluationError(f"Cast to the type {number} is not computed") from None
 
 
 def _is_whole(value: NodeValue) -> bool:

@@ -108,6 +108,7 @@ def node(op_type, inputs, outputs=("y",), domain="", **attributes):
             13,
             "Cast from float32 to object is not computed",
         ),
+        (node("Cast", ["x"], to=999), [np.array([1], np.float32)], 13, "Cast to the type 999 is not computed"),
         (
             node("CastLike", ["x", "z"]),
             [np.array([np.nan], np.float32), np.int32(1)],
@@ -163,6 +164,19 @@ def test_what_no_rule_determines_is_refused_with_the_reason(op, inputs, opset, m
     with pytest.raises(EvaluationError) as raised:
         evaluate_node(op, [np.asarray(item) if np.isscalar(item) else item for item in inputs], opset)
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(("release", "op_type", "fixed"), [("1.22.0", "OneHot", "1.23"), ("1.20.1", "Div", "1.21")])
+def test_what_a_release_of_onnx_computes_wrongly_is_refused(monkeypatch, release, op_type, fixed):
+    monkeypatch.setattr(onnx, "__version__", release)
+    with pytest.raises(EvaluationError) as raised:
+        evaluated_op("", op_type, 17)
+    assert str(raised.value) == f"{op_type} is computed wrongly by onnx {release}; install {fixed} or newer"
+
+
+def test_what_an_older_release_of_onnx_computes_right_is_computed(monkeypatch):
+    monkeypatch.setattr(onnx, "__version__", "1.19.1")
+    assert evaluated_op("", "Div", 17)[0].op_type == "Div"
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.weights.evaluated_ops import EvaluationError, evaluated_op
 
-__all__ = ["NodeValue", "evaluate_node"]
+__all__ = ["NodeValue", "copied_bytes", "evaluate_node"]
 
 NodeValue: TypeAlias = "NDArray[Any] | list[NodeValue] | None"
 """What a node reads or gives: a tensor, a sequence of values, or an optional one that is not there."""
@@ -68,6 +68,12 @@ def evaluate_node(node: onnx.NodeProto, inputs: Sequence[NodeValue], opset: int 
     results = _computed(complete, [_widened(value) for value in inputs], schema.since_version)
     types = [_type_of(number, complete, inputs, schema) for number in range(len(results))]
     return [_of_type(value, dtype) for value, dtype in zip(results, types, strict=True)]
+
+
+def copied_bytes(inputs: Sequence[NodeValue]) -> int:
+    """How much memory a node may take besides its inputs and its result, for copies of half precision in float32."""
+    halves = [value.nbytes for value in inputs if isinstance(value, np.ndarray) and value.dtype in _HALF_TYPES]
+    return 2 * (sum(halves) + max(halves, default=0))
 
 
 def _divides_in_half_precision(op_type: str, version: int) -> bool:

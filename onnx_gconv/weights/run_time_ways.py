@@ -133,10 +133,8 @@ class RunTimeWays:
     def _handed_on(self, value: ir.Value) -> list[ir.Value]:
         """The values whose elements one has: inputs of its node, results of bodies, arguments of functions."""
         node, index = value.producer(), value.index()
-        if node is None:
+        if node is None or index is None:
             return [item for item in self._givers.get(value, ()) if item is not None]
-        if index is None:
-            return []
         if (function := self._functions.get(node.op_identifier())) is not None:
             # Of constants, a function makes a constant, whatever it does with them.
             given = [item for item in node.inputs if item is not None]

@@ -81,6 +81,7 @@ AveragePool GlobalAveragePool GlobalMaxPool MaxPool ReorderInput ReorderOutput U
 
 _NO_PRODUCTS = {
     "ai.onnx.ml": frozenset(_CLASSICAL.split()),
+    "ai.onnx.preview.training": frozenset({"Adagrad", "Adam", "Momentum"}),
     "com.microsoft": frozenset(_ONNXRUNTIME.split()),
     "com.microsoft.nchwc": frozenset(_BLOCKED.split()),
 }

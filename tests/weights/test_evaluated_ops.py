@@ -43,6 +43,17 @@ def test_each_version_gives_what_onnxruntime_gives(op_type):
                 assert largest_distance(mine, others) <= tolerance, item
 
 
+@pytest.mark.parametrize(
+    ("op_type", "version"), [("Optional", 15), ("CastLike", 19), ("DequantizeLinear", 10), ("ReduceProd", 13)]
+)
+def test_rules_that_the_reference_implementation_has_not_are_those_of_onnxruntime(op_type, version):
+    compared = list(nodes_of(CASES, op_type, version))
+    ours = [item.evaluated() for item in compared]
+    distances = [largest_distance(*pair) for pair in zip(ours, run(compared, ours), strict=True) if pair[1] is not None]
+    assert distances
+    assert max(distances) <= ROUNDED_TOLERANCE
+
+
 def test_the_versions_are_those_of_onnx_up_to_the_newest_opset_of_onnxruntime():
     assert all(evaluated_op("", op, max(version, OLDEST_OPSET))[1].since_version == version for op, version in VERSIONS)
     possible = {
@@ -151,6 +162,12 @@ def node(op_type, inputs, outputs=("y",), domain="", **attributes):
             7,
             "BatchNormalization with statistics for each position is not computed",
         ),
+        (
+            node("BitwiseNot", ["x"]),
+            [np.array([1], np.float32)],
+            18,
+            "BitwiseNot cannot be computed (TypeError: ",
+        ),
         (node("Softmax", ["x"], axis=3), [np.ones((2, 3), np.float32)], 11, "Softmax has the axis 3 for 2 axes"),
         (
             node("Softmax", ["x"]),
@@ -163,7 +180,16 @@ def node(op_type, inputs, outputs=("y",), domain="", **attributes):
 def test_what_no_rule_determines_is_refused_with_the_reason(op, inputs, opset, message):
     with pytest.raises(EvaluationError) as raised:
         evaluate_node(op, [np.asarray(item) if np.isscalar(item) else item for item in inputs], opset)
-    assert str(raised.value) == message
+    assert str(raised.value).startswith(message)
+
+
+def test_a_node_that_takes_too_much_memory_is_refused(monkeypatch):
+    def run_out(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("onnx.reference.ReferenceEvaluator.run", run_out)
+    with pytest.raises(EvaluationError, match=r"^Neg takes too much memory$"):
+        evaluate_node(node("Neg", ["x"]), [np.array([1], np.float32)], 17)
 
 
 @pytest.mark.parametrize(("release", "op_type", "fixed"), [("1.22.0", "OneHot", "1.23"), ("1.20.1", "Div", "1.21")])

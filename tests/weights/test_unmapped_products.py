@@ -94,6 +94,15 @@ class TestChosenAtRunTime:
         model = graph(nodes, Q=normal(4, 4), R=normal(4, 4, seed=1))
         assert listed(model) == dict.fromkeys("QR", ("chosen_at_run_time", "through SequenceAt to MatMul[1]", True))
 
+    def test_a_chosen_weight_that_stands_twice_in_another_one(self, graph, normal):
+        model = graph("w = Gather(Q, i) v = Concat <axis = 1> (w, w) y = MatMul(t, v)", Q=stacked(normal))
+        assert listed(model) == self.reason("through Gather to MatMul[1]")
+
+    def test_a_weight_of_a_sequence_that_is_mapped(self, graph, normal):
+        body = "b (float[4,4] a) => (float[4,4] o) { o = Neg(a) }"
+        nodes = f"q = SequenceConstruct(Q, Q) r = SequenceMap <body = {body}> (q) w = SequenceAt(r, i) y = MatMul(t, w)"
+        assert listed(graph(nodes, Q=normal(4, 4))) == self.reason("through SequenceMap/SequenceAt to MatMul[1]")
+
     def test_experts_that_a_function_chooses(self, graph, normal):
         function = """<domain: "local", opset_import: ["" : 17]>
             expert (a, q, k) => (r) { w = Gather(q, k) r = MatMul(a, w) }"""

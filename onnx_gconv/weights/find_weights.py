@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -109,14 +109,26 @@ class _Finder:
             for node in scope.graph:
                 self._visit(node)
         decisions: list[FoundWeight | SkippedWeight | None] = [
-            self._decide_computed(value, use) for value, use in self._computed.items()
+            item for value, use in self._computed.items() for item in self._decide_computed(value, use)
         ]
         decisions.extend(self._decide(constant) for constant in self._values.constants.values())
-        skipped = [item for item in decisions if isinstance(item, SkippedWeight)]
+        skipped = self._each_once(item for item in decisions if isinstance(item, SkippedWeight))
         skipped.extend(self._functions.constants())
         listed = {(item.name, item.graph_path) for item in skipped}
         skipped.extend(item for item in self._unmapped.others() if (item.name, item.graph_path) not in listed)
         return WeightSurvey(tuple(item for item in decisions if isinstance(item, FoundWeight)), tuple(skipped))
+
+    def _each_once(self, skipped: Iterable[SkippedWeight]) -> list[SkippedWeight]:
+        """Skipped weights, those that are whole constants only once: several weights may be computed from one."""
+        found: dict[object, SkippedWeight] = {}
+        for item in skipped:
+            constant = None if item.value is None else self._values.constants.get(item.value)
+            is_whole = constant is not None and item.shape == tuple(constant.tensor.shape.numpy())
+            key = constant if is_whole else item
+            known = found.setdefault(key, item)
+            if known is not item:
+                found[key] = replace(known, consumers=tuple(dict.fromkeys((*known.consumers, *item.consumers))))
+        return list(found.values())
 
     def _visit(self, node: ir.Node) -> None:
         row = mvm_op(node, self._lookups)
@@ -148,8 +160,8 @@ class _Finder:
                 self._uses[source.value].is_source = True
         use.mvm_slots[node, slot.index] = _SlotUse(node, slot, path)
 
-    def _decide_computed(self, value: ir.Value, use: _Use) -> FoundWeight | SkippedWeight:
-        """Whether what nodes compute from constants can be mapped."""
+    def _decide_computed(self, value: ir.Value, use: _Use) -> Iterator[FoundWeight | SkippedWeight]:
+        """Whether what nodes compute from constants can be mapped; without a known shape, its sources are listed."""
         node = value.producer()
         assert node is not None and isinstance(node.graph, ir.Graph)  # noqa: PT018, S101 - it is computed in a graph
         scope = self._scope_of[node.graph]
@@ -159,7 +171,7 @@ class _Finder:
         tensor: EvaluatedTensor | None = None
         if self._values.replaceable(value) and not self._freeze_inputs:
             reason = SkipReason.OVERRIDABLE_INPUT, of
-        elif not self._quantized and all(item.tensor.dtype in INTEGER_DTYPES for item in _largest(sources)):
+        elif not self._quantized and _are_codes(_largest(sources)):
             reason = SkipReason.QUANTIZED, of
         else:
             try:
@@ -167,24 +179,27 @@ class _Finder:
             except EvaluationError as error:
                 reason = SkipReason.BEHIND_OTHER_NODES, f"{of}: {error}"
         if tensor is None or reason is not None:
-            main = main_source(sources)
-            shape = _static_shape(value) or (tuple(main.tensor.shape.numpy()) if main else None)
-            return SkippedWeight(
-                name=_name(main.value if main else value),
-                shape=shape,
-                graph_path=(main.scope if main else scope).path,
-                reason=reason[0] if reason else SkipReason.BEHIND_OTHER_NODES,
-                detail=reason[1] if reason else of,
-                is_mvm=True,
-                consumers=_slot_labels(use),
-                value=main.value if main else value,
-            )
+            main, shape = main_source(sources), _static_shape(value)
+            matrices = [item for item in sources if is_matrix_of_numbers(item.tensor)]
+            listed: Sequence[Constant | None] = matrices if main is None and shape is None else [main]
+            for item in listed or [None]:
+                yield SkippedWeight(
+                    name=_name(item.value if item else value),
+                    shape=shape or (tuple(item.tensor.shape.numpy()) if item else None),
+                    graph_path=(item.scope if item else scope).path,
+                    reason=reason[0] if reason else SkipReason.BEHIND_OTHER_NODES,
+                    detail=reason[1] if reason else of,
+                    is_mvm=True,
+                    consumers=_slot_labels(use),
+                    value=item.value if item else value,
+                )
+            return
         constant = Constant(value, tensor, scope)
         weight = self._decide_weight(constant, use, tuple(_name(item.value) for item in sources))
         if isinstance(weight, FoundWeight) and (rounded := "/".join(tensor.rounded_ops)):
             note = f"computed by {rounded}, whose results differ in their last places from runtime to runtime"
-            return replace(weight, notes=(*weight.notes, note))
-        return weight
+            weight = replace(weight, notes=(*weight.notes, note))
+        yield weight
 
     def _decide(self, constant: Constant) -> FoundWeight | SkippedWeight | None:
         """Whether a constant is a weight, a skipped weight, or nothing to speak of."""
@@ -329,6 +344,10 @@ def _largest(sources: Sequence[Constant]) -> list[Constant]:
     """Those of some constants that have the most elements: codes, and not their scales and zero points."""
     most = max((item.tensor.size for item in sources), default=0)
     return [item for item in sources if item.tensor.size == most]
+
+
+def _are_codes(constants: Sequence[Constant]) -> bool:
+    return bool(constants) and all(item.tensor.dtype in INTEGER_DTYPES for item in constants)
 
 
 def _static_shape(value: ir.Value) -> tuple[int, ...] | None:

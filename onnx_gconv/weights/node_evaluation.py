@@ -35,7 +35,8 @@ _FLOAT8_TYPES = tuple(
     )
 )
 _SMALL_INTEGERS = (np.dtype(ml_dtypes.int4), np.dtype(ml_dtypes.uint4))
-_CAST_TYPES = frozenset((*_HALF_TYPES, *_FLOAT8_TYPES, *_SMALL_INTEGERS, *map(np.dtype, "?bBhHiIlLfd")))
+_NUMPY_TYPES = "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float32 float64"
+_CAST_TYPES = frozenset((*_HALF_TYPES, *_FLOAT8_TYPES, *_SMALL_INTEGERS, *map(np.dtype, _NUMPY_TYPES.split())))
 
 # The versions by which the reference implementation computes what older ones meant.
 _FLATTENED_UNTIL, _NORMALIZED_SINCE, _QUANTIZED_SINCE = 13, 15, 19
@@ -199,7 +200,9 @@ def _refuse_cast(value: NodeValue, target: np.dtype[Any]) -> None:
     if not is_to_integer or not _is_float(tensor.dtype) or not tensor.size:
         return
     limits = ml_dtypes.iinfo(target)
-    if not (float(tensor.min()) > limits.min - 1.0 and float(tensor.max()) < limits.max + 1.0):
+    with np.errstate(all="ignore"):
+        least, most = float(tensor.min()), float(tensor.max())
+    if not (least > limits.min - 1.0 and most < limits.max + 1.0):
         raise EvaluationError(f"Cast of numbers that {target.name} cannot hold is not defined")
 
 

@@ -327,6 +327,27 @@ class TestSkipped:
         assert skipped.detail == "Neg/Twist of W: Twist of the domain 'foreign' is not computed"
         assert skipped.consumers == ("mm (MatMul)[1]",)
 
+    def test_all_matrices_are_listed_of_which_a_weight_of_unknown_shape_is_computed(self, parse, normal):
+        model = parse(
+            "g (float x) => (float y) { t = foreign.Twist(W, V, k) y = MatMul(x, t) }",
+            opsets='"" : 17, "foreign" : 1',
+            W=normal(3, 3),
+            V=normal(2, 5),
+            k=normal(4),
+        )
+        found = [(item.name, item.shape, item.reason, item.is_mvm) for item in find_weights(model).skipped]
+        reason = ("behind_other_nodes", True)
+        assert sorted(found) == [("V", (2, 5), *reason), ("W", (3, 3), *reason)]
+
+    def test_a_matrix_of_which_several_weights_are_computed_is_counted_once(self, parse, normal):
+        model = parse(
+            "g (float x) => (float y) { t = foreign.Twist(W) u = Neg(t) a = MatMul(x, t) [mm] y = MatMul(a, u) }",
+            opsets='"" : 17, "foreign" : 1',
+            W=normal(3, 3),
+        )
+        skipped = only_skipped(model)
+        assert (skipped.name, skipped.consumers) == ("W", ("MatMul[1]", "mm (MatMul)[1]"))
+
     def test_a_weight_that_takes_too_much_memory_to_compute_is_listed(self, parse, normal, monkeypatch):
         monkeypatch.setattr(constant_evaluation, "MOST_EVALUATED_BYTES", 100)
         model = parse("g (float[2,6] x) => (float[2,6] y) { t = Neg(W) y = MatMul(x, t) }", W=normal(6, 6))

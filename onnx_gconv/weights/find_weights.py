@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -93,21 +94,23 @@ class _Finder:
     def __init__(self, model: ir.Model, lookups: Collection[str], *, quantized: bool, freeze_inputs: bool) -> None:
         self._freeze_inputs = freeze_inputs
         self._inputs_are_constants = freeze_inputs and model.ir_version < FREE_INITIALIZERS_IR_VERSION
+        self._model = model
         self._scopes = scopes(model)
         self._scope_of = {scope.graph: scope for scope in self._scopes}
         self._values = ConstantValues(model, self._scopes)
         self._functions = FunctionWeights(model)
         self._evaluator = ConstantEvaluator(model)
-        self._unmapped = UnmappedProducts(model, self._scopes, self._values)
         self._lookups = lookups
         self._quantized = quantized
         self._uses = {value: _Use() for value in self._values.constants}
         self._computed: dict[ir.Value, _Use] = {}
 
+    @functools.cached_property
+    def _unmapped(self) -> UnmappedProducts:
+        return UnmappedProducts(self._model, self._scopes, self._values)
+
     def survey(self) -> WeightSurvey:
-        for scope in self._scopes:
-            for node in scope.graph:
-                self._visit(node)
+        self._visit_all()
         decisions: list[FoundWeight | SkippedWeight | None] = [
             item for value, use in self._computed.items() for item in self._decide_computed(value, use)
         ]
@@ -129,6 +132,11 @@ class _Finder:
             if known is not item:
                 found[key] = replace(known, consumers=tuple(dict.fromkeys((*known.consumers, *item.consumers))))
         return list(found.values())
+
+    def _visit_all(self) -> None:
+        for scope in self._scopes:
+            for node in scope.graph:
+                self._visit(node)
 
     def _visit(self, node: ir.Node) -> None:
         row = mvm_op(node, self._lookups)
@@ -216,7 +224,7 @@ class _Finder:
             detail = f"input '{_name(shape_input)}', from which its shape is computed"
             return _skipped(constant, use, SkipReason.OVERRIDABLE_INPUT, detail, is_mvm=True)
         try:
-            consumers = tuple(self._consumers(constant, use))
+            consumers = tuple(self._consumers(constant.value, shape, use))
         except EvaluationError as error:
             return _skipped(constant, use, SkipReason.BEHIND_OTHER_NODES, str(error), is_mvm=True)
         except (IndexError, ValueError):
@@ -290,9 +298,8 @@ class _Finder:
         detail = f"read by {'/'.join(ops)}" if ops else otherwise
         return _skipped(constant, use, SkipReason.NOT_AN_MVM_WEIGHT, detail, is_mvm=False)
 
-    def _consumers(self, constant: Constant, use: _Use) -> Iterator[Consumer]:
-        shape = tuple(constant.tensor.shape.numpy())
-        for node, index in _readers(constant.value, use):
+    def _consumers(self, value: ir.Value, shape: tuple[int, ...], use: _Use) -> Iterator[Consumer]:
+        for node, index in _readers(value, use):
             slot_use = use.mvm_slots.get((node, index))
             path, view = ((), None) if slot_use is None else slot_use.view(shape, self._evaluator.evaluate)
             assert node.graph is not None  # noqa: S101 - nodes of a model stand in graphs

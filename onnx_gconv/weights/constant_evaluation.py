@@ -17,7 +17,7 @@ from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks
 from onnx_gconv.weights.constants import constant_tensor
 from onnx_gconv.weights.evaluated_ops import EVALUATED_OPS, EvaluationError
-from onnx_gconv.weights.node_evaluation import NodeValue, copied_bytes, evaluate_node
+from onnx_gconv.weights.node_evaluation import NodeValue, added_bytes, evaluate_node
 from onnx_gconv.weights.opsets import default_opset
 
 __all__ = ["MOST_EVALUATED_BYTES", "ConstantEvaluator", "EvaluatedTensor", "EvaluationError"]
@@ -129,7 +129,7 @@ class ConstantEvaluator:
 
         for step in computation.steps:
             inputs = [None if number is None else value_of(number) for number in step.inputs]
-            _require_memory(copied_bytes(inputs) + sum(map(_bytes, known.values())))
+            _require_memory(added_bytes(step.node, inputs) + sum(map(_bytes, known.values())))
             known.update(zip(step.outputs, evaluate_node(step.node, inputs, self._opset), strict=False))
             _require_memory(sum(map(_bytes, known.values())))
             uses.subtract(number for number in step.inputs if number is not None)

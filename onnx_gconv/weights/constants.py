@@ -154,7 +154,7 @@ def _is_random(node: ir.Node) -> bool:
     if node.op_type == "Dropout" and len(node.inputs) > _DROPOUT_TRAINING:
         training = node.inputs[_DROPOUT_TRAINING]
         said = None if training is None else constant_tensor(training)
-        return training is not None and (said is None or bool(said.numpy()))
+        return training is not None and (said is None or bool(said.numpy().any()))
     return node.op_type in _RANDOM_OPS
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.weights.evaluated_ops import EvaluationError, evaluated_op
 
-__all__ = ["NodeValue", "copied_bytes", "evaluate_node"]
+__all__ = ["NodeValue", "added_bytes", "evaluate_node"]
 
 NodeValue: TypeAlias = "NDArray[Any] | list[NodeValue] | None"
 """What a node reads or gives: a tensor, a sequence of values, or an optional one that is not there."""
@@ -60,6 +60,7 @@ def evaluate_node(node: onnx.NodeProto, inputs: Sequence[NodeValue], opset: int 
         EvaluationError: If it cannot be computed, or is not known to be computed as a runtime does.
     """
     row, schema = evaluated_op(node.domain, node.op_type, opset)
+    _require_inputs(node, inputs, schema)
     if node.op_type in _PASSING_OPS:
         return [inputs[0] if inputs else None]
     complete = _with_defaults(node, schema)
@@ -71,10 +72,56 @@ def evaluate_node(node: onnx.NodeProto, inputs: Sequence[NodeValue], opset: int 
     return [_of_type(value, dtype) for value, dtype in zip(results, types, strict=True)]
 
 
-def copied_bytes(inputs: Sequence[NodeValue]) -> int:
-    """How much memory a node may take besides its inputs and its result, for copies of half precision in float32."""
+def added_bytes(node: onnx.NodeProto, inputs: Sequence[NodeValue]) -> int:
+    """How much memory a node may take besides its inputs, as far as that can be told before it is computed.
+
+    These are copies of half precision in float32, and results whose size the shapes or the values of inputs say.
+    """
     halves = [value.nbytes for value in inputs if isinstance(value, np.ndarray) and value.dtype in _HALF_TYPES]
-    return 2 * (sum(halves) + max(halves, default=0))
+    copies = 2 * (sum(halves) + max(halves, default=0))
+    rule = _SIZES.get(node.op_type) if node.domain == "" else None
+    tensors = [value for value in inputs if isinstance(value, np.ndarray) and value.dtype.kind in "iufb"]
+    if rule is None or len(tensors) != len(inputs):
+        return copies
+    try:
+        return copies + int(rule(tensors))
+    except (ArithmeticError, IndexError, ValueError):  # the node does not fit its inputs, and is going to be refused
+        return copies
+
+
+def _count(sizes: NDArray[Any]) -> float:
+    """The product of some sizes, as a float: it may be beyond all integers of NumPy."""
+    return math.prod(float(size) for size in sizes.reshape(-1))
+
+
+def _broadcast(inputs: list[NDArray[Any]]) -> float:
+    shape = np.broadcast_shapes(*(array.shape for array in inputs))
+    return max(array.itemsize for array in inputs) * math.prod(map(float, shape))
+
+
+_BROADCASTING_OPS = """
+Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul
+Or Pow Sub Sum Where Xor
+"""
+
+# The bytes of a result, of ops that read how large it is, or whose result is larger than their inputs together.
+_SIZES: dict[str, Callable[[list[NDArray[Any]]], float]] = {
+    **dict.fromkeys(_BROADCASTING_OPS.split(), _broadcast),
+    "ConstantOfShape": lambda inputs: 8 * _count(inputs[0]),
+    "Expand": lambda inputs: inputs[0].nbytes * _count(inputs[1]),
+    "MatMul": lambda inputs: inputs[0].nbytes / inputs[0].shape[-1] * inputs[1].shape[-1],
+    "OneHot": lambda inputs: inputs[2].itemsize * inputs[0].size * _count(inputs[1]),
+    "Range": lambda inputs: inputs[0].itemsize * abs((_count(inputs[1]) - _count(inputs[0])) / _count(inputs[2])),
+    "Tile": lambda inputs: inputs[0].nbytes * _count(inputs[1]),
+}
+
+
+def _require_inputs(node: onnx.NodeProto, inputs: Sequence[NodeValue], schema: onnx.defs.OpSchema) -> None:
+    """Raise EvaluationError if a node has not the inputs that its op has to have."""
+    needed = [item.option == onnx.defs.OpSchema.FormalParameterOption.Single for item in schema.inputs]
+    is_lacking = any(is_needed and value is None for is_needed, value in zip(needed, inputs, strict=False))
+    if is_lacking or not schema.min_input <= len(inputs) <= schema.max_input:
+        raise EvaluationError(f"{node.op_type} has not the inputs that it should have")
 
 
 def _divides_in_half_precision(op_type: str, version: int) -> bool:

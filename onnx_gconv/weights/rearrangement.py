@@ -139,12 +139,16 @@ def _integers(node: ir.Node, name: str, evaluate: Evaluate) -> tuple[int, ...] |
 
     Raises:
         EvaluationError: If the input cannot be computed.
+        ValueError: If it does not hold integers.
     """
     value = node.inputs[1] if len(node.inputs) > 1 else None
     if value is None:
         integers = node.attributes.get_ints(name)
         return None if integers is None else tuple(integers)
-    return tuple(int(number) for number in evaluate(value).reshape(-1))
+    numbers = evaluate(value)
+    if numbers.dtype.kind not in "iu":
+        raise ValueError(f"the {name} of {node.op_type} is {numbers.dtype.name}")
+    return tuple(int(number) for number in numbers.reshape(-1))
 
 
 def readers(value: ir.Value, passed: Collection[ir.Node] = ()) -> Iterator[tuple[ir.Node, int]]:

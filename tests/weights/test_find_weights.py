@@ -339,6 +339,36 @@ class TestSkipped:
         reason = ("behind_other_nodes", True)
         assert sorted(found) == [("V", (2, 5), *reason), ("W", (3, 3), *reason)]
 
+    @pytest.mark.parametrize(
+        "nodes",
+        [
+            "w = ConstantOfShape(s)",
+            "w = Expand(k, s)",
+            "w = Tile(m, s)",
+            "r = Range(zero, large, k) n = Unsqueeze(r, zeros) w = Transpose(n)",
+            "o = OneHot(zeros, big, pair) w = Transpose(o)",
+            "w = Add(column, row)",
+            "w = MatMul(column, row)",
+        ],
+    )
+    def test_a_result_that_is_said_to_be_larger_than_memory_is_refused_before_it_is_made(self, parse, nodes):
+        model = parse(
+            f"g (float x) => (float y) {{ {nodes} y = MatMul(x, w) }}",
+            s=np.array([1 << 20, 1 << 20]),
+            k=np.float32(1),
+            m=np.ones((1, 1), np.float32),
+            zero=np.float32(0),
+            zeros=np.array([0]),
+            large=np.float32(1 << 40),
+            big=np.array(1 << 40),
+            pair=np.array([0, 1], np.float32),
+            column=np.zeros((1 << 16, 1), np.float32),
+            row=np.zeros((1, 1 << 16), np.float32),
+        )
+        skipped = [item for item in find_weights(model).skipped if item.is_mvm]
+        assert {item.reason for item in skipped} == {"behind_other_nodes"}
+        assert all("GiB at once, more than 4 GiB" in item.detail for item in skipped)
+
     def test_a_matrix_of_which_several_weights_are_computed_is_counted_once(self, parse, normal):
         model = parse(
             "g (float x) => (float y) { t = foreign.Twist(W) u = Neg(t) a = MatMul(x, t) [mm] y = MatMul(a, u) }",

@@ -13,7 +13,7 @@ from onnx_gconv.weights.opsets import default_opset
 from onnx_gconv.weights.rearrangement import node_label
 from onnx_gconv.weights.records import SkippedWeight, SkipReason
 from onnx_gconv.weights.run_time_ways import RunTimeWays, Way
-from onnx_gconv.weights.scopes import Scope, bodies
+from onnx_gconv.weights.scopes import Scope
 from onnx_gconv.weights.unlisted_ops import attribute_matrices, product_inputs
 
 __all__ = ["UnmappedProducts", "is_matrix_of_numbers"]
@@ -113,7 +113,7 @@ class UnmappedProducts:
         yield from self._in_attributes
 
     def _visit(self, node: ir.Node) -> None:
-        if node.op_identifier() in self._functions or any(True for _ in bodies(node)):
+        if node.op_identifier() in self._functions:  # its body is looked at
             return
         row = mvm_op(node)
         for slot in () if row is None else row.slots:

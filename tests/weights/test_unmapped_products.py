@@ -143,6 +143,11 @@ class TestOpsWithoutARow:
         model = graph("q = Gather(Q, i) y = lab.Twist(t, q)", Q=stacked(normal))
         assert listed(model) == {"Q": ("unlisted_op", "read by 'Twist' of domain 'lab', behind Gather", True)}
 
+    def test_an_op_that_nobody_knows_may_multiply_in_its_body_what_it_reads(self, graph, normal):
+        body = "b (float[2,4] a) => (float[2,4] o) { o = Neg(a) }"
+        model = graph(f"y = lab.Repeat <body = {body}> (t, Q)", Q=normal(4, 4))
+        assert listed(model) == {"Q": ("unlisted_op", "read by 'Repeat' of domain 'lab'", True)}
+
     def test_keys_that_attention_multiplies_are_listed(self, graph, normal):
         model = graph(
             "y = com.microsoft.MultiHeadAttention <num_heads = 1> (t, Q, R)", Q=normal(1, 3, 4), R=normal(1, 3, 4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_gconv.errors import BundleError, ConfigError, GconvError, ModelError
@@ -16,6 +16,7 @@ HOSTILE = "a\x1b[31m\x07\r\x9b2J\u202eb\x7f"
 SHOWN = r"a\x1b[31m\x07\r\x9b2J\u202eb\x7f"
 
 
+@settings(max_examples=50)
 @given(st.text())
 def test_what_is_visible_is_printable_and_stays_as_it_is(text):
     assert visible(text).isprintable()
@@ -30,6 +31,7 @@ def test_control_characters_are_escapes():
     assert visible_lines("one\ntw\to") == "one\ntw\\to"
 
 
+@settings(max_examples=30)
 @given(st.dictionaries(st.text(), st.text() | st.lists(st.text())))
 def test_json_says_the_same_in_printable_characters(document):
     for ensure_ascii in (False, True):

@@ -40,6 +40,12 @@ def test_json_says_the_same_in_printable_characters(document):
         assert json.loads(text) == document
 
 
+def test_names_of_files_that_are_no_utf_8_are_shown_and_stand_in_json():
+    name = "m\udcff.onnx"  # as Python has them
+    assert visible(name) == r"m\udcff.onnx"
+    assert json.loads(visible_json(json.dumps(name, ensure_ascii=False))) == name
+
+
 @pytest.mark.parametrize("kind", [GconvError, ModelError, ConfigError, BundleError])
 def test_errors_are_one_printable_line_of_bounded_length(kind):
     assert str(kind(f"'{HOSTILE}' is\n   wrong; do\r\nright")) == f"'{SHOWN}' is wrong; do right"

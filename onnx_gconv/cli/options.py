@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_type_hints
 import typer
 from typer.models import OptionInfo
 
+from onnx_gconv.cli.output import VisibleFormatter
 from onnx_gconv.cli.setting_texts import FromSetting, MappingCommand
 
 __all__ = [
@@ -49,7 +50,9 @@ def _set_debug(value: bool) -> bool:  # noqa: FBT001 - typer's signature
     global _debug  # noqa: PLW0603 - read by `main`, which stands outside of every command
     _debug = value
     if value:
-        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(VisibleFormatter("%(name)s: %(message)s"))
+        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
     return value
 
 

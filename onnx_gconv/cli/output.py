@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -10,14 +11,24 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnx_gconv.files.progress import Progress
+from onnx_gconv.terminal_text import terminal
+from onnx_gconv.visible_text import visible, visible_json, visible_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["print_for_people", "print_report", "progress_bar", "tolerated_loss_of_reader"]
+__all__ = ["VisibleFormatter", "print_for_people", "print_report", "progress_bar", "tolerated_loss_of_reader"]
 
 # Files and pipes have no width of their own; tables need more than the 80 columns that rich would assume.
 _WIDTH_WITHOUT_TERMINAL = 120
+
+
+class VisibleFormatter(logging.Formatter):
+    """Log messages, those of other libraries too, name what stands in models."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, and what is added to it, in printable lines."""
+        return visible_lines(super().format(record))
 
 
 class Report(Protocol):
@@ -34,18 +45,16 @@ def print_report(report: Report, *, as_json: bool, quiet: bool) -> None:
         is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
         document = json.dumps(report.to_json(), indent=2, ensure_ascii=not is_unicode, allow_nan=False)
         with tolerated_loss_of_reader():
-            sys.stdout.write(f"{document}\n")
+            sys.stdout.write(f"{visible_json(document)}\n")
     elif not quiet:
         print_for_people(report)
 
 
 def print_for_people(item: RenderableType | Report) -> None:
     """Print to stdout with colours if it is a terminal."""
-    from rich.console import Console
-
     width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
     with tolerated_loss_of_reader():
-        Console(width=width, highlight=False).print(item)
+        terminal(width=width).print(item)
 
 
 @contextmanager
@@ -84,22 +93,21 @@ def progress_bar(labels: dict[str, str], *, quiet: bool) -> Iterator[Progress | 
         yield None
         return
     from rich import progress as bars
-    from rich.console import Console
 
     columns = (
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         bars.TextColumn("{task.percentage:>3.0f} %"),
         bars.TimeElapsedColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with bars.Progress(*columns, console=terminal(stderr=True), transient=True) as progress:
         tasks: dict[str, Any] = {}
 
         def show(step: str, done: int, total: int) -> None:
             if step not in tasks:
                 for task in tasks.values():
                     progress.update(task, visible=False)
-                tasks[step] = progress.add_task(labels.get(step, step), total=total or None)
+                tasks[step] = progress.add_task(visible(labels.get(step, step)), total=total or None)
             progress.update(tasks[step], completed=done)
 
         yield show

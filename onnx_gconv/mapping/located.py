@@ -20,6 +20,7 @@ from onnx_gconv.mapping.operands import (
 )
 from onnx_gconv.tensors.codes import DecodedLevelsTensor, ZeroPoint
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
+from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.tensors.types import type_name
 
 __all__ = [
@@ -103,14 +104,14 @@ class MappedWeight:
     @property
     def decoding(self) -> Decoding:
         """How the conductances become the weight again."""
-        zero = None if self.zero is None else _tensor(self.zero).numpy()
-        return self.record.decoding(_tensor(self.scale).numpy(), zero)
+        zero = None if self.zero is None else all_elements(_tensor(self.zero))
+        return self.record.decoding(all_elements(_tensor(self.scale)), zero)
 
     @property
     def zero_point(self) -> ZeroPoint | None:
         """The zero points of a weight of integer codes; None for 0."""
         value = self.zero_point_value
-        return None if value is None else ZeroPoint(_tensor(value).numpy().astype(np.int64), self.record.shape)
+        return None if value is None else ZeroPoint(all_elements(_tensor(value)).astype(np.int64), self.record.shape)
 
     @property
     def tensors(self) -> tuple[ir.TensorProtocol, ...]:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnx_gconv.mapping.manifest import LevelsRecord, WeightRecord
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.tensors.streamed import all_elements
 
 __all__ = [
     "BrokenMappingError",
@@ -59,7 +60,7 @@ def entries_behind(value: ir.Value | None, grid: ScaleGrid | None) -> ir.Value:
         indices = None if gather.inputs[1] is None else constant_tensor(gather.inputs[1])
         if gather.attributes.get_int("axis", 0) != step.axis or indices is None:
             raise BrokenMappingError(f"'{gather.name}' does not expand '{_first(gather).name}' along axis {step.axis}")
-        if not np.array_equal(indices.numpy(), step.indices):
+        if not np.array_equal(all_elements(indices), step.indices):
             raise BrokenMappingError(
                 f"'{gather.name}' expands '{_first(gather).name}' by other pieces than the manifest names"
             )
@@ -124,7 +125,7 @@ def _behind_table(value: ir.Value, levels: LevelsRecord, record: WeightRecord) -
     expected = levels.levels.values(np.dtype(record.compute_dtype))
     if cast.attributes.get_int("to", 0) != _GATHER_INDEX.value or gather.attributes.get_int("axis", 0) != 0:
         raise BrokenMappingError(f"the codes '{stored.name}' are not looked up in a table of levels")
-    if table is None or not np.array_equal(table.numpy(), expected):
+    if table is None or not np.array_equal(all_elements(table), expected):
         raise BrokenMappingError(f"the codes '{stored.name}' are looked up in another table than the manifest has")
     return stored
 
@@ -198,7 +199,7 @@ def scalar(value: ir.Value | None) -> float | None:
         or value.const_value.shape.numpy() != ()
     ):
         return None
-    return float(value.const_value.numpy())
+    return float(all_elements(value.const_value))
 
 
 def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
@@ -216,4 +217,4 @@ def integers(value: ir.Value | None) -> tuple[int, ...] | None:
     tensor = None if value is None else constant_tensor(value)
     if tensor is None or not tensor.dtype.is_integer() or len(tensor.shape.numpy()) != 1:
         return None
-    return tuple(int(number) for number in tensor.numpy())
+    return tuple(int(number) for number in all_elements(tensor))

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.manifest import WeightRecord, ZeroRecord
+from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.tensors.types import type_name
 
 __all__ = ["structural_problems"]
@@ -31,7 +32,7 @@ def structural_problems(mapped: MappedWeight) -> Iterator[str]:
 
 def _scale_problems(value: ir.Value, record: WeightRecord) -> Iterator[str]:
     scale = _tensor(value)
-    entries = np.asarray(scale.numpy(), np.float64)
+    entries = np.asarray(all_elements(scale), np.float64)
     is_positive = bool(np.all(np.isfinite(entries) & (entries > 0)))
     if record.scale.form == "number":
         if scale.size != 1 or not is_positive:
@@ -63,7 +64,7 @@ def _zero_problems(value: ir.Value, zero: ZeroRecord, record: WeightRecord) -> I
     if (shape := tensor.shape.numpy()) != record.scale.shape:
         yield f"the zero '{value.name}' has the shape {list(shape)}, the manifest says {list(record.scale.shape)}"
         return
-    entries = np.asarray(tensor.numpy(), np.float64)
+    entries = np.asarray(all_elements(tensor), np.float64)
     extremes, number = (float(entries.min()), float(entries.max())), np.dtype(record.compute_dtype).type
     if extremes != (float(number(zero.minimum)), float(number(zero.maximum))):  # NaN equals no extreme
         manifest = f"{zero.minimum!r} to {zero.maximum!r}"

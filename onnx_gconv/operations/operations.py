@@ -18,6 +18,7 @@ from onnx_gconv.files.models import check_model_path, check_output_path, load_mo
 from onnx_gconv.files.naming import MAPPED_SUFFIX, named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
+from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.operations.configuration_check import ConfigurationReport
 from onnx_gconv.operations.report import MappingReport, RestoreReport
@@ -80,9 +81,10 @@ def map_model(
     target = default_mapped_path(source) if output is None else Path(output)
     if not dry_run:
         check_output_path(target, [source, *configuration.source.files])
-    graph = load_model(source)
+    watched = WatchedFiles()
+    graph = load_model(source, watched)
     mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
-    with named_in_messages(source, options_concern_it=False):
+    with named_in_messages(source, options_concern_it=False), watched.blamed():
         check = None if dry_run else RewriteCheck(graph)
         notes = _raise_opset(graph) if configuration.model.upgrade_opset else ()
         if check is not None and notes:
@@ -98,7 +100,12 @@ def map_model(
         write_manifest(graph, manifest)
         check.require_sound(graph)
         files = save_model(
-            graph, target, external_data=external_data, inputs=[source], progress=progress_of_step(progress, "write")
+            graph,
+            target,
+            external_data=external_data,
+            inputs=[source],
+            watched=watched,
+            progress=progress_of_step(progress, "write"),
         )
     return MappingReport(source, manifest, output=target, files=tuple(files), notes=_of_checker(check))
 
@@ -221,8 +228,9 @@ def restore_model(
     source = check_model_path(mapped)
     target = default_restored_path(source) if output is None else Path(output)
     check_output_path(target, [source])
-    graph = load_model(source)
-    with named_in_messages(source, options_concern_it=False):
+    watched = WatchedFiles()
+    graph = load_model(source, watched)
+    with named_in_messages(source, options_concern_it=False), watched.blamed():
         manifest = read_manifest(graph)
         checked = () if manifest is None else checked_weights(manifest, graph)
         broken = tuple(item.record.name for item in checked if item.problem is not None)
@@ -231,7 +239,12 @@ def restore_model(
         RestoreWeights()(graph)  # which refuses what is broken otherwise than by folding
         check.require_sound(graph)
         files = save_model(
-            graph, target, external_data=external_data, inputs=[source], progress=progress_of_step(progress, "write")
+            graph,
+            target,
+            external_data=external_data,
+            inputs=[source],
+            watched=watched,
+            progress=progress_of_step(progress, "write"),
         )
     return RestoreReport(source, target, names, tuple(files), folded=broken, notes=_of_checker(check))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,6 +79,9 @@ def attribute(node, name, **value):
     return node
 
 
+SPARSE = helper.make_sparse_tensor(
+    numpy_helper.from_array(np.ones(1, np.float32), "v"), numpy_helper.from_array(np.zeros(1, np.int64), "i"), [4, 4]
+)
 NODES = {
     "of another type": (attribute(N("Gemm", ["x", "W"], ["y"], name="g"), "transB", value=1.0),
                         "the node 'g' (Gemm) whose attribute 'transB' is FLOAT, but should be INT"),
@@ -86,6 +90,8 @@ NODES = {
     "without a type": (N("MatMul", ["x", "W"], ["y"], name="m"),
                        "the node 'm' (MatMul) whose attribute 'q' is UNDEFINED"),
     "without outputs": (N("Identity", ["W"], [], name="i"), "the node 'i' (Identity) without the 1 outputs that"),
+    "with a sparse value": (N("Constant", [], ["C"], name="c", sparse_value=SPARSE),
+                            "the node 'c' (Constant) whose value is sparse, which onnx-ir does not read; make it d"),
     "without a value": (N("Constant", [], ["C"], name="c"), "the node 'c' (Constant) with 0 attributes, of which"),
 }  # fmt: skip
 NODES["without a type"][0].attribute.append(onnx.AttributeProto(name="q"))
@@ -98,6 +104,39 @@ def test_a_node_that_is_not_what_its_op_says_is_refused(tmp_path, kind):
         load_model(write(tmp_path / "model.onnx", [node, N("MatMul", ["x", "W"], ["y"])]))
     assert message in str(found.value)
     assert str(found.value).endswith("; export the model again")
+
+
+def test_values_that_are_made_of_maps_are_refused_with_what_to_do(tmp_path):
+    path = write(
+        tmp_path / "model.onnx", [N("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3])]
+    )
+    model = onnx.load(path)
+    maps = helper.make_map_type_proto(onnx.TensorProto.INT64, helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, []))
+    model.graph.output[0].CopyFrom(helper.make_value_info("z", helper.make_sequence_type_proto(maps)))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(
+        ModelError, match=r"the value 'z' that is made of maps, .*: valid, but not supported, .*'zipmap': False"
+    ):
+        load_model(path)
+
+
+@pytest.mark.parametrize("rest", [b"", b"\x00" * 100, bytes(range(256)) * 4])
+def test_a_model_in_the_format_of_onnx_runtime_is_called_so(tmp_path, rest):
+    (tmp_path / "model.ort").write_bytes(b"\x18\x00\x00\x00ORTM" + rest)
+    with pytest.raises(
+        ModelError, match=r"model.ort' is in ONNX Runtime's own format \(.ort\), .*; map the .onnx file before"
+    ):
+        load_model(tmp_path / "model.ort")
+
+
+def test_a_real_model_of_onnx_runtime_is_called_so(tmp_path):
+    path = write(tmp_path / "model.onnx", [N("MatMul", ["x", "W"], ["y"])])
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "model.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(path, options)
+    with pytest.raises(ModelError, match="is in ONNX Runtime's own format"):
+        load_model(tmp_path / "model.ort")
 
 
 def test_ops_that_onnx_does_not_know_may_have_any_attributes(tmp_path):

@@ -53,9 +53,13 @@ class TestSameSource:
     def test_a_weight_that_is_stored_twice_is_told_once(self, write, normal):
         text = "g (float[2,4] x) => (float[2,4] y) { a = MatMul(x, W) b = MatMul(a, V) y = MatMul(b, U) }"
         report = inspect_model(write(text, W=normal(4, 4), V=normal(4, 4), U=np.ascontiguousarray(normal(4, 4).T)))
-        sentence = "'V' is 'W', 'U' is 'W' transposed: one parameter, held 3 times on devices."
+        sentence = (
+            "'V' is 'W', 'U' is 'W' transposed: equal values, held 3 times on devices; one parameter, or several that "
+            "were initialized alike."
+        )
         assert text_of(report).count(sentence) == 1
-        assert text_of(report).count("one parameter") == 1
+        assert text_of(report).count("equal values") == 1
+        assert list(report.to_json()["remarks"]) == [sentence]
 
     def test_others_are_compared_with_the_one_that_bears_the_parameters_name(self, write, normal):
         text = "g (float[2,4] x) => (float[2,4] y) { a = MatMul(x, val_0) y = MatMul(a, weight) }"
@@ -65,13 +69,32 @@ class TestSameSource:
 
     def test_unrelated_weights_are_not_mentioned(self, write, normal):
         text = "g (float[2,4] x) => (float[2,4] y) { a = MatMul(x, W) y = MatMul(a, V) }"
-        assert "one parameter" not in text_of(inspect_model(write(text, W=normal(4, 4), V=normal(4, 4, seed=1))))
+        report = inspect_model(write(text, W=normal(4, 4), V=normal(4, 4, seed=1)))
+        assert "equal values" not in text_of(report)
+        assert report.to_json()["remarks"] == []
 
     def test_external_data_are_compared(self, write, normal, tmp_path):
         path = write(UNTIED, table=normal(5, 4), val_0=np.ascontiguousarray(normal(5, 4).T))
         model = onnx.load(path)
         onnx.save(model, tmp_path / "e.onnx", save_as_external_data=True, location="e.data", size_threshold=0)
         assert "'table' is 'val_0' transposed" in text_of(map_model(tmp_path / "e.onnx"))
+
+
+class TestScales:
+    def test_those_that_a_conversion_to_float16_cuts_off_are_named(self, write, normal):
+        text = "g (float[2,4] x) => (float y) { a = MatMul(x, W) b = MatMul(a, V) y = MatMul(b, U) }"
+        path = write(
+            text, W=normal(4, 4) * np.float32(1e-4), V=normal(4, 4, seed=1), U=normal(4, 4, seed=2) * np.float32(1e-3)
+        )
+        sentence = (
+            "'W', 'U' have scales above 10,000 µS per unit of weight, at which onnxconverter-common's conversion to "
+            "float16 cuts constants off: convert the model before you map it, or raise max_finite_val there."
+        )
+        for options in ({}, {"granularity": "channel"}):
+            report = inspect_model(path, **options)
+            assert sentence in text_of(report)
+            assert report.to_json()["remarks"] == [sentence]
+            assert report.to_json()["notes"] == []
 
 
 class TestSharing:
@@ -141,10 +164,17 @@ class TestCounts:
 
     def test_a_shape_that_is_not_known_is_counted_as_such(self, write, normal):
         text = "g (float[2,4] x) => (float y) { C = foreign.Join(S, T) y = MatMul(x, C) }"
-        report = inspect_model(write(text, opsets=FOREIGN, S=normal(4, 4), T=normal(4, 4, seed=1)))
+        report = inspect_model(write(text, opsets=FOREIGN, S=normal(4), T=normal(4, seed=1)))
         [count] = report.skipped_by_reason
         assert (count.weights, count.parameters, count.unknown_shapes) == (1, 0, 1)
         assert "0 + ?" in str(report)
+        assert "No weight is mapped." in str(report)
+
+    def test_matrices_of_which_a_weight_of_unknown_shape_is_computed_are_counted(self, write, normal):
+        text = "g (float[2,4] x) => (float y) { C = foreign.Join(S, T) y = MatMul(x, C) }"
+        report = inspect_model(write(text, opsets=FOREIGN, S=normal(4, 4), T=normal(4, 4, seed=1)))
+        [count] = report.skipped_by_reason
+        assert (count.weights, count.parameters, count.unknown_shapes) == (2, 32, 0)
 
     def test_there_is_no_table_of_shares_if_nothing_is_skipped(self, write, normal):
         text = "g (float[2,4] x) => (float[2,4] y) { y = MatMul(x, W) }"

@@ -47,14 +47,14 @@ def _rows(precision: Precision, table: str) -> dict[str, EvaluatedOp]:
 
 
 _MOVED = """
-Cast 6 9 13 19 21 23 24 25
+Cast 6 9 13 19 21 23 24 25 28
 CastLike 15 19 21 23 24 25
 CenterCropPad 18
-Compress 9 11
+Compress 9 11 28
 Concat 4 11 13
 ConcatFromSequence 11
 ConstantOfShape 9 20 21 23 24 25
-DepthToSpace 1 11 13
+DepthToSpace 1 11 13 28
 Dropout 7 10 12 13 22
 Expand 8 13
 EyeLike 9 22
@@ -64,12 +64,12 @@ GatherElements 11 13
 GatherND 11 12 13
 Identity 1 13 14 16 19 21 23 24 25
 NonZero 9 13
-OneHot 9 11
+OneHot 9 11 28
 Optional 15
 OptionalGetElement 15 18
 Pad 2 11 13 18 19 21 23 24 25
 Reshape 5 13 14 19 21 23 24 25
-ReverseSequence 10
+ReverseSequence 10 28
 ScatterElements 11 13 16 18
 ScatterND 11 13 16 18
 SequenceAt 11
@@ -80,7 +80,7 @@ SequenceLength 11
 Shape 1 13 15 19 21 23 24 25
 Size 1 13 19 21 23 24 25
 Slice 1 10 11 13
-SpaceToDepth 1 13
+SpaceToDepth 1 13 28
 Split 2 11 13 18
 SplitToSequence 11 24
 Squeeze 1 11 13 21 23 24 25
@@ -98,7 +98,7 @@ Add 7 13 14
 And 7
 ArgMax 1 11 12 13
 ArgMin 1 11 12 13
-BitShift 11
+BitShift 11 28
 BitwiseAnd 18
 BitwiseNot 18
 BitwiseOr 18
@@ -122,7 +122,7 @@ LessOrEqual 12 16
 MatMulInteger 10
 Max 6 8 12 13
 Min 6 8 12 13
-Mod 10 13
+Mod 10 13 28
 Mul 7 13 14
 Neg 6 13
 Not 1
@@ -149,13 +149,13 @@ Asinh 9 22
 Atan 7 22
 Atanh 9 22
 BatchNormalization 7 9 14 15
-Celu 12
+Celu 12 28
 Conv 1 11 22
 Cos 7 22
 Cosh 9 22
 CumProd 26
 CumSum 11 14
-Einsum 12
+Einsum 12 28
 Elu 6 22
 Erf 9 13
 Exp 6 13
@@ -178,8 +178,8 @@ PRelu 7 9 16
 Pow 7 12 13 15
 ReduceL1 1 11 13 18
 ReduceL2 1 11 13 18
-ReduceLogSum 1 11 13 18
-ReduceLogSumExp 1 11 13 18
+ReduceLogSum 1 11 13 18 28
+ReduceLogSumExp 1 11 13 18 28
 ReduceMean 1 11 13 18
 ReduceProd 1 11 13 18
 ReduceSum 1 11 13

@@ -304,6 +304,7 @@ def _moves() -> Iterator[Case]:
     yield Case("DepthToSpace", [IMAGE], {"blocksize": 2})
     yield Case("DepthToSpace", [IMAGE], {"blocksize": 2, "mode": "CRD"}, since=11)
     yield Case("SpaceToDepth", [IMAGE], {"blocksize": 2})
+    yield Case("SpaceToDepth", [IMAGE], {"blocksize": 2, "mode": "CRD"}, since=28)
     yield Case("Compress", [X, np.array([True, False, True])], {"axis": 0})
     yield Case("Compress", [X, np.array([True, False, True, True, False])])
     yield Case("Compress", [X, np.array([False, True])], {"axis": -1}, since=11)

@@ -18,8 +18,9 @@ from tests.weights.evaluated_cases import CASES
 # as exp, differ by up to 5 between two implementations that round in other places.
 ROUNDED_TOLERANCE = 8
 
-# The newest opset that ONNX Runtime runs, so that nothing is known of newer versions.
-NEWEST_OPSET = 27
+# The newest opset that ONNX Runtime runs, and the versions up to it that it cannot run.
+NEWEST_OPSET = 28
+NOT_RUN = {(op_type, 28) for op_type in ("DequantizeLinear", "Optional", "OptionalGetElement", "QuantizeLinear")}
 
 # Attributes that no case has: how float8e8m0 is rounded, which is no type of weights; the type of an empty optional;
 # and the type in which a Range of bfloat16 is added up.
@@ -51,7 +52,7 @@ def test_the_versions_are_those_of_onnx_up_to_the_newest_opset_of_onnxruntime():
         for opset in range(OLDEST_OPSET, NEWEST_OPSET + 1)
         if onnx.defs.has(schema.name, opset)
     }
-    assert set(VERSIONS) == possible
+    assert set(VERSIONS) == possible - NOT_RUN
 
 
 def evaluated_op_version(op_type, opset):
@@ -86,10 +87,10 @@ def node(op_type, inputs, outputs=("y",), domain="", **attributes):
     ("op", "inputs", "opset", "message"),
     [
         (
-            node("Celu", ["x"]),
-            [np.float32(1)],
+            node("QuantizeLinear", ["x", "x"]),
+            [np.float32(1)] * 2,
             28,
-            "Celu as opset 28 defines it is not computed, because it has not been compared with a runtime",
+            "QuantizeLinear as opset 28 defines it is not computed, because it has not been compared with a runtime",
         ),
         (node("Resize", ["x"]), [np.float32(1)], 19, "Resize is not among the ops that are computed"),
         (node("Mish", ["x"]), [np.float32(1)], 17, "opset 17 has no Mish"),

@@ -16,6 +16,7 @@ import onnx
 from onnx import helper
 
 from tests.generated.graph_builder import Activation, GraphBuilder
+from tests.generated.biased import biased_readers
 from tests.generated.layers import LAYERS, MICROSOFT, ExpectedSlot, Layer, LayerContext
 from tests.generated.weight_store import BFLOAT16, FLOAT16, FLOAT32, WeightStore
 
@@ -38,6 +39,8 @@ class RandomModel:
         feeds: Inputs for it.
         slots: Its weight slots.
         is_external: Whether it should be tried with its initializers in external data.
+        hides_names: Whether a body has a value with the name of one around it.
+        computing_ops: The ops that compute weights from constants, each with its version.
     """
 
     seed: int
@@ -45,11 +48,13 @@ class RandomModel:
     feeds: dict[str, np.ndarray]
     slots: tuple[ExpectedSlot, ...]
     is_external: bool
+    hides_names: bool
+    computing_ops: frozenset[tuple[str, int]]
 
     @property
-    def is_standard(self) -> bool:
-        """Whether all ops are ONNX's own."""
-        return all(entry.domain == "" for entry in self.proto.opset_import)
+    def full_check(self) -> bool:
+        """Whether onnx can infer all shapes: it takes a value in a body for the one around it that has its name."""
+        return not self.hides_names and all(entry.domain != MICROSOFT for entry in self.proto.opset_import)
 
     def describe(self) -> str:
         """A few lines for the message of a failed test."""
@@ -77,15 +82,25 @@ def random_model(seed: int) -> RandomModel:
         imports.append(helper.make_opsetid(MICROSOFT, 1))
     choices.shuffle(imports)
     proto = helper.make_model(main.graph_proto(), opset_imports=imports, ir_version=_IR_VERSION, producer_name="seed")
-    return RandomModel(seed, proto, context.feeds, tuple(context.slots), is_external=choices.random() < 0.15)
+    return RandomModel(
+        seed,
+        proto,
+        context.feeds,
+        tuple(context.slots),
+        is_external=choices.random() < 0.15,
+        hides_names=main.hides_names,
+        computing_ops=frozenset(context.store.computing_ops),
+    )
 
 
+# A layer of several nodes is as frequent as three others.
+_LAYERS = [*LAYERS.items(), *[(biased_readers, range(OLDEST_OPSET, NEWEST_OPSET + 1))] * 3]
 _MICROSOFT_OPS = {"FusedMatMul", "FusedGemm", "FusedConv", "Attention", "DynamicQuantizeLSTM"}
 
 
 def _add_layer(c: LayerContext) -> None:
     """Append a layer to the main graph, let its result be an output, and hand it on."""
-    layer = c.choices.choice([layer for layer, opsets in LAYERS.items() if c.opset in opsets])
+    layer = c.choices.choice([layer for layer, opsets in _LAYERS if c.opset in opsets])
     first_slot = len(c.slots)
     y = _in_a_body(c, layer, 0) if c.maybe(0.3) else _built(c, layer)
     c.graph.output(y.name, y.dtype, y.shape if c.maybe(0.8) else [None] * len(y.shape))
@@ -158,9 +173,9 @@ def _in_if(c: LayerContext, layer: Layer, depth: int) -> Activation:
     other = replace(c, graph=bodies[1])
     if y.dtype == FLOAT32 and c.maybe():
         # Another layer, or the same op again, whose result is brought to the same shape
-        choice = layer if c.maybe() else c.choices.choice([key for key, opsets in LAYERS.items() if c.opset in opsets])
+        choice = layer if c.maybe() else c.choices.choice([key for key, opsets in _LAYERS if c.opset in opsets])
         z = _built(other, choice)
-        value = _resized(bodies[1], z, y.shape)
+        value = bodies[1].resized(z, y.shape, FLOAT32)
         y = replace(y, is_tame=y.is_tame and z.is_tame and z.dtype.kind == "f" and z.dtype != FLOAT16)
     else:
         value = other.activation(y.shape, y.dtype)
@@ -173,14 +188,6 @@ def _in_if(c: LayerContext, layer: Layer, depth: int) -> Activation:
     branches = {("then_branch" if body.name.startswith("then") else "else_branch"): body for body in bodies}
     name = c.graph.node("If", [condition], **{key: body.graph_proto() for key, body in branches.items()})
     return replace(y, name=name)
-
-
-def _resized(graph: GraphBuilder, value: Activation, shape: tuple[int, ...]) -> str:
-    """The elements of a value, repeated or cut, as float32 of another shape."""
-    flat = graph.reshape(value.name, [-1])
-    positions = np.resize(np.arange(value.size), shape).astype(np.int64)
-    name = graph.node("Gather", [flat, graph.constant(positions, "indices")])
-    return name if value.dtype == FLOAT32 else graph.cast(name, FLOAT32)
 
 
 def _in_loop(c: LayerContext, layer: Layer, depth: int) -> Activation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,12 +157,14 @@ def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield from _initializers(attribute.g)
 
 
-def run(model: bytes | str, feeds: Mapping[str, np.ndarray]) -> dict[str, Outputs]:
-    """The outputs of a model at both levels, set up as `runtime.session.ModelSession` does."""
+def run(
+    model: bytes | str, feeds: Mapping[str, np.ndarray], levels: Sequence[str] = ("all", "none")
+) -> dict[str, Outputs]:
+    """The outputs of a model at levels of optimization, set up as `runtime.session.ModelSession` does."""
     outputs: dict[str, Outputs] = {}
-    for level, value in _LEVELS.items():
+    for level in levels:
         options = ort.SessionOptions()
-        options.graph_optimization_level = value
+        options.graph_optimization_level = _LEVELS[level]
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = 1
         options.enable_cpu_mem_arena = False

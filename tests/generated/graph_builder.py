@@ -91,7 +91,7 @@ class GraphBuilder:
     _node_names: set[str] = field(default_factory=set)
     _names_below: set[str] = field(default_factory=set)
     _read: set[str] = field(default_factory=set)
-    _hideable: tuple[str, ...] = ()
+    _hideable: tuple[tuple[str, int], ...] = ()
 
     def enclosing(self) -> list[GraphBuilder]:
         """This graph and the graphs around it, the main graph first."""
@@ -100,10 +100,11 @@ class GraphBuilder:
     def body(self, kind: str) -> GraphBuilder:
         """A new graph inside of this one."""
         around = self.enclosing()
+        place = f"_of_{around[0].name}" if around[0].is_function else ""
         body = GraphBuilder(
-            f"{kind}_{next(around[0].bodies)}", self.opset, self.choices, parent=self, iteration=self.iteration
+            f"{kind}_{next(around[0].bodies)}{place}", self.opset, self.choices, parent=self, iteration=self.iteration
         )
-        body._hideable = tuple(tensor.name for graph in around for tensor in graph.initializers)
+        body._hideable = tuple((tensor.name, tensor.data_type) for graph in around for tensor in graph.initializers)
         return body
 
     def sees(self, name: str, owner: GraphBuilder) -> bool:
@@ -174,7 +175,8 @@ class GraphBuilder:
         """Add an initializer and give its name; in a function it is an argument or a node."""
         if self.is_function:
             return self._in_function(np.asarray(array), stem)
-        name = self._hiding_name() or self.new_name(stem)
+        array = np.asarray(array)
+        name = self._hiding_name(array.dtype) or self.new_name(stem)
         self.initializers.append(tensor_proto(array, name))
         return name
 
@@ -185,11 +187,16 @@ class GraphBuilder:
         self.arguments[name] = array
         return name
 
-    def _hiding_name(self) -> str | None:
-        """Now and then the name of an initializer around a body that nothing in the body reads, nor will."""
+    def _hiding_name(self, dtype: np.dtype) -> str | None:
+        """Now and then the name of an initializer around a body that nothing in the body reads, nor will.
+
+        It is one of the same type: within bodies in bodies, ONNX Runtime takes the one for the other.
+        """
         if not self._hideable or self.choices.random() > _HIDING:
             return None
-        free = [name for name in self._hideable if name not in self._read | self._names | self._names_below]
+        taken = self._read | self._names | self._names_below
+        element_type = ELEMENT_TYPES[dtype]
+        free = [name for name, its_type in self._hideable if its_type == element_type and name not in taken]
         if not free:
             return None
         name = self.choices.choice(free)

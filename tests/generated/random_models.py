@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from tests.generated.graph_builder import Activation, GraphBuilder
 from tests.generated.biased import biased_readers
+from tests.generated.functions import LOCAL, in_a_function
+from tests.generated.graph_builder import Activation, GraphBuilder
 from tests.generated.layers import LAYERS, MICROSOFT, ExpectedSlot, Layer, LayerContext
 from tests.generated.weight_store import BFLOAT16, FLOAT16, FLOAT32, WeightStore
 
@@ -27,6 +28,7 @@ NEWEST_OPSET = min(28, onnx.defs.onnx_opset_version())  # what ONNX Runtime read
 _IR_VERSION = 10
 _MOST_LAYERS = 4
 _DEEPEST = 2
+_OLDEST_OF_FUNCTIONS = 11
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,11 @@ class RandomModel:
     computing_ops: frozenset[tuple[str, int]]
 
     @property
+    def is_valid(self) -> bool:
+        """Whether onnx takes it: unlike ONNX Runtime, it wants functions to have the opset of the model."""
+        return not any(slot.may_stay for slot in self.slots)
+
+    @property
     def full_check(self) -> bool:
         """Whether onnx can infer all shapes: it takes a value in a body for the one around it that has its name."""
         return not self.hides_names and all(entry.domain != MICROSOFT for entry in self.proto.opset_import)
@@ -71,8 +78,9 @@ def random_model(seed: int) -> RandomModel:
     opset = choices.randint(OLDEST_OPSET, NEWEST_OPSET)
     main = GraphBuilder("main", opset, choices)
     context = LayerContext(main, choices, WeightStore(choices, numbers), feeds={}, trunk=None)
+    functions: list[onnx.FunctionProto] = []
     for _ in range(choices.randint(1, _MOST_LAYERS)):
-        _add_layer(context)
+        _add_layer(context, functions)
     if context.trunk is not None and choices.random() < 0.5:
         main.output(main.node("Tanh", [context.trunk.name]), FLOAT32, context.trunk.shape)
     for _ in range(choices.randrange(3)):
@@ -80,8 +88,14 @@ def random_model(seed: int) -> RandomModel:
     imports = [helper.make_opsetid("", opset)]
     if any(slot.op_type in _MICROSOFT_OPS for slot in context.slots):
         imports.append(helper.make_opsetid(MICROSOFT, 1))
+    if functions:
+        imports.append(helper.make_opsetid(LOCAL, 1))
+        # All names stay unique when functions are put in place of their calls, some by becoming others.
+        context.slots[:] = [replace(slot, is_renamed=True) for slot in context.slots]
     choices.shuffle(imports)
-    proto = helper.make_model(main.graph_proto(), opset_imports=imports, ir_version=_IR_VERSION, producer_name="seed")
+    proto = helper.make_model(
+        main.graph_proto(), functions=functions, opset_imports=imports, ir_version=_IR_VERSION, producer_name="seed"
+    )
     return RandomModel(
         seed,
         proto,
@@ -98,11 +112,14 @@ _LAYERS = [*LAYERS.items(), *[(biased_readers, range(OLDEST_OPSET, NEWEST_OPSET 
 _MICROSOFT_OPS = {"FusedMatMul", "FusedGemm", "FusedConv", "Attention", "DynamicQuantizeLSTM"}
 
 
-def _add_layer(c: LayerContext) -> None:
+def _add_layer(c: LayerContext, functions: list[onnx.FunctionProto]) -> None:
     """Append a layer to the main graph, let its result be an output, and hand it on."""
     layer = c.choices.choice([layer for layer, opsets in _LAYERS if c.opset in opsets])
     first_slot = len(c.slots)
-    y = _in_a_body(c, layer, 0) if c.maybe(0.3) else _built(c, layer)
+    if c.opset >= _OLDEST_OF_FUNCTIONS and c.maybe(0.1):
+        y = in_a_function(c, lambda inner: _anywhere(inner, layer), functions, _opset_of_function(c))
+    else:
+        y = _anywhere(c, layer)
     c.graph.output(y.name, y.dtype, y.shape if c.maybe(0.8) else [None] * len(y.shape))
     if c.maybe(0.15):
         _add_other_reader(c, c.choices.choice(c.slots[first_slot:]))
@@ -111,6 +128,16 @@ def _add_layer(c: LayerContext) -> None:
         value = y.name if y.dtype == FLOAT32 else c.graph.cast(y.name, FLOAT32)
         scaled = c.graph.node("Mul", [value, c.graph.constant(np.float32(factor), "factor")])
         c.trunk = Activation(scaled, FLOAT32, y.shape)
+
+
+def _opset_of_function(c: LayerContext) -> int:
+    """That of the model, or now and then another one."""
+    return c.opset if c.maybe(0.9) else c.choices.randint(max(_OLDEST_OF_FUNCTIONS, c.opset - 2), c.opset)
+
+
+def _anywhere(c: LayerContext, layer: Layer) -> Activation:
+    """A layer in the graph of the context, or in a body in it."""
+    return _in_a_body(c, layer, 0) if c.maybe(0.3) else _built(c, layer)
 
 
 def _built(c: LayerContext, layer: Layer) -> Activation:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import gc
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ def findings_of(seeds: Sequence[int]) -> tuple[list[tuple[int, str]], list[tuple
     """The failures, and the seeds for whose models ONNX Runtime cannot run the original, with what it says."""
     failures: list[tuple[int, str]] = []
     lost: list[tuple[int, str]] = []
+    gc.freeze()  # the imported packages' objects, which are not looked at again and again then
     with tempfile.TemporaryDirectory(prefix="generated-", dir=_IN_MEMORY) as folder:
         for seed in seeds:
             own = Path(folder) / str(seed)
@@ -35,6 +37,7 @@ def findings_of(seeds: Sequence[int]) -> tuple[list[tuple[int, str]], list[tuple
                 failures.append((seed, str(error)))
             except OriginalDoesNotRunError as error:
                 lost.append((seed, str(error)))
+    gc.unfreeze()
     return failures, lost
 
 

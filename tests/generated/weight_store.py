@@ -482,7 +482,7 @@ class WeightStore:
         is_node = self.choices.random() < 0.25 and owner.can_be_node(stored.dtype)
         stem = self.choices.choice(_STEMS)
         value = (owner.constant_node if is_node else owner.initializer)(stored, stem)
-        is_overridable = not is_node and owner.parent is None and self.choices.random() < 0.03
+        is_overridable = not is_node and owner.parent is None and not owner.is_function and self.choices.random() < 0.03
         if is_overridable:
             owner.inputs.append(value_info(value, stored.dtype, stored.shape))
         source = Source(owner.name, value, stored, is_tame, is_overridable)

@@ -13,7 +13,7 @@ from tests.generated.weight_store import Weight
 
 __all__ = ["biased_readers"]
 
-_MOST_READERS = 3
+_OTHER_READERS = (0, 0, 1, 2)
 
 
 def biased_readers(c: LayerContext) -> Activation:
@@ -26,30 +26,54 @@ def biased_readers(c: LayerContext) -> Activation:
         biases.known[1, n] = [sibling]
     else:
         weight = c.store.weight(c.graph, (k, n), dtype, tame=True)
-    total = _reader(c, weight, biases)
-    for _ in range(c.choices.randrange(_MOST_READERS)):
-        other = _reader(c, weight, biases)
+    reader = _reader
+    if c.maybe(0.4):
+        biases = _Biases(c, dtype, is_one=True)
+        reader = _right_reader if c.maybe(0.6) else _left_reader
+    total = reader(c, weight, biases)
+    for _ in range(c.choices.choice(_OTHER_READERS)):
+        other = reader(c, weight, biases)
         sum_of_both = c.graph.node("Add", [total.name, c.graph.resized(other, total.shape, dtype)])
         total = replace(total, name=sum_of_both)
     return total
 
 
 class _Biases:
-    """Biases by their shapes, so that nodes can share them."""
+    """Biases by their shapes, so that nodes can share them; or one for all nodes."""
 
-    def __init__(self, c: LayerContext, dtype: np.dtype) -> None:
-        self._c, self._dtype = c, dtype
+    def __init__(self, c: LayerContext, dtype: np.dtype, *, is_one: bool = False) -> None:
+        self._c, self._dtype, self.is_one = c, dtype, is_one
         self.known: dict[tuple[int, ...], list[str]] = {}
 
     def one(self, shape: Sequence[int]) -> str:
         """A bias that broadcasts to a shape, and its own shape: along rows, along columns, or for all alike."""
         *_, rows, columns = shape
         shapes = [(columns,), (columns,), (1, columns), (rows, 1), (rows, 1), (rows, columns), (1,), (1, 1), ()]
-        found = self._c.choices.choice(shapes)
-        known = self.known.setdefault(found, [])
-        if not known or self._c.maybe(0.6):
-            known.append(self._c.graph.constant(self._c.random_array(found, self._dtype), "B"))
+        return self.of_shape(self._c.choices.choice(shapes))
+
+    def of_shape(self, shape: tuple[int, ...]) -> str:
+        """A bias of that shape, a new one or one that is there."""
+        known = self.known.setdefault(shape, [])
+        if not known or (not self.is_one and self._c.maybe(0.6)):
+            known.append(self._c.graph.constant(self._c.random_array(shape, self._dtype), "B"))
         return self._c.choices.choice(known)
+
+
+def _right_reader(c: LayerContext, weight: Weight, biases: _Biases) -> Activation:
+    """``x @ W + b``, with the one bias of all, by MatMul and Add or by Gemm."""
+    m, (k, n), dtype = c.size(), weight.array.shape, weight.array.dtype
+    inputs, bias = [c.activation((m, k), dtype), weight], biases.of_shape((n,))
+    if c.maybe(0.3):
+        return c.mvm("Gemm", [*inputs, bias], (m, n), dtype, slots=[1])
+    y = c.mvm("MatMul", inputs, (m, n), dtype, slots=[1])
+    return replace(y, name=c.graph.node("Add", [y.name, bias] if c.maybe() else [bias, y.name]))
+
+
+def _left_reader(c: LayerContext, weight: Weight, biases: _Biases) -> Activation:
+    """``W @ x + b``, with the one bias of all."""
+    m, (k, n), dtype = c.size(), weight.array.shape, weight.array.dtype
+    y = c.mvm("MatMul", [weight, c.activation((n, m), dtype)], (k, m), dtype, slots=[0])
+    return replace(y, name=c.graph.node("Add", [y.name, biases.of_shape((k, 1))]))
 
 
 def _reader(c: LayerContext, weight: Weight, biases: _Biases) -> Activation:

@@ -13,7 +13,7 @@ from tests.generated.graph_builder import ELEMENT_TYPES, GraphBuilder
 from tests.weights.compared_nodes import ComparedNode, nodes_of, run
 from tests.weights.evaluated_cases import CASES
 
-__all__ = ["OpConstant", "any_op"]
+__all__ = ["OpConstant", "any_op", "constants_of_opset"]
 
 _LARGEST = 1e3
 _FLOAT32 = np.dtype(np.float32)
@@ -70,6 +70,11 @@ class OpConstant:
         name = graph.initializer(value, "c")
         constants.append((name, value))
         return graph.node("Optional", [name]) if self._node.case.op_type == "OptionalGetElement" else name
+
+
+def constants_of_opset(opset: int) -> list[OpConstant]:
+    """All that nodes give which an opset has; some of it is no weight."""
+    return [constant for constants in _constants(opset).values() for constant in constants]
 
 
 def any_op(choices: random.Random, opset: int) -> OpConstant | None:

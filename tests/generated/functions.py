@@ -33,7 +33,6 @@ def in_a_function(
     y = build(inner)
     inputs = [value.name for value in body.inputs]
     functions.append(_function(body, inputs, y))
-    c.graph.enclosing()[0].hides_names |= body.hides_names
     c.store.computing_ops |= inner.store.computing_ops
     arguments = {name: c.graph.initializer(array) for name, array in body.arguments.items()}
     result = _call(c, inner, inputs, arguments, y)

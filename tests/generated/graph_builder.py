@@ -104,7 +104,8 @@ class GraphBuilder:
         body = GraphBuilder(
             f"{kind}_{next(around[0].bodies)}{place}", self.opset, self.choices, parent=self, iteration=self.iteration
         )
-        body._hideable = tuple((tensor.name, tensor.data_type) for graph in around for tensor in graph.initializers)
+        if not around[0].is_function:  # within functions, ONNX Runtime takes the one for the other
+            body._hideable = tuple((tensor.name, tensor.data_type) for graph in around for tensor in graph.initializers)
         return body
 
     def sees(self, name: str, owner: GraphBuilder) -> bool:

@@ -105,7 +105,7 @@ def random_model(seed: int) -> RandomModel:
         proto,
         context.feeds,
         tuple(context.slots),
-        is_external=choices.random() < 0.15,
+        is_external=choices.random() < 0.1,
         hides_names=main.hides_names,
         computing_ops=frozenset(context.store.computing_ops),
     )

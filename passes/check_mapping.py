@@ -171,7 +171,10 @@ def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None
     if levels is not None and (problem := _wrong_code(mapped, levels)) is not None:
         return problem
     dtype = np.dtype(record.compute_dtype)
-    g_min, highest = converter.conductance_bounds(dtype)
+    with np.errstate(over="ignore"):
+        g_min, highest = converter.conductance_bounds(dtype)
+    if not np.isfinite(highest):
+        return f"the manifest names devices of up to {converter.g_max:g} µS, which {dtype} cannot hold"
     if levels is not None:
         ends = levels.values(dtype)
         g_min, highest = float(ends[0]), float(ends[-1])

@@ -157,7 +157,7 @@ def presets_in(text: str) -> tuple[DevicePreset, ...]:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number may have too many digits
         raise ConfigError(f"presets are no TOML: {error}") from None
     tables = document.pop("preset", [])
     if document or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):

@@ -1,9 +1,12 @@
 """Errors that a user can act on.
 
-Every message is one line that names the file, the tensor and the value that is wrong, and says what would be right.
+Every message is one line that names the file, the tensor and the value that is wrong, and says what would be right. It
+has at most some 2,000 characters, all of them printable.
 """
 
 from __future__ import annotations
+
+from onnx_gconv.visible_text import one_line
 
 __all__ = [
     "BundleError",
@@ -16,7 +19,15 @@ __all__ = [
 
 
 class GconvError(Exception):
-    """The root of all errors that onnx_gconv raises on purpose."""
+    """The root of all errors that onnx_gconv raises on purpose.
+
+    Args:
+        message: What is wrong. What it quotes of names and of other programs may be anything: on the way it becomes one
+            printable line of bounded length.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
 
 
 class ModelError(GconvError):

@@ -1,44 +1,113 @@
-"""Text for terminals: names are shown as they are, never read as markup."""
+"""Text for terminals: names are shown as they are, never read as markup, and control characters as escapes.
+
+All that is printed goes through `terminal`, and rich's texts are made here only.
+"""
 
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from onnx_gconv.visible_text import visible, visible_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table
     from rich.text import Text
 
-__all__ = ["counted", "file_list", "plain", "rendered", "with_remark"]
+__all__ = [
+    "ByWidth",
+    "assembled",
+    "below_each_other",
+    "counted",
+    "file_list",
+    "plain",
+    "rendered",
+    "terminal",
+    "titled_table",
+    "with_remark",
+]
 
 _WIDTH = 120
 _BINARY_STEP = 1024
 
 
-def rendered(item: RenderableType, width: int = _WIDTH) -> str:
-    """What rich shows of an object, without colours."""
+def terminal(**options: Any) -> Console:  # noqa: ANN401 - the options of rich's Console
+    """A console in which no text is markup, and all that is not printable is shown as an escape."""
     from rich.console import Console
 
+    class Terminal(Console):
+        def render_str(self, text: str, **style: Any) -> Text:  # noqa: ANN401 - as rich has it
+            return super().render_str(visible_lines(text), **style)
+
+    return Terminal(markup=False, emoji=False, highlight=False, **options)
+
+
+def rendered(item: RenderableType, width: int = _WIDTH) -> str:
+    """What rich shows of an object, without colours."""
     text = io.StringIO()
-    Console(file=text, width=width).print(item)
+    terminal(file=text, width=width).print(item)
     return text.getvalue().rstrip("\n")
 
 
-def plain(text: str) -> Text:
-    """A text in which nothing is markup."""
+def plain(*lines: str, style: str = "") -> Text:
+    """Lines in which nothing is markup."""
     from rich.text import Text
 
-    return Text(text)
+    return Text("\n".join(map(visible, lines)), style)
 
 
-def with_remark(text: str, remark: str, separator: str = "\n") -> Text:
-    """A text and, less conspicuous, a remark behind it if there is one."""
+def assembled(*parts: tuple[str, str]) -> Text:
+    """A line of texts, each with its style."""
     from rich.text import Text
 
-    return Text.assemble(text, separator, (remark, "dim")) if remark else Text(text)
+    return Text.assemble(*((visible(text), style) for text, style in parts))
+
+
+def below_each_other(texts: Iterable[Text]) -> Text:
+    """Texts as the lines of one."""
+    return plain("", "").join(texts)
+
+
+def with_remark(text: str, *remarks: str, separator: str = "\n") -> Text:
+    """A text and, less conspicuous, remarks behind it, as far as they are not empty."""
+    from rich.text import Text
+
+    found = separator.join(visible(remark) for remark in remarks if remark)
+    return Text.assemble(visible(text), separator, (found, "dim")) if found else plain(text)
+
+
+def titled_table(title: str) -> Table:
+    """A table in which nothing is cut off: what is too long for a column goes on in the next line of its cell."""
+    from rich.table import Table
+
+    class Folding(Table):
+        def add_column(self, header: str = "", **options: Any) -> None:  # type: ignore[override] # noqa: ANN401 - as rich
+            super().add_column(header, **{"overflow": "fold", **options})
+
+    return Folding(title=title, title_justify="left", title_style="bold")
+
+
+@dataclass(frozen=True)
+class ByWidth:
+    """What is shown in one way if there is room for it, and else in another one.
+
+    Attributes:
+        wide: For lines of at least `width` characters.
+        narrow: For shorter ones.
+        width: How many the first needs.
+    """
+
+    wide: RenderableType
+    narrow: RenderableType
+    width: int
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        yield self.wide if options.max_width >= self.width else self.narrow
 
 
 def counted(weights: int) -> str:

@@ -17,12 +17,37 @@ __all__ = ["Flaw", "Problem", "first_flaw", "first_problem", "key_path", "shown"
 
 _KINDS_OF_CHECKS = frozenset({"value_error", "assertion_error"})
 
-_WANTED = {
+# What would be right, by what pydantic calls the error; its own texts speak to programmers. Names in braces are those
+# of the numbers that it gives with it.
+_IN_WORDS = {
     "bool_type": "should be true or false",
+    "bool_parsing": "should be true or false",
+    "dataclass_type": "should be a table",
+    "dict_type": "should be a table",
+    "extra_forbidden": "is an unknown key",
+    "finite_number": "should be a finite number",
+    "float_type": "should be a number",
+    "float_parsing": "should be a number",
+    "greater_than": "should be above {gt}",
+    "greater_than_equal": "should be at least {ge}",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "int_parsing": "should be a whole number",
+    "int_parsing_size": "should be a smaller number",
+    "json_invalid": "is no JSON: {error}",
+    "less_than": "should be below {lt}",
+    "less_than_equal": "should be at most {le}",
+    "list_type": "should be a list",
+    "literal_error": "should be {expected}",
+    "missing": "is missing",
+    "model_attributes_type": "should be a table",
     "model_type": "should be a table",
+    "string_pattern_mismatch": "should have the form {pattern}",
     "string_type": "should be a text",
+    "too_long": "needs fewer items: at most {max_length}",
+    "too_short": "needs more items: at least {min_length}",
     "tuple_type": "should be a list",
-    "too_short": "should have at least one item",
+    "unexpected_keyword_argument": "is an unknown key",
 }
 
 
@@ -33,7 +58,7 @@ class Flaw:
     Attributes:
         kind: What pydantic calls it.
         place: The way to what is wrong.
-        message: What is wrong with it, in pydantic's words, or in those of the check that refused it.
+        message: What is wrong with it, in words of ours, or in those of the check that refused it.
         value: What is there.
     """
 
@@ -48,6 +73,8 @@ class Flaw:
         kind, message = error["type"], error["msg"]
         # Pydantic puts words of its own before those of a check.
         words = message.partition(", ")[2] if kind in _KINDS_OF_CHECKS else message
+        if kind in _IN_WORDS:
+            words = _IN_WORDS[kind].format(**error.get("ctx", {}))
         return cls(kind, error["loc"], words, error["input"])
 
     @property
@@ -63,7 +90,7 @@ class Flaw:
 
 def first_flaw(error: ValidationError) -> Flaw:
     """The first thing that pydantic found wrong."""
-    return Flaw.of(error.errors(include_url=False, include_context=False)[0])
+    return Flaw.of(error.errors(include_url=False)[0])
 
 
 @dataclass(frozen=True)
@@ -102,7 +129,7 @@ def first_problem(error: ValidationError, model: type[BaseModel], data: object) 
         model: The model that was to be made.
         data: What it was to be made of.
     """
-    flaws = [Flaw.of(each) for each in error.errors(include_url=False, include_context=False)]
+    flaws = [Flaw.of(each) for each in error.errors(include_url=False)]
     # An unknown key is often why another one is missing.
     first = next((flaw for flaw in flaws if flaw.kind == "extra_forbidden"), flaws[0])
     key = _existing(first.place, data)
@@ -141,8 +168,7 @@ def _text(flaw: Flaw, key: tuple[str | int, ...], model: type[BaseModel]) -> str
         return flaw.message
     if flaw.kind == "unknown_setting":
         return flaw.message
-    wanted = _WANTED.get(flaw.kind, uncapitalized(flaw.message).replace("input should be", "should be", 1))
-    return f"{wanted}, but it is {shown(flaw.value)}"
+    return f"{uncapitalized(flaw.message)}, but it is {shown(flaw.value)}"
 
 
 def uncapitalized(message: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from onnx_gconv.converters import narrowed_scale
+from onnx_gconv.converters import WeightStatistics, narrowed_scale
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.tensors.conductance import conductance_tensors
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
@@ -18,12 +18,15 @@ from onnx_gconv.weights import FoundWeight
 __all__ = ["in_half_precision"]
 
 
-def in_half_precision(weight: FoundWeight, conversion: WeightConversion) -> WeightConversion | str:
+def in_half_precision(
+    weight: FoundWeight, conversion: WeightConversion, statistics: WeightStatistics
+) -> WeightConversion | str:
     """A conversion to conductances of the type of the weight.
 
     Args:
         weight: A weight of float16 or bfloat16.
         conversion: To conductances of float32.
+        statistics: Those of the weight, or of each group of its elements that share a scale.
 
     Returns:
         The conversion, or why conductances of that type do not hold the weight as they should.
@@ -33,7 +36,8 @@ def in_half_precision(weight: FoundWeight, conversion: WeightConversion) -> Weig
     if scale is None:
         return f"its scale of {float(np.max(conversion.scaling.scale)):g} µS per unit does not fit {dtype.name}"
     half = replace(conversion, scaling=replace(conversion.scaling, scale=scale))
-    return _obstacle(weight, half, dtype) or half
+    overflow = half.overflow(statistics, dtype)
+    return _obstacle(weight, half, dtype) or (half if overflow is None else f"it {overflow}")
 
 
 def _obstacle(weight: FoundWeight, conversion: WeightConversion, dtype: np.dtype[Any]) -> str | None:

@@ -32,6 +32,7 @@ from onnx_gconv.weights import (
     find_weights,
     scopes,
 )
+from onnx_gconv.weights.constants import leaves
 from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_ROUND_OPSET, set_default_opset, without_missing_casts
 
 __all__ = ["MapConductances"]
@@ -216,6 +217,7 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
     names, placement = UniqueNames(model), Placement(scopes(model))
     manifest = manifest_of(plan, names, placement)
     replaced: dict[ir.Graph, dict[str, Sequence[ir.Value]]] = {}
+    frozen = _replaceable(model, plan)
     opset = default_opset(model) or _NEW_OPSET
     unused: list[ir.Node] = []
     for weight, record in zip(plan.weights, manifest.weights, strict=True):
@@ -234,8 +236,6 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
         logger.debug("Mapped weight '%s' of shape %s", record.name, record.shape)
     for graph, initializers in replaced.items():
         _register(graph, initializers)
-    sources = {name for weight in plan.weights for name in weight.found.sources}
-    frozen = [value for name, value in model.graph.initializers.items() if name in sources]
     _free_from_inputs(model, [*frozen, *(weight.found.value for weight in plan.weights)])
     remove_unused(unused)
     for weight in plan.weights:
@@ -287,8 +287,14 @@ def _notes(model: ir.Model, plan: MappingPlan) -> Iterator[str]:
             f"the IR version is {_FREE_INITIALIZERS_IR_VERSION}, it was {model.ir_version}: initializers are constants "
             "now, no graph inputs"
         )
-    elif frozen := [f"'{weight.found.name}'" for weight in plan.weights if weight.found.value.is_graph_input()]:
+    elif frozen := [f"'{value.name}'" for value in _replaceable(model, plan)]:
         yield f"constants now, no graph inputs that a caller may replace: {', '.join(frozen)}"
+
+
+def _replaceable(model: ir.Model, plan: MappingPlan) -> tuple[ir.Value, ...]:
+    """The graph inputs with a default that weights are, or are computed from: scales and sizes, too."""
+    found = (leaf for weight in plan.weights for leaf in leaves(weight.found.value, model.functions).values)
+    return tuple(dict.fromkeys(value for value in found if value.is_graph_input() and value.is_initializer()))
 
 
 def _free_from_inputs(model: ir.Model, replaced: Sequence[ir.Value]) -> None:

@@ -231,7 +231,7 @@ def _plan_half(candidate: _Candidate, statistics: WeightStatistics) -> PlannedWe
     if not is_half_precision(dtype):
         return None
     wide = _plan_weight(candidate, statistics)
-    half = in_half_precision(candidate.found, wide.conversion)
+    half = in_half_precision(candidate.found, wide.conversion, statistics)
     if isinstance(half, str):
         return replace(wide, notes=(*wide.notes, f"conductances are {wide.compute_dtype.name}: {half}"))
     return replace(wide, conversion=half, compute_dtype=dtype, notes=candidate.notes)
@@ -252,7 +252,7 @@ def _plan_weight(candidate: _Candidate, statistics: WeightStatistics) -> Planned
     if dtype == double:
         raise UnmappableWeightError(reason)
     wider = _planned_as(candidate, statistics, double)
-    # Every float32 value, subnormal ones too, has room below it in float64; integers are looked at again.
+    # Every float32 value, subnormal ones too, has room around it in float64; integers are looked at again.
     if weight.is_integer and (reason_again := _obstacle(wider, statistics)) is not None:
         raise UnmappableWeightError(reason_again)
     return replace(wider, notes=(*wider.notes, f"conductances are float64: it {reason}"))
@@ -332,6 +332,8 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
                 f"consists of integers up to {weight.statistics.max_abs:g}, which {how} "
                 f"conductances of {converter.g_min:g} to {converter.g_max:g} µS cannot tell apart{remedy}"
             )
+    if (overflow := conversion.overflow(statistics, weight.compute_dtype)) is not None:
+        return overflow
     if not converter.needs_check(conversion.scaling):
         return None
     start = 0

@@ -27,6 +27,7 @@ from onnx_gconv.cli.restore import restore
 from onnx_gconv.cli.verify import verify
 from onnx_gconv.errors import GconvError, VerificationError
 from onnx_gconv.version import __version__
+from onnx_gconv.visible_text import one_line, visible_lines
 
 __all__ = ["app", "main"]
 
@@ -127,16 +128,16 @@ def _run() -> int:
     except _UsageProblem as error:
         return _fail(_usage_message(error), _EXIT_BAD_INPUT)
     except VerificationError as error:
-        return _fail(_one_line(str(error)), _EXIT_DOES_NOT_HOLD)
+        return _fail(str(error), _EXIT_DOES_NOT_HOLD)
     except GconvError as error:
         _print_traceback()
-        return _fail(_one_line(str(error)), _EXIT_BAD_INPUT)
+        return _fail(str(error), _EXIT_BAD_INPUT)
     except (BrokenPipeError, KeyboardInterrupt, typer.Abort, SystemExit):
         raise
     except Exception as error:  # noqa: BLE001 - the last resort: a user should never have to read a traceback
         _print_traceback()
         kind = type(error).__name__
-        return _fail(f"internal error, {kind}: {_one_line(str(error))}; run again with --debug", _EXIT_BAD_INPUT)
+        return _fail(f"internal error, {kind}: {one_line(str(error))}; run again with --debug", _EXIT_BAD_INPUT)
     if result == _EXIT_INTERRUPTED:  # what typer makes of an interrupt
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
@@ -144,17 +145,13 @@ def _run() -> int:
 
 def _fail(message: str, code: int) -> int:
     if message:
-        sys.stderr.write(f"onnx-gconv: {message}\n")
+        sys.stderr.write(f"onnx-gconv: {one_line(message)}\n")
     return code
 
 
 def _print_traceback() -> None:
     if debug_is_on():
-        traceback.print_exc()
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+        sys.stderr.write(visible_lines(traceback.format_exc()))
 
 
 def _usage_message(error: Exception) -> str:
@@ -163,4 +160,4 @@ def _usage_message(error: Exception) -> str:
         return ""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "onnx-gconv"
-    return f"{_one_line(message)} (see '{command} --help')"
+    return f"{one_line(message)} (see '{command} --help')"

@@ -12,6 +12,7 @@ import typer
 from onnx_gconv.cli.options import Debug, Json, Model, Quiet
 from onnx_gconv.cli.output import print_report, tolerated_loss_of_reader
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.visible_text import visible
 
 __all__ = ["config"]
 
@@ -119,4 +120,4 @@ def _write(text: str, path: Path | None, *, force: bool, quiet: bool) -> None:
     finally:
         partial.unlink(missing_ok=True)
     if not quiet:
-        typer.echo(f"Wrote {path}")
+        typer.echo(visible(f"Wrote {path}"))

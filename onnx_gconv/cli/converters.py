@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.cli.options import Debug, Json, Quiet
 from onnx_gconv.cli.output import print_report
+from onnx_gconv.terminal_text import plain
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -45,7 +46,6 @@ class _Converters:
         from rich.box import SIMPLE_HEAD
         from rich.console import Group
         from rich.table import Table
-        from rich.text import Text
 
         table = Table(title="Converters", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("converter", no_wrap=True)
@@ -53,10 +53,10 @@ class _Converters:
         table.add_column("what it does", overflow="fold")
         for kind in self.kinds:
             package = "" if kind.package is None else f" ({kind.package})"
-            settings = "\n".join(map(str, kind.settings.values())) or "-"
-            table.add_row(kind.name, Text(settings), Text(f"{_summary(kind)}{package}"))
-        problems = (Text(problem, "bold red") for problem in self.problems)
-        hint = Text("All of them take the conductance range, g_max and g_min, too.", "dim")
+            settings = list(map(str, kind.settings.values())) or ["-"]
+            table.add_row(kind.name, plain(*settings), plain(f"{_summary(kind)}{package}"))
+        problems = (plain(problem, style="bold red") for problem in self.problems)
+        hint = plain("All of them take the conductance range, g_max and g_min, too.", style="dim")
         return Group(table, *problems, hint)
 
 

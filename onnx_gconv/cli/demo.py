@@ -9,6 +9,7 @@ import typer
 
 from onnx_gconv.cli.options import Debug, Json, Quiet
 from onnx_gconv.cli.output import print_for_people, print_report
+from onnx_gconv.terminal_text import assembled, plain, titled_table
 
 if TYPE_CHECKING:
     from onnx_gconv.demo import DemoReport
@@ -37,38 +38,34 @@ def demo(
 
 
 def _print_steps(report: DemoReport) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     original = report.mapping.model
     _print_step(f"onnx-gconv map {original}", "a CNN for handwritten digits, mapped to conductance pairs")
     print_for_people(report.mapping)
     _print_step(f"onnx-gconv verify {original} {report.mapping.output} --inputs ...", "proved on the test images")
     print_for_people(report.verification)
     _print_step(f"onnx-gconv restore {report.mapping.output}", "and back to plain weights")
-    print_for_people(Text(str(report.restoring)))
+    print_for_people(report.restoring)
     _print_step(
         f"onnx-gconv map {original} -o {report.with_levels.output} --granularity channel --levels 256 --level-codes",
         "what a programming station takes: codes of 256 levels, and a scale for each output channel",
     )
     print_for_people(report.with_levels)
-    table = Table(title="Test images recognized", title_justify="left", title_style="bold")
-    table.add_column("model", overflow="fold")
+    table = titled_table("Test images recognized")
+    table.add_column("model")
     table.add_column("optimization")
     table.add_column("correct", justify="right")
     table.add_column("size", justify="right")
     for item in report.accuracies:
         share = f"{item.correct} of {item.images} ({item.correct / item.images:.1%})"
         size = report.sizes.get(item.model)
-        table.add_row(Text(str(item.model)), item.optimization, share, "" if size is None else f"{size / 1000:.1f} kB")
+        table.add_row(plain(str(item.model)), item.optimization, share, "" if size is None else f"{size / 1000:.1f} kB")
     print_for_people("")
     print_for_people(table)
     print_for_people(
-        Text(f"All files are in the folder {report.folder}. Open the mapped model in a viewer such as Netron.")
+        plain(f"All files are in the folder {report.folder}. Open the mapped model in a viewer such as Netron.")
     )
 
 
 def _print_step(command: str, what: str) -> None:
-    from rich.text import Text
-
-    print_for_people(Text.assemble("\n", ("$ " + command, "bold cyan"), (f"   # {what}", "dim")))
+    print_for_people("")
+    print_for_people(assembled(("$ " + command, "bold cyan"), (f"   # {what}", "dim")))

@@ -15,6 +15,7 @@ import typer
 from typer.models import OptionInfo
 
 from onnx_gconv.cli.setting_texts import FromSetting, MappingCommand
+from onnx_gconv.visible_text import visible_lines
 
 __all__ = [
     "Debug",
@@ -49,8 +50,17 @@ def _set_debug(value: bool) -> bool:  # noqa: FBT001 - typer's signature
     global _debug  # noqa: PLW0603 - read by `main`, which stands outside of every command
     _debug = value
     if value:
-        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(_VisibleFormatter("%(name)s: %(message)s"))
+        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
     return value
+
+
+class _VisibleFormatter(logging.Formatter):
+    """Log messages name weights and files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible_lines(super().format(record))
 
 
 _CONVERTER = "Converter"

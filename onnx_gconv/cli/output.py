@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from onnx_gconv.files.progress import Progress
+from onnx_gconv.terminal_text import terminal
+from onnx_gconv.visible_text import visible, visible_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,18 +36,16 @@ def print_report(report: Report, *, as_json: bool, quiet: bool) -> None:
         is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
         document = json.dumps(report.to_json(), indent=2, ensure_ascii=not is_unicode, allow_nan=False)
         with tolerated_loss_of_reader():
-            sys.stdout.write(f"{document}\n")
+            sys.stdout.write(f"{visible_json(document)}\n")
     elif not quiet:
         print_for_people(report)
 
 
 def print_for_people(item: RenderableType | Report) -> None:
     """Print to stdout with colours if it is a terminal."""
-    from rich.console import Console
-
     width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
     with tolerated_loss_of_reader():
-        Console(width=width, highlight=False).print(item)
+        terminal(width=width).print(item)
 
 
 @contextmanager
@@ -84,22 +84,21 @@ def progress_bar(labels: dict[str, str], *, quiet: bool) -> Iterator[Progress | 
         yield None
         return
     from rich import progress as bars
-    from rich.console import Console
 
     columns = (
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         bars.TextColumn("{task.percentage:>3.0f} %"),
         bars.TimeElapsedColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with bars.Progress(*columns, console=terminal(stderr=True), transient=True) as progress:
         tasks: dict[str, Any] = {}
 
         def show(step: str, done: int, total: int) -> None:
             if step not in tasks:
                 for task in tasks.values():
                     progress.update(task, visible=False)
-                tasks[step] = progress.add_task(labels.get(step, step), total=total or None)
+                tasks[step] = progress.add_task(visible(labels.get(step, step)), total=total or None)
             progress.update(tasks[step], completed=done)
 
         yield show

@@ -9,6 +9,7 @@ import typer
 
 from onnx_gconv.cli.options import Debug, Json, Quiet
 from onnx_gconv.cli.output import print_report
+from onnx_gconv.terminal_text import assembled, plain
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -52,16 +53,15 @@ class _Presets:
 
     def __rich__(self) -> Group:
         from rich.console import Group
-        from rich.text import Text
 
         if self.is_detailed:
             return Group(*(_details(preset) for preset in self.presets))
-        hint = Text(
+        hint = plain(
             "onnx-gconv presets NAME shows the notes and the whole sources of one; onnx-gconv converters lists the "
             "converters.",
-            "dim",
+            style="dim",
         )
-        return Group(_table(self.presets), Text("Sources", "bold"), _short_sources(self.presets), "", hint)
+        return Group(_table(self.presets), plain("Sources", style="bold"), _short_sources(self.presets), "", hint)
 
 
 def _table(presets: tuple[DevicePreset, ...]) -> Table:
@@ -87,20 +87,18 @@ def _table(presets: tuple[DevicePreset, ...]) -> Table:
 
 def _short_sources(presets: tuple[DevicePreset, ...]) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for preset in presets:
-        table.add_row(preset.name, Text(", ".join(dict.fromkeys(source.short for source in preset.sources))))
+        table.add_row(preset.name, plain(", ".join(dict.fromkeys(source.short for source in preset.sources))))
     return table
 
 
 def _details(preset: DevicePreset) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
@@ -115,8 +113,8 @@ def _details(preset: DevicePreset) -> RenderableType:
     rows += [("" if number else "notes", note) for number, note in enumerate(preset.notes)]
     rows += [("" if number else "sources", str(source)) for number, source in enumerate(preset.sources)]
     for label, text in rows:
-        table.add_row(label, Text(text))
-    return Group(Text.assemble((preset.name, "bold"), f": {preset.description}"), table)
+        table.add_row(label, plain(text))
+    return Group(assembled((preset.name, "bold"), (f": {preset.description}", "")), table)
 
 
 def _range(preset: DevicePreset) -> str:

@@ -22,7 +22,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.validation_messages import first_problem, key_path
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSelection, WeightSurvey
-from onnx_gconv.weights.names import WeightNames
+from onnx_gconv.weights.names import NameKind, WeightNames, as_glob
 from onnx_gconv.weights.selection import unmatched
 
 __all__ = ["Configuration", "ConfigurationSource", "ResolvedSurvey"]
@@ -218,12 +218,16 @@ class Configuration(BaseModel):
     def _applied(self, survey: WeightSurvey) -> list[tuple[int, ...]]:
         """For each weight that could be mapped, the indices of the overrides that match it."""
         names = [weight.names for weight in survey.weights]
-        found = [[_matches(override, each) for each in names] for override in self.overrides]
+        globs = [
+            {kind: {pattern: as_glob(pattern, names, kind) for pattern in patterns} for kind, patterns in kinds.items()}
+            for kinds in (override.patterns for override in self.overrides)
+        ]
+        found = [[_matches(override, each) for each in names] for override in globs]
         for index, override in enumerate(self.overrides):
-            for kind, patterns in override.patterns.items():
+            for kind, patterns in globs[index].items():
                 place = self._source.place("overrides", index, kind or "match")
-                for pattern in patterns:
-                    if not any(each.match(pattern, kind) for each in names):
+                for pattern, glob in patterns.items():
+                    if not any(each.match(glob, kind) for each in names):
                         raise ConfigError(f"{place}: {unmatched(pattern, survey, kind)}")
             if not any(found[index]):
                 kinds = " and ".join(kind or "match" for kind in override.patterns)
@@ -264,6 +268,6 @@ class Configuration(BaseModel):
         return Given(self.model.conductance_dtype, origin)
 
 
-def _matches(override: Override, names: WeightNames) -> bool:
+def _matches(globs: Mapping[NameKind | None, Mapping[str, str]], names: WeightNames) -> bool:
     """Whether a weight matches all kinds of patterns of an override."""
-    return all(any(names.match(pattern, kind) for pattern in patterns) for kind, patterns in override.patterns.items())
+    return all(any(names.match(glob, kind) for glob in patterns.values()) for kind, patterns in globs.items())

@@ -135,7 +135,32 @@ class BaseConductanceConverter(abc.ABC):
             raise UnmappableWeightError(f"the weight {reason}")
         conductances: list[FloatArray] = [np.empty_like(array) for _ in self.device_names]
         self.convert_chunk(array, scaling, conductances)
-        return conductances, self._params(scaling, dtype)
+        params = self._params(scaling, dtype)
+        self._check_overflow(array, conductances, params)
+        return conductances, params
+
+    def _check_overflow(
+        self, weights: FloatArray, conductances: Sequence[FloatArray], params: Mapping[str, Any]
+    ) -> None:
+        """Refuse a weight whose largest elements would come back as infinity.
+
+        Roundings take a rebuilt weight up to some 1e-7 beyond the weight, and keep the order of numbers.
+
+        Raises:
+            UnmappableWeightError: It names the element.
+        """
+        flat = weights.reshape(-1)
+        for place in (int(flat.argmin()), int(flat.argmax())):
+            if abs(flat[place]) < np.finfo(flat.dtype).max / 2:
+                continue
+            with np.errstate(over="ignore"):
+                ends = [each.reshape(-1)[place : place + 1] for each in conductances]
+                rebuilt = self.convert_back_to_weights(ends, params)
+            if not np.isfinite(rebuilt).all():
+                raise UnmappableWeightError(
+                    f"the weight has the value {float(flat[place]):g} at flat index {place}, which overflows when it "
+                    f"is rebuilt in {flat.dtype.name}; map it in float64, or scale it down"
+                )
 
     def convert_back_to_weights(self, conductances: Sequence[ArrayLike], params: Mapping[str, Any]) -> FloatArray:
         """Convert conductances back.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias
@@ -85,12 +86,28 @@ def read_arrays(path: Path, kind: ArraysKind) -> ArrayReader:
     """
     readers: dict[ArraysKind, Callable[[Path], ArrayReader]] = {"hdf5": _Hdf5Reader, "npz": _NpzReader}
     try:
-        return readers[kind](path)
+        with _damage_as_value_error():
+            return readers[kind](path)
     except FileNotFoundError:
         raise BundleError(f"'{path}' is missing; copy the whole folder again") from None
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise BundleError(f"'{path}' cannot be read: {reason}; copy the whole folder again") from None
+
+
+@contextmanager
+def _damage_as_value_error() -> Iterator[None]:
+    """Let what is wrong with a file be a ValueError, which callers name the file in.
+
+    zipfile, zlib, lzma, h5py and NumPy's reader of headers raise errors of a dozen types for damaged files, for
+    encrypted ones, and for methods of compression that they do not know.
+    """
+    try:
+        yield
+    except (KeyError, OSError, ValueError):
+        raise
+    except Exception as error:
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 class _Hdf5Writer:
@@ -196,25 +213,28 @@ class _Hdf5Reader:
 
     def keys(self) -> Iterator[str]:
         names: list[str] = []
-        self._h5py.h5o.visit(self._file.id, lambda name: names.append(name.decode(errors="replace")))
-        return (name for name in names if self._dataset(name) is not None)
+        with _damage_as_value_error():
+            self._h5py.h5o.visit(self._file.id, lambda name: names.append(name.decode(errors="replace")))
+            return iter([name for name in names if self._dataset(name) is not None])
 
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-        dataset = self._dataset(key)
-        if dataset is None:
-            return None
-        if dataset.shape is None:
-            raise ValueError("it is an empty dataset without a shape")
-        return dataset.shape, dataset.dtype
+        with _damage_as_value_error():
+            dataset = self._dataset(key)
+            if dataset is None:
+                return None
+            if dataset.shape is None:
+                raise ValueError("it is an empty dataset without a shape")
+            return dataset.shape, dataset.dtype
 
     def read(self, key: str) -> NDArray[Any]:
-        dataset = self._dataset(key)
-        if dataset is None:
-            raise KeyError(key)
-        # HDF5 leaves elements as they are that were never written.
-        array = np.zeros(dataset.shape, dataset.dtype)
-        dataset.read(self._h5py.h5s.ALL, self._h5py.h5s.ALL, array)
-        return array
+        with _damage_as_value_error():
+            dataset = self._dataset(key)
+            if dataset is None:
+                raise KeyError(key)
+            # HDF5 leaves elements as they are that were never written.
+            array = np.zeros(dataset.shape, dataset.dtype)
+            dataset.read(self._h5py.h5s.ALL, self._h5py.h5s.ALL, array)
+            return array
 
     def _dataset(self, key: str) -> Any | None:  # noqa: ANN401 - h5py has no types
         h5d = self._h5py.h5d
@@ -257,16 +277,13 @@ class _NpzReader:
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
         if f"{key}.npy" not in self._names:
             return None
-        with self._zip.open(f"{key}.npy") as member:
+        with _damage_as_value_error(), self._zip.open(f"{key}.npy") as member:
             if np.lib.format.read_magic(member) != _NPY_VERSION:
                 return None
             shape, _, dtype = np.lib.format.read_array_header_1_0(member)
         return shape, dtype
 
     def read(self, key: str) -> NDArray[Any]:
-        try:
-            with self._zip.open(f"{key}.npy") as member:
-                array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
-        except zipfile.BadZipFile as error:
-            raise ValueError(str(error)) from None
-        return array
+        with _damage_as_value_error(), self._zip.open(f"{key}.npy") as member:
+            array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+            return array

@@ -108,6 +108,8 @@ def _node_problem(node: onnx.NodeProto, opsets: Mapping[str, int]) -> str | None
     if node.op_type == "Constant" and node.domain in _OWN_DOMAINS:
         if len(node.attribute) != 1:
             return f"with {len(node.attribute)} attributes, of which it should have one"
+        if node.attribute[0].name == "sparse_value":
+            return "whose value is sparse, which onnx-ir does not read; make it dense"
         if known and node.attribute[0].name not in known:
             return f"with the attribute '{node.attribute[0].name}', which holds no value"
     for attribute in node.attribute:
@@ -124,11 +126,8 @@ def _graph_problem(graph: onnx.GraphProto) -> str | None:
         name = graph.sparse_initializer[0].values.name
         return f"has the sparse initializer '{name}', which would be lost; make it dense first"
     for value in (*graph.input, *graph.output, *graph.value_info):
-        if (kind := _opaque(value.type)) is not None:
-            return (
-                f"has the value '{value.name}' of the opaque type '{kind}', which would be lost; cut the nodes that "
-                "give or read it off the model"
-            )
+        if (problem := _type_problem(value.type)) is not None:
+            return f"has the value '{value.name}' {problem}"
     if cycle := first_cycle(graph):
         listed = ", ".join(map(_label, cycle[:_MOST_NODES])) + (" and others" if len(cycle) > _MOST_NODES else "")
         what = "nodes need the outputs of each other" if len(cycle) > 1 else "a node needs its own output"
@@ -143,6 +142,18 @@ def _graph_problem(graph: onnx.GraphProto) -> str | None:
     return None
 
 
+def _type_problem(kind: onnx.TypeProto) -> str | None:
+    """What is wrong with the type of a value, after its name."""
+    if (opaque := _opaque(kind)) is not None:
+        return f"of the opaque type '{opaque}', which would be lost; cut the nodes that give or read it off the model"
+    if _has_map(kind):
+        return (
+            "that is made of maps, as ZipMap gives them: valid, but not supported, since onnx-ir knows no maps; export "
+            "it without them (skl2onnx: options={'zipmap': False}), or cut that output off the model"
+        )
+    return None
+
+
 def _opaque(kind: onnx.TypeProto) -> str | None:
     """The name of an opaque type, or of one that a type is made of; None if there is none."""
     which = kind.WhichOneof("value")
@@ -151,6 +162,14 @@ def _opaque(kind: onnx.TypeProto) -> str | None:
     if which == "map_type":
         return _opaque(kind.map_type.value_type)
     return _opaque(getattr(kind, which).elem_type) if which in {"sequence_type", "optional_type"} else None
+
+
+def _has_map(kind: onnx.TypeProto) -> bool:
+    """Whether a type is a map, or made of maps."""
+    which = kind.WhichOneof("value")
+    if which == "map_type":
+        return True
+    return which in {"sequence_type", "optional_type"} and _has_map(getattr(kind, which).elem_type)
 
 
 def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
@@ -231,6 +250,8 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 def _attribute_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
     for attribute in node.attribute:
+        if attribute.ref_attr_name:  # in a function; calls give the tensor
+            continue
         if attribute.type == onnx.AttributeProto.TENSOR:
             yield attribute.t
         elif attribute.type == onnx.AttributeProto.TENSORS:

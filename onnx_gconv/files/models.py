@@ -45,6 +45,11 @@ _LARGEST_INLINE_BYTES = (1 << 31) - (16 << 20)
 # Initializers up to this size stay in the model, as onnx-ir and onnx have it by default or nearly so.
 _LARGEST_INTERNAL_BYTES = 256
 
+_OF_ONNX_RUNTIME = (
+    "is in ONNX Runtime's own format (.ort), which holds a model that is optimized for it, and is no ONNX model; map "
+    "the .onnx file before it is converted"
+)
+
 _Replace: TypeAlias = Callable[[Callable[[], None], Callable[[], None]], None]
 
 
@@ -65,9 +70,11 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     except OSError as error:
         raise ModelError(f"cannot read the model '{path}': {error.strerror}") from None
     except DecodeError:
-        raise ModelError(f"'{path}' is not an ONNX model, or it is truncated; export or copy it again") from None
-    if (problem := first_problem(proto)) is not None:
-        raise ModelError(f"'{path}' {problem}")
+        problem: str | None = "is not an ONNX model, or it is truncated; export or copy it again"
+    else:
+        problem = first_problem(proto)
+    if problem is not None:
+        raise ModelError(f"'{path}' {_OF_ONNX_RUNTIME if _is_of_onnx_runtime(path) else problem}")
     try:
         with _collection_suspended():
             model = ir.from_proto(proto)
@@ -81,6 +88,12 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         except ModelError as error:
             raise ModelError(f"'{path}': {error}") from None
     return model
+
+
+def _is_of_onnx_runtime(path: Path) -> bool:
+    """Whether a file has ONNX Runtime's own format: FlatBuffers, with their identifier after the first offset."""
+    with path.open("rb") as file:
+        return file.read(8)[4:] == b"ORTM"
 
 
 @contextlib.contextmanager
@@ -190,10 +203,12 @@ def check_output_path(path: Path, inputs: Iterable[Path] = ()) -> None:
     if problem is not None:
         raise ConfigError(f"cannot write '{path}': {problem}")
     for item in inputs:
+        if not os.path.exists(item):  # noqa: PTH110 - and no error for what can be no name of a file
+            continue
         if item.is_dir():
             if path.resolve().is_relative_to(item.resolve()):
                 raise ConfigError(f"the output '{path}' is in the folder '{item}', which is read; choose another place")
-        elif path.exists() and item.exists() and path.samefile(item):
+        elif path.exists() and path.samefile(item):
             other = "" if item == path else f" '{item}'"
             raise ConfigError(
                 f"the output '{path}' is the input{other}; inputs are never overwritten, choose another name"

@@ -224,9 +224,10 @@ class Measurements:
         if mask.dtype == np.bool_:
             return mask
         if mask.dtype.kind not in "ui" or not np.isin(mask, (0, 1)).all():
+            values = f" of values from {mask.min()} to {mask.max()}" if mask.dtype.kind in "uif" else ""
             raise BundleError(
-                f"'{self.path}': array '{key}{_SUCCESS}' is {mask.dtype} of values from {mask.min()} to {mask.max()}, "
-                "but it should hold true and false (or 1 and 0)"
+                f"'{self.path}': array '{key}{_SUCCESS}' is {mask.dtype}{values}, but it should hold true and false "
+                "(or 1 and 0)"
             )
         return mask.astype(np.bool_)
 
@@ -234,7 +235,10 @@ class Measurements:
         known = set(_known_keys(self.manifest))
         targets = {array.key for layer in self.manifest.layers for tile in layer.tiles for array in tile.conductances}
         measured = targets | {f"{key}{_SUCCESS}" for key in targets}
-        found = list(self._reader.keys())
+        try:
+            found = list(self._reader.keys())
+        except (OSError, ValueError) as error:
+            raise BundleError(f"'{self.path}' cannot be read: {error}; write it again") from None
         if not any(key in measured for key in found):
             example = min(targets, default="L000/T0000/g_plus")
             raise BundleError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.crossbars.error_figures import ProgrammingErrors, Tolerance, WeightErrors
-from onnx_gconv.terminal_text import file_list, plain, rendered
+from onnx_gconv.terminal_text import ByWidth, file_list, plain, rendered, titled_table
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -25,6 +25,9 @@ _MOST_TILES = 5
 _MOST_KEYS = 3
 _BARS = " ▁▂▃▄▅▆▇█"
 _BARS_IN_TABLE = 16
+
+# Characters of a line in which all columns have place.
+_WIDE = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,25 +194,28 @@ class ReadbackReport:
     def __rich__(self) -> Group:
         from rich.console import Group
 
-        return Group(self._table(), *map(plain, self._summary()))
+        names = (plain(f"{layer.id}: {layer.weight}") for layer in self.layers)
+        narrow = Group(self._table(is_wide=False), *names)
+        return Group(ByWidth(self._table(is_wide=True), narrow, _WIDE), *map(plain, self._summary()))
 
-    def _table(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title="Measured minus target, in µS", title_justify="left", title_style="bold")
-        table.add_column("layer", no_wrap=True)
-        table.add_column("weight", overflow="fold", ratio=1)
+    def _table(self, *, is_wide: bool) -> Table:
+        """A line for each layer; the name of its weight and its histogram have no place in a narrow terminal."""
+        table = titled_table("Measured minus target, in µS")
+        table.add_column("layer", no_wrap=is_wide)
+        if is_wide:
+            table.add_column("weight", ratio=1)
         for name in ("cells", "measured", "yield", "mean", "std", "largest"):
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(name, justify="right", no_wrap=is_wide)
         if self.tolerance is not None:
-            table.add_column("within", justify="right", no_wrap=True)
-        table.add_column("-  0  +", justify="center", no_wrap=True)
-        table.add_column("rms |ΔW|", justify="right", no_wrap=True)
+            table.add_column("within", justify="right", no_wrap=is_wide)
+        if is_wide:
+            table.add_column("-  0  +", justify="center", no_wrap=True)
+        table.add_column("rms |ΔW|", justify="right", no_wrap=is_wide)
         for layer in self.layers:
             errors, has_any = layer.errors, layer.errors.measured > 0
             table.add_row(
                 layer.id,
-                plain(layer.weight),
+                *([plain(layer.weight)] if is_wide else []),
                 f"{errors.cells:,}",
                 _share(errors.measured / errors.cells),
                 _share(errors.yielded),
@@ -217,7 +223,7 @@ class ReadbackReport:
                 _number(errors.std_us),
                 _number(errors.largest_us if has_any else None),
                 *([] if self.tolerance is None else [_share(errors.within_tolerance)]),
-                _bars(errors) if has_any else "-",
+                *([_bars(errors) if has_any else "-"] if is_wide else []),
                 _share(layer.weights.rms / layer.max_abs if layer.max_abs else None),
             )
         return table

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.crossbars.chip import passed_over
 from onnx_gconv.crossbars.tiles import ArrayGeometry
-from onnx_gconv.terminal_text import counted, file_list, plain, rendered
+from onnx_gconv.terminal_text import counted, file_list, plain, rendered, titled_table
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -260,16 +260,14 @@ class HandoffReport:
         return Group(self._table(), *map(plain, self._summary()))
 
     def _table(self) -> Table:
-        from rich.table import Table
-
         verb = "handed off" if self.output else "to be handed off"
-        table = Table(title=f"{counted(len(self.layers))} {verb}", title_justify="left", title_style="bold")
-        table.add_column("layer", no_wrap=True)
-        table.add_column("weight", overflow="fold", ratio=1)
-        table.add_column("op", overflow="fold")
+        table = titled_table(f"{counted(len(self.layers))} {verb}")
+        table.add_column("layer")
+        table.add_column("weight", ratio=1)
+        table.add_column("op")
         table.add_column("matrix", justify="right")
         for name in ("tiles", "devices", "arrays", "used"):
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(name, justify="right")
         for layer in self.layers:
             several = f"{layer.matrices} x " if layer.matrices > 1 else ""
             table.add_row(

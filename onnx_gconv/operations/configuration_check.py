@@ -11,7 +11,7 @@ from onnx_gconv.configuration.settings import SETTING_NAMES
 from onnx_gconv.terminal_text import counted, plain
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from rich.text import Text  # noqa: TID251 - only its name
 
 __all__ = ["ConfigurationReport"]
 
@@ -54,6 +54,9 @@ class ConfigurationReport:
         }
 
     def __str__(self) -> str:
+        return self.__rich__().plain
+
+    def __rich__(self) -> Text:
         lines = [f"Nothing is wrong with {self.file}"]
         for index, override in enumerate(self.configuration.overrides):
             matched = "" if self.matches is None else f"  {counted(self.matches[index])}:"
@@ -63,10 +66,7 @@ class ConfigurationReport:
             lines.append(f"  overrides[{index}]{matched}  {kinds}  ->  {', '.join(_settings(override))}")
         if self.mapped is not None and self.left_out is not None:
             lines.append(f"{counted(self.mapped)} of {self.model} would be mapped, {self.left_out} are left out")
-        return "\n".join(lines)
-
-    def __rich__(self) -> Text:
-        return plain(str(self))
+        return plain(*lines)
 
 
 def _settings(override: Override) -> tuple[str, ...]:

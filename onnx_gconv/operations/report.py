@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import ConsumerRecord, ConverterRecord, Manifest, SkippedRecord, TilingRecord, WeightRecord
-from onnx_gconv.terminal_text import counted, file_list, plain, rendered, with_remark
+from onnx_gconv.terminal_text import (
+    below_each_other,
+    counted,
+    file_list,
+    plain,
+    rendered,
+    titled_table,
+    with_remark,
+)
 from onnx_gconv.weights import SkipReason
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
-    from rich.text import Text
+    from rich.text import Text  # noqa: TID251 - only its name
 
 __all__ = ["MappingReport", "RestoreReport", "SkippedCount", "same_source_remarks", "sharing_remarks"]
 
@@ -126,6 +134,7 @@ class MappingReport:
                 for record, reason in self.broken
             ],
             "notes": list(self.manifest.notes),
+            "remarks": list(self._remarks()),
             "skipped_by_reason": [
                 {**asdict(count), "explanation": _explanation(count.reason)} for count in self.skipped_by_reason
             ],
@@ -136,7 +145,6 @@ class MappingReport:
 
     def __rich__(self) -> Group:
         from rich.console import Group
-        from rich.text import Text
 
         parts: list[RenderableType] = []
         if self.mapped:
@@ -145,30 +153,27 @@ class MappingReport:
             parts.append(self._skipped_table())
         if self.broken or any(item.is_mvm for item in self.skipped):
             parts.append(self._share_table())
-        parts.extend(Text(f"BROKEN: '{record.name}': {reason}", style="bold red") for record, reason in self.broken)
-        parts.extend(Text(line) for line in self._summary())
+        parts.extend(plain(f"BROKEN: '{record.name}': {reason}", style="bold red") for record, reason in self.broken)
+        parts.extend(map(plain, self._summary()))
         return Group(*parts)
 
     def _weights_table(self) -> Table:
-        from rich.table import Table
-        from rich.text import Text
-
         verb = "mapped" if self.is_mapped or self.output else "to be mapped"
-        table = Table(title=f"{counted(len(self.mapped))} {verb}", title_justify="left", title_style="bold")
-        table.add_column("weight", overflow="fold", ratio=3)
+        table = titled_table(f"{counted(len(self.mapped))} {verb}")
+        table.add_column("weight", ratio=3)
         table.add_column("shape", justify="right")
         table.add_column("type")
         table.add_column("scale [µS]", justify="right")
         has_loss = any(weight.loss is not None for weight in self.mapped)
         is_clipped = any(weight.clipping is not None for weight in self.mapped)
         if has_loss:
-            table.add_column(Text("SQNR [dB]"), justify="right")
+            table.add_column("SQNR [dB]", justify="right")
         if is_clipped:
             table.add_column("clipped", justify="right")
-        table.add_column("read by", overflow="fold", ratio=3)
+        table.add_column("read by", ratio=3)
         for weight in self.mapped:
             table.add_row(
-                with_remark(weight.name, _other_names(weight)),
+                with_remark(weight.name, *_other_names(weight)),
                 _shape(weight.shape),
                 weight.dtype,
                 _scale(weight),
@@ -179,13 +184,11 @@ class MappingReport:
         return table
 
     def _skipped_table(self) -> Table:
-        from rich.table import Table
-
         items = [item for item in self.skipped if item.is_mvm]
-        table = Table(title=f"{counted(len(items))} skipped", title_justify="left", title_style="bold")
-        table.add_column("weight", overflow="fold", ratio=2)
+        table = titled_table(f"{counted(len(items))} skipped")
+        table.add_column("weight", ratio=2)
         table.add_column("shape", justify="right")
-        table.add_column("why", overflow="fold", ratio=3)
+        table.add_column("why", ratio=3)
         for item in items:
             shape = "?" if item.shape is None else _shape(item.shape)
             why = with_remark(_explanation(item.reason), item.detail)
@@ -193,11 +196,9 @@ class MappingReport:
         return table
 
     def _share_table(self) -> Table:
-        from rich.table import Table
-
         mapped = "mapped" if self.is_mapped or self.output else "to be mapped"
         total = self.mapped_parameters + self.skipped_mvm_parameters
-        table = Table(title="Weights of MVM ops", title_justify="left", title_style="bold")
+        table = titled_table("Weights of MVM ops")
         table.add_column("")
         for name in ("weights", "parameters", "share"):
             table.add_column(name, justify="right")
@@ -218,8 +219,7 @@ class MappingReport:
     def _summary(self) -> list[str]:
         lines = [f"Note: {note}." for note in self.manifest.notes]
         lines.extend(f"'{weight.name}': {note}" for weight in self.mapped for note in weight.notes)
-        lines.extend(same_source_remarks(self.manifest))
-        lines.extend(sharing_remarks(self.manifest))
+        lines.extend(self._remarks())
         by_detail: dict[str, int] = defaultdict(int)
         for item in self.skipped:
             if not item.is_mvm:
@@ -241,6 +241,11 @@ class MappingReport:
         if self.files:
             lines.append(f"Written: {file_list(self.files)}")
         return lines
+
+    def _remarks(self) -> Iterator[str]:
+        yield from same_source_remarks(self.manifest)
+        yield from sharing_remarks(self.manifest)
+        yield from _half_precision_remarks(self.mapped)
 
     def _schemes(self) -> Iterator[str]:
         """How weights are mapped, a line for each way; with the weights if there are several ways."""
@@ -280,17 +285,17 @@ class RestoreReport:
         }
 
     def __str__(self) -> str:
-        folded = ""
-        if self.folded:
-            were = "was" if len(self.folded) == 1 else "were"
-            folded = (
-                f"{counted(len(self.folded))} {were} plain already, as another tool has folded the mapping: "
-                f"{_listed(self.folded)}. The manifest, which said otherwise, is gone.\n"
-            )
-        return f"{counted(len(self.restored))} restored.\n{folded}Written: {file_list(self.files)}"
+        return self.__rich__().plain
 
     def __rich__(self) -> Text:
-        return plain(str(self))
+        lines = [f"{counted(len(self.restored))} restored."]
+        if self.folded:
+            were = "was" if len(self.folded) == 1 else "were"
+            lines.append(
+                f"{counted(len(self.folded))} {were} plain already, as another tool has folded the mapping: "
+                f"{_listed(self.folded)}. The manifest, which said otherwise, is gone."
+            )
+        return plain(*lines, f"Written: {file_list(self.files)}")
 
 
 def _weight_json(weight: WeightRecord) -> dict[str, Any]:
@@ -331,7 +336,7 @@ def _clipped(weight: WeightRecord) -> str:
     return "-" if weight.loss is None or weight.clipping is None else f"{weight.loss.clipped:,}"
 
 
-def _other_names(weight: WeightRecord) -> str:
+def _other_names(weight: WeightRecord) -> list[str]:
     """Where a weight stands and comes from, as far as its name does not say so."""
     remarks = [f"in {weight.graph}"] if weight.graph else []
     if from_parameters := _parameters(weight):
@@ -341,7 +346,7 @@ def _other_names(weight: WeightRecord) -> str:
         known = [weight.name, *(consumer.node.strip("/").replace("/", ".") for consumer in weight.consumers)]
         modules = [module for module in weight.modules if not any(name.startswith(module) for name in known)]
         remarks.extend([f"module {_listed(modules)}"] if modules else [])
-    return "\n".join(remarks)
+    return remarks
 
 
 def _parameters(item: WeightRecord | SkippedRecord) -> str:
@@ -395,8 +400,6 @@ def _tile(tiling: TilingRecord) -> str:
 
 
 def _readers(weight: WeightRecord) -> Text:
-    from rich.text import Text
-
     lines = []
     for consumer in weight.consumers:
         matrix = consumer.matrix_view
@@ -405,8 +408,8 @@ def _readers(weight: WeightRecord) -> Text:
             size = f"{matrix.matrices} x {size}"
         if not consumer.is_mvm:
             size = "digital copy" if consumer.reads == "digital" else "rebuilt"
-        lines.append(with_remark(f"{consumer.op_type} {consumer.node}", size, " "))
-    return Text("\n").join(lines)
+        lines.append(with_remark(f"{consumer.op_type} {consumer.node}", size, separator=" "))
+    return below_each_other(lines)
 
 
 def _explanation(reason: str) -> str:
@@ -420,6 +423,9 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 _MOST_NAMES = 3
 
+# max_finite_val of convert_float_to_float16 in onnxconverter-common 1.16, if nobody says otherwise.
+_LARGEST_OF_CONVERTER = 10_000
+
 
 def _listed(names: Sequence[str]) -> str:
     """The first names of a list, and how many more there are."""
@@ -428,7 +434,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def same_source_remarks(manifest: Manifest) -> Iterator[str]:
-    """A sentence for each parameter that several constants hold, of which at least one is mapped."""
+    """A sentence for each set of constants with equal values, of which at least one is mapped."""
     records: tuple[WeightRecord | SkippedRecord, ...] = (*manifest.weights, *manifest.skipped)
     told: set[tuple[str, str]] = set()
     for record in manifest.weights:
@@ -440,7 +446,11 @@ def same_source_remarks(manifest: Manifest) -> Iterator[str]:
 
 
 def _same_source(family: Sequence[WeightRecord | SkippedRecord]) -> str:
-    """One parameter that several constants hold; the others are compared with the one that bears its name."""
+    """Constants with equal values; the others are compared with the one that bears the name of their parameter.
+
+    That they are one parameter is said only if the exporter says that they come from one: parameters that nobody has
+    trained have equal values, too.
+    """
     model = next((item for item in family if item.name in item.parameters), family[0])
     others = [item for item in family if item is not model]
     relations = {(item.graph, item.name): item.relation for item in model.same_source_as}
@@ -452,7 +462,22 @@ def _same_source(family: Sequence[WeightRecord | SkippedRecord]) -> str:
     where = "once on devices" if mapped == 1 else f"{mapped} times on devices"
     digital = len(family) - mapped
     too = "" if not digital else " and once digitally" if digital == 1 else f" and {digital} times digitally"
-    return f"{_listed(phrases)}: one parameter, held {where}{too}."
+    held = f"held {where}{too}"
+    if set.intersection(*(set(item.parameters or (item.name,)) for item in family)):
+        return f"{_listed(phrases)}: one parameter, {held}."
+    return f"{_listed(phrases)}: equal values, {held}; one parameter, or several that were initialized alike."
+
+
+def _half_precision_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
+    """A sentence for the scales that a later conversion of the whole model to float16 would cut off."""
+    scales = {f"'{weight.name}'": weight.scale.value or weight.scale.maximum or 0.0 for weight in weights}
+    if names := [name for name, scale in scales.items() if scale > _LARGEST_OF_CONVERTER]:
+        verb = "has a scale" if len(names) == 1 else "have scales"
+        yield (
+            f"{_listed(names)} {verb} above {_LARGEST_OF_CONVERTER:,} µS per unit of weight, at which "
+            "onnxconverter-common's conversion to float16 cuts constants off: convert the model before you map it, or "
+            "raise max_finite_val there."
+        )
 
 
 def sharing_remarks(manifest: Manifest) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -37,7 +37,12 @@ OUTPUT_RULE = (
 )
 """The rule in one paragraph, for reports; ``compare_outputs`` explains it."""
 
+_RANDOM = "not compared: it depends on random numbers without a seed"
+
 _LARGEST_RELATIVE_ERROR = 0.01
+
+# Below it, nobody minds what a model makes of roundings.
+_SMALLEST_AMPLIFIED_ERROR = 1e-3
 _MASK = 1000.0
 FLOAT32_EPS = 2.0**-23
 
@@ -68,6 +73,10 @@ class OutputComparison:
         note: Why the output failed, or what weakens the comparison; None where there is nothing to say.
         rebuilt_error: Where the mapping rounds or clips weights on purpose: the largest distance from the outputs of
             the original with the rebuilt weights in place of its own, which is what the tolerance is for; else None.
+        is_random: The output depends on random numbers without a seed, so that nothing was compared.
+        relative_error: `max_abs_error` of a float output, divided by the original's range without masks; else None.
+        is_amplified: The error is more than the rounding of rebuilt weights would cause in a linear model, and more
+            than a thousandth of the range.
     """
 
     name: str
@@ -86,6 +95,9 @@ class OutputComparison:
     passed: bool
     note: str | None
     rebuilt_error: float | None = None
+    is_random: bool = False
+    relative_error: float | None = None
+    is_amplified: bool = False
 
     def to_json(self) -> dict[str, object]:
         """The comparison as plain Python values for a JSON document."""
@@ -109,11 +121,15 @@ class Spread:
         distance: The largest distance between elements that are finite in both runs.
         mismatches: The largest number of elements that are not equal.
         same_shape: All runs give one shape.
+        noise: Whether the original draws random numbers: ``"seeded"`` for an output that the first runs of sessions
+            give alike, so that a distance between levels of optimization excuses no more than rounding does;
+            ``"random"`` for one that differs from run to run.
     """
 
     distance: float = 0.0
     mismatches: int = 0
     same_shape: bool = True
+    noise: Literal["none", "seeded", "random"] = "none"
 
 
 Outputs = dict[str, "NDArray[Any] | None"]
@@ -185,7 +201,10 @@ def compare_all(
             comparisons.append(replace(start, note=f"{missing} does not give this output"))
         else:
             spread = spreads.get(name, Spread())
-            comparisons.append(_compare(start, reference[name], found[name], spread, rounding))
+            if spread.noise == "random":
+                comparisons.append(replace(start, passed=True, is_random=True, note=_RANDOM))
+            else:
+                comparisons.append(_compare(start, reference[name], found[name], spread, rounding))
     return comparisons
 
 
@@ -238,7 +257,7 @@ def _compare_shapes(
     start: OutputComparison, reference: NDArray[Any], found: NDArray[Any], spread: Spread
 ) -> OutputComparison:
     """Other shapes fail, unless the original gives others itself: a speech model draws how long it speaks."""
-    if not spread.same_shape and reference.ndim == found.ndim:
+    if not spread.same_shape and reference.ndim == found.ndim and spread.noise == "none":
         return replace(start, passed=True, note="not compared: the original's own runs give different shapes")
     return replace(start, note=f"has the shape {list(found.shape)} and must have {list(reference.shape)}")
 
@@ -249,6 +268,8 @@ def _compare_discrete(
     """Integers, bools and text, which must be equal as far as the original equals itself."""
     mismatches = _count_mismatches(reference, found)
     allowed = min(10 * spread.mismatches, max(spread.mismatches, reference.size // 10))
+    if spread.noise == "seeded":
+        allowed = 0
     note = None
     if mismatches:
         note = f"{mismatches} of {reference.size} elements differ"
@@ -294,9 +315,10 @@ def _compare_floats(
     eps = max(_epsilon(reference.dtype), rounding.weight_eps)
     extent = _range(np.abs(one[np.isfinite(one)]))
     limit = max(_LARGEST_RELATIVE_ERROR, 4 * eps) * extent
+    by_rounding = min(32 * rounding.mapped_weights * eps * extent, limit)
     tolerance = max(
-        min(10 * spread.distance, max(2 * spread.distance, limit)),
-        min(32 * rounding.mapped_weights * eps * extent, limit),
+        min(10 * spread.distance, limit if spread.noise == "seeded" else max(2 * spread.distance, limit)),
+        by_rounding,
         min(4 * FLOAT32_EPS, 4 * eps, extent / 10),
     )
     is_number = not misplaced and math.isfinite(error)
@@ -310,6 +332,8 @@ def _compare_floats(
         argmax_agreement=_argmax_agreement(one, other),
         spread=spread.distance if math.isfinite(spread.distance) else None,
         tolerance=tolerance if math.isfinite(tolerance) else None,
+        relative_error=error / extent if is_number and extent else None,
+        is_amplified=is_number and error > max(by_rounding, _SMALLEST_AMPLIFIED_ERROR * extent),
         passed=passed,
         note=_note(
             error=error,

@@ -31,6 +31,8 @@ _LEVELS = {
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 
+_FLOAT32_ACTIVATIONS = "1"
+
 _FATAL = 4  # errors arrive as exceptions; what the log says of them would only stand on the user's stderr twice
 
 # NumPy has no bfloat16: its arrays go in and come out as their bytes.
@@ -71,6 +73,9 @@ class ModelSession:
         options.enable_cpu_mem_arena = False
         # Without this, nodes whose output is over 1 GiB are not folded, and large weights are rebuilt in every run.
         options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", "0")
+        # ONNX Runtime would multiply weights of integer blocks with activations of 8 bits: an error of 0.5 % by itself,
+        # behind which others could hide.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _FLOAT32_ACTIVATIONS)
         if optimization == "none":
             # Weights that nodes rebuild cannot be packed ahead. Where no weight is, plain and rebuilt ones go through
             # the same kernels, whose results otherwise differ by the order in which they add.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from onnx_gconv.converters import ConductanceConverter, Decoding, Scaling, WeightStatistics
-from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.converters.compute_types import FloatArray, is_half_precision
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 
@@ -70,6 +70,34 @@ class WeightConversion:
         if self.levels is not None:
             for conductances in out:
                 self.levels.round_chunk(conductances, conductances)
+
+    def overflow(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> str | None:
+        """Why the largest weights might be rebuilt as infinity, or None.
+
+        Roundings take a rebuilt weight up to some 1e-7 beyond the weight; only the largest numbers have no room for
+        that. Each rounding keeps the order of numbers, so that the two ends of a group tell of all between them.
+
+        Args:
+            statistics: Those of the weight, or of each group of elements that share a scale.
+            dtype: Type in which the weight is rebuilt.
+        """
+        computed = np.dtype(np.float32) if is_half_precision(dtype) else dtype
+        for ends in (statistics.minimum, statistics.maximum):
+            weights = np.asarray(ends, computed).reshape(-1)
+            if np.abs(weights).max() < float(ml_dtypes.finfo(dtype).max) / 2:
+                continue
+            scale, zero = (
+                values.reshape(-1) if isinstance(values, np.ndarray) else values
+                for values in (self.scaling.scale, self.scaling.zero)
+            )
+            of_ends = replace(self, scaling=Scaling(scale, zero), grid=None)
+            conductances: list[FloatArray] = [np.empty_like(weights) for _ in self.converter.device_names]
+            with np.errstate(over="ignore", invalid="ignore"):
+                of_ends.convert(weights, 0, conductances)
+                rebuilt = of_ends.decoding.decode([each.astype(dtype) for each in conductances], dtype)
+            if not (np.isfinite(rebuilt).all() and np.isfinite(self.error_bound(statistics, dtype)).all()):
+                return f"has values up to {np.abs(weights).max():g}, which may overflow when rebuilt in {dtype.name}"
+        return None
 
     def clipped(self, weights: FloatArray, scaling: Scaling) -> FloatArray:
         """A stretch of the weight, cut to what the devices can hold.

@@ -38,7 +38,7 @@ def judged(against_original: OutputsReport, against_rebuilt: OutputsReport, reas
     comparisons = []
     for item in against_original.comparisons:
         verdict = verdicts.get((item.name, item.optimization))
-        if verdict is None:
+        if verdict is None or item.is_random or verdict.is_random:
             comparisons.append(item)
             continue
         # What makes a distance from the original impossible is worth saying, though it is no fault.

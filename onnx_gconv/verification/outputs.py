@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.runtime.comparison import (
@@ -20,6 +22,7 @@ from onnx_gconv.runtime.comparison import (
 )
 from onnx_gconv.runtime.inputs import InputSpec, ValueRange, check_inputs, generate_attempts, load_inputs
 from onnx_gconv.runtime.session import OPTIMIZATIONS, ModelSession, Optimization, RuntimeRefusal, run_model
+from onnx_gconv.verification.random_numbers import random_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -92,11 +95,25 @@ class OutputsReport:
         """Every comparison passed, and the mapped model runs wherever the original does."""
         return not self.failures and all(comparison.passed for comparison in self.comparisons)
 
+    @property
+    def unproved(self) -> str | None:
+        """Why not all outputs could be compared; None where they were."""
+        if self.not_compared is not None:
+            return self.not_compared
+        names = tuple(dict.fromkeys(f"'{item.name}'" for item in self.comparisons if item.is_random))
+        if not names:
+            return None
+        verb = "depends" if len(names) == 1 else "depend"
+        return (
+            f"{', '.join(names)} {verb} on random numbers without a seed; give the nodes that draw them one, or feed "
+            "the numbers in"
+        )
+
     def to_json(self) -> dict[str, object]:
         """The report as plain Python values for a JSON document, with the comparisons under ``outputs``."""
         return {
             "passed": self.passed,
-            "not_compared": self.not_compared,
+            "not_compared": self.unproved,
             "rule": OUTPUT_RULE,
             "inputs": None if self.inputs is None else self.inputs.to_json(),
             "failures": [failure.to_json() for failure in self.failures],
@@ -134,6 +151,9 @@ def compare_outputs(
       32 * mapped_weights * eps * range ends there (for float16 and a hundred weights it would exceed the range
       itself), 10 * spread ends at max(2 * spread, limit), and 2^-21 at range / 10 and at 4 * eps (which is smaller for
       float64 outputs of float64 weights).
+    - Random numbers are no spread. If all nodes that draw them have a seed, they draw the same ones in the first runs
+      of fresh sessions; these are compared, and 10 * spread ends at limit. Otherwise the outputs that differ from run
+      to run are not compared, and the report says so.
     - NaN must stand at the same positions, infinities too and with equal sign; type and shape must be equal.
 
     Integer, bool and string outputs must be equal. Where the original differs from itself in k elements, 10 k
@@ -229,15 +249,33 @@ class _OriginalRuns:
                 found = self._first_accepted(session)
                 if found is None:
                     return
-                if not self.outputs:
-                    # A model with random numbers differs from itself in every run, at one level too.
-                    self._measure_spread(found, flatten_all(session.run(self.feeds or {})))
+                again = None if self.outputs else flatten_all(session.run(self.feeds or {}))
+            if again is not None:
+                found = self._first_run(optimization, found, again)
         except RuntimeRefusal as refusal:
             self._refusals[optimization] = refusal.with_traceback(None)
             return
         for first in self.outputs.values():
             self._measure_spread(first, found)
         self.outputs[optimization] = found
+
+    def _first_run(self, optimization: Optimization, found: Outputs, again: Outputs) -> Outputs:
+        """The outputs of the first run of a session, once it is known how far two runs of one session are apart.
+
+        A model that draws random numbers draws others in every run. If all that is drawn has a seed, the first runs of
+        sessions can be compared as if there were no random numbers.
+        """
+        is_steady = not any(_differ(found[name], again.get(name)) for name in found)
+        if is_steady or (drawn := random_numbers(self._model)) == "none":
+            self._measure_spread(found, again)
+            return found
+        first, second = found, again
+        if drawn == "seeded":
+            first, second = (flatten_all(run_model(self._model, self.feeds or {}, optimization)) for _ in range(2))
+        for name in first:
+            noise: Literal["seeded", "random"] = "random" if _differ(first[name], second.get(name)) else "seeded"
+            self.spreads[name] = Spread(noise=noise)
+        return first
 
     def why_not(self) -> str:
         """Why the original ran at no level.
@@ -322,6 +360,7 @@ class _OriginalRuns:
                 max(known.distance, new.distance),
                 max(known.mismatches, new.mismatches),
                 known.same_shape and new.same_shape,
+                known.noise,
             )
 
 
@@ -337,8 +376,17 @@ def _listed_shapes(feeds: Mapping[str, NDArray[Any]]) -> str:
     return ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
 
 
+def _differ(one: NDArray[Any] | None, other: NDArray[Any] | None) -> bool:
+    """Whether two runs give different bits."""
+    if one is None or other is None:
+        return one is not other
+    if one.dtype.kind in "OU":
+        return not np.array_equal(one, other)
+    return one.shape != other.shape or one.tobytes() != other.tobytes()
+
+
 def _nothing_in_them(comparisons: Sequence[OutputComparison]) -> str | None:
     """Why comparisons that all passed prove nothing."""
-    if not comparisons or any(found.compared_elements or not found.passed for found in comparisons):
+    if not comparisons or any(found.compared_elements or found.is_random or not found.passed for found in comparisons):
         return None
     return "the original's outputs are empty or not finite on these inputs; give inputs on which it computes something"

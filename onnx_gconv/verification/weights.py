@@ -55,6 +55,8 @@ class WeightComparison:
         clipped: How many weights are beyond it; None where clipping was not asked for.
         sqnr_db: Ratio of the power of the weights to that of the errors, in dB; None without errors.
         problem: Why it could not be compared, or None.
+        is_lossy: Whether the mapping rounds or clips the weight on purpose, or its conductances were measured, so that
+            it is far more than some ulp from the original.
     """
 
     name: str
@@ -68,6 +70,7 @@ class WeightComparison:
     clipped: int | None = None
     sqnr_db: float | None = None
     problem: str | None = None
+    is_lossy: bool = False
 
 
 def compare_weights(
@@ -229,6 +232,7 @@ def _compared(
         passed=passed,
         clipped=difference.clipped,
         sqnr_db=difference.sqnr_db,
+        is_lossy=conversion.is_lossy or record.measured is not None,
         problem=None if is_bounded or passed else "its numbers are so large that no bound of its error is known",
     )
 

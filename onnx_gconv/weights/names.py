@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import glob
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Literal, TypeAlias, get_args
 
 import onnx_ir as ir
 
-__all__ = ["NameKind", "WeightNames", "enclosing_modules", "modules_of", "op_type_of", "parameters_of"]
+__all__ = ["NameKind", "WeightNames", "as_glob", "enclosing_modules", "modules_of", "op_type_of", "parameters_of"]
 
 NameKind: TypeAlias = Literal["weight", "parameter", "node", "module", "op"]
 
@@ -75,6 +76,19 @@ class WeightNames:
     def match(self, pattern: str, kind: NameKind | None = None) -> bool:
         """Whether a glob (``*``, ``?``, ``[abc]``; case matters) is one for a name of that kind, or of any."""
         return any(fnmatch.fnmatchcase(name, pattern) for name in self.of_kind(kind))
+
+
+def as_glob(pattern: str, names: Iterable[WeightNames], kind: NameKind | None = None) -> str:
+    """The glob that a pattern is; for a name that one of the weights has, the glob of that name and no other.
+
+    ``layers[0].w`` is a name, though as a glob it is one for ``layers0.w``.
+
+    Args:
+        pattern: What a user wrote.
+        names: Those of the weights that it may be for.
+        kind: Of which of them.
+    """
+    return glob.escape(pattern) if any(pattern in each.of_kind(kind) for each in names) else pattern
 
 
 def parameters_of(value: ir.Value) -> tuple[str, ...]:

@@ -167,11 +167,12 @@ def einsum(operand: int) -> ViewFunction:
     """The view of one of two operands, read off the equation.
 
     Labels of the weight that the result lacks are contracted: rows. Labels that the result has and the other operand
-    lacks are columns, labels that all three have count matrices.
+    lacks are columns, labels that all three have count matrices. ``...`` stands for axes of the other operand and of
+    the result, over which the product is repeated; it may stand for none of the weight.
     """
 
     def view(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-        equation = (node.attributes.get_string("equation") or "").replace(" ", "")
+        equation = (node.attributes.get_string("equation") or "").replace(" ", "").replace("...", "")
         inputs, arrow, result = equation.partition("->")
         terms = inputs.split(",")
         if len(terms) != _EINSUM_OPERANDS or len(node.inputs) != _EINSUM_OPERANDS or "." in equation:

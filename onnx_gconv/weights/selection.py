@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.weights.names import NameKind
+from onnx_gconv.weights.names import NameKind, as_glob
 from onnx_gconv.weights.records import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 
 __all__ = ["WeightSelection", "unmatched"]
@@ -25,7 +25,7 @@ _MOST_SUGGESTIONS = 3
 
 @dataclass(frozen=True)
 class WeightSelection:
-    """Globs (``*``, ``?``, ``[abc]``; case matters) over the names that people know a weight by.
+    """Globs (``*``, ``?``, ``[abc]``; case matters) over the names that people know a weight by, or such names.
 
     These are: its own name, the parameters of the exported program that it comes from, the names and the op types of
     the MVM nodes that read it (``Conv``, ``com.microsoft.FusedConv``), and the modules of the exported program that
@@ -45,12 +45,16 @@ class WeightSelection:
         Raises:
             ConfigError: If a pattern matches no weight that could be mapped; the message names the nearest names.
         """
-        matched: dict[str, bool] = dict.fromkeys((*self.include, *self.exclude), False)
+        names = [weight.names for weight in survey.weights]
+        globs = {pattern: as_glob(pattern, names) for pattern in (*self.include, *self.exclude)}
+        matched: dict[str, bool] = dict.fromkeys(globs, False)
         kept: list[FoundWeight] = []
         left_out: list[SkippedWeight] = []
-        for weight in survey.weights:
-            included = self._first_match(self.include, weight, matched)
-            excluded = self._first_match(self.exclude, weight, matched)
+        for weight, known in zip(survey.weights, names, strict=True):
+            matching = {pattern for pattern, glob in globs.items() if known.match(glob)}
+            matched.update(dict.fromkeys(matching, True))
+            included = next((pattern for pattern in self.include if pattern in matching), None)
+            excluded = next((pattern for pattern in self.exclude if pattern in matching), None)
             if excluded is None and (included is not None or not self.include):
                 kept.append(weight)
                 continue
@@ -61,18 +65,11 @@ class WeightSelection:
                 raise ConfigError(unmatched(pattern, survey))
         return WeightSurvey(tuple(kept), (*survey.skipped, *left_out))
 
-    @staticmethod
-    def _first_match(patterns: Iterable[str], weight: FoundWeight, matched: dict[str, bool]) -> str | None:
-        """The first pattern that matches; all that match are noted."""
-        names = weight.names
-        matching = [pattern for pattern in patterns if names.match(pattern)]
-        matched.update(dict.fromkeys(matching, True))
-        return matching[0] if matching else None
-
 
 def unmatched(pattern: str, survey: WeightSurvey, kind: NameKind | None = None) -> str:
     """What to say of a pattern that matches no weight that can be mapped: why, or the nearest names."""
-    skipped = next((item for item in survey.skipped if item.names.match(pattern, kind)), None)
+    glob = as_glob(pattern, (item.names for item in survey.skipped), kind)
+    skipped = next((item for item in survey.skipped if item.names.match(glob, kind)), None)
     if skipped is not None:
         return (
             f"the pattern '{pattern}' matches no weight that can be mapped: '{skipped.name}' is skipped "

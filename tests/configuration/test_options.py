@@ -78,7 +78,7 @@ def test_a_range_replaces_the_device_of_a_configuration():
             "g_max: the device has g_max = 20 µS, but the converter is an",
         ),
         (SinglePairConductanceConverter(), {"preset": "isaac"}, "preset: the device has g_min = "),
-        (None, {"g_max": "20"}, "g_max: should be a valid number, but it is '20'"),
+        (None, {"g_max": "20"}, "g_max: should be a number, but it is '20'"),
         (None, {"g_max": 1.0, "g_min": 2.0}, "g_max, g_min: g_min should be smaller than g_max, but g_min=2.0"),
         (None, {"preset": "no-such"}, "preset: "),
         ("triple", {}, "converter: there is no converter 'triple'; "),

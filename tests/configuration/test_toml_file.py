@@ -101,16 +101,16 @@ def test_an_empty_file_says_nothing(read):
         ),
         (
             '[defaults]\nconverter = { name = "n-pair", factors = ["1"] }',
-            "defaults.converter.factors[0]: should be a valid number, but it is '1'",
+            "defaults.converter.factors[0]: should be a number, but it is '1'",
         ),
         ("[defaults]\nconverter = { factors = [1] }", "line 2: defaults.converter: lacks the key name"),
         ("[defaults]\nconverter = 3", "defaults.converter: should be a name or a table of name, exact, factors, "),
         ('[defaults]\ndevice = "ibm"', "line 2: defaults.device: "),
-        ("[defaults]\ndevice = { g_max = true }", "defaults.device.g_max: should be a valid number, but it is true"),
+        ("[defaults]\ndevice = { g_max = true }", "defaults.device.g_max: should be a number, but it is true"),
         ('[defaults]\ngranularity = { tile = "3x" }', "a tile is given as ROWSxCOLUMNS, e.g. 256x256, but not as '3x'"),
         (
             "[defaults]\ngranularity = { tile = [3, 0] }",
-            "defaults.granularity.tile[1]: should be greater than",
+            "defaults.granularity.tile[1]: should be at least 1, but it is 0",
         ),
         (
             '[defaults]\ngranularity = { kind = "channel", tile = "3x4" }',
@@ -138,7 +138,7 @@ def test_an_empty_file_says_nothing(read):
             "line 1: overrides[0]: skip = true leaves the weights as they are, so that levels has no effect",
         ),
         ("[[overrides]]\nop = 3\nskip = true", "line 2: overrides[0].op: should be a pattern or a list of patterns"),
-        ("[[overrides]]\nop = []\nskip = true", "line 2: overrides[0].op: should have at least one item"),
+        ("[[overrides]]\nop = []\nskip = true", "line 2: overrides[0].op: needs more items: at least 1, but it is"),
         ("defaults = 3", "line 1: defaults: should be a table, but it is 3"),
         ("[defaults]\nlevels = [1, \n", "at the end: no TOML: "),
         ("[defaults]\nlevels = 3 4", "line 2, column 12: no TOML: "),

@@ -436,32 +436,70 @@ def test_text_is_compared(tmp_path: Path) -> None:
 # --- an original that differs from itself
 
 
-def random_model(path: Path, element_type: int, *, size: int = 100) -> Path:
+DRAWS = {
+    "RandomUniform": (lambda **seed: node("RandomUniform", [], ["r"], shape=[100, 4], high=8.0, **seed), FLOAT),
+    "RandomNormalLike": (lambda **seed: node("RandomNormalLike", ["x"], ["r"], **seed), FLOAT),
+    "Bernoulli": (lambda **seed: node("Bernoulli", ["half"], ["r"], **seed), FLOAT),
+    "Multinomial": (lambda **seed: node("Multinomial", ["half"], ["r"], sample_size=40, **seed), TensorProto.INT32),
+    "Dropout": (lambda **seed: node("Dropout", ["x", "ratio", "training"], ["r"], **seed), FLOAT),
+}
+
+
+def random_model(path: Path, op_type: str, *, added: float = 0.0, seed: int | None = None) -> Path:
+    """What a node draws, and an output without any of it; `added` is what another model would be wrong by."""
+    draw, drawn = DRAWS[op_type]
+    seeds = {} if seed is None else {"seed": seed if op_type == "Dropout" else float(seed)}
     nodes = [
-        node("RandomUniform", [], ["r"], shape=[size], high=8.0),
-        node("Cast", ["r"], ["c"], to=element_type),
-        node("Identity", ["c"], ["y"]),
+        draw(**seeds),
+        node("Cast", ["r"], ["c"], to=FLOAT),
+        node("Add", ["c", "b"], ["y"]),
+        node("Identity", ["r"], ["z"]),
+        node("Mul", ["x", "half"], ["sober"]),
     ]
-    return save(path, nodes, [], [tensor("y", element_type, [size])])
+    constants = {"b": np.float32(added), "half": np.full((100, 4), 0.5, np.float32), "ratio": np.float32(0.5)}
+    return save(
+        path,
+        nodes,
+        [tensor("x", FLOAT, [100, 4])],
+        [tensor("y", FLOAT), tensor("z", drawn), tensor("sober", FLOAT)],
+        training=np.array(True),
+        **constants,
+    )
 
 
-def test_the_distance_of_two_runs_of_the_original_is_its_spread(tmp_path: Path) -> None:
-    path = random_model(tmp_path / "random.onnx", FLOAT)
+@pytest.mark.parametrize("op_type", DRAWS)
+def test_what_is_drawn_without_a_seed_is_not_compared_and_the_report_says_so(tmp_path: Path, op_type: str) -> None:
+    original = random_model(tmp_path / "original.onnx", op_type)
 
-    for found in compare(path, path).comparisons:
-        assert found.spread is not None
-        assert found.spread > 1
-        assert found.tolerance == 2 * found.spread
-        assert "says little" in str(found.note)
+    report = compare(original, random_model(tmp_path / "mapped.onnx", op_type, added=5.0))
+
+    is_random = {found.name: found.is_random for found in report.comparisons}
+    assert is_random == {"y": True, "z": True, "sober": False}
+    for found in report.comparisons:
+        assert found.passed
+        assert (found.compared_elements > 0) is not found.is_random
+        expected = "not compared: it depends on random numbers without a seed" if found.is_random else None
+        assert found.note == expected
+    assert report.not_compared is None
+    assert report.unproved == (
+        "'y', 'z' depend on random numbers without a seed; give the nodes that draw them one, or feed the numbers in"
+    )
+    assert report.to_json()["not_compared"] == report.unproved
 
 
-def test_integers_may_differ_as_far_as_the_original_does(tmp_path: Path) -> None:
-    path = random_model(tmp_path / "random.onnx", TensorProto.INT32)
+@pytest.mark.parametrize("op_type", DRAWS)
+def test_what_is_drawn_with_a_seed_is_compared_in_the_first_runs_of_sessions(tmp_path: Path, op_type: str) -> None:
+    original = random_model(tmp_path / "original.onnx", op_type, seed=3)
 
-    for found in compare(path, path).comparisons:
-        assert found.allowed_mismatches is not None
-        assert 10 < found.allowed_mismatches <= 100
-        assert "the original differs from itself" in str(found.note)
+    same = compare(original, random_model(tmp_path / "same.onnx", op_type, seed=3))
+    biased = compare(original, random_model(tmp_path / "biased.onnx", op_type, added=0.01, seed=3))
+    others = compare(original, random_model(tmp_path / "others.onnx", op_type, seed=4))
+
+    assert same.passed
+    assert same.unproved is None
+    assert all(found.bit_identical for found in same.comparisons)
+    assert {found.name for found in biased.comparisons if not found.passed} == {"y"}
+    assert {found.name for found in others.comparisons if not found.passed} == {"y", "z"}
 
 
 def some_spread(monkeypatch: pytest.MonkeyPatch, **spread: Any) -> None:
@@ -504,7 +542,7 @@ def test_ten_mismatches_pass_for_each_of_the_originals_own_up_to_a_tenth_of_all(
     assert (found.mismatches, found.passed) == (mismatches, passed)
 
 
-def test_an_original_with_shapes_that_change_from_run_to_run_cannot_fail_by_shape(tmp_path: Path) -> None:
+def test_an_output_whose_shape_is_drawn_is_not_compared(tmp_path: Path) -> None:
     nodes = [
         node("RandomUniform", [], ["r"], shape=[400]),
         node("Round", ["r"], ["zero_or_one"]),
@@ -518,8 +556,8 @@ def test_an_original_with_shapes_that_change_from_run_to_run_cannot_fail_by_shap
     report = compare(path, other)
 
     assert report.passed
-    assert report.comparisons[0].note == "not compared: the original's own runs give different shapes"
-    assert report.not_compared is not None
+    assert all(found.is_random for found in report.comparisons)
+    assert report.unproved is not None
 
 
 # --- sequences, maps, optional values

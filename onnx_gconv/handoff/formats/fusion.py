@@ -11,8 +11,6 @@ converter of pairs, it holds G+ of all weights and then G- of all weights; `fusi
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.files.csv_text import csv_line, inert
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, LayerNote
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.formats.layer_conductances import LayerConductances, device_cells
@@ -106,8 +105,8 @@ if it is given the name of the file: its numbers count digital modules, too. Wit
                 )
 
     def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
-        """Which layers aihwkit would cut."""
-        return [_cut_by_aihwkit(layers)]
+        """Which layers aihwkit would cut, and which are not called as in the model."""
+        return [_cut_by_aihwkit(layers), _renamed(layers)]
 
     def cells(self, layers: Sequence[Layer]) -> int:
         """Those of both devices, though a magnitude stands for them."""
@@ -167,8 +166,8 @@ conductances.csv: the pairs of devices in µS, as fusion_export of aihwkit 1.1.0
                 )
 
     def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
-        """Which layers aihwkit would cut."""
-        return [_cut_by_aihwkit(layers)]
+        """Which layers aihwkit would cut, and which are not called as in the model."""
+        return [_cut_by_aihwkit(layers), _renamed(layers)]
 
     def cells(self, layers: Sequence[Layer]) -> int:
         """Those of both devices."""
@@ -208,8 +207,8 @@ class _Column:
 def _columns(layers: Sequence[Layer]) -> tuple[_Column, ...]:
     """The layers of the file, named as PyTorch names the module that has the weight.
 
-    That is the name of the parameter, or else of the initializer, without ``.weight``; with ``[k]`` behind it if there
-    are several matrices, and with the id of the layer before it if others are named alike.
+    That is the name of the parameter, or else of the initializer, without ``.weight``, as `inert` has it; with ``[k]``
+    behind it if there are several matrices, and with the id of the layer before it if others are named alike.
     """
     columns = tuple(
         _Column(
@@ -231,6 +230,10 @@ def _columns(layers: Sequence[Layer]) -> tuple[_Column, ...]:
 
 
 def _module(layer: Layer) -> str:
+    return inert(_module_name(layer))
+
+
+def _module_name(layer: Layer) -> str:
     parameters = layer.record.parameters
     name = parameters[0] if len(parameters) == 1 else layer.record.name
     return name.removesuffix(".weight")
@@ -256,9 +259,7 @@ def _head(columns: Sequence[_Column]) -> str:
         (height for height, _ in sizes),
         (width for _, width in sizes),
     )
-    names = io.StringIO(newline="")
-    csv.writer(names).writerow([column.name for column in columns])
-    return "".join(f"{','.join(map(str, line))}\n" for line in lines) + names.getvalue()
+    return "".join(map(csv_line, lines)) + csv_line((column.name for column in columns), end="\r\n")
 
 
 class _Row:
@@ -291,6 +292,14 @@ def _cut_by_aihwkit(layers: Sequence[Layer]) -> LayerNote:
         f"aihwkit cuts a layer of more than {_AIHWKIT_TILE} inputs or outputs into tiles, if max_input_size and "
         "max_output_size do not say otherwise, and writes it tile by tile; here it is whole",
         [layer for layer in layers if max(layer.layout.rows, layer.layout.columns) > _AIHWKIT_TILE],
+    )
+
+
+def _renamed(layers: Sequence[Layer]) -> LayerNote:
+    return LayerNote(
+        "the name of a layer is written so that no spreadsheet runs it: ' before what would be a formula, and escapes "
+        "such as \\n for control characters",
+        [layer for layer in layers if _module(layer) != _module_name(layer)],
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from onnx_gconv.crossbars.bias import BiasRows
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, LayerNote
+from onnx_gconv.visible_text import visible, visible_json
 
 __all__ = ["README_FILE", "format_notes", "readme_text"]
 
@@ -83,7 +84,7 @@ def _description(layer: Layer) -> str:
     several = f"{layout.matrices} matrices of " if layout.matrices > 1 else ""
     size = f"{several}{layout.rows} inputs x {layout.columns} outputs"
     lines = [
-        f"{layer.id}: weight {_quoted(record.name)} of {layer.consumers[0].op_type}, {size}",
+        f"{layer.id}: weight {_quoted(record.name)} of {visible(layer.consumers[0].op_type)}, {size}",
         f"devices {devices}, {reach}, offset {record.offset_us:g} µS",
         f"scale in µS per unit of weight: {_scale_text(layer)}",
     ]
@@ -118,4 +119,4 @@ def _has_codes(layer: Layer) -> bool:
 
 
 def _quoted(name: str) -> str:
-    return json.dumps(name, ensure_ascii=False)
+    return visible_json(json.dumps(name, ensure_ascii=False))

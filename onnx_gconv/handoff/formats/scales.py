@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.files.csv_text import csv_line
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.manifest import FileRecord
 
@@ -56,10 +55,6 @@ def write_scales(matrices: Sequence[ScaledMatrix], folder: Path, subfolder: str)
             grid, (scale, zero) = layer.scale_grid, layer.scale_and_zero()
             for item, (row, first_input) in itertools.product(group, enumerate(grid.row_starts)):
                 scales, zeros = (values[item.matrix, row].astype(str) for values in (scale, zero))
-                lines = io.StringIO(newline="")
-                csv.writer(lines, lineterminator="\n").writerows(
-                    (item.name, layer.id, item.matrix, first_input, *piece)
-                    for piece in zip(grid.column_starts, scales, zeros, strict=True)
-                )
-                file.write(lines.getvalue())
+                for piece in zip(grid.column_starts, scales, zeros, strict=True):
+                    file.write(csv_line((item.name, layer.id, item.matrix, first_input, *piece)))
     return file.record

@@ -8,6 +8,7 @@ from typing import Self
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.crossbars.tile_arrays import TileArrays
+from onnx_gconv.files.csv_text import csv_line
 
 __all__ = ["CSV_HEADER", "TargetsCsv"]
 
@@ -40,7 +41,7 @@ class TargetsCsv:
         for number, (device, targets) in enumerate(zip(layer.record.conductances, arrays.conductances, strict=True)):
             codes = None if arrays.codes is None else arrays.codes[number]
             for row in range(tile.shape[0]):
-                place = f"{name},{device.device},{row}"
+                place = csv_line((name, device.device, row), end="")
                 texts = targets[row].astype(str)  # the shortest text of float32 that comes back exactly
                 row_codes = [""] * tile.shape[1] if codes is None else codes[row].tolist()
                 self._file.writelines(

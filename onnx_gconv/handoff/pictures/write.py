@@ -30,7 +30,7 @@ _MOST_TILE = 2048  # pixels of a page
 def require_matplotlib() -> None:
     """Check that pictures can be drawn, and raise ConfigError if Matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("pictures need Matplotlib, which is missing; pip install 'onnx_gconv[report]'")
+        raise ConfigError("pictures need Matplotlib, which is missing; pip install matplotlib")
 
 
 def check_pictures(folder: Path) -> None:

@@ -118,7 +118,7 @@ def test_without_matplotlib_there_is_one_line_that_says_how_to_get_it(mapped, ha
     source, bundle = mapped("Gemm"), handed_off("Gemm")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     before = sorted(tmp_path.iterdir())
-    message = r"^pictures need Matplotlib, which is missing; pip install 'onnx_gconv\[report\]'$"
+    message = r"^pictures need Matplotlib, which is missing; pip install matplotlib$"
     with pytest.raises(ConfigError, match=message):
         write_bundle(tmp_path / "no-such-model.onnx", tmp_path / "out", (5, 4), pictures=True)
     with pytest.raises(ConfigError, match=message):

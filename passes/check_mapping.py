@@ -22,6 +22,7 @@ from onnx_gconv.mapping.located import (
 )
 from onnx_gconv.mapping.nodes import ROLE_KEY
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
+from onnx_gconv.tensors.types import finite_range
 from onnx_gconv.weights import scopes
 
 __all__ = ["CheckMapping", "Violation"]
@@ -104,6 +105,10 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
         except (BrokenMappingError, ModelError) as error:
             yield Violation(record.name, str(error))
             continue
+        if converter.g_max > (limit := finite_range(record.ir_compute_dtype)[1]):
+            beyond = f"{converter.g_max:g} µS, but {record.compute_dtype} holds up to {limit:g}"
+            yield Violation(record.name, f"the manifest names devices of up to {beyond}")
+            continue
         devices = tuple(item.device for item in record.conductances)
         if devices != converter.device_names:
             named = f"{', '.join(devices)}, but {record.converter.name} has {', '.join(converter.device_names)}"
@@ -171,10 +176,7 @@ def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None
     if levels is not None and (problem := _wrong_code(mapped, levels)) is not None:
         return problem
     dtype = np.dtype(record.compute_dtype)
-    with np.errstate(over="ignore"):
-        g_min, highest = converter.conductance_bounds(dtype)
-    if not np.isfinite(highest):
-        return f"the manifest names devices of up to {converter.g_max:g} µS, which {dtype} cannot hold"
+    g_min, highest = converter.conductance_bounds(dtype)
     if levels is not None:
         ends = levels.values(dtype)
         g_min, highest = float(ends[0]), float(ends[-1])

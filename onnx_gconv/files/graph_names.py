@@ -16,30 +16,33 @@ def problem_of_names(graph: onnx.GraphProto | onnx.FunctionProto, outer: Sequenc
         graph: A graph, or a function.
         outer: The names that the graphs around it give.
     """
-    own: set[str] = set()
     if isinstance(graph, onnx.FunctionProto):
-        own.update(graph.input)
-        outputs: Sequence[str] = graph.output
+        own, outputs = set(graph.input), list(graph.output)
     else:
-        own.update(value.name for value in graph.input)
-        own.update(tensor.name for tensor in graph.initializer)  # which may be inputs, too
+        own = {item.name for item in (*graph.input, *graph.initializer)}  # an initializer may be an input, too
         outputs = [value.name for value in graph.output]
-    for node in graph.node:
-        for name in node.output:
-            if name and name in own:
-                return f"gives the value '{name}' twice"
-            own.add(name)
+    for name in (name for node in graph.node for name in node.output if name):
+        if name in own:
+            return f"gives the value '{name}' twice"
+        own.add(name)
     known = (*outer, own)
     for node in graph.node:
-        for name in node.input:
-            if name and not any(name in names for names in known):
-                return f"reads the value '{name}', which nothing gives, in the node {_label(node)}"
-        for attribute in node.attribute:
-            for body in _bodies(attribute):
-                if (problem := problem_of_names(body, known)) is not None:
-                    return problem
-    missing = next((name for name in outputs if not name or not any(name in names for names in known)), None)
+        if (problem := _problem_of_node(node, known)) is not None:
+            return problem
+    missing = next((name for name in outputs if not _is_known(name, known)), None)
     return None if missing is None else f"has the output '{missing}', which nothing gives"
+
+
+def _problem_of_node(node: onnx.NodeProto, known: Sequence[set[str]]) -> str | None:
+    for name in node.input:
+        if name and not _is_known(name, known):
+            return f"reads the value '{name}', which nothing gives, in the node {_label(node)}"
+    bodies = (problem_of_names(body, known) for attribute in node.attribute for body in _bodies(attribute))
+    return next((problem for problem in bodies if problem is not None), None)
+
+
+def _is_known(name: str, known: Sequence[set[str]]) -> bool:
+    return any(name in names for names in known)
 
 
 def _label(node: onnx.NodeProto) -> str:

@@ -36,30 +36,34 @@ def first_problem(proto: onnx.ModelProto) -> str | None:
     onnx-ir (1.1) drops sparse initializers, training information and opaque types without a word, and keeps one of two
     initializers of the same name.
     """
+    return next(_problems(proto), None)
+
+
+def _problems(proto: onnx.ModelProto) -> Iterator[str]:
     if not proto.HasField("graph") or not proto.opset_import or not proto.ir_version:
-        return "is not an ONNX model, or it is truncated (no graph, IR version or opset); export or copy it again"
+        yield "is not an ONNX model, or it is truncated (no graph, IR version or opset); export or copy it again"
     if (text := first_that_is_no_text(proto)) is not None:
-        return f"has the text {text[:_LONGEST_SHOWN]!r}, which is no UTF-8; export or copy the model again"
+        yield f"has the text {text[:_LONGEST_SHOWN]!r}, which is no UTF-8; export or copy the model again"
     if proto.training_info:
-        return "has training information, which would be lost; export the model for inference"
-    for owner in (proto, *proto.functions):
-        for opset in owner.opset_import:
-            if not 0 <= opset.version <= _NEWEST_OPSET:
-                return f"has the opset {opset.version} of '{opset.domain}', which cannot be; export the model again"
+        yield "has training information, which would be lost; export the model for inference"
+    for opset in (opset for owner in (proto, *proto.functions) for opset in owner.opset_import):
+        if not 0 <= opset.version <= _NEWEST_OPSET:
+            yield f"has the opset {opset.version} of '{opset.domain}', which cannot be; export the model again"
+    yield from _problems_of_graphs(proto)
+    for tensor in _tensors(proto):
+        if (problem := _tensor_problem(tensor)) is not None:
+            yield f"has a damaged tensor: tensor '{tensor.name}' {problem}; export or copy the model again"
+
+
+def _problems_of_graphs(proto: onnx.ModelProto) -> Iterator[str]:
     for nodes, opsets in _nodes(proto):
         for node in nodes:
             if (problem := _node_problem(node, opsets)) is not None:
-                return f"has the node {_label(node)} {problem}; export the model again"
-    for graph in _graphs(proto.graph):
-        if (problem := _graph_problem(graph)) is not None:
-            return problem
-    for graph_or_function in (proto.graph, *proto.functions):
-        if (problem := problem_of_names(graph_or_function)) is not None:
-            return f"{problem}; export the model again"
-    for tensor in _tensors(proto):
-        if (problem := _tensor_problem(tensor)) is not None:
-            return f"has a damaged tensor: tensor '{tensor.name}' {problem}; export or copy the model again"
-    return None
+                yield f"has the node {_label(node)} {problem}; export the model again"
+    yield from filter(None, map(_graph_problem, _graphs(proto.graph)))
+    for problem in map(problem_of_names, (proto.graph, *proto.functions)):
+        if problem is not None:
+            yield f"{problem}; export the model again"
 
 
 def _nodes(proto: onnx.ModelProto) -> Iterator[tuple[Sequence[onnx.NodeProto], Mapping[str, int]]]:
@@ -91,27 +95,35 @@ def _label(node: onnx.NodeProto) -> str:
 
 def _node_problem(node: onnx.NodeProto, opsets: Mapping[str, int]) -> str | None:
     """What a node lacks, or which attribute has another type than its op says; None if nothing is wrong with it."""
+    if node.domain in _OWN_DOMAINS and node.domain not in opsets:
+        return "of ONNX's own ops, of which it names no opset"
     known: Mapping[str, onnx.defs.OpSchema.Attribute] = {}
     try:
         schema = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain)
-    except KeyError:
-        if node.domain in _OWN_DOMAINS:
-            return "of ONNX's own ops, of which it names no opset"
-    except onnx.defs.SchemaError:  # an op of another domain, or one that the opset does not have
+    except (KeyError, onnx.defs.SchemaError):  # an op of another domain, or one that the opset does not have
         pass
     else:
         known = schema.attributes
         if len(node.output) < schema.min_output:
             return f"without the {schema.min_output} outputs that it should have"
-        if not all(node.input[: schema.min_input]) or len(node.input) < schema.min_input:
+        if len(node.input) < schema.min_input or not all(node.input[: schema.min_input]):
             return f"without the {schema.min_input} inputs that it should have"
     if node.op_type == "Constant" and node.domain in _OWN_DOMAINS:
-        if len(node.attribute) != 1:
-            return f"with {len(node.attribute)} attributes, of which it should have one"
-        if node.attribute[0].name == "sparse_value":
-            return "whose value is sparse, which onnx-ir does not read; make it dense"
-        if known and node.attribute[0].name not in known:
-            return f"with the attribute '{node.attribute[0].name}', which holds no value"
+        return _constant_problem(node, known) or _attribute_problem(node, known)
+    return _attribute_problem(node, known)
+
+
+def _constant_problem(node: onnx.NodeProto, known: Mapping[str, onnx.defs.OpSchema.Attribute]) -> str | None:
+    """What keeps a Constant node from giving a tensor."""
+    if len(node.attribute) != 1:
+        return f"with {len(node.attribute)} attributes, of which it should have one"
+    name = node.attribute[0].name
+    if name == "sparse_value":
+        return "whose value is sparse, which onnx-ir does not read; make it dense"
+    return None if name in known or not known else f"with the attribute '{name}', which holds no value"
+
+
+def _attribute_problem(node: onnx.NodeProto, known: Mapping[str, onnx.defs.OpSchema.Attribute]) -> str | None:
     for attribute in node.attribute:
         found = onnx.AttributeProto.AttributeType.Name(attribute.type)
         wanted = None if attribute.name not in known else str(known[attribute.name].type).rpartition(".")[2]

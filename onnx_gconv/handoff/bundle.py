@@ -139,8 +139,7 @@ class Bundle(BundleArrays):
 def _check_file(path: Path, size: int) -> None:
     try:
         found = path.stat().st_size
-    except (OSError, ValueError) as error:  # a null character
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise BundleError(f"'{path}' cannot be read: {reason}; copy the bundle again") from None
+    except OSError as error:
+        raise BundleError(f"'{path}' cannot be read: {error.strerror}; copy the bundle again") from None
     if found != size:
         raise BundleError(f"'{path}' has {found} bytes, but it should have {size}; copy the bundle again")

@@ -228,7 +228,8 @@ def load_inputs(path: Path, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any
         what = "is not an .npz file" if path.exists() else "does not exist"
         raise ConfigError(f"{path}: {what}; {_how_to_save(specs)}")
     try:
-        with np.load(path, allow_pickle=False) as loaded:
+        # NumPy does not close a file that it opened if it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             # The names come first, so that a wrong file is not read to its end.
             _check_names(loaded.files, specs, str(path))
             arrays = {name: loaded[name] for name in loaded.files}

@@ -173,3 +173,9 @@ def test_a_source_is_shown_whole_and_short():
         "X, x.py",
     ]
     assert [source.short for source in (paper, both, tool)] == ["A. B. et al. 2020", "A. B. et al. 2020 (X)", "X"]
+
+
+@pytest.mark.parametrize("text", [f"x = {'9' * 5000}", f"x = {'[' * 3000}"])
+def test_numbers_and_lists_without_end_are_refused(text):
+    with pytest.raises(ConfigError, match="presets are no TOML: "):
+        presets_in(text)

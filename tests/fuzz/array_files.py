@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,14 +12,17 @@ import h5py
 import numpy as np
 
 from tests.fuzz.mutators import FLOATS, Random, chosen, mutated_bytes, steps
+from tests.fuzz.readings import NotJudgedError
 
 __all__ = ["arrays_of_hdf5", "arrays_of_npz", "equal_arrays", "mutated_hdf5", "mutated_npz"]
 
 _TYPES = ("<f2", "<f8", ">f4", "<i4", "|u1", "|b1", "<c8", "<U3", "|S2", "<M8[s]", "<f16", "V4")
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _HEADERS = (
-    (b"(", b"((("), (b"}", b""), (b"<f4", b"|O"), (b"<f4", b"<f8"), (b"False", b"True"), (b"4", b"-4"), (b"4", b"999999999999"),
-    (b"4", b"4, 4"), (b"'descr'", b"'other'"), (b"{", b"\x00"), (b"\n", b" "), (b"<f4", b"[('a', '<f4')]"), (b"4", b"9" * 60),
+    (b"(", b"((("), (b"}", b""), (b"<f4", b"|O"), (b"<f4", b"<f8"), (b"False", b"True"), (b"4", b"-4"),
+    (b"4", b"999999999999"),
+    (b"4", b"4, 4"), (b"'descr'", b"'other'"), (b"{", b"\x00"), (b"\n", b" "), (b"<f4", b"[('a', '<f4')]"),
+    (b"4", b"9" * 60),
     (b"\x93NUMPY\x01", b"\x93NUMPY\x02"), (b"\x93NUMPY\x01", b"\x93NUMPY\x07"), (b"v\x00", b"\xff\xff"),
 )  # fmt: skip
 
@@ -30,11 +34,29 @@ def arrays_of_npz(content: bytes) -> dict[str, np.ndarray]:
 
 
 def arrays_of_hdf5(content: bytes) -> dict[str, np.ndarray]:
-    """The datasets of a file, as h5py reads them."""
+    """The datasets of a file, as h5py reads them; those that stand in other places are left out.
+
+    Raises:
+        NotJudgedError: If elements of one were never written.
+    """
     found: dict[str, np.ndarray] = {}
+
+    def take(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external:
+            if not _is_written(item):
+                raise NotJudgedError(f"'{name}' was never written")
+            found[name] = item[()]
+
     with h5py.File(io.BytesIO(content), "r") as file:
-        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+        file.visititems(take)
     return found
+
+
+def _is_written(dataset: h5py.Dataset) -> bool:
+    if dataset.chunks is None:
+        return not dataset.size or dataset.id.get_storage_size() > 0
+    chunks = math.prod(-(-size // part) for size, part in zip(dataset.shape, dataset.chunks, strict=True))
+    return bool(dataset.id.get_num_chunks() == chunks)
 
 
 def mutated_npz(content: bytes, random: Random) -> bytes:
@@ -104,7 +126,7 @@ def _with_values(file: h5py.File, key: str, array: Any, random: Random, _keys: S
     del file[key]
     changed = _changed(array, random)
     try:
-        file[key] = changed.astype("S") if changed.dtype.kind in "U" else changed
+        file[key] = changed.astype("S") if changed.dtype.kind == "U" else changed
     except TypeError:  # HDF5 has no such type
         file[key] = np.float64(0)
 

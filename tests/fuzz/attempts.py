@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 import resource
 import signal
 import sys
@@ -10,6 +10,7 @@ import traceback
 import warnings
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,13 +20,14 @@ from tests.fuzz.place import Place
 from tests.fuzz.readings import NotJudgedError, WrongError
 from tests.fuzz.targets import TARGETS
 
-__all__ = ["Outcome", "attempt"]
+__all__ = ["LONGEST_SECONDS", "Outcome", "attempt", "peak_bytes"]
 
 LONGEST_SECONDS = 5.0
 """An input that takes longer counts as one that hangs."""
 
 _LONGEST_MESSAGE = 2100
 _SHOWN_FRAMES = 4
+_OWN_FILES = re.compile(r"[/\\](onnx_gconv|passes)[/\\]")
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,10 @@ def _fault(error: BaseException) -> Outcome:
 
 
 def _where(error: BaseException, frames: int = 1) -> str:
-    found = [frame for frame in traceback.extract_tb(error.__traceback__) if "onnx_gconv" in frame.filename or "/passes/" in frame.filename]  # fmt: skip
-    found = found or traceback.extract_tb(error.__traceback__)
-    return " < ".join(f"{os.path.basename(item.filename)}:{item.lineno} {item.name}" for item in found[: -frames - 1 : -1])
+    trace = traceback.extract_tb(error.__traceback__)
+    own = [item for item in trace if _OWN_FILES.search(item.filename)]
+    shown = (own or trace)[: -frames - 1 : -1]
+    return " < ".join(f"{Path(item.filename).name}:{item.lineno} {item.name}" for item in shown)
 
 
 def peak_bytes() -> int:

@@ -26,17 +26,32 @@ _FIRST_PRINTABLE = 0x20
 
 _VALUES = (
     *(text for text in TEXTS if text.isprintable()),
-    *("0", "1", "-1", "2", "16", "65537", "1e400", "nan", "inf", "-inf", "0,1", "0,1.5,25", "0,,1", "1,1", "9" * 5000, "1" + "0" * 400),
-    *("4x4", "0x0", "4", "x", "-1x2", "99999999999x99999999999", "tile", "channel", "tile-channel", "single-pair", "n-pair", "custom-pair"),
-    *("offset", "pcm-joshi", "factors=[1,3]", "table=[[0,1],[1,0]]", "bits=8", "a=", "=b", "a=[[[[", "a=" + "[" * 3000, "a=" + "9" * 5000),
-    *("a=1" + "0" * 400, "Conv", "W", "[", "re:(", "map", "skip", "float32", "weight", "99.5", "rebuild", "split", "equal", "max"),
+    *("0", "1", "-1", "2", "16", "65537", "1e400", "nan", "inf", "-inf", "0,1", "0,1.5,25", "0,,1", "1,1",
+      "9" * 5000, "1" + "0" * 400),
+    *("4x4", "0x0", "4", "x", "-1x2", "99999999999x99999999999", "tile", "channel", "tile-channel", "single-pair",
+      "n-pair", "custom-pair"),
+    *("offset", "pcm-joshi", "factors=[1,3]", "table=[[0,1],[1,0]]", "bits=8", "a=", "=b", "a=[[[[",
+      "a=" + "[" * 3000, "a=" + "9" * 5000),
+    *("a=1" + "0" * 400, "Conv", "W", "[", "re:(", "map", "skip", "float32", "weight", "99.5", "rebuild", "split",
+      "equal", "max"),
 )  # fmt: skip
 _OPTIONS = (
-    *("--preset", "--converter", "--converter-option", "--factor", "--bits", "--slice-bits", "--g-max", "--g-min", "--granularity"),
-    *("--tile", "--partition", "--clip-percentile", "--clip-value", "--levels", "--conductance-dtype", "--include", "--exclude"),
+    *("--preset", "--converter", "--converter-option", "--factor", "--bits", "--slice-bits", "--g-max", "--g-min",
+      "--granularity"),
+    *("--tile", "--partition", "--clip-percentile", "--clip-value", "--levels", "--conductance-dtype", "--include",
+      "--exclude"),
     *("--include-op", "--quantized", "--shared", "--config"),
 )  # fmt: skip
-_FLAGS = ("--exact", "--level-codes", "--freeze-inputs", "--no-inline", "--upgrade-opset", "--json", "--quiet", "--dry-run")
+_FLAGS = (
+    "--exact",
+    "--level-codes",
+    "--freeze-inputs",
+    "--no-inline",
+    "--upgrade-opset",
+    "--json",
+    "--quiet",
+    "--dry-run",
+)
 
 
 def _run(*arguments: str) -> tuple[int, str]:
@@ -128,7 +143,12 @@ def check_leftovers(random: Random, place: Place) -> None:
     """Map where a killed run and an older output, both damaged, have left files; those of others stay as they are."""
     model = place.write("model.onnx", model_seeds()[0].content)
     output = place.outputs / "mapped.onnx"
-    foreign = {"notes.txt": b"notes", "other.data": b"other", "mapped.onnx.backup.data": b"backup", "x.mapped.onnx.data": b"x"}
+    foreign = {
+        "notes.txt": b"notes",
+        "other.data": b"other",
+        "mapped.onnx.backup.data": b"backup",
+        "x.mapped.onnx.data": b"x",
+    }
     for name, content in foreign.items():
         (place.outputs / name).write_bytes(content)
     old = chosen(random, mapped_seeds()).proto
@@ -136,7 +156,9 @@ def check_leftovers(random: Random, place: Place) -> None:
     changed.CopyFrom(old)
     for tensor in changed.graph.initializer[:2]:
         tensor.data_location = onnx.TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value=chosen(random, (*foreign, "../in/model.onnx", "mapped.onnx.data", "mapped.onnx")))
+        tensor.external_data.add(
+            key="location", value=chosen(random, (*foreign, "../in/model.onnx", "mapped.onnx.data", "mapped.onnx"))
+        )
     output.write_bytes(mutated_model(Parts(changed), random) if random.integers(2) else changed.SerializeToString())
     hidden = place.outputs / f".mapped.onnx.partial-{int(random.integers(1000))}"
     hidden.mkdir()

@@ -33,13 +33,16 @@ __all__ = [
     "check_manifest",
     "check_mapped_model",
     "check_model",
-    "check_written_bundle",
     "check_verified",
+    "check_written_bundle",
     "mutated_mapped",
     "mutated_original",
 ]
 
-_PLACES = ("model.data", "other.data", "link.data", "folder", "missing", "../out", "/dev/zero", "", ".", "model.onnx", "model.data/x", "a\0b")  # fmt: skip
+_PLACES = (
+    "model.data", "other.data", "link.data", "folder", "missing", "../out", "/dev/zero", "", ".", "model.onnx",
+    "model.data/x", "a\0b",
+)  # fmt: skip
 _OFFSETS = ("0", "1", "4", "48", "47", "95", "96", "-1", "", " 4", "4.0", "0x4", "٤", str(2**31), str(2**63), "9" * 30)
 
 
@@ -135,7 +138,8 @@ def check_layers(bundle: Any, path: Path) -> None:
         NotJudgedError: If one is computed by what is not understood here.
     """
     reading = reading_of(path)
-    names = {record.name: record.graph for record in read_manifest(load_model(path)).weights}  # type: ignore[union-attr]
+    manifest = read_manifest(load_model(path))
+    names = set() if manifest is None else {record.name for record in manifest.weights}
     for layer in bundle.layers:
         scopes = [scope for scope in reading.scopes.values() if layer.record.weight in scope.producers]
         if len(scopes) != 1 or layer.record.weight not in names:
@@ -143,7 +147,9 @@ def check_layers(bundle: Any, path: Path) -> None:
         expected = reading.array(layer.record.weight, scopes[0])
         found = layer.rebuilt_weight()
         if found.shape != expected.shape or not np.array_equal(found, expected):
-            raise WrongError(f"the layer of '{layer.record.weight}' is {found.reshape(-1)[:6]}, not {expected.reshape(-1)[:6]}")
+            raise WrongError(
+                f"the layer of '{layer.record.weight}' is {found.reshape(-1)[:6]}, not {expected.reshape(-1)[:6]}"
+            )
 
 
 def check_verified(random: Random, place: Place) -> None:
@@ -200,7 +206,7 @@ def check_external(random: Random, place: Place) -> None:
     (place.inputs / "link.data").symlink_to(chosen(random, ("other.data", "link.data", "/etc/hostname", "missing")))
     (place.inputs / "folder").mkdir()
     if random.random() < 0.02:
-        os.unlink(place.inputs / "other.data")
+        (place.inputs / "other.data").unlink()
         os.mkfifo(place.inputs / "other.data")
         place.forget("other.data")
     _map_and_check(path, place, MAPPINGS["single pair"])

@@ -13,9 +13,17 @@ __all__ = ["Random", "chosen", "mutated_bytes", "mutated_json", "mutated_text"]
 
 Random = np.random.Generator
 
-INTEGERS = (0, 1, -1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 2**15, 2**16, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, -(2**63), 2**64)  # fmt: skip
-FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-7, 1e-45, 1e-300, 1.0000001, 25.0, 3.4e38, 1e308, -1e308, np.inf, -np.inf, np.nan)  # fmt: skip
-TEXTS = ("", " ", "x", "W", "a\nb", "\0", "\x1b[31m", "ä", "\ud800", "🙂" * 3, "n" * 300, "../x", "/etc/passwd", "%s%n", "NaN", "true", "[0]", "*", "=1+1")  # fmt: skip
+INTEGERS = (
+    0, 1, -1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 2**15, 2**16, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, -(2**63),
+    2**64,
+)  # fmt: skip
+FLOATS = (
+    0.0, -0.0, 1.0, -1.0, 0.5, 1e-7, 1e-45, 1e-300, 1.0000001, 25.0, 3.4e38, 1e308, -1e308, np.inf, -np.inf, np.nan,
+)  # fmt: skip
+TEXTS = (
+    "", " ", "x", "W", "a\nb", "\0", "\x1b[31m", "ä", "\ud800", "🙂" * 3, "n" * 300, "../x", "/etc/passwd", "%s%n",
+    "NaN", "true", "[0]", "*", "=1+1",
+)  # fmt: skip
 _BYTES = (0, 1, 0x7F, 0x80, 0xFF, 0x0A, 0x22, 0x5B, 0x7B, 0x50)
 
 # Deeper than the parsers that are read with; shallower is taken by most of them.

@@ -40,7 +40,7 @@ class Place:
                     if item.is_dir(follow_symlinks=False):
                         shutil.rmtree(item)
                     else:
-                        os.unlink(item)
+                        Path(item).unlink()
 
     def write(self, name: str, content: bytes) -> Path:
         """Write an input."""
@@ -60,9 +60,7 @@ class Place:
     def changed(self) -> list[str]:
         """Inputs that are not as they were."""
         return [
-            path.name
-            for path, content in self._written.items()
-            if not path.is_file() or path.read_bytes() != content
+            path.name for path, content in self._written.items() if not path.is_file() or path.read_bytes() != content
         ]
 
 

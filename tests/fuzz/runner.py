@@ -30,6 +30,9 @@ _RESERVED_BYTES = 2 << 30
 # What does not come back after the alarm is in code that Python cannot interrupt.
 _GRACE_SECONDS = 5.0
 
+# A file system in memory, where there is one.
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108
+
 _KINDS = ("accepted", "unjudged", "refused", "fault")
 _NUMBER, _BEGIN, _SLOWEST, _SLOWEST_NUMBER, _PEAK = range(len(_KINDS), len(_KINDS) + 5)
 
@@ -100,7 +103,7 @@ def _run_in_a_process(reader: str, seed: int, numbers: range, findings: Findings
     shared = RawArray("d", _PEAK + 1)
     shared[_NUMBER] = numbers.start
     receiving, sending = context.Pipe(duplex=False)
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))  # noqa: S108
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None))
     process = context.Process(target=_work, args=(reader, seed, numbers, shared, sending, folder), daemon=True)
     process.start()
     sending.close()

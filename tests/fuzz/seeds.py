@@ -46,23 +46,27 @@ _SMALLEST_GENERATED = 1500
 _GENERATED = 120
 
 _TEXTS = {
-    "MatMul": '17 | (float[1,3] x) => (float[1,4] y) { y = MatMul(x, W) }',
-    "Gemm": '13 | (float[1,3] x) => (float[1,4] y) { y = Gemm <transB = 1, alpha = 0.5, beta = 2.0> (x, V, b) }',
-    "Conv": '17 | (float[1,4,3,3] x) => (float[1,4,2,2] y) { c = Conv <group = 2> (x, K, b) y = Relu(c) }',
-    "shared": '17 | (float[3,3] x) => (float[3,3] y) { t = Transpose <perm = [1, 0]> (S) h = MatMul(x, t) y = MatMul(h, S) }',
-    "tied": '17 | (int64[2] i) => (float[2,3] y) { e = Gather(S, i) y = MatMul(e, S) }',
-    "Constant": '11 | (float[1,2] x) => (float[1,2] y) { C = Constant <value = float[2,2] {1.0, -2.0, 0.5, 3.0}> () y = MatMul(x, C) }',
-    "computed": '17 | (float[1,4] x) => (float[1,3] y) { h = Cast <to = 1> (H) t = Transpose <perm = [1, 0]> (h) y = MatMul(x, t) }',
-    "body": '17 | (float[1,3] x, bool c) => (float[1,4] y) { y = If (c) <then_branch = a () => (float[1,4] p) { p = MatMul(x, W) }, '
-            'else_branch = e () => (float[1,4] q) { q = MatMul(x, Z) }> }',
-    "LSTM": '14 | (float[2,1,2] x) => (y) { y, h, s = LSTM <hidden_size = 1> (x, L, R, B) }',
-    "QDQ": '13 | (float[1,3] x) => (float[1,4] y) { w = DequantizeLinear <axis = 1> (Q, qs, qz) y = MatMul(x, w) }',
-    "integer": '10 | (uint8[1,3] x) => (int32[1,4] y) { y = MatMulInteger(x, Q, xz, z8) }',
-    "Einsum": '17 | (float[1,3] x) => (float[4,1] y) { y = Einsum <equation = "bi,io->ob"> (x, W) }',
-    "half": '17 | (float16[1,3] x) => (float16[1,4] y) { y = MatMul(x, H) }',
-    "bfloat16": '17 | (bfloat16[1,3] x) => (bfloat16[1,4] y) { y = MatMul(x, G) }',
-    "double": '17 | (double[1,3] x) => (double[1,4] y) { y = MatMul(x, D) }',
-}  # fmt: skip
+    "MatMul": """17 | (float[1,3] x) => (float[1,4] y) { y = MatMul(x, W) }""",
+    "Gemm": """13 | (float[1,3] x) => (float[1,4] y) { y = Gemm <transB = 1, alpha = 0.5, beta = 2.0> (x, V, b) }""",
+    "Conv": """17 | (float[1,4,3,3] x) => (float[1,4,2,2] y) { c = Conv <group = 2> (x, K, b) y = Relu(c) }""",
+    "shared": """17 | (float[3,3] x) => (float[3,3] y) {
+        t = Transpose <perm = [1, 0]> (S) h = MatMul(x, t) y = MatMul(h, S) }""",
+    "tied": """17 | (int64[2] i) => (float[2,3] y) { e = Gather(S, i) y = MatMul(e, S) }""",
+    "Constant": """11 | (float[1,2] x) => (float[1,2] y) {
+        C = Constant <value = float[2,2] {1.0, -2.0, 0.5, 3.0}> () y = MatMul(x, C) }""",
+    "computed": """17 | (float[1,4] x) => (float[1,3] y) {
+        h = Cast <to = 1> (H) t = Transpose <perm = [1, 0]> (h) y = MatMul(x, t) }""",
+    "body": """17 | (float[1,3] x, bool c) => (float[1,4] y) {
+        y = If (c) <then_branch = a () => (float[1,4] p) { p = MatMul(x, W) },
+                    else_branch = e () => (float[1,4] q) { q = MatMul(x, Z) }> }""",
+    "LSTM": """14 | (float[2,1,2] x) => (y) { y, h, s = LSTM <hidden_size = 1> (x, L, R, B) }""",
+    "QDQ": """13 | (float[1,3] x) => (float[1,4] y) { w = DequantizeLinear <axis = 1> (Q, qs, qz) y = MatMul(x, w) }""",
+    "integer": """10 | (uint8[1,3] x) => (int32[1,4] y) { y = MatMulInteger(x, Q, xz, z8) }""",
+    "Einsum": """17 | (float[1,3] x) => (float[4,1] y) { y = Einsum <equation = "bi,io->ob"> (x, W) }""",
+    "half": """17 | (float16[1,3] x) => (float16[1,4] y) { y = MatMul(x, H) }""",
+    "bfloat16": """17 | (bfloat16[1,3] x) => (bfloat16[1,4] y) { y = MatMul(x, G) }""",
+    "double": """17 | (double[1,3] x) => (double[1,4] y) { y = MatMul(x, D) }""",
+}
 
 _FUNCTION = """
 <ir_version: 10, opset_import: ["" : 17, "own" : 1]>
@@ -271,7 +275,7 @@ def bundled_model() -> Parts:
 def external_model() -> tuple[onnx.ModelProto, bytes]:
     """A model whose two weights lie in a file of data, and that file."""
     arrays = _arrays()
-    model = _parsed("chain", '17 | (float[1,3] x) => (float[1,3] y) { h = MatMul(x, W) y = MatMul(h, V) }')
+    model = _parsed("chain", "17 | (float[1,3] x) => (float[1,3] y) { h = MatMul(x, W) y = MatMul(h, V) }")
     data = b""
     for tensor in model.graph.initializer:
         raw = arrays[tensor.name].tobytes()
@@ -290,7 +294,8 @@ def bundle_files(arrays: str = "hdf5") -> dict[str, bytes]:
         folder = Path(name)
         weights = {"W": (6, 5), "V": (5, 3)}
         random = np.random.default_rng(3)
-        nodes = [helper.make_node("Gemm", ["x", "W", "b"], ["h"], name="one"), helper.make_node("MatMul", ["h", "V"], ["y"], name="two")]  # fmt: skip
+        gemm = helper.make_node("Gemm", ["x", "W", "b"], ["h"], name="one")
+        nodes = [gemm, helper.make_node("MatMul", ["h", "V"], ["y"], name="two")]
         ends = [helper.make_tensor_value_info(*item) for item in (("x", 1, [1, 6]), ("y", 1, [1, 3]))]
         tensors = [_tensor(random.normal(size=shape).astype(np.float32), key) for key, shape in weights.items()]
         tensors.append(_tensor(random.normal(size=5).astype(np.float32), "b"))
@@ -312,7 +317,7 @@ DEFECTS = json.dumps({
     "arrays": [
         {"array": 0, "unusable_rows": [1], "stuck_cells": [{"row": 0, "column": 0, "conductance_us": 0.0}]},
         {"array": 1, "unusable": True},
-        {"array": 2, "stuck_cells": [{"row": r, "column": c, "conductance_us": 25.0} for r in range(2) for c in range(2)]},
+        {"array": 2, "stuck_cells": [{"row": row, "column": 1, "conductance_us": 25.0} for row in range(3)]},
         {"array": 4, "unusable_columns": [0, 2]},
     ],
 })  # fmt: skip

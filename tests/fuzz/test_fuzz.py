@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onnx_gconv.errors import ModelError
-from tests.fuzz import attempts, file_targets, model_targets
+from tests.fuzz import attempts
 from tests.fuzz.attempts import attempt
 from tests.fuzz.place import Place
 from tests.fuzz.runner import run
@@ -37,7 +37,7 @@ def test_damaged_inputs_are_read_right_or_refused(reader, place):
 @pytest.mark.no_cover
 def test_a_number_gives_the_same_input_each_time(place):
     def files(number):
-        attempt("manifest", SEED, number, place)
+        attempt("mapped", SEED, number, place)
         return [path.read_bytes() for path in sorted(place.inputs.iterdir())]
 
     assert files(3) == files(3) != files(4)
@@ -62,8 +62,6 @@ def overwrite(random, place):
 
 
 def warn(random, place):
-    import numpy as np
-
     np.float32(1) / np.float32(0)
 
 
@@ -71,29 +69,26 @@ def stumble(random, place):
     raise IndexError("list index out of range")
 
 
-def say_much(random, place):
-    raise ModelError("two\nlines")
+def say_nothing(random, place):
+    raise ModelError
 
 
 @pytest.mark.parametrize(
     ("check", "what"),
     [
         (wait, "more than 0.05 s"),
-        (leave, r"\['half.onnx'\] were left behind: refused"),
-        (overwrite, r"the inputs \['model.onnx'\] were changed"),
+        (leave, "['half.onnx'] were left behind: refused"),
+        (overwrite, "the inputs ['model.onnx'] were changed"),
         (warn, "RuntimeWarning: divide by zero"),
         (stumble, "IndexError: list index out of range at test_fuzz.py"),
-        (say_much, "not one line of bounded length"),
+        (say_nothing, "not one line of bounded length"),
     ],
 )
 def test_what_goes_wrong_is_a_fault(check, what, place, monkeypatch):
     monkeypatch.setattr(attempts, "LONGEST_SECONDS", 0.05)
     outcome = outcome_of(check, place, monkeypatch)
     assert outcome.kind == "fault"
-    pytest.raises(AssertionError, match=what).expected_exception  # noqa: B018
-    import re
-
-    assert re.search(what, outcome.detail), outcome
+    assert what in outcome.detail
 
 
 def die(random, place):
@@ -110,4 +105,3 @@ def test_a_process_that_dies_is_a_fault_and_the_next_inputs_are_tried(monkeypatc
     assert findings.inputs == 8
     assert 0 < findings.counts["fault"] < 8
     assert {item.place for item in findings.faults} == {"ends the process (3)"}
-    assert not list(Path("/dev/shm").glob("fuzz-planted*"))

@@ -211,6 +211,8 @@ def _preset_of(table: Mapping[str, Any], place: str) -> DevicePreset:
         return DevicePreset(**values, sources=tuple(Source(**source) for source in table["source"]))
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
+    except OverflowError:
+        raise ConfigError(f"{place}: one of its whole numbers is beyond all floats") from None
 
 
 def _check_complete(table: Mapping[str, Any]) -> None:

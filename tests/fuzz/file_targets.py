@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -244,8 +244,10 @@ source = [{ tool = "a tool", file = "a file" }]
 
 def check_presets(random: Random, _place: Place) -> None:
     """Read damaged tables of devices."""
-    content = mutated_text(_PRESETS, random, _WORDS)
-    for item in presets_in(content.decode("utf-8", "replace")):
-        if not (item.g_min < item.g_max and re.search(re.escape(str(item.name)), content.decode("utf-8", "replace"))):
-            raise WrongError(f"the preset {item} is not in the text")
+    text = mutated_text(_PRESETS, random, _WORDS).decode("utf-8", "replace")
+    found = presets_in(text)
+    said = [(table["name"], table["g_min"], table["g_max"]) for table in tomllib.loads(text).get("preset", ())]
+    if said != [(item.name, item.g_min, item.g_max) for item in found]:
+        raise WrongError(f"the presets are {found}")
+    for item in found:
         item.to_json()

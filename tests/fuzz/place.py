@@ -80,6 +80,8 @@ def reading_of(path: Path) -> Reading:
         names += [tensor.name for tensor in scope.graph.initializer]
         if len(set(names)) < len(names) or {value.name for value in scope.graph.input} & set(scope.producers):
             raise NotJudgedError("a name is given twice")
+        if len({value.name for value in scope.graph.output}) < len(scope.graph.output):
+            raise NotJudgedError("an output is listed twice")
     return reading
 
 

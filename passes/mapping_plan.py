@@ -24,6 +24,7 @@ from onnx_gconv.errors import UnmappableWeightError
 from onnx_gconv.passes.half_precision import in_half_precision
 from onnx_gconv.schemes.clipping import abs_percentiles
 from onnx_gconv.schemes.conversion import ConversionLoss, WeightConversion
+from onnx_gconv.schemes.group_extremes import GroupExtremes
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
@@ -36,6 +37,9 @@ __all__ = ["MappingPlan", "PlannedWeight", "make_plan"]
 
 # A weight is scanned in parts of this many elements, so that one large weight keeps all workers busy.
 _PART_ELEMENTS = 1 << 24
+
+# What a weight loses is computed in ten arrays of so many elements, which then stay in the cache of the processor.
+_LOSS_ELEMENTS = 1 << 15
 
 # Integers come back exactly if they are off by less than this before they are rounded.
 _ROUNDED_AWAY = 0.5
@@ -355,8 +359,10 @@ def _with_loss(weight: PlannedWeight) -> PlannedWeight:
         stop = min(start + _PART_ELEMENTS, weight.found.tensor.size)
         total: ConversionLoss | None = None
         for chunk in element_chunks(weight.found.numbers, start, stop, dtype=dtype):
-            loss = weight.conversion.loss(chunk, start, rounded=weight.found.is_integer)
-            total = loss if total is None else total | loss
+            for first in range(0, chunk.size, _LOSS_ELEMENTS):
+                block = chunk[first : first + _LOSS_ELEMENTS]
+                loss = weight.conversion.loss(block, start + first, rounded=weight.found.is_integer)
+                total = loss if total is None else total | loss
             start += chunk.size
         assert total is not None  # noqa: S101 - a part has elements
         return total
@@ -380,8 +386,9 @@ def _scan_all(
     total = sum(tensor.nbytes for tensor in tensors)
     done = 0
     outcomes: list[WeightStatistics | UnmappableWeightError | None] = [None] * len(candidates)
+    extremes = [None if candidate.grid is None else GroupExtremes(candidate.grid) for candidate in candidates]
     with concurrent.futures.ThreadPoolExecutor(worker_count()) as executor:
-        jobs = [executor.submit(_scan_part, candidates[number], start) for number, start in parts]
+        jobs = [executor.submit(_scan_part, candidates[number], extremes[number], start) for number, start in parts]
         try:
             for (number, start), job in zip(parts, jobs, strict=True):
                 outcome, before = job.result(), outcomes[number]
@@ -396,36 +403,23 @@ def _scan_all(
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
-    for result in outcomes:
+    for result, found in zip(outcomes, extremes, strict=True):
         assert result is not None  # noqa: S101 - a found weight has elements
-        yield result
+        if found is None or isinstance(result, UnmappableWeightError):
+            yield result
+        else:
+            yield replace(result, minimum=found.minimum, maximum=found.maximum)
 
 
-def _scan_part(candidate: _Candidate, start: int) -> WeightStatistics | UnmappableWeightError:
+def _scan_part(
+    candidate: _Candidate, extremes: GroupExtremes | None, start: int
+) -> WeightStatistics | UnmappableWeightError:
+    """The statistics of a part of a weight; those of groups of its elements go into `extremes`."""
     tensor = candidate.found.numbers
     dtype = compute_dtype(tensor.dtype.numpy())
     stop = min(start + _PART_ELEMENTS, tensor.size)
     try:
-        if candidate.grid is None:
-            return weight_statistics(element_chunks(tensor, start, stop, dtype=dtype), first_index=start)
-        return _group_statistics(element_chunks(tensor, start, stop, dtype=dtype), candidate.grid, start)
+        chunks = element_chunks(tensor, start, stop, dtype=dtype)
+        return weight_statistics(chunks if extremes is None else extremes.added(chunks, start), first_index=start)
     except UnmappableWeightError as error:
         return error
-
-
-def _group_statistics(chunks: Iterator[FloatArray], grid: ScaleGrid, start: int) -> WeightStatistics:
-    """Scan a part of a weight from an element on, for each group of elements that share a scale.
-
-    A group without an element in the part has the minimum +inf and the maximum -inf.
-
-    Raises:
-        UnmappableWeightError: If an element is not finite.
-    """
-    minimum, maximum, first = np.full(grid.shape, np.inf), np.full(grid.shape, -np.inf), start
-    for elements in chunks:
-        weight_statistics([elements], first_index=start)  # which refuses elements that are not finite
-        for ufunc, extremes in ((np.minimum, minimum), (np.maximum, maximum)):
-            reduced, groups = grid.reduced(ufunc, elements, start)
-            ufunc.at(extremes.reshape(-1), groups, reduced.astype(np.float64))
-        start += elements.size
-    return WeightStatistics(minimum=minimum, maximum=maximum, count=start - first)

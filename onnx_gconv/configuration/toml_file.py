@@ -10,6 +10,7 @@ from pathlib import Path
 
 from onnx_gconv.configuration.configuration import Configuration, ConfigurationSource
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.special_files import no_file_but
 
 __all__ = ["read_configuration"]
 
@@ -30,6 +31,8 @@ def read_configuration(path: str | os.PathLike[str]) -> Configuration:
         ConfigError: If it cannot be read, is no TOML, or has an unknown key or a wrong value.
     """
     file = Path(path)
+    if (place := no_file_but(file)) is not None:
+        raise ConfigError(f"'{file}' cannot be read: it is {place}; give the path of a TOML file")
     try:
         text = file.read_bytes().decode("utf-8")
     except OSError as error:

@@ -15,7 +15,7 @@ from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray
 from onnx_gconv.mapping import ConsumerRecord, MatrixViewRecord, WeightRecord
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.matrix_view import MatrixView
-from onnx_gconv.tensors.external import check_external_tensor
+from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.weights.constants import constant_tensor
 from onnx_gconv.weights.mvm_ops import BiasSlot, MvmOp
 from onnx_gconv.weights.weight_path import reached_inputs
@@ -61,12 +61,10 @@ class FoundBias:
         Raises:
             ModelError: If external data cannot be read.
         """
-        if isinstance(self.tensor, ir.ExternalTensor):
-            check_external_tensor(self.tensor)
-        dtype = self.tensor.dtype
+        dtype, elements = self.tensor.dtype, all_elements(self.tensor)
         if dtype.is_integer():
-            return self.tensor.numpy().astype(np.int64, copy=False)
-        return self.tensor.numpy().astype(np.float64 if dtype == ir.DataType.DOUBLE else np.float32, copy=False)
+            return elements.astype(np.int64, copy=False)
+        return elements.astype(np.float64 if dtype == ir.DataType.DOUBLE else np.float32, copy=False)
 
 
 @dataclass(frozen=True, eq=False)

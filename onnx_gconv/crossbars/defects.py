@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.json_schema import schema_text
+from onnx_gconv.files.special_files import no_file_but
 from onnx_gconv.validation_messages import Flaw, first_flaw, uncapitalized
 
 __all__ = ["ArrayDefects", "DefectMap", "StuckCell", "defects_schema", "read_defects"]
@@ -86,6 +87,8 @@ def read_defects(path: str | os.PathLike[str], geometry: ArrayGeometry) -> tuple
         ConfigError: If it cannot be read, is no defect map, or names what the arrays do not have.
     """
     file = Path(path)
+    if (place := no_file_but(file)) is not None:
+        raise ConfigError(f"cannot read the defect map '{file}': it is {place}; give a file")
     try:
         content = file.read_bytes()
     except OSError as error:

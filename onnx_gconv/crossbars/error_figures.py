@@ -57,7 +57,8 @@ class ErrorHistogram:
     def of(cls, errors: NDArray[np.float64]) -> ErrorHistogram:
         """The histogram of finite errors in µS, as fine as all of them fit."""
         largest = max(float(errors.max()), -float(errors.min())) if errors.size else 0.0
-        exponent = max(math.frexp(largest / _BINS_PER_SIDE)[1], _FINEST_EXPONENT)
+        # Without an error above 0 any bins do, so that the finest ones leave the width to the errors that are joined.
+        exponent = max(math.frexp(largest / _BINS_PER_SIDE)[1], _FINEST_EXPONENT) if largest else _FINEST_EXPONENT
         # Powers of two divide without rounding, so that an error is counted in its bin and no neighbour of it.
         bins = np.floor(np.ldexp(errors, -exponent)).astype(np.int64) + _BINS_PER_SIDE
         bins = np.minimum(bins, 2 * _BINS_PER_SIDE - 1).reshape(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.crossbars.bias import BiasRows, FoundBias, bias_as_rows, find_bias
-from onnx_gconv.crossbars.tiles import ArrayGeometry, Tile, TileGrid
+from onnx_gconv.crossbars.tiles import ArrayGeometry, Tile, TileGrid, touched_pieces
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
 from onnx_gconv.mapping import ConsumerRecord, UnknownConverterError, WeightRecord
@@ -137,8 +137,7 @@ class Layer:
             scale: The scales of the layer, [matrices, pieces of rows, pieces of columns].
         """
         grid = self.scale_grid
-        rows = np.searchsorted(grid.row_starts, np.arange(*tile.inputs), side="right") - 1
-        columns = np.searchsorted(grid.column_starts, np.arange(*tile.outputs), side="right") - 1
+        rows, columns = _pieces(grid.row_starts, tile.inputs), _pieces(grid.column_starts, tile.outputs)
         of_cells: NDArray[np.float64] = scale[tile.matrix][rows[:, None], columns]
         return of_cells
 
@@ -146,6 +145,15 @@ class Layer:
         """The zero points of a weight of integer codes, which broadcast to it; None for 0."""
         found = self.mapped.zero_point
         return None if found is None else np.ascontiguousarray(found.values.astype("<i8"))
+
+
+def _pieces(starts: Sequence[int], stretch: tuple[int, int]) -> NDArray[np.intp]:
+    """The piece of an axis that each index of a stretch belongs to; those beyond the last one belong to it.
+
+    Only the pieces that it touches are looked at: an axis may have as many as it has indices.
+    """
+    first, stop = touched_pieces(starts, *stretch)
+    return np.searchsorted(starts[first:stop], np.arange(*stretch), side="right") + (first - 1)
 
 
 def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | None) -> tuple[Layer, ...]:

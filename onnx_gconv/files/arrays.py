@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias
@@ -14,9 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import BundleError
+from onnx_gconv.files.damage import damage_as_value_error
 from onnx_gconv.files.hdf5_file import FileForHdf5
+from onnx_gconv.files.hdf5_reader import ElsewhereError, Hdf5Reader, opening_problem
+from onnx_gconv.files.octave import OctaveReader
+from onnx_gconv.files.special_files import no_file_but
 
-__all__ = ["ARRAY_FILES", "ArrayReader", "ArrayWriter", "ArraysKind", "read_arrays", "write_arrays"]
+__all__ = [
+    "ARRAY_FILES",
+    "ArrayReader",
+    "ArrayWriter",
+    "ArraysKind",
+    "ElsewhereError",
+    "read_arrays",
+    "write_arrays",
+]
 
 ArraysKind: TypeAlias = Literal["hdf5", "npz"]
 
@@ -24,7 +35,8 @@ ARRAY_FILES: dict[ArraysKind, str] = {"hdf5": "conductances.h5", "npz": "conduct
 
 # The same bytes for the same arrays: zip would put the time of writing into the file.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-_NPY_VERSION = (1, 0)
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class ArrayWriter(Protocol):
@@ -56,6 +68,7 @@ class ArrayReader(Protocol):
         """Shape and type of an array, without reading it; None if there is none of that key.
 
         Raises:
+            ElsewhereError: If it stands in another place.
             OSError: If it cannot be read.
             ValueError: If it is damaged.
         """
@@ -71,6 +84,10 @@ class ArrayReader(Protocol):
         """
         ...
 
+    def written(self, key: str) -> NDArray[np.bool_] | None:
+        """Which elements of an array were ever written, as far as the file tells; None if all were."""
+        ...
+
 
 def write_arrays(path: Path, kind: ArraysKind) -> ArrayWriter:
     """Begin a new file of arrays, to be used in a with statement."""
@@ -78,36 +95,29 @@ def write_arrays(path: Path, kind: ArraysKind) -> ArrayWriter:
     return writers[kind](path)
 
 
-def read_arrays(path: Path, kind: ArraysKind) -> ArrayReader:
+def read_arrays(path: Path, kind: ArraysKind, remedy: str = "copy the whole folder again") -> ArrayReader:
     """Open a file of arrays.
 
+    Args:
+        path: The file.
+        kind: What it is.
+        remedy: What to do if it is missing or damaged.
+
     Raises:
-        BundleError: If it is missing or damaged.
+        BundleError: If it is missing, damaged, or open in a program that writes to it.
     """
-    readers: dict[ArraysKind, Callable[[Path], ArrayReader]] = {"hdf5": _Hdf5Reader, "npz": _NpzReader}
+    readers: dict[ArraysKind, Callable[[Path], ArrayReader]] = {"hdf5": _hdf5_reader, "npz": _NpzReader}
+    if (kind_of_place := no_file_but(path)) is not None:
+        raise BundleError(f"'{path}' cannot be read: it is {kind_of_place}; {remedy}")
     try:
-        with _damage_as_value_error():
+        with damage_as_value_error():
             return readers[kind](path)
     except FileNotFoundError:
-        raise BundleError(f"'{path}' is missing; copy the whole folder again") from None
+        raise BundleError(f"'{path}' is missing; {remedy}") from None
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise BundleError(f"'{path}' cannot be read: {reason}; copy the whole folder again") from None
-
-
-@contextmanager
-def _damage_as_value_error() -> Iterator[None]:
-    """Let what is wrong with a file be a ValueError, which callers name the file in.
-
-    zipfile, zlib, lzma, h5py and NumPy's reader of headers raise errors of a dozen types for damaged files, for
-    encrypted ones, and for methods of compression that they do not know.
-    """
-    try:
-        yield
-    except (KeyError, OSError, ValueError):
-        raise
-    except Exception as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+        problem = opening_problem(path, error) if isinstance(error, OSError) and kind == "hdf5" else None
+        raise BundleError(problem or f"'{path}' cannot be read: {reason}; {remedy}") from None
 
 
 class _Hdf5Writer:
@@ -198,69 +208,9 @@ class _NpzWriter:
             member.write(array.reshape(-1).view(np.uint8).data)
 
 
-class _Hdf5Reader:
-    """Datasets, through the low-level interface, which is faster. Nothing that leads to other files is followed."""
-
-    def __init__(self, path: Path) -> None:
-        import h5py
-
-        self._file = h5py.File(path, "r")
-        self._h5py = h5py
-        self._groups: dict[str, bool] = {"": True}
-
-    def close(self) -> None:
-        self._file.close()
-
-    def keys(self) -> Iterator[str]:
-        names: list[str] = []
-        with _damage_as_value_error():
-            self._h5py.h5o.visit(self._file.id, lambda name: names.append(name.decode(errors="replace")))
-            return iter([name for name in names if self._dataset(name) is not None])
-
-    def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-        with _damage_as_value_error():
-            dataset = self._dataset(key)
-            if dataset is None:
-                return None
-            if dataset.shape is None:
-                raise ValueError("it is an empty dataset without a shape")
-            return dataset.shape, dataset.dtype
-
-    def read(self, key: str) -> NDArray[Any]:
-        with _damage_as_value_error():
-            dataset = self._dataset(key)
-            if dataset is None:
-                raise KeyError(key)
-            # HDF5 leaves elements as they are that were never written.
-            array = np.zeros(dataset.shape, dataset.dtype)
-            dataset.read(self._h5py.h5s.ALL, self._h5py.h5s.ALL, array)
-            return array
-
-    def _dataset(self, key: str) -> Any | None:  # noqa: ANN401 - h5py has no types
-        h5d = self._h5py.h5d
-        if not (self._is_group(key.rpartition("/")[0]) and self._is_inside(key)):
-            return None
-        try:
-            dataset = h5d.open(self._file.id, key.encode())
-        except (KeyError, TypeError, ValueError):  # none of that name, or a group
-            return None
-        creation = dataset.get_create_plist()
-        is_elsewhere = creation.get_layout() == h5d.VIRTUAL or creation.get_external_count() > 0
-        return None if is_elsewhere else dataset
-
-    def _is_group(self, path: str) -> bool:
-        """Whether a path leads through groups of this file."""
-        if path not in self._groups:
-            self._groups[path] = self._is_group(path.rpartition("/")[0]) and self._is_inside(path)
-        return self._groups[path]
-
-    def _is_inside(self, path: str) -> bool:
-        """Whether the last part of a path is an object of this file, no link to another place."""
-        try:
-            link = self._file.id.links.get_info(path.encode())
-        except (KeyError, ValueError, RuntimeError):
-            return False
-        return bool(link.type == self._h5py.h5l.TYPE_HARD)
+def _hdf5_reader(path: Path) -> ArrayReader:
+    reader = Hdf5Reader(path)
+    return OctaveReader(reader) if reader.is_of_octave else reader
 
 
 class _NpzReader:
@@ -277,13 +227,18 @@ class _NpzReader:
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
         if f"{key}.npy" not in self._names:
             return None
-        with _damage_as_value_error(), self._zip.open(f"{key}.npy") as member:
-            if np.lib.format.read_magic(member) != _NPY_VERSION:
-                return None
-            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+        with damage_as_value_error(), self._zip.open(f"{key}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            if version not in _HEADERS:
+                raise ValueError(f"its npy version is {'.'.join(map(str, version))}")
+            shape, _, dtype = _HEADERS[version](member)
         return shape, dtype
 
     def read(self, key: str) -> NDArray[Any]:
-        with _damage_as_value_error(), self._zip.open(f"{key}.npy") as member:
+        with damage_as_value_error(), self._zip.open(f"{key}.npy") as member:
             array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
             return array
+
+    def written(self, key: str) -> NDArray[np.bool_] | None:
+        del key  # npz files hold whole arrays only
+        return None

@@ -18,13 +18,16 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx_gconv.errors import ConfigError, GconvError, ModelError
 from onnx_gconv.files.data_file import write_data_file
 from onnx_gconv.files.model_checks import first_problem
+from onnx_gconv.files.special_files import no_file_but
 from onnx_gconv.files.staged_model import staged_output
+from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.tensors.external import (
     attribute_tensors,
     check_external_tensor,
     external_files,
     external_tensors,
 )
+from onnx_gconv.tensors.streamed import all_elements
 
 __all__ = [
     "EXTERNAL_DATA_THRESHOLD_BYTES",
@@ -53,11 +56,12 @@ _OF_ONNX_RUNTIME = (
 _Replace: TypeAlias = Callable[[Callable[[], None], Callable[[], None]], None]
 
 
-def load_model(path: str | os.PathLike[str]) -> ir.Model:
+def load_model(path: str | os.PathLike[str], watched: WatchedFiles | None = None) -> ir.Model:
     """Read an ONNX model; data outside the file is checked, but not read.
 
     Args:
         path: The ``.onnx`` file.
+        watched: The file and those of its external data are added to them.
 
     Raises:
         ModelError: If the file cannot be read, is not an ONNX model or is truncated; if it holds something that would
@@ -65,6 +69,8 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
             external data is unsafe, missing or too short.
     """
     path = check_model_path(path)
+    watched = WatchedFiles() if watched is None else watched
+    watched.add(path)
     try:
         proto = onnx.load(os.fspath(path), format="protobuf", load_external_data=False)
     except OSError as error:
@@ -87,6 +93,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
             check_external_tensor(tensor)
         except ModelError as error:
             raise ModelError(f"'{path}': {error}") from None
+        watched.add(Path(tensor.path))
     return model
 
 
@@ -118,6 +125,7 @@ def save_model(
     *,
     external_data: bool | None = None,
     inputs: Iterable[str | os.PathLike[str]] = (),
+    watched: WatchedFiles | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write an ONNX model so that it appears whole or not at all.
@@ -133,6 +141,7 @@ def save_model(
         external_data: Whether initializers go to a data file beside the model, named ``NAME.onnx.data``. If None, they
             do if a tensor of the model is in external data already, or if the output would exceed 256 MiB.
         inputs: Models that may not be overwritten, with their external data.
+        watched: What the tensors are computed from; nothing is put in its place if that has changed meanwhile.
         progress: Called with the bytes written so far and in all.
 
     Returns:
@@ -140,7 +149,7 @@ def save_model(
 
     Raises:
         ConfigError: If the output cannot be written there, or cannot be written without external data.
-        ModelError: If external data that is to be copied cannot be read.
+        ModelError: If external data that is to be copied cannot be read, or a watched file has changed.
     """
     path = Path(path)
     sources = [Path(item) for item in inputs]
@@ -160,8 +169,11 @@ def save_model(
     if path.resolve() in data_files:
         raise ConfigError(f"the output '{path}' is the data file of the input; choose another name")
     protected = {item.resolve() for item in sources} | data_files
+    check = WatchedFiles().check if watched is None else watched.check
     try:
-        return _write(model, path, external_data=external_data, total=total, protected=protected, progress=progress)
+        return _write(
+            model, path, check, external_data=external_data, total=total, protected=protected, progress=progress
+        )
     except OSError as error:
         raise ConfigError(_write_failure(path, error, total)) from error
     except EncodeError as error:
@@ -240,16 +252,16 @@ def check_model_path(path: str | os.PathLike[str]) -> Path:
     if not os.fspath(path):
         raise ModelError("the path of the model is empty; give the .onnx file")
     found = Path(path)
-    if found.is_dir():
-        raise ModelError(f"cannot read the model '{found}': it is a folder; give the .onnx file in it")
-    if found.exists() and not found.is_file():
-        raise ModelError(f"cannot read the model '{found}': it is a device, a pipe or a socket; give a file")
+    if (place := no_file_but(found)) is not None:
+        remedy = "give the .onnx file in it" if found.is_dir() else "give a file"
+        raise ModelError(f"cannot read the model '{found}': it is {place}; {remedy}")
     return found
 
 
 def _write(
     model: ir.Model,
     path: Path,
+    check_sources: Callable[[], None],
     *,
     external_data: bool,
     total: int,
@@ -262,6 +274,7 @@ def _write(
             _externalize(model, output.model.with_name(data_file), replace, partial(_report, progress, total))
         _take_into_memory(model, output.model.parent, replace)
         ir.save(model, output.model, format="protobuf")
+        check_sources()
         written = output.commit(data_file)
     if progress is not None:
         progress(total, total)
@@ -329,11 +342,7 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol:
 
 
 def _loaded(tensor: ir.ExternalTensor) -> ir.Tensor[Any]:
-    check_external_tensor(tensor)
-    try:
-        return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
-    finally:
-        tensor.release()
+    return ir.Tensor(all_elements(tensor), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
 
 
 def _attribute_in_memory(attribute: ir.Attr) -> ir.Attr:

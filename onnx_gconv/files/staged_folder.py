@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from onnx_gconv.files.staging import clear_after_dead_runs, new_hidden_folder, remove_hidden_folder
 
-__all__ = ["StagedFolder", "staged_folder"]
+__all__ = ["StagedFolder", "bring_back", "staged_folder"]
 
 # In the hidden folder: the new folder, and the old one while it is replaced.
 _NEW, _OLD = "new", "old"
@@ -35,17 +36,24 @@ class StagedFolder:
         the same path brings the older one back.
 
         Raises:
+            FileExistsError: If another program put a folder there meanwhile, which stands then.
             OSError: If it cannot be moved; the older one stands then.
         """
         if self._path.exists():
             self._path.rename(self._old)
-            try:
-                self.folder.rename(self._path)
-            except BaseException:
-                self._old.rename(self._path)
-                raise
-        else:
+        try:
             self.folder.rename(self._path)
+        except OSError:  # the older one comes back when the hidden folder is cleared up
+            if self._path.exists():
+                message = f"another program wrote '{self._path.name}' meanwhile, run again"
+                raise FileExistsError(errno.EEXIST, message) from None
+            raise
+
+
+def bring_back(path: Path) -> None:
+    """Bring back an older folder that a run moved away which was killed then, and clear up what dead runs left."""
+    with contextlib.suppress(OSError):
+        clear_after_dead_runs(path, partial(_clear, path=path))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.json_schema import schema_text
+from onnx_gconv.files.special_files import no_file_but
 from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
@@ -331,6 +332,8 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
         BundleError: If there is none, it is damaged, or a newer version wrote it.
     """
     path = folder / MANIFEST_FILE
+    if (place := no_file_but(path)) is not None:
+        raise BundleError(f"'{path}' cannot be read: it is {place}; copy the bundle again")
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import BundleError, ConfigError
-from onnx_gconv.files.arrays import ArrayReader, ArraysKind, read_arrays
+from onnx_gconv.files.arrays import ArrayReader, ArraysKind, ElsewhereError, read_arrays
+from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import default_bundle_path
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, LayerRecord, TileRecord, read_bundle_manifest
 
@@ -22,6 +24,7 @@ __all__ = [
     "MeasuredArray",
     "Measurements",
     "check_limits",
+    "check_limits_of_type",
     "open_measurements",
     "parse_limits",
 ]
@@ -52,6 +55,21 @@ class MeasuredArray:
     failed: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """What the file has of one device of the cells of a tile, before it is checked.
+
+    Attributes:
+        conductances: In µS, [inputs, outputs]; NaN where nothing was written.
+        is_wanted: Which of them count; None if all do.
+        written: Which of them were ever written; None if all were.
+    """
+
+    conductances: NDArray[np.floating[Any]]
+    is_wanted: NDArray[np.bool_] | None
+    written: NDArray[np.bool_] | None
+
+
 def open_measurements(
     path: Path,
     *,
@@ -59,6 +77,7 @@ def open_measurements(
     mapped: Path,
     limits: tuple[float, float] | None,
     failed_cells: FailedCells,
+    watched: WatchedFiles,
 ) -> Measurements:
     """Open measured conductances.
 
@@ -69,6 +88,7 @@ def open_measurements(
         mapped: The model that was handed off; the bundle is looked for beside it.
         limits: The lowest and the highest conductance, in µS, that is taken for a measurement.
         failed_cells: Whether cells that the mask calls failed keep their target, or count as ``measured``.
+        watched: The file of arrays and the manifest of the bundle are added to them.
 
     Raises:
         BundleError: If there are none, or the bundle is not found or damaged.
@@ -77,6 +97,7 @@ def open_measurements(
         raise BundleError(f"'{path}' does not exist; give a file of measured arrays, or a bundle that holds one")
     file, kind = _arrays_in(path) if path.is_dir() else (path, _kind(path))
     folder = _bundle_of(path, bundle, mapped)
+    watched.add(folder / MANIFEST_FILE, BundleError)
     manifest = read_bundle_manifest(folder)
     for layer in manifest.layers:
         if (problem := layer.problem()) is not None:
@@ -85,7 +106,10 @@ def open_measurements(
             )
     if file is None:
         file, kind = folder / manifest.arrays.path, manifest.arrays.kind
-    return Measurements(file, read_arrays(file, kind), folder, manifest, limits=limits, failed_cells=failed_cells)
+    watched.add(file, BundleError)
+    remedy = "write it again, or copy it again from where it was measured"
+    reader = read_arrays(file, kind, remedy)
+    return Measurements(file, reader, folder, manifest, limits=limits, failed_cells=failed_cells)
 
 
 class Measurements:
@@ -142,26 +166,31 @@ class Measurements:
         """
         key = tile.conductances[device].key
         shape = tile.inputs[1] - tile.inputs[0], tile.outputs[1] - tile.outputs[0]
-        success = self._mask(key, tile, shape)
-        values = self._read(key, tile, shape)
+        values, written = self._read(key, tile, shape)
+        success = self._mask(key, tile, shape, is_needed=values is not None)
         if values is None:
             if success is None:
                 return None
             if success.any():
-                raise BundleError(
-                    f"'{self.path}': '{key}{_SUCCESS}' is there, but the array '{key}' is missing; add it"
-                )
+                missing = "is missing; add it" if written is None else "was never written; write it"
+                raise BundleError(f"'{self.path}': '{key}{_SUCCESS}' is there, but the array '{key}' {missing}")
             return MeasuredArray(np.full(shape, np.nan), success.size)
         if values.dtype.kind != "f":
             raise BundleError(
                 f"'{self.path}': array '{key}' is {values.dtype}, but conductances are floating-point numbers in µS"
             )
+        if written is not None:
+            values = np.where(written, values, values.dtype.type(np.nan))
         if success is None:
-            self._check(values, None, layer, tile, device)
+            self._check(_Reading(values, None, written), layer, tile, device)
             return MeasuredArray(values, 0)
         is_wanted = success | ~np.isnan(values) if self._uses_failed else success
-        self._check(values, is_wanted, layer, tile, device)
+        self._check(_Reading(values, is_wanted, written), layer, tile, device)
         return MeasuredArray(np.where(is_wanted, values, values.dtype.type(np.nan)), int(np.count_nonzero(~success)))
+
+    def is_created(self, tile: TileRecord, device: int) -> bool:
+        """Whether the file has an array of a device of the cells of a tile, be it that nothing was written to it."""
+        return self._reader.form(tile.conductances[device].key) is not None
 
     def limits(self, layer: LayerRecord) -> tuple[float, float]:
         """The lowest and the highest conductance that is taken for a measurement of a device of that layer, in µS."""
@@ -170,14 +199,8 @@ class Measurements:
         margin = _MARGIN * (layer.g_max - layer.g_min)
         return layer.g_min - margin, layer.g_max + margin
 
-    def _check(
-        self,
-        conductances: NDArray[np.floating[Any]],
-        is_wanted: NDArray[np.bool_] | None,
-        layer: LayerRecord,
-        tile: TileRecord,
-        device: int,
-    ) -> None:
+    def _check(self, reading: _Reading, layer: LayerRecord, tile: TileRecord, device: int) -> None:
+        conductances, is_wanted, written = reading.conductances, reading.is_wanted, reading.written
         low, high = self.limits(layer)
         is_right = (conductances >= low) & (conductances <= high)  # NaN is neither
         is_wrong = ~is_right if is_wanted is None else is_wanted & ~is_right
@@ -192,6 +215,11 @@ class Measurements:
         more = int(np.count_nonzero(is_wrong)) - 1
         others = f" (and {more:,} more cells of the array)" if more else ""
         key = tile.conductances[device].key
+        if written is not None and not written[row, column]:
+            raise BundleError(
+                f"'{self.path}': {cell} was never written, as only a part of the array was{others}; write all of it, "
+                f"or mark cells that were not measured with false in an array '{key}{_SUCCESS}'"
+            )
         if not np.isfinite(found):
             raise BundleError(
                 f"'{self.path}': {cell} is {found:g}, no conductance{others}; mark cells that could not be measured "
@@ -202,23 +230,45 @@ class Measurements:
             "conductances in µS, or a wider range with --limits LOW..HIGH (limits=(low, high))"
         )
 
-    def _read(self, key: str, tile: TileRecord, shape: tuple[int, int]) -> NDArray[Any] | None:
+    def _read(
+        self, key: str, tile: TileRecord, shape: tuple[int, int]
+    ) -> tuple[NDArray[Any] | None, NDArray[np.bool_] | None]:
+        """An array, and which of its elements were ever written, or None if all were.
+
+        There is no array if it is not in the file, or if nothing was written to it.
+        """
         try:
             if (form := self._reader.form(key)) is None:
-                return None
+                return None, None
             if form[0] != shape:
                 turned = "; it seems to be transposed" if form[0] == shape[::-1] else ""
                 raise BundleError(
                     f"'{self.path}': array '{key}' has the shape {list(form[0])}, but tile {tile.id} has {shape[0]} "
                     f"inputs and {shape[1]} outputs{turned}; write it as [{shape[0]}, {shape[1]}]"
                 )
-            return self._reader.read(key)
+            written = self._reader.written(key)
+            is_there = written is None or written.any()
+            return (self._reader.read(key) if is_there else None), written
+        except ElsewhereError as error:
+            raise self._elsewhere(key, error) from None
         except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise BundleError(f"'{self.path}': array '{key}' cannot be read: {reason}; write it again") from None
 
-    def _mask(self, key: str, tile: TileRecord, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-        mask = self._read(f"{key}{_SUCCESS}", tile, shape)
+    def _elsewhere(self, key: str, error: ElsewhereError) -> BundleError:
+        return BundleError(
+            f"'{self.path}': array '{key}' cannot be read: {error}, but only what stands in the file itself under that "
+            "key is read; copy the array there, e.g. with h5copy"
+        )
+
+    def _mask(self, key: str, tile: TileRecord, shape: tuple[int, int], *, is_needed: bool) -> NDArray[np.bool_] | None:
+        mask, written = self._read(f"{key}{_SUCCESS}", tile, shape)
+        if written is not None and (is_needed or mask is not None):
+            part = "only in part" if mask is not None else "never"
+            raise BundleError(
+                f"'{self.path}': array '{key}{_SUCCESS}' was created, but {part} written; write it, or leave it out if "
+                "all cells count"
+            )
         if mask is None:
             return None
         if mask.dtype == np.bool_:
@@ -241,6 +291,11 @@ class Measurements:
             raise BundleError(f"'{self.path}' cannot be read: {error}; write it again") from None
         if not any(key in measured for key in found):
             example = min(targets, default="L000/T0000/g_plus")
+            for key in sorted(targets):  # which may be links, and are not among the keys then
+                try:
+                    self._reader.form(key)
+                except ElsewhereError as error:
+                    raise self._elsewhere(key, error) from None
             raise BundleError(
                 f"'{self.path}' holds no measurement: none of its {len(found)} arrays has a key of the bundle "
                 f"'{self.bundle}', such as '{example}'"
@@ -297,10 +352,31 @@ def check_limits(limits: tuple[float, float] | None) -> None:
     """Refuse a range that is none.
 
     Raises:
-        ConfigError: If it is not two finite numbers, the lower one first.
+        ConfigError: If it is not two finite numbers of float32, the lower one first.
     """
-    if limits is not None and not (np.isfinite(limits).all() and limits[0] < limits[1]):
+    if limits is None:
+        return
+    if not (np.isfinite(limits).all() and limits[0] < limits[1]):
         raise ConfigError(f"limits are the lowest and the highest conductance in µS, but they are {limits}")
+    _check_largest(limits, float(np.finfo(np.float32).max), "float32")
+
+
+def check_limits_of_type(limits: tuple[float, float] | None, dtype: np.dtype[Any], weight: str) -> None:
+    """Refuse limits beyond what the conductances of a weight can be; what is measured there would become infinite.
+
+    Raises:
+        ConfigError: If one is.
+    """
+    if limits is not None:
+        _check_largest(limits, float(ml_dtypes.finfo(dtype).max), f"{dtype.name}, the type of those of '{weight}'")
+
+
+def _check_largest(limits: tuple[float, float], largest: float, what: str) -> None:
+    if max(map(abs, limits)) > largest:
+        raise ConfigError(
+            f"the limits {limits[0]:g}..{limits[1]:g} µS reach beyond {largest:g}, the largest conductance in {what}; "
+            "give narrower ones"
+        )
 
 
 def parse_limits(text: str) -> tuple[float, float]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import onnx_ir as ir
 
-from onnx_gconv.errors import ConfigError
+from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.files.models import save_model
 from onnx_gconv.handoff.manifest import FileRecord
 from onnx_gconv.tensors.external import external_tensors
@@ -58,6 +58,25 @@ def copied(source: Path, folder: Path, name: str, stopped: threading.Event) -> F
                 part = part[copy.write(part) :]
             count += size
     return FileRecord(path=name, bytes=count, sha256=sha256.hexdigest())
+
+
+def check_copied(files: Mapping[str, Path], copies: Sequence[FileRecord], executor: Executor) -> None:
+    """Check that files still are what was copied of them, in case a file system keeps no exact time of writing.
+
+    Args:
+        files: The files, by their names in the bundle.
+        copies: What the manifest says of their copies, in the same order.
+        executor: Hashes the files.
+
+    Raises:
+        ModelError: If one is not.
+    """
+    for file, now, copy in zip(files.values(), executor.map(hashed, files.values()), copies, strict=True):
+        if now.sha256 != copy.sha256:
+            raise ModelError(
+                f"'{file}' changed while it was read: its SHA-256 was {copy.sha256}, and is {now.sha256} now; let what "
+                "writes it come to its end, and run again"
+            )
 
 
 class _StoppedError(Exception):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnx_gconv.crossbars.arrangement import Arrangement, Evidence
 from onnx_gconv.crossbars.error_figures import ProgrammingErrors, Tolerance, WeightErrors
 from onnx_gconv.terminal_text import ByWidth, file_list, plain, rendered, titled_table
 
@@ -42,6 +43,9 @@ class TileReadback:
         weights: What that makes of the weights.
         largest_target_us: The largest target, in µS.
         largest_measured_us: The largest measured conductance, in µS; 0 if there is none.
+        never_written: The keys of arrays that are in the file, but that nothing was written to.
+        only_zeros: The keys of arrays of zeros, whose targets are none.
+        rearranged: What speaks for another arrangement of the measured cells, over all devices.
     """
 
     id: str
@@ -51,6 +55,9 @@ class TileReadback:
     weights: WeightErrors
     largest_target_us: float
     largest_measured_us: float
+    never_written: tuple[str, ...] = ()
+    only_zeros: tuple[str, ...] = ()
+    rearranged: Mapping[Arrangement, Evidence] = field(default_factory=dict)
 
     @property
     def errors(self) -> ProgrammingErrors:

@@ -25,7 +25,8 @@ from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_
 from onnx_gconv.files.models import check_model_path, load_model
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.files.progress import Progress, progress_of_step
-from onnx_gconv.files.staged_folder import staged_folder
+from onnx_gconv.files.staged_folder import bring_back, staged_folder
+from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
 from onnx_gconv.handoff.drawn_pictures import PicturesReport
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
@@ -43,7 +44,15 @@ from onnx_gconv.handoff.manifest import (
     PresetRecord,
     SourceRecord,
 )
-from onnx_gconv.handoff.model_files import MODEL_FILE, PLAIN_FILE, copied, files_to_copy, hashed, write_plain
+from onnx_gconv.handoff.model_files import (
+    MODEL_FILE,
+    PLAIN_FILE,
+    check_copied,
+    copied,
+    files_to_copy,
+    hashed,
+    write_plain,
+)
 from onnx_gconv.handoff.pictures import draw_pictures, require_matplotlib
 from onnx_gconv.handoff.report import HandoffReport
 from onnx_gconv.mapping import read_manifest
@@ -148,8 +157,9 @@ def write_bundle(
         _check_target(target, [source, *([] if defects is None else [Path(defects)])], overwrite=overwrite)
     found, sha256 = (None, "") if defects is None else read_defects(defects, geometry)
     chip = Chip(geometry, found, "" if defects is None else os.fspath(defects))
-    model = load_model(source)
-    with named_in_messages(source):
+    watched = WatchedFiles()
+    model = load_model(source, watched)
+    with named_in_messages(source), watched.blamed():
         layers = layers_of(model, geometry, device)
         placements = placed(layers, chip)
         report = HandoffReport.of(
@@ -178,13 +188,15 @@ def write_bundle(
             formats=wanted,
             pictures=pictures,
             preset=device,
+            watched=watched,
             progress=progress,
         )
         try:
             files, drawn = _write(job, model)
         except OSError as error:
             reason = error.strerror or " ".join(str(error).split())
-            raise ConfigError(f"cannot write '{target}': {reason}; free some space or choose another disk") from error
+            remedy = "" if isinstance(error, FileExistsError) else "; free some space or choose another disk"
+            raise ConfigError(f"cannot write '{target}': {reason}{remedy}") from error
     return replace(report, output=target, files=tuple(files), pictures=drawn)
 
 
@@ -213,6 +225,7 @@ def _check_target(target: Path, inputs: Sequence[Path], *, overwrite: bool) -> N
         raise ConfigError(f"cannot write '{target}': the folder '{folder}' does not exist; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write '{target}': no permission to write to the folder '{folder}'")
+    bring_back(target)
     if not (target.exists() or target.is_symlink()):
         return
     if target.is_symlink() or not (target / MANIFEST_FILE).is_file():
@@ -245,6 +258,7 @@ class _Job:
         formats: The formats of other tools.
         pictures: Whether to draw the layers, too, and ``all`` for each tile as well.
         preset: The device, if one was given.
+        watched: The files of the mapped model.
         progress: As for `write_bundle`.
     """
 
@@ -259,6 +273,7 @@ class _Job:
     formats: tuple[HandoffFormat, ...]
     pictures: bool | Literal["all"]
     preset: DevicePreset | None
+    watched: WatchedFiles
     progress: Progress | None
 
 
@@ -277,6 +292,8 @@ def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | Non
             plain = copier.submit(write_plain, model, staged.folder, job.source, stopped, executor)
             copies = [copier.submit(copied, file, staged.folder, name, stopped) for name, file in files.items()]
             manifest, drawn = _fill(job, staged.folder, executor, copies, plain)
+            job.watched.check()
+            check_copied(files, [copy.result() for copy in copies], executor)
         except BaseException:
             stopped.set()
             raise

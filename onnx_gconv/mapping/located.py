@@ -21,6 +21,7 @@ from onnx_gconv.mapping.operands import (
 )
 from onnx_gconv.tensors.codes import DecodedLevelsTensor, ZeroPoint
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
+from onnx_gconv.tensors.streamed import all_elements
 
 __all__ = [
     "BrokenMappingError",
@@ -83,15 +84,15 @@ class MappedWeight:
     @property
     def decoding(self) -> Decoding:
         """How the conductances become the weight again."""
-        zero = None if self.zero is None else _tensor(self.zero).numpy()
-        return self.record.decoding(_tensor(self.scale).numpy(), zero)
+        zero = None if self.zero is None else all_elements(_tensor(self.zero))
+        return self.record.decoding(all_elements(_tensor(self.scale)), zero)
 
     @property
     def zero_point(self) -> ZeroPoint | None:
         """The zero points of a weight of integer codes; None for 0."""
         for value in self.constants:
             if value.name == self.record.zero_point:
-                return ZeroPoint(_tensor(value).numpy().astype(np.int64), self.record.shape)
+                return ZeroPoint(all_elements(_tensor(value)).astype(np.int64), self.record.shape)
         return None
 
     @property
@@ -278,7 +279,7 @@ def structural_problems(mapped: MappedWeight) -> Iterator[str]:
 
 def _scale_problems(value: ir.Value, record: WeightRecord) -> Iterator[str]:
     scale = _tensor(value)
-    entries = np.asarray(scale.numpy(), np.float64)
+    entries = np.asarray(all_elements(scale), np.float64)
     is_positive = bool(np.all(np.isfinite(entries) & (entries > 0)))
     if record.scale.form == "number":
         if scale.size != 1 or not is_positive:
@@ -310,7 +311,7 @@ def _zero_problems(value: ir.Value, zero: ZeroRecord, record: WeightRecord) -> I
     if (shape := tensor.shape.numpy()) != record.scale.shape:
         yield f"the zero '{value.name}' has the shape {list(shape)}, the manifest says {list(record.scale.shape)}"
         return
-    entries = np.asarray(tensor.numpy(), np.float64)
+    entries = np.asarray(all_elements(tensor), np.float64)
     extremes, number = (float(entries.min()), float(entries.max())), np.dtype(record.compute_dtype).type
     if extremes != (float(number(zero.minimum)), float(number(zero.maximum))):  # NaN equals no extreme
         manifest = f"{zero.minimum!r} to {zero.maximum!r}"

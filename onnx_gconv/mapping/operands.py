@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnx_gconv.mapping.manifest import LevelsRecord, WeightRecord
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.tensors.streamed import all_elements
 
 __all__ = ["BrokenMappingError", "decoded_conductance", "expanded_entries", "only_user", "scalar"]
 
@@ -37,7 +38,7 @@ def expanded_entries(value: ir.Value, grid: ScaleGrid | None) -> ir.Value:
         indices = gather.inputs[1].const_value if gather.inputs[1] is not None else None
         if gather.attributes.get_int("axis", 0) != step.axis or indices is None:
             raise BrokenMappingError(f"'{gather.name}' does not expand '{value.name}' along the axis {step.axis}")
-        if not np.array_equal(indices.numpy(), step.indices):
+        if not np.array_equal(all_elements(indices), step.indices):
             raise BrokenMappingError(f"'{gather.name}' expands '{value.name}' by other pieces than the manifest names")
         shape[step.axis : step.axis + 1] = step.indices.shape
         value = gather.outputs[0]
@@ -91,7 +92,7 @@ def _decoded_from_table(stored: ir.Value, levels: LevelsRecord, record: WeightRe
     expected = levels.levels.values(np.dtype(record.compute_dtype))
     if cast.attributes.get_int("to", 0) != _GATHER_INDEX.value or gather.attributes.get_int("axis", 0) != 0:
         raise BrokenMappingError(f"the codes '{stored.name}' are not looked up in a table of levels")
-    if table is None or not np.array_equal(table.numpy(), expected):
+    if table is None or not np.array_equal(all_elements(table), expected):
         raise BrokenMappingError(f"the codes '{stored.name}' are looked up in another table than the manifest has")
     return gather.outputs[0]
 
@@ -122,4 +123,4 @@ def scalar(value: ir.Value | None) -> float | None:
         or value.const_value.shape.numpy() != ()
     ):
         return None
-    return float(value.const_value.numpy())
+    return float(all_elements(value.const_value))

@@ -15,6 +15,7 @@ from onnx_gconv.errors import ModelError
 from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
 from onnx_gconv.files.naming import MAPPED_SUFFIX, named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
+from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.mapping.located import broken_weights
 from onnx_gconv.operations.configuration_check import ConfigurationReport
@@ -78,9 +79,10 @@ def map_model(
     target = default_mapped_path(source) if output is None else Path(output)
     if not dry_run:
         check_output_path(target, [source, *configuration.source.files])
-    graph = load_model(source)
+    watched = WatchedFiles()
+    graph = load_model(source, watched)
     mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
-    with named_in_messages(source, options_concern_it=False):
+    with named_in_messages(source, options_concern_it=False), watched.blamed():
         notes = _raise_opset(graph) if configuration.model.upgrade_opset else ()
         if dry_run:
             mapping.requires(graph)
@@ -92,7 +94,12 @@ def map_model(
         manifest = _with_notes(notes, manifest)
         write_manifest(graph, manifest)
         files = save_model(
-            graph, target, external_data=external_data, inputs=[source], progress=progress_of_step(progress, "write")
+            graph,
+            target,
+            external_data=external_data,
+            inputs=[source],
+            watched=watched,
+            progress=progress_of_step(progress, "write"),
         )
     return MappingReport(source, manifest, output=target, files=tuple(files))
 
@@ -213,14 +220,20 @@ def restore_model(
     source = check_model_path(mapped)
     target = default_restored_path(source) if output is None else Path(output)
     check_output_path(target, [source])
-    graph = load_model(source)
-    with named_in_messages(source, options_concern_it=False):
+    watched = WatchedFiles()
+    graph = load_model(source, watched)
+    with named_in_messages(source, options_concern_it=False), watched.blamed():
         manifest = read_manifest(graph)
         broken = () if manifest is None else tuple(record.name for record, _ in broken_weights(manifest, graph))
         names = tuple(name for name in _names(manifest) if name not in broken)
         RestoreWeights()(graph)  # which refuses what is broken otherwise than by folding
         files = save_model(
-            graph, target, external_data=external_data, inputs=[source], progress=progress_of_step(progress, "write")
+            graph,
+            target,
+            external_data=external_data,
+            inputs=[source],
+            watched=watched,
+            progress=progress_of_step(progress, "write"),
         )
     return RestoreReport(source, target, names, tuple(files), folded=broken)
 

@@ -246,6 +246,7 @@ class MappingReport:
         yield from same_source_remarks(self.manifest)
         yield from sharing_remarks(self.manifest)
         yield from _half_precision_remarks(self.mapped)
+        yield from _run_time_remarks(self.mapped)
 
     def _schemes(self) -> Iterator[str]:
         """How weights are mapped, a line for each way; with the weights if there are several ways."""
@@ -477,6 +478,20 @@ def _half_precision_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
             f"{_listed(names)} {verb} above {_LARGEST_OF_CONVERTER:,} µS per unit of weight, at which "
             "onnxconverter-common's conversion to float16 cuts constants off: convert the model before you map it, or "
             "raise max_finite_val there."
+        )
+
+
+def _run_time_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
+    """What ONNX Runtime (1.32) computes again in every run, and what avoids it."""
+    if any(weight.levels is not None and weight.levels.is_coded for weight in weights):
+        yield (
+            "ONNX Runtime decodes level codes in every run, unless its session option session.disable_quant_qdq is "
+            '"1"; what `onnx-gconv restore` writes runs at full speed.'
+        )
+    if any(weight.compute_dtype in {"float16", "bfloat16"} for weight in weights):
+        yield (
+            "ONNX Runtime rebuilds weights from conductances of half precision in every run; with conductances of "
+            "float32, or what `onnx-gconv restore` writes, it runs at full speed."
         )
 
 

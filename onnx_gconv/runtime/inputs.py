@@ -61,6 +61,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(bool)": np.dtype(np.bool_),
 }
 
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -223,15 +225,19 @@ def load_inputs(path: Path, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any
     Raises:
         ConfigError: The file is no .npz, or its arrays are not what the model needs.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe might never end
+        raise ConfigError(f"{path}: is a device, a pipe or a socket; {_how_to_save(specs)}")
     # A zip file is what an .npz is; anything else would be refused by numpy.load as a pickle, which says nothing.
     if not zipfile.is_zipfile(path):
         what = "is not an .npz file" if path.exists() else "does not exist"
         raise ConfigError(f"{path}: {what}; {_how_to_save(specs)}")
     try:
-        # NumPy does not close a file that it opened if it is damaged.
+        # NumPy leaves a file open that it opened, if it is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
-            # The names come first, so that a wrong file is not read to its end.
+            # Names, types and shapes come first, so that nothing is unpacked in vain: a small file may hold gigabytes.
             _check_names(loaded.files, specs, str(path))
+            for spec in specs:
+                _check_form(loaded.zip, spec, str(path))
             arrays = {name: loaded[name] for name in loaded.files}
     except ConfigError:
         raise
@@ -449,20 +455,37 @@ def _check_names(names: Iterable[str], specs: Sequence[InputSpec], source: str) 
             )
 
 
+def _check_form(archive: zipfile.ZipFile, spec: InputSpec, source: str) -> None:
+    """Refuse an array of an .npz file for its type and shape, of which only the header is read."""
+    name = f"{spec.name}.npy"
+    with archive.open(name if name in archive.namelist() else spec.name) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in _NPY_HEADERS:
+            raise ValueError(f"input {spec.name!r} has the npy version {'.'.join(map(str, version))}")
+        shape, _, dtype = _NPY_HEADERS[version](member)
+    if dtype.kind != "O":  # a pickle, which is refused when it is read
+        _check_dtype(np.empty(0, dtype), spec, source)
+        _check_shape(shape, spec, source)
+
+
 def _check_array(array: object, spec: InputSpec, source: str) -> NDArray[Any]:
     if not isinstance(array, np.ndarray):
         raise ConfigError(f"{source}: input {spec.name!r} is a {type(array).__name__} and must be a NumPy array")
     array = _check_dtype(array, spec, source)
+    _check_shape(array.shape, spec, source)
+    return array
+
+
+def _check_shape(shape: tuple[int, ...], spec: InputSpec, source: str) -> None:
     # () may stand for an unknown rank: ONNX Runtime checks that itself.
     fits = not spec.shape or (
-        len(spec.shape) == array.ndim
-        and all(not isinstance(size, int) or size == there for size, there in zip(spec.shape, array.shape, strict=True))
+        len(spec.shape) == len(shape)
+        and all(not isinstance(size, int) or size == there for size, there in zip(spec.shape, shape, strict=True))
     )
     if not fits:
         needed = ", ".join("any" if size is None else str(size) for size in spec.shape)
-        there = ", ".join(map(str, array.shape))
+        there = ", ".join(map(str, shape))
         raise ConfigError(f"{source}: input {spec.name!r} has the shape [{there}] and must have [{needed}]")
-    return array
 
 
 def _check_dtype(array: NDArray[Any], spec: InputSpec, source: str) -> NDArray[Any]:

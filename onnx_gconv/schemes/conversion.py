@@ -225,10 +225,13 @@ class ConversionLoss:
 
 
 def _root_mean_square(numbers: FloatArray) -> float:
-    """Of numbers of any size: they are divided by the largest before they are squared."""
-    wide = numbers.astype(np.float64)
-    largest = float(np.abs(wide).max(initial=0.0))
+    """Of numbers of any size: they are divided by the largest before they are squared.
+
+    Not with BLAS, which splits a sum by the number of cores, so that its last digits depend on the machine.
+    """
+    largest = max(float(numbers.max()), -float(numbers.min()))
     if not largest:
         return 0.0
+    wide = numbers.astype(np.float64)
     wide /= largest
-    return largest * math.sqrt(float(np.dot(wide, wide)) / wide.size)
+    return largest * math.sqrt(float(np.einsum("i,i", wide, wide)) / wide.size)

@@ -125,32 +125,38 @@ class ScaleGrid:
         """For each element of the stored tensor from `start` to `stop`, the flat number of its group."""
         return self._groups_within(self.layout.factors, start, stop)
 
-    def expanded(self, values: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+    def expanded(self, values: NDArray[Any], start: int, stop: int, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
         """The value of its group for each element of the stored tensor from `start` to `stop`.
 
         Args:
             values: One for each group, of `shape`.
             start: Index of the first element.
             stop: Index after the last element.
+            dtype: The type of the result; that of `values` if None.
         """
         flat = values.reshape(-1)
+
+        def of_groups(groups: NDArray[np.intp]) -> NDArray[Any]:
+            # Only those that are needed are cast: there may be millions of groups, and as many stretches.
+            return np.asarray(flat[groups] if dtype is None else flat[groups].astype(dtype, copy=False))
+
         split = self._split
         if split is None:
-            return np.asarray(flat[self.groups(start, stop)])
+            return of_groups(self.groups(start, stop))
         first, last = start // split.period, -(-stop // split.period)
         outer = self._groups_within(split.outer, first, last)
         inner, skipped, count = split.inner_groups, start - first * split.period, stop - start
         if last - first == 1:
-            return np.asarray(flat[outer[0] + inner[skipped : skipped + count]])
+            return of_groups(outer[0] + inner[skipped : skipped + count])
         if not inner.any():
-            return np.repeat(flat[outer], split.period)[skipped : skipped + count]
+            return np.repeat(of_groups(outer), split.period)[skipped : skipped + count]
         heads = _run_starts(outer)
-        rows = np.repeat(flat[outer[heads][:, None] + inner], np.diff([*heads, outer.size]), axis=0)
+        rows = np.repeat(of_groups(outer[heads][:, None] + inner), np.diff([*heads, outer.size]), axis=0)
         return rows.reshape(-1)[skipped : skipped + count]
 
     def entries(self, values: FloatOrArray, start: int, stop: int, dtype: np.dtype[Any]) -> FloatOrArray:
         """As `expanded`, in a type; a number that holds for all groups stays as it is."""
-        return values if isinstance(values, float) else self.expanded(values.astype(dtype), start, stop)
+        return values if isinstance(values, float) else self.expanded(values, start, stop, dtype)
 
     def reduced(self, ufunc: np.ufunc, elements: NDArray[Any], start: int) -> tuple[NDArray[Any], NDArray[np.intp]]:
         """Fewer elements that give the same minimum, or maximum, of each group.

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from onnx_gconv.tensors.external import ExternalReader
 
-__all__ = ["CHUNK_ELEMENTS", "StreamedTensor", "TensorGroup", "element_chunks", "worker_count", "write_elements"]
+__all__ = [
+    "CHUNK_ELEMENTS",
+    "StreamedTensor",
+    "TensorGroup",
+    "all_elements",
+    "element_chunks",
+    "worker_count",
+    "write_elements",
+]
 
 # 1 MiB of float32: what is computed on stays in the cache of the processor. Smaller chunks make two workers fight over
 # the interpreter lock. Counted in elements, so that tensors of different types that are read side by side stay in step.
@@ -150,6 +158,25 @@ def write_elements(file: BinaryIO, elements: NDArray[Any]) -> None:
         view = view[file.write(view[:_WRITE_BYTES]) :]
 
 
+def all_elements(tensor: ir.TensorProtocol) -> NDArray[Any]:
+    """All elements of a tensor, in memory.
+
+    External data is read, never mapped: where a file becomes shorter that is mapped, the next look at the map ends the
+    process.
+
+    Raises:
+        ModelError: If external data is unsafe, missing or too short.
+    """
+    if not isinstance(tensor, (ir.ExternalTensor, StreamedTensor)):
+        return np.asarray(tensor.numpy())
+    array = np.empty(tensor.size, tensor.dtype.numpy())
+    first = 0
+    for chunk in element_chunks(tensor):
+        array[first : first + chunk.size] = chunk
+        first += chunk.size
+    return array.reshape(tensor.shape.numpy())
+
+
 def element_chunks(
     tensor: ir.TensorProtocol, start: int = 0, stop: int | None = None, *, dtype: np.dtype[Any] | None = None
 ) -> Iterator[NDArray[Any]]:
@@ -178,8 +205,9 @@ def _native_chunks(tensor: ir.TensorProtocol, start: int, stop: int) -> Iterator
     if isinstance(tensor, StreamedTensor):
         yield from tensor.chunks(start, stop)
         return
-    if isinstance(tensor, ir.ExternalTensor) and tensor.dtype.bitwidth >= _BYTE_BITS:  # narrower types are packed
-        yield from _file_chunks(tensor, start, stop)
+    bits = tensor.dtype.bitwidth
+    if isinstance(tensor, ir.ExternalTensor) and (bits >= _BYTE_BITS or _BYTE_BITS % bits == 0):
+        yield from (_file_chunks if bits >= _BYTE_BITS else _packed_file_chunks)(tensor, start, stop)
         return
     flat = tensor.numpy().reshape(-1)
     for first in range(start, stop, CHUNK_ELEMENTS):
@@ -193,6 +221,27 @@ def _file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Iterator[N
             chunk = buffer[: min(CHUNK_ELEMENTS, stop - first)]
             reader.read_into(chunk, first)
             yield chunk
+
+
+def _packed_file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Iterator[NDArray[Any]]:
+    """The elements of less than a byte that a file has side by side in its bytes."""
+    bits = tensor.dtype.bitwidth
+    per_byte = _BYTE_BITS // bits
+    with contextlib.closing(ExternalReader(tensor)) as reader:
+        for first in range(start, stop, CHUNK_ELEMENTS):
+            end = min(first + CHUNK_ELEMENTS, stop)
+            begin = first // per_byte
+            packed = np.empty(math.ceil(end / per_byte) - begin, np.uint8)
+            reader.read_into(packed, begin)
+            skipped = first - begin * per_byte
+            yield _unpacked(packed, bits)[skipped : skipped + end - first].view(tensor.dtype.numpy())
+
+
+def _unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """The inverse of `_packed`, with the elements that fill the last byte."""
+    shifts = np.arange(0, _BYTE_BITS, bits, dtype=np.uint8)
+    codes: NDArray[np.uint8] = (packed[:, None] >> shifts) & np.uint8((1 << bits) - 1)
+    return codes.reshape(-1)
 
 
 def _packed(elements: NDArray[Any], bits: int) -> NDArray[np.uint8]:

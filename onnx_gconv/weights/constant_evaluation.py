@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import GconvError, ModelError
-from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, all_elements
 from onnx_gconv.weights.constants import constant_tensor
 
 __all__ = ["MOST_EVALUATED_BYTES", "ConstantEvaluator", "EvaluatedTensor", "EvaluationError"]
@@ -133,7 +133,7 @@ class ConstantEvaluator:
             if number not in known:
                 tensor = computation.constants[number]
                 _require_memory(tensor.nbytes + sum(map(_bytes, known.values())))
-                known[number] = _array(tensor)
+                known[number] = all_elements(tensor)
             return known[number]
 
         for step in computation.steps:
@@ -243,18 +243,6 @@ def _bytes(value: _Value) -> int:
     if isinstance(value, np.ndarray):
         return value.nbytes
     return 0 if value is None else sum(map(_bytes, value))
-
-
-def _array(tensor: ir.TensorProtocol) -> NDArray[Any]:
-    """All elements of a tensor, without a map of its file that would stay open."""
-    if not isinstance(tensor, (ir.ExternalTensor, StreamedTensor)):
-        return np.asarray(tensor.numpy())
-    array = np.empty(tensor.size, tensor.dtype.numpy())
-    first = 0
-    for chunk in element_chunks(tensor):
-        array[first : first + chunk.size] = chunk
-        first += chunk.size
-    return array.reshape(tensor.shape.numpy())
 
 
 def _require_memory(needed: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.weights.constants import constant_tensor
 
 __all__ = ["REARRANGING_OPS", "Rearrangement", "is_rearranging", "node_label", "readers", "rearrangement", "step_shape"]
@@ -135,7 +136,7 @@ def _integers(node: ir.Node, index: int, attribute: str) -> tuple[int, ...] | No
     tensor = constant_tensor(value)
     if tensor is None or value.is_graph_input():
         raise ValueError(f"the {attribute} of {node.op_type} is computed")
-    return tuple(int(number) for number in tensor.numpy().reshape(-1))
+    return tuple(int(number) for number in all_elements(tensor).reshape(-1))
 
 
 def readers(value: ir.Value, passed: Collection[ir.Node] = ()) -> Iterator[tuple[ir.Node, int]]:

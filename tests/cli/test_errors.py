@@ -404,7 +404,7 @@ def test_a_limit_of_the_file_size_is_refused_and_leaves_the_old_output(limited, 
 UNSHARE = ["unshare", "--mount", *([] if IS_ROOT else ["--map-root-user"]), "sh", "-c"]
 MOUNT = "mount -t tmpfs -o size=256k tmpfs disk"
 ON_A_SMALL_DISK = f"""
-{MOUNT} && cp -p old/* disk || exit 77
+{MOUNT} && cp -pr old/. disk || exit 77
 "$@"
 code=$?
 cp -pr disk after && exit $code || exit 77
@@ -443,6 +443,29 @@ def test_a_full_disk_is_refused_and_leaves_the_old_output(gconv, folder, on_a_sm
         r"onnx-gconv: cannot write 'disk/out\.onnx': No space left on device; it needs 0\.3 MiB, free some [^\n]+\n"
     )
     assert re.fullmatch(pattern, found.stderr)
+    assert content(folder / "after") == content(folder / "old")
+
+
+def test_a_full_disk_while_measurements_are_read_back_leaves_the_old_output(gconv, folder, on_a_small_disk):
+    assert gconv("map", model_path("digits_cnn.onnx"), "-o", "m.gconv.onnx").code == 0
+    assert gconv("handoff", "m.gconv.onnx", "--array", "256x256").code == 0
+    (folder / "old" / "out.onnx").write_bytes(b"old")
+    found = on_a_small_disk("readback", "m.gconv.onnx", "m.gconv", "-o", "disk/out.onnx", "--external-data")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert re.search(
+        r"cannot write 'disk/out\.onnx': No space left on device; it needs 0\.3 MiB, free some", found.stderr
+    )
+    assert content(folder / "after") == content(folder / "old")
+
+
+def test_a_full_disk_while_a_bundle_is_replaced_leaves_the_older_one(gconv, folder, on_a_small_disk):
+    onnx.save(chain_model(weight(size=16)), "small.onnx")
+    assert gconv("map", "small.onnx", "-o", "small.gconv.onnx").code == 0
+    assert gconv("handoff", "small.gconv.onnx", "--array", "64x64", "-o", "old/b").code == 0
+    assert gconv("map", model_path("digits_cnn.onnx"), "-o", "m.gconv.onnx").code == 0
+    found = on_a_small_disk("handoff", "m.gconv.onnx", "--array", "256x256", "-o", "disk/b", "--overwrite")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert re.search(r"cannot write 'disk/b[^\n]*': No space left on device; [^\n]+\n$", found.stderr)
     assert content(folder / "after") == content(folder / "old")
 
 

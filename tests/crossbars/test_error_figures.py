@@ -39,6 +39,30 @@ def test_joined_figures_are_those_of_all_errors_together(parts):
         assert (joined.std_us, joined.rms_us, joined.within_tolerance) == (None, None, None)
 
 
+@given(hnp.arrays(np.float64, st.integers(1, 40), elements=st.one_of(NUMBERS, st.just(np.nan))), st.data())
+def test_figures_are_numpys_of_the_cells_that_were_measured_in_whatever_order_they_are_joined(errors, data):
+    targets = np.linspace(1, 20, errors.size)
+    cuts = sorted(data.draw(st.lists(st.integers(0, errors.size), max_size=4)))
+    parts = [
+        ProgrammingErrors.of(some, mine if mine.size else None, 0, TOLERANCE)
+        for some, mine in zip(np.split(targets, cuts), np.split(errors, cuts), strict=True)
+    ]
+    joined = functools.reduce(operator.or_, data.draw(st.permutations(parts)))
+    measured = errors[~np.isnan(errors)]
+    assert (joined.cells, joined.measured, joined.asked) == (errors.size, measured.size, errors.size)
+    allowed = TOLERANCE.allowed(targets)[~np.isnan(errors)]
+    assert joined.within == np.count_nonzero(np.abs(measured) <= allowed)
+    assert joined.histogram.counts.sum() == measured.size
+    if measured.size:
+        size = np.abs(measured).max()
+        assert joined.mean_us == pytest.approx(measured.mean(), rel=1e-9, abs=1e-12 * size)
+        assert joined.std_us == pytest.approx(measured.std(), rel=1e-9, abs=1e-12 * size)
+        assert joined.largest_us == size
+        np.testing.assert_array_equal(joined.histogram.counts, np.histogram(measured, joined.histogram.edges_us)[0])
+    else:
+        assert joined.to_json()["histogram"] is None
+
+
 @given(st.lists(ERRORS, min_size=1, max_size=6))
 def test_joined_histograms_count_every_error_in_its_bin(parts):
     joined = functools.reduce(operator.or_, map(ErrorHistogram.of, parts))
@@ -59,6 +83,14 @@ def test_errors_of_nothing_but_zeros_have_a_histogram():
     histogram = ErrorHistogram.of(np.zeros(7))
     assert histogram.counts[32] == 7
     assert histogram.counts.sum() == 7
+
+
+@given(ERRORS.filter(lambda errors: errors.size and np.abs(errors).max() > 1e-9), st.integers(0, 3))
+def test_parts_without_an_error_leave_the_bins_as_fine_as_they_were(errors, zeros):
+    alone = ErrorHistogram.of(errors)
+    for joined in (alone | ErrorHistogram.of(np.zeros(zeros)), ErrorHistogram.of(np.zeros(zeros)) | alone):
+        assert joined.exponent == alone.exponent
+        assert joined.counts.sum() == errors.size + zeros
 
 
 @pytest.mark.parametrize(

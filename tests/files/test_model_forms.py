@@ -103,6 +103,20 @@ class TestInitializersThatAreInputs:
         CheckMapping()(model)
         np.testing.assert_allclose(run(model, x=normal(2, 3))[0], expected, rtol=1e-5, atol=1e-6)
 
+    def test_all_that_a_weight_is_computed_from_becomes_constant(self, parse, run, normal):
+        text = """g (float[2,3] x, float[3,4] A, float s, float t) => (float[2,4] y) {
+            W = Mul(A, s) a = MatMul(x, W) y = Mul(a, t)
+        }"""
+        model = parse(text, A=normal(3, 4), s=np.float32(0.5), t=np.float32(2))
+        [expected] = run(model, x=normal(2, 3))
+        MapConductances(freeze_inputs=True)(model)
+        assert inputs(model) == ["x", "t"]
+        [note] = read_manifest(model).notes
+        assert set(note.partition(": ")[2].split(", ")) == {"'A'", "'s'"}
+        assert note.startswith("constants now, no graph inputs that a caller may replace: ")
+        onnx.checker.check_model(ir.to_proto(model))
+        np.testing.assert_allclose(run(model, x=normal(2, 3))[0], expected, rtol=1e-5, atol=1e-6)
+
     def test_excluded_ones_stay_inputs(self, parse, normal):
         text = "g (float[2,3] x, float[3,3] V, float[3,4] W) => (float[2,4] y) { a = MatMul(x, V) y = MatMul(a, W) }"
         model = parse(text, W=normal(3, 4), V=normal(3, 3))
@@ -384,14 +398,16 @@ class TestFunctions:
         assert sorted(self.weights(manifest)) == [("K", "", 5), ("L", "", 2)]
         assert not model.functions
 
-    def test_a_weight_that_calls_give_as_an_attribute_is_mapped(self, parse, run):
+    def test_a_weight_that_calls_give_as_an_attribute_is_mapped(self, parse, run, save):
         model = parse(
             """g (float[1,2] x) => (float[1,2] y) { y = local.dense <w = float[2,2] {1, 2, 3, 4}> (x) }
             <domain: "local", opset_import: ["" : 17]>
             dense <w> (v) => (r) { K = Constant <value: tensor = @w> () r = MatMul(v, K) }""",
             opsets=self.OPSETS,
         )
-        assert self.weights(self.mapped_in_runtime(model, run)) == [("K", "", 1)]
+        report = map_model(source := save(model))
+        verify(source, report.output).raise_if_failed()
+        assert self.weights(self.mapped_in_runtime(model, run)) == [("K", "", 1)] == self.weights(report.manifest)
 
     def test_functions_without_weights_stay(self, parse, run, normal):
         model = parse(

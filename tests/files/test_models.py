@@ -1056,6 +1056,8 @@ def stopped(case, stop_by, *, slow=True):
         stopped("external-over-external", "kill", slow=False),
         stopped("external-over-external", "kill-anywhere", slow=False),
         stopped("name-taken-by-the-input", "kill-anywhere", slow=False),
+        stopped("readback", "kill-anywhere", slow=False),
+        stopped("handoff", "kill-anywhere", slow=False),
         stopped("name-taken-by-a-foreign-file", "kill-anywhere"),
         stopped("inline-over-inline", "kill-anywhere"),
         stopped("inline-over-external", "kill-anywhere"),

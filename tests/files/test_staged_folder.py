@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,61 @@ def test_the_next_run_brings_back_a_folder_that_a_killed_one_had_moved_away(tmp_
         raise RuntimeError
     assert names(tmp_path) == ["out"]
     assert (tmp_path / "out" / "a").read_text() == "old"
+
+
+def between_both_renames(monkeypatch, path, act):
+    """Let something happen when the older folder has been moved away and the new one is not there yet."""
+    rename, done = Path.rename, []
+
+    def moved(self, target):
+        found = rename(self, target)
+        if self == path and not done:
+            done.append(act())
+        return found
+
+    monkeypatch.setattr(Path, "rename", moved)
+
+
+def test_a_run_that_may_not_overwrite_brings_back_what_a_killed_one_had_moved_away(mapped, tmp_path):
+    source = mapped("Gemm")
+    write_bundle(source, tmp_path / "out", (5, 4))
+    killed(tmp_path, "path.rename(staged.folder.with_name('old'))")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match=r"out' exists; choose another name, or replace it with --overwrite"):
+        write_bundle(source, tmp_path / "out", (4, 4))
+    with open_bundle(tmp_path / "out") as bundle:
+        assert bundle.geometry.rows == 5
+        bundle.verify_hashes()
+    assert "out" in names(tmp_path)
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_of_two_runs_for_one_folder_the_one_that_comes_in_between_stands(mapped, tmp_path, monkeypatch):
+    source = mapped("Gemm")
+    write_bundle(source, tmp_path / "out", (5, 4))
+    between_both_renames(monkeypatch, tmp_path / "out", lambda: write_bundle(source, tmp_path / "out", (3, 3)))
+    with pytest.raises(ConfigError, match=r"out': another program wrote 'out' meanwhile, run again$"):
+        write_bundle(source, tmp_path / "out", (4, 4), overwrite=True)
+    with open_bundle(tmp_path / "out") as bundle:
+        assert bundle.geometry.rows == 3
+        bundle.verify_hashes()
+    assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()], ids=repr)
+def test_an_error_between_both_renames_brings_the_older_folder_back(mapped, tmp_path, monkeypatch, error):
+    source = mapped("Gemm")
+    write_bundle(source, tmp_path / "out", (5, 4))
+
+    def fail():
+        raise error
+
+    between_both_renames(monkeypatch, tmp_path / "out", fail)
+    with pytest.raises((ConfigError, KeyboardInterrupt)):
+        write_bundle(source, tmp_path / "out", (4, 4), overwrite=True)
+    with open_bundle(tmp_path / "out") as bundle:
+        assert bundle.geometry.rows == 5
+    assert not list(tmp_path.glob(".out*"))
 
 
 def test_a_running_run_is_left_alone(tmp_path):

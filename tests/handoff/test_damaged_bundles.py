@@ -195,14 +195,21 @@ def replace_with_a_virtual_dataset(file, other):
     file["L000/T0000"].create_virtual_dataset("g_plus", layout)
 
 
-@pytest.mark.parametrize("edit", [replace_with_a_link, replace_with_foreign_bytes, replace_with_a_virtual_dataset])
-def test_arrays_that_lie_in_other_files_are_refused(folder, tmp_path, edit):
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (replace_with_a_link, "'L000/T0000/g_plus' is a link to '/secret' of the file '.*other.h5'"),
+        (replace_with_foreign_bytes, "its elements stand in another file"),
+        (replace_with_a_virtual_dataset, "it is a virtual dataset, put together from others"),
+    ],
+)
+def test_arrays_that_lie_in_other_files_are_refused(folder, tmp_path, edit, reason):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["secret"] = np.zeros((5, 4), np.float32)
     with h5py.File(folder / "conductances.h5", "a") as file:
         del file["L000/T0000/g_plus"]
         edit(file, tmp_path / "other.h5")
-    refused(folder, "'L000/T0000/g_plus' is missing")
+    refused(folder, f"array 'L000/T0000/g_plus' cannot be read: {reason}; copy it again")
 
 
 def test_npz_with_objects_is_refused_and_never_unpickled(handed_off):

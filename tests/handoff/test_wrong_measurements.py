@@ -78,6 +78,16 @@ def test_the_range_may_be_given(chip, refused, tmp_path):
     assert report.errors.largest_us > 300
     for limits in [(3, 3), (5, 1), (0, np.inf), (np.nan, 3)]:
         refused("limits are the lowest and the highest conductance in µS", ConfigError, limits=limits)
+    refused(r"the limits 0\.\.1e\+39 µS reach beyond 3.40282e\+38, the larg", ConfigError, limits=(0, 1e39))
+
+
+def test_limits_beyond_the_type_of_the_conductances(handed_off, tmp_path, parse, normal):
+    half = normal(4, 4).astype(np.float16)
+    save_model(parse("g (float16[1,4] x) => (float16 y) { y = MatMul(x, W) }", W=half), tmp_path / "half.onnx")
+    map_model(tmp_path / "half.onnx", tmp_path / "half.gconv.onnx", conductance_dtype="weight")
+    write_bundle(tmp_path / "half.gconv.onnx", tmp_path / "half.gconv", (4, 4))
+    with pytest.raises(ConfigError, match=r"reach beyond 65504, the largest conductance in float16, the type"):
+        read_back(tmp_path / "half.gconv.onnx", tmp_path / "half.gconv", limits=(0, 7e4), dry_run=True)
 
 
 def test_a_wrong_shape(chip, refused):
@@ -233,11 +243,48 @@ def test_outputs_that_would_destroy_something(refused, output):
     refused("cannot|exist|input", ConfigError, output=output)
 
 
-def test_links_to_other_files_are_not_followed(chip, refused, tmp_path):
-    chip.write(tmp_path / "real.h5")
-    with h5py.File(tmp_path / "links.h5", "w") as file:
-        file[KEY] = h5py.ExternalLink("real.h5", f"/{KEY}")
-    refused("holds no measurement", measured="links.h5")
+MASKS = {
+    "text": np.full((5, 4), "yes"),
+    "complex numbers": np.ones((5, 4), np.complex64),
+    "records": np.zeros((5, 4), [("x", "?")]),
+    "dates": np.zeros((5, 4), "M8[s]"),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_masks_of_foreign_types(chip, tmp_path, kind):
+    chip.write(tmp_path / "measured.npz")
+    with np.load(tmp_path / "measured.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "foreign.npz", **arrays | {f"{KEY}_success": MASKS[kind]})
+    with pytest.raises(BundleError, match=rf"'{KEY}_success' is .*, but it should hold true and false \(or 1 and 0\)$"):
+        read_back(tmp_path / "model.gconv.onnx", tmp_path / "foreign.npz", dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (h5py.ref_dtype, lambda file: file[KEY].ref),
+        (h5py.string_dtype(), lambda _: "yes"),
+        (h5py.vlen_dtype("i4"), lambda _: np.array([1], "i4")),
+    ],
+    ids=["references", "text", "lists"],
+)
+def test_masks_of_types_that_only_hdf5_has(chip, tmp_path, dtype, value):
+    chip.write(tmp_path / "measured.h5")
+    with h5py.File(tmp_path / "measured.h5", "a") as file:
+        mask = file.create_dataset(f"{KEY}_success", shape=(5, 4), dtype=dtype)
+        mask[0, 0] = value(file)
+    with pytest.raises(BundleError, match=f"'{KEY}_success' is object, but it should hold true and false"):
+        read_back(tmp_path / "model.gconv.onnx", tmp_path / "measured.h5", dry_run=True)
+
+
+def test_a_file_whose_groups_cannot_be_read(chip, refused, tmp_path):
+    with h5py.File(tmp_path / "damaged.h5", "w") as file:
+        file[KEY] = np.zeros((5, 4))
+    content = (tmp_path / "damaged.h5").read_bytes()
+    (tmp_path / "damaged.h5").write_bytes(content.replace(b"SNOD", b"SNOX"))
+    refused(r"damaged.h5' cannot be read: .*bad symbol table node signature.*; write it again", measured="damaged.h5")
 
 
 def test_damage_while_the_model_is_written_leaves_what_was_there(chip, tmp_path, monkeypatch):

@@ -80,6 +80,23 @@ class TestSameSource:
         assert "'table' is 'val_0' transposed" in text_of(map_model(tmp_path / "e.onnx"))
 
 
+class TestScales:
+    def test_those_that_a_conversion_to_float16_cuts_off_are_named(self, write, normal):
+        text = "g (float[2,4] x) => (float y) { a = MatMul(x, W) b = MatMul(a, V) y = MatMul(b, U) }"
+        path = write(
+            text, W=normal(4, 4) * np.float32(1e-4), V=normal(4, 4, seed=1), U=normal(4, 4, seed=2) * np.float32(1e-3)
+        )
+        sentence = (
+            "'W', 'U' have scales above 10,000 µS per unit of weight, at which onnxconverter-common's conversion to "
+            "float16 cuts constants off: convert the model before you map it, or raise max_finite_val there."
+        )
+        for options in ({}, {"granularity": "channel"}):
+            report = inspect_model(path, **options)
+            assert sentence in text_of(report)
+            assert report.to_json()["remarks"] == [sentence]
+            assert report.to_json()["notes"] == []
+
+
 class TestSharing:
     def test_the_readers_of_the_rebuilt_weight_are_named(self, write, normal):
         report = map_model(write(TIED, table=normal(5, 4)))

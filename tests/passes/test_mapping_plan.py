@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from onnx_gconv.converters import SinglePairConductanceConverter
+from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import UnmappableWeightError
 from onnx_gconv.passes import MapConductances, mapping_plan
 from onnx_gconv.schemes.granularity import Granularity
@@ -124,3 +127,35 @@ def test_each_group_has_the_scale_of_its_own_largest_weight(parse, normal, granu
         largest = np.abs(weight.reshape(-1)[groups == group]).max()
         assert scale[group] == np.float32(1) / largest * np.float32(25)
     assert planned.statistics.max_abs == np.abs(weight).max()
+
+
+def test_memory_does_not_grow_with_parts_times_groups(monkeypatch, parse, normal):
+    monkeypatch.setattr(mapping_plan, "_PART_ELEMENTS", 1 << 12)
+    w = normal(512, 1024)
+    model = parse("g (float[4,512] x) => (float y) { y = MatMul(x, W) }", W=w)
+    scheme = MappingScheme(SinglePairConductanceConverter(), Granularity("tile_channel", (8, 8)))
+    tracemalloc.start()
+    [planned] = MapConductances(scheme=scheme).plan(model).weights
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * w.nbytes  # the 128 parts of 65,536 groups each would have 128 MiB
+    largest = np.abs(w).reshape(64, 8, 1024).max(axis=1)
+    expected = (1 / largest) * np.float32(25)
+    np.testing.assert_array_equal(planned.conversion.scaling.scale.astype(np.float32), expected[None])
+
+
+@pytest.mark.parametrize("granularity", [Granularity(), Granularity("tile_channel", (5, 3))], ids=str)
+def test_what_a_weight_loses_is_that_of_all_its_elements_whatever_blocks_it_is_computed_in(
+    monkeypatch, parse, normal, granularity
+):
+    w = normal(40, 20)
+    model = parse("g (float[4,40] x) => (float y) { y = MatMul(x, W) }", W=w)
+    levels = ConductanceLevels.uniform(8, 0.0, 25.0)
+    scheme = MappingScheme(SinglePairConductanceConverter(), granularity, levels=levels)
+    whole = MapConductances(scheme=scheme).plan(model).weights[0].loss
+    monkeypatch.setattr(mapping_plan, "_LOSS_ELEMENTS", 7)
+    parts = MapConductances(scheme=scheme).plan(model).weights[0].loss
+    assert parts.count == whole.count == 800
+    assert parts.max_rounding_error == whole.max_rounding_error
+    assert parts.rms_error == pytest.approx(whole.rms_error, rel=1e-12)
+    assert whole.rms_weight == pytest.approx(np.sqrt(np.mean(w.astype(np.float64) ** 2)), rel=1e-12)

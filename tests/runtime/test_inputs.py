@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -484,6 +486,28 @@ def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"cannot be read as an \.npz file .*allow_pickle"):
         load_inputs(path, [spec("x", 1)])
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (np.empty((4, 0), np.float32), r"input 'x' has the shape \[4, 68719476736\] and must have \[4, 2\]"),
+        (np.empty((4, 0), np.float64), "input 'x' is float64 and must be float32"),
+        (np.empty((4, 0), "U1000"), "input 'x' is <U1000 and must be float32"),
+    ],
+)
+def test_what_the_model_does_not_take_is_refused_before_it_is_unpacked(
+    tmp_path: Path, version: tuple[int, int], header: np.ndarray, message: str
+) -> None:
+    member = io.BytesIO()
+    np.lib.format.write_array(member, header, version=version)
+    large = member.getvalue().replace(b"(4, 0), }          ", b"(4, 68719476736), }", 1)  # 1 TiB that is not there
+    with zipfile.ZipFile(tmp_path / "inputs.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", large)
+
+    with pytest.raises(ConfigError, match=message):
+        load_inputs(tmp_path / "inputs.npz", [spec("x", 4, 2)])
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:

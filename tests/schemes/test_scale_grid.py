@@ -177,6 +177,9 @@ def test_values_of_groups_are_expanded_and_reduced_over_any_stretch(name, granul
             continue
         groups = grid.groups(start, stop)
         assert np.array_equal(grid.expanded(values, start, stop), values.reshape(-1)[groups])
+        single = grid.expanded(values, start, stop, np.dtype(np.float32))
+        assert single.dtype == np.float32
+        assert np.array_equal(single, values.astype(np.float32).reshape(-1)[groups])
         for ufunc, empty in ((np.minimum, np.inf), (np.maximum, -np.inf)):
             expected, found = np.full(grid.count, empty), np.full(grid.count, empty)
             ufunc.at(expected, groups, elements[start:stop])

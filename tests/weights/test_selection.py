@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnx_gconv.configuration import Configuration
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.weights import WeightSelection, find_weights
 
@@ -88,6 +89,31 @@ def test_at_most_three_names_are_suggested(survey):
     with pytest.raises(ConfigError) as error:
         WeightSelection(include=["zzz"]).apply(survey)
     assert str(error.value).partition("nearest names: ")[2].count(", ") == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"), [("w[0]", ["w[0]"]), ("w[01]", ["w0"]), ("w*", ["w0", "w[0]"]), ("w[[]0]", ["w[0]"])]
+)
+def test_a_name_with_brackets_is_itself_and_no_glob(parse, normal, pattern, expected):
+    model = parse(
+        "g (float[2,4] x) => (float y) { a = MatMul(x, first) y = MatMul(a, w0) }", first=normal(4, 4), w0=normal(4, 4)
+    )
+    model.graph.initializers["first"].name = "w[0]"
+    found = find_weights(model)
+    assert names(WeightSelection(include=[pattern]).apply(found)) == expected
+    settings = Configuration.of({"overrides": [{"weight": pattern, "levels": 4}]})
+    assert settings.resolve(found).matches == (len(expected),)
+
+
+def test_a_name_with_brackets_that_is_skipped_says_why(parse, normal):
+    model = parse(
+        "g (float[2,4] x, int64 c) => (float y) { y = MatMul(x, W) v = MatMul(c, codes) }",
+        W=normal(4, 4),
+        codes=np.ones((4, 4), np.int64),
+    )
+    model.graph.initializers["codes"].name = "layers[0].codes"
+    with pytest.raises(ConfigError, match=r"'layers\[0\]\.codes' is skipped"):
+        WeightSelection(include=["layers[0].codes"]).apply(find_weights(model))
 
 
 def test_case_matters(survey):

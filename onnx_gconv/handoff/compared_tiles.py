@@ -1,0 +1,158 @@
+"""Measured conductances beside their targets, tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.crossbars.arrangement import Arrangement, Evidence, evidence_of_rearrangement
+from onnx_gconv.crossbars.error_figures import ProgrammingErrors, Tolerance, WeightErrors
+from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.crossbars.tile_arrays import TileArrays, as_stored, block_with_bias, tile_arrays
+from onnx_gconv.crossbars.tile_bias import bias_of_tiles
+from onnx_gconv.errors import BundleError
+from onnx_gconv.files.progress import Progress
+from onnx_gconv.handoff.bundle_tile import BundleTile
+from onnx_gconv.handoff.manifest import LayerRecord
+from onnx_gconv.handoff.measurements import Measurements
+from onnx_gconv.handoff.readback_report import LayerReadback, TileReadback
+from onnx_gconv.tensors.matrix_reader import MatrixReader
+from onnx_gconv.tensors.streamed import worker_count
+
+__all__ = ["compared_layers", "measured_values", "of_another_model", "tile_errors"]
+
+
+def compared_layers(
+    pairs: list[tuple[LayerRecord, Layer]],
+    measurements: Measurements,
+    tolerance: Tolerance | None,
+    progress: Progress | None,
+) -> tuple[LayerReadback, ...]:
+    """The figures of every tile. Some tiles are compared side by side."""
+    total, done = sum(layer.cells for _, layer in pairs), 0
+    found = []
+    with ThreadPoolExecutor(worker_count()) as executor:
+        for record, layer in pairs:
+            tiles = []
+            scale = layer.scale_and_zero()[0].astype(np.float64)
+            for tile in _Comparison(record, layer, scale, measurements, tolerance).tiles(executor):
+                tiles.append(tile)
+                done += tile.errors.cells
+                if progress is not None:
+                    progress("compare", done, total)
+            bias = bias_of_tiles(layer, partial(measured_values, measurements, record))
+            error = None if bias is None else bias.largest_error
+            found.append(LayerReadback.of(record, layer.record.max_abs, tiles, bias_error=error))
+    return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """The comparison of a layer.
+
+    Attributes:
+        record: What the bundle says of it.
+        layer: The layer in the model.
+        scale: Its scales, [matrices, pieces of rows, pieces of columns].
+        measurements: What was measured.
+        tolerance: How far a device may be from its target.
+    """
+
+    record: LayerRecord
+    layer: Layer
+    scale: NDArray[np.float64]
+    measurements: Measurements
+    tolerance: Tolerance | None
+
+    def tiles(self, executor: Executor) -> Iterator[TileReadback]:
+        """The figures of all tiles.
+
+        Targets are read and hashed by other threads meanwhile. The comparison is no job for several: steps of some
+        microseconds in a row make threads wait for the interpreter longer than they work.
+        """
+        return map(self._tile, tile_arrays(self.layer, executor))
+
+    def _tile(self, arrays: TileArrays) -> TileReadback:
+        record, tile = self.record, self.record.tiles[arrays.tile.number]
+        if arrays.digests[: len(record.devices)] != tuple(item.sha256 for item in tile.conductances):
+            raise of_another_model(
+                self.measurements,
+                f"tile {tile.id} of '{record.weight}' has other targets than those that were handed off",
+            )
+        difference, devices = np.zeros(arrays.tile.shape), {}
+        largest, never_written, only_zeros = 0.0, [], []
+        rearranged: dict[Arrangement, Evidence] = {}
+        for number, (device, targets) in enumerate(zip(record.devices, arrays.conductances, strict=True)):
+            found = self.measurements.array(record, tile, number)
+            errors = None if found is None else found.conductances.astype(np.float64) - targets
+            failed = 0 if found is None else found.failed
+            figures = devices[device.name] = ProgrammingErrors.of(targets, errors, failed, self.tolerance)
+            if found is None and self.measurements.is_created(tile, number):
+                never_written.append(tile.conductances[number].key)
+            if found is not None and errors is not None and figures.measured:
+                largest = max(largest, float(np.fmax.reduce(found.conductances, axis=None)))
+                partner = next((other for pair in record.pairs for other in _partners(pair, number)), None)
+                swapped = None if partner is None else arrays.conductances[partner]
+                for name, evidence in evidence_of_rearrangement(targets, errors, swapped).items():
+                    rearranged[name] = rearranged.get(name, Evidence()) | evidence
+                if targets.any() and not np.nan_to_num(found.conductances).any():
+                    only_zeros.append(tile.conductances[number].key)
+                if figures.measured < figures.cells:
+                    np.nan_to_num(errors, copy=False, nan=0.0)
+                difference += device.coefficient * errors
+        difference = (difference / self.layer.scale_of_cells(arrays.tile, self.scale))[
+            : max(self.layer.layout.rows - tile.inputs[0], 0)
+        ]
+        return TileReadback(
+            id=tile.id,
+            matrix=tile.matrix,
+            grid=tile.grid,
+            devices=devices,
+            weights=WeightErrors.of(difference),
+            largest_target_us=max(float(targets.max()) for targets in arrays.conductances),
+            largest_measured_us=largest,
+            never_written=tuple(never_written),
+            only_zeros=tuple(only_zeros),
+            rearranged=rearranged,
+        )
+
+
+def _partners(pair: tuple[int, int], device: int) -> tuple[int, ...]:
+    """The other device of a pair; none if it is not in it."""
+    return tuple(other for other in pair if other != device) if device in pair else ()
+
+
+def tile_errors(measurements: Measurements, layers: Mapping[str, Layer], tile: BundleTile) -> dict[str, FloatArray]:
+    """Measured minus target of a tile in µS, by the names of devices; targets are those of the layers of the model."""
+    record, layer, found = tile.layer.record, layers[tile.layer.record.id], {}
+    place = tile.record.matrix, tile.record.inputs, tile.record.outputs
+    for number, device in enumerate(record.devices):
+        measured = measurements.array(record, tile.record, number)
+        if measured is not None:
+            with MatrixReader(layer.mapped.stored_tensors[number], layer.layout) as reader:
+                targets = as_stored(layer)(block_with_bias(layer, number, reader, place))
+            found[device.name] = measured.conductances.astype(np.float64) - targets
+    return found
+
+
+def measured_values(
+    measurements: Measurements, record: LayerRecord, tile: int, device: int
+) -> NDArray[np.floating[Any]] | None:
+    """What was measured of a device of a tile, NaN where nothing was; None if nothing was at all."""
+    found = measurements.array(record, record.tiles[tile], device)
+    return None if found is None else found.conductances
+
+
+def of_another_model(measurements: Measurements, problem: str) -> BundleError:
+    """The error of a bundle that was not made of the model that is read back into."""
+    return BundleError(
+        f"the bundle '{measurements.bundle}' was made of another model ('{measurements.manifest.source.name}'): "
+        f"{problem}; read back into the model that was handed off, such as model.onnx of the bundle"
+    )

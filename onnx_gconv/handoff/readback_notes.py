@@ -1,0 +1,99 @@
+"""What a read-back says of measurements that look like a mistake, though each of them may be right."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+
+from onnx_gconv.crossbars.arrangement import Arrangement, Evidence
+from onnx_gconv.handoff.measurements import Measurements
+from onnx_gconv.handoff.readback_report import LayerReadback, TileReadback
+
+__all__ = ["readback_notes"]
+
+# The largest measured conductance is that much smaller than the largest target: µS is 1e6 times S.
+_LOOKS_LIKE_SIEMENS = 1e-3
+
+# What a tile looks like, and what to do.
+_ARRANGEMENTS: dict[Arrangement, tuple[str, str]] = {
+    "transposed": ("transposed", "write arrays as [inputs, outputs]"),
+    "rows_reversed": ("written from the last input to the first", "write the first input first"),
+    "columns_reversed": ("written from the last output to the first", "write the first output first"),
+    "turned": ("written from the last cell to the first", "write the first input and the first output first"),
+    "exchanged": ("exchanged with the other device of the pair", "write each device under its own key"),
+}
+
+
+def readback_notes(measurements: Measurements, layers: Sequence[LayerReadback]) -> Iterator[str]:
+    """All that is worth saying, one line each."""
+    yield from _of_units(measurements, layers)
+    tiles = [tile for layer in layers for tile in layer.tiles]
+    if keys := [key for tile in tiles for key in tile.never_written]:
+        what, their = ("array was", "its") if len(keys) == 1 else ("arrays were", "their")
+        yield f"{len(keys):,} {what} created, but never written, so that {their} cells keep the targets: {_named(keys)}"
+    if keys := [key for tile in tiles for key in tile.only_zeros]:
+        what = "array holds" if len(keys) == 1 else "arrays hold"
+        yield (
+            f"{len(keys):,} {what} nothing but zeros, which count as measured: {_named(keys)}; leave arrays out that "
+            "were not measured"
+        )
+    for layer in layers:
+        yield from _of_arrangements(layer)
+
+
+def _of_units(measurements: Measurements, layers: Sequence[LayerReadback]) -> Iterator[str]:
+    measured = sum(layer.errors.measured for layer in layers)
+    largest_error = max((layer.errors.largest_us for layer in layers), default=0.0)
+    if measurements.holds_targets and not largest_error:
+        yield (
+            f"'{measurements.path}' holds the targets themselves; measured conductances belong in measured.h5 or "
+            "measured.npz beside it, or in its place"
+        )
+    targets = max((layer.largest_target_us for layer in layers), default=0.0)
+    highest = max((layer.largest_measured_us for layer in layers), default=0.0)
+    if measured and 0 < highest < _LOOKS_LIKE_SIEMENS * targets:
+        yield (
+            f"the largest measured conductance is {highest:.3g} µS, but the largest target {targets:.3g} µS; were they "
+            "measured in siemens? They are taken for µS"
+        )
+
+
+def _of_arrangements(layer: LayerReadback) -> Iterator[str]:
+    """Which tiles look rearranged; or the whole layer, if its tiles are too small to tell one by one."""
+    alike: dict[Arrangement, list[TileReadback]] = {}
+    for tile in layer.tiles:
+        if (name := _clearest(tile.rearranged)) is not None:
+            alike.setdefault(name, []).append(tile)
+    for name, tiles in alike.items():
+        evidence = functools.reduce(operator.or_, (tile.rearranged[name] for tile in tiles))
+        what, looks = ("tile", "looks") if len(tiles) == 1 else ("tiles", "look")
+        names = _named([tile.id for tile in tiles])
+        yield f"{what} {names} of '{layer.weight}' {looks} {_in_words(name, evidence)}"
+    if not alike:
+        together: dict[Arrangement, Evidence] = {}
+        for tile in layer.tiles:
+            for name, evidence in tile.rearranged.items():
+                together[name] = together.get(name, Evidence()) | evidence
+        if (name := _clearest(together)) is not None:
+            yield f"the tiles of layer {layer.id} ('{layer.weight}') look {_in_words(name, together[name])}"
+
+
+def _clearest(found: Mapping[Arrangement, Evidence]) -> Arrangement | None:
+    clear = [name for name, evidence in found.items() if evidence.is_clear]
+    return min(clear, key=lambda name: found[name].ratio, default=None)
+
+
+def _in_words(name: Arrangement, evidence: Evidence) -> str:
+    how, remedy = _ARRANGEMENTS[name]
+    straight, rearranged = evidence.rms_us
+    return (
+        f"{how}: measured conductances are {straight:.3g} µS (rms) from their targets, but only {rearranged:.3g} µS "
+        f"from the targets in that arrangement; {remedy}"
+    )
+
+
+def _named(names: Sequence[str], most: int = 3) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

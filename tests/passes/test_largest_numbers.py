@@ -1,0 +1,84 @@
+"""The largest numbers of a type come back as what they are, or are refused; they never come back as infinity."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from onnx_gconv.converters import OffsetConductanceConverter, TwoSidedPairConductanceConverter
+from onnx_gconv.errors import UnmappableWeightError
+from onnx_gconv.mapping import read_manifest
+from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.scheme import MappingScheme
+from onnx_gconv.verification.weights import compare_weights
+from tests.scheme_choices import CONVERTERS
+
+TEXT = "g (float[1,2] x) => (float y) { y = MatMul(x, W) }"
+
+
+def largest(dtype, name=""):
+    """Of a single device, whose range is that of the weights, the largest numbers are of one sign."""
+    end = ml_dtypes.finfo(dtype).max
+    low = dtype(0) if name == "single device" else -end
+    return np.array([[end, low, 0], [end * dtype(0.75), 3, low]], dtype)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_the_largest_float32_numbers_come_back(parse, name, granularity):
+    scheme = MappingScheme(CONVERTERS[name], Granularity(granularity))
+    original, model = (parse(TEXT, W=largest(np.float32, name)) for _ in range(2))
+    MapConductances(scheme=scheme)(model)
+    assert CheckMapping().violations(model) == ()
+    [found] = compare_weights(original, model, read_manifest(model))
+    assert found.passed, found
+    RestoreWeights()(model)
+    assert np.isfinite(model.graph.initializers["W"].const_value.numpy()).all()
+
+
+@pytest.mark.parametrize("name", CONVERTERS)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
+def test_the_largest_numbers_of_half_precision_come_back(parse, name, dtype):
+    model = parse(TEXT.replace("float", np.dtype(dtype).name), W=largest(dtype, name))
+    MapConductances(CONVERTERS[name], conductance_dtype="weight")(model)
+    assert CheckMapping().violations(model) == ()
+    RestoreWeights()(model)
+    assert np.isfinite(model.graph.initializers["W"].const_value.numpy().astype(np.float64)).all()
+
+
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_the_largest_float64_numbers_come_back_or_are_refused(parse, name):
+    model = parse(TEXT.replace("float", "double"), W=largest(np.float64, name))
+    try:
+        MapConductances(CONVERTERS[name])(model)
+    except UnmappableWeightError as error:
+        refused = str(error)
+        assert refused.startswith(
+            "the weight 'W' has values up to 1.79769e+308, which may overflow when rebuilt in float64"
+        )
+        assert list(model.graph.initializers) == ["W"]
+        return
+    RestoreWeights()(model)
+    assert np.isfinite(model.graph.initializers["W"].const_value.numpy()).all()
+
+
+def test_conductances_become_float64_only_where_float32_has_no_room(parse):
+    for end, dtype in ((1.0, "float64"), (0.5, "float32")):
+        model = parse(TEXT, W=largest(np.float32) * np.float32(end))
+        MapConductances(TwoSidedPairConductanceConverter())(model)
+        [record] = read_manifest(model).weights
+        assert record.compute_dtype == dtype
+    assert record.notes == ()
+
+
+@pytest.mark.parametrize("converter", [OffsetConductanceConverter(), TwoSidedPairConductanceConverter()], ids=str)
+def test_arrays_of_them_are_refused_by_value_and_place(converter):
+    with pytest.raises(
+        UnmappableWeightError, match=r"^the weight has the value 3.40282e\+38 at flat index 1, which ov"
+    ):
+        converter.convert_to_conductances(np.array([0, np.finfo(np.float32).max], np.float32))
+    wide = np.array([0, np.finfo(np.float32).max], np.float64)
+    conductances, params = converter.convert_to_conductances(wide)
+    np.testing.assert_allclose(converter.convert_back_to_weights(conductances, params), wide, rtol=1e-15)

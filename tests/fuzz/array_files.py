@@ -14,7 +14,7 @@ import numpy as np
 from tests.fuzz.mutators import FLOATS, Random, chosen, mutated_bytes, steps
 from tests.fuzz.readings import NotJudgedError
 
-__all__ = ["arrays_of_hdf5", "arrays_of_npz", "equal_arrays", "mutated_hdf5", "mutated_npz"]
+__all__ = ["arrays_of_hdf5", "arrays_of_npz", "arrays_of_octave", "equal_arrays", "mutated_hdf5", "mutated_npz"]
 
 _TYPES = ("<f2", "<f8", ">f4", "<i4", "|u1", "|b1", "<c8", "<U3", "|S2", "<M8[s]", "<f16", "V4")
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -50,6 +50,21 @@ def arrays_of_hdf5(content: bytes) -> dict[str, np.ndarray]:
     with h5py.File(io.BytesIO(content), "r") as file:
         file.visititems(take)
     return found
+
+
+def arrays_of_octave(content: bytes) -> dict[str, np.ndarray]:
+    """The matrices of a file of Octave's; only of those whose names are all groups with a type and a value."""
+    found = arrays_of_hdf5(content)
+    return {
+        "/".join(key.split("/")[::2]): array.T.astype(np.bool_) if _is_truth(found, key) else array.T
+        for key, array in found.items()
+        if len(key.split("/")) % 2 == 0 and set(key.split("/")[1::2]) == {"value"}
+    }
+
+
+def _is_truth(arrays: Mapping[str, np.ndarray], key: str) -> bool:
+    kind = arrays.get(f"{key.removesuffix('value')}type")
+    return kind is not None and kind.tobytes().startswith(b"bool")
 
 
 def _is_written(dataset: h5py.Dataset) -> bool:

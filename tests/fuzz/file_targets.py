@@ -17,7 +17,14 @@ from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.devices.presets import presets_in
 from onnx_gconv.operations import check_configuration
 from onnx_gconv.runtime.inputs import InputSpec, load_inputs
-from tests.fuzz.array_files import arrays_of_hdf5, arrays_of_npz, equal_arrays, mutated_hdf5, mutated_npz
+from tests.fuzz.array_files import (
+    arrays_of_hdf5,
+    arrays_of_npz,
+    arrays_of_octave,
+    equal_arrays,
+    mutated_hdf5,
+    mutated_npz,
+)
 from tests.fuzz.model_targets import check_layers
 from tests.fuzz.mutators import Random, chosen, mutated_json, mutated_text
 from tests.fuzz.place import Place, reading_of
@@ -70,7 +77,7 @@ def _mutated_document(content: bytes, random: Random) -> bytes:
 def check_measured(random: Random, place: Place) -> None:
     """Read back damaged measurements, or good ones by a damaged bundle, and compare the conductances with the file."""
     files, measured = bundle_files(), dict(measured_files())
-    name = chosen(random, ("measured.h5", "measured.npz"))
+    name = chosen(random, tuple(measured))
     manifest = files["manifest.json"]
     if random.random() < 0.75:
         measured[name] = (mutated_hdf5 if name.endswith("h5") else mutated_npz)(measured[name], random)
@@ -81,12 +88,15 @@ def check_measured(random: Random, place: Place) -> None:
     path, output = place.write(name, measured[name]), place.outputs / "measured.onnx"
     read_back(mapped, path, output, bundle=place.inputs)
     try:
-        arrays = (arrays_of_hdf5 if name.endswith("h5") else arrays_of_npz)(measured[name])
+        arrays = _READERS[name](measured[name])
     except NotJudgedError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever others make of damaged files
         raise NotJudgedError(f"the file is read by the project alone: {error}") from None
     _check_read_back(json.loads(files["manifest.json"]), mapped, output, arrays)
+
+
+_READERS = {"measured.h5": arrays_of_hdf5, "measured.npz": arrays_of_npz, "octave.h5": arrays_of_octave}
 
 
 def _check_read_back(manifest: dict[str, Any], mapped: Path, output: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -326,7 +326,7 @@ DEFECTS = json.dumps({
 
 @functools.cache
 def measured_files() -> dict[str, bytes]:
-    """Measurements of that bundle as HDF5 and as npz, some cells failed."""
+    """Measurements of that bundle as HDF5, as npz and as Octave writes them, some cells failed."""
     random = np.random.default_rng(8)
     arrays: dict[str, np.ndarray] = {}
     with h5py.File(io.BytesIO(bundle_files()["conductances.h5"]), "r") as file:
@@ -341,7 +341,27 @@ def measured_files() -> dict[str, bytes]:
         for key, array in arrays.items():
             file[key] = array
     np.savez(npz, **arrays)  # type: ignore[arg-type]
-    return {"measured.h5": buffer.getvalue(), "measured.npz": npz.getvalue()}
+    return {"measured.h5": buffer.getvalue(), "measured.npz": npz.getvalue(), "octave.h5": _of_octave(arrays)}
+
+
+def _of_octave(arrays: dict[str, np.ndarray]) -> bytes:
+    """Arrays as Octave writes them: each name is a group with the type and the value, matrices column by column."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for key, array in arrays.items():
+            group = file
+            for name in key.split("/"):
+                group = group.require_group("value") if group != file else file
+                group = group.require_group(name)
+                group.attrs["OCTAVE_NEW_FORMAT"] = np.uint8(1)
+                kind = "scalar struct" if name != key.rpartition("/")[2] else _OCTAVE_TYPES[array.dtype.kind]
+                if "type" not in group:
+                    group["type"] = np.bytes_(kind)
+            group["value"] = array.T
+    return buffer.getvalue()
+
+
+_OCTAVE_TYPES = {"f": "float matrix", "b": "bool matrix"}
 
 
 @functools.cache

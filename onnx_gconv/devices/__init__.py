@@ -1,1 +1,8 @@
-"""What devices can do: the levels that they can be programmed to, and published ranges. NumPy and data only."""
+"""What devices can do: levels, published ranges, programming, drift and reading. NumPy and data only."""
+
+from __future__ import annotations
+
+from onnx_gconv.devices.base_device import DeviceModel, Devices
+from onnx_gconv.devices.registry import device_model, device_model_names, register_device_model
+
+__all__ = ["DeviceModel", "Devices", "device_model", "device_model_names", "register_device_model"]

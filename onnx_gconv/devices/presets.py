@@ -83,6 +83,7 @@ class DevicePreset:
         tolerance_us: How far from its target a device may be when programming ends, in µS.
         tolerance_relative: The same as a part of the target.
         converter: The converter that belongs to the device; None for a single pair.
+        model: The name of the device model that says how it is programmed, drifts and is read; None if there is none.
         notes: What is not known, and what the figures stand for.
 
     Raises:
@@ -99,6 +100,7 @@ class DevicePreset:
     tolerance_us: float | None = None
     tolerance_relative: float | None = None
     converter: str | None = None
+    model: str | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -179,6 +181,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "tolerance_us": (float, int),
     "tolerance_relative": (float, int),
     "converter": (str,),
+    "model": (str,),
     "notes": (list,),
     "source": (list,),
 }

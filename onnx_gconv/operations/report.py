@@ -38,7 +38,7 @@ class SkippedCount:
 
     Attributes:
         reason: The reason.
-        is_mvm: Whether they are weights of MVM ops.
+        is_mvm: Whether they are weights of MVM ops, or of ops that may be such.
         weights: How many there are.
         parameters: How many parameters they have, as far as their shapes are known.
         unknown_shapes: Of how many the shape is not known.
@@ -230,12 +230,15 @@ class MappingReport:
         if self.mvm_share is not None:
             total = self.mapped_parameters + self.skipped_mvm_parameters
             verb = "are" if self.is_mapped or self.output else "would be"
+            unknown = sum(count.unknown_shapes for count in self.skipped_by_reason if count.is_mvm)
+            besides = f"; {counted(unknown)} of unknown size not" if unknown else ""
             lines.append(
                 f"{self.mapped_parameters:,} of {total:,} parameters of MVM ops ({self.mvm_share:.1%}) {verb} mapped "
-                "to conductances."
+                f"to conductances{besides}."
             )
         else:
-            lines.append("The model has no weights of MVM ops.")
+            has_any = any(item.is_mvm for item in self.skipped)
+            lines.append("No weight is mapped." if has_any else "The model has no weights of MVM ops.")
         if self.mapped:
             lines.extend(self._schemes())
         if self.files:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.errors import GconvError, ModelError
+from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, all_elements
 from onnx_gconv.weights.constants import constant_tensor
+from onnx_gconv.weights.evaluated_ops import EVALUATED_OPS, EvaluationError
+from onnx_gconv.weights.node_evaluation import NodeValue, added_bytes, evaluate_node
+from onnx_gconv.weights.opsets import default_opset
 
 __all__ = ["MOST_EVALUATED_BYTES", "ConstantEvaluator", "EvaluatedTensor", "EvaluationError"]
 
@@ -24,18 +27,6 @@ MOST_EVALUATED_BYTES = 4 << 30
 
 # Results up to this size in all are kept, and the last one in any case: weights are read part by part.
 _KEPT_BYTES = 256 << 20
-
-_MOST_IN_MESSAGE = 120
-
-# They give what they are given. The reference implementation (onnx 1.23) makes a list of it, and so an axis more.
-_PASSING_OPS = frozenset({"Optional", "OptionalGetElement"})
-
-# What a node gives: a tensor, a sequence of values, or an optional one that is not there.
-_Value: TypeAlias = "NDArray[Any] | list[_Value] | None"
-
-
-class EvaluationError(GconvError):
-    """A constant value cannot be computed; the message says why in a few words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +48,17 @@ class _Computation:
 
 
 class ConstantEvaluator:
-    """Computes constant values of a model, node by node, each in its own type, with ONNX's reference implementation.
+    """Computes constant values of a model, node by node, each by the rule of the opset that the model imports.
 
-    ONNX Runtime computes the same where an operation is exact or rounded once: a cast, a slice, a concatenation, a
-    product, a dequantization.
+    ONNX Runtime computes the same, bit for bit, where an operation is exact or rounded once: a cast, a slice, a
+    concatenation, a product, a dequantization. Others, see `rounded_ops`, differ in the last places.
 
     Args:
         model: The model.
     """
 
     def __init__(self, model: ir.Model) -> None:
-        self._opsets = {domain: version for domain, version in model.opset_imports.items() if version is not None}
+        self._opset = default_opset(model)
         self._kept: OrderedDict[_Computation, NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -127,9 +118,9 @@ class ConstantEvaluator:
     def _compute(self, computation: _Computation) -> NDArray[Any]:
         uses = Counter(number for step in computation.steps for number in step.inputs if number is not None)
         uses[computation.result] += 1
-        known: dict[int, _Value] = {}
+        known: dict[int, NodeValue] = {}
 
-        def value_of(number: int) -> _Value:
+        def value_of(number: int) -> NodeValue:
             if number not in known:
                 tensor = computation.constants[number]
                 _require_memory(tensor.nbytes + sum(map(_bytes, known.values())))
@@ -138,7 +129,8 @@ class ConstantEvaluator:
 
         for step in computation.steps:
             inputs = [None if number is None else value_of(number) for number in step.inputs]
-            known.update(zip(step.outputs, self._run_node(step.node, inputs), strict=False))
+            _require_memory(added_bytes(step.node, inputs) + sum(map(_bytes, known.values())))
+            known.update(zip(step.outputs, evaluate_node(step.node, inputs, self._opset), strict=False))
             _require_memory(sum(map(_bytes, known.values())))
             uses.subtract(number for number in step.inputs if number is not None)
             for number in {*step.inputs, *step.outputs}:
@@ -148,30 +140,6 @@ class ConstantEvaluator:
         if not isinstance(result, np.ndarray):
             raise EvaluationError("it is a sequence or an optional value, no tensor")
         return result
-
-    def _run_node(self, node: onnx.NodeProto, inputs: Sequence[_Value | None]) -> list[_Value]:
-        from onnx.reference import ReferenceEvaluator
-
-        if node.domain == "" and node.op_type in _PASSING_OPS:
-            return [inputs[0] if inputs else None]
-        feeds = {name: array for name, array in zip(node.input, inputs, strict=True) if array is not None}
-        untyped = onnx.TypeProto()
-        graph = onnx.helper.make_graph(
-            [node],
-            node.op_type,
-            [onnx.helper.make_value_info(name, untyped) for name in feeds],
-            [onnx.helper.make_value_info(name, untyped) for name in node.output],
-        )
-        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
-        try:
-            with np.errstate(all="ignore"):
-                results: Any = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds)
-        except MemoryError as error:
-            raise EvaluationError(f"{node.op_type} takes too much memory") from error
-        except Exception as error:
-            reason = " ".join(str(error).split())[:_MOST_IN_MESSAGE]
-            raise EvaluationError(f"{node.op_type} cannot be computed ({type(error).__name__}: {reason})") from error
-        return [np.asarray(result) if isinstance(result, np.generic) else result for result in results]
 
 
 class EvaluatedTensor(StreamedTensor):
@@ -195,6 +163,12 @@ class EvaluatedTensor(StreamedTensor):
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
         """The constants that it is computed from."""
         return tuple(self._computation.constants.values())
+
+    @property
+    def rounded_ops(self) -> tuple[str, ...]:
+        """The op types among the nodes whose results have other last places in each runtime."""
+        ops = dict.fromkeys(step.node.op_type for step in self._computation.steps)
+        return tuple(op for op in ops if EVALUATED_OPS[op].precision == "rounded")
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """The elements from `start` to `stop`, in row-major order."""
@@ -238,7 +212,7 @@ def _detached(node: ir.Node) -> onnx.NodeProto:
     return proto
 
 
-def _bytes(value: _Value) -> int:
+def _bytes(value: NodeValue) -> int:
     """How much memory a tensor takes, or the tensors of a sequence."""
     if isinstance(value, np.ndarray):
         return value.nbytes

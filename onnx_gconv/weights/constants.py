@@ -10,12 +10,23 @@ import onnx_ir as ir
 from onnx_gconv.tensors.types import MAPPABLE_DTYPES
 from onnx_gconv.weights.scopes import Scope
 
-__all__ = ["Constant", "ConstantValues", "Leaves", "constant_tensor", "constants_of", "leaves", "main_source"]
+__all__ = [
+    "Constant",
+    "ConstantValues",
+    "Leaves",
+    "constant_tensor",
+    "constants_of",
+    "is_foldable",
+    "leaves",
+    "main_source",
+]
 
 # Nodes without inputs, or with constant ones, that still give another value on every run.
 _RANDOM_OPS = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
+
+_DROPOUT_TRAINING = 2  # its input
 
 _MATRIX_RANK = 2
 
@@ -90,9 +101,9 @@ class ConstantValues:
         numbers = [item for item in constants if item.tensor.dtype in _NUMBER_DTYPES] or constants
         return [item for item in numbers if item.tensor.size > 1] or numbers
 
-    def is_overridable(self, value: ir.Value) -> bool:
-        """Whether a caller may replace something that a constant value is computed from."""
-        return any(leaf.is_graph_input() for leaf in leaves(value, self._functions).values)
+    def replaceable(self, value: ir.Value) -> list[ir.Value]:
+        """The inputs of graphs, with a default that a caller may replace, from which a constant value is computed."""
+        return [leaf for leaf in leaves(value, self._functions).values if leaf.is_graph_input()]
 
     def ops(self, value: ir.Value) -> tuple[str, ...]:
         """The op types of the nodes that compute a constant value."""
@@ -135,7 +146,16 @@ def leaves(value: ir.Value, functions: Collection[tuple[str, str, str]]) -> Leav
 def is_foldable(node: ir.Node, functions: Collection[tuple[str, str, str]]) -> bool:
     """Whether a node computes the same from the same inputs, without a body and without a local function."""
     has_body = any(a.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS} for a in node.attributes.values())
-    return not has_body and node.op_type not in _RANDOM_OPS and node.op_identifier() not in functions
+    return not has_body and not _is_random(node) and node.op_identifier() not in functions
+
+
+def _is_random(node: ir.Node) -> bool:
+    """Whether a node draws random numbers; Dropout does only where it trains, which a third input says."""
+    if node.op_type == "Dropout" and len(node.inputs) > _DROPOUT_TRAINING:
+        training = node.inputs[_DROPOUT_TRAINING]
+        said = None if training is None else constant_tensor(training)
+        return training is not None and (said is None or bool(said.numpy().any()))
+    return node.op_type in _RANDOM_OPS
 
 
 def main_source(sources: Collection[Constant]) -> Constant | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import functools
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,14 +17,17 @@ from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedT
 from onnx_gconv.weights.constants import Constant, ConstantValues, main_source
 from onnx_gconv.weights.functions import FunctionWeights
 from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
-from onnx_gconv.weights.rearrangement import Rearrangement, node_label, readers
+from onnx_gconv.weights.opsets import FREE_INITIALIZERS_IR_VERSION
+from onnx_gconv.weights.rearrangement import Evaluate, Rearrangement, is_rearranging, node_label, readers
 from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import scopes
+from onnx_gconv.weights.unmapped_products import UnmappedProducts, is_matrix_of_numbers
 from onnx_gconv.weights.weight_path import WeightPath, path_to
 
 __all__ = ["find_weights"]
 
-_MATRIX_RANK = 2
+# As tables that no product reads, they hold indices.
+_WIDE_INTEGERS = frozenset({ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32, ir.DataType.UINT32})
 
 
 def find_weights(
@@ -53,18 +57,19 @@ class _SlotUse:
     slot: WeightSlot
     path: WeightPath
 
-    def view(self, shape: tuple[int, ...]) -> tuple[tuple[Rearrangement, ...], MatrixView]:
+    def view(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[tuple[Rearrangement, ...], MatrixView]:
         """How the constant of that shape is rearranged, and the matrix view of the result.
 
         Raises:
+            EvaluationError: If how it is rearranged cannot be computed.
             IndexError: If the shape does not fit the op.
-            ValueError: If it does not, or cannot be known.
+            ValueError: If it does not.
         """
         assert self.slot.view is not None  # noqa: S101 - ops without a view are skipped before
-        steps, arrived = self.path.steps(shape)
+        steps, arrived = self.path.steps(shape, evaluate)
         return steps, self.slot.view(self.node, arrived)
 
-    def zero_point(self, shape: tuple[int, ...], evaluator: ConstantEvaluator) -> NDArray[np.int64] | None:
+    def zero_point(self, shape: tuple[int, ...], evaluate: Evaluate) -> NDArray[np.int64] | None:
         """The zero points of codes of that shape, or None if they cannot be told.
 
         Raises:
@@ -72,7 +77,7 @@ class _SlotUse:
         """
         value = None if self.slot.zero_point is None else _input(self.node, self.slot.zero_point)
         at_slot = None if value is None else (value, self.slot.zero_point_axes_of(self.node))
-        return self.path.zero_point(shape, evaluator.evaluate, at_slot=at_slot)
+        return self.path.zero_point(shape, evaluate, at_slot=at_slot)
 
 
 @dataclass
@@ -88,6 +93,8 @@ class _Use:
 class _Finder:
     def __init__(self, model: ir.Model, lookups: Collection[str], *, quantized: bool, freeze_inputs: bool) -> None:
         self._freeze_inputs = freeze_inputs
+        self._inputs_are_constants = freeze_inputs and model.ir_version < FREE_INITIALIZERS_IR_VERSION
+        self._model = model
         self._scopes = scopes(model)
         self._scope_of = {scope.graph: scope for scope in self._scopes}
         self._values = ConstantValues(model, self._scopes)
@@ -98,18 +105,38 @@ class _Finder:
         self._uses = {value: _Use() for value in self._values.constants}
         self._computed: dict[ir.Value, _Use] = {}
 
+    @functools.cached_property
+    def _unmapped(self) -> UnmappedProducts:
+        return UnmappedProducts(self._model, self._scopes, self._values)
+
     def survey(self) -> WeightSurvey:
+        self._visit_all()
+        decisions: list[FoundWeight | SkippedWeight | None] = [
+            item for value, use in self._computed.items() for item in self._decide_computed(value, use)
+        ]
+        decisions.extend(self._decide(constant) for constant in self._values.constants.values())
+        skipped = self._each_once(item for item in decisions if isinstance(item, SkippedWeight))
+        skipped.extend(self._functions.constants())
+        listed = {(item.name, item.graph_path) for item in skipped}
+        skipped.extend(item for item in self._unmapped.others() if (item.name, item.graph_path) not in listed)
+        return WeightSurvey(tuple(item for item in decisions if isinstance(item, FoundWeight)), tuple(skipped))
+
+    def _each_once(self, skipped: Iterable[SkippedWeight]) -> list[SkippedWeight]:
+        """Skipped weights, those that are whole constants only once: several weights may be computed from one."""
+        found: dict[object, SkippedWeight] = {}
+        for item in skipped:
+            constant = None if item.value is None else self._values.constants.get(item.value)
+            is_whole = constant is not None and item.shape == tuple(constant.tensor.shape.numpy())
+            key = constant if is_whole else item
+            known = found.setdefault(key, item)
+            if known is not item:
+                found[key] = replace(known, consumers=tuple(dict.fromkeys((*known.consumers, *item.consumers))))
+        return list(found.values())
+
+    def _visit_all(self) -> None:
         for scope in self._scopes:
             for node in scope.graph:
                 self._visit(node)
-        decisions: list[FoundWeight | SkippedWeight | None] = [
-            self._decide_computed(value, use) for value, use in self._computed.items()
-        ]
-        decisions.extend(self._decide(constant) for constant in self._values.constants.values())
-        return WeightSurvey(
-            tuple(item for item in decisions if isinstance(item, FoundWeight)),
-            (*(item for item in decisions if isinstance(item, SkippedWeight)), *self._functions.constants()),
-        )
 
     def _visit(self, node: ir.Node) -> None:
         row = mvm_op(node, self._lookups)
@@ -141,37 +168,46 @@ class _Finder:
                 self._uses[source.value].is_source = True
         use.mvm_slots[node, slot.index] = _SlotUse(node, slot, path)
 
-    def _decide_computed(self, value: ir.Value, use: _Use) -> FoundWeight | SkippedWeight:
-        """Whether what nodes compute from constants can be mapped."""
+    def _decide_computed(self, value: ir.Value, use: _Use) -> Iterator[FoundWeight | SkippedWeight]:
+        """Whether what nodes compute from constants can be mapped; without a known shape, its sources are listed."""
         node = value.producer()
         assert node is not None and isinstance(node.graph, ir.Graph)  # noqa: PT018, S101 - it is computed in a graph
         scope = self._scope_of[node.graph]
         sources, ops = self._values.sources(value), "/".join(self._values.ops(value))
         of = f"{ops} of {', '.join(_name(item.value) for item in sources)}"
         reason: tuple[SkipReason, str] | None = None
-        tensor: ir.TensorProtocol | None = None
-        if self._values.is_overridable(value) and not self._freeze_inputs:
+        tensor: EvaluatedTensor | None = None
+        if self._values.replaceable(value) and not self._freeze_inputs:
             reason = SkipReason.OVERRIDABLE_INPUT, of
+        elif not self._quantized and _are_codes(_largest(sources)):
+            reason = SkipReason.QUANTIZED, of
         else:
             try:
                 tensor = EvaluatedTensor(self._evaluator, value)
             except EvaluationError as error:
                 reason = SkipReason.BEHIND_OTHER_NODES, f"{of}: {error}"
         if tensor is None or reason is not None:
-            main = main_source(sources)
-            shape = _static_shape(value) or (tuple(main.tensor.shape.numpy()) if main else None)
-            return SkippedWeight(
-                name=_name(main.value if main else value),
-                shape=shape,
-                graph_path=(main.scope if main else scope).path,
-                reason=reason[0] if reason else SkipReason.BEHIND_OTHER_NODES,
-                detail=reason[1] if reason else of,
-                is_mvm=True,
-                consumers=_slot_labels(use),
-                value=main.value if main else value,
-            )
+            main, shape = main_source(sources), _static_shape(value)
+            matrices = [item for item in sources if is_matrix_of_numbers(item.tensor)]
+            listed: Sequence[Constant | None] = matrices if main is None and shape is None else [main]
+            for item in listed or [None]:
+                yield SkippedWeight(
+                    name=_name(item.value if item else value),
+                    shape=shape or (tuple(item.tensor.shape.numpy()) if item else None),
+                    graph_path=(item.scope if item else scope).path,
+                    reason=reason[0] if reason else SkipReason.BEHIND_OTHER_NODES,
+                    detail=reason[1] if reason else of,
+                    is_mvm=True,
+                    consumers=_slot_labels(use),
+                    value=item.value if item else value,
+                )
+            return
         constant = Constant(value, tensor, scope)
-        return self._decide_weight(constant, use, tuple(_name(item.value) for item in sources))
+        weight = self._decide_weight(constant, use, tuple(_name(item.value) for item in sources))
+        if isinstance(weight, FoundWeight) and (rounded := "/".join(tensor.rounded_ops)):
+            note = f"computed by {rounded}, whose results differ in their last places from runtime to runtime"
+            weight = replace(weight, notes=(*weight.notes, note))
+        yield weight
 
     def _decide(self, constant: Constant) -> FoundWeight | SkippedWeight | None:
         """Whether a constant is a weight, a skipped weight, or nothing to speak of."""
@@ -184,13 +220,25 @@ class _Finder:
         if (obstacle := self._obstacle(constant, use)) is not None:
             return _skipped(constant, use, *obstacle, is_mvm=True)
         shape = tuple(constant.tensor.shape.numpy())
+        if (shape_input := self._replaceable_shape(use)) is not None:
+            detail = f"input '{_name(shape_input)}', from which its shape is computed"
+            return _skipped(constant, use, SkipReason.OVERRIDABLE_INPUT, detail, is_mvm=True)
         try:
-            consumers = tuple(self._consumers(constant, use))
+            consumers = tuple(self._consumers(constant.value, shape, use))
+        except EvaluationError as error:
+            return _skipped(constant, use, SkipReason.BEHIND_OTHER_NODES, str(error), is_mvm=True)
         except (IndexError, ValueError):
             detail = f"{list(shape)} for {_ops(use)}"
             return _skipped(constant, use, SkipReason.INVALID_SHAPE, detail, is_mvm=True)
         found = FoundWeight(constant.value, constant.tensor, constant.scope, consumers, sources, passed=_passed(use))
         return self._with_zero_point(found, use) if found.is_integer else found
+
+    def _replaceable_shape(self, use: _Use) -> ir.Value | None:
+        """An input of the graph by which a caller may change how a constant is rearranged, or None."""
+        nodes = (node for item in use.mvm_slots.values() for node in item.path.nodes if is_rearranging(node))
+        shapes = (value for node in nodes if (value := _input(node, 1)) is not None)
+        inputs = (item for shape in shapes for item in self._values.replaceable(shape))
+        return None if self._inputs_are_constants else next(inputs, None)
 
     def _obstacle(self, constant: Constant, use: _Use) -> tuple[SkipReason, str] | None:
         """Why a constant in a weight slot cannot be mapped, in a few words, or None."""
@@ -219,7 +267,7 @@ class _Finder:
         problem = None
         for item in use.mvm_slots.values():
             try:
-                zero_point = item.zero_point(weight.shape, self._evaluator)
+                zero_point = item.zero_point(weight.shape, self._evaluator.evaluate)
             except EvaluationError as error:
                 problem = f"its zero point cannot be told ({error})"
                 break
@@ -238,20 +286,22 @@ class _Finder:
         """List constants that might be taken for weights: matrices, but not biases, norms, shapes and indices."""
         if use.is_source:  # of a computed weight, which is mapped or listed itself
             return None
+        if (unmapped := self._unmapped.skipped(constant)) is not None:
+            return unmapped
         if use.constant_expression is not None:
             detail = f"node {node_label(use.constant_expression)}"
             return _skipped(constant, use, SkipReason.CONSTANT_EXPRESSION, detail, is_mvm=False)
-        is_matrix = len(constant.tensor.shape.numpy()) >= _MATRIX_RANK and constant.tensor.dtype.is_floating_point()
-        if not is_matrix:
+        if not is_matrix_of_numbers(constant.tensor) or constant.tensor.dtype in _WIDE_INTEGERS:
             return None
         ops = sorted({node.op_type for node, _ in readers(constant.value)})
-        detail = f"read by {'/'.join(ops)}" if ops else "unused"
+        otherwise = "an output of its graph" if constant.value.is_graph_output() else "unused"
+        detail = f"read by {'/'.join(ops)}" if ops else otherwise
         return _skipped(constant, use, SkipReason.NOT_AN_MVM_WEIGHT, detail, is_mvm=False)
 
-    def _consumers(self, constant: Constant, use: _Use) -> Iterator[Consumer]:
-        for node, index in _readers(constant.value, use):
+    def _consumers(self, value: ir.Value, shape: tuple[int, ...], use: _Use) -> Iterator[Consumer]:
+        for node, index in _readers(value, use):
             slot_use = use.mvm_slots.get((node, index))
-            path, view = ((), None) if slot_use is None else slot_use.view(tuple(constant.tensor.shape.numpy()))
+            path, view = ((), None) if slot_use is None else slot_use.view(shape, self._evaluator.evaluate)
             assert node.graph is not None  # noqa: S101 - nodes of a model stand in graphs
             yield Consumer(
                 node=node,
@@ -295,6 +345,16 @@ def _ops(use: _Use) -> str:
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:
     return node.inputs[index] if index < len(node.inputs) else None
+
+
+def _largest(sources: Sequence[Constant]) -> list[Constant]:
+    """Those of some constants that have the most elements: codes, and not their scales and zero points."""
+    most = max((item.tensor.size for item in sources), default=0)
+    return [item for item in sources if item.tensor.size == most]
+
+
+def _are_codes(constants: Sequence[Constant]) -> bool:
+    return bool(constants) and all(item.tensor.dtype in INTEGER_DTYPES for item in constants)
 
 
 def _static_shape(value: ir.Value) -> tuple[int, ...] | None:

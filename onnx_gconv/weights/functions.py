@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from onnx_gconv.weights.constants import Constant, ConstantValues, constants_of, leaves, main_source
+from onnx_gconv.weights.constants import Constant, ConstantValues, constants_of, is_foldable, leaves, main_source
 from onnx_gconv.weights.mvm_ops import mvm_op
 from onnx_gconv.weights.rearrangement import node_label
 from onnx_gconv.weights.records import SkippedWeight, SkipReason
@@ -102,17 +102,52 @@ def _skipped(value: ir.Value, source: Constant | None, scope: str, function: str
     )
 
 
+def _functions_before(node: ir.Node, model: ir.Model, values: ConstantValues) -> set[ir.OperatorIdentifier]:
+    """The functions that compute what is in a weight slot of a node from constants alone."""
+    row = mvm_op(node)
+    found: set[ir.OperatorIdentifier] = set()
+    for slot in () if row is None or not model.functions else row.slots:
+        if slot.index < len(node.inputs) and (value := node.inputs[slot.index]) is not None:
+            found |= _calls_on_the_way(value, model, values)
+    return found
+
+
+def _calls_on_the_way(value: ir.Value, model: ir.Model, values: ConstantValues) -> set[ir.OperatorIdentifier]:
+    """The functions that take part in computing a value; none if it is computed from anything but constants."""
+    found: set[ir.OperatorIdentifier] = set()
+    waiting, seen = [value], {value}
+    while waiting:
+        current = waiting.pop()
+        if values.is_constant(current):
+            continue
+        node = current.producer()
+        if node is None:
+            return set()
+        function = model.functions.get(node.op_identifier())
+        nodes = [node] if function is None else function.all_nodes()
+        if not all(is_foldable(item, ()) for item in nodes):
+            return set()
+        if function is not None:
+            found.add(node.op_identifier())
+        new = [item for item in node.inputs if item is not None and item not in seen]
+        seen.update(new)
+        waiting.extend(new)
+    return found
+
+
 def functions_with_weights(model: ir.Model) -> frozenset[ir.OperatorIdentifier]:
     """The functions that have to be inlined before their weights can be mapped.
 
     These are the functions whose bodies hold a constant for a weight slot, in their own nodes or in those of a function
-    that they call, and the functions that the graphs of the model call with a constant for a weight slot.
+    that they call, the functions that the graphs of the model call with a constant for a weight slot, and those that
+    compute what is in a weight slot from constants.
     """
     functions, all_scopes = FunctionWeights(model), scopes(model)
     values = ConstantValues(model, all_scopes)
     found = {item for item, function in model.functions.items() if any(True for _ in functions.constants_in(function))}
     for scope in all_scopes:
         for node in scope.graph:
+            found |= _functions_before(node, model, values)
             for indices in functions.weight_arguments(node):
                 arguments = [node.inputs[index] for index in sorted(indices) if index < len(node.inputs)]
                 given = [value for value in arguments if value is not None]

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from onnx_gconv.weights.records import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 
 __all__ = [
+    "FREE_INITIALIZERS_IR_VERSION",
     "OLDEST_CASTS",
     "OLDEST_OPSET",
     "OLDEST_ROUND_OPSET",
@@ -14,6 +15,9 @@ __all__ = [
     "set_default_opset",
     "without_missing_casts",
 ]
+
+FREE_INITIALIZERS_IR_VERSION = 4
+"""Below this IR version every initializer has to be an input of the graph, which says nothing of what callers do."""
 
 OLDEST_OPSET = 7
 """Sub and Div broadcast by shape since this opset, and ONNX Runtime has no kernels for their older versions."""

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.tensors.streamed import all_elements
-from onnx_gconv.weights.constants import constant_tensor
+__all__ = [
+    "REARRANGING_OPS",
+    "Evaluate",
+    "Rearrangement",
+    "is_rearranging",
+    "node_label",
+    "readers",
+    "rearrangement",
+    "step_shape",
+]
 
-__all__ = ["REARRANGING_OPS", "Rearrangement", "is_rearranging", "node_label", "readers", "rearrangement", "step_shape"]
+Evaluate: TypeAlias = Callable[[ir.Value], NDArray[np.generic]]
+"""Gives the value of a constant, or raises EvaluationError."""
 
 REARRANGING_OPS = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
@@ -40,11 +50,17 @@ def is_rearranging(node: ir.Node) -> bool:
     return node.op_type in REARRANGING_OPS and node.domain == "" and bool(node.inputs) and node.inputs[0] is not None
 
 
-def rearrangement(node: ir.Node, shape: Sequence[int]) -> Rearrangement | None:
+def rearrangement(node: ir.Node, shape: Sequence[int], evaluate: Evaluate) -> Rearrangement | None:
     """What a rearranging node does with a tensor of the given shape; None if it does nothing.
 
+    Args:
+        node: The node.
+        shape: The shape of its first input.
+        evaluate: Gives the new shape or the axes, where these are an input.
+
     Raises:
-        ValueError: If that cannot be known, or the node does not fit the shape.
+        EvaluationError: If the new shape or the axes cannot be computed.
+        ValueError: If the node does not fit the shape.
     """
     if node.op_type == "Identity":
         return None
@@ -55,7 +71,7 @@ def rearrangement(node: ir.Node, shape: Sequence[int]) -> Rearrangement | None:
         return Rearrangement("transpose", tuple(permutation))
     new_shape = {"Reshape": _reshaped, "Flatten": _flattened, "Squeeze": _squeezed, "Unsqueeze": _unsqueezed}[
         node.op_type
-    ](node, tuple(shape))
+    ](node, tuple(shape), evaluate)
     if math.prod(new_shape) != math.prod(shape):
         raise ValueError(f"shape {list(shape)} does not become {list(new_shape)}")
     return Rearrangement("reshape", new_shape)
@@ -66,8 +82,8 @@ def step_shape(step: Rearrangement, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in step.argument) if step.op == "transpose" else step.argument
 
 
-def _reshaped(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
-    wanted = list(_integers(node, 1, "shape") or ())
+def _reshaped(node: ir.Node, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[int, ...]:
+    wanted = list(_integers(node, "shape", evaluate) or ())
     if not node.attributes.get_int("allowzero", 0):
         wanted = [shape[axis] if size == 0 else size for axis, size in enumerate(wanted)]
     if -1 in wanted:
@@ -80,7 +96,7 @@ def _reshaped(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(wanted)
 
 
-def _flattened(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _flattened(node: ir.Node, shape: tuple[int, ...], _: Evaluate) -> tuple[int, ...]:
     axis = node.attributes.get_int("axis", 1)
     axis += len(shape) if axis < 0 else 0
     if not 0 <= axis <= len(shape):
@@ -88,16 +104,16 @@ def _flattened(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
     return math.prod(shape[:axis]), math.prod(shape[axis:])
 
 
-def _squeezed(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
-    axes = _integers(node, 1, "axes")
+def _squeezed(node: ir.Node, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[int, ...]:
+    axes = _integers(node, "axes", evaluate)
     if axes is None:
         return tuple(size for size in shape if size != 1)
     removed = _counted_from_the_front(axes, len(shape))
     return tuple(size for axis, size in enumerate(shape) if axis not in removed)
 
 
-def _unsqueezed(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
-    axes = _integers(node, 1, "axes")
+def _unsqueezed(node: ir.Node, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[int, ...]:
+    axes = _integers(node, "axes", evaluate)
     if axes is None:
         raise ValueError("Unsqueeze without axes")
     rank = len(shape) + len(axes)
@@ -118,25 +134,21 @@ def _counted_from_the_front(axes: Sequence[int], rank: int) -> frozenset[int]:
     return counted
 
 
-def _integers(node: ir.Node, index: int, attribute: str) -> tuple[int, ...] | None:
-    """The integers of an input, or of the attribute that older opsets have in its place; None if there are none.
+def _integers(node: ir.Node, name: str, evaluate: Evaluate) -> tuple[int, ...] | None:
+    """The integers of the second input, or of the attribute that older opsets have in its place, if there are any.
 
     Raises:
-        ValueError: If the input is not constant.
+        EvaluationError: If the input cannot be computed.
+        ValueError: If it does not hold integers.
     """
-    value = node.inputs[index] if index < len(node.inputs) else None
+    value = node.inputs[1] if len(node.inputs) > 1 else None
     if value is None:
-        integers = node.attributes.get_ints(attribute)
+        integers = node.attributes.get_ints(name)
         return None if integers is None else tuple(integers)
-    while (producer := value.producer()) is not None and producer.op_type == "Identity":
-        source = producer.inputs[0]
-        if source is None:
-            break
-        value = source
-    tensor = constant_tensor(value)
-    if tensor is None or value.is_graph_input():
-        raise ValueError(f"the {attribute} of {node.op_type} is computed")
-    return tuple(int(number) for number in all_elements(tensor).reshape(-1))
+    numbers = evaluate(value)
+    if numbers.dtype.kind not in "iu":
+        raise ValueError(f"the {name} of {node.op_type} is {numbers.dtype.name}")
+    return tuple(int(number) for number in numbers.reshape(-1))
 
 
 def readers(value: ir.Value, passed: Collection[ir.Node] = ()) -> Iterator[tuple[ir.Node, int]]:

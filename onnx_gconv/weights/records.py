@@ -34,6 +34,10 @@ class SkipReason(enum.StrEnum):
     INVALID_SHAPE = "invalid_shape"
     NOT_SELECTED = "not_selected"
     REFUSED_VALUES = "refused_values"
+    CHOSEN_AT_RUN_TIME = "chosen_at_run_time"
+    UNLISTED_OP = "unlisted_op"
+    IN_ATTRIBUTE = "in_attribute"
+    COMPILED = "compiled"
     NOT_AN_MVM_WEIGHT = "not_an_mvm_weight"
 
     @property
@@ -61,6 +65,14 @@ _EXPLANATIONS = {
     SkipReason.INVALID_SHAPE: "its shape does not fit the op that reads it",
     SkipReason.NOT_SELECTED: "patterns or an override of the configuration leave it out",
     SkipReason.REFUSED_VALUES: "it has values that no conductance can hold",
+    SkipReason.CHOSEN_AT_RUN_TIME: "nodes choose it, or change it, while the model runs, before it is multiplied with "
+    "activations",
+    SkipReason.UNLISTED_OP: "the table of MVM ops does not have the op that reads it, which may multiply it with "
+    "activations; register_mvm_op adds one",
+    SkipReason.IN_ATTRIBUTE: "it stands in an attribute of a node, which may multiply it with activations; only what a "
+    "node reads as an input can be rebuilt from conductances",
+    SkipReason.COMPILED: "the node holds a compiled model, whose weights nobody can tell; map the model before it is "
+    "compiled",
     SkipReason.NOT_AN_MVM_WEIGHT: "no MVM op reads it as a weight",
 }
 
@@ -175,7 +187,7 @@ class SkippedWeight:
         graph_path: Path of the graph that owns it, see `Scope`.
         reason: Why it is not mapped.
         detail: What exactly, in a few words: the op, the nodes, the value.
-        is_mvm: Whether it feeds a weight slot of an MVM op.
+        is_mvm: Whether it feeds a weight slot of an MVM op, or is or may be multiplied with activations otherwise.
         consumers: The nodes that read it, as ``name (op_type)``, or their weight slots, as ``name (op_type)[slot]``.
         value: The value that holds it, or None if it stands in a local function.
         same_source_as: The constants that hold the same parameter, if one of them is mapped.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["Scope", "outermost_node", "scopes"]
+__all__ = ["Scope", "bodies", "outermost_node", "scopes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +42,17 @@ def scopes(model: ir.Model) -> list[Scope]:
 
 
 def _inner_scopes(scope: Scope) -> Iterator[Scope]:
-    owners = [node for node in scope.graph if any(True for _ in _bodies(node))]
+    owners = [node for node in scope.graph if any(True for _ in bodies(node))]
     names = Counter(node.name for node in owners)
     for number, node in enumerate(owners):
         label = node.name if node.name and names[node.name] == 1 else f"{node.op_type}#{number}"
-        for attribute, graph in _bodies(node):
+        for attribute, graph in bodies(node):
             path = f"{label}.{attribute}"
             yield Scope(graph, f"{scope.path}/{path}" if scope.path else path, node, scope)
 
 
-def _bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
+def bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
+    """The graphs that a node has as attributes, with the names of these."""
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             yield attribute.name, attribute.as_graph()

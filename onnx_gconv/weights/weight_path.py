@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx.defs
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.tensors.types import INTEGER_DTYPES, WIDENING_CASTS
 from onnx_gconv.weights.constants import ConstantValues, constant_tensor
-from onnx_gconv.weights.rearrangement import Rearrangement, is_rearranging, rearrangement, step_shape
+from onnx_gconv.weights.rearrangement import Evaluate, Rearrangement, is_rearranging, rearrangement, step_shape
 
 __all__ = ["WeightPath", "path_to", "reached_inputs"]
 
 # What `path_to` goes back through, besides nodes that rearrange.
 _PASSED_OPS = frozenset({"Cast", "DequantizeLinear", "Mul", "Sub"})
-
-Evaluate = Callable[[ir.Value], NDArray[np.generic]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +38,22 @@ class WeightPath:
     zero_points: dict[ir.Node, tuple[ir.Value, int | None]]
     is_dequantized: bool
 
-    def steps(self, shape: tuple[int, ...]) -> tuple[tuple[Rearrangement, ...], tuple[int, ...]]:
+    def steps(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[tuple[Rearrangement, ...], tuple[int, ...]]:
         """How a weight of that shape is rearranged on its way, and the shape in which it arrives.
 
+        Args:
+            shape: The shape of the weight.
+            evaluate: Gives the value of a constant.
+
         Raises:
-            ValueError: If that cannot be known.
+            EvaluationError: If a new shape or an axis cannot be computed.
+            ValueError: If the shape does not fit.
         """
         steps: list[Rearrangement] = []
         for node in self.nodes:
             if node.op_type in {"Mul", "Sub"}:
                 _require_no_broadcast(node, shape)
-            elif is_rearranging(node) and (step := rearrangement(node, shape)) is not None:
+            elif is_rearranging(node) and (step := rearrangement(node, shape, evaluate)) is not None:
                 steps.append(step)
                 shape = step_shape(step, shape)
         return tuple(steps), shape
@@ -85,7 +89,7 @@ class WeightPath:
                 if back is None:
                     return None
                 total = total + back
-            elif is_rearranging(node) and (step := rearrangement(node, shape)) is not None:
+            elif is_rearranging(node) and (step := rearrangement(node, shape, evaluate)) is not None:
                 steps.append(step)
                 shape = step_shape(step, shape)
         if at_slot is not None:
@@ -191,10 +195,26 @@ def _dtype(value: ir.Value) -> ir.DataType | None:
             return None
         if node.op_type == "Cast":
             return _cast_target(node)
-        if not is_rearranging(node):
+        source = _of_the_same_type(node, value)
+        if source is None:
             return None
-        value = _first(node)
+        value = source
     return value.dtype
+
+
+def _of_the_same_type(node: ir.Node, output: ir.Value) -> ir.Value | None:
+    """An input that has the type of an output of a node by the definition of the op; None if no input has."""
+    if not onnx.defs.has(node.op_type, node.domain):
+        return None
+    schema = onnx.defs.get_schema(node.op_type, node.domain)
+    index = output.index()
+    if index is None or not schema.outputs or not schema.inputs:
+        return None
+    wanted = schema.outputs[min(index, len(schema.outputs) - 1)].type_str
+    for number, item in enumerate(node.inputs):
+        if item is not None and schema.inputs[min(number, len(schema.inputs) - 1)].type_str == wanted:
+            return item
+    return None
 
 
 def _other_inputs_are_constant(node: ir.Node, values: ConstantValues) -> bool:

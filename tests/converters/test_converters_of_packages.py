@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +14,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from tests.converter_packages import install
+
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = Path(__file__).parent / "own_package"
 
 # Runs steps in one process: command lines as lists, and statements of Python, whose `found` is kept.
 DRIVER = """
@@ -62,21 +61,6 @@ class Ended(NamedTuple):
     @property
     def json(self):
         return json.loads(self.stdout)
-
-
-def install(site, folder=PACKAGE, points=None, **changes):
-    """Put a package where Python finds it, with what pip would write of it."""
-    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"] | changes
-    group = points or project["entry-points"]["onnx_gconv.converters"]
-    site.mkdir(exist_ok=True)
-    for module in folder.glob("*.py"):
-        shutil.copy(module, site)
-    about = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = (f"{name} = {value}\n" for name, value in group.items())
-    (about / "entry_points.txt").write_text("[onnx_gconv.converters]\n" + "".join(lines))
-    return site
 
 
 def run(steps, cwd, *sites):

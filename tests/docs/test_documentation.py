@@ -20,6 +20,7 @@ from onnx_gconv.cli import main
 from onnx_gconv.converters import CONVERTERS, SinglePairConductanceConverter, registry
 from onnx_gconv.converters.registry import ConverterRegistry
 from onnx_gconv.devices.levels import ConductanceLevels
+from onnx_gconv.devices.registry import DEVICE_MODELS
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
@@ -78,6 +79,16 @@ def test_the_example_of_the_page_about_python_runs(folder_with_a_model: Path) ->
     namespace: dict[str, object] = {}
     exec(compile(example, "python.md", "exec"), namespace)  # noqa: S102 - that is the test
     assert namespace["g_plus"].shape == (9, 16)
+
+
+def test_the_example_of_the_page_about_devices_runs() -> None:
+    page = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
+    [example] = blocks(page, "python")
+    namespace: dict[str, object] = {}
+    exec(compile(example, "devices.md", "exec"), namespace)  # noqa: S102 - that is the test
+    assert namespace["read_us"].shape == (1, 3)
+    named = set(re.findall(r"`([a-z0-9-]+)`", "".join(re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE))))
+    assert set(DEVICE_MODELS) <= named
 
 
 def test_the_commands_of_the_readme_run_in_order(
@@ -208,7 +219,7 @@ def test_the_specification_lists_every_reason_for_skipping_with_its_explanation(
 
 
 PAGES = [
-    *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md"),
+    *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md", "docs/devices.md"),
     *("models/README.md", "benchmarks/README.md", "CHANGELOG.md"),
 ]
 

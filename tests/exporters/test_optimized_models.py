@@ -23,7 +23,7 @@ from onnx_gconv.operations.report import MappingReport
 from onnx_gconv.verification.outputs import compare_outputs
 
 # One worker exports and optimizes each model once for all tests of it.
-pytestmark = pytest.mark.xdist_group("optimized_models")
+pytestmark = [pytest.mark.no_cover, pytest.mark.xdist_group("optimized_models")]
 
 LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,

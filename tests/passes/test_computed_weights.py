@@ -153,3 +153,105 @@ def test_a_large_computed_weight_is_written_part_by_part(parse, tmp_path, monkey
     restore_model(tmp_path / "out.onnx", tmp_path / "plain.onnx")
     restored = ir.load(tmp_path / "plain.onnx").graph.initializers["t"].const_value.numpy()
     assert restored.tobytes() == (-weight).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "opset"),
+    [
+        ("t = Softmax <axis = 1> (V)", 11),
+        ("t = Softmax <axis = 1> (V)", 13),
+        ("t = LogSoftmax(V)", 12),
+        ("t = Hardmax(V)", 9),
+        ("t = BatchNormalization(V, one, two, one, two)", 9),
+        ("t = BatchNormalization <momentum = 0.5> (V, one, two, one, two)", 7),
+    ],
+)
+def test_nodes_are_computed_by_the_rule_of_the_opset_of_the_model(parse, run, normal, nodes, opset):
+    text = f"g (float[2,4,3] x) => (float y, float t) {{ {nodes} y = MatMul(x, t) }}"
+    vectors = {"one": normal(3), "two": np.abs(normal(3, seed=1)) + np.float32(1)}
+    model = parse(text, opsets=f'"" : {opset}', V=normal(2, 3, 4), **vectors)
+    _, expected = run(model, "none", x=normal(2, 4, 3))
+    MapConductances(EXACT)(model)
+    [weight] = read_manifest(model).weights
+    _, rebuilt = run(model, "none", x=normal(2, 4, 3))
+    np.testing.assert_allclose(rebuilt, expected, rtol=1e-6, atol=1e-6)
+    if "Hardmax" in nodes:
+        assert weight.notes == ()
+        assert rebuilt.tobytes() == expected.tobytes()
+    else:
+        op_type = nodes.split()[2].partition("(")[0]
+        assert weight.notes == (
+            f"computed by {op_type}, whose results differ in their last places from runtime to runtime",
+        )
+
+
+@pytest.mark.parametrize("opset", [10, 13, 17, 19, 21])
+def test_codes_that_are_split_after_they_are_dequantized_are_computed_at_each_opset(parse, run, normal, opset):
+    split = "q, k = Split <axis = 1> (d, h)" if opset >= 13 else "q, k = Split <axis = 1, split = [2, 2]> (d)"
+    text = "g (float[2,3] x) => (float y, float z, float q, float k)"
+    model = parse(
+        f"{text} {{ d = DequantizeLinear(Q, s) {split} y = MatMul(x, q) z = MatMul(x, k) }}",
+        opsets=f'"" : {opset}',
+        Q=np.arange(12, dtype=np.int8).reshape(3, 4),
+        s=np.float32(0.1),
+        h=np.array([2, 2]),
+    )
+    *_, q, k = run(model, "none", x=normal(2, 3))
+    MapConductances(EXACT)(model)
+    assert [weight.name for weight in read_manifest(model).weights] == ["q", "k"]
+    *_, rebuilt_q, rebuilt_k = run(model, "none", x=normal(2, 3))
+    assert (rebuilt_q.tobytes(), rebuilt_k.tobytes()) == (q.tobytes(), k.tobytes())
+
+
+def test_weights_of_different_shapes_are_taken_out_of_a_sequence(parse, run, normal):
+    model = parse(
+        """g (float[2,3] x) => (float[2,5] y) {
+            s = SequenceConstruct(A, B)
+            a = SequenceAt(s, zero)
+            b = SequenceAt(s, one)
+            h = MatMul(x, a)
+            y = MatMul(h, b)
+        }""",
+        A=normal(3, 4),
+        B=normal(4, 5),
+        zero=np.array(0),
+        one=np.array(1),
+    )
+    x = normal(2, 3, seed=3)
+    [expected] = run(model, "none", x=x)
+    MapConductances(EXACT)(model)
+    assert [weight.name for weight in read_manifest(model).weights] == ["a", "b"]
+    assert not {"SequenceConstruct", "SequenceAt"} & {node.op_type for node in model.graph}
+    assert run(model, "none", x=x)[0].tobytes() == expected.tobytes()
+
+
+class TestPackedCodes:
+    """Ternary codes, two in a byte."""
+
+    NODES = """p = BitwiseAnd(P, mask) h = BitShift <direction = "RIGHT"> (P, two) q = BitwiseAnd(h, mask)
+        j = Concat <axis = 0> (p, q) c = Cast <to = 1> (j) z = Sub(c, one) w = Mul(z, s) y = MatMul(x, w)"""
+    PACKED = np.random.default_rng(0).integers(0, 3, (3, 4)).astype(np.uint8) * 5
+
+    @pytest.fixture(params=["", "float[2,6] x"], ids=["without types", "with types"])
+    def packed(self, request, parse):
+        import onnx
+
+        constants = {"mask": np.uint8(3), "two": np.uint8(2), "one": np.float32(1), "s": np.float32(0.1)}
+        text = f"g (float[2,6] x) => (float[2,4] y) {{ {self.NODES} }}"
+        model = parse(text, opsets='"" : 18', P=self.PACKED, **constants)
+        return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model))) if request.param else model
+
+    def test_they_are_mapped_as_codes_whether_types_are_known_or_not(self, packed):
+        [weight] = MapConductances(EXACT).preview(packed).weights
+        assert (weight.name, weight.dtype, weight.shape) == ("j", "uint8", (6, 4))
+
+    def test_they_stay_if_codes_are_not_to_be_mapped(self, packed):
+        manifest = MapConductances(EXACT, quantized="skip").preview(packed)
+        assert manifest.weights == ()
+        assert [(item.name, item.reason, item.is_mvm) for item in manifest.skipped] == [("P", "quantized", True)]
+
+
+def test_dropout_that_does_not_train_is_passed(parse, normal):
+    model = parse("g (float[2,3] x) => (float[2,3] y) { w = Dropout(W) y = MatMul(x, w) }", W=normal(3, 3))
+    MapConductances(EXACT)(model)
+    assert [node.op_type for node in model.graph] == ["Sub", "Div", "MatMul"]

@@ -169,7 +169,7 @@ class TestWhereWeightsLive:
         model = parse(
             "g (float x) => (float y) { y = foreign.MatMul(x, W) }", opsets='"" : 17, "foreign" : 1', W=normal(3, 4)
         )
-        assert only_skipped(model).reason == "not_an_mvm_weight"
+        assert only_skipped(model).reason == "unlisted_op"
 
 
 class TestConsumers:
@@ -324,8 +324,59 @@ class TestSkipped:
         skipped = only_skipped(model)
         assert (skipped.name, skipped.shape, skipped.is_mvm) == ("W", (3, 3), True)
         assert skipped.reason == "behind_other_nodes"
-        assert skipped.detail.startswith("Neg/Twist of W: Twist cannot be computed")
+        assert skipped.detail == "Neg/Twist of W: Twist of the domain 'foreign' is not computed"
         assert skipped.consumers == ("mm (MatMul)[1]",)
+
+    def test_all_matrices_are_listed_of_which_a_weight_of_unknown_shape_is_computed(self, parse, normal):
+        model = parse(
+            "g (float x) => (float y) { t = foreign.Twist(W, V, k) y = MatMul(x, t) }",
+            opsets='"" : 17, "foreign" : 1',
+            W=normal(3, 3),
+            V=normal(2, 5),
+            k=normal(4),
+        )
+        found = [(item.name, item.shape, item.reason, item.is_mvm) for item in find_weights(model).skipped]
+        reason = ("behind_other_nodes", True)
+        assert sorted(found) == [("V", (2, 5), *reason), ("W", (3, 3), *reason)]
+
+    @pytest.mark.parametrize(
+        "nodes",
+        [
+            "w = ConstantOfShape(s)",
+            "w = Expand(k, s)",
+            "w = Tile(m, s)",
+            "r = Range(zero, large, k) n = Unsqueeze(r, zeros) w = Transpose(n)",
+            "o = OneHot(zeros, big, pair) w = Transpose(o)",
+            "w = Add(column, row)",
+            "w = MatMul(column, row)",
+        ],
+    )
+    def test_a_result_that_is_said_to_be_larger_than_memory_is_refused_before_it_is_made(self, parse, nodes):
+        model = parse(
+            f"g (float x) => (float y) {{ {nodes} y = MatMul(x, w) }}",
+            s=np.array([1 << 20, 1 << 20]),
+            k=np.float32(1),
+            m=np.ones((1, 1), np.float32),
+            zero=np.float32(0),
+            zeros=np.array([0]),
+            large=np.float32(1 << 40),
+            big=np.array(1 << 40),
+            pair=np.array([0, 1], np.float32),
+            column=np.zeros((1 << 16, 1), np.float32),
+            row=np.zeros((1, 1 << 16), np.float32),
+        )
+        skipped = [item for item in find_weights(model).skipped if item.is_mvm]
+        assert {item.reason for item in skipped} == {"behind_other_nodes"}
+        assert all("GiB at once, more than 4 GiB" in item.detail for item in skipped)
+
+    def test_a_matrix_of_which_several_weights_are_computed_is_counted_once(self, parse, normal):
+        model = parse(
+            "g (float x) => (float y) { t = foreign.Twist(W) u = Neg(t) a = MatMul(x, t) [mm] y = MatMul(a, u) }",
+            opsets='"" : 17, "foreign" : 1',
+            W=normal(3, 3),
+        )
+        skipped = only_skipped(model)
+        assert (skipped.name, skipped.consumers) == ("W", ("MatMul[1]", "mm (MatMul)[1]"))
 
     def test_a_weight_that_takes_too_much_memory_to_compute_is_listed(self, parse, normal, monkeypatch):
         monkeypatch.setattr(constant_evaluation, "MOST_EVALUATED_BYTES", 100)

@@ -94,7 +94,7 @@ def test_what_a_chip_made_of_a_custom_op_is_read_back_with_its_bias(model, tmp_p
 def test_an_op_without_a_row_is_no_mvm_op(model):
     report = map_model(model()[0], dry_run=True)
     assert report.mapped == ()
-    assert [(item.name, item.reason) for item in report.skipped] == [("W", "not_an_mvm_weight")]
+    assert [(item.name, item.reason) for item in report.skipped] == [("W", "unlisted_op")]
 
 
 def test_an_op_of_the_same_name_in_another_domain_is_no_mvm_op(model):

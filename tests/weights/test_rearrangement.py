@@ -25,6 +25,9 @@ def arriving(weight, consumer):
     return weight
 
 
+INTEGERS = "p = Constant <value_ints = [3]> () q = Constant <value_ints = [-1]> ()"
+
+
 @pytest.mark.parametrize(
     ("nodes", "shape"),
     [
@@ -42,11 +45,16 @@ def arriving(weight, consumer):
         ("s = Constant <value_ints = [0]> () u = Unsqueeze(W, s) t = Squeeze(u, s)", (3, 4)),
         ("a = Identity(W) b = Transpose(a) c = Transpose(b) d = Identity(c) t = Identity(d)", (3, 4)),
         ("s = Constant <value_ints = [4, 3]> () a = Reshape(W, s) t = Transpose(a)", (3, 2, 2)),
+        (f"{INTEGERS} s = Concat <axis = 0> (p, q) t = Reshape(W, s)", (4, 3)),
+        ("k = ConstantOfShape(m) s = Shape(k) t = Reshape(W, s)", (4, 3)),
+        ("s = Cast <to = 7> (n) t = Reshape(W, s)", (4, 3)),
+        (f"{INTEGERS} s = Neg(q) u = Unsqueeze(W, s) t = Squeeze(u, s)", (3, 4)),
     ],
 )
 def test_the_path_gives_what_the_nodes_give(parse, run, normal, nodes, shape):
     x = normal(2, 3, seed=1)
-    model = parse(f"g (float[2,3] x) => (float[2,4] y) {{ {nodes} [mm] y = MatMul(x, t) }}", W=normal(*shape))
+    text = f"g (float[2,3] x) => (float[2,4] y) {{ {nodes} [mm] y = MatMul(x, t) }}"
+    model = parse(text, W=normal(*shape), m=np.array([3, 4]), n=np.array([3, 4], np.int32))
     consumer = only_consumer(model)
     weight = arriving(normal(*shape), consumer)
     assert (consumer.node.name, consumer.slot, consumer.is_mvm) == ("mm", 1, True)
@@ -153,7 +161,28 @@ def test_a_weight_whose_shape_a_caller_may_replace_is_skipped(parse, normal):
     )
     survey = find_weights(model)
     assert survey.weights == ()
-    assert [(item.name, item.is_mvm) for item in survey.skipped if item.name == "W"] == [("W", True)]
+    [skipped] = survey.skipped
+    assert (skipped.name, skipped.reason, skipped.is_mvm) == ("W", "overridable_input", True)
+    assert skipped.detail == "input 's', from which its shape is computed"
+
+
+def test_a_shape_that_is_an_input_only_because_the_ir_version_demands_it_is_a_constant(parse, normal):
+    text = "g (float[2,3] x, float[12] W, int64[2] s) => (float y) { t = Reshape(W, s) y = MatMul(x, t) }"
+    model = parse(text, ir_version=3, W=normal(12), s=np.array([3, 4]))
+    [weight] = find_weights(model, freeze_inputs=True).weights
+    assert [step.argument for step in weight.consumers[0].path] == [(3, 4)]
+
+
+def test_a_shape_that_cannot_be_computed_is_the_reason(parse, normal):
+    model = parse(
+        "g (float[2,3] x) => (float y) { u = lab.Twist(s) t = Reshape(W, u) y = MatMul(x, t) }",
+        opsets='"" : 17, "lab" : 1',
+        W=normal(12),
+        s=np.array([3, 4]),
+    )
+    [skipped] = find_weights(model).skipped
+    assert (skipped.name, skipped.reason, skipped.is_mvm) == ("W", "behind_other_nodes", True)
+    assert skipped.detail == "Twist of the domain 'lab' is not computed"
 
 
 def test_a_shape_is_read_by_the_node_that_it_shapes(parse, normal):

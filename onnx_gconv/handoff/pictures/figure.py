@@ -12,6 +12,7 @@ import PIL.Image
 from matplotlib import cm, colormaps, colors, layout_engine, style, ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from onnx_gconv.handoff.manifest import LayerRecord, TileRecord
 from onnx_gconv.handoff.pictures.image import LayerImage
@@ -24,6 +25,18 @@ _SIDES, _ENDS, _BETWEEN, _LINE, _LETTER, _NARROWEST = 210, 60, 50, 14, 7.2, 800 
 _STYLE: Any = ["default", {"font.size": 12, "axes.titlesize": 13, "figure.titlesize": 15, "text.hinting": "none"}]
 # In grey, larger targets are lighter, and larger errors darker: the darkest are negative, or black if not measured.
 _TARGETS, _ERRORS = colormaps["viridis"], colors.LinearSegmentedColormap.from_list("", ["#2166ac", "w", "#e08214"])
+
+
+class _Dots(AxesImage):
+    """An image that has a whole number of pixels for each dot, so that Matplotlib need not compute any between."""
+
+    def make_image(self, *_: object, **__: object) -> tuple[Any, ...]:
+        values: Any = self.get_array()
+        x, y, width, height = self.axes.bbox.bounds
+        pixels = self.to_rgba(values, bytes=True, norm=True).view(np.uint32)[..., 0]
+        pixels = pixels.repeat(round(height) // len(values), 0).repeat(round(width) // values.shape[1], 1)
+        return np.ascontiguousarray(pixels[::-1, :, None]).view(np.uint8), round(x), round(y), None
+
 
 Drawn: TypeAlias = dict[tuple[Any, ...], tuple[Figure, list[Any], Any]]
 """Figures that are drawn again with other values: Matplotlib takes long to lay one out, and layers are often alike."""
@@ -55,7 +68,9 @@ def draw(
             figure.colorbar(scale, ax=panels, label=f"{what} in \u00b5S", extend=extend, fraction=0.05, aspect=40)
             drawn[key] = figure, panels, scale
             for place, panel in enumerate(panels):
-                panel.imshow(image.values[0], codes, interpolation="nearest", aspect="auto")
+                dots = panel.add_image(_Dots(panel, cmap=codes))
+                dots.set_data(image.values[0])
+                dots.set_extent((-0.5, image.values.shape[2] - 0.5, image.values.shape[1] - 0.5, -0.5))
                 panel.patch.set(facecolor="white", edgecolor="0.6", hatch="//////", linewidth=0)  # behind clear dots
                 panel.set_yticks(*zip(*beside, strict=True) if place % across == 0 else [()])
                 panel.set_xticks(*zip(*below, strict=True) if place >= count - across else [()])

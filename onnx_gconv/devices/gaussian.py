@@ -1,0 +1,170 @@
+"""Devices for which only the size of errors is known: normal or log-normal ones, and devices that are stuck."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_gconv.devices.base_device import BaseDeviceModel, DeviceModel, Devices, FloatArray, normal
+from onnx_gconv.errors import ConfigError
+
+__all__ = ["GaussianDevice", "LogNormalDevice", "StuckDevices"]
+
+
+class GaussianDevice(BaseDeviceModel):
+    """A device with normal errors, absolute or relative to the conductance, and without drift::
+
+        g_prog = clip(g_target + sqrt(sigma_us^2 + (sigma_relative * g_target)^2) * N(0, 1), 0)
+        g_read = clip(g_prog + sqrt(read_sigma_us^2 + (read_sigma_relative * g_prog)^2) * N(0, 1), 0)
+
+    Conductances are at least 0 and have no upper limit. It stands for no measured device: the generic error models of
+    CrossSim and aihwkit are such.
+
+    Args:
+        g_max: The largest target, in µS.
+        g_min: The smallest target, in µS.
+        sigma_us: The absolute part of programming errors, in µS.
+        sigma_relative: Their part that grows with the target.
+        read_sigma_us: The absolute part of the noise of readings, in µS.
+        read_sigma_relative: Its part that grows with the conductance.
+
+    Raises:
+        ConfigError: If the range is none, or a value is negative or not finite.
+    """
+
+    name = "gaussian"
+
+    def __init__(
+        self,
+        g_max: float | None = None,
+        g_min: float | None = None,
+        *,
+        sigma_us: float = 0.0,
+        sigma_relative: float = 0.0,
+        read_sigma_us: float = 0.0,
+        read_sigma_relative: float = 0.0,
+    ) -> None:
+        super().__init__(g_max, g_min)
+        self.sigma_us, self.sigma_relative = float(sigma_us), float(sigma_relative)
+        self.read_sigma_us, self.read_sigma_relative = float(read_sigma_us), float(read_sigma_relative)
+        for what in ("sigma_us", "sigma_relative", "read_sigma_us", "read_sigma_relative"):
+            _require_size(self.name, what, getattr(self, what))
+
+    def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
+        programmed = _with_normal_errors(targets_us, self.sigma_us, self.sigma_relative, rng)
+        return Devices.after_programming(targets_us, programmed)
+
+    def _read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:  # noqa: ARG002
+        return _with_normal_errors(devices.drifted_us, self.read_sigma_us, self.read_sigma_relative, rng)
+
+
+class LogNormalDevice(BaseDeviceModel):
+    """A device whose programmed conductance is its target times a log-normal factor, and which does not drift::
+
+        g_prog = g_target * exp(sigma * N(0, 1))
+
+    The median of g_prog is the target; its mean is larger by exp(sigma^2 / 2). It stands for no measured device:
+    variations of ReRAM are often given so.
+
+    Args:
+        g_max: The largest target, in µS.
+        g_min: The smallest target, in µS.
+        sigma: The standard deviation of ln g_prog.
+
+    Raises:
+        ConfigError: If the range is none, or sigma is negative or not finite.
+    """
+
+    name = "log-normal"
+
+    def __init__(self, g_max: float | None = None, g_min: float | None = None, *, sigma: float = 0.1) -> None:
+        super().__init__(g_max, g_min)
+        self.sigma = float(sigma)
+        _require_size(self.name, "sigma", self.sigma)
+
+    def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
+        factor = normal(targets_us, rng)
+        factor *= self.sigma
+        np.exp(factor, out=factor)
+        factor *= targets_us
+        return Devices.after_programming(targets_us, factor)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _StuckAmong(Devices):
+    others: Devices  # what all would be if none was stuck
+    stuck_us: FloatArray  # where a device is stuck, and NaN elsewhere
+
+
+class StuckDevices:
+    """Devices of another model of which some are stuck at an end of the range, whatever they are told.
+
+    A stuck device keeps its conductance: it does not drift, and readings of it have no noise. Which ones are stuck is
+    drawn when they are programmed, each with the same probability and independently of the others.
+
+    Args:
+        model: How the other devices behave.
+        stuck_low: The fraction of devices that are stuck at g_min.
+        stuck_high: The fraction of devices that are stuck at g_max.
+
+    Raises:
+        ConfigError: If a fraction is negative, or both together are above 1.
+    """
+
+    name = "stuck"
+
+    def __init__(self, model: DeviceModel, *, stuck_low: float = 0.0, stuck_high: float = 0.0) -> None:
+        self.model, self.stuck_low, self.stuck_high = model, float(stuck_low), float(stuck_high)
+        self.g_min, self.g_max = model.g_min, model.g_max
+        if not (0 <= self.stuck_low <= 1 and 0 <= self.stuck_high <= 1 and self.stuck_low + self.stuck_high <= 1):
+            raise ConfigError(
+                f"fractions of stuck devices are 0 or more and at most 1 together, but they are {self.stuck_low:g} and "
+                f"{self.stuck_high:g}"
+            )
+
+    def program(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
+        """Devices that were just programmed, as `DeviceModel.program` gives them."""
+        devices = self.model.program(targets_us, rng)
+        chance = rng.random(targets_us.shape, np.float32)
+        stuck = np.full_like(targets_us, np.nan)
+        stuck[chance < self.stuck_low + self.stuck_high] = self.g_max
+        stuck[chance < self.stuck_low] = self.g_min
+        programmed = np.where(np.isnan(stuck), devices.programmed_us, stuck)
+        return _StuckAmong(targets_us, programmed, programmed, 0.0, others=devices, stuck_us=stuck)
+
+    def drift(self, devices: Devices, seconds: float, rng: np.random.Generator) -> Devices:
+        """The same devices later, as `DeviceModel.drift` gives them."""
+        among = _stuck_among(devices)
+        others = self.model.drift(among.others, seconds, rng)
+        drifted = np.where(np.isnan(among.stuck_us), others.drifted_us, among.stuck_us)
+        return replace(among, others=others, drifted_us=drifted, seconds=seconds)
+
+    def read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
+        """What a reading gives, in µS, as `DeviceModel.read` gives it."""
+        among = _stuck_among(devices)
+        return np.where(np.isnan(among.stuck_us), self.model.read(among.others, seconds, rng), among.stuck_us)
+
+
+def _stuck_among(devices: Devices) -> _StuckAmong:
+    if not isinstance(devices, _StuckAmong):
+        raise ConfigError("these devices were programmed by another model; give what `program` of this one gave")
+    return devices
+
+
+def _with_normal_errors(
+    conductances_us: FloatArray, absolute_us: float, relative: float, rng: np.random.Generator
+) -> FloatArray:
+    if not (absolute_us or relative):
+        return conductances_us
+    noise = normal(conductances_us, rng)
+    noise *= np.hypot(absolute_us, relative * conductances_us)
+    noise += conductances_us
+    np.maximum(noise, 0, out=noise)
+    return noise
+
+
+def _require_size(device: str, what: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"device {device}: {what} is 0 or more, but it is {value}")

@@ -1,0 +1,105 @@
+"""Phase-change memory of the HERMES project chip, with one or two devices for each polarity of a weight."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from onnx_gconv.devices.base_device import FloatArray, polynomial
+from onnx_gconv.devices.power_law import PowerLawDevice
+from onnx_gconv.errors import ConfigError
+
+__all__ = ["HermesOneDevice", "HermesTwoDevices"]
+
+_SMALLEST = 1e-7  # of g / g_max, where it has a logarithm
+
+
+class _HermesDevice(PowerLawDevice):
+    _sigma: ClassVar[tuple[float, ...]]
+    _spread_below: ClassVar[tuple[float, float, float, float, float]]  # r, slope and offset of ln r, least and most
+    _spread: ClassVar[tuple[float, ...]]
+    _share_below: ClassVar[tuple[float, float, float, float, float]]
+    _share: ClassVar[tuple[float, ...]]
+
+    _MEAN_BELOW = (0.0945, -0.0387, -0.0182, 0.0720, 0.13)
+    _MEAN = (0.0736, -0.0126, -0.0436)
+    t_read_seconds = 512e-9
+
+    def __init__(self, g_max: float | None = None, g_min: float | None = None, **settings: float | None) -> None:
+        super().__init__(g_max, g_min, **settings)  # type: ignore[arg-type]  # they are those of PowerLawDevice
+        if self.g_max > self.default_g_max:
+            raise ConfigError(
+                f"device {self.name}: it was characterized up to {self.default_g_max:g} \u00b5S, but g_max is "
+                f"{self.g_max:g} \u00b5S"
+            )
+
+    def _programming_sigma_us(self, targets_us: FloatArray) -> FloatArray:
+        return self._fitted_sigma(self._sigma, targets_us, fitted_g_max=self.default_g_max)
+
+    def _drift_moments(self, targets_us: FloatArray) -> tuple[FloatArray, FloatArray]:
+        relative = self._relative(targets_us, _SMALLEST)
+        return (
+            _joined(relative, self._MEAN_BELOW, self._MEAN),
+            _joined(relative, self._spread_below, self._spread),
+        )
+
+    def _read_share(self, programmed_us: FloatArray) -> FloatArray:
+        return _joined(self._relative(programmed_us, _SMALLEST), self._share_below, self._share)
+
+
+def _joined(
+    relative: FloatArray,
+    below: tuple[float, float, float, float, float],
+    coefficients: tuple[float, ...],
+) -> FloatArray:
+    """A polynomial of g / g_max and, below a limit, a clipped line of its logarithm."""
+    limit, slope, offset, least, most = below
+    line = np.clip(slope * np.log(relative) + offset, least, most)
+    return np.where(relative < relative.dtype.type(limit), line, polynomial(coefficients, relative))
+
+
+class HermesOneDevice(_HermesDevice):
+    """One device for each polarity, up to 10.35 µS; with r = g / g_max::
+
+        sigma  = (0.15781817 + 2.32443916 r - 2.16310839 r^2 + 0.68841818 r^3) * g_max / 10.35 µS
+        mean   = clip(-0.0387 ln r - 0.0182, 0.0720, 0.13)   if r < 0.0945, else 0.0736 - 0.0126 r - 0.0436 r^2
+        spread = clip(-0.0120 ln r - 0.0023, 0.0124, 0.04)   if r < 0.3039, else 0.0104 + 0.0116 r - 0.0165 r^2
+        q      = clip(-0.0078 ln r + 0.0038, 0.0179, 0.04)   if r < 0.1591, else
+                 0.0088 + 0.0768 r - 0.1352 r^2 + 0.0664 r^3, of the programmed conductance
+
+    `seconds` count from 200 s after programming. Source: M. Le Gallo et al., A 64-core mixed-signal in-memory compute
+    chip based on phase-change memory for deep neural network inference, Nature Electronics 6, 2023; coefficients and
+    composition as aihwkit's HermesNoiseModel (version 1.1.0).
+    """
+
+    name = "pcm-hermes-1"
+    default_g_max = 10.35
+    t_0_seconds = 200.0
+    _sigma = (0.15781817, 2.32443916, -2.16310839, 0.68841818)
+    _spread_below = (0.3039, -0.0120, -0.0023, 0.0124, 0.04)
+    _spread = (0.0104, 0.0116, -0.0165)
+    _share_below = (0.1591, -0.0078, 0.0038, 0.0179, 0.04)
+    _share = (0.0088, 0.0768, -0.1352, 0.0664)
+
+
+class HermesTwoDevices(_HermesDevice):
+    """Two devices in parallel for each polarity, up to 20.7 µS together, seen as one; with r = g / g_max::
+
+        sigma  = (0.16603222 + 4.71806468 r - 8.48101252 r^2 + 4.68961419 r^3) * g_max / 20.7 µS
+        mean   = as for one device
+        spread = clip(-0.0117 ln r - 0.0057, 0.0091, 0.04)   if r < 0.3055, else 0.0073 + 0.0093 r - 0.0118 r^2
+        q      = clip(-0.0117 ln r - 0.0069, 0.015, 0.04)    if r < 0.16, else
+                 0.0123 + 0.0211 r - 0.0280 r^2 + 0.0069 r^3, of the programmed conductance
+
+    `seconds` count from 300 s after programming. Source: as for `HermesOneDevice`.
+    """
+
+    name = "pcm-hermes-2"
+    default_g_max = 20.7
+    t_0_seconds = 300.0
+    _sigma = (0.16603222, 4.71806468, -8.48101252, 4.68961419)
+    _spread_below = (0.3055, -0.0117, -0.0057, 0.0091, 0.04)
+    _spread = (0.0073, 0.0093, -0.0118)
+    _share_below = (0.16, -0.0117, -0.0069, 0.015, 0.04)
+    _share = (0.0123, 0.0211, -0.0280, 0.0069)

@@ -1,0 +1,166 @@
+"""A device that somebody has measured: mean and spread of its conductance, by target and time."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, normal
+from onnx_gconv.errors import ConfigError
+
+__all__ = ["MeasuredDevice"]
+
+_COLUMNS = ("target_us", "seconds", "mean_us", "sigma_us")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Ranked(Devices):
+    ranks: FloatArray  # how many standard deviations each device is above the mean
+
+
+class MeasuredDevice(BaseDeviceModel):
+    """A device of which mean and standard deviation were measured at some targets and times::
+
+        g = max(mean(g_target, seconds) + sigma(g_target, seconds) * z, 0)
+
+    Between targets both are interpolated linearly, and between times linearly in ln(seconds), from 0 s to the first
+    positive time in seconds. A device has one z, N(0, 1), for all times: one that is above the mean stays above it.
+    What readings add to that is part of the measured spread.
+
+    Args:
+        target_us: Targets in ascending order, in µS, [at least 2].
+        seconds: Times after programming in ascending order, in seconds, [at least 1]; 0 for the end of programming. If
+            0 is not among them, devices keep until the first one what they have then.
+        mean_us: The mean conductance in µS, [targets, times].
+        sigma_us: The standard deviation in µS, [targets, times].
+
+    Raises:
+        ConfigError: If shapes do not agree, targets or times do not ascend, or a value is negative or not finite.
+    """
+
+    name = "measured"
+
+    def __init__(
+        self, target_us: Sequence[float], seconds: Sequence[float], mean_us: ArrayLike, sigma_us: ArrayLike
+    ) -> None:
+        self._targets, self._seconds, self._mean, self._sigma = (
+            np.asarray(each, np.float64) for each in (target_us, seconds, mean_us, sigma_us)
+        )
+        shape = (len(self._targets), len(self._seconds))
+        for what, values in (("mean_us", self._mean), ("sigma_us", self._sigma)):
+            if values.shape != shape:
+                raise ConfigError(
+                    f"device measured: {what} has the shape {list(values.shape)}, but there are {shape[0]} targets and "
+                    f"{shape[1]} times"
+                )
+        if shape[0] < 2 or shape[1] < 1:  # noqa: PLR2004 - a line needs two points
+            raise ConfigError(f"device measured: needs 2 targets and 1 time or more, but has {shape[0]} and {shape[1]}")
+        for what in ("targets", "seconds", "mean", "sigma"):
+            values = getattr(self, f"_{what}")
+            if not (np.isfinite(values).all() and values.min() >= 0):
+                raise ConfigError(f"device measured: {what} are 0 or more, but there is {values.min():g}")
+        for what, values in (("targets", self._targets), ("times", self._seconds)):
+            if not (np.diff(values) > 0).all():
+                raise ConfigError(f"device measured: {what} ascend, but they are {', '.join(f'{x:g}' for x in values)}")
+        super().__init__(float(self._targets[-1]), float(self._targets[0]))
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike[str]) -> MeasuredDevice:
+        """The device of a table with the columns ``target_us, seconds, mean_us, sigma_us``, one row a measurement.
+
+        There is one row for each target at each time, in any order.
+
+        Raises:
+            ConfigError: If the file cannot be read, a column is missing, a value is no number, or a row is missing or
+                there twice; the message names the file, the line and the value.
+        """
+        rows: dict[tuple[float, float], tuple[float, float]] = {}
+        for line, row in _rows(Path(path)):
+            target, seconds, mean, sigma = row
+            if (target, seconds) in rows:
+                raise ConfigError(f"'{path}', line {line}: target {target:g} \u00b5S at {seconds:g} s is there twice")
+            rows[target, seconds] = mean, sigma
+        targets, times = (sorted({key[axis] for key in rows}) for axis in (0, 1))
+        for target in targets:
+            for seconds in times:
+                if (target, seconds) not in rows:
+                    raise ConfigError(
+                        f"'{path}': the row of target {target:g} \u00b5S at {seconds:g} s is missing; add it"
+                    )
+        table = np.array([[rows[target, seconds] for seconds in times] for target in targets])
+        try:
+            return cls(targets, times, table[..., 0], table[..., 1])
+        except (ConfigError, IndexError) as error:
+            reason = error if isinstance(error, ConfigError) else "device measured: has no rows"
+            raise ConfigError(f"'{path}': {reason}") from None
+
+    def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
+        ranks = normal(targets_us, rng)
+        programmed = self._at(targets_us, 0.0, ranks)
+        return _Ranked(targets_us, programmed, programmed, ranks=ranks)
+
+    def _drifted(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:  # noqa: ARG002
+        if not isinstance(devices, _Ranked):
+            raise ConfigError("these devices were programmed by another model; give what `program` of this one gave")
+        return self._at(devices.targets_us, seconds, devices.ranks)
+
+    def _check_time(self, seconds: float) -> None:
+        super()._check_time(seconds)
+        if seconds > self._seconds[-1]:
+            raise ConfigError(
+                f"device measured: it was measured up to {self._seconds[-1]:g} s, but the time is {seconds:g} s; "
+                "choose an earlier one, or add later measurements"
+            )
+
+    def _at(self, targets_us: FloatArray, seconds: float, ranks: FloatArray) -> FloatArray:
+        mean, sigma = (
+            np.interp(targets_us, self._targets, _at_time(table, self._seconds, seconds)).astype(targets_us.dtype)
+            for table in (self._mean, self._sigma)
+        )
+        found: FloatArray = np.maximum(mean + sigma * ranks, 0)
+        return found
+
+
+def _at_time(table: NDArray[np.float64], times: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
+    """The column of a table, [targets, times], at a time."""
+    last = min(max(int(np.searchsorted(times, seconds)), 1), len(times) - 1)
+    if len(times) == 1 or seconds <= times[0]:
+        return table[:, 0]
+    before, after = times[last - 1], times[last]
+    along = np.log if before > 0 else np.asarray
+    share = float((along(seconds) - along(before)) / (along(after) - along(before)))
+    return table[:, last - 1] * (1 - share) + table[:, last] * share
+
+
+def _rows(path: Path) -> list[tuple[int, tuple[float, ...]]]:
+    """The lines of a table and their numbers, in the order of the columns."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = csv.reader(file)
+            header = [name.strip() for name in next(lines, [])]
+            missing = [name for name in _COLUMNS if name not in header]
+            if missing:
+                raise ConfigError(
+                    f"'{path}': the column {missing[0]} is missing; there are {', '.join(header) or 'none'}"
+                )
+            places = [header.index(name) for name in _COLUMNS]
+            return [(lines.line_num, _numbers(path, lines.line_num, row, places)) for row in lines if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"cannot read '{path}': {getattr(error, 'strerror', None) or error}") from None
+
+
+def _numbers(path: Path, line: int, row: Sequence[str], places: Sequence[int]) -> tuple[float, ...]:
+    found = []
+    for name, place in zip(_COLUMNS, places, strict=True):
+        text = row[place].strip() if place < len(row) else ""
+        try:
+            found.append(float(text))
+        except ValueError:
+            raise ConfigError(f"'{path}', line {line}: {name} is '{text}', which is no number") from None
+    return tuple(found)

@@ -1,0 +1,150 @@
+"""The device models that can be named: those of this package, of presets, of installed packages, and a program's own.
+
+A package brings a device model with an entry point of the group ``onnx_gconv.devices``, whose name is that of the
+model. Entry points are read when a name is none of this package; what is wrong with one of them concerns nobody else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.devices.gaussian import GaussianDevice, LogNormalDevice
+from onnx_gconv.devices.hermes import HermesOneDevice, HermesTwoDevices
+from onnx_gconv.devices.measured_device import MeasuredDevice
+from onnx_gconv.devices.pcm import CustomDriftPcmDevice, PcmDevice
+from onnx_gconv.devices.presets import presets
+from onnx_gconv.devices.reram import CmoReramDevice, WanReramDevice
+from onnx_gconv.devices.state_independent import StateIndependentDevice
+from onnx_gconv.errors import ConfigError
+
+__all__ = ["DEVICE_MODELS", "ENTRY_POINT_GROUP", "device_model", "device_model_names", "register_device_model"]
+
+ENTRY_POINT_GROUP = "onnx_gconv.devices"
+
+DEVICE_MODELS: dict[str, Callable[..., DeviceModel]] = {
+    each.name: each
+    for each in (
+        PcmDevice,
+        CustomDriftPcmDevice,
+        StateIndependentDevice,
+        HermesOneDevice,
+        HermesTwoDevices,
+        WanReramDevice,
+        CmoReramDevice,
+        GaussianDevice,
+        LogNormalDevice,
+        MeasuredDevice,
+    )
+}
+"""The device models of this package, by the names that people write."""
+
+_registered: dict[str, Callable[..., DeviceModel]] = {}
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def register_device_model(model: _Class) -> _Class:
+    """Let a device model of the program be named; also as a decorator of its class.
+
+    Args:
+        model: A class with all of `DeviceModel` and a ``name``. The parameters of its constructor are its settings.
+
+    Raises:
+        ConfigError: If it lacks something, or its name is that of a model of this package.
+    """
+    name = getattr(model, "name", None)
+    if not (isinstance(name, str) and name):
+        raise ConfigError(f'{model.__name__} is no device model: it has no name; add name = "..." to the class')
+    _require_methods(model, model.__name__)
+    if name in DEVICE_MODELS and DEVICE_MODELS[name] is not model:
+        raise ConfigError(f"onnx_gconv has a device model '{name}'; choose another name for {model.__name__}")
+    _registered[name] = model
+    return model
+
+
+def device_model_names() -> tuple[str, ...]:
+    """The names of all device models. What installed packages bring is not loaded."""
+    of_presets = (item.name for item in presets() if item.model is not None)
+    return tuple(dict.fromkeys((*DEVICE_MODELS, *of_presets, *_registered, *(each.name for each in _points()))))
+
+
+def device_model(name: str, **settings: Any) -> DeviceModel:  # noqa: ANN401 - what its constructor takes
+    """The device model of a name.
+
+    Args:
+        name: Of a model, or of a preset that has one; a preset gives it the range g_min to g_max, too.
+        settings: The parameters of its constructor, such as ``g_max`` in µS; they win over those of a preset.
+
+    Raises:
+        ConfigError: If there is no such model, it is a preset without a model, a setting is unknown or wrong, or the
+            package that brings it has something wrong; the message names the nearest names.
+    """
+    for item in presets():
+        if item.name == name and name not in DEVICE_MODELS:
+            if item.model is None:
+                with_model = ", ".join(other.name for other in presets() if other.model is not None)
+                raise ConfigError(f"the preset '{name}' has a range, but no device model; these have one: {with_model}")
+            return _made(item.model, DEVICE_MODELS[item.model], {"g_max": item.g_max, "g_min": item.g_min} | settings)
+    return _made(name, _class_of(name), settings)
+
+
+def _class_of(name: str) -> Callable[..., DeviceModel]:
+    found = DEVICE_MODELS.get(name) or _registered.get(name)
+    if found is not None:
+        return found
+    for point in _points():
+        if point.name == name:
+            return _loaded(point)
+    names = device_model_names()
+    nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    there = f"the nearest names are {', '.join(nearest)}" if nearest else f"there are {', '.join(names)}"
+    raise ConfigError(f"there is no device model '{name}'; {there}")
+
+
+def _made(name: str, model: Callable[..., DeviceModel], settings: dict[str, Any]) -> DeviceModel:
+    known = inspect.signature(model).parameters
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
+    unknown = [each for each in settings if each not in known and not takes_any]
+    missing = [each.name for each in known.values() if each.default is each.empty and each.kind is not each.VAR_KEYWORD]
+    missing = [each for each in missing if each not in settings]
+    if unknown:
+        raise ConfigError(
+            f"the device model '{name}' has no setting '{unknown[0]}'; it has {', '.join(known) or 'none'}"
+        )
+    if missing:
+        raise ConfigError(f"the device model '{name}' needs the setting '{missing[0]}'")
+    try:
+        return model(**settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the device model '{name}' cannot be made: {' '.join(str(error).split())}") from error
+
+
+def _points() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _loaded(point: EntryPoint) -> Callable[..., DeviceModel]:
+    package = point.dist.name if point.dist is not None else point.module.partition(".")[0]
+    what = f"the device model '{point.name}' of the package {package}"
+    try:
+        found = point.load()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{what} cannot be loaded: {type(error).__name__}: {reason}; update the package (pip install --upgrade "
+            f"{package}), or uninstall it"
+        ) from error
+    _require_methods(found, what)
+    model: Callable[..., DeviceModel] = found
+    return model
+
+
+def _require_methods(model: Any, what: str) -> None:  # noqa: ANN401 - is checked
+    missing = [name for name in ("program", "drift", "read") if not callable(getattr(model, name, None))]
+    if not isinstance(model, type) or missing:
+        raise ConfigError(f"{what} is no device model: it has no method '{(missing or ['program'])[0]}'")

@@ -1,0 +1,167 @@
+"""Filamentary ReRAM: of the NeuRRAM chip, and conductive-metal-oxide devices."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+
+from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, normal, polynomial
+from onnx_gconv.errors import ConfigError
+
+__all__ = ["CmoReramDevice", "WanReramDevice"]
+
+_DAY = 86400.0
+
+
+class WanReramDevice(BaseDeviceModel):
+    """ReRAM of the NeuRRAM chip: how far conductances are from their targets 1 s, 1 day and 2 days after programming.
+
+    With r = g_target / g_max, g = max(g_target + noise_scale * sigma * N(0, 1), 0), and sigma in µS::
+
+        1 s    : 0.348 + 16.030 r - 43.853 r^2 + 45.393 r^3 - 16.815 r^4
+        1 day  : 0.701 + 22.086 r - 50.773 r^2 + 47.095 r^3 - 16.458 r^4
+        2 days : 0.782 + 20.274 r - 43.507 r^2 + 37.062 r^3 - 11.934 r^4
+
+    The error is drawn anew for each time; the published figures do not say how errors of a device at two times belong
+    together. Programming gives those of 1 s, and 0 s is that. There is no noise of readings. Source: W. Wan et al., A
+    compute-in-memory chip based on resistive random-access memory, Nature 608, 2022; polynomials as aihwkit's
+    ReRamWan2022NoiseModel (version 1.1.0). They were fitted for g_max = 40 µS, and like there they are not scaled for
+    another g_max.
+
+    Args:
+        g_max: The largest target, in µS; it is r = 1.
+        g_min: The smallest target, in µS.
+        noise_scale: A factor of the errors.
+    """
+
+    name = "reram-wan2022"
+    default_g_max = 40.0
+    _SIGMAS: ClassVar[dict[float, tuple[float, ...]]] = {
+        1.0: (0.348, 16.030, -43.853, 45.393, -16.815),
+        _DAY: (0.701, 22.086, -50.773, 47.095, -16.458),
+        2 * _DAY: (0.782, 20.274, -43.507, 37.062, -11.934),
+    }
+
+    def __init__(self, g_max: float | None = None, g_min: float | None = None, *, noise_scale: float = 1.0) -> None:
+        super().__init__(g_max, g_min)
+        self.noise_scale = float(noise_scale)
+        if not (math.isfinite(self.noise_scale) and self.noise_scale >= 0):
+            raise ConfigError(f"device {self.name}: noise_scale is 0 or more, but it is {self.noise_scale}")
+
+    def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
+        return Devices.after_programming(targets_us, self._with_errors(targets_us, 1.0, rng))
+
+    def _drifted(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
+        return devices.programmed_us if seconds == 0 else self._with_errors(devices.targets_us, seconds, rng)
+
+    def _with_errors(self, targets_us: FloatArray, seconds: float, rng: np.random.Generator) -> FloatArray:
+        noise = normal(targets_us, rng)
+        noise *= polynomial(self._SIGMAS[seconds], targets_us / targets_us.dtype.type(self.g_max))
+        noise *= self.noise_scale
+        noise += targets_us
+        np.maximum(noise, 0, out=noise)
+        return noise
+
+    def _check_time(self, seconds: float) -> None:
+        super()._check_time(seconds)
+        if seconds and seconds not in self._SIGMAS:
+            raise ConfigError(
+                f"device {self.name}: errors were published for 1 s, 1 day and 2 days after programming, but the time "
+                f"is {seconds:g} s; choose one of 0s, 1s, 1d and 2d, or another device"
+            )
+
+
+class CmoReramDevice(BaseDeviceModel):
+    """ReRAM of HfOx with a conductive metal oxide: programming, relaxation and noise of readings.
+
+    Conductances in µS, seconds t after programming, and for an acceptance range of 0.2 % or 2 % of the target::
+
+        g_prog  = g_target + programming_scale * (a0 + a1 * g_target) * N(0, 1)
+        g_drift = g_prog + drift_scale * (-0.08900206 ln t + (0.04201137 ln t + 0.41183342) * N(0, 1))
+        g_read  = clip(g_drift + read_scale * 0.0277316483 * log10(g_drift) * sqrt(ln((t + 1e-6) / 2e-6)) * N(0, 1),
+                       g_min, g_max)
+
+    with a0, a1 = 0.00081107, 0.00106879 for 0.2 %, and 0.0112185391, 0.01129027418 for 2 %. At 0 s nothing is relaxed,
+    and readings give g_prog. Where g_drift is 1 µS or less there is no noise of readings. Source: D. F. Falcone et al.,
+    All-in-One Analog AI Hardware: On-Chip Training and Inference with Conductive-Metal-Oxide/HfOx ReRAM Devices,
+    arXiv:2502.04524, 2025; figures and composition as aihwkit's ReRamCMONoiseModel (version 1.1.0), whose noise is no
+    number where g_drift is negative, and which takes 0.2 % for all acceptance ranges that it does not know.
+
+    Args:
+        g_max: The largest target, in µS.
+        g_min: The smallest target, in µS.
+        acceptance_percent: How far from its target a device may be when programming ends: 0.2 or 2.
+        programming_scale: A factor of the errors of programming.
+        drift_scale: A factor of relaxation and its spread.
+        read_scale: A factor of the noise of readings.
+    """
+
+    name = "reram-cmo"
+    default_g_max = 88.199997
+    default_g_min = 9.0
+    _SIGMAS: ClassVar[dict[float, tuple[float, ...]]] = {
+        0.2: (0.00081107, 0.00106879),
+        2.0: (0.0112185391, 0.01129027418),
+    }
+    _T_READ = 1e-6
+
+    def __init__(
+        self,
+        g_max: float | None = None,
+        g_min: float | None = None,
+        *,
+        acceptance_percent: float = 0.2,
+        programming_scale: float = 1.0,
+        drift_scale: float = 1.0,
+        read_scale: float = 1.0,
+    ) -> None:
+        super().__init__(g_max, g_min)
+        if acceptance_percent not in self._SIGMAS:
+            known = " and ".join(f"{each:g}" for each in self._SIGMAS)
+            raise ConfigError(
+                f"device {self.name}: acceptance ranges of {known} percent were characterized, but it is "
+                f"{acceptance_percent:g}"
+            )
+        self.acceptance_percent = float(acceptance_percent)
+        self.programming_scale, self.drift_scale = float(programming_scale), float(drift_scale)
+        self.read_scale = float(read_scale)
+        for what in ("programming_scale", "drift_scale", "read_scale"):
+            if not (math.isfinite(value := getattr(self, what)) and value >= 0):
+                raise ConfigError(f"device {self.name}: {what} is 0 or more, but it is {value}")
+
+    def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
+        noise = normal(targets_us, rng)
+        noise *= polynomial(self._SIGMAS[self.acceptance_percent], targets_us)
+        noise *= self.programming_scale
+        noise += targets_us
+        return Devices.after_programming(targets_us, noise)
+
+    def _drifted(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
+        if seconds == 0:
+            return devices.programmed_us
+        drifted = normal(devices.programmed_us, rng)
+        drifted *= self.drift_scale * (0.04201137 * math.log(seconds) + 0.41183342)
+        drifted += self.drift_scale * -0.08900206 * math.log(seconds)
+        drifted += devices.programmed_us
+        return drifted
+
+    def _read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
+        if seconds == 0:
+            return devices.programmed_us
+        noise = normal(devices.drifted_us, rng)
+        noise *= np.log10(np.maximum(devices.drifted_us, 1))
+        growth = math.sqrt(math.log((seconds + self._T_READ) / (2 * self._T_READ)))
+        noise *= self.read_scale * 0.0277316483 * growth
+        noise += devices.drifted_us
+        np.clip(noise, self.g_min, self.g_max, out=noise)
+        return noise
+
+    def _check_time(self, seconds: float) -> None:
+        super()._check_time(seconds)
+        if 0 < seconds < 1:
+            raise ConfigError(
+                f"device {self.name}: relaxation was fitted from 1 s on, but the time is {seconds:g} s; choose 0s, or "
+                "1s and more"
+            )

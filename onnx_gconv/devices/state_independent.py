@@ -1,0 +1,51 @@
+"""A device whose errors do not depend on its conductance."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_gconv.devices.base_device import FloatArray
+from onnx_gconv.devices.power_law import PowerLawDevice
+
+__all__ = ["StateIndependentDevice"]
+
+
+class StateIndependentDevice(PowerLawDevice):
+    """A device with the same errors at each conductance.
+
+    sigma is 0.2 µS, nu is |0.1 + 0.05 N(0, 1)| and q is 1 / (g_max in µS). The first two are settings. It stands for no
+    measured device. Source: the defaults and the composition of aihwkit's StateIndependentNoiseModel (version 1.1.0),
+    whose noise of readings is relative to g / g_max, as a number in µS.
+
+    Args:
+        g_max: The largest target, in µS.
+        g_min: The smallest target, in µS.
+        sigma_us: The standard deviation of programming errors, in µS.
+        nu_mean: The mean of the drift coefficient.
+        nu_spread: Its standard deviation.
+        settings: As for `PowerLawDevice`.
+    """
+
+    name = "state-independent"
+
+    def __init__(
+        self,
+        g_max: float | None = None,
+        g_min: float | None = None,
+        *,
+        sigma_us: float = 0.2,
+        nu_mean: float = 0.1,
+        nu_spread: float = 0.05,
+        **settings: float | None,
+    ) -> None:
+        super().__init__(g_max, g_min, **settings)  # type: ignore[arg-type]  # they are those of PowerLawDevice
+        self.sigma_us, self.nu_mean, self.nu_spread = float(sigma_us), float(nu_mean), float(nu_spread)
+
+    def _programming_sigma_us(self, targets_us: FloatArray) -> FloatArray:
+        return np.full_like(targets_us, self.sigma_us)
+
+    def _drift_moments(self, targets_us: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return np.full_like(targets_us, self.nu_mean), np.full_like(targets_us, self.nu_spread)
+
+    def _read_share(self, programmed_us: FloatArray) -> FloatArray:
+        return np.full_like(programmed_us, 1 / self.g_max)

@@ -1,0 +1,168 @@
+"""Finds the matrices of products that the table of MVM ops does not lead to: no share of 100 % leaves them out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnx_gconv.weights.constants import Constant, ConstantValues, constants_of, leaves
+from onnx_gconv.weights.mvm_ops import mvm_op
+from onnx_gconv.weights.opsets import default_opset
+from onnx_gconv.weights.rearrangement import node_label
+from onnx_gconv.weights.records import SkippedWeight, SkipReason
+from onnx_gconv.weights.run_time_ways import RunTimeWays, Way
+from onnx_gconv.weights.scopes import Scope
+from onnx_gconv.weights.unlisted_ops import attribute_matrices, product_inputs
+
+__all__ = ["UnmappedProducts", "is_matrix_of_numbers"]
+
+_MATRIX_RANK = 2
+_MOST_NAMED = 3
+
+# Indices, masks and texts; weights and packed codes have other types.
+_NO_WEIGHTS = frozenset(
+    {
+        ir.DataType.INT64,
+        ir.DataType.UINT64,
+        ir.DataType.BOOL,
+        ir.DataType.STRING,
+        ir.DataType.COMPLEX64,
+        ir.DataType.COMPLEX128,
+    }
+)
+
+
+@dataclass
+class _Uses:
+    """What reads a matrix.
+
+    Attributes:
+        slots: Weight slots that it reaches, as ``name (op_type)[slot]``.
+        choosers: The op types that choose or change it on the way there.
+        unlisted: The ops without a row that read it.
+        readers: Their nodes.
+    """
+
+    slots: dict[str, None] = field(default_factory=dict)
+    choosers: dict[str, None] = field(default_factory=dict)
+    unlisted: dict[str, None] = field(default_factory=dict)
+    readers: dict[str, None] = field(default_factory=dict)
+
+
+class UnmappedProducts:
+    """The constants that are multiplied with activations, or may be, though no way of the table leads to them.
+
+    Args:
+        model: The model.
+        all_scopes: Its graphs.
+        values: What is constant in them.
+    """
+
+    def __init__(self, model: ir.Model, all_scopes: Collection[Scope], values: ConstantValues) -> None:
+        self._functions = model.functions
+        self._function_names = {function.name for function in model.functions.values()}
+        self._values = values
+        self._ways = RunTimeWays(model, values, default_opset(model))
+        self._function_scopes = [
+            Scope(graph, f"function {function.domain}.{function.name}", None, None)
+            for function in model.functions.values()
+            for graph in (function.graph, *function.subgraphs())
+        ]
+        self._uses: dict[ir.Value, _Uses] = {}
+        self._in_attributes: list[SkippedWeight] = []
+        for scope in (*all_scopes, *self._function_scopes):
+            for node in scope.graph:
+                self._visit(node)
+                self._in_attributes.extend(_in_attributes(node, scope))
+
+    def skipped(self, constant: Constant) -> SkippedWeight | None:
+        """A constant that feeds such a product, with the reason why it is not mapped; None if it feeds none."""
+        uses = self._uses.get(constant.value)
+        if uses is None or not is_matrix_of_numbers(constant.tensor):
+            return None
+        if uses.slots and uses.choosers and uses.choosers.keys() <= self._function_names:
+            reason, consumers = SkipReason.INSIDE_FUNCTION, tuple(uses.slots)
+            detail = f"function {'/'.join(uses.choosers)}"
+        elif uses.slots:
+            reason, consumers = SkipReason.CHOSEN_AT_RUN_TIME, tuple(uses.slots)
+            through = f"through {'/'.join(uses.choosers)} " if uses.choosers else ""
+            detail = f"{through}to {_listed(consumers)}"
+        else:
+            reason, consumers = SkipReason.UNLISTED_OP, tuple(uses.readers)
+            behind = f", behind {'/'.join(uses.choosers)}" if uses.choosers else ""
+            detail = f"read by {_listed(tuple(uses.unlisted))}{behind}"
+        return SkippedWeight(
+            name=constant.value.name or "",
+            shape=tuple(constant.tensor.shape.numpy()),
+            graph_path=constant.scope.path,
+            reason=reason,
+            detail=detail,
+            is_mvm=True,
+            consumers=consumers,
+            value=constant.value,
+        )
+
+    def others(self) -> Iterator[SkippedWeight]:
+        """Those in local functions, and those in attributes of nodes."""
+        for scope in self._function_scopes:
+            for constant in constants_of(scope):
+                if (skipped := self.skipped(constant)) is not None:
+                    yield skipped
+        yield from self._in_attributes
+
+    def _visit(self, node: ir.Node) -> None:
+        if node.op_identifier() in self._functions:  # its body is looked at
+            return
+        row = mvm_op(node)
+        for slot in () if row is None else row.slots:
+            value, other = _input(node, slot.index), _input(node, slot.activation)
+            if value is not None and not self._is_constant(value) and not self._is_constant(other):
+                for leaf, choosers in (self._ways.way(value) or {}).items():
+                    uses = self._uses.setdefault(leaf, _Uses())
+                    uses.slots[f"{node_label(node)}[{slot.index}]"] = None
+                    uses.choosers.update(choosers)
+        for index in product_inputs(node):
+            value = _input(node, index)
+            for leaf, choosers in (self._way(value) if value is not None else {}).items():
+                uses = self._uses.setdefault(leaf, _Uses())
+                uses.unlisted[f"'{node.op_type}' of domain '{node.domain or 'ai.onnx'}'"] = None
+                uses.readers[node_label(node)] = None
+                uses.choosers.update(choosers)
+
+    def _way(self, value: ir.Value) -> Way:
+        if self._is_constant(value):
+            return {leaf: {} for leaf in leaves(value, self._functions).values}
+        return self._ways.way(value) or {}
+
+    def _is_constant(self, value: ir.Value | None) -> bool:
+        return value is not None and self._values.is_constant(value)
+
+
+def is_matrix_of_numbers(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor has two axes or more, elements, and a type that weights may have."""
+    return len(tensor.shape.numpy()) >= _MATRIX_RANK and tensor.dtype not in _NO_WEIGHTS and tensor.size > 0
+
+
+def _in_attributes(node: ir.Node, scope: Scope) -> Iterator[SkippedWeight]:
+    for matrix in attribute_matrices(node):
+        what = f"attribute '{matrix.name}' of " if matrix.name else ""
+        yield SkippedWeight(
+            name=".".join(part for part in (node.name or node.op_type, matrix.name) if part),
+            shape=matrix.shape,
+            graph_path=scope.path,
+            reason=SkipReason.IN_ATTRIBUTE if matrix.name else SkipReason.COMPILED,
+            detail=f"{what}'{node.op_type}' of domain '{node.domain or 'ai.onnx'}'",
+            is_mvm=True,
+            consumers=(node_label(node),),
+        )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None

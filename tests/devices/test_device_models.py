@@ -1,0 +1,295 @@
+"""Device models: their range and times, what belongs to a device for good, names, and a device of one's own."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnx_gconv.devices import registry
+from onnx_gconv.devices.base_device import DeviceModel, polynomial
+from onnx_gconv.devices.gaussian import GaussianDevice, LogNormalDevice, StuckDevices
+from onnx_gconv.devices.measured_device import MeasuredDevice
+from onnx_gconv.devices.pcm import PcmDevice
+from onnx_gconv.devices.registry import DEVICE_MODELS, device_model, device_model_names, register_device_model
+from onnx_gconv.errors import ConfigError
+
+DAY = 86400.0
+MADE = {
+    "pcm-custom-drift": {"g_us": [0, 25], "nu_mean": [0.1, 0.05], "nu_spread": [0.01, 0.01]},
+    "measured": {"target_us": [0, 10], "seconds": [0, DAY], "mean_us": [[0, 0], [10, 9]], "sigma_us": [[1, 1], [1, 2]]},
+    "gaussian": {"sigma_us": 1.0, "read_sigma_relative": 0.1},
+}
+
+
+def made(name):
+    return device_model(name, **MADE.get(name, {}))
+
+
+def generators(*seeds):
+    return [np.random.default_rng(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", DEVICE_MODELS)
+def test_one_chip_has_the_same_devices_at_all_times_and_keeps_shape_and_type(name, dtype):
+    device = made(name)
+    assert isinstance(device, DeviceModel)
+    targets = np.linspace(device.g_min, device.g_max, 60, dtype=dtype).reshape(3, 4, 5)
+    kept = targets.copy()
+    chips = [device.program(targets, np.random.default_rng(1)) for _ in range(2)]
+    later = [device.drift(chip, DAY, np.random.default_rng(2)) for chip in chips]
+    read = [device.read(chip, DAY, np.random.default_rng(3)) for chip in later]
+    for array in (*(each.programmed_us for each in chips), *(each.drifted_us for each in later), *read):
+        assert array.shape == targets.shape
+        assert array.dtype == dtype
+        assert np.isfinite(array).all()
+    np.testing.assert_array_equal(chips[0].programmed_us, chips[1].programmed_us)
+    np.testing.assert_array_equal(later[0].drifted_us, later[1].drifted_us)
+    np.testing.assert_array_equal(read[0], read[1])
+    np.testing.assert_array_equal(targets, kept)
+    assert later[0].seconds == DAY
+
+
+@pytest.mark.parametrize("name", DEVICE_MODELS)
+def test_targets_outside_of_the_range_and_negative_times_are_refused(name):
+    device = made(name)
+    for wrong in (np.float32([device.g_max * 1.01]), np.float32([np.nan]), np.float32([-1.0])):
+        with pytest.raises(ConfigError, match=r"a target is .* but the model is valid from"):
+            device.program(wrong, np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="targets are float32 or float64, not int64"):
+        device.program(np.array([10]), np.random.default_rng(0))
+    devices = device.program(np.float32([device.g_max]), np.random.default_rng(0))
+    for step in (device.drift, device.read):
+        for seconds in (-1.0, np.nan, np.inf):
+            with pytest.raises(ConfigError, match="a time is 0 seconds or more"):
+                step(devices, seconds, np.random.default_rng(0))
+
+
+def test_drift_coefficients_belong_to_devices():
+    device = PcmDevice(read_scale=0)
+    devices = device.program(np.full(1000, 20, np.float64), np.random.default_rng(1))
+    hour, day = (device.drift(devices, seconds, np.random.default_rng(2)).drifted_us for seconds in (3600.0, DAY))
+    of_hour, of_day = (
+        -np.log(now / devices.programmed_us) / np.log1p(seconds / 20) for now, seconds in ((hour, 3600), (day, DAY))
+    )
+    np.testing.assert_allclose(of_hour, of_day, rtol=1e-9)
+    assert of_day.std() == pytest.approx(0.008, rel=0.1)
+
+
+def test_scales_of_0_leave_a_device_as_it_was_told():
+    device = PcmDevice(programming_scale=0, drift_scale=0, read_scale=0)
+    targets = np.linspace(0, 25, 9)
+    devices = device.drift(device.program(targets, np.random.default_rng(1)), DAY, np.random.default_rng(2))
+    np.testing.assert_array_equal(device.read(devices, DAY, np.random.default_rng(3)), targets)
+
+
+WRONG = [
+    ("pcm", {"g_max": 0}, "g_min is at least 0 and below g_max, but they are 0 and 0 \u00b5S"),
+    ("pcm", {"read_scale": -1}, "device pcm: read_scale is 0 or more, but it is -1.0"),
+    ("pcm", {"t_0": 0}, "device pcm: t_0 is positive, in seconds, but it is 0.0"),
+    ("pcm", {"t_0": 1.0, "t_read": 2.0}, "a reading of 2 s is longer than t_0 = 1 s"),
+    ("pcm-hermes-1", {"g_max": 25}, "it was characterized up to 10.35 \u00b5S, but g_max is 25 \u00b5S"),
+    ("reram-cmo", {"acceptance_percent": 1}, "acceptance ranges of 0.2 and 2 percent were characterized, but it is 1"),
+    ("reram-cmo", {"drift_scale": np.nan}, "device reram-cmo: drift_scale is 0 or more, but it is nan"),
+    ("reram-wan2022", {"noise_scale": -2}, "noise_scale is 0 or more, but it is -2.0"),
+    ("gaussian", {"sigma_us": -1}, "device gaussian: sigma_us is 0 or more, but it is -1.0"),
+    ("log-normal", {"sigma": np.inf}, "device log-normal: sigma is 0 or more, but it is inf"),
+    ("pcm", {"gmax": 1}, "the device model 'pcm' has no setting 'gmax'; it has g_max, g_min, "),
+    ("measured", {}, "the device model 'measured' needs the setting 'target_us'"),
+    ("gaussian", {"sigma_us": "much"}, "the device model 'gaussian' cannot be made: could not convert string to float"),
+    ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "nu_mean": [0.1]}, "they have 2, 1, 2"),
+    ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "nu_mean": [0.1, -1]}, "nu_mean is 0 or more everywhere"),
+    ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "g_us": [25, 0]}, "g_us ascends, but it is 25, 0"),
+    (
+        "pcm-custom-drift",
+        {**MADE["pcm-custom-drift"], "g_us": [1, 25]},
+        "drift is given from 1 to 25 \u00b5S, but",
+    ),
+    ("measured", {**MADE["measured"], "target_us": [10, 0]}, "targets ascend, but they are 10, 0"),
+    ("measured", {**MADE["measured"], "mean_us": [1, 2]}, "mean_us has the shape [2], but there are 2 targets and 2"),
+    ("measured", {**MADE["measured"], "sigma_us": [[1, 1], [1, -1]]}, "sigma are 0 or more, but there is -1"),
+    (
+        "measured",
+        {"target_us": [1], "seconds": [0], "mean_us": [[1]], "sigma_us": [[1]]},
+        "needs 2 targets and 1 time or more, but has 1 and 1",
+    ),
+    ("pcm-josi", {}, "there is no device model 'pcm-josi'; the nearest names are pcm-joshi"),
+    ("isaac", {}, "the preset 'isaac' has a range, but no device model; these have one: pcm-joshi, "),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "message"), WRONG, ids=[f"{name} {list(s)}" for name, s, _ in WRONG])
+def test_wrong_settings_are_one_line(name, settings, message):
+    with pytest.raises(ConfigError) as raised:
+        device_model(name, **settings)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "message"),
+    [
+        ("reram-wan2022", 3600.0, "published for 1 s, 1 day and 2 days after programming, but the time is 3600 s"),
+        ("reram-cmo", 0.5, "relaxation was fitted from 1 s on, but the time is 0.5 s"),
+        ("measured", 2 * DAY, "it was measured up to 86400 s, but the time is 172800 s"),
+    ],
+)
+def test_times_of_which_nothing_is_known_are_refused(name, seconds, message):
+    device = made(name)
+    devices = device.program(np.float32([device.g_max]), np.random.default_rng(0))
+    with pytest.raises(ConfigError, match=message):
+        device.drift(devices, seconds, np.random.default_rng(0))
+
+
+@given(st.floats(0, 100), st.floats(0, 5), st.floats(0, 0.5))
+def test_normal_errors_have_the_size_that_was_asked_for(target, absolute, relative):
+    device = GaussianDevice(g_max=1e6, sigma_us=absolute, sigma_relative=relative)
+    z = np.random.default_rng(5).standard_normal(50)
+    devices = device.program(np.full(50, target + 1000), np.random.default_rng(5))
+    expected = np.maximum(target + 1000 + np.hypot(absolute, relative * (target + 1000)) * z, 0)
+    np.testing.assert_allclose(devices.programmed_us, expected)
+
+
+def test_log_normal_errors_have_the_target_as_their_median():
+    device = LogNormalDevice(sigma=0.3)
+    programmed = device.program(np.full(20001, 10.0), np.random.default_rng(0)).programmed_us
+    assert np.median(programmed) == pytest.approx(10, rel=0.01)
+    assert np.log(programmed).std() == pytest.approx(0.3, rel=0.02)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=6), st.floats(-3, 3))
+def test_polynomials_are_numpys(coefficients, x):
+    expected = np.polynomial.polynomial.polyval(x, coefficients)
+    np.testing.assert_allclose(polynomial(tuple(coefficients), np.float64([x])), [expected], rtol=1e-9, atol=1e-9)
+
+
+# Stuck devices
+
+
+def test_stuck_devices_stay_where_they_are_and_the_others_do_what_their_model_says():
+    device = StuckDevices(PcmDevice(), stuck_low=0.1, stuck_high=0.05)
+    devices = device.program(np.full(100_000, 12.0), np.random.default_rng(1))
+    later = device.drift(devices, DAY, np.random.default_rng(2))
+    read = device.read(later, DAY, np.random.default_rng(3))
+    for end, share in ((0.0, 0.1), (25.0, 0.05)):
+        stuck = devices.programmed_us == end
+        assert stuck.mean() == pytest.approx(share, rel=0.05)
+        assert (later.drifted_us[stuck] == end).all()
+        assert (read[stuck] == end).all()
+    alone = PcmDevice()
+    others = alone.drift(alone.program(devices.targets_us, np.random.default_rng(1)), DAY, np.random.default_rng(2))
+    free = ~np.isin(devices.programmed_us, (0.0, 25.0))
+    np.testing.assert_array_equal(later.drifted_us[free], others.drifted_us[free])
+
+
+def test_wrong_fractions_and_devices_of_another_model_are_refused():
+    with pytest.raises(ConfigError, match=r"at most 1 together, but they are 0\.7 and 0\.6"):
+        StuckDevices(PcmDevice(), stuck_low=0.7, stuck_high=0.6)
+    others = PcmDevice().program(np.float32([1]), np.random.default_rng(0))
+    for device in (StuckDevices(PcmDevice()), made("measured")):
+        with pytest.raises(ConfigError, match="these devices were programmed by another model"):
+            device.drift(others, 1.0, np.random.default_rng(0))
+
+
+# A device that somebody has measured
+
+
+def test_a_measured_device_has_the_mean_and_spread_of_its_table(tmp_path):
+    lines = ["seconds, target_us,mean_us,sigma_us", "0,0,0.5,0.1", "86400,0,0.4,0.1", "100,0,0.45,0.1"]
+    lines += ["0,20,20,1", "100,20,19,1", "86400,20,15,2", ""]
+    (tmp_path / "device.csv").write_text("\n".join(lines))
+    device = MeasuredDevice.from_csv(tmp_path / "device.csv")
+    assert (device.g_min, device.g_max) == (0, 20)
+    targets, ranks = np.full(7, 10.0), np.random.default_rng(1).standard_normal(7)
+    devices = device.program(targets, np.random.default_rng(1))
+    np.testing.assert_allclose(devices.programmed_us, 10.25 + 0.55 * ranks)
+    for seconds, mean, sigma in (
+        (0, 10.25, 0.55),
+        (50, (10.25 + 9.725) / 2, 0.55),
+        (100, 9.725, 0.55),
+        ((100 * DAY) ** 0.5, (9.725 + 7.7) / 2, (0.55 + 1.05) / 2),
+        (DAY, 7.7, 1.05),
+    ):
+        later = device.drift(devices, seconds, np.random.default_rng(9))
+        np.testing.assert_allclose(later.drifted_us, mean + sigma * ranks)
+        np.testing.assert_array_equal(device.read(later, seconds, np.random.default_rng(8)), later.drifted_us)
+
+
+HEADER = "target_us,seconds,mean_us,sigma_us\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("target_us,seconds,mean_us\n", "the column sigma_us is missing; there are target_us, seconds, mean_us"),
+        ("", "the column target_us is missing; there are none"),
+        (HEADER + "1,0,1,x\n", "line 2: sigma_us is 'x', which is no number"),
+        (HEADER + "1,0,1\n", "line 2: sigma_us is '', which is no number"),
+        (HEADER + "1,0,1,1\n1,0,1,1\n", "line 3: target 1 \u00b5S at 0 s is there twice"),
+        (HEADER + "1,0,1,1\n2,0,1,1\n2,5,1,1\n", "the row of target 1 \u00b5S at 5 s is missing; add it"),
+        (HEADER, "has no rows"),
+        (HEADER + "1,0,1,1\n", "needs 2 targets and 1 time or more, but has 1 and 1"),
+        (HEADER + "1,0,1,1\n2,0,nan,1\n", "mean are 0 or more, but there is nan"),
+    ],
+)
+def test_wrong_tables_are_one_line_that_names_the_file(tmp_path, text, message):
+    (tmp_path / "device.csv").write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        MeasuredDevice.from_csv(tmp_path / "device.csv")
+    assert str(raised.value).startswith(f"'{tmp_path / 'device.csv'}'")
+    assert message in str(raised.value)
+
+
+def test_a_table_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read '.*none\.csv': No such file or directory"):
+        MeasuredDevice.from_csv(tmp_path / "none.csv")
+
+
+# Names
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_registered", {})
+    points = []
+    monkeypatch.setattr(registry, "entry_points", lambda **_: points)
+    return points
+
+
+class Worn(PcmDevice):
+    name = "worn"
+
+
+def test_presets_with_a_model_have_names_and_give_it_their_range():
+    assert {"pcm-joshi", "rram-neurram", *DEVICE_MODELS} <= set(device_model_names())
+    device = device_model("rram-neurram")
+    assert (type(device).__name__, device.g_min, device.g_max) == ("WanReramDevice", 1.0, 40.0)
+    assert device_model("pcm-joshi", g_max=20.0).g_max == 20
+
+
+def test_a_program_registers_its_own(own_registry):
+    assert register_device_model(Worn) is Worn
+    assert device_model("worn", g_max=30.0).g_max == 30
+    assert "worn" in device_model_names()
+    with pytest.raises(ConfigError, match="onnx_gconv has a device model 'pcm'"):
+        register_device_model(type("Mine", (PcmDevice,), {"name": "pcm"}))
+    with pytest.raises(ConfigError, match="Nothing is no device model: it has no name"):
+        register_device_model(type("Nothing", (), {}))
+    with pytest.raises(ConfigError, match="Half is no device model: it has no method 'program'"):
+        register_device_model(type("Half", (), {"name": "half"}))
+
+
+def test_a_package_brings_one(own_registry):
+    own_registry += [EntryPoint("worn", f"{__name__}:Worn", "onnx_gconv.devices")]
+    own_registry += [EntryPoint("gone", "no_such_module:Gone", "onnx_gconv.devices")]
+    own_registry += [EntryPoint("odd", "math:pi", "onnx_gconv.devices")]
+    registry._registered.clear()
+    assert {"worn", "gone"} <= set(device_model_names())
+    with pytest.raises(ConfigError, match="'gone' of the package no_such_module cannot be loaded: "):
+        device_model("gone")
+    with pytest.raises(ConfigError, match="'odd' of the package math is no device model: it has no method"):
+        device_model("odd")

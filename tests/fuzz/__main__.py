@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from tests.fuzz.place import Place
 from tests.fuzz.runner import Finding, Findings, run
 from tests.fuzz.seeds import bundle_files, mapped_seeds, measured_files, model_seeds
 from tests.fuzz.targets import TARGETS
+
+_KEPT = Path(tempfile.gettempdir()) / "damaged-input"
 
 
 def main() -> int:
@@ -40,7 +43,7 @@ def main() -> int:
         "--readers", nargs="+", choices=TARGETS, default=list(TARGETS), metavar="READER", help=", ".join(TARGETS)
     )
     parser.add_argument("--only", type=int, help="try the input of this number, of one reader")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-input"), help="where --only leaves its files")
+    parser.add_argument("--keep", type=Path, default=_KEPT, help=f"where --only leaves its files: {_KEPT}")
     parser.add_argument("--most-faults", type=int, default=1000, help="leave a reader after so many")
     options = parser.parse_args()
     logging.disable(logging.WARNING)  # of onnx-ir, about what is missing in a model

@@ -22,6 +22,7 @@ from onnx_gconv.mapping.located import (
 )
 from onnx_gconv.mapping.nodes import ROLE_KEY
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
+from onnx_gconv.tensors.types import finite_range
 from onnx_gconv.weights import scopes
 
 __all__ = ["CheckMapping", "Violation"]
@@ -103,6 +104,10 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
             mapped = locate(record, values)
         except (BrokenMappingError, ModelError) as error:
             yield Violation(record.name, str(error))
+            continue
+        if converter.g_max > (limit := finite_range(record.ir_compute_dtype)[1]):
+            beyond = f"{converter.g_max:g} µS, but {record.compute_dtype} holds up to {limit:g}"
+            yield Violation(record.name, f"the manifest names devices of up to {beyond}")
             continue
         devices = tuple(item.device for item in record.conductances)
         if devices != converter.device_names:

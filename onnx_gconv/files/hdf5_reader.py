@@ -101,7 +101,8 @@ class Hdf5Reader:
             dataset = self._dataset(key)
             if dataset is None:
                 raise KeyError(key)
-            array = np.empty(dataset.shape, dataset.dtype)
+            # HDF5 leaves elements as they are that were never written.
+            array = np.zeros(dataset.shape, dataset.dtype)
             dataset.read(self._h5py.h5s.ALL, self._h5py.h5s.ALL, array)
             return array
 

@@ -274,6 +274,11 @@ def test_fewer_rows_than_none_are_an_error(handed):
         handed("Gemm", rows=-1)
 
 
+def test_more_rows_than_can_be_counted_are_an_error(handed):
+    with pytest.raises(ConfigError, match=r"bias rows are .* or more \(at most 65,536\), but they are 2147483647"):
+        handed("Gemm", rows=2**31 - 1)
+
+
 @pytest.mark.parametrize("as_constant", [False, True])
 @pytest.mark.parametrize(
     "op", ["Gemm with alpha and beta", "Gemm with one number", "batch of MatMul and Add", "grouped Conv"]

@@ -15,7 +15,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 # Many tests start the program, which is compiled once and not each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint format check-types unit bench clean
+.PHONY: demo test lint format check-types unit bench fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/onnx-gconv demo --output demo-output
@@ -39,6 +39,10 @@ unit: $(VENV)/.installed-dev $(REAL_MODELS)/.installed
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.map
+
+# Some minutes. The number of inputs and what else can be chosen: $(BIN)/python -m tests.fuzz --help
+fuzz: $(VENV)/.installed-dev
+	$(ONE_THREAD) $(BIN)/python -m tests.fuzz --count 100000
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -18,6 +18,7 @@ from onnx_gconv.mapping.located import MappedWeight, ModelValues
 from onnx_gconv.mapping.structure import structural_problems
 from onnx_gconv.mapping.unlisted import rebuilding_node
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
+from onnx_gconv.tensors.types import finite_range
 from onnx_gconv.weights import scopes
 
 __all__ = ["CheckMapping", "Violation"]
@@ -99,6 +100,10 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
             converter = record.converter.converter()
         except ModelError as error:
             yield Violation(record.name, str(error))
+            continue
+        if converter.g_max > (limit := finite_range(record.ir_compute_dtype)[1]):
+            beyond = f"{converter.g_max:g} µS, but {record.compute_dtype} holds up to {limit:g}"
+            yield Violation(record.name, f"the manifest names devices of up to {beyond}")
             continue
         found = [] if mapped is None else [*structural_problems(mapped), *_consumers(mapped, nodes, values)]
         if not found and item.problem is not None:

@@ -14,6 +14,7 @@ from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_map
 from onnx_gconv.mapping.tensor_texts import TENSOR_KEY, put_texts_back
 from onnx_gconv.mapping.value_uses import hand_over_uses
 from onnx_gconv.tensors.bits import has_same_elements
+from onnx_gconv.tensors.streamed import element_chunks
 from onnx_gconv.weights import Scope, scopes
 from onnx_gconv.weights.rearrangement import node_label
 
@@ -47,6 +48,7 @@ class RestoreWeights(ir.passes.InPlacePass):
         copies = [_digital_copy(mapped) for mapped in located]
         # All that reads data, and may fail, comes before the first change.
         joined = [copy is not None and _is_equal(copy, mapped) for copy, mapped in zip(copies, located, strict=True)]
+        _require_levels(located)
         owners = scopes(model)
         _require_free_names(located, owners)
         places = _Places(owners)
@@ -93,6 +95,24 @@ def _not_restored(record: WeightRecord, problem: str | None) -> ModelPreconditio
     return ModelPreconditionError(
         f"the weight '{record.name}' cannot be restored: {problem}; restore the model as it was mapped"
     )
+
+
+def _require_levels(located: Sequence[MappedWeight]) -> None:
+    """Refuse conductances that are stored as codes of which some stand for no level: no weight follows from them.
+
+    Raises:
+        ModelPreconditionError: It names the weight and the code.
+    """
+    for mapped in located:
+        if (levels := mapped.record.levels_of_codes) is None:
+            continue
+        for tensor in mapped.stored_tensors:
+            highest = max((int(codes.max()) for codes in element_chunks(tensor)), default=0)
+            if highest >= levels.count:
+                raise ModelPreconditionError(
+                    f"the weight '{mapped.record.name}' cannot be restored: '{tensor.name}' has the code {highest}, "
+                    f"but there are {levels.count} levels; restore the model as it was mapped"
+                )
 
 
 def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]) -> None:

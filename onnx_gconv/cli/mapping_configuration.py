@@ -142,7 +142,7 @@ def _converter_options(texts: list[str] | tuple[()]) -> dict[str, Any]:
 def _toml_value(key: str, written: str) -> Any:  # noqa: ANN401 - a value of any kind
     try:
         values = tomllib.loads(f"value = {written}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # a number may have too many digits
         values = {}
     if values.keys() == {"value"}:
         return values["value"]

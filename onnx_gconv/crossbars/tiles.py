@@ -17,6 +17,9 @@ PairLayout: TypeAlias = Literal["separate_arrays", "adjacent_columns", "interlea
 _ARRAY_AXES = 2
 _PAIR = 2
 
+# A bias that needs more of them is none that a crossbar adds; lines of tiles are counted one by one.
+_MOST_BIAS_ROWS = 1 << 16
+
 
 @dataclass(frozen=True)
 class ArrayGeometry:
@@ -55,8 +58,9 @@ class ArrayGeometry:
             raise ConfigError(f"partition is one of {', '.join(get_args(Partition))}, but not '{self.partition}'")
         if self.pair_layout not in get_args(PairLayout):
             raise ConfigError(f"pair layout is one of {', '.join(get_args(PairLayout))}, but not '{self.pair_layout}'")
-        if self.bias_rows < 0:
-            raise ConfigError(f"bias rows are 0, for a digital bias, or more, but they are {self.bias_rows}")
+        if not 0 <= self.bias_rows <= _MOST_BIAS_ROWS:
+            most = f" (at most {_MOST_BIAS_ROWS:,})" if self.bias_rows > 0 else ""
+            raise ConfigError(f"bias rows are 0, for a digital bias, or more{most}, but they are {self.bias_rows}")
         if min(self.spare_rows, self.spare_columns) < 0:
             spare = f"{self.spare_rows} and {self.spare_columns}"
             raise ConfigError(f"spare rows and columns are 0 or more, but they are {spare}")

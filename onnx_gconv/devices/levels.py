@@ -23,6 +23,9 @@ MOST_LEVELS = 1 << 16
 _MOST_OF_A_BYTE = 1 << 8
 _FEWEST = 2
 
+# float32 ends at 3.4e38; the sums of some levels would be beyond it.
+_HIGHEST_US = 1e38
+
 # What is computed on stays in the cache of a core.
 _BLOCK_ELEMENTS = 1 << 15
 
@@ -66,6 +69,7 @@ class ConductanceLevels:
             raise ConfigError(f"the number of levels is an integer from {_FEWEST} to {MOST_LEVELS}, but it is {count}")
         if not (math.isfinite(g_min) and math.isfinite(g_max) and 0 <= g_min < g_max):
             raise ConfigError(f"levels rise from g_min >= 0 to a larger g_max, but these are {g_min} and {g_max} µS")
+        _check_highest(g_max)
         steps = np.arange(int(count)) * ((g_max - g_min) / (int(count) - 1)) + g_min
         steps[-1] = g_max
         return cls(steps, is_uniform=True)
@@ -90,6 +94,7 @@ class ConductanceLevels:
         if wrong.size:
             low, high = table[wrong[0]], table[wrong[0] + 1]
             raise ConfigError(f"levels of a table ascend, but after {low:g} µS comes {high:g} µS")
+        _check_highest(float(table[-1]))
         return cls(table, is_uniform=False)
 
     @property
@@ -272,3 +277,13 @@ class ConductanceLevels:
         """
         unit = float(np.finfo(dtype).eps) / 2
         return self.largest_gap_us / 2 + 8 * unit * self.g_max * (1 + 16 * unit)
+
+
+def _check_highest(level: float) -> None:
+    """Refuse levels that float32 does not hold.
+
+    Raises:
+        ConfigError: If the highest one is beyond its range.
+    """
+    if level > _HIGHEST_US:
+        raise ConfigError(f"levels are at most {_HIGHEST_US:g} µS, but the highest one is {level:g}")

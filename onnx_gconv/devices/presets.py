@@ -159,7 +159,7 @@ def presets_in(text: str) -> tuple[DevicePreset, ...]:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number may have too many digits
         raise ConfigError(f"presets are no TOML: {error}") from None
     tables = document.pop("preset", [])
     if document or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
@@ -214,6 +214,8 @@ def _preset_of(table: Mapping[str, Any], place: str) -> DevicePreset:
         return DevicePreset(**values, sources=tuple(Source(**source) for source in table["source"]))
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
+    except OverflowError:
+        raise ConfigError(f"{place}: one of its whole numbers is beyond all floats") from None
 
 
 def _check_complete(table: Mapping[str, Any]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 import onnx.defs
 import onnx_ir as ir
 
+from onnx_gconv.files.graph_names import first_that_is_no_text, problem_of_names
 from onnx_gconv.files.graph_order import first_cycle
 
 __all__ = ["first_problem"]
@@ -21,6 +22,13 @@ _MOST_AXES = 64
 # Nodes of a cycle that a message names.
 _MOST_NODES = 4
 
+_OWN_DOMAINS = frozenset({"", "ai.onnx"})
+
+# onnx knows the ops of opsets as a number of 32 bits.
+_NEWEST_OPSET = (1 << 31) - 1
+
+_LONGEST_SHOWN = 40
+
 
 def first_problem(proto: onnx.ModelProto) -> str | None:
     """Why a model cannot be used, with the remedy, or None.
@@ -28,21 +36,55 @@ def first_problem(proto: onnx.ModelProto) -> str | None:
     onnx-ir (1.1) drops sparse initializers, training information and opaque types without a word, and keeps one of two
     initializers of the same name.
     """
+    return next(_problems(proto), None)
+
+
+def _problems(proto: onnx.ModelProto) -> Iterator[str]:
     if not proto.HasField("graph") or not proto.opset_import or not proto.ir_version:
-        return "is not an ONNX model, or it is truncated (no graph, IR version or opset); export or copy it again"
+        yield "is not an ONNX model, or it is truncated (no graph, IR version or opset); export or copy it again"
+    if (text := first_that_is_no_text(proto)) is not None:
+        yield f"has the text {text[:_LONGEST_SHOWN]!r}, which is no UTF-8; export or copy the model again"
     if proto.training_info:
-        return "has training information, which would be lost; export the model for inference"
-    opsets = {item.domain: item.version for item in proto.opset_import}
-    for graph in _graphs(proto.graph):
-        for node in graph.node:
-            if (problem := _node_problem(node, opsets)) is not None:
-                return f"has the node {_label(node)} {problem}; export the model again"
-        if (problem := _graph_problem(graph)) is not None:
-            return problem
+        yield "has training information, which would be lost; export the model for inference"
+    for opset in (opset for owner in (proto, *proto.functions) for opset in owner.opset_import):
+        if not 0 <= opset.version <= _NEWEST_OPSET:
+            yield f"has the opset {opset.version} of '{opset.domain}', which cannot be; export the model again"
+    yield from _problems_of_graphs(proto)
     for tensor in _tensors(proto):
         if (problem := _tensor_problem(tensor)) is not None:
-            return f"has a damaged tensor: tensor '{tensor.name}' {problem}; export or copy the model again"
-    return None
+            yield f"has a damaged tensor: tensor '{tensor.name}' {problem}; export or copy the model again"
+
+
+def _problems_of_graphs(proto: onnx.ModelProto) -> Iterator[str]:
+    for nodes, opsets in _nodes(proto):
+        for node in nodes:
+            if (problem := _node_problem(node, opsets)) is not None:
+                yield f"has the node {_label(node)} {problem}; export the model again"
+    yield from filter(None, map(_graph_problem, _graphs(proto.graph)))
+    for problem in map(problem_of_names, (proto.graph, *proto.functions)):
+        if problem is not None:
+            yield f"{problem}; export the model again"
+
+
+def _nodes(proto: onnx.ModelProto) -> Iterator[tuple[Sequence[onnx.NodeProto], Mapping[str, int]]]:
+    """The nodes of all graphs and functions, with the opsets of their ops."""
+    for graph in _graphs(proto.graph):
+        yield graph.node, _opsets(proto)
+    for function in proto.functions:
+        opsets = _opsets(function)
+        yield function.node, opsets
+        for node in function.node:
+            for body in _bodies(node):
+                yield body.node, opsets
+
+
+def _opsets(owner: onnx.ModelProto | onnx.FunctionProto) -> Mapping[str, int]:
+    """The versions of the domains; that of ONNX itself has two names."""
+    found = {item.domain: item.version for item in owner.opset_import}
+    for name, other in (("", "ai.onnx"), ("ai.onnx", "")):
+        if name in found:
+            found.setdefault(other, found[name])
+    return found
 
 
 def _label(node: onnx.NodeProto) -> str:
@@ -53,6 +95,8 @@ def _label(node: onnx.NodeProto) -> str:
 
 def _node_problem(node: onnx.NodeProto, opsets: Mapping[str, int]) -> str | None:
     """What a node lacks, or which attribute has another type than its op says; None if nothing is wrong with it."""
+    if node.domain in _OWN_DOMAINS and node.domain not in opsets:
+        return "of ONNX's own ops, of which it names no opset"
     known: Mapping[str, onnx.defs.OpSchema.Attribute] = {}
     try:
         schema = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain)
@@ -62,11 +106,24 @@ def _node_problem(node: onnx.NodeProto, opsets: Mapping[str, int]) -> str | None
         known = schema.attributes
         if len(node.output) < schema.min_output:
             return f"without the {schema.min_output} outputs that it should have"
-    if node.op_type == "Constant" and not node.domain:
-        if len(node.attribute) != 1:
-            return f"with {len(node.attribute)} attributes, of which it should have one"
-        if node.attribute[0].name == "sparse_value":
-            return "whose value is sparse, which onnx-ir does not read; make it dense"
+        if len(node.input) < schema.min_input or not all(node.input[: schema.min_input]):
+            return f"without the {schema.min_input} inputs that it should have"
+    if node.op_type == "Constant" and node.domain in _OWN_DOMAINS:
+        return _constant_problem(node, known) or _attribute_problem(node, known)
+    return _attribute_problem(node, known)
+
+
+def _constant_problem(node: onnx.NodeProto, known: Mapping[str, onnx.defs.OpSchema.Attribute]) -> str | None:
+    """What keeps a Constant node from giving a tensor."""
+    if len(node.attribute) != 1:
+        return f"with {len(node.attribute)} attributes, of which it should have one"
+    name = node.attribute[0].name
+    if name == "sparse_value":
+        return "whose value is sparse, which onnx-ir does not read; make it dense"
+    return None if name in known or not known else f"with the attribute '{name}', which holds no value"
+
+
+def _attribute_problem(node: onnx.NodeProto, known: Mapping[str, onnx.defs.OpSchema.Attribute]) -> str | None:
     for attribute in node.attribute:
         found = onnx.AttributeProto.AttributeType.Name(attribute.type)
         wanted = None if attribute.name not in known else str(known[attribute.name].type).rpartition(".")[2]

@@ -224,10 +224,12 @@ def check_output_path(path: Path, inputs: Iterable[Path] = ()) -> None:
     if problem is not None:
         raise ConfigError(f"cannot write '{path}': {problem}")
     for item in inputs:
+        if not os.path.exists(item):  # noqa: PTH110 - and no error for what can be no name of a file
+            continue
         if item.is_dir():
             if path.resolve().is_relative_to(item.resolve()):
                 raise ConfigError(f"the output '{path}' is in the folder '{item}', which is read; choose another place")
-        elif path.exists() and item.exists() and path.samefile(item):
+        elif path.exists() and path.samefile(item):
             other = "" if item == path else f" '{item}'"
             raise ConfigError(
                 f"the output '{path}' is the input{other}; inputs are never overwritten, choose another name"

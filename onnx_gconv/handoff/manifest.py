@@ -358,6 +358,8 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
         raise BundleError(f"'{path}' is damaged: {flaw.where}: {flaw.message}; copy the bundle again") from None
     except ConfigError as error:
         raise BundleError(f"'{path}' is damaged: geometry: {error}; copy the bundle again") from None
+    if any("\0" in name for name in (manifest.arrays.path, *(file.path for file in manifest.files))):
+        raise BundleError(f"'{path}' is damaged: a file in it has a null character in its name; copy the bundle again")
     return manifest
 
 

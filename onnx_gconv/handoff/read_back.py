@@ -189,6 +189,9 @@ def _matched(layers: tuple[Layer, ...], measurements: Measurements) -> list[tupl
         if layer.grid != record.tile_grid:
             raise of_another_model(measurements, f"the weight '{record.weight}' is cut into other tiles")
         pairs.append((record, layer))
+    listed = {(record.graph, record.weight) for record, _ in pairs}
+    if missing := known.keys() - listed:
+        raise of_another_model(measurements, f"it has no layer of the weight '{min(missing)[1]}'")
     return pairs
 
 

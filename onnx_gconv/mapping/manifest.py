@@ -286,6 +286,17 @@ class WeightRecord(_Record):
             raise ValueError(f"its scale is that of consumer {found}, but it has {count}")
         return self
 
+    @model_validator(mode="after")
+    def _has_numbers_of_its_type(self) -> Self:
+        zero, scale = self.zero, self.scale
+        numbers = [*(item.coefficient for item in self.conductances), self.offset_us]
+        numbers += [zero.minimum, zero.maximum] if isinstance(zero, ZeroRecord) else [zero]
+        numbers += [number for number in (scale.value, scale.minimum, scale.maximum) if number is not None]
+        limit = finite_range(_data_type(self.compute_dtype))[1]
+        if beyond := next((number for number in numbers if abs(number) > limit), None):
+            raise ValueError(f"the number {beyond:g} is beyond {self.compute_dtype}, in which the weight is computed")
+        return self
+
     @property
     def levels_of_codes(self) -> LevelsRecord | None:
         """The levels whose codes are stored in place of the conductances; None if those are stored, in µS."""

@@ -68,27 +68,32 @@ class RebuiltTensor(StreamedTensor):
             ModelError: If integer codes are out of the range of their type.
         """
         compute = np.dtype(self._conductances[0].dtype.numpy())
-        target = np.dtype(self.dtype.numpy())
         readers = [element_chunks(conductance, start, stop) for conductance in self._conductances]
         for parts in zip(*readers, strict=True):
-            decoding, count = self._decoding, parts[0].size
-            if self._grid is not None:
-                scale, zero = (
-                    self._grid.entries(values, start, start + count, compute)
-                    for values in (decoding.scale, decoding.zero)
-                )
-                decoding = replace(decoding, scale=scale, zero=zero)
-            weights = decoding.decode(parts, compute)
-            if self._rounded:
-                np.rint(weights, out=weights)
-                if self._zero_point is not None:
-                    weights += self._zero_point.chunk(start, count).astype(compute)
-            if self._limits is not None:
-                np.clip(weights, *self._limits, out=weights)
-            elif self._rounded:
-                self._check_codes(weights)
-            start += count
-            yield weights if target == compute else weights.astype(target)
+            # Numbers beyond the range of a type become what the nodes make of them, without a warning.
+            with np.errstate(all="ignore"):
+                weights = self._chunk(parts, start, compute)
+            start += parts[0].size
+            yield weights
+
+    def _chunk(self, parts: Sequence[NDArray[Any]], start: int, compute: np.dtype[Any]) -> NDArray[Any]:
+        """The weights of some elements, of which the first has the index `start`, from their conductances."""
+        decoding, count, target = self._decoding, parts[0].size, np.dtype(self.dtype.numpy())
+        if self._grid is not None:
+            scale, zero = (
+                self._grid.entries(values, start, start + count, compute) for values in (decoding.scale, decoding.zero)
+            )
+            decoding = replace(decoding, scale=scale, zero=zero)
+        weights = decoding.decode(parts, compute)
+        if self._rounded:
+            np.rint(weights, out=weights)
+            if self._zero_point is not None:
+                weights += self._zero_point.chunk(start, count).astype(compute)
+        if self._limits is not None:
+            np.clip(weights, *self._limits, out=weights)
+        elif self._rounded:
+            self._check_codes(weights)
+        return weights if target == compute else weights.astype(target)
 
     def _check_codes(self, codes: NDArray[np.floating[Any]]) -> None:
         low, high = float(codes.min()), float(codes.max())

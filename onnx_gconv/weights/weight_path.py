@@ -235,6 +235,8 @@ def _broadcastable(found: NDArray[np.generic], axes: Sequence[int], shape: tuple
         return None
     if integers.size and (integers == integers.reshape(-1)[0]).all():
         return integers.reshape(-1)[:1].reshape((1,) * len(shape))
+    if any(not -len(shape) <= axis < len(shape) for axis in axes):
+        return None
     if integers.ndim < len(shape) and integers.ndim <= len(axes):
         sizes = [1] * len(shape)
         for axis, size in zip(axes, integers.shape, strict=False):

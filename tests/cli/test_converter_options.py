@@ -50,3 +50,11 @@ def test_options_that_contradict_each_other_are_refused(gconv, folder, options, 
     assert message in found.stderr
     assert len(found.stderr.splitlines()) == 1
     assert [file.name for file in folder.iterdir()] == ["in.onnx"]
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 3000])
+def test_a_value_without_end_is_one_line(gconv, value):
+    ended = gconv("map", "model.onnx", "--converter", "n-pair", "--converter-option", f"factors={value}")
+    assert ended.code == 2
+    assert ended.stderr.startswith("onnx-gconv: --converter-option: the value of factors should be one of TOML")
+    assert ended.stderr.count("\n") == 1

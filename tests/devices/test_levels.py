@@ -122,3 +122,11 @@ def test_its_text_makes_it_again():
 def test_wrong_levels_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: ConductanceLevels.uniform(16, 0.0, 1e300), lambda: ConductanceLevels.of_table([0.0, 1.0, 2e38])]
+)
+def test_levels_that_float32_does_not_hold_are_refused(make):
+    with pytest.raises(ConfigError, match=r"levels are at most 1e\+38 µS, but the highest one is (1e\+300|2e\+38)"):
+        make()

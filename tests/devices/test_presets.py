@@ -151,6 +151,7 @@ def test_a_document_gives_its_presets():
         (changed('tool = "A tool"', 'file = "a.py"'), "preset 'one': a source needs a paper or a tool"),
         (changed('tool = "A tool"', 'title = "T"\nyear = 2020'), "a paper needs authors, title, venue and year"),
         (changed('tool = "A tool"', 'doi = "1"'), "there is no 'doi'"),
+        (added(f"tolerance_us = 1{'0' * 400}"), "preset 'one': one of its whole numbers is beyond all floats"),
     ],
 )
 def test_data_that_is_wrong_is_refused(text, message):
@@ -173,3 +174,9 @@ def test_a_source_is_shown_whole_and_short():
         "X, x.py",
     ]
     assert [source.short for source in (paper, both, tool)] == ["A. B. et al. 2020", "A. B. et al. 2020 (X)", "X"]
+
+
+@pytest.mark.parametrize("text", [f"x = {'9' * 5000}", f"x = {'[' * 3000}"])
+def test_numbers_and_lists_without_end_are_refused(text):
+    with pytest.raises(ConfigError, match="presets are no TOML: "):
+        presets_in(text)

@@ -94,6 +94,12 @@ NODES = {
                             "the node 'c' (Constant) whose value is sparse, which onnx-ir does not read; make it d"),
     "without a value": (N("Constant", [], ["C"], name="c"), "the node 'c' (Constant) with 0 attributes, of which"),
 }  # fmt: skip
+NODES |= {
+    "without inputs": (N("Cast", [], ["t"], name="c", to=1), "the node 'c' (Cast) without the 1 inputs that it"),
+    "with a gap for an input": (N("MatMul", ["x", ""], ["t"], name="m"), "the node 'm' (MatMul) without the 2 inputs"),
+    "a constant of nothing": (attribute(N("Constant", [], ["C"], name="c"), "velue", value=1.0),
+                              "the node 'c' (Constant) with the attribute 'velue', which holds no value"),
+}  # fmt: skip
 NODES["without a type"][0].attribute.append(onnx.AttributeProto(name="q"))
 
 

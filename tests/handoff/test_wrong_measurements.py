@@ -12,7 +12,7 @@ import pytest
 from onnx_gconv import converters, map_model, read_back
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
 from onnx_gconv.files.models import load_model, save_model
-from onnx_gconv.handoff import write_bundle
+from onnx_gconv.handoff import open_bundle, write_bundle
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 from tests.handoff.chip import programmed
@@ -323,3 +323,37 @@ def test_an_empty_dataset(chip, tmp_path):
     ):
         read_back(tmp_path / "model.gconv.onnx", tmp_path / "measured.h5", tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_bundle_that_lacks_a_layer_of_the_model_is_refused(parse, normal, tmp_path):
+    """Else what was measured of that layer would be left out without a word."""
+    model = parse(
+        "g (float[2,5] x) => (float[2,4] y) { h = MatMul(x, W) y = MatMul(h, V) }", W=normal(5, 4), V=normal(4, 4)
+    )
+    save_model(model, tmp_path / "model.onnx")
+    map_model(tmp_path / "model.onnx", tmp_path / "model.gconv.onnx")
+    write_bundle(tmp_path / "model.gconv.onnx", tmp_path / "model.gconv", (4, 4))
+    path = tmp_path / "model.gconv" / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["layers"][1]
+    path.write_text(json.dumps(document))
+    with pytest.raises(
+        BundleError, match=r"was made of another model .*: it has no layer of the weight 'V'; read back into"
+    ):
+        read_back(tmp_path / "model.gconv.onnx", tmp_path / "model.gconv", tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_file_of_a_bundle_that_no_file_can_be_is_a_line(chip, tmp_path):
+    path = tmp_path / "model.gconv" / "manifest.json"
+    document = json.loads(path.read_text())
+    document["files"][0]["path"] = "n" * 300
+    path.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match="cannot be read: File name too long; copy the bundle again"):
+        open_bundle(tmp_path / "model.gconv")
+    chip.write(tmp_path / "measured.npz")
+    read_back(tmp_path / "model.gconv.onnx", tmp_path / "measured.npz", tmp_path / "out.onnx")  # it needs no such file
+    document["files"][0]["path"] = "a\0b"
+    path.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match="a file in it has a null character in its name; copy the bundle again"):
+        read_back(tmp_path / "model.gconv.onnx", tmp_path / "measured.npz", tmp_path / "other.onnx")

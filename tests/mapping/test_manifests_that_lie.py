@@ -63,6 +63,21 @@ def test_what_is_named_twice_is_refused(mapped, tmp_path, edit, message):
     assert not (tmp_path / "restored.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda weight: weight["conductances"][0].update(coefficient=1e308),
+        lambda weight: weight.update(offset_us=-1e300),
+        lambda weight: weight.update(zero=1e39),
+        lambda weight: weight["scale"].update(value=1e40),
+    ],
+)
+def test_numbers_that_the_type_of_the_computation_does_not_hold_are_refused(mapped, tmp_path, edit):
+    change(mapped, lambda weights: edit(weights[0]))
+    with pytest.raises(ModelError, match=r"the number -?1e\+\d+ is beyond float32, in which the weight is computed"):
+        restore_model(mapped, tmp_path / "restored.onnx")
+
+
 @pytest.mark.parametrize("name", ["B", "h", "x"])
 def test_a_weight_that_has_the_name_of_another_value_is_not_restored(mapped, tmp_path, name):
     """The restored weight would take the place of that value."""

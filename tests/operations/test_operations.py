@@ -430,9 +430,7 @@ def test_a_mapping_that_lost_a_conductance_cannot_be_restored(mlp):
     (lost,) = (item for item in model.graph.initializer if item.name == "second.g_minus")
     lost.name = "renamed"
     onnx.save(model, mapped)
-    with pytest.raises(
-        ModelError, match=r"mlp\.gconv\.onnx': the weight 'second' cannot be restored:.*'second\.g_minus'"
-    ):
+    with pytest.raises(ModelError, match=r"mlp\.gconv\.onnx' reads the value 'second\.g_minus', which nothing gives"):
         restore_model(mapped)
     assert not mlp.with_name("mlp.restored.onnx").exists()
 

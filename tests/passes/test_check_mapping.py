@@ -210,6 +210,13 @@ class TestManifest:
                 {"name": "SinglePairConductanceConverter", "parameters": {"g_max": -1}},
                 "'W': the manifest has wrong parameters for 'SinglePairConductanceConverter': g_max should be",
             ),
+            (
+                {
+                    "name": "SinglePairConductanceConverter",
+                    "parameters": {"g_max": 1e300, "g_min": 0.0, "exact": False},
+                },
+                "'W': the manifest names devices of up to 1e+300 µS, but float32 holds up to 3.40282e+38",
+            ),
         ],
     )
     def test_a_converter_that_cannot_be_built(self, mapped, converter, expected):

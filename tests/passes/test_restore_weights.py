@@ -400,3 +400,17 @@ class TestWithOtherPasses:
         assert result.modified
         assert read_manifest(model) is None
         assert model.graph.initializers["W"].const_value.tobytes() == normal(3, 4).tobytes()
+
+
+def test_a_code_that_stands_for_no_level_is_no_weight(parse, normal):
+    model = parse(DENSE, W=normal(3, 4))
+    MapConductances(levels=64, storage="codes")(model)
+    codes = model.graph.initializers["W.g_minus_code"]
+    array = codes.const_value.numpy().copy()
+    array[1, 2] = 91
+    codes.const_value = ir.tensor(array, name=codes.name)
+    with pytest.raises(
+        ModelError, match=r"'W' cannot be restored: 'W\.g_minus_code' has the code 91, but there are 64 levels"
+    ):
+        RestoreWeights()(model)
+    assert read_manifest(model) is not None

@@ -125,3 +125,9 @@ def test_integer_codes_beyond_their_type_are_an_error_not_a_wrap(weight, shown):
         ModelError, match=rf"the weight 'W' is rebuilt to codes from .*{shown}.*, which UINT8 cannot hold"
     ):
         tensor.numpy()
+
+
+def test_weights_beyond_their_type_are_what_the_nodes_make_of_them():
+    arrays = [np.array([25.0, np.inf, 1e6, 3e38], np.float32), np.array([0.0, np.inf, 0.0, -3e38], np.float32)]
+    found = rebuilt(arrays, dtype=ir.DataType.FLOAT16).numpy()
+    assert np.array_equal(found, np.array([2.5, np.nan, np.inf, np.inf], np.float16), equal_nan=True)

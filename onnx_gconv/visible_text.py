@@ -7,14 +7,11 @@ that looks like one of ours.
 from __future__ import annotations
 
 import json
-import re
 
 __all__ = ["one_line", "visible", "visible_json", "visible_lines"]
 
 # Names in a model may have any length; what a message says of them is at its beginning and at its end.
 _LONGEST_LINE = 2000
-
-_LINE_BREAKS = re.compile(r"\s*\n\s*")
 
 
 def visible(text: str) -> str:
@@ -29,12 +26,11 @@ def visible_lines(text: str) -> str:
 
 def one_line(text: str) -> str:
     """A message on one printable line of bounded length: line breaks are blanks, the middle of a long one is cut."""
-    line = visible(_LINE_BREAKS.sub(" ", text.strip()))
-    left_out = len(line) - _LONGEST_LINE
-    if left_out <= 0:
-        return line
+    line = " ".join(part.strip() for part in text.split("\n")).strip()
     half = _LONGEST_LINE // 2
-    return f"{line[:half]} [... {left_out:,} characters ...] {line[-half:]}"
+    if len(line) <= _LONGEST_LINE and len(shown := visible(line)) <= _LONGEST_LINE:
+        return shown
+    return f"{visible(line[:half])[:half]} [...] {visible(line[-half:])[-half:]}"
 
 
 def visible_json(document: str) -> str:

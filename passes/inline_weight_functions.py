@@ -183,7 +183,7 @@ def _separate_names(graph: ir.Graph, around: frozenset[str | None], names: Uniqu
     The pass of onnx-ir gives new names to the results of nodes only, and does not look at initializers in bodies.
     """
     taken = set(around)
-    for value in list(_values_of(graph)):
+    for value in dict.fromkeys(_values_of(graph)):  # an input with a default is an initializer, too
         if value.name in taken:
             value.name = names.new(value.name or "")
         taken.add(value.name)

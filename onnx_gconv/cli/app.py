@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from onnx_gconv.cli.handoff import HandoffCommand, handoff
 from onnx_gconv.cli.inspect import inspect
 from onnx_gconv.cli.map import map_
 from onnx_gconv.cli.options import MappingFlagsCommand, debug_is_on
-from onnx_gconv.cli.output import tolerated_loss_of_reader
+from onnx_gconv.cli.output import VisibleFormatter, tolerated_loss_of_reader
 from onnx_gconv.cli.presets import presets
 from onnx_gconv.cli.readback import readback
 from onnx_gconv.cli.restore import restore
@@ -84,6 +85,8 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack µ or the lines of tables
             stream.reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:  # where warnings of libraries go without --debug
+        logging.lastResort.setFormatter(VisibleFormatter())
     code = 0
     with _signals():
         try:

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_type_hints
 import typer
 from typer.models import OptionInfo
 
+from onnx_gconv.cli.output import VisibleFormatter
 from onnx_gconv.cli.setting_texts import FromSetting, MappingCommand
-from onnx_gconv.visible_text import visible_lines
 
 __all__ = [
     "Debug",
@@ -51,16 +51,9 @@ def _set_debug(value: bool) -> bool:  # noqa: FBT001 - typer's signature
     _debug = value
     if value:
         handler = logging.StreamHandler()
-        handler.setFormatter(_VisibleFormatter("%(name)s: %(message)s"))
+        handler.setFormatter(VisibleFormatter("%(name)s: %(message)s"))
         logging.basicConfig(level=logging.DEBUG, handlers=[handler])
     return value
-
-
-class _VisibleFormatter(logging.Formatter):
-    """Log messages name weights and files."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return visible_lines(super().format(record))
 
 
 _CONVERTER = "Converter"

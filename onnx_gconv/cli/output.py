@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -11,15 +12,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.terminal_text import terminal
-from onnx_gconv.visible_text import visible, visible_json
+from onnx_gconv.visible_text import visible, visible_json, visible_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["print_for_people", "print_report", "progress_bar", "tolerated_loss_of_reader"]
+__all__ = ["VisibleFormatter", "print_for_people", "print_report", "progress_bar", "tolerated_loss_of_reader"]
 
 # Files and pipes have no width of their own; tables need more than the 80 columns that rich would assume.
 _WIDTH_WITHOUT_TERMINAL = 120
+
+
+class VisibleFormatter(logging.Formatter):
+    """Log messages, those of other libraries too, name what stands in models."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, and what is added to it, in printable lines."""
+        return visible_lines(super().format(record))
 
 
 class Report(Protocol):

@@ -157,9 +157,10 @@ class BaseConductanceConverter(abc.ABC):
                 ends = [each.reshape(-1)[place : place + 1] for each in conductances]
                 rebuilt = self.convert_back_to_weights(ends, params)
             if not np.isfinite(rebuilt).all():
+                remedy = "scale it down" if flat.dtype == np.float64 else "give it in float64, or scale it down"
                 raise UnmappableWeightError(
                     f"the weight has the value {float(flat[place]):g} at flat index {place}, which overflows when it "
-                    f"is rebuilt in {flat.dtype.name}; map it in float64, or scale it down"
+                    f"is rebuilt in {flat.dtype.name}; {remedy}"
                 )
 
     def convert_back_to_weights(self, conductances: Sequence[ArrayLike], params: Mapping[str, Any]) -> FloatArray:

@@ -86,10 +86,9 @@ def evidence_of_rearrangement(
         errors: Measured minus target, in µS, of the same shape, NaN where nothing was measured.
         partner: The targets of the other device of the pair; None if there is none.
     """
-    squares = np.square(errors)
-    if not np.nanmean(squares) > _SMALL_ERRORS * float(targets.var(dtype=np.float64)):
+    if not _mean_square(errors) > _SMALL_ERRORS * (_mean_square(targets) - float(targets.mean()) ** 2):
         return {}
-    is_measured = ~np.isnan(errors)
+    is_measured, squares = ~np.isnan(errors), np.square(errors)
     found: dict[Arrangement, Evidence] = {}
     for name, other in _arrangements(targets, partner):
         cells = is_measured & (other != targets)
@@ -98,6 +97,12 @@ def evidence_of_rearrangement(
             distances.size, float(squares[cells].sum()), float(np.einsum("i,i", distances, distances))
         )
     return found
+
+
+def _mean_square(array: NDArray[Any]) -> float:
+    """The mean of the squares, without those that are NaN."""
+    mean = float(np.einsum("ij,ij", array, array)) / array.size
+    return float(np.nanmean(np.square(array))) if math.isnan(mean) else mean
 
 
 def _arrangements(targets: NDArray[Any], partner: NDArray[Any] | None) -> Iterator[tuple[Arrangement, NDArray[Any]]]:

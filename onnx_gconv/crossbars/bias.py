@@ -17,7 +17,7 @@ from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.weights.constants import constant_tensor
-from onnx_gconv.weights.mvm_ops import BiasSlot, MvmOp
+from onnx_gconv.weights.mvm_ops import BiasSlot, MvmOp, known_op
 from onnx_gconv.weights.weight_path import reached_inputs
 
 __all__ = ["BiasRows", "FoundBias", "bias_as_rows", "find_bias"]
@@ -93,11 +93,14 @@ def find_bias(weight: ir.Value, consumer: ConsumerRecord, op: MvmOp) -> FoundBia
         consumer: The node that multiplies with it.
         op: The row of that node in the table of MVM ops.
     """
+    node = next((node for node, index in reached_inputs(weight) if _is_the(node, index, consumer)), None)
+    return None if node is None else _bias_of(node, consumer, op)
+
+
+def _bias_of(node: ir.Node, consumer: ConsumerRecord, op: MvmOp) -> FoundBias | None:
+    """The bias of one node that multiplies with a weight."""
     weight_slot = op.slot(consumer.slot)
     if weight_slot is None or weight_slot.bias is None:
-        return None
-    node = next((node for node, index in reached_inputs(weight) if _is_the(node, index, consumer)), None)
-    if node is None:
         return None
     slot = weight_slot.bias
     if slot.index is not None:
@@ -114,8 +117,32 @@ def find_bias(weight: ir.Value, consumer: ConsumerRecord, op: MvmOp) -> FoundBia
     return None if value is None or tensor is None else FoundBias(value, tensor, node, beta, op, slot, product)
 
 
+def _biases_of_others(
+    weight: ir.Value, record: WeightRecord, bias: FoundBias, consumer: ConsumerRecord
+) -> list[FoundBias] | None:
+    """The same bias at all nodes that multiply with the weight; None if one of them adds another one, or none.
+
+    Rows of an array are driven for all products with its weight, so that all of them have the bias in the rows.
+    """
+    readers = [other for other in record.consumers if other.is_mvm]
+    if any((other.path, other.matrix_view) != (consumer.path, consumer.matrix_view) for other in readers):
+        return None
+    found = []
+    for node, index in reached_inputs(weight):
+        reader = next((other for other in readers if _is_the(node, index, other)), None)
+        if reader is None:
+            continue
+        op = known_op(reader.domain, reader.op_type)
+        own = None if op is None else _bias_of(node, reader, op)
+        if own is None or own.value is not bias.value or own.beta != bias.beta or not own.slot.in_rows:
+            return None
+        found.append(own)
+    return found
+
+
 def bias_as_rows(
     bias: FoundBias,
+    weight: ir.Value,
     record: WeightRecord,
     consumer: ConsumerRecord,
     *,
@@ -127,6 +154,7 @@ def bias_as_rows(
 
     Args:
         bias: The bias.
+        weight: The rebuilt weight.
         record: The weight, whose converter and levels are those of the bias, too.
         consumer: The node that multiplies with it.
         scale: µS per unit of weight of the last piece of rows, [matrices, columns].
@@ -138,7 +166,7 @@ def bias_as_rows(
     """
     view = consumer.matrix_view
     assert view is not None  # noqa: S101 - layers have one
-    if (reason := _why_digital(bias, record, consumer, view)) is not None:
+    if (reason := _why_digital(bias, weight, record, consumer, view)) is not None:
         return reason
     per_row = _values_of_rows(bias, view.view)
     if per_row is None:
@@ -173,16 +201,22 @@ def bias_as_rows(
     )
 
 
-def _why_digital(bias: FoundBias, record: WeightRecord, consumer: ConsumerRecord, view: MatrixViewRecord) -> str | None:
+def _why_digital(
+    bias: FoundBias, weight: ir.Value, record: WeightRecord, consumer: ConsumerRecord, view: MatrixViewRecord
+) -> str | None:
     """Why a bias cannot stand in rows, whatever its values are."""
     if record.rounded:
         return "it is added to sums of integer codes"
     if not bias.slot.in_rows:
         return f"{consumer.op_type} does not add it once to each output of the product"
-    if len(list(bias.value.uses())) != 1 or bias.value.is_graph_output():
+    found = _biases_of_others(weight, record, bias, consumer)
+    if found is None:
+        return "not all nodes that multiply with the weight add it alike"
+    if len(list(bias.value.uses())) != len(found) or bias.value.is_graph_output():
         return f"other nodes read '{bias.name}', too"
-    if bias.product is not None and bias.product.is_graph_output():
-        return f"the model gives '{bias.product.name}', too, to which it is not added yet"
+    given = next((item.product for item in found if item.product is not None and item.product.is_graph_output()), None)
+    if given is not None:
+        return f"the model gives '{given.name}', too, to which it is not added yet"
     return None if view.factor else "the product is multiplied with 0"
 
 

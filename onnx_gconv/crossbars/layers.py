@@ -235,7 +235,7 @@ def _bias_rows(
         return None
     grid = _scale_grid(mapped.record, layout)
     scale, zero = _of_last_rows(_scale_and_zero(mapped, grid, _array_dtype(mapped.record)), grid, layout)
-    return bias_as_rows(bias, mapped.record, consumer, scale=scale, zero=zero, rows=rows)
+    return bias_as_rows(bias, mapped.value, mapped.record, consumer, scale=scale, zero=zero, rows=rows)
 
 
 def _of_last_rows(

@@ -52,9 +52,12 @@ class Hdf5Reader:
         self._file = h5py.File(path, "r")
         self._h5py = h5py
         self._groups: dict[str, bool] = {"": True}
+        # Its form is asked for first, and then the array itself; opening it takes longer than either.
+        self._last: tuple[str, Any] | None = None
 
     def close(self) -> None:
         """Close it."""
+        self._last = None
         self._file.close()
 
     @property
@@ -131,6 +134,9 @@ class Hdf5Reader:
 
     def _dataset(self, key: str) -> Any | None:  # noqa: ANN401 - h5py has no types
         """An array of this file; None if there is none of that name."""
+        last = self._last
+        if last is not None and last[0] == key:
+            return last[1]
         dataset = self._open(key)
         if dataset is None:
             return None
@@ -139,6 +145,7 @@ class Hdf5Reader:
             raise ElsewhereError("it is a virtual dataset, put together from others")
         if creation.get_external_count() > 0:
             raise ElsewhereError("its elements stand in another file")
+        self._last = key, dataset
         return dataset
 
     def _open(self, key: str) -> Any | None:  # noqa: ANN401 - h5py has no types

@@ -84,4 +84,6 @@ def _problem(path: Path, before: _State) -> str | None:
         return "it is gone"
     if now.size != before.size:
         return f"it had {before.size:,} bytes, and has {now.size:,} now"
-    return None if now == before else "it was written, or replaced, meanwhile"
+    if now.written_ns != before.written_ns:
+        return "it was written, or replaced, meanwhile"
+    return None if now == before else "its properties changed, as when it is written and its time set back"

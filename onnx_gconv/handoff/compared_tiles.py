@@ -97,12 +97,13 @@ class _Comparison:
             if found is None and self.measurements.is_created(tile, number):
                 never_written.append(tile.conductances[number].key)
             if found is not None and errors is not None and figures.measured:
-                largest = max(largest, float(np.fmax.reduce(found.conductances, axis=None)))
+                highest = float(np.fmax.reduce(found.conductances, axis=None))
+                largest = max(largest, highest)
                 partner = next((other for pair in record.pairs for other in _partners(pair, number)), None)
                 swapped = None if partner is None else arrays.conductances[partner]
                 for name, evidence in evidence_of_rearrangement(targets, errors, swapped).items():
                     rearranged[name] = rearranged.get(name, Evidence()) | evidence
-                if targets.any() and not np.nan_to_num(found.conductances).any():
+                if highest == 0 and targets.any() and not np.nan_to_num(found.conductances).any():
                     only_zeros.append(tile.conductances[number].key)
                 if figures.measured < figures.cells:
                     np.nan_to_num(errors, copy=False, nan=0.0)

@@ -25,6 +25,7 @@ __all__ = [
     "Spread",
     "compare_all",
     "flatten_all",
+    "is_beyond_rounding",
     "spread_between",
 ]
 
@@ -37,7 +38,7 @@ OUTPUT_RULE = (
 )
 """The rule in one paragraph, for reports; ``compare_outputs`` explains it."""
 
-_RANDOM = "not compared: it depends on random numbers without a seed"
+_RANDOM = "not compared: it differs from run to run of the original"
 
 _LARGEST_RELATIVE_ERROR = 0.01
 
@@ -73,7 +74,8 @@ class OutputComparison:
         note: Why the output failed, or what weakens the comparison; None where there is nothing to say.
         rebuilt_error: Where the mapping rounds or clips weights on purpose: the largest distance from the outputs of
             the original with the rebuilt weights in place of its own, which is what the tolerance is for; else None.
-        is_random: The output depends on random numbers without a seed, so that nothing was compared.
+        is_random: The output differs from run to run of the original, as one of random numbers without a seed, so that
+            nothing was compared.
         relative_error: `max_abs_error` of a float output, divided by the original's range without masks; else None.
         is_amplified: The error is more than the rounding of rebuilt weights would cause in a linear model, and more
             than a thousandth of the range.
@@ -181,6 +183,16 @@ def spread_between(first: NDArray[Any] | None, second: NDArray[Any] | None) -> S
         return Spread(distance=float(np.abs(one[finite] - other[finite]).max(initial=0.0)))
 
 
+def is_beyond_rounding(output: NDArray[Any] | None, spread: Spread) -> bool:
+    """Whether an output differs from itself by more than rounding does: by shape, or by a hundredth of its range."""
+    if output is None or not spread.same_shape:
+        return not spread.same_shape
+    if not _is_float(output.dtype):
+        return spread.mismatches > _LARGEST_RELATIVE_ERROR * output.size
+    wide = np.abs(output.astype(np.float64))
+    return spread.distance > _LARGEST_RELATIVE_ERROR * _range(wide[np.isfinite(wide)])
+
+
 def _count_mismatches(first: NDArray[Any], second: NDArray[Any]) -> int:
     return int(np.count_nonzero(first != second))
 
@@ -258,7 +270,8 @@ def _compare_shapes(
 ) -> OutputComparison:
     """Other shapes fail, unless the original gives others itself: a speech model draws how long it speaks."""
     if not spread.same_shape and reference.ndim == found.ndim and spread.noise == "none":
-        return replace(start, passed=True, note="not compared: the original's own runs give different shapes")
+        note = "not compared: the original's own runs give different shapes"
+        return replace(start, passed=True, is_random=True, note=note)
     return replace(start, note=f"has the shape {list(found.shape)} and must have {list(reference.shape)}")
 
 

@@ -10,9 +10,10 @@ from onnx_gconv.files.models import load_model
 
 __all__ = ["RandomNumbers", "random_numbers"]
 
-# Dropout does where it trains.
+# Dropout does where it trains. The last four are ONNX Runtime's.
 _RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
+    | {"Sampling", "BiasDropout", "BitmaskDropout", "BitmaskBiasDropout"}
 )
 
 RandomNumbers: TypeAlias = Literal["none", "seeded", "unseeded"]

@@ -182,5 +182,8 @@ def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
             return None
         attribute = node.attributes.get("value")
         if attribute is not None and not attribute.is_ref():
-            return attribute.as_tensor()
+            # `as_tensor` compares a tensor with all that its protocol asks for, which takes longer than all else here.
+            is_tensor = attribute.type == ir.AttributeType.TENSOR
+            found: ir.TensorProtocol = attribute.value if is_tensor else attribute.as_tensor()
+            return found
     return ir.convenience.get_const_tensor(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 
 import h5py
@@ -54,7 +55,18 @@ def folder(sources, tmp_path):
 def commands(folder):
     """Every command that has something to say of the model, in an order in which each finds its files."""
     model, mapped, bundle = folder / "p.onnx", folder / "g.onnx", folder / "b"
-    formats = ["--csv", "--format", "fusion", "--format", "fusion-pair", "--format", "neurosim", "--format", "npy"]
+    formats = [
+        "--csv",
+        "--format",
+        "fusion",
+        "--format",
+        "fusion-pair",
+        "--format",
+        "neurosim",
+        "--format",
+        "npy",
+        "--pictures",
+    ]
     yield "inspect", folder / "m.onnx"
     yield "map", model, "-o", mapped
     yield "map", model, "-o", folder / "levels.onnx", "--config", folder / "c.toml"
@@ -101,6 +113,14 @@ def test_no_control_character_reaches_the_terminal(gconv, folder):
             assert found.stderr.count("\n") <= 1, command
         codes.append(found.code)
     assert codes == [0, 0, 0, 2, 2, 2, 2, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_warnings_of_libraries_are_printable(gconv, folder, capsys):
+    """Which handler writes them is Python's choice: here that of last resort, as where nobody has set up logging."""
+    gconv("converters")
+    record = logging.LogRecord("onnx_ir", logging.WARNING, "", 0, "the name '%s' is taken", (ESCAPE,), None)
+    assert is_shown(logging.lastResort.format(record))
+    assert "a\\x1b[31mred" in logging.lastResort.format(record)
 
 
 def test_names_are_shown_as_they_are_and_json_has_them(gconv, folder):

@@ -6,7 +6,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_gconv.files.csv_text import csv_line, inert
@@ -36,6 +36,7 @@ def test_cells_are_inert(text, shown):
     assert inert(text) == shown
 
 
+@settings(max_examples=50)
 @given(st.lists(st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_lines_are_read_back(cells):
     line = csv_line(cells, end="\r\n")

@@ -466,6 +466,13 @@ class TestFunctions:
             manifest = self.mapped_in_runtime(model.clone(), run, x=self.X, c=np.array(condition))
         assert len({item.name for item in manifest.weights}) == len(manifest.weights) == 3
 
+    def test_an_input_with_a_default_keeps_its_name_when_functions_are_inlined(self, parse, run, normal):
+        text = "g (float[1,2] x, float[2,2] W) => (float[1,2] y) { a = local.dense(x) y = MatMul(a, W) }" + self.DENSE
+        model = parse(text, opsets=self.OPSETS, W=normal(2, 2))
+        manifest = self.mapped_in_runtime(model, run)
+        assert inputs(model) == ["x", "W"]
+        assert reasons(manifest) == [("W", "overridable_input")]
+
     def test_names_of_inlined_results_do_not_clash_with_initializers_in_their_own_body(self, parse, run):
         model = parse(
             """g (bool c, float[1,2] x) => (float[1,2] y) { h = Neg(x) y = local.dense(c, h) }

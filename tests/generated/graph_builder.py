@@ -29,6 +29,13 @@ _STEMS = ("W", "W.g_plus", "W.g_minus", "W.g_scale", "W.g_difference", "W.g_quot
 # ONNX Runtime loads no graph with two nodes of one name; graphs inside of each other may have such.
 _NODE_NAMES = ("", "", "node", "W/gconv_Sub", "W/gconv_Div", "W/gconv_Sub_1", "/layer/MatMul", "n1", "n2")
 
+# How many of the initializers in bodies have the name of one around them.
+_HIDING = 0.1
+
+# How many of the weights of functions are nodes in them, and no arguments of their calls.
+_NODES_IN_FUNCTIONS = 0.6
+_WEIGHT_RANK = 2
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -62,6 +69,9 @@ class GraphBuilder:
         choices: Draws names.
         parent: The graph around it; None for the main graph.
         iteration: A value of one element that changes with every run of the body, if it has one.
+        is_function: Whether it is the body of a local function, whose constants are nodes, or arguments of its calls.
+        hides_names: Whether a body in it has a value with the name of one around it.
+        arguments: The constants that are given to such a function, by the names of its inputs.
     """
 
     name: str
@@ -69,6 +79,9 @@ class GraphBuilder:
     choices: random.Random
     parent: GraphBuilder | None = None
     iteration: str | None = None
+    is_function: bool = False
+    hides_names: bool = False
+    arguments: dict[str, np.ndarray] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[TensorProto] = field(default_factory=list)
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
@@ -77,6 +90,8 @@ class GraphBuilder:
     _names: set[str] = field(default_factory=set)
     _node_names: set[str] = field(default_factory=set)
     _names_below: set[str] = field(default_factory=set)
+    _read: set[str] = field(default_factory=set)
+    _hideable: tuple[tuple[str, int], ...] = ()
 
     def enclosing(self) -> list[GraphBuilder]:
         """This graph and the graphs around it, the main graph first."""
@@ -84,10 +99,24 @@ class GraphBuilder:
 
     def body(self, kind: str) -> GraphBuilder:
         """A new graph inside of this one."""
-        main = self.enclosing()[0]
-        return GraphBuilder(
-            f"{kind}_{next(main.bodies)}", self.opset, self.choices, parent=self, iteration=self.iteration
+        around = self.enclosing()
+        place = f"_of_{around[0].name}" if around[0].is_function else ""
+        body = GraphBuilder(
+            f"{kind}_{next(around[0].bodies)}{place}", self.opset, self.choices, parent=self, iteration=self.iteration
         )
+        if not around[0].is_function:  # within functions, ONNX Runtime takes the one for the other
+            body._hideable = tuple((tensor.name, tensor.data_type) for graph in around for tensor in graph.initializers)
+        return body
+
+    def sees(self, name: str, owner: GraphBuilder) -> bool:
+        """Whether a name means the value of a graph around it, and not one of a body between."""
+        around = self.enclosing()
+        return not any(name in graph._names for graph in around[around.index(owner) + 1 :])
+
+    def will_read(self, name: str) -> None:
+        """Keep the bodies around from giving a name to something else."""
+        for graph in self.enclosing():
+            graph._read.add(name)
 
     def new_name(self, stem: str | None = None) -> str:
         """A name that no value has in this graph, in those around it and in those within it; bodies side by side may
@@ -129,6 +158,8 @@ class GraphBuilder:
         else:
             names = list(outputs)
         given = {key: value for key, value in attributes.items() if value is not None}
+        for name in inputs:
+            self.will_read(name)
         self.nodes.append(
             helper.make_node(op_type, inputs, names, name=self._node_name(), domain=domain or None, **given)
         )
@@ -142,9 +173,36 @@ class GraphBuilder:
         return name
 
     def initializer(self, array: np.ndarray, stem: str | None = None) -> str:
-        """Add an initializer and give its name."""
-        name = self.new_name(stem)
+        """Add an initializer and give its name; in a function it is an argument or a node."""
+        if self.is_function:
+            return self._in_function(np.asarray(array), stem)
+        array = np.asarray(array)
+        name = self._hiding_name(array.dtype) or self.new_name(stem)
         self.initializers.append(tensor_proto(array, name))
+        return name
+
+    def _in_function(self, array: np.ndarray, stem: str | None) -> str:
+        if array.ndim < _WEIGHT_RANK or array.dtype.kind != "f" or self.choices.random() < _NODES_IN_FUNCTIONS:
+            return self.constant_node(array, stem)
+        name = self.input(array.dtype, array.shape, stem)
+        self.arguments[name] = array
+        return name
+
+    def _hiding_name(self, dtype: np.dtype) -> str | None:
+        """Now and then the name of an initializer around a body that nothing in the body reads, nor will.
+
+        It is one of the same type: within bodies in bodies, ONNX Runtime takes the one for the other.
+        """
+        if not self._hideable or self.choices.random() > _HIDING:
+            return None
+        taken = self._read | self._names | self._names_below
+        element_type = ELEMENT_TYPES[dtype]
+        free = [name for name, its_type in self._hideable if its_type == element_type and name not in taken]
+        if not free:
+            return None
+        name = self.choices.choice(free)
+        self._names.add(name)
+        self.enclosing()[0].hides_names = True
         return name
 
     def constant_node(self, array: np.ndarray, stem: str | None = None) -> str:
@@ -165,7 +223,7 @@ class GraphBuilder:
         """A constant list of integers."""
         return self.constant(np.asarray(numbers, np.int64), stem)
 
-    def input(self, dtype: np.dtype, shape: Sequence[int | str], stem: str = "x") -> str:
+    def input(self, dtype: np.dtype, shape: Sequence[int | str], stem: str | None = "x") -> str:
         """Add an input and give its name."""
         name = self.new_name(stem)
         self.inputs.append(value_info(name, dtype, shape))
@@ -173,6 +231,7 @@ class GraphBuilder:
 
     def output(self, name: str, dtype: np.dtype, shape: Sequence[int | str] | None) -> None:
         """Let a value be an output."""
+        self.will_read(name)
         self.outputs.append(value_info(name, dtype, shape))
 
     def graph_proto(self) -> onnx.GraphProto:
@@ -209,14 +268,21 @@ class GraphBuilder:
         inputs = [self.integers([number], stem) for number, stem in ((start, "starts"), (stop, "ends"), (axis, "axes"))]
         return self.node("Slice", [value, *inputs])
 
-    def split(self, value: str, axis: int, sizes: Sequence[int], part: int) -> str:
-        """One of the parts that an axis is split into."""
+    def resized(self, value: Activation, shape: Sequence[int], dtype: np.dtype) -> str:
+        """The elements of a value, repeated or cut, in another shape and type."""
+        flat = self.reshape(value.name, [-1])
+        positions = np.resize(np.arange(value.size), tuple(shape)).astype(np.int64)
+        name = self.node("Gather", [flat, self.constant(positions, "indices")])
+        return name if value.dtype == dtype else self.cast(name, dtype)
+
+    def split(self, value: str, axis: int, sizes: Sequence[int]) -> list[str]:
+        """The parts that an axis is split into."""
         names = [self.new_name("part") for _ in sizes]
         if self.opset < 13:
             self.node("Split", [value], outputs=names, axis=axis, split=list(sizes))
         else:
             self.node("Split", [value, self.integers(sizes, "split")], outputs=names, axis=axis)
-        return names[part]
+        return names
 
 
 def tensor_proto(array: np.ndarray, name: str) -> TensorProto:

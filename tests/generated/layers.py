@@ -33,12 +33,18 @@ class ExpectedSlot:
         op_type: The node's op.
         slot: Index of the node's input.
         weight: The weight.
+        is_in_function: Whether the node stands in a function that is called there, or in a body in it.
+        is_renamed: Whether names may be others when functions are put in place of their calls.
+        may_stay: Whether that function imports another opset than the model, so that it may not be put in place.
     """
 
     graph: str
     op_type: str
     slot: int
     weight: Weight
+    is_in_function: bool = False
+    is_renamed: bool = False
+    may_stay: bool = False
 
     @property
     def is_integer(self) -> bool:

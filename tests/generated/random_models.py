@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from tests.generated.biased import biased_readers
+from tests.generated.functions import LOCAL, in_a_function
 from tests.generated.graph_builder import Activation, GraphBuilder
 from tests.generated.layers import LAYERS, MICROSOFT, ExpectedSlot, Layer, LayerContext
 from tests.generated.weight_store import BFLOAT16, FLOAT16, FLOAT32, WeightStore
@@ -26,6 +28,10 @@ NEWEST_OPSET = min(28, onnx.defs.onnx_opset_version())  # what ONNX Runtime read
 _IR_VERSION = 10
 _MOST_LAYERS = 4
 _DEEPEST = 2
+_OLDEST_OF_FUNCTIONS = 11
+
+# onnx expands it to a Constant node without a value.
+_NOT_INFERRED = {"MeanVarianceNormalization"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +44,8 @@ class RandomModel:
         feeds: Inputs for it.
         slots: Its weight slots.
         is_external: Whether it should be tried with its initializers in external data.
+        hides_names: Whether a body has a value with the name of one around it.
+        computing_ops: The ops that compute weights from constants, each with its version.
     """
 
     seed: int
@@ -45,11 +53,19 @@ class RandomModel:
     feeds: dict[str, np.ndarray]
     slots: tuple[ExpectedSlot, ...]
     is_external: bool
+    hides_names: bool
+    computing_ops: frozenset[tuple[str, int]]
 
     @property
-    def is_standard(self) -> bool:
-        """Whether all ops are ONNX's own."""
-        return all(entry.domain == "" for entry in self.proto.opset_import)
+    def is_valid(self) -> bool:
+        """Whether onnx takes it: unlike ONNX Runtime, it wants functions to have the opset of the model."""
+        return not any(slot.may_stay for slot in self.slots)
+
+    @property
+    def full_check(self) -> bool:
+        """Whether onnx can infer all shapes: it takes a value in a body for the one around it that has its name."""
+        is_known = not any(op_type in _NOT_INFERRED for op_type, _ in self.computing_ops)
+        return is_known and not self.hides_names and all(entry.domain != MICROSOFT for entry in self.proto.opset_import)
 
     def describe(self) -> str:
         """A few lines for the message of a failed test."""
@@ -66,8 +82,9 @@ def random_model(seed: int) -> RandomModel:
     opset = choices.randint(OLDEST_OPSET, NEWEST_OPSET)
     main = GraphBuilder("main", opset, choices)
     context = LayerContext(main, choices, WeightStore(choices, numbers), feeds={}, trunk=None)
+    functions: list[onnx.FunctionProto] = []
     for _ in range(choices.randint(1, _MOST_LAYERS)):
-        _add_layer(context)
+        _add_layer(context, functions)
     if context.trunk is not None and choices.random() < 0.5:
         main.output(main.node("Tanh", [context.trunk.name]), FLOAT32, context.trunk.shape)
     for _ in range(choices.randrange(3)):
@@ -75,19 +92,38 @@ def random_model(seed: int) -> RandomModel:
     imports = [helper.make_opsetid("", opset)]
     if any(slot.op_type in _MICROSOFT_OPS for slot in context.slots):
         imports.append(helper.make_opsetid(MICROSOFT, 1))
+    if functions:
+        imports.append(helper.make_opsetid(LOCAL, 1))
+        # All names stay unique when functions are put in place of their calls, some by becoming others.
+        context.slots[:] = [replace(slot, is_renamed=True) for slot in context.slots]
     choices.shuffle(imports)
-    proto = helper.make_model(main.graph_proto(), opset_imports=imports, ir_version=_IR_VERSION, producer_name="seed")
-    return RandomModel(seed, proto, context.feeds, tuple(context.slots), is_external=choices.random() < 0.15)
+    proto = helper.make_model(
+        main.graph_proto(), functions=functions, opset_imports=imports, ir_version=_IR_VERSION, producer_name="seed"
+    )
+    return RandomModel(
+        seed,
+        proto,
+        context.feeds,
+        tuple(context.slots),
+        is_external=choices.random() < 0.1,
+        hides_names=main.hides_names,
+        computing_ops=frozenset(context.store.computing_ops),
+    )
 
 
+# A layer of several nodes is as frequent as three others.
+_LAYERS = [*LAYERS.items(), *[(biased_readers, range(OLDEST_OPSET, NEWEST_OPSET + 1))] * 3]
 _MICROSOFT_OPS = {"FusedMatMul", "FusedGemm", "FusedConv", "Attention", "DynamicQuantizeLSTM"}
 
 
-def _add_layer(c: LayerContext) -> None:
+def _add_layer(c: LayerContext, functions: list[onnx.FunctionProto]) -> None:
     """Append a layer to the main graph, let its result be an output, and hand it on."""
-    layer = c.choices.choice([layer for layer, opsets in LAYERS.items() if c.opset in opsets])
+    layer = c.choices.choice([layer for layer, opsets in _LAYERS if c.opset in opsets])
     first_slot = len(c.slots)
-    y = _in_a_body(c, layer, 0) if c.maybe(0.3) else _built(c, layer)
+    if c.opset >= _OLDEST_OF_FUNCTIONS and c.maybe(0.1):
+        y = in_a_function(c, lambda inner: _anywhere(inner, layer), functions, _opset_of_function(c))
+    else:
+        y = _anywhere(c, layer)
     c.graph.output(y.name, y.dtype, y.shape if c.maybe(0.8) else [None] * len(y.shape))
     if c.maybe(0.15):
         _add_other_reader(c, c.choices.choice(c.slots[first_slot:]))
@@ -96,6 +132,16 @@ def _add_layer(c: LayerContext) -> None:
         value = y.name if y.dtype == FLOAT32 else c.graph.cast(y.name, FLOAT32)
         scaled = c.graph.node("Mul", [value, c.graph.constant(np.float32(factor), "factor")])
         c.trunk = Activation(scaled, FLOAT32, y.shape)
+
+
+def _opset_of_function(c: LayerContext) -> int:
+    """That of the model, or now and then another one."""
+    return c.opset if c.maybe(0.9) else c.choices.randint(max(_OLDEST_OF_FUNCTIONS, c.opset - 2), c.opset)
+
+
+def _anywhere(c: LayerContext, layer: Layer) -> Activation:
+    """A layer in the graph of the context, or in a body in it."""
+    return _in_a_body(c, layer, 0) if c.maybe(0.3) else _built(c, layer)
 
 
 def _built(c: LayerContext, layer: Layer) -> Activation:
@@ -158,9 +204,9 @@ def _in_if(c: LayerContext, layer: Layer, depth: int) -> Activation:
     other = replace(c, graph=bodies[1])
     if y.dtype == FLOAT32 and c.maybe():
         # Another layer, or the same op again, whose result is brought to the same shape
-        choice = layer if c.maybe() else c.choices.choice([key for key, opsets in LAYERS.items() if c.opset in opsets])
+        choice = layer if c.maybe() else c.choices.choice([key for key, opsets in _LAYERS if c.opset in opsets])
         z = _built(other, choice)
-        value = _resized(bodies[1], z, y.shape)
+        value = bodies[1].resized(z, y.shape, FLOAT32)
         y = replace(y, is_tame=y.is_tame and z.is_tame and z.dtype.kind == "f" and z.dtype != FLOAT16)
     else:
         value = other.activation(y.shape, y.dtype)
@@ -173,14 +219,6 @@ def _in_if(c: LayerContext, layer: Layer, depth: int) -> Activation:
     branches = {("then_branch" if body.name.startswith("then") else "else_branch"): body for body in bodies}
     name = c.graph.node("If", [condition], **{key: body.graph_proto() for key, body in branches.items()})
     return replace(y, name=name)
-
-
-def _resized(graph: GraphBuilder, value: Activation, shape: tuple[int, ...]) -> str:
-    """The elements of a value, repeated or cut, as float32 of another shape."""
-    flat = graph.reshape(value.name, [-1])
-    positions = np.resize(np.arange(value.size), shape).astype(np.int64)
-    name = graph.node("Gather", [flat, graph.constant(positions, "indices")])
-    return name if value.dtype == FLOAT32 else graph.cast(name, FLOAT32)
 
 
 def _in_loop(c: LayerContext, layer: Layer, depth: int) -> Activation:

@@ -33,7 +33,7 @@ def random_scheme(seed: int) -> MappingScheme:
     kind = ("tensor", "channel", "tile", "tile_channel")[rng.integers(4)]
     tile = (int(rng.integers(1, 6)), int(rng.integers(1, 6))) if kind.startswith("tile") else None
     granularity = Granularity(kind, tile, ("equal", "max")[rng.integers(2)])  # type: ignore[arg-type]
-    clipping = (Clipping(), Clipping(), Clipping(percentile=90.0), Clipping(value=0.3))[rng.integers(4)]
+    clipping = (*[Clipping()] * 5, Clipping(percentile=90.0), *[Clipping(value=0.3)] * 2)[rng.integers(8)]
     levels, storage = None, "float"
     if rng.integers(2):
         storage = ("float", "codes")[rng.integers(2)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import ml_dtypes
 import numpy as np
 
+from tests.generated.computed import any_op
 from tests.generated.graph_builder import GraphBuilder, value_info
 
 FLOAT32, FLOAT64, FLOAT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)
@@ -17,6 +18,7 @@ BFLOAT16, INT8, UINT8 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.int8), np.dtyp
 
 _STEMS = ("W", "W", "layer1.weight", "fc/W", "W.g_plus", "W.g_scale", "W.g_minus_1", "/MatMul_B:0", "ä")
 _TAME_KINDS = ("normal", "normal", "normal", "sparse", "zero", "negative zero", "tiny", "positive", "powers")
+_LARGEST_OF_TAME = 10
 _WILD_KINDS = ("huge", "outlier", "subnormal")
 
 # DequantizeLinear came with the first; ONNX Runtime has no kernels for the newest forms.
@@ -54,6 +56,8 @@ class Weight:
         sources: The constants it is made of.
         way: The op types between, in order.
         is_computed: Whether more happens on the way than rearranging.
+        is_rounded: Whether that has other last places in each runtime.
+        is_large: Whether that gives more than a few.
     """
 
     value: str
@@ -61,11 +65,13 @@ class Weight:
     sources: tuple[Source, ...]
     way: tuple[str, ...]
     is_computed: bool
+    is_rounded: bool = False
+    is_large: bool = False
 
     @property
     def is_tame(self) -> bool:
         """Whether its elements are at most a few."""
-        return all(source.is_tame for source in self.sources)
+        return not self.is_large and all(source.is_tame for source in self.sources)
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ class _Step:
         emit: Appends the node.
         is_computed: Whether it does more than rearrange.
         others: Further constants that hold parts of the weight.
+        sibling: What another output of the node gives, and its place among the outputs; None if it has one output.
     """
 
     op_type: str
@@ -85,6 +92,7 @@ class _Step:
     emit: Emit
     is_computed: bool = False
     others: tuple[np.ndarray, ...] = ()
+    sibling: tuple[np.ndarray, int] | None = None
 
 
 @dataclass(eq=False)
@@ -94,18 +102,23 @@ class WeightStore:
     Attributes:
         choices: Draws how weights are stored.
         numbers: Draws their elements.
+        stored: Constants that later layers may share, with their graphs.
+        siblings: Further outputs of nodes that split weights, with the graphs of these nodes.
+        computing_ops: The ops that compute weights, each with its version.
     """
 
     choices: random.Random
     numbers: np.random.Generator
     stored: list[tuple[GraphBuilder, Source]] = field(default_factory=list)
+    siblings: list[tuple[GraphBuilder, Weight]] = field(default_factory=list)
+    computing_ops: set[tuple[str, int]] = field(default_factory=set)
 
     def suggested_shape(self, graph: GraphBuilder, rank: int) -> tuple[int, ...] | None:
         """Now and then the shape of a weight that is there already, so that it can be shared."""
         shapes = [
             source.array.shape
             for owner, source in self.stored
-            if owner in graph.enclosing() and source.array.ndim == rank
+            if owner in graph.enclosing() and graph.sees(source.name, owner) and source.array.ndim == rank
         ]
         return self.choices.choice(shapes) if shapes and self.choices.random() < 0.3 else None
 
@@ -117,6 +130,8 @@ class WeightStore:
         if (shared := self._shared(graph, shape, dtype, tame=tame)) is not None:
             return shared
         draw = self.choices.random()
+        if dtype == FLOAT32 and draw > 0.92 and (found := self._by_any_op(graph, shape)) is not None:
+            return found
         if dtype == FLOAT32 and graph.opset in DEQUANTIZING_OPSETS and draw < 0.15:
             return self.decoded(graph, shape)
         kind = self.choices.choice(_TAME_KINDS if tame or draw < 0.8 else _WILD_KINDS)
@@ -179,6 +194,34 @@ class WeightStore:
         for _ in range(self.choices.choice((0, 0, 1))):
             steps.append(self._rearranging(steps[-1].before))
         return self._placed(graph, array, steps, is_tame=True)
+
+    def split_weight(self, graph: GraphBuilder, shape: tuple[int, int], dtype: np.dtype) -> tuple[Weight, str]:
+        """A matrix and a row for a bias, which are split from one constant."""
+        joint = self._elements("normal", (shape[0] + 1, shape[1]), dtype)
+        name = graph.initializer(joint, self.choices.choice(_STEMS))
+        source = Source(graph.name, name, joint, is_tame=True)
+        array, row = graph.split(name, 0, (shape[0], 1))
+        return Weight(array, joint[: shape[0]], (source,), ("Split",), is_computed=True), row
+
+    def _by_any_op(self, graph: GraphBuilder, shape: tuple[int, ...]) -> Weight | None:
+        """A weight that a node of any op computes, repeated or cut to the shape."""
+        constant = any_op(self.choices, graph.opset)
+        if constant is None or (value := constant.value) is None:
+            return None
+        owner = self.choices.choice(graph.enclosing())
+        result, constants = constant.emit(owner)
+        positions = np.resize(np.arange(value.size), shape)
+        gathered = owner.node("Gather", [owner.reshape(result, [-1]), owner.constant(positions.astype(np.int64))])
+        self.computing_ops.add(constant.op)
+        return Weight(
+            gathered,
+            value.reshape(-1)[positions],
+            tuple(Source(owner.name, name, array, is_tame=True) for name, array in constants),
+            (f"any op({constant.op[0]})",),
+            is_computed=True,
+            is_rounded=constant.is_rounded,
+            is_large=bool(np.abs(value).max() > _LARGEST_OF_TAME),
+        )
 
     # Values
 
@@ -331,7 +374,12 @@ class WeightStore:
         pads[axis] = (other, 0) if part else (0, other)
         sizes = (other, size) if part else (size, other)
         before = np.pad(array, pads, mode="edge")
-        return _Step("Split", before, lambda graph, value: graph.split(value, axis, sizes, part), is_computed=True)
+        sibling = np.split(before, [sizes[0]], axis)[1 - part]
+
+        def emit(graph: GraphBuilder, value: str) -> str:
+            return graph.split(value, axis, sizes)[part]
+
+        return _Step("Split", before, emit, is_computed=True, sibling=(np.ascontiguousarray(sibling), 1 - part))
 
     def _multiply(self, array: np.ndarray, axis: int) -> _Step | None:
         shape = [1] * array.ndim
@@ -394,10 +442,15 @@ class WeightStore:
         """A weight that is there already, perhaps in another shape."""
         around = graph.enclosing()
         size = math.prod(shape)
+        for owner, sibling in self.siblings:
+            fits = sibling.array.shape == shape and sibling.array.dtype == dtype and (sibling.is_tame or not tame)
+            if fits and owner in around and self.choices.random() < 0.5:
+                return sibling
         fitting = [
             (owner, source)
             for owner, source in self.stored
             if owner in around
+            and graph.sees(source.name, owner)
             and source.array.dtype == dtype
             and source.array.size == size
             and (source.is_tame or not tame)
@@ -406,6 +459,7 @@ class WeightStore:
             return None
         owner, source = self.choices.choice(fitting)
         array, value = source.array, source.name
+        graph.will_read(value)
         places = around[around.index(owner) :]
         way: list[str] = []
         if array.shape[::-1] == shape and array.ndim > 1 and self.choices.random() < 0.6:
@@ -428,7 +482,7 @@ class WeightStore:
         is_node = self.choices.random() < 0.25 and owner.can_be_node(stored.dtype)
         stem = self.choices.choice(_STEMS)
         value = (owner.constant_node if is_node else owner.initializer)(stored, stem)
-        is_overridable = not is_node and owner.parent is None and self.choices.random() < 0.03
+        is_overridable = not is_node and owner.parent is None and not owner.is_function and self.choices.random() < 0.03
         if is_overridable:
             owner.inputs.append(value_info(value, stored.dtype, stored.shape))
         source = Source(owner.name, value, stored, is_tame, is_overridable)
@@ -439,6 +493,10 @@ class WeightStore:
             others = [Source(around[place].name, around[place].constant(o, "W.part"), o, is_tame) for o in step.others]
             value = step.emit(around[place], value, *(other.name for other in others))
             sources += others
+            if step.sibling is not None:
+                part, number = step.sibling
+                name = around[place].nodes[-1].output[number]
+                self.siblings.append((around[place], Weight(name, part, tuple(sources), ("Split",), is_computed=True)))
         return Weight(
             value,
             array,

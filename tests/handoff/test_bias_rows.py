@@ -185,11 +185,42 @@ DIGITAL = {
         ),
         "^LSTM does not add it once",
     ),
+    "of one of two readers": (
+        ("y = Gemm (x, W, c) z = Gemm (x, W, d)", (2, 13), {"W": weight(13, 10), "c": small(10), "d": small(10)}, None),
+        "^not all nodes that multiply with the weight add it alike$",
+    ),
+    "that another reader lacks": (
+        ("h = MatMul(x, W) y = Add(h, c) z = MatMul(x, W)", (2, 13), {"W": weight(13, 10), "c": small(10)}, None),
+        "^not all nodes that multiply with the weight add it alike$",
+    ),
+    "that another reader multiplies": (
+        ("y = Gemm (x, W, c) z = Gemm <beta = 0.5> (x, W, c)", (2, 13), {"W": weight(13, 10), "c": small(10)}, None),
+        "^not all nodes that multiply with the weight add it alike$",
+    ),
+    "of readers on both sides": (
+        ("y = Gemm (x, W, c) v = Gemm (W, x, c)", (10, 10), {"W": weight(10, 10), "c": small(10)}, None),
+        "^not all nodes that multiply with the weight add it alike$",
+    ),
+    "of an output without it": (
+        ("y = MatMul(x, W) z = Add(y, c)", (2, 13), {"W": weight(13, 10), "c": small(10)}, None),
+        "^the model gives 'y', too, to which it is not added yet$",
+    ),
     "no number": (
         ("y = Gemm (x, W, c)", (2, 13), {"W": weight(13, 10), "c": np.full(10, np.nan, np.float32)}, None),
         "^it has values that are no finite numbers$",
     ),
 }
+
+
+def test_a_bias_that_all_readers_add_alike_stands_in_rows(handed, run, tmp_path):
+    nodes = "h = MatMul(x, W) i = Add(c, h) g = Relu(i) j = MatMul(g, W) y = Add(j, c)"
+    model, report = handed((nodes, (2, 10), {"W": weight(10, 10), "c": small(10)}, None))
+    assert (report.layers[0].bias_rows, report.layers[0].bias_reason) == (1, None)
+    matrices = matrices_of(programmed(tmp_path / "model.gconv", sigma=0.0, dropped=0), tmp_path / "model.gconv")
+    x = np.random.default_rng(3).normal(size=(2, 10)).astype(np.float32)
+    inner = np.maximum(of_matrix(x.astype(np.float64), matrices)[0], 0)
+    expected = run(model, x=x)[0]
+    np.testing.assert_allclose(of_matrix(inner, matrices)[0], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("case", DIGITAL)

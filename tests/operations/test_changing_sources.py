@@ -136,9 +136,9 @@ def remove(file):
 
 CHANGES = {
     write_over: "it was written, or replaced, meanwhile",
-    write_over_and_set_the_time_back: "it was written, or replaced, meanwhile",
+    write_over_and_set_the_time_back: "its properties changed, as when it is written and its time set back",
     cut_off: r"it had [\d,]+ bytes, and has [\d,]+ now",
-    replace: "it was written, or replaced, meanwhile",
+    replace: "its properties changed, as when it is written and its time set back",
     remove: "it is gone",
 }
 

@@ -164,10 +164,17 @@ class TestCounts:
 
     def test_a_shape_that_is_not_known_is_counted_as_such(self, write, normal):
         text = "g (float[2,4] x) => (float y) { C = foreign.Join(S, T) y = MatMul(x, C) }"
-        report = inspect_model(write(text, opsets=FOREIGN, S=normal(4, 4), T=normal(4, 4, seed=1)))
+        report = inspect_model(write(text, opsets=FOREIGN, S=normal(4), T=normal(4, seed=1)))
         [count] = report.skipped_by_reason
         assert (count.weights, count.parameters, count.unknown_shapes) == (1, 0, 1)
         assert "0 + ?" in str(report)
+        assert "No weight is mapped." in str(report)
+
+    def test_matrices_of_which_a_weight_of_unknown_shape_is_computed_are_counted(self, write, normal):
+        text = "g (float[2,4] x) => (float y) { C = foreign.Join(S, T) y = MatMul(x, C) }"
+        report = inspect_model(write(text, opsets=FOREIGN, S=normal(4, 4), T=normal(4, 4, seed=1)))
+        [count] = report.skipped_by_reason
+        assert (count.weights, count.parameters, count.unknown_shapes) == (2, 32, 0)
 
     def test_there_is_no_table_of_shares_if_nothing_is_skipped(self, write, normal):
         text = "g (float[2,4] x) => (float[2,4] y) { y = MatMul(x, W) }"

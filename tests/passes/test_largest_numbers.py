@@ -70,15 +70,20 @@ def test_conductances_become_float64_only_where_float32_has_no_room(parse):
         MapConductances(TwoSidedPairConductanceConverter())(model)
         [record] = read_manifest(model).weights
         assert record.compute_dtype == dtype
-    assert record.notes == ()
+        note = "conductances are float64: it has values up to 3.40282e+38, which may overflow when rebuilt in float32"
+        assert record.notes == ((note,) if dtype == "float64" else ())
 
 
 @pytest.mark.parametrize("converter", [OffsetConductanceConverter(), TwoSidedPairConductanceConverter()], ids=str)
 def test_arrays_of_them_are_refused_by_value_and_place(converter):
-    with pytest.raises(
-        UnmappableWeightError, match=r"^the weight has the value 3.40282e\+38 at flat index 1, which ov"
-    ):
-        converter.convert_to_conductances(np.array([0, np.finfo(np.float32).max], np.float32))
+    for dtype, remedy in ((np.float32, "give it in float64, or scale it down"), (np.float64, "scale it down")):
+        end = np.finfo(dtype).max
+        with pytest.raises(UnmappableWeightError) as refused:
+            converter.convert_to_conductances(np.array([0, end], dtype))
+        assert str(refused.value) == (
+            f"the weight has the value {float(end):g} at flat index 1, which overflows when it is rebuilt in "
+            f"{np.dtype(dtype).name}; {remedy}"
+        )
     wide = np.array([0, np.finfo(np.float32).max], np.float64)
     conductances, params = converter.convert_to_conductances(wide)
     np.testing.assert_allclose(converter.convert_back_to_weights(conductances, params), wide, rtol=1e-15)

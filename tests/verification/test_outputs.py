@@ -478,13 +478,26 @@ def test_what_is_drawn_without_a_seed_is_not_compared_and_the_report_says_so(tmp
     for found in report.comparisons:
         assert found.passed
         assert (found.compared_elements > 0) is not found.is_random
-        expected = "not compared: it depends on random numbers without a seed" if found.is_random else None
+        expected = "not compared: it differs from run to run of the original" if found.is_random else None
         assert found.note == expected
     assert report.not_compared is None
     assert report.unproved == (
-        "'y', 'z' depend on random numbers without a seed; give the nodes that draw them one, or feed the numbers in"
+        "'y', 'z' differ from run to run of the original; give nodes that draw random numbers a seed, or feed the "
+        "numbers in"
     )
     assert report.to_json()["not_compared"] == report.unproved
+
+
+@pytest.mark.parametrize("op_type", DRAWS)
+def test_what_an_unknown_op_draws_is_not_compared_either(
+    tmp_path: Path, op_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "random_numbers", lambda _: "none")
+    original = random_model(tmp_path / "original.onnx", op_type)
+
+    report = compare(original, random_model(tmp_path / "mapped.onnx", op_type, added=5.0))
+
+    assert {found.name: found.is_random for found in report.comparisons} == {"y": True, "z": True, "sober": False}
 
 
 @pytest.mark.parametrize("op_type", DRAWS)

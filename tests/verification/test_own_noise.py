@@ -60,7 +60,8 @@ def test_a_model_without_seeds_is_not_verified_by_its_own_noise(noisy, normal):
     mapped = map_model(original).output
     report = verify(original, mapped)
     assert report.passed
-    why = "'y' depends on random numbers without a seed; give the nodes that draw them one, or feed the numbers in"
+    remedy = "give nodes that draw random numbers a seed, or feed the numbers in"
+    why = f"'y' differs from run to run of the original; {remedy}"
     assert f"OUTPUTS NOT COMPARED: {why}" in " ".join(str(report).split())
     assert "NOT VERIFIED AS A WHOLE" in str(report)
     assert "PASSED" not in str(report)

@@ -19,6 +19,7 @@ from onnx_gconv.handoff.bundle import Bundle
 from onnx_gconv.handoff.bundle_layer import BundleLayer
 from onnx_gconv.handoff.drawn_pictures import LayerPictures, PicturesReport
 from onnx_gconv.handoff.pictures.image import Errors, LayerImage, Starts, Subject
+from onnx_gconv.visible_text import visible
 
 __all__ = ["check_pictures", "draw_pictures", "layer_figures", "require_matplotlib"]
 __all__ += ["write_error_pictures", "write_pictures"]
@@ -129,7 +130,7 @@ def layer_figures(
 
 def _caption(name: str, layer: BundleLayer, image: LayerImage, tiles: int) -> Iterator[str]:
     """The title, and below it what is to be seen, and what is left out."""
-    yield f"{name}   {layer.record.weight}   ({layer.record.nodes[0].op_type})"
+    yield visible(f"{name}   {layer.record.weight}   ({layer.record.nodes[0].op_type})")
     grid, view, rows, columns = layer.record.tile_grid, layer.record.matrix_view, image.rows, image.columns
     size = f"{grid.matrices:,} matrices of " * (grid.matrices > 1) + f"{view.rows:,} x {view.columns:,}"
     bias = f", then {grid.rows - view.rows} rows of the bias" * (grid.rows > view.rows)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 import onnx.defs
+import onnx.helper
 import onnx_ir as ir
 
 from onnx_gconv.files.graph_names import first_that_is_no_text, problem_of_names
@@ -218,8 +219,10 @@ def _external_problem(tensor: onnx.TensorProto, dtype: ir.DataType) -> str | Non
 
 
 def _typed_elements(tensor: onnx.TensorProto) -> int:
-    fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
-    return max(len(field) for field in fields)
+    """How many values stand in the field for the type of a tensor; those in another one are none."""
+    is_known = tensor.data_type in onnx.helper.get_all_tensor_dtypes()  # older releases of onnx lack the newest types
+    field = onnx.helper.tensor_dtype_to_field(tensor.data_type) if is_known else "int32_data"
+    return len(getattr(tensor, field))
 
 
 def _needed_typed_elements(dtype: ir.DataType, count: int) -> int:

@@ -174,3 +174,16 @@ def test_a_name_that_is_too_long_for_a_file_is_refused(tmp_path):
     path = write(tmp_path / "model.onnx", [N("MatMul", ["x", "W"], ["y"])])
     with pytest.raises(ConfigError, match="File name too long; choose another name"):
         map_model(path, tmp_path / ("n" * 300))
+
+
+def test_elements_in_the_field_of_another_type_are_none(tmp_path):
+    path = write(tmp_path / "model.onnx", [N("MatMul", ["x", "W"], ["y"])])
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.uint64_data.extend(range(16))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(
+        ModelError, match=r"tensor 'W' has 0 values or bytes of data, but FLOAT \[4, 4\] needs 16; export"
+    ):
+        load_model(path)

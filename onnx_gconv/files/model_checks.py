@@ -25,6 +25,8 @@ _MOST_NODES = 4
 
 _OWN_DOMAINS = frozenset({"", "ai.onnx"})
 
+_OPTIONAL = onnx.defs.OpSchema.FormalParameterOption.Optional
+
 # onnx knows the ops of opsets as a number of 32 bits.
 _NEWEST_OPSET = (1 << 31) - 1
 
@@ -107,7 +109,8 @@ def _node_problem(node: onnx.NodeProto, opsets: Mapping[str, int]) -> str | None
         known = schema.attributes
         if len(node.output) < schema.min_output:
             return f"without the {schema.min_output} outputs that it should have"
-        if len(node.input) < schema.min_input or not all(node.input[: schema.min_input]):
+        needed = (place for place, item in enumerate(schema.inputs[: schema.min_input]) if item.option != _OPTIONAL)
+        if len(node.input) < schema.min_input or not all(node.input[place] for place in needed):
             return f"without the {schema.min_input} inputs that it should have"
     if node.op_type == "Constant" and node.domain in _OWN_DOMAINS:
         return _constant_problem(node, known) or _attribute_problem(node, known)

@@ -112,6 +112,13 @@ def test_a_node_that_is_not_what_its_op_says_is_refused(tmp_path, kind):
     assert str(found.value).endswith("; export the model again")
 
 
+def test_inputs_that_may_be_left_out_are_not_missed(tmp_path):
+    ends = [helper.make_tensor_value_info(name, kind, []) for name, kind in (("i", 7), ("k", 9), ("go", 9))]
+    again = helper.make_graph([N("Identity", ["k"], ["go"])], "again", ends[:2], ends[2:])
+    nodes = [N("Loop", ["", ""], [], name="loop", body=again), N("MatMul", ["x", "W"], ["y"])]
+    assert len(load_model(write(tmp_path / "model.onnx", nodes)).graph) == 2
+
+
 def test_values_that_are_made_of_maps_are_refused_with_what_to_do(tmp_path):
     path = write(
         tmp_path / "model.onnx", [N("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3])]

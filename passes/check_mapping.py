@@ -10,17 +10,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.converters import ConductanceConverter
+from onnx_gconv.crossbars.checked_weights import checked_weights, unlisted_weights
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.mapping import Manifest, read_manifest
-from onnx_gconv.mapping.located import (
-    BrokenMappingError,
-    MappedWeight,
-    ModelValues,
-    locate,
-    structural_problems,
-)
-from onnx_gconv.mapping.nodes import ROLE_KEY
+from onnx_gconv.mapping.located import MappedWeight, ModelValues
+from onnx_gconv.mapping.structure import structural_problems
+from onnx_gconv.mapping.unlisted import rebuilding_node
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.tensors.types import finite_range
 from onnx_gconv.weights import scopes
@@ -54,7 +50,9 @@ class CheckMapping(ir.passes.InPlacePass):
     is the manifest's; one device of a pair is at g_min, for converters of which that holds;
     every conductance is a level, if there are levels, and every code stands for one, unless conductances are measured:
     then they are finite; every consumer still reads the
-    rebuilt weight, or the digital copy of it.
+    rebuilt weight, or the digital copy of it. All else that the manifest says of a weight (its readers, their matrices,
+    which elements share a scale, devices and coefficients) is derived from the graph and compared, see
+    `checked_weights`; and nothing else in the graph rebuilds a weight.
     """
 
     def violations(self, model: ir.Model) -> tuple[Violation, ...]:
@@ -84,43 +82,39 @@ class CheckMapping(ir.passes.InPlacePass):
 
 
 def _why_no_manifest(model: ir.Model) -> str:
-    for graph in model.graphs():
-        for node in graph:
-            if ROLE_KEY in node.metadata_props:
-                return (
-                    f"the manifest is gone, but node '{node.name}' still rebuilds a weight; "
-                    "another tool cleared the metadata"
-                )
+    if (node := rebuilding_node(model)) is not None:
+        return (
+            f"the manifest is gone, but node '{node.name}' still rebuilds a weight; another tool cleared the metadata"
+        )
     return "the model carries no mapping: it was never mapped, or a later tool removed the mapping and its manifest"
 
 
 def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
     values = ModelValues(model)
     nodes = _named_nodes(model)
-    located: list[MappedWeight] = []
-    for record in manifest.weights:
+    sound: list[tuple[MappedWeight, ConductanceConverter]] = []
+    checked = checked_weights(manifest, model)
+    for item in checked:
+        record, mapped = item.record, item.mapped
         try:
             converter = record.converter.converter()
-            mapped = locate(record, values)
-        except (BrokenMappingError, ModelError) as error:
+        except ModelError as error:
             yield Violation(record.name, str(error))
             continue
         if converter.g_max > (limit := finite_range(record.ir_compute_dtype)[1]):
             beyond = f"{converter.g_max:g} µS, but {record.compute_dtype} holds up to {limit:g}"
             yield Violation(record.name, f"the manifest names devices of up to {beyond}")
             continue
-        devices = tuple(item.device for item in record.conductances)
-        if devices != converter.device_names:
-            named = f"{', '.join(devices)}, but {record.converter.name} has {', '.join(converter.device_names)}"
-            yield Violation(record.name, f"the manifest names the devices {named}")
-            continue
-        structural = [*structural_problems(mapped), *_consumers(mapped, nodes, values)]
-        yield from (Violation(record.name, message) for message in structural)
-        if not structural:
-            located.append(mapped)
+        found = [] if mapped is None else [*structural_problems(mapped), *_consumers(mapped, nodes, values)]
+        if not found and item.problem is not None:
+            found = [item.problem]
+        yield from (Violation(record.name, message) for message in found)
+        if mapped is not None and not found:
+            sound.append((mapped, converter))
+    yield from (Violation(None, message) for message in unlisted_weights(checked, model))
     with concurrent.futures.ThreadPoolExecutor(worker_count()) as executor:
-        jobs = [executor.submit(_values, mapped, mapped.record.converter.converter()) for mapped in located]
-        for mapped, job in zip(located, jobs, strict=True):
+        jobs = [executor.submit(_values, mapped, converter) for mapped, converter in sound]
+        for (mapped, _), job in zip(sound, jobs, strict=True):
             if (message := job.result()) is not None:
                 yield Violation(mapped.record.name, message)
 

@@ -14,6 +14,7 @@ from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, M
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, ZeroRecord, write_manifest
 from onnx_gconv.mapping.nodes import IntegerCodes, LevelCodes, RebuiltWeight, rebuild_nodes
+from onnx_gconv.mapping.tensor_texts import kept_texts
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.mapping.value_uses import hand_over_uses
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
@@ -33,7 +34,13 @@ from onnx_gconv.weights import (
     scopes,
 )
 from onnx_gconv.weights.constants import leaves
-from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_ROUND_OPSET, set_default_opset, without_missing_casts
+from onnx_gconv.weights.opsets import (
+    OLDEST_CASTS,
+    OLDEST_INTEGER_CONSTANTS,
+    OLDEST_ROUND_OPSET,
+    set_default_opset,
+    without_missing_casts,
+)
 
 __all__ = ["MapConductances"]
 
@@ -271,6 +278,7 @@ def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, op
         grid=conversion.grid,
         zero_name=record.zero.name if isinstance(record.zero, ZeroRecord) else None,
         level_codes=level_codes,
+        shapes_in_nodes=opset >= OLDEST_INTEGER_CONSTANTS,
     )
 
 
@@ -322,6 +330,7 @@ def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Nod
     old, new = found.value, rebuilt.value
     new.doc_string = old.doc_string
     new.metadata_props.update(old.metadata_props)
+    new.metadata_props.update(kept_texts(found.tensor))
     new.meta.update(old.meta)
     place.scope.graph.insert_before(place.before, rebuilt.nodes)
     hand_over_uses(old, new)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnx_gconv.mapping.nodes import ROLE_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, manifest_or_none
+from onnx_gconv.mapping.unlisted import rebuilding_node
 from onnx_gconv.weights.opsets import OLDEST_OPSET, default_opset
 
 __all__ = ["require_mappable"]
@@ -19,13 +19,11 @@ def require_mappable(model: ir.Model) -> None:
     """
     if manifest_or_none(model) is not None:
         raise ModelPreconditionError("the model is mapped already; restore it first, or map the original")
-    for graph in model.graphs():
-        for node in graph:
-            if ROLE_KEY in node.metadata_props:
-                raise ModelPreconditionError(
-                    f"the model is mapped already (node '{node.name}' rebuilds a weight), but another tool removed its "
-                    "manifest; map the original"
-                )
+    if (node := rebuilding_node(model)) is not None:
+        raise ModelPreconditionError(
+            f"the model is mapped already (node '{node.name}' rebuilds a weight), but another tool removed its "
+            "manifest; map the original"
+        )
     opset = default_opset(model)
     if opset is not None and opset < OLDEST_OPSET:
         raise ModelPreconditionError(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from onnx_gconv.errors import ModelError
-from onnx_gconv.mapping import Manifest, MeasuredRecord, WeightRecord, write_manifest
-from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
+from onnx_gconv.crossbars.checked_weights import CheckedWeight, checked_weights
+from onnx_gconv.mapping import MeasuredRecord, WeightRecord, write_manifest
+from onnx_gconv.mapping.conductance_sum import Term
+from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.mapping.unique_names import UniqueNames
@@ -73,34 +75,58 @@ class ReplaceConductances(ir.passes.InPlacePass):
                 names the weight and what is wrong.
         """
         manifest = require_mapped(model)
-        located, names = self._located(manifest, model), UniqueNames(model)
+        checked = checked_weights(manifest, model)
+        located, names, joined = self._located(checked), UniqueNames(model), _in_several_weights(checked)
         records = []
         for record in manifest.weights:
             key = record.graph, record.name
             records.append(
-                _replaced(located[key], self._replacements[key], names) if key in self._replacements else record
+                _replaced(located[key], self._replacements[key], names, joined) if key in self._replacements else record
             )
         write_manifest(model, manifest.model_copy(update={"weights": tuple(records)}))
         return ir.passes.PassResult(model, modified=bool(self._replacements))
 
-    def _located(self, manifest: Manifest, model: ir.Model) -> dict[tuple[str, str], MappedWeight]:
-        values, known = ModelValues(model), {(record.graph, record.name): record for record in manifest.weights}
-        located = {}
+    def _located(self, weights: Sequence[CheckedWeight]) -> dict[tuple[str, str], MappedWeight]:
+        checked = {(item.record.graph, item.record.name): item for item in weights}
+        located: dict[tuple[str, str], MappedWeight] = {}
         for key, replacement in self._replacements.items():
-            if key not in known:
+            if key not in checked:
                 raise ModelPreconditionError(f"there are measurements of '{key[1]}', but no such weight is mapped")
-            record = known[key]
-            try:
-                located[key] = locate(record, values)
-                problem = next(structural_problems(located[key]), None) or _misfit(record, replacement)
-            except (BrokenMappingError, ModelError) as error:
-                problem = str(error)
-            if problem is not None:
+            record, mapped = checked[key].record, checked[key].mapped
+            problem = checked[key].problem or _misfit(record, replacement)
+            if problem is None and mapped is not None:
+                problem = _joined(mapped, checked.values())
+            if problem is not None or mapped is None:
                 raise ModelPreconditionError(
                     f"the conductances of '{record.name}' cannot be replaced: {problem}; take the model "
                     "as it was mapped"
                 )
+            located[key] = mapped
         return located
+
+
+def _joined(mapped: MappedWeight, others: Iterable[CheckedWeight]) -> str | None:
+    """With which weight another tool has joined one, so that the same nodes rebuild both, which were measured each."""
+    nodes = set(_computed_from_conductances(mapped))
+    for other in others:
+        if other.record is not mapped.record and other.mapped is not None and nodes & set(other.mapped.nodes):
+            return f"another tool has joined the nodes that rebuild it and '{other.record.name}'"
+    return None
+
+
+def _computed_from_conductances(mapped: MappedWeight) -> Iterator[ir.Node]:
+    """The nodes that compute with a weight's conductances, but not those that decode them or expand its scale."""
+    reached = {term.decoded for term in mapped.terms}
+    for node in reversed(mapped.nodes):
+        if any(value in reached for value in node.inputs):
+            reached.update(node.outputs)
+            yield node
+
+
+def _in_several_weights(located: Iterable[CheckedWeight]) -> frozenset[ir.Value]:
+    """The conductances in µS that another tool has let stand for several equal ones."""
+    count = Counter(term.decoded for item in located if item.mapped is not None for term in item.mapped.terms)
+    return frozenset(value for value, number in count.items() if number > 1)
 
 
 def _misfit(record: WeightRecord, replacement: MeasuredConductances) -> str | None:
@@ -113,16 +139,20 @@ def _misfit(record: WeightRecord, replacement: MeasuredConductances) -> str | No
     return None
 
 
-def _replaced(mapped: MappedWeight, measured: MeasuredConductances, names: UniqueNames) -> WeightRecord:
+def _replaced(
+    mapped: MappedWeight, measured: MeasuredConductances, names: UniqueNames, joined: Collection[ir.Value]
+) -> WeightRecord:
     """Put the measured conductances into the graph, and give the new entry of the manifest."""
     record = mapped.record
     stored = []
-    for value, decoded, tensor in zip(mapped.conductances, mapped.decoded, measured.tensors, strict=True):
-        if decoded is value:
-            value.const_value = tensor
-            stored.append(value.name)
+    for term, tensor in zip(mapped.terms, measured.tensors, strict=True):
+        if term.decoded in joined:
+            stored.append(_on_its_own(term, tensor, record.name, names))
+        elif term.decoded is term.stored:
+            term.stored.const_value = tensor
+            stored.append(term.stored.name or "")
         else:
-            stored.append(_in_place_of_codes(decoded, tensor, record.name))
+            stored.append(_in_place_of_codes(term.decoded, tensor, record.name))
         tensor.name = stored[-1]
     is_saturated = _may_overflow(record, measured.max_abs_error)
     if is_saturated:
@@ -187,17 +217,37 @@ def _in_place_of_codes(decoded: ir.Value, tensor: ir.TensorProtocol, weight: str
     graph, name = node.graph, decoded.name
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
     assert name is not None  # noqa: S101 - values of a mapping have names
-    value = ir.Value(
+    value = _conductance(name, tensor, weight)
+    decoded.replace_all_uses_with(value)
+    remove_unused([node])
+    graph.initializers.add(value)
+    return name
+
+
+def _on_its_own(term: Term, tensor: ir.TensorProtocol, weight: str, names: UniqueNames) -> str:
+    """Give one weight a conductance of its own, where another tool has let one stand for those of several weights."""
+    node, index = term.use
+    graph, old = node.graph, term.decoded
+    assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
+    name = names.new(old.name or weight)
+    value = _conductance(name, tensor, weight)
+    node.replace_input_with(index, value)
+    graph.initializers.add(value)
+    if (decoding := old.producer()) is not None:
+        remove_unused([decoding])
+    elif old.graph is not None and not (old.uses() or old.is_graph_output() or old.is_graph_input()):
+        del old.graph.initializers[old.name or ""]
+    return name
+
+
+def _conductance(name: str, tensor: ir.TensorProtocol, weight: str) -> ir.Value:
+    return ir.Value(
         name=name,
         type=ir.TensorType(tensor.dtype),
         shape=ir.Shape(tensor.shape.numpy()),
         const_value=tensor,
         metadata_props={WEIGHT_KEY: weight, ROLE_KEY: "conductance", UNIT_KEY: "uS"},
     )
-    decoded.replace_all_uses_with(value)
-    remove_unused([node])
-    graph.initializers.add(value)
-    return name
 
 
 def _may_overflow(record: WeightRecord, max_abs_error: float) -> bool:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
-from onnx_gconv.errors import ModelError
+from onnx_gconv.crossbars.checked_weights import checked_weights, unlisted_weights
 from onnx_gconv.mapping import Manifest, WeightRecord, remove_manifest
-from onnx_gconv.mapping.located import (
-    BrokenMappingError,
-    FoldedMappingError,
-    MappedWeight,
-    ModelValues,
-    locate,
-    structural_problems,
-)
+from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
+from onnx_gconv.mapping.tensor_texts import TENSOR_KEY, put_texts_back
 from onnx_gconv.mapping.value_uses import hand_over_uses
 from onnx_gconv.tensors.bits import has_same_elements
 from onnx_gconv.tensors.streamed import element_chunks
@@ -50,6 +44,7 @@ class RestoreWeights(ir.passes.InPlacePass):
                 wrong, or if external data cannot be read.
         """
         located = _locate_all(require_mapped(model), model)
+        _require_unread(located)
         copies = [_digital_copy(mapped) for mapped in located]
         # All that reads data, and may fail, comes before the first change.
         joined = [copy is not None and _is_equal(copy, mapped) for copy, mapped in zip(copies, located, strict=True)]
@@ -57,8 +52,11 @@ class RestoreWeights(ir.passes.InPlacePass):
         owners = scopes(model)
         _require_free_names(located, owners)
         places = _Places(owners)
+        restored: dict[ir.Value, ir.Value] = {}
         for mapped, copy, is_joined in zip(located, copies, joined, strict=True):
-            weight = _restore(mapped, places)
+            if mapped.value not in restored:  # else another tool has joined it with an equal weight
+                restored[mapped.value] = _restore(mapped, places)
+            weight = restored[mapped.value]
             if copy is not None:
                 _restore_digital_copy(copy, weight if is_joined else None)
         places.fill()
@@ -67,29 +65,36 @@ class RestoreWeights(ir.passes.InPlacePass):
 
 
 def _locate_all(manifest: Manifest, model: ir.Model) -> list[MappedWeight]:
-    values = ModelValues(model)
     located = []
-    for record in manifest.weights:
-        try:
-            mapped = locate(record, values)
-            problem = next((text for text in (*structural_problems(mapped), *_other_uses(mapped))), None)
-        except FoldedMappingError as error:
-            if _is_plain(values.initializers[record.name], record):
-                continue
-            problem = str(error)
-        except (BrokenMappingError, ModelError) as error:
-            problem = str(error)
-        if problem is not None:
-            raise ModelPreconditionError(
-                f"the weight '{record.name}' cannot be restored: {problem}; restore the model as it was mapped"
-            )
-        located.append(mapped)
+    checked = checked_weights(manifest, model)
+    for item in checked:
+        record = item.record
+        if item.is_folded:
+            continue
+        if item.problem is not None or item.mapped is None:
+            raise _not_restored(record, item.problem)
+        located.append(item.mapped)
+    if (unlisted := next(unlisted_weights(checked, model), None)) is not None:
+        raise ModelPreconditionError(f"the model cannot be restored: {unlisted}; restore the model as it was mapped")
     return located
 
 
-def _is_plain(value: ir.Value, record: WeightRecord) -> bool:
-    tensor = value.const_value
-    return tensor is not None and tensor.dtype == record.ir_dtype and tensor.shape.numpy() == record.shape
+def _graphs_in_sight(mapped: MappedWeight, scope_of: Mapping[ir.Graph, Scope]) -> Iterator[ir.Graph]:
+    """The graph that holds a weight, and those between it and the readers of the weight."""
+    graph = mapped.nodes[0].graph
+    assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
+    yield graph
+    for node, _ in mapped.value.uses():
+        scope = scope_of[node.graph] if isinstance(node.graph, ir.Graph) else None
+        while scope is not None and scope.graph is not graph:
+            yield scope.graph
+            scope = scope.parent
+
+
+def _not_restored(record: WeightRecord, problem: str | None) -> ModelPreconditionError:
+    return ModelPreconditionError(
+        f"the weight '{record.name}' cannot be restored: {problem}; restore the model as it was mapped"
+    )
 
 
 def _require_meanings(located: Sequence[MappedWeight]) -> None:
@@ -116,7 +121,9 @@ def _require_meanings(located: Sequence[MappedWeight]) -> None:
 
 
 def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]) -> None:
-    """Refuse weights whose name another value of the same graph has, which would be replaced by the weight.
+    """Refuse weights whose name another value has in their graph, or in a body that reads them.
+
+    The weight would take the place of that value, or that value the place of the weight.
 
     Raises:
         ModelPreconditionError: It names the weight and the value.
@@ -128,26 +135,31 @@ def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]
         for value in (*scope.graph.inputs, *scope.graph.initializers.values(), *outputs):
             if value not in rebuilt and value.name:
                 taken[scope.graph, value.name] = value
+    scope_of = {scope.graph: scope for scope in owners}
     for mapped in located:
-        graph = mapped.nodes[0].graph
-        if isinstance(graph, ir.Graph) and (graph, mapped.record.name) in taken:
+        if any((graph, mapped.record.name) in taken for graph in _graphs_in_sight(mapped, scope_of)):
             raise ModelPreconditionError(
                 f"the weight '{mapped.record.name}' cannot be restored: the graph has another value of that name; "
                 "the manifest was changed, or another tool renamed that value: restore the model as it was mapped"
             )
 
 
-def _other_uses(mapped: MappedWeight) -> Iterator[str]:
-    """What else reads the values between the conductances and the weight, which are going to vanish."""
-    nodes = set(mapped.nodes)
-    for node in mapped.nodes:
-        output = node.outputs[0]
-        if output is mapped.value:
-            continue
-        if output.is_graph_output():
-            yield f"'{output.name}' has become a graph output"
-        if others := [reader for reader, _ in output.uses() if reader not in nodes]:
-            yield f"'{output.name}' is read by {node_label(others[0])} too"
+def _require_unread(located: Sequence[MappedWeight]) -> None:
+    """Refuse weights of which others read what is going to vanish: the values between the conductances and the weight.
+
+    Raises:
+        ModelPreconditionError: It names the weight and who reads it.
+    """
+    nodes = {node for mapped in located for node in mapped.nodes}
+    for mapped in located:
+        for node in mapped.nodes:
+            for output in node.outputs:
+                if output is mapped.value:
+                    continue
+                if output.is_graph_output():
+                    raise _not_restored(mapped.record, f"'{output.name}' has become a graph output")
+                if others := [reader for reader, _ in output.uses() if reader not in nodes]:
+                    raise _not_restored(mapped.record, f"'{output.name}' is read by {node_label(others[0])} too")
 
 
 def _digital_copy(mapped: MappedWeight) -> ir.Value | None:
@@ -183,21 +195,39 @@ def _restore(mapped: MappedWeight, places: _Places) -> ir.Value:
     record, rebuilt = mapped.record, mapped.value
     graph = mapped.nodes[0].graph
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
+    tensor = mapped.rebuilt
+    put_texts_back(tensor, rebuilt.metadata_props)
     weight = ir.Value(
         name=record.name,
         type=ir.TensorType(record.ir_dtype),
         shape=ir.Shape(record.shape),
         doc_string=rebuilt.doc_string,
-        const_value=mapped.rebuilt,
-        metadata_props={k: v for k, v in rebuilt.metadata_props.items() if k not in {WEIGHT_KEY, ROLE_KEY}},
+        const_value=tensor,
+        metadata_props={k: v for k, v in rebuilt.metadata_props.items() if not _is_ours(k)},
     )
     weight.meta.update(rebuilt.meta)
     hand_over_uses(rebuilt, weight)
-    graph.remove(mapped.nodes, safe=True)
+    _remove_unread(mapped.nodes)
     leaves = (*mapped.conductances, mapped.scale, *mapped.constants)
     constants = [value for value in leaves if not value.uses() and not value.is_graph_output()]
     places.take(constants, weight, graph, moved_from=record.moved_from)
     return weight
+
+
+def _is_ours(key: str) -> bool:
+    return key in {WEIGHT_KEY, ROLE_KEY} or key.startswith(TENSOR_KEY)
+
+
+def _remove_unread(nodes: Sequence[ir.Node]) -> None:
+    """Remove nodes, but those that another weight is still rebuilt with: another tool has joined equal nodes."""
+    left = list(nodes)
+    while unread := [
+        node for node in left if not any(output.uses() or output.is_graph_output() for output in node.outputs)
+    ]:
+        for node in unread:
+            if isinstance(node.graph, ir.Graph):
+                node.graph.remove(node, safe=True)
+        left = [node for node in left if node not in unread]
 
 
 class _Places:

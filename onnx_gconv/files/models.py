@@ -84,6 +84,7 @@ def load_model(path: str | os.PathLike[str], watched: WatchedFiles | None = None
     try:
         with _collection_suspended():
             model = ir.from_proto(proto)
+            _have_metadata_once(model)
     except (ir.serde.SerdeError, ValueError, TypeError) as error:
         reason = " ".join(str(_first_cause(error)).split())
         raise ModelError(f"'{path}' is not a valid ONNX model: {reason}; export it again") from error
@@ -95,6 +96,14 @@ def load_model(path: str | os.PathLike[str], watched: WatchedFiles | None = None
             raise ModelError(f"'{path}': {error}") from None
         watched.add(Path(tensor.path))
     return model
+
+
+def _have_metadata_once(model: ir.Model) -> None:
+    """Keep onnx-ir (1.1) from writing the metadata of each tensor twice: those it has read, and those of the file."""
+    initializers = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    for tensor in (*initializers, *(tensor for _, _, tensor in attribute_tensors(model))):
+        if isinstance(tensor, ir.serde.TensorProtoTensor):
+            del tensor.raw.metadata_props[:]
 
 
 def _is_of_onnx_runtime(path: Path) -> bool:
@@ -342,7 +351,13 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol:
 
 
 def _loaded(tensor: ir.ExternalTensor) -> ir.Tensor[Any]:
-    return ir.Tensor(all_elements(tensor), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+    return ir.Tensor(
+        all_elements(tensor),
+        dtype=tensor.dtype,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
 
 
 def _attribute_in_memory(attribute: ir.Attr) -> ir.Attr:

@@ -21,6 +21,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
 from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
+from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import open_bundle
 from onnx_gconv.handoff.compared_tiles import compared_layers, measured_values, of_another_model, tile_errors
@@ -140,7 +141,9 @@ def read_back(
         if dry_run:
             return report
         with named_in_messages(source):
+            check = RewriteCheck(model)
             ReplaceConductances(_replacements(pairs, compared, measurements))(model)
+            check.require_sound(model)
         step = progress_of_step(progress, "write")
         files = save_model(model, target, external_data=external_data, inputs=models, watched=watched, progress=step)
     return replace(report, output=target, files=tuple(files))

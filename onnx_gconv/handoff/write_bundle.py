@@ -25,6 +25,7 @@ from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_
 from onnx_gconv.files.models import check_model_path, load_model
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.files.progress import Progress, progress_of_step
+from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.staged_folder import bring_back, staged_folder
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
@@ -288,7 +289,9 @@ def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | Non
     ):
         try:
             files = files_to_copy(job.source, model, _OWN_FILES | FORMATS.keys())
+            check = RewriteCheck(model)
             RestoreWeights()(model)
+            check.require_sound(model)
             plain = copier.submit(write_plain, model, staged.folder, job.source, stopped, executor)
             copies = [copier.submit(copied, file, staged.folder, name, stopped) for name, file in files.items()]
             manifest, drawn = _fill(job, staged.folder, executor, copies, plain)

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.converters import Decoding
-from onnx_gconv.errors import ModelError
-from onnx_gconv.mapping.manifest import Manifest, WeightRecord, ZeroRecord
+from onnx_gconv.mapping.conductance_sum import ARITHMETIC_OPS, Term, conductance_terms
+from onnx_gconv.mapping.manifest import WeightRecord, ZeroRecord
 from onnx_gconv.mapping.nodes import ROLE_KEY
 from onnx_gconv.mapping.operands import (
     BrokenMappingError,
-    decoded_conductance,
-    expanded_entries,
+    entries_behind,
     only_user,
     scalar,
 )
 from onnx_gconv.tensors.codes import DecodedLevelsTensor, ZeroPoint
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.streamed import all_elements
+from onnx_gconv.tensors.types import type_name
 
 __all__ = [
     "BrokenMappingError",
     "FoldedMappingError",
     "MappedWeight",
     "ModelValues",
-    "broken_weights",
     "locate",
-    "structural_problems",
 ]
-
 
 _HALF = 0.5
 _OPERANDS = 2
-_ARITHMETIC = frozenset({"Add", "Sub", "Mul"})
+
+# What stands between conductances, or their codes, and the division by the scale.
+_BEFORE_DIVISION = frozenset({*ARITHMETIC_OPS, "Cast", "DequantizeLinear", "Gather"})
+
+# What stands between that division and a weight, and between the weight and those who read it.
+_AFTER_DIVISION = frozenset(
+    {"Add", "Round", "Floor", "Max", "Min", "Cast", "DequantizeLinear", "Sub", "Mul"}
+    | {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+)
 
 
 class FoldedMappingError(BrokenMappingError):
@@ -49,23 +54,38 @@ class MappedWeight:
 
     Attributes:
         record: What the manifest says of it.
-        conductances: The initializers of the conductances, or of their codes, in the order of the record.
-        decoded: The conductances in µS: the same, or what the nodes make of the codes.
+        terms: The conductances in the sum that is divided by the scale, in the order of the record.
         scale: The scale initializer.
         zero: The initializer of what is added to the quotient; None if that is nothing.
+        zero_point_value: The initializer of the zero points of integer codes; None if they are 0.
         constants: All other initializers of the nodes.
         nodes: The nodes that rebuild the weight, the last one first.
         value: The rebuilt weight.
     """
 
     record: WeightRecord
-    conductances: tuple[ir.Value, ...]
-    decoded: tuple[ir.Value, ...]
+    terms: tuple[Term, ...]
     scale: ir.Value
     zero: ir.Value | None
+    zero_point_value: ir.Value | None
     constants: tuple[ir.Value, ...]
     nodes: tuple[ir.Node, ...]
     value: ir.Value
+
+    @property
+    def conductances(self) -> tuple[ir.Value, ...]:
+        """The initializers of the conductances, or of their codes, in the order of the record."""
+        return tuple(term.stored for term in self.terms)
+
+    @property
+    def renamed(self) -> tuple[tuple[str, str], ...]:
+        """The names of conductances and scale in the manifest that others have taken the place of, and their names.
+
+        Another tool has let one initializer stand for several equal ones, or has renamed it.
+        """
+        said = (*(item.name for item in self.record.conductances), self.record.scale.name)
+        found = (value.name or "" for value in (*self.conductances, self.scale))
+        return tuple((name, now) for name, now in zip(said, found, strict=True) if name != now)
 
     @property
     def rebuilt(self) -> RebuiltTensor:
@@ -90,10 +110,8 @@ class MappedWeight:
     @property
     def zero_point(self) -> ZeroPoint | None:
         """The zero points of a weight of integer codes; None for 0."""
-        for value in self.constants:
-            if value.name == self.record.zero_point:
-                return ZeroPoint(all_elements(_tensor(value)).astype(np.int64), self.record.shape)
-        return None
+        value = self.zero_point_value
+        return None if value is None else ZeroPoint(all_elements(_tensor(value)).astype(np.int64), self.record.shape)
 
     @property
     def tensors(self) -> tuple[ir.TensorProtocol, ...]:
@@ -113,47 +131,127 @@ class MappedWeight:
 
 
 class ModelValues:
-    """Initializers of all graphs by name, and the outputs of all nodes."""
+    """Initializers of all graphs by name, the outputs of all nodes, and the nodes themselves."""
 
     def __init__(self, model: ir.Model) -> None:
         self.initializers: dict[str, ir.Value] = {}
-        self.outputs: dict[str, ir.Value] = {}
+        self.outputs: dict[str, list[ir.Value]] = {}
+        self._nodes: dict[tuple[str, str], list[ir.Node]] = {}
         for graph in model.graphs():
             self.initializers.update({name: v for name, v in graph.initializers.items() if v.const_value is not None})
             for node in graph:
-                self.outputs.update({output.name: output for output in node.outputs if output.name})
+                if node.name:
+                    self._nodes.setdefault((node.name, node.op_type), []).append(node)
+                for output in node.outputs:
+                    if output.name:
+                        self.outputs.setdefault(output.name, []).append(output)
 
-
-def broken_weights(manifest: Manifest, model: ir.Model) -> tuple[tuple[WeightRecord, str], ...]:
-    """The weights of which the graph is not as the manifest says, and what is wrong. No conductances are read."""
-    values, found = ModelValues(model), []
-    for record in manifest.weights:
-        try:
-            problem = next(structural_problems(locate(record, values)), None)
-        except (BrokenMappingError, ModelError) as error:
-            problem = str(error)
-        if problem is not None:
-            found.append((record, problem))
-    return tuple(found)
+    def nodes(self, name: str, op_type: str) -> Sequence[ir.Node]:
+        """The nodes of a name and an op, in all graphs."""
+        return self._nodes.get((name, op_type), ())
 
 
 def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
     """Find the conductances, the scale and the nodes of a mapped weight, and check that they compute what they should.
 
-    The nodes are followed from the scale forwards to the weight and backwards to the conductances, so that other tools
-    may rename what lies between.
+    The division by the scale is found from what the manifest names: the conductances, the weight, or a node that reads
+    it. What its operands are computed from is the truth: other tools may rename what lies between, and may join equal
+    initializers, so that one stands for those that the manifest names.
 
     Raises:
         BrokenMappingError: If something is missing or computes something else.
     """
+    divisions = _divisions(record, values)
+    if not divisions:
+        raise _missing(record, values)
+    problem: BrokenMappingError | None = None
+    for division in divisions:
+        try:
+            return _located(division, record, values)
+        except BrokenMappingError as error:
+            problem = problem or error
+    assert problem is not None  # noqa: S101 - there was a division
+    raise problem
+
+
+def _divisions(record: WeightRecord, values: ModelValues) -> list[ir.Node]:
+    """The divisions by the scale that may be those of a weight, the likeliest first.
+
+    Where all conductances are there under their names, the division is computed from them; several are, if other
+    weights have the same conductances. Where another tool has joined some with others or renamed them, the name of the
+    weight, or a node that reads it, has to lead to the division.
+
+    Raises:
+        BrokenMappingError: If the conductances are there, but no division.
+    """
+    behind = [*_behind_readers(record, values), *_behind_names(record, values)]
+    own = [values.initializers.get(item.name) for item in record.conductances]
+    if not all(own):
+        return list(dict.fromkeys(behind))
+    ahead = _ahead(min((value for value in own if value is not None), key=lambda value: len(value.uses())))
+    scale = values.initializers.get(record.scale.name)
+    if not ahead and scale is not None and not any(node.op_type == "Div" and slot == 1 for node, slot in scale.uses()):
+        uses = ", ".join(f"{node.op_type}[{index}]" for node, index in scale.uses()) or "nothing"
+        raise BrokenMappingError(f"'{scale.name}' should be read by one Div node (input 1), but by {uses}")
+    return list(dict.fromkeys([*(item for item in behind if item in ahead), *ahead])) or list(dict.fromkeys(behind))
+
+
+def _ahead(value: ir.Value) -> list[ir.Node]:
+    """The divisions whose dividend is computed from a conductance or its codes, by nodes as they rebuild weights."""
+    found: dict[ir.Node, None] = {}
+    waiting, seen = [value], {value}
+    while waiting:
+        for node, index in waiting.pop().uses():
+            if node.op_type == "Div" and index == 0:
+                found[node] = None
+            elif node.op_type in _BEFORE_DIVISION and node.domain == "":
+                waiting.extend(output for output in node.outputs if output not in seen)
+                seen.update(node.outputs)
+    return list(found)
+
+
+def _behind_readers(record: WeightRecord, values: ModelValues) -> Iterator[ir.Node]:
+    """The divisions that the inputs of the named readers are computed from."""
+    for consumer in record.consumers:
+        if consumer.reads == "digital" or not consumer.node:
+            continue
+        for node in values.nodes(consumer.node, consumer.op_type):
+            if consumer.slot < len(node.inputs) and (division := _behind(node.inputs[consumer.slot])) is not None:
+                yield division
+
+
+def _behind_names(record: WeightRecord, values: ModelValues) -> Iterator[ir.Node]:
+    for value in values.outputs.get(record.name, ()):
+        if (division := _behind(value)) is not None:
+            yield division
+
+
+def _behind(value: ir.Value | None) -> ir.Node | None:
+    """The division that a value is computed from, by nodes that a rebuilt weight passes; None if there is none."""
+    seen = set[ir.Node]()
+    while value is not None and (node := value.producer()) is not None and node.domain == "":
+        if node.op_type == "Div":
+            return node
+        if node.op_type not in _AFTER_DIVISION or not node.inputs or node in seen:
+            return None
+        seen.add(node)
+        value = node.inputs[0]
+    return None
+
+
+def _located(div: ir.Node, record: WeightRecord, values: ModelValues) -> MappedWeight:
+    """The weight that a division is part of.
+
+    Raises:
+        BrokenMappingError: If the nodes compute something else than the manifest says.
+    """
     dtype, grid = record.ir_dtype, record.grid
-    conductances = tuple(_initializer(item.name, record, values) for item in record.conductances)
-    scale = _initializer(record.scale.name, record, values)
-    div = only_user(expanded_entries(scale, grid), "Div", 1)
+    if len(div.inputs) < _OPERANDS or not div.outputs:
+        raise BrokenMappingError(f"the node '{div.name}' (Div) lacks an input or an output")
+    terms = conductance_terms(div, record, values.initializers)
+    scale = _named_or_joined(entries_behind(div.inputs[1], grid), record.scale.name, "it is divided by", values)
     nodes, leaves = _expression(div)
     value = div.outputs[0]
-    decoded = tuple(decoded_conductance(conductance, record) for conductance in conductances)
-    _check_sum(div.inputs[0], decoded, record)
     after: list[ir.Node] = []
     added = _zero(value, record, values)
     if added is not None:
@@ -164,44 +262,41 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
         nodes.extend(node for node in more_nodes if node not in before)
         leaves.extend(leaf for leaf in more_leaves if leaf not in leaves)
         value = add.outputs[0]
+    zero_point: ir.Value | None = None
     if record.rounded:
-        value = _rounded(value, record, after, leaves)
+        value, zero_point = _rounded(value, record, values, after, leaves)
     if record.saturation_limits is not None:
         value = _saturated(value, record.saturation_limits, after, leaves)
     if record.dtype != record.compute_dtype:
         cast = only_user(value, "Cast", 0)
         if (target := cast.attributes.get_int("to", 0)) != dtype.value:
-            raise BrokenMappingError(f"it is cast to {_type_name(ir.DataType(target))}, not to {record.dtype}")
+            raise BrokenMappingError(f"it is cast to {type_name(ir.DataType(target))}, not to {record.dtype}")
         after.append(cast)
         value = cast.outputs[0]
-    known = {*conductances, scale}
+    known = {*(term.stored for term in terms), scale}
     return MappedWeight(
         record=record,
-        conductances=conductances,
-        decoded=decoded,
+        terms=tuple(terms),
         scale=scale,
         zero=None if added is None else added[1],
+        zero_point_value=zero_point,
         constants=tuple(dict.fromkeys(leaf for leaf in leaves if leaf not in known)),
         nodes=(*reversed(after), *nodes),
         value=value,
     )
 
 
-def _check_sum(total: ir.Value | None, decoded: Sequence[ir.Value], record: WeightRecord) -> None:
-    """Check that a value is the sum of all conductances with their coefficients, less the offset.
+def _named_or_joined(value: ir.Value, name: str, what: str, values: ModelValues) -> ir.Value:
+    """An initializer that should have a name; it may have another one only where none has that name any more.
 
     Raises:
-        BrokenMappingError: If it is something else.
+        BrokenMappingError: If another one does.
     """
-    devices = {value: item.name for item, value in zip(record.conductances, decoded, strict=True)}
-    found = _linear_form(total, devices)
-    number = np.dtype(record.compute_dtype).type  # the nodes' constants are rounded to that type
-    expected = {item.name: float(number(item.coefficient)) for item in record.conductances}
-    offset = found.pop("", 0.0)
-    if found != expected or offset != -float(number(record.offset_us)):
-        raise BrokenMappingError(
-            f"the nodes compute {_text(found, offset)} instead of {_text(expected, -record.offset_us)}"
-        )
+    if not value.is_initializer() or value.const_value is None:
+        raise BrokenMappingError(f"{what} '{value.name}', which is no initializer")
+    if value.name != name and name in values.initializers:
+        raise BrokenMappingError(f"{what} '{value.name}', but the manifest names '{name}'")
+    return value
 
 
 def _zero(value: ir.Value, record: WeightRecord, values: ModelValues) -> tuple[ir.Node, ir.Value] | None:
@@ -211,11 +306,9 @@ def _zero(value: ir.Value, record: WeightRecord, values: ModelValues) -> tuple[i
         BrokenMappingError: If another zero is added than the manifest says.
     """
     if isinstance(record.zero, ZeroRecord):
-        zero = _initializer(record.zero.name, record, values)
         add = only_user(value, "Add", 0)
-        if add.inputs[1] is not expanded_entries(zero, record.grid):
-            raise BrokenMappingError(f"not '{zero.name}' is added to it, which the manifest names")
-        return add, zero
+        entries = entries_behind(add.inputs[1], record.grid)
+        return add, _named_or_joined(entries, record.zero.name, "to it is added", values)
     if not record.zero:
         if any(node.metadata_props.get(ROLE_KEY) == "zero" for node, _ in value.uses()):
             raise BrokenMappingError("a zero is added to it, of which the manifest says nothing")
@@ -227,8 +320,14 @@ def _zero(value: ir.Value, record: WeightRecord, values: ModelValues) -> tuple[i
     return add, constant
 
 
-def _rounded(value: ir.Value, record: WeightRecord, after: list[ir.Node], leaves: list[ir.Value]) -> ir.Value:
-    """Follow the nodes that make integer codes of what the conductances give."""
+def _rounded(
+    value: ir.Value, record: WeightRecord, values: ModelValues, after: list[ir.Node], leaves: list[ir.Value]
+) -> tuple[ir.Value, ir.Value | None]:
+    """Follow the nodes that make integer codes of what the conductances give.
+
+    Returns:
+        The codes, and the initializer of the zero points; None for 0.
+    """
     if [node.op_type for node, _ in value.uses()] == ["Add"]:  # as Floor(x + 0.5) where there is no Round
         add = only_user(value, "Add", 0)
         if (half := scalar(add.inputs[1])) != _HALF:
@@ -240,14 +339,15 @@ def _rounded(value: ir.Value, record: WeightRecord, after: list[ir.Node], leaves
         rounding = only_user(value, "Round", 0)
     after.append(rounding)
     value = rounding.outputs[0]
-    if record.zero_point is not None:
-        add = only_user(value, "Add", 0)
-        if (operand := add.inputs[1]) is None or operand.name != record.zero_point:
-            raise BrokenMappingError(f"not '{record.zero_point}' is added to it, which holds its zero points")
-        after.append(add)
-        leaves.append(operand)
-        value = add.outputs[0]
-    return value
+    if record.zero_point is None:
+        return value, None
+    add = only_user(value, "Add", 0)
+    if add.inputs[1] is None:
+        raise BrokenMappingError(f"the node '{add.name}' (Add) lacks an input")
+    operand = _named_or_joined(add.inputs[1], record.zero_point, "as its zero points is added", values)
+    after.append(add)
+    leaves.append(operand)
+    return add.outputs[0], operand
 
 
 def _saturated(value: ir.Value, limits: tuple[float, float], after: list[ir.Node], leaves: list[ir.Value]) -> ir.Value:
@@ -262,83 +362,36 @@ def _saturated(value: ir.Value, limits: tuple[float, float], after: list[ir.Node
     return value
 
 
-def structural_problems(mapped: MappedWeight) -> Iterator[str]:
-    """What is wrong with the types, the shapes, the scale and the zero of a mapped weight; nothing if nothing is."""
-    record = mapped.record
-    levels = record.levels_of_codes
-    stored_type = record.compute_dtype if levels is None else levels.storage
-    for tensor in mapped.stored_tensors:
-        if tensor.shape.numpy() != record.shape:
-            yield f"'{tensor.name}' has the shape {list(tensor.shape.numpy())}, the weight {list(record.shape)}"
-        if _type_name(tensor.dtype) != stored_type:
-            yield f"'{tensor.name}' is {_type_name(tensor.dtype)} now, it was {stored_type}"
-    yield from _scale_problems(mapped.scale, record)
-    if mapped.zero is not None and isinstance(record.zero, ZeroRecord):
-        yield from _zero_problems(mapped.zero, record.zero, record)
-
-
-def _scale_problems(value: ir.Value, record: WeightRecord) -> Iterator[str]:
-    scale = _tensor(value)
-    entries = np.asarray(all_elements(scale), np.float64)
-    is_positive = bool(np.all(np.isfinite(entries) & (entries > 0)))
-    if record.scale.form == "number":
-        if scale.size != 1 or not is_positive:
-            yield f"the scale '{value.name}' is not one positive finite number"
-            return
-        if (number := float(entries.reshape(-1)[0])) != record.scale.value:
-            yield f"the scale '{value.name}' is {number!r}, the manifest says {record.scale.value!r}"
-            return
-    else:
-        if scale.shape.numpy() != record.scale.shape:
-            wanted = list(record.scale.shape)
-            yield f"the scale '{value.name}' has the shape {list(scale.shape.numpy())}, the manifest says {wanted}"
-            return
-        if not is_positive:
-            index = int(np.flatnonzero(~(np.isfinite(entries) & (entries > 0)))[0])
-            yield f"the scale '{value.name}' has {entries.reshape(-1)[index]} at flat index {index}, no positive number"
-            return
-        extremes = float(entries.min()), float(entries.max())
-        if extremes != (record.scale.minimum, record.scale.maximum):
-            manifest = f"{record.scale.minimum!r} to {record.scale.maximum!r}"
-            yield f"the scale '{value.name}' is {extremes[0]!r} to {extremes[1]!r}, the manifest says {manifest}"
-            return
-    if scale.dtype != record.ir_compute_dtype:
-        yield f"'{value.name}' is {_type_name(scale.dtype)} now, it was {record.compute_dtype}"
-
-
-def _zero_problems(value: ir.Value, zero: ZeroRecord, record: WeightRecord) -> Iterator[str]:
-    tensor = _tensor(value)
-    if (shape := tensor.shape.numpy()) != record.scale.shape:
-        yield f"the zero '{value.name}' has the shape {list(shape)}, the manifest says {list(record.scale.shape)}"
-        return
-    entries = np.asarray(all_elements(tensor), np.float64)
-    extremes, number = (float(entries.min()), float(entries.max())), np.dtype(record.compute_dtype).type
-    if extremes != (float(number(zero.minimum)), float(number(zero.maximum))):  # NaN equals no extreme
-        manifest = f"{zero.minimum!r} to {zero.maximum!r}"
-        yield f"the zero '{value.name}' is {extremes[0]!r} to {extremes[1]!r}, the manifest says {manifest}"
-    elif tensor.dtype != record.ir_compute_dtype:
-        yield f"'{value.name}' is {_type_name(tensor.dtype)} now, it was {record.compute_dtype}"
-
-
-def _initializer(name: str, record: WeightRecord, values: ModelValues) -> ir.Value:
-    if name in values.initializers:
-        return values.initializers[name]
-    if record.name in values.initializers:
-        names = (record.scale.name, *(item.name for item in record.conductances))
-        kind = BrokenMappingError if any(name in values.initializers for name in names) else FoldedMappingError
-        raise kind(
-            f"the mapping was folded away: '{record.name}' is a plain initializer again and '{name}' is gone; "
+def _missing(record: WeightRecord, values: ModelValues) -> BrokenMappingError:
+    """Why nothing in the graph rebuilds a weight."""
+    gone = next((item.name for item in record.conductances if item.name not in values.initializers), record.scale.name)
+    plain = values.initializers.get(record.name) or next(_plain_behind_readers(record, values), None)
+    if plain is not None:
+        kind = FoldedMappingError if _is_weight(plain, record) else BrokenMappingError
+        return kind(
+            f"the mapping was folded away: '{plain.name}' is a plain initializer again and '{gone}' is gone; "
             "mapping has to be the last step, after all constant folding"
         )
     if record.name in values.outputs and record.scale.name not in values.initializers:
-        raise BrokenMappingError(f"'{name}' is gone; another tool replaced what computes '{record.name}'")
-    raise BrokenMappingError(f"the initializer '{name}' is gone; another tool removed or renamed it")
+        return BrokenMappingError(f"'{gone}' is gone; another tool replaced what computes '{record.name}'")
+    return BrokenMappingError(f"the initializer '{gone}' is gone; another tool removed or renamed it")
 
 
-def _type_name(dtype: ir.DataType) -> str:
-    if dtype in {ir.DataType.UNDEFINED, ir.DataType.STRING}:
-        return dtype.name.lower()
-    return np.dtype(dtype.numpy()).name
+def _plain_behind_readers(record: WeightRecord, values: ModelValues) -> Iterator[ir.Value]:
+    """The initializers that named readers have in place of a weight: another tool has joined it with an equal one."""
+    for consumer in record.consumers:
+        if consumer.reads == "digital" or not consumer.node or not consumer.is_mvm:
+            continue
+        for node in values.nodes(consumer.node, consumer.op_type):
+            value = node.inputs[consumer.slot] if consumer.slot < len(node.inputs) else None
+            if value is not None and value.is_initializer() and _is_weight(value, record):
+                yield value
+
+
+def _is_weight(value: ir.Value, record: WeightRecord) -> bool:
+    """Whether an initializer has the type and the shape of a weight."""
+    tensor = value.const_value
+    return tensor is not None and tensor.dtype == record.ir_dtype and tensor.shape.numpy() == record.shape
 
 
 def _expression(root: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
@@ -358,51 +411,6 @@ def _expression(root: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
     return nodes, leaves
 
 
-def _linear_form(
-    value: ir.Value | None, devices: Mapping[ir.Value, str], above: frozenset[ir.Node] = frozenset()
-) -> dict[str, float]:
-    """What a value computes, as coefficients of devices by name; the constant term under ''.
-
-    Args:
-        value: The value.
-        devices: The conductances.
-        above: The nodes that the value is computed for, which it may not be computed from.
-    """
-    if value is None or value.name is None:
-        raise BrokenMappingError("a node that rebuilds the weight lacks an input")
-    if value in devices:
-        return {devices[value]: 1.0}
-    node = value.producer()
-    if node is None:
-        if not value.is_initializer():
-            raise BrokenMappingError(f"the weight is computed from '{value.name}', which is no initializer")
-        return {value.name: 1.0}
-    if node in above:
-        raise BrokenMappingError(f"the node '{node.name}' ({node.op_type}) computes with its own output")
-    above |= {node}
-    if node.op_type in _ARITHMETIC and len(node.inputs) < _OPERANDS:
-        raise BrokenMappingError(f"the node '{node.name}' ({node.op_type}) lacks an input")
-    if node.op_type in {"Add", "Sub"} and node.domain == "":
-        sign = 1.0 if node.op_type == "Add" else -1.0
-        left, right = _linear_form(node.inputs[0], devices, above), _linear_term(node.inputs[1], devices, above)
-        return {name: left.get(name, 0.0) + sign * right.get(name, 0.0) for name in [*left, *right]}
-    if node.op_type == "Mul" and node.domain == "" and (factor := scalar(node.inputs[1])) is not None:
-        return {name: factor * number for name, number in _linear_form(node.inputs[0], devices, above).items()}
-    raise BrokenMappingError(f"the weight is computed by an unexpected node {node.op_type} ('{node.name}')")
-
-
-def _linear_term(
-    value: ir.Value | None, devices: Mapping[ir.Value, str], above: frozenset[ir.Node]
-) -> dict[str, float]:
-    number = None if value in devices else scalar(value)
-    return _linear_form(value, devices, above) if number is None else {"": number}
-
-
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
     assert value.const_value is not None  # noqa: S101 - `ModelValues` takes initializers with data only
     return value.const_value
-
-
-def _text(form: dict[str, float], offset: float) -> str:
-    terms: Iterable[str] = (f"{number:+g}*{name}" for name, number in form.items())
-    return " ".join(terms) + (f" {offset:+g}" if offset else "")

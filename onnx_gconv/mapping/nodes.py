@@ -94,6 +94,7 @@ def rebuild_nodes(
     grid: ScaleGrid | None = None,
     zero_name: str | None = None,
     level_codes: LevelCodes | None = None,
+    shapes_in_nodes: bool = True,
 ) -> RebuiltWeight:
     """Build the nodes for ``W = (sum_k c_k * G_k - b) / scale + w0``.
 
@@ -123,8 +124,19 @@ def rebuild_nodes(
         grid: Which elements share a scale; None if all do.
         zero_name: Name of w0; a new one if None.
         level_codes: For conductances that are stored as codes, how they are decoded.
+        shapes_in_nodes: Whether shapes are in Constant nodes, which hold integers since opset 9, or in initializers,
+            which ONNX Runtime refuses as shapes if they are in external data.
     """
-    emitter = _Emitter(name, conductances, decoding, dtype=dtype, names=names, grid=grid, level_codes=level_codes)
+    emitter = _Emitter(
+        name,
+        conductances,
+        decoding,
+        dtype=dtype,
+        names=names,
+        grid=grid,
+        level_codes=level_codes,
+        shapes_in_nodes=shapes_in_nodes,
+    )
     return emitter.emit(scale_name, zero_name, codes)
 
 
@@ -139,6 +151,7 @@ class _Emitter:
         names: UniqueNames,
         grid: ScaleGrid | None,
         level_codes: LevelCodes | None,
+        shapes_in_nodes: bool,
     ) -> None:
         self._name = name
         self._conductances = conductances
@@ -149,6 +162,7 @@ class _Emitter:
         self._names = names
         self._grid = grid
         self._level_codes = level_codes
+        self._shapes_in_nodes = shapes_in_nodes
         self._initializers: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
         self._indices: list[ir.Value] = []
@@ -217,9 +231,16 @@ class _Emitter:
             perm = ir.AttrInt64s("perm", grid.permutation)
             value = self._node("Transpose", [value], "expand", [perm], shape=shape, suffix=f"{role}_expanded")
         if tuple(shape) != self._shape:
-            target = self._integers(self._new("g_shape"), np.array(self._shape, np.int64), "shape")
-            value = self._node("Reshape", [value, target], "expand", suffix=f"{role}_expanded")
+            value = self._node("Reshape", [value, self._target_shape()], "expand", suffix=f"{role}_expanded")
         return value
+
+    def _target_shape(self) -> ir.Value:
+        """The shape of the weight."""
+        name, sizes = self._new("g_shape"), np.array(self._shape, np.int64)
+        if not self._shapes_in_nodes:
+            return self._integers(name, sizes, "shape")
+        shape, rank = ir.AttrTensor("value", ir.tensor(sizes, name=name)), len(self._shape)
+        return self._node("Constant", [], "shape", [shape], dtype=ir.DataType.INT64, shape=[rank], name=name)
 
     def _decoded(self, devices: Sequence[ir.Value], codes: LevelCodes) -> Iterator[ir.Value]:
         """The conductances in µS that codes stand for."""

@@ -1,6 +1,8 @@
 """What nodes make of the initializers of a mapped weight before they compute with them.
 
-Codes of levels are decoded to conductances, and the entries of a grid are expanded to one for each element.
+Codes of levels are decoded to conductances, and the entries of a grid are expanded to one for each element. What is
+found is followed backwards, from what the nodes give to what they read: other tools may let one initializer stand for
+several that are equal.
 """
 
 from __future__ import annotations
@@ -12,7 +14,15 @@ from onnx_gconv.mapping.manifest import LevelsRecord, WeightRecord
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.streamed import all_elements
 
-__all__ = ["BrokenMappingError", "decoded_conductance", "expanded_entries", "only_user", "scalar"]
+__all__ = [
+    "BrokenMappingError",
+    "constant_tensor",
+    "entries_behind",
+    "integers",
+    "only_user",
+    "scalar",
+    "stored_behind",
+]
 
 _UNARY_OPS = frozenset({"Cast", "Round", "Floor", "Transpose"})
 
@@ -24,77 +34,140 @@ class BrokenMappingError(Exception):
     """What the graph has in place of a mapped weight; the message goes into the report of a check."""
 
 
-def expanded_entries(value: ir.Value, grid: ScaleGrid | None) -> ir.Value:
-    """What the nodes make of the entries of a grid: an entry for each element of the weight.
-
-    Raises:
-        BrokenMappingError: If they do something else.
-    """
-    if grid is None or grid.form != "tiles":
-        return value
-    shape = list(grid.stored_shape)
-    for step in grid.gathers:
-        gather = only_user(value, "Gather", 0)
-        indices = gather.inputs[1].const_value if gather.inputs[1] is not None else None
-        if gather.attributes.get_int("axis", 0) != step.axis or indices is None:
-            raise BrokenMappingError(f"'{gather.name}' does not expand '{value.name}' along the axis {step.axis}")
-        if not np.array_equal(all_elements(indices), step.indices):
-            raise BrokenMappingError(f"'{gather.name}' expands '{value.name}' by other pieces than the manifest names")
-        shape[step.axis : step.axis + 1] = step.indices.shape
-        value = gather.outputs[0]
-    if grid.permutation != tuple(range(len(grid.permutation))):
-        transpose = only_user(value, "Transpose", 0)
-        if tuple(transpose.attributes.get_ints("perm", ()) or ()) != grid.permutation:
-            raise BrokenMappingError(f"'{transpose.name}' puts the axes of '{value.name}' into another order")
-        shape = [shape[axis] for axis in grid.permutation]
-        value = transpose.outputs[0]
-    if tuple(shape) != grid.layout.shape:
-        value = only_user(value, "Reshape", 0).outputs[0]
-    return value
-
-
-def decoded_conductance(stored: ir.Value, record: WeightRecord) -> ir.Value:
-    """The conductance in µS that the nodes make of an initializer: itself, or what its codes are decoded to.
+def entries_behind(value: ir.Value | None, grid: ScaleGrid | None) -> ir.Value:
+    """The entries of a grid that nodes expand to a value, which has one for each element of the weight.
 
     Raises:
         BrokenMappingError: If the nodes do something else.
     """
+    if value is None:
+        raise BrokenMappingError("a node that rebuilds the weight lacks an input")
+    if grid is None or grid.form != "tiles":
+        return value
+    shape = tuple(grid.expanded_shape[axis] for axis in grid.permutation)
+    if shape != grid.layout.shape:
+        reshape = _producer(value, "Reshape")
+        if integers(reshape.inputs[1]) != grid.layout.shape:
+            raise BrokenMappingError(f"'{reshape.name}' does not give '{value.name}' the shape of the weight")
+        value = _first(reshape)
+    if grid.permutation != tuple(range(len(grid.permutation))):
+        transpose = _producer(value, "Transpose")
+        if tuple(transpose.attributes.get_ints("perm", ()) or ()) != grid.permutation:
+            raise BrokenMappingError(f"'{transpose.name}' puts the axes of '{value.name}' into another order")
+        value = _first(transpose)
+    for step in reversed(grid.gathers):
+        gather = _producer(value, "Gather")
+        indices = None if gather.inputs[1] is None else constant_tensor(gather.inputs[1])
+        if gather.attributes.get_int("axis", 0) != step.axis or indices is None:
+            raise BrokenMappingError(f"'{gather.name}' does not expand '{_first(gather).name}' along axis {step.axis}")
+        if not np.array_equal(all_elements(indices), step.indices):
+            raise BrokenMappingError(
+                f"'{gather.name}' expands '{_first(gather).name}' by other pieces than the manifest names"
+            )
+        value = _first(gather)
+    return value
+
+
+def stored_behind(value: ir.Value, record: WeightRecord) -> ir.Value | None:
+    """The initializer that holds a conductance: itself, or its codes; None if the value is no conductance.
+
+    Args:
+        value: What may be a conductance in µS.
+        record: The weight, which says how its conductances are stored.
+
+    Raises:
+        BrokenMappingError: If codes are decoded by something else than the manifest says.
+    """
     levels = record.levels_of_codes
     if levels is None:
-        return stored
-    return _decoded_from_table(stored, levels, record) if not levels.uniform else _dequantized(stored, levels, record)
+        return value if value.is_initializer() and value.const_value is not None else None
+    return _behind_table(value, levels, record) if not levels.uniform else _behind_steps(value, levels, record)
 
 
-def _dequantized(stored: ir.Value, levels: LevelsRecord, record: WeightRecord) -> ir.Value:
+def _behind_steps(value: ir.Value, levels: LevelsRecord, record: WeightRecord) -> ir.Value | None:
     number = np.dtype(record.compute_dtype).type
-    step = float(number(levels.levels.step_us or 0.0))
-    if [node.op_type for node, _ in stored.uses()] == ["Cast"]:
-        node = only_user(only_user(stored, "Cast", 0).outputs[0], "Mul", 0)
-    else:
-        node = only_user(stored, "DequantizeLinear", 0)
+    step, add = float(number(levels.levels.step_us or 0.0)), None
+    node = value.producer()
+    if levels.g_min:
+        if node is None or node.op_type != "Add" or scalar(_second(node)) is None:
+            return None
+        add, node = node, _first(node).producer()
+    if node is None or (stored := _counted(node)) is None:
+        return None
     if any(item is not None for item in node.inputs[2:]):
         raise BrokenMappingError(f"'{node.name}', which decodes the codes '{stored.name}', has a zero point now")
     if (found := scalar(node.inputs[1])) != step:
         raise BrokenMappingError(f"the codes '{stored.name}' count steps of {found} µS, the manifest says {step}")
-    value = node.outputs[0]
-    if levels.g_min:
-        add = only_user(value, "Add", 0)
-        if (found := scalar(add.inputs[1])) != float(number(levels.g_min)):
-            raise BrokenMappingError(f"the lowest level of '{stored.name}' is {found} µS, not {levels.g_min}")
-        value = add.outputs[0]
-    return value
+    if add is not None and (found := scalar(add.inputs[1])) != float(number(levels.g_min)):
+        raise BrokenMappingError(f"the lowest level of '{stored.name}' is {found} µS, not {levels.g_min}")
+    return stored
 
 
-def _decoded_from_table(stored: ir.Value, levels: LevelsRecord, record: WeightRecord) -> ir.Value:
-    cast = only_user(stored, "Cast", 0)
-    gather = only_user(cast.outputs[0], "Gather", 1)
-    table = None if gather.inputs[0] is None else gather.inputs[0].const_value
+def _counted(node: ir.Node) -> ir.Value | None:
+    """The codes that a node multiplies with a step: DequantizeLinear, or Mul behind a Cast; None if it does neither."""
+    if node.domain != "" or _second(node) is None:
+        return None
+    if node.op_type == "DequantizeLinear":
+        return _initializer_or_none(_first(node))
+    cast = _first(node).producer()
+    is_counted = node.op_type == "Mul" and cast is not None and cast.op_type == "Cast"
+    return _initializer_or_none(_first(cast)) if is_counted and cast is not None else None
+
+
+def _behind_table(value: ir.Value, levels: LevelsRecord, record: WeightRecord) -> ir.Value | None:
+    gather = value.producer()
+    if gather is None or gather.op_type != "Gather" or (index := _second(gather)) is None:
+        return None
+    cast = index.producer()
+    if cast is None or cast.op_type != "Cast" or (stored := _initializer_or_none(_first(cast))) is None:
+        return None
+    table = constant_tensor(_first(gather))
     expected = levels.levels.values(np.dtype(record.compute_dtype))
     if cast.attributes.get_int("to", 0) != _GATHER_INDEX.value or gather.attributes.get_int("axis", 0) != 0:
         raise BrokenMappingError(f"the codes '{stored.name}' are not looked up in a table of levels")
     if table is None or not np.array_equal(all_elements(table), expected):
         raise BrokenMappingError(f"the codes '{stored.name}' are looked up in another table than the manifest has")
-    return gather.outputs[0]
+    return stored
+
+
+def _initializer_or_none(value: ir.Value) -> ir.Value | None:
+    return value if value.is_initializer() and value.const_value is not None else None
+
+
+def _producer(value: ir.Value, op_type: str) -> ir.Node:
+    """The node that gives a value.
+
+    Raises:
+        BrokenMappingError: If it is another op or lacks inputs.
+    """
+    node = value.producer()
+    if node is None and value.is_initializer():
+        raise BrokenMappingError(
+            f"a part of the mapping was folded away: '{value.name}' is an initializer now, no output of a {op_type} "
+            "node; mapping has to be the last step, after all constant folding"
+        )
+    if node is None or node.op_type != op_type or node.domain != "":
+        found = "no node does" if node is None else f"{node.op_type} does"
+        raise BrokenMappingError(f"'{value.name}' should be given by a {op_type} node, but {found}")
+    if len(node.inputs) < _operands(op_type) or node.inputs[0] is None:
+        raise BrokenMappingError(f"the node '{node.name}' ({op_type}) lacks an input")
+    return node
+
+
+def _first(node: ir.Node) -> ir.Value:
+    """The first input of a node.
+
+    Raises:
+        BrokenMappingError: If it has none.
+    """
+    value = node.inputs[0] if node.inputs else None
+    if value is None:
+        raise BrokenMappingError(f"the node '{node.name}' ({node.op_type}) lacks an input")
+    return value
+
+
+def _second(node: ir.Node) -> ir.Value | None:
+    return node.inputs[1] if len(node.inputs) > 1 else None
 
 
 def only_user(value: ir.Value, op_type: str, slot: int) -> ir.Node:
@@ -108,10 +181,13 @@ def only_user(value: ir.Value, op_type: str, slot: int) -> ir.Node:
         listed = ", ".join(f"{op}[{index}]" for op, index in uses) or "nothing"
         raise BrokenMappingError(f"'{value.name}' should be read by one {op_type} node (input {slot}), but by {listed}")
     node = next(iter(value.uses())).node
-    operands = 1 if op_type in _UNARY_OPS else 2
-    if len(node.inputs) < operands or not node.outputs:
+    if len(node.inputs) < _operands(op_type) or not node.outputs:
         raise BrokenMappingError(f"the node '{node.name}' ({op_type}) lacks an input or an output")
     return node
+
+
+def _operands(op_type: str) -> int:
+    return 1 if op_type in _UNARY_OPS else 2
 
 
 def scalar(value: ir.Value | None) -> float | None:
@@ -124,3 +200,21 @@ def scalar(value: ir.Value | None) -> float | None:
     ):
         return None
     return float(all_elements(value.const_value))
+
+
+def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    """The data of an initializer, or of a Constant node that holds a tensor; None for everything else."""
+    if value.is_initializer():
+        return value.const_value
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain != "" or "value" not in node.attributes:
+        return None
+    return node.attributes["value"].as_tensor()
+
+
+def integers(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The integers of a constant of one axis; None for everything else."""
+    tensor = None if value is None else constant_tensor(value)
+    if tensor is None or not tensor.dtype.is_integer() or len(tensor.shape.numpy()) != 1:
+        return None
+    return tuple(int(number) for number in all_elements(tensor))

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping.manifest import Manifest, read_manifest
+from onnx_gconv.mapping.unlisted import rebuilding_node
 
 __all__ = ["ModelPreconditionError", "manifest_or_none", "require_mapped"]
 
@@ -22,6 +23,11 @@ def require_mapped(model: ir.Model) -> Manifest:
     """
     manifest = manifest_or_none(model)
     if manifest is None:
+        if (node := rebuilding_node(model)) is not None:
+            raise ModelPreconditionError(
+                f"the mapping has lost its manifest: node '{node.name}' ({node.op_type}) still rebuilds a weight, but "
+                "another tool removed the manifest; take the model as it was mapped"
+            )
         raise ModelPreconditionError(
             "the model carries no mapping: it was never mapped, or another tool removed the manifest"
         )

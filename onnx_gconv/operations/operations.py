@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Unpack
@@ -11,13 +12,14 @@ import onnx_ir as ir
 
 from onnx_gconv.configuration import ModelSettings, read_configuration
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
+from onnx_gconv.crossbars.checked_weights import CheckedWeight, checked_weights, unlisted_weights
 from onnx_gconv.errors import ModelError
 from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
 from onnx_gconv.files.naming import MAPPED_SUFFIX, named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
+from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
-from onnx_gconv.mapping.located import broken_weights
 from onnx_gconv.operations.configuration_check import ConfigurationReport
 from onnx_gconv.operations.report import MappingReport, RestoreReport
 from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
@@ -83,8 +85,11 @@ def map_model(
     graph = load_model(source, watched)
     mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
     with named_in_messages(source, options_concern_it=False), watched.blamed():
+        check = None if dry_run else RewriteCheck(graph)
         notes = _raise_opset(graph) if configuration.model.upgrade_opset else ()
-        if dry_run:
+        if check is not None and notes:
+            check.renew(graph)
+        if check is None:
             mapping.requires(graph)
             return MappingReport(source, _with_notes(notes, mapping.preview(graph)))
         mapping(graph)
@@ -93,6 +98,7 @@ def map_model(
             raise ModelError("has no weight that can be mapped; `onnx-gconv inspect` says why")
         manifest = _with_notes(notes, manifest)
         write_manifest(graph, manifest)
+        check.require_sound(graph)
         files = save_model(
             graph,
             target,
@@ -101,7 +107,7 @@ def map_model(
             watched=watched,
             progress=progress_of_step(progress, "write"),
         )
-    return MappingReport(source, manifest, output=target, files=tuple(files))
+    return MappingReport(source, manifest, output=target, files=tuple(files), notes=_of_checker(check))
 
 
 def inspect_model(
@@ -133,9 +139,11 @@ def inspect_model(
     with named_in_messages(source, options_concern_it=False):
         manifest = read_manifest(graph)
         if manifest is not None:
-            broken = broken_weights(manifest, graph)
+            checked = checked_weights(manifest, graph)
+            broken = tuple((item.record, item.problem) for item in checked if item.problem is not None)
             stands = not broken or len(broken) < len(manifest.weights)
-            return MappingReport(source, manifest, is_mapped=stands, broken=broken)
+            notes = (*unlisted_weights(checked, graph), *_renamed(checked))
+            return MappingReport(source, manifest, is_mapped=stands, broken=broken, notes=notes)
         mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
         notes = _raise_opset(graph) if configuration.model.upgrade_opset else ()
         mapping.requires(graph)
@@ -224,9 +232,12 @@ def restore_model(
     graph = load_model(source, watched)
     with named_in_messages(source, options_concern_it=False), watched.blamed():
         manifest = read_manifest(graph)
-        broken = () if manifest is None else tuple(record.name for record, _ in broken_weights(manifest, graph))
+        checked = () if manifest is None else checked_weights(manifest, graph)
+        broken = tuple(item.record.name for item in checked if item.problem is not None)
         names = tuple(name for name in _names(manifest) if name not in broken)
+        check = RewriteCheck(graph)
         RestoreWeights()(graph)  # which refuses what is broken otherwise than by folding
+        check.require_sound(graph)
         files = save_model(
             graph,
             target,
@@ -235,7 +246,7 @@ def restore_model(
             watched=watched,
             progress=progress_of_step(progress, "write"),
         )
-    return RestoreReport(source, target, names, tuple(files), folded=broken)
+    return RestoreReport(source, target, names, tuple(files), folded=broken, notes=_of_checker(check))
 
 
 def default_mapped_path(model: Path) -> Path:
@@ -261,6 +272,19 @@ def _raise_opset(model: ir.Model) -> tuple[str, ...]:
     if not RaiseOpset()(model).modified:
         return ()
     return (f"the opset is {default_opset(model)}, raised from {before} with onnx.version_converter",)
+
+
+def _of_checker(check: RewriteCheck) -> tuple[str, ...]:
+    return () if check.note is None else (check.note,)
+
+
+def _renamed(weights: Sequence[CheckedWeight]) -> Iterator[str]:
+    """What other tools have renamed, or have joined with equal initializers, a line for each weight."""
+    for item in weights:
+        pairs = () if item.mapped is None or item.problem is not None else item.mapped.renamed
+        if pairs:
+            listed = ", ".join(f"'{name}' is '{now}' now" for name, now in pairs)
+            yield f"another tool has joined or renamed initializers of '{item.record.name}': {listed}"
 
 
 def _with_notes(notes: tuple[str, ...], manifest: Manifest) -> Manifest:

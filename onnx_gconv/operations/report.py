@@ -70,6 +70,7 @@ class MappingReport:
         output: The mapped model that was written, or None.
         files: All files that were written.
         broken: The weights whose mapping another tool has damaged or folded away, and how.
+        notes: What is to be said of the model besides what its manifest notes.
     """
 
     model: Path
@@ -78,6 +79,7 @@ class MappingReport:
     output: Path | None = None
     files: tuple[Path, ...] = ()
     broken: tuple[tuple[WeightRecord, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def mapped(self) -> tuple[WeightRecord, ...]:
@@ -133,7 +135,7 @@ class MappingReport:
                 {"name": record.name, "shape": list(record.shape), "graph": record.graph, "reason": reason}
                 for record, reason in self.broken
             ],
-            "notes": list(self.manifest.notes),
+            "notes": [*self.manifest.notes, *self.notes],
             "remarks": list(self._remarks()),
             "skipped_by_reason": [
                 {**asdict(count), "explanation": _explanation(count.reason)} for count in self.skipped_by_reason
@@ -217,7 +219,7 @@ class MappingReport:
         return table
 
     def _summary(self) -> list[str]:
-        lines = [f"Note: {note}." for note in self.manifest.notes]
+        lines = [f"Note: {note}." for note in (*self.manifest.notes, *self.notes)]
         lines.extend(f"'{weight.name}': {note}" for weight in self.mapped for note in weight.notes)
         lines.extend(self._remarks())
         by_detail: dict[str, int] = defaultdict(int)
@@ -270,6 +272,7 @@ class RestoreReport:
         restored: Names of the weights.
         files: All files that were written.
         folded: Names of weights that another tool had folded, so that they were plain already.
+        notes: What is to be said of the model besides.
     """
 
     model: Path
@@ -277,6 +280,7 @@ class RestoreReport:
     restored: tuple[str, ...]
     files: tuple[Path, ...]
     folded: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
@@ -286,6 +290,7 @@ class RestoreReport:
             "files": [str(file) for file in self.files],
             "restored": list(self.restored),
             "folded": list(self.folded),
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
@@ -299,6 +304,7 @@ class RestoreReport:
                 f"{counted(len(self.folded))} {were} plain already, as another tool has folded the mapping: "
                 f"{_listed(self.folded)}. The manifest, which said otherwise, is gone."
             )
+        lines.extend(f"Note: {note}." for note in self.notes)
         return plain(*lines, f"Written: {file_list(self.files)}")
 
 

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["INTEGER_DTYPES", "MAPPABLE_DTYPES", "WIDENING_CASTS", "dtype_of_name", "finite_range"]
+__all__ = ["INTEGER_DTYPES", "MAPPABLE_DTYPES", "WIDENING_CASTS", "dtype_of_name", "finite_range", "type_name"]
 
 # Integer codes.
 INTEGER_DTYPES = frozenset(
@@ -41,6 +41,13 @@ _DTYPES_BY_NAME = {np.dtype(dtype.numpy()).name: dtype for dtype in MAPPABLE_DTY
 def dtype_of_name(name: str) -> ir.DataType | None:
     """The type of weights that NumPy calls so, such as ``float32``; None if there is none."""
     return _DTYPES_BY_NAME.get(name)
+
+
+def type_name(dtype: ir.DataType) -> str:
+    """A type as NumPy calls it, such as ``float32``."""
+    if dtype in {ir.DataType.UNDEFINED, ir.DataType.STRING}:
+        return dtype.name.lower()
+    return np.dtype(dtype.numpy()).name
 
 
 def finite_range(dtype: ir.DataType) -> tuple[float, float]:

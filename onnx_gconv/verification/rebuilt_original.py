@@ -16,7 +16,8 @@ import onnx_ir as ir
 from onnx_gconv.errors import ModelError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import Manifest, WeightRecord
-from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
+from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate
+from onnx_gconv.mapping.structure import structural_problems
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes import InlineWeightFunctions, RaiseOpset
 from onnx_gconv.passes.replace_conductances import measured_bias

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from onnx_gconv.converters import ConductanceConverter, Scaling, WeightStatistics
 from onnx_gconv.errors import ModelError, UnmappableWeightError
 from onnx_gconv.mapping import Manifest, MeasuredRecord, WeightRecord
-from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate, structural_problems
+from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate
+from onnx_gconv.mapping.structure import structural_problems
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.streamed import element_chunks, worker_count

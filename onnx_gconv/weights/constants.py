@@ -73,7 +73,7 @@ class ConstantValues:
 
     def is_constant(self, value: ir.Value) -> bool:
         """Whether a value is computed from constants alone, without a body or a function call on the way."""
-        waiting = [value]
+        waiting, entered = [value], set[ir.Value]()
         while waiting:
             current = waiting[-1]
             if current in self._known:
@@ -84,10 +84,12 @@ class ConstantValues:
                 self._known[current] = False
                 continue
             inputs = [item for item in node.inputs if item is not None]
-            if unknown := [item for item in inputs if item not in self._known]:
+            unknown = [item for item in inputs if item not in self._known]
+            if unknown and current not in entered:
+                entered.add(current)
                 waiting.extend(unknown)
                 continue
-            self._known[current] = all(self._known[item] for item in inputs)
+            self._known[current] = not unknown and all(self._known[item] for item in inputs)  # unknown: in a cycle
         return self._known[value]
 
     def sources(self, value: ir.Value) -> list[Constant]:

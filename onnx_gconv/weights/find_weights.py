@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from onnx_gconv.weights.scopes import scopes
 from onnx_gconv.weights.unmapped_products import UnmappedProducts, is_matrix_of_numbers
 from onnx_gconv.weights.weight_path import WeightPath, path_to
 
-__all__ = ["find_weights"]
+__all__ = ["find_weights", "readers_of_weights"]
 
 # As tables that no product reads, they hold indices.
 _WIDE_INTEGERS = frozenset({ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32, ir.DataType.UINT32})
@@ -47,6 +47,22 @@ def find_weights(
             because a caller may replace them.
     """
     return _Finder(model, lookups, quantized=quantized, freeze_inputs=freeze_inputs).survey()
+
+
+def readers_of_weights(
+    model: ir.Model, weights: Mapping[ir.Value, tuple[int, ...]], lookups: Collection[str] = ()
+) -> dict[ir.Value, tuple[Consumer, ...]]:
+    """Who reads weights that nodes compute, as `find_weights` says it of constants. No values are read.
+
+    Args:
+        model: The model.
+        weights: The weights, which nodes compute from constants, and their shapes.
+        lookups: As for `find_weights`.
+
+    Returns:
+        For each weight its readers. One whose shape does not fit an op that reads it has none.
+    """
+    return _Finder(model, lookups, quantized=True, freeze_inputs=True).readers(weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +124,16 @@ class _Finder:
     @functools.cached_property
     def _unmapped(self) -> UnmappedProducts:
         return UnmappedProducts(self._model, self._scopes, self._values)
+
+    def readers(self, weights: Mapping[ir.Value, tuple[int, ...]]) -> dict[ir.Value, tuple[Consumer, ...]]:
+        self._visit_all()
+        found = {}
+        for value, shape in weights.items():
+            try:
+                found[value] = tuple(self._consumers(value, shape, self._computed.get(value) or _Use()))
+            except (EvaluationError, IndexError, ValueError):
+                found[value] = ()
+        return found
 
     def survey(self) -> WeightSurvey:
         self._visit_all()

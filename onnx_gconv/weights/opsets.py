@@ -9,6 +9,7 @@ from onnx_gconv.weights.records import FoundWeight, SkippedWeight, SkipReason, W
 __all__ = [
     "FREE_INITIALIZERS_IR_VERSION",
     "OLDEST_CASTS",
+    "OLDEST_INTEGER_CONSTANTS",
     "OLDEST_OPSET",
     "OLDEST_ROUND_OPSET",
     "default_opset",
@@ -24,6 +25,9 @@ OLDEST_OPSET = 7
 
 OLDEST_ROUND_OPSET = 11
 """The op Round exists since this opset."""
+
+OLDEST_INTEGER_CONSTANTS = 9
+"""Constant nodes hold integers since this opset."""
 
 OLDEST_CASTS = {
     ir.DataType.BFLOAT16: 13,

@@ -40,7 +40,9 @@ STARTS = range(0, MODELS, BATCH)
 def test_the_laws_hold_for_generated_models(start):
     failures, lost = findings_of(range(start, min(start + BATCH, MODELS)))
     assert not failures, "\n\n".join(message for _, message in failures)
-    assert len(lost) <= BATCH // 100, lost  # about one in 20,000, where ONNX Runtime's optimizer fails
+    assert len(lost) <= BATCH // 50, (
+        lost
+    )  # about one in 300, where ONNX Runtime fails: kernels of new ops, hidden names
 
 
 def test_a_seed_gives_the_same_model_in_every_process():

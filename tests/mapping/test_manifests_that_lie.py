@@ -82,7 +82,7 @@ def test_numbers_that_the_type_of_the_computation_does_not_hold_are_refused(mapp
 def test_a_weight_that_has_the_name_of_another_value_is_not_restored(mapped, tmp_path, name):
     """The restored weight would take the place of that value."""
     change(mapped, lambda weights: weights[0].update(name=name))
-    with pytest.raises(ModelError, match=f"'{name}' cannot be restored: the graph has another value of that name"):
+    with pytest.raises(ModelError, match=f"'{name}' cannot be restored: the graph calls the rebuilt weight 'W'"):
         restore_model(mapped, tmp_path / "restored.onnx")
 
 

@@ -92,6 +92,7 @@ def test_the_json_of_restoring_lists_the_weights(cnn):
         "files": [str(cnn.with_name("cnn.restored.onnx"))],
         "restored": ["stem.weight", "depthwise.weight", "pointwise.weight", "hidden.weight", "classifier.weight"],
         "folded": [],
+        "notes": [],
     }
 
 

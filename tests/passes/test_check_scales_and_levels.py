@@ -92,7 +92,7 @@ def test_a_zero_that_does_not_come_from_its_initializer_is_found(model):
     other = ir.Value(name="other", const_value=ir.tensor(np.zeros(6, np.float32), name="other"))
     mapped.graph.initializers.add(other)
     add.replace_input_with(1, other)
-    assert "not 'W.g_zero' is added to it, which the manifest names" in violation(mapped)
+    assert "to it is added 'other', but the manifest names 'W.g_zero'" in violation(mapped)
 
 
 def test_a_zero_of_which_the_manifest_says_nothing_is_found(model):

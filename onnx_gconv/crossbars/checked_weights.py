@@ -1,0 +1,271 @@
+"""The mapped weights of a model as its graph has them, compared with all that the manifest says of them.
+
+What the manifest says follows from the graph: what rebuilds a weight from which conductances, which nodes read it, as
+which matrices, and which of its elements share a scale. All of that is derived again here, so that nobody computes with
+a manifest that another tool, or somebody, has made untrue.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from onnx_gconv.converters import Scaling
+from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.mapping import ConsumerRecord, Manifest, UnknownConverterError, WeightRecord
+from onnx_gconv.mapping.located import BrokenMappingError, FoldedMappingError, MappedWeight, ModelValues, locate
+from onnx_gconv.mapping.structure import structural_problems
+from onnx_gconv.mapping.unlisted import rebuilding_nodes
+from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.matrix_view import MatrixView
+from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.weights import LOOKUP_OPS, Consumer, readers_of_weights
+from onnx_gconv.weights.mvm_ops import known_op
+from onnx_gconv.weights.rearrangement import node_label
+
+__all__ = ["CheckedWeight", "checked_weights", "unlisted_weights"]
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedWeight:
+    """A weight of the manifest.
+
+    Attributes:
+        record: What the manifest says of it.
+        mapped: The weight in the graph; None if it is not there as the manifest says.
+        problem: What is not as the manifest says, in a line; None if all is.
+        is_folded: Whether another tool has folded its mapping, so that it is a plain initializer.
+    """
+
+    record: WeightRecord
+    mapped: MappedWeight | None
+    problem: str | None
+    is_folded: bool = False
+
+
+def checked_weights(manifest: Manifest, model: ir.Model) -> tuple[CheckedWeight, ...]:
+    """Find all weights of the manifest, and derive from the graph what it says of them. No conductances are read."""
+    values = ModelValues(model)
+    found = [_checked(record, values) for record in manifest.weights]
+    shapes = {item.mapped.value: item.record.shape for item in found if item.mapped is not None}
+    readers = readers_of_weights(model, shapes, _lookups(manifest))
+    records_of: dict[ir.Value, list[WeightRecord]] = {}
+    for item in found:
+        if item.mapped is not None:
+            records_of.setdefault(item.mapped.value, []).append(item.record)
+    return tuple(
+        item
+        if item.mapped is None or item.problem is not None
+        else _compared(item.mapped, readers[item.mapped.value], records_of[item.mapped.value])
+        for item in found
+    )
+
+
+def unlisted_weights(weights: Sequence[CheckedWeight], model: ir.Model) -> Iterator[str]:
+    """What rebuilds weights in the graph that the manifest does not name, a line each.
+
+    Args:
+        weights: All weights of the manifest.
+        model: The model.
+    """
+    nodes = {node for item in weights if item.mapped is not None for node in item.mapped.nodes}
+    scales = {item.record.scale.name for item in weights}
+    for node, scale in rebuilding_nodes(model):
+        if node not in nodes and scale not in scales:
+            what = f"node '{node.name}' ({node.op_type}) rebuilds a weight with '{scale}'"
+            yield f"{what}, which the manifest does not name"
+
+
+def _checked(record: WeightRecord, values: ModelValues) -> CheckedWeight:
+    try:
+        mapped = locate(record, values)
+    except FoldedMappingError as error:
+        return CheckedWeight(record, None, str(error), is_folded=True)
+    except (BrokenMappingError, ModelError) as error:
+        return CheckedWeight(record, None, str(error))
+    return CheckedWeight(record, mapped, next(structural_problems(mapped), None))
+
+
+def _lookups(manifest: Manifest) -> frozenset[str]:
+    """The ops that look up rows of a table, whose tables were mapped."""
+    consumers = (item for record in manifest.weights for item in record.consumers if item.is_mvm)
+    return frozenset(item.op_type for item in consumers if (item.domain, item.op_type) in LOOKUP_OPS)
+
+
+def _compared(mapped: MappedWeight, readers: Sequence[Consumer], records: Sequence[WeightRecord]) -> CheckedWeight:
+    """A weight whose nodes compute what the manifest says, compared with the rest of it.
+
+    Args:
+        mapped: The weight.
+        readers: Who reads it in the graph.
+        records: All entries of the manifest that are this weight; several if another tool has joined equal weights.
+    """
+    record = mapped.record
+    found, unknown = _matched(record.consumers, readers)
+    missing = (item for number, item in enumerate(record.consumers) if _is_missing(item, number, found))
+    others = [item for other in records if other is not record for item in other.consumers]
+    untruths = itertools.chain(
+        _of_the_name(mapped, records),
+        _of_the_converter(mapped),
+        (_missing_reader(item, unknown) for item in missing),
+        (_unnamed_reader(reader) for reader in _matched(others, unknown)[1] if reader.view is not None),
+        _of_the_scales(record),
+    )
+    in_graph = tuple(
+        _as_in_graph(item, found[number]) if number in found else item for number, item in enumerate(record.consumers)
+    )
+    record = record if in_graph == record.consumers else record.model_copy(update={"consumers": in_graph})
+    return CheckedWeight(record, replace(mapped, record=record), next(untruths, None))
+
+
+def _as_in_graph(item: ConsumerRecord, reader: Consumer) -> ConsumerRecord:
+    """A reader by the name that it has now; another tool may have renamed or replaced it."""
+    node = reader.node
+    named = {"node": node.name or "", "op_type": node.op_type, "domain": node.domain}
+    return item.model_copy(update={**named, "slot": reader.slot, "graph": reader.graph_path})
+
+
+def _is_missing(item: ConsumerRecord, number: int, found: Mapping[int, Consumer]) -> bool:
+    return item.is_mvm and item.reads == "rebuilt" and number not in found
+
+
+def _of_the_name(mapped: MappedWeight, records: Sequence[WeightRecord]) -> Iterator[str]:
+    """The rebuilt weight has the name of the weight, or of one that is equal to it, or that with a number behind it.
+
+    It has the number where a body or the graph around has another value of the name.
+    """
+    found = mapped.value.name or ""
+    if not any(found == item.name or re.fullmatch(rf"{re.escape(item.name)}_\d+", found) for item in records):
+        yield f"the graph calls the rebuilt weight '{found}'; the manifest was changed, or another tool renamed it"
+
+
+def _of_the_converter(mapped: MappedWeight) -> Iterator[str]:
+    """Coefficients and offset are those of the converter, as far as its package is there to be asked."""
+    record, decoding = mapped.record, mapped.decoding
+    try:
+        converter = record.converter.converter()
+    except UnknownConverterError:
+        return
+    except ModelError as error:
+        yield str(error)
+        return
+    devices = tuple(item.device for item in record.conductances)
+    if devices != converter.device_names:
+        named = f"{', '.join(devices)}, but {record.converter.name} has {', '.join(converter.device_names)}"
+        yield f"the manifest names the devices {named}"
+        return
+    expected = converter.decoding(Scaling(decoding.scale, decoding.zero))
+    if (decoding.coefficients, decoding.offset_us) != (expected.coefficients, expected.offset_us):
+        yield f"its coefficients or its offset are not those of {record.converter.name} with the parameters it names"
+
+
+def _matched(said: Sequence[ConsumerRecord], readers: Sequence[Consumer]) -> tuple[dict[int, Consumer], list[Consumer]]:
+    """The readers that the manifest names, by their numbers in it, and the others.
+
+    Other tools may rename nodes, and replace one by another that reads the same matrices.
+    """
+    found, unknown = dict[int, Consumer](), list(readers)
+    for is_same in (_is_same_node, _is_renamed, _is_replaced):
+        for number, item in enumerate(said):
+            if number in found or item.reads != "rebuilt":
+                continue
+            if (reader := next((reader for reader in unknown if is_same(item, reader)), None)) is not None:
+                found[number] = reader
+                unknown.remove(reader)
+    return found, unknown
+
+
+def _is_same_node(item: ConsumerRecord, reader: Consumer) -> bool:
+    place = item.graph, item.node
+    return place == (reader.graph_path, reader.node.name or "") and _is_renamed(item, reader)
+
+
+def _is_renamed(item: ConsumerRecord, reader: Consumer) -> bool:
+    if (*_op(item), item.slot) != (reader.node.domain, reader.node.op_type, reader.slot):
+        return False
+    is_unknown_op = item.is_mvm and known_op(item.domain, item.op_type) is None  # its row may be missing here
+    return is_unknown_op or _reads_the_same(item, reader)
+
+
+def _is_replaced(item: ConsumerRecord, reader: Consumer) -> bool:
+    return _op(item) != (reader.node.domain, reader.node.op_type) and _reads_the_same(item, reader)
+
+
+def _op(item: ConsumerRecord) -> tuple[str, str]:
+    return item.domain, item.op_type
+
+
+def _reads_the_same(item: ConsumerRecord, reader: Consumer) -> bool:
+    path = tuple((step.op, step.argument) for step in item.path)
+    view = None if item.matrix_view is None else item.matrix_view.view
+    return (path, view) == (tuple((step.op, step.argument) for step in reader.path), reader.view)
+
+
+def _missing_reader(item: ConsumerRecord, unknown: Sequence[Consumer]) -> str:
+    label = f"{item.node} ({item.op_type})" if item.node else item.op_type
+    said = "no matrices" if item.matrix_view is None else _as_matrices(item.matrix_view.view)
+    what = f"the manifest says that node {label} reads it at input {item.slot} as {said}"
+    found = next((reader for reader in unknown if (reader.node.name or "") == item.node and reader.view), None)
+    if found is None or found.view is None:
+        return f"{what}, but no node of the graph does"
+    steps = f" behind {len(found.path)} steps" if found.path else ""
+    return f"{what}, but it does at input {found.slot} as {_as_matrices(found.view)}{steps}"
+
+
+def _unnamed_reader(reader: Consumer) -> str:
+    assert reader.view is not None  # noqa: S101 - others are not asked for
+    read = _as_matrices(reader.view)
+    return f"node {node_label(reader.node)} reads it as {read}, of which the manifest says nothing"
+
+
+def _as_matrices(view: MatrixView) -> str:
+    """A matrix view in a few words: its matrices, and which axes they are made of."""
+    count = "a matrix" if view.matrices == 1 else f"{view.matrices} matrices"
+    axes = f"axes {list(view.matrix_axes)}, {list(view.row_axes)}, {list(view.column_axes)} of {list(view.split_shape)}"
+    factor = f", times {view.factor:g}" if view.factor != 1 else ""
+    factor += f", {view.columns_per_channel} columns a channel" if view.columns_per_channel != 1 else ""
+    return f"{count} of {view.rows}x{view.columns} ({axes}{factor})"
+
+
+def _of_the_scales(record: WeightRecord) -> Iterator[str]:
+    """Which elements share a scale follows from the granularity and from the matrices of one of the readers."""
+    wrong = "the manifest contradicts itself about which elements share a scale"
+    if record.granularity == "tensor":
+        if record.scale.form != "number" or record.tiling is not None:
+            yield f"{wrong}: all do, but there are pieces"
+        return
+    expected = _expected_grid(record)
+    if isinstance(expected, str):
+        yield f"{wrong}: {expected}"
+        return
+    tiling, form = record.tiling, expected.form
+    assert tiling is not None  # noqa: S101 - there is no grid without
+    starts = ((0,), (0,)) if form == "number" else (expected.row_starts, expected.column_starts)
+    if record.scale.form != form:
+        yield f"{wrong}: a scale for each {record.granularity} has the form {form}, but not {record.scale.form}"
+    elif (tiling.row_starts, tiling.column_starts) != starts:
+        yield f"{wrong}: the pieces of rows and columns are not those of its granularity"
+    elif record.axis != expected.axis:
+        yield f"{wrong}: it varies along the axis {expected.axis}, but not {record.axis}"
+
+
+def _expected_grid(record: WeightRecord) -> ScaleGrid | str:
+    """The groups of elements that granularity and reader give, or what is wrong with these."""
+    tiling = record.tiling
+    if tiling is None:
+        return "it has no tiling"
+    readers = [item for item in record.consumers if item.matrix_view is not None]
+    reader = record.consumers[record.scale.consumer] if record.scale.consumer is not None else next(iter(readers), None)
+    if reader is None or reader.matrix_view is None:
+        return "no reader has matrices"
+    tile = None if tiling.rows is None or tiling.columns is None else (tiling.rows, tiling.columns)
+    try:
+        granularity = Granularity(record.granularity, tile, tiling.partition)
+        layout = reader.matrix_view.layout(record.shape, reader.path)
+        return ScaleGrid.of(layout, granularity, reader.matrix_view.columns_per_channel)
+    except (ConfigError, IndexError, ValueError) as error:
+        return str(error)

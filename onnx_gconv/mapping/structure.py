@@ -1,0 +1,78 @@
+"""Whether the tensors of a mapped weight are as the manifest says: their types and shapes, the scale and the zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.manifest import WeightRecord, ZeroRecord
+from onnx_gconv.tensors.streamed import all_elements
+from onnx_gconv.tensors.types import type_name
+
+__all__ = ["structural_problems"]
+
+
+def structural_problems(mapped: MappedWeight) -> Iterator[str]:
+    """What is wrong with the types, the shapes, the scale and the zero of a mapped weight; nothing if nothing is."""
+    record = mapped.record
+    levels = record.levels_of_codes
+    stored_type = record.compute_dtype if levels is None else levels.storage
+    for tensor in mapped.stored_tensors:
+        if tensor.shape.numpy() != record.shape:
+            yield f"'{tensor.name}' has the shape {list(tensor.shape.numpy())}, the weight {list(record.shape)}"
+        if type_name(tensor.dtype) != stored_type:
+            yield f"'{tensor.name}' is {type_name(tensor.dtype)} now, it was {stored_type}"
+    yield from _scale_problems(mapped.scale, record)
+    if mapped.zero is not None and isinstance(record.zero, ZeroRecord):
+        yield from _zero_problems(mapped.zero, record.zero, record)
+
+
+def _scale_problems(value: ir.Value, record: WeightRecord) -> Iterator[str]:
+    scale = _tensor(value)
+    entries = np.asarray(all_elements(scale), np.float64)
+    is_positive = bool(np.all(np.isfinite(entries) & (entries > 0)))
+    if record.scale.form == "number":
+        if scale.size != 1 or not is_positive:
+            yield f"the scale '{value.name}' is not one positive finite number"
+            return
+        if (number := float(entries.reshape(-1)[0])) != record.scale.value:
+            yield f"the scale '{value.name}' is {number!r}, the manifest says {record.scale.value!r}"
+            return
+    else:
+        if scale.shape.numpy() != record.scale.shape:
+            wanted = list(record.scale.shape)
+            yield f"the scale '{value.name}' has the shape {list(scale.shape.numpy())}, the manifest says {wanted}"
+            return
+        if not is_positive:
+            index = int(np.flatnonzero(~(np.isfinite(entries) & (entries > 0)))[0])
+            yield f"the scale '{value.name}' has {entries.reshape(-1)[index]} at flat index {index}, no positive number"
+            return
+        extremes = float(entries.min()), float(entries.max())
+        if extremes != (record.scale.minimum, record.scale.maximum):
+            manifest = f"{record.scale.minimum!r} to {record.scale.maximum!r}"
+            yield f"the scale '{value.name}' is {extremes[0]!r} to {extremes[1]!r}, the manifest says {manifest}"
+            return
+    if scale.dtype != record.ir_compute_dtype:
+        yield f"'{value.name}' is {type_name(scale.dtype)} now, it was {record.compute_dtype}"
+
+
+def _zero_problems(value: ir.Value, zero: ZeroRecord, record: WeightRecord) -> Iterator[str]:
+    tensor = _tensor(value)
+    if (shape := tensor.shape.numpy()) != record.scale.shape:
+        yield f"the zero '{value.name}' has the shape {list(shape)}, the manifest says {list(record.scale.shape)}"
+        return
+    entries = np.asarray(all_elements(tensor), np.float64)
+    extremes, number = (float(entries.min()), float(entries.max())), np.dtype(record.compute_dtype).type
+    if extremes != (float(number(zero.minimum)), float(number(zero.maximum))):  # NaN equals no extreme
+        manifest = f"{zero.minimum!r} to {zero.maximum!r}"
+        yield f"the zero '{value.name}' is {extremes[0]!r} to {extremes[1]!r}, the manifest says {manifest}"
+    elif tensor.dtype != record.ir_compute_dtype:
+        yield f"'{value.name}' is {type_name(tensor.dtype)} now, it was {record.compute_dtype}"
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol:
+    assert value.const_value is not None  # noqa: S101 - only initializers with data are located
+    return value.const_value

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from onnx_gconv.crossbars.checked_weights import checked_weights, unlisted_weights
+from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, remove_manifest
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from onnx_gconv.crossbars.checked_weights import checked_weights, unlisted_weights
+from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, remove_manifest
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
@@ -48,7 +49,7 @@ class RestoreWeights(ir.passes.InPlacePass):
         copies = [_digital_copy(mapped) for mapped in located]
         # All that reads data, and may fail, comes before the first change.
         joined = [copy is not None and _is_equal(copy, mapped) for copy, mapped in zip(copies, located, strict=True)]
-        _require_levels(located)
+        _require_meanings(located)
         owners = scopes(model)
         _require_free_names(located, owners)
         places = _Places(owners)
@@ -97,13 +98,18 @@ def _not_restored(record: WeightRecord, problem: str | None) -> ModelPreconditio
     )
 
 
-def _require_levels(located: Sequence[MappedWeight]) -> None:
-    """Refuse conductances that are stored as codes of which some stand for no level: no weight follows from them.
+def _require_meanings(located: Sequence[MappedWeight]) -> None:
+    """Refuse codes of conductances that stand for no level, and zero points that are none of the weight's.
 
     Raises:
         ModelPreconditionError: It names the weight and the code.
     """
     for mapped in located:
+        try:
+            _ = mapped.zero_point
+        except ModelError as error:
+            text = f"the weight '{mapped.record.name}' cannot be restored: {error}"
+            raise ModelPreconditionError(text) from None
         if (levels := mapped.record.levels_of_codes) is None:
             continue
         for tensor in mapped.stored_tensors:

@@ -134,7 +134,17 @@ def _attribute_problem(node: onnx.NodeProto, known: Mapping[str, onnx.defs.OpSch
         if found == "UNDEFINED" or (wanted is not None and found != wanted):
             expected = f"is {found}" if wanted is None else f"is {found}, but should be {wanted}"
             return f"whose attribute '{attribute.name}' {expected}"
+        if wanted in {"STRING", "STRINGS"} and not all(map(_is_text, (attribute.s, *attribute.strings))):
+            return f"whose attribute '{attribute.name}' is no UTF-8"
     return None
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _graph_problem(graph: onnx.GraphProto) -> str | None:

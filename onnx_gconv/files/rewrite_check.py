@@ -142,7 +142,13 @@ def _without_data(model: ir.Model) -> onnx.ModelProto:
                 if _is_constant(node) and _is_large(constant := node.attributes["value"].as_tensor()):
                     undo.callback(node.attributes.add, node.attributes["value"])
                     node.attributes.add(ir.AttrTensor("value", _placeholder(constant, node.outputs[0].name)))
-        return ir.to_proto(model)
+        try:
+            return ir.to_proto(model)
+        except ir.serde.SerdeError as error:  # in which onnx-ir wraps what happens while a small weight is computed
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, ModelError):
+                cause = cause.__cause__
+            raise (cause or error) from error
 
 
 def _is_constant(node: ir.Node) -> bool:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.devices.levels import ConductanceLevels
+from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.streamed import StreamedTensor, element_chunks
 
 __all__ = ["DecodedLevelsTensor", "EffectiveIntegerTensor", "ZeroPoint"]
@@ -22,12 +23,23 @@ class ZeroPoint:
     """The codes that stand for zero.
 
     Attributes:
-        values: Integers, with as many axes as the weight, each of the weight's size or of size 1.
+        values: Integers that broadcast to the shape of the weight.
         shape: The shape of the weight.
+
+    Raises:
+        ModelError: If they do not broadcast to it.
     """
 
     values: NDArray[np.int64]
     shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        axes = zip(reversed(self.shape), reversed(self.values.shape), strict=False)
+        if self.values.ndim > len(self.shape) or any(length not in {1, size} for size, length in axes):
+            raise ModelError(
+                f"zero points of the shape {list(self.values.shape)} are none of a weight of {list(self.shape)}; take "
+                "the model as it was mapped"
+            )
 
     def chunk(self, first: int, count: int) -> NDArray[np.int64]:
         """The zero points of `count` elements of the weight in row-major order, from flat index `first`.
@@ -41,7 +53,7 @@ class ZeroPoint:
         position = np.arange(first, first + count)
         index = np.zeros(count, np.int64)
         inner, stride = 1, 1
-        for size, length in zip(reversed(self.shape), reversed(self.values.shape), strict=True):
+        for size, length in zip(reversed(self.shape), reversed(self.values.shape), strict=False):
             if length != 1:
                 index += (position // inner) % size * stride
             inner, stride = inner * size, stride * length

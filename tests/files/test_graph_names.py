@@ -121,3 +121,9 @@ def test_zero_points_along_an_axis_that_the_codes_do_not_have_are_none(tmp_path)
     report = inspect_model(path)
     assert [weight.name for weight in report.mapped] == ["Q"]
     assert "its zero points do not follow its axes" in str(report.mapped[0].notes)
+
+
+def test_a_text_of_an_op_that_is_no_text_is_refused(tmp_path):
+    node = N("Einsum", ["x", "W"], ["y"], name="e", equation=b"b\xe9,io->ob")
+    with pytest.raises(ModelError, match=r"the node 'e' \(Einsum\) whose attribute 'equation' is no UTF-8; export"):
+        load_model(write(tmp_path / "model.onnx", [node]))

@@ -414,3 +414,24 @@ def test_a_code_that_stands_for_no_level_is_no_weight(parse, normal):
     ):
         RestoreWeights()(model)
     assert read_manifest(model) is not None
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 1), (4, 1), (2,)])
+def test_zero_points_of_another_shape_are_no_part_of_a_weight(parse, shape):
+    text = "g (float[2,3] x) => (float[2,4] y) { w = DequantizeLinear <axis = 1> (W, s, z) y = MatMul(x, w) }"
+    arrays = {
+        "W": np.arange(12, dtype=np.int8).reshape(3, 4),
+        "s": np.ones(4, np.float32),
+        "z": np.arange(4, dtype=np.int8),
+    }
+    model = parse(text, **arrays)
+    MapConductances()(model)
+    zero_point = model.graph.initializers["W.g_zero_point"]
+    zero_point.const_value = ir.tensor(
+        np.ones(shape, np.float32).cumsum().reshape(shape).astype(np.float32), name=zero_point.name
+    )
+    with pytest.raises(
+        ModelError, match=r"'W' cannot be restored: zero points of the shape .* are none of a weight of \[3, 4\]"
+    ):
+        RestoreWeights()(model)
+    assert read_manifest(model) is not None

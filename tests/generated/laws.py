@@ -21,7 +21,17 @@ from onnx_gconv.weights import scopes
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator
 from tests.generated.layers import ExpectedSlot
 from tests.generated.random_models import RandomModel, random_model
-from tests.generated.subjects import EXACT, LOSSLESS, SCHEME, LawBrokenError, Outputs, Subject, demand, run
+from tests.generated.subjects import (
+    EXACT,
+    LOSSLESS,
+    SCHEME,
+    LawBrokenError,
+    OriginalDoesNotRunError,
+    Outputs,
+    Subject,
+    demand,
+    run,
+)
 from tests.generated.tiles import check_tiles
 
 __all__ = ["EXPECT_ALL_MAPPED", "LawBrokenError", "OriginalDoesNotRunError", "check_laws"]
@@ -37,10 +47,6 @@ _REFUSALS = ("consists of integers", "has so many zeros", "give it the granulari
 
 # What may not be renamed: an output of the model whose name a body has, too.
 _HIDDEN = "is a graph output, and the graph"
-
-
-class OriginalDoesNotRunError(Exception):
-    """ONNX Runtime cannot run the model before it is mapped: its optimizer breaks some valid models with integers."""
 
 
 def check_laws(seed: int, folder: Path) -> int:

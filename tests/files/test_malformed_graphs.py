@@ -113,9 +113,16 @@ def test_a_node_that_is_not_what_its_op_says_is_refused(tmp_path, kind):
 
 
 def test_inputs_that_may_be_left_out_are_not_missed(tmp_path):
-    ends = [helper.make_tensor_value_info(name, kind, []) for name, kind in (("i", 7), ("k", 9), ("go", 9))]
-    again = helper.make_graph([N("Identity", ["k"], ["go"])], "again", ends[:2], ends[2:])
-    nodes = [N("Loop", ["", ""], [], name="loop", body=again), N("MatMul", ["x", "W"], ["y"])]
+    kinds = {
+        "i": onnx.TensorProto.INT64,
+        "k": onnx.TensorProto.BOOL,
+        "go": onnx.TensorProto.BOOL,
+        "s": onnx.TensorProto.INT64,
+    }
+    ends = [helper.make_tensor_value_info(name, kind, []) for name, kind in kinds.items()]
+    steps = [N("Identity", ["k"], ["go"]), N("Identity", ["i"], ["s"])]
+    again = helper.make_graph(steps, "again", ends[:2], ends[2:])
+    nodes = [N("Loop", ["", ""], ["counts"], name="loop", body=again), N("MatMul", ["x", "W"], ["y"])]
     assert len(load_model(write(tmp_path / "model.onnx", nodes)).graph) == 2
 
 

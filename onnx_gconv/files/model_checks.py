@@ -107,7 +107,7 @@ def _node_problem(node: onnx.NodeProto, opsets: Mapping[str, int]) -> str | None
         pass
     else:
         known = schema.attributes
-        if len(node.output) < schema.min_output:
+        if schema.min_output and not node.output:
             return f"without the {schema.min_output} outputs that it should have"
         needed = (place for place, item in enumerate(schema.inputs[: schema.min_input]) if item.option != _OPTIONAL)
         if len(node.input) < schema.min_input or not all(node.input[place] for place in needed):

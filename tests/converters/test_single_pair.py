@@ -21,10 +21,12 @@ COMPUTE_DTYPES = st.sampled_from([FLOAT32, FLOAT64])
 
 
 def arrays(dtypes=COMPUTE_DTYPES, **bounds):
-    """Arrays of finite numbers of float32 or float64."""
+    """Arrays of finite numbers of float32 or float64; not of the largest, which may be refused."""
 
     def of(dtype):
-        elements = st.floats(width=8 * dtype.itemsize, allow_nan=False, allow_infinity=False, **bounds)
+        limit = 2.0 ** (np.finfo(dtype).maxexp - 2)
+        ends = {"min_value": -limit, "max_value": limit} | bounds
+        elements = st.floats(width=8 * dtype.itemsize, allow_nan=False, allow_infinity=False, **ends)
         return hnp.arrays(dtype, SHAPES, elements=elements)
 
     return dtypes.flatmap(of)

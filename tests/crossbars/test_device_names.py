@@ -6,6 +6,8 @@ import onnx
 import pytest
 
 from onnx_gconv import converters
+from onnx_gconv.converters import registry
+from onnx_gconv.converters.registry import ConverterRegistry
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError
 from onnx_gconv.files.models import load_model
@@ -14,14 +16,28 @@ from onnx_gconv.mapping import MANIFEST_KEY, read_manifest
 from onnx_gconv.schemes.scheme import MappingScheme
 
 
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch):
+    """A registry for this test alone, which knows no installed packages."""
+    monkeypatch.setattr(registry, "_REGISTRY", ConverterRegistry(list))
+
+
 def with_devices(path, *names):
-    """Give the devices of the only weight other names."""
+    """Give the devices of the only weight other names, and let a converter of the program have them."""
+
+    class Named(converters.SinglePairConductanceConverter):
+        name = "named"
+        device_names = names
+
+    converters.register_converter(Named)
     manifest = read_manifest(load_model(path))
     [record] = manifest.weights
     renamed = tuple(
         item.model_copy(update={"device": name}) for item, name in zip(record.conductances, names, strict=True)
     )
-    changed = manifest.model_copy(update={"weights": (record.model_copy(update={"conductances": renamed}),)})
+    converter = record.converter.model_copy(update={"name": "Named"})
+    weight = record.model_copy(update={"conductances": renamed, "converter": converter})
+    changed = manifest.model_copy(update={"weights": (weight,)})
     model = onnx.load(path, load_external_data=False)
     for entry in model.metadata_props:
         if entry.key == MANIFEST_KEY:

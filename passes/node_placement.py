@@ -55,10 +55,7 @@ class Placement:
         scope = self._outside_of_loops(weight)
         if scope is weight.scope and (producer := weight.value.producer()) is not None:
             return Place(scope, producer)  # it stands before all users of its output
-        users = [node for node, _ in weight.value.uses()]
-        if not users:  # an output of the graph that nobody else reads
-            users = [next(iter(scope.graph))]
-        outermost = [outermost_node(node, scope.graph, self._scope_of) for node in users]
+        outermost = [outermost_node(node, scope.graph, self._scope_of) for node, _ in weight.value.uses()]
         return Place(scope, min(outermost, key=self._positions.__getitem__))
 
     def is_shadowed(self, weight: FoundWeight) -> bool:

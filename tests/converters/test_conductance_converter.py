@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from onnx_gconv.converters import (
     Decoding,
+    OffsetConductanceConverter,
+    TwoSidedPairConductanceConverter,
     WeightStatistics,
     compute_dtype,
     narrowed_scale,
@@ -137,3 +139,12 @@ class TestDecoding:
         conductances = [np.full(3, 4.0, np.float32), np.full(3, 1.0, np.float32)]
         Decoding((1.0, -1.0), 2.0, 3.0, 1.0).decode(conductances, np.dtype(np.float32))
         assert [g.tolist() for g in conductances] == [[4.0] * 3, [1.0] * 3]
+
+
+class TestChecks:
+    @pytest.mark.parametrize("converter", [OffsetConductanceConverter(), TwoSidedPairConductanceConverter()])
+    def test_a_weight_that_has_a_scale_needs_no_second_look_and_passes_it(self, converter):
+        weights = np.float32([0.5, -1.0, 1e-30])
+        scaling = converter.scaling(weight_statistics([weights]), np.dtype(np.float32))
+        assert not converter.needs_check(scaling)
+        assert converter.check_chunk(weights, scaling) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +13,7 @@ import onnx_gconv.converters as gconv_converters
 from onnx_gconv import map_model, restore_model, verify
 from onnx_gconv.configuration import Configuration
 from onnx_gconv.converters import SinglePairConductanceConverter, TwoSidedPairConductanceConverter, registry
+from onnx_gconv.converters.converter_kind import ConverterSetting
 from onnx_gconv.converters.registry import CONVERTER_KINDS, ConverterRegistry, register_converter
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.passes import CheckMapping, MapConductances
@@ -192,6 +194,46 @@ def test_parameters_that_a_setting_leaves_out_are_those_of_the_class():
         "bits = 8",
         "slice_bits = 4",
     ]
+
+
+@pytest.mark.parametrize(
+    ("default", "text"),
+    [
+        ((1, 2.5), "steps = [1, 2.5]"),
+        (np.float64(0.5), "steps = 0.5"),
+        (frozenset({7}), "steps = frozenset({7})"),
+        ("half", 'steps = "half"'),
+        (None, "steps (optional)"),
+    ],
+)
+def test_a_setting_is_shown_with_its_default(default, text):
+    assert str(ConverterSetting("steps", "steps", default)) == text
+
+
+class Mapped(dict, SinglePairConductanceConverter):
+    """Its constructor is written in C and has no signature."""
+
+    name = "mapped"
+    settings: ClassVar = {"exact": "exact"}
+
+
+def test_of_a_constructor_without_a_signature_the_settings_are_those_that_the_class_names(own_registry):
+    register_converter(Mapped)
+    assert [str(each) for each in own_registry.kind("mapped").settings.values()] == ["exact (optional)"]
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError])
+def test_a_constructor_that_refuses_its_settings_with_another_error_is_a_wrong_setting(own_registry, error):
+    class Picky(Doubled):
+        name = "picky"
+        settings: ClassVar = {"share": "share"}
+
+        def __init__(self, **given):
+            raise error(f"no share of {given['share']}")
+
+    register_converter(Picky)
+    with pytest.raises(ConfigError, match=r"^the converter picky refuses its settings: no share of 2\.0$"):
+        own_registry.kind("picky").build({"share": 2.0}, g_max=None, g_min=None)
 
 
 # What nobody could read again is not written

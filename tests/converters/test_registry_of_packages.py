@@ -26,7 +26,8 @@ def registry_of(tmp_path, monkeypatch):
         return ConverterRegistry(lambda: [point for point in found if point.group == ENTRY_POINT_GROUP])
 
     yield build
-    sys.modules.pop("lab_converters", None)
+    for module in ("lab_converters", "lab_face"):
+        sys.modules.pop(module, None)
 
 
 @pytest.fixture
@@ -99,6 +100,19 @@ def test_what_is_wrong_is_one_line_that_names_the_package(registry_of, case):
         with pytest.raises(ConfigError) as raised:
             registry.kind(name)
         assert str(raised.value) == problem
+
+
+def test_a_class_with_the_name_of_one_of_ours_is_found_behind_another_name_in_its_module(registry_of, tmp_path):
+    (tmp_path / "lab_face.py").write_text(
+        "from lab_converters import ReferencePair\n"
+        "Renamed = type('SinglePairConductanceConverter', (ReferencePair,), {'name': 'mine'})\n"
+    )
+    [problem] = registry_of(bad={"mine": "lab_face:Renamed"}).problems()
+    assert problem == (
+        "the converter 'mine' of the package bad-converters 0.0 cannot be loaded: onnx_gconv has a class "
+        "SinglePairConductanceConverter, too; update the package (pip install --upgrade bad-converters), or uninstall "
+        "it"
+    )
 
 
 def test_the_class_of_a_broken_package_is_refused_with_what_is_wrong(registry_of):

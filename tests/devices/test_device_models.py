@@ -69,6 +69,13 @@ def test_targets_outside_of_the_range_and_negative_times_are_refused(name):
                 step(devices, seconds, np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("name", DEVICE_MODELS)
+def test_no_devices_are_programmed_drift_and_are_read_as_none(name):
+    device, [rng] = made(name), generators(0)
+    devices = device.program(np.zeros((0, 3), np.float32), rng)
+    assert device.read(device.drift(devices, 1.0, rng), 1.0, rng).shape == (0, 3)
+
+
 def test_drift_coefficients_belong_to_devices():
     device = PcmDevice(read_scale=0)
     devices = device.program(np.full(1000, 20, np.float64), np.random.default_rng(1))
@@ -293,3 +300,11 @@ def test_a_package_brings_one(own_registry):
         device_model("gone")
     with pytest.raises(ConfigError, match="'odd' of the package math is no device model: it has no method"):
         device_model("odd")
+
+
+def test_the_model_that_a_package_brings_is_made_with_its_settings(own_registry):
+    own_registry += [EntryPoint("borrowed", "onnx_gconv.devices.pcm:PcmDevice", "onnx_gconv.devices")]
+    device = device_model("borrowed", g_max=30.0)
+    assert (type(device), device.g_max) == (PcmDevice, 30)
+    with pytest.raises(ConfigError, match="the device model 'borrowed' has no setting 'colour'; it has "):
+        device_model("borrowed", colour=1.0)

@@ -490,6 +490,36 @@ class TestFunctions:
         )
         assert len(self.mapped_in_runtime(model, run, x=self.X, c=np.array(True)).weights) == 1
 
+    def test_a_shared_weight_gets_another_name_where_the_graph_around_its_calls_has_that_name(self, parse, run):
+        model = parse(
+            """g (bool c, float[1,2] x) => (float[1,2] y) { V = Neg(x) a = local.choose(c, V) y = local.choose(c, a) }
+            <domain: "local", opset_import: ["" : 17]>
+            choose (c, v) => (r) {
+                r = If (c) <
+                    then_branch = t () => (float[1,2] a) { a = Identity(v) },
+                    else_branch = e () => (float[1,2] b) <float[2,2] V = {1, -2, 3, 4}> { b = MatMul(v, V) }
+                >
+            }""",
+            opsets=self.OPSETS,
+        )
+        assert MapConductances()(model).modified
+        [(name, graph, readers)] = self.weights(read_manifest(model))
+        assert (name != "V", graph, readers) == (True, "", 2)
+        weight = np.array([[1, -2], [3, 4]], np.float32)
+        [found] = run(model, x=self.X, c=np.array(False))
+        np.testing.assert_allclose(found, -self.X @ weight @ weight, rtol=1e-5, atol=1e-6)
+
+    def test_values_in_a_list_of_bodies_get_names_of_their_own(self, parse):
+        model = parse(self.TWICE, opsets=self.OPSETS + ', "custom" : 1')
+        bodies = [parse("b () => (float[1,2] K) { K = Constant <value = float[1,2] {1, 2}> () }").graph for _ in "ab"]
+        choose = ir.Node("custom", "Choose", [], [ir.AttrGraphs("bodies", bodies)], name="choose")
+        model.graph.append(choose)
+        InlineWeightFunctions()(model)
+        names = [body.outputs[0].name for body in bodies]
+        outside = {value.name for node in model.graph for value in node.outputs} | {*model.graph.initializers}
+        assert "K" in outside
+        assert not outside & set(names)
+
     def test_initializers_in_bodies_of_a_function_are_shared_by_its_calls(self, parse, run):
         model = parse(
             """g (bool c, float[1,2] x) => (float[1,2] y) { a = local.dense(c, x) y = local.dense(c, a) }
@@ -774,6 +804,29 @@ class TestUpgradedOpsets:
         before = serialized(model)
         with pytest.raises(ModelError, match=r"cannot raise the model from opset 6 to 7: .*; export it again"):
             RaiseOpset(7)(model)
+        assert serialized(model) == before
+
+    def test_a_model_in_which_all_weights_can_be_mapped_keeps_its_opset(self, parse, normal):
+        for opset in (7, 21):
+            model = parse(DENSE, opsets=f'"" : {opset}', W=normal(3, 4))
+            assert not RaiseOpset()(model).modified
+            assert model.opset_imports == {"": opset}
+
+    def test_a_converter_that_renames_an_output_has_not_raised_the_model(self, parse, serialized, normal, monkeypatch):
+        def renaming(proto, version):
+            proto.graph.output[0].name = proto.graph.node[-1].output[0] = "renamed"
+            return proto
+
+        model = parse(self.MATMUL, opsets='"" : 6', ir_version=3, W=normal(3, 4))
+        before = serialized(model)
+        monkeypatch.setattr(onnx.version_converter, "convert_version", renaming)
+        message = (
+            "onnx.version_converter cannot raise the model from opset 6 to 7: it changes the inputs or outputs; export "
+            "it again with opset 7 or newer"
+        )
+        with pytest.raises(ModelError) as raised:
+            RaiseOpset(7)(model)
+        assert message in str(raised.value)
         assert serialized(model) == before
 
     def test_bfloat16_weights_raise_the_opset_to_13(self, parse, save, normal):

@@ -245,6 +245,7 @@ class TestDamage:
             (("weights", 0, "clipping"), {"percentile": None, "value": None}, r"weights\.0\.clipping: it has neither"),
             (("weights", 0, "consumers", 0, "matrix_view", "rows"), 0, r"weights\.0\.consumers\.0\.matrix_view\.rows"),
             (("weights", 0, "scale", "form"), "tiles", r"weights\.0\.scale: .*several numbers has no minimum or"),
+            (("weights", 0, "scale"), {"name": "s", "value": None}, r"weights\.0\.scale: .*one number has no value"),
             (("weights",), 2 * DOCUMENT["weights"], r"weights: the weight 'W' is there twice"),
             (("skipped", 0, "reason"), None, r"skipped\.0\.reason"),
         ],
@@ -252,6 +253,12 @@ class TestDamage:
     def test_a_wrong_or_missing_entry_is_refused_with_its_place(self, model, path, value, place):
         with pytest.raises(ModelError, match=rf"the manifest in metadata 'onnx_gconv' is damaged: {place}"):
             read(model, changed(*path, value=value))
+
+    def test_levels_that_there_cannot_be_are_refused_when_they_are_asked_for(self, model):
+        levels = {"count": 1, "uniform": True, "g_min": 0.0, "g_max": 25.0, "values": None, "storage": "float"}
+        [record] = read(model, changed("weights", 0, "levels", value=levels)).weights
+        with pytest.raises(ModelError, match=r"^the manifest has wrong levels: .*2"):
+            _ = record.levels.levels
 
     def test_an_unknown_type_of_a_weight_is_refused(self, model):
         text = changed("weights", 0, "dtype", value="float99")

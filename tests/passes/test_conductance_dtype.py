@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_gconv.converters import NPairConductanceConverter, SinglePairConductanceConverter, narrowed_scale
+from onnx_gconv.converters import (
+    NPairConductanceConverter,
+    SingleDeviceConductanceConverter,
+    SinglePairConductanceConverter,
+    narrowed_scale,
+)
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.operations.operations import map_model, restore_model
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
@@ -121,3 +126,10 @@ def test_conductances_whose_sum_would_overflow_stay_float32(parse, normal):
     [planned] = MapConductances(converter, conductance_dtype="weight").plan(model).weights
     assert planned.compute_dtype == np.float32
     assert planned.notes == ("conductances are float32: float16 cannot hold the sum of its conductances",)
+
+
+def test_conductances_to_whose_quotient_a_zero_is_added_stay_float32(parse, normal):
+    model = parse(MODEL, W=normal(30, 40, dtype=np.float16))
+    record = mapped(model, SingleDeviceConductanceConverter(g_max=40.0, g_min=1.0))
+    assert record.compute_dtype == "float32"
+    assert record.notes == ("conductances are float32: float16 cannot hold what is added to its conductances",)

@@ -138,3 +138,19 @@ def test_equal_zero_points_that_were_joined_are_found(parse):
     assert CheckMapping().violations(model) == ()
     RestoreWeights()(model)
     np.testing.assert_array_equal(model.graph.initializers["V"].const_value.numpy(), codes.T)
+
+
+def test_codes_that_others_decode_too_stay_when_one_weight_is_measured_and_go_when_all_are(parse, weights):
+    options = {"converter": {"name": "single-pair"}, **OPTIONS["codes"]}
+    weights = {**weights, "V": np.abs(weights["V"] - 1)}  # of equal devices at zero, and others that are not
+    model = joined(parse, weights, nodes=True, **options)
+    decoded = [node for node in model.graph if node.op_type == "DequantizeLinear"]
+    assert len(decoded) == 4  # three of weights, and one of all that is at zero
+    records = {record.name: record for record in read_manifest(model).weights}
+    ReplaceConductances({("", "W"): measured(records["W"], 0)})(model)
+    assert len([node for node in model.graph if node.op_type == "DequantizeLinear"]) == 3
+    rest = {("", name): measured(records[name], number) for number, name in enumerate("VU")}
+    ReplaceConductances(rest)(model)
+    assert CheckMapping().violations(model) == ()
+    assert [node.op_type for node in model.graph] == ["Sub", "Div", "MatMul"] * 3
+    assert not [name for name in model.graph.initializers if "code" in name]

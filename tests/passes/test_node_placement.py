@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from onnx_gconv.converters import SinglePairConductanceConverter
+from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.operations.operations import map_model
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
@@ -168,3 +169,24 @@ def test_a_moved_weight_that_something_outside_reads_by_now_stays_outside_when_r
     assert weight.name in model.graph.initializers
     for found, wanted in zip(run(model, "none", **inputs), expected, strict=True):
         assert found.tobytes() == wanted.tobytes()
+
+
+def test_a_weight_that_is_an_output_is_refused_if_a_body_has_its_name_too(parse, serialized, normal):
+    model = parse(
+        """g (bool c, float[2,2] x) => (float[2,2] y, float[2,2] W) {
+            h = MatMul(x, W)
+            [choose] y = If (c) <
+                then_branch = t () => (float[2,2] a) <float[2,2] W = {1, 2, 3, 4}> { a = MatMul(h, W) },
+                else_branch = e () => (float[2,2] b) { b = Identity(h) }
+            >
+        }""",
+        W=normal(2, 2),
+    )
+    before = serialized(model)
+    with pytest.raises(
+        ModelError,
+        match=r"^the weight 'W' is a graph output, and the graph 'choose\.then_branch' has another value of that name; "
+        "rename one of them$",
+    ):
+        MapConductances()(model)
+    assert serialized(model) == before

@@ -435,3 +435,22 @@ def test_zero_points_of_another_shape_are_no_part_of_a_weight(parse, shape):
     ):
         RestoreWeights()(model)
     assert read_manifest(model) is not None
+
+
+def test_a_value_of_a_body_that_has_the_name_of_a_weight_by_now_is_not_hidden_by_it(parse, normal, serialized):
+    model = parse(
+        """g (bool c, float[2,2] x) => (float[2,2] y) {
+            [choose] y = If (c) <
+                then_branch = t () => (float[2,2] a) { n = Neg(x) a = MatMul(n, W) },
+                else_branch = e () => (float[2,2] b) { b = MatMul(x, W) }
+            >
+        }""",
+        W=normal(2, 2),
+    )
+    MapConductances(EXACT)(model)
+    *_, choose = model.graph
+    choose.attributes["then_branch"].as_graph().node(0).outputs[0].name = "W"
+    before = serialized(model)
+    with pytest.raises(ModelError, match=r"^the weight 'W' cannot be restored: the graph has another value of that na"):
+        RestoreWeights()(model)
+    assert serialized(model) == before

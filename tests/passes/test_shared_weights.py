@@ -259,3 +259,13 @@ class TestChecking:
 def test_another_policy_is_refused(shared):
     with pytest.raises(ConfigError, match="shared: should be 'rebuild' or 'split', but it is"):
         MapConductances(shared=shared)
+
+
+def test_a_digital_copy_that_is_gone_is_not_what_its_readers_read(tied):
+    mapped(tied)
+    look_up = next(node for node in tied.graph if node.name == "look_up")
+    look_up.replace_input_with(0, next(node for node in tied.graph if node.op_type == "Div").outputs[0])
+    del tied.graph.initializers["W.digital"]
+    assert [str(item) for item in CheckMapping().violations(tied)] == [
+        "'W': node 'look_up' (Gather) does not read the digital copy 'W.digital' any more"
+    ]

@@ -14,20 +14,26 @@ from onnx_gconv.mapping import MANIFEST_KEY, read_manifest
 from onnx_gconv.schemes.scheme import MappingScheme
 
 
-def with_devices(path, *names):
-    """Give the devices of the only weight other names."""
-    manifest = read_manifest(load_model(path))
-    [record] = manifest.weights
-    renamed = tuple(
-        item.model_copy(update={"device": name}) for item, name in zip(record.conductances, names, strict=True)
-    )
-    changed = manifest.model_copy(update={"weights": (record.model_copy(update={"conductances": renamed}),)})
-    model = onnx.load(path, load_external_data=False)
-    for entry in model.metadata_props:
-        if entry.key == MANIFEST_KEY:
-            entry.value = changed.model_dump_json()
-    path.write_bytes(model.SerializeToString())
-    return path
+@pytest.fixture
+def with_devices(monkeypatch):
+    """Gives the devices of the only weight other names, as a converter that somebody else wrote has them."""
+
+    def rename(path, *names):
+        manifest = read_manifest(load_model(path))
+        [record] = manifest.weights
+        renamed = tuple(
+            item.model_copy(update={"device": name}) for item, name in zip(record.conductances, names, strict=True)
+        )
+        changed = manifest.model_copy(update={"weights": (record.model_copy(update={"conductances": renamed}),)})
+        model = onnx.load(path, load_external_data=False)
+        for entry in model.metadata_props:
+            if entry.key == MANIFEST_KEY:
+                entry.value = changed.model_dump_json()
+        path.write_bytes(model.SerializeToString())
+        monkeypatch.setattr(converters.SinglePairConductanceConverter, "device_names", names)
+        return path
+
+    return rename
 
 
 def files_around(folder):
@@ -38,7 +44,9 @@ def files_around(folder):
 @pytest.mark.parametrize(
     "name", ["../../../escaped", "/escaped", "a/b", "a\\b", "..", ".", "", "g\n", "g\0", "g plus", "é", "g" * 65]
 )
-def test_a_device_with_a_name_that_is_a_path_or_none_is_refused_and_nothing_is_written(mapped, tmp_path, name, kind):
+def test_a_device_with_a_name_that_is_a_path_or_none_is_refused_and_nothing_is_written(
+    mapped, with_devices, tmp_path, name, kind
+):
     source = with_devices(mapped("Gemm"), name, "g_minus")
     before = files_around(tmp_path)
     with pytest.raises(
@@ -50,14 +58,14 @@ def test_a_device_with_a_name_that_is_a_path_or_none_is_refused_and_nothing_is_w
     assert files_around(tmp_path) == before
 
 
-def test_two_devices_of_one_name_are_refused(mapped, tmp_path):
+def test_two_devices_of_one_name_are_refused(mapped, with_devices, tmp_path):
     source = with_devices(mapped("Gemm"), "g", "g")
     with pytest.raises(ModelError, match="the device 'g' stands for two of its conductances"):
         write_bundle(source, tmp_path / "out", (5, 4))
 
 
 @pytest.mark.parametrize("storage", ["float", "codes"])
-def test_a_device_with_the_name_of_codes_is_refused_only_if_there_are_codes(mapped, tmp_path, storage):
+def test_a_device_with_the_name_of_codes_is_refused_only_if_there_are_codes(mapped, with_devices, tmp_path, storage):
     levels = ConductanceLevels.uniform(16, 0.0, 25.0)
     scheme = MappingScheme(converters.SinglePairConductanceConverter(), levels=levels, storage=storage)
     source = with_devices(mapped("Gemm", scheme=scheme), "g", "g_code")
@@ -72,7 +80,7 @@ def test_a_device_with_the_name_of_codes_is_refused_only_if_there_are_codes(mapp
 
 
 @pytest.mark.parametrize("name", ["G+", "g-1", "top.electrode_2", "g" * 64])
-def test_names_that_people_give_to_devices_of_their_own_converters_are_fine(mapped, tmp_path, name):
+def test_names_that_people_give_to_devices_of_their_own_converters_are_fine(mapped, with_devices, tmp_path, name):
     write_bundle(with_devices(mapped("Gemm"), name, "other"), tmp_path / "out", (5, 4))
     with open_bundle(tmp_path / "out") as bundle:
         assert bundle.manifest.layers[0].tiles[0].conductances[0].key == f"L000/T0000/{name}"
@@ -80,9 +88,20 @@ def test_names_that_people_give_to_devices_of_their_own_converters_are_fine(mapp
 
 
 @pytest.mark.parametrize("name", ["npy", "neurosim"])
-def test_no_file_of_a_format_leaves_the_bundle(mapped, tmp_path, name):
+def test_no_file_of_a_format_leaves_the_bundle(mapped, with_devices, tmp_path, name):
     source = with_devices(mapped("Gemm"), "../../../../escaped", "g_minus")
     before = files_around(tmp_path)
     with pytest.raises(ModelError, match="is no name for an array"):
         write_bundle(source, tmp_path / "out", (5, 4), formats=[name])
     assert files_around(tmp_path) == before
+
+
+def test_devices_that_the_converter_does_not_have_are_refused(mapped, with_devices, tmp_path, monkeypatch):
+    source = with_devices(mapped("Gemm"), "g", "other")
+    monkeypatch.undo()
+    with pytest.raises(ModelError) as found:
+        write_bundle(source, tmp_path / "out", (5, 4))
+    assert str(found.value) == (
+        f"'{source}': the weight 'W' cannot be handed off: the manifest names the devices g, other, but "
+        "SinglePairConductanceConverter has g_plus, g_minus; hand off the model as it was mapped"
+    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnx_gconv.converters import Scaling
+from onnx_gconv.converters import ConductanceConverter, Scaling
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import ConsumerRecord, Manifest, UnknownConverterError, WeightRecord
 from onnx_gconv.mapping.located import BrokenMappingError, FoldedMappingError, MappedWeight, ModelValues, locate
@@ -145,21 +145,24 @@ def _of_the_name(mapped: MappedWeight, records: Sequence[WeightRecord]) -> Itera
 
 def _of_the_converter(mapped: MappedWeight) -> Iterator[str]:
     """Coefficients and offset are those of the converter, as far as its package is there to be asked."""
-    record, decoding = mapped.record, mapped.decoding
     try:
-        converter = record.converter.converter()
+        converter = mapped.record.converter.converter()
     except UnknownConverterError:
         return
     except ModelError as error:
         yield str(error)
-        return
+    else:
+        yield from _of_the_devices(mapped, converter)
+
+
+def _of_the_devices(mapped: MappedWeight, converter: ConductanceConverter) -> Iterator[str]:
+    record, decoding = mapped.record, mapped.decoding
     devices = tuple(item.device for item in record.conductances)
+    expected = converter.decoding(Scaling(decoding.scale, decoding.zero))
     if devices != converter.device_names:
         named = f"{', '.join(devices)}, but {record.converter.name} has {', '.join(converter.device_names)}"
         yield f"the manifest names the devices {named}"
-        return
-    expected = converter.decoding(Scaling(decoding.scale, decoding.zero))
-    if (decoding.coefficients, decoding.offset_us) != (expected.coefficients, expected.offset_us):
+    elif (decoding.coefficients, decoding.offset_us) != (expected.coefficients, expected.offset_us):
         yield f"its coefficients or its offset are not those of {record.converter.name} with the parameters it names"
 
 
@@ -241,16 +244,20 @@ def _of_the_scales(record: WeightRecord) -> Iterator[str]:
     expected = _expected_grid(record)
     if isinstance(expected, str):
         yield f"{wrong}: {expected}"
-        return
+    else:
+        yield from (f"{wrong}: {problem}" for problem in _of_the_pieces(record, expected))
+
+
+def _of_the_pieces(record: WeightRecord, expected: ScaleGrid) -> Iterator[str]:
     tiling, form = record.tiling, expected.form
     assert tiling is not None  # noqa: S101 - there is no grid without
     starts = ((0,), (0,)) if form == "number" else (expected.row_starts, expected.column_starts)
     if record.scale.form != form:
-        yield f"{wrong}: a scale for each {record.granularity} has the form {form}, but not {record.scale.form}"
+        yield f"a scale for each {record.granularity} has the form {form}, but not {record.scale.form}"
     elif (tiling.row_starts, tiling.column_starts) != starts:
-        yield f"{wrong}: the pieces of rows and columns are not those of its granularity"
+        yield "the pieces of rows and columns are not those of its granularity"
     elif record.axis != expected.axis:
-        yield f"{wrong}: it varies along the axis {expected.axis}, but not {record.axis}"
+        yield f"it varies along the axis {expected.axis}, but not {record.axis}"
 
 
 def _expected_grid(record: WeightRecord) -> ScaleGrid | str:

@@ -205,7 +205,7 @@ def _differences(what: str, before: list[tuple[str, bytes]], after: list[tuple[s
     if [name for name, _ in before] != [name for name, _ in after]:
         old_names, new_names = (", ".join(f"'{name}'" for name, _ in items) or "none" for items in (before, after))
         yield f"its {what}s were {old_names}, but would be {new_names}"
-        return
-    for (name, old), (_, new) in zip(before, after, strict=True):
-        if old != new:
-            yield f"its {what} '{name}' would have another type or shape"
+    else:
+        for (name, old), (_, new) in zip(before, after, strict=True):
+            if old != new:
+                yield f"its {what} '{name}' would have another type or shape"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
+from contextlib import closing
+
 import h5py
 import numpy as np
 import pytest
 
-from onnx_gconv.files.arrays import read_arrays
+from onnx_gconv.files.arrays import read_arrays, write_arrays
 
 
 @pytest.mark.parametrize("options", [{}, {"chunks": (2, 4)}])
@@ -20,3 +24,41 @@ def test_elements_of_hdf5_that_were_never_written_are_its_fill_value(tmp_path, o
         reader = read_arrays(tmp_path / "arrays.h5", "hdf5")
         assert not reader.read("a").any()
         reader.close()
+
+
+def test_arrays_of_one_group_need_not_be_written_one_after_another(tmp_path):
+    keys = ["L0/a", "L1/a", "L0/b", "L1/deep/a", "L0/deep/a", "L1/deep/b", "top"]
+    with write_arrays(tmp_path / "arrays.h5", "hdf5") as file:
+        for number, key in enumerate(keys):
+            file.write(key, np.full(3, number, np.int32))
+    with closing(read_arrays(tmp_path / "arrays.h5", "hdf5")) as arrays:
+        assert sorted(arrays.keys()) == sorted(keys)
+        assert [arrays.read(key).tolist() for key in keys] == [3 * [number] for number in range(len(keys))]
+
+
+def cut_off(writer):
+    """Let nothing more be written to a file, as when the disk is full."""
+    raw = writer._raw
+    os.close(raw._file)
+    raw._file = os.open("/dev/null", os.O_RDONLY)
+
+
+def test_an_array_that_cannot_be_written_is_an_error(tmp_path):
+    file = write_arrays(tmp_path / "x.h5", "hdf5")
+    file.write("a", np.ones(5000, np.float32))
+    cut_off(file)
+    with pytest.raises(OSError, match="Bad file descriptor") as first:
+        file.write("b", np.ones(5000, np.float32))
+    with pytest.raises(OSError, match="Bad file descriptor") as second, file:
+        pass
+    assert second.value is first.value  # whatever fails when the file is closed
+
+
+def test_an_npz_file_with_an_array_of_an_unknown_npy_version(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        file.writestr("a.npy", b"\x93NUMPY\x09\x01" + bytes(100))
+    with (
+        closing(read_arrays(tmp_path / "x.npz", "npz")) as arrays,
+        pytest.raises(ValueError, match=r"^its npy version is 9\.1$"),
+    ):
+        arrays.form("a")

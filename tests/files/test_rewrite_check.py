@@ -228,3 +228,29 @@ def test_nothing_is_written_where_a_rewrite_fails_the_check(dense, tmp_path, mon
         f"were 'y', but would be 'renamed'{OUR_FAULT}"
     )
     assert not (tmp_path / "output.onnx").exists()
+
+
+def failing(error):
+    def compute():
+        raise error
+
+    return ir.LazyTensor(compute, ir.DataType.FLOAT, ir.Shape((2, 3)), name="W")
+
+
+@pytest.mark.parametrize("error", [ModelError("the data of 'W' is gone"), ZeroDivisionError("no number")], ids=repr)
+def test_a_small_weight_that_cannot_be_computed_says_why_if_that_is_known(parse, normal, error):
+    model = parse("g (float[1,2] x) => (float[1,3] y) { y = MatMul(x, W) }", W=normal(2, 3))
+    model.graph.initializers["W"].const_value = failing(error)
+    expected = ModelError if isinstance(error, ModelError) else ir.serde.SerdeError
+    with pytest.raises(expected) as found:
+        RewriteCheck(model)
+    assert (str(found.value) == str(error)) == isinstance(error, ModelError)
+
+
+def test_what_another_tool_makes_of_a_sound_model_is_what_is_kept_from_then_on(dense):
+    check = RewriteCheck(dense)
+    dense.graph.append(ir.Node("", "Frobnicate", [dense.graph.inputs[0]], outputs=[value("z")]))
+    assert "Frobnicate" in problem(check, dense)
+    check.renew(dense)
+    assert check.note.startswith("onnx.checker refuses the model as it was given: ")
+    check.require_sound(dense)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -292,18 +292,10 @@ def _type_of(
     if node.op_type == "DequantizeLinear":
         return None if _integer(node, "output_dtype") else _tensor(inputs[1]).dtype
     wanted = schema.outputs[min(number, len(schema.outputs) - 1)].type_str
-    for value, type_str in zip(inputs, _input_types(schema), strict=False):
-        if type_str == wanted and isinstance(value, np.ndarray):
+    for value, item in zip(inputs, schema.inputs, strict=False):  # the last item may stand for several inputs
+        if item.type_str == wanted and isinstance(value, np.ndarray):
             return value.dtype
     return None
-
-
-def _input_types(schema: onnx.defs.OpSchema) -> Iterator[str]:
-    """The names of the types of an op's inputs; the last one is repeated, as it may stand for several."""
-    names = [item.type_str for item in schema.inputs]
-    yield from names
-    while names:
-        yield names[-1]
 
 
 def _changed(node: onnx.NodeProto, **attributes: int | None) -> onnx.NodeProto:

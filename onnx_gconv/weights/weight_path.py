@@ -191,11 +191,9 @@ def _dtype(value: ir.Value) -> ir.DataType | None:
         if tensor is not None:
             return tensor.dtype
         node = value.producer()
-        if node is None:
-            return None
-        if node.op_type == "Cast":
+        if node is not None and node.op_type == "Cast":
             return _cast_target(node)
-        source = _of_the_same_type(node, value)
+        source = None if node is None else _of_the_same_type(node, value)
         if source is None:
             return None
         value = source

@@ -90,13 +90,12 @@ class TestRoundTrip:
         bound = error_bound(SinglePairConductanceConverter(*range_us), weights)
         assert bound <= 4 * np.finfo(weights.dtype).eps * largest * g_max / (g_max - g_min)
 
-    @given(arrays(), ranges_us())
+    @given(arrays(max_value=2.0**120, min_value=-(2.0**120)), ranges_us())
     def test_subtracting_the_pair_and_dividing_gives_the_same_as_converting_back(self, weights, range_us):
         converter = SinglePairConductanceConverter(*range_us)
         g_plus, g_minus, scale = converted(converter, weights)
-        with np.errstate(over="ignore"):
-            rebuilt = converter.decoding(Scaling(float(scale))).decode([g_plus, g_minus], weights.dtype)
-            back = converter.convert_back_to_weights([g_plus, g_minus], {"scale_ratio": scale})
+        rebuilt = converter.decoding(Scaling(float(scale))).decode([g_plus, g_minus], weights.dtype)
+        back = converter.convert_back_to_weights([g_plus, g_minus], {"scale_ratio": scale})
         np.testing.assert_array_equal(rebuilt, back)
 
     @given(arrays(st.just(FLOAT32), min_value=-65504, max_value=65504), ranges_us(g_min_is_zero=True))
@@ -161,7 +160,7 @@ class TestConductances:
         g_plus, g_minus, _ = converted(SinglePairConductanceConverter(*range_us), weights)
         assert float(max(g_plus.max(), g_minus.max())) == pytest.approx(range_us[0], rel=1e-6)
 
-    @given(arrays(), ranges_us())
+    @given(arrays(max_value=2.0**120, min_value=-(2.0**120)), ranges_us())
     def test_negated_weights_swap_the_pair(self, weights, range_us):
         converter = SinglePairConductanceConverter(*range_us)
         g_plus, g_minus, scale = converted(converter, weights)
@@ -199,7 +198,7 @@ class TestConductances:
             converter.convert_chunk(flat[part], Scaling(float(scale)), [array[part] for array in found])
         assert [array.tobytes() for array in found] == [array.tobytes() for array in whole]
 
-    @given(arrays(), ranges_us())
+    @given(arrays(max_value=2.0**120, min_value=-(2.0**120)), ranges_us())
     def test_the_weights_are_left_as_they_are(self, weights, range_us):
         before = weights.tobytes()
         SinglePairConductanceConverter(*range_us).convert_to_conductances(weights)

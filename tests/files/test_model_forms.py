@@ -433,6 +433,17 @@ class TestFunctions:
         assert [name for _, name, _ in model.functions] == ["twice"]
         assert read_manifest(model).notes == ()
 
+    def test_a_function_that_makes_random_numbers_of_a_weight_stays(self, parse, normal):
+        model = parse(
+            """g (float[1,2] x) => (float[1,2] y) { t = local.noisy(W) y = MatMul(x, t) }
+            <domain: "local", opset_import: ["" : 17]>
+            noisy (w) => (r) { n = RandomNormalLike(w) r = Add(w, n) }""",
+            opsets=self.OPSETS,
+            W=normal(2, 2),
+        )
+        assert not InlineWeightFunctions()(model).modified
+        assert find_weights(model).weights == ()
+
     def test_functions_stay_if_asked_for(self, parse, normal):
         model = parse(
             self.TWICE.replace("y = local.dense(a)", "b = local.dense(a) y = MatMul(b, W)"),

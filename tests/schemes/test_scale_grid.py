@@ -164,9 +164,10 @@ def test_a_tile_is_read_from_text():
 
 @pytest.mark.parametrize("granularity", GRANULARITIES, ids=str)
 @pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("shortest", [1, 16])
-def test_values_of_groups_are_expanded_and_reduced_over_any_stretch(name, granularity, shortest, monkeypatch):
+@pytest.mark.parametrize(("shortest", "longest"), [(1, 1 << 22), (16, 1 << 22), (16, 3)])
+def test_values_of_groups_are_expanded_and_reduced_over_any_stretch(name, granularity, shortest, longest, monkeypatch):
     monkeypatch.setattr("onnx_gconv.schemes.scale_grid._SHORTEST_PERIOD", shortest)
+    monkeypatch.setattr("onnx_gconv.schemes.scale_grid._LONGEST_PERIOD", longest)
     layout, columns_per_channel = LAYOUTS[name]
     grid = ScaleGrid.of(layout, granularity, columns_per_channel)
     rng = np.random.default_rng(0)

@@ -39,6 +39,18 @@ def test_any_range_is_read(tmp_path, dtype, start, stop):
     np.testing.assert_array_equal(found, array.reshape(-1)[start:stop])
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.float16, np.float64])
+def test_the_bytes_of_elements_are_put_into_the_order_of_the_machine(tmp_path, monkeypatch, dtype):
+    """Files hold the lowest byte first; a machine that has it last gets its own order."""
+    array = np.arange(60).astype(dtype)
+    found = np.empty(60, dtype)
+    with closing(ExternalReader(stored(array, tmp_path))) as reader:
+        monkeypatch.setattr(np, "little_endian", False)
+        reader.read_into(found, 0)
+        monkeypatch.undo()
+    np.testing.assert_array_equal(found.byteswap(), array)
+
+
 def test_several_threads_read_at_once(tmp_path):
     array = np.arange(1 << 16, dtype=np.int32)
     with closing(ExternalReader(stored(array, tmp_path))) as reader, ThreadPoolExecutor(4) as executor:

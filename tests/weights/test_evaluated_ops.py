@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnx_gconv.weights.evaluated_ops import EVALUATED_OPS, EvaluationError, evaluated_op
-from onnx_gconv.weights.node_evaluation import evaluate_node
+from onnx_gconv.weights.node_evaluation import added_bytes, evaluate_node
 from tests.weights.compared_nodes import OLDEST_OPSET, ComparedNode, largest_distance, nodes_of, run
 from tests.weights.evaluated_cases import CASES
 
@@ -184,6 +184,35 @@ def test_what_no_rule_determines_is_refused_with_the_reason(op, inputs, opset, m
     with pytest.raises(EvaluationError) as raised:
         evaluate_node(op, [np.asarray(item) if np.isscalar(item) else item for item in inputs], opset)
     assert str(raised.value).startswith(message)
+
+
+def test_a_result_of_a_type_of_its_own_keeps_it():
+    half = np.array([1, 2], np.float16)
+    [equal] = evaluate_node(node("Equal", ["a", "b"]), [half, half[::-1].copy()], 17)
+    [largest] = evaluate_node(node("ArgMax", ["a"], axis=0), [half], 17)
+    assert (equal.dtype, equal.tolist()) == (np.bool_, [False, False])
+    assert (largest.dtype, largest.tolist()) == (np.int64, [1])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_result_of_several_inputs_has_their_type(count):
+    half = np.array([0.1, 2], np.float16)
+    [result] = evaluate_node(node("Max", ["a", "b", "c"][:count]), [half, half * 2, half * 3][:count], 17)
+    assert (result.dtype, result.tolist()) == (np.float16, (half * count).tolist())
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs"),
+    [
+        (node("Add", ["a", "b"]), [np.ones(2, np.float32), np.ones(3, np.float32)]),
+        (node("Range", ["a", "b", "c"]), [np.float32(0), np.float32(1), np.float32(0)]),
+    ],
+)
+def test_a_node_that_does_not_fit_its_inputs_is_said_to_add_nothing_and_is_refused(op, inputs):
+    inputs = [np.asarray(item) for item in inputs]
+    assert added_bytes(op, inputs) == 0
+    with pytest.raises(EvaluationError, match=rf"^{op.op_type} cannot be computed "):
+        evaluate_node(op, inputs, 17)
 
 
 def test_a_node_that_takes_too_much_memory_is_refused(monkeypatch):

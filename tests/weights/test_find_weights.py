@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnx_gconv.weights import constant_evaluation, find_weights
+from onnx_gconv.errors import ModelError
+from onnx_gconv.weights import constant_evaluation, find_weights, readers_of_weights
 
 
 def found(model):
@@ -388,6 +389,12 @@ class TestSkipped:
         model = parse("g (float[2,3] x) => (float y) { t = Concat <axis = 1> (W, W) y = MatMul(x, t) }", W=normal(3, 4))
         assert "computing it takes" in only_skipped(model).detail
 
+    def test_a_sequence_in_place_of_a_weight_is_listed(self, parse, normal):
+        model = parse("g (float x) => (float y) { t = SequenceConstruct(W, W) y = MatMul(x, t) }", W=normal(3, 4))
+        assert only_skipped(model).detail == (
+            "SequenceConstruct of W: it is a sequence or an optional value, no tensor"
+        )
+
     def test_what_is_computed_from_an_overridable_input_is_listed(self, parse, normal):
         model = parse(
             "g (float[2,3] x, float[3,3] W) => (float[2,3] y) { t = Neg(W) y = MatMul(x, t) }", W=normal(3, 3)
@@ -551,6 +558,19 @@ class TestComputedWeights:
         model = parse("g (float16[2,3] x) => (float16 y) { t = Cast <to = 10> (W) y = MatMul(x, t) }", W=normal(3, 4))
         assert (only_weight(model).name, only_weight(model).tensor.dtype) == ("t", ir.DataType.FLOAT16)
 
+    def test_a_result_that_can_be_computed_no_more_when_it_is_read_is_an_error_that_names_it(
+        self, parse, normal, monkeypatch
+    ):
+        monkeypatch.setattr(constant_evaluation, "_KEPT_BYTES", 0)
+        model = parse(
+            "g (float x) => (float y, float z) { t = Neg(W) u = Abs(W) y = MatMul(x, t) z = MatMul(x, u) }",
+            W=normal(3, 3),
+        )
+        first, _ = find_weights(model).weights  # of which the second is kept
+        monkeypatch.setattr(constant_evaluation, "MOST_EVALUATED_BYTES", 10)
+        with pytest.raises(ModelError, match=r"^'t': computing it takes "):
+            first.tensor.numpy()
+
     def test_results_are_not_kept_beyond_a_bound(self, parse, normal, monkeypatch):
         monkeypatch.setattr(constant_evaluation, "_KEPT_BYTES", 0)
         model = parse("g () => (float[3,3] t, float[3,3] u) { t = Neg(W) u = Abs(W) }", W=normal(3, 3))
@@ -560,6 +580,53 @@ class TestComputedWeights:
         assert first() is not None
         evaluator.evaluate(u)
         assert first() is None
+
+
+class TestReaders:
+    def test_the_readers_of_a_weight_are_told_by_its_shape(self, parse, normal):
+        model = parse("g (float[2,3] x) => (float[2,4] y) { W = Neg(V) [mm] y = MatMul(x, W) }", V=normal(3, 4))
+        value = model.graph.node(0).outputs[0]
+        [reader] = readers_of_weights(model, {value: (3, 4)})[value]
+        assert (reader.node.name, reader.view.rows, reader.view.columns) == ("mm", 3, 4)
+        assert readers_of_weights(model, {value: ()}) == {value: ()}
+
+
+class TestTypesThatAreNotTold:
+    """A Cast leaves a weight as it is if its type is narrower, which may be told by what the Cast reads alone."""
+
+    def names(self, parse, nodes, **weights):
+        opsets = '"" : 17, "foreign" : 1'
+        survey = find_weights(
+            parse(f"g (float x) => (float y) {{ {nodes} y = MatMul(x, w) }}", opsets=opsets, **weights)
+        )
+        return [item.name for item in survey.weights], [item.name for item in survey.skipped if item.is_mvm]
+
+    def test_by_a_constant(self, parse):
+        nodes = "W = Constant <value_floats = [0.5, -1.5]> () w = Cast <to = 11> (W)"
+        assert self.names(parse, nodes) == (["W"], [])
+
+    def test_by_what_is_rearranged(self, parse, normal):
+        assert self.names(parse, "t = Transpose(W) w = Cast <to = 11> (t)", W=normal(3, 4)) == (["W"], [])
+
+    def test_by_no_op_of_another_domain(self, parse, normal):
+        nodes = "t = foreign.Twist(W) w = Cast <to = 11> (t)"
+        assert self.names(parse, nodes, W=normal(3, 4)) == ([], ["W"])
+
+    def test_by_no_input_of_another_type(self, parse, normal):
+        nodes = "t = Shape(W) w = Cast <to = 1> (t)"
+        assert self.names(parse, nodes, W=normal(3, 4)) == (["w"], [])
+
+    def test_by_nothing_that_is_sparse(self, parse):
+        text = (
+            "g (float x) => (float y) { W = Constant <value_float = 1.0> () w = Cast <to = 11> (W) y = MatMul(x, w) }"
+        )
+        model = parse(text)
+        node = next(iter(model.graph))
+        node.attributes.clear()
+        node.attributes.add(ir.Attr("sparse_value", ir.AttributeType.SPARSE_TENSOR, None))
+        skipped = only_skipped(model)
+        assert skipped.reason == "behind_other_nodes"
+        assert skipped.detail.endswith(": 'W' is sparse or not constant")
 
 
 class TestIntegerCodes:
@@ -635,6 +702,49 @@ class TestIntegerCodes:
         )
         assert weight.zero_point is None
         assert "zero points do not follow its axes" in weight.notes[0]
+
+    @pytest.mark.parametrize(
+        ("nodes", "zero_point"),
+        [
+            ("c = Cast <to = 1> (W) e = Sub(c, z) d = Mul(e, s4)", np.float32(1.5)),
+            ("d = DequantizeLinear <axis = 2> (W, s4, z)", np.array([1, 2, 3, 4], np.uint8)),
+            ("d = DequantizeLinear <axis = 0> (W, s4, z)", np.arange(12, dtype=np.uint8).reshape(1, 3, 4)),
+            ("t = Reshape(W, shape) d = DequantizeLinear <axis = 0> (t, s4, z)", np.array([1, 2, 3, 4], np.uint8)),
+        ],
+        ids=["fractions", "no such axis", "more axes", "reshaped before"],
+    )
+    def test_zero_points_that_are_none_of_the_codes_axes_leave_the_codes_as_they_are(self, parse, nodes, zero_point):
+        weight = self.weight(
+            parse,
+            f"{nodes} y = MatMul(x, d)",
+            W=self.CODES,
+            z=zero_point,
+            s4=np.full(4, 0.1, np.float32),
+            shape=np.array([4, 3]),
+        )
+        assert weight.zero_point is None
+        assert weight.notes == (
+            "the codes themselves are mapped, without a zero point: its zero points do not follow its axes",
+        )
+
+    def test_codes_that_are_transposed_before_they_are_multiplied_with_their_scale_are_a_weight(self, parse):
+        weight = self.weight(
+            parse,
+            "c = Cast <to = 1> (W) e = Sub(c, z) t = Transpose(e) d = Mul(t, s) y = MatMul(x, d)",
+            W=self.CODES,
+            z=np.array([[1], [2], [3]], np.float32),
+            s=np.float32(0.1),
+        )
+        assert (weight.name, weight.is_integer) == ("W", True)
+        assert (weight.numbers.numpy() == self.CODES.astype(np.float32) - np.array([[1], [2], [3]])).all()
+
+    @pytest.mark.parametrize("nodes", ["e = Sub(c) d = Mul(e, s)", "d = Mul(c)"])
+    def test_codes_behind_nodes_that_lack_an_input_are_listed(self, parse, nodes):
+        text = f"g (float x) => (float y) {{ c = Cast <to = 1> (W) {nodes} y = MatMul(x, d) }}"
+        survey = find_weights(parse(text, W=self.CODES, s=np.float32(0.1)))
+        assert survey.weights == ()
+        [skipped] = [item for item in survey.skipped if item.is_mvm]
+        assert "has not the inputs that it should have" in skipped.detail
 
     def test_readers_that_subtract_different_zero_points_are_told(self, parse):
         model = parse(

@@ -379,11 +379,16 @@ def test_a_view_counts_rows_columns_and_matrices(parse, normal, node, shape, exp
         ("LSTM (x, W)", (8, 3)),
         ("LSTM (x, W)", (1, 2, 4, 3)),
         ("com.microsoft.Attention (x, W)", (2, 3, 4)),
+        ("com.microsoft.DynamicQuantizeLSTM (x, W)", (3, 8)),
+        ("com.microsoft.MoE (x, r, W)", (6, 4)),
+        ("Gather <axis = 2> (W, x)", (3, 4)),
+        ("Gather <axis = -3> (W, x)", (3, 4)),
     ],
 )
 def test_a_weight_whose_shape_does_not_fit_its_op_is_skipped(parse, normal, node, shape):
     opsets = '"" : 17, "com.microsoft" : 1'
-    survey = find_weights(parse(f"g (float x) => (float y) {{ y = {node} }}", opsets=opsets, W=normal(*shape)))
+    model = parse(f"g (float x, float r) => (float y) {{ y = {node} }}", opsets=opsets, W=normal(*shape))
+    survey = find_weights(model, lookups=["Gather"])
     assert survey.weights == ()
     [skipped] = survey.skipped
     assert (skipped.name, skipped.reason, skipped.is_mvm) == ("W", "invalid_shape", True)

@@ -81,3 +81,19 @@ def test_gates_of_recurrent_ops_are_channels_of_their_own(parse):
     )
     shapes = [weight_grid(found, Granularity("channel")).grid.stored_shape for found in find_weights(model).weights]
     assert shapes == [(2, 12, 1), (2, 12, 1)]
+
+
+@pytest.mark.parametrize("others", ["MatMul(W, a)", "MatMul(a, r)"], ids=["the other way round", "mixed axes"])
+def test_scales_follow_the_first_reader_and_a_note_names_one_that_reads_otherwise(parse, others):
+    nodes = f"[mm] y = MatMul(x, W) r = Reshape(W, s) [zz] z = {others}"
+    model = parse(
+        f"g (float[2,4] x, float a) => (float y, float z) {{ {nodes} }}",
+        W=np.ones((4, 6), np.float32),
+        s=np.array([3, 8]),
+    )
+    [found] = find_weights(model).weights
+    chosen = weight_grid(found, Granularity("channel"))
+    assert (chosen.consumer, chosen.grid.stored_shape) == (0, (1, 6))
+    assert chosen.note == (
+        "its scales follow mm (MatMul); zz (MatMul) reads it otherwise, so that they cut across its channels or tiles"
+    )

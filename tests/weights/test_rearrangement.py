@@ -121,6 +121,8 @@ def test_other_readers_of_a_rearranged_weight_are_consumers_too(parse, normal):
         "s = Constant <value_ints = [5, 5]> () t = Reshape(W, s)",
         "t = Transpose <perm = [0, 0]> (W)",
         "s = Constant <value_ints = [-1, -1]> () t = Reshape(W, s)",
+        "s = Constant <value_floats = [4.0, 3.0]> () t = Reshape(W, s)",
+        "t = Unsqueeze(W)",
     ],
 )
 def test_a_weight_that_is_rearranged_in_a_way_that_cannot_be_known_is_not_mapped(parse, normal, nodes):

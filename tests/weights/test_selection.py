@@ -141,6 +141,15 @@ def test_a_pattern_for_a_model_without_weights_says_that_there_are_none(parse):
         WeightSelection(include=["W"]).apply(survey)
 
 
+def test_a_module_for_a_model_that_tells_none_says_so(survey):
+    with pytest.raises(ConfigError) as raised:
+        Configuration.of({"overrides": [{"module": "encoder", "levels": 4}]}).resolve(survey)
+    assert str(raised.value) == (
+        "overrides[0].module: the pattern 'encoder' matches no module with a weight that can be mapped; nearest names: "
+        "none: the model says none"
+    )
+
+
 def test_names_of_nodes_that_read_a_weight_other_than_as_a_weight_do_not_choose_it(parse, normal):
     model = parse(
         "g (float[3,4] x) => (float y, float z) { [mm] y = MatMul(x, W) [plus] z = Add(x, W) }", W=normal(4, 4)

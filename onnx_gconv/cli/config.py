@@ -97,7 +97,11 @@ def check(
 
 def _refuse_existing(path: Path, *, force: bool) -> None:
     if path.exists() and not force:
-        raise ConfigError(f"'{path}' exists; choose another file with -o, or overwrite it with --force")
+        raise _existing(path)
+
+
+def _existing(path: Path) -> ConfigError:
+    return ConfigError(f"'{path}' exists; choose another file with -o, or overwrite it with --force")
 
 
 def _write(text: str, path: Path | None, *, force: bool, quiet: bool) -> None:
@@ -113,8 +117,8 @@ def _write(text: str, path: Path | None, *, force: bool, quiet: bool) -> None:
             partial.replace(path)
         else:
             path.hardlink_to(partial)  # unlike a rename, it never replaces
-    except FileExistsError:
-        _refuse_existing(path, force=False)
+    except FileExistsError:  # written meanwhile, or a link that leads nowhere
+        raise _existing(path) from None
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be written: {error.strerror}; choose another place with -o") from None
     finally:

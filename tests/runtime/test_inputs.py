@@ -510,6 +510,14 @@ def test_what_the_model_does_not_take_is_refused_before_it_is_unpacked(
         load_inputs(tmp_path / "inputs.npz", [spec("x", 4, 2)])
 
 
+def test_an_unknown_npy_version_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "inputs.npz", "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\x09\x01" + bytes(100))
+
+    with pytest.raises(ConfigError, match=r"input 'x' has the npy version 9\.1"):
+        load_inputs(tmp_path / "inputs.npz", [spec("x", 1)])
+
+
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "inputs.npz"
     np.savez_compressed(path, x=np.random.default_rng(0).standard_normal(1000).astype(np.float32))

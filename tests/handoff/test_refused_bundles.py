@@ -140,6 +140,18 @@ def test_a_matrix_view_of_other_matrices(folder):
     assert "its matrix view does not fit the shape [13, 10]" in refusal(folder)
 
 
+def test_a_stuck_cell_of_a_device_that_there_is_not(mapped, tmp_path):
+    (tmp_path / "defects.json").write_text(
+        '{"format": "onnx_gconv.defects", "format_version": 1, "arrays": [{"array": 0, "stuck_cells": '
+        '[{"row": 1, "column": 1, "conductance_us": 20.0}]}]}'
+    )
+    write_bundle(mapped("Gemm"), tmp_path / "out", (5, 4), defects=tmp_path / "defects.json")
+    open_bundle(tmp_path / "out").close()
+    change(tmp_path / "out", lambda layer: layer["tiles"][0]["stuck"][0].update(device=2))
+    said = "tile L000/T0000 has stuck cells of a device beyond the 2 that it has"
+    assert said in refusal(tmp_path / "out")
+
+
 def test_a_bundle_whose_model_was_never_mapped(folder, mapped):
     manifest = read_bundle_manifest(folder)
     check_against_model(folder, manifest)

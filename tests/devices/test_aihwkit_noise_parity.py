@@ -10,7 +10,10 @@ from aihwkit.inference.noise import custom, hermes, pcm, reram
 
 from onnx_gconv.devices.registry import device_model
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:aihwkit.*", "ignore::UserWarning:aihwkit.*")
+pytestmark = [
+    pytest.mark.no_cover,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:aihwkit.*", "ignore::UserWarning:aihwkit.*"),
+]
 
 TIMES = [0.0, 1.0, 20.0, 3600.0, 86400.0, 31536000.0]
 DRIFT = {"g_us": [0.0, 10.0, 25.0], "nu_mean": [0.08, 0.06, 0.05], "nu_spread": [0.03, 0.02, 0.01]}

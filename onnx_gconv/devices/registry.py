@@ -57,6 +57,8 @@ def register_device_model(model: _Class) -> _Class:
     Raises:
         ConfigError: If it lacks something, or its name is that of a model of this package.
     """
+    if not isinstance(model, type):
+        raise ConfigError(f"a device model is a class, but {model!r} is none; give the class itself")
     name = getattr(model, "name", None)
     if not (isinstance(name, str) and name):
         raise ConfigError(f'{model.__name__} is no device model: it has no name; add name = "..." to the class')

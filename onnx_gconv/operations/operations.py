@@ -99,14 +99,8 @@ def map_model(
         manifest = _with_notes(notes, manifest)
         write_manifest(graph, manifest)
         check.require_sound(graph)
-        files = save_model(
-            graph,
-            target,
-            external_data=external_data,
-            inputs=[source],
-            watched=watched,
-            progress=progress_of_step(progress, "write"),
-        )
+        step = progress_of_step(progress, "write")
+        files = save_model(graph, target, external_data=external_data, inputs=[source], watched=watched, progress=step)
     return MappingReport(source, manifest, output=target, files=tuple(files), notes=_of_checker(check))
 
 
@@ -238,14 +232,8 @@ def restore_model(
         check = RewriteCheck(graph)
         RestoreWeights()(graph)  # which refuses what is broken otherwise than by folding
         check.require_sound(graph)
-        files = save_model(
-            graph,
-            target,
-            external_data=external_data,
-            inputs=[source],
-            watched=watched,
-            progress=progress_of_step(progress, "write"),
-        )
+        step = progress_of_step(progress, "write")
+        files = save_model(graph, target, external_data=external_data, inputs=[source], watched=watched, progress=step)
     return RestoreReport(source, target, names, tuple(files), folded=broken, notes=_of_checker(check))
 
 

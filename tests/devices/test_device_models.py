@@ -284,6 +284,8 @@ def test_a_program_registers_its_own(own_registry):
     assert "worn" in device_model_names()
     with pytest.raises(ConfigError, match="onnx_gconv has a device model 'pcm'"):
         register_device_model(type("Mine", (PcmDevice,), {"name": "pcm"}))
+    with pytest.raises(ConfigError, match=r"a device model is a class, but .* is none; give the class itself"):
+        register_device_model(PcmDevice())
     with pytest.raises(ConfigError, match="Nothing is no device model: it has no name"):
         register_device_model(type("Nothing", (), {}))
     with pytest.raises(ConfigError, match="Half is no device model: it has no method 'program'"):

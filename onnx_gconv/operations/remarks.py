@@ -1,0 +1,113 @@
+"""What a report of a mapping remarks: what is held twice, and what later steps make of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from onnx_gconv.mapping import ConsumerRecord, Manifest, SkippedRecord, WeightRecord
+
+__all__ = ["listed", "mapping_remarks"]
+
+_MOST_NAMES = 3
+
+# max_finite_val of convert_float_to_float16 in onnxconverter-common 1.16, if nobody says otherwise.
+_LARGEST_OF_CONVERTER = 10_000
+
+
+def mapping_remarks(manifest: Manifest, mapped: Sequence[WeightRecord]) -> Iterator[str]:
+    """All remarks on a mapping, a sentence each.
+
+    Args:
+        manifest: What the model says of its mapping.
+        mapped: The weights that are still mapped as it says.
+    """
+    yield from _same_source_remarks(manifest)
+    yield from _sharing_remarks(manifest)
+    yield from _half_precision_remarks(mapped)
+    yield from _run_time_remarks(mapped)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
+
+
+def _same_source_remarks(manifest: Manifest) -> Iterator[str]:
+    """A sentence for each set of constants with equal values, of which at least one is mapped."""
+    records: tuple[WeightRecord | SkippedRecord, ...] = (*manifest.weights, *manifest.skipped)
+    told: set[tuple[str, str]] = set()
+    for record in manifest.weights:
+        if not record.same_source_as or (record.graph, record.name) in told:
+            continue
+        keys = {(record.graph, record.name), *((item.graph, item.name) for item in record.same_source_as)}
+        told |= keys
+        yield _same_source([item for item in records if (item.graph, item.name) in keys])
+
+
+def _same_source(family: Sequence[WeightRecord | SkippedRecord]) -> str:
+    """Constants with equal values; the others are compared with the one that bears the name of their parameter.
+
+    That they are one parameter is said only if the exporter says that they come from one: parameters that nobody has
+    trained have equal values, too.
+    """
+    model = next((item for item in family if item.name in item.parameters), family[0])
+    others = [item for item in family if item is not model]
+    relations = {(item.graph, item.name): item.relation for item in model.same_source_as}
+    phrases = []
+    for item in others:
+        relation = relations.get((item.graph, item.name), "rearranged")
+        phrases.append(f"'{item.name}' is '{model.name}'" + ("" if relation == "equal" else f" {relation}"))
+    mapped = sum(isinstance(item, WeightRecord) for item in family)
+    where = "once on devices" if mapped == 1 else f"{mapped} times on devices"
+    digital = len(family) - mapped
+    too = "" if not digital else " and once digitally" if digital == 1 else f" and {digital} times digitally"
+    held = f"held {where}{too}"
+    if set.intersection(*(set(item.parameters or (item.name,)) for item in family)):
+        return f"{listed(phrases)}: one parameter, {held}."
+    return f"{listed(phrases)}: equal values, {held}; one parameter, or several that were initialized alike."
+
+
+def _half_precision_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
+    """A sentence for the scales that a later conversion of the whole model to float16 would cut off."""
+    scales = {f"'{weight.name}'": weight.scale.value or weight.scale.maximum or 0.0 for weight in weights}
+    if names := [name for name, scale in scales.items() if scale > _LARGEST_OF_CONVERTER]:
+        verb = "has a scale" if len(names) == 1 else "have scales"
+        yield (
+            f"{listed(names)} {verb} above {_LARGEST_OF_CONVERTER:,} µS per unit of weight, at which "
+            "onnxconverter-common's conversion to float16 cuts constants off: convert the model before you map it, or "
+            "raise max_finite_val there."
+        )
+
+
+def _run_time_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
+    """What ONNX Runtime (1.32) computes again in every run, and what avoids it."""
+    if any(weight.levels is not None and weight.levels.is_coded for weight in weights):
+        yield (
+            "ONNX Runtime decodes level codes in every run, unless its session option session.disable_quant_qdq is "
+            '"1"; what `onnx-gconv restore` writes runs at full speed.'
+        )
+    if any(weight.compute_dtype in {"float16", "bfloat16"} for weight in weights):
+        yield (
+            "ONNX Runtime rebuilds weights from conductances of half precision in every run; with conductances of "
+            "float32, or what `onnx-gconv restore` writes, it runs at full speed."
+        )
+
+
+def _sharing_remarks(manifest: Manifest) -> Iterator[str]:
+    """A sentence for each weight that nodes read otherwise than as the weight of an MVM op."""
+    for record in manifest.weights:
+        others = [consumer for consumer in record.consumers if not consumer.is_mvm]
+        digital = [_label(consumer) for consumer in others if consumer.reads == "digital"]
+        rebuilt = [_label(consumer) for consumer in others if consumer.reads == "rebuilt"]
+        if digital:
+            verb = "reads" if len(digital) == 1 else "read"
+            yield f"'{record.name}': {listed(digital)} {verb} the digital copy '{record.digital_copy}'."
+        if rebuilt:
+            verb = "reads" if len(rebuilt) == 1 else "read"
+            why = ", through a node that rearranges it for an MVM op too" if record.digital_copy else ""
+            yield f"'{record.name}': {listed(rebuilt)} {verb} the rebuilt weight like the MVM ops{why}."
+
+
+def _label(consumer: ConsumerRecord) -> str:
+    return f"{consumer.op_type} {consumer.node}".rstrip()

@@ -1,0 +1,138 @@
+"""What a report says of one weight, in the cells of its tables and in the lines below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.mapping import ConverterRecord, SkippedRecord, TilingRecord, WeightRecord
+from onnx_gconv.operations.remarks import listed
+from onnx_gconv.terminal_text import below_each_other, with_remark
+from onnx_gconv.weights import SkipReason
+
+if TYPE_CHECKING:
+    from rich.text import Text  # noqa: TID251 - only its name
+
+__all__ = [
+    "clipped_text",
+    "explanation",
+    "other_names",
+    "parameters_text",
+    "readers_text",
+    "scale_text",
+    "scheme_text",
+    "shape_text",
+    "sqnr_text",
+]
+
+_SHARES = {"channel": "output channel", "tile": "tile", "tile_channel": "output channel of a tile"}
+
+
+def scale_text(weight: WeightRecord) -> str:
+    """The scale in µS per unit of weight; of several the smallest and the largest, and how many there are."""
+    scale = weight.scale
+    if scale.value is not None:
+        return f"{scale.value:.6g}"
+    shape = "x".join(str(size) for size in scale.shape if size > 1)
+    return f"{scale.minimum:.4g} to {scale.maximum:.4g}\n({shape})"
+
+
+def sqnr_text(weight: WeightRecord) -> str:
+    """How far the rebuilt weight is from the weight, if it was measured."""
+    if weight.loss is None:
+        return "-"
+    return "no error" if weight.loss.sqnr_db is None else f"{weight.loss.sqnr_db:.1f}"
+
+
+def clipped_text(weight: WeightRecord) -> str:
+    """How many elements are beyond what the devices can hold, if they were clipped."""
+    return "-" if weight.loss is None or weight.clipping is None else f"{weight.loss.clipped:,}"
+
+
+def other_names(weight: WeightRecord) -> list[str]:
+    """Where a weight stands and comes from, as far as its name does not say so."""
+    remarks = [f"in {weight.graph}"] if weight.graph else []
+    if from_parameters := parameters_text(weight):
+        remarks.append(from_parameters)
+    else:
+        # A module that a name of the table starts with already tells nothing new.
+        known = [weight.name, *(consumer.node.strip("/").replace("/", ".") for consumer in weight.consumers)]
+        modules = [module for module in weight.modules if not any(name.startswith(module) for name in known)]
+        remarks.extend([f"module {listed(modules)}"] if modules else [])
+    return remarks
+
+
+def parameters_text(item: WeightRecord | SkippedRecord) -> str:
+    """The parameters of the exported module that a weight is from, if they have other names."""
+    return f"from {listed(item.parameters)}" if any(name != item.name for name in item.parameters) else ""
+
+
+def scheme_text(weight: WeightRecord) -> str:
+    """The converter of a weight and what else is decided for it."""
+    parts = [weight.converter.name, *_parameters_of_converter(weight.converter)]
+    if weight.granularity != "tensor":
+        tile = "" if weight.tiling is None or weight.tiling.rows is None else _tile(weight.tiling)
+        parts.append(f"a scale for each {_SHARES[weight.granularity]}{tile}")
+    if weight.clipping is not None:
+        at = (
+            f"{weight.clipping.percentile:g} %" if weight.clipping.value is None else f"|W| = {weight.clipping.value:g}"
+        )
+        parts.append(f"clipped at {at}")
+    if weight.levels is not None:
+        kind = "" if weight.levels.uniform else " of a table"
+        codes = f" as {weight.levels.storage} codes" if weight.levels.is_coded else ""
+        parts.append(f"{weight.levels.count} levels{kind}{codes}")
+    return ", ".join(parts)
+
+
+def _parameters_of_converter(record: ConverterRecord) -> Iterator[str]:
+    """The parameters of a converter, or why they cannot be told."""
+    try:
+        record.converter()
+    except ModelError as error:
+        yield str(error)
+        return
+    parameters = record.parameters
+    yield f"{parameters['g_min']:g} to {parameters['g_max']:g} µS"
+    if factors := parameters.get("f_lst"):
+        yield "pairs counting " + ", ".join(f"{factor:g}" for factor in factors)
+    if "slice_bits" in parameters:
+        yield f"{parameters['bits']} bits in slices of {parameters['slice_bits']}"
+    if parameters.get("exact"):
+        yield "exact"
+    if record.origin is not None:  # whose parameters nobody here knows
+        others = (name for name in parameters if name not in _TOLD_PARAMETERS)
+        yield from (f"{name} = {parameters[name]}" for name in others)
+        yield f"of {record.origin}"
+
+
+_TOLD_PARAMETERS = {"g_min", "g_max", "f_lst", "bits", "slice_bits", "exact"}
+
+
+def _tile(tiling: TilingRecord) -> str:
+    return f" of {tiling.rows}x{tiling.columns} ({tiling.partition})"
+
+
+def readers_text(weight: WeightRecord) -> Text:
+    """The nodes that read a weight, a line each, with the size of the matrix that it is for them."""
+    lines = []
+    for consumer in weight.consumers:
+        matrix = consumer.matrix_view
+        size = "" if matrix is None else f"{matrix.rows}x{matrix.columns}"
+        if matrix is not None and matrix.matrices > 1:
+            size = f"{matrix.matrices} x {size}"
+        if not consumer.is_mvm:
+            size = "digital copy" if consumer.reads == "digital" else "rebuilt"
+        lines.append(with_remark(f"{consumer.op_type} {consumer.node}", size, separator=" "))
+    return below_each_other(lines)
+
+
+def explanation(reason: str) -> str:
+    """What a reason means, or the reason itself if a newer version gave it."""
+    return SkipReason(reason).explanation if reason in set(SkipReason) else reason
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """A shape such as 16x1x3x3."""
+    return "x".join(map(str, shape)) if shape else "scalar"

@@ -1,4 +1,4 @@
-"""What the models are fed with: generated arrays, or the user's own from an .npz file."""
+"""What inputs models take, and arrays that are generated for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import difflib
 import math
 import operator
 import re
-import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +17,6 @@ from onnx_gconv.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     import onnxruntime
     from numpy.typing import NDArray
@@ -27,10 +25,10 @@ __all__ = [
     "FALLBACK_SIZES",
     "InputSpec",
     "ValueRange",
-    "check_inputs",
+    "check_known",
     "generate_attempts",
     "generate_inputs",
-    "load_inputs",
+    "listed",
     "parse_dim",
     "parse_value",
     "read_input_specs",
@@ -60,8 +58,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(uint64)": np.dtype(np.uint64),
     "tensor(bool)": np.dtype(np.bool_),
 }
-
-_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -188,7 +184,7 @@ def generate_inputs(
     Raises:
         ConfigError: A name is unknown, sizes contradict each other, or a range does not fit its input's type.
     """
-    _check_known(values, [spec.name for spec in specs], "input")
+    check_known(values, [spec.name for spec in specs], "input")
     if seed < 0:
         raise ConfigError(f"the seed {seed} is negative; give a whole number from 0")
     shapes = _resolve_shapes(specs, dims, fallback_size)
@@ -216,52 +212,6 @@ def generate_attempts(
             yield generate_inputs(specs, dims=sizes, values=values, fallback_size=fallback_size, seed=seed)
 
 
-def load_inputs(path: Path, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any]]:
-    """The user's inputs from an .npz file that holds one array an input, under the input's name.
-
-    Nothing is cast: another type than the model's is an error. bfloat16, which .npz files hold as two raw bytes an
-    element, is read as what it was.
-
-    Raises:
-        ConfigError: The file is no .npz, or its arrays are not what the model needs.
-    """
-    if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe might never end
-        raise ConfigError(f"{path}: is a device, a pipe or a socket; {_how_to_save(specs)}")
-    # A zip file is what an .npz is; anything else would be refused by numpy.load as a pickle, which says nothing.
-    if not zipfile.is_zipfile(path):
-        what = "is not an .npz file" if path.exists() else "does not exist"
-        raise ConfigError(f"{path}: {what}; {_how_to_save(specs)}")
-    try:
-        # NumPy leaves a file open that it opened, if it is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
-            # Names, types and shapes come first, so that nothing is unpacked in vain: a small file may hold gigabytes.
-            _check_names(loaded.files, specs, str(path))
-            for spec in specs:
-                _check_form(loaded.zip, spec, str(path))
-            arrays = {name: loaded[name] for name in loaded.files}
-    except ConfigError:
-        raise
-    except Exception as error:  # zipfile, zlib, lzma and NumPy's reader of headers raise a dozen types of errors
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{path}: cannot be read as an .npz file ({reason}); {_how_to_save(specs)}") from error
-    return check_inputs(arrays, specs, source=str(path))
-
-
-def check_inputs(arrays: Mapping[str, Any], specs: Sequence[InputSpec], *, source: str) -> dict[str, NDArray[Any]]:
-    """The given arrays in the order of the specs, after a check of names, types and shapes.
-
-    Args:
-        arrays: One array an input, by name.
-        specs: The inputs of the model.
-        source: Where the arrays come from, for messages.
-
-    Raises:
-        ConfigError: An input is missing or unknown, or has a type or shape that the model does not take.
-    """
-    _check_names(arrays, specs, source)
-    return {spec.name: _check_array(arrays[spec.name], spec, source) for spec in specs}
-
-
 def _parse_number(text: str) -> float:
     """A number, as an int where it is written as one: 64-bit integers do not fit a float."""
     try:
@@ -278,18 +228,18 @@ def _read_spec(argument: onnxruntime.NodeArg) -> InputSpec:
     return InputSpec(argument.name, _DTYPES.get(argument.type, "string"), shape)
 
 
-def _check_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
+def check_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
     """Refuse names that the model does not have, with the nearest one that it has."""
     for name in names:
         if name in known:
             continue
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        has = f"the model has {_listed(known)}" if known else "the model has none"
+        has = f"the model has {listed(known)}" if known else "the model has none"
         raise ConfigError(f"no {what} is named {name!r}{hint} ({has})")
 
 
-def _listed(names: Sequence[str], longest: int = 20) -> str:
+def listed(names: Sequence[str], longest: int = 20) -> str:
     """Names for a one-line message, cut where a model has very many."""
     rest = len(names) - longest
     return ", ".join(names[:longest]) + (f" and {rest} more" if rest > 0 else "")
@@ -351,7 +301,7 @@ def _given_sizes(
     by_axis = {f"{spec.name}:{axis}": (spec, axis) for spec in specs for axis in range(len(spec.shape))}
     names = dict.fromkeys(size for spec in specs for size in spec.shape if isinstance(size, str))
     unnamed = [key for key, (spec, axis) in by_axis.items() if spec.shape[axis] is None]
-    _check_known((key for key in dims if key not in by_axis), [*names, *unnamed], "symbolic dimension")
+    check_known((key for key in dims if key not in by_axis), [*names, *unnamed], "symbolic dimension")
     symbols: dict[str, int] = {}
     axes: dict[tuple[str, int], int] = {}
     for key, size in dims.items():
@@ -437,73 +387,3 @@ def _integer_bounds(spec: InputSpec, dtype: np.dtype[Any], values: ValueRange) -
             f"input {spec.name!r} is {dtype} and cannot take {values}; give whole numbers from {lowest} to {highest}"
         )
     return low, high
-
-
-def _check_names(names: Iterable[str], specs: Sequence[InputSpec], source: str) -> None:
-    """Refuse inputs that are missing and names that are no inputs."""
-    names = list(names)
-    known = [spec.name for spec in specs]
-    try:
-        _check_known(names, known, "input")
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
-    for spec in specs:
-        if spec.name not in names:
-            there = _listed(names) if names else "nothing"
-            raise ConfigError(
-                f"{source}: input {spec.name!r} is missing; there is {there}, and the model needs {_listed(known)}"
-            )
-
-
-def _check_form(archive: zipfile.ZipFile, spec: InputSpec, source: str) -> None:
-    """Refuse an array of an .npz file for its type and shape, of which only the header is read."""
-    name = f"{spec.name}.npy"
-    with archive.open(name if name in archive.namelist() else spec.name) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in _NPY_HEADERS:
-            raise ValueError(f"input {spec.name!r} has the npy version {'.'.join(map(str, version))}")
-        shape, _, dtype = _NPY_HEADERS[version](member)
-    if dtype.kind != "O":  # a pickle, which is refused when it is read
-        _check_dtype(np.empty(0, dtype), spec, source)
-        _check_shape(shape, spec, source)
-
-
-def _check_array(array: object, spec: InputSpec, source: str) -> NDArray[Any]:
-    if not isinstance(array, np.ndarray):
-        raise ConfigError(f"{source}: input {spec.name!r} is a {type(array).__name__} and must be a NumPy array")
-    array = _check_dtype(array, spec, source)
-    _check_shape(array.shape, spec, source)
-    return array
-
-
-def _check_shape(shape: tuple[int, ...], spec: InputSpec, source: str) -> None:
-    # () may stand for an unknown rank: ONNX Runtime checks that itself.
-    fits = not spec.shape or (
-        len(spec.shape) == len(shape)
-        and all(not isinstance(size, int) or size == there for size, there in zip(spec.shape, shape, strict=True))
-    )
-    if not fits:
-        needed = ", ".join("any" if size is None else str(size) for size in spec.shape)
-        there = ", ".join(map(str, shape))
-        raise ConfigError(f"{source}: input {spec.name!r} has the shape [{there}] and must have [{needed}]")
-
-
-def _check_dtype(array: NDArray[Any], spec: InputSpec, source: str) -> NDArray[Any]:
-    if isinstance(spec.dtype, str):
-        is_text = array.dtype.kind in "US" or (
-            array.dtype.kind == "O" and all(isinstance(element, str) for element in array.flat)
-        )
-        # ONNX Runtime gives text back as objects; one form for all keeps what is reported the same.
-        if is_text:
-            return array.astype(object) if array.dtype.kind == "U" else array
-    elif array.dtype == spec.dtype:
-        return array
-    elif array.dtype == np.dtype(f"V{spec.dtype.itemsize}") and spec.dtype.kind == "V":
-        # .npz files keep the bytes of types that NumPy lacks, but not their names.
-        return array.view(spec.dtype)
-    raise ConfigError(f"{source}: input {spec.name!r} is {array.dtype} and must be {spec.dtype}; nothing is cast")
-
-
-def _how_to_save(specs: Sequence[InputSpec]) -> str:
-    arguments = ", ".join(f"{spec.name}=..." for spec in specs[:3])
-    return f"write one with numpy.savez(path, {arguments})"

@@ -21,7 +21,8 @@ from onnx_gconv.runtime.comparison import (
     is_beyond_rounding,
     spread_between,
 )
-from onnx_gconv.runtime.inputs import InputSpec, ValueRange, check_inputs, generate_attempts, load_inputs
+from onnx_gconv.runtime.given_inputs import check_inputs, load_inputs
+from onnx_gconv.runtime.inputs import InputSpec, ValueRange, generate_attempts
 from onnx_gconv.runtime.session import OPTIMIZATIONS, ModelSession, Optimization, RuntimeRefusal, run_model
 from onnx_gconv.verification.random_numbers import random_numbers
 

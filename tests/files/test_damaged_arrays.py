@@ -12,7 +12,8 @@ import pytest
 
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.arrays import read_arrays
-from onnx_gconv.runtime.inputs import InputSpec, load_inputs
+from onnx_gconv.runtime.given_inputs import load_inputs
+from onnx_gconv.runtime.inputs import InputSpec
 
 ARRAY = np.full((4, 4), 3.0, np.float32)
 DEFLATED, LZMA = zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA

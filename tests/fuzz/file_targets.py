@@ -16,7 +16,8 @@ from onnx_gconv.crossbars.defects import read_defects
 from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.devices.presets import presets_in
 from onnx_gconv.operations import check_configuration
-from onnx_gconv.runtime.inputs import InputSpec, load_inputs
+from onnx_gconv.runtime.given_inputs import load_inputs
+from onnx_gconv.runtime.inputs import InputSpec
 from tests.fuzz.array_files import (
     arrays_of_hdf5,
     arrays_of_npz,

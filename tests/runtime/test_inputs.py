@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.runtime.given_inputs import check_inputs, load_inputs
 from onnx_gconv.runtime.inputs import (
     FALLBACK_SIZES,
     InputSpec,
     ValueRange,
-    check_inputs,
     generate_attempts,
     generate_inputs,
-    load_inputs,
     parse_dim,
     parse_value,
     read_input_specs,

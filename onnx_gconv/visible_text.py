@@ -7,8 +7,9 @@ that looks like one of ours.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
-__all__ = ["one_line", "visible", "visible_json", "visible_lines"]
+__all__ = ["listed", "one_line", "visible", "visible_json", "visible_lines"]
 
 # Names in a model may have any length; what a message says of them is at its beginning and at its end.
 _LONGEST_LINE = 2000
@@ -31,6 +32,12 @@ def one_line(text: str) -> str:
     if len(line) <= _LONGEST_LINE and len(shown := visible(line)) <= _LONGEST_LINE:
         return shown
     return f"{visible(line[:half])[:half]} [...] {visible(line[-half:])[-half:]}"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first names of some in a sentence, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def visible_json(document: str) -> str:

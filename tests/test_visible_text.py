@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from onnx_gconv.errors import BundleError, ConfigError, GconvError, ModelError
 from onnx_gconv.terminal_text import plain, rendered, titled_table, with_remark
-from onnx_gconv.visible_text import one_line, visible, visible_json, visible_lines
+from onnx_gconv.visible_text import listed, one_line, visible, visible_json, visible_lines
 
 HOSTILE = "a\x1b[31m\x07\r\x9b2J\u202eb\x7f"
 SHOWN = r"a\x1b[31m\x07\r\x9b2J\u202eb\x7f"
@@ -84,3 +84,10 @@ def test_tables_cut_nothing_off(width):
     first, second = ("".join(column) for column in zip(*cells, strict=True))
     assert first == "".join(names).replace(" ", "")
     assert second == "1234567.125" * 2
+
+
+def test_long_lists_are_cut_with_the_number_of_the_rest():
+    assert listed([]) == ""
+    assert listed(["a", "b", "c"]) == "a, b, c"
+    assert listed(["a", "b", "c", "d"]) == "a, b, c and 1 more"
+    assert listed([str(number) for number in range(1235)], 1) == "0 and 1,234 more"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from onnx_gconv.crossbars.arrangement import Arrangement, Evidence
 from onnx_gconv.handoff.measurements import Measurements
 from onnx_gconv.handoff.readback_report import LayerReadback, TileReadback
+from onnx_gconv.visible_text import listed
 
 __all__ = ["readback_notes"]
 
@@ -31,11 +32,11 @@ def readback_notes(measurements: Measurements, layers: Sequence[LayerReadback]) 
     tiles = [tile for layer in layers for tile in layer.tiles]
     if keys := [key for tile in tiles for key in tile.never_written]:
         what, their = ("array was", "its") if len(keys) == 1 else ("arrays were", "their")
-        yield f"{len(keys):,} {what} created, but never written, so that {their} cells keep the targets: {_named(keys)}"
+        yield f"{len(keys):,} {what} created, but never written, so that {their} cells keep the targets: {listed(keys)}"
     if keys := [key for tile in tiles for key in tile.only_zeros]:
         what = "array holds" if len(keys) == 1 else "arrays hold"
         yield (
-            f"{len(keys):,} {what} nothing but zeros, which count as measured: {_named(keys)}; leave arrays out that "
+            f"{len(keys):,} {what} nothing but zeros, which count as measured: {listed(keys)}; leave arrays out that "
             "were not measured"
         )
     for layer in layers:
@@ -68,7 +69,7 @@ def _of_arrangements(layer: LayerReadback) -> Iterator[str]:
     for name, tiles in alike.items():
         evidence = functools.reduce(operator.or_, (tile.rearranged[name] for tile in tiles))
         what, looks = ("tile", "looks") if len(tiles) == 1 else ("tiles", "look")
-        names = _named([tile.id for tile in tiles])
+        names = listed([tile.id for tile in tiles])
         yield f"{what} {names} of '{layer.weight}' {looks} {_in_words(name, evidence)}"
     if not alike:
         together: dict[Arrangement, Evidence] = {}
@@ -91,9 +92,3 @@ def _in_words(name: Arrangement, evidence: Evidence) -> str:
         f"{how}: measured conductances are {straight:.3g} µS (rms) from their targets, but only {rearranged:.3g} µS "
         f"from the targets in that arrangement; {remedy}"
     )
-
-
-def _named(names: Sequence[str], most: int = 3) -> str:
-    """Some names, and how many more there are."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

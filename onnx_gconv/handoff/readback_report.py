@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_gconv.crossbars.arrangement import Arrangement, Evidence
 from onnx_gconv.crossbars.error_figures import ProgrammingErrors, Tolerance, WeightErrors
 from onnx_gconv.terminal_text import ByWidth, file_list, plain, rendered, titled_table
+from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["LayerReadback", "ReadbackReport", "TileReadback"]
 
 _MOST_TILES = 5
-_MOST_KEYS = 3
 _BARS = " ▁▂▃▄▅▆▇█"
 _BARS_IN_TABLE = 16
 
@@ -256,9 +256,8 @@ class ReadbackReport:
         if worst := self._worst_tiles():
             lines.append(f"Tiles with the largest errors (rms): {', '.join(worst)}.")
         if self.unused_keys:
-            more = f" and {len(self.unused_keys) - _MOST_KEYS} more" if len(self.unused_keys) > _MOST_KEYS else ""
-            names = ", ".join(f"'{key}'" for key in self.unused_keys[:_MOST_KEYS])
-            lines.append(f"Not used, since no tile has such arrays: {names}{more}.")
+            names = listed([f"'{key}'" for key in self.unused_keys])
+            lines.append(f"Not used, since no tile has such arrays: {names}.")
         lines.extend(f"Note: {note}." for note in self.notes)
         if self.pictures is not None:
             lines.append(f"Pictures: {len(self.pictures.files):,} in {self.pictures.folder}")

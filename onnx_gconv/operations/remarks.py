@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from onnx_gconv.mapping import ConsumerRecord, Manifest, SkippedRecord, WeightRecord
+from onnx_gconv.visible_text import listed
 
-__all__ = ["listed", "mapping_remarks"]
-
-_MOST_NAMES = 3
+__all__ = ["mapping_remarks"]
 
 # max_finite_val of convert_float_to_float16 in onnxconverter-common 1.16, if nobody says otherwise.
 _LARGEST_OF_CONVERTER = 10_000
@@ -25,12 +24,6 @@ def mapping_remarks(manifest: Manifest, mapped: Sequence[WeightRecord]) -> Itera
     yield from _sharing_remarks(manifest)
     yield from _half_precision_remarks(mapped)
     yield from _run_time_remarks(mapped)
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _same_source_remarks(manifest: Manifest) -> Iterator[str]:

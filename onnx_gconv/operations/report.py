@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.mapping import Manifest, SkippedRecord, WeightRecord
-from onnx_gconv.operations.remarks import listed, mapping_remarks
+from onnx_gconv.operations.remarks import mapping_remarks
 from onnx_gconv.operations.weight_texts import (
     clipped_text,
     explanation,
@@ -30,6 +30,7 @@ from onnx_gconv.terminal_text import (
     titled_table,
     with_remark,
 )
+from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType

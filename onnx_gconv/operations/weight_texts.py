@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import ConverterRecord, SkippedRecord, TilingRecord, WeightRecord
-from onnx_gconv.operations.remarks import listed
 from onnx_gconv.terminal_text import below_each_other, with_remark
+from onnx_gconv.visible_text import listed
 from onnx_gconv.weights import SkipReason
 
 if TYPE_CHECKING:

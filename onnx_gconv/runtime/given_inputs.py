@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.runtime.inputs import InputSpec, check_known, listed
+from onnx_gconv.runtime.inputs import MOST_NAMED, InputSpec, check_known
+from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -77,9 +78,10 @@ def _check_names(names: Iterable[str], specs: Sequence[InputSpec], source: str) 
         raise ConfigError(f"{source}: {error}") from None
     for spec in specs:
         if spec.name not in names:
-            there = listed(names) if names else "nothing"
+            there = listed(names, MOST_NAMED) if names else "nothing"
+            needed = listed(known, MOST_NAMED)
             raise ConfigError(
-                f"{source}: input {spec.name!r} is missing; there is {there}, and the model needs {listed(known)}"
+                f"{source}: input {spec.name!r} is missing; there is {there}, and the model needs {needed}"
             )
 
 

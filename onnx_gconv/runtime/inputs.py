@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FALLBACK_SIZES",
+    "MOST_NAMED",
     "InputSpec",
     "ValueRange",
     "check_known",
     "generate_attempts",
     "generate_inputs",
-    "listed",
     "parse_dim",
     "parse_value",
     "read_input_specs",
@@ -39,6 +40,9 @@ FALLBACK_SIZES: tuple[int, ...] = (32, 64, 576, 224, 320, 16, 8, 1)
 
 576 comes before 224: audio networks accept windows that are too short to reach most of their layers.
 """
+
+MOST_NAMED = 20
+"""So many names of inputs stand in a message."""
 
 # An attempt above this many elements would cost gigabytes only to find out that the model rejects it.
 _LARGEST_ATTEMPT = 2**26
@@ -235,14 +239,8 @@ def check_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
             continue
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        has = f"the model has {listed(known)}" if known else "the model has none"
+        has = f"the model has {listed(known, MOST_NAMED)}" if known else "the model has none"
         raise ConfigError(f"no {what} is named {name!r}{hint} ({has})")
-
-
-def listed(names: Sequence[str], longest: int = 20) -> str:
-    """Names for a one-line message, cut where a model has very many."""
-    rest = len(names) - longest
-    return ", ".join(names[:longest]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _resolve_shapes(

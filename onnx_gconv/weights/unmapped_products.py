@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnx_gconv.visible_text import listed
 from onnx_gconv.weights.constants import Constant, ConstantValues, constants_of, leaves
 from onnx_gconv.weights.mvm_ops import mvm_op
 from onnx_gconv.weights.opsets import default_opset
@@ -19,7 +20,6 @@ from onnx_gconv.weights.unlisted_ops import attribute_matrices, product_inputs
 __all__ = ["UnmappedProducts", "is_matrix_of_numbers"]
 
 _MATRIX_RANK = 2
-_MOST_NAMED = 3
 
 # Indices, masks and texts; weights and packed codes have other types.
 _NO_WEIGHTS = frozenset(
@@ -88,11 +88,11 @@ class UnmappedProducts:
         elif uses.slots:
             reason, consumers = SkipReason.CHOSEN_AT_RUN_TIME, tuple(uses.slots)
             through = f"through {'/'.join(uses.choosers)} " if uses.choosers else ""
-            detail = f"{through}to {_listed(consumers)}"
+            detail = f"{through}to {listed(consumers)}"
         else:
             reason, consumers = SkipReason.UNLISTED_OP, tuple(uses.readers)
             behind = f", behind {'/'.join(uses.choosers)}" if uses.choosers else ""
-            detail = f"read by {_listed(tuple(uses.unlisted))}{behind}"
+            detail = f"read by {listed(tuple(uses.unlisted))}{behind}"
         return SkippedWeight(
             name=constant.value.name or "",
             shape=tuple(constant.tensor.shape.numpy()),
@@ -157,11 +157,6 @@ def _in_attributes(node: ir.Node, scope: Scope) -> Iterator[SkippedWeight]:
             is_mvm=True,
             consumers=(node_label(node),),
         )
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:

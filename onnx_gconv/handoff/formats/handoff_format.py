@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.files.arrays import ArrayWriter
 from onnx_gconv.handoff.manifest import FileRecord
+from onnx_gconv.visible_text import listed
 
 __all__ = ["ArrayFolder", "HandoffFormat", "LayerNote"]
 
@@ -38,9 +39,7 @@ class LayerNote:
     layers: Sequence[Layer]
 
     def __str__(self) -> str:
-        ids = ", ".join(layer.id for layer in self.layers[:_MOST_NAMED])
-        more = len(self.layers) - _MOST_NAMED
-        return f"{self.text}: {ids}" + (f" and {more} more" if more > 0 else "")
+        return f"{self.text}: {listed([layer.id for layer in self.layers], _MOST_NAMED)}"
 
 
 class HandoffFormat:

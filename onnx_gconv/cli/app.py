@@ -26,7 +26,7 @@ from onnx_gconv.cli.presets import presets
 from onnx_gconv.cli.readback import readback
 from onnx_gconv.cli.restore import restore
 from onnx_gconv.cli.verify import verify
-from onnx_gconv.errors import GconvError, VerificationError
+from onnx_gconv.errors import ConfigError, GconvError, VerificationError
 from onnx_gconv.version import __version__
 from onnx_gconv.visible_text import one_line, visible_lines
 
@@ -92,6 +92,8 @@ def main() -> int:
         try:
             with tolerated_loss_of_reader():  # of the help, which typer prints
                 code = _run()
+        except ConfigError as error:  # stdout cannot be written
+            return _fail(str(error), _EXIT_BAD_INPUT)
         except (KeyboardInterrupt, typer.Abort):
             return _fail("interrupted; nothing was left behind", _EXIT_INTERRUPTED)
     return code

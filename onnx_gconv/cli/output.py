@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.terminal_text import terminal
 from onnx_gconv.visible_text import visible, visible_json, visible_lines
@@ -59,15 +60,28 @@ def print_for_people(item: RenderableType | Report) -> None:
 
 @contextmanager
 def tolerated_loss_of_reader() -> Iterator[None]:
-    """Go on without output when the reader of stdout goes away, as `head` does."""
+    """Go on without output when the reader of stdout goes away, as `head` does.
+
+    Raises:
+        ConfigError: If stdout cannot be written otherwise, as when its disk is full.
+    """
     try:
         yield
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as error:  # rich and typer make an exit of it
         if not _is_broken_pipe(error):
             raise
-        # Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
+    except OSError as error:
+        _leave_stdout()
+        raise ConfigError(
+            f"cannot print the result: {error.strerror}; free some space, or print to another place"
+        ) from error
+
+
+def _leave_stdout() -> None:
+    """Print nothing more: Python would complain once more when it flushes stdout at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_broken_pipe(error: BaseException | None) -> bool:

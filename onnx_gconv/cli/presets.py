@@ -109,6 +109,7 @@ def _details(preset: DevicePreset) -> RenderableType:
         ("array", f"{_array(preset)} (rows x columns)" if preset.array else "not known"),
         ("tolerance", _tolerance(preset) or "not known"),
         ("converter", preset.converter or "single-pair"),
+        ("model", preset.model or "none of its errors"),
     ]
     rows += [("" if number else "notes", note) for number, note in enumerate(preset.notes)]
     rows += [("" if number else "sources", str(source)) for number, source in enumerate(preset.sources)]

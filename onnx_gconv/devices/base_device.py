@@ -147,6 +147,8 @@ class BaseDeviceModel(ABC):
         return devices.drifted_us
 
     def _check_targets(self, targets_us: FloatArray) -> None:
+        if not isinstance(targets_us, np.ndarray):
+            raise ConfigError(f"device {self.name}: targets are a NumPy array, not a {type(targets_us).__name__}")
         if targets_us.dtype not in (np.float32, np.float64):
             raise ConfigError(f"device {self.name}: targets are float32 or float64, not {targets_us.dtype}")
         if targets_us.size == 0:

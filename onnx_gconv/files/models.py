@@ -221,6 +221,8 @@ def check_output_path(path: Path, inputs: Iterable[Path] = ()) -> None:
         problem = _place_problem(path)
     except OSError as error:
         problem = f"{error.strerror}; choose another name"
+    if problem is None and path.suffix.lower() == ".ort":
+        problem = "ONNX Runtime takes files of that suffix for its own format; give a name that ends in .onnx"
     if problem is not None:
         raise ConfigError(f"cannot write '{path}': {problem}")
     for item in inputs:

@@ -16,10 +16,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.errors import ModelError, VerificationError
+from onnx_gconv.errors import ConfigError, ModelError, VerificationError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.files.progress import Progress, progress_of_step
-from onnx_gconv.mapping import Manifest, read_manifest
+from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
 from onnx_gconv.passes import CheckMapping, Violation
 from onnx_gconv.runtime.comparison import OutputComparison
 from onnx_gconv.runtime.inputs import ValueRange
@@ -34,6 +34,8 @@ from onnx_gconv.verification.rebuilt_original import (
     original_with_rebuilt_weights,
 )
 from onnx_gconv.verification.weights import WeightComparison, compare_weights
+from onnx_gconv.visible_text import listed
+from onnx_gconv.weights.rearrangement import node_label
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -57,6 +59,7 @@ class VerificationReport:
         outputs: Every output of the mapped model beside the original's, in ONNX Runtime.
         limits: What was asked of the errors against the original.
         needs_outputs: Whether something was given that only the comparison of outputs needs, so that it has to run.
+        if_nodes: The If nodes of the mapped model. What their branches compute is compared only if inputs take them.
     """
 
     original: Path
@@ -66,6 +69,7 @@ class VerificationReport:
     outputs: OutputsReport
     limits: ErrorLimits = NO_LIMITS
     needs_outputs: bool = False
+    if_nodes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -77,7 +81,7 @@ class VerificationReport:
         """Everything that does not hold, a line each."""
         return (
             *(str(violation) for violation in self.violations),
-            *(_weight_problem(item) for item in self.weights if not item.passed),
+            *(_weight_problem(item) for item in self.weights if not item.passed and not self._is_told(item)),
             *(
                 f"at optimization '{item.optimization}' the mapped model does not {item.stage}: {item.message}"
                 for item in self.outputs.failures
@@ -86,6 +90,10 @@ class VerificationReport:
             *self._beyond(self.limits),
             *self._missing(),
         )
+
+    def _is_told(self, item: WeightComparison) -> bool:
+        """Whether the check of the mapping says the same of a weight."""
+        return any((each.weight, each.message) == (item.name, item.problem) for each in self.violations)
 
     @property
     def far_from_original(self) -> tuple[str, ...]:
@@ -132,6 +140,7 @@ class VerificationReport:
             "inputs": outputs["inputs"],
             "run_failures": outputs["failures"],
             "notes": outputs["notes"],
+            "if_nodes": list(self.if_nodes),
         }
 
     def __str__(self) -> str:
@@ -220,6 +229,11 @@ class VerificationReport:
             shapes = ", ".join(f"{item.name} {list(item.shape)}" for item in described.tensors)
             yield f"Inputs: {described.source}{seed}: {shapes}"
         yield from (f"Note: {note}" for note in self.outputs.notes)
+        if self.if_nodes and self.outputs.comparisons:
+            yield (
+                f"Note: a run takes one branch of an If ({listed(self.if_nodes)}), and what the other one computes is "
+                "not compared; verify again with inputs that take it (--inputs, --value)"
+            )
         if self.outputs.unproved is not None:
             yield f"OUTPUTS NOT COMPARED: {self.outputs.unproved}"
 
@@ -229,7 +243,9 @@ class VerificationReport:
         if self.outputs.unproved is not None:
             which = "outputs" if self.outputs.not_compared is not None else "some outputs"
             return f"NOT VERIFIED AS A WHOLE: {weights} and the mapping hold, but {which} were not compared."
-        verdict = f"PASSED: {weights}, {len(self.outputs.comparisons)} comparisons of outputs, and the mapping hold"
+        taken = " of the branches that these inputs take" if self.if_nodes else ""
+        count = f"{len(self.outputs.comparisons)} comparisons of outputs{taken}"
+        verdict = f"PASSED: {weights}, {count}, and the mapping hold"
         if not self.far_from_original:
             return f"{verdict}."
         return f"{verdict}, but outputs are FAR FROM THE ORIGINAL'S: {'; '.join(self.far_from_original)}."
@@ -265,6 +281,9 @@ def verify(
     An original that ONNX Runtime does not run, and whose opset was raised before the mapping, is run at the raised
     opset; a note says so.
 
+    A run takes one branch of an If. What another one computes is compared only with inputs that take it; the report
+    names the nodes.
+
     Never more than one model's weights are in memory.
 
     Args:
@@ -282,11 +301,12 @@ def verify(
 
     Raises:
         ModelError: If a model cannot be read.
-        ConfigError: If the inputs do not fit the original, or a limit is no such number.
+        ConfigError: If the inputs do not fit the original, a limit is no such number, or the mapped model is given
+            first.
     """
     original, mapped = Path(original), Path(mapped)
     limits = ErrorLimits(min_sqnr_db, min_agreement, max_error)
-    manifest, violations, weights = _check_weights(original, mapped, progress)
+    manifest, violations, weights, if_nodes = _check_weights(original, mapped, progress)
     compare = partial(
         compare_outputs,
         mapped=mapped,
@@ -318,7 +338,7 @@ def verify(
     elif all(item.passed for item in weights) and not all(item.bit_identical for item in weights):
         outputs = replace(outputs, notes=(*outputs.notes, *_amplified(outputs)))
     needs_outputs = inputs is not None or bool(dims) or bool(values) or limits.are_given
-    return VerificationReport(original, mapped, violations, weights, outputs, limits, needs_outputs)
+    return VerificationReport(original, mapped, violations, weights, outputs, limits, needs_outputs, if_nodes)
 
 
 def _taken_over(bias: str) -> str:
@@ -343,18 +363,25 @@ def _amplified(outputs: OutputsReport) -> Iterator[str]:
 
 def _check_weights(
     original: Path, mapped: Path, progress: Progress | None
-) -> tuple[Manifest | None, tuple[Violation, ...], tuple[WeightComparison, ...]]:
-    """The checks that need no runtime. Both models are gone from memory afterwards."""
+) -> tuple[Manifest | None, tuple[Violation, ...], tuple[WeightComparison, ...], tuple[str, ...]]:
+    """The checks that need no runtime, and the If nodes. Both models are gone from memory afterwards."""
     with _on_disk(mapped) as mapped_model:
+        if_nodes = tuple(node_label(node) for node in mapped_model.graph.all_nodes() if node.op_type == "If")
         violations = CheckMapping().violations(mapped_model)
         try:
             manifest = read_manifest(mapped_model)
         except ModelError:  # it is among the violations
             manifest = None
+        original_model = load_model(original)
         if manifest is None:
-            return None, violations, ()
+            if MANIFEST_KEY in original_model.metadata_props and MANIFEST_KEY not in mapped_model.metadata_props:
+                raise ConfigError(
+                    f"'{original}' is a mapped model, and '{mapped}' is none; give the original first, then the mapped "
+                    "one"
+                )
+            return None, violations, (), if_nodes
         step = progress_of_step(progress, "weights")
-        return manifest, violations, compare_weights(load_model(original), mapped_model, manifest, step)
+        return manifest, violations, compare_weights(original_model, mapped_model, manifest, step), if_nodes
 
 
 def _eps(dtype: str) -> float:

@@ -303,6 +303,15 @@ def test_a_folder_as_output_is_refused(gconv, folder, writer):
     assert content(folder) == before
 
 
+def test_an_output_with_the_suffix_of_onnx_runtimes_own_format_is_refused(gconv, folder):
+    code, _, error = gconv("map", folder / "in.onnx", "-o", folder / "out.ort")
+    assert code == 2
+    assert error == (
+        f"onnx-gconv: cannot write '{folder / 'out.ort'}': ONNX Runtime takes files of that suffix for its own format; "
+        "give a name that ends in .onnx\n"
+    )
+
+
 def test_an_output_in_a_folder_without_permission_is_refused(gconv, folder, writer, monkeypatch):
     (folder / "locked").mkdir(mode=0o500)
     if IS_ROOT:  # who may write everywhere

@@ -6,6 +6,7 @@ import logging
 import os
 import runpy
 import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -215,6 +216,14 @@ def test_an_exit_for_another_reason_stays_one(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "stdout", Pipe(file))
         with pytest.raises(SystemExit), tolerated_loss_of_reader():
             raise SystemExit(3)
+
+
+def test_a_full_disk_behind_standard_output_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "onnx_gconv", "converters"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    reason = "cannot print the result: No space left on device; free some space, or print to another place"
+    assert (ended.returncode, ended.stderr) == (2, f"onnx-gconv: {reason}\n")
 
 
 class Terminal:

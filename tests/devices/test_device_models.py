@@ -62,6 +62,8 @@ def test_targets_outside_of_the_range_and_negative_times_are_refused(name):
             device.program(wrong, np.random.default_rng(0))
     with pytest.raises(ConfigError, match="targets are float32 or float64, not int64"):
         device.program(np.array([10]), np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="targets are a NumPy array, not a list"):
+        device.program([device.g_max], np.random.default_rng(0))
     devices = device.program(np.float32([device.g_max]), np.random.default_rng(0))
     for step in (device.drift, device.read):
         for seconds in (-1.0, np.nan, np.inf):

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from onnx_gconv.errors import ConfigError
 
-__all__ = ["BaseDeviceModel", "DeviceModel", "Devices", "FloatArray", "normal", "polynomial"]
+__all__ = [
+    "BaseDeviceModel",
+    "DeviceModel",
+    "Devices",
+    "FloatArray",
+    "foreign_devices",
+    "normal",
+    "polynomial",
+    "require_sizes",
+]
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
@@ -179,3 +188,15 @@ def polynomial(coefficients: tuple[float, ...], x: FloatArray) -> FloatArray:
         result *= x
         result += coefficient
     return result
+
+
+def require_sizes(device: str, **sizes: float) -> None:
+    """Raise ConfigError unless settings of a device are finite and 0 or more."""
+    for name, value in sizes.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"device {device}: {name} is 0 or more, but it is {value}")
+
+
+def foreign_devices() -> ConfigError:
+    """The error of a model that is given devices of another one."""
+    return ConfigError("these devices were programmed by another model; give what `program` of this one gave")

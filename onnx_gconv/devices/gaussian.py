@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_gconv.devices.base_device import BaseDeviceModel, DeviceModel, Devices, FloatArray, normal
+from onnx_gconv.devices.base_device import (
+    BaseDeviceModel,
+    DeviceModel,
+    Devices,
+    FloatArray,
+    foreign_devices,
+    normal,
+    require_sizes,
+)
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["GaussianDevice", "LogNormalDevice", "StuckDevices"]
@@ -49,8 +56,13 @@ class GaussianDevice(BaseDeviceModel):
         super().__init__(g_max, g_min)
         self.sigma_us, self.sigma_relative = float(sigma_us), float(sigma_relative)
         self.read_sigma_us, self.read_sigma_relative = float(read_sigma_us), float(read_sigma_relative)
-        for what in ("sigma_us", "sigma_relative", "read_sigma_us", "read_sigma_relative"):
-            _require_size(self.name, what, getattr(self, what))
+        require_sizes(
+            self.name,
+            sigma_us=self.sigma_us,
+            sigma_relative=self.sigma_relative,
+            read_sigma_us=self.read_sigma_us,
+            read_sigma_relative=self.read_sigma_relative,
+        )
 
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
         programmed = _with_normal_errors(targets_us, self.sigma_us, self.sigma_relative, rng)
@@ -82,7 +94,7 @@ class LogNormalDevice(BaseDeviceModel):
     def __init__(self, g_max: float | None = None, g_min: float | None = None, *, sigma: float = 0.1) -> None:
         super().__init__(g_max, g_min)
         self.sigma = float(sigma)
-        _require_size(self.name, "sigma", self.sigma)
+        require_sizes(self.name, sigma=self.sigma)
 
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
         factor = normal(targets_us, rng)
@@ -149,7 +161,7 @@ class StuckDevices:
 
 def _stuck_among(devices: Devices) -> _StuckAmong:
     if not isinstance(devices, _StuckAmong):
-        raise ConfigError("these devices were programmed by another model; give what `program` of this one gave")
+        raise foreign_devices()
     return devices
 
 
@@ -163,8 +175,3 @@ def _with_normal_errors(
     noise += conductances_us
     np.maximum(noise, 0, out=noise)
     return noise
-
-
-def _require_size(device: str, what: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"device {device}: {what} is 0 or more, but it is {value}")

@@ -12,8 +12,6 @@ from onnx_gconv.errors import ConfigError
 
 __all__ = ["HermesOneDevice", "HermesTwoDevices"]
 
-_SMALLEST = 1e-7  # of g / g_max, where it has a logarithm
-
 
 class _HermesDevice(PowerLawDevice):
     _sigma: ClassVar[tuple[float, ...]]
@@ -38,14 +36,14 @@ class _HermesDevice(PowerLawDevice):
         return self._fitted_sigma(self._sigma, targets_us, fitted_g_max=self.default_g_max)
 
     def _drift_moments(self, targets_us: FloatArray) -> tuple[FloatArray, FloatArray]:
-        relative = self._relative(targets_us, _SMALLEST)
+        relative = self._above_zero(targets_us)
         return (
             _joined(relative, self._MEAN_BELOW, self._MEAN),
             _joined(relative, self._spread_below, self._spread),
         )
 
     def _read_share(self, programmed_us: FloatArray) -> FloatArray:
-        return _joined(self._relative(programmed_us, _SMALLEST), self._share_below, self._share)
+        return _joined(self._above_zero(programmed_us), self._share_below, self._share)
 
 
 def _joined(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, normal
+from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, foreign_devices, normal
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["MeasuredDevice"]
@@ -107,7 +107,7 @@ class MeasuredDevice(BaseDeviceModel):
 
     def _drifted(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:  # noqa: ARG002
         if not isinstance(devices, _Ranked):
-            raise ConfigError("these devices were programmed by another model; give what `program` of this one gave")
+            raise foreign_devices()
         return self._at(devices.targets_us, seconds, devices.ranks)
 
     def _check_time(self, seconds: float) -> None:

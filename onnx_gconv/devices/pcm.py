@@ -12,8 +12,6 @@ from onnx_gconv.errors import ConfigError
 
 __all__ = ["CustomDriftPcmDevice", "PcmDevice"]
 
-_SMALLEST = 1e-7  # of g / g_max, where it has a logarithm
-
 
 class PcmDevice(PowerLawDevice):
     """Phase-change memory on a 90 nm chip of a million devices, with r = g / g_max::
@@ -35,7 +33,7 @@ class PcmDevice(PowerLawDevice):
         return self._fitted_sigma((0.26348, 1.9650, -1.1731), targets_us, fitted_g_max=25.0)
 
     def _drift_moments(self, targets_us: FloatArray) -> tuple[FloatArray, FloatArray]:
-        log = np.log(self._relative(targets_us, _SMALLEST))
+        log = np.log(self._above_zero(targets_us))
         return np.clip(-0.0155 * log + 0.0244, 0.049, 0.1), np.clip(-0.0125 * log - 0.0059, 0.008, 0.045)
 
     def _read_share(self, programmed_us: FloatArray) -> FloatArray:

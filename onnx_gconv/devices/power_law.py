@@ -7,7 +7,7 @@ from abc import abstractmethod
 
 import numpy as np
 
-from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, normal, polynomial
+from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, normal, polynomial, require_sizes
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["PowerLawDevice"]
@@ -58,9 +58,12 @@ class PowerLawDevice(BaseDeviceModel):
         self.read_scale = float(read_scale)
         self.t_0 = float(self.t_0_seconds if t_0 is None else t_0)
         self.t_read = float(self.t_read_seconds if t_read is None else t_read)
-        for what in ("programming_scale", "drift_scale", "read_scale"):
-            if not (math.isfinite(value := getattr(self, what)) and value >= 0):
-                raise ConfigError(f"device {self.name}: {what} is 0 or more, but it is {value}")
+        require_sizes(
+            self.name,
+            programming_scale=self.programming_scale,
+            drift_scale=self.drift_scale,
+            read_scale=self.read_scale,
+        )
         for what in ("t_0", "t_read"):
             if not (math.isfinite(value := getattr(self, what)) and value > 0):
                 raise ConfigError(f"device {self.name}: {what} is positive, in seconds, but it is {value}")
@@ -110,6 +113,10 @@ class PowerLawDevice(BaseDeviceModel):
     def _relative(self, conductances_us: FloatArray, least: float = 0.0) -> FloatArray:
         """Conductances as parts of g_max, at least `least`."""
         return np.maximum(conductances_us / conductances_us.dtype.type(self.g_max), least)
+
+    def _above_zero(self, conductances_us: FloatArray) -> FloatArray:
+        """Conductances as parts of g_max, so far above 0 that they have a logarithm."""
+        return self._relative(conductances_us, 1e-7)
 
     def _fitted_sigma(self, coefficients: tuple[float, ...], targets_us: FloatArray, fitted_g_max: float) -> FloatArray:
         """A polynomial of g / g_max in µS, which was fitted for another g_max."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, normal, polynomial
+from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, normal, polynomial, require_sizes
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["CmoReramDevice", "WanReramDevice"]
@@ -47,8 +47,7 @@ class WanReramDevice(BaseDeviceModel):
     def __init__(self, g_max: float | None = None, g_min: float | None = None, *, noise_scale: float = 1.0) -> None:
         super().__init__(g_max, g_min)
         self.noise_scale = float(noise_scale)
-        if not (math.isfinite(self.noise_scale) and self.noise_scale >= 0):
-            raise ConfigError(f"device {self.name}: noise_scale is 0 or more, but it is {self.noise_scale}")
+        require_sizes(self.name, noise_scale=self.noise_scale)
 
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
         return Devices.after_programming(targets_us, self._with_errors(targets_us, 1.0, rng))
@@ -127,9 +126,12 @@ class CmoReramDevice(BaseDeviceModel):
         self.acceptance_percent = float(acceptance_percent)
         self.programming_scale, self.drift_scale = float(programming_scale), float(drift_scale)
         self.read_scale = float(read_scale)
-        for what in ("programming_scale", "drift_scale", "read_scale"):
-            if not (math.isfinite(value := getattr(self, what)) and value >= 0):
-                raise ConfigError(f"device {self.name}: {what} is 0 or more, but it is {value}")
+        require_sizes(
+            self.name,
+            programming_scale=self.programming_scale,
+            drift_scale=self.drift_scale,
+            read_scale=self.read_scale,
+        )
 
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
         noise = normal(targets_us, rng)

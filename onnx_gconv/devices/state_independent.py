@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_gconv.devices.base_device import FloatArray
+from onnx_gconv.devices.base_device import FloatArray, require_sizes
 from onnx_gconv.devices.power_law import PowerLawDevice
 
 __all__ = ["StateIndependentDevice"]
@@ -40,6 +40,7 @@ class StateIndependentDevice(PowerLawDevice):
     ) -> None:
         super().__init__(g_max, g_min, **settings)  # type: ignore[arg-type]  # they are those of PowerLawDevice
         self.sigma_us, self.nu_mean, self.nu_spread = float(sigma_us), float(nu_mean), float(nu_spread)
+        require_sizes(self.name, sigma_us=self.sigma_us, nu_mean=self.nu_mean, nu_spread=self.nu_spread)
 
     def _programming_sigma_us(self, targets_us: FloatArray) -> FloatArray:
         return np.full_like(targets_us, self.sigma_us)

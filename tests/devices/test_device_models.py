@@ -104,6 +104,10 @@ WRONG = [
     ("pcm-hermes-1", {"g_max": 25}, "it was characterized up to 10.35 \u00b5S, but g_max is 25 \u00b5S"),
     ("reram-cmo", {"acceptance_percent": 1}, "acceptance ranges of 0.2 and 2 percent were characterized, but it is 1"),
     ("reram-cmo", {"drift_scale": np.nan}, "device reram-cmo: drift_scale is 0 or more, but it is nan"),
+    ("reram-cmo", {"read_scale": -1}, "device reram-cmo: read_scale is 0 or more, but it is -1.0"),
+    ("state-independent", {"nu_spread": -1}, "device state-independent: nu_spread is 0 or more, but it is -1.0"),
+    ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "g_us": [25, 25]}, "g_us ascends, but it is 25, 25"),
+    ("pcm-custom-drift", {**MADE["pcm-custom-drift"], "g_us": [0, 20]}, "drift is given from 0 to 20 \u00b5S, but"),
     ("reram-wan2022", {"noise_scale": -2}, "noise_scale is 0 or more, but it is -2.0"),
     ("gaussian", {"sigma_us": -1}, "device gaussian: sigma_us is 0 or more, but it is -1.0"),
     ("log-normal", {"sigma": np.inf}, "device log-normal: sigma is 0 or more, but it is inf"),
@@ -176,6 +180,26 @@ def test_polynomials_are_numpys(coefficients, x):
     np.testing.assert_allclose(polynomial(tuple(coefficients), np.float64([x])), [expected], rtol=1e-9, atol=1e-9)
 
 
+def test_conductances_are_never_negative():
+    targets, rng = np.full(1000, 0.1), np.random.default_rng(3)
+    table = {"target_us": [0, 10], "seconds": [0], "mean_us": [[0], [10]], "sigma_us": [[5], [5]]}
+    for device in (GaussianDevice(sigma_us=5), device_model("measured", **table)):
+        programmed = device.program(targets, rng).programmed_us
+        assert programmed.min() == 0
+        assert (programmed == 0).mean() == pytest.approx(0.5, abs=0.05)
+    noisy = GaussianDevice(read_sigma_us=5)
+    assert noisy.read(noisy.program(targets, rng), 0, rng).min() == 0
+
+
+def test_relaxed_reram_of_1_us_or_less_has_no_noise_of_readings():
+    device = device_model("reram-cmo", g_min=0, programming_scale=0, drift_scale=0)
+    targets = np.float64([0.0, 0.5, 1.0, 20.0])
+    devices = device.drift(device.program(targets, np.random.default_rng(1)), DAY, np.random.default_rng(2))
+    read = device.read(devices, DAY, np.random.default_rng(3))
+    np.testing.assert_array_equal(read[:3], targets[:3])
+    assert read[3] != targets[3]
+
+
 # Stuck devices
 
 
@@ -193,6 +217,18 @@ def test_stuck_devices_stay_where_they_are_and_the_others_do_what_their_model_sa
     others = alone.drift(alone.program(devices.targets_us, np.random.default_rng(1)), DAY, np.random.default_rng(2))
     free = ~np.isin(devices.programmed_us, (0.0, 25.0))
     np.testing.assert_array_equal(later.drifted_us[free], others.drifted_us[free])
+
+
+def test_devices_of_a_model_with_a_memory_of_its_own_may_be_stuck():
+    device = StuckDevices(made("measured"), stuck_low=0.5)
+    devices = device.program(np.full(100, 5.0), np.random.default_rng(1))
+    later = device.drift(devices, DAY, np.random.default_rng(2))
+    alone = made("measured")
+    others = alone.drift(alone.program(devices.targets_us, np.random.default_rng(1)), DAY, np.random.default_rng(2))
+    free = devices.programmed_us != 0
+    assert 30 < free.sum() < 70
+    np.testing.assert_array_equal(later.drifted_us[free], others.drifted_us[free])
+    np.testing.assert_array_equal(device.read(later, DAY, np.random.default_rng(3)), later.drifted_us)
 
 
 def test_wrong_fractions_and_devices_of_another_model_are_refused():
@@ -226,6 +262,14 @@ def test_a_measured_device_has_the_mean_and_spread_of_its_table(tmp_path):
         later = device.drift(devices, seconds, np.random.default_rng(9))
         np.testing.assert_allclose(later.drifted_us, mean + sigma * ranks)
         np.testing.assert_array_equal(device.read(later, seconds, np.random.default_rng(8)), later.drifted_us)
+
+
+def test_before_the_first_measurement_devices_are_as_at_the_first_one():
+    device = MeasuredDevice([0, 10], [60, 3600], [[0, 0], [9, 5]], [[0, 0], [0, 0]])
+    devices = device.program(np.float64([10]), np.random.default_rng(0))
+    for seconds, expected in ((0, 9), (1, 9), (60, 9), ((60 * 3600) ** 0.5, 7), (3600, 5)):
+        assert device.drift(devices, seconds, np.random.default_rng(0)).drifted_us == pytest.approx(expected)
+    assert devices.programmed_us == pytest.approx(9)
 
 
 HEADER = "target_us,seconds,mean_us,sigma_us\n"

@@ -161,6 +161,7 @@ def _print_traceback() -> None:
 
 def _usage_message(error: Exception) -> str:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
+    message = message.replace(": Value error, ", ": ")  # how typer begins to say which values there are
     if not message:  # the command line without any argument: the help is the message
         return ""
     context = getattr(error, "ctx", None)

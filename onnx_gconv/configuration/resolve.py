@@ -226,4 +226,6 @@ def _check_storage(
     if given is None or given.value != "codes" or levels is not None:
         return
     if converter.natural_levels is None:
-        given.refuse("codes need levels; say how many levels the devices have, e.g. levels = 256, or store floats")
+        given.refuse(
+            "codes need levels; say how many levels the devices have, e.g. 256 (levels, --levels), or store floats"
+        )

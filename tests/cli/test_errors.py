@@ -490,6 +490,10 @@ def test_a_full_disk_while_a_bundle_is_replaced_leaves_the_older_one(gconv, fold
         (["map", "a.onnx", "--nothing"], "--nothing"),
         (["map", "a.onnx", "--g-max", "many"], "--g-max"),
         (["map", "a.onnx", "--g-max"], "--g-max"),
+        (
+            ["map", "a.onnx", "--partition", "odd"],
+            r"Invalid value for '--partition': 'odd' is not one of 'equal', 'max'",
+        ),
         (["verify", "a.onnx"], "[Mm]issing argument"),
         (["verify", "a.onnx", "b.onnx", "--seed", "1.5"], "--seed"),
         (["inspect", "a.onnx", "-o", "b.onnx"], "-o"),

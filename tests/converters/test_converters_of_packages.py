@@ -252,7 +252,7 @@ def test_what_is_wrong_with_its_settings_is_said_in_one_line(with_package, step,
 @pytest.mark.parametrize(
     ("step", "code", "message"),
     [
-        ("verify", 1, f"weight 'W': it {MISSING}"),
+        ("verify", 1, f"'W': it {MISSING}"),
         ("handoff", 2, f"onnx-gconv: 'out.onnx': the weight 'W' {MISSING}"),
         ("readback", 2, f"the weight 'W' {MISSING}"),
         ("check", "VerificationError", f"it {MISSING}"),

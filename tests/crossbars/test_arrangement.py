@@ -77,9 +77,32 @@ def test_what_was_not_measured_says_nothing():
     assert clear(targets, measured) == []
 
 
-def test_small_errors_need_no_further_look():
-    targets = tile(16, 16)
-    assert evidence_of_rearrangement(targets, np.full(targets.shape, 0.5), None) == {}
+@pytest.mark.parametrize("offset", [0.0, 20.0])
+def test_errors_of_a_sixteenth_of_the_variance_of_the_targets_need_no_further_look(offset):
+    targets = tile(16, 16).astype(np.float64) + offset
+    for part, is_looked_at in ((0.062, False), (0.063, True)):
+        errors = np.full(targets.shape, np.sqrt(part * targets.var()))
+        assert bool(evidence_of_rearrangement(targets, errors, None)) == is_looked_at
+
+
+def test_a_tile_of_high_conductances_that_are_near_each_other_is_recognized():
+    targets = np.random.default_rng(0).uniform(20, 25, (16, 16))
+    assert clear(targets, noisy(targets.T, 0.1)) == ["transposed"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "ratio", "is_clear"),
+    [
+        (1000, 0.24, True),
+        (1000, 0.26, False),
+        (11, 0.02, False),  # 0.02 ** 5 is 3.2e-9
+        (12, 0.02, True),  # 0.02 ** 5.5 is 4.5e-10
+        (4, 1e-12, False),  # counts as 1e-3
+        (8, 1e-12, True),
+    ],
+)
+def test_evidence_is_clear_by_the_rule_of_the_ratio_and_the_number_of_cells(cells, ratio, is_clear):
+    assert Evidence(cells, 1.0, ratio).is_clear == is_clear
 
 
 def test_too_few_cells_prove_nothing_but_together_they_do():

@@ -86,7 +86,8 @@ def handed(parse, tmp_path):
 
     def make(op, scheme="single pair", rows=1, array=(5, 4), **options):
         node, shape, constants, _ = OPS[op] if isinstance(op, str) else op
-        save_model(parse(f"g (float{list(shape)} x) => (float y) {{ {node} }}", **constants), tmp_path / "plain.onnx")
+        text = f"g (float{list(shape)} x) => (float y) {{ {node} }}"
+        save_model(parse(text, opsets='"" : 17, "com.microsoft" : 1', **constants), tmp_path / "plain.onnx")
         model = load_model(tmp_path / "plain.onnx")
         MapConductances(scheme=SCHEMES[scheme])(model)
         save_model(model, tmp_path / "model.gconv.onnx")
@@ -201,6 +202,24 @@ DIGITAL = {
         ("y = Gemm (x, W, c) v = Gemm (W, x, c)", (10, 10), {"W": weight(10, 10), "c": small(10)}, None),
         "^not all nodes that multiply with the weight add it alike$",
     ),
+    "of a reader of the transposed weight": (
+        (
+            "y = Gemm (x, W, c) t = Transpose <perm = [1, 0]> (W) z = Gemm (x, t, c)",
+            (2, 10),
+            {"W": weight(10, 10), "c": small(10)},
+            None,
+        ),
+        "^not all nodes that multiply with the weight add it alike$",
+    ),
+    "of a reader that rounds the sum": (
+        (
+            "y = Gemm (x, W, c) z = com.microsoft.GemmFloat8 <dtype = 1> (x, W, c)",
+            (2, 13),
+            {"W": weight(13, 10), "c": small(10)},
+            None,
+        ),
+        "^not all nodes that multiply with the weight add it alike$",
+    ),
     "of an output without it": (
         ("y = MatMul(x, W) z = Add(y, c)", (2, 13), {"W": weight(13, 10), "c": small(10)}, None),
         "^the model gives 'y', too, to which it is not added yet$",
@@ -221,6 +240,12 @@ def test_a_bias_that_all_readers_add_alike_stands_in_rows(handed, run, tmp_path)
     inner = np.maximum(of_matrix(x.astype(np.float64), matrices)[0], 0)
     expected = run(model, x=x)[0]
     np.testing.assert_allclose(of_matrix(inner, matrices)[0], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_node_that_multiplies_with_nothing_does_not_keep_the_bias_out_of_the_rows(handed):
+    nodes = "y = Gemm (x, W, c) z = Abs (W)"
+    _, report = handed((nodes, (2, 13), {"W": weight(13, 10), "c": small(10)}, None))
+    assert (report.layers[0].bias_rows, report.layers[0].bias_reason) == (1, None)
 
 
 @pytest.mark.parametrize("case", DIGITAL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import re
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pytest
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors import streamed as streamed_tensor
 from onnx_gconv.tensors.external import attribute_tensors, check_external_tensor, external_files, external_tensors
-from onnx_gconv.tensors.streamed import StreamedTensor, element_chunks
+from onnx_gconv.tensors.streamed import StreamedTensor, all_elements, element_chunks
 
 DTYPES = {
     "float16": ir.DataType.FLOAT16,
@@ -86,6 +87,24 @@ class Streamed(StreamedTensor):
 
     def chunks(self, start=0, stop=None):
         yield from element_chunks(ir.Tensor(self.array), start, stop)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("kind", ["array", "external", "streamed"])
+def test_all_elements_of_a_tensor_of_several_chunks_are_in_their_places(tmp_path, kind):
+    array = numbers(35).reshape(5, 7)
+    np.testing.assert_array_equal(all_elements(tensor_of(kind, array, tmp_path)), array)
+
+
+def test_all_elements_of_external_data_are_read_and_never_mapped(tmp_path, monkeypatch):
+    def no_map(*_args, **_options):
+        raise AssertionError("a file was mapped")
+
+    tensor = tensor_of("external", numbers(35), tmp_path)
+    monkeypatch.setattr(mmap, "mmap", no_map)
+    np.testing.assert_array_equal(all_elements(tensor), numbers(35))
+    with pytest.raises(AssertionError, match="a file was mapped"):
+        tensor.numpy()
 
 
 @pytest.mark.usefixtures("small_chunks")

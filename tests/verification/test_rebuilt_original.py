@@ -187,6 +187,20 @@ def test_a_model_draws_the_same_numbers_if_all_nodes_have_a_seed(tmp_path, seeds
     assert random_numbers(tmp_path / "m.onnx") == expected
 
 
+@pytest.mark.parametrize(("seed", "expected"), [({"seed": 1.0}, "seeded"), ({}, "unseeded")])
+def test_random_numbers_that_a_function_draws_are_those_of_the_model(tmp_path, seed, expected):
+    node, opset = helper.make_node, helper.make_opsetid
+    function = helper.make_function(
+        "own", "Noise", [], ["n"], [node("RandomNormal", [], ["n"], shape=[2], **seed)], [opset("", 17)]
+    )
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in ("x", "y")]
+    nodes = [node("Noise", [], ["n"], domain="own"), node("Add", ["x", "n"], ["y"])]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    opsets = [opset("", 17), opset("own", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10), tmp_path / "m.onnx")
+    assert random_numbers(tmp_path / "m.onnx") == expected
+
+
 # Weights
 
 

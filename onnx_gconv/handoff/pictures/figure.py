@@ -16,6 +16,7 @@ from matplotlib.image import AxesImage
 
 from onnx_gconv.handoff.manifest import LayerRecord, TileRecord
 from onnx_gconv.handoff.pictures.image import LayerImage
+from onnx_gconv.visible_text import visible
 
 __all__ = ["Drawn", "draw", "rendered"]
 
@@ -103,8 +104,7 @@ def rendered(figure: Figure) -> PIL.Image.Image:
 
 def _legible(text: str) -> str:
     """A text in which all that the font may lack is written as escapes."""
-    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-    return text.encode("latin-1", "backslashreplace").decode("latin-1")
+    return visible(text).encode("latin-1", "backslashreplace").decode("latin-1")
 
 
 def _ticks(image: LayerImage, tiles: Sequence[TileRecord], side: int) -> tuple[list[tuple[int, str]], str]:

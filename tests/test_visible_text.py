@@ -46,6 +46,20 @@ def test_names_of_files_that_are_no_utf_8_are_shown_and_stand_in_json():
     assert json.loads(visible_json(json.dumps(name, ensure_ascii=False))) == name
 
 
+def test_the_end_of_a_long_line_is_its_end_however_many_escapes_stand_in_it():
+    line = one_line("n" * 3000 + "\x1b" * 900 + "!")
+    assert line.endswith(r"\x1b\x1b!")
+    assert len(line) == 1000 + len(" [...] ") + 1000
+
+
+def test_each_character_that_is_not_printable_is_an_escape_in_json_and_delete_too():
+    hidden = "".join(character for character in map(chr, range(0x3000)) if not character.isprintable())
+    text = visible_json(json.dumps(hidden, ensure_ascii=False))
+    assert text.isprintable()
+    assert json.loads(text) == hidden
+    assert visible_json('["a\x7fb"]') == r'["a\u007fb"]'
+
+
 @pytest.mark.parametrize("kind", [GconvError, ModelError, ConfigError, BundleError])
 def test_errors_are_one_printable_line_of_bounded_length(kind):
     assert str(kind(f"'{HOSTILE}' is\n   wrong; do\r\nright")) == f"'{SHOWN}' is wrong; do right"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from onnx_gconv.files.arrays import read_arrays, write_arrays
+from onnx_gconv.files.hdf5_reader import Hdf5Reader
 
 
 @pytest.mark.parametrize("options", [{}, {"chunks": (2, 4)}])
@@ -62,3 +63,20 @@ def test_an_npz_file_with_an_array_of_an_unknown_npy_version(tmp_path):
         pytest.raises(ValueError, match=r"^its npy version is 9\.1$"),
     ):
         arrays.form("a")
+
+
+def test_chunks_at_the_end_that_are_cut_off_count_too(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for name, filled in (("most", 4), ("all", 5)):
+            file.create_dataset(name, (5,), np.float32, chunks=(2,))[:filled] = 1
+    with closing(Hdf5Reader(tmp_path / "x.h5")) as arrays:
+        assert arrays.written("most").tolist() == [True, True, True, True, False]
+        assert arrays.written("all") is None
+
+
+def test_elements_of_hdf5_without_a_fill_value_that_were_never_written_are_0(tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("a", (2, 3), np.float32, fill_time="never")
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, 7, dtype))  # what memory may hold
+    with closing(Hdf5Reader(tmp_path / "x.h5")) as arrays:
+        assert arrays.read("a").tolist() == [[0, 0, 0], [0, 0, 0]]

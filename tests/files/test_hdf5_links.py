@@ -68,3 +68,15 @@ def test_a_file_that_is_open_or_damaged():
         "'x.h5' is open in a program that writes to it; close it there first"
     )
     assert opening_problem(Path("x.h5"), OSError(errno.EIO, "bad superblock")) is None
+
+
+def test_a_group_that_a_link_leads_to_is_not_entered(tmp_path):
+    path = write(tmp_path / "x.h5", h5py.SoftLink("/real"))
+    with h5py.File(path, "a") as file:
+        file["real/inner/b"] = np.ones(2)
+    with closing(Hdf5Reader(path)) as arrays:
+        for key in ("a/inner/b", "a/none"):
+            with pytest.raises(ElsewhereError) as found:
+                arrays.form(key)
+            assert str(found.value) == "'a' is a soft link to '/real'"
+        assert arrays.form("real/inner/b")[0] == (2,)

@@ -63,3 +63,16 @@ def test_other_files_with_groups_of_that_name_are_not_taken_for_octave(tmp_path)
     reader = read_arrays(tmp_path / "other.h5", "hdf5")
     assert list(reader.keys()) == ["L000/value/T0000/value/g_plus/value"]
     reader.close()
+
+
+def test_elements_that_were_never_written_are_those_of_the_matrix_in_octave(tmp_path):
+    with h5py.File(tmp_path / "new.h5", "w") as file:
+        variable = file.create_group("m")
+        variable.attrs["OCTAVE_NEW_FORMAT"] = np.uint8(1)
+        variable["type"] = np.bytes_(b"matrix")
+        variable.create_dataset("value", (3, 2), np.float64, chunks=(1, 2))[0] = 5  # of a matrix of 2 rows
+    reader = read_arrays(tmp_path / "new.h5", "hdf5")
+    assert reader.form("m")[0] == (2, 3)
+    assert reader.read("m").tolist() == [[5, 0, 0], [5, 0, 0]]
+    assert reader.written("m").tolist() == [[True, False, False], [True, False, False]]
+    reader.close()

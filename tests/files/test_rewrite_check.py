@@ -88,6 +88,15 @@ def test_an_input_that_is_gone_unless_it_was_the_default_of_an_initializer(dense
     assert problem(check, dense) == "its inputs were 'x', but would be none"
 
 
+@pytest.mark.parametrize("size", [4, 40], ids=["small", "large"])
+def test_an_initializer_that_is_the_default_of_an_input_is_defined_once(parse, normal, size):
+    model = parse(f"g (float[2,{size}] x) => (float[2,{size}] y) {{ y = MatMul(x, W) }}", W=normal(size, size))
+    model.graph.inputs.append(model.graph.initializers["W"])
+    check = RewriteCheck(model)
+    assert check.note is None
+    check.require_sound(model)
+
+
 def test_what_the_checker_of_onnx_refuses(dense):
     check = RewriteCheck(dense)
     [matmul] = dense.graph
@@ -254,3 +263,14 @@ def test_what_another_tool_makes_of_a_sound_model_is_what_is_kept_from_then_on(d
     check.renew(dense)
     assert check.note.startswith("onnx.checker refuses the model as it was given: ")
     check.require_sound(dense)
+
+
+def test_a_model_that_was_refused_as_it_was_given_keeps_its_note_when_another_tool_mends_it(dense):
+    odd = ir.Node("", "Frobnicate", [dense.graph.inputs[0]], outputs=[value("z")])
+    dense.graph.append(odd)
+    check = RewriteCheck(dense)
+    note = check.note
+    assert "Frobnicate" in note
+    dense.graph.remove(odd, safe=True)
+    check.renew(dense)
+    assert check.note == note

@@ -8,7 +8,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnx_gconv.converters import SingleDeviceConductanceConverter, SinglePairConductanceConverter
+from onnx_gconv.converters import (
+    OffsetConductanceConverter,
+    SingleDeviceConductanceConverter,
+    SinglePairConductanceConverter,
+)
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.passes import CheckMapping, MapConductances
 from onnx_gconv.schemes.granularity import Granularity
@@ -110,6 +114,21 @@ def test_scales_of_tiles_that_the_caller_chooses(mapped):
     assert violations(model) == [f"'W': '{gather.name}' does not expand '{gather.inputs[0].name}' along axis 1"]
 
 
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+@pytest.mark.parametrize("index", [0, 1])
+def test_scales_of_tiles_that_are_expanded_along_another_axis(parse, normal, axis, index):
+    model = parse("g (float[2,4] x) => (float[2,4] y) { y = MatMul(x, W) }", W=normal(4, 4))
+    MapConductances(scheme=MappingScheme(granularity=Granularity("tile", (2, 2))))(model)
+    gather = only(model, "Gather", index)
+    right = gather.attributes.get_int("axis", 0)
+    if axis is None:
+        del gather.attributes["axis"]
+    else:
+        gather.attributes["axis"] = ir.AttrInt64("axis", axis)
+    message = f"'W': '{gather.name}' does not expand '{gather.inputs[0].name}' along axis {right}"
+    assert violations(model) == ([] if (axis or 0) == right else [message])
+
+
 @pytest.mark.parametrize("shape", ["live", "numbers"])
 def test_scales_of_tiles_that_get_a_shape_which_is_no_constant_of_integers(parse, normal, shape):
     model = parse(
@@ -128,6 +147,15 @@ def test_a_zero_that_nothing_is_added_to(mapped):
     add = only(model, "Add")
     add.resize_inputs(1)
     assert violations(model) == [f"'W': the node '{add.name}' (Add) lacks an input or an output"]
+
+
+def test_a_factor_of_the_whole_sum_is_one_of_the_offset_too(mapped):
+    model = mapped(MappingScheme(OffsetConductanceConverter(g_max=40.0, g_min=1.0)))
+    assert violations(model) == []
+    product = behind(model, only(model, "Div"), 0, "Mul")
+    product.resize_inputs(2)
+    product.replace_input_with(1, initializer(model, "twice", np.array(2, np.float32)))
+    assert violations(model) == ["'W': the nodes compute +2*W.g -41 instead of +1*W.g -20.5"]
 
 
 # Codes of levels
@@ -153,6 +181,16 @@ def test_a_zero_point_that_is_left_out_by_an_empty_name_is_none(mapped):
     node.resize_inputs(3)
     assert node.inputs[2] is None
     assert violations(model) == []
+
+
+@pytest.mark.parametrize("given", ["a constant", "the caller"])
+def test_a_zero_point_that_codes_were_given(mapped, given):
+    model = mapped(STEPS)
+    node = only(model, "DequantizeLinear")
+    node.resize_inputs(3)
+    zero = initializer(model, "zero", np.array(3, np.uint8)) if given == "a constant" else model.graph.inputs[1]
+    node.replace_input_with(2, zero)
+    assert violations(model) == [f"'W': '{node.name}', which decodes the codes 'W.g_plus_code', has a zero point now"]
 
 
 def test_codes_that_are_looked_up_by_another_index(mapped):

@@ -114,6 +114,12 @@ def node(op_type, inputs, outputs=("y",), domain="", **attributes):
             "Cast of numbers that int8 cannot hold is not defined",
         ),
         (
+            node("Cast", ["x"], to=TensorProto.INT8),
+            [np.array([-128.5, -129], np.float32)],
+            13,
+            "Cast of numbers that int8 cannot hold is not defined",
+        ),
+        (
             node("Cast", ["x"], to=TensorProto.STRING),
             [np.array([1], np.float32)],
             13,
@@ -184,6 +190,12 @@ def test_what_no_rule_determines_is_refused_with_the_reason(op, inputs, opset, m
     with pytest.raises(EvaluationError) as raised:
         evaluate_node(op, [np.asarray(item) if np.isscalar(item) else item for item in inputs], opset)
     assert str(raised.value).startswith(message)
+
+
+def test_what_a_cast_cuts_off_to_the_lowest_and_the_highest_integer_is_computed():
+    op = node("Cast", ["x"], to=TensorProto.INT8)
+    [result] = evaluate_node(op, [np.array([-128.5, 127.5], np.float32)], 13)
+    assert (result.dtype, result.tolist()) == (np.int8, [-128, 127])
 
 
 def test_a_result_of_a_type_of_its_own_keeps_it():

@@ -109,6 +109,62 @@ class TestChosenAtRunTime:
         model = graph("y = local.expert(t, Q, i)", function, Q=stacked(normal))
         assert listed(model) == self.reason("through Gather to MatMul[1]")
 
+    def test_what_a_state_of_a_loop_becomes_is_multiplied_in_the_next_round(self, graph, normal):
+        nodes = "e = Identity(d) p = Identity(R) o = MatMul(b, a)"
+        body = f"l (int64 k, bool d, float[4,4] a, float[2,4] b) => (bool e, float[4,4] p, float[2,4] o) {{ {nodes} }}"
+        model = graph(f"w, y = Loop <body = {body}> (n, c, Q, t)", Q=normal(4, 4), R=normal(4, 4, seed=1))
+        assert listed(model) == dict.fromkeys("QR", ("chosen_at_run_time", "through Loop to MatMul[1]", True))
+
+    @pytest.mark.parametrize(("opset", "lengths"), [(8, ", "), (9, ""), (10, "")])
+    def test_a_scan_has_lengths_before_its_states_at_opset_8_only(self, parse, normal, opset, lengths):
+        body = "b (float[2,4] a, float[4,4] w) => (float[2,4] o) { o = MatMul(a, w) }"
+        nodes = f"t = MatMul(x, W) y = Scan <num_scan_inputs = 1, body = {body}> ({lengths}t, Q)"
+        text = f"g (float[2,4] x) => (float[2,4] y) {{ {nodes} }}"
+        model = parse(text, opsets=f'"" : {opset}', W=normal(4, 4), Q=stacked(normal))
+        assert listed(model) == self.reason("through Scan to MatMul[1]")
+
+    def test_what_a_scan_collects_is_not_what_it_runs_through(self, graph, normal):
+        nodes = "o = MatMul(a, w) p = Identity(R)"
+        body = f"b (float[2,4] a, float[4,4] w) => (float[2,4] o, float[4,4] p) {{ {nodes} }}"
+        model = graph(
+            f"y, z = Scan <num_scan_inputs = 1, body = {body}> (t, Q)", Q=stacked(normal), R=normal(4, 4, seed=1)
+        )
+        assert listed(model) == {
+            **self.reason("through Scan to MatMul[1]"),
+            "R": ("not_an_mvm_weight", "read by Identity", False),
+        }
+
+    @pytest.mark.parametrize(
+        ("nodes", "op_type", "handed_on"),
+        [
+            ("w = Where(c, Q, R)", "Where", "QR"),
+            ("w = Where(Q, R, x)", "Where", "R"),
+            ("w = Concat <axis = 0> (x, Q, R)", "Concat", "QR"),
+            ("w = ScatterElements(Q, i, R)", "ScatterElements", "QR"),
+            ("w = ScatterElements(Q, R, x)", "ScatterElements", "Q"),
+            ("w = ScatterND(Q, i, R)", "ScatterND", "QR"),
+            ("w = ScatterND(Q, R, x)", "ScatterND", "Q"),
+            ("w = TensorScatter(Q, R, i)", "TensorScatter", "QR"),
+            ("w = TensorScatter(Q, x, R)", "TensorScatter", "Q"),
+            ("q = SequenceConstruct(x, Q, R) w = SequenceAt(q, i)", "SequenceConstruct/SequenceAt", "QR"),
+            ("q = SequenceConstruct(Q) r = SequenceInsert(q, R, i) w = SequenceAt(r, i)", "Sequence", "QR"),
+            ("q = SequenceConstruct(Q) r = SequenceInsert(q, x, R) w = SequenceAt(r, i)", "Sequence", "Q"),
+        ],
+    )
+    def test_each_input_whose_elements_an_op_hands_on_is_listed_and_no_other(
+        self, graph, normal, nodes, op_type, handed_on
+    ):
+        found = listed(graph(f"{nodes} y = MatMul(t, w)", Q=normal(4, 4), R=normal(4, 4, seed=1)))
+        chosen = {name: detail for name, (reason, detail, _) in found.items() if reason == "chosen_at_run_time"}
+        assert "".join(sorted(chosen)) == handed_on
+        assert all(detail.startswith(f"through {op_type}") for detail in chosen.values())
+
+    def test_parts_of_a_weight_that_two_calls_of_a_function_give_are_not_called_inside_a_function(self, graph, normal):
+        function = """<domain: "local", opset_import: ["" : 17]>
+            product (a, q, k) => (r) { w = Mul(q, k) r = MatMul(a, w) }"""
+        model = graph("y = local.product(t, Q, t) z = local.product(t, t, K)", function, Q=normal(4, 4), K=normal(1, 4))
+        assert listed(model) == dict.fromkeys("QK", ("chosen_at_run_time", "to MatMul[1]", True))
+
     def test_embeddings_and_tables_that_are_added_are_no_weights(self, graph, normal):
         nodes = "e = Gather(E, s) a = Add(t, e) b = Mul(a, C) y = MatMul(b, V)"
         assert listed(graph(nodes, E=normal(9, 4), C=normal(2, 4), V=normal(4, 4))) == {

@@ -30,8 +30,8 @@ lint: $(VENV)/.installed-dev
 
 # The layers that others build on are covered to 95 % of their lines.
 unit: $(VENV)/.installed-dev $(REAL_MODELS)/.installed
-	$(BIN)/python -m coverage erase
-	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --cov --cov-report=
+	$(ONE_THREAD) $(BIN)/python -m slipcover --out $(VENV)/lines.json -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m tests.lines_that_ran $(VENV)/lines.json
 	$(BIN)/python -m coverage report
 	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/converters/*,onnx_gconv/devices/*" > $(VENV)/coverage-mathematics.txt
 	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/weights/*,onnx_gconv/mapping/*,onnx_gconv/tensors/*,onnx_gconv/schemes/*,onnx_gconv/files/*" > $(VENV)/coverage-graph.txt

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
-import coverage
 import hypothesis
 import numpy as np
 import onnx
@@ -21,30 +18,6 @@ OPTIMIZATIONS = {
 # A shared machine may stall for a moment; how long an example takes says nothing about it.
 hypothesis.settings.register_profile("onnx_gconv", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("onnx_gconv")
-
-
-@contextlib.contextmanager
-def pausing_coverage():
-    """Coverage is not measured meanwhile: it makes Python two to three times as slow, torch's exporters too."""
-    measured = coverage.Coverage.current()
-    if measured is None:
-        yield
-        return
-    measured.stop()
-    try:
-        yield
-    finally:
-        measured.start()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item):
-    """Leave the fixtures of tests that are marked `no_cover` out of the coverage; pytest-cov leaves out the tests.
-
-    Tests have that mark that go once more, for another op, converter or model, through code that others cover.
-    """
-    with pausing_coverage() if item.get_closest_marker("no_cover") else contextlib.nullcontext():
-        return (yield)
 
 
 def parse_model(text, *, opsets='"" : 17', ir_version=10, **initializers):
@@ -99,8 +72,3 @@ def serialized():
 @pytest.fixture(scope="session")
 def normal():
     return random_array
-
-
-@pytest.fixture(scope="session")
-def not_measured():
-    return pausing_coverage

@@ -98,7 +98,6 @@ def is_shown(text):
     return all(line.isprintable() for line in text.split("\n"))
 
 
-@pytest.mark.no_cover
 def test_no_control_character_reaches_the_terminal(gconv, folder):
     codes = []
     for command in commands(folder):

@@ -10,8 +10,6 @@ import pytest
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import UnmappableWeightError
 
-pytestmark = pytest.mark.no_cover
-
 CASES_OF_A_KIND = 180
 RANGES_US = [
     (25.0, 0.0),

@@ -17,8 +17,6 @@ from onnx_gconv.converters import (
 )
 from onnx_gconv.devices.levels import ConductanceLevels
 
-pytestmark = pytest.mark.no_cover
-
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "crosssim.json").read_text(encoding="utf-8"))
 CASES = {name[0]: case for name, case in RECORDED.items() if name[1:2] == "_"}
 TOLERANCE = 1e-6  # of full range; CrossSim computes in other steps

@@ -11,7 +11,6 @@ from aihwkit.inference.noise import custom, hermes, pcm, reram
 from onnx_gconv.devices.registry import device_model
 
 pytestmark = [
-    pytest.mark.no_cover,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:aihwkit.*", "ignore::UserWarning:aihwkit.*"),
 ]
 

@@ -254,22 +254,17 @@ OPS = {
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory, not_measured) -> Callable[[str], Path]:
+def build(tmp_path_factory) -> Callable[[str], Path]:
     """The quantized model of a recipe, built once; no test may write beside it."""
 
     @functools.cache
     def find(recipe):
-        with not_measured():
-            return RECIPES[recipe](tmp_path_factory.mktemp(recipe))
+        return RECIPES[recipe](tmp_path_factory.mktemp(recipe))
 
     return find
 
 
-# Those with an op of their own cover what the others go through.
-PARAMETERS = [pytest.param(recipe, marks=[] if recipe in OPS else pytest.mark.no_cover) for recipe in RECIPES]
-
-
-@pytest.fixture(scope="module", params=PARAMETERS)
+@pytest.fixture(scope="module", params=RECIPES)
 def quantized(request, build) -> Path:
     return build(request.param)
 

@@ -23,7 +23,7 @@ from onnx_gconv.operations.report import MappingReport
 from onnx_gconv.verification.outputs import compare_outputs
 
 # One worker exports and optimizes each model once for all tests of it.
-pytestmark = [pytest.mark.no_cover, pytest.mark.xdist_group("optimized_models")]
+pytestmark = [pytest.mark.xdist_group("optimized_models")]
 
 LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -231,7 +231,7 @@ class Optimized:
 
 
 @pytest.fixture(scope="module")
-def find(tmp_path_factory, not_measured) -> Callable[[str], Optimized]:
+def find(tmp_path_factory) -> Callable[[str], Optimized]:
     """The models of a case; each plain model is built once, and optimized once for each case."""
     plain: dict[Callable[[Path], Path], Path] = {}
     found: dict[str, Optimized] = {}
@@ -239,11 +239,10 @@ def find(tmp_path_factory, not_measured) -> Callable[[str], Optimized]:
     def models(name: str) -> Optimized:
         if name not in found:
             case, folder = CASES[name], tmp_path_factory.mktemp(name)
-            with not_measured():
-                if case.build not in plain:
-                    plain[case.build] = case.build(folder)
-                file = plain[case.build]
-                found[name] = Optimized(case, file, case.optimize(file, case.level, folder / "optimized.onnx"))
+            if case.build not in plain:
+                plain[case.build] = case.build(folder)
+            file = plain[case.build]
+            found[name] = Optimized(case, file, case.optimize(file, case.level, folder / "optimized.onnx"))
         return found[name]
 
     return models

@@ -108,9 +108,8 @@ CASES = {
     "tied_embedding_and_head": Case(TiedHead, (2, 3), torch.int64),
     "cond_with_linears": Case(Branches, (3, 6), exporters=DYNAMO),
 }
-# What one exporter writes goes through all that the others' does.
 PAIRS = [
-    pytest.param((case, exporter), marks=[] if exporter == "dynamo" else pytest.mark.no_cover, id=f"{case}-{exporter}")
+    pytest.param((case, exporter), id=f"{case}-{exporter}")
     for case, item in CASES.items()
     for exporter in item.exporters
 ]
@@ -168,15 +167,14 @@ def export(case: str, folder: Path) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory, not_measured) -> Callable[[str, str], Export]:
+def exports(tmp_path_factory) -> Callable[[str, str], Export]:
     """The export of a case by an exporter; each module is traced once."""
     folders: dict[str, tuple[nn.Module, Path]] = {}
 
     def find(case: str, exporter: str) -> Export:
         if case not in folders:
             folder = tmp_path_factory.mktemp(case)
-            with not_measured():
-                folders[case] = export(case, folder), folder
+            folders[case] = export(case, folder), folder
         return Export(case, *folders[case], exporter)
 
     return find

@@ -26,7 +26,6 @@ def place(tmp_path):
     return Place(tmp_path)
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("reader", TARGETS)
 def test_damaged_inputs_are_read_right_or_refused(reader, place):
     outcomes = [attempt(reader, SEED, number, place) for number in range(COUNTS[reader])]
@@ -34,7 +33,6 @@ def test_damaged_inputs_are_read_right_or_refused(reader, place):
     assert not faults, faults
 
 
-@pytest.mark.no_cover
 def test_a_number_gives_the_same_input_each_time(place):
     def files(number):
         attempt("mapped", SEED, number, place)

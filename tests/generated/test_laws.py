@@ -34,8 +34,6 @@ BATCH = 100
 STARTS = range(0, MODELS, BATCH)
 
 
-# Measuring coverage makes it half as long again; what it covers, other tests cover, too.
-@pytest.mark.no_cover
 @pytest.mark.parametrize("start", STARTS, ids=lambda start: f"seeds from {start}")
 def test_the_laws_hold_for_generated_models(start):
     failures, lost = findings_of(range(start, min(start + BATCH, MODELS)))
@@ -73,7 +71,6 @@ def slots(models):
     return [slot for model in models for slot in model.slots]
 
 
-@pytest.mark.no_cover
 class TestWhatTheModelsHave:
     """The laws say something only about what the generator makes."""
 
@@ -155,7 +152,6 @@ class TestWhatTheModelsHave:
         assert any(0 < np.abs(array).max() < 1e-29 for array in arrays)
 
 
-@pytest.mark.no_cover
 class TestThatTheLawsNotice:
     def broken(self, tmp_path, seeds=range(60)):
         """What is said of the first model of which something is said; nothing is, as long as the laws hold for all."""

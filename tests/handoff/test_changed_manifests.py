@@ -20,8 +20,6 @@ from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 from tests.handoff.changed_json import changed
 
-pytestmark = pytest.mark.no_cover
-
 DEFECTS = {
     "format": "onnx_gconv.defects",
     "format_version": 1,

@@ -21,7 +21,6 @@ WIDTH = 4096
 MOST, MOST_WITH_TEXT = 96, 64  # MiB; it is about 62 and 45, whatever the width
 
 pytestmark = [
-    pytest.mark.no_cover,
     pytest.mark.slow,
     pytest.mark.xdist_group("large"),
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux how much memory is used"),

@@ -15,8 +15,6 @@ from tests.handoff.op_graphs import OP_GRAPHS
 from tests.handoff.simulated_models import simulated_outputs
 from tests.handoff.tile_products import tiled_layers
 
-pytestmark = pytest.mark.no_cover
-
 
 @pytest.mark.parametrize("op", OP_GRAPHS)
 def test_the_measured_model_of_every_op_computes_what_the_tiles_of_the_chip_compute(parse, run, tmp_path, op):

@@ -19,8 +19,6 @@ from tests.handoff.op_graphs import CORE, NOT_RUNNABLE, OP_GRAPHS
 from tests.handoff.simulated_models import simulated_outputs
 from tests.handoff.tile_products import tiled_layers
 
-pytestmark = pytest.mark.no_cover
-
 # Originals that have nodes themselves of the kinds that rebuild weights: these stay.
 WITH_SUCH_NODES = {
     "MatMul behind DequantizeLinear": graph(

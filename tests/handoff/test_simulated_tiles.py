@@ -26,8 +26,6 @@ from tests.handoff.simulated_products import MICROSOFT
 from tests.handoff.tile_products import tiled_layers
 from tests.scheme_choices import CONVERTERS, GRANULARITIES
 
-pytestmark = pytest.mark.no_cover
-
 # Bounds of float32 arithmetic have to be narrower than that, as a part of the largest output, to mean something.
 NARROW = 1e-4
 

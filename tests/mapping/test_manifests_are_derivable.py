@@ -136,7 +136,6 @@ def measured(devices, shape):
     return MeasuredConductances(tensors, "chip.h5", 8, 8, max_abs_error=1.0, rms_error=1.0)
 
 
-@pytest.mark.no_cover
 def test_no_matrix_view_that_is_consistent_in_itself_gives_another_weight(mapped):
     shape = json.loads(mapped.metadata_props[MANIFEST_KEY])["weights"][0]["consumers"][0]["matrix_view"]["split_shape"]
     count = accepted = 0
@@ -205,7 +204,6 @@ def test_a_weight_that_the_manifest_leaves_out_is_named(parse, normal):
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"granularity": "channel"}, {"granularity": {"tile": "3x2"}}], ids=str)
-@pytest.mark.no_cover
 def test_what_mapping_writes_is_derivable(parse, normal, graph, options):
     model = parse(f"g (float[4,4] x) => (float y) {{ {graph} }}", W=normal(4, 4))
     MapConductances(**options)(model)

@@ -18,8 +18,6 @@ import pytest
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.models import model_names, model_path
 
-pytestmark = pytest.mark.no_cover
-
 README = Path(__file__).parents[2] / "models" / "README.md"
 CNNS = ["digits_cnn.onnx", "digits_cnn_torchscript.onnx"]
 MODELS = ["digits_mlp.onnx", *CNNS]

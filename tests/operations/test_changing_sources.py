@@ -173,7 +173,6 @@ def test_every_operation_refuses_a_source_that_was_written_meanwhile(folder, ope
     )
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("change", [change for change in CHANGES if change is not write_over])
 @pytest.mark.parametrize("operation", ["map", "restore", "hand-off", "read-back", "read-back while it writes"])
 def test_every_change_is_seen_and_named(folder, operation, change):

@@ -12,7 +12,7 @@ import pytest
 import onnx_gconv as gconv
 from tests import graphs
 
-pytestmark = [pytest.mark.no_cover, pytest.mark.slow, pytest.mark.xdist_group("large")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("large")]
 
 WIDTH = 8192
 LAYERS = 5

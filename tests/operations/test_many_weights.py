@@ -13,8 +13,6 @@ from onnx import helper, numpy_helper
 from onnx_gconv.handoff import write_bundle
 from onnx_gconv.operations import map_model, restore_model
 
-pytestmark = pytest.mark.no_cover
-
 FEW, TIMES = 40, 4
 
 

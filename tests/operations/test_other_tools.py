@@ -28,7 +28,6 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "other-tools.md").read_te
 
 # One worker imports the tools once.
 pytestmark = [
-    pytest.mark.no_cover,
     pytest.mark.xdist_group("other_tools"),
     pytest.mark.filterwarnings("ignore"),  # of the tools
 ]

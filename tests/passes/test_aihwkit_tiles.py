@@ -17,8 +17,6 @@ from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 
-pytestmark = pytest.mark.no_cover
-
 G_MAX, G_MIN = 25.0, 0.5
 EPS = float(np.finfo(np.float32).eps)
 

@@ -51,11 +51,7 @@ OPS = {
     ),
 }
 
-# Three of the ops cover all that depends on the scheme; what depends on the op, tests of the weights cover.
-MEASURED = {"Gemm transB", "grouped Conv", "LSTM"}
-EVERY_OP = pytest.mark.parametrize(
-    "op", [pytest.param(op, marks=[] if op in MEASURED else pytest.mark.no_cover) for op in OPS]
-)
+EVERY_OP = pytest.mark.parametrize("op", OPS)
 
 
 def mapped_model(parse, op, scheme, *, opsets='"" : 17', **options):

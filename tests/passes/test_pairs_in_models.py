@@ -12,8 +12,6 @@ from onnx_gconv.operations.operations import map_model, restore_model
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from onnx_gconv.verification import verify
 
-pytestmark = pytest.mark.no_cover
-
 CONVERTERS = [
     DualPairConductanceConverter([1.0, 3.0]),
     NPairConductanceConverter([1.0, 2.0, 4.0], g_max=50, g_min=1),

@@ -10,8 +10,6 @@ import pytest
 import onnx_gconv as gconv
 from onnx_gconv.cli import main
 
-pytestmark = pytest.mark.no_cover
-
 FOLDER = Path(os.environ.get("ONNX_GCONV_REAL_MODELS", Path(__file__).resolve().parents[2] / ".cache" / "real-models"))
 MODEL = "silero_vad/data/silero_vad_16k_op15.onnx"
 CONFIGURATION = """

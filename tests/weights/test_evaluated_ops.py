@@ -29,7 +29,6 @@ NEVER_CHANGED = {("Cast", "round_mode"), ("CastLike", "round_mode"), ("Optional"
 VERSIONS = [(op_type, version) for op_type, row in EVALUATED_OPS.items() for version in sorted(row.versions)]
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("op_type", EVALUATED_OPS)
 def test_each_version_gives_what_onnxruntime_gives(op_type):
     tolerance = ROUNDED_TOLERANCE if EVALUATED_OPS[op_type].precision == "rounded" else 0

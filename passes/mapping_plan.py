@@ -312,9 +312,8 @@ def _held(candidate: _Candidate, statistics: WeightStatistics) -> WeightStatisti
     if clipping.percentile is not None:
         dtype = compute_dtype(found.numbers.dtype.numpy())
         groups = 1 if candidate.grid is None else candidate.grid.count
-        flat = abs_percentiles(
-            lambda: candidate.chunks(0, found.tensor.size, dtype), groups, clipping.percentile, dtype
-        )
+        size = found.tensor.size
+        flat = abs_percentiles(lambda: candidate.chunks(0, size, dtype), size, groups, clipping.percentile, dtype)
         percentiles = float(flat[0]) if candidate.grid is None else flat.reshape(candidate.grid.shape)
     return clipping.clipped(statistics, percentiles)
 

@@ -44,7 +44,7 @@ def installed(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPat
     """The folder with the programs of an otherwise empty environment that has the wheel."""
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", folder, cwd=folder)
-    run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", distributions[0], cwd=folder)
+    run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile", distributions[0], cwd=folder)
     return folder / "bin"
 
 

@@ -21,6 +21,8 @@ GroupedChunks: TypeAlias = Iterable[tuple[FloatArray, NDArray[np.intp] | None]]
 
 _WHOLE = 100.0
 
+_LEAST_BITS = 8  # that a pass finds, for each group
+
 # Counters that may be held at once: 32 MiB of them.
 _MOST_COUNTERS = 1 << 22
 
@@ -87,7 +89,7 @@ class Clipping:
 
 
 def abs_percentiles(
-    chunks: Callable[[], GroupedChunks], groups: int, percentile: float, dtype: np.dtype[Any]
+    chunks: Callable[[], GroupedChunks], size: int, groups: int, percentile: float, dtype: np.dtype[Any]
 ) -> NDArray[np.float64]:
     """A percentile of |W|, exactly and in memory that does not grow with the weight.
 
@@ -99,6 +101,7 @@ def abs_percentiles(
 
     Args:
         chunks: Gives the whole weight each time it is called; elements are of type `dtype` and finite.
+        size: Number of elements of the weight. For small ones more passes with fewer counters are faster.
         groups: Number of groups; each has an element.
         percentile: Above 0 and at most 100.
         dtype: float32 or float64.
@@ -108,7 +111,8 @@ def abs_percentiles(
     """
     bits = 8 * dtype.itemsize
     unsigned = np.dtype(f"u{dtype.itemsize}")
-    width = max((_MOST_COUNTERS // groups).bit_length() - 1, 1)
+    counters = min(max(size, groups << _LEAST_BITS), _MOST_COUNTERS)
+    width = max((counters // groups).bit_length() - 1, 1)
     prefixes = np.zeros(groups, np.uint64)
     ranks: NDArray[np.int64] | None = None
     known = 1  # the sign, which is 0

@@ -37,7 +37,7 @@ def expected(weights, percentile):
     percentile=st.sampled_from([0.5, 10.0, 50.0, 90.0, 95.0, 99.9, 100.0]) | st.floats(0.01, 100),
 )
 def test_a_percentile_is_numpys_inverted_cdf(weights, percentile):
-    [found] = abs_percentiles(pieces(weights), 1, percentile, weights.dtype)
+    [found] = abs_percentiles(pieces(weights), weights.size, 1, percentile, weights.dtype)
     assert found == expected(weights, percentile)
 
 
@@ -54,7 +54,7 @@ def test_the_percentiles_of_groups_are_those_of_each_alone(data, groups, percent
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clipping, "_MOST_COUNTERS", counters)
-        found = abs_percentiles(pieces(weights, numbers), groups, percentile, weights.dtype)
+        found = abs_percentiles(pieces(weights, numbers), weights.size, groups, percentile, weights.dtype)
     assert found.tolist() == [expected(weights[numbers == group], percentile) for group in range(groups)]
 
 
@@ -62,7 +62,7 @@ def test_many_groups_at_once():
     rng = np.random.default_rng(0)
     weights = rng.normal(size=60_000).astype(np.float32)
     numbers = np.arange(60_000) % 5000
-    found = abs_percentiles(pieces(weights, numbers, size=1 << 14), 5000, 75.0, weights.dtype)
+    found = abs_percentiles(pieces(weights, numbers, size=1 << 14), weights.size, 5000, 75.0, weights.dtype)
     by_group = np.sort(np.abs(weights.reshape(12, 5000)), axis=0)[8]  # the ninth of twelve
     assert np.array_equal(found, by_group)
 

@@ -10,6 +10,8 @@ it. The model stays plain ONNX::
     gconv.restore_model("model.gconv.onnx", "plain.onnx")
     gconv.write_bundle("model.gconv.onnx", "model.gconv", array=(256, 256))
     gconv.read_back("model.gconv.onnx", "measured.h5", "model.measured.onnx")
+    gconv.program_model("model.gconv.onnx", "model.chip.onnx", "pcm", time="1d", seed=7)
+    gconv.simulate("model.gconv.onnx", "pcm", inputs="data.npz", labels="labels")
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from onnx_gconv import passes as passes
     from onnx_gconv import runtime as runtime
     from onnx_gconv import schemes as schemes
+    from onnx_gconv import simulation as simulation
     from onnx_gconv import verification as verification
     from onnx_gconv import weights as weights
     from onnx_gconv.configuration import (
@@ -84,6 +87,12 @@ if TYPE_CHECKING:
     from onnx_gconv.schemes.scheme import (
         MappingScheme,
     )
+    from onnx_gconv.simulation import (
+        ProgramReport,
+        SimulationReport,
+        program_model,
+        simulate,
+    )
     from onnx_gconv.verification import (
         VerificationReport,
         verify,
@@ -108,8 +117,10 @@ __all__ = [
     "ModelError",
     "NPairConductanceConverter",
     "OffsetConductanceConverter",
+    "ProgramReport",
     "ReadbackReport",
     "RestoreReport",
+    "SimulationReport",
     "SingleDeviceConductanceConverter",
     "SinglePairConductanceConverter",
     "TwoSidedPairConductanceConverter",
@@ -119,9 +130,11 @@ __all__ = [
     "inspect_model",
     "map_model",
     "open_bundle",
+    "program_model",
     "read_back",
     "read_configuration",
     "restore_model",
+    "simulate",
     "verify",
     "write_bundle",
 ]
@@ -153,6 +166,7 @@ _HOMES = {
     "onnx_gconv.schemes.clipping": ["Clipping"],
     "onnx_gconv.schemes.granularity": ["Granularity"],
     "onnx_gconv.schemes.scheme": ["MappingScheme"],
+    "onnx_gconv.simulation": ["ProgramReport", "SimulationReport", "program_model", "simulate"],
     "onnx_gconv.verification": ["VerificationReport", "verify"],
 }
 
@@ -170,6 +184,7 @@ _SUBMODULES = frozenset(
         "passes",
         "runtime",
         "schemes",
+        "simulation",
         "verification",
         "weights",
     }

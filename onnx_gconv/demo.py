@@ -1,4 +1,4 @@
-"""Maps a small trained network, proves that nothing changed, and restores it."""
+"""Maps a small trained network, proves that nothing changed, restores it, and puts it on simulated chips."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from onnx_gconv.models import model_path
 from onnx_gconv.operations.operations import map_model, restore_model
 from onnx_gconv.operations.report import MappingReport, RestoreReport
 from onnx_gconv.runtime.session import run_model
+from onnx_gconv.simulation import ProgramReport, SimulationReport, program_model, simulate
+from onnx_gconv.simulation.results import check_results, has_matplotlib, write_results
 from onnx_gconv.verification import VerificationReport, verify
 
 __all__ = ["Accuracy", "DemoReport", "run_demo"]
@@ -24,6 +26,12 @@ _MODEL = "digits_cnn.onnx"
 _WITH_LEVELS = "digits_cnn.levels.gconv.onnx"
 _LEVELS = 256
 _TEST_DATA = "digits_test.npz"
+_CHIP = "digits_cnn.chip.onnx"
+_INPUTS = "digits_inputs.npz"
+_PICTURE = "accuracy.png"
+_DEVICE = "pcm"
+_CHIPS = 25
+_SEED = 7
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,10 @@ class DemoReport:
         verification: That mapped model against the original.
         restoring: And back to plain weights.
         with_levels: The model, mapped to devices of 256 levels and stored as their codes.
-        accuracies: Those of all models; of the one with levels, last.
+        programming: The first mapped model on one simulated chip of phase-change memory, after a day.
+        simulation: Its accuracy on many such chips over time.
+        picture: That accuracy as a picture; None without Matplotlib.
+        accuracies: Those of all models but the chip; of the one with levels, last.
     """
 
     folder: Path
@@ -61,6 +72,9 @@ class DemoReport:
     verification: VerificationReport
     restoring: RestoreReport
     with_levels: MappingReport
+    programming: ProgramReport
+    simulation: SimulationReport
+    picture: Path | None
     accuracies: tuple[Accuracy, ...]
 
     @property
@@ -84,6 +98,9 @@ class DemoReport:
             "verify": self.verification.to_json(),
             "restore": self.restoring.to_json(),
             "with_levels": self.with_levels.to_json(),
+            "program": self.programming.to_json(),
+            "simulate": self.simulation.to_json(),
+            "picture": None if self.picture is None else str(self.picture),
             "sizes": {str(file): size for file, size in self.sizes.items()},
             "accuracies": [
                 {
@@ -98,7 +115,9 @@ class DemoReport:
 
 
 def run_demo(folder: Path) -> DemoReport:
-    """Map the digits CNN to pairs of 0 to 25 µS, verify, restore, map it to 256 levels, and measure all accuracies.
+    """Map the digits CNN to pairs of 0 to 25 µS, verify, restore, map it to 256 levels, and simulate chips.
+
+    All accuracies are measured.
 
     Args:
         folder: Where all files go; it is made if it does not exist.
@@ -120,9 +139,26 @@ def run_demo(folder: Path) -> DemoReport:
     verification = verify(original, mapping.output, inputs={"image": images})
     restoring = restore_model(mapping.output)
     with_levels = map_model(original, folder / _WITH_LEVELS, granularity="channel", levels=_LEVELS, storage="codes")
+    programming = program_model(
+        mapping.output, folder / _CHIP, _DEVICE, time="1d", seed=_SEED, drift_compensation="global"
+    )
+    np.savez(folder / _INPUTS, image=images, labels=labels)
+    simulation = simulate(
+        mapping.output,
+        _DEVICE,
+        inputs=folder / _INPUTS,
+        labels="labels",
+        repeats=_CHIPS,
+        seed=_SEED,
+        drift_compensation="global",
+    )
+    picture = folder / _PICTURE if has_matplotlib() else None
+    write_results(simulation, check_results(None, picture, [original]))
     models = [original, mapping.output, restoring.output, folder / _WITH_LEVELS]
     accuracies = tuple(_accuracies(models, images, labels))
-    return DemoReport(folder, mapping, verification, restoring, with_levels, accuracies)
+    return DemoReport(
+        folder, mapping, verification, restoring, with_levels, programming, simulation, picture, accuracies
+    )
 
 
 def _accuracies(models: list[Path], images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Iterator[Accuracy]:

@@ -1,4 +1,4 @@
-"""Replaces the conductances of a mapped model by those measured on a chip."""
+"""Replaces the conductances of a mapped model by those of a chip, measured or simulated."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.crossbars.checked_weights import CheckedWeight, checked_weights
-from onnx_gconv.mapping import MeasuredRecord, WeightRecord, write_manifest
+from onnx_gconv.mapping import MeasuredRecord, ScaleRecord, SimulatedRecord, WeightRecord, write_manifest
 from onnx_gconv.mapping.conductance_sum import Term
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
+from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.tensors.types import INTEGER_DTYPES, finite_range
 
-__all__ = ["MeasuredConductances", "ReplaceConductances", "measured_bias"]
+__all__ = ["MeasuredConductances", "ReplaceConductances", "divided_scale", "measured_bias"]
 
 _MEASURED_BIAS = re.compile(r", the bias '(.*)' among them")
 
@@ -38,6 +42,8 @@ class MeasuredConductances:
         max_abs_error: Largest distance of a weight from what the targets give, in units of weight.
         rms_error: Root mean square of that distance.
         bias: The bias of the layer and what takes its place, if that was measured, too.
+        factor: By what the weight is multiplied besides, to compensate drift; the scale is divided by it.
+        simulated: The simulated chip that they are those of; None for measured ones.
     """
 
     tensors: tuple[ir.TensorProtocol, ...]
@@ -47,10 +53,12 @@ class MeasuredConductances:
     max_abs_error: float
     rms_error: float
     bias: tuple[ir.Value, ir.TensorProtocol] | None = None
+    factor: float = 1.0
+    simulated: SimulatedRecord | None = None
 
 
 class ReplaceConductances(ir.passes.InPlacePass):
-    """Replaces conductances by measured ones, in the nodes that rebuild the weights::
+    """Replaces conductances by measured or simulated ones, in the nodes that rebuild the weights::
 
         before:  DequantizeLinear(W.g_plus_code, W.g_step)  -> W.g_plus     # if targets are stored as codes of levels
                  Sub(W.g_plus, W.g_minus)                   -> W.g_difference
@@ -58,7 +66,7 @@ class ReplaceConductances(ir.passes.InPlacePass):
 
     Measured conductances are no codes of levels: they are initializers in µS. A weight that its type may not hold any
     more, such as an int8 code of 130, is set to the nearest that it does, by Max and Min nodes before the last Cast.
-    The manifest says of each such weight that it is measured.
+    The manifest says of each such weight that it is measured. A factor that compensates drift divides the scale.
 
     Args:
         replacements: By path of the graph and name of the weight.
@@ -95,7 +103,7 @@ class ReplaceConductances(ir.passes.InPlacePass):
             record, mapped = checked[key].record, checked[key].mapped
             problem = checked[key].problem or _misfit(record, replacement)
             if problem is None and mapped is not None:
-                problem = _joined(mapped, checked.values())
+                problem = _joined(mapped, checked.values(), shares_scale=replacement.factor != 1)
             if problem is not None or mapped is None:
                 raise ModelPreconditionError(
                     f"the conductances of '{record.name}' cannot be replaced: {problem}; take the model "
@@ -105,12 +113,22 @@ class ReplaceConductances(ir.passes.InPlacePass):
         return located
 
 
-def _joined(mapped: MappedWeight, others: Iterable[CheckedWeight]) -> str | None:
-    """With which weight another tool has joined one, so that the same nodes rebuild both, which were measured each."""
+def _joined(mapped: MappedWeight, others: Iterable[CheckedWeight], *, shares_scale: bool) -> str | None:
+    """With which weight another tool has joined one, so that the same nodes rebuild both, which were measured each.
+
+    Args:
+        mapped: The weight.
+        others: All weights.
+        shares_scale: Whether its scale changes, so that no other weight may be divided by it, either.
+    """
     nodes = set(_computed_from_conductances(mapped))
     for other in others:
-        if other.record is not mapped.record and other.mapped is not None and nodes & set(other.mapped.nodes):
+        if other.record is mapped.record or other.mapped is None:
+            continue
+        if nodes & set(other.mapped.nodes):
             return f"another tool has joined the nodes that rebuild it and '{other.record.name}'"
+        if shares_scale and other.mapped.scale is mapped.scale:
+            return f"another tool has joined its scale and that of '{other.record.name}'"
     return None
 
 
@@ -159,9 +177,11 @@ def _replaced(
         _saturate(mapped, names)
     if measured.bias is not None:
         _replace_bias(*measured.bias)
+    scale = record.scale if measured.factor == 1 else _divided_scale(mapped, measured.factor)
     levels = record.levels
     return record.model_copy(
         update={
+            "scale": scale,
             "conductances": tuple(
                 item.model_copy(update={"name": name}) for item, name in zip(record.conductances, stored, strict=True)
             ),
@@ -173,10 +193,31 @@ def _replaced(
                 max_abs_error=measured.max_abs_error,
                 rms_error=measured.rms_error,
                 saturated=is_saturated,
+                factor=measured.factor,
+                simulated=measured.simulated,
             ),
             "notes": (*record.notes, _note(measured)),
         }
     )
+
+
+def divided_scale(scale: FloatOrArray, factor: float, dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
+    """A scale divided by a factor, in the type in which it is stored."""
+    divided: NDArray[np.floating[Any]] = (np.asarray(scale, np.float64) / factor).astype(dtype)
+    return divided
+
+
+def _divided_scale(mapped: MappedWeight, factor: float) -> ScaleRecord:
+    """Divide the scale in the graph, in the type in which it is stored, and give the new entry of the manifest."""
+    old = mapped.scale.const_value
+    assert old is not None  # noqa: S101 - `locate` has found it
+    numbers = all_elements(old)
+    divided = divided_scale(numbers, factor, numbers.dtype)
+    mapped.scale.const_value = ir.Tensor(divided, name=mapped.scale.name)
+    record = mapped.record.scale
+    if record.form == "number":
+        return record.model_copy(update={"value": float(divided.reshape(-1)[0])})
+    return record.model_copy(update={"minimum": float(divided.min()), "maximum": float(divided.max())})
 
 
 def measured_bias(record: WeightRecord) -> str | None:
@@ -186,6 +227,11 @@ def measured_bias(record: WeightRecord) -> str | None:
 
 
 def _note(measured: MeasuredConductances) -> str:
+    if (chip := measured.simulated) is not None:
+        return (
+            f"{measured.cells:,} conductances are those of a simulated chip: device '{chip.device}', "
+            f"{chip.seconds:,g} s after programming, chip {chip.chip} of seed {chip.seed}"
+        )
     bias = "" if measured.bias is None else f", the bias '{measured.bias[0].name}' among them"
     found = (
         f"{measured.measured:,} of {measured.cells:,} conductances were measured on a chip ('{measured.source}'){bias}"

@@ -11,10 +11,13 @@ from onnx_gconv.demo import run_demo
 from onnx_gconv.errors import ConfigError
 
 FILES = [
+    "accuracy.png",
+    "digits_cnn.chip.onnx",
     "digits_cnn.gconv.onnx",
     "digits_cnn.levels.gconv.onnx",
     "digits_cnn.onnx",
     "digits_cnn.restored.onnx",
+    "digits_inputs.npz",
     "digits_test.npz",
 ]
 
@@ -55,7 +58,11 @@ def test_every_model_recognizes_440_of_450_images_optimized_and_not(demo):
 def test_the_json_of_the_demo_has_every_step(demo):
     report, folder = demo
     document = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert document.keys() == {"folder", "passed", "map", "verify", "restore", "with_levels", "sizes", "accuracies"}
+    assert document.keys() == {"folder", "passed", "map", "verify", "restore", "with_levels", "sizes", "accuracies"} | {
+        "program",
+        "simulate",
+        "picture",
+    }
     assert document["folder"] == str(folder)
     assert document["passed"] is True
     assert len(document["map"]["mapped"]) == len(document["restore"]["restored"]) == 5
@@ -76,6 +83,22 @@ def test_codes_of_levels_make_the_model_smaller_than_the_original(demo):
     assert with_levels < original < mapped
 
 
+def test_the_chips_of_the_demo_lose_little_in_a_year(demo):
+    report, folder = demo
+    assert report.simulation.ideal == 440 / 450
+    means = [time.spread.mean for time in report.simulation.times]
+    assert len(means) == 5
+    assert all(0.9 < mean < 440 / 450 for mean in means)
+    assert report.picture == folder / "accuracy.png"
+
+
+def test_without_matplotlib_there_is_no_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr("onnx_gconv.demo.has_matplotlib", lambda: False)
+    report = run_demo(tmp_path)
+    assert report.picture is None
+    assert not (tmp_path / "accuracy.png").exists()
+
+
 def test_the_demo_runs_again_in_the_same_folder(tmp_path):
     before = [run_demo(tmp_path), {file.name: file.read_bytes() for file in tmp_path.iterdir()}]
     after = [run_demo(tmp_path), {file.name: file.read_bytes() for file in tmp_path.iterdir()}]
@@ -89,7 +112,7 @@ def test_the_command_prints_every_step_and_the_accuracies(tmp_path, monkeypatch,
     assert main() == 0
     output, errors = capsys.readouterr()
     assert errors == ""
-    for step in ("map", "verify", "restore"):
+    for step in ("map", "verify", "restore", "program", "simulate"):
         assert f"$ onnx-gconv {step} " in output
     assert output.count("440 of 450 (97.8%)") == 8
     assert sorted(item.name for item in (tmp_path / "onnx-gconv-demo").iterdir()) == FILES

@@ -23,8 +23,10 @@ from onnx_gconv.cli.map import map_
 from onnx_gconv.cli.options import MappingFlagsCommand, debug_is_on
 from onnx_gconv.cli.output import VisibleFormatter, tolerated_loss_of_reader
 from onnx_gconv.cli.presets import presets
+from onnx_gconv.cli.program import program
 from onnx_gconv.cli.readback import readback
 from onnx_gconv.cli.restore import restore
+from onnx_gconv.cli.simulate import simulate
 from onnx_gconv.cli.verify import verify
 from onnx_gconv.errors import ConfigError, GconvError, VerificationError
 from onnx_gconv.version import __version__
@@ -74,6 +76,8 @@ app.command("verify")(verify)
 app.command("restore")(restore)
 app.command("handoff", cls=HandoffCommand)(handoff)
 app.command("readback")(readback)
+app.command("program")(program)
+app.command("simulate")(simulate)
 app.command("presets")(presets)
 app.command("converters")(converters)
 app.command("demo")(demo)

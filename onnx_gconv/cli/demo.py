@@ -25,7 +25,7 @@ def demo(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Map, verify and restore a small trained network, with its accuracy before and after."""
+    """Map, verify and restore a small trained network and simulate it on chips, with its accuracy on the way."""
     from onnx_gconv.demo import run_demo
 
     report = run_demo(output)
@@ -50,6 +50,22 @@ def _print_steps(report: DemoReport) -> None:
         "what a programming station takes: codes of 256 levels, and a scale for each output channel",
     )
     print_for_people(report.with_levels)
+    mapped, chip, simulated = report.mapping.output, report.programming, report.simulation
+    device = f"--device {simulated.device} --seed {simulated.seed} --drift-compensation {simulated.drift_compensation}"
+    _print_step(
+        f"onnx-gconv program {mapped} -o {chip.output} --time 1d {device}",
+        "one simulated chip of phase-change memory, a day after programming",
+    )
+    print_for_people(chip)
+    _print_step(
+        f"onnx-gconv simulate {mapped} --inputs {simulated.inputs} --labels labels {device}",
+        "what to expect of such chips over time",
+    )
+    print_for_people(simulated)
+    if report.picture is None:
+        print_for_people(plain("There is no picture of that without Matplotlib: pip install matplotlib"))
+    else:
+        print_for_people(plain(f"As a picture: {report.picture}"))
     table = titled_table("Test images recognized")
     table.add_column("model")
     table.add_column("optimization")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import re
-import tomllib
 from typing import TYPE_CHECKING, Any
 
+from onnx_gconv.cli.toml_values import settings_of
 from onnx_gconv.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def _converter(flags: MappingFlags) -> dict[str, Any] | None:
         "--slice-bits": ("slice_bits", flags.slice_bits),
     }
     given = {option: setting for option, setting in options.items() if setting[1] is not None}
-    others = _converter_options(flags.converter_option or ())
+    others = settings_of("--converter-option", flags.converter_option or (), "midpoint=5.0")
     if flags.converter is None and not given and not others:
         return None
     name = "single-pair" if flags.converter is None else flags.converter
@@ -119,39 +118,6 @@ def _no_such_setting(setting: str, name: str, known: list[str]) -> str:
     there = nearest or known
     hint = "the nearest one that there is: " if nearest else "there are " if known else "it has none"
     return f"the converter {name} has no setting '{setting}'; {hint}{', '.join(there)}"
-
-
-_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-
-
-def _converter_options(texts: list[str] | tuple[()]) -> dict[str, Any]:
-    """The settings in the texts of --converter-option, ``KEY=VALUE`` with a value as in TOML; a word is a text, too."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, written = text.partition("=")
-        key, written = key.strip(), written.strip()
-        if not equals or not _KEY.fullmatch(key):
-            raise ConfigError(f"--converter-option is KEY=VALUE, such as midpoint=5.0, but not '{text}'")
-        if key in found:
-            raise ConfigError(f"--converter-option gives {key} twice; leave one of them out")
-        found[key] = _toml_value(key, written)
-    return found
-
-
-def _toml_value(key: str, written: str) -> Any:  # noqa: ANN401 - a value of any kind
-    try:
-        values = tomllib.loads(f"value = {written}")
-    except (ValueError, RecursionError):  # a number may have too many digits
-        values = {}
-    if values.keys() == {"value"}:
-        return values["value"]
-    if _WORD.fullmatch(written):  # the shell has taken its quotes
-        return written
-    raise ConfigError(
-        f"--converter-option: the value of {key} should be one of TOML, such as 5.0, true, [1, 3] or a word, but it is "
-        f"'{written}'"
-    )
 
 
 def _levels(text: str | None) -> int | list[float] | str | None:

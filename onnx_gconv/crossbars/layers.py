@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.crossbars.bias import BiasRows, FoundBias, bias_as_rows, find_bias
-from onnx_gconv.crossbars.checked_weights import checked_weights, unlisted_weights
+from onnx_gconv.crossbars.target_weights import target_weights
 from onnx_gconv.crossbars.tiles import ArrayGeometry, Tile, TileGrid, touched_pieces
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
-from onnx_gconv.mapping import ConsumerRecord, UnknownConverterError, WeightRecord
+from onnx_gconv.mapping import ConsumerRecord, WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
-from onnx_gconv.mapping.preconditions import require_mapped
 from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError, MatrixLayout
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.schemes.scale_grid import ScaleGrid
@@ -171,29 +170,10 @@ def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | N
         BundleError: If a weight has no matrix view.
     """
     layers = []
-    checked = checked_weights(require_mapped(model), model)
-    for number, item in enumerate(checked):
-        record, problem = item.record, item.problem
-        if record.measured is not None:
-            raise ModelError(
-                f"the weight '{record.name}' has conductances measured on a chip ('{record.measured.source}'), no "
-                "targets; take the model that was handed off"
-            )
-        try:
-            record.converter.converter()
-        except UnknownConverterError as error:
-            raise ModelError(f"the weight '{record.name}' {error.what}") from None
-        except ModelError as error:
-            problem = str(error)
-        if (problem := problem or device_name_problem(record)) is not None or item.mapped is None:
-            raise ModelError(
-                f"the weight '{record.name}' cannot be handed off: {problem}; hand off the model as it was mapped"
-            )
+    for number, mapped in enumerate(target_weights(model, "handed off", "hand off", device_name_problem)):
         if preset is not None:
-            _check_range(record, preset)
-        layers.append(_layer(number, item.mapped, geometry))
-    if (unlisted := next(unlisted_weights(checked, model), None)) is not None:
-        raise ModelError(f"the model cannot be handed off: {unlisted}; hand off the model as it was mapped")
+            _check_range(mapped.record, preset)
+        layers.append(_layer(number, mapped, geometry))
     return tuple(layers)
 
 

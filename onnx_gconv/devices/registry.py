@@ -79,13 +79,18 @@ def device_model(name: str, **settings: Any) -> DeviceModel:  # noqa: ANN401 - w
     """The device model of a name.
 
     Args:
-        name: Of a model, or of a preset that has one; a preset gives it the range g_min to g_max, too.
+        name: Of a model, or of a preset that has one; a preset gives it the range g_min to g_max, too. Or a file of
+            measurements for `MeasuredDevice.from_csv`, which ends in ``.csv``.
         settings: The parameters of its constructor, such as ``g_max`` in µS; they win over those of a preset.
 
     Raises:
         ConfigError: If there is no such model, it is a preset without a model, a setting is unknown or wrong, or the
             package that brings it has something wrong; the message names the nearest names.
     """
+    if name.lower().endswith(".csv"):
+        if settings:
+            raise ConfigError(f"a device of measurements has no setting '{next(iter(settings))}'; leave it out")
+        return MeasuredDevice.from_csv(name)
     for item in presets():
         if item.name == name and name not in DEVICE_MODELS:
             if item.model is None:

@@ -5,11 +5,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from onnx_gconv.converters import Decoding
 from onnx_gconv.converters.compute_types import FloatArray
@@ -38,6 +47,7 @@ __all__ = [
     "RearrangementRecord",
     "SameSourceRecord",
     "ScaleRecord",
+    "SimulatedRecord",
     "SkippedRecord",
     "TilingRecord",
     "WeightRecord",
@@ -218,10 +228,22 @@ class LossRecord(_Record):
     sqnr_db: float | None
 
 
-class MeasuredRecord(_Record):
-    """That the conductances are those measured on a chip, and how far from their targets they are.
+class SimulatedRecord(_Record):
+    """The simulated chip that conductances are those of: with it, `program_model` gives them again."""
 
-    Errors are those of the weights before they are rounded to integer codes or cast, in units of weight.
+    device: str
+    settings: dict[str, Any]
+    seconds: float = Field(ge=0)
+    seed: int = Field(ge=0)
+    chip: int = Field(ge=0)
+    drift_compensation: Literal["none", "global"]
+
+
+class MeasuredRecord(_Record):
+    """That the conductances are those of a chip, measured or simulated, and how far from their targets they are.
+
+    Errors are those of the weights before they are rounded to integer codes or cast, in units of weight. The scale is
+    that of the targets divided by `factor`, which compensates drift.
     """
 
     source: str
@@ -230,6 +252,22 @@ class MeasuredRecord(_Record):
     max_abs_error: float
     rms_error: float
     saturated: bool = False
+    factor: float = Field(default=1.0, gt=0)
+    simulated: SimulatedRecord | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Measured conductances are written as they were before there were simulated ones."""
+        found: dict[str, Any] = serialize(self)
+        usual = {"factor": 1.0, "simulated": None}
+        return {name: value for name, value in found.items() if name not in usual or value != usual[name]}
+
+    @property
+    def origin(self) -> str:
+        """Where the conductances come from, as in: conductances ... ."""
+        if self.simulated is not None:
+            return f"of a simulated chip ('{self.simulated.device}')"
+        return f"measured on a chip ('{self.source}')"
 
 
 class WeightRecord(_Record):

@@ -194,10 +194,10 @@ def _both(
 def _compared(
     record: WeightRecord, tensor: ir.TensorProtocol, mapped: MappedWeight, converter: ConductanceConverter
 ) -> WeightComparison:
-    grid = record.grid
+    grid, factor = record.grid, 1.0 if record.measured is None else record.measured.factor
     conversion = WeightConversion(
         converter=converter,
-        scaling=Scaling(mapped.decoding.scale, mapped.decoding.zero),
+        scaling=Scaling(mapped.decoding.scale * factor, mapped.decoding.zero),  # as the targets have it
         grid=grid,
         is_clipped=record.clipping is not None,
         levels=None if record.levels is None else record.levels.levels,

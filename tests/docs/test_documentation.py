@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -81,12 +81,27 @@ def test_the_example_of_the_page_about_python_runs(folder_with_a_model: Path) ->
     assert namespace["g_plus"].shape == (9, 16)
 
 
-def test_the_example_of_the_page_about_devices_runs() -> None:
+def test_the_examples_of_the_page_about_devices_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
-    [example] = blocks(page, "python")
-    namespace: dict[str, object] = {}
-    exec(compile(example, "devices.md", "exec"), namespace)  # noqa: S102 - that is the test
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(model_path("digits_mlp.onnx"), "model.onnx")
+    gconv.map_model("model.onnx")
+    with np.load(model_path("digits_test.npz")) as data:
+        np.savez("data.npz", pixels=data["images"].reshape(450, 64).astype(np.float32), labels=data["labels"])
+    namespace: dict[str, Any] = {}
+    for example in blocks(page, "python"):
+        exec(compile(example, "devices.md", "exec"), namespace)  # noqa: S102 - that is the test
     assert namespace["read_us"].shape == (1, 3)
+    assert 0.9 < namespace["report"].times[0].spread.mean < namespace["report"].ideal
+    commands = re.findall(r"^    (onnx-gconv .*(?:\\\n.*)*)$", page, flags=re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        program, *arguments = shlex.split(command.replace("\\\n", ""))
+        monkeypatch.setattr("sys.argv", [program, *arguments])
+        assert main() == 0, f"{command}: {capsys.readouterr().err}"
+    assert Path("accuracy.png").exists()
     named = set(re.findall(r"`([a-z0-9-]+)`", "".join(re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE))))
     assert set(DEVICE_MODELS) <= named
 
@@ -95,7 +110,7 @@ def test_the_commands_of_the_readme_run_in_order(
     folder_with_a_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands = [line[2:] for block in blocks(README, "console") for line in block.splitlines()]
-    assert len(commands) == 14
+    assert len(commands) == 16
     for command in commands:
         program, *arguments = shlex.split(command)
         monkeypatch.setattr("sys.argv", [program, *arguments])

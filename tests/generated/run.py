@@ -26,7 +26,7 @@ def findings_of(seeds: Sequence[int]) -> tuple[list[tuple[int, str]], list[tuple
     """The failures, and the seeds for whose models ONNX Runtime cannot run the original, with what it says."""
     failures: list[tuple[int, str]] = []
     lost: list[tuple[int, str]] = []
-    gc.freeze()  # the imported packages' objects, which are not looked at again and again then
+    gc.disable()  # it would look at the objects of all imported packages again and again
     with tempfile.TemporaryDirectory(prefix="generated-", dir=_IN_MEMORY) as folder:
         for seed in seeds:
             own = Path(folder) / str(seed)
@@ -37,7 +37,8 @@ def findings_of(seeds: Sequence[int]) -> tuple[list[tuple[int, str]], list[tuple
                 failures.append((seed, str(error)))
             except OriginalDoesNotRunError as error:
                 lost.append((seed, str(error)))
-    gc.unfreeze()
+    gc.enable()
+    gc.collect()
     return failures, lost
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from onnx_gconv.converters import DualPairConductanceConverter, OffsetConductanceConverter
 from onnx_gconv.crossbars.checked_weights import checked_weights
 from onnx_gconv.crossbars.layers import layers_of
 from onnx_gconv.crossbars.tiles import ArrayGeometry
@@ -217,3 +218,90 @@ def test_the_bias_of_a_node_that_another_tool_has_renamed_is_found(parse, normal
     node.name = "renamed"
     [layer] = layers_of(model, ArrayGeometry(8, 8, bias_rows=1), None)
     assert (layer.bias.name, layer.consumers[0].node) == ("c", "renamed")
+
+
+def first_problem(model):
+    return next((item.problem for item in checked_weights(read_manifest(model), model) if item.problem), None)
+
+
+def test_pieces_of_columns_elsewhere_are_a_lie_though_there_are_as_many(parse, normal):
+    model = parse("g (float[2,4] x) => (float y) { y = MatMul(x, W) }", W=normal(4, 6))
+    MapConductances(granularity={"tile": "4x2"})(model)
+    assert first_problem(model) is None
+    for starts in ({"column_starts": [0, 1, 4]}, {"column_starts": [0, 2, 5]}):
+        lying = with_lie(model, lambda weight, starts=starts: weight["tiling"].update(starts))
+        assert first_problem(lying) == "'W/gconv_Gather' expands 'W.g_scale' by other pieces than the manifest names"
+
+
+def test_pieces_of_rows_elsewhere_are_a_lie_though_there_are_as_many(parse, normal):
+    model = parse("g (float[2,6] x) => (float y) { y = MatMul(x, W) }", W=normal(6, 4))
+    MapConductances(granularity={"tile": "2x4"})(model)
+    lying = with_lie(model, lambda weight: weight["tiling"].update(row_starts=[0, 1, 4]))
+    found = first_problem(lying)
+    assert found == "'W/gconv_Gather_1' expands 'W.g_scale_tiles' by other pieces than the manifest names"
+
+
+def test_parameters_that_give_other_coefficients_are_a_lie(parse, normal):
+    model = parse("g (float[2,4] x) => (float y) { y = MatMul(x, W) }", W=normal(4, 4))
+    MapConductances(DualPairConductanceConverter([1.0, 3.0]))(model)
+    assert first_problem(model) is None
+    lying = with_lie(model, lambda weight: weight["converter"]["parameters"].update(f_lst=[1.0, 2.0]))
+    name = "DualPairConductanceConverter"
+    assert (
+        first_problem(lying) == f"its coefficients or its offset are not those of {name} with the parameters it names"
+    )
+
+
+def test_parameters_that_give_another_offset_are_a_lie(parse, normal):
+    model = parse("g (float[2,4] x) => (float y) { y = MatMul(x, W) }", W=normal(4, 4))
+    MapConductances(OffsetConductanceConverter(g_max=40.0, g_min=1.0))(model)
+    assert first_problem(model) is None
+    lying = with_lie(model, lambda weight: weight["converter"]["parameters"].update(g_min=2.0))
+    name = "OffsetConductanceConverter"
+    assert (
+        first_problem(lying) == f"its coefficients or its offset are not those of {name} with the parameters it names"
+    )
+
+
+def test_pieces_of_a_weight_with_one_scale_are_a_lie(parse, normal):
+    model = parse("g (float[2,4] x) => (float y) { y = MatMul(x, W) }", W=normal(4, 4))
+    MapConductances()(model)
+    tiling = {"rows": None, "columns": None, "partition": "equal", "row_starts": [0], "column_starts": [0]}
+    lying = with_lie(model, lambda weight: weight.update(tiling=tiling))
+    assert first_problem(lying) == f"{SHARE} all do, but there are pieces"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_known"), [("W", True), ("W_1", True), ("W_27", True), ("W_x", False), ("W1", False)]
+)
+def test_the_rebuilt_weight_has_its_name_or_that_with_a_number(parse, normal, name, is_known):
+    model = parse("g (float[2,4] x) => (float y) { y = MatMul(x, W) }", W=normal(4, 4))
+    MapConductances()(model)
+    [matmul] = [node for node in model.graph if node.op_type == "MatMul"]
+    matmul.inputs[1].name = name
+    said = f"the graph calls the rebuilt weight '{name}'; the manifest was changed, or another tool renamed it"
+    assert first_problem(model) == (None if is_known else said)
+
+
+def test_a_path_that_is_left_out_is_a_lie_where_the_shape_allows_it(parse, normal):
+    model = parse("g (float[2,4] x) => (float y) { t = Transpose(W) [b] y = MatMul(x, t) }", W=normal(4, 4))
+    MapConductances()(model)
+    assert first_problem(model) is None
+    lying = with_lie(model, consumer(path=[]))
+    assert "the manifest says that node b (MatMul) reads it at input 1 as a matrix of 4x4" in first_problem(lying)
+
+
+def test_tables_that_are_looked_up_have_readers_if_they_were_mapped(parse, normal):
+    model = parse("g (int64[2] i) => (float y) { [a] y = Gather(E, i) }", E=normal(9, 4))
+    MapConductances(include_ops=["Gather"])(model)
+    assert first_problem(model) is None
+    lying = with_lie(model, consumer(slot=1))
+    assert "the manifest says that node a (Gather) reads it at input 1" in first_problem(lying)
+
+
+def test_readers_of_a_digital_copy_are_no_readers_of_the_weight(parse, normal):
+    text = "g (float[2,4] x, int64[1] i) => (float y) { h = MatMul(x, W) [r] k = Gather(W, i) y = Add(h, k) }"
+    model = parse(text, W=normal(4, 4))
+    MapConductances(shared="split")(model)
+    assert [item.reads for item in read_manifest(model).weights[0].consumers] == ["rebuilt", "digital"]
+    assert first_problem(model) is None

@@ -255,3 +255,22 @@ def test_dropout_that_does_not_train_is_passed(parse, normal):
     model = parse("g (float[2,3] x) => (float[2,3] y) { w = Dropout(W) y = MatMul(x, w) }", W=normal(3, 3))
     MapConductances(EXACT)(model)
     assert [node.op_type for node in model.graph] == ["Sub", "Div", "MatMul"]
+
+
+def test_sources_of_a_weight_of_integers_alone_are_all_of_them(parse):
+    """Sizes and indices are no sources beside numbers; here nothing tells them from numbers."""
+    model = parse(
+        """g (float[1,4] x) => (float[1,2] y) {
+            r = Range(start, limit, delta)
+            f = Cast <to = 1> (r)
+            W = Gather(f, places)
+            y = MatMul(x, W)
+        }""",
+        start=np.array(5, np.int32),
+        limit=np.array(-6, np.int32),
+        delta=np.array(-3, np.int32),
+        places=np.array([[0, 1], [2, 3], [1, 0], [3, 3]]),
+    )
+    assert MapConductances()(model).modified
+    [record] = read_manifest(model).weights
+    assert set(record.sources) == {"start", "limit", "delta", "places"}

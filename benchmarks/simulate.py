@@ -1,0 +1,252 @@
+"""Simulating chips, compared with aihwkit: ``python -m benchmarks.simulate``.
+
+Trials: the digits MLP on phase-change memory, its 450 test images at several times after programming. aihwkit programs
+analog tiles, lets them drift, compensates drift, and runs them with a perfect forward pass.
+
+Noise: programming, drift and reading of a weight of WIDTH x WIDTH as a single pair, beside aihwkit's `apply_noise`.
+
+Both are measured in turn with aihwkit's, in one process. README.md says how it is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import numpy_helper
+from rich.console import Console
+from rich.table import Table
+
+import onnx_gconv as gconv
+from benchmarks.machine import Machine, describe_machine, versions
+from onnx_gconv.devices import device_model
+from onnx_gconv.models import model_path
+from onnx_gconv.simulation.simulated_tensor import SimulatedTensor
+from onnx_gconv.simulation.streams import ChipStreams
+
+__all__ = ["Report", "main", "run"]
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+_SECONDS = (1.0, 3600.0, 86400.0, 30 * 86400.0, 365 * 86400.0)
+_DAY = 86400.0
+_GOALS = {"trial": 50, "noise": 4}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one run found out.
+
+    Attributes:
+        chips: Chips of a round of trials; each is read at all times.
+        width: The weight of which noise is measured is [width, width].
+        trial_seconds: Of one of our trials, one figure a round: those of a whole call of `simulate` by their number.
+        aihwkit_trial_seconds: Of one of aihwkit's.
+        noise_seconds: Of the noise of the weight.
+        aihwkit_noise_seconds: Of aihwkit's.
+        machine: Where it ran.
+        load: How many programs were running on average in the minute before.
+        versions: What ran.
+    """
+
+    chips: int
+    width: int
+    trial_seconds: tuple[float, ...]
+    aihwkit_trial_seconds: tuple[float, ...]
+    noise_seconds: tuple[float, ...]
+    aihwkit_noise_seconds: tuple[float, ...]
+    machine: Machine
+    load: float
+    versions: dict[str, str]
+
+
+def run(chips: int, width: int, rounds: int) -> Report:
+    """Measure trials and noise, in turn with aihwkit's.
+
+    Args:
+        chips: Chips of each call of `simulate`.
+        width: Of the weight of which noise is measured.
+        rounds: How often each is measured.
+    """
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="onnx_gconv-benchmark-") as folder:
+        trials, theirs = _trials(Path(folder), chips), _aihwkit_trial()
+        print("trials", file=sys.stderr, flush=True)
+        ours_took, theirs_took = _in_turn(trials, theirs, rounds)
+    print("noise", file=sys.stderr, flush=True)
+    noise, their_noise = _noise(width), _aihwkit_noise(width)
+    noise_took, their_noise_took = _in_turn(noise, their_noise, rounds)
+    return Report(
+        chips=chips,
+        width=width,
+        trial_seconds=tuple(each / (chips * len(_SECONDS)) for each in ours_took),
+        aihwkit_trial_seconds=tuple(theirs_took),
+        noise_seconds=tuple(noise_took),
+        aihwkit_noise_seconds=tuple(their_noise_took),
+        machine=describe_machine(_REPOSITORY),
+        load=load,
+        versions=versions("torch", "aihwkit"),
+    )
+
+
+def _in_turn(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of two jobs, one after the other, after a first round that does not count."""
+    found: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds + 1):
+        for job, seconds in zip((one, other), found, strict=True):
+            start = time.perf_counter()
+            job()
+            if number:
+                seconds.append(time.perf_counter() - start)
+    return found
+
+
+def _digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    with np.load(model_path("digits_test.npz")) as data:
+        return data["images"].reshape(-1, 64).astype(np.float32), data["labels"]
+
+
+def _trials(folder: Path, chips: int) -> Callable[[], Any]:
+    pixels, labels = _digits()
+    np.savez(folder / "data.npz", pixels=pixels, labels=labels)
+    gconv.map_model(model_path("digits_mlp.onnx"), folder / "mapped.onnx")
+    return partial(
+        gconv.simulate,
+        folder / "mapped.onnx",
+        "pcm",
+        times=_SECONDS,
+        repeats=chips,
+        inputs=folder / "data.npz",
+        labels="labels",
+        drift_compensation="global",
+    )
+
+
+def _aihwkit_trial() -> Callable[[], Any]:
+    """One trial: the network is programmed, drifts for a day, and runs on all test images."""
+    import torch
+
+    configs = importlib.import_module("aihwkit.simulator.configs")
+    inference = importlib.import_module("aihwkit.inference")
+    conversion = importlib.import_module("aihwkit.nn.conversion")
+    model = onnx.load(model_path("digits_mlp.onnx"))
+    stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    layers: list[torch.nn.Module] = []
+    for name in ("hidden1", "hidden2", "classifier"):
+        weight = torch.from_numpy(stored[f"{name}.weight"].copy())
+        layer = torch.nn.Linear(weight.shape[1], weight.shape[0])
+        layer.weight.data = weight
+        layer.bias.data = torch.from_numpy(stored[f"{name}.bias"].copy())
+        layers += [layer, torch.nn.ReLU()]
+    config = configs.InferenceRPUConfig(forward=configs.IOParameters(is_perfect=True))
+    config.noise_model = inference.PCMLikeNoiseModel(g_max=25.0)
+    config.drift_compensation = inference.GlobalDriftCompensation()
+    analog = conversion.convert_to_analog(torch.nn.Sequential(*layers[:-1]), config).eval()
+    pixels, labels = _digits()
+    images = torch.from_numpy(pixels)
+
+    def trial() -> float:
+        with torch.no_grad():
+            analog.program_analog_weights()
+            analog.drift_analog_weights(_DAY)
+            found = analog(images).argmax(dim=1).numpy()
+        return float((found == labels).mean())
+
+    return trial
+
+
+def _noise(width: int) -> Callable[[], Any]:
+    """The pair of a weight, programmed and read after a day, chunk by chunk."""
+    weight = np.random.default_rng(0).normal(0, 0.02, (width, width)).astype(np.float32)
+    pair, _ = gconv.SinglePairConductanceConverter().convert_to_conductances(weight)
+    model, streams = device_model("pcm"), ChipStreams(0)
+    tensors = [
+        SimulatedTensor(ir.tensor(array), model, _DAY, partial(streams.generator, ("", "W"), number))
+        for number, array in enumerate(pair)
+    ]
+
+    def noise() -> None:
+        for tensor in tensors:
+            tensor.numpy()
+
+    return noise
+
+
+def _aihwkit_noise(width: int) -> Callable[[], Any]:
+    import torch
+
+    weight = torch.from_numpy(np.random.default_rng(0).normal(0, 0.02, (width, width)).astype(np.float32))
+    model = importlib.import_module("aihwkit.inference").PCMLikeNoiseModel(g_max=25.0)
+    return partial(model.apply_noise, weight, _DAY)
+
+
+def _print_report(report: Report, console: Console) -> None:
+    table = Table(title="Median times, and how many times as long aihwkit takes")
+    for column in ("", "ms", "aihwkit ms", "aihwkit / ours", "goal"):
+        table.add_column(column, justify="right" if column else "left")
+    rows = [
+        (
+            f"a trial, {report.chips} chips x {len(_SECONDS)} times",
+            "trial",
+            report.trial_seconds,
+            report.aihwkit_trial_seconds,
+        ),
+        (f"noise, {report.width} x {report.width}", "noise", report.noise_seconds, report.aihwkit_noise_seconds),
+    ]
+    for label, key, ours, theirs in rows:
+        ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
+        table.add_row(
+            label,
+            f"{1e3 * statistics.median(ours):.2f}",
+            f"{1e3 * statistics.median(theirs):.1f}",
+            f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})",
+            f"at least {_GOALS[key]}",
+        )
+    console.print(table)
+    machine = report.machine
+    console.print(
+        f"machine: {machine.cores} cores, {machine.processor}, {machine.memory_bytes / 2**30:.0f} GiB of memory, "
+        f"{machine.kernel}; load before: {report.load:.1f}"
+    )
+    console.print("versions: " + ", ".join(f"{name} {number}" for name, number in report.versions.items()))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark and print its report."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.simulate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--chips", type=int, default=25, help="chips of a round of trials (default 25)")
+    parser.add_argument(
+        "--width", type=int, default=4096, help="of the weight of which noise is measured (default 4096)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to FILE")
+    options = parser.parse_args(arguments)
+    for name in ("chips", "width", "rounds"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} should be positive, but is {getattr(options, name)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch and aihwkit
+        report = run(options.chips, options.width, options.rounds)
+    _print_report(report, Console(width=None if sys.stdout.isatty() else 130, soft_wrap=False))
+    if options.json is not None:
+        options.json.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

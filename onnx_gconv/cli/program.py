@@ -1,0 +1,107 @@
+"""``onnx-gconv program``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+from onnx_gconv.cli.options import Debug, ExternalData, Json, Quiet
+from onnx_gconv.cli.output import print_report, progress_bar
+from onnx_gconv.cli.toml_values import settings_of
+
+__all__ = ["Device", "DeviceOption", "DriftCompensation", "program"]
+
+_CHIP = "The chips"
+_FILES = "Files"
+
+Device: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="The device model, such as pcm, reram-wan2022 or gaussian; a preset that has one; or a .csv file of "
+        "measurements. docs/devices.md lists them.",
+        metavar="NAME",
+        rich_help_panel=_CHIP,
+    ),
+]
+DeviceOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device-option",
+        help="A setting of the device model, with a value as in TOML: read_scale=0.5. Can be given several times.",
+        metavar="KEY=VALUE",
+        rich_help_panel=_CHIP,
+        show_default=False,
+    ),
+]
+DriftCompensation: TypeAlias = Annotated[
+    Literal["none", "global"],
+    typer.Option(
+        "--drift-compensation",
+        help="global: one factor for each weight makes up for drift on the whole; it divides the scale.",
+        rich_help_panel=_CHIP,
+    ),
+]
+
+
+def program(
+    mapped: Annotated[Path, typer.Argument(help="The mapped ONNX model.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The model to write; NAME.chip.onnx beside the model if not given.",
+            rich_help_panel=_FILES,
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = "pcm",
+    device_option: DeviceOption = None,
+    time: Annotated[
+        str,
+        typer.Option(
+            "--time",
+            help="When after programming it is read: a number and s, min, h, d, mo (30 days) or y (365 days).",
+            metavar="TIME",
+            rich_help_panel=_CHIP,
+        ),
+    ] = "0s",
+    drift_compensation: DriftCompensation = "none",
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of all random numbers.", rich_help_panel=_CHIP, metavar="INTEGER")
+    ] = 0,
+    chip: Annotated[
+        int,
+        typer.Option(
+            "--chip",
+            help="Which chip of that seed: each has devices of its own.",
+            rich_help_panel=_CHIP,
+            metavar="INTEGER",
+        ),
+    ] = 0,
+    external_data: ExternalData = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 - its callback acts
+) -> None:
+    """Put the conductances of a simulated chip in place of the targets; writes MODEL.chip.onnx."""
+    from onnx_gconv.simulation import program_model
+
+    settings = settings_of("--device-option", device_option or (), "read_scale=0.5")
+    with progress_bar({"simulate": "Simulating devices", "write": "Writing the model"}, quiet=quiet) as progress:
+        report = program_model(
+            mapped,
+            output,
+            device,
+            settings=settings,
+            time=time,
+            seed=seed,
+            chip=chip,
+            drift_compensation=drift_compensation,
+            external_data=external_data,
+            progress=progress,
+        )
+    print_report(report, as_json=as_json, quiet=quiet)

@@ -1,0 +1,168 @@
+"""``onnx-gconv simulate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_gconv.cli.options import Debug, Dim, Json, Quiet, Value
+from onnx_gconv.cli.output import print_report, progress_bar
+from onnx_gconv.cli.program import Device, DeviceOption, DriftCompensation
+from onnx_gconv.cli.toml_values import settings_of
+
+__all__ = ["simulate"]
+
+_CHIPS = "The chips"
+_OUTPUTS = "Inputs and outputs"
+_FILES = "Files"
+
+
+def simulate(
+    mapped: Annotated[Path, typer.Argument(help="The mapped ONNX model.", show_default=False)],
+    device: Device = "pcm",
+    device_option: DeviceOption = None,
+    times: Annotated[
+        str,
+        typer.Option(
+            "--times",
+            help="When after programming chips are read: numbers with s, min, h, d, mo (30 days) or y (365 days).",
+            metavar="TIME,...",
+            rich_help_panel=_CHIPS,
+        ),
+    ] = "1s,1h,1d,1mo,1y",
+    repeats: Annotated[
+        int, typer.Option("--repeats", help="How many chips.", metavar="INTEGER", rich_help_panel=_CHIPS)
+    ] = 25,
+    drift_compensation: DriftCompensation = "none",
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of all random numbers.", metavar="INTEGER", rich_help_panel=_CHIPS)
+    ] = 0,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="Also put one layer at a time on the chip, while all others are ideal, at the last time.",
+            rich_help_panel=_CHIPS,
+        ),
+    ] = False,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs",
+            help="A .npz file with an array for each input, samples along the first axis; generated if not given.",
+            rich_help_panel=_OUTPUTS,
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            help="The array of the .npz file that has the right classes.",
+            metavar="NAME",
+            rich_help_panel=_OUTPUTS,
+            show_default=False,
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            help="accuracy or top5 (of any number) with labels; sqnr, cosine or agreement with the ideal model; or "
+            "module:function, called with outputs by name and labels. Default: accuracy with labels, else sqnr.",
+            metavar="NAME",
+            rich_help_panel=_OUTPUTS,
+            show_default=False,
+        ),
+    ] = None,
+    output_name: Annotated[
+        str | None,
+        typer.Option(
+            "--output-name",
+            help="The output that the metric is about; the first one if not given.",
+            metavar="NAME",
+            rich_help_panel=_OUTPUTS,
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            help="How many samples go into one run; all, or what the model takes, if not given.",
+            metavar="INTEGER",
+            rich_help_panel=_OUTPUTS,
+            show_default=False,
+        ),
+    ] = None,
+    dim: Dim = None,
+    value: Value = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers", help="How many chips are computed at once.", metavar="INTEGER", rich_help_panel=_CHIPS
+        ),
+    ] = 1,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            "--journal",
+            help="Note finished chips in this file; a run that was stopped goes on from there.",
+            rich_help_panel=_FILES,
+            show_default=False,
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            "--csv",
+            help="Also write seconds, chip and metric, a line each, to this file.",
+            rich_help_panel=_FILES,
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            help="Also draw the metric over time, as .png, .svg or .pdf; needs Matplotlib.",
+            rich_help_panel=_FILES,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 - its callback acts
+) -> None:
+    """Say how good the outputs of a mapped model are on many simulated chips, at several times after programming."""
+    from onnx_gconv import simulation
+    from onnx_gconv.runtime.inputs import parse_dim, parse_value
+    from onnx_gconv.simulation.results import check_results, write_results
+
+    settings = settings_of("--device-option", device_option or (), "read_scale=0.5")
+    results = check_results(csv, plot, [mapped, *([] if inputs is None else [inputs])])
+    with progress_bar({"simulate": "Simulating chips"}, quiet=quiet) as progress:
+        report = simulation.simulate(
+            mapped,
+            device,
+            settings=settings,
+            times=times.split(","),
+            repeats=repeats,
+            inputs=inputs,
+            labels=labels,
+            metric=metric,
+            output=output_name,
+            batch=batch,
+            dims=dict(parse_dim(text) for text in dim or ()),
+            values=dict(parse_value(text) for text in value or ()),
+            seed=seed,
+            drift_compensation=drift_compensation,
+            sensitivity=sensitivity,
+            workers=workers,
+            journal=journal,
+            progress=progress,
+        )
+    write_results(report, results)
+    print_report(report, as_json=as_json, quiet=quiet)

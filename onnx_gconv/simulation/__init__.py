@@ -1,0 +1,18 @@
+"""What a chip will do: conductances as devices hold them after programming, and after some time."""
+
+from __future__ import annotations
+
+from onnx_gconv.simulation.program import program_model
+from onnx_gconv.simulation.report import ProgramReport, SimulatedWeight
+from onnx_gconv.simulation.simulate import simulate
+from onnx_gconv.simulation.simulation_report import SimulatedLayer, SimulatedTime, SimulationReport
+
+__all__ = [
+    "ProgramReport",
+    "SimulatedLayer",
+    "SimulatedTime",
+    "SimulatedWeight",
+    "SimulationReport",
+    "program_model",
+    "simulate",
+]

@@ -1,0 +1,115 @@
+"""Chips of a device model: what they are of, which one, and whether a weight fits them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.devices.registry import device_model
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.mapping import SimulatedRecord
+from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.simulation.chip_weight import DriftCompensation
+from onnx_gconv.simulation.streams import ChipStreams
+from onnx_gconv.simulation.times import parse_time
+from onnx_gconv.simulation.trial import ChipOf
+
+__all__ = ["Chips", "check_number", "check_range", "chips_of", "seconds_of"]
+
+_SEEDS = 2**64
+
+_SLACK = 1e-6  # of g_max: converters may round a little beyond an end of their range
+
+
+@dataclass(frozen=True)
+class Chips:
+    """All chips of a device model and a seed.
+
+    Attributes:
+        device: Its name.
+        settings: Its settings, as JSON values; empty for a device model that a program gives as an object.
+        model: The device model.
+        seed: Of all random numbers.
+        compensation: Whether drift is compensated.
+    """
+
+    device: str
+    settings: Mapping[str, Any]
+    model: DeviceModel
+    seed: int
+    compensation: DriftCompensation
+
+    def chip(self, number: int, seconds: float) -> ChipOf:
+        """One of them at a time."""
+        return ChipOf(self.model, seconds, ChipStreams(self.seed, number), self.compensation)
+
+    def record(self, number: int, seconds: float) -> SimulatedRecord:
+        """What the manifest says of that one."""
+        return SimulatedRecord(
+            device=self.device,
+            settings=dict(self.settings),
+            seconds=seconds,
+            seed=self.seed,
+            chip=number,
+            drift_compensation=self.compensation,
+        )
+
+
+def chips_of(
+    device: str | DeviceModel, settings: Mapping[str, Any], seed: int, compensation: DriftCompensation
+) -> Chips:
+    """The chips of a device model by its name, or of a device model.
+
+    Raises:
+        ConfigError: If there is none of that name, a setting is wrong, or the seed is none.
+    """
+    if compensation not in {"none", "global"}:
+        raise ConfigError(f"the compensation of drift is 'none' or 'global', but not '{compensation}'")
+    check_number("seed", seed)
+    if isinstance(device, str):
+        known = json.loads(json.dumps(dict(settings), default=_as_list))
+        return Chips(device, known, device_model(device, **settings), seed, compensation)
+    if settings:
+        raise ConfigError(f"the setting '{next(iter(settings))}' is for a device by name; give it to the device model")
+    if isinstance(device, DeviceModel):
+        return Chips(str(getattr(device, "name", type(device).__name__)), {}, device, seed, compensation)
+    raise ConfigError(f"a device is the name of a model, or a device model, but not a {type(device).__name__}")
+
+
+def check_number(what: str, number: int) -> None:
+    """Raise ConfigError unless a seed, or the number of a chip, is a whole number of 64 bits."""
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < _SEEDS:
+        raise ConfigError(f"the {what} is an integer from 0 to 2^64 - 1, but it is {number!r}")
+
+
+def seconds_of(time: str | float) -> float:
+    """A time after programming, in seconds, from a number or a text such as ``1d``.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    seconds = parse_time(time) if isinstance(time, str) else float(time)
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ConfigError(f"a time is 0 seconds or more after programming, but it is {seconds}")
+    return seconds
+
+
+def check_range(weight: MappedWeight, chips: Chips) -> None:
+    """Raise ConfigError if a weight was mapped to conductances for which the device model is not valid."""
+    converter, model = weight.record.converter.converter(), chips.model
+    slack = _SLACK * model.g_max
+    if converter.g_min < model.g_min - slack or converter.g_max > model.g_max + slack:
+        raise ConfigError(
+            f"the weight '{weight.record.name}' has conductances from {converter.g_min:g} to {converter.g_max:g} "
+            f"\u00b5S, but the device {chips.device} is valid from {model.g_min:g} to {model.g_max:g} \u00b5S; map "
+            f"with --g-min {model.g_min:g} --g-max {model.g_max:g}, or choose another device"
+        )
+
+
+def _as_list(value: Any) -> Any:  # noqa: ANN401 - a setting of any kind
+    """What JSON has no form for: arrays of NumPy are lists, and all else is said as Python does."""
+    return value.tolist() if hasattr(value, "tolist") else repr(value)

@@ -1,0 +1,112 @@
+"""What a simulation has computed, on disk, so that one that was stopped goes on from there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from onnx_gconv.errors import ConfigError
+
+__all__ = ["Journal", "opened_journal"]
+
+_FORMAT = "onnx_gconv.simulation 1"
+
+
+class Journal:
+    """The trials that are done. A journal without a file forgets them.
+
+    Args:
+        done: What is known of trials, by their keys.
+        file: Where new ones are written; None for nowhere.
+    """
+
+    def __init__(self, done: dict[str, float], file: TextIO | None) -> None:
+        self._done = done
+        self._file = file
+
+    def __len__(self) -> int:
+        return len(self._done)
+
+    def known(self, key: str) -> float | None:
+        """The figure of a trial, if it is done."""
+        return self._done.get(key)
+
+    def add(self, key: str, value: float) -> None:
+        """Note the figure of a trial; it is on disk when this returns."""
+        self._done[key] = value
+        if self._file is not None:
+            self._file.write(json.dumps([key, value]) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+
+@contextlib.contextmanager
+def opened_journal(path: Path | None, of: Mapping[str, Any]) -> Iterator[Journal]:
+    """The journal of a simulation; it goes on where an older one of the same simulation ended.
+
+    Args:
+        path: The file, which need not exist; None for no journal.
+        of: What the simulation is, as JSON values. A journal of another one is refused.
+
+    Raises:
+        ConfigError: If the file cannot be read or written, is no journal, or is that of another simulation.
+    """
+    if path is None:
+        yield Journal({}, None)
+        return
+    head = json.dumps({"format": _FORMAT, **of}, sort_keys=True)
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        done, end = _entries(path, text, head)
+        with path.open("r+" if text else "w", encoding="utf-8", newline="\n") as file:
+            file.seek(end)
+            file.truncate()  # a line that a run was killed in
+            if not end:
+                file.write(head + "\n")
+                file.flush()
+            yield Journal(done, file)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no text"
+        raise ConfigError(f"the journal '{path}' cannot be used: {reason}; choose another one") from error
+
+
+def _entries(path: Path, text: str, head: str) -> tuple[dict[str, float], int]:
+    """What a journal has, and where its last whole line ends, in bytes."""
+    lines = text.splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if not whole:
+        if text and not head.startswith(text):
+            raise _no_journal(path)
+        return {}, 0
+    try:
+        found = json.loads(whole[0])
+        is_journal = isinstance(found, dict) and found.get("format") == _FORMAT
+    except ValueError:
+        is_journal = False
+    if not is_journal:
+        raise _no_journal(path)
+    if found != json.loads(head):
+        wanted = json.loads(head)
+        key = next(key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key))
+        raise ConfigError(
+            f"the journal '{path}' is that of another simulation: its {key} is {found.get(key)}, not "
+            f"{wanted.get(key)}; remove it, or choose another one"
+        )
+    done = {}
+    for number, line in enumerate(whole[1:], start=2):
+        try:
+            key, value = json.loads(line)
+            done[str(key)] = float(value)
+        except (ValueError, TypeError):
+            raise ConfigError(
+                f"the journal '{path}', line {number}, is damaged; remove that line, or the file"
+            ) from None
+    return done, len("".join(whole).encode("utf-8"))
+
+
+def _no_journal(path: Path) -> ConfigError:
+    return ConfigError(f"'{path}' is no journal of a simulation; choose another name")

@@ -1,0 +1,153 @@
+"""How good the outputs of a chip are: beside labels, or beside the outputs of the ideal model."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import ConfigError
+
+__all__ = ["Metric", "Outputs", "metric_of"]
+
+Outputs: TypeAlias = Mapping[str, Any]
+"""Outputs of a model by name, for all samples."""
+
+_TOP = re.compile(r"top([1-9][0-9]*)")
+_FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
+_BUILT_IN = "accuracy, topK, sqnr, cosine, agreement, or module:function"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of the outputs of a model.
+
+    Attributes:
+        name: As it was asked for.
+        unit: ``dB``, or nothing for shares and numbers of any kind.
+        compute: Gives it from the outputs, the labels and the outputs of the ideal model.
+    """
+
+    name: str
+    unit: str
+    compute: Callable[[Outputs, NDArray[Any] | None, Outputs], float]
+
+    def of(self, outputs: Outputs, labels: NDArray[Any] | None, ideal: Outputs) -> float:
+        """The figure.
+
+        Raises:
+            ConfigError: If the metric fails, gives no number, or the outputs do not suit it.
+        """
+        try:
+            found = float(self.compute(outputs, labels, ideal))
+        except ConfigError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"the metric '{self.name}' fails: {type(error).__name__}: {reason}") from error
+        if math.isnan(found):
+            raise ConfigError(f"the metric '{self.name}' gives no number (NaN) for the output of a chip")
+        return found
+
+
+def metric_of(name: str | None, output: str, *, has_labels: bool) -> Metric:
+    """The metric of a name.
+
+    Args:
+        name: ``accuracy``, ``topK`` such as ``top5``, ``sqnr``, ``cosine``, ``agreement``, or ``module:function``; if
+            None, the accuracy where there are labels, else the SQNR.
+        output: The output that it is about.
+        has_labels: Whether there are labels.
+
+    Raises:
+        ConfigError: If there is none of that name, it cannot be imported, or it needs labels and there are none.
+    """
+    name = name or ("accuracy" if has_labels else "sqnr")
+    if (top := _TOP.fullmatch(name)) is not None or name == "accuracy":
+        if not has_labels:
+            raise ConfigError(f"the metric '{name}' needs labels; name an array of the inputs with --labels")
+        count = 1 if top is None else int(top[1])
+        return Metric(name, "", lambda outputs, labels, _: _top(outputs[output], labels, count))
+    of_ideal = {"sqnr": (_sqnr, "dB"), "cosine": (_cosine, ""), "agreement": (_agreement, "")}
+    if name in of_ideal:
+        figure, unit = of_ideal[name]
+        return Metric(name, unit, lambda outputs, _, ideal: figure(outputs[output], ideal[output]))
+    if (found := _FUNCTION.fullmatch(name)) is not None:
+        function = _imported(name, *found.groups())
+        return Metric(name, "", lambda outputs, labels, _: function(outputs, labels))
+    raise ConfigError(f"there is no metric '{name}'; there are {_BUILT_IN}")
+
+
+def _imported(name: str, module: str, function: str) -> Callable[..., Any]:
+    """A function of a module that is installed, or lies in the present folder."""
+    folder = str(Path.cwd())
+    added = folder not in sys.path
+    if added:
+        sys.path.insert(0, folder)
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"the metric '{name}' cannot be imported: {type(error).__name__}: {reason}") from error
+    finally:
+        if added:
+            sys.path.remove(folder)
+    if not callable(found):
+        raise ConfigError(f"the metric '{name}' is a {type(found).__name__}, no function of outputs and labels")
+    return found  # type: ignore[no-any-return]  # it is checked to be callable
+
+
+def _top(found: NDArray[Any], labels: NDArray[Any] | None, count: int) -> float:
+    """The share of labels among the `count` largest scores of the last axis."""
+    assert labels is not None  # noqa: S101 - `metric_of` asks for them
+    scores = found.reshape(-1, found.shape[-1]) if found.ndim > 1 else found[None]
+    flat = labels.reshape(-1)
+    if len(scores) != flat.size:
+        raise ConfigError(
+            f"there are {flat.size} labels for outputs of the shape {list(found.shape)}; there has to be one for each "
+            "row of scores"
+        )
+    if flat.size and not 0 <= int(flat.min()) <= int(flat.max()) < scores.shape[1]:
+        wrong = int(flat.max()) if flat.max() >= scores.shape[1] else int(flat.min())
+        raise ConfigError(f"a label is {wrong}, but there are scores of the classes 0 to {scores.shape[1] - 1}")
+    if count == 1:
+        return float((scores.argmax(axis=1) == flat).mean())
+    # As many are better as the rank of the right class; of equal ones the first counts, as for argmax.
+    right = scores[np.arange(flat.size), flat]
+    better = (scores > right[:, None]).sum(axis=1)
+    earlier = ((scores == right[:, None]) & (np.arange(scores.shape[1]) < flat[:, None])).sum(axis=1)
+    return float((better + earlier < count).mean())
+
+
+def _sqnr(found: NDArray[Any], ideal: NDArray[Any]) -> float:
+    """The power of the ideal outputs beside that of the distance from them, in dB; infinite if there is none."""
+    one, other = found.astype(np.float64), ideal.astype(np.float64)
+    noise = float(np.square(one - other).sum())
+    signal = float(np.square(other).sum())
+    if not noise:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+def _cosine(found: NDArray[Any], ideal: NDArray[Any]) -> float:
+    """The mean cosine similarity of the vectors of the last axis; 1 for two that are 0, and 0 where only one is."""
+    one, other = (each.astype(np.float64).reshape(-1, each.shape[-1] if each.ndim else 1) for each in (found, ideal))
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    both_zero = ~one.any(axis=1) & ~other.any(axis=1)
+    cosines = np.where(norms > 0, (one * other).sum(axis=1) / np.where(norms > 0, norms, 1), both_zero)
+    return float(cosines.mean())
+
+
+def _agreement(found: NDArray[Any], ideal: NDArray[Any]) -> float:
+    """How often the largest element of the last axis is the same one."""
+    if not found.ndim:
+        raise ConfigError("the output is one number, which has no largest element; take another metric")
+    return float((found.argmax(axis=-1) == ideal.argmax(axis=-1)).mean())

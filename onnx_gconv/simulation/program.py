@@ -1,0 +1,163 @@
+"""Programs a simulated chip: writes a mapped model with the conductances that devices hold in place of the targets."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from onnx_gconv.crossbars.target_weights import target_weights
+from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
+from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
+from onnx_gconv.files.progress import Progress, progress_of_step
+from onnx_gconv.files.rewrite_check import RewriteCheck
+from onnx_gconv.files.watched import WatchedFiles
+from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
+from onnx_gconv.simulation.chip_weight import DriftCompensation, drift_factor, simulated_tensors, weight_errors
+from onnx_gconv.simulation.chips import Chips, check_number, check_range, chips_of, seconds_of
+from onnx_gconv.simulation.report import ProgramReport, SimulatedWeight
+from onnx_gconv.tensors.streamed import worker_count
+
+__all__ = ["default_chip_path", "program_model"]
+
+
+def program_model(
+    mapped: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    device: str | DeviceModel = "pcm",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    time: str | float = 0.0,
+    seed: int = 0,
+    chip: int = 0,
+    drift_compensation: DriftCompensation = "none",
+    external_data: bool | None = None,
+    progress: Progress | None = None,
+) -> ProgramReport:
+    """Write one simulated chip as an ONNX model: programmed once, drifted for some time, and read once.
+
+    Devices are programmed to the conductances of the mapping, and the weights are rebuilt with the scale of the
+    mapping, as the hardware does it. aihwkit's `program_analog_weights` and `drift_analog_weights` convert programmed
+    weights again, with another scale; its `apply_noise` gives what this function gives.
+
+    The same seed and chip give the same model, whatever the machine has of processors and memory. Chips of other times
+    with that seed are the same devices later. Memory does not grow with the model.
+
+    Args:
+        mapped: The mapped model. It is not changed.
+        output: The model to write; beside `mapped`, named ``NAME.chip.onnx``, if None.
+        device: The name of a device model, or of a preset that has one; or a device model.
+        settings: Of the device model, if it is given by its name, such as ``{"read_scale": 0.5}``.
+        time: How long after programming the chip is read: seconds, or a text such as ``1d``.
+        seed: Of all random numbers.
+        chip: Which chip of that seed; each has devices of its own.
+        drift_compensation: ``global`` multiplies each weight by one factor, in its scale, so that drift on the whole
+            has no effect, see `drift_factor`; ``none`` leaves the scale.
+        external_data: Whether conductances go to a data file beside the output; decided by size if None.
+        progress: Called with the step ("simulate", "write"), what is done and how much there is.
+
+    Raises:
+        ModelError: If the model cannot be read, or is no mapped model with targets.
+        ConfigError: If there is no such device, an option is wrong, conductances are outside of the range of the device
+            model, or the output cannot be written.
+    """
+    source = check_model_path(mapped)
+    target = default_chip_path(source) if output is None else Path(output)
+    chips = chips_of(device, settings or {}, seed, drift_compensation)
+    check_number("chip", chip)
+    seconds = seconds_of(time)
+    check_output_path(target, [source])
+    watched = WatchedFiles()
+    model = load_model(source, watched)
+    with named_in_messages(source, options_concern_it=False), watched.blamed():
+        weights = target_weights(model, "programmed", "program")
+        with named_in_messages(source):
+            for weight in weights:
+                check_range(weight, chips)
+        check = RewriteCheck(model)
+        replacements: dict[tuple[str, str], MeasuredConductances] = {}
+        figures = []
+        for weight, (conductances, found) in zip(
+            weights, _simulated(weights, chips, chip, seconds, progress), strict=True
+        ):
+            replacements[weight.record.graph, weight.record.name] = conductances
+            figures.append(found)
+        ReplaceConductances(replacements)(model)
+        check.require_sound(model)
+        step = progress_of_step(progress, "write")
+        files = save_model(model, target, external_data=external_data, inputs=[source], watched=watched, progress=step)
+    return ProgramReport(
+        mapped=source,
+        output=target,
+        files=tuple(files),
+        simulated=chips.record(chip, seconds),
+        weights=tuple(figures),
+        notes=() if check.note is None else (check.note,),
+    )
+
+
+def default_chip_path(mapped: Path) -> Path:
+    """``model.chip.onnx`` beside ``model.gconv.onnx``."""
+    return mapped.with_name(f"{stem_of_mapped(mapped)}.chip{mapped.suffix}")
+
+
+def _simulated(
+    weights: Sequence[MappedWeight],
+    chips: Chips,
+    number: int,
+    seconds: float,
+    progress: Progress | None,
+) -> Iterator[tuple[MeasuredConductances, SimulatedWeight]]:
+    """What takes the place of the conductances of each weight, and its figures, in their order."""
+    sizes = [math.prod(weight.record.shape) * len(weight.record.conductances) for weight in weights]
+    report, done = progress_of_step(progress, "simulate"), 0
+    with ThreadPoolExecutor(worker_count()) as executor:
+        jobs = [executor.submit(_one, weight, chips, number, seconds) for weight in weights]
+        try:
+            for job, size in zip(jobs, sizes, strict=True):
+                yield job.result()
+                done += size
+                if report is not None:
+                    report(done, sum(sizes))
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+def _one(
+    weight: MappedWeight, chips: Chips, number: int, seconds: float
+) -> tuple[MeasuredConductances, SimulatedWeight]:
+    record, chip = weight.record, chips.chip(number, seconds)
+    read = simulated_tensors(weight, chip.model, seconds, chip.streams)
+    factor = 1.0
+    if chip.compensation == "global":
+        programmed = simulated_tensors(weight, chip.model, seconds, chip.streams, "programmed")
+        factor = drift_factor(record, programmed, read)
+    errors = weight_errors(weight, read, factor)
+    cells = math.prod(record.shape) * len(read)
+    conductances = MeasuredConductances(
+        read,
+        source=chips.device,
+        cells=cells,
+        measured=cells,
+        max_abs_error=errors.max_abs,
+        rms_error=errors.rms,
+        simulated=chips.record(number, seconds),
+        factor=factor,
+    )
+    figures = SimulatedWeight(
+        name=record.name,
+        graph=record.graph,
+        cells=cells,
+        max_abs=record.max_abs,
+        max_abs_error=errors.max_abs,
+        rms_error=errors.rms,
+        sqnr_db=errors.sqnr_db,
+        drift_factor=factor,
+    )
+    return conductances, figures

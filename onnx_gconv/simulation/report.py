@@ -1,0 +1,104 @@
+"""What was programmed, for programs and for people."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx_gconv.mapping import SimulatedRecord
+from onnx_gconv.simulation.times import time_text
+from onnx_gconv.terminal_text import file_list, plain, rendered, titled_table
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+
+__all__ = ["ProgramReport", "SimulatedWeight"]
+
+
+@dataclass(frozen=True)
+class SimulatedWeight:
+    """A weight on a simulated chip.
+
+    Attributes:
+        name: Of the weight.
+        graph: Path of the graph that owns it; empty for the main graph.
+        cells: How many devices it has.
+        max_abs: max|W| of the weight that was mapped.
+        max_abs_error: Largest distance from what the targets give, in units of weight.
+        rms_error: Root mean square of that distance.
+        sqnr_db: Ratio of the power of the weight to that of the errors, in dB; None if one of them is 0.
+        drift_factor: By what it is multiplied to compensate drift.
+    """
+
+    name: str
+    graph: str
+    cells: int
+    max_abs: float
+    max_abs_error: float
+    rms_error: float
+    sqnr_db: float | None
+    drift_factor: float
+
+
+@dataclass(frozen=True)
+class ProgramReport:
+    """The result of `program_model`.
+
+    Attributes:
+        mapped: The mapped model.
+        output: The model of the chip.
+        files: The files that were written.
+        simulated: The chip, as the manifest has it.
+        weights: Its weights.
+        notes: Other remarks, a line each.
+    """
+
+    mapped: Path
+    output: Path
+    files: tuple[Path, ...]
+    simulated: SimulatedRecord
+    weights: tuple[SimulatedWeight, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {
+            "mapped": str(self.mapped),
+            "output": str(self.output),
+            "files": [str(file) for file in self.files],
+            **self.simulated.model_dump(mode="json"),
+            "weights": [asdict(weight) for weight in self.weights],
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        return rendered(self)
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+
+        chip = self.simulated
+        settings = "".join(f", {name} = {value}" for name, value in chip.settings.items())
+        table = titled_table(f"Chip {chip.chip} of seed {chip.seed}, weights beside their targets")
+        table.add_column("weight")
+        for column in ("devices", "max |error|", "/ max |W|", "rms error", "SQNR [dB]", "drift factor"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for item in self.weights:
+            table.add_row(
+                plain(f"{item.name} in {item.graph}" if item.graph else item.name),
+                f"{item.cells:,}",
+                f"{item.max_abs_error:.3g}",
+                f"{item.max_abs_error / item.max_abs:.3g}" if item.max_abs else "-",
+                f"{item.rms_error:.3g}",
+                "-" if item.sqnr_db is None else f"{item.sqnr_db:.1f}",
+                f"{item.drift_factor:.4f}",
+            )
+        parts: list[RenderableType] = [
+            plain(f"Device {chip.device}{settings}, read {time_text(chip.seconds)} after programming"),
+            plain(f"Drift compensation: {chip.drift_compensation}"),
+            table,
+            *(plain(f"Note: {note}") for note in self.notes),
+            plain(f"Written: {file_list(self.files)}"),
+        ]
+        return Group(*parts)

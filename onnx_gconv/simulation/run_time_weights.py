@@ -1,0 +1,47 @@
+"""A mapped model whose weights are inputs, so that one session of ONNX Runtime runs one chip after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnx_gconv.mapping import remove_manifest
+from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.mapping.unique_names import UniqueNames
+from onnx_gconv.passes.unused_nodes import remove_unused
+
+__all__ = ["weights_as_inputs"]
+
+
+def weights_as_inputs(model: ir.Model, weights: Sequence[MappedWeight]) -> tuple[str, ...]:
+    """Make the weights of a mapped model inputs of its main graph, in place::
+
+        before:  Sub(W.g_plus, W.g_minus) -> W.g_difference    Div(W.g_difference, W.g_scale) -> W    MatMul(x, W)
+        after:   MatMul(x, W.simulated)                        with W.simulated an input
+
+    A value of the main graph is seen in the bodies of If, Loop and Scan, too. Weights that are outputs of a graph stay
+    outputs, as the mapping rebuilds them.
+
+    Args:
+        model: The mapped model. It carries no mapping any more.
+        weights: Its weights.
+
+    Returns:
+        The names of the inputs, one for each weight.
+    """
+    names, found = UniqueNames(model), []
+    for weight in weights:
+        record, old = weight.record, weight.value
+        value = ir.Value(
+            name=names.new(f"{record.name}.simulated"),
+            type=ir.TensorType(record.ir_dtype),
+            shape=ir.Shape(record.shape),
+        )
+        for node, index in tuple(old.uses()):
+            node.replace_input_with(index, value)
+        remove_unused(weight.nodes[:1])
+        model.graph.inputs.append(value)
+        found.append(value.name or "")
+    remove_manifest(model)
+    return tuple(found)

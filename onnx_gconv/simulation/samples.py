@@ -1,0 +1,113 @@
+"""The inputs that a simulation runs on: samples from a file, cut into batches, and their labels."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.runtime.given_inputs import check_inputs
+from onnx_gconv.runtime.inputs import InputSpec
+
+__all__ = ["Samples", "load_samples"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs of a model.
+
+    Attributes:
+        arrays: By name of the input. Those of `sliced` have the samples along their first axis; others are the same
+            for each batch.
+        sliced: The names of these inputs.
+        count: How many samples there are.
+        batch: How many of them go into one run.
+        labels: One for each sample, or row of scores; None if there are none.
+        source: Where they come from.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    sliced: frozenset[str]
+    count: int
+    batch: int
+    labels: NDArray[Any] | None
+    source: str
+
+    def batches(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """The inputs of one run after the other."""
+        for start in range(0, max(self.count, 1), max(self.batch, 1)):
+            yield {
+                name: array[start : start + self.batch] if name in self.sliced else array
+                for name, array in self.arrays.items()
+            }
+
+
+def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, batch: int | None) -> Samples:
+    """Samples from an .npz file with an array for each input, and one for the labels.
+
+    Inputs whose first axis is as long as that of the first input, which is not a scalar, have the samples along it;
+    all others are the same for each batch.
+
+    Args:
+        path: The file.
+        specs: The inputs of the model.
+        labels: The name of the array of labels.
+        batch: How many samples go into one run; the model's batch if that is fixed, else all of them, if None.
+
+    Raises:
+        ConfigError: If the file cannot be read, an array is missing or of another type or shape, there are not as many
+            labels as samples, or the samples cannot be cut into batches.
+    """
+    if not (path.is_file() and zipfile.is_zipfile(path)):
+        what = "is no .npz file" if path.exists() else "does not exist"
+        raise ConfigError(f"{path}: {what}; write one with numpy.savez")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen types of errors
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{path}: cannot be read as an .npz file ({reason})") from error
+    found = None
+    if labels is not None:
+        if labels not in arrays:
+            there = ", ".join(f"'{name}'" for name in arrays) or "none"
+            raise ConfigError(f"{path}: there is no array '{labels}' for the labels; there are {there}")
+        if labels in {spec.name for spec in specs}:
+            raise ConfigError(f"{path}: the labels '{labels}' are an input of the model; give them another name")
+        found = arrays.pop(labels)
+        if found.dtype.kind not in "iub":
+            raise ConfigError(f"{path}: the labels '{labels}' are {found.dtype}, but classes are integers")
+    samples = _cut(arrays, specs, batch, path)
+    if found is not None and (not found.ndim or len(found) != samples.count):
+        many = len(found) if found.ndim else 1
+        raise ConfigError(f"{path}: there are {many} labels for {samples.count} samples; there is one for each")
+    check_inputs(next(samples.batches()), specs, source=str(path))
+    return replace(samples, labels=found)
+
+
+def _cut(arrays: dict[str, NDArray[Any]], specs: Sequence[InputSpec], batch: int | None, path: Path) -> Samples:
+    """The samples without labels, in batches."""
+    with_axes = [spec.name for spec in specs if spec.name in arrays and arrays[spec.name].ndim]
+    count = len(arrays[with_axes[0]]) if with_axes else 1
+    sliced = frozenset(name for name in with_axes if len(arrays[name]) == count)
+    first_axes = [spec.shape[0] for spec in specs if spec.name in sliced and spec.shape]
+    fixed = {axis for axis in first_axes if isinstance(axis, int)}
+    size = min(fixed) if fixed else count
+    if batch is not None:
+        if fixed and fixed != {batch}:
+            raise ConfigError(f"{path}: the model takes batches of {size}, not of {batch}; leave --batch out")
+        size = batch
+    if size < 1 or (fixed and count % size):
+        raise ConfigError(
+            f"{path}: {count} samples cannot be cut into batches of {size}, which is what the model takes; leave out "
+            f"{count % max(size, 1)} of them"
+        )
+    if size >= count:
+        return Samples(arrays, frozenset(), count, count, None, str(path))
+    return Samples(arrays, sliced, count, size, None, str(path))

@@ -1,0 +1,246 @@
+"""Simulates many chips at several times, and says how good their outputs are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_gconv.crossbars.target_weights import target_weights
+from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.models import check_model_path, load_model, save_model
+from onnx_gconv.files.naming import named_in_messages
+from onnx_gconv.files.progress import Progress, progress_of_step
+from onnx_gconv.files.watched import WatchedFiles
+from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.runtime.inputs import ValueRange
+from onnx_gconv.simulation.bench import Bench
+from onnx_gconv.simulation.chip_weight import DriftCompensation
+from onnx_gconv.simulation.chips import Chips, check_range, chips_of, seconds_of
+from onnx_gconv.simulation.journal import Journal, opened_journal
+from onnx_gconv.simulation.metrics import Metric, Outputs, metric_of
+from onnx_gconv.simulation.run_time_weights import weights_as_inputs
+from onnx_gconv.simulation.samples import Samples
+from onnx_gconv.simulation.simulation_report import SimulatedLayer, SimulatedTime, SimulationReport
+from onnx_gconv.simulation.spread import spread_of
+from onnx_gconv.simulation.trial import chip_weights, ideal_weights
+
+__all__ = ["DEFAULT_TIMES", "simulate"]
+
+DEFAULT_TIMES = ("1s", "1h", "1d", "1mo", "1y")
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One chip at one time.
+
+    Attributes:
+        repeat: Which chip.
+        seconds: The time.
+        layer: The only weight that is on the chip, by its number; None if all are.
+    """
+
+    repeat: int
+    seconds: float
+    layer: int | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.repeat} {self.seconds!r} {'all' if self.layer is None else self.layer}"
+
+
+def simulate(
+    mapped: str | os.PathLike[str],
+    device: str | DeviceModel = "pcm",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    times: Sequence[str | float] = DEFAULT_TIMES,
+    repeats: int = 25,
+    inputs: str | os.PathLike[str] | None = None,
+    labels: str | None = None,
+    metric: str | None = None,
+    output: str | None = None,
+    batch: int | None = None,
+    dims: Mapping[str, int] | None = None,
+    values: Mapping[str, ValueRange] | None = None,
+    seed: int = 0,
+    drift_compensation: DriftCompensation = "none",
+    sensitivity: bool = False,
+    workers: int = 1,
+    journal: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> SimulationReport:
+    """Say how good the outputs of a model are on chips of a device, some time after programming.
+
+    Each repeat is a chip of its own; at each time it is the same chip later, read anew. Repeat `k` at a time is the
+    chip that `program_model` writes for the same seed and ``chip=k``: both give the same outputs. Results do not depend
+    on the number of workers.
+
+    Args:
+        mapped: The mapped model.
+        device: As for `program_model`.
+        settings: Of the device model.
+        times: How long after programming: seconds, or texts such as ``1d``.
+        repeats: How many chips.
+        inputs: An .npz file with an array for each input, samples along the first axis, and the labels. Generated
+            inputs if None.
+        labels: The name of the array of labels in that file, which are numbers of classes.
+        metric: ``accuracy`` or ``topK``, such as ``top5``, which need labels; ``sqnr`` in dB, ``cosine`` or
+            ``agreement`` of the largest element, with the outputs of the ideal model, which has the targets as its
+            weights; or ``module:function``, which is called with the outputs by name and the labels. If None, accuracy
+            with labels, else SQNR.
+        output: The output that the metric is about; the first one if None.
+        batch: How many samples go into one run; all, or what the model takes, if None.
+        dims: Sizes of symbolic dimensions of generated inputs.
+        values: Values of generated inputs.
+        seed: Of all random numbers.
+        drift_compensation: As for `program_model`.
+        sensitivity: Whether to measure each layer alone, too: one weight is on the chip, all others are ideal, at the
+            last time.
+        workers: How many trials are computed at once.
+        journal: A file in which finished trials are noted; one that was stopped goes on from there.
+        progress: Called with the step ("simulate"), the trials that are done, and how many there are.
+
+    Raises:
+        ModelError: If the model cannot be read, or is no mapped model with targets.
+        ConfigError: If an option is wrong, inputs or labels do not fit the model, the metric fails, ONNX Runtime does
+            not run the model, or conductances are outside of the range of the device model.
+    """
+    source = check_model_path(mapped)
+    chips = chips_of(device, settings or {}, seed, drift_compensation)
+    seconds = _times(times)
+    for what, number in (("repeats", repeats), ("workers", workers), *([] if batch is None else [("batch", batch)])):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ConfigError(f"{what} is a whole number from 1, but it is {number!r}")
+    if inputs is None and (labels is not None or batch is not None):
+        raise ConfigError("labels and batches are for inputs of your own; give a file with inputs, too")
+    if inputs is not None and (dims or values):
+        raise ConfigError("sizes and values are for generated inputs; give either them or the inputs themselves")
+    watched = WatchedFiles()
+    model = load_model(source, watched)
+    with named_in_messages(source, options_concern_it=False), watched.blamed():
+        weights = target_weights(model, "simulated", "simulate")
+        with named_in_messages(source):
+            for weight in weights:
+                check_range(weight, chips)
+    trials = [_Trial(repeat, each) for each in seconds for repeat in range(repeats)]
+    if sensitivity:
+        trials += [_Trial(k, seconds[-1], layer) for layer in range(len(weights)) for k in range(repeats)]
+    with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:
+        file = Path(folder) / "model.onnx"
+        with named_in_messages(source, options_concern_it=False), watched.blamed():
+            names = weights_as_inputs(model, weights)
+            save_model(model, file, watched=watched)
+        with Bench(file, names, source) as bench:
+            targets = ideal_weights(weights)
+            if inputs is None:
+                samples = bench.generated_inputs(targets, dims or {}, values or {}, seed)
+            else:
+                samples = bench.inputs_of_file(Path(inputs), labels, batch)
+            ideal = bench.run(targets, samples)
+            del targets
+            chosen = _chosen(output, ideal)
+            figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
+            of_ideal = figure.of(ideal, samples.labels, ideal)
+            run = _Run(bench, weights, chips, samples, figure, ideal)
+            with opened_journal(None if journal is None else Path(journal), run.identity(source)) as notes:
+                found = run.values(trials, notes, workers, progress_of_step(progress, "simulate"))
+    by_time = {each: [found[_Trial(k, each).key] for k in range(repeats)] for each in seconds}
+    layers = []
+    for number, weight in enumerate(weights if sensitivity else ()):
+        of_layer = tuple(found[_Trial(k, seconds[-1], number).key] for k in range(repeats))
+        record = weight.record
+        layers.append(SimulatedLayer(record.name, record.graph, seconds[-1], of_layer, spread_of(of_layer)))
+    return SimulationReport(
+        mapped=source,
+        device=chips.device,
+        settings=chips.settings,
+        seed=seed,
+        repeats=repeats,
+        drift_compensation=drift_compensation,
+        metric=figure.name,
+        unit=figure.unit,
+        output=chosen,
+        ideal=of_ideal,
+        times=tuple(SimulatedTime(each, tuple(values), spread_of(values)) for each, values in by_time.items()),
+        sensitivity=tuple(sorted(layers, key=lambda item: item.spread.mean)),
+        samples=samples.count,
+        inputs=samples.source,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """All that trials have in common."""
+
+    bench: Bench
+    weights: Sequence[MappedWeight]
+    chips: Chips
+    samples: Samples
+    metric: Metric
+    ideal: Outputs
+
+    def identity(self, source: Path) -> dict[str, Any]:
+        """What tells this simulation from others, for its journal."""
+        hashed = hashlib.sha256()
+        for name, array in sorted(self.samples.arrays.items()):
+            hashed.update(f"{name} {array.dtype} {array.shape}".encode())
+            is_text = array.dtype == object
+            hashed.update(repr(array.tolist()).encode() if is_text else np.ascontiguousarray(array).tobytes())
+        if self.samples.labels is not None:
+            hashed.update(self.samples.labels.tobytes())
+        with source.open("rb") as file:
+            model = hashlib.file_digest(file, "sha256").hexdigest()
+        chips = self.chips.record(0, 0.0).model_dump(mode="json", exclude={"chip", "seconds"})
+        return {"model": model, "inputs": hashed.hexdigest(), "metric": self.metric.name, **chips}
+
+    def values(
+        self, trials: Sequence[_Trial], journal: Journal, workers: int, progress: Callable[[int, int], None] | None
+    ) -> dict[str, float]:
+        """The metric of each trial, by its key."""
+        found = {trial.key: value for trial in trials if (value := journal.known(trial.key)) is not None}
+        waiting = [trial for trial in trials if trial.key not in found]
+        with ThreadPoolExecutor(workers) as executor:
+            try:
+                for trial, value in zip(waiting, executor.map(self._value, waiting), strict=True):
+                    found[trial.key] = value
+                    journal.add(trial.key, value)
+                    if progress is not None:
+                        progress(len(found), len(trials))
+            except BaseException:
+                executor.shutdown(cancel_futures=True)
+                raise
+        return found
+
+    def _value(self, trial: _Trial) -> float:
+        noisy = None if trial.layer is None else frozenset([trial.layer])
+        chip = self.chips.chip(trial.repeat, trial.seconds)
+        outputs = self.bench.run(list(chip_weights(self.weights, chip, noisy)), self.samples)
+        return self.metric.of(outputs, self.samples.labels, self.ideal)
+
+
+def _times(times: Sequence[str | float]) -> list[float]:
+    """Different times in ascending order, in seconds."""
+    seconds = sorted({seconds_of(each) for each in times})
+    if not seconds:
+        raise ConfigError("there is no time to simulate; give one or more, such as 1s or 1d")
+    return seconds
+
+
+def _chosen(output: str | None, outputs: Outputs) -> str:
+    """The name of an output that is an array of numbers."""
+    name = next(iter(outputs)) if output is None else output
+    if name not in outputs:
+        raise ConfigError(f"the model has no output '{name}'; it has {', '.join(map(repr, outputs))}")
+    found = outputs[name]
+    if not (isinstance(found, np.ndarray) and (found.dtype.kind in "fiub" or found.dtype.kind == "V") and found.ndim):
+        raise ConfigError(f"the output '{name}' is no array of numbers; choose another one with --output-name")
+    return name

@@ -1,0 +1,243 @@
+"""How good chips are over time, for programs and for people."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.csv_text import csv_line
+from onnx_gconv.simulation.spread import Spread
+from onnx_gconv.simulation.times import time_text
+from onnx_gconv.terminal_text import plain, rendered, titled_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Group
+    from rich.table import Table
+
+__all__ = ["SimulatedLayer", "SimulatedTime", "SimulationReport", "has_matplotlib", "require_matplotlib"]
+
+
+def has_matplotlib() -> bool:
+    """Whether Matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def require_matplotlib() -> None:
+    """Raise ConfigError if Matplotlib is not installed."""
+    if not has_matplotlib():
+        raise ConfigError("a plot needs Matplotlib, which is missing; pip install matplotlib")
+
+
+@dataclass(frozen=True)
+class SimulatedTime:
+    """The chips at one time.
+
+    Attributes:
+        seconds: How long after programming.
+        values: The metric, one of each chip.
+        spread: Their mean, standard deviation and confidence interval.
+    """
+
+    seconds: float
+    values: tuple[float, ...]
+    spread: Spread
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values; what is infinite is null."""
+        return {
+            "seconds": self.seconds,
+            "time": time_text(self.seconds),
+            **_spread_json(self.spread),
+            "values": [_number(value) for value in self.values],
+        }
+
+
+@dataclass(frozen=True)
+class SimulatedLayer:
+    """Chips that have one layer, while all others are ideal.
+
+    Attributes:
+        name: Of the weight.
+        graph: Path of the graph that owns it.
+        seconds: How long after programming.
+        values: The metric, one of each chip.
+        spread: Their mean, standard deviation and confidence interval.
+    """
+
+    name: str
+    graph: str
+    seconds: float
+    values: tuple[float, ...]
+    spread: Spread
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values; what is infinite is null."""
+        return {
+            "name": self.name,
+            "graph": self.graph,
+            "seconds": self.seconds,
+            **_spread_json(self.spread),
+            "values": [_number(value) for value in self.values],
+        }
+
+
+@dataclass(frozen=True)
+class SimulationReport:
+    """The result of `simulate`.
+
+    Attributes:
+        mapped: The mapped model.
+        device: The name of the device model.
+        settings: Its settings, as far as they were given by name.
+        seed: Of all random numbers.
+        repeats: How many chips there were.
+        drift_compensation: As asked for.
+        metric: The metric.
+        unit: Its unit; empty for none.
+        output: The output that it is about.
+        ideal: The metric of the ideal model, which has the targets as its weights.
+        times: The chips at each time.
+        sensitivity: One layer at a time, the one that does most harm first; empty if it was not asked for.
+        samples: How many samples each chip was run on.
+        inputs: Where they come from.
+    """
+
+    mapped: Path
+    device: str
+    settings: Mapping[str, Any]
+    seed: int
+    repeats: int
+    drift_compensation: str
+    metric: str
+    unit: str
+    output: str
+    ideal: float
+    times: tuple[SimulatedTime, ...]
+    sensitivity: tuple[SimulatedLayer, ...]
+    samples: int
+    inputs: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values; what is infinite, such as the SQNR of equal outputs, is null."""
+        return {
+            "mapped": str(self.mapped),
+            "device": self.device,
+            "settings": dict(self.settings),
+            "repeats": self.repeats,
+            "seed": self.seed,
+            "drift_compensation": self.drift_compensation,
+            "metric": self.metric,
+            "unit": self.unit,
+            "output": self.output,
+            "ideal": _number(self.ideal),
+            "samples": self.samples,
+            "inputs": self.inputs,
+            "times": [each.to_json() for each in self.times],
+            "sensitivity": [each.to_json() for each in self.sensitivity],
+        }
+
+    def to_csv(self) -> str:
+        """A line for each chip at each time: seconds, chip, metric."""
+        lines = [csv_line(("seconds", "chip", self.metric))]
+        for time in self.times:
+            lines += [csv_line((f"{time.seconds:g}", chip, value)) for chip, value in enumerate(time.values)]
+        return "".join(lines)
+
+    def plot(self) -> Figure:
+        """The mean over time, with the confidence interval, all chips, and the ideal model; needs Matplotlib.
+
+        Raises:
+            ConfigError: If Matplotlib is not installed.
+        """
+        require_matplotlib()
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        shown = [each for each in self.times if math.isfinite(each.spread.mean)]
+        seconds = [max(each.seconds, 1.0) for each in shown]
+        for time, place in zip(shown, seconds, strict=True):
+            axes.plot([place] * len(time.values), time.values, ".", color="0.75", markersize=3, zorder=1)
+        means = [each.spread.mean for each in shown]
+        axes.plot(seconds, means, "o-", color="C0", label=f"mean of {self.repeats} chips, 95 % interval")
+        low, high = (
+            [end for each in shown if (end := getattr(each.spread, name)) is not None] for name in ("low", "high")
+        )
+        if len(low) == len(shown):
+            axes.fill_between(seconds, low, high, color="C0", alpha=0.2)
+        if math.isfinite(self.ideal):
+            axes.axhline(self.ideal, color="0.3", linestyle="--", label="ideal")
+        axes.set_xscale("log")
+        axes.set_xticks(seconds, [time_text(each.seconds) for each in shown])
+        axes.minorticks_off()
+        axes.set_xlabel("time after programming")
+        axes.set_ylabel(f"{self.metric} [{self.unit}]" if self.unit else self.metric)
+        axes.set_title(f"{self.device}, drift compensation: {self.drift_compensation}", fontsize="medium")
+        axes.legend(frameon=False, fontsize="small")
+        return figure
+
+    def __str__(self) -> str:
+        return rendered(self)
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+
+        settings = "".join(f", {name} = {value}" for name, value in self.settings.items())
+        unit = f" in {self.unit}" if self.unit else ""
+        samples = "1 sample" if self.samples == 1 else f"{self.samples:,} samples"
+        return Group(
+            plain(f"Device {self.device}{settings}; drift compensation: {self.drift_compensation}; seed {self.seed}"),
+            plain(f"Inputs: {self.inputs} ({samples}); output '{self.output}'"),
+            self._table(f"{self.metric}{unit} of {self.repeats} chips; ideal: {_text(self.ideal)}"),
+            *([self._layers()] if self.sensitivity else []),
+        )
+
+    def _table(self, title: str) -> Table:
+        table = titled_table(title)
+        table.add_column("after", no_wrap=True)
+        for column in ("mean", "std", "95 % interval of the mean", "lowest", "highest"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for each in self.times:
+            table.add_row(time_text(each.seconds), *_cells(each.values, each.spread))
+        return table
+
+    def _layers(self) -> Table:
+        table = titled_table(f"One layer on the chip, all others ideal, {time_text(self.sensitivity[0].seconds)} after")
+        table.add_column("weight")
+        for column in ("mean", "std", "95 % interval of the mean", "lowest", "highest"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for each in self.sensitivity:
+            name = f"{each.name} in {each.graph}" if each.graph else each.name
+            table.add_row(plain(name), *_cells(each.values, each.spread))
+        return table
+
+
+def _cells(values: tuple[float, ...], spread: Spread) -> tuple[str, ...]:
+    interval = "-" if spread.low is None or spread.high is None else f"{_text(spread.low)} to {_text(spread.high)}"
+    return _text(spread.mean), _text(spread.std), interval, _text(min(values)), _text(max(values))
+
+
+def _text(number: float) -> str:
+    return "no error" if number == math.inf else f"{number:.4f}"
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no infinity."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _spread_json(spread: Spread) -> dict[str, Any]:
+    return {
+        "mean": _number(spread.mean),
+        "std": spread.std,
+        "low": spread.low,
+        "high": spread.high,
+    }

@@ -1,0 +1,91 @@
+"""`onnx-gconv program` and `simulate`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from onnx_gconv.models import model_path
+
+
+@pytest.fixture
+def mapped(gconv, tmp_path):
+    assert gconv("map", model_path("digits_mlp.onnx"), "-o", tmp_path / "m.gconv.onnx", "--quiet").code == 0
+    with np.load(model_path("digits_test.npz")) as data:
+        pixels = data["images"].reshape(450, 64).astype(np.float32)
+        np.savez(tmp_path / "data.npz", pixels=pixels, labels=data["labels"])
+    return tmp_path / "m.gconv.onnx"
+
+
+def test_a_chip_is_written_beside_the_model_and_verified(gconv, mapped, tmp_path):
+    found = gconv("program", mapped, "--device", "pcm", "--time", "1h", "--seed", 7, "--json")
+    assert found.code == 0
+    document = json.loads(found.stdout)
+    assert document["output"] == str(tmp_path / "m.chip.onnx")
+    assert (document["device"], document["seconds"], document["seed"]) == ("pcm", 3600.0, 7)
+    assert [weight["name"] for weight in document["weights"]] == [
+        "hidden1.weight",
+        "hidden2.weight",
+        "classifier.weight",
+    ]
+    assert gconv("verify", model_path("digits_mlp.onnx"), tmp_path / "m.chip.onnx").code == 0
+    assert gconv("restore", tmp_path / "m.chip.onnx", "-o", tmp_path / "plain.onnx").code == 0
+
+
+def test_what_was_programmed_is_shown(gconv, mapped, tmp_path):
+    options = ["--device-option", "read_scale=0.5", "--drift-compensation", "global", "--chip", 3, "--time", "1mo"]
+    found = gconv("program", mapped, "-o", tmp_path / "c.onnx", *options)
+    assert found.code == 0
+    for text in (
+        "Device pcm, read_scale = 0.5, read 1mo after programming",
+        "Drift compensation: global",
+        "Chip 3 of seed 0, weights beside their targets",
+        "c.onnx",
+    ):
+        assert text in found.stdout
+    inspected = gconv("inspect", tmp_path / "c.onnx")
+    assert inspected.code == 0
+    assert "8,192 conductances are those of a simulated chip: device 'pcm'" in " ".join(inspected.stdout.split())
+
+
+def test_accuracy_over_time(gconv, mapped, tmp_path):
+    options = ["--times", "1s,1d", "--repeats", 2, "--inputs", tmp_path / "data.npz", "--labels", "labels"]
+    found = gconv("simulate", mapped, *options, "--csv", tmp_path / "t.csv", "--plot", tmp_path / "p.png", "--json")
+    assert found.code == 0, found.stderr
+    document = json.loads(found.stdout)
+    assert {"device", "repeats", "seed", "metric", "ideal", "times"} <= document.keys()
+    assert [time["seconds"] for time in document["times"]] == [1.0, 86400.0]
+    assert all({"seconds", "mean", "std", "values"} <= time.keys() for time in document["times"])
+    assert 0.9 < document["ideal"] < 1
+    assert (tmp_path / "t.csv").read_text().startswith("seconds,chip,accuracy\n1,0,0.")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["data.npz", "m.gconv.onnx", "p.png", "t.csv"]
+    shown = gconv("simulate", mapped, *options, "--sensitivity")
+    assert "accuracy of 2 chips; ideal: 0.9" in shown.stdout
+    assert "One layer on the chip, all others ideal, 1d after" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("program", ["--device", "pmc"], "there is no device model 'pmc'; the nearest names are pcm"),
+        ("program", ["--time", "soon"], "a time is a number and one of s, min, h, d, mo, y"),
+        ("program", ["--device-option", "x"], "--device-option is KEY=VALUE, such as read_scale=0.5, but not 'x'"),
+        ("program", ["--seed", "-1"], "the seed is an integer from 0 to 2^64 - 1, but it is -1"),
+        ("simulate", ["--times", "1s,,1d"], "a time is a number and one of s, min, h, d, mo, y"),
+        ("simulate", ["--labels", "labels"], "labels and batches are for inputs of your own"),
+        ("simulate", ["--plot", "p.gif"], "cannot draw 'p.gif': pictures end in .pdf, .png, .svg"),
+        ("simulate", ["--csv", "no/such/t.csv"], "cannot write 'no/such/t.csv': there is no folder 'no/such'"),
+        ("simulate", ["--csv", "{mapped}"], "it is what is simulated; choose another name"),
+        ("simulate", ["--repeats", "0"], "repeats is a whole number from 1, but it is 0"),
+    ],
+)
+def test_wrong_usage_is_one_line(gconv, mapped, command, options, message):
+    before = mapped.read_bytes()
+    found = gconv(command, mapped, *(option.format(mapped=mapped) for option in options))
+    assert (found.code, found.stdout) == (2, "")
+    [line] = found.stderr.splitlines()
+    assert message in line
+    assert mapped.read_bytes() == before

@@ -1,0 +1,343 @@
+"""Many chips over time: the figures are those of the models that `program_model` writes, however they are computed."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import onnx_gconv as gconv
+from onnx_gconv.files.models import load_model, save_model
+from onnx_gconv.models import model_path
+from onnx_gconv.passes import MapConductances
+from onnx_gconv.runtime.session import run_model
+from onnx_gconv.simulation import program_model, simulate
+from tests.scheme_choices import CONVERTERS
+
+TIMES = ("0s", "1d")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A folder with the mapped digits MLP, and its test images with labels."""
+    folder = tmp_path_factory.mktemp("digits")
+    gconv.map_model(model_path("digits_mlp.onnx"), folder / "mapped.onnx")
+    with np.load(model_path("digits_test.npz")) as data:
+        pixels = data["images"].reshape(450, 64).astype(np.float32)
+        np.savez(folder / "data.npz", pixels=pixels, labels=data["labels"])
+    return folder
+
+
+def simulated(digits, **options):
+    with_data = {"inputs": digits / "data.npz", "labels": "labels"}
+    return simulate(digits / "mapped.onnx", **{"times": TIMES, "repeats": 3, "seed": 5, **with_data, **options})
+
+
+@pytest.mark.parametrize("compensation", ["none", "global"])
+def test_each_value_is_that_of_the_model_of_that_chip(digits, tmp_path, compensation):
+    report = simulated(digits, drift_compensation=compensation)
+    with np.load(digits / "data.npz") as data:
+        pixels, labels = data["pixels"], data["labels"]
+    for time in report.times:
+        assert len(time.values) == 3
+        for chip, value in enumerate(time.values):
+            options = {"time": time.seconds, "seed": 5, "chip": chip, "drift_compensation": compensation}
+            program_model(digits / "mapped.onnx", tmp_path / "chip.onnx", **options)
+            [scores] = run_model(tmp_path / "chip.onnx", {"pixels": pixels}, "all").values()
+            assert value == (scores.argmax(axis=1) == labels).mean()
+    [scores] = run_model(digits / "mapped.onnx", {"pixels": pixels}, "all").values()
+    assert report.ideal == (scores.argmax(axis=1) == labels).mean()
+
+
+@pytest.mark.parametrize("converter", CONVERTERS)
+def test_the_outputs_of_a_chip_of_any_converter_are_those_of_its_model(parse, normal, tmp_path, converter):
+    text = "g (float[2,9] x) => (float[2,4] y) { h = MatMul(x, W) a = Relu(h) y = Gemm <transB = 1> (a, V, b) }"
+    model = parse(text, W=normal(9, 7), V=normal(4, 7, seed=1), b=normal(4, seed=2))
+    MapConductances(CONVERTERS[converter], granularity="channel")(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    x = normal(2, 9, seed=3)
+    np.savez(tmp_path / "x.npz", x=x)
+    settings = {"g_max": CONVERTERS[converter].g_max * 1.001, "sigma_us": 0.1}
+    options = {"settings": settings, "drift_compensation": "global", "seed": 1}
+    report = simulate(
+        tmp_path / "mapped.onnx", "gaussian", times=["1h"], repeats=1, inputs=tmp_path / "x.npz", **options
+    )
+    program_model(tmp_path / "mapped.onnx", tmp_path / "chip.onnx", "gaussian", time="1h", **options)
+    outputs = [run_model(tmp_path / name, {"x": x}, "all")["y"].astype(float) for name in ("chip.onnx", "mapped.onnx")]
+    expected = 10 * math.log10(np.square(outputs[1]).sum() / np.square(outputs[0] - outputs[1]).sum())
+    assert report.times[0].values == (pytest.approx(expected, abs=1e-3),)
+
+
+def test_weights_in_bodies_and_of_integers_are_simulated(parse, normal, tmp_path):
+    codes = np.random.default_rng(0).integers(-127, 128, (4, 4)).astype(np.int8)
+    text = """g (bool c, float[2,4] x) => (float[2,4] y) {
+        d = DequantizeLinear(Q, s)  q = MatMul(x, d)
+        y = If (c) <then_branch = t () => (float[2,4] a) { a = MatMul(q, W) },
+                    else_branch = e () => (float[2,4] b) { b = MatMul(q, V) }> }"""
+    model = parse(text, Q=codes, s=np.array(0.02, np.float32), W=normal(4, 4), V=normal(4, 4, seed=1))
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    np.savez(tmp_path / "in.npz", c=np.array(True), x=normal(2, 4, seed=2))
+    report = simulate(tmp_path / "mapped.onnx", times=["1d"], repeats=2, inputs=tmp_path / "in.npz", sensitivity=True)
+    of_layer = {layer.name: layer.values for layer in report.sensitivity}
+    assert of_layer["V"] == (math.inf, math.inf)  # the branch that is not taken
+    assert 0 < of_layer["W"][0] < 60
+    assert 0 < of_layer["Q"][0] < 60
+    with np.load(tmp_path / "in.npz") as data:
+        feeds = dict(data)
+    program_model(tmp_path / "mapped.onnx", tmp_path / "chip.onnx", time="1d", chip=1)
+    outputs = [run_model(tmp_path / name, feeds, "all")["y"].astype(float) for name in ("chip.onnx", "mapped.onnx")]
+    expected = 10 * math.log10(np.square(outputs[1]).sum() / np.square(outputs[0] - outputs[1]).sum())
+    assert report.times[0].values[1] == pytest.approx(expected, abs=1e-3)
+
+
+def test_results_do_not_depend_on_workers_batches_and_other_times(digits):
+    report = simulated(digits)
+    for options in ({"workers": 4}, {"batch": 100}, {"times": ("1d", "0s", "1y", "1d")}, {"repeats": 4}):
+        other = simulated(digits, **options)
+        found = {time.seconds: time.values[:3] for time in other.times}
+        assert [found[time.seconds] for time in report.times] == [time.values for time in report.times]
+    assert simulated(digits, seed=6).times != report.times
+
+
+def test_figures_over_time_are_plausible(digits):
+    report = simulated(digits, times=("0s", "1d", "1y"), repeats=5, metric="sqnr")
+    means = [time.spread.mean for time in report.times]
+    assert means == sorted(means, reverse=True)
+    assert report.ideal == math.inf
+    compensated = simulated(digits, times=("1y",), repeats=5, metric="sqnr", drift_compensation="global")
+    assert compensated.times[0].spread.mean > means[-1] + 3
+    assert report.unit == "dB"
+
+
+def test_metrics_of_many_kinds(digits):
+    of = {name: simulated(digits, metric=name) for name in ("accuracy", "top1", "top3", "cosine", "agreement")}
+    assert of["top1"].times == of["accuracy"].times
+    assert all(a > b for a, b in zip(of["top3"].times[1].values, of["top1"].times[1].values, strict=True))
+    assert of["cosine"].ideal == pytest.approx(1)
+    assert of["agreement"].ideal == 1
+    assert all(0.9 < value < 1 for name in ("cosine", "agreement") for value in of[name].times[1].values)
+
+
+def test_a_metric_of_ones_own(digits, tmp_path, monkeypatch):
+    (tmp_path / "lab_metrics.py").write_text(
+        "def wrong(outputs, labels):\n    return (outputs['logits'].argmax(1) != labels).mean()\n"
+        "def raises(outputs, labels):\n    raise KeyError('no\\nsuch')\n"
+        "def nothing(outputs, labels):\n    return float('nan')\n"
+        "number = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    accuracy, wrong = simulated(digits), simulated(digits, metric="lab_metrics:wrong")
+    for one, other in zip(accuracy.times, wrong.times, strict=True):
+        assert np.allclose(1 - np.array(one.values), other.values)
+    for name, message in {
+        "raises": "the metric 'lab_metrics:raises' fails: KeyError: 'no\\nsuch'",
+        "nothing": "the metric 'lab_metrics:nothing' gives no number (NaN) for the output of a chip",
+        "number": "the metric 'lab_metrics:number' is a int, no function of outputs and labels",
+        "other": "the metric 'lab_metrics:other' cannot be imported: AttributeError: module 'lab_metrics' has no "
+        "attribute 'other'",
+    }.items():
+        with pytest.raises(gconv.ConfigError) as found:
+            simulated(digits, metric=f"lab_metrics:{name}")
+        assert str(found.value) == message
+
+
+def test_the_worst_layer_comes_first(digits):
+    report = simulated(digits, metric="sqnr", sensitivity=True)
+    means = [layer.spread.mean for layer in report.sensitivity]
+    assert means == sorted(means)
+    assert len(means) == 3
+    assert min(means) > report.times[-1].spread.mean  # all layers together do more harm than one
+    assert {layer.seconds for layer in report.sensitivity} == {86400.0}
+
+
+def test_what_is_reported(digits):
+    report = simulated(digits, repeats=25, sensitivity=True)
+    document = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert document["device"] == "pcm"
+    assert (document["repeats"], document["seed"], document["metric"]) == (25, 5, "accuracy")
+    assert document["samples"] == 450
+    first = document["times"][0]
+    assert (first["seconds"], first["time"], len(first["values"])) == (0.0, "0s", 25)
+    assert first["mean"] == pytest.approx(np.mean(first["values"]))
+    assert first["std"] == pytest.approx(np.std(first["values"], ddof=1))
+    assert first["low"] < first["mean"] < first["high"]
+    text = str(report)
+    for part in (
+        "Device pcm; drift compensation: none; seed 5",
+        "(450 samples)",
+        "accuracy of 25 chips",
+        "1d",
+        "hidden1",
+    ):
+        assert part in text
+    lines = report.to_csv().splitlines()
+    assert lines[0] == "seconds,chip,accuracy"
+    assert len(lines) == 1 + 2 * 25
+    assert (
+        simulated(digits, metric="sqnr", device="gaussian", settings={"sigma_us": 0.0}).to_json()["times"][0]["mean"]
+        is None
+    )
+
+
+def test_a_picture_has_the_times_and_the_ideal(digits, tmp_path):
+    figure = simulated(digits).plot()
+    [axes] = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0s", "1d"]
+    assert axes.get_ylabel() == "accuracy"
+    figure.savefig(tmp_path / "plot.png")
+
+
+def test_progress_is_told(digits):
+    told = []
+    simulated(digits, progress=lambda *step: told.append(step))
+    assert told == [("simulate", done, 6) for done in range(1, 7)]
+
+
+# A run that is stopped
+
+
+def test_a_stopped_run_goes_on_from_its_journal(digits, tmp_path):
+    journal, whole = tmp_path / "j.jsonl", simulated(digits)
+
+    def stop(_, done, __):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulated(digits, journal=journal, progress=stop)
+    assert len(journal.read_text().splitlines()) == 5
+    with journal.open("a") as file:
+        file.write('["2 864')  # a run was killed while it wrote this
+    told = []
+    assert simulated(digits, journal=journal, progress=lambda *step: told.append(step)) == whole
+    assert [done for _, done, _ in told] == [5, 6]
+    assert simulated(digits, journal=journal) == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [({"seed": 6}, "seed"), ({"metric": "sqnr"}, "metric"), ({"device": "gaussian"}, "device")],
+)
+def test_a_journal_of_another_simulation_is_refused(digits, tmp_path, options, key):
+    simulated(digits, journal=tmp_path / "j.jsonl")
+    with pytest.raises(gconv.ConfigError, match=f"that of another simulation: its {key} is .*; remove it, or choose"):
+        simulated(digits, journal=tmp_path / "j.jsonl", **options)
+
+
+@pytest.mark.parametrize("text", ["hello\n", "{}\n", "x", "[1]\n"])
+def test_a_file_that_is_no_journal_is_left_alone(digits, tmp_path, text):
+    (tmp_path / "notes.txt").write_text(text)
+    with pytest.raises(gconv.ConfigError, match=r"notes.txt' is no journal of a simulation; choose another name"):
+        simulated(digits, journal=tmp_path / "notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == text
+
+
+def test_a_damaged_line_is_named(digits, tmp_path):
+    journal = tmp_path / "j.jsonl"
+    simulated(digits, journal=journal)
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:2], "?", *lines[2:]]) + "\n")
+    with pytest.raises(gconv.ConfigError, match="line 3, is damaged; remove that line, or the file"):
+        simulated(digits, journal=journal)
+
+
+def test_a_journal_that_cannot_be_written(digits, tmp_path):
+    with pytest.raises(gconv.ConfigError, match=r"the journal '.*' cannot be used: "):
+        simulated(digits, journal=tmp_path / "no" / "j.jsonl")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"repeats": 0}, "repeats is a whole number from 1, but it is 0"),
+        ({"workers": -1}, "workers is a whole number from 1, but it is -1"),
+        ({"batch": 0}, "batch is a whole number from 1, but it is 0"),
+        ({"times": ()}, "there is no time to simulate; give one or more"),
+        ({"times": ("1x",)}, "a time is a number and one of s, min, h, d, mo, y"),
+        ({"labels": "classes"}, r"there is no array 'classes' for the labels; there are 'pixels'"),
+        ({"labels": "pixels"}, "the labels 'pixels' are an input of the model"),
+        ({"labels": None, "metric": "accuracy"}, r"no input is named 'labels' \(the model has pixels\)"),
+        ({"metric": "f1"}, r"there is no metric 'f1'; there are accuracy, topK, sqnr"),
+        ({"output": "scores"}, "the model has no output 'scores'; it has 'logits'"),
+        ({"dims": {"batch": 2}}, "sizes and values are for generated inputs"),
+        ({"device": "reram-wan2022", "times": ("1h",)}, "reram-wan2022"),
+        ({"device": "pmc"}, "there is no device model 'pmc'; the nearest names are pcm"),
+        ({"inputs": "none.npz"}, "none.npz: does not exist"),
+        ({"inputs": model_path("digits_mlp.onnx")}, "is no .npz file"),
+    ],
+)
+def test_wrong_options(digits, options, message):
+    with pytest.raises(gconv.ConfigError, match=message):
+        simulated(digits, **options)
+
+
+def test_labels_and_batches_are_for_inputs_of_ones_own(digits):
+    for options in ({"labels": "labels"}, {"batch": 3}):
+        with pytest.raises(gconv.ConfigError, match="labels and batches are for inputs of your own"):
+            simulate(digits / "mapped.onnx", **options)
+    with pytest.raises(gconv.ConfigError, match="the metric 'top5' needs labels; name an array of the inputs"):
+        simulate(digits / "mapped.onnx", metric="top5")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros(449, np.int64), "there are 449 labels for 450 samples; there is one for each"),
+        (np.int64(3), "there are 1 labels for 450 samples"),
+        (np.zeros(450), "the labels 'labels' are float64, but classes are integers"),
+        (np.full(450, 10), "a label is 10, but there are scores of the classes 0 to 9"),
+        (np.full(450, -1), "a label is -1, but there are scores of the classes 0 to 9"),
+        (np.zeros((450, 2), np.int64), r"there are 900 labels for outputs of the shape \[450, 10\]"),
+    ],
+    ids=["number", "scalar", "type", "class", "negative", "shape"],
+)
+def test_labels_that_do_not_fit(digits, tmp_path, labels, message):
+    with np.load(digits / "data.npz") as data:
+        np.savez(tmp_path / "data.npz", pixels=data["pixels"], labels=labels)
+    with pytest.raises(gconv.ConfigError, match=message):
+        simulated(digits, inputs=tmp_path / "data.npz")
+
+
+def test_generated_inputs_are_those_of_a_seed(digits):
+    options = {"times": ["1d"], "repeats": 2, "seed": 3}
+    report = simulate(digits / "mapped.onnx", **options)
+    assert report.inputs == "generated inputs, seed 3"
+    assert (report.metric, report.samples) == ("sqnr", 1)
+    assert simulate(digits / "mapped.onnx", **options) == report
+
+
+def test_a_model_of_a_fixed_batch_is_run_in_batches(parse, normal, tmp_path):
+    model = parse("g (float[2,4] x, float s) => (float[2,4] y) { h = MatMul(x, W) y = Mul(h, s) }", W=normal(4, 4))
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    np.savez(tmp_path / "in.npz", x=normal(6, 4), s=np.float32(3))
+    found = simulate(tmp_path / "mapped.onnx", times=["0s"], repeats=1, inputs=tmp_path / "in.npz")
+    assert found.samples == 6
+    np.savez(tmp_path / "odd.npz", x=normal(5, 4), s=np.float32(3))
+    with pytest.raises(gconv.ConfigError, match=r"5 samples cannot be cut into batches of 2, .*; leave out 1 of them"):
+        simulate(tmp_path / "mapped.onnx", inputs=tmp_path / "odd.npz")
+    with pytest.raises(gconv.ConfigError, match="the model takes batches of 2, not of 3; leave --batch out"):
+        simulate(tmp_path / "mapped.onnx", inputs=tmp_path / "in.npz", batch=3)
+
+
+def test_models_that_are_not_mapped_or_simulated_already(digits, tmp_path):
+    with pytest.raises(gconv.ModelError, match="carries no mapping"):
+        simulate(model_path("digits_mlp.onnx"))
+    program_model(digits / "mapped.onnx", tmp_path / "chip.onnx")
+    with pytest.raises(gconv.ModelError, match="has conductances of a simulated chip"):
+        simulate(tmp_path / "chip.onnx")
+
+
+def test_the_model_is_not_changed_and_nothing_is_left_behind(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = (digits / "mapped.onnx").read_bytes()
+    simulated(digits)
+    assert (digits / "mapped.onnx").read_bytes() == before
+    assert list(tmp_path.iterdir()) == []
+    assert load_model(digits / "mapped.onnx").graph.inputs[0].name == "pixels"

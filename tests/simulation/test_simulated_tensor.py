@@ -1,0 +1,118 @@
+"""Conductances of simulated devices are the same however they are read."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnx_gconv.devices.registry import device_model
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.simulation import simulated_tensor
+from onnx_gconv.simulation.simulated_tensor import SimulatedTensor
+from onnx_gconv.simulation.streams import ChipStreams
+
+PCM = device_model("pcm")
+DAY = 86400.0
+
+
+def targets(count, dtype=np.float32):
+    return np.random.default_rng(0).uniform(0, 25, count).astype(dtype)
+
+
+def simulated(array, moment="read", *, model=PCM, seconds=DAY, seed=3):
+    streams = partial(ChipStreams(seed).generator, ("", "W"), 0)
+    return SimulatedTensor(ir.tensor(array, name="W.g_plus"), model, seconds, streams, moment)
+
+
+@given(data=st.data())
+def test_any_part_is_that_of_the_whole(data):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulated_tensor, "BLOCK_ELEMENTS", 16)
+        patch.setattr(simulated_tensor, "CHUNK_ELEMENTS", 64)
+        size = data.draw(st.integers(1, 200))
+        tensor = simulated(targets(size))
+        whole = tensor.numpy()
+        start = data.draw(st.integers(0, size - 1))
+        stop = data.draw(st.integers(start + 1, size))
+        parts = [part.copy() for part in tensor.chunks(start, stop)]
+        assert [part.size for part in parts[:-1]] == [64] * (len(parts) - 1)
+        assert np.array_equal(np.concatenate(parts), whole[start:stop])
+
+
+def test_blocks_have_random_numbers_of_their_own():
+    size = 2 * simulated_tensor.BLOCK_ELEMENTS
+    found = simulated(np.full(size, 12.0, np.float32)).numpy()
+    assert not np.isin(found[: size // 2], found[size // 2 :]).all()
+    assert len(np.unique(found)) > 0.9 * size
+
+
+def test_at_the_end_of_programming_neither_drift_nor_reading_counts():
+    array = targets(1000)
+    [devices] = [PCM.program(array, ChipStreams(3).generator(("", "W"), 0, "program", 0))]
+    assert np.array_equal(simulated(array, "programmed").numpy(), devices.programmed_us)
+
+
+def test_devices_drift_with_one_coefficient_each():
+    """With g = g_prog ((t + t_0) / t_0) ** -nu, two times give the same nu."""
+    model = device_model("pcm", read_scale=0.0)
+    array = targets(1000) + 1
+    array = np.minimum(array, 25)
+    start = simulated(array, "programmed", model=model).numpy().astype(np.float64)
+    nu = [
+        -np.log(simulated(array, model=model, seconds=seconds).numpy() / start) / np.log1p(seconds / 20)
+        for seconds in (3600.0, DAY)
+    ]
+    assert np.ptp(nu[0]) > 0.05
+    assert np.allclose(nu[0], nu[1], atol=1e-6)
+
+
+def test_each_time_is_read_with_noise_of_its_own():
+    model = device_model("pcm", programming_scale=0.0, drift_scale=0.0)
+    early, late = (
+        simulated(targets(5000), model=model, seconds=seconds).numpy() - targets(5000) for seconds in (0.0, DAY)
+    )
+    assert abs(np.corrcoef(early, late)[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_computed_in_float32_and_rounded(dtype):
+    half = ir.tensor(targets(500), dtype=ir.DataType.FLOAT).numpy().astype(ir.DataType[dtype.upper()].numpy())
+    found = simulated(half).numpy()
+    assert found.dtype == half.dtype
+    exact = simulated(half.astype(np.float32)).numpy()
+    assert np.array_equal(found, exact.astype(half.dtype))
+
+
+class Odd:
+    name = "odd"
+    g_min, g_max = 0.0, 25.0
+
+    def __init__(self, made):
+        self.made = made
+
+    def program(self, targets_us, _):
+        return PCM.program(targets_us, np.random.default_rng(0))
+
+    def drift(self, devices, *_):
+        return devices
+
+    def read(self, devices, *_):
+        return self.made(devices.programmed_us)
+
+
+@pytest.mark.parametrize(
+    ("made", "what"),
+    [
+        (lambda found: found[:-1], r"the shape \[9\]"),
+        (lambda found: found * np.float32(np.nan), "no finite numbers"),
+    ],
+    ids=["shape", "NaN"],
+)
+def test_a_device_model_of_ones_own_that_gives_no_conductances_is_named(made, what):
+    with pytest.raises(ConfigError, match=f"^device odd: for 10 targets it gives {what}; a device model gives one"):
+        simulated(targets(10), model=Odd(made)).numpy()

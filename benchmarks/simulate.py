@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from onnx import numpy_helper
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +35,7 @@ import onnx_gconv as gconv
 from benchmarks.machine import Machine, describe_machine, versions
 from onnx_gconv.devices import device_model
 from onnx_gconv.models import model_path
-from onnx_gconv.simulation.simulated_tensor import SimulatedTensor
+from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, in_memory
 from onnx_gconv.simulation.streams import ChipStreams
 
 __all__ = ["Report", "main", "run"]
@@ -152,7 +151,7 @@ def _aihwkit_trial() -> Callable[[], Any]:
         layer.weight.data = weight
         layer.bias.data = torch.from_numpy(stored[f"{name}.bias"].copy())
         layers += [layer, torch.nn.ReLU()]
-    config = configs.InferenceRPUConfig(forward=configs.IOParameters(is_perfect=True))
+    config = configs.TorchInferenceRPUConfig(forward=configs.IOParameters(is_perfect=True))
     config.noise_model = inference.PCMLikeNoiseModel(g_max=25.0)
     config.drift_compensation = inference.GlobalDriftCompensation()
     analog = conversion.convert_to_analog(torch.nn.Sequential(*layers[:-1]), config).eval()
@@ -170,18 +169,15 @@ def _aihwkit_trial() -> Callable[[], Any]:
 
 
 def _noise(width: int) -> Callable[[], Any]:
-    """The pair of a weight, programmed and read after a day, chunk by chunk."""
+    """The pair of a weight, programmed and read after a day."""
     weight = np.random.default_rng(0).normal(0, 0.02, (width, width)).astype(np.float32)
     pair, _ = gconv.SinglePairConductanceConverter().convert_to_conductances(weight)
     model, streams = device_model("pcm"), ChipStreams(0)
-    tensors = [
-        SimulatedTensor(ir.tensor(array), model, _DAY, partial(streams.generator, ("", "W"), number))
-        for number, array in enumerate(pair)
-    ]
+    devices = [SimulatedDevices(model, _DAY, partial(streams.generator, ("", "W"), number)) for number in range(2)]
 
     def noise() -> None:
-        for tensor in tensors:
-            tensor.numpy()
+        for targets, each in zip(pair, devices, strict=True):
+            in_memory(targets, each, keeps_programmed=False)
 
     return noise
 

@@ -10,10 +10,11 @@ import onnx.defs
 import onnx.helper
 import onnx_ir as ir
 
+from onnx_gconv.errors import GconvError, ModelError
 from onnx_gconv.files.graph_names import first_that_is_no_text, problem_of_names
 from onnx_gconv.files.graph_order import first_cycle
 
-__all__ = ["first_problem"]
+__all__ = ["first_cause", "first_problem", "unwritable"]
 
 _PACKED_BITS = 8
 
@@ -31,6 +32,26 @@ _OPTIONAL = onnx.defs.OpSchema.FormalParameterOption.Optional
 _NEWEST_OPSET = (1 << 31) - 1
 
 _LONGEST_SHOWN = 40
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """What an error was raised from, at the beginning of all."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def unwritable(error: ir.serde.SerdeError) -> Exception:
+    """Why onnx-ir cannot write a model: what happened while a weight was computed, or what it says itself.
+
+    Anything else is a fault of this package, and stays as it is.
+    """
+    cause = first_cause(error)
+    if isinstance(cause, GconvError):
+        return cause
+    if isinstance(cause, (TypeError, ValueError)):  # what onnx-ir raises
+        return ModelError(f"onnx-ir cannot write the model again: {cause}; export the model again")
+    return error
 
 
 def first_problem(proto: onnx.ModelProto) -> str | None:
@@ -128,7 +149,11 @@ def _constant_problem(node: onnx.NodeProto, known: Mapping[str, onnx.defs.OpSche
 
 
 def _attribute_problem(node: onnx.NodeProto, known: Mapping[str, onnx.defs.OpSchema.Attribute]) -> str | None:
+    names = set[str]()
     for attribute in node.attribute:
+        if attribute.name in names:
+            return f"with two attributes '{attribute.name}', of which one would be lost"
+        names.add(attribute.name)
         found = onnx.AttributeProto.AttributeType.Name(attribute.type)
         wanted = None if attribute.name not in known else str(known[attribute.name].type).rpartition(".")[2]
         if found == "UNDEFINED" or (wanted is not None and found != wanted):

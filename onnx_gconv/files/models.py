@@ -15,9 +15,9 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 
-from onnx_gconv.errors import ConfigError, GconvError, ModelError
+from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.files.data_file import write_data_file
-from onnx_gconv.files.model_checks import first_problem
+from onnx_gconv.files.model_checks import first_cause, first_problem, unwritable
 from onnx_gconv.files.special_files import no_file_but
 from onnx_gconv.files.staged_model import staged_output
 from onnx_gconv.files.watched import WatchedFiles
@@ -86,7 +86,7 @@ def load_model(path: str | os.PathLike[str], watched: WatchedFiles | None = None
             model = ir.from_proto(proto)
             _have_metadata_once(model)
     except (ir.serde.SerdeError, ValueError, TypeError) as error:
-        reason = " ".join(str(_first_cause(error)).split())
+        reason = " ".join(str(first_cause(error)).split())
         raise ModelError(f"'{path}' is not a valid ONNX model: {reason}; export it again") from error
     for tensor in external_tensors(model):
         tensor.base_dir = os.fspath(path.parent)
@@ -189,12 +189,11 @@ def save_model(
         raise ConfigError(f"cannot write '{path}': {error}; write it with external data") from error
     except ir.serde.SerdeError as error:
         # onnx-ir wraps what happens while a streamed tensor is computed.
-        cause = _first_cause(error)
+        cause = first_cause(error)
         if isinstance(cause, OSError):
             raise ConfigError(_write_failure(path, cause, total)) from error
-        if isinstance(cause, GconvError):
-            raise cause from error
-        raise
+        reason = unwritable(error)
+        raise reason from (None if reason is error else error)
 
 
 def load_into_memory(model: ir.Model) -> None:
@@ -371,12 +370,6 @@ def _attribute_in_memory(attribute: ir.Attr) -> ir.Attr:
 
 def _in_memory_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     return _loaded(tensor) if isinstance(tensor, ir.ExternalTensor) else tensor
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _write_failure(path: Path, error: OSError, total: int) -> str:

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_gconv.errors import ModelError
+from onnx_gconv.files.model_checks import unwritable
 
 __all__ = ["RewriteCheck"]
 
@@ -145,10 +146,8 @@ def _without_data(model: ir.Model) -> onnx.ModelProto:
         try:
             return ir.to_proto(model)
         except ir.serde.SerdeError as error:  # in which onnx-ir wraps what happens while a small weight is computed
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, ModelError):
-                cause = cause.__cause__
-            raise (cause or error) from error
+            reason = unwritable(error)
+            raise reason from (None if reason is error else error)
 
 
 def _is_constant(node: ir.Node) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.mapping import WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
-from onnx_gconv.simulation.simulated_tensor import SimulatedTensor
+from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, SimulatedTensor
 from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.tensors.streamed import element_chunks
 
@@ -50,7 +50,7 @@ def simulated_tensors(
     """The conductances of each device of a weight, in µS, [shape of the weight]."""
     key = mapped.record.graph, mapped.record.name
     return tuple(
-        SimulatedTensor(targets, model, seconds, partial(streams.generator, key, number), moment)
+        SimulatedTensor(targets, SimulatedDevices(model, seconds, partial(streams.generator, key, number)), moment)
         for number, targets in enumerate(mapped.tensors)
     )
 

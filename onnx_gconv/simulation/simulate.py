@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from onnx_gconv.files.models import check_model_path, load_model, save_model
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.watched import WatchedFiles
-from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chip_weight import DriftCompensation
@@ -31,7 +30,7 @@ from onnx_gconv.simulation.run_time_weights import weights_as_inputs
 from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.simulation.simulation_report import SimulatedLayer, SimulatedTime, SimulationReport
 from onnx_gconv.simulation.spread import spread_of
-from onnx_gconv.simulation.trial import chip_weights, ideal_weights
+from onnx_gconv.simulation.trial import WeightOnChips
 
 __all__ = ["DEFAULT_TIMES", "simulate"]
 
@@ -140,7 +139,8 @@ def simulate(
             names = weights_as_inputs(model, weights)
             save_model(model, file, watched=watched)
         with Bench(file, names, source) as bench:
-            targets = ideal_weights(weights)
+            on_chips = [WeightOnChips(weight) for weight in weights]
+            targets = [weight.ideal() for weight in on_chips]
             if inputs is None:
                 samples = bench.generated_inputs(targets, dims or {}, values or {}, seed)
             else:
@@ -150,7 +150,7 @@ def simulate(
             chosen = _chosen(output, ideal)
             figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
             of_ideal = figure.of(ideal, samples.labels, ideal)
-            run = _Run(bench, weights, chips, samples, figure, ideal)
+            run = _Run(bench, on_chips, chips, samples, figure, ideal)
             with opened_journal(None if journal is None else Path(journal), run.identity(source)) as notes:
                 found = run.values(trials, notes, workers, progress_of_step(progress, "simulate"))
     by_time = {each: [found[_Trial(k, each).key] for k in range(repeats)] for each in seconds}
@@ -182,7 +182,7 @@ class _Run:
     """All that trials have in common."""
 
     bench: Bench
-    weights: Sequence[MappedWeight]
+    weights: Sequence[WeightOnChips]
     chips: Chips
     samples: Samples
     metric: Metric
@@ -208,22 +208,31 @@ class _Run:
         """The metric of each trial, by its key."""
         found = {trial.key: value for trial in trials if (value := journal.known(trial.key)) is not None}
         waiting = [trial for trial in trials if trial.key not in found]
+        for trial, value in zip(waiting, self._all_values(waiting, workers), strict=True):
+            found[trial.key] = value
+            journal.add(trial.key, value)
+            if progress is not None:
+                progress(len(found), len(trials))
+        return found
+
+    def _all_values(self, trials: Sequence[_Trial], workers: int) -> Iterator[float]:
+        if workers == 1:
+            yield from map(self._value, trials)
+            return
         with ThreadPoolExecutor(workers) as executor:
             try:
-                for trial, value in zip(waiting, executor.map(self._value, waiting), strict=True):
-                    found[trial.key] = value
-                    journal.add(trial.key, value)
-                    if progress is not None:
-                        progress(len(found), len(trials))
+                yield from executor.map(self._value, trials)
             except BaseException:
                 executor.shutdown(cancel_futures=True)
                 raise
-        return found
 
     def _value(self, trial: _Trial) -> float:
-        noisy = None if trial.layer is None else frozenset([trial.layer])
         chip = self.chips.chip(trial.repeat, trial.seconds)
-        outputs = self.bench.run(list(chip_weights(self.weights, chip, noisy)), self.samples)
+        weights = [
+            weight.on(chip) if trial.layer in (None, number) else weight.ideal()
+            for number, weight in enumerate(self.weights)
+        ]
+        outputs = self.bench.run(weights, self.samples)
         return self.metric.of(outputs, self.samples.labels, self.ideal)
 
 

@@ -1,53 +1,89 @@
-"""The conductances of a simulated device of a whole weight, computed while they are read."""
+"""The conductances of a simulated device of a whole weight, computed while they are read, or at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.devices.base_device import DeviceModel, FloatArray
+from onnx_gconv.devices.base_device import DeviceModel, Devices, FloatArray
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks, worker_count
 
-__all__ = ["BLOCK_ELEMENTS", "SimulatedTensor", "Streams"]
+__all__ = ["BLOCK_ELEMENTS", "SimulatedDevices", "SimulatedTensor", "Streams", "in_memory"]
 
 BLOCK_ELEMENTS = 1 << 16
 """Elements that share a stream of random numbers. It is a part of what a seed means: another number gives others."""
+
+_BLOCKS_OF_A_THREAD = 8  # fewer are done sooner than threads are started
 
 Streams: TypeAlias = Callable[[str, int], np.random.Generator]
 """The stream of random numbers for a step and a block."""
 
 
-class SimulatedTensor(StreamedTensor):
-    """Conductances in µS of the shape of the weight, as devices have them after programming, or some time later.
+@dataclass(frozen=True)
+class SimulatedDevices:
+    """One device of each element of a weight, on one chip, at one time.
 
-    Any part of it is the same however it is asked for: each block of elements has random numbers of its own.
+    Each block of elements has random numbers of its own, so that any part is the same however it is asked for.
 
-    Args:
-        targets: The target conductances in µS, of any floating-point type. Half precision is computed in float32.
+    Attributes:
         model: What the devices do.
         seconds: How long ago programming ended.
         streams: The random numbers.
+    """
+
+    model: DeviceModel
+    seconds: float
+    streams: Streams
+
+    def programmed(self, stored: NDArray[Any], block: int) -> Devices:
+        """The devices of a block when programming has ended; targets of half precision are computed in float32."""
+        targets = stored if stored.dtype in (np.float32, np.float64) else stored.astype(np.float32)
+        devices = self.model.program(targets, self.streams("program", block))
+        self._check(devices.programmed_us, targets)
+        return devices
+
+    def read(self, devices: Devices, block: int) -> FloatArray:
+        """One reading of the devices of a block at the time, in µS.
+
+        Raises:
+            ConfigError: If the model gives no conductances.
+        """
+        later = self.model.drift(devices, self.seconds, self.streams("drift", block))
+        found = self.model.read(later, self.seconds, self.streams(f"read at {self.seconds!r} s", block))
+        self._check(found, devices.targets_us)
+        return found
+
+    def _check(self, found: FloatArray, targets: FloatArray) -> None:
+        if found.shape != targets.shape or not np.isfinite(found).all():
+            what = f"the shape {list(found.shape)}" if found.shape != targets.shape else "no finite numbers"
+            raise ConfigError(
+                f"device {getattr(self.model, 'name', type(self.model).__name__)}: for {targets.size} targets it gives "
+                f"{what}; a device model gives one finite conductance for each target"
+            )
+
+
+class SimulatedTensor(StreamedTensor):
+    """Conductances in µS of the shape of the weight, as devices have them after programming, or some time later.
+
+    Args:
+        targets: The target conductances in µS, of any floating-point type.
+        devices: What becomes of them.
         moment: ``programmed`` gives what devices hold at the end of programming, ``read`` one reading at the time.
     """
 
     def __init__(
-        self,
-        targets: ir.TensorProtocol,
-        model: DeviceModel,
-        seconds: float,
-        streams: Streams,
-        moment: Literal["programmed", "read"] = "read",
+        self, targets: ir.TensorProtocol, devices: SimulatedDevices, moment: Literal["programmed", "read"] = "read"
     ) -> None:
         super().__init__(targets.dtype, ir.Shape(targets.shape.numpy()), targets.name)
         self._targets = targets
-        self._model = model
-        self._seconds = seconds
-        self._streams = streams
+        self._devices = devices
         self._moment = moment
 
     @property
@@ -68,24 +104,46 @@ class SimulatedTensor(StreamedTensor):
             end = min(-(-last // BLOCK_ELEMENTS) * BLOCK_ELEMENTS, self.size)
             targets = np.concatenate([part.copy() for part in element_chunks(self._targets, begin, end)])
             found = np.empty(end - begin, self.dtype.numpy())
-            for block in range(begin, end, BLOCK_ELEMENTS):
-                part = slice(block - begin, block - begin + BLOCK_ELEMENTS)
-                found[part] = self._block(block // BLOCK_ELEMENTS, targets[part])
+            for number in range(begin // BLOCK_ELEMENTS, -(-end // BLOCK_ELEMENTS)):
+                place = number * BLOCK_ELEMENTS - begin
+                part = slice(place, place + BLOCK_ELEMENTS)
+                devices = self._devices.programmed(targets[part], number)
+                found[part] = (
+                    devices.programmed_us if self._moment == "programmed" else self._devices.read(devices, number)
+                )
             yield found[first - begin : last - begin]
 
-    def _block(self, number: int, stored: NDArray[Any]) -> FloatArray:
-        targets = stored if stored.dtype in (np.float32, np.float64) else stored.astype(np.float32)
-        model, streams = self._model, self._streams
-        devices = model.program(targets, streams("program", number))
-        if self._moment == "programmed":
-            found = devices.programmed_us
-        else:
-            devices = model.drift(devices, self._seconds, streams("drift", number))
-            found = model.read(devices, self._seconds, streams(f"read at {self._seconds!r} s", number))
-        if found.shape != targets.shape or not np.isfinite(found).all():
-            what = f"the shape {list(found.shape)}" if found.shape != targets.shape else "no finite numbers"
-            raise ConfigError(
-                f"device {getattr(model, 'name', type(model).__name__)}: for {targets.size} targets it gives {what}; "
-                "a device model gives one finite conductance for each target"
-            )
-        return found
+
+def in_memory(
+    targets: NDArray[Any], devices: SimulatedDevices, *, keeps_programmed: bool
+) -> tuple[NDArray[Any] | None, NDArray[Any]]:
+    """All conductances at once: those at the end of programming, if they are to be kept, and a reading at the time.
+
+    Args:
+        targets: The target conductances in µS, [any shape].
+        devices: What becomes of them.
+        keeps_programmed: Whether the first are asked for.
+
+    Returns:
+        Both in µS, of the shape and type of the targets; what `SimulatedTensor` gives, bit for bit.
+    """
+    flat = targets.reshape(-1)
+    read = np.empty_like(flat)
+    programmed = np.empty_like(flat) if keeps_programmed else None
+
+    def compute(number: int) -> None:
+        part = slice(number * BLOCK_ELEMENTS, (number + 1) * BLOCK_ELEMENTS)
+        block = devices.programmed(flat[part], number)
+        if programmed is not None:
+            programmed[part] = block.programmed_us
+        read[part] = devices.read(block, number)
+
+    blocks = range(-(-flat.size // BLOCK_ELEMENTS))
+    if len(blocks) < _BLOCKS_OF_A_THREAD:
+        for number in blocks:
+            compute(number)
+    else:
+        with ThreadPoolExecutor(worker_count()) as executor:
+            for _ in executor.map(compute, blocks):
+                pass
+    return None if programmed is None else programmed.reshape(targets.shape), read.reshape(targets.shape)

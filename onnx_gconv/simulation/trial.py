@@ -1,9 +1,9 @@
-"""The weights of one chip at one time, in memory."""
+"""Weights on one chip at one time, in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes.replace_conductances import divided_scale
-from onnx_gconv.simulation.chip_weight import DriftCompensation, drift_factor, simulated_tensors
+from onnx_gconv.simulation.chip_weight import DriftCompensation, drift_factor
+from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, in_memory
 from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
+from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.tensors.types import finite_range
 
-__all__ = ["ChipOf", "chip_weights", "ideal_weights"]
+__all__ = ["ChipOf", "WeightOnChips"]
 
 
 @dataclass(frozen=True)
@@ -38,51 +40,46 @@ class ChipOf:
     compensation: DriftCompensation
 
 
-def ideal_weights(weights: Sequence[MappedWeight]) -> list[NDArray[Any]]:
-    """What the targets give, one array for each weight, of its shape and type."""
-    return [weight.rebuilt.numpy() for weight in weights]
-
-
-def chip_weights(
-    weights: Sequence[MappedWeight], chip: ChipOf, noisy: frozenset[int] | None = None
-) -> Iterator[NDArray[Any]]:
-    """What a chip gives: the weights of the model that `program_model` writes for it, bit for bit.
+class WeightOnChips:
+    """A mapped weight that is put on one chip after the other.
 
     Args:
-        weights: The mapped weights.
-        chip: The chip.
-        noisy: Which of them, by number, are on the chip, while the others are ideal; all if None.
-
-    Yields:
-        One array for each weight, of its shape and type.
+        weight: The weight.
     """
-    for number, weight in enumerate(weights):
-        yield _on_chip(weight, chip) if noisy is None or number in noisy else weight.rebuilt.numpy()
 
+    def __init__(self, weight: MappedWeight) -> None:
+        self.mapped = weight
+        self._targets = weight.tensors
+        self._decoding = weight.decoding
+        self._zero_point = weight.zero_point
 
-def _on_chip(weight: MappedWeight, chip: ChipOf) -> NDArray[Any]:
-    record = weight.record
-    read = _in_memory(simulated_tensors(weight, chip.model, chip.seconds, chip.streams))
-    decoding, compute = weight.decoding, np.dtype(record.ir_compute_dtype.numpy())
-    if chip.compensation == "global":
-        programmed = simulated_tensors(weight, chip.model, chip.seconds, chip.streams, "programmed")
-        factor = drift_factor(record, programmed, read)
-        if factor != 1:
+    def ideal(self) -> NDArray[Any]:
+        """What the targets give, of the shape and type of the weight."""
+        return self.mapped.rebuilt.numpy()
+
+    def on(self, chip: ChipOf) -> NDArray[Any]:
+        """What a chip gives: the weight of the model that `program_model` writes for it, bit for bit."""
+        record, decoding = self.mapped.record, self._decoding
+        programmed, read = [], []
+        for number, targets in enumerate(self._targets):
+            streams = partial(chip.streams.generator, (record.graph, record.name), number)
+            devices = SimulatedDevices(chip.model, chip.seconds, streams)
+            before, now = in_memory(all_elements(targets), devices, keeps_programmed=chip.compensation == "global")
+            read.append(ir.Tensor(now, dtype=targets.dtype))
+            if before is not None:
+                programmed.append(ir.Tensor(before, dtype=targets.dtype))
+        if programmed and (factor := drift_factor(record, programmed, read)) != 1:
+            compute = np.dtype(record.ir_compute_dtype.numpy())
             decoding = replace(decoding, scale=divided_scale(decoding.scale, factor, compute))
-    is_cast = record.dtype != record.compute_dtype
-    rebuilt = RebuiltTensor(
-        read,
-        decoding,
-        dtype=record.ir_dtype,
-        name=record.name,
-        rounded=record.rounded,
-        zero_point=weight.zero_point,
-        grid=record.grid,
-        limits=finite_range(record.ir_dtype) if is_cast else None,
-    )
-    return rebuilt.numpy()
-
-
-def _in_memory(tensors: Sequence[ir.TensorProtocol]) -> tuple[ir.TensorProtocol, ...]:
-    """The same tensors, computed once for all who read them."""
-    return tuple(ir.Tensor(np.asarray(tensor.numpy()), dtype=tensor.dtype, name=tensor.name) for tensor in tensors)
+        del programmed
+        rebuilt = RebuiltTensor(
+            read,
+            decoding,
+            dtype=record.ir_dtype,
+            name=record.name,
+            rounded=record.rounded,
+            zero_point=self._zero_point,
+            grid=record.grid,
+            limits=finite_range(record.ir_dtype) if record.dtype != record.compute_dtype else None,
+        )
+        return rebuilt.numpy()

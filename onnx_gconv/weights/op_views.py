@@ -13,6 +13,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from onnx_gconv.schemes.matrix_view import MatrixView
+from onnx_gconv.weights.evaluated_ops import EvaluationError
 
 __all__ = [
     "ViewFunction",
@@ -196,7 +197,15 @@ def einsum(operand: int) -> ViewFunction:
 
 
 def _alpha(node: ir.Node) -> float:
-    return node.attributes.get_float("alpha", 1.0)
+    """The factor of a product.
+
+    Raises:
+        EvaluationError: If it is not finite.
+    """
+    alpha = node.attributes.get_float("alpha", 1.0)
+    if not math.isfinite(alpha):
+        raise EvaluationError(f"it is multiplied by alpha = {alpha}")
+    return alpha
 
 
 def _groups(node: ir.Node, shape: Sequence[int]) -> int:

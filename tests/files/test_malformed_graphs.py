@@ -12,7 +12,8 @@ from onnx import helper, numpy_helper
 
 from onnx_gconv import ModelError
 from onnx_gconv.files.graph_order import first_cycle
-from onnx_gconv.files.models import load_model
+from onnx_gconv.files.models import load_model, save_model
+from onnx_gconv.operations import map_model
 
 N = helper.make_node
 
@@ -201,3 +202,29 @@ def test_elements_in_the_field_of_another_type_are_none(tmp_path):
         ModelError, match=r"tensor 'W' has 0 values or bytes of data, but FLOAT \[4, 4\] needs 16; export"
     ):
         load_model(path)
+
+
+def test_a_node_with_two_attributes_of_one_name_is_refused(tmp_path):
+    """onnx-ir keeps one of them; what stood in the other one would be lost."""
+    branch = {name: body(N("MatMul", ["x", "W"], ["o"])) for name in ("then_branch", "else_branch")}
+    node = N("If", ["c"], ["y"], name="branch", **branch)
+    node.attribute.add().CopyFrom(node.attribute[0])
+    with pytest.raises(
+        ModelError, match=r"has the node 'branch' \(If\) with two attributes '\w+_branch', of which one"
+    ):
+        load_model(write(tmp_path / "model.onnx", [node]))
+
+
+def test_what_onnx_ir_reads_and_does_not_write_is_one_line(tmp_path):
+    node = N("MatMul", ["x", "W"], ["y"], name="mm")
+    node.device_configurations.add()
+    path = write(tmp_path / "model.onnx", [node])
+    proto = onnx.load(path)
+    proto.ir_version = 11  # the first one with device configurations
+    path.write_bytes(proto.SerializeToString())
+    for act in (map_model, lambda source: save_model(load_model(source), tmp_path / "out.onnx")):
+        with pytest.raises(ModelError) as found:
+            act(path)
+        assert "onnx-ir cannot write the model again: Cannot serialize a NodeDeviceConfiguration" in str(found.value)
+        assert str(found.value).endswith("; export the model again")
+        assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]

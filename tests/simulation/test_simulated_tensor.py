@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx_gconv.devices.registry import device_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.simulation import simulated_tensor
-from onnx_gconv.simulation.simulated_tensor import SimulatedTensor
+from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, SimulatedTensor, in_memory
 from onnx_gconv.simulation.streams import ChipStreams
 
 PCM = device_model("pcm")
@@ -26,7 +26,7 @@ def targets(count, dtype=np.float32):
 
 def simulated(array, moment="read", *, model=PCM, seconds=DAY, seed=3):
     streams = partial(ChipStreams(seed).generator, ("", "W"), 0)
-    return SimulatedTensor(ir.tensor(array, name="W.g_plus"), model, seconds, streams, moment)
+    return SimulatedTensor(ir.tensor(array, name="W.g_plus"), SimulatedDevices(model, seconds, streams), moment)
 
 
 @given(data=st.data())
@@ -116,3 +116,14 @@ class Odd:
 def test_a_device_model_of_ones_own_that_gives_no_conductances_is_named(made, what):
     with pytest.raises(ConfigError, match=f"^device odd: for 10 targets it gives {what}; a device model gives one"):
         simulated(targets(10), model=Odd(made)).numpy()
+
+
+@pytest.mark.parametrize("size", [10, 1000])
+def test_all_at_once_are_those_that_are_read_in_parts(size, monkeypatch):
+    monkeypatch.setattr(simulated_tensor, "BLOCK_ELEMENTS", 64)
+    array = targets(size).reshape(2, -1)
+    devices = SimulatedDevices(PCM, DAY, partial(ChipStreams(3).generator, ("", "W"), 0))
+    programmed, read = in_memory(array, devices, keeps_programmed=True)
+    assert np.array_equal(programmed, simulated(array, "programmed").numpy())
+    assert np.array_equal(read, simulated(array).numpy())
+    assert in_memory(array, devices, keeps_programmed=False)[0] is None

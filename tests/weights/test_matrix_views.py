@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from onnx_gconv.weights import MVM_OPS, MatrixView, find_weights
@@ -473,3 +474,22 @@ def test_every_row_of_the_table_is_filed_under_its_own_domain_and_op():
         assert row.slots
         for slot in row.slots:
             assert slot.index != slot.activation
+
+
+@pytest.mark.parametrize("alpha", ["inf", "nan"])
+@pytest.mark.parametrize("op", ["Gemm", "com.microsoft.FusedMatMul"])
+def test_a_product_with_a_factor_that_is_not_finite_is_skipped_with_it(parse, normal, op, alpha):
+    opsets = '"" : 17, "com.microsoft" : 1'
+    model = parse(
+        f"g (float[2,4] x) => (float[2,3] y) {{ y = {op} <alpha = 2.0> (x, W) }}", opsets=opsets, W=normal(4, 3)
+    )
+    [node] = model.graph
+    node.attributes["alpha"] = ir.AttrFloat32("alpha", float(alpha))
+    survey = find_weights(model)
+    assert survey.weights == ()
+    [skipped] = [item for item in survey.skipped if item.is_mvm]
+    assert (skipped.name, skipped.reason, skipped.detail) == (
+        "W",
+        "behind_other_nodes",
+        f"it is multiplied by alpha = {alpha}",
+    )

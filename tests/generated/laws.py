@@ -346,8 +346,8 @@ def _check_unchanged_after_failure(subject: Subject, manifest: Manifest) -> None
         return
     record = floats[-1]
     model = subject.load()
-    named = [item for item in _constants(model) if item[1] == record.name]
-    if not named:  # it comes from a function
+    named = [item for item in _constants(model) if item[1] == record.name and item[2].dtype.is_floating_point()]
+    if not named:  # it comes from a function, and another one may have its name
         return
     _, _, tensor, put = next((item for item in named if item[0] == record.graph), named[0])
     spoiled = tensor.numpy().copy()

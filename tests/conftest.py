@@ -15,8 +15,9 @@ OPTIMIZATIONS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 
-# A shared machine may stall for a moment; how long an example takes says nothing about it.
-hypothesis.settings.register_profile("onnx_gconv", hypothesis.settings(), deadline=None)
+# A shared machine may stall for a moment; how long an example takes says nothing about it. Each run tries others.
+hypothesis.settings.register_profile("onnx_gconv", hypothesis.settings(), deadline=None, max_examples=60)
+hypothesis.settings.register_profile("long", hypothesis.settings(), deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("onnx_gconv")
 
 

@@ -94,6 +94,7 @@ def test_the_chips_of_the_demo_lose_little_in_a_year(demo):
 
 def test_without_matplotlib_there_is_no_picture(tmp_path, monkeypatch):
     monkeypatch.setattr("onnx_gconv.demo.has_matplotlib", lambda: False)
+    monkeypatch.setattr("onnx_gconv.demo._CHIPS", 1)
     report = run_demo(tmp_path)
     assert report.picture is None
     assert not (tmp_path / "accuracy.png").exists()

@@ -221,7 +221,7 @@ def test_a_run_killed_at_any_moment_leaves_the_old_output_or_the_new_one(unrelat
 
     killed, olds, news = 0, 0, 0
     restore_old(folder, saved, old)
-    for delay in delays(min(durations), count=10):
+    for delay in delays(min(durations), count=6):
         killed += is_killed(folder, [], delay)
         found = output_digests(folder)
         assert found in (old, new)
@@ -229,9 +229,9 @@ def test_a_run_killed_at_any_moment_leaves_the_old_output_or_the_new_one(unrelat
         news += found == new
         if found == new:
             restore_old(folder, saved, old)
-    assert killed >= 3  # how many meet the run depends on how fast the machine is today
-    assert olds >= 2
-    assert olds + news == 10
+    assert killed >= 2  # how many meet the run depends on how fast the machine is today
+    assert olds >= 1
+    assert olds + news == 6
     assert_cleared_up(folder, [], others)
     shutil.rmtree(saved)
 

@@ -71,7 +71,7 @@ def _problems(proto: onnx.ModelProto) -> Iterator[str]:
     if proto.training_info:
         yield "has training information, which would be lost; export the model for inference"
     for opset in (opset for owner in (proto, *proto.functions) for opset in owner.opset_import):
-        if not 0 <= opset.version <= _NEWEST_OPSET:
+        if not (opset.domain in _OWN_DOMAINS) <= opset.version <= _NEWEST_OPSET:  # ONNX counts from 1
             yield f"has the opset {opset.version} of '{opset.domain}', which cannot be; export the model again"
     yield from _problems_of_graphs(proto)
     for tensor in _tensors(proto):

@@ -345,6 +345,14 @@ def _rounded(
     if add.inputs[1] is None:
         raise BrokenMappingError(f"the node '{add.name}' (Add) lacks an input")
     operand = _named_or_joined(add.inputs[1], record.zero_point, "as its zero points is added", values)
+    points = all_elements(_tensor(operand)).astype(np.float64)
+    low, high = record.ir_dtype.min, record.ir_dtype.max
+    is_code = (np.rint(points) == points) & (points >= low) & (points <= high)
+    if not is_code.all():
+        wrong = float(points.reshape(-1)[np.flatnonzero(~is_code)[0]])
+        raise BrokenMappingError(
+            f"one of its zero points, '{operand.name}', is {wrong:.9g}, which is no integer from {low} to {high}"
+        )
     after.append(add)
     leaves.append(operand)
     return add.outputs[0], operand

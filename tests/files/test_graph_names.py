@@ -66,7 +66,7 @@ def test_a_body_reads_what_the_graphs_around_it_give(tmp_path):
     assert len(load_model(write(tmp_path / "model.onnx", nodes)).graph) == 2
 
 
-@pytest.mark.parametrize("version", [-1, 2**31, 2**62])
+@pytest.mark.parametrize("version", [-1, 0, 2**31, 2**62])
 def test_an_opset_that_cannot_be_is_refused(tmp_path, version):
     path = write(tmp_path / "model.onnx", [N("MatMul", ["x", "W"], ["y"])], opsets=(("", version),))
     with pytest.raises(ModelError, match=f"has the opset {version} of '', which cannot be; export the model again"):

@@ -268,3 +268,22 @@ def test_a_folded_weight_that_stands_under_another_name_is_found_at_the_node_tha
         "'W': the mapping was folded away: 'joined' is a plain initializer again and 'W.g_plus' is gone; mapping has "
         "to be the last step, after all constant folding"
     )
+
+
+@pytest.mark.parametrize("wrong", [7.5, 256.0, -1.0, np.inf, np.nan])
+@pytest.mark.parametrize("place", [0, 2])
+def test_zero_points_that_are_no_codes(parse, wrong, place):
+    model = parse(
+        "g (uint8[2,2] x) => (int32 y) { y = MatMulInteger(x, W, n, p) }",
+        W=CODES,
+        n=np.uint8(0),
+        p=np.uint8([7, 0, 255]),
+    )
+    MapConductances()(model)
+    assert violations(model) == []
+    points = only(model, "Add").inputs[1]
+    array = points.const_value.numpy().copy()
+    array.reshape(-1)[place] = wrong
+    points.const_value = ir.tensor(array, name=points.name)
+    message = f"'W': one of its zero points, 'W.g_zero_point', is {wrong:.9g}, which is no integer from 0 to 255"
+    assert violations(model) == [message]

@@ -104,7 +104,8 @@ class MappingPlan:
         if not self.refused:
             return
         weight, reason = self.refused[0]
-        more = f" ({len(self.refused) - 1} more weights cannot be mapped)" if len(self.refused) > 1 else ""
+        others = len(self.refused) - 1
+        more = f" ({others} more weight{'s' if others > 1 else ''} cannot be mapped)" if others else ""
         raise UnmappableWeightError(
             f"the weight '{weight.name}' {reason}; correct it, or leave it out with exclude '{weight.name}'{more}"
         )

@@ -81,7 +81,7 @@ def simulate(
         str | None,
         typer.Option(
             "--output-name",
-            help="The output that the metric is about; the first one if not given.",
+            help="The output that the metric is about; the first one of floats if not given.",
             metavar="NAME",
             rich_help_panel=_OUTPUTS,
             show_default=False,

@@ -139,6 +139,11 @@ def _sqnr(found: NDArray[Any], ideal: NDArray[Any]) -> float:
 
 def _cosine(found: NDArray[Any], ideal: NDArray[Any]) -> float:
     """The mean cosine similarity of the vectors of the last axis; 1 for two that are 0, and 0 where only one is."""
+    if not found.ndim or found.shape[-1] < 2:  # noqa: PLR2004 - the angle between two numbers says nothing
+        raise ConfigError(
+            f"the cosine needs vectors along the last axis, but the output has the shape {list(found.shape)}; take "
+            "another metric, or another output"
+        )
     one, other = (each.astype(np.float64).reshape(-1, each.shape[-1] if each.ndim else 1) for each in (found, ideal))
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     both_zero = ~one.any(axis=1) & ~other.any(axis=1)
@@ -148,6 +153,9 @@ def _cosine(found: NDArray[Any], ideal: NDArray[Any]) -> float:
 
 def _agreement(found: NDArray[Any], ideal: NDArray[Any]) -> float:
     """How often the largest element of the last axis is the same one."""
-    if not found.ndim:
-        raise ConfigError("the output is one number, which has no largest element; take another metric")
+    if not found.ndim or found.shape[-1] < 2:  # noqa: PLR2004 - one number is always the largest
+        raise ConfigError(
+            f"agreement needs scores along the last axis, but the output has the shape {list(found.shape)}; take "
+            "another metric, or another output"
+        )
     return float((found.argmax(axis=-1) == ideal.argmax(axis=-1)).mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +96,7 @@ def simulate(
             ``agreement`` of the largest element, with the outputs of the ideal model, which has the targets as its
             weights; or ``module:function``, which is called with the outputs by name and the labels. If None, accuracy
             with labels, else SQNR.
-        output: The output that the metric is about; the first one if None.
+        output: The output that the metric is about; the first one of floats if None.
         batch: How many samples go into one run; all, or what the model takes, if None.
         dims: Sizes of symbolic dimensions of generated inputs.
         values: Values of generated inputs.
@@ -174,7 +174,16 @@ def simulate(
         sensitivity=tuple(sorted(layers, key=lambda item: item.spread.mean)),
         samples=samples.count,
         inputs=samples.source,
+        notes=_notes(of_ideal, found.values(), chosen),
     )
+
+
+def _notes(ideal: float, found: Iterable[float], output: str) -> tuple[str, ...]:
+    """What may be wrong with figures that say nothing."""
+    if any(value != ideal for value in found):
+        return ()
+    said = f"the output '{output}' gives the same on each chip as on the ideal model; if no mapped weight leads to it, "
+    return (f"{said}choose another one with --output-name",)
 
 
 @dataclass(frozen=True)
@@ -246,7 +255,10 @@ def _times(times: Sequence[str | float]) -> list[float]:
 
 def _chosen(output: str | None, outputs: Outputs) -> str:
     """The name of an output that is an array of numbers."""
-    name = next(iter(outputs)) if output is None else output
+    if output is None:  # integers are often inputs that are handed through
+        floats = (name for name, found in outputs.items() if isinstance(found, np.ndarray) and found.dtype.kind == "f")
+        output = next(floats, next(iter(outputs)))
+    name = output
     if name not in outputs:
         raise ConfigError(f"the model has no output '{name}'; it has {', '.join(map(repr, outputs))}")
     found = outputs[name]

@@ -106,6 +106,7 @@ class SimulationReport:
         sensitivity: One layer at a time, the one that does most harm first; empty if it was not asked for.
         samples: How many samples each chip was run on.
         inputs: Where they come from.
+        notes: What may be wrong, a line each.
     """
 
     mapped: Path
@@ -122,6 +123,7 @@ class SimulationReport:
     sensitivity: tuple[SimulatedLayer, ...]
     samples: int
     inputs: str
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values; what is infinite, such as the SQNR of equal outputs, is null."""
@@ -140,6 +142,7 @@ class SimulationReport:
             "inputs": self.inputs,
             "times": [each.to_json() for each in self.times],
             "sensitivity": [each.to_json() for each in self.sensitivity],
+            "notes": list(self.notes),
         }
 
     def to_csv(self) -> str:
@@ -198,6 +201,7 @@ class SimulationReport:
             plain(f"Inputs: {self.inputs} ({samples}); output '{self.output}'"),
             self._table(f"{self.metric}{unit} of {self.repeats} chips; ideal: {_text(self.ideal)}"),
             *([self._layers()] if self.sensitivity else []),
+            *(plain(f"Note: {note}") for note in self.notes),
         )
 
     def _table(self, title: str) -> Table:

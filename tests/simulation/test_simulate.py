@@ -112,6 +112,34 @@ def test_figures_over_time_are_plausible(digits):
     assert report.unit == "dB"
 
 
+def test_an_output_that_no_weight_leads_to_is_noted_and_not_chosen(parse, normal, tmp_path):
+    text = """g (int64[2] i, float[2,4] x) => (int64[2] j, float[2,4] z, float[2,4] y) {
+        j = Identity(i) z = Neg(x) y = MatMul(x, W) }"""
+    model = parse(text, W=normal(4, 4))
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    options = {"times": ["1d"], "repeats": 2}
+    report = simulate(tmp_path / "mapped.onnx", **options)
+    assert report.output == "z"
+    [note] = report.notes
+    assert note.startswith(
+        "the output 'z' gives the same on each chip as on the ideal model; if no mapped weight leads"
+    )
+    assert f"Note: {note[:60]}" in str(report)
+    assert simulate(tmp_path / "mapped.onnx", output="y", **options).notes == ()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "agreement"])
+def test_metrics_of_vectors_need_vectors(parse, normal, tmp_path, metric):
+    model = parse("g (float[2,4] x) => (float[2,1] y) { y = MatMul(x, W) }", W=normal(4, 1))
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    with pytest.raises(
+        gconv.ConfigError, match=r"along the last axis, but the output has the shape \[2, 1\]; take another"
+    ):
+        simulate(tmp_path / "mapped.onnx", metric=metric)
+
+
 def test_metrics_of_many_kinds(digits):
     of = {name: simulated(digits, metric=name) for name in ("accuracy", "top1", "top3", "cosine", "agreement")}
     assert of["top1"].times == of["accuracy"].times

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnx_gconv.cli.options import Debug, Dim, Json, Quiet, Value
+from onnx_gconv.cli.mapping_configuration import mapping_configuration
+from onnx_gconv.cli.options import Debug, Dim, Json, MappingFlags, Quiet, Value, takes_mapping_flags
 from onnx_gconv.cli.output import print_report, progress_bar
 from onnx_gconv.cli.program import Device, DeviceOption, DriftCompensation
 from onnx_gconv.cli.toml_values import settings_of
+
+if TYPE_CHECKING:
+    from onnx_gconv.configuration import Configuration
 
 __all__ = ["simulate"]
 
@@ -19,8 +24,13 @@ _OUTPUTS = "Inputs and outputs"
 _FILES = "Files"
 
 
+@takes_mapping_flags
 def simulate(
-    mapped: Annotated[Path, typer.Argument(help="The mapped ONNX model.", show_default=False)],
+    model: Annotated[
+        Path,
+        typer.Argument(help="The mapped ONNX model; or a plain one, which is mapped in memory.", show_default=False),
+    ],
+    flags: MappingFlags,
     device: Device = "pcm",
     device_option: DeviceOption = None,
     times: Annotated[
@@ -136,17 +146,18 @@ def simulate(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Say how good the outputs of a mapped model are on many simulated chips, at several times after programming."""
+    """Say how good the outputs of a model are on many simulated chips, at several times after programming."""
     from onnx_gconv import simulation
     from onnx_gconv.runtime.inputs import parse_dim, parse_value
     from onnx_gconv.simulation.results import check_results, write_results
 
     settings = settings_of("--device-option", device_option or (), "read_scale=0.5")
-    results = check_results(csv, plot, [mapped, *([] if inputs is None else [inputs])])
+    results = check_results(csv, plot, [model, *([] if inputs is None else [inputs])])
     with progress_bar({"simulate": "Simulating chips"}, quiet=quiet) as progress:
         report = simulation.simulate(
-            mapped,
+            model,
             device,
+            config=_configuration(flags, device, settings),
             settings=settings,
             times=times.split(","),
             repeats=repeats,
@@ -166,3 +177,15 @@ def simulate(
         )
     write_results(report, results)
     print_report(report, as_json=as_json, quiet=quiet)
+
+
+def _configuration(flags: MappingFlags, device: str, settings: dict[str, Any]) -> Configuration | None:
+    """How a plain model is mapped: to the range of the device, if nothing is said of the range; None for no options."""
+    from onnx_gconv.devices import device_model
+
+    if flags == MappingFlags():
+        return None
+    if all(given is None for given in (flags.config, flags.converter, flags.preset, flags.g_max, flags.g_min)):
+        model = device_model(device, **settings)
+        flags = replace(flags, g_max=model.g_max, g_min=model.g_min)
+    return mapping_configuration(flags)

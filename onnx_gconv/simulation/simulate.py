@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions
 from onnx_gconv.crossbars.target_weights import target_weights
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.errors import ConfigError
@@ -25,6 +26,7 @@ from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chip_weight import DriftCompensation
 from onnx_gconv.simulation.chips import Chips, check_range, chips_of, seconds_of
 from onnx_gconv.simulation.journal import Journal, opened_journal
+from onnx_gconv.simulation.mapped_in_memory import Mapped, mapped_in_memory
 from onnx_gconv.simulation.metrics import Metric, Outputs, metric_of
 from onnx_gconv.simulation.run_time_weights import weights_as_inputs
 from onnx_gconv.simulation.samples import Samples
@@ -57,9 +59,12 @@ class _Trial:
 
 
 def simulate(
-    mapped: str | os.PathLike[str],
+    model: str | os.PathLike[str],
     device: str | DeviceModel = "pcm",
+    converter: ConverterLike | None = None,
     *,
+    config: ConfigurationLike | None = None,
+    mapping: MappingOptions | None = None,
     settings: Mapping[str, Any] | None = None,
     times: Sequence[str | float] = DEFAULT_TIMES,
     repeats: int = 25,
@@ -84,8 +89,13 @@ def simulate(
     on the number of workers.
 
     Args:
-        mapped: The mapped model.
+        model: The mapped model; or a plain one, which is mapped in memory, to the range of the device if nothing else
+            is said of the range.
         device: As for `program_model`.
+        converter: The rule weight ⇄ conductances by which a plain model is mapped, as for `map_model`.
+        config: A configuration of that mapping, or the TOML file that holds one.
+        mapping: How a plain model is mapped besides, and what of it, such as ``{"granularity": "channel"}``; it wins
+            over `config`.
         settings: Of the device model.
         times: How long after programming: seconds, or texts such as ``1d``.
         repeats: How many chips.
@@ -109,11 +119,12 @@ def simulate(
         progress: Called with the step ("simulate"), the trials that are done, and how many there are.
 
     Raises:
-        ModelError: If the model cannot be read, or is no mapped model with targets.
+        ModelError: If the model cannot be read or mapped, or has no targets any more.
+        UnmappableWeightError: If a weight of a plain model has values that no conductance can hold.
         ConfigError: If an option is wrong, inputs or labels do not fit the model, the metric fails, ONNX Runtime does
             not run the model, or conductances are outside of the range of the device model.
     """
-    source = check_model_path(mapped)
+    source = check_model_path(model)
     chips = chips_of(device, settings or {}, seed, drift_compensation)
     seconds = _times(times)
     for what, number in (("repeats", repeats), ("workers", workers), *([] if batch is None else [("batch", batch)])):
@@ -124,9 +135,10 @@ def simulate(
     if inputs is not None and (dims or values):
         raise ConfigError("sizes and values are for generated inputs; give either them or the inputs themselves")
     watched = WatchedFiles()
-    model = load_model(source, watched)
+    graph = load_model(source, watched)
     with named_in_messages(source, options_concern_it=False), watched.blamed():
-        weights = target_weights(model, "simulated", "simulate")
+        done = mapped_in_memory(graph, chips.model, converter, config, mapping or {})
+        weights = target_weights(graph, "simulated", "simulate")
         with named_in_messages(source):
             for weight in weights:
                 check_range(weight, chips)
@@ -136,8 +148,8 @@ def simulate(
     with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:
         file = Path(folder) / "model.onnx"
         with named_in_messages(source, options_concern_it=False), watched.blamed():
-            names = weights_as_inputs(model, weights)
-            save_model(model, file, watched=watched)
+            names = weights_as_inputs(graph, weights)
+            save_model(graph, file, watched=watched)
         with Bench(file, names, source) as bench:
             on_chips = [WeightOnChips(weight) for weight in weights]
             targets = [weight.ideal() for weight in on_chips]
@@ -151,7 +163,7 @@ def simulate(
             figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
             of_ideal = figure.of(ideal, samples.labels, ideal)
             run = _Run(bench, on_chips, chips, samples, figure, ideal)
-            with opened_journal(None if journal is None else Path(journal), run.identity(source)) as notes:
+            with opened_journal(None if journal is None else Path(journal), run.identity(source, done)) as notes:
                 found = run.values(trials, notes, workers, progress_of_step(progress, "simulate"))
     by_time = {each: [found[_Trial(k, each).key] for k in range(repeats)] for each in seconds}
     layers = []
@@ -174,7 +186,7 @@ def simulate(
         sensitivity=tuple(sorted(layers, key=lambda item: item.spread.mean)),
         samples=samples.count,
         inputs=samples.source,
-        notes=_notes(of_ideal, found.values(), chosen),
+        notes=(*([] if done is None else [done.note]), *_notes(of_ideal, found.values(), chosen)),
     )
 
 
@@ -197,7 +209,7 @@ class _Run:
     metric: Metric
     ideal: Outputs
 
-    def identity(self, source: Path) -> dict[str, Any]:
+    def identity(self, source: Path, mapping: Mapped | None) -> dict[str, Any]:
         """What tells this simulation from others, for its journal."""
         hashed = hashlib.sha256()
         for name, array in sorted(self.samples.arrays.items()):
@@ -209,7 +221,8 @@ class _Run:
         with source.open("rb") as file:
             model = hashlib.file_digest(file, "sha256").hexdigest()
         chips = self.chips.record(0, 0.0).model_dump(mode="json", exclude={"chip", "seconds"})
-        return {"model": model, "inputs": hashed.hexdigest(), "metric": self.metric.name, **chips}
+        said = {"model": model, "inputs": hashed.hexdigest(), "metric": self.metric.name, **chips}
+        return said if mapping is None else {**said, "mapping": mapping.digest}
 
     def values(
         self, trials: Sequence[_Trial], journal: Journal, workers: int, progress: Callable[[int, int], None] | None

@@ -17,7 +17,7 @@ from onnx_gconv.simulation.chip_weight import DriftCompensation, drift_factor
 from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, in_memory
 from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
-from onnx_gconv.tensors.streamed import all_elements
+from onnx_gconv.tensors.streamed import StreamedTensor, all_elements
 from onnx_gconv.tensors.types import finite_range
 
 __all__ = ["ChipOf", "WeightOnChips"]
@@ -49,7 +49,11 @@ class WeightOnChips:
 
     def __init__(self, weight: MappedWeight) -> None:
         self.mapped = weight
-        self._targets = weight.tensors
+        # Those of a model that was mapped in memory are computed from its weights, once.
+        self._targets = tuple(
+            ir.Tensor(tensor.numpy(), dtype=tensor.dtype) if isinstance(tensor, StreamedTensor) else tensor
+            for tensor in weight.tensors
+        )
         self._decoding = weight.decoding
         self._zero_point = weight.zero_point
 

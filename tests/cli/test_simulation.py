@@ -67,9 +67,17 @@ def test_accuracy_over_time(gconv, mapped, tmp_path):
     assert "One layer on the chip, all others ideal, 1d after" in shown.stdout
 
 
+def test_a_plain_model_is_mapped_with_the_options_of_map(gconv):
+    options = ["--device", "reram-cmo", "--granularity", "channel", "--times", "0s", "--repeats", 1]
+    found = gconv("simulate", model_path("digits_mlp.onnx"), *options)
+    assert found.code == 0, found.stderr
+    assert "mapped in memory: 3 weights, SinglePairConductanceConverter of 9 to 88.2" in found.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "options", "message"),
     [
+        ("simulate", ["--levels", "16"], "the model is mapped already, so that a configuration would say nothing"),
         ("program", ["--device", "pmc"], "there is no device model 'pmc'; the nearest names are pcm"),
         ("program", ["--time", "soon"], "a time is a number and one of s, min, h, d, mo, y"),
         ("program", ["--device-option", "x"], "--device-option is KEY=VALUE, such as read_scale=0.5, but not 'x'"),

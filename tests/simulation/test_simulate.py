@@ -354,12 +354,54 @@ def test_a_model_of_a_fixed_batch_is_run_in_batches(parse, normal, tmp_path):
         simulate(tmp_path / "mapped.onnx", inputs=tmp_path / "in.npz", batch=3)
 
 
-def test_models_that_are_not_mapped_or_simulated_already(digits, tmp_path):
-    with pytest.raises(gconv.ModelError, match="carries no mapping"):
-        simulate(model_path("digits_mlp.onnx"))
+def test_a_chip_is_not_simulated_again(digits, tmp_path):
     program_model(digits / "mapped.onnx", tmp_path / "chip.onnx")
     with pytest.raises(gconv.ModelError, match="has conductances of a simulated chip"):
         simulate(tmp_path / "chip.onnx")
+
+
+# Plain models
+
+
+def test_a_plain_model_is_mapped_in_memory(digits):
+    plain = {"inputs": digits / "data.npz", "labels": "labels", "times": TIMES, "repeats": 3, "seed": 5}
+    report = simulate(model_path("digits_mlp.onnx"), **plain)
+    assert report.times == simulated(digits).times
+    assert report.notes == ("mapped in memory: 3 weights, SinglePairConductanceConverter of 0 to 25 \u00b5S",)
+    assert simulate(model_path("digits_mlp.onnx"), mapping={"granularity": "channel"}, **plain).times != report.times
+
+
+def test_a_plain_model_is_mapped_to_the_range_of_the_device_unless_another_one_is_given(digits):
+    plain = {"times": ["1h"], "repeats": 1}
+    report = simulate(model_path("digits_mlp.onnx"), "reram-cmo", **plain)
+    assert report.notes[0].startswith(
+        "mapped in memory: 3 weights, SinglePairConductanceConverter of 9 to 88.2 \u00b5S"
+    )
+    with pytest.raises(
+        gconv.ConfigError, match="has conductances from 9 to 90 \u00b5S, but the device reram-cmo is valid"
+    ):
+        simulate(model_path("digits_mlp.onnx"), "reram-cmo", mapping={"g_max": 90.0, "g_min": 9.0}, **plain)
+    with pytest.raises(gconv.ConfigError, match="has conductances from 0 to 25 \u00b5S"):
+        simulate(model_path("digits_mlp.onnx"), "reram-cmo", "single-pair", **plain)
+
+
+def test_weights_that_are_left_out_are_counted_and_stay_ideal(digits):
+    plain = {"times": ["1d"], "repeats": 1, "metric": "sqnr"}
+    report = simulate(model_path("digits_mlp.onnx"), mapping={"exclude": ["hidden*"]}, **plain)
+    assert report.notes[0].endswith("; 2 more weights of MVM ops are not, and stay ideal")
+    assert report.times[0].values[0] > simulate(model_path("digits_mlp.onnx"), **plain).times[0].values[0]
+
+
+def test_options_of_the_mapping_are_for_plain_models(digits):
+    for options, name in (({"mapping": {"levels": 16}}, "levels"), ({"converter": "dual-pair"}, "a converter")):
+        with pytest.raises(gconv.ConfigError, match=f"the model is mapped already, so that {name} would say nothing"):
+            simulate(digits / "mapped.onnx", **options)
+
+
+def test_a_plain_model_without_weights(parse, tmp_path):
+    save_model(parse("g (float[2,4] x) => (float[2,4] y) { y = Neg(x) }"), tmp_path / "plain.onnx")
+    with pytest.raises(gconv.ConfigError, match="no weights that could be mapped, so that there is nothing"):
+        simulate(tmp_path / "plain.onnx")
 
 
 def test_the_model_is_not_changed_and_nothing_is_left_behind(digits, tmp_path, monkeypatch):

@@ -1,0 +1,76 @@
+"""Maps a plain model in memory, for a device."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions
+from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.mapping import MANIFEST_KEY
+from onnx_gconv.mapping.preconditions import manifest_or_none
+from onnx_gconv.mapping.unlisted import rebuilding_node
+from onnx_gconv.passes import MapConductances
+
+__all__ = ["Mapped", "mapped_in_memory"]
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """How a plain model was mapped.
+
+    Attributes:
+        note: What to say of it.
+        digest: What tells this mapping from others.
+    """
+
+    note: str
+    digest: str
+
+
+def mapped_in_memory(
+    model: ir.Model,
+    device: DeviceModel,
+    converter: ConverterLike | None,
+    config: ConfigurationLike | None,
+    options: MappingOptions,
+) -> Mapped | None:
+    """Map a plain model in place; leave a mapped one as it is.
+
+    Args:
+        model: The model.
+        device: If nothing is said of the range of conductances, it is that of the device.
+        converter: As for `MapConductances`.
+        config: As for `MapConductances`.
+        options: As for `MapConductances`.
+
+    Returns:
+        How it was mapped; None if it was mapped already.
+
+    Raises:
+        ConfigError: If it was, and options were given; or an option is wrong.
+        ModelError: If it cannot be mapped, or nothing in it can.
+        UnmappableWeightError: If a weight has values that no conductance can hold.
+    """
+    given = [name for name, value in options.items() if value is not None]
+    if manifest_or_none(model) is not None or rebuilding_node(model) is not None:
+        if converter is not None or config is not None or given:
+            name = "a converter" if converter is not None else "a configuration" if config is not None else given[0]
+            raise ConfigError(f"the model is mapped already, so that {name} would say nothing; leave it out")
+        return None
+    settings = {"g_max": device.g_max, "g_min": device.g_min} if converter is None and config is None else {}
+    if any(name in given for name in ("converter", "g_max", "g_min", "preset")):
+        settings = {}
+    MapConductances(converter, configuration=config, **{**settings, **options})(model)  # type: ignore[arg-type]
+    manifest = manifest_or_none(model)
+    if manifest is None:
+        raise ConfigError("the model has no weights that could be mapped, so that there is nothing to simulate")
+    rule = manifest.weights[0].converter.converter()
+    skipped = sum(item.is_mvm for item in manifest.skipped)
+    count, name = len(manifest.weights), type(rule).__name__
+    note = f"mapped in memory: {count} weights, {name} of {rule.g_min:g} to {rule.g_max:g} \u00b5S"
+    left = f"; {skipped} more weights of MVM ops are not, and stay ideal" if skipped else ""
+    return Mapped(f"{note}{left}", hashlib.sha256(model.metadata_props[MANIFEST_KEY].encode()).hexdigest())

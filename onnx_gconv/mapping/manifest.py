@@ -110,7 +110,7 @@ class ConsumerRecord(_Record):
     node: str
     op_type: str
     domain: str
-    slot: int
+    slot: int = Field(ge=0)
     graph: str
     is_mvm: bool
     path: tuple[RearrangementRecord, ...]

@@ -62,6 +62,7 @@ TURNED = [{"op": "transpose", "argument": [1, 0, 2, 3]}]
 
 LIES = {
     "another slot": (consumer(slot=0), "the manifest says that node c (Conv) reads it at input 0 as 2 matrices of 2x2"),
+    "a slot before the first": (consumer(slot=-1), "slot"),
     "another node and slot": (
         consumer(node="d", slot=0),
         "the manifest says that node d (Conv) reads it at input 0 as",

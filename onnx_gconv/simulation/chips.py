@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -42,6 +43,12 @@ class Chips:
     model: DeviceModel
     seed: int
     compensation: DriftCompensation
+
+    @property
+    def digest(self) -> str:
+        """What tells the device model from others of its name, such as one with other measurements."""
+        state = json.dumps(vars(self.model), default=_as_list, sort_keys=True)
+        return hashlib.sha256(f"{type(self.model).__qualname__} {state}".encode()).hexdigest()
 
     def chip(self, number: int, seconds: float) -> ChipOf:
         """One of them at a time."""

@@ -162,7 +162,7 @@ def simulate(
             chosen = _chosen(output, ideal)
             figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
             of_ideal = figure.of(ideal, samples.labels, ideal)
-            run = _Run(bench, on_chips, chips, samples, figure, ideal)
+            run = _Run(bench, on_chips, chips, samples, figure, chosen, ideal)
             with opened_journal(None if journal is None else Path(journal), run.identity(source, done)) as notes:
                 found = run.values(trials, notes, workers, progress_of_step(progress, "simulate"))
     by_time = {each: [found[_Trial(k, each).key] for k in range(repeats)] for each in seconds}
@@ -207,6 +207,7 @@ class _Run:
     chips: Chips
     samples: Samples
     metric: Metric
+    output: str
     ideal: Outputs
 
     def identity(self, source: Path, mapping: Mapped | None) -> dict[str, Any]:
@@ -221,7 +222,14 @@ class _Run:
         with source.open("rb") as file:
             model = hashlib.file_digest(file, "sha256").hexdigest()
         chips = self.chips.record(0, 0.0).model_dump(mode="json", exclude={"chip", "seconds"})
-        said = {"model": model, "inputs": hashed.hexdigest(), "metric": self.metric.name, **chips}
+        said = {
+            "model": model,
+            "inputs": hashed.hexdigest(),
+            "metric": self.metric.name,
+            "output": self.output,
+            **chips,
+        }
+        said["device_model"] = self.chips.digest
         return said if mapping is None else {**said, "mapping": mapping.digest}
 
     def values(

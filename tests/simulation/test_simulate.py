@@ -255,6 +255,21 @@ def test_a_journal_of_another_simulation_is_refused(digits, tmp_path, options, k
         simulated(digits, journal=tmp_path / "j.jsonl", **options)
 
 
+def test_a_journal_of_another_output_or_of_other_measurements_is_refused(parse, normal, tmp_path):
+    model = parse("g (float[2,4] x) => (float[2,4] y, float[2,4] z) { y = MatMul(x, W) z = Neg(y) }", W=normal(4, 4))
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    options = {"times": ["0s"], "repeats": 1, "journal": tmp_path / "j.jsonl"}
+    device = tmp_path / "lab.csv"
+    device.write_text("target_us,seconds,mean_us,sigma_us\n0,0,0,1\n25,0,25,1\n")
+    simulate(tmp_path / "mapped.onnx", str(device), **options)
+    with pytest.raises(gconv.ConfigError, match="another simulation: its output is y, not z"):
+        simulate(tmp_path / "mapped.onnx", str(device), output="z", **options)
+    device.write_text("target_us,seconds,mean_us,sigma_us\n0,0,0,2\n25,0,25,1\n")
+    with pytest.raises(gconv.ConfigError, match="another simulation: its device_model is"):
+        simulate(tmp_path / "mapped.onnx", str(device), **options)
+
+
 @pytest.mark.parametrize("text", ["hello\n", "{}\n", "x", "[1]\n"])
 def test_a_file_that_is_no_journal_is_left_alone(digits, tmp_path, text):
     (tmp_path / "notes.txt").write_text(text)

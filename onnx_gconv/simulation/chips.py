@@ -47,7 +47,7 @@ class Chips:
     @property
     def digest(self) -> str:
         """What tells the device model from others of its name, such as one with other measurements."""
-        state = json.dumps(vars(self.model), default=_as_list, sort_keys=True)
+        state = json.dumps(getattr(self.model, "__dict__", {}), default=_as_list, sort_keys=True)
         return hashlib.sha256(f"{type(self.model).__qualname__} {state}".encode()).hexdigest()
 
     def chip(self, number: int, seconds: float) -> ChipOf:
@@ -118,5 +118,5 @@ def check_range(weight: MappedWeight, chips: Chips) -> None:
 
 
 def _as_list(value: Any) -> Any:  # noqa: ANN401 - a setting of any kind
-    """What JSON has no form for: arrays of NumPy are lists, and all else is said as Python does."""
-    return value.tolist() if hasattr(value, "tolist") else repr(value)
+    """What JSON has no form for: arrays of NumPy are lists; of all else the type is said, the same in each process."""
+    return value.tolist() if hasattr(value, "tolist") else f"<{type(value).__qualname__}>"

@@ -153,7 +153,7 @@ def run_demo(folder: Path) -> DemoReport:
         drift_compensation="global",
     )
     picture = folder / _PICTURE if has_matplotlib() else None
-    write_results(simulation, check_results(None, picture, [original]))
+    write_results(simulation, check_results(None, picture))
     models = [original, mapping.output, restoring.output, folder / _WITH_LEVELS]
     accuracies = tuple(_accuracies(models, images, labels))
     return DemoReport(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -152,8 +154,11 @@ def simulate(
     from onnx_gconv.simulation.results import check_results, write_results
 
     settings = settings_of("--device-option", device_option or (), "read_scale=0.5")
-    results = check_results(csv, plot, [model, *([] if inputs is None else [inputs])])
-    with progress_bar({"simulate": "Simulating chips"}, quiet=quiet) as progress:
+    results = check_results(csv, plot)
+    with (
+        progress_bar({"simulate": "Simulating chips"}, quiet=quiet) as progress,
+        contextlib.redirect_stdout(sys.stderr),  # what a metric prints is no result
+    ):
         report = simulation.simulate(
             model,
             device,

@@ -64,7 +64,8 @@ class MeasuredDevice(BaseDeviceModel):
         for what in ("targets", "seconds", "mean", "sigma"):
             values = getattr(self, f"_{what}")
             if not (np.isfinite(values).all() and values.min() >= 0):
-                raise ConfigError(f"device measured: {what} are 0 or more, but there is {values.min():g}")
+                wrong = values[~(np.isfinite(values) & (values >= 0))].flat[0]
+                raise ConfigError(f"device measured: {what} are 0 or more, but there is {wrong:g}")
         for what, values in (("targets", self._targets), ("times", self._seconds)):
             if not (np.diff(values) > 0).all():
                 raise ConfigError(f"device measured: {what} ascend, but they are {', '.join(f'{x:g}' for x in values)}")
@@ -141,7 +142,7 @@ def _at_time(table: NDArray[np.float64], times: NDArray[np.float64], seconds: fl
 def _rows(path: Path) -> list[tuple[int, tuple[float, ...]]]:
     """The lines of a table and their numbers, in the order of the columns."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file)
             header = [name.strip() for name in next(lines, [])]
             missing = [name for name in _COLUMNS if name not in header]

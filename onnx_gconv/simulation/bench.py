@@ -87,15 +87,18 @@ class Bench:
         found = [self._session.run({**feeds, **of_chip}) for feeds in samples.batches()]
         if len(found) == 1:
             return found[0]
-        return {name: _joined(name, [each[name] for each in found]) for name in found[0]}
+        return {name: _joined(name, [each[name] for each in found], samples) for name in found[0]}
 
     def _specs(self) -> list[InputSpec]:
         return [spec for spec in self._session.read_input_specs() if spec.name not in self._names]
 
 
-def _joined(name: str, parts: list[Any]) -> NDArray[Any]:
-    arrays = all(isinstance(part, np.ndarray) and part.ndim for part in parts)
-    if not arrays or len({part.shape[1:] for part in parts}) > 1:
+def _joined(name: str, parts: list[Any], samples: Samples) -> NDArray[Any]:
+    starts = range(0, samples.count, samples.batch)
+    sizes = [min(samples.batch, samples.count - start) for start in starts]
+    pairs = zip(parts, sizes, strict=True)
+    is_whole = all(isinstance(part, np.ndarray) and part.ndim and len(part) == size for part, size in pairs)
+    if not is_whole or len({part.shape[1:] for part in parts}) > 1:
         raise ConfigError(
             f"the output '{name}' cannot be joined from several batches; run all samples at once, with a larger --batch"
         )

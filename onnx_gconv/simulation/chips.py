@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from numbers import Real
+from typing import Any, SupportsIndex
 
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.devices.registry import device_model
@@ -19,7 +21,7 @@ from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.simulation.times import parse_time
 from onnx_gconv.simulation.trial import ChipOf
 
-__all__ = ["Chips", "check_number", "check_range", "chips_of", "seconds_of"]
+__all__ = ["Chips", "check_range", "chips_of", "seconds_of", "whole_number"]
 
 _SEEDS = 2**64
 
@@ -67,7 +69,7 @@ class Chips:
 
 
 def chips_of(
-    device: str | DeviceModel, settings: Mapping[str, Any], seed: int, compensation: DriftCompensation
+    device: str | DeviceModel, settings: Mapping[str, Any], seed: SupportsIndex, compensation: DriftCompensation
 ) -> Chips:
     """The chips of a device model by its name, or of a device model.
 
@@ -76,21 +78,35 @@ def chips_of(
     """
     if compensation not in {"none", "global"}:
         raise ConfigError(f"the compensation of drift is 'none' or 'global', but not '{compensation}'")
-    check_number("seed", seed)
+    seed = whole_number("seed", seed)
     if isinstance(device, str):
         known = json.loads(json.dumps(dict(settings), default=_as_list))
         return Chips(device, known, device_model(device, **settings), seed, compensation)
     if settings:
         raise ConfigError(f"the setting '{next(iter(settings))}' is for a device by name; give it to the device model")
-    if isinstance(device, DeviceModel):
+    if isinstance(device, DeviceModel) and not isinstance(device, type):
+        for name in ("g_min", "g_max"):
+            value = getattr(device, name)
+            if not (isinstance(value, Real) and math.isfinite(value)):
+                raise ConfigError(f"{name} of the device model is a number in \u00b5S, but it is {value!r}")
         return Chips(str(getattr(device, "name", type(device).__name__)), {}, device, seed, compensation)
     raise ConfigError(f"a device is the name of a model, or a device model, but not a {type(device).__name__}")
 
 
-def check_number(what: str, number: int) -> None:
-    """Raise ConfigError unless a seed, or the number of a chip, is a whole number of 64 bits."""
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < _SEEDS:
-        raise ConfigError(f"the {what} is an integer from 0 to 2^64 - 1, but it is {number!r}")
+def whole_number(what: str, number: SupportsIndex, low: int = 0, high: int = _SEEDS - 1) -> int:
+    """A seed, or another whole number, as Python's own.
+
+    Raises:
+        ConfigError: If it is none, or outside of the limits.
+    """
+    try:
+        found = None if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        found = None
+    if found is None or not low <= found <= high:
+        until = "" if high < _SEEDS - 1 else " to 2^64 - 1"
+        raise ConfigError(f"the {what} is a whole number from {low}{until}, but it is {number!r}")
+    return found
 
 
 def seconds_of(time: str | float) -> float:
@@ -99,6 +115,8 @@ def seconds_of(time: str | float) -> float:
     Raises:
         ConfigError: If it is none.
     """
+    if not isinstance(time, (str, Real)):
+        raise ConfigError(f"a time is a number of seconds, or a text such as 1d, but not a {type(time).__name__}")
     seconds = parse_time(time) if isinstance(time, str) else float(time)
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ConfigError(f"a time is 0 seconds or more after programming, but it is {seconds}")

@@ -60,9 +60,9 @@ def opened_journal(path: Path | None, of: Mapping[str, Any]) -> Iterator[Journal
         return
     head = json.dumps({"format": _FORMAT, **of}, sort_keys=True)
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        done, end = _entries(path, text, head)
-        with path.open("r+" if text else "w", encoding="utf-8", newline="\n") as file:
+        content = path.read_bytes() if path.exists() else b""
+        done, end = _entries(path, content, head)
+        with path.open("r+" if content else "w", encoding="utf-8", newline="\n") as file:
             file.seek(end)
             file.truncate()  # a line that a run was killed in
             if not end:
@@ -74,12 +74,12 @@ def opened_journal(path: Path | None, of: Mapping[str, Any]) -> Iterator[Journal
         raise ConfigError(f"the journal '{path}' cannot be used: {reason}; choose another one") from error
 
 
-def _entries(path: Path, text: str, head: str) -> tuple[dict[str, float], int]:
+def _entries(path: Path, content: bytes, head: str) -> tuple[dict[str, float], int]:
     """What a journal has, and where its last whole line ends, in bytes."""
-    lines = text.splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
+    end = content.rfind(b"\n") + 1
+    whole = content[:end].decode("utf-8").splitlines()
     if not whole:
-        if text and not head.startswith(text):
+        if content and not head.encode().startswith(content):
             raise _no_journal(path)
         return {}, 0
     try:
@@ -105,7 +105,7 @@ def _entries(path: Path, text: str, head: str) -> tuple[dict[str, float], int]:
             raise ConfigError(
                 f"the journal '{path}', line {number}, is damaged; remove that line, or the file"
             ) from None
-    return done, len("".join(whole).encode("utf-8"))
+    return done, end
 
 
 def _no_journal(path: Path) -> ConfigError:

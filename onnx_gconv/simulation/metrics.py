@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import math
 import re
@@ -33,11 +34,13 @@ class Metric:
     Attributes:
         name: As it was asked for.
         unit: ``dB``, or nothing for shares and numbers of any kind.
+        digest: What tells a function of the user's from another one of its name; empty for the built-in metrics.
         compute: Gives it from the outputs, the labels and the outputs of the ideal model.
     """
 
     name: str
     unit: str
+    digest: str
     compute: Callable[[Outputs, NDArray[Any] | None, Outputs], float]
 
     def of(self, outputs: Outputs, labels: NDArray[Any] | None, ideal: Outputs) -> float:
@@ -50,7 +53,7 @@ class Metric:
             found = float(self.compute(outputs, labels, ideal))
         except ConfigError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"the metric '{self.name}' fails: {type(error).__name__}: {reason}") from error
         if math.isnan(found):
@@ -75,34 +78,43 @@ def metric_of(name: str | None, output: str, *, has_labels: bool) -> Metric:
         if not has_labels:
             raise ConfigError(f"the metric '{name}' needs labels; name an array of the inputs with --labels")
         count = 1 if top is None else int(top[1])
-        return Metric(name, "", lambda outputs, labels, _: _top(outputs[output], labels, count))
+        return Metric(name, "", "", lambda outputs, labels, _: _top(_numbers(outputs, output), labels, count))
     of_ideal = {"sqnr": (_sqnr, "dB"), "cosine": (_cosine, ""), "agreement": (_agreement, "")}
     if name in of_ideal:
         figure, unit = of_ideal[name]
-        return Metric(name, unit, lambda outputs, _, ideal: figure(outputs[output], ideal[output]))
+        return Metric(name, unit, "", lambda outputs, _, ideal: figure(_numbers(outputs, output), ideal[output]))
     if (found := _FUNCTION.fullmatch(name)) is not None:
         function = _imported(name, *found.groups())
-        return Metric(name, "", lambda outputs, labels, _: function(outputs, labels))
+        return Metric(name, "", _digest(function), lambda outputs, labels, _: function(outputs, labels))
     raise ConfigError(f"there is no metric '{name}'; there are {_BUILT_IN}")
 
 
 def _imported(name: str, module: str, function: str) -> Callable[..., Any]:
     """A function of a module that is installed, or lies in the present folder."""
-    folder = str(Path.cwd())
-    added = folder not in sys.path
-    if added:
-        sys.path.insert(0, folder)
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)  # and it stays: the function may import its neighbours later
     try:
         found = getattr(importlib.import_module(module), function)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"the metric '{name}' cannot be imported: {type(error).__name__}: {reason}") from error
-    finally:
-        if added:
-            sys.path.remove(folder)
     if not callable(found):
         raise ConfigError(f"the metric '{name}' is a {type(found).__name__}, no function of outputs and labels")
     return found  # type: ignore[no-any-return]  # it is checked to be callable
+
+
+def _digest(function: Callable[..., Any]) -> str:
+    """The file of a function, hashed."""
+    file = getattr(sys.modules.get(getattr(function, "__module__", "")), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
+
+
+def _numbers(outputs: Outputs, output: str) -> NDArray[Any]:
+    """An output in which there is a number everywhere."""
+    found: NDArray[Any] = outputs[output]
+    if found.dtype.kind not in "iub" and np.isnan(found.astype(np.float64)).any():
+        raise ConfigError(f"the output '{output}' has elements that are no numbers (NaN); give other inputs")
+    return found
 
 
 def _top(found: NDArray[Any], labels: NDArray[Any] | None, count: int) -> float:

@@ -19,7 +19,7 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.simulation.chip_weight import DriftCompensation, drift_factor, simulated_tensors, weight_errors
-from onnx_gconv.simulation.chips import Chips, check_number, check_range, chips_of, seconds_of
+from onnx_gconv.simulation.chips import Chips, check_range, chips_of, seconds_of, whole_number
 from onnx_gconv.simulation.report import ProgramReport, SimulatedWeight
 from onnx_gconv.tensors.streamed import worker_count
 
@@ -69,9 +69,9 @@ def program_model(
     source = check_model_path(mapped)
     target = default_chip_path(source) if output is None else Path(output)
     chips = chips_of(device, settings or {}, seed, drift_compensation)
-    check_number("chip", chip)
+    chip = whole_number("chip", chip)
     seconds = seconds_of(time)
-    check_output_path(target, [source])
+    check_output_path(target, [source, *([Path(device)] if isinstance(device, str) and Path(device).is_file() else [])])
     watched = WatchedFiles()
     model = load_model(source, watched)
     with named_in_messages(source, options_concern_it=False), watched.blamed():

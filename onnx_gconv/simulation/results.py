@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +12,9 @@ from onnx_gconv.simulation.simulation_report import SimulationReport, has_matplo
 
 __all__ = ["ResultFiles", "check_results", "has_matplotlib", "write_results"]
 
-_PICTURES = {".png", ".svg", ".pdf"}
+# How they begin
+_PICTURES = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+_TABLE = b"seconds,chip,"
 
 
 @dataclass(frozen=True)
@@ -25,26 +25,45 @@ class ResultFiles:
     plot: Path | None
 
 
-def check_results(csv: Path | None, plot: Path | None, sources: Iterable[Path]) -> ResultFiles:
+def check_results(csv: Path | None, plot: Path | None) -> ResultFiles:
     """Check that results can be written, before a simulation takes its time.
 
+    Only an older table, or a picture of that kind, is replaced: any other file may be one that is simulated.
+
     Raises:
-        ConfigError: If one cannot be, would replace what is simulated, or is a picture of a kind that is not drawn.
+        ConfigError: If one cannot be, would replace something else, or is a picture of a kind that is not drawn.
     """
-    known = {source.resolve() for source in sources}
     for path in (csv, plot):
         if path is None:
             continue
-        if path.resolve() in known:
-            raise ConfigError(f"cannot write '{path}': it is what is simulated; choose another name")
         if path.is_dir() or not path.absolute().parent.is_dir():
             what = "it is a folder" if path.is_dir() else f"there is no folder '{path.parent}'"
             raise ConfigError(f"cannot write '{path}': {what}; choose another name")
-    if plot is not None and plot.suffix.lower() not in _PICTURES:
-        raise ConfigError(f"cannot draw '{plot}': pictures end in {', '.join(sorted(_PICTURES))}")
     if plot is not None:
+        if plot.suffix.lower() not in _PICTURES:
+            raise ConfigError(f"cannot draw '{plot}': pictures end in {', '.join(sorted(_PICTURES))}")
+        _check_replaced(plot, _PICTURES[plot.suffix.lower()], "picture of that kind")
         require_matplotlib()
+    if csv is not None:
+        _check_replaced(csv, _TABLE, "table of a simulation")
+        if plot is not None and csv.absolute() == plot.absolute():
+            raise ConfigError(f"the table and the picture cannot both be '{csv}'; choose another name for one of them")
     return ResultFiles(csv, plot)
+
+
+def _check_replaced(path: Path, begin: bytes, kind: str) -> None:
+    """Raise ConfigError if there is something that does not begin like an older result."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"cannot write '{path}': it is a link, or no file; choose another name")
+    try:
+        found = b""
+        if path.exists():
+            with path.open("rb") as file:
+                found = file.read(len(begin))
+    except OSError as error:
+        raise ConfigError(f"cannot write '{path}': {error.strerror}; choose another name") from error
+    if found and found != begin:
+        raise ConfigError(f"'{path}' exists, and is no {kind}; choose another name")
 
 
 def write_results(report: SimulationReport, files: ResultFiles) -> None:
@@ -63,14 +82,13 @@ def write_results(report: SimulationReport, files: ResultFiles) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
+    hidden = path.absolute().with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.absolute().parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
-                os.replace(file.name, path)  # noqa: PTH105 - of a file that is still open
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        try:
+            hidden.write_bytes(content)
+            hidden.replace(path)
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise ConfigError(f"cannot write '{path}': {error.strerror}; choose another place") from error

@@ -20,8 +20,8 @@ def weights_as_inputs(model: ir.Model, weights: Sequence[MappedWeight]) -> tuple
         before:  Sub(W.g_plus, W.g_minus) -> W.g_difference    Div(W.g_difference, W.g_scale) -> W    MatMul(x, W)
         after:   MatMul(x, W.simulated)                        with W.simulated an input
 
-    A value of the main graph is seen in the bodies of If, Loop and Scan, too. Weights that are outputs of a graph stay
-    outputs, as the mapping rebuilds them.
+    A value of the main graph is seen in the bodies of If, Loop and Scan, too. A weight that is an output of a graph is
+    given by an Identity node there.
 
     Args:
         model: The mapped model. It carries no mapping any more.
@@ -40,8 +40,22 @@ def weights_as_inputs(model: ir.Model, weights: Sequence[MappedWeight]) -> tuple
         )
         for node, index in tuple(old.uses()):
             node.replace_input_with(index, value)
+        _replace_outputs(old, value)
         remove_unused(weight.nodes[:1])
         model.graph.inputs.append(value)
         found.append(value.name or "")
     remove_manifest(model)
     return tuple(found)
+
+
+def _replace_outputs(old: ir.Value, new: ir.Value) -> None:
+    """Let the outputs of a graph that are one value be another one, under the old name."""
+    producer = old.producer()
+    if not old.is_graph_output() or producer is None or not isinstance(graph := producer.graph, ir.Graph):
+        return
+    output = ir.Value(name=old.name, type=old.type, shape=old.shape)
+    graph.append(ir.Node("", "Identity", [new], outputs=[output]))
+    for number, value in enumerate(graph.outputs):
+        if value is old:
+            graph.outputs[number] = output
+    old.name = f"{old.name}.ideal"

@@ -51,8 +51,8 @@ class Samples:
 def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, batch: int | None) -> Samples:
     """Samples from an .npz file with an array for each input, and one for the labels.
 
-    Inputs whose first axis is as long as that of the first input, which is not a scalar, have the samples along it;
-    all others are the same for each batch.
+    The first axis of the first input, which is not a scalar, is that of the samples. Other inputs have it too if their
+    first axis is as long, and of the same name or size in the model; all others are the same for each batch.
 
     Args:
         path: The file.
@@ -84,29 +84,38 @@ def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, bat
         if found.dtype.kind not in "iub":
             raise ConfigError(f"{path}: the labels '{labels}' are {found.dtype}, but classes are integers")
     samples = _cut(arrays, specs, batch, path)
+    check_inputs(next(samples.batches()), specs, source=str(path))
     if found is not None and (not found.ndim or len(found) != samples.count):
         many = len(found) if found.ndim else 1
         raise ConfigError(f"{path}: there are {many} labels for {samples.count} samples; there is one for each")
-    check_inputs(next(samples.batches()), specs, source=str(path))
-    return replace(samples, labels=found)
+    if found is not None:
+        found = found.astype(np.int64)
+        found.setflags(write=False)  # all chips share them
+    # Of any number of samples, and in the types that the runtime takes.
+    free = [replace(spec, shape=(None, *spec.shape[1:])) if spec.name in samples.sliced else spec for spec in specs]
+    return replace(samples, arrays=check_inputs(arrays, free, source=str(path)), labels=found)
 
 
 def _cut(arrays: dict[str, NDArray[Any]], specs: Sequence[InputSpec], batch: int | None, path: Path) -> Samples:
     """The samples without labels, in batches."""
-    with_axes = [spec.name for spec in specs if spec.name in arrays and arrays[spec.name].ndim]
-    count = len(arrays[with_axes[0]]) if with_axes else 1
-    sliced = frozenset(name for name in with_axes if len(arrays[name]) == count)
-    first_axes = [spec.shape[0] for spec in specs if spec.name in sliced and spec.shape]
-    fixed = {axis for axis in first_axes if isinstance(axis, int)}
-    size = min(fixed) if fixed else count
+    with_axes = [spec for spec in specs if spec.name in arrays and arrays[spec.name].ndim and spec.shape]
+    count = len(arrays[with_axes[0].name]) if with_axes else 1
+    if not count:
+        raise ConfigError(f"{path}: there are no samples: the array '{with_axes[0].name}' is empty")
+    axis = with_axes[0].shape[0] if with_axes else None
+    along = [spec for spec in with_axes if len(arrays[spec.name]) == count and spec.shape[0] in (axis, None)]
+    sliced = frozenset(spec.name for spec in along)
+    size = axis if isinstance(axis, int) else count
     if batch is not None:
-        if fixed and fixed != {batch}:
-            raise ConfigError(f"{path}: the model takes batches of {size}, not of {batch}; leave --batch out")
+        if isinstance(axis, int) and axis != batch:
+            raise ConfigError(f"{path}: the model takes batches of {axis}, not of {batch}; leave --batch out")
         size = batch
-    if size < 1 or (fixed and count % size):
+    if isinstance(axis, int) and count < size:
+        raise ConfigError(f"{path}: the model takes {size} samples at once, but there are {count}; give more")
+    if isinstance(axis, int) and count % size:
         raise ConfigError(
             f"{path}: {count} samples cannot be cut into batches of {size}, which is what the model takes; leave out "
-            f"{count % max(size, 1)} of them"
+            f"{count % size} of them"
         )
     if size >= count:
         return Samples(arrays, frozenset(), count, count, None, str(path))

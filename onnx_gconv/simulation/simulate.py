@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chip_weight import DriftCompensation
-from onnx_gconv.simulation.chips import Chips, check_range, chips_of, seconds_of
+from onnx_gconv.simulation.chips import Chips, check_range, chips_of, seconds_of, whole_number
 from onnx_gconv.simulation.journal import Journal, opened_journal
 from onnx_gconv.simulation.mapped_in_memory import Mapped, mapped_in_memory
 from onnx_gconv.simulation.metrics import Metric, Outputs, metric_of
@@ -33,8 +34,11 @@ from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.simulation.simulation_report import SimulatedLayer, SimulatedTime, SimulationReport
 from onnx_gconv.simulation.spread import spread_of
 from onnx_gconv.simulation.trial import WeightOnChips
+from onnx_gconv.tensors.external import external_files
 
 __all__ = ["DEFAULT_TIMES", "simulate"]
+
+_MOST_TRIALS = 10_000_000
 
 DEFAULT_TIMES = ("1s", "1h", "1d", "1mo", "1y")
 
@@ -66,7 +70,7 @@ def simulate(
     config: ConfigurationLike | None = None,
     mapping: MappingOptions | None = None,
     settings: Mapping[str, Any] | None = None,
-    times: Sequence[str | float] = DEFAULT_TIMES,
+    times: str | float | Sequence[str | float] = DEFAULT_TIMES,
     repeats: int = 25,
     inputs: str | os.PathLike[str] | None = None,
     labels: str | None = None,
@@ -97,7 +101,7 @@ def simulate(
         mapping: How a plain model is mapped besides, and what of it, such as ``{"granularity": "channel"}``; it wins
             over `config`.
         settings: Of the device model.
-        times: How long after programming: seconds, or texts such as ``1d``.
+        times: How long after programming: seconds, or texts such as ``1d``; several, or one.
         repeats: How many chips.
         inputs: An .npz file with an array for each input, samples along the first axis, and the labels. Generated
             inputs if None.
@@ -127,15 +131,17 @@ def simulate(
     source = check_model_path(model)
     chips = chips_of(device, settings or {}, seed, drift_compensation)
     seconds = _times(times)
-    for what, number in (("repeats", repeats), ("workers", workers), *([] if batch is None else [("batch", batch)])):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ConfigError(f"{what} is a whole number from 1, but it is {number!r}")
+    repeats, workers = whole_number("number of chips", repeats, 1), whole_number("number of workers", workers, 1)
+    batch = None if batch is None else whole_number("batch", batch, 1)
+    if repeats * len(seconds) > _MOST_TRIALS:
+        raise ConfigError(f"{repeats:,} chips at {len(seconds)} times are over {_MOST_TRIALS:,} trials; take fewer")
     if inputs is None and (labels is not None or batch is not None):
         raise ConfigError("labels and batches are for inputs of your own; give a file with inputs, too")
     if inputs is not None and (dims or values):
         raise ConfigError("sizes and values are for generated inputs; give either them or the inputs themselves")
     watched = WatchedFiles()
     graph = load_model(source, watched)
+    data = [(file.name, file.stat()) for file in sorted(external_files(graph))]
     with named_in_messages(source, options_concern_it=False), watched.blamed():
         done = mapped_in_memory(graph, chips.model, converter, config, mapping or {})
         weights = target_weights(graph, "simulated", "simulate")
@@ -163,7 +169,7 @@ def simulate(
             figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
             of_ideal = figure.of(ideal, samples.labels, ideal)
             run = _Run(bench, on_chips, chips, samples, figure, chosen, ideal)
-            with opened_journal(None if journal is None else Path(journal), run.identity(source, done)) as notes:
+            with opened_journal(None if journal is None else Path(journal), run.identity(source, data, done)) as notes:
                 found = run.values(trials, notes, workers, progress_of_step(progress, "simulate"))
     by_time = {each: [found[_Trial(k, each).key] for k in range(repeats)] for each in seconds}
     layers = []
@@ -175,7 +181,7 @@ def simulate(
         mapped=source,
         device=chips.device,
         settings=chips.settings,
-        seed=seed,
+        seed=chips.seed,
         repeats=repeats,
         drift_compensation=drift_compensation,
         metric=figure.name,
@@ -183,19 +189,24 @@ def simulate(
         output=chosen,
         ideal=of_ideal,
         times=tuple(SimulatedTime(each, tuple(values), spread_of(values)) for each, values in by_time.items()),
-        sensitivity=tuple(sorted(layers, key=lambda item: item.spread.mean)),
+        sensitivity=tuple(sorted(layers, key=lambda item: _goodness(item.spread.mean, of_ideal))),
         samples=samples.count,
         inputs=samples.source,
         notes=(*([] if done is None else [done.note]), *_notes(of_ideal, found.values(), chosen)),
     )
 
 
+def _goodness(mean: float, ideal: float) -> float:
+    """The larger, the nearer to the ideal model; SQNR has no ideal that is finite."""
+    return -abs(mean - ideal) if math.isfinite(ideal) and math.isfinite(mean) else mean
+
+
 def _notes(ideal: float, found: Iterable[float], output: str) -> tuple[str, ...]:
     """What may be wrong with figures that say nothing."""
     if any(value != ideal for value in found):
         return ()
-    said = f"the output '{output}' gives the same on each chip as on the ideal model; if no mapped weight leads to it, "
-    return (f"{said}choose another one with --output-name",)
+    said = "the metric is on each chip what it is on the ideal model"
+    return (f"{said}; if no mapped weight leads to the output '{output}', choose another one with --output-name",)
 
 
 @dataclass(frozen=True)
@@ -210,7 +221,9 @@ class _Run:
     output: str
     ideal: Outputs
 
-    def identity(self, source: Path, mapping: Mapped | None) -> dict[str, Any]:
+    def identity(
+        self, source: Path, data: Sequence[tuple[str, os.stat_result]], mapping: Mapped | None
+    ) -> dict[str, Any]:
         """What tells this simulation from others, for its journal."""
         hashed = hashlib.sha256()
         for name, array in sorted(self.samples.arrays.items()):
@@ -230,6 +243,8 @@ class _Run:
             **chips,
         }
         said["device_model"] = self.chips.digest
+        said["metric_function"] = self.metric.digest
+        said["data"] = [[name, found.st_size, found.st_mtime_ns] for name, found in data]
         return said if mapping is None else {**said, "mapping": mapping.digest}
 
     def values(
@@ -266,9 +281,10 @@ class _Run:
         return self.metric.of(outputs, self.samples.labels, self.ideal)
 
 
-def _times(times: Sequence[str | float]) -> list[float]:
+def _times(times: str | float | Sequence[str | float]) -> list[float]:
     """Different times in ascending order, in seconds."""
-    seconds = sorted({seconds_of(each) for each in times})
+    listed = times.split(",") if isinstance(times, str) else [times] if isinstance(times, (int, float)) else times
+    seconds = sorted({seconds_of(each) for each in listed})
     if not seconds:
         raise ConfigError("there is no time to simulate; give one or more, such as 1s or 1d")
     return seconds
@@ -277,7 +293,8 @@ def _times(times: Sequence[str | float]) -> list[float]:
 def _chosen(output: str | None, outputs: Outputs) -> str:
     """The name of an output that is an array of numbers."""
     if output is None:  # integers are often inputs that are handed through
-        floats = (name for name, found in outputs.items() if isinstance(found, np.ndarray) and found.dtype.kind == "f")
+        arrays = [(name, found) for name, found in outputs.items() if isinstance(found, np.ndarray) and found.ndim]
+        floats = (name for name, found in arrays if found.dtype.kind in "fV")  # bfloat16 is V
         output = next(floats, next(iter(outputs)))
     name = output
     if name not in outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.devices.base_device import DeviceModel, Devices, FloatArray
-from onnx_gconv.errors import ConfigError
+from onnx_gconv.errors import ConfigError, GconvError
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks, worker_count
 
 __all__ = ["BLOCK_ELEMENTS", "SimulatedDevices", "SimulatedTensor", "Streams", "in_memory"]
@@ -43,9 +44,16 @@ class SimulatedDevices:
     streams: Streams
 
     def programmed(self, stored: NDArray[Any], block: int) -> Devices:
-        """The devices of a block when programming has ended; targets of half precision are computed in float32."""
+        """The devices of a block when programming has ended; targets of half precision are computed in float32.
+
+        Raises:
+            ConfigError: If a target is outside of the range of the model, or the model fails or gives no conductances.
+        """
         targets = stored if stored.dtype in (np.float32, np.float64) else stored.astype(np.float32)
-        devices = self.model.program(targets, self.streams("program", block))
+        with self._named():
+            devices = self.model.program(targets, self.streams("program", block))
+        if not isinstance(devices, Devices):
+            raise ConfigError(f"device {self._name}: `program` gives a {type(devices).__name__}, but no Devices")
         self._check(devices.programmed_us, targets)
         return devices
 
@@ -53,20 +61,42 @@ class SimulatedDevices:
         """One reading of the devices of a block at the time, in µS.
 
         Raises:
-            ConfigError: If the model gives no conductances.
+            ConfigError: If the model fails or gives no conductances.
         """
-        later = self.model.drift(devices, self.seconds, self.streams("drift", block))
-        found = self.model.read(later, self.seconds, self.streams(f"read at {self.seconds!r} s", block))
+        with self._named():
+            later = self.model.drift(devices, self.seconds, self.streams("drift", block))
+            found = self.model.read(later, self.seconds, self.streams(f"read at {self.seconds!r} s", block))
         self._check(found, devices.targets_us)
         return found
 
+    @property
+    def _name(self) -> str:
+        return str(getattr(self.model, "name", type(self.model).__name__))
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say which device model has failed."""
+        try:
+            yield
+        except GconvError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"device {self._name} fails: {type(error).__name__}: {reason}") from error
+
     def _check(self, found: FloatArray, targets: FloatArray) -> None:
-        if found.shape != targets.shape or not np.isfinite(found).all():
-            what = f"the shape {list(found.shape)}" if found.shape != targets.shape else "no finite numbers"
-            raise ConfigError(
-                f"device {getattr(self.model, 'name', type(self.model).__name__)}: for {targets.size} targets it gives "
-                f"{what}; a device model gives one finite conductance for each target"
-            )
+        if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
+            what = f"a {type(found).__name__}" if not isinstance(found, np.ndarray) else f"numbers of {found.dtype}"
+        elif found.shape != targets.shape:
+            what = f"the shape {list(found.shape)}"
+        elif not (found >= 0).all() or not (found <= np.finfo(targets.dtype).max).all():  # NaN is neither
+            what = "no finite numbers from 0"
+        else:
+            return
+        raise ConfigError(
+            f"device {self._name}: for {targets.size} targets it gives {what}; a device model gives one conductance in "
+            "\u00b5S for each target"
+        )
 
 
 class SimulatedTensor(StreamedTensor):

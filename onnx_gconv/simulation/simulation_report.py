@@ -149,7 +149,8 @@ class SimulationReport:
         """A line for each chip at each time: seconds, chip, metric."""
         lines = [csv_line(("seconds", "chip", self.metric))]
         for time in self.times:
-            lines += [csv_line((f"{time.seconds:g}", chip, value)) for chip, value in enumerate(time.values)]
+            seconds = f"{time.seconds:.0f}" if time.seconds.is_integer() else repr(time.seconds)
+            lines += [csv_line((seconds, chip, value)) for chip, value in enumerate(time.values)]
         return "".join(lines)
 
     def plot(self) -> Figure:
@@ -166,7 +167,8 @@ class SimulationReport:
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         shown = [each for each in self.times if math.isfinite(each.spread.mean)]
-        seconds = [max(each.seconds, 1.0) for each in shown]
+        first = min([each.seconds for each in shown if each.seconds > 0], default=1.0)
+        seconds = [each.seconds or first / 10 for each in shown]  # a logarithmic axis has no place for 0
         for time, place in zip(shown, seconds, strict=True):
             axes.plot([place] * len(time.values), time.values, ".", color="0.75", markersize=3, zorder=1)
         means = [each.spread.mean for each in shown]
@@ -199,7 +201,7 @@ class SimulationReport:
         return Group(
             plain(f"Device {self.device}{settings}; drift compensation: {self.drift_compensation}; seed {self.seed}"),
             plain(f"Inputs: {self.inputs} ({samples}); output '{self.output}'"),
-            self._table(f"{self.metric}{unit} of {self.repeats} chips; ideal: {_text(self.ideal)}"),
+            self._table(f"{self.metric}{unit} of {self.repeats} chips; ideal: {self._text(self.ideal)}"),
             *([self._layers()] if self.sensitivity else []),
             *(plain(f"Note: {note}") for note in self.notes),
         )
@@ -210,7 +212,7 @@ class SimulationReport:
         for column in ("mean", "std", "95 % interval of the mean", "lowest", "highest"):
             table.add_column(column, justify="right", no_wrap=True)
         for each in self.times:
-            table.add_row(time_text(each.seconds), *_cells(each.values, each.spread))
+            table.add_row(time_text(each.seconds), *self._cells(each.values, each.spread))
         return table
 
     def _layers(self) -> Table:
@@ -220,17 +222,16 @@ class SimulationReport:
             table.add_column(column, justify="right", no_wrap=True)
         for each in self.sensitivity:
             name = f"{each.name} in {each.graph}" if each.graph else each.name
-            table.add_row(plain(name), *_cells(each.values, each.spread))
+            table.add_row(plain(name), *self._cells(each.values, each.spread))
         return table
 
+    def _cells(self, values: tuple[float, ...], spread: Spread) -> tuple[str, ...]:
+        text, (low, high) = self._text, (spread.low, spread.high)
+        interval = "-" if low is None or high is None else f"{text(low)} to {text(high)}"
+        return text(spread.mean), text(spread.std), interval, text(min(values)), text(max(values))
 
-def _cells(values: tuple[float, ...], spread: Spread) -> tuple[str, ...]:
-    interval = "-" if spread.low is None or spread.high is None else f"{_text(spread.low)} to {_text(spread.high)}"
-    return _text(spread.mean), _text(spread.std), interval, _text(min(values)), _text(max(values))
-
-
-def _text(number: float) -> str:
-    return "no error" if number == math.inf else f"{number:.4f}"
+    def _text(self, number: float) -> str:
+        return "no error" if number == math.inf and self.metric == "sqnr" else f"{number:.4f}"
 
 
 def _number(value: float | None) -> float | None:

@@ -246,6 +246,8 @@ def _with_measured(bounds: NDArray[np.float64], record: WeightRecord, measured: 
     eps = float(ml_dtypes.finfo(record.compute_dtype).eps)
     rounding = _MEASURED_ROUNDINGS * eps * (record.max_abs + measured.max_abs_error)
     to_code = _HALF_A_CODE if record.rounded else 0.0
+    if not record.rounded and record.dtype != record.compute_dtype:  # it is cast, and may be larger than the original
+        rounding += float(ml_dtypes.finfo(record.dtype).eps) * (record.max_abs + measured.max_abs_error)
     widened: NDArray[np.float64] = 2 * bounds + measured.max_abs_error + rounding + to_code
     return widened
 

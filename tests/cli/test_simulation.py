@@ -81,13 +81,14 @@ def test_a_plain_model_is_mapped_with_the_options_of_map(gconv):
         ("program", ["--device", "pmc"], "there is no device model 'pmc'; the nearest names are pcm"),
         ("program", ["--time", "soon"], "a time is a number and one of s, min, h, d, mo, y"),
         ("program", ["--device-option", "x"], "--device-option is KEY=VALUE, such as read_scale=0.5, but not 'x'"),
-        ("program", ["--seed", "-1"], "the seed is an integer from 0 to 2^64 - 1, but it is -1"),
+        ("program", ["--seed", "-1"], "the seed is a whole number from 0 to 2^64 - 1, but it is -1"),
         ("simulate", ["--times", "1s,,1d"], "a time is a number and one of s, min, h, d, mo, y"),
         ("simulate", ["--labels", "labels"], "labels and batches are for inputs of your own"),
         ("simulate", ["--plot", "p.gif"], "cannot draw 'p.gif': pictures end in .pdf, .png, .svg"),
         ("simulate", ["--csv", "no/such/t.csv"], "cannot write 'no/such/t.csv': there is no folder 'no/such'"),
-        ("simulate", ["--csv", "{mapped}"], "it is what is simulated; choose another name"),
-        ("simulate", ["--repeats", "0"], "repeats is a whole number from 1, but it is 0"),
+        ("simulate", ["--csv", "{mapped}"], "exists, and is no table of a simulation; choose another name"),
+        ("simulate", ["--plot", "{mapped}.png", "--csv", "{mapped}.png"], "cannot both be"),
+        ("simulate", ["--repeats", "0"], "the number of chips is a whole number from 1 to 2^64 - 1, but it is 0"),
     ],
 )
 def test_wrong_usage_is_one_line(gconv, mapped, command, options, message):
@@ -97,3 +98,37 @@ def test_wrong_usage_is_one_line(gconv, mapped, command, options, message):
     [line] = found.stderr.splitlines()
     assert message in line
     assert mapped.read_bytes() == before
+
+
+def test_results_replace_older_ones_and_nothing_else(gconv, mapped, tmp_path):
+    options = ["--times", "0s", "--repeats", 1]
+    for _ in range(2):
+        results = ["--csv", tmp_path / "t.csv", "--plot", tmp_path / "p.svg"]
+        assert gconv("simulate", mapped, *options, *results).code == 0
+    assert (tmp_path / "t.csv").stat().st_mode == mapped.stat().st_mode
+    (tmp_path / "q.svg").write_text("notes")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "t.csv")
+    for option, name, said in (
+        ("--plot", "q.svg", "is no picture of that kind"),
+        ("--csv", "data.npz", "is no table of a simulation"),
+        ("--csv", "link.csv", "it is a link, or no file"),
+    ):
+        found = gconv("simulate", mapped, *options, option, tmp_path / name)
+        assert found.code == 2
+        assert said in found.stderr
+
+
+def test_what_a_metric_prints_is_no_part_of_the_json(gconv, mapped, tmp_path, monkeypatch):
+    (tmp_path / "noisy_metric.py").write_text("def of(outputs, labels):\n    print('hello')\n    return 1.0\n")
+    monkeypatch.chdir(tmp_path)
+    found = gconv("simulate", mapped, "--metric", "noisy_metric:of", "--times", "0s", "--repeats", 1, "--json")
+    assert json.loads(found.stdout)["ideal"] == 1.0
+    assert "hello" in found.stderr
+
+
+def test_a_table_of_measurements_is_not_overwritten_by_the_chip(gconv, mapped, tmp_path):
+    (tmp_path / "lab.csv").write_text("target_us,seconds,mean_us,sigma_us\n0,0,0,1\n25,0,25,1\n")
+    found = gconv("program", mapped, "--device", tmp_path / "lab.csv", "-o", tmp_path / "lab.csv")
+    assert found.code == 2
+    assert "lab.csv" in found.stderr
+    assert (tmp_path / "lab.csv").read_text().startswith("target_us")

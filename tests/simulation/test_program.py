@@ -251,9 +251,9 @@ def test_devices_that_there_are_not_and_wrong_settings(files, tmp_path):
         ({"time": "1 day"}, "a time is a number and one of s, min, h, d, mo, y"),
         ({"time": -1.0}, "a time is 0 seconds or more after programming, but it is -1.0"),
         ({"time": float("nan")}, "a time is 0 seconds or more after programming, but it is nan"),
-        ({"seed": -1}, r"the seed is an integer from 0 to 2\^64 - 1, but it is -1"),
-        ({"seed": 2**64}, r"the seed is an integer from 0 to 2\^64 - 1"),
-        ({"chip": 0.5}, r"the chip is an integer from 0 to 2\^64 - 1, but it is 0.5"),
+        ({"seed": -1}, r"the seed is a whole number from 0 to 2\^64 - 1, but it is -1"),
+        ({"seed": 2**64}, r"the seed is a whole number from 0 to 2\^64 - 1"),
+        ({"chip": 0.5}, r"the chip is a whole number from 0 to 2\^64 - 1, but it is 0.5"),
         ({"drift_compensation": "column"}, "the compensation of drift is 'none' or 'global', but not 'column'"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -298,9 +299,9 @@ def test_a_journal_that_cannot_be_written(digits, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"repeats": 0}, "repeats is a whole number from 1, but it is 0"),
-        ({"workers": -1}, "workers is a whole number from 1, but it is -1"),
-        ({"batch": 0}, "batch is a whole number from 1, but it is 0"),
+        ({"repeats": 0}, "the number of chips is a whole number from 1.*, but it is 0"),
+        ({"workers": -1}, "the number of workers is a whole number from 1.*, but it is -1"),
+        ({"batch": 0}, "the batch is a whole number from 1.*, but it is 0"),
         ({"times": ()}, "there is no time to simulate; give one or more"),
         ({"times": ("1x",)}, "a time is a number and one of s, min, h, d, mo, y"),
         ({"labels": "classes"}, r"there is no array 'classes' for the labels; there are 'pixels'"),
@@ -426,3 +427,138 @@ def test_the_model_is_not_changed_and_nothing_is_left_behind(digits, tmp_path, m
     assert (digits / "mapped.onnx").read_bytes() == before
     assert list(tmp_path.iterdir()) == []
     assert load_model(digits / "mapped.onnx").graph.inputs[0].name == "pixels"
+
+
+# Found by looking for faults
+
+
+def mapped(tmp_path, parse, text, **weights):
+    model = parse(text, **weights)
+    MapConductances()(model)
+    save_model(model, tmp_path / "mapped.onnx")
+    return tmp_path / "mapped.onnx"
+
+
+def test_a_weight_that_is_an_output_is_that_of_the_chip(parse, normal, tmp_path):
+    text = "g (float[2,4] x) => (float[2,4] y, float[4,4] W) { y = MatMul(x, W) }"
+    path = mapped(tmp_path, parse, text, W=normal(4, 4))
+    feeds = {"x": normal(2, 4, seed=9)}
+    np.savez(tmp_path / "in.npz", **feeds)
+    program_model(path, tmp_path / "chip.onnx", time="1d", chip=1)
+    ours, ideal = (run_model(tmp_path / name, feeds, "all") for name in ("chip.onnx", "mapped.onnx"))
+    for output in ("y", "W"):
+        report = simulate(path, times=["1d"], repeats=2, inputs=tmp_path / "in.npz", output=output)
+        one, other = (outputs[output].astype(float) for outputs in (ours, ideal))
+        expected = 10 * math.log10(np.square(other).sum() / np.square(one - other).sum())
+        assert report.times[0].values[1] == pytest.approx(expected, abs=1e-3)
+
+
+def test_outputs_without_the_axis_of_the_samples_are_not_joined(parse, normal, tmp_path):
+    path = mapped(
+        tmp_path, parse, "g (float[N,4] x) => (float[3,N] y) { h = MatMul(x, W) y = Transpose(h) }", W=normal(4, 3)
+    )
+    np.savez(tmp_path / "in.npz", x=normal(8, 4), labels=np.arange(8) % 3)
+    for batch in (3, 4):
+        with pytest.raises(gconv.ConfigError, match="the output 'y' cannot be joined from several batches"):
+            simulate(path, inputs=tmp_path / "in.npz", labels="labels", batch=batch)
+    with pytest.raises(gconv.ConfigError, match=r"there are 8 labels for outputs of the shape \[3, 8\]"):
+        simulate(path, inputs=tmp_path / "in.npz", labels="labels")
+
+
+def test_an_input_with_an_axis_of_another_name_is_not_cut(parse, normal, tmp_path):
+    text = """g (float[N,4] x, float[M] s) => (float[N,4] y) {
+        h = MatMul(x, W) m = ReduceMean <keepdims = 0> (s) y = Mul(h, m) }"""
+    path = mapped(tmp_path, parse, text, W=normal(4, 4))
+    np.savez(tmp_path / "in.npz", x=normal(8, 4), s=normal(8))
+    found = {
+        batch: simulate(path, times=["1d"], repeats=1, inputs=tmp_path / "in.npz", batch=batch) for batch in (8, 4, 3)
+    }
+    values = [report.times[0].values[0] for report in found.values()]
+    assert values == pytest.approx([values[0]] * 3, abs=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["sqnr", "cosine", "agreement", "top3", "accuracy"])
+def test_outputs_that_are_no_numbers_are_no_good_figures(digits, tmp_path, metric):
+    np.savez(tmp_path / "nan.npz", pixels=np.full((2, 64), np.nan, np.float32), labels=np.zeros(2, np.int64))
+    with pytest.raises(gconv.ConfigError, match="the output 'logits' has elements that are no numbers"):
+        simulated(digits, inputs=tmp_path / "nan.npz", metric=metric)
+
+
+def test_a_metric_that_ends_python_or_changes_labels_is_an_error(digits, tmp_path, monkeypatch):
+    (tmp_path / "odd_metrics.py").write_text(
+        "import sys\ndef ends(o, l):\n    sys.exit(0)\ndef changes(o, l):\n    l += 1\n    return 0.0\n"
+        "def late(o, l):\n    import odd_neighbour\n    return odd_neighbour.value\n"
+    )
+    (tmp_path / "odd_neighbour.py").write_text("value = 0.25\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(gconv.ConfigError, match="the metric 'odd_metrics:ends' fails: SystemExit: 0"):
+        simulated(digits, metric="odd_metrics:ends")
+    with pytest.raises(gconv.ConfigError, match=r"the metric 'odd_metrics:changes' fails: ValueError: .*read-only"):
+        simulated(digits, metric="odd_metrics:changes")
+    assert simulated(digits, metric="odd_metrics:late").ideal == 0.25
+
+
+def test_a_journal_of_another_function_or_of_other_data_is_refused(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "changing_metric.py").write_text("def of(o, l):\n    return 0.5\n")
+    simulated(digits, metric="changing_metric:of", journal="j")
+    (tmp_path / "changing_metric.py").write_text("def of(o, l):\n    return 0.9\n")
+    with pytest.raises(gconv.ConfigError, match="its metric_function is"):
+        simulated(digits, metric="changing_metric:of", journal="j")
+    gconv.map_model(model_path("digits_mlp.onnx"), tmp_path / "m.onnx", external_data=True)
+    options = {"times": ["0s"], "repeats": 1, "journal": "k"}
+    simulate(tmp_path / "m.onnx", **options)
+    data = (tmp_path / "m.onnx.data").read_bytes()
+    (tmp_path / "m.onnx.data").write_bytes(data[:-8] + bytes(8))
+    with pytest.raises(gconv.ConfigError, match="its data is"):
+        simulate(tmp_path / "m.onnx", **options)
+
+
+def test_a_journal_with_other_ends_of_lines_goes_on(digits, tmp_path):
+    journal, whole = tmp_path / "j.jsonl", simulated(digits)
+    simulated(digits, journal=journal)
+    lines = journal.read_text().splitlines()
+    journal.write_bytes("\r\n".join(lines[:3]).encode() + b"\r\n")
+    assert simulated(digits, journal=journal) == whole
+    assert simulated(digits, journal=journal) == whole
+
+
+def test_inputs_of_bfloat16_come_as_bytes(parse, normal, tmp_path):
+    text = "g (bfloat16[2,4] x) => (float[2,4] y) { f = Cast <to = 1> (x) y = MatMul(f, W) }"
+    path = mapped(tmp_path, parse, text, W=normal(4, 4))
+    x = normal(2, 4).astype(ml_dtypes.bfloat16)
+    np.savez(tmp_path / "in.npz", x=x.view("V2"))
+    assert math.isfinite(simulate(path, times=["1d"], repeats=1, inputs=tmp_path / "in.npz").times[0].values[0])
+
+
+@pytest.mark.parametrize("compensation", ["none", "global"])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_chips_of_half_precision_are_verified(parse, normal, tmp_path, dtype, compensation):
+    kind = "float16" if dtype is np.float16 else "bfloat16"
+    text = f"g ({kind}[2,48] x) => ({kind}[2,20] y) {{ y = MatMul(x, W) }}"
+    save_model(parse(text, W=normal(48, 20).astype(dtype)), tmp_path / "plain.onnx")
+    gconv.map_model(tmp_path / "plain.onnx", tmp_path / "mapped.onnx")
+    for seed in range(6):
+        program_model(tmp_path / "mapped.onnx", tmp_path / "chip.onnx", seed=seed, drift_compensation=compensation)
+        [weight] = gconv.verify(tmp_path / "plain.onnx", tmp_path / "chip.onnx").weights
+        assert weight.passed, (weight.max_abs_error, weight.bound)
+
+
+def test_seconds_in_tables_are_told_apart(digits):
+    lines = simulated(digits, times=[1000000.0, 1000001.0, 0.125], repeats=1).to_csv().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["seconds", "0.125", "1000000", "1000001"]
+
+
+def test_one_time_may_be_given_as_it_is(digits):
+    for times in ("1d", 86400.0, "1d,0s"):
+        assert simulated(digits, times=times, repeats=1).times[-1].seconds == 86400.0
+    with pytest.raises(
+        gconv.ConfigError, match="a time is a number of seconds, or a text such as 1d, but not a NoneType"
+    ):
+        simulated(digits, times=[None])
+
+
+def test_numbers_of_numpy_are_numbers(digits):
+    assert simulated(digits, repeats=np.int64(3), seed=np.int64(5)) == simulated(digits)
+    with pytest.raises(gconv.ConfigError, match="are over 10,000,000 trials; take fewer"):
+        simulated(digits, repeats=10**9)

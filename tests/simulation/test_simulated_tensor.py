@@ -109,9 +109,13 @@ class Odd:
     ("made", "what"),
     [
         (lambda found: found[:-1], r"the shape \[9\]"),
-        (lambda found: found * np.float32(np.nan), "no finite numbers"),
+        (lambda found: found * np.float32(np.nan), "no finite numbers from 0"),
+        (lambda found: found - 100, "no finite numbers from 0"),
+        (lambda found: found.astype(np.float64) * 1e300, "no finite numbers from 0"),
+        (lambda found: found.tolist(), "a list"),
+        (lambda found: found * 1j, "numbers of complex64"),
     ],
-    ids=["shape", "NaN"],
+    ids=["shape", "NaN", "negative", "too large", "list", "complex"],
 )
 def test_a_device_model_of_ones_own_that_gives_no_conductances_is_named(made, what):
     with pytest.raises(ConfigError, match=f"^device odd: for 10 targets it gives {what}; a device model gives one"):
@@ -127,3 +131,17 @@ def test_all_at_once_are_those_that_are_read_in_parts(size, monkeypatch):
     assert np.array_equal(programmed, simulated(array, "programmed").numpy())
     assert np.array_equal(read, simulated(array).numpy())
     assert in_memory(array, devices, keeps_programmed=False)[0] is None
+
+
+def test_a_device_model_of_ones_own_that_fails_is_named():
+    def fail(_):
+        raise RuntimeError("no\nlaser")
+
+    with pytest.raises(ConfigError, match=r"^device odd fails: RuntimeError: no laser$"):
+        simulated(targets(10), model=Odd(fail)).numpy()
+
+
+def test_a_device_model_of_ones_own_that_programs_no_devices_is_named(monkeypatch):
+    monkeypatch.setattr(Odd, "program", lambda *_: np.zeros(10, np.float32))
+    with pytest.raises(ConfigError, match=r"^device odd: `program` gives a ndarray, but no Devices$"):
+        simulated(targets(10), model=Odd(None)).numpy()

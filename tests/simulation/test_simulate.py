@@ -123,9 +123,7 @@ def test_an_output_that_no_weight_leads_to_is_noted_and_not_chosen(parse, normal
     report = simulate(tmp_path / "mapped.onnx", **options)
     assert report.output == "z"
     [note] = report.notes
-    assert note.startswith(
-        "the output 'z' gives the same on each chip as on the ideal model; if no mapped weight leads"
-    )
+    assert note.startswith("the metric is on each chip what it is on the ideal model; if no mapped weight leads")
     assert f"Note: {note[:60]}" in str(report)
     assert simulate(tmp_path / "mapped.onnx", output="y", **options).notes == ()
 

@@ -38,7 +38,7 @@ from onnx_gconv.models import model_path
 from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, in_memory
 from onnx_gconv.simulation.streams import ChipStreams
 
-__all__ = ["Report", "main", "run"]
+__all__ = ["Report", "analog_network", "digits", "main", "run"]
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _SECONDS = (1.0, 3600.0, 86400.0, 30 * 86400.0, 365 * 86400.0)
@@ -114,13 +114,14 @@ def _in_turn(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> t
     return found
 
 
-def _digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The test images, [450, 64], and the digits that they show."""
     with np.load(model_path("digits_test.npz")) as data:
         return data["images"].reshape(-1, 64).astype(np.float32), data["labels"]
 
 
 def _trials(folder: Path, chips: int) -> Callable[[], Any]:
-    pixels, labels = _digits()
+    pixels, labels = digits()
     np.savez(folder / "data.npz", pixels=pixels, labels=labels)
     gconv.map_model(model_path("digits_mlp.onnx"), folder / "mapped.onnx")
     return partial(
@@ -135,8 +136,8 @@ def _trials(folder: Path, chips: int) -> Callable[[], Any]:
     )
 
 
-def _aihwkit_trial() -> Callable[[], Any]:
-    """One trial: the network is programmed, drifts for a day, and runs on all test images."""
+def analog_network() -> Any:  # noqa: ANN401 - a module of torch
+    """The digits MLP on aihwkit's tiles: phase-change memory, global drift compensation, and else perfect."""
     import torch
 
     configs = importlib.import_module("aihwkit.simulator.configs")
@@ -154,8 +155,15 @@ def _aihwkit_trial() -> Callable[[], Any]:
     config = configs.TorchInferenceRPUConfig(forward=configs.IOParameters(is_perfect=True))
     config.noise_model = inference.PCMLikeNoiseModel(g_max=25.0)
     config.drift_compensation = inference.GlobalDriftCompensation()
-    analog = conversion.convert_to_analog(torch.nn.Sequential(*layers[:-1]), config).eval()
-    pixels, labels = _digits()
+    return conversion.convert_to_analog(torch.nn.Sequential(*layers[:-1]), config).eval()
+
+
+def _aihwkit_trial() -> Callable[[], Any]:
+    """One trial: the network is programmed, drifts for a day, and runs on all test images."""
+    import torch
+
+    analog = analog_network()
+    pixels, labels = digits()
     images = torch.from_numpy(pixels)
 
     def trial() -> float:

@@ -12,12 +12,13 @@ import numpy as np
 
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.drawing import has_matplotlib
 from onnx_gconv.models import model_path
 from onnx_gconv.operations.operations import map_model, restore_model
 from onnx_gconv.operations.report import MappingReport, RestoreReport
 from onnx_gconv.runtime.session import run_model
 from onnx_gconv.simulation import ProgramReport, SimulationReport, program_model, simulate
-from onnx_gconv.simulation.results import check_results, has_matplotlib, write_results
+from onnx_gconv.simulation.results import check_results, write_results
 from onnx_gconv.verification import VerificationReport, verify
 
 __all__ = ["Accuracy", "DemoReport", "run_demo"]

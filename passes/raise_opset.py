@@ -15,7 +15,7 @@ from onnx_gconv.tensors.external import attribute_tensors
 from onnx_gconv.weights import default_opset, find_weights
 from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_OPSET, set_default_opset
 
-__all__ = ["RaiseOpset"]
+__all__ = ["RaiseOpset", "raised_opset"]
 
 # Larger initializers are kept away from the converter, which holds all that it is given several times. It reads the
 # values of shapes, axes and scales only, and these are small.
@@ -48,6 +48,21 @@ class RaiseOpset(ir.passes.InPlacePass):
         raised = _raised(model, before, opset)
         model.graph, model.ir_version = raised.graph, raised.ir_version
         return ir.passes.PassResult(model, modified=True)
+
+
+def raised_opset(model: ir.Model) -> tuple[str, ...]:
+    """Raise the opset of a model to one at which its weights can be mapped.
+
+    Returns:
+        What to say of it.
+
+    Raises:
+        ModelError: If it cannot be raised.
+    """
+    before = default_opset(model)
+    if not RaiseOpset()(model).modified:
+        return ()
+    return (f"the opset is {default_opset(model)}, raised from {before} with onnx.version_converter",)
 
 
 def _lacking_opset(model: ir.Model) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -110,18 +109,13 @@ def _write(text: str, path: Path | None, *, force: bool, quiet: bool) -> None:
         with tolerated_loss_of_reader():
             sys.stdout.write(text)
         return
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    from onnx_gconv.files.small_file import write_small_file
+
     try:
-        partial.write_text(text, encoding="utf-8")
-        if force:
-            partial.replace(path)
-        else:
-            path.hardlink_to(partial)  # unlike a rename, it never replaces
+        write_small_file(path, text.encode("utf-8"), replace=force)
     except FileExistsError:  # written meanwhile, or a link that leads nowhere
         raise _existing(path) from None
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be written: {error.strerror}; choose another place with -o") from None
-    finally:
-        partial.unlink(missing_ok=True)
     if not quiet:
         typer.echo(visible(f"Wrote {path}"))

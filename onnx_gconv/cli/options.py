@@ -19,7 +19,10 @@ from onnx_gconv.cli.setting_texts import FromSetting, MappingCommand
 
 __all__ = [
     "Debug",
+    "Device",
+    "DeviceOption",
     "Dim",
+    "DriftCompensation",
     "ExternalData",
     "Inputs",
     "Json",
@@ -62,6 +65,7 @@ _WEIGHTS = "Weights"
 _FILES = "Files"
 _REPORT = "Reporting"
 _INPUTS = "Inputs of the model"
+_CHIPS = "The chips"
 _LIMITS = "Limits of errors against the original"
 
 Model: TypeAlias = Annotated[Path, typer.Argument(help="The ONNX model.", show_default=False)]
@@ -133,6 +137,34 @@ MaxError: TypeAlias = Annotated[
         metavar="ERROR",
         rich_help_panel=_LIMITS,
         show_default=False,
+    ),
+]
+Device: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="The device model, such as pcm, reram-wan2022 or gaussian; a preset that has one; or a .csv file of "
+        "measurements. docs/devices.md lists them.",
+        metavar="NAME",
+        rich_help_panel=_CHIPS,
+    ),
+]
+DeviceOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device-option",
+        help="A setting of the device model, with a value as in TOML: read_scale=0.5. Can be given several times.",
+        metavar="KEY=VALUE",
+        rich_help_panel=_CHIPS,
+        show_default=False,
+    ),
+]
+DriftCompensation: TypeAlias = Annotated[
+    Literal["none", "global"],
+    typer.Option(
+        "--drift-compensation",
+        help="global: one factor for each weight makes up for drift on the whole; it divides the scale.",
+        rich_help_panel=_CHIPS,
     ),
 ]
 ExternalData: TypeAlias = Annotated[

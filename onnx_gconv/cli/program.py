@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated
 
 import typer
 
-from onnx_gconv.cli.options import Debug, ExternalData, Json, Quiet
+from onnx_gconv.cli.options import Debug, Device, DeviceOption, DriftCompensation, ExternalData, Json, Quiet
 from onnx_gconv.cli.output import print_report, progress_bar
 from onnx_gconv.cli.toml_values import settings_of
 
-__all__ = ["Device", "DeviceOption", "DriftCompensation", "program"]
+__all__ = ["program"]
 
 _CHIP = "The chips"
 _FILES = "Files"
-
-Device: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        help="The device model, such as pcm, reram-wan2022 or gaussian; a preset that has one; or a .csv file of "
-        "measurements. docs/devices.md lists them.",
-        metavar="NAME",
-        rich_help_panel=_CHIP,
-    ),
-]
-DeviceOption: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--device-option",
-        help="A setting of the device model, with a value as in TOML: read_scale=0.5. Can be given several times.",
-        metavar="KEY=VALUE",
-        rich_help_panel=_CHIP,
-        show_default=False,
-    ),
-]
-DriftCompensation: TypeAlias = Annotated[
-    Literal["none", "global"],
-    typer.Option(
-        "--drift-compensation",
-        help="global: one factor for each weight makes up for drift on the whole; it divides the scale.",
-        rich_help_panel=_CHIP,
-    ),
-]
 
 
 def program(

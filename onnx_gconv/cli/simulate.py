@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnx_gconv.cli.mapping_configuration import mapping_configuration
-from onnx_gconv.cli.options import Debug, Dim, Json, MappingFlags, Quiet, Value, takes_mapping_flags
+from onnx_gconv.cli.options import (
+    Debug,
+    Device,
+    DeviceOption,
+    Dim,
+    DriftCompensation,
+    Json,
+    MappingFlags,
+    Quiet,
+    Value,
+    takes_mapping_flags,
+)
 from onnx_gconv.cli.output import print_report, progress_bar
-from onnx_gconv.cli.program import Device, DeviceOption, DriftCompensation
 from onnx_gconv.cli.toml_values import settings_of
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_arrays
+from onnx_gconv.files.drawing import require_matplotlib
 from onnx_gconv.files.models import check_model_path, load_model
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.files.progress import Progress, progress_of_step
@@ -54,7 +55,7 @@ from onnx_gconv.handoff.model_files import (
     hashed,
     write_plain,
 )
-from onnx_gconv.handoff.pictures import draw_pictures, require_matplotlib
+from onnx_gconv.handoff.pictures import draw_pictures
 from onnx_gconv.handoff.report import HandoffReport
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import RestoreWeights

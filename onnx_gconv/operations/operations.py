@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Unpack
 
-import onnx_ir as ir
-
 from onnx_gconv.configuration import ModelSettings, read_configuration
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
 from onnx_gconv.crossbars.checked_weights import CheckedWeight, checked_weights, unlisted_weights
@@ -23,6 +21,7 @@ from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.operations.configuration_check import ConfigurationReport
 from onnx_gconv.operations.report import MappingReport, RestoreReport
 from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
+from onnx_gconv.passes.raise_opset import raised_opset
 from onnx_gconv.weights import WeightSurvey, default_opset, find_weights
 from onnx_gconv.weights.opsets import without_missing_casts
 
@@ -86,7 +85,7 @@ def map_model(
     mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
     with named_in_messages(source, options_concern_it=False), watched.blamed():
         check = None if dry_run else RewriteCheck(graph)
-        notes = _raise_opset(graph) if configuration.model.upgrade_opset else ()
+        notes = raised_opset(graph) if configuration.model.upgrade_opset else ()
         if check is not None and notes:
             check.renew(graph)
         if check is None:
@@ -139,7 +138,7 @@ def inspect_model(
             notes = (*unlisted_weights(checked, graph), *_renamed(checked))
             return MappingReport(source, manifest, is_mapped=stands, broken=broken, notes=notes)
         mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
-        notes = _raise_opset(graph) if configuration.model.upgrade_opset else ()
+        notes = raised_opset(graph) if configuration.model.upgrade_opset else ()
         mapping.requires(graph)
         return MappingReport(source, _with_notes(notes, mapping.preview(graph, list_refused=True)))
 
@@ -245,21 +244,6 @@ def default_mapped_path(model: Path) -> Path:
 def default_restored_path(mapped: Path) -> Path:
     """``model.restored.onnx`` beside ``model.gconv.onnx``."""
     return mapped.with_name(f"{stem_of_mapped(mapped)}.restored{mapped.suffix}")
-
-
-def _raise_opset(model: ir.Model) -> tuple[str, ...]:
-    """Raise the opset of a model to one at which its weights can be mapped.
-
-    Returns:
-        What to say of it.
-
-    Raises:
-        ModelError: If it cannot be raised.
-    """
-    before = default_opset(model)
-    if not RaiseOpset()(model).modified:
-        return ()
-    return (f"the opset is {default_opset(model)}, raised from {before} with onnx.version_converter",)
 
 
 def _of_checker(check: RewriteCheck) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["check_inputs", "load_inputs"]
+__all__ = ["check_inputs", "load_inputs", "read_arrays"]
 
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -27,6 +27,23 @@ def load_inputs(path: Path, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any
 
     Nothing is cast: another type than the model's is an error. bfloat16, which .npz files hold as two raw bytes an
     element, is read as what it was.
+
+    Raises:
+        ConfigError: The file is no .npz, or its arrays are not what the model needs.
+    """
+    return check_inputs(read_arrays(path, specs, specs), specs, source=str(path))
+
+
+def read_arrays(
+    path: Path, specs: Sequence[InputSpec], forms: Sequence[InputSpec], others: Sequence[str] = ()
+) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file, of which names, types and shapes are looked at first.
+
+    Args:
+        path: The file.
+        specs: The inputs of the model.
+        forms: What their arrays are to be, by name; those that are not among them may be of any shape.
+        others: The names of arrays that are no inputs.
 
     Raises:
         ConfigError: The file is no .npz, or its arrays are not what the model needs.
@@ -41,16 +58,16 @@ def load_inputs(path: Path, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any
         # NumPy leaves a file open that it opened, if it is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             # Names, types and shapes come first, so that nothing is unpacked in vain: a small file may hold gigabytes.
-            _check_names(loaded.files, specs, str(path))
-            for spec in specs:
+            _check_others(others, loaded.files, str(path))
+            _check_names([name for name in loaded.files if name not in others], specs, str(path))
+            for spec in forms:
                 _check_form(loaded.zip, spec, str(path))
-            arrays = {name: loaded[name] for name in loaded.files}
+            return {name: loaded[name] for name in loaded.files}
     except ConfigError:
         raise
     except Exception as error:  # zipfile, zlib, lzma and NumPy's reader of headers raise a dozen types of errors
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{path}: cannot be read as an .npz file ({reason}); {_how_to_save(specs)}") from error
-    return check_inputs(arrays, specs, source=str(path))
 
 
 def check_inputs(arrays: Mapping[str, Any], specs: Sequence[InputSpec], *, source: str) -> dict[str, NDArray[Any]]:
@@ -66,6 +83,13 @@ def check_inputs(arrays: Mapping[str, Any], specs: Sequence[InputSpec], *, sourc
     """
     _check_names(arrays, specs, source)
     return {spec.name: _check_array(arrays[spec.name], spec, source) for spec in specs}
+
+
+def _check_others(others: Sequence[str], names: Sequence[str], source: str) -> None:
+    """Refuse a file that lacks an array that is no input."""
+    if missing := [name for name in others if name not in names]:
+        there = listed(names, MOST_NAMED) if names else "nothing"
+        raise ConfigError(f"{source}: there is no array '{missing[0]}'; there is {there}")
 
 
 def _check_names(names: Iterable[str], specs: Sequence[InputSpec], source: str) -> None:

@@ -19,10 +19,32 @@ from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, SimulatedTe
 from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.tensors.streamed import element_chunks
 
-__all__ = ["DriftCompensation", "WeightErrors", "drift_factor", "simulated_tensors", "weight_errors"]
+__all__ = ["Chip", "DriftCompensation", "WeightErrors", "drift_factor", "simulated_tensors", "weight_errors"]
 
 DriftCompensation = Literal["none", "global"]
 """``global``: one factor for each weight; ``none``: outputs are taken as the chip gives them."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A chip of a device model at a time.
+
+    Attributes:
+        model: The device model.
+        seconds: How long after programming it is read.
+        streams: The random numbers.
+        compensation: Whether drift is compensated.
+    """
+
+    model: DeviceModel
+    seconds: float
+    streams: ChipStreams
+    compensation: DriftCompensation
+
+    def devices(self, record: WeightRecord, number: int) -> SimulatedDevices:
+        """One of the devices of each element of a weight, by its number."""
+        key = record.graph, record.name
+        return SimulatedDevices(self.model, self.seconds, partial(self.streams.generator, key, number))
 
 
 @dataclass(frozen=True)
@@ -41,16 +63,11 @@ class WeightErrors:
 
 
 def simulated_tensors(
-    mapped: MappedWeight,
-    model: DeviceModel,
-    seconds: float,
-    streams: ChipStreams,
-    moment: Literal["programmed", "read"] = "read",
+    mapped: MappedWeight, chip: Chip, moment: Literal["programmed", "read"] = "read"
 ) -> tuple[SimulatedTensor, ...]:
     """The conductances of each device of a weight, in µS, [shape of the weight]."""
-    key = mapped.record.graph, mapped.record.name
     return tuple(
-        SimulatedTensor(targets, SimulatedDevices(model, seconds, partial(streams.generator, key, number)), moment)
+        SimulatedTensor(targets, chip.devices(mapped.record, number), moment)
         for number, targets in enumerate(mapped.tensors)
     )
 

@@ -16,10 +16,9 @@ from onnx_gconv.devices.registry import device_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import SimulatedRecord
 from onnx_gconv.mapping.located import MappedWeight
-from onnx_gconv.simulation.chip_weight import DriftCompensation
+from onnx_gconv.simulation.chip_weight import Chip, DriftCompensation
 from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.simulation.times import parse_time
-from onnx_gconv.simulation.trial import ChipOf
 
 __all__ = ["Chips", "check_range", "chips_of", "seconds_of", "whole_number"]
 
@@ -52,9 +51,9 @@ class Chips:
         state = json.dumps(getattr(self.model, "__dict__", {}), default=_as_list, sort_keys=True)
         return hashlib.sha256(f"{type(self.model).__qualname__} {state}".encode()).hexdigest()
 
-    def chip(self, number: int, seconds: float) -> ChipOf:
+    def chip(self, number: int, seconds: float) -> Chip:
         """One of them at a time."""
-        return ChipOf(self.model, seconds, ChipStreams(self.seed, number), self.compensation)
+        return Chip(self.model, seconds, ChipStreams(self.seed, number), self.compensation)
 
     def record(self, number: int, seconds: float) -> SimulatedRecord:
         """What the manifest says of that one."""
@@ -93,19 +92,18 @@ def chips_of(
     raise ConfigError(f"a device is the name of a model, or a device model, but not a {type(device).__name__}")
 
 
-def whole_number(what: str, number: SupportsIndex, low: int = 0, high: int = _SEEDS - 1) -> int:
+def whole_number(what: str, number: SupportsIndex, low: int = 0) -> int:
     """A seed, or another whole number, as Python's own.
 
     Raises:
-        ConfigError: If it is none, or outside of the limits.
+        ConfigError: If it is none, below `low`, or of more than 64 bits.
     """
     try:
         found = None if isinstance(number, bool) else operator.index(number)
     except TypeError:
         found = None
-    if found is None or not low <= found <= high:
-        until = "" if high < _SEEDS - 1 else " to 2^64 - 1"
-        raise ConfigError(f"the {what} is a whole number from {low}{until}, but it is {number!r}")
+    if found is None or not low <= found < _SEEDS:
+        raise ConfigError(f"the {what} is a whole number from {low} to 2^64 - 1, but it is {number!r}")
     return found
 
 

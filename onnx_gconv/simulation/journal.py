@@ -36,12 +36,20 @@ class Journal:
         return self._done.get(key)
 
     def add(self, key: str, value: float) -> None:
-        """Note the figure of a trial; it is on disk when this returns."""
+        """Note the figure of a trial; it is on disk when this returns.
+
+        Raises:
+            ConfigError: If it cannot be written, as on a full disk.
+        """
         self._done[key] = value
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write(json.dumps([key, value]) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _unusable(Path(self._file.name), error) from error
 
 
 @contextlib.contextmanager
@@ -62,16 +70,19 @@ def opened_journal(path: Path | None, of: Mapping[str, Any]) -> Iterator[Journal
     try:
         content = path.read_bytes() if path.exists() else b""
         done, end = _entries(path, content, head)
-        with path.open("r+" if content else "w", encoding="utf-8", newline="\n") as file:
+        file = path.open("r+" if content else "w", encoding="utf-8", newline="\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unusable(path, error) from error
+    with file:
+        try:
             file.seek(end)
             file.truncate()  # a line that a run was killed in
             if not end:
                 file.write(head + "\n")
                 file.flush()
-            yield Journal(done, file)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no text"
-        raise ConfigError(f"the journal '{path}' cannot be used: {reason}; choose another one") from error
+        except OSError as error:
+            raise _unusable(path, error) from error
+        yield Journal(done, file)
 
 
 def _entries(path: Path, content: bytes, head: str) -> tuple[dict[str, float], int]:
@@ -110,3 +121,8 @@ def _entries(path: Path, content: bytes, head: str) -> tuple[dict[str, float], i
 
 def _no_journal(path: Path) -> ConfigError:
     return ConfigError(f"'{path}' is no journal of a simulation; choose another name")
+
+
+def _unusable(path: Path, error: OSError | UnicodeDecodeError) -> ConfigError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no text"
+    return ConfigError(f"the journal '{path}' cannot be used: {reason}; choose another one")

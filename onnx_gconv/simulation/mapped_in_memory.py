@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions
+from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
 from onnx_gconv.devices.base_device import DeviceModel
-from onnx_gconv.errors import ConfigError
-from onnx_gconv.mapping import MANIFEST_KEY
+from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.mapping import MANIFEST_KEY, WeightRecord
 from onnx_gconv.mapping.preconditions import manifest_or_none
 from onnx_gconv.mapping.unlisted import rebuilding_node
 from onnx_gconv.passes import MapConductances
+from onnx_gconv.passes.raise_opset import raised_opset
 
 __all__ = ["Mapped", "mapped_in_memory"]
 
@@ -23,11 +24,11 @@ class Mapped:
     """How a plain model was mapped.
 
     Attributes:
-        note: What to say of it.
+        notes: What to say of it, a line each.
         digest: What tells this mapping from others.
     """
 
-    note: str
+    notes: tuple[str, ...]
     digest: str
 
 
@@ -61,16 +62,23 @@ def mapped_in_memory(
             name = "a converter" if converter is not None else "a configuration" if config is not None else given[0]
             raise ConfigError(f"the model is mapped already, so that {name} would say nothing; leave it out")
         return None
-    settings = {"g_max": device.g_max, "g_min": device.g_min} if converter is None and config is None else {}
-    if any(name in given for name in ("converter", "g_max", "g_min", "preset")):
-        settings = {}
-    MapConductances(converter, configuration=config, **{**settings, **options})(model)  # type: ignore[arg-type]
+    is_of_device = converter is None and config is None
+    is_of_device &= not any(name in given for name in ("converter", "device", "g_max", "g_min", "preset"))
+    span: MappingOptions = {"g_max": device.g_max, "g_min": device.g_min} if is_of_device else {}
+    configuration = configuration_of(config, converter, {**span, **options})
+    notes = raised_opset(model) if configuration.model.upgrade_opset else ()
+    MapConductances(configuration=configuration)(model)
     manifest = manifest_or_none(model)
     if manifest is None:
-        raise ConfigError("the model has no weights that could be mapped, so that there is nothing to simulate")
-    rule = manifest.weights[0].converter.converter()
+        raise ModelError("has no weight that can be mapped, so that there is nothing to simulate")
+    rules = dict.fromkeys(map(_said, manifest.weights))
     skipped = sum(item.is_mvm for item in manifest.skipped)
-    count, name = len(manifest.weights), type(rule).__name__
-    note = f"mapped in memory: {count} weights, {name} of {rule.g_min:g} to {rule.g_max:g} \u00b5S"
     left = f"; {skipped} more weights of MVM ops are not, and stay ideal" if skipped else ""
-    return Mapped(f"{note}{left}", hashlib.sha256(model.metadata_props[MANIFEST_KEY].encode()).hexdigest())
+    note = f"mapped in memory: {len(manifest.weights)} weights, {', '.join(rules)}{left}"
+    digest = hashlib.sha256(model.metadata_props[MANIFEST_KEY].encode()).hexdigest()
+    return Mapped((*notes, *manifest.notes, note), digest)
+
+
+def _said(record: WeightRecord) -> str:
+    rule = record.converter.converter()
+    return f"{type(rule).__name__} of {rule.g_min:g} to {rule.g_max:g} \u00b5S"

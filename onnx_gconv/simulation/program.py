@@ -133,10 +133,10 @@ def _one(
     weight: MappedWeight, chips: Chips, number: int, seconds: float
 ) -> tuple[MeasuredConductances, SimulatedWeight]:
     record, chip = weight.record, chips.chip(number, seconds)
-    read = simulated_tensors(weight, chip.model, seconds, chip.streams)
+    read = simulated_tensors(weight, chip)
     factor = 1.0
     if chip.compensation == "global":
-        programmed = simulated_tensors(weight, chip.model, seconds, chip.streams, "programmed")
+        programmed = simulated_tensors(weight, chip, "programmed")
         factor = drift_factor(record, programmed, read)
     errors = weight_errors(weight, read, factor)
     cells = math.prod(record.shape) * len(read)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.simulation.simulation_report import SimulationReport, has_matplotlib, require_matplotlib
+from onnx_gconv.files.drawing import require_matplotlib
+from onnx_gconv.files.small_file import write_small_file
+from onnx_gconv.simulation.simulation_report import SimulationReport
 
-__all__ = ["ResultFiles", "check_results", "has_matplotlib", "write_results"]
+__all__ = ["ResultFiles", "check_results", "write_results"]
 
 # How they begin
 _PICTURES = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -82,13 +83,7 @@ def write_results(report: SimulationReport, files: ResultFiles) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    hidden = path.absolute().with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        try:
-            hidden.write_bytes(content)
-            hidden.replace(path)
-        except BaseException:
-            hidden.unlink(missing_ok=True)
-            raise
+        write_small_file(path, content, replace=True)
     except OSError as error:
         raise ConfigError(f"cannot write '{path}': {error.strerror}; choose another place") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.runtime.given_inputs import check_inputs
+from onnx_gconv.runtime.given_inputs import check_inputs, read_arrays
 from onnx_gconv.runtime.inputs import InputSpec
 
 __all__ = ["Samples", "load_samples"]
@@ -64,25 +63,14 @@ def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, bat
         ConfigError: If the file cannot be read, an array is missing or of another type or shape, there are not as many
             labels as samples, or the samples cannot be cut into batches.
     """
-    if not (path.is_file() and zipfile.is_zipfile(path)):
-        what = "is no .npz file" if path.exists() else "does not exist"
-        raise ConfigError(f"{path}: {what}; write one with numpy.savez")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except Exception as error:  # zipfile, zlib and NumPy raise a dozen types of errors
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{path}: cannot be read as an .npz file ({reason})") from error
-    found = None
-    if labels is not None:
-        if labels not in arrays:
-            there = ", ".join(f"'{name}'" for name in arrays) or "none"
-            raise ConfigError(f"{path}: there is no array '{labels}' for the labels; there are {there}")
-        if labels in {spec.name for spec in specs}:
-            raise ConfigError(f"{path}: the labels '{labels}' are an input of the model; give them another name")
-        found = arrays.pop(labels)
-        if found.dtype.kind not in "iub":
-            raise ConfigError(f"{path}: the labels '{labels}' are {found.dtype}, but classes are integers")
+    if labels is not None and labels in {spec.name for spec in specs}:
+        raise ConfigError(f"{path}: the labels '{labels}' are an input of the model; give them another name")
+    # The first axis may be that of the samples, and of any length.
+    forms = [replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec for spec in specs]
+    arrays = read_arrays(path, specs, forms, [] if labels is None else [labels])
+    found = None if labels is None else arrays.pop(labels)
+    if found is not None and found.dtype.kind not in "iub":
+        raise ConfigError(f"{path}: the labels '{labels}' are {found.dtype}, but classes are integers")
     samples = _cut(arrays, specs, batch, path)
     check_inputs(next(samples.batches()), specs, source=str(path))
     if found is not None and (not found.ndim or len(found) != samples.count):
@@ -91,9 +79,7 @@ def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, bat
     if found is not None:
         found = found.astype(np.int64)
         found.setflags(write=False)  # all chips share them
-    # Of any number of samples, and in the types that the runtime takes.
-    free = [replace(spec, shape=(None, *spec.shape[1:])) if spec.name in samples.sliced else spec for spec in specs]
-    return replace(samples, arrays=check_inputs(arrays, free, source=str(path)), labels=found)
+    return replace(samples, arrays=check_inputs(arrays, forms, source=str(path)), labels=found)
 
 
 def _cut(arrays: dict[str, NDArray[Any]], specs: Sequence[InputSpec], batch: int | None, path: Path) -> Samples:

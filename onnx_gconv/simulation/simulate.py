@@ -133,8 +133,6 @@ def simulate(
     seconds = _times(times)
     repeats, workers = whole_number("number of chips", repeats, 1), whole_number("number of workers", workers, 1)
     batch = None if batch is None else whole_number("batch", batch, 1)
-    if repeats * len(seconds) > _MOST_TRIALS:
-        raise ConfigError(f"{repeats:,} chips at {len(seconds)} times are over {_MOST_TRIALS:,} trials; take fewer")
     if inputs is None and (labels is not None or batch is not None):
         raise ConfigError("labels and batches are for inputs of your own; give a file with inputs, too")
     if inputs is not None and (dims or values):
@@ -148,9 +146,7 @@ def simulate(
         with named_in_messages(source):
             for weight in weights:
                 check_range(weight, chips)
-    trials = [_Trial(repeat, each) for each in seconds for repeat in range(repeats)]
-    if sensitivity:
-        trials += [_Trial(k, seconds[-1], layer) for layer in range(len(weights)) for k in range(repeats)]
+    trials = _trials(seconds, repeats, len(weights) if sensitivity else 0)
     with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:
         file = Path(folder) / "model.onnx"
         with named_in_messages(source, options_concern_it=False), watched.blamed():
@@ -171,6 +167,8 @@ def simulate(
             run = _Run(bench, on_chips, chips, samples, figure, chosen, ideal)
             with opened_journal(None if journal is None else Path(journal), run.identity(source, data, done)) as notes:
                 found = run.values(trials, notes, workers, progress_of_step(progress, "simulate"))
+            with watched.blamed():
+                watched.check()  # conductances in external data are read again for each chip
     by_time = {each: [found[_Trial(k, each).key] for k in range(repeats)] for each in seconds}
     layers = []
     for number, weight in enumerate(weights if sensitivity else ()):
@@ -192,8 +190,17 @@ def simulate(
         sensitivity=tuple(sorted(layers, key=lambda item: _goodness(item.spread.mean, of_ideal))),
         samples=samples.count,
         inputs=samples.source,
-        notes=(*([] if done is None else [done.note]), *_notes(of_ideal, found.values(), chosen)),
+        notes=(*(() if done is None else done.notes), *_notes(of_ideal, found.values(), chosen)),
     )
+
+
+def _trials(seconds: Sequence[float], repeats: int, layers: int) -> list[_Trial]:
+    """All trials: each chip at each time, and with each layer alone at the last one."""
+    count = repeats * (len(seconds) + layers)
+    if count > _MOST_TRIALS:
+        raise ConfigError(f"{repeats:,} chips are {count:,} trials, over {_MOST_TRIALS:,}; take fewer chips or times")
+    of_times = (_Trial(repeat, each) for each in seconds for repeat in range(repeats))
+    return [*of_times, *(_Trial(repeat, seconds[-1], layer) for layer in range(layers) for repeat in range(repeats))]
 
 
 def _goodness(mean: float, ideal: float) -> float:
@@ -235,17 +242,17 @@ class _Run:
         with source.open("rb") as file:
             model = hashlib.file_digest(file, "sha256").hexdigest()
         chips = self.chips.record(0, 0.0).model_dump(mode="json", exclude={"chip", "seconds"})
-        said = {
+        return {
             "model": model,
+            "data": [[name, found.st_size, found.st_mtime_ns] for name, found in data],
+            "mapping": None if mapping is None else mapping.digest,
             "inputs": hashed.hexdigest(),
             "metric": self.metric.name,
+            "metric_function": self.metric.digest,
             "output": self.output,
+            "device_model": self.chips.digest,
             **chips,
         }
-        said["device_model"] = self.chips.digest
-        said["metric_function"] = self.metric.digest
-        said["data"] = [[name, found.st_size, found.st_mtime_ns] for name, found in data]
-        return said if mapping is None else {**said, "mapping": mapping.digest}
 
     def values(
         self, trials: Sequence[_Trial], journal: Journal, workers: int, progress: Callable[[int, int], None] | None

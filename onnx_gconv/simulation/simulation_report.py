@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.csv_text import csv_line
+from onnx_gconv.files.drawing import require_matplotlib
 from onnx_gconv.simulation.spread import Spread
 from onnx_gconv.simulation.times import time_text
 from onnx_gconv.terminal_text import plain, rendered, titled_table
@@ -20,18 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-__all__ = ["SimulatedLayer", "SimulatedTime", "SimulationReport", "has_matplotlib", "require_matplotlib"]
-
-
-def has_matplotlib() -> bool:
-    """Whether Matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def require_matplotlib() -> None:
-    """Raise ConfigError if Matplotlib is not installed."""
-    if not has_matplotlib():
-        raise ConfigError("a plot needs Matplotlib, which is missing; pip install matplotlib")
+__all__ = ["SimulatedLayer", "SimulatedTime", "SimulationReport"]
 
 
 @dataclass(frozen=True)

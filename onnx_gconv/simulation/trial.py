@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes.replace_conductances import divided_scale
-from onnx_gconv.simulation.chip_weight import DriftCompensation, drift_factor
-from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, in_memory
-from onnx_gconv.simulation.streams import ChipStreams
+from onnx_gconv.simulation.chip_weight import Chip, drift_factor
+from onnx_gconv.simulation.simulated_tensor import in_memory
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.streamed import StreamedTensor, all_elements
 from onnx_gconv.tensors.types import finite_range
 
-__all__ = ["ChipOf", "WeightOnChips"]
-
-
-@dataclass(frozen=True)
-class ChipOf:
-    """What one trial is: a chip of a device model at a time.
-
-    Attributes:
-        model: The device model.
-        seconds: How long after programming it is read.
-        streams: The random numbers.
-        compensation: Whether drift is compensated.
-    """
-
-    model: DeviceModel
-    seconds: float
-    streams: ChipStreams
-    compensation: DriftCompensation
+__all__ = ["WeightOnChips"]
 
 
 class WeightOnChips:
@@ -61,14 +41,13 @@ class WeightOnChips:
         """What the targets give, of the shape and type of the weight."""
         return self.mapped.rebuilt.numpy()
 
-    def on(self, chip: ChipOf) -> NDArray[Any]:
+    def on(self, chip: Chip) -> NDArray[Any]:
         """What a chip gives: the weight of the model that `program_model` writes for it, bit for bit."""
         record, decoding = self.mapped.record, self._decoding
         programmed, read = [], []
         for number, targets in enumerate(self._targets):
-            streams = partial(chip.streams.generator, (record.graph, record.name), number)
-            devices = SimulatedDevices(chip.model, chip.seconds, streams)
-            before, now = in_memory(all_elements(targets), devices, keeps_programmed=chip.compensation == "global")
+            devices, is_compensated = chip.devices(record, number), chip.compensation == "global"
+            before, now = in_memory(all_elements(targets), devices, keeps_programmed=is_compensated)
             read.append(ir.Tensor(now, dtype=targets.dtype))
             if before is not None:
                 programmed.append(ir.Tensor(before, dtype=targets.dtype))
@@ -76,6 +55,7 @@ class WeightOnChips:
             compute = np.dtype(record.ir_compute_dtype.numpy())
             decoding = replace(decoding, scale=divided_scale(decoding.scale, factor, compute))
         del programmed
+        # In a model, nodes keep a weight within its type only where it may be beyond: elsewhere this does nothing.
         rebuilt = RebuiltTensor(
             read,
             decoding,

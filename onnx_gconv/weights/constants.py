@@ -95,13 +95,15 @@ class ConstantValues:
     def sources(self, value: ir.Value) -> list[Constant]:
         """The constants that a constant value is computed from.
 
-        Those that hold its numbers, if there are any: not sizes and indices; of these, scalars only if there is nothing
-        else. Where all are of a type that sizes and indices have too, all of them.
+        Those that hold its numbers, if there are any: not sizes and indices; of these, scalars, which have one element
+        and at most one axis, only if there is nothing else. Where all are of a type that sizes and indices have too,
+        all of them.
         """
         found = leaves(value, self._functions)
         constants = [self.constants[leaf] for leaf in found.values if leaf in self.constants]
         numbers = [item for item in constants if item.tensor.dtype in _NUMBER_DTYPES]
-        return [item for item in numbers if item.tensor.size > 1] or numbers or constants
+        more = [item for item in numbers if item.tensor.size > 1 or len(item.tensor.shape) > 1]
+        return more or numbers or constants
 
     def replaceable(self, value: ir.Value) -> list[ir.Value]:
         """The inputs of graphs, with a default that a caller may replace, from which a constant value is computed."""

@@ -35,10 +35,11 @@ def random_scheme(seed: int) -> MappingScheme:
     granularity = Granularity(kind, tile, ("equal", "max")[rng.integers(2)])  # type: ignore[arg-type]
     clipping = (*[Clipping()] * 5, Clipping(percentile=90.0), *[Clipping(value=0.3)] * 2)[rng.integers(8)]
     levels, storage = None, "float"
+    least = 3 if isinstance(converter, OffsetConductanceConverter) else 2  # its middle is a level, too
     if rng.integers(2):
         storage = ("float", "codes")[rng.integers(2)]
         if rng.integers(4):
-            levels = ConductanceLevels.uniform(int(rng.integers(2, 600)), converter.g_min, converter.g_max)
+            levels = ConductanceLevels.uniform(max(int(rng.integers(2, 600)), least), converter.g_min, converter.g_max)
         else:
             between = np.sort(rng.uniform(converter.g_min, converter.g_max, 6))
             levels = ConductanceLevels.of_table([converter.g_min, *between.tolist(), converter.g_max])

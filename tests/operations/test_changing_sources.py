@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnx_gconv import map_model, read_back, restore_model, write_bundle
+from onnx_gconv import map_model, program_model, read_back, restore_model, simulate, write_bundle
 from onnx_gconv.errors import BundleError, GconvError, ModelError
 from onnx_gconv.files.models import save_model
 from onnx_gconv.files.watched import WatchedFiles
@@ -43,6 +43,21 @@ def folder(template, tmp_path):
 
 
 OPERATIONS = {
+    "program": (
+        "m.gconv.onnx.data",
+        "write",
+        lambda at, progress: program_model(at / "m.gconv.onnx", at / "out", progress=progress),
+    ),
+    "program while it simulates": (
+        "m.gconv.onnx.data",
+        "simulate",
+        lambda at, progress: program_model(at / "m.gconv.onnx", at / "out", progress=progress),
+    ),
+    "simulate": (
+        "m.gconv.onnx.data",
+        "simulate",
+        lambda at, progress: simulate(at / "m.gconv.onnx", repeats=2, times="0s", progress=progress),
+    ),
     "map": ("m.onnx.data", "write", lambda at, progress: map_model(at / "m.onnx", at / "out", progress=progress)),
     "map while it scans": (
         "m.onnx.data",

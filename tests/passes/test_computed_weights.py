@@ -257,6 +257,26 @@ def test_dropout_that_does_not_train_is_passed(parse, normal):
     assert [node.op_type for node in model.graph] == ["Sub", "Div", "MatMul"]
 
 
+def test_parts_of_one_element_are_sources_and_factors_are_none(parse):
+    """A scalar has at most one axis; what has more is a part of the weight, however small."""
+    model = parse(
+        """g (float[1,1,2] x) => (float[1,1,1,1] y) {
+            both = Concat <axis = 0> (a, b)
+            W = Mul(both, factor)
+            [rnn] y = RNN <hidden_size = 1, direction = "bidirectional"> (x, V, W)
+        }""",
+        a=np.full((1, 1, 1), 2, np.float32),
+        b=np.full((1, 1, 1), 3, np.float32),
+        factor=np.array(0.5, np.float32),
+        V=np.ones((2, 1, 2), np.float32),
+    )
+    assert MapConductances()(model).modified
+    manifest = read_manifest(model)
+    [record] = [item for item in manifest.weights if item.stored_as == "computed"]
+    assert set(record.sources) == {"a", "b"}
+    assert [item.name for item in manifest.skipped if item.name in {"a", "b"}] == []
+
+
 def test_sources_of_a_weight_of_integers_alone_are_all_of_them(parse):
     """Sizes and indices are no sources beside numbers; here nothing tells them from numbers."""
     model = parse(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 
 import onnx_gconv as gconv
+from benchmarks.simulate import analog_network, digits
 from onnx_gconv.models import model_path
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:aihwkit.*", "ignore::UserWarning:aihwkit.*")
@@ -19,33 +16,8 @@ TIMES = (1.0, 3600.0, 86400.0, 30 * 86400.0, 365 * 86400.0)
 CHIPS = 200
 
 
-@pytest.fixture(scope="module")
-def digits():
-    with np.load(model_path("digits_test.npz")) as data:
-        return data["images"].reshape(450, 64).astype(np.float32), data["labels"]
-
-
-@pytest.fixture(scope="module")
-def analog():
-    """The digits MLP on aihwkit's tiles: PCM, global drift compensation, and else perfect."""
-    model = onnx.load(model_path("digits_mlp.onnx"))
-    stored = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    layers = []
-    for name in ("hidden1", "hidden2", "classifier"):
-        weight = torch.from_numpy(stored[f"{name}.weight"].copy())
-        layer = torch.nn.Linear(weight.shape[1], weight.shape[0])
-        layer.weight.data, layer.bias.data = weight, torch.from_numpy(stored[f"{name}.bias"].copy())
-        layers += [layer, torch.nn.ReLU()]
-    configs, inference = (importlib.import_module(f"aihwkit.{name}") for name in ("simulator.configs", "inference"))
-    config = configs.TorchInferenceRPUConfig(forward=configs.IOParameters(is_perfect=True))
-    config.noise_model = inference.PCMLikeNoiseModel(g_max=25.0)
-    config.drift_compensation = inference.GlobalDriftCompensation()
-    convert = importlib.import_module("aihwkit.nn.conversion").convert_to_analog
-    return convert(torch.nn.Sequential(*layers[:-1]), config).eval()
-
-
-def test_mean_accuracies_agree_within_the_joint_interval(analog, digits, tmp_path):
-    pixels, labels = digits
+def test_mean_accuracies_agree_within_the_joint_interval(tmp_path):
+    analog, (pixels, labels) = analog_network(), digits()
     torch.manual_seed(1)
     theirs = np.empty((CHIPS, len(TIMES)))
     with torch.no_grad():

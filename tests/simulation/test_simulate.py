@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 
@@ -302,7 +303,7 @@ def test_a_journal_that_cannot_be_written(digits, tmp_path):
         ({"batch": 0}, "the batch is a whole number from 1.*, but it is 0"),
         ({"times": ()}, "there is no time to simulate; give one or more"),
         ({"times": ("1x",)}, "a time is a number and one of s, min, h, d, mo, y"),
-        ({"labels": "classes"}, r"there is no array 'classes' for the labels; there are 'pixels'"),
+        ({"labels": "classes"}, "there is no array 'classes'; there is pixels, labels"),
         ({"labels": "pixels"}, "the labels 'pixels' are an input of the model"),
         ({"labels": None, "metric": "accuracy"}, r"no input is named 'labels' \(the model has pixels\)"),
         ({"metric": "f1"}, r"there is no metric 'f1'; there are accuracy, topK, sqnr"),
@@ -311,7 +312,7 @@ def test_a_journal_that_cannot_be_written(digits, tmp_path):
         ({"device": "reram-wan2022", "times": ("1h",)}, "reram-wan2022"),
         ({"device": "pmc"}, "there is no device model 'pmc'; the nearest names are pcm"),
         ({"inputs": "none.npz"}, "none.npz: does not exist"),
-        ({"inputs": model_path("digits_mlp.onnx")}, "is no .npz file"),
+        ({"inputs": model_path("digits_mlp.onnx")}, "is not an .npz file"),
     ],
 )
 def test_wrong_options(digits, options, message):
@@ -414,7 +415,7 @@ def test_options_of_the_mapping_are_for_plain_models(digits):
 
 def test_a_plain_model_without_weights(parse, tmp_path):
     save_model(parse("g (float[2,4] x) => (float[2,4] y) { y = Neg(x) }"), tmp_path / "plain.onnx")
-    with pytest.raises(gconv.ConfigError, match="no weights that could be mapped, so that there is nothing"):
+    with pytest.raises(gconv.ModelError, match="has no weight that can be mapped, so that there is nothing"):
         simulate(tmp_path / "plain.onnx")
 
 
@@ -558,5 +559,56 @@ def test_one_time_may_be_given_as_it_is(digits):
 
 def test_numbers_of_numpy_are_numbers(digits):
     assert simulated(digits, repeats=np.int64(3), seed=np.int64(5)) == simulated(digits)
-    with pytest.raises(gconv.ConfigError, match="are over 10,000,000 trials; take fewer"):
+    with pytest.raises(gconv.ConfigError, match="are 2,000,000,000 trials, over 10,000,000; take fewer"):
         simulated(digits, repeats=10**9)
+
+
+def test_an_error_of_somebody_else_is_no_error_of_the_journal(digits, tmp_path):
+    def broken(*_):
+        raise BrokenPipeError("nobody listens")
+
+    with pytest.raises(BrokenPipeError, match="nobody listens"):
+        simulated(digits, journal=tmp_path / "j", progress=broken)
+
+
+def test_a_journal_on_a_full_disk_is_named(digits, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("onnx_gconv.simulation.journal.os.fsync", full)
+    with pytest.raises(gconv.ConfigError, match=r"the journal '.*j' cannot be used: No space left on device; choose"):
+        simulated(digits, journal=tmp_path / "j")
+
+
+def test_an_old_plain_model_is_raised_if_that_is_asked_for(parse, normal, tmp_path):
+    model = parse("g (float[2,4] x) => (float[2,4] y) { y = MatMul(x, W) }", opsets='"" : 6', W=normal(4, 4))
+    save_model(model, tmp_path / "old.onnx")
+    options = {"times": "0s", "repeats": 1}
+    with pytest.raises(gconv.ModelError, match="--upgrade-opset"):
+        simulate(tmp_path / "old.onnx", **options)
+    report = simulate(tmp_path / "old.onnx", mapping={"upgrade_opset": True}, **options)
+    assert report.notes[0].startswith("the opset is 7, raised from 6")
+
+
+def test_each_rule_of_a_plain_model_is_named(digits, tmp_path):
+    (tmp_path / "gconv.toml").write_text(
+        '[[overrides]]\nweight = "hidden1*"\nconverter = "single-device"\ndevice = {g_max = 20.0}\n'
+    )
+    report = simulate(model_path("digits_mlp.onnx"), config=tmp_path / "gconv.toml", times="0s", repeats=1)
+    [note] = report.notes
+    rules = "SingleDeviceConductanceConverter of 0 to 20 \u00b5S, SinglePairConductanceConverter of 0 to 25 \u00b5S"
+    assert note == f"mapped in memory: 3 weights, {rules}"
+
+
+def test_a_model_that_the_runtime_does_not_load_or_run_is_named(parse, normal, tmp_path):
+    unknown = "g (float[2,4] x) => (float[2,4] y) { h = MatMul(x, W) y = lab.Odd(h) }"
+    save_model(parse(unknown, opsets='"" : 17, "lab" : 1', W=normal(4, 4)), tmp_path / "odd.onnx")
+    with pytest.raises(gconv.ModelError, match=r"odd.onnx' cannot be simulated: ONNX Runtime does not load the model"):
+        simulate(tmp_path / "odd.onnx")
+    text = "g (float[N,4] x, float[M,4] z) => (float[N,4] y) { h = MatMul(x, W) s = Add(h, z) y = Reshape(s, r) }"
+    save_model(parse(text, W=normal(4, 4), r=np.array([3, 7])), tmp_path / "shapes.onnx")
+    with pytest.raises(gconv.ConfigError, match=r"shapes.onnx' does not run on generated inputs \(.*\); give inputs"):
+        simulate(tmp_path / "shapes.onnx")
+    np.savez(tmp_path / "in.npz", x=normal(2, 4), z=normal(2, 4))
+    with pytest.raises(gconv.ConfigError, match=r"in.npz: ONNX Runtime does not run the model"):
+        simulate(tmp_path / "shapes.onnx", inputs=tmp_path / "in.npz")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.drawing import require_matplotlib
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.files.staged_folder import staged_folder
 from onnx_gconv.handoff.bundle import Bundle
@@ -21,17 +21,10 @@ from onnx_gconv.handoff.drawn_pictures import LayerPictures, PicturesReport
 from onnx_gconv.handoff.pictures.image import Errors, LayerImage, Starts, Subject
 from onnx_gconv.visible_text import visible
 
-__all__ = ["check_pictures", "draw_pictures", "layer_figures", "require_matplotlib"]
-__all__ += ["write_error_pictures", "write_pictures"]
+__all__ = ["check_pictures", "draw_pictures", "layer_figures", "write_error_pictures", "write_pictures"]
 
 _PIXELS = ((2, 800), (4, 640), (9, 480), (1 << 30, 360))  # of a panel, by the number of devices
 _MOST_TILE = 2048  # pixels of a page
-
-
-def require_matplotlib() -> None:
-    """Check that pictures can be drawn, and raise ConfigError if Matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("pictures need Matplotlib, which is missing; pip install matplotlib")
 
 
 def check_pictures(folder: Path) -> None:

@@ -596,7 +596,7 @@ def test_each_rule_of_a_plain_model_is_named(digits, tmp_path):
     )
     report = simulate(model_path("digits_mlp.onnx"), config=tmp_path / "gconv.toml", times="0s", repeats=1)
     [note] = report.notes
-    rules = "SingleDeviceConductanceConverter of 0 to 20 \u00b5S, SinglePairConductanceConverter of 0 to 25 \u00b5S"
+    rules = "SingleDeviceConductanceConverter of 9 to 20 \u00b5S, SinglePairConductanceConverter of 0 to 25 \u00b5S"
     assert note == f"mapped in memory: 3 weights, {rules}"
 
 

@@ -18,7 +18,6 @@ __all__ = [
     "Devices",
     "FloatArray",
     "foreign_devices",
-    "normal",
     "polynomial",
     "require_sizes",
 ]
@@ -174,11 +173,6 @@ class BaseDeviceModel(ABC):
     def _check_time(self, seconds: float) -> None:
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ConfigError(f"device {self.name}: a time is 0 seconds or more, but it is {seconds}")
-
-
-def normal(like: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Standard normal numbers, as many as there are and of the same type."""
-    return rng.standard_normal(like.shape, like.dtype.type)
 
 
 def polynomial(coefficients: tuple[float, ...], x: FloatArray) -> FloatArray:

@@ -12,9 +12,9 @@ from onnx_gconv.devices.base_device import (
     Devices,
     FloatArray,
     foreign_devices,
-    normal,
     require_sizes,
 )
+from onnx_gconv.devices.normal_numbers import normal
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["GaussianDevice", "LogNormalDevice", "StuckDevices"]

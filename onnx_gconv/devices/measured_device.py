@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, foreign_devices, normal
+from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, foreign_devices
+from onnx_gconv.devices.normal_numbers import normal
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["MeasuredDevice"]

@@ -33,12 +33,18 @@ class PcmDevice(PowerLawDevice):
         return self._fitted_sigma((0.26348, 1.9650, -1.1731), targets_us, fitted_g_max=25.0)
 
     def _drift_moments(self, targets_us: FloatArray) -> tuple[FloatArray, FloatArray]:
-        log = np.log(self._above_zero(targets_us))
-        return np.clip(-0.0155 * log + 0.0244, 0.049, 0.1), np.clip(-0.0125 * log - 0.0059, 0.008, 0.045)
+        mean = np.log(self._above_zero(targets_us))
+        spread = mean * -0.0125
+        spread -= 0.0059
+        mean *= -0.0155
+        mean += 0.0244
+        return np.clip(mean, 0.049, 0.1, out=mean), np.clip(spread, 0.008, 0.045, out=spread)
 
     def _read_share(self, programmed_us: FloatArray) -> FloatArray:
-        share: FloatArray = np.minimum(0.0088 / np.maximum(self._relative(programmed_us) ** 0.65, 1e-3), 0.2)
-        return share
+        share = self._relative(programmed_us, 1e-3 ** (1 / 0.65))  # powers of 0 take several times as long as others
+        np.power(share, 0.65, out=share)
+        np.divide(0.0088, share, out=share)
+        return np.minimum(share, 0.2, out=share)
 
 
 class CustomDriftPcmDevice(PcmDevice):

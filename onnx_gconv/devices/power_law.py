@@ -7,7 +7,8 @@ from abc import abstractmethod
 
 import numpy as np
 
-from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, normal, polynomial, require_sizes
+from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, polynomial, require_sizes
+from onnx_gconv.devices.normal_numbers import normal
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["PowerLawDevice"]
@@ -112,7 +113,8 @@ class PowerLawDevice(BaseDeviceModel):
 
     def _relative(self, conductances_us: FloatArray, least: float = 0.0) -> FloatArray:
         """Conductances as parts of g_max, at least `least`."""
-        return np.maximum(conductances_us / conductances_us.dtype.type(self.g_max), least)
+        relative: FloatArray = conductances_us / conductances_us.dtype.type(self.g_max)
+        return np.maximum(relative, least, out=relative)
 
     def _above_zero(self, conductances_us: FloatArray) -> FloatArray:
         """Conductances as parts of g_max, so far above 0 that they have a logarithm."""

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, normal, polynomial, require_sizes
+from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, polynomial, require_sizes
+from onnx_gconv.devices.normal_numbers import normal
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["CmoReramDevice", "WanReramDevice"]

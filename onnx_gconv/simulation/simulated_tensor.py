@@ -89,7 +89,7 @@ class SimulatedDevices:
             what = f"a {type(found).__name__}" if not isinstance(found, np.ndarray) else f"numbers of {found.dtype}"
         elif found.shape != targets.shape:
             what = f"the shape {list(found.shape)}"
-        elif not (found >= 0).all() or not (found <= np.finfo(targets.dtype).max).all():  # NaN is neither
+        elif found.size and not (found.min() >= 0 and found.max() <= np.finfo(targets.dtype).max):  # NaN is neither
             what = "no finite numbers from 0"
         else:
             return

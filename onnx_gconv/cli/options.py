@@ -143,8 +143,8 @@ Device: TypeAlias = Annotated[
     str,
     typer.Option(
         "--device",
-        help="The device model, such as pcm, reram-wan2022 or gaussian; a preset that has one; or a .csv file of "
-        "measurements. docs/devices.md lists them.",
+        help="The device model, such as pcm, reram-wan2022 or gaussian; a preset that has one; or a .csv or .toml file "
+        "of measurements. docs/devices.md lists them.",
         metavar="NAME",
         rich_help_panel=_CHIPS,
     ),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, foreign_devices
 from onnx_gconv.devices.normal_numbers import normal
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.validation_messages import first_problem, key_path
 
 __all__ = ["MeasuredDevice"]
 
@@ -83,7 +86,7 @@ class MeasuredDevice(BaseDeviceModel):
                 there twice; the message names the file, the line and the value.
         """
         rows: dict[tuple[float, float], tuple[float, float]] = {}
-        for line, row in _rows(Path(path)):
+        for line, row in _rows(_regular(path)):
             target, seconds, mean, sigma = row
             if (target, seconds) in rows:
                 raise ConfigError(f"'{path}', line {line}: target {target:g} \u00b5S at {seconds:g} s is there twice")
@@ -101,6 +104,30 @@ class MeasuredDevice(BaseDeviceModel):
         except (ConfigError, IndexError) as error:
             reason = error if isinstance(error, ConfigError) else "device measured: has no rows"
             raise ConfigError(f"'{path}': {reason}") from None
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> MeasuredDevice:
+        """The device of a TOML file with the arguments of the constructor as its keys; there are no others.
+
+        Raises:
+            ConfigError: If the file cannot be read, a key is unknown or missing, or a value is wrong; the message names
+                the file and the key.
+        """
+        file = _regular(path)
+        try:
+            document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+            table = _Table.model_validate(document)
+            return cls(table.target_us, table.seconds, _rectangle("mean_us", table), _rectangle("sigma_us", table))
+        except ValidationError as error:
+            problem = first_problem(error, _Table, document)
+            reason = ": ".join(part for part in (key_path(problem.key), problem.text) if part)
+        except ConfigError as error:
+            reason = str(error)
+        except OSError as error:
+            raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
+        except (ValueError, RecursionError) as error:  # also no UTF-8; a number may have too many digits
+            reason = f"no TOML: {' '.join(str(error).split())}"
+        raise ConfigError(f"'{path}': {reason}")
 
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
         ranks = normal(targets_us, rng)
@@ -127,6 +154,36 @@ class MeasuredDevice(BaseDeviceModel):
         )
         found: FloatArray = np.maximum(mean + sigma * ranks, 0)
         return found
+
+
+class _Table(BaseModel):
+    """A measured device as a TOML file has it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    target_us: list[float]
+    seconds: list[float]
+    mean_us: list[list[float]]
+    sigma_us: list[list[float]]
+
+
+def _rectangle(name: str, table: _Table) -> list[list[float]]:
+    """One of the matrices of a table: a row for each target, with a number for each time."""
+    rows: list[list[float]] = getattr(table, name)
+    for row in rows:
+        if len(row) != len(table.seconds):
+            raise ConfigError(
+                f"device measured: a row of {name} has {len(row)} numbers, but there are {len(table.seconds)} times"
+            )
+    return rows
+
+
+def _regular(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that can be read to its end."""
+    file = Path(path)
+    if file.exists() and not file.is_file():
+        raise ConfigError(f"cannot read '{path}': it is no regular file; give a file")
+    return file
 
 
 def _at_time(table: NDArray[np.float64], times: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, TypeVar
 
 from onnx_gconv.devices.base_device import DeviceModel
-from onnx_gconv.devices.gaussian import GaussianDevice, LogNormalDevice
+from onnx_gconv.devices.gaussian import GaussianDevice, LogNormalDevice, StuckDevices
 from onnx_gconv.devices.hermes import HermesOneDevice, HermesTwoDevices
 from onnx_gconv.devices.measured_device import MeasuredDevice
 from onnx_gconv.devices.pcm import CustomDriftPcmDevice, PcmDevice
@@ -42,6 +44,13 @@ DEVICE_MODELS: dict[str, Callable[..., DeviceModel]] = {
     )
 }
 """The device models of this package, by the names that people write."""
+
+_READERS: dict[str, Callable[[str], DeviceModel]] = {
+    ".csv": MeasuredDevice.from_csv,
+    ".toml": MeasuredDevice.from_toml,
+}
+
+_STUCK = ("stuck_low", "stuck_high")
 
 _registered: dict[str, Callable[..., DeviceModel]] = {}
 
@@ -80,17 +89,26 @@ def device_model(name: str, **settings: Any) -> DeviceModel:  # noqa: ANN401 - w
 
     Args:
         name: Of a model, or of a preset that has one; a preset gives it the range g_min to g_max, too. Or a file of
-            measurements for `MeasuredDevice.from_csv`, which ends in ``.csv``.
-        settings: The parameters of its constructor, such as ``g_max`` in µS; they win over those of a preset.
+            measurements for `MeasuredDevice.from_csv` or `from_toml`, which ends in ``.csv`` or ``.toml``.
+        settings: The parameters of its constructor, such as ``g_max`` in µS; they win over those of a preset. For each
+            model there are ``stuck_low`` and ``stuck_high`` besides, which are those of `StuckDevices`.
 
     Raises:
         ConfigError: If there is no such model, it is a preset without a model, a setting is unknown or wrong, or the
             package that brings it has something wrong; the message names the nearest names.
     """
-    if name.lower().endswith(".csv"):
+    stuck = {key: settings.pop(key) for key in _STUCK if key in settings}
+    model = _healthy(name, settings)
+    return _made(name, partial(StuckDevices, model), stuck) if stuck else model
+
+
+def _healthy(name: str, settings: dict[str, Any]) -> DeviceModel:
+    """A model of devices of which none is stuck."""
+    suffix = Path(name).suffix.lower()
+    if suffix in _READERS:
         if settings:
             raise ConfigError(f"a device of measurements has no setting '{next(iter(settings))}'; leave it out")
-        return MeasuredDevice.from_csv(name)
+        return _READERS[suffix](name)
     for item in presets():
         if item.name == name and name not in DEVICE_MODELS:
             if item.model is None:

@@ -48,7 +48,7 @@ class Chips:
     @property
     def digest(self) -> str:
         """What tells the device model from others of its name, such as one with other measurements."""
-        state = json.dumps(getattr(self.model, "__dict__", {}), default=_as_list, sort_keys=True)
+        state = json.dumps(getattr(self.model, "__dict__", {}), default=_as_json, sort_keys=True)
         return hashlib.sha256(f"{type(self.model).__qualname__} {state}".encode()).hexdigest()
 
     def chip(self, number: int, seconds: float) -> Chip:
@@ -79,7 +79,7 @@ def chips_of(
         raise ConfigError(f"the compensation of drift is 'none' or 'global', but not '{compensation}'")
     seed = whole_number("seed", seed)
     if isinstance(device, str):
-        known = json.loads(json.dumps(dict(settings), default=_as_list))
+        known = json.loads(json.dumps(dict(settings), default=_as_json))
         return Chips(device, known, device_model(device, **settings), seed, compensation)
     if settings:
         raise ConfigError(f"the setting '{next(iter(settings))}' is for a device by name; give it to the device model")
@@ -133,6 +133,12 @@ def check_range(weight: MappedWeight, chips: Chips) -> None:
         )
 
 
-def _as_list(value: Any) -> Any:  # noqa: ANN401 - a setting of any kind
-    """What JSON has no form for: arrays of NumPy are lists; of all else the type is said, the same in each process."""
-    return value.tolist() if hasattr(value, "tolist") else f"<{type(value).__qualname__}>"
+def _as_json(value: Any) -> Any:  # noqa: ANN401 - a setting of any kind
+    """What JSON has no form for, the same in each process.
+
+    Arrays of NumPy are lists, a device model within another one is what it knows, and of all else the type is said.
+    """
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    kind = f"<{type(value).__qualname__}>"
+    return {kind: vars(value)} if isinstance(value, DeviceModel) and hasattr(value, "__dict__") else kind

@@ -302,6 +302,75 @@ def test_a_table_that_is_not_there_is_one_line(tmp_path):
         MeasuredDevice.from_csv(tmp_path / "none.csv")
 
 
+TOML = """
+target_us = [0, 20]
+seconds = [0, 100.0, 86400]
+mean_us = [[0.5, 0.45, 0.4], [20, 19, 15]]
+sigma_us = [[0.1, 0.1, 0.1], [1, 1, 2]]
+"""
+
+
+def test_a_toml_file_gives_the_device_that_its_keys_would_make(tmp_path):
+    (tmp_path / "device.toml").write_text(TOML)
+    given = MeasuredDevice([0, 20], [0, 100, DAY], [[0.5, 0.45, 0.4], [20, 19, 15]], [[0.1, 0.1, 0.1], [1, 1, 2]])
+    of_file = device_model(str(tmp_path / "device.toml"))
+    targets = np.linspace(0, 20, 50)
+    for seconds in (0, 50, DAY):
+        first, second = (
+            device.drift(device.program(targets, np.random.default_rng(1)), seconds, np.random.default_rng(2))
+            for device in (of_file, given)
+        )
+        np.testing.assert_array_equal(first.drifted_us, second.drifted_us)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("target_us", "targets_us", "targets_us: unknown key; the nearest one that there is: target_us"),
+        ("seconds = [0, 100.0, 86400]", "", "lacks the key seconds"),
+        ("[0, 20]", '[0, "20"]', "target_us[1]: should be a number, but it is '20'"),
+        ("[0.5, 0.45, 0.4]", "0.5", "mean_us[0]: should be a list, but it is 0.5"),
+        ("[1, 1, 2]", "[1, 1]", "a row of sigma_us has 2 numbers, but there are 3 times"),
+        ("[1, 1, 2]", "[1, 1, -2]", "sigma are 0 or more, but there is -2"),
+        ("[0, 20]", "[0, 20, 30]", "mean_us has the shape [2, 3], but there are 3 targets and 3 times"),
+        ("[0, 20]", "[0, 20", "no TOML: "),
+        (TOML, "\udcff", "no TOML: "),
+    ],
+)
+def test_a_wrong_toml_file_is_one_line_that_names_the_file_and_the_key(tmp_path, old, new, message):
+    file = tmp_path / "device.toml"
+    file.write_text(TOML.replace(old, new, 1), encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ConfigError) as raised:
+        device_model(str(file))
+    assert str(raised.value).startswith(f"'{file}': ")
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "toml"])
+def test_what_is_no_file_is_no_device(tmp_path, suffix):
+    for place, reason in ((tmp_path / f"none.{suffix}", "No such file"), (tmp_path / f"d.{suffix}", "no regular file")):
+        if reason == "no regular file":
+            place.mkdir()
+        with pytest.raises(ConfigError, match=f"cannot read '.*': .*{reason}"):
+            device_model(str(place))
+
+
+def test_devices_of_any_model_are_stuck_if_settings_say_so():
+    rng = np.random.default_rng
+    given = StuckDevices(PcmDevice(g_max=20.0), stuck_low=0.1, stuck_high=0.2)
+    named = device_model("pcm", g_max=20.0, stuck_low=0.1, stuck_high=0.2)
+    targets = np.full(1000, 10.0)
+    np.testing.assert_array_equal(
+        named.program(targets, rng(3)).programmed_us, given.program(targets, rng(3)).programmed_us
+    )
+    assert 150 < (named.program(targets, rng(3)).programmed_us == 20).sum() < 250
+    with pytest.raises(ConfigError, match=r"fractions of stuck devices .* but they are 2 and 0"):
+        device_model("gaussian", stuck_low=2)
+    with pytest.raises(ConfigError, match="the device model 'gaussian' has no setting 'stuck'; it has "):
+        device_model("gaussian", stuck=0.1)
+
+
 # Names
 
 

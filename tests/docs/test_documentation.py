@@ -20,7 +20,7 @@ from onnx_gconv.cli import main
 from onnx_gconv.converters import CONVERTERS, SinglePairConductanceConverter, registry
 from onnx_gconv.converters.registry import ConverterRegistry
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.devices.registry import DEVICE_MODELS
+from onnx_gconv.devices.registry import DEVICE_MODELS, device_model
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
@@ -104,6 +104,9 @@ def test_the_examples_of_the_page_about_devices_run(
     assert Path("accuracy.png").exists()
     named = set(re.findall(r"`([a-z0-9-]+)`", "".join(re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE))))
     assert set(DEVICE_MODELS) <= named
+    [table] = blocks(page, "toml")
+    Path("device.toml").write_text(table, encoding="utf-8")
+    assert device_model("device.toml").g_max == 25
 
 
 def test_the_commands_of_the_readme_run_in_order(

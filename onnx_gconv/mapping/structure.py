@@ -26,6 +26,9 @@ def structural_problems(mapped: MappedWeight) -> Iterator[str]:
         if type_name(tensor.dtype) != stored_type:
             yield f"'{tensor.name}' is {type_name(tensor.dtype)} now, it was {stored_type}"
     yield from _scale_problems(mapped.scale, record)
+    factors = None if record.measured is None else record.measured.factors
+    if factors is not None and len(factors) != (count := 1 if record.grid is None else record.grid.count):
+        yield f"the manifest has {len(factors)} factors that compensate drift, but there are {count} scales"
     if mapped.zero is not None and isinstance(record.zero, ZeroRecord):
         yield from _zero_problems(mapped.zero, record.zero, record)
 

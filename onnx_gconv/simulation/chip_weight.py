@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -12,17 +12,31 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, SimulatedTensor
 from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.tensors.streamed import element_chunks
 
-__all__ = ["Chip", "DriftCompensation", "WeightErrors", "drift_factor", "simulated_tensors", "weight_errors"]
+__all__ = [
+    "Chip",
+    "DriftCompensation",
+    "WeightErrors",
+    "check_compensation",
+    "drift_factor",
+    "simulated_tensors",
+    "weight_errors",
+]
 
-DriftCompensation = Literal["none", "global"]
-"""``global``: one factor for each weight; ``none``: outputs are taken as the chip gives them."""
+DriftCompensation = Literal["none", "global", "tile", "column"]
+"""``global``: one factor for each weight; ``tile`` and ``column``: one for each tile or output column, where each has a
+scale of its own; ``none``: outputs are taken as the chip gives them."""
+
+_SCALES_FOR: dict[str, tuple[str, ...]] = {"tile": ("tile",), "column": ("channel", "tile_channel")}
 
 
 @dataclass(frozen=True)
@@ -72,46 +86,79 @@ def simulated_tensors(
     )
 
 
+def check_compensation(record: WeightRecord, compensation: DriftCompensation) -> None:
+    """Raise ConfigError if a weight has not the scales that factors of its tiles or columns would go into."""
+    needed = _SCALES_FOR.get(compensation)
+    if needed is not None and record.granularity not in needed:
+        how = " or ".join(each.replace("_", "-") for each in needed)
+        raise ConfigError(
+            f"the weight '{record.name}' has one scale for each {record.granularity.replace('_', '-')}, so that drift "
+            f"cannot be compensated for each {compensation}; map with --granularity {how}, or compensate it globally"
+        )
+
+
 def drift_factor(
-    record: WeightRecord, programmed: Sequence[ir.TensorProtocol], read: Sequence[ir.TensorProtocol]
-) -> float:
+    record: WeightRecord,
+    programmed: Sequence[ir.TensorProtocol],
+    read: Sequence[ir.TensorProtocol],
+    compensation: DriftCompensation = "global",
+) -> FloatOrArray:
     """By what outputs are multiplied so that drift on the whole has no effect: mean|W programmed| / mean|W read|.
 
     It is what a chip measures when each input is 1 once, before and after: M. Le Gallo et al., Compressed sensing with
     approximate message passing using in-memory computing, IEEE Transactions on Electron Devices 65, 2018; V. Joshi et
-    al., 2020. So does aihwkit's GlobalDriftCompensation (version 1.1.0), for each tile and not for each weight.
+    al., 2020. So does aihwkit (version 1.1.0): GlobalDriftCompensation for each tile, PerColumnDriftCompensation for
+    each output of a tile.
 
     Args:
         record: The weight.
         programmed: Its conductances at the end of programming, in µS.
         read: Its conductances at the time, in µS.
+        compensation: ``global`` for one factor, ``tile`` or ``column`` for one for each scale.
 
     Returns:
-        The factor; 1 if nothing can be read.
+        The factor, or an array of them of the shape of `ScaleGrid`; 1 where nothing can be read.
     """
-    before, after = (
-        sum(float(np.abs(part).sum()) for part in _differences(record, each)) for each in (programmed, read)
-    )
-    factor = before / after if before > 0 and after > 0 else 1.0
-    return factor if math.isfinite(factor) else 1.0
+    grid = record.grid if compensation in _SCALES_FOR else None
+    before, after = (_sums(_differences(record, each), grid) for each in (programmed, read))
+    is_known = (before > 0) & (after > 0)
+    with np.errstate(over="ignore"):
+        factors = np.divide(before, after, out=np.ones_like(before), where=is_known)
+    factors[~np.isfinite(factors)] = 1.0
+    return float(factors[0]) if grid is None else factors.reshape(grid.shape)
 
 
-def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], factor: float) -> WeightErrors:
+def _sums(differences: Iterable[NDArray[np.float64]], grid: ScaleGrid | None) -> NDArray[np.float64]:
+    """The sum of the absolute values of all, or of each group that shares a scale."""
+    total, start = np.zeros(1 if grid is None else grid.count), 0
+    for part in differences:
+        if grid is None:
+            total += np.abs(part).sum()
+        else:
+            reduced, groups = grid.reduced(np.add, np.abs(part), start)
+            total += np.bincount(groups, reduced, grid.count)
+        start += part.size
+    return total
+
+
+def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], factor: FloatOrArray) -> WeightErrors:
     """How far a weight is from what its targets give.
 
     Args:
         mapped: The weight, with the scale of its targets.
         read: The conductances that it has now, in µS.
-        factor: By what outputs are multiplied.
+        factor: By what outputs are multiplied, as `drift_factor` gives it.
     """
     record, grid = mapped.record, mapped.record.grid
     scales = np.asarray(mapped.decoding.scale, np.float64)
+    factors = np.asarray(factor, np.float64)
     largest = squared_errors = squared_weights = 0.0
     first = 0
     for found, target in zip(_differences(record, read), _differences(record, mapped.tensors), strict=True):
         scale = scales if grid is None else grid.entries(scales, first, first + target.size, np.dtype(np.float64))
+        by = factors if grid is None or not factors.ndim else grid.expanded(factors, first, first + target.size)
         weights = target / scale
-        errors = found * factor / scale - weights
+        errors = found * by / scale - weights
         largest = max(largest, float(np.abs(errors).max(initial=0)))
         squared_errors += float(np.square(errors).sum())
         squared_weights += float(np.square(weights).sum())

@@ -9,18 +9,18 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, get_args
 
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.devices.registry import device_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import SimulatedRecord
 from onnx_gconv.mapping.located import MappedWeight
-from onnx_gconv.simulation.chip_weight import Chip, DriftCompensation
+from onnx_gconv.simulation.chip_weight import Chip, DriftCompensation, check_compensation
 from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.simulation.times import parse_time
 
-__all__ = ["Chips", "check_range", "chips_of", "seconds_of", "whole_number"]
+__all__ = ["Chips", "check_weight", "chips_of", "seconds_of", "whole_number"]
 
 _SEEDS = 2**64
 
@@ -75,8 +75,9 @@ def chips_of(
     Raises:
         ConfigError: If there is none of that name, a setting is wrong, or the seed is none.
     """
-    if compensation not in {"none", "global"}:
-        raise ConfigError(f"the compensation of drift is 'none' or 'global', but not '{compensation}'")
+    if compensation not in get_args(DriftCompensation):
+        known = ", ".join(get_args(DriftCompensation))
+        raise ConfigError(f"the compensation of drift is one of {known}, but not '{compensation}'")
     seed = whole_number("seed", seed)
     if isinstance(device, str):
         known = json.loads(json.dumps(dict(settings), default=_as_json))
@@ -121,8 +122,9 @@ def seconds_of(time: str | float) -> float:
     return seconds
 
 
-def check_range(weight: MappedWeight, chips: Chips) -> None:
-    """Raise ConfigError if a weight was mapped to conductances for which the device model is not valid."""
+def check_weight(weight: MappedWeight, chips: Chips) -> None:
+    """Raise ConfigError if the device model is not valid for the range of a weight, or its drift not compensated so."""
+    check_compensation(weight.record, chips.compensation)
     converter, model = weight.record.converter.converter(), chips.model
     slack = _SLACK * model.g_max
     if converter.g_min < model.g_min - slack or converter.g_max > model.g_max + slack:

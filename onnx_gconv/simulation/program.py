@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.crossbars.target_weights import target_weights
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
@@ -19,7 +22,7 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.simulation.chip_weight import DriftCompensation, drift_factor, simulated_tensors, weight_errors
-from onnx_gconv.simulation.chips import Chips, check_range, chips_of, seconds_of, whole_number
+from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, seconds_of, whole_number
 from onnx_gconv.simulation.report import ProgramReport, SimulatedWeight
 from onnx_gconv.tensors.streamed import worker_count
 
@@ -57,14 +60,15 @@ def program_model(
         seed: Of all random numbers.
         chip: Which chip of that seed; each has devices of its own.
         drift_compensation: ``global`` multiplies each weight by one factor, in its scale, so that drift on the whole
-            has no effect, see `drift_factor`; ``none`` leaves the scale.
+            has no effect, see `drift_factor`; ``tile`` and ``column`` do so for each tile or output column, where each
+            has a scale of its own; ``none`` leaves the scale.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         progress: Called with the step ("simulate", "write"), what is done and how much there is.
 
     Raises:
         ModelError: If the model cannot be read, or is no mapped model with targets.
         ConfigError: If there is no such device, an option is wrong, conductances are outside of the range of the device
-            model, or the output cannot be written.
+            model, drift cannot be compensated in that way, or the output cannot be written.
     """
     source = check_model_path(mapped)
     target = default_chip_path(source) if output is None else Path(output)
@@ -78,7 +82,7 @@ def program_model(
         weights = target_weights(model, "programmed", "program")
         with named_in_messages(source):
             for weight in weights:
-                check_range(weight, chips)
+                check_weight(weight, chips)
         check = RewriteCheck(model)
         replacements: dict[tuple[str, str], MeasuredConductances] = {}
         figures = []
@@ -134,10 +138,10 @@ def _one(
 ) -> tuple[MeasuredConductances, SimulatedWeight]:
     record, chip = weight.record, chips.chip(number, seconds)
     read = simulated_tensors(weight, chip)
-    factor = 1.0
-    if chip.compensation == "global":
+    factor: FloatOrArray = 1.0
+    if chip.compensation != "none":
         programmed = simulated_tensors(weight, chip, "programmed")
-        factor = drift_factor(record, programmed, read)
+        factor = drift_factor(record, programmed, read, chip.compensation)
     errors = weight_errors(weight, read, factor)
     cells = math.prod(record.shape) * len(read)
     conductances = MeasuredConductances(
@@ -158,6 +162,7 @@ def _one(
         max_abs_error=errors.max_abs,
         rms_error=errors.rms,
         sqnr_db=errors.sqnr_db,
-        drift_factor=factor,
+        drift_factor=float(np.mean(factor)),
+        drift_factor_range=(float(np.min(factor)), float(np.max(factor))),
     )
     return conductances, figures

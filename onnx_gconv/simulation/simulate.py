@@ -25,7 +25,7 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chip_weight import DriftCompensation
-from onnx_gconv.simulation.chips import Chips, check_range, chips_of, seconds_of, whole_number
+from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, seconds_of, whole_number
 from onnx_gconv.simulation.journal import Journal, opened_journal
 from onnx_gconv.simulation.mapped_in_memory import Mapped, mapped_in_memory
 from onnx_gconv.simulation.metrics import Metric, Outputs, metric_of
@@ -145,7 +145,7 @@ def simulate(
         weights = target_weights(graph, "simulated", "simulate")
         with named_in_messages(source):
             for weight in weights:
-                check_range(weight, chips)
+                check_weight(weight, chips)
     trials = _trials(seconds, repeats, len(weights) if sensitivity else 0)
     with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:
         file = Path(folder) / "model.onnx"

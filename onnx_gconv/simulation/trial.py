@@ -46,12 +46,12 @@ class WeightOnChips:
         record, decoding = self.mapped.record, self._decoding
         programmed, read = [], []
         for number, targets in enumerate(self._targets):
-            devices, is_compensated = chip.devices(record, number), chip.compensation == "global"
+            devices, is_compensated = chip.devices(record, number), chip.compensation != "none"
             before, now = in_memory(all_elements(targets), devices, keeps_programmed=is_compensated)
             read.append(ir.Tensor(now, dtype=targets.dtype))
             if before is not None:
                 programmed.append(ir.Tensor(before, dtype=targets.dtype))
-        if programmed and (factor := drift_factor(record, programmed, read)) != 1:
+        if programmed and np.any((factor := drift_factor(record, programmed, read, chip.compensation)) != 1):
             compute = np.dtype(record.ir_compute_dtype.numpy())
             decoding = replace(decoding, scale=divided_scale(decoding.scale, factor, compute))
         del programmed

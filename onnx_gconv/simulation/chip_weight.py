@@ -13,12 +13,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatOrArray
-from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.converters.weight_statistics import weight_statistics
+from onnx_gconv.devices.base_device import DeviceModel, is_pair_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.schemes.scale_grid import ScaleGrid
-from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, SimulatedTensor
+from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, SimulatedOfPairs, SimulatedTensor
 from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.tensors.streamed import element_chunks
 
@@ -27,7 +28,9 @@ __all__ = [
     "DriftCompensation",
     "WeightErrors",
     "check_compensation",
+    "check_pairs",
     "drift_factor",
+    "pair_of",
     "simulated_tensors",
     "weight_errors",
 ]
@@ -55,10 +58,30 @@ class Chip:
     streams: ChipStreams
     compensation: DriftCompensation
 
-    def devices(self, record: WeightRecord, number: int) -> SimulatedDevices:
-        """One of the devices of each element of a weight, by its number."""
-        key = record.graph, record.name
-        return SimulatedDevices(self.model, self.seconds, partial(self.streams.generator, key, number))
+    def devices(self, record: WeightRecord, targets: Sequence[ir.TensorProtocol], number: int) -> SimulatedDevices:
+        """One of the devices of each element of a weight, by its number.
+
+        Args:
+            record: The weight.
+            targets: The targets of all of its devices, in µS.
+            number: Which one.
+
+        Raises:
+            ConfigError: If the device model is one of pairs, and the weight has none.
+        """
+        of_device = partial(self.streams.generator, (record.graph, record.name))
+        streams = partial(of_device, number)
+        if not is_pair_model(self.model):
+            return SimulatedDevices(self.model, self.seconds, streams)
+        plus, minus = pair_of(record)
+        return SimulatedOfPairs(
+            self.model,
+            self.seconds,
+            streams,
+            partners=targets[minus if number == plus else plus],
+            is_plus=number == plus,
+            streams_of_pairs=partial(of_device, plus),
+        )
 
 
 @dataclass(frozen=True)
@@ -76,13 +99,43 @@ class WeightErrors:
     sqnr_db: float | None
 
 
+def pair_of(record: WeightRecord) -> tuple[int, int]:
+    """The numbers of the two devices of a weight ``W = (G+ - G-) / scale``, the positive one first.
+
+    Raises:
+        ConfigError: If it has other devices.
+    """
+    coefficients = [item.coefficient for item in record.conductances]
+    if sorted(coefficients) != [-1, 1] or record.offset_us or record.zero != 0:
+        raise _no_pairs(record)
+    return coefficients.index(1), coefficients.index(-1)
+
+
+def check_pairs(record: WeightRecord) -> None:
+    """Raise ConfigError unless a weight has pairs of devices of which one is told 0."""
+    pair_of(record)
+    rule, few = record.converter.converter(), np.array([-1, -0.5, 0, 0.5, 1], np.float32)
+    pair = [np.empty_like(few) for _ in rule.device_names]
+    rule.convert_chunk(few, rule.scaling(weight_statistics([few]), few.dtype), pair)
+    if np.minimum(*pair).any():
+        raise _no_pairs(record)
+
+
+def _no_pairs(record: WeightRecord) -> ConfigError:
+    return ConfigError(
+        f"the weight '{record.name}' is mapped with {record.converter.name}, but the device is a model of pairs, of "
+        "which one device is told 0 \u00b5S; map with --converter single-pair --g-min 0, or choose another device"
+    )
+
+
 def simulated_tensors(
     mapped: MappedWeight, chip: Chip, moment: Literal["programmed", "read"] = "read"
 ) -> tuple[SimulatedTensor, ...]:
     """The conductances of each device of a weight, in µS, [shape of the weight]."""
+    tensors = mapped.tensors
     return tuple(
-        SimulatedTensor(targets, chip.devices(mapped.record, number), moment)
-        for number, targets in enumerate(mapped.tensors)
+        SimulatedTensor(targets, chip.devices(mapped.record, tensors, number), moment)
+        for number, targets in enumerate(tensors)
     )
 
 

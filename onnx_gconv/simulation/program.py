@@ -22,7 +22,7 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.simulation.chip_weight import DriftCompensation, drift_factor, simulated_tensors, weight_errors
-from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, seconds_of, whole_number
+from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, scaling_notes, seconds_of, whole_number
 from onnx_gconv.simulation.report import ProgramReport, SimulatedWeight
 from onnx_gconv.tensors.streamed import worker_count
 
@@ -101,7 +101,7 @@ def program_model(
         files=tuple(files),
         simulated=chips.record(chip, seconds),
         weights=tuple(figures),
-        notes=() if check.note is None else (check.note,),
+        notes=(*(() if check.note is None else (check.note,)), *scaling_notes(weights, chips)),
     )
 
 

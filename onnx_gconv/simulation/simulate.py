@@ -25,7 +25,7 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chip_weight import DriftCompensation
-from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, seconds_of, whole_number
+from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, scaling_notes, seconds_of, whole_number
 from onnx_gconv.simulation.journal import Journal, opened_journal
 from onnx_gconv.simulation.mapped_in_memory import Mapped, mapped_in_memory
 from onnx_gconv.simulation.metrics import Metric, Outputs, metric_of
@@ -190,7 +190,11 @@ def simulate(
         sensitivity=tuple(sorted(layers, key=lambda item: _goodness(item.spread.mean, of_ideal))),
         samples=samples.count,
         inputs=samples.source,
-        notes=(*(() if done is None else done.notes), *_notes(of_ideal, found.values(), chosen)),
+        notes=(
+            *(() if done is None else done.notes),
+            *scaling_notes(weights, chips),
+            *_notes(of_ideal, found.values(), chosen),
+        ),
     )
 
 

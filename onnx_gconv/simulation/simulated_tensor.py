@@ -12,11 +12,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.devices.base_device import DeviceModel, Devices, FloatArray
+from onnx_gconv.devices.base_device import DeviceModel, Devices, FloatArray, PairModel
 from onnx_gconv.errors import ConfigError, GconvError
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks, worker_count
 
-__all__ = ["BLOCK_ELEMENTS", "SimulatedDevices", "SimulatedTensor", "Streams", "in_memory"]
+__all__ = ["BLOCK_ELEMENTS", "SimulatedDevices", "SimulatedOfPairs", "SimulatedTensor", "Streams", "in_memory"]
 
 BLOCK_ELEMENTS = 1 << 16
 """Elements that share a stream of random numbers. It is a part of what a seed means: another number gives others."""
@@ -49,9 +49,9 @@ class SimulatedDevices:
         Raises:
             ConfigError: If a target is outside of the range of the model, or the model fails or gives no conductances.
         """
-        targets = stored if stored.dtype in (np.float32, np.float64) else stored.astype(np.float32)
+        targets = _computed(stored)
         with self._named():
-            devices = self.model.program(targets, self.streams("program", block))
+            devices = self._program(targets, block)
         if not isinstance(devices, Devices):
             raise ConfigError(f"device {self._name}: `program` gives a {type(devices).__name__}, but no Devices")
         self._check(devices.programmed_us, targets)
@@ -68,6 +68,14 @@ class SimulatedDevices:
             found = self.model.read(later, self.seconds, self.streams(f"read at {self.seconds!r} s", block))
         self._check(found, devices.targets_us)
         return found
+
+    @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The tensors that they depend on besides their targets."""
+        return ()
+
+    def _program(self, targets: FloatArray, block: int) -> Devices:
+        return self.model.program(targets, self.streams("program", block))
 
     @property
     def _name(self) -> str:
@@ -99,6 +107,43 @@ class SimulatedDevices:
         )
 
 
+@dataclass(frozen=True)
+class SimulatedOfPairs(SimulatedDevices):
+    """One device of the pair of each element of a weight, for a model of pairs.
+
+    Both devices of a pair are drawn from one stream each time that one of them is asked for, so that they fit together.
+
+    Attributes:
+        model: What the pairs do.
+        partners: The targets of the other devices of the pairs in µS, of any floating-point type.
+        is_plus: Whether these devices are the positive ones of the pairs.
+        streams_of_pairs: The random numbers that both devices share.
+    """
+
+    model: PairModel
+    partners: ir.TensorProtocol
+    is_plus: bool
+    streams_of_pairs: Streams
+
+    @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The targets of the other devices."""
+        return (self.partners,)
+
+    def _program(self, targets: FloatArray, block: int) -> Devices:
+        first = block * BLOCK_ELEMENTS
+        chunks = [chunk.copy() for chunk in element_chunks(self.partners, first, first + targets.size)]
+        partners = _computed(np.concatenate(chunks))
+        pair = (targets, partners) if self.is_plus else (partners, targets)
+        plus, minus = self.model.program_pair(*pair, self.streams_of_pairs("program", block))
+        return plus if self.is_plus else minus
+
+
+def _computed(stored: NDArray[Any]) -> FloatArray:
+    """Targets in the type in which they are computed."""
+    return stored if stored.dtype in (np.float32, np.float64) else stored.astype(np.float32)
+
+
 class SimulatedTensor(StreamedTensor):
     """Conductances in µS of the shape of the weight, as devices have them after programming, or some time later.
 
@@ -118,8 +163,8 @@ class SimulatedTensor(StreamedTensor):
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
-        """The targets."""
-        return (self._targets,)
+        """The targets, and those of other devices that these depend on."""
+        return (self._targets, *self._devices.sources)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """Conductances from element `start` to `stop`, in row-major order.

@@ -46,7 +46,7 @@ class WeightOnChips:
         record, decoding = self.mapped.record, self._decoding
         programmed, read = [], []
         for number, targets in enumerate(self._targets):
-            devices, is_compensated = chip.devices(record, number), chip.compensation != "none"
+            devices, is_compensated = chip.devices(record, self._targets, number), chip.compensation != "none"
             before, now = in_memory(all_elements(targets), devices, keeps_programmed=is_compensated)
             read.append(ir.Tensor(now, dtype=targets.dtype))
             if before is not None:

@@ -96,7 +96,7 @@ def test_the_examples_of_the_page_about_devices_run(
     assert namespace["read_us"].shape == (1, 3)
     assert 0.9 < namespace["report"].times[0].spread.mean < namespace["report"].ideal
     commands = re.findall(r"^    (onnx-gconv (?:.*\\\n)*.*)$", page, flags=re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 5
     for command in commands:
         program, *arguments = shlex.split(command.replace("\\\n", ""))
         monkeypatch.setattr("sys.argv", [program, *arguments])

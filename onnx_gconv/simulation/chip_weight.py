@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -18,20 +18,22 @@ from onnx_gconv.devices.base_device import DeviceModel, is_pair_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
-from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, SimulatedOfPairs, SimulatedTensor
 from onnx_gconv.simulation.streams import ChipStreams
-from onnx_gconv.tensors.streamed import element_chunks
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, element_chunks
 
 __all__ = [
     "Chip",
     "DriftCompensation",
     "WeightErrors",
+    "absolute_sums",
+    "array_parts",
     "check_compensation",
     "check_pairs",
     "drift_factor",
     "pair_of",
     "simulated_tensors",
+    "tensor_parts",
     "weight_errors",
 ]
 
@@ -150,10 +152,32 @@ def check_compensation(record: WeightRecord, compensation: DriftCompensation) ->
         )
 
 
+def absolute_sums(
+    record: WeightRecord, parts: Iterable[Sequence[NDArray[Any]]], compensation: DriftCompensation
+) -> NDArray[np.float64]:
+    """The sum of |W| · scale, in µS: of the whole weight, or of each group that shares a scale.
+
+    Args:
+        record: The weight.
+        parts: Its conductances in µS, stretch by stretch, as `tensor_parts` or `array_parts` gives them.
+        compensation: ``global`` for one sum, ``tile`` or ``column`` for one for each scale.
+    """
+    grid = record.grid if compensation in _SCALES_FOR else None
+    total, start = np.zeros(1 if grid is None else grid.count), 0
+    for part in _differences(record, parts):
+        if grid is None:
+            total += np.abs(part).sum()
+        else:
+            reduced, groups = grid.reduced(np.add, np.abs(part), start)
+            total += np.bincount(groups, reduced, grid.count)
+        start += part.size
+    return total
+
+
 def drift_factor(
     record: WeightRecord,
-    programmed: Sequence[ir.TensorProtocol],
-    read: Sequence[ir.TensorProtocol],
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
     compensation: DriftCompensation = "global",
 ) -> FloatOrArray:
     """By what outputs are multiplied so that drift on the whole has no effect: mean|W programmed| / mean|W read|.
@@ -165,33 +189,19 @@ def drift_factor(
 
     Args:
         record: The weight.
-        programmed: Its conductances at the end of programming, in µS.
-        read: Its conductances at the time, in µS.
+        before: What `absolute_sums` gives for its conductances at the end of programming.
+        after: The same for its conductances at the time.
         compensation: ``global`` for one factor, ``tile`` or ``column`` for one for each scale.
 
     Returns:
         The factor, or an array of them of the shape of `ScaleGrid`; 1 where nothing can be read.
     """
     grid = record.grid if compensation in _SCALES_FOR else None
-    before, after = (_sums(_differences(record, each), grid) for each in (programmed, read))
     is_known = (before > 0) & (after > 0)
     with np.errstate(over="ignore"):
         factors = np.divide(before, after, out=np.ones_like(before), where=is_known)
     factors[~np.isfinite(factors)] = 1.0
     return float(factors[0]) if grid is None else factors.reshape(grid.shape)
-
-
-def _sums(differences: Iterable[NDArray[np.float64]], grid: ScaleGrid | None) -> NDArray[np.float64]:
-    """The sum of the absolute values of all, or of each group that shares a scale."""
-    total, start = np.zeros(1 if grid is None else grid.count), 0
-    for part in differences:
-        if grid is None:
-            total += np.abs(part).sum()
-        else:
-            reduced, groups = grid.reduced(np.add, np.abs(part), start)
-            total += np.bincount(groups, reduced, grid.count)
-        start += part.size
-    return total
 
 
 def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], factor: FloatOrArray) -> WeightErrors:
@@ -207,7 +217,9 @@ def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], facto
     factors = np.asarray(factor, np.float64)
     largest = squared_errors = squared_weights = 0.0
     first = 0
-    for found, target in zip(_differences(record, read), _differences(record, mapped.tensors), strict=True):
+    for found, target in zip(
+        _differences(record, tensor_parts(read)), _differences(record, tensor_parts(mapped.tensors)), strict=True
+    ):
         scale = scales if grid is None else grid.entries(scales, first, first + target.size, np.dtype(np.float64))
         by = factors if grid is None or not factors.ndim else grid.expanded(factors, first, first + target.size)
         weights = target / scale
@@ -224,10 +236,28 @@ def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], facto
     )
 
 
-def _differences(record: WeightRecord, conductances: Sequence[ir.TensorProtocol]) -> Iterator[NDArray[np.float64]]:
+def tensor_parts(conductances: Sequence[ir.TensorProtocol]) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Stretches of the conductances of all devices, side by side."""
+    return zip(*(element_chunks(tensor) for tensor in conductances), strict=True)
+
+
+def array_parts(conductances: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], ...]]:
+    """As `tensor_parts`, of arrays in memory."""
+    flat = [each.reshape(-1) for each in conductances]
+    for start in range(0, flat[0].size, CHUNK_ELEMENTS):
+        yield tuple(each[start : start + CHUNK_ELEMENTS] for each in flat)
+
+
+def _differences(record: WeightRecord, parts: Iterable[Sequence[NDArray[Any]]]) -> Iterator[NDArray[np.float64]]:
     """What is divided by the scale, in µS: the sum of the conductances with their coefficients, less the offset."""
-    for parts in zip(*(element_chunks(tensor) for tensor in conductances), strict=True):
-        total = np.full(parts[0].size, -record.offset_us)
-        for item, part in zip(record.conductances, parts, strict=True):
-            total += item.coefficient * part.astype(np.float64)
+    for stretch in parts:
+        total: NDArray[np.float64] | None = None
+        for item, part in zip(record.conductances, stretch, strict=True):
+            term = part.astype(np.float64)
+            if item.coefficient != 1:
+                term *= item.coefficient
+            total = term if total is None else np.add(total, term, out=total)
+        assert total is not None  # noqa: S101 - a weight has devices
+        if record.offset_us:
+            total -= record.offset_us
         yield total

@@ -21,7 +21,14 @@ from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
-from onnx_gconv.simulation.chip_weight import DriftCompensation, drift_factor, simulated_tensors, weight_errors
+from onnx_gconv.simulation.chip_weight import (
+    DriftCompensation,
+    absolute_sums,
+    drift_factor,
+    simulated_tensors,
+    tensor_parts,
+    weight_errors,
+)
 from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, scaling_notes, seconds_of, whole_number
 from onnx_gconv.simulation.report import ProgramReport, SimulatedWeight
 from onnx_gconv.tensors.streamed import worker_count
@@ -140,8 +147,11 @@ def _one(
     read = simulated_tensors(weight, chip)
     factor: FloatOrArray = 1.0
     if chip.compensation != "none":
-        programmed = simulated_tensors(weight, chip, "programmed")
-        factor = drift_factor(record, programmed, read, chip.compensation)
+        before, after = (
+            absolute_sums(record, tensor_parts(tensors), chip.compensation)
+            for tensors in (simulated_tensors(weight, chip, "programmed"), read)
+        )
+        factor = drift_factor(record, before, after, chip.compensation)
     errors = weight_errors(weight, read, factor)
     cells = math.prod(record.shape) * len(read)
     conductances = MeasuredConductances(

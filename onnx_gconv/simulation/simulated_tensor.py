@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -189,36 +190,79 @@ class SimulatedTensor(StreamedTensor):
             yield found[first - begin : last - begin]
 
 
+@dataclass(frozen=True)
+class InMemory:
+    """The devices of a whole weight in memory, with what `SimulatedTensor` gives of them, bit for bit.
+
+    Attributes:
+        shape: Of the weight.
+        dtype: The type in which targets are stored.
+        blocks: The devices when programming has ended, block by block; empty if they were not kept.
+        programmed_us: What they hold then, in µS; None if it was not asked for.
+        read_us: One reading at the time, in µS.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    blocks: tuple[Devices, ...]
+    programmed_us: NDArray[Any] | None
+    read_us: NDArray[Any]
+
+
 def in_memory(
-    targets: NDArray[Any], devices: SimulatedDevices, *, keeps_programmed: bool
-) -> tuple[NDArray[Any] | None, NDArray[Any]]:
-    """All conductances at once: those at the end of programming, if they are to be kept, and a reading at the time.
+    targets: NDArray[Any],
+    devices: SimulatedDevices,
+    *,
+    keeps_programmed: bool,
+    keeps_blocks: bool = False,
+) -> InMemory:
+    """Program all devices of a weight at once, and read them at the time.
 
     Args:
         targets: The target conductances in µS, [any shape].
         devices: What becomes of them.
-        keeps_programmed: Whether the first are asked for.
-
-    Returns:
-        Both in µS, of the shape and type of the targets; what `SimulatedTensor` gives, bit for bit.
+        keeps_programmed: Whether conductances at the end of programming are asked for.
+        keeps_blocks: Whether devices are kept to be read again.
     """
     flat = targets.reshape(-1)
     read = np.empty_like(flat)
     programmed = np.empty_like(flat) if keeps_programmed else None
 
-    def compute(number: int) -> None:
+    def compute(number: int) -> Devices | None:
         part = slice(number * BLOCK_ELEMENTS, (number + 1) * BLOCK_ELEMENTS)
         block = devices.programmed(flat[part], number)
         if programmed is not None:
             programmed[part] = block.programmed_us
         read[part] = devices.read(block, number)
+        return block if keeps_blocks else None
 
-    blocks = range(-(-flat.size // BLOCK_ELEMENTS))
+    blocks = tuple(block for block in _for_each_block(flat.size, compute) if block is not None)
+    before = None if programmed is None else programmed.reshape(targets.shape)
+    return InMemory(targets.shape, flat.dtype, blocks, before, read.reshape(targets.shape))
+
+
+def read_again(found: InMemory, devices: SimulatedDevices) -> NDArray[Any]:
+    """A reading at another time of devices that were kept, in µS."""
+    size = math.prod(found.shape)
+    read = np.empty(size, found.dtype)
+
+    def compute(number: int) -> None:
+        part = slice(number * BLOCK_ELEMENTS, (number + 1) * BLOCK_ELEMENTS)
+        read[part] = devices.read(found.blocks[number], number)
+
+    for _ in _for_each_block(size, compute):
+        pass
+    return read.reshape(found.shape)
+
+
+_T = TypeVar("_T")
+
+
+def _for_each_block(size: int, compute: Callable[[int], _T]) -> Iterator[_T]:
+    """What is computed for each block of a weight, in their order, on all processors if that is worth it."""
+    blocks = range(-(-size // BLOCK_ELEMENTS))
     if len(blocks) < _BLOCKS_OF_A_THREAD:
-        for number in blocks:
-            compute(number)
-    else:
-        with ThreadPoolExecutor(worker_count()) as executor:
-            for _ in executor.map(compute, blocks):
-                pass
-    return None if programmed is None else programmed.reshape(targets.shape), read.reshape(targets.shape)
+        yield from map(compute, blocks)
+        return
+    with ThreadPoolExecutor(worker_count()) as executor:
+        yield from executor.map(compute, blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 
 import hypothesis
@@ -86,3 +87,13 @@ def serialized():
 @pytest.fixture(scope="session")
 def normal():
     return random_array
+
+
+@pytest.fixture(scope="session")
+def operators_read_once():
+    """torch's exporter parses the sources of all its operators anew for each model; here it does so for the first."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield

@@ -127,6 +127,17 @@ def simulate(
             "--workers", help="How many chips are computed at once.", metavar="INTEGER", rich_help_panel=_CHIPS
         ),
     ] = 1,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            "--dask",
+            help="Compute chips on the workers of this Dask cluster, such as tcp://127.0.0.1:8786; needs "
+            "dask.distributed.",
+            metavar="ADDRESS",
+            rich_help_panel=_CHIPS,
+            show_default=False,
+        ),
+    ] = None,
     journal: Annotated[
         Path | None,
         typer.Option(
@@ -187,6 +198,7 @@ def simulate(
             drift_compensation=drift_compensation,
             sensitivity=sensitivity,
             workers=workers,
+            dask=dask,
             journal=journal,
             progress=progress,
         )

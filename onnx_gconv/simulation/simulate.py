@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +23,13 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chip_weight import DriftCompensation
-from onnx_gconv.simulation.chips import Chips, check_range, chips_of, seconds_of, whole_number
+from onnx_gconv.simulation.chips import check_range, chips_of, seconds_of, whole_number
+from onnx_gconv.simulation.executors import DaskCluster, TrialExecutor, trial_executor
+from onnx_gconv.simulation.experiment import Experiment, Trial
 from onnx_gconv.simulation.journal import Journal, opened_journal
-from onnx_gconv.simulation.mapped_in_memory import Mapped, mapped_in_memory
-from onnx_gconv.simulation.metrics import Metric, Outputs, metric_of
+from onnx_gconv.simulation.mapped_in_memory import mapped_in_memory
+from onnx_gconv.simulation.metrics import Outputs, metric_of
 from onnx_gconv.simulation.run_time_weights import weights_as_inputs
-from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.simulation.simulation_report import SimulatedLayer, SimulatedTime, SimulationReport
 from onnx_gconv.simulation.spread import spread_of
 from onnx_gconv.simulation.trial import WeightOnChips
@@ -41,25 +40,6 @@ __all__ = ["DEFAULT_TIMES", "simulate"]
 _MOST_TRIALS = 10_000_000
 
 DEFAULT_TIMES = ("1s", "1h", "1d", "1mo", "1y")
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """One chip at one time.
-
-    Attributes:
-        repeat: Which chip.
-        seconds: The time.
-        layer: The only weight that is on the chip, by its number; None if all are.
-    """
-
-    repeat: int
-    seconds: float
-    layer: int | None = None
-
-    @property
-    def key(self) -> str:
-        return f"{self.repeat} {self.seconds!r} {'all' if self.layer is None else self.layer}"
 
 
 def simulate(
@@ -83,6 +63,7 @@ def simulate(
     drift_compensation: DriftCompensation = "none",
     sensitivity: bool = False,
     workers: int = 1,
+    dask: DaskCluster | None = None,
     journal: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> SimulationReport:
@@ -119,6 +100,8 @@ def simulate(
         sensitivity: Whether to measure each layer alone, too: one weight is on the chip, all others are ideal, at the
             last time.
         workers: How many trials are computed at once.
+        dask: The Dask cluster that computes the trials, if it is not this machine: the address of its scheduler, such
+            as ``tcp://127.0.0.1:8786``, or a `distributed.Client`.
         journal: A file in which finished trials are noted; one that was stopped goes on from there.
         progress: Called with the step ("simulate"), the trials that are done, and how many there are.
 
@@ -126,7 +109,8 @@ def simulate(
         ModelError: If the model cannot be read or mapped, or has no targets any more.
         UnmappableWeightError: If a weight of a plain model has values that no conductance can hold.
         ConfigError: If an option is wrong, inputs or labels do not fit the model, the metric fails, ONNX Runtime does
-            not run the model, or conductances are outside of the range of the device model.
+            not run the model, conductances are outside of the range of the device model, or the Dask cluster cannot be
+            used.
     """
     source = check_model_path(model)
     chips = chips_of(device, settings or {}, seed, drift_compensation)
@@ -147,9 +131,15 @@ def simulate(
             for weight in weights:
                 check_range(weight, chips)
     trials = _trials(seconds, repeats, len(weights) if sensitivity else 0)
-    with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:
+    with (
+        trial_executor(workers, dask) as executor,
+        tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder,
+    ):
         file = Path(folder) / "model.onnx"
+        mapped = Path(folder) / "mapped.onnx" if executor.takes_a_file else None
         with named_in_messages(source, options_concern_it=False), watched.blamed():
+            if mapped is not None:
+                save_model(graph, mapped, watched=watched)
             names = weights_as_inputs(graph, weights)
             save_model(graph, file, watched=watched)
         with Bench(file, names, source) as bench:
@@ -164,15 +154,15 @@ def simulate(
             chosen = _chosen(output, ideal)
             figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
             of_ideal = figure.of(ideal, samples.labels, ideal)
-            run = _Run(bench, on_chips, chips, samples, figure, chosen, ideal)
-            with opened_journal(None if journal is None else Path(journal), run.identity(source, data, done)) as notes:
-                found = run.values(trials, notes, workers, progress_of_step(progress, "simulate"))
+            experiment = Experiment(bench, on_chips, chips, samples, figure, chosen, ideal, source, mapped)
+            with opened_journal(None if journal is None else Path(journal), experiment.identity(data, done)) as notes:
+                found = _values(executor, experiment, trials, notes, progress_of_step(progress, "simulate"))
             with watched.blamed():
                 watched.check()  # conductances in external data are read again for each chip
-    by_time = {each: [found[_Trial(k, each).key] for k in range(repeats)] for each in seconds}
+    by_time = {each: [found[Trial(k, each).key] for k in range(repeats)] for each in seconds}
     layers = []
     for number, weight in enumerate(weights if sensitivity else ()):
-        of_layer = tuple(found[_Trial(k, seconds[-1], number).key] for k in range(repeats))
+        of_layer = tuple(found[Trial(k, seconds[-1], number).key] for k in range(repeats))
         record = weight.record
         layers.append(SimulatedLayer(record.name, record.graph, seconds[-1], of_layer, spread_of(of_layer)))
     return SimulationReport(
@@ -190,17 +180,17 @@ def simulate(
         sensitivity=tuple(sorted(layers, key=lambda item: _goodness(item.spread.mean, of_ideal))),
         samples=samples.count,
         inputs=samples.source,
-        notes=(*(() if done is None else done.notes), *_notes(of_ideal, found.values(), chosen)),
+        notes=(*(() if done is None else done.notes), *executor.notes, *_notes(of_ideal, found.values(), chosen)),
     )
 
 
-def _trials(seconds: Sequence[float], repeats: int, layers: int) -> list[_Trial]:
+def _trials(seconds: Sequence[float], repeats: int, layers: int) -> list[Trial]:
     """All trials: each chip at each time, and with each layer alone at the last one."""
     count = repeats * (len(seconds) + layers)
     if count > _MOST_TRIALS:
         raise ConfigError(f"{repeats:,} chips are {count:,} trials, over {_MOST_TRIALS:,}; take fewer chips or times")
-    of_times = (_Trial(repeat, each) for each in seconds for repeat in range(repeats))
-    return [*of_times, *(_Trial(repeat, seconds[-1], layer) for layer in range(layers) for repeat in range(repeats))]
+    of_times = (Trial(repeat, each) for each in seconds for repeat in range(repeats))
+    return [*of_times, *(Trial(repeat, seconds[-1], layer) for layer in range(layers) for repeat in range(repeats))]
 
 
 def _goodness(mean: float, ideal: float) -> float:
@@ -216,76 +206,23 @@ def _notes(ideal: float, found: Iterable[float], output: str) -> tuple[str, ...]
     return (f"{said}; if no mapped weight leads to the output '{output}', choose another one with --output-name",)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """All that trials have in common."""
-
-    bench: Bench
-    weights: Sequence[WeightOnChips]
-    chips: Chips
-    samples: Samples
-    metric: Metric
-    output: str
-    ideal: Outputs
-
-    def identity(
-        self, source: Path, data: Sequence[tuple[str, os.stat_result]], mapping: Mapped | None
-    ) -> dict[str, Any]:
-        """What tells this simulation from others, for its journal."""
-        hashed = hashlib.sha256()
-        for name, array in sorted(self.samples.arrays.items()):
-            hashed.update(f"{name} {array.dtype} {array.shape}".encode())
-            is_text = array.dtype == object
-            hashed.update(repr(array.tolist()).encode() if is_text else np.ascontiguousarray(array).tobytes())
-        if self.samples.labels is not None:
-            hashed.update(self.samples.labels.tobytes())
-        with source.open("rb") as file:
-            model = hashlib.file_digest(file, "sha256").hexdigest()
-        chips = self.chips.record(0, 0.0).model_dump(mode="json", exclude={"chip", "seconds"})
-        return {
-            "model": model,
-            "data": [[name, found.st_size, found.st_mtime_ns] for name, found in data],
-            "mapping": None if mapping is None else mapping.digest,
-            "inputs": hashed.hexdigest(),
-            "metric": self.metric.name,
-            "metric_function": self.metric.digest,
-            "output": self.output,
-            "device_model": self.chips.digest,
-            **chips,
-        }
-
-    def values(
-        self, trials: Sequence[_Trial], journal: Journal, workers: int, progress: Callable[[int, int], None] | None
-    ) -> dict[str, float]:
-        """The metric of each trial, by its key."""
-        found = {trial.key: value for trial in trials if (value := journal.known(trial.key)) is not None}
-        waiting = [trial for trial in trials if trial.key not in found]
-        for trial, value in zip(waiting, self._all_values(waiting, workers), strict=True):
+def _values(
+    executor: TrialExecutor,
+    experiment: Experiment,
+    trials: Sequence[Trial],
+    journal: Journal,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, float]:
+    """The metric of each trial, by its key."""
+    found = {trial.key: value for trial in trials if (value := journal.known(trial.key)) is not None}
+    waiting = [trial for trial in trials if trial.key not in found]
+    with contextlib.closing(executor.values(experiment, waiting)) as arriving:
+        for trial, value in arriving:
             found[trial.key] = value
             journal.add(trial.key, value)
             if progress is not None:
                 progress(len(found), len(trials))
-        return found
-
-    def _all_values(self, trials: Sequence[_Trial], workers: int) -> Iterator[float]:
-        if workers == 1:
-            yield from map(self._value, trials)
-            return
-        with ThreadPoolExecutor(workers) as executor:
-            try:
-                yield from executor.map(self._value, trials)
-            except BaseException:
-                executor.shutdown(cancel_futures=True)
-                raise
-
-    def _value(self, trial: _Trial) -> float:
-        chip = self.chips.chip(trial.repeat, trial.seconds)
-        weights = [
-            weight.on(chip) if trial.layer in (None, number) else weight.ideal()
-            for number, weight in enumerate(self.weights)
-        ]
-        outputs = self.bench.run(weights, self.samples)
-        return self.metric.of(outputs, self.samples.labels, self.ideal)
+    return found
 
 
 def _times(times: str | float | Sequence[str | float]) -> list[float]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,9 +24,6 @@ from onnx_gconv.cli.options import (
 )
 from onnx_gconv.cli.output import print_report, progress_bar
 from onnx_gconv.cli.toml_values import settings_of
-
-if TYPE_CHECKING:
-    from onnx_gconv.configuration import Configuration
 
 __all__ = ["simulate"]
 
@@ -183,7 +179,7 @@ def simulate(
         report = simulation.simulate(
             model,
             device,
-            config=_configuration(flags, device, settings),
+            config=None if flags == MappingFlags() else mapping_configuration(flags),
             settings=settings,
             times=times.split(","),
             repeats=repeats,
@@ -204,15 +200,3 @@ def simulate(
         )
     write_results(report, results)
     print_report(report, as_json=as_json, quiet=quiet)
-
-
-def _configuration(flags: MappingFlags, device: str, settings: dict[str, Any]) -> Configuration | None:
-    """How a plain model is mapped: to the range of the device, if nothing is said of the range; None for no options."""
-    from onnx_gconv.devices import device_model
-
-    if flags == MappingFlags():
-        return None
-    if all(given is None for given in (flags.config, flags.converter, flags.preset, flags.g_max, flags.g_min)):
-        model = device_model(device, **settings)
-        flags = replace(flags, g_max=model.g_max, g_min=model.g_min)
-    return mapping_configuration(flags)

@@ -55,6 +55,7 @@ class Experiment:
         ideal: The outputs of the ideal model.
         source: The model of the user.
         mapped: A file with the mapped model, from which others can make a bench; None if nobody has asked for it.
+        reference: The outputs with which a metric compares those of chips; those of the ideal model if None.
     """
 
     bench: Bench
@@ -66,6 +67,15 @@ class Experiment:
     ideal: Outputs
     source: Path
     mapped: Path | None = None
+    reference: Outputs | None = None
+
+    def figure_of_ideal(self) -> float:
+        """The metric of the ideal model.
+
+        Raises:
+            ConfigError: If the metric fails.
+        """
+        return self._figure(self.ideal)
 
     def value(self, trial: Trial) -> float:
         """The metric of a trial. It depends on nothing else, so that it may be computed anywhere, and at any time.
@@ -78,8 +88,11 @@ class Experiment:
             weight.on(chip) if trial.layer in (None, number) else weight.ideal()
             for number, weight in enumerate(self.weights)
         ]
-        outputs = self.bench.run(weights, self.samples)
-        return self.metric.of(outputs, self.samples.labels, self.ideal)
+        return self._figure(self.bench.run(weights, self.samples))
+
+    def _figure(self, outputs: Outputs) -> float:
+        reference = self.ideal if self.reference is None else self.reference
+        return self.metric.of(outputs, self.samples.labels, reference)
 
     def identity(self, data: Sequence[tuple[str, os.stat_result]], mapping: Mapped | None) -> dict[str, Any]:
         """What tells this simulation from others, for its journal.

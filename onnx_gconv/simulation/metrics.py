@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.errors import ConfigError
 
-__all__ = ["Metric", "Outputs", "metric_of"]
+__all__ = ["Metric", "Outputs", "chosen_output", "metric_of"]
 
 Outputs: TypeAlias = Mapping[str, Any]
 """Outputs of a model by name, for all samples."""
@@ -59,6 +59,29 @@ class Metric:
         if math.isnan(found):
             raise ConfigError(f"the metric '{self.name}' gives no number (NaN) for the output of a chip")
         return found
+
+
+def chosen_output(output: str | None, outputs: Outputs) -> str:
+    """The name of an output that is an array of numbers.
+
+    Args:
+        output: The one that is asked for; the first one of floats if None.
+        outputs: All outputs of the model.
+
+    Raises:
+        ConfigError: If there is none of that name, or it is something else.
+    """
+    if output is None:  # integers are often inputs that are handed through
+        arrays = [(name, found) for name, found in outputs.items() if isinstance(found, np.ndarray) and found.ndim]
+        floats = (name for name, found in arrays if found.dtype.kind in "fV")  # bfloat16 is V
+        output = next(floats, next(iter(outputs)))
+    name = output
+    if name not in outputs:
+        raise ConfigError(f"the model has no output '{name}'; it has {', '.join(map(repr, outputs))}")
+    found = outputs[name]
+    if not (isinstance(found, np.ndarray) and (found.dtype.kind in "fiub" or found.dtype.kind == "V") and found.ndim):
+        raise ConfigError(f"the output '{name}' is no array of numbers; choose another one with --output-name")
+    return name
 
 
 def metric_of(name: str | None, output: str, *, has_labels: bool) -> Metric:

@@ -79,6 +79,8 @@ class SentExperiment:
         self._files = _files(experiment.mapped)
         self._model = experiment.mapped.name
         self._samples: Samples = experiment.samples
+        output, reference = experiment.output, experiment.reference
+        self._reference = None if reference is None else {output: reference[output]}
         self._metric = experiment.metric.name, experiment.output
         self._metric_file = experiment.metric.digest
         self._source = experiment.source
@@ -128,7 +130,15 @@ class SentExperiment:
             ideal = bench.run([weight.ideal() for weight in on_chips], self._samples)
             metric, output = self._loaded_metric(), self._metric[1]
             experiment = Experiment(
-                bench, on_chips, self._loaded_chips(), self._samples, metric, output, ideal, self._source
+                bench,
+                on_chips,
+                self._loaded_chips(),
+                self._samples,
+                metric,
+                output,
+                ideal,
+                self._source,
+                reference=self._reference,
             )
             weakref.finalize(self, stack.pop_all().close)
         return OpenedExperiment(experiment, _digest(ideal[output]) == self._ideal)

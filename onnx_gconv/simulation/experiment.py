@@ -18,7 +18,7 @@ from onnx_gconv.simulation.metrics import Metric, Outputs
 from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.simulation.trial import WeightOnChips
 
-__all__ = ["Experiment", "Trial"]
+__all__ = ["Experiment", "Trial", "identity_of_chips", "identity_of_data"]
 
 
 @dataclass(frozen=True)
@@ -101,24 +101,39 @@ class Experiment:
             data: The files of external data of the model of the user, by their names.
             mapping: How it was mapped; None if it was mapped already.
         """
-        hashed = hashlib.sha256()
-        for name, array in sorted(self.samples.arrays.items()):
-            hashed.update(f"{name} {array.dtype} {array.shape}".encode())
-            is_text = array.dtype == object
-            hashed.update(repr(array.tolist()).encode() if is_text else np.ascontiguousarray(array).tobytes())
-        if self.samples.labels is not None:
-            hashed.update(self.samples.labels.tobytes())
-        with self.source.open("rb") as file:
-            model = hashlib.file_digest(file, "sha256").hexdigest()
-        chips = self.chips.record(0, 0.0).model_dump(mode="json", exclude={"chip", "seconds"})
         return {
-            "model": model,
-            "data": [[name, found.st_size, found.st_mtime_ns] for name, found in data],
-            "mapping": None if mapping is None else mapping.digest,
-            "inputs": hashed.hexdigest(),
-            "metric": self.metric.name,
-            "metric_function": self.metric.digest,
-            "output": self.output,
-            "device_model": self.chips.digest,
-            **chips,
+            **identity_of_data(self.source, data, self.samples, self.metric, self.output),
+            **identity_of_chips(self.chips, mapping),
         }
+
+
+def identity_of_data(
+    source: Path, data: Sequence[tuple[str, os.stat_result]], samples: Samples, metric: Metric, output: str
+) -> dict[str, Any]:
+    """What tells simulations of a model on some samples by a metric from others, as JSON values."""
+    hashed = hashlib.sha256()
+    for name, array in sorted(samples.arrays.items()):
+        hashed.update(f"{name} {array.dtype} {array.shape}".encode())
+        is_text = array.dtype == object
+        hashed.update(repr(array.tolist()).encode() if is_text else np.ascontiguousarray(array).tobytes())
+    if samples.labels is not None:
+        hashed.update(samples.labels.tobytes())
+    with source.open("rb") as file:
+        model = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "model": model,
+        "data": [[name, found.st_size, found.st_mtime_ns] for name, found in data],
+        "inputs": hashed.hexdigest(),
+        "metric": metric.name,
+        "metric_function": metric.digest,
+        "output": output,
+    }
+
+
+def identity_of_chips(chips: Chips, mapping: Mapped | None) -> dict[str, Any]:
+    """What tells the chips of a mapping from others, as JSON values."""
+    return {
+        "mapping": None if mapping is None else mapping.digest,
+        "device_model": chips.digest,
+        **chips.record(0, 0.0).model_dump(mode="json", exclude={"chip", "seconds"}),
+    }

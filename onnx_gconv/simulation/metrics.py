@@ -24,6 +24,7 @@ Outputs: TypeAlias = Mapping[str, Any]
 
 _TOP = re.compile(r"top([1-9][0-9]*)")
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
+_OF_TWO_MODELS = {"sqnr", "cosine", "agreement"}
 _BUILT_IN = "accuracy, topK, sqnr, cosine, agreement, or module:function"
 
 
@@ -42,6 +43,16 @@ class Metric:
     unit: str
     digest: str
     compute: Callable[[Outputs, NDArray[Any] | None, Outputs], float]
+
+    @property
+    def is_of_two_models(self) -> bool:
+        """Whether it compares outputs with those of another model, so that it says nothing of one model alone."""
+        return self.name in _OF_TWO_MODELS
+
+    @property
+    def is_larger_better(self) -> bool:
+        """Whether the larger one of two figures is the better one, which nobody knows of a user's function."""
+        return _FUNCTION.fullmatch(self.name) is None
 
     def of(self, outputs: Outputs, labels: NDArray[Any] | None, ideal: Outputs) -> float:
         """The figure.

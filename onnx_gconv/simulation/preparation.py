@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions
 from onnx_gconv.crossbars.target_weights import target_weights
+from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import save_model
 from onnx_gconv.files.naming import named_in_messages
@@ -21,7 +22,7 @@ from onnx_gconv.simulation.chips import Chips, check_range, whole_number
 from onnx_gconv.simulation.mapped_in_memory import Mapped, mapped_in_memory
 from onnx_gconv.simulation.run_time_weights import weights_as_inputs
 
-__all__ = ["BenchFiles", "check_data_options", "mapped_for", "saved_for_bench"]
+__all__ = ["BenchFiles", "check_data_options", "check_ranges", "mapped_for", "saved_for_bench"]
 
 
 @dataclass(frozen=True)
@@ -63,19 +64,19 @@ def check_data_options(
 
 
 def mapped_for(
-    chips: Chips,
+    device: DeviceModel,
     graph: ir.Model,
     source: Path,
     watched: WatchedFiles,
     *,
     converter: ConverterLike | None = None,
     config: ConfigurationLike | None = None,
-    mapping: MappingOptions,
+    mapping: MappingOptions | None = None,
 ) -> tuple[Mapped | None, tuple[MappedWeight, ...]]:
-    """Map a plain model in place for chips; a mapped one stays as it is.
+    """Map a plain model in place for a device; a mapped one stays as it is.
 
     Args:
-        chips: The chips.
+        device: The device model.
         graph: The model.
         source: Its file, for messages.
         watched: The files that it is read from.
@@ -87,15 +88,18 @@ def mapped_for(
         How it was mapped, None if it was mapped already; and its weights.
 
     Raises:
-        GconvError: If it cannot be mapped, or its conductances are outside of the range of the device model.
+        GconvError: If it cannot be mapped, or has no targets any more.
     """
     with named_in_messages(source, options_concern_it=False), watched.blamed():
-        done = mapped_in_memory(graph, chips.model, converter, config, mapping)
-        weights = target_weights(graph, "simulated", "simulate")
-        with named_in_messages(source):
-            for weight in weights:
-                check_range(weight, chips)
-    return done, weights
+        done = mapped_in_memory(graph, device, converter, config, mapping or {})
+        return done, target_weights(graph, "simulated", "simulate")
+
+
+def check_ranges(weights: Sequence[MappedWeight], chips: Chips, source: Path) -> None:
+    """Raise ConfigError if a weight was mapped to conductances for which the device model is not valid."""
+    with named_in_messages(source):
+        for weight in weights:
+            check_range(weight, chips)
 
 
 def saved_for_bench(

@@ -19,8 +19,9 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.simulation.chip_weight import DriftCompensation, drift_factor, simulated_tensors, weight_errors
-from onnx_gconv.simulation.chips import Chips, check_range, chips_of, seconds_of, whole_number
+from onnx_gconv.simulation.chips import Chips, check_range, chips_of, whole_number
 from onnx_gconv.simulation.report import ProgramReport, SimulatedWeight
+from onnx_gconv.simulation.times import seconds_of
 from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["default_chip_path", "program_model"]

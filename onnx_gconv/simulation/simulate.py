@@ -21,15 +21,14 @@ from onnx_gconv.simulation.executors import DaskCluster, trial_executor
 from onnx_gconv.simulation.experiment import Experiment
 from onnx_gconv.simulation.journal import opened_journal
 from onnx_gconv.simulation.metrics import chosen_output, metric_of
-from onnx_gconv.simulation.preparation import check_data_options, mapped_for, saved_for_bench
+from onnx_gconv.simulation.preparation import check_data_options, check_ranges, mapped_for, saved_for_bench
 from onnx_gconv.simulation.simulation_report import SimulationReport
+from onnx_gconv.simulation.times import DEFAULT_TIMES, times_of
 from onnx_gconv.simulation.trial import WeightOnChips
-from onnx_gconv.simulation.trials import figures_of, report_of, times_of, trials_of
+from onnx_gconv.simulation.trials import figures_of, report_of, trials_of
 from onnx_gconv.tensors.external import external_files
 
-__all__ = ["DEFAULT_TIMES", "simulate"]
-
-DEFAULT_TIMES = ("1s", "1h", "1d", "1mo", "1y")
+__all__ = ["simulate"]
 
 
 def simulate(
@@ -110,7 +109,8 @@ def simulate(
     watched = WatchedFiles()
     graph = load_model(source, watched)
     data = [(file.name, file.stat()) for file in sorted(external_files(graph))]
-    done, weights = mapped_for(chips, graph, source, watched, converter=converter, config=config, mapping=mapping or {})
+    done, weights = mapped_for(chips.model, graph, source, watched, converter=converter, config=config, mapping=mapping)
+    check_ranges(weights, chips, source)
     trials = trials_of(seconds, repeats, len(weights) if sensitivity else 0)
     with (
         trial_executor(workers, dask) as executor,

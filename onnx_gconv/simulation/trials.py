@@ -7,29 +7,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.simulation.chips import seconds_of
 from onnx_gconv.simulation.executors import TrialExecutor
 from onnx_gconv.simulation.experiment import Experiment, Trial
 from onnx_gconv.simulation.journal import Journal
 from onnx_gconv.simulation.simulation_report import SimulatedLayer, SimulatedTime, SimulationReport
 from onnx_gconv.simulation.spread import spread_of
 
-__all__ = ["figures_of", "report_of", "times_of", "trials_of"]
+__all__ = ["figures_of", "report_of", "trials_of"]
 
 _MOST_TRIALS = 10_000_000
-
-
-def times_of(times: str | float | Sequence[str | float]) -> list[float]:
-    """Different times in ascending order, in seconds.
-
-    Raises:
-        ConfigError: If there is none, or one is no time.
-    """
-    listed = times.split(",") if isinstance(times, str) else [times] if isinstance(times, (int, float)) else times
-    seconds = sorted({seconds_of(each) for each in listed})
-    if not seconds:
-        raise ConfigError("there is no time to simulate; give one or more, such as 1s or 1d")
-    return seconds
 
 
 def trials_of(seconds: Sequence[float], repeats: int, layers: int = 0) -> list[Trial]:

@@ -430,7 +430,7 @@ def test_levels_that_do_not_fit_a_converter_object_are_refused():
         ({}, {}, (9, 88)),
         ({"converter": "two-sided-pair", "levels": 16}, {}, (9, 88)),  # a name says no range
         ({"device": {"g_max": 30.0}}, {}, (0, 30)),
-        ({"device": "pcm-joshi"}, {}, (0, 25)),
+        ({"device": "pcm-joshi"}, {}, (0.25, 25)),
         ({"levels": [0.0, 10.0]}, {}, (0, 10)),
         ({"converter": SinglePairConductanceConverter(g_max=40.0)}, {}, (0, 40)),
         ({}, {"levels": [0.0, 10.0]}, (0, 25)),

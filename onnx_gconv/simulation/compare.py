@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -202,6 +203,7 @@ def compare(
         is_larger_better=yardstick.metric.is_larger_better,
         output=yardstick.output,
         unmapped=yardstick.unmapped,
+        reference=("ideal" if is_mapped else "unmapped") if yardstick.metric.is_of_two_models else "",
         samples=samples.count,
         inputs=samples.source,
         candidates=compared,
@@ -248,6 +250,9 @@ def _planned(
                 model = _MappedModel(graph, weights, how)
             model = models.setdefault(None if model.how is None else model.how.digest, model)
             check_ranges(model.weights, chips, source)
+            smallest = WeightOnChips(min(model.weights, key=lambda weight: math.prod(weight.record.shape)))
+            for seconds in candidate.seconds:  # a device model may know nothing of a time
+                smallest.on(chips.chip(0, seconds))
             planned.append(_Planned(candidate, chips, trials, model))
     return planned
 
@@ -268,7 +273,9 @@ def _twins(planned: Sequence[_Planned]) -> tuple[str, ...]:
     first: dict[str, str] = {}
     notes = []
     for each in planned:
-        name, key = each.candidate.name, json.dumps(identity_of_chips(each.chips, each.model.how), sort_keys=True)
+        candidate, chips = each.candidate, identity_of_chips(each.chips, each.model.how)
+        key = json.dumps([chips, candidate.seconds, candidate.repeats], sort_keys=True)
+        name = candidate.name
         if (twin := first.setdefault(key, name)) != name:
             notes.append(f"'{name}' is the same as '{twin}': nothing is different for this model")
     return tuple(notes)

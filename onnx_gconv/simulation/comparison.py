@@ -43,6 +43,7 @@ __all__ = ["Candidate", "Comparison", "ComparisonLike"]
 _MOST_CANDIDATES = 1000
 
 _BARE = {"device", "mapping.converter", "mapping.granularity"}  # whose texts say what they are
+_NAMES = {"name", "kind", "preset"}  # of converters, granularities and devices
 
 
 @dataclass(frozen=True)
@@ -237,14 +238,14 @@ def _is_said(key: str, said: Mapping[str, Any], of_mapping: Mapping[str, Any]) -
 def _text(key: str, value: object) -> str:
     """What a candidate has of its own, as a part of its name."""
     text = _value_text(value)
-    return text if key in _BARE and isinstance(value, str) else f"{key.rpartition('.')[2]}={text}"
+    return text if key in _BARE and isinstance(value, (str, Mapping)) else f"{key.rpartition('.')[2]}={text}"
 
 
 def _value_text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}={_value_text(each)}' for key, each in value.items())}}}"
+        return " ".join(_value_text(each) if key in _NAMES else _text(key, each) for key, each in value.items())
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_value_text, value))}]"
     return str(value) if isinstance(value, (str, int, float)) else str(getattr(value, "name", type(value).__name__))

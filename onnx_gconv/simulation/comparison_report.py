@@ -20,15 +20,21 @@ from onnx_gconv.simulation.simulation_report import (
 )
 from onnx_gconv.simulation.times import time_text
 from onnx_gconv.terminal_text import ByWidth, plain, rendered, titled_table
+from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.console import Group
+    from rich.console import Group, RenderableType
     from rich.table import Table
 
 __all__ = ["ComparedCandidate", "ComparisonReport"]
 
+_BORDER = 3  # of a column of a table
+_SHORTEST_NAMES = 12
+_FEW_TIMES = 4
+
 _LINES = ("-", "--", "-.", ":")
+_MARKERS = "os^Dv"
 _COLOURS = 10  # of Matplotlib's cycle
 
 
@@ -71,6 +77,8 @@ class ComparisonReport:
         output: The output that it is about.
         unmapped: The metric of the model before it was mapped; None if it was mapped already, or the metric compares
             outputs with those of that model.
+        reference: With which model's outputs the metric compares those of chips, ``unmapped`` or ``ideal``; empty if
+            the metric is of one model.
         samples: How many samples each chip was run on.
         inputs: Where they come from.
         candidates: The candidates, in their order.
@@ -85,6 +93,7 @@ class ComparisonReport:
     is_larger_better: bool
     output: str
     unmapped: float | None
+    reference: str
     samples: int
     inputs: str
     candidates: tuple[ComparedCandidate, ...]
@@ -121,6 +130,7 @@ class ComparisonReport:
             "unit": self.unit,
             "output": self.output,
             "unmapped": finite(self.unmapped),
+            "reference": self.reference,
             "samples": self.samples,
             "inputs": self.inputs,
             "best": [
@@ -160,7 +170,8 @@ class ComparisonReport:
             }
             shown = [time for time in each.simulation.times if math.isfinite(time.spread.mean)]
             at = [places[time.seconds] for time in shown]
-            axes.plot(at, [time.spread.mean for time in shown], marker="o", markersize=4, label=each.name, **style)
+            means = [time.spread.mean for time in shown]
+            axes.plot(at, means, marker=_MARKERS[number % len(_MARKERS)], markersize=4, label=each.name, **style)
             ends = [(time.spread.low, time.spread.high) for time in shown]
             low, high = ([end for pair in ends if (end := pair[side]) is not None] for side in (0, 1))
             if shown and len(low) == len(shown):
@@ -185,41 +196,62 @@ class ComparisonReport:
         return Group(
             plain(f"Model {self.model}; seed {self.seed}"),
             plain(f"Inputs: {self.inputs} ({samples}); output '{self.output}'"),
-            ByWidth(self._table(" "), self._table("\n"), 24 + 10 + 21 * len(self.seconds)),
+            self._tables(),
             *([plain(f"* {best}, by the mean", style="dim")] if marks else []),
             *(plain(line) for line in self._said_of_candidates()),
             *(plain(f"Note: {note}") for note in self.notes),
         )
 
-    def _table(self, between: str) -> Table:
+    def _tables(self) -> RenderableType:
+        """One table, with a mean and its deviation on one line, or on two; or several, of a few times each."""
+        from rich.console import Group
+
+        longest = max(len(each.name) for each in self.candidates)
+        cells = [self._cell(each, seconds, "\n") for each in self.candidates for seconds in self.seconds]
+        number = max(len(line) for cell in cells for line in cell.split("\n")) + _BORDER
+        count, ideal = len(self.seconds), number + _BORDER
+        parts = [self.seconds[start : start + _FEW_TIMES] for start in range(0, count, _FEW_TIMES)]
+        several = Group(*(self._table(part, "\n") for part in parts))
+        two_lines = ByWidth(
+            self._table(self.seconds, "\n"), several, min(longest, _SHORTEST_NAMES) + _BORDER + ideal + number * count
+        )
+        return ByWidth(self._table(self.seconds, " "), two_lines, longest + _BORDER + ideal + (2 * number - 2) * count)
+
+    def _table(self, times: Sequence[float], between: str) -> Table:
         unit = f" in {self.unit}" if self.unit else ""
+        beside = f", compared with the {self.reference} model" if self.reference else ""
         unmapped = "" if self.unmapped is None else f"; unmapped model: {self._text(self.unmapped)}"
-        table = titled_table(f"{self.metric}{unit} of {self._chips()}, mean \u00b1 standard deviation{unmapped}")
-        table.add_column("candidate", min_width=10)
+        table = titled_table(
+            f"{self.metric}{unit} of {self._chips()}, mean \u00b1 standard deviation{beside}{unmapped}"
+        )
+        table.add_column("candidate", min_width=_SHORTEST_NAMES)
         table.add_column("ideal", justify="right", no_wrap=True)
-        for seconds in self.seconds:
+        for seconds in times:
             table.add_column(time_text(seconds), justify="right", no_wrap=True)
         for each in self.candidates:
-            cells = [self._cell(each, seconds, between) for seconds in self.seconds]
+            cells = [self._cell(each, seconds, between) for seconds in times]
             table.add_row(plain(each.name), self._text(each.simulation.ideal), *cells)
         return table
 
     def _cell(self, candidate: ComparedCandidate, seconds: float, between: str) -> str:
         if (time := candidate.at(seconds)) is None:
             return "-"
-        mark = "*" if candidate.name in self.best(seconds) else " "
-        return f"{self._text(time.spread.mean)}{mark}{between}\u00b1{time.spread.std:.4f} "
+        mark = "*" if candidate.name in self.best(seconds) else ""
+        return f"{mark}{self._text(time.spread.mean)}{between}\u00b1{time.spread.std:.4f}"
 
     def _chips(self) -> str:
         counts = sorted({each.simulation.repeats for each in self.candidates})
         return f"{' or '.join(map(str, counts))} chips"
 
     def _said_of_candidates(self) -> Iterator[str]:
-        """What was said of the simulation of each candidate; once what was said of all."""
-        of_all = set.intersection(*(set(each.simulation.notes) for each in self.candidates))
-        yield from (f"All: {note}" for note in self.candidates[0].simulation.notes if note in of_all)
+        """What was said of the simulations, and of which ones."""
+        names: dict[str, list[str]] = {}
         for each in self.candidates:
-            yield from (f"{each.name}: {note}" for note in each.simulation.notes if note not in of_all)
+            for note in each.simulation.notes:
+                names.setdefault(note, []).append(each.name)
+        for note, of in names.items():
+            some = listed([f"'{name}'" for name in of])
+            yield f"{'All' if len(of) == len(self.candidates) else some}: {note}"
 
     def _text(self, number: float) -> str:
         return metric_text(self.metric, number)

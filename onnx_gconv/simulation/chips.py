@@ -18,9 +18,8 @@ from onnx_gconv.mapping import SimulatedRecord
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.simulation.chip_weight import Chip, DriftCompensation, check_compensation, check_pairs
 from onnx_gconv.simulation.streams import ChipStreams
-from onnx_gconv.simulation.times import parse_time
 
-__all__ = ["Chips", "check_weight", "chips_of", "scaling_notes", "seconds_of", "whole_number"]
+__all__ = ["Chips", "check_weight", "chips_of", "scaling_notes", "whole_number"]
 
 _SEEDS = 2**64
 
@@ -106,20 +105,6 @@ def whole_number(what: str, number: SupportsIndex, low: int = 0) -> int:
     if found is None or not low <= found < _SEEDS:
         raise ConfigError(f"the {what} is a whole number from {low} to 2^64 - 1, but it is {number!r}")
     return found
-
-
-def seconds_of(time: str | float) -> float:
-    """A time after programming, in seconds, from a number or a text such as ``1d``.
-
-    Raises:
-        ConfigError: If it is none.
-    """
-    if not isinstance(time, (str, Real)):
-        raise ConfigError(f"a time is a number of seconds, or a text such as 1d, but not a {type(time).__name__}")
-    seconds = parse_time(time) if isinstance(time, str) else float(time)
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise ConfigError(f"a time is 0 seconds or more after programming, but it is {seconds}")
-    return seconds
 
 
 def check_weight(weight: MappedWeight, chips: Chips) -> None:

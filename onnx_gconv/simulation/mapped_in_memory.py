@@ -62,10 +62,7 @@ def mapped_in_memory(
             name = "a converter" if converter is not None else "a configuration" if config is not None else given[0]
             raise ConfigError(f"the model is mapped already, so that {name} would say nothing; leave it out")
         return None
-    is_of_device = converter is None and config is None
-    is_of_device &= not any(name in given for name in ("converter", "device", "g_max", "g_min", "preset"))
-    span: MappingOptions = {"g_max": device.g_max, "g_min": device.g_min} if is_of_device else {}
-    configuration = configuration_of(config, converter, {**span, **options})
+    configuration = configuration_of(config, converter, options).with_range(device.g_min, device.g_max)
     notes = raised_opset(model) if configuration.model.upgrade_opset else ()
     MapConductances(configuration=configuration)(model)
     manifest = manifest_or_none(model)

@@ -29,8 +29,9 @@ from onnx_gconv.simulation.chip_weight import (
     tensor_parts,
     weight_errors,
 )
-from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, scaling_notes, seconds_of, whole_number
+from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, scaling_notes, whole_number
 from onnx_gconv.simulation.report import ProgramReport, SimulatedWeight
+from onnx_gconv.simulation.times import seconds_of
 from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["default_chip_path", "program_model"]

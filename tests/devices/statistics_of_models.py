@@ -31,7 +31,7 @@ from onnx_gconv.devices import normal_numbers
 from onnx_gconv.devices.base_device import is_pair_model
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import MapConductances
-from onnx_gconv.simulation.chip_weight import drift_factor
+from onnx_gconv.simulation.chip_weight import absolute_sums, array_parts, drift_factor
 from tests.devices.references import Aihwkit, Case, Numbers, cases_of_aihwkit, other_cases
 from tests.graphs import chain_model, tensors
 
@@ -226,7 +226,8 @@ def largest_factor_difference(compensation: str, seed: int) -> float:
     noise = Aihwkit(PCMLikeNoiseModel(g_max=25.0))
     targets = [model.graph.initializers[item.name].const_value.numpy() for item in record.conductances]
     pairs = [[of(each) for each in targets] for of in (noise.programmed, lambda each: noise.read(each, 86400.0))]
-    ours = drift_factor(record, *([ir.tensor(each) for each in pair] for pair in pairs), compensation)
+    sums = [absolute_sums(record, array_parts(pair), compensation) for pair in pairs]
+    ours = drift_factor(record, *sums, compensation)
     theirs = {"global": GlobalDriftCompensation, "column": PerColumnDriftCompensation}[compensation]()
     before, after = (theirs.readout(torch.from_numpy(plus - minus)) for plus, minus in pairs)
     return float(np.abs(np.ravel(ours) / (before / after).numpy() - 1).max())
@@ -283,7 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tests = sum(len(each.points) for each in done)
     print(f"{options.samples} samples a side, {tests} points, {time.perf_counter() - start:.0f} s")
     print(f"limits: {MOST_STANDARD_ERRORS:g} SE, p (times {tests}) {LEAST_P:g}, same numbers {MOST_DIFFERENCE:g}")
-    print(*(f"left out: {line}" for line in left_out(chosen, done)), sep="\n")
+    for line in left_out(chosen, done):
+        print(f"left out: {line}")
     problems = [line for each in done for line in each.problems(tests)]
     problems += [
         f"factors of {name} differ by {value:.2g}" for name, value in factors.items() if value > MOST_DIFFERENCE

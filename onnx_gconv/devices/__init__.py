@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_gconv.devices.base_device import DeviceModel, Devices
+from onnx_gconv.devices.base_device import DeviceModel, Devices, ReadNoise
 from onnx_gconv.devices.registry import device_model, device_model_names, register_device_model
 
-__all__ = ["DeviceModel", "Devices", "device_model", "device_model_names", "register_device_model"]
+__all__ = ["DeviceModel", "Devices", "ReadNoise", "device_model", "device_model_names", "register_device_model"]

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnx_gconv.mapping.manifest import WeightRecord
 from onnx_gconv.mapping.operands import BrokenMappingError, scalar, stored_behind
+from onnx_gconv.mapping.read_noise import DrawnReading, drawn_reading
 
 __all__ = ["ARITHMETIC_OPS", "Term", "conductance_terms"]
 
@@ -24,15 +25,17 @@ class Term:
 
     Attributes:
         coefficient: What it is multiplied with.
-        decoded: The conductance in µS.
+        decoded: The conductance in µS, or readings of it that nodes draw.
         stored: The initializer that holds it, or its codes.
         use: The node that reads it, and the index of its input.
+        reading: The nodes that draw readings of it; None if there are none.
     """
 
     coefficient: float
     decoded: ir.Value
     stored: ir.Value
     use: tuple[ir.Node, int]
+    reading: DrawnReading | None = None
 
 
 def conductance_terms(division: ir.Node, record: WeightRecord, initializers: Container[str]) -> list[Term]:
@@ -70,7 +73,11 @@ def conductance_terms(division: ir.Node, record: WeightRecord, initializers: Con
         raise BrokenMappingError(
             f"the nodes compute {_text(_summed(terms), constant)} instead of {_text(expected, -record.offset_us)}"
         )
-    return [found[item.name] for item in record.conductances]
+    in_order = [found[item.name] for item in record.conductances]
+    for term, noise in zip(in_order, record.read_noise, strict=False):
+        if term.reading is None or term.reading.record is not noise:
+            raise BrokenMappingError(f"'{term.stored.name}' is not read with the noise that the manifest says of it")
+    return in_order
 
 
 def _summed(terms: Sequence[Term]) -> dict[str, float]:
@@ -96,8 +103,9 @@ def _linear_form(
     """
     if value is None or value.name is None:
         raise BrokenMappingError("a node that rebuilds the weight lacks an input")
-    if (stored := stored_behind(value, record)) is not None:
-        return [Term(1.0, value, stored, use)], 0.0
+    reading = drawn_reading(value, record)
+    if (stored := stored_behind(value if reading is None else reading.conductance, record)) is not None:
+        return [Term(1.0, value, stored, use, reading)], 0.0
     node = value.producer()
     if node is None:
         what = "is no initializer" if record.levels_of_codes is None else "holds no codes of levels"

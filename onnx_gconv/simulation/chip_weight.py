@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.mapping import WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
-from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, SimulatedTensor
+from onnx_gconv.simulation.simulated_tensor import Moment, SimulatedDevices, SimulatedTensor
 from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.tensors.streamed import element_chunks
 
@@ -62,10 +62,8 @@ class WeightErrors:
     sqnr_db: float | None
 
 
-def simulated_tensors(
-    mapped: MappedWeight, chip: Chip, moment: Literal["programmed", "read"] = "read"
-) -> tuple[SimulatedTensor, ...]:
-    """The conductances of each device of a weight, in µS, [shape of the weight]."""
+def simulated_tensors(mapped: MappedWeight, chip: Chip, moment: Moment = "read") -> tuple[SimulatedTensor, ...]:
+    """The conductances of each device of a weight, or their spread, in µS, [shape of the weight]."""
     return tuple(
         SimulatedTensor(targets, chip.devices(mapped.record, number), moment)
         for number, targets in enumerate(mapped.tensors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from onnx_gconv.mapping.read_noise import DrawnNoise, draw_readings
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.runtime.session import RuntimeRefusal, run_model
 from onnx_gconv.simulation.chip_weight import Chip, simulated_tensors
+from onnx_gconv.tensors.types import type_name
 from onnx_gconv.weights import default_opset
 
 __all__ = ["LiveNoise", "live_noise"]
@@ -30,6 +32,10 @@ _SEEDS = 2**24
 
 # At which ONNX Runtime 1.32 has both Max of a number and RandomNormalLike on the CPU.
 _OPSETS = range(8, 22)
+
+_STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")  # before what ONNX Runtime says
+
+_LONGEST_REASON = 75
 
 
 @dataclass(frozen=True)
@@ -127,9 +133,9 @@ def _require_runtime(dtype: ir.DataType, opset: int | None, ir_version: int) -> 
         try:
             run_model(file, {}, "none")
         except RuntimeRefusal as refusal:
-            remedy = "map with conductances of float32" if opset in _OPSETS else "take a model of opset 8 to 21"
+            remedy = "map with conductances of float32" if opset in _OPSETS else "export it with opset 8 to 21"
+            reason = _STATUS.sub("", refusal.message)
             raise ModelError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot draw readings in a model of opset {opset} with "
-                f"conductances of {dtype.name.lower()} ({refusal.message}); {remedy}, or read it once (read noise: "
-                "fixed)"
+                f"ONNX Runtime {onnxruntime.__version__} cannot draw readings of {type_name(dtype)} in a model of "
+                f"opset {opset} ({reason[:_LONGEST_REASON]}); {remedy}, or read the chip once (read noise: fixed)"
             ) from None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_gconv.mapping.manifest import WeightRecord
+from onnx_gconv.mapping.manifest import ReadNoiseRecord, WeightRecord
 from onnx_gconv.mapping.operands import BrokenMappingError, scalar, stored_behind
 from onnx_gconv.mapping.read_noise import DrawnReading, drawn_reading
 
@@ -37,6 +37,11 @@ class Term:
     use: tuple[ir.Node, int]
     reading: DrawnReading | None = None
 
+    @property
+    def noise(self) -> ReadNoiseRecord | None:
+        """What the manifest says of how readings are drawn; None if they are not."""
+        return None if self.reading is None else self.reading.record
+
 
 def conductance_terms(division: ir.Node, record: WeightRecord, initializers: Container[str]) -> list[Term]:
     """The conductances whose sum, less the offset, a node divides by the scale, in the order of the manifest.
@@ -55,17 +60,19 @@ def conductance_terms(division: ir.Node, record: WeightRecord, initializers: Con
     terms, constant = _linear_form(division.inputs[0], record, (division, 0))
     number = np.dtype(record.compute_dtype).type  # the nodes' constants are rounded to that type
     waiting, found = list(terms), dict[str, Term]()
+    noises = dict(zip((item.name for item in record.conductances), record.read_noise, strict=False))
     for is_named in (True, False):
         for item in record.conductances:
             if item.name in found or (not is_named and item.name in initializers):
                 continue
             wanted = float(number(item.coefficient))
-            fits = (
+            fits = [
                 term
                 for term in waiting
                 if term.coefficient == wanted and (not is_named or term.stored.name == item.name)
-            )
-            if (term := next(fits, None)) is not None:
+            ]
+            if fits:  # those that were joined are told from each other by their noise
+                term = next((term for term in fits if term.noise is noises.get(item.name)), fits[0])
                 found[item.name] = term
                 waiting.remove(term)
     if waiting or len(found) < len(record.conductances) or constant != -float(number(record.offset_us)):
@@ -75,7 +82,7 @@ def conductance_terms(division: ir.Node, record: WeightRecord, initializers: Con
         )
     in_order = [found[item.name] for item in record.conductances]
     for term, noise in zip(in_order, record.read_noise, strict=False):
-        if term.reading is None or term.reading.record is not noise:
+        if term.noise is not noise:
             raise BrokenMappingError(f"'{term.stored.name}' is not read with the noise that the manifest says of it")
     return in_order
 

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from onnx_ir.passes.common import DeduplicateInitializersPass
 
 import onnx_gconv as gconv
 from onnx_gconv.devices import device_model
@@ -18,7 +19,7 @@ from onnx_gconv.devices.gaussian import GaussianDevice
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.mapping.located import ModelValues, locate
-from onnx_gconv.passes import CheckMapping, MapConductances
+from onnx_gconv.passes import CheckMapping, MapConductances, MeasuredConductances, ReplaceConductances
 from onnx_gconv.simulation import program_model
 from onnx_gconv.simulation.chips import chips_of
 from tests.scheme_choices import CONVERTERS, GRANULARITIES
@@ -220,7 +221,10 @@ def test_opsets_that_it_does_not_draw_them_in(mapped, opset):
 # What is as for any chip
 
 
-@pytest.mark.parametrize("converter", CONVERTERS)
+SUMS = ["single pair above 0", "dual pair", "custom pair", "single device", "offset", "bit-sliced pair"]
+
+
+@pytest.mark.parametrize("converter", SUMS)
 def test_a_live_chip_of_any_scheme_is_verified_and_restored(mapped, tmp_path, converter):
     constants = {"W": normal_array(9, 7), "V": normal_array(4, 7, seed=1), "b": normal_array(4, seed=2)}
     scheme = gconv.MappingScheme(CONVERTERS[converter], granularity=GRANULARITIES["tile channel"])
@@ -508,6 +512,26 @@ def test_noise_that_another_tool_has_changed_is_found(mapped, tmp_path, damage):
     assert not gconv.verify(tmp_path / "plain.onnx", tmp_path / "damaged.onnx").passed
 
 
+def test_equal_conductances_that_another_tool_has_joined_keep_their_noise(mapped, tmp_path):
+    constants = {"W": normal_array(6, 6), "V": normal_array(6, 6)}
+    text = "g (float[2,6] x) => (float[2,6] y) { h = MatMul(x, W) y = MatMul(h, V) }"
+    settings = {"g_max": 30.0, "read_sigma_us": 0.2}
+    path = mapped(text, gconv.NPairConductanceConverter([1.0, 1.0]), constants=constants)
+    chip, _ = live(path, "gaussian", settings=settings)
+    model = load_model(chip)
+    before = len(model.graph.initializers)
+    DeduplicateInitializersPass()(model)
+    assert len(model.graph.initializers) < before - 8
+    assert CheckMapping().violations(model) == ()
+    save_model(model, tmp_path / "joined.onnx")
+    assert gconv.verify(tmp_path / "plain.onnx", tmp_path / "joined.onnx").passed
+    gconv.restore_model(tmp_path / "joined.onnx", tmp_path / "restored.onnx")
+    gconv.restore_model(chip, tmp_path / "expected.onnx")
+    restored, expected = (load_model(tmp_path / name).graph.initializers for name in ("restored.onnx", "expected.onnx"))
+    for name in ("W", "V"):
+        np.testing.assert_array_equal(restored[name].const_value.numpy(), expected[name].const_value.numpy())
+
+
 def test_a_damaged_noise_is_not_taken_out(mapped, tmp_path):
     chip, _ = live(mapped())
     model = load_model(chip)
@@ -553,6 +577,11 @@ def test_a_manifest_that_hides_the_noise_or_claims_it(mapped, tmp_path):
 def test_a_live_chip_is_no_model_with_targets(mapped, tmp_path):
     path = mapped()
     chip, _ = live(path)
+    gconv.write_bundle(path, tmp_path / "tiles", (8, 8))
+
+    def read_back(model):
+        gconv.read_back(model, tmp_path / "tiles", tmp_path / "measured.onnx")
+
     expected = (
         r"chip.onnx': the weight 'W' has conductances of a simulated chip \('pcm'\), no targets; take the model that "
         "was mapped"
@@ -561,9 +590,22 @@ def test_a_live_chip_is_no_model_with_targets(mapped, tmp_path):
         lambda: program_model(chip, tmp_path / "other.onnx"),
         lambda: gconv.simulate(chip),
         lambda: gconv.write_bundle(chip, tmp_path / "bundle", (8, 8)),
+        lambda: read_back(chip),
     ):
         with pytest.raises(gconv.ModelError, match=expected):
             attempt()
+
+
+def test_drawn_readings_are_not_replaced(mapped):
+    chip, _ = live(mapped())
+    model = load_model(chip)
+    tensors = tuple(ir.tensor(np.ones((8, 6), np.float32)) for _ in range(2))
+    other = MeasuredConductances(tensors, source="lab", cells=96, measured=96, max_abs_error=1.0, rms_error=1.0)
+    with pytest.raises(
+        gconv.ModelError,
+        match=r"the conductances of 'W' cannot be replaced: readings of it are drawn in each run; take the model",
+    ):
+        ReplaceConductances({("", "W"): other})(model)
 
 
 def test_options_and_device_models_that_there_are_not(mapped):

@@ -49,9 +49,9 @@ class CheckMapping(ir.passes.InPlacePass):
     ``g_min <= G <= g_max`` within the rounding of g_max; the scale is positive, finite and the manifest's; the zero
     is the manifest's; one device of a pair is at g_min, for converters of which that holds;
     every conductance is a level, if there are levels, and every code stands for one, unless conductances are measured:
-    then they are finite; every consumer still reads the
-    rebuilt weight, or the digital copy of it. All else that the manifest says of a weight (its readers, their matrices,
-    which elements share a scale, devices and coefficients) is derived from the graph and compared, see
+    then they are finite, and so is the spread of readings that nodes draw, which is 0 or more; every consumer still
+    reads the rebuilt weight, or the digital copy of it. All else that the manifest says of a weight (its readers, their
+    matrices, which elements share a scale, devices and coefficients) is derived from the graph and compared, see
     `checked_weights`; and nothing else in the graph rebuilds a weight.
     """
 
@@ -208,6 +208,14 @@ def _not_finite(mapped: MappedWeight) -> str | None:
             if not np.isfinite(part).all():
                 index = int(np.flatnonzero(~np.isfinite(part))[0])
                 return f"'{item.name}' has {float(part[index])} µS at flat index {first + index}"
+            first += part.size
+    for tensor in mapped.read_sigmas:
+        first = 0
+        for part in element_chunks(tensor):
+            if not (np.isfinite(part) & (part >= 0)).all():
+                index = int(np.flatnonzero(~(np.isfinite(part) & (part >= 0)))[0])
+                found = f"{float(part[index])} µS at flat index {first + index}"
+                return f"'{tensor.name}', the spread of readings, has {found}"
             first += part.size
     return None
 

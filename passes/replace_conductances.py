@@ -14,11 +14,19 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.crossbars.checked_weights import CheckedWeight, checked_weights
-from onnx_gconv.mapping import MeasuredRecord, ScaleRecord, SimulatedRecord, WeightRecord, write_manifest
+from onnx_gconv.mapping import (
+    MeasuredRecord,
+    ScaleRecord,
+    SimulatedRecord,
+    WeightRecord,
+    format_version_of,
+    write_manifest,
+)
 from onnx_gconv.mapping.conductance_sum import Term
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
+from onnx_gconv.mapping.read_noise import DrawnNoise, draw_readings
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.tensors.streamed import all_elements
@@ -45,6 +53,7 @@ class MeasuredConductances:
         factor: By what the weight is multiplied besides, to compensate drift; an array of the shape of the scale grid,
             if it is another one for each scale. Scales are divided by it.
         simulated: The simulated chip that they are those of; None for measured ones.
+        read_noise: How nodes are to draw readings of each device of that chip; empty if conductances are readings.
     """
 
     tensors: tuple[ir.TensorProtocol, ...]
@@ -56,6 +65,7 @@ class MeasuredConductances:
     bias: tuple[ir.Value, ir.TensorProtocol] | None = None
     factor: FloatOrArray = 1.0
     simulated: SimulatedRecord | None = None
+    read_noise: tuple[DrawnNoise, ...] = ()
 
 
 class ReplaceConductances(ir.passes.InPlacePass):
@@ -67,6 +77,7 @@ class ReplaceConductances(ir.passes.InPlacePass):
 
     Measured conductances are no codes of levels: they are initializers in µS. A weight that its type may not hold any
     more, such as an int8 code of 130, is set to the nearest that it does, by Max and Min nodes before the last Cast.
+    If readings are to be drawn in each run, nodes for that stand behind the conductances, see `draw_readings`.
     The manifest says of each such weight that it is measured. A factor that compensates drift divides the scale.
 
     Args:
@@ -92,7 +103,8 @@ class ReplaceConductances(ir.passes.InPlacePass):
             records.append(
                 _replaced(located[key], self._replacements[key], names, joined) if key in self._replacements else record
             )
-        write_manifest(model, manifest.model_copy(update={"weights": tuple(records)}))
+        update = {"weights": tuple(records), "format_version": format_version_of(records)}
+        write_manifest(model, manifest.model_copy(update=update))
         return ir.passes.PassResult(model, modified=bool(self._replacements))
 
     def _located(self, weights: Sequence[CheckedWeight]) -> dict[tuple[str, str], MappedWeight]:
@@ -103,6 +115,8 @@ class ReplaceConductances(ir.passes.InPlacePass):
                 raise ModelPreconditionError(f"there are measurements of '{key[1]}', but no such weight is mapped")
             record, mapped = checked[key].record, checked[key].mapped
             problem = checked[key].problem or _misfit(record, replacement)
+            if problem is None and record.read_noise:
+                problem = "readings of it are drawn in each run"
             if problem is None and mapped is not None:
                 problem = _joined(mapped, checked.values(), shares_scale=bool(np.any(replacement.factor != 1)))
             if problem is not None or mapped is None:
@@ -173,9 +187,14 @@ def _replaced(
         else:
             stored.append(_in_place_of_codes(term.decoded, tensor, record.name))
         tensor.name = stored[-1]
-    is_saturated = _may_overflow(record, measured.max_abs_error)
+    is_saturated = _may_overflow(record, measured)
     if is_saturated:
         _saturate(mapped, names)
+    simulated = measured.simulated
+    if simulated is not None and measured.read_noise:
+        pairs = zip(mapped.terms, measured.read_noise, strict=True)
+        drawn = tuple(draw_readings(term.use, noise, record.name, names) for term, noise in pairs)
+        simulated = simulated.model_copy(update={"read_noise": drawn})
     if measured.bias is not None:
         _replace_bias(*measured.bias)
     scale = _divided_scale(mapped, measured.factor) if np.any(measured.factor != 1) else record.scale
@@ -197,7 +216,7 @@ def _replaced(
                 saturated=is_saturated,
                 factor=factor,
                 factors=None if factors is None else tuple(factors.reshape(-1).tolist()),
-                simulated=measured.simulated,
+                simulated=simulated,
             ),
             "notes": (*record.notes, _note(measured)),
         }
@@ -232,9 +251,10 @@ def measured_bias(record: WeightRecord) -> str | None:
 
 def _note(measured: MeasuredConductances) -> str:
     if (chip := measured.simulated) is not None:
+        drawn = "; each run draws new readings of them" if measured.read_noise else ""
         return (
             f"{measured.cells:,} conductances are those of a simulated chip: device '{chip.device}', "
-            f"{chip.seconds:,g} s after programming, chip {chip.chip} of seed {chip.seed}"
+            f"{chip.seconds:,g} s after programming, chip {chip.chip} of seed {chip.seed}{drawn}"
         )
     bias = "" if measured.bias is None else f", the bias '{measured.bias[0].name}' among them"
     found = (
@@ -300,11 +320,15 @@ def _conductance(name: str, tensor: ir.TensorProtocol, weight: str) -> ir.Value:
     )
 
 
-def _may_overflow(record: WeightRecord, max_abs_error: float) -> bool:
-    """Whether measured weights may be beyond what their type holds. Codes are near the ends of it as a rule."""
+def _may_overflow(record: WeightRecord, measured: MeasuredConductances) -> bool:
+    """Whether measured weights may be beyond what their type holds. Codes are near the ends of it as a rule.
+
+    Readings that are still to be drawn may be anywhere.
+    """
     if record.dtype == record.compute_dtype:
         return False
-    return record.ir_dtype in INTEGER_DTYPES or record.max_abs + max_abs_error > finite_range(record.ir_dtype)[1]
+    largest = record.max_abs + measured.max_abs_error
+    return record.ir_dtype in INTEGER_DTYPES or bool(measured.read_noise) or largest > finite_range(record.ir_dtype)[1]
 
 
 def _saturate(mapped: MappedWeight, names: UniqueNames) -> None:

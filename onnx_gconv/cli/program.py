@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -41,6 +41,14 @@ def program(
         ),
     ] = "0s",
     drift_compensation: DriftCompensation = "none",
+    read_noise: Annotated[
+        Literal["fixed", "live"],
+        typer.Option(
+            "--read-noise",
+            help="One reading, which each run computes with; or nodes that draw a new one in each run.",
+            rich_help_panel=_CHIP,
+        ),
+    ] = "fixed",
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of all random numbers.", rich_help_panel=_CHIP, metavar="INTEGER")
     ] = 0,
@@ -72,6 +80,7 @@ def program(
             seed=seed,
             chip=chip,
             drift_compensation=drift_compensation,
+            read_noise=read_noise,
             external_data=external_data,
             progress=progress,
         )

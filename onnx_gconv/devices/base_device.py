@@ -18,6 +18,7 @@ __all__ = [
     "Devices",
     "FloatArray",
     "PairModel",
+    "ReadNoise",
     "foreign_devices",
     "is_pair_model",
     "polynomial",
@@ -49,6 +50,21 @@ class Devices:
         return cls(targets_us, programmed_us, programmed_us)
 
 
+@dataclass(frozen=True, eq=False)
+class ReadNoise:
+    """One reading gives ``clip(drifted_us + sigma_us * N(0, 1), low_us, high_us)``.
+
+    Attributes:
+        sigma_us: The standard deviation of readings before they are cut, in µS, of the shape and type of the devices.
+        low_us: The smallest reading, in µS; the same for all devices of a model.
+        high_us: The largest reading, in µS; None for any.
+    """
+
+    sigma_us: FloatArray
+    low_us: float = 0.0
+    high_us: float | None = None
+
+
 @runtime_checkable
 class DeviceModel(Protocol):
     """A model of devices, which are programmed once, drift, and are read as often as one likes.
@@ -56,6 +72,10 @@ class DeviceModel(Protocol):
     A generator with the same seed gives the same devices. So one chip at several times is had with one generator for
     programming, another one for drift that starts from the same seed for each time, and any for reading: drift
     coefficients belong to the devices and not to the time.
+
+    A model whose readings are normally distributed may have a method ``read_noise(devices, seconds)`` besides, which
+    says how readings of each device are spread, as `BaseDeviceModel.read_noise` does: so that a model of a chip can
+    draw readings while it runs.
     """
 
     @property
@@ -100,8 +120,8 @@ def is_pair_model(model: DeviceModel) -> TypeGuard[PairModel]:
 class BaseDeviceModel(ABC):
     """What models of devices share: the range, and checks of what they are given.
 
-    A model defines `_devices`, and `_drifted` and `_read` if there is such a thing; each gets arrays of one type and
-    gives arrays of that type.
+    A model defines `_devices`, and `_drifted`, `_read` and `_read_noise` if there is such a thing; each gets arrays of
+    one type and gives arrays of that type.
 
     Args:
         g_max: The largest conductance, in µS.
@@ -165,6 +185,22 @@ class BaseDeviceModel(ABC):
         self._check_time(seconds)
         return self._read(devices, seconds, rng)
 
+    def read_noise(self, devices: Devices, seconds: float) -> ReadNoise | None:
+        """How readings of each device are spread around what it has.
+
+        Args:
+            devices: As `drift` gave them for this time.
+            seconds: How long after programming has ended, in seconds.
+
+        Returns:
+            The spread of what `read` gives; None if readings have no noise.
+
+        Raises:
+            ConfigError: If the time is negative, or the model knows nothing of it.
+        """
+        self._check_time(seconds)
+        return self._read_noise(devices, seconds)
+
     @abstractmethod
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
         """Devices that were told targets within the range; `Devices.after_programming` makes them."""
@@ -176,6 +212,10 @@ class BaseDeviceModel(ABC):
     def _read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:  # noqa: ARG002
         """What a reading gives, in µS."""
         return devices.drifted_us
+
+    def _read_noise(self, devices: Devices, seconds: float) -> ReadNoise | None:  # noqa: ARG002
+        """How what `_read` gives is spread; None if it has no noise."""
+        return None
 
     def _check_targets(self, targets_us: FloatArray) -> None:
         if not isinstance(targets_us, np.ndarray):

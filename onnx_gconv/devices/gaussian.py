@@ -12,11 +12,13 @@ from onnx_gconv.devices.base_device import (
     Devices,
     FloatArray,
     PairModel,
+    ReadNoise,
     foreign_devices,
     is_pair_model,
     require_sizes,
 )
 from onnx_gconv.devices.normal_numbers import normal
+from onnx_gconv.devices.read_noise import read_noise_of
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["GaussianDevice", "LogNormalDevice", "StuckDevices", "StuckPairs"]
@@ -72,6 +74,11 @@ class GaussianDevice(BaseDeviceModel):
 
     def _read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:  # noqa: ARG002
         return _with_normal_errors(devices.drifted_us, self.read_sigma_us, self.read_sigma_relative, rng)
+
+    def _read_noise(self, devices: Devices, seconds: float) -> ReadNoise | None:  # noqa: ARG002
+        if not (self.read_sigma_us or self.read_sigma_relative):
+            return None
+        return ReadNoise(np.hypot(self.read_sigma_us, self.read_sigma_relative * devices.drifted_us))
 
 
 class LogNormalDevice(BaseDeviceModel):
@@ -155,6 +162,15 @@ class StuckDevices:
         """What a reading gives, in µS, as `DeviceModel.read` gives it."""
         among = _stuck_among(devices)
         return np.where(np.isnan(among.stuck_us), self.model.read(among.others, seconds, rng), among.stuck_us)
+
+    def read_noise(self, devices: Devices, seconds: float) -> ReadNoise | None:
+        """How readings are spread: as those of the other model, and not at all where a device is stuck."""
+        among = _stuck_among(devices)
+        noise = read_noise_of(self.model, among.others, seconds)
+        if noise is None:
+            return None
+        none = np.zeros_like(noise.sigma_us)
+        return replace(noise, sigma_us=np.where(np.isnan(among.stuck_us), noise.sigma_us, none))
 
     def _some_stuck(self, devices: Devices, rng: np.random.Generator) -> Devices:
         """Devices that were just programmed, some of which are stuck instead."""

@@ -7,7 +7,14 @@ from abc import abstractmethod
 
 import numpy as np
 
-from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, polynomial, require_sizes
+from onnx_gconv.devices.base_device import (
+    BaseDeviceModel,
+    Devices,
+    FloatArray,
+    ReadNoise,
+    polynomial,
+    require_sizes,
+)
 from onnx_gconv.devices.normal_numbers import normal
 from onnx_gconv.errors import ConfigError
 
@@ -104,12 +111,21 @@ class PowerLawDevice(BaseDeviceModel):
     def _read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
         noise = normal(devices.drifted_us, rng)
         noise *= self._read_share(devices.programmed_us)
-        growth = math.sqrt(math.log((seconds + self.t_0 + self.t_read) / (2 * self.t_read)))
-        noise *= self.read_scale * growth
+        noise *= self.read_scale * self._growth(seconds)
         noise *= devices.drifted_us
         noise += devices.drifted_us
         np.maximum(noise, 0, out=noise)
         return noise
+
+    def _read_noise(self, devices: Devices, seconds: float) -> ReadNoise | None:
+        if not self.read_scale:
+            return None
+        sigma = self._read_share(devices.programmed_us) * (self.read_scale * self._growth(seconds))
+        return ReadNoise(sigma * devices.drifted_us)
+
+    def _growth(self, seconds: float) -> float:
+        """By what 1/f noise has grown, without a unit."""
+        return math.sqrt(math.log((seconds + self.t_0 + self.t_read) / (2 * self.t_read)))
 
     def _relative(self, conductances_us: FloatArray, least: float = 0.0) -> FloatArray:
         """Conductances as parts of g_max, at least `least`."""

@@ -7,7 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, polynomial, require_sizes
+from onnx_gconv.devices.base_device import (
+    BaseDeviceModel,
+    Devices,
+    FloatArray,
+    ReadNoise,
+    polynomial,
+    require_sizes,
+)
 from onnx_gconv.devices.normal_numbers import normal
 from onnx_gconv.errors import ConfigError
 
@@ -155,11 +162,21 @@ class CmoReramDevice(BaseDeviceModel):
             return devices.programmed_us
         noise = normal(devices.drifted_us, rng)
         noise *= np.log10(np.maximum(devices.drifted_us, 1))
-        growth = math.sqrt(math.log((seconds + self._T_READ) / (2 * self._T_READ)))
-        noise *= self.read_scale * 0.0277316483 * growth
+        noise *= self.read_scale * 0.0277316483 * self._growth(seconds)
         noise += devices.drifted_us
         np.clip(noise, self.g_min, self.g_max, out=noise)
         return noise
+
+    def _read_noise(self, devices: Devices, seconds: float) -> ReadNoise | None:
+        if seconds == 0 or not self.read_scale:
+            return None
+        sigma = np.log10(np.maximum(devices.drifted_us, 1))
+        sigma *= self.read_scale * 0.0277316483 * self._growth(seconds)
+        return ReadNoise(sigma, self.g_min, self.g_max)
+
+    def _growth(self, seconds: float) -> float:
+        """By what the noise of readings has grown, without a unit."""
+        return math.sqrt(math.log((seconds + self._T_READ) / (2 * self._T_READ)))
 
     def _check_time(self, seconds: float) -> None:
         super()._check_time(seconds)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_gconv.mapping.manifest import WeightRecord
+from onnx_gconv.mapping.manifest import ReadNoiseRecord, WeightRecord
 from onnx_gconv.mapping.operands import BrokenMappingError, scalar, stored_behind
+from onnx_gconv.mapping.read_noise import DrawnReading, drawn_reading
 
 __all__ = ["ARITHMETIC_OPS", "Term", "conductance_terms"]
 
@@ -24,15 +25,22 @@ class Term:
 
     Attributes:
         coefficient: What it is multiplied with.
-        decoded: The conductance in µS.
+        decoded: The conductance in µS, or readings of it that nodes draw.
         stored: The initializer that holds it, or its codes.
         use: The node that reads it, and the index of its input.
+        reading: The nodes that draw readings of it; None if there are none.
     """
 
     coefficient: float
     decoded: ir.Value
     stored: ir.Value
     use: tuple[ir.Node, int]
+    reading: DrawnReading | None = None
+
+    @property
+    def noise(self) -> ReadNoiseRecord | None:
+        """What the manifest says of how readings are drawn; None if they are not."""
+        return None if self.reading is None else self.reading.record
 
 
 def conductance_terms(division: ir.Node, record: WeightRecord, initializers: Container[str]) -> list[Term]:
@@ -52,17 +60,19 @@ def conductance_terms(division: ir.Node, record: WeightRecord, initializers: Con
     terms, constant = _linear_form(division.inputs[0], record, (division, 0))
     number = np.dtype(record.compute_dtype).type  # the nodes' constants are rounded to that type
     waiting, found = list(terms), dict[str, Term]()
+    noises = dict(zip((item.name for item in record.conductances), record.read_noise, strict=False))
     for is_named in (True, False):
         for item in record.conductances:
             if item.name in found or (not is_named and item.name in initializers):
                 continue
             wanted = float(number(item.coefficient))
-            fits = (
+            fits = [
                 term
                 for term in waiting
                 if term.coefficient == wanted and (not is_named or term.stored.name == item.name)
-            )
-            if (term := next(fits, None)) is not None:
+            ]
+            if fits:  # those that were joined are told from each other by their noise
+                term = next((term for term in fits if term.noise is noises.get(item.name)), fits[0])
                 found[item.name] = term
                 waiting.remove(term)
     if waiting or len(found) < len(record.conductances) or constant != -float(number(record.offset_us)):
@@ -70,7 +80,11 @@ def conductance_terms(division: ir.Node, record: WeightRecord, initializers: Con
         raise BrokenMappingError(
             f"the nodes compute {_text(_summed(terms), constant)} instead of {_text(expected, -record.offset_us)}"
         )
-    return [found[item.name] for item in record.conductances]
+    in_order = [found[item.name] for item in record.conductances]
+    for term, noise in zip(in_order, record.read_noise, strict=False):
+        if term.noise is not noise:
+            raise BrokenMappingError(f"'{term.stored.name}' is not read with the noise that the manifest says of it")
+    return in_order
 
 
 def _summed(terms: Sequence[Term]) -> dict[str, float]:
@@ -96,8 +110,9 @@ def _linear_form(
     """
     if value is None or value.name is None:
         raise BrokenMappingError("a node that rebuilds the weight lacks an input")
-    if (stored := stored_behind(value, record)) is not None:
-        return [Term(1.0, value, stored, use)], 0.0
+    reading = drawn_reading(value, record)
+    if (stored := stored_behind(value if reading is None else reading.conductance, record)) is not None:
+        return [Term(1.0, value, stored, use, reading)], 0.0
     node = value.producer()
     if node is None:
         what = "is no initializer" if record.levels_of_codes is None else "holds no codes of levels"

@@ -35,7 +35,7 @@ _HALF = 0.5
 _OPERANDS = 2
 
 # What stands between conductances, or their codes, and the division by the scale.
-_BEFORE_DIVISION = frozenset({*ARITHMETIC_OPS, "Cast", "DequantizeLinear", "Gather"})
+_BEFORE_DIVISION = frozenset({*ARITHMETIC_OPS, "Cast", "DequantizeLinear", "Gather", "Max", "Min"})
 
 # What stands between that division and a weight, and between the weight and those who read it.
 _AFTER_DIVISION = frozenset(
@@ -128,6 +128,11 @@ class MappedWeight:
     def stored_tensors(self) -> tuple[ir.TensorProtocol, ...]:
         """The data of the initializers of the conductances, or of their codes."""
         return tuple(_tensor(value) for value in self.conductances)
+
+    @property
+    def read_sigmas(self) -> tuple[ir.TensorProtocol, ...]:
+        """The standard deviations of the readings that nodes draw, in µS, for each device; empty if they draw none."""
+        return tuple(_tensor(term.reading.sigma) for term in self.terms if term.reading is not None)
 
 
 class ModelValues:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -44,6 +45,7 @@ __all__ = [
     "Manifest",
     "MatrixViewRecord",
     "MeasuredRecord",
+    "ReadNoiseRecord",
     "RearrangementRecord",
     "SameSourceRecord",
     "ScaleRecord",
@@ -52,6 +54,7 @@ __all__ = [
     "TilingRecord",
     "WeightRecord",
     "ZeroRecord",
+    "format_version_of",
     "read_manifest",
     "remove_manifest",
     "write_manifest",
@@ -59,7 +62,10 @@ __all__ = [
 
 MANIFEST_KEY = "onnx_gconv"
 FORMAT = "onnx_gconv.mapping"
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
+
+READ_NOISE_FORMAT_VERSION: Final = 2
+"""Of models whose nodes draw the noise of readings: a reader that does not know of it would take them for others."""
 
 
 ComputeDtype: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
@@ -228,8 +234,24 @@ class LossRecord(_Record):
     sqnr_db: float | None
 
 
+class ReadNoiseRecord(_Record):
+    """How nodes draw readings of a device: ``clip(G + sigma * N(0, 1), low_us, high_us)``, anew in each run.
+
+    Sigma is an initializer in µS, of the type and shape of the conductances G; the seed is that of its RandomNormalLike
+    node.
+    """
+
+    sigma: str
+    seed: int = Field(ge=1, lt=2**24)
+    low_us: float
+    high_us: float | None
+
+
 class SimulatedRecord(_Record):
-    """The simulated chip that conductances are those of: with it, `program_model` gives them again."""
+    """The simulated chip that conductances are those of: with it, `program_model` gives them again.
+
+    If nodes draw readings, there is a record of it for each device, in their order.
+    """
 
     device: str
     settings: dict[str, Any]
@@ -237,6 +259,15 @@ class SimulatedRecord(_Record):
     seed: int = Field(ge=0)
     chip: int = Field(ge=0)
     drift_compensation: Literal["none", "global", "tile", "column"]
+    read_noise: tuple[ReadNoiseRecord, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Chips that were read once are written as they were before there were others."""
+        found: dict[str, Any] = serialize(self)
+        if not self.read_noise:
+            del found["read_noise"]
+        return found
 
 
 class MeasuredRecord(_Record):
@@ -343,6 +374,19 @@ class WeightRecord(_Record):
             raise ValueError(f"the number {beyond:g} is beyond {self.compute_dtype}, in which the weight is computed")
         return self
 
+    @model_validator(mode="after")
+    def _has_noise_of_each_device(self) -> Self:
+        count = len(self.read_noise)
+        if count and count != len(self.conductances):
+            raise ValueError(f"it has noise of {count} devices, but {len(self.conductances)} conductances")
+        return self
+
+    @property
+    def read_noise(self) -> tuple[ReadNoiseRecord, ...]:
+        """How nodes draw readings of each device, in the order of the conductances; empty if they draw none."""
+        simulated = None if self.measured is None else self.measured.simulated
+        return () if simulated is None else simulated.read_noise
+
     @property
     def levels_of_codes(self) -> LevelsRecord | None:
         """The levels whose codes are stored in place of the conductances; None if those are stored, in µS."""
@@ -419,7 +463,7 @@ class Manifest(_Record):
     """The whole document."""
 
     format: Literal["onnx_gconv.mapping"] = "onnx_gconv.mapping"
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 1
     tool: str
     unit: Literal["uS"] = "uS"
     weights: tuple[WeightRecord, ...]
@@ -440,6 +484,20 @@ class Manifest(_Record):
                     raise ValueError(f"the initializer '{item.name}' belongs to '{other}' and to '{weight.name}'")
         return weights
 
+    @model_validator(mode="after")
+    def _has_the_version_of_its_weights(self) -> Self:
+        if (version := format_version_of(self.weights)) != self.format_version:
+            what = "some draw" if version == READ_NOISE_FORMAT_VERSION else "none draws"
+            raise ValueError(
+                f"the format version is {self.format_version}, but of its weights {what} noise of readings"
+            )
+        return self
+
+
+def format_version_of(weights: Iterable[WeightRecord]) -> Literal[1, 2]:
+    """The version of the format that a manifest of these weights has."""
+    return READ_NOISE_FORMAT_VERSION if any(weight.read_noise for weight in weights) else FORMAT_VERSION
+
 
 def read_manifest(model: ir.Model) -> Manifest | None:
     """The manifest of a model, or None if it has none.
@@ -456,8 +514,8 @@ def read_manifest(model: ir.Model) -> Manifest | None:
         flaw = first_flaw(error)
         if flaw.where == "format_version":
             raise ModelError(
-                f"the manifest has format version {flaw.value!r}, this version reads {FORMAT_VERSION}; "
-                "use the version of onnx_gconv that wrote the model, or a newer one"
+                f"the manifest has format version {flaw.value!r}, this version reads {FORMAT_VERSION} and "
+                f"{READ_NOISE_FORMAT_VERSION}; use the version of onnx_gconv that wrote the model, or a newer one"
             ) from None
         problem = f"{flaw.where}: {flaw.message}"
         raise ModelError(f"the manifest in metadata '{MANIFEST_KEY}' is damaged: {problem}") from None

@@ -25,6 +25,10 @@ def structural_problems(mapped: MappedWeight) -> Iterator[str]:
             yield f"'{tensor.name}' has the shape {list(tensor.shape.numpy())}, the weight {list(record.shape)}"
         if type_name(tensor.dtype) != stored_type:
             yield f"'{tensor.name}' is {type_name(tensor.dtype)} now, it was {stored_type}"
+    for tensor in mapped.read_sigmas:
+        if (tensor.shape.numpy(), tensor.dtype) != (record.shape, record.ir_compute_dtype):
+            found = f"{type_name(tensor.dtype)} {list(tensor.shape.numpy())}"
+            yield f"the spread of readings '{tensor.name}' is {found}, not {record.compute_dtype} {list(record.shape)}"
     yield from _scale_problems(mapped.scale, record)
     factors = None if record.measured is None else record.measured.factors
     if factors is not None and len(factors) != (count := 1 if record.grid is None else record.grid.count):

@@ -14,7 +14,9 @@ __all__ = ["rebuilding_node", "rebuilding_nodes"]
 _SCALE = re.compile(r"(?P<weight>.+)\.g_scale(_\d+)?")
 
 # What may stand between conductances or a scale and the division.
-_OPERATIONS = frozenset({"Add", "Sub", "Mul", "Cast", "DequantizeLinear", "Gather", "Transpose", "Reshape"})
+_OPERATIONS = frozenset(
+    {"Add", "Sub", "Mul", "Cast", "DequantizeLinear", "Gather", "Transpose", "Reshape", "Max", "Min"}
+)
 
 
 def rebuilding_node(model: ir.Model) -> ir.Node | None:

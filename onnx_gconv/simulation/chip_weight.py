@@ -18,7 +18,7 @@ from onnx_gconv.devices.base_device import DeviceModel, is_pair_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
-from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, SimulatedOfPairs, SimulatedTensor
+from onnx_gconv.simulation.simulated_tensor import Moment, SimulatedDevices, SimulatedOfPairs, SimulatedTensor
 from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, element_chunks
 
@@ -130,10 +130,8 @@ def _no_pairs(record: WeightRecord) -> ConfigError:
     )
 
 
-def simulated_tensors(
-    mapped: MappedWeight, chip: Chip, moment: Literal["programmed", "read"] = "read"
-) -> tuple[SimulatedTensor, ...]:
-    """The conductances of each device of a weight, in µS, [shape of the weight]."""
+def simulated_tensors(mapped: MappedWeight, chip: Chip, moment: Moment = "read") -> tuple[SimulatedTensor, ...]:
+    """The conductances of each device of a weight, or their spread, in µS, [shape of the weight]."""
     tensors = mapped.tensors
     return tuple(
         SimulatedTensor(targets, chip.devices(mapped.record, tensors, number), moment)

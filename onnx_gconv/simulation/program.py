@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ import numpy as np
 from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.crossbars.target_weights import target_weights
 from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
 from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.watched import WatchedFiles
+from onnx_gconv.mapping import SimulatedRecord
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.simulation.chip_weight import (
+    Chip,
     DriftCompensation,
     absolute_sums,
     drift_factor,
@@ -30,11 +34,37 @@ from onnx_gconv.simulation.chip_weight import (
     weight_errors,
 )
 from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, scaling_notes, whole_number
-from onnx_gconv.simulation.report import ProgramReport, SimulatedWeight
+from onnx_gconv.simulation.live_noise import LiveNoise, live_noise
+from onnx_gconv.simulation.report import ProgramReport, ReadNoiseMode, SimulatedWeight
 from onnx_gconv.simulation.times import seconds_of
 from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["default_chip_path", "program_model"]
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """A chip that is written as a model.
+
+    Attributes:
+        chips: The chips that it is one of.
+        number: Which of them.
+        seconds: How long after programming it is read.
+        live: How the model draws readings; None if it is read once.
+    """
+
+    chips: Chips
+    number: int
+    seconds: float
+    live: LiveNoise | None
+
+    @property
+    def chip(self) -> Chip:
+        return self.chips.chip(self.number, self.seconds)
+
+    @property
+    def record(self) -> SimulatedRecord:
+        return self.chips.record(self.number, self.seconds)
 
 
 def program_model(
@@ -47,6 +77,7 @@ def program_model(
     seed: int = 0,
     chip: int = 0,
     drift_compensation: DriftCompensation = "none",
+    read_noise: ReadNoiseMode = "fixed",
     external_data: bool | None = None,
     progress: Progress | None = None,
 ) -> ProgramReport:
@@ -70,19 +101,27 @@ def program_model(
         drift_compensation: ``global`` multiplies each weight by one factor, in its scale, so that drift on the whole
             has no effect, see `drift_factor`; ``tile`` and ``column`` do so for each tile or output column, where each
             has a scale of its own; ``none`` leaves the scale.
+        read_noise: ``fixed`` reads the chip once: each run of the model computes with these readings. ``live`` stores
+            what devices have after drift, and puts nodes into the model that draw the noise of a reading, anew in each
+            run; drift is then compensated for these conductances without noise, and so are errors given. The devices
+            and their drift are those of ``fixed``.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         progress: Called with the step ("simulate", "write"), what is done and how much there is.
 
     Raises:
-        ModelError: If the model cannot be read, or is no mapped model with targets.
+        ModelError: If the model cannot be read, is no mapped model with targets, or ONNX Runtime could not draw noise
+            in it.
         ConfigError: If there is no such device, an option is wrong, conductances are outside of the range of the device
-            model, drift cannot be compensated in that way, or the output cannot be written.
+            model, drift cannot be compensated in that way, the device does not say how readings are spread, or the
+            output cannot be written.
     """
     source = check_model_path(mapped)
     target = default_chip_path(source) if output is None else Path(output)
     chips = chips_of(device, settings or {}, seed, drift_compensation)
     chip = whole_number("chip", chip)
     seconds = seconds_of(time)
+    if read_noise not in {"fixed", "live"}:
+        raise ConfigError(f"the noise of readings is 'fixed' or 'live', but not '{read_noise}'")
     check_output_path(target, [source, *([Path(device)] if isinstance(device, str) and Path(device).is_file() else [])])
     watched = WatchedFiles()
     model = load_model(source, watched)
@@ -91,11 +130,12 @@ def program_model(
         with named_in_messages(source):
             for weight in weights:
                 check_weight(weight, chips)
+            live = live_noise(model, weights, chips.chip(chip, seconds)) if read_noise == "live" else None
         check = RewriteCheck(model)
         replacements: dict[tuple[str, str], MeasuredConductances] = {}
         figures = []
         for weight, (conductances, found) in zip(
-            weights, _simulated(weights, chips, chip, seconds, progress), strict=True
+            weights, _simulated(weights, _Instance(chips, chip, seconds, live), progress), strict=True
         ):
             replacements[weight.record.graph, weight.record.name] = conductances
             figures.append(found)
@@ -109,7 +149,8 @@ def program_model(
         files=tuple(files),
         simulated=chips.record(chip, seconds),
         weights=tuple(figures),
-        notes=(*(() if check.note is None else (check.note,)), *scaling_notes(weights, chips)),
+        notes=(*_notes(check.note, read_noise, live, chips), *scaling_notes(weights, chips)),
+        read_noise="fixed" if live is None else "live",
     )
 
 
@@ -118,18 +159,31 @@ def default_chip_path(mapped: Path) -> Path:
     return mapped.with_name(f"{stem_of_mapped(mapped)}.chip{mapped.suffix}")
 
 
+def _notes(of_check: str | None, read_noise: ReadNoiseMode, live: LiveNoise | None, chips: Chips) -> Iterator[str]:
+    if of_check is not None:
+        yield of_check
+    if live is not None:
+        yield (
+            "each run draws new readings of all devices; errors and drift factors are those of the conductances "
+            "without that noise"
+        )
+    elif read_noise == "live":
+        yield (
+            f"readings of the device '{chips.device}' with these settings have no noise at that time: there is nothing "
+            "to draw, and each run gives the same"
+        )
+
+
 def _simulated(
     weights: Sequence[MappedWeight],
-    chips: Chips,
-    number: int,
-    seconds: float,
+    instance: _Instance,
     progress: Progress | None,
 ) -> Iterator[tuple[MeasuredConductances, SimulatedWeight]]:
     """What takes the place of the conductances of each weight, and its figures, in their order."""
     sizes = [math.prod(weight.record.shape) * len(weight.record.conductances) for weight in weights]
     report, done = progress_of_step(progress, "simulate"), 0
     with ThreadPoolExecutor(worker_count()) as executor:
-        jobs = [executor.submit(_one, weight, chips, number, seconds) for weight in weights]
+        jobs = [executor.submit(_one, weight, instance) for weight in weights]
         try:
             for job, size in zip(jobs, sizes, strict=True):
                 yield job.result()
@@ -141,11 +195,9 @@ def _simulated(
             raise
 
 
-def _one(
-    weight: MappedWeight, chips: Chips, number: int, seconds: float
-) -> tuple[MeasuredConductances, SimulatedWeight]:
-    record, chip = weight.record, chips.chip(number, seconds)
-    read = simulated_tensors(weight, chip)
+def _one(weight: MappedWeight, instance: _Instance) -> tuple[MeasuredConductances, SimulatedWeight]:
+    record, chip, live = weight.record, instance.chip, instance.live
+    read = simulated_tensors(weight, chip, "read" if live is None else "drifted")
     factor: FloatOrArray = 1.0
     if chip.compensation != "none":
         before, after = (
@@ -157,13 +209,14 @@ def _one(
     cells = math.prod(record.shape) * len(read)
     conductances = MeasuredConductances(
         read,
-        source=chips.device,
+        source=instance.chips.device,
         cells=cells,
         measured=cells,
         max_abs_error=errors.max_abs,
         rms_error=errors.rms,
-        simulated=chips.record(number, seconds),
+        simulated=instance.record,
         factor=factor,
+        read_noise=() if live is None else live.of_weight(weight, chip),
     )
     figures = SimulatedWeight(
         name=record.name,

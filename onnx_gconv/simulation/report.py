@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from onnx_gconv.mapping import SimulatedRecord
 from onnx_gconv.simulation.times import time_text
@@ -13,7 +13,10 @@ from onnx_gconv.terminal_text import file_list, plain, rendered, titled_table
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
-__all__ = ["ProgramReport", "SimulatedWeight"]
+__all__ = ["ProgramReport", "ReadNoiseMode", "SimulatedWeight"]
+
+ReadNoiseMode: TypeAlias = Literal["fixed", "live"]
+"""``fixed``: a chip is read once; ``live``: each run of its model draws a new reading."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class ProgramReport:
         simulated: The chip, as the manifest has it.
         weights: Its weights.
         notes: Other remarks, a line each.
+        read_noise: Whether each run of the model draws new readings; ``fixed``, too, if readings have no noise.
     """
 
     mapped: Path
@@ -62,6 +66,7 @@ class ProgramReport:
     simulated: SimulatedRecord
     weights: tuple[SimulatedWeight, ...]
     notes: tuple[str, ...] = ()
+    read_noise: ReadNoiseMode = "fixed"
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
@@ -70,6 +75,7 @@ class ProgramReport:
             "output": str(self.output),
             "files": [str(file) for file in self.files],
             **self.simulated.model_dump(mode="json"),
+            "read_noise": self.read_noise,
             "weights": [asdict(weight) for weight in self.weights],
             "notes": list(self.notes),
         }
@@ -99,6 +105,7 @@ class ProgramReport:
         parts: list[RenderableType] = [
             plain(f"Device {chip.device}{settings}, read {time_text(chip.seconds)} after programming"),
             plain(f"Drift compensation: {chip.drift_compensation}"),
+            *([plain("Noise of readings: drawn in each run")] if self.read_noise == "live" else []),
             table,
             *(plain(f"Note: {note}") for note in self.notes),
             plain(f"Written: {file_list(self.files)}"),

@@ -13,16 +13,31 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.devices.base_device import DeviceModel, Devices, FloatArray, PairModel
+from onnx_gconv.devices.base_device import DeviceModel, Devices, FloatArray, PairModel, ReadNoise
+from onnx_gconv.devices.read_noise import read_noise_of
 from onnx_gconv.errors import ConfigError, GconvError
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks, worker_count
 
-__all__ = ["BLOCK_ELEMENTS", "SimulatedDevices", "SimulatedOfPairs", "SimulatedTensor", "Streams", "in_memory"]
+__all__ = [
+    "BLOCK_ELEMENTS",
+    "InMemory",
+    "Moment",
+    "SimulatedDevices",
+    "SimulatedOfPairs",
+    "SimulatedTensor",
+    "Streams",
+    "in_memory",
+    "read_again",
+]
 
 BLOCK_ELEMENTS = 1 << 16
 """Elements that share a stream of random numbers. It is a part of what a seed means: another number gives others."""
 
 _BLOCKS_OF_A_THREAD = 8  # fewer are done sooner than threads are started
+
+Moment: TypeAlias = Literal["programmed", "read", "drifted", "spread"]
+"""What of a device: its conductance at the end of programming, one reading at the time, or, for readings that are still
+to be drawn, the conductance that they are spread around, and their standard deviation."""
 
 Streams: TypeAlias = Callable[[str, int], np.random.Generator]
 """The stream of random numbers for a step and a block."""
@@ -57,6 +72,40 @@ class SimulatedDevices:
             raise ConfigError(f"device {self._name}: `program` gives a {type(devices).__name__}, but no Devices")
         self._check(devices.programmed_us, targets)
         return devices
+
+    def unread(self, devices: Devices, block: int) -> tuple[FloatArray, ReadNoise | None]:
+        """What readings of the devices of a block are spread around at the time, in µS, and how.
+
+        A device without a spread has what each reading of it gives. Where no reading has noise, nothing is cut.
+
+        Raises:
+            ConfigError: If the model fails, gives no conductances, or does not say how readings are spread.
+        """
+        with self._named():
+            later = self.model.drift(devices, self.seconds, self.streams("drift", block))
+            noise = read_noise_of(self.model, later, self.seconds)
+        drifted = later.drifted_us
+        if noise is not None:
+            self._check(noise.sigma_us, devices.targets_us, " as the spread of readings")
+            steady = np.clip(drifted, noise.low_us, noise.high_us)
+            drifted = np.where(noise.sigma_us == 0, steady, drifted)
+        self._check(drifted, devices.targets_us)
+        return drifted, noise
+
+    def of_moment(self, devices: Devices, block: int, moment: Moment) -> FloatArray:
+        """What is asked for of the devices of a block, in µS.
+
+        Raises:
+            ConfigError: As for `read` and `unread`.
+        """
+        if moment == "programmed":
+            return devices.programmed_us
+        if moment == "read":
+            return self.read(devices, block)
+        drifted, noise = self.unread(devices, block)
+        if moment == "drifted":
+            return drifted
+        return np.zeros_like(drifted) if noise is None else noise.sigma_us
 
     def read(self, devices: Devices, block: int) -> FloatArray:
         """One reading of the devices of a block at the time, in µS.
@@ -93,7 +142,7 @@ class SimulatedDevices:
             reason = " ".join(str(error).split())
             raise ConfigError(f"device {self._name} fails: {type(error).__name__}: {reason}") from error
 
-    def _check(self, found: FloatArray, targets: FloatArray) -> None:
+    def _check(self, found: FloatArray, targets: FloatArray, role: str = "") -> None:
         if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
             what = f"a {type(found).__name__}" if not isinstance(found, np.ndarray) else f"numbers of {found.dtype}"
         elif found.shape != targets.shape:
@@ -103,8 +152,8 @@ class SimulatedDevices:
         else:
             return
         raise ConfigError(
-            f"device {self._name}: for {targets.size} targets it gives {what}; a device model gives one conductance in "
-            "\u00b5S for each target"
+            f"device {self._name}: for {targets.size} targets it gives {what}{role}; a device model gives one "
+            "conductance in \u00b5S for each target"
         )
 
 
@@ -151,12 +200,10 @@ class SimulatedTensor(StreamedTensor):
     Args:
         targets: The target conductances in µS, of any floating-point type.
         devices: What becomes of them.
-        moment: ``programmed`` gives what devices hold at the end of programming, ``read`` one reading at the time.
+        moment: What of the devices.
     """
 
-    def __init__(
-        self, targets: ir.TensorProtocol, devices: SimulatedDevices, moment: Literal["programmed", "read"] = "read"
-    ) -> None:
+    def __init__(self, targets: ir.TensorProtocol, devices: SimulatedDevices, moment: Moment = "read") -> None:
         super().__init__(targets.dtype, ir.Shape(targets.shape.numpy()), targets.name)
         self._targets = targets
         self._devices = devices
@@ -184,9 +231,7 @@ class SimulatedTensor(StreamedTensor):
                 place = number * BLOCK_ELEMENTS - begin
                 part = slice(place, place + BLOCK_ELEMENTS)
                 devices = self._devices.programmed(targets[part], number)
-                found[part] = (
-                    devices.programmed_us if self._moment == "programmed" else self._devices.read(devices, number)
-                )
+                found[part] = self._devices.of_moment(devices, number, self._moment)
             yield found[first - begin : last - begin]
 
 

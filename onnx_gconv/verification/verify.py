@@ -34,6 +34,7 @@ from onnx_gconv.verification.rebuilt_original import (
     original_with_rebuilt_weights,
 )
 from onnx_gconv.verification.weights import WeightComparison, compare_weights
+from onnx_gconv.verification.without_read_noise import READ_NOISE_TAKEN_OUT, draws_readings, without_read_noise
 from onnx_gconv.visible_text import listed
 from onnx_gconv.weights.rearrangement import node_label
 
@@ -60,6 +61,8 @@ class VerificationReport:
         limits: What was asked of the errors against the original.
         needs_outputs: Whether something was given that only the comparison of outputs needs, so that it has to run.
         if_nodes: The If nodes of the mapped model. What their branches compute is compared only if inputs take them.
+        draws_readings: Whether each run of the mapped model draws new readings of its devices. Weights and outputs are
+            then judged with that noise taken out of the model.
     """
 
     original: Path
@@ -70,6 +73,7 @@ class VerificationReport:
     limits: ErrorLimits = NO_LIMITS
     needs_outputs: bool = False
     if_nodes: tuple[str, ...] = ()
+    draws_readings: bool = False
 
     @property
     def passed(self) -> bool:
@@ -141,6 +145,7 @@ class VerificationReport:
             "run_failures": outputs["failures"],
             "notes": outputs["notes"],
             "if_nodes": list(self.if_nodes),
+            "draws_readings": self.draws_readings,
         }
 
     def __str__(self) -> str:
@@ -157,7 +162,7 @@ class VerificationReport:
         parts.extend(map(plain, self._remarks()))
         parts.extend(plain(f"FAILED: {problem}", style="bold red") for problem in self.problems)
         if self.passed:
-            is_proved = self.outputs.unproved is None and not self.far_from_original
+            is_proved = self.outputs.unproved is None and not self.far_from_original and not self.draws_readings
             parts.append(plain(self._verdict(), style="bold green" if is_proved else "bold yellow"))
         return Group(*parts)
 
@@ -245,7 +250,8 @@ class VerificationReport:
             return f"NOT VERIFIED AS A WHOLE: {weights} and the mapping hold, but {which} were not compared."
         taken = " of the branches that these inputs take" if self.if_nodes else ""
         count = f"{len(self.outputs.comparisons)} comparisons of outputs{taken}"
-        verdict = f"PASSED: {weights}, {count}, and the mapping hold"
+        passed = "PASSED WITHOUT THE NOISE OF READINGS" if self.draws_readings else "PASSED"
+        verdict = f"{passed}: {weights}, {count}, and the mapping hold"
         if not self.far_from_original:
             return f"{verdict}."
         return f"{verdict}, but outputs are FAR FROM THE ORIGINAL'S: {'; '.join(self.far_from_original)}."
@@ -277,6 +283,10 @@ def verify(
     of its weights, whose errors the first check has measured; the errors that are reported stay those against the
     original, and have limits of their own. Below 10 dB of SQNR or 90 % agreement of argmax the report says that outputs
     are far from the original's, which fails only if `min_sqnr_db` or `min_agreement` asks for more.
+
+    A model that draws new readings of its devices in each run gives other outputs in each. Weights are then those
+    without that noise, outputs are judged with the noise taken out of the mapped model, and errors against the original
+    are those of one run; the report says so.
 
     An original that ONNX Runtime does not run, and whose opset was raised before the mapping, is run at the raised
     opset; a note says so.
@@ -327,18 +337,24 @@ def verify(
                     outputs = replace(again, notes=(raised.note, *again.notes))
     if manifest is not None and (reasons := reasons_for_losses(manifest)):
         try:
-            with original_with_rebuilt_weights(original, mapped, manifest) as rebuilt:
+            with (
+                original_with_rebuilt_weights(original, mapped, manifest) as rebuilt,
+                without_read_noise(mapped, manifest) as quiet,
+            ):
                 # ONNX Runtime leaves out a cast to half precision between two others, and so the rounding.
                 eps = max(_coarsest_eps(manifest), *(_eps(weight.dtype) for weight in manifest.weights))
-                outputs = judged(outputs, compare(rebuilt, weight_eps=eps), reasons)
+                outputs = judged(outputs, compare(rebuilt, mapped=quiet, weight_eps=eps), reasons)
                 outputs = replace(outputs, notes=(*outputs.notes, *map(_taken_over, measured_biases(manifest))))
         except NoRebuiltOriginalError as why:
             note = f"outputs are judged against the original alone, as the rebuilt weights do not go into it: {why}"
             outputs = replace(outputs, notes=(note, *outputs.notes))
     elif all(item.passed for item in weights) and not all(item.bit_identical for item in weights):
         outputs = replace(outputs, notes=(*outputs.notes, *_amplified(outputs)))
+    is_noisy = manifest is not None and draws_readings(manifest)
+    if is_noisy:
+        outputs = replace(outputs, notes=(READ_NOISE_TAKEN_OUT, *outputs.notes))
     needs_outputs = inputs is not None or bool(dims) or bool(values) or limits.are_given
-    return VerificationReport(original, mapped, violations, weights, outputs, limits, needs_outputs, if_nodes)
+    return VerificationReport(original, mapped, violations, weights, outputs, limits, needs_outputs, if_nodes, is_noisy)
 
 
 def _taken_over(bias: str) -> str:

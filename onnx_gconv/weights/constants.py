@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -70,6 +70,10 @@ class ConstantValues:
         self._functions = model.functions
         self.constants = {item.value: item for scope in all_scopes for item in constants_of(scope)}
         self._known: dict[ir.Value, bool] = dict.fromkeys(self.constants, True)
+
+    def take_for_constants(self, values: Iterable[ir.Value]) -> None:
+        """Let values count as constants that may be none, such as weights of which each run draws new readings."""
+        self._known.update(dict.fromkeys(values, True))
 
     def is_constant(self, value: ir.Value) -> bool:
         """Whether a value is computed from constants alone, without a body or a function call on the way."""

@@ -56,7 +56,7 @@ def readers_of_weights(
 
     Args:
         model: The model.
-        weights: The weights, which nodes compute from constants, and their shapes.
+        weights: The weights, which nodes compute from constants, perhaps with noise, and their shapes.
         lookups: As for `find_weights`.
 
     Returns:
@@ -126,6 +126,7 @@ class _Finder:
         return UnmappedProducts(self._model, self._scopes, self._values)
 
     def readers(self, weights: Mapping[ir.Value, tuple[int, ...]]) -> dict[ir.Value, tuple[Consumer, ...]]:
+        self._values.take_for_constants(weights)
         self._visit_all()
         found = {}
         for value, shape in weights.items():

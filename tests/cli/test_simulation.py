@@ -81,6 +81,7 @@ def test_a_plain_model_is_mapped_with_the_options_of_map(gconv):
         ("program", ["--device", "pmc"], "there is no device model 'pmc'; the nearest names are pcm"),
         ("program", ["--time", "soon"], "a time is a number and one of s, min, h, d, mo, y"),
         ("program", ["--device-option", "x"], "--device-option is KEY=VALUE, such as read_scale=0.5, but not 'x'"),
+        ("program", ["--read-noise", "live", "--device", "{mapped}.csv"], "cannot read '"),
         ("program", ["--seed", "-1"], "the seed is a whole number from 0 to 2^64 - 1, but it is -1"),
         ("simulate", ["--times", "1s,,1d"], "a time is a number and one of s, min, h, d, mo, y"),
         ("simulate", ["--labels", "labels"], "labels and batches are for inputs of your own"),
@@ -132,3 +133,25 @@ def test_a_table_of_measurements_is_not_overwritten_by_the_chip(gconv, mapped, t
     assert found.code == 2
     assert "lab.csv" in found.stderr
     assert (tmp_path / "lab.csv").read_text().startswith("target_us")
+
+
+def test_a_chip_that_draws_readings_is_programmed_inspected_verified_and_restored(gconv, mapped, tmp_path):
+    chip, plain = tmp_path / "c.onnx", model_path("digits_mlp.onnx")
+    found = gconv("program", mapped, "-o", chip, "--time", "1d", "--read-noise", "live", "--json")
+    document = json.loads(found.stdout)
+    assert (document["read_noise"], document["device"]) == ("live", "pcm")
+    shown = gconv("inspect", chip)
+    assert (shown.code, shown.stderr) == (0, "")
+    assert json.loads(gconv("inspect", chip, "--json").stdout)["is_mapped"] is True
+    verified = gconv("verify", plain, chip)
+    assert verified.code == 0
+    assert "PASSED WITHOUT THE NOISE OF READINGS" in verified.stdout
+    assert gconv("restore", chip, "-o", tmp_path / "r.onnx").code == 0
+    found = gconv("program", mapped, "-o", tmp_path / "f.onnx", "--json")
+    assert json.loads(found.stdout)["read_noise"] == "fixed"
+    for command in ("simulate", "program"):
+        refused = gconv(command, chip, "-o" if command == "program" else "--csv", tmp_path / "x.onnx")
+        assert refused.code == 2
+        assert (
+            "has conductances of a simulated chip ('pcm'), no targets; take the model that was mapped" in refused.stderr
+        )

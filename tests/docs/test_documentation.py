@@ -94,9 +94,10 @@ def test_the_examples_of_the_page_about_devices_run(
     for example in blocks(page, "python"):
         exec(compile(example, "devices.md", "exec"), namespace)  # noqa: S102 - that is the test
     assert namespace["read_us"].shape == (1, 3)
+    assert not np.isclose(namespace["first"], namespace["second"]).all()
     assert 0.9 < namespace["report"].times[0].spread.mean < namespace["report"].ideal
     commands = re.findall(r"^    (onnx-gconv (?:.*\\\n)*.*)$", page, flags=re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         program, *arguments = shlex.split(command.replace("\\\n", ""))
         monkeypatch.setattr("sys.argv", [program, *arguments])

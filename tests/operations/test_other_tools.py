@@ -17,6 +17,7 @@ from onnx_gconv import (
     SinglePairConductanceConverter,
     inspect_model,
     map_model,
+    program_model,
     restore_model,
     verify,
     write_bundle,
@@ -165,6 +166,32 @@ def test_what_a_tool_leaves_is_what_the_page_says_and_the_commands_say_so(folder
         return
     onnx.save(applied(run, model, tmp_path), tmp_path / "left.onnx")
     CHECKS[left](folder / "plain.onnx", tmp_path / "left.onnx")
+
+
+DRAWN_ONCE = {
+    "onnxslim",
+    "onnx-graphsurgeon: fold_constants",
+}
+JOINED_WITH_THE_PRODUCT = {"onnxruntime, saved at level extended", "onnxruntime, saved at level all"}
+
+
+@pytest.mark.parametrize(
+    "tool", [tool for tool in TOOLS if LEFT[tool] in {"stands", "folded", "folded, manifest lost"}]
+)
+def test_nodes_that_draw_readings_stand_unless_a_tool_draws_once_and_the_commands_say_so(folder, tmp_path, tool):
+    if not (chip := folder / "chip.onnx").exists():
+        program_model(folder / "mapped.onnx", chip, "pcm", time="1d", read_noise="live")
+    onnx.save(applied(TOOLS[tool], onnx.load(chip), tmp_path), tmp_path / "left.onnx")
+    drawing = [node for node in onnx.load(tmp_path / "left.onnx").graph.node if node.op_type == "RandomNormalLike"]
+    assert len(drawing) == (0 if tool in DRAWN_ONCE else 4)
+    if tool in DRAWN_ONCE or tool in JOINED_WITH_THE_PRODUCT:
+        assert messages(tmp_path / "left.onnx")
+        assert not verify(folder / "plain.onnx", tmp_path / "left.onnx").passed
+    else:
+        assert messages(tmp_path / "left.onnx") == []
+        verify(folder / "plain.onnx", tmp_path / "left.onnx").raise_if_failed()
+        assert inspect_model(tmp_path / "left.onnx").broken == ()
+        restore_model(tmp_path / "left.onnx", tmp_path / "restored.onnx")
 
 
 def applied(run, model, folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +14,13 @@ from hypothesis import strategies as st
 from onnx_gconv.devices.registry import device_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.simulation import simulated_tensor
-from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, SimulatedTensor, in_memory, read_again
+from onnx_gconv.simulation.simulated_tensor import (
+    Moment,
+    SimulatedDevices,
+    SimulatedTensor,
+    in_memory,
+    read_again,
+)
 from onnx_gconv.simulation.streams import ChipStreams
 
 PCM = device_model("pcm")
@@ -35,7 +42,8 @@ def test_any_part_is_that_of_the_whole(data):
         patch.setattr(simulated_tensor, "BLOCK_ELEMENTS", 16)
         patch.setattr(simulated_tensor, "CHUNK_ELEMENTS", 64)
         size = data.draw(st.integers(1, 200))
-        tensor = simulated(targets(size))
+        moment = data.draw(st.sampled_from(get_args(Moment)))
+        tensor = simulated(targets(size), moment)
         whole = tensor.numpy()
         start = data.draw(st.integers(0, size - 1))
         stop = data.draw(st.integers(start + 1, size))
@@ -69,6 +77,29 @@ def test_devices_drift_with_one_coefficient_each():
     ]
     assert np.ptp(nu[0]) > 0.05
     assert np.allclose(nu[0], nu[1], atol=1e-6)
+
+
+def test_readings_are_spread_around_what_devices_have():
+    array = np.maximum(targets(20_000), 5)  # of smaller ones some readings are cut at 0
+    read, drifted, spread = (
+        simulated(array, moment).numpy().astype(np.float64) for moment in ("read", "drifted", "spread")
+    )
+    numbers = (read - drifted) / spread
+    assert abs(numbers.mean()) < 4.5 / np.sqrt(numbers.size)
+    assert numbers.std() == pytest.approx(1, abs=4.5 / np.sqrt(2 * numbers.size))
+    steady = simulated(array, "drifted", model=device_model("pcm", read_scale=0.0)).numpy()
+    assert np.array_equal(drifted, steady)
+    assert not simulated(array, "spread", model=device_model("pcm", read_scale=0.0)).numpy().any()
+
+
+def test_a_device_without_a_spread_has_what_it_is_read_as():
+    model = device_model("reram-cmo", stuck_low=0.5, g_min=0.0)
+    array = np.full(1000, 0.2, np.float32)  # relaxation leads below 0, where there is no noise
+    read, drifted, spread = (simulated(array, moment, model=model).numpy() for moment in ("read", "drifted", "spread"))
+    steady = spread == 0
+    assert np.array_equal(read[steady], drifted[steady])
+    assert not np.isclose(read[~steady], drifted[~steady]).any()
+    assert (read[steady] == 0).any()
 
 
 def test_each_time_is_read_with_noise_of_its_own():

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,8 @@ class SentExperiment:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-gconv-", dir=folder)))
             for name, content in self._files.items():
                 content.tofile(place / name)
-            self._files = _files(place / self._model)  # those that came are freed
+            # What came is freed: it is one piece of memory, of which each array is a part.
+            self._files, self._samples = _files(place / self._model), _copied(self._samples)
             graph = load_model(place / self._model)
             weights = target_weights(graph, "simulated", "simulate")
             names = weights_as_inputs(graph, weights)
@@ -194,6 +195,15 @@ def _files(model: Path) -> dict[str, NDArray[np.uint8]]:
         path.name: np.asarray(np.memmap(path, np.uint8, "r")) if path.stat().st_size else np.empty(0, np.uint8)
         for path in found
     }
+
+
+def _copied(samples: Samples) -> Samples:
+    """The same samples in memory of their own."""
+    labels = samples.labels
+    if labels is not None:
+        labels = labels.copy()
+        labels.setflags(write=False)  # as they were
+    return replace(samples, arrays={name: array.copy() for name, array in samples.arrays.items()}, labels=labels)
 
 
 def _digest(output: NDArray[Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,6 +81,18 @@ class Experiment:
         ]
         outputs = self.bench.run(weights, self.samples)
         return self.metric.of(outputs, self.samples.labels, self.ideal)
+
+    def fingerprint(self, trial: Trial) -> str:
+        """A hash of what a trial is made of: the ideal output, and the smallest weight on its chip.
+
+        Where programs add in another order, or take another logarithm, as on another processor, it is another one.
+        """
+        chip = self.chips.chip(trial.repeat, trial.seconds)
+        smallest = min(self.weights, key=lambda weight: math.prod(weight.mapped.record.shape))
+        hashed = hashlib.sha256()
+        for array in (self.ideal[self.output], smallest.on(chip)):
+            hashed.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+        return hashed.hexdigest()
 
     def identity(self, data: Sequence[tuple[str, os.stat_result]], mapping: Mapped | None) -> dict[str, Any]:
         """What tells this simulation from others, for its journal.

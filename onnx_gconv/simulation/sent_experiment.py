@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import pickle
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chips import Chips
-from onnx_gconv.simulation.experiment import Experiment
+from onnx_gconv.simulation.experiment import Experiment, Trial
 from onnx_gconv.simulation.metrics import Metric, metric_of
 from onnx_gconv.simulation.run_time_weights import weights_as_inputs
 from onnx_gconv.simulation.samples import Samples
@@ -42,7 +41,7 @@ class OpenedExperiment:
 
     Attributes:
         experiment: It.
-        is_exact: Whether its ideal model has the outputs that it has where it was sent from, bit for bit.
+        is_exact: Whether figures are those that are computed where it was sent from, bit for bit.
     """
 
     experiment: Experiment
@@ -58,13 +57,14 @@ class SentExperiment:
 
     Args:
         experiment: The experiment, with the file of its mapped model.
+        trial: One of its trials, by which other processes look whether they compute the same.
         dumps: Makes the bytes of an object that `pickle.loads` reads.
 
     Raises:
-        ConfigError: If the device model cannot be sent.
+        ConfigError: If the device model cannot be sent, or fails.
     """
 
-    def __init__(self, experiment: Experiment, dumps: Callable[[Any], bytes]) -> None:
+    def __init__(self, experiment: Experiment, trial: Trial, dumps: Callable[[Any], bytes]) -> None:
         if experiment.mapped is None:
             raise ValueError("the experiment has no file of its mapped model")
         try:
@@ -82,7 +82,8 @@ class SentExperiment:
         self._metric = experiment.metric.name, experiment.output
         self._metric_file = experiment.metric.digest
         self._source = experiment.source
-        self._ideal = _digest(experiment.ideal[experiment.output])
+        self._trial = trial
+        self._fingerprint = experiment.fingerprint(trial)
         self._versions = versions_here()
         self._begin()
 
@@ -132,7 +133,7 @@ class SentExperiment:
                 bench, on_chips, self._loaded_chips(), self._samples, metric, output, ideal, self._source
             )
             weakref.finalize(self, stack.pop_all().close)
-        return OpenedExperiment(experiment, _digest(ideal[output]) == self._ideal)
+        return OpenedExperiment(experiment, experiment.fingerprint(self._trial) == self._fingerprint)
 
     def _loaded_metric(self) -> Metric:
         name, output = self._metric
@@ -204,7 +205,3 @@ def _copied(samples: Samples) -> Samples:
         labels = labels.copy()
         labels.setflags(write=False)  # as they were
     return replace(samples, arrays={name: array.copy() for name, array in samples.arrays.items()}, labels=labels)
-
-
-def _digest(output: NDArray[Any]) -> str:
-    return hashlib.sha256(f"{output.dtype} {output.shape}".encode() + output.tobytes()).hexdigest()

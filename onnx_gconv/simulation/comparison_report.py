@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.files.csv_text import csv_line
-from onnx_gconv.files.drawing import require_matplotlib
+from onnx_gconv.files.drawing import legible, require_matplotlib
 from onnx_gconv.simulation.simulation_report import (
     SimulatedTime,
     SimulationReport,
@@ -33,6 +34,7 @@ _BORDER = 3  # of a column of a table
 _SHORTEST_NAMES = 12
 _FEW_TIMES = 4
 
+_LONGEST_LEGEND = 32
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = "os^Dv"
 _COLOURS = 10  # of Matplotlib's cycle
@@ -171,7 +173,7 @@ class ComparisonReport:
             shown = [time for time in each.simulation.times if math.isfinite(time.spread.mean)]
             at = [places[time.seconds] for time in shown]
             means = [time.spread.mean for time in shown]
-            axes.plot(at, means, marker=_MARKERS[number % len(_MARKERS)], markersize=4, label=each.name, **style)
+            axes.plot(at, means, marker=_MARKERS[number % len(_MARKERS)], markersize=4, label="candidate", **style)
             ends = [(time.spread.low, time.spread.high) for time in shown]
             low, high = ([end for pair in ends if (end := pair[side]) is not None] for side in (0, 1))
             if shown and len(low) == len(shown):
@@ -181,7 +183,9 @@ class ComparisonReport:
         axes.set_xlabel("time after programming")
         axes.set_ylabel(f"{self.metric} [{self.unit}]" if self.unit else self.metric)
         axes.set_title(f"Means of {self._chips()} and their 95 % intervals", fontsize="medium")
-        figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+        legend = figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+        for text, each in zip(legend.get_texts(), self.candidates, strict=False):  # the unmapped model is the last
+            text.set(text=textwrap.fill(legible(each.name), _LONGEST_LEGEND), parse_math=False)
         return figure
 
     def __str__(self) -> str:
@@ -263,5 +267,7 @@ def _json_value(value: object) -> Any:  # noqa: ANN401 - what JSON has
         return {str(key): _json_value(each) for key, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_json_value(each) for each in value]
-    is_plain = value is None or isinstance(value, (str, bool, int, float))
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    is_plain = value is None or isinstance(value, (str, bool, int))
     return value if is_plain else str(getattr(value, "name", type(value).__name__))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -260,6 +261,15 @@ def test_json_and_csv_have_all_of_it(lab):
     assert lines[-1].startswith('"ReRAM, per channel",86400,1,')
 
 
+def test_values_that_json_has_not_are_texts(lab):
+    candidates = [{"name": "a", "mapping": {"levels": None}, "device_options": {"read_scale": 1.0}}]
+    [candidate] = compare("model.onnx", {"candidates": candidates}, times="0s", repeats=1).candidates
+    assert candidate.differences == {"device_options.read_scale": 1.0}
+    of = {"x": math.inf, "y": [math.nan, 1.5, True], "z": {"converter": gconv.SinglePairConductanceConverter()}}
+    report = replace(candidate, differences=of)
+    assert report.to_json()["differences"] == {"x": "inf", "y": ["nan", 1.5, True], "z": {"converter": "single-pair"}}
+
+
 def test_the_table_marks_the_best_and_fits_a_terminal(lab):
     report = compare("model.onnx", "c.toml", metric="sqnr", **OPTIONS)
     means = {each.name: each.at(1.0).spread.mean for each in report.candidates}
@@ -293,10 +303,16 @@ def test_the_best_by_a_metric_of_ones_own_is_nearest_to_the_unmapped_model(lab):
 
 def test_the_picture_has_a_line_for_each_candidate(lab):
     pytest.importorskip("matplotlib")
-    report = compare("model.onnx", "c.toml", times="0s,1h", **OPTIONS)
+    names = ["_4 $ levels^", "\u8a66\x1b", "ReRAM"]  # which Matplotlib would hide, take for a formula, and not know
+    candidates = [{"name": name} for name in names]
+    report = compare("model.onnx", {"candidates": candidates}, times="0s,1h", repeats=2, **OPTIONS)
     figure = report.plot()
+    figure.draw_without_rendering()
     [axes] = figure.axes
-    assert [line.get_label() for line in axes.lines] == ["as it is", "4 levels", "ReRAM, per channel", "unmapped model"]
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "_4 $ levels^", "\\u8a66\\x1b", "ReRAM", "unmapped model",
+    ]  # fmt: skip
     assert list(axes.lines[1].get_ydata()) == [time.spread.mean for time in report.candidates[1].simulation.times]
     assert list(axes.lines[0].get_xdata()) == [360.0, 3600.0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0s", "1h"]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
+import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +20,14 @@ from onnx_gconv.simulation.sent_experiment import SentExperiment, different_vers
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Client, Future, as_completed
 
 __all__ = ["DaskExecutor", "connected"]
 
 _SECONDS_TO_ANSWER = 5
 _SECONDS_FOR_OTHER_WORKERS = 30  # to take the place of those that died
+
+_SECONDS_BETWEEN_LOOKS = 0.01
 
 _IN_FLIGHT = 2048  # trials that the scheduler knows of: it would keep a kilobyte or two of each of millions
 
@@ -223,14 +226,13 @@ class DaskExecutor:
 
         try:
             submit(_IN_FLIGHT)
-            for batch in completed.batches():
+            for batch in self._batches(completed):
                 for future, result in batch:
                     trial = running.pop(future)
                     if future.status == "error":
                         raise self._failure(result[1])
                     if future.status != "finished":  # Dask cancels what needs data that is lost
-                        if self._client.status != "running":
-                            raise self._gone()
+                        self._require_connection()
                         return
                     value, worker, is_exact = result
                     if not is_exact:
@@ -243,6 +245,19 @@ class DaskExecutor:
                     self._client.cancel([*running, shared])
             running.clear()
             shared.release()
+
+    def _batches(self, completed: as_completed) -> Iterator[list[Any]]:
+        """What has come, as soon as there is something. Dask would wait for ever for what was lost on the way."""
+        while not completed.is_empty():
+            if completed.has_ready():
+                yield completed.next_batch()
+            else:
+                self._require_connection()
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def _require_connection(self) -> None:
+        if self._client.status != "running":
+            raise self._gone()
 
     def _gone(self) -> ConfigError:
         return ConfigError(
@@ -267,7 +282,7 @@ class DaskExecutor:
 
 
 def _computed(trial: Trial, *, sent: SentExperiment) -> tuple[float, str, bool]:
-    """The metric of a trial on a worker, the worker, and whether the ideal model has the same outputs there."""
+    """The metric of a trial on a worker, the worker, and whether it is the one of the client, bit for bit."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -280,4 +295,5 @@ def _computed(trial: Trial, *, sent: SentExperiment) -> tuple[float, str, bool]:
 
 def _said(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text if text and isinstance(error, OSError) else f"{type(error).__name__}: {text}"
+    says_all = text and (isinstance(error, OSError) or type(error) is Exception)
+    return text if says_all else f"{type(error).__name__}: {text}"

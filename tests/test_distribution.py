@@ -17,7 +17,7 @@ import onnx_gconv
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distribution")]
+pytestmark = [pytest.mark.slow, pytest.mark.release, pytest.mark.xdist_group("distribution")]
 
 
 def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:

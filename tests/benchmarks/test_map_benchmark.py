@@ -20,7 +20,10 @@ REPOSITORY = Path(__file__).parents[2]
 JOBS = ["map", "copy", "read_write", "program", "naive", "quantize"]
 RATIOS = ["map / copy", "map / read_write", "program / map", "naive / map", "quantize / map"]
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+pytestmark = [
+    pytest.mark.release,
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc"),
+]
 
 
 def run(module, *arguments, timeout=300):

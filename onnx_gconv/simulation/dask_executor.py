@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import logging
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,22 +43,39 @@ def connected(cluster: str | Client) -> Iterator[DaskExecutor]:
     """
     if importlib.util.find_spec("distributed") is None:
         raise ConfigError("a Dask cluster needs dask.distributed, which is missing; pip install distributed")
-    if isinstance(cluster, str):
-        client = _client(cluster)
-        try:
-            yield _executor(client, cluster)
-        finally:
-            client.close()
-        return
     from distributed import Client
 
-    if not isinstance(cluster, Client):
+    if isinstance(cluster, str):
+        with _silent_client_log():
+            client = _client(cluster)
+            try:
+                yield _executor(client, cluster)
+            finally:
+                client.close()
+    elif not isinstance(cluster, Client):
         kind = type(cluster).__name__  # type: ignore[unreachable]  # for programs without types
         raise ConfigError(f"a Dask cluster is the address of its scheduler, or a client of it, but not a {kind}")
-    if cluster.asynchronous or cluster.status != "running":
+    elif cluster.asynchronous or cluster.status != "running":
         state = "asynchronous" if cluster.asynchronous else cluster.status
         raise ConfigError(f"the client of the Dask cluster is {state}; give one that is open, and not asynchronous")
-    yield _executor(cluster, str(cluster.scheduler_info()["address"]))
+    else:
+        yield _executor(cluster, str(cluster.scheduler_info()["address"]))
+
+
+@contextlib.contextmanager
+def _silent_client_log() -> Iterator[None]:
+    """Leave out what Dask logs of a client: it is told as an error, or made good. Who debugs gets it.
+
+    dask.distributed has to be imported before, since it sets the levels of its logs then.
+    """
+    log = logging.getLogger("distributed.client")
+    before = log.level
+    if logging.getLogger().level != logging.DEBUG:
+        log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _client(address: str) -> Client:
@@ -85,11 +103,13 @@ def _client(address: str) -> Client:
 async def _require_answer(address: str) -> None:
     """Raise an exception if there is no scheduler. A client would wait for ever for what accepts and says nothing."""
     from distributed import Security
-    from distributed.comm.core import connect
+    from distributed.core import rpc
 
     arguments = Security().get_connection_args("client")
-    comm = await asyncio.wait_for(connect(address, timeout=_SECONDS_TO_ANSWER, **arguments), _SECONDS_TO_ANSWER + 1)
-    await comm.close()
+    async with rpc(address, timeout=_SECONDS_TO_ANSWER, connection_args=arguments) as peer:
+        found = await asyncio.wait_for(peer.identity(), _SECONDS_TO_ANSWER + 1)
+    if found["type"] != "Scheduler":
+        raise OSError(f"it is the address of a {found['type'].lower()}, not of the scheduler")
 
 
 def _executor(client: Client, address: str) -> DaskExecutor:

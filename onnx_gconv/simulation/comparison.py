@@ -238,7 +238,7 @@ def _is_said(key: str, said: Mapping[str, Any], of_mapping: Mapping[str, Any]) -
 def _text(key: str, value: object) -> str:
     """What a candidate has of its own, as a part of its name."""
     text = _value_text(value)
-    return text if key in _BARE and isinstance(value, (str, Mapping)) else f"{key.rpartition('.')[2]}={text}"
+    return text if key in _BARE else f"{key.rpartition('.')[2]}={text}"
 
 
 def _value_text(value: object) -> str:

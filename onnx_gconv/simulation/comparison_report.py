@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.files.csv_text import csv_line
-from onnx_gconv.files.drawing import require_matplotlib
+from onnx_gconv.files.drawing import legible, require_matplotlib
 from onnx_gconv.simulation.simulation_report import (
     SimulatedTime,
     SimulationReport,
@@ -171,7 +171,7 @@ class ComparisonReport:
             shown = [time for time in each.simulation.times if math.isfinite(time.spread.mean)]
             at = [places[time.seconds] for time in shown]
             means = [time.spread.mean for time in shown]
-            axes.plot(at, means, marker=_MARKERS[number % len(_MARKERS)], markersize=4, label=each.name, **style)
+            axes.plot(at, means, marker=_MARKERS[number % len(_MARKERS)], markersize=4, label="candidate", **style)
             ends = [(time.spread.low, time.spread.high) for time in shown]
             low, high = ([end for pair in ends if (end := pair[side]) is not None] for side in (0, 1))
             if shown and len(low) == len(shown):
@@ -181,7 +181,9 @@ class ComparisonReport:
         axes.set_xlabel("time after programming")
         axes.set_ylabel(f"{self.metric} [{self.unit}]" if self.unit else self.metric)
         axes.set_title(f"Means of {self._chips()} and their 95 % intervals", fontsize="medium")
-        figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+        legend = figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+        for text, each in zip(legend.get_texts(), self.candidates, strict=False):  # the unmapped model is the last
+            text.set(text=legible(each.name), parse_math=False)
         return figure
 
     def __str__(self) -> str:

@@ -293,10 +293,16 @@ def test_the_best_by_a_metric_of_ones_own_is_nearest_to_the_unmapped_model(lab):
 
 def test_the_picture_has_a_line_for_each_candidate(lab):
     pytest.importorskip("matplotlib")
-    report = compare("model.onnx", "c.toml", times="0s,1h", **OPTIONS)
+    names = ["_4 $ levels^", "\u8a66\x1b", "ReRAM"]  # which Matplotlib would hide, take for a formula, and not know
+    candidates = [{"name": name} for name in names]
+    report = compare("model.onnx", {"candidates": candidates}, times="0s,1h", repeats=2, **OPTIONS)
     figure = report.plot()
+    figure.draw_without_rendering()
     [axes] = figure.axes
-    assert [line.get_label() for line in axes.lines] == ["as it is", "4 levels", "ReRAM, per channel", "unmapped model"]
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "_4 $ levels^", "\\u8a66\\x1b", "ReRAM", "unmapped model",
+    ]  # fmt: skip
     assert list(axes.lines[1].get_ydata()) == [time.spread.mean for time in report.candidates[1].simulation.times]
     assert list(axes.lines[0].get_xdata()) == [360.0, 3600.0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0s", "1h"]

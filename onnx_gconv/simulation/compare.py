@@ -22,8 +22,6 @@ from onnx_gconv.files.models import check_model_path, load_model
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping.located import MappedWeight
-from onnx_gconv.mapping.preconditions import manifest_or_none
-from onnx_gconv.mapping.unlisted import rebuilding_node
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chip_weight import DriftCompensation
@@ -33,7 +31,7 @@ from onnx_gconv.simulation.comparison_report import ComparedCandidate, Compariso
 from onnx_gconv.simulation.executors import DaskCluster, TrialExecutor, trial_executor
 from onnx_gconv.simulation.experiment import Experiment, Trial, identity_of_chips, identity_of_data
 from onnx_gconv.simulation.journal import Journal, opened_journal
-from onnx_gconv.simulation.mapped_in_memory import Mapped
+from onnx_gconv.simulation.mapped_in_memory import Mapped, is_mapped
 from onnx_gconv.simulation.metrics import Metric, Outputs, chosen_output, metric_of
 from onnx_gconv.simulation.preparation import BenchFiles, check_data_options, check_ranges, mapped_for, saved_for_bench
 from onnx_gconv.simulation.samples import Samples
@@ -185,8 +183,8 @@ def compare(
                 samples = bench.generated_inputs((), dims or {}, values or {}, seed)
             else:
                 samples = bench.inputs_of_file(Path(inputs), labels, batch)
-            is_mapped = planned[0].model.how is None
-            yardstick = _yardstick(metric, output, samples, bench.run((), samples), is_mapped=is_mapped)
+            is_plain = planned[0].model.how is not None
+            yardstick = _yardstick(metric, output, samples, bench.run((), samples), is_plain=is_plain)
         identity = identity_of_data(source, data, samples, yardstick.metric, yardstick.output)
         with opened_journal(None if journal is None else Path(journal), {"comparison": True, **identity}) as notes:
             run = _Run(source, watched, executor, benches, yardstick, notes)
@@ -203,7 +201,7 @@ def compare(
         is_larger_better=yardstick.metric.is_larger_better,
         output=yardstick.output,
         unmapped=yardstick.unmapped,
-        reference=("ideal" if is_mapped else "unmapped") if yardstick.metric.is_of_two_models else "",
+        reference=("unmapped" if is_plain else "ideal") if yardstick.metric.is_of_two_models else "",
         samples=samples.count,
         inputs=samples.source,
         candidates=compared,
@@ -223,20 +221,20 @@ def _planned(
     mapping: MappingOptions | None,
 ) -> list[_Planned]:
     """All candidates, mapped and checked, so that what is wrong with the last one is told before the first one runs."""
-    is_mapped = manifest_or_none(graph) is not None or rebuilding_node(graph) is not None
+    is_plain = not is_mapped(graph)
     models: dict[str | None, _MappedModel] = {}
     planned = []
     for candidate in candidates:
         with candidate.named():
             chips = chips_of(candidate.device, candidate.device_options, seed, candidate.drift_compensation)
             trials = trials_of(candidate.seconds, candidate.repeats)
-            if is_mapped and candidate.mapping:
+            if candidate.mapping and not is_plain:
                 key = min(candidate.mapping)
                 raise ConfigError(
                     f"the model '{source}' is mapped already, so that mapping.{key} would say nothing; leave it out, "
                     "or give the plain model"
                 )
-            if not is_mapped:
+            if is_plain:
                 configuration = configuration_of(candidate.configuration(config), converter, mapping)
                 own = graph.clone()  # which shares the weights
                 how, weights = mapped_for(chips.model, own, source, watched, config=configuration)
@@ -258,11 +256,11 @@ def _planned(
 
 
 def _yardstick(
-    metric: str | None, output: str | None, samples: Samples, outputs: Outputs, *, is_mapped: bool
+    metric: str | None, output: str | None, samples: Samples, outputs: Outputs, *, is_plain: bool
 ) -> _Yardstick:
     chosen = chosen_output(output, outputs)
     figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
-    if is_mapped:
+    if not is_plain:
         return _Yardstick(samples, figure, chosen)
     unmapped = None if figure.is_of_two_models else figure.of(outputs, samples.labels, outputs)
     return _Yardstick(samples, figure, chosen, outputs, unmapped)

@@ -30,6 +30,7 @@ from pydantic import ValidationError
 
 from onnx_gconv.configuration.configuration import Configuration, ConfigurationSource
 from onnx_gconv.configuration.options import ConfigurationLike, configuration_of
+from onnx_gconv.configuration.settings import DeviceSettings
 from onnx_gconv.configuration.toml_file import toml_content
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.errors import ConfigError, GconvError
@@ -43,6 +44,7 @@ __all__ = ["Candidate", "Comparison", "ComparisonLike"]
 _MOST_CANDIDATES = 1000
 
 _BARE = {"device", "mapping.converter", "mapping.granularity"}  # whose texts say what they are
+_DEVICES = {"device", *DeviceSettings.model_fields}  # of a mapping
 _NAMES = {"name", "kind", "preset"}  # of converters, granularities and devices
 
 
@@ -222,9 +224,9 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a candidate besides its name, those of the mapping and of the device as ``mapping.levels``."""
     found: dict[str, Any] = {}
     for key, value in table.items():
-        if key in {"mapping", "device_options"} and isinstance(value, Mapping) and value:
-            found |= {f"{key}.{inner}": each for inner, each in value.items()}
-        elif key != "name":
+        if isinstance(value, Mapping) and (key == "mapping" or (key == "device_options" and value)):
+            found |= {f"{key}.{inner}": each for inner, each in value.items() if each is not None}
+        elif key != "name" and value is not None:
             found[key] = value
     return found
 
@@ -232,6 +234,8 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
 def _is_said(key: str, said: Mapping[str, Any], of_mapping: Mapping[str, Any]) -> bool:
     """Whether a caller says something else of a key of a candidate."""
     table, _, inner = key.partition(".")
+    if inner in _DEVICES and not _DEVICES.isdisjoint(of_mapping):
+        return True  # devices are replaced as a whole
     return table in said or (table == "mapping" and inner in of_mapping)
 
 

@@ -265,5 +265,7 @@ def _json_value(value: object) -> Any:  # noqa: ANN401 - what JSON has
         return {str(key): _json_value(each) for key, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_json_value(each) for each in value]
-    is_plain = value is None or isinstance(value, (str, bool, int, float))
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    is_plain = value is None or isinstance(value, (str, bool, int))
     return value if is_plain else str(getattr(value, "name", type(value).__name__))

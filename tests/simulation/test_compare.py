@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -258,6 +259,15 @@ def test_json_and_csv_have_all_of_it(lab):
     assert lines[0] == "candidate,seconds,chip,accuracy"
     assert len(lines) == 1 + 3 * 2 + 3 * 2 + 2 * 2
     assert lines[-1].startswith('"ReRAM, per channel",86400,1,')
+
+
+def test_values_that_json_has_not_are_texts(lab):
+    candidates = [{"name": "a", "mapping": {"exclude": None, "levels": None}, "device_options": {"read_scale": 1.0}}]
+    [candidate] = compare("model.onnx", {"candidates": candidates}, times="0s", repeats=1).candidates
+    assert candidate.differences == {"device_options.read_scale": 1.0}
+    of = {"x": math.inf, "y": [math.nan, 1.5, True], "z": {"converter": gconv.SinglePairConductanceConverter()}}
+    report = replace(candidate, differences=of)
+    assert report.to_json()["differences"] == {"x": "inf", "y": ["nan", 1.5, True], "z": {"converter": "single-pair"}}
 
 
 def test_the_table_marks_the_best_and_fits_a_terminal(lab):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ _BORDER = 3  # of a column of a table
 _SHORTEST_NAMES = 12
 _FEW_TIMES = 4
 
+_LONGEST_LEGEND = 32
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = "os^Dv"
 _COLOURS = 10  # of Matplotlib's cycle
@@ -183,7 +185,7 @@ class ComparisonReport:
         axes.set_title(f"Means of {self._chips()} and their 95 % intervals", fontsize="medium")
         legend = figure.legend(loc="outside right upper", frameon=False, fontsize="small")
         for text, each in zip(legend.get_texts(), self.candidates, strict=False):  # the unmapped model is the last
-            text.set(text=legible(each.name), parse_math=False)
+            text.set(text=textwrap.fill(legible(each.name), _LONGEST_LEGEND), parse_math=False)
         return figure
 
     def __str__(self) -> str:

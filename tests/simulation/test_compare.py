@@ -262,7 +262,7 @@ def test_json_and_csv_have_all_of_it(lab):
 
 
 def test_values_that_json_has_not_are_texts(lab):
-    candidates = [{"name": "a", "mapping": {"exclude": None, "levels": None}, "device_options": {"read_scale": 1.0}}]
+    candidates = [{"name": "a", "mapping": {"levels": None}, "device_options": {"read_scale": 1.0}}]
     [candidate] = compare("model.onnx", {"candidates": candidates}, times="0s", repeats=1).candidates
     assert candidate.differences == {"device_options.read_scale": 1.0}
     of = {"x": math.inf, "y": [math.nan, 1.5, True], "z": {"converter": gconv.SinglePairConductanceConverter()}}

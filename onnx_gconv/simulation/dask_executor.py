@@ -150,10 +150,8 @@ class DaskExecutor:
         """Which workers compute other last digits."""
         if not self._others:
             return ()
-        note = (
-            f"{len(self._others)} Dask workers ({listed(sorted(self._others))}) have other processors: outputs of the "
-            "ideal model have other last digits there, and figures may differ from those of this machine"
-        )
+        workers = f"{len(self._others)} Dask workers ({listed(sorted(self._others))})"
+        note = f"{workers} compute other last digits: their processors are others than that of this machine"
         return (note,)
 
     def values(self, experiment: Experiment, trials: Sequence[Trial]) -> Generator[tuple[Trial, float]]:
@@ -166,21 +164,36 @@ class DaskExecutor:
         """
         from distributed.protocol.pickle import dumps
 
-        self._check_versions()
-        sent = SentExperiment(experiment, dumps)
+        if not trials:
+            return
+        sent = SentExperiment(experiment, trials[-1], dumps)
         left = {trial.key: trial for trial in trials}
         in_vain = 0
-        while left:
-            before = len(left)
-            with contextlib.closing(self._arriving(sent, tuple(left.values()))) as arriving:
-                for trial, value in arriving:
-                    del left[trial.key]
-                    yield trial, value
-            in_vain = in_vain + 1 if len(left) == before else 0
-            if in_vain > _MOST_IN_VAIN:
-                raise self._workers_die()
-            if left:
-                _wait_for_workers(self._client, self._address, _SECONDS_FOR_OTHER_WORKERS)
+        with self._blamed():
+            self._check_versions()
+            while left:
+                before = len(left)
+                with contextlib.closing(self._arriving(sent, tuple(left.values()))) as arriving:
+                    for trial, value in arriving:
+                        del left[trial.key]
+                        yield trial, value
+                in_vain = in_vain + 1 if len(left) == before else 0
+                if in_vain > _MOST_IN_VAIN:
+                    raise self._workers_die()
+                if left:
+                    _wait_for_workers(self._client, self._address, _SECONDS_FOR_OTHER_WORKERS)
+
+    @contextlib.contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """What goes wrong because the cluster is gone is told as that."""
+        try:
+            yield
+        except GconvError:
+            raise
+        except Exception as error:
+            if self._client.status == "running" and not isinstance(error, OSError):
+                raise
+            raise self._gone() from error
 
     def _check_versions(self) -> None:
         """Raise ConfigError if a worker has others than this process. Those that come later look themselves."""
@@ -200,7 +213,7 @@ class DaskExecutor:
         waiting = iter(trials)
         running: dict[Future[Any], Trial] = {}
         completed = as_completed(loop=self._client.loop, with_results=True, raise_errors=False)
-        shared = self._scattered(sent)
+        shared: Future[Any] = self._client.scatter([sent], broadcast=True, hash=False)[0]
 
         def submit(count: int) -> None:
             if chosen := tuple(islice(waiting, count)):
@@ -211,35 +224,25 @@ class DaskExecutor:
         try:
             submit(_IN_FLIGHT)
             for batch in completed.batches():
-                submit(len(batch))
                 for future, result in batch:
                     trial = running.pop(future)
                     if future.status == "error":
                         raise self._failure(result[1])
                     if future.status != "finished":  # Dask cancels what needs data that is lost
-                        self._check_alive()
+                        if self._client.status != "running":
+                            raise self._gone()
                         return
                     value, worker, is_exact = result
                     if not is_exact:
                         self._others.add(worker)
                     yield trial, value
+                submit(len(batch))
         finally:
             if self._client.status == "running":
                 with contextlib.suppress(OSError, TimeoutError):
                     self._client.cancel([*running, shared])
             running.clear()
             shared.release()
-
-    def _scattered(self, sent: SentExperiment) -> Future[Any]:
-        try:
-            shared: Future[Any] = self._client.scatter([sent], broadcast=True, hash=False)[0]
-        except (OSError, TimeoutError) as error:
-            raise self._gone() from error
-        return shared
-
-    def _check_alive(self) -> None:
-        if self._client.status != "running":
-            raise self._gone()
 
     def _gone(self) -> ConfigError:
         return ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,6 +94,18 @@ class Experiment:
     def _figure(self, outputs: Outputs) -> float:
         reference = self.ideal if self.reference is None else self.reference
         return self.metric.of(outputs, self.samples.labels, reference)
+
+    def fingerprint(self, trial: Trial) -> str:
+        """A hash of what a trial is made of: the ideal output, and the smallest weight on its chip.
+
+        Where programs add in another order, or take another logarithm, as on another processor, it is another one.
+        """
+        chip = self.chips.chip(trial.repeat, trial.seconds)
+        smallest = min(self.weights, key=lambda weight: math.prod(weight.mapped.record.shape))
+        hashed = hashlib.sha256()
+        for array in (self.ideal[self.output], smallest.on(chip)):
+            hashed.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+        return hashed.hexdigest()
 
     def identity(self, data: Sequence[tuple[str, os.stat_result]], mapping: Mapped | None) -> dict[str, Any]:
         """What tells this simulation from others, for its journal.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import pickle
 import sys
 import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chips import Chips
-from onnx_gconv.simulation.experiment import Experiment
+from onnx_gconv.simulation.experiment import Experiment, Trial
 from onnx_gconv.simulation.metrics import Metric, metric_of
 from onnx_gconv.simulation.run_time_weights import weights_as_inputs
 from onnx_gconv.simulation.samples import Samples
@@ -42,7 +41,7 @@ class OpenedExperiment:
 
     Attributes:
         experiment: It.
-        is_exact: Whether its ideal model has the outputs that it has where it was sent from, bit for bit.
+        is_exact: Whether figures are those that are computed where it was sent from, bit for bit.
     """
 
     experiment: Experiment
@@ -58,13 +57,14 @@ class SentExperiment:
 
     Args:
         experiment: The experiment, with the file of its mapped model.
+        trial: One of its trials, by which other processes look whether they compute the same.
         dumps: Makes the bytes of an object that `pickle.loads` reads.
 
     Raises:
-        ConfigError: If the device model cannot be sent.
+        ConfigError: If the device model cannot be sent, or fails.
     """
 
-    def __init__(self, experiment: Experiment, dumps: Callable[[Any], bytes]) -> None:
+    def __init__(self, experiment: Experiment, trial: Trial, dumps: Callable[[Any], bytes]) -> None:
         if experiment.mapped is None:
             raise ValueError("the experiment has no file of its mapped model")
         try:
@@ -84,7 +84,8 @@ class SentExperiment:
         self._metric = experiment.metric.name, experiment.output
         self._metric_file = experiment.metric.digest
         self._source = experiment.source
-        self._ideal = _digest(experiment.ideal[experiment.output])
+        self._trial = trial
+        self._fingerprint = experiment.fingerprint(trial)
         self._versions = versions_here()
         self._begin()
 
@@ -120,7 +121,8 @@ class SentExperiment:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-gconv-", dir=folder)))
             for name, content in self._files.items():
                 content.tofile(place / name)
-            self._files = _files(place / self._model)  # those that came are freed
+            # What came is freed: it is one piece of memory, of which each array is a part.
+            self._files, self._samples = _files(place / self._model), _copied(self._samples)
             graph = load_model(place / self._model)
             weights = target_weights(graph, "simulated", "simulate")
             names = weights_as_inputs(graph, weights)
@@ -141,7 +143,7 @@ class SentExperiment:
                 reference=self._reference,
             )
             weakref.finalize(self, stack.pop_all().close)
-        return OpenedExperiment(experiment, _digest(ideal[output]) == self._ideal)
+        return OpenedExperiment(experiment, experiment.fingerprint(self._trial) == self._fingerprint)
 
     def _loaded_metric(self) -> Metric:
         name, output = self._metric
@@ -206,5 +208,10 @@ def _files(model: Path) -> dict[str, NDArray[np.uint8]]:
     }
 
 
-def _digest(output: NDArray[Any]) -> str:
-    return hashlib.sha256(f"{output.dtype} {output.shape}".encode() + output.tobytes()).hexdigest()
+def _copied(samples: Samples) -> Samples:
+    """The same samples in memory of their own."""
+    labels = samples.labels
+    if labels is not None:
+        labels = labels.copy()
+        labels.setflags(write=False)  # as they were
+    return replace(samples, arrays={name: array.copy() for name, array in samples.arrays.items()}, labels=labels)

@@ -21,7 +21,7 @@ import onnx_gconv as gconv
 from onnx_gconv.cli import main
 from onnx_gconv.devices import device_model
 from onnx_gconv.models import model_path
-from onnx_gconv.simulation import dask_executor, sent_experiment, simulate
+from onnx_gconv.simulation import compare, dask_executor, sent_experiment, simulate
 from onnx_gconv.simulation.experiment import Experiment
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guide" / "cluster.md"
@@ -266,6 +266,13 @@ def test_metrics_that_are_others_or_fail_on_workers(folder, cluster, client):
         "the Dask worker ADDRESS has another version of the file of the metric 'lab_on_dask:share'; copy it there, and "
         "start the worker anew"
     )
+
+
+def test_candidates_have_the_same_figures_on_a_cluster(folder, cluster, client):
+    grid = {"grid": {"mapping": {"levels": [4, "none"]}}, "times": "1d", "repeats": 2, "metric": "sqnr"}
+    here = compare(model_path("digits_mlp.onnx"), grid)
+    assert compare(model_path("digits_mlp.onnx"), grid, dask=client) == here
+    assert here.candidates[0].simulation.ideal < here.candidates[1].simulation.ideal
 
 
 def test_the_examples_of_the_page_run(folder, cluster, monkeypatch, capsys):

@@ -36,7 +36,9 @@ from onnx_gconv.simulation.chip_weight import (
 from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, scaling_notes, whole_number
 from onnx_gconv.simulation.live_noise import LiveNoise, live_noise
 from onnx_gconv.simulation.report import ProgramReport, ReadNoiseMode, SimulatedWeight
+from onnx_gconv.simulation.simulated_tensor import Moment
 from onnx_gconv.simulation.times import seconds_of
+from onnx_gconv.tensors.spooled import Spool
 from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["default_chip_path", "program_model"]
@@ -51,12 +53,19 @@ class _Instance:
         number: Which of them.
         seconds: How long after programming it is read.
         live: How the model draws readings; None if it is read once.
+        spool: Where its conductances are kept until they are written.
     """
 
     chips: Chips
     number: int
     seconds: float
     live: LiveNoise | None
+    spool: Spool
+
+    @property
+    def moment(self) -> Moment:
+        """What becomes of conductances before they are written."""
+        return "read" if self.live is None else "drifted"
 
     @property
     def chip(self) -> Chip:
@@ -125,7 +134,11 @@ def program_model(
     check_output_path(target, [source, *([Path(device)] if isinstance(device, str) and Path(device).is_file() else [])])
     watched = WatchedFiles()
     model = load_model(source, watched)
-    with named_in_messages(source, options_concern_it=False), watched.blamed():
+    with (
+        named_in_messages(source, options_concern_it=False),
+        watched.blamed(),
+        Spool(target.parent) as spool,
+    ):
         weights = target_weights(model, "programmed", "program")
         with named_in_messages(source):
             for weight in weights:
@@ -135,7 +148,7 @@ def program_model(
         replacements: dict[tuple[str, str], MeasuredConductances] = {}
         figures = []
         for weight, (conductances, found) in zip(
-            weights, _simulated(weights, _Instance(chips, chip, seconds, live), progress), strict=True
+            weights, _simulated(weights, _Instance(chips, chip, seconds, live, spool), progress), strict=True
         ):
             replacements[weight.record.graph, weight.record.name] = conductances
             figures.append(found)
@@ -197,7 +210,8 @@ def _simulated(
 
 def _one(weight: MappedWeight, instance: _Instance) -> tuple[MeasuredConductances, SimulatedWeight]:
     record, chip, live = weight.record, instance.chip, instance.live
-    read = simulated_tensors(weight, chip, "read" if live is None else "drifted")
+    # They are read to compute factors and errors, and once more to be written.
+    read = [instance.spool.kept(tensor) for tensor in simulated_tensors(weight, chip, instance.moment)]
     factor: FloatOrArray = 1.0
     if chip.compensation != "none":
         before, after = (
@@ -208,7 +222,7 @@ def _one(weight: MappedWeight, instance: _Instance) -> tuple[MeasuredConductance
     errors = weight_errors(weight, read, factor)
     cells = math.prod(record.shape) * len(read)
     conductances = MeasuredConductances(
-        read,
+        tuple(read),
         source=instance.chips.device,
         cells=cells,
         measured=cells,

@@ -423,6 +423,13 @@ def without_noise(model):
     sub.replace_input_with(0, model.graph.initializers["W.g_plus"])
 
 
+def exchanged(model):
+    one, other = (find(model, "Mul", number) for number in (0, 1))
+    first, second = one.inputs[1], other.inputs[1]
+    one.replace_input_with(1, second)
+    other.replace_input_with(1, first)
+
+
 def seed_of(number, seed):
     def change(model):
         find(model, "RandomNormalLike", number).attributes["seed"] = ir.AttrFloat32("seed", float(seed(model)))
@@ -469,6 +476,10 @@ DAMAGES = {
     ),
     "nodes joined": (merged, "the noise of readings in 'W.g_minus_read' is not that of the conductance it is added to"),
     "noise removed": (without_noise, "'W.g_plus' is not read with the noise that the manifest says of it"),
+    "another spread": (
+        exchanged,
+        "readings of 'W.g_plus' are spread by 'W.g_minus_sigma', but the manifest names 'W.g_plus_sigma'",
+    ),
     "one seed": (seed_of(0, the_other_seed), "'W.g_plus' is not read with the noise that the manifest says of it"),
     "another seed": (
         seed_of(0, lambda _: 3),

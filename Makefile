@@ -1,4 +1,5 @@
-# `make demo` maps, verifies and restores a small trained network; `make test` runs everything that CI runs.
+# `make demo` maps, verifies and restores a small trained network; `make test` runs linters and tests, of which those that
+# concern releases alone are left to `make release-checks`. CI runs all of them, and `make generated`.
 # Each target makes its own environment in .venv when there is none.
 
 PYTHON ?= python3
@@ -18,12 +19,14 @@ INSTALL := $(PIP) install --no-compile
 # Many tests start the program, which is compiled once and not each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint format unit generated bench fuzz clean
+.PHONY: demo test lint format unit release-checks generated bench fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/onnx-gconv demo --output demo-output
 
-test: lint unit
+# The types are checked on one processor, side by side with the first tests.
+test:
+	$(MAKE) --jobs 2 lint unit
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -33,16 +36,20 @@ lint: $(VENV)/.installed-dev
 
 # The layers that others build on are covered to 95 % of their lines.
 unit: $(VENV)/.installed-dev $(REAL_MODELS)/.installed
-	$(ONE_THREAD) $(BIN)/python -m slipcover --out $(VENV)/lines.json -m pytest --numprocesses 2 --dist loadgroup
+	$(ONE_THREAD) $(BIN)/python -m slipcover --out $(VENV)/lines.json -m pytest --numprocesses 2 --dist loadgroup -m "not release"
 	$(BIN)/python -m tests.lines_that_ran $(VENV)/lines.json
 	$(BIN)/python -m coverage report
 	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/converters/*,onnx_gconv/devices/*" > $(VENV)/coverage-mathematics.txt
 	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/weights/*,onnx_gconv/mapping/*,onnx_gconv/tensors/*,onnx_gconv/schemes/*,onnx_gconv/files/*" > $(VENV)/coverage-graph.txt
 	$(BIN)/python -m coverage report --fail-under=95 --include="*/passes/*" > $(VENV)/coverage-passes.txt
 
+# What changes with releases, and costs minutes: wheels are built and installed, models trained again, benchmarks run.
+release-checks: $(VENV)/.installed-dev
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m release
+
 # Those that CI checks beyond the first 200, which `unit` does. Any others: $(BIN)/python -m tests.generated.run --help
 generated: $(VENV)/.installed-dev
-	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 300 --workers 2
+	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 1800 --workers 2
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.map

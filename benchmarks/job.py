@@ -36,6 +36,16 @@ def _restore() -> _Work:
     return restore_model
 
 
+def _program() -> _Work:
+    from onnx_gconv import program_model
+
+    def program(source: Path, target: Path) -> None:
+        [model] = source.glob("*.onnx")
+        program_model(model, target / "chip.onnx", "pcm", time="1d", drift_compensation="global")
+
+    return program
+
+
 def _naive() -> _Work:
     from benchmarks.naive_mapping import map_naively
 
@@ -108,6 +118,7 @@ def _copy_file(source: Path, target: Path, sha256: hashlib._Hash | None = None) 
 _LOADERS: dict[str, Callable[[], _Work]] = {
     "map": _map,
     "restore": _restore,
+    "program": _program,
     "naive": _naive,
     "quantize": _quantize,
     "read_write": _read_write,

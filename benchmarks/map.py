@@ -5,6 +5,7 @@ A synthetic float32 model is written to disk. Then, round after round, every job
 - ``map``: `onnx_gconv.map_model`;
 - ``copy``: ``cp`` of the files that ``map`` wrote;
 - ``read_write``: a copy of them in Python, with reads and writes of 256 KiB;
+- ``program``: `onnx_gconv.program_model` with what ``map`` wrote, phase-change memory after a day, drift compensated;
 - ``naive``: the same rewrite by hand with onnx, in memory;
 - ``quantize``: ONNX Runtime's ``quantize_dynamic`` to int8.
 

@@ -27,7 +27,7 @@ class Job:
 
     Attributes:
         name: How it is called in the report.
-        copies: Whether it copies the files that `map` wrote; all others read the model.
+        copies: Whether it reads the files that `map` wrote; all others read the model.
         optional: Whether it may be skipped, or fail without ending the benchmark.
         memory_factor: The memory it was seen to need, in sizes of the model; 0 if it does not grow with the model.
     """
@@ -38,11 +38,12 @@ class Job:
     memory_factor: float = 0.0
 
 
-# In the order in which they run in a round: the copies need the files of `map`.
+# In the order in which they run in a round: copies and chips need the files of `map`.
 JOBS = (
     Job("map", optional=False),
     Job("copy", copies=True, optional=False),
     Job("read_write", copies=True),
+    Job("program", copies=True),
     Job("naive", memory_factor=4.0),
     Job("quantize", memory_factor=4.0),
 )

@@ -18,6 +18,7 @@ __all__ = ["Ratio", "Report", "print_conditions", "print_measurements", "print_r
 _GOALS = (
     ("map", "copy", "at most 1.3"),
     ("map", "read_write", ""),
+    ("program", "map", "at most 4"),
     ("naive", "map", "at least 5"),
     ("quantize", "map", ""),
 )

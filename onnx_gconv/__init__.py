@@ -12,6 +12,7 @@ it. The model stays plain ONNX::
     gconv.read_back("model.gconv.onnx", "measured.h5", "model.measured.onnx")
     gconv.program_model("model.gconv.onnx", "model.chip.onnx", "pcm", time="1d", seed=7)
     gconv.simulate("model.gconv.onnx", "pcm", inputs="data.npz", labels="labels")
+    gconv.compare("model.onnx", "candidates.toml", inputs="data.npz", labels="labels")
 """
 
 from __future__ import annotations
@@ -88,8 +89,10 @@ if TYPE_CHECKING:
         MappingScheme,
     )
     from onnx_gconv.simulation import (
+        ComparisonReport,
         ProgramReport,
         SimulationReport,
+        compare,
         program_model,
         simulate,
     )
@@ -104,6 +107,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "Clipping",
+    "ComparisonReport",
     "ConductanceLevels",
     "ConfigError",
     "Configuration",
@@ -127,6 +131,7 @@ __all__ = [
     "UnmappableWeightError",
     "VerificationError",
     "VerificationReport",
+    "compare",
     "inspect_model",
     "map_model",
     "open_bundle",
@@ -166,7 +171,14 @@ _HOMES = {
     "onnx_gconv.schemes.clipping": ["Clipping"],
     "onnx_gconv.schemes.granularity": ["Granularity"],
     "onnx_gconv.schemes.scheme": ["MappingScheme"],
-    "onnx_gconv.simulation": ["ProgramReport", "SimulationReport", "program_model", "simulate"],
+    "onnx_gconv.simulation": [
+        "ComparisonReport",
+        "ProgramReport",
+        "SimulationReport",
+        "compare",
+        "program_model",
+        "simulate",
+    ],
     "onnx_gconv.verification": ["VerificationReport", "verify"],
 }
 

@@ -50,7 +50,8 @@ class MeasuredConductances:
         max_abs_error: Largest distance of a weight from what the targets give, in units of weight.
         rms_error: Root mean square of that distance.
         bias: The bias of the layer and what takes its place, if that was measured, too.
-        factor: By what the weight is multiplied besides, to compensate drift; the scale is divided by it.
+        factor: By what the weight is multiplied besides, to compensate drift; an array of the shape of the scale grid,
+            if it is another one for each scale. Scales are divided by it.
         simulated: The simulated chip that they are those of; None for measured ones.
         read_noise: How nodes are to draw readings of each device of that chip; empty if conductances are readings.
     """
@@ -62,7 +63,7 @@ class MeasuredConductances:
     max_abs_error: float
     rms_error: float
     bias: tuple[ir.Value, ir.TensorProtocol] | None = None
-    factor: float = 1.0
+    factor: FloatOrArray = 1.0
     simulated: SimulatedRecord | None = None
     read_noise: tuple[DrawnNoise, ...] = ()
 
@@ -117,7 +118,7 @@ class ReplaceConductances(ir.passes.InPlacePass):
             if problem is None and record.read_noise:
                 problem = "readings of it are drawn in each run"
             if problem is None and mapped is not None:
-                problem = _joined(mapped, checked.values(), shares_scale=replacement.factor != 1)
+                problem = _joined(mapped, checked.values(), shares_scale=bool(np.any(replacement.factor != 1)))
             if problem is not None or mapped is None:
                 raise ModelPreconditionError(
                     f"the conductances of '{record.name}' cannot be replaced: {problem}; take the model "
@@ -196,7 +197,8 @@ def _replaced(
         simulated = simulated.model_copy(update={"read_noise": drawn})
     if measured.bias is not None:
         _replace_bias(*measured.bias)
-    scale = record.scale if measured.factor == 1 else _divided_scale(mapped, measured.factor)
+    scale = _divided_scale(mapped, measured.factor) if np.any(measured.factor != 1) else record.scale
+    factor, factors = (measured.factor, None) if isinstance(measured.factor, float) else (1.0, measured.factor)
     levels = record.levels
     return record.model_copy(
         update={
@@ -212,7 +214,8 @@ def _replaced(
                 max_abs_error=measured.max_abs_error,
                 rms_error=measured.rms_error,
                 saturated=is_saturated,
-                factor=measured.factor,
+                factor=factor,
+                factors=None if factors is None else tuple(factors.reshape(-1).tolist()),
                 simulated=simulated,
             ),
             "notes": (*record.notes, _note(measured)),
@@ -220,18 +223,19 @@ def _replaced(
     )
 
 
-def divided_scale(scale: FloatOrArray, factor: float, dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
-    """A scale divided by a factor, in the type in which it is stored."""
+def divided_scale(scale: FloatOrArray, factor: FloatOrArray, dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
+    """A scale divided by a factor, or each by its own, in the type in which it is stored."""
     divided: NDArray[np.floating[Any]] = (np.asarray(scale, np.float64) / factor).astype(dtype)
     return divided
 
 
-def _divided_scale(mapped: MappedWeight, factor: float) -> ScaleRecord:
+def _divided_scale(mapped: MappedWeight, factor: FloatOrArray) -> ScaleRecord:
     """Divide the scale in the graph, in the type in which it is stored, and give the new entry of the manifest."""
     old = mapped.scale.const_value
     assert old is not None  # noqa: S101 - `locate` has found it
-    numbers = all_elements(old)
-    divided = divided_scale(numbers, factor, numbers.dtype)
+    numbers, grid = all_elements(old), mapped.record.grid
+    stored = factor if isinstance(factor, float) or grid is None else grid.stored(factor)
+    divided = divided_scale(numbers, stored, numbers.dtype)
     mapped.scale.const_value = ir.Tensor(divided, name=mapped.scale.name)
     record = mapped.record.scale
     if record.form == "number":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import gc
+
 import hypothesis
 import numpy as np
 import onnx
@@ -19,6 +22,17 @@ OPTIMIZATIONS = {
 hypothesis.settings.register_profile("onnx_gconv", hypothesis.settings(), deadline=None, max_examples=60)
 hypothesis.settings.register_profile("long", hypothesis.settings(), deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("onnx_gconv")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """The collector of garbage leaves alone what is imported and collected: half a million objects that stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def parse_model(text, *, opsets='"" : 17', ir_version=10, **initializers):
@@ -73,3 +87,13 @@ def serialized():
 @pytest.fixture(scope="session")
 def normal():
     return random_array
+
+
+@pytest.fixture(scope="session")
+def operators_read_once():
+    """torch's exporter parses the sources of all its operators anew for each model; here it does so for the first."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield

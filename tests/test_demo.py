@@ -22,6 +22,15 @@ FILES = [
 ]
 
 
+pytestmark = pytest.mark.xdist_group("demo")  # one worker runs the whole demo
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Simulates two chips instead of 25 at each time."""
+    monkeypatch.setattr("onnx_gconv.demo._CHIPS", 2)
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """The report of a demo, and its folder."""
@@ -92,22 +101,21 @@ def test_the_chips_of_the_demo_lose_little_in_a_year(demo):
     assert report.picture == folder / "accuracy.png"
 
 
-def test_without_matplotlib_there_is_no_picture(tmp_path, monkeypatch):
+def test_without_matplotlib_there_is_no_picture(short, tmp_path, monkeypatch):
     monkeypatch.setattr("onnx_gconv.demo.has_matplotlib", lambda: False)
-    monkeypatch.setattr("onnx_gconv.demo._CHIPS", 1)
     report = run_demo(tmp_path)
     assert report.picture is None
     assert not (tmp_path / "accuracy.png").exists()
 
 
-def test_the_demo_runs_again_in_the_same_folder(tmp_path):
+def test_the_demo_runs_again_in_the_same_folder(short, tmp_path):
     before = [run_demo(tmp_path), {file.name: file.read_bytes() for file in tmp_path.iterdir()}]
     after = [run_demo(tmp_path), {file.name: file.read_bytes() for file in tmp_path.iterdir()}]
     assert after[0].passed
     assert after[1] == before[1]
 
 
-def test_the_command_prints_every_step_and_the_accuracies(tmp_path, monkeypatch, capsys):
+def test_the_command_prints_every_step_and_the_accuracies(short, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["onnx-gconv", "demo"])
     assert main() == 0

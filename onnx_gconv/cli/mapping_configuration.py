@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
     from onnx_gconv.cli.options import MappingFlags
     from onnx_gconv.configuration import Configuration
+    from onnx_gconv.configuration.options import MappingOptions
     from onnx_gconv.converters.converter_kind import ConverterKind
 
-__all__ = ["mapping_configuration"]
+__all__ = ["converter_of", "mapping_configuration", "mapping_options"]
 
 
 def mapping_configuration(flags: MappingFlags) -> Configuration:
@@ -25,7 +26,25 @@ def mapping_configuration(flags: MappingFlags) -> Configuration:
         ConfigError: If the file is wrong, an option has a wrong value, or options contradict each other.
     """
     from onnx_gconv.cli.options import option_names
-    from onnx_gconv.configuration.options import MappingOptions, configuration_of
+    from onnx_gconv.configuration.options import configuration_of
+
+    names = {name: option for name, option in option_names().items() if vars(flags)[name] is not None}
+    names |= {
+        "converter": _name_of_converter(flags),
+        "granularity": "--granularity" if flags.tile is None else "--tile",
+        "clipping": "--clip-value" if flags.clip_percentile is None else "--clip-percentile",
+        "storage": "--level-codes",
+    }
+    return configuration_of(flags.config, converter_of(flags), mapping_options(flags), names=names)
+
+
+def mapping_options(flags: MappingFlags) -> MappingOptions:
+    """What the options say besides the configuration file and the converter; what is None was not given.
+
+    Raises:
+        ConfigError: If a level is no number.
+    """
+    from onnx_gconv.configuration.options import MappingOptions
 
     given = {name: value for name, value in vars(flags).items() if name in MappingOptions.__annotations__}
     given |= {
@@ -34,14 +53,7 @@ def mapping_configuration(flags: MappingFlags) -> Configuration:
         "levels": _levels(flags.levels),
         "storage": _STORAGE[flags.level_codes],
     }
-    names = {name: option for name, option in option_names().items() if vars(flags)[name] is not None}
-    names |= {
-        "converter": _name_of_converter(flags),
-        "granularity": "--granularity" if flags.tile is None else "--tile",
-        "clipping": "--clip-value" if flags.clip_percentile is None else "--clip-percentile",
-        "storage": "--level-codes",
-    }
-    return configuration_of(flags.config, _converter(flags), given, names=names)  # type: ignore[arg-type]
+    return given  # type: ignore[return-value]  # the keys are those of `MappingOptions`
 
 
 _STORAGE = {None: None, True: "codes", False: "float"}
@@ -57,7 +69,7 @@ def _name_of_converter(flags: MappingFlags) -> str:
     return "--converter-option" if flags.converter_option else "--exact"
 
 
-def _converter(flags: MappingFlags) -> dict[str, Any] | None:
+def converter_of(flags: MappingFlags) -> dict[str, Any] | None:
     """The converter and what it needs; what belongs to another one is refused in the words of the command line."""
     from onnx_gconv.converters.registry import converter_registry
 

@@ -160,10 +160,11 @@ DeviceOption: TypeAlias = Annotated[
     ),
 ]
 DriftCompensation: TypeAlias = Annotated[
-    Literal["none", "global"],
+    Literal["none", "global", "tile", "column"],
     typer.Option(
         "--drift-compensation",
-        help="global: one factor for each weight makes up for drift on the whole; it divides the scale.",
+        help="global: one factor for each weight makes up for drift on the whole; it divides the scale. tile, column: "
+        "one for each tile or output column, for mappings with scales of these.",
         rich_help_panel=_CHIPS,
     ),
 ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnx_gconv.cli.mapping_configuration import mapping_configuration
+from onnx_gconv.cli.mapping_configuration import converter_of, mapping_configuration, mapping_options
 from onnx_gconv.cli.options import (
     Debug,
     Device,
@@ -25,9 +25,10 @@ from onnx_gconv.cli.options import (
 )
 from onnx_gconv.cli.output import print_report, progress_bar
 from onnx_gconv.cli.toml_values import settings_of
+from onnx_gconv.errors import ConfigError
 
 if TYPE_CHECKING:
-    from onnx_gconv.configuration import Configuration
+    from onnx_gconv.simulation import ComparisonReport, SimulationReport
 
 __all__ = ["simulate"]
 
@@ -38,6 +39,7 @@ _FILES = "Files"
 
 @takes_mapping_flags
 def simulate(
+    context: typer.Context,
     model: Annotated[
         Path,
         typer.Argument(help="The mapped ONNX model; or a plain one, which is mapped in memory.", show_default=False),
@@ -127,6 +129,17 @@ def simulate(
             "--workers", help="How many chips are computed at once.", metavar="INTEGER", rich_help_panel=_CHIPS
         ),
     ] = 1,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            "--dask",
+            help="Compute chips on the workers of this Dask cluster, such as tcp://127.0.0.1:8786; needs "
+            "dask.distributed.",
+            metavar="ADDRESS",
+            rich_help_panel=_CHIPS,
+            show_default=False,
+        ),
+    ] = None,
     journal: Annotated[
         Path | None,
         typer.Option(
@@ -154,6 +167,17 @@ def simulate(
             show_default=False,
         ),
     ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare",
+            help="Simulate the candidates in this TOML file, such as converters, devices, levels or ranges, and put "
+            "them into one table. What options say wins over the file, for all candidates.",
+            metavar="FILE",
+            rich_help_panel=_CHIPS,
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
@@ -165,42 +189,49 @@ def simulate(
 
     settings = settings_of("--device-option", device_option or (), "read_scale=0.5")
     results = check_results(csv, plot)
+    of_chips: dict[str, Any] = {
+        "device": device,
+        "settings": settings,
+        "times": times.split(","),
+        "repeats": repeats,
+        "seed": seed,
+        "drift_compensation": drift_compensation,
+    }
     with (
         progress_bar({"simulate": "Simulating chips"}, quiet=quiet) as progress,
         contextlib.redirect_stdout(sys.stderr),  # what a metric prints is no result
     ):
-        report = simulation.simulate(
-            model,
-            device,
-            config=_configuration(flags, device, settings),
-            settings=settings,
-            times=times.split(","),
-            repeats=repeats,
-            inputs=inputs,
-            labels=labels,
-            metric=metric,
-            output=output_name,
-            batch=batch,
-            dims=dict(parse_dim(text) for text in dim or ()),
-            values=dict(parse_value(text) for text in value or ()),
-            seed=seed,
-            drift_compensation=drift_compensation,
-            sensitivity=sensitivity,
-            workers=workers,
-            journal=journal,
-            progress=progress,
-        )
+        data: dict[str, Any] = {
+            "inputs": inputs,
+            "labels": labels,
+            "metric": metric,
+            "output": output_name,
+            "batch": batch,
+            "dims": dict(parse_dim(text) for text in dim or ()),
+            "values": dict(parse_value(text) for text in value or ()),
+            "workers": workers,
+            "dask": dask,
+            "journal": journal,
+            "progress": progress,
+        }
+        report: SimulationReport | ComparisonReport
+        if compare is not None:
+            if sensitivity:
+                raise ConfigError("--sensitivity is for one simulation, not for --compare; leave one of them out")
+            said = _said_of_all(flags, of_chips, context)
+            report = simulation.compare(model, compare, **said, **data)
+        else:
+            config = None if flags == MappingFlags() else mapping_configuration(flags)
+            report = simulation.simulate(model, **of_chips, config=config, sensitivity=sensitivity, **data)
     write_results(report, results)
     print_report(report, as_json=as_json, quiet=quiet)
 
 
-def _configuration(flags: MappingFlags, device: str, settings: dict[str, Any]) -> Configuration | None:
-    """How a plain model is mapped: to the range of the device, if nothing is said of the range; None for no options."""
-    from onnx_gconv.devices import device_model
-
-    if flags == MappingFlags():
-        return None
-    if all(given is None for given in (flags.config, flags.converter, flags.preset, flags.g_max, flags.g_min)):
-        model = device_model(device, **settings)
-        flags = replace(flags, g_max=model.g_max, g_min=model.g_min)
-    return mapping_configuration(flags)
+def _said_of_all(flags: MappingFlags, of_chips: Mapping[str, Any], context: typer.Context) -> dict[str, Any]:
+    """What options say of all candidates: only what was given, since a default does not win over the file."""
+    if flags != MappingFlags():
+        mapping_configuration(flags)  # which says what is wrong with options in their own words
+    options = {name: "device_option" if name == "settings" else name for name in of_chips}
+    sources = {name: context.get_parameter_source(option) for name, option in options.items()}
+    given = {name: of_chips[name] for name, found in sources.items() if found is None or found.name != "DEFAULT"}
+    return {"config": flags.config, "converter": converter_of(flags), "mapping": mapping_options(flags), **given}

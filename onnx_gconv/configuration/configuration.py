@@ -13,11 +13,14 @@ from onnx_gconv.configuration.resolve import EffectiveSettings, Given, scheme_of
 from onnx_gconv.configuration.settings import (
     SETTING_NAMES,
     ClippingSettings,
+    ConverterSettings,
+    DeviceSettings,
     GranularitySettings,
     ModelSettings,
     Override,
     WeightSettings,
 )
+from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.validation_messages import first_problem, key_path
@@ -164,6 +167,19 @@ class Configuration(BaseModel):
         changed._names_on_top = {**self._names_on_top, **(names or {})}  # noqa: SLF001 - of this class
         return changed
 
+    def with_range(self, g_min: float, g_max: float) -> Configuration:
+        """The configuration with a range of conductances, in µS, for all weights of which it says none.
+
+        A device says a range, and so do a list of levels, a table of conductances, and a converter that is an object.
+        If the defaults, or what is on top of them, say one, nothing is added.
+        """
+        of_all = (self.defaults, self._on_top)
+        has_lists = any(isinstance(each.levels, (tuple, ConductanceLevels)) for each in (*of_all, *self.overrides))
+        if has_lists or any(each.device is not None or _has_a_range(each.converter) for each in of_all):
+            return self
+        defaults = self.defaults.model_copy(update={"device": DeviceSettings(g_min=g_min, g_max=g_max)})
+        return self.model_copy(update={"defaults": defaults})
+
     def resolve(self, survey: WeightSurvey) -> ResolvedSurvey:
         """Decide of every weight whether and how it is mapped.
 
@@ -266,6 +282,13 @@ class Configuration(BaseModel):
         name = "conductance_dtype"
         origin = self._names_on_top.get(name) or self._source.place("model", name)
         return Given(self.model.conductance_dtype, origin)
+
+
+def _has_a_range(converter: object) -> bool:
+    """Whether a converter is an object, or has a table of conductances."""
+    if isinstance(converter, ConverterSettings):
+        return converter.table is not None
+    return converter is not None
 
 
 def _matches(globs: Mapping[NameKind | None, Mapping[str, str]], names: WeightNames) -> bool:

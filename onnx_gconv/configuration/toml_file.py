@@ -7,12 +7,13 @@ import re
 import tomllib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from onnx_gconv.configuration.configuration import Configuration, ConfigurationSource
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.special_files import no_file_but
 
-__all__ = ["read_configuration"]
+__all__ = ["read_configuration", "toml_content"]
 
 _PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
 _TABLE = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
@@ -30,6 +31,18 @@ def read_configuration(path: str | os.PathLike[str]) -> Configuration:
     Raises:
         ConfigError: If it cannot be read, is no TOML, or has an unknown key or a wrong value.
     """
+    return Configuration.of(*toml_content(path))
+
+
+def toml_content(path: str | os.PathLike[str]) -> tuple[dict[str, Any], ConfigurationSource]:
+    """What is in a TOML file, and where it stands there.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: If it cannot be read, or is no TOML.
+    """
     file = Path(path)
     if (place := no_file_but(file)) is not None:
         raise ConfigError(f"'{file}' cannot be read: it is {place}; give the path of a TOML file")
@@ -45,7 +58,7 @@ def read_configuration(path: str | os.PathLike[str]) -> Configuration:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number may have too many digits
         raise ConfigError(_syntax_message(file, error)) from None
-    return Configuration.of(data, ConfigurationSource(f"'{file}'", _lines(text), (file,)))
+    return data, ConfigurationSource(f"'{file}'", _lines(text), (file,))
 
 
 def _syntax_message(file: Path, error: Exception) -> str:

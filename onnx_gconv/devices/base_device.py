@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,10 @@ __all__ = [
     "DeviceModel",
     "Devices",
     "FloatArray",
+    "PairModel",
     "ReadNoise",
     "foreign_devices",
+    "is_pair_model",
     "polynomial",
     "require_sizes",
 ]
@@ -92,6 +94,27 @@ class DeviceModel(Protocol):
 
     def read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
         """What one reading of each device gives, in µS, so many seconds after programming has ended."""
+
+
+class PairModel(DeviceModel, Protocol):
+    """A model of the two devices of a single pair, of which one is told 0, and whose errors belong together.
+
+    Its `program` gives devices whose partners are told 0. `drift` and `read` take the devices of either polarity.
+    """
+
+    @property
+    def granularities(self) -> tuple[str, ...]:
+        """What shares a scale where the model was fitted, such as ``channel``; empty if that does not matter."""
+
+    def program_pair(
+        self, plus_us: FloatArray, minus_us: FloatArray, rng: np.random.Generator
+    ) -> tuple[Devices, Devices]:
+        """The devices of both polarities, just programmed, [any shape]; the weight is G+ - G-."""
+
+
+def is_pair_model(model: DeviceModel) -> TypeGuard[PairModel]:
+    """Whether a device model is one of pairs."""
+    return callable(getattr(model, "program_pair", None))
 
 
 class BaseDeviceModel(ABC):

@@ -11,15 +11,17 @@ from onnx_gconv.devices.base_device import (
     DeviceModel,
     Devices,
     FloatArray,
+    PairModel,
     ReadNoise,
     foreign_devices,
+    is_pair_model,
     require_sizes,
 )
 from onnx_gconv.devices.normal_numbers import normal
 from onnx_gconv.devices.read_noise import read_noise_of
 from onnx_gconv.errors import ConfigError
 
-__all__ = ["GaussianDevice", "LogNormalDevice", "StuckDevices"]
+__all__ = ["GaussianDevice", "LogNormalDevice", "StuckDevices", "StuckPairs"]
 
 
 class GaussianDevice(BaseDeviceModel):
@@ -137,6 +139,8 @@ class StuckDevices:
     def __init__(self, model: DeviceModel, *, stuck_low: float = 0.0, stuck_high: float = 0.0) -> None:
         self.model, self.stuck_low, self.stuck_high = model, float(stuck_low), float(stuck_high)
         self.g_min, self.g_max = model.g_min, model.g_max
+        if is_pair_model(model) and not is_pair_model(self):
+            raise ConfigError(f"{type(model).__name__} is a model of pairs; take StuckPairs for it")
         if not (0 <= self.stuck_low <= 1 and 0 <= self.stuck_high <= 1 and self.stuck_low + self.stuck_high <= 1):
             raise ConfigError(
                 f"fractions of stuck devices are 0 or more and at most 1 together, but they are {self.stuck_low:g} and "
@@ -145,13 +149,7 @@ class StuckDevices:
 
     def program(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
         """Devices that were just programmed, as `DeviceModel.program` gives them."""
-        devices = self.model.program(targets_us, rng)
-        chance = rng.random(targets_us.shape, np.float32)
-        stuck = np.full_like(targets_us, np.nan)
-        stuck[chance < self.stuck_low + self.stuck_high] = self.g_max
-        stuck[chance < self.stuck_low] = self.g_min
-        programmed = np.where(np.isnan(stuck), devices.programmed_us, stuck)
-        return _StuckAmong(targets_us, programmed, programmed, 0.0, others=devices, stuck_us=stuck)
+        return self._some_stuck(self.model.program(targets_us, rng), rng)
 
     def drift(self, devices: Devices, seconds: float, rng: np.random.Generator) -> Devices:
         """The same devices later, as `DeviceModel.drift` gives them."""
@@ -173,6 +171,42 @@ class StuckDevices:
             return None
         none = np.zeros_like(noise.sigma_us)
         return replace(noise, sigma_us=np.where(np.isnan(among.stuck_us), noise.sigma_us, none))
+
+    def _some_stuck(self, devices: Devices, rng: np.random.Generator) -> Devices:
+        """Devices that were just programmed, some of which are stuck instead."""
+        targets_us = devices.targets_us
+        chance = rng.random(targets_us.shape, np.float32)
+        stuck = np.full_like(targets_us, np.nan)
+        stuck[chance < self.stuck_low + self.stuck_high] = self.g_max
+        stuck[chance < self.stuck_low] = self.g_min
+        programmed = np.where(np.isnan(stuck), devices.programmed_us, stuck)
+        return _StuckAmong(targets_us, programmed, programmed, 0.0, others=devices, stuck_us=stuck)
+
+
+class StuckPairs(StuckDevices):
+    """As `StuckDevices`, for a model of pairs: each device of a pair may be stuck, whatever the other one is.
+
+    Args:
+        model: How the other devices behave.
+        stuck_low: The fraction of devices that are stuck at g_min.
+        stuck_high: The fraction of devices that are stuck at g_max.
+
+    Raises:
+        ConfigError: As for `StuckDevices`.
+    """
+
+    model: PairModel
+
+    def __init__(self, model: PairModel, *, stuck_low: float = 0.0, stuck_high: float = 0.0) -> None:
+        super().__init__(model, stuck_low=stuck_low, stuck_high=stuck_high)
+        self.granularities = model.granularities
+
+    def program_pair(
+        self, plus_us: FloatArray, minus_us: FloatArray, rng: np.random.Generator
+    ) -> tuple[Devices, Devices]:
+        """The devices of both polarities, just programmed, as `PairModel.program_pair` gives them."""
+        plus, minus = self.model.program_pair(plus_us, minus_us, rng)
+        return self._some_stuck(plus, rng), self._some_stuck(minus, rng)
 
 
 def _stuck_among(devices: Devices) -> _StuckAmong:

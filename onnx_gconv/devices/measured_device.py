@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, foreign_devices
 from onnx_gconv.devices.normal_numbers import normal
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.validation_messages import first_problem, key_path
 
 __all__ = ["MeasuredDevice"]
 
@@ -115,16 +115,13 @@ class MeasuredDevice(BaseDeviceModel):
         """
         file = _regular(path)
         try:
-            document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-            table = _Table.model_validate(document)
-            return cls(table.target_us, table.seconds, _rectangle("mean_us", table), _rectangle("sigma_us", table))
-        except ValidationError as error:
-            problem = first_problem(error, _Table, document)
-            reason = ": ".join(part for part in (key_path(problem.key), problem.text) if part)
+            return cls(**_table(tomllib.loads(file.read_text(encoding="utf-8-sig"))))
         except ConfigError as error:
             reason = str(error)
         except OSError as error:
             raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
+        except OverflowError:
+            reason = "one of its whole numbers is beyond all floats"
         except (ValueError, RecursionError) as error:  # also no UTF-8; a number may have too many digits
             reason = f"no TOML: {' '.join(str(error).split())}"
         raise ConfigError(f"'{path}': {reason}")
@@ -156,26 +153,39 @@ class MeasuredDevice(BaseDeviceModel):
         return found
 
 
-class _Table(BaseModel):
-    """A measured device as a TOML file has it."""
+def _table(document: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a measured device, as a TOML file has them.
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    Raises:
+        ConfigError: If a key is unknown or missing, or a value is no list of numbers, or of rows of them.
+    """
+    for key in document:
+        if key not in _COLUMNS:
+            nearest = difflib.get_close_matches(key, _COLUMNS, n=1)
+            raise ConfigError(f"unknown key {key}; " + (f"the nearest is {nearest[0]}" if nearest else "leave it out"))
+    for key in _COLUMNS:
+        if key not in document:
+            raise ConfigError(f"the key {key} is missing; there are {', '.join(document) or 'none'}")
+    for key in ("target_us", "seconds"):
+        _require_numbers(key, document[key])
+    for key in ("mean_us", "sigma_us"):
+        rows = document[key]
+        if not isinstance(rows, list):
+            raise ConfigError(f"{key} is {rows!r}, but it should be a list of rows, one for each target")
+        for number, row in enumerate(rows):
+            _require_numbers(f"{key}[{number}]", row)
+            if len(row) != len(document["seconds"]):
+                times = len(document["seconds"])
+                raise ConfigError(f"{key}[{number}] has {len(row)} numbers, but there are {times} times")
+    return document
 
-    target_us: list[float]
-    seconds: list[float]
-    mean_us: list[list[float]]
-    sigma_us: list[list[float]]
 
-
-def _rectangle(name: str, table: _Table) -> list[list[float]]:
-    """One of the matrices of a table: a row for each target, with a number for each time."""
-    rows: list[list[float]] = getattr(table, name)
-    for row in rows:
-        if len(row) != len(table.seconds):
-            raise ConfigError(
-                f"device measured: a row of {name} has {len(row)} numbers, but there are {len(table.seconds)} times"
-            )
-    return rows
+def _require_numbers(what: str, values: object) -> None:
+    if not isinstance(values, list):
+        raise ConfigError(f"{what} is {values!r}, but it should be a list of numbers")
+    for number, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"{what}[{number}] is {value!r}, but it should be a number")
 
 
 def _regular(path: str | os.PathLike[str]) -> Path:

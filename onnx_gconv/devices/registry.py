@@ -14,11 +14,12 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from onnx_gconv.devices.base_device import DeviceModel
-from onnx_gconv.devices.gaussian import GaussianDevice, LogNormalDevice, StuckDevices
+from onnx_gconv.devices.base_device import DeviceModel, is_pair_model
+from onnx_gconv.devices.gaussian import GaussianDevice, LogNormalDevice, StuckDevices, StuckPairs
 from onnx_gconv.devices.hermes import HermesOneDevice, HermesTwoDevices
 from onnx_gconv.devices.measured_device import MeasuredDevice
 from onnx_gconv.devices.pcm import CustomDriftPcmDevice, PcmDevice
+from onnx_gconv.devices.pcm_pairs import AfmPcmPairs
 from onnx_gconv.devices.presets import presets
 from onnx_gconv.devices.reram import CmoReramDevice, WanReramDevice
 from onnx_gconv.devices.state_independent import StateIndependentDevice
@@ -36,6 +37,7 @@ DEVICE_MODELS: dict[str, Callable[..., DeviceModel]] = {
         StateIndependentDevice,
         HermesOneDevice,
         HermesTwoDevices,
+        AfmPcmPairs,
         WanReramDevice,
         CmoReramDevice,
         GaussianDevice,
@@ -99,7 +101,10 @@ def device_model(name: str, **settings: Any) -> DeviceModel:  # noqa: ANN401 - w
     """
     stuck = {key: settings.pop(key) for key in _STUCK if key in settings}
     model = _healthy(name, settings)
-    return _made(name, partial(StuckDevices, model), stuck) if stuck else model
+    if not stuck:
+        return model
+    made = partial(StuckPairs, model) if is_pair_model(model) else partial(StuckDevices, model)
+    return _made(name, made, stuck)
 
 
 def _healthy(name: str, settings: dict[str, Any]) -> DeviceModel:

@@ -201,7 +201,7 @@ class Measurements:
 
     def _check(self, reading: _Reading, layer: LayerRecord, tile: TileRecord, device: int) -> None:
         conductances, is_wanted, written = reading.conductances, reading.is_wanted, reading.written
-        low, high = self.limits(layer)
+        low, high = np.asarray(self.limits(layer), np.float64)  # as float16 a limit may become infinite
         is_right = (conductances >= low) & (conductances <= high)  # NaN is neither
         is_wrong = ~is_right if is_wanted is None else is_wanted & ~is_right
         if not is_wrong.any():

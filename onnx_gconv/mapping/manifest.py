@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from onnx_gconv.converters import Decoding
-from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping.converter_record import ConverterRecord
@@ -258,7 +258,7 @@ class SimulatedRecord(_Record):
     seconds: float = Field(ge=0)
     seed: int = Field(ge=0)
     chip: int = Field(ge=0)
-    drift_compensation: Literal["none", "global"]
+    drift_compensation: Literal["none", "global", "tile", "column"]
     read_noise: tuple[ReadNoiseRecord, ...] = ()
 
     @model_serializer(mode="wrap")
@@ -274,7 +274,8 @@ class MeasuredRecord(_Record):
     """That the conductances are those of a chip, measured or simulated, and how far from their targets they are.
 
     Errors are those of the weights before they are rounded to integer codes or cast, in units of weight. The scale is
-    that of the targets divided by `factor`, which compensates drift.
+    that of the targets divided by `factor`, which compensates drift, or each scale is divided by one of `factors`: one
+    for each group of elements that share a scale, those of a matrix together, and of these those of a piece of rows.
     """
 
     source: str
@@ -284,14 +285,21 @@ class MeasuredRecord(_Record):
     rms_error: float
     saturated: bool = False
     factor: float = Field(default=1.0, gt=0)
+    factors: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     simulated: SimulatedRecord | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Measured conductances are written as they were before there were simulated ones."""
         found: dict[str, Any] = serialize(self)
-        usual = {"factor": 1.0, "simulated": None}
+        usual = {"factor": 1.0, "factors": None, "simulated": None}
         return {name: value for name, value in found.items() if name not in usual or value != usual[name]}
+
+    def factor_of_each(self, grid: ScaleGrid | None) -> FloatOrArray:
+        """The factor that compensates drift, or the array of those of all scales, of the shape of their grid."""
+        if self.factors is None:
+            return self.factor
+        return np.reshape(np.array(self.factors), () if grid is None else grid.shape)
 
     @property
     def origin(self) -> str:

@@ -30,6 +30,9 @@ def structural_problems(mapped: MappedWeight) -> Iterator[str]:
             found = f"{type_name(tensor.dtype)} {list(tensor.shape.numpy())}"
             yield f"the spread of readings '{tensor.name}' is {found}, not {record.compute_dtype} {list(record.shape)}"
     yield from _scale_problems(mapped.scale, record)
+    factors = None if record.measured is None else record.measured.factors
+    if factors is not None and len(factors) != (count := 1 if record.grid is None else record.grid.count):
+        yield f"the manifest has {len(factors)} factors that compensate drift, but there are {count} scales"
     if mapped.zero is not None and isinstance(record.zero, ZeroRecord):
         yield from _zero_problems(mapped.zero, record.zero, record)
 

@@ -60,13 +60,17 @@ class ModelSession:
     Args:
         model: The model's file; external data is found next to it.
         optimization: How much the runtime may rewrite it.
+        is_single_threaded: Whether each run has one thread. In a product with a matrix that comes as an input, ONNX
+            Runtime adds in an order that depends on their number, which is that of the machine's cores otherwise.
 
     Raises:
         RuntimeRefusal: The model does not load.
     """
 
-    def __init__(self, model: Path, optimization: Optimization) -> None:
+    def __init__(self, model: Path, optimization: Optimization, *, is_single_threaded: bool = False) -> None:
         options = onnxruntime.SessionOptions()
+        if is_single_threaded:
+            options.intra_op_num_threads = 1
         options.graph_optimization_level = _LEVELS[optimization]
         options.log_severity_level = _FATAL
         # The memory of rebuilt weights goes back when a run ends, rather than into an arena that doubles as it grows.

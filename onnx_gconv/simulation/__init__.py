@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from onnx_gconv.simulation.compare import compare
+from onnx_gconv.simulation.comparison_report import ComparedCandidate, ComparisonReport
 from onnx_gconv.simulation.program import program_model
 from onnx_gconv.simulation.report import ProgramReport, SimulatedWeight
 from onnx_gconv.simulation.simulate import simulate
 from onnx_gconv.simulation.simulation_report import SimulatedLayer, SimulatedTime, SimulationReport
 
 __all__ = [
+    "ComparedCandidate",
+    "ComparisonReport",
     "ProgramReport",
     "SimulatedLayer",
     "SimulatedTime",
     "SimulatedWeight",
     "SimulationReport",
+    "compare",
     "program_model",
     "simulate",
 ]

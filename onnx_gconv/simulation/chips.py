@@ -6,21 +6,20 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, get_args
 
-from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.devices.base_device import DeviceModel, is_pair_model
 from onnx_gconv.devices.registry import device_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import SimulatedRecord
 from onnx_gconv.mapping.located import MappedWeight
-from onnx_gconv.simulation.chip_weight import Chip, DriftCompensation
+from onnx_gconv.simulation.chip_weight import Chip, DriftCompensation, check_compensation, check_pairs
 from onnx_gconv.simulation.streams import ChipStreams
-from onnx_gconv.simulation.times import parse_time
 
-__all__ = ["Chips", "check_range", "chips_of", "seconds_of", "whole_number"]
+__all__ = ["Chips", "check_weight", "chips_of", "scaling_notes", "whole_number"]
 
 _SEEDS = 2**64
 
@@ -75,8 +74,9 @@ def chips_of(
     Raises:
         ConfigError: If there is none of that name, a setting is wrong, or the seed is none.
     """
-    if compensation not in {"none", "global"}:
-        raise ConfigError(f"the compensation of drift is 'none' or 'global', but not '{compensation}'")
+    if compensation not in get_args(DriftCompensation):
+        known = ", ".join(get_args(DriftCompensation))
+        raise ConfigError(f"the compensation of drift is one of {known}, but not '{compensation}'")
     seed = whole_number("seed", seed)
     if isinstance(device, str):
         known = json.loads(json.dumps(dict(settings), default=_as_json))
@@ -107,22 +107,9 @@ def whole_number(what: str, number: SupportsIndex, low: int = 0) -> int:
     return found
 
 
-def seconds_of(time: str | float) -> float:
-    """A time after programming, in seconds, from a number or a text such as ``1d``.
-
-    Raises:
-        ConfigError: If it is none.
-    """
-    if not isinstance(time, (str, Real)):
-        raise ConfigError(f"a time is a number of seconds, or a text such as 1d, but not a {type(time).__name__}")
-    seconds = parse_time(time) if isinstance(time, str) else float(time)
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise ConfigError(f"a time is 0 seconds or more after programming, but it is {seconds}")
-    return seconds
-
-
-def check_range(weight: MappedWeight, chips: Chips) -> None:
-    """Raise ConfigError if a weight was mapped to conductances for which the device model is not valid."""
+def check_weight(weight: MappedWeight, chips: Chips) -> None:
+    """Raise ConfigError if the device model does not fit a weight, or its drift is not compensated so."""
+    check_compensation(weight.record, chips.compensation)
     converter, model = weight.record.converter.converter(), chips.model
     slack = _SLACK * model.g_max
     if converter.g_min < model.g_min - slack or converter.g_max > model.g_max + slack:
@@ -131,6 +118,30 @@ def check_range(weight: MappedWeight, chips: Chips) -> None:
             f"\u00b5S, but the device {chips.device} is valid from {model.g_min:g} to {model.g_max:g} \u00b5S; map "
             f"with --g-min {model.g_min:g} --g-max {model.g_max:g}, or choose another device"
         )
+    if is_pair_model(model):
+        check_pairs(weight.record)
+
+
+def scaling_notes(weights: Sequence[MappedWeight], chips: Chips) -> tuple[str, ...]:
+    """What to say of weights that are scaled otherwise than those that the device model was fitted with."""
+    model = chips.model
+    if not (is_pair_model(model) and model.granularities):
+        return ()
+    others = [
+        weight.record.name
+        for weight in weights
+        if weight.record.granularity not in model.granularities
+        or weight.record.converter.converter().g_max < model.g_max * (1 - _SLACK)
+    ]
+    if not others:
+        return ()
+    said = (
+        f"the figures of the device {chips.device} are for weights of the granularity "
+        f"{' or '.join(model.granularities)} with a g_max of {model.g_max:g} \u00b5S; {len(others)} of {len(weights)} "
+        f"weights are mapped otherwise, such as '{others[0]}'; map with --granularity {model.granularities[0]} "
+        f"--g-max {model.g_max:g}"
+    )
+    return (said,)
 
 
 def _as_json(value: Any) -> Any:  # noqa: ANN401 - a setting of any kind

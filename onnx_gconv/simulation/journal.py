@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -22,18 +23,29 @@ class Journal:
     Args:
         done: What is known of trials, by their keys.
         file: Where new ones are written; None for nowhere.
+        prefix: What stands in front of each key.
     """
 
-    def __init__(self, done: dict[str, float], file: TextIO | None) -> None:
+    def __init__(self, done: dict[str, float], file: TextIO | None, prefix: str = "") -> None:
         self._done = done
         self._file = file
+        self._prefix = prefix
 
     def __len__(self) -> int:
         return len(self._done)
 
+    def part(self, of: Mapping[str, Any]) -> Journal:
+        """The trials of one of several simulations in the same file.
+
+        Args:
+            of: What that simulation is, as JSON values. Equal ones share their trials.
+        """
+        digest = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+        return Journal(self._done, self._file, f"{digest[:16]} ")
+
     def known(self, key: str) -> float | None:
         """The figure of a trial, if it is done."""
-        return self._done.get(key)
+        return self._done.get(f"{self._prefix}{key}")
 
     def add(self, key: str, value: float) -> None:
         """Note the figure of a trial; it is on disk when this returns.
@@ -41,6 +53,7 @@ class Journal:
         Raises:
             ConfigError: If it cannot be written, as on a full disk.
         """
+        key = f"{self._prefix}{key}"
         self._done[key] = value
         if self._file is None:
             return

@@ -16,7 +16,7 @@ from onnx_gconv.mapping.unlisted import rebuilding_node
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.passes.raise_opset import raised_opset
 
-__all__ = ["Mapped", "mapped_in_memory"]
+__all__ = ["Mapped", "is_mapped", "mapped_in_memory"]
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,12 @@ def mapped_in_memory(
         UnmappableWeightError: If a weight has values that no conductance can hold.
     """
     given = [name for name, value in options.items() if value is not None]
-    if manifest_or_none(model) is not None or rebuilding_node(model) is not None:
+    if is_mapped(model):
         if converter is not None or config is not None or given:
             name = "a converter" if converter is not None else "a configuration" if config is not None else given[0]
             raise ConfigError(f"the model is mapped already, so that {name} would say nothing; leave it out")
         return None
-    is_of_device = converter is None and config is None
-    is_of_device &= not any(name in given for name in ("converter", "device", "g_max", "g_min", "preset"))
-    span: MappingOptions = {"g_max": device.g_max, "g_min": device.g_min} if is_of_device else {}
-    configuration = configuration_of(config, converter, {**span, **options})
+    configuration = configuration_of(config, converter, options).with_range(device.g_min, device.g_max)
     notes = raised_opset(model) if configuration.model.upgrade_opset else ()
     MapConductances(configuration=configuration)(model)
     manifest = manifest_or_none(model)
@@ -77,6 +74,11 @@ def mapped_in_memory(
     note = f"mapped in memory: {len(manifest.weights)} weights, {', '.join(rules)}{left}"
     digest = hashlib.sha256(model.metadata_props[MANIFEST_KEY].encode()).hexdigest()
     return Mapped((*notes, *manifest.notes, note), digest)
+
+
+def is_mapped(model: ir.Model) -> bool:
+    """Whether a model is mapped, or was: also where its manifest is lost."""
+    return manifest_or_none(model) is not None or rebuilding_node(model) is not None
 
 
 def _said(record: WeightRecord) -> str:

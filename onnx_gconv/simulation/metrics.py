@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from onnx_gconv.errors import ConfigError
 
-__all__ = ["Metric", "Outputs", "metric_of"]
+__all__ = ["Metric", "Outputs", "chosen_output", "metric_of"]
 
 Outputs: TypeAlias = Mapping[str, Any]
 """Outputs of a model by name, for all samples."""
 
 _TOP = re.compile(r"top([1-9][0-9]*)")
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
+_OF_TWO_MODELS = {"sqnr", "cosine", "agreement"}
 _BUILT_IN = "accuracy, topK, sqnr, cosine, agreement, or module:function"
 
 
@@ -43,6 +44,16 @@ class Metric:
     digest: str
     compute: Callable[[Outputs, NDArray[Any] | None, Outputs], float]
 
+    @property
+    def is_of_two_models(self) -> bool:
+        """Whether it compares outputs with those of another model, so that it says nothing of one model alone."""
+        return self.name in _OF_TWO_MODELS
+
+    @property
+    def is_larger_better(self) -> bool:
+        """Whether the larger one of two figures is the better one, which nobody knows of a user's function."""
+        return _FUNCTION.fullmatch(self.name) is None
+
     def of(self, outputs: Outputs, labels: NDArray[Any] | None, ideal: Outputs) -> float:
         """The figure.
 
@@ -59,6 +70,29 @@ class Metric:
         if math.isnan(found):
             raise ConfigError(f"the metric '{self.name}' gives no number (NaN) for the output of a chip")
         return found
+
+
+def chosen_output(output: str | None, outputs: Outputs) -> str:
+    """The name of an output that is an array of numbers.
+
+    Args:
+        output: The one that is asked for; the first one of floats if None.
+        outputs: All outputs of the model.
+
+    Raises:
+        ConfigError: If there is none of that name, or it is something else.
+    """
+    if output is None:  # integers are often inputs that are handed through
+        arrays = [(name, found) for name, found in outputs.items() if isinstance(found, np.ndarray) and found.ndim]
+        floats = (name for name, found in arrays if found.dtype.kind in "fV")  # bfloat16 is V
+        output = next(floats, next(iter(outputs)))
+    name = output
+    if name not in outputs:
+        raise ConfigError(f"the model has no output '{name}'; it has {', '.join(map(repr, outputs))}")
+    found = outputs[name]
+    if not (isinstance(found, np.ndarray) and (found.dtype.kind in "fiub" or found.dtype.kind == "V") and found.ndim):
+        raise ConfigError(f"the output '{name}' is no array of numbers; choose another one with --output-name")
+    return name
 
 
 def metric_of(name: str | None, output: str, *, has_labels: bool) -> Metric:

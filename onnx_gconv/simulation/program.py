@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.crossbars.target_weights import target_weights
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.errors import ConfigError
@@ -21,10 +24,19 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import SimulatedRecord
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
-from onnx_gconv.simulation.chip_weight import Chip, DriftCompensation, drift_factor, simulated_tensors, weight_errors
-from onnx_gconv.simulation.chips import Chips, check_range, chips_of, seconds_of, whole_number
+from onnx_gconv.simulation.chip_weight import (
+    Chip,
+    DriftCompensation,
+    absolute_sums,
+    drift_factor,
+    simulated_tensors,
+    tensor_parts,
+    weight_errors,
+)
+from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, scaling_notes, whole_number
 from onnx_gconv.simulation.live_noise import LiveNoise, live_noise
 from onnx_gconv.simulation.report import ProgramReport, ReadNoiseMode, SimulatedWeight
+from onnx_gconv.simulation.times import seconds_of
 from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["default_chip_path", "program_model"]
@@ -87,7 +99,8 @@ def program_model(
         seed: Of all random numbers.
         chip: Which chip of that seed; each has devices of its own.
         drift_compensation: ``global`` multiplies each weight by one factor, in its scale, so that drift on the whole
-            has no effect, see `drift_factor`; ``none`` leaves the scale.
+            has no effect, see `drift_factor`; ``tile`` and ``column`` do so for each tile or output column, where each
+            has a scale of its own; ``none`` leaves the scale.
         read_noise: ``fixed`` reads the chip once: each run of the model computes with these readings. ``live`` stores
             what devices have after drift, and puts nodes into the model that draw the noise of a reading, anew in each
             run; drift is then compensated for these conductances without noise, and so are errors given. The devices
@@ -99,7 +112,8 @@ def program_model(
         ModelError: If the model cannot be read, is no mapped model with targets, or ONNX Runtime could not draw noise
             in it.
         ConfigError: If there is no such device, an option is wrong, conductances are outside of the range of the device
-            model, the model does not say how readings are spread, or the output cannot be written.
+            model, drift cannot be compensated in that way, the device does not say how readings are spread, or the
+            output cannot be written.
     """
     source = check_model_path(mapped)
     target = default_chip_path(source) if output is None else Path(output)
@@ -115,7 +129,7 @@ def program_model(
         weights = target_weights(model, "programmed", "program")
         with named_in_messages(source):
             for weight in weights:
-                check_range(weight, chips)
+                check_weight(weight, chips)
             live = live_noise(model, weights, chips.chip(chip, seconds)) if read_noise == "live" else None
         check = RewriteCheck(model)
         replacements: dict[tuple[str, str], MeasuredConductances] = {}
@@ -135,7 +149,7 @@ def program_model(
         files=tuple(files),
         simulated=chips.record(chip, seconds),
         weights=tuple(figures),
-        notes=tuple(_notes(check.note, read_noise, live, chips)),
+        notes=(*_notes(check.note, read_noise, live, chips), *scaling_notes(weights, chips)),
         read_noise="fixed" if live is None else "live",
     )
 
@@ -184,10 +198,13 @@ def _simulated(
 def _one(weight: MappedWeight, instance: _Instance) -> tuple[MeasuredConductances, SimulatedWeight]:
     record, chip, live = weight.record, instance.chip, instance.live
     read = simulated_tensors(weight, chip, "read" if live is None else "drifted")
-    factor = 1.0
-    if chip.compensation == "global":
-        programmed = simulated_tensors(weight, chip, "programmed")
-        factor = drift_factor(record, programmed, read)
+    factor: FloatOrArray = 1.0
+    if chip.compensation != "none":
+        before, after = (
+            absolute_sums(record, tensor_parts(tensors), chip.compensation)
+            for tensors in (simulated_tensors(weight, chip, "programmed"), read)
+        )
+        factor = drift_factor(record, before, after, chip.compensation)
     errors = weight_errors(weight, read, factor)
     cells = math.prod(record.shape) * len(read)
     conductances = MeasuredConductances(
@@ -209,6 +226,7 @@ def _one(weight: MappedWeight, instance: _Instance) -> tuple[MeasuredConductance
         max_abs_error=errors.max_abs,
         rms_error=errors.rms,
         sqnr_db=errors.sqnr_db,
-        drift_factor=factor,
+        drift_factor=float(np.mean(factor)),
+        drift_factor_range=(float(np.min(factor)), float(np.max(factor))),
     )
     return conductances, figures

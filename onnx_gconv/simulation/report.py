@@ -31,7 +31,8 @@ class SimulatedWeight:
         max_abs_error: Largest distance from what the targets give, in units of weight.
         rms_error: Root mean square of that distance.
         sqnr_db: Ratio of the power of the weight to that of the errors, in dB; None if one of them is 0.
-        drift_factor: By what it is multiplied to compensate drift.
+        drift_factor: By what it is multiplied to compensate drift; the mean, if there are several.
+        drift_factor_range: The smallest and the largest.
     """
 
     name: str
@@ -42,6 +43,7 @@ class SimulatedWeight:
     rms_error: float
     sqnr_db: float | None
     drift_factor: float
+    drift_factor_range: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class ProgramReport:
                 f"{item.max_abs_error / item.max_abs:.3g}" if item.max_abs else "-",
                 f"{item.rms_error:.3g}",
                 "-" if item.sqnr_db is None else f"{item.sqnr_db:.1f}",
-                f"{item.drift_factor:.4f}",
+                _factor_text(item),
             )
         parts: list[RenderableType] = [
             plain(f"Device {chip.device}{settings}, read {time_text(chip.seconds)} after programming"),
@@ -109,3 +111,8 @@ class ProgramReport:
             plain(f"Written: {file_list(self.files)}"),
         ]
         return Group(*parts)
+
+
+def _factor_text(item: SimulatedWeight) -> str:
+    low, high = item.drift_factor_range
+    return f"{item.drift_factor:.4f}" if low == high else f"{low:.4f} to {high:.4f}"

@@ -9,13 +9,14 @@ from pathlib import Path
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.drawing import require_matplotlib
 from onnx_gconv.files.small_file import write_small_file
+from onnx_gconv.simulation.comparison_report import ComparisonReport
 from onnx_gconv.simulation.simulation_report import SimulationReport
 
 __all__ = ["ResultFiles", "check_results", "write_results"]
 
 # How they begin
 _PICTURES = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
-_TABLE = b"seconds,chip,"
+_TABLES = (b"seconds,chip,", b"candidate,seconds,chip,")
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,16 @@ def check_results(csv: Path | None, plot: Path | None) -> ResultFiles:
     if plot is not None:
         if plot.suffix.lower() not in _PICTURES:
             raise ConfigError(f"cannot draw '{plot}': pictures end in {', '.join(sorted(_PICTURES))}")
-        _check_replaced(plot, _PICTURES[plot.suffix.lower()], "picture of that kind")
+        _check_replaced(plot, (_PICTURES[plot.suffix.lower()],), "picture of that kind")
         require_matplotlib()
     if csv is not None:
-        _check_replaced(csv, _TABLE, "table of a simulation")
+        _check_replaced(csv, _TABLES, "table of a simulation")
         if plot is not None and csv.absolute() == plot.absolute():
             raise ConfigError(f"the table and the picture cannot both be '{csv}'; choose another name for one of them")
     return ResultFiles(csv, plot)
 
 
-def _check_replaced(path: Path, begin: bytes, kind: str) -> None:
+def _check_replaced(path: Path, begins: tuple[bytes, ...], kind: str) -> None:
     """Raise ConfigError if there is something that does not begin like an older result."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise ConfigError(f"cannot write '{path}': it is a link, or no file; choose another name")
@@ -60,14 +61,14 @@ def _check_replaced(path: Path, begin: bytes, kind: str) -> None:
         found = b""
         if path.exists():
             with path.open("rb") as file:
-                found = file.read(len(begin))
+                found = file.read(max(map(len, begins)))
     except OSError as error:
         raise ConfigError(f"cannot write '{path}': {error.strerror}; choose another name") from error
-    if found and found != begin:
+    if found and not found.startswith(begins):
         raise ConfigError(f"'{path}' exists, and is no {kind}; choose another name")
 
 
-def write_results(report: SimulationReport, files: ResultFiles) -> None:
+def write_results(report: SimulationReport | ComparisonReport, files: ResultFiles) -> None:
     """Write what was asked for; each file appears whole or not at all.
 
     Raises:

@@ -2,64 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions
-from onnx_gconv.crossbars.target_weights import target_weights
 from onnx_gconv.devices.base_device import DeviceModel
-from onnx_gconv.errors import ConfigError
-from onnx_gconv.files.models import check_model_path, load_model, save_model
-from onnx_gconv.files.naming import named_in_messages
+from onnx_gconv.files.models import check_model_path, load_model
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chip_weight import DriftCompensation
-from onnx_gconv.simulation.chips import Chips, check_range, chips_of, seconds_of, whole_number
-from onnx_gconv.simulation.journal import Journal, opened_journal
-from onnx_gconv.simulation.mapped_in_memory import Mapped, mapped_in_memory
-from onnx_gconv.simulation.metrics import Metric, Outputs, metric_of
-from onnx_gconv.simulation.run_time_weights import weights_as_inputs
-from onnx_gconv.simulation.samples import Samples
-from onnx_gconv.simulation.simulation_report import SimulatedLayer, SimulatedTime, SimulationReport
-from onnx_gconv.simulation.spread import spread_of
+from onnx_gconv.simulation.chips import chips_of, whole_number
+from onnx_gconv.simulation.executors import DaskCluster, trial_executor
+from onnx_gconv.simulation.experiment import Experiment
+from onnx_gconv.simulation.journal import opened_journal
+from onnx_gconv.simulation.metrics import chosen_output, metric_of
+from onnx_gconv.simulation.preparation import check_data_options, check_weights, mapped_for, saved_for_bench
+from onnx_gconv.simulation.simulation_report import SimulationReport
+from onnx_gconv.simulation.times import DEFAULT_TIMES, times_of
 from onnx_gconv.simulation.trial import WeightOnChips
+from onnx_gconv.simulation.trials import figures_of, report_of, trials_of
 from onnx_gconv.tensors.external import external_files
 
-__all__ = ["DEFAULT_TIMES", "simulate"]
-
-_MOST_TRIALS = 10_000_000
-
-DEFAULT_TIMES = ("1s", "1h", "1d", "1mo", "1y")
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """One chip at one time.
-
-    Attributes:
-        repeat: Which chip.
-        seconds: The time.
-        layer: The only weight that is on the chip, by its number; None if all are.
-    """
-
-    repeat: int
-    seconds: float
-    layer: int | None = None
-
-    @property
-    def key(self) -> str:
-        return f"{self.repeat} {self.seconds!r} {'all' if self.layer is None else self.layer}"
+__all__ = ["simulate"]
 
 
 def simulate(
@@ -83,6 +52,7 @@ def simulate(
     drift_compensation: DriftCompensation = "none",
     sensitivity: bool = False,
     workers: int = 1,
+    dask: DaskCluster | None = None,
     journal: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> SimulationReport:
@@ -119,6 +89,8 @@ def simulate(
         sensitivity: Whether to measure each layer alone, too: one weight is on the chip, all others are ideal, at the
             last time.
         workers: How many trials are computed at once.
+        dask: The Dask cluster that computes the trials, if it is not this machine: the address of its scheduler, such
+            as ``tcp://127.0.0.1:8786``, or a `distributed.Client`.
         journal: A file in which finished trials are noted; one that was stopped goes on from there.
         progress: Called with the step ("simulate"), the trials that are done, and how many there are.
 
@@ -126,33 +98,26 @@ def simulate(
         ModelError: If the model cannot be read or mapped, or has no targets any more.
         UnmappableWeightError: If a weight of a plain model has values that no conductance can hold.
         ConfigError: If an option is wrong, inputs or labels do not fit the model, the metric fails, ONNX Runtime does
-            not run the model, or conductances are outside of the range of the device model.
+            not run the model, conductances are outside of the range of the device model, or the Dask cluster cannot be
+            used.
     """
     source = check_model_path(model)
     chips = chips_of(device, settings or {}, seed, drift_compensation)
-    seconds = _times(times)
+    seconds = times_of(times)
     repeats, workers = whole_number("number of chips", repeats, 1), whole_number("number of workers", workers, 1)
-    batch = None if batch is None else whole_number("batch", batch, 1)
-    if inputs is None and (labels is not None or batch is not None):
-        raise ConfigError("labels and batches are for inputs of your own; give a file with inputs, too")
-    if inputs is not None and (dims or values):
-        raise ConfigError("sizes and values are for generated inputs; give either them or the inputs themselves")
+    batch = check_data_options(inputs, labels, batch, dims, values)
     watched = WatchedFiles()
     graph = load_model(source, watched)
     data = [(file.name, file.stat()) for file in sorted(external_files(graph))]
-    with named_in_messages(source, options_concern_it=False), watched.blamed():
-        done = mapped_in_memory(graph, chips.model, converter, config, mapping or {})
-        weights = target_weights(graph, "simulated", "simulate")
-        with named_in_messages(source):
-            for weight in weights:
-                check_range(weight, chips)
-    trials = _trials(seconds, repeats, len(weights) if sensitivity else 0)
-    with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:
-        file = Path(folder) / "model.onnx"
-        with named_in_messages(source, options_concern_it=False), watched.blamed():
-            names = weights_as_inputs(graph, weights)
-            save_model(graph, file, watched=watched)
-        with Bench(file, names, source) as bench:
+    done, weights = mapped_for(chips.model, graph, source, watched, converter=converter, config=config, mapping=mapping)
+    check_weights(weights, chips, source)
+    trials = trials_of(seconds, repeats, len(weights) if sensitivity else 0)
+    with (
+        trial_executor(workers, dask) as executor,
+        tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder,
+    ):
+        files = saved_for_bench(graph, weights, Path(folder), source, watched, with_mapped=executor.takes_a_file)
+        with Bench(files.bench, files.names, source) as bench:
             on_chips = [WeightOnChips(weight) for weight in weights]
             targets = [weight.ideal() for weight in on_chips]
             if inputs is None:
@@ -161,152 +126,13 @@ def simulate(
                 samples = bench.inputs_of_file(Path(inputs), labels, batch)
             ideal = bench.run(targets, samples)
             del targets
-            chosen = _chosen(output, ideal)
+            chosen = chosen_output(output, ideal)
             figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
-            of_ideal = figure.of(ideal, samples.labels, ideal)
-            run = _Run(bench, on_chips, chips, samples, figure, chosen, ideal)
-            with opened_journal(None if journal is None else Path(journal), run.identity(source, data, done)) as notes:
-                found = run.values(trials, notes, workers, progress_of_step(progress, "simulate"))
+            experiment = Experiment(bench, on_chips, chips, samples, figure, chosen, ideal, source, files.mapped)
+            of_ideal = experiment.figure_of_ideal()
+            with opened_journal(None if journal is None else Path(journal), experiment.identity(data, done)) as notes:
+                found = figures_of(experiment, trials, executor, notes, progress_of_step(progress, "simulate"))
             with watched.blamed():
                 watched.check()  # conductances in external data are read again for each chip
-    by_time = {each: [found[_Trial(k, each).key] for k in range(repeats)] for each in seconds}
-    layers = []
-    for number, weight in enumerate(weights if sensitivity else ()):
-        of_layer = tuple(found[_Trial(k, seconds[-1], number).key] for k in range(repeats))
-        record = weight.record
-        layers.append(SimulatedLayer(record.name, record.graph, seconds[-1], of_layer, spread_of(of_layer)))
-    return SimulationReport(
-        mapped=source,
-        device=chips.device,
-        settings=chips.settings,
-        seed=chips.seed,
-        repeats=repeats,
-        drift_compensation=drift_compensation,
-        metric=figure.name,
-        unit=figure.unit,
-        output=chosen,
-        ideal=of_ideal,
-        times=tuple(SimulatedTime(each, tuple(values), spread_of(values)) for each, values in by_time.items()),
-        sensitivity=tuple(sorted(layers, key=lambda item: _goodness(item.spread.mean, of_ideal))),
-        samples=samples.count,
-        inputs=samples.source,
-        notes=(*(() if done is None else done.notes), *_notes(of_ideal, found.values(), chosen)),
-    )
-
-
-def _trials(seconds: Sequence[float], repeats: int, layers: int) -> list[_Trial]:
-    """All trials: each chip at each time, and with each layer alone at the last one."""
-    count = repeats * (len(seconds) + layers)
-    if count > _MOST_TRIALS:
-        raise ConfigError(f"{repeats:,} chips are {count:,} trials, over {_MOST_TRIALS:,}; take fewer chips or times")
-    of_times = (_Trial(repeat, each) for each in seconds for repeat in range(repeats))
-    return [*of_times, *(_Trial(repeat, seconds[-1], layer) for layer in range(layers) for repeat in range(repeats))]
-
-
-def _goodness(mean: float, ideal: float) -> float:
-    """The larger, the nearer to the ideal model; SQNR has no ideal that is finite."""
-    return -abs(mean - ideal) if math.isfinite(ideal) and math.isfinite(mean) else mean
-
-
-def _notes(ideal: float, found: Iterable[float], output: str) -> tuple[str, ...]:
-    """What may be wrong with figures that say nothing."""
-    if any(value != ideal for value in found):
-        return ()
-    said = "the metric is on each chip what it is on the ideal model"
-    return (f"{said}; if no mapped weight leads to the output '{output}', choose another one with --output-name",)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """All that trials have in common."""
-
-    bench: Bench
-    weights: Sequence[WeightOnChips]
-    chips: Chips
-    samples: Samples
-    metric: Metric
-    output: str
-    ideal: Outputs
-
-    def identity(
-        self, source: Path, data: Sequence[tuple[str, os.stat_result]], mapping: Mapped | None
-    ) -> dict[str, Any]:
-        """What tells this simulation from others, for its journal."""
-        hashed = hashlib.sha256()
-        for name, array in sorted(self.samples.arrays.items()):
-            hashed.update(f"{name} {array.dtype} {array.shape}".encode())
-            is_text = array.dtype == object
-            hashed.update(repr(array.tolist()).encode() if is_text else np.ascontiguousarray(array).tobytes())
-        if self.samples.labels is not None:
-            hashed.update(self.samples.labels.tobytes())
-        with source.open("rb") as file:
-            model = hashlib.file_digest(file, "sha256").hexdigest()
-        chips = self.chips.record(0, 0.0).model_dump(mode="json", exclude={"chip", "seconds"})
-        return {
-            "model": model,
-            "data": [[name, found.st_size, found.st_mtime_ns] for name, found in data],
-            "mapping": None if mapping is None else mapping.digest,
-            "inputs": hashed.hexdigest(),
-            "metric": self.metric.name,
-            "metric_function": self.metric.digest,
-            "output": self.output,
-            "device_model": self.chips.digest,
-            **chips,
-        }
-
-    def values(
-        self, trials: Sequence[_Trial], journal: Journal, workers: int, progress: Callable[[int, int], None] | None
-    ) -> dict[str, float]:
-        """The metric of each trial, by its key."""
-        found = {trial.key: value for trial in trials if (value := journal.known(trial.key)) is not None}
-        waiting = [trial for trial in trials if trial.key not in found]
-        for trial, value in zip(waiting, self._all_values(waiting, workers), strict=True):
-            found[trial.key] = value
-            journal.add(trial.key, value)
-            if progress is not None:
-                progress(len(found), len(trials))
-        return found
-
-    def _all_values(self, trials: Sequence[_Trial], workers: int) -> Iterator[float]:
-        if workers == 1:
-            yield from map(self._value, trials)
-            return
-        with ThreadPoolExecutor(workers) as executor:
-            try:
-                yield from executor.map(self._value, trials)
-            except BaseException:
-                executor.shutdown(cancel_futures=True)
-                raise
-
-    def _value(self, trial: _Trial) -> float:
-        chip = self.chips.chip(trial.repeat, trial.seconds)
-        weights = [
-            weight.on(chip) if trial.layer in (None, number) else weight.ideal()
-            for number, weight in enumerate(self.weights)
-        ]
-        outputs = self.bench.run(weights, self.samples)
-        return self.metric.of(outputs, self.samples.labels, self.ideal)
-
-
-def _times(times: str | float | Sequence[str | float]) -> list[float]:
-    """Different times in ascending order, in seconds."""
-    listed = times.split(",") if isinstance(times, str) else [times] if isinstance(times, (int, float)) else times
-    seconds = sorted({seconds_of(each) for each in listed})
-    if not seconds:
-        raise ConfigError("there is no time to simulate; give one or more, such as 1s or 1d")
-    return seconds
-
-
-def _chosen(output: str | None, outputs: Outputs) -> str:
-    """The name of an output that is an array of numbers."""
-    if output is None:  # integers are often inputs that are handed through
-        arrays = [(name, found) for name, found in outputs.items() if isinstance(found, np.ndarray) and found.ndim]
-        floats = (name for name, found in arrays if found.dtype.kind in "fV")  # bfloat16 is V
-        output = next(floats, next(iter(outputs)))
-    name = output
-    if name not in outputs:
-        raise ConfigError(f"the model has no output '{name}'; it has {', '.join(map(repr, outputs))}")
-    found = outputs[name]
-    if not (isinstance(found, np.ndarray) and (found.dtype.kind in "fiub" or found.dtype.kind == "V") and found.ndim):
-        raise ConfigError(f"the output '{name}' is no array of numbers; choose another one with --output-name")
-    return name
+    said = (*(() if done is None else done.notes), *executor.notes)
+    return report_of(experiment, of_ideal, seconds, repeats, found, notes=said, with_layers=sensitivity)

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.devices.base_device import DeviceModel, Devices, FloatArray, ReadNoise
+from onnx_gconv.devices.base_device import DeviceModel, Devices, FloatArray, PairModel, ReadNoise
 from onnx_gconv.devices.read_noise import read_noise_of
 from onnx_gconv.errors import ConfigError, GconvError
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks, worker_count
 
-__all__ = ["BLOCK_ELEMENTS", "Moment", "SimulatedDevices", "SimulatedTensor", "Streams", "in_memory"]
+__all__ = [
+    "BLOCK_ELEMENTS",
+    "InMemory",
+    "Moment",
+    "SimulatedDevices",
+    "SimulatedOfPairs",
+    "SimulatedTensor",
+    "Streams",
+    "in_memory",
+    "read_again",
+]
 
 BLOCK_ELEMENTS = 1 << 16
 """Elements that share a stream of random numbers. It is a part of what a seed means: another number gives others."""
@@ -54,9 +65,9 @@ class SimulatedDevices:
         Raises:
             ConfigError: If a target is outside of the range of the model, or the model fails or gives no conductances.
         """
-        targets = stored if stored.dtype in (np.float32, np.float64) else stored.astype(np.float32)
+        targets = _computed(stored)
         with self._named():
-            devices = self.model.program(targets, self.streams("program", block))
+            devices = self._program(targets, block)
         if not isinstance(devices, Devices):
             raise ConfigError(f"device {self._name}: `program` gives a {type(devices).__name__}, but no Devices")
         self._check(devices.programmed_us, targets)
@@ -109,6 +120,14 @@ class SimulatedDevices:
         return found
 
     @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The tensors that they depend on besides their targets."""
+        return ()
+
+    def _program(self, targets: FloatArray, block: int) -> Devices:
+        return self.model.program(targets, self.streams("program", block))
+
+    @property
     def _name(self) -> str:
         return str(getattr(self.model, "name", type(self.model).__name__))
 
@@ -138,6 +157,43 @@ class SimulatedDevices:
         )
 
 
+@dataclass(frozen=True)
+class SimulatedOfPairs(SimulatedDevices):
+    """One device of the pair of each element of a weight, for a model of pairs.
+
+    Both devices of a pair are drawn from one stream each time that one of them is asked for, so that they fit together.
+
+    Attributes:
+        model: What the pairs do.
+        partners: The targets of the other devices of the pairs in µS, of any floating-point type.
+        is_plus: Whether these devices are the positive ones of the pairs.
+        streams_of_pairs: The random numbers that both devices share.
+    """
+
+    model: PairModel
+    partners: ir.TensorProtocol
+    is_plus: bool
+    streams_of_pairs: Streams
+
+    @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The targets of the other devices."""
+        return (self.partners,)
+
+    def _program(self, targets: FloatArray, block: int) -> Devices:
+        first = block * BLOCK_ELEMENTS
+        chunks = [chunk.copy() for chunk in element_chunks(self.partners, first, first + targets.size)]
+        partners = _computed(np.concatenate(chunks))
+        pair = (targets, partners) if self.is_plus else (partners, targets)
+        plus, minus = self.model.program_pair(*pair, self.streams_of_pairs("program", block))
+        return plus if self.is_plus else minus
+
+
+def _computed(stored: NDArray[Any]) -> FloatArray:
+    """Targets in the type in which they are computed."""
+    return stored if stored.dtype in (np.float32, np.float64) else stored.astype(np.float32)
+
+
 class SimulatedTensor(StreamedTensor):
     """Conductances in µS of the shape of the weight, as devices have them after programming, or some time later.
 
@@ -155,8 +211,8 @@ class SimulatedTensor(StreamedTensor):
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
-        """The targets."""
-        return (self._targets,)
+        """The targets, and those of other devices that these depend on."""
+        return (self._targets, *self._devices.sources)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """Conductances from element `start` to `stop`, in row-major order.
@@ -179,36 +235,79 @@ class SimulatedTensor(StreamedTensor):
             yield found[first - begin : last - begin]
 
 
+@dataclass(frozen=True)
+class InMemory:
+    """The devices of a whole weight in memory, with what `SimulatedTensor` gives of them, bit for bit.
+
+    Attributes:
+        shape: Of the weight.
+        dtype: The type in which targets are stored.
+        blocks: The devices when programming has ended, block by block; empty if they were not kept.
+        programmed_us: What they hold then, in µS; None if it was not asked for.
+        read_us: One reading at the time, in µS.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    blocks: tuple[Devices, ...]
+    programmed_us: NDArray[Any] | None
+    read_us: NDArray[Any]
+
+
 def in_memory(
-    targets: NDArray[Any], devices: SimulatedDevices, *, keeps_programmed: bool
-) -> tuple[NDArray[Any] | None, NDArray[Any]]:
-    """All conductances at once: those at the end of programming, if they are to be kept, and a reading at the time.
+    targets: NDArray[Any],
+    devices: SimulatedDevices,
+    *,
+    keeps_programmed: bool,
+    keeps_blocks: bool = False,
+) -> InMemory:
+    """Program all devices of a weight at once, and read them at the time.
 
     Args:
         targets: The target conductances in µS, [any shape].
         devices: What becomes of them.
-        keeps_programmed: Whether the first are asked for.
-
-    Returns:
-        Both in µS, of the shape and type of the targets; what `SimulatedTensor` gives, bit for bit.
+        keeps_programmed: Whether conductances at the end of programming are asked for.
+        keeps_blocks: Whether devices are kept to be read again.
     """
     flat = targets.reshape(-1)
     read = np.empty_like(flat)
     programmed = np.empty_like(flat) if keeps_programmed else None
 
-    def compute(number: int) -> None:
+    def compute(number: int) -> Devices | None:
         part = slice(number * BLOCK_ELEMENTS, (number + 1) * BLOCK_ELEMENTS)
         block = devices.programmed(flat[part], number)
         if programmed is not None:
             programmed[part] = block.programmed_us
         read[part] = devices.read(block, number)
+        return block if keeps_blocks else None
 
-    blocks = range(-(-flat.size // BLOCK_ELEMENTS))
+    blocks = tuple(block for block in _for_each_block(flat.size, compute) if block is not None)
+    before = None if programmed is None else programmed.reshape(targets.shape)
+    return InMemory(targets.shape, flat.dtype, blocks, before, read.reshape(targets.shape))
+
+
+def read_again(found: InMemory, devices: SimulatedDevices) -> NDArray[Any]:
+    """A reading at another time of devices that were kept, in µS."""
+    size = math.prod(found.shape)
+    read = np.empty(size, found.dtype)
+
+    def compute(number: int) -> None:
+        part = slice(number * BLOCK_ELEMENTS, (number + 1) * BLOCK_ELEMENTS)
+        read[part] = devices.read(found.blocks[number], number)
+
+    for _ in _for_each_block(size, compute):
+        pass
+    return read.reshape(found.shape)
+
+
+_T = TypeVar("_T")
+
+
+def _for_each_block(size: int, compute: Callable[[int], _T]) -> Iterator[_T]:
+    """What is computed for each block of a weight, in their order, on all processors if that is worth it."""
+    blocks = range(-(-size // BLOCK_ELEMENTS))
     if len(blocks) < _BLOCKS_OF_A_THREAD:
-        for number in blocks:
-            compute(number)
-    else:
-        with ThreadPoolExecutor(worker_count()) as executor:
-            for _ in executor.map(compute, blocks):
-                pass
-    return None if programmed is None else programmed.reshape(targets.shape), read.reshape(targets.shape)
+        yield from map(compute, blocks)
+        return
+    with ThreadPoolExecutor(worker_count()) as executor:
+        yield from executor.map(compute, blocks)

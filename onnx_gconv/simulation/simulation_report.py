@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,20 @@ from onnx_gconv.simulation.times import time_text
 from onnx_gconv.terminal_text import plain, rendered, titled_table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from rich.console import Group
     from rich.table import Table
 
-__all__ = ["SimulatedLayer", "SimulatedTime", "SimulationReport"]
+__all__ = [
+    "SimulatedLayer",
+    "SimulatedTime",
+    "SimulationReport",
+    "axis_of_times",
+    "finite",
+    "metric_text",
+    "seconds_text",
+]
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class SimulatedTime:
             "seconds": self.seconds,
             "time": time_text(self.seconds),
             **_spread_json(self.spread),
-            "values": [_number(value) for value in self.values],
+            "values": [finite(value) for value in self.values],
         }
 
 
@@ -71,7 +80,7 @@ class SimulatedLayer:
             "graph": self.graph,
             "seconds": self.seconds,
             **_spread_json(self.spread),
-            "values": [_number(value) for value in self.values],
+            "values": [finite(value) for value in self.values],
         }
 
 
@@ -125,7 +134,7 @@ class SimulationReport:
             "metric": self.metric,
             "unit": self.unit,
             "output": self.output,
-            "ideal": _number(self.ideal),
+            "ideal": finite(self.ideal),
             "samples": self.samples,
             "inputs": self.inputs,
             "times": [each.to_json() for each in self.times],
@@ -137,7 +146,7 @@ class SimulationReport:
         """A line for each chip at each time: seconds, chip, metric."""
         lines = [csv_line(("seconds", "chip", self.metric))]
         for time in self.times:
-            seconds = f"{time.seconds:.0f}" if time.seconds.is_integer() else repr(time.seconds)
+            seconds = seconds_text(time.seconds)
             lines += [csv_line((seconds, chip, value)) for chip, value in enumerate(time.values)]
         return "".join(lines)
 
@@ -155,8 +164,7 @@ class SimulationReport:
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         shown = [each for each in self.times if math.isfinite(each.spread.mean)]
-        first = min([each.seconds for each in shown if each.seconds > 0], default=1.0)
-        seconds = [each.seconds or first / 10 for each in shown]  # a logarithmic axis has no place for 0
+        seconds = list(axis_of_times(axes, [each.seconds for each in shown]).values())
         for time, place in zip(shown, seconds, strict=True):
             axes.plot([place] * len(time.values), time.values, ".", color="0.75", markersize=3, zorder=1)
         means = [each.spread.mean for each in shown]
@@ -168,9 +176,6 @@ class SimulationReport:
             axes.fill_between(seconds, low, high, color="C0", alpha=0.2)
         if math.isfinite(self.ideal):
             axes.axhline(self.ideal, color="0.3", linestyle="--", label="ideal")
-        axes.set_xscale("log")
-        axes.set_xticks(seconds, [time_text(each.seconds) for each in shown])
-        axes.minorticks_off()
         axes.set_xlabel("time after programming")
         axes.set_ylabel(f"{self.metric} [{self.unit}]" if self.unit else self.metric)
         axes.set_title(f"{self.device}, drift compensation: {self.drift_compensation}", fontsize="medium")
@@ -219,17 +224,37 @@ class SimulationReport:
         return text(spread.mean), text(spread.std), interval, text(min(values)), text(max(values))
 
     def _text(self, number: float) -> str:
-        return "no error" if number == math.inf and self.metric == "sqnr" else f"{number:.4f}"
+        return metric_text(self.metric, number)
 
 
-def _number(value: float | None) -> float | None:
+def axis_of_times(axes: Axes, seconds: Sequence[float]) -> dict[float, float]:
+    """Let an axis of a picture be that of times, and say where each of them is on it."""
+    first = min([each for each in seconds if each > 0], default=1.0)
+    places = {each: each or first / 10 for each in seconds}  # a logarithmic axis has no place for 0
+    axes.set_xscale("log")
+    axes.set_xticks(list(places.values()), [time_text(each) for each in places])
+    axes.minorticks_off()
+    return places
+
+
+def metric_text(metric: str, number: float) -> str:
+    """A figure in a table."""
+    return "no error" if number == math.inf and metric == "sqnr" else f"{number:.4f}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds as they stand in a table for programs."""
+    return f"{seconds:.0f}" if seconds.is_integer() else repr(seconds)
+
+
+def finite(value: float | None) -> float | None:
     """JSON has no infinity."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def _spread_json(spread: Spread) -> dict[str, Any]:
     return {
-        "mean": _number(spread.mean),
+        "mean": finite(spread.mean),
         "std": spread.std,
         "low": spread.low,
         "high": spread.high,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -50,6 +51,13 @@ class ChipStreams:
             step: ``program``, ``drift``, or ``read`` with all that tells one reading from another.
             block: Which block of its elements.
         """
-        key = json.dumps(["onnx_gconv.simulation", self.seed, self.chip, *weight, device, step, block])
-        digest = hashlib.sha256(key.encode("ascii")).digest()
-        return np.random.Generator(np.random.SFC64(_Hashed(digest)))  # type: ignore[arg-type]  # NumPy takes it
+        hashed = _of_device(self.seed, self.chip, weight, device).copy()
+        hashed.update(f"{step}\0{block}".encode())
+        return np.random.Generator(np.random.SFC64(_Hashed(hashed.digest())))  # type: ignore[arg-type]  # NumPy takes it
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_device(seed: int, chip: int, weight: tuple[str, str], device: int) -> hashlib._Hash:
+    """What the streams of one device of a weight on a chip have in common."""
+    key = json.dumps(["onnx_gconv.simulation", seed, chip, *weight, device])
+    return hashlib.sha256(key.encode("ascii"))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from numbers import Real
 
 from onnx_gconv.errors import ConfigError
 
-__all__ = ["parse_time", "time_text"]
+__all__ = ["DEFAULT_TIMES", "parse_time", "seconds_of", "time_text", "times_of"]
+
+DEFAULT_TIMES = ("1s", "1h", "1d", "1mo", "1y")
 
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "mo": 30 * 86400.0, "y": 365 * 86400.0}
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([a-zA-Z]*)")
@@ -24,6 +28,33 @@ def parse_time(text: str) -> float:
         units = ", ".join(_SECONDS)
         raise ConfigError(f"a time is a number and one of {units}, such as 20s, 1d or 1mo, but it is '{text}'")
     return float(found[1]) * _SECONDS[found[2]]
+
+
+def seconds_of(time: str | float) -> float:
+    """A time after programming, in seconds, from a number or a text such as ``1d``.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not isinstance(time, (str, Real)):
+        raise ConfigError(f"a time is a number of seconds, or a text such as 1d, but not a {type(time).__name__}")
+    seconds = parse_time(time) if isinstance(time, str) else float(time)
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ConfigError(f"a time is 0 seconds or more after programming, but it is {seconds}")
+    return seconds
+
+
+def times_of(times: str | float | Sequence[str | float]) -> list[float]:
+    """Different times in ascending order, in seconds.
+
+    Raises:
+        ConfigError: If there is none, or one is no time.
+    """
+    listed = times.split(",") if isinstance(times, str) else [times] if isinstance(times, (int, float)) else times
+    seconds = sorted({seconds_of(each) for each in listed})
+    if not seconds:
+        raise ConfigError("there is no time to simulate; give one or more, such as 1s or 1d")
+    return seconds
 
 
 def time_text(seconds: float) -> str:

@@ -14,7 +14,7 @@ from onnx_gconv.converters import Decoding
 from onnx_gconv.errors import ModelError
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.codes import ZeroPoint
-from onnx_gconv.tensors.streamed import StreamedTensor, element_chunks
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks
 
 __all__ = ["RebuiltTensor"]
 
@@ -70,15 +70,38 @@ class RebuiltTensor(StreamedTensor):
         compute = np.dtype(self._conductances[0].dtype.numpy())
         readers = [element_chunks(conductance, start, stop) for conductance in self._conductances]
         for parts in zip(*readers, strict=True):
-            # Numbers beyond the range of a type become what the nodes make of them, without a warning.
-            with np.errstate(all="ignore"):
-                weights = self._chunk(parts, start, compute)
+            yield self.weights_of(parts, start, self._decoding, compute)
             start += parts[0].size
-            yield weights
 
-    def _chunk(self, parts: Sequence[NDArray[Any]], start: int, compute: np.dtype[Any]) -> NDArray[Any]:
-        """The weights of some elements, of which the first has the index `start`, from their conductances."""
-        decoding, count, target = self._decoding, parts[0].size, np.dtype(self.dtype.numpy())
+    def from_others(self, conductances: Sequence[NDArray[Any]], decoding: Decoding) -> NDArray[Any]:
+        """The whole weight, in memory, from other conductances and another scale.
+
+        Args:
+            conductances: In µS, as many as this one has, each of its shape and of the type in which it is computed.
+            decoding: As for the constructor.
+
+        Raises:
+            ModelError: If integer codes are out of the range of their type.
+        """
+        flat = [each.reshape(-1) for each in conductances]
+        weights = np.empty(self.size, self.dtype.numpy())
+        for start in range(0, self.size, CHUNK_ELEMENTS):
+            part = slice(start, start + CHUNK_ELEMENTS)
+            weights[part] = self.weights_of([each[part] for each in flat], start, decoding, flat[0].dtype)
+        return weights.reshape(self.shape.numpy())
+
+    def weights_of(
+        self, parts: Sequence[NDArray[Any]], start: int, decoding: Decoding, compute: np.dtype[Any]
+    ) -> NDArray[Any]:
+        """The weights of some elements, of which the first has the index `start`, from their conductances in µS."""
+        # Numbers beyond the range of a type become what the nodes make of them, without a warning.
+        with np.errstate(all="ignore"):
+            return self._chunk(parts, start, decoding, compute)
+
+    def _chunk(
+        self, parts: Sequence[NDArray[Any]], start: int, decoding: Decoding, compute: np.dtype[Any]
+    ) -> NDArray[Any]:
+        count, target = parts[0].size, np.dtype(self.dtype.numpy())
         if self._grid is not None:
             scale, zero = (
                 self._grid.entries(values, start, start + count, compute) for values in (decoding.scale, decoding.zero)

@@ -194,7 +194,7 @@ def _both(
 def _compared(
     record: WeightRecord, tensor: ir.TensorProtocol, mapped: MappedWeight, converter: ConductanceConverter
 ) -> WeightComparison:
-    grid, factor = record.grid, 1.0 if record.measured is None else record.measured.factor
+    grid, factor = record.grid, 1.0 if record.measured is None else record.measured.factor_of_each(record.grid)
     conversion = WeightConversion(
         converter=converter,
         scaling=Scaling(mapped.decoding.scale * factor, mapped.decoding.zero),  # as the targets have it

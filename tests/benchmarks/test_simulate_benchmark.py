@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks.simulate import main
 
+pytestmark = pytest.mark.release
+
 REPOSITORY = Path(__file__).parents[2]
 
 

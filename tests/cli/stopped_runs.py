@@ -4,11 +4,12 @@ Runs are those of `map_model`, `read_back`, and `write_bundle` in place of an ol
 
 Run by `tests/files/test_models.py` in a process of its own, because audit hooks cannot be removed::
 
-    python stopped_runs.py FOLDER CASE STOP
+    python stopped_runs.py
 
-Prints one JSON document: how many steps a whole run has, how many different states of the disk were looked at, and what
-is wrong in them. A step is an open, mkdir, rename, link, remove, rmdir, chmod, listing or lock of a file, or, if STOP
-ends in "-at-lines", a line of the modules that write files; each run is a forked process.
+It reads lines with a JSON list [FOLDER, CASE, STOP], and prints a line of JSON for each: how many steps a whole run
+has, how many different states of the disk were looked at, and what is wrong in them. A step is an open, mkdir, rename,
+link, remove, rmdir, chmod, listing or lock of a file, or, if STOP ends in "-at-lines", a line of the modules that write
+files. A run that is killed is a forked process. All others run in this one, where what they forget to close stays open.
 
 What a killed run leaves is what the disk has at that moment, without the locks of the run. So a run copies its folder
 whenever a step or a line finds it changed, and each different copy is looked at once, instead of killing one run at
@@ -18,6 +19,7 @@ each of hundreds of lines between which nothing changes. STOP "kill" kills runs 
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import re
@@ -29,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -43,6 +45,7 @@ from onnx_gconv.operations.operations import map_model
 
 OLD, NEW = SinglePairConductanceConverter(g_max=10.0), SinglePairConductanceConverter(g_max=20.0)
 FINISHED, FAILED, KILLED = 0, 3, -signal.SIGKILL
+SECONDS = 300  # that a case may take
 STEPS = frozenset(
     {
         "fcntl.flock",
@@ -91,7 +94,9 @@ State = frozenset[tuple[str, bytes | None, str]]
 
 
 class Steps:
-    """Counts the steps of this process below a folder, and does something at some of them, or at each and each line."""
+    """Counts the steps below a folder while it is entered; does something at some of them, or at each and each line."""
+
+    entered: ClassVar[Steps | None] = None
 
     def __init__(
         self,
@@ -105,15 +110,23 @@ class Steps:
         self._folder = os.fspath(folder)
         self._actions = actions
         self._counts_lines = lines
+        self._traces = lines or (at_each is not None and looks_at_lines)
         self._at_each = at_each
         self._looking = threading.local()  # several threads write
         self.count = 0
-        if lines or (at_each is not None and looks_at_lines):
-            sys.settrace(self._trace)
-        if not lines:
-            sys.addaudithook(self._hook)
 
-    def _hook(self, event: str, arguments: tuple[object, ...]) -> None:
+    def __enter__(self) -> None:
+        if not self._counts_lines:
+            Steps.entered = self
+        if self._traces:
+            sys.settrace(self._trace)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+        Steps.entered = None
+
+    def audit(self, event: str, arguments: tuple[object, ...]) -> None:
+        """Count what Python tells audit hooks of."""
         if not hasattr(self._looking, "now") and event in STEPS and self._is_ours(event, arguments[0]):
             self._step(event, counts=True)
 
@@ -138,6 +151,12 @@ class Steps:
             return event != "open"
         text = os.fsdecode(path) if isinstance(path, (bytes, os.PathLike)) else str(path)
         return not os.path.isabs(text) or text.startswith(self._folder)  # noqa: PTH117 - text of any origin
+
+
+def audit_hook(event: str, arguments: tuple[object, ...]) -> None:
+    """The hook of this process, which cannot be removed."""
+    if Steps.entered is not None:
+        Steps.entered.audit(event, arguments)
 
 
 def kill() -> None:
@@ -165,24 +184,30 @@ def run(
     lines: bool = False,
     at_each: Callable[[str, int], None] | None = None,
 ) -> tuple[int, int]:
-    """Write in a forked process; its exit code, negative if killed, and the number of steps it took."""
-    reader, writer = os.pipe()
+    """Write, in a forked process if it is to be killed; its exit code, and the number of steps if it was not."""
+    # HDF5 writes through thousands of lines, and models are written as by `map_model`: the steps suffice.
+    steps = Steps(folder, at or {}, lines=lines, at_each=at_each, looks_at_lines=case.command == "map")
+    if at and kill in at.values():
+        return killed(folder, case, converter, steps), 0
+    try:
+        with steps:
+            write(folder, case, converter)
+    except BaseException:  # noqa: BLE001 - as whatever ends a process
+        return FAILED, steps.count
+    return FINISHED, steps.count
+
+
+def killed(folder: Path, case: Case, converter: SinglePairConductanceConverter, steps: Steps) -> int:
+    """Write in a forked process; its exit code."""
     child = os.fork()
     if not child:
-        code = FAILED
-        # HDF5 writes through thousands of lines, and models are written as by `map_model`: the steps suffice.
-        steps = Steps(folder, at or {}, lines=lines, at_each=at_each, looks_at_lines=case.command == "map")
         try:
-            write(folder, case, converter)
-            code = FINISHED
+            with steps:
+                write(folder, case, converter)
         finally:
-            os.write(writer, str(steps.count).encode())
-            os._exit(code)
-    os.close(writer)
+            os._exit(FINISHED)
     _, status = os.waitpid(child, 0)
-    with os.fdopen(reader) as file:
-        count = file.read()
-    return os.waitstatus_to_exitcode(status), int(count or 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 def write(folder: Path, case: Case, converter: SinglePairConductanceConverter) -> None:
@@ -298,6 +323,7 @@ class Observer:
         code, self.steps = run(folder, case, lines=stop.endswith(AT_LINES))
         assert code == FINISHED
         self.states = set[State]()
+        self._seen = set[tuple[State, int]]()
         self._new = output(folder)
         assert self._new is not None
         assert self._new != self._old
@@ -341,10 +367,9 @@ class Observer:
     def problems_of_killed(self, pictures: list[Path]) -> Iterator[str]:
         """What is wrong in pictures that are unlike all before, and after another run."""
         for picture in pictures:
-            if (found := state(picture)) not in self.states:
-                self.states.add(found)
+            if state(picture) not in self.states:
                 self.take(picture)
-                for problem in (*self.problems_of_stopped(KILLED), *self.problems_after_another_run()):
+                for problem in self.problems(KILLED):
                     yield f"picture {picture.name}: {problem}"
 
     def lines_that_differ(self) -> list[int]:
@@ -359,6 +384,15 @@ class Observer:
 
         run(folder, self._case, lines=True, at_each=look)
         return [int(line) for line in numbers.read_text().splitlines()]
+
+    def problems(self, code: int) -> Iterator[str]:
+        """What is wrong in the folder and after another run, unless the same was left by one that ended so."""
+        found = state(self._folder)
+        self.states.add(found)
+        if (found, code) not in self._seen:
+            self._seen.add((found, code))
+            yield from self.problems_of_stopped(code)
+            yield from self.problems_after_another_run()
 
     def problems_of_stopped(self, code: int) -> Iterator[str]:
         """The output is the old one or the new one, and whole; nobody else's file has changed."""
@@ -423,10 +457,9 @@ def stopped_once(observer: Observer, case: Case, stop: str) -> Iterator[str]:
     for step in observer.lines_that_differ() if lines else range(1, observer.steps + 1):
         folder = observer.fresh()
         code, _ = run(folder, case, at={step: action}, lines=lines)
-        observer.states.add(now := state(folder))
-        if known is not None and now not in known:
+        if known is not None and state(folder) not in known:
             yield f"step {step}: no picture shows what a killed run leaves"
-        for problem in (*observer.problems_of_stopped(code), *observer.problems_after_another_run()):
+        for problem in observer.problems(code):
             yield f"step {step}: {problem}"
 
 
@@ -448,16 +481,26 @@ def killed_twice(observer: Observer) -> Iterator[str]:
     yield from observer.problems_of_killed(observer.pictures(observer.take(last)))
 
 
+KILLS = {"kill-anywhere": killed_anywhere, "interrupt-and-kill": killed_in_the_cleanup, "kill-twice": killed_twice}
+
+
+def findings(base: Path, case: Case, stop: str) -> dict[str, object]:
+    """What the runs of a case leave that are stopped in one way."""
+    observer = Observer(base, case, stop)
+    problems = list(KILLS[stop](observer) if stop in KILLS else stopped_once(observer, case, stop))
+    return {"steps": observer.steps, "states": len(observer.states), "problems": problems}
+
+
 def main() -> None:
-    base, name, stop = Path(sys.argv[1]).resolve(), sys.argv[2], sys.argv[3]
-    case = CASES[name]
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the tracebacks of the stopped runs
     # One thread: steps then have the same order in every run.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    observer = Observer(base, case, stop)
-    kills = {"kill-anywhere": killed_anywhere, "interrupt-and-kill": killed_in_the_cleanup, "kill-twice": killed_twice}
-    problems = list(kills[stop](observer) if stop in kills else stopped_once(observer, case, stop))
-    print(json.dumps({"steps": observer.steps, "states": len(observer.states), "problems": problems}))
+    sys.addaudithook(audit_hook)
+    gc.freeze()  # what was imported stays
+    for line in sys.stdin:
+        signal.alarm(SECONDS)  # ends this process
+        folder, case, stop = json.loads(line)
+        print(json.dumps(findings(Path(folder).resolve(), CASES[case], stop)), flush=True)
+        signal.alarm(0)
 
 
 if __name__ == "__main__":

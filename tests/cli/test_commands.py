@@ -52,6 +52,12 @@ def plain(folder):
 
 
 @pytest.fixture
+def short_demo(monkeypatch):
+    """The demo simulates two chips instead of 25 at each time."""
+    monkeypatch.setattr("onnx_gconv.demo._CHIPS", 2)
+
+
+@pytest.fixture
 def gconv_json(gconv):
     """Runs a command that succeeds, in this process, for its JSON document."""
 
@@ -156,7 +162,7 @@ def test_exact_mapping_and_restoring_gives_the_very_weights_back(gconv, gconv_js
     )
 
 
-def test_demo_runs_into_a_folder_of_its_own(gconv, tmp_path):
+def test_demo_runs_into_a_folder_of_its_own(short_demo, gconv, tmp_path):
     found = gconv("demo", "-o", tmp_path / "here")
     assert (found.code, found.stderr) == (0, "")
     assert found.stdout.count("440 of 450") == 8
@@ -203,7 +209,7 @@ def test_the_json_of_restore_has_the_documented_keys(gconv_json, folder):
     assert len(report["restored"]) == 5
 
 
-def test_the_json_of_demo_has_all_steps(gconv_json, tmp_path):
+def test_the_json_of_demo_has_all_steps(short_demo, gconv_json, tmp_path):
     report = gconv_json("demo", "-o", tmp_path)
     assert report["passed"] is True
     assert {item["correct"] for item in report["accuracies"]} == {440}
@@ -250,7 +256,7 @@ def test_characters_that_the_terminal_does_not_have_are_no_error(program, folder
     ],
     ids=COMMANDS,
 )
-def test_a_quiet_command_prints_nothing(gconv, folder, arguments, option):
+def test_a_quiet_command_prints_nothing(short_demo, gconv, folder, arguments, option):
     found = gconv(*arguments, option)
     assert (found.code, found.stdout, found.stderr) == (0, "", "")
 

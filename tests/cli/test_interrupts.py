@@ -15,6 +15,9 @@ from onnx import helper
 
 from onnx_gconv.files.models import load_model
 from tests import graphs
+from tests.cli.forked_program import ForkedProgram
+
+pytestmark = pytest.mark.xdist_group("interrupts")  # one worker writes the large model
 
 # A program that is started in the background may have been told to ignore SIGINT.
 START = """
@@ -66,7 +69,7 @@ def names(folder):
 
 
 def run(folder, *arguments):
-    with start(folder, *arguments) as process:
+    with ForkedProgram(folder, *arguments) as process:
         _, stderr = process.communicate(timeout=120)
     assert (process.returncode, stderr) == (0, "")
 
@@ -97,7 +100,7 @@ def wait_until_it_writes(process, folder):
 def stopped_in_the_middle(folder, signals):
     """A run that got signals while it wrote."""
     for _ in range(10):
-        with start(folder, "map", "in.onnx", "-o", "out.onnx", "--external-data") as process:
+        with ForkedProgram(folder, "map", "in.onnx", "-o", "out.onnx", "--external-data") as process:
             if wait_until_it_writes(process, folder):
                 for number in signals:
                     process.send_signal(number)
@@ -153,7 +156,7 @@ def staging_folders(folder):
 def start_and_wait_for_staging(folder, options):
     """A run that has just made its hidden folder."""
     before = staging_folders(folder)
-    process = start(folder, "map", "in.onnx", "-o", "out.onnx", "--external-data", *options)
+    process = ForkedProgram(folder, "map", "in.onnx", "-o", "out.onnx", "--external-data", *options)
     while process.poll() is None and staging_folders(folder) <= before:
         time.sleep(0.0005)
     return process
@@ -179,7 +182,7 @@ def is_killed(folder, options, delay):
             process.wait(timeout=abs(delay))
         except subprocess.TimeoutExpired:
             process.kill()
-        process.communicate()
+        process.communicate(timeout=120)
     return process.returncode == -signal.SIGKILL
 
 

@@ -422,3 +422,24 @@ def test_objects_are_taken_where_files_have_texts():
 def test_levels_that_do_not_fit_a_converter_object_are_refused():
     with pytest.raises(ConfigError, match=r"^levels: the levels go from 0 to 5 µS, but the range of the converter"):
         configuration_of(converter=SinglePairConductanceConverter(), options={"levels": [0, 1, 5]}).scheme()
+
+
+@pytest.mark.parametrize(
+    ("defaults", "override", "expected"),
+    [
+        ({}, {}, (9, 88)),
+        ({"converter": "two-sided-pair", "levels": 16}, {}, (9, 88)),  # a name says no range
+        ({"device": {"g_max": 30.0}}, {}, (0, 30)),
+        ({"device": "pcm-joshi"}, {}, (0.25, 25)),
+        ({"levels": [0.0, 10.0]}, {}, (0, 10)),
+        ({"converter": SinglePairConductanceConverter(g_max=40.0)}, {}, (0, 40)),
+        ({}, {"levels": [0.0, 10.0]}, (0, 25)),
+        ({}, {"device": {"g_max": 7.0}}, (9, 88)),
+    ],
+)
+def test_a_range_is_for_weights_of_which_nothing_else_says_one(defaults, override, expected):
+    overrides = [{"op": "Conv", **override}] if override else []
+    found = Configuration.of({"defaults": defaults, "overrides": overrides}).with_range(9.0, 88.0)
+    converter = found.scheme().converter
+    assert (converter.g_min, converter.g_max) == expected
+    found.check()

@@ -18,6 +18,8 @@ from tests.converter_packages import install
 
 ROOT = Path(__file__).resolve().parents[2]
 
+pytestmark = pytest.mark.xdist_group("converters_of_packages")  # one worker takes all steps
+
 # Runs steps in one process: command lines as lists, and statements of Python, whose `found` is kept.
 DRIVER = """
 import contextlib, io, json, sys

@@ -326,14 +326,15 @@ def test_a_toml_file_gives_the_device_that_its_keys_would_make(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("target_us", "targets_us", "targets_us: unknown key; the nearest one that there is: target_us"),
-        ("seconds = [0, 100.0, 86400]", "", "lacks the key seconds"),
-        ("[0, 20]", '[0, "20"]', "target_us[1]: should be a number, but it is '20'"),
-        ("[0.5, 0.45, 0.4]", "0.5", "mean_us[0]: should be a list, but it is 0.5"),
-        ("[1, 1, 2]", "[1, 1]", "a row of sigma_us has 2 numbers, but there are 3 times"),
+        ("target_us", "targets_us", "unknown key targets_us; the nearest is target_us"),
+        ("seconds = [0, 100.0, 86400]", "", "the key seconds is missing; there are target_us, mean_us, sigma_us"),
+        ("[0, 20]", '[0, "20"]', "target_us[1] is '20', but it should be a number"),
+        ("[0.5, 0.45, 0.4]", "0.5", "mean_us[0] is 0.5, but it should be a list of numbers"),
+        ("[1, 1, 2]", "[1, 1]", "sigma_us[1] has 2 numbers, but there are 3 times"),
         ("[1, 1, 2]", "[1, 1, -2]", "sigma are 0 or more, but there is -2"),
         ("[0, 20]", "[0, 20, 30]", "mean_us has the shape [2, 3], but there are 3 targets and 3 times"),
         ("[0, 20]", "[0, 20", "no TOML: "),
+        ("[0, 20]", f"[0, 1{'0' * 400}]", "one of its whole numbers is beyond all floats"),
         (TOML, "\udcff", "no TOML: "),
     ],
 )

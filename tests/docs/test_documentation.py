@@ -41,8 +41,8 @@ def blocks(text: str, language: str) -> list[str]:
 @pytest.fixture
 def folder_with_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(model_path("digits_cnn.onnx"), tmp_path / "model.onnx")
-    [configuration] = blocks(README, "toml")
-    (tmp_path / "gconv.toml").write_text(configuration, encoding="utf-8")
+    for name, content in zip(("gconv.toml", "candidates.toml"), blocks(README, "toml"), strict=True):
+        (tmp_path / name).write_text(content, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -90,6 +90,8 @@ def test_the_examples_of_the_page_about_devices_run(
     gconv.map_model("model.onnx")
     with np.load(model_path("digits_test.npz")) as data:
         np.savez("data.npz", pixels=data["images"].reshape(450, 64).astype(np.float32), labels=data["labels"])
+    candidates, table = blocks(page, "toml")
+    Path("candidates.toml").write_text(candidates, encoding="utf-8")
     namespace: dict[str, Any] = {}
     for example in blocks(page, "python"):
         exec(compile(example, "devices.md", "exec"), namespace)  # noqa: S102 - that is the test
@@ -97,15 +99,15 @@ def test_the_examples_of_the_page_about_devices_run(
     assert not np.isclose(namespace["first"], namespace["second"]).all()
     assert 0.9 < namespace["report"].times[0].spread.mean < namespace["report"].ideal
     commands = re.findall(r"^    (onnx-gconv (?:.*\\\n)*.*)$", page, flags=re.MULTILINE)
-    assert len(commands) == 4
+    assert len(commands) == 7
     for command in commands:
         program, *arguments = shlex.split(command.replace("\\\n", ""))
         monkeypatch.setattr("sys.argv", [program, *arguments])
         assert main() == 0, f"{command}: {capsys.readouterr().err}"
     assert Path("accuracy.png").exists()
+    assert len(namespace["comparison"].candidates) == 6
     named = set(re.findall(r"`([a-z0-9-]+)`", "".join(re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE))))
     assert set(DEVICE_MODELS) <= named
-    [table] = blocks(page, "toml")
     Path("device.toml").write_text(table, encoding="utf-8")
     assert device_model("device.toml").g_max == 25
 
@@ -114,7 +116,7 @@ def test_the_commands_of_the_readme_run_in_order(
     folder_with_a_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands = [line[2:] for block in blocks(README, "console") for line in block.splitlines()]
-    assert len(commands) == 16
+    assert len(commands) == 17
     for command in commands:
         program, *arguments = shlex.split(command)
         monkeypatch.setattr("sys.argv", [program, *arguments])
@@ -238,7 +240,7 @@ def test_the_specification_lists_every_reason_for_skipping_with_its_explanation(
 
 
 PAGES = [
-    *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md", "docs/devices.md"),
+    *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md", "docs/devices.md", "docs/guide/cluster.md"),
     *("models/README.md", "benchmarks/README.md", "CHANGELOG.md"),
 ]
 

@@ -167,7 +167,7 @@ def export(case: str, folder: Path) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory) -> Callable[[str, str], Export]:
+def exports(operators_read_once, tmp_path_factory) -> Callable[[str, str], Export]:
     """The export of a case by an exporter; each module is traced once."""
     folders: dict[str, tuple[nn.Module, Path]] = {}
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import onnx
@@ -1048,7 +1049,19 @@ def stopped(case, stop_by, *, slow=True):
     return pytest.param(case, stop_by, marks=[pytest.mark.slow] if slow else [], id=f"{case}-{stop_by}")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="pins its processes to one core")
+@pytest.fixture(scope="module")
+def stopped_runs():
+    """Asks a process that imports everything once."""
+    with subprocess.Popen([sys.executable, STOPPED_RUNS], stdin=PIPE, stdout=PIPE, text=True) as process:
+
+        def ask(folder, case, stop_by):
+            print(json.dumps([os.fspath(folder), case, stop_by]), file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+
+        yield ask
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pins its process to one core")
 @pytest.mark.parametrize(
     ("case", "stop_by"),
     [
@@ -1073,9 +1086,10 @@ def stopped(case, stop_by, *, slow=True):
         stopped("inline-over-external", "interrupt-at-lines"),
     ],
 )
-def test_a_run_stopped_at_any_step_leaves_a_whole_output_and_the_next_run_clears_up(tmp_path, case, stop_by):
-    command = [sys.executable, STOPPED_RUNS, tmp_path, case, stop_by]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=300).stdout)
+def test_a_run_stopped_at_any_step_leaves_a_whole_output_and_the_next_run_clears_up(
+    stopped_runs, tmp_path, case, stop_by
+):
+    found = stopped_runs(tmp_path, case, stop_by)
     assert found["problems"] == []
     assert found["steps"] > 15
     assert found["states"] > 3

@@ -56,15 +56,16 @@ def arrays_of_octave(content: bytes) -> dict[str, np.ndarray]:
     """The matrices of a file of Octave's; only of those whose names are all groups with a type and a value."""
     found = arrays_of_hdf5(content)
     return {
-        "/".join(key.split("/")[::2]): array.T.astype(np.bool_) if _is_truth(found, key) else array.T
+        "/".join(key.split("/")[::2]): array.T.astype(np.bool_) if _is_truth(found, key, array) else array.T
         for key, array in found.items()
         if len(key.split("/")) % 2 == 0 and set(key.split("/")[1::2]) == {"value"}
     }
 
 
-def _is_truth(arrays: Mapping[str, np.ndarray], key: str) -> bool:
+def _is_truth(arrays: Mapping[str, np.ndarray], key: str, array: np.ndarray) -> bool:
+    """Whether a matrix is one of truth values, which Octave stores as integers."""
     kind = arrays.get(f"{key.removesuffix('value')}type")
-    return kind is not None and kind.tobytes().startswith(b"bool")
+    return kind is not None and kind.tobytes().startswith(b"bool") and array.dtype.kind in "iub"
 
 
 def _is_written(dataset: h5py.Dataset) -> bool:

@@ -23,7 +23,10 @@ from tests.fuzz.targets import TARGETS
 __all__ = ["LONGEST_SECONDS", "Outcome", "attempt", "peak_bytes"]
 
 LONGEST_SECONDS = 5.0
-"""An input that takes longer counts as one that hangs."""
+"""An input that keeps the processor busy for longer counts as one that hangs; other programs do not count."""
+
+_LONGEST_WAIT = 60.0
+"""In seconds, for one that waits."""
 
 _LONGEST_MESSAGE = 2100
 _SHOWN_FRAMES = 4
@@ -60,9 +63,11 @@ def attempt(name: str, seed: int, number: int, place: Place) -> Outcome:
     """
     random = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
     place.clear()
-    if signal.getsignal(signal.SIGALRM) is not _too_long:
-        signal.signal(signal.SIGALRM, _too_long)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST_SECONDS)
+    for number_of_signal in (signal.SIGPROF, signal.SIGALRM):
+        if signal.getsignal(number_of_signal) is not _too_long:
+            signal.signal(number_of_signal, _too_long)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, _LONGEST_WAIT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -79,14 +84,16 @@ def attempt(name: str, seed: int, number: int, place: Place) -> Outcome:
     except Exception as error:  # noqa: BLE001 - what this is all about
         outcome = _fault(error)
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
     if outcome.kind != "fault" and (changed := place.changed()):
         return Outcome("fault", f"the inputs {changed} were changed", "inputs changed")
     return outcome
 
 
-def _too_long(_number: int, _frame: object) -> None:
-    raise _TooLongError(f"more than {LONGEST_SECONDS:g} s")
+def _too_long(number: int, _frame: object) -> None:
+    limit = LONGEST_SECONDS if number == signal.SIGPROF else _LONGEST_WAIT
+    raise _TooLongError(f"more than {limit:g} s")
 
 
 def _refused(error: GconvError, place: Place) -> Outcome:

@@ -24,6 +24,7 @@ from onnx_gconv.mapping.located import ModelValues, locate
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
+from tests.pairs import in_pairs
 
 ALL_OPS = [
     "MatMul", "MatMul of a batch", "MatMul of a transposed weight", "Gemm", "Gemm transB", "one output", "Conv",
@@ -82,9 +83,10 @@ def test_tiles_are_the_same_from_external_data_and_in_npz(handed_off, op):
     assert_is_the_mapping(bundle)
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("converter", CONVERTERS)
-@pytest.mark.parametrize("op", ["Gemm transB", "grouped ConvTranspose"])
+@pytest.mark.parametrize(
+    ("op", "converter", "granularity"),
+    in_pairs(["Gemm transB", "grouped ConvTranspose"], CONVERTERS, GRANULARITIES),
+)
 def test_every_converter_and_granularity_comes_back(handed_off, op, converter, granularity):
     scheme = MappingScheme(CONVERTERS[converter], GRANULARITIES[granularity])
     assert_is_the_mapping(handed_off(op, scheme=scheme))

@@ -58,6 +58,12 @@ def test_an_infinite_cell(chip, refused):
     refused(r"row 0, column 0 \(input 5, output 4 of 'W'\) is inf")
 
 
+def test_an_infinite_cell_of_half_precision_below_a_limit_that_is_infinite_there(chip, refused):
+    chip.measured[KEY] = chip.measured[KEY].astype(np.float16)
+    chip.measured[KEY][0, 0] = np.inf
+    refused(r"row 0, column 0 \(input 5, output 4 of 'W'\) is inf, no conductance", limits=(0, 1e6))
+
+
 @pytest.mark.parametrize("value", [-9.0, 50.0, 4000.0])
 def test_a_cell_out_of_range(chip, refused, value):
     chip.measured[KEY][2, 3] = value

@@ -234,6 +234,7 @@ def rebuilt(tmp_path_factory):
 
 @pytest.mark.slow
 @BUILT_ONCE
+@pytest.mark.release
 @pytest.mark.parametrize("name", MODELS)
 def test_rebuilding_gives_the_same_weights(name, rebuilt):
     """The weights are close, and not always equal to the bit.
@@ -249,6 +250,7 @@ def test_rebuilding_gives_the_same_weights(name, rebuilt):
 
 @pytest.mark.slow
 @BUILT_ONCE
+@pytest.mark.release
 @pytest.mark.parametrize("name", MODELS)
 def test_a_rebuilt_model_is_as_accurate(name, rebuilt):
     _, correct, _ = stated_row(name)
@@ -257,6 +259,7 @@ def test_a_rebuilt_model_is_as_accurate(name, rebuilt):
 
 @pytest.mark.slow
 @BUILT_ONCE
+@pytest.mark.release
 def test_rebuilding_gives_the_same_test_data(rebuilt):
     """The arrays are equal; the file may differ, as releases of zlib compress differently."""
     committed, new = read_test_data(), read_test_data(rebuilt / "whole" / "digits_test.npz")
@@ -266,6 +269,7 @@ def test_rebuilding_gives_the_same_test_data(rebuilt):
 
 @pytest.mark.slow
 @BUILT_ONCE
+@pytest.mark.release
 def test_two_builds_on_one_machine_write_the_same_bytes(rebuilt, tmp_path):
     again = build(tmp_path, "2", short=ONE_EPOCH)
     for folder in (rebuilt / "whole", rebuilt / "short", again / "short"):

@@ -15,6 +15,8 @@ from onnx_gconv.operations import map_model, restore_model
 
 FEW, TIMES = 40, 4
 
+pytestmark = pytest.mark.xdist_group("many_weights")  # one worker counts for all tests
+
 
 def chain(path, count):
     """A model of `count` MatMul and Add nodes in a row, each with a weight and a bias of its own."""

@@ -17,6 +17,7 @@ from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS
+from tests.pairs import in_pairs
 from tests.scheme_choices import CONVERTERS, GRANULARITIES
 
 
@@ -50,8 +51,6 @@ OPS = {
         R=weight(2, 12, 3, seed=1),
     ),
 }
-
-EVERY_OP = pytest.mark.parametrize("op", OPS)
 
 
 def mapped_model(parse, op, scheme, *, opsets='"" : 17', **options):
@@ -119,18 +118,20 @@ def assert_within_bound(mapped, record, rebuilt, original):
     assert np.all(error <= bound[groups]), (error / np.maximum(bound[groups], 1e-300)).max()
 
 
-@EVERY_OP
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("converter", CONVERTERS)
+# An op says which elements share a scale, a granularity how many do, and a converter, levels and clipping what is done
+# with the elements of one scale: none has to do with two others.
+
+
+@pytest.mark.parametrize(("converter", "granularity", "op"), in_pairs(CONVERTERS, GRANULARITIES, OPS))
 def test_a_weight_comes_back_within_its_bound_in_onnx_runtime(parse, run, converter, granularity, op):
     scheme = MappingScheme(CONVERTERS[converter], GRANULARITIES[granularity])
     check(mapped_model(parse, op, scheme), run, op, scheme)
 
 
-@EVERY_OP
-@pytest.mark.parametrize("granularity", ["tensor", "channel", "tile max"])
-@pytest.mark.parametrize("storage", ["float", "codes"])
-@pytest.mark.parametrize("count", [16, 256, 1000])
+@pytest.mark.parametrize(
+    ("count", "storage", "granularity", "op"),
+    in_pairs([16, 256, 1000], ["float", "codes"], ["tensor", "channel", "tile max"], OPS),
+)
 def test_levels_are_rebuilt_from_floats_and_from_codes(parse, run, count, storage, granularity, op):
     levels = ConductanceLevels.uniform(count, 1.0, 40.0)
     converter = CONVERTERS["single pair above 0"]
@@ -187,10 +188,16 @@ def test_digits_of_bit_slices_are_codes(parse, run, converter):
     assert (record.levels.count, record.levels.storage) == (16, "uint8")
 
 
-@EVERY_OP
-@pytest.mark.parametrize("granularity", ["tensor", "channel", "tile max"])
-@pytest.mark.parametrize("clipping", [Clipping(percentile=90.0), Clipping(value=0.5)], ids=str)
-@pytest.mark.parametrize("converter", ["single pair above 0", "n pair", "single device", "bit-sliced pair"])
+@pytest.mark.parametrize(
+    ("converter", "clipping", "granularity", "op"),
+    in_pairs(
+        ["single pair above 0", "n pair", "single device", "bit-sliced pair"],
+        [Clipping(percentile=90.0), Clipping(value=0.5)],
+        ["tensor", "channel", "tile max"],
+        OPS,
+    ),
+    ids=str,
+)
 def test_clipped_weights_come_back_as_the_largest_that_devices_hold(parse, run, converter, clipping, granularity, op):
     scheme = MappingScheme(CONVERTERS[converter], GRANULARITIES[granularity], clipping)
     model = mapped_model(parse, op, scheme)

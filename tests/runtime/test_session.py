@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -200,3 +201,15 @@ def test_without_optimization_rebuilt_weights_go_through_the_kernels_of_plain_on
     for optimization in OPTIMIZATIONS:
         one, other = (run_model(path, {"x": x}, optimization)["y"] for path in (plain, mapped))
         assert one.tobytes() == other.tobytes()
+
+
+def test_a_session_of_one_thread_adds_in_the_order_of_one_thread(tmp_path: Path) -> None:
+    x, w = (np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in ((32, 512), (512, 128)))
+    kinds = {"x": (TensorProto.FLOAT, x.shape), "w": (TensorProto.FLOAT, w.shape)}
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    model = save(tmp_path / "product.onnx", [product], [tensor("y", shape=[32, 128])], **kinds)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    one = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    with ModelSession(model, "all", is_single_threaded=True) as session:
+        assert np.array_equal(session.run({"x": x, "w": w})["y"], one.run(["y"], {"x": x, "w": w})[0])

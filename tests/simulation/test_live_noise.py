@@ -109,7 +109,7 @@ def test_readings_are_spread_as_the_device_model_reads(mapped, device):
     [record] = read_manifest(source).weights
     weight = locate(record, ModelValues(source))
     for number, targets in enumerate(weight.tensors):
-        simulated = chips_of(kind, settings, 7, "none").chip(0, DAY).devices(record, number)
+        simulated = chips_of(kind, settings, 7, "none").chip(0, DAY).devices(record, weight.tensors, number)
         devices = simulated.programmed(targets.numpy(), 0)
         later = simulated.model.drift(devices, DAY, simulated.streams("drift", 0))
         expected = np.array([model.read(later, DAY, np.random.default_rng(seed)) for seed in range(runs)], np.float64)
@@ -341,6 +341,22 @@ def test_devices_without_noise_of_readings_have_nothing_to_draw(mapped, device, 
         "and each run gives the same"
     )
     assert fixed.notes == ()
+
+
+def test_pairs_without_noise_of_readings_have_nothing_to_draw(mapped):
+    _, report = live(mapped(), "pcm-afm2025", time="0s")
+    assert report.read_noise == "fixed"
+    assert report.notes[0].startswith("readings of the device 'pcm-afm2025' with these settings have no noise")
+
+
+def test_drift_of_columns_is_compensated_without_the_noise_of_readings(mapped, tmp_path):
+    path = mapped(scheme=gconv.MappingScheme(granularity=GRANULARITIES["channel"]))
+    chip, _ = live(path, drift_compensation="column")
+    quiet = tmp_path / "quiet.onnx"
+    program_model(path, quiet, settings={"read_scale": 0}, time="1d", seed=7, drift_compensation="column")
+    one, other = (load_model(each).graph.initializers["W.g_scale"].const_value.numpy() for each in (chip, quiet))
+    np.testing.assert_array_equal(one, other)
+    assert gconv.verify(tmp_path / "plain.onnx", chip).passed
 
 
 def test_the_report_says_that_readings_are_drawn(mapped):

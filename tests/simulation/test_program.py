@@ -254,7 +254,10 @@ def test_devices_that_there_are_not_and_wrong_settings(files, tmp_path):
         ({"seed": -1}, r"the seed is a whole number from 0 to 2\^64 - 1, but it is -1"),
         ({"seed": 2**64}, r"the seed is a whole number from 0 to 2\^64 - 1"),
         ({"chip": 0.5}, r"the chip is a whole number from 0 to 2\^64 - 1, but it is 0.5"),
-        ({"drift_compensation": "column"}, "the compensation of drift is 'none' or 'global', but not 'column'"),
+        (
+            {"drift_compensation": "row"},
+            "the compensation of drift is one of none, global, tile, column, but not 'row'",
+        ),
     ],
 )
 def test_wrong_options(files, tmp_path, options, expected):

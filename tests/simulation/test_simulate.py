@@ -397,7 +397,9 @@ def test_a_plain_model_is_mapped_to_the_range_of_the_device_unless_another_one_i
     ):
         simulate(model_path("digits_mlp.onnx"), "reram-cmo", mapping={"g_max": 90.0, "g_min": 9.0}, **plain)
     with pytest.raises(gconv.ConfigError, match="has conductances from 0 to 25 \u00b5S"):
-        simulate(model_path("digits_mlp.onnx"), "reram-cmo", "single-pair", **plain)
+        simulate(model_path("digits_mlp.onnx"), "reram-cmo", gconv.SinglePairConductanceConverter(), **plain)
+    named = simulate(model_path("digits_mlp.onnx"), "reram-cmo", "single-pair", **plain)  # says no range
+    assert named.times == report.times
 
 
 def test_weights_that_are_left_out_are_counted_and_stay_ideal(digits):

@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from onnx_gconv.devices.registry import device_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.simulation import simulated_tensor
-from onnx_gconv.simulation.simulated_tensor import Moment, SimulatedDevices, SimulatedTensor, in_memory
+from onnx_gconv.simulation.simulated_tensor import (
+    Moment,
+    SimulatedDevices,
+    SimulatedTensor,
+    in_memory,
+    read_again,
+)
 from onnx_gconv.simulation.streams import ChipStreams
 
 PCM = device_model("pcm")
@@ -152,10 +158,25 @@ def test_all_at_once_are_those_that_are_read_in_parts(size, monkeypatch):
     monkeypatch.setattr(simulated_tensor, "BLOCK_ELEMENTS", 64)
     array = targets(size).reshape(2, -1)
     devices = SimulatedDevices(PCM, DAY, partial(ChipStreams(3).generator, ("", "W"), 0))
-    programmed, read = in_memory(array, devices, keeps_programmed=True)
-    assert np.array_equal(programmed, simulated(array, "programmed").numpy())
-    assert np.array_equal(read, simulated(array).numpy())
-    assert in_memory(array, devices, keeps_programmed=False)[0] is None
+    found = in_memory(array, devices, keeps_programmed=True)
+    assert np.array_equal(found.programmed_us, simulated(array, "programmed").numpy())
+    assert np.array_equal(found.read_us, simulated(array).numpy())
+    assert in_memory(array, devices, keeps_programmed=False).programmed_us is None
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("size", [10, 1000])
+def test_devices_that_were_kept_are_read_at_another_time_as_if_they_were_programmed_again(size, dtype, monkeypatch):
+    monkeypatch.setattr(simulated_tensor, "BLOCK_ELEMENTS", 64)
+    array = targets(size).reshape(2, -1).astype(dtype)
+    first, later = (
+        SimulatedDevices(PCM, seconds, partial(ChipStreams(3).generator, ("", "W"), 0)) for seconds in (1.0, DAY)
+    )
+    kept = in_memory(array, first, keeps_programmed=False, keeps_blocks=True)
+    for devices in (later, first):
+        again = read_again(kept, devices)
+        assert again.dtype == dtype
+        assert np.array_equal(again, in_memory(array, devices, keeps_programmed=False).read_us)
 
 
 def test_a_device_model_of_ones_own_that_fails_is_named():

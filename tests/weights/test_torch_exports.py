@@ -57,7 +57,7 @@ EXPORTS = {
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(operators_read_once, tmp_path_factory):
     """The language model as each of the exporters writes it."""
     folder = tmp_path_factory.mktemp("exports")
     torch.manual_seed(0)

@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from onnx_gconv.files.drawing import legible
 from onnx_gconv.handoff.manifest import LayerRecord, TileRecord
 from onnx_gconv.handoff.pictures.image import LayerImage
-from onnx_gconv.visible_text import visible
 
 __all__ = ["Drawn", "draw", "rendered"]
 
@@ -53,7 +53,7 @@ def draw(
     options = [some for some in range(1, count + 1) if count % some == 0 and (some % 2 == 0 or some in {1, count})]
     across = min(options, key=lambda some: max(some * wide, 1.6 * count / some * high))
     width = max(across * (wide + _BETWEEN) + _SIDES, _NARROWEST)
-    title, *lines = (part for line in words for part in textwrap.wrap(_legible(line), int(width / _LETTER)))
+    title, *lines = (part for line in words for part in textwrap.wrap(legible(line), int(width / _LETTER)))
     height = count // across * (high + _BETWEEN) + _ENDS + _LINE * len(lines)
     what, color_map = ("measured minus target", _ERRORS) if image.is_measured else ("target conductance", _TARGETS)
     codes = color_map.with_extremes(over="0.75", under="black", bad=(0, 0, 0, 0))
@@ -81,7 +81,7 @@ def draw(
         figure.suptitle(title, x=0.01, ha="left", weight="bold", parse_math=False)
         figure.supxlabel("\n".join(lines), x=0.01, ha="left", size=12, parse_math=False)
         for panel, values, device in zip(panels, image.values, layer.devices, strict=True):
-            counts = f"{_legible(device.name)}  (counts {device.coefficient:+.4g})"
+            counts = f"{legible(device.name)}  (counts {device.coefficient:+.4g})"
             panel.set_title(counts, loc="left", parse_math=False)
             panel.images[0].set_clim(*ends)
             panel.images[0].set_data(np.where(np.isinf(values), np.sign(values) * 1e30, np.clip(values, *ends)))
@@ -100,11 +100,6 @@ def rendered(figure: Figure) -> PIL.Image.Image:
     with style.context(_STYLE):
         canvas.draw()
     return PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-
-
-def _legible(text: str) -> str:
-    """A text in which all that the font may lack is written as escapes."""
-    return visible(text).encode("latin-1", "backslashreplace").decode("latin-1")
 
 
 def _ticks(image: LayerImage, tiles: Sequence[TileRecord], side: int) -> tuple[list[tuple[int, str]], str]:

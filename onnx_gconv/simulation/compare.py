@@ -1,0 +1,226 @@
+"""Simulates several candidates on the same inputs with the same random numbers, and puts their figures side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
+from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.models import check_model_path, load_model
+from onnx_gconv.files.progress import Progress
+from onnx_gconv.files.watched import WatchedFiles
+from onnx_gconv.runtime.inputs import ValueRange
+from onnx_gconv.simulation.bench import Bench
+from onnx_gconv.simulation.chip_weight import DriftCompensation
+from onnx_gconv.simulation.chips import chips_of, whole_number
+from onnx_gconv.simulation.comparison import Candidate, Comparison, ComparisonLike
+from onnx_gconv.simulation.comparison_report import ComparisonReport
+from onnx_gconv.simulation.comparison_run import Benches, ComparisonRun, MappedModel, PlannedCandidate, Yardstick
+from onnx_gconv.simulation.executors import DaskCluster, trial_executor
+from onnx_gconv.simulation.experiment import identity_of_chips, identity_of_data
+from onnx_gconv.simulation.journal import opened_journal
+from onnx_gconv.simulation.mapped_in_memory import is_mapped
+from onnx_gconv.simulation.metrics import Outputs, chosen_output, metric_of
+from onnx_gconv.simulation.preparation import check_data_options, check_weights, mapped_for
+from onnx_gconv.simulation.samples import Samples
+from onnx_gconv.simulation.trial import WeightOnChips
+from onnx_gconv.simulation.trials import trials_of
+from onnx_gconv.tensors.external import external_files
+
+__all__ = ["compare"]
+
+
+def compare(
+    model: str | os.PathLike[str],
+    comparison: ComparisonLike,
+    *,
+    device: str | DeviceModel | None = None,
+    settings: Mapping[str, Any] | None = None,
+    converter: ConverterLike | None = None,
+    config: ConfigurationLike | None = None,
+    mapping: MappingOptions | None = None,
+    drift_compensation: DriftCompensation | None = None,
+    times: str | float | Sequence[str | float] | None = None,
+    repeats: int | None = None,
+    inputs: str | os.PathLike[str] | None = None,
+    labels: str | None = None,
+    metric: str | None = None,
+    output: str | None = None,
+    batch: int | None = None,
+    dims: Mapping[str, int] | None = None,
+    values: Mapping[str, ValueRange] | None = None,
+    seed: int | None = None,
+    workers: int = 1,
+    dask: DaskCluster | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> ComparisonReport:
+    """Simulate several candidates, such as converters, devices, levels or ranges, and put their figures side by side.
+
+    All candidates run on the same samples, and their chips have the same random numbers, so that figures differ by
+    what candidates differ by. Outputs are compared with those of the plain model, not with those of each ideal one: the
+    SQNR of a candidate with few levels shows these levels. Of a model that is mapped already, they are compared with
+    its own.
+
+    Args:
+        model: The plain model, which each candidate maps in memory; or a mapped one, of which candidates can differ in
+            all but the mapping.
+        comparison: A TOML file, or the same as a mapping, in which device models and converters may be objects. Its
+            keys are ``candidates``, ``grid``, and what they have in common: ``device``, ``device_options``,
+            ``drift_compensation``, ``times``, ``repeats``, ``mapping``; and ``seed``, ``inputs``, ``labels``,
+            ``metric``, ``output``, ``batch``. A key of a candidate replaces that of all.
+        device: As for `simulate`, as all that follow. What is given here, wins over the comparison, for all candidates.
+        settings: Of the device model.
+        converter: The rule weight ⇄ conductances.
+        config: A configuration, in place of those of candidates; their other keys win over what it says.
+        mapping: How the plain model is mapped besides.
+        drift_compensation: Whether drift is compensated.
+        times: How long after programming.
+        repeats: How many chips.
+        inputs: An .npz file with samples, and labels. Generated inputs if neither here nor in the comparison.
+        labels: The name of the array of labels.
+        metric: The metric.
+        output: The output that the metric is about.
+        batch: How many samples go into one run.
+        dims: Sizes of symbolic dimensions of generated inputs.
+        values: Values of generated inputs.
+        seed: Of all random numbers.
+        workers: How many trials are computed at once.
+        dask: The Dask cluster that computes them.
+        journal: A file in which finished trials of all candidates are noted. Trials of a candidate are found there as
+            long as the candidate, the model and the inputs are the same, whatever other candidates there are.
+        progress: Called with the step ("simulate"), the trials of all candidates that are done, and how many there are.
+
+    Raises:
+        ModelError: If the model cannot be read, or a candidate cannot map it.
+        UnmappableWeightError: If a weight of a plain model has values that no conductance can hold.
+        ConfigError: If the comparison is wrong, or anything that is wrong for `simulate`; messages name the candidate.
+    """
+    source = check_model_path(model)
+    found = Comparison.of(comparison)
+    table = found.table
+    said = {
+        "device": device,
+        "device_options": settings,
+        "drift_compensation": drift_compensation,
+        "times": times,
+        "repeats": None if repeats is None else whole_number("number of chips", repeats, 1),
+    }
+    of_mapping = {name: value for name, value in (mapping or {}).items() if value is not None}
+    candidates = found.candidates(said, {**of_mapping, **({} if converter is None else {"converter": converter})})
+    seed = whole_number("seed", (table.seed or 0) if seed is None else seed)
+    workers = whole_number("number of workers", workers, 1)
+    if inputs is None and table.inputs is not None:
+        inputs = found.folder / table.inputs
+    labels, metric, output = labels or table.labels, metric or table.metric, output or table.output
+    batch = check_data_options(inputs, labels, table.batch if batch is None else batch, dims, values)
+    watched = WatchedFiles()
+    graph = load_model(source, watched)
+    data = [(file.name, file.stat()) for file in sorted(external_files(graph))]
+    planned = _planned(candidates, graph, source, watched, seed, converter=converter, config=config, mapping=mapping)
+    with (
+        trial_executor(workers, dask) as executor,
+        contextlib.closing(Benches(source)) as benches,
+    ):
+        with Bench(source, (), source) as bench:  # the model as it is
+            if inputs is None:
+                samples = bench.generated_inputs((), dims or {}, values or {}, seed)
+            else:
+                samples = bench.inputs_of_file(Path(inputs), labels, batch)
+            is_plain = planned[0].model.how is not None
+            yardstick = _yardstick(metric, output, samples, bench.run((), samples), is_plain=is_plain)
+        identity = identity_of_data(source, data, samples, yardstick.metric, yardstick.output)
+        with opened_journal(None if journal is None else Path(journal), {"comparison": True, **identity}) as notes:
+            run = ComparisonRun(source, watched, executor, benches, yardstick, notes)
+            compared = run.simulated(planned, progress)
+        with watched.blamed():
+            watched.check()
+        said_by_executor = executor.notes
+    return ComparisonReport(
+        model=source,
+        file=found.source.files[0] if found.source.files else None,
+        seed=seed,
+        metric=yardstick.metric.name,
+        unit=yardstick.metric.unit,
+        is_larger_better=yardstick.metric.is_larger_better,
+        output=yardstick.output,
+        unmapped=yardstick.unmapped,
+        reference=("unmapped" if is_plain else "ideal") if yardstick.metric.is_of_two_models else "",
+        samples=samples.count,
+        inputs=samples.source,
+        candidates=compared,
+        notes=(*_twins(planned), *said_by_executor),
+    )
+
+
+def _planned(
+    candidates: Sequence[Candidate],
+    graph: ir.Model,
+    source: Path,
+    watched: WatchedFiles,
+    seed: int,
+    *,
+    converter: ConverterLike | None,
+    config: ConfigurationLike | None,
+    mapping: MappingOptions | None,
+) -> list[PlannedCandidate]:
+    """All candidates, mapped and checked, so that what is wrong with the last one is told before the first one runs."""
+    is_plain = not is_mapped(graph)
+    models: dict[str | None, MappedModel] = {}
+    planned = []
+    for candidate in candidates:
+        with candidate.named():
+            chips = chips_of(candidate.device, candidate.device_options, seed, candidate.drift_compensation)
+            trials = trials_of(candidate.seconds, candidate.repeats)
+            own = graph
+            said: dict[str, Any] = {"converter": converter, "config": config, "mapping": mapping}
+            if is_plain:
+                own = graph.clone()  # which shares the weights
+                said = {"config": configuration_of(candidate.configuration(config), converter, mapping)}
+            elif candidate.mapping:
+                raise ConfigError(
+                    f"the model '{source}' is mapped already, so that mapping.{min(candidate.mapping)} would say "
+                    "nothing; leave it out, or give the plain model"
+                )
+            how, weights = mapped_for(chips.model, own, source, watched, **said)
+            model = MappedModel(own, weights, how)
+            model = models.setdefault(None if how is None else how.digest, model)
+            check_weights(model.weights, chips, source)
+            smallest = WeightOnChips(min(model.weights, key=lambda weight: math.prod(weight.record.shape)))
+            for seconds in candidate.seconds:  # a device model may know nothing of a time
+                smallest.on(chips.chip(0, seconds))
+            planned.append(PlannedCandidate(candidate, chips, trials, model))
+    return planned
+
+
+def _yardstick(
+    metric: str | None, output: str | None, samples: Samples, outputs: Outputs, *, is_plain: bool
+) -> Yardstick:
+    chosen = chosen_output(output, outputs)
+    figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
+    if not is_plain:
+        return Yardstick(samples, figure, chosen)
+    unmapped = None if figure.is_of_two_models else figure.of(outputs, samples.labels, outputs)
+    return Yardstick(samples, figure, chosen, outputs, unmapped)
+
+
+def _twins(planned: Sequence[PlannedCandidate]) -> tuple[str, ...]:
+    """Which candidates are the same, though they have two names."""
+    first: dict[str, str] = {}
+    notes = []
+    for each in planned:
+        candidate, chips = each.candidate, identity_of_chips(each.chips, each.model.how)
+        key = json.dumps([chips, candidate.seconds, candidate.repeats], sort_keys=True)
+        name = candidate.name
+        if (twin := first.setdefault(key, name)) != name:
+            notes.append(f"'{name}' is the same as '{twin}': nothing is different for this model")
+    return tuple(notes)

@@ -1,0 +1,181 @@
+"""Simulates candidates that are planned, one after the other, on one session as far as their models allow it."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnx_gconv.files.progress import Progress
+from onnx_gconv.files.watched import WatchedFiles
+from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.simulation.bench import Bench
+from onnx_gconv.simulation.chips import Chips
+from onnx_gconv.simulation.comparison import Candidate
+from onnx_gconv.simulation.comparison_report import ComparedCandidate
+from onnx_gconv.simulation.executors import TrialExecutor
+from onnx_gconv.simulation.experiment import Experiment, Trial, identity_of_chips
+from onnx_gconv.simulation.journal import Journal
+from onnx_gconv.simulation.mapped_in_memory import Mapped
+from onnx_gconv.simulation.metrics import Metric, Outputs
+from onnx_gconv.simulation.preparation import BenchFiles, saved_for_bench
+from onnx_gconv.simulation.samples import Samples
+from onnx_gconv.simulation.trial import WeightOnChips
+from onnx_gconv.simulation.trials import figures_of, report_of
+
+__all__ = ["Benches", "ComparisonRun", "MappedModel", "PlannedCandidate", "Yardstick"]
+
+
+@dataclass(frozen=True)
+class MappedModel:
+    """A mapped model, which several candidates may share.
+
+    Attributes:
+        graph: It.
+        weights: Its weights.
+        how: How it was mapped; None if it was mapped already.
+    """
+
+    graph: ir.Model
+    weights: tuple[MappedWeight, ...]
+    how: Mapped | None
+
+
+@dataclass(frozen=True)
+class PlannedCandidate:
+    """A candidate of which all is known that can be known before it is simulated."""
+
+    candidate: Candidate
+    chips: Chips
+    trials: Sequence[Trial]
+    model: MappedModel
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """By what all candidates are measured.
+
+    Attributes:
+        samples: What models run on.
+        metric: How good outputs are.
+        output: The output that it is about.
+        reference: The outputs of the model before it was mapped; None if it was mapped already.
+        unmapped: The metric of that model; None if it was mapped already, or the metric is of two models.
+    """
+
+    samples: Samples
+    metric: Metric
+    output: str
+    reference: Outputs | None = None
+    unmapped: float | None = None
+
+
+class Benches:
+    """The bench of one mapped model after the other. If two have equal models, they share it: only weights differ.
+
+    Args:
+        source: The model of the user, for messages.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._bench: Bench | None = None
+        self._key: tuple[object, ...] | None = None
+
+    def of(self, files: BenchFiles) -> Bench:
+        """The bench of a model. The one before is of no use any more."""
+        key = files.names, *(_digest(path) for path in sorted(files.bench.parent.glob(f"{files.bench.name}*")))
+        if self._bench is None or key != self._key:
+            self.close()
+            self._bench, self._key = Bench(files.bench, files.names, self._source), key
+        return self._bench
+
+    def close(self) -> None:
+        """Release the session."""
+        if self._bench is not None:
+            self._bench.__exit__()
+            self._bench = None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """A mapped model that is ready for chips: its bench, weights, outputs, and file for workers elsewhere."""
+
+    bench: Bench
+    weights: Sequence[WeightOnChips]
+    ideal: Outputs
+    mapped: Path | None
+
+
+@dataclass(frozen=True)
+class ComparisonRun:
+    """All that the simulations of candidates have in common."""
+
+    source: Path
+    watched: WatchedFiles
+    executor: TrialExecutor
+    benches: Benches
+    yardstick: Yardstick
+    journal: Journal
+
+    def simulated(
+        self, planned: Sequence[PlannedCandidate], progress: Progress | None
+    ) -> tuple[ComparedCandidate, ...]:
+        """The figures of all candidates, in their order. Those with one mapped model run one after the other."""
+        models = {id(each.model): each.model for each in planned}
+        total, done = sum(len(each.trials) for each in planned), 0
+        found: dict[str, ComparedCandidate] = {}
+        for model in models.values():
+            with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:
+                setup = self._setup(model, Path(folder))
+                for each in planned:
+                    if each.model is model:
+                        found[each.candidate.name] = self._candidate(each, setup, _from(progress, done, total))
+                        done += len(each.trials)
+        return tuple(found[each.candidate.name] for each in planned)
+
+    def _setup(self, model: MappedModel, place: Path) -> _Setup:
+        with_mapped = self.executor.takes_a_file
+        files = saved_for_bench(model.graph, model.weights, place, self.source, self.watched, with_mapped=with_mapped)
+        bench = self.benches.of(files)
+        on_chips = tuple(WeightOnChips(weight) for weight in model.weights)
+        ideal = bench.run([weight.ideal() for weight in on_chips], self.yardstick.samples)
+        return _Setup(bench, on_chips, ideal, files.mapped)
+
+    def _candidate(
+        self, planned: PlannedCandidate, setup: _Setup, progress: Callable[[int, int], None] | None
+    ) -> ComparedCandidate:
+        candidate, yardstick, how = planned.candidate, self.yardstick, planned.model.how
+        with candidate.named():
+            experiment = Experiment(
+                setup.bench,
+                setup.weights,
+                planned.chips,
+                yardstick.samples,
+                yardstick.metric,
+                yardstick.output,
+                setup.ideal,
+                self.source,
+                setup.mapped,
+                yardstick.reference,
+            )
+            ideal = experiment.figure_of_ideal()
+            journal = self.journal.part(identity_of_chips(planned.chips, how))
+            figures = figures_of(experiment, planned.trials, self.executor, journal, progress)
+        notes = () if how is None else how.notes
+        report = report_of(experiment, ideal, candidate.seconds, candidate.repeats, figures, notes=notes)
+        return ComparedCandidate(candidate.name, candidate.differences, report)
+
+
+def _from(progress: Progress | None, done: int, total: int) -> Callable[[int, int], None] | None:
+    """What one of several simulations calls with what it has done itself."""
+    return None if progress is None else lambda own, _: progress("simulate", done + own, total)

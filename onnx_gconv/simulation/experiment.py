@@ -1,0 +1,152 @@
+"""What all trials of a simulation have in common, and one of them: a chip at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_gconv.simulation.bench import Bench
+from onnx_gconv.simulation.chips import Chips
+from onnx_gconv.simulation.mapped_in_memory import Mapped
+from onnx_gconv.simulation.metrics import Metric, Outputs
+from onnx_gconv.simulation.samples import Samples
+from onnx_gconv.simulation.trial import WeightOnChips
+
+__all__ = ["Experiment", "Trial", "identity_of_chips", "identity_of_data"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One chip at one time.
+
+    Attributes:
+        repeat: Which chip.
+        seconds: The time.
+        layer: The only weight that is on the chip, by its number; None if all are.
+    """
+
+    repeat: int
+    seconds: float
+    layer: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from others of its experiment."""
+        return f"{self.repeat} {self.seconds!r} {'all' if self.layer is None else self.layer}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that trials have in common.
+
+    Attributes:
+        bench: The model, into which weights are put.
+        weights: Its weights.
+        chips: The chips that they are on.
+        samples: What the model runs on.
+        metric: How good its outputs are.
+        output: The output that the metric is about.
+        ideal: The outputs of the ideal model.
+        source: The model of the user.
+        mapped: A file with the mapped model, from which others can make a bench; None if nobody has asked for it.
+        reference: The outputs with which a metric compares those of chips; those of the ideal model if None.
+    """
+
+    bench: Bench
+    weights: Sequence[WeightOnChips]
+    chips: Chips
+    samples: Samples
+    metric: Metric
+    output: str
+    ideal: Outputs
+    source: Path
+    mapped: Path | None = None
+    reference: Outputs | None = None
+
+    def figure_of_ideal(self) -> float:
+        """The metric of the ideal model.
+
+        Raises:
+            ConfigError: If the metric fails.
+        """
+        return self._figure(self.ideal)
+
+    def value(self, trial: Trial) -> float:
+        """The metric of a trial. It depends on nothing else, so that it may be computed anywhere, and at any time.
+
+        Raises:
+            ConfigError: If the device model or the metric fails, or the model does not run.
+        """
+        chip = self.chips.chip(trial.repeat, trial.seconds)
+        weights = [
+            weight.on(chip) if trial.layer in (None, number) else weight.ideal()
+            for number, weight in enumerate(self.weights)
+        ]
+        return self._figure(self.bench.run(weights, self.samples))
+
+    def _figure(self, outputs: Outputs) -> float:
+        reference = self.ideal if self.reference is None else self.reference
+        return self.metric.of(outputs, self.samples.labels, reference)
+
+    def fingerprint(self, trial: Trial) -> str:
+        """A hash of what a trial is made of: the ideal output, and the smallest weight on its chip.
+
+        Where programs add in another order, or take another logarithm, as on another processor, it is another one.
+        """
+        chip = self.chips.chip(trial.repeat, trial.seconds)
+        smallest = min(self.weights, key=lambda weight: math.prod(weight.mapped.record.shape))
+        hashed = hashlib.sha256()
+        for array in (self.ideal[self.output], smallest.on(chip)):
+            hashed.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+        return hashed.hexdigest()
+
+    def identity(self, data: Sequence[tuple[str, os.stat_result]], mapping: Mapped | None) -> dict[str, Any]:
+        """What tells this simulation from others, for its journal.
+
+        Args:
+            data: The files of external data of the model of the user, by their names.
+            mapping: How it was mapped; None if it was mapped already.
+        """
+        return {
+            **identity_of_data(self.source, data, self.samples, self.metric, self.output),
+            **identity_of_chips(self.chips, mapping),
+        }
+
+
+def identity_of_data(
+    source: Path, data: Sequence[tuple[str, os.stat_result]], samples: Samples, metric: Metric, output: str
+) -> dict[str, Any]:
+    """What tells simulations of a model on some samples by a metric from others, as JSON values."""
+    hashed = hashlib.sha256()
+    for name, array in sorted(samples.arrays.items()):
+        hashed.update(f"{name} {array.dtype} {array.shape}".encode())
+        is_text = array.dtype == object
+        hashed.update(repr(array.tolist()).encode() if is_text else np.ascontiguousarray(array).tobytes())
+    if samples.labels is not None:
+        hashed.update(samples.labels.tobytes())
+    with source.open("rb") as file:
+        model = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "model": model,
+        "data": [[name, found.st_size, found.st_mtime_ns] for name, found in data],
+        "inputs": hashed.hexdigest(),
+        "metric": metric.name,
+        "metric_function": metric.digest,
+        "output": output,
+    }
+
+
+def identity_of_chips(chips: Chips, mapping: Mapped | None) -> dict[str, Any]:
+    """What tells the chips of a mapping from others, as JSON values."""
+    return {
+        "mapping": None if mapping is None else mapping.digest,
+        "device_model": chips.digest,
+        **chips.record(0, 0.0).model_dump(mode="json", exclude={"chip", "seconds"}),
+    }

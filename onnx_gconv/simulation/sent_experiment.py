@@ -1,0 +1,217 @@
+"""An experiment in a form that can be sent to other processes, each of which makes a bench of it."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.crossbars.target_weights import target_weights
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.models import load_model, save_model
+from onnx_gconv.simulation.bench import Bench
+from onnx_gconv.simulation.chips import Chips
+from onnx_gconv.simulation.experiment import Experiment, Trial
+from onnx_gconv.simulation.metrics import Metric, metric_of
+from onnx_gconv.simulation.run_time_weights import weights_as_inputs
+from onnx_gconv.simulation.samples import Samples
+from onnx_gconv.simulation.trial import WeightOnChips
+from onnx_gconv.version import __version__
+
+__all__ = ["OpenedExperiment", "SentExperiment", "different_versions", "versions_here"]
+
+# The files of metrics when this process imported them: a process that stays may have an older one in memory.
+_imported_metrics: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class OpenedExperiment:
+    """An experiment in another process.
+
+    Attributes:
+        experiment: It.
+        is_exact: Whether figures are those that are computed where it was sent from, bit for bit.
+    """
+
+    experiment: Experiment
+    is_exact: bool
+
+
+class SentExperiment:
+    """What another process needs to compute trials. All threads of that process share one bench.
+
+    Its arrays, and the model's file, which is not read but mapped into memory, go over the wire without being copied.
+    The other process writes the file to its disk when it opens the experiment, and keeps it in memory no longer.
+    When the object is freed, the session of ONNX Runtime and the file are gone, too.
+
+    Args:
+        experiment: The experiment, with the file of its mapped model.
+        trial: One of its trials, by which other processes look whether they compute the same.
+        dumps: Makes the bytes of an object that `pickle.loads` reads.
+
+    Raises:
+        ConfigError: If the device model cannot be sent, or fails.
+    """
+
+    def __init__(self, experiment: Experiment, trial: Trial, dumps: Callable[[Any], bytes]) -> None:
+        if experiment.mapped is None:
+            raise ValueError("the experiment has no file of its mapped model")
+        try:
+            self._chips = dumps(experiment.chips)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"the device model '{experiment.chips.device}' cannot be sent to other processes: "
+                f"{type(error).__name__}: {reason}; give it attributes that can be pickled"
+            ) from error
+        self._device = experiment.chips.device
+        self._files = _files(experiment.mapped)
+        self._model = experiment.mapped.name
+        self._samples: Samples = experiment.samples
+        output, reference = experiment.output, experiment.reference
+        self._reference = None if reference is None else {output: reference[output]}
+        self._metric = experiment.metric.name, experiment.output
+        self._metric_file = experiment.metric.digest
+        self._source = experiment.source
+        self._trial = trial
+        self._fingerprint = experiment.fingerprint(trial)
+        self._versions = versions_here()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._opened: OpenedExperiment | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in {"_lock", "_opened"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def opened(self, folder: Path) -> OpenedExperiment:
+        """The experiment, for which a bench is made when the first thread asks for it.
+
+        Args:
+            folder: Where a folder with files of the model is made, which is removed when this object is freed.
+
+        Raises:
+            GconvError: If it cannot be made here.
+        """
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._open(folder)
+            return self._opened
+
+    def _open(self, folder: Path) -> OpenedExperiment:
+        if (problem := different_versions(self._versions)) is not None:
+            raise ConfigError(problem)
+        with contextlib.ExitStack() as stack:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-gconv-", dir=folder)))
+            for name, content in self._files.items():
+                content.tofile(place / name)
+            # What came is freed: it is one piece of memory, of which each array is a part.
+            self._files, self._samples = _files(place / self._model), _copied(self._samples)
+            graph = load_model(place / self._model)
+            weights = target_weights(graph, "simulated", "simulate")
+            names = weights_as_inputs(graph, weights)
+            save_model(graph, place / "bench.onnx")
+            bench = stack.enter_context(Bench(place / "bench.onnx", names, self._source))
+            on_chips = [WeightOnChips(weight) for weight in weights]
+            ideal = bench.run([weight.ideal() for weight in on_chips], self._samples)
+            metric, output = self._loaded_metric(), self._metric[1]
+            experiment = Experiment(
+                bench,
+                on_chips,
+                self._loaded_chips(),
+                self._samples,
+                metric,
+                output,
+                ideal,
+                self._source,
+                reference=self._reference,
+            )
+            weakref.finalize(self, stack.pop_all().close)
+        return OpenedExperiment(experiment, experiment.fingerprint(self._trial) == self._fingerprint)
+
+    def _loaded_metric(self) -> Metric:
+        name, output = self._metric
+        try:
+            metric = metric_of(name, output, has_labels=self._samples.labels is not None)
+        except ConfigError as error:
+            raise ConfigError(f"has no such metric: {error}; copy its file to where the worker was started") from error
+        if _imported_metrics.setdefault(name, metric.digest) != self._metric_file:
+            raise ConfigError(
+                f"has another version of the file of the metric '{name}'; copy it there, and start the worker anew"
+            )
+        return metric
+
+    def _loaded_chips(self) -> Chips:
+        try:
+            found: Chips = pickle.loads(self._chips)  # noqa: S301 - it comes with code that is run anyway
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"cannot load the device model '{self._device}': {type(error).__name__}: {reason}; install the package "
+                "that has it there"
+            ) from error
+        return found
+
+
+def versions_here() -> dict[str, str]:
+    """The versions on which figures depend, and whether objects can be sent at all."""
+    import onnxruntime
+
+    return {
+        "onnx_gconv": __version__,
+        "NumPy": np.__version__,
+        "ONNX Runtime": onnxruntime.__version__,
+        "onnx-ir": version("onnx-ir"),
+        "Python": ".".join(map(str, sys.version_info[:2])),
+    }
+
+
+def different_versions(expected: Mapping[str, str], found: Mapping[str, str] | None = None) -> str | None:
+    """Which versions are others than those where an experiment comes from, in a line; None if none is.
+
+    Args:
+        expected: Those where it comes from.
+        found: Those where it is to be computed; of this process if None.
+    """
+    found = versions_here() if found is None else found
+    others = [
+        f"{name} {found.get(name)}, not {wanted}" for name, wanted in expected.items() if found.get(name) != wanted
+    ]
+    if not others:
+        return None
+    return f"has {'; '.join(others)}, and may compute other figures; install the same versions there"
+
+
+def _files(model: Path) -> dict[str, NDArray[np.uint8]]:
+    """A model and its external data, which lies beside it, by name. They are mapped into memory and not read."""
+    found = (path for path in sorted(model.parent.iterdir()) if path.name.startswith(model.name))
+    # As plain arrays: NumPy pickles those of its class memmap with a copy.
+    return {
+        path.name: np.asarray(np.memmap(path, np.uint8, "r")) if path.stat().st_size else np.empty(0, np.uint8)
+        for path in found
+    }
+
+
+def _copied(samples: Samples) -> Samples:
+    """The same samples in memory of their own."""
+    labels = samples.labels
+    if labels is not None:
+        labels = labels.copy()
+        labels.setflags(write=False)  # as they were
+    return replace(samples, arrays={name: array.copy() for name, array in samples.arrays.items()}, labels=labels)

@@ -1,0 +1,117 @@
+"""The trials of a simulation: which ones there are, their figures, and what these amount to."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.simulation.chips import scaling_notes
+from onnx_gconv.simulation.executors import TrialExecutor
+from onnx_gconv.simulation.experiment import Experiment, Trial
+from onnx_gconv.simulation.journal import Journal
+from onnx_gconv.simulation.simulation_report import SimulatedLayer, SimulatedTime, SimulationReport
+from onnx_gconv.simulation.spread import spread_of
+
+__all__ = ["figures_of", "report_of", "trials_of"]
+
+_MOST_TRIALS = 10_000_000
+
+
+def trials_of(seconds: Sequence[float], repeats: int, layers: int = 0) -> list[Trial]:
+    """All trials: each chip at each time, and with each layer alone at the last one.
+
+    Those of one chip stand side by side: it is programmed once for them.
+
+    Raises:
+        ConfigError: If they are too many.
+    """
+    count = repeats * (len(seconds) + layers)
+    if count > _MOST_TRIALS:
+        raise ConfigError(f"{repeats:,} chips are {count:,} trials, over {_MOST_TRIALS:,}; take fewer chips or times")
+    of_times = (Trial(repeat, each) for repeat in range(repeats) for each in seconds)
+    return [*of_times, *(Trial(repeat, seconds[-1], layer) for layer in range(layers) for repeat in range(repeats))]
+
+
+def figures_of(
+    experiment: Experiment,
+    trials: Sequence[Trial],
+    executor: TrialExecutor,
+    journal: Journal,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, float]:
+    """The metric of each trial, by its key; what the journal has is not computed again."""
+    found = {trial.key: value for trial in trials if (value := journal.known(trial.key)) is not None}
+    waiting = [trial for trial in trials if trial.key not in found]
+    with contextlib.closing(executor.values(experiment, waiting)) as arriving:
+        for trial, value in arriving:
+            found[trial.key] = value
+            journal.add(trial.key, value)
+            if progress is not None:
+                progress(len(found), len(trials))
+    return found
+
+
+def report_of(
+    experiment: Experiment,
+    ideal: float,
+    seconds: Sequence[float],
+    repeats: int,
+    found: Mapping[str, float],
+    *,
+    notes: Sequence[str] = (),
+    with_layers: bool = False,
+) -> SimulationReport:
+    """What the figures of the trials of an experiment amount to.
+
+    Args:
+        experiment: The experiment.
+        ideal: The metric of its ideal model.
+        seconds: The times.
+        repeats: How many chips there were.
+        found: The metric of each trial, by its key.
+        notes: What is to be said besides.
+        with_layers: Whether there are trials of single layers.
+    """
+    chips, samples, metric = experiment.chips, experiment.samples, experiment.metric
+    times = []
+    for each in seconds:
+        values = tuple(found[Trial(k, each).key] for k in range(repeats))
+        times.append(SimulatedTime(each, values, spread_of(values)))
+    layers = []
+    for number, weight in enumerate(experiment.weights if with_layers else ()):
+        values = tuple(found[Trial(k, seconds[-1], number).key] for k in range(repeats))
+        record = weight.mapped.record
+        layers.append(SimulatedLayer(record.name, record.graph, seconds[-1], values, spread_of(values)))
+    said = scaling_notes([weight.mapped for weight in experiment.weights], chips)
+    return SimulationReport(
+        mapped=experiment.source,
+        device=chips.device,
+        settings=chips.settings,
+        seed=chips.seed,
+        repeats=repeats,
+        drift_compensation=chips.compensation,
+        metric=metric.name,
+        unit=metric.unit,
+        output=experiment.output,
+        ideal=ideal,
+        times=tuple(times),
+        sensitivity=tuple(sorted(layers, key=lambda item: _goodness(item.spread.mean, ideal))),
+        samples=samples.count,
+        inputs=samples.source,
+        notes=(*notes, *said, *_notes(ideal, found.values(), experiment.output)),
+    )
+
+
+def _goodness(mean: float, ideal: float) -> float:
+    """The larger, the nearer to the ideal model; SQNR has no ideal that is finite."""
+    return -abs(mean - ideal) if math.isfinite(ideal) and math.isfinite(mean) else mean
+
+
+def _notes(ideal: float, found: Iterable[float], output: str) -> tuple[str, ...]:
+    """What may be wrong with figures that say nothing."""
+    if any(value != ideal for value in found):
+        return ()
+    said = "the metric is on each chip what it is on the ideal model"
+    return (f"{said}; if no mapped weight leads to the output '{output}', choose another one with --output-name",)

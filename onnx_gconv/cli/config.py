@@ -109,7 +109,7 @@ def _write(text: str, path: Path | None, *, force: bool, quiet: bool) -> None:
         with tolerated_loss_of_reader():
             sys.stdout.write(text)
         return
-    from onnx_gconv.files.small_file import write_small_file
+    from onnx_gconv.files.staging import write_small_file
 
     try:
         write_small_file(path, text.encode("utf-8"), replace=force)

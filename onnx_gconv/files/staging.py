@@ -1,7 +1,7 @@
 """Hidden folders in which an output is made beside its place, and what killed runs left in theirs.
 
 Each holds a file that is locked as long as the process that made it lives. It is the first thing in a folder and the
-last to go: a folder without it, or whose lock is free, is one of a dead run.
+last to go: a folder without it, or whose lock is free, is one of a dead run. Small files need no folder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["LOCK", "clear_after_dead_runs", "new_hidden_folder", "remove_hidden_folder"]
+__all__ = ["LOCK", "clear_after_dead_runs", "new_hidden_folder", "remove_hidden_folder", "write_small_file"]
 
 LOCK = "lock"
 
@@ -85,3 +85,26 @@ def _lock_file(descriptor: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def write_small_file(path: Path, content: bytes, *, replace: bool) -> None:
+    """Write a file that is held in memory.
+
+    Args:
+        path: The file.
+        content: What is in it.
+        replace: Whether an older one is replaced.
+
+    Raises:
+        FileExistsError: If there is one that is not to be replaced, or a link that leads nowhere.
+        OSError: If it cannot be written; what there was is as it was.
+    """
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        if replace:
+            partial.replace(path)
+        else:
+            path.hardlink_to(partial)  # unlike a rename, it never replaces
+    finally:
+        partial.unlink(missing_ok=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnx_gconv.simulation.compare import compare
-from onnx_gconv.simulation.comparison_report import ComparedCandidate, ComparisonReport
+from onnx_gconv.simulation.comparison.compare import compare
+from onnx_gconv.simulation.comparison.report import ComparedCandidate, ComparisonReport
 from onnx_gconv.simulation.program import program_model
 from onnx_gconv.simulation.report import ProgramReport, SimulatedWeight
 from onnx_gconv.simulation.simulate import simulate

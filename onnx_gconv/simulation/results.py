@@ -8,8 +8,8 @@ from pathlib import Path
 
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.drawing import require_matplotlib
-from onnx_gconv.files.small_file import write_small_file
-from onnx_gconv.simulation.comparison_report import ComparisonReport
+from onnx_gconv.files.staging import write_small_file
+from onnx_gconv.simulation.comparison.report import ComparisonReport
 from onnx_gconv.simulation.simulation_report import SimulationReport
 
 __all__ = ["ResultFiles", "check_results", "write_results"]

@@ -17,15 +17,15 @@ from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chip_weight import DriftCompensation
 from onnx_gconv.simulation.chips import chips_of, whole_number
-from onnx_gconv.simulation.executors import DaskCluster, trial_executor
-from onnx_gconv.simulation.experiment import Experiment
-from onnx_gconv.simulation.journal import opened_journal
+from onnx_gconv.simulation.experiments.executors import DaskCluster, trial_executor
+from onnx_gconv.simulation.experiments.experiment import Experiment
+from onnx_gconv.simulation.experiments.journal import opened_journal
+from onnx_gconv.simulation.experiments.trials import figures_of, report_of, trials_of
 from onnx_gconv.simulation.metrics import chosen_output, metric_of
 from onnx_gconv.simulation.preparation import check_data_options, check_weights, mapped_for, saved_for_bench
 from onnx_gconv.simulation.simulation_report import SimulationReport
 from onnx_gconv.simulation.times import DEFAULT_TIMES, times_of
 from onnx_gconv.simulation.trial import WeightOnChips
-from onnx_gconv.simulation.trials import figures_of, report_of, trials_of
 from onnx_gconv.tensors.external import external_files
 
 __all__ = ["simulate"]

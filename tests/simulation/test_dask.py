@@ -21,8 +21,9 @@ import onnx_gconv as gconv
 from onnx_gconv.cli import main
 from onnx_gconv.devices import device_model
 from onnx_gconv.models import model_path
-from onnx_gconv.simulation import compare, dask_executor, sent_experiment, simulate
-from onnx_gconv.simulation.experiment import Experiment
+from onnx_gconv.simulation import compare, simulate
+from onnx_gconv.simulation.experiments import dask_executor, sent_experiment
+from onnx_gconv.simulation.experiments.experiment import Experiment
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guide" / "cluster.md"
 

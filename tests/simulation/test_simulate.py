@@ -577,7 +577,7 @@ def test_a_journal_on_a_full_disk_is_named(digits, tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("onnx_gconv.simulation.journal.os.fsync", full)
+    monkeypatch.setattr("onnx_gconv.simulation.experiments.journal.os.fsync", full)
     with pytest.raises(gconv.ConfigError, match=r"the journal '.*j' cannot be used: No space left on device; choose"):
         simulated(digits, journal=tmp_path / "j")
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.simulation.chips import scaling_notes
-from onnx_gconv.simulation.executors import TrialExecutor
-from onnx_gconv.simulation.experiment import Experiment, Trial
-from onnx_gconv.simulation.journal import Journal
+from onnx_gconv.simulation.experiments.executors import TrialExecutor
+from onnx_gconv.simulation.experiments.experiment import Experiment, Trial
+from onnx_gconv.simulation.experiments.journal import Journal
 from onnx_gconv.simulation.simulation_report import SimulatedLayer, SimulatedTime, SimulationReport
 from onnx_gconv.simulation.spread import spread_of
 

@@ -22,7 +22,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chips import Chips
-from onnx_gconv.simulation.experiment import Experiment, Trial
+from onnx_gconv.simulation.experiments.experiment import Experiment, Trial
 from onnx_gconv.simulation.metrics import Metric, metric_of
 from onnx_gconv.simulation.run_time_weights import weights_as_inputs
 from onnx_gconv.simulation.samples import Samples

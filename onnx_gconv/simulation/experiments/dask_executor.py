@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.errors import ConfigError, GconvError
-from onnx_gconv.simulation.experiment import Experiment, Trial
-from onnx_gconv.simulation.sent_experiment import SentExperiment, different_versions, versions_here
+from onnx_gconv.simulation.experiments.experiment import Experiment, Trial
+from onnx_gconv.simulation.experiments.sent_experiment import SentExperiment, different_versions, versions_here
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:

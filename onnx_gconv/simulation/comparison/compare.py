@@ -22,18 +22,18 @@ from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chip_weight import DriftCompensation
 from onnx_gconv.simulation.chips import chips_of, whole_number
-from onnx_gconv.simulation.comparison import Candidate, Comparison, ComparisonLike
-from onnx_gconv.simulation.comparison_report import ComparisonReport
-from onnx_gconv.simulation.comparison_run import Benches, ComparisonRun, MappedModel, PlannedCandidate, Yardstick
-from onnx_gconv.simulation.executors import DaskCluster, trial_executor
-from onnx_gconv.simulation.experiment import identity_of_chips, identity_of_data
-from onnx_gconv.simulation.journal import opened_journal
+from onnx_gconv.simulation.comparison.report import ComparisonReport
+from onnx_gconv.simulation.comparison.run import Benches, ComparisonRun, MappedModel, PlannedCandidate, Yardstick
+from onnx_gconv.simulation.comparison.settings import Candidate, Comparison, ComparisonLike
+from onnx_gconv.simulation.experiments.executors import DaskCluster, trial_executor
+from onnx_gconv.simulation.experiments.experiment import identity_of_chips, identity_of_data
+from onnx_gconv.simulation.experiments.journal import opened_journal
+from onnx_gconv.simulation.experiments.trials import trials_of
 from onnx_gconv.simulation.mapped_in_memory import is_mapped
 from onnx_gconv.simulation.metrics import Outputs, chosen_output, metric_of
 from onnx_gconv.simulation.preparation import check_data_options, check_weights, mapped_for
 from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.simulation.trial import WeightOnChips
-from onnx_gconv.simulation.trials import trials_of
 from onnx_gconv.tensors.external import external_files
 
 __all__ = ["compare"]

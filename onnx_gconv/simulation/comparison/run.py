@@ -15,17 +15,17 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chips import Chips
-from onnx_gconv.simulation.comparison import Candidate
-from onnx_gconv.simulation.comparison_report import ComparedCandidate
-from onnx_gconv.simulation.executors import TrialExecutor
-from onnx_gconv.simulation.experiment import Experiment, Trial, identity_of_chips
-from onnx_gconv.simulation.journal import Journal
+from onnx_gconv.simulation.comparison.report import ComparedCandidate
+from onnx_gconv.simulation.comparison.settings import Candidate
+from onnx_gconv.simulation.experiments.executors import TrialExecutor
+from onnx_gconv.simulation.experiments.experiment import Experiment, Trial, identity_of_chips
+from onnx_gconv.simulation.experiments.journal import Journal
+from onnx_gconv.simulation.experiments.trials import figures_of, report_of
 from onnx_gconv.simulation.mapped_in_memory import Mapped
 from onnx_gconv.simulation.metrics import Metric, Outputs
 from onnx_gconv.simulation.preparation import BenchFiles, saved_for_bench
 from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.simulation.trial import WeightOnChips
-from onnx_gconv.simulation.trials import figures_of, report_of
 
 __all__ = ["Benches", "ComparisonRun", "MappedModel", "PlannedCandidate", "Yardstick"]
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.simulation.experiment import Experiment, Trial
+from onnx_gconv.simulation.experiments.experiment import Experiment, Trial
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -83,7 +83,7 @@ def trial_executor(workers: int, dask: DaskCluster | None) -> Iterator[TrialExec
             "the number of workers is for this machine; leave it out with a Dask cluster, whose workers are started "
             "with `dask worker --nworkers N`"
         )
-    from onnx_gconv.simulation.dask_executor import connected
+    from onnx_gconv.simulation.experiments.dask_executor import connected
 
     with connected(dask) as executor:
         yield executor

@@ -1,0 +1,1 @@
+"""Several devices and mappings of one model, side by side."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from onnx_gconv.devices.base_device import DeviceModel, Devices, ReadNoise
 from onnx_gconv.errors import ConfigError
 
@@ -41,7 +43,19 @@ def read_noise_of(model: DeviceModel, devices: Devices, seconds: float) -> ReadN
     found = noise(devices, seconds)
     if not (found is None or isinstance(found, ReadNoise)):
         raise ConfigError(f"device {name}: `read_noise` gives a {type(found).__name__}, but no ReadNoise and not None")
+    if found is not None:
+        _check_limits(found, name)
     return found
+
+
+def _check_limits(noise: ReadNoise, name: str) -> None:
+    low, high = noise.low_us, noise.high_us
+    if not (math.isfinite(low) and low >= 0 and (high is None or (math.isfinite(high) and high > low))):
+        span = f"{low:g} to {'any' if high is None else f'{high:g}'}"
+        raise ConfigError(
+            f"device {name}: its readings go from {span} \u00b5S; the lowest is 0 or more, and the highest above it, "
+            "or None"
+        )
 
 
 def _is_newer(kind: type, method: str, other: str) -> bool:

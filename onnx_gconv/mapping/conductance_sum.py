@@ -82,8 +82,13 @@ def conductance_terms(division: ir.Node, record: WeightRecord, initializers: Con
         )
     in_order = [found[item.name] for item in record.conductances]
     for term, noise in zip(in_order, record.read_noise, strict=False):
-        if term.noise is not noise:
+        if term.reading is None or term.noise is not noise:
             raise BrokenMappingError(f"'{term.stored.name}' is not read with the noise that the manifest says of it")
+        sigma = term.reading.sigma.name
+        if sigma != noise.sigma and noise.sigma in initializers:
+            raise BrokenMappingError(
+                f"readings of '{term.stored.name}' are spread by '{sigma}', but the manifest names '{noise.sigma}'"
+            )
     return in_order
 
 

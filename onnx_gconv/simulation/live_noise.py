@@ -9,6 +9,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from onnx_gconv.mapping.read_noise import DrawnNoise, draw_readings
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.runtime.session import RuntimeRefusal, run_model
 from onnx_gconv.simulation.chip_weight import Chip, simulated_tensors
+from onnx_gconv.simulation.simulated_tensor import SimulatedDevices
 from onnx_gconv.tensors.types import type_name
 from onnx_gconv.weights import default_opset
 
@@ -78,7 +80,8 @@ def live_noise(model: ir.Model, weights: Sequence[MappedWeight], chip: Chip) -> 
     """
     if not weights:
         return None
-    devices = chip.devices(weights[0].record, weights[0].tensors, 0)
+    # Whether there is noise, and where readings end, is the same for all devices: one that is told g_min says it.
+    devices = SimulatedDevices(chip.model, chip.seconds, partial(chip.streams.generator, ("", ""), 0))
     one = devices.programmed(np.full(1, chip.model.g_min, np.float64), 0)
     _, noise = devices.unread(one, 0)
     if noise is None:

@@ -107,7 +107,7 @@ class Loud(GaussianDevice):
         return devices.drifted_us + rng.normal(size=devices.drifted_us.shape)
 
     def read_noise(self, devices, seconds):  # noqa: ARG002
-        return ReadNoise(np.ones_like(devices.drifted_us), -np.inf)
+        return ReadNoise(np.ones_like(devices.drifted_us), 0.5)
 
 
 class Plain(BaseDeviceModel):
@@ -150,7 +150,19 @@ def test_readings_of_ones_own_need_a_spread_of_ones_own():
         read_noise_of(Skewed(), after(Skewed(), DAY), DAY)
     with refused("device plain: Plain gives readings of its own by `read`, but `read_noise` is .*"):
         read_noise_of(Plain(), after(Plain(), DAY), DAY)
-    assert read_noise_of(Loud(), after(Loud(), DAY), DAY).low_us == -np.inf
+    assert read_noise_of(Loud(), after(Loud(), DAY), DAY).low_us == 0.5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-1.0, None, "-1 to any"), (np.nan, 2.0, "nan to 2"), (2.0, 1.0, "2 to 1"), (0, np.inf, "0 to inf")],
+)
+def test_readings_are_conductances(low, high, said):
+    odd = SimpleNamespace(name="odd", read_noise=lambda *_: ReadNoise(np.ones(1), low, high))
+    with refused(
+        f"device odd: its readings go from {said} \u00b5S; the lowest is 0 or more, and the highest above it, or None"
+    ):
+        read_noise_of(odd, None, DAY)
 
 
 def test_a_spread_is_a_spread():

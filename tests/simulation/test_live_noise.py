@@ -109,7 +109,7 @@ def test_readings_are_spread_as_the_device_model_reads(mapped, device):
     [record] = read_manifest(source).weights
     weight = locate(record, ModelValues(source))
     for number, targets in enumerate(weight.tensors):
-        simulated = chips_of(kind, settings, 7, "none").chip(0, DAY).devices(record, number)
+        simulated = chips_of(kind, settings, 7, "none").chip(0, DAY).devices(record, weight.tensors, number)
         devices = simulated.programmed(targets.numpy(), 0)
         later = simulated.model.drift(devices, DAY, simulated.streams("drift", 0))
         expected = np.array([model.read(later, DAY, np.random.default_rng(seed)) for seed in range(runs)], np.float64)
@@ -343,6 +343,22 @@ def test_devices_without_noise_of_readings_have_nothing_to_draw(mapped, device, 
     assert fixed.notes == ()
 
 
+def test_pairs_without_noise_of_readings_have_nothing_to_draw(mapped):
+    _, report = live(mapped(), "pcm-afm2025", time="0s")
+    assert report.read_noise == "fixed"
+    assert report.notes[0].startswith("readings of the device 'pcm-afm2025' with these settings have no noise")
+
+
+def test_drift_of_columns_is_compensated_without_the_noise_of_readings(mapped, tmp_path):
+    path = mapped(scheme=gconv.MappingScheme(granularity=GRANULARITIES["channel"]))
+    chip, _ = live(path, drift_compensation="column")
+    quiet = tmp_path / "quiet.onnx"
+    program_model(path, quiet, settings={"read_scale": 0}, time="1d", seed=7, drift_compensation="column")
+    one, other = (load_model(each).graph.initializers["W.g_scale"].const_value.numpy() for each in (chip, quiet))
+    np.testing.assert_array_equal(one, other)
+    assert gconv.verify(tmp_path / "plain.onnx", chip).passed
+
+
 def test_the_report_says_that_readings_are_drawn(mapped):
     _, report = live(mapped())
     assert report.to_json()["read_noise"] == "live"
@@ -423,6 +439,13 @@ def without_noise(model):
     sub.replace_input_with(0, model.graph.initializers["W.g_plus"])
 
 
+def exchanged(model):
+    one, other = (find(model, "Mul", number) for number in (0, 1))
+    first, second = one.inputs[1], other.inputs[1]
+    one.replace_input_with(1, second)
+    other.replace_input_with(1, first)
+
+
 def seed_of(number, seed):
     def change(model):
         find(model, "RandomNormalLike", number).attributes["seed"] = ir.AttrFloat32("seed", float(seed(model)))
@@ -469,6 +492,10 @@ DAMAGES = {
     ),
     "nodes joined": (merged, "the noise of readings in 'W.g_minus_read' is not that of the conductance it is added to"),
     "noise removed": (without_noise, "'W.g_plus' is not read with the noise that the manifest says of it"),
+    "another spread": (
+        exchanged,
+        "readings of 'W.g_plus' are spread by 'W.g_minus_sigma', but the manifest names 'W.g_plus_sigma'",
+    ),
     "one seed": (seed_of(0, the_other_seed), "'W.g_plus' is not read with the noise that the manifest says of it"),
     "another seed": (
         seed_of(0, lambda _: 3),

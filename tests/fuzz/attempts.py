@@ -20,12 +20,12 @@ from tests.fuzz.place import Place
 from tests.fuzz.readings import NotJudgedError, WrongError
 from tests.fuzz.targets import TARGETS
 
-__all__ = ["LONGEST_SECONDS", "Outcome", "attempt", "peak_bytes"]
+__all__ = ["LONGEST_SECONDS", "LONGEST_WAIT", "Outcome", "attempt", "peak_bytes"]
 
 LONGEST_SECONDS = 5.0
 """An input that keeps the processor busy for longer counts as one that hangs; other programs do not count."""
 
-_LONGEST_WAIT = 60.0
+LONGEST_WAIT = 60.0
 """In seconds, for one that waits."""
 
 _LONGEST_MESSAGE = 2100
@@ -67,7 +67,7 @@ def attempt(name: str, seed: int, number: int, place: Place) -> Outcome:
         if signal.getsignal(number_of_signal) is not _too_long:
             signal.signal(number_of_signal, _too_long)
     signal.setitimer(signal.ITIMER_PROF, LONGEST_SECONDS)
-    signal.setitimer(signal.ITIMER_REAL, _LONGEST_WAIT)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST_WAIT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -92,7 +92,7 @@ def attempt(name: str, seed: int, number: int, place: Place) -> Outcome:
 
 
 def _too_long(number: int, _frame: object) -> None:
-    limit = LONGEST_SECONDS if number == signal.SIGPROF else _LONGEST_WAIT
+    limit = LONGEST_SECONDS if number == signal.SIGPROF else LONGEST_WAIT
     raise _TooLongError(f"more than {limit:g} s")
 
 

@@ -50,6 +50,11 @@ def wait(random, place):
     time.sleep(5)
 
 
+def compute(random, place):
+    while True:
+        pass
+
+
 def leave(random, place):
     (place.outputs / "half.onnx").touch()
     raise ModelError("refused")
@@ -74,7 +79,8 @@ def say_nothing(random, place):
 @pytest.mark.parametrize(
     ("check", "what"),
     [
-        (wait, "more than 0.05 s"),
+        (wait, "more than 0.1 s"),
+        (compute, "more than 0.05 s"),
         (leave, "['half.onnx'] were left behind: refused"),
         (overwrite, "the inputs ['model.onnx'] were changed"),
         (warn, "RuntimeWarning: divide by zero"),
@@ -84,6 +90,7 @@ def say_nothing(random, place):
 )
 def test_what_goes_wrong_is_a_fault(check, what, place, monkeypatch):
     monkeypatch.setattr(attempts, "LONGEST_SECONDS", 0.05)
+    monkeypatch.setattr(attempts, "LONGEST_WAIT", 0.1 if check is wait else 60.0)
     outcome = outcome_of(check, place, monkeypatch)
     assert outcome.kind == "fault"
     assert what in outcome.detail

@@ -30,10 +30,10 @@ __all__ = [
     "read_again",
 ]
 
-BLOCK_ELEMENTS = 1 << 16
+BLOCK_ELEMENTS = 1 << 18
 """Elements that share a stream of random numbers. It is a part of what a seed means: another number gives others."""
 
-_BLOCKS_OF_A_THREAD = 8  # fewer are done sooner than threads are started
+_BLOCKS_OF_A_THREAD = 2  # one is done sooner than threads are started
 
 Moment: TypeAlias = Literal["programmed", "read", "drifted", "spread"]
 """What of a device: its conductance at the end of programming, one reading at the time, or, for readings that are still

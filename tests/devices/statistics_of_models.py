@@ -203,7 +203,7 @@ def _largest_difference(case: Case, dtype: str) -> float:
     cells = [each.ravel() for each in np.meshgrid(steps, *[_GIVEN] * 3, indexing="ij")]
     targets, numbers = cells[0].astype(dtype), tuple(cells[1:])
     largest = 0.0
-    with patch.object(normal_numbers, "_fill", lambda piece, given: given.fill(piece)):
+    with patch.object(normal_numbers, "_fill", lambda piece, _, given: given.fill(piece)):
         for seconds in (None, *case.seconds):
             try:
                 theirs = _of_reference(case, targets.astype(np.float64), seconds, numbers)

@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--many", type=int, default=40, help="chips of the process with many (default 40)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
     options = parser.parse_args(arguments)
+    options.inputs = options.inputs.resolve()  # other processes have another folder
     for name in ("chips", "many", "rounds"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} should be positive, but is {getattr(options, name)}")

@@ -133,6 +133,15 @@ def test_the_chip_is_verified_and_restored(mapped, tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("compensation", ["global", "column"])
+def test_what_is_clipped_is_judged_by_the_scale_of_the_targets(mapped, tmp_path, compensation):
+    path = mapped("MatMul", CHANNEL | {"clipping": {"percentile": 90}})
+    _, output = program(path, compensation, time="1y")
+    chip, targets = (verify(tmp_path / "plain.onnx", file) for file in (output, path))
+    assert chip.passed
+    assert chip.weights[0].clipped == targets.weights[0].clipped > 100
+
+
 @pytest.mark.parametrize(("mapping", "compensation"), [(CHANNEL, "column"), (TILE, "tile")])
 def test_a_trial_is_the_chip_that_is_written(mapped, tmp_path, mapping, compensation):
     path = mapped("MatMul", mapping)

@@ -12,7 +12,7 @@ from onnx_gconv.runtime.inputs import MOST_NAMED, InputSpec, check_known
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -22,20 +22,30 @@ __all__ = ["check_inputs", "load_inputs", "read_arrays"]
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def load_inputs(path: Path, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any]]:
+def load_inputs(path: Path, specs: Sequence[InputSpec], may_lack: Collection[str] = ()) -> dict[str, NDArray[Any]]:
     """The user's inputs from an .npz file that holds one array an input, under the input's name.
 
     Nothing is cast: another type than the model's is an error. bfloat16, which .npz files hold as two raw bytes an
     element, is read as what it was.
 
+    Args:
+        path: The file.
+        specs: The inputs of the model.
+        may_lack: The names of inputs that need not be there.
+
     Raises:
         ConfigError: The file is no .npz, or its arrays are not what the model needs.
     """
-    return check_inputs(read_arrays(path, specs, specs), specs, source=str(path))
+    arrays = read_arrays(path, specs, specs, may_lack=may_lack)
+    return check_inputs(arrays, specs, source=str(path), may_lack=may_lack)
 
 
 def read_arrays(
-    path: Path, specs: Sequence[InputSpec], forms: Sequence[InputSpec], others: Sequence[str] = ()
+    path: Path,
+    specs: Sequence[InputSpec],
+    forms: Sequence[InputSpec],
+    others: Sequence[str] = (),
+    may_lack: Collection[str] = (),
 ) -> dict[str, NDArray[Any]]:
     """The arrays of an .npz file, of which names, types and shapes are looked at first.
 
@@ -44,6 +54,7 @@ def read_arrays(
         specs: The inputs of the model.
         forms: What their arrays are to be, by name; those that are not among them may be of any shape.
         others: The names of arrays that are no inputs.
+        may_lack: The names of inputs that need not be there.
 
     Raises:
         ConfigError: The file is no .npz, or its arrays are not what the model needs.
@@ -59,9 +70,10 @@ def read_arrays(
         with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             # Names, types and shapes come first, so that nothing is unpacked in vain: a small file may hold gigabytes.
             _check_others(others, loaded.files, str(path))
-            _check_names([name for name in loaded.files if name not in others], specs, str(path))
+            _check_names([name for name in loaded.files if name not in others], specs, str(path), may_lack)
             for spec in forms:
-                _check_form(loaded.zip, spec, str(path))
+                if spec.name in loaded.files:
+                    _check_form(loaded.zip, spec, str(path))
             return {name: loaded[name] for name in loaded.files}
     except ConfigError:
         raise
@@ -70,19 +82,22 @@ def read_arrays(
         raise ConfigError(f"{path}: cannot be read as an .npz file ({reason}); {_how_to_save(specs)}") from error
 
 
-def check_inputs(arrays: Mapping[str, Any], specs: Sequence[InputSpec], *, source: str) -> dict[str, NDArray[Any]]:
+def check_inputs(
+    arrays: Mapping[str, Any], specs: Sequence[InputSpec], *, source: str, may_lack: Collection[str] = ()
+) -> dict[str, NDArray[Any]]:
     """The given arrays in the order of the specs, after a check of names, types and shapes.
 
     Args:
         arrays: One array an input, by name.
         specs: The inputs of the model.
         source: Where the arrays come from, for messages.
+        may_lack: The names of inputs that need not be there.
 
     Raises:
         ConfigError: An input is missing or unknown, or has a type or shape that the model does not take.
     """
-    _check_names(arrays, specs, source)
-    return {spec.name: _check_array(arrays[spec.name], spec, source) for spec in specs}
+    _check_names(arrays, specs, source, may_lack)
+    return {spec.name: _check_array(arrays[spec.name], spec, source) for spec in specs if spec.name in arrays}
 
 
 def _check_others(others: Sequence[str], names: Sequence[str], source: str) -> None:
@@ -92,7 +107,7 @@ def _check_others(others: Sequence[str], names: Sequence[str], source: str) -> N
         raise ConfigError(f"{source}: there is no array '{missing[0]}'; there is {there}")
 
 
-def _check_names(names: Iterable[str], specs: Sequence[InputSpec], source: str) -> None:
+def _check_names(names: Iterable[str], specs: Sequence[InputSpec], source: str, may_lack: Collection[str] = ()) -> None:
     """Refuse inputs that are missing and names that are no inputs."""
     names = list(names)
     known = [spec.name for spec in specs]
@@ -101,7 +116,7 @@ def _check_names(names: Iterable[str], specs: Sequence[InputSpec], source: str) 
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
     for spec in specs:
-        if spec.name not in names:
+        if spec.name not in names and spec.name not in may_lack:
             there = listed(names, MOST_NAMED) if names else "nothing"
             needed = listed(known, MOST_NAMED)
             raise ConfigError(

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ConfigError, ModelError
-from onnx_gconv.runtime.inputs import InputSpec, ValueRange, generate_attempts
+from onnx_gconv.runtime.attempts import AllRefusedError, first_run
+from onnx_gconv.runtime.inputs import InputSpec, ValueRange
 from onnx_gconv.runtime.session import ModelSession, RuntimeRefusal
 from onnx_gconv.simulation.metrics import Outputs
 from onnx_gconv.simulation.samples import Samples, load_samples
@@ -61,16 +62,19 @@ class Bench:
         Raises:
             ConfigError: If it runs on none, or a size or value does not fit.
         """
-        said = "it has no inputs that could be generated"
-        for feeds in generate_attempts(self._specs(), dims=dims, values=values, seed=seed):
-            samples = Samples(feeds, frozenset(), 1, 1, None, f"generated inputs, seed {seed}")
-            try:
-                self._run(weights, samples)
-            except RuntimeRefusal as refusal:
-                said = refusal.message
-                continue
-            return samples
-        raise ConfigError(f"'{self._source}' does not run on generated inputs ({said}); give inputs of its own")
+
+        def samples_of(feeds: dict[str, NDArray[Any]]) -> Samples:
+            return Samples(feeds, frozenset(), 1, 1, None, f"generated inputs, seed {seed}")
+
+        try:
+            feeds, _ = first_run(
+                lambda feeds: self._run(weights, samples_of(feeds)), self._specs(), dims=dims, values=values, seed=seed
+            )
+        except AllRefusedError as refused:
+            raise ConfigError(
+                f"'{self._source}' does not run on generated inputs ({refused.first.message}); give inputs of its own"
+            ) from None
+        return samples_of(feeds)
 
     def run(self, weights: Sequence[NDArray[Any]], samples: Samples) -> Outputs:
         """The outputs for all samples by name; those of several batches are joined along their first axis.

@@ -102,7 +102,7 @@ def test_a_journal_goes_on_with_samples_in_a_file(digits, monkeypatch, nothing_i
 def test_models_with_a_fixed_batch_other_types_and_inputs_for_all(parse, normal, tmp_path, nothing_in_memory):
     model = parse(
         "g (bfloat16[2,8] x, float[8] shared, int64[2,1] picked) => (float[2,3] y) "
-        "{ f = Cast <to = 1> (x) moved = Add(f, shared) h = MatMul(moved, W) p = Cast <to = 1> (picked) y = Add(h, p) }",
+        "{ f = Cast <to = 1> (x) a = Add(f, shared) h = MatMul(a, W) p = Cast <to = 1> (picked) y = Add(h, p) }",
         W=normal(8, 3),
     )
     MapConductances()(model)
@@ -171,8 +171,8 @@ def test_nothing_is_unpacked_that_the_disk_has_no_room_for(digits, monkeypatch, 
         simulated(digits, "compressed.npz")
     assert "compressed.npz: the array 'pixels' is unpacked to 115,200 bytes, but '" in str(found.value)
     assert str(found.value).endswith(
-        "' has 100,000 left; save it with numpy.savez, which does not compress, in C order, or let TMPDIR name a folder "
-        "on a larger disk"
+        "' has 100,000 left; save it with numpy.savez, which does not compress, in C order, or let TMPDIR name a "
+        "folder on a larger disk"
     )
 
 
@@ -181,7 +181,7 @@ def test_labels_are_looked_at_before_samples_are_unpacked(digits, tmp_path, monk
     with np.load(digits / "stored.npz") as data:
         np.savez(tmp_path / "in.npz", pixels=data["pixels"], labels=labels)
     monkeypatch.setattr(given_inputs, "stored_array", None)
-    with pytest.raises(gconv.ConfigError, match="there are 3 labels for 450 samples|the labels 'labels' are float32"):
+    with pytest.raises(gconv.ConfigError, match=r"there are 3 labels for 450 samples|the labels 'labels' are float32"):
         simulate(digits / "mapped.onnx", inputs=tmp_path / "in.npz", labels="labels")
 
 
@@ -199,9 +199,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(digits, tmp_path, nothi
         else:
             path.write_bytes(path.read_bytes())
 
-    with pytest.raises(
-        gconv.ConfigError, match=rf"'.*{data}' changed while it was read: .*; let what writes it come to"
-    ):
+    with pytest.raises(gconv.ConfigError, match=rf"'.*{data}' changed while it was read: .*; let what writes it"):
         simulate(
             digits / "mapped.onnx", inputs=tmp_path / data, labels="labels", repeats=3, times="1d", progress=change
         )

@@ -449,7 +449,7 @@ def _coarsest_eps(manifest: Manifest | None) -> float:
 
 
 @contextmanager
-def _on_disk(path: Path, watched: WatchedFiles) -> Iterator[ir.Model]:
+def _on_disk(path: Path, watched: WatchedFiles | None = None) -> Iterator[ir.Model]:
     """A model whose weights are in external data; those of one that has them inline are written to a temporary file."""
     model = load_model(path, watched)
     if not any(_is_large_and_inline(value) for graph in model.graphs() for value in graph.initializers.values()):

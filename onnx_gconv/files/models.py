@@ -74,7 +74,7 @@ def load_model(path: str | os.PathLike[str], watched: WatchedFiles | None = None
     try:
         proto = onnx.load(os.fspath(path), format="protobuf", load_external_data=False)
     except OSError as error:
-        raise ModelError(f"cannot read the model '{path}': {error.strerror}") from None
+        raise ModelError(f"cannot read the model '{path}': {error.strerror}; give an ONNX file that is there") from None
     except DecodeError:
         problem: str | None = "is not an ONNX model, or it is truncated; export or copy it again"
     else:

@@ -76,7 +76,13 @@ def read_or_stored_arrays(
         if other is not None and other not in loaded.files:
             there = listed(loaded.files, MOST_NAMED) if loaded.files else "nothing"
             raise ConfigError(f"{path}: there is no array '{other}'; there is {there}")
-        _check_names([name for name in loaded.files if name != other], specs, str(path))
+        names = [name for name in loaded.files if name != other]
+        try:
+            _check_names(names, specs, str(path))
+        except ConfigError as error:
+            if other is not None or {*names} <= {spec.name for spec in specs}:
+                raise
+            raise ConfigError(f"{error}; if it has the classes of the samples, name it with --labels") from None
         forms = {spec.name: _checked_form(archive, spec, str(path)) for spec in specs}
         check(forms if other is None else {**forms, other: array_form(archive, other)})
         # Arrays of objects are pickles, which are refused when they are read.

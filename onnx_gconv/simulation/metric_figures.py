@@ -100,12 +100,17 @@ class Top(MetricFigure):
     """The share of labels among the `count` largest scores of the last axis."""
 
     def __init__(self, count: int, shape: tuple[int, ...], labels: NDArray[Any] | None) -> None:
-        super().__init__(shape, labels)
         self._count = count
+        super().__init__(shape, labels)
         self._right = 0
 
     def check(self, labels: NDArray[Any] | None) -> None:
         """Raise ConfigError if labels or the shape do not suit it."""
+        if self._count > self.shape[-1]:
+            raise ConfigError(
+                f"top{self._count} is about {self._count} scores, but there are {self.shape[-1]} classes; take a "
+                "smaller number"
+            )
         assert labels is not None  # noqa: S101 - `metric_of` asks for them
         if self.rows != labels.size:
             raise ConfigError(
@@ -115,7 +120,10 @@ class Top(MetricFigure):
         classes = self.shape[-1]
         if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             wrong = int(labels.max()) if labels.max() >= classes else int(labels.min())
-            raise ConfigError(f"a label is {wrong}, but there are scores of the classes 0 to {classes - 1}")
+            raise ConfigError(
+                f"a label is {wrong}, but there are scores of the classes 0 to {classes - 1}; give the classes of this "
+                "output, or choose another one with --output-name"
+            )
 
     def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
         """Add a batch."""

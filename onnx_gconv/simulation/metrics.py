@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import math
 import re
 import sys
@@ -20,8 +21,9 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.simulation.metric_figures import Agreement, Cosine, MetricFigure, Sqnr, Top
 from onnx_gconv.simulation.outputs import KeptOutput, Outputs, joined
 from onnx_gconv.simulation.samples import Samples
+from onnx_gconv.visible_text import listed
 
-__all__ = ["Metric", "chosen_output", "metric_of"]
+__all__ = ["Metric", "MetricImportError", "chosen_output", "metric_of"]
 
 _TOP = re.compile(r"top([1-9][0-9]*)")
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
@@ -31,6 +33,24 @@ _OF_TWO_MODELS: dict[str, tuple[type[MetricFigure], str]] = {
     "agreement": (Agreement, ""),
 }
 _BUILT_IN = "accuracy, topK, sqnr, cosine, agreement, or module:function"
+_CALLED = "it is called with a dict of outputs by name, and the labels, and gives a number"
+_MOST_NAMED = 5
+
+
+class MetricImportError(ConfigError):
+    """A function of the user's cannot be imported.
+
+    Attributes:
+        problem: What is wrong.
+
+    Args:
+        problem: What is wrong.
+        remedy: What to do.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem = problem
+        super().__init__(f"{problem}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -84,9 +104,15 @@ class Metric:
             raise
         except (Exception, SystemExit) as error:
             reason = " ".join(str(error).split())
-            raise ConfigError(f"the metric '{self.name}' fails: {type(error).__name__}: {reason}") from error
+            raise ConfigError(
+                f"the metric '{self.name}' fails: {type(error).__name__}: {reason}"
+                f"{'' if self.function is None else f'; {_CALLED}'}"
+            ) from error
         if math.isnan(found):
-            raise ConfigError(f"the metric '{self.name}' gives no number (NaN) for the output of a chip")
+            raise ConfigError(
+                f"the metric '{self.name}' gives no number (NaN) for the output of a chip; give other inputs, or "
+                "another metric"
+            )
         return found
 
     def _of_batches(self, batches: Iterable[Outputs], samples: Samples, ideal: KeptOutput) -> float:
@@ -171,14 +197,35 @@ def _imported(name: str, module: str, function: str) -> Callable[..., Any]:
     """A function of a module that is installed, or lies in the present folder."""
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)  # and it stays: the function may import its neighbours later
+    problem = f"the metric '{name}' cannot be imported"
     try:
-        found = getattr(importlib.import_module(module), function)
+        loaded = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"the metric '{name}' cannot be imported: {type(error).__name__}: {reason}") from error
+        raise MetricImportError(
+            f"{problem}: {type(error).__name__}: {reason}", _remedy_of_import(module, folder, error)
+        ) from error
+    if not hasattr(loaded, function):
+        there = [each for each, value in vars(loaded).items() if inspect.isfunction(value) and each[:1] != "_"]
+        remedy = f"name one that it has: {listed(there, _MOST_NAMED)}" if there else "define it there"
+        raise MetricImportError(f"{problem}: AttributeError: module '{module}' has no attribute '{function}'", remedy)
+    found = getattr(loaded, function)
     if not callable(found):
-        raise ConfigError(f"the metric '{name}' is a {type(found).__name__}, no function of outputs and labels")
+        kind = type(found).__name__
+        raise ConfigError(
+            f"the metric '{name}' is of the type {kind}, and no function of outputs and labels; name a function"
+        )
     return found  # type: ignore[no-any-return]  # it is checked to be callable
+
+
+def _remedy_of_import(module: str, folder: str, error: BaseException) -> str:
+    """What to do about a module that cannot be imported."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is None:
+        return f"correct what {module} does when it is imported"
+    if f"{module}.".startswith(f"{missing}."):
+        return f"put {missing}.py into the folder '{folder}', or install the package that has it"
+    return f"install {missing}, which {module} imports"
 
 
 def _digest(function: Callable[..., Any]) -> str:

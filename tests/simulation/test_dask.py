@@ -264,7 +264,8 @@ def test_what_workers_cannot_load_is_refused(folder, cluster, client, monkeypatc
 
 def test_metrics_that_are_others_or_fail_on_workers(folder, cluster, client):
     assert refusal(folder, dask=client, metric="lab_on_dask:works_here_only") == (
-        "the metric 'lab_on_dask:works_here_only' fails: ValueError: not here"
+        "the metric 'lab_on_dask:works_here_only' fails: ValueError: not here; it is called with a dict of outputs by "
+        "name, and the labels, and gives a number"
     )
     simulated(folder, dask=client, metric="lab_on_dask:share", repeats=20)
     (folder / "lab_on_dask.py").write_text(f"{METRICS}\n# changed, which workers do not know\n")

@@ -23,7 +23,7 @@ from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chips import Chips
 from onnx_gconv.simulation.experiments.experiment import Experiment, Trial
-from onnx_gconv.simulation.metrics import Metric, metric_of
+from onnx_gconv.simulation.metrics import Metric, MetricImportError, metric_of
 from onnx_gconv.simulation.outputs import KeptOutput
 from onnx_gconv.simulation.run_time_weights import weights_as_inputs
 from onnx_gconv.simulation.samples import Samples
@@ -190,7 +190,10 @@ class SentExperiment:
         try:
             metric = metric_of(name, output, has_labels=samples.labels is not None)
         except ConfigError as error:
-            raise ConfigError(f"has no such metric: {error}; copy its file to where the worker was started") from error
+            problem = error.problem if isinstance(error, MetricImportError) else error
+            raise ConfigError(
+                f"has no such metric: {problem}; copy its file to where the worker was started"
+            ) from error
         if _imported_metrics.setdefault(name, metric.digest) != self._metric_file:
             raise ConfigError(
                 f"has another version of the file of the metric '{name}'; copy it there, and start the worker anew"

@@ -129,6 +129,8 @@ def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, bat
     stored = [array for name, array in arrays.items() if name in cut.along and isinstance(array, StoredArray)]
     if batch is None and not cut.is_fixed and stored:
         size = min(size, max(1, _BATCH_OF_STORED // max(1, sum(array.row_bytes for array in stored))))
+        while size > 2 and cut.count % size == 1:  # noqa: PLR2004 - ONNX Runtime has other kernels for one row alone
+            size -= 1
         mebibytes = sum(array.nbytes for array in stored) / 2**20
         notes = (f"the samples are {mebibytes:,.0f} MiB: a run takes {size:,} of them; --batch chooses another number",)
     sliced = cut.along if size < cut.count else frozenset()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from rich.console import Console, ConsoleOptions, RenderableType
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
 __all__ = [
@@ -34,6 +34,9 @@ __all__ = [
 
 _WIDTH = 120
 _BINARY_STEP = 1024
+
+_BORDER = 3  # of a column of a table, with the spaces beside it
+_SHORTEST_NAMES = 12
 
 
 def terminal(**options: Any) -> Console:  # noqa: ANN401 - the options of rich's Console
@@ -82,14 +85,61 @@ def with_remark(text: str, *remarks: str, separator: str = "\n") -> Text:
 
 
 def titled_table(title: str) -> Table:
-    """A table in which nothing is cut off: what is too long for a column goes on in the next line of its cell."""
+    """A table in which nothing is cut off: what is too long for a column goes on in the next line of its cell.
+
+    Numbers, which stand on the right of their columns, stay in one line. If there is no room for all columns, those
+    that are left follow in tables of their own, below, with the first column in front of them again.
+    """
     from rich.table import Table
 
     class Folding(Table):
-        def add_column(self, header: str = "", **options: Any) -> None:  # type: ignore[override] # noqa: ANN401 - as rich
-            super().add_column(header, **{"overflow": "fold", **options})
+        def __init__(self, **options: Any) -> None:  # noqa: ANN401 - as rich
+            super().__init__(title_justify="left", title_style="bold", **options)
+            self._options: list[dict[str, Any]] = []
 
-    return Folding(title=title, title_justify="left", title_style="bold")
+        def add_column(self, header: str = "", **options: Any) -> None:  # type: ignore[override] # noqa: ANN401 - as rich
+            options = {"overflow": "fold", "no_wrap": options.get("justify") == "right", **options}
+            self._options.append({"header": header, **options})
+            super().add_column(**self._options[-1])
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+            needed = [_needed(column, console, options) for column in self.columns]
+            parts = _parts(needed, options.max_width - 1)
+            if len(parts) == 1:
+                yield from super().__rich_console__(console, options)
+                return
+            for place, part in enumerate(parts):
+                yield from self._of(part, title=None if place else self.title).__rich_console__(console, options)
+
+        def _of(self, columns: list[int], **options: Any) -> Folding:  # noqa: ANN401 - as rich
+            table = Folding(**options)
+            for number in columns:
+                table.add_column(**self._options[number])
+            cells = [list(self.columns[number].cells) for number in columns]
+            for place, row in enumerate(self.rows):
+                table.add_row(*(each[place] for each in cells), style=row.style, end_section=row.end_section)
+            return table
+
+    return Folding(title=title)
+
+
+def _needed(column: Column, console: Console, options: ConsoleOptions) -> int:
+    """The width of a column with its border. Names may go on in further lines."""
+    from rich.measure import Measurement
+
+    widths = (Measurement.get(console, options, each).maximum for each in (column.header, *column.cells))
+    widest = max(widths, default=0)
+    return _BORDER + (widest if column.no_wrap else min(widest, _SHORTEST_NAMES))
+
+
+def _parts(needed: list[int], room: int) -> list[list[int]]:
+    """Which columns stand beside each other, the first one in front of each part of the others."""
+    parts = [[0]]
+    for number in range(1, len(needed)):
+        if len(parts[-1]) > 1 and sum(needed[each] for each in (*parts[-1], number)) > room:
+            parts.append([0])
+        parts[-1].append(number)
+    return parts
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
 from onnx_gconv.passes.node_placement import Place, Placement
 from onnx_gconv.passes.preconditions import require_mappable
 from onnx_gconv.passes.shared_weights import digital_uses, split_off
+from onnx_gconv.passes.sound_rewrite import SoundRewrite
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.tensors.conductance import conductance_tensors, level_code_tensors
@@ -189,6 +190,7 @@ class MapConductances(ir.passes.InPlacePass):
             ConfigError: If a pattern matches nothing.
             ModelError: If external data cannot be read.
             UnmappableWeightError: If a weight has values that no conductance can hold.
+            DamagedModelError: If the rewritten graph is none any more, which would be a fault of this package.
         """
         subject, notes = self._inlined(model)
         plan = self._plan(subject, notes)
@@ -196,10 +198,12 @@ class MapConductances(ir.passes.InPlacePass):
         if not plan.weights:
             logger.info("Mapped nothing: the model has no weight that can be mapped")
             return ir.passes.PassResult(model, modified=False)
+        rewrite = SoundRewrite(model)
         if subject is not model:
             InlineWeightFunctions()(model)
             plan = self._transferred(plan, model)
         _apply(model, plan)
+        rewrite.require(model)
         return ir.passes.PassResult(model, modified=True)
 
 

@@ -14,6 +14,7 @@ from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.mapping.tensor_texts import TENSOR_KEY, put_texts_back
 from onnx_gconv.mapping.value_uses import hand_over_uses
+from onnx_gconv.passes.sound_rewrite import SoundRewrite
 from onnx_gconv.tensors.bits import has_same_elements
 from onnx_gconv.tensors.streamed import element_chunks
 from onnx_gconv.weights import Scope, scopes
@@ -52,6 +53,7 @@ class RestoreWeights(ir.passes.InPlacePass):
         _require_meanings(located)
         owners = scopes(model)
         _require_free_names(located, owners)
+        rewrite = SoundRewrite(model)
         places = _Places(owners)
         restored: dict[ir.Value, ir.Value] = {}
         for mapped, copy, is_joined in zip(located, copies, joined, strict=True):
@@ -62,6 +64,7 @@ class RestoreWeights(ir.passes.InPlacePass):
                 _restore_digital_copy(copy, weight if is_joined else None)
         places.fill()
         remove_manifest(model)
+        rewrite.require(model)
         return ir.passes.PassResult(model, modified=True)
 
 

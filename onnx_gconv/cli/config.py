@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
@@ -61,6 +61,10 @@ def init(
 
 @config.command("schema")
 def schema(
+    of: Annotated[
+        Literal["configuration", "comparison"],
+        typer.Option("--of", help="Which files: those of map --config, or those of simulate --compare."),
+    ] = "configuration",
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", help="The file to write; stdout if not given.", metavar="FILE"),
@@ -69,13 +73,15 @@ def schema(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Print the JSON Schema of configurations, with which editors complete and explain keys."""
+    """Print the JSON Schema of configurations or comparisons, with which editors complete and explain keys."""
     from onnx_gconv.configuration.json_schema import json_schema
+    from onnx_gconv.simulation.comparison.json_schema import comparison_schema
 
     target = None if output in {None, _STDOUT} else Path(str(output))
     if target is not None:
         _refuse_existing(target, force=force)
-    _write(json_schema(), target, force=force, quiet=quiet)
+    text = json_schema() if of == "configuration" else comparison_schema()
+    _write(text, target, force=force, quiet=quiet)
 
 
 @config.command("check")

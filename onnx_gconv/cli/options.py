@@ -182,7 +182,8 @@ Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to stdout instead of tables.", rich_help_panel=_REPORT)
 ]
 Quiet: TypeAlias = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=_REPORT)
+    bool,
+    typer.Option("--quiet", "-q", help="Print nothing but errors, and why a check fails.", rich_help_panel=_REPORT),
 ]
 Debug: TypeAlias = Annotated[
     bool,

@@ -48,4 +48,6 @@ def verify(
         )
     print_report(report, as_json=as_json, quiet=quiet)
     if not report.passed:
+        if quiet:
+            report.raise_if_failed()  # which says why
         raise typer.Exit(1)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,7 @@ def read_back(
     pictures: str | os.PathLike[str] | None = None,
     external_data: bool | None = None,
     dry_run: bool = False,
+    accept: Callable[[Path], bool] | None = None,
     progress: Progress | None = None,
 ) -> ReadbackReport:
     """Replace the target conductances of a mapped model by those measured on a chip.
@@ -80,6 +81,8 @@ def read_back(
         pictures: A folder to draw measured minus target into; there must be none. Needs Matplotlib.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Only compare.
+        accept: Is called with the new model in a hidden folder, and says whether to put it in its place. If not, or if
+            it raises anything, nothing is written.
         progress: Called with the step ("compare", "write", "pictures"), what is done and how much there is.
 
     Raises:
@@ -135,21 +138,33 @@ def read_back(
             errors = partial(tile_errors, measurements, {record.id: layer for record, layer in pairs})
             with open_bundle(measurements.bundle) as handed_off:
                 drawn = write_error_pictures(handed_off, pictures, errors, progress=progress)
-            with _removed_on_error(Path(pictures)):
-                watched.check()
             report = replace(report, pictures=drawn)
-        if dry_run:
-            return report
-        with named_in_messages(source):
-            check = RewriteCheck(model)
-            ReplaceConductances(_replacements(pairs, compared, measurements))(model)
-            check.require_sound(model)
-        step = progress_of_step(progress, "write")
-        files = save_model(model, target, external_data=external_data, inputs=models, watched=watched, progress=step)
-    return replace(report, output=target, files=tuple(files))
+        with contextlib.nullcontext() if pictures is None else _removed_on_error(Path(pictures)):
+            watched.check()
+            if dry_run:
+                return report
+            with named_in_messages(source):
+                check = RewriteCheck(model)
+                ReplaceConductances(_replacements(pairs, compared, measurements))(model)
+                check.require_sound(model)
+            step = progress_of_step(progress, "write")
+            files = save_model(
+                model,
+                target,
+                external_data=external_data,
+                inputs=models,
+                watched=watched,
+                accept=accept,
+                progress=step,
+            )
+    if files:
+        return replace(report, output=target, files=tuple(files))
+    if pictures is not None:
+        shutil.rmtree(pictures, ignore_errors=True)
+    return replace(report, pictures=None)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _removed_on_error(folder: Path) -> Iterator[None]:
     """Take back a folder that this run has made, if what follows goes wrong."""
     try:

@@ -208,16 +208,16 @@ class ReadbackReport:
     def _table(self, *, is_wide: bool) -> Table:
         """A line for each layer; the name of its weight and its histogram have no place in a narrow terminal."""
         table = titled_table("Measured minus target, in µS")
-        table.add_column("layer", no_wrap=is_wide)
+        table.add_column("layer", no_wrap=True)
         if is_wide:
             table.add_column("weight", ratio=1)
         for name in ("cells", "measured", "yield", "mean", "std", "largest"):
-            table.add_column(name, justify="right", no_wrap=is_wide)
+            table.add_column(name, justify="right")
         if self.tolerance is not None:
-            table.add_column("within", justify="right", no_wrap=is_wide)
+            table.add_column("within", justify="right")
         if is_wide:
             table.add_column("-  0  +", justify="center", no_wrap=True)
-        table.add_column("rms |ΔW|", justify="right", no_wrap=is_wide)
+        table.add_column("rms |ΔW|", justify="right")
         for layer in self.layers:
             errors, has_any = layer.errors, layer.errors.measured > 0
             table.add_row(

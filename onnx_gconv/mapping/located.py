@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnx_gconv.converters import Decoding
 from onnx_gconv.mapping.conductance_sum import ARITHMETIC_OPS, Term, conductance_terms
-from onnx_gconv.mapping.manifest import WeightRecord, ZeroRecord
+from onnx_gconv.mapping.manifest import WeightRecord
 from onnx_gconv.mapping.nodes import ROLE_KEY
 from onnx_gconv.mapping.operands import (
     BrokenMappingError,
@@ -18,6 +18,7 @@ from onnx_gconv.mapping.operands import (
     only_user,
     scalar,
 )
+from onnx_gconv.mapping.scheme_records import ZeroRecord
 from onnx_gconv.tensors.codes import DecodedLevelsTensor, ZeroPoint
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.streamed import all_elements

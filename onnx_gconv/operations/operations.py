@@ -128,11 +128,13 @@ def inspect_model(
     """
     source = check_model_path(model)
     configuration = configuration_of(config, converter, options)
-    graph = load_model(source)
-    with named_in_messages(source, options_concern_it=False):
+    watched = WatchedFiles()
+    graph = load_model(source, watched)
+    with named_in_messages(source, options_concern_it=False), watched.blamed():
         manifest = read_manifest(graph)
         if manifest is not None:
             checked = checked_weights(manifest, graph)
+            watched.check()
             broken = tuple((item.record, item.problem) for item in checked if item.problem is not None)
             stands = not broken or len(broken) < len(manifest.weights)
             notes = (*unlisted_weights(checked, graph), *_renamed(checked))
@@ -140,7 +142,9 @@ def inspect_model(
         mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
         notes = raised_opset(graph) if configuration.model.upgrade_opset else ()
         mapping.requires(graph)
-        return MappingReport(source, _with_notes(notes, mapping.preview(graph, list_refused=True)))
+        preview = mapping.preview(graph, list_refused=True)
+        watched.check()
+        return MappingReport(source, _with_notes(notes, preview))
 
 
 def survey_model(model: str | os.PathLike[str], settings: ModelSettings | None = None) -> WeightSurvey:

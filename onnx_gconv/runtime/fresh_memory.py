@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FILLS", "filled_memory", "unwritten_elements", "without"]
+__all__ = ["FILLS", "filled_memory", "unwritten_elements", "unwritten_note", "without"]
 
 FILLS: tuple[int, int] = (0x55, 0x2A)
 """What new memory is filled with in two runs. Neither they nor their complements repeat in a number that occurs."""
@@ -58,6 +58,14 @@ def unwritten_elements(first: NDArray[Any] | None, second: NDArray[Any] | None) 
         return None
     found = _holds(first, FILLS[0]) & _holds(second, FILLS[1])
     return found if found.any() else None
+
+
+def unwritten_note(name: str, elements: NDArray[np.bool_]) -> str:
+    """What is to be said of an output with such elements."""
+    return (
+        f"{int(elements.sum()):,} of {elements.size:,} elements of output '{name}' are not compared: the original does "
+        "not write them, and they hold what was in the memory before"
+    )
 
 
 def without(output: NDArray[Any] | None, unwritten: NDArray[np.bool_] | None) -> NDArray[Any] | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions
 from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import check_model_path, load_model
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.watched import WatchedFiles
@@ -22,6 +24,7 @@ from onnx_gconv.simulation.experiments.experiment import Experiment
 from onnx_gconv.simulation.experiments.journal import opened_journal
 from onnx_gconv.simulation.experiments.trials import figures_of, report_of, trials_of
 from onnx_gconv.simulation.metrics import chosen_output, metric_of
+from onnx_gconv.simulation.outputs import KeptOutput
 from onnx_gconv.simulation.preparation import check_data_options, check_weights, mapped_for, saved_for_bench
 from onnx_gconv.simulation.simulation_report import SimulationReport
 from onnx_gconv.simulation.times import DEFAULT_TIMES, times_of
@@ -81,7 +84,8 @@ def simulate(
             weights; or ``module:function``, which is called with the outputs by name and the labels. If None, accuracy
             with labels, else SQNR.
         output: The output that the metric is about; the first one of floats if None.
-        batch: How many samples go into one run; all, or what the model takes, if None.
+        batch: How many samples go into one run; if None, what the model takes, or all, or of more than 256 MiB so many
+            as have 64 MiB. Results depend on it as far as ONNX Runtime's arithmetic does.
         dims: Sizes of symbolic dimensions of generated inputs.
         values: Values of generated inputs.
         seed: Of all random numbers.
@@ -123,16 +127,21 @@ def simulate(
             if inputs is None:
                 samples = bench.generated_inputs(targets, dims or {}, values or {}, seed)
             else:
-                samples = bench.inputs_of_file(Path(inputs), labels, batch)
-            ideal = bench.run(targets, samples)
-            del targets
-            chosen = chosen_output(output, ideal)
-            figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
-            experiment = Experiment(bench, on_chips, chips, samples, figure, chosen, ideal, source, files.mapped)
-            of_ideal = experiment.figure_of_ideal()
-            with opened_journal(None if journal is None else Path(journal), experiment.identity(data, done)) as notes:
-                found = figures_of(experiment, trials, executor, notes, progress_of_step(progress, "simulate"))
+                watched.add(Path(inputs), ConfigError)
+                samples = bench.inputs_of_file(Path(inputs), labels, batch, Path(folder))
             with watched.blamed():
-                watched.check()  # conductances in external data are read again for each chip
-    said = (*(() if done is None else done.notes), *executor.notes)
+                samples = bench.with_unwritten(targets, samples)
+                batches = bench.run(targets, samples)
+                first = next(batches)
+                chosen = chosen_output(output, first)
+                figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
+                ideal = KeptOutput(chosen, samples, Path(folder))
+                of_ideal = figure.of(ideal.passing(chain([first], batches)), samples, ideal)
+                del targets, first
+                experiment = Experiment(bench, on_chips, chips, samples, figure, chosen, ideal, source, files.mapped)
+                identity = {} if journal is None else experiment.identity(data, done)
+                with opened_journal(None if journal is None else Path(journal), identity) as notes:
+                    found = figures_of(experiment, trials, executor, notes, progress_of_step(progress, "simulate"))
+                watched.check()  # samples and conductances that are large are read again for each chip
+    said = (*(() if done is None else done.notes), *samples.notes, *executor.notes)
     return report_of(experiment, of_ideal, seconds, repeats, found, notes=said, with_layers=sensitivity)

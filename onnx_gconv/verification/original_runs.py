@@ -12,7 +12,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.runtime.attempts import AllRefusedError, first_run
 from onnx_gconv.runtime.comparison import Outputs, Spread, flatten_all, is_beyond_rounding, spread_between
 from onnx_gconv.runtime.decoder_inputs import decoder_of
-from onnx_gconv.runtime.fresh_memory import FILLS, filled_memory, unwritten_elements, without
+from onnx_gconv.runtime.fresh_memory import FILLS, filled_memory, unwritten_elements, unwritten_note, without
 from onnx_gconv.runtime.given_inputs import check_inputs, load_inputs
 from onnx_gconv.runtime.inputs import MOST_NAMED, InputSpec, ValueRange
 from onnx_gconv.runtime.session import ModelSession, Optimization, RuntimeRefusal, run_model
@@ -184,11 +184,7 @@ class OriginalRuns:
             yield f"generated to go with the given inputs: {names}"
 
     def _of_unwritten(self) -> Iterable[str]:
-        for name, elements in self.unwritten.items():
-            yield (
-                f"{int(elements.sum()):,} of {elements.size:,} elements of output '{name}' are not compared: the "
-                "original does not write them, and they hold what was in the memory before"
-            )
+        return (unwritten_note(name, elements) for name, elements in self.unwritten.items())
 
     def _source(self) -> str:
         if self._given is None:

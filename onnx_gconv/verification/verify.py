@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx_gconv.errors import ConfigError, ModelError, VerificationError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.files.progress import Progress, progress_of_step
+from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
 from onnx_gconv.passes import CheckMapping, Violation
 from onnx_gconv.runtime.comparison import OutputComparison
@@ -315,14 +316,47 @@ def verify(
             first.
     """
     original, mapped = Path(original), Path(mapped)
+    inputs = Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs
     limits = ErrorLimits(min_sqnr_db, min_agreement, max_error)
-    manifest, violations, weights, if_nodes = _check_weights(original, mapped, progress)
+    watched = WatchedFiles()
+    if isinstance(inputs, Path):
+        watched.add(inputs, ConfigError)
+    with watched.blamed():
+        report = _verified(
+            original,
+            mapped,
+            inputs=inputs,
+            dims=dims or {},
+            values=values or {},
+            seed=seed,
+            limits=limits,
+            watched=watched,
+            progress=progress,
+        )
+        watched.check()  # files are read several times: a report of two versions would say nothing of either
+    return report
+
+
+def _verified(
+    original: Path,
+    mapped: Path,
+    *,
+    inputs: Path | Mapping[str, NDArray[Any]] | None,
+    dims: Mapping[str, int],
+    values: Mapping[str, ValueRange],
+    seed: int,
+    limits: ErrorLimits,
+    watched: WatchedFiles,
+    progress: Progress | None,
+) -> VerificationReport:
+    """As `verify`, for files that are watched meanwhile."""
+    manifest, violations, weights, if_nodes = _check_weights(original, mapped, watched, progress)
     compare = partial(
         compare_outputs,
         mapped=mapped,
-        inputs=Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs,
-        dims=dims or {},
-        values=values or {},
+        inputs=inputs,
+        dims=dims,
+        values=values,
         seed=seed,
         mapped_weights=0 if manifest is None else len(manifest.weights),
         weight_eps=_coarsest_eps(manifest),
@@ -378,17 +412,17 @@ def _amplified(outputs: OutputsReport) -> Iterator[str]:
 
 
 def _check_weights(
-    original: Path, mapped: Path, progress: Progress | None
+    original: Path, mapped: Path, watched: WatchedFiles, progress: Progress | None
 ) -> tuple[Manifest | None, tuple[Violation, ...], tuple[WeightComparison, ...], tuple[str, ...]]:
     """The checks that need no runtime, and the If nodes. Both models are gone from memory afterwards."""
-    with _on_disk(mapped) as mapped_model:
+    with _on_disk(mapped, watched) as mapped_model:
         if_nodes = tuple(node_label(node) for node in mapped_model.graph.all_nodes() if node.op_type == "If")
         violations = CheckMapping().violations(mapped_model)
         try:
             manifest = read_manifest(mapped_model)
         except ModelError:  # it is among the violations
             manifest = None
-        original_model = load_model(original)
+        original_model = load_model(original, watched)
         if manifest is None:
             if MANIFEST_KEY in original_model.metadata_props and MANIFEST_KEY not in mapped_model.metadata_props:
                 raise ConfigError(
@@ -415,9 +449,9 @@ def _coarsest_eps(manifest: Manifest | None) -> float:
 
 
 @contextmanager
-def _on_disk(path: Path) -> Iterator[ir.Model]:
+def _on_disk(path: Path, watched: WatchedFiles | None = None) -> Iterator[ir.Model]:
     """A model whose weights are in external data; those of one that has them inline are written to a temporary file."""
-    model = load_model(path)
+    model = load_model(path, watched)
     if not any(_is_large_and_inline(value) for graph in model.graphs() for value in graph.initializers.values()):
         yield model
         return

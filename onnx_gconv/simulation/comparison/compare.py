@@ -6,7 +6,10 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import onnx_ir as ir
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.files.models import check_model_path, load_model
+from onnx_gconv.files.models import check_model_path, load_model, save_model
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
@@ -30,7 +33,8 @@ from onnx_gconv.simulation.experiments.experiment import identity_of_chips, iden
 from onnx_gconv.simulation.experiments.journal import opened_journal
 from onnx_gconv.simulation.experiments.trials import trials_of
 from onnx_gconv.simulation.mapped_in_memory import is_mapped
-from onnx_gconv.simulation.metrics import Outputs, chosen_output, metric_of
+from onnx_gconv.simulation.metrics import chosen_output, metric_of
+from onnx_gconv.simulation.outputs import KeptOutput, Outputs
 from onnx_gconv.simulation.preparation import check_data_options, check_weights, mapped_for
 from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.simulation.trial import WeightOnChips
@@ -130,20 +134,28 @@ def compare(
     with (
         trial_executor(workers, dask) as executor,
         contextlib.closing(Benches(source)) as benches,
+        tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder,
+        watched.blamed(),
     ):
+        place = Path(folder)
         with Bench(source, (), source) as bench:  # the model as it is
             if inputs is None:
                 samples = bench.generated_inputs((), dims or {}, values or {}, seed)
             else:
-                samples = bench.inputs_of_file(Path(inputs), labels, batch)
+                watched.add(Path(inputs), ConfigError)
+                samples = bench.inputs_of_file(Path(inputs), labels, batch, place)
+            samples = bench.with_unwritten((), samples)
             is_plain = planned[0].model.how is not None
-            yardstick = _yardstick(metric, output, samples, bench.run((), samples), is_plain=is_plain)
-        identity = identity_of_data(source, data, samples, yardstick.metric, yardstick.output)
+            yardstick = _yardstick(metric, output, samples, bench.run((), samples), place, is_plain=is_plain)
+        if executor.takes_a_file and yardstick.reference is not None and yardstick.reference.is_on_disk:
+            yardstick = replace(yardstick, plain=place / "plain.onnx")
+            save_model(graph, place / "plain.onnx", watched=watched)
+        of_data = samples, yardstick.metric, yardstick.output
+        identity = {} if journal is None else identity_of_data(source, data, *of_data)
         with opened_journal(None if journal is None else Path(journal), {"comparison": True, **identity}) as notes:
             run = ComparisonRun(source, watched, executor, benches, yardstick, notes)
             compared = run.simulated(planned, progress)
-        with watched.blamed():
-            watched.check()
+        watched.check()
         said_by_executor = executor.notes
     return ComparisonReport(
         model=source,
@@ -158,7 +170,7 @@ def compare(
         samples=samples.count,
         inputs=samples.source,
         candidates=compared,
-        notes=(*_twins(planned), *said_by_executor),
+        notes=(*_twins(planned), *samples.notes, *said_by_executor),
     )
 
 
@@ -203,14 +215,25 @@ def _planned(
 
 
 def _yardstick(
-    metric: str | None, output: str | None, samples: Samples, outputs: Outputs, *, is_plain: bool
+    metric: str | None,
+    output: str | None,
+    samples: Samples,
+    batches: Iterator[Outputs],
+    folder: Path,
+    *,
+    is_plain: bool,
 ) -> Yardstick:
-    chosen = chosen_output(output, outputs)
+    first = next(batches)
+    chosen = chosen_output(output, first)
     figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
     if not is_plain:
         return Yardstick(samples, figure, chosen)
-    unmapped = None if figure.is_of_two_models else figure.of(outputs, samples.labels, outputs)
-    return Yardstick(samples, figure, chosen, outputs, unmapped)
+    reference = KeptOutput(chosen, samples, folder)
+    batches = chain([first], batches)
+    if figure.is_of_two_models:
+        reference.keep(batches)
+        return Yardstick(samples, figure, chosen, reference)
+    return Yardstick(samples, figure, chosen, reference, figure.of(reference.passing(batches), samples, reference))
 
 
 def _twins(planned: Sequence[PlannedCandidate]) -> tuple[str, ...]:

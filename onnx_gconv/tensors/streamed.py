@@ -209,9 +209,36 @@ def _native_chunks(tensor: ir.TensorProtocol, start: int, stop: int) -> Iterator
     if isinstance(tensor, ir.ExternalTensor) and (bits >= _BYTE_BITS or _BYTE_BITS % bits == 0):
         yield from (_file_chunks if bits >= _BYTE_BITS else _packed_file_chunks)(tensor, start, stop)
         return
-    flat = tensor.numpy().reshape(-1)
+    array = tensor.numpy()
+    if array.flags.c_contiguous:
+        flat = array.reshape(-1)
+        for first in range(start, stop, CHUNK_ELEMENTS):
+            yield flat[first : min(first + CHUNK_ELEMENTS, stop)]
+        return
+    # A view, such as the transpose that an exporter folds: to flatten it would be to copy it.
+    buffer = np.empty(min(CHUNK_ELEMENTS, stop - start), array.dtype)
     for first in range(start, stop, CHUNK_ELEMENTS):
-        yield flat[first : min(first + CHUNK_ELEMENTS, stop)]
+        chunk = buffer[: min(CHUNK_ELEMENTS, stop - first)]
+        _copy_elements(array, first, chunk)
+        yield chunk
+
+
+def _copy_elements(array: NDArray[Any], first: int, chunk: NDArray[Any]) -> None:
+    """Copy the elements of an array from `first` on, in row-major order, until `chunk` is full."""
+    if array.flags.c_contiguous:
+        chunk[:] = array.reshape(-1)[first : first + chunk.size]
+        return
+    size = array[0].size
+    while chunk.size:
+        index, skipped = divmod(first, size)
+        if skipped or chunk.size < size:  # a part of a row
+            count = min(size - skipped, chunk.size)
+            _copy_elements(array[index], skipped, chunk[:count])
+        else:
+            rows = chunk.size // size
+            count = rows * size
+            chunk[:count].reshape(rows, *array.shape[1:])[...] = array[index : index + rows]
+        first, chunk = first + count, chunk[count:]
 
 
 def _file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Iterator[NDArray[Any]]:
@@ -255,5 +282,5 @@ def _packed(elements: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 
 def _little_endian(array: NDArray[Any]) -> NDArray[Any]:
-    """Swap bytes on big-endian machines: ONNX stores little-endian data."""
-    return array if np.little_endian else array.byteswap()
+    """Swap bytes on big-endian machines: ONNX stores little-endian data, as some arrays hold them."""
+    return array if np.little_endian or array.dtype.byteorder == "<" else array.byteswap()

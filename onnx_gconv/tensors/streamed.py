@@ -34,6 +34,9 @@ _WRITE_BYTES = 1 << 18
 
 _BYTE_BITS = 8
 
+# Of a transposed matrix; measured with 4096 x 4096 float32.
+_COLUMNS_AT_A_TIME = 64
+
 
 def worker_count() -> int:
     """How many threads read and write tensors. More than four gain nothing on one disk."""
@@ -237,8 +240,19 @@ def _copy_elements(array: NDArray[Any], first: int, chunk: NDArray[Any]) -> None
         else:
             rows = chunk.size // size
             count = rows * size
-            chunk[:count].reshape(rows, *array.shape[1:])[...] = array[index : index + rows]
+            _copy_rows(array[index : index + rows], chunk[:count].reshape(rows, *array.shape[1:]))
         first, chunk = first + count, chunk[count:]
+
+
+def _copy_rows(rows: NDArray[Any], target: NDArray[Any]) -> None:
+    """Copy an array, by some columns at a time where neighbours in a column are neighbours in memory.
+
+    Each read of memory brings neighbours into the cache, which long rows drive out before they are asked for.
+    """
+    width = target.shape[-1]
+    step = _COLUMNS_AT_A_TIME if rows.ndim > 1 and rows.strides[-1] != rows.itemsize else width
+    for first in range(0, width, step):
+        target[..., first : first + step] = rows[..., first : first + step]
 
 
 def _file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Iterator[NDArray[Any]]:

@@ -20,9 +20,9 @@ from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.operations.configuration_check import ConfigurationReport
-from onnx_gconv.operations.report import MappingReport, RestoreReport
 from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
 from onnx_gconv.passes.raise_opset import raised_opset
+from onnx_gconv.passes.report import MappingReport, RestoreReport
 from onnx_gconv.weights import WeightSurvey, default_opset, find_weights
 from onnx_gconv.weights.opsets import without_missing_casts
 

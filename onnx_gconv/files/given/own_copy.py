@@ -23,13 +23,26 @@ def own_copy(model: ir.Model) -> ir.Model:
     try:
         copied = model.clone()
     except (RuntimeError, KeyError, ValueError) as error:
-        reason = " ".join(str(first_cause(error)).split())
-        raise ModelError(
-            f"it cannot be copied ({reason}); if a node stands before one whose output it reads, "
-            "onnx_ir.passes.common.TopologicalSortPass sorts them"
-        ) from error
+        problem = _first_out_of_order(model) or f"onnx-ir cannot copy it: {first_cause(error)}; export it again"
+        raise ModelError(problem) from error
     own_tensors(copied)
     return copied
+
+
+def _first_out_of_order(model: ir.Model) -> str | None:
+    """The first node that stands before one whose output it reads, and what to do about it; None if there is none."""
+    for graph in model.graphs():
+        seen: set[ir.Node] = set()
+        for node in graph:
+            for value in node.inputs:
+                producer = None if value is None else value.producer()
+                if value is not None and producer is not None and producer.graph is graph and producer not in seen:
+                    return (
+                        f"its node '{node.name}' ({node.op_type}) stands before the one that gives '{value.name}', which it reads; "
+                        "onnx_ir.passes.common.TopologicalSortPass()(model) puts nodes in order"
+                    )
+            seen.add(node)
+    return None
 
 
 def own_tensors(model: ir.Model) -> None:

@@ -38,8 +38,8 @@ def _first_out_of_order(model: ir.Model) -> str | None:
                 producer = None if value is None else value.producer()
                 if value is not None and producer is not None and producer.graph is graph and producer not in seen:
                     return (
-                        f"its node '{node.name}' ({node.op_type}) stands before the one that gives '{value.name}', which it reads; "
-                        "onnx_ir.passes.common.TopologicalSortPass()(model) puts nodes in order"
+                        f"its node '{node.name}' ({node.op_type}) stands before the one that gives '{value.name}', "
+                        "which it reads; onnx_ir.passes.common.TopologicalSortPass()(model) puts nodes in order"
                     )
             seen.add(node)
     return None

@@ -11,6 +11,7 @@ import onnx_ir.passes.common
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping.unique_names import UniqueNames
+from onnx_gconv.passes.model_pass import ModelPass
 from onnx_gconv.weights import Scope, default_opset, scopes
 from onnx_gconv.weights.functions import functions_with_weights
 
@@ -33,7 +34,7 @@ class InliningResult(ir.passes.PassResult):
     left: tuple[str, ...] = ()
 
 
-class InlineWeightFunctions(ir.passes.InPlacePass):
+class InlineWeightFunctions(ModelPass[InliningResult]):
     """Puts the bodies of local functions that use weights in place of their calls::
 
         before:  dense(x) -> a,  dense(a) -> y,  where dense(v) = MatMul(v, K) with a Constant K

@@ -28,6 +28,7 @@ from onnx_gconv.mapping.nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.mapping.read_noise import DrawnNoise, draw_readings
 from onnx_gconv.mapping.unique_names import UniqueNames
+from onnx_gconv.passes.model_pass import ModelPass
 from onnx_gconv.passes.sound_rewrite import SoundRewrite
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.tensors.streamed import all_elements
@@ -69,7 +70,7 @@ class MeasuredConductances:
     read_noise: tuple[DrawnNoise, ...] = ()
 
 
-class ReplaceConductances(ir.passes.InPlacePass):
+class ReplaceConductances(ModelPass[ir.passes.PassResult]):
     """Replaces conductances by measured or simulated ones, in the nodes that rebuild the weights::
 
         before:  DequantizeLinear(W.g_plus_code, W.g_step)  -> W.g_plus     # if targets are stored as codes of levels

@@ -18,7 +18,8 @@ from onnx_gconv.crossbars.layers import Layer, layers_of
 from onnx_gconv.crossbars.tile_bias import bias_of_tiles
 from onnx_gconv.crossbars.tiled_tensor import TiledTensor
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
+from onnx_gconv.files.given import GivenModel, ModelLike
+from onnx_gconv.files.models import check_output_path, save_model
 from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
@@ -43,7 +44,7 @@ __all__ = ["Progress", "default_measured_path", "read_back"]
 
 
 def read_back(
-    mapped: str | os.PathLike[str],
+    mapped: ModelLike,
     measured: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
@@ -66,10 +67,11 @@ def read_back(
     grow with the model.
 
     Args:
-        mapped: The mapped model that was handed off. It is not changed.
+        mapped: The mapped model that was handed off, as a file, as an `onnx_ir.Model`, as an `onnx.ModelProto`, or as
+            what holds such a model. It is not changed.
         measured: The file of measured arrays (HDF5 or npz); or the folder of the bundle, with ``measured.h5`` or
             ``measured.npz`` in it, or with measured conductances in place of the targets.
-        output: The model to write; beside `mapped`, named ``NAME.measured.onnx``, if None.
+        output: The model to write; beside the file of `mapped`, named ``NAME.measured.onnx``, if None.
         bundle: The bundle that was handed off; looked for beside `measured` and `mapped` if None.
         tolerance_us: How far from its target a device may be, in µS.
         tolerance_relative: The same as a part of the target; the larger of both counts. If both are None, those of the
@@ -91,8 +93,9 @@ def read_back(
             conductance; the message names tile and cell.
         ConfigError: If an option is wrong or the output cannot be written.
     """
-    source = check_model_path(mapped)
-    target = default_measured_path(source) if output is None else Path(output)
+    given_model = GivenModel.of(mapped, "read_back")
+    source = given_model.label
+    target = given_model.output(output, default_measured_path, is_written=not dry_run)
     check_limits(limits)
     if failed_cells not in {"target", "measured"}:
         raise ConfigError(f"failed cells keep their 'target' or count as 'measured', but not '{failed_cells}'")
@@ -100,19 +103,19 @@ def read_back(
         check_pictures(Path(pictures))
     given = _tolerance(tolerance_us, tolerance_relative)
     watched = WatchedFiles()
-    model = load_model(source, watched)
+    model = given_model.load(watched)
     with named_in_messages(source):
         require_mapped(model)
     opened = open_measurements(
         Path(measured),
         bundle=None if bundle is None else Path(bundle),
-        mapped=source,
+        mapped=given_model.file,
         limits=limits,
         failed_cells=failed_cells,
         watched=watched,
     )
     with opened as measurements, watched.blamed():
-        models = [source, *(measurements.bundle / file.path for file in measurements.manifest.files)]
+        models = [*given_model.files, *(measurements.bundle / file.path for file in measurements.manifest.files)]
         if not dry_run:
             check_output_path(target, [*models, measurements.path, measurements.bundle])
         with named_in_messages(source):

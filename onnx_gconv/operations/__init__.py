@@ -12,7 +12,7 @@ from onnx_gconv.operations.operations import (
     restore_model,
     survey_model,
 )
-from onnx_gconv.operations.report import MappingReport, RestoreReport
+from onnx_gconv.passes.report import MappingReport, RestoreReport
 
 __all__ = [
     "ConfigurationReport",

@@ -79,6 +79,15 @@ class OutputsReport:
             "or feed the numbers in"
         )
 
+    def with_texts(self, change: Callable[[str], str]) -> OutputsReport:
+        """The report with its sentences changed, e.g. where they name a temporary file."""
+        return replace(
+            self,
+            not_compared=None if self.not_compared is None else change(self.not_compared),
+            failures=tuple(replace(item, message=change(item.message)) for item in self.failures),
+            notes=tuple(map(change, self.notes)),
+        )
+
     def to_json(self) -> dict[str, object]:
         """The report as plain Python values for a JSON document, with the comparisons under ``outputs``."""
         return {

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ConfigError, ModelError, VerificationError
+from onnx_gconv.files.given import GivenModel, ModelLike, named_as_given, renamed
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.watched import WatchedFiles
@@ -259,8 +260,8 @@ class VerificationReport:
 
 
 def verify(
-    original: str | os.PathLike[str],
-    mapped: str | os.PathLike[str],
+    original: ModelLike,
+    mapped: ModelLike,
     *,
     inputs: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None,
     dims: Mapping[str, int] | None = None,
@@ -298,8 +299,9 @@ def verify(
     Never more than one model's weights are in memory.
 
     Args:
-        original: The model before the mapping.
-        mapped: The model after it.
+        original: The model before the mapping: its file, what ``torch.onnx.export`` returns, an `onnx_ir.Model`, or an
+            `onnx.ModelProto`. ONNX Runtime reads files: a model in memory is streamed to a temporary one.
+        mapped: The model after it, as a file or in memory.
         inputs: A ``.npz`` file, or arrays by input name; generated from the types of the inputs if None.
         dims: For generated inputs: sizes of symbolic dimensions, by symbol or ``INPUT:AXIS``.
         values: For generated inputs: ranges of values, by input.
@@ -315,29 +317,35 @@ def verify(
         ConfigError: If the inputs do not fit the original, a limit is no such number, or the mapped model is given
             first.
     """
-    original, mapped = Path(original), Path(mapped)
-    inputs = Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs
     limits = ErrorLimits(min_sqnr_db, min_agreement, max_error)
+    needs_outputs = inputs is not None or bool(dims) or bool(values) or limits.are_given
+    given, given_mapped = GivenModel.of(original, "verify"), GivenModel.of(mapped, "verify")
+    inputs = Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs
     watched = WatchedFiles()
     if isinstance(inputs, Path):
         watched.add(inputs, ConfigError)
-    with watched.blamed():
-        report = _verified(
-            original,
-            mapped,
-            inputs=inputs,
-            dims=dims or {},
-            values=values or {},
-            seed=seed,
-            limits=limits,
-            watched=watched,
-            progress=progress,
-        )
-        watched.check()  # files are read several times: a report of two versions would say nothing of either
-    return report
+    with given.on_disk() as original_file, given_mapped.on_disk() as mapped_file:
+        names = {str(original_file): str(given.label), str(mapped_file): str(given_mapped.label)}
+        with named_as_given(names), watched.blamed():
+            report = _report(
+                original_file,
+                mapped_file,
+                inputs=inputs,
+                dims=dims or {},
+                values=values or {},
+                seed=seed,
+                limits=limits,
+                watched=watched,
+                progress=progress,
+            )
+            watched.check()  # files are read several times: a report of two versions would say nothing of either
+    outputs = report.outputs.with_texts(partial(renamed, names=names))
+    return replace(
+        report, original=given.label, mapped=given_mapped.label, outputs=outputs, needs_outputs=needs_outputs
+    )
 
 
-def _verified(
+def _report(
     original: Path,
     mapped: Path,
     *,
@@ -349,7 +357,7 @@ def _verified(
     watched: WatchedFiles,
     progress: Progress | None,
 ) -> VerificationReport:
-    """As `verify`, for files that are watched meanwhile."""
+    """What `verify` finds of two files, which are watched meanwhile."""
     manifest, violations, weights, if_nodes = _check_weights(original, mapped, watched, progress)
     compare = partial(
         compare_outputs,
@@ -387,8 +395,9 @@ def _verified(
     is_noisy = manifest is not None and draws_readings(manifest)
     if is_noisy:
         outputs = replace(outputs, notes=(READ_NOISE_TAKEN_OUT, *outputs.notes))
-    needs_outputs = inputs is not None or bool(dims) or bool(values) or limits.are_given
-    return VerificationReport(original, mapped, violations, weights, outputs, limits, needs_outputs, if_nodes, is_noisy)
+    return VerificationReport(
+        original, mapped, violations, weights, outputs, limits, if_nodes=if_nodes, draws_readings=is_noisy
+    )
 
 
 def _taken_over(bias: str) -> str:

@@ -18,7 +18,8 @@ import onnx_ir as ir
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.files.models import check_model_path, load_model, save_model
+from onnx_gconv.files.given import GivenModel, ModelLike
+from onnx_gconv.files.models import save_model
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
@@ -38,13 +39,12 @@ from onnx_gconv.simulation.outputs import KeptOutput, Outputs
 from onnx_gconv.simulation.preparation import check_data_options, check_weights, mapped_for
 from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.simulation.trial import WeightOnChips
-from onnx_gconv.tensors.external import external_files
 
 __all__ = ["compare"]
 
 
 def compare(
-    model: str | os.PathLike[str],
+    model: ModelLike,
     comparison: ComparisonLike,
     *,
     device: str | DeviceModel | None = None,
@@ -76,8 +76,8 @@ def compare(
     its own.
 
     Args:
-        model: The plain model, which each candidate maps in memory; or a mapped one, of which candidates can differ in
-            all but the mapping.
+        model: The plain model, as a file or in memory as for `simulate`, which each candidate maps in memory; or a
+            mapped one, of which candidates can differ in all but the mapping.
         comparison: A TOML file, or the same as a mapping, in which device models and converters may be objects. Its
             keys are ``candidates``, ``grid``, and what they have in common: ``device``, ``device_options``,
             ``drift_compensation``, ``times``, ``repeats``, ``mapping``; and ``seed``, ``inputs``, ``labels``,
@@ -109,7 +109,8 @@ def compare(
         UnmappableWeightError: If a weight of a plain model has values that no conductance can hold.
         ConfigError: If the comparison is wrong, or anything that is wrong for `simulate`; messages name the candidate.
     """
-    source = check_model_path(model)
+    given = GivenModel.of(model, "compare")
+    source = given.label
     found = Comparison.of(comparison)
     table = found.table
     said = {
@@ -128,8 +129,8 @@ def compare(
     labels, metric, output = labels or table.labels, metric or table.metric, output or table.output
     batch = check_data_options(inputs, labels, table.batch if batch is None else batch, dims, values)
     watched = WatchedFiles()
-    graph = load_model(source, watched)
-    data = [(file.name, file.stat()) for file in sorted(external_files(graph))]
+    graph = given.load(watched)
+    of_model = {} if journal is None else given.identity(graph)
     planned = _planned(candidates, graph, source, watched, seed, converter=converter, config=config, mapping=mapping)
     with (
         trial_executor(workers, dask) as executor,
@@ -138,7 +139,7 @@ def compare(
         watched.blamed(),
     ):
         place = Path(folder)
-        with Bench(source, (), source) as bench:  # the model as it is
+        with given.on_disk() as file, Bench(file, (), source) as bench:  # the model as it is
             if inputs is None:
                 samples = bench.generated_inputs((), dims or {}, values or {}, seed)
             else:
@@ -151,7 +152,7 @@ def compare(
             yardstick = replace(yardstick, plain=place / "plain.onnx")
             save_model(graph, place / "plain.onnx", watched=watched)
         of_data = samples, yardstick.metric, yardstick.output
-        identity = {} if journal is None else identity_of_data(source, data, *of_data)
+        identity = {} if journal is None else identity_of_data(of_model, *of_data)
         with opened_journal(None if journal is None else Path(journal), {"comparison": True, **identity}) as notes:
             run = ComparisonRun(source, watched, executor, benches, yardstick, notes)
             compared = run.simulated(planned, progress)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,22 +103,20 @@ class Experiment:
             hashed.update(b"" if output is None else output.digest().encode())
         return hashed.hexdigest()
 
-    def identity(self, data: Sequence[tuple[str, os.stat_result]], mapping: Mapped | None) -> dict[str, Any]:
+    def identity(self, of_model: Mapping[str, Any], mapping: Mapped | None) -> dict[str, Any]:
         """What tells this simulation from others, for its journal.
 
         Args:
-            data: The files of external data of the model of the user, by their names.
+            of_model: What tells the model of the user from others.
             mapping: How it was mapped; None if it was mapped already.
         """
         return {
-            **identity_of_data(self.source, data, self.samples, self.metric, self.output),
+            **identity_of_data(of_model, self.samples, self.metric, self.output),
             **identity_of_chips(self.chips, mapping),
         }
 
 
-def identity_of_data(
-    source: Path, data: Sequence[tuple[str, os.stat_result]], samples: Samples, metric: Metric, output: str
-) -> dict[str, Any]:
+def identity_of_data(of_model: Mapping[str, Any], samples: Samples, metric: Metric, output: str) -> dict[str, Any]:
     """What tells simulations of a model on some samples by a metric from others, as JSON values."""
     hashed = hashlib.sha256()
     for name, array in sorted(samples.arrays.items()):
@@ -129,11 +126,8 @@ def identity_of_data(
             hashed.update(repr(part.tolist()).encode() if is_text else np.ascontiguousarray(part).tobytes())
     if samples.labels is not None:
         hashed.update(samples.labels.tobytes())
-    with source.open("rb") as file:
-        model = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "model": model,
-        "data": [[name, found.st_size, found.st_mtime_ns] for name, found in data],
+        **of_model,
         "inputs": hashed.hexdigest(),
         "metric": metric.name,
         "metric_function": metric.digest,

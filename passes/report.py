@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.mapping import Manifest, SkippedRecord, WeightRecord
-from onnx_gconv.operations.remarks import mapping_remarks
-from onnx_gconv.operations.weight_texts import (
+from onnx_gconv.passes.remarks import mapping_remarks
+from onnx_gconv.passes.weight_texts import (
     clipped_text,
     explanation,
     other_names,
@@ -270,7 +270,7 @@ class RestoreReport:
 
     Attributes:
         model: The mapped model that was read.
-        output: The plain model that was written.
+        output: The plain model that was written; None if it is in memory, where the pass has restored it.
         restored: Names of the weights.
         files: All files that were written.
         folded: Names of weights that another tool had folded, so that they were plain already.
@@ -278,7 +278,7 @@ class RestoreReport:
     """
 
     model: Path
-    output: Path
+    output: Path | None
     restored: tuple[str, ...]
     files: tuple[Path, ...]
     folded: tuple[str, ...] = ()
@@ -288,7 +288,7 @@ class RestoreReport:
         """Everything, as JSON values."""
         return {
             "model": str(self.model),
-            "output": str(self.output),
+            "output": None if self.output is None else str(self.output),
             "files": [str(file) for file in self.files],
             "restored": list(self.restored),
             "folded": list(self.folded),
@@ -307,7 +307,9 @@ class RestoreReport:
                 f"{listed(self.folded)}. The manifest, which said otherwise, is gone."
             )
         lines.extend(f"Note: {note}." for note in self.notes)
-        return plain(*lines, f"Written: {file_list(self.files)}")
+        if self.files:
+            lines.append(f"Written: {file_list(self.files)}")
+        return plain(*lines)
 
 
 def _weight_json(weight: WeightRecord) -> dict[str, Any]:

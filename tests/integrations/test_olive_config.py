@@ -136,6 +136,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_importing_the_pass_without_olive_is_one_sentence(no_olive):
-    message = "the pass for Olive needs olive, which is missing; pip install 'onnx_gconv[olive]'"
-    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+    message = r"^the pass for Olive needs olive(\.common)?, which is missing; pip install 'onnx_gconv\[olive\]'$"
+    with pytest.raises(ConfigError, match=message):
         importlib.import_module("onnx_gconv.integrations.olive")

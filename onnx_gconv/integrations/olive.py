@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.errors import ConfigError, GconvError
+from onnx_gconv.files.naming import MAPPED_SUFFIX
 from onnx_gconv.integrations.olive_config import INSTALL_OLIVE
 from onnx_gconv.integrations.olive_options import (
     as_written,
     cache_key,
     check_names,
     configuration_of_options,
+    options_as_written,
     pass_options,
 )
 from onnx_gconv.operations import MappingReport, map_model
@@ -99,7 +101,7 @@ class OnnxGConv(Pass):  # type: ignore[misc] # Olive is not there where types ar
         Raises:
             ConfigError: If there is no such option, a value is wrong, or options contradict each other.
         """
-        config = as_written(config or {})
+        config = options_as_written(config or {})
         check_names(config)
         searched = {name: value for name, value in config.items() if _is_searched(value)}
         fixed = {name: value for name, value in config.items() if name not in searched and not _is_marker(value)}
@@ -122,8 +124,8 @@ class OnnxGConv(Pass):  # type: ignore[misc] # Olive is not there where types ar
         self, model: OliveModelHandler, config: BasePassConfig, output_model_path: str
     ) -> ONNXModelHandler:
         _check_handler(model)
-        source = Path(model.model_path)
-        target = Path(resolve_onnx_path(output_model_path, f"{source.stem}.onnx"))
+        source = _beside_model(model, model.onnx_file_name) or Path(model.model_path)
+        target = Path(resolve_onnx_path(output_model_path, _mapped_name(source)))
         target.parent.mkdir(parents=True, exist_ok=True)
         options = {name: getattr(config, name) for name in pass_options()}
         options = {name: None if _is_marker(value) else value for name, value in options.items()}
@@ -165,21 +167,38 @@ def _check_handler(model: OliveModelHandler) -> None:
         )
 
 
+def _beside_model(model: ONNXModelHandler, name: str | None) -> Path | None:
+    """A file in the folder of a model; None if it has no name.
+
+    Olive would take one of that name in the current folder instead: it has made an absolute path of the name then.
+    """
+    return None if name is None else Path(model.get_resource("model_path"), as_written(name))
+
+
+def _mapped_name(source: Path) -> str:
+    """A name for the mapped model that Olive takes for no other file: none in the current folder has it."""
+    name = f"{source.stem}{MAPPED_SUFFIX}.onnx"
+    while Path(name).exists():
+        name = f"mapped-{name}"
+    return name
+
+
 def _mapped_handler(model: ONNXModelHandler, target: Path, report: MappingReport) -> ONNXModelHandler:
     """What Olive goes on with: the folder of the mapped model, and all that was said of the model before."""
-    if model.constant_inputs_path:
-        shutil.copy(model.constant_inputs_path, target.parent)
+    constant_inputs = _beside_model(model, model.constant_inputs_file_name)
+    if constant_inputs is not None:
+        shutil.copy(constant_inputs, target.parent)
     attributes = copy.deepcopy(model.model_attributes or {})
     attributes[_ATTRIBUTE] = _attribute(report)
     # A folder, as Olive would leave the data file behind otherwise when it copies the model.
-    is_folder = len(report.files) > 1 or model.constant_inputs_path
+    is_folder = len(report.files) > 1 or constant_inputs is not None
     return ONNXModelHandler(
         model_path=str(target.parent if is_folder else target),
         onnx_file_name=target.name if is_folder else None,
         inference_settings=copy.deepcopy(model.inference_settings),
         use_ort_extensions=model.use_ort_extensions,
         model_attributes=attributes,
-        constant_inputs_file_name=model.constant_inputs_file_name,
+        constant_inputs_file_name=None if constant_inputs is None else constant_inputs.name,
     )
 
 

@@ -24,7 +24,15 @@ from onnx_gconv.configuration.settings import DeviceSettings, ModelSettings, Wei
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.version import __version__
 
-__all__ = ["PassOption", "as_written", "cache_key", "check_names", "configuration_of_options", "pass_options"]
+__all__ = [
+    "PassOption",
+    "as_written",
+    "cache_key",
+    "check_names",
+    "configuration_of_options",
+    "options_as_written",
+    "pass_options",
+]
 
 
 @dataclass(frozen=True)
@@ -115,20 +123,21 @@ def configuration_of_options(options: Mapping[str, Any]) -> Configuration:
     return Configuration.of({"defaults": weights, "model": model, _OVERRIDES: overrides}, _Options())
 
 
-def as_written(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as the workflow has them.
+def options_as_written(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as the workflow has them, but for the path of a file."""
+    return {name: value if name == _CONFIG_FILE else as_written(value) for name, value in options.items()}
+
+
+def as_written(value: object) -> Any:  # noqa: ANN401 - as it comes
+    """A value of a workflow as it was written.
 
     Olive makes an absolute path of each text that happens to be the name of a file or a folder: a pattern ``encoder``
     would match nothing only because there is a folder of that name where the workflow runs.
     """
-    return {name: value if name == _CONFIG_FILE else _as_written(value) for name, value in options.items()}
-
-
-def _as_written(value: object) -> object:
     if isinstance(value, Mapping):
-        return {key: _as_written(item) for key, item in value.items()}
+        return {key: as_written(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_as_written(item) for item in value]
+        return [as_written(item) for item in value]
     if isinstance(value, str) and (path := Path(value)).is_absolute() and path.is_relative_to(Path.cwd()):
         return str(path.relative_to(Path.cwd()))
     return value

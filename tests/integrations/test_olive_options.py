@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
@@ -11,10 +13,10 @@ from onnx_gconv.configuration import ModelSettings, WeightSettings
 from onnx_gconv.configuration.settings import DeviceSettings
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.integrations.olive_options import (
-    as_written,
     cache_key,
     check_names,
     configuration_of_options,
+    options_as_written,
     pass_options,
 )
 from onnx_gconv.version import __version__
@@ -163,7 +165,7 @@ def test_names_of_files_that_olive_has_made_paths_are_names_again(tmp_path, monk
         "config_file": str(tmp_path / "gconv.toml"),
         "levels": 16,
     }
-    assert as_written(mangled) == {
+    assert options_as_written(mangled) == {
         "device": {"preset": "pcm-joshi"},
         "include": ["encoder", "/layers.0/MatMul"],
         "overrides": [{"weight": "a/b", "levels": 4}],
@@ -180,3 +182,26 @@ def test_the_key_for_the_cache_tells_apart_versions_and_contents_of_the_file(tmp
         keys.append(cache_key(file))
     assert len(set(keys)) == 3
     assert all(key.startswith(f"onnx_gconv {__version__}") for key in keys)
+
+
+# The page and the examples
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_page_explains_what_is_no_setting():
+    page = (ROOT / "docs" / "guide" / "olive.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in OWN)
+
+
+@pytest.mark.parametrize("workflow", sorted(path.name for path in (ROOT / "examples" / "olive").glob("*.json")))
+def test_the_options_of_an_example_are_options_with_right_values(workflow, monkeypatch):
+    monkeypatch.chdir(ROOT / "examples" / "olive")
+    passes = json.loads(Path(workflow).read_text(encoding="utf-8"))["passes"].values()
+    [options] = [{**each} for each in passes if each.pop("type") == "OnnxGConv"]
+    check_names(options)
+    searched = {name: value["support"] for name, value in options.items() if isinstance(value, dict)}
+    configuration_of_options({name: value for name, value in options.items() if name not in searched}).check()
+    for name, values in searched.items():
+        for value in values:
+            configuration_of_options({name: value}).check()

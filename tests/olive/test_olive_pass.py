@@ -116,7 +116,7 @@ def test_a_configuration_file_that_has_changed_is_read_again(folder, network, wo
     [{"model_path": "source", "onnx_file_name": "network.onnx"}, {"model_path": "source/network.onnx"}],
     ids=["folder", "file"],
 )
-@pytest.mark.parametrize(("option", "files"), [(None, {"network.onnx.data"}), (False, set())])
+@pytest.mark.parametrize(("option", "files"), [(None, {"network.gconv.onnx.data"}), (False, set())])
 def test_a_model_with_external_data_is_whole_where_olive_puts_it(folder, network, workflow, model, option, files):
     network(folder / "source" / "network.onnx", data_file="weights.bin")
     workflow(model, {"save_as_external_data": option})
@@ -127,10 +127,20 @@ def test_a_model_with_external_data_is_whole_where_olive_puts_it(folder, network
     assert verify("gone/network.onnx", "out/model.onnx").passed
 
 
+def test_a_model_in_the_current_folder_is_not_taken_for_the_one_that_is_meant(folder, network, workflow):
+    """Olive takes the name of a file in the folder of a model for that of one in the current folder."""
+    network(folder / "source" / "network.onnx", data_file="weights.bin")
+    for name in ("network.onnx", "network.gconv.onnx"):
+        network(folder / name, W=np.zeros((8, 16), np.float32))
+    passes = {"conductances": {"type": "OnnxGConv"}, "next": {"type": "OnnxIODataTypeConverter"}}
+    workflow({"model_path": "source", "onnx_file_name": "network.onnx"}, passes=passes)
+    assert verify("source/network.onnx", "out/model.onnx").passed
+
+
 def test_a_small_model_gets_a_data_file_if_it_is_to_have_one(folder, network, workflow):
     network(folder / "in.onnx", rows=5)
     workflow({"model_path": "in.onnx"}, {"save_as_external_data": True})
-    assert data_files("out/model.onnx") == {"in.onnx.data"}
+    assert data_files("out/model.onnx") == {"in.gconv.onnx.data"}
     assert verify("in.onnx", "out/model.onnx").passed
 
 
@@ -161,10 +171,10 @@ def test_a_model_above_the_threshold_of_olive_streams_from_file_to_file(folder, 
     found = subprocess.run([sys.executable, "-c", PEAK], check=True, capture_output=True, text=True, timeout=600)
     path, kilobytes = found.stdout.split()[-2:]
     assert int(kilobytes) < 200_000
-    assert data_files(path) == {"network.onnx.data"}
-    assert (folder / "out" / "network.onnx.data").stat().st_size > 64 * rows
+    assert data_files(path) == {"network.gconv.onnx.data"}
+    assert (folder / "out" / "network.gconv.onnx.data").stat().st_size > 64 * rows
     assert [weight.name for weight in inspect_model(path).mapped] == ["W"]
-    (folder / "out" / "network.onnx.data").unlink()
+    (folder / "out" / "network.gconv.onnx.data").unlink()
 
 
 # What Olive is told

@@ -34,7 +34,7 @@ def data_files(model):
     ("config", "output", "files"),
     [
         ("workflow.json", "mapped", set()),
-        ("external_data.json", "mapped_external_data", {"model.onnx.data"}),
+        ("external_data.json", "mapped_external_data", {"model.gconv.onnx.data"}),
     ],
 )
 def test_a_network_is_exported_mapped_and_evaluated(examples, olive_run, gconv, written, config, output, files):

@@ -53,7 +53,8 @@ def test_the_wheel_holds_passes_and_models_as_subpackages_and_nothing_at_the_top
 ) -> None:
     names = zipfile.ZipFile(distributions[0]).namelist()
     assert {name.split("/")[0] for name in names} == {"onnx_gconv", names[-1].split("/")[0]}
-    for name in ("passes/map_conductances.py", "models/digits_cnn.onnx", "models/digits_test.npz", "py.typed"):
+    data = ("models/digits_cnn.onnx", "models/digits_test.npz", "integrations/olive_config.json", "py.typed")
+    for name in ("passes/map_conductances.py", *data):
         assert f"onnx_gconv/{name}" in names
 
 

@@ -20,6 +20,7 @@ from onnx_gconv.cli.demo import demo
 from onnx_gconv.cli.handoff import HandoffCommand, handoff
 from onnx_gconv.cli.inspect import inspect
 from onnx_gconv.cli.map import map_
+from onnx_gconv.cli.olive_config import olive_config
 from onnx_gconv.cli.options import MappingFlagsCommand, debug_is_on
 from onnx_gconv.cli.output import VisibleFormatter, tolerated_loss_of_reader
 from onnx_gconv.cli.presets import presets
@@ -80,6 +81,7 @@ app.command("program")(program)
 app.command("simulate", cls=MappingFlagsCommand)(simulate)
 app.command("presets")(presets)
 app.command("converters")(converters)
+app.command("olive-config")(olive_config)
 app.command("demo")(demo)
 app.add_typer(config)
 

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_gconv import map_model
 from onnx_gconv.models import model_path
 
-COMMANDS = ["map", "inspect", "verify", "restore", "program", "simulate", "presets", "demo"]
+COMMANDS = ["map", "inspect", "verify", "restore", "program", "simulate", "presets", "olive-config", "demo"]
 MAPPED_KEYS = {"name", "shape", "dtype", "converter", "granularity", "scale", "consumers"}
 
 
@@ -252,11 +252,13 @@ def test_characters_that_the_terminal_does_not_have_are_no_error(program, folder
         ["program", "cnn.gconv.onnx"],
         ["simulate", "cnn.gconv.onnx", "--times", "0s", "--repeats", "1"],
         ["presets"],
+        ["olive-config", "base.json", "-o", "passes.json"],
         ["demo", "-o", "demo"],
     ],
     ids=COMMANDS,
 )
 def test_a_quiet_command_prints_nothing(short_demo, gconv, folder, arguments, option):
+    (folder / "base.json").write_text("{}", encoding="utf-8")
     found = gconv(*arguments, option)
     assert (found.code, found.stdout, found.stderr) == (0, "", "")
 

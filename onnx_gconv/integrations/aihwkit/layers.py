@@ -146,6 +146,8 @@ def layer_of(name: str, module: Any) -> AnalogLayer | None:  # noqa: ANN401 - a 
         bias = holder.bias if holder.digital_bias else _analog_bias(rows[0][0])
     else:
         return None
+    if not _has_forward_of(module, "aihwkit"):
+        raise _foreign_forward(name, module)
     return AnalogLayer(
         name,
         module,
@@ -160,6 +162,19 @@ def shown_name(name: str) -> str:
     return f"'{name}'" if name else "that the model is"
 
 
+def _has_forward_of(module: Any, package: str) -> bool:  # noqa: ANN401 - a torch module
+    """Whether a layer computes what its class in a package computes, and not what the user has written."""
+    origin: str = type(module).forward.__module__
+    return origin.partition(".")[0] == package
+
+
+def _foreign_forward(name: str, module: Any) -> ModelError:  # noqa: ANN401 - a torch module
+    return ModelError(
+        f"the analog layer {shown_name(name)} is a {type(module).__name__}, which computes with a forward of "
+        "its own; have it call a layer of aihwkit instead of being one"
+    )
+
+
 def _is_tile(module: Any) -> bool:  # noqa: ANN401 - a torch module
     return all(hasattr(module, attribute) for attribute in ("tile", "get_scales", "rpu_config"))
 
@@ -172,14 +187,14 @@ def _is_unknown(module: Any) -> bool:  # noqa: ANN401 - a torch module
 def _tile(tile: Any) -> Tile:  # noqa: ANN401 - of aihwkit
     # After programming, the tile has weights with noise, and those that it was told are kept beside.
     reference = tile.reference_combined_weights
-    combined = (tile.tile.get_weights() if reference is None else reference).detach().clone().to(tile.device)
+    combined = (tile.tile.get_weights() if reference is None else reference).detach().to(tile.device)
     column = None
     if tile.analog_bias:
-        combined, column = combined[:, :-1].contiguous(), combined[:, -1].contiguous()
+        combined, column = combined[:, :-1], combined[:, -1]
     scales = tile.get_scales()
     if scales is not None:
-        scales = scales.detach().clone().reshape(-1).to(combined.device).expand(combined.shape[0])
-        scales = None if bool((scales == 1).all()) else scales.contiguous()
+        scales = scales.detach().reshape(-1).to(combined.device).expand(combined.shape[0])
+        scales = None if bool((scales == 1).all()) else scales
     return Tile(combined, scales, column, tile)
 
 
@@ -190,6 +205,8 @@ def _analog_bias(tile: Tile) -> Tensor | None:
 
 
 def _lightning_layer(name: str, module: Any) -> AnalogLayer:  # noqa: ANN401 - of aihwkit-lightning
+    if not _has_forward_of(module, "aihwkit_lightning"):
+        raise _foreign_forward(name, module)
     weight = _effective_weight(module).reshape(module.weight.shape[0], -1)
     ends = list(itertools.accumulate(module.in_sizes))
     bias = module.bias
@@ -198,7 +215,7 @@ def _lightning_layer(name: str, module: Any) -> AnalogLayer:  # noqa: ANN401 - o
         module,
         module.rpu_config,
         tuple(
-            (Tile(weight[:, end - size : end].contiguous(), None, None, module),)
+            (Tile(weight[:, end - size : end], None, None, module),)
             for size, end in zip(module.in_sizes, ends, strict=True)
         ),
         None if bias is None else bias.detach().clone(),
@@ -210,7 +227,7 @@ def _effective_weight(module: Any) -> Tensor:  # noqa: ANN401 - of aihwkit-light
     config = module.rpu_config
     weight: Tensor = module.weight
     if config.modifier.quantization_type.name == "NONE" and config.clip.type.name != "LEARNABLE_PER_CHANNEL":
-        return weight.detach().clone()
+        return weight.detach()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that it changes the settings of the layer, which is a copy
         quantized = copy.deepcopy(module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnx_gconv.integrations.aihwkit.layers import AnalogLayer
@@ -58,7 +58,7 @@ class LayerPeriphery:
     adc_steps: float | None
     adc_bits: float | None
     adc_bound: float | None
-    scales: tuple[tuple[float, ...], ...]
+    scales: tuple[tuple[float, ...], ...] = field(repr=False)
 
 
 def periphery_of(layer: AnalogLayer, parameters: tuple[str, ...]) -> LayerPeriphery:

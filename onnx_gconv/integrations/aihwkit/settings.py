@@ -104,7 +104,8 @@ def settings_from(analog_model: nn.Module) -> AnalogSettings:
     sizes = _largest(plans)
     limits = Counter(tile_limits(each.layer) for each in plans).most_common(1)[0][0]
     array = None if limits == (None, None) else (limits[0] or sizes[0], limits[1] or sizes[1])
-    _note_folding(analog_model, notes)
+    if any(each.is_plain for each in plans):
+        _note_folding(analog_model, notes)
     return AnalogSettings(
         configuration=_configuration(analog_model, plan, [item for each in weights for item in each]),
         device=device.name,
@@ -154,6 +155,9 @@ def _notes_of_tiles(plan: LayerPlan) -> Iterable[str]:
     columns = [tile.column for row in layer.tiles for tile in row if tile.column is not None]
     if columns:
         yield "the bias is a column of the tile: the twin adds it in digital, and the scale of the tile is kept"
+    kind = str(layer.tiles[0][0].weights.dtype).removeprefix("torch.")
+    if kind in {"float16", "bfloat16"}:
+        yield f"weights are {kind}, in which aihwkit computes conductances, too: here they are computed in float32"
     modifier = getattr(layer.config, "modifier", None)
     quantization = getattr(modifier, "quantization_type", None)
     if modifier is not None and quantization is not None and quantization.name != "NONE":
@@ -221,7 +225,8 @@ def _has_scales_of_channels(plan: LayerPlan, converter: ConverterChoice) -> bool
     if _is_lightning(layer):
         kinds = (config.modifier.noise_type, config.modifier.quantization_type, config.clip.type)
         return config.forward.out_noise_per_channel or any("PER_CHANNEL" in kind.name for kind in kinds)
-    if type(getattr(config.noise_model, "g_converter", None)).__name__ == "FusionConductanceConverter":
+    noise = getattr(config, "noise_model", None)
+    if type(getattr(noise, "g_converter", None)).__name__ == "FusionConductanceConverter":
         return True
     if _compensation_of(layer) != "PerColumnDriftCompensation" or converter.settings["name"] == "single-device":
         return False
@@ -238,7 +243,7 @@ def _settings(
     found = []
     for piece in plan.pieces:
         settings: dict[str, Any] = {"device": device, "converter": dict(converter.settings)}
-        settings["granularity"] = _granularity(piece, plans, by_channel=by_channel)
+        settings["granularity"] = _granularity(plan, piece, plans, by_channel=by_channel)
         if (value := _largest_is_bias(plan.layer)) is not None:
             settings["clipping"] = {"value": value}
         found.append((piece.parameter, settings))
@@ -254,10 +259,11 @@ def _largest_is_bias(layer: AnalogLayer) -> float | None:
     return largest if largest > float(tile.weights.abs().max()) else None
 
 
-def _granularity(piece: Piece, plans: Sequence[LayerPlan], *, by_channel: bool) -> dict[str, Any]:
-    """A scale for each tile; a limit that there is not is the largest layer."""
-    sizes = _largest(plans)
-    rows, columns = (limit or size for limit, size in zip(piece.tile, sizes, strict=True))
+def _granularity(plan: LayerPlan, piece: Piece, plans: Sequence[LayerPlan], *, by_channel: bool) -> dict[str, Any]:
+    """A scale for each tile; where there is no limit, that is the largest layer."""
+    if piece.tile == (None, None) and _is_lightning(plan.layer):
+        return {"kind": "channel" if by_channel else "tensor"}
+    rows, columns = (limit or size for limit, size in zip(piece.tile, _largest(plans), strict=True))
     partition = {} if piece.partition == "equal" else {"partition": piece.partition}
     return {"kind": "tile-channel" if by_channel else "tile", "tile": [rows, columns], **partition}
 
@@ -304,7 +310,7 @@ def _note_folding(model: Any, notes: _Notes) -> None:  # noqa: ANN401 - a torch 
     for name, module in model.named_modules():
         if type(module).__name__.startswith("BatchNorm"):
             notes.of_model(
-                f"layer '{name}': torch's exporter folds a {type(module).__name__} behind a convolution into its "
-                "weights, which are then not those of the tiles; export with optimize=False"
+                f"layer '{name}': torch's exporter folds a {type(module).__name__} into the weights of the "
+                "layer before it, which are then not those of its tiles; export with optimize=False"
             )
             return

@@ -72,7 +72,7 @@ def _layer(plan: LayerPlan) -> nn.Module:
             [(piece.start, piece.channels) for piece in plan.pieces],
             [_scales(plan, piece) for piece in plan.pieces],
             layer.bias,
-            spatial=len(layer.module.kernel_size) if layer.is_convolution else 0,
+            spatial=layer.axes,
         )
     return twin.train(layer.module.training)
 
@@ -84,19 +84,15 @@ def _torch_layer(plan: LayerPlan, piece: Piece, bias: Tensor | None) -> nn.Modul
     weight = _weight(plan, piece)
     # On the device "meta" nothing is drawn that the weights would replace.
     twin: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-    if layer.is_convolution:
-        kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(module.kernel_size) - 1]
-        twin = kind(
-            piece.channels,
-            layer.outputs,
-            module.kernel_size,
-            module.stride,
-            module.padding,
-            module.dilation,
-            bias=bias is not None,
-            device="meta",
+    if layer.axes:
+        kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[layer.axes - 1]
+        kernel, stride, padding, dilation = (
+            getattr(module, name)[-layer.axes :] for name in ("kernel_size", "stride", "padding", "dilation")
         )
-        weight = weight.reshape(layer.outputs, piece.channels, *module.kernel_size)
+        twin = kind(
+            piece.channels, layer.outputs, kernel, stride, padding, dilation, bias=bias is not None, device="meta"
+        )
+        weight = weight.reshape(layer.outputs, piece.channels, *kernel)
     else:
         twin = nn.Linear(piece.channels, layer.outputs, bias=bias is not None, device="meta")
     twin.weight = nn.Parameter(weight)
@@ -147,4 +143,4 @@ def _recurrent(plan: RecurrentPlan) -> nn.Module:
         if each.layer.bias is not None:
             bias = nn.Parameter(each.layer.bias.to(weight.device))
             setattr(twin, parameter.replace("weight", "bias"), bias)
-    return RecurrentTwin(twin).train(plan.module.training)
+    return RecurrentTwin(twin, in_pairs=first.is_lightning or plan.kind == "LSTM").train(plan.module.training)

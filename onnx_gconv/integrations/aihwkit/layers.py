@@ -65,14 +65,23 @@ class AnalogLayer:
         return type(self.module).__name__
 
     @property
-    def kernel(self) -> int:
-        """How many inputs one channel has: the elements of a kernel of a convolution; 1 for a linear layer."""
-        return math.prod(self.module.kernel_size) if self.is_convolution else 1
+    def is_lightning(self) -> bool:
+        """Whether it is one of aihwkit-lightning."""
+        return self.tiles[0][0].source is self.module
 
     @property
-    def is_convolution(self) -> bool:
-        """Whether it is one; else it is a linear layer."""
-        return hasattr(self.module, "kernel_size")
+    def axes(self) -> int:
+        """How many axes a convolution goes along; 0 for a linear layer."""
+        if not hasattr(self.module, "kernel_size"):
+            return 0
+        # How values of channels are viewed among outputs; in aihwkit-lightning the kernel of a Conv1d has two axes.
+        view = getattr(self.module, "tensor_view", None)
+        return len(self.module.kernel_size) if view is None else len(view) - 1
+
+    @property
+    def kernel(self) -> int:
+        """How many inputs one channel has: the elements of a kernel of a convolution; 1 for a linear layer."""
+        return math.prod(self.module.kernel_size) if self.axes else 1
 
     @property
     def input_starts(self) -> tuple[int, ...]:

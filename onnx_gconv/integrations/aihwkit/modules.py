@@ -6,14 +6,27 @@ This module is imported where a twin is made, and not before: it needs torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["RecurrentTwin", "TiledTwin"]
+__all__ = ["RecurrentState", "RecurrentTwin", "TiledTwin"]
 
-_State: TypeAlias = Any  # h, or (h, c) of an LSTM; a list of two of them where there are two directions
+
+class RecurrentState(NamedTuple):
+    """The state of a layer in one direction, [batch, features].
+
+    Attributes:
+        hx: What it gives at the last step.
+        cx: What an LSTM keeps besides; None for others.
+    """
+
+    hx: Tensor
+    cx: Tensor | None
+
+
+_State: TypeAlias = Any  # a tensor or a RecurrentState; a list of two of them where there are two directions
 
 
 class TiledTwin(nn.Module):
@@ -65,15 +78,17 @@ class TiledTwin(nn.Module):
 
 
 class RecurrentTwin(nn.Module):
-    """A recurrent layer of torch that is called like aihwkit's AnalogRNN: with a list of states, one for each layer.
+    """A recurrent layer of torch that is called like AnalogRNN: with a list of states, one for each layer.
 
     Args:
         rnn: The layer: of one direction, or of two.
+        in_pairs: Whether states are `RecurrentState`, and not tensors.
     """
 
-    def __init__(self, rnn: nn.RNN | nn.LSTM | nn.GRU) -> None:
+    def __init__(self, rnn: nn.RNN | nn.LSTM | nn.GRU, *, in_pairs: bool) -> None:
         super().__init__()
         self.rnn = rnn
+        self.in_pairs = in_pairs
 
     def get_zero_state(self, batch_size: int) -> list[_State]:
         """States of zeros."""
@@ -93,16 +108,20 @@ class RecurrentTwin(nn.Module):
         return 2 if self.rnn.bidirectional else 1
 
     def _stacked(self, states: list[_State]) -> _State:
+        """The states as torch's layers have them."""
         flat = [each for state in states for each in state] if self._directions > 1 else list(states)
-        if isinstance(self.rnn, nn.LSTM):
-            return torch.stack([hidden for hidden, _ in flat]), torch.stack([cell for _, cell in flat])
-        return torch.stack(flat)
+        if not self.in_pairs:
+            return torch.stack(flat)
+        hidden = torch.stack([each for each, _ in flat])
+        return (hidden, torch.stack([cell for _, cell in flat])) if isinstance(self.rnn, nn.LSTM) else hidden
 
     def _listed(self, stacked: _State) -> list[_State]:
+        """The inverse of `_stacked`."""
+        flat: list[_State]
         if isinstance(self.rnn, nn.LSTM):
-            flat = list(zip(stacked[0].unbind(0), stacked[1].unbind(0), strict=True))
+            flat = [RecurrentState(hidden, cell) for hidden, cell in zip(*stacked, strict=True)]
         else:
-            flat = list(stacked.unbind(0))
+            flat = [RecurrentState(hidden, None) if self.in_pairs else hidden for hidden in stacked]
         if self._directions == 1:
             return flat
         return [flat[place : place + 2] for place in range(0, len(flat), 2)]

@@ -88,10 +88,10 @@ def settings_from(analog_model: nn.Module) -> AnalogSettings:
     converters = [converter_of(each.layer) for each in plans]
     found = [periphery_of(each.layer, tuple(piece.parameter for piece in each.pieces)) for each in plans]
     for each, converter, periphery in zip(plans, converters, found, strict=True):
-        notes.add(each.layer, [converter.note] if converter.note and not _is_lightning(each.layer) else [])
+        notes.add(each.layer, [converter.note] if converter.note and not each.layer.is_lightning else [])
         notes.add(each.layer, _notes_of_tiles(each))
         notes.add(each.layer, lost_settings(each.layer, periphery))
-    if any(_is_lightning(each.layer) for each in plans):
+    if any(each.layer.is_lightning for each in plans):
         notes.of_model("aihwkit-lightning has no converters, devices and drift compensation: choose them yourself")
     for name in plan.unrolled:
         notes.of_model(
@@ -141,10 +141,6 @@ def _listed(names: Sequence[str]) -> str:
     return f"{'layer' if len(names) == 1 else 'layers'} {shown}{more}"
 
 
-def _is_lightning(layer: AnalogLayer) -> bool:
-    return layer.tiles[0][0].source is layer.module
-
-
 def _notes_of_tiles(plan: LayerPlan) -> Iterable[str]:
     layer = plan.layer
     if any(piece.before or piece.after for piece in plan.pieces):
@@ -174,7 +170,7 @@ def _device(plans: Sequence[LayerPlan], converters: Sequence[ConverterChoice], n
     first = keys.index(Counter(keys).most_common(1)[0][0])
     chosen = choices[first]
     for each, choice, key in zip(plans, choices, keys, strict=True):
-        notes.add(each.layer, () if _is_lightning(each.layer) else choice.notes)
+        notes.add(each.layer, () if each.layer.is_lightning else choice.notes)
         if key != keys[first]:
             said = ", ".join(f"{name} = {value}" for name, value in choice.settings.items())
             notes.add(each.layer, [f"the device {choice.name} ({said}) is another one; {chosen.name} stands for all"])
@@ -222,7 +218,7 @@ def _has_scales_of_channels(plan: LayerPlan, converter: ConverterChoice) -> bool
     """
     layer = plan.layer
     config = layer.config
-    if _is_lightning(layer):
+    if layer.is_lightning:
         kinds = (config.modifier.noise_type, config.modifier.quantization_type, config.clip.type)
         return config.forward.out_noise_per_channel or any("PER_CHANNEL" in kind.name for kind in kinds)
     noise = getattr(config, "noise_model", None)
@@ -261,7 +257,7 @@ def _largest_is_bias(layer: AnalogLayer) -> float | None:
 
 def _granularity(plan: LayerPlan, piece: Piece, plans: Sequence[LayerPlan], *, by_channel: bool) -> dict[str, Any]:
     """A scale for each tile; where there is no limit, that is the largest layer."""
-    if piece.tile == (None, None) and _is_lightning(plan.layer):
+    if piece.tile == (None, None) and plan.layer.is_lightning:
         return {"kind": "channel" if by_channel else "tensor"}
     rows, columns = (limit or size for limit, size in zip(piece.tile, _largest(plans), strict=True))
     partition = {} if piece.partition == "equal" else {"partition": piece.partition}

@@ -15,6 +15,7 @@ from aihwkit.nn.conversion import convert_to_analog
 from aihwkit.nn.modules.base import AnalogLayerBase
 from aihwkit.nn.modules.rnn.cells import AnalogGRUCell, AnalogLSTMCell, AnalogVanillaRNNCell
 from aihwkit.nn.modules.rnn.rnn import AnalogRNN
+from aihwkit.simulator.parameters.enums import RPUDataType
 from torch import nn
 
 from onnx_gconv.converters import weight_statistics
@@ -139,6 +140,19 @@ def test_convolutions_of_one_and_three_axes(kind, twin):
     assert torch.equal(digital.weight.reshape(5, -1), weight)
     assert torch.equal(digital.bias, bias)
     assert (digital.stride, digital.padding) == (layer.stride, layer.padding)
+
+
+@pytest.mark.parametrize("omega", [0.0, 1.0], ids=["plain", "scaled"])
+@pytest.mark.parametrize("size", [512, 4], ids=["whole", "split"])
+def test_weights_and_biases_keep_their_types(size, omega):
+    settings = config(size, omega=omega)
+    settings.runtime.data_type = RPUDataType.DOUBLE
+    layer = AnalogLinear(9, 5, rpu_config=settings).eval()
+    twin, inputs = to_digital(layer), torch.randn(2, 9, dtype=torch.float64)
+    types = {name.rpartition(".")[2]: parameter.dtype for name, parameter in twin.named_parameters()}
+    # In aihwkit, biases of arrays of tiles are float32, whatever the type of the tiles.
+    assert types == {"weight": torch.float64, "bias": torch.float64 if size == 512 else torch.float32}
+    assert_same(twin(inputs), layer(inputs), atol=1e-14)
 
 
 @pytest.mark.parametrize("bidir", [False, True], ids=["one_direction", "two_directions"])

@@ -104,6 +104,15 @@ class AnalogLayer:
         return sum(tile.weights.shape[0] for tile in self.tiles[0])
 
     @property
+    def is_matrix_and_bias(self) -> bool:
+        """Whether its outputs are products with one matrix, to which the bias is added, in one type.
+
+        In aihwkit, biases of arrays of tiles are float32, whatever the type of the tiles.
+        """
+        is_one_type = self.bias is None or self.bias.dtype == self.tiles[0][0].weights.dtype
+        return is_one_type and not self.is_scaled
+
+    @property
     def is_scaled(self) -> bool:
         """Whether a tile has digital scales."""
         return any(tile.scales is not None for row in self.tiles for tile in row)

@@ -129,7 +129,7 @@ def tile_limits(layer: AnalogLayer) -> tuple[int | None, int | None]:
 
 def _layer_plan(layer: AnalogLayer) -> LayerPlan:
     prefix = f"{layer.name}." if layer.name else ""
-    cut = None if layer.is_scaled else _cut(layer)
+    cut = _cut(layer) if layer.is_matrix_and_bias else None
     if cut is not None:
         channels = layer.inputs // layer.kernel
         whole = Piece(f"{prefix}weight", (0, len(layer.tiles)), 0, channels, 0, 0, *cut)

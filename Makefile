@@ -79,10 +79,11 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --constraint constraints.txt --editable ".[report]"
 	touch $@
 
-# aihwkit is the oracle of the converters. Its own requirements would replace torch by a build of several gigabytes.
+# aihwkit is the oracle of the converters, and its models become digital twins, as do those of aihwkit-lightning. Their own
+# requirements would replace torch by a build of several gigabytes.
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --constraint constraints.txt --editable ".[dev]"
-	$(INSTALL) --no-deps "aihwkit==1.1.0"
+	$(INSTALL) --no-deps "aihwkit==1.1.0" "aihwkit-lightning==2.1.0"
 	touch $@ $(VENV)/.installed
 
 $(OLIVE)/.installed: pyproject.toml constraints.txt

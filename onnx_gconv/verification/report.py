@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.errors import VerificationError
+from onnx_gconv.files.junit_xml import JunitCase, junit_xml, mapping_cases
 from onnx_gconv.passes.check_mapping import Violation
 from onnx_gconv.runtime.comparison import OutputComparison
 from onnx_gconv.shown_report import FrameTables, ShownReport
 from onnx_gconv.terminal_text import counted, plain, titled_table
 from onnx_gconv.verification.error_limits import NO_LIMITS, STATED_LIMITS, ErrorLimits
-from onnx_gconv.verification.outputs_report import OutputsReport, mark, number_text
+from onnx_gconv.verification.outputs_report import OutputsReport, RunFailure, mark, number_text
 from onnx_gconv.verification.weights import WeightComparison
 from onnx_gconv.visible_text import listed
 
@@ -65,12 +66,10 @@ class VerificationReport(ShownReport):
         return (
             *(str(violation) for violation in self.violations),
             *(_weight_problem(item) for item in self.weights if not item.passed and not self._is_told(item)),
-            *(
-                f"at optimization '{item.optimization}' the mapped model does not {item.stage}: {item.message}"
-                for item in self.outputs.failures
-            ),
+            *map(_run_problem, self.outputs.failures),
             *(_output_problem(item) for item in self.outputs.comparisons if not item.passed),
             *self._beyond(self.limits),
+            *self.limits.not_judged(self.outputs.comparisons),
             *self._missing(),
         )
 
@@ -126,6 +125,36 @@ class VerificationReport(ShownReport):
             "if_nodes": list(self.if_nodes),
             "draws_readings": self.draws_readings,
         }
+
+    def to_junit(self, seconds: float = 0.0) -> str:
+        """The three checks as JUnit XML: a case for each weight, each output and level, and the mapping.
+
+        What could not be compared is skipped with its reason, or fails if inputs or limits were given.
+
+        Args:
+            seconds: How long they took.
+        """
+        return junit_xml(f"onnx-gconv verify {self.original} {self.mapped}", tuple(self._cases()), seconds)
+
+    def _cases(self) -> Iterator[JunitCase]:
+        group = str(self.mapped)
+        yield from mapping_cases(group, (), ((item.weight, item.message) for item in self.violations))
+        for weight in self.weights:
+            yield _case(group, f"weight {weight.name}", [] if weight.passed else [_weight_problem(weight)])
+        for failure in self.outputs.failures:
+            yield _case(group, f"run at optimization {failure.optimization}", [_run_problem(failure)])
+        for output in self.outputs.comparisons:
+            name = f"output {output.name} at optimization {output.optimization}"
+            if output.is_random:
+                yield JunitCase(group, name, "skipped", (output.note or "",))
+            else:
+                problems = [] if output.passed else [_output_problem(output)]
+                yield _case(group, name, [*problems, *self.limits.exceeded_by(output)])
+        if problems := list(self.limits.not_judged(self.outputs.comparisons)):
+            yield _case(group, "limits of errors", problems)
+        if self.outputs.unproved is not None:
+            outcome: Literal["failure", "skipped"] = "failure" if self.needs_outputs else "skipped"
+            yield JunitCase(group, "all outputs are compared", outcome, (self.outputs.unproved,))
 
     def _in_short(self) -> str:
         passed = "passed" if self.passed else f"failed ({len(self.problems)} problems)"
@@ -222,6 +251,14 @@ class VerificationReport(ShownReport):
         if not self.far_from_original:
             return f"{verdict}."
         return f"{verdict}, but outputs are FAR FROM THE ORIGINAL'S: {'; '.join(self.far_from_original)}."
+
+
+def _case(group: str, name: str, problems: Sequence[str]) -> JunitCase:
+    return JunitCase(group, name, "failure" if problems else "passed", tuple(problems))
+
+
+def _run_problem(item: RunFailure) -> str:
+    return f"at optimization '{item.optimization}' the mapped model does not {item.stage}: {item.message}"
 
 
 def _weight_problem(item: WeightComparison) -> str:

@@ -24,11 +24,7 @@ def check(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Check that the mapping of a model stands: structure, manifest and conductances.
-
-    It runs nothing, and needs no original: `verify` compares what the model computes. A model whose mapping another
-    tool has folded away fails.
-    """
+    """Check in a moment, without the original, that the mapping of a model stands and was not folded away."""
 
     def run() -> CheckReport:
         from onnx_gconv.operations import check_model

@@ -14,7 +14,7 @@ from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.files.junit_xml import junit_xml, mapping_cases
 from onnx_gconv.files.models import check_model_path, load_model
 from onnx_gconv.files.naming import named_in_messages
-from onnx_gconv.mapping import Manifest, read_manifest
+from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
 from onnx_gconv.mapping.unlisted import rebuilding_node
 from onnx_gconv.passes.check_mapping import CheckMapping, Violation
 from onnx_gconv.shown_report import FrameTables, ShownReport
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckReport", "CheckedName", "check_model"]
 
-_MAP_LAST = (
-    "map the original again, after all other tools (docs/other-tools.md), or make a plain model of this one with "
-    "`onnx-gconv restore`"
-)
-_TAKE_AS_MAPPED = "take the model as it was mapped, or map the original again, after all other tools"
+_MOST_SHOWN = 20
+_MOST_IN_MESSAGE = 3
+
+_MAP_LAST = "map the original again, after all other tools (docs/other-tools.md)"
+_OR_RESTORE = "or make a plain model of this one with `onnx-gconv restore`"
+_TAKE_AS_MAPPED = f"take the model as it was mapped, or {_MAP_LAST}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class CheckReport(ShownReport):
         weights: The weights that its manifest names; none without a manifest.
         arrays: How many arrays of conductances or codes they have by the manifest.
         violations: What does not hold, see `CheckMapping`.
-        is_mapped: Whether anything in it is a mapping: it has a manifest, or nodes that rebuild weights.
+        is_mapped: Whether any weight is still mapped as the manifest says.
+        is_plain: Whether nothing in the model says or does anything of a mapping.
     """
 
     model: Path
@@ -66,6 +68,7 @@ class CheckReport(ShownReport):
     arrays: int
     violations: tuple[Violation, ...]
     is_mapped: bool
+    is_plain: bool
 
     @property
     def passed(self) -> bool:
@@ -82,9 +85,12 @@ class CheckReport(ShownReport):
         """What to do; None if all holds."""
         if self.passed:
             return None
-        if not self.is_mapped:
+        if self.is_plain:
             return "map it with `onnx-gconv map`; if it was mapped, map it after all other tools (docs/other-tools.md)"
-        return _MAP_LAST if self.folded else _TAKE_AS_MAPPED
+        if not self.folded:
+            return _TAKE_AS_MAPPED
+        is_restorable = all(self._is_told(item) for item in self.violations)
+        return f"{_MAP_LAST}, {_OR_RESTORE}" if is_restorable else _MAP_LAST
 
     def raise_if_failed(self) -> None:
         """Raise unless the mapping holds.
@@ -93,7 +99,10 @@ class CheckReport(ShownReport):
             VerificationError: Its message has what does not hold, and what to do.
         """
         if not self.passed:
-            raise VerificationError(f"'{self.model}': {'; '.join(self._sentences())}; {self.remedy}")
+            sentences = tuple(self._sentences())
+            more = f" (and {len(sentences) - _MOST_IN_MESSAGE} more)" if len(sentences) > _MOST_IN_MESSAGE else ""
+            found = "; ".join(sentences[:_MOST_IN_MESSAGE])
+            raise VerificationError(f"'{self.model}': {found}{more}; {self.remedy}")
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
@@ -162,6 +171,8 @@ class CheckReport(ShownReport):
                 style="bold green",
             )
         lines = [f"FAILED: {sentence}" for sentence in self._sentences()]
+        if len(lines) > _MOST_SHOWN:
+            lines[_MOST_SHOWN:] = [f"FAILED: and {len(lines) - _MOST_SHOWN:,} more, all of which --json lists"]
         return plain(*lines, f"What to do: {self.remedy}.", style="bold red")
 
 
@@ -188,8 +199,9 @@ def check_model(model: str | os.PathLike[str]) -> CheckReport:
         checked = () if manifest is None else checked_weights(manifest, graph)
         weights = tuple(CheckedName(item.record.name, item.record.graph, item.is_folded) for item in checked)
         arrays = sum(len(item.record.conductances) for item in checked)
-        is_mapped = manifest is not None or bool(violations and rebuilding_node(graph) is not None)
-    return CheckReport(source, weights, arrays, violations, is_mapped)
+        is_mapped = manifest is not None and (not checked or any(item.problem is None for item in checked))
+        is_plain = MANIFEST_KEY not in graph.metadata_props and rebuilding_node(graph) is None
+    return CheckReport(source, weights, arrays, violations, is_mapped, is_plain)
 
 
 def _manifest(model: ir.Model) -> Manifest | None:

@@ -53,13 +53,13 @@ class TileReadback:
     id: str
     matrix: int
     grid: tuple[int, int]
-    devices: dict[str, ProgrammingErrors]
+    devices: dict[str, ProgrammingErrors] = field(repr=False)
     weights: WeightErrors
     largest_target_us: float
     largest_measured_us: float
     never_written: tuple[str, ...] = ()
     only_zeros: tuple[str, ...] = ()
-    rearranged: Mapping[Arrangement, Evidence] = field(default_factory=dict)
+    rearranged: Mapping[Arrangement, Evidence] = field(default_factory=dict, repr=False)
 
     @property
     def errors(self) -> ProgrammingErrors:
@@ -87,9 +87,9 @@ class LayerReadback:
     weight: str
     graph: str
     max_abs: float
-    devices: dict[str, ProgrammingErrors]
+    devices: dict[str, ProgrammingErrors] = field(repr=False)
     weights: WeightErrors
-    tiles: tuple[TileReadback, ...]
+    tiles: tuple[TileReadback, ...] = field(repr=False)
     bias_error: float | None = None
 
     @classmethod

@@ -148,7 +148,11 @@ class CheckReport(ShownReport):
         return f"{self.model}, {counted(len(self.weights))}: {found}"
 
     def _frame_tables(self) -> FrameTables:
-        return {"weights": self._columns}
+        violations = {
+            "weight": Column("text", [item.weight for item in self.violations]),
+            "problem": Column("text", [item.message for item in self.violations]),
+        }
+        return {"weights": self._columns, "violations": lambda: violations}
 
     def _columns(self) -> Columns:
         problems = ["; ".join(self._problems(item.name)) or None for item in self.weights]

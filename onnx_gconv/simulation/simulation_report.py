@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.files.csv_text import csv_line
-from onnx_gconv.files.drawing import require_matplotlib
+from onnx_gconv.files.drawing import new_figure
 from onnx_gconv.shown_report import FrameTables, ShownReport
 from onnx_gconv.simulation.frames import SpreadRow, chip_columns, spread_columns
 from onnx_gconv.simulation.spread import Spread
@@ -158,12 +158,7 @@ class SimulationReport(ShownReport):
         Raises:
             ConfigError: If Matplotlib is not installed.
         """
-        require_matplotlib()
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.4, 4), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(6.4, 4)
         axes = figure.subplots()
         shown = [each for each in self.times if math.isfinite(each.spread.mean)]
         seconds = list(axis_of_times(axes, [each.seconds for each in shown]).values())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.files.csv_text import csv_line
-from onnx_gconv.files.drawing import legible, require_matplotlib
+from onnx_gconv.files.drawing import legible, new_figure
 from onnx_gconv.shown_report import FrameTables, ShownReport
 from onnx_gconv.simulation.frames import SpreadRow, chip_columns, spread_columns
 from onnx_gconv.simulation.simulation_report import (
@@ -159,12 +159,7 @@ class ComparisonReport(ShownReport):
         Raises:
             ConfigError: If Matplotlib is not installed.
         """
-        require_matplotlib()
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(8, 4.5)
         axes = figure.subplots()
         places = axis_of_times(axes, self.seconds)
         for number, each in enumerate(self.candidates):

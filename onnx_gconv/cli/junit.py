@@ -34,7 +34,7 @@ def with_junit(path: Path | None, suite: str, check: Callable[[], _Report]) -> _
     """
     if path is None:
         return check()
-    from onnx_gconv.files.junit_xml import JunitCase, check_junit_path, junit_xml, write_junit
+    from onnx_gconv.files.junit_xml import JunitCase, JunitSuite, check_junit_path, junit_xml, write_junit
 
     check_junit_path(path)
     start = time.perf_counter()
@@ -43,7 +43,7 @@ def with_junit(path: Path | None, suite: str, check: Callable[[], _Report]) -> _
     except Exception as error:
         message = one_line(f"{type(error).__name__}: {error}")
         case = JunitCase(suite, "the check could not run", "error", (message,))
-        write_junit(path, junit_xml(suite, [case], time.perf_counter() - start))
+        write_junit(path, junit_xml(JunitSuite(suite, [case], time.perf_counter() - start)))
         raise
     write_junit(path, report.to_junit(time.perf_counter() - start))
     return report

@@ -16,7 +16,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.staging import write_small_file
 from onnx_gconv.visible_text import visible
 
-__all__ = ["JunitCase", "check_junit_path", "junit_xml", "mapping_cases", "write_junit"]
+__all__ = ["JunitCase", "JunitSuite", "check_junit_path", "junit_xml", "mapping_cases", "write_junit"]
 
 Outcome: TypeAlias = Literal["passed", "failure", "error", "skipped"]
 """``failure``: what was checked does not hold; ``error``, ``skipped``: it could not be checked."""
@@ -43,30 +43,51 @@ class JunitCase:
     messages: tuple[str, ...] = ()
 
 
-def junit_xml(suite: str, cases: Sequence[JunitCase], seconds: float = 0.0) -> str:
-    """A document with one suite. Names and messages are on one line each; what is not printable stands as escapes.
+@dataclass(frozen=True)
+class JunitSuite:
+    """The checks of one model.
 
-    Args:
-        suite: Its name.
+    Attributes:
+        name: What was run.
         cases: Its cases.
         seconds: How long all of them took. Single cases are not timed: they have 0, as readers want a number.
     """
-    counts = {kind: sum(case.outcome == kind for case in cases) for kind in ("failure", "error", "skipped")}
-    numbers = {"tests": str(len(cases)), "failures": str(counts["failure"]), "errors": str(counts["error"])}
-    name, time = visible(suite), f"{seconds:.3f}"
-    root = ET.Element("testsuites", {"name": name, **numbers, "time": time})
-    parent = ET.SubElement(
-        root, "testsuite", {"name": name, **numbers, "skipped": str(counts["skipped"]), "time": time}
-    )
-    for case in cases:
-        attributes = {"classname": visible(case.group), "name": visible(case.name), "time": "0.000"}
-        element = ET.SubElement(parent, "testcase", attributes)
-        if case.outcome != "passed":
-            first = visible(case.messages[0]) if case.messages else case.outcome
-            found = ET.SubElement(element, case.outcome, {"type": "onnx_gconv", "message": first})
-            found.text = "\n".join(map(visible, case.messages))
+
+    name: str
+    cases: Sequence[JunitCase]
+    seconds: float = 0.0
+
+
+def junit_xml(*suites: JunitSuite) -> str:
+    """A document. Names and messages are on one line each; what is not printable stands as escapes."""
+    cases = [case for suite in suites for case in suite.cases]
+    root = ET.Element("testsuites", {"name": "onnx-gconv", **_counts(cases), **_time(sum(s.seconds for s in suites))})
+    for suite in suites:
+        skipped = str(sum(case.outcome == "skipped" for case in suite.cases))
+        attributes = {"name": visible(suite.name), **_counts(suite.cases), "skipped": skipped, **_time(suite.seconds)}
+        parent = ET.SubElement(root, "testsuite", attributes)
+        for case in suite.cases:
+            _add(parent, case)
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
+
+
+def _counts(cases: Sequence[JunitCase]) -> dict[str, str]:
+    counts = {name: sum(case.outcome == name.removesuffix("s") for case in cases) for name in ("failures", "errors")}
+    return {name: str(count) for name, count in {"tests": len(cases), **counts}.items()}
+
+
+def _time(seconds: float) -> dict[str, str]:
+    return {"time": f"{seconds:.3f}"}
+
+
+def _add(suite: ET.Element, case: JunitCase) -> None:
+    attributes = {"classname": visible(case.group), "name": visible(case.name), **_time(0.0)}
+    element = ET.SubElement(suite, "testcase", attributes)
+    if case.outcome != "passed":
+        first = visible(case.messages[0]) if case.messages else case.outcome
+        found = ET.SubElement(element, case.outcome, {"type": "onnx_gconv", "message": first})
+        found.text = "\n".join(map(visible, case.messages))
 
 
 def mapping_cases(

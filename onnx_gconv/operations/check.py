@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_gconv.crossbars.checked_weights import checked_weights
 from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.errors import ModelError, VerificationError
-from onnx_gconv.files.junit_xml import junit_xml, mapping_cases
+from onnx_gconv.files.junit_xml import JunitSuite, junit_xml, mapping_cases
 from onnx_gconv.files.models import check_model_path, load_model
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
@@ -123,10 +123,14 @@ class CheckReport(ShownReport):
         Args:
             seconds: How long it took.
         """
+        return junit_xml(self.junit_suite(seconds))
+
+    def junit_suite(self, seconds: float = 0.0) -> JunitSuite:
+        """The check as a part of such a document."""
         names = (item.name for item in self.weights)
         problems = ((item.weight, item.message) for item in self.violations)
         cases = mapping_cases(str(self.model), names, problems, self.remedy)
-        return junit_xml(f"onnx-gconv check {self.model}", cases, seconds)
+        return JunitSuite(f"onnx-gconv check {self.model}", cases, seconds)
 
     def _problems(self, weight: str) -> Iterator[str]:
         return (item.message for item in self.violations if item.weight == weight)
@@ -174,7 +178,7 @@ class CheckReport(ShownReport):
                 f"PASSED: the mapping of {self.model} holds: {checked}, structure, manifest and values.",
                 style="bold green",
             )
-        lines = [f"FAILED: {sentence}" for sentence in self._sentences()]
+        lines = [f"FAILED: {self.model}: {sentence}" for sentence in self._sentences()]
         if len(lines) > _MOST_SHOWN:
             lines[_MOST_SHOWN:] = [f"FAILED: and {len(lines) - _MOST_SHOWN:,} more, all of which --json lists"]
         return plain(*lines, f"What to do: {self.remedy}.", style="bold red")

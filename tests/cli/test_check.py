@@ -56,7 +56,7 @@ def test_check_fails_a_folded_model_in_one_sentence_and_says_what_to_do(gconv, f
     found = gconv("check", "folded.onnx", "--junit", folder / "junit.xml")
     assert (found.code, found.stderr) == (1, "")
     assert " ".join(found.stdout.split()).startswith(
-        "FAILED: the mapping was folded away by another tool: 3 of 3 weights are plain initializers again"
+        "FAILED: folded.onnx: the mapping was folded away by another tool: 3 of 3 weights are plain initializers again"
     )
     assert "What to do: map the original again, after all other tools" in " ".join(found.stdout.split())
     assert "100" not in found.stdout
@@ -74,6 +74,42 @@ def test_check_prints_json(gconv, folder):
 
 def test_check_is_quiet_if_asked_to_be(gconv, folder):
     assert gconv("check", "folded.onnx", "-q") == (1, "", "")
+
+
+def test_several_models_are_checked_in_one_run(gconv, folder):
+    found = gconv("check", "mlp.gconv.onnx", "folded.onnx", "mlp.onnx", "--junit", folder / "junit.xml")
+    assert (found.code, found.stderr) == (1, "")
+    assert [line.split(":")[0] for line in found.stdout.splitlines() if line[:6] in {"PASSED", "FAILED"}] == [
+        "PASSED",
+        "FAILED",
+        "FAILED",
+    ]
+    assert "FAILED: folded.onnx: the mapping was folded away" in found.stdout
+    suites = junitparser.JUnitXml.fromfile(str(folder / "junit.xml"))
+    assert [(suite.name, suite.failures) for suite in suites] == [
+        ("onnx-gconv check mlp.gconv.onnx", 0),
+        ("onnx-gconv check folded.onnx", 3),
+        ("onnx-gconv check mlp.onnx", 1),
+    ]
+    found = gconv("check", "mlp.gconv.onnx", "mlp.gconv.onnx", "--json")
+    assert (found.code, found.json["passed"], len(found.json["models"])) == (0, True, 2)
+
+
+def test_a_model_that_cannot_be_read_does_not_keep_others_from_being_checked(gconv, folder):
+    found = gconv("check", "none.onnx", "mlp.gconv.onnx", "nor.onnx", "--junit", folder / "junit.xml")
+    assert found.code == 2
+    assert found.stdout.startswith("PASSED: ")
+    assert found.stderr.count("\n") == 1
+    assert all(name in found.stderr for name in ("none.onnx", "nor.onnx"))
+    suites = junitparser.JUnitXml.fromfile(str(folder / "junit.xml"))
+    assert [(suite.name, suite.errors) for suite in suites] == [
+        ("onnx-gconv check mlp.gconv.onnx", 0),
+        ("onnx-gconv check none.onnx", 1),
+        ("onnx-gconv check nor.onnx", 1),
+    ]
+    found = gconv("check", "none.onnx", "mlp.gconv.onnx", "--json")
+    assert (found.code, found.json["passed"]) == (2, False)
+    assert [item["model"] for item in found.json["errors"]] == ["none.onnx"]
 
 
 @pytest.mark.parametrize("command", [["check", "none.onnx"], ["verify", "mlp.onnx", "none.onnx"]])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.files.junit_xml import JunitCase, check_junit_path, junit_xml, mapping_cases, write_junit
+from onnx_gconv.files.junit_xml import JunitCase, JunitSuite, check_junit_path, junit_xml, mapping_cases, write_junit
 
 CASES = [
     JunitCase("m.onnx", "mapping as a whole"),
@@ -22,7 +22,7 @@ CASES = [
 
 
 def test_a_reader_of_junit_xml_finds_cases_outcomes_and_reasons():
-    [suite] = junitparser.JUnitXml.fromstring(junit_xml("check m.onnx", CASES, 1.25).encode())
+    [suite] = junitparser.JUnitXml.fromstring(junit_xml(JunitSuite("check m.onnx", CASES, 1.25)).encode())
     assert (suite.name, suite.time) == ("check m.onnx", 1.25)
     assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (4, 1, 1, 1)
     found = {case.name: case.result for case in suite}
@@ -48,7 +48,7 @@ ALLOWED = {
 
 @given(st.text(), st.text(), st.lists(st.text(), min_size=1))
 def test_whatever_a_model_names_the_document_is_one_that_the_schema_allows(suite, name, messages):
-    document = junit_xml(suite, [JunitCase(name, name, "failure", tuple(messages))])
+    document = junit_xml(JunitSuite(suite, [JunitCase(name, name, "failure", tuple(messages))]))
     assert set(document) <= {"\n", *filter(str.isprintable, document)}
     root = ET.fromstring(document.encode())  # noqa: S314 - it is ours
     for element in root.iter():
@@ -59,7 +59,9 @@ def test_whatever_a_model_names_the_document_is_one_that_the_schema_allows(suite
 
 
 def test_control_characters_stand_as_escapes():
-    assert 'name="a\\x1b[31m\\n&lt;b&gt;\\u202e"' in junit_xml("s", [JunitCase("g", "a\x1b[31m\n<b>\u202e")])
+    assert 'name="a\\x1b[31m\\n&lt;b&gt;\\u202e"' in junit_xml(
+        JunitSuite("s", [JunitCase("g", "a\x1b[31m\n<b>\u202e")])
+    )
 
 
 def test_cases_of_a_mapping_have_all_problems_and_what_to_do():
@@ -75,10 +77,10 @@ def test_cases_of_a_mapping_have_all_problems_and_what_to_do():
 def test_only_an_older_document_is_replaced(tmp_path):
     path = tmp_path / "junit.xml"
     check_junit_path(path)
-    write_junit(path, junit_xml("one", CASES))
+    write_junit(path, junit_xml(JunitSuite("one", CASES)))
     check_junit_path(path)
-    write_junit(path, junit_xml("other", []))
-    assert junitparser.JUnitXml.fromfile(str(path)).name == "other"
+    write_junit(path, junit_xml(JunitSuite("other", [])))
+    assert [suite.name for suite in junitparser.JUnitXml.fromfile(str(path))] == ["other"]
     assert [item.name for item in tmp_path.iterdir()] == ["junit.xml"]
 
 

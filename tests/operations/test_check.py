@@ -63,10 +63,11 @@ def test_a_conductance_that_no_device_has_fails(copy):
     report = check_model(changed(copy, change))
     [sentence, remedy] = str(report).splitlines()
     assert sentence == (
-        "FAILED: 'hidden.weight': 'hidden.weight.g_plus' has 26.0 µS at flat index 7, outside 0 to 25 µS"
+        f"FAILED: {report.model}: 'hidden.weight': 'hidden.weight.g_plus' has 26.0 µS at flat index 7, outside 0 to "
+        "25 µS"
     )
     assert remedy.startswith("What to do: take the model as it was mapped, or map the original again")
-    assert report.to_json()["weights"][3]["problems"] == [sentence.split(": ", 2)[2]]
+    assert report.to_json()["weights"][3]["problems"] == [sentence.split(": ", 3)[3]]
     with pytest.raises(VerificationError, match=r"outside 0 to 25 µS; take the model as it was mapped"):
         report.raise_if_failed()
 
@@ -82,7 +83,8 @@ def test_it_finds_what_the_pass_finds(copy):
 def test_a_model_that_was_never_mapped_fails_and_is_told_so():
     report = check_model(model_path("digits_cnn.onnx"))
     assert (report.passed, report.is_mapped, report.is_plain, report.weights) == (False, False, True, ())
-    assert "FAILED: the model carries no mapping: it was never mapped, or a later tool" in str(report)
+    assert "FAILED: " in str(report)
+    assert "digits_cnn.onnx: the model carries no mapping: it was never mapped, or a later tool" in str(report)
     assert "What to do: map it with `onnx-gconv map`" in str(report)
 
 

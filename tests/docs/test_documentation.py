@@ -241,6 +241,7 @@ def test_the_specification_lists_every_reason_for_skipping_with_its_explanation(
 
 PAGES = [
     *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md", "docs/devices.md", "docs/guide/cluster.md"),
+    "docs/guide/continuous-integration.md",
     *("models/README.md", "benchmarks/README.md", "CHANGELOG.md"),
 ]
 

@@ -11,7 +11,7 @@ from onnx_gconv.errors import ConfigError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Column", "Columns", "data_frame"]
+__all__ = ["Column", "Columns", "data_frame", "shape_text"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ def data_frame(columns: Columns) -> pd.DataFrame:
     except ImportError:
         raise ConfigError("data frames need pandas, which is missing; pip install pandas") from None
     return pd.DataFrame({name: _series(pd, column) for name, column in columns.items()})
+
+
+def shape_text(shape: Sequence[int] | None) -> str | None:
+    """A shape in a column of text, such as 16x1x3x3; None if it is not known."""
+    return None if shape is None else ("x".join(map(str, shape)) or "scalar")
 
 
 def _series(pd: Any, column: Column) -> Any:  # noqa: ANN401 - pandas, which has no types here

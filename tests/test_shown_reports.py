@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html.parser
 import math
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -230,3 +232,12 @@ def test_without_pandas_the_error_says_what_to_install(reports, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ConfigError, match=r"^data frames need pandas, which is missing; pip install pandas$"):
         reports["map"].to_frame()
+
+
+def test_the_page_about_python_lists_the_tables_of_each_report(reports):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (`\w+`(?:, `\w+`)*) \|$", page, flags=re.MULTILINE)
+    said = {name: re.findall(r"\w+", tables) for names, tables in rows for name in re.findall(r"\w+", names)}
+    found = {type(report).__name__: list(report._frame_tables()) for report in reports.values()}
+    assert said == {name: found[name] for name in said}
+    assert {name for name in gconv.__all__ if name.endswith("Report")} | {"Bundle"} == set(said)

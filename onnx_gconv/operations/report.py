@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.data_frame import Column
 from onnx_gconv.mapping import Manifest, SkippedRecord, WeightRecord
+from onnx_gconv.mapping.weight_columns import WeightRow, weight_columns
 from onnx_gconv.operations.remarks import mapping_remarks
-from onnx_gconv.operations.weight_columns import WeightRow, skipped_row, weight_columns
 from onnx_gconv.operations.weight_texts import (
     clipped_text,
     explanation,
@@ -156,7 +156,7 @@ class MappingReport(ShownReport):
         rows = [
             *(WeightRow(record, self._verb) for record in self.mapped),
             *(WeightRow(record, "broken", reason) for record, reason in self.broken),
-            *map(skipped_row, self.skipped),
+            *(WeightRow(record, "skipped", _why_skipped(record)) for record in self.skipped),
         ]
         return {"weights": lambda: weight_columns(rows)}
 
@@ -326,6 +326,10 @@ class RestoreReport(ShownReport):
             )
         lines.extend(f"Note: {note}." for note in self.notes)
         return plain(*lines, f"Written: {file_list(self.files)}")
+
+
+def _why_skipped(item: SkippedRecord) -> str:
+    return "; ".join(part for part in (explanation(item.reason), item.detail) if part)
 
 
 def _weight_json(weight: WeightRecord) -> dict[str, Any]:

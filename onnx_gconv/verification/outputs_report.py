@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from onnx_gconv.data_frame import Column, Columns
+from onnx_gconv.data_frame import Column, Columns, shape_text
 from onnx_gconv.runtime.comparison import OUTPUT_RULE, OutputComparison
 from onnx_gconv.runtime.inputs import InputSpec
 from onnx_gconv.runtime.session import Optimization
@@ -128,7 +128,7 @@ class OutputsReport(ShownReport):
             "output": Column("text", [item.name for item in items]),
             "optimization": Column("text", [item.optimization for item in items]),
             "dtype": Column("text", [item.dtype for item in items]),
-            "shape": Column("text", [_shape_text(item.shape) for item in items]),
+            "shape": Column("text", [shape_text(item.shape) for item in items]),
             **{name: Column("number", [getattr(item, name) for item in items]) for name in errors},
             "argmax_agreement": Column("number", [item.argmax_agreement for item in items]),
             **{name: Column("whole number", [getattr(item, name) for item in items]) for name in counts},
@@ -180,7 +180,3 @@ def number_text(number: float | None) -> str:
 def mark(*, passed: bool) -> Text:
     """Whether something holds, in a table."""
     return plain("ok", style="green") if passed else plain("FAILED", style="bold red")
-
-
-def _shape_text(shape: tuple[int, ...] | None) -> str | None:
-    return None if shape is None else ("x".join(map(str, shape)) or "scalar")

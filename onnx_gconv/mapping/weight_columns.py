@@ -6,12 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx_gconv.data_frame import Column, Columns
-from onnx_gconv.mapping import SkippedRecord, WeightRecord
-from onnx_gconv.mapping.manifest import LossRecord
-from onnx_gconv.operations.weight_texts import explanation, shape_text
+from onnx_gconv.data_frame import Column, Columns, shape_text
+from onnx_gconv.mapping.manifest import LossRecord, SkippedRecord, WeightRecord
 
-__all__ = ["WeightRow", "skipped_row", "weight_columns"]
+__all__ = ["WeightRow", "weight_columns"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +28,16 @@ class WeightRow:
 
 
 def weight_columns(rows: Sequence[WeightRow]) -> Columns:
-    """The columns of a table with a row for each weight."""
+    """The columns of a table with a row for each weight; `program_names` are its names in the exported program."""
     records = [row.record for row in rows]
     mapped = [row.record if isinstance(row.record, WeightRecord) else None for row in rows]
     losses = [None if record is None else record.loss for record in mapped]
     return {
         "weight": Column("text", [record.name for record in records]),
         "graph": Column("text", [record.graph for record in records]),
+        "program_names": Column("text", [", ".join(record.parameters) or None for record in records]),
         "status": Column("text", [row.status for row in rows]),
-        "shape": Column("text", [None if record.shape is None else shape_text(record.shape) for record in records]),
+        "shape": Column("text", [shape_text(record.shape) for record in records]),
         "dtype": Column("text", [None if record is None else record.dtype for record in mapped]),
         "parameters": Column("whole number", [_parameters(record) for record in records]),
         "converter": Column("text", [None if record is None else record.converter.name for record in mapped]),
@@ -50,11 +49,6 @@ def weight_columns(rows: Sequence[WeightRow]) -> Columns:
         "op_types": Column("text", [_op_types(record) for record in mapped]),
         "reason": Column("text", [row.reason for row in rows]),
     }
-
-
-def skipped_row(record: SkippedRecord) -> WeightRow:
-    """The row of a weight that is not mapped."""
-    return WeightRow(record, "skipped", "; ".join(part for part in (explanation(record.reason), record.detail) if part))
 
 
 def _sqnr_db(loss: LossRecord) -> float:

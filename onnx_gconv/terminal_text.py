@@ -1,6 +1,6 @@
 """Text for terminals: names are shown as they are, never read as markup, and control characters as escapes.
 
-All that is printed goes through `terminal`, and rich's texts are made here only.
+All that is printed goes through `terminal`, and rich's texts are made here only. Notebooks show the same as HTML.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ __all__ = [
     "below_each_other",
     "counted",
     "file_list",
+    "html",
     "plain",
     "rendered",
     "terminal",
@@ -38,6 +39,12 @@ _BINARY_STEP = 1024
 _BORDER = 3  # of a column of a table, with the spaces beside it
 _SHORTEST_NAMES = 12
 
+# As rich shows things in notebooks: lines are not broken, but scrolled, and have the font of code.
+_HTML = (
+    '<pre style="white-space:pre;overflow-x:auto;line-height:normal;'
+    "font-family:Menlo,'DejaVu Sans Mono',consolas,'Courier New',monospace\">{code}</pre>"
+)
+
 
 def terminal(**options: Any) -> Console:  # noqa: ANN401 - the options of rich's Console
     """A console in which no text is markup, and all that is not printable is shown as an escape."""
@@ -47,7 +54,8 @@ def terminal(**options: Any) -> Console:  # noqa: ANN401 - the options of rich's
         def render_str(self, text: str, **style: Any) -> Text:  # noqa: ANN401 - as rich has it
             return super().render_str(visible_lines(text), **style)
 
-    return Terminal(markup=False, emoji=False, highlight=False, **options)
+    # In a notebook, rich would hand all that is printed to the notebook instead of its file.
+    return Terminal(markup=False, emoji=False, highlight=False, **{"force_jupyter": False, **options})
 
 
 def rendered(item: RenderableType, width: int = _WIDTH) -> str:
@@ -55,6 +63,13 @@ def rendered(item: RenderableType, width: int = _WIDTH) -> str:
     text = io.StringIO()
     terminal(file=text, width=width).print(item)
     return text.getvalue().rstrip("\n")
+
+
+def html(item: RenderableType, width: int = _WIDTH) -> str:
+    """What rich shows of an object as HTML, in which no text of the object is markup."""
+    console = terminal(file=io.StringIO(), width=width, record=True)
+    console.print(item)
+    return console.export_html(inline_styles=True, code_format=_HTML)
 
 
 def plain(*lines: str, style: str = "") -> Text:

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from onnx_gconv.cli.check import check
 from onnx_gconv.cli.config import config
 from onnx_gconv.cli.converters import converters
 from onnx_gconv.cli.demo import demo
@@ -74,6 +75,7 @@ def _root(
 app.command("map", cls=MappingFlagsCommand)(map_)
 app.command("inspect", cls=MappingFlagsCommand)(inspect)
 app.command("verify")(verify)
+app.command("check")(check)
 app.command("restore")(restore)
 app.command("handoff", cls=HandoffCommand)(handoff)
 app.command("readback")(readback)

@@ -26,6 +26,7 @@ __all__ = [
     "ExternalData",
     "Inputs",
     "Json",
+    "Junit",
     "MappingFlags",
     "MappingFlagsCommand",
     "MaxError",
@@ -180,6 +181,16 @@ ExternalData: TypeAlias = Annotated[
 ]
 Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to stdout instead of tables.", rich_help_panel=_REPORT)
+]
+Junit: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--junit",
+        help="Also write the result to a file as JUnit XML, which CI services show like that of tests.",
+        metavar="FILE",
+        rich_help_panel=_REPORT,
+        show_default=False,
+    ),
 ]
 Quiet: TypeAlias = Annotated[
     bool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from onnx_gconv.errors import ConfigError
@@ -48,12 +49,33 @@ class ErrorLimits:
         found = []
         if self.min_sqnr_db is not None and item.sqnr_db is not None and item.sqnr_db < self.min_sqnr_db:
             found.append(f"SQNR {item.sqnr_db:.1f} dB, below {self.min_sqnr_db:g} dB")
+        if self.min_sqnr_db is not None and item.sqnr_db is None and item.mismatches is None and item.max_abs_error:
+            found.append(f"no SQNR, as the ratio of the output to its error of {item.max_abs_error:.3g} has no value")
         agreement = item.argmax_agreement
         if self.min_agreement is not None and agreement is not None and agreement < self.min_agreement:
             found.append(f"argmax agreement {agreement:.1%}, below {self.min_agreement:.4g}")
         if self.max_error is not None and item.max_abs_error is not None and item.max_abs_error > self.max_error:
             found.append(f"error {item.max_abs_error:.3g}, above {self.max_error:g}")
         return tuple(found)
+
+    def not_judged(self, comparisons: Sequence[OutputComparison]) -> Iterator[str]:
+        """The limits for which no output that was compared has a figure, a sentence each.
+
+        Args:
+            comparisons: All that were made; nothing is said if there are none, as that is said otherwise.
+        """
+        compared = [item for item in comparisons if not item.is_random]
+        if not compared:
+            return
+        if self.min_sqnr_db is not None and all(item.tolerance is None for item in compared):
+            yield "the smallest SQNR could not be judged, as no output that was compared is of floats"
+        if self.min_agreement is not None and all(item.argmax_agreement is None for item in compared):
+            yield (
+                "the smallest agreement of argmax could not be judged, as no output that was compared has rows of two "
+                "or more floats"
+            )
+        if self.max_error is not None and all(item.max_abs_error is None for item in compared):
+            yield "the largest error could not be judged, as no output that was compared has one"
 
 
 NO_LIMITS = ErrorLimits()

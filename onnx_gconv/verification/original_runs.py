@@ -16,6 +16,7 @@ from onnx_gconv.runtime.fresh_memory import FILLS, filled_memory, unwritten_elem
 from onnx_gconv.runtime.given_inputs import check_inputs, load_inputs
 from onnx_gconv.runtime.inputs import MOST_NAMED, InputSpec, ValueRange
 from onnx_gconv.runtime.session import ModelSession, Optimization, RuntimeRefusal, run_model
+from onnx_gconv.verification.outputs_report import InputsDescription
 from onnx_gconv.verification.random_numbers import random_numbers
 from onnx_gconv.visible_text import listed
 
@@ -24,26 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Generation", "InputsDescription", "OriginalRuns", "described"]
-
-
-@dataclass(frozen=True)
-class InputsDescription:
-    """What both models were fed with.
-
-    Attributes:
-        source: ``"generated inputs"``, ``"given inputs"`` for arrays of the caller's, or the path of the file.
-        seed: The seed of generated inputs; else None.
-        tensors: Name, type and actual shape of every input.
-    """
-
-    source: str
-    seed: int | None
-    tensors: tuple[InputSpec, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """The description as plain Python values for a JSON document."""
-        return {"source": self.source, "seed": self.seed, "tensors": [tensor.to_json() for tensor in self.tensors]}
+__all__ = ["Generation", "OriginalRuns", "described"]
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.runtime.comparison import FLOAT32_EPS, OUTPUT_RULE, OutputComparison, Rounding, compare_all, flatten_all
 from onnx_gconv.runtime.inputs import ValueRange
-from onnx_gconv.runtime.session import OPTIMIZATIONS, Optimization, RuntimeRefusal, run_model
-from onnx_gconv.verification.original_runs import Generation, InputsDescription, OriginalRuns, described
+from onnx_gconv.runtime.session import OPTIMIZATIONS, RuntimeRefusal, run_model
+from onnx_gconv.verification.original_runs import Generation, OriginalRuns, described
+from onnx_gconv.verification.outputs_report import InputsDescription, OutputsReport, RunFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,86 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["OUTPUT_RULE", "InputsDescription", "OutputComparison", "OutputsReport", "RunFailure", "compare_outputs"]
-
-
-@dataclass(frozen=True)
-class RunFailure:
-    """The original runs, and the mapped model does not.
-
-    Attributes:
-        optimization: The level at which that is so.
-        stage: ``"load"`` or ``"run"``.
-        message: What ONNX Runtime says, on one line.
-    """
-
-    optimization: Optimization
-    stage: str
-    message: str
-
-    def to_json(self) -> dict[str, object]:
-        """The failure as plain Python values for a JSON document."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class OutputsReport:
-    """The outputs of a mapped model against those of its original.
-
-    Attributes:
-        comparisons: One record an output and level of optimization.
-        inputs: What the models were fed with; None where the original ran on nothing.
-        not_compared: Why nothing could be compared; None where something was. Nothing that was checked failed then,
-            so ``passed`` is true: whoever needs the proof must look here too.
-        failures: The levels at which the original runs and the mapped model does not.
-        notes: What limits the comparison as a whole.
-        passed: Nothing failed.
-    """
-
-    comparisons: tuple[OutputComparison, ...] = ()
-    inputs: InputsDescription | None = None
-    not_compared: str | None = None
-    failures: tuple[RunFailure, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Every comparison passed, and the mapped model runs wherever the original does."""
-        return not self.failures and all(comparison.passed for comparison in self.comparisons)
-
-    @property
-    def unproved(self) -> str | None:
-        """Why not all outputs could be compared; None where they were."""
-        if self.not_compared is not None:
-            return self.not_compared
-        names = tuple(dict.fromkeys(f"'{item.name}'" for item in self.comparisons if item.is_random))
-        if not names:
-            return None
-        verb = "differs" if len(names) == 1 else "differ"
-        return (
-            f"{', '.join(names)} {verb} from run to run of the original; give nodes that draw random numbers a seed, "
-            "or feed the numbers in"
-        )
-
-    def with_texts(self, change: Callable[[str], str]) -> OutputsReport:
-        """The report with its sentences changed, e.g. where they name a temporary file."""
-        return replace(
-            self,
-            not_compared=None if self.not_compared is None else change(self.not_compared),
-            failures=tuple(replace(item, message=change(item.message)) for item in self.failures),
-            notes=tuple(map(change, self.notes)),
-        )
-
-    def to_json(self) -> dict[str, object]:
-        """The report as plain Python values for a JSON document, with the comparisons under ``outputs``."""
-        return {
-            "passed": self.passed,
-            "not_compared": self.unproved,
-            "rule": OUTPUT_RULE,
-            "inputs": None if self.inputs is None else self.inputs.to_json(),
-            "failures": [failure.to_json() for failure in self.failures],
-            "notes": list(self.notes),
-            "outputs": [comparison.to_json() for comparison in self.comparisons],
-        }
 
 
 def compare_outputs(

@@ -136,7 +136,7 @@ def test_the_commands_of_the_readme_run_in_order(
     folder_with_a_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands = [line[2:] for block in blocks(README, "console") for line in block.splitlines()]
-    assert len(commands) == 17
+    assert len(commands) == 18
     for command in commands:
         program, *arguments = shlex.split(command)
         monkeypatch.setattr("sys.argv", [program, *arguments])
@@ -263,6 +263,7 @@ PAGES = [
     *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md", "docs/devices.md", "docs/guide/cluster.md"),
     "docs/guide/aihwkit.md",
     "docs/guide/olive.md",
+    "docs/guide/continuous-integration.md",
     *("models/README.md", "benchmarks/README.md", "CHANGELOG.md"),
 ]
 

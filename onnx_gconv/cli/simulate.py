@@ -75,8 +75,8 @@ def simulate(
         Path | None,
         typer.Option(
             "--inputs",
-            help="A .npz file with an array for each input, samples along the first axis; generated if not given. It may "
-            "be larger than memory, best as numpy.savez writes it, without compression.",
+            help="A .npz file with an array for each input, samples along the first axis; generated if not given. It "
+            "may be larger than memory, best as numpy.savez writes it, without compression.",
             rich_help_panel=_OUTPUTS,
             show_default=False,
         ),

@@ -72,8 +72,17 @@ def _type(value: ir.Value) -> _Type:
 
 
 def _differ(before: _Type, now: _Type) -> bool:
-    """Whether something that was known of a value is different; what was not may have been found out."""
-    return any(old is not None and old != new for old, new in zip(before, now, strict=True))
+    """Whether something that was known of a value is different.
+
+    What was not known may have been found out, and another number of axes put right: exporters write none where they
+    mean any.
+    """
+    (old_type, old_shape), (new_type, new_shape) = before, now
+    if old_type is not None and old_type != new_type:
+        return True
+    if old_shape is None or new_shape is None:
+        return False
+    return len(old_shape) == len(new_shape) and old_shape != new_shape
 
 
 def _listed(values: Iterable[ir.Value]) -> str:

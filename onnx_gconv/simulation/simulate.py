@@ -138,7 +138,7 @@ def simulate(
                 figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
                 ideal = KeptOutput(chosen, samples, Path(folder))
                 of_ideal = figure.of(ideal.passing(chain([first], batches)), samples, ideal)
-                del targets, first
+                del targets, first, batches  # which hold all weights
                 experiment = Experiment(bench, on_chips, chips, samples, figure, chosen, ideal, source, files.mapped)
                 identity = {} if journal is None else experiment.identity(of_model, done)
                 with opened_journal(None if journal is None else Path(journal), identity) as notes:

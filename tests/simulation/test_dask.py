@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import pickle
@@ -291,6 +292,7 @@ def hold(inputs, kept):
 @pytest.fixture
 def nothing_in_memory(client):
     """Neither this process nor workers hold inputs in memory."""
+    client.run(gc.collect)  # of errors in tests before, whose tracebacks hold what was sent
     before = given_inputs.HELD_IN_MEMORY, outputs._IN_MEMORY
     for run in (client.run, lambda function, *values: function(*values)):
         run(hold, 0, 0)

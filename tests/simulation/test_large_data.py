@@ -133,6 +133,22 @@ def test_outputs_of_one_number_a_sample_are_one_vector(parse, normal, tmp_path, 
         assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(("count", "batch"), [(9, 3), (8, 4), (7, 2), (5, 3)])
+def test_no_sample_is_alone_in_its_batch_unless_it_has_to_be(parse, normal, tmp_path, monkeypatch, count, batch):
+    monkeypatch.setattr(given_inputs, "HELD_IN_MEMORY", 0)
+    monkeypatch.setattr(samples, "_BATCH_OF_STORED", 8 * 4 * (batch + 1))
+    ir.save(parse("g (float[n,8] x) => (float[n,3] y) { y = MatMul(x, W) }", W=normal(8, 3)), tmp_path / "m.onnx")
+    np.savez(tmp_path / "in.npz", x=normal(count, 8))
+    [note] = [
+        note
+        for note in simulate(tmp_path / "m.onnx", inputs=tmp_path / "in.npz", repeats=1, times="1d").notes
+        if note.startswith("the samples are")
+    ]
+    size = int(note.split("a run takes ")[1].split()[0])
+    assert size <= batch + 1
+    assert count % size != 1 or size == 2
+
+
 @given(st.lists(st.integers(0, 300_000), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
 def test_a_sum_of_pieces_is_that_of_all(sizes, seed):
     rng = np.random.default_rng(seed)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnx_gconv import devices as devices
     from onnx_gconv import errors as errors
     from onnx_gconv import handoff as handoff
+    from onnx_gconv import integrations as integrations
     from onnx_gconv import mapping as mapping
     from onnx_gconv import models as models
     from onnx_gconv import operations as operations
@@ -202,6 +203,7 @@ _SUBMODULES = frozenset(
         "devices",
         "errors",
         "handoff",
+        "integrations",
         "mapping",
         "models",
         "operations",

@@ -260,10 +260,9 @@ def test_the_specification_lists_every_reason_for_skipping_with_its_explanation(
 
 
 PAGES = [
-    *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md", "docs/devices.md", "docs/guide/cluster.md"),
-    "docs/guide/aihwkit.md",
-    "docs/guide/olive.md",
-    "docs/guide/continuous-integration.md",
+    *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md", "docs/devices.md"),
+    *("docs/guide/cluster.md", "docs/guide/pipelines.md"),
+    *("docs/guide/aihwkit.md", "docs/guide/olive.md", "docs/guide/continuous-integration.md"),
     *("models/README.md", "benchmarks/README.md", "CHANGELOG.md"),
 ]
 

@@ -27,7 +27,7 @@ def test_it_trains_exports_verifies_simulates_and_hands_off(tmp_path, monkeypatc
     assert sorted(item.name for item in folder.iterdir()) == ["digits.gconv", "digits.gconv.onnx", "test.npz"]
     onnx.checker.check_model(folder / "digits.gconv.onnx", full_check=True)
     with gconv.open_bundle(folder / "digits.gconv") as bundle:
-        assert [layer.name for layer in bundle.layers] == ["0.weight", "2.weight"]
+        assert [layer.record.weight for layer in bundle.layers] == ["0.weight", "2.weight"]
         bundle.verify_hashes()
     said = capsys.readouterr().out
     for text in ("2 weights mapped", "accuracy of 25 chips", "1d", "2 weights handed off"):

@@ -107,8 +107,8 @@ class OnnxGConv(Pass):  # type: ignore[misc] # Olive is not there where types ar
         fixed = {name: value for name, value in config.items() if name not in searched and not _is_marker(value)}
         if disable_search and searched:
             raise ConfigError(
-                f"{next(iter(searched))}: it is to be searched, but the workflow has no search_strategy; add one, or "
-                "give a value"
+                f"{next(iter(searched))}: it is to be searched, but the workflow has no search_strategy, or one that "
+                "does not include options of passes; add one, or give a value"
             )
         configuration = configuration_of_options(fixed)
         if not searched:

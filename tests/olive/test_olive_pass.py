@@ -83,7 +83,7 @@ def test_a_wrong_option_ends_the_workflow_before_any_pass_runs(folder, network, 
 def test_what_is_to_be_searched_needs_a_search(folder, network, workflow):
     network(folder / "in.onnx")
     searched = {"olive_parameter_type": "SearchParameter", "type": "Categorical", "support": [4, 16]}
-    with pytest.raises(ConfigError, match=r"^levels: it is to be searched, but the workflow has no search_strategy; "):
+    with pytest.raises(ConfigError, match=r"^levels: it is to be searched, but the workflow has no search_strategy, "):
         workflow({"model_path": "in.onnx"}, {"levels": searched})
 
 

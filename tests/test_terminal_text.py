@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_gconv.terminal_text import ByWidth, file_list, plain, rendered, titled_table
+from onnx_gconv.terminal_text import ByWidth, file_list, html, plain, rendered, titled_table
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,14 @@ def test_numbers_of_tables_never_break(rows, columns, width):
     letters = Counter("".join(line.split("│")[1] for line in lines if line.count("│") > 1))
     parts = sum(line.startswith("┏") for line in lines)
     assert letters["a"] == parts * sum(name.count("a") for name, _ in rows)
+
+
+def test_in_a_notebook_texts_are_texts_too(monkeypatch):
+    """Where rich would hand what it prints to the notebook."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert rendered(plain("W")) == "W"
+    assert "W" in html(plain("W"))
+
+
+def test_html_has_no_markup_of_texts():
+    assert "&lt;b&gt;W&amp;\\x1b" in html(plain("<b>W&\x1b"))

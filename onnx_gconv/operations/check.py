@@ -205,9 +205,11 @@ def check_model(model: str | os.PathLike[str]) -> CheckReport:
         violations = CheckMapping().violations(graph)
         manifest = _manifest(graph)
         checked = () if manifest is None else checked_weights(manifest, graph)
+        if manifest is not None and not checked:  # of nothing, everything holds
+            violations = (*violations, Violation(None, "the manifest names no weight; nothing is mapped"))
         weights = tuple(CheckedName(item.record.name, item.record.graph, item.is_folded) for item in checked)
         arrays = sum(len(item.record.conductances) for item in checked)
-        is_mapped = manifest is not None and (not checked or any(item.problem is None for item in checked))
+        is_mapped = any(item.problem is None for item in checked)
         is_plain = MANIFEST_KEY not in graph.metadata_props and rebuilding_node(graph) is None
     return CheckReport(source, weights, arrays, violations, is_mapped, is_plain)
 

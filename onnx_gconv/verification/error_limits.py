@@ -49,8 +49,6 @@ class ErrorLimits:
         found = []
         if self.min_sqnr_db is not None and item.sqnr_db is not None and item.sqnr_db < self.min_sqnr_db:
             found.append(f"SQNR {item.sqnr_db:.1f} dB, below {self.min_sqnr_db:g} dB")
-        if self.min_sqnr_db is not None and item.sqnr_db is None and item.mismatches is None and item.max_abs_error:
-            found.append(f"no SQNR, as the ratio of the output to its error of {item.max_abs_error:.3g} has no value")
         agreement = item.argmax_agreement
         if self.min_agreement is not None and agreement is not None and agreement < self.min_agreement:
             found.append(f"argmax agreement {agreement:.1%}, below {self.min_agreement:.4g}")
@@ -59,7 +57,9 @@ class ErrorLimits:
         return tuple(found)
 
     def not_judged(self, comparisons: Sequence[OutputComparison]) -> Iterator[str]:
-        """The limits for which no output that was compared has a figure, a sentence each.
+        """The limits that could not be judged, a sentence each: no output that was compared has a figure for one.
+
+        An output of zeros has no ratio to its error, and is named, too.
 
         Args:
             comparisons: All that were made; nothing is said if there are none, as that is said otherwise.
@@ -69,6 +69,13 @@ class ErrorLimits:
             return
         if self.min_sqnr_db is not None and all(item.tolerance is None for item in compared):
             yield "the smallest SQNR could not be judged, as no output that was compared is of floats"
+        elif self.min_sqnr_db is not None:
+            for item in compared:
+                if item.sqnr_db is None and item.tolerance is not None and item.max_abs_error:
+                    yield (
+                        f"output '{item.name}' at optimization '{item.optimization}': its SQNR could not be judged, as "
+                        f"it is 0 and its error {item.max_abs_error:.3g}"
+                    )
         if self.min_agreement is not None and all(item.argmax_agreement is None for item in compared):
             yield (
                 "the smallest agreement of argmax could not be judged, as no output that was compared has rows of two "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -127,6 +128,28 @@ def test_of_many_problems_the_first_are_shown_and_all_are_in_the_json(tmp_path, 
     assert len(report.to_json()["violations"]) == count
     with pytest.raises(VerificationError, match=r"\(and 22 more\)"):
         report.raise_if_failed()
+
+
+def test_a_manifest_of_no_weight_does_not_pass(copy):
+    model = onnx.load(copy)
+    [entry] = model.metadata_props
+    entry.value = json.dumps({**json.loads(entry.value), "weights": []})
+    for node in [node for node in model.graph.node if node.op_type in {"Sub", "Div"}]:
+        model.graph.node.remove(node)
+    onnx.save(model, copy.with_name("empty.onnx"))
+    report = check_model(made_whole(copy.with_name("empty.onnx")))
+    assert [str(item) for item in report.violations] == ["the manifest names no weight; nothing is mapped"]
+    assert not report.is_mapped
+
+
+def made_whole(path):
+    """A model whose weights are initializers again, without a word of it."""
+    model = onnx.load(path)
+    tensors = {item.name: item for item in model.graph.initializer}
+    for name in [name.removesuffix(".g_plus") for name in tensors if name.endswith(".g_plus")]:
+        tensors[f"{name}.g_plus"].name = name
+    onnx.save(model, path)
+    return path
 
 
 def test_a_model_that_cannot_be_read_is_no_report(tmp_path):

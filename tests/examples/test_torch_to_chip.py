@@ -11,7 +11,10 @@ import torch
 
 import onnx_gconv as gconv
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # torch's exporter warns of its own parts
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # torch's exporter warns of its own parts
+    pytest.mark.xdist_group("torch_integration"),  # one worker exports for all
+]
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "torch_to_chip.py"
 

@@ -146,6 +146,7 @@ def test_the_optimizer_after_the_mapping_folds_it_away_and_all_say_so(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns of its own parts
+@pytest.mark.xdist_group("torch_integration")
 def test_the_examples_of_the_page_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(model_path("digits_cnn.onnx"), "model.onnx")

@@ -22,7 +22,10 @@ from onnx_gconv.integrations.torch import ExportReport, export, map_program
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # torch's exporter warns of its own parts
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # torch's exporter warns of its own parts
+    pytest.mark.xdist_group("torch_integration"),  # one worker exports for all
+]
 
 SHAPES = ({0: "batch"},)
 

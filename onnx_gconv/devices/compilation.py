@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
@@ -17,22 +18,45 @@ ENVIRONMENT_VARIABLE = "ONNX_GCONV_KERNELS"
 
 _CHOICES = ("auto", "numba", "numpy")
 
-_LEAST_ELEMENTS = 1 << 15
-"""Fewer are not worth the time that it takes to import Numba: a process that meets no larger array does without."""
+_LEAST_ELEMENTS = 1 << 13
+"""Of smaller arrays most of the time goes into calls, whoever computes."""
+
+_WORTH_AN_IMPORT = 1 << 29
+"""How many elements NumPy computes before Numba is imported, which takes a second or two. That is some 3 seconds of
+NumPy's time, or 35 million devices of phase-change memory: a process that ends sooner does not wait for Numba."""
 
 
 def compiled_formulas(array: NDArray[np.generic]) -> ModuleType | None:
     """The module `compiled_formulas`, if it is to compute with an array; None for NumPy.
 
-    The environment variable ONNX_GCONV_KERNELS has the choice: ``numpy`` for never, ``numba`` for an error where Numba
-    is missing, and ``auto``, which is how it is if not set, for Numba if it is installed.
+    The environment variable ONNX_GCONV_KERNELS has the choice: ``numpy`` for never, ``numba`` for at once, or an error
+    where Numba is missing, and ``auto``, which is how it is if not set, for Numba if it is installed and there is
+    much to compute.
 
     Raises:
         ConfigError: If the variable has another value, or is ``numba`` and Numba cannot be imported.
     """
     if array.size < _LEAST_ELEMENTS or array.dtype != np.float32 or not array.flags.c_contiguous:
         return None
-    return _chosen(os.environ.get(ENVIRONMENT_VARIABLE) or "auto")
+    choice = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+    if choice == "auto" and _work.elements < _WORTH_AN_IMPORT:
+        _work.elements += array.size  # threads that forget some of each other's do no harm
+        return None
+    return _chosen(choice)
+
+
+@dataclass
+class _Work:
+    """What this process has computed with NumPy.
+
+    Attributes:
+        elements: The elements of all arrays, once for each formula.
+    """
+
+    elements: int = 0
+
+
+_work = _Work()
 
 
 @functools.cache

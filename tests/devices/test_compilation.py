@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +70,7 @@ def test_all_devices_have_the_same_bits_with_and_without_numba(name, with_kernel
 
 
 @pytest.mark.parametrize("bit_generator", [np.random.SFC64, np.random.PCG64])
-@pytest.mark.parametrize("count", [1 << 15, 1 << 16, COUNT])
+@pytest.mark.parametrize("count", [1 << 14, 1 << 16, COUNT])
 def test_normal_numbers_have_the_same_bits(bit_generator, count, with_kernels):
     like = np.empty(count, np.float32)
     one, other = (
@@ -127,7 +128,7 @@ def test_threads_do_not_disturb_each_other(with_kernels):
 def test_what_is_small_or_no_float32_in_one_piece_is_left_to_numpy(with_kernels):
     large = np.zeros(1 << 16, np.float32)
     assert with_kernels("numba", lambda: compiled_formulas(large)) is not None
-    for left in (large[: 1 << 14], large.astype(np.float64), large[::2]):
+    for left in (large[: 1 << 12], large.astype(np.float64), large[::2]):
         assert with_kernels("numba", lambda left=left: compiled_formulas(left)) is None
     assert with_kernels("numpy", lambda: compiled_formulas(large)) is None
 
@@ -149,7 +150,8 @@ def without_numba(monkeypatch):
 
 
 @pytest.mark.usefixtures("without_numba")
-def test_without_numba_numpy_computes_unless_numba_was_asked_for(with_kernels):
+def test_without_numba_numpy_computes_unless_numba_was_asked_for(with_kernels, monkeypatch):
+    monkeypatch.setattr(compilation, "_WORTH_AN_IMPORT", 0)
     large = np.zeros(1 << 16, np.float32)
     assert with_kernels("auto", lambda: compiled_formulas(large)) is None
     with pytest.raises(ConfigError) as caught:
@@ -160,12 +162,23 @@ def test_without_numba_numpy_computes_unless_numba_was_asked_for(with_kernels):
     assert str(caught.value).endswith("install it (pip install 'onnx_gconv[fast]'), or set the variable to auto")
 
 
-def test_small_weights_do_not_import_numba():
+def test_numba_is_imported_when_there_was_much_to_compute_and_changes_nothing(monkeypatch):
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.setattr(compilation, "_WORTH_AN_IMPORT", 5 << 16)
+    monkeypatch.setattr(compilation, "_work", compilation._Work())
+    large = np.zeros(1 << 16, np.float32)
+    found = [compiled_formulas(large) for _ in range(7)]
+    assert found[:5] == [None] * 5
+    assert found[5] is found[6] is compilation._chosen("auto") is not None
+
+
+def test_little_work_does_not_import_numba():
     program = """
 import sys
 import numpy as np
 from onnx_gconv.devices import device_model
-device_model("pcm").program(np.zeros(1 << 14, np.float32), np.random.Generator(np.random.SFC64(0)))
+device_model("pcm").program(np.zeros(1 << 18, np.float32), np.random.Generator(np.random.SFC64(0)))
 sys.exit("numba" in sys.modules)
 """
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    environment = {key: value for key, value in os.environ.items() if key != ENVIRONMENT_VARIABLE}
+    assert subprocess.run([sys.executable, "-c", program], check=False, env=environment).returncode == 0

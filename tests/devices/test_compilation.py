@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from onnx_gconv.devices import compilation, formulas
+from onnx_gconv.devices import compiled_formulas as compiled_module
 from onnx_gconv.devices.compilation import ENVIRONMENT_VARIABLE, compiled_formulas
 from onnx_gconv.devices.normal_numbers import normal
 from onnx_gconv.devices.registry import DEVICE_MODELS, device_model
@@ -115,6 +117,21 @@ def test_each_formula_has_the_same_bits_for_all_kinds_of_numbers(function, with_
         found.append(out)
     # NumPy itself lets the sign of 0 depend on the place of an element: the larger of -0 and 0 is either.
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("name", ["pcm", "pcm-hermes-1", "gaussian"])
+def test_what_is_compiled_says_the_same_in_python(name, with_kernels, monkeypatch):
+    monkeypatch.setattr(compilation, "_LEAST_ELEMENTS", 1)
+    monkeypatch.setattr(sys.modules[__name__], "COUNT", 1001)
+    numpys = with_kernels("numpy", lambda: chip(name))
+    in_python = SimpleNamespace(
+        **{function: getattr(compiled_module, function).py_func for function in compiled_module.__all__}
+    )
+    monkeypatch.setattr(compilation, "_chosen", lambda _: in_python)
+    with np.errstate(over="ignore"):  # the generator counts modulo 2^64
+        found = with_kernels("numba", lambda: chip(name))
+    for ours, theirs in zip(found, numpys, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_threads_do_not_disturb_each_other(with_kernels):

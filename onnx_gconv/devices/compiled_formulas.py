@@ -23,6 +23,7 @@ __all__ = [
     "add_errors",
     "add_noise_of_reading",
     "drift_exponents",
+    "fitted_polynomial",
     "line_between",
     "normal_from_logarithms",
     "polynomial",
@@ -92,6 +93,18 @@ def polynomial(coefficients: _Floats, x: _Floats, out: _Floats) -> None:
     c0, c1, c2, c3, c4 = coefficients[0], coefficients[1], coefficients[2], coefficients[3], coefficients[4]
     for i in range(x.size):
         out[i] = (((c4 * x[i] + c3) * x[i] + c2) * x[i] + c1) * x[i] + c0
+
+
+@_compiled
+def fitted_polynomial(
+    coefficients: _Floats, values: _Floats, unit: np.float32, factor: np.float32, out: _Floats
+) -> None:
+    """As `formulas.fitted_polynomial`, of five coefficients."""
+    c0, c1, c2, c3, c4 = coefficients[0], coefficients[1], coefficients[2], coefficients[3], coefficients[4]
+    for i in range(values.size):
+        x = values[i] / unit
+        x = _ZERO if x <= _ZERO else x
+        out[i] = ((((c4 * x + c3) * x + c2) * x + c1) * x + c0) * factor
 
 
 @_compiled

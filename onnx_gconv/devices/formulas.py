@@ -19,6 +19,7 @@ __all__ = [
     "add_errors",
     "add_noise_of_reading",
     "drift_exponents",
+    "fitted_polynomial",
     "line_between",
     "polynomial",
     "unit_parts",
@@ -34,15 +35,35 @@ def polynomial(coefficients: Sequence[float], x: FloatArray, out: FloatArray | N
     result = np.empty_like(x) if out is None else out
     compiled = compiled_formulas(x)
     if compiled is not None and len(coefficients) <= _MOST_COEFFICIENTS:
-        padded = np.zeros(_MOST_COEFFICIENTS, np.float32)
-        padded[: len(coefficients)] = coefficients
-        compiled.polynomial(padded, x.reshape(-1), result.reshape(-1))
+        compiled.polynomial(_padded(coefficients), x.reshape(-1), result.reshape(-1))
         return result
     result[...] = coefficients[-1]
     for coefficient in reversed(coefficients[:-1]):
         result *= x
         result += coefficient
     return result
+
+
+def fitted_polynomial(
+    coefficients: Sequence[float], values: FloatArray, unit: float, factor: float, *, scratch: FloatArray
+) -> FloatArray:
+    """``factor * polynomial(max(values / unit, 0))``, in a row of `scratch`, [2, as many]."""
+    parts: FloatArray
+    out: FloatArray
+    parts, out = scratch
+    compiled = compiled_formulas(values)
+    if compiled is not None and len(coefficients) <= _MOST_COEFFICIENTS:
+        compiled.fitted_polynomial(_padded(coefficients), values, np.float32(unit), np.float32(factor), out)
+        return out
+    polynomial(coefficients, unit_parts(values, unit, 0.0, parts), out)
+    out *= out.dtype.type(factor)
+    return out
+
+
+def _padded(coefficients: Sequence[float]) -> NDArray[np.float32]:
+    padded = np.zeros(_MOST_COEFFICIENTS, np.float32)
+    padded[: len(coefficients)] = coefficients
+    return padded
 
 
 def unit_parts(values: FloatArray, unit: float, least: float, out: FloatArray) -> FloatArray:

@@ -18,7 +18,7 @@ from onnx_gconv.devices.formulas import (
     add_errors,
     add_noise_of_reading,
     drift_exponents,
-    polynomial,
+    fitted_polynomial,
     unit_parts,
 )
 from onnx_gconv.devices.normal_numbers import from_normal
@@ -155,6 +155,4 @@ class PowerLawDevice(BaseDeviceModel):
         self, coefficients: tuple[float, ...], targets_us: FloatArray, scratch: FloatArray, fitted_g_max: float
     ) -> FloatArray:
         """A polynomial of g / g_max in µS, which was fitted for another g_max."""
-        sigma = polynomial(coefficients, self._relative(targets_us, scratch[0]), scratch[1])
-        sigma *= targets_us.dtype.type(self.g_max / fitted_g_max)
-        return sigma
+        return fitted_polynomial(coefficients, targets_us, self.g_max, self.g_max / fitted_g_max, scratch=scratch)

@@ -90,11 +90,18 @@ def odd_numbers():
     return np.concatenate([few, many, np.zeros(1 << 8, np.float32)])
 
 
+def fitted(values):
+    scratch = np.empty((2, values.size), np.float32)
+    finite = np.nan_to_num(values, nan=0, posinf=1, neginf=0)
+    return formulas.fitted_polynomial((0.26, 1.97, -1.17), finite, 10.0, 0.4, scratch=scratch)
+
+
 @pytest.mark.parametrize(
     "function",
     [
         lambda x, _, out: formulas.unit_parts(x, 25.0, 1e-7, out),
         lambda x, _, out: formulas.line_between(x, -0.0155, 0.0244, 0.049, 0.1, out=out),
+        lambda x, _, out: np.copyto(out, fitted(x)),
         lambda x, y, out: formulas.add_errors(out, x, 0.3, y),
         lambda x, y, out: formulas.drift_exponents(out, x, y, -8.4),
         lambda x, y, out: formulas.add_noise_of_reading(out, x, 0.3, y),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.crossbars.target_weights import target_weights
@@ -22,25 +23,24 @@ from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.watched import WatchedFiles
-from onnx_gconv.mapping import SimulatedRecord
+from onnx_gconv.mapping import SimulatedRecord, WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.simulation.chip_weight import (
+    AbsoluteSums,
     Chip,
     DriftCompensation,
-    absolute_sums,
     drift_factor,
     simulated_tensors,
-    tensor_parts,
     weight_errors,
 )
 from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, scaling_notes, whole_number
 from onnx_gconv.simulation.live_noise import LiveNoise, live_noise
 from onnx_gconv.simulation.report import ProgramReport, ReadNoiseMode, SimulatedWeight
-from onnx_gconv.simulation.simulated_tensor import Moment
+from onnx_gconv.simulation.simulated_tensor import Moment, SimulatedTensor
 from onnx_gconv.simulation.times import seconds_of
-from onnx_gconv.tensors.spooled import Spool
-from onnx_gconv.tensors.streamed import worker_count
+from onnx_gconv.tensors.spooled import Spool, SpooledTensor
+from onnx_gconv.tensors.streamed import StreamedTensor, worker_count
 
 __all__ = ["default_chip_path", "program_model"]
 
@@ -213,17 +213,31 @@ def _simulated(
             raise
 
 
+def _drift_factor(
+    record: WeightRecord,
+    tensors: Sequence[SimulatedTensor],
+    read: Sequence[StreamedTensor],
+    compensation: DriftCompensation,
+) -> FloatOrArray:
+    """What compensates the drift of a weight, of which all devices are programmed and read once, and kept then."""
+    before, after = AbsoluteSums(record, compensation), AbsoluteSums(record, compensation)
+
+    def chunks(tensor: SimulatedTensor, kept: StreamedTensor) -> Iterator[tuple[NDArray[Any], ...]]:
+        both = tensor.with_programmed()
+        return kept.storing(both) if isinstance(kept, SpooledTensor) else both
+
+    for devices in zip(*map(chunks, tensors, read), strict=True):
+        before.add([programmed for programmed, _ in devices])
+        after.add([found for _, found in devices])
+    return drift_factor(record, before.total, after.total, compensation)
+
+
 def _one(weight: MappedWeight, instance: _Instance) -> tuple[MeasuredConductances, SimulatedWeight]:
     record, chip, live = weight.record, instance.chip, instance.live
     # They are read to compute factors and errors, and once more to be written.
-    read = [instance.spool.kept(tensor) for tensor in simulated_tensors(weight, chip, instance.moment)]
-    factor: FloatOrArray = 1.0
-    if chip.compensation != "none":
-        before, after = (
-            absolute_sums(record, tensor_parts(tensors), chip.compensation)
-            for tensors in (simulated_tensors(weight, chip, "programmed"), read)
-        )
-        factor = drift_factor(record, before, after, chip.compensation)
+    tensors = simulated_tensors(weight, chip, instance.moment)
+    read = [instance.spool.kept(tensor) for tensor in tensors]
+    factor = 1.0 if chip.compensation == "none" else _drift_factor(record, tensors, read, chip.compensation)
     errors = weight_errors(weight, read, factor)
     cells = math.prod(record.shape) * len(read)
     conductances = MeasuredConductances(

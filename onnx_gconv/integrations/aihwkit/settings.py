@@ -177,7 +177,9 @@ def _device(plans: Sequence[LayerPlan], converters: Sequence[ConverterChoice], n
     return chosen
 
 
-def _compensation(plans: Sequence[LayerPlan], converters: Sequence[ConverterChoice], notes: _Notes) -> DriftCompensation:
+def _compensation(
+    plans: Sequence[LayerPlan], converters: Sequence[ConverterChoice], notes: _Notes
+) -> DriftCompensation:
     """How drift is compensated: aihwkit does it tile by tile."""
     kinds = [_compensation_of(each.layer) for each in plans]
     most = Counter(kinds).most_common(1)[0][0]

@@ -64,7 +64,7 @@ class _Checks:
 
     def to_junit(self, _seconds: float = 0.0) -> str:
         """A suite for each model."""
-        from onnx_gconv.files.junit_xml import JunitCase, JunitSuite, junit_xml
+        from onnx_gconv.junit_xml import JunitCase, JunitSuite, junit_xml
 
         suites = [report.junit_suite(seconds) for report, seconds in self.reports]
         for item in self.unreadable:

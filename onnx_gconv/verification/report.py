@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.errors import VerificationError
-from onnx_gconv.files.junit_xml import JunitCase, JunitSuite, junit_xml, mapping_cases
+from onnx_gconv.junit_xml import JunitCase, JunitSuite, junit_xml, mapping_cases
 from onnx_gconv.passes.check_mapping import Violation
 from onnx_gconv.runtime.comparison import OutputComparison
 from onnx_gconv.shown_report import FrameTables, ShownReport

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from onnx_gconv.mapping import SimulatedRecord
 from onnx_gconv.simulation.times import time_text
-from onnx_gconv.terminal_text import file_list, plain, rendered, titled_table
+from onnx_gconv.terminal_text import file_list, plain, rendered, titled_table, with_name
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -33,6 +33,7 @@ class SimulatedWeight:
         sqnr_db: Ratio of the power of the weight to that of the errors, in dB; None if one of them is 0.
         drift_factor: By what it is multiplied to compensate drift; the mean, if there are several.
         drift_factor_range: The smallest and the largest.
+        known_as: What people know it by: its parameter in the exported program, its module, or its name.
     """
 
     name: str
@@ -44,6 +45,7 @@ class SimulatedWeight:
     sqnr_db: float | None
     drift_factor: float
     drift_factor_range: tuple[float, float]
+    known_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class ProgramReport:
             table.add_column(column, justify="right", no_wrap=True)
         for item in self.weights:
             table.add_row(
-                plain(f"{item.name} in {item.graph}" if item.graph else item.name),
+                with_name(item.known_as, item.name, f"in {item.graph}" if item.graph else ""),
                 f"{item.cells:,}",
                 f"{item.max_abs_error:.3g}",
                 f"{item.max_abs_error / item.max_abs:.3g}" if item.max_abs else "-",

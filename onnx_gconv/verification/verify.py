@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from onnx_gconv.errors import ConfigError, ModelError, VerificationError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.files.progress import Progress, progress_of_step
+from onnx_gconv.known_names import quoted_name
 from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
 from onnx_gconv.passes import CheckMapping, Violation
 from onnx_gconv.runtime.comparison import OutputComparison
 from onnx_gconv.runtime.inputs import ValueRange
-from onnx_gconv.terminal_text import counted, plain, rendered, titled_table
+from onnx_gconv.terminal_text import counted, plain, rendered, titled_table, with_name
 from onnx_gconv.verification.error_limits import NO_LIMITS, STATED_LIMITS, ErrorLimits
 from onnx_gconv.verification.lossy_outputs import judged, reasons_for_losses
 from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
@@ -185,7 +186,7 @@ class VerificationReport:
             ulp = "-" if item.max_ulp_error is None or item.is_lossy else f"{item.max_ulp_error:,}"
             sqnr = "-" if item.sqnr_db is None else f"{item.sqnr_db:.1f}"
             table.add_row(
-                plain(item.name),
+                with_name(item.known_as, item.name),
                 _number(item.max_abs_error),
                 _number(item.max_relative_error),
                 _number(item.bound),
@@ -435,9 +436,10 @@ def _is_large_and_inline(value: ir.Value) -> bool:
 
 def _weight_problem(item: WeightComparison) -> str:
     if item.problem is not None:
-        return f"weight '{item.name}': {item.problem}"
+        return f"weight {quoted_name(item.name, item.known_as)}: {item.problem}"
     error = "not a number" if item.max_abs_error is None else f"{item.max_abs_error:g}"
-    return f"weight '{item.name}' is rebuilt with an error of {error}, the converter allows {item.bound:g}"
+    name = quoted_name(item.name, item.known_as)
+    return f"weight {name} is rebuilt with an error of {error}, the converter allows {item.bound:g}"
 
 
 def _output_problem(item: OutputComparison) -> str:

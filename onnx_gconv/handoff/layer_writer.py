@@ -130,6 +130,8 @@ class LayerWriter:
             arrays=layer.arrays,
             utilization=layer.utilization,
             tiles=tuple(self._tiles[number] for number in range(len(layer.grid))),
+            parameter=record.parameter,
+            modules=record.modules,
         )
 
     def _values(self, name: str, values: NDArray[Any]) -> ValuesRecord:

@@ -18,6 +18,7 @@ from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.json_schema import schema_text
 from onnx_gconv.files.special_files import no_file_but
+from onnx_gconv.known_names import known_as, quoted_name
 from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
@@ -240,6 +241,23 @@ class LayerRecord(_Record):
     arrays: int = Field(description="How many arrays all its tiles need, over all devices")
     utilization: float = Field(description="Share of the cells of these arrays that hold conductances")
     tiles: tuple[TileRecord, ...]
+    parameter: str | None = Field(
+        default=None,
+        description="The parameter of the exported program that it is, several joined by ' + '; null if not known",
+    )
+    modules: tuple[str, ...] = Field(
+        default=(), description="The modules of that program that use it, the one that has it first"
+    )
+
+    @property
+    def known_as(self) -> str:
+        """What people know the weight by: its parameter in the exported program, its module, or its name."""
+        return known_as(self.weight, self.parameter, self.modules)
+
+    @property
+    def quoted(self) -> str:
+        """What a sentence calls the weight."""
+        return quoted_name(self.weight, self.known_as)
 
     @property
     def layout(self) -> MatrixLayout:

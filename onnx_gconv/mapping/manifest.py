@@ -6,20 +6,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from pydantic import (
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from onnx_gconv.converters import Decoding
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import ModelError
+from onnx_gconv.known_names import is_anonymous, known_as, quoted_name
 from onnx_gconv.mapping.chip_records import MeasuredRecord, ReadNoiseRecord
 from onnx_gconv.mapping.converter_record import ConverterRecord
 from onnx_gconv.mapping.record import Record
@@ -46,6 +49,7 @@ __all__ = [
     "ConsumerRecord",
     "Manifest",
     "MatrixViewRecord",
+    "OtherParameterRecord",
     "RearrangementRecord",
     "SameSourceRecord",
     "SkippedRecord",
@@ -117,11 +121,30 @@ class ConsumerRecord(Record):
 
 
 class SameSourceRecord(Record):
-    """Another constant that holds the same parameter; the fields are those of `weights.same_source.SameSource`."""
+    """Another constant with the same values; the fields are those of `weights.same_source.SameSource`."""
 
     name: str
     graph: str
     relation: Literal["equal", "transposed", "rearranged"]
+
+
+class OtherParameterRecord(Record):
+    """A further parameter of the exported program that is this tensor, too."""
+
+    name: str
+    relation: Literal["tied", "merged", "tied or merged"]
+
+
+# Of weights and skipped constants: what says nothing is left out, as it was before there was anything to say.
+_SAID_IF_KNOWN = frozenset({"parameter", "other_parameters", "folded_norms", "equal_values"})
+
+
+def _known_as(record: WeightRecord | SkippedRecord) -> str:
+    """What people know a weight by; older versions of onnx_gconv noted only what it was computed from."""
+    parameter = record.parameter
+    if parameter is None and is_anonymous(record.name) and len(record.parameters) == 1 and "." in record.parameters[0]:
+        [parameter] = record.parameters
+    return known_as(record.name, parameter, record.modules)
 
 
 class ConductanceRecord(Record):
@@ -168,6 +191,30 @@ class WeightRecord(Record):
     same_source_as: tuple[SameSourceRecord, ...] = ()
     digital_copy: str | None = None
     measured: MeasuredRecord | None = None
+    parameter: str | None = None
+    other_parameters: tuple[OtherParameterRecord, ...] = ()
+    folded_norms: tuple[str, ...] = ()
+    equal_values: tuple[SameSourceRecord, ...] = ()
+
+    @property
+    def is_of_known_program(self) -> bool:
+        """Whether the model says which parameter it is, or which module has it, in the program that was exported."""
+        return self.parameter is not None or bool(self.modules)
+
+    @property
+    def known_as(self) -> str:
+        """What people know it by: its parameter in the exported program, its module, or its name."""
+        return _known_as(self)
+
+    @property
+    def quoted(self) -> str:
+        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        return quoted_name(self.name, self.known_as)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialize(self)
+        return {name: value for name, value in found.items() if value or name not in _SAID_IF_KNOWN}
 
     @model_validator(mode="after")
     def _has_each_conductance_once(self) -> Self:
@@ -280,6 +327,26 @@ class SkippedRecord(Record):
     consumers: tuple[str, ...]
     parameters: tuple[str, ...] = ()
     same_source_as: tuple[SameSourceRecord, ...] = ()
+    parameter: str | None = None
+    other_parameters: tuple[OtherParameterRecord, ...] = ()
+    modules: tuple[str, ...] = ()
+    folded_norms: tuple[str, ...] = ()
+    equal_values: tuple[SameSourceRecord, ...] = ()
+
+    @property
+    def known_as(self) -> str:
+        """What people know it by: its parameter in the exported program, its module, or its name."""
+        return _known_as(self)
+
+    @property
+    def quoted(self) -> str:
+        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        return quoted_name(self.name, self.known_as)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialize(self)
+        return {name: value for name, value in found.items() if value or name not in {*_SAID_IF_KNOWN, "modules"}}
 
 
 class Manifest(Record):

@@ -114,6 +114,8 @@ class _MainGraph:
         first = entry["nodes"][0]
         if any(used[key] != first[key] for key in ("domain", "op_type", "slot")):
             return []
+        if entry["nodes"].count(used) > 1:  # nodes without names, which may read the weight in several ways
+            return []
         named = (used["node"], used["domain"], used["op_type"])
         same = [node for node in self._nodes if (node.name, node.domain, node.op_type) == named]
         return [node for node in same if node.input[used["slot"]] == entry["weight"]]

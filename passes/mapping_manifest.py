@@ -14,10 +14,12 @@ from onnx_gconv.mapping import (
     ConductanceRecord,
     ConsumerRecord,
     ConverterRecord,
+    DequantizationRecord,
     LevelsRecord,
     LossRecord,
     Manifest,
     MatrixViewRecord,
+    PackingRecord,
     RearrangementRecord,
     SameSourceRecord,
     ScaleRecord,
@@ -25,6 +27,7 @@ from onnx_gconv.mapping import (
     TilingRecord,
     WeightRecord,
     ZeroRecord,
+    format_version_of,
 )
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
@@ -39,9 +42,11 @@ __all__ = ["manifest_of"]
 
 def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> Manifest:
     """The manifest that a plan gives, with names for its conductances and the graphs that they go to."""
+    weights = tuple(_weight_record(weight, plan, names, placement) for weight in plan.weights)
     return Manifest(
+        format_version=format_version_of(weights),
         tool=TOOL,
-        weights=tuple(_weight_record(weight, plan, names, placement) for weight in plan.weights),
+        weights=weights,
         skipped=tuple(
             SkippedRecord(
                 name=item.name,
@@ -99,7 +104,24 @@ def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames,
         modules=found.modules,
         same_source_as=_same_source_records(weight.same_source_as),
         digital_copy=names.new(f"{found.name}.digital") if readers_of_copy else None,
+        packing=_packing_record(found, names),
+        dequantization=_dequantization_record(found),
     )
+
+
+def _packing_record(found: FoundWeight, names: UniqueNames) -> PackingRecord | None:
+    if (packed := found.packed) is None:
+        return None
+    packing = packed.packing
+    padding = names.new(f"{found.name}.g_padding") if packing.padding else None
+    return PackingRecord(bits=packing.bits, shape=packing.stored, block=packed.block, padding=padding)
+
+
+def _dequantization_record(found: FoundWeight) -> DequantizationRecord | None:
+    if (packed := found.packed) is None:
+        return None
+    axis = len(found.shape) - 1
+    return DequantizationRecord(scale=packed.scale, zero_point=packed.zero_point, axis=axis, block=packed.block)
 
 
 def _scale_record(name: str, weight: PlannedWeight) -> ScaleRecord:

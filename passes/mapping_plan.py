@@ -195,7 +195,7 @@ def _with_same_sources(plan: MappingPlan) -> MappingPlan:
         SourceCandidate(
             name=item.found.name,
             graph_path=item.found.scope.path,
-            tensor=item.found.tensor,
+            tensor=item.found.stored,
             parameters=item.found.parameters or (item.found.name,),
             statistics=item.statistics,
         )
@@ -297,6 +297,11 @@ def _held(candidate: _Candidate, statistics: WeightStatistics) -> WeightStatisti
     scheme, found = candidate.scheme, candidate.found
     largest = scheme.converter.largest_integer
     if found.is_integer and largest is not None:
+        if not found.has_integers:
+            raise UnmappableWeightError(
+                f"has zero points that are no integers, but the bits of {scheme.converter} hold integers; map it with "
+                "another converter"
+            )
         held = float(np.max(statistics.max_abs))
         if held > largest:
             raise UnmappableWeightError(
@@ -361,7 +366,7 @@ def _with_loss(weight: PlannedWeight) -> PlannedWeight:
         for chunk in element_chunks(weight.found.numbers, start, stop, dtype=dtype):
             for first in range(0, chunk.size, _LOSS_ELEMENTS):
                 block = chunk[first : first + _LOSS_ELEMENTS]
-                loss = weight.conversion.loss(block, start + first, rounded=weight.found.is_integer)
+                loss = weight.conversion.loss(block, start + first, rounded=weight.found.has_integers)
                 total = loss if total is None else total | loss
             start += chunk.size
         assert total is not None  # noqa: S101 - a part has elements

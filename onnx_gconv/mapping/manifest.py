@@ -30,6 +30,7 @@ from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.schemes.scale_grid import ScaleForm, ScaleGrid
+from onnx_gconv.tensors.packed import Packing
 from onnx_gconv.tensors.types import dtype_of_name, finite_range
 from onnx_gconv.validation_messages import first_flaw
 
@@ -40,11 +41,13 @@ __all__ = [
     "ComputeDtype",
     "ConductanceRecord",
     "ConsumerRecord",
+    "DequantizationRecord",
     "LevelsRecord",
     "LossRecord",
     "Manifest",
     "MatrixViewRecord",
     "MeasuredRecord",
+    "PackingRecord",
     "ReadNoiseRecord",
     "RearrangementRecord",
     "SameSourceRecord",
@@ -67,6 +70,11 @@ FORMAT_VERSION: Final = 1
 READ_NOISE_FORMAT_VERSION: Final = 2
 """Of models whose nodes draw the noise of readings: a reader that does not know of it would take them for others."""
 
+PACKED_FORMAT_VERSION: Final = 3
+"""Of models with packed codes: a reader that does not know of them would take the codes for the weight."""
+
+
+_OF_PACKED = frozenset({"packing", "dequantization"})
 
 ComputeDtype: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
 
@@ -309,6 +317,32 @@ class MeasuredRecord(_Record):
         return f"measured on a chip ('{self.source}')"
 
 
+class PackingRecord(_Record):
+    """How the codes of a weight are packed into the bytes that nodes read, the first code in the low bits of a byte.
+
+    The shape is that of the bytes; a block is as many codes, along the last axis of the weight, as share a zero point.
+    Where codes do not fill the last byte or block of a row, the initializer of the padding does, with codes less zero
+    points.
+    """
+
+    bits: Literal[2, 4, 8]
+    shape: tuple[int, ...]
+    block: int = Field(ge=1)
+    padding: str | None = None
+
+
+class DequantizationRecord(_Record):
+    """With what nodes multiply the codes of a weight less their zero points, along an axis of the weight, by blocks.
+
+    The scale and the zero point are values of the model, or the zero point is null where an op has its own.
+    """
+
+    scale: str | None
+    zero_point: str | None
+    axis: int
+    block: int = Field(ge=1)
+
+
 class WeightRecord(_Record):
     """One mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``.
 
@@ -345,6 +379,27 @@ class WeightRecord(_Record):
     same_source_as: tuple[SameSourceRecord, ...] = ()
     digital_copy: str | None = None
     measured: MeasuredRecord | None = None
+    packing: PackingRecord | None = None
+    dequantization: DequantizationRecord | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Weights that are not packed are written as they were before there were packed ones."""
+        found: dict[str, Any] = serialize(self)
+        return {name: value for name, value in found.items() if name not in _OF_PACKED or value is not None}
+
+    @model_validator(mode="after")
+    def _is_packed_as_it_can_be(self) -> Self:
+        if self.packing is not None:
+            if self.dtype != "uint8" or not self.rounded or self.zero_point is None:
+                raise ValueError("it is packed, but has no codes of uint8 with a zero point")
+            try:
+                packing = Packing(self.packing.bits, self.shape, self.packing.shape)
+            except ModelError as error:
+                raise ValueError(str(error)) from None
+            if bool(packing.padding) != (self.packing.padding is not None):
+                raise ValueError(f"rows of {packing.shape[-1]} codes are packed in {packing.row_codes}, without padding")
+        return self
 
     @model_validator(mode="after")
     def _has_each_conductance_once(self) -> Self:
@@ -393,9 +448,29 @@ class WeightRecord(_Record):
         return self.levels if self.levels is not None and self.levels.is_coded else None
 
     @property
+    def packing_of_codes(self) -> Packing | None:
+        """How its codes are packed; None if they are not.
+
+        Raises:
+            ModelError: If they cannot be packed so.
+        """
+        return None if self.packing is None else Packing(self.packing.bits, self.shape, self.packing.shape)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the value that nodes rebuild: of the weight, or of the bytes into which its codes are packed."""
+        return self.shape if self.packing is None else self.packing.shape
+
+    @property
+    def number_range(self) -> tuple[float, float]:
+        """The lowest and the highest number that the weight may have: of its type, or of the bits of its codes."""
+        packing = self.packing_of_codes
+        return finite_range(self.ir_dtype) if packing is None else (0.0, float(packing.highest))
+
+    @property
     def saturation_limits(self) -> tuple[float, float] | None:
         """To what rebuilt weights beyond the range of their type are set; None if none can be beyond."""
-        return finite_range(self.ir_dtype) if self.measured is not None and self.measured.saturated else None
+        return self.number_range if self.measured is not None and self.measured.saturated else None
 
     @property
     def grid(self) -> ScaleGrid | None:
@@ -463,7 +538,7 @@ class Manifest(_Record):
     """The whole document."""
 
     format: Literal["onnx_gconv.mapping"] = "onnx_gconv.mapping"
-    format_version: Literal[1, 2] = 1
+    format_version: Literal[1, 2, 3] = 1
     tool: str
     unit: Literal["uS"] = "uS"
     weights: tuple[WeightRecord, ...]
@@ -487,16 +562,23 @@ class Manifest(_Record):
     @model_validator(mode="after")
     def _has_the_version_of_its_weights(self) -> Self:
         if (version := format_version_of(self.weights)) != self.format_version:
-            what = "some draw" if version == READ_NOISE_FORMAT_VERSION else "none draws"
-            raise ValueError(
-                f"the format version is {self.format_version}, but of its weights {what} noise of readings"
-            )
+            what = {
+                FORMAT_VERSION: "none draws noise of readings",
+                READ_NOISE_FORMAT_VERSION: "some draw noise of readings",
+                PACKED_FORMAT_VERSION: "some have packed codes",
+            }[version]
+            if self.format_version == PACKED_FORMAT_VERSION:
+                what = "none has packed codes"
+            raise ValueError(f"the format version is {self.format_version}, but of its weights {what}")
         return self
 
 
-def format_version_of(weights: Iterable[WeightRecord]) -> Literal[1, 2]:
+def format_version_of(weights: Iterable[WeightRecord]) -> Literal[1, 2, 3]:
     """The version of the format that a manifest of these weights has."""
-    return READ_NOISE_FORMAT_VERSION if any(weight.read_noise for weight in weights) else FORMAT_VERSION
+    found = list(weights)
+    if any(weight.packing is not None for weight in found):
+        return PACKED_FORMAT_VERSION
+    return READ_NOISE_FORMAT_VERSION if any(weight.read_noise for weight in found) else FORMAT_VERSION
 
 
 def read_manifest(model: ir.Model) -> Manifest | None:
@@ -514,8 +596,8 @@ def read_manifest(model: ir.Model) -> Manifest | None:
         flaw = first_flaw(error)
         if flaw.where == "format_version":
             raise ModelError(
-                f"the manifest has format version {flaw.value!r}, this version reads {FORMAT_VERSION} and "
-                f"{READ_NOISE_FORMAT_VERSION}; use the version of onnx_gconv that wrote the model, or a newer one"
+                f"the manifest has format version {flaw.value!r}, this version reads {FORMAT_VERSION} to "
+                f"{PACKED_FORMAT_VERSION}; use the version of onnx_gconv that wrote the model, or a newer one"
             ) from None
         problem = f"{flaw.where}: {flaw.message}"
         raise ModelError(f"the manifest in metadata '{MANIFEST_KEY}' is damaged: {problem}") from None

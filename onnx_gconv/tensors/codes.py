@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError
+from onnx_gconv.tensors.packed import BlockZeroPoint
 from onnx_gconv.tensors.streamed import StreamedTensor, element_chunks
 
 __all__ = ["DecodedLevelsTensor", "EffectiveIntegerTensor", "ZeroPoint"]
@@ -40,6 +41,11 @@ class ZeroPoint:
                 f"zero points of the shape {list(self.values.shape)} are none of a weight of {list(self.shape)}; take "
                 "the model as it was mapped"
             )
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether all of them are integers, which they are."""
+        return True
 
     def chunk(self, first: int, count: int) -> NDArray[np.int64]:
         """The zero points of `count` elements of the weight in row-major order, from flat index `first`.
@@ -93,7 +99,9 @@ class EffectiveIntegerTensor(_DecodedTensor):
         dtype: FLOAT or DOUBLE, in which all the differences are exact.
     """
 
-    def __init__(self, codes: ir.TensorProtocol, zero_point: ZeroPoint | None, dtype: ir.DataType) -> None:
+    def __init__(
+        self, codes: ir.TensorProtocol, zero_point: ZeroPoint | BlockZeroPoint | None, dtype: ir.DataType
+    ) -> None:
         super().__init__(codes, dtype, codes.name)
         self._zero_point = zero_point
 

@@ -21,6 +21,8 @@ __all__ = [
     "TensorGroup",
     "all_elements",
     "element_chunks",
+    "packed_codes",
+    "unpacked_codes",
     "worker_count",
     "write_elements",
 ]
@@ -144,7 +146,7 @@ class StreamedTensor(abc.ABC):
     def _stored_chunks(self) -> Iterator[NDArray[Any]]:
         bits = self.dtype.bitwidth
         for chunk in self.chunks():  # all but the last one fill their bytes, as CHUNK_ELEMENTS is a power of two
-            yield chunk if bits >= _BYTE_BITS else _packed(chunk, bits)
+            yield chunk if bits >= _BYTE_BITS else packed_codes(chunk, bits)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}<{self.dtype},{self.shape}>(name={self.name!r})"
@@ -234,17 +236,17 @@ def _packed_file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Ite
             packed = np.empty(math.ceil(end / per_byte) - begin, np.uint8)
             reader.read_into(packed, begin)
             skipped = first - begin * per_byte
-            yield _unpacked(packed, bits)[skipped : skipped + end - first].view(tensor.dtype.numpy())
+            yield unpacked_codes(packed, bits)[skipped : skipped + end - first].view(tensor.dtype.numpy())
 
 
-def _unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """The inverse of `_packed`, with the elements that fill the last byte."""
+def unpacked_codes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """The inverse of `packed_codes`, with the elements that fill the last byte."""
     shifts = np.arange(0, _BYTE_BITS, bits, dtype=np.uint8)
     codes: NDArray[np.uint8] = (packed[:, None] >> shifts) & np.uint8((1 << bits) - 1)
     return codes.reshape(-1)
 
 
-def _packed(elements: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+def packed_codes(elements: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Elements of less than a byte side by side in bytes, as ONNX stores them: the first one in the low bits."""
     per_byte = _BYTE_BITS // bits
     codes = np.zeros((math.ceil(elements.size / per_byte), per_byte), np.uint8)

@@ -11,7 +11,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.schemes.matrix_view import MatrixView
+from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.codes import ZeroPoint
+from onnx_gconv.tensors.packed import BlockZeroPoint
 from onnx_gconv.tensors.types import INTEGER_DTYPES, MAPPABLE_DTYPES
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constants import Constant, ConstantValues, main_source
@@ -19,7 +21,8 @@ from onnx_gconv.weights.functions import FunctionWeights
 from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
 from onnx_gconv.weights.opsets import FREE_INITIALIZERS_IR_VERSION
 from onnx_gconv.weights.rearrangement import Evaluate, Rearrangement, is_rearranging, node_label, readers
-from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
+from onnx_gconv.weights.packed_ops import WrongPackingError
+from onnx_gconv.weights.records import Consumer, FoundWeight, PackedCodes, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import scopes
 from onnx_gconv.weights.unmapped_products import UnmappedProducts, is_matrix_of_numbers
 from onnx_gconv.weights.weight_path import WeightPath, path_to
@@ -73,8 +76,15 @@ class _SlotUse:
     slot: WeightSlot
     path: WeightPath
 
-    def view(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[tuple[Rearrangement, ...], MatrixView]:
+    def view(
+        self, shape: tuple[int, ...], evaluate: Evaluate, *, is_packed: bool
+    ) -> tuple[tuple[Rearrangement, ...], MatrixView]:
         """How the constant of that shape is rearranged, and the matrix view of the result.
+
+        Args:
+            shape: The shape of the constant.
+            evaluate: Gives the value of a constant.
+            is_packed: Whether it is bytes, into which codes may be packed; the view is then that of the codes.
 
         Raises:
             EvaluationError: If how it is rearranged cannot be computed.
@@ -82,8 +92,23 @@ class _SlotUse:
             ValueError: If it does not.
         """
         assert self.slot.view is not None  # noqa: S101 - ops without a view are skipped before
+        if is_packed and self.slot.packed is not None:
+            layout = self.slot.packed.layout(self.node, self.packed_shape(shape, evaluate))
+            return (), self.slot.view(self.node, layout.packing.shape)
         steps, arrived = self.path.steps(shape, evaluate)
         return steps, self.slot.view(self.node, arrived)
+
+    def packed_shape(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[int, ...]:
+        """The shape in which bytes arrive, into which codes are packed.
+
+        Raises:
+            EvaluationError: If how they are rearranged cannot be computed.
+            ValueError: If they are put into another order.
+        """
+        steps, arrived = self.path.steps(shape, evaluate)
+        if self.path.is_dequantized or any(step.op == "transpose" for step in steps):
+            raise WrongPackingError(f"{node_label(self.node)} reads the bytes in another order, or as numbers")
+        return arrived
 
     def zero_point(self, shape: tuple[int, ...], evaluate: Evaluate) -> NDArray[np.int64] | None:
         """The zero points of codes of that shape, or None if they cannot be told.
@@ -130,8 +155,10 @@ class _Finder:
         self._visit_all()
         found = {}
         for value, shape in weights.items():
+            is_packed = value.dtype == ir.DataType.UINT8
             try:
-                found[value] = tuple(self._consumers(value, shape, self._computed.get(value) or _Use()))
+                use = self._computed.get(value) or _Use()
+                found[value] = tuple(self._consumers(value, shape, use, is_packed=is_packed))
             except (EvaluationError, IndexError, ValueError):
                 found[value] = ()
         return found
@@ -245,15 +272,23 @@ class _Finder:
 
     def _decide_weight(self, constant: Constant, use: _Use, sources: tuple[str, ...]) -> FoundWeight | SkippedWeight:
         if (obstacle := self._obstacle(constant, use)) is not None:
-            return _skipped(constant, use, *obstacle, is_mvm=True)
+            return self._skipped_codes(constant, use, *obstacle)
         shape = tuple(constant.tensor.shape.numpy())
         if (shape_input := self._replaceable_shape(use)) is not None:
             detail = f"input '{_name(shape_input)}', from which its shape is computed"
             return _skipped(constant, use, SkipReason.OVERRIDABLE_INPUT, detail, is_mvm=True)
+        packed = _packed_uses(constant, use)
         try:
-            consumers = tuple(self._consumers(constant.value, shape, use))
+            consumers = tuple(self._consumers(constant.value, shape, use, is_packed=bool(packed)))
+            if packed:
+                found = FoundWeight(
+                    constant.value, constant.tensor, constant.scope, consumers, sources, passed=_passed(use)
+                )
+                return self._unpacked(found, use)
         except EvaluationError as error:
             return _skipped(constant, use, SkipReason.BEHIND_OTHER_NODES, str(error), is_mvm=True)
+        except WrongPackingError as error:
+            return _skipped(constant, use, SkipReason.INVALID_SHAPE, str(error), is_mvm=True)
         except (IndexError, ValueError):
             detail = f"{list(shape)} for {_ops(use)}"
             return _skipped(constant, use, SkipReason.INVALID_SHAPE, detail, is_mvm=True)
@@ -273,6 +308,7 @@ class _Finder:
         obstacles = (
             (use.function is not None, SkipReason.INSIDE_FUNCTION, f"function {use.function}"),
             (any(item.slot.view is None for item in use.mvm_slots.values()), SkipReason.BLOCK_PACKED, _ops(use)),
+            *((True, *packed) for packed in _packed_obstacles(constant, use)),
             (tensor.dtype not in MAPPABLE_DTYPES, SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()),
             (tensor.size == 0, SkipReason.EMPTY, f"shape {list(tensor.shape.numpy())}"),
             (
@@ -287,6 +323,42 @@ class _Finder:
             ),
         )
         return next(((reason, detail) for applies, reason, detail in obstacles if applies), None)
+
+    def _unpacked(self, weight: FoundWeight, use: _Use) -> FoundWeight:
+        """A weight of bytes as the codes that are packed into them, with the zero points that its slots subtract.
+
+        Raises:
+            EvaluationError: If how the bytes are rearranged cannot be computed.
+            WrongPackingError: If a slot does not read packed codes, or they read different ones.
+        """
+        found: list[tuple[PackedCodes, BlockZeroPoint, str | None]] = []
+        for item in use.mvm_slots.values():
+            if item.slot.packed is None:
+                raise WrongPackingError(f"{node_label(item.node)} reads the bytes themselves, others codes in them")
+            shape = item.packed_shape(weight.shape, self._evaluator.evaluate)
+            found.append(item.slot.packed.read(item.node, weight.tensor, shape, self._evaluator.evaluate))
+        packed, zero_point, note = found[0]
+        if any(other.packing != packed.packing for other, _, _ in found):
+            read = ", ".join(f"{list(other.packing.shape)} of {other.packing.bits} bits" for other, _, _ in found)
+            raise WrongPackingError(f"its readers unpack it differently, to {read}")
+        if not all(np.array_equal(other.values, zero_point.values) for _, other, _ in found):
+            middle = packed.packing.middle
+            zero_point = BlockZeroPoint(np.array(float(middle)), packed.block, packed.packing.shape)
+            note = f"the codes less {middle} are mapped: its readers subtract different zero points"
+        notes = weight.notes if note is None else (*weight.notes, note)
+        return replace(weight, tensor=packed.codes, packed=packed, zero_point=zero_point, notes=notes)
+
+    def _skipped_codes(self, constant: Constant, use: _Use, reason: SkipReason, detail: str) -> SkippedWeight:
+        """A skipped weight, with the shape of its codes if it is packed ones."""
+        skipped = _skipped(constant, use, reason, detail, is_mvm=True)
+        for item in _packed_uses(constant, use):
+            try:
+                shape = item.packed_shape(tuple(constant.tensor.shape.numpy()), self._evaluator.evaluate)
+                assert item.slot.packed is not None  # noqa: S101 - it is packed
+                return replace(skipped, shape=item.slot.packed.layout(item.node, shape).packing.shape)
+            except (EvaluationError, ModelError, ValueError):
+                continue
+        return skipped
 
     def _with_zero_point(self, weight: FoundWeight, use: _Use) -> FoundWeight:
         """A weight of integer codes with the zero points that all of its slots subtract."""
@@ -325,10 +397,16 @@ class _Finder:
         detail = f"read by {'/'.join(ops)}" if ops else otherwise
         return _skipped(constant, use, SkipReason.NOT_AN_MVM_WEIGHT, detail, is_mvm=False)
 
-    def _consumers(self, value: ir.Value, shape: tuple[int, ...], use: _Use) -> Iterator[Consumer]:
+    def _consumers(
+        self, value: ir.Value, shape: tuple[int, ...], use: _Use, *, is_packed: bool
+    ) -> Iterator[Consumer]:
         for node, index in _readers(value, use):
             slot_use = use.mvm_slots.get((node, index))
-            path, view = ((), None) if slot_use is None else slot_use.view(shape, self._evaluator.evaluate)
+            path, view = (
+                ((), None)
+                if slot_use is None
+                else slot_use.view(shape, self._evaluator.evaluate, is_packed=is_packed)
+            )
             assert node.graph is not None  # noqa: S101 - nodes of a model stand in graphs
             yield Consumer(
                 node=node,
@@ -338,6 +416,20 @@ class _Finder:
                 path=path,
                 view=view,
             )
+
+
+def _packed_uses(constant: Constant, use: _Use) -> list[_SlotUse]:
+    """The slots that read codes packed into the bytes of a constant."""
+    if constant.tensor.dtype != ir.DataType.UINT8:
+        return []
+    return [item for item in use.mvm_slots.values() if item.slot.packed is not None]
+
+
+def _packed_obstacles(constant: Constant, use: _Use) -> Iterator[tuple[SkipReason, str]]:
+    """Why bytes cannot be unpacked."""
+    for item in _packed_uses(constant, use):
+        if item.slot.packed is not None and (found := item.slot.packed.obstacle(item.node)) is not None:
+            yield found
 
 
 def _readers(value: ir.Value, use: _Use) -> Iterator[tuple[ir.Node, int]]:

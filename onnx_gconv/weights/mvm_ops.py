@@ -16,8 +16,9 @@ import onnx_ir as ir
 
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.matrix_view import MatrixView
-from onnx_gconv.weights import op_views
+from onnx_gconv.weights import op_views, packed_ops
 from onnx_gconv.weights.op_views import ViewFunction
+from onnx_gconv.weights.packed_ops import PackedForm
 
 __all__ = [
     "LOOKUP_OPS",
@@ -64,12 +65,14 @@ class WeightSlot:
         index: Index among the node's inputs.
         activation: Index of the input that is multiplied with it.
         view: Gives the matrix view from the node and the shape of the weight, raises IndexError or ValueError if the
-            shape does not fit; None if the op packs its weights in blocks, and they are skipped.
+            shape does not fit; None if the op packs its weights as nodes cannot, and they are skipped. If they are
+            unpacked, it is given the shape of their codes.
         zero_point: Index of the input that holds the zero point of a weight of integer codes; None if there is none.
         zero_point_axes: Axes of the weight along which a zero point with as many axes varies, or what tells them of a
             node; a scalar always counts for all.
         bias: What is added to the product; None if nothing is. Of recurrent ops, these are the two biases of all gates
             side by side; of attention, those of queries, keys and values.
+        packed: How bytes in this slot are unpacked to codes; None if they are no packed codes.
     """
 
     index: int
@@ -78,6 +81,7 @@ class WeightSlot:
     zero_point: int | None = None
     zero_point_axes: tuple[int, ...] | Callable[[ir.Node], tuple[int, ...]] = ()
     bias: BiasSlot | None = None
+    packed: PackedForm | None = None
 
     def zero_point_axes_of(self, node: ir.Node) -> tuple[int, ...]:
         """The axes along which the zero point of a node's weight varies."""
@@ -249,11 +253,39 @@ _ROWS = (
             WeightSlot(1, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT, BiasSlot(6)),
         ),
     ),
-    MvmOp("com.microsoft", "MatMulNBits", (WeightSlot(1, 0, None),)),
+    # Ops that read codes packed into bytes
+    MvmOp(
+        "com.microsoft",
+        "MatMulNBits",
+        (WeightSlot(1, 0, op_views.outputs_by_inputs, bias=BiasSlot(5), packed=packed_ops.NBITS_FORM),),
+    ),
+    MvmOp(
+        "com.microsoft",
+        "MatMulNBitsMlp",
+        tuple(
+            WeightSlot(index, 0, op_views.outputs_by_inputs, bias=BiasSlot(index + 2), packed=form)
+            for index, form in packed_ops.MLP_FORMS
+        ),
+    ),
+    MvmOp(
+        "com.microsoft",
+        "MatMulNBitsQkv",
+        tuple(
+            WeightSlot(index, 0, op_views.outputs_by_inputs, bias=BiasSlot(index + 2), packed=form)
+            for index, form in packed_ops.QKV_FORMS
+        ),
+    ),
+    MvmOp(
+        "com.microsoft",
+        "QMoE",
+        tuple(
+            WeightSlot(index, 0, op_views.experts, bias=BiasSlot(index + 2), packed=form)
+            for index, form in packed_ops.EXPERT_FORMS
+        ),
+    ),
+    # Ops whose weights are laid out so that nodes cannot rebuild them
     MvmOp("com.microsoft", "MatMulBnb4", (WeightSlot(1, 0, None),)),
     MvmOp("com.microsoft", "MatMulFpQ4", (WeightSlot(1, 0, None),)),
-    MvmOp("com.microsoft", "MatMulNBitsMlp", (WeightSlot(3, 0, None), WeightSlot(6, 0, None))),
-    MvmOp("com.microsoft", "QMoE", tuple(WeightSlot(index, 0, None) for index in (2, 5, 8))),
     MvmOp("com.microsoft", "QOrderedMatMul", (WeightSlot(2, 0, None),)),
     MvmOp("com.microsoft", "NhwcConv", (WeightSlot(1, 0, None),), "plain"),
     MvmOp("com.microsoft", "NhwcFusedConv", (WeightSlot(1, 0, None),), "plain"),
@@ -262,7 +294,14 @@ _ROWS = (
 )
 
 # Lookups multiply with no activations; their tables are mapped only if asked for.
-_LOOKUPS = (MvmOp("", "Gather", (WeightSlot(0, 1, op_views.gather),)),)
+_LOOKUPS = (
+    MvmOp("", "Gather", (WeightSlot(0, 1, op_views.gather),)),
+    MvmOp(
+        "com.microsoft",
+        "GatherBlockQuantized",
+        (WeightSlot(0, 1, op_views.gather_blocks, 3, packed=packed_ops.LOOKUP_FORM),),
+    ),
+)
 
 MVM_OPS: dict[tuple[str, str], MvmOp] = {(row.domain, row.op_type): row for row in _ROWS}
 

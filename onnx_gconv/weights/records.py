@@ -10,19 +10,21 @@ import onnx_ir as ir
 
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.tensors.codes import EffectiveIntegerTensor, ZeroPoint
+from onnx_gconv.tensors.packed import BlockZeroPoint, Packing, UnpackedTensor
 from onnx_gconv.tensors.types import INTEGER_DTYPES
 from onnx_gconv.weights.names import WeightNames, modules_of, parameters_of
 from onnx_gconv.weights.rearrangement import Rearrangement, node_label, readers
 from onnx_gconv.weights.same_source import SameSource
 from onnx_gconv.weights.scopes import Scope
 
-__all__ = ["Consumer", "FoundWeight", "SkipReason", "SkippedWeight", "WeightSurvey"]
+__all__ = ["Consumer", "FoundWeight", "PackedCodes", "SkipReason", "SkippedWeight", "WeightSurvey"]
 
 
 class SkipReason(enum.StrEnum):
     """A reason. The value is what manifests and JSON output say; `explanation` is for people."""
 
     BLOCK_PACKED = "block_packed"
+    PREPACKED = "prepacked"
     QUANTIZED = "quantized"
     BEHIND_OTHER_NODES = "behind_other_nodes"
     CONSTANT_EXPRESSION = "constant_expression"
@@ -49,6 +51,8 @@ class SkipReason(enum.StrEnum):
 _EXPLANATIONS = {
     SkipReason.BLOCK_PACKED: "the op packs its weights in blocks of a layout of its own, which nodes cannot rebuild; "
     "map the model before it is quantized or optimized for one processor, or quantize it to DequantizeLinear nodes",
+    SkipReason.PREPACKED: "its bytes are, or may be, permuted for one processor, which nobody else can unpack; export the "
+    "model without prepacking, and with the attribute that says so (weight_prepacked or weights_prepacked = 0)",
     SkipReason.QUANTIZED: "it consists of integer codes, which were not to be mapped",
     SkipReason.BEHIND_OTHER_NODES: "nodes that compute the weight cannot be evaluated; fold constants first",
     SkipReason.CONSTANT_EXPRESSION: "the node multiplies it with another constant, not with activations; fold "
@@ -99,19 +103,45 @@ class Consumer:
 
 
 @dataclass(frozen=True, eq=False)
+class PackedCodes:
+    """The codes of a weight that ops read packed into bytes.
+
+    Attributes:
+        stored: The bytes.
+        packing: How they are packed.
+        block: How many codes along a row share a scale and a zero point.
+        scale: Name of the value that holds the scales, with which the op that reads them multiplies; None if there is
+            none.
+        zero_point: Name of the value that holds the zero points; None if the op has its own.
+    """
+
+    stored: ir.TensorProtocol
+    packing: Packing
+    block: int
+    scale: str | None
+    zero_point: str | None
+
+    @property
+    def codes(self) -> UnpackedTensor:
+        """The codes."""
+        return UnpackedTensor(self.stored, self.packing)
+
+
+@dataclass(frozen=True, eq=False)
 class FoundWeight:
     """A weight that can be mapped.
 
     Attributes:
         value: The value that holds it: an initializer, the output of a Constant node, or what nodes compute from
             constants.
-        tensor: Its data.
+        tensor: Its data; for packed codes, the codes.
         scope: The graph that owns it.
         consumers: All nodes that read it, through nodes that only rearrange, widen or dequantize it too.
         sources: For a computed weight, the names of the constants that it is computed from.
         zero_point: For a weight of integer codes: the codes that stand for zero; None if that is 0 for all.
         passed: The nodes that it is seen through on the ways to its weight slots.
         notes: What a user should know of it, a line each.
+        packed: For codes that ops read packed into bytes, how; else None.
     """
 
     value: ir.Value
@@ -119,9 +149,10 @@ class FoundWeight:
     scope: Scope
     consumers: tuple[Consumer, ...]
     sources: tuple[str, ...] = ()
-    zero_point: ZeroPoint | None = None
+    zero_point: ZeroPoint | BlockZeroPoint | None = None
     passed: frozenset[ir.Node] = frozenset()
     notes: tuple[str, ...] = ()
+    packed: PackedCodes | None = None
 
     @property
     def name(self) -> str:
@@ -146,6 +177,16 @@ class FoundWeight:
     def is_integer(self) -> bool:
         """Whether the weight consists of integer codes."""
         return self.tensor.dtype in INTEGER_DTYPES
+
+    @property
+    def stored(self) -> ir.TensorProtocol:
+        """What the value holds: the weight, or the bytes into which its codes are packed."""
+        return self.tensor if self.packed is None else self.packed.stored
+
+    @property
+    def has_integers(self) -> bool:
+        """Whether conductances hold integers: codes less zero points that are integers, too."""
+        return self.is_integer and (self.zero_point is None or self.zero_point.is_integer)
 
     @property
     def numbers(self) -> ir.TensorProtocol:

@@ -38,7 +38,6 @@ _PRODUCTS: dict[tuple[str, str], tuple[int, ...]] = {
             "MatMulBlockQuantizedFp8Weight": (1,),
             "MatMulInteger16": (0, 1),
             "MatMulNBitsQLoRA": (1, 3, 5),
-            "MatMulNBitsQkv": (3, 6, 9),
             "MatMulPacked": (1,),
             "MoEGroupRouter": (2,),
             "MoEPacked": (2, 3, 4),

@@ -14,8 +14,8 @@ from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, M
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, ZeroRecord, write_manifest
 from onnx_gconv.mapping.nodes import IntegerCodes, LevelCodes, RebuiltWeight, rebuild_nodes
-from onnx_gconv.mapping.tensor_texts import kept_texts
 from onnx_gconv.mapping.packed_codes import PackedWeight
+from onnx_gconv.mapping.tensor_texts import kept_texts
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.mapping.value_uses import hand_over_uses
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions

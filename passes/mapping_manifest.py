@@ -114,7 +114,9 @@ def _packing_record(found: FoundWeight, names: UniqueNames) -> PackingRecord | N
         return None
     packing = packed.packing
     padding = names.new(f"{found.name}.g_padding") if packing.padding else None
-    return PackingRecord(bits=packing.bits, shape=packing.stored, block=packed.block, padding=padding)
+    return PackingRecord.model_validate(
+        {"bits": packing.bits, "shape": packing.stored, "block": packed.block, "padding": padding}
+    )
 
 
 def _dequantization_record(found: FoundWeight) -> DequantizationRecord | None:

@@ -9,19 +9,20 @@ import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
-from onnx_gconv.errors import BundleError, ConfigError
+from onnx_gconv.errors import BundleError, ConfigError, ModelError
 from onnx_gconv.files.json_schema import schema_text
 from onnx_gconv.files.special_files import no_file_but
 from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.tensors.packed import Packing
 from onnx_gconv.validation_messages import first_flaw
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ArrayRecord",
     "ArraysFile",
     "BiasRecord",
+    "BlockScalesRecord",
     "BundleManifest",
     "DefectsRecord",
     "DeviceRecord",
@@ -38,6 +40,7 @@ __all__ = [
     "GeometryRecord",
     "LayerRecord",
     "NodeRecord",
+    "PackedLayerRecord",
     "PlacementRecord",
     "PresetRecord",
     "StuckRecord",
@@ -50,6 +53,8 @@ __all__ = [
 BUNDLE_FORMAT = "onnx_gconv.bundle"
 BUNDLE_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+
+_OF_PACKED = frozenset({"packing", "dequantization"})
 
 _SHA256 = r"^[0-9a-f]{64}$"
 
@@ -204,6 +209,29 @@ class DefectsRecord(_Record):
     )
 
 
+class PackedLayerRecord(_Record):
+    """How the codes of a layer are packed into the bytes that model.onnx holds, the first code in the low bits.
+
+    The conductances stand for codes less their zero points.
+    """
+
+    bits: Literal[2, 4, 8]
+    shape: tuple[int, ...] = Field(description="Shape of the bytes")
+    block: int = Field(ge=1, description="How many codes, along the last axis of the weight, share a zero point")
+    zero_point: ArrayRecord = Field(description="The zero points, float64: without axes, or [..., blocks]")
+    padding: ArrayRecord | None = Field(description="The codes that fill up rows, uint8 [rows, codes]; null for none")
+
+
+class BlockScalesRecord(_Record):
+    """With what the op multiplies sums over blocks of inputs: W = scale * (code - zero point)."""
+
+    scale: str | None = Field(description="Name of the scales in model.onnx")
+    zero_point: str | None = Field(description="Name of the zero points there; null if the op has its own")
+    axis: int = Field(description="The axis of the weight that is cut into blocks")
+    block: int = Field(ge=1, description="How many elements of it are a block; the last one may be shorter")
+    scales: ArrayRecord | None = Field(description="The scales, [..., blocks]; null if they are no constants")
+
+
 class LayerRecord(_Record):
     """A mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``, each in its matrix view."""
 
@@ -240,6 +268,18 @@ class LayerRecord(_Record):
     arrays: int = Field(description="How many arrays all its tiles need, over all devices")
     utilization: float = Field(description="Share of the cells of these arrays that hold conductances")
     tiles: tuple[TileRecord, ...]
+    packing: PackedLayerRecord | None = Field(
+        default=None, description="How integer codes are packed into bytes; missing if they are not"
+    )
+    dequantization: BlockScalesRecord | None = Field(
+        default=None, description="What makes weights of packed codes; missing for others"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Layers that are not packed are written as they were before there were packed ones."""
+        found: dict[str, Any] = serialize(self)
+        return {name: item for name, item in found.items() if name not in _OF_PACKED or item is not None}
 
     @property
     def layout(self) -> MatrixLayout:
@@ -283,9 +323,23 @@ class LayerRecord(_Record):
             return f"its pairs name a device beyond the {len(self.devices)} that it has"
         if len({device.name for device in self.devices}) < len(self.devices):
             return f"two of its devices have one name: {', '.join(device.name for device in self.devices)}"
+        return self._packing_problem() or self._grid_problem()
+
+    def _grid_problem(self) -> str | None:
         if len(self.tiles) != len(self.tile_grid):
             return f"it has {len(self.tiles)} tiles, but its grid has {len(self.tile_grid)}"
         return next((text for text in map(self._tile_problem, self.tiles, self.tile_grid.tiles) if text), None)
+
+    def _packing_problem(self) -> str | None:
+        if self.packing is None:
+            return None
+        try:
+            packing = Packing(self.packing.bits, self.shape, self.packing.shape)
+        except ModelError as error:
+            return str(error)
+        if bool(packing.padding) == (self.packing.padding is not None):
+            return None
+        return f"its rows of {self.shape[-1]} codes are packed in {packing.row_codes}, without padding"
 
     def _tile_problem(self, tile: TileRecord, place: Tile) -> str | None:
         if (tile.matrix, tile.grid) != (place.matrix, place.grid):

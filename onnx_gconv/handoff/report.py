@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_gconv.crossbars.chip import passed_over
 from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.terminal_text import counted, file_list, plain, rendered, titled_table
+from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -74,6 +75,7 @@ class LayerReport:
     stuck_rms_error: float
     stuck_max_relative_error: float | None
     stuck_bias_error: float
+    tiles_of_several_blocks: int
 
     @classmethod
     def of(cls, layer: Layer, placement: LayerPlacement) -> LayerReport:
@@ -105,6 +107,7 @@ class LayerReport:
             stuck_rms_error=0.0 if effect is None else effect.rms,
             stuck_max_relative_error=None if not max_abs else (0.0 if effect is None else effect.largest / max_abs),
             stuck_bias_error=placement.bias_error,
+            tiles_of_several_blocks=layer.tiles_of_several_blocks,
         )
 
 
@@ -306,6 +309,7 @@ class HandoffReport:
             lines.extend(self.defects.lines(self.layers))
         if self.skipped_mvm_weights:
             lines.append(f"Not mapped, and therefore digital: {counted(self.skipped_mvm_weights)} of MVM ops.")
+        lines += self._warnings_of_blocks()
         lines += self.notes
         if self.output:
             files = [file for file in self.files if file.parent == self.output]
@@ -313,6 +317,19 @@ class HandoffReport:
         if self.pictures is not None:
             lines += self.pictures.notes
         return lines
+
+    def _warnings_of_blocks(self) -> list[str]:
+        """That columns of tiles sum what has different scales, which no digital scale behind them can set right."""
+        layers = [layer for layer in self.layers if layer.tiles_of_several_blocks]
+        if not layers:
+            return []
+        tiles = sum(layer.tiles_of_several_blocks for layer in layers)
+        warning = (
+            f"Warning: columns of {tiles:,} tiles sum blocks of inputs that have a scale each (dequantization in "
+            f"manifest.json): {listed([layer.id for layer in layers])}. Drive one block at a time, or cut tiles of as "
+            "many rows as a block has."
+        )
+        return [warning]
 
     def _folders(self) -> list[str]:
         """The folders in the bundle, with the number of files in each, of which there may be thousands."""

@@ -398,7 +398,9 @@ class WeightRecord(_Record):
             except ModelError as error:
                 raise ValueError(str(error)) from None
             if bool(packing.padding) != (self.packing.padding is not None):
-                raise ValueError(f"rows of {packing.shape[-1]} codes are packed in {packing.row_codes}, without padding")
+                raise ValueError(
+                    f"rows of {packing.shape[-1]} codes are packed in {packing.row_codes}, without padding"
+                )
         return self
 
     @model_validator(mode="after")

@@ -3,15 +3,15 @@
 The codes less their zero points come out of the division by the scale. For codes of four bits in two blocks a row::
 
     Concat(W.g_quotient, W.g_padding)          -> W.g_padded        # only where a row does not fill its last block
-    Reshape(W.g_padded, W.g_shape)             -> W.g_blocks        # [outputs, blocks, bytes of a block, codes of a byte]
+    Reshape(W.g_padded, W.g_shape)             -> W.g_blocks        # [outputs, blocks, bytes of a block, codes of one]
     Add(W.g_blocks, W.g_zero_point)            -> W.g_code
     Round(W.g_code)                            -> W.g_round
     Mul(W.g_round, W.g_place)                  -> W.g_placed        # [1, 16]; codes of a byte need neither
     ReduceSum(W.g_placed)                      -> W.g_byte
     Cast(W.g_byte)                             -> W
 
-Padding counts as codes less their zero points, too. All numbers are integers of at most eight bits, which floating-point
-numbers hold exactly, in whatever order they are added.
+Padding counts as codes less their zero points, too. All numbers behind Round are integers of at most eight bits, which
+floating-point numbers hold exactly, in whatever order they are added.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ from onnx_gconv.mapping.operands import BrokenMappingError, integers, only_user,
 from onnx_gconv.tensors.packed import BlockZeroPoint, Packing
 from onnx_gconv.tensors.streamed import all_elements
 
-__all__ = ["AXES_AS_INPUT", "FoundPacking", "PackedWeight", "block_shape", "found_packing", "place_values", "point_shape"]
+__all__ = [
+    "AXES_AS_INPUT",
+    "FoundPacking",
+    "PackedWeight",
+    "block_shape",
+    "found_packing",
+    "place_values",
+    "point_shape",
+]
 
 AXES_AS_INPUT = 13
 """The axes of ReduceSum are an input since this opset."""
@@ -136,7 +144,8 @@ class FoundPacking:
         numbers = all_elements(self.padding.const_value)
         values = self.zero_point.values.astype(numbers.dtype)
         codes = np.rint(numbers + (values[..., -1:] if values.ndim else values))
-        return np.clip(codes, 0, packing.highest).astype(np.uint8).reshape(packing.rows, packing.padding)
+        in_range: NDArray[np.uint8] = np.clip(codes, 0, packing.highest).astype(np.uint8)
+        return in_range.reshape(packing.rows, packing.padding)
 
 
 def found_packing(quotient: ir.Value, record: WeightRecord) -> FoundPacking:

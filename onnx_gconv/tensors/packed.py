@@ -1,7 +1,7 @@
 """Matrices of integer codes that an op packs into bytes, in blocks along their rows: unpacked, and packed again.
 
-Codes stand side by side in bytes, the first one in the low bits. A row has whole blocks; where its codes do not fill the
-last one, anything may stand in the rest, which is the padding.
+Codes stand side by side in bytes, the first one in the low bits. A row has whole blocks; where its codes do not fill
+the last one, anything may stand in the rest, which is the padding.
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ class BlockZeroPoint:
         if not self.values.ndim:
             return flat
         row, column = np.divmod(np.arange(first, first + count), self.shape[-1])
-        return flat[row * self.values.shape[-1] + column // self.block]
+        found: NDArray[np.float64] = flat[row * self.values.shape[-1] + column // self.block]
+        return found
 
 
 class UnpackedTensor(StreamedTensor):

@@ -23,8 +23,8 @@ __all__ = ["RebuiltTensor"]
 class RebuiltTensor(StreamedTensor):
     """``W = (sum_k c_k * G_k - b) / scale + w0``, chunk by chunk, bit-identical to the nodes of a mapped model.
 
-    Integer codes are ``round(W) + zero point``; codes that are packed into bytes, whose zero points need not be integers,
-    are ``round(W + zero point)``.
+    Integer codes are ``round(W) + zero point``; those that are packed into bytes, whose zero points need not be
+    integers, are ``round(W + zero point)``.
 
     Args:
         conductances: In µS, all of one shape and of type FLOAT or DOUBLE.

@@ -190,7 +190,7 @@ def _both(
     if problem is not None:
         raise _NotComparableError(problem)
     packing = record.packing_of_codes
-    if packing is None:
+    if packing is None or mapped.padding is None:
         return tensor, mapped, converter
     if not np.array_equal(read_padding(tensor, packing), mapped.padding):
         raise _NotComparableError("what fills the rows of its codes differs from the original")

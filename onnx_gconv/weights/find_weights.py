@@ -10,22 +10,20 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.codes import ZeroPoint
-from onnx_gconv.tensors.packed import BlockZeroPoint
 from onnx_gconv.tensors.types import INTEGER_DTYPES, MAPPABLE_DTYPES
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constants import Constant, ConstantValues, main_source
 from onnx_gconv.weights.functions import FunctionWeights
 from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
 from onnx_gconv.weights.opsets import FREE_INITIALIZERS_IR_VERSION
-from onnx_gconv.weights.rearrangement import Evaluate, Rearrangement, is_rearranging, node_label, readers
-from onnx_gconv.weights.packed_ops import WrongPackingError
-from onnx_gconv.weights.records import Consumer, FoundWeight, PackedCodes, SkippedWeight, SkipReason, WeightSurvey
+from onnx_gconv.weights.packed_ops import WrongPackingError, unpacked
+from onnx_gconv.weights.rearrangement import is_rearranging, node_label, readers
+from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import scopes
 from onnx_gconv.weights.unmapped_products import UnmappedProducts, is_matrix_of_numbers
-from onnx_gconv.weights.weight_path import WeightPath, path_to
+from onnx_gconv.weights.weight_path import SlotUse, path_to
 
 __all__ = ["find_weights", "readers_of_weights"]
 
@@ -68,64 +66,11 @@ def readers_of_weights(
     return _Finder(model, lookups, quantized=True, freeze_inputs=True).readers(weights)
 
 
-@dataclass(frozen=True, eq=False)
-class _SlotUse:
-    """A weight slot that a constant feeds, and the way to it."""
-
-    node: ir.Node
-    slot: WeightSlot
-    path: WeightPath
-
-    def view(
-        self, shape: tuple[int, ...], evaluate: Evaluate, *, is_packed: bool
-    ) -> tuple[tuple[Rearrangement, ...], MatrixView]:
-        """How the constant of that shape is rearranged, and the matrix view of the result.
-
-        Args:
-            shape: The shape of the constant.
-            evaluate: Gives the value of a constant.
-            is_packed: Whether it is bytes, into which codes may be packed; the view is then that of the codes.
-
-        Raises:
-            EvaluationError: If how it is rearranged cannot be computed.
-            IndexError: If the shape does not fit the op.
-            ValueError: If it does not.
-        """
-        assert self.slot.view is not None  # noqa: S101 - ops without a view are skipped before
-        if is_packed and self.slot.packed is not None:
-            layout = self.slot.packed.layout(self.node, self.packed_shape(shape, evaluate))
-            return (), self.slot.view(self.node, layout.packing.shape)
-        steps, arrived = self.path.steps(shape, evaluate)
-        return steps, self.slot.view(self.node, arrived)
-
-    def packed_shape(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[int, ...]:
-        """The shape in which bytes arrive, into which codes are packed.
-
-        Raises:
-            EvaluationError: If how they are rearranged cannot be computed.
-            ValueError: If they are put into another order.
-        """
-        steps, arrived = self.path.steps(shape, evaluate)
-        if self.path.is_dequantized or any(step.op == "transpose" for step in steps):
-            raise WrongPackingError(f"{node_label(self.node)} reads the bytes in another order, or as numbers")
-        return arrived
-
-    def zero_point(self, shape: tuple[int, ...], evaluate: Evaluate) -> NDArray[np.int64] | None:
-        """The zero points of codes of that shape, or None if they cannot be told.
-
-        Raises:
-            EvaluationError: If one is not constant or cannot be computed.
-        """
-        value = None if self.slot.zero_point is None else _input(self.node, self.slot.zero_point)
-        at_slot = None if value is None else (value, self.slot.zero_point_axes_of(self.node))
-        return self.path.zero_point(shape, evaluate, at_slot=at_slot)
-
-
 @dataclass
 class _Use:
     """How a constant is used, as far as the walk has come."""
 
-    mvm_slots: dict[tuple[ir.Node, int], _SlotUse] = field(default_factory=dict)
+    mvm_slots: dict[tuple[ir.Node, int], SlotUse] = field(default_factory=dict)
     constant_expression: ir.Node | None = None
     function: str | None = None
     is_source: bool = False
@@ -220,7 +165,7 @@ class _Finder:
             use = self._computed.setdefault(path.root, _Use())
             for source in self._values.sources(path.root):
                 self._uses[source.value].is_source = True
-        use.mvm_slots[node, slot.index] = _SlotUse(node, slot, path)
+        use.mvm_slots[node, slot.index] = SlotUse(node, slot, path)
 
     def _decide_computed(self, value: ir.Value, use: _Use) -> Iterator[FoundWeight | SkippedWeight]:
         """Whether what nodes compute from constants can be mapped; without a known shape, its sources are listed."""
@@ -277,22 +222,30 @@ class _Finder:
         if (shape_input := self._replaceable_shape(use)) is not None:
             detail = f"input '{_name(shape_input)}', from which its shape is computed"
             return _skipped(constant, use, SkipReason.OVERRIDABLE_INPUT, detail, is_mvm=True)
-        packed = _packed_uses(constant, use)
         try:
-            consumers = tuple(self._consumers(constant.value, shape, use, is_packed=bool(packed)))
-            if packed:
-                found = FoundWeight(
-                    constant.value, constant.tensor, constant.scope, consumers, sources, passed=_passed(use)
-                )
-                return self._unpacked(found, use)
+            return self._found(constant, use, sources)
         except EvaluationError as error:
             return _skipped(constant, use, SkipReason.BEHIND_OTHER_NODES, str(error), is_mvm=True)
-        except WrongPackingError as error:
-            return _skipped(constant, use, SkipReason.INVALID_SHAPE, str(error), is_mvm=True)
-        except (IndexError, ValueError):
-            detail = f"{list(shape)} for {_ops(use)}"
+        except (IndexError, ValueError) as error:
+            detail = str(error) if isinstance(error, WrongPackingError) else f"{list(shape)} for {_ops(use)}"
             return _skipped(constant, use, SkipReason.INVALID_SHAPE, detail, is_mvm=True)
+
+    def _found(self, constant: Constant, use: _Use, sources: tuple[str, ...]) -> FoundWeight:
+        """A constant as a weight.
+
+        Raises:
+            EvaluationError: If how it is rearranged cannot be computed.
+            IndexError: If its shape does not fit a slot.
+            ValueError: If it does not.
+        """
+        is_packed, evaluate = bool(_packed_uses(constant, use)), self._evaluator.evaluate
+        shape = tuple(constant.tensor.shape.numpy())
+        consumers = tuple(self._consumers(constant.value, shape, use, is_packed=is_packed))
         found = FoundWeight(constant.value, constant.tensor, constant.scope, consumers, sources, passed=_passed(use))
+        if is_packed:
+            slots = use.mvm_slots.values()
+            readers = [(item.node, item.slot.packed, item.packed_shape(shape, evaluate)) for item in slots]
+            return unpacked(found, readers, evaluate)
         return self._with_zero_point(found, use) if found.is_integer else found
 
     def _replaceable_shape(self, use: _Use) -> ir.Value | None:
@@ -323,30 +276,6 @@ class _Finder:
             ),
         )
         return next(((reason, detail) for applies, reason, detail in obstacles if applies), None)
-
-    def _unpacked(self, weight: FoundWeight, use: _Use) -> FoundWeight:
-        """A weight of bytes as the codes that are packed into them, with the zero points that its slots subtract.
-
-        Raises:
-            EvaluationError: If how the bytes are rearranged cannot be computed.
-            WrongPackingError: If a slot does not read packed codes, or they read different ones.
-        """
-        found: list[tuple[PackedCodes, BlockZeroPoint, str | None]] = []
-        for item in use.mvm_slots.values():
-            if item.slot.packed is None:
-                raise WrongPackingError(f"{node_label(item.node)} reads the bytes themselves, others codes in them")
-            shape = item.packed_shape(weight.shape, self._evaluator.evaluate)
-            found.append(item.slot.packed.read(item.node, weight.tensor, shape, self._evaluator.evaluate))
-        packed, zero_point, note = found[0]
-        if any(other.packing != packed.packing for other, _, _ in found):
-            read = ", ".join(f"{list(other.packing.shape)} of {other.packing.bits} bits" for other, _, _ in found)
-            raise WrongPackingError(f"its readers unpack it differently, to {read}")
-        if not all(np.array_equal(other.values, zero_point.values) for _, other, _ in found):
-            middle = packed.packing.middle
-            zero_point = BlockZeroPoint(np.array(float(middle)), packed.block, packed.packing.shape)
-            note = f"the codes less {middle} are mapped: its readers subtract different zero points"
-        notes = weight.notes if note is None else (*weight.notes, note)
-        return replace(weight, tensor=packed.codes, packed=packed, zero_point=zero_point, notes=notes)
 
     def _skipped_codes(self, constant: Constant, use: _Use, reason: SkipReason, detail: str) -> SkippedWeight:
         """A skipped weight, with the shape of its codes if it is packed ones."""
@@ -397,15 +326,11 @@ class _Finder:
         detail = f"read by {'/'.join(ops)}" if ops else otherwise
         return _skipped(constant, use, SkipReason.NOT_AN_MVM_WEIGHT, detail, is_mvm=False)
 
-    def _consumers(
-        self, value: ir.Value, shape: tuple[int, ...], use: _Use, *, is_packed: bool
-    ) -> Iterator[Consumer]:
+    def _consumers(self, value: ir.Value, shape: tuple[int, ...], use: _Use, *, is_packed: bool) -> Iterator[Consumer]:
         for node, index in _readers(value, use):
             slot_use = use.mvm_slots.get((node, index))
             path, view = (
-                ((), None)
-                if slot_use is None
-                else slot_use.view(shape, self._evaluator.evaluate, is_packed=is_packed)
+                ((), None) if slot_use is None else slot_use.view(shape, self._evaluator.evaluate, is_packed=is_packed)
             )
             assert node.graph is not None  # noqa: S101 - nodes of a model stand in graphs
             yield Consumer(
@@ -418,7 +343,7 @@ class _Finder:
             )
 
 
-def _packed_uses(constant: Constant, use: _Use) -> list[_SlotUse]:
+def _packed_uses(constant: Constant, use: _Use) -> list[SlotUse]:
     """The slots that read codes packed into the bytes of a constant."""
     if constant.tensor.dtype != ir.DataType.UINT8:
         return []

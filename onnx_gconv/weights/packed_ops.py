@@ -1,13 +1,14 @@
 """How ops read integer codes that are packed into bytes, in blocks along the inputs: a table of their forms.
 
-Layouts as the schemas of ONNX Runtime's ops have them, confirmed with ONNX Runtime 1.32 on the CPU by identity matrices.
+Layouts are those of the schemas of ONNX Runtime's ops, confirmed with ONNX Runtime 1.32 on the CPU by identity
+matrices.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +18,7 @@ from onnx_gconv.tensors.packed import BlockZeroPoint, Packing
 from onnx_gconv.tensors.streamed import unpacked_codes
 from onnx_gconv.weights.evaluated_ops import EvaluationError
 from onnx_gconv.weights.rearrangement import Evaluate, node_label
-from onnx_gconv.weights.records import PackedCodes, SkipReason
+from onnx_gconv.weights.records import FoundWeight, PackedCodes, SkipReason
 
 __all__ = [
     "EXPERT_FORMS",
@@ -28,6 +29,7 @@ __all__ = [
     "BlockLayout",
     "PackedForm",
     "WrongPackingError",
+    "unpacked",
 ]
 
 _DEFAULT_BITS = 4
@@ -115,27 +117,57 @@ class PackedForm:
     def _zero_points(
         self, node: ir.Node, layout: BlockLayout, evaluate: Evaluate
     ) -> tuple[NDArray[np.float64], str | None]:
-        middle = np.array(float(layout.packing.middle))
+        middle, value = np.array(float(layout.packing.middle)), _input(node, self.zero_point)
         if _input(node, self.groups) is not None:
-            return middle, (
-                f"the codes less {middle:g} are mapped: {node_label(node)} says by g_idx which scale and zero point is "
-                "that of an input"
-            )
-        value = _input(node, self.zero_point)
-        if value is None:
+            problem = f"{node_label(node)} says by g_idx which scale and which zero point belong to an input"
+        elif value is None:
             return middle, None
-        try:
-            found = evaluate(value)
-        except EvaluationError as error:
-            return middle, f"the codes less {middle:g} are mapped: its zero points cannot be told ({error})"
-        points = _unpacked_points(node, found, layout) if found.dtype == np.uint8 else _plain_points(node, found, layout)
-        if not np.isfinite(points).all():
-            return middle, f"the codes less {middle:g} are mapped: its zero points are not finite"
-        if (points == points.flat[0]).all():
-            return np.array(points.flat[0]), None
-        if layout.packing.row_codes % layout.block:
-            return middle, f"the codes less {middle:g} are mapped: the last block of its rows is not whole"
-        return points, None
+        else:
+            try:
+                points = _points(node, evaluate(value), layout)
+            except EvaluationError as error:
+                problem = f"its zero points cannot be told ({error})"
+            else:
+                if (points == points.flat[0]).all() and np.isfinite(points.flat[0]):
+                    return np.array(points.flat[0]), None
+                if np.isfinite(points).all() and not layout.packing.row_codes % layout.block:
+                    return points, None
+                problem = "its zero points are not finite"
+                if np.isfinite(points).all():
+                    problem = "the last block of its rows is not whole"
+        return middle, f"the codes less {middle:g} are mapped: {problem}"
+
+
+def unpacked(
+    weight: FoundWeight,
+    readers: Sequence[tuple[ir.Node, PackedForm | None, tuple[int, ...]]],
+    evaluate: Evaluate,
+) -> FoundWeight:
+    """A weight of bytes as the codes that are packed into them, with the zero points that its readers subtract.
+
+    Args:
+        weight: The weight as the constant has it.
+        readers: The nodes that have it in a weight slot, how these unpack it, and the shape in which it arrives there.
+        evaluate: Gives the value of a constant.
+
+    Raises:
+        WrongPackingError: If a reader does not unpack it, its numbers do not fit, or they unpack it differently.
+    """
+    found = []
+    for node, form, shape in readers:
+        if form is None:
+            raise WrongPackingError(f"{node_label(node)} reads the bytes themselves, others codes in them")
+        found.append(form.read(node, weight.tensor, shape, evaluate))
+    packed, zero_point, note = found[0]
+    if any(other.packing != packed.packing for other, _, _ in found):
+        read = ", ".join(f"{list(other.packing.shape)} of {other.packing.bits} bits" for other, _, _ in found)
+        raise WrongPackingError(f"its readers unpack it differently, to {read}")
+    if not all(np.array_equal(other.values, zero_point.values) for _, other, _ in found):
+        middle = packed.packing.middle
+        zero_point = BlockZeroPoint(np.array(float(middle)), packed.block, packed.packing.shape)
+        note = f"the codes less {middle} are mapped: its readers subtract different zero points"
+    notes = weight.notes if note is None else (*weight.notes, note)
+    return replace(weight, tensor=packed.codes, packed=packed, zero_point=zero_point, notes=notes)
 
 
 def _check_scale(node: ir.Node, scale: ir.Value | None, layout: BlockLayout) -> None:
@@ -147,6 +179,11 @@ def _check_scale(node: ir.Node, scale: ir.Value | None, layout: BlockLayout) -> 
             f"{node_label(node)} has scales of {list(found)}, but {layout.packing.rows} rows of {layout.blocks} blocks "
             f"need {wanted}"
         )
+
+
+def _points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> NDArray[np.float64]:
+    """Zero points as an array [..., blocks]."""
+    return _unpacked_points(node, found, layout) if found.dtype == np.uint8 else _plain_points(node, found, layout)
 
 
 def _unpacked_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> NDArray[np.float64]:
@@ -188,8 +225,8 @@ def _nbits(outputs: str) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
         wanted = (rows, math.ceil(columns / block), block * bits // _BYTE_BITS)
         if tuple(shape) != wanted:
             raise WrongPackingError(
-                f"{node_label(node)} reads bytes of {list(shape)}, but {outputs} = {rows}, K = {columns}, bits = {bits}, "
-                f"block_size = {block} need {list(wanted)}"
+                f"{node_label(node)} reads bytes of {list(shape)}, but {outputs} = {rows}, K = {columns}, "
+                f"bits = {bits}, block_size = {block} need {list(wanted)}"
             )
         return BlockLayout(Packing(bits, (rows, columns), wanted), block)
 
@@ -220,8 +257,8 @@ def _experts(part: str) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
         columns = shape[-1] * _BYTE_BITS // bits if shape else 0
         if len(shape) != _EXPERTS_RANK or block < 0 or (block and columns % block):
             raise WrongPackingError(
-                f"{node_label(node)} reads bytes of {list(shape)} as {part}, which are no [experts, outputs, inputs] of "
-                f"{bits} bits in blocks of {block}"
+                f"{node_label(node)} reads bytes of {list(shape)} as {part}, which are no [experts, outputs, inputs] "
+                f"of {bits} bits in blocks of {block}"
             )
         _check_experts(node, part, shape[-2], columns)
         packing = Packing(bits, (*shape[:-1], columns), tuple(shape))

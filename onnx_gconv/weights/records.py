@@ -51,8 +51,9 @@ class SkipReason(enum.StrEnum):
 _EXPLANATIONS = {
     SkipReason.BLOCK_PACKED: "the op packs its weights in blocks of a layout of its own, which nodes cannot rebuild; "
     "map the model before it is quantized or optimized for one processor, or quantize it to DequantizeLinear nodes",
-    SkipReason.PREPACKED: "its bytes are, or may be, permuted for one processor, which nobody else can unpack; export the "
-    "model without prepacking, and with the attribute that says so (weight_prepacked or weights_prepacked = 0)",
+    SkipReason.PREPACKED: "its bytes are, or may be, permuted for one processor, so that nobody can tell which "
+    "code belongs to which input; export the model without prepacking, and give the node the attribute that says so "
+    "(weight_prepacked or weights_prepacked = 0)",
     SkipReason.QUANTIZED: "it consists of integer codes, which were not to be mapped",
     SkipReason.BEHIND_OTHER_NODES: "nodes that compute the weight cannot be evaluated; fold constants first",
     SkipReason.CONSTANT_EXPRESSION: "the node multiplies it with another constant, not with activations; fold "

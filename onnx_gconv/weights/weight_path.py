@@ -11,11 +11,21 @@ import onnx.defs
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.tensors.types import INTEGER_DTYPES, WIDENING_CASTS
 from onnx_gconv.weights.constants import ConstantValues, constant_tensor
-from onnx_gconv.weights.rearrangement import Evaluate, Rearrangement, is_rearranging, rearrangement, step_shape
+from onnx_gconv.weights.mvm_ops import WeightSlot
+from onnx_gconv.weights.packed_ops import WrongPackingError
+from onnx_gconv.weights.rearrangement import (
+    Evaluate,
+    Rearrangement,
+    is_rearranging,
+    node_label,
+    rearrangement,
+    step_shape,
+)
 
-__all__ = ["WeightPath", "path_to", "reached_inputs"]
+__all__ = ["SlotUse", "WeightPath", "path_to", "reached_inputs"]
 
 # What `path_to` goes back through, besides nodes that rearrange.
 _PASSED_OPS = frozenset({"Cast", "DequantizeLinear", "Mul", "Sub"})
@@ -96,6 +106,59 @@ class WeightPath:
             back = _before(steps, _broadcastable(evaluate(at_slot[0]), at_slot[1], shape), total.ndim)
             return None if back is None else total + back
         return total
+
+
+@dataclass(frozen=True, eq=False)
+class SlotUse:
+    """A weight slot that a constant feeds, and the way to it."""
+
+    node: ir.Node
+    slot: WeightSlot
+    path: WeightPath
+
+    def view(
+        self, shape: tuple[int, ...], evaluate: Evaluate, *, is_packed: bool
+    ) -> tuple[tuple[Rearrangement, ...], MatrixView]:
+        """How the constant of that shape is rearranged, and the matrix view of the result.
+
+        Args:
+            shape: The shape of the constant.
+            evaluate: Gives the value of a constant.
+            is_packed: Whether it is bytes, into which codes may be packed; the view is then that of the codes.
+
+        Raises:
+            EvaluationError: If how it is rearranged cannot be computed.
+            IndexError: If the shape does not fit the op.
+            ValueError: If it does not.
+        """
+        assert self.slot.view is not None  # noqa: S101 - ops without a view are skipped before
+        if is_packed and self.slot.packed is not None:
+            layout = self.slot.packed.layout(self.node, self.packed_shape(shape, evaluate))
+            return (), self.slot.view(self.node, layout.packing.shape)
+        steps, arrived = self.path.steps(shape, evaluate)
+        return steps, self.slot.view(self.node, arrived)
+
+    def packed_shape(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[int, ...]:
+        """The shape in which bytes arrive, into which codes are packed.
+
+        Raises:
+            EvaluationError: If how they are rearranged cannot be computed.
+            ValueError: If they are put into another order.
+        """
+        steps, arrived = self.path.steps(shape, evaluate)
+        if self.path.is_dequantized or any(step.op == "transpose" for step in steps):
+            raise WrongPackingError(f"{node_label(self.node)} reads the bytes in another order, or as numbers")
+        return arrived
+
+    def zero_point(self, shape: tuple[int, ...], evaluate: Evaluate) -> NDArray[np.int64] | None:
+        """The zero points of codes of that shape, or None if they cannot be told.
+
+        Raises:
+            EvaluationError: If one is not constant or cannot be computed.
+        """
+        value = None if self.slot.zero_point is None else _input(self.node, self.slot.zero_point)
+        at_slot = None if value is None else (value, self.slot.zero_point_axes_of(self.node))
+        return self.path.zero_point(shape, evaluate, at_slot=at_slot)
 
 
 def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:

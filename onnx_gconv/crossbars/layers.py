@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.crossbars.bias import BiasRows, FoundBias, bias_as_rows, find_bias
-from onnx_gconv.crossbars.packed_layer import sums_several_blocks
+from onnx_gconv.crossbars.packed_layer import find_block_scales, sums_several_blocks
 from onnx_gconv.crossbars.target_weights import target_weights
 from onnx_gconv.crossbars.tiles import ArrayGeometry, Tile, TileGrid, touched_pieces
 from onnx_gconv.devices.presets import DevicePreset
@@ -43,6 +43,7 @@ class Layer:
         geometry: The arrays that they stand on.
         bias: What is added to the product; None if nothing is found.
         bias_rows: The bias as extra rows of the matrices; why it is digital if rows were asked for; else None.
+        block_scales: The scales of the blocks of packed codes, with which the node multiplies; None if there are none.
     """
 
     number: int
@@ -54,6 +55,7 @@ class Layer:
     geometry: ArrayGeometry
     bias: FoundBias | None
     bias_rows: BiasRows | str | None
+    block_scales: ir.TensorProtocol | None = None
 
     @property
     def id(self) -> str:
@@ -213,7 +215,8 @@ def _layer(number: int, mapped: MappedWeight, geometry: ArrayGeometry) -> Layer:
         )
     except ConfigError as error:
         raise ConfigError(f"the weight '{record.name}' of {reader.op_type}: {error}") from None
-    return Layer(number, mapped, consumers, op, layout, grid, geometry, bias, rows)
+    scales = find_block_scales(mapped)
+    return Layer(number, mapped, consumers, op, layout, grid, geometry, bias, rows, scales)
 
 
 def _op_of(record: WeightRecord, consumer: ConsumerRecord) -> MvmOp:

@@ -6,6 +6,9 @@ block of inputs with a scale of its own, which is therefore digital.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -16,7 +19,7 @@ from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.weights.constants import constant_tensor
 from onnx_gconv.weights.weight_path import reached_inputs
 
-__all__ = ["block_scales", "block_zero_points", "sums_several_blocks"]
+__all__ = ["block_scales", "block_zero_points", "find_block_scales", "sums_several_blocks"]
 
 
 def block_zero_points(mapped: MappedWeight) -> NDArray[np.float64] | None:
@@ -25,11 +28,8 @@ def block_zero_points(mapped: MappedWeight) -> NDArray[np.float64] | None:
     return found.values if isinstance(found, BlockZeroPoint) else None
 
 
-def block_scales(mapped: MappedWeight) -> NDArray[np.floating] | None:
-    """The scales of blocks, [..., blocks], as the graph has them; None if they are no constant of it.
-
-    They are float64 if they are so in the graph, else float32.
-    """
+def find_block_scales(mapped: MappedWeight) -> ir.TensorProtocol | None:
+    """The scales of the blocks of packed codes; None for other weights, and if they are no constant of the graph."""
     record = mapped.record
     packing, said = record.packing_of_codes, record.dequantization
     if packing is None or said is None or said.scale is None:
@@ -37,13 +37,20 @@ def block_scales(mapped: MappedWeight) -> NDArray[np.floating] | None:
     inputs = (value for node, _ in reached_inputs(mapped.value) for value in node.inputs)
     scale = next((value for value in inputs if value is not None and value.name == said.scale), None)
     tensor = None if scale is None or scale.is_graph_input() else constant_tensor(scale)
-    lead = packing.shape[:-1]
-    blocks = -(-packing.shape[-1] // said.block)
-    if tensor is None or tensor.size != packing.rows * blocks:
-        return None
-    dtype = np.dtype(np.float64 if tensor.dtype == ir.DataType.DOUBLE else np.float32)
-    scales: NDArray[np.floating] = all_elements(tensor).astype(dtype).reshape(*lead, blocks)
-    return scales
+    blocks = math.ceil(packing.shape[-1] / said.block)
+    return tensor if tensor is not None and tensor.size == packing.rows * blocks else None
+
+
+def block_scales(scales: ir.TensorProtocol, lead: Sequence[int]) -> NDArray[np.floating]:
+    """The scales of blocks as an array [..., blocks], float64 if they are so in the graph, else float32.
+
+    Args:
+        scales: What `find_block_scales` has found.
+        lead: The leading axes, those of the weight but the last one.
+    """
+    dtype = np.dtype(np.float64 if scales.dtype == ir.DataType.DOUBLE else np.float32)
+    found: NDArray[np.floating] = all_elements(scales).astype(dtype).reshape(*lead, -1)
+    return found
 
 
 def sums_several_blocks(block: int, inputs: tuple[int, int]) -> bool:

@@ -154,7 +154,8 @@ class LayerWriter:
         layer, said = self._layer, self._layer.record.dequantization
         if said is None:
             return None
-        scales = block_scales(layer.mapped)
+        found = layer.block_scales
+        scales = None if found is None else block_scales(found, layer.record.shape[:-1])
         return BlockScalesRecord(
             **said.model_dump(),
             scales=None if scales is None else self._array(f"{layer.id}/block_scales", scales),

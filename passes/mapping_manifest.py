@@ -122,8 +122,13 @@ def _packing_record(found: FoundWeight, names: UniqueNames) -> PackingRecord | N
 def _dequantization_record(found: FoundWeight) -> DequantizationRecord | None:
     if (packed := found.packed) is None:
         return None
-    axis = len(found.shape) - 1
-    return DequantizationRecord(scale=packed.scale, zero_point=packed.zero_point, axis=axis, block=packed.block)
+    return DequantizationRecord(
+        scale=packed.scale,
+        zero_point=packed.zero_point,
+        axis=len(found.shape) - 1,
+        block=packed.block,
+        groups=packed.groups,
+    )
 
 
 def _scale_record(name: str, weight: PlannedWeight) -> ScaleRecord:

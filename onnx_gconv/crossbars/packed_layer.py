@@ -29,10 +29,13 @@ def block_zero_points(mapped: MappedWeight) -> NDArray[np.float64] | None:
 
 
 def find_block_scales(mapped: MappedWeight) -> ir.TensorProtocol | None:
-    """The scales of the blocks of packed codes; None for other weights, and if they are no constant of the graph."""
+    """The scales of the blocks of packed codes.
+
+    None for other weights, where they are no constant of the graph, and where they are those of groups of inputs.
+    """
     record = mapped.record
     packing, said = record.packing_of_codes, record.dequantization
-    if packing is None or said is None or said.scale is None:
+    if packing is None or said is None or said.scale is None or said.groups is not None:
         return None
     inputs = (value for node, _ in reached_inputs(mapped.value) for value in node.inputs)
     scale = next((value for value in inputs if value is not None and value.name == said.scale), None)

@@ -229,6 +229,9 @@ class BlockScalesRecord(_Record):
     zero_point: str | None = Field(description="Name of the zero points there; null if the op has its own")
     axis: int = Field(description="The axis of the weight that is cut into blocks")
     block: int = Field(ge=1, description="How many elements of it are a block; the last one may be shorter")
+    groups: str | None = Field(
+        default=None, description="Name of the value that says which scale is that of an input, in place of blocks"
+    )
     scales: ArrayRecord | None = Field(description="The scales, [..., blocks]; null if they are no constants")
 
 

@@ -334,13 +334,15 @@ class PackingRecord(_Record):
 class DequantizationRecord(_Record):
     """With what nodes multiply the codes of a weight less their zero points, along an axis of the weight, by blocks.
 
-    The scale and the zero point are values of the model, or the zero point is null where an op has its own.
+    The scale and the zero point are values of the model, or the zero point is null where an op has its own. The groups
+    are one that says which scale and zero point belong to an input, in place of blocks; null where blocks say it.
     """
 
     scale: str | None
     zero_point: str | None
     axis: int
     block: int = Field(ge=1)
+    groups: str | None = None
 
 
 class WeightRecord(_Record):
@@ -597,9 +599,10 @@ def read_manifest(model: ir.Model) -> Manifest | None:
     except ValidationError as error:
         flaw = first_flaw(error)
         if flaw.where == "format_version":
+            versions = f"{FORMAT_VERSION}, {READ_NOISE_FORMAT_VERSION} and {PACKED_FORMAT_VERSION}"
             raise ModelError(
-                f"the manifest has format version {flaw.value!r}, this version reads {FORMAT_VERSION} to "
-                f"{PACKED_FORMAT_VERSION}; use the version of onnx_gconv that wrote the model, or a newer one"
+                f"the manifest has format version {flaw.value!r}, this version reads {versions}; use the version of "
+                "onnx_gconv that wrote the model, or a newer one"
             ) from None
         problem = f"{flaw.where}: {flaw.message}"
         raise ModelError(f"the manifest in metadata '{MANIFEST_KEY}' is damaged: {problem}") from None

@@ -102,6 +102,7 @@ class PackedForm:
         """
         layout = self.layout(node, shape)
         scale, zero_point = _input(node, self.scale), _input(node, self.zero_point)
+        groups = _input(node, self.groups)
         packing = Packing(layout.packing.bits, layout.packing.shape, tuple(stored.shape.numpy()))
         _check_scale(node, scale, layout)
         codes = PackedCodes(
@@ -110,6 +111,7 @@ class PackedForm:
             layout.block,
             scale=None if scale is None else scale.name,
             zero_point=None if zero_point is None else zero_point.name,
+            groups=None if groups is None else groups.name,
         )
         values, note = self._zero_points(node, layout, evaluate)
         return codes, BlockZeroPoint(values, layout.block, packing.shape), note

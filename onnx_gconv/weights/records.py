@@ -114,6 +114,8 @@ class PackedCodes:
         scale: Name of the value that holds the scales, with which the op that reads them multiplies; None if there is
             none.
         zero_point: Name of the value that holds the zero points; None if the op has its own.
+        groups: Name of the value that says which scale and zero point belong to an input, in place of blocks; None if
+            blocks say it.
     """
 
     stored: ir.TensorProtocol
@@ -121,6 +123,7 @@ class PackedCodes:
     block: int
     scale: str | None
     zero_point: str | None
+    groups: str | None = None
 
     @property
     def codes(self) -> UnpackedTensor:

@@ -81,6 +81,7 @@ def test_conductances_stand_for_codes_less_zero_points(points):
         "zero_point": None if points == "none" else "W_points",
         "axis": 1,
         "block": 16,
+        "groups": None,
     }
     [consumer] = record.consumers
     assert (consumer.matrix_view.rows, consumer.matrix_view.columns) == (40, 5)

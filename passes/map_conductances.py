@@ -182,6 +182,7 @@ class MapConductances(ir.passes.InPlacePass):
             self._progress,
             conductance_dtype=self._settings.conductance_dtype,
             shared=self._settings.shared,
+            opset=default_opset(model),
         )
         return replace(plan, notes=(*notes, *_notes(model, plan)))
 
@@ -264,9 +265,16 @@ def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, op
     stored = [conductance.name for conductance in record.conductances]
     level_codes: LevelCodes | None = None
     if weight.scheme.is_coded and conversion.levels is not None:
-        tensors = level_code_tensors(found.numbers, conversion, dtype=record.ir_compute_dtype, names=stored)
+        tensors = level_code_tensors(
+            found.numbers,
+            conversion,
+            dtype=record.ir_compute_dtype,
+            names=stored,
+            code_dtype=ir.DataType.UINT4 if weight.has_narrow_codes else None,
+        )
         decoded = tuple(names.new(f"{record.name}.{conductance.device}") for conductance in record.conductances)
-        level_codes = LevelCodes(conversion.levels, record.ir_compute_dtype, opset, decoded)
+        is_folded = found.packed is not None
+        level_codes = LevelCodes(conversion.levels, record.ir_compute_dtype, opset, decoded, is_folded)
     else:
         tensors = conductance_tensors(found.numbers, conversion, dtype=record.ir_compute_dtype, names=stored)
     return rebuild_nodes(

@@ -179,7 +179,9 @@ def _levels_record(weight: PlannedWeight) -> LevelsRecord | None:
     levels = weight.conversion.levels
     if levels is None:
         return None
-    storage = levels.code_dtype.name if weight.scheme.is_coded else "float"
+    storage = "float"
+    if weight.scheme.is_coded:
+        storage = "uint4" if weight.has_narrow_codes else levels.code_dtype.name
     return LevelsRecord.model_validate({**levels.manifest(), "storage": storage})
 
 

@@ -20,16 +20,18 @@ from onnx_gconv.converters import (
     weight_statistics,
 )
 from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import UnmappableWeightError
 from onnx_gconv.passes.half_precision import in_half_precision
 from onnx_gconv.schemes.clipping import abs_percentiles
 from onnx_gconv.schemes.conversion import ConversionLoss, WeightConversion
 from onnx_gconv.schemes.group_extremes import GroupExtremes
 from onnx_gconv.schemes.scale_grid import ScaleGrid
-from onnx_gconv.schemes.scheme import MappingScheme
+from onnx_gconv.schemes.scheme import LEVELS_OF_WEIGHT, MappingScheme
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.constants import constant_tensor
+from onnx_gconv.weights.opsets import OLDEST_NARROW_CODES
 from onnx_gconv.weights.same_source import SameSource, SourceCandidate, same_sources
 from onnx_gconv.weights.weight_grid import WeightGrid, weight_grid
 
@@ -40,6 +42,8 @@ _PART_ELEMENTS = 1 << 24
 
 # What a weight loses is computed in ten arrays of so many elements, which then stay in the cache of the processor.
 _LOSS_ELEMENTS = 1 << 15
+
+_MOST_OF_FOUR_BITS = 1 << 4
 
 # Integers come back exactly if they are off by less than this before they are rounded.
 _ROUNDED_AWAY = 0.5
@@ -59,6 +63,7 @@ class PlannedWeight:
         loss: What it loses by clipping and by rounding to levels; None if it is mapped without.
         notes: What a user should know of how it is mapped, one line each.
         same_source_as: The constants that hold the same parameter.
+        has_narrow_codes: Whether codes of levels are stored in four bits.
     """
 
     found: FoundWeight
@@ -70,6 +75,7 @@ class PlannedWeight:
     loss: ConversionLoss | None = None
     notes: tuple[str, ...] = ()
     same_source_as: tuple[SameSource, ...] = ()
+    has_narrow_codes: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -123,6 +129,7 @@ def make_plan(
     *,
     conductance_dtype: ConductanceDtype = "float32",
     shared: SharedPolicy = "rebuild",
+    opset: int | None = None,
 ) -> MappingPlan:
     """Scan the values of all found weights and give each its scale.
 
@@ -132,6 +139,7 @@ def make_plan(
         progress: Called with the bytes scanned so far and in all.
         conductance_dtype: The type of the conductances of float16 and bfloat16 weights: float32, or that of the weight.
         shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
+        opset: The version of the default domain, which says whether codes may have four bits; None if that is open.
 
     Raises:
         ModelError: If external data cannot be read.
@@ -146,7 +154,8 @@ def make_plan(
             if isinstance(outcome, UnmappableWeightError):
                 raise outcome
             half = _plan_half(candidate, outcome) if conductance_dtype == "weight" else None
-            planned.append(_with_loss(_plan_weight(candidate, outcome) if half is None else half))
+            plan = _with_loss(_plan_weight(candidate, outcome) if half is None else half)
+            planned.append(replace(plan, has_narrow_codes=_has_narrow_codes(plan, opset)))
         except UnmappableWeightError as error:
             refused.append((weight, str(error)))
     return _with_same_sources(MappingPlan(tuple(planned), survey.skipped, tuple(refused), shared=shared))
@@ -154,12 +163,16 @@ def make_plan(
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A weight, how it is to be mapped, and which of its elements are to share a scale; or why that cannot be."""
+    """A weight, how it is to be mapped, and which of its elements are to share a scale; or why that cannot be.
+
+    It has levels of its own if there is one for each magnitude of its integers.
+    """
 
     found: FoundWeight
     scheme: MappingScheme
     weight_grid: WeightGrid | None
     problem: UnmappableWeightError | None = None
+    has_own_levels: bool = False
 
     @property
     def grid(self) -> ScaleGrid | None:
@@ -248,6 +261,7 @@ def _plan_weight(candidate: _Candidate, statistics: WeightStatistics) -> Planned
     Raises:
         UnmappableWeightError: If the converter cannot hold the values.
     """
+    candidate = _with_levels(candidate, statistics)
     weight = candidate.found
     dtype = compute_dtype(weight.numbers.dtype.numpy())
     planned = _planned_as(candidate, statistics, dtype)
@@ -263,6 +277,32 @@ def _plan_weight(candidate: _Candidate, statistics: WeightStatistics) -> Planned
     return replace(wider, notes=(*wider.notes, f"conductances are float64: it {reason}"))
 
 
+def _has_narrow_codes(weight: PlannedWeight, opset: int | None) -> bool:
+    """Whether codes of the levels that integers need are stored in four bits."""
+    conversion = weight.conversion
+    if not (weight.scheme.is_coded and conversion.has_integers_on_levels) or conversion.levels is None:
+        return False
+    return conversion.levels.count <= _MOST_OF_FOUR_BITS and opset is not None and opset >= OLDEST_NARROW_CODES
+
+
+def _with_levels(candidate: _Candidate, statistics: WeightStatistics) -> _Candidate:
+    """A weight with the levels that its integers need, if such levels are asked for.
+
+    Raises:
+        UnmappableWeightError: If there are no such levels.
+    """
+    scheme = candidate.scheme
+    if scheme.levels != LEVELS_OF_WEIGHT:
+        return candidate
+    if not candidate.found.has_integers:
+        what = "zero points that are no integers" if candidate.found.is_integer else "no integers"
+        note = f"it has {what}, for which there are no levels: its conductances have any value"
+        found = replace(candidate.found, notes=(*candidate.found.notes, note))
+        return replace(candidate, found=found, scheme=scheme.without_levels())
+    chosen = scheme.for_integers(int(np.max(statistics.max_abs)))
+    return replace(candidate, scheme=chosen, has_own_levels=True)
+
+
 def _planned_as(candidate: _Candidate, statistics: WeightStatistics, dtype: np.dtype[Any]) -> PlannedWeight:
     scheme = candidate.scheme
     conversion = WeightConversion(
@@ -270,7 +310,8 @@ def _planned_as(candidate: _Candidate, statistics: WeightStatistics, dtype: np.d
         scaling=scheme.converter.scaling(_held(candidate, statistics), dtype),
         grid=candidate.grid,
         is_clipped=not scheme.clipping.is_at_maximum,
-        levels=scheme.levels,
+        levels=scheme.levels if isinstance(scheme.levels, ConductanceLevels) else None,
+        has_integers_on_levels=candidate.has_own_levels,
     )
     whole = WeightStatistics(
         minimum=float(np.min(statistics.minimum)),
@@ -310,6 +351,11 @@ def _held(candidate: _Candidate, statistics: WeightStatistics) -> WeightStatisti
             )
         end = np.full_like(statistics.minimum, largest)  # a step between integers is then a step between levels
         low, high = (-end, end) if candidate.grid is not None else (-float(largest), float(largest))
+        return WeightStatistics(minimum=low, maximum=high, count=statistics.count)
+    if candidate.has_own_levels:  # a step between integers is one between levels, for all groups
+        held = float(np.max(statistics.max_abs))
+        end = np.full_like(statistics.minimum, held)
+        low, high = (-end, end) if candidate.grid is not None else (-held, held)
         return WeightStatistics(minimum=low, maximum=high, count=statistics.count)
     clipping = scheme.clipping
     if clipping.is_at_maximum:

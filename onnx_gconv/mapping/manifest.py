@@ -71,7 +71,7 @@ READ_NOISE_FORMAT_VERSION: Final = 2
 """Of models whose nodes draw the noise of readings: a reader that does not know of it would take them for others."""
 
 PACKED_FORMAT_VERSION: Final = 3
-"""Of models with packed codes: a reader that does not know of them would take the codes for the weight."""
+"""Of models with packed codes, or codes of levels in four bits: a reader that does not know of them would go wrong."""
 
 
 _OF_PACKED = frozenset({"packing", "dequantization"})
@@ -207,7 +207,7 @@ class LevelsRecord(_Record):
     g_min: float
     g_max: float
     values: tuple[float, ...] | None
-    storage: Literal["float", "uint8", "uint16"]
+    storage: Literal["float", "uint4", "uint8", "uint16"]
 
     @property
     def is_coded(self) -> bool:
@@ -216,8 +216,8 @@ class LevelsRecord(_Record):
 
     @property
     def code_dtype(self) -> np.dtype[np.unsignedinteger]:
-        """The type of the codes; one that holds those of any levels if none are stored."""
-        return np.dtype(np.uint8 if self.storage == "uint8" else np.uint16)
+        """The type of the codes; one that holds those of any levels if none are stored. NumPy has none of four bits."""
+        return np.dtype(np.uint8 if self.storage in {"uint4", "uint8"} else np.uint16)
 
     @property
     def levels(self) -> ConductanceLevels:
@@ -472,6 +472,11 @@ class WeightRecord(_Record):
         return finite_range(self.ir_dtype) if packing is None else (0.0, float(packing.highest))
 
     @property
+    def has_narrow_codes(self) -> bool:
+        """Whether codes of levels are stored in four bits."""
+        return self.levels is not None and self.levels.storage == "uint4"
+
+    @property
     def saturation_limits(self) -> tuple[float, float] | None:
         """To what rebuilt weights beyond the range of their type are set; None if none can be beyond."""
         return self.number_range if self.measured is not None and self.measured.saturated else None
@@ -569,10 +574,10 @@ class Manifest(_Record):
             what = {
                 FORMAT_VERSION: "none draws noise of readings",
                 READ_NOISE_FORMAT_VERSION: "some draw noise of readings",
-                PACKED_FORMAT_VERSION: "some have packed codes",
+                PACKED_FORMAT_VERSION: "some have packed codes, or codes of levels in four bits",
             }[version]
             if self.format_version == PACKED_FORMAT_VERSION:
-                what = "none has packed codes"
+                what = "none has packed codes, or codes of levels in four bits"
             raise ValueError(f"the format version is {self.format_version}, but of its weights {what}")
         return self
 
@@ -580,7 +585,7 @@ class Manifest(_Record):
 def format_version_of(weights: Iterable[WeightRecord]) -> Literal[1, 2, 3]:
     """The version of the format that a manifest of these weights has."""
     found = list(weights)
-    if any(weight.packing is not None for weight in found):
+    if any(weight.packing is not None or weight.has_narrow_codes for weight in found):
         return PACKED_FORMAT_VERSION
     return READ_NOISE_FORMAT_VERSION if any(weight.read_noise for weight in found) else FORMAT_VERSION
 

@@ -30,7 +30,7 @@ _SCALE_UNIT = "uS per unit of weight"
 _WEIGHT_UNIT = "unit of weight"
 
 # The oldest opsets whose DequantizeLinear takes these codes, and the newest whose DequantizeLinear ONNX Runtime has.
-_OLDEST_DEQUANTIZATION = {ir.DataType.UINT8: 10, ir.DataType.UINT16: 21}
+_OLDEST_DEQUANTIZATION = {ir.DataType.UINT4: 21, ir.DataType.UINT8: 10, ir.DataType.UINT16: 21}
 _NEWEST_DEQUANTIZATION = 27
 
 
@@ -60,12 +60,15 @@ class LevelCodes:
         dtype: The type in which conductances are decoded: FLOAT or DOUBLE.
         opset: The version of the default domain.
         names: Names of the decoded conductances.
+        is_folded: Whether they are to be decoded by nodes that ONNX Runtime folds, which it does not do with
+            DequantizeLinear: an op that reads packed codes computes otherwise where they are no constants.
     """
 
     levels: ConductanceLevels
     dtype: ir.DataType
     opset: int
     names: tuple[str, ...]
+    is_folded: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,9 +270,10 @@ class _Emitter:
         step = self._constant(self._new("g_step"), "step", levels.step_us, "uS")
         lowest = self._constant(self._new("g_lowest"), "lowest", levels.g_min, "uS") if levels.g_min else None
         oldest = _OLDEST_DEQUANTIZATION[devices[0].dtype or ir.DataType.UNDEFINED]
+        has_op = self._compute == ir.DataType.FLOAT and oldest <= codes.opset <= _NEWEST_DEQUANTIZATION
         for device, name in zip(devices, codes.names, strict=True):
             last = name if lowest is None else None
-            if self._compute == ir.DataType.FLOAT and oldest <= codes.opset <= _NEWEST_DEQUANTIZATION:
+            if has_op and not codes.is_folded:
                 value = self._node("DequantizeLinear", [device, step], "decode", name=last, suffix="above_lowest")
             else:
                 to = ir.AttrInt64("to", self._compute.value)

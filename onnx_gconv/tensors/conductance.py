@@ -32,7 +32,12 @@ def conductance_tensors(
 
 
 def level_code_tensors(
-    weight: ir.TensorProtocol, conversion: WeightConversion, *, dtype: ir.DataType, names: Sequence[str]
+    weight: ir.TensorProtocol,
+    conversion: WeightConversion,
+    *,
+    dtype: ir.DataType,
+    names: Sequence[str],
+    code_dtype: ir.DataType | None = None,
 ) -> tuple[ConductanceTensor, ...]:
     """The conductances of a weight as codes of levels, of its shape, one tensor for each device.
 
@@ -41,8 +46,9 @@ def level_code_tensors(
         conversion: How its elements become conductances; with levels.
         dtype: Type in which conductances are computed: FLOAT or DOUBLE.
         names: Names of the tensors, one for each of the converter's `device_names`.
+        code_dtype: Type of the codes; that which holds so many levels if None.
     """
-    group = _LevelCodes(weight, conversion, dtype)
+    group = _LevelCodes(weight, conversion, dtype, code_dtype)
     return tuple(ConductanceTensor(group, device, name) for device, name in enumerate(names))
 
 
@@ -94,11 +100,17 @@ class _Conductances(TensorGroup):
 class _LevelCodes(_Conductances):
     """The codes of the levels of all devices of a weight."""
 
-    def __init__(self, weight: ir.TensorProtocol, conversion: WeightConversion, dtype: ir.DataType) -> None:
+    def __init__(
+        self,
+        weight: ir.TensorProtocol,
+        conversion: WeightConversion,
+        dtype: ir.DataType,
+        code_dtype: ir.DataType | None = None,
+    ) -> None:
         assert conversion.levels is not None  # noqa: S101 - codes are codes of levels
         self._levels = conversion.levels
         self._computed = np.dtype(dtype.numpy())
-        super().__init__(weight, conversion, ir.DataType.from_numpy(self._levels.code_dtype))
+        super().__init__(weight, conversion, code_dtype or ir.DataType.from_numpy(self._levels.code_dtype))
 
     def chunks(
         self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]

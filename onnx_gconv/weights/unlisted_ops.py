@@ -78,6 +78,9 @@ _BLOCKED = """
 AveragePool GlobalAveragePool GlobalMaxPool MaxPool ReorderInput ReorderOutput Upsample
 """
 
+# Ops that ONNX Runtime has in ONNX's own domain, though ONNX has none of these.
+_IN_ONNX_DOMAIN = frozenset({"SimplifiedLayerNormalization"})
+
 _NO_PRODUCTS = {
     "ai.onnx.ml": frozenset(_CLASSICAL.split()),
     "ai.onnx.preview.training": frozenset({"Adagrad", "Adam", "Momentum"}),
@@ -166,9 +169,9 @@ def _tensors(node: ir.Node) -> Iterator[AttributeMatrix]:
 
 @functools.cache
 def _is_no_product(domain: str, op_type: str) -> bool:
-    if domain == "":
+    if domain == "" and op_type not in _IN_ONNX_DOMAIN:
         return onnx.defs.has(op_type, domain) and _first_opset(op_type) <= _KNOWN_OPSET
-    return op_type in _NO_PRODUCTS.get(domain, frozenset())
+    return domain == "" or op_type in _NO_PRODUCTS.get(domain, frozenset())
 
 
 def _first_opset(op_type: str) -> int:

@@ -69,7 +69,7 @@ def _levels(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noq
     is_table = isinstance(value, (list, tuple)) and len(value) >= _FEWEST_LEVELS and all(map(_is_number, value))
     if not (is_count or is_table or (isinstance(value, str) and value in {"none", "preset", "weight"})):
         raise ValueError(
-            'should be a number of levels, at least two, "weight", or a list of them in µS, or "preset" or "none", but '
+            'should be a number of levels, at least two, or a list of them in µS, "weight", or "preset" or "none", but '
             f"it is {shown(value)}"
         )
     return handler(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -241,18 +242,27 @@ def _packed_file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Ite
 
 def unpacked_codes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """The inverse of `packed_codes`, with the elements that fill the last byte."""
+    return _codes_of_bytes(bits)[packed].view(np.uint8).reshape(-1)
+
+
+@functools.cache
+def _codes_of_bytes(bits: int) -> NDArray[Any]:
+    """For each byte all elements in it, side by side as the bytes of one integer: one look-up gives them together."""
     shifts = np.arange(0, _BYTE_BITS, bits, dtype=np.uint8)
-    codes: NDArray[np.uint8] = (packed[:, None] >> shifts) & np.uint8((1 << bits) - 1)
-    return codes.reshape(-1)
+    codes: NDArray[np.uint8] = (np.arange(256, dtype=np.uint8)[:, None] >> shifts) & np.uint8((1 << bits) - 1)
+    return codes.view(f"u{shifts.size}").reshape(-1)
 
 
 def packed_codes(elements: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Elements of less than a byte side by side in bytes, as ONNX stores them: the first one in the low bits."""
     per_byte = _BYTE_BITS // bits
-    codes = np.zeros((math.ceil(elements.size / per_byte), per_byte), np.uint8)
-    codes.reshape(-1)[: elements.size] = elements.view(np.uint8) & ((1 << bits) - 1)
-    shifts = np.arange(0, _BYTE_BITS, bits, dtype=np.uint8)
-    packed: NDArray[np.uint8] = np.bitwise_or.reduce(codes << shifts, axis=1)
+    codes = elements.view(np.uint8)
+    if codes.size % per_byte:
+        codes = np.concatenate([codes, np.zeros(-codes.size % per_byte, np.uint8)])
+    places, mask = codes.reshape(-1, per_byte), np.uint8((1 << bits) - 1)
+    packed: NDArray[np.uint8] = places[:, 0] & mask
+    for place in range(1, per_byte):
+        packed |= (places[:, place] & mask) << np.uint8(place * bits)
     return packed
 
 

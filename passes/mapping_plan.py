@@ -405,6 +405,13 @@ def _with_loss(weight: PlannedWeight) -> PlannedWeight:
     if not weight.conversion.is_lossy:
         return weight
     dtype = np.dtype(np.float64) if weight.compute_dtype == np.float64 else np.dtype(np.float32)
+    if weight.conversion.has_integers_on_levels and weight.conversion.grid is None:
+        # Each element is one of a few integers, of which none loses anything if these do not.
+        largest = float(weight.statistics.max_abs)
+        integers: NDArray[Any] = np.arange(-largest, largest + 1).astype(dtype)
+        loss = weight.conversion.loss(integers, 0, rounded=True)
+        if not loss.rms_error:
+            return replace(weight, loss=replace(loss, count=weight.found.tensor.size))
 
     def loss_of_part(start: int) -> ConversionLoss:
         stop = min(start + _PART_ELEMENTS, weight.found.tensor.size)
@@ -462,6 +469,16 @@ def _scan_all(
             yield replace(result, minimum=found.minimum, maximum=found.maximum)
 
 
+def _statistics_of_codes(weight: FoundWeight, start: int, stop: int) -> WeightStatistics | None:
+    """The statistics of packed codes that all have one zero point, from the extremes of the codes; None for others."""
+    points = weight.zero_point
+    if weight.packed is None or points is None or points.values.size > 1:
+        return None
+    zero = np.float32(points.values.reshape(-1)[0])
+    low, high = (float(np.float32(code) - zero) for code in weight.packed.codes.extremes(start, stop))
+    return WeightStatistics(minimum=low, maximum=high, count=stop - start)
+
+
 def _scan_part(
     candidate: _Candidate, extremes: GroupExtremes | None, start: int
 ) -> WeightStatistics | UnmappableWeightError:
@@ -469,6 +486,8 @@ def _scan_part(
     tensor = candidate.found.numbers
     dtype = compute_dtype(tensor.dtype.numpy())
     stop = min(start + _PART_ELEMENTS, tensor.size)
+    if (found := _statistics_of_codes(candidate.found, start, stop)) is not None and extremes is None:
+        return found
     try:
         chunks = element_chunks(tensor, start, stop, dtype=dtype)
         return weight_statistics(chunks if extremes is None else extremes.added(chunks, start), first_index=start)

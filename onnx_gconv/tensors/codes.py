@@ -105,6 +105,24 @@ class EffectiveIntegerTensor(_DecodedTensor):
         super().__init__(codes, dtype, codes.name)
         self._zero_point = zero_point
 
+    @property
+    def codes(self) -> ir.TensorProtocol:
+        """The codes."""
+        return self._codes
+
+    @property
+    def number_of_byte(self) -> NDArray[np.floating[Any]] | None:
+        """What each value of a byte stands for, if each element is a byte and all have one zero point; else None.
+
+        Numbers are then looked up, which takes less time than computing with them.
+        """
+        if self._codes.dtype not in {ir.DataType.UINT8, ir.DataType.INT8}:
+            return None
+        if self._zero_point is not None and self._zero_point.values.size > 1:
+            return None
+        codes = np.arange(256, dtype=np.uint8).view(self._codes.dtype.numpy())
+        return self._decoded(codes, 0, np.dtype(self.dtype.numpy()))
+
     def _decoded(self, codes: NDArray[Any], start: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         effective = codes.astype(dtype)
         if self._zero_point is not None:

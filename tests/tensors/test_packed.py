@@ -112,3 +112,13 @@ def test_codes_that_are_not_packed_so_are_refused(bits, shape, stored):
 def test_zero_points_that_are_none_of_the_codes_are_refused(values, block):
     with pytest.raises(ModelError, match=r"are none of codes of \[2, 8\]; take the model as it was mapped"):
         BlockZeroPoint(values, block, (2, 8))
+
+
+@given(packings(), st.data())
+def test_the_extremes_of_a_stretch_are_those_of_its_codes(case, data):
+    packing, codes, stored = case
+    flat = codes[..., : packing.shape[-1]].reshape(-1)
+    start = data.draw(st.integers(0, flat.size - 1))
+    stop = data.draw(st.integers(start + 1, flat.size))
+    found = UnpackedTensor(ir.Tensor(stored), packing).extremes(start, stop)
+    assert found == (flat[start:stop].min(), flat[start:stop].max())

@@ -120,15 +120,7 @@ def _packing_record(found: FoundWeight, names: UniqueNames) -> PackingRecord | N
 
 
 def _dequantization_record(found: FoundWeight) -> DequantizationRecord | None:
-    if (packed := found.packed) is None:
-        return None
-    return DequantizationRecord(
-        scale=packed.scale,
-        zero_point=packed.zero_point,
-        axis=len(found.shape) - 1,
-        block=packed.block,
-        groups=packed.groups,
-    )
+    return None if found.dequantization is None else DequantizationRecord(**vars(found.dequantization))
 
 
 def _scale_record(name: str, weight: PlannedWeight) -> ScaleRecord:

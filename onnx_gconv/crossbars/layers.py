@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.crossbars.bias import BiasRows, FoundBias, bias_as_rows, find_bias
-from onnx_gconv.crossbars.packed_layer import find_block_scales, sums_several_blocks
+from onnx_gconv.crossbars.packed_layer import block_of_rows, find_block_scales, sums_several_blocks
 from onnx_gconv.crossbars.target_weights import target_weights
 from onnx_gconv.crossbars.tiles import ArrayGeometry, Tile, TileGrid, touched_pieces
 from onnx_gconv.devices.presets import DevicePreset
@@ -43,7 +43,7 @@ class Layer:
         geometry: The arrays that they stand on.
         bias: What is added to the product; None if nothing is found.
         bias_rows: The bias as extra rows of the matrices; why it is digital if rows were asked for; else None.
-        block_scales: The scales of the blocks of packed codes, with which the node multiplies; None if there are none.
+        block_scales: The scales with which nodes multiply integer codes less their zero points; None if none are known.
     """
 
     number: int
@@ -153,13 +153,13 @@ class Layer:
 
     @property
     def tiles_of_several_blocks(self) -> int:
-        """How many of its tiles have columns that sum blocks of packed codes, which have a scale each."""
-        said = self.record.dequantization
-        if said is None or self.record.packing is None:
+        """How many of its tiles have columns that sum blocks of integer codes, which have a scale each."""
+        block = block_of_rows(self.record, self.layout)
+        if block is None:
             return 0
         rows = self.layout.rows  # below them stands the bias
         ends = ((start, min(stop, rows)) for start, stop in (tile.inputs for tile in self.grid.tiles))
-        return sum(start < stop and sums_several_blocks(said.block, (start, stop)) for start, stop in ends)
+        return sum(start < stop and sums_several_blocks(block, (start, stop)) for start, stop in ends)
 
     def zero_point(self) -> NDArray[np.int64] | None:
         """The zero points of a weight of integer codes, which broadcast to it; None for 0, and for packed codes."""

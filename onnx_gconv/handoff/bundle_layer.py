@@ -109,9 +109,9 @@ class BundleLayer(LayerScales):
         return None if record.zero_point is None else ZeroPoint(self.bundle.read(record.zero_point), record.shape)
 
     def block_scales(self) -> NDArray[np.floating] | None:
-        """The scales of blocks of packed codes, [..., blocks]: with what the op multiplies sums over blocks of inputs.
+        """The scales of integer codes, as the model has them; [..., blocks] of packed codes.
 
-        None for weights that are not packed, and where the scales are no constants.
+        None for other weights, and where the scales are no constants.
         """
         said = self.record.dequantization
         return None if said is None or said.scales is None else self.bundle.read(said.scales)
@@ -202,7 +202,7 @@ class BundleLayer(LayerScales):
         if said.padding is not None:
             self._expect(said.padding, (packing.rows, packing.padding), np.dtype(np.uint8))
         found = record.dequantization
-        if found is not None and found.scales is not None:
+        if found is not None and found.scales is not None and found.block is not None:
             _, dtype = self.bundle.form(found.scales)
             blocks = -(-record.shape[-1] // found.block)
             self._expect(found.scales, (*record.shape[:-1], blocks), np.dtype("<f8" if dtype.itemsize > 4 else "<f4"))  # noqa: PLR2004 - float64 or float32

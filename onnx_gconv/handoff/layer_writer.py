@@ -155,7 +155,7 @@ class LayerWriter:
         if said is None:
             return None
         found = layer.block_scales
-        scales = None if found is None else block_scales(found, layer.record.shape[:-1])
+        scales = None if found is None else block_scales(found, layer.record)
         return BlockScalesRecord(
             **said.model_dump(),
             scales=None if scales is None else self._array(f"{layer.id}/block_scales", scales),

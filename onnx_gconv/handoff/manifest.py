@@ -54,7 +54,7 @@ BUNDLE_FORMAT = "onnx_gconv.bundle"
 BUNDLE_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
-_OF_PACKED = frozenset({"packing", "dequantization"})
+_OF_CODES = frozenset({"packing", "dequantization"})
 
 _SHA256 = r"^[0-9a-f]{64}$"
 
@@ -223,16 +223,18 @@ class PackedLayerRecord(_Record):
 
 
 class BlockScalesRecord(_Record):
-    """With what the op multiplies sums over blocks of inputs: W = scale * (code - zero point)."""
+    """What nodes make of integer codes: W = scale * (code - zero point). The scales are digital."""
 
     scale: str | None = Field(description="Name of the scales in model.onnx")
     zero_point: str | None = Field(description="Name of the zero points there; null if the op has its own")
-    axis: int = Field(description="The axis of the weight that is cut into blocks")
-    block: int = Field(ge=1, description="How many elements of it are a block; the last one may be shorter")
+    axis: int | None = Field(description="The axis of the weight along which scales differ; null if none does")
+    block: int | None = Field(ge=1, description="How many neighbours on it share a scale; the last ones may be fewer")
     groups: str | None = Field(
         default=None, description="Name of the value that says which scale is that of an input, in place of blocks"
     )
-    scales: ArrayRecord | None = Field(description="The scales, [..., blocks]; null if they are no constants")
+    scales: ArrayRecord | None = Field(
+        description="The scales, as model.onnx has them; [..., blocks] of packed codes; null if they are no constants"
+    )
 
 
 class LayerRecord(_Record):
@@ -275,14 +277,14 @@ class LayerRecord(_Record):
         default=None, description="How integer codes are packed into bytes; missing if they are not"
     )
     dequantization: BlockScalesRecord | None = Field(
-        default=None, description="What makes weights of packed codes; missing for others"
+        default=None, description="What makes weights of integer codes, as far as it is known; missing for others"
     )
 
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Layers that are not packed are written as they were before there were packed ones."""
+        """Layers of floating point are written as they were before there were packed codes."""
         found: dict[str, Any] = serialize(self)
-        return {name: item for name, item in found.items() if name not in _OF_PACKED or item is not None}
+        return {name: item for name, item in found.items() if name not in _OF_CODES or item is not None}
 
     @property
     def layout(self) -> MatrixLayout:

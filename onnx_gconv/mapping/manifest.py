@@ -74,7 +74,7 @@ PACKED_FORMAT_VERSION: Final = 3
 """Of models with packed codes, or codes of levels in four bits: a reader that does not know of them would go wrong."""
 
 
-_OF_PACKED = frozenset({"packing", "dequantization"})
+_OF_CODES = frozenset({"packing", "dequantization"})
 
 ComputeDtype: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
 
@@ -332,16 +332,15 @@ class PackingRecord(_Record):
 
 
 class DequantizationRecord(_Record):
-    """With what nodes multiply the codes of a weight less their zero points, along an axis of the weight, by blocks.
+    """With what nodes multiply the codes of a weight less their zero points: the fields of a `Dequantization`.
 
-    The scale and the zero point are values of the model, or the zero point is null where an op has its own. The groups
-    are one that says which scale and zero point belong to an input, in place of blocks; null where blocks say it.
+    Scale, zero point and groups are the names of values of the model.
     """
 
     scale: str | None
     zero_point: str | None
-    axis: int
-    block: int = Field(ge=1)
+    axis: int | None = None
+    block: int | None = Field(default=None, ge=1)
     groups: str | None = None
 
 
@@ -386,9 +385,9 @@ class WeightRecord(_Record):
 
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Weights that are not packed are written as they were before there were packed ones."""
+        """Weights of floating point are written as they were before there were packed codes."""
         found: dict[str, Any] = serialize(self)
-        return {name: value for name, value in found.items() if name not in _OF_PACKED or value is not None}
+        return {name: value for name, value in found.items() if name not in _OF_CODES or value is not None}
 
     @model_validator(mode="after")
     def _is_packed_as_it_can_be(self) -> Self:

@@ -246,7 +246,10 @@ class _Finder:
             slots = use.mvm_slots.values()
             readers = [(item.node, item.slot.packed, item.packed_shape(shape, evaluate)) for item in slots]
             return unpacked(found, readers, evaluate)
-        return self._with_zero_point(found, use) if found.is_integer else found
+        if not found.is_integer:
+            return found
+        said = (item.dequantization(shape, evaluate) for item in use.mvm_slots.values())
+        return replace(self._with_zero_point(found, use), dequantization=next(filter(None, said), None))
 
     def _replaceable_shape(self, use: _Use) -> ir.Value | None:
         """An input of the graph by which a caller may change how a constant is rearranged, or None."""

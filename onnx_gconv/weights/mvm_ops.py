@@ -73,6 +73,8 @@ class WeightSlot:
         bias: What is added to the product; None if nothing is. Of recurrent ops, these are the two biases of all gates
             side by side; of attention, those of queries, keys and values.
         packed: How bytes in this slot are unpacked to codes; None if they are no packed codes.
+        scale: Index of the input that holds the scale of a weight of integer codes, which varies along the axes of the
+            zero point; None if there is none.
     """
 
     index: int
@@ -82,6 +84,7 @@ class WeightSlot:
     zero_point_axes: tuple[int, ...] | Callable[[ir.Node], tuple[int, ...]] = ()
     bias: BiasSlot | None = None
     packed: PackedForm | None = None
+    scale: int | None = None
 
     def zero_point_axes_of(self, node: ir.Node) -> tuple[int, ...]:
         """The axes along which the zero point of a node's weight varies."""
@@ -154,7 +157,7 @@ _GEMM = _two_sided(op_views.gemm_left, op_views.gemm_right, _GEMM_BIAS)
 _CONV = (WeightSlot(1, 0, op_views.conv, bias=BiasSlot(2, in_rows=True)),)
 _RECURRENT = tuple(WeightSlot(index, 0, op_views.recurrent, bias=BiasSlot(3)) for index in (1, 2))
 _ATTENTION = (WeightSlot(1, 0, op_views.attention, bias=BiasSlot(2)),)
-_QUANTIZED_CONV = (WeightSlot(3, 0, op_views.conv, 5, (0,), BiasSlot(8)),)
+_QUANTIZED_CONV = (WeightSlot(3, 0, op_views.conv, 5, (0,), BiasSlot(8), scale=4),)
 
 _ROW_OF_LEFT, _COLUMN_OF_RIGHT = (-2,), (-1,)
 
@@ -217,8 +220,8 @@ _ROWS = (
         "",
         "QLinearMatMul",
         (
-            WeightSlot(0, 3, op_views.matmul_left, 2, _ROW_OF_LEFT),
-            WeightSlot(3, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT),
+            WeightSlot(0, 3, op_views.matmul_left, 2, _ROW_OF_LEFT, scale=1),
+            WeightSlot(3, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT, scale=4),
         ),
     ),
     MvmOp("", "QLinearConv", _QUANTIZED_CONV, "plain"),
@@ -227,30 +230,30 @@ _ROWS = (
         "com.microsoft",
         "QGemm",
         (
-            WeightSlot(0, 3, op_views.gemm_left, 2, bias=BiasSlot(6, output_axis=-2)),
-            WeightSlot(3, 0, op_views.gemm_right, 5, op_views.gemm_outputs, BiasSlot(6)),
+            WeightSlot(0, 3, op_views.gemm_left, 2, bias=BiasSlot(6, output_axis=-2), scale=1),
+            WeightSlot(3, 0, op_views.gemm_right, 5, op_views.gemm_outputs, BiasSlot(6), scale=4),
         ),
     ),
-    MvmOp("com.microsoft", "QAttention", (WeightSlot(1, 0, op_views.attention, 7, (1,), BiasSlot(2)),)),
+    MvmOp("com.microsoft", "QAttention", (WeightSlot(1, 0, op_views.attention, 7, (1,), BiasSlot(2), scale=4),)),
     MvmOp(
         "com.microsoft",
         "DynamicQuantizeLSTM",
         (
-            WeightSlot(1, 0, op_views.quantized_recurrent, 9, (0, 2), BiasSlot(3)),
-            WeightSlot(2, 0, op_views.quantized_recurrent, 11, (0, 2), BiasSlot(3)),
+            WeightSlot(1, 0, op_views.quantized_recurrent, 9, (0, 2), BiasSlot(3), scale=8),
+            WeightSlot(2, 0, op_views.quantized_recurrent, 11, (0, 2), BiasSlot(3), scale=10),
         ),
     ),
     MvmOp(
         "com.microsoft",
         "DynamicQuantizeMatMul",
-        (WeightSlot(1, 0, op_views.matmul_right, 3, _COLUMN_OF_RIGHT, BiasSlot(4)),),
+        (WeightSlot(1, 0, op_views.matmul_right, 3, _COLUMN_OF_RIGHT, BiasSlot(4), scale=2),),
     ),
     MvmOp(
         "com.microsoft",
         "MatMulIntegerToFloat",
         (
-            WeightSlot(0, 1, op_views.matmul_left, 4, _ROW_OF_LEFT, BiasSlot(6, output_axis=-2)),
-            WeightSlot(1, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT, BiasSlot(6)),
+            WeightSlot(0, 1, op_views.matmul_left, 4, _ROW_OF_LEFT, BiasSlot(6, output_axis=-2), scale=2),
+            WeightSlot(1, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT, BiasSlot(6), scale=3),
         ),
     ),
     # Ops that read codes packed into bytes

@@ -18,7 +18,7 @@ from onnx_gconv.tensors.packed import BlockZeroPoint, Packing
 from onnx_gconv.tensors.streamed import unpacked_codes
 from onnx_gconv.weights.evaluated_ops import EvaluationError
 from onnx_gconv.weights.rearrangement import Evaluate, node_label
-from onnx_gconv.weights.records import FoundWeight, PackedCodes, SkipReason
+from onnx_gconv.weights.records import Dequantization, FoundWeight, PackedCodes, SkipReason
 
 __all__ = [
     "EXPERT_FORMS",
@@ -84,7 +84,7 @@ class PackedForm:
 
     def read(
         self, node: ir.Node, stored: ir.TensorProtocol, shape: Sequence[int], evaluate: Evaluate
-    ) -> tuple[PackedCodes, BlockZeroPoint, str | None]:
+    ) -> tuple[PackedCodes, BlockZeroPoint, Dequantization, str | None]:
         """What a node makes of bytes.
 
         Args:
@@ -94,7 +94,8 @@ class PackedForm:
             evaluate: Gives the value of a constant.
 
         Returns:
-            The codes, their zero points, and what a user should know of these, if there is something.
+            The codes, their zero points, what the node makes of them, and what a user should know of the zero points,
+            if there is something.
 
         Raises:
             WrongPackingError: If the shapes of the bytes, the scales or the zero points are not those that the node's
@@ -105,16 +106,16 @@ class PackedForm:
         groups = _input(node, self.groups)
         packing = Packing(layout.packing.bits, layout.packing.shape, tuple(stored.shape.numpy()))
         _check_scale(node, scale, layout)
-        codes = PackedCodes(
-            stored,
-            packing,
-            layout.block,
+        codes = PackedCodes(stored, packing, layout.block)
+        said = Dequantization(
             scale=None if scale is None else scale.name,
             zero_point=None if zero_point is None else zero_point.name,
+            axis=len(packing.shape) - 1,
+            block=layout.block,
             groups=None if groups is None else groups.name,
         )
         values, note = self._zero_points(node, layout, evaluate)
-        return codes, BlockZeroPoint(values, layout.block, packing.shape), note
+        return codes, BlockZeroPoint(values, layout.block, packing.shape), said, note
 
     def _zero_points(
         self, node: ir.Node, layout: BlockLayout, evaluate: Evaluate
@@ -160,16 +161,16 @@ def unpacked(
         if form is None:
             raise WrongPackingError(f"{node_label(node)} reads the bytes themselves, others codes in them")
         found.append(form.read(node, weight.tensor, shape, evaluate))
-    packed, zero_point, note = found[0]
-    if any(other.packing != packed.packing for other, _, _ in found):
-        read = ", ".join(f"{list(other.packing.shape)} of {other.packing.bits} bits" for other, _, _ in found)
+    packed, zero_point, said, note = found[0]
+    if any(other.packing != packed.packing for other, *_ in found):
+        read = ", ".join(f"{list(other.packing.shape)} of {other.packing.bits} bits" for other, *_ in found)
         raise WrongPackingError(f"its readers unpack it differently, to {read}")
-    if not all(np.array_equal(other.values, zero_point.values) for _, other, _ in found):
+    if not all(np.array_equal(other.values, zero_point.values) for _, other, *_ in found):
         middle = packed.packing.middle
         zero_point = BlockZeroPoint(np.array(float(middle)), packed.block, packed.packing.shape)
         note = f"the codes less {middle} are mapped: its readers subtract different zero points"
     notes = weight.notes if note is None else (*weight.notes, note)
-    return replace(weight, tensor=packed.codes, packed=packed, zero_point=zero_point, notes=notes)
+    return replace(weight, tensor=packed.codes, packed=packed, zero_point=zero_point, notes=notes, dequantization=said)
 
 
 def _check_scale(node: ir.Node, scale: ir.Value | None, layout: BlockLayout) -> None:

@@ -17,7 +17,7 @@ from onnx_gconv.weights.rearrangement import Rearrangement, node_label, readers
 from onnx_gconv.weights.same_source import SameSource
 from onnx_gconv.weights.scopes import Scope
 
-__all__ = ["Consumer", "FoundWeight", "PackedCodes", "SkipReason", "SkippedWeight", "WeightSurvey"]
+__all__ = ["Consumer", "Dequantization", "FoundWeight", "PackedCodes", "SkipReason", "SkippedWeight", "WeightSurvey"]
 
 
 class SkipReason(enum.StrEnum):
@@ -103,6 +103,27 @@ class Consumer:
     view: MatrixView | None
 
 
+@dataclass(frozen=True)
+class Dequantization:
+    """What nodes make of integer codes: ``scale * (code - zero point)``.
+
+    Attributes:
+        scale: Name of the value that holds the scale, or several; None if it has no name.
+        zero_point: Name of the value that holds the zero points; None for 0, or for one that the op has itself.
+        axis: The axis of the weight along which scales differ; None if all elements share one, or if they differ along
+            several axes or along one that is mixed with others on the way.
+        block: How many neighbours along the axis share a scale; None without an axis.
+        groups: Name of the value that says which scale and zero point belong to an input, in place of blocks; None if
+            blocks say it.
+    """
+
+    scale: str | None
+    zero_point: str | None
+    axis: int | None = None
+    block: int | None = None
+    groups: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class PackedCodes:
     """The codes of a weight that ops read packed into bytes.
@@ -110,20 +131,12 @@ class PackedCodes:
     Attributes:
         stored: The bytes.
         packing: How they are packed.
-        block: How many codes along a row share a scale and a zero point.
-        scale: Name of the value that holds the scales, with which the op that reads them multiplies; None if there is
-            none.
-        zero_point: Name of the value that holds the zero points; None if the op has its own.
-        groups: Name of the value that says which scale and zero point belong to an input, in place of blocks; None if
-            blocks say it.
+        block: How many codes along a row share a zero point.
     """
 
     stored: ir.TensorProtocol
     packing: Packing
     block: int
-    scale: str | None
-    zero_point: str | None
-    groups: str | None = None
 
     @property
     def codes(self) -> UnpackedTensor:
@@ -146,6 +159,7 @@ class FoundWeight:
         passed: The nodes that it is seen through on the ways to its weight slots.
         notes: What a user should know of it, a line each.
         packed: For codes that ops read packed into bytes, how; else None.
+        dequantization: For integer codes, what nodes make of them; None if that is not known.
     """
 
     value: ir.Value
@@ -157,6 +171,7 @@ class FoundWeight:
     passed: frozenset[ir.Node] = frozenset()
     notes: tuple[str, ...] = ()
     packed: PackedCodes | None = None
+    dequantization: Dequantization | None = None
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from onnx_gconv.weights.rearrangement import (
     rearrangement,
     step_shape,
 )
+from onnx_gconv.weights.records import Dequantization
 
 __all__ = ["SlotUse", "WeightPath", "path_to", "reached_inputs"]
 
@@ -138,6 +140,44 @@ class SlotUse:
         steps, arrived = self.path.steps(shape, evaluate)
         return steps, self.slot.view(self.node, arrived)
 
+    def dequantization(self, shape: tuple[int, ...], evaluate: Evaluate) -> Dequantization | None:
+        """What nodes make of codes of that shape; None if that is not known.
+
+        Raises:
+            EvaluationError: If how they are rearranged cannot be computed.
+        """
+        steps: list[Rearrangement] = []
+        rank = len(shape)
+        for node in self.path.nodes:
+            if node.op_type == "DequantizeLinear" or (node.op_type == "Mul" and self.path.is_dequantized):
+                return self._of_node(node, shape, steps, rank)
+            if is_rearranging(node) and (step := rearrangement(node, shape, evaluate)) is not None:
+                steps.append(step)
+                shape = step_shape(step, shape)
+        scale, zero_point = (_named_input(self.node, index) for index in (self.slot.scale, self.slot.zero_point))
+        if scale is None:
+            return None
+        axes = self.slot.zero_point_axes_of(self.node)
+        axis = axes[-1] % len(shape) if axes and math.prod(_shape(scale)) > 1 else None
+        return _dequantization(scale, zero_point, _axis_before(steps, axis), 1)
+
+    def _of_node(
+        self, node: ir.Node, shape: tuple[int, ...], steps: Sequence[Rearrangement], rank: int
+    ) -> Dequantization | None:
+        """What a node makes of codes that arrive there in some shape, after some steps."""
+        if node.op_type == "Mul":
+            scale = next((value for value in node.inputs if value is not None and not _is_way(value, self.path)), None)
+            zero_point = next((value for value, _ in self.path.zero_points.values()), None)
+            axis = None if scale is None else _only_axis(scale, shape)
+            return None if scale is None else _dequantization(scale, zero_point, _axis_before(steps, axis), 1)
+        scale, zero_point = _named_input(node, 1), _named_input(node, 2)
+        if scale is None:
+            return None
+        axis = node.attributes.get_int("axis", 1) % max(rank, 1) if math.prod(_shape(scale)) > 1 else None
+        return _dequantization(
+            scale, zero_point, _axis_before(steps, axis), node.attributes.get_int("block_size", 0) or 1
+        )
+
     def packed_shape(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[int, ...]:
         """The shape in which bytes arrive, into which codes are packed.
 
@@ -159,6 +199,43 @@ class SlotUse:
         value = None if self.slot.zero_point is None else _input(self.node, self.slot.zero_point)
         at_slot = None if value is None else (value, self.slot.zero_point_axes_of(self.node))
         return self.path.zero_point(shape, evaluate, at_slot=at_slot)
+
+
+def _dequantization(scale: ir.Value, zero_point: ir.Value | None, axis: int | None, block: int) -> Dequantization:
+    named = None if zero_point is None else zero_point.name
+    return Dequantization(scale.name, named, axis, None if axis is None else block)
+
+
+def _axis_before(steps: Sequence[Rearrangement], axis: int | None) -> int | None:
+    """The axis of a weight that became one of the rearranged weight; None if it is mixed with others."""
+    for step in reversed(steps):
+        if axis is None or step.op != "transpose":
+            return None
+        axis = step.argument[axis]
+    return axis
+
+
+def _only_axis(scale: ir.Value, shape: tuple[int, ...]) -> int | None:
+    """The axis of a shape along which what broadcasts to it differs; None if it is none or several."""
+    sizes = _shape(scale)
+    axes = [len(shape) - len(sizes) + place for place, size in enumerate(sizes) if size > 1]
+    return axes[0] if len(axes) == 1 else None
+
+
+def _shape(value: ir.Value) -> tuple[int, ...]:
+    """The shape of a value; no axes if that is not known."""
+    if (tensor := constant_tensor(value)) is not None:
+        return tuple(tensor.shape.numpy())
+    return value.shape.numpy() if value.shape is not None and value.shape.is_static() else ()
+
+
+def _is_way(value: ir.Value, path: WeightPath) -> bool:
+    """Whether a value is a weight on its way to a slot."""
+    return value is path.root or value.producer() in path.nodes
+
+
+def _named_input(node: ir.Node, index: int | None) -> ir.Value | None:
+    return None if index is None else _input(node, index)
 
 
 def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:

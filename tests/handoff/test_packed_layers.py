@@ -13,7 +13,7 @@ from onnx import numpy_helper
 import onnx_gconv
 from onnx_gconv import handoff
 from onnx_gconv.errors import BundleError
-from onnx_gconv.files.models import load_model
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import CheckMapping
 from tests.handoff.chip import programmed
@@ -150,3 +150,22 @@ def test_simulated_chips_give_packed_bytes(tmp_path):
     np.savez(tmp_path / "inputs.npz", **x)
     report = onnx_gconv.simulate(mapped, "pcm", times="1 s", repeats=2, inputs=tmp_path / "inputs.npz")
     assert report.to_json()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shape", "tiles"),
+    [("axis = 0, block_size = 3", (2, 4), 1), ("axis = 1", (4,), 0), ("axis = 0", (6,), 1), ("axis = 1", (), 0)],
+)
+def test_scales_of_codes_that_are_dequantized_are_in_the_bundle(parse, tmp_path, attributes, shape, tiles):
+    codes = np.random.default_rng(0).integers(-8, 8, (6, 4), np.int8)
+    scales = np.random.default_rng(1).uniform(0.1, 1, shape).astype(np.float32)
+    text = "g (float[2,6] x) => (float[2,4] y) { w = DequantizeLinear <%s> (W, s) y = MatMul(x, w) }"
+    model = parse(text % attributes, opsets='"" : 21', W=codes, s=scales)
+    save_model(model, tmp_path / "model.onnx")
+    onnx_gconv.map_model(tmp_path / "model.onnx", tmp_path / "mapped.onnx")
+    report = onnx_gconv.write_bundle(tmp_path / "mapped.onnx", tmp_path / "bundle", (8, 8))
+    assert sum(layer.tiles_of_several_blocks for layer in report.layers) == tiles
+    assert ("Warning: columns of 1 tiles sum blocks" in str(report)) == bool(tiles)
+    with handoff.open_bundle(tmp_path / "bundle") as bundle:
+        np.testing.assert_array_equal(bundle.layer("L000").block_scales(), scales)
+        assert bundle.layer("L000").record.dequantization.scale == "s"

@@ -183,6 +183,7 @@ class MapConductances(ir.passes.InPlacePass):
             conductance_dtype=self._settings.conductance_dtype,
             shared=self._settings.shared,
             opset=default_opset(model),
+            allows_lossy_integers=self._settings.allow_lossy_integers,
         )
         return replace(plan, notes=(*notes, *_notes(model, plan)))
 
@@ -297,13 +298,14 @@ def _integer_codes(found: FoundWeight, record: WeightRecord, opset: int) -> Inte
     if not found.is_integer:
         return None
     has_round = opset >= OLDEST_ROUND_OPSET
+    limits = record.saturation_limits
     if found.packed is None or record.packing is None or not isinstance(found.zero_point, BlockZeroPoint):
         zero_point = found.zero_point if isinstance(found.zero_point, ZeroPoint) else None
-        return IntegerCodes(zero_point, record.zero_point, has_round)
+        return IntegerCodes(zero_point, record.zero_point, has_round, limits=limits)
     packing = found.packed.packing
     padding = read_padding(found.stored, packing)
     packed = PackedWeight(packing, found.zero_point, padding, record.packing.padding, opset)
-    return IntegerCodes(None, record.zero_point, has_round, packed)
+    return IntegerCodes(None, record.zero_point, has_round, packed, limits)
 
 
 def _has_inputs_for_initializers(model: ir.Model) -> bool:

@@ -105,6 +105,7 @@ def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames,
         same_source_as=_same_source_records(weight.same_source_as),
         digital_copy=names.new(f"{found.name}.digital") if readers_of_copy else None,
         packing=_packing_record(found, names),
+        limited=weight.is_limited,
         dequantization=_dequantization_record(found),
     )
 

@@ -64,6 +64,7 @@ class PlannedWeight:
         notes: What a user should know of how it is mapped, one line each.
         same_source_as: The constants that hold the same parameter.
         has_narrow_codes: Whether codes of levels are stored in four bits.
+        is_limited: Whether it consists of integers that may come back as others, which are kept within their range.
     """
 
     found: FoundWeight
@@ -76,6 +77,7 @@ class PlannedWeight:
     notes: tuple[str, ...] = ()
     same_source_as: tuple[SameSource, ...] = ()
     has_narrow_codes: bool = False
+    is_limited: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -130,6 +132,7 @@ def make_plan(
     conductance_dtype: ConductanceDtype = "float32",
     shared: SharedPolicy = "rebuild",
     opset: int | None = None,
+    allows_lossy_integers: bool = False,
 ) -> MappingPlan:
     """Scan the values of all found weights and give each its scale.
 
@@ -141,10 +144,15 @@ def make_plan(
         shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
         opset: The version of the default domain, which says whether codes may have four bits; None if that is open.
 
+        allows_lossy_integers: Whether integers may come back as near ones, where levels do not tell them apart.
+
     Raises:
         ModelError: If external data cannot be read.
     """
-    candidates = [_candidate(weight, scheme) for weight, scheme in zip(survey.weights, schemes, strict=True)]
+    candidates = [
+        _candidate(weight, scheme, allows_lossy_integers)
+        for weight, scheme in zip(survey.weights, schemes, strict=True)
+    ]
     planned, refused = [], []
     for candidate, outcome in zip(candidates, _scan_all(candidates, progress), strict=True):
         weight = candidate.found
@@ -165,7 +173,8 @@ def make_plan(
 class _Candidate:
     """A weight, how it is to be mapped, and which of its elements are to share a scale; or why that cannot be.
 
-    It has levels of its own if there is one for each magnitude of its integers.
+    It has levels of its own if there is one for each magnitude of its integers; its integers may lose if they may come
+    back as near ones, where levels do not tell them apart.
     """
 
     found: FoundWeight
@@ -173,6 +182,7 @@ class _Candidate:
     weight_grid: WeightGrid | None
     problem: UnmappableWeightError | None = None
     has_own_levels: bool = False
+    may_lose: bool = False
 
     @property
     def grid(self) -> ScaleGrid | None:
@@ -195,9 +205,9 @@ class _Candidate:
             start += elements.size
 
 
-def _candidate(weight: FoundWeight, scheme: MappingScheme) -> _Candidate:
+def _candidate(weight: FoundWeight, scheme: MappingScheme, may_lose: bool) -> _Candidate:  # noqa: FBT001 - as asked for
     try:
-        return _Candidate(weight, scheme, weight_grid(weight, scheme.granularity))
+        return _Candidate(weight, scheme, weight_grid(weight, scheme.granularity), may_lose=may_lose)
     except UnmappableWeightError as problem:
         return _Candidate(weight, scheme, None, problem)
 
@@ -265,6 +275,8 @@ def _plan_weight(candidate: _Candidate, statistics: WeightStatistics) -> Planned
     weight = candidate.found
     dtype = compute_dtype(weight.numbers.dtype.numpy())
     planned = _planned_as(candidate, statistics, dtype)
+    if candidate.may_lose and _loses_by_levels(planned, statistics):
+        return replace(planned, is_limited=True)
     if (reason := _obstacle(planned, statistics)) is None:
         return planned
     double = np.dtype(np.float64)
@@ -370,6 +382,16 @@ def _held(candidate: _Candidate, statistics: WeightStatistics) -> WeightStatisti
     return clipping.clipped(statistics, percentiles)
 
 
+def _loses_by_levels(weight: PlannedWeight, statistics: WeightStatistics) -> bool:
+    """Whether integers come back as near ones, because levels do not tell them apart."""
+    conversion = weight.conversion
+    if not weight.found.is_integer or conversion.levels is None or conversion.is_clipped:
+        return False
+    bound = float(np.max(conversion.error_bound(statistics, weight.compute_dtype)))
+    without = replace(conversion, levels=None).error_bound(statistics, weight.compute_dtype)
+    return bound >= _ROUNDED_AWAY > float(np.max(without)) and weight.conversion.converter.largest_integer is None
+
+
 def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None:
     """Why conductances of that type cannot hold the weight as they should, or None."""
     conversion, converter = weight.conversion, weight.conversion.converter
@@ -383,6 +405,7 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
                 how, remedy = "clipped", "; map it without clipping"
             elif conversion.levels is not None:
                 how, remedy = f"{conversion.levels.count} levels of", "; give it more levels"
+                remedy += ", or accept the loss (--allow-lossy-integers)"
             return (
                 f"consists of integers up to {weight.statistics.max_abs:g}, which {how} "
                 f"conductances of {converter.g_min:g} to {converter.g_max:g} µS cannot tell apart{remedy}"

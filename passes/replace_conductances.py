@@ -188,7 +188,7 @@ def _replaced(
             stored.append(_in_place_of_codes(term.decoded, tensor, record.name))
         tensor.name = stored[-1]
     is_saturated = _may_overflow(record, measured)
-    if is_saturated:
+    if is_saturated and not record.limited:  # else nodes do it already
         _saturate(mapped, names)
     simulated = measured.simulated
     if simulated is not None and measured.read_noise:

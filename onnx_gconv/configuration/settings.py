@@ -203,6 +203,9 @@ class ModelSettings(SettingsTable):
     quantized: QuantizedWeights = "map"
     """What to do with weights of integer codes: map the codes less their zero points, which come back exactly, or skip
     them."""
+    allow_lossy_integers: Flag = False
+    """Map weights of integer codes also with fewer levels than tell the codes apart, so that they come back as near
+    ones; else such levels are refused."""
     conductance_dtype: ConductanceDtype = "float32"
     """The type of the conductances of float16 and bfloat16 weights: float32, or that of the weight."""
     freeze_inputs: Flag = False
@@ -234,6 +237,7 @@ class ModelOptions(TypedDict, total=False):
     exclude: Sequence[str] | None
     include_ops: Sequence[str] | None
     quantized: QuantizedWeights | None
+    allow_lossy_integers: bool | None
     conductance_dtype: ConductanceDtype | None
     freeze_inputs: bool | None
     inline_functions: bool | None

@@ -71,10 +71,11 @@ READ_NOISE_FORMAT_VERSION: Final = 2
 """Of models whose nodes draw the noise of readings: a reader that does not know of it would take them for others."""
 
 PACKED_FORMAT_VERSION: Final = 3
-"""Of models with packed codes, or codes of levels in four bits: a reader that does not know of them would go wrong."""
+"""Of models with packed codes, codes of levels in four bits, or integers that come back as near ones: readers that do
+not know of them would go wrong."""
 
 
-_OF_CODES = frozenset({"packing", "dequantization"})
+_OF_CODES = frozenset({"packing", "dequantization", "limited"})
 
 ComputeDtype: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
 
@@ -382,12 +383,13 @@ class WeightRecord(_Record):
     measured: MeasuredRecord | None = None
     packing: PackingRecord | None = None
     dequantization: DequantizationRecord | None = None
+    limited: bool = False
 
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Weights of floating point are written as they were before there were packed codes."""
         found: dict[str, Any] = serialize(self)
-        return {name: value for name, value in found.items() if name not in _OF_CODES or value is not None}
+        return {name: value for name, value in found.items() if name not in _OF_CODES or value}
 
     @model_validator(mode="after")
     def _is_packed_as_it_can_be(self) -> Self:
@@ -478,7 +480,7 @@ class WeightRecord(_Record):
     @property
     def saturation_limits(self) -> tuple[float, float] | None:
         """To what rebuilt weights beyond the range of their type are set; None if none can be beyond."""
-        return self.number_range if self.measured is not None and self.measured.saturated else None
+        return self.number_range if self.limited or (self.measured is not None and self.measured.saturated) else None
 
     @property
     def grid(self) -> ScaleGrid | None:
@@ -573,10 +575,10 @@ class Manifest(_Record):
             what = {
                 FORMAT_VERSION: "none draws noise of readings",
                 READ_NOISE_FORMAT_VERSION: "some draw noise of readings",
-                PACKED_FORMAT_VERSION: "some have packed codes, or codes of levels in four bits",
+                PACKED_FORMAT_VERSION: "some have packed codes, codes of levels in four bits, or limited integers",
             }[version]
             if self.format_version == PACKED_FORMAT_VERSION:
-                what = "none has packed codes, or codes of levels in four bits"
+                what = "none has packed codes, codes of levels in four bits, or limited integers"
             raise ValueError(f"the format version is {self.format_version}, but of its weights {what}")
         return self
 
@@ -584,7 +586,7 @@ class Manifest(_Record):
 def format_version_of(weights: Iterable[WeightRecord]) -> Literal[1, 2, 3]:
     """The version of the format that a manifest of these weights has."""
     found = list(weights)
-    if any(weight.packing is not None or weight.has_narrow_codes for weight in found):
+    if any(weight.packing is not None or weight.has_narrow_codes or weight.limited for weight in found):
         return PACKED_FORMAT_VERSION
     return READ_NOISE_FORMAT_VERSION if any(weight.read_noise for weight in found) else FORMAT_VERSION
 

@@ -26,6 +26,9 @@ UNIT_KEY = "onnx_gconv.unit"
 
 _ROLES = {"Div": "rebuild", "Round": "round", "Floor": "round", "Cast": "cast"}
 
+# What the nodes give that keep codes within their range.
+_LIMITED = {"Max": "not_below", "Min": "not_above"}
+
 _SCALE_UNIT = "uS per unit of weight"
 _WEIGHT_UNIT = "unit of weight"
 
@@ -43,12 +46,14 @@ class IntegerCodes:
         zero_point_name: The name of their initializer.
         has_round: Whether the opset has the op Round (since 11).
         packed: How the codes are packed into bytes, which has zero points of its own; None if they are not.
+        limits: The lowest and the highest code, to which others are set; None if there are no others.
     """
 
     zero_point: ZeroPoint | None
     zero_point_name: str | None
     has_round: bool
     packed: PackedWeight | None = None
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +208,7 @@ class _Emitter:
                 role,
                 attributes,
                 dtype=self._dtype if op_type == "Cast" else None,
+                suffix=_LIMITED.get(op_type),
                 is_weight=is_last,
             )
         if codes is not None and packed is not None:
@@ -302,6 +308,8 @@ class _Emitter:
             half = self._constant(self._new("g_half"), "half", 0.5, "")
             total = self._node("Add", [total, half], "half", shape=shape)
             total = self._node("Floor", [total], "round", shape=shape)
+        for op_type, limit in self._limits(codes):
+            total = self._node(op_type, [total, limit], "limit", shape=shape, suffix=_LIMITED[op_type])
         if packing.per_byte > 1:
             places = self._array(self._new("g_place"), place_values(packing), "place")
             total = self._node("Mul", [total, places], "pack", shape=shape, suffix="placed")
@@ -337,6 +345,13 @@ class _Emitter:
             name = codes.zero_point_name or ""
             array = codes.zero_point.values.astype(self._compute.numpy())
             yield "Add", self._initializer(ir.tensor(array, name=name), name, "zero_point", "")
+        yield from self._limits(codes)
+
+    def _limits(self, codes: IntegerCodes) -> Iterator[tuple[str, ir.Value]]:
+        """What keeps codes within their range."""
+        names = ("Max", "lowest_code"), ("Min", "highest_code")
+        for (op_type, suffix), limit in zip(names, codes.limits or (), strict=codes.limits is not None):
+            yield op_type, self._constant(self._new(f"g_{suffix}"), "limit", limit, "")
 
     def _weighted_sum(self, devices: Sequence[ir.Value]) -> ir.Value:
         total: ir.Value | None = None

@@ -221,6 +221,8 @@ def _compared(
         bounds = difference.with_cast(bounds, np.dtype(record.ir_dtype.numpy()))
     if record.measured is not None:
         bounds = _with_measured(bounds, record, record.measured)
+    elif record.limited:  # near integers, which levels give
+        bounds = bounds + _HALF_A_CODE
     elif record.rounded and not conversion.is_clipped:
         bounds = np.zeros_like(bounds)
     error = difference.max_error

@@ -15,7 +15,7 @@ from onnx_gconv.converters import (
     SinglePairConductanceConverter,
 )
 from onnx_gconv.errors import ConfigError, UnmappableWeightError
-from onnx_gconv.files.models import load_model
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 from tests.packed_models import matmul_model, quantized, run, saved
@@ -128,3 +128,50 @@ def test_converters_whose_levels_integers_do_not_fall_on_are_refused(parse):
         MapConductances(NPairConductanceConverter([1.0, 3.0], g_max=20.0), levels="weight")(model)
     with pytest.raises(ConfigError, match="are levels already; leave it out"):
         MapConductances(BitSlicedPairConductanceConverter(g_max=20.0), levels="weight")(model)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 8, 31])
+def test_fewer_levels_than_the_integers_need_are_accepted_if_that_is_asked_for(parse, tmp_path, levels):
+    weight = integers(6, 5, low=-128, high=127)
+    model = matmul_integer(parse, weight)
+    save_model(model, tmp_path / "model.onnx")
+    with pytest.raises(UnmappableWeightError, match=rf"which {levels} levels .* cannot tell apart; .*--allow-lossy"):
+        onnx_gconv.map_model(tmp_path / "model.onnx", tmp_path / "mapped.onnx", levels=levels)
+    [record] = onnx_gconv.map_model(
+        tmp_path / "model.onnx", tmp_path / "mapped.onnx", levels=levels, allow_lossy_integers=True
+    ).manifest.weights
+    assert record.limited
+    onnx_gconv.restore_model(tmp_path / "mapped.onnx", tmp_path / "restored.onnx")
+    found = load_model(tmp_path / "restored.onnx").graph.initializers["W"].const_value.numpy().astype(int)
+    gap = 128 / (levels - 1)  # of levels, in units of weight
+    nearest = np.clip(np.rint(np.sign(weight) * np.rint(np.abs(weight.astype(float)) / gap) * gap), -128, 127)
+    assert np.abs(found - nearest).max() <= 1  # halves may be rounded either way
+    assert 0 < np.abs(found - weight).max() <= gap / 2 + 0.5
+    assert record.loss.max_rounding_error == pytest.approx(np.abs(found - weight).max(), abs=1)
+    report = onnx_gconv.verify(tmp_path / "model.onnx", tmp_path / "mapped.onnx")
+    assert report.passed
+    assert report.weights[0].max_abs_error == np.abs(found - weight).max()
+    assert report.outputs.notes[0].startswith("the mapping rounds or clips weights on purpose")
+
+
+@pytest.mark.parametrize("points", ["none", "packed"])
+@pytest.mark.parametrize("storage", ["float", "codes"])
+def test_packed_codes_that_come_back_as_near_ones_stay_within_their_bits(tmp_path, points, storage):
+    weight = quantized(24, 60, block=32, points=points)
+    original, mapped = saved(matmul_model(weight), tmp_path), tmp_path / "mapped.onnx"
+    onnx_gconv.map_model(original, mapped, levels=5, storage=storage, allow_lossy_integers=True)
+    report = onnx_gconv.verify(original, mapped)
+    assert report.passed
+    assert 0 < report.weights[0].max_abs_error <= 16 / 4 / 2 + 0.5
+    onnx_gconv.restore_model(mapped, tmp_path / "restored.onnx")
+    x = {"x": np.random.default_rng(1).normal(size=(3, 60)).astype(np.float32)}
+    for optimized in (True, False):
+        expected = run(tmp_path / "restored.onnx", x, optimized=optimized)["y"]
+        np.testing.assert_array_equal(run(mapped, x, optimized=optimized)["y"], expected)
+
+
+def test_enough_levels_lose_nothing_though_losses_are_allowed(parse):
+    model = matmul_integer(parse, integers(6, 5, low=-7, high=7))
+    MapConductances(levels=8, allow_lossy_integers=True)(model)
+    [record] = read_manifest(model).weights
+    assert not record.limited or record.loss.rms_error == 0

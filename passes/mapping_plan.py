@@ -173,15 +173,15 @@ def make_plan(
 class _Candidate:
     """A weight, how it is to be mapped, and which of its elements are to share a scale; or why that cannot be.
 
-    It has levels of its own if there is one for each magnitude of its integers; its integers may lose if they may come
-    back as near ones, where levels do not tell them apart.
+    If the conductances of its integers are levels, the held integer is the one that the largest conductance stands for.
+    It may lose if its integers may come back as near ones, where levels do not tell them apart.
     """
 
     found: FoundWeight
     scheme: MappingScheme
     weight_grid: WeightGrid | None
     problem: UnmappableWeightError | None = None
-    has_own_levels: bool = False
+    held_integer: int | None = None
     may_lose: bool = False
 
     @property
@@ -275,6 +275,9 @@ def _plan_weight(candidate: _Candidate, statistics: WeightStatistics) -> Planned
     weight = candidate.found
     dtype = compute_dtype(weight.numbers.dtype.numpy())
     planned = _planned_as(candidate, statistics, dtype)
+    if weight.is_integer and _obstacle(planned, statistics) is not None:
+        own = _on_given_levels(candidate, statistics)
+        planned = planned if own is None else _planned_as(own, statistics, dtype)
     if candidate.may_lose and _loses_by_levels(planned, statistics):
         return replace(planned, is_limited=True)
     if (reason := _obstacle(planned, statistics)) is None:
@@ -311,8 +314,16 @@ def _with_levels(candidate: _Candidate, statistics: WeightStatistics) -> _Candid
         note = f"it has {what}, for which there are no levels: its conductances have any value"
         found = replace(candidate.found, notes=(*candidate.found.notes, note))
         return replace(candidate, found=found, scheme=scheme.without_levels())
-    chosen = scheme.for_integers(int(np.max(statistics.max_abs)))
-    return replace(candidate, scheme=chosen, has_own_levels=True)
+    largest = int(np.max(statistics.max_abs))
+    return replace(candidate, scheme=scheme.for_integers(largest), held_integer=largest)
+
+
+def _on_given_levels(candidate: _Candidate, statistics: WeightStatistics) -> _Candidate | None:
+    """A weight whose integers fall on levels of which there are enough; None if there are not, or they do not."""
+    if not candidate.found.has_integers:
+        return None
+    held = candidate.scheme.integer_on_levels(int(np.max(statistics.max_abs)))
+    return None if held is None else replace(candidate, held_integer=held)
 
 
 def _planned_as(candidate: _Candidate, statistics: WeightStatistics, dtype: np.dtype[Any]) -> PlannedWeight:
@@ -323,7 +334,7 @@ def _planned_as(candidate: _Candidate, statistics: WeightStatistics, dtype: np.d
         grid=candidate.grid,
         is_clipped=not scheme.clipping.is_at_maximum,
         levels=scheme.levels if isinstance(scheme.levels, ConductanceLevels) else None,
-        has_integers_on_levels=candidate.has_own_levels,
+        has_integers_on_levels=candidate.held_integer is not None,
     )
     whole = WeightStatistics(
         minimum=float(np.min(statistics.minimum)),
@@ -364,8 +375,8 @@ def _held(candidate: _Candidate, statistics: WeightStatistics) -> WeightStatisti
         end = np.full_like(statistics.minimum, largest)  # a step between integers is then a step between levels
         low, high = (-end, end) if candidate.grid is not None else (-float(largest), float(largest))
         return WeightStatistics(minimum=low, maximum=high, count=statistics.count)
-    if candidate.has_own_levels:  # a step between integers is one between levels, for all groups
-        held = float(np.max(statistics.max_abs))
+    if candidate.held_integer is not None:  # a step between integers is one between levels, for all groups
+        held = float(candidate.held_integer)
         end = np.full_like(statistics.minimum, held)
         low, high = (-end, end) if candidate.grid is not None else (-held, held)
         return WeightStatistics(minimum=low, maximum=high, count=statistics.count)

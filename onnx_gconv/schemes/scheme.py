@@ -100,6 +100,23 @@ class MappingScheme:
             "levels there are"
         )
 
+    def integer_on_levels(self, largest: int) -> int | None:
+        """The integer that the largest conductance is to stand for, so that those of integers are levels.
+
+        Args:
+            largest: The largest magnitude of the integers.
+
+        Returns:
+            None if there are no uniform levels, or too few of them.
+        """
+        levels = self.levels
+        if not isinstance(levels, ConductanceLevels) or not levels.is_uniform:
+            return None
+        for held in (largest, (levels.count - 1) // 2, levels.count - 1):
+            if held >= max(largest, 1) and _are_on_levels(self.converter, levels.count, held):
+                return held
+        return None
+
     def without_levels(self) -> MappingScheme:
         """The scheme for weights that have no integers, which any conductance stands for."""
         return replace(self, levels=None, storage="float")

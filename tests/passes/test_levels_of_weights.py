@@ -170,8 +170,20 @@ def test_packed_codes_that_come_back_as_near_ones_stay_within_their_bits(tmp_pat
         np.testing.assert_array_equal(run(mapped, x, optimized=optimized)["y"], expected)
 
 
-def test_enough_levels_lose_nothing_though_losses_are_allowed(parse):
-    model = matmul_integer(parse, integers(6, 5, low=-7, high=7))
-    MapConductances(levels=8, allow_lossy_integers=True)(model)
+@pytest.mark.parametrize(
+    ("converter", "highest", "levels"),
+    [
+        *((None, highest, levels) for highest, levels in ((7, 8), (5, 8), (7, 15), (127, 128), (100, 128))),
+        *((OffsetConductanceConverter(g_max=20.0), highest, 15) for highest in (7, 5)),
+    ],
+)
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_integers_map_exactly_to_a_device_of_enough_levels(parse, converter, highest, levels, granularity):
+    weight = integers(6, 5, low=-highest, high=highest)
+    model = matmul_integer(parse, weight)
+    MapConductances(converter, levels=levels, granularity=granularity, allow_lossy_integers=True)(model)
     [record] = read_manifest(model).weights
-    assert not record.limited or record.loss.rms_error == 0
+    assert (record.levels.count, record.limited, record.loss.rms_error) == (levels, False, 0.0)
+    assert CheckMapping().violations(model) == ()
+    RestoreWeights()(model)
+    np.testing.assert_array_equal(model.graph.initializers["W"].const_value.numpy(), weight)

@@ -18,7 +18,7 @@ from onnx_gconv.weights.constants import Constant, ConstantValues, main_source
 from onnx_gconv.weights.functions import FunctionWeights
 from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
 from onnx_gconv.weights.opsets import FREE_INITIALIZERS_IR_VERSION
-from onnx_gconv.weights.packed_ops import WrongPackingError, unpacked
+from onnx_gconv.weights.packed_ops import WrongPackingError, said_shape, unpacked
 from onnx_gconv.weights.rearrangement import is_rearranging, node_label, readers
 from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import scopes
@@ -281,8 +281,11 @@ class _Finder:
         return next(((reason, detail) for applies, reason, detail in obstacles if applies), None)
 
     def _skipped_codes(self, constant: Constant, use: _Use, reason: SkipReason, detail: str) -> SkippedWeight:
-        """A skipped weight, with the shape of its codes if it is packed ones."""
+        """A skipped weight, with the shape of its codes if it is packed ones, so that parameters are counted."""
         skipped = _skipped(constant, use, reason, detail, is_mvm=True)
+        nodes = (item.node for item in use.mvm_slots.values() if item.slot.view is None)
+        if (said := next(filter(None, map(said_shape, nodes)), None)) is not None:
+            return replace(skipped, shape=said)
         for item in _packed_uses(constant, use):
             try:
                 shape = item.packed_shape(tuple(constant.tensor.shape.numpy()), self._evaluator.evaluate)

@@ -29,6 +29,7 @@ __all__ = [
     "BlockLayout",
     "PackedForm",
     "WrongPackingError",
+    "said_shape",
     "unpacked",
 ]
 
@@ -315,6 +316,12 @@ def _lookup(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
 
 def _lookup_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
     return _bits_obstacle(node, node.attributes.get_int("bits", _DEFAULT_BITS))
+
+
+def said_shape(node: ir.Node) -> tuple[int, int] | None:
+    """Outputs and inputs of the matrix of a node that says them, such as MatMulBnb4; None if it does not."""
+    sizes = node.attributes.get_int("N", 0), node.attributes.get_int("K", 0)
+    return sizes if min(sizes) > 0 else None
 
 
 def _input(node: ir.Node, index: int | None) -> ir.Value | None:

@@ -148,3 +148,16 @@ def test_zero_points_that_nobody_can_tell_are_no_obstacle():
     [weight] = find_weights(ir.from_proto(model)).weights
     assert weight.zero_point.values == 8
     assert weight.notes[0].startswith("the codes less 8 are mapped: its zero points cannot be told")
+
+
+def test_parameters_of_bytes_that_stay_packed_are_counted_as_the_node_says_them():
+    node = helper.make_node(
+        "MatMulBnb4", ["x", "W", "absmax"], ["y"], domain="com.microsoft", K=64, N=8, block_size=64, quant_type=1
+    )
+    model = matmul_model(quantized(8, 64, block=32))
+    arrays = {"W": np.zeros(256, np.uint8), "absmax": np.ones(8, np.float32)}
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.append(node)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    [item] = skipped(model)
+    assert (item.name, item.reason, item.shape) == ("W", SkipReason.BLOCK_PACKED, (8, 64))

@@ -338,3 +338,9 @@ def test_ops_of_opsets_after_those_that_were_looked_at_count_as_unknown(monkeypa
 def test_a_type_that_no_weight_has_is_not_listed(graph):
     tables = {"I": np.ones((2, 2), np.int64), "B": np.ones((2, 2), bool)}
     assert listed(graph("y = lab.Twist(t, I, B)", **tables)) == {}
+
+
+def test_a_norm_that_the_runtime_has_in_the_domain_of_onnx_multiplies_no_matrix(graph, normal):
+    model = graph("e = Gather(E, s) q = SimplifiedLayerNormalization(e, g) y = MatMul(q, V)", E=normal(9, 4),
+                  g=normal(4), V=normal(4, 4))  # fmt: skip
+    assert listed(model) == {"E": ("not_an_mvm_weight", "read by Gather", False)}

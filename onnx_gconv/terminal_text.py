@@ -1,6 +1,6 @@
 """Text for terminals: names are shown as they are, never read as markup, and control characters as escapes.
 
-All that is printed goes through `terminal`, and rich's texts are made here only.
+All that is printed goes through `terminal`, and rich's texts are made here only. Notebooks show the same as HTML.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from rich.console import Console, ConsoleOptions, RenderableType
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "below_each_other",
     "counted",
     "file_list",
+    "html",
     "plain",
     "rendered",
     "terminal",
@@ -35,6 +36,15 @@ __all__ = [
 _WIDTH = 120
 _BINARY_STEP = 1024
 
+_BORDER = 3  # of a column of a table, with the spaces beside it
+_SHORTEST_NAMES = 12
+
+# As rich shows things in notebooks: lines are not broken, but scrolled, and have the font of code.
+_HTML = (
+    '<pre style="white-space:pre;overflow-x:auto;line-height:normal;'
+    "font-family:Menlo,'DejaVu Sans Mono',consolas,'Courier New',monospace\">{code}</pre>"
+)
+
 
 def terminal(**options: Any) -> Console:  # noqa: ANN401 - the options of rich's Console
     """A console in which no text is markup, and all that is not printable is shown as an escape."""
@@ -44,7 +54,8 @@ def terminal(**options: Any) -> Console:  # noqa: ANN401 - the options of rich's
         def render_str(self, text: str, **style: Any) -> Text:  # noqa: ANN401 - as rich has it
             return super().render_str(visible_lines(text), **style)
 
-    return Terminal(markup=False, emoji=False, highlight=False, **options)
+    # In a notebook, rich would hand all that is printed to the notebook instead of its file.
+    return Terminal(markup=False, emoji=False, highlight=False, **{"force_jupyter": False, **options})
 
 
 def rendered(item: RenderableType, width: int = _WIDTH) -> str:
@@ -52,6 +63,13 @@ def rendered(item: RenderableType, width: int = _WIDTH) -> str:
     text = io.StringIO()
     terminal(file=text, width=width).print(item)
     return text.getvalue().rstrip("\n")
+
+
+def html(item: RenderableType, width: int = _WIDTH) -> str:
+    """What rich shows of an object as HTML, in which no text of the object is markup."""
+    console = terminal(file=io.StringIO(), width=width, record=True)
+    console.print(item)
+    return console.export_html(inline_styles=True, code_format=_HTML)
 
 
 def plain(*lines: str, style: str = "") -> Text:
@@ -82,14 +100,61 @@ def with_remark(text: str, *remarks: str, separator: str = "\n") -> Text:
 
 
 def titled_table(title: str) -> Table:
-    """A table in which nothing is cut off: what is too long for a column goes on in the next line of its cell."""
+    """A table in which nothing is cut off: what is too long for a column goes on in the next line of its cell.
+
+    Numbers, which stand on the right of their columns, stay in one line. If there is no room for all columns, those
+    that are left follow in tables of their own, below, with the first column in front of them again.
+    """
     from rich.table import Table
 
     class Folding(Table):
-        def add_column(self, header: str = "", **options: Any) -> None:  # type: ignore[override] # noqa: ANN401 - as rich
-            super().add_column(header, **{"overflow": "fold", **options})
+        def __init__(self, **options: Any) -> None:  # noqa: ANN401 - as rich
+            super().__init__(title_justify="left", title_style="bold", **options)
+            self._options: list[dict[str, Any]] = []
 
-    return Folding(title=title, title_justify="left", title_style="bold")
+        def add_column(self, header: str = "", **options: Any) -> None:  # type: ignore[override] # noqa: ANN401 - as rich
+            options = {"overflow": "fold", "no_wrap": options.get("justify") == "right", **options}
+            self._options.append({"header": header, **options})
+            super().add_column(**self._options[-1])
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+            needed = [_needed(column, console, options) for column in self.columns]
+            parts = _parts(needed, options.max_width - 1)
+            if len(parts) == 1:
+                yield from super().__rich_console__(console, options)
+                return
+            for place, part in enumerate(parts):
+                yield from self._of(part, title=None if place else self.title).__rich_console__(console, options)
+
+        def _of(self, columns: list[int], **options: Any) -> Folding:  # noqa: ANN401 - as rich
+            table = Folding(**options)
+            for number in columns:
+                table.add_column(**self._options[number])
+            cells = [list(self.columns[number].cells) for number in columns]
+            for place, row in enumerate(self.rows):
+                table.add_row(*(each[place] for each in cells), style=row.style, end_section=row.end_section)
+            return table
+
+    return Folding(title=title)
+
+
+def _needed(column: Column, console: Console, options: ConsoleOptions) -> int:
+    """The width of a column with its border. Names may go on in further lines."""
+    from rich.measure import Measurement
+
+    widths = (Measurement.get(console, options, each).maximum for each in (column.header, *column.cells))
+    widest = max(widths, default=0)
+    return _BORDER + (widest if column.no_wrap else min(widest, _SHORTEST_NAMES))
+
+
+def _parts(needed: list[int], room: int) -> list[list[int]]:
+    """Which columns stand beside each other, the first one in front of each part of the others."""
+    parts = [[0]]
+    for number in range(1, len(needed)):
+        if len(parts[-1]) > 1 and sum(needed[each] for each in (*parts[-1], number)) > room:
+            parts.append([0])
+        parts[-1].append(number)
+    return parts
 
 
 @dataclass(frozen=True)

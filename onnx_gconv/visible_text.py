@@ -25,11 +25,11 @@ def visible_lines(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, longest: int = _LONGEST_LINE) -> str:
     """A message on one printable line of bounded length: line breaks are blanks, the middle of a long one is cut."""
     line = " ".join(part.strip() for part in text.split("\n")).strip()
-    half = _LONGEST_LINE // 2
-    if len(line) <= _LONGEST_LINE and len(shown := visible(line)) <= _LONGEST_LINE:
+    half = longest // 2
+    if len(line) <= longest and len(shown := visible(line)) <= longest:
         return shown
     return f"{visible(line[:half])[:half]} [...] {visible(line[-half:])[-half:]}"
 

@@ -1,24 +1,55 @@
-"""Graph passes on `onnx_ir.Model`; they compose with `onnx_ir.passes.Sequential` and with other people's passes."""
+"""Graph passes on `onnx_ir.Model`; they compose with `onnx_ir.passes.Sequential` and with other people's passes.
+
+Each is imported when it is first used: a check of a mapping needs nothing of what makes one.
+"""
 
 from __future__ import annotations
 
-from onnx_gconv.passes.check_mapping import CheckMapping, Violation
-from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
-from onnx_gconv.passes.map_conductances import MapConductances
-from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
-from onnx_gconv.passes.raise_opset import RaiseOpset
-from onnx_gconv.passes.replace_conductances import MeasuredConductances, ReplaceConductances
-from onnx_gconv.passes.restore_weights import RestoreWeights
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnx_gconv.passes.check_mapping import CheckMapping, Violation
+    from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
+    from onnx_gconv.passes.map_conductances import MapConductances, MappingResult
+    from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
+    from onnx_gconv.passes.raise_opset import RaiseOpset
+    from onnx_gconv.passes.replace_conductances import MeasuredConductances, ReplaceConductances
+    from onnx_gconv.passes.restore_weights import RestoreResult, RestoreWeights
 
 __all__ = [
     "CheckMapping",
     "InlineWeightFunctions",
     "MapConductances",
     "MappingPlan",
+    "MappingResult",
     "MeasuredConductances",
     "PlannedWeight",
     "RaiseOpset",
     "ReplaceConductances",
+    "RestoreResult",
     "RestoreWeights",
     "Violation",
 ]
+
+_HOMES = {
+    "CheckMapping": "check_mapping",
+    "InlineWeightFunctions": "inline_weight_functions",
+    "MapConductances": "map_conductances",
+    "MappingPlan": "mapping_plan",
+    "MappingResult": "map_conductances",
+    "MeasuredConductances": "replace_conductances",
+    "PlannedWeight": "mapping_plan",
+    "RaiseOpset": "raise_opset",
+    "ReplaceConductances": "replace_conductances",
+    "RestoreResult": "restore_weights",
+    "RestoreWeights": "restore_weights",
+    "Violation": "check_mapping",
+}
+
+
+def __getattr__(name: str) -> object:
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -17,6 +17,7 @@ from onnx_gconv.mapping import Manifest, read_manifest
 from onnx_gconv.mapping.located import MappedWeight, ModelValues
 from onnx_gconv.mapping.structure import structural_problems
 from onnx_gconv.mapping.unlisted import rebuilding_node
+from onnx_gconv.passes.model_pass import ModelPass
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.tensors.types import finite_range
 from onnx_gconv.weights import scopes
@@ -42,7 +43,7 @@ class Violation:
         return self.message if self.weight is None else f"'{self.weight}': {self.message}"
 
 
-class CheckMapping(ir.passes.InPlacePass):
+class CheckMapping(ModelPass[ir.passes.PassResult]):
     """Checks the structure, the manifest and the invariants of a mapped model; changes nothing.
 
     The invariants, as ``docs/format.md`` gives them: the shapes of a weight and its conductances are equal;

@@ -11,10 +11,14 @@ import onnx_ir.passes.common
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping.unique_names import UniqueNames
+from onnx_gconv.passes.model_pass import ModelPass
 from onnx_gconv.weights import Scope, default_opset, scopes
 from onnx_gconv.weights.functions import functions_with_weights
 
 __all__ = ["InlineWeightFunctions", "InliningResult"]
+
+# Ops that give the elements of their first input in another order or shape.
+_REARRANGE = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 @dataclass
@@ -30,15 +34,16 @@ class InliningResult(ir.passes.PassResult):
     left: tuple[str, ...] = ()
 
 
-class InlineWeightFunctions(ir.passes.InPlacePass):
+class InlineWeightFunctions(ModelPass[InliningResult]):
     """Puts the bodies of local functions that use weights in place of their calls::
 
         before:  dense(x) -> a,  dense(a) -> y,  where dense(v) = MatMul(v, K) with a Constant K
         after:   K,  MatMul(x, K) -> a,  MatMul(a, K) -> y
 
     Calls of one function share the constants of its body, as they did before: a constant is moved to the innermost
-    graph around all its readers. Functions without weights stay. A function that imports another version of an operator
-    set than the model cannot be inlined and stays, too.
+    graph around all its readers. What a DequantizeLinear node reads in a body of If or of a loop stays there, once for
+    each call, because ONNX Runtime (1.32) does not load a model in which it is outside. Functions without weights stay.
+    A function that imports another version of an operator set than the model cannot be inlined and stays, too.
     """
 
     def call(self, model: ir.Model) -> InliningResult:
@@ -123,15 +128,27 @@ def _share(model: ir.Model, constants: dict[int, object], names: UniqueNames) ->
             if id(data) in constants and not value.is_graph_output():
                 copies.setdefault(id(data), []).append((value, scope))
     for (kept, home), *others in copies.values():
-        if not others:
+        around = _innermost_around([home, *(scope for _, scope in others)])
+        if not others or (around is not home and any(map(_is_dequantized, (kept, *(value for value, _ in others))))):
             continue
         for value, scope in others:
             value.replace_all_uses_with(kept)
             _take_out(value, scope.graph)
-        around = _innermost_around([home, *(scope for _, scope in others)])
         if around is not home or any(scope is not home for _, scope in others):
             _take_out(kept, home.graph)
             _put_first(kept, around.graph, names)
+
+
+def _is_dequantized(value: ir.Value) -> bool:
+    """Whether a DequantizeLinear node reads a value, as codes, scale or zero point, directly or rearranged."""
+    for node, index in value.uses():
+        if node.domain != "":
+            continue
+        if node.op_type == "DequantizeLinear":
+            return True
+        if node.op_type in _REARRANGE and index == 0 and _is_dequantized(node.outputs[0]):
+            return True
+    return False
 
 
 def _constants_of(graph: ir.Graph) -> Iterator[tuple[ir.Value, object]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Unpack
 
 import onnx_ir as ir
@@ -21,9 +21,12 @@ from onnx_gconv.mapping.value_uses import hand_over_uses
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_manifest import manifest_of
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
+from onnx_gconv.passes.model_pass import MODEL_IN_MEMORY, ModelPass
 from onnx_gconv.passes.node_placement import Place, Placement
 from onnx_gconv.passes.preconditions import require_mappable
+from onnx_gconv.passes.report import MappingReport
 from onnx_gconv.passes.shared_weights import digital_uses, split_off
+from onnx_gconv.passes.sound_rewrite import SoundRewrite
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.tensors.codes import ZeroPoint
@@ -45,7 +48,7 @@ from onnx_gconv.weights.opsets import (
     without_missing_casts,
 )
 
-__all__ = ["MapConductances"]
+__all__ = ["MapConductances", "MappingResult"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,18 @@ _NEW_OPSET = 13
 _FREE_INITIALIZERS_IR_VERSION = 4
 
 
-class MapConductances(ir.passes.InPlacePass):
+@dataclass
+class MappingResult(ir.passes.PassResult):
+    """What `MapConductances` did.
+
+    Attributes:
+        report: What was mapped, and what was skipped and why; ``print(result.report)`` shows tables.
+    """
+
+    report: MappingReport
+
+
+class MapConductances(ModelPass[MappingResult]):
     """Maps every weight of every MVM op to conductances::
 
         before:  x, W            -> MatMul(x, W)
@@ -187,25 +201,29 @@ class MapConductances(ir.passes.InPlacePass):
         )
         return replace(plan, notes=(*notes, *_notes(model, plan)))
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
+    def call(self, model: ir.Model) -> MappingResult:
         """Map the model.
 
         Raises:
             ConfigError: If a pattern matches nothing.
             ModelError: If external data cannot be read.
             UnmappableWeightError: If a weight has values that no conductance can hold.
+            DamagedModelError: If the rewritten graph is none any more, which would be a fault of this package.
         """
         subject, notes = self._inlined(model)
         plan = self._plan(subject, notes)
         plan.raise_if_refused()
         if not plan.weights:
             logger.info("Mapped nothing: the model has no weight that can be mapped")
-            return ir.passes.PassResult(model, modified=False)
+            manifest = manifest_of(plan, UniqueNames(subject), Placement(scopes(subject)))
+            return MappingResult(model, modified=False, report=MappingReport(MODEL_IN_MEMORY, manifest))
+        rewrite = SoundRewrite(model)
         if subject is not model:
             InlineWeightFunctions()(model)
             plan = self._transferred(plan, model)
-        _apply(model, plan)
-        return ir.passes.PassResult(model, modified=True)
+        manifest = _apply(model, plan)
+        rewrite.require(model)
+        return MappingResult(model, modified=True, report=MappingReport(MODEL_IN_MEMORY, manifest, is_mapped=True))
 
 
 def _check_alone(
@@ -225,7 +243,8 @@ def _check_alone(
             raise ConfigError(f"{name}: the scheme says how weights are mapped; make one with that {name}")
 
 
-def _apply(model: ir.Model, plan: MappingPlan) -> None:
+def _apply(model: ir.Model, plan: MappingPlan) -> Manifest:
+    """Carry out a plan; gives the manifest that the model has now."""
     names, placement = UniqueNames(model), Placement(scopes(model))
     manifest = manifest_of(plan, names, placement)
     replaced: dict[ir.Graph, dict[str, Sequence[ir.Value]]] = {}
@@ -258,6 +277,7 @@ def _apply(model: ir.Model, plan: MappingPlan) -> None:
         types = {weight.found.tensor.dtype for weight in plan.weights}
         set_default_opset(model, max(_NEW_OPSET, *(OLDEST_CASTS.get(dtype, 0) for dtype in types)))
     write_manifest(model, manifest)
+    return manifest
 
 
 def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, opset: int) -> RebuiltWeight:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.files.models import load_into_memory
+from onnx_gconv.passes.model_pass import ModelPass
 from onnx_gconv.tensors.external import attribute_tensors
 from onnx_gconv.weights import default_opset, find_weights
 from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_OPSET, set_default_opset
@@ -22,7 +23,7 @@ __all__ = ["RaiseOpset", "raised_opset"]
 _LARGEST_CONVERTED_BYTES = 1024
 
 
-class RaiseOpset(ir.passes.InPlacePass):
+class RaiseOpset(ModelPass[ir.passes.PassResult]):
     """Raises the opset of the default domain with ``onnx.version_converter``.
 
     Large initializers of the main graph stay where they are, on disk or in memory. Everything else is held in memory;

@@ -28,6 +28,8 @@ from onnx_gconv.mapping.nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.mapping.read_noise import DrawnNoise, draw_readings
 from onnx_gconv.mapping.unique_names import UniqueNames
+from onnx_gconv.passes.model_pass import ModelPass
+from onnx_gconv.passes.sound_rewrite import SoundRewrite
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.tensors.types import INTEGER_DTYPES, finite_range
@@ -68,7 +70,7 @@ class MeasuredConductances:
     read_noise: tuple[DrawnNoise, ...] = ()
 
 
-class ReplaceConductances(ir.passes.InPlacePass):
+class ReplaceConductances(ModelPass[ir.passes.PassResult]):
     """Replaces conductances by measured or simulated ones, in the nodes that rebuild the weights::
 
         before:  DequantizeLinear(W.g_plus_code, W.g_step)  -> W.g_plus     # if targets are stored as codes of levels
@@ -97,6 +99,7 @@ class ReplaceConductances(ir.passes.InPlacePass):
         manifest = require_mapped(model)
         checked = checked_weights(manifest, model)
         located, names, joined = self._located(checked), UniqueNames(model), _in_several_weights(checked)
+        rewrite = SoundRewrite(model)
         records = []
         for record in manifest.weights:
             key = record.graph, record.name
@@ -105,6 +108,7 @@ class ReplaceConductances(ir.passes.InPlacePass):
             )
         update = {"weights": tuple(records), "format_version": format_version_of(records)}
         write_manifest(model, manifest.model_copy(update=update))
+        rewrite.require(model)
         return ir.passes.PassResult(model, modified=bool(self._replacements))
 
     def _located(self, weights: Sequence[CheckedWeight]) -> dict[tuple[str, str], MappedWeight]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -14,15 +15,29 @@ from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.mapping.tensor_texts import TENSOR_KEY, put_texts_back
 from onnx_gconv.mapping.value_uses import hand_over_uses
+from onnx_gconv.passes.model_pass import MODEL_IN_MEMORY, ModelPass
+from onnx_gconv.passes.report import RestoreReport
+from onnx_gconv.passes.sound_rewrite import SoundRewrite
 from onnx_gconv.tensors.bits import has_same_elements
 from onnx_gconv.tensors.streamed import element_chunks
 from onnx_gconv.weights import Scope, scopes
 from onnx_gconv.weights.rearrangement import node_label
 
-__all__ = ["RestoreWeights"]
+__all__ = ["RestoreResult", "RestoreWeights"]
 
 
-class RestoreWeights(ir.passes.InPlacePass):
+@dataclass
+class RestoreResult(ir.passes.PassResult):
+    """What `RestoreWeights` did.
+
+    Attributes:
+        report: Which weights were restored; ``print(result.report)`` says it in words.
+    """
+
+    report: RestoreReport
+
+
+class RestoreWeights(ModelPass[RestoreResult]):
     """Folds every mapped weight back into an initializer of its own name, and removes the nodes and the manifest::
 
         before:  Sub(W.g_plus, W.g_minus)        -> W.g_difference
@@ -37,14 +52,14 @@ class RestoreWeights(ir.passes.InPlacePass):
     joined with it again if both are equal, bit for bit; else it stays, so that the model computes the same.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
+    def call(self, model: ir.Model) -> RestoreResult:
         """Restore the model; if that fails, it is as it was.
 
         Raises:
             ModelError: If it is not mapped, if another tool has damaged the mapping, which names the weight and what is
                 wrong, or if external data cannot be read.
         """
-        located = _locate_all(require_mapped(model), model)
+        located, folded = _locate_all(require_mapped(model), model)
         _require_unread(located)
         copies = [_digital_copy(mapped) for mapped in located]
         # All that reads data, and may fail, comes before the first change.
@@ -52,6 +67,7 @@ class RestoreWeights(ir.passes.InPlacePass):
         _require_meanings(located)
         owners = scopes(model)
         _require_free_names(located, owners)
+        rewrite = SoundRewrite(model)
         places = _Places(owners)
         restored: dict[ir.Value, ir.Value] = {}
         for mapped, copy, is_joined in zip(located, copies, joined, strict=True):
@@ -62,22 +78,27 @@ class RestoreWeights(ir.passes.InPlacePass):
                 _restore_digital_copy(copy, weight if is_joined else None)
         places.fill()
         remove_manifest(model)
-        return ir.passes.PassResult(model, modified=True)
+        rewrite.require(model)
+        names = tuple(mapped.record.name for mapped in located)
+        report = RestoreReport(MODEL_IN_MEMORY, None, names, (), folded=folded)
+        return RestoreResult(model, modified=True, report=report)
 
 
-def _locate_all(manifest: Manifest, model: ir.Model) -> list[MappedWeight]:
-    located = []
+def _locate_all(manifest: Manifest, model: ir.Model) -> tuple[list[MappedWeight], tuple[str, ...]]:
+    """The weights that are mapped still, and the names of those that are plain already."""
+    located, folded = [], []
     checked = checked_weights(manifest, model)
     for item in checked:
         record = item.record
         if item.is_folded:
+            folded.append(record.name)
             continue
         if item.problem is not None or item.mapped is None:
             raise _not_restored(record, item.problem)
         located.append(item.mapped)
     if (unlisted := next(unlisted_weights(checked, model), None)) is not None:
         raise ModelPreconditionError(f"the model cannot be restored: {unlisted}; restore the model as it was mapped")
-    return located
+    return located, tuple(folded)
 
 
 def _graphs_in_sight(mapped: MappedWeight, scope_of: Mapping[ir.Graph, Scope]) -> Iterator[ir.Graph]:

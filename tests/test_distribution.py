@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -41,11 +44,31 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 
 @pytest.fixture(scope="module")
 def installed(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the programs of an otherwise empty environment that has the wheel."""
+    """The folder with the programs of an otherwise empty environment, in which the recipe of a container has run."""
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", folder, cwd=folder)
-    run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile", distributions[0], cwd=folder)
+    shutil.copy(distributions[0], folder)
+    [line] = recipe("RUN")
+    here = line.replace("/tmp/", f"{folder}/")  # noqa: S108 - where a container has it
+    run("sh", "-c", f'PATH="{folder}/bin:$PATH"; {here}', cwd=folder)
+    assert not list(folder.glob("*.whl"))
     return folder / "bin"
+
+
+def recipe(instruction: str) -> list[str]:
+    """What the recipe of a container in the guide has for an instruction."""
+    page = (ROOT / "docs" / "guide" / "continuous-integration.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```dockerfile\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^{instruction} (.*)$", block, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def mapped(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mapped model; not to be changed."""
+    folder = tmp_path_factory.mktemp("mapped")
+    shutil.copy(ROOT / "models" / "digits_mlp.onnx", folder / "mlp.onnx")
+    run(installed / "onnx-gconv", "map", "mlp.onnx", cwd=folder)
+    return folder / "mlp.gconv.onnx"
 
 
 def test_the_wheel_holds_passes_and_models_as_subpackages_and_nothing_at_the_top(
@@ -53,7 +76,8 @@ def test_the_wheel_holds_passes_and_models_as_subpackages_and_nothing_at_the_top
 ) -> None:
     names = zipfile.ZipFile(distributions[0]).namelist()
     assert {name.split("/")[0] for name in names} == {"onnx_gconv", names[-1].split("/")[0]}
-    for name in ("passes/map_conductances.py", "models/digits_cnn.onnx", "models/digits_test.npz", "py.typed"):
+    data = ("models/digits_cnn.onnx", "models/digits_test.npz", "integrations/olive_config.json", "py.typed")
+    for name in ("passes/map_conductances.py", *data):
         assert f"onnx_gconv/{name}" in names
 
 
@@ -103,3 +127,88 @@ def test_the_top_level_folder_of_the_passes_is_no_package_of_its_own(installed: 
 def test_torch_is_not_needed(installed: Path, tmp_path: Path) -> None:
     found = run(installed / "python", "-c", "import importlib.util as u; print(u.find_spec('torch'))", cwd=tmp_path)
     assert found.stdout.strip() == "None"
+
+
+def test_the_recipe_of_a_container_runs_the_command_line_with_a_python_that_the_wheel_takes(
+    installed: Path, mapped: Path
+) -> None:
+    [entry] = recipe("ENTRYPOINT")
+    [program] = json.loads(entry)
+    page = (ROOT / "docs" / "guide" / "continuous-integration.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"^    docker run .* onnx-gconv (check .*)$", page, flags=re.MULTILINE)
+    shutil.copy(mapped, mapped.with_name("model.gconv.onnx"))
+    assert run(installed / program, *shlex.split(command), cwd=mapped.parent).stdout.startswith("PASSED: ")
+    [version] = re.findall(r"python:3\.(\d+)-slim", recipe("FROM")[0])
+    assert f"Programming Language :: Python :: 3.{version}" in PROJECT["classifiers"]
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# What an extra is for, tried in an environment that has nothing else.
+PROGRAMS = {
+    "report": """
+import onnx_gconv as gconv
+assert gconv.write_bundle("mlp.gconv.onnx", "bundle", (64, 64), pictures=True).pictures.files
+gconv.simulate("mlp.gconv.onnx", "pcm", times="1s", repeats=1).plot().savefig("plot.png")
+""",
+    "notebook": """
+import onnx_gconv as gconv
+report = gconv.inspect_model("mlp.gconv.onnx")
+assert list(report.to_frame()["weight"]) == [item.name for item in report.mapped]
+assert report._repr_html_().startswith("<pre")
+assert gconv.simulate("mlp.gconv.onnx", "pcm", times="1s", repeats=1).plot()._repr_png_()[1:4] == b"PNG"
+""",
+    "dask": """
+from distributed import LocalCluster
+import onnx_gconv as gconv
+with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+    report = gconv.simulate("mlp.gconv.onnx", "pcm", times="1s", repeats=2, dask=cluster.scheduler_address)
+assert report.times[0].values == gconv.simulate("mlp.gconv.onnx", "pcm", times="1s", repeats=2).times[0].values
+""",
+}
+
+
+@pytest.mark.parametrize("extra", PROGRAMS)
+def test_an_extra_alone_is_enough_for_what_it_is_for(
+    distributions: tuple[Path, Path], mapped: Path, tmp_path: Path, extra: str
+) -> None:
+    run(sys.executable, "-m", "venv", tmp_path / "environment", cwd=tmp_path)
+    python = tmp_path / "environment" / "bin" / "python"
+    wheel = f"{distributions[0]}[{extra}]"
+    run(python, "-m", "pip", "install", "--quiet", "--no-compile", wheel, cwd=tmp_path)
+    shutil.copy(mapped, tmp_path)
+    run(python, "-c", PROGRAMS[extra], cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed", "extra"),
+    [
+        (["handoff", "mlp.gconv.onnx", "-o", "bundle", "--array", "64x64", "--pictures"], "matplotlib", "report"),
+        (["simulate", "mlp.gconv.onnx", "--repeats", "1", "--plot", "plot.png"], "matplotlib", "report"),
+        (["simulate", "mlp.gconv.onnx", "--repeats", "1", "--dask", "tcp://127.0.0.1:1"], "distributed", "dask"),
+    ],
+)
+def test_without_an_extra_a_command_says_what_to_install(
+    installed: Path, mapped: Path, arguments: list[str], needed: str, extra: str
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": ""}
+    command = [str(installed / "onnx-gconv"), *arguments]
+    found = subprocess.run(
+        command, check=False, cwd=mapped.parent, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 2
+    assert found.stderr.endswith(f", which is missing; pip install {needed}\n")
+    assert any(re.match(rf"{needed}\W", requirement) for requirement in PROJECT["optional-dependencies"][extra])
+
+
+def test_without_an_extra_a_function_says_what_to_install(installed: Path, mapped: Path) -> None:
+    program = """
+import onnx_gconv as gconv
+try:
+    gconv.inspect_model("mlp.gconv.onnx").to_frame()
+except gconv.ConfigError as error:
+    print(error)
+"""
+    found = run(installed / "python", "-c", program, cwd=mapped.parent).stdout
+    assert found == "data frames need pandas, which is missing; pip install pandas\n"
+    assert any(item.startswith("pandas") for item in PROJECT["optional-dependencies"]["notebook"])

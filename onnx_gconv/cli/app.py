@@ -14,12 +14,14 @@ from typing import Annotated
 
 import typer
 
+from onnx_gconv.cli.check import check
 from onnx_gconv.cli.config import config
 from onnx_gconv.cli.converters import converters
 from onnx_gconv.cli.demo import demo
 from onnx_gconv.cli.handoff import HandoffCommand, handoff
 from onnx_gconv.cli.inspect import inspect
 from onnx_gconv.cli.map import map_
+from onnx_gconv.cli.olive_config import olive_config
 from onnx_gconv.cli.options import MappingFlagsCommand, debug_is_on
 from onnx_gconv.cli.output import VisibleFormatter, tolerated_loss_of_reader
 from onnx_gconv.cli.presets import presets
@@ -73,6 +75,7 @@ def _root(
 app.command("map", cls=MappingFlagsCommand)(map_)
 app.command("inspect", cls=MappingFlagsCommand)(inspect)
 app.command("verify")(verify)
+app.command("check")(check)
 app.command("restore")(restore)
 app.command("handoff", cls=HandoffCommand)(handoff)
 app.command("readback")(readback)
@@ -80,6 +83,7 @@ app.command("program")(program)
 app.command("simulate", cls=MappingFlagsCommand)(simulate)
 app.command("presets")(presets)
 app.command("converters")(converters)
+app.command("olive-config")(olive_config)
 app.command("demo")(demo)
 app.add_typer(config)
 

@@ -26,6 +26,7 @@ __all__ = [
     "ExternalData",
     "Inputs",
     "Json",
+    "Junit",
     "MappingFlags",
     "MappingFlagsCommand",
     "MaxError",
@@ -181,8 +182,19 @@ ExternalData: TypeAlias = Annotated[
 Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to stdout instead of tables.", rich_help_panel=_REPORT)
 ]
+Junit: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--junit",
+        help="Also write the result to a file as JUnit XML, which CI services show like that of tests.",
+        metavar="FILE",
+        rich_help_panel=_REPORT,
+        show_default=False,
+    ),
+]
 Quiet: TypeAlias = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=_REPORT)
+    bool,
+    typer.Option("--quiet", "-q", help="Print nothing but errors, and why a check fails.", rich_help_panel=_REPORT),
 ]
 Debug: TypeAlias = Annotated[
     bool,

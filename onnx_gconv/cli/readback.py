@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ from onnx_gconv.cli.options import (
     Value,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
+from onnx_gconv.terminal_text import plain
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -49,7 +50,13 @@ class _Reports:
     def __rich__(self) -> Group:
         from rich.console import Group
 
-        return Group(self.read_back) if self.verification is None else Group(self.read_back, "", self.verification)
+        if self.verification is None:
+            return Group(self.read_back)
+        if self.read_back.output is not None:
+            return Group(self.read_back, "", self.verification)
+        original = self.verification.original
+        why = f"Not written: the model does not belong to '{original}'; give its own original, or leave --original out"
+        return Group(self.read_back, "", self.verification, plain(why, style="bold red"))
 
 
 def readback(
@@ -122,7 +129,8 @@ def readback(
         Path | None,
         typer.Option(
             "--original",
-            help="The model before the mapping: verify the measured model against it.",
+            help="The model before the mapping: verify the measured model against it; if its weights are others, "
+            "nothing is written.",
             rich_help_panel=_MEASUREMENTS,
             show_default=False,
         ),
@@ -152,7 +160,7 @@ def readback(
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Put measured conductances in place of the targets; writes MODEL.measured.onnx, the model of the real chip."""
-    from onnx_gconv.errors import ConfigError
+    from onnx_gconv.errors import ConfigError, GconvError
     from onnx_gconv.files.models import check_output_path
     from onnx_gconv.handoff import read_back
     from onnx_gconv.handoff.measurements import parse_limits
@@ -166,8 +174,8 @@ def readback(
         raise ConfigError("limits of errors are for running the models; give --original MODEL, too")
     if original is not None and dry_run:
         raise ConfigError("--dry-run writes no model that could be compared with --original; give one of both")
+    target = default_measured_path(mapped) if output is None else output
     if original is not None:
-        target = default_measured_path(mapped) if output is None else output
         check_output_path(target, [original, *([] if inputs is None else [inputs])])
     dims = dict(parse_dim(text) for text in dim or ())
     values = dict(parse_value(text) for text in value or ())
@@ -177,6 +185,30 @@ def readback(
         "write": "Writing the model",
         "weights": "Comparing weights",
     }
+    verifications: list[VerificationReport] = []
+
+    def verified(staged: Path) -> bool:
+        """Whether the new model belongs to the original. If outputs are too far off, that is what the chip is."""
+        if original is None:
+            return True
+        try:
+            found = verify(
+                original,
+                staged,
+                inputs=inputs,
+                dims=dims,
+                values=values,
+                seed=seed,
+                min_sqnr_db=min_sqnr,
+                min_agreement=min_agreement,
+                max_error=max_error,
+                progress=progress,
+            )
+        except GconvError as error:
+            raise type(error)(str(error).replace(str(staged), str(target))) from error
+        verifications.append(replace(found, mapped=target))
+        return not found.violations and all(item.passed for item in found.weights)
+
     with progress_bar(steps, quiet=quiet) as progress:
         report = read_back(
             mapped,
@@ -190,22 +222,12 @@ def readback(
             pictures=pictures,
             external_data=external_data,
             dry_run=dry_run,
+            accept=verified,
             progress=progress,
         )
-        verification = None
-        if original is not None and report.output is not None:
-            verification = verify(
-                original,
-                report.output,
-                inputs=inputs,
-                dims=dims,
-                values=values,
-                seed=seed,
-                min_sqnr_db=min_sqnr,
-                min_agreement=min_agreement,
-                max_error=max_error,
-                progress=progress,
-            )
+    verification = next(iter(verifications), None)
     print_report(_Reports(report, verification), as_json=as_json, quiet=quiet)
     if verification is not None and not verification.passed:
+        if quiet:
+            verification.raise_if_failed()  # which says why
         raise typer.Exit(1)

@@ -75,7 +75,8 @@ def simulate(
         Path | None,
         typer.Option(
             "--inputs",
-            help="A .npz file with an array for each input, samples along the first axis; generated if not given.",
+            help="A .npz file with an array for each input, samples along the first axis; generated if not given. It "
+            "may be larger than memory, best as numpy.savez writes it, without compression.",
             rich_help_panel=_OUTPUTS,
             show_default=False,
         ),
@@ -115,7 +116,8 @@ def simulate(
         int | None,
         typer.Option(
             "--batch",
-            help="How many samples go into one run; all, or what the model takes, if not given.",
+            help="How many samples go into one run. Default: what the model takes, or all; of more than 256 MiB, which "
+            "are read batch by batch, so many as have 64 MiB.",
             metavar="INTEGER",
             rich_help_panel=_OUTPUTS,
             show_default=False,

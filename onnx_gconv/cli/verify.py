@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnx_gconv.cli.options import Debug, Dim, Inputs, Json, MaxError, MinAgreement, MinSqnr, Quiet, Seed, Value
+from onnx_gconv.cli.junit import with_junit
+from onnx_gconv.cli.options import (
+    Debug,
+    Dim,
+    Inputs,
+    Json,
+    Junit,
+    MaxError,
+    MinAgreement,
+    MinSqnr,
+    Quiet,
+    Seed,
+    Value,
+)
 from onnx_gconv.cli.output import print_report, progress_bar
+
+if TYPE_CHECKING:
+    from onnx_gconv.verification import VerificationReport
 
 __all__ = ["verify"]
 
@@ -23,29 +39,36 @@ def verify(
     min_sqnr: MinSqnr = None,
     min_agreement: MinAgreement = None,
     max_error: MaxError = None,
+    junit: Junit = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Compare a mapped model with its original: weights, outputs in ONNX Runtime, and the mapping itself."""
-    from onnx_gconv.runtime.inputs import parse_dim, parse_value
-    from onnx_gconv.verification import verify as verify_models
 
-    dims = dict(parse_dim(text) for text in dim or ())
-    values = dict(parse_value(text) for text in value or ())
-    with progress_bar({"weights": "Comparing weights"}, quiet=quiet) as progress:
-        report = verify_models(
-            original,
-            mapped,
-            inputs=inputs,
-            dims=dims,
-            values=values,
-            seed=seed,
-            min_sqnr_db=min_sqnr,
-            min_agreement=min_agreement,
-            max_error=max_error,
-            progress=progress,
-        )
+    def run() -> VerificationReport:
+        from onnx_gconv.runtime.inputs import parse_dim, parse_value
+        from onnx_gconv.verification import verify as verify_models
+
+        dims = dict(parse_dim(text) for text in dim or ())
+        values = dict(parse_value(text) for text in value or ())
+        with progress_bar({"weights": "Comparing weights"}, quiet=quiet) as progress:
+            return verify_models(
+                original,
+                mapped,
+                inputs=inputs,
+                dims=dims,
+                values=values,
+                seed=seed,
+                min_sqnr_db=min_sqnr,
+                min_agreement=min_agreement,
+                max_error=max_error,
+                progress=progress,
+            )
+
+    report = with_junit(junit, f"onnx-gconv verify {original} {mapped}", run)
     print_report(report, as_json=as_json, quiet=quiet)
     if not report.passed:
+        if quiet:
+            report.raise_if_failed()  # which says why
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ from onnx_gconv.converters.registry import CONVERTER_KINDS, converter_registry
 from onnx_gconv.devices.presets import presets
 from onnx_gconv.files.json_schema import schema_text
 
-__all__ = ["json_schema"]
+__all__ = ["json_schema", "text_for_editors"]
 
 
 _DRAFT = "http://json-schema.org/draft-07/schema#"  # the one that editors for TOML know
@@ -23,7 +23,17 @@ def json_schema(*, installed: bool = True) -> str:
     Args:
         installed: Describe the converters of installed packages, and those that the program has registered, too.
     """
-    schema = Configuration.model_json_schema()
+    return text_for_editors(Configuration.model_json_schema(), ("WeightSettings", "Override"), installed=installed)
+
+
+def text_for_editors(schema: dict[str, Any], settings: Iterable[str], *, installed: bool) -> str:
+    """The text of the JSON Schema of a TOML file, with the names of presets and converters.
+
+    Args:
+        schema: The schema, as pydantic gives it, with the tables of devices and converters in it. It is changed.
+        settings: The names of its tables that have a device and a converter.
+        installed: Describe the converters of installed packages, and those that the program has registered, too.
+    """
     tables = schema["$defs"]
     devices = [preset.name for preset in presets()]
     tables["DeviceSettings"]["properties"]["preset"]["enum"] = devices
@@ -35,8 +45,8 @@ def json_schema(*, installed: bool = True) -> str:
     converter["properties"]["name"] = {"description": named["description"], "enum": converters, "type": "string"}
     for setting, described in _settings_of((*CONVERTER_KINDS.values(), *others)).items():
         converter["properties"].setdefault(setting, described)
-    for settings in ("WeightSettings", "Override"):
-        properties = tables[settings]["properties"]
+    for name in settings:
+        properties = tables[name]["properties"]
         properties["device"]["anyOf"][0]["enum"] = devices
         properties["converter"]["anyOf"][0] = {"enum": converters, "type": "string"}
     return schema_text(_for_toml(schema), _DRAFT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from onnx_gconv.configuration.configuration import Configuration
 from onnx_gconv.configuration.settings import PATTERN_KINDS, ModelSettings, WeightSettings
+from onnx_gconv.configuration.toml_text import toml_string, toml_value
 from onnx_gconv.weights import FoundWeight, WeightSurvey
 
 __all__ = ["SCHEMA_FILE", "starting_file"]
@@ -52,7 +53,7 @@ def starting_file(model: str, survey: WeightSurvey) -> str:
     """
     example = f"weight = {_pattern(survey.weights[0].name)}" if survey.weights else 'op = "Conv"'
     parts = [
-        _HEAD.format(schema=SCHEMA_FILE, model=_text(model)),
+        _HEAD.format(schema=SCHEMA_FILE, model=toml_string(model)),
         *_table("defaults", WeightSettings),
         *_table("model", ModelSettings),
         _OVERRIDES.format(kinds=", ".join(PATTERN_KINDS), example=example),
@@ -68,11 +69,11 @@ def _table(name: str, settings: type[BaseModel]) -> Iterator[str]:
         for line in textwrap.wrap(_sentence(field), _WIDTH, break_long_words=False, break_on_hyphens=False):
             yield f"# {line}\n"
         default, *others = _examples(field)
-        yield f"# {setting} = {_value(default)}{_or(others)}\n"
+        yield f"# {setting} = {toml_value(default)}{_or(others)}\n"
 
 
 def _or(others: Sequence[object]) -> str:
-    return f"  # or {', '.join(map(_value, others))}" if others else ""
+    return f"  # or {', '.join(map(toml_value, others))}" if others else ""
 
 
 def _examples(field: FieldInfo) -> Sequence[Any]:
@@ -87,19 +88,6 @@ def _examples(field: FieldInfo) -> Sequence[Any]:
 
 def _sentence(field: FieldInfo) -> str:
     return " ".join((field.description or "").split())
-
-
-def _value(value: object) -> str:
-    """A value as TOML has it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{key} = {_value(item)}' for key, item in value.items())} }}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_value, value))}]"
-    return str(value)
 
 
 def _listed(weights: Iterable[FoundWeight]) -> Iterator[str]:
@@ -130,18 +118,4 @@ def _patterns(names: Iterable[str]) -> str:
 
 def _pattern(name: str) -> str:
     """A glob that matches a name and nothing else, as TOML."""
-    return _text("".join(f"[{character}]" if character in "*?[" else character for character in name))
-
-
-def _text(text: str) -> str:
-    """A text as TOML has it; characters that could end a comment or change what is shown are escaped."""
-    return f'"{"".join(map(_escaped, text))}"'
-
-
-def _escaped(character: str) -> str:
-    if character in {'"', "\\"}:
-        return f"\\{character}"
-    if character.isprintable():
-        return character
-    code = ord(character)
-    return f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"  # noqa: PLR2004 - what four digits hold
+    return toml_string("".join(f"[{character}]" if character in "*?[" else character for character in name))

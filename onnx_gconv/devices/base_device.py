@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import ClassVar, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from onnx_gconv.devices.formulas import FloatArray
 from onnx_gconv.errors import ConfigError
 
 __all__ = [
@@ -21,11 +21,8 @@ __all__ = [
     "ReadNoise",
     "foreign_devices",
     "is_pair_model",
-    "polynomial",
     "require_sizes",
 ]
-
-FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,15 +233,6 @@ class BaseDeviceModel(ABC):
     def _check_time(self, seconds: float) -> None:
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ConfigError(f"device {self.name}: a time is 0 seconds or more, but it is {seconds}")
-
-
-def polynomial(coefficients: tuple[float, ...], x: FloatArray) -> FloatArray:
-    """The sum of ``coefficients[i] * x**i``, in the type of `x`."""
-    result = np.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        result *= x
-        result += coefficient
-    return result
 
 
 def require_sizes(device: str, **sizes: float) -> None:

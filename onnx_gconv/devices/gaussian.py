@@ -17,7 +17,8 @@ from onnx_gconv.devices.base_device import (
     is_pair_model,
     require_sizes,
 )
-from onnx_gconv.devices.normal_numbers import normal
+from onnx_gconv.devices.formulas import add_errors
+from onnx_gconv.devices.normal_numbers import from_normal
 from onnx_gconv.devices.read_noise import read_noise_of
 from onnx_gconv.errors import ConfigError
 
@@ -106,11 +107,12 @@ class LogNormalDevice(BaseDeviceModel):
         require_sizes(self.name, sigma=self.sigma)
 
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
-        factor = normal(targets_us, rng)
-        factor *= self.sigma
-        np.exp(factor, out=factor)
-        factor *= targets_us
-        return Devices.after_programming(targets_us, factor)
+        def program(noise: FloatArray, _: FloatArray, targets_us: FloatArray) -> None:
+            noise *= self.sigma
+            np.exp(noise, out=noise)
+            noise *= targets_us
+
+        return Devices.after_programming(targets_us, from_normal(program, rng, targets_us))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -220,8 +222,9 @@ def _with_normal_errors(
 ) -> FloatArray:
     if not (absolute_us or relative):
         return conductances_us
-    noise = normal(conductances_us, rng)
-    noise *= np.hypot(absolute_us, relative * conductances_us)
-    noise += conductances_us
-    np.maximum(noise, 0, out=noise)
-    return noise
+
+    def change(noise: FloatArray, scratch: FloatArray, conductances_us: FloatArray) -> None:
+        sigma = np.multiply(relative, conductances_us, out=scratch[0])
+        add_errors(noise, np.hypot(absolute_us, sigma, out=sigma), 1.0, conductances_us)
+
+    return from_normal(change, rng, conductances_us)

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnx_gconv.devices.base_device import FloatArray, polynomial
+from onnx_gconv.devices.base_device import FloatArray
+from onnx_gconv.devices.formulas import line_between, polynomial
 from onnx_gconv.devices.power_law import PowerLawDevice
 from onnx_gconv.errors import ConfigError
 
@@ -32,18 +33,18 @@ class _HermesDevice(PowerLawDevice):
                 f"{self.g_max:g} \u00b5S"
             )
 
-    def _programming_sigma_us(self, targets_us: FloatArray) -> FloatArray:
-        return self._fitted_sigma(self._sigma, targets_us, fitted_g_max=self.default_g_max)
+    def _programming_sigma_us(self, targets_us: FloatArray, scratch: FloatArray) -> FloatArray:
+        return self._fitted_sigma(self._sigma, targets_us, scratch, fitted_g_max=self.default_g_max)
 
-    def _drift_moments(self, targets_us: FloatArray) -> tuple[FloatArray, FloatArray]:
-        relative = self._above_zero(targets_us)
+    def _drift_moments(self, targets_us: FloatArray, scratch: FloatArray) -> tuple[FloatArray, FloatArray]:
+        relative = self._above_zero(targets_us, scratch[0])
         return (
             _joined(relative, self._MEAN_BELOW, self._MEAN),
             _joined(relative, self._spread_below, self._spread),
         )
 
-    def _read_share(self, programmed_us: FloatArray) -> FloatArray:
-        return _joined(self._above_zero(programmed_us), self._share_below, self._share)
+    def _read_share(self, programmed_us: FloatArray, scratch: FloatArray) -> FloatArray:
+        return _joined(self._above_zero(programmed_us, scratch[0]), self._share_below, self._share)
 
 
 def _joined(
@@ -53,7 +54,8 @@ def _joined(
 ) -> FloatArray:
     """A polynomial of g / g_max and, below a limit, a clipped line of its logarithm."""
     limit, slope, offset, least, most = below
-    line = np.clip(slope * np.log(relative) + offset, least, most)
+    logarithms = np.log(relative)
+    line = line_between(logarithms, slope, offset, least, most, out=logarithms)
     return np.where(relative < relative.dtype.type(limit), line, polynomial(coefficients, relative))
 
 

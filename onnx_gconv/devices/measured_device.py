@@ -119,7 +119,7 @@ class MeasuredDevice(BaseDeviceModel):
         except ConfigError as error:
             reason = str(error)
         except OSError as error:
-            raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
+            raise ConfigError(f"cannot read '{path}': {error.strerror}; give a file that is there") from None
         except OverflowError:
             reason = "one of its whole numbers is beyond all floats"
         except (ValueError, RecursionError) as error:  # also no UTF-8; a number may have too many digits
@@ -220,8 +220,10 @@ def _rows(path: Path) -> list[tuple[int, tuple[float, ...]]]:
                 )
             places = [header.index(name) for name in _COLUMNS]
             return [(lines.line_num, _numbers(path, lines.line_num, row, places)) for row in lines if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"cannot read '{path}': {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read '{path}': {error.strerror}; give a file that is there") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"cannot read '{path}': {error}; save the table as UTF-8 text with commas") from None
 
 
 def _numbers(path: Path, line: int, row: Sequence[str], places: Sequence[int]) -> tuple[float, ...]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["normal"]
+from onnx_gconv.devices.compilation import compiled_formulas
+
+__all__ = ["from_normal", "normal"]
 
 _PIECE = 1 << 16  # elements whose intermediate values stay in the cache
 _UNIT = np.float32(2.0**-32)
@@ -31,13 +35,55 @@ def normal(like: NDArray[np.floating[Any]], rng: np.random.Generator) -> NDArray
     Returns:
         An array of the same shape and type, without a unit.
     """
-    if like.dtype != np.float32:
-        return rng.standard_normal(like.shape, like.dtype.type)
-    found = np.empty(like.size, np.float32)
-    scratch = np.empty((2, -(-min(_PIECE, found.size) // 2)), np.float32)  # memory that is new is slow to write to
+    return from_normal(lambda *_: None, rng, like)
+
+
+def from_normal(
+    change: Callable[..., None],
+    rng: np.random.Generator,
+    *arrays: NDArray[np.floating[Any]],
+) -> NDArray[np.floating[Any]]:
+    """What becomes of the numbers that `normal` gives, piece by piece while they are in the cache.
+
+    Args:
+        change: Called with some numbers, memory for what it computes on the way, [2, as many], and the same elements of
+            each array; puts the result in place of the numbers. It draws no other normal numbers.
+        rng: Draws the numbers.
+        arrays: What the result is computed from; at least one. All have one type, float32 or float64, and one shape.
+
+    Returns:
+        An array of that shape and type.
+    """
+    like, is_single = arrays[0], arrays[0].dtype == np.float32
+    flat = [each.reshape(-1) for each in arrays]
+    found: NDArray[np.floating[Any]]
+    if is_single:
+        found = np.empty(like.size, np.float32)
+    else:
+        found = rng.standard_normal(like.shape, like.dtype.type).reshape(-1)
+    scratch = _scratch_of_thread() if is_single else np.empty((2, min(_PIECE, found.size)), found.dtype)
     for first in range(0, found.size, _PIECE):
-        _fill(found[first : first + _PIECE], scratch, rng)
+        piece = slice(first, first + _PIECE)
+        numbers = found[piece]
+        if is_single:
+            _fill(numbers, scratch, rng)
+        change(numbers, scratch[:, : numbers.size], *(each[piece] for each in flat))
     return found.reshape(like.shape)
+
+
+class _Memory(threading.local):
+    scratch: NDArray[np.float32] | None = None
+
+
+_memory = _Memory()
+
+
+def _scratch_of_thread() -> NDArray[np.float32]:
+    """Memory that this thread has written to before, [2, elements of a piece]."""
+    if _memory.scratch is None:
+        # Rows that are whole pages apart would compete for the same lines of the cache.
+        _memory.scratch = np.empty((2, _PIECE + 64), np.float32)[:, :_PIECE]
+    return _memory.scratch
 
 
 def _fill(piece: NDArray[np.float32], scratch: NDArray[np.float32], rng: np.random.Generator) -> None:
@@ -45,16 +91,38 @@ def _fill(piece: NDArray[np.float32], scratch: NDArray[np.float32], rng: np.rand
     half = -(-piece.size // 2)
     cosines, sines = piece[:half], piece[half:]
     radii, angles = scratch[:, :half]
-    words = rng.integers(0, 2**64 - 1, half, np.uint64, endpoint=True).view(np.uint32)
-    np.copyto(radii, words[:half], casting="unsafe")
-    radii += np.float32(0.5)
-    radii *= _UNIT  # from 2^-33 to 1
+    uniform(radii, angles, rng)
     np.log(radii, out=radii)
-    radii *= np.float32(-2)
-    np.sqrt(radii, out=radii)
-    np.copyto(angles, words[half:].view(np.int32), casting="unsafe")
-    angles *= _TURN
     np.cos(angles, out=cosines)
-    cosines *= radii
     np.sin(angles[: sines.size], out=sines)
-    sines *= radii[: sines.size]
+    normal_from_logarithms(radii, cosines, sines)
+
+
+def uniform(radii: NDArray[np.float32], angles: NDArray[np.float32], rng: np.random.Generator) -> None:
+    """Write uniform numbers: as many squared radii as there are pairs, from 2^-33 to 1, and as many angles."""
+    compiled = compiled_formulas(radii)
+    if compiled is not None and isinstance(bits := rng.bit_generator, np.random.SFC64):
+        with bits.lock:
+            state = bits.state
+            compiled.uniform_of_sfc64(state["state"]["state"], radii, angles, _UNIT, _TURN)
+            bits.state = state
+        return
+    words = rng.integers(0, 2**64 - 1, radii.size, np.uint64, endpoint=True).view(np.uint32)
+    np.copyto(radii, words[: radii.size], casting="unsafe")
+    radii += np.float32(0.5)
+    radii *= _UNIT
+    np.copyto(angles, words[radii.size :].view(np.int32), casting="unsafe")
+    angles *= _TURN
+
+
+def normal_from_logarithms(
+    logarithms: NDArray[np.float32], cosines: NDArray[np.float32], sines: NDArray[np.float32]
+) -> None:
+    """Multiply cosines and sines with the radii, of whose squares these are the logarithms, which are overwritten."""
+    if (compiled := compiled_formulas(logarithms)) is not None:
+        compiled.normal_from_logarithms(logarithms, cosines, sines)
+        return
+    logarithms *= np.float32(-2)
+    np.sqrt(logarithms, out=logarithms)
+    cosines *= logarithms
+    sines *= logarithms[: sines.size]

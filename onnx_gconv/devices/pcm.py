@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_gconv.devices.base_device import FloatArray
+from onnx_gconv.devices.formulas import line_between
 from onnx_gconv.devices.power_law import PowerLawDevice
 from onnx_gconv.errors import ConfigError
 
@@ -29,19 +30,17 @@ class PcmDevice(PowerLawDevice):
 
     name = "pcm"
 
-    def _programming_sigma_us(self, targets_us: FloatArray) -> FloatArray:
-        return self._fitted_sigma((0.26348, 1.9650, -1.1731), targets_us, fitted_g_max=25.0)
+    def _programming_sigma_us(self, targets_us: FloatArray, scratch: FloatArray) -> FloatArray:
+        return self._fitted_sigma((0.26348, 1.9650, -1.1731), targets_us, scratch, fitted_g_max=25.0)
 
-    def _drift_moments(self, targets_us: FloatArray) -> tuple[FloatArray, FloatArray]:
-        mean = np.log(self._above_zero(targets_us))
-        spread = mean * -0.0125
-        spread -= 0.0059
-        mean *= -0.0155
-        mean += 0.0244
-        return np.clip(mean, 0.049, 0.1, out=mean), np.clip(spread, 0.008, 0.045, out=spread)
+    def _drift_moments(self, targets_us: FloatArray, scratch: FloatArray) -> tuple[FloatArray, FloatArray]:
+        logarithms = np.log(self._above_zero(targets_us, scratch[0]), out=scratch[0])
+        mean = line_between(logarithms, -0.0155, 0.0244, 0.049, 0.1, out=scratch[1])
+        return mean, line_between(logarithms, -0.0125, -0.0059, 0.008, 0.045, out=logarithms)
 
-    def _read_share(self, programmed_us: FloatArray) -> FloatArray:
-        share = self._relative(programmed_us, 1e-3 ** (1 / 0.65))  # powers of 0 take several times as long as others
+    def _read_share(self, programmed_us: FloatArray, scratch: FloatArray) -> FloatArray:
+        # Powers of 0 take several times as long as others.
+        share = self._relative(programmed_us, scratch[0], 1e-3 ** (1 / 0.65))
         np.power(share, 0.65, out=share)
         np.divide(0.0088, share, out=share)
         return np.minimum(share, 0.2, out=share)
@@ -96,6 +95,10 @@ class CustomDriftPcmDevice(PcmDevice):
                 f"{self.g_min:g} to {self.g_max:g} \u00b5S; give it for all of them"
             )
 
-    def _drift_moments(self, targets_us: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _drift_moments(
+        self,
+        targets_us: FloatArray,
+        scratch: FloatArray,  # noqa: ARG002 - NumPy's interpolation has memory of its own
+    ) -> tuple[FloatArray, FloatArray]:
         mean, spread = (np.interp(targets_us, self.g_us, each) for each in (self.nu_mean, self.nu_spread))
         return mean.astype(targets_us.dtype), spread.astype(targets_us.dtype)

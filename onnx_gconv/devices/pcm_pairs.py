@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, polynomial, require_sizes
-from onnx_gconv.devices.normal_numbers import normal
+from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, require_sizes
+from onnx_gconv.devices.formulas import polynomial
+from onnx_gconv.devices.normal_numbers import from_normal
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["AfmPcmPairs"]
@@ -74,15 +75,15 @@ class AfmPcmPairs(BaseDeviceModel):
         return Devices.after_programming(targets_us, np.maximum(self._with_errors(targets_us, rng), 0))
 
     def _with_errors(self, signed_us: FloatArray, rng: np.random.Generator) -> FloatArray:
-        sizes = np.abs(signed_us)
-        found = normal(signed_us, rng)
-        found *= np.where(
-            sizes > self._BRANCHES_MEET_US, polynomial(self._ABOVE, sizes), polynomial(self._BELOW, sizes)
-        )
-        found *= self.programming_scale
-        found += signed_us
-        found[sizes < self._LEAST_US] = 0
-        return found
+        def program(noise: FloatArray, scratch: FloatArray, signed_us: FloatArray) -> None:
+            sizes = np.abs(signed_us, out=scratch[0])
+            above, below = (polynomial(each, sizes) for each in (self._ABOVE, self._BELOW))
+            noise *= np.where(sizes > self._BRANCHES_MEET_US, above, below)
+            noise *= self.programming_scale
+            noise += signed_us
+            noise[sizes < self._LEAST_US] = 0
+
+        return from_normal(program, rng, signed_us)
 
     def _check_pairs(self, plus_us: FloatArray, minus_us: FloatArray) -> None:
         if plus_us.shape != minus_us.shape or plus_us.dtype != minus_us.dtype:

@@ -12,10 +12,16 @@ from onnx_gconv.devices.base_device import (
     Devices,
     FloatArray,
     ReadNoise,
-    polynomial,
     require_sizes,
 )
-from onnx_gconv.devices.normal_numbers import normal
+from onnx_gconv.devices.formulas import (
+    add_errors,
+    add_noise_of_reading,
+    drift_exponents,
+    fitted_polynomial,
+    unit_parts,
+)
+from onnx_gconv.devices.normal_numbers import from_normal
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["PowerLawDevice"]
@@ -79,63 +85,74 @@ class PowerLawDevice(BaseDeviceModel):
             raise ConfigError(f"device {self.name}: a reading of {self.t_read:g} s is longer than t_0 = {self.t_0:g} s")
 
     @abstractmethod
-    def _programming_sigma_us(self, targets_us: FloatArray) -> FloatArray:
-        """The standard deviation of programming errors before conductances are cut at 0, in µS."""
+    def _programming_sigma_us(self, targets_us: FloatArray, scratch: FloatArray) -> FloatArray:
+        """The standard deviation of programming errors before conductances are cut at 0, in µS.
+
+        Args:
+            targets_us: Some targets, in µS, [any number].
+            scratch: Memory for what is computed, [2, as many]; the result may be a part of it.
+        """
 
     @abstractmethod
-    def _drift_moments(self, targets_us: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and standard deviation of the drift coefficient nu before its sign is dropped, without a unit."""
+    def _drift_moments(self, targets_us: FloatArray, scratch: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation of the drift coefficient nu before its sign is dropped, without a unit.
+
+        `scratch` is as for `_programming_sigma_us`.
+        """
 
     @abstractmethod
-    def _read_share(self, programmed_us: FloatArray) -> FloatArray:
-        """The factor q of the noise of readings, relative to the conductance, without a unit."""
+    def _read_share(self, programmed_us: FloatArray, scratch: FloatArray) -> FloatArray:
+        """The factor q of the noise of readings, relative to the conductance, without a unit.
+
+        `scratch` is as for `_programming_sigma_us`.
+        """
 
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
-        noise = normal(targets_us, rng)
-        noise *= self._programming_sigma_us(targets_us)
-        noise *= self.programming_scale
-        noise += targets_us
-        return Devices.after_programming(targets_us, np.maximum(noise, 0, out=noise))
+        def program(noise: FloatArray, scratch: FloatArray, targets_us: FloatArray) -> None:
+            add_errors(noise, self._programming_sigma_us(targets_us, scratch), self.programming_scale, targets_us)
+
+        return Devices.after_programming(targets_us, from_normal(program, rng, targets_us))
 
     def _drifted(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
-        mean, spread = self._drift_moments(devices.targets_us)
-        nu = normal(devices.targets_us, rng)
-        nu *= spread
-        nu += mean
-        np.abs(nu, out=nu)
-        nu *= -self.drift_scale * math.log1p(seconds / self.t_0)
-        np.exp(nu, out=nu)
-        nu *= devices.programmed_us
-        return nu
+        exponent = -self.drift_scale * math.log1p(seconds / self.t_0)
+
+        def drift(noise: FloatArray, scratch: FloatArray, targets_us: FloatArray, programmed_us: FloatArray) -> None:
+            drift_exponents(noise, *self._drift_moments(targets_us, scratch), exponent)
+            np.exp(noise, out=noise)
+            noise *= programmed_us
+
+        return from_normal(drift, rng, devices.targets_us, devices.programmed_us)
 
     def _read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
-        noise = normal(devices.drifted_us, rng)
-        noise *= self._read_share(devices.programmed_us)
-        noise *= self.read_scale * self._growth(seconds)
-        noise *= devices.drifted_us
-        noise += devices.drifted_us
-        np.maximum(noise, 0, out=noise)
-        return noise
+        scale = self.read_scale * self._growth(seconds)
+
+        def read(noise: FloatArray, scratch: FloatArray, drifted_us: FloatArray, programmed_us: FloatArray) -> None:
+            add_noise_of_reading(noise, self._read_share(programmed_us, scratch), scale, drifted_us)
+
+        return from_normal(read, rng, devices.drifted_us, devices.programmed_us)
 
     def _read_noise(self, devices: Devices, seconds: float) -> ReadNoise | None:
         if not self.read_scale:
             return None
-        sigma = self._read_share(devices.programmed_us) * (self.read_scale * self._growth(seconds))
-        return ReadNoise(sigma * devices.drifted_us)
+        programmed = devices.programmed_us
+        scratch = np.empty((2, programmed.size), programmed.dtype)
+        share = self._read_share(programmed.reshape(-1), scratch).reshape(programmed.shape)
+        return ReadNoise(share * (self.read_scale * self._growth(seconds)) * devices.drifted_us)
 
     def _growth(self, seconds: float) -> float:
         """By what 1/f noise has grown, without a unit."""
         return math.sqrt(math.log((seconds + self.t_0 + self.t_read) / (2 * self.t_read)))
 
-    def _relative(self, conductances_us: FloatArray, least: float = 0.0) -> FloatArray:
+    def _relative(self, conductances_us: FloatArray, out: FloatArray, least: float = 0.0) -> FloatArray:
         """Conductances as parts of g_max, at least `least`."""
-        relative: FloatArray = conductances_us / conductances_us.dtype.type(self.g_max)
-        return np.maximum(relative, least, out=relative)
+        return unit_parts(conductances_us, self.g_max, least, out)
 
-    def _above_zero(self, conductances_us: FloatArray) -> FloatArray:
+    def _above_zero(self, conductances_us: FloatArray, out: FloatArray) -> FloatArray:
         """Conductances as parts of g_max, so far above 0 that they have a logarithm."""
-        return self._relative(conductances_us, 1e-7)
+        return self._relative(conductances_us, out, 1e-7)
 
-    def _fitted_sigma(self, coefficients: tuple[float, ...], targets_us: FloatArray, fitted_g_max: float) -> FloatArray:
+    def _fitted_sigma(
+        self, coefficients: tuple[float, ...], targets_us: FloatArray, scratch: FloatArray, fitted_g_max: float
+    ) -> FloatArray:
         """A polynomial of g / g_max in µS, which was fitted for another g_max."""
-        return polynomial(coefficients, self._relative(targets_us)) * targets_us.dtype.type(self.g_max / fitted_g_max)
+        return fitted_polynomial(coefficients, targets_us, self.g_max, self.g_max / fitted_g_max, scratch=scratch)

@@ -12,10 +12,10 @@ from onnx_gconv.devices.base_device import (
     Devices,
     FloatArray,
     ReadNoise,
-    polynomial,
     require_sizes,
 )
-from onnx_gconv.devices.normal_numbers import normal
+from onnx_gconv.devices.formulas import add_errors, polynomial
+from onnx_gconv.devices.normal_numbers import from_normal
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["CmoReramDevice", "WanReramDevice"]
@@ -64,12 +64,11 @@ class WanReramDevice(BaseDeviceModel):
         return devices.programmed_us if seconds == 0 else self._with_errors(devices.targets_us, seconds, rng)
 
     def _with_errors(self, targets_us: FloatArray, seconds: float, rng: np.random.Generator) -> FloatArray:
-        noise = normal(targets_us, rng)
-        noise *= polynomial(self._SIGMAS[seconds], targets_us / targets_us.dtype.type(self.g_max))
-        noise *= self.noise_scale
-        noise += targets_us
-        np.maximum(noise, 0, out=noise)
-        return noise
+        def program(noise: FloatArray, scratch: FloatArray, targets_us: FloatArray) -> None:
+            relative = np.divide(targets_us, targets_us.dtype.type(self.g_max), out=scratch[0])
+            add_errors(noise, polynomial(self._SIGMAS[seconds], relative, scratch[1]), self.noise_scale, targets_us)
+
+        return from_normal(program, rng, targets_us)
 
     def _check_time(self, seconds: float) -> None:
         super()._check_time(seconds)
@@ -142,30 +141,35 @@ class CmoReramDevice(BaseDeviceModel):
         )
 
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
-        noise = normal(targets_us, rng)
-        noise *= polynomial(self._SIGMAS[self.acceptance_percent], targets_us)
-        noise *= self.programming_scale
-        noise += targets_us
-        return Devices.after_programming(targets_us, noise)
+        def program(noise: FloatArray, scratch: FloatArray, targets_us: FloatArray) -> None:
+            noise *= polynomial(self._SIGMAS[self.acceptance_percent], targets_us, scratch[0])
+            noise *= self.programming_scale
+            noise += targets_us
+
+        return Devices.after_programming(targets_us, from_normal(program, rng, targets_us))
 
     def _drifted(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
         if seconds == 0:
             return devices.programmed_us
-        drifted = normal(devices.programmed_us, rng)
-        drifted *= self.drift_scale * (0.04201137 * math.log(seconds) + 0.41183342)
-        drifted += self.drift_scale * -0.08900206 * math.log(seconds)
-        drifted += devices.programmed_us
-        return drifted
+
+        def drift(noise: FloatArray, _: FloatArray, programmed_us: FloatArray) -> None:
+            noise *= self.drift_scale * (0.04201137 * math.log(seconds) + 0.41183342)
+            noise += self.drift_scale * -0.08900206 * math.log(seconds)
+            noise += programmed_us
+
+        return from_normal(drift, rng, devices.programmed_us)
 
     def _read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
         if seconds == 0:
             return devices.programmed_us
-        noise = normal(devices.drifted_us, rng)
-        noise *= np.log10(np.maximum(devices.drifted_us, 1))
-        noise *= self.read_scale * 0.0277316483 * self._growth(seconds)
-        noise += devices.drifted_us
-        np.clip(noise, self.g_min, self.g_max, out=noise)
-        return noise
+
+        def read(noise: FloatArray, scratch: FloatArray, drifted_us: FloatArray) -> None:
+            noise *= np.log10(np.maximum(drifted_us, 1, out=scratch[0]), out=scratch[0])
+            noise *= self.read_scale * 0.0277316483 * self._growth(seconds)
+            noise += drifted_us
+            np.clip(noise, self.g_min, self.g_max, out=noise)
+
+        return from_normal(read, rng, devices.drifted_us)
 
     def _read_noise(self, devices: Devices, seconds: float) -> ReadNoise | None:
         if seconds == 0 or not self.read_scale:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from onnx_gconv.devices.base_device import FloatArray, require_sizes
 from onnx_gconv.devices.power_law import PowerLawDevice
 
@@ -42,11 +40,17 @@ class StateIndependentDevice(PowerLawDevice):
         self.sigma_us, self.nu_mean, self.nu_spread = float(sigma_us), float(nu_mean), float(nu_spread)
         require_sizes(self.name, sigma_us=self.sigma_us, nu_mean=self.nu_mean, nu_spread=self.nu_spread)
 
-    def _programming_sigma_us(self, targets_us: FloatArray) -> FloatArray:
-        return np.full_like(targets_us, self.sigma_us)
+    def _programming_sigma_us(self, targets_us: FloatArray, scratch: FloatArray) -> FloatArray:
+        return _filled(scratch[0, : targets_us.size], self.sigma_us)
 
-    def _drift_moments(self, targets_us: FloatArray) -> tuple[FloatArray, FloatArray]:
-        return np.full_like(targets_us, self.nu_mean), np.full_like(targets_us, self.nu_spread)
+    def _drift_moments(self, targets_us: FloatArray, scratch: FloatArray) -> tuple[FloatArray, FloatArray]:
+        mean, spread = scratch[:, : targets_us.size]
+        return _filled(mean, self.nu_mean), _filled(spread, self.nu_spread)
 
-    def _read_share(self, programmed_us: FloatArray) -> FloatArray:
-        return np.full_like(programmed_us, 1 / self.g_max)
+    def _read_share(self, programmed_us: FloatArray, scratch: FloatArray) -> FloatArray:
+        return _filled(scratch[0, : programmed_us.size], 1 / self.g_max)
+
+
+def _filled(array: FloatArray, value: float) -> FloatArray:
+    array[...] = value
+    return array

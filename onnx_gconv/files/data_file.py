@@ -18,7 +18,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, TensorGroup, worker_count, write_elements
+from onnx_gconv.tensors.streamed import (
+    CHUNK_ELEMENTS,
+    StreamedTensor,
+    TensorGroup,
+    element_chunks,
+    worker_count,
+    write_elements,
+)
 
 __all__ = ["write_data_file"]
 
@@ -80,10 +87,16 @@ def _is_written_in_parts(tensor: ir.TensorProtocol) -> bool:
 
 
 def _write_whole(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
-    if hasattr(tensor, "tofile"):  # it is not part of the protocol
+    if isinstance(tensor, (ir.ExternalTensor, StreamedTensor)):
         tensor.tofile(file)
+    elif isinstance(tensor, (ir.Tensor, ir.LazyTensor)) and tensor.dtype.bitwidth >= _BYTE_BITS:
+        # Not their own `tofile`: that of torch's tensors writes once, and one write ends at 2 GiB.
+        for chunk in element_chunks(tensor):
+            write_elements(file, chunk)
     else:
-        file.write(tensor.tobytes())
+        missing = memoryview(tensor.tobytes())
+        while missing.nbytes:
+            missing = missing[file.write(missing) :]
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,7 +74,7 @@ def load_model(path: str | os.PathLike[str], watched: WatchedFiles | None = None
     try:
         proto = onnx.load(os.fspath(path), format="protobuf", load_external_data=False)
     except OSError as error:
-        raise ModelError(f"cannot read the model '{path}': {error.strerror}") from None
+        raise ModelError(f"cannot read the model '{path}': {error.strerror}; give an ONNX file that is there") from None
     except DecodeError:
         problem: str | None = "is not an ONNX model, or it is truncated; export or copy it again"
     else:
@@ -135,6 +135,7 @@ def save_model(
     external_data: bool | None = None,
     inputs: Iterable[str | os.PathLike[str]] = (),
     watched: WatchedFiles | None = None,
+    accept: Callable[[Path], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Write an ONNX model so that it appears whole or not at all.
@@ -151,10 +152,11 @@ def save_model(
             do if a tensor of the model is in external data already, or if the output would exceed 256 MiB.
         inputs: Models that may not be overwritten, with their external data.
         watched: What the tensors are computed from; nothing is put in its place if that has changed meanwhile.
+        accept: Is called with the whole model in the hidden folder, and says whether to put it in its place.
         progress: Called with the bytes written so far and in all.
 
     Returns:
-        The files that were written: the model and, if there is one, its data file.
+        The files that were written: the model and, if there is one, its data file; none if it was not accepted.
 
     Raises:
         ConfigError: If the output cannot be written there, or cannot be written without external data.
@@ -178,10 +180,16 @@ def save_model(
     if path.resolve() in data_files:
         raise ConfigError(f"the output '{path}' is the data file of the input; choose another name")
     protected = {item.resolve() for item in sources} | data_files
-    check = WatchedFiles().check if watched is None else watched.check
+    watched = WatchedFiles() if watched is None else watched
+
+    def accepted(staged: Path) -> bool:
+        is_accepted = accept is None or accept(staged)
+        watched.check()
+        return is_accepted
+
     try:
         return _write(
-            model, path, check, external_data=external_data, total=total, protected=protected, progress=progress
+            model, path, accepted, external_data=external_data, total=total, protected=protected, progress=progress
         )
     except OSError as error:
         raise ConfigError(_write_failure(path, error, total)) from error
@@ -271,7 +279,7 @@ def check_model_path(path: str | os.PathLike[str]) -> Path:
 def _write(
     model: ir.Model,
     path: Path,
-    check_sources: Callable[[], None],
+    accepted: Callable[[Path], bool],
     *,
     external_data: bool,
     total: int,
@@ -284,7 +292,8 @@ def _write(
             _externalize(model, output.model.with_name(data_file), replace, partial(_report, progress, total))
         _take_into_memory(model, output.model.parent, replace)
         ir.save(model, output.model, format="protobuf")
-        check_sources()
+        if not accepted(output.model):
+            return []
         written = output.commit(data_file)
     if progress is not None:
         progress(total, total)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from onnx_gconv.crossbars.tile_arrays import digest
+from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.errors import BundleError
 from onnx_gconv.files.arrays import ArrayReader, read_arrays
 from onnx_gconv.files.naming import MAPPED_SUFFIX, stem_of_mapped
@@ -20,6 +21,11 @@ from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, read_bund
 from onnx_gconv.handoff.model_comparison import check_against_model
 from onnx_gconv.handoff.model_files import hashed
 from onnx_gconv.handoff.placement_checks import check_placements
+from onnx_gconv.shown_report import FrameTables, ShownReport
+from onnx_gconv.terminal_text import plain, titled_table
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 __all__ = ["Bundle", "default_bundle_path", "open_bundle"]
 
@@ -59,8 +65,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     return bundle
 
 
-class Bundle(BundleArrays):
-    """An open hand-off bundle. To be closed in the end, or used in a with statement.
+class Bundle(BundleArrays, ShownReport):
+    """An open hand-off bundle. To be closed in the end, or used in a with statement; ``print(bundle)`` shows a table.
 
     Attributes:
         path: The folder.
@@ -79,6 +85,61 @@ class Bundle(BundleArrays):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _in_short(self) -> str:
+        tiles = sum(len(layer.record.tiles) for layer in self.layers)
+        return f"{self.path}: {len(self.layers)} layers, {tiles:,} tiles, arrays of {self.geometry.size_text}"
+
+    def _frame_tables(self) -> FrameTables:
+        return {"layers": self._columns_of_layers, "tiles": self._columns_of_tiles}
+
+    def _columns_of_layers(self) -> Columns:
+        records = self.manifest.layers
+        views = [record.matrix_view for record in records]
+        return {
+            "layer": Column("text", [record.id for record in records]),
+            "weight": Column("text", [record.weight for record in records]),
+            "graph": Column("text", [record.graph for record in records]),
+            "dtype": Column("text", [record.dtype for record in records]),
+            **{
+                name: Column("whole number", [getattr(view, name) for view in views])
+                for name in ("matrices", "rows", "columns")
+            },
+            "tiles": Column("whole number", [len(record.tiles) for record in records]),
+            "devices": Column("text", [", ".join(device.name for device in record.devices) for record in records]),
+            "bias_rows": Column("whole number", [record.bias_rows for record in records]),
+        }
+
+    def _columns_of_tiles(self) -> Columns:
+        tiles = [(record, tile) for record in self.manifest.layers for tile in record.tiles]
+        ends = {"first_input": ("inputs", 0), "end_of_inputs": ("inputs", 1), "first_output": ("outputs", 0)}
+        ends["end_of_outputs"] = ("outputs", 1)
+        return {
+            "tile": Column("text", [tile.id for _, tile in tiles]),
+            "layer": Column("text", [record.id for record, _ in tiles]),
+            "weight": Column("text", [record.weight for record, _ in tiles]),
+            "matrix": Column("whole number", [tile.matrix for _, tile in tiles]),
+            **{
+                name: Column("whole number", [getattr(tile, lines)[end] for _, tile in tiles])
+                for name, (lines, end) in ends.items()
+            },
+        }
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+
+        table = titled_table("Layers")
+        table.add_column("layer")
+        table.add_column("weight", ratio=1)
+        for name in ("matrix", "tiles", "devices"):
+            table.add_column(name, justify="right")
+        for record in self.manifest.layers:
+            view = record.matrix_view
+            several = f"{view.matrices} x " if view.matrices > 1 else ""
+            bias = f"+{record.bias_rows}" if record.bias_rows else ""
+            size = f"{several}{view.rows}{bias}x{view.columns}"
+            table.add_row(record.id, plain(record.weight), size, f"{len(record.tiles):,}", str(len(record.devices)))
+        return Group(table, plain(self._in_short()))
 
     def layer(self, name: str) -> BundleLayer:
         """A layer by its id or the name of its weight.

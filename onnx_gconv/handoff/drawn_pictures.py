@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from onnx_gconv.data_frame import Column, Columns
+from onnx_gconv.shown_report import FrameTables, ShownReport
+from onnx_gconv.terminal_text import below_each_other, plain
+
+if TYPE_CHECKING:
+    from rich.text import Text  # noqa: TID251 - only its name
 
 __all__ = ["LayerPictures", "PicturesReport"]
 
@@ -34,8 +41,8 @@ class LayerPictures:
     remark: str | None = None
 
 
-@dataclass(frozen=True)
-class PicturesReport:
+@dataclass(frozen=True, repr=False)
+class PicturesReport(ShownReport):
     """The pictures of a bundle.
 
     Attributes:
@@ -61,6 +68,25 @@ class PicturesReport:
             names = ", ".join(layer.layer for layer in paged[:4]) + " and others" * (len(paged) > 4)  # noqa: PLR2004
             notes += [f"Pictures show {drawn:,} of {tiles:,} tiles of {names} cell by cell; --pictures all draws each."]
         return tuple(notes)
+
+    def _in_short(self) -> str:
+        return f"{self.folder}: {len(self.files):,} pictures of {len(self.layers)} layers"
+
+    def _frame_tables(self) -> FrameTables:
+        return {"layers": self._columns}
+
+    def _columns(self) -> Columns:
+        counts = ("tiles", "tiles_in_overview", "tiles_cell_by_cell")
+        return {
+            "layer": Column("text", [layer.layer for layer in self.layers]),
+            "weight": Column("text", [layer.weight for layer in self.layers]),
+            "files": Column("text", [", ".join(layer.files) for layer in self.layers]),
+            **{name: Column("whole number", [getattr(layer, name) for layer in self.layers]) for name in counts},
+            "remark": Column("text", [layer.remark for layer in self.layers]),
+        }
+
+    def __rich__(self) -> Text:
+        return below_each_other(map(plain, (f"Pictures: {len(self.files):,} in {self.folder}", *self.notes)))
 
     def to_json(self) -> list[dict[str, Any]]:
         """What was drawn of each layer, as JSON values."""

@@ -74,7 +74,7 @@ def open_measurements(
     path: Path,
     *,
     bundle: Path | None,
-    mapped: Path,
+    mapped: Path | None,
     limits: tuple[float, float] | None,
     failed_cells: FailedCells,
     watched: WatchedFiles,
@@ -85,7 +85,7 @@ def open_measurements(
         path: The file of arrays; or the folder of the bundle, with ``measured.h5`` or ``measured.npz`` in it, or with
             measured conductances in place of the targets.
         bundle: The bundle that was handed off, if `path` is not in it.
-        mapped: The model that was handed off; the bundle is looked for beside it.
+        mapped: The file of the model that was handed off; the bundle is looked for beside it. None if there is none.
         limits: The lowest and the highest conductance, in µS, that is taken for a measurement.
         failed_cells: Whether cells that the mask calls failed keep their target, or count as ``measured``.
         watched: The file of arrays and the manifest of the bundle are added to them.
@@ -333,17 +333,18 @@ def _kind(file: Path) -> ArraysKind:
     return _SUFFIXES[file.suffix.lower()]
 
 
-def _bundle_of(path: Path, bundle: Path | None, mapped: Path) -> Path:
+def _bundle_of(path: Path, bundle: Path | None, mapped: Path | None) -> Path:
     if bundle is not None:
         return bundle
     if path.is_dir():
         return path
-    places = (path.parent, mapped.parent, default_bundle_path(mapped))
+    places = [path.parent, *([] if mapped is None else [mapped.parent, default_bundle_path(mapped)])]
     for place in places:
         if (place / MANIFEST_FILE).is_file():
             return place
+    beside = "" if mapped is None else f" or beside '{mapped}'"
     raise BundleError(
-        f"the bundle that '{path}' was measured for is not found beside it or beside '{mapped}'; name it with "
+        f"the bundle that '{path}' was measured for is not found beside it{beside}; name it with "
         "--bundle FOLDER (bundle=...)"
     )
 

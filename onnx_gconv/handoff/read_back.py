@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ from onnx_gconv.crossbars.layers import Layer, layers_of
 from onnx_gconv.crossbars.tile_bias import bias_of_tiles
 from onnx_gconv.crossbars.tiled_tensor import TiledTensor
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
+from onnx_gconv.files.given import GivenModel, ModelLike
+from onnx_gconv.files.models import check_output_path, save_model
 from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
@@ -43,7 +44,7 @@ __all__ = ["Progress", "default_measured_path", "read_back"]
 
 
 def read_back(
-    mapped: str | os.PathLike[str],
+    mapped: ModelLike,
     measured: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
@@ -55,6 +56,7 @@ def read_back(
     pictures: str | os.PathLike[str] | None = None,
     external_data: bool | None = None,
     dry_run: bool = False,
+    accept: Callable[[Path], bool] | None = None,
     progress: Progress | None = None,
 ) -> ReadbackReport:
     """Replace the target conductances of a mapped model by those measured on a chip.
@@ -65,10 +67,11 @@ def read_back(
     grow with the model.
 
     Args:
-        mapped: The mapped model that was handed off. It is not changed.
+        mapped: The mapped model that was handed off, as a file, as an `onnx_ir.Model`, as an `onnx.ModelProto`, or as
+            what holds such a model. It is not changed.
         measured: The file of measured arrays (HDF5 or npz); or the folder of the bundle, with ``measured.h5`` or
             ``measured.npz`` in it, or with measured conductances in place of the targets.
-        output: The model to write; beside `mapped`, named ``NAME.measured.onnx``, if None.
+        output: The model to write; beside the file of `mapped`, named ``NAME.measured.onnx``, if None.
         bundle: The bundle that was handed off; looked for beside `measured` and `mapped` if None.
         tolerance_us: How far from its target a device may be, in µS.
         tolerance_relative: The same as a part of the target; the larger of both counts. If both are None, those of the
@@ -80,6 +83,8 @@ def read_back(
         pictures: A folder to draw measured minus target into; there must be none. Needs Matplotlib.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Only compare.
+        accept: Is called with the new model in a hidden folder, and says whether to put it in its place. If not, or if
+            it raises anything, nothing is written.
         progress: Called with the step ("compare", "write", "pictures"), what is done and how much there is.
 
     Raises:
@@ -88,8 +93,9 @@ def read_back(
             conductance; the message names tile and cell.
         ConfigError: If an option is wrong or the output cannot be written.
     """
-    source = check_model_path(mapped)
-    target = default_measured_path(source) if output is None else Path(output)
+    given_model = GivenModel.of(mapped, "read_back")
+    source = given_model.label
+    target = given_model.output(output, default_measured_path, is_written=not dry_run)
     check_limits(limits)
     if failed_cells not in {"target", "measured"}:
         raise ConfigError(f"failed cells keep their 'target' or count as 'measured', but not '{failed_cells}'")
@@ -97,19 +103,19 @@ def read_back(
         check_pictures(Path(pictures))
     given = _tolerance(tolerance_us, tolerance_relative)
     watched = WatchedFiles()
-    model = load_model(source, watched)
+    model = given_model.load(watched)
     with named_in_messages(source):
         require_mapped(model)
     opened = open_measurements(
         Path(measured),
         bundle=None if bundle is None else Path(bundle),
-        mapped=source,
+        mapped=given_model.file,
         limits=limits,
         failed_cells=failed_cells,
         watched=watched,
     )
     with opened as measurements, watched.blamed():
-        models = [source, *(measurements.bundle / file.path for file in measurements.manifest.files)]
+        models = [*given_model.files, *(measurements.bundle / file.path for file in measurements.manifest.files)]
         if not dry_run:
             check_output_path(target, [*models, measurements.path, measurements.bundle])
         with named_in_messages(source):
@@ -135,21 +141,33 @@ def read_back(
             errors = partial(tile_errors, measurements, {record.id: layer for record, layer in pairs})
             with open_bundle(measurements.bundle) as handed_off:
                 drawn = write_error_pictures(handed_off, pictures, errors, progress=progress)
-            with _removed_on_error(Path(pictures)):
-                watched.check()
             report = replace(report, pictures=drawn)
-        if dry_run:
-            return report
-        with named_in_messages(source):
-            check = RewriteCheck(model)
-            ReplaceConductances(_replacements(pairs, compared, measurements))(model)
-            check.require_sound(model)
-        step = progress_of_step(progress, "write")
-        files = save_model(model, target, external_data=external_data, inputs=models, watched=watched, progress=step)
-    return replace(report, output=target, files=tuple(files))
+        with contextlib.nullcontext() if pictures is None else _removed_on_error(Path(pictures)):
+            watched.check()
+            if dry_run:
+                return report
+            with named_in_messages(source):
+                check = RewriteCheck(model)
+                ReplaceConductances(_replacements(pairs, compared, measurements))(model)
+                check.require_sound(model)
+            step = progress_of_step(progress, "write")
+            files = save_model(
+                model,
+                target,
+                external_data=external_data,
+                inputs=models,
+                watched=watched,
+                accept=accept,
+                progress=step,
+            )
+    if files:
+        return replace(report, output=target, files=tuple(files))
+    if pictures is not None:
+        shutil.rmtree(pictures, ignore_errors=True)
+    return replace(report, pictures=None)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _removed_on_error(folder: Path) -> Iterator[None]:
     """Take back a folder that this run has made, if what follows goes wrong."""
     try:

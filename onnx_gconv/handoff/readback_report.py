@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.crossbars.arrangement import Arrangement, Evidence
 from onnx_gconv.crossbars.error_figures import ProgrammingErrors, Tolerance, WeightErrors
-from onnx_gconv.terminal_text import ByWidth, file_list, plain, rendered, titled_table
+from onnx_gconv.data_frame import Column, Columns
+from onnx_gconv.shown_report import FrameTables, ShownReport
+from onnx_gconv.terminal_text import ByWidth, file_list, plain, titled_table
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
@@ -51,13 +53,13 @@ class TileReadback:
     id: str
     matrix: int
     grid: tuple[int, int]
-    devices: dict[str, ProgrammingErrors]
+    devices: dict[str, ProgrammingErrors] = field(repr=False)
     weights: WeightErrors
     largest_target_us: float
     largest_measured_us: float
     never_written: tuple[str, ...] = ()
     only_zeros: tuple[str, ...] = ()
-    rearranged: Mapping[Arrangement, Evidence] = field(default_factory=dict)
+    rearranged: Mapping[Arrangement, Evidence] = field(default_factory=dict, repr=False)
 
     @property
     def errors(self) -> ProgrammingErrors:
@@ -85,9 +87,9 @@ class LayerReadback:
     weight: str
     graph: str
     max_abs: float
-    devices: dict[str, ProgrammingErrors]
+    devices: dict[str, ProgrammingErrors] = field(repr=False)
     weights: WeightErrors
-    tiles: tuple[TileReadback, ...]
+    tiles: tuple[TileReadback, ...] = field(repr=False)
     bias_error: float | None = None
 
     @classmethod
@@ -144,8 +146,8 @@ class LayerReadback:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class ReadbackReport:
+@dataclass(frozen=True, eq=False, repr=False)
+class ReadbackReport(ShownReport):
     """What was measured, and what it makes of the weights; ``print(report)`` shows a table.
 
     Attributes:
@@ -195,8 +197,17 @@ class ReadbackReport:
             "notes": list(self.notes),
         }
 
-    def __str__(self) -> str:
-        return rendered(self)
+    def _in_short(self) -> str:
+        written = "" if self.output is None else f" as {self.output}"
+        errors = self.errors
+        rms = "" if errors.rms_us is None else f", rms error {errors.rms_us:.3g} µS"
+        return f"{self.measured}{written}: {errors.measured:,} of {errors.cells:,} conductances measured{rms}"
+
+    def _frame_tables(self) -> FrameTables:
+        return {
+            "layers": lambda: _columns([(layer, layer) for layer in self.layers]),
+            "tiles": lambda: _columns([(layer, tile) for layer in self.layers for tile in layer.tiles]),
+        }
 
     def __rich__(self) -> Group:
         from rich.console import Group
@@ -208,16 +219,16 @@ class ReadbackReport:
     def _table(self, *, is_wide: bool) -> Table:
         """A line for each layer; the name of its weight and its histogram have no place in a narrow terminal."""
         table = titled_table("Measured minus target, in µS")
-        table.add_column("layer", no_wrap=is_wide)
+        table.add_column("layer", no_wrap=True)
         if is_wide:
             table.add_column("weight", ratio=1)
         for name in ("cells", "measured", "yield", "mean", "std", "largest"):
-            table.add_column(name, justify="right", no_wrap=is_wide)
+            table.add_column(name, justify="right")
         if self.tolerance is not None:
-            table.add_column("within", justify="right", no_wrap=is_wide)
+            table.add_column("within", justify="right")
         if is_wide:
             table.add_column("-  0  +", justify="center", no_wrap=True)
-        table.add_column("rms |ΔW|", justify="right", no_wrap=is_wide)
+        table.add_column("rms |ΔW|", justify="right")
         for layer in self.layers:
             errors, has_any = layer.errors, layer.errors.measured > 0
             table.add_row(
@@ -272,6 +283,25 @@ class ReadbackReport:
             return []
         found = sorted(((rms, name) for rms, name in tiles if rms), reverse=True)
         return [f"{name} {rms:.3g} µS" for rms, name in found[:_MOST_TILES]]
+
+
+def _columns(rows: Sequence[tuple[LayerReadback, LayerReadback | TileReadback]]) -> Columns:
+    """Layers or tiles as a table for programs; a tile of a layer stands in a column of its own."""
+    figures = [part.errors.to_json() for _, part in rows]
+    weights = [part.weights.to_json(layer.max_abs) for layer, part in rows]
+    tiles = [part.id if isinstance(part, TileReadback) else None for _, part in rows]
+    counts = ("cells", "measured", "failed", "kept_targets")
+    numbers = ("yield", "mean_error_us", "std_error_us", "rms_error_us", "max_abs_error_us", "within_tolerance")
+    errors = ("max_abs_error", "rms_error", "max_relative_error", "rms_relative_error")
+    return {
+        "layer": Column("text", [layer.id for layer, _ in rows]),
+        **({"tile": Column("text", tiles)} if any(tiles) else {}),
+        "weight": Column("text", [layer.weight for layer, _ in rows]),
+        **{name: Column("whole number", [each[name] for each in figures]) for name in counts},
+        **{name: Column("number", [each[name] for each in figures]) for name in numbers},
+        "changed_weights": Column("whole number", [each["changed"] for each in weights]),
+        **{f"weight_{name}": Column("number", [each[name] for each in weights]) for name in errors},
+    }
 
 
 def _joined(figures: Sequence[ProgrammingErrors]) -> ProgrammingErrors:

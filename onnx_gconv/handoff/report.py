@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.crossbars.chip import passed_over
 from onnx_gconv.crossbars.tiles import ArrayGeometry
-from onnx_gconv.terminal_text import counted, file_list, plain, rendered, titled_table
+from onnx_gconv.data_frame import Column, Columns
+from onnx_gconv.shown_report import FrameTables, ShownReport
+from onnx_gconv.terminal_text import counted, file_list, plain, titled_table
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
@@ -169,8 +171,8 @@ class DefectsReport:
         return found
 
 
-@dataclass(frozen=True)
-class HandoffReport:
+@dataclass(frozen=True, repr=False)
+class HandoffReport(ShownReport):
     """The arrays that a mapped model needs, and the bundle that was written.
 
     ``print(report)`` shows a table.
@@ -254,8 +256,28 @@ class HandoffReport:
             "notes": list(self.notes),
         }
 
-    def __str__(self) -> str:
-        return rendered(self)
+    def _in_short(self) -> str:
+        written = "" if self.output is None else f" as {self.output}"
+        arrays = f"{self.arrays:,} arrays of {self.geometry.size_text}"
+        return f"{self.model}{written}: {len(self.layers)} layers, {self.tiles:,} tiles, {arrays}"
+
+    def _frame_tables(self) -> FrameTables:
+        return {"layers": self._columns}
+
+    def _columns(self) -> Columns:
+        layers = self.layers
+        whole_numbers = ("matrices", "rows", "columns", "tiles", "devices", "arrays")
+        biases = ("bias_rows", "stuck_cells", "stuck_weights")
+        errors = ("stuck_max_abs_error", "stuck_rms_error", "stuck_max_relative_error", "stuck_bias_error")
+        texts = {"layer": "id", "weight": "weight", "graph": "graph", "op_type": "op_type"}
+        return {
+            **{name: Column("text", [getattr(layer, each) for layer in layers]) for name, each in texts.items()},
+            **{name: Column("whole number", [getattr(layer, name) for layer in layers]) for name in whole_numbers},
+            "utilization": Column("number", [layer.utilization for layer in layers]),
+            "bias": Column("text", [layer.bias for layer in layers]),
+            **{name: Column("whole number", [getattr(layer, name) for layer in layers]) for name in biases},
+            **{name: Column("number", [getattr(layer, name) for layer in layers]) for name in errors},
+        }
 
     def __rich__(self) -> Group:
         from rich.console import Group

@@ -23,7 +23,8 @@ from onnx_gconv.devices.presets import preset as preset_of_name
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_arrays
 from onnx_gconv.files.drawing import require_matplotlib
-from onnx_gconv.files.models import check_model_path, load_model
+from onnx_gconv.files.given import GivenModel, ModelLike
+from onnx_gconv.files.models import load_model
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
@@ -83,7 +84,7 @@ _OWN_FILES = {
 
 
 def write_bundle(
-    mapped: str | os.PathLike[str],
+    mapped: ModelLike,
     output: str | os.PathLike[str] | None = None,
     array: tuple[int, int] | None = None,
     *,
@@ -108,8 +109,9 @@ def write_bundle(
     The folder appears whole or not at all. Memory does not grow with the model.
 
     Args:
-        mapped: The mapped model. It is not changed.
-        output: The folder to write; beside `mapped`, named ``NAME.gconv``, if None.
+        mapped: The mapped model, as a file, as an `onnx_ir.Model`, as an `onnx.ModelProto`, or as what holds such a
+            model. It is not changed. One in memory is streamed to a temporary file, which the bundle has a copy of.
+        output: The folder to write; beside the file of `mapped`, named ``NAME.gconv``, if None.
         array: Rows (inputs) and columns (outputs) of a crossbar array; those of the preset if None.
         partition: ``max`` cuts matrices into full arrays and a rest, ``equal`` into as few tiles as suffice.
         pair_layout: Where the devices of a pair stand: ``separate_arrays``, ``adjacent_columns``, ``interleaved_rows``.
@@ -137,8 +139,8 @@ def write_bundle(
             cannot be written.
         BundleError: If a weight cannot be handed off.
     """
-    source = check_model_path(mapped)
-    target = default_bundle_path(source) if output is None else Path(output)
+    given = GivenModel.of(mapped, "write_bundle")
+    source, target = given.label, given.output(output, default_bundle_path, is_written=not dry_run)
     device = None if preset is None else preset_of_name(preset)
     geometry = ArrayGeometry(
         *_array_size(array, device),
@@ -156,12 +158,12 @@ def write_bundle(
     if pictures:
         require_matplotlib()
     if not dry_run:
-        _check_target(target, [source, *([] if defects is None else [Path(defects)])], overwrite=overwrite)
+        _check_target(target, [*given.files, *([] if defects is None else [Path(defects)])], overwrite=overwrite)
     found, sha256 = (None, "") if defects is None else read_defects(defects, geometry)
     chip = Chip(geometry, found, "" if defects is None else os.fspath(defects))
     watched = WatchedFiles()
-    model = load_model(source, watched)
-    with named_in_messages(source), watched.blamed():
+    with named_in_messages(source), watched.blamed(), given.on_disk() as file:
+        model = load_model(file, watched)
         layers = layers_of(model, geometry, device)
         placements = placed(layers, chip)
         report = HandoffReport.of(
@@ -179,7 +181,8 @@ def write_bundle(
             return report
         record = None if found is None else _defects_record(Path(chip.source).name, sha256, found, placements)
         job = _Job(
-            source=source,
+            source=file,
+            name=source.name,
             target=target,
             layers=layers,
             placements=placements,
@@ -250,6 +253,7 @@ class _Job:
 
     Attributes:
         source: The mapped model.
+        name: What the manifest calls it.
         target: The folder.
         layers: The mapped weights.
         placements: Where the tiles of each layer stand.
@@ -265,6 +269,7 @@ class _Job:
     """
 
     source: Path
+    name: str
     target: Path
     layers: tuple[Layer, ...]
     placements: tuple[LayerPlacement, ...]
@@ -327,7 +332,7 @@ def _fill(
         report("models", 1, 1)
     manifest = BundleManifest(
         tool=TOOL,
-        source=SourceRecord(name=job.source.name, sha256=models[0].sha256),
+        source=SourceRecord(name=job.name, sha256=models[0].sha256),
         preset=_preset_record(job.preset),
         geometry=_geometry_record(job.geometry),
         defects=job.defects,

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+from onnx_gconv.mapping.chip_records import MeasuredRecord, ReadNoiseRecord, SimulatedRecord
+from onnx_gconv.mapping.code_records import DequantizationRecord, PackingRecord
 from onnx_gconv.mapping.converter_record import ConverterOriginRecord, ConverterRecord, UnknownConverterError
 from onnx_gconv.mapping.manifest import (
     FORMAT_VERSION,
     MANIFEST_KEY,
-    ClippingRecord,
     ComputeDtype,
     ConductanceRecord,
     ConsumerRecord,
-    DequantizationRecord,
-    LevelsRecord,
-    LossRecord,
     Manifest,
     MatrixViewRecord,
-    MeasuredRecord,
-    PackingRecord,
-    ReadNoiseRecord,
     RearrangementRecord,
     SameSourceRecord,
-    ScaleRecord,
-    SimulatedRecord,
     SkippedRecord,
-    TilingRecord,
     WeightRecord,
-    ZeroRecord,
     format_version_of,
     read_manifest,
     remove_manifest,
     write_manifest,
+)
+from onnx_gconv.mapping.scheme_records import (
+    ClippingRecord,
+    LevelsRecord,
+    LossRecord,
+    ScaleRecord,
+    TilingRecord,
+    ZeroRecord,
 )
 
 __all__ = [

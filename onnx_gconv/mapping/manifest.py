@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -22,14 +20,24 @@ from pydantic import (
 )
 
 from onnx_gconv.converters import Decoding
-from onnx_gconv.converters.compute_types import FloatArray, FloatOrArray
-from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.errors import ModelError
+from onnx_gconv.mapping.chip_records import MeasuredRecord, ReadNoiseRecord
+from onnx_gconv.mapping.code_records import DequantizationRecord, PackingRecord
 from onnx_gconv.mapping.converter_record import ConverterRecord
-from onnx_gconv.schemes.granularity import GranularityKind, Partition
+from onnx_gconv.mapping.record import Record
+from onnx_gconv.mapping.scheme_records import (
+    ClippingRecord,
+    LevelsRecord,
+    LossRecord,
+    ScaleRecord,
+    TilingRecord,
+    ZeroRecord,
+)
+from onnx_gconv.schemes.granularity import GranularityKind
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.matrix_view import MatrixView
-from onnx_gconv.schemes.scale_grid import ScaleForm, ScaleGrid
+from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.packed import Packing
 from onnx_gconv.tensors.types import dtype_of_name, finite_range
 from onnx_gconv.validation_messages import first_flaw
@@ -37,26 +45,15 @@ from onnx_gconv.validation_messages import first_flaw
 __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_KEY",
-    "ClippingRecord",
     "ComputeDtype",
     "ConductanceRecord",
     "ConsumerRecord",
-    "DequantizationRecord",
-    "LevelsRecord",
-    "LossRecord",
     "Manifest",
     "MatrixViewRecord",
-    "MeasuredRecord",
-    "PackingRecord",
-    "ReadNoiseRecord",
     "RearrangementRecord",
     "SameSourceRecord",
-    "ScaleRecord",
-    "SimulatedRecord",
     "SkippedRecord",
-    "TilingRecord",
     "WeightRecord",
-    "ZeroRecord",
     "format_version_of",
     "read_manifest",
     "remove_manifest",
@@ -80,11 +77,7 @@ _OF_CODES = frozenset({"packing", "dequantization", "limited"})
 ComputeDtype: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-
-class MatrixViewRecord(_Record):
+class MatrixViewRecord(Record):
     """How a weight is read as matrices of inputs by outputs: the fields of a `MatrixView`, by name."""
 
     rows: int = Field(ge=1)
@@ -112,14 +105,14 @@ class MatrixViewRecord(_Record):
         return self.view.layout(shape, path)
 
 
-class RearrangementRecord(_Record):
+class RearrangementRecord(Record):
     """A step of the way from a weight to a weight slot: a transposition or a reshape."""
 
     op: Literal["transpose", "reshape"]
     argument: tuple[int, ...]
 
 
-class ConsumerRecord(_Record):
+class ConsumerRecord(Record):
     """A node that reads a rebuilt weight, directly or through nodes that only rearrange it."""
 
     node: str
@@ -133,7 +126,7 @@ class ConsumerRecord(_Record):
     reads: Literal["rebuilt", "digital"] = "rebuilt"
 
 
-class SameSourceRecord(_Record):
+class SameSourceRecord(Record):
     """Another constant that holds the same parameter; the fields are those of `weights.same_source.SameSource`."""
 
     name: str
@@ -141,7 +134,7 @@ class SameSourceRecord(_Record):
     relation: Literal["equal", "transposed", "rearranged"]
 
 
-class ConductanceRecord(_Record):
+class ConductanceRecord(Record):
     """The initializer with the conductances of a device, in µS or as codes, and the coefficient c_k of the device."""
 
     name: str
@@ -149,203 +142,7 @@ class ConductanceRecord(_Record):
     coefficient: float
 
 
-class ScaleRecord(_Record):
-    """The scale, in µS per unit of weight: the initializer, and its value if it is one number."""
-
-    name: str
-    value: float | None = Field(gt=0)
-    form: ScaleForm = "number"
-    shape: tuple[int, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
-    consumer: int | None = None
-
-    @model_validator(mode="after")
-    def _has_its_numbers(self) -> Self:
-        if self.form == "number" and self.value is None:
-            raise ValueError("a scale that is one number has no value")
-        if self.form != "number" and (self.minimum is None or self.maximum is None):
-            raise ValueError("a scale of several numbers has no minimum or no maximum")
-        return self
-
-
-class ZeroRecord(_Record):
-    """The initializer that holds what is added to the quotient, in units of weight, in the form of the scale."""
-
-    name: str
-    minimum: float
-    maximum: float
-
-
-class TilingRecord(_Record):
-    """How the matrices of a weight are cut into pieces that have a scale each."""
-
-    rows: int | None
-    columns: int | None
-    partition: Partition
-    row_starts: tuple[int, ...]
-    column_starts: tuple[int, ...]
-
-
-class ClippingRecord(_Record):
-    """Where weights are clipped: at a percentile of |W|, or at a value."""
-
-    percentile: float | None
-    value: float | None
-
-    @model_validator(mode="after")
-    def _has_one_of_them(self) -> Self:
-        if self.percentile is None and self.value is None:
-            raise ValueError("it has neither a percentile nor a value")
-        return self
-
-
-class LevelsRecord(_Record):
-    """The levels that conductances are rounded to, in µS, and how they are stored."""
-
-    count: int
-    uniform: bool
-    g_min: float
-    g_max: float
-    values: tuple[float, ...] | None
-    storage: Literal["float", "uint4", "uint8", "uint16"]
-
-    @property
-    def is_coded(self) -> bool:
-        """Whether codes of the levels are stored, not the conductances in µS."""
-        return self.storage != "float"
-
-    @property
-    def code_dtype(self) -> np.dtype[np.unsignedinteger]:
-        """The type of the codes; one that holds those of any levels if none are stored. NumPy has none of four bits."""
-        return np.dtype(np.uint8 if self.storage in {"uint4", "uint8"} else np.uint16)
-
-    @property
-    def levels(self) -> ConductanceLevels:
-        """The levels themselves.
-
-        Raises:
-            ModelError: If there are no such levels.
-        """
-        try:
-            return ConductanceLevels.from_manifest(self.model_dump(exclude={"storage"}))
-        except ConfigError as error:
-            raise ModelError(f"the manifest has wrong levels: {error}") from None
-
-
-class LossRecord(_Record):
-    """What a weight loses by clipping and by rounding to levels, in units of weight."""
-
-    clipped: int
-    max_clipping_error: float
-    max_rounding_error: float
-    rms_error: float
-    sqnr_db: float | None
-
-
-class ReadNoiseRecord(_Record):
-    """How nodes draw readings of a device: ``clip(G + sigma * N(0, 1), low_us, high_us)``, anew in each run.
-
-    Sigma is an initializer in µS, of the type and shape of the conductances G; the seed is that of its RandomNormalLike
-    node.
-    """
-
-    sigma: str
-    seed: int = Field(ge=1, lt=2**24)
-    low_us: float
-    high_us: float | None
-
-
-class SimulatedRecord(_Record):
-    """The simulated chip that conductances are those of: with it, `program_model` gives them again.
-
-    If nodes draw readings, there is a record of it for each device, in their order.
-    """
-
-    device: str
-    settings: dict[str, Any]
-    seconds: float = Field(ge=0)
-    seed: int = Field(ge=0)
-    chip: int = Field(ge=0)
-    drift_compensation: Literal["none", "global", "tile", "column"]
-    read_noise: tuple[ReadNoiseRecord, ...] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Chips that were read once are written as they were before there were others."""
-        found: dict[str, Any] = serialize(self)
-        if not self.read_noise:
-            del found["read_noise"]
-        return found
-
-
-class MeasuredRecord(_Record):
-    """That the conductances are those of a chip, measured or simulated, and how far from their targets they are.
-
-    Errors are those of the weights before they are rounded to integer codes or cast, in units of weight. The scale is
-    that of the targets divided by `factor`, which compensates drift, or each scale is divided by one of `factors`: one
-    for each group of elements that share a scale, those of a matrix together, and of these those of a piece of rows.
-    """
-
-    source: str
-    cells: int
-    measured: int
-    max_abs_error: float
-    rms_error: float
-    saturated: bool = False
-    factor: float = Field(default=1.0, gt=0)
-    factors: tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    simulated: SimulatedRecord | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Measured conductances are written as they were before there were simulated ones."""
-        found: dict[str, Any] = serialize(self)
-        usual = {"factor": 1.0, "factors": None, "simulated": None}
-        return {name: value for name, value in found.items() if name not in usual or value != usual[name]}
-
-    def factor_of_each(self, grid: ScaleGrid | None) -> FloatOrArray:
-        """The factor that compensates drift, or the array of those of all scales, of the shape of their grid."""
-        if self.factors is None:
-            return self.factor
-        return np.reshape(np.array(self.factors), () if grid is None else grid.shape)
-
-    @property
-    def origin(self) -> str:
-        """Where the conductances come from, as in: conductances ... ."""
-        if self.simulated is not None:
-            return f"of a simulated chip ('{self.simulated.device}')"
-        return f"measured on a chip ('{self.source}')"
-
-
-class PackingRecord(_Record):
-    """How the codes of a weight are packed into the bytes that nodes read, the first code in the low bits of a byte.
-
-    The shape is that of the bytes; a block is as many codes, along the last axis of the weight, as share a zero point.
-    Where codes do not fill the last byte or block of a row, the initializer of the padding does, with codes less zero
-    points.
-    """
-
-    bits: Literal[2, 4, 8]
-    shape: tuple[int, ...]
-    block: int = Field(ge=1)
-    padding: str | None = None
-
-
-class DequantizationRecord(_Record):
-    """With what nodes multiply the codes of a weight less their zero points: the fields of a `Dequantization`.
-
-    Scale, zero point and groups are the names of values of the model.
-    """
-
-    scale: str | None
-    zero_point: str | None
-    axis: int | None = None
-    block: int | None = Field(default=None, ge=1)
-    groups: str | None = None
-
-
-class WeightRecord(_Record):
+class WeightRecord(Record):
     """One mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``.
 
     Scale and zero are numbers, or arrays with an entry for each group of elements that share one. A weight of integer
@@ -530,7 +327,7 @@ class WeightRecord(_Record):
         return _data_type(self.compute_dtype)
 
 
-class SkippedRecord(_Record):
+class SkippedRecord(Record):
     """A weight, or another constant of at least two axes, that is not mapped."""
 
     name: str
@@ -544,7 +341,7 @@ class SkippedRecord(_Record):
     same_source_as: tuple[SameSourceRecord, ...] = ()
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """The whole document."""
 
     format: Literal["onnx_gconv.mapping"] = "onnx_gconv.mapping"

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnx_gconv.mapping.manifest import LevelsRecord, WeightRecord
+from onnx_gconv.mapping.manifest import WeightRecord
+from onnx_gconv.mapping.scheme_records import LevelsRecord
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.streamed import all_elements
 

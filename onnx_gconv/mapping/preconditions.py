@@ -29,7 +29,8 @@ def require_mapped(model: ir.Model) -> Manifest:
                 "another tool removed the manifest; take the model as it was mapped"
             )
         raise ModelPreconditionError(
-            "the model carries no mapping: it was never mapped, or another tool removed the manifest"
+            "the model carries no mapping: it was never mapped, or another tool removed the manifest; map it with "
+            "onnx-gconv map or map_model first, as the last step"
         )
     return manifest
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnx_gconv.mapping.manifest import ReadNoiseRecord, WeightRecord
+from onnx_gconv.mapping.chip_records import ReadNoiseRecord
+from onnx_gconv.mapping.manifest import WeightRecord
 from onnx_gconv.mapping.nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.operands import BrokenMappingError, scalar
 from onnx_gconv.mapping.unique_names import UniqueNames

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.mapping.located import MappedWeight
-from onnx_gconv.mapping.manifest import WeightRecord, ZeroRecord
+from onnx_gconv.mapping.manifest import WeightRecord
+from onnx_gconv.mapping.scheme_records import ZeroRecord
 from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.tensors.types import type_name
 

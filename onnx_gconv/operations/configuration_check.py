@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.configuration import Configuration, Override
 from onnx_gconv.configuration.settings import SETTING_NAMES
+from onnx_gconv.data_frame import Column
+from onnx_gconv.shown_report import FrameTables, ShownReport
 from onnx_gconv.terminal_text import counted, plain
 
 if TYPE_CHECKING:
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["ConfigurationReport"]
 
 
-@dataclass(frozen=True)
-class ConfigurationReport:
+@dataclass(frozen=True, repr=False)
+class ConfigurationReport(ShownReport):
     """A configuration in which nothing is wrong.
 
     Attributes:
@@ -53,6 +55,21 @@ class ConfigurationReport:
             "left_out": self.left_out,
         }
 
+    def _in_short(self) -> str:
+        applied = "" if self.model is None else f" with {self.model}: {self.mapped} mapped, {self.left_out} left out"
+        return f"{self.file}{applied}, overrides: {len(self.configuration.overrides)}"
+
+    def _frame_tables(self) -> FrameTables:
+        overrides = self.configuration.overrides
+        matches = [None] * len(overrides) if self.matches is None else self.matches
+        columns = {
+            "override": Column("whole number", range(len(overrides))),
+            "patterns": Column("text", list(map(_patterns, overrides))),
+            "settings": Column("text", [", ".join(_settings(override)) for override in overrides]),
+            "weights": Column("whole number", matches),
+        }
+        return {"overrides": lambda: columns}
+
     def __str__(self) -> str:
         return self.__rich__().plain
 
@@ -60,13 +77,15 @@ class ConfigurationReport:
         lines = [f"Nothing is wrong with {self.file}"]
         for index, override in enumerate(self.configuration.overrides):
             matched = "" if self.matches is None else f"  {counted(self.matches[index])}:"
-            kinds = " and ".join(
-                f"{kind or 'match'} {', '.join(patterns)}" for kind, patterns in override.patterns.items()
-            )
-            lines.append(f"  overrides[{index}]{matched}  {kinds}  ->  {', '.join(_settings(override))}")
+            lines.append(f"  overrides[{index}]{matched}  {_patterns(override)}  ->  {', '.join(_settings(override))}")
         if self.mapped is not None and self.left_out is not None:
             lines.append(f"{counted(self.mapped)} of {self.model} would be mapped, {self.left_out} are left out")
         return plain(*lines)
+
+
+def _patterns(override: Override) -> str:
+    """What an override is for."""
+    return " and ".join(f"{kind or 'match'} {', '.join(patterns)}" for kind, patterns in override.patterns.items())
 
 
 def _settings(override: Override) -> tuple[str, ...]:

@@ -12,16 +12,17 @@ from onnx_gconv.configuration import ModelSettings, read_configuration
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
 from onnx_gconv.crossbars.checked_weights import CheckedWeight, checked_weights, unlisted_weights
 from onnx_gconv.errors import ModelError
-from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
+from onnx_gconv.files.given import GivenModel, ModelLike
+from onnx_gconv.files.models import check_output_path, save_model
 from onnx_gconv.files.naming import MAPPED_SUFFIX, named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.operations.configuration_check import ConfigurationReport
-from onnx_gconv.operations.report import MappingReport, RestoreReport
 from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
 from onnx_gconv.passes.raise_opset import raised_opset
+from onnx_gconv.passes.report import MappingReport, RestoreReport
 from onnx_gconv.weights import WeightSurvey, default_opset, find_weights
 from onnx_gconv.weights.opsets import without_missing_casts
 
@@ -41,7 +42,7 @@ _FREE_INITIALIZERS_IR_VERSION = 4
 
 
 def map_model(
-    model: str | os.PathLike[str],
+    model: ModelLike,
     output: str | os.PathLike[str] | None = None,
     converter: ConverterLike | None = None,
     *,
@@ -56,8 +57,9 @@ def map_model(
     Weights are read and conductances written in chunks; memory does not grow with the model.
 
     Args:
-        model: The ONNX model. It is not changed.
-        output: The mapped model; beside `model` with ``.gconv`` before the suffix if None.
+        model: The ONNX model: its file, what ``torch.onnx.export`` returns, an `onnx_ir.Model`, or an
+            `onnx.ModelProto`. It is not changed.
+        output: The mapped model; beside the file of `model` with ``.gconv`` before the suffix if None.
         converter: The rule weight ⇄ conductances, as an object or by name; a single pair of 0 to 25 µS by default.
         config: A configuration, or the TOML file that holds one. `converter` and `options` win over what it says, but
             for the weights that it skips.
@@ -75,13 +77,13 @@ def map_model(
         ConfigError: If a pattern matches nothing, an option or the configuration is wrong, or the output cannot be
             written.
     """
-    source = check_model_path(model)
-    configuration = configuration_of(config, converter, options)
-    target = default_mapped_path(source) if output is None else Path(output)
+    given = GivenModel.of(model, "map_model")
+    source, configuration = given.label, configuration_of(config, converter, options)
+    target = given.output(output, default_mapped_path, is_written=not dry_run)
     if not dry_run:
-        check_output_path(target, [source, *configuration.source.files])
+        check_output_path(target, [*given.files, *configuration.source.files])
     watched = WatchedFiles()
-    graph = load_model(source, watched)
+    graph = given.load(watched)
     mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
     with named_in_messages(source, options_concern_it=False), watched.blamed():
         check = None if dry_run else RewriteCheck(graph)
@@ -99,12 +101,14 @@ def map_model(
         write_manifest(graph, manifest)
         check.require_sound(graph)
         step = progress_of_step(progress, "write")
-        files = save_model(graph, target, external_data=external_data, inputs=[source], watched=watched, progress=step)
+        files = save_model(
+            graph, target, external_data=external_data, inputs=given.files, watched=watched, progress=step
+        )
     return MappingReport(source, manifest, output=target, files=tuple(files), notes=_of_checker(check))
 
 
 def inspect_model(
-    model: str | os.PathLike[str],
+    model: ModelLike,
     converter: ConverterLike | None = None,
     *,
     config: ConfigurationLike | None = None,
@@ -116,7 +120,7 @@ def inspect_model(
     Weights whose values no conductance can hold are listed among the skipped ones here.
 
     Args:
-        model: The ONNX model.
+        model: The ONNX model, as for `map_model`.
         converter: For a plain model: as for `map_model`.
         config: For a plain model: as for `map_model`.
         progress: Called with the step ("scan"), the bytes done and the bytes in all.
@@ -126,13 +130,15 @@ def inspect_model(
         ModelError: If the model cannot be read.
         ConfigError: If a pattern matches nothing, or an option or the configuration is wrong.
     """
-    source = check_model_path(model)
-    configuration = configuration_of(config, converter, options)
-    graph = load_model(source)
-    with named_in_messages(source, options_concern_it=False):
+    given = GivenModel.of(model, "inspect_model")
+    source, configuration = given.label, configuration_of(config, converter, options)
+    watched = WatchedFiles()
+    graph = given.load(watched)
+    with named_in_messages(source, options_concern_it=False), watched.blamed():
         manifest = read_manifest(graph)
         if manifest is not None:
             checked = checked_weights(manifest, graph)
+            watched.check()
             broken = tuple((item.record, item.problem) for item in checked if item.problem is not None)
             stands = not broken or len(broken) < len(manifest.weights)
             notes = (*unlisted_weights(checked, graph), *_renamed(checked))
@@ -140,23 +146,25 @@ def inspect_model(
         mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
         notes = raised_opset(graph) if configuration.model.upgrade_opset else ()
         mapping.requires(graph)
-        return MappingReport(source, _with_notes(notes, mapping.preview(graph, list_refused=True)))
+        preview = mapping.preview(graph, list_refused=True)
+        watched.check()
+        return MappingReport(source, _with_notes(notes, preview))
 
 
-def survey_model(model: str | os.PathLike[str], settings: ModelSettings | None = None) -> WeightSurvey:
+def survey_model(model: ModelLike, settings: ModelSettings | None = None) -> WeightSurvey:
     """Find the weights of a model that a configuration decides about. Their values are not read.
 
     Args:
-        model: The ONNX model.
+        model: The ONNX model, as for `map_model`.
         settings: What concerns the whole model; the defaults if None. Its patterns are not applied.
 
     Raises:
         ModelError: If the model cannot be read, or is mapped already or too old.
     """
-    source = check_model_path(model)
+    given = GivenModel.of(model, "survey_model")
     settings = ModelSettings() if settings is None else settings
-    graph = load_model(source)
-    with named_in_messages(source, options_concern_it=False):
+    graph = given.load()
+    with named_in_messages(given.label, options_concern_it=False):
         if settings.upgrade_opset:
             RaiseOpset()(graph)
         MapConductances().requires(graph)
@@ -200,7 +208,7 @@ def check_configuration(
 
 
 def restore_model(
-    mapped: str | os.PathLike[str],
+    mapped: ModelLike,
     output: str | os.PathLike[str] | None = None,
     *,
     external_data: bool | None = None,
@@ -209,8 +217,8 @@ def restore_model(
     """Fold the conductances of a mapped model back into plain weights and write the plain model.
 
     Args:
-        mapped: The mapped model. It is not changed.
-        output: The plain model; beside `mapped` with ``.restored`` before the suffix if None.
+        mapped: The mapped model, as for `map_model`. It is not changed.
+        output: The plain model; beside the file of `mapped` with ``.restored`` before the suffix if None.
         external_data: Whether weights go to a data file beside the output; decided by size if None.
         progress: Called with the step ("write"), the bytes done and the bytes in all.
 
@@ -218,11 +226,11 @@ def restore_model(
         ModelError: If the model cannot be read, is not mapped, or another tool has damaged its mapping.
         ConfigError: If the output cannot be written.
     """
-    source = check_model_path(mapped)
-    target = default_restored_path(source) if output is None else Path(output)
-    check_output_path(target, [source])
+    given = GivenModel.of(mapped, "restore_model")
+    source, target = given.label, given.output(output, default_restored_path)
+    check_output_path(target, given.files)
     watched = WatchedFiles()
-    graph = load_model(source, watched)
+    graph = given.load(watched)
     with named_in_messages(source, options_concern_it=False), watched.blamed():
         manifest = read_manifest(graph)
         checked = () if manifest is None else checked_weights(manifest, graph)
@@ -232,7 +240,9 @@ def restore_model(
         RestoreWeights()(graph)  # which refuses what is broken otherwise than by folding
         check.require_sound(graph)
         step = progress_of_step(progress, "write")
-        files = save_model(graph, target, external_data=external_data, inputs=[source], watched=watched, progress=step)
+        files = save_model(
+            graph, target, external_data=external_data, inputs=given.files, watched=watched, progress=step
+        )
     return RestoreReport(source, target, names, tuple(files), folded=broken, notes=_of_checker(check))
 
 

@@ -23,6 +23,7 @@ from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, element_chunks
 
 __all__ = [
+    "AbsoluteSums",
     "Chip",
     "DriftCompensation",
     "WeightErrors",
@@ -40,6 +41,8 @@ __all__ = [
 DriftCompensation = Literal["none", "global", "tile", "column"]
 """``global``: one factor for each weight; ``tile`` and ``column``: one for each tile or output column, where each has a
 scale of its own; ``none``: outputs are taken as the chip gives them."""
+
+_SLICE = 1 << 14
 
 _SCALES_FOR: dict[str, tuple[str, ...]] = {"tile": ("tile",), "column": ("channel", "tile_channel")}
 
@@ -150,26 +153,52 @@ def check_compensation(record: WeightRecord, compensation: DriftCompensation) ->
         )
 
 
-def absolute_sums(
-    record: WeightRecord, parts: Iterable[Sequence[NDArray[Any]]], compensation: DriftCompensation
-) -> NDArray[np.float64]:
+class AbsoluteSums:
     """The sum of |W| · scale, in µS: of the whole weight, or of each group that shares a scale.
 
     Args:
         record: The weight.
-        parts: Its conductances in µS, stretch by stretch, as `tensor_parts` or `array_parts` gives them.
         compensation: ``global`` for one sum, ``tile`` or ``column`` for one for each scale.
     """
-    grid = record.grid if compensation in _SCALES_FOR else None
-    total, start = np.zeros(1 if grid is None else grid.count), 0
-    for part in _differences(record, parts):
-        if grid is None:
-            total += np.abs(part).sum()
+
+    def __init__(self, record: WeightRecord, compensation: DriftCompensation) -> None:
+        self._record = record
+        self._grid = record.grid if compensation in _SCALES_FOR else None
+        self._start = 0
+        self._memory = np.empty((2, 0))
+        self.total = np.zeros(1 if self._grid is None else self._grid.count)
+
+    def add(self, parts: Sequence[NDArray[Any]]) -> None:
+        """Add the next elements of the weight, of which the conductances of each device are given, in µS."""
+        size = parts[0].size
+        if self._memory.shape[1] < size:
+            self._memory = np.empty((2, size))
+        found, memory = self._memory[:, :size]
+        for part in _slices(size):
+            difference = _difference(self._record, [each[part] for each in parts], found[part], memory[part])
+            np.abs(difference, out=difference)
+        if self._grid is None:
+            self.total += found.sum()
         else:
-            reduced, groups = grid.reduced(np.add, np.abs(part), start)
-            total += np.bincount(groups, reduced, grid.count)
-        start += part.size
-    return total
+            reduced, groups = self._grid.reduced(np.add, found, self._start)
+            self.total += np.bincount(groups, reduced, self._grid.count)
+        self._start += size
+
+
+def absolute_sums(
+    record: WeightRecord, parts: Iterable[Sequence[NDArray[Any]]], compensation: DriftCompensation
+) -> NDArray[np.float64]:
+    """What `AbsoluteSums` gives for a whole weight.
+
+    Args:
+        record: The weight.
+        parts: Its conductances in µS, stretch by stretch, as `array_parts` gives them.
+        compensation: As for `AbsoluteSums`.
+    """
+    sums = AbsoluteSums(record, compensation)
+    for part in parts:
+        sums.add(part)
+    return sums.total
 
 
 def drift_factor(
@@ -213,19 +242,26 @@ def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], facto
     record, grid = mapped.record, mapped.record.grid
     scales = np.asarray(mapped.decoding.scale, np.float64)
     factors = np.asarray(factor, np.float64)
+    memory, squares = np.empty((3, _SLICE)), np.empty((2, CHUNK_ELEMENTS))
     largest = squared_errors = squared_weights = 0.0
     first = 0
-    for found, target in zip(
-        _differences(record, tensor_parts(read)), _differences(record, tensor_parts(mapped.tensors)), strict=True
-    ):
-        scale = scales if grid is None else grid.entries(scales, first, first + target.size, np.dtype(np.float64))
-        by = factors if grid is None or not factors.ndim else grid.expanded(factors, first, first + target.size)
-        weights = target / scale
-        errors = found * by / scale - weights
-        largest = max(largest, float(np.abs(errors).max(initial=0)))
-        squared_errors += float(np.square(errors).sum())
-        squared_weights += float(np.square(weights).sum())
-        first += weights.size
+    for found, target in zip(tensor_parts(read), tensor_parts(mapped.tensors), strict=True):
+        stop = first + target[0].size
+        scale = scales if grid is None else grid.expanded(scales, first, stop)
+        by = factors if grid is None or not factors.ndim else grid.expanded(factors, first, stop)
+        for part in _slices(target[0].size):
+            weights = _difference(record, [each[part] for each in target], memory[0], memory[2])
+            weights /= scale[part] if scale.ndim else scale
+            errors = _difference(record, [each[part] for each in found], memory[1], memory[2])
+            errors *= by[part] if by.ndim else by
+            errors /= scale[part] if scale.ndim else scale
+            errors -= weights
+            np.square(errors, out=squares[0, part])
+            np.square(weights, out=squares[1, part])
+            largest = max(largest, float(np.abs(errors, out=errors).max(initial=0)))
+        squared_errors += float(squares[0, : target[0].size].sum())
+        squared_weights += float(squares[1, : target[0].size].sum())
+        first = stop
     ratio = squared_weights / squared_errors if squared_errors else 0.0
     return WeightErrors(
         max_abs=largest,
@@ -246,16 +282,30 @@ def array_parts(conductances: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[
         yield tuple(each[start : start + CHUNK_ELEMENTS] for each in flat)
 
 
-def _differences(record: WeightRecord, parts: Iterable[Sequence[NDArray[Any]]]) -> Iterator[NDArray[np.float64]]:
-    """What is divided by the scale, in µS: the sum of the conductances with their coefficients, less the offset."""
-    for stretch in parts:
-        total: NDArray[np.float64] | None = None
-        for item, part in zip(record.conductances, stretch, strict=True):
-            term = part.astype(np.float64)
-            if item.coefficient != 1:
-                term *= item.coefficient
-            total = term if total is None else np.add(total, term, out=total)
-        assert total is not None  # noqa: S101 - a weight has devices
-        if record.offset_us:
-            total -= record.offset_us
-        yield total
+def _difference(
+    record: WeightRecord, parts: Sequence[NDArray[Any]], out: NDArray[np.float64], memory: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The sum of the conductances with their coefficients, less the offset: what is divided by the scale, in µS.
+
+    Args:
+        record: The weight.
+        parts: Conductances of each device, in µS.
+        out: The result goes to its beginning.
+        memory: As large, for what is computed on the way. Memory that is new takes longer to write to than this.
+    """
+    total, term = out[: parts[0].size], memory[: parts[0].size]
+    for number, (item, part) in enumerate(zip(record.conductances, parts, strict=True)):
+        into = term if number else total
+        np.copyto(into, part)
+        if item.coefficient != 1:
+            into *= item.coefficient
+        if number:
+            total += term
+    if record.offset_us:
+        total -= record.offset_us
+    return total
+
+
+def _slices(size: int) -> Iterator[slice]:
+    """Slices of some elements, of which several arrays in double precision stay in the cache."""
+    return (slice(first, min(first + _SLICE, size)) for first in range(0, size, _SLICE))

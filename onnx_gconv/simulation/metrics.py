@@ -4,28 +4,53 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.simulation.metric_figures import Agreement, Cosine, MetricFigure, Sqnr, Top
+from onnx_gconv.simulation.outputs import KeptOutput, Outputs, joined
+from onnx_gconv.simulation.samples import Samples
+from onnx_gconv.visible_text import listed
 
-__all__ = ["Metric", "Outputs", "chosen_output", "metric_of"]
-
-Outputs: TypeAlias = Mapping[str, Any]
-"""Outputs of a model by name, for all samples."""
+__all__ = ["Metric", "MetricImportError", "chosen_output", "metric_of"]
 
 _TOP = re.compile(r"top([1-9][0-9]*)")
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
-_OF_TWO_MODELS = {"sqnr", "cosine", "agreement"}
+_OF_TWO_MODELS: dict[str, tuple[type[MetricFigure], str]] = {
+    "sqnr": (Sqnr, "dB"),
+    "cosine": (Cosine, ""),
+    "agreement": (Agreement, ""),
+}
 _BUILT_IN = "accuracy, topK, sqnr, cosine, agreement, or module:function"
+_CALLED = "it is called with a dict of outputs by name, and the labels, and gives a number"
+_MOST_NAMED = 5
+
+
+class MetricImportError(ConfigError):
+    """A function of the user's cannot be imported.
+
+    Attributes:
+        problem: What is wrong.
+
+    Args:
+        problem: What is wrong.
+        remedy: What to do.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem = problem
+        super().__init__(f"{problem}; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -36,13 +61,17 @@ class Metric:
         name: As it was asked for.
         unit: ``dB``, or nothing for shares and numbers of any kind.
         digest: What tells a function of the user's from another one of its name; empty for the built-in metrics.
-        compute: Gives it from the outputs, the labels and the outputs of the ideal model.
+        output: The output that the built-in metrics are about.
+        begin: Begins such a figure, of the shape of the output for all samples, and their labels; None for a function.
+        function: The function of the user's, of all outputs for all samples and the labels; None for the built-in ones.
     """
 
     name: str
     unit: str
     digest: str
-    compute: Callable[[Outputs, NDArray[Any] | None, Outputs], float]
+    output: str
+    begin: Callable[[tuple[int, ...], NDArray[Any] | None], MetricFigure] | None = None
+    function: Callable[[Outputs, NDArray[Any] | None], Any] | None = None
 
     @property
     def is_of_two_models(self) -> bool:
@@ -54,22 +83,65 @@ class Metric:
         """Whether the larger one of two figures is the better one, which nobody knows of a user's function."""
         return _FUNCTION.fullmatch(self.name) is None
 
-    def of(self, outputs: Outputs, labels: NDArray[Any] | None, ideal: Outputs) -> float:
+    def of(self, batches: Iterable[Outputs], samples: Samples, ideal: KeptOutput) -> float:
         """The figure.
+
+        Args:
+            batches: The outputs of a model for one batch of samples after the other.
+            samples: The samples.
+            ideal: The output of the ideal model.
 
         Raises:
             ConfigError: If the metric fails, gives no number, or the outputs do not suit it.
         """
+        whole = {} if self.function is None else joined(batches)
         try:
-            found = float(self.compute(outputs, labels, ideal))
+            if self.function is not None:
+                found = float(self.function(whole, samples.labels))
+            else:
+                found = self._of_batches(batches, samples, ideal)
         except ConfigError:
             raise
         except (Exception, SystemExit) as error:
             reason = " ".join(str(error).split())
-            raise ConfigError(f"the metric '{self.name}' fails: {type(error).__name__}: {reason}") from error
+            raise ConfigError(
+                f"the metric '{self.name}' fails: {type(error).__name__}: {reason}"
+                f"{'' if self.function is None else f'; {_CALLED}'}"
+            ) from error
         if math.isnan(found):
-            raise ConfigError(f"the metric '{self.name}' gives no number (NaN) for the output of a chip")
+            raise ConfigError(
+                f"the metric '{self.name}' gives no number (NaN) for the output of a chip; give other inputs, or "
+                "another metric"
+            )
         return found
+
+    def _of_batches(self, batches: Iterable[Outputs], samples: Samples, ideal: KeptOutput) -> float:
+        assert self.begin is not None  # noqa: S101 - there is no function
+        figure: MetricFigure | None = None
+        labels, rows_of_all = samples.labels, samples.rows()
+        for outputs in self._with_whole_vectors(batches):
+            found = _numbers(outputs, self.output)
+            if found.ndim == 1 or samples.is_of_one_run:
+                figure = self.begin(found.shape, labels)
+                figure.add(found, labels, ideal.whole)
+                break
+            rows = next(rows_of_all)
+            if figure is None:
+                figure = self.begin((samples.count, *found.shape[1:]), labels)
+            figure.add(found, None if labels is None else labels[rows], partial(ideal.part, rows))
+        assert figure is not None  # noqa: S101 - there is one run at least
+        return figure.value()
+
+    def _with_whole_vectors(self, batches: Iterable[Outputs]) -> Iterator[Outputs]:
+        """The same batches; but one for all samples where an output is one number a sample, and so a single vector."""
+        of_vector = []
+        for outputs in batches:
+            if outputs[self.output].ndim > 1:
+                yield outputs
+            else:
+                of_vector.append({self.output: outputs[self.output]})
+        if of_vector:
+            yield joined(of_vector)
 
 
 def chosen_output(output: str | None, outputs: Outputs) -> str:
@@ -77,7 +149,7 @@ def chosen_output(output: str | None, outputs: Outputs) -> str:
 
     Args:
         output: The one that is asked for; the first one of floats if None.
-        outputs: All outputs of the model.
+        outputs: All outputs of the model, for some samples.
 
     Raises:
         ConfigError: If there is none of that name, or it is something else.
@@ -111,15 +183,13 @@ def metric_of(name: str | None, output: str, *, has_labels: bool) -> Metric:
     if (top := _TOP.fullmatch(name)) is not None or name == "accuracy":
         if not has_labels:
             raise ConfigError(f"the metric '{name}' needs labels; name an array of the inputs with --labels")
-        count = 1 if top is None else int(top[1])
-        return Metric(name, "", "", lambda outputs, labels, _: _top(_numbers(outputs, output), labels, count))
-    of_ideal = {"sqnr": (_sqnr, "dB"), "cosine": (_cosine, ""), "agreement": (_agreement, "")}
-    if name in of_ideal:
-        figure, unit = of_ideal[name]
-        return Metric(name, unit, "", lambda outputs, _, ideal: figure(_numbers(outputs, output), ideal[output]))
+        return Metric(name, "", "", output, partial(Top, 1 if top is None else int(top[1])))
+    if (built_in := _OF_TWO_MODELS.get(name)) is not None:
+        figure, unit = built_in
+        return Metric(name, unit, "", output, figure)
     if (found := _FUNCTION.fullmatch(name)) is not None:
         function = _imported(name, *found.groups())
-        return Metric(name, "", _digest(function), lambda outputs, labels, _: function(outputs, labels))
+        return Metric(name, "", _digest(function), output, function=function)
     raise ConfigError(f"there is no metric '{name}'; there are {_BUILT_IN}")
 
 
@@ -127,14 +197,35 @@ def _imported(name: str, module: str, function: str) -> Callable[..., Any]:
     """A function of a module that is installed, or lies in the present folder."""
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)  # and it stays: the function may import its neighbours later
+    problem = f"the metric '{name}' cannot be imported"
     try:
-        found = getattr(importlib.import_module(module), function)
+        loaded = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"the metric '{name}' cannot be imported: {type(error).__name__}: {reason}") from error
+        raise MetricImportError(
+            f"{problem}: {type(error).__name__}: {reason}", _remedy_of_import(module, folder, error)
+        ) from error
+    if not hasattr(loaded, function):
+        there = [each for each, value in vars(loaded).items() if inspect.isfunction(value) and each[:1] != "_"]
+        remedy = f"name one that it has: {listed(there, _MOST_NAMED)}" if there else "define it there"
+        raise MetricImportError(f"{problem}: AttributeError: module '{module}' has no attribute '{function}'", remedy)
+    found = getattr(loaded, function)
     if not callable(found):
-        raise ConfigError(f"the metric '{name}' is a {type(found).__name__}, no function of outputs and labels")
+        kind = type(found).__name__
+        raise ConfigError(
+            f"the metric '{name}' is of the type {kind}, and no function of outputs and labels; name a function"
+        )
     return found  # type: ignore[no-any-return]  # it is checked to be callable
+
+
+def _remedy_of_import(module: str, folder: str, error: BaseException) -> str:
+    """What to do about a module that cannot be imported."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is None:
+        return f"correct what {module} does when it is imported"
+    if f"{module}.".startswith(f"{missing}."):
+        return f"put {missing}.py into the folder '{folder}', or install the package that has it"
+    return f"install {missing}, which {module} imports"
 
 
 def _digest(function: Callable[..., Any]) -> str:
@@ -149,59 +240,3 @@ def _numbers(outputs: Outputs, output: str) -> NDArray[Any]:
     if found.dtype.kind not in "iub" and np.isnan(found.astype(np.float64)).any():
         raise ConfigError(f"the output '{output}' has elements that are no numbers (NaN); give other inputs")
     return found
-
-
-def _top(found: NDArray[Any], labels: NDArray[Any] | None, count: int) -> float:
-    """The share of labels among the `count` largest scores of the last axis."""
-    assert labels is not None  # noqa: S101 - `metric_of` asks for them
-    scores = found.reshape(-1, found.shape[-1]) if found.ndim > 1 else found[None]
-    flat = labels.reshape(-1)
-    if len(scores) != flat.size:
-        raise ConfigError(
-            f"there are {flat.size} labels for outputs of the shape {list(found.shape)}; there has to be one for each "
-            "row of scores"
-        )
-    if flat.size and not 0 <= int(flat.min()) <= int(flat.max()) < scores.shape[1]:
-        wrong = int(flat.max()) if flat.max() >= scores.shape[1] else int(flat.min())
-        raise ConfigError(f"a label is {wrong}, but there are scores of the classes 0 to {scores.shape[1] - 1}")
-    if count == 1:
-        return float((scores.argmax(axis=1) == flat).mean())
-    # As many are better as the rank of the right class; of equal ones the first counts, as for argmax.
-    right = scores[np.arange(flat.size), flat]
-    better = (scores > right[:, None]).sum(axis=1)
-    earlier = ((scores == right[:, None]) & (np.arange(scores.shape[1]) < flat[:, None])).sum(axis=1)
-    return float((better + earlier < count).mean())
-
-
-def _sqnr(found: NDArray[Any], ideal: NDArray[Any]) -> float:
-    """The power of the ideal outputs beside that of the distance from them, in dB; infinite if there is none."""
-    one, other = found.astype(np.float64), ideal.astype(np.float64)
-    noise = float(np.square(one - other).sum())
-    signal = float(np.square(other).sum())
-    if not noise:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
-
-
-def _cosine(found: NDArray[Any], ideal: NDArray[Any]) -> float:
-    """The mean cosine similarity of the vectors of the last axis; 1 for two that are 0, and 0 where only one is."""
-    if not found.ndim or found.shape[-1] < 2:  # noqa: PLR2004 - the angle between two numbers says nothing
-        raise ConfigError(
-            f"the cosine needs vectors along the last axis, but the output has the shape {list(found.shape)}; take "
-            "another metric, or another output"
-        )
-    one, other = (each.astype(np.float64).reshape(-1, each.shape[-1] if each.ndim else 1) for each in (found, ideal))
-    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    both_zero = ~one.any(axis=1) & ~other.any(axis=1)
-    cosines = np.where(norms > 0, (one * other).sum(axis=1) / np.where(norms > 0, norms, 1), both_zero)
-    return float(cosines.mean())
-
-
-def _agreement(found: NDArray[Any], ideal: NDArray[Any]) -> float:
-    """How often the largest element of the last axis is the same one."""
-    if not found.ndim or found.shape[-1] < 2:  # noqa: PLR2004 - one number is always the largest
-        raise ConfigError(
-            f"agreement needs scores along the last axis, but the output has the shape {list(found.shape)}; take "
-            "another metric, or another output"
-        )
-    return float((found.argmax(axis=-1) == ideal.argmax(axis=-1)).mean())

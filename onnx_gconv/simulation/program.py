@@ -11,35 +11,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.crossbars.target_weights import target_weights
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.files.models import check_model_path, check_output_path, load_model, save_model
+from onnx_gconv.files.given import GivenModel, ModelLike
+from onnx_gconv.files.models import check_output_path, save_model
 from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.watched import WatchedFiles
-from onnx_gconv.mapping import SimulatedRecord
+from onnx_gconv.mapping import SimulatedRecord, WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
 from onnx_gconv.simulation.chip_weight import (
+    AbsoluteSums,
     Chip,
     DriftCompensation,
-    absolute_sums,
     drift_factor,
     simulated_tensors,
-    tensor_parts,
     weight_errors,
 )
 from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, scaling_notes, whole_number
 from onnx_gconv.simulation.live_noise import LiveNoise, live_noise
 from onnx_gconv.simulation.report import ProgramReport, ReadNoiseMode, SimulatedWeight
-from onnx_gconv.simulation.simulated_tensor import Moment
+from onnx_gconv.simulation.simulated_tensor import Moment, SimulatedTensor
 from onnx_gconv.simulation.times import seconds_of
-from onnx_gconv.tensors.spooled import Spool
-from onnx_gconv.tensors.streamed import worker_count
+from onnx_gconv.tensors.spooled import Spool, SpooledTensor
+from onnx_gconv.tensors.streamed import StreamedTensor, worker_count
 
 __all__ = ["default_chip_path", "program_model"]
 
@@ -77,7 +78,7 @@ class _Instance:
 
 
 def program_model(
-    mapped: str | os.PathLike[str],
+    mapped: ModelLike,
     output: str | os.PathLike[str] | None = None,
     device: str | DeviceModel = "pcm",
     *,
@@ -100,8 +101,8 @@ def program_model(
     with that seed are the same devices later. Memory does not grow with the model.
 
     Args:
-        mapped: The mapped model. It is not changed.
-        output: The model to write; beside `mapped`, named ``NAME.chip.onnx``, if None.
+        mapped: The mapped model, as a file or in memory as for `simulate`. It is not changed.
+        output: The model to write; beside the file of `mapped`, named ``NAME.chip.onnx``, if None.
         device: The name of a device model, or of a preset that has one; or a device model.
         settings: Of the device model, if it is given by its name, such as ``{"read_scale": 0.5}``.
         time: How long after programming the chip is read: seconds, or a text such as ``1d``.
@@ -124,16 +125,18 @@ def program_model(
             model, drift cannot be compensated in that way, the device does not say how readings are spread, or the
             output cannot be written.
     """
-    source = check_model_path(mapped)
-    target = default_chip_path(source) if output is None else Path(output)
+    given = GivenModel.of(mapped, "program_model")
+    source, target = given.label, given.output(output, default_chip_path)
     chips = chips_of(device, settings or {}, seed, drift_compensation)
     chip = whole_number("chip", chip)
     seconds = seconds_of(time)
     if read_noise not in {"fixed", "live"}:
         raise ConfigError(f"the noise of readings is 'fixed' or 'live', but not '{read_noise}'")
-    check_output_path(target, [source, *([Path(device)] if isinstance(device, str) and Path(device).is_file() else [])])
+    check_output_path(
+        target, [*given.files, *([Path(device)] if isinstance(device, str) and Path(device).is_file() else [])]
+    )
     watched = WatchedFiles()
-    model = load_model(source, watched)
+    model = given.load(watched)
     with (
         named_in_messages(source, options_concern_it=False),
         watched.blamed(),
@@ -155,7 +158,9 @@ def program_model(
         ReplaceConductances(replacements)(model)
         check.require_sound(model)
         step = progress_of_step(progress, "write")
-        files = save_model(model, target, external_data=external_data, inputs=[source], watched=watched, progress=step)
+        files = save_model(
+            model, target, external_data=external_data, inputs=given.files, watched=watched, progress=step
+        )
     return ProgramReport(
         mapped=source,
         output=target,
@@ -208,17 +213,31 @@ def _simulated(
             raise
 
 
+def _drift_factor(
+    record: WeightRecord,
+    tensors: Sequence[SimulatedTensor],
+    read: Sequence[StreamedTensor],
+    compensation: DriftCompensation,
+) -> FloatOrArray:
+    """What compensates the drift of a weight, of which all devices are programmed and read once, and kept then."""
+    before, after = AbsoluteSums(record, compensation), AbsoluteSums(record, compensation)
+
+    def chunks(tensor: SimulatedTensor, kept: StreamedTensor) -> Iterator[tuple[NDArray[Any], ...]]:
+        both = tensor.with_programmed()
+        return kept.storing(both) if isinstance(kept, SpooledTensor) else both
+
+    for devices in zip(*map(chunks, tensors, read), strict=True):
+        before.add([programmed for programmed, _ in devices])
+        after.add([found for _, found in devices])
+    return drift_factor(record, before.total, after.total, compensation)
+
+
 def _one(weight: MappedWeight, instance: _Instance) -> tuple[MeasuredConductances, SimulatedWeight]:
     record, chip, live = weight.record, instance.chip, instance.live
     # They are read to compute factors and errors, and once more to be written.
-    read = [instance.spool.kept(tensor) for tensor in simulated_tensors(weight, chip, instance.moment)]
-    factor: FloatOrArray = 1.0
-    if chip.compensation != "none":
-        before, after = (
-            absolute_sums(record, tensor_parts(tensors), chip.compensation)
-            for tensors in (simulated_tensors(weight, chip, "programmed"), read)
-        )
-        factor = drift_factor(record, before, after, chip.compensation)
+    tensors = simulated_tensors(weight, chip, instance.moment)
+    read = [instance.spool.kept(tensor) for tensor in tensors]
+    factor = 1.0 if chip.compensation == "none" else _drift_factor(record, tensors, read, chip.compensation)
     errors = weight_errors(weight, read, factor)
     cells = math.prod(record.shape) * len(read)
     conductances = MeasuredConductances(

@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.mapping import SimulatedRecord
+from onnx_gconv.shown_report import FrameTables, ShownReport
 from onnx_gconv.simulation.times import time_text
-from onnx_gconv.terminal_text import file_list, plain, rendered, titled_table
+from onnx_gconv.terminal_text import counted, file_list, plain, titled_table
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -46,8 +48,8 @@ class SimulatedWeight:
     drift_factor_range: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class ProgramReport:
+@dataclass(frozen=True, repr=False)
+class ProgramReport(ShownReport):
     """The result of `program_model`.
 
     Attributes:
@@ -80,8 +82,28 @@ class ProgramReport:
             "notes": list(self.notes),
         }
 
-    def __str__(self) -> str:
-        return rendered(self)
+    def _in_short(self) -> str:
+        chip = self.simulated
+        read = f"{chip.device}, read {time_text(chip.seconds)} after programming"
+        return f"{self.mapped} as {self.output}: {counted(len(self.weights))} on chip {chip.chip} of {read}"
+
+    def _frame_tables(self) -> FrameTables:
+        return {"weights": self._columns}
+
+    def _columns(self) -> Columns:
+        weights = self.weights
+        return {
+            "weight": Column("text", [item.name for item in weights]),
+            "graph": Column("text", [item.graph for item in weights]),
+            "devices": Column("whole number", [item.cells for item in weights]),
+            "max_abs": Column("number", [item.max_abs for item in weights]),
+            "max_abs_error": Column("number", [item.max_abs_error for item in weights]),
+            "rms_error": Column("number", [item.rms_error for item in weights]),
+            "sqnr_db": Column("number", [item.sqnr_db for item in weights]),
+            "drift_factor": Column("number", [item.drift_factor for item in weights]),
+            "smallest_drift_factor": Column("number", [item.drift_factor_range[0] for item in weights]),
+            "largest_drift_factor": Column("number", [item.drift_factor_range[1] for item in weights]),
+        }
 
     def __rich__(self) -> Group:
         from rich.console import Group

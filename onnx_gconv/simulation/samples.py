@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.runtime.given_inputs import check_inputs, read_arrays
+from onnx_gconv.runtime.given_inputs import check_inputs, read_or_stored_arrays
 from onnx_gconv.runtime.inputs import InputSpec
+from onnx_gconv.runtime.stored_arrays import ArrayForm, StoredArray
 
-__all__ = ["Samples", "load_samples"]
+__all__ = ["SampleArray", "SampleFile", "Samples", "load_samples"]
+
+SampleArray: TypeAlias = NDArray[Any] | StoredArray
+"""An array in memory, or one in a file, of which rows are read when they are asked for."""
+
+_BATCH_OF_STORED = 1 << 26
+"""Without --batch, a run gets no more bytes than that of samples that are not held in memory, or one sample."""
+
+
+@dataclass(frozen=True)
+class SampleFile:
+    """A file from which samples are read while they are used.
+
+    Attributes:
+        path: The file.
+        labels: The name of its array of labels.
+        batch: How many samples go into one run.
+        contents: The name, size and checksum of each array, which tell it from another file.
+    """
+
+    path: Path
+    labels: str | None
+    batch: int
+    contents: tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -29,35 +54,56 @@ class Samples:
         batch: How many of them go into one run.
         labels: One for each sample, or row of scores; None if there are none.
         source: Where they come from.
+        file: The file, if they are not in memory.
+        notes: What is to be said of them, a line each.
+        unwritten: Which elements of outputs the model does not write for them, by name of the output.
     """
 
-    arrays: Mapping[str, NDArray[Any]]
+    arrays: Mapping[str, SampleArray]
     sliced: frozenset[str]
     count: int
     batch: int
     labels: NDArray[Any] | None
     source: str
+    file: SampleFile | None = None
+    notes: tuple[str, ...] = ()
+    unwritten: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def batches(self) -> Iterator[dict[str, NDArray[Any]]]:
         """The inputs of one run after the other."""
-        for start in range(0, max(self.count, 1), max(self.batch, 1)):
+        for rows in self.rows():
             yield {
-                name: array[start : start + self.batch] if name in self.sliced else array
+                name: array[rows] if isinstance(array, StoredArray) or name in self.sliced else array
                 for name, array in self.arrays.items()
             }
 
+    def rows(self) -> Iterator[slice]:
+        """Which samples go into one run after the other."""
+        for start in range(0, max(self.count, 1), max(self.batch, 1)):
+            yield slice(start, min(start + self.batch, self.count))
 
-def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, batch: int | None) -> Samples:
+    @property
+    def is_of_one_run(self) -> bool:
+        """Whether all go into one run. Then outputs need not have them along their first axis."""
+        return self.count <= self.batch
+
+
+def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, batch: int | None, spool: Path) -> Samples:
     """Samples from an .npz file with an array for each input, and one for the labels.
 
     The first axis of the first input, which is not a scalar, is that of the samples. Other inputs have it too if their
     first axis is as long, and of the same name or size in the model; all others are the same for each batch.
 
+    Large inputs are not held in memory, but read batch by batch: from where they are in the file, or, if they are
+    compressed, from a file to which they are unpacked.
+
     Args:
         path: The file.
         specs: The inputs of the model.
         labels: The name of the array of labels.
-        batch: How many samples go into one run; the model's batch if that is fixed, else all of them, if None.
+        batch: How many samples go into one run; the model's batch if that is fixed, else all of them, or a part of
+            large ones, if None.
+        spool: A folder for large inputs that are unpacked, which has to stay as long as the samples are used.
 
     Raises:
         ConfigError: If the file cannot be read, an array is missing or of another type or shape, there are not as many
@@ -66,43 +112,98 @@ def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, bat
     if labels is not None and labels in {spec.name for spec in specs}:
         raise ConfigError(f"{path}: the labels '{labels}' are an input of the model; give them another name")
     # The first axis may be that of the samples, and of any length.
-    forms = [replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec for spec in specs]
-    arrays = read_arrays(path, specs, forms, [] if labels is None else [labels])
-    found = None if labels is None else arrays.pop(labels)
-    if found is not None and found.dtype.kind not in "iub":
-        raise ConfigError(f"{path}: the labels '{labels}' are {found.dtype}, but classes are integers")
-    samples = _cut(arrays, specs, batch, path)
-    check_inputs(next(samples.batches()), specs, source=str(path))
-    if found is not None and (not found.ndim or len(found) != samples.count):
-        many = len(found) if found.ndim else 1
-        raise ConfigError(f"{path}: there are {many} labels for {samples.count} samples; there is one for each")
-    if found is not None:
-        found = found.astype(np.int64)
+    inputs = [replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec for spec in specs]
+
+    def check(forms: Mapping[str, ArrayForm]) -> None:
+        shapes = {spec.name: forms[spec.name].shape for spec in specs}
+        count = _Cut.of(shapes, specs, batch, path).count
+        if labels is not None:
+            _check_labels(forms[labels], count, labels, path)
+
+    arrays = read_or_stored_arrays(path, inputs, other=labels, check=check, spool=spool)
+    found = None
+    if labels is not None:
+        found = np.asarray(arrays.pop(labels)).astype(np.int64)
         found.setflags(write=False)  # all chips share them
-    return replace(samples, arrays=check_inputs(arrays, forms, source=str(path)), labels=found)
+    cut = _Cut.of({name: array.shape for name, array in arrays.items()}, specs, batch, path)
+    size = cut.size
+    notes: tuple[str, ...] = ()
+    stored = [array for name, array in arrays.items() if name in cut.along and isinstance(array, StoredArray)]
+    if batch is None and not cut.is_fixed and stored:
+        size = min(size, max(1, _BATCH_OF_STORED // max(1, sum(array.row_bytes for array in stored))))
+        while size > 2 and cut.count % size == 1:  # noqa: PLR2004 - ONNX Runtime has other kernels for one row alone
+            size -= 1
+        mebibytes = sum(array.nbytes for array in stored) / 2**20
+        notes = (f"the samples are {mebibytes:,.0f} MiB: a run takes {size:,} of them; --batch chooses another number",)
+    sliced = cut.along if size < cut.count else frozenset()
+    # What all batches share is held in memory, whatever its size.
+    known = {
+        name: array[:] if isinstance(array, StoredArray) and name not in sliced else array
+        for name, array in arrays.items()
+    }
+    in_memory = [spec for spec in inputs if isinstance(known[spec.name], np.ndarray)]
+    known |= check_inputs({spec.name: known[spec.name] for spec in in_memory}, in_memory, source=str(path))
+    samples = Samples(known, sliced, cut.count, min(size, cut.count), found, str(path), notes=notes)
+    check_inputs(next(samples.batches()), specs, source=str(path))
+    if len(in_memory) < len(specs):
+        return replace(samples, file=SampleFile(path.resolve(), labels, samples.batch, _contents(path)))
+    return samples
 
 
-def _cut(arrays: dict[str, NDArray[Any]], specs: Sequence[InputSpec], batch: int | None, path: Path) -> Samples:
-    """The samples without labels, in batches."""
-    with_axes = [spec for spec in specs if spec.name in arrays and arrays[spec.name].ndim and spec.shape]
-    count = len(arrays[with_axes[0].name]) if with_axes else 1
-    if not count:
-        raise ConfigError(f"{path}: there are no samples: the array '{with_axes[0].name}' is empty")
-    axis = with_axes[0].shape[0] if with_axes else None
-    along = [spec for spec in with_axes if len(arrays[spec.name]) == count and spec.shape[0] in (axis, None)]
-    sliced = frozenset(spec.name for spec in along)
-    size = axis if isinstance(axis, int) else count
-    if batch is not None:
-        if isinstance(axis, int) and axis != batch:
-            raise ConfigError(f"{path}: the model takes batches of {axis}, not of {batch}; leave --batch out")
-        size = batch
-    if isinstance(axis, int) and count < size:
-        raise ConfigError(f"{path}: the model takes {size} samples at once, but there are {count}; give more")
-    if isinstance(axis, int) and count % size:
-        raise ConfigError(
-            f"{path}: {count} samples cannot be cut into batches of {size}, which is what the model takes; leave out "
-            f"{count % size} of them"
-        )
-    if size >= count:
-        return Samples(arrays, frozenset(), count, count, None, str(path))
-    return Samples(arrays, sliced, count, size, None, str(path))
+@dataclass(frozen=True)
+class _Cut:
+    """How samples are cut into batches.
+
+    Attributes:
+        count: How many samples there are.
+        size: How many of them go into one run, if nothing else is known.
+        along: The inputs that have them along their first axis.
+        is_fixed: Whether the model takes batches of that size only.
+    """
+
+    count: int
+    size: int
+    along: frozenset[str]
+    is_fixed: bool
+
+    @classmethod
+    def of(
+        cls, shapes: Mapping[str, tuple[int, ...]], specs: Sequence[InputSpec], batch: int | None, path: Path
+    ) -> _Cut:
+        """How arrays of some shapes are cut.
+
+        Raises:
+            ConfigError: If there are no samples, or the model does not take batches of that size.
+        """
+        with_axes = [spec for spec in specs if shapes.get(spec.name) and spec.shape]
+        count = shapes[with_axes[0].name][0] if with_axes else 1
+        if not count:
+            raise ConfigError(f"{path}: there are no samples: the array '{with_axes[0].name}' is empty")
+        axis = with_axes[0].shape[0] if with_axes else None
+        along = [spec.name for spec in with_axes if shapes[spec.name][0] == count and spec.shape[0] in (axis, None)]
+        size = axis if isinstance(axis, int) else count
+        if batch is not None:
+            if isinstance(axis, int) and axis != batch:
+                raise ConfigError(f"{path}: the model takes batches of {axis}, not of {batch}; leave --batch out")
+            size = batch
+        if isinstance(axis, int) and count < size:
+            raise ConfigError(f"{path}: the model takes {size} samples at once, but there are {count}; give more")
+        if isinstance(axis, int) and count % size:
+            raise ConfigError(
+                f"{path}: {count} samples cannot be cut into batches of {size}, which is what the model takes; leave "
+                f"out {count % size} of them"
+            )
+        return cls(count, size, frozenset(along), isinstance(axis, int))
+
+
+def _check_labels(form: ArrayForm, count: int, labels: str, path: Path) -> None:
+    if form.dtype.kind not in "iub":
+        raise ConfigError(f"{path}: the labels '{labels}' are {form.dtype}, but classes are integers")
+    if not form.shape or form.shape[0] != count:
+        many = form.shape[0] if form.shape else 1
+        raise ConfigError(f"{path}: there are {many} labels for {count} samples; there is one for each")
+
+
+def _contents(path: Path) -> tuple[tuple[str, int, int], ...]:
+    with zipfile.ZipFile(path) as archive:
+        return tuple((info.filename, info.file_size, info.CRC) for info in archive.infolist())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions
 from onnx_gconv.devices.base_device import DeviceModel
-from onnx_gconv.files.models import check_model_path, load_model
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.given import GivenModel, ModelLike
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
@@ -22,17 +24,17 @@ from onnx_gconv.simulation.experiments.experiment import Experiment
 from onnx_gconv.simulation.experiments.journal import opened_journal
 from onnx_gconv.simulation.experiments.trials import figures_of, report_of, trials_of
 from onnx_gconv.simulation.metrics import chosen_output, metric_of
+from onnx_gconv.simulation.outputs import KeptOutput
 from onnx_gconv.simulation.preparation import check_data_options, check_weights, mapped_for, saved_for_bench
 from onnx_gconv.simulation.simulation_report import SimulationReport
 from onnx_gconv.simulation.times import DEFAULT_TIMES, times_of
 from onnx_gconv.simulation.trial import WeightOnChips
-from onnx_gconv.tensors.external import external_files
 
 __all__ = ["simulate"]
 
 
 def simulate(
-    model: str | os.PathLike[str],
+    model: ModelLike,
     device: str | DeviceModel = "pcm",
     converter: ConverterLike | None = None,
     *,
@@ -63,8 +65,9 @@ def simulate(
     on the number of workers.
 
     Args:
-        model: The mapped model; or a plain one, which is mapped in memory, to the range of the device if nothing else
-            is said of the range.
+        model: The mapped model, as a file, as an `onnx_ir.Model`, as an `onnx.ModelProto`, or as
+            ``torch.onnx.export`` returns it; or a plain one, which is mapped in memory, to the range of the device if
+            nothing else is said of the range.
         device: As for `program_model`.
         converter: The rule weight ⇄ conductances by which a plain model is mapped, as for `map_model`.
         config: A configuration of that mapping, or the TOML file that holds one.
@@ -81,7 +84,8 @@ def simulate(
             weights; or ``module:function``, which is called with the outputs by name and the labels. If None, accuracy
             with labels, else SQNR.
         output: The output that the metric is about; the first one of floats if None.
-        batch: How many samples go into one run; all, or what the model takes, if None.
+        batch: How many samples go into one run; if None, what the model takes, or all, or of more than 256 MiB so many
+            as have 64 MiB. Results depend on it as far as ONNX Runtime's arithmetic does.
         dims: Sizes of symbolic dimensions of generated inputs.
         values: Values of generated inputs.
         seed: Of all random numbers.
@@ -101,14 +105,15 @@ def simulate(
             not run the model, conductances are outside of the range of the device model, or the Dask cluster cannot be
             used.
     """
-    source = check_model_path(model)
+    given = GivenModel.of(model, "simulate")
+    source = given.label
     chips = chips_of(device, settings or {}, seed, drift_compensation)
     seconds = times_of(times)
     repeats, workers = whole_number("number of chips", repeats, 1), whole_number("number of workers", workers, 1)
     batch = check_data_options(inputs, labels, batch, dims, values)
     watched = WatchedFiles()
-    graph = load_model(source, watched)
-    data = [(file.name, file.stat()) for file in sorted(external_files(graph))]
+    graph = given.load(watched)
+    of_model = {} if journal is None else given.identity(graph)
     done, weights = mapped_for(chips.model, graph, source, watched, converter=converter, config=config, mapping=mapping)
     check_weights(weights, chips, source)
     trials = trials_of(seconds, repeats, len(weights) if sensitivity else 0)
@@ -123,16 +128,21 @@ def simulate(
             if inputs is None:
                 samples = bench.generated_inputs(targets, dims or {}, values or {}, seed)
             else:
-                samples = bench.inputs_of_file(Path(inputs), labels, batch)
-            ideal = bench.run(targets, samples)
-            del targets
-            chosen = chosen_output(output, ideal)
-            figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
-            experiment = Experiment(bench, on_chips, chips, samples, figure, chosen, ideal, source, files.mapped)
-            of_ideal = experiment.figure_of_ideal()
-            with opened_journal(None if journal is None else Path(journal), experiment.identity(data, done)) as notes:
-                found = figures_of(experiment, trials, executor, notes, progress_of_step(progress, "simulate"))
+                watched.add(Path(inputs), ConfigError)
+                samples = bench.inputs_of_file(Path(inputs), labels, batch, Path(folder))
             with watched.blamed():
-                watched.check()  # conductances in external data are read again for each chip
-    said = (*(() if done is None else done.notes), *executor.notes)
+                samples = bench.with_unwritten(targets, samples)
+                batches = bench.run(targets, samples)
+                first = next(batches)
+                chosen = chosen_output(output, first)
+                figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
+                ideal = KeptOutput(chosen, samples, Path(folder))
+                of_ideal = figure.of(ideal.passing(chain([first], batches)), samples, ideal)
+                del targets, first, batches  # which hold all weights
+                experiment = Experiment(bench, on_chips, chips, samples, figure, chosen, ideal, source, files.mapped)
+                identity = {} if journal is None else experiment.identity(of_model, done)
+                with opened_journal(None if journal is None else Path(journal), identity) as notes:
+                    found = figures_of(experiment, trials, executor, notes, progress_of_step(progress, "simulate"))
+                watched.check()  # samples and conductances that are large are read again for each chip
+    said = (*(() if done is None else done.notes), *samples.notes, *executor.notes)
     return report_of(experiment, of_ideal, seconds, repeats, found, notes=said, with_layers=sensitivity)

@@ -182,11 +182,19 @@ class SimulatedOfPairs(SimulatedDevices):
 
     def _program(self, targets: FloatArray, block: int) -> Devices:
         first = block * BLOCK_ELEMENTS
-        chunks = [chunk.copy() for chunk in element_chunks(self.partners, first, first + targets.size)]
-        partners = _computed(np.concatenate(chunks))
+        partners = _computed(_elements(self.partners, first, first + targets.size))
         pair = (targets, partners) if self.is_plus else (partners, targets)
         plus, minus = self.model.program_pair(*pair, self.streams_of_pairs("program", block))
         return plus if self.is_plus else minus
+
+
+def _elements(tensor: ir.TensorProtocol, start: int, stop: int) -> NDArray[Any]:
+    """Elements of a tensor in an array that stays as it is; it is copied only if it comes in several chunks."""
+    chunks = element_chunks(tensor, start, stop)
+    first = next(chunks)
+    if first.size == stop - start:
+        return first
+    return np.concatenate([first.copy(), *(chunk.copy() for chunk in chunks)])
 
 
 def _computed(stored: NDArray[Any]) -> FloatArray:
@@ -220,19 +228,34 @@ class SimulatedTensor(StreamedTensor):
         Raises:
             ConfigError: If a target is outside of the range of the model, or the model gives no conductances.
         """
+        for _, found in self.with_programmed(start, stop):
+            yield found
+
+    def with_programmed(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """What the same devices have when programming has ended, in µS, beside each of `chunks`.
+
+        Raises:
+            ConfigError: As for `chunks`.
+        """
         stop = self.size if stop is None else stop
         for first in range(start, stop, CHUNK_ELEMENTS):
             last = min(first + CHUNK_ELEMENTS, stop)
             begin = first // BLOCK_ELEMENTS * BLOCK_ELEMENTS
             end = min(-(-last // BLOCK_ELEMENTS) * BLOCK_ELEMENTS, self.size)
-            targets = np.concatenate([part.copy() for part in element_chunks(self._targets, begin, end)])
-            found = np.empty(end - begin, self.dtype.numpy())
-            for number in range(begin // BLOCK_ELEMENTS, -(-end // BLOCK_ELEMENTS)):
-                place = number * BLOCK_ELEMENTS - begin
-                part = slice(place, place + BLOCK_ELEMENTS)
-                devices = self._devices.programmed(targets[part], number)
-                found[part] = self._devices.of_moment(devices, number, self._moment)
-            yield found[first - begin : last - begin]
+            targets = _elements(self._targets, begin, end)
+            blocks = [
+                self._block(targets[number * BLOCK_ELEMENTS - begin :][:BLOCK_ELEMENTS], number)
+                for number in range(begin // BLOCK_ELEMENTS, -(-end // BLOCK_ELEMENTS))
+            ]
+            part = slice(first - begin, last - begin)
+            programmed, found = blocks[0] if len(blocks) == 1 else map(np.concatenate, zip(*blocks, strict=True))
+            yield programmed[part], found[part]
+
+    def _block(self, targets: NDArray[Any], number: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        dtype = self.dtype.numpy()
+        devices = self._devices.programmed(targets, number)
+        found = self._devices.of_moment(devices, number, self._moment)
+        return devices.programmed_us.astype(dtype, copy=False), found.astype(dtype, copy=False)
 
 
 @dataclass(frozen=True)

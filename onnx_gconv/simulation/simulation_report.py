@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.files.csv_text import csv_line
-from onnx_gconv.files.drawing import require_matplotlib
+from onnx_gconv.files.drawing import new_figure
+from onnx_gconv.shown_report import FrameTables, ShownReport
+from onnx_gconv.simulation.frames import SpreadRow, chip_columns, spread_columns
 from onnx_gconv.simulation.spread import Spread
 from onnx_gconv.simulation.times import time_text
-from onnx_gconv.terminal_text import plain, rendered, titled_table
+from onnx_gconv.terminal_text import plain, titled_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,8 +86,8 @@ class SimulatedLayer:
         }
 
 
-@dataclass(frozen=True)
-class SimulationReport:
+@dataclass(frozen=True, repr=False)
+class SimulationReport(ShownReport):
     """The result of `simulate`.
 
     Attributes:
@@ -156,12 +158,7 @@ class SimulationReport:
         Raises:
             ConfigError: If Matplotlib is not installed.
         """
-        require_matplotlib()
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.4, 4), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(6.4, 4)
         axes = figure.subplots()
         shown = [each for each in self.times if math.isfinite(each.spread.mean)]
         seconds = list(axis_of_times(axes, [each.seconds for each in shown]).values())
@@ -182,8 +179,24 @@ class SimulationReport:
         axes.legend(frameon=False, fontsize="small")
         return figure
 
-    def __str__(self) -> str:
-        return rendered(self)
+    def _in_short(self) -> str:
+        last = self.times[-1] if self.times else None
+        after = "" if last is None else f", {self._text(last.spread.mean)} after {time_text(last.seconds)}"
+        unit = f" in {self.unit}" if self.unit else ""
+        chips = f"{self.repeats} chips of {self.device}"
+        return f"{self.mapped}, {chips}: {self.metric}{unit} {self._text(self.ideal)} ideal{after}"
+
+    def _frame_tables(self) -> FrameTables:
+        times = [SpreadRow({}, each.seconds, each.values, each.spread) for each in self.times]
+        layers = [
+            SpreadRow({"weight": each.name, "graph": each.graph}, each.seconds, each.values, each.spread)
+            for each in self.sensitivity
+        ]
+        return {
+            "times": lambda: spread_columns(times, self.metric, self.unit),
+            "chips": lambda: chip_columns(times, self.metric, self.unit),
+            "sensitivity": lambda: spread_columns(layers, self.metric, self.unit, ("weight", "graph")),
+        }
 
     def __rich__(self) -> Group:
         from rich.console import Group

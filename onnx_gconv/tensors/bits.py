@@ -35,11 +35,14 @@ class ElementBits:
         self._tensor = tensor
         self._dtype = _bits_dtype(tensor)
         self._reader: ExternalReader | None = None
+        self._array: Bits | None = None
         self._flat: Bits | None = None
         if isinstance(tensor, ir.ExternalTensor):
             self._reader = ExternalReader(tensor)
         elif not isinstance(tensor, StreamedTensor):
-            self._flat = tensor.numpy().reshape(-1).view(self._dtype)
+            self._array = tensor.numpy().view(self._dtype)
+            # To flatten a view, such as the transpose that an exporter folds, would be to copy it.
+            self._flat = self._array.reshape(-1) if self._array.flags.c_contiguous else None
 
     def __enter__(self) -> Self:
         return self
@@ -71,6 +74,8 @@ class ElementBits:
 
     def block(self, rows: range, columns: range) -> Bits:
         """A rectangle of a matrix."""
+        if self._array is not None:
+            return self._array[rows.start : rows.stop, columns.start : columns.stop]
         width = self._tensor.shape.numpy()[1]
         if len(columns) == width:
             return self.read(rows.start * width, rows.stop * width).reshape(len(rows), width)

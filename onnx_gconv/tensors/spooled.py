@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, TensorGroup
 
 __all__ = ["Spool", "SpooledTensor"]
 
@@ -76,32 +76,63 @@ class SpooledTensor(StreamedTensor):
         """Those of the tensor."""
         return self._tensor.sources
 
+    @property
+    def group(self) -> tuple[TensorGroup, int] | None:
+        """As soon as it is stored, what reads it without a copy on the way."""
+        return (_Alone(self), 0) if self._is_stored else None
+
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """Elements from `start` to `stop`, in row-major order."""
         stop = self.size if stop is None else stop
         if self._is_stored:
             yield from self._stored(start, stop)
         elif (start, stop) == (0, self.size):
-            yield from self._while_storing()
+            yield from (chunk for [chunk] in self.storing((chunk,) for chunk in self._tensor.chunks()))
         else:
             yield from self._tensor.chunks(start, stop)
 
-    def _while_storing(self) -> Iterator[NDArray[Any]]:
+    def storing(self, chunks: Iterable[tuple[NDArray[Any], ...]]) -> Iterator[tuple[NDArray[Any], ...]]:
+        """Keep what somebody else computes: the last array of each tuple, from the first element to the last.
+
+        Yields:
+            Each of the tuples, when it is stored.
+        """
         place, is_stored = self._place, True
-        for chunk in self._tensor.chunks():
+        for arrays in chunks:
             try:
-                place = _write(self._file, chunk, place) if is_stored else place
+                place = _write(self._file, arrays[-1], place) if is_stored else place
             except OSError:  # the disk is full
                 is_stored = False
-            yield chunk
+            yield arrays
         self._is_stored = is_stored
 
     def _stored(self, start: int, stop: int) -> Iterator[NDArray[Any]]:
-        dtype = np.dtype(self.dtype.numpy())
+        buffer = np.empty(min(CHUNK_ELEMENTS, stop - start), self.dtype.numpy())
         for first in range(start, stop, CHUNK_ELEMENTS):
-            chunk = np.empty(min(CHUNK_ELEMENTS, stop - first), dtype)
-            _read(self._file, chunk, self._place + first * dtype.itemsize)
-            yield chunk
+            yield self.read_into(buffer[: stop - first], first)
+
+    def read_into(self, elements: NDArray[Any], first: int) -> NDArray[Any]:
+        """Fill an array with the elements from `first` on, which are stored."""
+        _read(self._file, elements, self._place + first * elements.itemsize)
+        return elements
+
+
+class _Alone(TensorGroup):
+    """A tensor that stands in a file, whose elements are read to where they are wanted."""
+
+    def __init__(self, tensor: SpooledTensor) -> None:
+        self._tensor = tensor
+
+    @property
+    def dtypes(self) -> tuple[np.dtype[Any], ...]:
+        return (np.dtype(self._tensor.dtype.numpy()),)
+
+    def chunks(
+        self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
+    ) -> Iterator[tuple[NDArray[Any], ...]]:
+        for first in range(start, stop, CHUNK_ELEMENTS):
+            [buffer] = buffers()
+            yield (self._tensor.read_into(buffer[: stop - first], first),)
 
 
 def _write(file: int, elements: NDArray[Any], place: int) -> int:

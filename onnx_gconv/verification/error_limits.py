@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from onnx_gconv.errors import ConfigError
@@ -54,6 +55,34 @@ class ErrorLimits:
         if self.max_error is not None and item.max_abs_error is not None and item.max_abs_error > self.max_error:
             found.append(f"error {item.max_abs_error:.3g}, above {self.max_error:g}")
         return tuple(found)
+
+    def not_judged(self, comparisons: Sequence[OutputComparison]) -> Iterator[str]:
+        """The limits that could not be judged, a sentence each: no output that was compared has a figure for one.
+
+        An output of zeros has no ratio to its error, and is named, too.
+
+        Args:
+            comparisons: All that were made; nothing is said if there are none, as that is said otherwise.
+        """
+        compared = [item for item in comparisons if not item.is_random]
+        if not compared:
+            return
+        if self.min_sqnr_db is not None and all(item.tolerance is None for item in compared):
+            yield "the smallest SQNR could not be judged, as no output that was compared is of floats"
+        elif self.min_sqnr_db is not None:
+            for item in compared:
+                if item.sqnr_db is None and item.tolerance is not None and item.max_abs_error:
+                    yield (
+                        f"output '{item.name}' at optimization '{item.optimization}': its SQNR could not be judged, as "
+                        f"it is 0 and its error {item.max_abs_error:.3g}"
+                    )
+        if self.min_agreement is not None and all(item.argmax_agreement is None for item in compared):
+            yield (
+                "the smallest agreement of argmax could not be judged, as no output that was compared has rows of two "
+                "or more floats"
+            )
+        if self.max_error is not None and all(item.max_abs_error is None for item in compared):
+            yield "the largest error could not be judged, as no output that was compared has one"
 
 
 NO_LIMITS = ErrorLimits()

@@ -2,126 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.errors import ConfigError, ModelError
-from onnx_gconv.runtime.comparison import (
-    FLOAT32_EPS,
-    OUTPUT_RULE,
-    OutputComparison,
-    Outputs,
-    Rounding,
-    Spread,
-    compare_all,
-    flatten_all,
-    is_beyond_rounding,
-    spread_between,
-)
-from onnx_gconv.runtime.given_inputs import check_inputs, load_inputs
-from onnx_gconv.runtime.inputs import InputSpec, ValueRange, generate_attempts
-from onnx_gconv.runtime.session import OPTIMIZATIONS, ModelSession, Optimization, RuntimeRefusal, run_model
-from onnx_gconv.verification.random_numbers import random_numbers
+from onnx_gconv.runtime.comparison import FLOAT32_EPS, OUTPUT_RULE, OutputComparison, Rounding, compare_all, flatten_all
+from onnx_gconv.runtime.inputs import ValueRange
+from onnx_gconv.runtime.session import OPTIMIZATIONS, RuntimeRefusal, run_model
+from onnx_gconv.verification.original_runs import Generation, OriginalRuns, described
+from onnx_gconv.verification.outputs_report import InputsDescription, OutputsReport, RunFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["OUTPUT_RULE", "InputsDescription", "OutputComparison", "OutputsReport", "RunFailure", "compare_outputs"]
-
-
-@dataclass(frozen=True)
-class InputsDescription:
-    """What both models were fed with.
-
-    Attributes:
-        source: ``"generated inputs"``, ``"given inputs"`` for arrays of the caller's, or the path of the file.
-        seed: The seed of generated inputs; else None.
-        tensors: Name, type and actual shape of every input.
-    """
-
-    source: str
-    seed: int | None
-    tensors: tuple[InputSpec, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """The description as plain Python values for a JSON document."""
-        return {"source": self.source, "seed": self.seed, "tensors": [tensor.to_json() for tensor in self.tensors]}
-
-
-@dataclass(frozen=True)
-class RunFailure:
-    """The original runs, and the mapped model does not.
-
-    Attributes:
-        optimization: The level at which that is so.
-        stage: ``"load"`` or ``"run"``.
-        message: What ONNX Runtime says, on one line.
-    """
-
-    optimization: Optimization
-    stage: str
-    message: str
-
-    def to_json(self) -> dict[str, object]:
-        """The failure as plain Python values for a JSON document."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class OutputsReport:
-    """The outputs of a mapped model against those of its original.
-
-    Attributes:
-        comparisons: One record an output and level of optimization.
-        inputs: What the models were fed with; None where the original ran on nothing.
-        not_compared: Why nothing could be compared; None where something was. Nothing that was checked failed then,
-            so ``passed`` is true: whoever needs the proof must look here too.
-        failures: The levels at which the original runs and the mapped model does not.
-        notes: What limits the comparison as a whole.
-        passed: Nothing failed.
-    """
-
-    comparisons: tuple[OutputComparison, ...] = ()
-    inputs: InputsDescription | None = None
-    not_compared: str | None = None
-    failures: tuple[RunFailure, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Every comparison passed, and the mapped model runs wherever the original does."""
-        return not self.failures and all(comparison.passed for comparison in self.comparisons)
-
-    @property
-    def unproved(self) -> str | None:
-        """Why not all outputs could be compared; None where they were."""
-        if self.not_compared is not None:
-            return self.not_compared
-        names = tuple(dict.fromkeys(f"'{item.name}'" for item in self.comparisons if item.is_random))
-        if not names:
-            return None
-        verb = "differs" if len(names) == 1 else "differ"
-        return (
-            f"{', '.join(names)} {verb} from run to run of the original; give nodes that draw random numbers a seed, "
-            "or feed the numbers in"
-        )
-
-    def to_json(self) -> dict[str, object]:
-        """The report as plain Python values for a JSON document, with the comparisons under ``outputs``."""
-        return {
-            "passed": self.passed,
-            "not_compared": self.unproved,
-            "rule": OUTPUT_RULE,
-            "inputs": None if self.inputs is None else self.inputs.to_json(),
-            "failures": [failure.to_json() for failure in self.failures],
-            "notes": list(self.notes),
-            "outputs": [comparison.to_json() for comparison in self.comparisons],
-        }
 
 
 def compare_outputs(
@@ -188,7 +86,7 @@ def compare_outputs(
             raise ModelError(f"{model}: there is no such file")
     if inputs is not None and (dims or values):
         raise ConfigError("sizes and values are for generated inputs; give either them or the inputs themselves")
-    runs = _OriginalRuns(original, inputs, _Generation(dims, values, seed), tell)
+    runs = OriginalRuns(original, inputs, Generation(dims, values, seed), tell)
     for optimization in OPTIMIZATIONS:
         runs.run(optimization)
     if runs.feeds is None or not runs.outputs:
@@ -196,14 +94,15 @@ def compare_outputs(
     comparisons: list[OutputComparison] = []
     failures: list[RunFailure] = []
     for optimization, reference in runs.outputs.items():
-        tell(f"running the mapped model, {_described(optimization)}")
+        tell(f"running the mapped model, {described(optimization)}")
         try:
             found = flatten_all(run_model(mapped, runs.feeds, optimization))
         except RuntimeRefusal as refusal:
             failures.append(RunFailure(optimization, refusal.stage, refusal.message))
             continue
         rounding = Rounding(mapped_weights, weight_eps)
-        comparisons += compare_all(optimization, reference, found, runs.spreads, rounding)
+        compared = compare_all(optimization, runs.written(reference), runs.written(found), runs.spreads, rounding)
+        comparisons += [_without_unwritten(item, runs.unwritten.get(item.name)) for item in compared]
     return OutputsReport(
         comparisons=tuple(comparisons),
         inputs=runs.describe_inputs(),
@@ -213,181 +112,15 @@ def compare_outputs(
     )
 
 
-@dataclass(frozen=True)
-class _Generation:
-    """How inputs are generated."""
-
-    dims: Mapping[str, int]
-    values: Mapping[str, ValueRange]
-    seed: int
-
-
-class _OriginalRuns:
-    """The original's outputs at the levels at which it runs, on the first inputs on which it does."""
-
-    def __init__(
-        self,
-        model: Path,
-        inputs: Path | Mapping[str, NDArray[Any]] | None,
-        generation: _Generation,
-        tell: Callable[[str], None],
-    ) -> None:
-        self._model = model
-        self._given = inputs
-        self._generation = generation
-        self._tell = tell
-        self._refusals: dict[Optimization, RuntimeRefusal] = {}
-        self._unfit: ConfigError | None = None
-        self._attempts = 0
-        self.feeds: dict[str, NDArray[Any]] | None = None
-        self.outputs: dict[Optimization, Outputs] = {}
-        self.spreads: dict[str, Spread] = {}
-
-    def run(self, optimization: Optimization) -> None:
-        """Run the original at one level, and note how far it is from its runs so far."""
-        self._tell(f"running the original, {_described(optimization)}")
-        try:
-            with ModelSession(self._model, optimization) as session:
-                found = self._first_accepted(session)
-                if found is None:
-                    return
-                again = None if self.outputs else flatten_all(session.run(self.feeds or {}))
-            if again is not None:
-                found = self._first_run(optimization, found, again)
-        except RuntimeRefusal as refusal:
-            self._refusals[optimization] = refusal.with_traceback(None)
-            return
-        for first in self.outputs.values():
-            self._measure_spread(first, found)
-        self.outputs[optimization] = found
-
-    def _first_run(self, optimization: Optimization, found: Outputs, again: Outputs) -> Outputs:
-        """The outputs of the first run of a session, once it is known how far two runs of one session are apart.
-
-        A model that draws random numbers draws others in every run. If all that is drawn has a seed, the first runs of
-        sessions can be compared as if there were no random numbers.
-        """
-        is_steady = not any(_differ(found[name], again.get(name)) for name in found)
-        if is_steady or (drawn := random_numbers(self._model)) == "none":
-            self._measure_spread(found, again)
-            for name, spread in self.spreads.items():  # an op that nobody knows may draw random numbers, too
-                if not is_steady and is_beyond_rounding(found[name], spread):
-                    self.spreads[name] = replace(spread, noise="random")
-            return found
-        first, second = found, again
-        if drawn == "seeded":
-            first, second = (flatten_all(run_model(self._model, self.feeds or {}, optimization)) for _ in range(2))
-        for name in first:
-            noise: Literal["seeded", "random"] = "random" if _differ(first[name], second.get(name)) else "seeded"
-            self.spreads[name] = Spread(noise=noise)
-        return first
-
-    def why_not(self) -> str:
-        """Why the original ran at no level.
-
-        Raises:
-            ConfigError: Because of the user's inputs.
-        """
-        if self._unfit is not None:
-            return f"{self._model}: {self._unfit}"
-        # A level at which the model loads says more about the inputs than one at which it does not.
-        optimization, refusal = min(self._refusals.items(), key=lambda item: item[1].stage == "load")
-        if refusal.stage == "load":
-            return f"{self._model}: ONNX Runtime does not load the original: {refusal.message}"
-        if self._given is not None:
-            raise ConfigError(
-                f"{self._source()}: ONNX Runtime does not run {self._model} on these inputs: {refusal.message}"
-            )
-        tries = "the generated inputs" if self._attempts == 1 else f"generated inputs of {self._attempts} sizes"
-        return (
-            f"{self._model}: ONNX Runtime does not run the original on {tries}; give inputs of your own, or sizes and "
-            f"values ({_described(optimization)}, first attempt: {refusal.message})"
-        )
-
-    def describe_inputs(self) -> InputsDescription:
-        """What the original ran on."""
-        tensors = tuple(
-            InputSpec(name, "string" if array.dtype.kind in "OSU" else array.dtype, array.shape)
-            for name, array in (self.feeds or {}).items()
-        )
-        seed = self._generation.seed if self._given is None else None
-        return InputsDescription(self._source(), seed, tensors)
-
-    def notes(self) -> tuple[str, ...]:
-        """What limits the comparison where the original runs at one level only."""
-        return tuple(
-            f"the original runs in ONNX Runtime at one level only, so nothing was compared {_described(optimization)} "
-            f"and the runtime's spread is known from two runs in a row alone: {refusal.message}"
-            for optimization, refusal in self._refusals.items()
-        )
-
-    def _source(self) -> str:
-        if self._given is None:
-            return "generated inputs"
-        return str(self._given) if isinstance(self._given, Path) else "given inputs"
-
-    def _first_accepted(self, session: ModelSession) -> Outputs | None:
-        """The outputs for the first inputs that the model runs on; None where its inputs cannot be generated."""
-        if self.feeds is not None:
-            return flatten_all(session.run(self.feeds))
-        try:
-            specs = session.read_input_specs()
-        except ConfigError as error:
-            self._unfit = error
-            return None
-        refusals: list[RuntimeRefusal] = []
-        for feeds in self._candidates(specs):
-            if refusals:
-                self._tell(f"trying inputs {_listed_shapes(feeds)}")
-            try:
-                found = flatten_all(session.run(feeds))
-            except RuntimeRefusal as refusal:
-                refusals.append(refusal.with_traceback(None))  # which would keep the inputs in memory
-                continue
-            self.feeds = feeds
-            return found
-        self._attempts = len(refusals)
-        raise refusals[0]
-
-    def _candidates(self, specs: Sequence[InputSpec]) -> Iterable[dict[str, NDArray[Any]]]:
-        given = self._given
-        if given is None:
-            generation = self._generation
-            return generate_attempts(specs, dims=generation.dims, values=generation.values, seed=generation.seed)
-        if isinstance(given, Path):
-            return [load_inputs(given, specs)]
-        return [check_inputs(given, specs, source=self._source())]
-
-    def _measure_spread(self, first: Outputs, second: Outputs) -> None:
-        for name in first.keys() & second.keys():
-            known, new = self.spreads.get(name, Spread()), spread_between(first[name], second[name])
-            self.spreads[name] = Spread(
-                max(known.distance, new.distance),
-                max(known.mismatches, new.mismatches),
-                known.same_shape and new.same_shape,
-                known.noise,
-            )
+def _without_unwritten(comparison: OutputComparison, unwritten: NDArray[np.bool_] | None) -> OutputComparison:
+    """A comparison in which elements that the original never writes do not count."""
+    if unwritten is None or comparison.shape != unwritten.shape:
+        return comparison
+    return replace(comparison, compared_elements=max(comparison.compared_elements - int(unwritten.sum()), 0))
 
 
 def _ignore(_: str) -> None:
     """Tell nobody."""
-
-
-def _described(optimization: Optimization) -> str:
-    return {"all": "optimized", "none": "not optimized"}[optimization]
-
-
-def _listed_shapes(feeds: Mapping[str, NDArray[Any]]) -> str:
-    return ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
-
-
-def _differ(one: NDArray[Any] | None, other: NDArray[Any] | None) -> bool:
-    """Whether two runs give different bits."""
-    if one is None or other is None:
-        return one is not other
-    if one.dtype.kind in "OU":
-        return not np.array_equal(one, other)
-    return one.shape != other.shape or one.tobytes() != other.tobytes()
 
 
 def _nothing_in_them(comparisons: Sequence[OutputComparison]) -> str | None:

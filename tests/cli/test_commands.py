@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_gconv import map_model
 from onnx_gconv.models import model_path
 
-COMMANDS = ["map", "inspect", "verify", "restore", "program", "simulate", "presets", "demo"]
+COMMANDS = ["map", "inspect", "verify", "check", "restore", "program", "simulate", "presets", "olive-config", "demo"]
 MAPPED_KEYS = {"name", "shape", "dtype", "converter", "granularity", "scale", "consumers"}
 
 
@@ -248,15 +248,18 @@ def test_characters_that_the_terminal_does_not_have_are_no_error(program, folder
         ["map", "cnn.onnx", "-o", "out.onnx"],
         ["inspect", "cnn.onnx"],
         ["verify", "cnn.onnx", "cnn.gconv.onnx"],
+        ["check", "cnn.gconv.onnx"],
         ["restore", "cnn.gconv.onnx"],
         ["program", "cnn.gconv.onnx"],
         ["simulate", "cnn.gconv.onnx", "--times", "0s", "--repeats", "1"],
         ["presets"],
+        ["olive-config", "base.json", "-o", "passes.json"],
         ["demo", "-o", "demo"],
     ],
     ids=COMMANDS,
 )
 def test_a_quiet_command_prints_nothing(short_demo, gconv, folder, arguments, option):
+    (folder / "base.json").write_text("{}", encoding="utf-8")
     found = gconv(*arguments, option)
     assert (found.code, found.stdout, found.stderr) == (0, "", "")
 

@@ -20,6 +20,7 @@ from onnx_gconv.converters.registry import CONVERTER_KINDS
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.simulation.comparison.json_schema import comparison_schema
 
 
 @pytest.fixture
@@ -217,6 +218,7 @@ def test_init_refuses_what_is_no_model(gconv, folder):
 
 def test_schema_prints_the_schema(gconv, folder):
     assert gconv("config", "schema").stdout == json_schema()
+    assert gconv("config", "schema", "--of", "comparison").stdout == comparison_schema()
     assert gconv("config", "schema", "-o", "gconv.schema.json").code == 0
     assert json.loads((folder / "gconv.schema.json").read_text(encoding="utf-8"))["title"] == "onnx_gconv"
 

@@ -170,7 +170,7 @@ def test_a_path_without_a_model_is_refused(gconv, folder, good_models, arguments
     if there == "folder":
         (folder / "in.onnx").mkdir()
     folder_reason = "it is a folder; give the .onnx file in it"
-    reason = {"nothing": "No such file or directory", "folder": folder_reason}[there]
+    reason = {"nothing": "No such file or directory; give an ONNX file that is there", "folder": folder_reason}[there]
     assert gconv(*arguments) == (2, "", f"onnx-gconv: cannot read the model 'in.onnx': {reason}\n")
 
 
@@ -261,7 +261,12 @@ def test_a_model_with_nothing_to_map_is_refused(gconv, folder):
 
 def test_a_plain_model_cannot_be_restored(gconv, folder):
     onnx.save(chain_model(weight()), "in.onnx")
-    assert_refused(gconv("restore", "in.onnx"), "'in.onnx': the model carries no mapping: it was never mapped")
+    message = (
+        "onnx-gconv: 'in.onnx': the model carries no mapping: it was never mapped, or another tool removed the "
+        "manifest; map it with onnx-gconv map or map_model first, as the last step\n"
+    )
+    for command in ("restore", "program"):
+        assert gconv(command, "in.onnx") == (2, "", message)
     assert content(folder).keys() == {"in.onnx"}
 
 

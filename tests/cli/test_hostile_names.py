@@ -75,7 +75,9 @@ def commands(folder):
     yield "map", folder / "\x1b[31mmissing.onnx"
     yield "map", model, "--\x1b[31moption"
     yield "inspect", mapped
-    yield "verify", model, mapped
+    yield "verify", model, mapped, "--junit", folder / "verify.xml"
+    yield "check", mapped, "--junit", folder / "check.xml"
+    yield "check", model, folder / "\x1b[31mmissing.onnx", mapped
     yield "verify", model, folder / "levels.onnx", "--value", "\x1b[1m=0..1"
     yield "verify", folder / "m.onnx", folder / "levels.onnx"
     yield "handoff", mapped, "-o", bundle, "--array", "4x4", *formats
@@ -111,7 +113,9 @@ def test_no_control_character_reaches_the_terminal(gconv, folder):
             assert "internal error" not in found.stderr, command
             assert found.stderr.count("\n") <= 1, command
         codes.append(found.code)
-    assert codes == [0, 0, 0, 2, 2, 2, 2, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert codes == [0, 0, 0, 2, 2, 2, 2, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0]
+    for name in ("verify.xml", "check.xml"):
+        assert is_shown((folder / name).read_text(encoding="utf-8"))
 
 
 def test_warnings_of_libraries_are_printable(gconv, folder, capsys):

@@ -128,3 +128,73 @@ def test_a_model_of_other_weights_than_the_original_is_code_1(gconv, chip, tmp_p
     )  # fmt: skip
     assert found.code == 1
     assert not json.loads(found.stdout)["verification"]["passed"]
+
+
+def other_model(tmp_path, normal):
+    """The digits CNN with other weights in one layer."""
+    other = onnx.load(model_path("digits_cnn.onnx"))
+    [tensor] = [item for item in other.graph.initializer if item.name == "hidden.weight"]
+    tensor.raw_data = normal(*tensor.dims).tobytes()
+    onnx.save(other, tmp_path / "other.onnx")
+    return tmp_path / "other.onnx"
+
+
+def test_nothing_is_written_beside_an_original_that_the_model_does_not_belong_to(gconv, chip, tmp_path, normal):
+    folder, _ = chip
+    other = other_model(tmp_path, normal)
+    (tmp_path / "out").mkdir()
+    arguments = (
+        "readback", folder / "digits.gconv.onnx", folder / "measured.h5", "-o", tmp_path / "out" / "m.onnx",
+        "--original", other, "--pictures", tmp_path / "out" / "pictures", "--external-data",
+    )  # fmt: skip
+    found = gconv(*arguments)
+    why = f"Not written: the model does not belong to '{other}'; give its own original, or leave --original out"
+    assert found.code == 1
+    said = " ".join(found.stdout.split())
+    assert "FAILED: weight 'hidden.weight'" in said
+    assert why in said
+    assert "Written" not in found.stdout
+    assert list((tmp_path / "out").iterdir()) == []
+    quiet = gconv(*arguments, "--quiet")
+    assert (quiet.code, quiet.stdout) == (1, "")
+    assert quiet.stderr.startswith(f"onnx-gconv: '{tmp_path / 'out' / 'm.onnx'}' does not verify against '{other}': ")
+    assert quiet.stderr.count("\n") == 1
+    assert list((tmp_path / "out").iterdir()) == []
+    assert gconv(*arguments, "--json").json["output"] is None
+
+
+def test_an_older_output_stays_if_inputs_do_not_fit_the_original(gconv, chip, tmp_path):
+    folder, _ = chip
+    (tmp_path / "m.onnx").write_bytes(b"old")
+    np.savez(tmp_path / "x.npz", wrong=np.zeros(3))
+    found = gconv(
+        "readback", folder / "digits.gconv.onnx", folder / "measured.h5", "-o", tmp_path / "m.onnx",
+        "--original", model_path("digits_cnn.onnx"), "--inputs", tmp_path / "x.npz",
+    )  # fmt: skip
+    assert found.code == 2
+    assert "no input is named 'wrong'" in found.stderr
+    assert (tmp_path / "m.onnx").read_bytes() == b"old"
+
+
+def test_a_chip_beyond_a_limit_is_written_and_code_1(gconv, chip, tmp_path):
+    folder, _ = chip
+    arguments = (
+        "readback", folder / "digits.gconv.onnx", folder / "measured.h5", "-o", tmp_path / "m.onnx",
+        "--original", model_path("digits_cnn.onnx"), "--min-sqnr", "200",
+    )  # fmt: skip
+    found = gconv(*arguments)
+    assert found.code == 1
+    assert f"Written: {tmp_path / 'm.onnx'}" in found.stdout.replace("\n", "")
+    assert "below 200" in found.stdout.replace("\n", " ")
+    assert "Not written" not in found.stdout
+    onnx.checker.check_model(tmp_path / "m.onnx", full_check=True)
+    quiet = gconv(*arguments, "--quiet")
+    assert (quiet.code, quiet.stdout, quiet.stderr.count("\n")) == (1, "", 1)
+
+
+def test_a_check_that_fails_quietly_says_why(gconv, chip, tmp_path, normal):
+    folder, _ = chip
+    found = gconv("verify", other_model(tmp_path, normal), folder / "digits.gconv.onnx", "--quiet")
+    assert (found.code, found.stdout, found.stderr.count("\n")) == (1, "", 1)
+    assert "does not verify against" in found.stderr
+    assert "weight 'hidden.weight' is rebuilt with an error of" in found.stderr

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_gconv.devices import registry
-from onnx_gconv.devices.base_device import DeviceModel, polynomial
+from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.devices.formulas import polynomial
 from onnx_gconv.devices.gaussian import GaussianDevice, LogNormalDevice, StuckDevices
 from onnx_gconv.devices.measured_device import MeasuredDevice
 from onnx_gconv.devices.pcm import PcmDevice

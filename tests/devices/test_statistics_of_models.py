@@ -48,8 +48,8 @@ class Shifted(PcmDevice):
 class TooWide(PcmDevice):
     """With errors that are too large by a twentieth."""
 
-    def _programming_sigma_us(self, targets_us):
-        return 1.05 * super()._programming_sigma_us(targets_us)
+    def _programming_sigma_us(self, targets_us, scratch):
+        return 1.05 * super()._programming_sigma_us(targets_us, scratch)
 
 
 class Uniform(PcmDevice):
@@ -57,15 +57,16 @@ class Uniform(PcmDevice):
 
     def _devices(self, targets_us, rng):
         shares = scipy.stats.norm.cdf(normal(targets_us, rng))
-        errors = np.sqrt(12) * (shares - 0.5) * self._programming_sigma_us(targets_us)
+        sigma = self._programming_sigma_us(targets_us, np.empty((2, targets_us.size), targets_us.dtype))
+        errors = np.sqrt(12) * (shares - 0.5) * sigma
         return Devices.after_programming(targets_us, np.maximum(targets_us + errors, 0).astype(targets_us.dtype))
 
 
 class LateDrift(PcmDevice):
     """With a mean of drift that is too small by 1e-5 of its value."""
 
-    def _drift_moments(self, targets_us):
-        mean, spread = super()._drift_moments(targets_us)
+    def _drift_moments(self, targets_us, scratch):
+        mean, spread = super()._drift_moments(targets_us, scratch)
         return mean * targets_us.dtype.type(1 - 1e-5), spread
 
 

@@ -112,11 +112,31 @@ def test_the_examples_of_the_page_about_devices_run(
     assert device_model("device.toml").g_max == 25
 
 
+@pytest.mark.filterwarnings("ignore")  # those of aihwkit and of the exporter are of many modules
+def test_the_examples_of_the_page_about_aihwkit_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "guide" / "aihwkit.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for example in blocks(page, "python"):
+        exec(compile(example, "aihwkit.md", "exec"), namespace)  # noqa: S102 - that is the test
+    assert namespace["settings"].array == (64, 64)
+    assert len(namespace["report"].mapped) == 2
+    [command] = re.findall(r"^    (onnx-gconv .*)$", page, flags=re.MULTILINE)
+    monkeypatch.setattr("sys.argv", shlex.split(command))
+    assert main() == 0, f"{command}: {capsys.readouterr().err}"
+    by_file, mapped = (onnx.load(name).graph.initializer for name in ("twin.by-file.onnx", "twin.gconv.onnx"))
+    assert [numpy_helper.to_array(item).tobytes() for item in by_file] == [
+        numpy_helper.to_array(item).tobytes() for item in mapped
+    ]
+
+
 def test_the_commands_of_the_readme_run_in_order(
     folder_with_a_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands = [line[2:] for block in blocks(README, "console") for line in block.splitlines()]
-    assert len(commands) == 17
+    assert len(commands) == 18
     for command in commands:
         program, *arguments = shlex.split(command)
         monkeypatch.setattr("sys.argv", [program, *arguments])
@@ -126,7 +146,7 @@ def test_the_commands_of_the_readme_run_in_order(
 def test_every_command_and_option_of_the_readme_exists(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     helps = ""
-    for command in re.findall(r"^\| `onnx-gconv (\w+)", README, flags=re.MULTILINE):
+    for command in re.findall(r"^\| `onnx-gconv ([\w-]+)", README, flags=re.MULTILINE):
         monkeypatch.setattr("sys.argv", ["onnx-gconv", command, "--help"])
         assert main() == 0
         helps += capsys.readouterr().out
@@ -240,7 +260,9 @@ def test_the_specification_lists_every_reason_for_skipping_with_its_explanation(
 
 
 PAGES = [
-    *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md", "docs/devices.md", "docs/guide/cluster.md"),
+    *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md", "docs/devices.md"),
+    *("docs/guide/cluster.md", "docs/guide/pipelines.md"),
+    *("docs/guide/aihwkit.md", "docs/guide/olive.md", "docs/guide/continuous-integration.md"),
     *("models/README.md", "benchmarks/README.md", "CHANGELOG.md"),
 ]
 

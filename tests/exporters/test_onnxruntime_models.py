@@ -20,7 +20,7 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 
 import onnx_gconv as gconv
 from onnx_gconv.models import model_path
-from onnx_gconv.operations.report import MappingReport
+from onnx_gconv.passes.report import MappingReport
 
 # One worker quantizes each model once for all tests of it.
 pytestmark = pytest.mark.xdist_group("onnxruntime_models")

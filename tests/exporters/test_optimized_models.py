@@ -19,7 +19,7 @@ from torch import nn
 
 import onnx_gconv as gconv
 from onnx_gconv.models import model_path
-from onnx_gconv.operations.report import MappingReport
+from onnx_gconv.passes.report import MappingReport
 from onnx_gconv.verification.outputs import compare_outputs
 
 # One worker exports and optimizes each model once for all tests of it.

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import onnx_gconv as gconv
-from onnx_gconv.operations.report import MappingReport
+from onnx_gconv.passes.report import MappingReport
 from onnx_gconv.verification.outputs import compare_outputs
 
 # One worker exports each model once for all tests of it. That takes a minute or two.

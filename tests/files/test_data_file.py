@@ -97,6 +97,39 @@ def test_a_tensor_of_the_bare_protocol_is_written(tmp_path):
     assert written(tmp_path / "data", [Bare()]) == [b"abc"]
 
 
+class ShortWrites:
+    """A file that takes three bytes at a time, as the kernel takes 2 GiB at most."""
+
+    def __init__(self):
+        self.content = b""
+
+    def write(self, data):
+        self.content += bytes(data[:3])
+        return min(len(data), 3)
+
+
+@pytest.mark.parametrize("array", [np.arange(20, dtype=np.float32), np.arange(12, dtype=np.int16).reshape(3, 4).T])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_tensor_in_memory_is_written_whole_where_one_write_does_not_take_it_all(array, lazy):
+    class WritesOnce(ir.Tensor):
+        def tofile(self, file):
+            file.write(self.tobytes())
+
+    tensor, file = WritesOnce(array), ShortWrites()
+    if lazy:
+        tensor = ir.LazyTensor(lambda kept=tensor: kept, tensor.dtype, tensor.shape)
+    data_file._write_whole(tensor, file)
+    assert file.content == array.tobytes()
+
+
+def test_packed_codes_are_written_whole_where_one_write_does_not_take_them_all():
+    codes = ir.Tensor(np.arange(15, dtype=np.uint8), dtype=ir.DataType.UINT4)
+    file = ShortWrites()
+    data_file._write_whole(codes, file)
+    assert file.content == codes.tobytes()
+    assert len(file.content) == 8
+
+
 def test_the_weight_of_a_pair_is_read_once(tmp_path, monkeypatch):
     reads = []
     original = conductance_tensor.element_chunks

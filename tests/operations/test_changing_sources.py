@@ -11,8 +11,17 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnx_gconv import map_model, program_model, read_back, restore_model, simulate, write_bundle
-from onnx_gconv.errors import BundleError, GconvError, ModelError
+from onnx_gconv import (
+    inspect_model,
+    map_model,
+    program_model,
+    read_back,
+    restore_model,
+    simulate,
+    verify,
+    write_bundle,
+)
+from onnx_gconv.errors import BundleError, ConfigError, GconvError, ModelError
 from onnx_gconv.files.models import save_model
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, all_elements, element_chunks
@@ -31,6 +40,7 @@ def template(tmp_path_factory, parse, normal):
     map_model(folder / "m.onnx", folder / "m.gconv.onnx", external_data=True)
     write_bundle(folder / "m.gconv.onnx", folder / "m.gconv", (48, 48))
     programmed(folder / "m.gconv", dropped=0).write(folder / "measured.h5")
+    np.savez(folder / "inputs.npz", x=normal(1, 64))
     for file in folder.iterdir():  # so that what is written later has another time, be the clock ever so coarse
         os.utime(file, ns=(OLD_TIME_NS, OLD_TIME_NS))
     return folder
@@ -68,6 +78,27 @@ OPERATIONS = {
         "m.onnx",
         "scan",
         lambda at, progress: map_model(at / "m.onnx", at / "o", progress=progress),
+    ),
+    "inspect": ("m.onnx.data", "scan", lambda at, progress: inspect_model(at / "m.onnx", progress=progress)),
+    "verify": (
+        "m.gconv.onnx.data",
+        "weights",
+        lambda at, progress: verify(at / "m.onnx", at / "m.gconv.onnx", progress=progress),
+    ),
+    "verify of another original": (
+        "m.onnx",
+        "weights",
+        lambda at, progress: verify(at / "m.onnx", at / "m.gconv.onnx", progress=progress),
+    ),
+    "verify while it runs": (
+        "m.onnx.data",
+        "running the mapped model",
+        lambda at, progress: verify(at / "m.onnx", at / "m.gconv.onnx", progress=progress),
+    ),
+    "verify with other inputs": (
+        "inputs.npz",
+        "weights",
+        lambda at, progress: verify(at / "m.onnx", at / "m.gconv.onnx", inputs=at / "inputs.npz", progress=progress),
     ),
     "restore": (
         "m.gconv.onnx.data",
@@ -165,7 +196,7 @@ def refused(folder, operation, change):
     done = []
 
     def at_step(now, *_):
-        if now == step and not done:
+        if now.startswith(step) and not done:
             done.append(change(folder / file))
 
     with pytest.raises(GconvError) as found:
@@ -181,7 +212,8 @@ def refused(folder, operation, change):
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_operation_refuses_a_source_that_was_written_meanwhile(folder, operation):
     kind, text = refused(folder, operation, write_over)
-    assert kind is (BundleError if "read-back" in operation and "model" not in operation else ModelError)
+    by_file = {"measured.h5": BundleError, "m.gconv/manifest.json": BundleError, "inputs.npz": ConfigError}
+    assert kind is by_file.get(OPERATIONS[operation][0], ModelError)
     assert text == (
         "'FILE' changed while it was read: it was written, or replaced, meanwhile; let what writes it come to its end, "
         "and run again"
@@ -189,7 +221,9 @@ def test_every_operation_refuses_a_source_that_was_written_meanwhile(folder, ope
 
 
 @pytest.mark.parametrize("change", [change for change in CHANGES if change is not write_over])
-@pytest.mark.parametrize("operation", ["map", "restore", "hand-off", "read-back", "read-back while it writes"])
+@pytest.mark.parametrize(
+    "operation", ["map", "verify", "restore", "hand-off", "read-back", "read-back while it writes"]
+)
 def test_every_change_is_seen_and_named(folder, operation, change):
     _, text = refused(folder, operation, change)
     assert re.match(f"'FILE' changed while it was read: {CHANGES[change]}; let what writes it", text)

@@ -15,6 +15,7 @@ from onnx_ir.passes import common
 from onnx_gconv import (
     ModelError,
     SinglePairConductanceConverter,
+    check_model,
     inspect_model,
     map_model,
     program_model,
@@ -194,6 +195,12 @@ def test_nodes_that_draw_readings_stand_unless_a_tool_draws_once_and_the_command
         restore_model(tmp_path / "left.onnx", tmp_path / "restored.onnx")
 
 
+TAKE_AS_MAPPED = (
+    "What to do: take the model as it was mapped, or map the original again, after all other tools "
+    "(docs/other-tools.md)."
+)
+
+
 def applied(run, model, folder):
     return run(model) if run.__code__.co_argcount == 1 else run(model, folder)
 
@@ -212,8 +219,17 @@ def restored_outputs_are_those_of(plain, file):
         np.testing.assert_array_equal(onnx.numpy_helper.to_array(original), onnx.numpy_helper.to_array(restored))
 
 
+def what_check_says(file):
+    """What the report of a check says, and that its document for CI fails as it does."""
+    report = check_model(file)
+    assert ('failures="0"' in report.to_junit()) == report.passed
+    assert "100" not in str(report)
+    return str(report).replace(f"FAILED: {file}: ", "FAILED: ")
+
+
 def stands(plain, file):
     assert messages(file) == []
+    assert what_check_says(file).startswith("PASSED: ")
     report = inspect_model(file)
     assert (report.is_mapped, len(report.mapped), report.broken) == (True, 2, ())
     is_joined = not {"W.g_scale", "V.g_scale"} <= set(load_model(file).graph.initializers)
@@ -227,6 +243,11 @@ def stands(plain, file):
 def folded(plain, file):
     assert all("the mapping was folded away" in message for message in messages(file))
     assert len(messages(file)) == 2
+    assert what_check_says(file) == (
+        "FAILED: the mapping was folded away by another tool: 2 of 2 weights are plain initializers again (W, V)\n"
+        "What to do: map the original again, after all other tools (docs/other-tools.md), or make a plain model of "
+        "this one with `onnx-gconv restore`."
+    )
     report = inspect_model(file)
     assert (report.is_mapped, report.mapped, len(report.broken), report.mvm_share) == (False, (), 2, 0)
     assert not (found := verify(plain, file)).passed
@@ -240,6 +261,7 @@ def folded(plain, file):
 def manifest_lost(plain, file):
     [message] = messages(file)
     assert re.fullmatch(r"the manifest is gone, but node '.*' still rebuilds a weight; .*", message)
+    assert what_check_says(file) == f"FAILED: {message}\n{TAKE_AS_MAPPED}"
     assert not (found := verify(plain, file)).passed
     assert message in found.problems
     for use in (map_model, inspect_model):
@@ -252,6 +274,8 @@ def manifest_lost(plain, file):
 def plain_again(plain, file):
     [message] = messages(file)
     assert message.startswith("the model carries no mapping")
+    remedy = "map it with `onnx-gconv map`; if it was mapped, map it after all other tools (docs/other-tools.md)"
+    assert what_check_says(file) == f"FAILED: {message}\nWhat to do: {remedy}."
     assert not verify(plain, file).passed
     assert inspect_model(file).mvm_share == 1  # of what mapping would do
     verify(file, map_model(file, file.with_name("again.onnx")).output).raise_if_failed()
@@ -259,6 +283,7 @@ def plain_again(plain, file):
 
 def renamed(plain, file):
     assert any("is gone; another tool removed or renamed it" in message for message in messages(file))
+    assert what_check_says(file).endswith(f"which the manifest does not name\n{TAKE_AS_MAPPED}")
     report = inspect_model(file)
     assert (report.is_mapped, report.mapped, len(report.broken)) == (False, (), 2)
     assert "which the manifest does not name" in report.notes[0]

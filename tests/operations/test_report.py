@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.models import model_path
 from onnx_gconv.operations.operations import inspect_model, map_model, restore_model
-from onnx_gconv.operations.report import rendered
+from onnx_gconv.terminal_text import rendered
 from tests import graphs
 
 

@@ -136,6 +136,28 @@ def test_codes_that_are_dequantized_in_a_loop_stay_there(parse, run):
     assert run(model, "all", **inputs)[0].tobytes() == expected[0].tobytes()
 
 
+@pytest.mark.parametrize("code", ["t = DequantizeLinear(W, s)", "r = Identity(W) t = DequantizeLinear(r, s)"])
+def test_codes_that_are_dequantized_in_a_branch_of_a_function_stay_in_each_call(parse, run, tmp_path, code):
+    """ONNX Runtime does not load a model whose codes are outside of the branch in which they are multiplied."""
+    text = """g (float[2,2] x, bool c) => (float[2,2] y) { h = own.f(c, x) y = own.f(c, h) }
+    <domain: "own", opset_import: ["" : 17]>
+    f (c, x) => (y) {
+        y = If (c) <
+            then_branch = a () => (float[2,2] u) <int8[2,2] W = {1, -2, 3, 4}, float s = {0.5}> {
+                CODE
+                u = MatMul(x, t)
+            },
+            else_branch = b () => (float[2,2] v) { v = Identity(x) }
+        >
+    }"""
+    model = parse(text.replace("CODE", code), opsets='"" : 17, "own" : 1')
+    inputs = {"x": np.eye(2, dtype=np.float32), "c": np.array(True)}
+    expected = run(model, "all", **inputs)
+    MapConductances()(model)
+    assert len(read_manifest(model).weights) == 2
+    assert run(model, "all", **inputs)[0].tobytes() == expected[0].tobytes()
+
+
 def test_codes_that_an_integer_op_reads_in_a_loop_move_outside(parse, run):
     model = parse(
         """g (int64 n, uint8[2,2] x) => (int32[k,2,2] y) {

@@ -157,9 +157,14 @@ def test_what_a_file_names_lies_beside_it(lab, tmp_path_factory):
     (folder / "c.toml").write_text(
         'inputs = "data.npz"\nlabels = "labels"\ntimes = "0s"\nrepeats = 1\n'
         '[[candidates]]\ndevice = "lab.csv"\n[[candidates]]\nname = "V"\nmapping = { config = "gconv.toml" }\n'
+        '[[candidates]]\ndevice = "lab.toml"\n'
+    )
+    (folder / "lab.toml").write_text(
+        "target_us = [0, 25]\nseconds = [0]\nmean_us = [[0], [25]]\nsigma_us = [[0.1], [0.1]]\n"
     )
     report = compare("model.onnx", folder / "c.toml")
     assert report.candidates[0].name == "lab.csv"
+    assert report.candidates[2].simulation.times == report.candidates[0].simulation.times
     assert report.candidates[1].simulation.notes[0].startswith("mapped in memory: 1 weights")
 
 

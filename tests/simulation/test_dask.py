@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
+import pickle
 import re
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -20,10 +23,13 @@ from distributed import Client, Future, LocalCluster
 import onnx_gconv as gconv
 from onnx_gconv.cli import main
 from onnx_gconv.devices import device_model
+from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.models import model_path
-from onnx_gconv.simulation import compare, simulate
+from onnx_gconv.runtime import given_inputs
+from onnx_gconv.simulation import compare, outputs, simulate
 from onnx_gconv.simulation.experiments import dask_executor, sent_experiment
 from onnx_gconv.simulation.experiments.experiment import Experiment
+from onnx_gconv.simulation.experiments.sent_experiment import SentExperiment
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guide" / "cluster.md"
 
@@ -259,7 +265,8 @@ def test_what_workers_cannot_load_is_refused(folder, cluster, client, monkeypatc
 
 def test_metrics_that_are_others_or_fail_on_workers(folder, cluster, client):
     assert refusal(folder, dask=client, metric="lab_on_dask:works_here_only") == (
-        "the metric 'lab_on_dask:works_here_only' fails: ValueError: not here"
+        "the metric 'lab_on_dask:works_here_only' fails: ValueError: not here; it is called with a dict of outputs by "
+        "name, and the labels, and gives a number"
     )
     simulated(folder, dask=client, metric="lab_on_dask:share", repeats=20)
     (folder / "lab_on_dask.py").write_text(f"{METRICS}\n# changed, which workers do not know\n")
@@ -274,6 +281,74 @@ def test_candidates_have_the_same_figures_on_a_cluster(folder, cluster, client):
     here = compare(model_path("digits_mlp.onnx"), grid)
     assert compare(model_path("digits_mlp.onnx"), grid, dask=client) == here
     assert here.candidates[0].simulation.ideal < here.candidates[1].simulation.ideal
+
+
+def hold(inputs, kept):
+    """What a process holds in memory: inputs, and outputs of the ideal model."""
+    given_inputs.HELD_IN_MEMORY = inputs
+    outputs._IN_MEMORY = kept
+
+
+@pytest.fixture
+def nothing_in_memory(client):
+    """Neither this process nor workers hold inputs in memory."""
+    client.run(gc.collect)  # of errors in tests before, whose tracebacks hold what was sent
+    before = given_inputs.HELD_IN_MEMORY, outputs._IN_MEMORY
+    for run in (client.run, lambda function, *values: function(*values)):
+        run(hold, 0, 0)
+    yield
+    for run in (client.run, lambda function, *values: function(*values)):
+        run(hold, *before)
+
+
+def test_samples_that_are_not_in_memory_are_read_by_workers_themselves(folder, client, nothing_in_memory, monkeypatch):
+    sizes = []
+    begin = SentExperiment.__init__
+
+    def init(self, *arguments):
+        begin(self, *arguments)
+        sizes.append(len(pickle.dumps(self)) - sum(file.nbytes for file in self._files.values()))
+
+    monkeypatch.setattr(SentExperiment, "__init__", init)
+    options = {"metric": "sqnr", "batch": 50, "repeats": 6}
+    assert figures(simulated(folder, dask=client, **options)) == figures(simulated(folder, **options))
+    [size] = sizes
+    assert size < 5000  # neither 450 images nor their labels
+    assert left(client) == []
+
+
+def test_candidates_are_compared_on_workers_with_outputs_that_they_compute(folder, client, nothing_in_memory):
+    grid = {"grid": {"mapping": {"levels": [4, 16]}}, "times": "1d", "repeats": 3, "metric": "sqnr"}
+    grid |= {"inputs": str(folder / "data.npz"), "labels": "labels", "batch": 100}
+    here = compare(model_path("digits_mlp.onnx"), grid)
+    assert compare(model_path("digits_mlp.onnx"), grid, dask=client) == here
+    assert here.candidates[0].simulation.ideal < here.candidates[1].simulation.ideal < 100
+    assert left(client) == []
+
+
+def test_workers_without_the_file_of_samples_are_refused(folder, client, nothing_in_memory, monkeypatch, tmp_path):
+    data = tmp_path / "data.npz"
+    begin = SentExperiment.__init__
+    remedy = "it is not sent: put it where all workers find it under this path, such as on a common file system"
+
+    def then(deed):
+        def init(self, *arguments):
+            begin(self, *arguments)
+            deed()
+
+        monkeypatch.setattr(SentExperiment, "__init__", init)
+        shutil.copy(folder / "data.npz", data)
+        return refusal(folder, inputs=data, batch=50, dask=client)
+
+    monkeypatch.setattr(WatchedFiles, "check", lambda _: None)  # as on machines that do not share the file
+    missing = f"{data}: does not exist; write one with numpy.savez(path, pixels=...)"
+    assert then(data.unlink) == f"the Dask worker ADDRESS cannot use the file of the inputs, {missing}; {remedy}"
+
+    def write_another():
+        with np.load(folder / "data.npz") as there:
+            np.savez(data, pixels=there["pixels"] + 1, labels=there["labels"])
+
+    assert then(write_another) == f"the Dask worker ADDRESS has other inputs in '{data}' than this machine; {remedy}"
 
 
 def test_the_examples_of_the_page_run(folder, cluster, monkeypatch, capsys):

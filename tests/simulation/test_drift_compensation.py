@@ -12,7 +12,7 @@ from aihwkit.inference import PCMLikeNoiseModel
 from aihwkit.inference.compensation.drift import PerColumnDriftCompensation
 
 import onnx_gconv as gconv
-from onnx_gconv.devices import power_law
+from onnx_gconv.devices import normal_numbers
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest, write_manifest
@@ -90,7 +90,7 @@ def test_each_scale_has_the_factor_of_its_elements(mapped, op, mapping, compensa
 
 
 def test_columns_are_compensated_as_by_aihwkit(mapped, monkeypatch):
-    monkeypatch.setattr(power_law, "normal", lambda like, _: np.full_like(like, 0.3))
+    monkeypatch.setattr(normal_numbers, "_fill", lambda piece, *_: piece.fill(0.3))
     monkeypatch.setattr("aihwkit.inference.noise.pcm.randn_like", lambda like: torch.full_like(like, 0.3))
     path = mapped("Gemm")
     record, _, weight = weight_of(path)

@@ -8,7 +8,7 @@ import torch
 from aihwkit.inference.compensation.drift import GlobalDriftCompensation
 from aihwkit.inference.noise.pcm import PCMLikeNoiseModel
 
-from onnx_gconv.devices import power_law
+from onnx_gconv.devices import normal_numbers
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.mapping.located import ModelValues, locate
@@ -23,7 +23,7 @@ TIMES = [1.0, 20.0, 3600.0, 86400.0, 31536000.0]
 @pytest.fixture
 def constant_noise(monkeypatch):
     """Each normal number is 0.3, in aihwkit too."""
-    monkeypatch.setattr(power_law, "normal", lambda like, _: np.full_like(like, 0.3))
+    monkeypatch.setattr(normal_numbers, "_fill", lambda piece, *_: piece.fill(0.3))
     monkeypatch.setattr("aihwkit.inference.noise.pcm.randn_like", lambda like: torch.full_like(like, 0.3))
 
 

@@ -154,22 +154,74 @@ def test_a_metric_of_ones_own(digits, tmp_path, monkeypatch):
         "def wrong(outputs, labels):\n    return (outputs['logits'].argmax(1) != labels).mean()\n"
         "def raises(outputs, labels):\n    raise KeyError('no\\nsuch')\n"
         "def nothing(outputs, labels):\n    return float('nan')\n"
-        "number = 3\n"
+        "def few(outputs):\n    return 1\n"
+        "def text(outputs, labels):\n    return 'good'\n"
     )
     monkeypatch.chdir(tmp_path)
     accuracy, wrong = simulated(digits), simulated(digits, metric="lab_metrics:wrong")
     for one, other in zip(accuracy.times, wrong.times, strict=True):
         assert np.allclose(1 - np.array(one.values), other.values)
+    called = "it is called with a dict of outputs by name, and the labels, and gives a number"
     for name, message in {
-        "raises": "the metric 'lab_metrics:raises' fails: KeyError: 'no\\nsuch'",
-        "nothing": "the metric 'lab_metrics:nothing' gives no number (NaN) for the output of a chip",
-        "number": "the metric 'lab_metrics:number' is a int, no function of outputs and labels",
-        "other": "the metric 'lab_metrics:other' cannot be imported: AttributeError: module 'lab_metrics' has no "
-        "attribute 'other'",
+        "raises": f"the metric 'lab_metrics:raises' fails: KeyError: 'no\\nsuch'; {called}",
+        "few": "the metric 'lab_metrics:few' fails: TypeError: few() takes 1 positional argument but 2 were given; "
+        f"{called}",
+        "text": f"the metric 'lab_metrics:text' fails: ValueError: could not convert string to float: 'good'; {called}",
+        "nothing": "the metric 'lab_metrics:nothing' gives no number (NaN) for the output of a chip; give other "
+        "inputs, or another metric",
     }.items():
         with pytest.raises(gconv.ConfigError) as found:
             simulated(digits, metric=f"lab_metrics:{name}")
         assert str(found.value) == message
+
+
+def test_a_metric_that_cannot_be_imported(digits, tmp_path, monkeypatch):
+    for name, text in {
+        "lab_empty": "",
+        "lab_several": "import os\ndef _own(): pass\n" + "".join(f"def f{k}(o, l): return 1\n" for k in range(7)),
+        "lab_value": "number = 3\n",
+        "lab_fails": "1 / 0\n",
+        "lab_wrong": "def f(:\n",
+        "lab_ends": "raise SystemExit(3)\n",
+        "lab_needs": "import lab_surely_missing\n",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for name, message in {
+        "lab_none:f": "ModuleNotFoundError: No module named 'lab_none'; put lab_none.py into the folder "
+        f"'{tmp_path}', or install the package that has it",
+        "lab_none.part:f": "ModuleNotFoundError: No module named 'lab_none'; put lab_none.py into the folder "
+        f"'{tmp_path}', or install the package that has it",
+        "lab_needs:f": "ModuleNotFoundError: No module named 'lab_surely_missing'; install lab_surely_missing, which "
+        "lab_needs imports",
+        "lab_empty:f": "AttributeError: module 'lab_empty' has no attribute 'f'; define it there",
+        "lab_several:f": "AttributeError: module 'lab_several' has no attribute 'f'; name one that it has: f0, f1, f2, "
+        "f3, f4 and 2 more",
+        "lab_fails:f": "ZeroDivisionError: division by zero; correct what lab_fails does when it is imported",
+        "lab_ends:f": "SystemExit: 3; correct what lab_ends does when it is imported",
+        "lab_wrong:f": "SyntaxError: invalid syntax (lab_wrong.py, line 1); correct what lab_wrong does when it is "
+        "imported",
+    }.items():
+        with pytest.raises(gconv.ConfigError) as found:
+            simulated(digits, metric=name)
+        assert str(found.value) == f"the metric '{name}' cannot be imported: {message}"
+    with pytest.raises(gconv.ConfigError) as found:
+        simulated(digits, metric="lab_value:number")
+    assert str(found.value) == (
+        "the metric 'lab_value:number' is of the type int, and no function of outputs and labels; name a function"
+    )
+
+
+def test_labels_without_their_name_and_too_many_scores_have_a_remedy(digits):
+    with pytest.raises(gconv.ConfigError) as found:
+        simulated(digits, labels=None)
+    assert str(found.value) == (
+        f"{digits / 'data.npz'}: no input is named 'labels' (the model has pixels); if it has the classes of the "
+        "samples, name it with --labels"
+    )
+    with pytest.raises(gconv.ConfigError) as found:
+        simulated(digits, metric="top11")
+    assert str(found.value) == "top11 is about 11 scores, but there are 10 classes; take a smaller number"
 
 
 def test_the_worst_layer_comes_first(digits):

@@ -20,6 +20,11 @@ def in_memory(array, _):
     return ir.tensor(array)
 
 
+def viewed(array, _):
+    """The view of an array that lies in memory column by column, such as a transpose that an exporter folded."""
+    return ir.Tensor(np.asfortranarray(array))
+
+
 def external(array, folder):
     """A tensor in external data, behind some other bytes."""
     path = folder / f"{len(list(folder.iterdir()))}.bin"
@@ -35,7 +40,7 @@ def streamed(array, _):
     return RebuiltTensor([ir.tensor(wide)], decoding, dtype=ir.DataType.from_numpy(array.dtype), name="W")
 
 
-@pytest.fixture(params=[in_memory, external, streamed])
+@pytest.fixture(params=[in_memory, viewed, external, streamed])
 def tensor(request, tmp_path):
     return lambda array: request.param(array, tmp_path)
 

@@ -59,8 +59,25 @@ def test_any_part_is_the_same_before_and_after(tmp_path_factory, data):
     with Spool(tmp_path_factory.getbasetemp()) as spool:
         kept = spool.kept(tensor)
         for _ in range(2):
-            assert np.array_equal(np.concatenate(list(kept.chunks(start, stop))), tensor.array[start:stop])
+            parts = [chunk.copy() for chunk in kept.chunks(start, stop)]
+            assert np.array_equal(np.concatenate(parts), tensor.array[start:stop])
             kept.numpy()
+
+
+def test_what_somebody_else_computes_is_kept(tmp_path):
+    tensor, others = Counted(numbers()), numbers(seed=1)
+    both = ((others[:1], chunk) for chunk in (tensor.array[:5], tensor.array[5:]))
+    with Spool(tmp_path) as spool:
+        kept = spool.kept(tensor)
+        assert kept.group is None
+        assert [first.size for first, _ in kept.storing(both)] == [1, 1]
+        assert np.array_equal(kept.numpy(), tensor.array)
+        group, index = kept.group
+        memory = np.empty(CHUNK_ELEMENTS, np.float32)
+        parts = [chunks[index].copy() for chunks in group.chunks(3, SIZE, lambda: [memory])]
+        assert np.array_equal(np.concatenate(parts), tensor.array[3:])
+        assert group.dtypes == (np.float32,)
+    assert tensor.computed == 0
 
 
 def test_a_reader_that_stops_early_leaves_the_tensor_to_be_computed(tmp_path):

@@ -6,12 +6,15 @@ import io
 import mmap
 import os
 import re
+import tracemalloc
 from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors import streamed as streamed_tensor
@@ -416,3 +419,32 @@ class TestTensorsOfAModel:
             opsets='"" : 17, "local" : 1',
         )
         assert [node.outputs[0].name for node, _, _ in attribute_tensors(model)] == ["k"]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_view_of_an_array_is_read_in_row_major_order(small_chunks, data):
+    """Exporters fold a transposition into a view; to flatten one would be to copy it."""
+    shape = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=4))
+    view = (
+        np.arange(np.prod(shape), dtype=np.float32)
+        .reshape(shape)
+        .transpose(data.draw(st.permutations(range(len(shape)))))
+    )
+    view = view[tuple(slice(None, None, data.draw(st.sampled_from([1, 2, -1]))) for _ in shape)]
+    start = data.draw(st.integers(0, view.size))
+    stop = data.draw(st.integers(start, view.size))
+    found = read(element_chunks(ir.Tensor(view), start, stop))
+    np.testing.assert_array_equal(found, view.reshape(-1)[start:stop])
+
+
+def test_reading_a_view_takes_the_memory_of_one_chunk():
+    view = np.ones((1024, 4096), np.float32).T
+    tracemalloc.start()
+    try:
+        total = sum(float(chunk.sum()) for chunk in element_chunks(ir.Tensor(view)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert total == view.size
+    assert peak < 2 * streamed_tensor.CHUNK_ELEMENTS * 4 < view.nbytes / 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from onnx_gconv import map_model, verify
 from onnx_gconv.cli import main
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import save_model
+from onnx_gconv.verification.error_limits import ErrorLimits
 
 LAST = "outputs are FAR FROM THE ORIGINAL'S: "
 
@@ -129,3 +132,19 @@ def test_read_back_takes_limits_only_with_an_original(models, monkeypatch, capsy
     code, said = run(monkeypatch, capsys, "readback", mapped, mapped, "--max-error", "1")
     assert code == 2
     assert "limits of errors are for running the models; give --original MODEL, too" in said.err
+
+
+def test_an_output_of_zeros_with_an_error_has_no_ratio_and_fails_a_limit_of_it(models, inputs):
+    item = replace(figures(verify(*models(256), inputs=inputs)), sqnr_db=None, max_abs_error=0.5)
+    limits = ErrorLimits(min_sqnr_db=10.0)
+    assert list(limits.not_judged([item])) == [
+        "output 'y' at optimization 'none': its SQNR could not be judged, as it is 0 and its error 0.5"
+    ]
+    assert list(limits.not_judged([replace(item, max_abs_error=0.0)])) == []
+    assert limits.exceeded_by(item) == ()
+
+
+def test_nothing_is_said_of_limits_where_nothing_was_compared(models, inputs):
+    item = replace(figures(verify(*models(256), inputs=inputs)), is_random=True)
+    assert list(ErrorLimits(10.0, 0.5, 1.0).not_judged([item])) == []
+    assert list(ErrorLimits(10.0, 0.5, 1.0).not_judged([])) == []

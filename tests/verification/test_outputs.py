@@ -17,7 +17,7 @@ from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.runtime.comparison import OutputComparison
 from onnx_gconv.runtime.inputs import InputSpec, ValueRange
 from onnx_gconv.runtime.session import ModelSession, RuntimeRefusal
-from onnx_gconv.verification import outputs as module
+from onnx_gconv.verification import original_runs as module
 from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
 from tests import graphs
 

@@ -6,7 +6,10 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,8 @@ import onnx_ir as ir
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.files.models import check_model_path, load_model
+from onnx_gconv.files.given import GivenModel, ModelLike
+from onnx_gconv.files.models import save_model
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
@@ -30,17 +34,17 @@ from onnx_gconv.simulation.experiments.experiment import identity_of_chips, iden
 from onnx_gconv.simulation.experiments.journal import opened_journal
 from onnx_gconv.simulation.experiments.trials import trials_of
 from onnx_gconv.simulation.mapped_in_memory import is_mapped
-from onnx_gconv.simulation.metrics import Outputs, chosen_output, metric_of
+from onnx_gconv.simulation.metrics import chosen_output, metric_of
+from onnx_gconv.simulation.outputs import KeptOutput, Outputs
 from onnx_gconv.simulation.preparation import check_data_options, check_weights, mapped_for
 from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.simulation.trial import WeightOnChips
-from onnx_gconv.tensors.external import external_files
 
 __all__ = ["compare"]
 
 
 def compare(
-    model: str | os.PathLike[str],
+    model: ModelLike,
     comparison: ComparisonLike,
     *,
     device: str | DeviceModel | None = None,
@@ -72,8 +76,8 @@ def compare(
     its own.
 
     Args:
-        model: The plain model, which each candidate maps in memory; or a mapped one, of which candidates can differ in
-            all but the mapping.
+        model: The plain model, as a file or in memory as for `simulate`, which each candidate maps in memory; or a
+            mapped one, of which candidates can differ in all but the mapping.
         comparison: A TOML file, or the same as a mapping, in which device models and converters may be objects. Its
             keys are ``candidates``, ``grid``, and what they have in common: ``device``, ``device_options``,
             ``drift_compensation``, ``times``, ``repeats``, ``mapping``; and ``seed``, ``inputs``, ``labels``,
@@ -105,7 +109,8 @@ def compare(
         UnmappableWeightError: If a weight of a plain model has values that no conductance can hold.
         ConfigError: If the comparison is wrong, or anything that is wrong for `simulate`; messages name the candidate.
     """
-    source = check_model_path(model)
+    given = GivenModel.of(model, "compare")
+    source = given.label
     found = Comparison.of(comparison)
     table = found.table
     said = {
@@ -124,26 +129,34 @@ def compare(
     labels, metric, output = labels or table.labels, metric or table.metric, output or table.output
     batch = check_data_options(inputs, labels, table.batch if batch is None else batch, dims, values)
     watched = WatchedFiles()
-    graph = load_model(source, watched)
-    data = [(file.name, file.stat()) for file in sorted(external_files(graph))]
+    graph = given.load(watched)
+    of_model = {} if journal is None else given.identity(graph)
     planned = _planned(candidates, graph, source, watched, seed, converter=converter, config=config, mapping=mapping)
     with (
         trial_executor(workers, dask) as executor,
         contextlib.closing(Benches(source)) as benches,
+        tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder,
+        watched.blamed(),
     ):
-        with Bench(source, (), source) as bench:  # the model as it is
+        place = Path(folder)
+        with given.on_disk() as file, Bench(file, (), source) as bench:  # the model as it is
             if inputs is None:
                 samples = bench.generated_inputs((), dims or {}, values or {}, seed)
             else:
-                samples = bench.inputs_of_file(Path(inputs), labels, batch)
+                watched.add(Path(inputs), ConfigError)
+                samples = bench.inputs_of_file(Path(inputs), labels, batch, place)
+            samples = bench.with_unwritten((), samples)
             is_plain = planned[0].model.how is not None
-            yardstick = _yardstick(metric, output, samples, bench.run((), samples), is_plain=is_plain)
-        identity = identity_of_data(source, data, samples, yardstick.metric, yardstick.output)
+            yardstick = _yardstick(metric, output, samples, bench.run((), samples), place, is_plain=is_plain)
+        if executor.takes_a_file and yardstick.reference is not None and yardstick.reference.is_on_disk:
+            yardstick = replace(yardstick, plain=place / "plain.onnx")
+            save_model(graph, place / "plain.onnx", watched=watched)
+        of_data = samples, yardstick.metric, yardstick.output
+        identity = {} if journal is None else identity_of_data(of_model, *of_data)
         with opened_journal(None if journal is None else Path(journal), {"comparison": True, **identity}) as notes:
             run = ComparisonRun(source, watched, executor, benches, yardstick, notes)
             compared = run.simulated(planned, progress)
-        with watched.blamed():
-            watched.check()
+        watched.check()
         said_by_executor = executor.notes
     return ComparisonReport(
         model=source,
@@ -158,7 +171,7 @@ def compare(
         samples=samples.count,
         inputs=samples.source,
         candidates=compared,
-        notes=(*_twins(planned), *said_by_executor),
+        notes=(*_twins(planned), *samples.notes, *said_by_executor),
     )
 
 
@@ -203,14 +216,25 @@ def _planned(
 
 
 def _yardstick(
-    metric: str | None, output: str | None, samples: Samples, outputs: Outputs, *, is_plain: bool
+    metric: str | None,
+    output: str | None,
+    samples: Samples,
+    batches: Iterator[Outputs],
+    folder: Path,
+    *,
+    is_plain: bool,
 ) -> Yardstick:
-    chosen = chosen_output(output, outputs)
+    first = next(batches)
+    chosen = chosen_output(output, first)
     figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
     if not is_plain:
         return Yardstick(samples, figure, chosen)
-    unmapped = None if figure.is_of_two_models else figure.of(outputs, samples.labels, outputs)
-    return Yardstick(samples, figure, chosen, outputs, unmapped)
+    reference = KeptOutput(chosen, samples, folder)
+    batches = chain([first], batches)
+    if figure.is_of_two_models:
+        reference.keep(batches)
+        return Yardstick(samples, figure, chosen, reference)
+    return Yardstick(samples, figure, chosen, reference, figure.of(reference.passing(batches), samples, reference))
 
 
 def _twins(planned: Sequence[PlannedCandidate]) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.files.csv_text import csv_line
-from onnx_gconv.files.drawing import legible, require_matplotlib
+from onnx_gconv.files.drawing import legible, new_figure
+from onnx_gconv.shown_report import FrameTables, ShownReport
+from onnx_gconv.simulation.frames import SpreadRow, chip_columns, spread_columns
 from onnx_gconv.simulation.simulation_report import (
     SimulatedTime,
     SimulationReport,
@@ -20,7 +22,7 @@ from onnx_gconv.simulation.simulation_report import (
     seconds_text,
 )
 from onnx_gconv.simulation.times import time_text
-from onnx_gconv.terminal_text import ByWidth, plain, rendered, titled_table
+from onnx_gconv.terminal_text import ByWidth, plain, titled_table
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
@@ -64,8 +66,8 @@ class ComparedCandidate:
         return {"name": self.name, "differences": differences, **self.simulation.to_json()}
 
 
-@dataclass(frozen=True)
-class ComparisonReport:
+@dataclass(frozen=True, repr=False)
+class ComparisonReport(ShownReport):
     """The result of `compare`.
 
     Attributes:
@@ -157,12 +159,7 @@ class ComparisonReport:
         Raises:
             ConfigError: If Matplotlib is not installed.
         """
-        require_matplotlib()
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(8, 4.5)
         axes = figure.subplots()
         places = axis_of_times(axes, self.seconds)
         for number, each in enumerate(self.candidates):
@@ -188,8 +185,21 @@ class ComparisonReport:
             text.set(text=textwrap.fill(legible(each.name), _LONGEST_LEGEND), parse_math=False)
         return figure
 
-    def __str__(self) -> str:
-        return rendered(self)
+    def _in_short(self) -> str:
+        best = listed(self.best(self.seconds[-1])) if self.seconds else ""
+        after = f", best after {time_text(self.seconds[-1])}: {best}" if best else ""
+        return f"{self.model}: {self.metric} of {len(self.candidates)} candidates{after}"
+
+    def _frame_tables(self) -> FrameTables:
+        rows = [
+            SpreadRow({"candidate": each.name}, time.seconds, time.values, time.spread)
+            for each in self.candidates
+            for time in each.simulation.times
+        ]
+        return {
+            "times": lambda: spread_columns(rows, self.metric, self.unit, ["candidate"]),
+            "chips": lambda: chip_columns(rows, self.metric, self.unit, ["candidate"]),
+        }
 
     def __rich__(self) -> Group:
         from rich.console import Group

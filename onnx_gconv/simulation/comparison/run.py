@@ -22,7 +22,8 @@ from onnx_gconv.simulation.experiments.experiment import Experiment, Trial, iden
 from onnx_gconv.simulation.experiments.journal import Journal
 from onnx_gconv.simulation.experiments.trials import figures_of, report_of
 from onnx_gconv.simulation.mapped_in_memory import Mapped
-from onnx_gconv.simulation.metrics import Metric, Outputs
+from onnx_gconv.simulation.metrics import Metric
+from onnx_gconv.simulation.outputs import KeptOutput
 from onnx_gconv.simulation.preparation import BenchFiles, saved_for_bench
 from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.simulation.trial import WeightOnChips
@@ -63,15 +64,17 @@ class Yardstick:
         samples: What models run on.
         metric: How good outputs are.
         output: The output that it is about.
-        reference: The outputs of the model before it was mapped; None if it was mapped already.
+        reference: The output of the model before it was mapped; None if it was mapped already.
         unmapped: The metric of that model; None if it was mapped already, or the metric is of two models.
+        plain: A file with that model for workers elsewhere; None if they can do without.
     """
 
     samples: Samples
     metric: Metric
     output: str
-    reference: Outputs | None = None
+    reference: KeptOutput | None = None
     unmapped: float | None = None
+    plain: Path | None = None
 
 
 class Benches:
@@ -108,11 +111,12 @@ def _digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Setup:
-    """A mapped model that is ready for chips: its bench, weights, outputs, and file for workers elsewhere."""
+    """A mapped model that is ready for chips: its bench, weights, output, metric, and file for workers elsewhere."""
 
     bench: Bench
     weights: Sequence[WeightOnChips]
-    ideal: Outputs
+    ideal: KeptOutput
+    of_ideal: float
     mapped: Path | None
 
 
@@ -136,11 +140,12 @@ class ComparisonRun:
         found: dict[str, ComparedCandidate] = {}
         for model in models.values():
             with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:
-                setup = self._setup(model, Path(folder))
-                for each in planned:
-                    if each.model is model:
-                        found[each.candidate.name] = self._candidate(each, setup, _from(progress, done, total))
-                        done += len(each.trials)
+                sharing = [each for each in planned if each.model is model]
+                with sharing[0].candidate.named():
+                    setup = self._setup(model, Path(folder))
+                for each in sharing:
+                    found[each.candidate.name] = self._candidate(each, setup, _from(progress, done, total))
+                    done += len(each.trials)
         return tuple(found[each.candidate.name] for each in planned)
 
     def _setup(self, model: MappedModel, place: Path) -> _Setup:
@@ -148,8 +153,11 @@ class ComparisonRun:
         files = saved_for_bench(model.graph, model.weights, place, self.source, self.watched, with_mapped=with_mapped)
         bench = self.benches.of(files)
         on_chips = tuple(WeightOnChips(weight) for weight in model.weights)
-        ideal = bench.run([weight.ideal() for weight in on_chips], self.yardstick.samples)
-        return _Setup(bench, on_chips, ideal, files.mapped)
+        yardstick = self.yardstick
+        ideal = KeptOutput(yardstick.output, yardstick.samples, place)
+        batches = ideal.passing(bench.run([weight.ideal() for weight in on_chips], yardstick.samples))
+        of_ideal = yardstick.metric.of(batches, yardstick.samples, yardstick.reference or ideal)
+        return _Setup(bench, on_chips, ideal, of_ideal, files.mapped)
 
     def _candidate(
         self, planned: PlannedCandidate, setup: _Setup, progress: Callable[[int, int], None] | None
@@ -167,12 +175,12 @@ class ComparisonRun:
                 self.source,
                 setup.mapped,
                 yardstick.reference,
+                yardstick.plain,
             )
-            ideal = experiment.figure_of_ideal()
             journal = self.journal.part(identity_of_chips(planned.chips, how))
             figures = figures_of(experiment, planned.trials, self.executor, journal, progress)
         notes = () if how is None else how.notes
-        report = report_of(experiment, ideal, candidate.seconds, candidate.repeats, figures, notes=notes)
+        report = report_of(experiment, setup.of_ideal, candidate.seconds, candidate.repeats, figures, notes=notes)
         return ComparedCandidate(candidate.name, candidate.differences, report)
 
 

@@ -181,7 +181,7 @@ class Comparison:
             return said.get(key, next((value for value in in_file if value is not None), default))
 
         device = of("device", "pcm")
-        if "device" not in said and isinstance(device, str) and device.lower().endswith(".csv"):
+        if "device" not in said and isinstance(device, str) and device.lower().endswith((".csv", ".toml")):
             device = str(self.folder / device)
         return Candidate(
             name,

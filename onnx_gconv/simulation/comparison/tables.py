@@ -44,7 +44,8 @@ def _alternatives(value: object, handler: ValidatorFunctionWrapHandler) -> Any: 
     return handler(value)
 
 
-_Device: TypeAlias = Annotated[Any, WrapValidator(_device)]
+_Device: TypeAlias = Annotated[Any, WrapValidator(_device, json_schema_input_type=str)]
+_Time: TypeAlias = str | float
 
 
 class MappingTable(WeightSettings, ModelSettings, DeviceSettings):
@@ -63,13 +64,13 @@ class SimulatedTable(SettingsTable):
     """What is simulated."""
 
     device: _Device | None = None
-    """The device model: a name, a preset that has one, or a .csv file of measurements. Default: "pcm"."""
+    """The device model: a name, a preset that has one, or a .csv or .toml file of measurements. Default: "pcm"."""
     device_options: dict[str, Any] | None = None
     """Its settings."""
     drift_compensation: DriftCompensation | None = None
     """Whether a factor for each weight makes up for drift. Default: "none"."""
-    times: Annotated[Any, WrapValidator(_seconds)] | None = None
-    """When after programming chips are read."""
+    times: Annotated[Any, WrapValidator(_seconds, json_schema_input_type=_Time | tuple[_Time, ...])] | None = None
+    """When after programming chips are read: seconds, or texts such as "1d". Default: 1s, 1h, 1d, 1mo and 1y."""
     repeats: Count | None = None
     """How many chips. Default: 25."""
     mapping: MappingTable = MappingTable()
@@ -124,4 +125,5 @@ class ComparisonTable(SimulatedTable):
     output: str | None = None
     """The output that the metric is about. Default: the first one of floats."""
     batch: Count | None = None
-    """How many samples go into one run. Default: all, or what the model takes."""
+    """How many samples go into one run. Default: what the model takes, or all; of more than 256 MiB, so many as have
+    64 MiB."""

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from onnx_gconv.runtime.stored_arrays import StoredArray
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chips import Chips
 from onnx_gconv.simulation.mapped_in_memory import Mapped
-from onnx_gconv.simulation.metrics import Metric, Outputs
-from onnx_gconv.simulation.samples import Samples
+from onnx_gconv.simulation.metrics import Metric
+from onnx_gconv.simulation.outputs import KeptOutput
+from onnx_gconv.simulation.samples import SampleArray, Samples
 from onnx_gconv.simulation.trial import WeightOnChips
 
 __all__ = ["Experiment", "Trial", "identity_of_chips", "identity_of_data"]
+
+_HASHED_AT_ONCE = 1 << 24  # bytes
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,11 @@ class Experiment:
         samples: What the model runs on.
         metric: How good its outputs are.
         output: The output that the metric is about.
-        ideal: The outputs of the ideal model.
+        ideal: That output of the ideal model.
         source: The model of the user.
         mapped: A file with the mapped model, from which others can make a bench; None if nobody has asked for it.
-        reference: The outputs with which a metric compares those of chips; those of the ideal model if None.
+        reference: The output with which a metric compares that of chips; that of the ideal model if None.
+        plain: A file with the model before it was mapped, which gives the reference; None if nobody has asked for it.
     """
 
     bench: Bench
@@ -65,18 +70,11 @@ class Experiment:
     samples: Samples
     metric: Metric
     output: str
-    ideal: Outputs
+    ideal: KeptOutput
     source: Path
     mapped: Path | None = None
-    reference: Outputs | None = None
-
-    def figure_of_ideal(self) -> float:
-        """The metric of the ideal model.
-
-        Raises:
-            ConfigError: If the metric fails.
-        """
-        return self._figure(self.ideal)
+    reference: KeptOutput | None = None
+    plain: Path | None = None
 
     def value(self, trial: Trial) -> float:
         """The metric of a trial. It depends on nothing else, so that it may be computed anywhere, and at any time.
@@ -89,58 +87,62 @@ class Experiment:
             weight.on(chip) if trial.layer in (None, number) else weight.ideal()
             for number, weight in enumerate(self.weights)
         ]
-        return self._figure(self.bench.run(weights, self.samples))
-
-    def _figure(self, outputs: Outputs) -> float:
         reference = self.ideal if self.reference is None else self.reference
-        return self.metric.of(outputs, self.samples.labels, reference)
+        return self.metric.of(self.bench.run(weights, self.samples), self.samples, reference)
 
     def fingerprint(self, trial: Trial) -> str:
-        """A hash of what a trial is made of: the ideal output, and the smallest weight on its chip.
+        """A hash of what a trial is made of: the outputs that chips are compared with, and the smallest weight on one.
 
         Where programs add in another order, or take another logarithm, as on another processor, it is another one.
         """
         chip = self.chips.chip(trial.repeat, trial.seconds)
         smallest = min(self.weights, key=lambda weight: math.prod(weight.mapped.record.shape))
-        hashed = hashlib.sha256()
-        for array in (self.ideal[self.output], smallest.on(chip)):
-            hashed.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+        weight = smallest.on(chip)
+        hashed = hashlib.sha256(f"{weight.dtype} {weight.shape}".encode() + weight.tobytes())
+        for output in (self.ideal, self.reference):
+            hashed.update(b"" if output is None else output.digest().encode())
         return hashed.hexdigest()
 
-    def identity(self, data: Sequence[tuple[str, os.stat_result]], mapping: Mapped | None) -> dict[str, Any]:
+    def identity(self, of_model: Mapping[str, Any], mapping: Mapped | None) -> dict[str, Any]:
         """What tells this simulation from others, for its journal.
 
         Args:
-            data: The files of external data of the model of the user, by their names.
+            of_model: What tells the model of the user from others.
             mapping: How it was mapped; None if it was mapped already.
         """
         return {
-            **identity_of_data(self.source, data, self.samples, self.metric, self.output),
+            **identity_of_data(of_model, self.samples, self.metric, self.output),
             **identity_of_chips(self.chips, mapping),
         }
 
 
-def identity_of_data(
-    source: Path, data: Sequence[tuple[str, os.stat_result]], samples: Samples, metric: Metric, output: str
-) -> dict[str, Any]:
+def identity_of_data(of_model: Mapping[str, Any], samples: Samples, metric: Metric, output: str) -> dict[str, Any]:
     """What tells simulations of a model on some samples by a metric from others, as JSON values."""
     hashed = hashlib.sha256()
     for name, array in sorted(samples.arrays.items()):
         hashed.update(f"{name} {array.dtype} {array.shape}".encode())
-        is_text = array.dtype == object
-        hashed.update(repr(array.tolist()).encode() if is_text else np.ascontiguousarray(array).tobytes())
+        for part in _parts(array):
+            is_text = part.dtype == object
+            hashed.update(repr(part.tolist()).encode() if is_text else np.ascontiguousarray(part).tobytes())
     if samples.labels is not None:
         hashed.update(samples.labels.tobytes())
-    with source.open("rb") as file:
-        model = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "model": model,
-        "data": [[name, found.st_size, found.st_mtime_ns] for name, found in data],
+        **of_model,
         "inputs": hashed.hexdigest(),
         "metric": metric.name,
         "metric_function": metric.digest,
         "output": output,
     }
+
+
+def _parts(array: SampleArray) -> Iterator[NDArray[Any]]:
+    """An array, piece by piece if it is in a file."""
+    if not isinstance(array, StoredArray):
+        yield array
+        return
+    rows = max(1, _HASHED_AT_ONCE // max(1, array.row_bytes))
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
 
 
 def identity_of_chips(chips: Chips, mapping: Mapped | None) -> dict[str, Any]:

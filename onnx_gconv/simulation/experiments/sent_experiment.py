@@ -23,7 +23,8 @@ from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chips import Chips
 from onnx_gconv.simulation.experiments.experiment import Experiment, Trial
-from onnx_gconv.simulation.metrics import Metric, metric_of
+from onnx_gconv.simulation.metrics import Metric, MetricImportError, metric_of
+from onnx_gconv.simulation.outputs import KeptOutput
 from onnx_gconv.simulation.run_time_weights import weights_as_inputs
 from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.simulation.trial import WeightOnChips
@@ -55,6 +56,9 @@ class SentExperiment:
     The other process writes the file to its disk when it opens the experiment, and keeps it in memory no longer.
     When the object is freed, the session of ONNX Runtime and the file are gone, too.
 
+    Samples that are not held in memory stay in their file, which the other process reads itself, from the same place.
+    Outputs of the plain model that are too large for memory it computes itself, from that model's file.
+
     Args:
         experiment: The experiment, with the file of its mapped model.
         trial: One of its trials, by which other processes look whether they compute the same.
@@ -76,11 +80,17 @@ class SentExperiment:
                 f"{type(error).__name__}: {reason}; give it attributes that can be pickled"
             ) from error
         self._device = experiment.chips.device
+        self._models = {"mapped": experiment.mapped.name}
         self._files = _files(experiment.mapped)
-        self._model = experiment.mapped.name
-        self._samples: Samples = experiment.samples
-        output, reference = experiment.output, experiment.reference
-        self._reference = None if reference is None else {output: reference[output]}
+        self._samples = _without_file(experiment.samples)
+        self._reference: NDArray[Any] | None = None
+        if (reference := experiment.reference) is not None and not reference.is_on_disk:
+            self._reference = reference.whole()
+        elif reference is not None:
+            if experiment.plain is None:
+                raise ValueError("the experiment has no file of its plain model")
+            self._models["plain"] = experiment.plain.name
+            self._files |= _files(experiment.plain)
         self._metric = experiment.metric.name, experiment.output
         self._metric_file = experiment.metric.digest
         self._source = experiment.source
@@ -122,35 +132,68 @@ class SentExperiment:
             for name, content in self._files.items():
                 content.tofile(place / name)
             # What came is freed: it is one piece of memory, of which each array is a part.
-            self._files, self._samples = _files(place / self._model), _copied(self._samples)
-            graph = load_model(place / self._model)
+            self._files = {}
+            for model in self._models.values():
+                self._files |= _files(place / model)
+            graph = load_model(place / self._models["mapped"])
             weights = target_weights(graph, "simulated", "simulate")
             names = weights_as_inputs(graph, weights)
             save_model(graph, place / "bench.onnx")
             bench = stack.enter_context(Bench(place / "bench.onnx", names, self._source))
+            samples = self._opened_samples(bench, place)
             on_chips = [WeightOnChips(weight) for weight in weights]
-            ideal = bench.run([weight.ideal() for weight in on_chips], self._samples)
-            metric, output = self._loaded_metric(), self._metric[1]
+            metric, output = self._loaded_metric(samples), self._metric[1]
+            ideal = KeptOutput(output, samples, place)
+            ideal.keep(bench.run([weight.ideal() for weight in on_chips], samples))
             experiment = Experiment(
                 bench,
                 on_chips,
                 self._loaded_chips(),
-                self._samples,
+                samples,
                 metric,
                 output,
                 ideal,
                 self._source,
-                reference=self._reference,
+                reference=self._opened_reference(samples, place),
             )
             weakref.finalize(self, stack.pop_all().close)
         return OpenedExperiment(experiment, experiment.fingerprint(self._trial) == self._fingerprint)
 
-    def _loaded_metric(self) -> Metric:
+    def _opened_samples(self, bench: Bench, place: Path) -> Samples:
+        """The samples that came, or those of their file."""
+        if (file := self._samples.file) is None:
+            self._samples = _copied(self._samples)
+            return self._samples
+        remedy = "it is not sent: put it where all workers find it under this path, such as on a common file system"
+        try:
+            samples = bench.inputs_of_file(file.path, file.labels, file.batch, place)
+        except ConfigError as error:
+            raise ConfigError(f"cannot use the file of the inputs, {error}; {remedy}") from error
+        if samples.file is None or samples.file.contents != file.contents:
+            raise ConfigError(f"has other inputs in '{file.path}' than this machine; {remedy}")
+        return samples
+
+    def _opened_reference(self, samples: Samples, place: Path) -> KeptOutput | None:
+        """The output of the plain model that came, or that is computed here."""
+        output = KeptOutput(self._metric[1], samples, place)
+        if self._reference is not None:
+            output.keep_array(self._reference)
+        elif "plain" in self._models:
+            with Bench(place / self._models["plain"], (), self._source) as bench:
+                output.keep(bench.run((), samples))
+        else:
+            return None
+        return output
+
+    def _loaded_metric(self, samples: Samples) -> Metric:
         name, output = self._metric
         try:
-            metric = metric_of(name, output, has_labels=self._samples.labels is not None)
+            metric = metric_of(name, output, has_labels=samples.labels is not None)
         except ConfigError as error:
-            raise ConfigError(f"has no such metric: {error}; copy its file to where the worker was started") from error
+            problem = error.problem if isinstance(error, MetricImportError) else error
+            raise ConfigError(
+                f"has no such metric: {problem}; copy its file to where the worker was started"
+            ) from error
         if _imported_metrics.setdefault(name, metric.digest) != self._metric_file:
             raise ConfigError(
                 f"has another version of the file of the metric '{name}'; copy it there, and start the worker anew"
@@ -208,10 +251,16 @@ def _files(model: Path) -> dict[str, NDArray[np.uint8]]:
     }
 
 
+def _without_file(samples: Samples) -> Samples:
+    """The same samples without those that are in a file, and what else is read from there."""
+    return samples if samples.file is None else replace(samples, arrays={}, labels=None)
+
+
 def _copied(samples: Samples) -> Samples:
     """The same samples in memory of their own."""
     labels = samples.labels
     if labels is not None:
         labels = labels.copy()
         labels.setflags(write=False)  # as they were
-    return replace(samples, arrays={name: array.copy() for name, array in samples.arrays.items()}, labels=labels)
+    arrays = {name: np.array(array[:] if array.ndim else array) for name, array in samples.arrays.items()}
+    return replace(samples, arrays=arrays, labels=labels)

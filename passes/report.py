@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnx_gconv.data_frame import Column
 from onnx_gconv.mapping import Manifest, SkippedRecord, WeightRecord
-from onnx_gconv.operations.remarks import mapping_remarks
-from onnx_gconv.operations.weight_texts import (
+from onnx_gconv.mapping.weight_columns import WeightRow, weight_columns
+from onnx_gconv.passes.remarks import mapping_remarks
+from onnx_gconv.passes.weight_texts import (
     clipped_text,
     explanation,
     other_names,
@@ -22,14 +24,8 @@ from onnx_gconv.operations.weight_texts import (
     shape_text,
     sqnr_text,
 )
-from onnx_gconv.terminal_text import (
-    counted,
-    file_list,
-    plain,
-    rendered,
-    titled_table,
-    with_remark,
-)
+from onnx_gconv.shown_report import FrameTables, ShownReport
+from onnx_gconv.terminal_text import counted, file_list, plain, titled_table, with_remark
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
@@ -65,8 +61,8 @@ class SkippedCount:
         return cls(reason, is_mvm, len(items), sum(map(math.prod, known)), len(items) - len(known))
 
 
-@dataclass(frozen=True)
-class MappingReport:
+@dataclass(frozen=True, repr=False)
+class MappingReport(ShownReport):
     """The weights of a model: mapped, or skipped and why.
 
     ``print(report)`` shows tables.
@@ -150,8 +146,23 @@ class MappingReport:
             ],
         }
 
-    def __str__(self) -> str:
-        return rendered(self)
+    def _in_short(self) -> str:
+        written = "" if self.output is None else f" as {self.output}"
+        broken = f", {len(self.broken)} broken" if self.broken else ""
+        skipped = sum(item.is_mvm for item in self.skipped)
+        return f"{self.model}{written}: {counted(len(self.mapped))} {self._verb}{broken}, {skipped} skipped"
+
+    def _frame_tables(self) -> FrameTables:
+        rows = [
+            *(WeightRow(record, self._verb) for record in self.mapped),
+            *(WeightRow(record, "broken", reason) for record, reason in self.broken),
+            *(WeightRow(record, "skipped", _why_skipped(record)) for record in self.skipped),
+        ]
+        return {"weights": lambda: weight_columns(rows)}
+
+    @property
+    def _verb(self) -> str:
+        return "mapped" if self.is_mapped or self.output else "to be mapped"
 
     def __rich__(self) -> Group:
         from rich.console import Group
@@ -168,8 +179,7 @@ class MappingReport:
         return Group(*parts)
 
     def _weights_table(self) -> Table:
-        verb = "mapped" if self.is_mapped or self.output else "to be mapped"
-        table = titled_table(f"{counted(len(self.mapped))} {verb}")
+        table = titled_table(f"{counted(len(self.mapped))} {self._verb}")
         table.add_column("weight", ratio=3)
         table.add_column("shape", justify="right")
         table.add_column("type")
@@ -206,7 +216,6 @@ class MappingReport:
         return table
 
     def _share_table(self) -> Table:
-        mapped = "mapped" if self.is_mapped or self.output else "to be mapped"
         total = self.mapped_parameters + self.skipped_mvm_parameters
         table = titled_table("Weights of MVM ops")
         table.add_column("")
@@ -218,7 +227,7 @@ class MappingReport:
             share = f"{parameters / total:.1%}" if total else ""
             table.add_row(plain(name), f"{weights:,}", f"{parameters:,}{more}", share)
 
-        add(mapped, len(self.mapped), self.mapped_parameters)
+        add(self._verb, len(self.mapped), self.mapped_parameters)
         if self.broken:
             add("broken", len(self.broken), sum(math.prod(record.shape) for record, _ in self.broken))
         for count in self.skipped_by_reason:
@@ -264,13 +273,13 @@ class MappingReport:
             yield f"Converter: {scheme}" + (f" ({listed(names)})" if len(found) > 1 else "")
 
 
-@dataclass(frozen=True)
-class RestoreReport:
+@dataclass(frozen=True, repr=False)
+class RestoreReport(ShownReport):
     """Which weights were restored.
 
     Attributes:
         model: The mapped model that was read.
-        output: The plain model that was written.
+        output: The plain model that was written; None if it is in memory, where the pass has restored it.
         restored: Names of the weights.
         files: All files that were written.
         folded: Names of weights that another tool had folded, so that they were plain already.
@@ -278,7 +287,7 @@ class RestoreReport:
     """
 
     model: Path
-    output: Path
+    output: Path | None
     restored: tuple[str, ...]
     files: tuple[Path, ...]
     folded: tuple[str, ...] = ()
@@ -288,12 +297,21 @@ class RestoreReport:
         """Everything, as JSON values."""
         return {
             "model": str(self.model),
-            "output": str(self.output),
+            "output": None if self.output is None else str(self.output),
             "files": [str(file) for file in self.files],
             "restored": list(self.restored),
             "folded": list(self.folded),
             "notes": list(self.notes),
         }
+
+    def _in_short(self) -> str:
+        folded = f", {len(self.folded)} plain already" if self.folded else ""
+        return f"{self.model} as {self.output}: {counted(len(self.restored))} restored{folded}"
+
+    def _frame_tables(self) -> FrameTables:
+        status = ["restored"] * len(self.restored) + ["plain already"] * len(self.folded)
+        columns = {"weight": Column("text", [*self.restored, *self.folded]), "status": Column("text", status)}
+        return {"weights": lambda: columns}
 
     def __str__(self) -> str:
         return self.__rich__().plain
@@ -307,7 +325,13 @@ class RestoreReport:
                 f"{listed(self.folded)}. The manifest, which said otherwise, is gone."
             )
         lines.extend(f"Note: {note}." for note in self.notes)
-        return plain(*lines, f"Written: {file_list(self.files)}")
+        if self.files:
+            lines.append(f"Written: {file_list(self.files)}")
+        return plain(*lines)
+
+
+def _why_skipped(item: SkippedRecord) -> str:
+    return "; ".join(part for part in (explanation(item.reason), item.detail) if part)
 
 
 def _weight_json(weight: WeightRecord) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""``onnx-gconv check``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnx_gconv.cli.junit import with_junit
+from onnx_gconv.cli.options import Debug, Json, Junit, Quiet
+from onnx_gconv.cli.output import print_report
+from onnx_gconv.errors import GconvError
+from onnx_gconv.terminal_text import below_each_other
+
+if TYPE_CHECKING:
+    from rich.text import Text  # noqa: TID251 - only its name
+
+    from onnx_gconv.operations import CheckReport
+
+__all__ = ["check"]
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    """A model that could not be checked.
+
+    Attributes:
+        model: The file.
+        error: Why.
+        seconds: How long that took.
+    """
+
+    model: Path
+    error: GconvError
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Checks:
+    """What was found of several models.
+
+    Attributes:
+        reports: The reports of those that could be read, and how long each took.
+        unreadable: The others.
+    """
+
+    reports: tuple[tuple[CheckReport, float], ...]
+    unreadable: tuple[_Unreadable, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.unreadable and all(report.passed for report, _ in self.reports)
+
+    def to_json(self) -> dict[str, Any]:
+        """What was found of each, and which could not be read."""
+        return {
+            "passed": self.passed,
+            "models": [report.to_json() for report, _ in self.reports],
+            "errors": [{"model": str(item.model), "message": str(item.error)} for item in self.unreadable],
+        }
+
+    def to_junit(self, _seconds: float = 0.0) -> str:
+        """A suite for each model."""
+        from onnx_gconv.files.junit_xml import JunitCase, JunitSuite, junit_xml
+
+        suites = [report.junit_suite(seconds) for report, seconds in self.reports]
+        for item in self.unreadable:
+            case = JunitCase(str(item.model), "the check could not run", "error", (str(item.error),))
+            suites.append(JunitSuite(f"onnx-gconv check {item.model}", [case], item.seconds))
+        return junit_xml(*suites)
+
+    def __rich__(self) -> Text:
+        return below_each_other([report.__rich__() for report, _ in self.reports])
+
+
+def check(
+    mapped: Annotated[list[Path], typer.Argument(help="The mapped ONNX models.", show_default=False)],
+    junit: Junit = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 - its callback acts
+) -> None:
+    """Check in a moment, without the original, that the mapping of a model stands and was not folded away."""
+
+    def run() -> CheckReport:
+        from onnx_gconv.operations import check_model
+
+        return check_model(mapped[0])
+
+    report: CheckReport | _Checks
+    if len(mapped) == 1:
+        report = with_junit(junit, f"onnx-gconv check {mapped[0]}", run)
+    else:
+        report = with_junit(junit, "onnx-gconv check", lambda: _checks(mapped))
+    print_report(report, as_json=as_json, quiet=quiet)
+    if isinstance(report, _Checks) and report.unreadable:
+        errors = [item.error for item in report.unreadable]
+        raise type(errors[0])("; ".join(map(str, errors)))
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _checks(models: list[Path]) -> _Checks:
+    """Check several models; one that cannot be read does not keep the others from being checked."""
+    from onnx_gconv.operations import check_model
+
+    reports: list[tuple[CheckReport, float]] = []
+    unreadable: list[_Unreadable] = []
+    for model in models:
+        start = time.perf_counter()
+        try:
+            reports.append((check_model(model), time.perf_counter() - start))
+        except GconvError as error:
+            unreadable.append(_Unreadable(model, error, time.perf_counter() - start))
+    return _Checks(tuple(reports), tuple(unreadable))

@@ -1,0 +1,119 @@
+"""What formulas of devices consist of, element by element: for NumPy, and compiled for arrays of single precision.
+
+Each function gives the same bits either way, see `compilation`. Results go into memory that was in use before where
+there is some: new memory takes longer to write to than a formula takes to compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.devices.compilation import compiled_formulas
+
+__all__ = [
+    "FloatArray",
+    "add_errors",
+    "add_noise_of_reading",
+    "drift_exponents",
+    "fitted_polynomial",
+    "line_between",
+    "polynomial",
+    "unit_parts",
+]
+
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+
+_MOST_COEFFICIENTS = 5  # of a polynomial that is compiled
+
+
+def polynomial(coefficients: Sequence[float], x: FloatArray, out: FloatArray | None = None) -> FloatArray:
+    """The sum of ``coefficients[i] * x**i``, in the type of `x`, which is finite, in `out` if there is one."""
+    result = np.empty_like(x) if out is None else out
+    compiled = compiled_formulas(x)
+    if compiled is not None and len(coefficients) <= _MOST_COEFFICIENTS:
+        compiled.polynomial(_padded(coefficients), x.reshape(-1), result.reshape(-1))
+        return result
+    result[...] = coefficients[-1]
+    for coefficient in reversed(coefficients[:-1]):
+        result *= x
+        result += coefficient
+    return result
+
+
+def fitted_polynomial(
+    coefficients: Sequence[float], values: FloatArray, unit: float, factor: float, *, scratch: FloatArray
+) -> FloatArray:
+    """``factor * polynomial(max(values / unit, 0))``, in a row of `scratch`, [2, as many]."""
+    parts: FloatArray
+    out: FloatArray
+    parts, out = scratch
+    compiled = compiled_formulas(values)
+    if compiled is not None and len(coefficients) <= _MOST_COEFFICIENTS:
+        compiled.fitted_polynomial(_padded(coefficients), values, np.float32(unit), np.float32(factor), out)
+        return out
+    polynomial(coefficients, unit_parts(values, unit, 0.0, parts), out)
+    out *= out.dtype.type(factor)
+    return out
+
+
+def _padded(coefficients: Sequence[float]) -> NDArray[np.float32]:
+    padded = np.zeros(_MOST_COEFFICIENTS, np.float32)
+    padded[: len(coefficients)] = coefficients
+    return padded
+
+
+def unit_parts(values: FloatArray, unit: float, least: float, out: FloatArray) -> FloatArray:
+    """``max(values / unit, least)``, in `out`."""
+    if (compiled := compiled_formulas(values)) is not None:
+        compiled.unit_parts(values, np.float32(unit), np.float32(least), out)
+        return out
+    np.divide(values, values.dtype.type(unit), out=out)
+    return np.maximum(out, least, out=out)
+
+
+def line_between(x: FloatArray, slope: float, offset: float, low: float, high: float, *, out: FloatArray) -> FloatArray:
+    """``min(max(slope * x + offset, low), high)``, in `out`, which may be `x`."""
+    if (compiled := compiled_formulas(x)) is not None:
+        compiled.line_between(x, *map(np.float32, (slope, offset, low, high)), out)
+        return out
+    np.multiply(x, x.dtype.type(slope), out=out)
+    out += offset
+    return np.clip(out, low, high, out=out)
+
+
+def add_errors(noise: FloatArray, sigma: FloatArray, scale: float, values: FloatArray) -> None:
+    """``max(values + scale * sigma * noise, 0)``, in place of `noise`."""
+    if (compiled := compiled_formulas(noise)) is not None:
+        compiled.add_errors(noise, sigma, np.float32(scale), values)
+        return
+    noise *= sigma
+    noise *= scale
+    noise += values
+    np.maximum(noise, 0, out=noise)
+
+
+def drift_exponents(noise: FloatArray, mean: FloatArray, spread: FloatArray, factor: float) -> None:
+    """``factor * |mean + spread * noise|``, in place of `noise`."""
+    if (compiled := compiled_formulas(noise)) is not None:
+        compiled.drift_exponents(noise, mean, spread, np.float32(factor))
+        return
+    noise *= spread
+    noise += mean
+    np.abs(noise, out=noise)
+    noise *= factor
+
+
+def add_noise_of_reading(noise: FloatArray, share: FloatArray, scale: float, values: FloatArray) -> None:
+    """``max(values + values * scale * share * noise, 0)``, in place of `noise`."""
+    if (compiled := compiled_formulas(noise)) is not None:
+        compiled.add_noise_of_reading(noise, share, np.float32(scale), values)
+        return
+    noise *= share
+    noise *= scale
+    noise *= values
+    noise += values
+    np.maximum(noise, 0, out=noise)

@@ -1,0 +1,203 @@
+"""From PyTorch to a mapped model: ``torch.onnx.export`` and the mapping in one call.
+
+The weights stay where torch has them, and are read in chunks while the mapped model is written. torch is imported only
+by `export`; what it returns is known by its attributes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack, cast
+
+from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.files.given import ModelLike, is_program
+from onnx_gconv.files.models import check_output_path
+from onnx_gconv.files.progress import Progress
+from onnx_gconv.operations import MappingReport, map_model
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ExportReport", "export", "map_program"]
+
+_EXTRA = "onnx_gconv[torch]"
+
+# torch.onnx.export takes these, but nothing would come of them here.
+_OF_THE_WRITTEN_FILE = frozenset({"export_params", "keep_initializers_as_inputs"})
+_OF_THE_OLDER_EXPORTER = frozenset(
+    {
+        "autograd_inlining",
+        "custom_opsets",
+        "do_constant_folding",
+        "export_modules_as_functions",
+        "fallback",
+        "operator_export_type",
+        "training",
+    }
+)
+
+
+@dataclass(frozen=True, repr=False)
+class ExportReport(MappingReport):
+    """What was mapped of an exported program.
+
+    Attributes:
+        program: The program before the mapping, a ``torch.onnx.ONNXProgram``: what `verify` takes as the original. It
+            keeps the weights of the module in memory for as long as the report lives.
+    """
+
+    program: ModelLike | None = field(default=None, compare=False)
+
+
+def export(
+    module: torch.nn.Module | torch.export.ExportedProgram,
+    args: tuple[Any, ...] | torch.Tensor,
+    path: str | os.PathLike[str],
+    converter: ConverterLike | None = None,
+    *,
+    dynamic_shapes: Mapping[str, Any] | tuple[Any, ...] | list[Any] | None = None,
+    config: ConfigurationLike | None = None,
+    external_data: bool | None = None,
+    progress: Progress | None = None,
+    **options: Any,  # noqa: ANN401 - torch's, which are of all types
+) -> ExportReport:
+    """Export a module with ``torch.onnx.export`` and write it mapped. No file of the plain model is written.
+
+    Memory beyond that of torch's own export does not grow with the model.
+
+    Args:
+        module: A ``torch.nn.Module`` in evaluation mode, or a ``torch.export.ExportedProgram``.
+        args: Example inputs.
+        path: The mapped model to write.
+        converter: The rule weight ⇄ conductances, as for `map_model`.
+        dynamic_shapes: Which axes are dynamic, as for ``torch.onnx.export``.
+        config: A configuration of the mapping, as for `map_model`.
+        external_data: Whether conductances go to a data file beside the output; decided by size if None.
+        progress: As for `map_model`.
+        **options: The keys of `MappingOptions` say how the program is mapped, such as ``granularity="channel"``. All
+            others are those of ``torch.onnx.export``, such as ``input_names=["image"]`` or ``opset_version=20``.
+
+    Returns:
+        What was mapped, and what was skipped and why; with the program.
+
+    Raises:
+        ConfigError: If torch or onnxscript is not installed, an option is wrong or would have no effect, or the output
+            cannot be written.
+        ModelError: If the program has nothing to map.
+        UnmappableWeightError: If a weight has values that no conductance can hold.
+        TypeError: If neither torch nor the mapping has such an option.
+
+    What ``torch.onnx.export`` raises stays as it is.
+    """
+    if is_program(module):
+        raise ConfigError("the module is exported already: map_program(program, path) maps it")
+    torch_export = _torch_export()
+    mapping, of_torch = _told_apart(options, list(inspect.signature(torch_export).parameters))
+    # What is wrong shall be told before the export, which takes its time.
+    check_output_path(Path(path), configuration_of(config, converter, mapping).source.files)
+    program = torch_export(module, args, dynamo=True, dynamic_shapes=dynamic_shapes, **of_torch)
+    return map_program(
+        program, path, converter, config=config, external_data=external_data, progress=progress, **mapping
+    )
+
+
+def map_program(
+    program: ModelLike,
+    path: str | os.PathLike[str],
+    converter: ConverterLike | None = None,
+    *,
+    config: ConfigurationLike | None = None,
+    external_data: bool | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+    **options: Unpack[MappingOptions],
+) -> ExportReport:
+    """Write what ``torch.onnx.export`` returned as a mapped model. The program is not changed.
+
+    Args:
+        program: A ``torch.onnx.ONNXProgram``, or any other model that `map_model` takes.
+        path: The mapped model to write.
+        converter: As for `map_model`, as all that follow.
+        config: A configuration of the mapping.
+        external_data: Whether conductances go to a data file beside the output; decided by size if None.
+        dry_run: Do everything but write.
+        progress: Called with the step ("scan", "write"), the bytes done and the bytes in all.
+        **options: The keys of `MappingOptions`.
+
+    Returns:
+        What was mapped, and what was skipped and why; with the program.
+
+    Raises:
+        ModelError: If it is no model, is mapped already, or has nothing to map.
+        UnmappableWeightError: If a weight has values that no conductance can hold.
+        ConfigError: If a pattern matches nothing, an option or the configuration is wrong, or the output cannot be
+            written.
+        TypeError: If there is no such option.
+    """
+    report = map_model(
+        program,
+        path,
+        converter,
+        config=config,
+        external_data=external_data,
+        dry_run=dry_run,
+        progress=progress,
+        **options,
+    )
+    found = {item.name: getattr(report, item.name) for item in fields(report)}
+    return ExportReport(**found, program=program)
+
+
+def _torch_export() -> Callable[..., Any]:
+    """``torch.onnx.export``.
+
+    Raises:
+        ConfigError: If it is missing, or what it needs.
+    """
+    missing = [name for name in ("torch", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise ConfigError(
+            f"exporting a module needs {' and '.join(missing)}, which {verb} missing; pip install '{_EXTRA}'"
+        )
+    import torch
+
+    return cast("Callable[..., Any]", torch.onnx.export)
+
+
+def _told_apart(options: Mapping[str, Any], of_torch: list[str]) -> tuple[MappingOptions, dict[str, Any]]:
+    """The options of the mapping, and those of torch.
+
+    Raises:
+        ConfigError: If one would have no effect here.
+        TypeError: If one is of neither.
+    """
+    mapping = {name: value for name, value in options.items() if name in MappingOptions.__annotations__}
+    others = {name: value for name, value in options.items() if name not in mapping}
+    for name, value in others.items():
+        if name == "f":
+            raise ConfigError("f: the path of the mapped model is what export writes; no other file is written")
+        if name in _OF_THE_WRITTEN_FILE:
+            raise ConfigError(f"{name}: torch.onnx.export heeds it in a file that it writes itself; leave it out")
+        if name in _OF_THE_OLDER_EXPORTER or (name == "dynamo" and not value):
+            raise ConfigError(
+                f"{name}: this is for torch's older exporter, which gives no program; leave it out, or export to a "
+                "file and give that to map_model"
+            )
+        if name not in of_torch:
+            raise TypeError(_unknown_option(name, [*MappingOptions.__annotations__, *of_torch]))
+    others.pop("dynamo", None)
+    return cast("MappingOptions", mapping), others
+
+
+def _unknown_option(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    there = f"; the nearest one that there is: {nearest[0]}" if nearest else ""
+    return f"neither the mapping nor torch.onnx.export has an option '{name}'{there}"

@@ -1,0 +1,110 @@
+"""What the manifest says of how a weight is mapped: its scales, tiles, clipping and levels, and what is lost."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from onnx_gconv.devices.levels import ConductanceLevels
+from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.mapping.record import Record
+from onnx_gconv.schemes.granularity import Partition
+from onnx_gconv.schemes.scale_grid import ScaleForm
+
+__all__ = ["ClippingRecord", "LevelsRecord", "LossRecord", "ScaleRecord", "TilingRecord", "ZeroRecord"]
+
+
+class ScaleRecord(Record):
+    """The scale, in µS per unit of weight: the initializer, and its value if it is one number."""
+
+    name: str
+    value: float | None = Field(gt=0)
+    form: ScaleForm = "number"
+    shape: tuple[int, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    consumer: int | None = None
+
+    @model_validator(mode="after")
+    def _has_its_numbers(self) -> Self:
+        if self.form == "number" and self.value is None:
+            raise ValueError("a scale that is one number has no value")
+        if self.form != "number" and (self.minimum is None or self.maximum is None):
+            raise ValueError("a scale of several numbers has no minimum or no maximum")
+        return self
+
+
+class ZeroRecord(Record):
+    """The initializer that holds what is added to the quotient, in units of weight, in the form of the scale."""
+
+    name: str
+    minimum: float
+    maximum: float
+
+
+class TilingRecord(Record):
+    """How the matrices of a weight are cut into pieces that have a scale each."""
+
+    rows: int | None
+    columns: int | None
+    partition: Partition
+    row_starts: tuple[int, ...]
+    column_starts: tuple[int, ...]
+
+
+class ClippingRecord(Record):
+    """Where weights are clipped: at a percentile of |W|, or at a value."""
+
+    percentile: float | None
+    value: float | None
+
+    @model_validator(mode="after")
+    def _has_one_of_them(self) -> Self:
+        if self.percentile is None and self.value is None:
+            raise ValueError("it has neither a percentile nor a value")
+        return self
+
+
+class LevelsRecord(Record):
+    """The levels that conductances are rounded to, in µS, and how they are stored."""
+
+    count: int
+    uniform: bool
+    g_min: float
+    g_max: float
+    values: tuple[float, ...] | None
+    storage: Literal["float", "uint4", "uint8", "uint16"]
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether codes of the levels are stored, not the conductances in µS."""
+        return self.storage != "float"
+
+    @property
+    def code_dtype(self) -> np.dtype[np.unsignedinteger]:
+        """The type of the codes; one that holds those of any levels if none are stored. NumPy has none of four bits."""
+        return np.dtype(np.uint8 if self.storage in {"uint4", "uint8"} else np.uint16)
+
+    @property
+    def levels(self) -> ConductanceLevels:
+        """The levels themselves.
+
+        Raises:
+            ModelError: If there are no such levels.
+        """
+        try:
+            return ConductanceLevels.from_manifest(self.model_dump(exclude={"storage"}))
+        except ConfigError as error:
+            raise ModelError(f"the manifest has wrong levels: {error}") from None
+
+
+class LossRecord(Record):
+    """What a weight loses by clipping and by rounding to levels, in units of weight."""
+
+    clipped: int
+    max_clipping_error: float
+    max_rounding_error: float
+    rms_error: float
+    sqnr_db: float | None

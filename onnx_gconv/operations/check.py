@@ -1,0 +1,226 @@
+"""The check of a mapped model alone: whether its mapping still stands. Neither its original nor a runtime is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx_gconv.crossbars.checked_weights import checked_weights
+from onnx_gconv.data_frame import Column, Columns
+from onnx_gconv.errors import ModelError, VerificationError
+from onnx_gconv.files.junit_xml import JunitSuite, junit_xml, mapping_cases
+from onnx_gconv.files.models import check_model_path, load_model
+from onnx_gconv.files.naming import named_in_messages
+from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
+from onnx_gconv.mapping.unlisted import rebuilding_node
+from onnx_gconv.passes.check_mapping import CheckMapping, Violation
+from onnx_gconv.shown_report import FrameTables, ShownReport
+from onnx_gconv.terminal_text import counted, plain
+from onnx_gconv.visible_text import listed
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from rich.text import Text  # noqa: TID251 - only its name
+
+__all__ = ["CheckReport", "CheckedName", "check_model"]
+
+_MOST_SHOWN = 20
+_MOST_IN_MESSAGE = 3
+
+_MAP_LAST = "map the original again, after all other tools (docs/other-tools.md)"
+_OR_RESTORE = "or make a plain model of this one with `onnx-gconv restore`"
+_TAKE_AS_MAPPED = f"take the model as it was mapped, or {_MAP_LAST}"
+
+
+@dataclass(frozen=True)
+class CheckedName:
+    """A weight that the manifest names.
+
+    Attributes:
+        name: Of the weight.
+        graph: Path of the graph that owns it; empty for the main graph.
+        is_folded: Whether another tool has folded its mapping, so that it is a plain initializer.
+    """
+
+    name: str
+    graph: str
+    is_folded: bool
+
+
+@dataclass(frozen=True, repr=False)
+class CheckReport(ShownReport):
+    """What a check of a mapped model found; ``print(report)`` says it.
+
+    Attributes:
+        model: The model.
+        weights: The weights that its manifest names; none without a manifest.
+        arrays: How many arrays of conductances or codes they have by the manifest.
+        violations: What does not hold, see `CheckMapping`.
+        is_mapped: Whether any weight is still mapped as the manifest says.
+        is_plain: Whether nothing in the model says or does anything of a mapping.
+    """
+
+    model: Path
+    weights: tuple[CheckedName, ...]
+    arrays: int
+    violations: tuple[Violation, ...]
+    is_mapped: bool
+    is_plain: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the model carries a mapping, and all of it holds."""
+        return not self.violations
+
+    @property
+    def folded(self) -> tuple[str, ...]:
+        """Names of the weights whose mapping was folded away."""
+        return tuple(item.name for item in self.weights if item.is_folded)
+
+    @property
+    def remedy(self) -> str | None:
+        """What to do; None if all holds."""
+        if self.passed:
+            return None
+        if self.is_plain:
+            return "map it with `onnx-gconv map`; if it was mapped, map it after all other tools (docs/other-tools.md)"
+        if not self.folded:
+            return _TAKE_AS_MAPPED
+        is_restorable = all(self._is_told(item) for item in self.violations)
+        return f"{_MAP_LAST}, {_OR_RESTORE}" if is_restorable else _MAP_LAST
+
+    def raise_if_failed(self) -> None:
+        """Raise unless the mapping holds.
+
+        Raises:
+            VerificationError: Its message has what does not hold, and what to do.
+        """
+        if not self.passed:
+            sentences = tuple(self._sentences())
+            more = f" (and {len(sentences) - _MOST_IN_MESSAGE} more)" if len(sentences) > _MOST_IN_MESSAGE else ""
+            found = "; ".join(sentences[:_MOST_IN_MESSAGE])
+            raise VerificationError(f"'{self.model}': {found}{more}; {self.remedy}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {
+            "model": str(self.model),
+            "passed": self.passed,
+            "is_mapped": self.is_mapped,
+            "weights": [{**asdict(item), "problems": list(self._problems(item.name))} for item in self.weights],
+            "conductance_arrays": self.arrays,
+            "folded": list(self.folded),
+            "violations": [asdict(violation) for violation in self.violations],
+            "remedy": self.remedy,
+        }
+
+    def to_junit(self, seconds: float = 0.0) -> str:
+        """The check as JUnit XML, a case for each weight and one for what concerns the whole model.
+
+        Args:
+            seconds: How long it took.
+        """
+        return junit_xml(self.junit_suite(seconds))
+
+    def junit_suite(self, seconds: float = 0.0) -> JunitSuite:
+        """The check as a part of such a document."""
+        names = (item.name for item in self.weights)
+        problems = ((item.weight, item.message) for item in self.violations)
+        cases = mapping_cases(str(self.model), names, problems, self.remedy)
+        return JunitSuite(f"onnx-gconv check {self.model}", cases, seconds)
+
+    def _problems(self, weight: str) -> Iterator[str]:
+        return (item.message for item in self.violations if item.weight == weight)
+
+    def _sentences(self) -> Iterator[str]:
+        """What does not hold: one sentence for all weights that were folded away, and one for each other violation."""
+        folded = self.folded
+        if folded:
+            of = f"{len(folded)} of {counted(len(self.weights))}"
+            yield f"the mapping was folded away by another tool: {of} {_verb(folded)} again ({listed(folded)})"
+        yield from (str(item) for item in self.violations if not self._is_told(item))
+
+    def _is_told(self, item: Violation) -> bool:
+        """Whether the sentence about folded weights says it already."""
+        return item.weight in self.folded and item.message.startswith("the mapping was folded away")
+
+    def _in_short(self) -> str:
+        found = "passed" if self.passed else f"failed: {'; '.join(self._sentences())}"
+        return f"{self.model}, {counted(len(self.weights))}: {found}"
+
+    def _frame_tables(self) -> FrameTables:
+        violations = {
+            "weight": Column("text", [item.weight for item in self.violations]),
+            "problem": Column("text", [item.message for item in self.violations]),
+        }
+        return {"weights": self._columns, "violations": lambda: violations}
+
+    def _columns(self) -> Columns:
+        problems = ["; ".join(self._problems(item.name)) or None for item in self.weights]
+        return {
+            "weight": Column("text", [item.name for item in self.weights]),
+            "graph": Column("text", [item.graph for item in self.weights]),
+            "passed": Column("yes or no", [problem is None for problem in problems]),
+            "is_folded": Column("yes or no", [item.is_folded for item in self.weights]),
+            "problem": Column("text", problems),
+        }
+
+    def __str__(self) -> str:
+        return self.__rich__().plain
+
+    def __rich__(self) -> Text:
+        if self.passed:
+            checked = f"{counted(len(self.weights))} in {self.arrays:,} arrays of conductances"
+            return plain(
+                f"PASSED: the mapping of {self.model} holds: {checked}, structure, manifest and values.",
+                style="bold green",
+            )
+        lines = [f"FAILED: {self.model}: {sentence}" for sentence in self._sentences()]
+        if len(lines) > _MOST_SHOWN:
+            lines[_MOST_SHOWN:] = [f"FAILED: and {len(lines) - _MOST_SHOWN:,} more, all of which --json lists"]
+        return plain(*lines, f"What to do: {self.remedy}.", style="bold red")
+
+
+def check_model(model: str | os.PathLike[str]) -> CheckReport:
+    """Check that a mapped model still is what its manifest says. All conductances are read, in chunks.
+
+    Structure, manifest and invariants are those of `CheckMapping`. What the model computes is not compared with its
+    original; `onnx_gconv.verify` does that, which takes ONNX Runtime.
+
+    Args:
+        model: The ONNX model.
+
+    Returns:
+        What does not hold. A model without a mapping fails, too.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
+    source = check_model_path(model)
+    graph = load_model(source)
+    with named_in_messages(source, options_concern_it=False):
+        violations = CheckMapping().violations(graph)
+        manifest = _manifest(graph)
+        checked = () if manifest is None else checked_weights(manifest, graph)
+        if manifest is not None and not checked:  # of nothing, everything holds
+            violations = (*violations, Violation(None, "the manifest names no weight; nothing is mapped"))
+        weights = tuple(CheckedName(item.record.name, item.record.graph, item.is_folded) for item in checked)
+        arrays = sum(len(item.record.conductances) for item in checked)
+        is_mapped = any(item.problem is None for item in checked)
+        is_plain = MANIFEST_KEY not in graph.metadata_props and rebuilding_node(graph) is None
+    return CheckReport(source, weights, arrays, violations, is_mapped, is_plain)
+
+
+def _manifest(model: ir.Model) -> Manifest | None:
+    """The manifest, if there is one that can be read; that one cannot be is among the violations."""
+    try:
+        return read_manifest(model)
+    except ModelError:
+        return None
+
+
+def _verb(names: tuple[str, ...]) -> str:
+    return "is a plain initializer" if len(names) == 1 else "are plain initializers"

@@ -1,0 +1,94 @@
+"""The first inputs that a model runs on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from onnx_gconv.errors import GconvError
+from onnx_gconv.runtime.decoder_inputs import decoder_attempts, decoder_of
+from onnx_gconv.runtime.inputs import InputSpec, ValueRange, generate_attempts
+from onnx_gconv.runtime.session import RuntimeRefusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["AllRefusedError", "first_run"]
+
+Outputs = TypeVar("Outputs")
+
+
+class AllRefusedError(GconvError):
+    """A model runs on no generated inputs.
+
+    Attributes:
+        first: What ONNX Runtime said of the first ones.
+        count: How many there were.
+    """
+
+    def __init__(self, first: RuntimeRefusal, count: int) -> None:
+        self.first = first
+        self.count = count
+        super().__init__(first.message)
+
+
+def first_run(
+    run: Callable[[dict[str, NDArray[Any]]], Outputs],
+    specs: Sequence[InputSpec],
+    *,
+    dims: Mapping[str, int],
+    values: Mapping[str, ValueRange],
+    seed: int,
+    given: Mapping[str, NDArray[Any]] | None = None,
+    tell: Callable[[dict[str, NDArray[Any]]], None] | None = None,
+) -> tuple[dict[str, NDArray[Any]], Outputs]:
+    """The first generated inputs that a model runs on, and what it gives.
+
+    Those of a decoder come first, if it is one; then sizes that are common in vision, text and audio.
+
+    Args:
+        run: Runs the model; raises a `RuntimeRefusal` if it does not take the inputs.
+        specs: The inputs of the model.
+        dims: Sizes by symbolic name or ``INPUT:AXIS``.
+        values: Ranges by input name.
+        seed: The same seed gives the same arrays.
+        given: For a decoder: arrays of some inputs, by name.
+        tell: Is told the inputs of each attempt after the first.
+
+    Raises:
+        AllRefusedError: It runs on none.
+        ConfigError: A name is unknown, sizes contradict each other, or a range does not fit its input's type.
+    """
+    refusals: list[RuntimeRefusal] = []
+    for feeds in _attempts(specs, refusals, dims=dims, values=values, seed=seed, given=given or {}):
+        if refusals and tell is not None:
+            tell(feeds)
+        try:
+            return feeds, run(feeds)
+        except RuntimeRefusal as refusal:
+            refusals.append(refusal.with_traceback(None))  # which would keep the inputs in memory
+    raise AllRefusedError(refusals[0], len(refusals))
+
+
+def _attempts(
+    specs: Sequence[InputSpec],
+    refusals: Sequence[RuntimeRefusal],
+    *,
+    dims: Mapping[str, int],
+    values: Mapping[str, ValueRange],
+    seed: int,
+    given: Mapping[str, NDArray[Any]],
+) -> Iterator[dict[str, NDArray[Any]]]:
+    decoder = decoder_of(specs)
+    if decoder is not None:
+        attempts = decoder_attempts(decoder, dims=dims, values=values, seed=seed, given=given)
+        feeds = next(attempts, None)
+        while feeds is not None:
+            yield feeds
+            try:
+                feeds = attempts.send(refusals[-1].message)
+            except StopIteration:
+                break
+    if not given:
+        yield from generate_attempts(specs, dims=dims, values=values, seed=seed)

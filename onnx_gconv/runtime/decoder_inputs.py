@@ -1,0 +1,322 @@
+"""Inputs of language models that decode: tokens, masks, positions and caches of earlier tokens that fit each other.
+
+The axes of such a model depend on each other in ways that it does not say: the mask is as long as the earlier tokens
+and the new ones together, positions go on where the earlier tokens end, the size of a head stands in no input. Roles
+follow from the names that exporters give (ONNX Runtime GenAI, Optimum, Mobius, PyTorch), and sizes that no name
+tells from what ONNX Runtime says when it refuses a guess.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from onnx_gconv.runtime.inputs import InputSpec, ValueRange, generate_inputs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Decoder", "decoder_attempts", "decoder_of"]
+
+Feeds: TypeAlias = "dict[str, NDArray[Any]]"
+
+_Role: TypeAlias = Literal["batch", "sequence", "past", "total", "head_size", "heads", "window", "encoder"]
+
+# Earlier tokens and new ones. Some earlier ones test more; some models take none or one token at a time.
+_LENGTHS = ((3, 4), (0, 4), (8, 1), (0, 1))
+
+_HEAD_SIZES = (64, 128, 96, 80, 256, 32, 16, 8, 112, 160, 192, 512)
+
+# Every vocabulary has more entries; where one has not, ONNX Runtime says that an index is out of bounds.
+_TOKENS = 100
+_FEWEST_TOKENS = 2
+
+# So often a size is taken from what ONNX Runtime says.
+_MOST_LESSONS = 8
+
+_MATRIX_RANK = 2
+_SMALLEST_CACHE_RANK = 3
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A model that continues a text.
+
+    Attributes:
+        specs: All its inputs.
+        tokens: The input of tokens, or of their embeddings, [batch, sequence, ...].
+        caches: The inputs that hold what was computed for earlier tokens.
+        roles: What the open sizes of its inputs are, by symbol or ``INPUT:AXIS``.
+    """
+
+    specs: tuple[InputSpec, ...]
+    tokens: InputSpec
+    caches: tuple[InputSpec, ...]
+    roles: Mapping[str, _Role]
+
+    def completed_by(self, given: Mapping[str, object]) -> tuple[str, ...]:
+        """The inputs that have to be generated where some are given."""
+        return tuple(spec.name for spec in self.specs if spec.name not in given)
+
+
+def decoder_of(specs: Sequence[InputSpec]) -> Decoder | None:
+    """The decoder that takes these inputs; None if they are not those of one.
+
+    It is one if it takes tokens, and caches of earlier tokens or a mask that may be longer than the tokens.
+    """
+    tokens = next((spec for spec in specs if _is_tokens(spec)), None)
+    if tokens is None:
+        return None
+    caches = tuple(spec for spec in specs if _is_cache(spec))
+    masks = [spec for spec in specs if _is_mask(spec)]
+    if not caches and all(mask.shape[-1] == tokens.shape[1] for mask in masks):
+        return None
+    roles: dict[str, _Role] = {}
+    for spec in (tokens, *(spec for spec in specs if spec is not tokens)):
+        for axis, size in enumerate(spec.shape):
+            role = None if isinstance(size, int) else _role_of(spec, axis, size, is_tokens=spec is tokens)
+            if role is not None:
+                roles.setdefault(_key(spec, axis), role)
+    return Decoder(tuple(specs), tokens, caches, roles)
+
+
+def decoder_attempts(
+    decoder: Decoder,
+    *,
+    dims: Mapping[str, int],
+    values: Mapping[str, ValueRange],
+    seed: int,
+    given: Mapping[str, NDArray[Any]] | None = None,
+) -> Generator[Feeds, str | None, None]:
+    """Generated inputs, one attempt after the other; what ONNX Runtime says of an attempt is sent for the next one.
+
+    Floats are from normal(0, 1), tokens are uniform, all positions are attended to.
+
+    Args:
+        decoder: The model.
+        dims: Sizes by symbolic name or ``INPUT:AXIS``; others follow them.
+        values: Ranges by input name, for inputs that do not take the defaults.
+        seed: The same seed gives the same arrays.
+        given: Arrays of some inputs, by name, which all attempts have; with no caches there are no earlier tokens.
+
+    Raises:
+        ConfigError: A name is unknown, sizes contradict each other, or a range does not fit its input's type.
+    """
+    given = given or {}
+    fixed = _fixed(decoder, dims, given)
+    guess = _Guess({"batch": 1, "heads": 1, "window": 1, "encoder": 4})
+    lengths = _lengths(decoder, fixed, given)
+    for head_size in _HEAD_SIZES if "head_size" in decoder.roles.values() else _HEAD_SIZES[:1]:
+        if not guess.take_head_size(head_size):
+            continue
+        for past, sequence in lengths:
+            for _ in range(_MOST_LESSONS):
+                sizes = {**guess.sizes, "past": past, "sequence": sequence, **fixed}
+                sizes.setdefault("total", sizes["past"] + sizes["sequence"])
+                feeds = _feeds(decoder, sizes, guess.tokens, dims=dims, values=values, seed=seed)
+                said = yield feeds | dict(given)
+                if said is None or not guess.learn(said, sizes, fixed):
+                    break
+        if "head_size" in fixed:
+            return
+
+
+@dataclass
+class _Guess:
+    """Sizes that no name tells, and what was learnt of them."""
+
+    sizes: dict[str, int]
+    tokens: int = _TOKENS
+    _tried: set[tuple[str, int]] = field(default_factory=set)
+
+    def take_head_size(self, size: int) -> bool:
+        """Take another size of heads; False if it was tried."""
+        if ("head_size", size) in self._tried:
+            return False
+        self._tried.add(("head_size", size))
+        self.sizes["head_size"] = size
+        return True
+
+    def learn(self, said: str, sizes: Mapping[str, int], fixed: Mapping[str, int]) -> bool:
+        """Take the size that a message asks for in place of one that it names; False if there is none."""
+        if re.search(r"out of data bounds|indices element|out of range", said) and self.tokens > _FEWEST_TOKENS:
+            self.tokens = _FEWEST_TOKENS
+            return True
+        for there, wanted in _sizes_said(said):
+            for role in _LEARNT:
+                if role in fixed or sizes.get(role) != there or (role, wanted) in self._tried:
+                    continue
+                self._tried |= {(role, there), (role, wanted)}
+                self.sizes[role] = wanted
+                return True
+        return False
+
+
+def _sizes_said(said: str) -> Iterator[tuple[int, int]]:
+    """The sizes that a message finds, each with the one that it asks for."""
+    text = re.sub(r"'[^']*'", "", said)  # names of nodes hold numbers, too
+    for pattern, is_ordered in _SIZES_SAID:
+        for found in re.finditer(pattern, text, re.IGNORECASE):
+            there, wanted = int(found["there"]), int(found["wanted"])
+            yield there, wanted
+            if not is_ordered:
+                yield wanted, there
+
+
+# What ONNX Runtime's kernels say of sizes that do not fit, and whether they say which of two is the wrong one.
+_SIZES_SAID = (
+    (r"got:?\s*(?P<there>\d+)\D{0,20}expected:?\s*(?P<wanted>\d+)", True),
+    (r"expected:?\s*(?P<wanted>\d+)\D{0,20}(?:got|actual|received):?\s*(?P<there>\d+)", True),
+    (r"(?P<there>\d+)\)?\s*(?:must|should) be(?: at least| equal to)?\D{0,40}(?P<wanted>\d+)", True),
+    (r"(?P<there>\d+) (?:and|by) (?P<wanted>\d+)", False),
+)
+
+_LEARNT: tuple[_Role, ...] = ("head_size", "window", "heads", "encoder")
+
+
+def _is_tokens(spec: InputSpec) -> bool:
+    return re.search(r"input_ids|inputs_embeds|input_embeds", spec.name) is not None and len(spec.shape) >= _MATRIX_RANK
+
+
+def _is_mask(spec: InputSpec) -> bool:
+    return "mask" in spec.name and len(spec.shape) >= _MATRIX_RANK
+
+
+def _is_cache(spec: InputSpec) -> bool:
+    is_named = re.search(r"past|cache|(^|[._])kv([._]|$)|(conv|recurrent|ssm)_state", spec.name) is not None
+    return is_named and len(spec.shape) >= _SMALLEST_CACHE_RANK and not isinstance(spec.dtype, str)
+
+
+def _key(spec: InputSpec, axis: int) -> str:
+    size = spec.shape[axis]
+    return size if isinstance(size, str) else f"{spec.name}:{axis}"
+
+
+def _role_of(spec: InputSpec, axis: int, size: str | None, *, is_tokens: bool) -> _Role | None:
+    """What an open size is; None if nothing says it."""
+    text = (size or "").lower()
+    from_end = axis - len(spec.shape)
+    role: _Role | None = "batch" if axis == 0 else None
+    if is_tokens:
+        role = {0: "batch", 1: "sequence"}.get(axis)  # type: ignore[assignment]
+    elif "batch" in text:
+        role = "batch"
+    elif _is_cache(spec):
+        role = _role_in_cache(text, from_end, axis)
+    elif _is_mask(spec) and axis:
+        role = {-1: "total", -2: "sequence"}.get(from_end)  # type: ignore[assignment]
+    elif "position" in spec.name and from_end == -1:
+        role = "sequence"
+    elif axis == 1 and ("encoder" in spec.name or "encoder" in text):
+        role = "encoder"
+    return role
+
+
+def _role_in_cache(text: str, from_end: int, axis: int) -> _Role:
+    """The role of an open axis of a cache [batch, heads, positions, head size]."""
+    for words, role in _ROLES_IN_CACHES:
+        if re.search(words, text):
+            return role
+    if axis == 0:
+        return "batch"
+    return {-1: "head_size", -2: "past"}.get(from_end, "heads")  # type: ignore[return-value]
+
+
+# The first one whose words stand in the name of an axis.
+_ROLES_IN_CACHES: tuple[tuple[str, _Role], ...] = (
+    (r"\+|total|max", "total"),
+    (r"sliding|window", "window"),
+    (r"encoder", "encoder"),
+    (r"past|seq|len", "past"),
+    (r"dim|size|hidden", "head_size"),
+    (r"head", "heads"),
+)
+
+
+def _fixed(decoder: Decoder, dims: Mapping[str, int], given: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """The sizes that the caller decides, by role."""
+    fixed: dict[str, int] = {role: dims[key] for key, role in decoder.roles.items() if key in dims}
+    for spec in decoder.specs:
+        if spec.name not in given or given[spec.name].ndim != len(spec.shape):
+            continue
+        for axis, size in enumerate(given[spec.name].shape):
+            role = decoder.roles.get(_key(spec, axis))
+            if role is not None and not isinstance(spec.shape[axis], int):
+                fixed.setdefault(role, size)
+    for spec in decoder.specs:  # sizes that the model itself fixes
+        if spec is decoder.tokens and isinstance(spec.shape[1], int):
+            fixed.setdefault("sequence", spec.shape[1])
+        if _is_mask(spec) and isinstance(spec.shape[-1], int):
+            fixed.setdefault("total", spec.shape[-1])
+    if "total" in fixed and "past" not in fixed and "sequence" in fixed and decoder.caches:
+        fixed["past"] = max(fixed["total"] - fixed["sequence"], 0)
+    return fixed
+
+
+def _lengths(
+    decoder: Decoder, fixed: Mapping[str, int], given: Mapping[str, NDArray[Any]]
+) -> Sequence[tuple[int, int]]:
+    """Numbers of earlier and of new tokens, one attempt after the other."""
+    has_none = not decoder.caches or (bool(given) and not any(spec.name in given for spec in decoder.caches))
+    pasts = (0,) if has_none and "past" not in fixed else tuple(past for past, _ in _LENGTHS)
+    found = {
+        (fixed.get("past", past), fixed.get("sequence", sequence)): None
+        for past, sequence in _LENGTHS
+        if past in pasts or "past" in fixed
+    }
+    return list(found)
+
+
+def _feeds(
+    decoder: Decoder,
+    sizes: Mapping[str, int],
+    tokens: int,
+    *,
+    dims: Mapping[str, int],
+    values: Mapping[str, ValueRange],
+    seed: int,
+) -> Feeds:
+    """Inputs of these sizes, with tokens below a number."""
+    decided = {key: sizes[role] for key, role in decoder.roles.items()}
+    fallback = max(sizes["sequence"], 1)
+    feeds = generate_inputs(decoder.specs, dims={**decided, **dims}, values=values, fallback_size=fallback, seed=seed)
+    rng = np.random.default_rng(seed)
+    for spec in decoder.specs:
+        if spec.name not in values and not isinstance(spec.dtype, str):
+            array = _meaningful(spec, feeds[spec.name], sizes, tokens, rng, is_tokens=spec is decoder.tokens)
+            feeds[spec.name] = array.astype(spec.dtype)
+    return feeds
+
+
+def _meaningful(
+    spec: InputSpec,
+    drawn: NDArray[Any],
+    sizes: Mapping[str, int],
+    tokens: int,
+    rng: np.random.Generator,
+    *,
+    is_tokens: bool,
+) -> NDArray[Any]:
+    """The values of an input that stands for something; what was drawn for others."""
+    is_whole = drawn.dtype.kind in "iu"
+    if is_tokens and is_whole:
+        return rng.integers(0, tokens, drawn.shape)
+    if _is_mask(spec):  # of floats, a mask is added to scores
+        return np.ones(drawn.shape) if drawn.dtype.kind in "iub" else np.zeros(drawn.shape)
+    if is_whole and "position" in spec.name and drawn.ndim:
+        return np.broadcast_to(np.arange(sizes["past"], sizes["past"] + drawn.shape[-1]), drawn.shape)
+    if drawn.dtype.kind == "b" and "cache" in spec.name:
+        return np.full(drawn.shape, sizes["past"] > 0)
+    if is_whole and len(spec.shape) <= 1:
+        for words, number in (
+            (r"seqlens_k", sizes["total"] - 1),
+            (r"total", sizes["total"]),
+            (r"past", sizes["past"]),
+        ):
+            if re.search(words, spec.name):
+                return np.full(drawn.shape, number)
+    return drawn

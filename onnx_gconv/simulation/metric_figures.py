@@ -1,0 +1,222 @@
+"""Figures of outputs that come batch by batch. They are what they are of all samples at once, bit for bit."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import ConfigError
+
+__all__ = ["Agreement", "Cosine", "MetricFigure", "PairwiseSum", "Sqnr", "Top"]
+
+_LEAF = 1 << 16  # elements
+
+
+class PairwiseSum:
+    """The sum of numbers that come piece by piece, as `numpy.sum` of all of them rounds it.
+
+    NumPy adds up the first half, of a multiple of eight numbers, and the second one, each of them likewise. That says
+    of each number where in the tree of sums it stands. So no more is held than the numbers of one leaf, and a sum for
+    each level of the tree.
+
+    Args:
+        count: How many numbers there will be.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._left: list[int | None] = [count]  # how many each sum is of; None: two sums are added
+        self._sums: list[float] = []
+        self._pieces: list[NDArray[np.float64]] = []
+        self._there = 0
+
+    def add(self, numbers: NDArray[np.float64]) -> None:
+        """Add some more."""
+        self._pieces.append(numbers.reshape(-1))
+        self._there += numbers.size
+        while self._left:
+            count = self._left.pop()
+            if count is None:
+                second = self._sums.pop()
+                self._sums.append(self._sums.pop() + second)
+            elif count <= self._there:
+                self._sums.append(float(self._taken(count).sum()))
+            elif count <= _LEAF:
+                self._left.append(count)
+                return
+            else:
+                half = count // 2
+                half -= half % 8
+                self._left += [None, count - half, half]
+
+    def _taken(self, count: int) -> NDArray[np.float64]:
+        numbers = self._pieces[0] if len(self._pieces) == 1 else np.concatenate(self._pieces)
+        self._pieces = [numbers[count:]]
+        self._there -= count
+        return numbers[:count]
+
+    def value(self) -> float:
+        """The sum, when all have come."""
+        [found] = self._sums
+        return found
+
+
+class MetricFigure(ABC):
+    """A figure of one output, which comes batch by batch.
+
+    Args:
+        shape: That of the output for all samples.
+        labels: Those of all samples.
+    """
+
+    def __init__(self, shape: tuple[int, ...], labels: NDArray[Any] | None) -> None:
+        self.shape = shape
+        self.rows = math.prod(shape[:-1])
+        self.check(labels)
+
+    def check(self, labels: NDArray[Any] | None) -> None:  # noqa: B027 - most shapes suit
+        """Raise ConfigError if labels or the shape do not suit it."""
+
+    @abstractmethod
+    def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
+        """Add a batch.
+
+        Args:
+            found: The outputs of a chip.
+            labels: The labels.
+            ideal: Gives the outputs of the ideal model, which may have to be read for that.
+        """
+
+    @abstractmethod
+    def value(self) -> float:
+        """The figure, when all have come."""
+
+
+class Top(MetricFigure):
+    """The share of labels among the `count` largest scores of the last axis."""
+
+    def __init__(self, count: int, shape: tuple[int, ...], labels: NDArray[Any] | None) -> None:
+        self._count = count
+        super().__init__(shape, labels)
+        self._right = 0
+
+    def check(self, labels: NDArray[Any] | None) -> None:
+        """Raise ConfigError if labels or the shape do not suit it."""
+        if self._count > self.shape[-1]:
+            raise ConfigError(
+                f"top{self._count} is about {self._count} scores, but there are {self.shape[-1]} classes; take a "
+                "smaller number"
+            )
+        assert labels is not None  # noqa: S101 - `metric_of` asks for them
+        if self.rows != labels.size:
+            raise ConfigError(
+                f"there are {labels.size} labels for outputs of the shape {list(self.shape)}; there has to be one for "
+                "each row of scores"
+            )
+        classes = self.shape[-1]
+        if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            wrong = int(labels.max()) if labels.max() >= classes else int(labels.min())
+            raise ConfigError(
+                f"a label is {wrong}, but there are scores of the classes 0 to {classes - 1}; give the classes of this "
+                "output, or choose another one with --output-name"
+            )
+
+    def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
+        """Add a batch."""
+        del ideal
+        assert labels is not None  # noqa: S101 - `metric_of` asks for them
+        scores, flat = found.reshape(-1, found.shape[-1]), labels.reshape(-1)
+        if self._count == 1:
+            self._right += int((scores.argmax(axis=1) == flat).sum())
+            return
+        # As many are better as the rank of the right class; of equal ones the first counts, as for argmax.
+        right = scores[np.arange(flat.size), flat]
+        better = (scores > right[:, None]).sum(axis=1)
+        earlier = ((scores == right[:, None]) & (np.arange(scores.shape[1]) < flat[:, None])).sum(axis=1)
+        self._right += int((better + earlier < self._count).sum())
+
+    def value(self) -> float:
+        """The figure, when all have come."""
+        return self._right / self.rows if self.rows else math.nan
+
+
+class Sqnr(MetricFigure):
+    """The power of the ideal outputs beside that of the distance from them, in dB; infinite if there is none."""
+
+    def __init__(self, shape: tuple[int, ...], labels: NDArray[Any] | None) -> None:
+        super().__init__(shape, labels)
+        size = math.prod(shape)
+        self._noise, self._signal = PairwiseSum(size), PairwiseSum(size)
+
+    def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
+        """Add a batch."""
+        del labels
+        other = ideal().astype(np.float64)
+        self._noise.add(np.square(found.astype(np.float64) - other))
+        self._signal.add(np.square(other))
+
+    def value(self) -> float:
+        """The figure, when all have come."""
+        noise, signal = self._noise.value(), self._signal.value()
+        if not noise:
+            return math.inf
+        return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+class Cosine(MetricFigure):
+    """The mean cosine similarity of the vectors of the last axis; 1 for two that are 0, and 0 where only one is."""
+
+    def __init__(self, shape: tuple[int, ...], labels: NDArray[Any] | None) -> None:
+        super().__init__(shape, labels)
+        self._sum = PairwiseSum(self.rows)
+
+    def check(self, labels: NDArray[Any] | None) -> None:
+        """Raise ConfigError if labels or the shape do not suit it."""
+        del labels
+        if self.shape[-1] < 2:  # noqa: PLR2004 - the angle between two numbers says nothing
+            raise ConfigError(
+                f"the cosine needs vectors along the last axis, but the output has the shape {list(self.shape)}; take "
+                "another metric, or another output"
+            )
+
+    def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
+        """Add a batch."""
+        del labels
+        one, other = (each.astype(np.float64).reshape(-1, each.shape[-1]) for each in (found, ideal()))
+        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        both_zero = ~one.any(axis=1) & ~other.any(axis=1)
+        self._sum.add(np.where(norms > 0, (one * other).sum(axis=1) / np.where(norms > 0, norms, 1), both_zero))
+
+    def value(self) -> float:
+        """The figure, when all have come."""
+        return self._sum.value() / self.rows if self.rows else math.nan
+
+
+class Agreement(MetricFigure):
+    """How often the largest element of the last axis is the same one."""
+
+    def __init__(self, shape: tuple[int, ...], labels: NDArray[Any] | None) -> None:
+        super().__init__(shape, labels)
+        self._equal = 0
+
+    def check(self, labels: NDArray[Any] | None) -> None:
+        """Raise ConfigError if labels or the shape do not suit it."""
+        del labels
+        if self.shape[-1] < 2:  # noqa: PLR2004 - one number is always the largest
+            raise ConfigError(
+                f"agreement needs scores along the last axis, but the output has the shape {list(self.shape)}; take "
+                "another metric, or another output"
+            )
+
+    def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
+        """Add a batch."""
+        del labels
+        self._equal += int((found.argmax(axis=-1) == ideal().argmax(axis=-1)).sum())
+
+    def value(self) -> float:
+        """The figure, when all have come."""
+        return self._equal / self.rows if self.rows else math.nan

@@ -1,0 +1,247 @@
+"""The original's own outputs in ONNX Runtime, by which those of the mapped model are judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.runtime.attempts import AllRefusedError, first_run
+from onnx_gconv.runtime.comparison import Outputs, Spread, flatten_all, is_beyond_rounding, spread_between
+from onnx_gconv.runtime.decoder_inputs import decoder_of
+from onnx_gconv.runtime.fresh_memory import FILLS, filled_memory, unwritten_elements, unwritten_note, without
+from onnx_gconv.runtime.given_inputs import check_inputs, load_inputs
+from onnx_gconv.runtime.inputs import MOST_NAMED, InputSpec, ValueRange
+from onnx_gconv.runtime.session import ModelSession, Optimization, RuntimeRefusal, run_model
+from onnx_gconv.verification.outputs_report import InputsDescription
+from onnx_gconv.verification.random_numbers import random_numbers
+from onnx_gconv.visible_text import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Generation", "OriginalRuns", "described"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How inputs are generated."""
+
+    dims: Mapping[str, int]
+    values: Mapping[str, ValueRange]
+    seed: int
+
+
+class OriginalRuns:
+    """The original's outputs at the levels at which it runs, on the first inputs on which it does."""
+
+    def __init__(
+        self,
+        model: Path,
+        inputs: Path | Mapping[str, NDArray[Any]] | None,
+        generation: Generation,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._model = model
+        self._given = inputs
+        self._generation = generation
+        self._tell = tell
+        self._refusals: dict[Optimization, RuntimeRefusal] = {}
+        self._unfit: ConfigError | None = None
+        self._attempts = 0
+        self._completed: tuple[str, ...] = ()
+        self.unwritten: dict[str, NDArray[np.bool_]] = {}
+        self.feeds: dict[str, NDArray[Any]] | None = None
+        self.outputs: dict[Optimization, Outputs] = {}
+        self.spreads: dict[str, Spread] = {}
+
+    def run(self, optimization: Optimization) -> None:
+        """Run the original at one level, and note how far it is from its runs so far."""
+        self._tell(f"running the original, {described(optimization)}")
+        try:
+            with ModelSession(self._model, optimization) as session:
+                with filled_memory(FILLS[0]):
+                    found = self._first_accepted(session)
+                if found is None:
+                    return
+                again = None
+                if not self.outputs or self.unwritten:
+                    with filled_memory(FILLS[1]):
+                        again = flatten_all(session.run(self.feeds or {}))
+                    self._note_unwritten(found, again)
+                    found, again = self.written(found), self.written(again)
+            if again is not None and not self.outputs:
+                found = self._first_run(optimization, found, again)
+        except RuntimeRefusal as refusal:
+            self._refusals[optimization] = refusal.with_traceback(None)
+            return
+        for first in self.outputs.values():
+            self._measure_spread(self.written(first), found)
+        self.outputs[optimization] = found
+
+    def written(self, outputs: Outputs) -> Outputs:
+        """Outputs with zeros for the elements that the original never writes."""
+        return {name: without(output, self.unwritten.get(name)) for name, output in outputs.items()}
+
+    def _note_unwritten(self, first: Outputs, second: Outputs) -> None:
+        """Find the elements that were written in neither of two runs, in memory of different contents."""
+        for name in first:
+            found = unwritten_elements(first[name], second.get(name))
+            if found is not None:
+                known = self.unwritten.get(name)
+                self.unwritten[name] = found if known is None or known.shape != found.shape else known | found
+
+    def _first_run(self, optimization: Optimization, found: Outputs, again: Outputs) -> Outputs:
+        """The outputs of the first run of a session, once it is known how far two runs of one session are apart.
+
+        A model that draws random numbers draws others in every run. If all that is drawn has a seed, the first runs of
+        sessions can be compared as if there were no random numbers.
+        """
+        is_steady = not any(_differ(found[name], again.get(name)) for name in found)
+        if is_steady or (drawn := random_numbers(self._model)) == "none":
+            self._measure_spread(found, again)
+            for name, spread in self.spreads.items():  # an op that nobody knows may draw random numbers, too
+                if not is_steady and is_beyond_rounding(found[name], spread):
+                    self.spreads[name] = replace(spread, noise="random")
+            return found
+        first, second = found, again
+        if drawn == "seeded":
+            runs = (flatten_all(run_model(self._model, self.feeds or {}, optimization)) for _ in range(2))
+            first, second = map(self.written, runs)
+        for name in first:
+            noise: Literal["seeded", "random"] = "random" if _differ(first[name], second.get(name)) else "seeded"
+            self.spreads[name] = Spread(noise=noise)
+        return first
+
+    def why_not(self) -> str:
+        """Why the original ran at no level.
+
+        Raises:
+            ConfigError: Because of the user's inputs.
+        """
+        if self._unfit is not None:
+            return f"{self._model}: {self._unfit}"
+        # A level at which the model loads says more about the inputs than one at which it does not.
+        optimization, refusal = min(self._refusals.items(), key=lambda item: item[1].stage == "load")
+        if refusal.stage == "load":
+            return f"{self._model}: ONNX Runtime does not load the original: {refusal.message}"
+        if self._given is not None:
+            raise ConfigError(
+                f"{self._source()}: ONNX Runtime does not run {self._model} on these inputs: {refusal.message}"
+            )
+        tries = "the generated inputs" if self._attempts == 1 else f"generated inputs of {self._attempts} sizes"
+        return (
+            f"{self._model}: ONNX Runtime does not run the original on {tries}; give inputs of your own, or sizes and "
+            f"values ({described(optimization)}, first attempt: {refusal.message})"
+        )
+
+    def describe_inputs(self) -> InputsDescription:
+        """What the original ran on."""
+        tensors = tuple(
+            InputSpec(name, "string" if array.dtype.kind in "OSU" else array.dtype, array.shape)
+            for name, array in (self.feeds or {}).items()
+        )
+        seed = self._generation.seed if self._given is None else None
+        return InputsDescription(self._source(), seed, tensors)
+
+    def notes(self) -> tuple[str, ...]:
+        """What limits the comparison, and what was generated for it."""
+        return (*self._of_levels(), *self._of_completed(), *self._of_unwritten())
+
+    def _of_levels(self) -> Iterable[str]:
+        return (
+            f"the original runs in ONNX Runtime at one level only, so nothing was compared {described(optimization)} "
+            f"and the runtime's spread is known from two runs in a row alone: {refusal.message}"
+            for optimization, refusal in self._refusals.items()
+        )
+
+    def _of_completed(self) -> Iterable[str]:
+        if self._completed:
+            names = listed([f"'{name}'" for name in self._completed], MOST_NAMED)
+            yield f"generated to go with the given inputs: {names}"
+
+    def _of_unwritten(self) -> Iterable[str]:
+        return (unwritten_note(name, elements) for name, elements in self.unwritten.items())
+
+    def _source(self) -> str:
+        if self._given is None:
+            return "generated inputs"
+        return str(self._given) if isinstance(self._given, Path) else "given inputs"
+
+    def _first_accepted(self, session: ModelSession) -> Outputs | None:
+        """The outputs for the first inputs that the model runs on; None where its inputs cannot be generated."""
+        if self.feeds is not None:
+            return flatten_all(session.run(self.feeds))
+        try:
+            specs = session.read_input_specs()
+        except ConfigError as error:
+            self._unfit = error
+            return None
+        given = self._read_given(specs)
+        if given is not None and len(given) == len(specs):
+            found = flatten_all(session.run(given))
+            self.feeds = given
+            return found
+        generation = self._generation
+        try:
+            self.feeds, found = first_run(
+                lambda feeds: flatten_all(session.run(feeds)),
+                specs,
+                dims=generation.dims,
+                values=generation.values,
+                seed=generation.seed,
+                given=given,
+                tell=lambda feeds: self._tell(f"trying inputs {_listed_shapes(feeds)}"),
+            )
+        except AllRefusedError as refused:
+            self._attempts = refused.count
+            raise refused.first from None
+        self._completed = tuple(name for name in self.feeds if name not in given) if given else ()
+        return found
+
+    def _read_given(self, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any]] | None:
+        """The user's inputs; those of a decoder need no more than its tokens. None if none are given.
+
+        Raises:
+            ConfigError: They do not fit the model.
+        """
+        if self._given is None:
+            return None
+        decoder = decoder_of(specs)
+        may_lack = () if decoder is None else {spec.name for spec in specs if spec is not decoder.tokens}
+        if isinstance(self._given, Path):
+            return load_inputs(self._given, specs, may_lack)
+        return check_inputs(self._given, specs, source=self._source(), may_lack=may_lack)
+
+    def _measure_spread(self, first: Outputs, second: Outputs) -> None:
+        for name in first.keys() & second.keys():
+            known, new = self.spreads.get(name, Spread()), spread_between(first[name], second[name])
+            self.spreads[name] = Spread(
+                max(known.distance, new.distance),
+                max(known.mismatches, new.mismatches),
+                known.same_shape and new.same_shape,
+                known.noise,
+            )
+
+
+def described(optimization: Optimization) -> str:
+    """A level of optimization, for people."""
+    return {"all": "optimized", "none": "not optimized"}[optimization]
+
+
+def _listed_shapes(feeds: Mapping[str, NDArray[Any]]) -> str:
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+
+
+def _differ(one: NDArray[Any] | None, other: NDArray[Any] | None) -> bool:
+    """Whether two runs give different bits."""
+    if one is None or other is None:
+        return one is not other
+    if one.dtype.kind in "OU":
+        return not np.array_equal(one, other)
+    return one.shape != other.shape or one.tobytes() != other.tobytes()

@@ -1,0 +1,193 @@
+"""What the comparison of outputs found, for people and for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from onnx_gconv.data_frame import Column, Columns, shape_text
+from onnx_gconv.runtime.comparison import OUTPUT_RULE, OutputComparison
+from onnx_gconv.runtime.inputs import InputSpec
+from onnx_gconv.runtime.session import Optimization
+from onnx_gconv.shown_report import FrameTables, ShownReport
+from onnx_gconv.terminal_text import plain, titled_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text  # noqa: TID251 - only its name
+
+__all__ = ["InputsDescription", "OutputsReport", "RunFailure", "mark", "number_text"]
+
+
+@dataclass(frozen=True)
+class InputsDescription:
+    """What both models were fed with.
+
+    Attributes:
+        source: ``"generated inputs"``, ``"given inputs"`` for arrays of the caller's, or the path of the file.
+        seed: The seed of generated inputs; else None.
+        tensors: Name, type and actual shape of every input.
+    """
+
+    source: str
+    seed: int | None
+    tensors: tuple[InputSpec, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The description as plain Python values for a JSON document."""
+        return {"source": self.source, "seed": self.seed, "tensors": [tensor.to_json() for tensor in self.tensors]}
+
+
+@dataclass(frozen=True)
+class RunFailure:
+    """The original runs, and the mapped model does not.
+
+    Attributes:
+        optimization: The level at which that is so.
+        stage: ``"load"`` or ``"run"``.
+        message: What ONNX Runtime says, on one line.
+    """
+
+    optimization: Optimization
+    stage: str
+    message: str
+
+    def to_json(self) -> dict[str, object]:
+        """The failure as plain Python values for a JSON document."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, repr=False)
+class OutputsReport(ShownReport):
+    """The outputs of a mapped model against those of its original.
+
+    Attributes:
+        comparisons: One record an output and level of optimization.
+        inputs: What the models were fed with; None where the original ran on nothing.
+        not_compared: Why nothing could be compared; None where something was. Nothing that was checked failed then,
+            so ``passed`` is true: whoever needs the proof must look here too.
+        failures: The levels at which the original runs and the mapped model does not.
+        notes: What limits the comparison as a whole.
+        passed: Nothing failed.
+    """
+
+    comparisons: tuple[OutputComparison, ...] = ()
+    inputs: InputsDescription | None = None
+    not_compared: str | None = None
+    failures: tuple[RunFailure, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Every comparison passed, and the mapped model runs wherever the original does."""
+        return not self.failures and all(comparison.passed for comparison in self.comparisons)
+
+    @property
+    def unproved(self) -> str | None:
+        """Why not all outputs could be compared; None where they were."""
+        if self.not_compared is not None:
+            return self.not_compared
+        names = tuple(dict.fromkeys(f"'{item.name}'" for item in self.comparisons if item.is_random))
+        if not names:
+            return None
+        verb = "differs" if len(names) == 1 else "differ"
+        return (
+            f"{', '.join(names)} {verb} from run to run of the original; give nodes that draw random numbers a seed, "
+            "or feed the numbers in"
+        )
+
+    def with_texts(self, change: Callable[[str], str]) -> OutputsReport:
+        """The report with its sentences changed, e.g. where they name a temporary file."""
+        return replace(
+            self,
+            not_compared=None if self.not_compared is None else change(self.not_compared),
+            failures=tuple(replace(item, message=change(item.message)) for item in self.failures),
+            notes=tuple(map(change, self.notes)),
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """The report as plain Python values for a JSON document, with the comparisons under ``outputs``."""
+        return {
+            "passed": self.passed,
+            "not_compared": self.unproved,
+            "rule": OUTPUT_RULE,
+            "inputs": None if self.inputs is None else self.inputs.to_json(),
+            "failures": [failure.to_json() for failure in self.failures],
+            "notes": list(self.notes),
+            "outputs": [comparison.to_json() for comparison in self.comparisons],
+        }
+
+    def _in_short(self) -> str:
+        if self.not_compared is not None:
+            return f"not compared: {self.not_compared}"
+        failed = len(self.failures) + sum(not item.passed for item in self.comparisons)
+        return f"{len(self.comparisons)} comparisons, {failed} failed"
+
+    def _frame_tables(self) -> FrameTables:
+        return {"outputs": self.columns}
+
+    def columns(self) -> Columns:
+        """A row for each output and level of optimization; errors are in units of the output."""
+        items = self.comparisons
+        errors = ("max_abs_error", "relative_error", "rebuilt_error", "tolerance", "spread", "sqnr_db")
+        counts = ("compared_elements", "mismatches", "allowed_mismatches")
+        flags = ("bit_identical", "passed", "is_random")
+        return {
+            "output": Column("text", [item.name for item in items]),
+            "optimization": Column("text", [item.optimization for item in items]),
+            "dtype": Column("text", [item.dtype for item in items]),
+            "shape": Column("text", [shape_text(item.shape) for item in items]),
+            **{name: Column("number", [getattr(item, name) for item in items]) for name in errors},
+            "argmax_agreement": Column("number", [item.argmax_agreement for item in items]),
+            **{name: Column("whole number", [getattr(item, name) for item in items]) for name in counts},
+            **{name: Column("yes or no", [getattr(item, name) for item in items]) for name in flags},
+            "note": Column("text", [item.note for item in items]),
+        }
+
+    def __rich__(self) -> RenderableType:
+        return plain(self._in_short()) if not self.comparisons else self.table()
+
+    def table(self) -> Table:
+        """What people see."""
+        table = titled_table("Outputs in ONNX Runtime, mapped against original")
+        table.add_column("output")
+        table.add_column("optimization")
+        table.add_column("max |error|", justify="right")
+        is_judged = any(item.rebuilt_error is not None for item in self.comparisons)
+        if is_judged:
+            table.add_column("beyond weights", justify="right")
+        table.add_column("allowed", justify="right")
+        table.add_column("own spread", justify="right")
+        table.add_column("SQNR [dB]", justify="right")
+        table.add_column("same argmax", justify="right")
+        table.add_column("")
+        for item in self.comparisons:
+            agreement = "-" if item.argmax_agreement is None else f"{item.argmax_agreement:.1%}"
+            sqnr = "identical" if item.bit_identical else ("-" if item.sqnr_db is None else f"{item.sqnr_db:.1f}")
+            error = item.max_abs_error if item.mismatches is None else item.mismatches
+            allowed = item.tolerance if item.mismatches is None else item.allowed_mismatches
+            table.add_row(
+                plain(item.name),
+                item.optimization,
+                number_text(error),
+                *([number_text(item.rebuilt_error)] if is_judged else []),
+                number_text(allowed),
+                number_text(item.spread),
+                sqnr,
+                agreement,
+                mark(passed=item.passed),
+            )
+        return table
+
+
+def number_text(number: float | None) -> str:
+    """A figure in a table or a sentence."""
+    return "-" if number is None else f"{number:.3g}"
+
+
+def mark(*, passed: bool) -> Text:
+    """Whether something holds, in a table."""
+    return plain("ok", style="green") if passed else plain("FAILED", style="bold red")

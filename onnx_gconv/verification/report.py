@@ -1,0 +1,277 @@
+"""What the three checks of a mapped model found, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from onnx_gconv.data_frame import Column, Columns
+from onnx_gconv.errors import VerificationError
+from onnx_gconv.files.junit_xml import JunitCase, JunitSuite, junit_xml, mapping_cases
+from onnx_gconv.passes.check_mapping import Violation
+from onnx_gconv.runtime.comparison import OutputComparison
+from onnx_gconv.shown_report import FrameTables, ShownReport
+from onnx_gconv.terminal_text import counted, plain, titled_table
+from onnx_gconv.verification.error_limits import NO_LIMITS, STATED_LIMITS, ErrorLimits
+from onnx_gconv.verification.outputs_report import OutputsReport, RunFailure, mark, number_text
+from onnx_gconv.verification.weights import WeightComparison
+from onnx_gconv.visible_text import listed
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+
+__all__ = ["VerificationReport"]
+
+_MOST_PROBLEMS = 3
+
+
+@dataclass(frozen=True, repr=False)
+class VerificationReport(ShownReport):
+    """What the three checks found; ``print(report)`` shows tables.
+
+    Attributes:
+        original: The model before the mapping.
+        mapped: The model after it.
+        violations: What is wrong with the mapping itself, see `CheckMapping`.
+        weights: Every rebuilt weight beside the original one.
+        outputs: Every output of the mapped model beside the original's, in ONNX Runtime.
+        limits: What was asked of the errors against the original.
+        needs_outputs: Whether something was given that only the comparison of outputs needs, so that it has to run.
+        if_nodes: The If nodes of the mapped model. What their branches compute is compared only if inputs take them.
+        draws_readings: Whether each run of the mapped model draws new readings of its devices. Weights and outputs are
+            then judged with that noise taken out of the model.
+    """
+
+    original: Path
+    mapped: Path
+    violations: tuple[Violation, ...]
+    weights: tuple[WeightComparison, ...]
+    outputs: OutputsReport
+    limits: ErrorLimits = NO_LIMITS
+    needs_outputs: bool = False
+    if_nodes: tuple[str, ...] = ()
+    draws_readings: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that could be checked holds, and what was asked for could be."""
+        return not self.problems
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Everything that does not hold, a line each."""
+        return (
+            *(str(violation) for violation in self.violations),
+            *(_weight_problem(item) for item in self.weights if not item.passed and not self._is_told(item)),
+            *map(_run_problem, self.outputs.failures),
+            *(_output_problem(item) for item in self.outputs.comparisons if not item.passed),
+            *self._beyond(self.limits),
+            *self.limits.not_judged(self.outputs.comparisons),
+            *self._missing(),
+        )
+
+    def _is_told(self, item: WeightComparison) -> bool:
+        """Whether the check of the mapping says the same of a weight."""
+        return any((each.weight, each.message) == (item.name, item.problem) for each in self.violations)
+
+    @property
+    def far_from_original(self) -> tuple[str, ...]:
+        """Outputs below 10 dB of SQNR or 90 % agreement of argmax against the untouched original, a line each."""
+        return tuple(self._beyond(STATED_LIMITS))
+
+    def _beyond(self, limits: ErrorLimits) -> Iterator[str]:
+        for item in self.outputs.comparisons:
+            if exceeded := limits.exceeded_by(item):
+                yield f"output '{item.name}' at optimization '{item.optimization}': {' and '.join(exceeded)}"
+
+    def _missing(self) -> Iterator[str]:
+        if self.needs_outputs and self.outputs.unproved is not None:
+            yield f"outputs were to be compared, but were not: {self.outputs.unproved}"
+
+    def raise_if_failed(self) -> None:
+        """Raise unless everything that could be checked holds.
+
+        Raises:
+            VerificationError: Its message has the first problems.
+        """
+        if self.passed:
+            return
+        more = f" (and {len(self.problems) - _MOST_PROBLEMS} more)" if len(self.problems) > _MOST_PROBLEMS else ""
+        raise VerificationError(
+            f"'{self.mapped}' does not verify against '{self.original}': "
+            f"{'; '.join(self.problems[:_MOST_PROBLEMS])}{more}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        outputs = self.outputs.to_json()
+        return {
+            "original": str(self.original),
+            "mapped": str(self.mapped),
+            "passed": self.passed,
+            "problems": list(self.problems),
+            "far_from_original": list(self.far_from_original),
+            "violations": [asdict(violation) for violation in self.violations],
+            "weights": [asdict(item) for item in self.weights],
+            "outputs": outputs["outputs"],
+            "outputs_not_compared": outputs["not_compared"],
+            "rule": outputs["rule"],
+            "inputs": outputs["inputs"],
+            "run_failures": outputs["failures"],
+            "notes": outputs["notes"],
+            "if_nodes": list(self.if_nodes),
+            "draws_readings": self.draws_readings,
+        }
+
+    def to_junit(self, seconds: float = 0.0) -> str:
+        """The three checks as JUnit XML: a case for each weight, each output and level, and the mapping.
+
+        What could not be compared is skipped with its reason, or fails if inputs or limits were given.
+
+        Args:
+            seconds: How long they took.
+        """
+        return junit_xml(JunitSuite(f"onnx-gconv verify {self.original} {self.mapped}", list(self._cases()), seconds))
+
+    def _cases(self) -> Iterator[JunitCase]:
+        group = str(self.mapped)
+        yield from mapping_cases(group, (), ((item.weight, item.message) for item in self.violations))
+        for weight in self.weights:
+            yield _case(group, f"weight {weight.name}", [] if weight.passed else [_weight_problem(weight)])
+        for failure in self.outputs.failures:
+            yield _case(group, f"run at optimization {failure.optimization}", [_run_problem(failure)])
+        for output in self.outputs.comparisons:
+            name = f"output {output.name} at optimization {output.optimization}"
+            if output.is_random:
+                yield JunitCase(group, name, "skipped", (output.note or "",))
+            else:
+                problems = [] if output.passed else [_output_problem(output)]
+                yield _case(group, name, [*problems, *self.limits.exceeded_by(output)])
+        if problems := list(self.limits.not_judged(self.outputs.comparisons)):
+            yield _case(group, "limits of errors", problems)
+        if self.outputs.unproved is not None:
+            outcome: Literal["failure", "skipped"] = "failure" if self.needs_outputs else "skipped"
+            yield JunitCase(group, "all outputs are compared", outcome, (self.outputs.unproved,))
+
+    def _in_short(self) -> str:
+        passed = "passed" if self.passed else f"failed ({len(self.problems)} problems)"
+        compared = f"{len(self.outputs.comparisons)} comparisons of outputs"
+        return f"{passed}, {self.mapped} against {self.original}: {counted(len(self.weights))}, {compared}"
+
+    def _frame_tables(self) -> FrameTables:
+        return {"weights": self._columns, "outputs": self.outputs.columns}
+
+    def _columns(self) -> Columns:
+        weights = self.weights
+        errors = ("max_abs_error", "max_relative_error", "bound", "max_ulp_error", "sqnr_db")
+        return {
+            "weight": Column("text", [item.name for item in weights]),
+            "graph": Column("text", [item.graph for item in weights]),
+            **{name: Column("number", [getattr(item, name) for item in weights]) for name in errors},
+            **{
+                name: Column("yes or no", [getattr(item, name) for item in weights])
+                for name in ("bit_identical", "is_lossy", "passed")
+            },
+            "problem": Column("text", [item.problem for item in weights]),
+        }
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+
+        parts: list[RenderableType] = []
+        if self.weights:
+            parts.append(self._weights_table())
+        if self.outputs.comparisons:
+            parts.append(self.outputs.table())
+        parts.extend(map(plain, self._remarks()))
+        parts.extend(plain(f"FAILED: {problem}", style="bold red") for problem in self.problems)
+        if self.passed:
+            is_proved = self.outputs.unproved is None and not self.far_from_original and not self.draws_readings
+            parts.append(plain(self._verdict(), style="bold green" if is_proved else "bold yellow"))
+        return Group(*parts)
+
+    def _weights_table(self) -> Table:
+        table = titled_table("Weights, rebuilt against original")
+        table.add_column("weight")
+        table.add_column("max |error|", justify="right")
+        table.add_column("/ max |W|", justify="right")
+        table.add_column("allowed", justify="right")
+        # A distance in ulp says nothing of weights that are rounded to levels: it is billions across zero.
+        has_ulp = not all(item.is_lossy for item in self.weights)
+        is_lossy = any(item.is_lossy for item in self.weights)
+        if has_ulp:
+            table.add_column("ulp", justify="right")
+        if is_lossy:
+            table.add_column("SQNR [dB]", justify="right")
+        table.add_column("identical")
+        table.add_column("")
+        for item in self.weights:
+            ulp = "-" if item.max_ulp_error is None or item.is_lossy else f"{item.max_ulp_error:,}"
+            sqnr = "-" if item.sqnr_db is None else f"{item.sqnr_db:.1f}"
+            table.add_row(
+                plain(item.name),
+                number_text(item.max_abs_error),
+                number_text(item.max_relative_error),
+                number_text(item.bound),
+                *([ulp] if has_ulp else []),
+                *([sqnr] if is_lossy else []),
+                "yes" if item.bit_identical else "no",
+                mark(passed=item.passed),
+            )
+        return table
+
+    def _remarks(self) -> Iterator[str]:
+        if self.outputs.inputs is not None:
+            described = self.outputs.inputs
+            seed = "" if described.seed is None else f", seed {described.seed}"
+            shapes = ", ".join(f"{item.name} {list(item.shape)}" for item in described.tensors)
+            yield f"Inputs: {described.source}{seed}: {shapes}"
+        yield from (f"Note: {note}" for note in self.outputs.notes)
+        if self.if_nodes and self.outputs.comparisons:
+            yield (
+                f"Note: a run takes one branch of an If ({listed(self.if_nodes)}), and what the other one computes is "
+                "not compared; verify again with inputs that take it (--inputs, --value)"
+            )
+        if self.outputs.unproved is not None:
+            yield f"OUTPUTS NOT COMPARED: {self.outputs.unproved}"
+
+    def _verdict(self) -> str:
+        identical = sum(item.bit_identical for item in self.weights)
+        weights = f"{counted(len(self.weights))} ({identical} bit-identical)"
+        if self.outputs.unproved is not None:
+            which = "outputs" if self.outputs.not_compared is not None else "some outputs"
+            return f"NOT VERIFIED AS A WHOLE: {weights} and the mapping hold, but {which} were not compared."
+        taken = " of the branches that these inputs take" if self.if_nodes else ""
+        count = f"{len(self.outputs.comparisons)} comparisons of outputs{taken}"
+        passed = "PASSED WITHOUT THE NOISE OF READINGS" if self.draws_readings else "PASSED"
+        verdict = f"{passed}: {weights}, {count}, and the mapping hold"
+        if not self.far_from_original:
+            return f"{verdict}."
+        return f"{verdict}, but outputs are FAR FROM THE ORIGINAL'S: {'; '.join(self.far_from_original)}."
+
+
+def _case(group: str, name: str, problems: Sequence[str]) -> JunitCase:
+    return JunitCase(group, name, "failure" if problems else "passed", tuple(problems))
+
+
+def _run_problem(item: RunFailure) -> str:
+    return f"at optimization '{item.optimization}' the mapped model does not {item.stage}: {item.message}"
+
+
+def _weight_problem(item: WeightComparison) -> str:
+    if item.problem is not None:
+        return f"weight '{item.name}': {item.problem}"
+    error = "not a number" if item.max_abs_error is None else f"{item.max_abs_error:g}"
+    return f"weight '{item.name}' is rebuilt with an error of {error}, the converter allows {item.bound:g}"
+
+
+def _output_problem(item: OutputComparison) -> str:
+    if item.note is not None:
+        return f"output '{item.name}' at optimization '{item.optimization}': {item.note}"
+    return (
+        f"output '{item.name}' at optimization '{item.optimization}' is off by {number_text(item.max_abs_error)}, "
+        f"allowed is {number_text(item.tolerance)}"
+    )

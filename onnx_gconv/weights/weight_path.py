@@ -147,10 +147,9 @@ class SlotUse:
             EvaluationError: If how they are rearranged cannot be computed.
         """
         steps: list[Rearrangement] = []
-        rank = len(shape)
         for node in self.path.nodes:
             if node.op_type == "DequantizeLinear" or (node.op_type == "Mul" and self.path.is_dequantized):
-                return self._of_node(node, shape, steps, rank)
+                return self._of_node(node, shape, steps)
             if is_rearranging(node) and (step := rearrangement(node, shape, evaluate)) is not None:
                 steps.append(step)
                 shape = step_shape(step, shape)
@@ -161,9 +160,7 @@ class SlotUse:
         axis = axes[-1] % len(shape) if axes and math.prod(_shape(scale)) > 1 else None
         return _dequantization(scale, zero_point, _axis_before(steps, axis), 1)
 
-    def _of_node(
-        self, node: ir.Node, shape: tuple[int, ...], steps: Sequence[Rearrangement], rank: int
-    ) -> Dequantization | None:
+    def _of_node(self, node: ir.Node, shape: tuple[int, ...], steps: Sequence[Rearrangement]) -> Dequantization | None:
         """What a node makes of codes that arrive there in some shape, after some steps."""
         if node.op_type == "Mul":
             scale = next((value for value in node.inputs if value is not None and not _is_way(value, self.path)), None)
@@ -173,10 +170,9 @@ class SlotUse:
         scale, zero_point = _named_input(node, 1), _named_input(node, 2)
         if scale is None:
             return None
-        axis = node.attributes.get_int("axis", 1) % max(rank, 1) if math.prod(_shape(scale)) > 1 else None
-        return _dequantization(
-            scale, zero_point, _axis_before(steps, axis), node.attributes.get_int("block_size", 0) or 1
-        )
+        axis = node.attributes.get_int("axis", 1) % max(len(shape), 1) if math.prod(_shape(scale)) > 1 else None
+        block = node.attributes.get_int("block_size", 0) or 1
+        return _dequantization(scale, zero_point, _axis_before(steps, axis), block)
 
     def packed_shape(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[int, ...]:
         """The shape in which bytes arrive, into which codes are packed.

@@ -3,7 +3,8 @@
 Trials: the digits MLP on phase-change memory, its 450 test images at several times after programming. aihwkit programs
 analog tiles, lets them drift, compensates drift, and runs them with a perfect forward pass.
 
-Noise: programming, drift and reading of a weight of WIDTH x WIDTH as a single pair, beside aihwkit's `apply_noise`.
+Noise: programming, drift and reading of a weight of WIDTH x WIDTH as a single pair, with NumPy alone and, if it is
+installed, with Numba, beside aihwkit's `apply_noise`.
 
 Both are measured in turn with aihwkit's, in one process. README.md says how it is measured.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import statistics
@@ -34,6 +36,7 @@ from rich.table import Table
 import onnx_gconv as gconv
 from benchmarks.machine import Machine, describe_machine, versions
 from onnx_gconv.devices import device_model
+from onnx_gconv.devices.compilation import ENVIRONMENT_VARIABLE
 from onnx_gconv.models import model_path
 from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, in_memory
 from onnx_gconv.simulation.streams import ChipStreams
@@ -43,7 +46,7 @@ __all__ = ["Report", "analog_network", "digits", "main", "run"]
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _SECONDS = (1.0, 3600.0, 86400.0, 30 * 86400.0, 365 * 86400.0)
 _DAY = 86400.0
-_GOALS = {"trial": 50, "noise": 4}
+_GOALS = {"trial": 50, "noise": 4, "compiled": 10}
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Report:
         width: The weight of which noise is measured is [width, width].
         trial_seconds: Of one of our trials, one figure a round: those of a whole call of `simulate` by their number.
         aihwkit_trial_seconds: Of one of aihwkit's.
-        noise_seconds: Of the noise of the weight.
+        noise_seconds: Of the noise of the weight, with NumPy alone.
+        compiled_noise_seconds: The same with Numba; empty if it is not installed.
         aihwkit_noise_seconds: Of aihwkit's.
         machine: Where it ran.
         load: How many programs were running on average in the minute before.
@@ -67,6 +71,7 @@ class Report:
     trial_seconds: tuple[float, ...]
     aihwkit_trial_seconds: tuple[float, ...]
     noise_seconds: tuple[float, ...]
+    compiled_noise_seconds: tuple[float, ...]
     aihwkit_noise_seconds: tuple[float, ...]
     machine: Machine
     load: float
@@ -85,33 +90,50 @@ def run(chips: int, width: int, rounds: int) -> Report:
     with tempfile.TemporaryDirectory(prefix="onnx_gconv-benchmark-") as folder:
         trials, theirs = _trials(Path(folder), chips), _aihwkit_trial()
         print("trials", file=sys.stderr, flush=True)
-        ours_took, theirs_took = _in_turn(trials, theirs, rounds)
+        ours_took, theirs_took = _in_turn(trials, theirs, rounds=rounds)
     print("noise", file=sys.stderr, flush=True)
-    noise, their_noise = _noise(width), _aihwkit_noise(width)
-    noise_took, their_noise_took = _in_turn(noise, their_noise, rounds)
+    noise = _noise(width)
+    kernels = ("numpy", "numba") if importlib.util.find_spec("numba") is not None else ("numpy",)
+    *noise_took, their_noise_took = _in_turn(
+        *(partial(_with_kernels, each, noise) for each in kernels), _aihwkit_noise(width), rounds=rounds
+    )
     return Report(
         chips=chips,
         width=width,
         trial_seconds=tuple(each / (chips * len(_SECONDS)) for each in ours_took),
         aihwkit_trial_seconds=tuple(theirs_took),
-        noise_seconds=tuple(noise_took),
+        noise_seconds=tuple(noise_took[0]),
+        compiled_noise_seconds=tuple(noise_took[1]) if len(noise_took) > 1 else (),
         aihwkit_noise_seconds=tuple(their_noise_took),
         machine=describe_machine(_REPOSITORY),
         load=load,
-        versions=versions("torch", "aihwkit"),
+        versions=versions("torch", "aihwkit", *kernels[1:]),
     )
 
 
-def _in_turn(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of two jobs, one after the other, after a first round that does not count."""
-    found: tuple[list[float], list[float]] = ([], [])
+def _in_turn(*jobs: Callable[[], Any], rounds: int) -> list[list[float]]:
+    """Seconds of each of some jobs, one after the other, after a first round that does not count."""
+    found: list[list[float]] = [[] for _ in jobs]
     for number in range(rounds + 1):
-        for job, seconds in zip((one, other), found, strict=True):
+        for job, seconds in zip(jobs, found, strict=True):
             start = time.perf_counter()
             job()
             if number:
                 seconds.append(time.perf_counter() - start)
     return found
+
+
+def _with_kernels(kernels: str, job: Callable[[], Any]) -> None:
+    """Do a job with NumPy alone, or with Numba."""
+    before = os.environ.get(ENVIRONMENT_VARIABLE)
+    os.environ[ENVIRONMENT_VARIABLE] = kernels
+    try:
+        job()
+    finally:
+        if before is None:
+            del os.environ[ENVIRONMENT_VARIABLE]
+        else:
+            os.environ[ENVIRONMENT_VARIABLE] = before
 
 
 def digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -210,8 +232,11 @@ def _print_report(report: Report, console: Console) -> None:
             report.aihwkit_trial_seconds,
         ),
         (f"noise, {report.width} x {report.width}", "noise", report.noise_seconds, report.aihwkit_noise_seconds),
+        ("the same with Numba", "compiled", report.compiled_noise_seconds, report.aihwkit_noise_seconds),
     ]
     for label, key, ours, theirs in rows:
+        if not ours:
+            continue
         ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
         table.add_row(
             label,

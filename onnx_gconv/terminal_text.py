@@ -30,6 +30,7 @@ __all__ = [
     "rendered",
     "terminal",
     "titled_table",
+    "with_name",
     "with_remark",
 ]
 
@@ -97,6 +98,11 @@ def with_remark(text: str, *remarks: str, separator: str = "\n") -> Text:
 
     found = separator.join(visible(remark) for remark in remarks if remark)
     return Text.assemble(visible(text), separator, (found, "dim")) if found else plain(text)
+
+
+def with_name(known: str, name: str, *remarks: str) -> Text:
+    """What people know a weight by, then its name in the model if that is another one, and remarks."""
+    return with_remark(known or name, *([] if known in {"", name} else [name]), *remarks)
 
 
 def titled_table(title: str) -> Table:

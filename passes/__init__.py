@@ -32,24 +32,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CheckMapping": "check_mapping",
-    "InlineWeightFunctions": "inline_weight_functions",
-    "MapConductances": "map_conductances",
-    "MappingPlan": "mapping_plan",
-    "MappingResult": "map_conductances",
-    "MeasuredConductances": "replace_conductances",
-    "PlannedWeight": "mapping_plan",
-    "RaiseOpset": "raise_opset",
-    "ReplaceConductances": "replace_conductances",
-    "RestoreResult": "restore_weights",
-    "RestoreWeights": "restore_weights",
-    "Violation": "check_mapping",
+    "onnx_gconv.passes.check_mapping": ["CheckMapping", "Violation"],
+    "onnx_gconv.passes.inline_weight_functions": ["InlineWeightFunctions"],
+    "onnx_gconv.passes.map_conductances": ["MapConductances", "MappingResult"],
+    "onnx_gconv.passes.mapping_plan": ["MappingPlan", "PlannedWeight"],
+    "onnx_gconv.passes.raise_opset": ["RaiseOpset"],
+    "onnx_gconv.passes.replace_conductances": ["MeasuredConductances", "ReplaceConductances"],
+    "onnx_gconv.passes.restore_weights": ["RestoreResult", "RestoreWeights"],
 }
 
 
 def __getattr__(name: str) -> object:
     import importlib
 
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.crossbars.checked_weights import checked_weights, unlisted_weights
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError, VerificationError
+from onnx_gconv.known_names import quoted_name
 from onnx_gconv.mapping import Manifest, read_manifest
 from onnx_gconv.mapping.located import MappedWeight, ModelValues
 from onnx_gconv.mapping.structure import structural_problems
@@ -34,13 +35,17 @@ class Violation:
     Attributes:
         weight: Name of the weight, or None if it concerns the whole model.
         message: What is wrong, in one line.
+        known_as: What people know the weight by, see `WeightRecord.known_as`.
     """
 
     weight: str | None
     message: str
+    known_as: str | None = None
 
     def __str__(self) -> str:
-        return self.message if self.weight is None else f"'{self.weight}': {self.message}"
+        if self.weight is None:
+            return self.message
+        return f"{quoted_name(self.weight, self.known_as or '')}: {self.message}"
 
 
 class CheckMapping(ModelPass[ir.passes.PassResult]):
@@ -100,16 +105,16 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
         try:
             converter = record.converter.converter()
         except ModelError as error:
-            yield Violation(record.name, str(error))
+            yield Violation(record.name, str(error), record.known_as)
             continue
         if converter.g_max > (limit := finite_range(record.ir_compute_dtype)[1]):
             beyond = f"{converter.g_max:g} µS, but {record.compute_dtype} holds up to {limit:g}"
-            yield Violation(record.name, f"the manifest names devices of up to {beyond}")
+            yield Violation(record.name, f"the manifest names devices of up to {beyond}", record.known_as)
             continue
         found = [] if mapped is None else [*structural_problems(mapped), *_consumers(mapped, nodes, values)]
         if not found and item.problem is not None:
             found = [item.problem]
-        yield from (Violation(record.name, message) for message in found)
+        yield from (Violation(record.name, message, record.known_as) for message in found)
         if mapped is not None and not found:
             sound.append((mapped, converter))
     yield from (Violation(None, message) for message in unlisted_weights(checked, model))
@@ -117,7 +122,7 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
         jobs = [executor.submit(_values, mapped, converter) for mapped, converter in sound]
         for (mapped, _), job in zip(sound, jobs, strict=True):
             if (message := job.result()) is not None:
-                yield Violation(mapped.record.name, message)
+                yield Violation(mapped.record.name, message, mapped.record.known_as)
 
 
 def _named_nodes(model: ir.Model) -> dict[tuple[str, str, str], list[ir.Node]]:

@@ -19,6 +19,7 @@ from onnx_gconv.mapping import (
     LossRecord,
     Manifest,
     MatrixViewRecord,
+    OtherParameterRecord,
     PackingRecord,
     RearrangementRecord,
     SameSourceRecord,
@@ -35,6 +36,7 @@ from onnx_gconv.passes.node_placement import Placement
 from onnx_gconv.passes.shared_weights import digital_uses
 from onnx_gconv.version import TOOL
 from onnx_gconv.weights import FoundWeight
+from onnx_gconv.weights.origin import Origin
 from onnx_gconv.weights.same_source import SameSource
 
 __all__ = ["manifest_of"]
@@ -58,6 +60,11 @@ def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> 
                 consumers=item.consumers,
                 parameters=item.parameters,
                 same_source_as=_same_source_records(item.same_source_as),
+                parameter=item.origin.parameter,
+                other_parameters=_other_parameter_records(item.origin),
+                modules=item.origin.modules,
+                folded_norms=item.origin.norms,
+                equal_values=_equal_value_records(item.same_source_as),
             )
             for item in plan.skipped
         ),
@@ -101,9 +108,13 @@ def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames,
         notes=weight.notes,
         consumers=tuple(_consumer_records(found, readers_of_copy)),
         parameters=found.parameters,
-        modules=found.modules,
+        modules=found.origin.modules,
         same_source_as=_same_source_records(weight.same_source_as),
         digital_copy=names.new(f"{found.name}.digital") if readers_of_copy else None,
+        parameter=found.origin.parameter,
+        other_parameters=_other_parameter_records(found.origin),
+        folded_norms=found.origin.norms,
+        equal_values=_equal_value_records(weight.same_source_as),
         packing=_packing_record(found, names),
         limited=weight.is_limited,
         dequantization=_dequantization_record(found),
@@ -191,8 +202,20 @@ def _loss_record(weight: PlannedWeight) -> LossRecord | None:
     )
 
 
+def _other_parameter_records(origin: Origin) -> tuple[OtherParameterRecord, ...]:
+    return tuple(OtherParameterRecord(name=item.name, relation=item.relation) for item in origin.others)
+
+
 def _same_source_records(others: Iterable[SameSource]) -> tuple[SameSourceRecord, ...]:
-    return tuple(SameSourceRecord(name=item.name, graph=item.graph_path, relation=item.relation) for item in others)
+    return tuple(_same_source_record(item) for item in others if item.is_same_parameter)
+
+
+def _equal_value_records(others: Iterable[SameSource]) -> tuple[SameSourceRecord, ...]:
+    return tuple(_same_source_record(item) for item in others if not item.is_same_parameter)
+
+
+def _same_source_record(item: SameSource) -> SameSourceRecord:
+    return SameSourceRecord(name=item.name, graph=item.graph_path, relation=item.relation)
 
 
 def _consumer_records(found: FoundWeight, readers_of_copy: Collection[tuple[ir.Node, int]]) -> Iterable[ConsumerRecord]:

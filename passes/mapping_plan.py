@@ -62,7 +62,7 @@ class PlannedWeight:
         consumer: Index of the consumer whose matrix view its scales follow; None if all elements share one.
         loss: What it loses by clipping and by rounding to levels; None if it is mapped without.
         notes: What a user should know of how it is mapped, one line each.
-        same_source_as: The constants that hold the same parameter.
+        same_source_as: The constants with the same values, of the same parameter or not.
         has_narrow_codes: Whether codes of levels are stored in four bits.
         is_limited: Whether it consists of integers that may come back as others, which are kept within their range.
     """
@@ -115,7 +115,7 @@ class MappingPlan:
         others = len(self.refused) - 1
         more = f" ({others} more weight{'s' if others > 1 else ''} cannot be mapped)" if others else ""
         raise UnmappableWeightError(
-            f"the weight '{weight.name}' {reason}; correct it, or leave it out with exclude '{weight.name}'{more}"
+            f"the weight {weight.quoted} {reason}; correct it, or leave it out with exclude '{weight.name}'{more}"
         )
 
     def refused_as_skipped(self) -> MappingPlan:
@@ -213,7 +213,7 @@ def _candidate(weight: FoundWeight, scheme: MappingScheme, may_lose: bool) -> _C
 
 
 def _with_same_sources(plan: MappingPlan) -> MappingPlan:
-    """Note at each weight which others hold the same parameter, mapped or not."""
+    """Note at each weight which others have the same values, mapped or not."""
     weights = [
         SourceCandidate(
             name=item.found.name,

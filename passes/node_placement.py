@@ -72,7 +72,7 @@ class Placement:
         related = [scope for scope in others if _is_within(scope, own) or _is_within(own, scope)]
         if related and weight.value.is_graph_output():
             raise ModelError(
-                f"the weight '{weight.name}' is a graph output, and the graph '{related[0].path or 'around it'}' has "
+                f"the weight {weight.quoted} is a graph output, and the graph '{related[0].path or 'around it'}' has "
                 "another value of that name; rename one of them"
             )
         return bool(related)

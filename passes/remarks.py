@@ -12,6 +12,12 @@ __all__ = ["mapping_remarks"]
 # max_finite_val of convert_float_to_float16 in onnxconverter-common 1.16, if nobody says otherwise.
 _LARGEST_OF_CONVERTER = 10_000
 
+_RELATIONS = {
+    "tied": "the program ties them",
+    "merged": "their values were equal, so that the exporter kept one for all",
+    "tied or merged": "tied, or of equal values, of which the exporter keeps one; the model does not say which",
+}
+
 
 def mapping_remarks(manifest: Manifest, mapped: Sequence[WeightRecord]) -> Iterator[str]:
     """All remarks on a mapping, a sentence each.
@@ -21,6 +27,7 @@ def mapping_remarks(manifest: Manifest, mapped: Sequence[WeightRecord]) -> Itera
         mapped: The weights that are still mapped as it says.
     """
     yield from _same_source_remarks(manifest)
+    yield from _other_parameters_remarks(manifest.weights)
     yield from _sharing_remarks(manifest)
     yield from _half_precision_remarks(mapped)
     yield from _run_time_remarks(mapped)
@@ -31,9 +38,10 @@ def _same_source_remarks(manifest: Manifest) -> Iterator[str]:
     records: tuple[WeightRecord | SkippedRecord, ...] = (*manifest.weights, *manifest.skipped)
     told: set[tuple[str, str]] = set()
     for record in manifest.weights:
-        if not record.same_source_as or (record.graph, record.name) in told:
+        others = (*record.same_source_as, *record.equal_values)
+        if not others or (record.graph, record.name) in told:
             continue
-        keys = {(record.graph, record.name), *((item.graph, item.name) for item in record.same_source_as)}
+        keys = {(record.graph, record.name), *((item.graph, item.name) for item in others)}
         told |= keys
         yield _same_source([item for item in records if (item.graph, item.name) in keys])
 
@@ -46,24 +54,37 @@ def _same_source(family: Sequence[WeightRecord | SkippedRecord]) -> str:
     """
     model = next((item for item in family if item.name in item.parameters), family[0])
     others = [item for item in family if item is not model]
-    relations = {(item.graph, item.name): item.relation for item in model.same_source_as}
-    phrases = []
+    compared = (*model.same_source_as, *model.equal_values)
+    relations = {(item.graph, item.name): item.relation for item in compared}
+    is_one, phrases = not model.equal_values, []
     for item in others:
         relation = relations.get((item.graph, item.name), "rearranged")
-        phrases.append(f"'{item.name}' is '{model.name}'" + ("" if relation == "equal" else f" {relation}"))
+        names = (f"'{each.name}'" if is_one else each.quoted for each in (item, model))
+        phrases.append(" is ".join(names) + ("" if relation == "equal" else f" {relation}"))
     mapped = sum(isinstance(item, WeightRecord) for item in family)
     where = "once on devices" if mapped == 1 else f"{mapped} times on devices"
     digital = len(family) - mapped
     too = "" if not digital else " and once digitally" if digital == 1 else f" and {digital} times digitally"
     held = f"held {where}{too}"
-    if set.intersection(*(set(item.parameters or (item.name,)) for item in family)):
+    if is_one:
         return f"{listed(phrases)}: one parameter, {held}."
+    parameters = [item.parameter for item in family]
+    if None not in parameters and len(set(parameters)) == len(family):
+        return f"{listed(phrases)}: equal values, {held}; the program has a parameter for each."
     return f"{listed(phrases)}: equal values, {held}; one parameter, or several that were initialized alike."
+
+
+def _other_parameters_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
+    """A sentence for each weight that stands for several parameters."""
+    for record in weights:
+        for relation, why in _RELATIONS.items():
+            if names := [f"'{item.name}'" for item in record.other_parameters if item.relation == relation]:
+                yield f"{record.quoted} is {listed(names)}, too: {why}."
 
 
 def _half_precision_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
     """A sentence for the scales that a later conversion of the whole model to float16 would cut off."""
-    scales = {f"'{weight.name}'": weight.scale.value or weight.scale.maximum or 0.0 for weight in weights}
+    scales = {weight.quoted: weight.scale.value or weight.scale.maximum or 0.0 for weight in weights}
     if names := [name for name, scale in scales.items() if scale > _LARGEST_OF_CONVERTER]:
         verb = "has a scale" if len(names) == 1 else "have scales"
         yield (
@@ -96,11 +117,11 @@ def _sharing_remarks(manifest: Manifest) -> Iterator[str]:
         rebuilt = [_label(consumer) for consumer in others if consumer.reads == "rebuilt"]
         if digital:
             verb = "reads" if len(digital) == 1 else "read"
-            yield f"'{record.name}': {listed(digital)} {verb} the digital copy '{record.digital_copy}'."
+            yield f"{record.quoted}: {listed(digital)} {verb} the digital copy '{record.digital_copy}'."
         if rebuilt:
             verb = "reads" if len(rebuilt) == 1 else "read"
             why = ", through a node that rearranges it for an MVM op too" if record.digital_copy else ""
-            yield f"'{record.name}': {listed(rebuilt)} {verb} the rebuilt weight like the MVM ops{why}."
+            yield f"{record.quoted}: {listed(rebuilt)} {verb} the rebuilt weight like the MVM ops{why}."
 
 
 def _label(consumer: ConsumerRecord) -> str:

@@ -125,7 +125,7 @@ class ReplaceConductances(ModelPass[ir.passes.PassResult]):
                 problem = _joined(mapped, checked.values(), shares_scale=bool(np.any(replacement.factor != 1)))
             if problem is not None or mapped is None:
                 raise ModelPreconditionError(
-                    f"the conductances of '{record.name}' cannot be replaced: {problem}; take the model "
+                    f"the conductances of {record.quoted} cannot be replaced: {problem}; take the model "
                     "as it was mapped"
                 )
             located[key] = mapped
@@ -145,9 +145,9 @@ def _joined(mapped: MappedWeight, others: Iterable[CheckedWeight], *, shares_sca
         if other.record is mapped.record or other.mapped is None:
             continue
         if nodes & set(other.mapped.nodes):
-            return f"another tool has joined the nodes that rebuild it and '{other.record.name}'"
+            return f"another tool has joined the nodes that rebuild it and {other.record.quoted}"
         if shares_scale and other.mapped.scale is mapped.scale:
-            return f"another tool has joined its scale and that of '{other.record.name}'"
+            return f"another tool has joined its scale and that of {other.record.quoted}"
     return None
 
 

@@ -25,7 +25,7 @@ from onnx_gconv.passes.weight_texts import (
     sqnr_text,
 )
 from onnx_gconv.shown_report import FrameTables, ShownReport
-from onnx_gconv.terminal_text import counted, file_list, plain, titled_table, with_remark
+from onnx_gconv.terminal_text import counted, file_list, plain, titled_table, with_name, with_remark
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
@@ -129,14 +129,21 @@ class MappingReport(ShownReport):
             "output": None if self.output is None else str(self.output),
             "files": [str(file) for file in self.files],
             "mapped": [_weight_json(weight) for weight in self.mapped],
-            "skipped": [{**item.model_dump(), "explanation": explanation(item.reason)} for item in self.skipped],
+            "skipped": [_skipped_json(item) for item in self.skipped],
             "mapped_weights": len(self.mapped),
             "mapped_parameters": self.mapped_parameters,
             "skipped_mvm_weights": sum(item.is_mvm for item in self.skipped),
             "skipped_mvm_parameters": self.skipped_mvm_parameters,
             "mvm_share": self.mvm_share,
             "broken": [
-                {"name": record.name, "shape": list(record.shape), "graph": record.graph, "reason": reason}
+                {
+                    "name": record.name,
+                    "shape": list(record.shape),
+                    "graph": record.graph,
+                    "reason": reason,
+                    "parameter": record.parameter,
+                    "known_as": record.known_as,
+                }
                 for record, reason in self.broken
             ],
             "notes": [*self.manifest.notes, *self.notes],
@@ -174,7 +181,7 @@ class MappingReport(ShownReport):
             parts.append(self._skipped_table())
         if self.broken or any(item.is_mvm for item in self.skipped):
             parts.append(self._share_table())
-        parts.extend(plain(f"BROKEN: '{record.name}': {reason}", style="bold red") for record, reason in self.broken)
+        parts.extend(plain(f"BROKEN: {record.quoted}: {reason}", style="bold red") for record, reason in self.broken)
         parts.extend(map(plain, self._summary()))
         return Group(*parts)
 
@@ -193,7 +200,7 @@ class MappingReport(ShownReport):
         table.add_column("read by", ratio=3)
         for weight in self.mapped:
             table.add_row(
-                with_remark(weight.name, *other_names(weight)),
+                with_name(weight.known_as, weight.name, *other_names(weight)),
                 shape_text(weight.shape),
                 weight.dtype,
                 scale_text(weight),
@@ -212,7 +219,7 @@ class MappingReport(ShownReport):
         for item in items:
             shape = "?" if item.shape is None else shape_text(item.shape)
             why = with_remark(explanation(item.reason), item.detail)
-            table.add_row(with_remark(item.name, parameters_text(item)), shape, why)
+            table.add_row(with_name(item.known_as, item.name, parameters_text(item)), shape, why)
         return table
 
     def _share_table(self) -> Table:
@@ -237,7 +244,7 @@ class MappingReport(ShownReport):
 
     def _summary(self) -> list[str]:
         lines = [f"Note: {note}." for note in (*self.manifest.notes, *self.notes)]
-        lines.extend(f"'{weight.name}': {note}" for weight in self.mapped for note in weight.notes)
+        lines.extend(f"{weight.quoted}: {note}" for weight in self.mapped for note in weight.notes)
         lines.extend(mapping_remarks(self.manifest, self.mapped))
         by_detail: dict[str, int] = defaultdict(int)
         for item in self.skipped:
@@ -268,7 +275,7 @@ class MappingReport(ShownReport):
         """How weights are mapped, a line for each way; with the weights if there are several ways."""
         found: dict[str, list[str]] = defaultdict(list)
         for weight in self.mapped:
-            found[scheme_text(weight)].append(weight.name)
+            found[scheme_text(weight)].append(weight.known_as)
         for scheme, names in found.items():
             yield f"Converter: {scheme}" + (f" ({listed(names)})" if len(found) > 1 else "")
 
@@ -338,6 +345,8 @@ def _weight_json(weight: WeightRecord) -> dict[str, Any]:
     """A weight with the keys of the command line: the converter's name, and the scale as a number if it is one."""
     return {
         **weight.model_dump(),
+        "parameter": weight.parameter,
+        "known_as": weight.known_as,
         "converter": weight.converter.name,
         "converter_parameters": weight.converter.parameters,
         **({} if weight.converter.origin is None else {"converter_origin": weight.converter.origin.model_dump()}),
@@ -349,4 +358,13 @@ def _weight_json(weight: WeightRecord) -> dict[str, Any]:
             weight.scale.value if weight.scale.minimum is None else weight.scale.minimum,
             weight.scale.value if weight.scale.maximum is None else weight.scale.maximum,
         ],
+    }
+
+
+def _skipped_json(item: SkippedRecord) -> dict[str, Any]:
+    return {
+        **item.model_dump(),
+        "parameter": item.parameter,
+        "known_as": item.known_as,
+        "explanation": explanation(item.reason),
     }

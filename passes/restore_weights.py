@@ -115,7 +115,7 @@ def _graphs_in_sight(mapped: MappedWeight, scope_of: Mapping[ir.Graph, Scope]) -
 
 def _not_restored(record: WeightRecord, problem: str | None) -> ModelPreconditionError:
     return ModelPreconditionError(
-        f"the weight '{record.name}' cannot be restored: {problem}; restore the model as it was mapped"
+        f"the weight {record.quoted} cannot be restored: {problem}; restore the model as it was mapped"
     )
 
 
@@ -129,7 +129,7 @@ def _require_meanings(located: Sequence[MappedWeight]) -> None:
         try:
             _ = mapped.zero_point
         except ModelError as error:
-            text = f"the weight '{mapped.record.name}' cannot be restored: {error}"
+            text = f"the weight {mapped.record.quoted} cannot be restored: {error}"
             raise ModelPreconditionError(text) from None
         if (levels := mapped.record.levels_of_codes) is None:
             continue
@@ -137,7 +137,7 @@ def _require_meanings(located: Sequence[MappedWeight]) -> None:
             highest = max((int(codes.max()) for codes in element_chunks(tensor)), default=0)
             if highest >= levels.count:
                 raise ModelPreconditionError(
-                    f"the weight '{mapped.record.name}' cannot be restored: '{tensor.name}' has the code {highest}, "
+                    f"the weight {mapped.record.quoted} cannot be restored: '{tensor.name}' has the code {highest}, "
                     f"but there are {levels.count} levels; restore the model as it was mapped"
                 )
 
@@ -161,7 +161,7 @@ def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]
     for mapped in located:
         if any((graph, mapped.record.name) in taken for graph in _graphs_in_sight(mapped, scope_of)):
             raise ModelPreconditionError(
-                f"the weight '{mapped.record.name}' cannot be restored: the graph has another value of that name; "
+                f"the weight {mapped.record.quoted} cannot be restored: the graph has another value of that name; "
                 "the manifest was changed, or another tool renamed that value: restore the model as it was mapped"
             )
 

@@ -26,6 +26,8 @@ __all__ = [
     "sqnr_text",
 ]
 
+_MOST_OTHERS = 3
+
 _SHARES = {"channel": "output channel", "tile": "tile", "tile_channel": "output channel of a tile"}
 
 
@@ -51,21 +53,30 @@ def clipped_text(weight: WeightRecord) -> str:
 
 
 def other_names(weight: WeightRecord) -> list[str]:
-    """Where a weight stands and comes from, as far as its name does not say so."""
+    """Where a weight stands and comes from, as far as its name, and what people know it by, do not say so."""
     remarks = [f"in {weight.graph}"] if weight.graph else []
     if from_parameters := parameters_text(weight):
         remarks.append(from_parameters)
     else:
         # A module that a name of the table starts with already tells nothing new.
-        known = [weight.name, *(consumer.node.strip("/").replace("/", ".") for consumer in weight.consumers)]
-        modules = [module for module in weight.modules if not any(name.startswith(module) for name in known)]
+        nodes = [consumer.node.strip("/").replace("/", ".") for consumer in weight.consumers]
+        known = [weight.name, weight.known_as, *nodes]
+        modules = [module for module in weight.modules if module not in weight.folded_norms]
+        modules = [module for module in modules if not any(name.startswith(module) for name in known)]
         remarks.extend([f"module {listed(modules)}"] if modules else [])
+    remarks.extend(f"{other.relation} with {other.name}" for other in weight.other_parameters[:_MOST_OTHERS])
+    if (more := len(weight.other_parameters) - _MOST_OTHERS) > 0:
+        remarks.append(f"and {more:,} more")
+    if weight.folded_norms:
+        remarks.append(f"with {listed(weight.folded_norms)} folded in")
     return remarks
 
 
 def parameters_text(item: WeightRecord | SkippedRecord) -> str:
-    """The parameters of the exported module that a weight is from, if they have other names."""
-    return f"from {listed(item.parameters)}" if any(name != item.name for name in item.parameters) else ""
+    """The parameters of the exported program that a weight is computed from, as far as others do not name them."""
+    told = {item.name, *(item.known_as.split(" + "))}
+    names = [name for name in item.parameters if name not in told]
+    return f"from {listed(names)}" if names else ""
 
 
 def scheme_text(weight: WeightRecord) -> str:

@@ -129,3 +129,12 @@ def test_the_module_runs_as_the_command(tmp_path):
         [sys.executable, "-m", "onnx_gconv", "--help"], cwd=tmp_path, check=True, capture_output=True, text=True
     )
     assert "Usage: onnx-gconv" in found.stdout
+
+
+@pytest.mark.parametrize("room", ["operations", "passes"])
+def test_rooms_whose_names_are_loaded_when_they_are_first_used_have_all_of_them(room):
+    module = getattr(onnx_gconv, room)
+    for name in module.__all__:
+        assert getattr(module, name).__name__ == name
+    with pytest.raises(AttributeError, match=f"module 'onnx_gconv.{room}' has no attribute 'nothing'"):
+        module.nothing  # noqa: B018 - that is the test

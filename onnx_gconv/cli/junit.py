@@ -7,9 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from onnx_gconv.errors import ConfigError
 from onnx_gconv.visible_text import one_line
 
-__all__ = ["with_junit"]
+__all__ = ["check_junit_path", "with_junit", "write_junit"]
+
+_BEGINS = b"<?xml"
+_ROOTS = (b"<testsuites", b"<testsuite")
+_READ_BYTES = 4096
 
 
 class _Checked(Protocol):
@@ -34,7 +39,7 @@ def with_junit(path: Path | None, suite: str, check: Callable[[], _Report]) -> _
     """
     if path is None:
         return check()
-    from onnx_gconv.files.junit_xml import JunitCase, JunitSuite, check_junit_path, junit_xml, write_junit
+    from onnx_gconv.junit_xml import JunitCase, JunitSuite, junit_xml
 
     check_junit_path(path)
     start = time.perf_counter()
@@ -47,3 +52,39 @@ def with_junit(path: Path | None, suite: str, check: Callable[[], _Report]) -> _
         raise
     write_junit(path, report.to_junit(time.perf_counter() - start))
     return report
+
+
+def check_junit_path(path: Path) -> None:
+    """Check that a document can be written, before a check takes its time. Only an older document is replaced.
+
+    Raises:
+        ConfigError: If it cannot be, or would replace something else.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        what = "it is a folder" if path.is_dir() else f"there is no folder '{path.parent}'"
+        raise ConfigError(f"cannot write '{path}': {what}; choose another name")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"cannot write '{path}': it is a link, or no file; choose another name")
+    try:
+        found = b""
+        if path.exists():
+            with path.open("rb") as file:
+                found = file.read(_READ_BYTES)
+    except OSError as error:
+        raise ConfigError(f"cannot write '{path}': {error.strerror}; choose another name") from error
+    if found and not (found.startswith((_BEGINS, *_ROOTS)) and any(root in found for root in _ROOTS)):
+        raise ConfigError(f"'{path}' exists, and is no JUnit XML; choose another name")
+
+
+def write_junit(path: Path, document: str) -> None:
+    """Write a document, whole or not at all.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    from onnx_gconv.files.staging import write_small_file
+
+    try:
+        write_small_file(path, document.encode("utf-8"), replace=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write '{path}': {error.strerror}; choose another place") from error

@@ -214,7 +214,7 @@ def _layer(number: int, mapped: MappedWeight, geometry: ArrayGeometry) -> Layer:
             kernel=op.kernel(reader.matrix_view.view),
         )
     except ConfigError as error:
-        raise ConfigError(f"the weight '{record.name}' of {reader.op_type}: {error}") from None
+        raise ConfigError(f"the weight {record.quoted} of {reader.op_type}: {error}") from None
     scales = find_block_scales(mapped)
     return Layer(number, mapped, consumers, op, layout, grid, geometry, bias, rows, scales)
 
@@ -225,7 +225,7 @@ def _op_of(record: WeightRecord, consumer: ConsumerRecord) -> MvmOp:
     if op is None:
         name = f"{consumer.domain}.{consumer.op_type}" if consumer.domain else consumer.op_type
         raise BundleError(
-            f"the weight '{record.name}' cannot be handed off: nothing is known here of the op {name} that reads it, "
+            f"the weight {record.quoted} cannot be handed off: nothing is known here of the op {name} that reads it, "
             "neither of its bias; add its row to the table of MVM ops (onnx_gconv.weights.register_mvm_op)"
         )
     return op
@@ -282,19 +282,19 @@ def _consumers_and_layout(record: WeightRecord) -> tuple[tuple[ConsumerRecord, .
             continue
         except ValueError as error:
             raise ModelError(
-                f"the manifest contradicts itself about the matrices of the weight '{record.name}': {error}; map the "
+                f"the manifest contradicts itself about the matrices of the weight {record.quoted}: {error}; map the "
                 "model again"
             ) from None
         view = consumer.matrix_view
         if (view.matrices, view.rows, view.columns) != (layout.matrices, layout.rows, layout.columns):
             raise ModelError(
-                f"the manifest contradicts itself about the matrices of the weight '{record.name}': it has "
+                f"the manifest contradicts itself about the matrices of the weight {record.quoted}: it has "
                 f"{view.matrices} of {view.rows}x{view.columns}, but its axes give {layout.matrices} of "
                 f"{layout.rows}x{layout.columns}; map the model again"
             )
         return (consumer, *readers[:place], *readers[place + 1 :]), layout
     raise BundleError(
-        f"the weight '{record.name}' cannot be handed off: no node reads it as matrices of whole axes; "
+        f"the weight {record.quoted} cannot be handed off: no node reads it as matrices of whole axes; "
         "map the model without it (--exclude)"
     )
 
@@ -313,7 +313,7 @@ def _check_range(record: WeightRecord, preset: DevicePreset) -> None:
     low, high = record.converter.parameters["g_min"], record.converter.parameters["g_max"]
     if low < preset.g_min or high > preset.g_max:
         raise ConfigError(
-            f"the weight '{record.name}' is mapped to {low:g} .. {high:g} µS, but devices of preset '{preset.name}' "
+            f"the weight {record.quoted} is mapped to {low:g} .. {high:g} µS, but devices of preset '{preset.name}' "
             f"reach {preset.g_min:.6g} .. {preset.g_max:.6g} µS; map the model with --preset {preset.name}"
         )
 

@@ -38,20 +38,20 @@ def target_weights(
         record, problem = item.record, item.problem
         if record.measured is not None:
             raise ModelError(
-                f"the weight '{record.name}' has conductances {record.measured.origin}, no targets; take the model "
+                f"the weight {record.quoted} has conductances {record.measured.origin}, no targets; take the model "
                 f"that was {'mapped' if record.measured.simulated else 'handed off'}"
             )
         try:
             record.converter.converter()
         except UnknownConverterError as error:
-            raise ModelError(f"the weight '{record.name}' {error.what}") from None
+            raise ModelError(f"the weight {record.quoted} {error.what}") from None
         except ModelError as error:
             problem = str(error)
         if problem is None and other_problem is not None:
             problem = other_problem(record)
         if problem is not None or item.mapped is None:
             raise ModelError(
-                f"the weight '{record.name}' cannot be {deed}: {problem}; {call} the model as it was mapped"
+                f"the weight {record.quoted} cannot be {deed}: {problem}; {call} the model as it was mapped"
             )
         weights.append(item.mapped)
     if (unlisted := next(unlisted_weights(checked, model), None)) is not None:

@@ -164,7 +164,7 @@ def _check_range(layer: Layer, tile: Tile, number: int, conductances: NDArray[An
         record = layer.record
         low, high = record.converter.parameters["g_min"], record.converter.parameters["g_max"]
         raise ModelError(
-            f"the weight '{record.name}' cannot be handed off: {record.conductances[number].device} of input "
+            f"the weight {record.quoted} cannot be handed off: {record.conductances[number].device} of input "
             f"{tile.inputs[0] + cell[0]}, output {tile.outputs[0] + cell[1]} (tile {layer.tile_id(tile.number)}) is "
             f"{conductances[cell]:g} µS, out of the range of {low:g} .. {high:g} µS; map the model again"
         )

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numba import njit
+from numba import config, njit
 from numpy.typing import NDArray
 
 __all__ = [
@@ -36,6 +36,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _ZERO, _HALF, _MINUS_TWO = np.float32(0), np.float32(0.5), np.float32(-2)
 _ONE, _3, _11, _24, _32, _40 = (np.uint64(each) for each in (1, 3, 11, 24, 32, 40))
+
+
+if config.DISABLE_JIT:  # loops of Python would take a thousand times as long as NumPy
+    raise ImportError("NUMBA_DISABLE_JIT is set")
 
 
 def _compiled(function: _Function) -> _Function:

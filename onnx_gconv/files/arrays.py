@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias
@@ -25,6 +25,7 @@ __all__ = [
     "ArrayWriter",
     "ArraysKind",
     "ElsewhereError",
+    "LabelledArrayWriter",
     "read_arrays",
     "write_arrays",
 ]
@@ -35,6 +36,9 @@ ARRAY_FILES: dict[ArraysKind, str] = {"hdf5": "conductances.h5", "npz": "conduct
 
 # The same bytes for the same arrays: zip would put the time of writing into the file.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+
+# HDF5 stores attributes of up to 64 KiB beside the headers of a group.
+_LONGEST_ATTRIBUTE = 4096
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -50,6 +54,14 @@ class ArrayWriter(Protocol):
 
     def write(self, key: str, array: NDArray[Any]) -> None:
         """Add an array, C-contiguous and little-endian, under a new key."""
+        ...
+
+
+class LabelledArrayWriter(ArrayWriter, Protocol):
+    """A new file of arrays that may have names beside them."""
+
+    def label(self, folder: str, names: Mapping[str, str]) -> None:
+        """Note names at a folder of keys that are written, if the file has a place for them."""
         ...
 
 
@@ -89,9 +101,9 @@ class ArrayReader(Protocol):
         ...
 
 
-def write_arrays(path: Path, kind: ArraysKind) -> ArrayWriter:
+def write_arrays(path: Path, kind: ArraysKind) -> LabelledArrayWriter:
     """Begin a new file of arrays, to be used in a with statement."""
-    writers: dict[ArraysKind, Callable[[Path], ArrayWriter]] = {"hdf5": _Hdf5Writer, "npz": _NpzWriter}
+    writers: dict[ArraysKind, Callable[[Path], LabelledArrayWriter]] = {"hdf5": _Hdf5Writer, "npz": _NpzWriter}
     return writers[kind](path)
 
 
@@ -138,6 +150,7 @@ class _Hdf5Writer:
         self._type_of = h5py.h5t.py_create
         self._groups: dict[str, Any] = {"": self._file.id}
         self._made: set[str] = set()
+        self._text_type = h5py.string_dtype
         self._open_group, self._create_group = h5py.h5g.open, h5py.h5g.create
         self._creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         self._creation.set_layout(h5py.h5d.CONTIGUOUS)
@@ -171,6 +184,14 @@ class _Hdf5Writer:
         if array.size:
             self._raw.write_at(dataset.get_offset(), array.reshape(-1).view(np.uint8).data)
         self._raise_failure()
+
+    def label(self, folder: str, names: Mapping[str, str]) -> None:
+        """Note names as attributes of a group; longer ones than a header of HDF5 should hold are left out."""
+        attributes = self._file[folder].attrs
+        for name, text in names.items():
+            encoded = text.encode()
+            if 0 < len(encoded) <= _LONGEST_ATTRIBUTE:
+                attributes.create(name, encoded, dtype=self._text_type("utf-8", len(encoded)))
 
     def _group(self, folder: str) -> Any:  # noqa: ANN401 - h5py has no types
         """A group, which is made unless it is there. Only groups that arrays still go to stay open."""
@@ -206,6 +227,9 @@ class _NpzWriter:
         with self._zip.open(zipfile.ZipInfo(f"{key}.npy", _ZIP_TIME), "w", force_zip64=True) as member:
             member.write(header.getvalue())
             member.write(array.reshape(-1).view(np.uint8).data)
+
+    def label(self, folder: str, names: Mapping[str, str]) -> None:
+        """A zip file has no place for names."""
 
 
 def _hdf5_reader(path: Path) -> ArrayReader:

@@ -142,14 +142,15 @@ class Bundle(BundleArrays, ShownReport):
         return Group(table, plain(self._in_short()))
 
     def layer(self, name: str) -> BundleLayer:
-        """A layer by its id or the name of its weight.
+        """A layer by its id, or by the name of its weight or what people know that by.
 
         Raises:
-            BundleError: If there is none, or several weights in different graphs have that name.
+            BundleError: If there is none, or it is not the only one.
         """
         found = [layer for layer in self.layers if name in {layer.record.id, layer.record.weight}]
+        found = found or [layer for layer in self.layers if name in layer.record.known_as.split(" + ")]
         if len(found) != 1:
-            known = ", ".join(f"{layer.record.id} ({layer.record.weight})" for layer in self.layers)
+            known = ", ".join(f"{layer.record.id} ({layer.record.known_as})" for layer in self.layers)
             what = "no layer" if not found else "more than one layer"
             raise BundleError(f"'{self.path}' has {what} '{name}'; there are {known}")
         return found[0]

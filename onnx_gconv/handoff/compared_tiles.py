@@ -84,7 +84,7 @@ class _Comparison:
         if arrays.digests[: len(record.devices)] != tuple(item.sha256 for item in tile.conductances):
             raise of_another_model(
                 self.measurements,
-                f"tile {tile.id} of '{record.weight}' has other targets than those that were handed off",
+                f"tile {tile.id} of {record.quoted} has other targets than those that were handed off",
             )
         difference, devices = np.zeros(arrays.tile.shape), {}
         largest, never_written, only_zeros = 0.0, [], []

@@ -133,6 +133,8 @@ class LayerWriter:
             arrays=layer.arrays,
             utilization=layer.utilization,
             tiles=tuple(self._tiles[number] for number in range(len(layer.grid))),
+            parameter=record.parameter,
+            modules=record.modules,
             packing=self._packing(),
             dequantization=self._dequantization(),
         )

@@ -18,6 +18,7 @@ from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
 from onnx_gconv.files.json_schema import schema_text
 from onnx_gconv.files.special_files import no_file_but
+from onnx_gconv.known_names import known_as, quoted_name
 from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
@@ -279,12 +280,29 @@ class LayerRecord(_Record):
     dequantization: BlockScalesRecord | None = Field(
         default=None, description="What makes weights of integer codes, as far as it is known; missing for others"
     )
+    parameter: str | None = Field(
+        default=None,
+        description="The parameter of the exported program that it is, several joined by ' + '; null if not known",
+    )
+    modules: tuple[str, ...] = Field(
+        default=(), description="The modules of that program that use it, the one that has it first"
+    )
 
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Layers of floating point are written as they were before there were packed codes."""
         found: dict[str, Any] = serialize(self)
         return {name: item for name, item in found.items() if name not in _OF_CODES or item is not None}
+
+    @property
+    def known_as(self) -> str:
+        """What people know the weight by: its parameter in the exported program, its module, or its name."""
+        return known_as(self.weight, self.parameter, self.modules)
+
+    @property
+    def quoted(self) -> str:
+        """What a sentence calls the weight."""
+        return quoted_name(self.weight, self.known_as)
 
     @property
     def layout(self) -> MatrixLayout:

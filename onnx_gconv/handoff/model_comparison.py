@@ -20,7 +20,8 @@ __all__ = ["check_against_model"]
 
 # Where tiles stand and which cells are stuck is the chip's doing, and no model says it. How rows are unrolled is told
 # in words for people, which the matrix view says for programs.
-_NOT_OF_THE_MODEL = frozenset({"tiles", "unroll"})
+# Names that people know weights by are missing in bundles of older versions.
+_NOT_OF_THE_MODEL = frozenset({"tiles", "unroll", "parameter", "modules"})
 _NOT_OF_THE_TILE = frozenset({"placements", "stuck"})
 
 _LONGEST_SHOWN = 40
@@ -61,7 +62,7 @@ def check_against_model(folder: Path, manifest: BundleManifest) -> None:
             for tile in tile_arrays(layer, executor):
                 writer.write(tile)
             if (problem := next(_differences(record, writer.record()), None)) is not None:
-                what = f"layer {record.id} ('{record.weight}'): {problem}"
+                what = f"layer {record.id} ({record.quoted}): {problem}"
                 raise BundleError(f"{place}: {what}; hand off the model again")
 
 

@@ -200,12 +200,12 @@ def _matched(layers: tuple[Layer, ...], measurements: Measurements) -> list[tupl
     for record in measurements.manifest.layers:
         layer = known.get((record.graph, record.weight))
         if layer is None:
-            raise of_another_model(measurements, f"there is no mapped weight '{record.weight}'")
+            raise of_another_model(measurements, f"there is no mapped weight {record.quoted}")
         devices = [item.name for item in record.devices], record.shape
         if devices != ([item.device for item in layer.record.conductances], layer.record.shape):
-            raise of_another_model(measurements, f"the weight '{record.weight}' has another shape or other devices")
+            raise of_another_model(measurements, f"the weight {record.quoted} has another shape or other devices")
         if layer.grid != record.tile_grid:
-            raise of_another_model(measurements, f"the weight '{record.weight}' is cut into other tiles")
+            raise of_another_model(measurements, f"the weight {record.quoted} is cut into other tiles")
         pairs.append((record, layer))
     listed = {(record.graph, record.weight) for record, _ in pairs}
     if missing := known.keys() - listed:

@@ -13,7 +13,7 @@ from onnx_gconv.crossbars.arrangement import Arrangement, Evidence
 from onnx_gconv.crossbars.error_figures import ProgrammingErrors, Tolerance, WeightErrors
 from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.shown_report import FrameTables, ShownReport
-from onnx_gconv.terminal_text import ByWidth, file_list, plain, titled_table
+from onnx_gconv.terminal_text import ByWidth, file_list, plain, titled_table, with_name
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class LayerReadback:
         tiles: The figures of its tiles.
         bias_error: How far the bias is from what its targets give, at most, in units of the output; None if it is
             digital.
+        known_as: What people know the weight by: its parameter in the exported program, its module, or its name.
     """
 
     id: str
@@ -91,6 +92,7 @@ class LayerReadback:
     weights: WeightErrors
     tiles: tuple[TileReadback, ...] = field(repr=False)
     bias_error: float | None = None
+    known_as: str = ""
 
     @classmethod
     def of(
@@ -106,6 +108,7 @@ class LayerReadback:
             weights=functools.reduce(operator.or_, (tile.weights for tile in tiles)),
             tiles=tuple(tiles),
             bias_error=bias_error,
+            known_as=record.known_as,
         )
 
     @property
@@ -128,6 +131,7 @@ class LayerReadback:
         return {
             "id": self.id,
             "weight": self.weight,
+            "known_as": self.known_as or self.weight,
             "graph": self.graph,
             **self.errors.to_json(),
             "weights": self.weights.to_json(self.max_abs),
@@ -212,7 +216,7 @@ class ReadbackReport(ShownReport):
     def __rich__(self) -> Group:
         from rich.console import Group
 
-        names = (plain(f"{layer.id}: {layer.weight}") for layer in self.layers)
+        names = (with_name(f"{layer.id}: {layer.known_as}", f"{layer.id}: {layer.weight}") for layer in self.layers)
         narrow = Group(self._table(is_wide=False), *names)
         return Group(ByWidth(self._table(is_wide=True), narrow, _WIDE), *map(plain, self._summary()))
 
@@ -233,7 +237,7 @@ class ReadbackReport(ShownReport):
             errors, has_any = layer.errors, layer.errors.measured > 0
             table.add_row(
                 layer.id,
-                *([plain(layer.weight)] if is_wide else []),
+                *([with_name(layer.known_as, layer.weight)] if is_wide else []),
                 f"{errors.cells:,}",
                 _share(errors.measured / errors.cells),
                 _share(errors.yielded),

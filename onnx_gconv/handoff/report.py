@@ -12,7 +12,7 @@ from onnx_gconv.crossbars.chip import passed_over
 from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.shown_report import FrameTables, ShownReport
-from onnx_gconv.terminal_text import counted, file_list, plain, titled_table
+from onnx_gconv.terminal_text import counted, file_list, plain, titled_table, with_name
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class LayerReport:
         stuck_rms_error: Root mean square of that over all weights of the layer.
         stuck_max_relative_error: The largest error as a part of max|W|; None for an all-zero weight.
         stuck_bias_error: How far what the rows of the bias add is off at most, in units of the output.
+        known_as: What people know the weight by: its parameter in the exported program, its module, or its name.
     """
 
     id: str
@@ -77,7 +78,8 @@ class LayerReport:
     stuck_rms_error: float
     stuck_max_relative_error: float | None
     stuck_bias_error: float
-    tiles_of_several_blocks: int
+    tiles_of_several_blocks: int = 0
+    known_as: str = ""
 
     @classmethod
     def of(cls, layer: Layer, placement: LayerPlacement) -> LayerReport:
@@ -110,6 +112,7 @@ class LayerReport:
             stuck_max_relative_error=None if not max_abs else (0.0 if effect is None else effect.largest / max_abs),
             stuck_bias_error=placement.bias_error,
             tiles_of_several_blocks=layer.tiles_of_several_blocks,
+            known_as=layer.record.known_as,
         )
 
 
@@ -297,7 +300,7 @@ class HandoffReport(ShownReport):
             several = f"{layer.matrices} x " if layer.matrices > 1 else ""
             table.add_row(
                 layer.id,
-                plain(layer.weight),
+                with_name(layer.known_as, layer.weight),
                 layer.op_type,
                 f"{several}{layer.rows}{f'+{layer.bias_rows}' if layer.bias_rows else ''}x{layer.columns}",
                 f"{several}{layer.grid[0]}x{layer.grid[1]}",

@@ -370,7 +370,7 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
         file = stack.enter_context(write_arrays(folder / ARRAY_FILES[job.kind], job.kind))
         asking = (form.array_folder(folder) for form in job.formats)
         folders = [stack.enter_context(item) for item in asking if item is not None]
-        text = stack.enter_context(TargetsCsv(folder / CSV_FILE)) if job.csv else None
+        text = stack.enter_context(TargetsCsv(folder / CSV_FILE, job.layers)) if job.csv else None
         for layer, placement in zip(job.layers, job.placements, strict=True):
             writer = LayerWriter(layer, placement, [file, *folders])
             for arrays in tile_arrays(layer, executor):
@@ -381,6 +381,7 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
                 if job.progress is not None:
                     job.progress("conductances", done, total)
             records.append(writer.record())
+            file.label(layer.id, {"weight": layer.record.name, "known_as": layer.record.known_as})
     return records, [record for item in folders for record in item.files]
 
 

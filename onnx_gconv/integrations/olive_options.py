@@ -108,7 +108,7 @@ def configuration_of_options(options: Mapping[str, Any]) -> Configuration:
     """
     given = {name: value for name, value in options.items() if value is not None}
     file, overrides, converter = (given.pop(name, None) for name in (_CONFIG_FILE, _OVERRIDES, "converter"))
-    settings = {name: value for name, value in given.items() if name in MappingOptions.__annotations__}
+    settings = {name: value for name, value in given.items() if name not in {_EXTERNAL_DATA, _CACHE_KEY}}
     configuration = configuration_of(file, converter, cast("MappingOptions", settings))
     if not overrides:
         return configuration

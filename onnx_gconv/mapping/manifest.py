@@ -22,6 +22,7 @@ from pydantic import (
 from onnx_gconv.converters import Decoding
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import ModelError
+from onnx_gconv.known_names import is_anonymous, known_as, quoted_name
 from onnx_gconv.mapping.chip_records import MeasuredRecord, ReadNoiseRecord
 from onnx_gconv.mapping.code_records import DequantizationRecord, PackingRecord
 from onnx_gconv.mapping.converter_record import ConverterRecord
@@ -50,6 +51,7 @@ __all__ = [
     "ConsumerRecord",
     "Manifest",
     "MatrixViewRecord",
+    "OtherParameterRecord",
     "RearrangementRecord",
     "SameSourceRecord",
     "SkippedRecord",
@@ -71,8 +73,6 @@ PACKED_FORMAT_VERSION: Final = 3
 """Of models with packed codes, codes of levels in four bits, or integers that come back as near ones: readers that do
 not know of them would go wrong."""
 
-
-_OF_CODES = frozenset({"packing", "dequantization", "limited"})
 
 ComputeDtype: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
 
@@ -127,11 +127,33 @@ class ConsumerRecord(Record):
 
 
 class SameSourceRecord(Record):
-    """Another constant that holds the same parameter; the fields are those of `weights.same_source.SameSource`."""
+    """Another constant with the same values; the fields are those of `weights.same_source.SameSource`."""
 
     name: str
     graph: str
     relation: Literal["equal", "transposed", "rearranged"]
+
+
+class OtherParameterRecord(Record):
+    """A further parameter of the exported program that is this tensor, too."""
+
+    name: str
+    relation: Literal["tied", "merged", "tied or merged"]
+
+
+# Of weights of integer codes alone, so that others are written as they were before there was anything to say of these.
+_OF_CODES = frozenset({"packing", "dequantization", "limited"})
+
+# Of weights and skipped constants: what says nothing is left out, as it was before there was anything to say.
+_SAID_IF_KNOWN = frozenset({"parameter", "other_parameters", "folded_norms", "equal_values"})
+
+
+def _known_as(record: WeightRecord | SkippedRecord) -> str:
+    """What people know a weight by; older versions of onnx_gconv noted only what it was computed from."""
+    parameter = record.parameter
+    if parameter is None and is_anonymous(record.name) and len(record.parameters) == 1 and "." in record.parameters[0]:
+        [parameter] = record.parameters
+    return known_as(record.name, parameter, record.modules)
 
 
 class ConductanceRecord(Record):
@@ -178,15 +200,33 @@ class WeightRecord(Record):
     same_source_as: tuple[SameSourceRecord, ...] = ()
     digital_copy: str | None = None
     measured: MeasuredRecord | None = None
+    parameter: str | None = None
+    other_parameters: tuple[OtherParameterRecord, ...] = ()
+    folded_norms: tuple[str, ...] = ()
+    equal_values: tuple[SameSourceRecord, ...] = ()
     packing: PackingRecord | None = None
     dequantization: DequantizationRecord | None = None
     limited: bool = False
 
+    @property
+    def is_of_known_program(self) -> bool:
+        """Whether the model says which parameter it is, or which module has it, in the program that was exported."""
+        return self.parameter is not None or bool(self.modules)
+
+    @property
+    def known_as(self) -> str:
+        """What people know it by: its parameter in the exported program, its module, or its name."""
+        return _known_as(self)
+
+    @property
+    def quoted(self) -> str:
+        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        return quoted_name(self.name, self.known_as)
+
     @model_serializer(mode="wrap")
-    def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Weights of floating point are written as they were before there were packed codes."""
+    def _without_what_is_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = serialize(self)
-        return {name: value for name, value in found.items() if name not in _OF_CODES or value}
+        return {name: value for name, value in found.items() if value or name not in {*_SAID_IF_KNOWN, *_OF_CODES}}
 
     @model_validator(mode="after")
     def _is_packed_as_it_can_be(self) -> Self:
@@ -339,6 +379,26 @@ class SkippedRecord(Record):
     consumers: tuple[str, ...]
     parameters: tuple[str, ...] = ()
     same_source_as: tuple[SameSourceRecord, ...] = ()
+    parameter: str | None = None
+    other_parameters: tuple[OtherParameterRecord, ...] = ()
+    modules: tuple[str, ...] = ()
+    folded_norms: tuple[str, ...] = ()
+    equal_values: tuple[SameSourceRecord, ...] = ()
+
+    @property
+    def known_as(self) -> str:
+        """What people know it by: its parameter in the exported program, its module, or its name."""
+        return _known_as(self)
+
+    @property
+    def quoted(self) -> str:
+        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        return quoted_name(self.name, self.known_as)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialize(self)
+        return {name: value for name, value in found.items() if value or name not in {*_SAID_IF_KNOWN, "modules"}}
 
 
 class Manifest(Record):

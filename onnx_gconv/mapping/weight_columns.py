@@ -29,13 +29,14 @@ class WeightRow:
 
 
 def weight_columns(rows: Sequence[WeightRow]) -> Columns:
-    """The columns of a table with a row for each weight; `program_names` are its names in the exported program."""
+    """The columns of a table with a row for each weight; `known_as` and `program_names` come from the program."""
     records = [row.record for row in rows]
     mapped = [row.record if isinstance(row.record, WeightRecord) else None for row in rows]
     losses = [None if record is None else record.loss for record in mapped]
     return {
         "weight": Column("text", [record.name for record in records]),
         "graph": Column("text", [record.graph for record in records]),
+        "known_as": Column("text", [record.known_as for record in records]),
         "program_names": Column("text", [", ".join(record.parameters) or None for record in records]),
         "status": Column("text", [row.status for row in rows]),
         "shape": Column("text", [shape_text(record.shape) for record in records]),

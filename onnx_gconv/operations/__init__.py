@@ -37,17 +37,25 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CheckReport": "operations.check",
-    "check_model": "operations.check",
-    "ConfigurationReport": "operations.configuration_check",
-    "MappingReport": "passes.report",
-    "RestoreReport": "passes.report",
+    "onnx_gconv.operations.check": ["CheckReport", "check_model"],
+    "onnx_gconv.operations.configuration_check": ["ConfigurationReport"],
+    "onnx_gconv.operations.operations": [
+        "check_configuration",
+        "default_mapped_path",
+        "default_restored_path",
+        "inspect_model",
+        "map_model",
+        "restore_model",
+        "survey_model",
+    ],
+    "onnx_gconv.passes.report": ["MappingReport", "RestoreReport"],
 }
 
 
 def __getattr__(name: str) -> object:
     import importlib
 
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"onnx_gconv.{_HOMES.get(name, 'operations.operations')}"), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from onnx_gconv.crossbars.checked_weights import checked_weights
 from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.errors import ModelError, VerificationError
-from onnx_gconv.files.junit_xml import JunitSuite, junit_xml, mapping_cases
 from onnx_gconv.files.models import check_model_path, load_model
 from onnx_gconv.files.naming import named_in_messages
+from onnx_gconv.junit_xml import JunitSuite, junit_xml, mapping_cases
 from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
 from onnx_gconv.mapping.unlisted import rebuilding_node
 from onnx_gconv.passes.check_mapping import CheckMapping, Violation

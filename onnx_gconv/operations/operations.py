@@ -266,7 +266,7 @@ def _renamed(weights: Sequence[CheckedWeight]) -> Iterator[str]:
         pairs = () if item.mapped is None or item.problem is not None else item.mapped.renamed
         if pairs:
             listed = ", ".join(f"'{name}' is '{now}' now" for name, now in pairs)
-            yield f"another tool has joined or renamed initializers of '{item.record.name}': {listed}"
+            yield f"another tool has joined or renamed initializers of {item.record.quoted}: {listed}"
 
 
 def _with_notes(notes: tuple[str, ...], manifest: Manifest) -> Manifest:

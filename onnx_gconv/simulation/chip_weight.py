@@ -128,7 +128,7 @@ def check_pairs(record: WeightRecord) -> None:
 
 def _no_pairs(record: WeightRecord) -> ConfigError:
     return ConfigError(
-        f"the weight '{record.name}' is mapped with {record.converter.name}, but the device is a model of pairs, of "
+        f"the weight {record.quoted} is mapped with {record.converter.name}, but the device is a model of pairs, of "
         "which one device is told 0 \u00b5S; map with --converter single-pair --g-min 0, or choose another device"
     )
 
@@ -148,7 +148,7 @@ def check_compensation(record: WeightRecord, compensation: DriftCompensation) ->
     if needed is not None and record.granularity not in needed:
         how = " or ".join(each.replace("_", "-") for each in needed)
         raise ConfigError(
-            f"the weight '{record.name}' has one scale for each {record.granularity.replace('_', '-')}, so that drift "
+            f"the weight {record.quoted} has one scale for each {record.granularity.replace('_', '-')}, so that drift "
             f"cannot be compensated for each {compensation}; map with --granularity {how}, or compensate it globally"
         )
 

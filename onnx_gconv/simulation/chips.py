@@ -114,7 +114,7 @@ def check_weight(weight: MappedWeight, chips: Chips) -> None:
     slack = _SLACK * model.g_max
     if converter.g_min < model.g_min - slack or converter.g_max > model.g_max + slack:
         raise ConfigError(
-            f"the weight '{weight.record.name}' has conductances from {converter.g_min:g} to {converter.g_max:g} "
+            f"the weight {weight.record.quoted} has conductances from {converter.g_min:g} to {converter.g_max:g} "
             f"\u00b5S, but the device {chips.device} is valid from {model.g_min:g} to {model.g_max:g} \u00b5S; map "
             f"with --g-min {model.g_min:g} --g-max {model.g_max:g}, or choose another device"
         )
@@ -128,7 +128,7 @@ def scaling_notes(weights: Sequence[MappedWeight], chips: Chips) -> tuple[str, .
     if not (is_pair_model(model) and model.granularities):
         return ()
     others = [
-        weight.record.name
+        weight.record.known_as
         for weight in weights
         if weight.record.granularity not in model.granularities
         or weight.record.converter.converter().g_max < model.g_max * (1 - _SLACK)

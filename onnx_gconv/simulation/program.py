@@ -261,5 +261,6 @@ def _one(weight: MappedWeight, instance: _Instance) -> tuple[MeasuredConductance
         sqnr_db=errors.sqnr_db,
         drift_factor=float(np.mean(factor)),
         drift_factor_range=(float(np.min(factor)), float(np.max(factor))),
+        known_as=record.known_as,
     )
     return conductances, figures

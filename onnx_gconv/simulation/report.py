@@ -10,7 +10,7 @@ from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.mapping import SimulatedRecord
 from onnx_gconv.shown_report import FrameTables, ShownReport
 from onnx_gconv.simulation.times import time_text
-from onnx_gconv.terminal_text import counted, file_list, plain, titled_table
+from onnx_gconv.terminal_text import counted, file_list, plain, titled_table, with_name
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -35,6 +35,7 @@ class SimulatedWeight:
         sqnr_db: Ratio of the power of the weight to that of the errors, in dB; None if one of them is 0.
         drift_factor: By what it is multiplied to compensate drift; the mean, if there are several.
         drift_factor_range: The smallest and the largest.
+        known_as: What people know it by: its parameter in the exported program, its module, or its name.
     """
 
     name: str
@@ -46,6 +47,7 @@ class SimulatedWeight:
     sqnr_db: float | None
     drift_factor: float
     drift_factor_range: tuple[float, float]
+    known_as: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,7 +118,7 @@ class ProgramReport(ShownReport):
             table.add_column(column, justify="right", no_wrap=True)
         for item in self.weights:
             table.add_row(
-                plain(f"{item.name} in {item.graph}" if item.graph else item.name),
+                with_name(item.known_as, item.name, f"in {item.graph}" if item.graph else ""),
                 f"{item.cells:,}",
                 f"{item.max_abs_error:.3g}",
                 f"{item.max_abs_error / item.max_abs:.3g}" if item.max_abs else "-",

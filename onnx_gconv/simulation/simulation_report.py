@@ -14,7 +14,7 @@ from onnx_gconv.shown_report import FrameTables, ShownReport
 from onnx_gconv.simulation.frames import SpreadRow, chip_columns, spread_columns
 from onnx_gconv.simulation.spread import Spread
 from onnx_gconv.simulation.times import time_text
-from onnx_gconv.terminal_text import plain, titled_table
+from onnx_gconv.terminal_text import plain, titled_table, with_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,6 +67,7 @@ class SimulatedLayer:
         seconds: How long after programming.
         values: The metric, one of each chip.
         spread: Their mean, standard deviation and confidence interval.
+        known_as: What people know the weight by: its parameter in the exported program, its module, or its name.
     """
 
     name: str
@@ -74,11 +75,13 @@ class SimulatedLayer:
     seconds: float
     values: tuple[float, ...]
     spread: Spread
+    known_as: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values; what is infinite is null."""
         return {
             "name": self.name,
+            "known_as": self.known_as or self.name,
             "graph": self.graph,
             "seconds": self.seconds,
             **_spread_json(self.spread),
@@ -227,8 +230,8 @@ class SimulationReport(ShownReport):
         for column in ("mean", "std", "95 % interval of the mean", "lowest", "highest"):
             table.add_column(column, justify="right", no_wrap=True)
         for each in self.sensitivity:
-            name = f"{each.name} in {each.graph}" if each.graph else each.name
-            table.add_row(plain(name), *self._cells(each.values, each.spread))
+            place = f"in {each.graph}" if each.graph else ""
+            table.add_row(with_name(each.known_as, each.name, place), *self._cells(each.values, each.spread))
         return table
 
     def _cells(self, values: tuple[float, ...], spread: Spread) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ def _put_weights(model: ir.Model, mapped: ir.Model, manifest: Manifest) -> None:
         place = record.graph if record.moved_from is None else record.moved_from, record.name
         weight = by_place.get(place, by_name.get(record.name))
         if weight is None or weight.shape != record.shape or weight.tensor.dtype != record.ir_dtype:
-            raise NoRebuiltOriginalError(f"the original has no weight '{record.name}' of its type and shape")
+            raise NoRebuiltOriginalError(f"the original has no weight {record.quoted} of its type and shape")
         if (producer := _replace(weight, record, _located(record, values), names)) is not None:
             unused.append(producer)
     remove_unused(unused)
@@ -110,7 +110,7 @@ def _located(record: WeightRecord, values: ModelValues) -> MappedWeight:
     except (BrokenMappingError, ModelError) as error:
         problem = str(error)
     if problem is not None:
-        raise NoRebuiltOriginalError(f"the weight '{record.name}' cannot be rebuilt: {problem}")
+        raise NoRebuiltOriginalError(f"the weight {record.quoted} cannot be rebuilt: {problem}")
     return mapped
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.errors import VerificationError
-from onnx_gconv.files.junit_xml import JunitCase, JunitSuite, junit_xml, mapping_cases
+from onnx_gconv.junit_xml import JunitCase, JunitSuite, junit_xml, mapping_cases
+from onnx_gconv.known_names import quoted_name
 from onnx_gconv.passes.check_mapping import Violation
 from onnx_gconv.runtime.comparison import OutputComparison
 from onnx_gconv.shown_report import FrameTables, ShownReport
-from onnx_gconv.terminal_text import counted, plain, titled_table
+from onnx_gconv.terminal_text import counted, plain, titled_table, with_name
 from onnx_gconv.verification.error_limits import NO_LIMITS, STATED_LIMITS, ErrorLimits
 from onnx_gconv.verification.outputs_report import OutputsReport, RunFailure, mark, number_text
 from onnx_gconv.verification.weights import WeightComparison
@@ -170,6 +171,7 @@ class VerificationReport(ShownReport):
         return {
             "weight": Column("text", [item.name for item in weights]),
             "graph": Column("text", [item.graph for item in weights]),
+            "known_as": Column("text", [item.known_as for item in weights]),
             **{name: Column("number", [getattr(item, name) for item in weights]) for name in errors},
             **{
                 name: Column("yes or no", [getattr(item, name) for item in weights])
@@ -212,7 +214,7 @@ class VerificationReport(ShownReport):
             ulp = "-" if item.max_ulp_error is None or item.is_lossy else f"{item.max_ulp_error:,}"
             sqnr = "-" if item.sqnr_db is None else f"{item.sqnr_db:.1f}"
             table.add_row(
-                plain(item.name),
+                with_name(item.known_as, item.name),
                 number_text(item.max_abs_error),
                 number_text(item.max_relative_error),
                 number_text(item.bound),
@@ -263,9 +265,10 @@ def _run_problem(item: RunFailure) -> str:
 
 def _weight_problem(item: WeightComparison) -> str:
     if item.problem is not None:
-        return f"weight '{item.name}': {item.problem}"
+        return f"weight {quoted_name(item.name, item.known_as)}: {item.problem}"
     error = "not a number" if item.max_abs_error is None else f"{item.max_abs_error:g}"
-    return f"weight '{item.name}' is rebuilt with an error of {error}, the converter allows {item.bound:g}"
+    name = quoted_name(item.name, item.known_as)
+    return f"weight {name} is rebuilt with an error of {error}, the converter allows {item.bound:g}"
 
 
 def _output_problem(item: OutputComparison) -> str:

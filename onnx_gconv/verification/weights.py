@@ -59,6 +59,7 @@ class WeightComparison:
         problem: Why it could not be compared, or None.
         is_lossy: Whether the mapping rounds or clips the weight on purpose, or its conductances were measured, so that
             it is far more than some ulp from the original.
+        known_as: What people know it by: its parameter in the exported program, its module, or its name.
     """
 
     name: str
@@ -73,6 +74,7 @@ class WeightComparison:
     sqnr_db: float | None = None
     problem: str | None = None
     is_lossy: bool = False
+    known_as: str = ""
 
 
 def compare_weights(
@@ -232,6 +234,7 @@ def _compared(
     passed = difference.bit_identical if is_exact else math.isfinite(error) and keeps and is_bounded
     return WeightComparison(
         name=record.name,
+        known_as=record.known_as,
         graph=record.graph,
         max_abs_error=error if math.isfinite(error) else None,
         max_relative_error=_relative(error, difference.max_abs),
@@ -271,6 +274,7 @@ def _relative(error: float, largest: float) -> float | None:
 def _not_compared(record: WeightRecord, problem: str) -> WeightComparison:
     return WeightComparison(
         name=record.name,
+        known_as=record.known_as,
         graph=record.graph,
         max_abs_error=None,
         max_relative_error=None,

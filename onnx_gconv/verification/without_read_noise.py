@@ -54,7 +54,7 @@ def without_read_noise(mapped: Path, manifest: Manifest) -> Iterator[Path]:
         try:
             terms = locate(record, values).terms
         except BrokenMappingError as error:
-            raise NoRebuiltOriginalError(f"the noise of '{record.name}' cannot be taken out: {error}") from None
+            raise NoRebuiltOriginalError(f"the noise of {record.quoted} cannot be taken out: {error}") from None
         for term in terms:
             (node, index), drawing = term.use, term.decoded.producer()
             assert term.reading is not None and drawing is not None  # noqa: PT018, S101 - `locate` has found them

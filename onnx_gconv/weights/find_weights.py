@@ -40,6 +40,8 @@ def find_weights(
     initializer or the output of a Constant node, directly or through nodes that only rearrange it, cast it to a wider
     type, or dequantize it; or else what nodes compute from constants alone.
 
+    Weights come in the order of the nodes that read them first.
+
     Args:
         model: The model.
         lookups: Op types whose tables count as weights, too: ``Gather``.
@@ -118,7 +120,8 @@ class _Finder:
         skipped.extend(self._functions.constants())
         listed = {(item.name, item.graph_path) for item in skipped}
         skipped.extend(item for item in self._unmapped.others() if (item.name, item.graph_path) not in listed)
-        return WeightSurvey(tuple(item for item in decisions if isinstance(item, FoundWeight)), tuple(skipped))
+        weights = tuple(item for item in decisions if isinstance(item, FoundWeight))
+        return WeightSurvey(weights, tuple(skipped)).in_order_of_nodes(self._model)
 
     def _each_once(self, skipped: Iterable[SkippedWeight]) -> list[SkippedWeight]:
         """Skipped weights, those that are whole constants only once: several weights may be computed from one."""

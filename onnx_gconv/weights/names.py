@@ -8,11 +8,21 @@ import glob
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, TypeGuard, get_args
 
 import onnx_ir as ir
 
-__all__ = ["NameKind", "WeightNames", "as_glob", "enclosing_modules", "modules_of", "op_type_of", "parameters_of"]
+__all__ = [
+    "NameKind",
+    "WeightNames",
+    "as_glob",
+    "class_of",
+    "enclosing_modules",
+    "has_scopes",
+    "modules_of",
+    "op_type_of",
+    "parameters_of",
+]
 
 NameKind: TypeAlias = Literal["weight", "parameter", "node", "module", "op"]
 
@@ -23,11 +33,14 @@ _FOLDED_FROM_KEYS = (
     "pkg.onnxscript.optimizer.constant_folding.folded_from",
 )
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+_CLASSES_KEY = "pkg.torch.onnx.class_hierarchy"
 _KIND_KEY = "pkg.torch.export.graph_signature.InputSpec.kind"
 _KINDS_OF_PARAMETERS = frozenset({"PARAMETER", "BUFFER"})
 
 # Names that PyTorch's exporter gives to intermediate results. It lists them among the names a constant was folded from.
 _INTERMEDIATE = re.compile(r"val_\d+|scalar_tensor_default(_\d+)?")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # The metadata is text of a file that anyone may have written: a real one is no longer than this.
 _LONGEST_LIST = 1 << 18
@@ -39,9 +52,9 @@ class WeightNames:
 
     Attributes:
         weight: Its own.
-        parameter: The parameters of the exported program that it comes from; its own name if the exporter names none.
+        parameter: The parameters of the exported program that it is or comes from; its own name if none are known.
         node: The MVM nodes that read it.
-        module: The modules of the exported program that these stand in, and all that contain them.
+        module: The modules of the exported program that have it or that these stand in, and all that contain them.
         op: The op types of these nodes, ``Conv`` or ``com.microsoft.FusedConv``.
     """
 
@@ -52,19 +65,21 @@ class WeightNames:
     op: tuple[str, ...]
 
     @classmethod
-    def of(cls, name: str, parameters: tuple[str, ...], nodes: Sequence[ir.Node]) -> WeightNames:
+    def of(cls, name: str, parameters: Iterable[str], modules: Iterable[str], nodes: Sequence[ir.Node]) -> WeightNames:
         """The names of a weight.
 
         Args:
             name: Its own.
-            parameters: The parameters of the exported program that it comes from; empty if the exporter names none.
+            parameters: The parameters of the exported program that it is or comes from; empty if none are known.
+            modules: The modules that have it.
             nodes: The nodes that read it.
         """
+        found = (*modules, *(module for node in nodes for module in modules_of(node)))
         return cls(
             weight=(name,),
-            parameter=parameters or (name,),
+            parameter=tuple(dict.fromkeys(parameters)) or (name,),
             node=tuple(dict.fromkeys(node.name for node in nodes if node.name)),
-            module=enclosing_modules(module for node in nodes for module in modules_of(node)),
+            module=enclosing_modules(found),
             op=tuple(dict.fromkeys(map(op_type_of, nodes))),
         )
 
@@ -119,6 +134,19 @@ def modules_of(node: ir.Node) -> tuple[str, ...]:
     return tuple(dict.fromkeys(scope for scope in scopes if scope))
 
 
+def has_scopes(node: ir.Node) -> bool:
+    """Whether PyTorch's exporter notes in the metadata of a node which modules it was exported from."""
+    return _SCOPES_KEY in node.metadata_props
+
+
+def class_of(node: ir.Node) -> str:
+    """The class of the innermost module that a node was exported from, e.g. ``torch.nn.modules.linear.Linear``.
+
+    It is empty if the node does not say it.
+    """
+    return next(iter(_names(node.metadata_props.get(_CLASSES_KEY))[-2:-1]), "")  # the last one is the operation itself
+
+
 def enclosing_modules(modules: Iterable[str]) -> tuple[str, ...]:
     """Modules and all that contain them: ``encoder.layers.0`` is in ``encoder.layers``, a list that is never called."""
     found: dict[str, None] = {}
@@ -157,4 +185,9 @@ def _names(text: str | None) -> list[str]:
         items = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return []
-    return [item for item in items if isinstance(item, str)] if isinstance(items, (list, tuple, set)) else []
+    return [item for item in items if _is_text(item)] if isinstance(items, (list, tuple, set)) else []
+
+
+def _is_text(item: object) -> TypeGuard[str]:
+    """Whether an item is a text that files can hold, which halves of a pair of surrogates are not."""
+    return isinstance(item, str) and not _SURROGATE.search(item)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import enum
+import functools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx_ir as ir
 
+from onnx_gconv.known_names import known_as, quoted_name
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.tensors.codes import EffectiveIntegerTensor, ZeroPoint
 from onnx_gconv.tensors.packed import BlockZeroPoint, Packing, UnpackedTensor
 from onnx_gconv.tensors.types import INTEGER_DTYPES
-from onnx_gconv.weights.names import WeightNames, modules_of, parameters_of
+from onnx_gconv.weights.names import WeightNames, parameters_of
+from onnx_gconv.weights.origin import Origin, Reader, origin_of
 from onnx_gconv.weights.rearrangement import Rearrangement, node_label, readers
 from onnx_gconv.weights.same_source import SameSource
-from onnx_gconv.weights.scopes import Scope
+from onnx_gconv.weights.scopes import Scope, nodes_in_order
 
 __all__ = ["Consumer", "Dequantization", "FoundWeight", "PackedCodes", "SkipReason", "SkippedWeight", "WeightSurvey"]
 
@@ -224,17 +229,29 @@ class FoundWeight:
         """
         return tuple(dict.fromkeys((*parameters_of(self.value), *self.sources)))
 
+    @functools.cached_property
+    def origin(self) -> Origin:
+        """Where it comes from in the exported program, as far as the exporter says."""
+        readers = [Reader(item.node, item.slot, item.is_mvm) for item in self.consumers]
+        return origin_of(self.value, self.sources, readers)
+
     @property
-    def modules(self) -> tuple[str, ...]:
-        """The innermost modules of the exported program that use it as a weight, as far as the exporter says."""
-        found = (modules_of(consumer.node)[-1:] for consumer in self.consumers if consumer.is_mvm)
-        return tuple(dict.fromkeys(module for modules in found for module in modules))
+    def known_as(self) -> str:
+        """What people know it by: its parameter in the exported program, its module, or its name."""
+        return known_as(self.name, self.origin.parameter, self.origin.modules)
+
+    @property
+    def quoted(self) -> str:
+        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        return quoted_name(self.name, self.known_as)
 
     @property
     def names(self) -> WeightNames:
         """The names that patterns choose it by."""
-        nodes = [consumer.node for consumer in self.consumers if consumer.is_mvm]
-        return WeightNames.of(self.name, self.parameters, nodes)
+        origin, nodes = self.origin, [consumer.node for consumer in self.consumers if consumer.is_mvm]
+        others = (other.name for other in origin.others)
+        parameters = (*origin.tensors, *self.parameters, *others)
+        return WeightNames.of(self.name, parameters, origin.modules_of_parameters, nodes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +267,7 @@ class SkippedWeight:
         is_mvm: Whether it feeds a weight slot of an MVM op, or is or may be multiplied with activations otherwise.
         consumers: The nodes that read it, as ``name (op_type)``, or their weight slots, as ``name (op_type)[slot]``.
         value: The value that holds it, or None if it stands in a local function.
-        same_source_as: The constants that hold the same parameter, if one of them is mapped.
+        same_source_as: The constants with the same values, if one of them is mapped.
     """
 
     name: str
@@ -268,11 +285,31 @@ class SkippedWeight:
         """The parameters of the exported program that it comes from, as far as the exporter says."""
         return () if self.value is None else parameters_of(self.value)
 
+    @functools.cached_property
+    def origin(self) -> Origin:
+        """Where it comes from in the exported program, as far as the exporter says."""
+        if self.value is None:
+            return Origin((), (), (), ())
+        found = [Reader(node, slot, is_mvm=self.is_mvm) for node, slot in readers(self.value)]
+        return origin_of(self.value, (), found)
+
+    @property
+    def known_as(self) -> str:
+        """What people know it by: its parameter in the exported program, its module, or its name."""
+        return known_as(self.name, self.origin.parameter, self.origin.modules)
+
+    @property
+    def quoted(self) -> str:
+        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        return quoted_name(self.name, self.known_as)
+
     @property
     def names(self) -> WeightNames:
         """The names that patterns choose it by; all nodes that read it count."""
-        nodes = [] if self.value is None else [node for node, _ in readers(self.value)]
-        return WeightNames.of(self.name, self.parameters, nodes)
+        origin, nodes = self.origin, [] if self.value is None else [node for node, _ in readers(self.value)]
+        others = (other.name for other in origin.others)
+        parameters = (*origin.tensors, *self.parameters, *others)
+        return WeightNames.of(self.name, parameters, origin.modules_of_parameters, nodes)
 
     @classmethod
     def of(cls, weight: FoundWeight, reason: SkipReason, detail: str) -> SkippedWeight:
@@ -295,3 +332,24 @@ class WeightSurvey:
 
     weights: tuple[FoundWeight, ...]
     skipped: tuple[SkippedWeight, ...]
+
+    def in_order_of_nodes(self, model: ir.Model) -> WeightSurvey:
+        """The same, sorted by the node that multiplies with a weight first, or reads a skipped one first.
+
+        That is the order of the layers of a network. Bodies count where their node stands. What no node of a graph
+        reads, such as weights of local functions, comes last, in the order in which it was found.
+        """
+        place = {node: number for number, node in enumerate(nodes_in_order(model.graph))}
+
+        def first(found: Iterable[tuple[ir.Node, int]]) -> tuple[float, int]:
+            return min(((place.get(node, math.inf), slot) for node, slot in found), default=(math.inf, 0))
+
+        def first_of_weight(item: FoundWeight) -> tuple[float, int]:
+            return first((consumer.node, consumer.slot) for consumer in item.consumers if consumer.is_mvm)
+
+        def first_of_skipped(item: SkippedWeight) -> tuple[float, int]:
+            return first(() if item.value is None else readers(item.value))
+
+        return WeightSurvey(
+            tuple(sorted(self.weights, key=first_of_weight)), tuple(sorted(self.skipped, key=first_of_skipped))
+        )

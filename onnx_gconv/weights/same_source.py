@@ -1,4 +1,7 @@
-"""Recognizes weights that hold one parameter: exporters store a parameter twice, or fold its transposition away."""
+"""Recognizes weights with equal values: exporters store a parameter twice, or fold its transposition away.
+
+Equal values alone do not make one parameter of two: layers that are copies of each other begin with equal ones.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ _SAMPLES = 32
 
 @dataclass(frozen=True)
 class SameSource:
-    """Another constant that holds the parameter of a weight.
+    """Another constant that has the values of a weight.
 
     Attributes:
         name: Its name.
@@ -36,11 +39,14 @@ class SameSource:
         relation: ``equal`` if both have the same elements in row-major order; ``transposed`` if one is the transpose of
             the other; ``rearranged`` if the exporter says that both were computed from one parameter, of which they
             have the number of elements and the extremes.
+        is_same_parameter: Whether it is known that both come from one parameter, since the exporter says so, or since
+            both are one tensor.
     """
 
     name: str
     graph_path: str
     relation: Relation
+    is_same_parameter: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +72,13 @@ class SourceCandidate:
         """Its shape."""
         return tuple(self.tensor.shape.numpy())
 
+    def is_from_source_of(self, other: SourceCandidate) -> bool:
+        """Whether both are known to come from one parameter, or are one tensor."""
+        return self.tensor is other.tensor or not set(self.parameters).isdisjoint(other.parameters)
+
 
 def same_sources(candidates: Sequence[SourceCandidate]) -> list[tuple[SameSource, ...]]:
-    """For each candidate, the others that hold the same parameter; only where at least one of them is mapped.
+    """For each candidate, the others with its values; only where at least one of them is mapped.
 
     Only weights of one type, one number of elements and one pair of extremes are looked at; of these, some elements
     are compared first, and all of them, chunk by chunk, only if those agree. Constant tensors are left out: that all
@@ -92,7 +102,7 @@ def same_sources(candidates: Sequence[SourceCandidate]) -> list[tuple[SameSource
 
 @dataclass(eq=False)
 class _Family:
-    """Constants that hold one parameter.
+    """Constants with equal values.
 
     Attributes:
         first: The first of them, with which others are compared.
@@ -109,7 +119,9 @@ class _Family:
             if other != number:
                 relation: Relation = "transposed" if is_turned != other_is_turned else "equal"
                 item = candidates[other]
-                yield SameSource(item.name, item.graph_path, relation if part == other_part else "rearranged")
+                if part != other_part:
+                    relation = "rearranged"
+                yield SameSource(item.name, item.graph_path, relation, item.is_from_source_of(candidates[number]))
 
 
 def _families(candidates: Sequence[SourceCandidate], group: Sequence[int]) -> Iterator[_Family]:

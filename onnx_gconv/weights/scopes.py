@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-__all__ = ["Scope", "bodies", "outermost_node", "scopes"]
+__all__ = ["Scope", "bodies", "nodes_in_order", "outermost_node", "scopes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,18 @@ def bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
         elif attribute.type == ir.AttributeType.GRAPHS:
             for number, graph in enumerate(attribute.as_graphs()):
                 yield f"{attribute.name}[{number}]", graph
+
+
+def nodes_in_order(graph: ir.Graph) -> Iterator[ir.Node]:
+    """All nodes of a graph in their order, those of bodies behind the node that has these."""
+    waiting = [iter(graph)]
+    while waiting:
+        node = next(waiting[-1], None)
+        if node is None:
+            waiting.pop()
+            continue
+        yield node
+        waiting.extend(iter(body) for _, body in reversed(list(bodies(node))))
 
 
 def outermost_node(node: ir.Node, graph: ir.Graph, scope_of: dict[ir.Graph, Scope]) -> ir.Node:

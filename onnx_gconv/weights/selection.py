@@ -72,7 +72,7 @@ def unmatched(pattern: str, survey: WeightSurvey, kind: NameKind | None = None) 
     skipped = next((item for item in survey.skipped if item.names.match(glob, kind)), None)
     if skipped is not None:
         return (
-            f"the pattern '{pattern}' matches no weight that can be mapped: '{skipped.name}' is skipped "
+            f"the pattern '{pattern}' matches no weight that can be mapped: {skipped.quoted} is skipped "
             f"({skipped.reason.explanation})"
         )
     names = sorted({name for weight in survey.weights for name in weight.names.of_kind(kind)})

@@ -186,6 +186,31 @@ def test_without_numba_numpy_computes_unless_numba_was_asked_for(with_kernels, m
     assert str(caught.value).endswith("install it (pip install 'onnx_gconv[fast]'), or set the variable to auto")
 
 
+def test_functions_are_compiled_where_nothing_can_be_kept_on_disk(monkeypatch):
+    asked = []
+
+    def njit(**options):
+        asked.append(options.get("cache", False))
+        if asked[-1]:
+            raise RuntimeError("cannot cache function 'f': no locator available for file 'f.py'")
+        return lambda function: function
+
+    monkeypatch.setattr(compiled_module, "njit", njit)
+    assert compiled_module._compiled(len) is len
+    assert asked == [True, False]
+
+
+def test_where_numba_does_not_compile_numpy_computes():
+    program = """
+import numpy as np
+from onnx_gconv.devices import compilation
+compilation._WORTH_AN_IMPORT = 0
+assert compilation.compiled_formulas(np.zeros(1 << 16, np.float32)) is None
+"""
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", ENVIRONMENT_VARIABLE: "auto"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
 def test_numba_is_imported_when_there_was_much_to_compute_and_changes_nothing(monkeypatch):
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
     monkeypatch.setattr(compilation, "_WORTH_AN_IMPORT", 5 << 16)

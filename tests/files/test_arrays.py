@@ -37,6 +37,31 @@ def test_arrays_of_one_group_need_not_be_written_one_after_another(tmp_path):
         assert [arrays.read(key).tolist() for key in keys] == [3 * [number] for number in range(len(keys))]
 
 
+def test_names_are_attributes_of_the_groups_of_hdf5(tmp_path):
+    names = {"weight": "W\u00e4rme\u2028 \x1b[1m", "known_as": "enc.lin.weight", "long": "n" * 5000, "empty": ""}
+    for path in (paths := [tmp_path / "a.h5", tmp_path / "b.h5"]):
+        with write_arrays(path, "hdf5") as file:
+            for folder in ("L0", "L1"):
+                file.write(f"{folder}/T0/g", np.ones(3, np.float32))
+                file.label(folder, names)
+            file.write("L0/scale", np.ones(3, np.float32))
+    with h5py.File(paths[0]) as file:
+        for folder in ("L0", "L1"):
+            found = {name: value.decode() for name, value in file[folder].attrs.items()}
+            assert found == {name: names[name] for name in ("weight", "known_as")}
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    with closing(read_arrays(paths[0], "hdf5")) as arrays:
+        assert sorted(arrays.keys()) == ["L0/T0/g", "L0/scale", "L1/T0/g"]
+
+
+def test_npz_has_no_place_for_names(tmp_path):
+    with write_arrays(tmp_path / "a.npz", "npz") as file:
+        file.write("L0/g", np.ones(3, np.float32))
+        file.label("L0", {"weight": "W"})
+    with closing(read_arrays(tmp_path / "a.npz", "npz")) as arrays:
+        assert list(arrays.keys()) == ["L0/g"]
+
+
 def cut_off(writer):
     """Let nothing more be written to a file, as when the disk is full."""
     raw = writer._raw

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_gconv import map_model, verify
 from onnx_gconv.converters import SinglePairConductanceConverter
-from onnx_gconv.verification import outputs as module
+from onnx_gconv.verification import original_runs as module
 from tests import graphs
 
 N = helper.make_node

@@ -146,8 +146,8 @@ class TestWhereWeightsLive:
             S=normal(2, 2),
         )
         weights = find_weights(model).weights
-        assert [(weight.name, weight.scope.path) for weight in weights] == [("S", ""), ("L", "repeat.body")]
-        assert weights[0].consumers[0].graph_path == "walk.body"
+        assert [(weight.name, weight.scope.path) for weight in weights] == [("L", "repeat.body"), ("S", "")]
+        assert weights[1].consumers[0].graph_path == "walk.body"
 
     def test_sibling_bodies_may_have_weights_of_the_same_name(self, parse):
         model = parse(

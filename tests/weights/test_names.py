@@ -41,7 +41,19 @@ def test_intermediate_results_of_the_exporter_are_no_parameters(names, parameter
 
 
 @pytest.mark.parametrize(
-    "garbage", ["", "[", "nonsense", "{}", "5", "[1, None]", "__import__('os')", "[" * 10000, "'" + "a" * 10**6 + "'"]
+    "garbage",
+    [
+        "",
+        "[",
+        "nonsense",
+        "{}",
+        "5",
+        "[1, None]",
+        "__import__('os')",
+        r"['\ud800']",
+        "[" * 10000,
+        "'" + "a" * 10**6 + "'",
+    ],
 )
 def test_garbage_names_nothing(garbage):
     assert parameters_of(folded(garbage)) == ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -41,6 +43,22 @@ def unread(monkeypatch):
 def test_a_weight_that_is_stored_twice(normal):
     w = normal(4, 6)
     assert found(candidate("a", w), candidate("b", w)) == {"a": {"b": "equal"}, "b": {"a": "equal"}}
+
+
+def test_equal_values_alone_do_not_make_one_parameter_of_two(normal):
+    w = normal(4, 6)
+    [[others], [of_one], [of_other]] = (
+        same_sources([candidate("a", w), candidate("b", w)])[:1],
+        same_sources([candidate("val_0", w.T, parameters=("a",)), candidate("a", w)])[:1],
+        same_sources([candidate("val_0", w.T, parameters=("a",)), candidate("b", w)])[:1],
+    )
+    assert [found.is_same_parameter for [found] in (others, of_one, of_other)] == [False, True, False]
+
+
+def test_one_tensor_under_two_names_is_one_parameter(normal):
+    one = candidate("a", normal(4, 6))
+    [[found], _] = same_sources([one, dataclasses.replace(one, name="b")])
+    assert (found.name, found.relation, found.is_same_parameter) == ("b", "equal", True)
 
 
 def test_a_weight_and_its_transpose(normal):

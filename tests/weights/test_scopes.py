@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from onnx_gconv.weights import scopes
+from onnx_gconv.weights.scopes import nodes_in_order
 
 BRANCHES = """<
     then_branch = t{0} () => (float a{0}) {{ a{0} = Identity(x) }},
@@ -98,3 +99,17 @@ def test_function_bodies_are_not_among_them(parse):
         opsets='"" : 17, "local" : 1',
     )
     assert paths(model) == [""]
+
+
+def test_nodes_of_bodies_come_behind_the_node_that_has_them(parse):
+    model = parse(
+        """g (bool c, float[2] x) => (float[2] z) {
+            [a] y = Neg(x)
+            [choose] w = If (c) <
+                then_branch = t () => (float[2] y1) { [b] u = Abs(y) [c] y1 = Neg(u) },
+                else_branch = e () => (float[2] y2) { [d] y2 = Identity(y) }
+            >
+            [e] z = Abs(w)
+        }"""
+    )
+    assert [node.name for node in nodes_in_order(model.graph)] == ["a", "choose", "b", "c", "d", "e"]

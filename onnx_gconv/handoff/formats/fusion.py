@@ -234,9 +234,7 @@ def _module(layer: Layer) -> str:
 
 
 def _module_name(layer: Layer) -> str:
-    parameters = layer.record.parameters
-    name = parameters[0] if len(parameters) == 1 else layer.record.name
-    return name.removesuffix(".weight")
+    return layer.record.known_as.removesuffix(".weight")
 
 
 def _class_name(layer: Layer) -> str:
@@ -312,11 +310,11 @@ def _mapping_text(layer: Layer) -> str:
 
 
 def _refused(layer: Layer, name: str, reason: str) -> ConfigError:
-    return ConfigError(f"the weight '{layer.record.name}' cannot be written as {name}: {reason}")
+    return ConfigError(f"the weight {layer.record.quoted} cannot be written as {name}: {reason}")
 
 
 def _conducting_pair(column: _Column) -> ModelError:
     return ModelError(
-        f"the weight '{column.layer.record.name}' cannot be written as fusion: both devices of a pair are above 0 µS, "
+        f"the weight {column.layer.record.quoted} cannot be written as fusion: both devices of a pair are above 0 µS, "
         "but the chip programs one of them; hand off the model as it was mapped, or choose fusion-pair"
     )

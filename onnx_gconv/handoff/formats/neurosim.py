@@ -64,7 +64,7 @@ the least and the largest conductance of the devices in µS. It knows neither pa
             low, high = record.converter.parameters["g_min"], record.converter.parameters["g_max"]
             if high - low < least:
                 raise ConfigError(
-                    f"the weight '{record.name}' cannot be written as neurosim: its devices reach {low:g} .. "
+                    f"the weight {record.quoted} cannot be written as neurosim: its devices reach {low:g} .. "
                     f"{high:g} µS, but numbers with five decimals need a range of at least {least:g} µS; map with "
                     "another --g-max, or choose npy"
                 )

@@ -83,8 +83,9 @@ def _description(layer: Layer) -> str:
     reach = f"from {parameters['g_min']:g} to {parameters['g_max']:g} µS"
     several = f"{layout.matrices} matrices of " if layout.matrices > 1 else ""
     size = f"{several}{layout.rows} inputs x {layout.columns} outputs"
+    in_model = "" if record.known_as == record.name else f" (in the model {_quoted(record.name)})"
     lines = [
-        f"{layer.id}: weight {_quoted(record.name)} of {visible(layer.consumers[0].op_type)}, {size}",
+        f"{layer.id}: weight {_quoted(record.known_as)}{in_model} of {visible(layer.consumers[0].op_type)}, {size}",
         f"devices {devices}, {reach}, offset {record.offset_us:g} µS",
         f"scale in µS per unit of weight: {_scale_text(layer)}",
     ]

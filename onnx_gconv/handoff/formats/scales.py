@@ -12,10 +12,11 @@ from onnx_gconv.files.csv_text import csv_line
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.manifest import FileRecord
 
-__all__ = ["SCALES_FILE", "SCALES_HEADER", "ScaledMatrix", "write_scales"]
+__all__ = ["KNOWN_AS", "SCALES_FILE", "SCALES_HEADER", "ScaledMatrix", "write_scales"]
 
 SCALES_FILE = "scales.csv"
 SCALES_HEADER = "name,layer,matrix,first_input,first_output,scale_us,zero"
+KNOWN_AS = ",weight,known_as"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class ScaledMatrix:
 def write_scales(matrices: Sequence[ScaledMatrix], folder: Path, subfolder: str) -> FileRecord:
     """Write a line for each piece of a matrix that has a scale: where it begins, µS per unit of weight, and its zero.
 
-    Numbers have as many digits as their type needs to come back exactly.
+    If the model says what weights are in the program that it was exported from, the last columns are the name of the
+    weight in the model, and what people know it by. Numbers have as many digits as their type needs to come back
+    exactly.
 
     Args:
         matrices: The matrices.
@@ -50,11 +53,13 @@ def write_scales(matrices: Sequence[ScaledMatrix], folder: Path, subfolder: str)
         OSError: If the file cannot be written.
     """
     with HashedFile(folder, f"{subfolder}/{SCALES_FILE}") as file:
-        file.write(f"{SCALES_HEADER}\n")
+        has_names = any(item.layer.record.is_of_known_program for item in matrices)
+        file.write(f"{SCALES_HEADER}{KNOWN_AS if has_names else ''}\n")
         for layer, group in itertools.groupby(matrices, lambda item: item.layer):
             grid, (scale, zero) = layer.scale_grid, layer.scale_and_zero()
+            names = (layer.record.name, layer.record.known_as) if has_names else ()
             for item, (row, first_input) in itertools.product(group, enumerate(grid.row_starts)):
                 scales, zeros = (values[item.matrix, row].astype(str) for values in (scale, zero))
                 for piece in zip(grid.column_starts, scales, zeros, strict=True):
-                    file.write(csv_line((item.name, layer.id, item.matrix, first_input, *piece)))
+                    file.write(csv_line((item.name, layer.id, item.matrix, first_input, *piece, *names)))
     return file.record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,21 +11,27 @@ from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.crossbars.tile_arrays import TileArrays
 from onnx_gconv.files.csv_text import csv_line
 
-__all__ = ["CSV_HEADER", "TargetsCsv"]
+__all__ = ["CSV_HEADER", "KNOWN_AS", "TargetsCsv"]
 
 CSV_HEADER = "tile,device,row,column,input,output,target_us,code"
+KNOWN_AS = ",known_as"
 
 
 class TargetsCsv:
     """A new CSV file. Numbers have as many digits as their type needs to come back exactly.
 
+    If the model says what weights are in the program that it was exported from, there is a column more: what people
+    know the weight by.
+
     Args:
         path: The file; there must be none.
+        layers: All layers.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("x", encoding="ascii")
-        self._file.write(f"{CSV_HEADER}\n")
+    def __init__(self, path: Path, layers: Sequence[Layer]) -> None:
+        self._file = path.open("x", encoding="utf-8", newline="\n")
+        self._has_names = any(layer.record.is_of_known_program for layer in layers)
+        self._file.write(f"{CSV_HEADER}{KNOWN_AS if self._has_names else ''}\n")
 
     def __enter__(self) -> Self:
         return self
@@ -38,6 +45,7 @@ class TargetsCsv:
         """Add the cells of a tile, device by device and row by row. The code is empty if the mapping has none."""
         tile, name = arrays.tile, layer.tile_id(arrays.tile.number)
         (first_input, _), (first_output, _) = tile.inputs, tile.outputs
+        known_as = f",{csv_line((layer.record.known_as,), end='')}" if self._has_names else ""
         for number, (device, targets) in enumerate(zip(layer.record.conductances, arrays.conductances, strict=True)):
             codes = None if arrays.codes is None else arrays.codes[number]
             for row in range(tile.shape[0]):
@@ -45,6 +53,6 @@ class TargetsCsv:
                 texts = targets[row].astype(str)  # the shortest text of float32 that comes back exactly
                 row_codes = [""] * tile.shape[1] if codes is None else codes[row].tolist()
                 self._file.writelines(
-                    f"{place},{column},{first_input + row},{first_output + column},{text},{code}\n"
+                    f"{place},{column},{first_input + row},{first_output + column},{text},{code}{known_as}\n"
                     for column, (text, code) in enumerate(zip(texts, row_codes, strict=True))
                 )

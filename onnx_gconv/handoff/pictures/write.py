@@ -45,7 +45,7 @@ def write_pictures(
     Args:
         bundle: The open bundle.
         folder: The folder to write; there must be none.
-        layers: Ids of layers or names of weights; all if None.
+        layers: Ids of layers, or names or parameters of weights; all if None.
         pages: How many tiles of each layer have a picture of their own, too; None for all.
         progress: Called with the step ("pictures"), the tiles that are done and how many there are.
 
@@ -123,7 +123,9 @@ def layer_figures(
 
 def _caption(name: str, layer: BundleLayer, image: LayerImage, tiles: int) -> Iterator[str]:
     """The title, and below it what is to be seen, and what is left out."""
-    yield visible(f"{name}   {layer.record.weight}   ({layer.record.nodes[0].op_type})")
+    record = layer.record
+    in_model = "" if record.known_as == record.weight else f"   = {record.weight}"
+    yield visible(f"{name}   {record.known_as}{in_model}   ({record.nodes[0].op_type})")
     grid, view, rows, columns = layer.record.tile_grid, layer.record.matrix_view, image.rows, image.columns
     size = f"{grid.matrices:,} matrices of " * (grid.matrices > 1) + f"{view.rows:,} x {view.columns:,}"
     bias = f", then {grid.rows - view.rows} rows of the bias" * (grid.rows > view.rows)

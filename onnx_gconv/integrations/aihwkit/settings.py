@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from onnx_gconv.configuration import Configuration
 from onnx_gconv.configuration.toml_text import toml_text
@@ -17,9 +17,9 @@ from onnx_gconv.integrations.aihwkit.twin_plan import LayerPlan, Piece, TwinPlan
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["AnalogSettings", "settings_from"]
+    from onnx_gconv.simulation.chip_weight import DriftCompensation
 
-_Compensation = Literal["none", "global", "tile", "column"]
+__all__ = ["AnalogSettings", "settings_from"]
 
 # The modules of torch whose weights look like matrices, but are no products.
 _TABLES = ("Embedding", "EmbeddingBag")
@@ -46,7 +46,7 @@ class AnalogSettings:
     configuration: Configuration
     device: str | None
     device_settings: Mapping[str, Any]
-    drift_compensation: _Compensation
+    drift_compensation: DriftCompensation
     array: tuple[int, int] | None
     layers: tuple[LayerPeriphery, ...]
     notes: tuple[str, ...]
@@ -177,7 +177,9 @@ def _device(plans: Sequence[LayerPlan], converters: Sequence[ConverterChoice], n
     return chosen
 
 
-def _compensation(plans: Sequence[LayerPlan], converters: Sequence[ConverterChoice], notes: _Notes) -> _Compensation:
+def _compensation(
+    plans: Sequence[LayerPlan], converters: Sequence[ConverterChoice], notes: _Notes
+) -> DriftCompensation:
     """How drift is compensated: aihwkit does it tile by tile."""
     kinds = [_compensation_of(each.layer) for each in plans]
     most = Counter(kinds).most_common(1)[0][0]

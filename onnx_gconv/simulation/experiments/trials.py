@@ -83,7 +83,8 @@ def report_of(
     for number, weight in enumerate(experiment.weights if with_layers else ()):
         values = tuple(found[Trial(k, seconds[-1], number).key] for k in range(repeats))
         record = weight.mapped.record
-        layers.append(SimulatedLayer(record.name, record.graph, seconds[-1], values, spread_of(values)))
+        layer = SimulatedLayer(record.name, record.graph, seconds[-1], values, spread_of(values), record.known_as)
+        layers.append(layer)
     said = scaling_notes([weight.mapped for weight in experiment.weights], chips)
     return SimulationReport(
         mapped=experiment.source,

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnx_gconv.cli.junit import check_junit_path, write_junit
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.files.junit_xml import JunitCase, JunitSuite, check_junit_path, junit_xml, mapping_cases, write_junit
+from onnx_gconv.junit_xml import JunitCase, JunitSuite, junit_xml, mapping_cases
 
 CASES = [
     JunitCase("m.onnx", "mapping as a whole"),
@@ -106,6 +107,6 @@ def test_a_disk_that_takes_no_more_is_named(tmp_path, monkeypatch):
     def full(*_arguments, **_options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("onnx_gconv.files.junit_xml.write_small_file", full)
+    monkeypatch.setattr("onnx_gconv.files.staging.write_small_file", full)
     with pytest.raises(ConfigError, match=r"cannot write '.*junit.xml': No space left on device; choose another place"):
         write_junit(tmp_path / "junit.xml", "")

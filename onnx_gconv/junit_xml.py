@@ -9,21 +9,14 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 
-from onnx_gconv.errors import ConfigError
-from onnx_gconv.files.staging import write_small_file
 from onnx_gconv.visible_text import visible
 
-__all__ = ["JunitCase", "JunitSuite", "check_junit_path", "junit_xml", "mapping_cases", "write_junit"]
+__all__ = ["JunitCase", "JunitSuite", "junit_xml", "mapping_cases"]
 
 Outcome: TypeAlias = Literal["passed", "failure", "error", "skipped"]
 """``failure``: what was checked does not hold; ``error``, ``skipped``: it could not be checked."""
-
-_BEGINS = b"<?xml"
-_ROOTS = (b"<testsuites", b"<testsuite")
-_READ_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -112,37 +105,3 @@ def mapping_cases(
         JunitCase(group, name, "failure", (*found, *to_do)) if found else JunitCase(group, name)
         for name, found in parts.items()
     ]
-
-
-def check_junit_path(path: Path) -> None:
-    """Check that a document can be written, before a check takes its time. Only an older document is replaced.
-
-    Raises:
-        ConfigError: If it cannot be, or would replace something else.
-    """
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        what = "it is a folder" if path.is_dir() else f"there is no folder '{path.parent}'"
-        raise ConfigError(f"cannot write '{path}': {what}; choose another name")
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise ConfigError(f"cannot write '{path}': it is a link, or no file; choose another name")
-    try:
-        found = b""
-        if path.exists():
-            with path.open("rb") as file:
-                found = file.read(_READ_BYTES)
-    except OSError as error:
-        raise ConfigError(f"cannot write '{path}': {error.strerror}; choose another name") from error
-    if found and not (found.startswith((_BEGINS, *_ROOTS)) and any(root in found for root in _ROOTS)):
-        raise ConfigError(f"'{path}' exists, and is no JUnit XML; choose another name")
-
-
-def write_junit(path: Path, document: str) -> None:
-    """Write a document, whole or not at all.
-
-    Raises:
-        ConfigError: If it cannot be written.
-    """
-    try:
-        write_small_file(path, document.encode("utf-8"), replace=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write '{path}': {error.strerror}; choose another place") from error

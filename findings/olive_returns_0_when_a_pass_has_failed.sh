@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Guess: `olive run` returns something else than 0 when a pass fails and no model is written. Seen: olive-ai 0.13.0 returns 0
+# unless the exception is one of AssertionError, AttributeError, ImportError, TypeError and ValueError; a damaged model, or
+# an export that torch refuses, is a message in the log.
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python3 -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip --quiet --disable-pip-version-check install --no-compile olive-ai==0.13.0 torch==2.13.0 transformers==5.24.0 \
+    onnx==1.23.2 onnx-ir==1.1.0 onnxscript==0.7.2 onnxruntime==1.32.0 numpy==2.4.6 pydantic==2.13.5 requests==2.34.2 2>/dev/null
+cd "$folder"
+cat > setup.py <<'PYTHON'
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def save(path, value, data_file=None):
+    """A model that adds one number, in a data file if one is named."""
+    Path(path).parent.mkdir(exist_ok=True)
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    number = numpy_helper.from_array(np.full(1, value, np.float32), "number")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "number"], ["y"])], "g", [x], [y], [number])
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.save(model, path, save_as_external_data=data_file is not None, location=data_file, size_threshold=0)
+
+
+def number(path):
+    return float(numpy_helper.to_array(onnx.load(path).graph.initializer[0])[0])
+
+
+def write(path, output, model, **more):
+    passes = {"p": {"type": "OnnxPeepholeOptimizer"}}
+    workflow = {"input_model": {"type": "ONNXModel", **model}, "passes": passes, "output_dir": output, **more}
+    Path(path).write_text(json.dumps(workflow))
+PYTHON
+export CI=true  # it sends nothing then
+echo "no model at all" > damaged.onnx
+venv/bin/python -c 'from setup import write; write("workflow.json", "out", {"model_path": "damaged.onnx"})'
+code=0
+venv/bin/olive run --config workflow.json > log.txt 2>&1 || code=$?
+grep -o "DecodeError: .*\|No output model produced.*" log.txt | sort -u
+echo "olive run returned $code; in the output folder: $(ls -m out)"
+test "$code" = 0 && test ! -e out/model.onnx

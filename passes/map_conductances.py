@@ -14,6 +14,7 @@ from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, M
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.mapping import Manifest, WeightRecord, ZeroRecord, write_manifest
 from onnx_gconv.mapping.nodes import IntegerCodes, LevelCodes, RebuiltWeight, rebuild_nodes
+from onnx_gconv.mapping.packed_codes import PackedWeight
 from onnx_gconv.mapping.tensor_texts import kept_texts
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.mapping.value_uses import hand_over_uses
@@ -28,7 +29,9 @@ from onnx_gconv.passes.shared_weights import digital_uses, split_off
 from onnx_gconv.passes.sound_rewrite import SoundRewrite
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.schemes.scheme import MappingScheme
+from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.tensors.conductance import conductance_tensors, level_code_tensors
+from onnx_gconv.tensors.packed import BlockZeroPoint, read_padding
 from onnx_gconv.weights import (
     FoundWeight,
     WeightSurvey,
@@ -193,6 +196,8 @@ class MapConductances(ModelPass[MappingResult]):
             self._progress,
             conductance_dtype=self._settings.conductance_dtype,
             shared=self._settings.shared,
+            opset=default_opset(model),
+            allows_lossy_integers=self._settings.allow_lossy_integers,
         )
         return replace(plan, notes=(*notes, *_notes(model, plan)))
 
@@ -281,12 +286,18 @@ def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, op
     stored = [conductance.name for conductance in record.conductances]
     level_codes: LevelCodes | None = None
     if weight.scheme.is_coded and conversion.levels is not None:
-        tensors = level_code_tensors(found.numbers, conversion, dtype=record.ir_compute_dtype, names=stored)
+        tensors = level_code_tensors(
+            found.numbers,
+            conversion,
+            dtype=record.ir_compute_dtype,
+            names=stored,
+            code_dtype=ir.DataType.UINT4 if weight.has_narrow_codes else None,
+        )
         decoded = tuple(names.new(f"{record.name}.{conductance.device}") for conductance in record.conductances)
-        level_codes = LevelCodes(conversion.levels, record.ir_compute_dtype, opset, decoded)
+        is_folded = found.packed is not None
+        level_codes = LevelCodes(conversion.levels, record.ir_compute_dtype, opset, decoded, is_folded)
     else:
         tensors = conductance_tensors(found.numbers, conversion, dtype=record.ir_compute_dtype, names=stored)
-    has_round = opset >= OLDEST_ROUND_OPSET
     return rebuild_nodes(
         record.name,
         tensors,
@@ -294,12 +305,27 @@ def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, op
         dtype=found.tensor.dtype,
         scale_name=record.scale.name,
         names=names,
-        codes=IntegerCodes(found.zero_point, record.zero_point, has_round) if found.is_integer else None,
+        codes=_integer_codes(found, record, opset),
         grid=conversion.grid,
         zero_name=record.zero.name if isinstance(record.zero, ZeroRecord) else None,
         level_codes=level_codes,
         shapes_in_nodes=opset >= OLDEST_INTEGER_CONSTANTS,
     )
+
+
+def _integer_codes(found: FoundWeight, record: WeightRecord, opset: int) -> IntegerCodes | None:
+    """How integer codes are rebuilt; None for a weight of other numbers."""
+    if not found.is_integer:
+        return None
+    has_round = opset >= OLDEST_ROUND_OPSET
+    limits = record.saturation_limits
+    if found.packed is None or record.packing is None or not isinstance(found.zero_point, BlockZeroPoint):
+        zero_point = found.zero_point if isinstance(found.zero_point, ZeroPoint) else None
+        return IntegerCodes(zero_point, record.zero_point, has_round, limits=limits)
+    packing = found.packed.packing
+    padding = read_padding(found.stored, packing)
+    packed = PackedWeight(packing, found.zero_point, padding, record.packing.padding, opset)
+    return IntegerCodes(None, record.zero_point, has_round, packed, limits)
 
 
 def _has_inputs_for_initializers(model: ir.Model) -> bool:
@@ -350,7 +376,7 @@ def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Nod
     old, new = found.value, rebuilt.value
     new.doc_string = old.doc_string
     new.metadata_props.update(old.metadata_props)
-    new.metadata_props.update(kept_texts(found.tensor))
+    new.metadata_props.update(kept_texts(found.stored))
     new.meta.update(old.meta)
     place.scope.graph.insert_before(place.before, rebuilt.nodes)
     hand_over_uses(old, new)

@@ -14,11 +14,13 @@ from onnx_gconv.mapping import (
     ConductanceRecord,
     ConsumerRecord,
     ConverterRecord,
+    DequantizationRecord,
     LevelsRecord,
     LossRecord,
     Manifest,
     MatrixViewRecord,
     OtherParameterRecord,
+    PackingRecord,
     RearrangementRecord,
     SameSourceRecord,
     ScaleRecord,
@@ -26,6 +28,7 @@ from onnx_gconv.mapping import (
     TilingRecord,
     WeightRecord,
     ZeroRecord,
+    format_version_of,
 )
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
@@ -41,9 +44,11 @@ __all__ = ["manifest_of"]
 
 def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> Manifest:
     """The manifest that a plan gives, with names for its conductances and the graphs that they go to."""
+    weights = tuple(_weight_record(weight, plan, names, placement) for weight in plan.weights)
     return Manifest(
+        format_version=format_version_of(weights),
         tool=TOOL,
-        weights=tuple(_weight_record(weight, plan, names, placement) for weight in plan.weights),
+        weights=weights,
         skipped=tuple(
             SkippedRecord(
                 name=item.name,
@@ -110,7 +115,24 @@ def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames,
         other_parameters=_other_parameter_records(found.origin),
         folded_norms=found.origin.norms,
         equal_values=_equal_value_records(weight.same_source_as),
+        packing=_packing_record(found, names),
+        limited=weight.is_limited,
+        dequantization=_dequantization_record(found),
     )
+
+
+def _packing_record(found: FoundWeight, names: UniqueNames) -> PackingRecord | None:
+    if (packed := found.packed) is None:
+        return None
+    packing = packed.packing
+    padding = names.new(f"{found.name}.g_padding") if packing.padding else None
+    return PackingRecord.model_validate(
+        {"bits": packing.bits, "shape": packing.stored, "block": packed.block, "padding": padding}
+    )
+
+
+def _dequantization_record(found: FoundWeight) -> DequantizationRecord | None:
+    return None if found.dequantization is None else DequantizationRecord(**vars(found.dequantization))
 
 
 def _scale_record(name: str, weight: PlannedWeight) -> ScaleRecord:
@@ -161,7 +183,9 @@ def _levels_record(weight: PlannedWeight) -> LevelsRecord | None:
     levels = weight.conversion.levels
     if levels is None:
         return None
-    storage = levels.code_dtype.name if weight.scheme.is_coded else "float"
+    storage = "float"
+    if weight.scheme.is_coded:
+        storage = "uint4" if weight.has_narrow_codes else levels.code_dtype.name
     return LevelsRecord.model_validate({**levels.manifest(), "storage": storage})
 
 

@@ -20,16 +20,18 @@ from onnx_gconv.converters import (
     weight_statistics,
 )
 from onnx_gconv.converters.compute_types import FloatArray
+from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import UnmappableWeightError
 from onnx_gconv.passes.half_precision import in_half_precision
 from onnx_gconv.schemes.clipping import abs_percentiles
 from onnx_gconv.schemes.conversion import ConversionLoss, WeightConversion
 from onnx_gconv.schemes.group_extremes import GroupExtremes
 from onnx_gconv.schemes.scale_grid import ScaleGrid
-from onnx_gconv.schemes.scheme import MappingScheme
+from onnx_gconv.schemes.scheme import LEVELS_OF_WEIGHT, MappingScheme
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.constants import constant_tensor
+from onnx_gconv.weights.opsets import OLDEST_NARROW_CODES
 from onnx_gconv.weights.same_source import SameSource, SourceCandidate, same_sources
 from onnx_gconv.weights.weight_grid import WeightGrid, weight_grid
 
@@ -40,6 +42,8 @@ _PART_ELEMENTS = 1 << 24
 
 # What a weight loses is computed in ten arrays of so many elements, which then stay in the cache of the processor.
 _LOSS_ELEMENTS = 1 << 15
+
+_MOST_OF_FOUR_BITS = 1 << 4
 
 # Integers come back exactly if they are off by less than this before they are rounded.
 _ROUNDED_AWAY = 0.5
@@ -59,6 +63,8 @@ class PlannedWeight:
         loss: What it loses by clipping and by rounding to levels; None if it is mapped without.
         notes: What a user should know of how it is mapped, one line each.
         same_source_as: The constants with the same values, of the same parameter or not.
+        has_narrow_codes: Whether codes of levels are stored in four bits.
+        is_limited: Whether it consists of integers that may come back as others, which are kept within their range.
     """
 
     found: FoundWeight
@@ -70,6 +76,8 @@ class PlannedWeight:
     loss: ConversionLoss | None = None
     notes: tuple[str, ...] = ()
     same_source_as: tuple[SameSource, ...] = ()
+    has_narrow_codes: bool = False
+    is_limited: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -123,6 +131,8 @@ def make_plan(
     *,
     conductance_dtype: ConductanceDtype = "float32",
     shared: SharedPolicy = "rebuild",
+    opset: int | None = None,
+    allows_lossy_integers: bool = False,
 ) -> MappingPlan:
     """Scan the values of all found weights and give each its scale.
 
@@ -132,11 +142,17 @@ def make_plan(
         progress: Called with the bytes scanned so far and in all.
         conductance_dtype: The type of the conductances of float16 and bfloat16 weights: float32, or that of the weight.
         shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
+        opset: The version of the default domain, which says whether codes may have four bits; None if that is open.
+
+        allows_lossy_integers: Whether integers may come back as near ones, where levels do not tell them apart.
 
     Raises:
         ModelError: If external data cannot be read.
     """
-    candidates = [_candidate(weight, scheme) for weight, scheme in zip(survey.weights, schemes, strict=True)]
+    candidates = [
+        _candidate(weight, scheme, allows_lossy_integers)
+        for weight, scheme in zip(survey.weights, schemes, strict=True)
+    ]
     planned, refused = [], []
     for candidate, outcome in zip(candidates, _scan_all(candidates, progress), strict=True):
         weight = candidate.found
@@ -146,7 +162,8 @@ def make_plan(
             if isinstance(outcome, UnmappableWeightError):
                 raise outcome
             half = _plan_half(candidate, outcome) if conductance_dtype == "weight" else None
-            planned.append(_with_loss(_plan_weight(candidate, outcome) if half is None else half))
+            plan = _with_loss(_plan_weight(candidate, outcome) if half is None else half)
+            planned.append(replace(plan, has_narrow_codes=_has_narrow_codes(plan, opset)))
         except UnmappableWeightError as error:
             refused.append((weight, str(error)))
     return _with_same_sources(MappingPlan(tuple(planned), survey.skipped, tuple(refused), shared=shared))
@@ -154,12 +171,18 @@ def make_plan(
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A weight, how it is to be mapped, and which of its elements are to share a scale; or why that cannot be."""
+    """A weight, how it is to be mapped, and which of its elements are to share a scale; or why that cannot be.
+
+    If the conductances of its integers are levels, the held integer is the one that the largest conductance stands for.
+    It may lose if its integers may come back as near ones, where levels do not tell them apart.
+    """
 
     found: FoundWeight
     scheme: MappingScheme
     weight_grid: WeightGrid | None
     problem: UnmappableWeightError | None = None
+    held_integer: int | None = None
+    may_lose: bool = False
 
     @property
     def grid(self) -> ScaleGrid | None:
@@ -182,9 +205,9 @@ class _Candidate:
             start += elements.size
 
 
-def _candidate(weight: FoundWeight, scheme: MappingScheme) -> _Candidate:
+def _candidate(weight: FoundWeight, scheme: MappingScheme, may_lose: bool) -> _Candidate:  # noqa: FBT001 - as asked for
     try:
-        return _Candidate(weight, scheme, weight_grid(weight, scheme.granularity))
+        return _Candidate(weight, scheme, weight_grid(weight, scheme.granularity), may_lose=may_lose)
     except UnmappableWeightError as problem:
         return _Candidate(weight, scheme, None, problem)
 
@@ -195,7 +218,7 @@ def _with_same_sources(plan: MappingPlan) -> MappingPlan:
         SourceCandidate(
             name=item.found.name,
             graph_path=item.found.scope.path,
-            tensor=item.found.tensor,
+            tensor=item.found.stored,
             parameters=item.found.parameters or (item.found.name,),
             statistics=item.statistics,
         )
@@ -248,9 +271,15 @@ def _plan_weight(candidate: _Candidate, statistics: WeightStatistics) -> Planned
     Raises:
         UnmappableWeightError: If the converter cannot hold the values.
     """
+    candidate = _with_levels(candidate, statistics)
     weight = candidate.found
     dtype = compute_dtype(weight.numbers.dtype.numpy())
     planned = _planned_as(candidate, statistics, dtype)
+    if weight.is_integer and _obstacle(planned, statistics) is not None:
+        own = _on_given_levels(candidate, statistics)
+        planned = planned if own is None else _planned_as(own, statistics, dtype)
+    if candidate.may_lose and _loses_by_levels(planned, statistics):
+        return replace(planned, is_limited=True)
     if (reason := _obstacle(planned, statistics)) is None:
         return planned
     double = np.dtype(np.float64)
@@ -263,6 +292,40 @@ def _plan_weight(candidate: _Candidate, statistics: WeightStatistics) -> Planned
     return replace(wider, notes=(*wider.notes, f"conductances are float64: it {reason}"))
 
 
+def _has_narrow_codes(weight: PlannedWeight, opset: int | None) -> bool:
+    """Whether codes of the levels that integers need are stored in four bits."""
+    conversion = weight.conversion
+    if not (weight.scheme.is_coded and conversion.has_integers_on_levels) or conversion.levels is None:
+        return False
+    return conversion.levels.count <= _MOST_OF_FOUR_BITS and opset is not None and opset >= OLDEST_NARROW_CODES
+
+
+def _with_levels(candidate: _Candidate, statistics: WeightStatistics) -> _Candidate:
+    """A weight with the levels that its integers need, if such levels are asked for.
+
+    Raises:
+        UnmappableWeightError: If there are no such levels.
+    """
+    scheme = candidate.scheme
+    if scheme.levels != LEVELS_OF_WEIGHT:
+        return candidate
+    if not candidate.found.has_integers:
+        what = "zero points that are no integers" if candidate.found.is_integer else "no integers"
+        note = f"it has {what}, for which there are no levels: its conductances have any value"
+        found = replace(candidate.found, notes=(*candidate.found.notes, note))
+        return replace(candidate, found=found, scheme=scheme.without_levels())
+    largest = int(np.max(statistics.max_abs))
+    return replace(candidate, scheme=scheme.for_integers(largest), held_integer=largest)
+
+
+def _on_given_levels(candidate: _Candidate, statistics: WeightStatistics) -> _Candidate | None:
+    """A weight whose integers fall on levels of which there are enough; None if there are not, or they do not."""
+    if not candidate.found.has_integers:
+        return None
+    held = candidate.scheme.integer_on_levels(int(np.max(statistics.max_abs)))
+    return None if held is None else replace(candidate, held_integer=held)
+
+
 def _planned_as(candidate: _Candidate, statistics: WeightStatistics, dtype: np.dtype[Any]) -> PlannedWeight:
     scheme = candidate.scheme
     conversion = WeightConversion(
@@ -270,7 +333,8 @@ def _planned_as(candidate: _Candidate, statistics: WeightStatistics, dtype: np.d
         scaling=scheme.converter.scaling(_held(candidate, statistics), dtype),
         grid=candidate.grid,
         is_clipped=not scheme.clipping.is_at_maximum,
-        levels=scheme.levels,
+        levels=scheme.levels if isinstance(scheme.levels, ConductanceLevels) else None,
+        has_integers_on_levels=candidate.held_integer is not None,
     )
     whole = WeightStatistics(
         minimum=float(np.min(statistics.minimum)),
@@ -297,6 +361,11 @@ def _held(candidate: _Candidate, statistics: WeightStatistics) -> WeightStatisti
     scheme, found = candidate.scheme, candidate.found
     largest = scheme.converter.largest_integer
     if found.is_integer and largest is not None:
+        if not found.has_integers:
+            raise UnmappableWeightError(
+                f"has zero points that are no integers, but the bits of {scheme.converter} hold integers; map it with "
+                "another converter"
+            )
         held = float(np.max(statistics.max_abs))
         if held > largest:
             raise UnmappableWeightError(
@@ -305,6 +374,11 @@ def _held(candidate: _Candidate, statistics: WeightStatistics) -> WeightStatisti
             )
         end = np.full_like(statistics.minimum, largest)  # a step between integers is then a step between levels
         low, high = (-end, end) if candidate.grid is not None else (-float(largest), float(largest))
+        return WeightStatistics(minimum=low, maximum=high, count=statistics.count)
+    if candidate.held_integer is not None:  # a step between integers is one between levels, for all groups
+        held = float(candidate.held_integer)
+        end = np.full_like(statistics.minimum, held)
+        low, high = (-end, end) if candidate.grid is not None else (-held, held)
         return WeightStatistics(minimum=low, maximum=high, count=statistics.count)
     clipping = scheme.clipping
     if clipping.is_at_maximum:
@@ -317,6 +391,16 @@ def _held(candidate: _Candidate, statistics: WeightStatistics) -> WeightStatisti
         flat = abs_percentiles(lambda: candidate.chunks(0, size, dtype), size, groups, clipping.percentile, dtype)
         percentiles = float(flat[0]) if candidate.grid is None else flat.reshape(candidate.grid.shape)
     return clipping.clipped(statistics, percentiles)
+
+
+def _loses_by_levels(weight: PlannedWeight, statistics: WeightStatistics) -> bool:
+    """Whether integers come back as near ones, because levels do not tell them apart."""
+    conversion = weight.conversion
+    if not weight.found.is_integer or conversion.levels is None or conversion.is_clipped:
+        return False
+    bound = float(np.max(conversion.error_bound(statistics, weight.compute_dtype)))
+    without = replace(conversion, levels=None).error_bound(statistics, weight.compute_dtype)
+    return bound >= _ROUNDED_AWAY > float(np.max(without)) and weight.conversion.converter.largest_integer is None
 
 
 def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None:
@@ -332,6 +416,7 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
                 how, remedy = "clipped", "; map it without clipping"
             elif conversion.levels is not None:
                 how, remedy = f"{conversion.levels.count} levels of", "; give it more levels"
+                remedy += ", or accept the loss (--allow-lossy-integers)"
             return (
                 f"consists of integers up to {weight.statistics.max_abs:g}, which {how} "
                 f"conductances of {converter.g_min:g} to {converter.g_max:g} µS cannot tell apart{remedy}"
@@ -354,6 +439,13 @@ def _with_loss(weight: PlannedWeight) -> PlannedWeight:
     if not weight.conversion.is_lossy:
         return weight
     dtype = np.dtype(np.float64) if weight.compute_dtype == np.float64 else np.dtype(np.float32)
+    if weight.conversion.has_integers_on_levels and weight.conversion.grid is None:
+        # Each element is one of a few integers, of which none loses anything if these do not.
+        largest = float(weight.statistics.max_abs)
+        integers: NDArray[Any] = np.arange(-largest, largest + 1).astype(dtype)
+        loss = weight.conversion.loss(integers, 0, rounded=True)
+        if not loss.rms_error:
+            return replace(weight, loss=replace(loss, count=weight.found.tensor.size))
 
     def loss_of_part(start: int) -> ConversionLoss:
         stop = min(start + _PART_ELEMENTS, weight.found.tensor.size)
@@ -361,7 +453,7 @@ def _with_loss(weight: PlannedWeight) -> PlannedWeight:
         for chunk in element_chunks(weight.found.numbers, start, stop, dtype=dtype):
             for first in range(0, chunk.size, _LOSS_ELEMENTS):
                 block = chunk[first : first + _LOSS_ELEMENTS]
-                loss = weight.conversion.loss(block, start + first, rounded=weight.found.is_integer)
+                loss = weight.conversion.loss(block, start + first, rounded=weight.found.has_integers)
                 total = loss if total is None else total | loss
             start += chunk.size
         assert total is not None  # noqa: S101 - a part has elements
@@ -411,6 +503,16 @@ def _scan_all(
             yield replace(result, minimum=found.minimum, maximum=found.maximum)
 
 
+def _statistics_of_codes(weight: FoundWeight, start: int, stop: int) -> WeightStatistics | None:
+    """The statistics of packed codes that all have one zero point, from the extremes of the codes; None for others."""
+    points = weight.zero_point
+    if weight.packed is None or points is None or points.values.size > 1:
+        return None
+    zero = np.float32(points.values.reshape(-1)[0])
+    low, high = (float(np.float32(code) - zero) for code in weight.packed.codes.extremes(start, stop))
+    return WeightStatistics(minimum=low, maximum=high, count=stop - start)
+
+
 def _scan_part(
     candidate: _Candidate, extremes: GroupExtremes | None, start: int
 ) -> WeightStatistics | UnmappableWeightError:
@@ -418,6 +520,8 @@ def _scan_part(
     tensor = candidate.found.numbers
     dtype = compute_dtype(tensor.dtype.numpy())
     stop = min(start + _PART_ELEMENTS, tensor.size)
+    if (found := _statistics_of_codes(candidate.found, start, stop)) is not None and extremes is None:
+        return found
     try:
         chunks = element_chunks(tensor, start, stop, dtype=dtype)
         return weight_statistics(chunks if extremes is None else extremes.added(chunks, start), first_index=start)

@@ -96,7 +96,8 @@ def _half_precision_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
 
 def _run_time_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
     """What ONNX Runtime (1.32) computes again in every run, and what avoids it."""
-    if any(weight.levels is not None and weight.levels.is_coded for weight in weights):
+    coded = [weight for weight in weights if weight.levels is not None and weight.levels.is_coded]
+    if any(weight.packing is None for weight in coded):  # those of packed codes are folded
         yield (
             "ONNX Runtime decodes level codes in every run, unless its session option session.disable_quant_qdq is "
             '"1"; what `onnx-gconv restore` writes runs at full speed.'

@@ -192,7 +192,7 @@ def _replaced(
             stored.append(_in_place_of_codes(term.decoded, tensor, record.name))
         tensor.name = stored[-1]
     is_saturated = _may_overflow(record, measured)
-    if is_saturated:
+    if is_saturated and not record.limited:  # else nodes do it already
         _saturate(mapped, names)
     simulated = measured.simulated
     if simulated is not None and measured.read_noise:
@@ -336,12 +336,14 @@ def _may_overflow(record: WeightRecord, measured: MeasuredConductances) -> bool:
 
 
 def _saturate(mapped: MappedWeight, names: UniqueNames) -> None:
-    """Put a Max and a Min node before the Cast to the type of the weight."""
-    record, cast = mapped.record, mapped.nodes[0]
-    graph, value = cast.graph, cast.inputs[0]
+    """Put a Max and a Min node before the Cast to the type of the weight, or behind the rounding of packed codes."""
+    record = mapped.record
+    assert mapped.limited_use is not None  # noqa: S101 - weights of the type of their computation are not limited
+    reader, index = mapped.limited_use
+    graph, value = reader.graph, reader.inputs[index]
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
     assert value is not None  # noqa: S101 - `locate` has followed it
-    for op_type, role, limit in zip(("Max", "Min"), ("lowest", "highest"), finite_range(record.ir_dtype), strict=True):
+    for op_type, role, limit in zip(("Max", "Min"), ("lowest", "highest"), record.number_range, strict=True):
         tensor = ir.tensor(
             np.array(limit, record.ir_compute_dtype.numpy()), name=names.new(f"{record.name}.g_{role}_code")
         )
@@ -361,12 +363,12 @@ def _saturate(mapped: MappedWeight, names: UniqueNames) -> None:
                 ir.Value(
                     name=names.new(f"{record.name}.g_not_{'below' if op_type == 'Max' else 'above'}"),
                     type=ir.TensorType(record.ir_compute_dtype),
-                    shape=ir.Shape(record.shape),
+                    shape=value.shape,
                 )
             ],
             name=names.new(f"{record.name}/gconv_{op_type}"),
             metadata_props={WEIGHT_KEY: record.name, ROLE_KEY: "saturate"},
         )
-        graph.insert_before(cast, node)
+        graph.insert_before(reader, node)
         value = node.outputs[0]
-    cast.replace_input_with(0, value)
+    reader.replace_input_with(index, value)

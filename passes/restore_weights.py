@@ -195,10 +195,8 @@ def _digital_copy(mapped: MappedWeight) -> ir.Value | None:
 def _is_equal(copy: ir.Value, mapped: MappedWeight) -> bool:
     assert copy.const_value is not None  # noqa: S101 - `_digital_copy` has seen it
     is_input_or_output = copy.is_graph_input() or copy.is_graph_output()
-    shape = tuple(copy.const_value.shape.numpy())
-    return (
-        not is_input_or_output and shape == mapped.record.shape and has_same_elements(copy.const_value, mapped.rebuilt)
-    )
+    shape, wanted = tuple(copy.const_value.shape.numpy()), mapped.record.stored_shape
+    return not is_input_or_output and shape == wanted and has_same_elements(copy.const_value, mapped.stored)
 
 
 def _restore_digital_copy(copy: ir.Value, weight: ir.Value | None) -> None:
@@ -217,12 +215,12 @@ def _restore(mapped: MappedWeight, places: _Places) -> ir.Value:
     record, rebuilt = mapped.record, mapped.value
     graph = mapped.nodes[0].graph
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
-    tensor = mapped.rebuilt
+    tensor = mapped.stored
     put_texts_back(tensor, rebuilt.metadata_props)
     weight = ir.Value(
         name=record.name,
         type=ir.TensorType(record.ir_dtype),
-        shape=ir.Shape(record.shape),
+        shape=ir.Shape(record.stored_shape),
         doc_string=rebuilt.doc_string,
         const_value=tensor,
         metadata_props={k: v for k, v in rebuilt.metadata_props.items() if not _is_ours(k)},

@@ -58,9 +58,9 @@ def split_off(weight: FoundWeight, uses: DigitalUses, name: str) -> ir.Value:
     old = weight.value
     copy = ir.Value(
         name=name,
-        type=ir.TensorType(weight.tensor.dtype),
-        shape=ir.Shape(weight.shape),
-        const_value=weight.tensor,
+        type=ir.TensorType(weight.stored.dtype),
+        shape=ir.Shape(weight.stored.shape.numpy()),
+        const_value=weight.stored,
         metadata_props={**old.metadata_props, WEIGHT_KEY: weight.name, ROLE_KEY: "digital"},
     )
     for node, index in uses.uses:

@@ -134,11 +134,12 @@ def _no_such_setting(setting: str, name: str, known: list[str]) -> str:
 
 def _levels(text: str | None) -> int | list[float] | str | None:
     """The levels in the text of the option: a number of them, a list in µS, or a word."""
-    if text is None or text in {"none", "preset"}:
+    if text is None or text in {"none", "preset", "weight"}:
         return text
     try:
         return int(text) if "," not in text else [float(level) for level in text.split(",")]
     except ValueError:
         raise ConfigError(
-            f"--levels is a number of levels, a list of them in µS such as 0,1.5,25, preset or none, but not '{text}'"
+            "--levels is a number of levels, a list of them in µS such as 0,1.5,25, preset or none, or weight, but "
+            f"not '{text}'"
         ) from None

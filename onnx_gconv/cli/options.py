@@ -316,6 +316,11 @@ class MappingFlags:
     quantized: Annotated[
         Literal["map", "skip"] | None, FromSetting("ModelSettings.quantized"), _flag("--quantized", _WEIGHTS)
     ] = None
+    allow_lossy_integers: Annotated[
+        bool | None,
+        FromSetting("ModelSettings.allow_lossy_integers"),
+        _flag("--allow-lossy-integers/--no-lossy-integers", _SCALE),
+    ] = None
     freeze_inputs: Annotated[
         bool | None,
         FromSetting("ModelSettings.freeze_inputs"),

@@ -19,10 +19,9 @@ from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.converters.registry import converter_registry
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.granularity import Granularity
-from onnx_gconv.schemes.scheme import LevelStorage, MappingScheme
+from onnx_gconv.schemes.scheme import LEVELS_OF_WEIGHT, LevelStorage, MappingScheme, SchemeLevels
 
 if TYPE_CHECKING:
-    from onnx_gconv.devices.levels import ConductanceLevels
     from onnx_gconv.devices.presets import DevicePreset
 
 __all__ = ["EffectiveSettings", "Given", "scheme_of"]
@@ -165,9 +164,13 @@ def _check_range_of_object(
 
 def _levels(
     given: Given[LevelsSetting] | None, device: _Device, converter: ConductanceConverter
-) -> ConductanceLevels | None:
+) -> SchemeLevels | None:
     if given is None or given.value == "none":
         return None
+    if given.value == LEVELS_OF_WEIGHT:
+        if converter.natural_levels is not None:
+            given.refuse(f"the conductances of {converter} are levels already; leave it out")
+        return LEVELS_OF_WEIGHT
     from onnx_gconv.devices.levels import ConductanceLevels
 
     with given.named():
@@ -208,9 +211,7 @@ def _granularity(settings: EffectiveSettings, device: _Device) -> Granularity:
         return given.value.granularity(array)
 
 
-def _check_exact(
-    settings: EffectiveSettings, converter: ConductanceConverter, levels: ConductanceLevels | None
-) -> None:
+def _check_exact(settings: EffectiveSettings, converter: ConductanceConverter, levels: SchemeLevels | None) -> None:
     if not converter.is_exact:
         return
     remedy = "leave it out, or take a converter that is not exact"
@@ -221,7 +222,7 @@ def _check_exact(
 
 
 def _check_storage(
-    given: Given[LevelStorage] | None, converter: ConductanceConverter, levels: ConductanceLevels | None
+    given: Given[LevelStorage] | None, converter: ConductanceConverter, levels: SchemeLevels | None
 ) -> None:
     if given is None or given.value != "codes" or levels is not None:
         return

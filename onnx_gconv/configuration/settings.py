@@ -67,10 +67,10 @@ def _levels(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noq
         return value
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= _FEWEST_LEVELS
     is_table = isinstance(value, (list, tuple)) and len(value) >= _FEWEST_LEVELS and all(map(_is_number, value))
-    if not (is_count or is_table or (isinstance(value, str) and value in {"none", "preset"})):
+    if not (is_count or is_table or (isinstance(value, str) and value in {"none", "preset", "weight"})):
         raise ValueError(
-            'should be a number of levels, at least two, or a list of them in µS, or "preset" or "none", but it is '
-            f"{shown(value)}"
+            'should be a number of levels, at least two, or a list of them in µS, "weight", or "preset" or "none", but '
+            f"it is {shown(value)}"
         )
     return handler(value)
 
@@ -96,10 +96,10 @@ def _list(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa:
     return handler(value)
 
 
-Levels: TypeAlias = Annotated[int, Field(ge=_FEWEST_LEVELS)] | tuple[Number, ...] | Literal["none", "preset"]
+Levels: TypeAlias = Annotated[int, Field(ge=_FEWEST_LEVELS)] | tuple[Number, ...] | Literal["none", "preset", "weight"]
 
 if TYPE_CHECKING:
-    LevelsSetting: TypeAlias = int | tuple[float, ...] | Literal["none", "preset"] | ConductanceLevels
+    LevelsSetting: TypeAlias = int | tuple[float, ...] | Literal["none", "preset", "weight"] | ConductanceLevels
 else:  # what is written in files and in the schema
     LevelsSetting = Annotated[Levels, WrapValidator(_levels, json_schema_input_type=Levels)]
 _Patterns: TypeAlias = Annotated[
@@ -131,9 +131,10 @@ class WeightSettings(SettingsTable):
     clipping: ClippingSetting | None = Field(default=None, examples=["max", {"percentile": 99.9}, {"value": 0.5}])
     """What the largest conductance stands for: "max" for max|W|, or a table with percentile or value.
     Default: "max"."""
-    levels: LevelsSetting | None = Field(default=None, examples=["none", 256, [0.0, 1.5, 25.0], "preset"])
+    levels: LevelsSetting | None = Field(default=None, examples=["none", 256, [0.0, 1.5, 25.0], "preset", "weight"])
     """The levels that conductances are rounded to: how many of equal distance, a list of them in µS, "preset" for those
-    of the preset, or "none". Default: "none", also with a preset that has levels."""
+    of the preset, "weight" for one for each magnitude of the integers of a weight, so that these come back exactly, or
+    "none". Default: "none", also with a preset that has levels."""
     storage: LevelStorage | None = Field(default=None, examples=["float", "codes"])
     """Whether conductances are stored in µS (float), or as codes of their levels. Default: "float"."""
 
@@ -144,7 +145,7 @@ class WeightOptions(TypedDict, total=False):
     device: DeviceSettings | str | Mapping[str, Any] | None
     granularity: Granularity | GranularitySettings | GranularityName | Mapping[str, Any] | None
     clipping: Clipping | ClippingSettings | Literal["max"] | Mapping[str, Any] | None
-    levels: ConductanceLevels | int | Sequence[float] | Literal["none", "preset"] | None
+    levels: ConductanceLevels | int | Sequence[float] | Literal["none", "preset", "weight"] | None
     storage: LevelStorage | None
 
 
@@ -202,6 +203,9 @@ class ModelSettings(SettingsTable):
     quantized: QuantizedWeights = "map"
     """What to do with weights of integer codes: map the codes less their zero points, which come back exactly, or skip
     them."""
+    allow_lossy_integers: Flag = False
+    """Map weights of integer codes also with fewer levels than tell the codes apart, so that they come back as near
+    ones; else such levels are refused."""
     conductance_dtype: ConductanceDtype = "float32"
     """The type of the conductances of float16 and bfloat16 weights: float32, or that of the weight."""
     freeze_inputs: Flag = False
@@ -233,6 +237,7 @@ class ModelOptions(TypedDict, total=False):
     exclude: Sequence[str] | None
     include_ops: Sequence[str] | None
     quantized: QuantizedWeights | None
+    allow_lossy_integers: bool | None
     conductance_dtype: ConductanceDtype | None
     freeze_inputs: bool | None
     inline_functions: bool | None

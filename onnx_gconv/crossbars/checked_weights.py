@@ -51,7 +51,7 @@ def checked_weights(manifest: Manifest, model: ir.Model) -> tuple[CheckedWeight,
     """Find all weights of the manifest, and derive from the graph what it says of them. No conductances are read."""
     values = ModelValues(model)
     found = [_checked(record, values) for record in manifest.weights]
-    shapes = {item.mapped.value: item.record.shape for item in found if item.mapped is not None}
+    shapes = {item.mapped.value: item.record.stored_shape for item in found if item.mapped is not None}
     readers = readers_of_weights(model, shapes, _lookups(manifest))
     records_of: dict[ir.Value, list[WeightRecord]] = {}
     for item in found:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.crossbars.bias import BiasRows, FoundBias, bias_as_rows, find_bias
+from onnx_gconv.crossbars.packed_layer import block_of_rows, find_block_scales, sums_several_blocks
 from onnx_gconv.crossbars.target_weights import target_weights
 from onnx_gconv.crossbars.tiles import ArrayGeometry, Tile, TileGrid, touched_pieces
 from onnx_gconv.devices.presets import DevicePreset
@@ -22,6 +23,7 @@ from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError, MatrixLayout
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.weights.mvm_ops import MvmOp, known_op
 
 __all__ = ["Layer", "device_name_problem", "layers_of"]
@@ -41,6 +43,7 @@ class Layer:
         geometry: The arrays that they stand on.
         bias: What is added to the product; None if nothing is found.
         bias_rows: The bias as extra rows of the matrices; why it is digital if rows were asked for; else None.
+        block_scales: The scales with which nodes multiply integer codes less their zero points; None if none are known.
     """
 
     number: int
@@ -52,6 +55,7 @@ class Layer:
     geometry: ArrayGeometry
     bias: FoundBias | None
     bias_rows: BiasRows | str | None
+    block_scales: ir.TensorProtocol | None = None
 
     @property
     def id(self) -> str:
@@ -141,10 +145,26 @@ class Layer:
         of_cells: NDArray[np.float64] = scale[tile.matrix][rows[:, None], columns]
         return of_cells
 
+    @property
+    def has_integers(self) -> bool:
+        """Whether its conductances stand for integers: codes less zero points that are integers."""
+        points = self.mapped.zero_point
+        return self.record.rounded and (points is None or points.is_integer)
+
+    @property
+    def tiles_of_several_blocks(self) -> int:
+        """How many of its tiles have columns that sum blocks of integer codes, which have a scale each."""
+        block = block_of_rows(self.record, self.layout)
+        if block is None:
+            return 0
+        rows = self.layout.rows  # below them stands the bias
+        ends = ((start, min(stop, rows)) for start, stop in (tile.inputs for tile in self.grid.tiles))
+        return sum(start < stop and sums_several_blocks(block, (start, stop)) for start, stop in ends)
+
     def zero_point(self) -> NDArray[np.int64] | None:
-        """The zero points of a weight of integer codes, which broadcast to it; None for 0."""
+        """The zero points of a weight of integer codes, which broadcast to it; None for 0, and for packed codes."""
         found = self.mapped.zero_point
-        return None if found is None else np.ascontiguousarray(found.values.astype("<i8"))
+        return None if not isinstance(found, ZeroPoint) else np.ascontiguousarray(found.values.astype("<i8"))
 
 
 def _pieces(starts: Sequence[int], stretch: tuple[int, int]) -> NDArray[np.intp]:
@@ -195,7 +215,8 @@ def _layer(number: int, mapped: MappedWeight, geometry: ArrayGeometry) -> Layer:
         )
     except ConfigError as error:
         raise ConfigError(f"the weight {record.quoted} of {reader.op_type}: {error}") from None
-    return Layer(number, mapped, consumers, op, layout, grid, geometry, bias, rows)
+    scales = find_block_scales(mapped)
+    return Layer(number, mapped, consumers, op, layout, grid, geometry, bias, rows, scales)
 
 
 def _op_of(record: WeightRecord, consumer: ConsumerRecord) -> MvmOp:

@@ -233,6 +233,8 @@ class ConductanceLevels:
             dtype: float32 or float64.
         """
         values = self.values(dtype)
+        if codes.dtype.kind != "u":  # those of four bits, which NumPy does not know
+            codes = codes.astype(np.uint8)
         if values.size <= np.iinfo(codes.dtype).max:
             values = np.concatenate([values, np.full(1, np.nan, dtype)])
         return np.asarray(values[np.minimum(codes, self.count)] if values.size > self.count else values[codes])

@@ -26,7 +26,8 @@ _LONGEST_REASON = 300
 class RewriteCheck:
     """What a model has to keep when it is rewritten, taken before and asked for afterwards.
 
-    Names are defined once in each graph; inputs and outputs of the model stay, but for inputs that were defaults of
+    Names are defined once in each graph, but for those that were defined twice before, as some exporters list an input
+    twice, which ONNX Runtime lets pass; inputs and outputs of the model stay, but for inputs that were defaults of
     initializers; and if onnx.checker accepts the model before, it does so afterwards, with its inference of types and
     shapes if that accepts it, too.
 
@@ -39,6 +40,7 @@ class RewriteCheck:
         self._inputs = [_label(value) for value in skeleton.proto.graph.input[: len(model.graph.inputs)]]
         self._outputs = [_label(value) for value in skeleton.proto.graph.output]
         self._defaults = {value.name for value in model.graph.inputs if value.name in model.graph.initializers}
+        self._defined_twice = set(_defined_twice(skeleton.proto.graph, "the main graph"))
         self._is_typed = skeleton.refusal(with_types=True) is None
         self._refusal = None if self._is_typed else skeleton.refusal(with_types=False)
 
@@ -72,7 +74,8 @@ class RewriteCheck:
 
     def _problems(self, model: ir.Model) -> Iterator[str]:
         skeleton = _Skeleton(model)
-        yield from _defined_twice(skeleton.proto.graph, "the main graph")
+        found = _defined_twice(skeleton.proto.graph, "the main graph")
+        yield from (problem for problem in found if problem not in self._defined_twice)
         inputs = [_label(value) for value in skeleton.proto.graph.input[: len(model.graph.inputs)]]
         kept = [item for item in self._inputs if item in inputs or item[0] not in self._defaults]
         yield from _differences("input", kept, inputs)

@@ -16,9 +16,17 @@ from onnx_gconv.crossbars.tiles import touched_pieces
 from onnx_gconv.errors import BundleError
 from onnx_gconv.handoff.bundle_arrays import LayerScales
 from onnx_gconv.handoff.bundle_tile import BundleTile
-from onnx_gconv.handoff.manifest import MANIFEST_FILE, ArrayRecord, StuckRecord, TileRecord, ValuesRecord
+from onnx_gconv.handoff.manifest import (
+    MANIFEST_FILE,
+    ArrayRecord,
+    PackedLayerRecord,
+    StuckRecord,
+    TileRecord,
+    ValuesRecord,
+)
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.tensors.matrix_reader import stored_from_matrices
+from onnx_gconv.tensors.packed import BlockZeroPoint, Packing
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.types import dtype_of_name
 
@@ -64,6 +72,8 @@ class BundleLayer(LayerScales):
     def rebuilt_weight(self) -> NDArray[Any]:
         """The weight that the conductances stand for, bit-identical to what the nodes of model.onnx compute.
 
+        Of packed codes, these are bytes.
+
         Raises:
             BundleError: As `conductances`.
         """
@@ -71,24 +81,40 @@ class BundleLayer(LayerScales):
         compute = np.dtype(_dtype(record.compute_dtype).numpy())
         conductances = [ir.Tensor(array.astype(compute, copy=False)) for array in self.conductances().values()]
         row_starts, column_starts = self.scale_starts()
-        zero_point = None
-        if record.zero_point is not None:
-            zero_point = ZeroPoint(self.bundle.read(record.zero_point), record.shape)
+        packing, zero_point = record.packing, self._zero_point()
         decoding = Decoding(
             tuple(device.coefficient for device in record.devices),
             record.offset_us,
             _number_or_array(record.scale, self.scale()),
             _number_or_array(record.zero, self.zero()),
         )
-        return RebuiltTensor(
+        weight = RebuiltTensor(
             conductances,
             decoding,
             dtype=_dtype(record.dtype),
             name=record.weight,
-            rounded=record.rounded,
+            rounded=record.rounded or packing is not None,
             zero_point=zero_point,
             grid=record.scale_grid(row_starts.tolist(), column_starts.tolist()),
         ).numpy()
+        if packing is None:
+            return weight
+        padding = None if packing.padding is None else self.bundle.read(packing.padding)
+        return Packing(packing.bits, record.shape, packing.shape).pack(weight, padding)
+
+    def _zero_point(self) -> ZeroPoint | BlockZeroPoint | None:
+        record = self.record
+        if record.packing is not None:
+            return BlockZeroPoint(self.bundle.read(record.packing.zero_point), record.packing.block, record.shape)
+        return None if record.zero_point is None else ZeroPoint(self.bundle.read(record.zero_point), record.shape)
+
+    def block_scales(self) -> NDArray[np.floating] | None:
+        """The scales of integer codes, as the model has them; [..., blocks] of packed codes.
+
+        None for other weights, and where the scales are no constants.
+        """
+        said = self.record.dequantization
+        return None if said is None or said.scales is None else self.bundle.read(said.scales)
 
     def bias(self) -> NDArray[Any] | None:
         """The bias as the model has it, in the shape of its initializer; None if none is found.
@@ -133,6 +159,12 @@ class BundleLayer(LayerScales):
             yield record.zero_point
         if record.bias is not None:
             yield record.bias.values
+        if record.packing is not None:
+            yield record.packing.zero_point
+            if record.packing.padding is not None:
+                yield record.packing.padding
+        if record.dequantization is not None and record.dequantization.scales is not None:
+            yield record.dequantization.scales
 
     def check(self) -> None:
         """Check that it does not contradict itself, and that all arrays are there, of the right shape and type.
@@ -158,6 +190,22 @@ class BundleLayer(LayerScales):
             self._check_zero_point(record.zero_point)
         if record.bias is not None:
             self._check_bias(record.bias.values)
+        if record.packing is not None:
+            self._check_packing(record.packing)
+
+    def _check_packing(self, said: PackedLayerRecord) -> None:
+        record, packing = self.record, Packing(said.bits, self.record.shape, said.shape)
+        shape, _ = self.bundle.form(said.zero_point)
+        blocks = -(-record.shape[-1] // said.block)
+        wanted = (*record.shape[:-1], blocks)
+        self._expect(said.zero_point, wanted if shape else (), np.dtype("<f8"))
+        if said.padding is not None:
+            self._expect(said.padding, (packing.rows, packing.padding), np.dtype(np.uint8))
+        found = record.dequantization
+        if found is not None and found.scales is not None and found.block is not None:
+            _, dtype = self.bundle.form(found.scales)
+            blocks = -(-record.shape[-1] // found.block)
+            self._expect(found.scales, (*record.shape[:-1], blocks), np.dtype("<f8" if dtype.itemsize > 4 else "<f4"))  # noqa: PLR2004 - float64 or float32
 
     def _check_zero_point(self, array: ArrayRecord) -> None:
         shape, dtype = self.bundle.form(array)

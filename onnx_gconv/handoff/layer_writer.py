@@ -11,15 +11,18 @@ from numpy.typing import NDArray
 from onnx_gconv.crossbars.bias import BiasRows
 from onnx_gconv.crossbars.chip import LayerPlacement
 from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.crossbars.packed_layer import block_scales, block_zero_points
 from onnx_gconv.crossbars.tile_arrays import TileArrays, digest, little_endian
 from onnx_gconv.crossbars.tiles import touched_pieces
 from onnx_gconv.files.arrays import ArrayWriter
 from onnx_gconv.handoff.manifest import (
     ArrayRecord,
     BiasRecord,
+    BlockScalesRecord,
     DeviceRecord,
     LayerRecord,
     NodeRecord,
+    PackedLayerRecord,
     PlacementRecord,
     StuckRecord,
     TileRecord,
@@ -122,7 +125,7 @@ class LayerWriter:
             scale_row_starts=self._starts("scale_row_starts", layer.scale_grid.row_starts),
             scale_column_starts=self._starts("scale_column_starts", layer.scale_grid.column_starts),
             zero=self._values("zero", zero),
-            rounded=record.rounded,
+            rounded=layer.has_integers,
             zero_point=None if zero_point is None else self._array(f"{layer.id}/zero_point", zero_point),
             bias=self._bias(),
             tile_row_starts=layer.grid.row_starts,
@@ -132,6 +135,32 @@ class LayerWriter:
             tiles=tuple(self._tiles[number] for number in range(len(layer.grid))),
             parameter=record.parameter,
             modules=record.modules,
+            packing=self._packing(),
+            dequantization=self._dequantization(),
+        )
+
+    def _packing(self) -> PackedLayerRecord | None:
+        layer, said = self._layer, self._layer.record.packing
+        points, padding = block_zero_points(layer.mapped), layer.mapped.padding
+        if said is None or points is None or padding is None:
+            return None
+        return PackedLayerRecord(
+            bits=said.bits,
+            shape=said.shape,
+            block=said.block,
+            zero_point=self._array(f"{layer.id}/zero_point", points),
+            padding=self._array(f"{layer.id}/padding", padding) if padding.size else None,
+        )
+
+    def _dequantization(self) -> BlockScalesRecord | None:
+        layer, said = self._layer, self._layer.record.dequantization
+        if said is None:
+            return None
+        found = layer.block_scales
+        scales = None if found is None else block_scales(found, layer.record)
+        return BlockScalesRecord(
+            **said.model_dump(),
+            scales=None if scales is None else self._array(f"{layer.id}/block_scales", scales),
         )
 
     def _values(self, name: str, values: NDArray[Any]) -> ValuesRecord:

@@ -9,13 +9,13 @@ import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
-from onnx_gconv.errors import BundleError, ConfigError
+from onnx_gconv.errors import BundleError, ConfigError, ModelError
 from onnx_gconv.files.json_schema import schema_text
 from onnx_gconv.files.special_files import no_file_but
 from onnx_gconv.known_names import known_as, quoted_name
@@ -23,6 +23,7 @@ from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, 
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.tensors.packed import Packing
 from onnx_gconv.validation_messages import first_flaw
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "ArrayRecord",
     "ArraysFile",
     "BiasRecord",
+    "BlockScalesRecord",
     "BundleManifest",
     "DefectsRecord",
     "DeviceRecord",
@@ -39,6 +41,7 @@ __all__ = [
     "GeometryRecord",
     "LayerRecord",
     "NodeRecord",
+    "PackedLayerRecord",
     "PlacementRecord",
     "PresetRecord",
     "StuckRecord",
@@ -51,6 +54,8 @@ __all__ = [
 BUNDLE_FORMAT = "onnx_gconv.bundle"
 BUNDLE_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+
+_OF_CODES = frozenset({"packing", "dequantization"})
 
 _SHA256 = r"^[0-9a-f]{64}$"
 
@@ -205,6 +210,34 @@ class DefectsRecord(_Record):
     )
 
 
+class PackedLayerRecord(_Record):
+    """How the codes of a layer are packed into the bytes that model.onnx holds, the first code in the low bits.
+
+    The conductances stand for codes less their zero points.
+    """
+
+    bits: Literal[2, 4, 8]
+    shape: tuple[int, ...] = Field(description="Shape of the bytes")
+    block: int = Field(ge=1, description="How many codes, along the last axis of the weight, share a zero point")
+    zero_point: ArrayRecord = Field(description="The zero points, float64: without axes, or [..., blocks]")
+    padding: ArrayRecord | None = Field(description="The codes that fill up rows, uint8 [rows, codes]; null for none")
+
+
+class BlockScalesRecord(_Record):
+    """What nodes make of integer codes: W = scale * (code - zero point). The scales are digital."""
+
+    scale: str | None = Field(description="Name of the scales in model.onnx")
+    zero_point: str | None = Field(description="Name of the zero points there; null if the op has its own")
+    axis: int | None = Field(description="The axis of the weight along which scales differ; null if none does")
+    block: int | None = Field(ge=1, description="How many neighbours on it share a scale; the last ones may be fewer")
+    groups: str | None = Field(
+        default=None, description="Name of the value that says which scale is that of an input, in place of blocks"
+    )
+    scales: ArrayRecord | None = Field(
+        description="The scales, as model.onnx has them; [..., blocks] of packed codes; null if they are no constants"
+    )
+
+
 class LayerRecord(_Record):
     """A mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``, each in its matrix view."""
 
@@ -241,6 +274,12 @@ class LayerRecord(_Record):
     arrays: int = Field(description="How many arrays all its tiles need, over all devices")
     utilization: float = Field(description="Share of the cells of these arrays that hold conductances")
     tiles: tuple[TileRecord, ...]
+    packing: PackedLayerRecord | None = Field(
+        default=None, description="How integer codes are packed into bytes; missing if they are not"
+    )
+    dequantization: BlockScalesRecord | None = Field(
+        default=None, description="What makes weights of integer codes, as far as it is known; missing for others"
+    )
     parameter: str | None = Field(
         default=None,
         description="The parameter of the exported program that it is, several joined by ' + '; null if not known",
@@ -248,6 +287,12 @@ class LayerRecord(_Record):
     modules: tuple[str, ...] = Field(
         default=(), description="The modules of that program that use it, the one that has it first"
     )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Layers of floating point are written as they were before there were packed codes."""
+        found: dict[str, Any] = serialize(self)
+        return {name: item for name, item in found.items() if name not in _OF_CODES or item is not None}
 
     @property
     def known_as(self) -> str:
@@ -301,9 +346,23 @@ class LayerRecord(_Record):
             return f"its pairs name a device beyond the {len(self.devices)} that it has"
         if len({device.name for device in self.devices}) < len(self.devices):
             return f"two of its devices have one name: {', '.join(device.name for device in self.devices)}"
+        return self._packing_problem() or self._grid_problem()
+
+    def _grid_problem(self) -> str | None:
         if len(self.tiles) != len(self.tile_grid):
             return f"it has {len(self.tiles)} tiles, but its grid has {len(self.tile_grid)}"
         return next((text for text in map(self._tile_problem, self.tiles, self.tile_grid.tiles) if text), None)
+
+    def _packing_problem(self) -> str | None:
+        if self.packing is None:
+            return None
+        try:
+            packing = Packing(self.packing.bits, self.shape, self.packing.shape)
+        except ModelError as error:
+            return str(error)
+        if bool(packing.padding) == (self.packing.padding is not None):
+            return None
+        return f"its rows of {self.shape[-1]} codes are packed in {packing.row_codes}, without padding"
 
     def _tile_problem(self, tile: TileRecord, place: Tile) -> str | None:
         if (tile.matrix, tile.grid) != (place.matrix, place.grid):

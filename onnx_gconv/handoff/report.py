@@ -13,6 +13,7 @@ from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.shown_report import FrameTables, ShownReport
 from onnx_gconv.terminal_text import counted, file_list, plain, titled_table, with_name
+from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -77,6 +78,7 @@ class LayerReport:
     stuck_rms_error: float
     stuck_max_relative_error: float | None
     stuck_bias_error: float
+    tiles_of_several_blocks: int = 0
     known_as: str = ""
 
     @classmethod
@@ -109,6 +111,7 @@ class LayerReport:
             stuck_rms_error=0.0 if effect is None else effect.rms,
             stuck_max_relative_error=None if not max_abs else (0.0 if effect is None else effect.largest / max_abs),
             stuck_bias_error=placement.bias_error,
+            tiles_of_several_blocks=layer.tiles_of_several_blocks,
             known_as=layer.record.known_as,
         )
 
@@ -331,6 +334,7 @@ class HandoffReport(ShownReport):
             lines.extend(self.defects.lines(self.layers))
         if self.skipped_mvm_weights:
             lines.append(f"Not mapped, and therefore digital: {counted(self.skipped_mvm_weights)} of MVM ops.")
+        lines += self._warnings_of_blocks()
         lines += self.notes
         if self.output:
             files = [file for file in self.files if file.parent == self.output]
@@ -338,6 +342,19 @@ class HandoffReport(ShownReport):
         if self.pictures is not None:
             lines += self.pictures.notes
         return lines
+
+    def _warnings_of_blocks(self) -> list[str]:
+        """That columns of tiles sum what has different scales, which no digital scale behind them can set right."""
+        layers = [layer for layer in self.layers if layer.tiles_of_several_blocks]
+        if not layers:
+            return []
+        tiles = sum(layer.tiles_of_several_blocks for layer in layers)
+        warning = (
+            f"Warning: columns of {tiles:,} tiles sum blocks of inputs that have a scale each (dequantization in "
+            f"manifest.json): {listed([layer.id for layer in layers])}. Drive one block at a time, or cut tiles of as "
+            "many rows as a block has."
+        )
+        return [warning]
 
     def _folders(self) -> list[str]:
         """The folders in the bundle, with the number of files in each, of which there may be thousands."""

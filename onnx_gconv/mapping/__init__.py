@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnx_gconv.mapping.chip_records import MeasuredRecord, ReadNoiseRecord, SimulatedRecord
+from onnx_gconv.mapping.code_records import DequantizationRecord, PackingRecord
 from onnx_gconv.mapping.converter_record import ConverterOriginRecord, ConverterRecord, UnknownConverterError
 from onnx_gconv.mapping.manifest import (
     FORMAT_VERSION,
@@ -40,12 +41,14 @@ __all__ = [
     "ConsumerRecord",
     "ConverterOriginRecord",
     "ConverterRecord",
+    "DequantizationRecord",
     "LevelsRecord",
     "LossRecord",
     "Manifest",
     "MatrixViewRecord",
     "MeasuredRecord",
     "OtherParameterRecord",
+    "PackingRecord",
     "ReadNoiseRecord",
     "RearrangementRecord",
     "SameSourceRecord",

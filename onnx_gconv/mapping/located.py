@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnx_gconv.converters import Decoding
 from onnx_gconv.mapping.conductance_sum import ARITHMETIC_OPS, Term, conductance_terms
@@ -18,8 +19,10 @@ from onnx_gconv.mapping.operands import (
     only_user,
     scalar,
 )
+from onnx_gconv.mapping.packed_codes import FoundPacking, found_packing
 from onnx_gconv.mapping.scheme_records import ZeroRecord
 from onnx_gconv.tensors.codes import DecodedLevelsTensor, ZeroPoint
+from onnx_gconv.tensors.packed import BlockZeroPoint, PackedTensor
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.tensors.types import type_name
@@ -40,7 +43,7 @@ _BEFORE_DIVISION = frozenset({*ARITHMETIC_OPS, "Cast", "DequantizeLinear", "Gath
 
 # What stands between that division and a weight, and between the weight and those who read it.
 _AFTER_DIVISION = frozenset(
-    {"Add", "Round", "Floor", "Max", "Min", "Cast", "DequantizeLinear", "Sub", "Mul"}
+    {"Add", "Round", "Floor", "Max", "Min", "Cast", "DequantizeLinear", "Sub", "Mul", "Concat", "ReduceSum"}
     | {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 )
 
@@ -62,6 +65,9 @@ class MappedWeight:
         constants: All other initializers of the nodes.
         nodes: The nodes that rebuild the weight, the last one first.
         value: The rebuilt weight.
+        limited_use: The node, and the index of its input, before which a weight beyond the range of its type is set to
+            the nearest number in it.
+        packing: The constants of the nodes that pack its codes into bytes; None if none do.
     """
 
     record: WeightRecord
@@ -72,6 +78,8 @@ class MappedWeight:
     constants: tuple[ir.Value, ...]
     nodes: tuple[ir.Node, ...]
     value: ir.Value
+    limited_use: tuple[ir.Node, int] | None = None
+    packing: FoundPacking | None = None
 
     @property
     def conductances(self) -> tuple[ir.Value, ...]:
@@ -90,7 +98,8 @@ class MappedWeight:
 
     @property
     def rebuilt(self) -> RebuiltTensor:
-        """The rebuilt weight, computed while it is read."""
+        """The rebuilt weight, computed while it is read; of packed codes, the codes."""
+        packing = self.record.packing_of_codes
         return RebuiltTensor(
             self.tensors,
             self.decoding,
@@ -100,7 +109,22 @@ class MappedWeight:
             zero_point=self.zero_point,
             grid=self.record.grid,
             limits=self.record.saturation_limits,
+            highest=None if packing is None else packing.highest,
         )
+
+    @property
+    def stored(self) -> RebuiltTensor | PackedTensor:
+        """What the nodes give: the rebuilt weight, or the bytes into which its codes are packed."""
+        packing = self.record.packing_of_codes
+        if packing is None or self.packing is None:
+            return self.rebuilt
+        return PackedTensor(self.rebuilt, packing, self.padding)
+
+    @property
+    def padding(self) -> NDArray[np.uint8] | None:
+        """The codes that fill the rows of packed codes, [rows, padding]; None if the codes are not packed."""
+        packing = self.record.packing_of_codes
+        return None if packing is None or self.packing is None else self.packing.padding_codes(packing)
 
     @property
     def decoding(self) -> Decoding:
@@ -109,8 +133,10 @@ class MappedWeight:
         return self.record.decoding(all_elements(_tensor(self.scale)), zero)
 
     @property
-    def zero_point(self) -> ZeroPoint | None:
+    def zero_point(self) -> ZeroPoint | BlockZeroPoint | None:
         """The zero points of a weight of integer codes; None for 0."""
+        if self.packing is not None:
+            return self.packing.zero_point
         value = self.zero_point_value
         return None if value is None else ZeroPoint(all_elements(_tensor(value)).astype(np.int64), self.record.shape)
 
@@ -269,9 +295,17 @@ def _located(div: ir.Node, record: WeightRecord, values: ModelValues) -> MappedW
         leaves.extend(leaf for leaf in more_leaves if leaf not in leaves)
         value = add.outputs[0]
     zero_point: ir.Value | None = None
-    if record.rounded:
+    packing: FoundPacking | None = None
+    if record.packing is not None:
+        packing = found_packing(value, record)
+        for operand, name, what in packing.named(record):
+            _named_or_joined(operand, name, what, values)
+        after.extend(packing.nodes)
+        leaves.extend(leaf for leaf in packing.leaves if leaf not in leaves)
+        value, zero_point = packing.value, packing.points
+    elif record.rounded:
         value, zero_point = _rounded(value, record, values, after, leaves)
-    if record.saturation_limits is not None:
+    if record.saturation_limits is not None and packing is None:
         value = _saturated(value, record.saturation_limits, after, leaves)
     if record.dtype != record.compute_dtype:
         cast = only_user(value, "Cast", 0)
@@ -279,6 +313,8 @@ def _located(div: ir.Node, record: WeightRecord, values: ModelValues) -> MappedW
             raise BrokenMappingError(f"it is cast to {type_name(ir.DataType(target))}, not to {record.dtype}")
         after.append(cast)
         value = cast.outputs[0]
+    is_cast = record.dtype != record.compute_dtype
+    limited_use = packing.limited_use if packing is not None else (after[-1], 0) if is_cast else None
     known = {*(term.stored for term in terms), scale}
     return MappedWeight(
         record=record,
@@ -289,6 +325,8 @@ def _located(div: ir.Node, record: WeightRecord, values: ModelValues) -> MappedW
         constants=tuple(dict.fromkeys(leaf for leaf in leaves if leaf not in known)),
         nodes=(*reversed(after), *nodes),
         value=value,
+        limited_use=limited_use,
+        packing=packing,
     )
 
 
@@ -405,7 +443,7 @@ def _plain_behind_readers(record: WeightRecord, values: ModelValues) -> Iterator
 def _is_weight(value: ir.Value, record: WeightRecord) -> bool:
     """Whether an initializer has the type and the shape of a weight."""
     tensor = value.const_value
-    return tensor is not None and tensor.dtype == record.ir_dtype and tensor.shape.numpy() == record.shape
+    return tensor is not None and tensor.dtype == record.ir_dtype and tensor.shape.numpy() == record.stored_shape
 
 
 def _expression(root: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:

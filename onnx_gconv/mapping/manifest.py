@@ -24,6 +24,7 @@ from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import ModelError
 from onnx_gconv.known_names import is_anonymous, known_as, quoted_name
 from onnx_gconv.mapping.chip_records import MeasuredRecord, ReadNoiseRecord
+from onnx_gconv.mapping.code_records import DequantizationRecord, PackingRecord
 from onnx_gconv.mapping.converter_record import ConverterRecord
 from onnx_gconv.mapping.record import Record
 from onnx_gconv.mapping.scheme_records import (
@@ -38,6 +39,7 @@ from onnx_gconv.schemes.granularity import GranularityKind
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.tensors.packed import Packing
 from onnx_gconv.tensors.types import dtype_of_name, finite_range
 from onnx_gconv.validation_messages import first_flaw
 
@@ -66,6 +68,10 @@ FORMAT_VERSION: Final = 1
 
 READ_NOISE_FORMAT_VERSION: Final = 2
 """Of models whose nodes draw the noise of readings: a reader that does not know of it would take them for others."""
+
+PACKED_FORMAT_VERSION: Final = 3
+"""Of models with packed codes, codes of levels in four bits, or integers that come back as near ones: readers that do
+not know of them would go wrong."""
 
 
 ComputeDtype: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
@@ -135,6 +141,9 @@ class OtherParameterRecord(Record):
     relation: Literal["tied", "merged", "tied or merged"]
 
 
+# Of weights of integer codes alone, so that others are written as they were before there was anything to say of these.
+_OF_CODES = frozenset({"packing", "dequantization", "limited"})
+
 # Of weights and skipped constants: what says nothing is left out, as it was before there was anything to say.
 _SAID_IF_KNOWN = frozenset({"parameter", "other_parameters", "folded_norms", "equal_values"})
 
@@ -195,6 +204,9 @@ class WeightRecord(Record):
     other_parameters: tuple[OtherParameterRecord, ...] = ()
     folded_norms: tuple[str, ...] = ()
     equal_values: tuple[SameSourceRecord, ...] = ()
+    packing: PackingRecord | None = None
+    dequantization: DequantizationRecord | None = None
+    limited: bool = False
 
     @property
     def is_of_known_program(self) -> bool:
@@ -214,7 +226,22 @@ class WeightRecord(Record):
     @model_serializer(mode="wrap")
     def _without_what_is_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = serialize(self)
-        return {name: value for name, value in found.items() if value or name not in _SAID_IF_KNOWN}
+        return {name: value for name, value in found.items() if value or name not in {*_SAID_IF_KNOWN, *_OF_CODES}}
+
+    @model_validator(mode="after")
+    def _is_packed_as_it_can_be(self) -> Self:
+        if self.packing is not None:
+            if self.dtype != "uint8" or not self.rounded or self.zero_point is None:
+                raise ValueError("it is packed, but has no codes of uint8 with a zero point")
+            try:
+                packing = Packing(self.packing.bits, self.shape, self.packing.shape)
+            except ModelError as error:
+                raise ValueError(str(error)) from None
+            if bool(packing.padding) != (self.packing.padding is not None):
+                raise ValueError(
+                    f"rows of {packing.shape[-1]} codes are packed in {packing.row_codes}, without padding"
+                )
+        return self
 
     @model_validator(mode="after")
     def _has_each_conductance_once(self) -> Self:
@@ -263,9 +290,34 @@ class WeightRecord(Record):
         return self.levels if self.levels is not None and self.levels.is_coded else None
 
     @property
+    def packing_of_codes(self) -> Packing | None:
+        """How its codes are packed; None if they are not.
+
+        Raises:
+            ModelError: If they cannot be packed so.
+        """
+        return None if self.packing is None else Packing(self.packing.bits, self.shape, self.packing.shape)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the value that nodes rebuild: of the weight, or of the bytes into which its codes are packed."""
+        return self.shape if self.packing is None else self.packing.shape
+
+    @property
+    def number_range(self) -> tuple[float, float]:
+        """The lowest and the highest number that the weight may have: of its type, or of the bits of its codes."""
+        packing = self.packing_of_codes
+        return finite_range(self.ir_dtype) if packing is None else (0.0, float(packing.highest))
+
+    @property
+    def has_narrow_codes(self) -> bool:
+        """Whether codes of levels are stored in four bits."""
+        return self.levels is not None and self.levels.storage == "uint4"
+
+    @property
     def saturation_limits(self) -> tuple[float, float] | None:
         """To what rebuilt weights beyond the range of their type are set; None if none can be beyond."""
-        return finite_range(self.ir_dtype) if self.measured is not None and self.measured.saturated else None
+        return self.number_range if self.limited or (self.measured is not None and self.measured.saturated) else None
 
     @property
     def grid(self) -> ScaleGrid | None:
@@ -353,7 +405,7 @@ class Manifest(Record):
     """The whole document."""
 
     format: Literal["onnx_gconv.mapping"] = "onnx_gconv.mapping"
-    format_version: Literal[1, 2] = 1
+    format_version: Literal[1, 2, 3] = 1
     tool: str
     unit: Literal["uS"] = "uS"
     weights: tuple[WeightRecord, ...]
@@ -377,16 +429,23 @@ class Manifest(Record):
     @model_validator(mode="after")
     def _has_the_version_of_its_weights(self) -> Self:
         if (version := format_version_of(self.weights)) != self.format_version:
-            what = "some draw" if version == READ_NOISE_FORMAT_VERSION else "none draws"
-            raise ValueError(
-                f"the format version is {self.format_version}, but of its weights {what} noise of readings"
-            )
+            what = {
+                FORMAT_VERSION: "none draws noise of readings",
+                READ_NOISE_FORMAT_VERSION: "some draw noise of readings",
+                PACKED_FORMAT_VERSION: "some have packed codes, codes of levels in four bits, or limited integers",
+            }[version]
+            if self.format_version == PACKED_FORMAT_VERSION:
+                what = "none has packed codes, codes of levels in four bits, or limited integers"
+            raise ValueError(f"the format version is {self.format_version}, but of its weights {what}")
         return self
 
 
-def format_version_of(weights: Iterable[WeightRecord]) -> Literal[1, 2]:
+def format_version_of(weights: Iterable[WeightRecord]) -> Literal[1, 2, 3]:
     """The version of the format that a manifest of these weights has."""
-    return READ_NOISE_FORMAT_VERSION if any(weight.read_noise for weight in weights) else FORMAT_VERSION
+    found = list(weights)
+    if any(weight.packing is not None or weight.has_narrow_codes or weight.limited for weight in found):
+        return PACKED_FORMAT_VERSION
+    return READ_NOISE_FORMAT_VERSION if any(weight.read_noise for weight in found) else FORMAT_VERSION
 
 
 def read_manifest(model: ir.Model) -> Manifest | None:
@@ -403,9 +462,10 @@ def read_manifest(model: ir.Model) -> Manifest | None:
     except ValidationError as error:
         flaw = first_flaw(error)
         if flaw.where == "format_version":
+            versions = f"{FORMAT_VERSION}, {READ_NOISE_FORMAT_VERSION} and {PACKED_FORMAT_VERSION}"
             raise ModelError(
-                f"the manifest has format version {flaw.value!r}, this version reads {FORMAT_VERSION} and "
-                f"{READ_NOISE_FORMAT_VERSION}; use the version of onnx_gconv that wrote the model, or a newer one"
+                f"the manifest has format version {flaw.value!r}, this version reads {versions}; use the version of "
+                "onnx_gconv that wrote the model, or a newer one"
             ) from None
         problem = f"{flaw.where}: {flaw.message}"
         raise ModelError(f"the manifest in metadata '{MANIFEST_KEY}' is damaged: {problem}") from None

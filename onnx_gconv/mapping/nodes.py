@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx_gconv.converters import Decoding
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.devices.levels import ConductanceLevels
+from onnx_gconv.mapping.packed_codes import AXES_AS_INPUT, PackedWeight, block_shape, place_values
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.codes import ZeroPoint
@@ -25,11 +26,14 @@ UNIT_KEY = "onnx_gconv.unit"
 
 _ROLES = {"Div": "rebuild", "Round": "round", "Floor": "round", "Cast": "cast"}
 
+# What the nodes give that keep codes within their range.
+_LIMITED = {"Max": "not_below", "Min": "not_above"}
+
 _SCALE_UNIT = "uS per unit of weight"
 _WEIGHT_UNIT = "unit of weight"
 
 # The oldest opsets whose DequantizeLinear takes these codes, and the newest whose DequantizeLinear ONNX Runtime has.
-_OLDEST_DEQUANTIZATION = {ir.DataType.UINT8: 10, ir.DataType.UINT16: 21}
+_OLDEST_DEQUANTIZATION = {ir.DataType.UINT4: 21, ir.DataType.UINT8: 10, ir.DataType.UINT16: 21}
 _NEWEST_DEQUANTIZATION = 27
 
 
@@ -41,11 +45,15 @@ class IntegerCodes:
         zero_point: The zero points; None for 0.
         zero_point_name: The name of their initializer.
         has_round: Whether the opset has the op Round (since 11).
+        packed: How the codes are packed into bytes, which has zero points of its own; None if they are not.
+        limits: The lowest and the highest code, to which others are set; None if there are no others.
     """
 
     zero_point: ZeroPoint | None
     zero_point_name: str | None
     has_round: bool
+    packed: PackedWeight | None = None
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +65,15 @@ class LevelCodes:
         dtype: The type in which conductances are decoded: FLOAT or DOUBLE.
         opset: The version of the default domain.
         names: Names of the decoded conductances.
+        is_folded: Whether they are to be decoded by nodes that ONNX Runtime folds, which it does not do with
+            DequantizeLinear: an op that reads packed codes computes otherwise where they are no constants.
     """
 
     levels: ConductanceLevels
     dtype: ir.DataType
     opset: int
     names: tuple[str, ...]
+    is_folded: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,12 +193,13 @@ class _Emitter:
         if not isinstance(self._decoding.zero, float) or self._decoding.zero:
             zero = self._entries(zero_name or self._new("g_zero"), "zero", self._decoding.zero, _WEIGHT_UNIT)
             steps.append(("Add", self._expanded(zero, "zero")))
-        if codes is not None:
+        packed = None if codes is None else codes.packed
+        if codes is not None and packed is None:
             steps.extend(self._integer_steps(codes))
-        if self._dtype != self._compute:
+        if self._dtype != self._compute and packed is None:
             steps.append(("Cast", None))
         for number, (op_type, operand) in enumerate(steps):
-            is_last = number == len(steps) - 1
+            is_last = number == len(steps) - 1 and packed is None
             role = _ROLES[op_type] if operand is None or op_type == "Div" else self._role_of(operand)
             attributes = [ir.AttrInt64("to", self._dtype.value)] if op_type == "Cast" else []
             total = self._node(
@@ -196,8 +208,11 @@ class _Emitter:
                 role,
                 attributes,
                 dtype=self._dtype if op_type == "Cast" else None,
+                suffix=_LIMITED.get(op_type),
                 is_weight=is_last,
             )
+        if codes is not None and packed is not None:
+            total = self._packed(total, codes, packed)
         return RebuiltWeight(tuple(self._initializers), scale, tuple(self._nodes), total)
 
     @staticmethod
@@ -236,10 +251,14 @@ class _Emitter:
 
     def _target_shape(self) -> ir.Value:
         """The shape of the weight."""
-        name, sizes = self._new("g_shape"), np.array(self._shape, np.int64)
+        return self._sizes(self._new("g_shape"), self._shape)
+
+    def _sizes(self, name: str, integers: Sequence[int]) -> ir.Value:
+        """A shape, or axes."""
+        sizes = np.array(integers, np.int64)
         if not self._shapes_in_nodes:
             return self._integers(name, sizes, "shape")
-        shape, rank = ir.AttrTensor("value", ir.tensor(sizes, name=name)), len(self._shape)
+        shape, rank = ir.AttrTensor("value", ir.tensor(sizes, name=name)), len(integers)
         return self._node("Constant", [], "shape", [shape], dtype=ir.DataType.INT64, shape=[rank], name=name)
 
     def _decoded(self, devices: Sequence[ir.Value], codes: LevelCodes) -> Iterator[ir.Value]:
@@ -257,15 +276,64 @@ class _Emitter:
         step = self._constant(self._new("g_step"), "step", levels.step_us, "uS")
         lowest = self._constant(self._new("g_lowest"), "lowest", levels.g_min, "uS") if levels.g_min else None
         oldest = _OLDEST_DEQUANTIZATION[devices[0].dtype or ir.DataType.UNDEFINED]
+        has_op = self._compute == ir.DataType.FLOAT and oldest <= codes.opset <= _NEWEST_DEQUANTIZATION
         for device, name in zip(devices, codes.names, strict=True):
             last = name if lowest is None else None
-            if self._compute == ir.DataType.FLOAT and oldest <= codes.opset <= _NEWEST_DEQUANTIZATION:
+            if has_op and not codes.is_folded:
                 value = self._node("DequantizeLinear", [device, step], "decode", name=last, suffix="above_lowest")
             else:
                 to = ir.AttrInt64("to", self._compute.value)
                 number = self._node("Cast", [device], "decode", [to], suffix="level")
                 value = self._node("Mul", [number, step], "decode", name=last, suffix="above_lowest")
             yield value if lowest is None else self._node("Add", [value, lowest], "decode", name=name)
+
+    def _packed(self, total: ir.Value, codes: IntegerCodes, packed: PackedWeight) -> ir.Value:
+        """The bytes into which codes are packed; see `packed_codes`."""
+        packing = packed.packing
+        if packed.padding_name is not None:
+            padding = self._array(packed.padding_name, packed.padding_numbers, "padding")
+            axis = len(packing.shape) - 1
+            shape = (*packing.shape[:-1], packing.row_codes)
+            concat = ir.AttrInt64("axis", axis)
+            total = self._node("Concat", [total, padding], "pack", [concat], shape=shape, suffix="padded")
+        shape = block_shape(packing, packed.blocks)
+        if shape != total.shape:
+            sizes = self._sizes(self._new("g_shape"), shape)
+            total = self._node("Reshape", [total, sizes], "pack", shape=shape, suffix="blocks")
+        points = self._array(codes.zero_point_name or "", packed.points, "zero_point")
+        total = self._node("Add", [total, points], "zero_point", shape=shape)
+        if codes.has_round:
+            total = self._node("Round", [total], "round", shape=shape)
+        else:
+            half = self._constant(self._new("g_half"), "half", 0.5, "")
+            total = self._node("Add", [total, half], "half", shape=shape)
+            total = self._node("Floor", [total], "round", shape=shape)
+        for op_type, limit in self._limits(codes):
+            total = self._node(op_type, [total, limit], "limit", shape=shape, suffix=_LIMITED[op_type])
+        if packing.per_byte > 1:
+            places = self._array(self._new("g_place"), place_values(packing), "place")
+            total = self._node("Mul", [total, places], "pack", shape=shape, suffix="placed")
+            shape = shape[:-1]
+            total = self._sum(total, shape, packed.opset)
+        if shape != packing.stored:
+            sizes = self._sizes(self._new("g_shape"), packing.stored)
+            total = self._node("Reshape", [total, sizes], "pack", shape=packing.stored, suffix="bytes")
+        to = ir.AttrInt64("to", self._dtype.value)
+        return self._node("Cast", [total], "cast", [to], dtype=self._dtype, shape=packing.stored, is_weight=True)
+
+    def _sum(self, total: ir.Value, shape: tuple[int, ...], opset: int) -> ir.Value:
+        """The sum along the last axis."""
+        inputs, attributes, axis = [total], [ir.AttrInt64("keepdims", 0)], len(shape)
+        if opset < AXES_AS_INPUT:
+            attributes.append(ir.AttrInt64s("axes", [axis]))
+        else:
+            inputs.append(self._sizes(self._new("g_axis"), (axis,)))
+        return self._node("ReduceSum", inputs, "pack", attributes, shape=shape, suffix="byte")
+
+    def _array(self, name: str, numbers: NDArray[np.floating], role: str) -> ir.Value:
+        """An initializer of the type in which weights are rebuilt."""
+        array = np.array(numbers, self._compute.numpy(), order="C")
+        return self._initializer(ir.tensor(array, name=name), name, role, "")
 
     def _integer_steps(self, codes: IntegerCodes) -> Iterator[tuple[str, ir.Value | None]]:
         if codes.has_round:
@@ -277,6 +345,13 @@ class _Emitter:
             name = codes.zero_point_name or ""
             array = codes.zero_point.values.astype(self._compute.numpy())
             yield "Add", self._initializer(ir.tensor(array, name=name), name, "zero_point", "")
+        yield from self._limits(codes)
+
+    def _limits(self, codes: IntegerCodes) -> Iterator[tuple[str, ir.Value]]:
+        """What keeps codes within their range."""
+        names = ("Max", "lowest_code"), ("Min", "highest_code")
+        for (op_type, suffix), limit in zip(names, codes.limits or (), strict=codes.limits is not None):
+            yield op_type, self._constant(self._new(f"g_{suffix}"), "limit", limit, "")
 
     def _weighted_sum(self, devices: Sequence[ir.Value]) -> ir.Value:
         total: ir.Value | None = None

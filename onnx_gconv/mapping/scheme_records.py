@@ -75,7 +75,7 @@ class LevelsRecord(Record):
     g_min: float
     g_max: float
     values: tuple[float, ...] | None
-    storage: Literal["float", "uint8", "uint16"]
+    storage: Literal["float", "uint4", "uint8", "uint16"]
 
     @property
     def is_coded(self) -> bool:
@@ -84,8 +84,8 @@ class LevelsRecord(Record):
 
     @property
     def code_dtype(self) -> np.dtype[np.unsignedinteger]:
-        """The type of the codes; one that holds those of any levels if none are stored."""
-        return np.dtype(np.uint8 if self.storage == "uint8" else np.uint16)
+        """The type of the codes; one that holds those of any levels if none are stored. NumPy has none of four bits."""
+        return np.dtype(np.uint8 if self.storage in {"uint4", "uint8"} else np.uint16)
 
     @property
     def levels(self) -> ConductanceLevels:

@@ -31,6 +31,7 @@ class WeightConversion:
         grid: Which elements share a scale; None if all do.
         is_clipped: Whether weights beyond what the devices can hold are clipped first; else there are none.
         levels: The levels that conductances are rounded to; None for none.
+        has_integers_on_levels: Whether weights are integers whose conductances are levels, but for roundings.
     """
 
     converter: ConductanceConverter
@@ -38,6 +39,7 @@ class WeightConversion:
     grid: ScaleGrid | None = None
     is_clipped: bool = False
     levels: ConductanceLevels | None = None
+    has_integers_on_levels: bool = False
 
     @property
     def decoding(self) -> Decoding:
@@ -168,7 +170,10 @@ class WeightConversion:
             moving = sum(coefficients[one] for one, _ in self.converter.pairs)
             moving += sum(coefficient for number, coefficient in enumerate(coefficients) if number not in paired)
             roundings = 4 * float(ml_dtypes.finfo(dtype).eps) * np.asarray(statistics.max_abs)
-            bound = bound + moving * self.levels.error_bound_us(dtype) / self.scaling.scale + roundings
+            moved_us = self.levels.error_bound_us(dtype)
+            if self.has_integers_on_levels:  # they stay on theirs, which is rounded, but not moved by half a gap
+                moved_us -= self.levels.largest_gap_us / 2
+            bound = bound + moving * moved_us / self.scaling.scale + roundings
         if self.is_clipped:  # the ends of the range are rounded
             bound = bound + _END_ROUNDINGS * float(ml_dtypes.finfo(dtype).eps) * np.asarray(statistics.max_abs)
         return bound

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, TypeAlias, get_args
 
-from onnx_gconv.converters import ConductanceConverter, SinglePairConductanceConverter
-from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.errors import ConfigError
+import numpy as np
+
+from onnx_gconv.converters import ConductanceConverter, SinglePairConductanceConverter, WeightStatistics
+from onnx_gconv.devices.levels import MOST_LEVELS, ConductanceLevels
+from onnx_gconv.errors import ConfigError, UnmappableWeightError
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity
 
-__all__ = ["LevelStorage", "MappingScheme"]
+__all__ = ["LEVELS_OF_WEIGHT", "LevelStorage", "MappingScheme", "SchemeLevels"]
 
 LevelStorage: TypeAlias = Literal["float", "codes"]
+
+SchemeLevels: TypeAlias = ConductanceLevels | Literal["weight"]
+
+LEVELS_OF_WEIGHT: Final = "weight"
+"""As many levels as the integers of a weight need."""
+
+# How far from a level, in steps, conductances of integers may be by roundings; other ones are off by much more.
+_ROUNDINGS_OF_A_STEP = 1e-3
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,8 @@ class MappingScheme:
         granularity: What shares one scale.
         clipping: What the largest conductance stands for.
         levels: The levels that conductances are rounded to; None for any conductance in the range. Codes of a converter
-            whose conductances are levels already get these.
+            whose conductances are levels already get these. ``"weight"`` stands for as many as the integers of each
+            weight need, whose steps are then those between levels; `for_integers` gives the scheme with them.
         storage: Whether conductances are stored in µS, or as codes of levels that the graph decodes.
 
     Raises:
@@ -35,7 +46,7 @@ class MappingScheme:
     converter: ConductanceConverter = field(default_factory=SinglePairConductanceConverter)
     granularity: Granularity = field(default_factory=Granularity)
     clipping: Clipping = field(default_factory=Clipping)
-    levels: ConductanceLevels | None = None
+    levels: SchemeLevels | None = None
     storage: LevelStorage = "float"
 
     def __post_init__(self) -> None:
@@ -48,7 +59,11 @@ class MappingScheme:
                 raise ConfigError("level codes need levels: say how many levels the devices have")
             levels = ConductanceLevels.uniform(natural, converter.g_min, converter.g_max)
             object.__setattr__(self, "levels", levels)
-        if levels is not None:
+        if levels == LEVELS_OF_WEIGHT and natural is not None:
+            raise ConfigError(f"the conductances of {converter} are levels already; leave out the levels of weights")
+        if levels == LEVELS_OF_WEIGHT and converter.is_exact:
+            raise ConfigError("exact mapping and levels contradict each other: rounded conductances are not exact")
+        if isinstance(levels, ConductanceLevels):
             self._check_levels(converter, levels)
             if levels.is_uniform:
                 object.__setattr__(self, "converter", converter.for_levels(levels.count))
@@ -60,6 +75,52 @@ class MappingScheme:
         """Whether codes of the levels are stored, not the conductances in µS."""
         return self.storage == "codes"
 
+    def for_integers(self, largest: int) -> MappingScheme:
+        """The scheme with as many levels as the integers of a weight need: one for each magnitude.
+
+        Args:
+            largest: The largest magnitude of the integers.
+
+        Raises:
+            UnmappableWeightError: If a device cannot have so many, or integers do not fall on levels with the
+                converter.
+        """
+        converter, largest = self.converter, max(largest, 1)
+        for count in (largest + 1, 2 * largest + 1):
+            if count <= MOST_LEVELS and _are_on_levels(converter, count, largest):
+                levels = ConductanceLevels.uniform(count, converter.g_min, converter.g_max)
+                return replace(self, levels=levels)
+        if largest >= MOST_LEVELS:
+            raise UnmappableWeightError(
+                f"consists of integers up to {largest}, but devices have at most {MOST_LEVELS} levels; map it without "
+                "levels"
+            )
+        raise UnmappableWeightError(
+            f"cannot have a level for each integer with {converter}; take a single pair or an offset, or say how many "
+            "levels there are"
+        )
+
+    def integer_on_levels(self, largest: int) -> int | None:
+        """The integer that the largest conductance is to stand for, so that those of integers are levels.
+
+        Args:
+            largest: The largest magnitude of the integers.
+
+        Returns:
+            None if there are no uniform levels, or too few of them.
+        """
+        levels = self.levels
+        if not isinstance(levels, ConductanceLevels) or not levels.is_uniform:
+            return None
+        for held in (largest, (levels.count - 1) // 2, levels.count - 1):
+            if held >= max(largest, 1) and _are_on_levels(self.converter, levels.count, held):
+                return held
+        return None
+
+    def without_levels(self) -> MappingScheme:
+        """The scheme for weights that have no integers, which any conductance stands for."""
+        return replace(self, levels=None, storage="float")
+
     @staticmethod
     def _check_levels(converter: ConductanceConverter, levels: ConductanceLevels) -> None:
         if converter.is_exact:
@@ -69,3 +130,18 @@ class MappingScheme:
                 f"the levels go from {levels.g_min:g} to {levels.g_max:g} µS, but the devices from "
                 f"{converter.g_min:g} to {converter.g_max:g} µS; give both the same range"
             )
+
+
+def _are_on_levels(converter: ConductanceConverter, count: int, largest: int) -> bool:
+    """Whether the conductances of all integers up to some magnitude are levels, if there are so many."""
+    try:
+        converter = converter.for_levels(count)
+    except ConfigError:
+        return False
+    integers = np.arange(-largest, largest + 1, dtype=np.float64)
+    statistics = WeightStatistics(minimum=-float(largest), maximum=float(largest), count=integers.size)
+    conductances = [np.empty_like(integers) for _ in converter.device_names]
+    converter.convert_chunk(integers, converter.scaling(statistics, integers.dtype), conductances)
+    step = (converter.g_max - converter.g_min) / (count - 1)
+    numbers = (np.stack(conductances) - converter.g_min) / step
+    return bool(np.abs(numbers - np.rint(numbers)).max() <= _ROUNDINGS_OF_A_STEP)

@@ -36,7 +36,7 @@ def weights_as_inputs(model: ir.Model, weights: Sequence[MappedWeight]) -> tuple
         value = ir.Value(
             name=names.new(f"{record.name}.simulated"),
             type=ir.TensorType(record.ir_dtype),
-            shape=ir.Shape(record.shape),
+            shape=ir.Shape(record.stored_shape),
         )
         for node, index in tuple(old.uses()):
             node.replace_input_with(index, value)

@@ -16,7 +16,6 @@ from onnx_gconv.simulation.chip_weight import Chip, absolute_sums, array_parts, 
 from onnx_gconv.simulation.simulated_tensor import InMemory, SimulatedDevices, in_memory, read_again
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.streamed import StreamedTensor, all_elements
-from onnx_gconv.tensors.types import finite_range
 
 __all__ = ["WeightOnChips"]
 
@@ -68,16 +67,17 @@ class WeightOnChips:
             rounded=record.rounded,
             zero_point=weight.zero_point,
             grid=record.grid,
-            limits=finite_range(record.ir_dtype) if record.dtype != record.compute_dtype else None,
+            limits=record.number_range if record.dtype != record.compute_dtype else None,
         )
+        self._padding = weight.padding
         self._programmed: dict[int, _Programmed] = {}  # by thread
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_programmed": {}}
 
     def ideal(self) -> NDArray[Any]:
-        """What the targets give, of the shape and type of the weight."""
-        return self.mapped.rebuilt.numpy()
+        """What the targets give, of the shape and type of the weight, or of the bytes into which it is packed."""
+        return self.mapped.stored.numpy()
 
     def on(self, chip: Chip) -> NDArray[Any]:
         """What a chip gives: the weight of the model that `program_model` writes for it, bit for bit.
@@ -98,7 +98,8 @@ class WeightOnChips:
             if np.any(factor != 1):
                 compute = np.dtype(record.ir_compute_dtype.numpy())
                 decoding = replace(decoding, scale=divided_scale(decoding.scale, factor, compute))
-        return self._rebuilt.from_others(read, decoding)
+        weights, packing = self._rebuilt.from_others(read, decoding), record.packing_of_codes
+        return weights if packing is None else packing.pack(weights, self._padding)
 
     def _programmed_and_read(
         self, chip: Chip, devices: list[SimulatedDevices]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError
+from onnx_gconv.tensors.packed import BlockZeroPoint
 from onnx_gconv.tensors.streamed import StreamedTensor, element_chunks
 
 __all__ = ["DecodedLevelsTensor", "EffectiveIntegerTensor", "ZeroPoint"]
@@ -40,6 +41,11 @@ class ZeroPoint:
                 f"zero points of the shape {list(self.values.shape)} are none of a weight of {list(self.shape)}; take "
                 "the model as it was mapped"
             )
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether all of them are integers, which they are."""
+        return True
 
     def chunk(self, first: int, count: int) -> NDArray[np.int64]:
         """The zero points of `count` elements of the weight in row-major order, from flat index `first`.
@@ -93,9 +99,29 @@ class EffectiveIntegerTensor(_DecodedTensor):
         dtype: FLOAT or DOUBLE, in which all the differences are exact.
     """
 
-    def __init__(self, codes: ir.TensorProtocol, zero_point: ZeroPoint | None, dtype: ir.DataType) -> None:
+    def __init__(
+        self, codes: ir.TensorProtocol, zero_point: ZeroPoint | BlockZeroPoint | None, dtype: ir.DataType
+    ) -> None:
         super().__init__(codes, dtype, codes.name)
         self._zero_point = zero_point
+
+    @property
+    def codes(self) -> ir.TensorProtocol:
+        """The codes."""
+        return self._codes
+
+    @property
+    def number_of_byte(self) -> NDArray[np.floating[Any]] | None:
+        """What each value of a byte stands for, if each element is a byte and all have one zero point; else None.
+
+        Numbers are then looked up, which takes less time than computing with them.
+        """
+        if self._codes.dtype not in {ir.DataType.UINT8, ir.DataType.INT8}:
+            return None
+        if self._zero_point is not None and self._zero_point.values.size > 1:
+            return None
+        codes = np.arange(256, dtype=np.uint8).view(self._codes.dtype.numpy())
+        return self._decoded(codes, 0, np.dtype(self.dtype.numpy()))
 
     def _decoded(self, codes: NDArray[Any], start: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         effective = codes.astype(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,18 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters import is_half_precision
 from onnx_gconv.schemes.conversion import WeightConversion
-from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, TensorGroup, element_chunks
+from onnx_gconv.tensors.codes import EffectiveIntegerTensor
+from onnx_gconv.tensors.packed import UnpackedTensor
+from onnx_gconv.tensors.streamed import (
+    CHUNK_ELEMENTS,
+    StreamedTensor,
+    TensorGroup,
+    element_chunks,
+    packed_codes,
+    unpacked_codes,
+)
+
+_HALF_A_BYTE = 4  # bits
 
 __all__ = ["ConductanceTensor", "conductance_tensors", "level_code_tensors"]
 
@@ -32,7 +44,12 @@ def conductance_tensors(
 
 
 def level_code_tensors(
-    weight: ir.TensorProtocol, conversion: WeightConversion, *, dtype: ir.DataType, names: Sequence[str]
+    weight: ir.TensorProtocol,
+    conversion: WeightConversion,
+    *,
+    dtype: ir.DataType,
+    names: Sequence[str],
+    code_dtype: ir.DataType | None = None,
 ) -> tuple[ConductanceTensor, ...]:
     """The conductances of a weight as codes of levels, of its shape, one tensor for each device.
 
@@ -41,8 +58,9 @@ def level_code_tensors(
         conversion: How its elements become conductances; with levels.
         dtype: Type in which conductances are computed: FLOAT or DOUBLE.
         names: Names of the tensors, one for each of the converter's `device_names`.
+        code_dtype: Type of the codes; that which holds so many levels if None.
     """
-    group = _LevelCodes(weight, conversion, dtype)
+    group = _LevelCodes(weight, conversion, dtype, code_dtype)
     return tuple(ConductanceTensor(group, device, name) for device, name in enumerate(names))
 
 
@@ -54,6 +72,42 @@ class _Conductances(TensorGroup):
         self.dtype = dtype
         self._conversion = conversion
 
+    @functools.cached_property
+    def tables(self) -> tuple[NDArray[Any], ...] | None:
+        """For each device what stands for each value of a byte, if all elements are such; else None."""
+        if not isinstance(self.weight, EffectiveIntegerTensor) or self._conversion.grid is not None:
+            return None
+        numbers = self.weight.number_of_byte
+        if numbers is None:
+            return None
+        computed = self._computed_of(numbers.astype(self._computing_dtype))
+        return tuple(self._stored_of(array).astype(self.dtype.numpy()) for array in computed)
+
+    @property
+    def _computing_dtype(self) -> np.dtype[Any]:
+        """The type in which conductances are computed."""
+        return np.dtype(self.dtype.numpy())
+
+    def _computed_of(self, numbers: NDArray[Any]) -> list[NDArray[Any]]:
+        """The conductances of all devices of a few elements, as they are computed."""
+        computed = [np.empty_like(numbers) for _ in self._conversion.converter.device_names]
+        self._conversion.convert(numbers, 0, computed)
+        return computed
+
+    def _stored_of(self, conductances: NDArray[Any]) -> NDArray[Any]:
+        """What is stored of conductances: themselves."""
+        return conductances
+
+    def _looked_up(
+        self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]], tables: Sequence[NDArray[Any]]
+    ) -> Iterator[tuple[NDArray[Any], ...]]:
+        assert isinstance(self.weight, EffectiveIntegerTensor)  # noqa: S101 - others have no tables
+        for codes in element_chunks(self.weight.codes, start, stop):
+            out = tuple(buffer[: codes.size] for buffer in buffers())
+            for array, table in zip(out, tables, strict=True):
+                np.take(table, codes.view(np.uint8), out=array, mode="clip")  # the fastest; no index is beyond the end
+            yield out
+
     @property
     def dtypes(self) -> tuple[np.dtype[Any], ...]:
         return (np.dtype(self.dtype.numpy()),) * len(self._conversion.converter.device_names)
@@ -62,6 +116,9 @@ class _Conductances(TensorGroup):
         self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
     ) -> Iterator[tuple[NDArray[Any], ...]]:
         dtype = self.dtypes[0]
+        if self.tables is not None:
+            yield from self._looked_up(start, stop, buffers, self.tables)
+            return
         if is_half_precision(dtype):
             yield from self._rounded_chunks(start, stop, buffers)
             return
@@ -94,20 +151,53 @@ class _Conductances(TensorGroup):
 class _LevelCodes(_Conductances):
     """The codes of the levels of all devices of a weight."""
 
-    def __init__(self, weight: ir.TensorProtocol, conversion: WeightConversion, dtype: ir.DataType) -> None:
+    def __init__(
+        self,
+        weight: ir.TensorProtocol,
+        conversion: WeightConversion,
+        dtype: ir.DataType,
+        code_dtype: ir.DataType | None = None,
+    ) -> None:
         assert conversion.levels is not None  # noqa: S101 - codes are codes of levels
         self._levels = conversion.levels
         self._computed = np.dtype(dtype.numpy())
-        super().__init__(weight, conversion, ir.DataType.from_numpy(self._levels.code_dtype))
+        super().__init__(weight, conversion, code_dtype or ir.DataType.from_numpy(self._levels.code_dtype))
 
     def chunks(
         self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
     ) -> Iterator[tuple[NDArray[Any], ...]]:
+        if self.tables is not None:
+            yield from self._looked_up(start, stop, buffers, self.tables)
+            return
         for computed in self._computed_chunks(start, stop, self._computed):
             out = tuple(buffer[: computed[0].size] for buffer in buffers())
             for codes, conductances in zip(out, computed, strict=True):
                 self._levels.codes(conductances, codes)
             yield out
+
+    @property
+    def _computing_dtype(self) -> np.dtype[Any]:
+        return self._computed
+
+    def _stored_of(self, conductances: NDArray[Any]) -> NDArray[Any]:
+        return self._levels.codes(conductances)
+
+    def stored_bytes(self, device: int) -> Iterator[NDArray[Any]] | None:
+        """Codes of four bits in bytes, looked up for whole bytes of the weight; None if that is not possible."""
+        numbers = self.weight
+        if (
+            self.tables is None
+            or self.dtype.bitwidth != _HALF_A_BYTE
+            or not isinstance(numbers, EffectiveIntegerTensor)
+        ):
+            return None
+        codes = numbers.codes
+        if not isinstance(codes, UnpackedTensor) or codes.packing.padding or codes.packing.bits > _HALF_A_BYTE:
+            return None
+        bits = codes.packing.bits
+        each = self.tables[device][unpacked_codes(np.arange(256, dtype=np.uint8), bits)]
+        of_byte = packed_codes(each, _HALF_A_BYTE).view(f"u{_HALF_A_BYTE // bits}")
+        return (np.take(of_byte, chunk.view(np.uint8), mode="clip") for chunk in element_chunks(codes.packed))
 
 
 class ConductanceTensor(StreamedTensor):
@@ -135,6 +225,10 @@ class ConductanceTensor(StreamedTensor):
     def group(self) -> tuple[TensorGroup, int]:
         """The conductances of all devices of the weight, and which of them this is."""
         return self._group, self._device
+
+    def _stored_chunks(self) -> Iterator[NDArray[Any]]:
+        found = self._group.stored_bytes(self._device) if isinstance(self._group, _LevelCodes) else None
+        yield from super()._stored_chunks() if found is None else found
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """Conductances in µS, or codes, from element `start` to `stop`, in row-major order."""

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from onnx_gconv.schemes.matrix_layout import Factor, MatrixLayout, Role
 from onnx_gconv.tensors.external import ExternalReader
+from onnx_gconv.tensors.streamed import unpacked_codes
 
 __all__ = ["MatrixReader", "joined_factors", "numbers_of_role", "stored_from_matrices"]
+
+_BYTE_BITS = 8
 
 _Ranges: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -26,7 +29,7 @@ class MatrixReader:
     Blocks can be read by several threads at once. To be closed in the end, or used in a with statement.
 
     Args:
-        tensor: A tensor with elements of whole bytes.
+        tensor: The tensor. Elements of less than a byte are read as uint8.
         layout: Where its elements stand in the matrices.
 
     Raises:
@@ -34,7 +37,8 @@ class MatrixReader:
     """
 
     def __init__(self, tensor: ir.TensorProtocol, layout: MatrixLayout) -> None:
-        self.dtype = np.dtype(tensor.dtype.numpy())
+        self._bits = tensor.dtype.bitwidth
+        self.dtype = np.dtype(tensor.dtype.numpy() if self._bits >= _BYTE_BITS else np.uint8)
         self._axes = joined_factors(layout.factors)
         self._sizes = tuple(axis.size for axis in self._axes)
         self._reader: ExternalReader | None = None
@@ -42,7 +46,7 @@ class MatrixReader:
         if isinstance(tensor, ir.ExternalTensor):
             self._reader = ExternalReader(tensor)
         else:
-            self._array = tensor.numpy().reshape(self._sizes)
+            self._array = tensor.numpy().view(self.dtype).reshape(self._sizes)
 
     def __enter__(self) -> Self:
         return self
@@ -120,8 +124,20 @@ class MatrixReader:
         skipped = ranges[whole - 1][0] * strides[whole - 1] if whole else 0
         for number, index in enumerate(itertools.product(*(range(*one) for one in outer))):
             start = skipped + sum(digit * stride for digit, stride in zip(index, strides, strict=False))
-            self._reader.read_into(runs[number], start)
+            self._read_into(self._reader, runs[number], start)
         return box
+
+    def _read_into(self, reader: ExternalReader, elements: NDArray[Any], start: int) -> None:
+        """Fill an array with elements from flat index `start` on."""
+        if self._bits >= _BYTE_BITS:
+            reader.read_into(elements, start)
+            return
+        per_byte = _BYTE_BITS // self._bits
+        first, stop = start // per_byte, -(-(start + elements.size) // per_byte)
+        packed = np.empty(stop - first, np.uint8)
+        reader.read_into(packed, first)
+        skipped = start - first * per_byte
+        elements[:] = unpacked_codes(packed, self._bits)[skipped : skipped + elements.size]
 
 
 def stored_from_matrices(matrices: NDArray[Any], layout: MatrixLayout) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from onnx_gconv.converters import Decoding
 from onnx_gconv.errors import ModelError
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.codes import ZeroPoint
+from onnx_gconv.tensors.packed import BlockZeroPoint
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks
 
 __all__ = ["RebuiltTensor"]
@@ -22,7 +23,8 @@ __all__ = ["RebuiltTensor"]
 class RebuiltTensor(StreamedTensor):
     """``W = (sum_k c_k * G_k - b) / scale + w0``, chunk by chunk, bit-identical to the nodes of a mapped model.
 
-    Integer codes are ``round(W) + zero point``.
+    Integer codes are ``round(W) + zero point``; those that are packed into bytes, whose zero points need not be
+    integers, are ``round(W + zero point)``.
 
     Args:
         conductances: In µS, all of one shape and of type FLOAT or DOUBLE.
@@ -34,6 +36,7 @@ class RebuiltTensor(StreamedTensor):
         grid: Which elements share a scale; None if all do.
         limits: The lowest and the highest number that its type holds, to which weights beyond them are set; None if
             none can be beyond.
+        highest: The highest of integer codes; None for that of their type.
     """
 
     def __init__(
@@ -44,9 +47,10 @@ class RebuiltTensor(StreamedTensor):
         dtype: ir.DataType,
         name: str,
         rounded: bool = False,
-        zero_point: ZeroPoint | None = None,
+        zero_point: ZeroPoint | BlockZeroPoint | None = None,
         grid: ScaleGrid | None = None,
         limits: tuple[float, float] | None = None,
+        highest: int | None = None,
     ) -> None:
         super().__init__(dtype, ir.Shape(conductances[0].shape.numpy()), name)
         self._conductances = tuple(conductances)
@@ -55,6 +59,7 @@ class RebuiltTensor(StreamedTensor):
         self._zero_point = zero_point
         self._grid = grid
         self._limits = limits
+        self._highest = highest
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
@@ -108,9 +113,11 @@ class RebuiltTensor(StreamedTensor):
             )
             decoding = replace(decoding, scale=scale, zero=zero)
         weights = decoding.decode(parts, compute)
+        if isinstance(self._zero_point, BlockZeroPoint):
+            weights += self._zero_point.chunk(start, count).astype(compute)
         if self._rounded:
             np.rint(weights, out=weights)
-            if self._zero_point is not None:
+            if isinstance(self._zero_point, ZeroPoint):
                 weights += self._zero_point.chunk(start, count).astype(compute)
         if self._limits is not None:
             np.clip(weights, *self._limits, out=weights)
@@ -120,8 +127,10 @@ class RebuiltTensor(StreamedTensor):
 
     def _check_codes(self, codes: NDArray[np.floating[Any]]) -> None:
         low, high = float(codes.min()), float(codes.max())
-        if not (low >= self.dtype.min and high <= self.dtype.max):  # NaN is neither
+        highest = self.dtype.max if self._highest is None else self._highest
+        if not (low >= self.dtype.min and high <= highest):  # NaN is neither
+            holder = self.dtype.name if self._highest is None else f"{self._highest.bit_length()} bits"
             raise ModelError(
-                f"the weight '{self.name}' is rebuilt to codes from {low:g} to {high:g}, which {self.dtype.name} "
+                f"the weight '{self.name}' is rebuilt to codes from {low:g} to {high:g}, which {holder} "
                 "cannot hold; its conductances or its scale were changed, map the model again"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -21,6 +22,8 @@ __all__ = [
     "TensorGroup",
     "all_elements",
     "element_chunks",
+    "packed_codes",
+    "unpacked_codes",
     "worker_count",
     "write_elements",
 ]
@@ -147,7 +150,7 @@ class StreamedTensor(abc.ABC):
     def _stored_chunks(self) -> Iterator[NDArray[Any]]:
         bits = self.dtype.bitwidth
         for chunk in self.chunks():  # all but the last one fill their bytes, as CHUNK_ELEMENTS is a power of two
-            yield chunk if bits >= _BYTE_BITS else _packed(chunk, bits)
+            yield chunk if bits >= _BYTE_BITS else packed_codes(chunk, bits)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}<{self.dtype},{self.shape}>(name={self.name!r})"
@@ -275,23 +278,32 @@ def _packed_file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Ite
             packed = np.empty(math.ceil(end / per_byte) - begin, np.uint8)
             reader.read_into(packed, begin)
             skipped = first - begin * per_byte
-            yield _unpacked(packed, bits)[skipped : skipped + end - first].view(tensor.dtype.numpy())
+            yield unpacked_codes(packed, bits)[skipped : skipped + end - first].view(tensor.dtype.numpy())
 
 
-def _unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """The inverse of `_packed`, with the elements that fill the last byte."""
+def unpacked_codes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """The inverse of `packed_codes`, with the elements that fill the last byte."""
+    return _codes_of_bytes(bits)[packed].view(np.uint8).reshape(-1)
+
+
+@functools.cache
+def _codes_of_bytes(bits: int) -> NDArray[Any]:
+    """For each byte all elements in it, side by side as the bytes of one integer: one look-up gives them together."""
     shifts = np.arange(0, _BYTE_BITS, bits, dtype=np.uint8)
-    codes: NDArray[np.uint8] = (packed[:, None] >> shifts) & np.uint8((1 << bits) - 1)
-    return codes.reshape(-1)
+    codes: NDArray[np.uint8] = (np.arange(256, dtype=np.uint8)[:, None] >> shifts) & np.uint8((1 << bits) - 1)
+    return codes.view(f"u{shifts.size}").reshape(-1)
 
 
-def _packed(elements: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+def packed_codes(elements: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Elements of less than a byte side by side in bytes, as ONNX stores them: the first one in the low bits."""
     per_byte = _BYTE_BITS // bits
-    codes = np.zeros((math.ceil(elements.size / per_byte), per_byte), np.uint8)
-    codes.reshape(-1)[: elements.size] = elements.view(np.uint8) & ((1 << bits) - 1)
-    shifts = np.arange(0, _BYTE_BITS, bits, dtype=np.uint8)
-    packed: NDArray[np.uint8] = np.bitwise_or.reduce(codes << shifts, axis=1)
+    codes = elements.view(np.uint8)
+    if codes.size % per_byte:
+        codes = np.concatenate([codes, np.zeros(-codes.size % per_byte, np.uint8)])
+    places, mask = codes.reshape(-1, per_byte), np.uint8((1 << bits) - 1)
+    packed: NDArray[np.uint8] = places[:, 0] & mask
+    for place in range(1, per_byte):
+        packed |= (places[:, place] & mask) << np.uint8(place * bits)
     return packed
 
 

@@ -19,8 +19,10 @@ JUDGED_BY_REBUILT_WEIGHTS = (
 def reasons_for_losses(manifest: Manifest) -> tuple[str, ...]:
     """Why the outputs of a mapped model differ from those of the original as they should, each as a sentence."""
     chips = [item.measured for item in manifest.weights if item.measured is not None]
+    # Integers that have a level each come back exactly, for all that they are rounded.
+    has_losses = any(item.loss is not None and (item.loss.rms_error or not item.rounded) for item in manifest.weights)
     return (
-        *(["the mapping rounds or clips weights on purpose"] if any(item.loss for item in manifest.weights) else []),
+        *(["the mapping rounds or clips weights on purpose"] if has_losses else []),
         *(["conductances were measured on a chip"] if any(chip.simulated is None for chip in chips) else []),
         *(["conductances are those of a simulated chip"] if any(chip.simulated for chip in chips) else []),
     )

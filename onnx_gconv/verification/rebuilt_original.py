@@ -123,13 +123,13 @@ def _replace(weight: FoundWeight, record: WeightRecord, mapped: MappedWeight, na
     old, graph = weight.value, weight.scope.graph
     digital = set(digital_uses(weight).uses) if record.digital_copy is not None else set()
     if old.is_initializer() and not digital:
-        old.const_value = mapped.rebuilt
+        old.const_value = mapped.stored
         return None
     new = ir.Value(
         name=names.new(f"{record.name}.rebuilt"),
         type=ir.TensorType(record.ir_dtype),
-        shape=ir.Shape(record.shape),
-        const_value=mapped.rebuilt,
+        shape=ir.Shape(record.stored_shape),
+        const_value=mapped.stored,
     )
     for node, index in list(old.uses()):
         if (node, index) not in digital:

@@ -20,6 +20,7 @@ from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelVa
 from onnx_gconv.mapping.structure import structural_problems
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.tensors.packed import UnpackedTensor, read_padding
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.verification.rebuilt_original import as_it_was_mapped
 from onnx_gconv.weights import scopes
@@ -177,10 +178,10 @@ def _both(
     if tensor is None:
         raise _NotComparableError("the original has no weight of this name; is it the model that was mapped?")
     shape, dtype = tuple(tensor.shape.numpy()), tensor.dtype
-    if shape != record.shape or dtype != record.ir_dtype:
+    if shape != record.stored_shape or dtype != record.ir_dtype:
         raise _NotComparableError(
             f"the original is {np.dtype(dtype.numpy()).name} {list(shape)}, the mapped weight {record.dtype} "
-            f"{list(record.shape)}; is it the model that was mapped?"
+            f"{list(record.stored_shape)}; is it the model that was mapped?"
         )
     try:
         converter = record.converter.converter()
@@ -190,7 +191,12 @@ def _both(
         raise _NotComparableError(str(broken)) from None
     if problem is not None:
         raise _NotComparableError(problem)
-    return tensor, mapped, converter
+    packing = record.packing_of_codes
+    if packing is None or mapped.padding is None:
+        return tensor, mapped, converter
+    if not np.array_equal(read_padding(tensor, packing), mapped.padding):
+        raise _NotComparableError("what fills the rows of its codes differs from the original")
+    return UnpackedTensor(tensor, packing), mapped, converter
 
 
 def _compared(
@@ -217,6 +223,8 @@ def _compared(
         bounds = difference.with_cast(bounds, np.dtype(record.ir_dtype.numpy()))
     if record.measured is not None:
         bounds = _with_measured(bounds, record, record.measured)
+    elif record.limited:  # near integers, which levels give
+        bounds = bounds + _HALF_A_CODE
     elif record.rounded and not conversion.is_clipped:
         bounds = np.zeros_like(bounds)
     error = difference.max_error

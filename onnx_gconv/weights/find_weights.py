@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.schemes.matrix_view import MatrixView
+from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.tensors.types import INTEGER_DTYPES, MAPPABLE_DTYPES
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
@@ -18,11 +18,12 @@ from onnx_gconv.weights.constants import Constant, ConstantValues, main_source
 from onnx_gconv.weights.functions import FunctionWeights
 from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
 from onnx_gconv.weights.opsets import FREE_INITIALIZERS_IR_VERSION
-from onnx_gconv.weights.rearrangement import Evaluate, Rearrangement, is_rearranging, node_label, readers
+from onnx_gconv.weights.packed_ops import WrongPackingError, said_shape, unpacked
+from onnx_gconv.weights.rearrangement import is_rearranging, node_label, readers
 from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import scopes
 from onnx_gconv.weights.unmapped_products import UnmappedProducts, is_matrix_of_numbers
-from onnx_gconv.weights.weight_path import WeightPath, path_to
+from onnx_gconv.weights.weight_path import SlotUse, path_to
 
 __all__ = ["find_weights", "readers_of_weights"]
 
@@ -67,42 +68,11 @@ def readers_of_weights(
     return _Finder(model, lookups, quantized=True, freeze_inputs=True).readers(weights)
 
 
-@dataclass(frozen=True, eq=False)
-class _SlotUse:
-    """A weight slot that a constant feeds, and the way to it."""
-
-    node: ir.Node
-    slot: WeightSlot
-    path: WeightPath
-
-    def view(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[tuple[Rearrangement, ...], MatrixView]:
-        """How the constant of that shape is rearranged, and the matrix view of the result.
-
-        Raises:
-            EvaluationError: If how it is rearranged cannot be computed.
-            IndexError: If the shape does not fit the op.
-            ValueError: If it does not.
-        """
-        assert self.slot.view is not None  # noqa: S101 - ops without a view are skipped before
-        steps, arrived = self.path.steps(shape, evaluate)
-        return steps, self.slot.view(self.node, arrived)
-
-    def zero_point(self, shape: tuple[int, ...], evaluate: Evaluate) -> NDArray[np.int64] | None:
-        """The zero points of codes of that shape, or None if they cannot be told.
-
-        Raises:
-            EvaluationError: If one is not constant or cannot be computed.
-        """
-        value = None if self.slot.zero_point is None else _input(self.node, self.slot.zero_point)
-        at_slot = None if value is None else (value, self.slot.zero_point_axes_of(self.node))
-        return self.path.zero_point(shape, evaluate, at_slot=at_slot)
-
-
 @dataclass
 class _Use:
     """How a constant is used, as far as the walk has come."""
 
-    mvm_slots: dict[tuple[ir.Node, int], _SlotUse] = field(default_factory=dict)
+    mvm_slots: dict[tuple[ir.Node, int], SlotUse] = field(default_factory=dict)
     constant_expression: ir.Node | None = None
     function: str | None = None
     is_source: bool = False
@@ -132,8 +102,10 @@ class _Finder:
         self._visit_all()
         found = {}
         for value, shape in weights.items():
+            is_packed = value.dtype == ir.DataType.UINT8
             try:
-                found[value] = tuple(self._consumers(value, shape, self._computed.get(value) or _Use()))
+                use = self._computed.get(value) or _Use()
+                found[value] = tuple(self._consumers(value, shape, use, is_packed=is_packed))
             except (EvaluationError, IndexError, ValueError):
                 found[value] = ()
         return found
@@ -196,7 +168,7 @@ class _Finder:
             use = self._computed.setdefault(path.root, _Use())
             for source in self._values.sources(path.root):
                 self._uses[source.value].is_source = True
-        use.mvm_slots[node, slot.index] = _SlotUse(node, slot, path)
+        use.mvm_slots[node, slot.index] = SlotUse(node, slot, path)
 
     def _decide_computed(self, value: ir.Value, use: _Use) -> Iterator[FoundWeight | SkippedWeight]:
         """Whether what nodes compute from constants can be mapped; without a known shape, its sources are listed."""
@@ -248,20 +220,39 @@ class _Finder:
 
     def _decide_weight(self, constant: Constant, use: _Use, sources: tuple[str, ...]) -> FoundWeight | SkippedWeight:
         if (obstacle := self._obstacle(constant, use)) is not None:
-            return _skipped(constant, use, *obstacle, is_mvm=True)
+            return self._skipped_codes(constant, use, *obstacle)
         shape = tuple(constant.tensor.shape.numpy())
         if (shape_input := self._replaceable_shape(use)) is not None:
             detail = f"input '{_name(shape_input)}', from which its shape is computed"
             return _skipped(constant, use, SkipReason.OVERRIDABLE_INPUT, detail, is_mvm=True)
         try:
-            consumers = tuple(self._consumers(constant.value, shape, use))
+            return self._found(constant, use, sources)
         except EvaluationError as error:
             return _skipped(constant, use, SkipReason.BEHIND_OTHER_NODES, str(error), is_mvm=True)
-        except (IndexError, ValueError):
-            detail = f"{list(shape)} for {_ops(use)}"
+        except (IndexError, ValueError) as error:
+            detail = str(error) if isinstance(error, WrongPackingError) else f"{list(shape)} for {_ops(use)}"
             return _skipped(constant, use, SkipReason.INVALID_SHAPE, detail, is_mvm=True)
+
+    def _found(self, constant: Constant, use: _Use, sources: tuple[str, ...]) -> FoundWeight:
+        """A constant as a weight.
+
+        Raises:
+            EvaluationError: If how it is rearranged cannot be computed.
+            IndexError: If its shape does not fit a slot.
+            ValueError: If it does not.
+        """
+        is_packed, evaluate = bool(_packed_uses(constant, use)), self._evaluator.evaluate
+        shape = tuple(constant.tensor.shape.numpy())
+        consumers = tuple(self._consumers(constant.value, shape, use, is_packed=is_packed))
         found = FoundWeight(constant.value, constant.tensor, constant.scope, consumers, sources, passed=_passed(use))
-        return self._with_zero_point(found, use) if found.is_integer else found
+        if is_packed:
+            slots = use.mvm_slots.values()
+            readers = [(item.node, item.slot.packed, item.packed_shape(shape, evaluate)) for item in slots]
+            return unpacked(found, readers, evaluate)
+        if not found.is_integer:
+            return found
+        said = (item.dequantization(shape, evaluate) for item in use.mvm_slots.values())
+        return replace(self._with_zero_point(found, use), dequantization=next(filter(None, said), None))
 
     def _replaceable_shape(self, use: _Use) -> ir.Value | None:
         """An input of the graph by which a caller may change how a constant is rearranged, or None."""
@@ -276,6 +267,7 @@ class _Finder:
         obstacles = (
             (use.function is not None, SkipReason.INSIDE_FUNCTION, f"function {use.function}"),
             (any(item.slot.view is None for item in use.mvm_slots.values()), SkipReason.BLOCK_PACKED, _ops(use)),
+            *((True, *packed) for packed in _packed_obstacles(constant, use)),
             (tensor.dtype not in MAPPABLE_DTYPES, SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()),
             (tensor.size == 0, SkipReason.EMPTY, f"shape {list(tensor.shape.numpy())}"),
             (
@@ -290,6 +282,21 @@ class _Finder:
             ),
         )
         return next(((reason, detail) for applies, reason, detail in obstacles if applies), None)
+
+    def _skipped_codes(self, constant: Constant, use: _Use, reason: SkipReason, detail: str) -> SkippedWeight:
+        """A skipped weight, with the shape of its codes if it is packed ones, so that parameters are counted."""
+        skipped = _skipped(constant, use, reason, detail, is_mvm=True)
+        nodes = (item.node for item in use.mvm_slots.values() if item.slot.view is None)
+        if (said := next(filter(None, map(said_shape, nodes)), None)) is not None:
+            return replace(skipped, shape=said)
+        for item in _packed_uses(constant, use):
+            try:
+                shape = item.packed_shape(tuple(constant.tensor.shape.numpy()), self._evaluator.evaluate)
+                assert item.slot.packed is not None  # noqa: S101 - it is packed
+                return replace(skipped, shape=item.slot.packed.layout(item.node, shape).packing.shape)
+            except (EvaluationError, ModelError, ValueError):
+                continue
+        return skipped
 
     def _with_zero_point(self, weight: FoundWeight, use: _Use) -> FoundWeight:
         """A weight of integer codes with the zero points that all of its slots subtract."""
@@ -328,10 +335,12 @@ class _Finder:
         detail = f"read by {'/'.join(ops)}" if ops else otherwise
         return _skipped(constant, use, SkipReason.NOT_AN_MVM_WEIGHT, detail, is_mvm=False)
 
-    def _consumers(self, value: ir.Value, shape: tuple[int, ...], use: _Use) -> Iterator[Consumer]:
+    def _consumers(self, value: ir.Value, shape: tuple[int, ...], use: _Use, *, is_packed: bool) -> Iterator[Consumer]:
         for node, index in _readers(value, use):
             slot_use = use.mvm_slots.get((node, index))
-            path, view = ((), None) if slot_use is None else slot_use.view(shape, self._evaluator.evaluate)
+            path, view = (
+                ((), None) if slot_use is None else slot_use.view(shape, self._evaluator.evaluate, is_packed=is_packed)
+            )
             assert node.graph is not None  # noqa: S101 - nodes of a model stand in graphs
             yield Consumer(
                 node=node,
@@ -341,6 +350,20 @@ class _Finder:
                 path=path,
                 view=view,
             )
+
+
+def _packed_uses(constant: Constant, use: _Use) -> list[SlotUse]:
+    """The slots that read codes packed into the bytes of a constant."""
+    if constant.tensor.dtype != ir.DataType.UINT8:
+        return []
+    return [item for item in use.mvm_slots.values() if item.slot.packed is not None]
+
+
+def _packed_obstacles(constant: Constant, use: _Use) -> Iterator[tuple[SkipReason, str]]:
+    """Why bytes cannot be unpacked."""
+    for item in _packed_uses(constant, use):
+        if item.slot.packed is not None and (found := item.slot.packed.obstacle(item.node)) is not None:
+            yield found
 
 
 def _readers(value: ir.Value, use: _Use) -> Iterator[tuple[ir.Node, int]]:

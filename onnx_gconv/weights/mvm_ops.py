@@ -16,8 +16,9 @@ import onnx_ir as ir
 
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.matrix_view import MatrixView
-from onnx_gconv.weights import op_views
+from onnx_gconv.weights import op_views, packed_ops
 from onnx_gconv.weights.op_views import ViewFunction
+from onnx_gconv.weights.packed_ops import PackedForm
 
 __all__ = [
     "LOOKUP_OPS",
@@ -64,12 +65,16 @@ class WeightSlot:
         index: Index among the node's inputs.
         activation: Index of the input that is multiplied with it.
         view: Gives the matrix view from the node and the shape of the weight, raises IndexError or ValueError if the
-            shape does not fit; None if the op packs its weights in blocks, and they are skipped.
+            shape does not fit; None if the op packs its weights as nodes cannot, and they are skipped. If they are
+            unpacked, it is given the shape of their codes.
         zero_point: Index of the input that holds the zero point of a weight of integer codes; None if there is none.
         zero_point_axes: Axes of the weight along which a zero point with as many axes varies, or what tells them of a
             node; a scalar always counts for all.
         bias: What is added to the product; None if nothing is. Of recurrent ops, these are the two biases of all gates
             side by side; of attention, those of queries, keys and values.
+        packed: How bytes in this slot are unpacked to codes; None if they are no packed codes.
+        scale: Index of the input that holds the scale of a weight of integer codes, which varies along the axes of the
+            zero point; None if there is none.
     """
 
     index: int
@@ -78,6 +83,8 @@ class WeightSlot:
     zero_point: int | None = None
     zero_point_axes: tuple[int, ...] | Callable[[ir.Node], tuple[int, ...]] = ()
     bias: BiasSlot | None = None
+    packed: PackedForm | None = None
+    scale: int | None = None
 
     def zero_point_axes_of(self, node: ir.Node) -> tuple[int, ...]:
         """The axes along which the zero point of a node's weight varies."""
@@ -150,7 +157,7 @@ _GEMM = _two_sided(op_views.gemm_left, op_views.gemm_right, _GEMM_BIAS)
 _CONV = (WeightSlot(1, 0, op_views.conv, bias=BiasSlot(2, in_rows=True)),)
 _RECURRENT = tuple(WeightSlot(index, 0, op_views.recurrent, bias=BiasSlot(3)) for index in (1, 2))
 _ATTENTION = (WeightSlot(1, 0, op_views.attention, bias=BiasSlot(2)),)
-_QUANTIZED_CONV = (WeightSlot(3, 0, op_views.conv, 5, (0,), BiasSlot(8)),)
+_QUANTIZED_CONV = (WeightSlot(3, 0, op_views.conv, 5, (0,), BiasSlot(8), scale=4),)
 
 _ROW_OF_LEFT, _COLUMN_OF_RIGHT = (-2,), (-1,)
 
@@ -213,8 +220,8 @@ _ROWS = (
         "",
         "QLinearMatMul",
         (
-            WeightSlot(0, 3, op_views.matmul_left, 2, _ROW_OF_LEFT),
-            WeightSlot(3, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT),
+            WeightSlot(0, 3, op_views.matmul_left, 2, _ROW_OF_LEFT, scale=1),
+            WeightSlot(3, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT, scale=4),
         ),
     ),
     MvmOp("", "QLinearConv", _QUANTIZED_CONV, "plain"),
@@ -223,37 +230,65 @@ _ROWS = (
         "com.microsoft",
         "QGemm",
         (
-            WeightSlot(0, 3, op_views.gemm_left, 2, bias=BiasSlot(6, output_axis=-2)),
-            WeightSlot(3, 0, op_views.gemm_right, 5, op_views.gemm_outputs, BiasSlot(6)),
+            WeightSlot(0, 3, op_views.gemm_left, 2, bias=BiasSlot(6, output_axis=-2), scale=1),
+            WeightSlot(3, 0, op_views.gemm_right, 5, op_views.gemm_outputs, BiasSlot(6), scale=4),
         ),
     ),
-    MvmOp("com.microsoft", "QAttention", (WeightSlot(1, 0, op_views.attention, 7, (1,), BiasSlot(2)),)),
+    MvmOp("com.microsoft", "QAttention", (WeightSlot(1, 0, op_views.attention, 7, (1,), BiasSlot(2), scale=4),)),
     MvmOp(
         "com.microsoft",
         "DynamicQuantizeLSTM",
         (
-            WeightSlot(1, 0, op_views.quantized_recurrent, 9, (0, 2), BiasSlot(3)),
-            WeightSlot(2, 0, op_views.quantized_recurrent, 11, (0, 2), BiasSlot(3)),
+            WeightSlot(1, 0, op_views.quantized_recurrent, 9, (0, 2), BiasSlot(3), scale=8),
+            WeightSlot(2, 0, op_views.quantized_recurrent, 11, (0, 2), BiasSlot(3), scale=10),
         ),
     ),
     MvmOp(
         "com.microsoft",
         "DynamicQuantizeMatMul",
-        (WeightSlot(1, 0, op_views.matmul_right, 3, _COLUMN_OF_RIGHT, BiasSlot(4)),),
+        (WeightSlot(1, 0, op_views.matmul_right, 3, _COLUMN_OF_RIGHT, BiasSlot(4), scale=2),),
     ),
     MvmOp(
         "com.microsoft",
         "MatMulIntegerToFloat",
         (
-            WeightSlot(0, 1, op_views.matmul_left, 4, _ROW_OF_LEFT, BiasSlot(6, output_axis=-2)),
-            WeightSlot(1, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT, BiasSlot(6)),
+            WeightSlot(0, 1, op_views.matmul_left, 4, _ROW_OF_LEFT, BiasSlot(6, output_axis=-2), scale=2),
+            WeightSlot(1, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT, BiasSlot(6), scale=3),
         ),
     ),
-    MvmOp("com.microsoft", "MatMulNBits", (WeightSlot(1, 0, None),)),
+    # Ops that read codes packed into bytes
+    MvmOp(
+        "com.microsoft",
+        "MatMulNBits",
+        (WeightSlot(1, 0, op_views.outputs_by_inputs, bias=BiasSlot(5), packed=packed_ops.NBITS_FORM),),
+    ),
+    MvmOp(
+        "com.microsoft",
+        "MatMulNBitsMlp",
+        tuple(
+            WeightSlot(index, 0, op_views.outputs_by_inputs, bias=BiasSlot(index + 2), packed=form)
+            for index, form in packed_ops.MLP_FORMS
+        ),
+    ),
+    MvmOp(
+        "com.microsoft",
+        "MatMulNBitsQkv",
+        tuple(
+            WeightSlot(index, 0, op_views.outputs_by_inputs, bias=BiasSlot(index + 2), packed=form)
+            for index, form in packed_ops.QKV_FORMS
+        ),
+    ),
+    MvmOp(
+        "com.microsoft",
+        "QMoE",
+        tuple(
+            WeightSlot(index, 0, op_views.experts, bias=BiasSlot(index + 2), packed=form)
+            for index, form in packed_ops.EXPERT_FORMS
+        ),
+    ),
+    # Ops whose weights are laid out so that nodes cannot rebuild them
     MvmOp("com.microsoft", "MatMulBnb4", (WeightSlot(1, 0, None),)),
     MvmOp("com.microsoft", "MatMulFpQ4", (WeightSlot(1, 0, None),)),
-    MvmOp("com.microsoft", "MatMulNBitsMlp", (WeightSlot(3, 0, None), WeightSlot(6, 0, None))),
-    MvmOp("com.microsoft", "QMoE", tuple(WeightSlot(index, 0, None) for index in (2, 5, 8))),
     MvmOp("com.microsoft", "QOrderedMatMul", (WeightSlot(2, 0, None),)),
     MvmOp("com.microsoft", "NhwcConv", (WeightSlot(1, 0, None),), "plain"),
     MvmOp("com.microsoft", "NhwcFusedConv", (WeightSlot(1, 0, None),), "plain"),
@@ -262,7 +297,14 @@ _ROWS = (
 )
 
 # Lookups multiply with no activations; their tables are mapped only if asked for.
-_LOOKUPS = (MvmOp("", "Gather", (WeightSlot(0, 1, op_views.gather),)),)
+_LOOKUPS = (
+    MvmOp("", "Gather", (WeightSlot(0, 1, op_views.gather),)),
+    MvmOp(
+        "com.microsoft",
+        "GatherBlockQuantized",
+        (WeightSlot(0, 1, op_views.gather_blocks, 3, packed=packed_ops.LOOKUP_FORM),),
+    ),
+)
 
 MVM_OPS: dict[tuple[str, str], MvmOp] = {(row.domain, row.op_type): row for row in _ROWS}
 

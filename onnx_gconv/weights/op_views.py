@@ -25,11 +25,13 @@ __all__ = [
     "fused_matmul_left",
     "fused_matmul_right",
     "gather",
+    "gather_blocks",
     "gemm_left",
     "gemm_outputs",
     "gemm_right",
     "matmul_left",
     "matmul_right",
+    "outputs_by_inputs",
     "quantized_recurrent",
     "recurrent",
 ]
@@ -142,7 +144,16 @@ def quantized_recurrent(_: ir.Node, shape: Sequence[int]) -> MatrixView:
 
 def gather(node: ir.Node, shape: Sequence[int]) -> MatrixView:
     """A table [entries, outputs...]: an index is a one-hot vector of inputs."""
-    axis = node.attributes.get_int("axis", 0)
+    return _table(shape, node.attributes.get_int("axis", 0))
+
+
+def gather_blocks(node: ir.Node, shape: Sequence[int]) -> MatrixView:
+    """A table of GatherBlockQuantized, read as that of Gather."""
+    return _table(shape, node.attributes.get_int("gather_axis", 0))
+
+
+def _table(shape: Sequence[int], axis: int) -> MatrixView:
+    """A table whose entries stand along an axis, which may be counted from the end."""
     axis += len(shape) if axis < 0 else 0
     if not 0 <= axis < len(shape):
         raise ValueError(f"axis {axis} of shape {list(shape)}")
@@ -155,6 +166,13 @@ def experts(_: ir.Node, shape: Sequence[int]) -> MatrixView:
     if len(shape) != _EXPERTS_RANK:
         raise ValueError(f"shape {list(shape)}")
     return MatrixView.of_axes(shape, matrix_axes=(0,), row_axes=(2,), column_axes=(1,))
+
+
+def outputs_by_inputs(_: ir.Node, shape: Sequence[int]) -> MatrixView:
+    """W [outputs, inputs], as MatMulNBits unpacks it."""
+    if len(shape) != _MATRIX_RANK:
+        raise ValueError(f"shape {list(shape)}")
+    return MatrixView.of_axes(shape, row_axes=(1,), column_axes=(0,))
 
 
 def attention(_: ir.Node, shape: Sequence[int]) -> MatrixView:

@@ -10,6 +10,7 @@ __all__ = [
     "FREE_INITIALIZERS_IR_VERSION",
     "OLDEST_CASTS",
     "OLDEST_INTEGER_CONSTANTS",
+    "OLDEST_NARROW_CODES",
     "OLDEST_OPSET",
     "OLDEST_ROUND_OPSET",
     "default_opset",
@@ -28,6 +29,9 @@ OLDEST_ROUND_OPSET = 11
 
 OLDEST_INTEGER_CONSTANTS = 9
 """Constant nodes hold integers since this opset."""
+
+OLDEST_NARROW_CODES = 21
+"""Codes of four bits, and DequantizeLinear of them, exist since this opset."""
 
 OLDEST_CASTS = {
     ir.DataType.BFLOAT16: 13,

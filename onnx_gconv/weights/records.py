@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_gconv.known_names import known_as, quoted_name
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.tensors.codes import EffectiveIntegerTensor, ZeroPoint
+from onnx_gconv.tensors.packed import BlockZeroPoint, Packing, UnpackedTensor
 from onnx_gconv.tensors.types import INTEGER_DTYPES
 from onnx_gconv.weights.names import WeightNames, parameters_of
 from onnx_gconv.weights.origin import Origin, Reader, origin_of
@@ -21,13 +22,14 @@ from onnx_gconv.weights.rearrangement import Rearrangement, node_label, readers
 from onnx_gconv.weights.same_source import SameSource
 from onnx_gconv.weights.scopes import Scope, nodes_in_order
 
-__all__ = ["Consumer", "FoundWeight", "SkipReason", "SkippedWeight", "WeightSurvey"]
+__all__ = ["Consumer", "Dequantization", "FoundWeight", "PackedCodes", "SkipReason", "SkippedWeight", "WeightSurvey"]
 
 
 class SkipReason(enum.StrEnum):
     """A reason. The value is what manifests and JSON output say; `explanation` is for people."""
 
     BLOCK_PACKED = "block_packed"
+    PREPACKED = "prepacked"
     QUANTIZED = "quantized"
     BEHIND_OTHER_NODES = "behind_other_nodes"
     CONSTANT_EXPRESSION = "constant_expression"
@@ -54,6 +56,9 @@ class SkipReason(enum.StrEnum):
 _EXPLANATIONS = {
     SkipReason.BLOCK_PACKED: "the op packs its weights in blocks of a layout of its own, which nodes cannot rebuild; "
     "map the model before it is quantized or optimized for one processor, or quantize it to DequantizeLinear nodes",
+    SkipReason.PREPACKED: "its bytes are, or may be, permuted for one processor, so that nobody can tell which "
+    "code belongs to which input; export the model without prepacking, and give the node the attribute that says so "
+    "(weight_prepacked or weights_prepacked = 0)",
     SkipReason.QUANTIZED: "it consists of integer codes, which were not to be mapped",
     SkipReason.BEHIND_OTHER_NODES: "nodes that compute the weight cannot be evaluated; fold constants first",
     SkipReason.CONSTANT_EXPRESSION: "the node multiplies it with another constant, not with activations; fold "
@@ -103,6 +108,47 @@ class Consumer:
     view: MatrixView | None
 
 
+@dataclass(frozen=True)
+class Dequantization:
+    """What nodes make of integer codes: ``scale * (code - zero point)``.
+
+    Attributes:
+        scale: Name of the value that holds the scale, or several; None if it has no name.
+        zero_point: Name of the value that holds the zero points; None for 0, or for one that the op has itself.
+        axis: The axis of the weight along which scales differ; None if all elements share one, or if they differ along
+            several axes or along one that is mixed with others on the way.
+        block: How many neighbours along the axis share a scale; None without an axis.
+        groups: Name of the value that says which scale and zero point belong to an input, in place of blocks; None if
+            blocks say it.
+    """
+
+    scale: str | None
+    zero_point: str | None
+    axis: int | None = None
+    block: int | None = None
+    groups: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PackedCodes:
+    """The codes of a weight that ops read packed into bytes.
+
+    Attributes:
+        stored: The bytes.
+        packing: How they are packed.
+        block: How many codes along a row share a zero point.
+    """
+
+    stored: ir.TensorProtocol
+    packing: Packing
+    block: int
+
+    @property
+    def codes(self) -> UnpackedTensor:
+        """The codes."""
+        return UnpackedTensor(self.stored, self.packing)
+
+
 @dataclass(frozen=True, eq=False)
 class FoundWeight:
     """A weight that can be mapped.
@@ -110,13 +156,15 @@ class FoundWeight:
     Attributes:
         value: The value that holds it: an initializer, the output of a Constant node, or what nodes compute from
             constants.
-        tensor: Its data.
+        tensor: Its data; for packed codes, the codes.
         scope: The graph that owns it.
         consumers: All nodes that read it, through nodes that only rearrange, widen or dequantize it too.
         sources: For a computed weight, the names of the constants that it is computed from.
         zero_point: For a weight of integer codes: the codes that stand for zero; None if that is 0 for all.
         passed: The nodes that it is seen through on the ways to its weight slots.
         notes: What a user should know of it, a line each.
+        packed: For codes that ops read packed into bytes, how; else None.
+        dequantization: For integer codes, what nodes make of them; None if that is not known.
     """
 
     value: ir.Value
@@ -124,9 +172,11 @@ class FoundWeight:
     scope: Scope
     consumers: tuple[Consumer, ...]
     sources: tuple[str, ...] = ()
-    zero_point: ZeroPoint | None = None
+    zero_point: ZeroPoint | BlockZeroPoint | None = None
     passed: frozenset[ir.Node] = frozenset()
     notes: tuple[str, ...] = ()
+    packed: PackedCodes | None = None
+    dequantization: Dequantization | None = None
 
     @property
     def name(self) -> str:
@@ -151,6 +201,16 @@ class FoundWeight:
     def is_integer(self) -> bool:
         """Whether the weight consists of integer codes."""
         return self.tensor.dtype in INTEGER_DTYPES
+
+    @property
+    def stored(self) -> ir.TensorProtocol:
+        """What the value holds: the weight, or the bytes into which its codes are packed."""
+        return self.tensor if self.packed is None else self.packed.stored
+
+    @property
+    def has_integers(self) -> bool:
+        """Whether conductances hold integers: codes less zero points that are integers, too."""
+        return self.is_integer and (self.zero_point is None or self.zero_point.is_integer)
 
     @property
     def numbers(self) -> ir.TensorProtocol:

@@ -38,7 +38,6 @@ _PRODUCTS: dict[tuple[str, str], tuple[int, ...]] = {
             "MatMulBlockQuantizedFp8Weight": (1,),
             "MatMulInteger16": (0, 1),
             "MatMulNBitsQLoRA": (1, 3, 5),
-            "MatMulNBitsQkv": (3, 6, 9),
             "MatMulPacked": (1,),
             "MoEGroupRouter": (2,),
             "MoEPacked": (2, 3, 4),
@@ -78,6 +77,9 @@ SkipSimplifiedLayerNormalization SwiGLU TorchEmbedding Trilu UnfoldTensor Unique
 _BLOCKED = """
 AveragePool GlobalAveragePool GlobalMaxPool MaxPool ReorderInput ReorderOutput Upsample
 """
+
+# Ops that ONNX Runtime has in ONNX's own domain, though ONNX has none of these.
+_IN_ONNX_DOMAIN = frozenset({"SimplifiedLayerNormalization"})
 
 _NO_PRODUCTS = {
     "ai.onnx.ml": frozenset(_CLASSICAL.split()),
@@ -167,9 +169,9 @@ def _tensors(node: ir.Node) -> Iterator[AttributeMatrix]:
 
 @functools.cache
 def _is_no_product(domain: str, op_type: str) -> bool:
-    if domain == "":
+    if domain == "" and op_type not in _IN_ONNX_DOMAIN:
         return onnx.defs.has(op_type, domain) and _first_opset(op_type) <= _KNOWN_OPSET
-    return op_type in _NO_PRODUCTS.get(domain, frozenset())
+    return domain == "" or op_type in _NO_PRODUCTS.get(domain, frozenset())
 
 
 def _first_opset(op_type: str) -> int:

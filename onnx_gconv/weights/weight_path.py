@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,22 @@ import onnx.defs
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.tensors.types import INTEGER_DTYPES, WIDENING_CASTS
 from onnx_gconv.weights.constants import ConstantValues, constant_tensor
-from onnx_gconv.weights.rearrangement import Evaluate, Rearrangement, is_rearranging, rearrangement, step_shape
+from onnx_gconv.weights.mvm_ops import WeightSlot
+from onnx_gconv.weights.packed_ops import WrongPackingError
+from onnx_gconv.weights.rearrangement import (
+    Evaluate,
+    Rearrangement,
+    is_rearranging,
+    node_label,
+    rearrangement,
+    step_shape,
+)
+from onnx_gconv.weights.records import Dequantization
 
-__all__ = ["WeightPath", "path_to", "reached_inputs"]
+__all__ = ["SlotUse", "WeightPath", "path_to", "reached_inputs"]
 
 # What `path_to` goes back through, besides nodes that rearrange.
 _PASSED_OPS = frozenset({"Cast", "DequantizeLinear", "Mul", "Sub"})
@@ -96,6 +108,130 @@ class WeightPath:
             back = _before(steps, _broadcastable(evaluate(at_slot[0]), at_slot[1], shape), total.ndim)
             return None if back is None else total + back
         return total
+
+
+@dataclass(frozen=True, eq=False)
+class SlotUse:
+    """A weight slot that a constant feeds, and the way to it."""
+
+    node: ir.Node
+    slot: WeightSlot
+    path: WeightPath
+
+    def view(
+        self, shape: tuple[int, ...], evaluate: Evaluate, *, is_packed: bool
+    ) -> tuple[tuple[Rearrangement, ...], MatrixView]:
+        """How the constant of that shape is rearranged, and the matrix view of the result.
+
+        Args:
+            shape: The shape of the constant.
+            evaluate: Gives the value of a constant.
+            is_packed: Whether it is bytes, into which codes may be packed; the view is then that of the codes.
+
+        Raises:
+            EvaluationError: If how it is rearranged cannot be computed.
+            IndexError: If the shape does not fit the op.
+            ValueError: If it does not.
+        """
+        assert self.slot.view is not None  # noqa: S101 - ops without a view are skipped before
+        if is_packed and self.slot.packed is not None:
+            layout = self.slot.packed.layout(self.node, self.packed_shape(shape, evaluate))
+            return (), self.slot.view(self.node, layout.packing.shape)
+        steps, arrived = self.path.steps(shape, evaluate)
+        return steps, self.slot.view(self.node, arrived)
+
+    def dequantization(self, shape: tuple[int, ...], evaluate: Evaluate) -> Dequantization | None:
+        """What nodes make of codes of that shape; None if that is not known.
+
+        Raises:
+            EvaluationError: If how they are rearranged cannot be computed.
+        """
+        steps: list[Rearrangement] = []
+        for node in self.path.nodes:
+            if node.op_type == "DequantizeLinear" or (node.op_type == "Mul" and self.path.is_dequantized):
+                return self._of_node(node, shape, steps)
+            if is_rearranging(node) and (step := rearrangement(node, shape, evaluate)) is not None:
+                steps.append(step)
+                shape = step_shape(step, shape)
+        scale, zero_point = (_named_input(self.node, index) for index in (self.slot.scale, self.slot.zero_point))
+        if scale is None:
+            return None
+        axes = self.slot.zero_point_axes_of(self.node)
+        axis = axes[-1] % len(shape) if axes and math.prod(_shape(scale)) > 1 else None
+        return _dequantization(scale, zero_point, _axis_before(steps, axis), 1)
+
+    def _of_node(self, node: ir.Node, shape: tuple[int, ...], steps: Sequence[Rearrangement]) -> Dequantization | None:
+        """What a node makes of codes that arrive there in some shape, after some steps."""
+        if node.op_type == "Mul":
+            scale = next((value for value in node.inputs if value is not None and not _is_way(value, self.path)), None)
+            zero_point = next((value for value, _ in self.path.zero_points.values()), None)
+            axis = None if scale is None else _only_axis(scale, shape)
+            return None if scale is None else _dequantization(scale, zero_point, _axis_before(steps, axis), 1)
+        scale, zero_point = _named_input(node, 1), _named_input(node, 2)
+        if scale is None:
+            return None
+        axis = node.attributes.get_int("axis", 1) % max(len(shape), 1) if math.prod(_shape(scale)) > 1 else None
+        block = node.attributes.get_int("block_size", 0) or 1
+        return _dequantization(scale, zero_point, _axis_before(steps, axis), block)
+
+    def packed_shape(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[int, ...]:
+        """The shape in which bytes arrive, into which codes are packed.
+
+        Raises:
+            EvaluationError: If how they are rearranged cannot be computed.
+            ValueError: If they are put into another order.
+        """
+        steps, arrived = self.path.steps(shape, evaluate)
+        if self.path.is_dequantized or any(step.op == "transpose" for step in steps):
+            raise WrongPackingError(f"{node_label(self.node)} reads the bytes in another order, or as numbers")
+        return arrived
+
+    def zero_point(self, shape: tuple[int, ...], evaluate: Evaluate) -> NDArray[np.int64] | None:
+        """The zero points of codes of that shape, or None if they cannot be told.
+
+        Raises:
+            EvaluationError: If one is not constant or cannot be computed.
+        """
+        value = None if self.slot.zero_point is None else _input(self.node, self.slot.zero_point)
+        at_slot = None if value is None else (value, self.slot.zero_point_axes_of(self.node))
+        return self.path.zero_point(shape, evaluate, at_slot=at_slot)
+
+
+def _dequantization(scale: ir.Value, zero_point: ir.Value | None, axis: int | None, block: int) -> Dequantization:
+    named = None if zero_point is None else zero_point.name
+    return Dequantization(scale.name, named, axis, None if axis is None else block)
+
+
+def _axis_before(steps: Sequence[Rearrangement], axis: int | None) -> int | None:
+    """The axis of a weight that became one of the rearranged weight; None if it is mixed with others."""
+    for step in reversed(steps):
+        if axis is None or step.op != "transpose":
+            return None
+        axis = step.argument[axis]
+    return axis
+
+
+def _only_axis(scale: ir.Value, shape: tuple[int, ...]) -> int | None:
+    """The axis of a shape along which what broadcasts to it differs; None if it is none or several."""
+    sizes = _shape(scale)
+    axes = [len(shape) - len(sizes) + place for place, size in enumerate(sizes) if size > 1]
+    return axes[0] if len(axes) == 1 else None
+
+
+def _shape(value: ir.Value) -> tuple[int, ...]:
+    """The shape of a value; no axes if that is not known."""
+    if (tensor := constant_tensor(value)) is not None:
+        return tuple(tensor.shape.numpy())
+    return value.shape.numpy() if value.shape is not None and value.shape.is_static() else ()
+
+
+def _is_way(value: ir.Value, path: WeightPath) -> bool:
+    """Whether a value is a weight on its way to a slot."""
+    return value is path.root or value.producer() in path.nodes
+
+
+def _named_input(node: ir.Node, index: int | None) -> ir.Value | None:
+    return None if index is None else _input(node, index)
 
 
 def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:

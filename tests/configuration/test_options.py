@@ -103,7 +103,7 @@ def test_an_object_and_its_own_range_do_not_contradict_each_other():
     ("name", "message"),
     [
         ("gmax", "there is no option 'gmax'; the nearest one that there is: g_max"),
-        ("color", "there is no option 'color'; there are clipping, conductance_dtype, device, exclude, "),
+        ("color", "there is no option 'color'; there are allow_lossy_integers, clipping, conductance_dtype, device, "),
     ],
 )
 def test_an_unknown_option_is_refused_everywhere(tmp_path, model, name, message):

@@ -128,7 +128,7 @@ def test_an_empty_file_says_nothing(read):
         ('[defaults]\nstorage = "code"', "line 2: defaults.storage: should be 'float' or 'codes', but it is 'code'"),
         ('[model]\nfreeze_inputs = "yes"', "line 2: model.freeze_inputs: should be true or false, but it is 'yes'"),
         ('[model]\ninclude = "conv*"', "model.include: should be a list of patterns, but it is the text 'conv*'"),
-        ('[model]\ninclude_ops = ["Relu"]', "model: include_ops knows Gather, but not 'Relu'"),
+        ('[model]\ninclude_ops = ["Relu"]', "model: include_ops knows Gather, GatherBlockQuantized, but not 'Relu'"),
         ("overrides = 3", "line 1: overrides: should be a list of tables; write [[overrides]] above each of them"),
         ('[overrides]\nop = "x"', "line 1: overrides: should be a list of tables; write [[overrides]] above"),
         ("[[overrides]]\nskip = true", "line 1: overrides[0]: needs a pattern: one of match, weight, parameter, "),

@@ -434,21 +434,22 @@ def four_bit_model(folder: Path, style: QuantFormat) -> Path:
     return file
 
 
-def test_blocks_of_packed_codes_are_listed_with_the_op_that_reads_them(tmp_path):
+def test_blocks_of_packed_codes_are_mapped_and_come_back_bit_by_bit(tmp_path):
     file = four_bit_model(tmp_path, QuantFormat.QOperator)
     packed = {node.input[1] for node in onnx.load(file).graph.node if node.op_type == "MatMulNBits"}
     assert len(packed) == 3
-    skipped = {item.name: item for item in gconv.inspect_model(file).skipped if item.is_mvm}
-    assert packed == set(skipped)
-    for item in skipped.values():
-        assert item.reason == "block_packed"
-        assert "MatMulNBits" in item.detail
-
-
-def test_a_model_of_packed_codes_alone_has_nothing_to_map(tmp_path):
-    file = four_bit_model(tmp_path, QuantFormat.QOperator)
-    with pytest.raises(gconv.ModelError, match="no weight that can be mapped"):
-        gconv.map_model(file, tmp_path / "mapped.onnx")
+    report = gconv.map_model(file, tmp_path / "mapped.onnx")
+    assert {weight.name for weight in report.mapped} == packed
+    assert report.mvm_share == 1.0
+    verified = gconv.verify(file, tmp_path / "mapped.onnx")
+    verified.raise_if_failed()
+    assert all(item.bit_identical for item in (*verified.weights, *verified.outputs.comparisons))
+    gconv.restore_model(tmp_path / "mapped.onnx", tmp_path / "restored.onnx")
+    before, after = (
+        {item.name: item.raw_data for item in onnx.load(model).graph.initializer if item.name in packed}
+        for model in (file, tmp_path / "restored.onnx")
+    )
+    assert after == before
 
 
 @pytest.fixture

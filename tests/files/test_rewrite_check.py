@@ -274,3 +274,10 @@ def test_a_model_that_was_refused_as_it_was_given_keeps_its_note_when_another_to
     dense.graph.remove(odd, safe=True)
     check.renew(dense)
     assert check.note == note
+
+
+def test_an_input_that_was_listed_twice_before_is_no_fault_of_the_rewriting(dense):
+    dense.graph.inputs.append(dense.graph.inputs[0])
+    check = RewriteCheck(dense)
+    MapConductances()(dense)
+    check.require_sound(dense)

@@ -204,16 +204,16 @@ class TestReadingAndWriting:
 
 
 class TestDamage:
-    @pytest.mark.parametrize("version", [3, 99, "1.5"])
+    @pytest.mark.parametrize("version", [4, 99, "1.5"])
     def test_a_newer_format_version_is_refused_with_what_to_do(self, model, version):
         with pytest.raises(
-            ModelError, match=rf"format version '?{version}'?, this version reads 1 and 2; use the version"
+            ModelError, match=rf"format version '?{version}'?, this version reads 1, 2 and 3; use the version"
         ):
             read(model, changed("format_version", value=version))
 
     def test_a_newer_format_version_is_named_even_if_its_weights_look_different(self, model):
-        document = {**DOCUMENT, "format_version": 3, "weights": {"W": "elsewhere"}}
-        with pytest.raises(ModelError, match="format version 3"):
+        document = {**DOCUMENT, "format_version": 4, "weights": {"W": "elsewhere"}}
+        with pytest.raises(ModelError, match="format version 4"):
             read(model, json.dumps(document))
 
     @pytest.mark.parametrize("text", ["", "{", "not json", "\x00", json.dumps(DOCUMENT)[:200]])

@@ -198,9 +198,9 @@ class TestManifest:
 
     def test_a_manifest_of_a_newer_version(self, mapped):
         document = json.loads(mapped.metadata_props[MANIFEST_KEY])
-        mapped.metadata_props[MANIFEST_KEY] = json.dumps({**document, "format_version": 3})
+        mapped.metadata_props[MANIFEST_KEY] = json.dumps({**document, "format_version": 4})
         [message] = violations(mapped)
-        assert message.startswith("the manifest has format version 3, this version reads 1 and 2")
+        assert message.startswith("the manifest has format version 4, this version reads 1, 2 and 3")
 
     @pytest.mark.parametrize(
         ("converter", "expected"),

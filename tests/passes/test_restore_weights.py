@@ -321,9 +321,9 @@ class TestRefusals:
         assert "is damaged" in self.refusal(mapped, serialized)
 
     def test_a_manifest_of_a_newer_version(self, mapped, serialized):
-        text = mapped.metadata_props[MANIFEST_KEY].replace('"format_version":1', '"format_version":3')
+        text = mapped.metadata_props[MANIFEST_KEY].replace('"format_version":1', '"format_version":4')
         mapped.metadata_props[MANIFEST_KEY] = text
-        assert "format version 3" in self.refusal(mapped, serialized)
+        assert "format version 4" in self.refusal(mapped, serialized)
 
     def test_a_missing_conductance(self, mapped, serialized):
         g_plus = mapped.graph.initializers.pop("W.g_plus")

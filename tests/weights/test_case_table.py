@@ -480,12 +480,12 @@ def test_the_weight_of_fused_attention_is_mapped(write, map_and_verify, normal):
     assert mapped_names(report) == ["W"]
 
 
-def test_the_packed_codes_of_matmulnbits_are_listed_as_packed(write):
+def test_the_packed_codes_of_matmulnbits_are_mapped(write, map_and_verify):
     text = "g (float[2,32] x) => (float[2,4] y) { y = com.microsoft.MatMulNBits<%s>(x, W, scales) }"
     text %= "K = 32, N = 4, bits = 4, block_size = 16"
     weights = {"W": np.full((4, 2, 8), 0x5A, np.uint8), "scales": np.ones((4, 2), np.float32)}
-    report = gconv.inspect_model(write(text, opsets='"" : 17, "com.microsoft" : 1', **weights))
-    assert skipped_reasons(report) == {"W": "block_packed"}
+    report = map_and_verify(write(text, opsets='"" : 17, "com.microsoft" : 1', **weights))
+    assert mapped_names(report) == ["W"]
 
 
 def test_gains_of_normalizations_and_biases_are_not_mapped(write, map_and_verify, normal):

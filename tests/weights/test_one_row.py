@@ -186,6 +186,10 @@ BIASES = {
     "com.microsoft.DynamicQuantizeLSTM": {1: 3, 2: 3},
     "com.microsoft.DynamicQuantizeMatMul": {1: 4},
     "com.microsoft.MatMulIntegerToFloat": {0: 6, 1: 6},
+    "com.microsoft.MatMulNBits": {1: 5},
+    "com.microsoft.MatMulNBitsMlp": {3: 5, 6: 8},
+    "com.microsoft.MatMulNBitsQkv": {3: 5, 6: 8, 9: 11},
+    "com.microsoft.QMoE": {2: 4, 5: 7, 8: 10},
 }
 
 

@@ -180,10 +180,10 @@ class TestChosenAtRunTime:
 class TestOpsWithoutARow:
     def test_the_weights_of_a_packed_op_are_listed_and_its_scales_are_not_weights(self, graph, normal):
         codes = np.zeros((8, 2, 16), np.uint8)
-        nodes = "y = com.microsoft.MatMulNBitsQkv(t, , g, Q, s, , K, s, , V, s)"
-        model = graph(nodes, Q=codes, K=codes + 1, V=codes + 2, s=normal(8, 2), g=normal(4))
-        reason = ("unlisted_op", "read by 'MatMulNBitsQkv' of domain 'com.microsoft'", True)
-        scales = ("not_an_mvm_weight", "read by MatMulNBitsQkv", False)
+        nodes = "y = com.microsoft.MatMulNBitsQLoRA(t, Q, s, K, s, V, s)"
+        model = graph(nodes, Q=codes, K=codes + 1, V=codes + 2, s=normal(8, 2))
+        reason = ("unlisted_op", "read by 'MatMulNBitsQLoRA' of domain 'com.microsoft'", True)
+        scales = ("not_an_mvm_weight", "read by MatMulNBitsQLoRA", False)
         assert listed(model) == {**dict.fromkeys("QKV", reason), "s": scales}
 
     def test_an_op_that_nobody_knows_may_multiply_whatever_it_reads(self, graph, normal):
@@ -338,3 +338,9 @@ def test_ops_of_opsets_after_those_that_were_looked_at_count_as_unknown(monkeypa
 def test_a_type_that_no_weight_has_is_not_listed(graph):
     tables = {"I": np.ones((2, 2), np.int64), "B": np.ones((2, 2), bool)}
     assert listed(graph("y = lab.Twist(t, I, B)", **tables)) == {}
+
+
+def test_a_norm_that_the_runtime_has_in_the_domain_of_onnx_multiplies_no_matrix(graph, normal):
+    model = graph("e = Gather(E, s) q = SimplifiedLayerNormalization(e, g) y = MatMul(q, V)", E=normal(9, 4),
+                  g=normal(4), V=normal(4, 4))  # fmt: skip
+    assert listed(model) == {"E": ("not_an_mvm_weight", "read by Gather", False)}

@@ -1,0 +1,38 @@
+"""What the manifest says of weights of integer codes: how they are packed, and what nodes make of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from onnx_gconv.mapping.record import Record
+
+__all__ = ["DequantizationRecord", "PackingRecord"]
+
+
+class PackingRecord(Record):
+    """How the codes of a weight are packed into the bytes that nodes read, the first code in the low bits of a byte.
+
+    The shape is that of the bytes; a block is as many codes, along the last axis of the weight, as share a zero point.
+    Where codes do not fill the last byte or block of a row, the initializer of the padding does, with codes less zero
+    points.
+    """
+
+    bits: Literal[2, 4, 8]
+    shape: tuple[int, ...]
+    block: int = Field(ge=1)
+    padding: str | None = None
+
+
+class DequantizationRecord(Record):
+    """With what nodes multiply the codes of a weight less their zero points: the fields of a `Dequantization`.
+
+    Scale, zero point and groups are the names of values of the model.
+    """
+
+    scale: str | None
+    zero_point: str | None
+    axis: int | None = None
+    block: int | None = Field(default=None, ge=1)
+    groups: str | None = None

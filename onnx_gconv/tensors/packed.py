@@ -1,0 +1,288 @@
+"""Matrices of integer codes that an op packs into bytes, in blocks along their rows: unpacked, and packed again.
+
+Codes stand side by side in bytes, the first one in the low bits. A row has whole blocks; where its codes do not fill
+the last one, anything may stand in the rest, which is the padding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.tensors.streamed import (
+    CHUNK_ELEMENTS,
+    StreamedTensor,
+    element_chunks,
+    packed_codes,
+    unpacked_codes,
+)
+
+__all__ = ["BlockZeroPoint", "PackedTensor", "Packing", "UnpackedTensor", "read_padding"]
+
+_BYTE_BITS = 8
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the codes of a matrix, or of several, stand in bytes.
+
+    Attributes:
+        bits: Bits of a code: 2, 4 or 8.
+        shape: Shape of the codes without padding, the last axis along the packed rows: [outputs, inputs], or
+            [experts, outputs, inputs].
+        stored: Shape of the tensor of bytes.
+
+    Raises:
+        ModelError: If these codes are not packed in such bytes.
+    """
+
+    bits: int
+    shape: tuple[int, ...]
+    stored: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        is_possible = self.bits in {2, 4, 8} and bool(self.shape) and min((*self.shape, *self.stored)) > 0
+        if not is_possible or math.prod(self.stored) % self.rows or self.row_codes < self.shape[-1]:
+            raise ModelError(
+                f"codes of {self.bits} bits and of the shape {list(self.shape)} are not packed in bytes of the shape "
+                f"{list(self.stored)}"
+            )
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are, over all matrices."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def per_byte(self) -> int:
+        """How many codes a byte has."""
+        return _BYTE_BITS // self.bits
+
+    @property
+    def row_codes(self) -> int:
+        """How many codes a row has with its padding."""
+        return math.prod(self.stored) // self.rows * self.per_byte
+
+    @property
+    def padding(self) -> int:
+        """How many codes of a row are padding."""
+        return self.row_codes - self.shape[-1]
+
+    @property
+    def highest(self) -> int:
+        """The highest code."""
+        return (1 << self.bits) - 1
+
+    @property
+    def middle(self) -> int:
+        """The code in the middle, which stands for zero where nothing else is said."""
+        return 1 << (self.bits - 1)
+
+    def pack(self, codes: NDArray[Any], padding: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Codes of `shape`, in bytes, in memory.
+
+        Args:
+            codes: Integers from 0 to `highest`.
+            padding: An array [rows, padding]; None for zeros.
+        """
+        return PackedTensor(ir.Tensor(codes.astype(np.uint8)), self, padding).numpy()
+
+    def unpack(self, packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The codes in bytes, of `shape`, in memory."""
+        return UnpackedTensor(ir.Tensor(packed), self).numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class BlockZeroPoint:
+    """The codes that stand for zero, of blocks along the rows of packed codes; they need not be integers.
+
+    Attributes:
+        values: One for all, an array without axes; or an array [..., blocks] with the leading axes of the weight.
+        block: Codes of a block.
+        shape: The shape of the weight.
+
+    Raises:
+        ModelError: If they do not fit it.
+    """
+
+    values: NDArray[np.float64]
+    block: int
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        values = self.values
+        fits = values.ndim == 0 or (
+            values.shape[:-1] == self.shape[:-1] and values.shape[-1] * self.block >= self.shape[-1]
+        )
+        if self.block < 1 or not fits or not np.isfinite(values).all():
+            raise ModelError(
+                f"zero points of the shape {list(values.shape)}, for blocks of {self.block}, are none of codes of "
+                f"{list(self.shape)}; take the model as it was mapped"
+            )
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether all of them are integers."""
+        return bool((np.rint(self.values) == self.values).all())
+
+    def chunk(self, first: int, count: int) -> NDArray[np.float64]:
+        """The zero points of `count` codes in row-major order, from flat index `first`; one if all have the same."""
+        flat = self.values.reshape(-1)
+        if not self.values.ndim:
+            return flat
+        row, column = np.divmod(np.arange(first, first + count), self.shape[-1])
+        found: NDArray[np.float64] = flat[row * self.values.shape[-1] + column // self.block]
+        return found
+
+
+class UnpackedTensor(StreamedTensor):
+    """The codes in a tensor of bytes, without padding, as uint8.
+
+    Args:
+        packed: The bytes.
+        packing: How they are packed.
+    """
+
+    def __init__(self, packed: ir.TensorProtocol, packing: Packing) -> None:
+        super().__init__(ir.DataType.UINT8, ir.Shape(packing.shape), packed.name)
+        self._packed = packed
+        self._packing = packing
+
+    @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The bytes."""
+        return (self._packed,)
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
+        """Codes from `start` to `stop`, in row-major order."""
+        stop = self.size if stop is None else stop
+        yield from _in_chunks(self._codes(start, stop), stop - start)
+
+    @property
+    def packed(self) -> ir.TensorProtocol:
+        """The bytes."""
+        return self._packed
+
+    @property
+    def packing(self) -> Packing:
+        """How they are packed."""
+        return self._packing
+
+    def extremes(self, start: int, stop: int) -> tuple[int, int]:
+        """The lowest and the highest code from `start` to `stop`, which are not one place.
+
+        They are looked for in whole bytes, which takes less time than unpacking them.
+        """
+        packing = self._packing
+        low, high = packing.highest, 0
+        if packing.padding or start % packing.per_byte or stop % packing.per_byte:
+            for codes in self.chunks(start, stop):
+                low, high = min(low, int(codes.min())), max(high, int(codes.max()))
+            return low, high
+        for chunk in element_chunks(self._packed, start // packing.per_byte, stop // packing.per_byte):
+            for place in range(packing.per_byte):
+                codes = (chunk.view(np.uint8) >> np.uint8(packing.bits * place)) & np.uint8(packing.highest)
+                low, high = min(low, int(codes.min())), max(high, int(codes.max()))
+        return low, high
+
+    def _codes(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
+        """The codes, in pieces of any size."""
+        if start >= stop:
+            return
+        packing = self._packing
+        columns, row_codes, per_byte = packing.shape[-1], packing.row_codes, packing.per_byte
+        first, last = ((index // columns) * row_codes + index % columns for index in (start, stop - 1))
+        place = first - first % per_byte  # of the first code of a byte
+        for chunk in element_chunks(self._packed, first // per_byte, last // per_byte + 1):
+            codes = unpacked_codes(chunk.view(np.uint8), packing.bits)
+            begin, end = max(first - place, 0), min(last + 1 - place, codes.size)
+            found = codes[begin:end]
+            if packing.padding:
+                found = found[np.arange(place + begin, place + end) % row_codes < columns]
+            yield found
+            place += codes.size
+
+
+def read_padding(packed: ir.TensorProtocol, packing: Packing) -> NDArray[np.uint8]:
+    """The padding of all rows, [rows, padding]."""
+    found = np.empty((packing.rows, packing.padding), np.uint8)
+    if not found.size:
+        return found
+    flat, done, place = found.reshape(-1), 0, 0
+    for chunk in element_chunks(packed):
+        codes = unpacked_codes(chunk.view(np.uint8), packing.bits)
+        is_padding = np.arange(place, place + codes.size) % packing.row_codes >= packing.shape[-1]
+        padding = codes[is_padding]
+        flat[done : done + padding.size] = padding
+        done, place = done + padding.size, place + codes.size
+    return found
+
+
+class PackedTensor(StreamedTensor):
+    """Codes as bytes: the inverse of `UnpackedTensor`.
+
+    Args:
+        codes: Integers of any type, from 0 to the highest code, of the shape of the packing.
+        packing: How they are packed.
+        padding: An array [rows, padding]; None for zeros.
+    """
+
+    def __init__(self, codes: ir.TensorProtocol, packing: Packing, padding: NDArray[np.uint8] | None = None) -> None:
+        super().__init__(ir.DataType.UINT8, ir.Shape(packing.stored), codes.name)
+        self._codes = codes
+        self._packing = packing
+        self._padding = np.zeros((packing.rows, packing.padding), np.uint8) if padding is None else padding
+
+    @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The codes."""
+        return (self._codes,)
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
+        """Bytes from `start` to `stop`, in row-major order."""
+        stop = self.size if stop is None else stop
+        bits, per_byte = self._packing.bits, self._packing.per_byte
+        codes = self._padded(start * per_byte, stop * per_byte)
+        yield from _in_chunks((packed_codes(part, bits) for part in codes), stop - start)
+
+    def _padded(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
+        """The codes with their padding, in pieces of whole bytes."""
+        if not self._packing.padding:
+            for chunk in element_chunks(self._codes, start, stop):
+                yield chunk.astype(np.uint8, copy=False)
+            return
+        columns, row_codes = self._packing.shape[-1], self._packing.row_codes
+        for first in range(start, stop, CHUNK_ELEMENTS):
+            row, column = np.divmod(np.arange(first, min(first + CHUNK_ELEMENTS, stop)), row_codes)
+            is_code = column < columns
+            piece = np.empty(row.size, np.uint8)
+            piece[~is_code] = self._padding[row[~is_code], column[~is_code] - columns]
+            if is_code.any():
+                flat = row[is_code] * columns + column[is_code]
+                found = [chunk.astype(np.uint8) for chunk in element_chunks(self._codes, flat[0], flat[-1] + 1)]
+                piece[is_code] = np.concatenate(found)
+            yield piece
+
+
+def _in_chunks(pieces: Iterable[NDArray[np.uint8]], count: int) -> Iterator[NDArray[np.uint8]]:
+    """The same elements in arrays of `CHUNK_ELEMENTS`, the last one shorter."""
+    buffer = np.empty(min(CHUNK_ELEMENTS, count), np.uint8)
+    filled = 0
+    for piece in pieces:
+        position = 0
+        while position < piece.size:
+            taken = piece[position : position + buffer.size - filled]
+            buffer[filled : filled + taken.size] = taken
+            filled, position = filled + taken.size, position + taken.size
+            if filled == buffer.size:
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]

@@ -1,0 +1,350 @@
+"""How ops read integer codes that are packed into bytes, in blocks along the inputs: a table of their forms.
+
+Layouts are those of the schemas of ONNX Runtime's ops, confirmed with ONNX Runtime 1.32 on the CPU by identity
+matrices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.tensors.packed import BlockZeroPoint, Packing
+from onnx_gconv.tensors.streamed import unpacked_codes
+from onnx_gconv.weights.evaluated_ops import EvaluationError
+from onnx_gconv.weights.rearrangement import Evaluate, node_label
+from onnx_gconv.weights.records import Dequantization, FoundWeight, PackedCodes, SkipReason
+
+__all__ = [
+    "EXPERT_FORMS",
+    "LOOKUP_FORM",
+    "MLP_FORMS",
+    "NBITS_FORM",
+    "QKV_FORMS",
+    "BlockLayout",
+    "PackedForm",
+    "WrongPackingError",
+    "said_shape",
+    "unpacked",
+]
+
+_DEFAULT_BITS = 4
+_DEFAULT_LOOKUP_BLOCK = 128
+_EXPERTS_RANK = 3
+_TABLE_RANK = 2
+_PACKED_BITS = frozenset({2, 4, 8})
+_BYTE_BITS = 8
+
+
+class WrongPackingError(ValueError):
+    """Why bytes are not the packed codes that a node says they are, with the node and the numbers."""
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """The codes that a node reads.
+
+    Attributes:
+        packing: How they are packed.
+        block: How many codes along a row share a scale and a zero point.
+        is_blocked: Whether the node says so; else a whole row shares them, and zero points are packed along the rows.
+    """
+
+    packing: Packing
+    block: int
+    is_blocked: bool = True
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks a row has, the last one perhaps not whole."""
+        return math.ceil(self.packing.shape[-1] / self.block)
+
+
+@dataclass(frozen=True)
+class PackedForm:
+    """A row of the table: how an op reads packed codes at one of its inputs.
+
+    Attributes:
+        layout: Tells the layout from the node and the shape of the bytes; raises WrongPackingError if they do not fit.
+        obstacle: Tells from the node why its bytes cannot be unpacked; None if they can.
+        scale: Index of the input that holds the scales.
+        zero_point: Index of the input that holds the zero points; None if there is none.
+        groups: Index of the input that holds the group of each input, in place of blocks; None if there is none.
+    """
+
+    layout: Callable[[ir.Node, Sequence[int]], BlockLayout]
+    obstacle: Callable[[ir.Node], tuple[SkipReason, str] | None]
+    scale: int
+    zero_point: int | None = None
+    groups: int | None = None
+
+    def read(
+        self, node: ir.Node, stored: ir.TensorProtocol, shape: Sequence[int], evaluate: Evaluate
+    ) -> tuple[PackedCodes, BlockZeroPoint, Dequantization, str | None]:
+        """What a node makes of bytes.
+
+        Args:
+            node: The node.
+            stored: The bytes, as the constant has them.
+            shape: Their shape as they arrive at the node.
+            evaluate: Gives the value of a constant.
+
+        Returns:
+            The codes, their zero points, what the node makes of them, and what a user should know of the zero points,
+            if there is something.
+
+        Raises:
+            WrongPackingError: If the shapes of the bytes, the scales or the zero points are not those that the node's
+                attributes ask for.
+        """
+        layout = self.layout(node, shape)
+        scale, zero_point = _input(node, self.scale), _input(node, self.zero_point)
+        groups = _input(node, self.groups)
+        packing = Packing(layout.packing.bits, layout.packing.shape, tuple(stored.shape.numpy()))
+        _check_scale(node, scale, layout)
+        codes = PackedCodes(stored, packing, layout.block)
+        said = Dequantization(
+            scale=None if scale is None else scale.name,
+            zero_point=None if zero_point is None else zero_point.name,
+            axis=len(packing.shape) - 1,
+            block=layout.block,
+            groups=None if groups is None else groups.name,
+        )
+        values, note = self._zero_points(node, layout, evaluate)
+        return codes, BlockZeroPoint(values, layout.block, packing.shape), said, note
+
+    def _zero_points(
+        self, node: ir.Node, layout: BlockLayout, evaluate: Evaluate
+    ) -> tuple[NDArray[np.float64], str | None]:
+        middle, value = np.array(float(layout.packing.middle)), _input(node, self.zero_point)
+        if _input(node, self.groups) is not None:
+            problem = f"{node_label(node)} says by g_idx which scale and which zero point belong to an input"
+        elif value is None:
+            return middle, None
+        else:
+            try:
+                points = _points(node, evaluate(value), layout)
+            except EvaluationError as error:
+                problem = f"its zero points cannot be told ({error})"
+            else:
+                if (points == points.flat[0]).all() and np.isfinite(points.flat[0]):
+                    return np.array(points.flat[0]), None
+                if np.isfinite(points).all() and not layout.packing.row_codes % layout.block:
+                    return points, None
+                problem = "its zero points are not finite"
+                if np.isfinite(points).all():
+                    problem = "the last block of its rows is not whole"
+        return middle, f"the codes less {middle:g} are mapped: {problem}"
+
+
+def unpacked(
+    weight: FoundWeight,
+    readers: Sequence[tuple[ir.Node, PackedForm | None, tuple[int, ...]]],
+    evaluate: Evaluate,
+) -> FoundWeight:
+    """A weight of bytes as the codes that are packed into them, with the zero points that its readers subtract.
+
+    Args:
+        weight: The weight as the constant has it.
+        readers: The nodes that have it in a weight slot, how these unpack it, and the shape in which it arrives there.
+        evaluate: Gives the value of a constant.
+
+    Raises:
+        WrongPackingError: If a reader does not unpack it, its numbers do not fit, or they unpack it differently.
+    """
+    found = []
+    for node, form, shape in readers:
+        if form is None:
+            raise WrongPackingError(f"{node_label(node)} reads the bytes themselves, others codes in them")
+        found.append(form.read(node, weight.tensor, shape, evaluate))
+    packed, zero_point, said, note = found[0]
+    if any(other.packing != packed.packing for other, *_ in found):
+        read = ", ".join(f"{list(other.packing.shape)} of {other.packing.bits} bits" for other, *_ in found)
+        raise WrongPackingError(f"its readers unpack it differently, to {read}")
+    if not all(np.array_equal(other.values, zero_point.values) for _, other, *_ in found):
+        middle = packed.packing.middle
+        zero_point = BlockZeroPoint(np.array(float(middle)), packed.block, packed.packing.shape)
+        note = f"the codes less {middle} are mapped: its readers subtract different zero points"
+    notes = weight.notes if note is None else (*weight.notes, note)
+    return replace(weight, tensor=packed.codes, packed=packed, zero_point=zero_point, notes=notes, dequantization=said)
+
+
+def _check_scale(node: ir.Node, scale: ir.Value | None, layout: BlockLayout) -> None:
+    if scale is None or scale.shape is None or not scale.shape.is_static():
+        return
+    found, wanted = scale.shape.numpy(), layout.packing.rows * layout.blocks
+    if math.prod(found) != wanted:
+        raise WrongPackingError(
+            f"{node_label(node)} has scales of {list(found)}, but {layout.packing.rows} rows of {layout.blocks} blocks "
+            f"need {wanted}"
+        )
+
+
+def _points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> NDArray[np.float64]:
+    """Zero points as an array [..., blocks]."""
+    return _unpacked_points(node, found, layout) if found.dtype == np.uint8 else _plain_points(node, found, layout)
+
+
+def _unpacked_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> NDArray[np.float64]:
+    """Zero points in bytes, [..., blocks]; each row of them starts with a byte."""
+    bits, shape = layout.packing.bits, layout.packing.shape
+    rows, codes = (layout.packing.rows, layout.blocks) if layout.is_blocked else (math.prod(shape[:-2]), shape[-2])
+    row_bytes = math.ceil(codes * bits / _BYTE_BITS)
+    if found.size != rows * row_bytes:
+        raise WrongPackingError(
+            f"{node_label(node)} has zero points of {list(found.shape)}, but {rows} rows of {codes} need "
+            f"{rows} times {row_bytes} bytes"
+        )
+    unpacked = unpacked_codes(np.ascontiguousarray(found).view(np.uint8).reshape(-1), bits).reshape(rows, -1)
+    return unpacked[:, :codes].astype(np.float64).reshape(*shape[:-1], layout.blocks)
+
+
+def _plain_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> NDArray[np.float64]:
+    """Zero points of a type of their own, one for each block."""
+    wanted = layout.packing.rows * layout.blocks
+    if found.size != wanted:
+        raise WrongPackingError(
+            f"{node_label(node)} has zero points of {list(found.shape)}, but {layout.packing.rows} rows of "
+            f"{layout.blocks} blocks need {wanted}"
+        )
+    return found.astype(np.float64).reshape(*layout.packing.shape[:-1], layout.blocks)
+
+
+def _nbits(outputs: str) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
+    """Bytes [N, blocks, bytes of a block] of a matrix of N outputs by K inputs, N under the given attribute."""
+
+    def layout(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
+        attributes = node.attributes
+        bits, block = attributes.get_int("bits", _DEFAULT_BITS), attributes.get_int("block_size", 0)
+        rows, columns = attributes.get_int(outputs, 0), attributes.get_int("K", 0)
+        if min(bits, block, rows, columns) < 1 or block * bits % _BYTE_BITS:
+            raise WrongPackingError(
+                f"{node_label(node)} says {outputs} = {rows}, K = {columns}, bits = {bits}, block_size = {block}"
+            )
+        wanted = (rows, math.ceil(columns / block), block * bits // _BYTE_BITS)
+        if tuple(shape) != wanted:
+            raise WrongPackingError(
+                f"{node_label(node)} reads bytes of {list(shape)}, but {outputs} = {rows}, K = {columns}, "
+                f"bits = {bits}, block_size = {block} need {list(wanted)}"
+            )
+        return BlockLayout(Packing(bits, (rows, columns), wanted), block)
+
+    return layout
+
+
+def _nbits_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
+    if prepacked := node.attributes.get_int("weight_prepacked", 0):
+        return SkipReason.PREPACKED, f"{node_label(node)} has weight_prepacked = {prepacked}"
+    return _bits_obstacle(node, node.attributes.get_int("bits", _DEFAULT_BITS))
+
+
+def _bits_obstacle(node: ir.Node, bits: int) -> tuple[SkipReason, str] | None:
+    if bits in _PACKED_BITS:
+        return None
+    return SkipReason.BLOCK_PACKED, f"{node_label(node)} has codes of {bits} bits, not of 2, 4 or 8"
+
+
+def _expert_bits(node: ir.Node, part: str) -> int:
+    return node.attributes.get_int(f"{part}_expert_weight_bits", node.attributes.get_int("expert_weight_bits", 4))
+
+
+def _experts(part: str) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
+    """Bytes [experts, outputs, bytes of the inputs]."""
+
+    def layout(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
+        bits, block = _expert_bits(node, part), node.attributes.get_int("block_size", 0)
+        columns = shape[-1] * _BYTE_BITS // bits if shape else 0
+        if len(shape) != _EXPERTS_RANK or block < 0 or (block and columns % block):
+            raise WrongPackingError(
+                f"{node_label(node)} reads bytes of {list(shape)} as {part}, which are no [experts, outputs, inputs] "
+                f"of {bits} bits in blocks of {block}"
+            )
+        _check_experts(node, part, shape[-2], columns)
+        packing = Packing(bits, (*shape[:-1], columns), tuple(shape))
+        return BlockLayout(packing, block or columns, is_blocked=bool(block))
+
+    return layout
+
+
+def _check_experts(node: ir.Node, part: str, rows: int, columns: int) -> None:
+    """Outputs of fc2 are the inputs of fc1 and fc3; inputs of fc2 are the outputs of fc1, or half of them."""
+    other = _input(node, 2 if part == "fc2" else 5)
+    if other is None or other.shape is None or len(other.shape) != _EXPERTS_RANK or not other.shape.is_static():
+        return
+    wanted = other.shape.numpy()[-2]
+    fits = wanted in {columns, 2 * columns} if part == "fc2" else wanted == columns
+    if not fits:
+        name = "fc1" if part == "fc2" else "fc2"
+        raise WrongPackingError(
+            f"{node_label(node)} has {part} of {rows} outputs and {columns} inputs, but {name} has {wanted} outputs"
+        )
+
+
+def _experts_obstacle(part: str) -> Callable[[ir.Node], tuple[SkipReason, str] | None]:
+    def obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
+        quant_type = node.attributes.get_string("quant_type") or "int"
+        if quant_type != "int":
+            return SkipReason.BLOCK_PACKED, f"{node_label(node)} has quant_type = {quant_type}"
+        prepacked = node.attributes.get_int("weights_prepacked", None)
+        if prepacked is None:
+            return SkipReason.PREPACKED, f"{node_label(node)} has no weights_prepacked, which is 0 for plain bytes"
+        if prepacked:
+            return SkipReason.PREPACKED, f"{node_label(node)} has weights_prepacked = {prepacked}"
+        return _bits_obstacle(node, _expert_bits(node, part))
+
+    return obstacle
+
+
+def _lookup(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
+    """Bytes [entries, bytes of the outputs]."""
+    attributes = node.attributes
+    bits, block = attributes.get_int("bits", _DEFAULT_BITS), attributes.get_int("block_size", _DEFAULT_LOOKUP_BLOCK)
+    axes = attributes.get_int("gather_axis", 0), attributes.get_int("quantize_axis", 1)
+    columns = shape[-1] * _BYTE_BITS // bits if shape else 0
+    if len(shape) != _TABLE_RANK or axes not in {(0, 1), (0, -1), (-2, 1), (-2, -1)} or block < 1:
+        raise WrongPackingError(
+            f"{node_label(node)} reads bytes of {list(shape)} in blocks of {block} along axis {axes[1]}, entries along "
+            f"axis {axes[0]}; only tables [entries, outputs] in blocks of outputs are unpacked"
+        )
+    return BlockLayout(Packing(bits, (shape[0], columns), tuple(shape)), block)
+
+
+def _lookup_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
+    return _bits_obstacle(node, node.attributes.get_int("bits", _DEFAULT_BITS))
+
+
+def said_shape(node: ir.Node) -> tuple[int, int] | None:
+    """Outputs and inputs of the matrix of a node that says them, such as MatMulBnb4; None if it does not."""
+    sizes = node.attributes.get_int("N", 0), node.attributes.get_int("K", 0)
+    return sizes if min(sizes) > 0 else None
+
+
+def _input(node: ir.Node, index: int | None) -> ir.Value | None:
+    return node.inputs[index] if index is not None and index < len(node.inputs) else None
+
+
+NBITS_FORM = PackedForm(_nbits("N"), _nbits_obstacle, scale=2, zero_point=3, groups=4)
+"""MatMulNBits."""
+
+MLP_FORMS = tuple((index, PackedForm(_nbits("N"), _nbits_obstacle, scale=index + 1)) for index in (3, 6))
+"""MatMulNBitsMlp, by input."""
+
+QKV_FORMS = tuple(
+    (index, PackedForm(_nbits(outputs), _nbits_obstacle, scale=index + 1))
+    for index, outputs in ((3, "Nq"), (6, "Nkv"), (9, "Nkv"))
+)
+"""MatMulNBitsQkv, by input."""
+
+EXPERT_FORMS = tuple(
+    (index, PackedForm(_experts(part), _experts_obstacle(part), scale=index + 1, zero_point=zero_point))
+    for index, part, zero_point in ((2, "fc1", 11), (5, "fc2", 12), (8, "fc3", 13))
+)
+"""QMoE, by input."""
+
+LOOKUP_FORM = PackedForm(_lookup, _lookup_obstacle, scale=2, zero_point=3)
+"""GatherBlockQuantized of bytes."""

@@ -1,0 +1,194 @@
+"""How ops read packed codes: the shapes that their attributes ask for, and what is not unpacked."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import helper, numpy_helper
+
+from onnx_gconv.weights import find_weights
+from onnx_gconv.weights.records import SkipReason
+from tests.packed_models import experts_model, matmul_model, quantized, tied_model
+
+
+def skipped(model):
+    survey = find_weights(ir.from_proto(model))
+    assert survey.weights == ()
+    return [item for item in survey.skipped if item.is_mvm]
+
+
+def set_initializer(model, name, array):
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(numpy_helper.from_array(array, name))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"K": 72}, "reads bytes of [5, 2, 16], but N = 5, K = 72, bits = 4, block_size = 32 need [5, 3, 16]"),
+        ({"N": 6}, "reads bytes of [5, 2, 16], but N = 6, K = 64, bits = 4, block_size = 32 need [6, 2, 16]"),
+        ({"bits": 8}, "reads bytes of [5, 2, 16], but N = 5, K = 64, bits = 8, block_size = 32 need [5, 2, 32]"),
+        ({"block_size": 0}, "says N = 5, K = 64, bits = 4, block_size = 0"),
+        ({"K": -64}, "says N = 5, K = -64, bits = 4, block_size = 32"),
+    ],
+)
+def test_bytes_that_are_not_those_of_the_attributes_are_not_decoded(attributes, message):
+    [item] = skipped(matmul_model(quantized(5, 64, block=32), **attributes))
+    assert (item.reason, item.detail) == (SkipReason.INVALID_SHAPE, f"layer (MatMulNBits) {message}")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("W_scales", (5, 3), "layer (MatMulNBits) has scales of [5, 3], but 5 rows of 2 blocks need 10"),
+        (
+            "W_points",
+            (5, 2),
+            "layer (MatMulNBits) has zero points of [5, 2], but 5 rows of 2 need 5 times 1 bytes",
+        ),
+    ],
+)
+def test_scales_and_zero_points_of_other_blocks_are_named(name, shape, message):
+    model = matmul_model(quantized(5, 64, block=32, points="packed"))
+    dtype = np.float32 if name == "W_scales" else np.uint8
+    set_initializer(model, name, np.ones(shape, dtype))
+    [item] = skipped(model)
+    assert (item.reason, item.detail) == (SkipReason.INVALID_SHAPE, message)
+
+
+def test_zero_points_of_floating_point_are_one_for_each_block():
+    model = matmul_model(quantized(5, 64, block=32, points="float"))
+    set_initializer(model, "W_points", np.ones(9, np.float32))
+    [item] = skipped(model)
+    assert item.detail == "layer (MatMulNBits) has zero points of [9], but 5 rows of 2 blocks need 10"
+
+
+@pytest.mark.parametrize("layout", [1, 2])
+def test_prepacked_bytes_are_refused_with_the_reason(layout):
+    [item] = skipped(matmul_model(quantized(5, 64, block=32), weight_prepacked=layout))
+    assert (item.reason, item.detail) == (
+        SkipReason.PREPACKED,
+        f"layer (MatMulNBits) has weight_prepacked = {layout}",
+    )
+    assert item.shape == (5, 64)  # of its parameters, not of its bytes
+    assert "permuted for one processor" in item.reason.explanation
+
+
+@pytest.mark.parametrize(
+    ("prepacked", "said"),
+    [(None, "has no weights_prepacked, which is 0 for plain bytes"), (1, "has weights_prepacked = 1")],
+)
+def test_experts_are_unpacked_only_if_their_bytes_are_plain(prepacked, said):
+    first, second = quantized(3, 128, 64, block=32), quantized(3, 64, 64, block=32)
+    items = skipped(experts_model(first, second, experts=3, prepacked=prepacked))
+    assert [(item.name, item.reason, item.shape) for item in items] == [
+        ("fc1", SkipReason.PREPACKED, (3, 128, 64)),
+        ("fc2", SkipReason.PREPACKED, (3, 64, 64)),
+    ]
+    assert {item.detail for item in items} == {f"experts (QMoE) {said}"}
+
+
+@pytest.mark.parametrize(
+    ("attribute", "detail"),
+    [
+        ({"quant_type": "fp4"}, "experts (QMoE) has quant_type = fp4"),
+        ({"expert_weight_bits": 3}, "experts (QMoE) has codes of 3 bits, not of 2, 4 or 8"),
+    ],
+)
+def test_experts_of_other_codes_are_not_unpacked(attribute, detail):
+    model = experts_model(quantized(3, 128, 64, block=32), quantized(3, 64, 64, block=32), experts=3)
+    [node] = model.graph.node
+    for name, found in attribute.items():
+        kept = [item for item in node.attribute if item.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute(name, found)])
+    assert [(item.reason, item.detail) for item in skipped(model)] == [(SkipReason.BLOCK_PACKED, detail)] * 2
+
+
+def test_experts_whose_matrices_do_not_follow_each_other_are_named():
+    model = experts_model(quantized(3, 128, 64, block=32), quantized(3, 64, 32, block=32), experts=3)
+    survey = find_weights(ir.from_proto(model))
+    assert [(item.name, item.detail) for item in survey.skipped if item.is_mvm] == [
+        ("fc2", "experts (QMoE) has fc2 of 64 outputs and 32 inputs, but fc1 has 128 outputs")
+    ]
+
+
+def test_groups_of_inputs_keep_their_zero_points_digital():
+    model = matmul_model(quantized(5, 64, block=32, points="packed"))
+    model.graph.initializer.append(numpy_helper.from_array(np.arange(64, dtype=np.int32) // 32, "groups"))
+    model.graph.node[0].input.append("groups")
+    [weight] = find_weights(ir.from_proto(model)).weights
+    assert weight.zero_point.values == 8
+    said = "layer (MatMulNBits) says by g_idx which scale and which zero point belong to an input"
+    assert weight.notes == (f"the codes less 8 are mapped: {said}",)
+
+
+def test_readers_that_unpack_one_tensor_differently_are_named():
+    model = tied_model(quantized(40, 64, block=32))
+    for attribute in model.graph.node[1].attribute:
+        if attribute.name == "bits":
+            attribute.i = 8
+    survey = find_weights(ir.from_proto(model), lookups=["GatherBlockQuantized"])
+    [item] = [item for item in survey.skipped if item.is_mvm]
+    assert item.reason == SkipReason.INVALID_SHAPE
+    assert item.detail in {
+        "lookup (GatherBlockQuantized) has scales of [40, 2], but 40 rows of 1 blocks need 40",
+        "its readers unpack it differently, to [40, 32] of 8 bits, [40, 64] of 4 bits",
+    }
+
+
+def test_zero_points_that_nobody_can_tell_are_no_obstacle():
+    model = matmul_model(quantized(5, 64, block=32, points="packed"))
+    kept = [item for item in model.graph.initializer if item.name != "W_points"]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    model.graph.input.append(helper.make_tensor_value_info("W_points", 2, [5, 1]))
+    [weight] = find_weights(ir.from_proto(model)).weights
+    assert weight.zero_point.values == 8
+    assert weight.notes[0].startswith("the codes less 8 are mapped: its zero points cannot be told")
+
+
+def test_parameters_of_bytes_that_stay_packed_are_counted_as_the_node_says_them():
+    node = helper.make_node(
+        "MatMulBnb4", ["x", "W", "absmax"], ["y"], domain="com.microsoft", K=64, N=8, block_size=64, quant_type=1
+    )
+    model = matmul_model(quantized(8, 64, block=32))
+    arrays = {"W": np.zeros(256, np.uint8), "absmax": np.ones(8, np.float32)}
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.append(node)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    [item] = skipped(model)
+    assert (item.name, item.reason, item.shape) == ("W", SkipReason.BLOCK_PACKED, (8, 64))
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "attributes", "shapes"),
+    [
+        ("MatMulNBitsMlp", ["x", "", "", "A", "s", "", "B", "s", ""], {"N": 8, "activation": "silu"}, {"A": 8, "B": 8}),
+        (
+            "MatMulNBitsQkv",
+            ["x", "", "g", "A", "s", "", "B", "t", "", "C", "t"],
+            {"Nq": 8, "Nkv": 4},
+            {"A": 8, "B": 4, "C": 4},
+        ),
+    ],
+)
+def test_ops_of_several_matrices_have_a_weight_for_each(op_type, inputs, attributes, shapes):
+    outputs = ["y"] if op_type == "MatMulNBitsMlp" else ["y", "k", "v"]
+    node = helper.make_node(
+        op_type, inputs, outputs, "fused", domain="com.microsoft", K=64, bits=4, block_size=32, **attributes
+    )
+    model = matmul_model(quantized(8, 64, block=32))
+    arrays = {name: quantized(rows, 64, block=32, seed=rows + ord(name)).stored for name, rows in shapes.items()}
+    arrays |= {name: np.ones((rows, 2), np.float32) for name, rows in (("s", 8), ("t", 4))}
+    arrays["g"] = np.ones(64, np.float32)
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.append(node)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    weights = find_weights(ir.from_proto(model)).weights
+    assert {weight.name: weight.shape for weight in weights} == {name: (rows, 64) for name, rows in shapes.items()}
+    assert {item.dequantization.scale for item in weights} == {"s"} | ({"t"} if "C" in shapes else set())
+    views = [weight.consumers[0].view for weight in weights]
+    assert [(view.rows, view.columns) for view in views] == [(64, rows) for rows in shapes.values()]

@@ -261,7 +261,7 @@ def _check_all_weights_are_known(model: RandomModel, original: ir.Model, manifes
 
 def _is_mapped(slot: ExpectedSlot, manifest: Manifest, paths: Mapping[str | None, str]) -> bool:
     names = {source.name for source in slot.weight.sources}
-    # A constant of one element is named among the sources of a weight only if there is no larger one, as a factor may be.
+    # A constant of one element is named among the sources of a weight only if there is no larger one.
     is_scalar = all(source.array.size == 1 and source.array.ndim < 2 for source in slot.weight.sources)
     for record in manifest.weights:
         is_named = is_scalar or names & set(record.sources)

@@ -212,7 +212,9 @@ class TestThatTheLawsNotice:
 
     def test_a_mapping_that_adds_an_output(self, tmp_path, monkeypatch):
         self.after_each_mapping(monkeypatch, lambda model: model.graph.outputs.append(model.graph.inputs[0]))
-        assert "the model is damaged by the rewrite: its outputs are" in self.broken(tmp_path)  # the pass itself says it
+        assert "the model is damaged by the rewrite: its outputs are" in self.broken(
+            tmp_path
+        )  # the pass itself says it
 
     def test_a_mapped_model_that_is_not_valid(self, tmp_path, monkeypatch):
         self.after_each_mapping(monkeypatch, lambda model: setattr(model.graph[-1], "op_type", "Nonsense"))

@@ -158,6 +158,16 @@ assert list(report.to_frame()["weight"]) == [item.name for item in report.mapped
 assert report._repr_html_().startswith("<pre")
 assert gconv.simulate("mlp.gconv.onnx", "pcm", times="1s", repeats=1).plot()._repr_png_()[1:4] == b"PNG"
 """,
+    "fast": """
+import os
+import subprocess
+import sys
+program = [sys.executable, "-m", "onnx_gconv", "simulate", "mlp.gconv.onnx", "--device", "pcm", "--json"]
+program += ["--times", "1s,1d", "--repeats", "2"]
+kinds = ["numba", "numpy"]
+found = [subprocess.check_output(program, env={**os.environ, "ONNX_GCONV_KERNELS": kind}) for kind in kinds]
+assert found[0] == found[1]
+""",
     "dask": """
 from distributed import LocalCluster
 import onnx_gconv as gconv

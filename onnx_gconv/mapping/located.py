@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -417,9 +418,10 @@ def _saturated(value: ir.Value, limits: tuple[float, float], after: list[ir.Node
 def _missing(record: WeightRecord, values: ModelValues) -> BrokenMappingError:
     """Why nothing in the graph rebuilds a weight."""
     gone = next((item.name for item in record.conductances if item.name not in values.initializers), record.scale.name)
-    plain = values.initializers.get(record.name) or next(_plain_behind_readers(record, values), None)
+    named, behind = values.initializers.get(record.name), next(_plain_behind_readers(record, values), None)
+    plain = named or behind
     if plain is not None:
-        kind = FoldedMappingError if _is_weight(plain, record) else BrokenMappingError
+        kind = FoldedMappingError if named is None or _is_weight(named, record) else BrokenMappingError
         return kind(
             f"the mapping was folded away: '{plain.name}' is a plain initializer again and '{gone}' is gone; "
             "mapping has to be the last step, after all constant folding"
@@ -436,14 +438,18 @@ def _plain_behind_readers(record: WeightRecord, values: ModelValues) -> Iterator
             continue
         for node in values.nodes(consumer.node, consumer.op_type):
             value = node.inputs[consumer.slot] if consumer.slot < len(node.inputs) else None
-            if value is not None and value.is_initializer() and _is_weight(value, record):
+            is_rearranged = bool(consumer.path)
+            if value is not None and value.is_initializer() and _is_weight(value, record, is_rearranged=is_rearranged):
                 yield value
 
 
-def _is_weight(value: ir.Value, record: WeightRecord) -> bool:
-    """Whether an initializer has the type and the shape of a weight."""
+def _is_weight(value: ir.Value, record: WeightRecord, *, is_rearranged: bool = False) -> bool:
+    """Whether an initializer has the type and the shape of a weight, or as many elements if it may be rearranged."""
     tensor = value.const_value
-    return tensor is not None and tensor.dtype == record.ir_dtype and tensor.shape.numpy() == record.stored_shape
+    if tensor is None or tensor.dtype != record.ir_dtype:
+        return False
+    shape = tensor.shape.numpy()
+    return shape == record.stored_shape or (is_rearranged and math.prod(shape) == math.prod(record.stored_shape))
 
 
 def _expression(root: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:

@@ -341,6 +341,21 @@ def test_equal_weights_that_a_tool_has_folded_and_joined_are_restored(tmp_path, 
             np.testing.assert_array_equal(node.inputs[1].const_value.numpy(), normal(16, 16))
 
 
+@pytest.mark.parametrize("tool", ["onnxslim", "onnxsim", "onnxscript.optimizer"])
+def test_a_weight_that_was_folded_together_with_its_transposition_is_known_as_folded(tmp_path, parse, normal, tool):
+    text = "g (float[2,8] x) => (float[2,4] y) { t = Transpose <perm = [1, 0]> (W) [a] h = MatMul(x, t) y = Relu(h) }"
+    save_model(parse(text, opsets='"" : 18', ir_version=9, W=normal(4, 8)), tmp_path / "plain.onnx")
+    map_model(tmp_path / "plain.onnx", tmp_path / "mapped.onnx")
+    onnx.save(TOOLS[tool](onnx.load(tmp_path / "mapped.onnx")), tmp_path / "left.onnx")
+    [message] = messages(tmp_path / "left.onnx")
+    assert re.fullmatch(
+        r"'W': the mapping was folded away: '\w+' is a plain initializer again and 'W.g_plus' is gone; "
+        "mapping has to be the last step, after all constant folding",
+        message,
+    )
+    assert restore_model(tmp_path / "left.onnx", tmp_path / "restored.onnx").folded == ("W",)
+
+
 def test_a_model_whose_nodes_and_manifest_say_nothing_any_more_is_known_by_its_names(folder, tmp_path):
     model = load_model(folder / "mapped.onnx")
     common.ClearMetadataAndDocStringPass()(model)

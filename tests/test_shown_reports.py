@@ -101,7 +101,9 @@ def every_report(cls):
 
 def test_all_kinds_of_reports_are_tried(reports):
     assert {kind: type(report).__name__ for kind, report in reports.items()} == KINDS
-    assert {cls.__name__ for cls in every_report(ShownReport) - {ShownReport}} == {*KINDS.values()}
+    # An ExportReport is a MappingReport with the program beside it, and is there only where torch's exports are tried.
+    found = {cls.__name__ for cls in every_report(ShownReport) - {ShownReport}} - {"ExportReport"}
+    assert found == {*KINDS.values()}
     public = {name for name in gconv.__all__ if name.endswith("Report")} | {"Bundle"}
     assert public <= {*KINDS.values()}
 

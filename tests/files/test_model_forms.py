@@ -418,7 +418,7 @@ class TestFunctions:
             opsets=self.OPSETS,
             W=normal(2, 2),
         )
-        assert self.weights(self.mapped_in_runtime(model, run)) == [("W", "", 1), ("K", "", 1)]
+        assert self.weights(self.mapped_in_runtime(model, run)) == [("K", "", 1), ("W", "", 1)]
         assert [name for _, name, _ in model.functions] == ["twice"]
 
     def test_a_model_whose_functions_have_no_weights_is_not_inlined(self, parse, normal):
@@ -879,7 +879,7 @@ class TestUpgradedOpsets:
             )
         )
         report = map_model(path, upgrade_opset=True)
-        assert [weight.name for weight in report.mapped] == ["V", "K"]
+        assert [weight.name for weight in report.mapped] == ["K", "V"]
         for condition, matrix in ((True, [[1, 2], [3, 4]]), (False, [[1, 2], [3, 4]])):
             x = np.array([[0.5, -1]], np.float32)
             [y] = run(ir.load(report.output), c=np.array(condition), x=x)

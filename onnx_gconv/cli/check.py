@@ -56,6 +56,15 @@ class _Checks:
     def passed(self) -> bool:
         return not self.unreadable and all(report.passed for report, _ in self.reports)
 
+    def raise_if_failed(self) -> None:
+        """Raise for the first model whose mapping does not stand.
+
+        Raises:
+            VerificationError: If there is one.
+        """
+        for report, _ in self.reports:
+            report.raise_if_failed()
+
     def to_json(self) -> dict[str, Any]:
         """What was found of each, and which could not be read."""
         return {
@@ -96,6 +105,8 @@ def check(
         errors = [item.error for item in report.unreadable]
         raise type(errors[0])("; ".join(map(str, errors)))
     if not report.passed:
+        if quiet:
+            report.raise_if_failed()  # which says why
         raise typer.Exit(1)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
@@ -207,6 +208,12 @@ def write_bundle(
 
 def _array_size(array: tuple[int, int] | None, preset: DevicePreset | None) -> tuple[int, int]:
     if array is not None:
+        is_pair = isinstance(array, (tuple, list)) and len(array) == 2  # noqa: PLR2004 - rows and columns
+        if not is_pair or not all(isinstance(size, Integral) for size in array):
+            raise ConfigError(
+                f"the size of an array is {array!r}, but should be two whole numbers, rows (inputs) and columns "
+                "(outputs), such as (256, 256)"
+            )
         return array
     if preset is None:
         raise ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_gconv.crossbars.checked_weights import checked_weights
 from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.errors import ModelError, VerificationError
-from onnx_gconv.files.models import check_model_path, load_model
+from onnx_gconv.files.given import GivenModel, ModelLike
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.junit_xml import JunitSuite, junit_xml, mapping_cases
 from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
@@ -184,14 +183,14 @@ class CheckReport(ShownReport):
         return plain(*lines, f"What to do: {self.remedy}.", style="bold red")
 
 
-def check_model(model: str | os.PathLike[str]) -> CheckReport:
+def check_model(model: ModelLike) -> CheckReport:
     """Check that a mapped model still is what its manifest says. All conductances are read, in chunks.
 
     Structure, manifest and invariants are those of `CheckMapping`. What the model computes is not compared with its
     original; `onnx_gconv.verify` does that, which takes ONNX Runtime.
 
     Args:
-        model: The ONNX model.
+        model: The model, in a file or in memory. It is not changed.
 
     Returns:
         What does not hold. A model without a mapping fails, too.
@@ -199,8 +198,8 @@ def check_model(model: str | os.PathLike[str]) -> CheckReport:
     Raises:
         ModelError: If it cannot be read.
     """
-    source = check_model_path(model)
-    graph = load_model(source)
+    given = GivenModel.of(model, "check_model")
+    source, graph = given.label, given.load()
     with named_in_messages(source, options_concern_it=False):
         violations = CheckMapping().violations(graph)
         manifest = _manifest(graph)

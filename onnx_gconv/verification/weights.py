@@ -20,7 +20,8 @@ from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelVa
 from onnx_gconv.mapping.structure import structural_problems
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
-from onnx_gconv.tensors.packed import UnpackedTensor, read_padding
+from onnx_gconv.tensors.codes import ZeroPoint
+from onnx_gconv.tensors.packed import BlockZeroPoint, UnpackedTensor, read_padding
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.verification.rebuilt_original import as_it_was_mapped
 from onnx_gconv.weights import scopes
@@ -55,7 +56,8 @@ class WeightComparison:
             weights beyond what the devices can hold are compared with the largest that they can. Of measured
             conductances the promise is the distance from their targets that the manifest states.
         clipped: How many weights are beyond it; None where clipping was not asked for.
-        sqnr_db: Ratio of the power of the weights to that of the errors, in dB; None without errors.
+        sqnr_db: Ratio of the power of the weights to that of the errors, in dB; None without errors. It and
+            `max_relative_error` take integer codes less their zero point, which is what the conductances stand for.
         problem: Why it could not be compared, or None.
         is_lossy: Whether the mapping rounds or clips the weight on purpose, or its conductances were measured, so that
             it is far more than some ulp from the original.
@@ -210,7 +212,7 @@ def _compared(
         is_clipped=record.clipping is not None,
         levels=None if record.levels is None else record.levels.levels,
     )
-    difference = _Difference(conversion, np.dtype(record.compute_dtype), grid)
+    difference = _Difference(conversion, np.dtype(record.compute_dtype), grid, mapped.zero_point)
     for ours, theirs in zip(mapped.rebuilt.chunks(), element_chunks(tensor), strict=True):
         difference.add(ours, theirs)
     if record.measured is not None and not record.rounded and difference.max_abs != record.max_abs:
@@ -237,7 +239,7 @@ def _compared(
         known_as=record.known_as,
         graph=record.graph,
         max_abs_error=error if math.isfinite(error) else None,
-        max_relative_error=_relative(error, difference.max_abs),
+        max_relative_error=_relative(error, difference.largest),
         max_ulp_error=difference.max_ulp if math.isfinite(error) else None,
         bit_identical=difference.bit_identical,
         bound=float(bounds.max()) if is_bounded else None,
@@ -289,14 +291,22 @@ def _not_compared(record: WeightRecord, problem: str) -> WeightComparison:
 class _Difference:
     """Largest differences between two arrays that come in chunks, for each group of elements that share a scale."""
 
-    def __init__(self, conversion: WeightConversion, compute: np.dtype[Any], grid: ScaleGrid | None) -> None:
+    def __init__(
+        self,
+        conversion: WeightConversion,
+        compute: np.dtype[Any],
+        grid: ScaleGrid | None,
+        zero_point: ZeroPoint | BlockZeroPoint | None,
+    ) -> None:
         self._conversion = conversion
         self._compute = compute
         self._grid = grid
+        self._zero_point = zero_point
         groups = 1 if grid is None else grid.count
         self._minimum, self._maximum = np.full(groups, np.inf), np.full(groups, -np.inf)
         self._first = 0
         self._squared_error = self._squared_weights = 0.0
+        self.largest = 0.0
         self.largest_errors = np.zeros(groups)
         self.max_error = 0.0
         self.max_ulp = 0
@@ -370,7 +380,9 @@ class _Difference:
         self._put(np.minimum, self._minimum, wide, start)
         self._put(np.maximum, self._maximum, wide, start)
         ours, theirs = _bits(rebuilt), _bits(original)
-        self._squared_weights += _squared(wide)
+        less_zero = wide if self._zero_point is None else wide - self._zero_point.chunk(start, wide.size)
+        self._squared_weights += _squared(less_zero)
+        self.largest = max(self.largest, float(np.abs(less_zero).max(initial=0.0)))
         if np.array_equal(ours, theirs):
             return
         self.bit_identical = False

@@ -72,8 +72,13 @@ def test_check_prints_json(gconv, folder):
     assert gconv("check", "mlp.gconv.onnx", "--json").json["passed"]
 
 
-def test_check_is_quiet_if_asked_to_be(gconv, folder):
-    assert gconv("check", "folded.onnx", "-q") == (1, "", "")
+@pytest.mark.parametrize("others", [(), ("mlp.gconv.onnx",)])
+def test_a_quiet_check_that_fails_says_only_why(gconv, folder, others):
+    found = gconv("check", *others, "folded.onnx", "-q")
+    assert (found.code, found.stdout) == (1, "")
+    assert found.stderr.startswith("onnx-gconv: 'folded.onnx'")
+    assert "folded away" in found.stderr
+    assert gconv("check", "mlp.gconv.onnx", "-q") == (0, "", "")
 
 
 def test_several_models_are_checked_in_one_run(gconv, folder):

@@ -309,6 +309,12 @@ def test_conductances_that_the_preset_does_not_reach_are_an_error(mapped):
         write_bundle(mapped("Gemm"), preset="rram-neurram")
 
 
+@pytest.mark.parametrize("array", ["64x64", 64, (64,), (64, 64.0), (64, 64, 1)])
+def test_a_size_of_arrays_that_is_no_pair_of_whole_numbers_is_an_error(mapped, array):
+    with pytest.raises(ConfigError, match=r"the size of an array is .*, but should be two whole numbers"):
+        write_bundle(mapped("Gemm"), array=array)
+
+
 def test_without_a_size_of_the_arrays_there_is_no_bundle(mapped):
     with pytest.raises(ConfigError, match=r"the size of an array is missing; give it as rows .* e.g. 256x256"):
         write_bundle(mapped("Gemm"))

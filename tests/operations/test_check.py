@@ -36,6 +36,15 @@ def changed(path, change):
     return path.with_name("changed.onnx")
 
 
+def test_models_in_memory_are_checked_too(mapped):
+    for model in (onnx.load(mapped), load_model(mapped)):
+        report = check_model(model)
+        assert report.passed
+        assert str(report.model).startswith("<onnx")
+    with pytest.raises(ModelError, match="check_model takes"):
+        check_model(7)
+
+
 def test_a_mapping_that_stands_passes(mapped):
     report = check_model(mapped)
     assert report.passed

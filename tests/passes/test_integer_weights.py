@@ -6,9 +6,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from onnx_gconv import map_model, program_model, verify
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.errors import ConfigError, UnmappableWeightError
+from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
+from onnx_gconv.mapping.located import ModelValues, locate
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
 
 RNG = np.random.default_rng(0)
@@ -271,3 +274,27 @@ def test_a_range_in_which_float64_loses_integers_is_refused(parse):
 def test_options_that_are_not_known_are_refused(options):
     with pytest.raises(ConfigError):
         MapConductances(**options)
+
+
+def test_errors_of_codes_are_judged_beside_the_codes_less_their_zero_points(parse, tmp_path):
+    """As the figures of the program that makes a chip are: the zero point is no part of what devices hold."""
+    stored = (codes(16, 8, dtype=np.uint8) // 4 + 110).astype(np.uint8)
+    model = parse(
+        "g (uint8[2,16] x) => (int32[2,8] y) { y = MatMulInteger(x, W, xz, z) }",
+        W=stored,
+        xz=np.uint8(3),
+        z=np.full(8, 128, np.uint8),
+    )
+    save_model(model, tmp_path / "plain.onnx")
+    map_model(tmp_path / "plain.onnx", tmp_path / "mapped.onnx")
+    programmed = program_model(tmp_path / "mapped.onnx", tmp_path / "chip.onnx", "pcm", time="1s")
+    [found] = verify(tmp_path / "plain.onnx", tmp_path / "chip.onnx").weights
+    chip = load_model(tmp_path / "chip.onnx")
+    [record] = read_manifest(chip).weights
+    rebuilt = locate(record, ModelValues(chip)).rebuilt.numpy()
+    signal = np.sum((stored.astype(float) - 128) ** 2)
+    noise = np.sum((rebuilt.astype(float) - stored) ** 2)
+    assert found.sqnr_db == pytest.approx(10 * np.log10(signal / noise))
+    largest = np.abs(stored.astype(float) - 128).max()
+    assert found.max_relative_error == pytest.approx(np.abs(rebuilt.astype(float) - stored).max() / largest)
+    assert found.sqnr_db == pytest.approx(programmed.weights[0].sqnr_db, abs=0.3)  # before codes are rounded

@@ -70,6 +70,11 @@ def _of_values(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[LayerNote,
             [item for item in layers if item.record.rounded],
         ),
         LayerNote(
+            "what makes numbers of integer codes is not in it: their own scales, of blocks of inputs or others, which "
+            "manifest.json of the bundle names (dequantization)",
+            [item for item in layers if item.record.dequantization is not None],
+        ),
+        LayerNote(
             "codes of levels are not in it, only their conductances",
             [item for item in layers if _has_codes(item) and not form.holds_codes],
         ),

@@ -58,10 +58,6 @@ class Decoder:
     caches: tuple[InputSpec, ...]
     roles: Mapping[str, _Role]
 
-    def completed_by(self, given: Mapping[str, object]) -> tuple[str, ...]:
-        """The inputs that have to be generated where some are given."""
-        return tuple(spec.name for spec in self.specs if spec.name not in given)
-
 
 def decoder_of(specs: Sequence[InputSpec]) -> Decoder | None:
     """The decoder that takes these inputs; None if they are not those of one.

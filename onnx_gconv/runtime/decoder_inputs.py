@@ -112,6 +112,8 @@ def decoder_attempts(
         for past, sequence in lengths:
             for _ in range(_MOST_LESSONS):
                 sizes = {**guess.sizes, "past": past, "sequence": sequence, **fixed}
+                if decoder.caches and "total" in fixed and "past" not in fixed:
+                    sizes["past"] = max(sizes["total"] - sizes["sequence"], 0)
                 sizes.setdefault("total", sizes["past"] + sizes["sequence"])
                 feeds = _feeds(decoder, sizes, guess.tokens, dims=dims, values=values, seed=seed)
                 said = yield feeds | dict(given)
@@ -248,8 +250,6 @@ def _fixed(decoder: Decoder, dims: Mapping[str, int], given: Mapping[str, NDArra
             fixed.setdefault("sequence", spec.shape[1])
         if _is_mask(spec) and isinstance(spec.shape[-1], int):
             fixed.setdefault("total", spec.shape[-1])
-    if "total" in fixed and "past" not in fixed and "sequence" in fixed and decoder.caches:
-        fixed["past"] = max(fixed["total"] - fixed["sequence"], 0)
     return fixed
 
 

@@ -116,6 +116,14 @@ def test_sizes_that_are_given_decide_the_others():
     }
 
 
+@pytest.mark.parametrize(("sizes", "new"), [({}, 4), ({"sequence_length": 2}, 2)])
+def test_of_all_tokens_those_that_are_not_new_are_earlier_ones(sizes, new):
+    (feeds,) = attempts(TOKENS, MASK, POSITIONS, cache(), dims={"total_sequence_length": 9, **sizes})
+    assert feeds["attention_mask"].shape == (1, 9)
+    assert feeds["past_key_values.0.key"].shape == (1, 2, 9 - new, 64)
+    assert feeds["position_ids"].tolist() == [list(range(9 - new, 9))]
+
+
 def test_values_that_are_given_win():
     (feeds,) = attempts(
         TOKENS, MASK, cache(), values={"input_ids": ValueRange(7, 7), "attention_mask": ValueRange(0, 0)}

@@ -18,6 +18,7 @@ from onnx_gconv.cli.check import check
 from onnx_gconv.cli.config import config
 from onnx_gconv.cli.converters import converters
 from onnx_gconv.cli.demo import demo
+from onnx_gconv.cli.explain import explain
 from onnx_gconv.cli.handoff import HandoffCommand, handoff
 from onnx_gconv.cli.inspect import inspect
 from onnx_gconv.cli.map import map_
@@ -74,6 +75,7 @@ def _root(
 
 app.command("map", cls=MappingFlagsCommand)(map_)
 app.command("inspect", cls=MappingFlagsCommand)(inspect)
+app.command("explain", cls=MappingFlagsCommand)(explain)
 app.command("verify")(verify)
 app.command("check")(check)
 app.command("restore")(restore)

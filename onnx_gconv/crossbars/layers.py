@@ -26,7 +26,7 @@ from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.weights.mvm_ops import MvmOp, known_op
 
-__all__ = ["Layer", "device_name_problem", "layers_of"]
+__all__ = ["Layer", "device_name_problem", "layers_of", "readers_and_layout"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +199,7 @@ def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | N
 
 def _layer(number: int, mapped: MappedWeight, geometry: ArrayGeometry) -> Layer:
     record = mapped.record
-    consumers, layout = _consumers_and_layout(record)
+    consumers, layout = readers_and_layout(record)
     reader = consumers[0]
     op = _op_of(record, reader)
     bias = find_bias(mapped.value, reader, op)
@@ -268,8 +268,13 @@ def _scale_and_zero(
     return scale, zero
 
 
-def _consumers_and_layout(record: WeightRecord) -> tuple[tuple[ConsumerRecord, ...], MatrixLayout]:
-    """The MVM nodes that read a weight, and the layout of the first; that of the scales stands first."""
+def readers_and_layout(record: WeightRecord) -> tuple[tuple[ConsumerRecord, ...], MatrixLayout]:
+    """The MVM nodes that read a weight, and the layout of the first; that of the scales stands first.
+
+    Raises:
+        BundleError: If none reads it as matrices.
+        ModelError: If the manifest contradicts itself about them.
+    """
     found = list(record.consumers)
     if record.scale.consumer is not None:
         found.insert(0, found.pop(record.scale.consumer))

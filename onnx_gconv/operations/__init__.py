@@ -1,4 +1,4 @@
-"""The operations from file to file: map, inspect, check and restore a model, and check a configuration.
+"""The operations from file to file: map, inspect, explain, check and restore a model, and check a configuration.
 
 Each is imported when it is first used: a check of a mapping needs nothing of what makes one, and is done sooner.
 """
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnx_gconv.operations.check import CheckReport, check_model
     from onnx_gconv.operations.configuration_check import ConfigurationReport
+    from onnx_gconv.operations.explain import explain_weight
+    from onnx_gconv.operations.explanation import Explanation
     from onnx_gconv.operations.operations import (
         check_configuration,
         default_mapped_path,
@@ -24,12 +26,14 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckReport",
     "ConfigurationReport",
+    "Explanation",
     "MappingReport",
     "RestoreReport",
     "check_configuration",
     "check_model",
     "default_mapped_path",
     "default_restored_path",
+    "explain_weight",
     "inspect_model",
     "map_model",
     "restore_model",
@@ -39,6 +43,8 @@ __all__ = [
 _HOMES = {
     "onnx_gconv.operations.check": ["CheckReport", "check_model"],
     "onnx_gconv.operations.configuration_check": ["ConfigurationReport"],
+    "onnx_gconv.operations.explain": ["explain_weight"],
+    "onnx_gconv.operations.explanation": ["Explanation"],
     "onnx_gconv.operations.operations": [
         "check_configuration",
         "default_mapped_path",

@@ -116,6 +116,15 @@ class MatrixLayout:
         """The matrix, row or column of each element of the stored tensor from `start` to `stop`, in row-major order."""
         return self.index_within(self.factors, role, start, stop)
 
+    def element(self, matrix: int, row: int, column: int) -> int:
+        """Flat index in the stored tensor, in row-major order, of the element at a place in the matrices."""
+        place: dict[Role, int] = {"matrix": matrix, "row": row, "column": column}
+        found, inner = 0, 1
+        for factor in reversed(self.factors):
+            found += place[factor.role] // factor.stride % factor.size * inner
+            inner *= factor.size
+        return found
+
     @staticmethod
     def index_within(factors: Sequence[Factor], role: Role, start: int, stop: int) -> NDArray[np.int64]:
         """As `index`, for a tensor that has some of the factors only: those beyond a place, or up to it."""

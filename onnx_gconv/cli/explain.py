@@ -1,0 +1,60 @@
+"""``onnx-gconv explain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_gconv.cli.mapping_configuration import mapping_configuration
+from onnx_gconv.cli.options import Debug, Json, MappingFlags, Model, Quiet, takes_mapping_flags
+from onnx_gconv.cli.output import print_report
+
+__all__ = ["explain"]
+
+
+@takes_mapping_flags
+def explain(
+    model: Model,
+    weight: Annotated[
+        str, typer.Argument(help="The weight: its name, its parameter, or one of its conductances.", show_default=False)
+    ],
+    flags: MappingFlags,
+    row: Annotated[
+        int | None,
+        typer.Argument(help="The input, from 0. The largest element if no cell is given.", show_default=False),
+    ] = None,
+    column: Annotated[int | None, typer.Argument(help="The output, from 0.", show_default=False)] = None,
+    matrix: Annotated[
+        int, typer.Option("--matrix", help="Which of its matrices, if it has several.", metavar="INTEGER")
+    ] = 0,
+    original: Annotated[
+        Path | None,
+        typer.Option(
+            "--original", help="The model before it was mapped, to see its values and the errors.", show_default=False
+        ),
+    ] = None,
+    array: Annotated[
+        str | None,
+        typer.Option(
+            "--array",
+            help="Size of a crossbar array, inputs by outputs, e.g. 256x256, to see the tile.",
+            metavar="ROWSxCOLUMNS",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001 - its callback acts
+) -> None:
+    """Show how a weight becomes conductances, with the numbers of one element. A plain model is mapped in memory."""
+    from onnx_gconv.crossbars.tiles import ArrayGeometry, parse_array
+    from onnx_gconv.operations.explain import explain_weight
+
+    configuration = None if flags == MappingFlags() else mapping_configuration(flags)
+    geometry = None if array is None else ArrayGeometry(*parse_array(array))
+    report = explain_weight(
+        model, weight, row, column, matrix=matrix, original=original, geometry=geometry, config=configuration
+    )
+    print_report(report, as_json=as_json, quiet=quiet)

@@ -1,0 +1,150 @@
+"""How one weight becomes conductances: each number against the initializers, the nodes and the tiles of the model."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from onnx_gconv import ConfigError, ModelError, explain_weight, map_model, open_bundle, program_model, write_bundle
+from onnx_gconv.crossbars.tiles import ArrayGeometry
+from onnx_gconv.models import model_path
+from tests.graphs import chain_model, model, tensors, value
+
+CNN = model_path("digits_cnn.onnx")
+
+
+def weights_of(path):
+    return {item.name: numpy_helper.to_array(item) for item in onnx.load(path).graph.initializer}
+
+
+SCHEMES = {
+    "single pair": {},
+    "exact": {"converter": {"name": "single-pair", "exact": True}},
+    "of a tile": {"granularity": {"kind": "tile", "tile": (4, 4)}, "g_min": 1.0},
+    "of a channel, on levels": {"granularity": "channel", "levels": 16},
+    "codes of levels": {"levels": 33, "storage": "codes"},
+    "clipped": {"clipping": {"percentile": 90}},
+    "one device": {"converter": "single-device"},
+    "slices": {"converter": {"name": "bit-sliced-offset", "bits": 8, "slice_bits": 2}},
+}
+
+
+@pytest.mark.parametrize("options", SCHEMES.values(), ids=SCHEMES)
+def test_the_numbers_are_those_of_the_mapped_model(options, tmp_path):
+    mapped = map_model(CNN, tmp_path / "m.onnx", **options).output
+    stored, originals, rng = weights_of(mapped), weights_of(CNN), np.random.default_rng(3)
+    for name in ("stem.weight", "depthwise.weight", "hidden.weight"):
+        array = originals[name]
+        matrices = array.shape[0] if name == "depthwise.weight" else 1
+        outputs = array.shape[0] // matrices
+        rows = array.size // matrices // outputs
+        matrix, row, column = (int(rng.integers(count)) for count in (matrices, rows, outputs))
+        found = explain_weight(mapped, name, row, column, matrix=matrix, original=CNN)
+        assert found == _but(explain_weight(CNN, name, row, column, matrix=matrix, **options), found)
+        # Outputs are the first axis of all three; inputs are unrolled over the others.
+        assert np.ravel_multi_index(found.element, array.shape) == (matrix * outputs + column) * rows + row
+        assert found.value == array[found.element]
+        for device in found.devices:
+            held = stored[device.initializer][found.element]
+            assert (held if device.code is None else device.code) == (
+                device.conductance_us if device.code is None else held
+            )
+        total = sum(item.coefficient * item.conductance_us for item in found.devices) - found.record.offset_us
+        assert found.rebuilt == pytest.approx(total / found.scale + found.zero, rel=1e-5, abs=1e-7)
+        assert found.is_clipped or abs(found.error) <= found.bound
+        assert f"{found.group.max_abs:.9g}" in str(found)
+
+
+def _but(plain, mapped):
+    """The explanation of the plain model, but for what tells it from that of the mapped one."""
+    return replace(plain, model=mapped.model, is_mapped_now=False)
+
+
+def test_the_group_is_what_shares_the_scale(tmp_path):
+    weight = np.arange(24, dtype=np.float32).reshape(4, 6) - 7
+    onnx.save(chain_model(*tensors({"w": weight})), tmp_path / "plain.onnx")
+    found = explain_weight(tmp_path / "plain.onnx", "w", 2, 4, granularity={"kind": "tile", "tile": (2, 3)})
+    assert (found.group.rows, found.group.columns) == ((2, 4), (3, 6))
+    assert (found.group.minimum, found.group.maximum) == (weight[2:, 3:].min(), weight[2:, 3:].max())
+    assert found.scale == pytest.approx(25 / weight[2:, 3:].max())
+    assert "rows 2 to 3, columns 3 to 5" in str(found)
+
+
+def test_without_a_cell_it_is_the_largest_element(tmp_path):
+    weight = np.array([[0.5, -2.0], [1.0, 0.25]], np.float32)
+    onnx.save(chain_model(*tensors({"w": weight})), tmp_path / "plain.onnx")
+    found = explain_weight(tmp_path / "plain.onnx", "w")
+    assert (found.row, found.column, found.value) == (0, 1, -2.0)
+    assert [item.conductance_us for item in found.devices] == [0.0, 25.0]
+    assert "(0 - 25) / 12.5" in str(found)
+
+
+def test_the_tile_is_that_of_the_bundle(tmp_path):
+    mapped = map_model(CNN, tmp_path / "m.onnx").output
+    write_bundle(mapped, tmp_path / "bundle", array=(16, 16))
+    bundle = open_bundle(tmp_path / "bundle")
+    found = explain_weight(mapped, "hidden.weight", 37, 21, geometry=ArrayGeometry(16, 16))
+    [tile] = [item for layer in bundle.layers for item in layer.tiles if item.id == found.tile.tile]
+    for device in found.devices:
+        assert tile.conductances()[device.device][found.tile.row, found.tile.column] == device.conductance_us
+
+
+def test_integer_codes_are_told_less_their_zero_point(tmp_path):
+    codes = np.array([[3, 130], [255, 7]], np.uint8)
+    nodes = [helper.make_node("MatMulInteger", ["x", "w", "", "zero"], ["y"], name="product")]
+    ends = [value("x", onnx.TensorProto.UINT8, [1, 2])], [value("y", onnx.TensorProto.INT32, [1, 2])]
+    made = model(nodes, *ends, tensors({"w": codes, "zero": np.uint8(128)}))
+    found = explain_weight(made, "w", 1, 0)
+    assert (found.value, found.zero_point, found.rebuilt, found.bound) == (127.0, 128.0, 127.0, 0.0)
+    assert "round(" in str(found)
+
+
+def test_of_a_chip_nothing_is_promised(tmp_path):
+    mapped = map_model(CNN, tmp_path / "m.onnx").output
+    chip = program_model(mapped, tmp_path / "c.onnx", "pcm", time="1d", drift_compensation="global").output
+    found = explain_weight(chip, "stem.weight", 1, 2, original=CNN)
+    assert found.bound is None
+    assert found.drift_factor != 1
+    assert "of a simulated chip" in str(found)
+    assert "nothing is promised" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("stem.weigth",), "no mapped weight is called 'stem.weigth'; did you mean stem.weight"),
+        (("stem.weight", 9, 0), "has no row 9: it is 1 of 9 inputs (rows) by 16 outputs (columns), counted from 0"),
+        (("stem.weight", 0, -1), "has no column -1"),
+        (("stem.weight", 3), "an element has a row (input) and a column (output); give both, or neither"),
+    ],
+)
+def test_wrong_places_are_told(arguments, message):
+    with pytest.raises((ConfigError, ModelError), match=re.escape(f"'{CNN}': ") + ".*" + re.escape(message)):
+        explain_weight(CNN, *arguments)
+
+
+def test_what_fits_no_model_is_told(tmp_path):
+    mapped = map_model(CNN, tmp_path / "m.onnx").output
+    with pytest.raises(ConfigError, match="mapped already, so that levels would say nothing"):
+        explain_weight(mapped, "stem.weight", levels=4)
+    with pytest.raises(ConfigError, match="is not mapped, so that it is its own original"):
+        explain_weight(CNN, "stem.weight", original=CNN)
+    with pytest.raises(ModelError, match=r"digits_mlp.*has no weight 'stem.weight' of float32 \[16, 1, 3, 3\]"):
+        explain_weight(mapped, "stem.weight", original=model_path("digits_mlp.onnx"))
+    with pytest.raises(ModelError, match=r"the weight 'stem\.weight' is not mapped: not_selected"):
+        explain_weight(CNN, "stem.weight", exclude=["stem*"])
+
+
+def test_the_command_says_the_same(tmp_path):
+    command = [sys.executable, "-m", "onnx_gconv", "explain", str(CNN), "hidden.weight", "3", "5", "--array", "16x16"]
+    run = subprocess.run([*command, "--levels", "16", "--json"], capture_output=True, text=True, check=True)
+    found = explain_weight(CNN, "hidden.weight", 3, 5, geometry=ArrayGeometry(16, 16), levels=16)
+    assert json.loads(run.stdout) == json.loads(json.dumps(found.to_json()))

@@ -41,6 +41,7 @@ def reports(tmp_path_factory):
     (folder / "c.toml").write_text('[[overrides]]\nweight = "*"\nlevels = 16\n')
     found = {"map": gconv.map_model(folder / "m.onnx", folder / "g.onnx", levels=16)}
     found["inspect"] = gconv.inspect_model(folder / "m.onnx")
+    found["explain"] = gconv.explain_weight(folder / "g.onnx", SCRIPT, original=folder / "m.onnx")
     found["check"] = gconv.check_model(folder / "g.onnx")
     found["failed check"] = gconv.check_model(folder / "m.onnx")
     found["verify"] = gconv.verify(folder / "m.onnx", folder / "g.onnx")
@@ -77,6 +78,7 @@ def measured(bundle_folder, path):
 KINDS = {
     "map": "MappingReport",
     "inspect": "MappingReport",
+    "explain": "Explanation",
     "check": "CheckReport",
     "failed check": "CheckReport",
     "verify": "VerificationReport",

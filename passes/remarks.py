@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import ConsumerRecord, Manifest, SkippedRecord, WeightRecord
 from onnx_gconv.visible_text import listed
 
-__all__ = ["mapping_remarks"]
+__all__ = ["fidelity_warnings", "mapping_remarks"]
 
 # max_finite_val of convert_float_to_float16 in onnxconverter-common 1.16, if nobody says otherwise.
 _LARGEST_OF_CONVERTER = 10_000
+
+# Below it, errors are a tenth of the weights.
+_LEAST_SQNR_DB = 20.0
 
 _RELATIONS = {
     "tied": "the program ties them",
@@ -26,11 +30,54 @@ def mapping_remarks(manifest: Manifest, mapped: Sequence[WeightRecord]) -> Itera
         manifest: What the model says of its mapping.
         mapped: The weights that are still mapped as it says.
     """
+    yield from fidelity_warnings(mapped)
     yield from _same_source_remarks(manifest)
     yield from _other_parameters_remarks(manifest.weights)
     yield from _sharing_remarks(manifest)
     yield from _half_precision_remarks(mapped)
     yield from _run_time_remarks(mapped)
+
+
+def fidelity_warnings(weights: Sequence[WeightRecord]) -> Iterator[str]:
+    """A sentence for each way in which weights lose so much that a network rarely stands it, with the remedy."""
+    found: dict[str, list[WeightRecord]] = {}
+    for record in weights:
+        if record.loss is not None and record.loss.sqnr_db is not None and record.loss.sqnr_db < _LEAST_SQNR_DB:
+            found.setdefault(_remedy_of_loss(record), []).append(record)
+    for remedy, records in found.items():
+        names = [f"{record.quoted} {record.loss.sqnr_db:.1f} dB" for record in records if record.loss is not None]
+        verb = "keeps" if len(records) == 1 else "keep"
+        yield (
+            f"Warning: {listed(names)} {verb} less than {_LEAST_SQNR_DB:g} dB of signal to error, so that outputs may "
+            f"be far from the original's: {remedy}."
+        )
+
+
+def _remedy_of_loss(record: WeightRecord) -> str:
+    """What lets a weight lose less: less clipping if that costs more than levels do, else finer levels."""
+    loss, levels = record.loss, record.levels
+    try:
+        natural = record.converter.converter().natural_levels
+    except ModelError:  # of a package that is not there
+        natural = None
+    if loss is not None and loss.max_clipping_error > loss.max_rounding_error:
+        return "clip less (--clip-percentile 99.9, or none)"
+    if levels is not None and natural is not None and not levels.uniform:
+        return f"its slices need {natural} equal levels: leave --levels out"
+    if levels is not None and natural is not None and (levels.count - 1) % (natural - 1):
+        bits = max(levels.count.bit_length() - 1, 1)
+        return (
+            f"its slices need {natural} levels, but devices have {levels.count}: give slices the bits that a device "
+            f"holds (--slice-bits {bits})"
+        )
+    if natural is not None:
+        return "give codes more bits (--bits 8)"
+    finer = "a scale for each channel (--granularity channel)" if record.granularity == "tensor" else "smaller tiles"
+    count = "" if levels is None else f" than {levels.count}"
+    return (
+        f"take more levels{count} (--levels), {finer}, or spread codes over several devices "
+        "(--converter bit-sliced-pair)"
+    )
 
 
 def _same_source_remarks(manifest: Manifest) -> Iterator[str]:

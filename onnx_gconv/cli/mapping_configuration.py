@@ -66,7 +66,10 @@ def _given(**settings: Any) -> dict[str, Any] | None:  # noqa: ANN401 - values o
 def _name_of_converter(flags: MappingFlags) -> str:
     if flags.converter is not None:
         return "--converter"
-    return "--converter-option" if flags.converter_option else "--exact"
+    if flags.converter_option:
+        return "--converter-option"
+    given = {"--slice-bits": flags.slice_bits, "--bits": flags.bits, "--factor": flags.factor}
+    return next((option for option, value in given.items() if value), "--exact")
 
 
 def converter_of(flags: MappingFlags) -> dict[str, Any] | None:
@@ -83,13 +86,29 @@ def converter_of(flags: MappingFlags) -> dict[str, Any] | None:
     others = settings_of("--converter-option", flags.converter_option or (), "midpoint=5.0")
     if flags.converter is None and not given and not others:
         return None
-    name = "single-pair" if flags.converter is None else flags.converter
+    settings = {**dict(given.values()), **others}
+    if flags.converter is None and flags.config is not None and flags.preset is None:
+        return settings  # of the converter of the file's preset, if it has one
+    name = _default_name(flags.preset) if flags.converter is None else flags.converter
     try:
         kind = converter_registry().kind(name)
     except ConfigError as error:
         raise ConfigError(f"--converter: {error}") from None
     _check_settings(kind, {option: setting for option, (setting, _) in given.items()}, others)
-    return {"name": name, **dict(given.values()), **others}
+    return {"name": name, **settings}
+
+
+def _default_name(preset_name: str | None) -> str:
+    """The converter if none is named: that of the preset, or else a single pair."""
+    from onnx_gconv.devices.presets import preset
+
+    named = None
+    if preset_name is not None:
+        try:
+            named = preset(preset_name).converter
+        except ConfigError as error:
+            raise ConfigError(f"--preset: {error}") from None
+    return "single-pair" if named is None else named
 
 
 def _check_settings(kind: ConverterKind, given: Mapping[str, str], others: Collection[str]) -> None:

@@ -268,6 +268,7 @@ class MappingFlags:
     ] = None
     g_max: Annotated[float | None, FromSetting("DeviceSettings.g_max"), _flag("--g-max", _CONVERTER)] = None
     g_min: Annotated[float | None, FromSetting("DeviceSettings.g_min"), _flag("--g-min", _CONVERTER)] = None
+    unit: Annotated[Literal["uS", "S"] | None, FromSetting("DeviceSettings.unit"), _flag("--unit", _CONVERTER)] = None
     exact: Annotated[bool, FromSetting("ConverterSettings.exact"), _flag("--exact", _CONVERTER)] = False
     granularity: Annotated[
         Literal["tensor", "channel", "tile", "tile-channel"] | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -34,13 +34,14 @@ _Model = TypeVar("_Model", bound=BaseModel)
 class MappingOptions(WeightOptions, ModelOptions, total=False):
     """How a model is mapped. What is not given, or None, is as the configuration says, or else the default.
 
-    `WeightSettings`, `ModelSettings` and, for `preset`, `g_max` and `g_min`, `DeviceSettings` of
+    `WeightSettings`, `ModelSettings` and, for `preset`, `g_max`, `g_min` and `unit`, `DeviceSettings` of
     `onnx_gconv.configuration` say what each option is, and what is its default; so does ``onnx-gconv map --help``.
     """
 
     preset: str | None
     g_max: float | None
     g_min: float | None
+    unit: Literal["uS", "S"] | None
 
 
 def configuration_of(

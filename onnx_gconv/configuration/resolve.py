@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from onnx_gconv.configuration.setting_tables import ConverterSetting
+from onnx_gconv.configuration.setting_tables import ConverterSetting, in_microsiemens
 from onnx_gconv.configuration.settings import (
     ClippingSettings,
     ConverterSettings,
@@ -16,7 +16,8 @@ from onnx_gconv.configuration.settings import (
     LevelsSetting,
 )
 from onnx_gconv.converters import ConductanceConverter
-from onnx_gconv.converters.registry import converter_registry
+from onnx_gconv.converters.converter_kind import ConverterKind
+from onnx_gconv.converters.registry import CONVERTER_KINDS, converter_registry
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import LEVELS_OF_WEIGHT, LevelStorage, MappingScheme, SchemeLevels
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 __all__ = ["EffectiveSettings", "Given", "scheme_of"]
 
 _T = TypeVar("_T")
+
+_SLICE_BITS = "slice_bits"
+_MOST_SLICE_BITS = 8  # of the bit-sliced converters
+
+# A nanosiemens, in µS: devices that hold weights conduct more, and conductances in siemens are smaller numbers.
+_LOWEST_WITHOUT_UNIT_US = 1e-3
 
 
 @dataclass(frozen=True)
@@ -82,13 +89,13 @@ class _Device:
 
     @classmethod
     def of(cls, settings: DeviceSettings) -> _Device:
+        g_min, g_max = settings.range_us
         if settings.preset is None:
-            return cls(settings.g_min, settings.g_max)
+            return cls(g_min, g_max)
         from onnx_gconv.devices.presets import preset
 
         known = preset(settings.preset)
-        g_min = known.g_min if settings.g_min is None else settings.g_min
-        return cls(g_min, known.g_max if settings.g_max is None else settings.g_max, known)
+        return cls(known.g_min if g_min is None else g_min, known.g_max if g_max is None else g_max, known)
 
     def differs(self, g_min: float, g_max: float) -> bool:
         """Whether the range that is asked for, as far as it is, is another one."""
@@ -111,6 +118,7 @@ def scheme_of(settings: EffectiveSettings, conductance_dtype: Given[str]) -> Map
     """
     device = _Device() if settings.device is None else _Device.of(settings.device.value)
     converter = _converter(settings, device)
+    _check_unit(settings, converter)
     levels = _levels(settings.levels, device, converter)
     _check_exact(settings, converter, levels)
     _check_storage(settings.storage, converter, levels)
@@ -127,7 +135,9 @@ def _converter(settings: EffectiveSettings, device: _Device) -> ConductanceConve
     if given is None:
         return _named_converter(settings, _default_converter(device), device)
     if isinstance(given.value, ConverterSettings):
-        return _named_converter(settings, given.value, device)
+        with given.named():
+            chosen = given.value.with_name(_default_converter(device).name or "")
+        return _named_converter(settings, chosen, device)
     _check_range_of_object(given.value, given.rank, settings.device, device)
     return given.value
 
@@ -143,7 +153,33 @@ def _named_converter(settings: EffectiveSettings, chosen: ConverterSettings, dev
             )
     origin: Given[Any] | None = settings.converter or settings.device or settings.levels
     with nullcontext() if origin is None else origin.named():
-        return converter_registry().kind(chosen.name).build(chosen.given, g_max=g_max, g_min=g_min)
+        kind = converter_registry().kind(chosen.name or "")
+        given = {**_slices_of_preset(kind, chosen.given, device), **chosen.given}
+        converter = kind.build(given, g_max=g_max, g_min=g_min)
+        if _SLICE_BITS in kind.settings:
+            _check_slices(converter, device)
+        return converter
+
+
+def _slices_of_preset(kind: ConverterKind, given: Mapping[str, Any], device: _Device) -> dict[str, int]:
+    """The bits of a slice that the cells of a preset hold; nothing for converters without slices."""
+    levels = None if device.preset is None else device.preset.levels
+    if levels is None or _SLICE_BITS not in kind.settings or kind.name not in CONVERTER_KINDS:
+        return {}
+    bits = given.get("bits", kind.settings["bits"].default)
+    return {_SLICE_BITS: min(levels.bit_length() - 1, _MOST_SLICE_BITS, bits)}
+
+
+def _check_slices(converter: ConductanceConverter, device: _Device) -> None:
+    """Refuse slices that need more levels than the cells of a preset have."""
+    needed, preset = converter.natural_levels, device.preset
+    if preset is None or preset.levels is None or needed is None or needed <= preset.levels:
+        return
+    raise ConfigError(
+        f"slices of {needed.bit_length() - 1} bits need {needed} levels, but cells of preset '{preset.name}' have "
+        f"{preset.levels}; take slice_bits = {preset.levels.bit_length() - 1}, or give the range without the preset "
+        f"(g_min = {preset.g_min:g}, g_max = {preset.g_max:g})"
+    )
 
 
 def _default_converter(device: _Device) -> ConverterSettings:
@@ -209,6 +245,22 @@ def _granularity(settings: EffectiveSettings, device: _Device) -> Granularity:
         )
     with given.named():
         return given.value.granularity(array)
+
+
+def _check_unit(settings: EffectiveSettings, converter: ConductanceConverter) -> None:
+    """Ask about a range that is so low that it may be in siemens."""
+    given, g_max = settings.device, converter.g_max
+    if g_max >= _LOWEST_WITHOUT_UNIT_US or (given is not None and given.value.unit is not None):
+        return
+    in_us = in_microsiemens(g_max)
+    question = (
+        f"conductances up to {g_max:g} µS are below a nanosiemens; is that siemens? Then give {in_us:g}, in µS, or "
+        'unit = "S" (--unit S); if it is µS, say so: unit = "uS" (--unit uS)'
+    )
+    origin: Given[Any] | None = given or settings.converter or settings.levels
+    if origin is None:
+        raise ConfigError(question)
+    origin.refuse(question)
 
 
 def _check_exact(settings: EffectiveSettings, converter: ConductanceConverter, levels: SchemeLevels | None) -> None:

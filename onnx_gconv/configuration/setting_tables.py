@@ -7,6 +7,7 @@ long one, so that every error is told of the part that it is in.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -28,7 +29,7 @@ from onnx_gconv.converters.registry import CONVERTER_KINDS, converter_registry, 
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity, GranularityKind, Partition, parse_tile
-from onnx_gconv.validation_messages import shown
+from onnx_gconv.validation_messages import first_flaw, shown
 
 __all__ = [
     "ClippingSetting",
@@ -44,6 +45,7 @@ __all__ = [
     "GranularitySettings",
     "Number",
     "SettingsTable",
+    "in_microsiemens",
 ]
 
 GranularityName: TypeAlias = Literal["tensor", "channel", "tile", "tile-channel"]
@@ -51,6 +53,14 @@ GranularityName: TypeAlias = Literal["tensor", "channel", "tile", "tile-channel"
 Number: TypeAlias = Annotated[float, Strict()]
 Count: TypeAlias = Annotated[int, Strict(), Field(ge=1)]
 Flag: TypeAlias = Annotated[bool, Strict()]
+
+
+_POWER_OF_MICRO = 6
+
+
+def in_microsiemens(siemens: float) -> float:
+    """A conductance in µS: of its decimal digits, so that 25e-6 S are 25 µS and not 24.999999999999996."""
+    return float(Decimal(repr(siemens)).scaleb(_POWER_OF_MICRO))
 
 
 class SettingsTable(BaseModel):
@@ -68,6 +78,17 @@ class DeviceSettings(SettingsTable):
     """Upper end of the conductance range, in µS. Default: that of the preset or converter, 25 for pairs."""
     g_min: Number | None = None
     """Lower end of the conductance range, in µS. Default: that of the preset or converter, 0 for pairs."""
+    unit: Literal["uS", "S"] | None = None
+    """Unit of g_max and g_min: uS, or S for siemens, which are converted. A range that ends below 0.001 µS, which may
+    be one in siemens by mistake, has to say it. Default: uS."""
+
+    @property
+    def range_us(self) -> tuple[float | None, float | None]:
+        """g_min and g_max in µS; None for what is not given."""
+        if self.unit != "S":
+            return self.g_min, self.g_max
+        low, high = (None if end is None else in_microsiemens(end) for end in (self.g_min, self.g_max))
+        return low, high
 
     @model_validator(mode="after")
     def _is_known(self) -> DeviceSettings:
@@ -83,8 +104,8 @@ class ConverterSettings(SettingsTable):
 
     model_config = ConfigDict(extra="allow")  # the settings of converters of other packages, which `_are_known` checks
 
-    name: str
-    """The rule from weights to conductances."""
+    name: str | None = None
+    """The rule from weights to conductances. Default: that of the preset, or else single-pair."""
     exact: Flag | None = None
     """For single-pair, with g_min = 0: scale by the next lower power of two, so that the rebuilt weights are
     bit-identical; that uses at least half of the conductance range. Default: false."""
@@ -123,11 +144,13 @@ class ConverterSettings(SettingsTable):
 
     @field_validator("name")
     @classmethod
-    def _is_there(cls, name: str) -> str:
-        return converter_registry().kind(name).name
+    def _is_there(cls, name: str | None) -> str | None:
+        return None if name is None else converter_registry().kind(name).name
 
     @model_validator(mode="after")
     def _fit(self) -> ConverterSettings:
+        if self.name is None:  # the preset names it, and is known where all settings meet
+            return self
         kind = converter_registry().kind(self.name)
         for setting in self.given:
             if setting not in kind.settings:
@@ -143,6 +166,19 @@ class ConverterSettings(SettingsTable):
     def given(self) -> dict[str, Any]:
         """What is given besides the name."""
         return {name: value for name, value in self if name != "name" and value is not None}
+
+    def with_name(self, name: str) -> ConverterSettings:
+        """The same settings, of a converter of that name if they name none.
+
+        Raises:
+            ConfigError: If that converter does not take them.
+        """
+        if self.name is not None:
+            return self
+        try:
+            return ConverterSettings(name=name, **self.given)
+        except ValidationError as error:
+            raise ConfigError(first_flaw(error).message) from None
 
 
 def _unknown_setting(kind: ConverterKind) -> str:

@@ -231,7 +231,8 @@ class VerificationReport(ShownReport):
             seed = "" if described.seed is None else f", seed {described.seed}"
             shapes = ", ".join(f"{item.name} {list(item.shape)}" for item in described.tensors)
             yield f"Inputs: {described.source}{seed}: {shapes}"
-        yield from (f"Note: {note}" for note in self.outputs.notes)
+        notes = self.outputs.notes
+        yield from (note if note.startswith("Warning: ") else f"Note: {note}" for note in notes)
         if self.if_nodes and self.outputs.comparisons:
             yield (
                 f"Note: a run takes one branch of an If ({listed(self.if_nodes)}), and what the other one computes is "

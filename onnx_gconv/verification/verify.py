@@ -23,6 +23,7 @@ from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
 from onnx_gconv.passes import CheckMapping, Violation
+from onnx_gconv.passes.remarks import fidelity_warnings
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.verification.error_limits import ErrorLimits
 from onnx_gconv.verification.lossy_outputs import judged, reasons_for_losses
@@ -174,6 +175,8 @@ def _report(
             outputs = replace(outputs, notes=(note, *outputs.notes))
     elif all(item.passed for item in weights) and not all(item.bit_identical for item in weights):
         outputs = replace(outputs, notes=(*outputs.notes, *_amplified(outputs)))
+    if manifest is not None:
+        outputs = replace(outputs, notes=(*outputs.notes, *fidelity_warnings(manifest.weights)))
     is_noisy = manifest is not None and draws_readings(manifest)
     if is_noisy:
         outputs = replace(outputs, notes=(READ_NOISE_TAKEN_OUT, *outputs.notes))

@@ -41,6 +41,15 @@ def test_the_converter_is_the_one_that_was_chosen(gconv, folder, options, name, 
         (("--converter", "dual-pair", "--factor", "2"), "should have two factors"),
         (("--converter", "n-pair", "--factor", "-1"), "factor 1 of f_lst should be positive"),
         (("--converter", "n-pair", "--factor", "1", "--exact"), "--exact needs --converter single-pair"),
+        (
+            ("--preset", "isaac", "--slice-bits", "4"),
+            "--slice-bits: slices of 4 bits need 16 levels, but cells of preset",
+        ),
+        (
+            ("--preset", "isaac", "--factor", "2"),
+            "--factor needs --converter dual-pair, n-pair or custom-pair, not bit-sl",
+        ),
+        (("--g-max", "25e-6"), "--g-max: conductances up to 2.5e-05 µS are below a nanosiemens; is that siemens? Then"),
         (("--converter", "triple"), "--converter: there is no converter 'triple'; there are single-pair, dual-pair, "),
     ],
 )
@@ -50,6 +59,15 @@ def test_options_that_contradict_each_other_are_refused(gconv, folder, options, 
     assert message in found.stderr
     assert len(found.stderr.splitlines()) == 1
     assert [file.name for file in folder.iterdir()] == ["in.onnx"]
+
+
+def test_the_settings_of_the_converter_of_a_preset_need_not_name_it(gconv, folder):
+    (folder / "gconv.toml").write_text('[defaults]\ndevice = "isaac"\n')
+    for options in (("--preset", "isaac"), ("--config", "gconv.toml")):
+        found = gconv("map", "in.onnx", "--dry-run", *options, "--slice-bits", "1", "--json")
+        assert found.code == 0, found.stderr
+        [weight] = found.json["mapped"]
+        assert (weight["converter"], len(weight["conductances"])) == ("BitSlicedOffsetConductanceConverter", 8)
 
 
 @pytest.mark.parametrize("value", ["9" * 5000, "[" * 3000])

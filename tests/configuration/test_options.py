@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_origin, get_type_hints
 
 import onnx_ir as ir
@@ -11,7 +12,7 @@ from onnx_gconv import inspect_model, map_model
 from onnx_gconv.configuration import Configuration, DeviceSettings, ModelSettings, WeightSettings
 from onnx_gconv.configuration.options import MappingOptions, configuration_of
 from onnx_gconv.converters import NPairConductanceConverter, SinglePairConductanceConverter
-from onnx_gconv.devices.presets import preset
+from onnx_gconv.devices.presets import preset, presets
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import MapConductances
@@ -56,6 +57,54 @@ def test_the_range_and_the_preset_are_options_as_on_the_command_line():
     assert (narrowed.g_min, narrowed.g_max) == (device.g_min, 20.0)
     assert scheme(preset="pcm-joshi") == scheme(device="pcm-joshi")
     assert scheme(preset="isaac", granularity="tile").granularity.tile == preset("isaac").array
+
+
+@pytest.mark.parametrize("converter", [None, SinglePairConductanceConverter(25e-6), "two-sided-pair"])
+def test_a_range_that_may_be_in_siemens_gets_a_question(converter):
+    given = {} if isinstance(converter, SinglePairConductanceConverter) else {"g_max": 25e-6}
+    question = "conductances up to 2.5e-05 µS are below a nanosiemens; is that siemens? Then give 25, in µS, or unit"
+    with pytest.raises(ConfigError, match=re.escape(question)):
+        scheme(converter, **given)
+    assert scheme(converter, **given, unit="uS").converter.g_max == 25e-6
+    with pytest.raises(ConfigError, match="below a nanosiemens"):
+        scheme(levels=[0.0, 1e-6, 2e-6])
+
+
+def test_siemens_are_converted_digit_by_digit():
+    assert scheme(g_max=25e-6, g_min=1e-7, unit="S").converter == SinglePairConductanceConverter(25.0, 0.1)
+    assert scheme(preset="pcm-joshi", g_max=2e-5, unit="S").converter.g_min == preset("pcm-joshi").g_min
+
+
+SLICED = [item for item in presets() if item.levels is not None]
+
+
+@pytest.mark.parametrize("item", SLICED, ids=lambda item: item.name)
+@pytest.mark.parametrize("options", [{}, {"levels": "preset"}])
+def test_slices_have_the_bits_that_cells_of_a_preset_hold(item, options):
+    converter = item.converter or "bit-sliced-pair"
+    found = scheme(converter, preset=item.name, **options).converter
+    assert (found.natural_levels, found.bits) == (item.levels, 8)
+    if item.converter is not None:  # it is the default, and its settings need not name it
+        assert scheme(preset=item.name, **options).converter == found
+        assert scheme({"bits": 6}, preset=item.name, **options).converter.bits == 6
+    fewer = {"name": converter, "slice_bits": 1}
+    assert scheme(fewer, preset=item.name, **options).converter.natural_levels == 2
+
+
+def test_slices_that_cells_of_a_preset_cannot_hold_are_refused():
+    message = (
+        "slices of 4 bits need 16 levels, but cells of preset 'isaac' have 4; take slice_bits = 2, or give the range"
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        scheme({"slice_bits": 4}, preset="isaac")
+
+
+def test_settings_without_a_name_are_those_of_the_default_converter():
+    assert scheme({"exact": True}).converter == SinglePairConductanceConverter(exact=True)
+    with pytest.raises(ConfigError, match="converter: slice_bits needs the converter bit-sliced-pair or"):
+        scheme({"slice_bits": 2})
+    with pytest.raises(ConfigError, match="converter: exact needs the converter single-pair, not bit-sliced-offset"):
+        scheme({"exact": True}, preset="isaac")
 
 
 def test_a_range_replaces_the_device_of_a_configuration():

@@ -103,7 +103,6 @@ def test_an_empty_file_says_nothing(read):
             '[defaults]\nconverter = { name = "n-pair", factors = ["1"] }',
             "defaults.converter.factors[0]: should be a number, but it is '1'",
         ),
-        ("[defaults]\nconverter = { factors = [1] }", "line 2: defaults.converter: lacks the key name"),
         ("[defaults]\nconverter = 3", "defaults.converter: should be a name or a table of name, exact, factors, "),
         ('[defaults]\ndevice = "ibm"', "line 2: defaults.device: "),
         ("[defaults]\ndevice = { g_max = true }", "defaults.device.g_max: should be a number, but it is true"),

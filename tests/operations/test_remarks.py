@@ -179,3 +179,39 @@ class TestCounts:
     def test_there_is_no_table_of_shares_if_nothing_is_skipped(self, write, normal):
         text = "g (float[2,4] x) => (float[2,4] y) { y = MatMul(x, W) }"
         assert "share" not in str(map_model(write(text, W=normal(4, 4))))
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        (
+            {"levels": 3},
+            "take more levels than 3 (--levels), a scale for each channel (--granularity channel), or spread",
+        ),
+        (
+            {"levels": 4, "converter": "bit-sliced-pair"},
+            "its slices need 16 levels, but devices have 4: give slices the",
+        ),
+        ({"clipping": {"percentile": 60}}, "clip less (--clip-percentile 99.9, or none)"),
+        ({"converter": {"name": "bit-sliced-pair", "bits": 2, "slice_bits": 1}}, "give codes more bits (--bits 8)"),
+    ],
+)
+def test_weights_below_20_db_carry_a_warning_with_the_remedy(write, normal, options, remedy):
+    model = write("g (float[2,16] x) => (float[2,16] y) { y = MatMul(x, W) }", W=normal(16, 16))
+    report = map_model(model, **options)
+    sqnr = report.mapped[0].loss.sqnr_db
+    warning = (
+        f"Warning: 'W' {sqnr:.1f} dB keeps less than 20 dB of signal to error, so that outputs may be far from the "
+    )
+    assert warning in text_of(report)
+    assert remedy in text_of(report)
+    verified = verify(model, report.output)
+    assert any(note.startswith(warning) and remedy in note for note in verified.outputs.notes)
+    assert "Note: Warning" not in text_of(verified)
+
+
+def test_weights_of_20_db_and_more_carry_none(write, normal):
+    model = write("g (float[2,16] x) => (float[2,16] y) { y = MatMul(x, W) }", W=normal(16, 16))
+    report = map_model(model, levels=64)
+    assert report.mapped[0].loss.sqnr_db > 20
+    assert "Warning" not in text_of(report)

@@ -90,7 +90,7 @@ def test_refused_weights_may_be_looked_at_among_the_skipped_ones(parse, normal):
 
 
 def test_a_range_too_far_from_a_weight_refuses_it(parse, normal):
-    plan = MapConductances(SinglePairConductanceConverter(1e-10)).plan(
+    plan = MapConductances(SinglePairConductanceConverter(1e-10), unit="uS").plan(
         parse(TEXT, W=np.full((4, 4), 1e38, np.float32), V=normal(4, 4))
     )
     [(weight, reason)] = plan.refused

@@ -226,7 +226,7 @@ def test_clipped_weights_of_any_type_keep_their_promise(original, parse, normal,
 
 def test_an_original_that_could_not_be_mapped_to_the_range_fails(original, normal):
     text = "g (float[2,6] x) => (float y) { y = MatMul(x, A) }"
-    mapped = map_model(original(text, A=normal(6, 4)), g_max=1e-8).output
+    mapped = map_model(original(text, A=normal(6, 4)), g_max=1e-8, unit="uS").output
     other = original(text, name="other.onnx", A=normal(6, 4) * np.float32(1e38))
     report = verify(other, mapped)
     assert not report.passed

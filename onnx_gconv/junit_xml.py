@@ -7,7 +7,7 @@ GitHub and junitparser read, too.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -84,20 +84,20 @@ def _add(suite: ET.Element, case: JunitCase) -> None:
 
 
 def mapping_cases(
-    group: str, weights: Iterable[str], problems: Iterable[tuple[str | None, str]], remedy: str | None = None
+    group: str, weights: Mapping[str, str], problems: Iterable[tuple[str | None, str]], remedy: str | None = None
 ) -> list[JunitCase]:
     """A case for each weight of a mapped model, and one for the mapping as a whole, with what does not hold.
 
     Args:
         group: What the cases are about.
-        weights: Names of the weights; those that only problems name have a case, too.
+        weights: What cases call each weight, by its name; those that only problems name have a case, too.
         problems: What does not hold, each with the name of its weight, or None if it concerns the whole model.
         remedy: What to do then.
     """
-    of_weights: dict[str, list[str]] = {name: [] for name in weights}
+    of_weights: dict[str, list[str]] = {called: [] for called in weights.values()}
     of_model: list[str] = []
     for weight, message in problems:
-        found = of_model if weight is None else of_weights.setdefault(weight, [])
+        found = of_model if weight is None else of_weights.setdefault(weights.get(weight, weight), [])
         found.append(message)
     parts = {"mapping as a whole": of_model} | {f"mapping of {name}": found for name, found in of_weights.items()}
     to_do = [f"what to do: {remedy}"] if remedy else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["is_anonymous", "known_as", "quoted_name"]
+__all__ = ["is_anonymous", "known_as", "listed_name", "quoted_name"]
 
 # Names that PyTorch's exporters give to constants of their own: `val_12`, `onnx::MatMul_12`, `12`,
 # `/lin/Constant_output_0`.
@@ -41,3 +41,13 @@ def quoted_name(name: str, known: str) -> str:
         known: What people know it by; empty if that is the same.
     """
     return f"'{name}'" if known in {"", name} else f"'{known}' ('{name}' in the model)"
+
+
+def listed_name(name: str, known: str) -> str:
+    """A weight in a list: what people know it by, and its name in the model behind it if that is something else.
+
+    Args:
+        name: Its name in the model.
+        known: What people know it by; empty if that is the same.
+    """
+    return name if known in {"", name} else f"{known} ({name} in the model)"

@@ -67,7 +67,7 @@ def test_control_characters_stand_as_escapes():
 
 def test_cases_of_a_mapping_have_all_problems_and_what_to_do():
     problems = [(None, "no manifest"), ("W", "one"), ("W", "two"), ("X", "three")]
-    cases = {case.name: case for case in mapping_cases("m", ["V", "W"], problems, "map again")}
+    cases = {case.name: case for case in mapping_cases("m", {"V": "V", "W": "W"}, problems, "map again")}
     assert list(cases) == ["mapping as a whole", "mapping of V", "mapping of W", "mapping of X"]
     assert cases["mapping as a whole"].messages == ("no manifest", "what to do: map again")
     assert cases["mapping of V"].outcome == "passed"

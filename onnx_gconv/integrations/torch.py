@@ -31,6 +31,8 @@ _EXTRA = "onnx_gconv[torch]"
 
 # torch.onnx.export takes these, but nothing would come of them here.
 _OF_THE_WRITTEN_FILE = frozenset({"export_params", "keep_initializers_as_inputs"})
+_ANALOG_PACKAGES = frozenset({"aihwkit", "aihwkit_lightning"})
+
 _OF_THE_OLDER_EXPORTER = frozenset(
     {
         "autograd_inlining",
@@ -98,6 +100,9 @@ def export(
     """
     if is_program(module):
         raise ConfigError("the module is exported already: map_program(program, path) maps it")
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"path is the file of the mapped model to write, but it is {path!r}; name a file")
+    _refuse_analog_layers(module)
     torch_export = _torch_export()
     mapping, of_torch = _told_apart(options, list(inspect.signature(torch_export).parameters))
     # What is wrong shall be told before the export, which takes its time.
@@ -153,6 +158,23 @@ def map_program(
     )
     found = {item.name: getattr(report, item.name) for item in fields(report)}
     return ExportReport(**found, program=program)
+
+
+def _refuse_analog_layers(module: object) -> None:
+    """Refuse models of aihwkit and its like, whose tiles torch's exporter would take for digital layers, or not at all.
+
+    Raises:
+        ConfigError: It says how their digital twin is exported.
+    """
+    named = module.named_modules() if hasattr(module, "named_modules") else ()
+    for name, layer in named:
+        package = type(layer).__module__.partition(".")[0]
+        if package in _ANALOG_PACKAGES and (hasattr(layer, "analog_module") or hasattr(layer, "rpu_config")):
+            called = f"module '{name}'" if name else "model"
+            raise ConfigError(
+                f"the {called} is an analog layer of {package}, which torch does not export; make its digital "
+                "twin first, with onnx_gconv.integrations.aihwkit.to_digital(module), and export that"
+            )
 
 
 def _torch_export() -> Callable[..., Any]:

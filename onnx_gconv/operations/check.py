@@ -13,6 +13,7 @@ from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.files.given import GivenModel, ModelLike
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.junit_xml import JunitSuite, junit_xml, mapping_cases
+from onnx_gconv.known_names import listed_name
 from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
 from onnx_gconv.mapping.unlisted import rebuilding_node
 from onnx_gconv.passes.check_mapping import CheckMapping, Violation
@@ -42,11 +43,13 @@ class CheckedName:
         name: Of the weight.
         graph: Path of the graph that owns it; empty for the main graph.
         is_folded: Whether another tool has folded its mapping, so that it is a plain initializer.
+        known_as: What people know it by: its parameter in the exported program, its module, or its name.
     """
 
     name: str
     graph: str
     is_folded: bool
+    known_as: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,7 +129,7 @@ class CheckReport(ShownReport):
 
     def junit_suite(self, seconds: float = 0.0) -> JunitSuite:
         """The check as a part of such a document."""
-        names = (item.name for item in self.weights)
+        names = {item.name: listed_name(item.name, item.known_as) for item in self.weights}
         problems = ((item.weight, item.message) for item in self.violations)
         cases = mapping_cases(str(self.model), names, problems, self.remedy)
         return JunitSuite(f"onnx-gconv check {self.model}", cases, seconds)
@@ -136,7 +139,7 @@ class CheckReport(ShownReport):
 
     def _sentences(self) -> Iterator[str]:
         """What does not hold: one sentence for all weights that were folded away, and one for each other violation."""
-        folded = self.folded
+        folded = tuple(listed_name(item.name, item.known_as) for item in self.weights if item.is_folded)
         if folded:
             of = f"{len(folded)} of {counted(len(self.weights))}"
             yield f"the mapping was folded away by another tool: {of} {_verb(folded)} again ({listed(folded)})"
@@ -161,6 +164,7 @@ class CheckReport(ShownReport):
         problems = ["; ".join(self._problems(item.name)) or None for item in self.weights]
         return {
             "weight": Column("text", [item.name for item in self.weights]),
+            "known_as": Column("text", [item.known_as for item in self.weights]),
             "graph": Column("text", [item.graph for item in self.weights]),
             "passed": Column("yes or no", [problem is None for problem in problems]),
             "is_folded": Column("yes or no", [item.is_folded for item in self.weights]),
@@ -206,7 +210,9 @@ def check_model(model: ModelLike) -> CheckReport:
         checked = () if manifest is None else checked_weights(manifest, graph)
         if manifest is not None and not checked:  # of nothing, everything holds
             violations = (*violations, Violation(None, "the manifest names no weight; nothing is mapped"))
-        weights = tuple(CheckedName(item.record.name, item.record.graph, item.is_folded) for item in checked)
+        weights = tuple(
+            CheckedName(item.record.name, item.record.graph, item.is_folded, item.record.known_as) for item in checked
+        )
         arrays = sum(len(item.record.conductances) for item in checked)
         is_mapped = any(item.problem is None for item in checked)
         is_plain = MANIFEST_KEY not in graph.metadata_props and rebuilding_node(graph) is None

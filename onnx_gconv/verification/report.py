@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.errors import VerificationError
 from onnx_gconv.junit_xml import JunitCase, JunitSuite, junit_xml, mapping_cases
-from onnx_gconv.known_names import quoted_name
+from onnx_gconv.known_names import listed_name, quoted_name
 from onnx_gconv.passes.check_mapping import Violation
 from onnx_gconv.runtime.comparison import OutputComparison
 from onnx_gconv.shown_report import FrameTables, ShownReport
@@ -139,9 +139,12 @@ class VerificationReport(ShownReport):
 
     def _cases(self) -> Iterator[JunitCase]:
         group = str(self.mapped)
-        yield from mapping_cases(group, (), ((item.weight, item.message) for item in self.violations))
+        called = {weight.name: listed_name(weight.name, weight.known_as) for weight in self.weights}
+        violations = ((called.get(item.weight or "", item.weight), item.message) for item in self.violations)
+        yield from mapping_cases(group, {}, violations)
         for weight in self.weights:
-            yield _case(group, f"weight {weight.name}", [] if weight.passed else [_weight_problem(weight)])
+            problems = [] if weight.passed else [_weight_problem(weight)]
+            yield _case(group, f"weight {called[weight.name]}", problems)
         for failure in self.outputs.failures:
             yield _case(group, f"run at optimization {failure.optimization}", [_run_problem(failure)])
         for output in self.outputs.comparisons:

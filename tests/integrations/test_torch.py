@@ -12,12 +12,15 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from aihwkit.nn.conversion import convert_to_analog
+from aihwkit.simulator.configs import TorchInferenceRPUConfig
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import onnx_gconv as gconv
 from onnx_gconv.configuration.options import MappingOptions
 from onnx_gconv.integrations import torch as integration
+from onnx_gconv.integrations.aihwkit import to_digital
 from onnx_gconv.integrations.torch import ExportReport, export, map_program
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import CheckMapping, MapConductances, RestoreWeights
@@ -50,6 +53,21 @@ def module():
     with torch.random.fork_rng():
         torch.manual_seed(5)
         return Net().eval()
+
+
+def test_a_file_is_needed(module):
+    with pytest.raises(
+        gconv.ConfigError, match="path is the file of the mapped model to write, but it is None; name a"
+    ):
+        export(module, (TOKENS,), None)
+
+
+def test_analog_layers_are_sent_to_their_digital_twin(tmp_path):
+    analog = convert_to_analog(nn.Sequential(nn.Linear(4, 3)), TorchInferenceRPUConfig())
+    with pytest.raises(gconv.ConfigError, match=r"the module '0' is an analog layer of aihwkit, .*to_digital"):
+        export(analog, (torch.zeros(1, 4),), tmp_path / "m.onnx")
+    report = export(to_digital(analog.eval()), (torch.zeros(1, 4),), tmp_path / "m.onnx")
+    assert len(report.mapped) == 1
 
 
 TOKENS = torch.arange(12).reshape(2, 6)

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_gconv import ModelError, VerificationError, check_model, map_model, program_model
+from onnx_gconv import ModelError, VerificationError, check_model, map_model, program_model, verify
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import CheckMapping
@@ -182,3 +182,16 @@ def test_its_xml_has_a_case_for_each_weight(copy):
     names = re.findall(r'<testcase classname="[^"]*" name="([^"]*)"', check_model(copy).to_junit(1.5))
     weights = ("stem", "depthwise", "pointwise", "hidden", "classifier")
     assert names == ["mapping as a whole", *(f"mapping of {name}.weight" for name in weights)]
+
+
+def test_weights_are_called_by_their_parameters(tmp_path):
+    model = load_model(model_path("digits_mlp.onnx"))
+    weights = [value for name, value in model.graph.initializers.items() if name.endswith("weight")]
+    for number, weight in enumerate(weights):  # exporters invent names, and note parameters
+        weight.metadata_props["pkg.onnxscript.optimizer.folded_from"] = repr([weight.name])
+        weight.name = f"val_{number}"
+    mapped = map_model(model, tmp_path / "m.onnx").output
+    report = check_model(mapped)
+    assert "mapping of hidden1.weight (val_0 in the model)" in report.to_junit()
+    assert list(report.to_frame()["known_as"]) == ["hidden1.weight", "hidden2.weight", "classifier.weight"]
+    assert "weight hidden1.weight (val_0 in the model)" in verify(model, mapped).to_junit()

@@ -56,7 +56,7 @@ olive-checks: $(OLIVE)/.installed
 
 # Those that CI checks beyond the first 200, which `unit` does. Any others: $(BIN)/python -m tests.generated.run --help
 generated: $(VENV)/.installed-dev
-	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 1800 --workers 2
+	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 800 --workers 2
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.map

@@ -145,6 +145,16 @@ def handoff(
             show_default=False,
         ),
     ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs",
+            help="For formats with what arrives at layers: a .npz file with an array for each input; the first sample "
+            "counts. Random numbers if not given.",
+            rich_help_panel=_FILES,
+            show_default=False,
+        ),
+    ] = None,
     pictures: Annotated[
         Literal["layers", "all"] | None,
         typer.Option(
@@ -197,6 +207,7 @@ def handoff(
             arrays=arrays,
             csv=csv,
             formats=[format_named(name).name for name in formats or ()],
+            inputs=inputs,
             pictures="all" if pictures == "all" else pictures is not None,
             preset=preset,
             overwrite=overwrite,

@@ -155,6 +155,15 @@ def handoff(
             show_default=False,
         ),
     ] = None,
+    bits: Annotated[
+        str,
+        typer.Option(
+            "--bits",
+            help="For the same formats: how many bits the integers of weights and of inputs have.",
+            metavar="WEIGHTSxINPUTS",
+            rich_help_panel=_FILES,
+        ),
+    ] = "8x8",
     pictures: Annotated[
         Literal["layers", "all"] | None,
         typer.Option(
@@ -179,8 +188,10 @@ def handoff(
     from onnx_gconv.crossbars.tiles import PairLayout, parse_array
     from onnx_gconv.handoff import write_bundle
     from onnx_gconv.handoff.formats.registry import format_named
+    from onnx_gconv.handoff.formats.sample import parse_bits
 
     size = None if array is None else parse_array(array)
+    found = parse_bits(bits)
     layouts: dict[str, PairLayout] = {
         "separate-arrays": "separate_arrays",
         "adjacent-columns": "adjacent_columns",
@@ -208,6 +219,7 @@ def handoff(
             csv=csv,
             formats=[format_named(name).name for name in formats or ()],
             inputs=inputs,
+            bits=(found.weights, found.inputs),
             pictures="all" if pictures == "all" else pictures is not None,
             preset=preset,
             overwrite=overwrite,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,48 @@ from onnx_gconv.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     from onnx_gconv.runtime.session import ModelSession
 
-__all__ = ["GivenInputs", "LayerInput", "Sample", "run_sample"]
+__all__ = ["Bits", "GivenInputs", "LayerInput", "Sample", "parse_bits", "run_sample"]
 
 GivenInputs: TypeAlias = str | os.PathLike[str] | Mapping[str, NDArray[Any]]
 """A file .npz with an array for each input of a model, or the arrays by name."""
 
 _SEED = 0
+
+
+_FEWEST_BITS, _MOST_BITS = 2, 14
+
+
+@dataclass(frozen=True)
+class Bits:
+    """How many bits the integers have that formats make of weights and of what arrives at layers, with the sign.
+
+    Attributes:
+        weights: Of a weight, 2 to 14.
+        inputs: Of what arrives, 2 to 14.
+
+    Raises:
+        ConfigError: If they are other numbers.
+    """
+
+    weights: int = 8
+    inputs: int = 8
+
+    def __post_init__(self) -> None:
+        for what, bits in (("weights", self.weights), ("inputs", self.inputs)):
+            if isinstance(bits, bool) or not isinstance(bits, int) or not _FEWEST_BITS <= bits <= _MOST_BITS:
+                raise ConfigError(f"{what} have {_FEWEST_BITS} to {_MOST_BITS} bits, but not {bits!r}")
+
+
+def parse_bits(text: str) -> Bits:
+    """Read ``WEIGHTSxINPUTS``, such as ``8x8``.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    found = re.fullmatch(r"\s*(\d{1,3})\s*[xX]\s*(\d{1,3})\s*", text)
+    if found is None:
+        raise ConfigError(f"'{text}' does not say how many bits weights and inputs have; write e.g. 8x8")
+    return Bits(int(found[1]), int(found[2]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +85,16 @@ class Sample:
         source: Where it is from; None if it is made of random numbers.
         batch: How many samples ran together; the first one counts.
         inputs: For each layer what arrives there, or why nobody knows.
+        bits: How many bits integers have that are made of weights, and of what arrives.
     """
 
     source: str | None
     batch: int
     inputs: tuple[LayerInput | str, ...]
+    bits: Bits
 
 
-def run_sample(model: Path, graph: ir.Graph, layers: Sequence[Layer], given: GivenInputs | None) -> Sample:
+def run_sample(model: Path, graph: ir.Graph, layers: Sequence[Layer], given: GivenInputs | None, bits: Bits) -> Sample:
     """Run a model once, and see what arrives at its layers.
 
     Args:
@@ -63,6 +102,7 @@ def run_sample(model: Path, graph: ir.Graph, layers: Sequence[Layer], given: Giv
         graph: Its main graph.
         layers: The layers.
         given: Inputs of the model; random ones of sizes that it takes if None.
+        bits: How many bits integers have that are made of weights, and of what arrives.
 
     Raises:
         ConfigError: If the inputs do not fit the model, or it does not run on them.
@@ -88,6 +128,7 @@ def run_sample(model: Path, graph: ir.Graph, layers: Sequence[Layer], given: Giv
         source=None if given is None else _source(given),
         batch=max(batch, 1),
         inputs=tuple(item if isinstance(item, str) else _found(*item, known) for item in values),
+        bits=bits,
     )
 
 

@@ -243,6 +243,18 @@ def test_a_mean_over_the_image_is_a_pool(parse, tmp_path, node, opset, is_pool):
     assert network_read(folder / "NetWork_net.csv") == [[5, 5, 3, 2, 2, 8, int(is_pool), 1]]
 
 
+def test_what_is_pooled_behind_a_layer_that_is_refused_is_not_pooled_before_it(parse, tmp_path):
+    text = """g (float[1, 3, 9, 9] x) => (float y) {
+        a = Conv(x, W) b = Relu(a) c = Conv <group = 8> (b, D) y = MaxPool <kernel_shape = [2, 2]> (c)
+    }"""
+    shapes = {"W": (8, 3, 2, 2), "D": (8, 1, 3, 3)}
+    arrays = {
+        name: np.random.default_rng(0).standard_normal(shape).astype(np.float32) for name, shape in shapes.items()
+    }
+    folder, _ = written(parse, tmp_path, text, arrays)
+    assert network_read(folder / "NetWork_net.csv") == [[9, 9, 3, 2, 2, 8, 0, 1]]
+
+
 def test_a_sequence_is_as_many_positions_and_the_first_sample_counts(parse, tmp_path):
     text = "g (float[B, T, 6] x) => (float y) { y = MatMul(x, W) }"
     weights = np.random.default_rng(0).standard_normal((6, 10)).astype(np.float32)

@@ -145,6 +145,25 @@ def handoff(
             show_default=False,
         ),
     ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs",
+            help="For formats with what arrives at layers: a .npz file with an array for each input; the first sample "
+            "counts. Random numbers if not given.",
+            rich_help_panel=_FILES,
+            show_default=False,
+        ),
+    ] = None,
+    bits: Annotated[
+        str,
+        typer.Option(
+            "--bits",
+            help="For the same formats: how many bits the integers of weights and of inputs have.",
+            metavar="WEIGHTSxINPUTS",
+            rich_help_panel=_FILES,
+        ),
+    ] = "8x8",
     pictures: Annotated[
         Literal["layers", "all"] | None,
         typer.Option(
@@ -169,8 +188,10 @@ def handoff(
     from onnx_gconv.crossbars.tiles import PairLayout, parse_array
     from onnx_gconv.handoff import write_bundle
     from onnx_gconv.handoff.formats.registry import format_named
+    from onnx_gconv.handoff.formats.sample import parse_bits
 
     size = None if array is None else parse_array(array)
+    found = parse_bits(bits)
     layouts: dict[str, PairLayout] = {
         "separate-arrays": "separate_arrays",
         "adjacent-columns": "adjacent_columns",
@@ -197,6 +218,8 @@ def handoff(
             arrays=arrays,
             csv=csv,
             formats=[format_named(name).name for name in formats or ()],
+            inputs=inputs,
+            bits=(found.weights, found.inputs),
             pictures="all" if pictures == "all" else pictures is not None,
             preset=preset,
             overwrite=overwrite,

@@ -26,7 +26,7 @@ from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_
 from onnx_gconv.files.drawing import require_matplotlib
 from onnx_gconv.files.given import GivenModel, ModelLike
 from onnx_gconv.files.models import load_model
-from onnx_gconv.files.naming import named_in_messages
+from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.staged_folder import bring_back, staged_folder
@@ -35,6 +35,7 @@ from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
 from onnx_gconv.handoff.drawn_pictures import PicturesReport
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
 from onnx_gconv.handoff.formats.registry import FORMATS, check_formats, formats_named, write_formats
+from onnx_gconv.handoff.formats.sample import Bits, GivenInputs, run_sample
 from onnx_gconv.handoff.formats.targets import TargetsCsv
 from onnx_gconv.handoff.layer_writer import LayerWriter
 from onnx_gconv.handoff.manifest import (
@@ -99,6 +100,8 @@ def write_bundle(
     arrays: ArraysKind = "hdf5",
     csv: bool = False,
     formats: Sequence[str] = (),
+    inputs: GivenInputs | None = None,
+    bits: tuple[int, int] = (8, 8),
     pictures: bool | Literal["all"] = False,
     preset: str | None = None,
     overwrite: bool = False,
@@ -107,7 +110,7 @@ def write_bundle(
 ) -> HandoffReport:
     """Write the target conductances of a mapped model, tile by tile, to a folder that a lab's tools can read.
 
-    The folder appears whole or not at all. Memory does not grow with the model.
+    The folder appears whole or not at all. Memory does not grow with the model, unless a format has it run on a sample.
 
     Args:
         mapped: The mapped model, as a file, as an `onnx_ir.Model`, as an `onnx.ModelProto`, or as what holds such a
@@ -127,6 +130,9 @@ def write_bundle(
         csv: Also write them as text, a line for each cell.
         formats: Names of formats of other tools to write as well, each in a folder of its own: ``npy``, ``neurosim``,
             ... The notes of the report say what each leaves out.
+        inputs: For formats with what arrives at layers (``neurosim``): a sample, as an .npz file or arrays by the names
+            of the inputs; one of random numbers if None.
+        bits: For the same formats: how many bits the integers have that they make of weights and of what arrives.
         pictures: Also draw each layer, as `write_pictures` does, and with ``all`` each tile, too. Needs Matplotlib.
         preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
         overwrite: Replace an older bundle at `output`.
@@ -158,8 +164,14 @@ def write_bundle(
         raise ConfigError(f"pictures is True, False or 'all', but not '{pictures}'")
     if pictures:
         require_matplotlib()
+    wanted = formats_named(formats)
+    if inputs is not None and not any(form.needs_sample for form in wanted):
+        takers = ", ".join(form.name for form in FORMATS.values() if form.needs_sample)
+        raise ConfigError(f"inputs are for a format that has what arrives at layers ({takers}), and none is asked for")
+    precision = _bits(bits)
+    others = [Path(item) for item in (defects, inputs) if isinstance(item, (str, os.PathLike))]
     if not dry_run:
-        _check_target(target, [*given.files, *([] if defects is None else [Path(defects)])], overwrite=overwrite)
+        _check_target(target, [*given.files, *others], overwrite=overwrite)
     found, sha256 = (None, "") if defects is None else read_defects(defects, geometry)
     chip = Chip(geometry, found, "" if defects is None else os.fspath(defects))
     watched = WatchedFiles()
@@ -176,7 +188,9 @@ def write_bundle(
             skipped_mvm_weights=_skipped_mvm_weights(model),
             preset=preset,
         )
-        wanted = formats_named(formats)
+        if any(form.needs_sample for form in wanted):
+            sample, name = run_sample(file, model.graph, layers, inputs, precision), stem_of_mapped(source)
+            wanted = tuple(form.of_sample(name, layers, sample) if form.needs_sample else form for form in wanted)
         report = replace(report, notes=check_formats(wanted, layers))
         if dry_run:
             return report
@@ -222,6 +236,13 @@ def _array_size(array: tuple[int, int] | None, preset: DevicePreset | None) -> t
     if preset.array is None:
         raise ConfigError(f"preset '{preset.name}' has no size of an array; give it, e.g. 256x256")
     return preset.array
+
+
+def _bits(bits: tuple[int, int]) -> Bits:
+    is_pair = isinstance(bits, (tuple, list)) and len(bits) == 2  # noqa: PLR2004 - of weights and of inputs
+    if not is_pair:
+        raise ConfigError(f"bits are {bits!r}, but should be two whole numbers, those of weights and of inputs")
+    return Bits(*bits)
 
 
 def _check_target(target: Path, inputs: Sequence[Path], *, overwrite: bool) -> None:

@@ -50,13 +50,13 @@ def test_options_reach_the_bundle(gconv, mapped, tmp_path):
 
 
 def test_formats_are_written_beside_the_arrays_and_say_what_they_leave_out(gconv, mapped, tmp_path):
-    options = ["-o", tmp_path / "out", "--array", "64x64", "--format", "neurosim", "--format", "npy"]
+    options = ["-o", tmp_path / "out", "--array", "64x64", "--format", "csv", "--format", "npy"]
     found = gconv("handoff", mapped, *options)
     assert (found.code, found.stderr) == (0, "")
     text = " ".join(found.stdout.split())
-    assert "neurosim: numbers have five decimals, which moves conductances by up to 5e-06 µS" in text
+    assert "csv: numbers have five decimals, which moves conductances by up to 5e-06 µS" in text
     assert "npy: where tiles stand is only in manifest.json" in text
-    assert "out/neurosim (42 files)" in text  # 20 matrices of two devices, the scales, and README.txt
+    assert "out/csv (42 files)" in text  # 20 matrices of two devices, the scales, and README.txt
     assert "L003_g_plus.csv" not in text
     assert (tmp_path / "out" / "npy" / "L003" / "T0007" / "g_minus.npy").is_file()
 
@@ -123,7 +123,7 @@ def test_a_preset_gives_the_arrays(gconv, tmp_path):
         (["--array", "8x8", "--whole-kernels"], "'stem.weight' of Conv: a kernel of 9 rows has to stay whole"),
         (["--array", "1x8", "--pair-layout", "interleaved-rows"], "an array of 1x8 cannot hold a pair"),
         (["--preset", "pcm-joshy"], "did you mean pcm-joshi?"),
-        (["--array", "8x8", "--format", "excel"], "one of fusion, fusion-pair, neurosim, npy, but not 'excel'"),
+        (["--array", "8x8", "--format", "excel"], "one of fusion, fusion-pair, csv, neurosim, npy, but not 'excel'"),
         (["--preset", "pcm-joshi", "--array", "8x8"], "devices of preset 'pcm-joshi' reach 0.25 .. 25 µS"),
     ],
 )
@@ -174,3 +174,16 @@ def test_a_run_that_is_stopped_leaves_nothing(mapped, tmp_path, number):
     assert found.returncode == 128 + number
     assert "Traceback" not in found.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sample_and_bits_reach_the_format_that_has_what_arrives_at_layers(gconv, mapped, tmp_path):
+    np.savez(tmp_path / "sample.npz", image=np.ones((1, 1, 8, 8), np.float32))
+    options = ["-o", tmp_path / "out", "--array", "64x64", "--format", "neurosim"]
+    found = gconv("handoff", mapped, *options, "--inputs", tmp_path / "sample.npz", "--bits", "6x4", "--json")
+    assert (found.code, found.stderr) == (0, "")
+    folder = tmp_path / "out" / "neurosim"
+    assert (folder / "inputL000.csv").read_text().splitlines()[4] == ",".join(["0,1,1,1"] * 64)  # 7 is the largest
+    assert " 6 4 8 8 ./weightL000.csv ./inputL000.csv" in (folder / "trace_command.sh").read_text()
+    found = gconv("handoff", mapped, *options, "--bits", "eight")
+    assert (found.code, found.stdout) == (2, "")
+    assert found.stderr == "onnx-gconv: 'eight' does not say how many bits weights and inputs have; write e.g. 8x8\n"

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.files.arrays import ArrayWriter
+from onnx_gconv.handoff.formats.sample import Sample
 from onnx_gconv.handoff.manifest import FileRecord
 from onnx_gconv.visible_text import listed
 
@@ -59,6 +60,7 @@ class HandoffFormat:
         holds_biases: Whether it has the biases that are added digitally.
         holds_bias_rows: Whether it has the rows of tiles that hold a bias.
         holds_codes: Whether it has the codes of levels beside their conductances.
+        needs_sample: Whether it has something of what arrives at layers, so that the model has to run on a sample.
     """
 
     name: ClassVar[str]
@@ -69,6 +71,30 @@ class HandoffFormat:
     holds_biases: ClassVar[bool] = False
     holds_bias_rows: ClassVar[bool] = False
     holds_codes: ClassVar[bool] = False
+    needs_sample: ClassVar[bool] = False
+
+    def of_sample(
+        self,
+        model: str,
+        layers: Sequence[Layer],
+        sample: Sample,
+    ) -> HandoffFormat:
+        """The format that knows what arrives at layers; only asked if it `needs_sample`.
+
+        Args:
+            model: What the model is called.
+            layers: Its layers.
+            sample: What arrives at them.
+        """
+        return self
+
+    def held(self, layers: Sequence[Layer]) -> Sequence[Layer]:
+        """The layers that are written, in the order of their files: all, unless a format says why not in its notes."""
+        return layers
+
+    def readme_content(self) -> str:
+        """What README.txt begins with."""
+        return self.content
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Check, before anything is written, that the format can hold the layers. This one holds all.

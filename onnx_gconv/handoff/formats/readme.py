@@ -22,7 +22,8 @@ def format_notes(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[str, ...
         form: The format.
         layers: The layers.
     """
-    particular = (*_of_matrices(form, layers), *form.notes(layers), *_of_values(form, layers))
+    held = form.held(layers)
+    particular = (*_of_matrices(form, held), *form.notes(layers), *_of_values(form, held))
     return (*form.remarks, *(str(note) for note in particular if note.layers))
 
 
@@ -34,9 +35,9 @@ def readme_text(form: HandoffFormat, layers: Sequence[Layer]) -> str:
         layers: The layers.
     """
     notes = "\n".join(f"- {note}" for note in format_notes(form, layers))
-    described = "\n".join(map(_description, layers))
+    described = "\n".join(map(_description, form.held(layers)))
     return (
-        f"{form.content}\nWhat to know:\n{notes}\n\nLayers, with names as JSON has them:\n{described}\n\n"
+        f"{form.readme_content()}\nWhat to know:\n{notes}\n\nLayers, with names as JSON has them:\n{described}\n\n"
         "manifest.json, in the folder above, says everything else; docs/bundle.md of onnx_gconv explains it.\n"
     )
 

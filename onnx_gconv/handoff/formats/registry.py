@@ -7,10 +7,11 @@ from pathlib import Path
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.handoff.formats.conductance_csv import ConductanceCsv
 from onnx_gconv.handoff.formats.fusion import Fusion, FusionPair
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
-from onnx_gconv.handoff.formats.neurosim import Neurosim
+from onnx_gconv.handoff.formats.neurosim.neurosim import Neurosim
 from onnx_gconv.handoff.formats.npy import Npy
 from onnx_gconv.handoff.formats.readme import README_FILE, format_notes, readme_text
 from onnx_gconv.handoff.manifest import FileRecord
@@ -23,6 +24,7 @@ FORMATS: dict[str, HandoffFormat] = {
     for form in (
         Fusion(),
         FusionPair(),
+        ConductanceCsv(),
         Neurosim(),
         Npy(),
     )
@@ -68,9 +70,9 @@ def check_formats(formats: Sequence[HandoffFormat], layers: Sequence[Layer]) -> 
     Raises:
         ConfigError: If one cannot hold a layer.
     """
-    for form in FORMATS.values():
-        if form in formats:
-            form.check(layers)
+    order = list(FORMATS)
+    for form in sorted(formats, key=lambda item: order.index(item.name)):
+        form.check(layers)
     return tuple(f"{form.name}: {note}" for form in formats for note in format_notes(form, layers))
 
 

@@ -8,14 +8,19 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from onnx_gconv.cli.options import Debug, Json, Quiet
+from onnx_gconv.cli.options import Debug, Dim, Inputs, Json, Quiet
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["HandoffCommand", "handoff"]
 
 _ARRAYS = "Arrays of the chip"
 _FILES = "Files"
+_SIMULATORS = "Formats for simulators of accelerators"
 _FORMAT_HELP = "Also write a format of other tools, in a folder of its own; may be given several times."
+
+
+def _bits(flag: str, text: str) -> Any:  # noqa: ANN401 - what typer says that it gives
+    return typer.Option(flag, help=text, min=1, metavar="BITS", rich_help_panel=_SIMULATORS, show_default=False)
 
 
 class HandoffCommand(TyperCommand):
@@ -36,12 +41,19 @@ class HandoffCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer has its own, or those of click
         """Write the help, with the formats."""
+        from onnx_gconv.handoff.formats.receiver_settings import SETTINGS
         from onnx_gconv.handoff.formats.registry import FORMATS
 
         formats = "; ".join(f"{form.name}: {form.description}" for form in FORMATS.values())
         for option in self.params:
             if isinstance(option, TyperOption) and option.name == "formats":
                 option.help = f"{_FORMAT_HELP} {formats}."
+            if isinstance(option, TyperOption) and option.name in SETTINGS:
+                users = ", ".join(form.name for form in FORMATS.values() if option.name in form.settings)
+                option.help = f"{option.help} For {users}."
+            if isinstance(option, TyperOption) and option.name in {"inputs", "dim"}:
+                users = ", ".join(form.name for form in FORMATS.values() if form.needs_run)
+                option.help = f"{option.help} For {users}."
         super().format_help(ctx, formatter)
 
 
@@ -145,6 +157,20 @@ def handoff(
             show_default=False,
         ),
     ] = None,
+    inputs: Inputs = None,
+    dim: Dim = None,
+    input_bits: Annotated[
+        int | None, _bits("--input-bits", "Bits of a number that goes into a layer; 8 if not given.")
+    ] = None,
+    dac_bits: Annotated[
+        int | None, _bits("--dac-bits", "Bits of an input that are driven at once; 1 if not given.")
+    ] = None,
+    adc_bits: Annotated[
+        int | None, _bits("--adc-bits", "Bits of an analog-to-digital converter; 8 if not given.")
+    ] = None,
+    weight_bits: Annotated[
+        int | None, _bits("--weight-bits", "Bits of a weight; what its devices hold if not given.")
+    ] = None,
     pictures: Annotated[
         Literal["layers", "all"] | None,
         typer.Option(
@@ -169,6 +195,7 @@ def handoff(
     from onnx_gconv.crossbars.tiles import PairLayout, parse_array
     from onnx_gconv.handoff import write_bundle
     from onnx_gconv.handoff.formats.registry import format_named
+    from onnx_gconv.runtime.inputs import parse_dim
 
     size = None if array is None else parse_array(array)
     layouts: dict[str, PairLayout] = {
@@ -197,6 +224,12 @@ def handoff(
             arrays=arrays,
             csv=csv,
             formats=[format_named(name).name for name in formats or ()],
+            inputs=inputs,
+            dims=dict(parse_dim(text) for text in dim or ()),
+            input_bits=input_bits,
+            dac_bits=dac_bits,
+            adc_bits=adc_bits,
+            weight_bits=weight_bits,
             pictures="all" if pictures == "all" else pictures is not None,
             preset=preset,
             overwrite=overwrite,

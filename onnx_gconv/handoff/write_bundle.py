@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnx_gconv.crossbars.chip import Chip, LayerPlacement, passed_over, placed
 from onnx_gconv.crossbars.defects import DefectMap, read_defects
@@ -34,7 +35,16 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
 from onnx_gconv.handoff.drawn_pictures import PicturesReport
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
-from onnx_gconv.handoff.formats.registry import FORMATS, check_formats, formats_named, write_formats
+from onnx_gconv.handoff.formats.receiver_settings import ReceiverSettings
+from onnx_gconv.handoff.formats.registry import (
+    FORMATS,
+    check_formats,
+    check_options,
+    formats_named,
+    prepared_formats,
+    write_formats,
+)
+from onnx_gconv.handoff.formats.sample_run import GivenInputs
 from onnx_gconv.handoff.formats.targets import TargetsCsv
 from onnx_gconv.handoff.layer_writer import LayerWriter
 from onnx_gconv.handoff.manifest import (
@@ -99,6 +109,12 @@ def write_bundle(
     arrays: ArraysKind = "hdf5",
     csv: bool = False,
     formats: Sequence[str] = (),
+    inputs: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    input_bits: int | None = None,
+    dac_bits: int | None = None,
+    adc_bits: int | None = None,
+    weight_bits: int | None = None,
     pictures: bool | Literal["all"] = False,
     preset: str | None = None,
     overwrite: bool = False,
@@ -127,6 +143,13 @@ def write_bundle(
         csv: Also write them as text, a line for each cell.
         formats: Names of formats of other tools to write as well, each in a folder of its own: ``npy``, ``neurosim``,
             ... The notes of the report say what each leaves out.
+        inputs: For formats that need a run of the model: its inputs, as an .npz file or arrays by name. None for random
+            numbers, which give shapes, but say nothing of values.
+        dims: Sizes of symbolic dimensions of random inputs, by name or ``INPUT:AXIS``.
+        input_bits: For formats that ask for it: bits of a number that goes into a layer; 8 if None.
+        dac_bits: Bits of it that are driven at once; 1 if None.
+        adc_bits: Bits of an analog-to-digital converter; 8 if None.
+        weight_bits: Bits of a weight; what the devices hold if None.
         pictures: Also draw each layer, as `write_pictures` does, and with ``all`` each tile, too. Needs Matplotlib.
         preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
         overwrite: Replace an older bundle at `output`.
@@ -158,6 +181,12 @@ def write_bundle(
         raise ConfigError(f"pictures is True, False or 'all', but not '{pictures}'")
     if pictures:
         require_matplotlib()
+    wanted = formats_named(formats)
+    given_inputs = GivenInputs(Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs, dims or {})
+    settings = ReceiverSettings.of(
+        {"input_bits": input_bits, "dac_bits": dac_bits, "adc_bits": adc_bits, "weight_bits": weight_bits}
+    )
+    check_options(wanted, given_inputs, settings)
     if not dry_run:
         _check_target(target, [*given.files, *([] if defects is None else [Path(defects)])], overwrite=overwrite)
     found, sha256 = (None, "") if defects is None else read_defects(defects, geometry)
@@ -176,7 +205,7 @@ def write_bundle(
             skipped_mvm_weights=_skipped_mvm_weights(model),
             preset=preset,
         )
-        wanted = formats_named(formats)
+        wanted = prepared_formats(wanted, file, layers, given_inputs, settings)
         report = replace(report, notes=check_formats(wanted, layers))
         if dry_run:
             return report

@@ -9,10 +9,12 @@ from typing import ClassVar, Protocol
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.files.arrays import ArrayWriter
+from onnx_gconv.handoff.formats.receiver_settings import ReceiverSettings
+from onnx_gconv.handoff.formats.sample_run import SampleRun
 from onnx_gconv.handoff.manifest import FileRecord
 from onnx_gconv.visible_text import listed
 
-__all__ = ["ArrayFolder", "HandoffFormat", "LayerNote"]
+__all__ = ["ArrayFolder", "HandoffFormat", "LayerNote", "Preparation"]
 
 _MOST_NAMED = 4
 
@@ -42,6 +44,21 @@ class LayerNote:
         return f"{self.text}: {listed([layer.id for layer in self.layers], _MOST_NAMED)}"
 
 
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """What a format may need besides the layers.
+
+    Attributes:
+        model: The file of the mapped model.
+        sample: A run of it; None if no format of the bundle needs one.
+        settings: Bits of numbers and converters.
+    """
+
+    model: Path
+    sample: SampleRun | None
+    settings: ReceiverSettings
+
+
 class HandoffFormat:
     """A format of other tools: a folder of the bundle, which is named as the format.
 
@@ -59,6 +76,10 @@ class HandoffFormat:
         holds_biases: Whether it has the biases that are added digitally.
         holds_bias_rows: Whether it has the rows of tiles that hold a bias.
         holds_codes: Whether it has the codes of levels beside their conductances.
+        is_for_costs: Whether it describes layers and arrays to a tool that estimates energy, time and area, rather than
+            conductances to one that computes with them.
+        needs_run: Whether it needs shapes, and values of inputs, from a run of the model.
+        settings: The names of the settings that it uses.
     """
 
     name: ClassVar[str]
@@ -69,6 +90,17 @@ class HandoffFormat:
     holds_biases: ClassVar[bool] = False
     holds_bias_rows: ClassVar[bool] = False
     holds_codes: ClassVar[bool] = False
+    is_for_costs: ClassVar[bool] = False
+    needs_run: ClassVar[bool] = False
+    settings: ClassVar[tuple[str, ...]] = ()
+
+    def prepared(self, preparation: Preparation) -> HandoffFormat:
+        """The format with what it needs besides the layers; this one needs nothing."""
+        return self
+
+    def figures(self, layers: Sequence[Layer]) -> Sequence[str]:
+        """What its files say that the mapping does not, a line each: the figures, and where they are from."""
+        return ()
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Check, before anything is written, that the format can hold the layers. This one holds all.

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.handoff.formats.fusion import Fusion, FusionPair
-from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
+from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, Preparation
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.formats.neurosim import Neurosim
 from onnx_gconv.handoff.formats.npy import Npy
 from onnx_gconv.handoff.formats.readme import README_FILE, format_notes, readme_text
+from onnx_gconv.handoff.formats.receiver_settings import ReceiverSettings
+from onnx_gconv.handoff.formats.sample_run import GivenInputs, run_sample
 from onnx_gconv.handoff.manifest import FileRecord
 
-__all__ = ["FORMATS", "check_formats", "format_named", "formats_named", "write_formats"]
+__all__ = [
+    "FORMATS",
+    "check_formats",
+    "check_options",
+    "format_named",
+    "formats_named",
+    "prepared_formats",
+    "write_formats",
+]
 
 # All formats. The order is that of the help and of messages, and that in which they are checked.
 FORMATS: dict[str, HandoffFormat] = {
@@ -55,6 +66,49 @@ def format_named(name: str) -> HandoffFormat:
     return FORMATS[name]
 
 
+def check_options(formats: Sequence[HandoffFormat], inputs: GivenInputs, settings: ReceiverSettings) -> None:
+    """Check that what a user has given is for one of the formats.
+
+    Raises:
+        ConfigError: If it is for others; the message names them.
+    """
+    if (inputs.arrays is not None or inputs.dims) and not any(form.needs_run for form in formats):
+        users = [form for form in FORMATS.values() if form.needs_run]
+        _refuse_unused("inputs" if inputs.arrays is not None else "dims", users)
+    for name in settings.unused([name for form in formats for name in form.settings]):
+        _refuse_unused(name, [form for form in FORMATS.values() if name in form.settings])
+
+
+def _refuse_unused(name: str, users: Sequence[HandoffFormat]) -> NoReturn:
+    named = ", ".join(form.name for form in users)
+    raise ConfigError(f"{name} would say nothing to the formats that are written; it is for {named}")
+
+
+def prepared_formats(
+    formats: Sequence[HandoffFormat],
+    model: Path,
+    layers: Sequence[Layer],
+    inputs: GivenInputs,
+    settings: ReceiverSettings,
+) -> tuple[HandoffFormat, ...]:
+    """The formats with what they need besides the layers; the model is run if one of them needs that.
+
+    Args:
+        formats: The formats.
+        model: The file of the mapped model.
+        layers: Its layers.
+        inputs: What it is run on.
+        settings: Bits of numbers and converters.
+
+    Raises:
+        ConfigError: If the model does not run on the inputs, or a format cannot hold a layer.
+        ModelError: If the model cannot be read.
+    """
+    sample = run_sample(model, layers, inputs) if any(form.needs_run for form in formats) else None
+    preparation = Preparation(model, sample, settings)
+    return tuple(form.prepared(preparation) for form in formats)
+
+
 def check_formats(formats: Sequence[HandoffFormat], layers: Sequence[Layer]) -> tuple[str, ...]:
     """Check that formats can hold the layers.
 
@@ -68,9 +122,9 @@ def check_formats(formats: Sequence[HandoffFormat], layers: Sequence[Layer]) -> 
     Raises:
         ConfigError: If one cannot hold a layer.
     """
-    for form in FORMATS.values():
-        if form in formats:
-            form.check(layers)
+    order = list(FORMATS)
+    for form in sorted(formats, key=lambda form: order.index(form.name)):
+        form.check(layers)
     return tuple(f"{form.name}: {note}" for form in formats for note in format_notes(form, layers))
 
 

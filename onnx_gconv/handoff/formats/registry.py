@@ -16,6 +16,7 @@ from onnx_gconv.handoff.formats.npy import Npy
 from onnx_gconv.handoff.formats.readme import README_FILE, format_notes, readme_text
 from onnx_gconv.handoff.formats.receiver_settings import ReceiverSettings
 from onnx_gconv.handoff.formats.sample_run import GivenInputs, run_sample
+from onnx_gconv.handoff.formats.zigzag import ZigZag
 from onnx_gconv.handoff.manifest import FileRecord
 
 __all__ = [
@@ -36,6 +37,7 @@ FORMATS: dict[str, HandoffFormat] = {
         FusionPair(),
         Neurosim(),
         Npy(),
+        ZigZag(),
     )
 }
 

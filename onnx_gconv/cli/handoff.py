@@ -52,7 +52,7 @@ class HandoffCommand(TyperCommand):
                 users = ", ".join(form.name for form in FORMATS.values() if option.name in form.settings)
                 option.help = f"{option.help} For {users}."
             if isinstance(option, TyperOption) and option.name in {"inputs", "dim"}:
-                users = ", ".join(form.name for form in FORMATS.values() if form.needs_run)
+                users = ", ".join(form.name for form in FORMATS.values() if form.needs_sample)
                 option.help = f"{option.help} For {users}."
         super().format_help(ctx, formatter)
 

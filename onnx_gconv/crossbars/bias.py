@@ -20,7 +20,7 @@ from onnx_gconv.weights.constants import constant_tensor
 from onnx_gconv.weights.mvm_ops import BiasSlot, MvmOp, known_op
 from onnx_gconv.weights.weight_path import reached_inputs
 
-__all__ = ["BiasRows", "FoundBias", "bias_as_rows", "find_bias"]
+__all__ = ["BiasRows", "FoundBias", "bias_as_rows", "find_bias", "multiplying_node"]
 
 _ADD = ("", "Add", "")
 
@@ -93,8 +93,18 @@ def find_bias(weight: ir.Value, consumer: ConsumerRecord, op: MvmOp) -> FoundBia
         consumer: The node that multiplies with it.
         op: The row of that node in the table of MVM ops.
     """
-    node = next((node for node, index in reached_inputs(weight) if _is_the(node, index, consumer)), None)
+    node = multiplying_node(weight, consumer)
     return None if node is None else _bias_of(node, consumer, op)
+
+
+def multiplying_node(weight: ir.Value, consumer: ConsumerRecord) -> ir.Node | None:
+    """The node of the graph that a consumer of a weight is; None if it is not found.
+
+    Args:
+        weight: The rebuilt weight.
+        consumer: The node that multiplies with it.
+    """
+    return next((node for node, index in reached_inputs(weight) if _is_the(node, index, consumer)), None)
 
 
 def _bias_of(node: ir.Node, consumer: ConsumerRecord, op: MvmOp) -> FoundBias | None:

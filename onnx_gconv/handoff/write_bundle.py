@@ -10,10 +10,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnx_gconv.crossbars.chip import Chip, LayerPlacement, passed_over, placed
 from onnx_gconv.crossbars.defects import DefectMap, read_defects
@@ -27,7 +26,7 @@ from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_
 from onnx_gconv.files.drawing import require_matplotlib
 from onnx_gconv.files.given import GivenModel, ModelLike
 from onnx_gconv.files.models import load_model
-from onnx_gconv.files.naming import named_in_messages
+from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.staged_folder import bring_back, staged_folder
@@ -44,7 +43,7 @@ from onnx_gconv.handoff.formats.registry import (
     prepared_formats,
     write_formats,
 )
-from onnx_gconv.handoff.formats.sample_run import GivenInputs
+from onnx_gconv.handoff.formats.sample import GivenInputs
 from onnx_gconv.handoff.formats.targets import TargetsCsv
 from onnx_gconv.handoff.layer_writer import LayerWriter
 from onnx_gconv.handoff.manifest import (
@@ -109,7 +108,7 @@ def write_bundle(
     arrays: ArraysKind = "hdf5",
     csv: bool = False,
     formats: Sequence[str] = (),
-    inputs: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None,
+    inputs: GivenInputs | None = None,
     dims: Mapping[str, int] | None = None,
     input_bits: int | None = None,
     dac_bits: int | None = None,
@@ -123,7 +122,7 @@ def write_bundle(
 ) -> HandoffReport:
     """Write the target conductances of a mapped model, tile by tile, to a folder that a lab's tools can read.
 
-    The folder appears whole or not at all. Memory does not grow with the model.
+    The folder appears whole or not at all. Memory does not grow with the model, unless a format has it run on a sample.
 
     Args:
         mapped: The mapped model, as a file, as an `onnx_ir.Model`, as an `onnx.ModelProto`, or as what holds such a
@@ -143,8 +142,8 @@ def write_bundle(
         csv: Also write them as text, a line for each cell.
         formats: Names of formats of other tools to write as well, each in a folder of its own: ``npy``, ``neurosim``,
             ... The notes of the report say what each leaves out.
-        inputs: For formats that need a run of the model: its inputs, as an .npz file or arrays by name. None for random
-            numbers, which give shapes, but say nothing of values.
+        inputs: For formats with what arrives at layers, or its shapes: a sample, as an .npz file or arrays by the names
+            of the inputs; one of random numbers if None.
         dims: Sizes of symbolic dimensions of random inputs, by name or ``INPUT:AXIS``.
         input_bits: For formats that ask for it: bits of a number that goes into a layer; 8 if None.
         dac_bits: Bits of it that are driven at once; 1 if None.
@@ -182,13 +181,13 @@ def write_bundle(
     if pictures:
         require_matplotlib()
     wanted = formats_named(formats)
-    given_inputs = GivenInputs(Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs, dims or {})
     settings = ReceiverSettings.of(
         {"input_bits": input_bits, "dac_bits": dac_bits, "adc_bits": adc_bits, "weight_bits": weight_bits}
     )
-    check_options(wanted, given_inputs, settings)
+    check_options(wanted, inputs, dims or {}, settings)
+    others = [Path(item) for item in (defects, inputs) if isinstance(item, (str, os.PathLike))]
     if not dry_run:
-        _check_target(target, [*given.files, *([] if defects is None else [Path(defects)])], overwrite=overwrite)
+        _check_target(target, [*given.files, *others], overwrite=overwrite)
     found, sha256 = (None, "") if defects is None else read_defects(defects, geometry)
     chip = Chip(geometry, found, "" if defects is None else os.fspath(defects))
     watched = WatchedFiles()
@@ -205,7 +204,16 @@ def write_bundle(
             skipped_mvm_weights=_skipped_mvm_weights(model),
             preset=preset,
         )
-        wanted = prepared_formats(wanted, file, layers, given_inputs, settings)
+        wanted = prepared_formats(
+            wanted,
+            file,
+            model.graph,
+            layers,
+            name=stem_of_mapped(source),
+            inputs=inputs,
+            dims=dims or {},
+            settings=settings,
+        )
         report = replace(report, notes=check_formats(wanted, layers))
         if dry_run:
             return report

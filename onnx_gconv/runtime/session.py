@@ -14,7 +14,7 @@ from onnx_gconv.errors import GconvError
 from onnx_gconv.runtime.inputs import InputSpec, read_input_specs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,6 +32,9 @@ _LEVELS = {
 }
 
 _FLOAT32_ACTIVATIONS = "1"
+
+# Where a model that is given as bytes has its external data.
+_FOLDER_OF_DATA = "session.model_external_initializers_file_folder_path"
 
 _FATAL = 4  # errors arrive as exceptions; what the log says of them would only stand on the user's stderr twice
 
@@ -60,6 +63,7 @@ class ModelSession:
     Args:
         model: The model's file; external data is found next to it.
         optimization: How much the runtime may rewrite it.
+        inner: Names of values inside the model that are outputs, too.
         is_single_threaded: Whether each run has one thread. In a product with a matrix that comes as an input, ONNX
             Runtime adds in an order that depends on their number, which is that of the machine's cores otherwise.
 
@@ -67,7 +71,14 @@ class ModelSession:
         RuntimeRefusal: The model does not load.
     """
 
-    def __init__(self, model: Path, optimization: Optimization, *, is_single_threaded: bool = False) -> None:
+    def __init__(
+        self,
+        model: Path,
+        optimization: Optimization,
+        *,
+        inner: Collection[str] = (),
+        is_single_threaded: bool = False,
+    ) -> None:
         options = onnxruntime.SessionOptions()
         if is_single_threaded:
             options.intra_op_num_threads = 1
@@ -84,8 +95,11 @@ class ModelSession:
             # Weights that nodes rebuild cannot be packed ahead. Where no weight is, plain and rebuilt ones go through
             # the same kernels, whose results otherwise differ by the order in which they add.
             options.add_session_config_entry("session.disable_prepacking", "1")
+        if inner:
+            options.add_session_config_entry(_FOLDER_OF_DATA, str(model.parent.resolve()))
         try:
-            self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+            content = _with_outputs(model, inner) if inner else str(model)
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - the runtime's errors have no base of their own
             raise RuntimeRefusal("load", str(error)) from None
 
@@ -143,6 +157,17 @@ def run_model(model: Path, inputs: Mapping[str, NDArray[Any]], optimization: Opt
     """
     with ModelSession(model, optimization) as session:
         return session.run(inputs)
+
+
+def _with_outputs(model: Path, names: Collection[str]) -> bytes:
+    """A model's file with more outputs; external data stays where it is."""
+    import onnx
+
+    proto = onnx.load(model, load_external_data=False)
+    there = {output.name for output in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in there)
+    content: bytes = proto.SerializeToString()
+    return content
 
 
 def _copied(value: Any) -> Any:  # noqa: ANN401 - whatever ONNX Runtime gives

@@ -50,13 +50,13 @@ def test_options_reach_the_bundle(gconv, mapped, tmp_path):
 
 
 def test_formats_are_written_beside_the_arrays_and_say_what_they_leave_out(gconv, mapped, tmp_path):
-    options = ["-o", tmp_path / "out", "--array", "64x64", "--format", "neurosim", "--format", "npy"]
+    options = ["-o", tmp_path / "out", "--array", "64x64", "--format", "csv", "--format", "npy"]
     found = gconv("handoff", mapped, *options)
     assert (found.code, found.stderr) == (0, "")
     text = " ".join(found.stdout.split())
-    assert "neurosim: numbers have five decimals, which moves conductances by up to 5e-06 µS" in text
+    assert "csv: numbers have five decimals, which moves conductances by up to 5e-06 µS" in text
     assert "npy: where tiles stand is only in manifest.json" in text
-    assert "out/neurosim (42 files)" in text  # 20 matrices of two devices, the scales, and README.txt
+    assert "out/csv (42 files)" in text  # 20 matrices of two devices, the scales, and README.txt
     assert "L003_g_plus.csv" not in text
     assert (tmp_path / "out" / "npy" / "L003" / "T0007" / "g_minus.npy").is_file()
 
@@ -123,7 +123,7 @@ def test_a_preset_gives_the_arrays(gconv, tmp_path):
         (["--array", "8x8", "--whole-kernels"], "'stem.weight' of Conv: a kernel of 9 rows has to stay whole"),
         (["--array", "1x8", "--pair-layout", "interleaved-rows"], "an array of 1x8 cannot hold a pair"),
         (["--preset", "pcm-joshy"], "did you mean pcm-joshi?"),
-        (["--array", "8x8", "--format", "excel"], "one of fusion, fusion-pair, neurosim, npy, but not 'excel'"),
+        (["--array", "8x8", "--format", "excel"], "one of fusion, fusion-pair, csv, neurosim, npy, but not 'excel'"),
         (["--preset", "pcm-joshi", "--array", "8x8"], "devices of preset 'pcm-joshi' reach 0.25 .. 25 µS"),
     ],
 )

@@ -62,6 +62,8 @@ def commands(folder):
         "--format",
         "fusion-pair",
         "--format",
+        "csv",
+        "--format",
         "neurosim",
         "--format",
         "npy",

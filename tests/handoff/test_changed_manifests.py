@@ -125,7 +125,7 @@ def test_a_mapped_model_with_another_manifest(folder, data):
     is_done(lambda: str(inspect_model(source)))
     is_done(lambda: restore_model(source, folder / "restored.onnx"))
     is_done(lambda: read_back(source, folder / "bundle", folder / "measured.onnx"))
-    options = {"formats": ["neurosim", "npy"], "bias_rows": 1, "overwrite": True}
+    options = {"formats": ["csv", "npy"], "bias_rows": 1, "overwrite": True}
     if is_done(lambda: write_bundle(source, out, (8, 6), **options)):
         read_everything(out)
 

@@ -51,13 +51,13 @@ def test_a_large_weight_is_handed_off_and_read_back_in_little_memory(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", ["fusion", "fusion-pair", "neurosim"])
+@pytest.mark.parametrize("name", ["fusion", "fusion-pair", "csv"])
 def test_text_of_a_large_weight_is_written_in_little_memory(tmp_path, name):
     """4 Mi weights; all numbers of one device as Python's own would take 128 MiB, and their text 32 MiB and more."""
     map_large(tmp_path, 2048)
     write = f'write_bundle(folder / "mapped.onnx", folder / "out", (256, 256), formats=[{name!r}], progress=watch)'
     assert growth_of(watched(tmp_path), write) < MOST_WITH_TEXT
-    [text] = (tmp_path / "out" / name).glob("*conductances.csv" if name != "neurosim" else "L000_g_plus.csv")
+    [text] = (tmp_path / "out" / name).glob("*conductances.csv" if name != "csv" else "L000_g_plus.csv")
     assert text.stat().st_size > 8 * 2048 * 2048
 
 

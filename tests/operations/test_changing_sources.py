@@ -113,7 +113,7 @@ OPERATIONS = {
             at / "out",
             (48, 48),
             csv=True,
-            formats=["npy", "fusion", "neurosim"],
+            formats=["npy", "fusion", "csv"],
             progress=progress,
         ),
     ),

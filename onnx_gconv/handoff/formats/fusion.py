@@ -86,14 +86,14 @@ if it is given the name of the file: its numbers count digital modules, too. Wit
                     layer,
                     self.name,
                     f"it programs one device of a pair and leaves the other at 0 µS, but {_mapping_text(layer)}; map "
-                    "with --converter single-pair --g-min 0, or choose fusion-pair, neurosim or npy",
+                    "with --converter single-pair --g-min 0, or choose fusion-pair, csv or npy",
                 )
             if not _LEAST_G_MAX <= parameters["g_max"] <= _MOST_G_MAX:
                 raise _refused(
                     layer,
                     self.name,
                     f"the chip's g_max is {_LEAST_G_MAX:g} .. {_MOST_G_MAX:g} µS, but that of the weight is "
-                    f"{parameters['g_max']:g} µS; map with another --g-max, or choose fusion-pair, neurosim or npy",
+                    f"{parameters['g_max']:g} µS; map with another --g-max, or choose fusion-pair, csv or npy",
                 )
             if len(layer.scale_grid.row_starts) > 1:
                 raise _refused(
@@ -101,7 +101,7 @@ if it is given the name of the file: its numbers count digital modules, too. Wit
                     self.name,
                     f"it has one scale for each output, but with the granularity {layer.record.granularity} an output "
                     f"has {len(layer.scale_grid.row_starts)}; map with --granularity channel, or choose fusion-pair, "
-                    "neurosim or npy",
+                    "csv or npy",
                 )
 
     def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
@@ -162,7 +162,7 @@ conductances.csv: the pairs of devices in µS, as fusion_export of aihwkit 1.1.0
                     layer,
                     self.name,
                     f"it has a place for one pair of devices, but {_mapping_text(layer)}; map with --converter "
-                    "single-pair, or choose neurosim or npy",
+                    "single-pair, or choose csv or npy",
                 )
 
     def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:

@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.files.arrays import ArrayWriter
 from onnx_gconv.handoff.formats.receiver_settings import ReceiverSettings
-from onnx_gconv.handoff.formats.sample_run import SampleRun
+from onnx_gconv.handoff.formats.sample import Sample
 from onnx_gconv.handoff.manifest import FileRecord
 from onnx_gconv.visible_text import listed
 
@@ -46,17 +46,27 @@ class LayerNote:
 
 @dataclass(frozen=True, eq=False)
 class Preparation:
-    """What a format may need besides the layers.
+    """What a format may need of the model besides its layers.
 
     Attributes:
+        name: What the model is called.
         model: The file of the mapped model.
+        layers: Its layers.
         sample: A run of it; None if no format of the bundle needs one.
         settings: Bits of numbers and converters.
     """
 
+    name: str
     model: Path
-    sample: SampleRun | None
+    layers: Sequence[Layer]
+    sample: Sample | None
     settings: ReceiverSettings
+
+    @property
+    def run(self) -> Sample:
+        """The run, for a format that needs one."""
+        assert self.sample is not None  # noqa: S101 - the model runs if a format needs it
+        return self.sample
 
 
 class HandoffFormat:
@@ -78,7 +88,7 @@ class HandoffFormat:
         holds_codes: Whether it has the codes of levels beside their conductances.
         is_for_costs: Whether it describes layers and arrays to a tool that estimates energy, time and area, rather than
             conductances to one that computes with them.
-        needs_run: Whether it needs shapes, and values of inputs, from a run of the model.
+        needs_sample: Whether it has something of what arrives at layers, so that the model has to run on a sample.
         settings: The names of the settings that it uses.
     """
 
@@ -91,16 +101,20 @@ class HandoffFormat:
     holds_bias_rows: ClassVar[bool] = False
     holds_codes: ClassVar[bool] = False
     is_for_costs: ClassVar[bool] = False
-    needs_run: ClassVar[bool] = False
+    needs_sample: ClassVar[bool] = False
     settings: ClassVar[tuple[str, ...]] = ()
 
     def prepared(self, preparation: Preparation) -> HandoffFormat:
-        """The format with what it needs besides the layers; this one needs nothing."""
+        """The format with what it needs of the model besides the layers; this one needs nothing."""
         return self
 
-    def figures(self, layers: Sequence[Layer]) -> Sequence[str]:
-        """What its files say that the mapping does not, a line each: the figures, and where they are from."""
-        return ()
+    def held(self, layers: Sequence[Layer]) -> Sequence[Layer]:
+        """The layers that are written, in the order of their files: all, unless a format says why not in its notes."""
+        return layers
+
+    def readme_content(self) -> str:
+        """What README.txt begins with."""
+        return self.content
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Check, before anything is written, that the format can hold the layers. This one holds all.

@@ -22,7 +22,8 @@ def format_notes(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[str, ...
         form: The format.
         layers: The layers.
     """
-    common = ((), ()) if form.is_for_costs else (_of_matrices(form, layers), _of_values(form, layers))
+    held = form.held(layers)
+    common = ((), ()) if form.is_for_costs else (_of_matrices(form, held), _of_values(form, held))
     particular = (*common[0], *form.notes(layers), *common[1])
     return (*form.remarks, *(str(note) for note in particular if note.layers))
 
@@ -35,11 +36,9 @@ def readme_text(form: HandoffFormat, layers: Sequence[Layer]) -> str:
         layers: The layers.
     """
     notes = "\n".join(f"- {note}" for note in format_notes(form, layers))
-    described = "\n".join(map(_description, layers))
-    figures = "\n".join(f"- {figure}" for figure in form.figures(layers))
-    said = f"Figures that the mapping does not have:\n{figures}\n\n" if figures else ""
+    described = "\n".join(map(_description, form.held(layers)))
     return (
-        f"{form.content}\n{said}What to know:\n{notes}\n\nLayers, with names as JSON has them:\n{described}\n\n"
+        f"{form.readme_content()}\nWhat to know:\n{notes}\n\nLayers, with names as JSON has them:\n{described}\n\n"
         "manifest.json, in the folder above, says everything else; docs/bundle.md of onnx_gconv explains it.\n"
     )
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from onnx_gconv.errors import ConfigError
 
-__all__ = ["SETTINGS", "ReceiverSettings", "Setting"]
+__all__ = ["SETTINGS", "ReceiverSettings", "Setting", "figures_text"]
 
 _MOST_BITS = 64
 
@@ -95,3 +95,8 @@ class ReceiverSettings:
         setting = SETTINGS[name]
         source = "given" if name in self.given else f"not given; {setting.origin}"
         return f"{name} {getattr(self, name)} ({setting.description}): {source}"
+
+
+def figures_text(figures: Iterable[str]) -> str:
+    """What README.txt says of figures that the mapping does not have."""
+    return "Figures that the mapping does not have:\n" + "".join(f"- {figure}\n" for figure in figures)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import onnx_ir as ir
+
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.handoff.formats.conductance_csv import ConductanceCsv
 from onnx_gconv.handoff.formats.fusion import Fusion, FusionPair
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, Preparation
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
-from onnx_gconv.handoff.formats.neurosim import Neurosim
+from onnx_gconv.handoff.formats.neurosim.neurosim import Neurosim
 from onnx_gconv.handoff.formats.npy import Npy
 from onnx_gconv.handoff.formats.readme import README_FILE, format_notes, readme_text
 from onnx_gconv.handoff.formats.receiver_settings import ReceiverSettings
-from onnx_gconv.handoff.formats.sample_run import GivenInputs, run_sample
+from onnx_gconv.handoff.formats.sample import GivenInputs, run_sample
 from onnx_gconv.handoff.formats.zigzag import ZigZag
 from onnx_gconv.handoff.manifest import FileRecord
 
@@ -35,6 +38,7 @@ FORMATS: dict[str, HandoffFormat] = {
     for form in (
         Fusion(),
         FusionPair(),
+        ConductanceCsv(),
         Neurosim(),
         Npy(),
         ZigZag(),
@@ -68,46 +72,63 @@ def format_named(name: str) -> HandoffFormat:
     return FORMATS[name]
 
 
-def check_options(formats: Sequence[HandoffFormat], inputs: GivenInputs, settings: ReceiverSettings) -> None:
+def check_options(
+    formats: Sequence[HandoffFormat],
+    inputs: GivenInputs | None,
+    dims: Mapping[str, int],
+    settings: ReceiverSettings,
+) -> None:
     """Check that what a user has given is for one of the formats.
 
     Raises:
         ConfigError: If it is for others; the message names them.
     """
-    if (inputs.arrays is not None or inputs.dims) and not any(form.needs_run for form in formats):
-        users = [form for form in FORMATS.values() if form.needs_run]
-        _refuse_unused("inputs" if inputs.arrays is not None else "dims", users)
+    if inputs is not None and dims:
+        raise ConfigError("dims are for generated inputs; give either them or the inputs themselves")
+    if (inputs is not None or dims) and not any(form.needs_sample for form in formats):
+        users = [form for form in FORMATS.values() if form.needs_sample]
+        _refuse_unused("inputs" if inputs is not None else "dims", users)
     for name in settings.unused([name for form in formats for name in form.settings]):
         _refuse_unused(name, [form for form in FORMATS.values() if name in form.settings])
 
 
 def _refuse_unused(name: str, users: Sequence[HandoffFormat]) -> NoReturn:
     named = ", ".join(form.name for form in users)
-    raise ConfigError(f"{name} would say nothing to the formats that are written; it is for {named}")
+    raise ConfigError(f"{name}: there is no format that it is for ({named}); ask for one, or leave it out")
 
 
 def prepared_formats(
     formats: Sequence[HandoffFormat],
     model: Path,
+    graph: ir.Graph,
     layers: Sequence[Layer],
-    inputs: GivenInputs,
+    *,
+    name: str,
+    inputs: GivenInputs | None,
+    dims: Mapping[str, int],
     settings: ReceiverSettings,
 ) -> tuple[HandoffFormat, ...]:
-    """The formats with what they need besides the layers; the model is run if one of them needs that.
+    """The formats with what they need of the model besides its layers; it is run if one of them needs that.
 
     Args:
         formats: The formats.
         model: The file of the mapped model.
+        graph: Its main graph.
         layers: Its layers.
-        inputs: What it is run on.
+        name: What it is called.
+        inputs: What it is run on; random numbers if None.
+        dims: Sizes of symbolic dimensions of random inputs.
         settings: Bits of numbers and converters.
 
     Raises:
-        ConfigError: If the model does not run on the inputs, or a format cannot hold a layer.
-        ModelError: If the model cannot be read.
+        ConfigError: If the inputs do not fit the model, or it does not run on them.
+        ModelError: If ONNX Runtime does not load the model.
     """
-    sample = run_sample(model, layers, inputs) if any(form.needs_run for form in formats) else None
-    preparation = Preparation(model, sample, settings)
+    sample = None
+    if any(form.needs_sample for form in formats):
+        has_shapes = any(form.is_for_costs for form in formats)
+        sample = run_sample(model, graph, layers, inputs, dims, has_shapes=has_shapes)
+    preparation = Preparation(name, model, layers, sample, settings)
     return tuple(form.prepared(preparation) for form in formats)
 
 
@@ -125,7 +146,7 @@ def check_formats(formats: Sequence[HandoffFormat], layers: Sequence[Layer]) -> 
         ConfigError: If one cannot hold a layer.
     """
     order = list(FORMATS)
-    for form in sorted(formats, key=lambda form: order.index(form.name)):
+    for form in sorted(formats, key=lambda item: order.index(item.name)):
         form.check(layers)
     return tuple(f"{form.name}: {note}" for form in formats for note in format_notes(form, layers))
 

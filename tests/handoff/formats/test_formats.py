@@ -22,7 +22,7 @@ from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 
-FORMATS = ["fusion", "fusion-pair", "neurosim", "npy"]
+FORMATS = ["fusion", "fusion-pair", "csv", "npy"]
 SCHEME = MappingScheme(converters.SinglePairConductanceConverter(), Granularity("channel"))
 
 
@@ -43,7 +43,7 @@ def test_the_manifest_and_the_report_name_every_file_with_its_checksum(mapped, t
         assert (record.bytes, record.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
-@pytest.mark.parametrize("name", ["fusion/signs.csv", "neurosim/L000_g_minus.csv", "npy/L000/T0000/g_plus.npy"])
+@pytest.mark.parametrize("name", ["fusion/signs.csv", "csv/L000_g_minus.csv", "npy/L000/T0000/g_plus.npy"])
 def test_a_change_of_any_file_is_found(handed_off, name):
     bundle = handed_off("Conv", scheme=SCHEME, formats=FORMATS)
     path = bundle.path / name
@@ -76,8 +76,8 @@ def test_only_what_is_asked_for_is_written(mapped, tmp_path):
 @pytest.mark.parametrize(
     ("formats", "message"),
     [
-        (["csv"], "a format is one of fusion, fusion-pair, neurosim, npy, but not 'csv'"),
-        (["npy", "neurosim", "npy"], "the format 'npy' is given twice; give it once"),
+        (["xml"], "a format is one of fusion, fusion-pair, csv, neurosim, npy, but not 'xml'"),
+        (["npy", "csv", "npy"], "the format 'npy' is given twice; give it once"),
     ],
 )
 def test_unknown_and_repeated_formats_are_errors(mapped, tmp_path, formats, message):
@@ -117,7 +117,7 @@ def test_a_disk_that_text_fills_is_one_line_and_leaves_nothing(parse, tmp_path, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
         write_bundle(folder / "mapped.onnx", folder / "out", (128, 128))
         shutil.rmtree(folder / "out")
-        for name in ("fusion", "fusion-pair", "neurosim"):
+        for name in ("fusion", "fusion-pair", "csv"):
             try:
                 write_bundle(folder / "mapped.onnx", folder / "out", (128, 128), formats=[name])
             except ConfigError as error:
@@ -174,8 +174,8 @@ def test_what_a_format_leaves_out_is_in_the_report_and_in_its_readme(handed_off,
 
 
 def test_the_readme_has_sizes_devices_scales_factor_and_bias_of_every_layer(handed_off):
-    bundle = handed_off("Gemm", formats=["neurosim"])
-    readme = (bundle.path / "neurosim" / "README.txt").read_text()
+    bundle = handed_off("Gemm", formats=["csv"])
+    readme = (bundle.path / "csv" / "README.txt").read_text()
     scale = bundle.layers[0].record.scale.value
     assert 'L000: weight "W" of Gemm, 13 inputs x 10 outputs\n' in readme
     assert "devices g_plus (coefficient 1), g_minus (coefficient -1), from 0 to 25 µS, offset 0 µS\n" in readme
@@ -192,10 +192,10 @@ def test_the_readme_says_that_integer_codes_are_rounded(parse, tmp_path):
     )  # fmt: skip
     MapConductances()(model)
     save_model(model, tmp_path / "mapped.onnx")
-    report = write_bundle(tmp_path / "mapped.onnx", tmp_path / "out", (5, 4), formats=["neurosim"])
+    report = write_bundle(tmp_path / "mapped.onnx", tmp_path / "out", (5, 4), formats=["csv"])
     note = "weights of integer codes: what the scale gives is still to be rounded, and the zero point added: L000"
-    assert f"neurosim: {note}" in report.notes
-    assert "round, and add the zero point" in (tmp_path / "out" / "neurosim" / "README.txt").read_text()
+    assert f"csv: {note}" in report.notes
+    assert "round, and add the zero point" in (tmp_path / "out" / "csv" / "README.txt").read_text()
 
 
 def test_progress_counts_the_numbers_that_become_text(mapped, tmp_path):
@@ -216,7 +216,7 @@ def test_rows_of_the_bias_are_in_the_arrays_of_tiles_and_named_where_they_are_le
     assert (f"{name}: {text}" in report.notes) is (name != "npy")
     assert not any("biases are not in it" in note for note in report.notes)
     bundle.verify_hashes()
-    if name == "neurosim":
+    if name == "csv":
         found = np.loadtxt(bundle.path / name / "L000_g_plus.csv", delimiter=",")
         assert found.shape == (3 * 3 * 2, 7)
     if name == "npy":

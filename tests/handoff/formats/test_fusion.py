@@ -329,7 +329,7 @@ CUT_BY_DEFAULT = "aihwkit cuts a layer of more than 512 inputs or outputs into t
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(513, 2), (2, 513), (512, 512)])
-@pytest.mark.parametrize("name", ["fusion", "fusion-pair", "neurosim"])
+@pytest.mark.parametrize("name", ["fusion", "fusion-pair", "csv"])
 def test_layers_that_aihwkit_cuts_by_default_are_named(parse, tmp_path, name, inputs, outputs):
     model = parse(f"g (float[N, {inputs}] x) => (float y) {{ y = MatMul(x, W) }}", W=normal(inputs, outputs))
     MapConductances(scheme=for_the_chip())(model)
@@ -338,7 +338,7 @@ def test_layers_that_aihwkit_cuts_by_default_are_named(parse, tmp_path, name, in
     found = [note for note in report.notes if CUT_BY_DEFAULT in note]
     tiles = TorchInferenceRPUConfig().mapping
     is_cut = inputs > tiles.max_input_size or outputs > tiles.max_output_size
-    assert len(found) == int(is_cut and name != "neurosim")
+    assert len(found) == int(is_cut and name != "csv")
     assert all(note.endswith("here it is whole: L000") for note in found)
 
 
@@ -367,7 +367,7 @@ SINGLE_DEVICE = converters.SingleDeviceConductanceConverter(g_max=40.0)
             MappingScheme(converters.SinglePairConductanceConverter(), Granularity("tile", (5, 4))),
             "one scale for each output, but with the granularity tile an output has 3; map with --granularity channel",
         ),
-        ("fusion-pair", MappingScheme(N_PAIR), r"one pair of devices, but .* to 4 devices .* choose neurosim or npy"),
+        ("fusion-pair", MappingScheme(N_PAIR), r"one pair of devices, but .* to 4 devices .* choose csv or npy"),
         ("fusion-pair", MappingScheme(SINGLE_DEVICE), "one pair of devices, but SingleDeviceConductanceConverter"),
     ],
 )

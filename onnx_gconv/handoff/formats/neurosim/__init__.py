@@ -1,0 +1,1 @@
+"""Folders that NeuroSim's program runs on: the network, its weights, and what arrives at its layers."""

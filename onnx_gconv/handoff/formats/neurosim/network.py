@@ -1,0 +1,255 @@
+"""A model as NeuroSim's network: a line for each layer, and which layers it cannot hold.
+
+A line is ``H, W, C_in, kernel height, kernel width, C_out, pooling follows, stride``, with the height and width of what
+arrives, before padding; a fully connected layer is ``1, 1, inputs, 1, 1, outputs, 0, 1`` (``getNetStructure`` in
+``main.cpp``, ``NetWork_VGG8.csv``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.handoff.formats.neurosim.windows import Windows, windows_of
+from onnx_gconv.handoff.formats.sample import LayerInput, Sample
+from onnx_gconv.weights.constants import constant_tensor
+
+__all__ = ["NetworkLayer", "network_of", "rows_of_subarrays"]
+
+_POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"})
+_MEANS = frozenset({"ReduceMean", "ReduceMax"})
+_IMAGE_RANK = 4
+
+_CONVOLUTIONS = frozenset({"Conv", "FusedConv"})
+
+# Ops that multiply the last axis of what arrives, or the one before it if an attribute says so: the name of the
+# attribute if the weight stands right, and if it stands left. `None` is for ops without it.
+_PRODUCTS: dict[str, tuple[str | None, str | None]] = {
+    "MatMul": (None, None),
+    "Gemm": ("transA", "transB"),
+    "FusedGemm": ("transA", "transB"),
+    "FusedMatMul": ("transA", "transB"),
+    "TransposeMatMul": ("transA", "transB"),
+    "GemmFastGelu": (None, None),
+    "MatMulNBits": (None, None),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkLayer:
+    """A layer that NeuroSim can hold.
+
+    Attributes:
+        layer: The layer.
+        line: Its line of the network.
+        windows: What arrives, of one sample.
+    """
+
+    layer: Layer
+    line: tuple[int, int, int, int, int, int, int, int]
+    windows: Windows
+
+    @property
+    def positions_read(self) -> int:
+        """How many positions NeuroSim reads of the input file, the first ones.
+
+        It computes ``(H - kernel height + 1) / stride * (W - kernel width + 1) / stride`` in floating point and cuts
+        that (``numInVector`` in ``Chip.cpp``), so that it does not know of padding.
+        """
+        height, width, _, kernel_height, kernel_width, _, _, stride = self.line
+        return int((height - kernel_height + 1) / stride * (width - kernel_width + 1) / stride)
+
+
+def network_of(layers: Sequence[Layer], sample: Sample) -> tuple[tuple[NetworkLayer, ...], dict[str, str]]:
+    """The layers that NeuroSim can hold in the order in which they run, and why it cannot hold the others.
+
+    Args:
+        layers: The layers of the model.
+        sample: What arrives at them.
+
+    Returns:
+        The layers, and for the id of each other one the reason.
+    """
+    found: list[tuple[ir.Node, NetworkLayer]] = []
+    refused: dict[str, str] = {}
+    for layer, arriving in zip(layers, sample.inputs, strict=True):
+        item = _network_layer(layer, arriving, sample.batch)
+        if isinstance(item, str):
+            refused[layer.id] = item
+        elif not isinstance(arriving, str):
+            found.append((arriving.node, item))
+    graph = found[0][0].graph if found else None
+    order = {} if graph is None else {node: number for number, node in enumerate(graph)}
+    found.sort(key=lambda item: order[item[0]])
+    pooled = _followed_by_pools([node for node, _ in found], order)
+    return tuple(_with_pool(item, is_pooled=node in pooled) for node, item in found), refused
+
+
+def _with_pool(item: NetworkLayer, *, is_pooled: bool) -> NetworkLayer:
+    height, width, channels, kernel_height, kernel_width, outputs, _, stride = item.line
+    return replace(item, line=(height, width, channels, kernel_height, kernel_width, outputs, int(is_pooled), stride))
+
+
+def _network_layer(layer: Layer, arriving: LayerInput | str, batch: int) -> NetworkLayer | str:
+    """A layer, before anybody knows of pooling; or why NeuroSim cannot hold it."""
+    if (reason := _why_no_matrix(layer)) is not None:
+        return reason
+    if isinstance(arriving, str):
+        return arriving
+    values = _real_numbers(arriving.values)
+    if isinstance(values, str):
+        return values
+    if layer.consumers[0].op_type in _CONVOLUTIONS:
+        return _convolution(layer, arriving.node, values)
+    return _product(layer, arriving.node, values, batch)
+
+
+def _real_numbers(values: NDArray[Any]) -> NDArray[np.float64] | str:
+    if values.dtype.kind not in "fV":  # bfloat16 is of kind V
+        return f"its inputs are integers ({values.dtype}), whose zero point the node subtracts itself"
+    if not values.size:
+        return "nothing arrives there in a run of one sample"
+    values = values.astype(np.float64)
+    return values if np.isfinite(values).all() else "what arrives there in a run of one sample is not finite"
+
+
+def _why_no_matrix(layer: Layer) -> str | None:
+    consumer, matrices = layer.consumers[0], layer.layout.matrices
+    if len(layer.consumers) > 1:
+        return f"{len(layer.consumers)} nodes multiply with it, but a layer of NeuroSim runs once"
+    if layer.op.convolution is not None and matrices > 1:
+        is_depthwise = layer.layout.rows == math.prod(layer.op.kernel_shape(layer.view))
+        kind = "a depthwise convolution, " if is_depthwise else ""
+        return f"it is {kind}{matrices} groups, but a layer of NeuroSim is one matrix"
+    if matrices > 1:
+        return f"it has {matrices} matrices, but a layer of NeuroSim is one"
+    if consumer.op_type not in {*_CONVOLUTIONS, *_PRODUCTS}:
+        return f"it is a weight of {consumer.op_type}, but NeuroSim knows convolutions and products with a matrix alone"
+    return None
+
+
+def _convolution(layer: Layer, node: ir.Node, values: NDArray[np.float64]) -> NetworkLayer | str:
+    kernel = layer.op.kernel_shape(layer.view)
+    windows = windows_of(node, kernel, values[0])
+    if isinstance(windows, str):
+        return windows
+    channels, height, width = windows.values.shape
+    line = (height, width, channels, *windows.kernel, layer.layout.columns, 0, windows.stride)
+    item = NetworkLayer(layer, line, windows)
+    if item.positions_read < 1:
+        size = "x".join(map(str, values.shape[2:]))
+        return (
+            f"its kernel of {'x'.join(map(str, kernel))} is larger than the {size} that arrive, and NeuroSim, which "
+            "does not count padding, would have it run nowhere"
+        )
+    return item
+
+
+def _product(layer: Layer, node: ir.Node, values: NDArray[np.float64], batch: int) -> NetworkLayer | str:
+    positions = _positions(layer, node, values)
+    if isinstance(positions, str):
+        return positions
+    if len(positions) % batch == 0:
+        positions = positions[: len(positions) // batch]
+    count, inputs = positions.shape
+    windows = Windows(positions.T.reshape(inputs, count, 1))
+    return NetworkLayer(layer, (count, 1, inputs, 1, 1, layer.layout.columns, 0, 1), windows)
+
+
+def _positions(layer: Layer, node: ir.Node, values: NDArray[np.float64]) -> NDArray[np.float64] | str:
+    """What arrives at a product, [positions, inputs]."""
+    consumer = layer.consumers[0]
+    slot = layer.op.slot(consumer.slot)
+    is_right = slot is not None and slot.activation < consumer.slot
+    right, left = _PRODUCTS[consumer.op_type]
+    attribute = right if is_right else left
+    is_swapped = attribute is not None and bool(node.attributes.get_int(attribute, 0))
+    if any(node.attributes.get_int(name, 0) for name in ("transBatchA", "transBatchB")):
+        return f"{consumer.op_type} moves the batch of what arrives there"
+    if values.ndim > 1 and is_swapped is is_right:
+        values = np.moveaxis(values, -2, -1)
+    if values.shape[-1] != layer.layout.rows:
+        return f"vectors of {values.shape[-1]} numbers arrive there, but it has {layer.layout.rows} inputs"
+    return values.reshape(-1, layer.layout.rows)
+
+
+def _followed_by_pools(nodes: Sequence[ir.Node], order: dict[ir.Node, int]) -> set[ir.Node]:
+    """Of the layers that feed a pooling node, the one that runs last, as NeuroSim V1.5 notes it (``add_pool``)."""
+    found, known = set(), frozenset(nodes)
+    for node in order:
+        if _is_pool(node) and (feeding := _feeding(node, known)):
+            found.add(max(feeding, key=order.__getitem__))
+    return found
+
+
+def _feeding(node: ir.Node, layers: frozenset[ir.Node]) -> set[ir.Node]:
+    """The layers that feed a node, without other layers and pooling nodes between."""
+    found: set[ir.Node] = set()
+    seen: set[ir.Node] = set()
+    rest = list(_producers(node.inputs[:1]))
+    while rest:
+        one = rest.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        if one in layers:
+            found.add(one)
+        elif not _is_pool(one):
+            rest.extend(_producers(one.inputs))
+    return found
+
+
+def _producers(values: Iterable[ir.Value | None]) -> Iterable[ir.Node]:
+    return (node for value in values if value is not None and (node := value.producer()) is not None)
+
+
+def _is_pool(node: ir.Node) -> bool:
+    """Whether a node takes something of neighbouring positions of an image, or of all."""
+    if node.op_type in _POOLS:
+        return True
+    value = node.inputs[0] if node.inputs else None
+    if node.op_type not in _MEANS or value is None or value.shape is None or len(value.shape) != _IMAGE_RANK:
+        return False
+    given = node.attributes.get_ints("axes", None)
+    if given is None and len(node.inputs) > 1 and node.inputs[1] is not None:
+        tensor = constant_tensor(node.inputs[1])
+        given = None if tensor is None else tensor.numpy().tolist()
+    return {axis % _IMAGE_RANK for axis in given or ()} == {_IMAGE_RANK - 2, _IMAGE_RANK - 1}
+
+
+def rows_of_subarrays(lines: Sequence[Sequence[int]], columns_per_weight: int, rows: int) -> int:
+    """The rows of a sub-array: those of the chip's arrays, halved until NeuroSim takes them.
+
+    With ``novelMapping``, layers of the commonest kernel with at least as many inputs as a sub-array has rows stand on
+    processing elements, whose size is that of the widest of these layers, rounded up to a power of two. It has to be
+    at least twice that of a sub-array (``ChipDesignInitialize`` and ``ChipFloorPlan`` in ``Chip.cpp``); if not,
+    NeuroSim says "SubArray Size is too large" and goes on to a fault of memory.
+
+    Args:
+        lines: The lines of the network.
+        columns_per_weight: How many cells hold a weight.
+        rows: Of the chip's arrays.
+    """
+    kernels = [line[3] * line[4] for line in lines]
+    counts = [1 + (kernels.count(kernel) if kernel != 1 else 0) for kernel in kernels]
+    commonest = kernels[counts.index(max(counts))]
+    while rows > 1:
+        widest = max(
+            (
+                line[5] * columns_per_weight
+                for line, kernel in zip(lines, kernels, strict=True)
+                if kernel == commonest and line[2] * kernel >= rows
+            ),
+            default=0,
+        )
+        if widest and 2 ** math.ceil(math.log2(widest)) >= 2 * rows:
+            break
+        rows //= 2
+    return rows

@@ -1,0 +1,145 @@
+"""The format: a folder that NeuroSim's program runs on as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.errors import ConfigError
+from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, LayerNote, Preparation
+from onnx_gconv.handoff.formats.hashed_file import HashedFile
+from onnx_gconv.handoff.formats.neurosim.mem_states import MEM_STATES_FILE, mem_states_text
+from onnx_gconv.handoff.formats.neurosim.plan import INPUT_BITS, WEIGHT_BITS, Plan
+from onnx_gconv.handoff.formats.neurosim.texts import (
+    COMMAND_FILE,
+    COMMAND_FILE_V15,
+    command_text,
+    network_text,
+    readme_text_of,
+)
+from onnx_gconv.handoff.formats.neurosim.traces import write_bits, write_integers
+from onnx_gconv.handoff.formats.neurosim.weights import write_weights
+from onnx_gconv.handoff.manifest import FileRecord
+
+__all__ = ["Neurosim"]
+
+_MOST_NAMED = 4
+
+
+class Neurosim(HandoffFormat):
+    """Network, weights, traces of one sample, commands, and the states of a cell.
+
+    Args:
+        plan: What is written; None as long as no model is known.
+    """
+
+    name = "neurosim"
+    description = "what the program of DNN+NeuroSim V1.4 and V1.5 runs on; --inputs gives its sample"
+    content = ""
+    remarks = (
+        f"weights have {WEIGHT_BITS} bits and inputs {INPUT_BITS}, as NeuroSim's defaults",
+        "tiles are not in it; NeuroSim cuts matrices itself",
+        "which of NeuroSim's parameters have to agree is in README.txt",
+    )
+    needs_sample = True
+
+    def __init__(self, plan: Plan | None = None) -> None:
+        self._plan = plan
+
+    def prepared(self, preparation: Preparation) -> Neurosim:
+        """The format with the network of a model."""
+        return Neurosim(Plan.of(preparation.name, preparation.layers, preparation.run))
+
+    @property
+    def plan(self) -> Plan:
+        """What is written."""
+        assert self._plan is not None  # noqa: S101 - nothing is asked before `prepared`
+        return self._plan
+
+    def check(self, layers: Sequence[Layer]) -> None:
+        """Check that NeuroSim can hold one layer at least."""
+        if not self.plan.network:
+            reasons = "; ".join(
+                f"{layer.record.quoted}: {self.plan.refused[layer.id]}" for layer in layers[:_MOST_NAMED]
+            )
+            raise ConfigError(f"NeuroSim can hold no layer of the model ({reasons}); leave the format neurosim out")
+
+    def held(self, layers: Sequence[Layer]) -> Sequence[Layer]:  # noqa: ARG002 - of the plan
+        """Those that NeuroSim can hold, in the order in which they run."""
+        return self.plan.layers
+
+    def readme_content(self) -> str:
+        """The files, the commands, and the parameters."""
+        return readme_text_of(self.plan)
+
+    def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
+        """Which layers are not written and why, and what NeuroSim does otherwise than the chip."""
+        plan = self.plan
+        refused = [
+            LayerNote(
+                f"not written, because {reason}", [layer for layer in layers if plan.refused.get(layer.id) == reason]
+            )
+            for reason in dict.fromkeys(plan.refused.values())
+        ]
+        random = "what arrives at layers is of a run on random numbers, which says little of energy; give --inputs"
+        smaller = (
+            f"the command has sub-arrays of {plan.subarray_rows} rows, as NeuroSim stops at larger ones for so small "
+            f"a network; the chip's have {plan.rows}"
+        )
+        ranges = "devices have several ranges of conductance, but NeuroSim has one"
+        states = f"{MEM_STATES_FILE} is not written, because {plan.levels}"
+        return (
+            *refused,
+            LayerNote(random, plan.layers if plan.sample.source is None else ()),
+            LayerNote(smaller, plan.layers if plan.subarray_rows < plan.rows else ()),
+            LayerNote(
+                "NeuroSim counts positions without padding, and reads fewer than there are",
+                [item.layer for item in plan.network if item.positions_read < item.windows.positions],
+            ),
+            LayerNote(ranges, plan.layers if len(plan.ranges_us) > 1 else ()),
+            LayerNote(states, plan.layers if isinstance(plan.levels, str) else ()),
+        )
+
+    def cells(self, layers: Sequence[Layer]) -> int:  # noqa: ARG002 - of the plan
+        """Weights, and integers of inputs, which are written twice."""
+        return sum(
+            item.layer.layout.rows * (item.layer.layout.columns + 2 * item.windows.positions)
+            for item in self.plan.network
+        )
+
+    def write(
+        self,
+        layers: Sequence[Layer],  # noqa: ARG002 - of the plan
+        folder: Path,
+        advance: Callable[[int], None],
+    ) -> Iterator[FileRecord]:
+        """Write all files but README.txt."""
+        plan = self.plan
+        yield self._text(folder, plan.network_file, network_text(plan))
+        for item in plan.network:
+            yield write_weights(item.layer, WEIGHT_BITS, folder, self._path(plan.weight_file(item)), advance)
+            yield write_bits(item.windows, INPUT_BITS, folder, self._path(plan.bits_file(item)), advance)
+            yield write_integers(item.windows, INPUT_BITS, folder, self._path(plan.integers_file(item)), advance)
+        for name, version in ((COMMAND_FILE, "V1.4"), (COMMAND_FILE_V15, "V1.5")):
+            yield self._text(folder, name, command_text(plan, version))
+            _let_run(folder / self._path(name))
+        if not isinstance(plan.levels, str):
+            means = plan.levels.values(np.float64)
+            yield self._text(folder, MEM_STATES_FILE, mem_states_text(means, [0.0] * len(means)))
+
+    def _path(self, name: str) -> str:
+        return f"{self.name}/{name}"
+
+    def _text(self, folder: Path, name: str, text: str) -> FileRecord:
+        with HashedFile(folder, self._path(name)) as file:
+            file.write(text)
+        return file.record
+
+
+def _let_run(path: Path) -> None:
+    """Let those run a file who may read it."""
+    mode = path.stat().st_mode
+    path.chmod(mode | (mode & 0o444) >> 2)

@@ -1,0 +1,128 @@
+"""What stands in the texts beside NeuroSim's files: the commands, and which of its parameters have to agree."""
+
+from __future__ import annotations
+
+from onnx_gconv.handoff.formats.neurosim.mem_states import MEM_STATES_FILE
+from onnx_gconv.handoff.formats.neurosim.plan import INPUT_BITS, WEIGHT_BITS, Plan
+from onnx_gconv.visible_text import visible
+
+__all__ = ["COMMAND_FILE", "COMMAND_FILE_V15", "command_text", "network_text", "readme_text_of"]
+
+COMMAND_FILE = "trace_command.sh"
+COMMAND_FILE_V15 = "trace_command_V1.5.sh"
+
+_OHM_US = 1e6  # 1 / 1 µS in ohm
+_NO_CONDUCTANCE_OHM = 1e12
+
+_STATES = f"""\
+{MEM_STATES_FILE}: the levels of conductance in siemens, for --mem_states_file of inference.py of V1.5. After read-back,
+onnx-gconv readback --mem-states writes such a file of what the levels became on the chip.
+"""
+
+
+def network_text(plan: Plan) -> str:
+    """The lines of the network."""
+    return "".join(f"{','.join(map(str, item.line))}\n" for item in plan.network)
+
+
+def command_text(plan: Plan, version: str) -> str:
+    """A shell script that runs NeuroSim on the files.
+
+    Args:
+        plan: What is written.
+        version: ``V1.4`` or ``V1.5``, which read what arrives at layers in different forms.
+    """
+    input_file = plan.bits_file if version == "V1.4" else plan.integers_file
+    files = " ".join(f"./{plan.weight_file(item)} ./{input_file(item)}" for item in plan.network)
+    numbers = f"{WEIGHT_BITS} {INPUT_BITS} {plan.subarray_rows} {plan.subarray_rows}"
+    return f"""\
+#!/bin/sh
+# Runs NeuroSim {version}: its program is the argument, or ./NeuroSIM/main. README.txt: which parameters have to agree.
+program=$(realpath "${{1:-./NeuroSIM/main}}") && cd "$(dirname "$0")" || exit 1
+exec "$program" ./{plan.network_file} {numbers} {files}
+"""
+
+
+def readme_text_of(plan: Plan) -> str:
+    """What the files are, how NeuroSim runs on them, and which of its parameters have to agree."""
+    return "\n".join((_files(plan), _parameters(plan), _positions(plan)))
+
+
+def _files(plan: Plan) -> str:
+    source = "random numbers" if plan.sample.source is None else f"the first sample of {visible(plan.sample.source)}"
+    states = f"{MEM_STATES_FILE} is not there: {plan.levels}.\n" if isinstance(plan.levels, str) else _STATES
+    return f"""\
+These files are for NeuroSim's own program, main, of DNN+NeuroSim V1.4 and of V1.5 (branch 2DInferenceV1.5-dev):
+
+    ./{COMMAND_FILE} .../NeuroSIM/main            V1.4
+    ./{COMMAND_FILE_V15} .../NeuroSIM/main       V1.5
+
+{plan.network_file}: a line for each layer: height, width and channels of what arrives, before padding; height and
+width of the kernel; outputs; 1 if pooling follows; stride. A line 1,1,inputs,1,1,outputs,0,1 is fully connected.
+
+weightLAYER.csv: weights from -1 to 1, a line for each input, a number for each output; inputs of a convolution are
+(channel, kernel row, kernel column). 1 is the largest weight of its scale, or where weights are clipped. NeuroSim gives
+a weight of exactly 1 the code of -1 (of 2^bits, the cells hold the lowest bits alone), so that the largest number is
+the largest that still gives the code {2**WEIGHT_BITS - 1}. The files are for weights of {WEIGHT_BITS} bits.
+
+inputLAYER.csv: what arrives in {source}: a line for each input, {INPUT_BITS} bits for
+each position, two's complement, the most significant bit first, of round(x / max|x| * {2 ** (INPUT_BITS - 1) - 1}).
+inputLAYER_V1.5.csv: the same as integers, which V1.5 reads instead. Each version takes the other's file without a word.
+
+{states}"""
+
+
+def _parameters(plan: Plan) -> str:
+    rows, taken = plan.rows, plan.subarray_rows
+    if taken == rows:
+        size = f"numColSubArray = {plan.columns} of Param.cpp, as numRowSubArray = {rows} of the command"
+    else:
+        size = (
+            f"numColSubArray = {taken} of Param.cpp, as numRowSubArray = {taken} of the command. The chip's arrays are\n"
+            f"  {rows}x{plan.columns}, but for so small a network NeuroSim stops at sub-arrays of more than {taken} rows"
+        )
+    why = (
+        f"{plan.levels}; with as many bits as a weight, a weight has one cell"
+        if isinstance(plan.levels, str)
+        else f"devices have {plan.levels.count} levels"
+    )
+    ranges = "\n".join(_resistances(low, high) for low, high in plan.ranges_us)
+    several = "" if len(plan.ranges_us) == 1 else (
+        "\n  Devices of layers have several ranges, but NeuroSim has one for all; run it once for each of them."
+    )  # fmt: skip
+    return f"""\
+Parameters that have to agree (Param.cpp of NeuroSim; then make):
+- memcelltype = 2 (RRAM). With 1 (SRAM, the default of V1.4) no figure depends on the weights.
+- cellBit = {plan.cell_bits}: {why}.
+- {size}.
+- numRowParallel: the last number of the command, rows that are read at once.
+- synapseBit = {WEIGHT_BITS} and numBitInput = {INPUT_BITS} of the command: those of the files.
+- algoWeightMin = -1, algoWeightMax = 1 (the defaults).
+{ranges}{several}
+- levelOutput: two to the power of the bits of the ADC. Nothing here says how many the chip has.
+NeuroSim holds a weight in one device for each cell, from the lowest to the highest conductance, and a column of dummy
+cells; this mapping has {_devices(plan)}. Its figures are of its own chip with these weights.
+"""
+
+
+def _devices(plan: Plan) -> str:
+    counts = dict.fromkeys(len(item.layer.record.conductances) for item in plan.network)
+    return " or ".join(f"{count} device{'s' if count > 1 else ''} for each weight" for count in counts)
+
+
+def _resistances(low_us: float, high_us: float) -> str:
+    if low_us > 0:
+        off = f"resistanceOff = {_OHM_US / low_us:.9g} (ohm; 1 / g_min of {low_us:g} µS)"
+    else:
+        off = f"resistanceOff = {_NO_CONDUCTANCE_OHM:g} (ohm; g_min is 0 µS, which is no resistance)"
+    return f"- resistanceOn = {_OHM_US / high_us:.9g} (ohm; 1 / g_max of {high_us:g} µS), {off}."
+
+
+def _positions(plan: Plan) -> str:
+    lines = "\n".join(
+        f"- {item.layer.id}: {item.positions_read:,} of {item.windows.positions:,}" for item in plan.network
+    )
+    return f"""\
+Positions of each layer that NeuroSim reads; it counts (H - kernel + 1) / stride, without padding:
+{lines}
+"""

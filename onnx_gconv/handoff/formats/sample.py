@@ -1,0 +1,231 @@
+"""What arrives at the layers of a model when one sample runs through it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.crossbars.bias import multiplying_node
+from onnx_gconv.crossbars.layers import Layer
+from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.weights.mvm_ops import MvmOp, WeightSlot, known_op, mvm_op
+from onnx_gconv.weights.weight_path import reached_inputs
+
+if TYPE_CHECKING:
+    from onnx_gconv.runtime.session import ModelSession
+
+__all__ = ["GivenInputs", "LayerInput", "LayerUse", "Sample", "run_sample", "uses_of"]
+
+GivenInputs: TypeAlias = str | os.PathLike[str] | Mapping[str, NDArray[Any]]
+"""A file .npz with an array for each input of a model, or the arrays by name."""
+
+_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class LayerInput:
+    """What arrives at a layer.
+
+    Attributes:
+        node: The node that multiplies with its weight.
+        values: The other operand, as the node takes it, of all samples.
+    """
+
+    node: ir.Node
+    values: NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One sample in the layers of a model.
+
+    Attributes:
+        source: Where it is from; None if it is made of random numbers.
+        batch: How many samples ran together; the first one counts.
+        inputs: For each layer what arrives there, or why nobody knows.
+        feeds: The shapes of the inputs of the model, by name.
+        shapes: If they were asked for, the shapes of what goes into the nodes of the main graph that can have weights,
+            and of what comes out of them, by the names of values.
+    """
+
+    source: str | None
+    batch: int
+    inputs: tuple[LayerInput | str, ...]
+    feeds: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def shape(self, value: ir.Value) -> tuple[int, ...] | None:
+        """The shape of an operand or product of a node that can have a weight; None if it is in a subgraph."""
+        return self.shapes.get(value.name or "")
+
+    def shape_of_input(self, value: ir.Value) -> tuple[int, ...] | None:
+        """The shape of an input of the model."""
+        return self.feeds.get(value.name or "")
+
+    def __str__(self) -> str:
+        shapes = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in self.feeds.items())
+        return f"{shapes}, {'random numbers' if self.source is None else f'from {self.source}'}"
+
+
+@dataclass(frozen=True, eq=False)
+class LayerUse:
+    """A node that multiplies the weight of a layer with what arrives there.
+
+    Attributes:
+        node: The node.
+        op: What is known of its op.
+        slot: Where the weight stands in it.
+    """
+
+    node: ir.Node
+    op: MvmOp
+    slot: WeightSlot
+
+    @property
+    def activation(self) -> ir.Value:
+        """What the weight is multiplied with."""
+        value = self.node.inputs[self.slot.activation]
+        assert value is not None  # noqa: S101 - ONNX requires that input of all ops in the table
+        return value
+
+    @property
+    def output(self) -> ir.Value:
+        """The product."""
+        return self.node.outputs[0]
+
+
+def uses_of(layer: Layer) -> tuple[LayerUse, ...]:
+    """The nodes that multiply the weight of a layer, the one with the matrix view of the layer first."""
+    found = []
+    for consumer in layer.consumers:
+        node, op = multiplying_node(layer.mapped.value, consumer), known_op(consumer.domain, consumer.op_type)
+        slot = None if op is None else op.slot(consumer.slot)
+        if node is not None and op is not None and slot is not None:
+            found.append(LayerUse(node, op, slot))
+    return tuple(found)
+
+
+def run_sample(
+    model: Path,
+    graph: ir.Graph,
+    layers: Sequence[Layer],
+    given: GivenInputs | None,
+    dims: Mapping[str, int],
+    *,
+    has_shapes: bool = False,
+) -> Sample:
+    """Run a model once, and see what arrives at its layers.
+
+    Args:
+        model: The file of the mapped model.
+        graph: Its main graph.
+        layers: The layers.
+        given: Inputs of the model; random ones of sizes that it takes if None.
+        dims: Sizes of symbolic dimensions of random ones.
+        has_shapes: Whether shapes are kept, too.
+
+    Raises:
+        ConfigError: If the inputs do not fit the model, or it does not run on them.
+        ModelError: If ONNX Runtime does not load the model.
+    """
+    from onnx_gconv.runtime.session import ModelSession, RuntimeRefusal
+
+    values = [_operand(layer, graph) for layer in layers]
+    looked_at = [item[1] for item in values if not isinstance(item, str)]
+    shaped = list(_operands_and_products(graph, layers)) if has_shapes else []
+    computed = [value.name for value in (*looked_at, *shaped) if not _is_given(value) and value.const_value is None]
+    try:
+        with ModelSession(model, "all", inner=[name for name in computed if name]) as session:
+            feeds, found = _run(session, given, dims)
+    except RuntimeRefusal as refusal:
+        if refusal.stage == "load":
+            raise ModelError(f"ONNX Runtime does not load it: {refusal.message}") from None
+        what = "random inputs" if given is None else f"the inputs of {_source(given)}"
+        raise ConfigError(
+            f"ONNX Runtime does not run it on {what}: {refusal.message}; give inputs of your own"
+        ) from None
+    known = {**feeds, **found}
+    batch = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
+    return Sample(
+        source=None if given is None else _source(given),
+        batch=max(batch, 1),
+        inputs=tuple(item if isinstance(item, str) else _found(*item, known) for item in values),
+        feeds={name: tuple(array.shape) for name, array in feeds.items()},
+        shapes=dict(_shapes(shaped, known)),
+    )
+
+
+def _operands_and_products(graph: ir.Graph, layers: Sequence[Layer]) -> Iterator[ir.Value]:
+    """What goes into nodes that can have weights, besides mapped weights, and what comes out of them."""
+    weights = {found for layer in layers for found in reached_inputs(layer.mapped.value)}
+    for node in graph:
+        op = mvm_op(node)
+        if op is None:
+            continue
+        for index in dict.fromkeys(slot.activation for slot in op.slots):
+            value = node.inputs[index] if index < len(node.inputs) else None
+            if value is not None and (node, index) not in weights:
+                yield value
+        yield node.outputs[0]
+
+
+def _shapes(values: Iterable[ir.Value], known: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for value in values:
+        found = known.get(value.name or "", value.const_value)
+        if found is not None and value.name:
+            yield value.name, tuple(map(int, found.shape))
+
+
+def _operand(layer: Layer, graph: ir.Graph) -> tuple[ir.Node, ir.Value] | str:
+    """The node that multiplies with a weight, and what it is multiplied with."""
+    consumer = layer.consumers[0]
+    node, slot = multiplying_node(layer.mapped.value, consumer), layer.op.slot(consumer.slot)
+    if node is None or slot is None:
+        return f"its node {consumer.op_type} is not found"
+    if node.graph is not graph:
+        return "it stands in a subgraph or a function, whose values a run of the model does not show"
+    value = node.inputs[slot.activation] if slot.activation < len(node.inputs) else None
+    if value is None or not value.name:
+        return f"its node {consumer.op_type} has no other operand"
+    return node, value
+
+
+def _is_given(value: ir.Value) -> bool:
+    return value.is_graph_input() and value.const_value is None
+
+
+def _found(node: ir.Node, value: ir.Value, known: Mapping[str, Any]) -> LayerInput | str:
+    array = known.get(value.name or "")
+    if not isinstance(array, np.ndarray):
+        return "what arrives there is no tensor"
+    return LayerInput(node, array)
+
+
+def _run(
+    session: ModelSession, given: GivenInputs | None, dims: Mapping[str, int]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    from onnx_gconv.runtime.attempts import AllRefusedError, first_run
+    from onnx_gconv.runtime.given_inputs import check_inputs, load_inputs
+
+    specs = session.read_input_specs()
+    if isinstance(given, Mapping):
+        feeds = check_inputs(given, specs, source=_source(given))
+        return feeds, session.run(feeds)
+    if given is not None:
+        feeds = load_inputs(Path(given), specs)
+        return feeds, session.run(feeds)
+    try:
+        return first_run(session.run, specs, dims=dims, values={}, seed=_SEED)
+    except AllRefusedError as error:
+        raise error.first from None
+
+
+def _source(given: GivenInputs) -> str:
+    return "inputs" if isinstance(given, Mapping) else Path(given).name

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
 
-__all__ = ["SETTINGS", "ReceiverSettings", "Setting", "figures_text"]
+__all__ = ["SETTINGS", "ReceiverSettings", "Setting", "cells_in_a_row", "figures_text"]
 
 _MOST_BITS = 64
 
@@ -90,6 +91,11 @@ class ReceiverSettings:
         """Those that a user has given, though none of these names is theirs."""
         return [name for name in SETTINGS if name in self.given and name not in names]
 
+    @staticmethod
+    def sentence(name: str) -> str:
+        """What a setting is."""
+        return SETTINGS[name].description
+
     def described(self, name: str) -> str:
         """What README.txt says of one, e.g. ``adc_bits 6 (bits of an analog-to-digital converter): given``."""
         setting = SETTINGS[name]
@@ -100,3 +106,9 @@ class ReceiverSettings:
 def figures_text(figures: Iterable[str]) -> str:
     """What README.txt says of figures that the mapping does not have."""
     return "Figures that the mapping does not have:\n" + "".join(f"- {figure}\n" for figure in figures)
+
+
+def cells_in_a_row(layer: Layer) -> int:
+    """How many columns of arrays a weight has: one for each device, or for each pair that stands in one column."""
+    stacked = len(layer.pairs) if layer.geometry.pair_layout == "interleaved_rows" else 0
+    return len(layer.record.conductances) - stacked

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.handoff.formats.accelforge import AccelForge
 from onnx_gconv.handoff.formats.conductance_csv import ConductanceCsv
 from onnx_gconv.handoff.formats.fusion import Fusion, FusionPair
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, Preparation
@@ -42,6 +43,7 @@ FORMATS: dict[str, HandoffFormat] = {
         Neurosim(),
         Npy(),
         ZigZag(),
+        AccelForge(),
     )
 }
 

@@ -21,7 +21,7 @@ from onnx_gconv.weights.weight_path import reached_inputs
 if TYPE_CHECKING:
     from onnx_gconv.runtime.session import ModelSession
 
-__all__ = ["GivenInputs", "LayerInput", "LayerUse", "Sample", "run_sample", "uses_of"]
+__all__ = ["GivenInputs", "LayerInput", "LayerUse", "Sample", "run_sample"]
 
 GivenInputs: TypeAlias = str | os.PathLike[str] | Mapping[str, NDArray[Any]]
 """A file .npz with an array for each input of a model, or the arrays by name."""
@@ -40,38 +40,6 @@ class LayerInput:
 
     node: ir.Node
     values: NDArray[Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One sample in the layers of a model.
-
-    Attributes:
-        source: Where it is from; None if it is made of random numbers.
-        batch: How many samples ran together; the first one counts.
-        inputs: For each layer what arrives there, or why nobody knows.
-        feeds: The shapes of the inputs of the model, by name.
-        shapes: If they were asked for, the shapes of what goes into the nodes of the main graph that can have weights,
-            and of what comes out of them, by the names of values.
-    """
-
-    source: str | None
-    batch: int
-    inputs: tuple[LayerInput | str, ...]
-    feeds: Mapping[str, tuple[int, ...]]
-    shapes: Mapping[str, tuple[int, ...]]
-
-    def shape(self, value: ir.Value) -> tuple[int, ...] | None:
-        """The shape of an operand or product of a node that can have a weight; None if it is in a subgraph."""
-        return self.shapes.get(value.name or "")
-
-    def shape_of_input(self, value: ir.Value) -> tuple[int, ...] | None:
-        """The shape of an input of the model."""
-        return self.feeds.get(value.name or "")
-
-    def __str__(self) -> str:
-        shapes = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in self.feeds.items())
-        return f"{shapes}, {'random numbers' if self.source is None else f'from {self.source}'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,15 +69,38 @@ class LayerUse:
         return self.node.outputs[0]
 
 
-def uses_of(layer: Layer) -> tuple[LayerUse, ...]:
-    """The nodes that multiply the weight of a layer, the one with the matrix view of the layer first."""
-    found = []
-    for consumer in layer.consumers:
-        node, op = multiplying_node(layer.mapped.value, consumer), known_op(consumer.domain, consumer.op_type)
-        slot = None if op is None else op.slot(consumer.slot)
-        if node is not None and op is not None and slot is not None:
-            found.append(LayerUse(node, op, slot))
-    return tuple(found)
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One sample in the layers of a model.
+
+    Attributes:
+        source: Where it is from; None if it is made of random numbers.
+        batch: How many samples ran together; the first one counts.
+        inputs: For each layer what arrives there, or why nobody knows.
+        uses: For each layer, by its id, the nodes that read its weight, the one with its matrix view first.
+        feeds: The shapes of the inputs of the model, by name.
+        shapes: If they were asked for, the shapes of what goes into the nodes of the main graph that can have weights,
+            and of what comes out of them, by the names of values.
+    """
+
+    source: str | None
+    batch: int
+    inputs: tuple[LayerInput | str, ...]
+    uses: Mapping[str, tuple[LayerUse, ...]]
+    feeds: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def shape(self, value: ir.Value) -> tuple[int, ...] | None:
+        """The shape of an operand or product of a node that can have a weight; None if it is in a subgraph."""
+        return self.shapes.get(value.name or "")
+
+    def shape_of_input(self, value: ir.Value) -> tuple[int, ...] | None:
+        """The shape of an input of the model."""
+        return self.feeds.get(value.name or "")
+
+    def __str__(self) -> str:
+        shapes = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in self.feeds.items())
+        return f"{shapes}, {'random numbers' if self.source is None else f'from {self.source}'}"
 
 
 def run_sample(
@@ -157,9 +148,20 @@ def run_sample(
         source=None if given is None else _source(given),
         batch=max(batch, 1),
         inputs=tuple(item if isinstance(item, str) else _found(*item, known) for item in values),
+        uses={layer.id: _uses_of(layer) for layer in layers},
         feeds={name: tuple(array.shape) for name, array in feeds.items()},
         shapes=dict(_shapes(shaped, known)),
     )
+
+
+def _uses_of(layer: Layer) -> tuple[LayerUse, ...]:
+    found = []
+    for consumer in layer.consumers:
+        node, op = multiplying_node(layer.mapped.value, consumer), known_op(consumer.domain, consumer.op_type)
+        slot = None if op is None else op.slot(consumer.slot)
+        if node is not None and op is not None and slot is not None:
+            found.append(LayerUse(node, op, slot))
+    return tuple(found)
 
 
 def _operands_and_products(graph: ir.Graph, layers: Sequence[Layer]) -> Iterator[ir.Value]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnx_gconv.crossbars.layers import Layer
@@ -12,8 +11,8 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import save_model
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, LayerNote, Preparation
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
-from onnx_gconv.handoff.formats.receiver_settings import figures_text
-from onnx_gconv.handoff.formats.sample import Sample, uses_of
+from onnx_gconv.handoff.formats.receiver_settings import cells_in_a_row, figures_text
+from onnx_gconv.handoff.formats.sample import Sample
 from onnx_gconv.handoff.formats.zigzag.accelerator import ImcArray, accelerator_yaml, mapping_yaml
 from onnx_gconv.handoff.formats.zigzag.run_script import RUN_SCRIPT
 from onnx_gconv.handoff.formats.zigzag.workload import WEIGHT, problem_of, workload_of
@@ -31,9 +30,11 @@ class ZigZag(HandoffFormat):
 
     Attributes:
         preparation: A run of the model and the settings; None in the table of formats.
+        refused: Why layers are not written, by their ids.
     """
 
     preparation: Preparation | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     name = "zigzag"
     description = "ZigZag (energy and latency)"
@@ -60,14 +61,15 @@ otherwise. Weights are programmed before, and loading them costs nothing.
 
     def prepared(self, preparation: Preparation) -> ZigZag:
         """The format with a run of the model and the settings."""
-        return ZigZag(preparation)
+        found = ((layer.id, _problem(layer, preparation.run)) for layer in preparation.layers)
+        return ZigZag(preparation, {name: problem for name, problem in found if problem is not None})
 
     def readme_content(self) -> str:
         """The files, and where the figures are from that the mapping does not have."""
         settings, array = self._prepared.settings, self._array(self._prepared.layers)
         cells = settings.described("weight_bits")
         if settings.weight_bits is None:
-            devices = max(map(_cells, self.held(self._prepared.layers)))
+            devices = max(map(cells_in_a_row, self.held(self._prepared.layers)))
             rounded = "" if devices == array.cells else ", and ZigZag takes powers of two alone"
             cells = f"weight_size {array.cells}: a weight has {devices} cells in a row of an array{rounded}"
         figures = (
@@ -87,30 +89,31 @@ otherwise. Weights are programmed before, and loading them costs nothing.
             if value is not None and value & (value - 1):
                 raise ConfigError(f"ZigZag takes powers of two for {name}, but it is {value}")
         if not self.held(layers):
-            reasons = "; ".join(f"{layer.record.quoted}: {self._refused[layer.id]}" for layer in layers[:_MOST_NAMED])
+            reasons = "; ".join(f"{layer.record.quoted}: {self.refused[layer.id]}" for layer in layers[:_MOST_NAMED])
             raise ConfigError(f"ZigZag can count no layer of the model ({reasons}); leave the format zigzag out")
 
     def held(self, layers: Sequence[Layer]) -> Sequence[Layer]:
         """Those that ZigZag counts."""
-        return [layer for layer in layers if layer.id not in self._refused]
+        return [layer for layer in layers if layer.id not in self.refused]
 
     def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
         """Which layers ZigZag does not count and why, and which in another way than arrays hold them."""
         held = self.held(layers)
-        most = max(map(_cells, held), default=0)
+        most = max(map(cells_in_a_row, held), default=0)
         return (
             *(
                 LayerNote(
-                    f"not counted, because {reason}", [item for item in layers if self._refused.get(item.id) == reason]
+                    f"not counted, because {reason}", [item for item in layers if self.refused.get(item.id) == reason]
                 )
-                for reason in dict.fromkeys(self._refused.values())
+                for reason in dict.fromkeys(self.refused.values())
             ),
             LayerNote(
-                "read by several nodes, and counted for each of them", [item for item in held if len(uses_of(item)) > 1]
+                "read by several nodes, and counted for each of them",
+                [item for item in held if len(self._prepared.run.uses[item.id]) > 1],
             ),
             LayerNote(
                 f"counted with {most} cells of a weight, as others have, but they have fewer",
-                [item for item in held if _cells(item) < most],
+                [item for item in held if cells_in_a_row(item) < most],
             ),
             LayerNote(
                 "kernels that are not square: ZigZag exchanges their height and width, which leaves numbers of weights "
@@ -146,34 +149,22 @@ otherwise. Weights are programmed before, and loading them costs nothing.
         assert self.preparation is not None  # noqa: S101 - those that write bundles prepare formats first
         return self.preparation
 
-    @functools.cached_property
-    def _refused(self) -> dict[str, str]:
-        """Why layers are not counted, by their ids."""
-        found = ((layer.id, _problem(layer, self._prepared.run)) for layer in self._prepared.layers)
-        return {name: problem for name, problem in found if problem is not None}
-
     @property
     def _uncounted(self) -> set[str]:
         """The products of layers that are not counted, by name."""
-        layers = [layer for layer in self._prepared.layers if layer.id in self._refused]
-        return {use.output.name or "" for layer in layers for use in uses_of(layer)}
+        layers = [layer for layer in self._prepared.layers if layer.id in self.refused]
+        return {use.output.name or "" for layer in layers for use in self._prepared.run.uses[layer.id]}
 
     def _array(self, layers: Sequence[Layer]) -> ImcArray:
         settings, geometry, held = self._prepared.settings, layers[0].geometry, self.held(layers)
         rows, columns = geometry.capacity(is_paired=any(layer.pairs for layer in held))
-        cells = settings.weight_bits or 1 << (max(map(_cells, held)) - 1).bit_length()
+        cells = settings.weight_bits or 1 << (max(map(cells_in_a_row, held)) - 1).bit_length()
         return ImcArray(rows, columns, cells, settings.input_bits, settings.dac_bits, settings.adc_bits)
-
-
-def _cells(layer: Layer) -> int:
-    """How many columns of arrays a weight has: one for each device, or for each pair that stands in one column."""
-    stacked = len(layer.pairs) if layer.geometry.pair_layout == "interleaved_rows" else 0
-    return len(layer.record.conductances) - stacked
 
 
 def _problem(layer: Layer, sample: Sample) -> str | None:
     """Why ZigZag would not count a weight as one; None if it does."""
-    uses = uses_of(layer)
+    uses = sample.uses[layer.id]
     problems = (problem_of(use.node, sample) for use in uses)
     problem = next((item for item in problems if item is not None), None)
     if problem is None and any(use.slot.index != WEIGHT for use in uses):

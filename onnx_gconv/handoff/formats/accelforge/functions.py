@@ -62,7 +62,7 @@ def spec_of(name):
         print(f"{{name}}: inputs are those of AccelForge's example; hand off with --inputs to have your own")
     for key, value in dict(known).items():
         spec.variables[key] = value
-    spec.variables["cell_config"] = str(FOLDER / cell_file)
+    spec.variables["cell_config"] = af.LiteralString(str(FOLDER / cell_file))
     spec.config.expression_custom_functions.append(str(FOLDER / "functions.py"))
     spec.arch.find("Column").spatial[0].fanout = COLUMNS
     spec.arch.find("Row").spatial[0].fanout = ROWS

@@ -151,9 +151,20 @@ def readback(
             show_default=False,
         ),
     ] = None,
+    mem_states: Annotated[
+        Path | None,
+        typer.Option(
+            "--mem-states",
+            help="A CSV file to write: mean and standard deviation of what each level became, in siemens, as NeuroSim "
+            "V1.5 reads its mem_states.csv.",
+            metavar="FILE",
+            rich_help_panel=_FILES,
+            show_default=False,
+        ),
+    ] = None,
     external_data: ExternalData = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Compare, and write nothing.", rich_help_panel=_FILES)
+        bool, typer.Option("--dry-run", help="Compare, and write no model.", rich_help_panel=_FILES)
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -220,6 +231,7 @@ def readback(
             limits=None if limits is None else parse_limits(limits),
             failed_cells=failed_cells,
             pictures=pictures,
+            mem_states=mem_states,
             external_data=external_data,
             dry_run=dry_run,
             accept=verified,

@@ -23,10 +23,12 @@ from onnx_gconv.files.models import check_output_path, save_model
 from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
+from onnx_gconv.files.staging import write_small_file
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import open_bundle
 from onnx_gconv.handoff.compared_tiles import compared_layers, measured_values, of_another_model, tile_errors
 from onnx_gconv.handoff.manifest import LayerRecord
+from onnx_gconv.handoff.measured_states import MeasuredStates, measured_states
 from onnx_gconv.handoff.measurements import (
     FailedCells,
     Measurements,
@@ -54,6 +56,7 @@ def read_back(
     limits: tuple[float, float] | None = None,
     failed_cells: FailedCells = "target",
     pictures: str | os.PathLike[str] | None = None,
+    mem_states: str | os.PathLike[str] | None = None,
     external_data: bool | None = None,
     dry_run: bool = False,
     accept: Callable[[Path], bool] | None = None,
@@ -81,6 +84,9 @@ def read_back(
         failed_cells: What becomes of cells that a mask calls failed: they keep their ``target``, or their readings
             count as ``measured``, as far as there are any.
         pictures: A folder to draw measured minus target into; there must be none. Needs Matplotlib.
+        mem_states: A file to write the states of a cell to, as NeuroSim V1.5 reads them: mean and standard deviation
+            of what each level of conductance became on the chip, in siemens; there must be none. Needs a mapping with
+            levels.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         dry_run: Only compare.
         accept: Is called with the new model in a hidden folder, and says whether to put it in its place. If not, or if
@@ -101,6 +107,7 @@ def read_back(
         raise ConfigError(f"failed cells keep their 'target' or count as 'measured', but not '{failed_cells}'")
     if pictures is not None:
         check_pictures(Path(pictures))
+    _check_new_file(mem_states)
     given = _tolerance(tolerance_us, tolerance_relative)
     watched = WatchedFiles()
     model = given_model.load(watched)
@@ -127,6 +134,7 @@ def read_back(
         if given is None and preset is not None:
             given = _tolerance(preset.tolerance_us, preset.tolerance_relative)
         compared = compared_layers(pairs, measurements, given, progress)
+        states = () if mem_states is None else (measured_states(pairs, measurements),)
         report = ReadbackReport(
             mapped=source,
             measured=measurements.path,
@@ -134,7 +142,7 @@ def read_back(
             tolerance=given,
             layers=compared,
             unused_keys=measurements.unused_keys,
-            notes=tuple(readback_notes(measurements, compared)),
+            notes=(*readback_notes(measurements, compared), *(note for item in states for note in item.notes)),
         )
         watched.check()
         if pictures is not None:
@@ -145,7 +153,7 @@ def read_back(
         with contextlib.nullcontext() if pictures is None else _removed_on_error(Path(pictures)):
             watched.check()
             if dry_run:
-                return report
+                return _with_states(report, mem_states, states)
             with named_in_messages(source):
                 check = RewriteCheck(model)
                 ReplaceConductances(_replacements(pairs, compared, measurements))(model)
@@ -161,7 +169,7 @@ def read_back(
                 progress=step,
             )
     if files:
-        return replace(report, output=target, files=tuple(files))
+        return _with_states(replace(report, output=target, files=tuple(files)), mem_states, states)
     if pictures is not None:
         shutil.rmtree(pictures, ignore_errors=True)
     return replace(report, pictures=None)
@@ -175,6 +183,30 @@ def _removed_on_error(folder: Path) -> Iterator[None]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _check_new_file(name: str | os.PathLike[str] | None) -> None:
+    """Refuse, before anything is done, a file that cannot be written."""
+    if name is None:
+        return
+    path = Path(name)
+    if path.exists() or path.is_symlink():
+        raise ConfigError(f"'{path}' exists; choose another name for the states of a cell")
+    if not path.parent.is_dir():
+        raise ConfigError(f"cannot write '{path}': the folder '{path.parent}' does not exist; create it first")
+
+
+def _with_states(
+    report: ReadbackReport, path: str | os.PathLike[str] | None, states: tuple[MeasuredStates, ...]
+) -> ReadbackReport:
+    """The report, and the file of the states of a cell, if it was asked for."""
+    if path is None:
+        return report
+    try:
+        write_small_file(Path(path), "".join(item.text for item in states).encode(), replace=False)
+    except OSError as error:
+        raise ConfigError(f"cannot write '{path}': {error.strerror}") from error
+    return replace(report, mem_states=Path(path))
 
 
 def default_measured_path(mapped: Path) -> Path:

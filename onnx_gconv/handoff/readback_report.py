@@ -165,6 +165,7 @@ class ReadbackReport(ShownReport):
         output: The model that was written, or None.
         files: All its files.
         pictures: What was drawn, or None.
+        mem_states: The file of the states of a cell that was written, or None.
     """
 
     mapped: Path
@@ -177,6 +178,7 @@ class ReadbackReport(ShownReport):
     output: Path | None = None
     files: tuple[Path, ...] = ()
     pictures: PicturesReport | None = None
+    mem_states: Path | None = None
 
     @property
     def errors(self) -> ProgrammingErrors:
@@ -193,6 +195,7 @@ class ReadbackReport(ShownReport):
             "output": None if self.output is None else str(self.output),
             "files": [str(file) for file in self.files],
             "pictures": None if self.pictures is None else self.pictures.to_json(),
+            "mem_states": None if self.mem_states is None else str(self.mem_states),
             "tolerance_us": None if tolerance is None else tolerance.absolute_us,
             "tolerance_relative": None if tolerance is None else tolerance.relative,
             **self.errors.to_json(),
@@ -277,9 +280,11 @@ class ReadbackReport(ShownReport):
         if self.pictures is not None:
             lines.append(f"Pictures: {len(self.pictures.files):,} in {self.pictures.folder}")
             lines.extend(self.pictures.notes)
-        if self.output:
-            lines.append(f"Written: {file_list(self.files)}")
-        return lines
+        return [*lines, *self._written()]
+
+    def _written(self) -> list[str]:
+        states = [] if self.mem_states is None else [f"States of a cell: {self.mem_states}"]
+        return [*states, *([f"Written: {file_list(self.files)}"] if self.output else [])]
 
     def _worst_tiles(self) -> list[str]:
         tiles = [(tile.errors.rms_us, tile.id) for layer in self.layers for tile in layer.tiles]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.crossbars.layers import Layer
@@ -44,7 +44,7 @@ def bits_of_cell(levels: ConductanceLevels) -> int | None:
     return bits if levels.count == 1 << bits else None
 
 
-def mem_states_text(means_us: Sequence[float] | NDArray[np.floating], deviations_us: Sequence[float]) -> str:
+def mem_states_text(means_us: NDArray[Any], deviations_us: NDArray[Any]) -> str:
     """The file: a line for each state, the lowest conductance first, in siemens.
 
     Args:

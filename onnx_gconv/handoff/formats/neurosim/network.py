@@ -25,7 +25,7 @@ __all__ = ["NetworkLayer", "network_of", "rows_of_subarrays"]
 
 _POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"})
 _MEANS = frozenset({"ReduceMean", "ReduceMax"})
-_IMAGE_RANK = 4
+_IMAGE_AXES = ({2, 3}, {-2, -1})
 
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv"})
 
@@ -112,8 +112,6 @@ def _network_layer(layer: Layer, arriving: LayerInput | str, batch: int) -> Netw
 
 
 def _real_numbers(values: NDArray[Any]) -> NDArray[np.float64] | str:
-    if values.dtype.kind not in "fV":  # bfloat16 is of kind V
-        return f"its inputs are integers ({values.dtype}), whose zero point the node subtracts itself"
     if not values.size:
         return "nothing arrives there in a run of one sample"
     values = values.astype(np.float64)
@@ -214,14 +212,13 @@ def _is_pool(node: ir.Node) -> bool:
     """Whether a node takes something of neighbouring positions of an image, or of all."""
     if node.op_type in _POOLS:
         return True
-    value = node.inputs[0] if node.inputs else None
-    if node.op_type not in _MEANS or value is None or value.shape is None or len(value.shape) != _IMAGE_RANK:
+    if node.op_type not in _MEANS:
         return False
-    given = node.attributes.get_ints("axes", None)
-    if given is None and len(node.inputs) > 1 and node.inputs[1] is not None:
+    axes = node.attributes.get_ints("axes", None)
+    if axes is None and len(node.inputs) > 1 and node.inputs[1] is not None:
         tensor = constant_tensor(node.inputs[1])
-        given = None if tensor is None else tensor.numpy().tolist()
-    return {axis % _IMAGE_RANK for axis in given or ()} == {_IMAGE_RANK - 2, _IMAGE_RANK - 1}
+        axes = None if tensor is None else tensor.numpy().tolist()
+    return set(axes or ()) in _IMAGE_AXES
 
 
 def rows_of_subarrays(lines: Sequence[Sequence[int]], columns_per_weight: int, rows: int) -> int:

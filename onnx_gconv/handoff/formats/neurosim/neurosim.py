@@ -128,7 +128,7 @@ class Neurosim(HandoffFormat):
             _let_run(folder / self._path(name))
         if not isinstance(plan.levels, str):
             means = plan.levels.values(np.float64)
-            yield self._text(folder, MEM_STATES_FILE, mem_states_text(means, [0.0] * len(means)))
+            yield self._text(folder, MEM_STATES_FILE, mem_states_text(means, np.zeros(means.shape)))
 
     def _path(self, name: str) -> str:
         return f"{self.name}/{name}"

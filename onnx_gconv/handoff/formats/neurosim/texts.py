@@ -78,8 +78,8 @@ def _parameters(plan: Plan) -> str:
         size = f"numColSubArray = {plan.columns} of Param.cpp, as numRowSubArray = {rows} of the command"
     else:
         size = (
-            f"numColSubArray = {taken} of Param.cpp, as numRowSubArray = {taken} of the command. The chip's arrays are\n"
-            f"  {rows}x{plan.columns}, but for so small a network NeuroSim stops at sub-arrays of more than {taken} rows"
+            f"numColSubArray = {taken} of Param.cpp, as numRowSubArray = {taken} of the command; arrays of the chip\n"
+            f"  are {rows}x{plan.columns}, but so small a network takes no sub-arrays of more than {taken} rows"
         )
     why = (
         f"{plan.levels}; with as many bits as a weight, a weight has one cell"

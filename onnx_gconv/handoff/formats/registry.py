@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import onnx_ir as ir
 
@@ -88,15 +87,12 @@ def check_options(
     if inputs is not None and dims:
         raise ConfigError("dims are for generated inputs; give either them or the inputs themselves")
     if (inputs is not None or dims) and not any(form.needs_sample for form in formats):
-        users = [form for form in FORMATS.values() if form.needs_sample]
-        _refuse_unused("inputs" if inputs is not None else "dims", users)
+        takers = ", ".join(form.name for form in FORMATS.values() if form.needs_sample)
+        given = "inputs are" if inputs is not None else "dims are"
+        raise ConfigError(f"{given} for a format that has what arrives at layers ({takers}), and none is asked for")
     for name in settings.unused([name for form in formats for name in form.settings]):
-        _refuse_unused(name, [form for form in FORMATS.values() if name in form.settings])
-
-
-def _refuse_unused(name: str, users: Sequence[HandoffFormat]) -> NoReturn:
-    named = ", ".join(form.name for form in users)
-    raise ConfigError(f"{name}: there is no format that it is for ({named}); ask for one, or leave it out")
+        takers = ", ".join(form.name for form in FORMATS.values() if name in form.settings)
+        raise ConfigError(f"{name} is for other formats ({takers}), and none of them is asked for")
 
 
 def prepared_formats(

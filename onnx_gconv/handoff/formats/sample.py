@@ -80,7 +80,7 @@ class Sample:
         uses: For each layer, by its id, the nodes that read its weight, the one with its matrix view first.
         feeds: The shapes of the inputs of the model, by name.
         shapes: If they were asked for, the shapes of what goes into the nodes of the main graph that can have weights,
-            and of what comes out of them, by the names of values.
+            and of what comes out of them, and of inputs and outputs of the model, by the names of values.
     """
 
     source: str | None
@@ -91,12 +91,8 @@ class Sample:
     shapes: Mapping[str, tuple[int, ...]]
 
     def shape(self, value: ir.Value) -> tuple[int, ...] | None:
-        """The shape of an operand or product of a node that can have a weight; None if it is in a subgraph."""
+        """The shape of an input, an output, or an operand or product of a node that can have a weight; else None."""
         return self.shapes.get(value.name or "")
-
-    def shape_of_input(self, value: ir.Value) -> tuple[int, ...] | None:
-        """The shape of an input of the model."""
-        return self.feeds.get(value.name or "")
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in self.feeds.items())
@@ -150,7 +146,7 @@ def run_sample(
         inputs=tuple(item if isinstance(item, str) else _found(*item, known) for item in values),
         uses={layer.id: _uses_of(layer) for layer in layers},
         feeds={name: tuple(array.shape) for name, array in feeds.items()},
-        shapes=dict(_shapes(shaped, known)),
+        shapes=dict(_shapes([*shaped, *graph.inputs, *graph.outputs], known)) if has_shapes else {},
     )
 
 
@@ -181,7 +177,7 @@ def _operands_and_products(graph: ir.Graph, layers: Sequence[Layer]) -> Iterator
 def _shapes(values: Iterable[ir.Value], known: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     for value in values:
         found = known.get(value.name or "", value.const_value)
-        if found is not None and value.name:
+        if hasattr(found, "shape") and value.name:
             yield value.name, tuple(map(int, found.shape))
 
 

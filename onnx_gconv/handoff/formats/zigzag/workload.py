@@ -92,15 +92,16 @@ def workload_of(mapped: Path, sample: Sample, array: ImcArray, uncounted: Collec
     """
     model = load_model(mapped)
     RestoreWeights()(model)
-    for value in model.graph.inputs:
-        if (shape := sample.shape_of_input(value)) is not None:
-            value.shape = ir.Shape(shape)
     nodes = [node for node in model.graph if node.op_identifier() in _COUNTED]
     counted = [node for node in nodes if node.outputs[0].name not in uncounted and problem_of(node, sample) is None]
     _fold_inputs(model, counted)
+    operands = (value for node in counted for value in (node.inputs[0], node.outputs[0]))
+    for value in (*model.graph.inputs, *model.graph.outputs, *operands):
+        if value is not None and (shape := sample.shape(value)) is not None:
+            value.shape = ir.Shape(shape)
     ShapeInferencePass()(model)
     for node in counted:
-        _describe(node, sample, array)
+        _describe(node, array)
     for node in set(nodes) - set(counted):
         node.domain, node.op_type = UNCOUNTED_DOMAIN, f"Uncounted{node.op_type}"
         model.opset_imports[UNCOUNTED_DOMAIN] = 1
@@ -109,11 +110,8 @@ def workload_of(mapped: Path, sample: Sample, array: ImcArray, uncounted: Collec
     return Workload(model, sum(tensor.size for tensor in constants if tensor is not None))
 
 
-def _describe(node: ir.Node, sample: Sample, array: ImcArray) -> None:
-    """Say shapes, bits, and all that a convolution leaves to defaults."""
-    for value in (node.inputs[0], node.outputs[0]):
-        if value is not None and (shape := sample.shape(value)) is not None:
-            value.shape = ir.Shape(shape)
+def _describe(node: ir.Node, array: ImcArray) -> None:
+    """Say bits, and all that a convolution leaves to defaults."""
     if node.op_type == "Conv":
         _say_everything(node)
     bits = {"weight_size": array.cells, "act_size": array.input_bits, "output_size": array.output_bits}

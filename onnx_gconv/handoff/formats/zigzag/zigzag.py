@@ -15,7 +15,7 @@ from onnx_gconv.handoff.formats.receiver_settings import cells_in_a_row, figures
 from onnx_gconv.handoff.formats.sample import Sample
 from onnx_gconv.handoff.formats.zigzag.accelerator import ImcArray, accelerator_yaml, mapping_yaml
 from onnx_gconv.handoff.formats.zigzag.run_script import RUN_SCRIPT
-from onnx_gconv.handoff.formats.zigzag.workload import WEIGHT, problem_of, workload_of
+from onnx_gconv.handoff.formats.zigzag.workload import COUNTED_OPS, WEIGHT, problem_of, workload_of
 from onnx_gconv.handoff.manifest import FileRecord
 from onnx_gconv.handoff.model_files import hashed
 
@@ -165,10 +165,10 @@ otherwise. Weights are programmed before, and loading them costs nothing.
 def _problem(layer: Layer, sample: Sample) -> str | None:
     """Why ZigZag would not count a weight as one; None if it does."""
     uses = sample.uses[layer.id]
+    if any(use.node.op_type in COUNTED_OPS and use.slot.index != WEIGHT for use in uses):
+        return f"it is the first input of {uses[0].op.name}, and ZigZag takes the second one for the weight"
     problems = (problem_of(use.node, sample) for use in uses)
     problem = next((item for item in problems if item is not None), None)
-    if problem is None and any(use.slot.index != WEIGHT for use in uses):
-        problem = f"it is the first input of {uses[0].op.name}, and ZigZag takes the second one for the weight"
     if problem is None and uses[0].op.name != "Conv" and layer.layout.matrices > 1:
         problem = f"it is {layer.layout.matrices} matrices, of which ZigZag counts one"
     return problem

@@ -125,9 +125,8 @@ def test_constants_that_nodes_compute_are_initializers(parse, tmp_path):
         b = Constant <value_floats = [1.0, 2.0, 3.0]> ()
         y = Gemm (x, t, b) }"""
     codes = np.random.default_rng(0).integers(-100, 100, (3, 6)).astype(np.int8)
-    report, found = bundle_of(
-        parse, tmp_path, text, W=codes, s=np.array(0.5, np.float32), z=np.array(3, np.int8)
-    )  # fmt: skip
+    scale, zero_point = np.array(0.5, np.float32), np.array(3, np.int8)
+    _, found = bundle_of(parse, tmp_path, text, W=codes, s=scale, z=zero_point)
     [node] = found.graph.node
     kept = {item.name: numpy_helper.to_array(item) for item in found.graph.initializer}
     np.testing.assert_array_equal(kept[node.input[1]], 0.5 * (codes.T.astype(np.float32) - 3))

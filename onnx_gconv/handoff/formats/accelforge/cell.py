@@ -15,8 +15,8 @@ _TEXT = """\
 -MemCellType: RRAM
 -DeviceRoadmap -1LP 1HP 2LSTP:  2
 
--ResistanceOn (ohm): {on:.9g}
--ResistanceOff (ohm): {off:.9g}
+-ResistanceOn (ohm): {on}
+-ResistanceOff (ohm): {off}
 
 -CellArea (F^2):  40
 -CellAspectRatio: 1
@@ -42,4 +42,9 @@ _TEXT = """\
 def cell_text(g_min: float, g_max: float) -> str:
     """The text of the cell of devices with a range of conductances in µS."""
     off = min(_US_PER_SIEMENS / g_min, HIGHEST_OHM) if g_min else HIGHEST_OHM
-    return _TEXT.format(low=g_min, high=g_max, on=_US_PER_SIEMENS / g_max, off=off)
+    return _TEXT.format(low=g_min, high=g_max, on=_number(_US_PER_SIEMENS / g_max), off=_number(off))
+
+
+def _number(value: float) -> str:
+    """Nine digits, without a plus sign, at which AccelForge's reader ends a number: ``1e12``."""
+    return f"{value:.9g}".replace("e+", "e")

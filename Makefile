@@ -101,7 +101,7 @@ $(OLIVE)/.installed: pyproject.toml constraints.txt
 	$(OLIVE)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt --editable ".[olive]" "torch" "pytest>=8.3" "hypothesis>=6.100"
 	touch $@
 
-# ZigZag does not say that its drawings need six.
+# ZigZag imports six, and does not say so.
 $(ZIGZAG)/.installed: Makefile
 	$(PYTHON) -m venv $(ZIGZAG)
 	$(ZIGZAG)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile "zigzag-dse==3.9.1" "six==1.17.0"

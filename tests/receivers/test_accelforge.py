@@ -31,12 +31,13 @@ print(json.dumps(found))
 """
 
 CELL = """
-import json, sys
-from hwcomponents_neurosim.neurointerface import nvsimget
+import json, logging, os, sys
+from hwcomponents_neurosim import neurointerface
 
-text = open(sys.argv[1]).read()
-names = ["-ResistanceOn (ohm):", "-ResistanceOff (ohm):", "-CellArea (F^2):", "-ReadVoltage (V):"]
-print(json.dumps([nvsimget(name, text, False) for name in names]))
+template = os.path.join(os.path.dirname(neurointerface.__file__), "default_config.cfg")
+neurointerface._buildcfg(sys.argv[1], template, logging.getLogger())
+names = ["resistanceOn:", "resistanceOff:", "CELL_AREA", "readVoltage:"]
+print(json.dumps([neurointerface.PARSED[name] for name in names]))
 """
 
 

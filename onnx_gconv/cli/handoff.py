@@ -159,17 +159,22 @@ def handoff(
     ] = None,
     inputs: Inputs = None,
     dim: Dim = None,
-    input_bits: Annotated[
-        int | None, _bits("--input-bits", "Bits of a number that goes into a layer; 8 if not given.")
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            "--bits",
+            help="How many bits the integers of weights and of inputs have, e.g. 8x8. If not given, inputs have 8, and "
+            "weights what fits the format.",
+            metavar="WEIGHTSxINPUTS",
+            rich_help_panel=_SIMULATORS,
+            show_default=False,
+        ),
     ] = None,
     dac_bits: Annotated[
         int | None, _bits("--dac-bits", "Bits of an input that are driven at once; 1 if not given.")
     ] = None,
     adc_bits: Annotated[
         int | None, _bits("--adc-bits", "Bits of an analog-to-digital converter; 8 if not given.")
-    ] = None,
-    weight_bits: Annotated[
-        int | None, _bits("--weight-bits", "Bits of a weight; what its devices hold if not given.")
     ] = None,
     pictures: Annotated[
         Literal["layers", "all"] | None,
@@ -195,9 +200,11 @@ def handoff(
     from onnx_gconv.crossbars.tiles import PairLayout, parse_array
     from onnx_gconv.handoff import write_bundle
     from onnx_gconv.handoff.formats.registry import format_named
+    from onnx_gconv.handoff.formats.sample import parse_bits
     from onnx_gconv.runtime.inputs import parse_dim
 
     size = None if array is None else parse_array(array)
+    precision = None if bits is None else parse_bits(bits)
     layouts: dict[str, PairLayout] = {
         "separate-arrays": "separate_arrays",
         "adjacent-columns": "adjacent_columns",
@@ -225,11 +232,10 @@ def handoff(
             csv=csv,
             formats=[format_named(name).name for name in formats or ()],
             inputs=inputs,
+            bits=None if precision is None else (precision.weights, precision.inputs),
             dims=dict(parse_dim(text) for text in dim or ()),
-            input_bits=input_bits,
             dac_bits=dac_bits,
             adc_bits=adc_bits,
-            weight_bits=weight_bits,
             pictures="all" if pictures == "all" else pictures is not None,
             preset=preset,
             overwrite=overwrite,

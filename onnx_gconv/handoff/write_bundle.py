@@ -43,7 +43,7 @@ from onnx_gconv.handoff.formats.registry import (
     prepared_formats,
     write_formats,
 )
-from onnx_gconv.handoff.formats.sample import GivenInputs
+from onnx_gconv.handoff.formats.sample import Bits, GivenInputs
 from onnx_gconv.handoff.formats.targets import TargetsCsv
 from onnx_gconv.handoff.layer_writer import LayerWriter
 from onnx_gconv.handoff.manifest import (
@@ -109,11 +109,10 @@ def write_bundle(
     csv: bool = False,
     formats: Sequence[str] = (),
     inputs: GivenInputs | None = None,
+    bits: tuple[int, int] | None = None,
     dims: Mapping[str, int] | None = None,
-    input_bits: int | None = None,
     dac_bits: int | None = None,
     adc_bits: int | None = None,
-    weight_bits: int | None = None,
     pictures: bool | Literal["all"] = False,
     preset: str | None = None,
     overwrite: bool = False,
@@ -144,11 +143,11 @@ def write_bundle(
             ... The notes of the report say what each leaves out.
         inputs: For formats with what arrives at layers, or its shapes: a sample, as an .npz file or arrays by the names
             of the inputs; one of random numbers if None.
+        bits: For the same formats: how many bits the integers have that they make of weights and of what arrives. If
+            None, 8 of what arrives, and of weights what fits the format.
         dims: Sizes of symbolic dimensions of random inputs, by name or ``INPUT:AXIS``.
-        input_bits: For formats that ask for it: bits of a number that goes into a layer; 8 if None.
-        dac_bits: Bits of it that are driven at once; 1 if None.
+        dac_bits: For formats that estimate costs: bits of an input that are driven at once; 1 if None.
         adc_bits: Bits of an analog-to-digital converter; 8 if None.
-        weight_bits: Bits of a weight; what the devices hold if None.
         pictures: Also draw each layer, as `write_pictures` does, and with ``all`` each tile, too. Needs Matplotlib.
         preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
         overwrite: Replace an older bundle at `output`.
@@ -181,9 +180,7 @@ def write_bundle(
     if pictures:
         require_matplotlib()
     wanted = formats_named(formats)
-    settings = ReceiverSettings.of(
-        {"input_bits": input_bits, "dac_bits": dac_bits, "adc_bits": adc_bits, "weight_bits": weight_bits}
-    )
+    settings = ReceiverSettings.of(_bits(bits), dac_bits, adc_bits)
     check_options(wanted, inputs, dims or {}, settings)
     others = [Path(item) for item in (defects, inputs) if isinstance(item, (str, os.PathLike))]
     if not dry_run:
@@ -259,6 +256,15 @@ def _array_size(array: tuple[int, int] | None, preset: DevicePreset | None) -> t
     if preset.array is None:
         raise ConfigError(f"preset '{preset.name}' has no size of an array; give it, e.g. 256x256")
     return preset.array
+
+
+def _bits(bits: tuple[int, int] | None) -> Bits | None:
+    if bits is None:
+        return None
+    is_pair = isinstance(bits, (tuple, list)) and len(bits) == 2  # noqa: PLR2004 - of weights and of inputs
+    if not is_pair:
+        raise ConfigError(f"bits are {bits!r}, but should be two whole numbers, those of weights and of inputs")
+    return Bits(*bits)
 
 
 def _check_target(target: Path, inputs: Sequence[Path], *, overwrite: bool) -> None:

@@ -174,3 +174,16 @@ def test_a_run_that_is_stopped_leaves_nothing(mapped, tmp_path, number):
     assert found.returncode == 128 + number
     assert "Traceback" not in found.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sample_and_bits_reach_the_format_that_has_what_arrives_at_layers(gconv, mapped, tmp_path):
+    np.savez(tmp_path / "sample.npz", image=np.ones((1, 1, 8, 8), np.float32))
+    options = ["-o", tmp_path / "out", "--array", "64x64", "--format", "neurosim"]
+    found = gconv("handoff", mapped, *options, "--inputs", tmp_path / "sample.npz", "--bits", "6x4", "--json")
+    assert (found.code, found.stderr) == (0, "")
+    folder = tmp_path / "out" / "neurosim"
+    assert (folder / "inputL000.csv").read_text().splitlines()[4] == ",".join(["0,1,1,1"] * 64)  # 7 is the largest
+    assert " 6 4 8 8 ./weightL000.csv ./inputL000.csv" in (folder / "trace_command.sh").read_text()
+    found = gconv("handoff", mapped, *options, "--bits", "eight")
+    assert (found.code, found.stdout) == (2, "")
+    assert found.stderr == "onnx-gconv: 'eight' does not say how many bits weights and inputs have; write e.g. 8x8\n"

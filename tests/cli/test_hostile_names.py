@@ -142,7 +142,7 @@ def test_no_csv_file_has_a_formula_or_a_control_character(gconv, folder):
     report = gconv(*next(item for item in commands(folder) if item[0] == "handoff"))
     assert "the name of a layer is written so that no spreadsheet runs it" in " ".join(report.stdout.split())
     files = sorted((folder / "b").rglob("*.csv"))
-    assert len(files) == 15
+    assert len(files) == 28
     for file in files:
         text = file.read_bytes().decode().replace("\r\n", "\n")
         assert is_shown(text)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.handoff.formats.sample import Bits
 
 __all__ = ["SETTINGS", "ReceiverSettings", "Setting", "cells_in_a_row", "figures_text"]
 
@@ -29,11 +30,7 @@ class Setting:
 
 
 SETTINGS: Mapping[str, Setting] = {
-    "input_bits": Setting(
-        "bits of a number that goes into a layer",
-        8,
-        "that of the networks that come with NeuroSim, ZigZag and AccelForge",
-    ),
+    "bits": Setting("bits of the integers of weights and of inputs", None, "what fits the format"),
     "dac_bits": Setting(
         "bits of an input that are driven at once",
         1,
@@ -44,9 +41,10 @@ SETTINGS: Mapping[str, Setting] = {
         8,
         "that of ISAAC and NeuRRAM as AccelForge has them, and of ZigZag's analog example",
     ),
-    "weight_bits": Setting("bits of a weight", None, "what the devices of the mapping hold"),
 }
 """All figures, by the names of the options that give them."""
+
+_INPUT_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -54,53 +52,77 @@ class ReceiverSettings:
     """The figures that a user has given; of the others, the defaults.
 
     Attributes:
-        input_bits: Bits of a number that goes into a layer.
-        dac_bits: Bits of it that are driven at once.
+        bits: Bits of weights and inputs; None if the user has said nothing.
+        dac_bits: Bits of an input that are driven at once.
         adc_bits: Bits of an analog-to-digital converter.
-        weight_bits: Bits of a weight; None if they follow from the mapping.
         given: The names of those that a user has given.
 
     Raises:
         ConfigError: If one is no number of bits, or more bits are driven at once than there are.
     """
 
-    input_bits: int
+    bits: Bits | None
     dac_bits: int
     adc_bits: int
-    weight_bits: int | None
     given: frozenset[str]
 
     def __post_init__(self) -> None:
-        for name in SETTINGS:
+        for name in ("dac_bits", "adc_bits"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not 1 <= value <= _MOST_BITS):
+            if isinstance(value, bool) or not 1 <= value <= _MOST_BITS:
                 raise ConfigError(f"{name} is a number of bits from 1 to {_MOST_BITS}, but it is {value}")
         if self.dac_bits > self.input_bits:
             raise ConfigError(
-                f"{self.dac_bits} bits cannot be driven at once (dac_bits) of inputs of {self.input_bits} (input_bits)"
+                f"{self.dac_bits} bits cannot be driven at once (dac_bits) of inputs of {self.input_bits}"
             )
 
     @classmethod
-    def of(cls, given: Mapping[str, int | None]) -> ReceiverSettings:
+    def of(cls, bits: Bits | None, dac_bits: int | None, adc_bits: int | None) -> ReceiverSettings:
         """The settings in which figures that are None are not given."""
-        known = {name: value for name, value in given.items() if value is not None}
-        defaults = {name: setting.default for name, setting in SETTINGS.items()}
-        return cls(**{**defaults, **known}, given=frozenset(known))  # type: ignore[arg-type] # only weight_bits is None
+        values = {"bits": bits, "dac_bits": dac_bits, "adc_bits": adc_bits}
+        given = frozenset(name for name, value in values.items() if value is not None)
+        return cls(
+            bits,
+            _default("dac_bits") if dac_bits is None else dac_bits,
+            _default("adc_bits") if adc_bits is None else adc_bits,
+            given,
+        )
+
+    @property
+    def input_bits(self) -> int:
+        """Bits of a number that goes into a layer."""
+        return _INPUT_BITS if self.bits is None else self.bits.inputs
+
+    @property
+    def weight_bits(self) -> int | None:
+        """Bits of a weight; None if they follow from the mapping."""
+        return None if self.bits is None else self.bits.weights
 
     def unused(self, names: Collection[str]) -> list[str]:
         """Those that a user has given, though none of these names is theirs."""
         return [name for name in SETTINGS if name in self.given and name not in names]
 
-    @staticmethod
-    def sentence(name: str) -> str:
-        """What a setting is."""
-        return SETTINGS[name].description
+    def described(self, weights: str) -> tuple[str, ...]:
+        """What README.txt says of all of them, a line each.
 
-    def described(self, name: str) -> str:
-        """What README.txt says of one, e.g. ``adc_bits 6 (bits of an analog-to-digital converter): given``."""
-        setting = SETTINGS[name]
-        source = "given" if name in self.given else f"not given; {setting.origin}"
-        return f"{name} {getattr(self, name)} ({setting.description}): {source}"
+        Args:
+            weights: What it says of the bits of weights if nobody has given any.
+        """
+        is_given = self.bits is not None
+        source = "given" if is_given else "not given; as in the networks that come with NeuroSim, ZigZag and AccelForge"
+        converters = (
+            f"{name} {getattr(self, name)} ({SETTINGS[name].description}): "
+            f"{'given' if name in self.given else f'not given; {SETTINGS[name].origin}'}"
+            for name in ("dac_bits", "adc_bits")
+        )
+        bits = f"bits of weights {self.weight_bits}: given" if is_given else f"bits of weights: not given; {weights}"
+        return f"bits of inputs {self.input_bits}: {source}", bits, *converters
+
+
+def _default(name: str) -> int:
+    value = SETTINGS[name].default
+    assert value is not None  # noqa: S101 - converters have one
+    return value
 
 
 def figures_text(figures: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from onnx_gconv.handoff.formats.neurosim.neurosim import Neurosim
 from onnx_gconv.handoff.formats.npy import Npy
 from onnx_gconv.handoff.formats.readme import README_FILE, format_notes, readme_text
 from onnx_gconv.handoff.formats.receiver_settings import ReceiverSettings
-from onnx_gconv.handoff.formats.sample import GivenInputs, run_sample
+from onnx_gconv.handoff.formats.sample import Bits, GivenInputs, run_sample
 from onnx_gconv.handoff.formats.zigzag import ZigZag
 from onnx_gconv.handoff.manifest import FileRecord
 
@@ -125,7 +125,8 @@ def prepared_formats(
     sample = None
     if any(form.needs_sample for form in formats):
         has_shapes = any(form.is_for_costs for form in formats)
-        sample = run_sample(model, graph, layers, inputs, dims, has_shapes=has_shapes)
+        bits = settings.bits or Bits()
+        sample = run_sample(model, graph, layers, inputs, bits, dims=dims, has_shapes=has_shapes)
     preparation = Preparation(name, model, layers, sample, settings)
     return tuple(form.prepared(preparation) for form in formats)
 

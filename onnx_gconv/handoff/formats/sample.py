@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,48 @@ from onnx_gconv.weights.weight_path import reached_inputs
 if TYPE_CHECKING:
     from onnx_gconv.runtime.session import ModelSession
 
-__all__ = ["GivenInputs", "LayerInput", "LayerUse", "Sample", "run_sample"]
+__all__ = ["Bits", "GivenInputs", "LayerInput", "LayerUse", "Sample", "parse_bits", "run_sample"]
 
 GivenInputs: TypeAlias = str | os.PathLike[str] | Mapping[str, NDArray[Any]]
 """A file .npz with an array for each input of a model, or the arrays by name."""
 
 _SEED = 0
+
+
+_FEWEST_BITS, _MOST_BITS = 2, 14
+
+
+@dataclass(frozen=True)
+class Bits:
+    """How many bits the integers have that formats make of weights and of what arrives at layers, with the sign.
+
+    Attributes:
+        weights: Of a weight, 2 to 14.
+        inputs: Of what arrives, 2 to 14.
+
+    Raises:
+        ConfigError: If they are other numbers.
+    """
+
+    weights: int = 8
+    inputs: int = 8
+
+    def __post_init__(self) -> None:
+        for what, bits in (("weights", self.weights), ("inputs", self.inputs)):
+            if isinstance(bits, bool) or not isinstance(bits, int) or not _FEWEST_BITS <= bits <= _MOST_BITS:
+                raise ConfigError(f"{what} have {_FEWEST_BITS} to {_MOST_BITS} bits, but not {bits!r}")
+
+
+def parse_bits(text: str) -> Bits:
+    """Read ``WEIGHTSxINPUTS``, such as ``8x8``.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    found = re.fullmatch(r"\s*(\d{1,3})\s*[xX]\s*(\d{1,3})\s*", text)
+    if found is None:
+        raise ConfigError(f"'{text}' does not say how many bits weights and inputs have; write e.g. 8x8")
+    return Bits(int(found[1]), int(found[2]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +114,7 @@ class Sample:
         source: Where it is from; None if it is made of random numbers.
         batch: How many samples ran together; the first one counts.
         inputs: For each layer what arrives there, or why nobody knows.
+        bits: How many bits integers have that are made of weights, and of what arrives.
         uses: For each layer, by its id, the nodes that read its weight, the one with its matrix view first.
         feeds: The shapes of the inputs of the model, by name.
         shapes: If they were asked for, the shapes of what goes into the nodes of the main graph that can have weights,
@@ -86,6 +124,7 @@ class Sample:
     source: str | None
     batch: int
     inputs: tuple[LayerInput | str, ...]
+    bits: Bits
     uses: Mapping[str, tuple[LayerUse, ...]]
     feeds: Mapping[str, tuple[int, ...]]
     shapes: Mapping[str, tuple[int, ...]]
@@ -104,8 +143,9 @@ def run_sample(
     graph: ir.Graph,
     layers: Sequence[Layer],
     given: GivenInputs | None,
-    dims: Mapping[str, int],
+    bits: Bits,
     *,
+    dims: Mapping[str, int],
     has_shapes: bool = False,
 ) -> Sample:
     """Run a model once, and see what arrives at its layers.
@@ -115,7 +155,8 @@ def run_sample(
         graph: Its main graph.
         layers: The layers.
         given: Inputs of the model; random ones of sizes that it takes if None.
-        dims: Sizes of symbolic dimensions of random ones.
+        bits: How many bits integers have that are made of weights, and of what arrives.
+        dims: Sizes of symbolic dimensions of random inputs.
         has_shapes: Whether shapes are kept, too.
 
     Raises:
@@ -144,6 +185,7 @@ def run_sample(
         source=None if given is None else _source(given),
         batch=max(batch, 1),
         inputs=tuple(item if isinstance(item, str) else _found(*item, known) for item in values),
+        bits=bits,
         uses={layer.id: _uses_of(layer) for layer in layers},
         feeds={name: tuple(array.shape) for name, array in feeds.items()},
         shapes=dict(_shapes([*shaped, *graph.inputs, *graph.outputs], known)) if has_shapes else {},

@@ -141,7 +141,7 @@ def test_each_range_of_devices_has_a_cell_and_each_reader_an_einsum(parse, tmp_p
     save_model(model, tmp_path / "plain.onnx")
     (tmp_path / "map.toml").write_text('[[overrides]]\nmatch = "V"\ndevice = { g_max = 40.0 }\n')
     map_model(tmp_path / "plain.onnx", tmp_path / "mapped.onnx", config=tmp_path / "map.toml")
-    report = write_bundle(tmp_path / "mapped.onnx", tmp_path / "out", (64, 32), formats=["accelforge"], weight_bits=4)
+    report = write_bundle(tmp_path / "mapped.onnx", tmp_path / "out", (64, 32), formats=["accelforge"], bits=(4, 8))
     folder = tmp_path / "out/accelforge"
     cells = [(folder / name).read_text() for name in ("cell.yaml", "cell_2.yaml")]
     assert ["-ResistanceOn (ohm): 40000\n" in cells[0], "-ResistanceOn (ohm): 25000\n" in cells[1]] == [True, True]
@@ -164,5 +164,6 @@ def test_what_is_no_known_product_is_left_out_or_refused(mapped, parse, tmp_path
     assert not (folder / "L000.yaml").exists()
     with pytest.raises(ConfigError, match=r"no layer can be written for AccelForge \(.*ConvTranspose.*\); leave"):
         write_bundle(mapped("ConvTranspose"), tmp_path / "none", (64, 64), formats=["accelforge"])
-    with pytest.raises(ConfigError, match="have a bin for each number of weight_bits, 17; give at most 16"):
-        write_bundle(mapped("Gemm"), tmp_path / "none", (64, 64), formats=["accelforge"], weight_bits=17)
+    fine = MappingScheme(levels=ConductanceLevels.uniform(1 << 16, 0, 25))
+    with pytest.raises(ConfigError, match="a bin for each number of 17 bits, which levels of devices make; give fewer"):
+        write_bundle(mapped("Gemm", scheme=fine), tmp_path / "none", (64, 64), formats=["accelforge"])

@@ -350,6 +350,12 @@ def test_subarrays_are_as_large_as_neurosim_takes_them(lines, columns_per_weight
     assert rows_of_subarrays(lines, columns_per_weight, rows) == expected
 
 
+def test_without_novel_mapping_other_subarrays_are_taken():
+    """As NeuroSim V1.4 was seen to take 16 rows and not 32 of the network of digits, with a cell for each weight."""
+    lines = [(8, 8, 1, 3, 3, 16), (8, 8, 16, 1, 1, 32), (1, 1, 512, 1, 1, 64), (1, 1, 64, 1, 1, 10)]
+    assert rows_of_subarrays(lines, 1, 64, is_novel=False) == 16
+
+
 def test_the_readme_says_which_parameters_have_to_agree(parse, tmp_path):
     levels = MappingScheme(PAIR, Granularity(), levels=ConductanceLevels.uniform(16, 1.0, 40.0))
     folder, report = written(parse, tmp_path, *product_of(40, 64), levels, array=(32, 48))
@@ -364,6 +370,42 @@ def test_the_readme_says_which_parameters_have_to_agree(parse, tmp_path):
     ):
         assert part in text
     assert not any("sub-arrays" in note for note in report.notes)
+
+
+def test_the_readme_says_how_neurosim_counts_padding_and_takes_larger_arrays(digits):
+    text = (digits["digits_cnn"][0] / "README.txt").read_text()
+    assert "- L000: 36 of 64; 64 with 10,10 as height and width in its line\n- L002: 64 of 64\n" in text
+    assert "so small a network takes no sub-arrays of more than 8 rows. With\n  novelMapping = false" in text
+    assert "novelMapping = false of Param.cpp it takes 16; then change the command, too." in text
+
+
+@pytest.mark.parametrize("bits", [(4, 6), (2, 2), (12, 10)])
+def test_files_and_command_have_the_bits_that_were_asked_for(parse, tmp_path, bits):
+    text, arrays = product_of(8, 40)
+    x = np.random.default_rng(0).standard_normal((1, 8)).astype(np.float32)
+    folder, report = written(parse, tmp_path, text, arrays, inputs={"x": x}, bits=bits)
+    assert command_of(folder / "trace_command.sh")[1][:2] == list(bits)
+    np.testing.assert_array_equal(
+        weights_read(folder / "weightL000.csv", bits[0], 2), codes_that_should_be(arrays["W"].T, bits[0])
+    )
+    expected = np.rint(x.T.astype(np.float64) / np.abs(x).max() * (2 ** (bits[1] - 1) - 1))
+    np.testing.assert_array_equal(traces_read(folder / "inputL000.csv", bits[1]), expected)
+    assert any(f"weights have {bits[0]} bits and inputs {bits[1]}" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [
+        ((1, 8), "weights have 2 to 14 bits, but not 1"),
+        ((8, 15), "inputs have 2 to 14 bits, but not 15"),
+        ((8, 8.0), "inputs have 2 to 14 bits, but not 8.0"),
+        (8, "bits are 8, but should be two whole numbers, those of weights and of inputs"),
+    ],
+)
+def test_other_bits_are_errors(mapped, tmp_path, bits, message):
+    with pytest.raises(ConfigError) as error:
+        write_bundle(mapped("Gemm"), tmp_path / "out", (8, 8), formats=["neurosim"], bits=bits)
+    assert str(error.value) == message
 
 
 def test_a_range_from_zero_has_a_resistance_that_is_none(digits):
@@ -446,6 +488,13 @@ def test_a_model_of_which_neurosim_holds_nothing_is_refused_with_the_reason(pars
     assert f"NeuroSim can hold no layer of the model ('W': {reason}" in str(error.value)
     assert str(error.value).endswith("; leave the format neurosim out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_for_which_subarrays_would_be_too_low_is_named(parse, tmp_path):
+    _, report = written(parse, tmp_path, *product_of(4, 4))
+    assert (
+        "neurosim: NeuroSim V1.4 finds sub-arrays of fewer than 8 rows too low for its circuits: L000" in report.notes
+    )
 
 
 def test_other_layers_are_written_beside_one_that_is_refused(digits):

@@ -58,7 +58,7 @@ def test_the_model_is_the_original_with_shapes_and_bits(tmp_path):
     source = model_path("digits_cnn.onnx")
     map_model(source, tmp_path / "mapped.onnx")
     write_bundle(
-        tmp_path / "mapped.onnx", tmp_path / "out", (64, 32), formats=["zigzag"], dims={"batch": 3}, input_bits=4,
+        tmp_path / "mapped.onnx", tmp_path / "out", (64, 32), formats=["zigzag"], dims={"batch": 3},
         adc_bits=6, dac_bits=2,
     )  # fmt: skip
     original, found = onnx.load(source), onnx.load(tmp_path / "out/zigzag/model.onnx")
@@ -72,18 +72,18 @@ def test_the_model_is_the_original_with_shapes_and_bits(tmp_path):
         total += weight.size
         np.testing.assert_allclose(kept[node.input[1]], weight, rtol=0, atol=1e-6 * np.abs(weight).max())
         said = attributes(node)
-        assert (said["weight_size"], said["act_size"], said["output_size"]) == (2, 4, 8)
+        assert (said["weight_size"], said["act_size"], said["output_size"]) == (2, 8, 16)
         assert shapes(found)[node.input[0]][0] == shapes(found)[node.output[0]][0] == 3
     assert total == 144 + 144 + 512 + 32768 + 640
     assert bits_that_zigzag_counts(found) == 2 * total
     assert shapes(found)[counted[2].output[0]] == [3, 32, 8, 8]
     accelerator = yaml.safe_load((tmp_path / "out/zigzag/accelerator.yaml").read_text())
     array = accelerator["operational_array"]
-    assert (array["sizes"], array["input_precision"]) == ([32, 64], [4, 2])
+    assert (array["sizes"], array["input_precision"]) == ([32, 64], [8, 2])
     assert (array["adc_resolution"], array["bit_serial_precision"]) == (6, 2)
     memories = accelerator["memories"]
     assert (memories["cells"]["size"], memories["input_register"]["size"], memories["output_register"]["size"]) == (
-        2, 4, 8,
+        2, 8, 16,
     )  # fmt: skip
     assert memories["programmed"]["size"] == 2 * total
     assert memories["cells"]["w_cost"] == memories["programmed"]["r_cost"] == 0
@@ -92,7 +92,7 @@ def test_the_model_is_the_original_with_shapes_and_bits(tmp_path):
     }  # fmt: skip
     readme = (tmp_path / "out/zigzag/README.txt").read_text()
     assert "- adc_bits 6 (bits of an analog-to-digital converter): given\n" in readme
-    assert "- weight_size 2: a weight has 2 cells in a row of an array\n" in readme
+    assert "- bits of weights: not given; weight_size is 2, as a weight has 2 cells in a row\n" in readme
     assert "- shapes: those of a run on image 3x1x8x8, random numbers\n" in readme
     compile((tmp_path / "out/zigzag/run.py").read_text(), "run.py", "exec")
 
@@ -145,14 +145,14 @@ SLICES = MappingScheme(converters.BitSlicedPairConductanceConverter(bits=7, slic
         (SLICES, {}, 8, [32, 64]),  # six cells, and ZigZag takes powers of two
         (None, {"pair_layout": "adjacent_columns"}, 2, [16, 64]),
         (None, {"pair_layout": "interleaved_rows"}, 1, [32, 32]),
-        (None, {"weight_bits": 16, "spare_rows": 4}, 16, [32, 60]),
+        (None, {"bits": (8, 4), "spare_rows": 4}, 8, [32, 60]),
     ],
 )
 def test_cells_of_a_weight_are_those_of_its_row(parse, tmp_path, scheme, options, cells, sizes):
     text = "g (float[2, 6] x) => (float y) { y = MatMul (x, W) }"
     _, found = bundle_of(parse, tmp_path, text, scheme=scheme, W=normal(6, 5), options=options)
     accelerator = yaml.safe_load((tmp_path / "out/zigzag/accelerator.yaml").read_text())
-    assert accelerator["operational_array"]["input_precision"] == [8, cells]
+    assert accelerator["operational_array"]["input_precision"] == [options.get("bits", (0, 8))[1], cells]
     assert accelerator["operational_array"]["sizes"] == sizes
     assert bits_that_zigzag_counts(found) == 30 * cells
 
@@ -191,9 +191,11 @@ def test_a_model_of_which_zigzag_counts_nothing_is_refused(mapped, tmp_path, op)
 @pytest.mark.parametrize(
     ("formats", "options", "message"),
     [
-        (["zigzag"], {"input_bits": 6}, "ZigZag takes powers of two for input_bits, but it is 6"),
-        (["zigzag"], {"weight_bits": 3}, "ZigZag takes powers of two for weight_bits, but it is 3"),
-        (["zigzag"], {"dac_bits": 9}, r"9 bits cannot be driven at once \(dac_bits\) of inputs of 8 \(input_bits\)"),
+        (["zigzag"], {"bits": (8, 6)}, "ZigZag takes powers of two for the bits of inputs, but not 6"),
+        (["zigzag"], {"bits": (3, 8)}, "ZigZag takes powers of two for the bits of weights, but not 3"),
+        (["zigzag"], {"dac_bits": 3}, "ZigZag takes powers of two for the bits of a DAC, but not 3"),
+        (["zigzag"], {"dac_bits": 9}, r"9 bits cannot be driven at once \(dac_bits\) of inputs of 8"),
+        (["npy"], {"bits": (8, 8)}, r"bits is for other formats \(neurosim, zigzag, accelforge\), and none of them is"),
         (["zigzag"], {"adc_bits": 0}, "adc_bits is a number of bits from 1 to 64, but it is 0"),
         (["npy"], {"adc_bits": 6}, r"adc_bits is for other formats \(zigzag, accelforge\), and none of them is asked"),
         ([], {"dims": {"batch": 2}}, r"dims are for a format that has what arrives at layers \(neurosim, zigzag"),

@@ -75,7 +75,7 @@ that of the histograms, 0 for g_min and 1 for g_max; AccelForge's own encodings 
     )
     is_for_costs = True
     needs_sample = True
-    settings = ("input_bits", "dac_bits", "adc_bits", "weight_bits")
+    settings = ("bits", "dac_bits", "adc_bits")
 
     def prepared(self, preparation: Preparation) -> AccelForge:
         """The format with a run of the model and the settings."""
@@ -85,15 +85,12 @@ that of the histograms, 0 for g_min and 1 for g_max; AccelForge's own encodings 
     def readme_content(self) -> str:
         """The files, and where the figures are from that the mapping does not have."""
         settings = self._prepared.settings
-        weight = settings.described("weight_bits")
-        if settings.weight_bits is None:
-            weight = (
-                f"weight_bits {self._weight_bits} ({settings.sentence('weight_bits')}): not given; those that the "
-                f"levels of devices tell apart, and {_ANALOG_BITS} without levels, as in AccelForge's networks"
-            )
+        weights = (
+            f"{self._weight_bits}, which number the weights that levels of devices make, and {_ANALOG_BITS} without "
+            "levels, as in AccelForge's networks"
+        )
         figures = (
-            *(settings.described(name) for name in ("input_bits", "dac_bits", "adc_bits")),
-            weight,
+            *settings.described(weights),
             "outputs: adc_bits",
             "cell.yaml, all but the resistances: rram_example.yaml of AccelForge",
             f"a conductance of 0: {HIGHEST_OHM:g} ohm",
@@ -103,11 +100,11 @@ that of the histograms, 0 for g_min and 1 for g_max; AccelForge's own encodings 
 
     def check(self, layers: Sequence[Layer]) -> None:
         """Check that there is a layer that can be said as an einsum, and that histograms have not too many bins."""
-        for name, bits in (("input_bits", self._prepared.settings.input_bits), ("weight_bits", self._weight_bits)):
-            if bits > _MOST_BITS:
-                raise ConfigError(
-                    f"histograms for AccelForge have a bin for each number of {name}, {bits}; give at most {_MOST_BITS}"
-                )
+        if self._weight_bits > _MOST_BITS:
+            raise ConfigError(
+                f"histograms for AccelForge have a bin for each number of {self._weight_bits} bits, which levels of "
+                "devices make; give fewer with --bits"
+            )
         if not self.held(layers):
             reasons = "; ".join(f"{layer.record.quoted}: {self.refused[layer.id]}" for layer in layers[:_MOST_NAMED])
             raise ConfigError(f"no layer can be written for AccelForge ({reasons}); leave the format accelforge out")

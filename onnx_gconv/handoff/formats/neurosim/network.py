@@ -63,8 +63,19 @@ class NetworkLayer:
         It computes ``(H - kernel height + 1) / stride * (W - kernel width + 1) / stride`` in floating point and cuts
         that (``numInVector`` in ``Chip.cpp``), so that it does not know of padding.
         """
-        height, width, _, kernel_height, kernel_width, _, _, stride = self.line
-        return int((height - kernel_height + 1) / stride * (width - kernel_width + 1) / stride)
+        return _positions_read(self.line)
+
+    @property
+    def with_padding(self) -> tuple[int, int, int]:
+        """Height and width with the padding, and how many positions NeuroSim would read if these stood in its line."""
+        rows, columns = self.windows.padding
+        height, width = self.line[0] + sum(rows), self.line[1] + sum(columns)
+        return height, width, _positions_read((height, width, *self.line[2:]))
+
+
+def _positions_read(line: Sequence[int]) -> int:
+    height, width, _, kernel_height, kernel_width, _, _, stride = line
+    return int((height - kernel_height + 1) / stride * (width - kernel_width + 1) / stride)
 
 
 def network_of(layers: Sequence[Layer], sample: Sample) -> tuple[tuple[NetworkLayer, ...], dict[str, str]]:
@@ -221,18 +232,22 @@ def _is_pool(node: ir.Node) -> bool:
     return set(axes or ()) in _IMAGE_AXES
 
 
-def rows_of_subarrays(lines: Sequence[Sequence[int]], columns_per_weight: int, rows: int) -> int:
+def rows_of_subarrays(
+    lines: Sequence[Sequence[int]], columns_per_weight: int, rows: int, *, is_novel: bool = True
+) -> int:
     """The rows of a sub-array: those of the chip's arrays, halved until NeuroSim takes them.
 
     With ``novelMapping``, layers of the commonest kernel with at least as many inputs as a sub-array has rows stand on
     processing elements, whose size is that of the widest of these layers, rounded up to a power of two. It has to be
-    at least twice that of a sub-array (``ChipDesignInitialize`` and ``ChipFloorPlan`` in ``Chip.cpp``); if not,
-    NeuroSim says "SubArray Size is too large" and goes on to a fault of memory.
+    at least twice that of a sub-array; without it, that of the widest layer of all at least four times
+    (``ChipDesignInitialize`` and ``ChipFloorPlan`` in ``Chip.cpp``). If not, NeuroSim says "SubArray Size is too large"
+    and goes on to a fault of memory.
 
     Args:
         lines: The lines of the network.
         columns_per_weight: How many cells hold a weight.
         rows: Of the chip's arrays.
+        is_novel: Whether Param.cpp says ``novelMapping = true``, which is its default.
     """
     kernels = [line[3] * line[4] for line in lines]
     counts = [1 + (kernels.count(kernel) if kernel != 1 else 0) for kernel in kernels]
@@ -242,11 +257,11 @@ def rows_of_subarrays(lines: Sequence[Sequence[int]], columns_per_weight: int, r
             (
                 line[5] * columns_per_weight
                 for line, kernel in zip(lines, kernels, strict=True)
-                if kernel == commonest and line[2] * kernel >= rows
+                if not is_novel or (kernel == commonest and line[2] * kernel >= rows)
             ),
             default=0,
         )
-        if widest and 2 ** math.ceil(math.log2(widest)) >= 2 * rows:
+        if widest and 2 ** math.ceil(math.log2(widest)) >= (2 if is_novel else 4) * rows:
             break
         rows //= 2
     return rows

@@ -12,7 +12,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, LayerNote, Preparation
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.formats.neurosim.mem_states import MEM_STATES_FILE, mem_states_text
-from onnx_gconv.handoff.formats.neurosim.plan import INPUT_BITS, WEIGHT_BITS, Plan
+from onnx_gconv.handoff.formats.neurosim.plan import Plan
 from onnx_gconv.handoff.formats.neurosim.texts import (
     COMMAND_FILE,
     COMMAND_FILE_V15,
@@ -27,6 +27,7 @@ from onnx_gconv.handoff.manifest import FileRecord
 __all__ = ["Neurosim"]
 
 _MOST_NAMED = 4
+_LEAST_ROWS = 8
 
 
 class Neurosim(HandoffFormat):
@@ -40,11 +41,11 @@ class Neurosim(HandoffFormat):
     description = "what the program of DNN+NeuroSim V1.4 and V1.5 runs on; --inputs gives its sample"
     content = ""
     remarks = (
-        f"weights have {WEIGHT_BITS} bits and inputs {INPUT_BITS}, as NeuroSim's defaults",
         "tiles are not in it; NeuroSim cuts matrices itself",
         "which of NeuroSim's parameters have to agree is in README.txt",
     )
     needs_sample = True
+    settings = ("bits",)
 
     def __init__(self, plan: Plan | None = None) -> None:
         self._plan = plan
@@ -91,10 +92,14 @@ class Neurosim(HandoffFormat):
         )
         ranges = "devices have several ranges of conductance, but NeuroSim has one"
         states = f"{MEM_STATES_FILE} is not written, because {plan.levels}"
+        bits = f"weights have {plan.bits.weights} bits and inputs {plan.bits.inputs} (--bits says how many)"
+        low = f"NeuroSim V1.4 finds sub-arrays of fewer than {_LEAST_ROWS} rows too low for its circuits"
         return (
             *refused,
+            LayerNote(bits, plan.layers),
             LayerNote(random, plan.layers if plan.sample.source is None else ()),
             LayerNote(smaller, plan.layers if plan.subarray_rows < plan.rows else ()),
+            LayerNote(low, plan.layers if plan.subarray_rows < _LEAST_ROWS else ()),
             LayerNote(
                 "NeuroSim counts positions without padding, and reads fewer than there are",
                 [item.layer for item in plan.network if item.positions_read < item.windows.positions],
@@ -120,9 +125,9 @@ class Neurosim(HandoffFormat):
         plan = self.plan
         yield self._text(folder, plan.network_file, network_text(plan))
         for item in plan.network:
-            yield write_weights(item.layer, WEIGHT_BITS, folder, self._path(plan.weight_file(item)), advance)
-            yield write_bits(item.windows, INPUT_BITS, folder, self._path(plan.bits_file(item)), advance)
-            yield write_integers(item.windows, INPUT_BITS, folder, self._path(plan.integers_file(item)), advance)
+            yield write_weights(item.layer, plan.bits.weights, folder, self._path(plan.weight_file(item)), advance)
+            yield write_bits(item.windows, plan.bits.inputs, folder, self._path(plan.bits_file(item)), advance)
+            yield write_integers(item.windows, plan.bits.inputs, folder, self._path(plan.integers_file(item)), advance)
         for name, version in ((COMMAND_FILE, "V1.4"), (COMMAND_FILE_V15, "V1.5")):
             yield self._text(folder, name, command_text(plan, version))
             _let_run(folder / self._path(name))

@@ -11,15 +11,9 @@ from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.handoff.formats.neurosim.mem_states import bits_of_cell, common_levels
 from onnx_gconv.handoff.formats.neurosim.network import NetworkLayer, network_of, rows_of_subarrays
-from onnx_gconv.handoff.formats.sample import Sample
+from onnx_gconv.handoff.formats.sample import Bits, Sample
 
-__all__ = ["INPUT_BITS", "WEIGHT_BITS", "Plan"]
-
-WEIGHT_BITS = 8
-"""Bits of a weight: the default of NeuroSim's Python side."""
-
-INPUT_BITS = 8
-"""Bits of an input: the default of NeuroSim's Python side."""
+__all__ = ["Plan"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +45,11 @@ class Plan:
         # What a shell, a CSV file and a spreadsheet take for a name.
         plain = re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("_.")
         return cls(plain or "model", network, refused, sample)
+
+    @property
+    def bits(self) -> Bits:
+        """Bits of a weight and of what arrives."""
+        return self.sample.bits
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -89,7 +88,7 @@ class Plan:
     def cell_bits(self) -> int:
         """The bits of a cell; those of a weight if devices take any value, so that a weight has one cell."""
         bits = None if isinstance(self.levels, str) else bits_of_cell(self.levels)
-        return min(bits or WEIGHT_BITS, WEIGHT_BITS)
+        return min(bits or self.bits.weights, self.bits.weights)
 
     @property
     def rows(self) -> int:
@@ -104,8 +103,20 @@ class Plan:
     @cached_property
     def subarray_rows(self) -> int:
         """The rows of NeuroSim's sub-arrays: those of the chip's arrays, or as many as NeuroSim takes."""
-        columns_per_weight = -(-WEIGHT_BITS // self.cell_bits)
-        return rows_of_subarrays([item.line for item in self.network], columns_per_weight, self.rows)
+        return rows_of_subarrays(self._lines, self._columns_per_weight, self.rows)
+
+    @property
+    def subarray_rows_without_novel_mapping(self) -> int:
+        """The same if Param.cpp says ``novelMapping = false``."""
+        return rows_of_subarrays(self._lines, self._columns_per_weight, self.rows, is_novel=False)
+
+    @property
+    def _lines(self) -> list[tuple[int, ...]]:
+        return [item.line for item in self.network]
+
+    @property
+    def _columns_per_weight(self) -> int:
+        return -(-self.bits.weights // self.cell_bits)
 
     @property
     def ranges_us(self) -> tuple[tuple[float, float], ...]:

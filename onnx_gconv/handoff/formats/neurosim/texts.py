@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from onnx_gconv.handoff.formats.neurosim.mem_states import MEM_STATES_FILE
-from onnx_gconv.handoff.formats.neurosim.plan import INPUT_BITS, WEIGHT_BITS, Plan
+from onnx_gconv.handoff.formats.neurosim.network import NetworkLayer
+from onnx_gconv.handoff.formats.neurosim.plan import Plan
 from onnx_gconv.visible_text import visible
 
 __all__ = ["COMMAND_FILE", "COMMAND_FILE_V15", "command_text", "network_text", "readme_text_of"]
@@ -34,7 +35,7 @@ def command_text(plan: Plan, version: str) -> str:
     """
     input_file = plan.bits_file if version == "V1.4" else plan.integers_file
     files = " ".join(f"./{plan.weight_file(item)} ./{input_file(item)}" for item in plan.network)
-    numbers = f"{WEIGHT_BITS} {INPUT_BITS} {plan.subarray_rows} {plan.subarray_rows}"
+    numbers = f"{plan.bits.weights} {plan.bits.inputs} {plan.subarray_rows} {plan.subarray_rows}"
     return f"""\
 #!/bin/sh
 # Runs NeuroSim {version}: its program is the argument, or ./NeuroSIM/main. README.txt: which parameters have to agree.
@@ -51,6 +52,7 @@ def readme_text_of(plan: Plan) -> str:
 def _files(plan: Plan) -> str:
     source = "random numbers" if plan.sample.source is None else f"the first sample of {visible(plan.sample.source)}"
     states = f"{MEM_STATES_FILE} is not there: {plan.levels}.\n" if isinstance(plan.levels, str) else _STATES
+    highest = 2 ** (plan.bits.inputs - 1) - 1
     return f"""\
 These files are for NeuroSim's own program, main, of DNN+NeuroSim V1.4 and of V1.5 (branch 2DInferenceV1.5-dev):
 
@@ -63,10 +65,10 @@ width of the kernel; outputs; 1 if pooling follows; stride. A line 1,1,inputs,1,
 weightLAYER.csv: weights from -1 to 1, a line for each input, a number for each output; inputs of a convolution are
 (channel, kernel row, kernel column). 1 is the largest weight of its scale, or where weights are clipped. NeuroSim gives
 a weight of exactly 1 the code of -1 (of 2^bits, the cells hold the lowest bits alone), so that the largest number is
-the largest that still gives the code {2**WEIGHT_BITS - 1}. The files are for weights of {WEIGHT_BITS} bits.
+the largest that still gives the code {2**plan.bits.weights - 1}. The files are for weights of {plan.bits.weights} bits.
 
-inputLAYER.csv: what arrives in {source}: a line for each input, {INPUT_BITS} bits for
-each position, two's complement, the most significant bit first, of round(x / max|x| * {2 ** (INPUT_BITS - 1) - 1}).
+inputLAYER.csv: what arrives in {source}: a line for each input, {plan.bits.inputs} bits for
+each position, two's complement, the most significant bit first, of round(x / max|x| * {highest}).
 inputLAYER_V1.5.csv: the same as integers, which V1.5 reads instead. Each version takes the other's file without a word.
 
 {states}"""
@@ -75,12 +77,14 @@ inputLAYER_V1.5.csv: the same as integers, which V1.5 reads instead. Each versio
 def _parameters(plan: Plan) -> str:
     rows, taken = plan.rows, plan.subarray_rows
     if taken == rows:
-        size = f"numColSubArray = {plan.columns} of Param.cpp, as numRowSubArray = {rows} of the command"
+        size = f"numColSubArray = {plan.columns} of Param.cpp, as numRowSubArray = {rows} of the command."
     else:
         size = (
-            f"numColSubArray = {taken} of Param.cpp, as numRowSubArray = {taken} of the command; arrays of the chip\n"
-            f"  are {rows}x{plan.columns}, but so small a network takes no sub-arrays of more than {taken} rows"
+            f"numColSubArray = {taken} of Param.cpp, as numRowSubArray = {taken} of the command. Arrays of the chip\n"
+            f"  are {rows}x{plan.columns}, but so small a network takes no sub-arrays of more than {taken} rows."
         )
+        if (more := plan.subarray_rows_without_novel_mapping) > taken:
+            size += f" With\n  novelMapping = false of Param.cpp it takes {more}; then change the command, too."
     why = (
         f"{plan.levels}; with as many bits as a weight, a weight has one cell"
         if isinstance(plan.levels, str)
@@ -94,9 +98,9 @@ def _parameters(plan: Plan) -> str:
 Parameters that have to agree (Param.cpp of NeuroSim; then make):
 - memcelltype = 2 (RRAM). With 1 (SRAM, the default of V1.4) no figure depends on the weights.
 - cellBit = {plan.cell_bits}: {why}.
-- {size}.
+- {size}
 - numRowParallel: the last number of the command, rows that are read at once.
-- synapseBit = {WEIGHT_BITS} and numBitInput = {INPUT_BITS} of the command: those of the files.
+- synapseBit = {plan.bits.weights} and numBitInput = {plan.bits.inputs} of the command: those of the files.
 - algoWeightMin = -1, algoWeightMax = 1 (the defaults).
 {ranges}{several}
 - levelOutput: two to the power of the bits of the ADC. Nothing here says how many the chip has.
@@ -119,10 +123,15 @@ def _resistances(low_us: float, high_us: float) -> str:
 
 
 def _positions(plan: Plan) -> str:
-    lines = "\n".join(
-        f"- {item.layer.id}: {item.positions_read:,} of {item.windows.positions:,}" for item in plan.network
-    )
+    lines = "\n".join(map(_positions_of, plan.network))
     return f"""\
-Positions of each layer that NeuroSim reads; it counts (H - kernel + 1) / stride, without padding:
+Positions of each layer that NeuroSim reads; it counts (H - kernel + 1) / stride in both directions, without padding:
 {lines}
 """
+
+
+def _positions_of(item: NetworkLayer) -> str:
+    read, all_of_them = item.positions_read, item.windows.positions
+    text = f"- {item.layer.id}: {read:,} of {all_of_them:,}"
+    height, width, more = item.with_padding
+    return text if more == read else f"{text}; {more:,} with {height},{width} as height and width in its line"

@@ -46,7 +46,7 @@ mapping.yaml: outputs stand in columns, inputs and positions of kernels in rows.
 run.py: runs ZigZag on these files: pip install zigzag-dse==3.9.1 six, then python run.py.
 
 ZigZag's arrays have cells of one bit: it counts a column and a converter for each bit of a weight. So that it counts
-those that there are, weight_size is the number of cells of a weight in a row of an array, unless --weight-bits says
+those that there are, weight_size is the number of cells of a weight in a row of an array, unless --bits says
 otherwise. Weights are programmed before, and loading them costs nothing.
 """
     remarks = (
@@ -57,7 +57,7 @@ otherwise. Weights are programmed before, and loading them costs nothing.
     )
     is_for_costs = True
     needs_sample = True
-    settings = ("input_bits", "dac_bits", "adc_bits", "weight_bits")
+    settings = ("bits", "dac_bits", "adc_bits")
 
     def prepared(self, preparation: Preparation) -> ZigZag:
         """The format with a run of the model and the settings."""
@@ -67,15 +67,11 @@ otherwise. Weights are programmed before, and loading them costs nothing.
     def readme_content(self) -> str:
         """The files, and where the figures are from that the mapping does not have."""
         settings, array = self._prepared.settings, self._array(self._prepared.layers)
-        cells = settings.described("weight_bits")
-        if settings.weight_bits is None:
-            devices = max(map(cells_in_a_row, self.held(self._prepared.layers)))
-            rounded = "" if devices == array.cells else ", and ZigZag takes powers of two alone"
-            cells = f"weight_size {array.cells}: a weight has {devices} cells in a row of an array{rounded}"
+        devices = max(map(cells_in_a_row, self.held(self._prepared.layers)))
+        rounded = "" if devices == array.cells else ", and ZigZag takes powers of two alone"
         figures = (
-            *(settings.described(name) for name in ("input_bits", "dac_bits", "adc_bits")),
-            cells,
-            f"output_size {array.output_bits}: twice input_bits, as ZigZag has it by default",
+            *settings.described(f"weight_size is {array.cells}, as a weight has {devices} cells in a row{rounded}"),
+            f"output_size {array.output_bits}: twice the bits of inputs, as ZigZag has it by default",
             "registers, buffer, DRAM: sizes and energies of ZigZag's analog example, inputs/hardware/aimc.yaml",
             f"shapes: those of a run on {self._prepared.run}",
         )
@@ -84,10 +80,10 @@ otherwise. Weights are programmed before, and loading them costs nothing.
     def check(self, layers: Sequence[Layer]) -> None:
         """Check that ZigZag takes the bits, and sees a weight at least."""
         settings = self._prepared.settings
-        for name in ("input_bits", "dac_bits", "weight_bits"):
-            value = getattr(settings, name)
-            if value is not None and value & (value - 1):
-                raise ConfigError(f"ZigZag takes powers of two for {name}, but it is {value}")
+        counts = {"weights": settings.weight_bits, "inputs": settings.input_bits, "a DAC": settings.dac_bits}
+        for name, bits in counts.items():
+            if bits is not None and bits & (bits - 1):
+                raise ConfigError(f"ZigZag takes powers of two for the bits of {name}, but not {bits}")
         if not self.held(layers):
             reasons = "; ".join(f"{layer.record.quoted}: {self.refused[layer.id]}" for layer in layers[:_MOST_NAMED])
             raise ConfigError(f"ZigZag can count no layer of the model ({reasons}); leave the format zigzag out")

@@ -362,6 +362,7 @@ def test_the_readme_says_which_parameters_have_to_agree(parse, tmp_path):
     text = (folder / "README.txt").read_text()
     for part in (
         "memcelltype = 2 (RRAM)",
+        "currentMode = true",
         "cellBit = 4: devices have 16 levels",
         "numColSubArray = 48 of Param.cpp, as numRowSubArray = 32 of the command",
         "resistanceOn = 25000 (ohm; 1 / g_max of 40 µS), resistanceOff = 1000000 (ohm; 1 / g_min of 1 µS)",

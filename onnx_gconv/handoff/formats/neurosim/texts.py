@@ -97,6 +97,7 @@ def _parameters(plan: Plan) -> str:
     return f"""\
 Parameters that have to agree (Param.cpp of NeuroSim; then make):
 - memcelltype = 2 (RRAM). With 1 (SRAM, the default of V1.4) no figure depends on the weights.
+- currentMode = true (the default of V1.4). With false, the default of V1.5, no figure depends on the weights, either.
 - cellBit = {plan.cell_bits}: {why}.
 - {size}
 - numRowParallel: the last number of the command, rows that are read at once.

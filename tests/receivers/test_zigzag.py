@@ -81,6 +81,12 @@ def test_the_script_gives_energy_and_latency_of_each_layer(zigzag, bundle, weigh
     for layer in found["layers"]:
         assert 0 < layer["array_energy_pj"] < layer["energy_pj"]
         assert layer["latency_cycles"] > 0
+    # Of 512 inputs and 64 outputs on arrays of 64 rows, for two samples: a conversion for each part of the inputs, each
+    # output, each of its two columns and each bit of an input. What else an array does is a small part of it.
+    conversions = 2 * (512 // 64) * 64 * CELLS * 8
+    converter_pj = (100 * 6 + 0.001 * 4**6) * 0.9**2 / 1000
+    hidden = found["layers"][3]
+    assert 1 < hidden["array_energy_pj"] / (conversions * converter_pj) < 1.3
     assert found["clock_ns"] > 0
     assert found["area_mm2"] > 0
     assert "weights 288 bits\n" in zigzag(script, "--lpf-limit", 4)

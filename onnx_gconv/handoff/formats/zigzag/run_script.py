@@ -18,6 +18,10 @@ from pathlib import Path
 
 from zigzag.mapping.temporal_mapping import TemporalMappingType
 from zigzag.stages.evaluation.cost_model_evaluation import CostModelStage
+from zigzag.stages.exploit_data_locality_stages import (
+    ExploitInterLayerDataLocalityStage,
+    SearchInterLayerDataLocalityStage,
+)
 from zigzag.stages.main import MainStage
 from zigzag.stages.mapping.spatial_mapping_generation import SpatialMappingGeneratorStage
 from zigzag.stages.mapping.temporal_mapping_generator_stage import TemporalMappingGeneratorStage
@@ -31,7 +35,9 @@ STAGES = [
     ONNXModelParserStage,
     AcceleratorParserStage,
     SumStage,
+    SearchInterLayerDataLocalityStage,
     WorkloadStage,
+    ExploitInterLayerDataLocalityStage,
     MinimalEDPStage,
     SpatialMappingGeneratorStage,
     MinimalEDPStage,

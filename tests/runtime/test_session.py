@@ -213,3 +213,18 @@ def test_a_session_of_one_thread_adds_in_the_order_of_one_thread(tmp_path: Path)
     one = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     with ModelSession(model, "all", is_single_threaded=True) as session:
         assert np.array_equal(session.run({"x": x, "w": w})["y"], one.run(["y"], {"x": x, "w": w})[0])
+
+
+def test_values_inside_a_model_are_outputs_too_and_external_data_is_found_next_to_it(tmp_path: Path) -> None:
+    w = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["t"]), helper.make_node("Relu", ["t"], ["y"])]
+    model = save(tmp_path / "m.onnx", nodes, [tensor("y", shape=[1, 4])], numpy_helper.from_array(w, "w"),
+                 x=(TensorProto.FLOAT, [1, 4]))  # fmt: skip
+    onnx.save(onnx.load(model), model, save_as_external_data=True, location="m.data", size_threshold=0)
+    before, x = model.read_bytes(), np.ones((1, 4), np.float32)
+    with ModelSession(model, "all", inner=["t", "y", "t"]) as session:
+        found = session.run({"x": x})
+    assert list(found) == ["y", "t"]
+    np.testing.assert_allclose(found["t"], x @ w, rtol=1e-5)
+    np.testing.assert_array_equal(found["y"], found["t"].clip(0))
+    assert model.read_bytes() == before

@@ -175,9 +175,9 @@ def run_sample(
     except RuntimeRefusal as refusal:
         if refusal.stage == "load":
             raise ModelError(f"ONNX Runtime does not load it: {refusal.message}") from None
-        what = "random inputs" if given is None else f"the inputs of {_source(given)}"
+        what = "random inputs" if given is None else f"the given {_source(given)}"
         raise ConfigError(
-            f"ONNX Runtime does not run it on {what}: {refusal.message}; give inputs of your own"
+            f"ONNX Runtime does not run it on {what}: {refusal.message}; give other inputs (--inputs)"
         ) from None
     known = {**feeds, **found}
     batch = next((array.shape[0] for array in feeds.values() if array.ndim), 1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from onnx_gconv import converters, map_model, write_bundle
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.errors import ConfigError
+from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.handoff.formats import layer_conductances
 from onnx_gconv.handoff.formats.neurosim.network import rows_of_subarrays
@@ -243,6 +243,18 @@ def test_a_mean_over_the_image_is_a_pool(parse, tmp_path, node, opset, is_pool):
     assert network_read(folder / "NetWork_net.csv") == [[5, 5, 3, 2, 2, 8, int(is_pool), 1]]
 
 
+def test_what_is_pooled_behind_a_layer_that_is_refused_is_not_pooled_before_it(parse, tmp_path):
+    text = """g (float[1, 3, 9, 9] x) => (float y) {
+        a = Conv(x, W) b = Relu(a) c = Conv <group = 8> (b, D) y = MaxPool <kernel_shape = [2, 2]> (c)
+    }"""
+    shapes = {"W": (8, 3, 2, 2), "D": (8, 1, 3, 3)}
+    arrays = {
+        name: np.random.default_rng(0).standard_normal(shape).astype(np.float32) for name, shape in shapes.items()
+    }
+    folder, _ = written(parse, tmp_path, text, arrays)
+    assert network_read(folder / "NetWork_net.csv") == [[9, 9, 3, 2, 2, 8, 0, 1]]
+
+
 def test_a_sequence_is_as_many_positions_and_the_first_sample_counts(parse, tmp_path):
     text = "g (float[B, T, 6] x) => (float y) { y = MatMul(x, W) }"
     weights = np.random.default_rng(0).standard_normal((6, 10)).astype(np.float32)
@@ -295,11 +307,11 @@ def test_what_arrives_times_the_weights_is_what_the_layers_give(parse, tmp_path)
 def test_both_versions_read_the_same_and_find_all_that_they_read(digits, name):
     folder, _ = digits[name]
     network, numbers, files = command_of(folder / "trace_command.sh")
-    other_network, other_numbers, others = command_of(folder / "trace_command_V1.5.sh")
-    assert (network, numbers) == (other_network, other_numbers)
-    assert [weight for weight, _ in files] == [weight for weight, _ in others]
+    other_network, other_numbers, others = command_of(folder / "V1.5" / "trace_command.sh")
+    assert (f".{network}", numbers) == (other_network, other_numbers)
+    assert [f".{weight}" for weight, _ in files] == [weight for weight, _ in others]
     for line, (weight, bits), (_, integers) in zip(network_read(folder / network), files, others, strict=True):
-        codes = np.loadtxt(folder / integers, delimiter=",", ndmin=2, dtype=int)
+        codes = np.loadtxt(folder / "V1.5" / integers, delimiter=",", ndmin=2, dtype=int)
         codes = codes.reshape(line[2] * line[3] * line[4], -1)
         np.testing.assert_array_equal(traces_read(folder / bits, BITS), codes)
         assert np.abs(codes).max() == 127
@@ -322,17 +334,19 @@ def test_the_command_runs_a_program_in_the_folder_wherever_it_is_called(digits, 
     program = tmp_path / "main"
     program.write_text('#!/bin/sh\npwd\nfor name in "$1"; do cat "$name"; done\necho "$@"\n')
     program.chmod(0o755)
-    assert os.access(folder / "trace_command.sh", os.X_OK)
-    found = subprocess.run(
-        [folder / "trace_command.sh", "./main"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    where, *network, arguments = found.stdout.splitlines()
-    assert where == str(folder)
-    assert "\n".join(network) + "\n" == (folder / "NetWork_digits_mlp.csv").read_text()
-    assert arguments.split() == [
-        *("./NetWork_digits_mlp.csv", "8", "8", "32", "32", "./weightL000.csv", "./inputL000.csv"),
-        *("./weightL001.csv", "./inputL001.csv", "./weightL002.csv", "./inputL002.csv"),
-    ]
+    for place, shared in ((folder, "."), (folder / "V1.5", "..")):
+        assert os.access(place / "trace_command.sh", os.X_OK)
+        found = subprocess.run(
+            [place / "trace_command.sh", "./main"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        where, *network, arguments = found.stdout.splitlines()
+        assert where == str(place)
+        assert "\n".join(network) + "\n" == (folder / "NetWork_digits_mlp.csv").read_text()
+        assert arguments.split() == [
+            *(f"{shared}/NetWork_digits_mlp.csv", "8", "8", "32", "32"),
+            *(f"{shared}/weightL000.csv", "./inputL000.csv", f"{shared}/weightL001.csv", "./inputL001.csv"),
+            *(f"{shared}/weightL002.csv", "./inputL002.csv"),
+        ]
 
 
 @pytest.mark.parametrize(
@@ -521,6 +535,19 @@ def test_inputs_that_do_not_fit_the_model_are_errors(parse, tmp_path):
         ConfigError, match=r"inputs are for a format that has what arrives at layers \(neurosim, zigzag, accelforge\)"
     ):
         write_bundle(tmp_path / "net.gconv.onnx", tmp_path / "out", (8, 8), formats=["npy"], inputs={})
+
+
+def test_a_model_that_does_not_run_is_an_error_with_the_remedy(parse, tmp_path):
+    text = "g (float[1, N] x) => (float y) { t = Reshape(x, s) y = MatMul(t, W) }"
+    arrays = {"W": np.ones((6, 8), np.float32), "s": np.array([2, 6])}
+    with pytest.raises(ConfigError, match=r"does not run it on the given inputs: .*; give other inputs \(--inputs\)"):
+        written(parse, tmp_path, text, arrays, inputs={"x": np.ones((1, 7), np.float32)})
+    with pytest.raises(ConfigError, match=r"does not run it on random inputs: .*; give other inputs \(--inputs\)"):
+        written(parse, tmp_path, text.replace("N]", "7]"), arrays)
+    text = "g (float[1, 6] x) => (float y) { t = nobody.Knows(x) y = MatMul(t, W) }"
+    with pytest.raises(ModelError, match=r"net\.gconv\.onnx': ONNX Runtime does not load it: .*nobody"):
+        written(parse, tmp_path, text, {"W": arrays["W"]}, opsets='"" : 17, "nobody" : 1')
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_with_external_data_runs_where_its_data_is(parse, tmp_path):

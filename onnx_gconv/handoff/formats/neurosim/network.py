@@ -99,7 +99,8 @@ def network_of(layers: Sequence[Layer], sample: Sample) -> tuple[tuple[NetworkLa
     graph = found[0][0].graph if found else None
     order = {} if graph is None else {node: number for number, node in enumerate(graph)}
     found.sort(key=lambda item: order[item[0]])
-    pooled = _followed_by_pools([node for node, _ in found], order)
+    nodes = frozenset(arriving.node for arriving in sample.inputs if not isinstance(arriving, str))
+    pooled = _followed_by_pools(nodes, order)
     return tuple(_with_pool(item, is_pooled=node in pooled) for node, item in found), refused
 
 
@@ -189,11 +190,16 @@ def _positions(layer: Layer, node: ir.Node, values: NDArray[np.float64]) -> NDAr
     return values.reshape(-1, layer.layout.rows)
 
 
-def _followed_by_pools(nodes: Sequence[ir.Node], order: dict[ir.Node, int]) -> set[ir.Node]:
-    """Of the layers that feed a pooling node, the one that runs last, as NeuroSim V1.5 notes it (``add_pool``)."""
-    found, known = set(), frozenset(nodes)
+def _followed_by_pools(layers: frozenset[ir.Node], order: dict[ir.Node, int]) -> set[ir.Node]:
+    """Of the layers that feed a pooling node, the one that runs last, as NeuroSim V1.5 notes it (``add_pool``).
+
+    Args:
+        layers: The nodes of all layers, also of those that NeuroSim cannot hold.
+        order: The nodes of the graph, and when they run.
+    """
+    found = set()
     for node in order:
-        if _is_pool(node) and (feeding := _feeding(node, known)):
+        if _is_pool(node) and (feeding := _feeding(node, layers)):
             found.add(max(feeding, key=order.__getitem__))
     return found
 

@@ -15,7 +15,7 @@ from onnx_gconv.handoff.formats.neurosim.mem_states import MEM_STATES_FILE, mem_
 from onnx_gconv.handoff.formats.neurosim.plan import Plan
 from onnx_gconv.handoff.formats.neurosim.texts import (
     COMMAND_FILE,
-    COMMAND_FILE_V15,
+    V15_FOLDER,
     command_text,
     network_text,
     readme_text_of,
@@ -125,11 +125,12 @@ class Neurosim(HandoffFormat):
         plan = self.plan
         yield self._text(folder, plan.network_file, network_text(plan))
         for item in plan.network:
+            name = plan.input_file(item)
             yield write_weights(item.layer, plan.bits.weights, folder, self._path(plan.weight_file(item)), advance)
-            yield write_bits(item.windows, plan.bits.inputs, folder, self._path(plan.bits_file(item)), advance)
-            yield write_integers(item.windows, plan.bits.inputs, folder, self._path(plan.integers_file(item)), advance)
-        for name, version in ((COMMAND_FILE, "V1.4"), (COMMAND_FILE_V15, "V1.5")):
-            yield self._text(folder, name, command_text(plan, version))
+            yield write_bits(item.windows, plan.bits.inputs, folder, self._path(name), advance)
+            yield write_integers(item.windows, plan.bits.inputs, folder, self._path(f"{V15_FOLDER}/{name}"), advance)
+        for name, is_v15 in ((COMMAND_FILE, False), (f"{V15_FOLDER}/{COMMAND_FILE}", True)):
+            yield self._text(folder, name, command_text(plan, is_v15=is_v15))
             _let_run(folder / self._path(name))
         if not isinstance(plan.levels, str):
             means = plan.levels.values(np.float64)

@@ -67,14 +67,9 @@ class Plan:
         return f"weight{item.layer.id}.csv"
 
     @staticmethod
-    def bits_file(item: NetworkLayer) -> str:
-        """The file of what arrives at a layer, for NeuroSim V1.4."""
+    def input_file(item: NetworkLayer) -> str:
+        """The file of what arrives at a layer; each version of NeuroSim has one of its own, in another folder."""
         return f"input{item.layer.id}.csv"
-
-    @staticmethod
-    def integers_file(item: NetworkLayer) -> str:
-        """The file of what arrives at a layer, for NeuroSim V1.5."""
-        return f"input{item.layer.id}_V1.5.csv"
 
     @cached_property
     def levels(self) -> ConductanceLevels | str:

@@ -7,10 +7,11 @@ from onnx_gconv.handoff.formats.neurosim.network import NetworkLayer
 from onnx_gconv.handoff.formats.neurosim.plan import Plan
 from onnx_gconv.visible_text import visible
 
-__all__ = ["COMMAND_FILE", "COMMAND_FILE_V15", "command_text", "network_text", "readme_text_of"]
+__all__ = ["COMMAND_FILE", "V15_FOLDER", "command_text", "network_text", "readme_text_of"]
 
 COMMAND_FILE = "trace_command.sh"
-COMMAND_FILE_V15 = "trace_command_V1.5.sh"
+V15_FOLDER = "V1.5"
+"""What V1.5 reads otherwise than V1.4."""
 
 _OHM_US = 1e6  # 1 / 1 µS in ohm
 _NO_CONDUCTANCE_OHM = 1e12
@@ -26,21 +27,21 @@ def network_text(plan: Plan) -> str:
     return "".join(f"{','.join(map(str, item.line))}\n" for item in plan.network)
 
 
-def command_text(plan: Plan, version: str) -> str:
+def command_text(plan: Plan, *, is_v15: bool) -> str:
     """A shell script that runs NeuroSim on the files.
 
     Args:
         plan: What is written.
-        version: ``V1.4`` or ``V1.5``, which read what arrives at layers in different forms.
+        is_v15: Whether it is for V1.5, and stands in the folder of what V1.5 reads otherwise.
     """
-    input_file = plan.bits_file if version == "V1.4" else plan.integers_file
-    files = " ".join(f"./{plan.weight_file(item)} ./{input_file(item)}" for item in plan.network)
+    version, shared = (V15_FOLDER, "..") if is_v15 else ("V1.4", ".")
+    files = " ".join(f"{shared}/{plan.weight_file(item)} ./{plan.input_file(item)}" for item in plan.network)
     numbers = f"{plan.bits.weights} {plan.bits.inputs} {plan.subarray_rows} {plan.subarray_rows}"
     return f"""\
 #!/bin/sh
 # Runs NeuroSim {version}: its program is the argument, or ./NeuroSIM/main. README.txt: which parameters have to agree.
 program=$(realpath "${{1:-./NeuroSIM/main}}") && cd "$(dirname "$0")" || exit 1
-exec "$program" ./{plan.network_file} {numbers} {files}
+exec "$program" {shared}/{plan.network_file} {numbers} {files}
 """
 
 
@@ -57,7 +58,7 @@ def _files(plan: Plan) -> str:
 These files are for NeuroSim's own program, main, of DNN+NeuroSim V1.4 and of V1.5 (branch 2DInferenceV1.5-dev):
 
     ./{COMMAND_FILE} .../NeuroSIM/main            V1.4
-    ./{COMMAND_FILE_V15} .../NeuroSIM/main       V1.5
+    ./{V15_FOLDER}/{COMMAND_FILE} .../NeuroSIM/main       V1.5
 
 {plan.network_file}: a line for each layer: height, width and channels of what arrives, before padding; height and
 width of the kernel; outputs; 1 if pooling follows; stride. A line 1,1,inputs,1,1,outputs,0,1 is fully connected.
@@ -69,7 +70,7 @@ the largest that still gives the code {2**plan.bits.weights - 1}. The files are 
 
 inputLAYER.csv: what arrives in {source}: a line for each input, {plan.bits.inputs} bits for
 each position, two's complement, the most significant bit first, of round(x / max|x| * {highest}).
-inputLAYER_V1.5.csv: the same as integers, which V1.5 reads instead. Each version takes the other's file without a word.
+{V15_FOLDER}/inputLAYER.csv: the same as integers, which V1.5 reads. Each version takes the other's file without a word.
 
 {states}"""
 

@@ -40,7 +40,7 @@ def numbers_of_weights(weights: NDArray[np.float64], bits: int) -> NDArray[np.fl
     lowest = np.ceil(_DECIMAL * ((codes - 0.5) / half - 1))
     highest = np.ceil(_DECIMAL * ((codes + 0.5) / half - 1)) - 1
     numbers: NDArray[np.float64] = np.clip(np.rint(_DECIMAL * weights), lowest, highest) / _DECIMAL
-    return numbers
+    return numbers + 0.0  # no -0, which would be written as -0.00000
 
 
 def write_weights(layer: Layer, bits: int, folder: Path, name: str, advance: Callable[[int], None]) -> FileRecord:

@@ -470,8 +470,8 @@ def conv(attributes="", x="1, 4, 9, 9", w=(8, 4, 3, 3)):
 
 
 REFUSED = {
-    "it is 2 groups, but a layer of NeuroSim is one matrix": conv("<group = 2>", w=(8, 2, 3, 3)),
-    "it is a depthwise convolution, 4 groups, but": conv("<group = 4>", w=(8, 1, 3, 3)),
+    "it is a convolution of 2 groups, but a layer of NeuroSim is one matrix": conv("<group = 2>", w=(8, 2, 3, 3)),
+    "it is a depthwise convolution, but": conv("<group = 4>", w=(8, 1, 3, 3)),
     "its strides are 2 and 1, but NeuroSim has one for both directions": conv("<strides = [2, 1]>"),
     "its kernel has gaps": conv("<dilations = [2, 2]>"),
     "its kernel has 3 axes, but NeuroSim knows two": conv(x="1, 4, 5, 5, 5", w=(8, 4, 3, 3, 3)),
@@ -514,7 +514,7 @@ def test_a_network_for_which_subarrays_would_be_too_low_is_named(parse, tmp_path
 
 def test_other_layers_are_written_beside_one_that_is_refused(digits):
     folder, report = digits["digits_cnn"]
-    reason = "it is a depthwise convolution, 16 groups, but a layer of NeuroSim is one matrix"
+    reason = "it is a depthwise convolution, but a layer of NeuroSim is one matrix"
     assert f"neurosim: not written, because {reason}: L001" in report.notes
     text = (folder / "README.txt").read_text()
     assert f"- not written, because {reason}: L001\n" in text

@@ -136,8 +136,8 @@ def _why_no_matrix(layer: Layer) -> str | None:
         return f"{len(layer.consumers)} nodes multiply with it, but a layer of NeuroSim runs once"
     if layer.op.convolution is not None and matrices > 1:
         is_depthwise = layer.layout.rows == math.prod(layer.op.kernel_shape(layer.view))
-        kind = "a depthwise convolution, " if is_depthwise else ""
-        return f"it is {kind}{matrices} groups, but a layer of NeuroSim is one matrix"
+        kind = "depthwise convolution" if is_depthwise else f"convolution of {matrices} groups"
+        return f"it is a {kind}, but a layer of NeuroSim is one matrix"
     if matrices > 1:
         return f"it has {matrices} matrices, but a layer of NeuroSim is one"
     if consumer.op_type not in {*_CONVOLUTIONS, *_PRODUCTS}:

@@ -38,7 +38,7 @@ class Neurosim(HandoffFormat):
     """
 
     name = "neurosim"
-    description = "what the program of DNN+NeuroSim V1.4 and V1.5 runs on; --inputs gives its sample"
+    description = "what the program of DNN+NeuroSim V1.4 and V1.5 runs on (--inputs gives the sample)"
     content = ""
     remarks = (
         "tiles are not in it; NeuroSim cuts matrices itself",

@@ -20,8 +20,13 @@ INSTALL := $(PIP) install --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 OLIVE := .venv-olive
+ZIGZAG := .venv-zigzag
+ACCELFORGE := .venv-accelforge
 
-.PHONY: demo test lint format unit release-checks olive-checks generated bench fuzz clean
+# AccelForge's models of components need it.
+PYTHON_312 ?= python3.12
+
+.PHONY: demo test lint format unit release-checks olive-checks receiver-checks generated bench fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/onnx-gconv demo --output demo-output
@@ -54,6 +59,11 @@ release-checks: $(VENV)/.installed-dev
 olive-checks: $(OLIVE)/.installed
 	CI=true $(ONE_THREAD) $(OLIVE)/bin/python -m pytest -p no:cacheprovider -W default tests/olive
 
+# Tools that estimate costs read what the hand-off writes for them. Each has an environment of its own.
+receiver-checks: $(VENV)/.installed-dev $(ZIGZAG)/.installed $(ACCELFORGE)/.installed
+	ONNX_GCONV_ZIGZAG=$(CURDIR)/$(ZIGZAG)/bin/python ONNX_GCONV_ACCELFORGE=$(CURDIR)/$(ACCELFORGE)/bin/python \
+		$(ONE_THREAD) $(BIN)/python -m pytest -p no:cacheprovider tests/receivers
+
 # Those that CI checks beyond the first 200, which `unit` does. Any others: $(BIN)/python -m tests.generated.run --help
 generated: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 800 --workers 2
@@ -70,7 +80,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(OLIVE) .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf $(VENV) $(OLIVE) $(ZIGZAG) $(ACCELFORGE) .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -89,6 +99,17 @@ $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 $(OLIVE)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OLIVE)
 	$(OLIVE)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt --editable ".[olive]" "torch" "pytest>=8.3" "hypothesis>=6.100"
+	touch $@
+
+# ZigZag imports six, and does not say so.
+$(ZIGZAG)/.installed: Makefile
+	$(PYTHON) -m venv $(ZIGZAG)
+	$(ZIGZAG)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile "zigzag-dse==3.9.1" "six==1.17.0"
+	touch $@
+
+$(ACCELFORGE)/.installed: Makefile
+	$(PYTHON_312) -m venv $(ACCELFORGE)
+	$(ACCELFORGE)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile "accelforge==1.0.467"
 	touch $@
 
 # Packages that ship ONNX models; none of them is imported.

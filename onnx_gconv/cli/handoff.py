@@ -8,14 +8,19 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from onnx_gconv.cli.options import Debug, Json, Quiet
+from onnx_gconv.cli.options import Debug, Dim, Inputs, Json, Quiet
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["HandoffCommand", "handoff"]
 
 _ARRAYS = "Arrays of the chip"
 _FILES = "Files"
+_SIMULATORS = "Formats for simulators of accelerators"
 _FORMAT_HELP = "Also write a format of other tools, in a folder of its own; may be given several times."
+
+
+def _bits(flag: str, text: str) -> Any:  # noqa: ANN401 - what typer says that it gives
+    return typer.Option(flag, help=text, min=1, metavar="BITS", rich_help_panel=_SIMULATORS, show_default=False)
 
 
 class HandoffCommand(TyperCommand):
@@ -36,12 +41,19 @@ class HandoffCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer has its own, or those of click
         """Write the help, with the formats."""
+        from onnx_gconv.handoff.formats.receiver_settings import SETTINGS
         from onnx_gconv.handoff.formats.registry import FORMATS
 
         formats = "; ".join(f"{form.name}: {form.description}" for form in FORMATS.values())
         for option in self.params:
             if isinstance(option, TyperOption) and option.name == "formats":
                 option.help = f"{_FORMAT_HELP} {formats}."
+            if isinstance(option, TyperOption) and option.name in SETTINGS:
+                users = ", ".join(form.name for form in FORMATS.values() if option.name in form.settings)
+                option.help = f"{option.help} For {users}."
+            if isinstance(option, TyperOption) and option.name in {"inputs", "dim"}:
+                users = ", ".join(form.name for form in FORMATS.values() if form.needs_sample)
+                option.help = f"{option.help} For {users}."
         super().format_help(ctx, formatter)
 
 
@@ -145,25 +157,25 @@ def handoff(
             show_default=False,
         ),
     ] = None,
-    inputs: Annotated[
-        Path | None,
+    inputs: Inputs = None,
+    dim: Dim = None,
+    bits: Annotated[
+        str | None,
         typer.Option(
-            "--inputs",
-            help="For formats with what arrives at layers: a .npz file with an array for each input; the first sample "
-            "counts. Random numbers if not given.",
-            rich_help_panel=_FILES,
+            "--bits",
+            help="How many bits the integers of weights and of inputs have, e.g. 8x8. If not given, inputs have 8, and "
+            "weights what fits the format.",
+            metavar="WEIGHTSxINPUTS",
+            rich_help_panel=_SIMULATORS,
             show_default=False,
         ),
     ] = None,
-    bits: Annotated[
-        str,
-        typer.Option(
-            "--bits",
-            help="For the same formats: how many bits the integers of weights and of inputs have.",
-            metavar="WEIGHTSxINPUTS",
-            rich_help_panel=_FILES,
-        ),
-    ] = "8x8",
+    dac_bits: Annotated[
+        int | None, _bits("--dac-bits", "Bits of an input that are driven at once; 1 if not given.")
+    ] = None,
+    adc_bits: Annotated[
+        int | None, _bits("--adc-bits", "Bits of an analog-to-digital converter; 8 if not given.")
+    ] = None,
     pictures: Annotated[
         Literal["layers", "all"] | None,
         typer.Option(
@@ -189,9 +201,10 @@ def handoff(
     from onnx_gconv.handoff import write_bundle
     from onnx_gconv.handoff.formats.registry import format_named
     from onnx_gconv.handoff.formats.sample import parse_bits
+    from onnx_gconv.runtime.inputs import parse_dim
 
     size = None if array is None else parse_array(array)
-    found = parse_bits(bits)
+    precision = None if bits is None else parse_bits(bits)
     layouts: dict[str, PairLayout] = {
         "separate-arrays": "separate_arrays",
         "adjacent-columns": "adjacent_columns",
@@ -219,7 +232,10 @@ def handoff(
             csv=csv,
             formats=[format_named(name).name for name in formats or ()],
             inputs=inputs,
-            bits=(found.weights, found.inputs),
+            bits=None if precision is None else (precision.weights, precision.inputs),
+            dims=dict(parse_dim(text) for text in dim or ()),
+            dac_bits=dac_bits,
+            adc_bits=adc_bits,
             pictures="all" if pictures == "all" else pictures is not None,
             preset=preset,
             overwrite=overwrite,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -34,8 +34,16 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
 from onnx_gconv.handoff.drawn_pictures import PicturesReport
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
-from onnx_gconv.handoff.formats.registry import FORMATS, check_formats, formats_named, write_formats
-from onnx_gconv.handoff.formats.sample import Bits, GivenInputs, run_sample
+from onnx_gconv.handoff.formats.receiver_settings import ReceiverSettings
+from onnx_gconv.handoff.formats.registry import (
+    FORMATS,
+    check_formats,
+    check_options,
+    formats_named,
+    prepared_formats,
+    write_formats,
+)
+from onnx_gconv.handoff.formats.sample import Bits, GivenInputs
 from onnx_gconv.handoff.formats.targets import TargetsCsv
 from onnx_gconv.handoff.layer_writer import LayerWriter
 from onnx_gconv.handoff.manifest import (
@@ -101,7 +109,10 @@ def write_bundle(
     csv: bool = False,
     formats: Sequence[str] = (),
     inputs: GivenInputs | None = None,
-    bits: tuple[int, int] = (8, 8),
+    bits: tuple[int, int] | None = None,
+    dims: Mapping[str, int] | None = None,
+    dac_bits: int | None = None,
+    adc_bits: int | None = None,
     pictures: bool | Literal["all"] = False,
     preset: str | None = None,
     overwrite: bool = False,
@@ -130,9 +141,13 @@ def write_bundle(
         csv: Also write them as text, a line for each cell.
         formats: Names of formats of other tools to write as well, each in a folder of its own: ``npy``, ``neurosim``,
             ... The notes of the report say what each leaves out.
-        inputs: For formats with what arrives at layers (``neurosim``): a sample, as an .npz file or arrays by the names
+        inputs: For formats with what arrives at layers, or its shapes: a sample, as an .npz file or arrays by the names
             of the inputs; one of random numbers if None.
-        bits: For the same formats: how many bits the integers have that they make of weights and of what arrives.
+        bits: For the same formats: how many bits the integers have that they make of weights and of what arrives. If
+            None, 8 of what arrives, and of weights what fits the format.
+        dims: Sizes of symbolic dimensions of random inputs, by name or ``INPUT:AXIS``.
+        dac_bits: For formats that estimate costs: bits of an input that are driven at once; 1 if None.
+        adc_bits: Bits of an analog-to-digital converter; 8 if None.
         pictures: Also draw each layer, as `write_pictures` does, and with ``all`` each tile, too. Needs Matplotlib.
         preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
         overwrite: Replace an older bundle at `output`.
@@ -165,10 +180,8 @@ def write_bundle(
     if pictures:
         require_matplotlib()
     wanted = formats_named(formats)
-    if inputs is not None and not any(form.needs_sample for form in wanted):
-        takers = ", ".join(form.name for form in FORMATS.values() if form.needs_sample)
-        raise ConfigError(f"inputs are for a format that has what arrives at layers ({takers}), and none is asked for")
-    precision = _bits(bits)
+    settings = ReceiverSettings.of(_bits(bits), dac_bits, adc_bits)
+    check_options(wanted, inputs, dims or {}, settings)
     others = [Path(item) for item in (defects, inputs) if isinstance(item, (str, os.PathLike))]
     if not dry_run:
         _check_target(target, [*given.files, *others], overwrite=overwrite)
@@ -188,9 +201,16 @@ def write_bundle(
             skipped_mvm_weights=_skipped_mvm_weights(model),
             preset=preset,
         )
-        if any(form.needs_sample for form in wanted):
-            sample, name = run_sample(file, model.graph, layers, inputs, precision), stem_of_mapped(source)
-            wanted = tuple(form.of_sample(name, layers, sample) if form.needs_sample else form for form in wanted)
+        wanted = prepared_formats(
+            wanted,
+            file,
+            model.graph,
+            layers,
+            name=stem_of_mapped(source),
+            inputs=inputs,
+            dims=dims or {},
+            settings=settings,
+        )
         report = replace(report, notes=check_formats(wanted, layers))
         if dry_run:
             return report
@@ -238,7 +258,9 @@ def _array_size(array: tuple[int, int] | None, preset: DevicePreset | None) -> t
     return preset.array
 
 
-def _bits(bits: tuple[int, int]) -> Bits:
+def _bits(bits: tuple[int, int] | None) -> Bits | None:
+    if bits is None:
+        return None
     is_pair = isinstance(bits, (tuple, list)) and len(bits) == 2  # noqa: PLR2004 - of weights and of inputs
     if not is_pair:
         raise ConfigError(f"bits are {bits!r}, but should be two whole numbers, those of weights and of inputs")

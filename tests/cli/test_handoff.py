@@ -123,7 +123,10 @@ def test_a_preset_gives_the_arrays(gconv, tmp_path):
         (["--array", "8x8", "--whole-kernels"], "'stem.weight' of Conv: a kernel of 9 rows has to stay whole"),
         (["--array", "1x8", "--pair-layout", "interleaved-rows"], "an array of 1x8 cannot hold a pair"),
         (["--preset", "pcm-joshy"], "did you mean pcm-joshi?"),
-        (["--array", "8x8", "--format", "excel"], "one of fusion, fusion-pair, csv, neurosim, npy, but not 'excel'"),
+        (
+            ["--array", "8x8", "--format", "excel"],
+            "csv, neurosim, npy, zigzag, accelforge, but not 'excel'",
+        ),
         (["--preset", "pcm-joshi", "--array", "8x8"], "devices of preset 'pcm-joshi' reach 0.25 .. 25 µS"),
     ],
 )
@@ -187,3 +190,19 @@ def test_a_sample_and_bits_reach_the_format_that_has_what_arrives_at_layers(gcon
     found = gconv("handoff", mapped, *options, "--bits", "eight")
     assert (found.code, found.stdout) == (2, "")
     assert found.stderr == "onnx-gconv: 'eight' does not say how many bits weights and inputs have; write e.g. 8x8\n"
+
+
+def test_sizes_and_converters_reach_the_formats_that_estimate_costs(gconv, mapped, tmp_path):
+    options = ["-o", tmp_path / "out", "--array", "64x64", "--format", "zigzag"]
+    found = gconv("handoff", mapped, *options, "--dim", "batch=3", "--adc-bits", "6", "--dac-bits", "2")
+    assert (found.code, found.stderr) == (0, "")
+    folder = tmp_path / "out" / "zigzag"
+    assert "a run on image 3x1x8x8, random numbers\n" in (folder / "README.txt").read_text()
+    accelerator = (folder / "accelerator.yaml").read_text()
+    assert "adc_resolution: 6 # bits\n" in accelerator
+    assert "bit_serial_precision: 2 # " in accelerator
+    found = gconv("handoff", "--help")
+    text = " ".join(found.stdout.replace("│", " ").split())
+    assert "zigzag: ZigZag (energy and latency); accelforge: AccelForge, successor of CiMLoop" in text
+    assert "8 if not given. For zigzag, accelforge." in text
+    assert "generated if not given. For neurosim, zigzag, accelforge." in text

@@ -67,6 +67,10 @@ def commands(folder):
         "neurosim",
         "--format",
         "npy",
+        "--format",
+        "zigzag",
+        "--format",
+        "accelforge",
         "--pictures",
     ]
     yield "inspect", folder / "m.onnx"
@@ -143,6 +147,9 @@ def test_no_csv_file_has_a_formula_or_a_control_character(gconv, folder):
     assert "the name of a layer is written so that no spreadsheet runs it" in " ".join(report.stdout.split())
     files = sorted((folder / "b").rglob("*.csv"))
     assert len(files) == 28
+    texts = [*(folder / "b").rglob("*.yaml"), *(folder / "b").rglob("*.py"), *(folder / "b").rglob("*.txt")]
+    assert len(texts) == 18
+    assert all(is_shown(file.read_text()) for file in texts)
     for file in files:
         text = file.read_bytes().decode().replace("\r\n", "\n")
         assert is_shown(text)

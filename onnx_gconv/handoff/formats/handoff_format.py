@@ -9,11 +9,12 @@ from typing import ClassVar, Protocol
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.files.arrays import ArrayWriter
+from onnx_gconv.handoff.formats.receiver_settings import ReceiverSettings
 from onnx_gconv.handoff.formats.sample import Sample
 from onnx_gconv.handoff.manifest import FileRecord
 from onnx_gconv.visible_text import listed
 
-__all__ = ["ArrayFolder", "HandoffFormat", "LayerNote"]
+__all__ = ["ArrayFolder", "HandoffFormat", "LayerNote", "Preparation"]
 
 _MOST_NAMED = 4
 
@@ -43,6 +44,31 @@ class LayerNote:
         return f"{self.text}: {listed([layer.id for layer in self.layers], _MOST_NAMED)}"
 
 
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """What a format may need of the model besides its layers.
+
+    Attributes:
+        name: What the model is called.
+        model: The file of the mapped model.
+        layers: Its layers.
+        sample: A run of it; None if no format of the bundle needs one.
+        settings: Bits of numbers and converters.
+    """
+
+    name: str
+    model: Path
+    layers: Sequence[Layer]
+    sample: Sample | None
+    settings: ReceiverSettings
+
+    @property
+    def run(self) -> Sample:
+        """The run, for a format that needs one."""
+        assert self.sample is not None  # noqa: S101 - the model runs if a format needs it
+        return self.sample
+
+
 class HandoffFormat:
     """A format of other tools: a folder of the bundle, which is named as the format.
 
@@ -60,7 +86,10 @@ class HandoffFormat:
         holds_biases: Whether it has the biases that are added digitally.
         holds_bias_rows: Whether it has the rows of tiles that hold a bias.
         holds_codes: Whether it has the codes of levels beside their conductances.
+        is_for_costs: Whether it describes layers and arrays to a tool that estimates energy, time and area, rather than
+            conductances to one that computes with them.
         needs_sample: Whether it has something of what arrives at layers, so that the model has to run on a sample.
+        settings: The names of the settings that it uses.
     """
 
     name: ClassVar[str]
@@ -71,21 +100,12 @@ class HandoffFormat:
     holds_biases: ClassVar[bool] = False
     holds_bias_rows: ClassVar[bool] = False
     holds_codes: ClassVar[bool] = False
+    is_for_costs: ClassVar[bool] = False
     needs_sample: ClassVar[bool] = False
+    settings: ClassVar[tuple[str, ...]] = ()
 
-    def of_sample(
-        self,
-        model: str,
-        layers: Sequence[Layer],
-        sample: Sample,
-    ) -> HandoffFormat:
-        """The format that knows what arrives at layers; only asked if it `needs_sample`.
-
-        Args:
-            model: What the model is called.
-            layers: Its layers.
-            sample: What arrives at them.
-        """
+    def prepared(self, preparation: Preparation) -> HandoffFormat:
+        """The format with what it needs of the model besides the layers; this one needs nothing."""
         return self
 
     def held(self, layers: Sequence[Layer]) -> Sequence[Layer]:

@@ -23,7 +23,8 @@ def format_notes(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[str, ...
         layers: The layers.
     """
     held = form.held(layers)
-    particular = (*_of_matrices(form, held), *form.notes(layers), *_of_values(form, held))
+    common = ((), ()) if form.is_for_costs else (_of_matrices(form, held), _of_values(form, held))
+    particular = (*common[0], *form.notes(layers), *common[1])
     return (*form.remarks, *(str(note) for note in particular if note.layers))
 
 

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+
+import onnx_ir as ir
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
+from onnx_gconv.handoff.formats.accelforge import AccelForge
 from onnx_gconv.handoff.formats.conductance_csv import ConductanceCsv
 from onnx_gconv.handoff.formats.fusion import Fusion, FusionPair
-from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
+from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, Preparation
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.formats.neurosim.neurosim import Neurosim
 from onnx_gconv.handoff.formats.npy import Npy
 from onnx_gconv.handoff.formats.readme import README_FILE, format_notes, readme_text
+from onnx_gconv.handoff.formats.receiver_settings import ReceiverSettings
+from onnx_gconv.handoff.formats.sample import Bits, GivenInputs, run_sample
+from onnx_gconv.handoff.formats.zigzag import ZigZag
 from onnx_gconv.handoff.manifest import FileRecord
 
-__all__ = ["FORMATS", "check_formats", "format_named", "formats_named", "write_formats"]
+__all__ = [
+    "FORMATS",
+    "check_formats",
+    "check_options",
+    "format_named",
+    "formats_named",
+    "prepared_formats",
+    "write_formats",
+]
 
 # All formats. The order is that of the help and of messages, and that in which they are checked.
 FORMATS: dict[str, HandoffFormat] = {
@@ -27,6 +41,8 @@ FORMATS: dict[str, HandoffFormat] = {
         ConductanceCsv(),
         Neurosim(),
         Npy(),
+        ZigZag(),
+        AccelForge(),
     )
 }
 
@@ -55,6 +71,64 @@ def format_named(name: str) -> HandoffFormat:
     if name not in FORMATS:
         raise ConfigError(f"a format is one of {', '.join(FORMATS)}, but not '{name}'")
     return FORMATS[name]
+
+
+def check_options(
+    formats: Sequence[HandoffFormat],
+    inputs: GivenInputs | None,
+    dims: Mapping[str, int],
+    settings: ReceiverSettings,
+) -> None:
+    """Check that what a user has given is for one of the formats.
+
+    Raises:
+        ConfigError: If it is for others; the message names them.
+    """
+    if inputs is not None and dims:
+        raise ConfigError("dims are for generated inputs; give either them or the inputs themselves")
+    if (inputs is not None or dims) and not any(form.needs_sample for form in formats):
+        takers = ", ".join(form.name for form in FORMATS.values() if form.needs_sample)
+        given = "inputs are" if inputs is not None else "dims are"
+        raise ConfigError(f"{given} for a format that has what arrives at layers ({takers}), and none is asked for")
+    for name in settings.unused([name for form in formats for name in form.settings]):
+        takers = ", ".join(form.name for form in FORMATS.values() if name in form.settings)
+        raise ConfigError(f"{name} is for other formats ({takers}), and none of them is asked for")
+
+
+def prepared_formats(
+    formats: Sequence[HandoffFormat],
+    model: Path,
+    graph: ir.Graph,
+    layers: Sequence[Layer],
+    *,
+    name: str,
+    inputs: GivenInputs | None,
+    dims: Mapping[str, int],
+    settings: ReceiverSettings,
+) -> tuple[HandoffFormat, ...]:
+    """The formats with what they need of the model besides its layers; it is run if one of them needs that.
+
+    Args:
+        formats: The formats.
+        model: The file of the mapped model.
+        graph: Its main graph.
+        layers: Its layers.
+        name: What it is called.
+        inputs: What it is run on; random numbers if None.
+        dims: Sizes of symbolic dimensions of random inputs.
+        settings: Bits of numbers and converters.
+
+    Raises:
+        ConfigError: If the inputs do not fit the model, or it does not run on them.
+        ModelError: If ONNX Runtime does not load the model.
+    """
+    sample = None
+    if any(form.needs_sample for form in formats):
+        has_shapes = any(form.is_for_costs for form in formats)
+        bits = settings.bits or Bits()
+        sample = run_sample(model, graph, layers, inputs, bits, dims=dims, has_shapes=has_shapes)
+    preparation = Preparation(name, model, layers, sample, settings)
+    return tuple(form.prepared(preparation) for form in formats)
 
 
 def check_formats(formats: Sequence[HandoffFormat], layers: Sequence[Layer]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from onnx_gconv.crossbars.bias import multiplying_node
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.weights.mvm_ops import MvmOp, WeightSlot, known_op, mvm_op
+from onnx_gconv.weights.weight_path import reached_inputs
 
 if TYPE_CHECKING:
     from onnx_gconv.runtime.session import ModelSession
 
-__all__ = ["Bits", "GivenInputs", "LayerInput", "Sample", "parse_bits", "run_sample"]
+__all__ = ["Bits", "GivenInputs", "LayerInput", "LayerUse", "Sample", "parse_bits", "run_sample"]
 
 GivenInputs: TypeAlias = str | os.PathLike[str] | Mapping[str, NDArray[Any]]
 """A file .npz with an array for each input of a model, or the arrays by name."""
@@ -78,6 +80,33 @@ class LayerInput:
 
 
 @dataclass(frozen=True, eq=False)
+class LayerUse:
+    """A node that multiplies the weight of a layer with what arrives there.
+
+    Attributes:
+        node: The node.
+        op: What is known of its op.
+        slot: Where the weight stands in it.
+    """
+
+    node: ir.Node
+    op: MvmOp
+    slot: WeightSlot
+
+    @property
+    def activation(self) -> ir.Value:
+        """What the weight is multiplied with."""
+        value = self.node.inputs[self.slot.activation]
+        assert value is not None  # noqa: S101 - ONNX requires that input of all ops in the table
+        return value
+
+    @property
+    def output(self) -> ir.Value:
+        """The product."""
+        return self.node.outputs[0]
+
+
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One sample in the layers of a model.
 
@@ -86,15 +115,39 @@ class Sample:
         batch: How many samples ran together; the first one counts.
         inputs: For each layer what arrives there, or why nobody knows.
         bits: How many bits integers have that are made of weights, and of what arrives.
+        uses: For each layer, by its id, the nodes that read its weight, the one with its matrix view first.
+        feeds: The shapes of the inputs of the model, by name.
+        shapes: If they were asked for, the shapes of what goes into the nodes of the main graph that can have weights,
+            and of what comes out of them, and of inputs and outputs of the model, by the names of values.
     """
 
     source: str | None
     batch: int
     inputs: tuple[LayerInput | str, ...]
     bits: Bits
+    uses: Mapping[str, tuple[LayerUse, ...]]
+    feeds: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def shape(self, value: ir.Value) -> tuple[int, ...] | None:
+        """The shape of an input, an output, or an operand or product of a node that can have a weight; else None."""
+        return self.shapes.get(value.name or "")
+
+    def __str__(self) -> str:
+        shapes = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in self.feeds.items())
+        return f"{shapes}, {'random numbers' if self.source is None else f'from {self.source}'}"
 
 
-def run_sample(model: Path, graph: ir.Graph, layers: Sequence[Layer], given: GivenInputs | None, bits: Bits) -> Sample:
+def run_sample(
+    model: Path,
+    graph: ir.Graph,
+    layers: Sequence[Layer],
+    given: GivenInputs | None,
+    bits: Bits,
+    *,
+    dims: Mapping[str, int],
+    has_shapes: bool = False,
+) -> Sample:
     """Run a model once, and see what arrives at its layers.
 
     Args:
@@ -103,6 +156,8 @@ def run_sample(model: Path, graph: ir.Graph, layers: Sequence[Layer], given: Giv
         layers: The layers.
         given: Inputs of the model; random ones of sizes that it takes if None.
         bits: How many bits integers have that are made of weights, and of what arrives.
+        dims: Sizes of symbolic dimensions of random inputs.
+        has_shapes: Whether shapes are kept, too.
 
     Raises:
         ConfigError: If the inputs do not fit the model, or it does not run on them.
@@ -111,10 +166,12 @@ def run_sample(model: Path, graph: ir.Graph, layers: Sequence[Layer], given: Giv
     from onnx_gconv.runtime.session import ModelSession, RuntimeRefusal
 
     values = [_operand(layer, graph) for layer in layers]
-    computed = [item[1].name for item in values if not isinstance(item, str) and not _is_given(item[1])]
+    looked_at = [item[1] for item in values if not isinstance(item, str)]
+    shaped = list(_operands_and_products(graph, layers)) if has_shapes else []
+    computed = [value.name for value in (*looked_at, *shaped) if not _is_given(value) and value.const_value is None]
     try:
         with ModelSession(model, "all", inner=[name for name in computed if name]) as session:
-            feeds, found = _run(session, given)
+            feeds, found = _run(session, given, dims)
     except RuntimeRefusal as refusal:
         if refusal.stage == "load":
             raise ModelError(f"ONNX Runtime does not load it: {refusal.message}") from None
@@ -129,7 +186,41 @@ def run_sample(model: Path, graph: ir.Graph, layers: Sequence[Layer], given: Giv
         batch=max(batch, 1),
         inputs=tuple(item if isinstance(item, str) else _found(*item, known) for item in values),
         bits=bits,
+        uses={layer.id: _uses_of(layer) for layer in layers},
+        feeds={name: tuple(array.shape) for name, array in feeds.items()},
+        shapes=dict(_shapes([*shaped, *graph.inputs, *graph.outputs], known)) if has_shapes else {},
     )
+
+
+def _uses_of(layer: Layer) -> tuple[LayerUse, ...]:
+    found = []
+    for consumer in layer.consumers:
+        node, op = multiplying_node(layer.mapped.value, consumer), known_op(consumer.domain, consumer.op_type)
+        slot = None if op is None else op.slot(consumer.slot)
+        if node is not None and op is not None and slot is not None:
+            found.append(LayerUse(node, op, slot))
+    return tuple(found)
+
+
+def _operands_and_products(graph: ir.Graph, layers: Sequence[Layer]) -> Iterator[ir.Value]:
+    """What goes into nodes that can have weights, besides mapped weights, and what comes out of them."""
+    weights = {found for layer in layers for found in reached_inputs(layer.mapped.value)}
+    for node in graph:
+        op = mvm_op(node)
+        if op is None:
+            continue
+        for index in dict.fromkeys(slot.activation for slot in op.slots):
+            value = node.inputs[index] if index < len(node.inputs) else None
+            if value is not None and (node, index) not in weights:
+                yield value
+        yield node.outputs[0]
+
+
+def _shapes(values: Iterable[ir.Value], known: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for value in values:
+        found = known.get(value.name or "", value.const_value)
+        if hasattr(found, "shape") and value.name:
+            yield value.name, tuple(map(int, found.shape))
 
 
 def _operand(layer: Layer, graph: ir.Graph) -> tuple[ir.Node, ir.Value] | str:
@@ -157,7 +248,9 @@ def _found(node: ir.Node, value: ir.Value, known: Mapping[str, Any]) -> LayerInp
     return LayerInput(node, array)
 
 
-def _run(session: ModelSession, given: GivenInputs | None) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _run(
+    session: ModelSession, given: GivenInputs | None, dims: Mapping[str, int]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     from onnx_gconv.runtime.attempts import AllRefusedError, first_run
     from onnx_gconv.runtime.given_inputs import check_inputs, load_inputs
 
@@ -169,7 +262,7 @@ def _run(session: ModelSession, given: GivenInputs | None) -> tuple[dict[str, ND
         feeds = load_inputs(Path(given), specs)
         return feeds, session.run(feeds)
     try:
-        return first_run(session.run, specs, dims={}, values={}, seed=_SEED)
+        return first_run(session.run, specs, dims=dims, values={}, seed=_SEED)
     except AllRefusedError as error:
         raise error.first from None
 

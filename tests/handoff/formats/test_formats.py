@@ -23,6 +23,7 @@ from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 
 FORMATS = ["fusion", "fusion-pair", "csv", "npy"]
+FOR_COSTS = ["zigzag", "accelforge"]
 SCHEME = MappingScheme(converters.SinglePairConductanceConverter(), Granularity("channel"))
 
 
@@ -30,9 +31,10 @@ def files_below(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("op", ["Conv", "LSTM"])
-def test_the_manifest_and_the_report_name_every_file_with_its_checksum(mapped, tmp_path, op):
-    report = write_bundle(mapped(op, scheme=SCHEME), tmp_path / "out", (5, 4), formats=FORMATS, csv=True)
+@pytest.mark.parametrize(("op", "formats"), [("Conv", [*FORMATS, *FOR_COSTS]), ("LSTM", FORMATS)])
+def test_the_manifest_and_the_report_name_every_file_with_its_checksum(mapped, tmp_path, op, formats):
+    source = mapped(op, scheme=SCHEME, external_data=True)
+    report = write_bundle(source, tmp_path / "out", (5, 4), formats=formats, csv=True)
     with open_bundle(tmp_path / "out") as bundle:
         named = {file.path: file for file in bundle.manifest.files}
         bundle.verify_hashes()
@@ -60,7 +62,7 @@ def test_a_change_of_any_file_is_found(handed_off, name):
 def test_equal_bundles_have_equal_files(mapped, tmp_path):
     source = mapped("Conv", scheme=SCHEME)
     for name in ("a", "b"):
-        write_bundle(source, tmp_path / name, (5, 4), formats=FORMATS)
+        write_bundle(source, tmp_path / name, (5, 4), formats=[*FORMATS, *FOR_COSTS])
     for name in files_below(tmp_path / "a"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
@@ -76,7 +78,7 @@ def test_only_what_is_asked_for_is_written(mapped, tmp_path):
 @pytest.mark.parametrize(
     ("formats", "message"),
     [
-        (["xml"], "a format is one of fusion, fusion-pair, csv, neurosim, npy, but not 'xml'"),
+        (["xml"], "a format is one of fusion, fusion-pair, csv, neurosim, npy, zigzag, accelforge, but not 'xml'"),
         (["npy", "csv", "npy"], "the format 'npy' is given twice; give it once"),
     ],
 )

@@ -531,7 +531,9 @@ def test_inputs_that_do_not_fit_the_model_are_errors(parse, tmp_path):
         written(parse, tmp_path, text, arrays, inputs={"z": np.zeros((1, 8), np.float32)})
     with pytest.raises(ConfigError, match=r"missing\.npz: does not exist"):
         written(parse, tmp_path, text, arrays, inputs=tmp_path / "missing.npz")
-    with pytest.raises(ConfigError, match=r"inputs are for a format that has what arrives at layers \(neurosim\)"):
+    with pytest.raises(
+        ConfigError, match=r"inputs are for a format that has what arrives at layers \(neurosim, zigzag, accelforge\)"
+    ):
         write_bundle(tmp_path / "net.gconv.onnx", tmp_path / "out", (8, 8), formats=["npy"], inputs={})
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, LayerNote
+from onnx_gconv.handoff.formats.handoff_format import HandoffFormat, LayerNote, Preparation
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.formats.neurosim.mem_states import MEM_STATES_FILE, mem_states_text
 from onnx_gconv.handoff.formats.neurosim.plan import Plan
@@ -22,7 +22,6 @@ from onnx_gconv.handoff.formats.neurosim.texts import (
 )
 from onnx_gconv.handoff.formats.neurosim.traces import write_bits, write_integers
 from onnx_gconv.handoff.formats.neurosim.weights import write_weights
-from onnx_gconv.handoff.formats.sample import Sample
 from onnx_gconv.handoff.manifest import FileRecord
 
 __all__ = ["Neurosim"]
@@ -46,18 +45,19 @@ class Neurosim(HandoffFormat):
         "which of NeuroSim's parameters have to agree is in README.txt",
     )
     needs_sample = True
+    settings = ("bits",)
 
     def __init__(self, plan: Plan | None = None) -> None:
         self._plan = plan
 
-    def of_sample(self, model: str, layers: Sequence[Layer], sample: Sample) -> Neurosim:
+    def prepared(self, preparation: Preparation) -> Neurosim:
         """The format with the network of a model."""
-        return Neurosim(Plan.of(model, layers, sample))
+        return Neurosim(Plan.of(preparation.name, preparation.layers, preparation.run))
 
     @property
     def plan(self) -> Plan:
         """What is written."""
-        assert self._plan is not None  # noqa: S101 - nothing is asked before `of_sample`
+        assert self._plan is not None  # noqa: S101 - nothing is asked before `prepared`
         return self._plan
 
     def check(self, layers: Sequence[Layer]) -> None:

@@ -87,8 +87,12 @@ CASES = {
         lambda m: each(m, [4, 3])[:, None],
         random_array(2, 3, 4, 5),
     ),
-    "the middle axis": Case("w = Gather <axis = 1> (Q, i) y = MatMul(x, w)", lambda m: x @ m[2], STACK.transpose(1, 0, 2)),
-    "the last axis": Case("w = Gather <axis = -1> (Q, i) y = MatMul(x, w)", lambda m: x @ m[2], STACK.transpose(1, 2, 0)),
+    "the middle axis": Case(
+        "w = Gather <axis = 1> (Q, i) y = MatMul(x, w)", lambda m: x @ m[2], STACK.transpose(1, 0, 2)
+    ),
+    "the last axis": Case(
+        "w = Gather <axis = -1> (Q, i) y = MatMul(x, w)", lambda m: x @ m[2], STACK.transpose(1, 2, 0)
+    ),
     "turned afterwards": Case(
         f"g = Gather(Q, s) w = Transpose <perm = [0, 2, 1]> (g) {ROWS} y = MatMul(u, w)",
         lambda m: each(m, s)[:, None],
@@ -100,7 +104,9 @@ CASES = {
         STACK.transpose(2, 0, 1),
     ),
     "squeezed to a Gemm": Case(
-        "g = Gather(Q, j) w = Squeeze(g, zero) y = Gemm <transB = 1> (x, w)", lambda m: x @ m[1], STACK.transpose(0, 2, 1)
+        "g = Gather(Q, j) w = Squeeze(g, zero) y = Gemm <transB = 1> (x, w)",
+        lambda m: x @ m[1],
+        STACK.transpose(0, 2, 1),
     ),
     "reshaped": Case(
         f"g = Gather(Q, s) w = Reshape(g, shape) {ROWS} y = MatMul(u, w)",

@@ -8,6 +8,7 @@ import pytest
 from onnx import helper
 
 import onnx_gconv as gconv
+from onnx_gconv.passes import MapConductances
 from onnx_gconv.weights import find_weights
 from tests.graphs import model as onnx_model
 from tests.graphs import tensors, value
@@ -96,7 +97,8 @@ class TestChosenAtRunTime:
         function = """<domain: "local", opset_import: ["" : 17]>
             expert (a, q, k) => (r) { w = Gather(q, k) r = MatMul(a, w) }"""
         model = graph("y = local.expert(t, Q, i)", function, Q=stacked(normal))
-        assert listed(model) == self.reason("through Gather to MatMul[1]")
+        assert listed(model) == {"Q": ("inside_function", "function expert", True)}
+        assert {record.name for record in MapConductances()(model).report.mapped} == {"Q", "W"}
 
     def test_what_a_state_of_a_loop_becomes_is_multiplied_in_the_next_round(self, graph, normal):
         nodes = "e = Identity(d) p = Identity(R) o = MatMul(b, a)"

@@ -55,6 +55,7 @@ class LayerReport:
         stuck_max_relative_error: The largest error as a part of max|W|; None for an all-zero weight.
         stuck_bias_error: How far what the rows of the bias add is off at most, in units of the output.
         known_as: What people know the weight by: its parameter in the exported program, its module, or its name.
+        sources: The names of the constants that nodes of the unmapped model compute the weight from.
     """
 
     id: str
@@ -81,6 +82,7 @@ class LayerReport:
     stuck_bias_error: float
     tiles_of_several_blocks: int = 0
     known_as: str = ""
+    sources: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, layer: Layer, placement: LayerPlacement) -> LayerReport:
@@ -114,6 +116,7 @@ class LayerReport:
             stuck_bias_error=placement.bias_error,
             tiles_of_several_blocks=layer.tiles_of_several_blocks,
             known_as=layer.record.known_as,
+            sources=layer.record.sources,
         )
 
 
@@ -322,9 +325,10 @@ class HandoffReport(ShownReport):
             matrices = layer.matrices, layer.rows, layer.columns, layer.grid, layer.bias_rows
             return layer.graph, layer.op_type, matrices, layer.devices, layer.arrays, layer.utilization
 
-        return grouped_experts(
-            self.layers, lambda item: (item.known_as or item.weight, ()), alike, is_verbose=self.is_verbose
-        )
+        def names(layer: LayerReport) -> tuple[str, tuple[str, ...]]:
+            return layer.known_as or layer.weight, layer.sources
+
+        return grouped_experts(self.layers, names, alike, is_verbose=self.is_verbose)
 
     def _summary(self) -> list[str]:
         geometry = self.geometry

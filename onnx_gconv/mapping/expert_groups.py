@@ -13,6 +13,9 @@ __all__ = ["ExpertGroup", "grouped_experts", "likeness"]
 
 _EXPERT = re.compile(r"(?P<before>experts?[._/-]?)\d+(?!\d)", re.IGNORECASE)
 
+# Behind the name of a stack from which nodes take matrices by constants.
+_OF_STACK = "[*]"
+
 # Parts of one constant, such as queries, keys and values, are not many; experts are.
 _FEWEST = 4
 
@@ -43,8 +46,9 @@ class ExpertGroup(Generic[_Item]):
 
     @property
     def remark(self) -> str:
-        """E.g. ``256 experts``; empty for one weight."""
-        return f"{self.count:,} experts" if self.count > 1 else ""
+        """E.g. ``256 experts``, or ``256 matrices`` of a stack; empty for one weight."""
+        what = "matrices" if self.name.endswith(_OF_STACK) else "experts"
+        return f"{self.count:,} {what}" if self.count > 1 else ""
 
 
 def grouped_experts(
@@ -96,4 +100,4 @@ def _pattern(known: str, sources: Sequence[str]) -> str | None:
     """The name of the group that a weight may be one of; None if it can be of none."""
     if _EXPERT.search(known):
         return _EXPERT.sub(r"\g<before>*", known, count=1)
-    return f"{' + '.join(sources)}[*]" if sources else None
+    return f"{' + '.join(sources)}{_OF_STACK}" if sources else None

@@ -234,7 +234,7 @@ class VerificationReport(ShownReport):
         numbers = {id(item): number for number, item in enumerate(self.weights)}
         return grouped_experts(
             self.weights,
-            lambda item: (item.known_as or item.name, ()),
+            lambda item: (item.known_as or item.name, item.sources),
             lambda item: (item.graph, item.bit_identical, item.is_lossy, None if item.passed else numbers[id(item)]),
             is_verbose=self.is_verbose,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,7 @@ class ConstantEvaluator:
         self._opset = default_opset(model)
         self._kept: OrderedDict[_Computation, NDArray[Any]] = OrderedDict()
         self._kept_bytes = 0
+        self._stack: tuple[ir.TensorProtocol, ir.TensorProtocol] | None = None
         self._lock = threading.Lock()
 
     def evaluate(self, value: ir.Value) -> NDArray[Any]:
@@ -119,8 +120,16 @@ class ConstantEvaluator:
                 self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
             return self._kept[computation]
 
+    def _as_array(self, stack: ir.TensorProtocol) -> ir.TensorProtocol:
+        """A stack as it is in a file, or as an array in memory: a tensor of protobuf copies all of it at each look."""
+        if isinstance(stack, (ir.ExternalTensor, StreamedTensor)):
+            return stack
+        if self._stack is None or self._stack[0] is not stack:
+            self._stack = stack, ir.Tensor(all_elements(stack), dtype=stack.dtype, name=stack.name)
+        return self._stack[1]
+
     def _compute(self, computation: _Computation) -> NDArray[Any]:
-        run = _Run(computation, self._opset)
+        run = _Run(computation, self._opset, self._as_array)
         for step in computation.steps:
             run.take(step)
         result = run.value(computation.result)
@@ -132,8 +141,14 @@ class ConstantEvaluator:
 class _Run:
     """One run of a computation: the values that it has in memory, as long as a step needs them."""
 
-    def __init__(self, computation: _Computation, opset: int | None) -> None:
+    def __init__(
+        self,
+        computation: _Computation,
+        opset: int | None,
+        as_array: Callable[[ir.TensorProtocol], ir.TensorProtocol],
+    ) -> None:
         self._constants = computation.constants
+        self._as_array = as_array
         self._opset = opset
         self._uses = Counter(number for step in computation.steps for number in step.inputs if number is not None)
         self._uses[computation.result] += 1
@@ -168,7 +183,8 @@ class _Run:
             return None
         evaluated_op(step.node.domain, step.node.op_type, self._opset)  # raises if it is not computed
         others = [item for item in self._inputs(step.inputs[1:]) if not isinstance(item, list)]
-        return part_outputs(step.node, self._constants[stack], others, [self._uses[item] > 0 for item in step.outputs])
+        found = self._as_array(self._constants[stack])
+        return part_outputs(step.node, found, others, [self._uses[item] > 0 for item in step.outputs])
 
     def _inputs(self, numbers: Sequence[int | None]) -> list[NodeValue]:
         return [None if number is None else self.value(number) for number in numbers]

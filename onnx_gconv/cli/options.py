@@ -196,6 +196,14 @@ Quiet: TypeAlias = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Print nothing but errors, and why a check fails.", rich_help_panel=_REPORT),
 ]
+Verbose: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        help="Give each expert of a layer a line of its own; else those that are alike stand in one line.",
+        rich_help_panel=_REPORT,
+    ),
+]
 Debug: TypeAlias = Annotated[
     bool,
     typer.Option(

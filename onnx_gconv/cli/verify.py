@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ from onnx_gconv.cli.options import (
     Quiet,
     Seed,
     Value,
+    Verbose,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
 
@@ -42,6 +44,7 @@ def verify(
     junit: Junit = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Compare a mapped model with its original: weights, outputs in ONNX Runtime, and the mapping itself."""
@@ -67,7 +70,7 @@ def verify(
             )
 
     report = with_junit(junit, f"onnx-gconv verify {original} {mapped}", run)
-    print_report(report, as_json=as_json, quiet=quiet)
+    print_report(replace(report, is_verbose=verbose), as_json=as_json, quiet=quiet)
     if not report.passed:
         if quiet:
             report.raise_if_failed()  # which says why

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,10 +11,11 @@ from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.errors import VerificationError
 from onnx_gconv.junit_xml import JunitCase, JunitSuite, junit_xml, mapping_cases
 from onnx_gconv.known_names import listed_name, quoted_name
+from onnx_gconv.mapping.expert_groups import ExpertGroup, grouped_experts
 from onnx_gconv.passes.check_mapping import Violation
 from onnx_gconv.runtime.comparison import OutputComparison
 from onnx_gconv.shown_report import FrameTables, ShownReport
-from onnx_gconv.terminal_text import counted, plain, titled_table, with_name
+from onnx_gconv.terminal_text import counted, plain, titled_table, with_name, with_remark
 from onnx_gconv.verification.error_limits import NO_LIMITS, STATED_LIMITS, ErrorLimits
 from onnx_gconv.verification.outputs_report import OutputsReport, RunFailure, mark, number_text
 from onnx_gconv.verification.weights import WeightComparison
@@ -44,6 +45,7 @@ class VerificationReport(ShownReport):
         if_nodes: The If nodes of the mapped model. What their branches compute is compared only if inputs take them.
         draws_readings: Whether each run of the mapped model draws new readings of its devices. Weights and outputs are
             then judged with that noise taken out of the model.
+        is_verbose: Whether tables have a line for each expert, and not one for all of a layer that pass alike.
     """
 
     original: Path
@@ -55,6 +57,7 @@ class VerificationReport(ShownReport):
     needs_outputs: bool = False
     if_nodes: tuple[str, ...] = ()
     draws_readings: bool = False
+    is_verbose: bool = False
 
     @property
     def passed(self) -> bool:
@@ -213,20 +216,31 @@ class VerificationReport(ShownReport):
             table.add_column("SQNR [dB]", justify="right")
         table.add_column("identical")
         table.add_column("")
-        for item in self.weights:
-            ulp = "-" if item.max_ulp_error is None or item.is_lossy else f"{item.max_ulp_error:,}"
-            sqnr = "-" if item.sqnr_db is None else f"{item.sqnr_db:.1f}"
+        for group in self._groups():
+            item = group.first
+            ulps = [one.max_ulp_error for one in group.members if one.max_ulp_error is not None and not one.is_lossy]
+            sqnrs = [one.sqnr_db for one in group.members if one.sqnr_db is not None]
             table.add_row(
-                with_name(item.known_as, item.name),
-                number_text(item.max_abs_error),
-                number_text(item.max_relative_error),
-                number_text(item.bound),
-                *([ulp] if has_ulp else []),
-                *([sqnr] if is_lossy else []),
+                with_name(item.known_as, item.name) if group.count == 1 else with_remark(group.name, group.remark),
+                number_text(_largest(one.max_abs_error for one in group.members)),
+                number_text(_largest(one.max_relative_error for one in group.members)),
+                number_text(_largest(one.bound for one in group.members)),
+                *([f"{max(ulps):,}" if ulps else "-"] if has_ulp else []),
+                *([f"{min(sqnrs):.1f}" if sqnrs else "-"] if is_lossy else []),
                 "yes" if item.bit_identical else "no",
                 mark(passed=item.passed),
             )
         return table
+
+    def _groups(self) -> list[ExpertGroup[WeightComparison]]:
+        """The weights as the lines of a table; one that fails has a line of its own."""
+        numbers = {id(item): number for number, item in enumerate(self.weights)}
+        return grouped_experts(
+            self.weights,
+            lambda item: (item.known_as or item.name, item.sources),
+            lambda item: (item.graph, item.bit_identical, item.is_lossy, None if item.passed else numbers[id(item)]),
+            is_verbose=self.is_verbose,
+        )
 
     def _remarks(self) -> Iterator[str]:
         if self.outputs.inputs is not None:
@@ -282,3 +296,10 @@ def _output_problem(item: OutputComparison) -> str:
         f"output '{item.name}' at optimization '{item.optimization}' is off by {number_text(item.max_abs_error)}, "
         f"allowed is {number_text(item.tolerance)}"
     )
+
+
+def _largest(numbers: Iterable[float | None]) -> float | None:
+    """The largest of some numbers; None if one of them is not known."""
+    found = list(numbers)
+    known = [number for number in found if number is not None]
+    return max(known) if len(known) == len(found) else None

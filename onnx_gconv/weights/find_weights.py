@@ -23,7 +23,7 @@ from onnx_gconv.weights.rearrangement import is_rearranging, node_label, readers
 from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import scopes
 from onnx_gconv.weights.unmapped_products import UnmappedProducts, is_matrix_of_numbers
-from onnx_gconv.weights.weight_path import SlotUse, path_to
+from onnx_gconv.weights.weight_path import SlotUse, WeightPath, path_to
 
 __all__ = ["find_weights", "readers_of_weights"]
 
@@ -104,7 +104,7 @@ class _Finder:
         for value, shape in weights.items():
             is_packed = value.dtype == ir.DataType.UINT8
             try:
-                use = self._computed.get(value) or _Use()
+                use, _ = self._fitting(self._computed.get(value) or _Use(), shape, is_packed=is_packed)
                 found[value] = tuple(self._consumers(value, shape, use, is_packed=is_packed))
             except (EvaluationError, IndexError, ValueError):
                 found[value] = ()
@@ -153,22 +153,57 @@ class _Finder:
                         self._uses[source.value].function = node.op_type
 
     def _visit_slot(self, node: ir.Node, slot: WeightSlot) -> None:
-        value = _input(node, slot.index)
-        if value is None or not self._values.is_constant(value):
+        value, activation = _input(node, slot.index), _input(node, slot.activation)
+        if value is None:
             return
-        activation = _input(node, slot.activation)
-        both_constant = activation is not None and self._values.is_constant(activation)
+        is_constant, both_constant = self._values.is_constant(value), self._is_constant(activation)
+        if not is_constant and both_constant:
+            return
         path = path_to(value, self._values)
         use = self._uses.get(path.root)
         if both_constant:
             if use is not None:
                 use.constant_expression = node
             return
+        if not is_constant and not self._is_chosen_alone(path, activation):
+            return
         if use is None:
             use = self._computed.setdefault(path.root, _Use())
             for source in self._values.sources(path.root):
                 self._uses[source.value].is_source = True
         use.mvm_slots[node, slot.index] = SlotUse(node, slot, path)
+
+    def _is_constant(self, value: ir.Value | None) -> bool:
+        return value is not None and self._values.is_constant(value)
+
+    def _is_chosen_alone(self, path: WeightPath, activation: ir.Value | None) -> bool:
+        """Whether a way begins at a stack of weights, and what they are multiplied with does not, too."""
+        if not path.choosers or not self._values.is_constant(path.root):
+            return False
+        return activation is None or not self._values.is_constant(path_to(activation, self._values).root)
+
+    def _fitting(self, use: _Use, shape: tuple[int, ...], *, is_packed: bool) -> tuple[_Use, str | None]:
+        """A use without slots that are given anything but whole matrices of a stack, and why these are left out.
+
+        A lookup that chooses matrices for a product is none that its table is mapped for.
+        """
+        slots, problem = dict(use.mvm_slots), None
+        for key, item in use.mvm_slots.items():
+            if item.path.choosers and (found := self._misfit(item, shape, is_packed=is_packed)) is not None:
+                del slots[key]
+                problem = problem or found
+        choosers = {node for item in slots.values() for node in item.path.choosers}
+        return replace(use, mvm_slots={key: item for key, item in slots.items() if key[0] not in choosers}), problem
+
+    def _misfit(self, use: SlotUse, shape: tuple[int, ...], *, is_packed: bool) -> str | None:
+        """Why a slot is not given whole matrices of a stack of that shape; None if it is."""
+        if use.slot.view is None:
+            return "the op reads a layout of its own"
+        try:
+            use.view(shape, self._evaluator.evaluate, is_packed=is_packed)
+        except (EvaluationError, IndexError, ValueError) as error:
+            return str(error)
+        return None
 
     def _decide_computed(self, value: ir.Value, use: _Use) -> Iterator[FoundWeight | SkippedWeight]:
         """Whether what nodes compute from constants can be mapped; without a known shape, its sources are listed."""
@@ -205,7 +240,12 @@ class _Finder:
                 )
             return
         constant = Constant(value, tensor, scope)
-        weight = self._decide_weight(constant, use, tuple(_name(item.value) for item in sources))
+        fitting, problem = self._fitting(use, tuple(tensor.shape.numpy()), is_packed=tensor.dtype == ir.DataType.UINT8)
+        if not fitting.mvm_slots:
+            detail = f"{of}: {problem}"
+            yield _skipped(constant, use, SkipReason.CHOSEN_AT_RUN_TIME, detail, is_mvm=True)
+            return
+        weight = self._decide_weight(constant, fitting, tuple(_name(item.value) for item in sources))
         if isinstance(weight, FoundWeight) and (rounded := "/".join(tensor.rounded_ops)):
             note = f"computed by {rounded}, whose results differ in their last places from runtime to runtime"
             weight = replace(weight, notes=(*weight.notes, note))
@@ -213,9 +253,13 @@ class _Finder:
 
     def _decide(self, constant: Constant) -> FoundWeight | SkippedWeight | None:
         """Whether a constant is a weight, a skipped weight, or nothing to speak of."""
-        use = self._uses[constant.value]
+        tensor = constant.tensor
+        use, problem = self._uses[constant.value], None
+        if use.mvm_slots:
+            is_packed = tensor.dtype == ir.DataType.UINT8
+            use, problem = self._fitting(use, tuple(tensor.shape.numpy()), is_packed=is_packed)
         if not use.mvm_slots and use.function is None:
-            return self._decide_other_constant(constant, use)
+            return self._decide_other_constant(constant, use, problem)
         return self._decide_weight(constant, use, ())
 
     def _decide_weight(self, constant: Constant, use: _Use, sources: tuple[str, ...]) -> FoundWeight | SkippedWeight:
@@ -257,7 +301,7 @@ class _Finder:
     def _replaceable_shape(self, use: _Use) -> ir.Value | None:
         """An input of the graph by which a caller may change how a constant is rearranged, or None."""
         nodes = (node for item in use.mvm_slots.values() for node in item.path.nodes if is_rearranging(node))
-        shapes = (value for node in nodes if (value := _input(node, 1)) is not None)
+        shapes = (value for node in nodes if (value := _input(node, 1)) is not None and self._is_constant(value))
         inputs = (item for shape in shapes for item in self._values.replaceable(shape))
         return None if self._inputs_are_constants else next(inputs, None)
 
@@ -319,12 +363,18 @@ class _Finder:
             return replace(weight, notes=(*weight.notes, note))
         return replace(weight, zero_point=ZeroPoint(found[0], weight.shape)) if found[0].any() else weight
 
-    def _decide_other_constant(self, constant: Constant, use: _Use) -> SkippedWeight | None:
-        """List constants that might be taken for weights: matrices, but not biases, norms, shapes and indices."""
+    def _decide_other_constant(self, constant: Constant, use: _Use, problem: str | None) -> SkippedWeight | None:
+        """List constants that might be taken for weights: matrices, but not biases, norms, shapes and indices.
+
+        Args:
+            constant: The constant.
+            use: How it is used.
+            problem: Why it is no stack of weights, if nodes choose from it.
+        """
         if use.is_source:  # of a computed weight, which is mapped or listed itself
             return None
         if (unmapped := self._unmapped.skipped(constant)) is not None:
-            return unmapped
+            return unmapped if problem is None else replace(unmapped, detail=f"{unmapped.detail}: {problem}")
         if use.constant_expression is not None:
             detail = f"node {node_label(use.constant_expression)}"
             return _skipped(constant, use, SkipReason.CONSTANT_EXPRESSION, detail, is_mvm=False)

@@ -8,12 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_gconv import map_model, simulate, verify
+from onnx_gconv import map_model, restore_model, simulate, verify
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.verification.outputs import compare_outputs
 
 MODELS = Path(__file__).parent.parent / "data" / "language_models"
 SLIDING = MODELS / "genai_gemma2_sliding_fp32.onnx"
+MIXTURE = MODELS / "torch_mixtral_gathernd_fp32.onnx"
 NAMES = ["genai_gemma2_sliding_fp32", "genai_llama_headdim96_fp32", "mobius_llama_past_fp32"]
 
 
@@ -96,3 +97,31 @@ def test_simulation_does_not_count_it_either(output):
     assert any(
         note.startswith("144 of 256 elements of output 'present.0.key' are not compared") for note in report.notes
     )
+
+
+def test_experts_that_an_export_of_pytorch_chooses_are_mapped(tmp_path):
+    original, mapped, restored = MIXTURE, tmp_path / "mapped.onnx", tmp_path / "restored.onnx"
+    report = map_model(original, mapped, {"name": "single-pair", "exact": True}, granularity="channel")
+    assert report.mvm_share == 1
+    graph = onnx.load(original).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    chosen = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "GatherND"}
+    operands = {name for node in graph.node if node.op_type in {"Gemm", "MatMul"} for name in node.input}
+    assert {weight.name for weight in report.mapped} == {chosen.get(name, name) for name in operands} & constants
+    experts = {weight.name: weight.consumers for weight in report.mapped if len(weight.shape) == 3}
+    views = {name: consumers[0].matrix_view for name, consumers in experts.items()}
+    assert {name: (view.matrices, view.rows, view.columns) for name, view in views.items()} == {
+        "val_169": (4, 32, 128),
+        "val_179": (4, 64, 32),
+    }
+    with np.load(MIXTURE.with_suffix(".npz")) as inputs:
+        verified = verify(original, mapped, inputs=dict(inputs))
+    assert verified.passed
+    assert [item.optimization for item in verified.outputs.comparisons] == ["all", "none"]
+    assert verify(original, mapped).passed
+    settings, inputs = {"sigma_us": 0.1}, MIXTURE.with_suffix(".npz")
+    simulated = simulate(mapped, "gaussian", settings=settings, times="0s", repeats=1, inputs=inputs)
+    assert 10 < simulated.times[0].values[0] < 60  # dB
+    restore_model(mapped, restored)
+    before, after = (onnx.load(path).graph.initializer for path in (original, restored))
+    assert {item.name: item.raw_data for item in before} == {item.name: item.raw_data for item in after}

@@ -278,6 +278,11 @@ class MappingFlags:
     partition: Annotated[
         Literal["equal", "max"] | None, FromSetting("GranularitySettings.partition"), _flag("--partition", _SCALE)
     ] = None
+    parts: Annotated[
+        str | None,
+        FromSetting("WeightSettings.parts", "A list is written 2048,512,512."),
+        _flag("--parts", _SCALE, "PARTS"),
+    ] = None
     clip_percentile: Annotated[
         float | None,
         FromSetting("ClippingSettings.percentile", "Default: 100."),

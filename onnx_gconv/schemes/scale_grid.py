@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.matrix_layout import Factor, MatrixLayout, Role
+from onnx_gconv.schemes.parts import ColumnParts
 
 __all__ = ["GatherStep", "ScaleForm", "ScaleGrid"]
 
@@ -95,21 +96,36 @@ class ScaleGrid:
                 raise ValueError(f"pieces of {size} {name} begin at 0 and rise, but here at {_shortened(starts)}")
 
     @classmethod
-    def of(cls, layout: MatrixLayout, granularity: Granularity, columns_per_channel: int) -> ScaleGrid:
-        """The grid of a granularity finer than the tensor.
+    def of(
+        cls,
+        layout: MatrixLayout,
+        granularity: Granularity,
+        columns_per_channel: int,
+        parts: ColumnParts | None = None,
+    ) -> ScaleGrid:
+        """The grid of a granularity finer than the tensor, or of a weight in parts.
 
         Args:
             layout: Where the elements stand in the matrices.
-            granularity: What shares a scale.
+            granularity: What shares a scale. Of a weight in parts, it is that of each part: none of its pieces is in
+                two of them.
             columns_per_channel: How many columns belong to one output channel.
+            parts: The parts of each matrix; None for one.
+
+        Raises:
+            ValueError: If the parts have another number of columns than the matrices, or one cuts a channel.
         """
-        rows, columns = {0}, {0}
+        stretches = ((0, layout.columns),) if parts is None else parts.stretches
+        if stretches[-1][1] != layout.columns or any(start % columns_per_channel for start, _ in stretches):
+            raise ValueError(f"parts {stretches} of {layout.columns} columns, {columns_per_channel} a channel")
+        rows, columns = {0}, {start for start, _ in stretches}
         if granularity.tile is not None:
             rows.update(granularity.starts(layout.rows, granularity.tile[0]))
-            columns.update(granularity.starts(layout.columns, granularity.tile[1]))
+            for start, stop in stretches:
+                columns.update(start + piece for piece in granularity.starts(stop - start, granularity.tile[1]))
         if granularity.kind in {"channel", "tile_channel"}:
             columns.update(range(0, layout.columns, columns_per_channel))
-        return cls(layout, tuple(sorted(rows)), tuple(sorted(columns)), is_broadcast=granularity.tile is None)
+        return cls(layout, tuple(sorted(rows)), tuple(sorted(columns)), is_broadcast=granularity.kind == "channel")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -363,7 +363,9 @@ class WeightRecord(Record):
             assert consumer.matrix_view is not None  # noqa: S101 - caught below
             layout = consumer.matrix_view.layout(self.shape, consumer.path)
             is_broadcast = self.scale.form == "broadcast"
-            grid = ScaleGrid(layout, self.tiling.row_starts, self.tiling.column_starts, is_broadcast=is_broadcast)
+            repeats_columns = self.granularity == "tensor" and bool(self.parts)
+            starts = self.tiling.row_starts, self.tiling.column_starts
+            grid = ScaleGrid(layout, *starts, is_broadcast=is_broadcast, repeats_columns=repeats_columns)
         except (AssertionError, IndexError, ValueError) as error:
             raise ModelError(f"the manifest does not say which elements share a scale ({error!r})") from None
         if grid.stored_shape != self.scale.shape:

@@ -30,6 +30,9 @@ _PACKED_ATTENTION = frozenset({"GroupQueryAttention", "PagedAttention", "SparseA
 # Attention with queries, keys and values as its first inputs.
 _ATTENTION = frozenset({*_PACKED_ATTENTION, "MultiHeadAttention", "DecoderMaskedMultiHeadAttention", "Attention"})
 
+# Products whose results have two axes.
+_OF_MATRICES = frozenset({"Gemm", "FusedGemm", "GemmFloat8", "QGemm"})
+
 _LONGEST_WAY = 8  # nodes between a product and what splits it
 
 
@@ -56,11 +59,13 @@ def read_behind(node: ir.Node, columns: int) -> ColumnParts | None:
     if value.is_graph_output() or not uses or any(place != 0 for _, place in uses):
         return None
     readers = [user for user, _ in uses]
-    first = readers[0]
+    first, rank = readers[0], None if value.shape is None else len(value.shape)
+    if rank is None and value is node.outputs[0] and node.op_type in _OF_MATRICES:
+        rank = 2
     if all(each.op_type == "Slice" and each.domain == "" for each in readers):
-        return _of_slices(readers, value, columns)
+        return _of_slices(readers, rank, columns)
     if len(readers) == 1 and first.op_type == "Split" and first.domain == "":
-        return _of_split(first, value, columns)
+        return _of_split(first, rank, columns)
     if len(readers) == 1 and first.op_type in _PACKED_ATTENTION and first.domain == "com.microsoft":
         return _of_packed_attention(first, columns)
     return None
@@ -99,9 +104,9 @@ def _of_packed_attention(node: ir.Node, columns: int) -> ColumnParts | None:
     return _parts([heads * size, others * size, others * size], columns, _PROJECTIONS)
 
 
-def _of_split(node: ir.Node, value: ir.Value, columns: int) -> ColumnParts | None:
+def _of_split(node: ir.Node, rank: int | None, columns: int) -> ColumnParts | None:
     axis = node.attributes.get_int("axis", 0)
-    if not _is_last(axis, value):
+    if not _is_last(axis, rank):
         return None
     count, given = len(node.outputs), _integers(node, 1, "split")
     if given is None:
@@ -125,8 +130,8 @@ def _are_projections(values: Sequence[ir.Value]) -> bool:
     return len(readers) == len(_PROJECTIONS) and len(set(readers)) == 1
 
 
-def _of_slices(nodes: Sequence[ir.Node], value: ir.Value, columns: int) -> ColumnParts | None:
-    ends = [_stretch(node, value, columns) for node in nodes]
+def _of_slices(nodes: Sequence[ir.Node], rank: int | None, columns: int) -> ColumnParts | None:
+    ends = [_stretch(node, rank, columns) for node in nodes]
     known = sorted({each for each in ends if each is not None})
     if None in ends or not known or known[0][0] != 0 or known[-1][1] != columns:
         return None
@@ -135,13 +140,13 @@ def _of_slices(nodes: Sequence[ir.Node], value: ir.Value, columns: int) -> Colum
     return _parts([stop - start for start, stop in known], columns)
 
 
-def _stretch(node: ir.Node, value: ir.Value, columns: int) -> tuple[int, int] | None:
+def _stretch(node: ir.Node, rank: int | None, columns: int) -> tuple[int, int] | None:
     """The columns that a Slice gives: the first one, and the one after the last; None if it gives others than those."""
     starts, stops = _integers(node, 1, "starts"), _integers(node, 2, "ends")
     axes, steps = _integers(node, 3, "axes"), _integers(node, 4, "steps")
     if starts is None or stops is None or len(starts) != 1 or len(stops) != 1:
         return None
-    if axes is None or len(axes) != 1 or not _is_last(axes[0], value) or (steps or [1]) != [1]:
+    if axes is None or len(axes) != 1 or not _is_last(axes[0], rank) or (steps or [1]) != [1]:
         return None
     if len(node.inputs) > 4 and node.inputs[4] is not None and steps is None:  # noqa: PLR2004 - the input of steps
         return None
@@ -149,9 +154,9 @@ def _stretch(node: ir.Node, value: ir.Value, columns: int) -> tuple[int, int] | 
     return (start, stop) if start < stop else None
 
 
-def _is_last(axis: int, value: ir.Value) -> bool:
-    """Whether an axis of a value is its last one; one that is counted from the front needs a known rank."""
-    return axis == -1 or (value.shape is not None and axis == len(value.shape) - 1)
+def _is_last(axis: int, rank: int | None) -> bool:
+    """Whether an axis is the last one; one that is counted from the front needs a known rank."""
+    return axis == -1 or (rank is not None and axis == rank - 1)
 
 
 def _integers(node: ir.Node, index: int, attribute: str) -> list[int] | None:

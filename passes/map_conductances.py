@@ -176,8 +176,13 @@ class MapConductances(ModelPass[MappingResult]):
 
     def _find(self, model: ir.Model, *, freeze_inputs: bool) -> WeightSurvey:
         settings = self._settings
-        is_quantized = settings.quantized == "map"
-        return find_weights(model, lookups=settings.include_ops, quantized=is_quantized, freeze_inputs=freeze_inputs)
+        return find_weights(
+            model,
+            lookups=settings.include_ops,
+            quantized=settings.quantized == "map",
+            freeze_inputs=freeze_inputs,
+            adapters=settings.include_adapters,
+        )
 
     def _transferred(self, plan: MappingPlan, model: ir.Model) -> MappingPlan:
         """A plan for a copy of a model, for the model itself."""
@@ -187,7 +192,7 @@ class MapConductances(ModelPass[MappingResult]):
 
     def _plan(self, model: ir.Model, notes: tuple[str, ...]) -> MappingPlan:
         require_mappable(model)  # again: inlining may have brought an import of the default domain
-        freezes = self._settings.freeze_inputs or _has_inputs_for_initializers(model)
+        freezes = self._settings.freezes_inputs or _has_inputs_for_initializers(model)
         survey = without_missing_casts(self._find(model, freeze_inputs=freezes), default_opset(model))
         resolved = self._configuration.resolve(survey)
         plan = make_plan(
@@ -361,8 +366,8 @@ def _free_from_inputs(model: ir.Model, replaced: Sequence[ir.Value]) -> None:
     if _has_inputs_for_initializers(model):
         initializers.update(model.graph.initializers.values())
         model.ir_version = _FREE_INITIALIZERS_IR_VERSION
-    if any(value in initializers for value in inputs):
-        kept = [value for value in inputs if value not in initializers]
+    if freed := {value.name for value in inputs if value in initializers}:  # Olive lists an input twice
+        kept = [value for value in inputs if value.name not in freed]
         inputs.clear()
         inputs.extend(kept)
 

@@ -29,6 +29,7 @@ from onnx_gconv.schemes.group_extremes import GroupExtremes
 from onnx_gconv.schemes.parts import ColumnParts
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.schemes.scheme import LEVELS_OF_WEIGHT, MappingScheme
+from onnx_gconv.tensors.external import is_absent
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.constants import constant_tensor
@@ -225,7 +226,8 @@ def _with_same_sources(plan: MappingPlan) -> MappingPlan:
         )
         for item in plan.weights
     ]
-    tensors = [None if item.value is None else constant_tensor(item.value) for item in plan.skipped]
+    constant = (None if item.value is None else constant_tensor(item.value) for item in plan.skipped)
+    tensors = [None if tensor is None or is_absent(tensor) else tensor for tensor in constant]
     with_data = [number for number, tensor in enumerate(tensors) if tensor is not None]
     constants = [
         SourceCandidate(

@@ -331,6 +331,11 @@ class MappingFlags:
         FromSetting("ModelSettings.freeze_inputs"),
         _flag("--freeze-inputs/--no-freeze-inputs", _WEIGHTS),
     ] = None
+    include_adapters: Annotated[
+        bool | None,
+        FromSetting("ModelSettings.include_adapters"),
+        _flag("--include-adapters/--no-adapters", _WEIGHTS),
+    ] = None
     inline_functions: Annotated[
         bool | None, FromSetting("ModelSettings.inline_functions"), _flag("--inline/--no-inline", _WEIGHTS)
     ] = None

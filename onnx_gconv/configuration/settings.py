@@ -237,6 +237,9 @@ class ModelSettings(SettingsTable):
     freeze_inputs: Flag = False
     """Make constants of weights that are graph inputs too, so that a caller may replace them; else leave them as they
     are."""
+    include_adapters: Flag = False
+    """Map what callers swap, too: matrices of adapters, such as those of LoRA, and weights that are graph inputs, which
+    become constants; else they stay digital."""
     inline_functions: Flag = True
     """Inline local functions that use weights first, so that these can be mapped; else leave them as they are."""
     upgrade_opset: Flag = False
@@ -244,6 +247,11 @@ class ModelSettings(SettingsTable):
     shared: SharedPolicy = "rebuild"
     """What nodes read that use a weight otherwise than MVM ops do, such as the Gather of a tied embedding: the rebuilt
     weight, or a digital copy that is split off."""
+
+    @property
+    def freezes_inputs(self) -> bool:
+        """Whether weights that are graph inputs become constants."""
+        return self.freeze_inputs or self.include_adapters
 
     @model_validator(mode="after")
     def _ops_are_known(self) -> ModelSettings:
@@ -266,6 +274,7 @@ class ModelOptions(TypedDict, total=False):
     allow_lossy_integers: bool | None
     conductance_dtype: ConductanceDtype | None
     freeze_inputs: bool | None
+    include_adapters: bool | None
     inline_functions: bool | None
     upgrade_opset: bool | None
     shared: SharedPolicy | None

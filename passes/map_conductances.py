@@ -18,6 +18,7 @@ from onnx_gconv.mapping.packed_codes import PackedWeight
 from onnx_gconv.mapping.tensor_texts import kept_texts
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.mapping.value_uses import hand_over_uses
+from onnx_gconv.passes.annotations import annotate, annotation_notes
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_manifest import manifest_of
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
@@ -348,6 +349,7 @@ def _notes(model: ir.Model, plan: MappingPlan) -> Iterator[str]:
         )
     elif frozen := [f"'{value.name}'" for value in _replaceable(model, plan)]:
         yield f"constants now, no graph inputs that a caller may replace: {', '.join(frozen)}"
+    yield from annotation_notes(plan.weights)
 
 
 def _replaceable(model: ir.Model, plan: MappingPlan) -> tuple[ir.Value, ...]:
@@ -384,11 +386,9 @@ def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Nod
     new.metadata_props.update(kept_texts(found.stored))
     new.meta.update(old.meta)
     place.scope.graph.insert_before(place.before, rebuilt.nodes)
+    annotate(found, rebuilt)
     hand_over_uses(old, new)
-    producer = old.producer()
-    if found.stored_as == "constant" and producer is not None:
-        rebuilt.nodes[-1].metadata_props.update(producer.metadata_props)
-    return producer
+    return old.producer()
 
 
 def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:

@@ -139,9 +139,8 @@ def test_a_digital_copy_is_sharded_as_the_weight_and_packed_codes_are_told(tmp_p
     shard(packed.graph.node[0], "W")
     report, nodes = mapped(packed, tmp_path)
     assert [spec.tensor_name for spec in nodes["layer"].device_configurations[0].sharding_spec] == ["W"]
-    assert report.manifest.notes == (
-        (
-            "the nodes that rebuild 'W' are not sharded over devices, as their values have other shapes; those that read "
-            "it are, as before"
-        ),
+    [note] = report.manifest.notes
+    assert note == (
+        "the nodes that rebuild 'W' are not sharded over devices, as their values have other shapes; those that read "
+        "it are, as before"
     )

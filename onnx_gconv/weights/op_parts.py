@@ -6,6 +6,7 @@ Layouts are those of the schemas of ONNX and of ONNX Runtime's ops.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -52,7 +53,8 @@ def read_behind(node: ir.Node, columns: int) -> ColumnParts | None:
 
     The reader is a Split, several Slices that leave nothing out and overlap nowhere, or an attention that takes
     queries, keys and values side by side; between them may stand nodes that compute each element from itself, such as
-    the Add of a bias. Heads that stand side by side, each with its query, key and value, are no parts.
+    the Add of a bias. Or it is a Reshape, ``[..., 3, heads, size]``, behind which the axis of 3 is split or indexed.
+    Heads that stand side by side, each with its query, key and value, are no parts.
     """
     value = _behind_elementwise(node.outputs[0])
     uses = list(value.uses())
@@ -64,8 +66,8 @@ def read_behind(node: ir.Node, columns: int) -> ColumnParts | None:
         rank = 2
     if all(each.op_type == "Slice" and each.domain == "" for each in readers):
         return _of_slices(readers, rank, columns)
-    if len(readers) == 1 and first.op_type == "Split" and first.domain == "":
-        return _of_split(first, rank, columns)
+    if len(readers) == 1 and first.domain == "" and first.op_type in _SPLITTING:
+        return _SPLITTING[first.op_type](first, rank, columns)
     if len(readers) == 1 and first.op_type in _PACKED_ATTENTION and first.domain == "com.microsoft":
         return _of_packed_attention(first, columns)
     return None
@@ -117,6 +119,37 @@ def _of_split(node: ir.Node, rank: int | None, columns: int) -> ColumnParts | No
     if len(given) != count:
         return None
     return _parts(given, columns, _PROJECTIONS if _are_projections(node.outputs) else None)
+
+
+def _of_reshape(node: ir.Node, _: int | None, columns: int) -> ColumnParts | None:
+    """Equal parts along the first of the axes that a Reshape makes of the columns, if that one is taken apart."""
+    shape = _integers(node, 1, "shape") or []
+    first = next((place for place in range(1, len(shape)) if math.prod(shape[place:]) == columns), None)
+    if first is None or min(shape[first:]) < 1 or (count := shape[first]) < 2:  # noqa: PLR2004 - several
+        return None
+    value, axis = node.outputs[0], first
+    uses = list(value.uses())
+    if len(uses) == 1 and uses[0].node.op_type == "Transpose" and not value.is_graph_output():
+        permutation = uses[0].node.attributes.get_ints("perm") or list(reversed(range(len(shape))))
+        if sorted(permutation) != list(range(len(shape))):
+            return None
+        value, axis = uses[0].node.outputs[0], list(permutation).index(first)
+        uses = list(value.uses())
+    if value.is_graph_output() or not uses or any(place != 0 or user.domain != "" for user, place in uses):
+        return None
+    readers = [user for user, _ in uses]
+    if any(each.attributes.get_int("axis", 0) % len(shape) != axis for each in readers):
+        return None
+    if len(readers) == 1 and readers[0].op_type == "Split":
+        is_whole = len(readers[0].outputs) == count
+    else:
+        indices = [_integers(each, 1, "indices") for each in readers if each.op_type == "Gather"]
+        chosen = [found[0] % count for found in indices if found is not None and len(found) == 1]
+        is_whole = len(chosen) == len(readers) and sorted(chosen) == list(range(count))
+    return _parts([columns // count] * count, columns) if is_whole else None
+
+
+_SPLITTING = {"Split": _of_split, "Reshape": _of_reshape}
 
 
 def _are_projections(values: Sequence[ir.Value]) -> bool:

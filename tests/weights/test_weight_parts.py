@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,19 @@ SAID = {
         (8, 10),
         (None, (6, 4)),
     ),
+    "Gathers behind a Reshape": (
+        (
+            "p = MatMul(x, W) r = Reshape(p, heads) t = Transpose <perm = [1, 0, 2, 3]> (r) a = Gather(t, zero) "
+            "b = Gather(t, one) d = Gather(t, two) y = Sum(a, b, d)"
+        ),
+        (8, 24),
+        (None, (8, 8, 8)),
+    ),
+    "Split behind a Reshape": (
+        "p = MatMul(x, W) r = Reshape(p, heads) a, b, d = Split <axis = 1, num_outputs = 3> (r) y = Sum(a, b, d)",
+        (8, 24),
+        (None, (8, 8, 8)),
+    ),
     "codes": (
         "p = MatMulInteger(x8, W) f = Cast <to = 1> (p) a, b = Split <axis = -1> (f, sizes) y = Mul(a, b)",
         (8, 10),
@@ -57,6 +72,14 @@ SAID = {
 # Nothing says parts, or not all of what reads the product agrees.
 SILENT = {
     "one reader": "y = MatMul(x, W)",
+    "heads side by side": (
+        "p = MatMul(x, W) r = Reshape(p, heads) a, b = Split <axis = 2, num_outputs = 2> (r) y = Add(a, b)"
+    ),
+    "a Reshape of which one is left out": (
+        "p = MatMul(x, W) r = Reshape(p, heads) "
+        "a = Gather <axis = 1> (r, zero) b = Gather <axis = 1> (r, two) y = Add(a, b)"
+    ),
+    "a Reshape across the columns": "p = MatMul(x, W) r = Reshape(p, across) a, y = Split <axis = 1, num_outputs = 2> (r)",
     "Split of rows": "p = MatMul(x, W) a, y = Split <axis = 0, num_outputs = 2> (p)",
     "another reader": "p = MatMul(x, W) a, b = Split <axis = -1> (p, sizes) y = Concat <axis = -1> (a, b, p)",
     "sizes of a run": "p = MatMul(x, W) a, b = Split <axis = -1> (p, given) y = Mul(a, b)",
@@ -74,10 +97,11 @@ SILENT = {
 def found_weight(parse, nodes, shape, dtype=np.float32):
     numbers = {name: np.array([number], np.int64) for name, number in
                {"zero": 0, "one": 1, "two": 2, "six": 6, "seven": 7, "last": -1, "end": 1 << 62}.items()}  # fmt: skip
+    numbers |= {"heads": np.array([-1, 3, 2, 4], np.int64), "across": np.array([4, 2, 6], np.int64)}
     numbers |= {"sizes": np.array([6, 4], np.int64), "V": np.ones((8, 8), np.float32)}
     numbers |= {"c": np.ones(shape[-1], np.float32), "n": np.array([1], np.int32)}
     text = f"g (float[2,8] x, uint8[2,8] x8, int64[2] given, float past) => (y) {{ {nodes} }}"
-    used = {name: array for name, array in numbers.items() if name in nodes.replace("(", " ").replace(",", " ")}
+    used = {name: array for name, array in numbers.items() if name in re.findall(r"\w+", nodes)}
     model = parse(text, opsets=OPSETS, W=np.ones(shape, dtype), **used)
     [weight] = [each for each in find_weights(model).weights if each.name == "W"]
     return weight, model
@@ -88,7 +112,8 @@ def test_the_graph_says_which_columns_belong_together(parse, name):
     nodes, shape, (names, sizes) = SAID[name]
     weight, _ = found_weight(parse, nodes, shape, np.uint8 if name == "codes" else np.float32)
     found, note = parts_of(weight, "auto")
-    assert (found.sizes, found.names, note) == (sizes, names or ("part0", "part1"), None)
+    names = names or tuple(f"part{number}" for number in range(len(sizes)))
+    assert (found.sizes, found.names, note) == (sizes, names, None)
     assert parts_of(weight, "none") == (None, None)
     assert parts_of(weight, (sum(sizes) - 1, 1))[0].names == ("part0", "part1")
     assert parts_of(weight, sizes)[0].names == found.names
@@ -96,7 +121,9 @@ def test_the_graph_says_which_columns_belong_together(parse, name):
 
 @pytest.mark.parametrize("name", SILENT)
 def test_a_weight_is_one_matrix_unless_all_that_reads_the_product_says_otherwise(parse, name):
-    shape = (10, 8) if name == "a weight on the left" else (8, 8) if name == "a product before it" else (8, 10)
+    shapes = {"a weight on the left": (10, 8), "a product before it": (8, 8), "a Reshape across the columns": (8, 24)}
+    shapes |= dict.fromkeys(("heads side by side", "a Reshape of which one is left out"), (8, 24))
+    shape = shapes.get(name, (8, 10))
     weight, model = found_weight(parse, SILENT[name], shape)
     if name == "left for a caller":
         model.graph.inputs.append(model.graph.initializers["sizes"])

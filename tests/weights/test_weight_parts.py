@@ -79,7 +79,7 @@ SILENT = {
         "p = MatMul(x, W) r = Reshape(p, heads) "
         "a = Gather <axis = 1> (r, zero) b = Gather <axis = 1> (r, two) y = Add(a, b)"
     ),
-    "a Reshape across the columns": "p = MatMul(x, W) r = Reshape(p, across) a, y = Split <axis = 1, num_outputs = 2> (r)",
+    "a Reshape across the columns": "p = MatMul(x, W) r = Reshape(p, across) a, y = Split <axis = 1> (r)",
     "Split of rows": "p = MatMul(x, W) a, y = Split <axis = 0, num_outputs = 2> (p)",
     "another reader": "p = MatMul(x, W) a, b = Split <axis = -1> (p, sizes) y = Concat <axis = -1> (a, b, p)",
     "sizes of a run": "p = MatMul(x, W) a, b = Split <axis = -1> (p, given) y = Mul(a, b)",

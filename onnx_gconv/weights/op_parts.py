@@ -65,7 +65,8 @@ def read_behind(node: ir.Node, columns: int) -> ColumnParts | None:
     if rank is None and value is node.outputs[0] and node.op_type in _OF_MATRICES:
         rank = 2
     if all(each.op_type == "Slice" and each.domain == "" for each in readers):
-        return _of_slices(readers, rank, columns)
+        sizes = _sliced(readers, -1, rank, columns)
+        return None if sizes is None else _parts(sizes, columns)
     if len(readers) == 1 and first.domain == "" and first.op_type in _SPLITTING:
         return _SPLITTING[first.op_type](first, rank, columns)
     if len(readers) == 1 and first.op_type in _PACKED_ATTENTION and first.domain == "com.microsoft":
@@ -108,7 +109,7 @@ def _of_packed_attention(node: ir.Node, columns: int) -> ColumnParts | None:
 
 def _of_split(node: ir.Node, rank: int | None, columns: int) -> ColumnParts | None:
     axis = node.attributes.get_int("axis", 0)
-    if not _is_last(axis, rank):
+    if not _is_axis(axis, -1, rank):
         return None
     count, given = len(node.outputs), _integers(node, 1, "split")
     if given is None:
@@ -137,16 +138,23 @@ def _of_reshape(node: ir.Node, _: int | None, columns: int) -> ColumnParts | Non
         uses = list(value.uses())
     if value.is_graph_output() or not uses or any(place != 0 or user.domain != "" for user, place in uses):
         return None
-    readers = [user for user, _ in uses]
-    if any(each.attributes.get_int("axis", 0) % len(shape) != axis for each in readers):
+    sizes = _taken_apart([user for user, _ in uses], axis, len(shape), count)
+    return None if sizes is None else _parts([size * columns // count for size in sizes], columns)
+
+
+def _taken_apart(readers: Sequence[ir.Node], axis: int, rank: int, size: int) -> list[int] | None:
+    """The sizes of the pieces of an axis that a Split, Slices or Gathers give; None if they do not give all of it."""
+    kinds = {node.op_type for node in readers}
+    if kinds == {"Slice"}:
+        return _sliced(readers, axis, rank, size)
+    if any(not _is_axis(node.attributes.get_int("axis", 0), axis, rank) for node in readers):
         return None
-    if len(readers) == 1 and readers[0].op_type == "Split":
-        is_whole = len(readers[0].outputs) == count
-    else:
-        indices = [_integers(each, 1, "indices") for each in readers if each.op_type == "Gather"]
-        chosen = [found[0] % count for found in indices if found is not None and len(found) == 1]
-        is_whole = len(chosen) == len(readers) and sorted(chosen) == list(range(count))
-    return _parts([columns // count] * count, columns) if is_whole else None
+    if kinds == {"Split"} and len(readers) == 1:
+        return [1] * size if len(readers[0].outputs) == size else None
+    if kinds == {"Gather"}:
+        indices = [found[0] % size for node in readers if (found := _integers(node, 1, "indices")) and len(found) == 1]
+        return [1] * size if len(indices) == len(readers) and sorted(indices) == list(range(size)) else None
+    return None
 
 
 _SPLITTING = {"Split": _of_split, "Reshape": _of_reshape}
@@ -163,33 +171,34 @@ def _are_projections(values: Sequence[ir.Value]) -> bool:
     return len(readers) == len(_PROJECTIONS) and len(set(readers)) == 1
 
 
-def _of_slices(nodes: Sequence[ir.Node], rank: int | None, columns: int) -> ColumnParts | None:
-    ends = [_stretch(node, rank, columns) for node in nodes]
+def _sliced(nodes: Sequence[ir.Node], axis: int, rank: int | None, size: int) -> list[int] | None:
+    """The sizes of the pieces of an axis that Slices give; None if they leave something out, or overlap."""
+    ends = [_stretch(node, axis, rank, size) for node in nodes]
     known = sorted({each for each in ends if each is not None})
-    if None in ends or not known or known[0][0] != 0 or known[-1][1] != columns:
+    if None in ends or not known or known[0][0] != 0 or known[-1][1] != size:
         return None
     if any(stop != start for (_, stop), (start, _) in itertools.pairwise(known)):
         return None
-    return _parts([stop - start for start, stop in known], columns)
+    return [stop - start for start, stop in known]
 
 
-def _stretch(node: ir.Node, rank: int | None, columns: int) -> tuple[int, int] | None:
-    """The columns that a Slice gives: the first one, and the one after the last; None if it gives others than those."""
+def _stretch(node: ir.Node, axis: int, rank: int | None, size: int) -> tuple[int, int] | None:
+    """What a Slice gives of an axis: the first index, and the one after the last; None if it gives something else."""
     starts, stops = _integers(node, 1, "starts"), _integers(node, 2, "ends")
     axes, steps = _integers(node, 3, "axes"), _integers(node, 4, "steps")
     if starts is None or stops is None or len(starts) != 1 or len(stops) != 1:
         return None
-    if axes is None or len(axes) != 1 or not _is_last(axes[0], rank) or (steps or [1]) != [1]:
+    if axes is None or len(axes) != 1 or not _is_axis(axes[0], axis, rank) or (steps or [1]) != [1]:
         return None
     if len(node.inputs) > 4 and node.inputs[4] is not None and steps is None:  # noqa: PLR2004 - the input of steps
         return None
-    start, stop = (min(max(end + columns if end < 0 else end, 0), columns) for end in (starts[0], stops[0]))
+    start, stop = (min(max(end + size if end < 0 else end, 0), size) for end in (starts[0], stops[0]))
     return (start, stop) if start < stop else None
 
 
-def _is_last(axis: int, rank: int | None) -> bool:
-    """Whether an axis is the last one; one that is counted from the front needs a known rank."""
-    return axis == -1 or (rank is not None and axis == rank - 1)
+def _is_axis(axis: int, wanted: int, rank: int | None) -> bool:
+    """Whether an axis is another one; if they are counted from different ends, that needs a known rank."""
+    return axis == wanted or (rank is not None and -rank <= axis < rank and axis % rank == wanted % rank)
 
 
 def _integers(node: ir.Node, index: int, attribute: str) -> list[int] | None:

@@ -57,6 +57,14 @@ SAID = {
         (8, 24),
         (None, (8, 8, 8)),
     ),
+    "Slices behind a Reshape": (
+        (
+            "p = MatMul(x, W) r = Reshape(p, heads) t = Transpose <perm = [1, 0, 2, 3]> (r) "
+            "a = Slice(t, zero, one, zero) b = Slice(t, one, end, zero) y = Concat <axis = 0> (a, b)"
+        ),
+        (8, 24),
+        (None, (8, 16)),
+    ),
     "Split behind a Reshape": (
         "p = MatMul(x, W) r = Reshape(p, heads) a, b, d = Split <axis = 1, num_outputs = 3> (r) y = Sum(a, b, d)",
         (8, 24),

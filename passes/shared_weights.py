@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
+from onnx_gconv.mapping.value_uses import hand_over_use
 from onnx_gconv.weights import FoundWeight
 from onnx_gconv.weights.rearrangement import behind_node, handed_on, readers
 
@@ -64,7 +65,7 @@ def split_off(weight: FoundWeight, uses: DigitalUses, name: str) -> ir.Value:
         metadata_props={**old.metadata_props, WEIGHT_KEY: weight.name, ROLE_KEY: "digital"},
     )
     for node, index in uses.uses:
-        node.replace_input_with(index, copy)
+        hand_over_use(node, index, copy)
     return copy
 
 

@@ -91,6 +91,9 @@ def scheme_text(weight: WeightRecord) -> str:
     if weight.granularity != "tensor":
         tile = "" if weight.tiling is None or weight.tiling.rows is None else _tile(weight.tiling)
         parts.append(f"a scale for each {_SHARES[weight.granularity]}{tile}")
+    if weight.parts:
+        sides = ", ".join(f"{part.name} {part.columns:,}" for part in weight.parts)
+        parts.append(f"matrices side by side of their own scales ({sides})")
     if weight.clipping is not None:
         at = (
             f"{weight.clipping.percentile:g} %" if weight.clipping.value is None else f"|W| = {weight.clipping.value:g}"

@@ -287,6 +287,11 @@ class MappingFlags:
     partition: Annotated[
         Literal["equal", "max"] | None, FromSetting("GranularitySettings.partition"), _flag("--partition", _SCALE)
     ] = None
+    parts: Annotated[
+        str | None,
+        FromSetting("WeightSettings.parts", "A list is written 2048,512,512."),
+        _flag("--parts", _SCALE, "PARTS"),
+    ] = None
     clip_percentile: Annotated[
         float | None,
         FromSetting("ClippingSettings.percentile", "Default: 100."),
@@ -334,6 +339,11 @@ class MappingFlags:
         bool | None,
         FromSetting("ModelSettings.freeze_inputs"),
         _flag("--freeze-inputs/--no-freeze-inputs", _WEIGHTS),
+    ] = None
+    include_adapters: Annotated[
+        bool | None,
+        FromSetting("ModelSettings.include_adapters"),
+        _flag("--include-adapters/--no-adapters", _WEIGHTS),
     ] = None
     inline_functions: Annotated[
         bool | None, FromSetting("ModelSettings.inline_functions"), _flag("--inline/--no-inline", _WEIGHTS)

@@ -20,6 +20,7 @@ from onnx_gconv.handoff.manifest import (
     BiasRecord,
     BlockScalesRecord,
     DeviceRecord,
+    LayerPartRecord,
     LayerRecord,
     NodeRecord,
     PackedLayerRecord,
@@ -137,6 +138,16 @@ class LayerWriter:
             modules=record.modules,
             packing=self._packing(),
             dequantization=self._dequantization(),
+            parts=self._parts(),
+        )
+
+    def _parts(self) -> tuple[LayerPartRecord, ...]:
+        parts, starts = self._layer.record.column_parts, self._layer.grid.column_starts
+        if parts is None:
+            return ()
+        return tuple(
+            LayerPartRecord(name=name, outputs=outputs, tile_columns=touched_pieces(starts, *outputs))
+            for name, outputs in zip(parts.names, parts.stretches, strict=True)
         )
 
     def _packing(self) -> PackedLayerRecord | None:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.files.models import save_model
 from onnx_gconv.handoff.manifest import FileRecord
-from onnx_gconv.tensors.external import external_tensors
+from onnx_gconv.tensors.external import external_tensors, is_absent
 
 __all__ = ["MODEL_FILE", "PLAIN_FILE", "copied", "files_to_copy", "hashed", "write_plain"]
 
@@ -37,6 +37,8 @@ def files_to_copy(source: Path, model: ir.Model, own_files: Container[str]) -> d
     """
     files = {MODEL_FILE: source}
     for tensor in external_tensors(model):
+        if is_absent(tensor):  # whoever runs the model has it
+            continue
         name = os.path.normpath(tensor.location)
         if Path(name).parts[0] in own_files:
             raise ConfigError(f"its data file '{name}' has a name that the bundle needs; map the model to another name")

@@ -110,7 +110,7 @@ def read_back(
     _check_new_file(mem_states)
     given = _tolerance(tolerance_us, tolerance_relative)
     watched = WatchedFiles()
-    model = given_model.load(watched)
+    model = given_model.load(watched, may_lack_data=True)
     with named_in_messages(source):
         require_mapped(model)
     opened = open_measurements(

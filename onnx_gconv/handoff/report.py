@@ -56,6 +56,8 @@ class LayerReport:
         stuck_bias_error: How far what the rows of the bias add is off at most, in units of the output.
         known_as: What people know the weight by: its parameter in the exported program, its module, or its name.
         sources: The names of the constants that nodes of the unmapped model compute the weight from.
+        parts: The matrices that stand side by side in each of its matrices, by their names, with how many columns each
+            has; they share no tile. Empty if it is one.
     """
 
     id: str
@@ -83,6 +85,7 @@ class LayerReport:
     tiles_of_several_blocks: int = 0
     known_as: str = ""
     sources: tuple[str, ...] = ()
+    parts: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def of(cls, layer: Layer, placement: LayerPlacement) -> LayerReport:
@@ -117,6 +120,7 @@ class LayerReport:
             tiles_of_several_blocks=layer.tiles_of_several_blocks,
             known_as=layer.record.known_as,
             sources=layer.record.sources,
+            parts=tuple((f"{layer.record.known_as}/{part.name}", part.columns) for part in layer.record.parts),
         )
 
 
@@ -354,6 +358,12 @@ class HandoffReport(ShownReport):
             lines.extend(self.defects.lines(self.layers))
         if self.skipped_mvm_weights:
             lines.append(f"Not mapped, and therefore digital: {counted(self.skipped_mvm_weights)} of MVM ops.")
+        lines.extend(
+            f"{layer.id}: {len(layer.parts)} matrices side by side, none of which shares a tile with another: "
+            f"{', '.join(f'{name} ({columns:,} outputs)' for name, columns in layer.parts)}."
+            for layer in self.layers
+            if layer.parts
+        )
         lines += self._warnings_of_blocks()
         lines += self.notes
         if self.output:

@@ -189,7 +189,7 @@ def write_bundle(
     chip = Chip(geometry, found, "" if defects is None else os.fspath(defects))
     watched = WatchedFiles()
     with named_in_messages(source), watched.blamed(), given.on_disk() as file:
-        model = load_model(file, watched)
+        model = load_model(file, watched, may_lack_data=True)
         layers = layers_of(model, geometry, device)
         placements = placed(layers, chip)
         report = HandoffReport.of(

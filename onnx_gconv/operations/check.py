@@ -203,7 +203,7 @@ def check_model(model: ModelLike) -> CheckReport:
         ModelError: If it cannot be read.
     """
     given = GivenModel.of(model, "check_model")
-    source, graph = given.label, given.load()
+    source, graph = given.label, given.load(may_lack_data=True)
     with named_in_messages(source, options_concern_it=False):
         violations = CheckMapping().violations(graph)
         manifest = _manifest(graph)

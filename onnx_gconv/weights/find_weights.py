@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.tensors.types import INTEGER_DTYPES, MAPPABLE_DTYPES
+from onnx_gconv.weights.adapters import is_of_adapter
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constants import Constant, ConstantValues, main_source
 from onnx_gconv.weights.functions import FunctionWeights
@@ -32,7 +33,12 @@ _WIDE_INTEGERS = frozenset({ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.I
 
 
 def find_weights(
-    model: ir.Model, *, lookups: Collection[str] = (), quantized: bool = True, freeze_inputs: bool = False
+    model: ir.Model,
+    *,
+    lookups: Collection[str] = (),
+    quantized: bool = True,
+    freeze_inputs: bool = False,
+    adapters: bool = False,
 ) -> WeightSurvey:
     """Find the weights of all MVM ops of a model, in the main graph and in all bodies of If, Loop and Scan.
 
@@ -48,8 +54,10 @@ def find_weights(
         quantized: Whether weights of integer codes are found; they are listed as skipped if not.
         freeze_inputs: Whether initializers that are inputs of the main graph too can be mapped; else they are skipped,
             because a caller may replace them.
+        adapters: Whether matrices of adapters, such as those of LoRA, can be mapped; else they are skipped.
     """
-    return _Finder(model, lookups, quantized=quantized, freeze_inputs=freeze_inputs).survey()
+    kinds = _Kinds(lookups, quantized=quantized, freeze_inputs=freeze_inputs, adapters=adapters)
+    return _Finder(model, kinds).survey()
 
 
 def readers_of_weights(
@@ -65,7 +73,18 @@ def readers_of_weights(
     Returns:
         For each weight its readers. One whose shape does not fit an op that reads it has none.
     """
-    return _Finder(model, lookups, quantized=True, freeze_inputs=True).readers(weights)
+    kinds = _Kinds(lookups, quantized=True, freeze_inputs=True, adapters=True)
+    return _Finder(model, kinds).readers(weights)
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """Which kinds of weights can be mapped: the arguments of `find_weights`."""
+
+    lookups: Collection[str]
+    quantized: bool
+    freeze_inputs: bool
+    adapters: bool
 
 
 @dataclass
@@ -79,17 +98,15 @@ class _Use:
 
 
 class _Finder:
-    def __init__(self, model: ir.Model, lookups: Collection[str], *, quantized: bool, freeze_inputs: bool) -> None:
-        self._freeze_inputs = freeze_inputs
-        self._inputs_are_constants = freeze_inputs and model.ir_version < FREE_INITIALIZERS_IR_VERSION
+    def __init__(self, model: ir.Model, kinds: _Kinds) -> None:
+        self._kinds = kinds
+        self._inputs_are_constants = kinds.freeze_inputs and model.ir_version < FREE_INITIALIZERS_IR_VERSION
         self._model = model
         self._scopes = scopes(model)
         self._scope_of = {scope.graph: scope for scope in self._scopes}
         self._values = ConstantValues(model, self._scopes)
         self._functions = FunctionWeights(model)
         self._evaluator = ConstantEvaluator(model)
-        self._lookups = lookups
-        self._quantized = quantized
         self._uses = {value: _Use() for value in self._values.constants}
         self._computed: dict[ir.Value, _Use] = {}
 
@@ -141,7 +158,7 @@ class _Finder:
                 self._visit(node)
 
     def _visit(self, node: ir.Node) -> None:
-        row = mvm_op(node, self._lookups)
+        row = mvm_op(node, self._kinds.lookups)
         if row is not None:
             for slot in row.slots:
                 self._visit_slot(node, slot)
@@ -214,9 +231,11 @@ class _Finder:
         of = f"{ops} of {', '.join(_name(item.value) for item in sources)}"
         reason: tuple[SkipReason, str] | None = None
         tensor: EvaluatedTensor | None = None
-        if self._values.replaceable(value) and not self._freeze_inputs:
+        if not self._kinds.adapters and is_of_adapter(value, (_name(item.value) for item in sources), _products(use)):
+            reason = SkipReason.ADAPTER, of
+        elif self._values.replaceable(value) and not self._kinds.freeze_inputs:
             reason = SkipReason.OVERRIDABLE_INPUT, of
-        elif not self._quantized and _are_codes(_largest(sources)):
+        elif not self._kinds.quantized and _are_codes(_largest(sources)):
             reason = SkipReason.QUANTIZED, of
         else:
             try:
@@ -310,17 +329,22 @@ class _Finder:
         tensor = constant.tensor
         obstacles = (
             (use.function is not None, SkipReason.INSIDE_FUNCTION, f"function {use.function}"),
+            (
+                not self._kinds.adapters and is_of_adapter(constant.value, (), _products(use)),
+                SkipReason.ADAPTER,
+                "an input that callers replace" if constant.value.is_graph_input() else "",
+            ),
             (any(item.slot.view is None for item in use.mvm_slots.values()), SkipReason.BLOCK_PACKED, _ops(use)),
             *((True, *packed) for packed in _packed_obstacles(constant, use)),
             (tensor.dtype not in MAPPABLE_DTYPES, SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()),
             (tensor.size == 0, SkipReason.EMPTY, f"shape {list(tensor.shape.numpy())}"),
             (
-                constant.value.is_graph_input() and not (self._freeze_inputs and constant.scope.node is None),
+                constant.value.is_graph_input() and not (self._kinds.freeze_inputs and constant.scope.node is None),
                 SkipReason.OVERRIDABLE_INPUT,
                 "",
             ),
             (
-                tensor.dtype in INTEGER_DTYPES and not self._quantized,
+                tensor.dtype in INTEGER_DTYPES and not self._kinds.quantized,
                 SkipReason.QUANTIZED,
                 tensor.dtype.name.lower(),
             ),
@@ -423,6 +447,11 @@ def _readers(value: ir.Value, use: _Use) -> Iterator[tuple[ir.Node, int]]:
 
 def _passed(use: _Use) -> frozenset[ir.Node]:
     return frozenset(node for item in use.mvm_slots.values() for node in item.path.nodes)
+
+
+def _products(use: _Use) -> list[ir.Node]:
+    """The nodes that multiply with a constant."""
+    return [node for node, _ in use.mvm_slots]
 
 
 def _slot_labels(use: _Use) -> tuple[str, ...]:

@@ -75,6 +75,7 @@ class MappingReport(ShownReport):
         files: All files that were written.
         broken: The weights whose mapping another tool has damaged or folded away, and how.
         notes: What is to be said of the model besides what its manifest notes.
+        remedy: What to do about weights that are broken; None if none is.
     """
 
     model: Path
@@ -84,6 +85,7 @@ class MappingReport(ShownReport):
     files: tuple[Path, ...] = ()
     broken: tuple[tuple[WeightRecord, str], ...] = ()
     notes: tuple[str, ...] = ()
+    remedy: str | None = None
 
     @property
     def mapped(self) -> tuple[WeightRecord, ...]:
@@ -146,6 +148,7 @@ class MappingReport(ShownReport):
                 }
                 for record, reason in self.broken
             ],
+            "remedy": self.remedy,
             "notes": [*self.manifest.notes, *self.notes],
             "remarks": list(mapping_remarks(self.manifest, self.mapped)),
             "skipped_by_reason": [
@@ -183,6 +186,8 @@ class MappingReport(ShownReport):
             parts.append(self._share_table())
         parts.extend(plain(f"BROKEN: {record.quoted}: {reason}", style="bold red") for record, reason in self.broken)
         parts.extend(map(plain, self._summary()))
+        if self.remedy is not None:
+            parts.append(plain(f"What to do: {self.remedy}.", style="bold red"))
         return Group(*parts)
 
     def _weights_table(self) -> Table:

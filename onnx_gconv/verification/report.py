@@ -44,6 +44,7 @@ class VerificationReport(ShownReport):
         if_nodes: The If nodes of the mapped model. What their branches compute is compared only if inputs take them.
         draws_readings: Whether each run of the mapped model draws new readings of its devices. Weights and outputs are
             then judged with that noise taken out of the model.
+        remedy: What to do about what is wrong with the mapping itself; None if nothing is.
     """
 
     original: Path
@@ -55,6 +56,7 @@ class VerificationReport(ShownReport):
     needs_outputs: bool = False
     if_nodes: tuple[str, ...] = ()
     draws_readings: bool = False
+    remedy: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -103,7 +105,7 @@ class VerificationReport(ShownReport):
         more = f" (and {len(self.problems) - _MOST_PROBLEMS} more)" if len(self.problems) > _MOST_PROBLEMS else ""
         raise VerificationError(
             f"'{self.mapped}' does not verify against '{self.original}': "
-            f"{'; '.join(self.problems[:_MOST_PROBLEMS])}{more}"
+            f"{'; '.join(self.problems[:_MOST_PROBLEMS])}{more}{'' if self.remedy is None else f'; {self.remedy}'}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -125,6 +127,7 @@ class VerificationReport(ShownReport):
             "notes": outputs["notes"],
             "if_nodes": list(self.if_nodes),
             "draws_readings": self.draws_readings,
+            "remedy": self.remedy,
         }
 
     def to_junit(self, seconds: float = 0.0) -> str:
@@ -190,6 +193,8 @@ class VerificationReport(ShownReport):
             parts.append(self.outputs.table())
         parts.extend(map(plain, self._remarks()))
         parts.extend(plain(f"FAILED: {problem}", style="bold red") for problem in self.problems)
+        if self.remedy is not None:
+            parts.append(plain(f"What to do: {self.remedy}.", style="bold red"))
         if self.passed:
             is_proved = self.outputs.unproved is None and not self.far_from_original and not self.draws_readings
             parts.append(plain(self._verdict(), style="bold green" if is_proved else "bold yellow"))

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
 from onnx_gconv.passes import CheckMapping, Violation
+from onnx_gconv.passes.remedies import remedy_in
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.verification.error_limits import ErrorLimits
 from onnx_gconv.verification.lossy_outputs import judged, reasons_for_losses
@@ -140,7 +141,8 @@ def _report(
     progress: Progress | None,
 ) -> VerificationReport:
     """What `verify` finds of two files, which are watched meanwhile."""
-    manifest, violations, weights, if_nodes = _check_weights(original, mapped, watched, progress)
+    found = _check_weights(original, mapped, watched, progress)
+    manifest, weights = found.manifest, found.weights
     compare = partial(
         compare_outputs,
         mapped=mapped,
@@ -178,7 +180,15 @@ def _report(
     if is_noisy:
         outputs = replace(outputs, notes=(READ_NOISE_TAKEN_OUT, *outputs.notes))
     return VerificationReport(
-        original, mapped, violations, weights, outputs, limits, if_nodes=if_nodes, draws_readings=is_noisy
+        original,
+        mapped,
+        found.violations,
+        weights,
+        outputs,
+        limits,
+        if_nodes=found.if_nodes,
+        draws_readings=is_noisy,
+        remedy=found.remedy,
     )
 
 
@@ -202,13 +212,23 @@ def _amplified(outputs: OutputsReport) -> Iterator[str]:
         )
 
 
-def _check_weights(
-    original: Path, mapped: Path, watched: WatchedFiles, progress: Progress | None
-) -> tuple[Manifest | None, tuple[Violation, ...], tuple[WeightComparison, ...], tuple[str, ...]]:
-    """The checks that need no runtime, and the If nodes. Both models are gone from memory afterwards."""
+@dataclass(frozen=True)
+class _WithoutRuntime:
+    """What the checks of two models find that need no runtime; see `VerificationReport`."""
+
+    manifest: Manifest | None
+    violations: tuple[Violation, ...]
+    weights: tuple[WeightComparison, ...]
+    if_nodes: tuple[str, ...]
+    remedy: str | None
+
+
+def _check_weights(original: Path, mapped: Path, watched: WatchedFiles, progress: Progress | None) -> _WithoutRuntime:
+    """The checks that need no runtime. Both models are gone from memory afterwards."""
     with _on_disk(mapped, watched) as mapped_model:
         if_nodes = tuple(node_label(node) for node in mapped_model.graph.all_nodes() if node.op_type == "If")
         violations = CheckMapping().violations(mapped_model)
+        remedy = remedy_in(mapped_model, violations)
         try:
             manifest = read_manifest(mapped_model)
         except ModelError:  # it is among the violations
@@ -220,9 +240,9 @@ def _check_weights(
                     f"'{original}' is a mapped model, and '{mapped}' is none; give the original first, then the mapped "
                     "one"
                 )
-            return None, violations, (), if_nodes
-        step = progress_of_step(progress, "weights")
-        return manifest, violations, compare_weights(original_model, mapped_model, manifest, step), if_nodes
+            return _WithoutRuntime(None, violations, (), if_nodes, remedy)
+        weights = compare_weights(original_model, mapped_model, manifest, progress_of_step(progress, "weights"))
+        return _WithoutRuntime(manifest, violations, weights, if_nodes, remedy)
 
 
 def _eps(dtype: str) -> float:

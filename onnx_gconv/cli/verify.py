@@ -19,6 +19,7 @@ from onnx_gconv.cli.options import (
     MinSqnr,
     Quiet,
     Seed,
+    TokenIdsOption,
     Value,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
@@ -33,6 +34,7 @@ def verify(
     original: Annotated[Path, typer.Argument(help="The ONNX model before the mapping.", show_default=False)],
     mapped: Annotated[Path, typer.Argument(help="The mapped ONNX model.", show_default=False)],
     inputs: Inputs = None,
+    token_ids: TokenIdsOption = None,
     dim: Dim = None,
     value: Value = None,
     seed: Seed = 0,
@@ -48,6 +50,7 @@ def verify(
 
     def run() -> VerificationReport:
         from onnx_gconv.runtime.inputs import parse_dim, parse_value
+        from onnx_gconv.runtime.prompts import parse_token_ids
         from onnx_gconv.verification import verify as verify_models
 
         dims = dict(parse_dim(text) for text in dim or ())
@@ -57,6 +60,7 @@ def verify(
                 original,
                 mapped,
                 inputs=inputs,
+                token_ids=None if token_ids is None else parse_token_ids(token_ids),
                 dims=dims,
                 values=values,
                 seed=seed,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from onnx_gconv.errors import GconvError
 from onnx_gconv.runtime.decoder_inputs import decoder_attempts, decoder_of
 from onnx_gconv.runtime.inputs import InputSpec, ValueRange, generate_attempts
@@ -41,6 +43,7 @@ def first_run(
     values: Mapping[str, ValueRange],
     seed: int,
     given: Mapping[str, NDArray[Any]] | None = None,
+    flags: Mapping[str, bool] | None = None,
     tell: Callable[[dict[str, NDArray[Any]]], None] | None = None,
 ) -> tuple[dict[str, NDArray[Any]], Outputs]:
     """The first generated inputs that a model runs on, and what it gives.
@@ -53,7 +56,8 @@ def first_run(
         dims: Sizes by symbolic name or ``INPUT:AXIS``.
         values: Ranges by input name.
         seed: The same seed gives the same arrays.
-        given: For a decoder: arrays of some inputs, by name.
+        given: For a model that takes tokens: arrays of some inputs, by name, of which the tokens are one.
+        flags: Inputs that are one truth value, by name.
         tell: Is told the inputs of each attempt after the first.
 
     Raises:
@@ -61,7 +65,9 @@ def first_run(
         ConfigError: A name is unknown, sizes contradict each other, or a range does not fit its input's type.
     """
     refusals: list[RuntimeRefusal] = []
-    for feeds in _attempts(specs, refusals, dims=dims, values=values, seed=seed, given=given or {}):
+    attempts = _attempts(specs, refusals, dims=dims, values=values, seed=seed, given=given or {}, flags=flags or {})
+    for feeds in attempts:
+        feeds |= {name: np.full_like(feeds[name], value) for name, value in (flags or {}).items()}
         if refusals and tell is not None:
             tell(feeds)
         try:
@@ -79,10 +85,11 @@ def _attempts(
     values: Mapping[str, ValueRange],
     seed: int,
     given: Mapping[str, NDArray[Any]],
+    flags: Mapping[str, bool],
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    decoder = decoder_of(specs)
+    decoder = decoder_of(specs, has_prompt=bool(given))
     if decoder is not None:
-        attempts = decoder_attempts(decoder, dims=dims, values=values, seed=seed, given=given)
+        attempts = decoder_attempts(decoder, dims=dims, values=values, seed=seed, given=given, flags=flags)
         feeds = next(attempts, None)
         while feeds is not None:
             yield feeds

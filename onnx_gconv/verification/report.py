@@ -88,7 +88,7 @@ class VerificationReport(ShownReport):
     def _beyond(self, limits: ErrorLimits) -> Iterator[str]:
         for item in self.outputs.comparisons:
             if exceeded := limits.exceeded_by(item):
-                yield f"output '{item.name}' at optimization '{item.optimization}': {' and '.join(exceeded)}"
+                yield f"output '{item.label}' at optimization '{item.optimization}': {' and '.join(exceeded)}"
 
     def _missing(self) -> Iterator[str]:
         if self.needs_outputs and self.outputs.unproved is not None:
@@ -148,7 +148,7 @@ class VerificationReport(ShownReport):
         for failure in self.outputs.failures:
             yield _case(group, f"run at optimization {failure.optimization}", [_run_problem(failure)])
         for output in self.outputs.comparisons:
-            name = f"output {output.name} at optimization {output.optimization}"
+            name = f"output {output.label} at optimization {output.optimization}"
             if output.is_random:
                 yield JunitCase(group, name, "skipped", (output.note or "",))
             else:
@@ -236,6 +236,7 @@ class VerificationReport(ShownReport):
             seed = "" if described.seed is None else f", seed {described.seed}"
             shapes = ", ".join(f"{item.name} {list(item.shape)}" for item in described.tensors)
             yield f"Inputs: {described.source}{seed}: {shapes}"
+        yield from self.outputs.of_positions()
         yield from (f"Note: {note}" for note in self.outputs.notes)
         if self.if_nodes and self.outputs.comparisons:
             yield (
@@ -278,8 +279,8 @@ def _weight_problem(item: WeightComparison) -> str:
 
 def _output_problem(item: OutputComparison) -> str:
     if item.note is not None:
-        return f"output '{item.name}' at optimization '{item.optimization}': {item.note}"
+        return f"output '{item.label}' at optimization '{item.optimization}': {item.note}"
     return (
-        f"output '{item.name}' at optimization '{item.optimization}' is off by {number_text(item.max_abs_error)}, "
+        f"output '{item.label}' at optimization '{item.optimization}' is off by {number_text(item.max_abs_error)}, "
         f"allowed is {number_text(item.tolerance)}"
     )

@@ -12,6 +12,7 @@ export ONNX_GCONV_REAL_MODELS ?= $(CURDIR)/$(REAL_MODELS)
 
 # Two processes share two cores; threads of OpenBLAS, OpenMP and torch would only get into each other's way.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+OFFLINE := $(ONE_THREAD) HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 # Modules are compiled when they are imported for the first time; most of those of torch and its kind never are.
 INSTALL := $(PIP) install --no-compile
@@ -20,8 +21,11 @@ INSTALL := $(PIP) install --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 OLIVE := .venv-olive
+GENAI := .venv-genai
+OPTIMUM := .venv-optimum
+LANGUAGE_MODELS := .cache/language-models
 
-.PHONY: demo test lint format unit release-checks olive-checks generated bench fuzz clean
+.PHONY: demo test lint format unit release-checks olive-checks llm-checks generated bench fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/onnx-gconv demo --output demo-output
@@ -54,6 +58,13 @@ release-checks: $(VENV)/.installed-dev
 olive-checks: $(OLIVE)/.installed
 	CI=true $(ONE_THREAD) $(OLIVE)/bin/python -m pytest -p no:cacheprovider -W default tests/olive
 
+# Exporters of language models write tiny ones with random weights, which are mapped, verified, simulated and restored.
+# They have two environments of their own, since they need two versions of Transformers; nothing is fetched from a hub.
+llm-checks: $(GENAI)/.installed $(OPTIMUM)/.installed
+	$(OFFLINE) $(OPTIMUM)/bin/python -m tests.llm.make_exports $(LANGUAGE_MODELS) optimum
+	$(OFFLINE) $(GENAI)/bin/python -m tests.llm.make_exports $(LANGUAGE_MODELS) genai
+	ONNX_GCONV_LANGUAGE_MODELS=$(LANGUAGE_MODELS) $(ONE_THREAD) $(GENAI)/bin/python -m pytest -p no:cacheprovider -W default tests/llm
+
 # Those that CI checks beyond the first 200, which `unit` does. Any others: $(BIN)/python -m tests.generated.run --help
 generated: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 1800 --workers 2
@@ -70,7 +81,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(OLIVE) .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf $(VENV) $(OLIVE) $(GENAI) $(OPTIMUM) .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -89,6 +100,16 @@ $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 $(OLIVE)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OLIVE)
 	$(OLIVE)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt --editable ".[olive]" "torch" "pytest>=8.3" "hypothesis>=6.100"
+	touch $@
+
+$(GENAI)/.installed: pyproject.toml constraints.txt tests/llm/genai.txt
+	$(PYTHON) -m venv $(GENAI)
+	$(GENAI)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt --editable . --requirement tests/llm/genai.txt
+	touch $@
+
+$(OPTIMUM)/.installed: constraints.txt tests/llm/optimum.txt
+	$(PYTHON) -m venv $(OPTIMUM)
+	$(OPTIMUM)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt --requirement tests/llm/optimum.txt
 	touch $@
 
 # Packages that ship ONNX models; none of them is imported.

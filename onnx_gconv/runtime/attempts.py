@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from onnx_gconv.errors import GconvError
-from onnx_gconv.runtime.decoder_inputs import decoder_attempts, decoder_of
+from onnx_gconv.runtime.decoder_inputs import asks_for_a_size, decoder_attempts, decoder_of
 from onnx_gconv.runtime.inputs import InputSpec, ValueRange, generate_attempts
 from onnx_gconv.runtime.session import RuntimeRefusal
 
@@ -25,14 +25,18 @@ class AllRefusedError(GconvError):
     """A model runs on no generated inputs.
 
     Attributes:
-        first: What ONNX Runtime said of the first ones.
+        telling: What ONNX Runtime said of them: the first that is not about a size, which others may have; else the
+            first of all.
+        is_first: Whether it was said of the first ones.
         count: How many there were.
     """
 
-    def __init__(self, first: RuntimeRefusal, count: int) -> None:
-        self.first = first
-        self.count = count
-        super().__init__(first.message)
+    def __init__(self, refusals: Sequence[RuntimeRefusal]) -> None:
+        others = (refusal for refusal in refusals if not asks_for_a_size(refusal.message))
+        self.telling = next(others, refusals[0])
+        self.is_first = self.telling is refusals[0]
+        self.count = len(refusals)
+        super().__init__(self.telling.message)
 
 
 def first_run(
@@ -74,7 +78,7 @@ def first_run(
             return feeds, run(feeds)
         except RuntimeRefusal as refusal:
             refusals.append(refusal.with_traceback(None))  # which would keep the inputs in memory
-    raise AllRefusedError(refusals[0], len(refusals))
+    raise AllRefusedError(refusals)
 
 
 def _attempts(

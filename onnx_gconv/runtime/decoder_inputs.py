@@ -20,7 +20,7 @@ from onnx_gconv.runtime.inputs import InputSpec, ValueRange, generate_inputs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Decoder", "decoder_attempts", "decoder_of", "tokens_of"]
+__all__ = ["Decoder", "asks_for_a_size", "decoder_attempts", "decoder_of", "tokens_of"]
 
 Feeds: TypeAlias = "dict[str, NDArray[Any]]"
 
@@ -164,6 +164,11 @@ class _Guess:
                 self.sizes[role] = wanted
                 return True
         return False
+
+
+def asks_for_a_size(said: str) -> bool:
+    """Whether a message is about a size, so that inputs of another one may do."""
+    return next(_sizes_said(said), None) is not None
 
 
 def _sizes_said(said: str) -> Iterator[tuple[int, int]]:

@@ -116,7 +116,7 @@ class Bench:
             )
         except AllRefusedError as refused:
             raise ConfigError(
-                f"'{self._source}' does not run on generated inputs ({refused.first.message}); give inputs of its own"
+                f"'{self._source}' does not run on generated inputs ({refused.telling.message}); give inputs of its own"
             ) from None
         return samples_of(feeds)
 
@@ -136,8 +136,8 @@ class Bench:
             feeds, _ = first_run(run, specs, dims={}, values={}, seed=seed, given=first)
         except AllRefusedError as refused:
             raise ConfigError(
-                f"{samples.source}: '{self._source}' does not run on these inputs ({refused.first.message}); give all "
-                "inputs that it has"
+                f"{samples.source}: '{self._source}' does not run on these inputs ({refused.telling.message}); give "
+                "all inputs that it has"
             ) from None
         tokens = tokens_of(specs)
         names = [spec.name for spec in lacking]

@@ -65,6 +65,7 @@ class OriginalRuns:
         self._refusals: dict[Optimization, RuntimeRefusal] = {}
         self._unfit: ConfigError | None = None
         self._attempts = 0
+        self._is_first_attempt = True
         self._completed: tuple[str, ...] = ()
         self._tokens: InputSpec | None = None
         self.unwritten: dict[str, NDArray[np.bool_]] = {}
@@ -161,9 +162,10 @@ class OriginalRuns:
                 f"{self._source()}: ONNX Runtime does not run {self._model} on these inputs: {refusal.message}"
             )
         tries = "the generated inputs" if self._attempts == 1 else f"generated inputs of {self._attempts} sizes"
+        which = "first" if self._is_first_attempt else "a later"
         return (
             f"{self._model}: ONNX Runtime does not run the original on {tries}; give inputs of your own, or sizes and "
-            f"values ({described(optimization)}, first attempt: {refusal.message})"
+            f"values ({described(optimization)}, {which} attempt: {refusal.message})"
         )
 
     def describe_inputs(self) -> InputsDescription:
@@ -228,8 +230,8 @@ class OriginalRuns:
                 tell=lambda feeds: self._tell(f"trying inputs {_listed_shapes(feeds)}"),
             )
         except AllRefusedError as refused:
-            self._attempts = refused.count
-            raise refused.first from None
+            self._attempts, self._is_first_attempt = refused.count, refused.is_first
+            raise refused.telling from None
         self._completed = tuple(name for name in self.feeds if name not in given) if given else ()
         return found
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-import transformers
-
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import transformers
 
 __all__ = ["ARCHITECTURES", "checkpoint", "new_model"]
 
@@ -39,7 +38,8 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_128": ("LlamaConfig", {"intermediate_size": 128, "tie_word_embeddings": True}),  # k-quant takes even blocks
     "qwen2": ("Qwen2Config", {}),
     "qwen3": ("Qwen3Config", {"head_dim": 16}),
-    "phi": ("PhiConfig", {"num_key_value_heads": 4, "partial_rotary_factor": 0.5}),
+    # ONNX Runtime rotates a multiple of 16 elements of each head.
+    "phi": ("PhiConfig", {"num_attention_heads": 2, "num_key_value_heads": 2, "partial_rotary_factor": 0.5}),
     "phi3": ("Phi3Config", {"num_key_value_heads": 4, "original_max_position_embeddings": 128}),
     "gemma": ("GemmaConfig", {"head_dim": 16, "tie_word_embeddings": True}),
     "gemma2": (
@@ -86,6 +86,9 @@ _NOT_OF_THEIRS = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_
 
 def new_model(name: str, **changes: Any) -> transformers.PreTrainedModel:
     """A model of an architecture, whose weights are the same ones each time."""
+    import torch
+    import transformers
+
     kind, own = ARCHITECTURES[name]
     common = {key: value for key, value in _COMMON.items() if name not in _WITH_ENCODER or key not in _NOT_OF_THEIRS}
     config = getattr(transformers, kind)(**{**common, **own, **changes})
@@ -105,6 +108,7 @@ def checkpoint(name: str, folder: Path) -> Path:
 
 def _tokenizer() -> transformers.PreTrainedTokenizerFast:
     """A tokenizer of as many words as the vocabulary has, which stand for nothing."""
+    import transformers
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace

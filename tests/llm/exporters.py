@@ -27,6 +27,7 @@ Export = Callable[[Path, Path], None]
 """Writes an export; the arguments are its folder, and the one of all of them."""
 
 _CHECKPOINTS = "checkpoints"
+_BLOCK = 32
 
 
 def _builder(architecture: str, precision: str, *options: str) -> Export:
@@ -162,7 +163,7 @@ def _blocks(algorithm: str, model: onnx.ModelProto, **options: Any) -> onnx.Mode
     if options.pop("as_qdq", False):
         options["quant_format"] = QuantFormat.QDQ
     config = getattr(quantizers, f"{algorithm}WeightOnlyQuantConfig")(**options)
-    quantizer = quantizers.MatMulNBitsQuantizer(model, algo_config=config)
+    quantizer = quantizers.MatMulNBitsQuantizer(model, block_size=_BLOCK, algo_config=config)  # RTN and k-quant take it
     quantizer.process()
     return quantizer.model.model
 
@@ -230,6 +231,8 @@ EXPORTS: dict[str, tuple[str, Export]] = {
     "genai_llama_int4_kquant": ("genai", _builder("llama_128", "int4", "algo_config=k_quant_last")),
     "genai_llama_int4_asymmetric": ("genai", _builder("llama", "int4", "is_symmetric=false")),
     "genai_llama_int4_exact": ("genai", _builder("llama", "int4", "accuracy_level=0", "block_size=16")),
+    # Without the attribute each processor decides how the bytes of experts lie; with it they are said to be plain.
+    "genai_gpt_oss_int4_plain": ("genai", _builder("gpt_oss", "int4", "qmoe_weights_prepacked=0")),
     "genai_qwen2_int4_qdq": ("genai", _builder("qwen2", "int4", "use_qdq=true", "is_symmetric=false")),
     "mobius_llama_fp32": ("genai", _mobius("llama")),
     "mobius_llama_fp16": ("genai", _mobius("llama", "--dtype", "f16")),

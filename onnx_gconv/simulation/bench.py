@@ -186,7 +186,11 @@ class Bench:
             raise ConfigError(f"{samples.source}: {refusal}") from None
 
     def _run(self, weights: Sequence[NDArray[Any]], samples: Samples) -> Iterator[Outputs]:
-        of_chip = dict(zip(self._names, weights, strict=True))
+        types = {spec.name: spec.dtype for spec in self._session.read_input_specs()}
+        of_chip = {
+            name: weight if weight.dtype == types[name] else weight.astype(types[name])  # see `weights_as_inputs`
+            for name, weight in zip(self._names, weights, strict=True)
+        }
         shapes: dict[str, tuple[int, ...]] = {}
         for rows, feeds in zip(samples.rows(), samples.batches(), strict=True):
             outputs = self._session.run({**feeds, **of_chip})

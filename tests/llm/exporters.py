@@ -231,8 +231,6 @@ EXPORTS: dict[str, tuple[str, Export]] = {
     "genai_llama_int4_kquant": ("genai", _builder("llama_128", "int4", "algo_config=k_quant_last")),
     "genai_llama_int4_asymmetric": ("genai", _builder("llama", "int4", "is_symmetric=false")),
     "genai_llama_int4_exact": ("genai", _builder("llama", "int4", "accuracy_level=0", "block_size=16")),
-    # Without the attribute each processor decides how the bytes of experts lie; with it they are said to be plain.
-    "genai_gpt_oss_int4_plain": ("genai", _builder("gpt_oss", "int4", "qmoe_weights_prepacked=0")),
     "genai_qwen2_int4_qdq": ("genai", _builder("qwen2", "int4", "use_qdq=true", "is_symmetric=false")),
     "mobius_llama_fp32": ("genai", _mobius("llama")),
     "mobius_llama_fp16": ("genai", _mobius("llama", "--dtype", "f16")),

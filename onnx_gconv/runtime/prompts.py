@@ -52,7 +52,7 @@ class TokenIds:
         return cls(tuple(map(int, ids)))
 
     def as_inputs(self, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any]]:
-        """The input of tokens of a model, by name.
+        """The input of tokens of a model, by name; the same ones for each text if the model takes several.
 
         Args:
             specs: All inputs of the model.
@@ -69,7 +69,8 @@ class TokenIds:
             raise ConfigError(
                 f"{self.source}: the token id {max(self.ids)} does not fit '{tokens.name}', which is {tokens.dtype}"
             )
-        return {tokens.name: np.array([self.ids], tokens.dtype)}
+        batch = tokens.shape[0] if tokens.shape and isinstance(tokens.shape[0], int) else 1
+        return {tokens.name: np.array([self.ids] * max(batch, 1), tokens.dtype)}
 
 
 def parse_token_ids(text: str) -> TokenIds:

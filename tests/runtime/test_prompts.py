@@ -76,6 +76,11 @@ def test_ids_have_to_fit_the_type_of_the_input():
         TokenIds((1,)).as_inputs([embeddings])
 
 
+def test_a_model_that_takes_several_texts_gets_the_prompt_for_each():
+    tokens = InputSpec("input_ids", INT64, (2, "sequence"))
+    assert TokenIds((5, 6, 7)).as_inputs([tokens])["input_ids"].tolist() == [[5, 6, 7]] * 2
+
+
 def completed(given, *specs):
     return first_run(lambda _: None, specs, dims={}, values={}, seed=0, given=given)[0]
 

@@ -80,6 +80,7 @@ class MappingReport(ShownReport):
         broken: The weights whose mapping another tool has damaged or folded away, and how.
         notes: What is to be said of the model besides what its manifest notes.
         is_verbose: Whether tables have a line for each expert, and not one for all of a layer that are alike.
+        remedy: What to do about weights that are broken; None if none is.
     """
 
     model: Path
@@ -90,6 +91,7 @@ class MappingReport(ShownReport):
     broken: tuple[tuple[WeightRecord, str], ...] = ()
     notes: tuple[str, ...] = ()
     is_verbose: bool = False
+    remedy: str | None = None
 
     @property
     def mapped(self) -> tuple[WeightRecord, ...]:
@@ -152,6 +154,7 @@ class MappingReport(ShownReport):
                 }
                 for record, reason in self.broken
             ],
+            "remedy": self.remedy,
             "notes": [*self.manifest.notes, *self.notes],
             "remarks": list(mapping_remarks(self.manifest, self.mapped)),
             "skipped_by_reason": [
@@ -189,6 +192,8 @@ class MappingReport(ShownReport):
             parts.append(self._share_table())
         parts.extend(plain(f"BROKEN: {record.quoted}: {reason}", style="bold red") for record, reason in self.broken)
         parts.extend(map(plain, self._summary()))
+        if self.remedy is not None:
+            parts.append(plain(f"What to do: {self.remedy}.", style="bold red"))
         return Group(*parts)
 
     def _weights_table(self) -> Table:

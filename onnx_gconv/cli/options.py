@@ -36,6 +36,7 @@ __all__ = [
     "Output",
     "Quiet",
     "Seed",
+    "TokenIdsOption",
     "Value",
     "debug_is_on",
     "option_names",
@@ -84,7 +85,19 @@ Inputs: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--inputs",
-        help="A .npz file with an array for each input; generated if not given.",
+        help="A .npz file with an array for each input; generated if not given. Of a language model, the tokens "
+        "are enough.",
+        rich_help_panel=_INPUTS,
+        show_default=False,
+    ),
+]
+TokenIdsOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--token-ids",
+        help="The tokens of a prompt for a language model, e.g. 1,15043,3186, or a file of such numbers; what else the "
+        "model takes is generated to go with them.",
+        metavar="ID,...",
         rich_help_panel=_INPUTS,
         show_default=False,
     ),

@@ -20,6 +20,7 @@ from onnx_gconv.cli.options import (
     MinSqnr,
     Quiet,
     Seed,
+    TokenIdsOption,
     Value,
     Verbose,
 )
@@ -35,6 +36,7 @@ def verify(
     original: Annotated[Path, typer.Argument(help="The ONNX model before the mapping.", show_default=False)],
     mapped: Annotated[Path, typer.Argument(help="The mapped ONNX model.", show_default=False)],
     inputs: Inputs = None,
+    token_ids: TokenIdsOption = None,
     dim: Dim = None,
     value: Value = None,
     seed: Seed = 0,
@@ -51,6 +53,7 @@ def verify(
 
     def run() -> VerificationReport:
         from onnx_gconv.runtime.inputs import parse_dim, parse_value
+        from onnx_gconv.runtime.prompts import parse_token_ids
         from onnx_gconv.verification import verify as verify_models
 
         dims = dict(parse_dim(text) for text in dim or ())
@@ -60,6 +63,7 @@ def verify(
                 original,
                 mapped,
                 inputs=inputs,
+                token_ids=None if token_ids is None else parse_token_ids(token_ids),
                 dims=dims,
                 values=values,
                 seed=seed,

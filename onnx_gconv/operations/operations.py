@@ -23,7 +23,9 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.operations.configuration_check import ConfigurationReport
 from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
+from onnx_gconv.passes.check_mapping import Violation
 from onnx_gconv.passes.raise_opset import raised_opset
+from onnx_gconv.passes.remedies import remedy_of
 from onnx_gconv.passes.report import MappingReport, RestoreReport
 from onnx_gconv.tensors.external import external_tensors, is_absent
 from onnx_gconv.visible_text import listed
@@ -148,8 +150,10 @@ def inspect_model(
             watched.check()
             broken = tuple((item.record, item.problem) for item in checked if item.problem is not None)
             stands = not broken or len(broken) < len(manifest.weights)
-            notes = (*unlisted_weights(checked, graph), *_renamed(checked), *absent)
-            return MappingReport(source, manifest, is_mapped=stands, broken=broken, notes=notes)
+            unlisted = tuple(unlisted_weights(checked, graph))
+            notes = (*unlisted, *_renamed(checked), *absent)
+            remedy = _remedy(checked, unlisted)
+            return MappingReport(source, manifest, is_mapped=stands, broken=broken, notes=notes, remedy=remedy)
         mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
         notes = raised_opset(graph) if configuration.model.upgrade_opset else ()
         mapping.requires(graph)
@@ -280,6 +284,15 @@ def _absent_data(model: ir.Model) -> tuple[str, ...]:
         "runs the model puts the file beside it, or gives them to the session (add_external_initializers)"
         for location, names in missing.items()
     )
+
+
+def _remedy(weights: Sequence[CheckedWeight], unlisted: Sequence[str]) -> str | None:
+    """What to do about weights that are broken; None if none is."""
+    broken = [Violation(item.record.name, item.problem) for item in weights if item.problem is not None]
+    if not broken:
+        return None
+    violations = (*broken, *(Violation(None, sentence) for sentence in unlisted))
+    return remedy_of(violations, {item.record.name for item in weights if item.is_folded}, is_plain=False)
 
 
 def _renamed(weights: Sequence[CheckedWeight]) -> Iterator[str]:

@@ -46,6 +46,7 @@ class VerificationReport(ShownReport):
         draws_readings: Whether each run of the mapped model draws new readings of its devices. Weights and outputs are
             then judged with that noise taken out of the model.
         is_verbose: Whether tables have a line for each expert, and not one for all of a layer that pass alike.
+        remedy: What to do about what is wrong with the mapping itself; None if nothing is.
     """
 
     original: Path
@@ -58,6 +59,7 @@ class VerificationReport(ShownReport):
     if_nodes: tuple[str, ...] = ()
     draws_readings: bool = False
     is_verbose: bool = False
+    remedy: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -89,7 +91,7 @@ class VerificationReport(ShownReport):
     def _beyond(self, limits: ErrorLimits) -> Iterator[str]:
         for item in self.outputs.comparisons:
             if exceeded := limits.exceeded_by(item):
-                yield f"output '{item.name}' at optimization '{item.optimization}': {' and '.join(exceeded)}"
+                yield f"output '{item.label}' at optimization '{item.optimization}': {' and '.join(exceeded)}"
 
     def _missing(self) -> Iterator[str]:
         if self.needs_outputs and self.outputs.unproved is not None:
@@ -106,7 +108,7 @@ class VerificationReport(ShownReport):
         more = f" (and {len(self.problems) - _MOST_PROBLEMS} more)" if len(self.problems) > _MOST_PROBLEMS else ""
         raise VerificationError(
             f"'{self.mapped}' does not verify against '{self.original}': "
-            f"{'; '.join(self.problems[:_MOST_PROBLEMS])}{more}"
+            f"{'; '.join(self.problems[:_MOST_PROBLEMS])}{more}{'' if self.remedy is None else f'; {self.remedy}'}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -128,6 +130,7 @@ class VerificationReport(ShownReport):
             "notes": outputs["notes"],
             "if_nodes": list(self.if_nodes),
             "draws_readings": self.draws_readings,
+            "remedy": self.remedy,
         }
 
     def to_junit(self, seconds: float = 0.0) -> str:
@@ -151,7 +154,7 @@ class VerificationReport(ShownReport):
         for failure in self.outputs.failures:
             yield _case(group, f"run at optimization {failure.optimization}", [_run_problem(failure)])
         for output in self.outputs.comparisons:
-            name = f"output {output.name} at optimization {output.optimization}"
+            name = f"output {output.label} at optimization {output.optimization}"
             if output.is_random:
                 yield JunitCase(group, name, "skipped", (output.note or "",))
             else:
@@ -196,6 +199,8 @@ class VerificationReport(ShownReport):
             parts.append(self.outputs.table())
         parts.extend(map(plain, self._remarks()))
         parts.extend(plain(f"FAILED: {problem}", style="bold red") for problem in self.problems)
+        if self.remedy is not None:
+            parts.append(plain(f"What to do: {self.remedy}.", style="bold red"))
         if self.passed:
             is_proved = self.outputs.unproved is None and not self.far_from_original and not self.draws_readings
             parts.append(plain(self._verdict(), style="bold green" if is_proved else "bold yellow"))
@@ -248,6 +253,7 @@ class VerificationReport(ShownReport):
             seed = "" if described.seed is None else f", seed {described.seed}"
             shapes = ", ".join(f"{item.name} {list(item.shape)}" for item in described.tensors)
             yield f"Inputs: {described.source}{seed}: {shapes}"
+        yield from self.outputs.of_positions()
         notes = self.outputs.notes
         yield from (note if note.startswith("Warning: ") else f"Note: {note}" for note in notes)
         if self.if_nodes and self.outputs.comparisons:
@@ -291,9 +297,9 @@ def _weight_problem(item: WeightComparison) -> str:
 
 def _output_problem(item: OutputComparison) -> str:
     if item.note is not None:
-        return f"output '{item.name}' at optimization '{item.optimization}': {item.note}"
+        return f"output '{item.label}' at optimization '{item.optimization}': {item.note}"
     return (
-        f"output '{item.name}' at optimization '{item.optimization}' is off by {number_text(item.max_abs_error)}, "
+        f"output '{item.label}' at optimization '{item.optimization}' is off by {number_text(item.max_abs_error)}, "
         f"allowed is {number_text(item.tolerance)}"
     )
 

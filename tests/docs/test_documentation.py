@@ -132,6 +132,25 @@ def test_the_examples_of_the_page_about_aihwkit_run(
     ]
 
 
+def test_the_examples_of_the_page_about_language_models_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "guide" / "language-models.md").read_text(encoding="utf-8")
+    shutil.copy(ROOT / "tests" / "data" / "language_models" / "mobius_llama_past_fp32.onnx", tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^    (onnx-gconv .*)$", page, flags=re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        monkeypatch.setattr("sys.argv", shlex.split(command))
+        assert main() == 0, f"{command}: {capsys.readouterr().err}"
+    namespace: dict[str, Any] = {}
+    [example] = blocks(page, "python")
+    exec(compile(example, "language-models.md", "exec"), namespace)  # noqa: S102 - that is the test
+    assert [item.argmax_agreement for item in namespace["logits"].positions] == [1.0] * 5
+    assert namespace["chips"].samples == 6
+    assert 0 < namespace["chips"].times[0].spread.mean <= namespace["chips"].ideal
+
+
 def test_the_commands_of_the_readme_run_in_order(
     folder_with_a_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -261,7 +280,7 @@ def test_the_specification_lists_every_reason_for_skipping_with_its_explanation(
 
 PAGES = [
     *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md", "docs/devices.md"),
-    *("docs/guide/cluster.md", "docs/guide/pipelines.md"),
+    *("docs/guide/cluster.md", "docs/guide/pipelines.md", "docs/guide/language-models.md"),
     *("docs/guide/aihwkit.md", "docs/guide/olive.md", "docs/guide/continuous-integration.md"),
     *("models/README.md", "benchmarks/README.md", "CHANGELOG.md"),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -51,7 +51,9 @@ from onnx_gconv.handoff.manifest import (
 from onnx_gconv.handoff.model_files import (
     MODEL_FILE,
     PLAIN_FILE,
+    Comparison,
     check_copied,
+    compared,
     copied,
     files_to_copy,
     hashed,
@@ -307,9 +309,10 @@ def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | Non
             check.require_sound(model)
             plain = copier.submit(write_plain, model, staged.folder, job.source, stopped, executor)
             copies = [copier.submit(copied, file, staged.folder, name, stopped) for name, file in files.items()]
-            manifest, drawn = _fill(job, staged.folder, executor, copies, plain)
+            models = _Models(files, copies, plain)
+            manifest, drawn, comparisons = _fill(job, staged.folder, executor, models)
             job.watched.check()
-            check_copied(files, [copy.result() for copy in copies], executor)
+            check_copied(comparisons)
         except BaseException:
             stopped.set()
             raise
@@ -320,32 +323,45 @@ def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | Non
     return [job.target / name for name in written], drawn
 
 
+@dataclass(frozen=True)
+class _Models:
+    """The models of the bundle, while they are written.
+
+    Attributes:
+        sources: The files of the mapped model, by their names in the bundle.
+        copies: Their copies, in the same order.
+        plain: The files of the restored model.
+    """
+
+    sources: Mapping[str, Path]
+    copies: Sequence[Future[FileRecord]]
+    plain: Future[list[Future[FileRecord]]]
+
+
 def _fill(
-    job: _Job,
-    folder: Path,
-    executor: Executor,
-    copies: list[Future[FileRecord]],
-    plain: Future[list[Future[FileRecord]]],
-) -> tuple[BundleManifest, PicturesReport | None]:
-    """Write everything but the models, the manifest last."""
+    job: _Job, folder: Path, executor: Executor, models: _Models
+) -> tuple[BundleManifest, PicturesReport | None, list[Comparison]]:
+    """Write everything but the models, the manifest last, while their sources are compared with the copies."""
     records, written = _write_arrays(job, folder, executor)
     hashes = [executor.submit(hashed, folder / CSV_FILE)] if job.csv else []
     report = job.progress
     written += write_formats(job.formats, job.layers, folder, progress_of_step(report, "formats"))
     if report is not None:
         report("models", 0, 1)
-    models = [item.result() for item in (*copies, *plain.result())]
+    copies = [item.result() for item in models.copies]
+    restored = [item.result() for item in models.plain.result()]
+    comparisons = compared(models.sources, folder, copies, executor)
     if report is not None:
         report("models", 1, 1)
     manifest = BundleManifest(
         tool=TOOL,
-        source=SourceRecord(name=job.name, sha256=models[0].sha256),
+        source=SourceRecord(name=job.name, sha256=copies[0].sha256),
         preset=_preset_record(job.preset),
         geometry=_geometry_record(job.geometry),
         defects=job.defects,
         partial_sums=PARTIAL_SUMS,
         arrays=ArraysFile(path=ARRAY_FILES[job.kind], kind=job.kind),
-        files=(*models, *(item.result() for item in hashes), *written),
+        files=(*copies, *restored, *(item.result() for item in hashes), *written),
         total_arrays=sum(layer.arrays for layer in job.layers),
         layers=tuple(records),
     )
@@ -355,7 +371,7 @@ def _fill(
         files = [hashed(file).model_copy(update={"path": f"{PICTURES_FOLDER}/{file.name}"}) for file in drawn.files]
         manifest = manifest.model_copy(update={"files": (*manifest.files, *files)})
     (folder / MANIFEST_FILE).write_text(f"{manifest.model_dump_json(indent=1)}\n", encoding="utf-8")
-    return manifest, drawn
+    return manifest, drawn, comparisons
 
 
 def _draw(job: _Job, folder: Path, manifest: BundleManifest) -> PicturesReport:

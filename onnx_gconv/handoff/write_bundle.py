@@ -22,7 +22,7 @@ from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_arrays
+from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, Label, read_arrays, write_arrays
 from onnx_gconv.files.drawing import require_matplotlib
 from onnx_gconv.files.given import GivenModel, ModelLike
 from onnx_gconv.files.models import load_model
@@ -38,6 +38,8 @@ from onnx_gconv.handoff.formats.registry import FORMATS, check_formats, formats_
 from onnx_gconv.handoff.formats.targets import TargetsCsv
 from onnx_gconv.handoff.layer_writer import LayerWriter
 from onnx_gconv.handoff.manifest import (
+    BUNDLE_FORMAT,
+    BUNDLE_VERSION,
     MANIFEST_FILE,
     ArraysFile,
     BundleManifest,
@@ -394,8 +396,9 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
         asking = (form.array_folder(folder) for form in job.formats)
         folders = [stack.enter_context(item) for item in asking if item is not None]
         text = stack.enter_context(TargetsCsv(folder / CSV_FILE, job.layers)) if job.csv else None
+        file.label("", _labels(job))
         for layer, placement in zip(job.layers, job.placements, strict=True):
-            writer = LayerWriter(layer, placement, [file, *folders])
+            writer = LayerWriter(layer, placement, [file, *folders], file)
             for arrays in tile_arrays(layer, executor):
                 writer.write(arrays)
                 if text is not None:
@@ -404,8 +407,20 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
                 if job.progress is not None:
                     job.progress("conductances", done, total)
             records.append(writer.record())
-            file.label(layer.id, {"weight": layer.record.name, "known_as": layer.record.known_as})
     return records, [record for item in folders for record in item.files]
+
+
+def _labels(job: _Job) -> dict[str, Label]:
+    """What stands at the file of the arrays, for those who have nothing else."""
+    return {
+        "format": BUNDLE_FORMAT,
+        "format_version": BUNDLE_VERSION,
+        "content": "target conductances of tiles, [inputs, outputs]; README.txt beside this file says how to read them",
+        "unit": "uS",
+        "tool": TOOL,
+        "source": job.name,
+        "array": (job.geometry.rows, job.geometry.columns),
+    }
 
 
 def _preset_record(preset: DevicePreset | None) -> PresetRecord | None:

@@ -32,8 +32,10 @@ from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.staged_folder import bring_back, staged_folder
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
+from onnx_gconv.handoff.bundle_readme import README_FILE, bundle_readme
 from onnx_gconv.handoff.drawn_pictures import PicturesReport
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
+from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.formats.registry import FORMATS, check_formats, formats_named, write_formats
 from onnx_gconv.handoff.formats.targets import TargetsCsv
 from onnx_gconv.handoff.layer_writer import LayerWriter
@@ -83,7 +85,7 @@ PARTIAL_SUMS = (
 )
 
 _OWN_FILES = {
-    *(MANIFEST_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, PICTURES_FOLDER),
+    *(MANIFEST_FILE, README_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, PICTURES_FOLDER),
     *ARRAY_FILES.values(),
 }
 
@@ -372,8 +374,18 @@ def _fill(
         drawn = _draw(job, folder, manifest)
         files = [hashed(file).model_copy(update={"path": f"{PICTURES_FOLDER}/{file.name}"}) for file in drawn.files]
         manifest = manifest.model_copy(update={"files": (*manifest.files, *files)})
+    readme = _write_readme(job, folder, manifest)
+    manifest = manifest.model_copy(update={"files": (*manifest.files, readme)})
     (folder / MANIFEST_FILE).write_text(f"{manifest.model_dump_json(indent=1)}\n", encoding="utf-8")
     return manifest, drawn, comparisons
+
+
+def _write_readme(job: _Job, folder: Path, manifest: BundleManifest) -> FileRecord:
+    names = [form.name for form in job.formats]
+    text = bundle_readme(manifest, names, csv=job.csv, pictures=bool(job.pictures))
+    with HashedFile(folder, README_FILE) as file:
+        file.write(text)
+    return file.record
 
 
 def _draw(job: _Job, folder: Path, manifest: BundleManifest) -> PicturesReport:

@@ -14,8 +14,8 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from onnx_gconv.crossbars.chip import Chip, LayerPlacement, passed_over, placed
-from onnx_gconv.crossbars.defects import DefectMap, read_defects
+from onnx_gconv.crossbars.chip import Chip, LayerPlacement, placed
+from onnx_gconv.crossbars.defects import read_defects
 from onnx_gconv.crossbars.layers import Layer, layers_of
 from onnx_gconv.crossbars.tile_arrays import tile_arrays
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout
@@ -33,6 +33,7 @@ from onnx_gconv.files.staged_folder import bring_back, staged_folder
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
 from onnx_gconv.handoff.bundle_readme import README_FILE, bundle_readme
+from onnx_gconv.handoff.chip_records import PARTIAL_SUMS, defects_record, geometry_record, preset_record
 from onnx_gconv.handoff.drawn_pictures import PicturesReport
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
 from onnx_gconv.handoff.formats.hashed_file import HashedFile
@@ -47,9 +48,7 @@ from onnx_gconv.handoff.manifest import (
     BundleManifest,
     DefectsRecord,
     FileRecord,
-    GeometryRecord,
     LayerRecord,
-    PresetRecord,
     SourceRecord,
 )
 from onnx_gconv.handoff.model_files import (
@@ -75,14 +74,6 @@ __all__ = ["Progress", "write_bundle"]
 
 CSV_FILE = "targets.csv"
 PICTURES_FOLDER = "pictures"
-
-PARTIAL_SUMS = (
-    "The outputs of tiles of one matrix with the same outputs are added over their inputs, each after its own scale "
-    "and zero; tiles with other outputs are placed side by side. sum_k c_k * G_k of each cell, less offset_us, is "
-    "divided by the scale of the cell, and the zero is added; where one column of a tile has one scale, that can be "
-    "done digitally after the array: y = ((x @ sum_k c_k * G_k) - offset_us * sum(x)) / scale + zero * sum(x). "
-    "matrix_view.factor multiplies the result of the layer, before the bias is added."
-)
 
 _OWN_FILES = {
     *(MANIFEST_FILE, README_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, PICTURES_FOLDER),
@@ -186,7 +177,7 @@ def write_bundle(
         report = replace(report, notes=check_formats(wanted, layers))
         if dry_run:
             return report
-        record = None if found is None else _defects_record(Path(chip.source).name, sha256, found, placements)
+        record = None if found is None else defects_record(Path(chip.source).name, sha256, found, placements)
         job = _Job(
             source=file,
             name=source.name,
@@ -360,8 +351,8 @@ def _fill(
     manifest = BundleManifest(
         tool=TOOL,
         source=SourceRecord(name=job.name, sha256=copies[0].sha256),
-        preset=_preset_record(job.preset),
-        geometry=_geometry_record(job.geometry),
+        preset=preset_record(job.preset),
+        geometry=geometry_record(job.geometry),
         defects=job.defects,
         partial_sums=PARTIAL_SUMS,
         arrays=ArraysFile(path=ARRAY_FILES[job.kind], kind=job.kind),
@@ -433,35 +424,3 @@ def _labels(job: _Job) -> dict[str, Label]:
         "source": job.name,
         "array": (job.geometry.rows, job.geometry.columns),
     }
-
-
-def _preset_record(preset: DevicePreset | None) -> PresetRecord | None:
-    if preset is None:
-        return None
-    return PresetRecord(
-        name=preset.name, tolerance_us=preset.tolerance_us, tolerance_relative=preset.tolerance_relative
-    )
-
-
-def _defects_record(name: str, sha256: str, found: DefectMap, placements: Sequence[LayerPlacement]) -> DefectsRecord:
-    return DefectsRecord(
-        name=name,
-        sha256=sha256,
-        array_count=found.array_count,
-        arrays=len(found.arrays),
-        passed_over=passed_over(placements),
-    )
-
-
-def _geometry_record(geometry: ArrayGeometry) -> GeometryRecord:
-    return GeometryRecord(
-        rows=geometry.rows,
-        columns=geometry.columns,
-        partition=geometry.partition,
-        pair_layout=geometry.pair_layout,
-        whole_kernels=geometry.whole_kernels,
-        bias_rows=geometry.bias_rows,
-        spare_rows=geometry.spare_rows,
-        spare_columns=geometry.spare_columns,
-        padding="g_min",
-    )

@@ -163,7 +163,7 @@ def readback(
     from onnx_gconv.errors import ConfigError, GconvError
     from onnx_gconv.files.models import check_output_path
     from onnx_gconv.handoff import read_back
-    from onnx_gconv.handoff.measurements import parse_limits
+    from onnx_gconv.handoff.limits import parse_limits
     from onnx_gconv.handoff.read_back import default_measured_path
     from onnx_gconv.runtime.inputs import parse_dim, parse_value
     from onnx_gconv.verification import verify

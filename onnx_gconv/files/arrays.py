@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeAlias
@@ -34,7 +34,7 @@ __all__ = [
 ArraysKind: TypeAlias = Literal["hdf5", "npz"]
 
 # What is noted at an array: a text, or numbers.
-Label: TypeAlias = str | int | Sequence[int] | Sequence[float]
+Label: TypeAlias = str | int | tuple[int, ...] | tuple[float, ...]
 
 ARRAY_FILES: dict[ArraysKind, str] = {"hdf5": "conductances.h5", "npz": "conductances.npz"}
 
@@ -43,6 +43,9 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 # HDF5 stores attributes of up to 64 KiB beside the headers of a group.
 _LONGEST_ATTRIBUTE = 4096
+
+# Of so many attributes the form in which HDF5 takes them is kept.
+_MOST_ATTRIBUTES = 256
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -164,7 +167,7 @@ class _Hdf5Writer:
         self._create_attribute = h5py.h5a.create
         self._scalar = h5py.h5s.create(h5py.h5s.SCALAR)
         self._text_dtype = h5py.string_dtype
-        self._text_types: dict[int, Any] = {}
+        self._attributes: dict[tuple[type, Label], tuple[NDArray[Any], Any, Any] | None] = {}
         self._open_group, self._create_group = h5py.h5g.open, h5py.h5g.create
         self._creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         self._creation.set_layout(h5py.h5d.CONTIGUOUS)
@@ -201,29 +204,36 @@ class _Hdf5Writer:
     def label(self, place: str, labels: Mapping[str, Label]) -> None:
         """Note labels as attributes; longer texts than a header of HDF5 should hold are left out.
 
-        Through the low-level interface, too: every array has some.
+        Through the low-level interface, too: every array has some, most of them the same as many others.
         """
         target = self._last[1] if place == self._last[0] else self._group(place)
         for name, label in labels.items():
-            if not isinstance(label, str):
-                numbers = np.asarray(label, "<i8" if np.asarray(label).dtype.kind == "i" else "<f8")
-                space, kind = self._spaces.create_simple(numbers.shape) if numbers.ndim else self._scalar, numbers.dtype
-                self._create_attribute(target, name.encode(), self._type(kind), space).write(numbers)
-            elif 0 < len(encoded := label.encode()) <= _LONGEST_ATTRIBUTE:
-                text_type = self._text_type(len(encoded))
-                attribute = self._create_attribute(target, name.encode(), text_type, self._scalar)
-                attribute.write(np.array(encoded), mtype=text_type)
+            if (found := self._attribute(label)) is not None:
+                value, kind, space = found
+                self._create_attribute(target, name.encode(), kind, space).write(value, mtype=kind)
+
+    def _attribute(self, label: Label) -> tuple[NDArray[Any], Any, Any] | None:
+        """A label as HDF5 takes it: the value, its type and its space; None if it is left out."""
+        key = type(label[0]) if isinstance(label, tuple) else type(label), label  # 1 equals 1.0
+        if key in self._attributes:
+            return self._attributes[key]
+        found: tuple[NDArray[Any], Any, Any] | None = None
+        if not isinstance(label, str):
+            numbers = np.asarray(label)
+            numbers = numbers.astype("<i8" if numbers.dtype.kind == "i" else "<f8")
+            space = self._spaces.create_simple(numbers.shape) if numbers.ndim else self._scalar
+            found = numbers, self._type(numbers.dtype), space
+        elif 0 < len(encoded := label.encode()) <= _LONGEST_ATTRIBUTE:
+            text_type = self._type_of(self._text_dtype("utf-8", len(encoded)), logical=True)
+            found = np.array(encoded), text_type, self._scalar
+        if len(self._attributes) < _MOST_ATTRIBUTES:
+            self._attributes[key] = found
+        return found
 
     def _type(self, dtype: np.dtype[Any]) -> Any:  # noqa: ANN401 - h5py has no types
         if dtype not in self._types:
             self._types[dtype] = self._type_of(dtype)
         return self._types[dtype]
-
-    def _text_type(self, size: int) -> Any:  # noqa: ANN401 - h5py has no types
-        """Texts of so many bytes of UTF-8."""
-        if size not in self._text_types:
-            self._text_types[size] = self._type_of(self._text_dtype("utf-8", size), logical=True)
-        return self._text_types[size]
 
     def _group(self, folder: str) -> Any:  # noqa: ANN401 - h5py has no types
         """A group, which is made unless it is there. Only groups that arrays still go to stay open."""

@@ -64,10 +64,11 @@ class LayerWriter:
         keys = [f"{name}/{device}" for device in devices]
         if arrays.codes is not None:
             keys += [f"{name}/{device}_code" for device in devices]
+        what: dict[str, Label] = {"layer": layer.id, "tile": name}
         for key, device, array in zip(keys, devices, arrays.conductances, strict=False):
-            self._store(key, array, {**self._of_cells(name, device), "unit": "uS", "range": self._range})
+            self._store(key, array, {**what, "device": device, "unit": "uS", "range": self._range})
         for key, device, array in zip(keys[len(devices) :], devices, arrays.codes or (), strict=False):
-            self._store(key, array, {**self._of_cells(name, device), "unit": "number of the level"})
+            self._store(key, array, {**what, "device": device, "unit": "number of the level"})
         found = [ArrayRecord(key=key, sha256=sha) for key, sha in zip(keys, arrays.digests, strict=True)]
         grid = layer.scale_grid
         self._tiles[tile.number] = TileRecord(
@@ -204,7 +205,7 @@ class LayerWriter:
 
     def _array(self, key: str, array: NDArray[Any], unit: str) -> ArrayRecord:
         array = little_endian(array)
-        self._store(key, array, {"layer": self._layer.id, "known_as": self._layer.record.known_as, "unit": unit})
+        self._store(key, array, {"layer": self._layer.id, "unit": unit})
         return ArrayRecord(key=key, sha256=digest(array))
 
     def _starts(self, name: str, starts: Sequence[int]) -> ArrayRecord:
@@ -216,10 +217,6 @@ class LayerWriter:
             file.write(key, array)
         if self._labelled is not None:
             self._labelled.label(key, labels)
-
-    def _of_cells(self, tile: str, device: str) -> dict[str, Label]:
-        """What stands at an array of the cells of a tile, for those who open it alone."""
-        return {"layer": self._layer.id, "known_as": self._layer.record.known_as, "tile": tile, "device": device}
 
     @property
     def _range(self) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, Label, read_arrays, write_arrays
 from onnx_gconv.files.drawing import require_matplotlib
 from onnx_gconv.files.given import GivenModel, ModelLike
-from onnx_gconv.files.models import load_model
+from onnx_gconv.files.models import collection_suspended, load_model
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
@@ -337,7 +337,8 @@ def _fill(
     job: _Job, folder: Path, executor: Executor, models: _Models
 ) -> tuple[BundleManifest, PicturesReport | None, list[Comparison]]:
     """Write everything but the models, the manifest last, while their sources are compared with the copies."""
-    records, written = _write_arrays(job, folder, executor)
+    with collection_suspended():  # the records of many tiles are many objects
+        records, written = _write_arrays(job, folder, executor)
     hashes = [executor.submit(hashed, folder / CSV_FILE)] if job.csv else []
     report = job.progress
     written += write_formats(job.formats, job.layers, folder, progress_of_step(report, "formats"))

@@ -69,9 +69,11 @@ if TYPE_CHECKING:
         Bundle,
         HandoffReport,
         ReadbackReport,
+        TargetsReport,
         open_bundle,
         read_back,
         write_bundle,
+        write_targets,
     )
     from onnx_gconv.operations import (
         CheckReport,
@@ -131,6 +133,7 @@ __all__ = [
     "SimulationReport",
     "SingleDeviceConductanceConverter",
     "SinglePairConductanceConverter",
+    "TargetsReport",
     "TwoSidedPairConductanceConverter",
     "UnmappableWeightError",
     "VerificationError",
@@ -147,6 +150,7 @@ __all__ = [
     "simulate",
     "verify",
     "write_bundle",
+    "write_targets",
 ]
 
 _HOMES = {
@@ -171,7 +175,16 @@ _HOMES = {
         "UnmappableWeightError",
         "VerificationError",
     ],
-    "onnx_gconv.handoff": ["Bundle", "HandoffReport", "ReadbackReport", "open_bundle", "read_back", "write_bundle"],
+    "onnx_gconv.handoff": [
+        "Bundle",
+        "HandoffReport",
+        "ReadbackReport",
+        "TargetsReport",
+        "open_bundle",
+        "read_back",
+        "write_bundle",
+        "write_targets",
+    ],
     "onnx_gconv.operations": [
         "CheckReport",
         "MappingReport",

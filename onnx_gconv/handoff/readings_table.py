@@ -114,6 +114,8 @@ class ReadingsTable:
 
     def _put(self, records: list[tuple[int, int, int, float]]) -> None:
         """Append lines to the temporary file, by arrays."""
+        if not records:
+            return
         block = np.array(records, _RECORD)
         records.clear()
         block = block[np.argsort(block["array"], kind="stable")]

@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 OLIVE := .venv-olive
 
-.PHONY: demo test lint format unit release-checks olive-checks generated bench fuzz clean
+.PHONY: demo test lint format unit release-checks olive-checks octave-checks generated bench fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/onnx-gconv demo --output demo-output
@@ -53,6 +53,10 @@ release-checks: $(VENV)/.installed-dev
 # another pydantic. With CI set, it tells nobody of these runs.
 olive-checks: $(OLIVE)/.installed
 	CI=true $(ONE_THREAD) $(OLIVE)/bin/python -m pytest -p no:cacheprovider -W default tests/olive
+
+# The lines of a bundle's README.txt in GNU Octave, and its labels in h5dump: Debian's packages octave and hdf5-tools.
+octave-checks: $(VENV)/.installed-dev
+	$(ONE_THREAD) $(BIN)/python -m pytest -p no:cacheprovider tests/octave
 
 # Those that CI checks beyond the first 200, which `unit` does. Any others: $(BIN)/python -m tests.generated.run --help
 generated: $(VENV)/.installed-dev

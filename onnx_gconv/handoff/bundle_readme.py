@@ -222,15 +222,15 @@ def _npy_in_matlab(path: str, example: _Example) -> list[str]:
 
 
 def _csv_lines(example: _Example) -> dict[str, list[str]]:
-    rows, columns = example.shape
+    shape, (rows, columns) = example.shape, example.shape
     device = inert(example.device)  # as it stands there
     in_matlab = device.replace("'", "''")
     place, columns_read = json.dumps([example.tile, device]), "%s %s %f %f %f %f %f %*[^\\n]"
     return {
         "Python": [
             "import csv, numpy as np",
-            'cells = csv.reader(open("targets.csv", encoding="utf-8", newline=""))',
-            f"targets = np.reshape([float(cell[6]) for cell in cells if cell[:2] == {place}], ({rows}, {columns}))",
+            'with open("targets.csv", encoding="utf-8", newline="") as file:',
+            f"{_INDENT}targets = np.reshape([float(c[6]) for c in csv.reader(file) if c[:2] == {place}], {shape})",
         ],
         "MATLAB and Octave": [
             f"file = fopen('targets.csv'); fgetl(file); cells = textscan(file, '{columns_read}', 'Delimiter', ',');",

@@ -145,9 +145,9 @@ class ReadingsTable:
     def _columns(self, header: list[str]) -> list[int]:
         missing = [name for name in _COLUMNS if name not in header]
         if missing:
-            raise ValueError(
-                f"there is no column '{missing[0]}'; a table of readings has the columns {', '.join(_COLUMNS)}, "
-                "separated by commas"
+            raise BundleError(
+                f"'{self._path}' is no file of arrays; measured arrays come as .h5, .hdf5, .npz, or as a table with "
+                f"the columns {', '.join(_COLUMNS)}, separated by commas, but this one has no column '{missing[0]}'"
             )
         return [header.index(name) for name in _COLUMNS]
 

@@ -15,6 +15,16 @@ from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 from tests.bundles import OPS
 
+
+def labels_of(item):
+    """The labels of a file, a group or an array; texts have the length that they need, which h5py gives as bytes."""
+    return {
+        name: value.decode() if isinstance(value, bytes) else value.tolist() for name, value in item.attrs.items()
+    }  # fmt: skip
+
+
+CONTENT = "target conductances of tiles, [inputs, outputs]; README.txt beside this file says how to read them"
+
 LEVELS = MappingScheme(
     converters.SinglePairConductanceConverter(g_max=40.0, g_min=1.0), Granularity("channel"),
     levels=ConductanceLevels.uniform(32, 1.0, 40.0), storage="codes",
@@ -89,34 +99,29 @@ def test_a_preset_gives_the_tolerance(handed_off):
 def test_the_file_its_layers_and_its_arrays_say_what_they_are(handed_off):
     bundle = handed_off("grouped Conv", (5, 4), scheme=LEVELS)
     with h5py.File(bundle.path / "conductances.h5") as file:
-        labels = dict(file.attrs)
-        assert labels.pop("content").startswith("target conductances of tiles, [inputs, outputs]")
-        assert labels.pop("array").tolist() == [5, 4]
-        assert labels == {
+        assert labels_of(file) == {
             "format": "onnx_gconv.bundle", "format_version": 1, "unit": "uS", "tool": bundle.manifest.tool,
-            "source": "model.gconv.onnx",
+            "source": "model.gconv.onnx", "array": [5, 4],
+            "content": CONTENT,
         }  # fmt: skip
-        layer = dict(file["L000"].attrs)
-        assert layer.pop("range").tolist() == [1.0, 40.0]
-        assert layer == {
-            "layer": "L000", "weight": "W", "known_as": "W", "op_type": "Conv", "unit": "uS",
+        assert labels_of(file["L000"]) == {
+            "layer": "L000", "weight": "W", "known_as": "W", "op_type": "Conv", "unit": "uS", "range": [1.0, 40.0],
             "devices": "g_plus, g_minus", "matrices": 3, "inputs": 12, "outputs": 3,
         }  # fmt: skip
         for tile in bundle.layers[0].tiles:
             for device in ("g_plus", "g_minus"):
-                labels = dict(file[f"{tile.id}/{device}"].attrs)
-                assert labels.pop("range").tolist() == [1.0, 40.0]
-                assert labels == {"layer": "L000", "tile": tile.id, "device": device, "unit": "uS"}
-                codes = dict(file[f"{tile.id}/{device}_code"].attrs)
+                labels = {"layer": "L000", "tile": tile.id, "device": device}
+                cells, codes = (labels_of(file[f"{tile.id}/{device}{end}"]) for end in ("", "_code"))
+                assert cells == {**labels, "unit": "uS", "range": [1.0, 40.0]}
                 assert codes == {**labels, "unit": "number of the level"}
-        units = {key: file[f"L000/{key}"].attrs["unit"] for key in file["L000"] if not key.startswith("T")}
+        units = {key: labels_of(file[f"L000/{key}"])["unit"] for key in file["L000"] if not key.startswith("T")}
         assert units == {
             "scale": "uS per unit of weight", "zero": "unit of weight", "scale_row_starts": "row of a matrix",
             "scale_column_starts": "column of a matrix",
         }  # fmt: skip
         every = []
         file.visititems(lambda name, item: every.append(name) if isinstance(item, h5py.Dataset) else None)
-        assert all(file[name].attrs["layer"] == "L000" and file[name].attrs["unit"] for name in every)
+        assert all(labels_of(file[name])["layer"] == "L000" for name in every)
 
 
 def test_stuck_cells_and_biases_have_units_too(handed_off, tmp_path):
@@ -128,6 +133,6 @@ def test_stuck_cells_and_biases_have_units_too(handed_off, tmp_path):
     bundle = handed_off("Gemm", defects=tmp_path / "chip.json")
     assert "c" in OPS["Gemm"][1]
     with h5py.File(bundle.path / "conductances.h5") as file:
-        assert file["L000/bias"].attrs["unit"] == "unit of output"
-        assert file["L000/T0000/g_plus_stuck"].attrs["unit"] == "row and column in the tile"
-        assert file["L000/T0000/g_plus_stuck_us"].attrs["unit"] == "uS"
+        assert labels_of(file["L000/bias"])["unit"] == "unit of output"
+        assert labels_of(file["L000/T0000/g_plus_stuck"])["unit"] == "row and column in the tile"
+        assert labels_of(file["L000/T0000/g_plus_stuck_us"])["unit"] == "uS"

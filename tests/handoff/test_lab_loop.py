@@ -272,8 +272,6 @@ def test_single_arrays_of_targets_are_named(handed_off, tmp_path):
 
 
 WRONG_TABLES = {
-    "tile;device;row;column;reading_us\n": "line 1: there is no column 'tile'; a table of readings has the columns "
-    "tile, device, row, column, reading_us, separated by commas",
     f"{GOOD}L000/T0000,g_plus,0,0,1.5\nL009/T0000,g_plus,0,0,1\n": "line 3: the bundle has no tile 'L009/T0000' with a "
     "device 'g_plus'",
     f"{GOOD}L000/T0000,g_plus,24,0,1\n": "line 2: tile 'L000/T0000' of 24x16 has no row 24, column 0",
@@ -289,6 +287,16 @@ def test_a_wrong_table_is_refused_with_its_line(handed_off, tmp_path, text):
     with pytest.raises(BundleError) as found:
         read_back(handed_off / "m.gconv.onnx", file, bundle=handed_off / "m.gconv", dry_run=True)
     assert str(found.value) == f"'{file}', {WRONG_TABLES[text]}; correct it, or write the table again"
+
+
+def test_a_file_of_other_columns_is_no_table_of_readings(handed_off, tmp_path):
+    (tmp_path / "round.csv").write_text("tile;device;row;column;reading_us\n", encoding="utf-8")
+    with pytest.raises(BundleError) as found:
+        read_back(handed_off / "m.gconv.onnx", tmp_path / "round.csv", bundle=handed_off / "m.gconv", dry_run=True)
+    assert str(found.value) == (
+        f"'{tmp_path / 'round.csv'}' is no file of arrays; measured arrays come as .h5, .hdf5, .npz, or as a table "
+        "with the columns tile, device, row, column, reading_us, separated by commas, but this one has no column 'tile'"
+    )
 
 
 def test_wrong_readings_name_tile_and_cell(handed_off, tmp_path):

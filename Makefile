@@ -30,7 +30,7 @@ LANGUAGE_MODELS := .cache/language-models
 # AccelForge's models of components need it.
 PYTHON_312 ?= python3.12
 
-.PHONY: demo test lint format unit release-checks olive-checks receiver-checks llm-checks generated bench fuzz clean
+.PHONY: demo test lint format unit release-checks olive-checks octave-checks receiver-checks llm-checks generated bench fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/onnx-gconv demo --output demo-output
@@ -74,6 +74,10 @@ llm-checks: $(GENAI)/.installed $(OPTIMUM)/.installed
 	$(OFFLINE) $(OPTIMUM)/bin/python -m tests.llm.make_exports $(LANGUAGE_MODELS) optimum
 	$(OFFLINE) $(GENAI)/bin/python -m tests.llm.make_exports $(LANGUAGE_MODELS) genai
 	ONNX_GCONV_LANGUAGE_MODELS=$(LANGUAGE_MODELS) $(ONE_THREAD) $(GENAI)/bin/python -m pytest -p no:cacheprovider -W default tests/llm
+
+# The lines of a bundle's README.txt in GNU Octave, and its labels in h5dump: Debian's packages octave and hdf5-tools.
+octave-checks: $(VENV)/.installed-dev
+	$(ONE_THREAD) $(BIN)/python -m pytest -p no:cacheprovider tests/octave
 
 # Those that CI checks beyond the first 200, which `unit` does. Any others: $(BIN)/python -m tests.generated.run --help
 generated: $(VENV)/.installed-dev

@@ -34,6 +34,7 @@ __all__ = [
     "EXTERNAL_DATA_THRESHOLD_BYTES",
     "check_model_path",
     "check_output_path",
+    "collection_suspended",
     "load_into_memory",
     "load_model",
     "save_model",
@@ -86,7 +87,7 @@ def load_model(
     if problem is not None:
         raise ModelError(f"'{path}' {_OF_ONNX_RUNTIME if _is_of_onnx_runtime(path) else problem}")
     try:
-        with _collection_suspended():
+        with collection_suspended():
             model = ir.from_proto(proto)
             _have_metadata_once(model)
     except (ir.serde.SerdeError, ValueError, TypeError) as error:
@@ -117,8 +118,8 @@ def _is_of_onnx_runtime(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _collection_suspended() -> Iterator[None]:
-    """Keep Python from looking for garbage while a graph is made.
+def collection_suspended() -> Iterator[None]:
+    """Keep Python from looking for garbage while a graph, or another large thing, is made.
 
     A graph of thousands of nodes is hundreds of thousands of objects, and none of them is garbage: looking at all of
     them again and again takes a third of the time.

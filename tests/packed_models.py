@@ -13,7 +13,17 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["Quantized", "experts_model", "matmul_model", "packed", "quantized", "run", "saved", "tied_model"]
+__all__ = [
+    "Quantized",
+    "blocked_model",
+    "experts_model",
+    "matmul_model",
+    "packed",
+    "quantized",
+    "run",
+    "saved",
+    "tied_model",
+]
 
 Points = Literal["none", "packed", "float"]
 
@@ -161,6 +171,39 @@ def tied_model(weight: Quantized) -> onnx.ModelProto:
     tokens = helper.make_tensor_value_info("tokens", TensorProto.INT64, ["rows"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", outputs])
     return _model(nodes, [tokens], [y], arrays)
+
+
+def blocked_model(
+    inputs: int, outputs: int, *, block: int, dtype: Any = np.uint8, is_transposed: bool = False, seed: int = 0
+) -> onnx.ModelProto:
+    """``y = x @ DequantizeLinear(W)``, each block of inputs with a scale and a zero point of its own.
+
+    Args:
+        inputs: Rows of the matrix.
+        outputs: Columns of it.
+        block: Inputs of a block.
+        dtype: The type of the codes.
+        is_transposed: Whether W is [outputs, inputs], and transposed behind DequantizeLinear.
+        seed: Draws codes, scales and zero points.
+    """
+    rng, is_small = np.random.default_rng(seed), np.dtype(dtype).name in {"int4", "uint4"}
+    low, high = (-8 if is_small else -128, 8 if is_small else 128)
+    if np.dtype(dtype).name.startswith("u"):
+        low, high = 0, high - low
+    shape, axis = ((outputs, inputs), 1) if is_transposed else ((inputs, outputs), 0)
+    of_blocks = [math.ceil(size / block) if place == axis else size for place, size in enumerate(shape)]
+    arrays = {
+        "W": rng.integers(low, high, shape).astype(dtype),
+        "W_scales": rng.uniform(0.01, 0.1, of_blocks).astype(np.float32),
+        "W_points": rng.integers(low, high, of_blocks).astype(dtype),
+    }
+    said = {"axis": axis, "block_size": block}
+    nodes = [helper.make_node("DequantizeLinear", list(arrays), ["w"], "dequantize", **said)]
+    if is_transposed:
+        nodes.append(helper.make_node("Transpose", ["w"], ["t"], "transpose", perm=[1, 0]))
+    nodes.append(helper.make_node("MatMul", ["x", "t" if is_transposed else "w"], ["y"], "layer"))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", None]) for name in "xy"]
+    return _model(nodes, ends[:1], ends[1:], arrays)
 
 
 def _model(nodes: Any, inputs: Any, outputs: Any, arrays: dict[str, NDArray[Any]], opset: int = 21) -> onnx.ModelProto:

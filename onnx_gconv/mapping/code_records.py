@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from onnx_gconv.mapping.record import Record
+from onnx_gconv.tensors.codes import Blocks
 
-__all__ = ["DequantizationRecord", "PackingRecord"]
+__all__ = ["BlocksRecord", "DequantizationRecord", "PackingRecord"]
 
 
 class PackingRecord(Record):
@@ -23,6 +24,18 @@ class PackingRecord(Record):
     shape: tuple[int, ...]
     block: int = Field(ge=1)
     padding: str | None = None
+
+
+class BlocksRecord(Record):
+    """Neighbours along an axis of a weight that share a zero point: the fields of `Blocks`."""
+
+    axis: int = Field(ge=0)
+    size: int = Field(ge=1)
+
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks."""
+        return Blocks(self.axis, self.size)
 
 
 class DequantizationRecord(Record):

@@ -6,9 +6,7 @@ import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.codes import ZeroPoint
@@ -300,7 +298,7 @@ class _Finder:
 
     def _with_zero_point(self, weight: FoundWeight, use: _Use) -> FoundWeight:
         """A weight of integer codes with the zero points that all of its slots subtract."""
-        found: list[NDArray[np.int64]] = []
+        found: list[ZeroPoint] = []
         problem = None
         for item in use.mvm_slots.values():
             try:
@@ -312,12 +310,12 @@ class _Finder:
                 problem = "its zero points do not follow its axes"
                 break
             found.append(zero_point)
-        if problem is None and not all(np.array_equal(item, found[0]) for item in found):
+        if problem is None and not all(item.is_same_as(found[0]) for item in found):
             problem = "its readers subtract different zero points"
         if problem is not None:
             note = f"the codes themselves are mapped, without a zero point: {problem}"
             return replace(weight, notes=(*weight.notes, note))
-        return replace(weight, zero_point=ZeroPoint(found[0], weight.shape)) if found[0].any() else weight
+        return replace(weight, zero_point=found[0]) if found[0].values.any() else weight
 
     def _decide_other_constant(self, constant: Constant, use: _Use) -> SkippedWeight | None:
         """List constants that might be taken for weights: matrices, but not biases, norms, shapes and indices."""

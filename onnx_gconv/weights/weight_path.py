@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.schemes.matrix_view import MatrixView
+from onnx_gconv.tensors.codes import Blocks, ZeroPoint
 from onnx_gconv.tensors.types import INTEGER_DTYPES, WIDENING_CASTS
 from onnx_gconv.weights.constants import ConstantValues, constant_tensor
 from onnx_gconv.weights.mvm_ops import WeightSlot
@@ -34,20 +35,50 @@ _PASSED_OPS = frozenset({"Cast", "DequantizeLinear", "Mul", "Sub"})
 
 
 @dataclass(frozen=True, eq=False)
+class Subtracted:
+    """The zero point that a node subtracts from integer codes.
+
+    Attributes:
+        value: The value that holds it.
+        axis: Its axis if it has one axis, or that of its blocks; None for one with as many axes as the weight or none.
+        block: How many neighbours along the axis have one in common, where it has as many axes as the weight; 0 if
+            blocks have none.
+    """
+
+    value: ir.Value
+    axis: int | None = None
+    block: int = 0
+
+    def points(
+        self, found: NDArray[np.generic], shape: tuple[int, ...]
+    ) -> tuple[NDArray[np.int64] | None, Blocks | None]:
+        """The zero points with as many axes as `shape`, and their blocks, if they are not the same for all.
+
+        Args:
+            found: What the value holds.
+            shape: The shape of the codes.
+        """
+        if not self.block or self.axis is None or not -len(shape) <= self.axis < len(shape):
+            return _broadcastable(found, () if self.axis is None else (self.axis,), shape), None
+        blocks = Blocks(self.axis % len(shape), self.block)
+        points = _broadcastable(found, (), blocks.shape(shape))
+        return points, None if points is None or points.size == 1 else blocks
+
+
+@dataclass(frozen=True, eq=False)
 class WeightPath:
     """The nodes between a weight and a weight slot.
 
     Attributes:
         root: The weight.
         nodes: The nodes, from the weight to the slot.
-        zero_points: For nodes of these that subtract the zero point of integer codes: the value that holds it, and its
-            axis if it has one axis; None for a zero point with as many axes as the weight or with none.
+        zero_points: For nodes of these that subtract the zero point of integer codes: what they subtract.
         is_dequantized: Whether nodes of these make numbers of integer codes.
     """
 
     root: ir.Value
     nodes: tuple[ir.Node, ...]
-    zero_points: dict[ir.Node, tuple[ir.Value, int | None]]
+    zero_points: dict[ir.Node, Subtracted]
     is_dequantized: bool
 
     def steps(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[tuple[Rearrangement, ...], tuple[int, ...]]:
@@ -76,7 +107,7 @@ class WeightPath:
         evaluate: Evaluate,
         *,
         at_slot: tuple[ir.Value, Sequence[int]] | None = None,
-    ) -> NDArray[np.int64] | None:
+    ) -> ZeroPoint | None:
         """The zero points that the nodes, and the op at the end, subtract from codes of that shape.
 
         Args:
@@ -85,29 +116,33 @@ class WeightPath:
             at_slot: The value that the op at the end subtracts, and the axes of the weight along which it varies.
 
         Returns:
-            Integers with as many axes as the codes, each of the codes' size or of size 1; None if they cannot be said
-            so, because a reshape stands between or because each block of the codes has its own.
+            Integers with as many axes as the codes; None if they cannot be said so, because a reshape stands between.
 
         Raises:
             EvaluationError: If a zero point cannot be computed.
         """
-        total = np.zeros((1,) * len(shape), np.int64)
+        whole, total = shape, np.zeros((1,) * len(shape), np.int64)
+        blocks: Blocks | None = None
         steps: list[Rearrangement] = []
         for node in self.nodes:
             if node in self.zero_points:
-                value, axis = self.zero_points[node]
-                found = _broadcastable(evaluate(value), () if axis is None else (axis,), shape)
+                said = self.zero_points[node]
+                found, own_blocks = said.points(evaluate(said.value), shape)
                 back = _before(steps, found, total.ndim)
-                if back is None:
+                if back is None or (own_blocks is not None and total.any()):
                     return None
+                if own_blocks is not None and (axis := _axis_before(steps, own_blocks.axis)) is not None:
+                    blocks = Blocks(axis, own_blocks.size)
                 total = total + back
             elif is_rearranging(node) and (step := rearrangement(node, shape, evaluate)) is not None:
                 steps.append(step)
                 shape = step_shape(step, shape)
         if at_slot is not None:
             back = _before(steps, _broadcastable(evaluate(at_slot[0]), at_slot[1], shape), total.ndim)
-            return None if back is None else total + back
-        return total
+            if back is None or blocks is not None:
+                return None
+            total = total + back
+        return ZeroPoint(total, whole, blocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +199,7 @@ class SlotUse:
         """What a node makes of codes that arrive there in some shape, after some steps."""
         if node.op_type == "Mul":
             scale = next((value for value in node.inputs if value is not None and not _is_way(value, self.path)), None)
-            zero_point = next((value for value, _ in self.path.zero_points.values()), None)
+            zero_point = next((said.value for said in self.path.zero_points.values()), None)
             axis = None if scale is None else _only_axis(scale, shape)
             return None if scale is None else _dequantization(scale, zero_point, _axis_before(steps, axis), 1)
         scale, zero_point = _named_input(node, 1), _named_input(node, 2)
@@ -186,7 +221,7 @@ class SlotUse:
             raise WrongPackingError(f"{node_label(self.node)} reads the bytes in another order, or as numbers")
         return arrived
 
-    def zero_point(self, shape: tuple[int, ...], evaluate: Evaluate) -> NDArray[np.int64] | None:
+    def zero_point(self, shape: tuple[int, ...], evaluate: Evaluate) -> ZeroPoint | None:
         """The zero points of codes of that shape, or None if they cannot be told.
 
         Raises:
@@ -241,7 +276,7 @@ def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:
     dequantizing integer codes.
     """
     nodes: list[ir.Node] = []
-    zero_points: dict[ir.Node, tuple[ir.Value, int | None]] = {}
+    zero_points: dict[ir.Node, Subtracted] = {}
     is_dequantized = False
     while (node := value.producer()) is not None:
         if is_rearranging(node) or _is_widening(node):
@@ -251,7 +286,8 @@ def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:
             nodes.append(node)
             is_dequantized = True
             if (zero_point := _input(node, 2)) is not None:
-                zero_points[node] = (zero_point, node.attributes.get_int("axis", 1))
+                block = node.attributes.get_int("block_size", 0)
+                zero_points[node] = Subtracted(zero_point, node.attributes.get_int("axis", 1), block)
             value = _first(node)
         elif (chain := _scaled_codes(node, values)) is not None:
             nodes.extend(chain.nodes)
@@ -287,7 +323,7 @@ def _scaled_codes(node: ir.Node, values: ConstantValues) -> WeightPath | None:
         if value is None or scale is None or not values.is_constant(scale):
             continue
         nodes = [node]
-        zero_points: dict[ir.Node, tuple[ir.Value, int | None]] = {}
+        zero_points: dict[ir.Node, Subtracted] = {}
         while (before := value.producer()) is not None:
             if is_rearranging(before):
                 value = _first(before)
@@ -295,7 +331,7 @@ def _scaled_codes(node: ir.Node, values: ConstantValues) -> WeightPath | None:
                 zero_point = _input(before, 1)
                 if zero_point is None or not values.is_constant(zero_point):
                     break
-                zero_points[before] = (zero_point, None)
+                zero_points[before] = Subtracted(zero_point)
                 value = _first(before)
             elif before.op_type == "Cast" and before.domain == "" and _dtype(_first(before)) in INTEGER_DTYPES:
                 return WeightPath(_first(before), (*nodes, before), zero_points, is_dequantized=True)

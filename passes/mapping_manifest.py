@@ -32,6 +32,7 @@ from onnx_gconv.mapping import (
     format_version_of,
 )
 from onnx_gconv.mapping.unique_names import UniqueNames
+from onnx_gconv.passes.decode_packed_weights import decoded_record
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
 from onnx_gconv.passes.node_placement import Placement
 from onnx_gconv.passes.shared_weights import digital_uses
@@ -121,6 +122,7 @@ def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames,
         limited=weight.is_limited,
         dequantization=_dequantization_record(found),
         zero_point_blocks=_blocks_record(found),
+        decoded_from=decoded_record(found.tensor),
     )
 
 

@@ -24,7 +24,7 @@ from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import ModelError
 from onnx_gconv.known_names import is_anonymous, known_as, quoted_name
 from onnx_gconv.mapping.chip_records import MeasuredRecord, ReadNoiseRecord
-from onnx_gconv.mapping.code_records import BlocksRecord, DequantizationRecord, PackingRecord
+from onnx_gconv.mapping.code_records import BlocksRecord, DecodedRecord, DequantizationRecord, PackingRecord
 from onnx_gconv.mapping.converter_record import ConverterRecord
 from onnx_gconv.mapping.record import Record
 from onnx_gconv.mapping.scheme_records import (
@@ -142,7 +142,7 @@ class OtherParameterRecord(Record):
 
 
 # Of weights of integer codes alone, so that others are written as they were before there was anything to say of these.
-_OF_CODES = frozenset({"packing", "dequantization", "limited", "zero_point_blocks"})
+_OF_CODES = frozenset({"packing", "dequantization", "limited", "zero_point_blocks", "decoded_from"})
 
 # Of weights and skipped constants: what says nothing is left out, as it was before there was anything to say.
 _SAID_IF_KNOWN = frozenset({"parameter", "other_parameters", "folded_norms", "equal_values"})
@@ -208,6 +208,7 @@ class WeightRecord(Record):
     dequantization: DequantizationRecord | None = None
     limited: bool = False
     zero_point_blocks: BlocksRecord | None = None
+    decoded_from: DecodedRecord | None = None
 
     @property
     def is_of_known_program(self) -> bool:

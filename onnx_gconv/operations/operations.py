@@ -21,6 +21,7 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.operations.configuration_check import ConfigurationReport
 from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
+from onnx_gconv.passes.decode_packed_weights import DecodePackedWeights, decoded_op_types
 from onnx_gconv.passes.raise_opset import raised_opset
 from onnx_gconv.passes.report import MappingReport, RestoreReport
 from onnx_gconv.weights import WeightSurvey, default_opset, find_weights
@@ -171,10 +172,12 @@ def survey_model(model: ModelLike, settings: ModelSettings | None = None) -> Wei
         if settings.inline_functions and graph.functions:
             with suppress(ModelError):  # mapping says so in a note
                 InlineWeightFunctions()(graph)
+        DecodePackedWeights(decoded_op_types(settings.quantized))(graph)
         survey = find_weights(
             graph,
             lookups=settings.include_ops,
-            quantized=settings.quantized == "map",
+            quantized=settings.quantized != "skip",
+            dequantized=settings.quantized == "dequantized",
             freeze_inputs=settings.freeze_inputs or graph.ir_version < _FREE_INITIALIZERS_IR_VERSION,
         )
         return without_missing_casts(survey, default_opset(graph))
@@ -237,13 +240,14 @@ def restore_model(
         broken = tuple(item.record.name for item in checked if item.problem is not None)
         names = tuple(name for name in _names(manifest) if name not in broken)
         check = RewriteCheck(graph)
-        RestoreWeights()(graph)  # which refuses what is broken otherwise than by folding
+        restored = RestoreWeights()(graph)  # which refuses what is broken otherwise than by folding
         check.require_sound(graph)
         step = progress_of_step(progress, "write")
         files = save_model(
             graph, target, external_data=external_data, inputs=given.files, watched=watched, progress=step
         )
-    return RestoreReport(source, target, names, tuple(files), folded=broken, notes=_of_checker(check))
+    notes = (*restored.report.notes, *_of_checker(check))
+    return RestoreReport(source, target, names, tuple(files), folded=broken, notes=notes)
 
 
 def default_mapped_path(model: Path) -> Path:

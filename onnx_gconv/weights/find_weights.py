@@ -30,7 +30,12 @@ _WIDE_INTEGERS = frozenset({ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.I
 
 
 def find_weights(
-    model: ir.Model, *, lookups: Collection[str] = (), quantized: bool = True, freeze_inputs: bool = False
+    model: ir.Model,
+    *,
+    lookups: Collection[str] = (),
+    quantized: bool = True,
+    freeze_inputs: bool = False,
+    dequantized: bool = False,
 ) -> WeightSurvey:
     """Find the weights of all MVM ops of a model, in the main graph and in all bodies of If, Loop and Scan.
 
@@ -46,8 +51,10 @@ def find_weights(
         quantized: Whether weights of integer codes are found; they are listed as skipped if not.
         freeze_inputs: Whether initializers that are inputs of the main graph too can be mapped; else they are skipped,
             because a caller may replace them.
+        dequantized: Whether nodes that make numbers of integer codes compute weights of their own, so that the numbers
+            are mapped in place of the codes.
     """
-    return _Finder(model, lookups, quantized=quantized, freeze_inputs=freeze_inputs).survey()
+    return _Finder(model, lookups, quantized=quantized, freeze_inputs=freeze_inputs, dequantized=dequantized).survey()
 
 
 def readers_of_weights(
@@ -77,8 +84,17 @@ class _Use:
 
 
 class _Finder:
-    def __init__(self, model: ir.Model, lookups: Collection[str], *, quantized: bool, freeze_inputs: bool) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        lookups: Collection[str],
+        *,
+        quantized: bool,
+        freeze_inputs: bool,
+        dequantized: bool = False,
+    ) -> None:
         self._freeze_inputs = freeze_inputs
+        self._dequantized = dequantized
         self._inputs_are_constants = freeze_inputs and model.ir_version < FREE_INITIALIZERS_IR_VERSION
         self._model = model
         self._scopes = scopes(model)
@@ -156,7 +172,7 @@ class _Finder:
             return
         activation = _input(node, slot.activation)
         both_constant = activation is not None and self._values.is_constant(activation)
-        path = path_to(value, self._values)
+        path = path_to(value, self._values, through_codes=not self._dequantized)
         use = self._uses.get(path.root)
         if both_constant:
             if use is not None:
@@ -264,8 +280,12 @@ class _Finder:
         tensor = constant.tensor
         obstacles = (
             (use.function is not None, SkipReason.INSIDE_FUNCTION, f"function {use.function}"),
-            (any(item.slot.view is None for item in use.mvm_slots.values()), SkipReason.BLOCK_PACKED, _ops(use)),
             *((True, *packed) for packed in _packed_obstacles(constant, use)),
+            (
+                any(item.slot.view is None and item.slot.packed is None for item in use.mvm_slots.values()),
+                SkipReason.BLOCK_PACKED,
+                _ops(use),
+            ),
             (tensor.dtype not in MAPPABLE_DTYPES, SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()),
             (tensor.size == 0, SkipReason.EMPTY, f"shape {list(tensor.shape.numpy())}"),
             (

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.weights import op_views, packed_ops
+from onnx_gconv.weights.decoded_ops import BNB4_FORM
 from onnx_gconv.weights.op_views import ViewFunction
 from onnx_gconv.weights.packed_ops import PackedForm
 
@@ -287,7 +288,7 @@ _ROWS = (
         ),
     ),
     # Ops whose weights are laid out so that nodes cannot rebuild them
-    MvmOp("com.microsoft", "MatMulBnb4", (WeightSlot(1, 0, None),)),
+    MvmOp("com.microsoft", "MatMulBnb4", (WeightSlot(1, 0, None, packed=BNB4_FORM),)),
     MvmOp("com.microsoft", "MatMulFpQ4", (WeightSlot(1, 0, None),)),
     MvmOp("com.microsoft", "QOrderedMatMul", (WeightSlot(2, 0, None),)),
     MvmOp("com.microsoft", "NhwcConv", (WeightSlot(1, 0, None),), "plain"),

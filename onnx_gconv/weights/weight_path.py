@@ -269,11 +269,16 @@ def _named_input(node: ir.Node, index: int | None) -> ir.Value | None:
     return None if index is None else _input(node, index)
 
 
-def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:
+def path_to(value: ir.Value, values: ConstantValues, *, through_codes: bool = True) -> WeightPath:
     """The way from a weight to a value.
 
     It goes back to where something else is done than rearranging, casting to a type that keeps all values, or
     dequantizing integer codes.
+
+    Args:
+        value: The value.
+        values: What is constant in the model.
+        through_codes: Whether dequantizing is passed; else what it gives is the weight.
     """
     nodes: list[ir.Node] = []
     zero_points: dict[ir.Node, Subtracted] = {}
@@ -282,6 +287,8 @@ def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:
         if is_rearranging(node) or _is_widening(node):
             nodes.append(node)
             value = _first(node)
+        elif not through_codes:
+            break
         elif node.op_type == "DequantizeLinear" and _other_inputs_are_constant(node, values):
             nodes.append(node)
             is_dequantized = True

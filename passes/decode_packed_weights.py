@@ -237,17 +237,18 @@ class Repacked:
     said: DecodedRecord
 
 
-def repacked(tensor: ir.TensorProtocol, said: DecodedRecord | None, max_abs: float) -> Repacked | None:
+def repacked(tensor: ir.TensorProtocol, said: DecodedRecord, max_abs: float) -> Repacked | None:
     """A restored weight as the bytes and scales that it was decoded from.
 
-    None if it was not decoded, or if the op cannot decode it from bytes as it is now, up to the roundings of a mapping.
+    None if its bytes are not known, or if the op cannot decode it from bytes as it is now, up to the roundings of a
+    mapping.
 
     Args:
         tensor: The weight.
         said: What it was decoded from.
         max_abs: max|W|.
     """
-    if said is None or said.table is None:
+    if said.table is None:
         return None
     coding = Bnb4Coding(said.table, said.block)
     tolerance = _ROUNDINGS * max_abs

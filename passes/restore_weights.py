@@ -76,14 +76,11 @@ class RestoreWeights(ModelPass[RestoreResult]):
         _require_unread(located)
         copies = [_digital_copy(mapped) for mapped in located]
         # All that reads data, and may fail, comes before the first change.
-        packed = [
-            repacked(mapped.stored, mapped.record.decoded_from, mapped.record.max_abs) if self._packs else None
-            for mapped in located
-        ]
         joined = [copy is not None and _is_equal(copy, mapped) for copy, mapped in zip(copies, located, strict=True)]
         _require_meanings(located)
         owners = scopes(model)
         _require_free_names(located, owners)
+        packed = [_packed_again(mapped) if self._packs else None for mapped in located]
         rewrite = SoundRewrite(model)
         places = _Places(owners)
         restored: dict[ir.Value, ir.Value] = {}
@@ -103,6 +100,11 @@ class RestoreWeights(ModelPass[RestoreResult]):
         names = tuple(mapped.record.name for mapped in located)
         report = RestoreReport(MODEL_IN_MEMORY, None, names, (), folded=folded, notes=tuple(decoded.notes()))
         return RestoreResult(model, modified=True, report=report)
+
+
+def _packed_again(mapped: MappedWeight) -> Repacked | None:
+    record = mapped.record
+    return None if record.decoded_from is None else repacked(mapped.stored, record.decoded_from, record.max_abs)
 
 
 class _Decoded:

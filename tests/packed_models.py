@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 __all__ = [
     "Quantized",
     "blocked_model",
+    "bnb4_model",
     "experts_model",
     "matmul_model",
     "packed",
@@ -204,6 +205,30 @@ def blocked_model(
     nodes.append(helper.make_node("MatMul", ["x", "t" if is_transposed else "w"], ["y"], "layer"))
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", None]) for name in "xy"]
     return _model(nodes, ends[:1], ends[1:], arrays)
+
+
+def bnb4_model(
+    inputs: int, outputs: int, *, block: int, is_normal: bool, seed: int = 0, **said: int
+) -> onnx.ModelProto:
+    """``y = MatMulBnb4(x, W)`` as quantizers write it: each block has an element of the magnitude of its scale.
+
+    Args:
+        inputs: K.
+        outputs: N.
+        block: Neighbours of the flat weight that share a scale.
+        is_normal: Whether codes are those of NF4; else of FP4, without those of -0.
+        seed: Draws codes and scales.
+        **said: Attributes that replace those of the node.
+    """
+    rng, size = np.random.default_rng(seed), inputs * outputs
+    codes = rng.choice([code for code in range(16) if is_normal or code != 8], 2 * math.ceil(size / 2))
+    codes[:size:block] = rng.choice([0, 15] if is_normal else [3, 11], math.ceil(size / block))
+    stored = (codes[::2] << 4 | codes[1::2]).astype(np.uint8)  # the first code in the high bits
+    arrays = {"W": stored, "W_absmax": rng.uniform(0.1, 2, math.ceil(size / block)).astype(np.float32)}
+    attributes = {"K": inputs, "N": outputs, "block_size": block, "quant_type": int(is_normal), **said}
+    node = helper.make_node("MatMulBnb4", ["x", *arrays], ["y"], "layer", domain="com.microsoft", **attributes)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", None]) for name in "xy"]
+    return _model([node], ends[:1], ends[1:], arrays)
 
 
 def _model(nodes: Any, inputs: Any, outputs: Any, arrays: dict[str, NDArray[Any]], opset: int = 21) -> onnx.ModelProto:

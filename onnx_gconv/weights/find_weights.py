@@ -262,11 +262,19 @@ class _Finder:
         if is_packed:
             slots = use.mvm_slots.values()
             readers = [(item.node, item.slot.packed, item.packed_shape(shape, evaluate)) for item in slots]
-            return unpacked(found, readers, evaluate)
+            return self._of_integers(unpacked(found, readers, evaluate))
         if not found.is_integer:
             return found
+        found = self._of_integers(found)
         said = (item.dequantization(shape, evaluate) for item in use.mvm_slots.values())
         return replace(self._with_zero_point(found, use), dequantization=next(filter(None, said), None))
+
+    def _of_integers(self, weight: FoundWeight) -> FoundWeight:
+        """Codes of which no node makes numbers, with a note if numbers were asked for."""
+        if not self._dequantized:
+            return weight
+        note = "its codes are mapped, not the numbers that they stand for: the op itself reads the codes"
+        return replace(weight, notes=(*weight.notes, note))
 
     def _replaceable_shape(self, use: _Use) -> ir.Value | None:
         """An input of the graph by which a caller may change how a constant is rearranged, or None."""
@@ -281,11 +289,8 @@ class _Finder:
         obstacles = (
             (use.function is not None, SkipReason.INSIDE_FUNCTION, f"function {use.function}"),
             *((True, *packed) for packed in _packed_obstacles(constant, use)),
-            (
-                any(item.slot.view is None and item.slot.packed is None for item in use.mvm_slots.values()),
-                SkipReason.BLOCK_PACKED,
-                _ops(use),
-            ),
+            (_is_undecoded(use) and not self._quantized, SkipReason.QUANTIZED, _ops(use)),
+            (any(item.slot.view is None for item in use.mvm_slots.values()), SkipReason.BLOCK_PACKED, _ops(use)),
             (tensor.dtype not in MAPPABLE_DTYPES, SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()),
             (tensor.size == 0, SkipReason.EMPTY, f"shape {list(tensor.shape.numpy())}"),
             (
@@ -375,6 +380,11 @@ def _packed_uses(constant: Constant, use: _Use) -> list[SlotUse]:
     if constant.tensor.dtype != ir.DataType.UINT8:
         return []
     return [item for item in use.mvm_slots.values() if item.slot.packed is not None]
+
+
+def _is_undecoded(use: _Use) -> bool:
+    """Whether bytes are read by an op whose weights are decoded before they are looked for."""
+    return any(item.slot.view is None and item.slot.packed is not None for item in use.mvm_slots.values())
 
 
 def _packed_obstacles(constant: Constant, use: _Use) -> Iterator[tuple[SkipReason, str]]:

@@ -464,7 +464,7 @@ class TestSkipped:
         model = parse("g (float[2,3] x, float[3,4] W) => (float[2,4] y) { y = MatMul(x, W) }", W=normal(3, 4))
         assert (only_skipped(model).name, only_skipped(model).reason) == ("W", "overridable_input")
 
-    @pytest.mark.parametrize("op_type", ["MatMulFpQ4", "MatMulBnb4"])
+    @pytest.mark.parametrize("op_type", ["MatMulFpQ4", "NhwcConv"])
     def test_a_weight_that_is_packed_in_blocks_is_listed(self, parse, op_type):
         model = parse(
             f"g (float x) => (float y) {{ y = com.microsoft.{op_type} (x, W) }}",

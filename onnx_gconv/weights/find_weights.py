@@ -245,7 +245,7 @@ class _Finder:
             return _skipped(constant, use, SkipReason.BEHIND_OTHER_NODES, str(error), is_mvm=True)
         except (IndexError, ValueError) as error:
             detail = str(error) if isinstance(error, WrongPackingError) else f"{list(shape)} for {_ops(use)}"
-            return _skipped(constant, use, SkipReason.INVALID_SHAPE, detail, is_mvm=True)
+            return self._skipped_codes(constant, use, SkipReason.INVALID_SHAPE, detail)
 
     def _found(self, constant: Constant, use: _Use, sources: tuple[str, ...]) -> FoundWeight:
         """A constant as a weight.
@@ -263,11 +263,9 @@ class _Finder:
             slots = use.mvm_slots.values()
             readers = [(item.node, item.slot.packed, item.packed_shape(shape, evaluate)) for item in slots]
             return self._of_integers(unpacked(found, readers, evaluate))
-        if not found.is_integer:
-            return found
-        found = self._of_integers(found)
         said = (item.dequantization(shape, evaluate) for item in use.mvm_slots.values())
-        return replace(self._with_zero_point(found, use), dequantization=next(filter(None, said), None))
+        found = replace(found, dequantization=next(filter(None, said), None))
+        return self._with_zero_point(self._of_integers(found), use) if found.is_integer else found
 
     def _of_integers(self, weight: FoundWeight) -> FoundWeight:
         """Codes of which no node makes numbers, with a note if numbers were asked for."""
@@ -309,17 +307,22 @@ class _Finder:
     def _skipped_codes(self, constant: Constant, use: _Use, reason: SkipReason, detail: str) -> SkippedWeight:
         """A skipped weight, with the shape of its codes if it is packed ones, so that parameters are counted."""
         skipped = _skipped(constant, use, reason, detail, is_mvm=True)
-        nodes = (item.node for item in use.mvm_slots.values() if item.slot.view is None)
-        if (said := next(filter(None, map(said_shape, nodes)), None)) is not None:
+        unreadable = [item.node for item in use.mvm_slots.values() if item.slot.view is None]
+        if (said := next(filter(None, map(said_shape, unreadable)), None)) is not None:
             return replace(skipped, shape=said)
         for item in _packed_uses(constant, use):
             try:
                 shape = item.packed_shape(tuple(constant.tensor.shape.numpy()), self._evaluator.evaluate)
                 assert item.slot.packed is not None  # noqa: S101 - it is packed
                 return replace(skipped, shape=item.slot.packed.layout(item.node, shape).packing.shape)
+            except WrongPackingError as error:
+                if error.said is not None:
+                    return replace(skipped, shape=error.said)
             except (EvaluationError, ModelError, ValueError):
-                continue
-        return skipped
+                pass
+        # Nobody says how many numbers there are in bytes.
+        is_packed = bool(_packed_uses(constant, use)) or (unreadable and constant.tensor.dtype == ir.DataType.UINT8)
+        return replace(skipped, shape=None) if is_packed else skipped
 
     def _with_zero_point(self, weight: FoundWeight, use: _Use) -> FoundWeight:
         """A weight of integer codes with the zero points that all of its slots subtract."""

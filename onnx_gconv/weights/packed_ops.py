@@ -22,10 +22,12 @@ from onnx_gconv.weights.records import Dequantization, FoundWeight, PackedCodes,
 
 __all__ = [
     "EXPERT_FORMS",
+    "FP4_FORM",
     "LOOKUP_FORM",
     "MLP_FORMS",
     "NBITS_FORM",
     "QKV_FORMS",
+    "QLORA_FORMS",
     "BlockLayout",
     "PackedForm",
     "WrongPackingError",
@@ -35,6 +37,9 @@ __all__ = [
 
 _DEFAULT_BITS = 4
 _DEFAULT_LOOKUP_BLOCK = 128
+_DEFAULT_FP4_BLOCK = 16
+_ADAPTER_BITS = 8
+_ADAPTER_BLOCK = 32
 _EXPERTS_RANK = 3
 _TABLE_RANK = 2
 _PACKED_BITS = frozenset({2, 4, 8})
@@ -42,7 +47,15 @@ _BYTE_BITS = 8
 
 
 class WrongPackingError(ValueError):
-    """Why bytes are not the packed codes that a node says they are, with the node and the numbers."""
+    """Why bytes are not the packed codes that a node says they are, with the node and the numbers.
+
+    Attributes:
+        said: The shape of the codes, if the node says it all the same.
+    """
+
+    def __init__(self, message: str, said: tuple[int, ...] | None = None) -> None:
+        super().__init__(message)
+        self.said = said
 
 
 @dataclass(frozen=True)
@@ -215,12 +228,12 @@ def _plain_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout
     return found.astype(np.float64).reshape(*layout.packing.shape[:-1], layout.blocks)
 
 
-def _nbits(outputs: str) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
+def _nbits(outputs: str, default_block: int = 0) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
     """Bytes [N, blocks, bytes of a block] of a matrix of N outputs by K inputs, N under the given attribute."""
 
     def layout(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
         attributes = node.attributes
-        bits, block = attributes.get_int("bits", _DEFAULT_BITS), attributes.get_int("block_size", 0)
+        bits, block = attributes.get_int("bits", _DEFAULT_BITS), attributes.get_int("block_size", default_block)
         rows, columns = attributes.get_int(outputs, 0), attributes.get_int("K", 0)
         if min(bits, block, rows, columns) < 1 or block * bits % _BYTE_BITS:
             raise WrongPackingError(
@@ -230,7 +243,8 @@ def _nbits(outputs: str) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
         if tuple(shape) != wanted:
             raise WrongPackingError(
                 f"{node_label(node)} reads bytes of {list(shape)}, but {outputs} = {rows}, K = {columns}, "
-                f"bits = {bits}, block_size = {block} need {list(wanted)}"
+                f"bits = {bits}, block_size = {block} need {list(wanted)}",
+                said=(rows, columns),
             )
         return BlockLayout(Packing(bits, (rows, columns), wanted), block)
 
@@ -241,6 +255,54 @@ def _nbits_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
     if prepacked := node.attributes.get_int("weight_prepacked", 0):
         return SkipReason.PREPACKED, f"{node_label(node)} has weight_prepacked = {prepacked}"
     return _bits_obstacle(node, node.attributes.get_int("bits", _DEFAULT_BITS))
+
+
+_DOWN = 3  # the input of MatMulNBitsQLoRA that holds lora_A
+
+
+def _adapter(index: int) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
+    """Bytes of a matrix of MatMulNBitsQLoRA: of lora_A [R, K], at input 3, or of lora_B [N, R], at input 5."""
+
+    def layout(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
+        said = node.attributes
+        bits, block = said.get_int("lora_bits", _ADAPTER_BITS), said.get_int("lora_block_size", _ADAPTER_BLOCK)
+        down = _input(node, _DOWN)
+        known = None if down is None or down.shape is None or not down.shape.is_static() else down.shape.numpy()
+        rank = known[0] if known else 0
+        rows, columns = (
+            (rank, node.attributes.get_int("K", 0)) if index == _DOWN else (node.attributes.get_int("N", 0), rank)
+        )
+        if min(bits, block, rows, columns) < 1 or block * bits % _BYTE_BITS:
+            raise WrongPackingError(
+                f"{node_label(node)} says {rows} outputs and {columns} inputs of input {index}, lora_bits = {bits}, "
+                f"lora_block_size = {block}"
+            )
+        wanted = (rows, math.ceil(columns / block), block * bits // _BYTE_BITS)
+        if tuple(shape) != wanted:
+            raise WrongPackingError(
+                f"{node_label(node)} reads bytes of {list(shape)} at input {index}, but {rows} outputs and {columns} "
+                f"inputs, lora_bits = {bits}, lora_block_size = {block} need {list(wanted)}",
+                said=(rows, columns),
+            )
+        return BlockLayout(Packing(bits, (rows, columns), wanted), block)
+
+    return layout
+
+
+def _adapter_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
+    return _bits_obstacle(node, node.attributes.get_int("lora_bits", _ADAPTER_BITS))
+
+
+def _fp4(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
+    """Bytes [N, K / 2]."""
+    if len(shape) != _TABLE_RANK:
+        raise WrongPackingError(f"{node_label(node)} reads bytes of {list(shape)}, which are no [outputs, inputs / 2]")
+    block = max(node.attributes.get_int("block_size", _DEFAULT_FP4_BLOCK), 1)
+    return BlockLayout(Packing(_DEFAULT_BITS, (shape[0], 2 * shape[1]), tuple(shape)), block)
+
+
+def _fp4_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
+    return SkipReason.BLOCK_PACKED, f"{node_label(node)} reads numbers of four bits (E2M1), two in a byte, no integers"
 
 
 def _bits_obstacle(node: ir.Node, bits: int) -> tuple[SkipReason, str] | None:
@@ -339,6 +401,15 @@ QKV_FORMS = tuple(
     for index, outputs in ((3, "Nq"), (6, "Nkv"), (9, "Nkv"))
 )
 """MatMulNBitsQkv, by input."""
+
+QLORA_FORMS = (
+    (1, PackedForm(_nbits("N", _ADAPTER_BLOCK), _nbits_obstacle, scale=2)),
+    *((index, PackedForm(_adapter(index), _adapter_obstacle, scale=index + 1)) for index in (3, 5)),
+)
+"""MatMulNBitsQLoRA, by input: the weight, and the two matrices of the adapter."""
+
+FP4_FORM = PackedForm(_fp4, _fp4_obstacle, scale=2)
+"""MatMulBlockQuantizedFp4Weight."""
 
 EXPERT_FORMS = tuple(
     (index, PackedForm(_experts(part), _experts_obstacle(part), scale=index + 1, zero_point=zero_point))

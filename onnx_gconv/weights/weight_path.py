@@ -193,7 +193,7 @@ class SlotUse:
             return None
         axes = self.slot.zero_point_axes_of(self.node)
         axis = axes[-1] % len(shape) if axes and math.prod(_shape(scale)) > 1 else None
-        return _dequantization(scale, zero_point, _axis_before(steps, axis), 1)
+        return _dequantization(scale, zero_point, _axis_before(steps, axis), self.slot.block_of(self.node))
 
     def _of_node(self, node: ir.Node, shape: tuple[int, ...], steps: Sequence[Rearrangement]) -> Dequantization | None:
         """What a node makes of codes that arrive there in some shape, after some steps."""

@@ -79,7 +79,9 @@ class TestWhatTheModelsHave:
         left_out = {
             *("DeformConv", "QAttention", "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MoE"),
             *("TransposeMatMul", "GemmFastGelu", "GemmFloat8"),
-            *("MatMulNBits", "MatMulNBitsMlp", "MatMulNBitsQkv", "QMoE"),
+            *("MatMulNBits", "MatMulNBitsMlp", "MatMulNBitsQkv", "MatMulNBitsQLoRA", "QMoE"),
+            *("RouterGateUpProj", "MatMulBlockQuantizedFp8Weight", "MatMulInteger16"),
+            *("CausalConvWithState", "VarlenCausalConvWithState"),
             *("PackedAttention", "DecoderAttention", "DecoderMaskedSelfAttention", "LongformerAttention"),
         }
         mapped = {op_type for (_, op_type), row in MVM_OPS.items() if all(slot.view is not None for slot in row.slots)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
 from onnx_gconv.weights import find_weights
-from onnx_gconv.weights.records import SkipReason
+from onnx_gconv.weights.records import Dequantization, SkipReason
 from tests.packed_models import experts_model, matmul_model, quantized, tied_model
 
 
@@ -137,6 +138,62 @@ def test_readers_that_unpack_one_tensor_differently_are_named():
         "lookup (GatherBlockQuantized) has scales of [40, 2], but 40 rows of 1 blocks need 40",
         "its readers unpack it differently, to [40, 32] of 8 bits, [40, 64] of 4 bits",
     }
+
+
+def of_op(op_type, inputs, arrays, outputs=("y",), **said):
+    """A model of one node with constants."""
+    model = matmul_model(quantized(8, 64, block=32))
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.append(helper.make_node(op_type, inputs, outputs, "layer", domain="com.microsoft", **said))
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    return model
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "array", "said", "shape", "detail"),
+    [
+        (
+            "MatMulBlockQuantizedFp4Weight",
+            ["x", "W", "s", "g"],
+            np.zeros((8, 32), np.uint8),
+            {},
+            (8, 64),
+            "layer (MatMulBlockQuantizedFp4Weight) reads numbers of four bits (E2M1), two in a byte, no integers",
+        ),
+        ("MatMulPacked", ["x", "W"], np.zeros((8, 40), np.uint8), {"N": 8, "K": 64}, (8, 64), "MatMulPacked"),
+        ("MoEPacked", ["x", "r", "W"], np.zeros((2, 8, 40), np.uint8), {"gate_type": 1}, None, "MoEPacked"),
+    ],
+)
+def test_bytes_that_nodes_cannot_pack_count_as_the_numbers_they_hold(op_type, inputs, array, said, shape, detail):
+    [item] = skipped(of_op(op_type, inputs, {"W": array}, **said))
+    assert (item.reason, item.shape, item.detail) == (SkipReason.BLOCK_PACKED, shape, detail)
+
+
+def test_an_adapter_beside_packed_codes_is_packed_its_own_way():
+    base, down, up = quantized(8, 64, block=32), quantized(4, 64, bits=8, block=16), quantized(8, 4, bits=8, block=16)
+    arrays = {"W": base.stored, "s": base.scales, "A": down.stored, "t": down.scales, "B": up.stored, "u": up.scales}
+    said = {"N": 8, "K": 64, "lora_block_size": 16}
+    model = of_op("MatMulNBitsQLoRA", ["x", *arrays], arrays, **said)
+    weights = {weight.name: weight for weight in find_weights(ir.from_proto(model)).weights}
+    for name, matrix in (("W", base), ("A", down), ("B", up)):
+        np.testing.assert_array_equal(weights[name].numbers.numpy(), matrix.numbers)
+    set_initializer(model, "B", np.zeros((8, 0, 16), np.uint8))
+    [item] = [item for item in find_weights(ir.from_proto(model)).skipped if item.is_mvm]
+    assert (item.name, item.reason) == ("B", SkipReason.EMPTY)
+
+
+def test_float8_weights_have_scales_of_blocks_of_inputs():
+    arrays = {"W": np.zeros((8, 40), ml_dtypes.float8_e4m3fn), "s": np.ones((8, 3), np.float32)}
+    model = of_op("MatMulBlockQuantizedFp8Weight", ["x", *arrays], arrays, block_size=16)
+    [weight] = find_weights(ir.from_proto(model)).weights
+    assert weight.dequantization == Dequantization("s", None, 1, 16)
+    assert (weight.consumers[0].view.rows, weight.consumers[0].view.columns) == (40, 8)
+
+
+def test_parameters_of_bytes_of_a_wrong_shape_are_those_that_the_node_says():
+    model = matmul_model(quantized(5, 64, block=32), K=72)
+    [item] = skipped(model)
+    assert (item.reason, item.shape) == (SkipReason.INVALID_SHAPE, (5, 72))
 
 
 def test_zero_points_that_nobody_can_tell_are_no_obstacle():

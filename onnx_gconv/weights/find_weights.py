@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.codes import ZeroPoint
-from onnx_gconv.tensors.types import INTEGER_DTYPES, MAPPABLE_DTYPES
+from onnx_gconv.tensors.types import INTEGER_DTYPES, MAPPABLE_DTYPES, type_name
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constants import Constant, ConstantValues, main_source
 from onnx_gconv.weights.functions import FunctionWeights
@@ -307,10 +307,13 @@ class _Finder:
     def _skipped_codes(self, constant: Constant, use: _Use, reason: SkipReason, detail: str) -> SkippedWeight:
         """A skipped weight, with the shape of its codes if it is packed ones, so that parameters are counted."""
         skipped = _skipped(constant, use, reason, detail, is_mvm=True)
+        if not constant.tensor.size:
+            return skipped
         unreadable = [item.node for item in use.mvm_slots.values() if item.slot.view is None]
         if (said := next(filter(None, map(said_shape, unreadable)), None)) is not None:
             return replace(skipped, shape=said)
-        for item in _packed_uses(constant, use):
+        packed = _packed_uses(constant, use)
+        for item in packed:
             try:
                 shape = item.packed_shape(tuple(constant.tensor.shape.numpy()), self._evaluator.evaluate)
                 assert item.slot.packed is not None  # noqa: S101 - it is packed
@@ -321,8 +324,8 @@ class _Finder:
             except (EvaluationError, ModelError, ValueError):
                 pass
         # Nobody says how many numbers there are in bytes.
-        is_packed = bool(_packed_uses(constant, use)) or (unreadable and constant.tensor.dtype == ir.DataType.UINT8)
-        return replace(skipped, shape=None) if is_packed else skipped
+        are_bytes = packed or (unreadable and constant.tensor.dtype == ir.DataType.UINT8)
+        return replace(skipped, shape=None) if are_bytes else skipped
 
     def _with_zero_point(self, weight: FoundWeight, use: _Use) -> FoundWeight:
         """A weight of integer codes with the zero points that all of its slots subtract."""
@@ -379,10 +382,12 @@ class _Finder:
 
 
 def _packed_uses(constant: Constant, use: _Use) -> list[SlotUse]:
-    """The slots that read codes packed into the bytes of a constant."""
-    if constant.tensor.dtype != ir.DataType.UINT8:
-        return []
-    return [item for item in use.mvm_slots.values() if item.slot.packed is not None]
+    """The slots that read codes packed into a constant: into bytes, or into what nodes cannot be given."""
+    found = [item for item in use.mvm_slots.values() if item.slot.packed is not None]
+    is_bytes = constant.tensor.dtype == ir.DataType.UINT8
+    return [
+        item for item in found if item.slot.packed is not None and (is_bytes or not item.slot.packed.has_plain_types)
+    ]
 
 
 def _is_undecoded(use: _Use) -> bool:
@@ -392,8 +397,14 @@ def _is_undecoded(use: _Use) -> bool:
 
 def _packed_obstacles(constant: Constant, use: _Use) -> Iterator[tuple[SkipReason, str]]:
     """Why bytes cannot be unpacked."""
+    dtype = constant.tensor.dtype
     for item in _packed_uses(constant, use):
-        if item.slot.packed is not None and (found := item.slot.packed.obstacle(item.node)) is not None:
+        if dtype != ir.DataType.UINT8:
+            yield (
+                SkipReason.DTYPE_NOT_SUPPORTED,
+                f"{node_label(item.node)} reads codes packed into {type_name(dtype)}, not into bytes (uint8)",
+            )
+        elif item.slot.packed is not None and (found := item.slot.packed.obstacle(item.node)) is not None:
             yield found
 
 

@@ -88,6 +88,7 @@ class PackedForm:
         scale: Index of the input that holds the scales.
         zero_point: Index of the input that holds the zero points; None if there is none.
         groups: Index of the input that holds the group of each input, in place of blocks; None if there is none.
+        has_plain_types: Whether tensors of other types than uint8 hold a number in each element, which is no code.
     """
 
     layout: Callable[[ir.Node, Sequence[int]], BlockLayout]
@@ -95,6 +96,7 @@ class PackedForm:
     scale: int
     zero_point: int | None = None
     groups: int | None = None
+    has_plain_types: bool = False
 
     def read(
         self, node: ir.Node, stored: ir.TensorProtocol, shape: Sequence[int], evaluate: Evaluate
@@ -190,17 +192,28 @@ def unpacked(
 def _check_scale(node: ir.Node, scale: ir.Value | None, layout: BlockLayout) -> None:
     if scale is None or scale.shape is None or not scale.shape.is_static():
         return
-    found, wanted = scale.shape.numpy(), layout.packing.rows * layout.blocks
-    if math.prod(found) != wanted:
+    found, lead, rows = tuple(scale.shape.numpy()), layout.packing.shape[:-1], layout.packing.rows
+    possible = {(*lead, layout.blocks), (rows * layout.blocks,), (rows, layout.blocks)}
+    if layout.blocks == 1:
+        possible.add(lead)
+    if found not in possible:
         raise WrongPackingError(
-            f"{node_label(node)} has scales of {list(found)}, but {layout.packing.rows} rows of {layout.blocks} blocks "
-            f"need {wanted}"
+            f"{node_label(node)} has scales of {list(found)}, but {rows} rows of {layout.blocks} "
+            f"block{'s' if layout.blocks > 1 else ''} need {[*lead, layout.blocks]}",
+            said=layout.packing.shape,
         )
 
 
 def _points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> NDArray[np.float64]:
     """Zero points as an array [..., blocks]."""
-    return _unpacked_points(node, found, layout) if found.dtype == np.uint8 else _plain_points(node, found, layout)
+    if found.dtype == np.uint8:
+        return _unpacked_points(node, found, layout)
+    if np.issubdtype(found.dtype, np.integer):
+        raise WrongPackingError(
+            f"{node_label(node)} has zero points of {found.dtype}, but they are bytes or floating-point numbers",
+            said=layout.packing.shape,
+        )
+    return _plain_points(node, found, layout)
 
 
 def _unpacked_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> NDArray[np.float64]:
@@ -211,7 +224,8 @@ def _unpacked_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLay
     if found.size != rows * row_bytes:
         raise WrongPackingError(
             f"{node_label(node)} has zero points of {list(found.shape)}, but {rows} rows of {codes} need "
-            f"{rows} times {row_bytes} bytes"
+            f"{rows} times {row_bytes} bytes",
+            said=shape,
         )
     unpacked = unpacked_codes(np.ascontiguousarray(found).view(np.uint8).reshape(-1), bits).reshape(rows, -1)
     return unpacked[:, :codes].astype(np.float64).reshape(*shape[:-1], layout.blocks)
@@ -223,7 +237,8 @@ def _plain_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout
     if found.size != wanted:
         raise WrongPackingError(
             f"{node_label(node)} has zero points of {list(found.shape)}, but {layout.packing.rows} rows of "
-            f"{layout.blocks} blocks need {wanted}"
+            f"{layout.blocks} blocks need {wanted}",
+            said=layout.packing.shape,
         )
     return found.astype(np.float64).reshape(*layout.packing.shape[:-1], layout.blocks)
 
@@ -412,10 +427,15 @@ FP4_FORM = PackedForm(_fp4, _fp4_obstacle, scale=2)
 """MatMulBlockQuantizedFp4Weight."""
 
 EXPERT_FORMS = tuple(
-    (index, PackedForm(_experts(part), _experts_obstacle(part), scale=index + 1, zero_point=zero_point))
+    (
+        index,
+        PackedForm(
+            _experts(part), _experts_obstacle(part), scale=index + 1, zero_point=zero_point, has_plain_types=True
+        ),
+    )
     for index, part, zero_point in ((2, "fc1", 11), (5, "fc2", 12), (8, "fc3", 13))
 )
 """QMoE, by input."""
 
-LOOKUP_FORM = PackedForm(_lookup, _lookup_obstacle, scale=2, zero_point=3)
+LOOKUP_FORM = PackedForm(_lookup, _lookup_obstacle, scale=2, zero_point=3, has_plain_types=True)
 """GatherBlockQuantized of bytes."""

@@ -43,7 +43,7 @@ def test_bytes_that_are_not_those_of_the_attributes_are_not_decoded(attributes, 
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("W_scales", (5, 3), "layer (MatMulNBits) has scales of [5, 3], but 5 rows of 2 blocks need 10"),
+        ("W_scales", (5, 3), "layer (MatMulNBits) has scales of [5, 3], but 5 rows of 2 blocks need [5, 2]"),
         (
             "W_points",
             (5, 2),
@@ -57,6 +57,33 @@ def test_scales_and_zero_points_of_other_blocks_are_named(name, shape, message):
     set_initializer(model, name, np.ones(shape, dtype))
     [item] = skipped(model)
     assert (item.reason, item.detail) == (SkipReason.INVALID_SHAPE, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason", "detail"),
+    [
+        (
+            "W",
+            np.zeros((5, 2, 4), np.int32),
+            "dtype_not_supported",
+            "reads codes packed into int32, not into bytes (uint8)",
+        ),
+        ("W_points", np.zeros((5, 1), np.int32), "invalid_shape", "has zero points of int32, but they are bytes or"),
+        ("W_scales", np.ones((2, 5), np.float32), "invalid_shape", "has scales of [2, 5], but 5 rows of 2 blocks need"),
+        (
+            "W",
+            np.zeros((5, 2, 15), np.uint8),
+            "invalid_shape",
+            "reads bytes of [5, 2, 15], but N = 5, K = 64, bits = 4",
+        ),
+    ],
+)
+def test_what_no_runtime_unpacks_is_told_with_its_numbers(name, array, reason, detail):
+    model = matmul_model(quantized(5, 64, block=32, points="packed"))
+    set_initializer(model, name, array)
+    [item] = skipped(model)
+    assert (item.reason, item.shape) == (reason, (5, 64))
+    assert item.detail.startswith(f"layer (MatMulNBits) {detail}")
 
 
 def test_zero_points_of_floating_point_are_one_for_each_block():
@@ -135,7 +162,7 @@ def test_readers_that_unpack_one_tensor_differently_are_named():
     [item] = [item for item in survey.skipped if item.is_mvm]
     assert item.reason == SkipReason.INVALID_SHAPE
     assert item.detail in {
-        "lookup (GatherBlockQuantized) has scales of [40, 2], but 40 rows of 1 blocks need 40",
+        "lookup (GatherBlockQuantized) has scales of [40, 2], but 40 rows of 1 block need [40, 1]",
         "its readers unpack it differently, to [40, 32] of 8 bits, [40, 64] of 4 bits",
     }
 

@@ -244,15 +244,15 @@ class MappingReport(ShownReport):
 
     def _summary(self) -> list[str]:
         lines = [f"Note: {note}." for note in (*self.manifest.notes, *self.notes)]
-        lines.extend(f"{weight.quoted}: {note}" for weight in self.mapped for note in weight.notes)
+        lines.extend(self._notes_of_weights())
         lines.extend(mapping_remarks(self.manifest, self.mapped))
         by_detail: dict[str, int] = defaultdict(int)
         for item in self.skipped:
             if not item.is_mvm:
                 by_detail[item.detail or item.reason] += 1
         if by_detail:
-            listed = ", ".join(f"{count} {detail}" for detail, count in by_detail.items())
-            lines.append(f"Other constants with two or more axes are not weights of MVM ops: {listed}.")
+            details = ", ".join(f"{count} {detail}" for detail, count in by_detail.items())
+            lines.append(f"Other constants with two or more axes are not weights of MVM ops: {details}.")
         if self.mvm_share is not None:
             total = self.mapped_parameters + self.skipped_mvm_parameters
             verb = "are" if self.is_mapped or self.output else "would be"
@@ -270,6 +270,16 @@ class MappingReport(ShownReport):
         if self.files:
             lines.append(f"Written: {file_list(self.files)}")
         return lines
+
+    def _notes_of_weights(self) -> Iterator[str]:
+        """What mapping notes of weights, a line for each note."""
+        weights: dict[str, list[str]] = defaultdict(list)
+        for weight in self.mapped:
+            for note in weight.notes:
+                weights[note].append(weight.quoted)
+        for note, quoted in weights.items():
+            who = quoted[0] if len(quoted) == 1 else f"{counted(len(quoted))} ({listed(quoted)})"
+            yield f"{who}: {note}"
 
     def _schemes(self) -> Iterator[str]:
         """How weights are mapped, a line for each way; with the weights if there are several ways."""

@@ -20,6 +20,7 @@ __all__ = [
     "experts_model",
     "matmul_model",
     "packed",
+    "packed_bnb4",
     "quantized",
     "run",
     "saved",
@@ -207,6 +208,17 @@ def blocked_model(
     return _model(nodes, ends[:1], ends[1:], arrays)
 
 
+def packed_bnb4(
+    inputs: int, outputs: int, *, block: int, is_normal: bool, seed: int = 0
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The bytes and the scales of a random weight for MatMulBnb4, as `bnb4_model` has it."""
+    rng, size = np.random.default_rng(seed), inputs * outputs
+    codes = rng.choice([code for code in range(16) if is_normal or code != 8], 2 * math.ceil(size / 2))
+    codes[:size:block] = rng.choice([0, 15] if is_normal else [3, 11], math.ceil(size / block))
+    stored = (codes[::2] << 4 | codes[1::2]).astype(np.uint8)  # the first code in the high bits
+    return stored, rng.uniform(0.1, 2, math.ceil(size / block)).astype(np.float32)
+
+
 def bnb4_model(
     inputs: int, outputs: int, *, block: int, is_normal: bool, seed: int = 0, **said: int
 ) -> onnx.ModelProto:
@@ -220,11 +232,9 @@ def bnb4_model(
         seed: Draws codes and scales.
         **said: Attributes that replace those of the node.
     """
-    rng, size = np.random.default_rng(seed), inputs * outputs
-    codes = rng.choice([code for code in range(16) if is_normal or code != 8], 2 * math.ceil(size / 2))
-    codes[:size:block] = rng.choice([0, 15] if is_normal else [3, 11], math.ceil(size / block))
-    stored = (codes[::2] << 4 | codes[1::2]).astype(np.uint8)  # the first code in the high bits
-    arrays = {"W": stored, "W_absmax": rng.uniform(0.1, 2, math.ceil(size / block)).astype(np.float32)}
+    arrays = dict(
+        zip(("W", "W_absmax"), packed_bnb4(inputs, outputs, block=block, is_normal=is_normal, seed=seed), strict=True)
+    )
     attributes = {"K": inputs, "N": outputs, "block_size": block, "quant_type": int(is_normal), **said}
     node = helper.make_node("MatMulBnb4", ["x", *arrays], ["y"], "layer", domain="com.microsoft", **attributes)
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", None]) for name in "xy"]

@@ -76,8 +76,8 @@ class WeightSlot:
         packed: How bytes in this slot are unpacked to codes; None if they are no packed codes.
         scale: Index of the input that holds the scale of a weight of integer codes, or of float8, which varies along
             the axes of the zero point; None if there is none.
-        scale_block: How many neighbours along the last of these axes share a scale, where the attribute block_size
-            says nothing else; None if each has its own.
+        scale_block: How many neighbours along the last of these axes share a scale and a zero point, where the
+            attribute block_size says nothing else; None if each has its own.
     """
 
     index: int
@@ -93,6 +93,10 @@ class WeightSlot:
     def block_of(self, node: ir.Node) -> int:
         """How many neighbours along the axis of its scales share one in a node."""
         return 1 if self.scale_block is None else node.attributes.get_int("block_size", self.scale_block)
+
+    def point_block_of(self, node: ir.Node) -> int:
+        """How many neighbours along the axis of its zero points share one in a node; 0 if blocks have none."""
+        return 0 if self.scale_block is None else self.block_of(node)
 
     def zero_point_axes_of(self, node: ir.Node) -> tuple[int, ...]:
         """The axes along which the zero point of a node's weight varies."""
@@ -339,7 +343,18 @@ _LOOKUPS = (
     MvmOp(
         "com.microsoft",
         "GatherBlockQuantized",
-        (WeightSlot(0, 1, op_views.gather_blocks, 3, packed=packed_ops.LOOKUP_FORM),),
+        (
+            WeightSlot(
+                0,
+                1,
+                op_views.gather_blocks,
+                3,
+                lambda node: (node.attributes.get_int("quantize_axis", 1),),
+                packed=packed_ops.LOOKUP_FORM,
+                scale=2,
+                scale_block=128,
+            ),
+        ),
     ),
 )
 

@@ -40,13 +40,13 @@ class Subtracted:
 
     Attributes:
         value: The value that holds it.
-        axis: Its axis if it has one axis, or that of its blocks; None for one with as many axes as the weight or none.
-        block: How many neighbours along the axis have one in common, where it has as many axes as the weight; 0 if
+        axes: The axes of the weight that its own stand for, if it has fewer; or that of its blocks.
+        block: How many neighbours along that axis have one in common, where it has as many axes as the weight; 0 if
             blocks have none.
     """
 
     value: ir.Value
-    axis: int | None = None
+    axes: tuple[int, ...] = ()
     block: int = 0
 
     def points(
@@ -58,9 +58,9 @@ class Subtracted:
             found: What the value holds.
             shape: The shape of the codes.
         """
-        if not self.block or self.axis is None or not -len(shape) <= self.axis < len(shape):
-            return _broadcastable(found, () if self.axis is None else (self.axis,), shape), None
-        blocks = Blocks(self.axis % len(shape), self.block)
+        if not self.block or len(self.axes) != 1 or not -len(shape) <= self.axes[0] < len(shape):
+            return _broadcastable(found, self.axes, shape), None
+        blocks = Blocks(self.axes[0] % len(shape), self.block)
         points = _broadcastable(found, (), blocks.shape(shape))
         return points, None if points is None or points.size == 1 else blocks
 
@@ -106,14 +106,14 @@ class WeightPath:
         shape: tuple[int, ...],
         evaluate: Evaluate,
         *,
-        at_slot: tuple[ir.Value, Sequence[int]] | None = None,
+        at_slot: Subtracted | None = None,
     ) -> ZeroPoint | None:
         """The zero points that the nodes, and the op at the end, subtract from codes of that shape.
 
         Args:
             shape: The shape of the codes.
             evaluate: Gives the value of a constant.
-            at_slot: The value that the op at the end subtracts, and the axes of the weight along which it varies.
+            at_slot: What the op at the end subtracts.
 
         Returns:
             Integers with as many axes as the codes; None if they cannot be said so, because a reshape stands between.
@@ -121,28 +121,19 @@ class WeightPath:
         Raises:
             EvaluationError: If a zero point cannot be computed.
         """
-        whole, total = shape, np.zeros((1,) * len(shape), np.int64)
-        blocks: Blocks | None = None
+        whole, points = shape, _Points(np.zeros((1,) * len(shape), np.int64))
         steps: list[Rearrangement] = []
         for node in self.nodes:
             if node in self.zero_points:
                 said = self.zero_points[node]
-                found, own_blocks = said.points(evaluate(said.value), shape)
-                back = _before(steps, found, total.ndim)
-                if back is None or (own_blocks is not None and total.any()):
+                if not points.add(*said.points(evaluate(said.value), shape), steps):
                     return None
-                if own_blocks is not None and (axis := _axis_before(steps, own_blocks.axis)) is not None:
-                    blocks = Blocks(axis, own_blocks.size)
-                total = total + back
             elif is_rearranging(node) and (step := rearrangement(node, shape, evaluate)) is not None:
                 steps.append(step)
                 shape = step_shape(step, shape)
-        if at_slot is not None:
-            back = _before(steps, _broadcastable(evaluate(at_slot[0]), at_slot[1], shape), total.ndim)
-            if back is None or blocks is not None:
-                return None
-            total = total + back
-        return ZeroPoint(total, whole, blocks)
+        if at_slot is not None and not points.add(*at_slot.points(evaluate(at_slot.value), shape), steps):
+            return None
+        return ZeroPoint(points.total, whole, points.blocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,9 +180,11 @@ class SlotUse:
                 steps.append(step)
                 shape = step_shape(step, shape)
         scale, zero_point = (_named_input(self.node, index) for index in (self.slot.scale, self.slot.zero_point))
-        if scale is None:
-            return None
         axes = self.slot.zero_point_axes_of(self.node)
+        if scale is None and self.slot.scale is None:
+            scale = _scale_behind(self.node)
+        if scale is None:
+            return None if zero_point is None else Dequantization(None, zero_point.name)
         axis = axes[-1] % len(shape) if axes and math.prod(_shape(scale)) > 1 else None
         return _dequantization(scale, zero_point, _axis_before(steps, axis), self.slot.block_of(self.node))
 
@@ -228,8 +221,62 @@ class SlotUse:
             EvaluationError: If one is not constant or cannot be computed.
         """
         value = None if self.slot.zero_point is None else _input(self.node, self.slot.zero_point)
-        at_slot = None if value is None else (value, self.slot.zero_point_axes_of(self.node))
+        at_slot = None
+        if value is not None:
+            at_slot = Subtracted(value, self.slot.zero_point_axes_of(self.node), self.slot.point_block_of(self.node))
         return self.path.zero_point(shape, evaluate, at_slot=at_slot)
+
+
+@dataclass
+class _Points:
+    """The zero points that nodes on a way have subtracted so far.
+
+    Attributes:
+        total: Integers with as many axes as the weight.
+        blocks: The blocks that have one each; None if the integers broadcast.
+    """
+
+    total: NDArray[np.int64]
+    blocks: Blocks | None = None
+
+    def add(self, found: NDArray[np.int64] | None, blocks: Blocks | None, steps: Sequence[Rearrangement]) -> bool:
+        """Add those that a node subtracts behind some steps; whether all can be said together."""
+        back = _before(steps, found, self.total.ndim)
+        if back is None:
+            return False
+        if not back.any():
+            return True
+        if self.blocks is not None or (blocks is not None and self.total.any()):
+            return False
+        axis = None if blocks is None else _axis_before(steps, blocks.axis)
+        if blocks is not None and axis is not None:
+            self.total, self.blocks = back, Blocks(axis, blocks.size)
+        else:
+            self.total = self.total + back
+        return True
+
+
+def _scale_behind(node: ir.Node) -> ir.Value | None:
+    """The scale of the weight of a product of integers, as dynamic quantization has it.
+
+    It stands behind the op: ``Cast(y) * scale``, or ``Cast(y) * (scale of the activations * scale)``.
+    """
+    value = node.outputs[0]
+    for op_type in ("Cast", "Mul"):
+        users = [user for user, _ in value.uses()]
+        if len(users) != 1 or users[0].op_type != op_type or users[0].domain:
+            return None
+        before, value = value, users[0].outputs[0]
+    product = value.producer()
+    assert product is not None  # noqa: S101 - it is the Mul
+    other = next((item for item in product.inputs if item is not before), None)
+    if other is None or constant_tensor(other) is not None:
+        return other
+    scales = other.producer()
+    if scales is None or scales.op_type != "Mul" or scales.domain:
+        return None
+    constants = [item for item in scales.inputs if item is not None and constant_tensor(item) is not None]
+    return constants[0] if len(constants) == 1 else None
 
 
 def _dequantization(scale: ir.Value, zero_point: ir.Value | None, axis: int | None, block: int) -> Dequantization:
@@ -294,7 +341,7 @@ def path_to(value: ir.Value, values: ConstantValues, *, through_codes: bool = Tr
             is_dequantized = True
             if (zero_point := _input(node, 2)) is not None:
                 block = node.attributes.get_int("block_size", 0)
-                zero_points[node] = Subtracted(zero_point, node.attributes.get_int("axis", 1), block)
+                zero_points[node] = Subtracted(zero_point, (node.attributes.get_int("axis", 1),), block)
             value = _first(node)
         elif (chain := _scaled_codes(node, values)) is not None:
             nodes.extend(chain.nodes)

@@ -178,17 +178,16 @@ def _check_mapped_and_restored(
     # Where nodes computed a weight, or a loop owned it, ONNX Runtime may run other kernels for the other graph.
     is_computed = any(record.stored_as == "computed" for record in manifest.weights)
     is_moved = any(record.moved_from is not None for record in manifest.weights)
-    # A MatMul of one output adds in another order than MatMulBnb4.
-    is_other_sum = any(record.decoded_from is not None and record.shape[0] == 1 for record in manifest.weights)
+    # A MatMul of one row or one output adds in another order than MatMulBnb4, whose scales come back with the roundings
+    # of a mapping.
+    is_decoded = any(record.decoded_from is not None for record in manifest.weights)
     is_rounded = any(slot.weight.is_rounded for slot in subject.model.slots)
-    if subject.way == EXACT and not is_rounded and not is_other_sum:
+    if subject.way == EXACT and not is_rounded and not is_decoded:
         _check_identical(outputs, mapped, "exactly mapped", _levels(is_computed or is_moved))
         _check_identical(outputs, restored, "exactly restored", _levels(is_computed))
         return
     # ONNX Runtime leaves out a cast to half precision between two others, and so the rounding.
     is_half = any(record.dtype in {"float16", "bfloat16"} for record in manifest.weights)
-    # The scales of MatMulBnb4 come back with the roundings of a mapping.
-    is_decoded = any(record.decoded_from is not None for record in manifest.weights)
     if not (is_computed or is_moved or is_half or is_decoded):
         _check_identical(restored, mapped, f"mapped by {subject.scheme or subject.way}", ["none"])
     _check_outputs(manifest, restored, mapped, coarsest={record.dtype for record in manifest.weights if is_half})

@@ -168,6 +168,17 @@ class BaseDeviceModel(ABC):
         self._check_time(seconds)
         return replace(devices, drifted_us=self._drifted(devices, seconds, rng), seconds=seconds)
 
+    def for_all_times(self, devices: Devices, rng: np.random.Generator) -> Devices:  # noqa: ARG002
+        """The same devices, with what `drift` and `read` would compute anew for each time.
+
+        They give the same conductances, and take more memory. `drift` of them need not draw how each device drifts.
+
+        Args:
+            devices: As `program` gave them.
+            rng: As `drift` would be given.
+        """
+        return devices
+
     def read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
         """What one reading of each device gives, in µS.
 

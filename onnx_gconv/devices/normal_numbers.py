@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,31 @@ from numpy.typing import NDArray
 
 from onnx_gconv.devices.compilation import compiled_formulas
 
-__all__ = ["from_normal", "normal"]
+__all__ = ["MOST_SIDE_BY_SIDE", "SideBySide", "from_normal", "normal"]
 
 _PIECE = 1 << 16  # elements whose intermediate values stay in the cache
+
+MOST_SIDE_BY_SIDE = _PIECE
+"""How many elements arrays have together at most of which each has a stream of its own."""
+
 _UNIT = np.float32(2.0**-32)
 _TURN = np.float32(2 * math.pi * 2.0**-32)
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """The streams of several arrays that stand side by side in one, in place of one generator for all of them.
+
+    Each array gets the numbers that it would get alone, but they are computed together: for small arrays calls take
+    more time than what they compute.
+
+    Attributes:
+        sizes: How many elements each array has; `MOST_SIDE_BY_SIDE` together at most.
+        stream: The generator of an array, by its number; called only if numbers are drawn.
+    """
+
+    sizes: Sequence[int]
+    stream: Callable[[int], np.random.Generator]
 
 
 def normal(like: NDArray[np.floating[Any]], rng: np.random.Generator) -> NDArray[np.floating[Any]]:
@@ -40,7 +61,7 @@ def normal(like: NDArray[np.floating[Any]], rng: np.random.Generator) -> NDArray
 
 def from_normal(
     change: Callable[..., None],
-    rng: np.random.Generator,
+    rng: np.random.Generator | SideBySide,
     *arrays: NDArray[np.floating[Any]],
 ) -> NDArray[np.floating[Any]]:
     """What becomes of the numbers that `normal` gives, piece by piece while they are in the cache.
@@ -48,7 +69,7 @@ def from_normal(
     Args:
         change: Called with some numbers, memory for what it computes on the way, [2, as many], and the same elements of
             each array; puts the result in place of the numbers. It draws no other normal numbers.
-        rng: Draws the numbers.
+        rng: Draws the numbers; several streams only in single precision.
         arrays: What the result is computed from; at least one. All have one type, float32 or float64, and one shape.
 
     Returns:
@@ -59,6 +80,8 @@ def from_normal(
     found: NDArray[np.floating[Any]]
     if is_single:
         found = np.empty(like.size, np.float32)
+    elif isinstance(rng, SideBySide):
+        raise TypeError(f"streams stand side by side in single precision only, not in {like.dtype}")
     else:
         found = rng.standard_normal(like.shape, like.dtype.type).reshape(-1)
     scratch = _scratch_of_thread() if is_single else np.empty((2, min(_PIECE, found.size)), found.dtype)
@@ -86,8 +109,11 @@ def _scratch_of_thread() -> NDArray[np.float32]:
     return _memory.scratch
 
 
-def _fill(piece: NDArray[np.float32], scratch: NDArray[np.float32], rng: np.random.Generator) -> None:
-    """Write the two numbers of each pair of uniform ones into the two halves of a piece."""
+def _fill(piece: NDArray[np.float32], scratch: NDArray[np.float32], rng: np.random.Generator | SideBySide) -> None:
+    """Write the two numbers of each pair of uniform ones into the two halves of a piece, or of each array in it."""
+    if isinstance(rng, SideBySide):
+        _fill_side_by_side(piece, scratch, rng)
+        return
     half = -(-piece.size // 2)
     cosines, sines = piece[:half], piece[half:]
     radii, angles = scratch[:, :half]
@@ -96,6 +122,31 @@ def _fill(piece: NDArray[np.float32], scratch: NDArray[np.float32], rng: np.rand
     np.cos(angles, out=cosines)
     np.sin(angles[: sines.size], out=sines)
     normal_from_logarithms(radii, cosines, sines)
+
+
+def _fill_side_by_side(piece: NDArray[np.float32], scratch: NDArray[np.float32], streams: SideBySide) -> None:
+    pairs = [-(-size // 2) for size in streams.sizes]
+    radii, angles = scratch[:, : sum(pairs)]
+    for number, part in enumerate(_parts(pairs)):
+        _uniform_words(radii[part], angles[part], streams.stream(number))
+    _scale(radii, angles)
+    np.log(radii, out=radii)
+    cosines = np.cos(angles)
+    sines = np.sin(angles, out=angles)
+    normal_from_logarithms(radii, cosines, sines)
+    for part, target in zip(_parts(pairs), _parts(streams.sizes), strict=True):
+        array = piece[target]
+        half = part.stop - part.start
+        array[:half] = cosines[part]
+        array[half:] = sines[part][: array.size - half]
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[slice]:
+    """Where arrays are that stand side by side."""
+    start = 0
+    for size in sizes:
+        yield slice(start, start + size)
+        start += size
 
 
 def uniform(radii: NDArray[np.float32], angles: NDArray[np.float32], rng: np.random.Generator) -> None:
@@ -107,11 +158,23 @@ def uniform(radii: NDArray[np.float32], angles: NDArray[np.float32], rng: np.ran
             compiled.uniform_of_sfc64(state["state"]["state"], radii, angles, _UNIT, _TURN)
             bits.state = state
         return
-    words = rng.integers(0, 2**64 - 1, radii.size, np.uint64, endpoint=True).view(np.uint32)
+    _uniform_words(radii, angles, rng)
+    _scale(radii, angles)
+
+
+def _uniform_words(radii: NDArray[np.float32], angles: NDArray[np.float32], rng: np.random.Generator) -> None:
+    bits = rng.bit_generator
+    if isinstance(bits, np.random.SFC64):  # what it gives as it is takes less time
+        words = bits.random_raw(radii.size).view(np.uint32)
+    else:
+        words = rng.integers(0, 2**64 - 1, radii.size, np.uint64, endpoint=True).view(np.uint32)
     np.copyto(radii, words[: radii.size], casting="unsafe")
+    np.copyto(angles, words[radii.size :].view(np.int32), casting="unsafe")
+
+
+def _scale(radii: NDArray[np.float32], angles: NDArray[np.float32]) -> None:
     radii += np.float32(0.5)
     radii *= _UNIT
-    np.copyto(angles, words[radii.size :].view(np.int32), casting="unsafe")
     angles *= _TURN
 
 

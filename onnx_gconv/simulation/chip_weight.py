@@ -18,6 +18,7 @@ from onnx_gconv.devices.base_device import DeviceModel, is_pair_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.simulation.simulated_tensor import Moment, SimulatedDevices, SimulatedOfPairs, SimulatedTensor
 from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, element_chunks
@@ -27,13 +28,16 @@ __all__ = [
     "Chip",
     "DriftCompensation",
     "WeightErrors",
+    "absolute_differences",
     "absolute_sums",
     "array_parts",
     "check_compensation",
     "check_pairs",
     "drift_factor",
     "pair_of",
+    "ratios",
     "simulated_tensors",
+    "summed",
     "tensor_parts",
     "weight_errors",
 ]
@@ -163,26 +167,55 @@ class AbsoluteSums:
 
     def __init__(self, record: WeightRecord, compensation: DriftCompensation) -> None:
         self._record = record
-        self._grid = record.grid if compensation in _SCALES_FOR else None
+        self._compensation = compensation
         self._start = 0
         self._memory = np.empty((2, 0))
-        self.total = np.zeros(1 if self._grid is None else self._grid.count)
+        self.total = np.zeros(1 if (grid := _grid_of(record, compensation)) is None else grid.count)
 
     def add(self, parts: Sequence[NDArray[Any]]) -> None:
         """Add the next elements of the weight, of which the conductances of each device are given, in µS."""
         size = parts[0].size
         if self._memory.shape[1] < size:
             self._memory = np.empty((2, size))
-        found, memory = self._memory[:, :size]
-        for part in _slices(size):
-            difference = _difference(self._record, [each[part] for each in parts], found[part], memory[part])
-            np.abs(difference, out=difference)
-        if self._grid is None:
-            self.total += found.sum()
-        else:
-            reduced, groups = self._grid.reduced(np.add, found, self._start)
-            self.total += np.bincount(groups, reduced, self._grid.count)
+        found = absolute_differences(self._record, parts, self._memory[:, :size])
+        self.total += summed(self._record, found, self._start, self._compensation)
         self._start += size
+
+
+def absolute_differences(
+    record: WeightRecord, parts: Sequence[NDArray[Any]], memory: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """|W| · scale of some elements of a weight, in µS.
+
+    Args:
+        record: The weight.
+        parts: Conductances of each device, in µS.
+        memory: Is overwritten, [2, as many]; the first row has the result.
+    """
+    found: NDArray[np.float64]
+    other: NDArray[np.float64]
+    found, other = memory
+    for part in _slices(found.size):
+        difference = _difference(record, [each[part] for each in parts], found[part], other[part])
+        np.abs(difference, out=difference)
+    return found
+
+
+def summed(
+    record: WeightRecord, absolute: NDArray[np.float64], start: int, compensation: DriftCompensation
+) -> NDArray[np.float64]:
+    """The sum of what `absolute_differences` gives for elements from `start` on, as `AbsoluteSums` has it."""
+    grid = _grid_of(record, compensation)
+    if grid is None:
+        return np.array([absolute.sum()])
+    reduced, groups = grid.reduced(np.add, absolute, start)
+    sums: NDArray[np.float64] = np.bincount(groups, reduced, grid.count)
+    return sums
+
+
+def _grid_of(record: WeightRecord, compensation: DriftCompensation) -> ScaleGrid | None:
+    """Which elements share a factor; None if all do."""
+    return record.grid if compensation in _SCALES_FOR else None
 
 
 def absolute_sums(
@@ -223,12 +256,17 @@ def drift_factor(
     Returns:
         The factor, or an array of them of the shape of `ScaleGrid`; 1 where nothing can be read.
     """
-    grid = record.grid if compensation in _SCALES_FOR else None
+    grid, factors = _grid_of(record, compensation), ratios(before, after)
+    return float(factors[0]) if grid is None else factors.reshape(grid.shape)
+
+
+def ratios(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What was there before for each unit of what is there after; 1 where there is nothing, or too little."""
     is_known = (before > 0) & (after > 0)
     with np.errstate(over="ignore"):
-        factors = np.divide(before, after, out=np.ones_like(before), where=is_known)
-    factors[~np.isfinite(factors)] = 1.0
-    return float(factors[0]) if grid is None else factors.reshape(grid.shape)
+        found = np.divide(before, after, out=np.ones_like(before), where=is_known)
+    found[~np.isfinite(found)] = 1.0
+    return found
 
 
 def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], factor: FloatOrArray) -> WeightErrors:

@@ -33,11 +33,11 @@ class SideBySide:
 
     Attributes:
         sizes: How many elements each array has; `MOST_SIDE_BY_SIDE` together at most.
-        stream: The generator of an array, by its number; called only if numbers are drawn.
+        stream: The random bits of an array, by its number; called only if numbers are drawn.
     """
 
     sizes: Sequence[int]
-    stream: Callable[[int], np.random.Generator]
+    stream: Callable[[int], np.random.SFC64]
 
 
 def normal(like: NDArray[np.floating[Any]], rng: np.random.Generator) -> NDArray[np.floating[Any]]:
@@ -128,7 +128,7 @@ def _fill_side_by_side(piece: NDArray[np.float32], scratch: NDArray[np.float32],
     pairs = [-(-size // 2) for size in streams.sizes]
     radii, angles = scratch[:, : sum(pairs)]
     for number, part in enumerate(_parts(pairs)):
-        _uniform_words(radii[part], angles[part], streams.stream(number))
+        _split(streams.stream(number).random_raw(pairs[number]), radii[part], angles[part])
     _scale(radii, angles)
     np.log(radii, out=radii)
     cosines = np.cos(angles)
@@ -158,18 +158,24 @@ def uniform(radii: NDArray[np.float32], angles: NDArray[np.float32], rng: np.ran
             compiled.uniform_of_sfc64(state["state"]["state"], radii, angles, _UNIT, _TURN)
             bits.state = state
         return
-    _uniform_words(radii, angles, rng)
+    _split(_words(radii.size, rng), radii, angles)
     _scale(radii, angles)
 
 
-def _uniform_words(radii: NDArray[np.float32], angles: NDArray[np.float32], rng: np.random.Generator) -> None:
+def _words(count: int, rng: np.random.Generator) -> NDArray[np.uint64]:
+    """Words of 64 random bits."""
     bits = rng.bit_generator
-    if isinstance(bits, np.random.SFC64):  # what it gives as it is takes less time
-        words = bits.random_raw(radii.size).view(np.uint32)
-    else:
-        words = rng.integers(0, 2**64 - 1, radii.size, np.uint64, endpoint=True).view(np.uint32)
-    np.copyto(radii, words[: radii.size], casting="unsafe")
-    np.copyto(angles, words[radii.size :].view(np.int32), casting="unsafe")
+    if isinstance(bits, np.random.SFC64):  # which takes less time
+        found: NDArray[np.uint64] = bits.random_raw(count)
+        return found
+    return rng.integers(0, 2**64 - 1, count, np.uint64, endpoint=True)
+
+
+def _split(words: NDArray[np.uint64], radii: NDArray[np.float32], angles: NDArray[np.float32]) -> None:
+    """Write the halves of words as numbers, which are still to be scaled."""
+    halves = words.view(np.uint32)
+    radii[...] = halves[: radii.size]
+    angles[...] = halves[radii.size :].view(np.int32)
 
 
 def _scale(radii: NDArray[np.float32], angles: NDArray[np.float32]) -> None:

@@ -209,8 +209,7 @@ def summed(
     if grid is None:
         return np.array([absolute.sum()])
     reduced, groups = grid.reduced(np.add, absolute, start)
-    sums: NDArray[np.float64] = np.bincount(groups, reduced, grid.count)
-    return sums
+    return np.bincount(groups, reduced, grid.count).astype(np.float64, copy=False)
 
 
 def _grid_of(record: WeightRecord, compensation: DriftCompensation) -> ScaleGrid | None:

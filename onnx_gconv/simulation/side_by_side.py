@@ -169,8 +169,8 @@ class _SideBySide:
     def _streams(self, chip: Chip, step: str) -> np.random.Generator:
         count = len(self._records)
 
-        def stream(number: int) -> np.random.Generator:
+        def stream(number: int) -> np.random.SFC64:
             record = self._records[number % count]
-            return chip.streams.generator((record.graph, record.name), number // count, step, 0)
+            return chip.streams.bits((record.graph, record.name), number // count, step, 0)
 
         return cast("np.random.Generator", SideBySide(self._sizes, stream))

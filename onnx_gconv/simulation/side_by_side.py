@@ -107,7 +107,7 @@ class _SideBySide:
         sizes = [math.prod(record.shape) for record in self._records]
         ends = np.cumsum(sizes).tolist()
         self._parts = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        self._sizes = sizes * len(self._devices)
+        self._sizes = tuple(sizes * len(self._devices))
         scales, of_elements, first = [], [], 0
         for weight, record, size in zip(weights, self._records, sizes, strict=True):
             scale = np.asarray(weight.decoding.scale, np.float64).reshape(-1)
@@ -169,8 +169,8 @@ class _SideBySide:
     def _streams(self, chip: Chip, step: str) -> np.random.Generator:
         count = len(self._records)
 
-        def stream(number: int) -> np.random.SFC64:
+        def generator(number: int) -> np.random.Generator:
             record = self._records[number % count]
-            return chip.streams.bits((record.graph, record.name), number // count, step, 0)
+            return chip.streams.generator((record.graph, record.name), number // count, step, 0)
 
-        return cast("np.random.Generator", SideBySide(self._sizes, stream))
+        return cast("np.random.Generator", SideBySide(self._sizes, generator))

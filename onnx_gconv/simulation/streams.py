@@ -51,13 +51,9 @@ class ChipStreams:
             step: ``program``, ``drift``, or ``read`` with all that tells one reading from another.
             block: Which block of its elements.
         """
-        return np.random.Generator(self.bits(weight, device, step, block))
-
-    def bits(self, weight: tuple[str, str], device: int, step: str, block: int) -> np.random.SFC64:
-        """The random bits of that stream."""
         hashed = _of_device(self.seed, self.chip, weight, device).copy()
         hashed.update(f"{step}\0{block}".encode())
-        return np.random.SFC64(_Hashed(hashed.digest()))  # type: ignore[arg-type]  # NumPy takes it
+        return np.random.Generator(np.random.SFC64(_Hashed(hashed.digest())))  # type: ignore[arg-type]  # NumPy takes it
 
 
 @functools.lru_cache(maxsize=1024)

@@ -137,6 +137,8 @@ class PowerLawDevice(BaseDeviceModel):
 
     def _drifted(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
         exponent = -self.drift_scale * math.log1p(seconds / self.t_0)
+        if exponent == 0:  # at 0 s nothing has drifted, whatever nu is
+            return devices.programmed_us
         if isinstance(devices, _OfAllTimes):
             drifted = devices.exponents * devices.exponents.dtype.type(exponent)
             np.exp(drifted, out=drifted)

@@ -279,26 +279,31 @@ def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], facto
     record, grid = mapped.record, mapped.record.grid
     scales = np.asarray(mapped.decoding.scale, np.float64)
     factors = np.asarray(factor, np.float64)
-    memory, squares = np.empty((3, _SLICE)), np.empty((2, CHUNK_ELEMENTS))
+    memory = np.empty((3, _SLICE))
     largest = squared_errors = squared_weights = 0.0
     first = 0
     for found, target in zip(tensor_parts(read), tensor_parts(mapped.tensors), strict=True):
         stop = first + target[0].size
-        scale = scales if grid is None else grid.expanded(scales, first, stop)
+        scale = None if grid is None else grid.expanded(scales, first, stop)
         by = factors if grid is None or not factors.ndim else grid.expanded(factors, first, stop)
         for part in _slices(target[0].size):
             weights = _difference(record, [each[part] for each in target], memory[0], memory[2])
-            weights /= scale[part] if scale.ndim else scale
             errors = _difference(record, [each[part] for each in found], memory[1], memory[2])
-            errors *= by[part] if by.ndim else by
-            errors /= scale[part] if scale.ndim else scale
+            if by.ndim or by != 1:
+                errors *= by[part] if by.ndim else by
             errors -= weights
-            np.square(errors, out=squares[0, part])
-            np.square(weights, out=squares[1, part])
+            if scale is not None:
+                weights /= scale[part]
+                errors /= scale[part]
             largest = max(largest, float(np.abs(errors, out=errors).max(initial=0)))
-        squared_errors += float(squares[0, : target[0].size].sum())
-        squared_weights += float(squares[1, : target[0].size].sum())
+            squared_errors += float(np.einsum("i,i->", errors, errors))
+            squared_weights += float(np.einsum("i,i->", weights, weights))
         first = stop
+    if grid is None:  # all have been in µS until now
+        scale_of_all = float(scales.reshape(-1)[0])
+        largest /= scale_of_all
+        squared_errors /= scale_of_all**2
+        squared_weights /= scale_of_all**2
     ratio = squared_weights / squared_errors if squared_errors else 0.0
     return WeightErrors(
         max_abs=largest,

@@ -16,8 +16,8 @@ from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.tensors.bnb4 import Bnb4Coding, Bnb4Tensor, EncodedBnb4, encoded_bnb4
 from onnx_gconv.tensors.dequantized import DequantizedTensor
 from onnx_gconv.tensors.streamed import StreamedTensor
-from onnx_gconv.weights.constant_evaluation import ConstantEvaluator
-from onnx_gconv.weights.decoded_ops import DecodedOp, decoded_op
+from onnx_gconv.weights.evaluation.constant_evaluation import ConstantEvaluator
+from onnx_gconv.weights.ops.decoded_ops import DecodedOp, decoded_op
 from onnx_gconv.weights.scopes import Scope, scopes
 
 __all__ = [

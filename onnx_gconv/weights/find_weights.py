@@ -12,12 +12,12 @@ from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.tensors.types import INTEGER_DTYPES, MAPPABLE_DTYPES, type_name
 from onnx_gconv.weights.adapters import is_of_adapter
-from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constants import Constant, ConstantValues, main_source
+from onnx_gconv.weights.evaluation.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.functions import FunctionWeights
-from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
+from onnx_gconv.weights.ops.mvm_ops import WeightSlot, mvm_op
+from onnx_gconv.weights.ops.packed_ops import WrongPackingError, said_shape, unpacked
 from onnx_gconv.weights.opsets import FREE_INITIALIZERS_IR_VERSION
-from onnx_gconv.weights.packed_ops import WrongPackingError, said_shape, unpacked
 from onnx_gconv.weights.rearrangement import is_rearranging, node_label, readers
 from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import scopes

@@ -9,13 +9,13 @@ import onnx_ir as ir
 
 from onnx_gconv.visible_text import listed
 from onnx_gconv.weights.constants import Constant, ConstantValues, constants_of, leaves
-from onnx_gconv.weights.mvm_ops import mvm_op
+from onnx_gconv.weights.ops.mvm_ops import mvm_op
+from onnx_gconv.weights.ops.unlisted_ops import attribute_matrices, is_compiled, is_known, product_inputs
 from onnx_gconv.weights.opsets import default_opset
 from onnx_gconv.weights.rearrangement import node_label
 from onnx_gconv.weights.records import SkippedWeight, SkipReason
 from onnx_gconv.weights.run_time_ways import RunTimeWays, Way
 from onnx_gconv.weights.scopes import Scope
-from onnx_gconv.weights.unlisted_ops import attribute_matrices, is_compiled, is_known, product_inputs
 
 __all__ = ["UnmappedProducts", "is_matrix_of_numbers"]
 

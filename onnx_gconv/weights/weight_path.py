@@ -17,8 +17,8 @@ from onnx_gconv.tensors.codes import Blocks, ZeroPoint
 from onnx_gconv.tensors.types import INTEGER_DTYPES, WIDENING_CASTS
 from onnx_gconv.weights.choices import PART_OPS, StackOnItsWay, choice_of, choosing_step
 from onnx_gconv.weights.constants import ConstantValues, constant_tensor
-from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
-from onnx_gconv.weights.packed_ops import WrongPackingError
+from onnx_gconv.weights.ops.mvm_ops import WeightSlot, mvm_op
+from onnx_gconv.weights.ops.packed_ops import WrongPackingError
 from onnx_gconv.weights.rearrangement import (
     Evaluate,
     Rearrangement,

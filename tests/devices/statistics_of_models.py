@@ -31,7 +31,7 @@ from onnx_gconv.devices import normal_numbers
 from onnx_gconv.devices.base_device import is_pair_model
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import MapConductances
-from onnx_gconv.simulation.chip_weight import absolute_sums, array_parts, drift_factor
+from onnx_gconv.simulation.chips.chip_weight import absolute_sums, array_parts, drift_factor
 from tests.devices.references import Aihwkit, Case, Numbers, cases_of_aihwkit, other_cases
 from tests.graphs import chain_model, tensors
 

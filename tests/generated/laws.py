@@ -18,7 +18,7 @@ from onnx_gconv.runtime.comparison import OutputComparison, Rounding, compare_al
 from onnx_gconv.verification.rebuilt_original import as_it_was_mapped
 from onnx_gconv.verification.weights import WeightComparison, compare_weights
 from onnx_gconv.weights import scopes
-from onnx_gconv.weights.constant_evaluation import ConstantEvaluator
+from onnx_gconv.weights.evaluation.constant_evaluation import ConstantEvaluator
 from tests.generated.layers import ExpectedSlot
 from tests.generated.random_models import RandomModel, random_model
 from tests.generated.subjects import (

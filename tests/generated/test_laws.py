@@ -22,7 +22,7 @@ from onnx_gconv.crossbars import bias
 from onnx_gconv.errors import UnmappableWeightError
 from onnx_gconv.passes import CheckMapping, RestoreWeights, map_conductances
 from onnx_gconv.weights import MVM_OPS
-from onnx_gconv.weights.evaluated_ops import EVALUATED_OPS
+from onnx_gconv.weights.evaluation.evaluated_ops import EVALUATED_OPS
 from tests.generated import laws
 from tests.generated.computed import constants_of_opset
 from tests.generated.random_models import NEWEST_OPSET, OLDEST_OPSET, random_model

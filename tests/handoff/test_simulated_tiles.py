@@ -17,7 +17,7 @@ from onnx_gconv.handoff import open_bundle, write_bundle
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.weights import find_weights
-from onnx_gconv.weights.mvm_ops import LOOKUP_OPS, MVM_OPS
+from onnx_gconv.weights.ops.mvm_ops import LOOKUP_OPS, MVM_OPS
 from tests.handoff.op_graph import OPSETS
 from tests.handoff.op_graphs import CORE, NOT_RUNNABLE, OP_GRAPHS
 from tests.handoff.rounded import Rounded

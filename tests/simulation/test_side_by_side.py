@@ -15,9 +15,9 @@ from onnx_gconv.devices.registry import DEVICE_MODELS, device_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.granularity import Granularity
-from onnx_gconv.simulation.chips import chips_of
-from onnx_gconv.simulation.side_by_side import WeightsOnChips
-from onnx_gconv.simulation.trial import WeightOnChips
+from onnx_gconv.simulation.chips.chips import chips_of
+from onnx_gconv.simulation.chips.side_by_side import WeightsOnChips
+from onnx_gconv.simulation.chips.trial import WeightOnChips
 from tests.graphs import chain_model, tensors
 
 DAY = 86400.0

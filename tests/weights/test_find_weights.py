@@ -11,7 +11,8 @@ import pytest
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.codes import Blocks
-from onnx_gconv.weights import constant_evaluation, find_weights, readers_of_weights
+from onnx_gconv.weights import find_weights, readers_of_weights
+from onnx_gconv.weights.evaluation import constant_evaluation
 
 
 def found(model):

@@ -17,7 +17,7 @@ from onnx_gconv import (
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.models import save_model
 from onnx_gconv.weights import MVM_OPS, BiasSlot, MvmOp, WeightSlot, find_weights, op_views, register_mvm_op
-from onnx_gconv.weights.mvm_ops import LOOKUP_OPS
+from onnx_gconv.weights.ops.mvm_ops import LOOKUP_OPS
 
 ROW = MvmOp(
     "test.custom",

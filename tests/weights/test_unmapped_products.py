@@ -326,7 +326,7 @@ class TestAttributes:
 
 
 def test_ops_of_opsets_after_those_that_were_looked_at_count_as_unknown(monkeypatch, graph, normal):
-    from onnx_gconv.weights import unlisted_ops
+    from onnx_gconv.weights.ops import unlisted_ops
 
     monkeypatch.setattr(unlisted_ops, "_KNOWN_OPSET", 8)
     monkeypatch.setattr(

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from onnx_gconv.runtime.stored_arrays import StoredArray
 from onnx_gconv.simulation.bench import Bench
-from onnx_gconv.simulation.chips import Chips
+from onnx_gconv.simulation.chips.chips import Chips
+from onnx_gconv.simulation.chips.side_by_side import WeightsOnChips
+from onnx_gconv.simulation.chips.trial import WeightOnChips
 from onnx_gconv.simulation.mapped_in_memory import Mapped
 from onnx_gconv.simulation.metrics import Metric
 from onnx_gconv.simulation.outputs import KeptOutput
 from onnx_gconv.simulation.samples import SampleArray, Samples
-from onnx_gconv.simulation.side_by_side import WeightsOnChips
-from onnx_gconv.simulation.trial import WeightOnChips
 
 __all__ = ["Experiment", "Trial", "identity_of_chips", "identity_of_data"]
 

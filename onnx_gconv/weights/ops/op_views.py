@@ -13,7 +13,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from onnx_gconv.schemes.matrix_view import MatrixView
-from onnx_gconv.weights.evaluated_ops import EvaluationError
+from onnx_gconv.weights.evaluation.evaluated_ops import EvaluationError
 
 __all__ = [
     "ViewFunction",

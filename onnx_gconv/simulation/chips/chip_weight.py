@@ -19,8 +19,8 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.schemes.scale_grid import ScaleGrid
-from onnx_gconv.simulation.simulated_tensor import Moment, SimulatedDevices, SimulatedOfPairs, SimulatedTensor
-from onnx_gconv.simulation.streams import ChipStreams
+from onnx_gconv.simulation.chips.simulated_tensor import Moment, SimulatedDevices, SimulatedOfPairs, SimulatedTensor
+from onnx_gconv.simulation.chips.streams import ChipStreams
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, element_chunks
 
 __all__ = [

@@ -14,8 +14,8 @@ from onnx_gconv.tensors.bnb4 import Bnb4Coding, Bnb4Tensor
 from onnx_gconv.tensors.dequantized import DequantizedTensor
 from onnx_gconv.tensors.streamed import StreamedTensor
 from onnx_gconv.weights.constants import constant_tensor
-from onnx_gconv.weights.evaluated_ops import EvaluationError
-from onnx_gconv.weights.packed_ops import (
+from onnx_gconv.weights.evaluation.evaluated_ops import EvaluationError
+from onnx_gconv.weights.ops.packed_ops import (
     NBITS_FORM,
     BlockLayout,
     PackedForm,

@@ -16,11 +16,11 @@ import onnx_ir as ir
 
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.matrix_view import MatrixView
-from onnx_gconv.weights import op_parts, op_views, packed_ops
-from onnx_gconv.weights.decoded_ops import BNB4_FORM
-from onnx_gconv.weights.op_parts import PartsFunction
-from onnx_gconv.weights.op_views import ViewFunction
-from onnx_gconv.weights.packed_ops import PackedForm
+from onnx_gconv.weights.ops import op_parts, op_views, packed_ops
+from onnx_gconv.weights.ops.decoded_ops import BNB4_FORM
+from onnx_gconv.weights.ops.op_parts import PartsFunction
+from onnx_gconv.weights.ops.op_views import ViewFunction
+from onnx_gconv.weights.ops.packed_ops import PackedForm
 
 __all__ = [
     "LOOKUP_OPS",

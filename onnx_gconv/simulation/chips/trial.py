@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes.replace_conductances import divided_scale
-from onnx_gconv.simulation.chip_weight import Chip, absolute_sums, array_parts, drift_factor
-from onnx_gconv.simulation.simulated_tensor import InMemory, SimulatedDevices, in_memory, read_again
+from onnx_gconv.simulation.chips.chip_weight import Chip, absolute_sums, array_parts, drift_factor
+from onnx_gconv.simulation.chips.simulated_tensor import InMemory, SimulatedDevices, in_memory, read_again
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.streamed import StreamedTensor, all_elements
 

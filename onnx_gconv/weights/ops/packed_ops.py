@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnx_gconv.tensors.packed import BlockZeroPoint, Packing
 from onnx_gconv.tensors.streamed import unpacked_codes
-from onnx_gconv.weights.evaluated_ops import EvaluationError
+from onnx_gconv.weights.evaluation.evaluated_ops import EvaluationError
 from onnx_gconv.weights.rearrangement import Evaluate, node_label
 from onnx_gconv.weights.records import Dequantization, FoundWeight, PackedCodes, SkipReason
 

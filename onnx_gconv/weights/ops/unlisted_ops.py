@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx.defs
 import onnx_ir as ir
 
-from onnx_gconv.weights.mvm_ops import known_op
+from onnx_gconv.weights.ops.mvm_ops import known_op
 
 __all__ = ["AttributeMatrix", "attribute_matrices", "is_compiled", "is_known", "product_inputs"]
 

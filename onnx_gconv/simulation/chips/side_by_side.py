@@ -18,9 +18,9 @@ from onnx_gconv.devices.base_device import BaseDeviceModel, DeviceModel, Devices
 from onnx_gconv.devices.normal_numbers import MOST_SIDE_BY_SIDE, SideBySide
 from onnx_gconv.devices.registry import is_of_this_package
 from onnx_gconv.passes.replace_conductances import divided_scale
-from onnx_gconv.simulation.chip_weight import Chip, absolute_differences, ratios, summed
-from onnx_gconv.simulation.simulated_tensor import SimulatedDevices
-from onnx_gconv.simulation.trial import WeightOnChips
+from onnx_gconv.simulation.chips.chip_weight import Chip, absolute_differences, ratios, summed
+from onnx_gconv.simulation.chips.simulated_tensor import SimulatedDevices
+from onnx_gconv.simulation.chips.trial import WeightOnChips
 
 __all__ = ["WeightsOnChips"]
 

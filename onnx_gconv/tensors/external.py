@@ -28,7 +28,9 @@ def is_absent(tensor: ir.TensorProtocol) -> bool:
 
     Tools such as Olive leave the matrices of adapters so: whoever runs the model gives them to the session.
     """
-    return isinstance(tensor, ir.ExternalTensor) and not os.path.lexists(tensor.path)
+    if not isinstance(tensor, ir.ExternalTensor) or "\0" in os.fspath(tensor.path):  # which is no path at all
+        return False
+    return not os.path.lexists(tensor.path)
 
 
 def check_external_tensor(tensor: ir.ExternalTensor, *, may_be_absent: bool = False) -> None:

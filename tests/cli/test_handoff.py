@@ -205,4 +205,4 @@ def test_sizes_and_converters_reach_the_formats_that_estimate_costs(gconv, mappe
     text = " ".join(found.stdout.replace("│", " ").split())
     assert "zigzag: ZigZag (energy and latency); accelforge: AccelForge, successor of CiMLoop" in text
     assert "8 if not given. For zigzag, accelforge." in text
-    assert "generated if not given. For neurosim, zigzag, accelforge." in text
+    assert "the tokens are enough. For neurosim, zigzag, accelforge." in text

@@ -87,7 +87,8 @@ def commands(folder):
     yield "verify", model, folder / "levels.onnx", "--value", "\x1b[1m=0..1"
     yield "verify", folder / "m.onnx", folder / "levels.onnx"
     yield "handoff", mapped, "-o", bundle, "--array", "4x4", *formats
-    yield "readback", mapped, folder / "measured.h5", "--bundle", bundle, "-o", folder / "q.onnx", "--original", model
+    measured = folder / "measured.h5", "--as-if-measured"
+    yield "readback", mapped, *measured, "--bundle", bundle, "-o", folder / "q.onnx", "--original", model
     yield "restore", mapped, "-o", folder / "r.onnx"
     yield "config", "init", model, "-o", "-"
     yield "config", "init", model, "-o", folder / "first\x1b[1m.toml"
@@ -148,7 +149,7 @@ def test_no_csv_file_has_a_formula_or_a_control_character(gconv, folder):
     files = sorted((folder / "b").rglob("*.csv"))
     assert len(files) == 28
     texts = [*(folder / "b").rglob("*.yaml"), *(folder / "b").rglob("*.py"), *(folder / "b").rglob("*.txt")]
-    assert len(texts) == 18
+    assert len(texts) == 19
     assert all(is_shown(file.read_text()) for file in texts)
     for file in files:
         text = file.read_bytes().decode().replace("\r\n", "\n")

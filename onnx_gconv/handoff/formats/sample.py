@@ -253,16 +253,19 @@ def _run(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     from onnx_gconv.runtime.attempts import AllRefusedError, first_run
     from onnx_gconv.runtime.given_inputs import check_inputs, load_inputs
+    from onnx_gconv.runtime.prompts import may_be_generated
 
     specs = session.read_input_specs()
+    may_lack = may_be_generated(specs)
+    feeds = None
     if isinstance(given, Mapping):
-        feeds = check_inputs(given, specs, source=_source(given))
-        return feeds, session.run(feeds)
-    if given is not None:
-        feeds = load_inputs(Path(given), specs)
+        feeds = check_inputs(given, specs, source=_source(given), may_lack=may_lack)
+    elif given is not None:
+        feeds = load_inputs(Path(given), specs, may_lack)
+    if feeds is not None and len(feeds) == len(specs):
         return feeds, session.run(feeds)
     try:
-        return first_run(session.run, specs, dims=dims, values={}, seed=_SEED)
+        return first_run(session.run, specs, dims=dims, values={}, seed=_SEED, given=feeds)
     except AllRefusedError as error:
         raise error.telling from None
 

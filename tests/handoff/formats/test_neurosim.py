@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -557,3 +558,14 @@ def test_a_model_with_external_data_runs_where_its_data_is(parse, tmp_path):
     write_bundle(tmp_path / "net.gconv.onnx", tmp_path / "out", (8, 8), formats=["neurosim"])
     found = weights_read(tmp_path / "out" / "neurosim" / "weightL000.csv", BITS)
     np.testing.assert_array_equal(found, codes_that_should_be(arrays["W"].T, BITS))
+
+
+def test_of_a_language_model_the_tokens_are_enough(tmp_path):
+    source = Path(__file__).parents[2] / "data" / "language_models" / "mobius_llama_past_fp32.onnx"
+    mapped = map_model(source, tmp_path / "m.gconv.onnx").output
+    report = write_bundle(
+        mapped, tmp_path / "out", (256, 256), formats=["neurosim"], inputs={"input_ids": np.array([[7, 5, 3]])}
+    )
+    assert report.output == tmp_path / "out"
+    network = next((tmp_path / "out" / "neurosim").glob("NetWork_*.csv")).read_text().splitlines()
+    assert len(network) == len(report.layers)

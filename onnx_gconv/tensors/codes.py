@@ -111,17 +111,38 @@ class EffectiveIntegerTensor(_DecodedTensor):
         return self._codes
 
     @property
-    def number_of_byte(self) -> NDArray[np.floating[Any]] | None:
-        """What each value of a byte stands for, if each element is a byte and all have one zero point; else None.
+    def zero_point(self) -> ZeroPoint | BlockZeroPoint | None:
+        """The zero points; None for zero."""
+        return self._zero_point
+
+    @property
+    def numbers_of_bytes(self) -> NDArray[np.floating[Any]] | None:
+        """What each value of a byte stands for, if each element is a byte and zero points are few; else None.
 
         Numbers are then looked up, which takes less time than computing with them.
+
+        Returns:
+            An array [zero points, 256]: one row if all elements have the same zero point; if blocks have their own, a
+            row for each from 0 to the highest.
         """
         if self._codes.dtype not in {ir.DataType.UINT8, ir.DataType.INT8}:
             return None
-        if self._zero_point is not None and self._zero_point.values.size > 1:
-            return None
         codes = np.arange(256, dtype=np.uint8).view(self._codes.dtype.numpy())
-        return self._decoded(codes, 0, np.dtype(self.dtype.numpy()))
+        dtype, points = np.dtype(self.dtype.numpy()), self._zero_point
+        if points is None or points.values.size == 1:
+            return self._decoded(codes, 0, dtype)[None]
+        if not isinstance(points, BlockZeroPoint) or points.codes is None:
+            return None
+        of_rows = np.arange(int(points.codes.max()) + 1, dtype=dtype)
+        numbers: NDArray[np.floating[Any]] = codes.astype(dtype) - of_rows[:, None]
+        return numbers
+
+    def rows_of_numbers(self, start: int, count: int) -> NDArray[np.uint8] | None:
+        """In which row of `numbers_of_bytes` some elements find their numbers; None if there is one row."""
+        points = self._zero_point
+        if not isinstance(points, BlockZeroPoint) or points.values.size == 1:
+            return None
+        return points.codes_chunk(start, count)
 
     def _decoded(self, codes: NDArray[Any], start: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         effective = codes.astype(dtype)

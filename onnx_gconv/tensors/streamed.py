@@ -69,6 +69,19 @@ class TensorGroup(abc.ABC):
             For each tensor, the beginning of its array.
         """
 
+    def stored_chunks(
+        self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
+    ) -> Iterator[tuple[NDArray[Any], ...]]:
+        """What a file holds of `chunks`: the elements, or bytes in which those of less than a byte stand side by side.
+
+        Args:
+            start: Index of the first element, with which a byte begins.
+            stop: Index after the last element.
+            buffers: As for `chunks`.
+        """
+        for chunks in self.chunks(start, stop, buffers):
+            yield tuple(_stored(chunk) for chunk in chunks)
+
 
 class StreamedTensor(abc.ABC):
     """A tensor for onnx-ir whose elements are computed when they are read.
@@ -148,12 +161,17 @@ class StreamedTensor(abc.ABC):
             write_elements(file, chunk)
 
     def _stored_chunks(self) -> Iterator[NDArray[Any]]:
-        bits = self.dtype.bitwidth
-        for chunk in self.chunks():  # all but the last one fill their bytes, as CHUNK_ELEMENTS is a power of two
-            yield chunk if bits >= _BYTE_BITS else packed_codes(chunk, bits)
+        for chunk in self.chunks():
+            yield _stored(chunk)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}<{self.dtype},{self.shape}>(name={self.name!r})"
+
+
+def _stored(chunk: NDArray[Any]) -> NDArray[Any]:
+    """A chunk as a file holds it; all but the last one fill their bytes, as `CHUNK_ELEMENTS` is a power of two."""
+    bits = ir.DataType.from_numpy(chunk.dtype).bitwidth
+    return chunk if bits >= _BYTE_BITS else packed_codes(chunk, bits)
 
 
 def write_elements(file: BinaryIO, elements: NDArray[Any]) -> None:

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.packed import BlockZeroPoint
-from onnx_gconv.tensors.streamed import StreamedTensor, element_chunks
+from onnx_gconv.tensors.streamed import StreamedTensor, byte_chunks, element_chunks
 
-__all__ = ["DecodedLevelsTensor", "EffectiveIntegerTensor", "ZeroPoint"]
+__all__ = ["DecodedLevelsTensor", "EffectiveIntegerTensor", "ZeroPoint", "highest_code"]
+
+_BYTE_BITS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +167,32 @@ class DecodedLevelsTensor(_DecodedTensor):
         super().__init__(codes, dtype, name)
         self._levels = levels
 
+    @property
+    def codes(self) -> ir.TensorProtocol:
+        """The codes."""
+        return self._codes
+
+    @property
+    def levels(self) -> ConductanceLevels:
+        """The levels."""
+        return self._levels
+
     def _decoded(self, codes: NDArray[Any], start: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         del start
         return self._levels.decode(codes, dtype)
+
+
+def highest_code(codes: ir.TensorProtocol) -> int:
+    """The highest of unsigned codes, of at least a byte or several in a byte; 0 if there are none.
+
+    Raises:
+        ModelError: If external data cannot be read.
+    """
+    bits = codes.dtype.bitwidth
+    if bits >= _BYTE_BITS or codes.size * bits % _BYTE_BITS:
+        return max((int(chunk.max()) for chunk in element_chunks(codes)), default=0)
+    mask, highest = np.uint8((1 << bits) - 1), 0
+    for chunk in byte_chunks(codes):
+        for shift in range(0, _BYTE_BITS, bits):
+            highest = max(highest, int(((chunk >> np.uint8(shift)) & mask).max()))
+    return highest

@@ -192,7 +192,7 @@ class _LevelCodes(_Conductances):
         ):
             return None
         points = numbers.zero_point
-        if not isinstance(points, BlockZeroPoint) or not numbers.codes.is_bytewise(points):
+        if not isinstance(points, BlockZeroPoint) or not numbers.codes.packing.is_bytewise(points):
             return None
         highest = numbers.codes.packing.highest
         tables = [table.view(np.uint8)[:, : highest + 1] for table in self.tables]

@@ -89,6 +89,14 @@ class Packing:
         """The code in the middle, which stands for zero where nothing else is said."""
         return 1 << (self.bits - 1)
 
+    def is_bytewise(self, points: BlockZeroPoint) -> bool:
+        """Whether nothing is padding, and all codes of a byte have one zero point, which is a code, too."""
+        if self.padding or points.codes is None:
+            return False
+        if not points.values.ndim:
+            return True
+        return points.values.shape[-1] * points.block == self.row_codes and not points.block % self.per_byte
+
     def pack(self, codes: NDArray[Any], padding: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Codes of `shape`, in bytes, in memory.
 
@@ -233,7 +241,7 @@ class UnpackedTensor(StreamedTensor):
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
         """The codes in whatever order, and their zero points, or one for all."""
         packing = self._packing
-        if not self.is_bytewise(points) or start % packing.per_byte or stop % packing.per_byte:
+        if not self._packing.is_bytewise(points) or start % packing.per_byte or stop % packing.per_byte:
             for codes in self.chunks(start, stop):
                 yield codes, points.codes_chunk(start, codes.size)
                 start += codes.size
@@ -242,19 +250,10 @@ class UnpackedTensor(StreamedTensor):
             for place in range(packing.per_byte):
                 yield (packed >> np.uint8(packing.bits * place)) & np.uint8(packing.highest), subtracted
 
-    def is_bytewise(self, points: BlockZeroPoint) -> bool:
-        """Whether nothing is padding, and all codes of a byte have one zero point, which is a code, too."""
-        packing, values = self._packing, points.values
-        if packing.padding or points.codes is None:
-            return False
-        if not values.ndim:
-            return True
-        return values.shape[-1] * points.block == packing.row_codes and not points.block % packing.per_byte
-
     def bytes_with_points(
         self, start: int, stop: int, points: BlockZeroPoint
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        """Whole bytes, of which `is_bytewise` is true, with the zero points of their codes.
+        """Whole bytes, of a packing that `is_bytewise`, with the zero points of their codes.
 
         Args:
             start: Index of the first code of a byte.

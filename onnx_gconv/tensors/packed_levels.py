@@ -24,7 +24,7 @@ class PackedLevels:
 
     Args:
         codes: The packed codes, of two or four bits.
-        points: Their zero points, for which `codes.is_bytewise`.
+        points: Their zero points, for which the packing `is_bytewise`.
         tables: For each device the codes of levels: [zero points from 0 to the highest, packed codes]; only one
             row if all codes have one zero point.
     """

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.packed import BlockZeroPoint
-from onnx_gconv.tensors.streamed import StreamedTensor, byte_chunks, element_chunks
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, byte_chunks, element_chunks
 
 __all__ = ["DecodedLevelsTensor", "EffectiveIntegerTensor", "ZeroPoint", "highest_code"]
 
@@ -191,8 +191,9 @@ def highest_code(codes: ir.TensorProtocol) -> int:
     bits = codes.dtype.bitwidth
     if bits >= _BYTE_BITS or codes.size * bits % _BYTE_BITS:
         return max((int(chunk.max()) for chunk in element_chunks(codes)), default=0)
-    mask, highest = np.uint8((1 << bits) - 1), 0
+    highest, work = 0, np.empty(CHUNK_ELEMENTS, np.uint8)
     for chunk in byte_chunks(codes):
         for shift in range(0, _BYTE_BITS, bits):
-            highest = max(highest, int(((chunk >> np.uint8(shift)) & mask).max()))
+            mask = np.uint8(((1 << bits) - 1) << shift)
+            highest = max(highest, int(np.bitwise_and(chunk, mask, out=work[: chunk.size]).max()) >> shift)
     return highest

@@ -45,43 +45,64 @@ class PackedLevels:
             stop: Index after the last code of a byte.
             buffers: Called once for each chunk; gives `CHUNK_ELEMENTS` bytes for each device.
         """
-        convert = self._pair if self._is_pair else self._looked_up
         step = CHUNK_ELEMENTS * self._codes.packing.bits // LEVEL_BITS
-        work = np.empty(min(step, stop - start), np.uint8)
+        work = _Work(min(step, stop - start))
         for packed, points in self._codes.bytes_with_points(start, stop, self._points):
             for first in range(0, packed.size, step):
                 part = packed[first : first + step]
                 size = part.size * LEVEL_BITS // self._codes.packing.bits
                 out = tuple(buffer.view(np.uint8)[:size] for buffer in buffers())
-                convert(part, points if points.size == 1 else points[first : first + step], out, work[: part.size])
+                part_points = points if points.size == 1 else points[first : first + step]
+                if self._is_pair:
+                    work.take(part_points)
+                    _put_pair(part, out[0], out[1], work)
+                else:
+                    self._look_up(part, part_points, out)
                 yield out
 
-    def _pair(
-        self, packed: NDArray[np.uint8], points: NDArray[np.uint8], out: Sequence[NDArray[np.uint8]], work: NDArray[Any]
-    ) -> None:
-        """``max(code - zero point, 0)`` and ``max(zero point - code, 0)``, from ``max(code, zero point)``.
-
-        No difference is negative, so that none borrows from its neighbour in the byte.
-        """
-        plus, minus = out
-        low = np.broadcast_to(points, packed.shape) if points.size > 1 else np.full(packed.shape, points)
-        high = low << np.uint8(LEVEL_BITS)
-        np.bitwise_and(packed, _LOW, out=plus)
-        np.maximum(plus, low, out=plus)  # of two arrays: NumPy compares with a number ten times slower
-        np.bitwise_and(packed, _HIGH, out=work)
-        np.maximum(work, high, out=work)
-        np.bitwise_or(plus, work, out=plus)
-        np.subtract(plus, packed, out=minus)
-        np.bitwise_or(low, high, out=high)
-        np.subtract(plus, high, out=plus)
-
-    def _looked_up(
-        self, packed: NDArray[np.uint8], points: NDArray[np.uint8], out: Sequence[NDArray[np.uint8]], work: NDArray[Any]
-    ) -> None:
-        del work
+    def _look_up(self, packed: NDArray[np.uint8], points: NDArray[np.uint8], out: Sequence[NDArray[np.uint8]]) -> None:
         index = packed if points.size == 1 else points.astype(np.uint16) << np.uint16(8) | packed
         for array, table in zip(out, self._tables, strict=True):
             np.take(table, index, out=array.view(table.dtype), mode="clip")  # the fastest; no index is beyond the end
+
+
+class _Work:
+    """Memory for some bytes that is used again and again.
+
+    Attributes:
+        low: Their zero points in the low bits, where the first code of a byte stands.
+        high: The same in the high bits.
+        code: Anything.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.low, self.high, self.code = (np.empty(count, np.uint8) for _ in range(3))
+        self._is_filled = False
+
+    def take(self, points: NDArray[np.uint8]) -> None:
+        """Take a zero point for each byte, or one for all: NumPy compares two arrays faster than one with a number."""
+        if self._is_filled:
+            return
+        self._is_filled = points.size == 1
+        count = self.low.size if self._is_filled else points.size
+        self.low[:count] = points
+        np.multiply(self.low, np.uint8(1 << LEVEL_BITS), out=self.high)  # to shift them would take ten times as long
+
+
+def _put_pair(packed: NDArray[np.uint8], plus: NDArray[np.uint8], minus: NDArray[np.uint8], work: _Work) -> None:
+    """``max(code - zero point, 0)`` and ``max(zero point - code, 0)``, from ``max(code, zero point)``.
+
+    No difference is negative, so that none borrows from its neighbour in the byte.
+    """
+    low, high, code = (array[: packed.size] for array in (work.low, work.high, work.code))
+    np.bitwise_and(packed, _LOW, out=plus)
+    np.maximum(plus, low, out=plus)
+    np.bitwise_and(packed, _HIGH, out=code)
+    np.maximum(code, high, out=code)
+    np.bitwise_or(plus, code, out=plus)
+    np.subtract(plus, packed, out=minus)
+    np.subtract(plus, low, out=plus)
+    np.subtract(plus, high, out=plus)
 
 
 def _is_pair(tables: Sequence[NDArray[np.uint8]], points: BlockZeroPoint) -> bool:

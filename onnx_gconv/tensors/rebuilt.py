@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -116,7 +115,7 @@ class RebuiltTensor(StreamedTensor):
         added = np.unique(points.codes).astype(compute)
         if count ** len(tensors) * added.size > _MOST_COMBINATIONS:
             return None
-        combined = np.array(list(itertools.product(range(count), repeat=len(tensors))), np.uint16).T
+        combined = np.indices((count,) * len(tensors), np.uint16).reshape(len(tensors), -1)
         with np.errstate(all="ignore"):
             parts = [each.levels.decode(codes, compute) for each, codes in zip(tensors, combined, strict=True)]
             numbers = self._decoding.decode(parts, compute)

@@ -1,9 +1,9 @@
 """Mapping packed integer weights to codes of levels, compared with ``cp``: ``python -m benchmarks.packed``.
 
-A synthetic model of MatMulNBits with codes of four bits is written to disk. Then, round after round, every job runs in a
-fresh process:
+A synthetic model of MatMulNBits with codes of four bits is written to disk. Then, round after round, every job runs in
+a fresh process:
 
-- ``map``: `onnx_gconv.map_model` with ``levels="weight"`` and ``storage="codes"``: two files' worth of codes of levels;
+- ``map``: `onnx_gconv.map_model` with ``levels="weight"`` and ``storage="codes"``: two codes of levels for each code;
 - ``copy``: ``cp`` of the files that ``map`` wrote;
 - ``inspect``: `onnx_gconv.inspect_model` of the model with the same options;
 - ``compare``: the comparison of weights that `onnx_gconv.verify` makes;

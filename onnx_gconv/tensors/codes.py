@@ -131,9 +131,10 @@ class EffectiveIntegerTensor(_DecodedTensor):
             return None
         codes = np.arange(256, dtype=np.uint8).view(self._codes.dtype.numpy())
         dtype, points = np.dtype(self.dtype.numpy()), self._zero_point
-        if points is None or points.values.size == 1:
-            return self._decoded(codes, 0, dtype)[None]
-        if not isinstance(points, BlockZeroPoint) or points.codes is None:
+        if not isinstance(points, BlockZeroPoint) or not points.values.ndim:
+            has_one = points is None or points.values.size == 1
+            return self._decoded(codes, 0, dtype)[None] if has_one else None
+        if points.codes is None:
             return None
         of_rows = np.arange(int(points.codes.max()) + 1, dtype=dtype)
         numbers: NDArray[np.floating[Any]] = codes.astype(dtype) - of_rows[:, None]
@@ -142,7 +143,7 @@ class EffectiveIntegerTensor(_DecodedTensor):
     def rows_of_numbers(self, start: int, count: int) -> NDArray[np.uint8] | None:
         """In which row of `numbers_of_bytes` some elements find their numbers; None if there is one row."""
         points = self._zero_point
-        if not isinstance(points, BlockZeroPoint) or points.values.size == 1:
+        if not isinstance(points, BlockZeroPoint) or not points.values.ndim:
             return None
         return points.codes_chunk(start, count)
 

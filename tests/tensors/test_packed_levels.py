@@ -15,16 +15,19 @@ from onnx_gconv.converters import (
     BitSlicedPairConductanceConverter,
     Decoding,
     OffsetConductanceConverter,
+    Scaling,
     SinglePairConductanceConverter,
 )
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError
 from onnx_gconv.passes import MapConductances, RestoreWeights
+from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.tensors import codes as codes_module
 from onnx_gconv.tensors import conductance, packed_levels, streamed
 from onnx_gconv.tensors import packed as packed_module
-from onnx_gconv.tensors.codes import DecodedLevelsTensor, highest_code
-from onnx_gconv.tensors.packed import BlockZeroPoint, PackedTensor, Packing
+from onnx_gconv.tensors.codes import DecodedLevelsTensor, EffectiveIntegerTensor, highest_code
+from onnx_gconv.tensors.conductance import level_code_tensors
+from onnx_gconv.tensors.packed import BlockZeroPoint, PackedTensor, Packing, UnpackedTensor
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.rebuilt_bytes import RebuiltBytesTensor
 from onnx_gconv.tensors.streamed import byte_chunks
@@ -89,6 +92,21 @@ def test_slices_of_bits_of_packed_codes_come_back_too():
     assert model.graph.initializers["W"].const_value.tobytes() == weight.stored.tobytes()
 
 
+def test_one_block_with_a_zero_point_of_its_own_is_looked_up_in_its_row():
+    weight = quantized(1, 16, bits=2)
+    packing = Packing(2, (1, 16), weight.stored.shape)
+    converter, levels = SinglePairConductanceConverter(), ConductanceLevels.uniform(4, 0.0, 25.0)
+    conversion = WeightConversion(converter, Scaling(25.0 / 3), levels=levels, has_integers_on_levels=True)
+    points = BlockZeroPoint(np.full((1, 1), 3.0), 16, packing.shape)
+    numbers = EffectiveIntegerTensor(UnpackedTensor(ir.Tensor(weight.stored), packing), points, ir.DataType.FLOAT)
+    names = converter.device_names
+    tensors = level_code_tensors(
+        numbers, conversion, dtype=ir.DataType.FLOAT, names=names, code_dtype=ir.DataType.UINT4
+    )
+    for tensor, wanted in zip(tensors, (0 * weight.codes, 3 - weight.codes), strict=True):
+        assert tensor.tobytes() == packed(wanted.astype(np.uint8), 4).tobytes()
+
+
 def outcome(tensor, start, stop):
     """The bytes of a tensor, or what is wrong with it."""
     try:
@@ -145,7 +163,7 @@ def test_the_extremes_of_numbers_are_those_of_codes_less_their_zero_points(data)
     flat = weight.numbers.reshape(-1)
     start = data.draw(st.integers(0, flat.size - 1))
     stop = data.draw(st.integers(start + 1, flat.size))
-    codes = packed_module.UnpackedTensor(ir.Tensor(weight.stored), packing)
+    codes = UnpackedTensor(ir.Tensor(weight.stored), packing)
     with chunks_of(data.draw(st.sampled_from([8, 1 << 18]))):
         assert codes.extremes(start, stop, points) == (flat[start:stop].min(), flat[start:stop].max())
 

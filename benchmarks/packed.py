@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -148,6 +149,7 @@ def _round(model: PackedModel, folder: Path) -> dict[str, Measurement]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark and print its report."""
     options = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # then the files are removed, too
     size_bytes = round(options.size_gib * 2**30)
     with tempfile.TemporaryDirectory(prefix="onnx_gconv-benchmark-", dir=options.folder) as name:
         folder = Path(name)

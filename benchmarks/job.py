@@ -36,6 +36,40 @@ def _restore() -> _Work:
     return restore_model
 
 
+def _map_packed() -> _Work:
+    from onnx_gconv import map_model
+
+    def map_to_codes(source: Path, target: Path) -> None:
+        map_model(source, target, levels="weight", storage="codes")
+
+    return map_to_codes
+
+
+def _inspect_packed() -> _Work:
+    from onnx_gconv import inspect_model
+
+    def inspect(source: Path, target: Path) -> None:
+        del target  # nothing is written
+        inspect_model(source, levels="weight", storage="codes")
+
+    return inspect
+
+
+def _compare_packed() -> _Work:
+    from onnx_gconv.files.models import load_model
+    from onnx_gconv.mapping.preconditions import require_mapped
+    from onnx_gconv.verification.weights import compare_weights
+
+    def compare(source: Path, target: Path) -> None:
+        mapped = load_model(target)
+        if not all(
+            weight.bit_identical for weight in compare_weights(load_model(source), mapped, require_mapped(mapped))
+        ):
+            raise ValueError("a weight does not come back")
+
+    return compare
+
+
 def _program() -> _Work:
     from onnx_gconv import program_model
 
@@ -118,6 +152,10 @@ def _copy_file(source: Path, target: Path, sha256: hashlib._Hash | None = None) 
 _LOADERS: dict[str, Callable[[], _Work]] = {
     "map": _map,
     "restore": _restore,
+    "map_packed": _map_packed,
+    "inspect_packed": _inspect_packed,
+    "compare_packed": _compare_packed,
+    "restore_packed": _restore,
     "program": _program,
     "naive": _naive,
     "quantize": _quantize,

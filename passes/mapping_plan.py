@@ -30,6 +30,7 @@ from onnx_gconv.schemes.parts import ColumnParts
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.schemes.scheme import LEVELS_OF_WEIGHT, MappingScheme
 from onnx_gconv.tensors.external import is_absent
+from onnx_gconv.tensors.packed import BlockZeroPoint
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.constants import constant_tensor
@@ -521,13 +522,12 @@ def _scan_all(
 
 
 def _statistics_of_codes(weight: FoundWeight, start: int, stop: int) -> WeightStatistics | None:
-    """The statistics of packed codes that all have one zero point, from the extremes of the codes; None for others."""
+    """The statistics of packed codes whose zero points are codes, too, from their extremes; None for others."""
     points = weight.zero_point
-    if weight.packed is None or points is None or points.values.size > 1:
+    if weight.packed is None or not isinstance(points, BlockZeroPoint) or points.codes is None:
         return None
-    zero = np.float32(points.values.reshape(-1)[0])
-    low, high = (float(np.float32(code) - zero) for code in weight.packed.codes.extremes(start, stop))
-    return WeightStatistics(minimum=low, maximum=high, count=stop - start)
+    low, high = weight.packed.codes.extremes(start, stop, points)
+    return WeightStatistics(minimum=float(low), maximum=float(high), count=stop - start)
 
 
 def _scan_part(
@@ -537,7 +537,7 @@ def _scan_part(
     tensor = candidate.found.numbers
     dtype = compute_dtype(tensor.dtype.numpy())
     stop = min(start + _PART_ELEMENTS, tensor.size)
-    if (found := _statistics_of_codes(candidate.found, start, stop)) is not None and extremes is None:
+    if extremes is None and (found := _statistics_of_codes(candidate.found, start, stop)) is not None:
         return found
     try:
         chunks = element_chunks(tensor, start, stop, dtype=dtype)

@@ -22,7 +22,7 @@ from onnx_gconv.passes.model_pass import MODEL_IN_MEMORY, ModelPass
 from onnx_gconv.passes.report import RestoreReport
 from onnx_gconv.passes.sound_rewrite import SoundRewrite
 from onnx_gconv.tensors.bits import has_same_elements
-from onnx_gconv.tensors.streamed import element_chunks
+from onnx_gconv.tensors.codes import highest_code
 from onnx_gconv.weights import Scope, scopes
 from onnx_gconv.weights.rearrangement import node_label
 
@@ -199,8 +199,9 @@ def _require_meanings(located: Sequence[MappedWeight]) -> None:
         if (levels := mapped.record.levels_of_codes) is None:
             continue
         for tensor in mapped.stored_tensors:
-            highest = max((int(codes.max()) for codes in element_chunks(tensor)), default=0)
-            if highest >= levels.count:
+            if levels.count > tensor.dtype.max:  # every code stands for a level
+                continue
+            if (highest := highest_code(tensor)) >= levels.count:
                 raise ModelPreconditionError(
                     f"the weight {mapped.record.quoted} cannot be restored: '{tensor.name}' has the code {highest}, "
                     f"but there are {levels.count} levels; restore the model as it was mapped"

@@ -79,11 +79,8 @@ def write_data_file(path: Path, tensors: Sequence[ir.TensorProtocol], progress: 
 
 
 def _is_written_in_parts(tensor: ir.TensorProtocol) -> bool:
-    """Whether a tensor's elements are computed side by side with those of others.
-
-    Elements of less than a byte are packed by the tensor itself, from its first element to its last.
-    """
-    return isinstance(tensor, StreamedTensor) and tensor.dtype.bitwidth >= _BYTE_BITS
+    """Whether a tensor's elements are computed side by side with those of others."""
+    return isinstance(tensor, StreamedTensor)
 
 
 def _write_whole(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
@@ -108,12 +105,14 @@ class _Part:
         elements: Their indices.
         indices: Indices of the tensors in the group.
         offsets: For each of them, where its first element stands in the file.
+        bits: For each of them, how much of the file an element needs.
     """
 
     group: TensorGroup
     elements: range
     indices: tuple[int, ...]
     offsets: tuple[int, ...]
+    bits: tuple[int, ...]
 
 
 @dataclass(eq=False)
@@ -135,7 +134,7 @@ class _Buffers:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """Elements that have been computed, and where they go."""
+    """What has been computed of each tensor, and where it goes."""
 
     elements: tuple[NDArray[Any], ...]
     offsets: tuple[int, ...]
@@ -157,6 +156,7 @@ def _parts(tensors: Sequence[ir.TensorProtocol], offsets: Sequence[int]) -> Iter
                 range(start, min(start + _PART_ELEMENTS, size)),
                 tuple(index for _, index, _ in members),
                 tuple(offset for _, _, offset in members),
+                tuple(tensor.dtype.bitwidth for tensor, _, _ in members),
             )
 
 
@@ -260,8 +260,8 @@ class _Workers:
             return taken.arrays(part.group.dtypes)
 
         done = part.elements.start
-        for chunks in part.group.chunks(part.elements.start, part.elements.stop, buffers):
-            elements = tuple(chunks[index] for index in part.indices)
-            places = (offset + done * chunk.itemsize for offset, chunk in zip(part.offsets, elements, strict=True))
-            yield _Piece(elements, tuple(places), taken)
-            done += elements[0].size
+        for chunks in part.group.stored_chunks(part.elements.start, part.elements.stop, buffers):
+            stored = tuple(chunks[index] for index in part.indices)
+            places = (offset + done * bits // _BYTE_BITS for offset, bits in zip(part.offsets, part.bits, strict=True))
+            yield _Piece(stored, tuple(places), taken)
+            done += stored[0].nbytes * _BYTE_BITS // part.bits[0]

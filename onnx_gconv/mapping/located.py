@@ -24,8 +24,9 @@ from onnx_gconv.mapping.operands import (
 from onnx_gconv.mapping.packed_codes import FoundPacking, found_packing
 from onnx_gconv.mapping.scheme_records import ZeroRecord
 from onnx_gconv.tensors.codes import DecodedLevelsTensor, ZeroPoint
-from onnx_gconv.tensors.packed import BlockZeroPoint, PackedTensor
+from onnx_gconv.tensors.packed import BlockZeroPoint
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
+from onnx_gconv.tensors.rebuilt_bytes import RebuiltBytesTensor
 from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.tensors.types import type_name
 
@@ -115,12 +116,12 @@ class MappedWeight:
         )
 
     @property
-    def stored(self) -> RebuiltTensor | PackedTensor:
+    def stored(self) -> RebuiltTensor | RebuiltBytesTensor:
         """What the nodes give: the rebuilt weight, or the bytes into which its codes are packed."""
         packing = self.record.packing_of_codes
         if packing is None or self.packing is None:
             return self.rebuilt
-        return PackedTensor(self.rebuilt, packing, self.padding)
+        return RebuiltBytesTensor(self.rebuilt, packing, self.padding)
 
     @property
     def padding(self) -> NDArray[np.uint8] | None:

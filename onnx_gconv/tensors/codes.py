@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.packed import BlockZeroPoint
-from onnx_gconv.tensors.streamed import StreamedTensor, element_chunks
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, byte_chunks, element_chunks
 
-__all__ = ["Blocks", "DecodedLevelsTensor", "EffectiveIntegerTensor", "ZeroPoint"]
+__all__ = ["Blocks", "DecodedLevelsTensor", "EffectiveIntegerTensor", "ZeroPoint", "highest_code"]
+
+_BYTE_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -157,17 +159,39 @@ class EffectiveIntegerTensor(_DecodedTensor):
         return self._codes
 
     @property
-    def number_of_byte(self) -> NDArray[np.floating[Any]] | None:
-        """What each value of a byte stands for, if each element is a byte and all have one zero point; else None.
+    def zero_point(self) -> ZeroPoint | BlockZeroPoint | None:
+        """The zero points; None for zero."""
+        return self._zero_point
+
+    @property
+    def numbers_of_bytes(self) -> NDArray[np.floating[Any]] | None:
+        """What each value of a byte stands for, if each element is a byte and zero points are few; else None.
 
         Numbers are then looked up, which takes less time than computing with them.
+
+        Returns:
+            An array [zero points, 256]: one row if all elements have the same zero point; if blocks have their own, a
+            row for each from 0 to the highest.
         """
         if self._codes.dtype not in {ir.DataType.UINT8, ir.DataType.INT8}:
             return None
-        if self._zero_point is not None and self._zero_point.values.size > 1:
-            return None
         codes = np.arange(256, dtype=np.uint8).view(self._codes.dtype.numpy())
-        return self._decoded(codes, 0, np.dtype(self.dtype.numpy()))
+        dtype, points = np.dtype(self.dtype.numpy()), self._zero_point
+        if not isinstance(points, BlockZeroPoint) or not points.values.ndim:
+            has_one = points is None or points.values.size == 1
+            return self._decoded(codes, 0, dtype)[None] if has_one else None
+        if points.codes is None:
+            return None
+        of_rows = np.arange(int(points.codes.max()) + 1, dtype=dtype)
+        numbers: NDArray[np.floating[Any]] = codes.astype(dtype) - of_rows[:, None]
+        return numbers
+
+    def rows_of_numbers(self, start: int, count: int) -> NDArray[np.uint8] | None:
+        """In which row of `numbers_of_bytes` some elements find their numbers; None if there is one row."""
+        points = self._zero_point
+        if not isinstance(points, BlockZeroPoint) or not points.values.ndim:
+            return None
+        return points.codes_chunk(start, count)
 
     def _decoded(self, codes: NDArray[Any], start: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         effective = codes.astype(dtype)
@@ -190,6 +214,33 @@ class DecodedLevelsTensor(_DecodedTensor):
         super().__init__(codes, dtype, name)
         self._levels = levels
 
+    @property
+    def codes(self) -> ir.TensorProtocol:
+        """The codes."""
+        return self._codes
+
+    @property
+    def levels(self) -> ConductanceLevels:
+        """The levels."""
+        return self._levels
+
     def _decoded(self, codes: NDArray[Any], start: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         del start
         return self._levels.decode(codes, dtype)
+
+
+def highest_code(codes: ir.TensorProtocol) -> int:
+    """The highest of unsigned codes, of at least a byte or several in a byte; 0 if there are none.
+
+    Raises:
+        ModelError: If external data cannot be read.
+    """
+    bits = codes.dtype.bitwidth
+    if bits >= _BYTE_BITS or codes.size * bits % _BYTE_BITS:
+        return max((int(chunk.max()) for chunk in element_chunks(codes)), default=0)
+    highest, work = 0, np.empty(CHUNK_ELEMENTS, np.uint8)
+    for chunk in byte_chunks(codes):
+        for shift in range(0, _BYTE_BITS, bits):
+            mask = np.uint8(((1 << bits) - 1) << shift)
+            highest = max(highest, int(np.bitwise_and(chunk, mask, out=work[: chunk.size]).max()) >> shift)
+    return highest

@@ -13,17 +13,9 @@ from numpy.typing import NDArray
 from onnx_gconv.converters import is_half_precision
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.tensors.codes import EffectiveIntegerTensor
-from onnx_gconv.tensors.packed import UnpackedTensor
-from onnx_gconv.tensors.streamed import (
-    CHUNK_ELEMENTS,
-    StreamedTensor,
-    TensorGroup,
-    element_chunks,
-    packed_codes,
-    unpacked_codes,
-)
-
-_HALF_A_BYTE = 4  # bits
+from onnx_gconv.tensors.packed import BlockZeroPoint, UnpackedTensor
+from onnx_gconv.tensors.packed_levels import LEVEL_BITS, PackedLevels
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, TensorGroup, element_chunks
 
 __all__ = ["ConductanceTensor", "conductance_tensors", "level_code_tensors"]
 
@@ -74,14 +66,14 @@ class _Conductances(TensorGroup):
 
     @functools.cached_property
     def tables(self) -> tuple[NDArray[Any], ...] | None:
-        """For each device what stands for each value of a byte, if all elements are such; else None."""
+        """For each device what stands for each value of a byte, [zero points, 256]; None if elements are no bytes."""
         if not isinstance(self.weight, EffectiveIntegerTensor) or self._conversion.grid is not None:
             return None
-        numbers = self.weight.number_of_byte
+        numbers = self.weight.numbers_of_bytes
         if numbers is None:
             return None
-        computed = self._computed_of(numbers.astype(self._computing_dtype))
-        return tuple(self._stored_of(array).astype(self.dtype.numpy()) for array in computed)
+        computed = self._computed_of(numbers.reshape(-1).astype(self._computing_dtype))
+        return tuple(self._stored_of(array).astype(self.dtype.numpy()).reshape(numbers.shape) for array in computed)
 
     @property
     def _computing_dtype(self) -> np.dtype[Any]:
@@ -102,10 +94,15 @@ class _Conductances(TensorGroup):
         self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]], tables: Sequence[NDArray[Any]]
     ) -> Iterator[tuple[NDArray[Any], ...]]:
         assert isinstance(self.weight, EffectiveIntegerTensor)  # noqa: S101 - others have no tables
+        flat = [table.reshape(-1) for table in tables]
         for codes in element_chunks(self.weight.codes, start, stop):
             out = tuple(buffer[: codes.size] for buffer in buffers())
-            for array, table in zip(out, tables, strict=True):
-                np.take(table, codes.view(np.uint8), out=array, mode="clip")  # the fastest; no index is beyond the end
+            index, rows = codes.view(np.uint8), self.weight.rows_of_numbers(start, codes.size)
+            if rows is not None:
+                index = rows.astype(np.uint16) << np.uint16(8) | index
+            for array, table in zip(out, flat, strict=True):
+                np.take(table, index, out=array, mode="clip")  # the fastest; no index is beyond the end
+            start += codes.size
             yield out
 
     @property
@@ -182,22 +179,31 @@ class _LevelCodes(_Conductances):
     def _stored_of(self, conductances: NDArray[Any]) -> NDArray[Any]:
         return self._levels.codes(conductances)
 
-    def stored_bytes(self, device: int) -> Iterator[NDArray[Any]] | None:
-        """Codes of four bits in bytes, looked up for whole bytes of the weight; None if that is not possible."""
+    @functools.cached_property
+    def _packed(self) -> PackedLevels | None:
+        """The codes in bytes, for whole bytes of packed codes; None if that is not possible."""
         numbers = self.weight
         if (
             self.tables is None
-            or self.dtype.bitwidth != _HALF_A_BYTE
+            or self.dtype.bitwidth != LEVEL_BITS
             or not isinstance(numbers, EffectiveIntegerTensor)
+            or not isinstance(numbers.codes, UnpackedTensor)
+            or numbers.codes.packing.bits > LEVEL_BITS
         ):
             return None
-        codes = numbers.codes
-        if not isinstance(codes, UnpackedTensor) or codes.packing.padding or codes.packing.bits > _HALF_A_BYTE:
+        points = numbers.zero_point
+        if not isinstance(points, BlockZeroPoint) or not numbers.codes.packing.is_bytewise(points):
             return None
-        bits = codes.packing.bits
-        each = self.tables[device][unpacked_codes(np.arange(256, dtype=np.uint8), bits)]
-        of_byte = packed_codes(each, _HALF_A_BYTE).view(f"u{_HALF_A_BYTE // bits}")
-        return (np.take(of_byte, chunk.view(np.uint8), mode="clip") for chunk in element_chunks(codes.packed))
+        highest = numbers.codes.packing.highest
+        tables = [table.view(np.uint8)[:, : highest + 1] for table in self.tables]
+        return PackedLevels(numbers.codes, points, tables)
+
+    def stored_chunks(
+        self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
+    ) -> Iterator[tuple[NDArray[Any], ...]]:
+        if self._packed is None:
+            return super().stored_chunks(start, stop, buffers)
+        return self._packed.chunks(start, stop, buffers)
 
 
 class ConductanceTensor(StreamedTensor):
@@ -227,12 +233,16 @@ class ConductanceTensor(StreamedTensor):
         return self._group, self._device
 
     def _stored_chunks(self) -> Iterator[NDArray[Any]]:
-        found = self._group.stored_bytes(self._device) if isinstance(self._group, _LevelCodes) else None
-        yield from super()._stored_chunks() if found is None else found
+        buffers = self._buffers(self.size)
+        for devices in self._group.stored_chunks(0, self.size, lambda: buffers):
+            yield devices[self._device]
+
+    def _buffers(self, count: int) -> list[NDArray[Any]]:
+        return [np.empty(min(CHUNK_ELEMENTS, count), dtype) for dtype in self._group.dtypes]
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """Conductances in µS, or codes, from element `start` to `stop`, in row-major order."""
         stop = self.size if stop is None else stop
-        buffers = [np.empty(min(CHUNK_ELEMENTS, stop - start), dtype) for dtype in self._group.dtypes]
+        buffers = self._buffers(stop - start)
         for devices in self._group.chunks(start, stop, lambda: buffers):
             yield devices[self._device]

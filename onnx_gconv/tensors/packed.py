@@ -6,10 +6,11 @@ the last one, anything may stand in the rest, which is the padding.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -27,6 +28,9 @@ from onnx_gconv.tensors.streamed import (
 __all__ = ["BlockZeroPoint", "PackedTensor", "Packing", "UnpackedTensor", "read_padding"]
 
 _BYTE_BITS = 8
+_HIGHEST_OF_A_BYTE = 255
+
+_Number = TypeVar("_Number", np.float64, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,14 @@ class Packing:
         """The code in the middle, which stands for zero where nothing else is said."""
         return 1 << (self.bits - 1)
 
+    def is_bytewise(self, points: BlockZeroPoint) -> bool:
+        """Whether nothing is padding, and all codes of a byte have one zero point, which is a code, too."""
+        if self.padding or points.codes is None:
+            return False
+        if not points.values.ndim:
+            return True
+        return points.values.shape[-1] * points.block == self.row_codes and not points.block % self.per_byte
+
     def pack(self, codes: NDArray[Any], padding: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Codes of `shape`, in bytes, in memory.
 
@@ -132,14 +144,40 @@ class BlockZeroPoint:
         """Whether all of them are integers."""
         return bool((np.rint(self.values) == self.values).all())
 
+    @functools.cached_property
+    def codes(self) -> NDArray[np.uint8] | None:
+        """The zero points as codes of at most eight bits, of the shape of `values`; None if one is no such code."""
+        codes: NDArray[np.uint8] = np.clip(self.values, 0, _HIGHEST_OF_A_BYTE).astype(np.uint8)
+        return codes if np.array_equal(codes, self.values) else None
+
     def chunk(self, first: int, count: int) -> NDArray[np.float64]:
         """The zero points of `count` codes in row-major order, from flat index `first`; one if all have the same."""
-        flat = self.values.reshape(-1)
-        if not self.values.ndim:
-            return flat
-        row, column = np.divmod(np.arange(first, first + count), self.shape[-1])
-        found: NDArray[np.float64] = flat[row * self.values.shape[-1] + column // self.block]
-        return found
+        return _of_each(self.values, self.block, self.shape[-1], first, count)
+
+    def codes_chunk(self, first: int, count: int, per_byte: int = 1) -> NDArray[np.uint8]:
+        """What `chunk` gives, as `codes`, which are none that are None.
+
+        Args:
+            first: The flat index of the first code, or of the first byte.
+            count: How many codes, or bytes.
+            per_byte: How many codes of a block a byte has, of rows without padding; 1 for codes.
+        """
+        assert self.codes is not None  # noqa: S101 - as said
+        return _of_each(self.codes, self.block // per_byte, self.shape[-1] // per_byte, first, count)
+
+
+def _of_each(values: NDArray[_Number], block: int, columns: int, first: int, count: int) -> NDArray[_Number]:
+    """The values of `count` elements of rows of blocks, from flat index `first`; one if there is only one."""
+    flat = values.reshape(-1)
+    if not values.ndim:
+        return flat
+    blocks = values.shape[-1]
+    if columns == blocks * block:  # all blocks are whole, so that it does not matter where rows end
+        low, high = first // block, -(-(first + count) // block)
+        return np.repeat(flat[low:high], block)[first - low * block :][:count]
+    low, high = first // columns, -(-(first + count) // columns)
+    rows = np.repeat(flat[low * blocks : high * blocks].reshape(-1, blocks), block, axis=1)
+    return rows[:, :columns].reshape(-1)[first - low * columns :][:count]
 
 
 class UnpackedTensor(StreamedTensor):
@@ -175,22 +213,61 @@ class UnpackedTensor(StreamedTensor):
         """How they are packed."""
         return self._packing
 
-    def extremes(self, start: int, stop: int) -> tuple[int, int]:
-        """The lowest and the highest code from `start` to `stop`, which are not one place.
+    def extremes(self, start: int, stop: int, zero_point: BlockZeroPoint | None = None) -> tuple[int, int]:
+        """The lowest and the highest code from `start` to `stop`, which are not one place, less their zero points.
 
-        They are looked for in whole bytes, which takes less time than unpacking them.
+        They are looked for in whole bytes where that is possible, which takes less time than unpacking them, and no
+        further than to the lowest and the highest that there can be.
+
+        Args:
+            start: Index of the first code.
+            stop: Index after the last one.
+            zero_point: The zero points, all of which are codes of at most eight bits; None for 0.
         """
-        packing = self._packing
-        low, high = packing.highest, 0
-        if packing.padding or start % packing.per_byte or stop % packing.per_byte:
-            for codes in self.chunks(start, stop):
-                low, high = min(low, int(codes.min())), max(high, int(codes.max()))
-            return low, high
-        for chunk in element_chunks(self._packed, start // packing.per_byte, stop // packing.per_byte):
-            for place in range(packing.per_byte):
-                codes = (chunk.view(np.uint8) >> np.uint8(packing.bits * place)) & np.uint8(packing.highest)
-                low, high = min(low, int(codes.min())), max(high, int(codes.max()))
+        points = BlockZeroPoint(np.zeros(()), 1, self._packing.shape) if zero_point is None else zero_point
+        assert points.codes is not None  # noqa: S101 - as said
+        top, bottom, highest = int(points.codes.max()), int(points.codes.min()), self._packing.highest
+        wide = np.dtype(np.uint8 if highest + top <= _HIGHEST_OF_A_BYTE else np.uint16)
+        low, high = highest, -top
+        for codes, subtracted in self._planes(start, stop, points):
+            raised = np.add(codes, np.uint8(top) - subtracted, dtype=wide)
+            low, high = min(low, int(raised.min()) - top), max(high, int(raised.max()) - top)
+            if (low, high) == (-top, highest - bottom):
+                break
         return low, high
+
+    def _planes(
+        self, start: int, stop: int, points: BlockZeroPoint
+    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        """The codes in whatever order, and their zero points, or one for all."""
+        packing = self._packing
+        if not self._packing.is_bytewise(points) or start % packing.per_byte or stop % packing.per_byte:
+            for codes in self.chunks(start, stop):
+                yield codes, points.codes_chunk(start, codes.size)
+                start += codes.size
+            return
+        for packed, subtracted in self.bytes_with_points(start, stop, points):
+            for place in range(packing.per_byte):
+                yield (packed >> np.uint8(packing.bits * place)) & np.uint8(packing.highest), subtracted
+
+    def bytes_with_points(
+        self, start: int, stop: int, points: BlockZeroPoint
+    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        """Whole bytes, of a packing that `is_bytewise`, with the zero points of their codes.
+
+        Args:
+            start: Index of the first code of a byte.
+            stop: Index after the last code of a byte.
+            points: The zero points.
+
+        Yields:
+            As many bytes as `element_chunks` gives, and a zero point for each of them, or one for all.
+        """
+        per_byte = self._packing.per_byte
+        first = start // per_byte
+        for chunk in element_chunks(self._packed, first, stop // per_byte):
+            yield chunk.view(np.uint8), points.codes_chunk(first, chunk.size, per_byte)
+            first += chunk.size
 
     def _codes(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
         """The codes, in pieces of any size."""

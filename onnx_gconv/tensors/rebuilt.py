@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,33 @@ from numpy.typing import NDArray
 from onnx_gconv.converters import Decoding
 from onnx_gconv.errors import ModelError
 from onnx_gconv.schemes.scale_grid import ScaleGrid
-from onnx_gconv.tensors.codes import ZeroPoint
+from onnx_gconv.tensors.codes import DecodedLevelsTensor, ZeroPoint
 from onnx_gconv.tensors.packed import BlockZeroPoint
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks
 
-__all__ = ["RebuiltTensor"]
+__all__ = ["LevelSteps", "RebuiltTensor"]
+
+# For how many combinations of codes of levels, times zero points, it is looked whether steps are integers.
+_MOST_COMBINATIONS = 1 << 16
+
+
+@dataclass(frozen=True)
+class LevelSteps:
+    """Integer codes in integers alone: ``code = sum_k step_k * level_k + constant + zero point``.
+
+    Attributes:
+        codes: The codes of levels, for each device.
+        count: How many levels there are: other codes of levels stand for nothing.
+        steps: step_k, for each device.
+        constant: What is added.
+        points: The zero points.
+    """
+
+    codes: tuple[ir.TensorProtocol, ...]
+    count: int
+    steps: tuple[int, ...]
+    constant: int
+    points: BlockZeroPoint
 
 
 class RebuiltTensor(StreamedTensor):
@@ -77,6 +100,40 @@ class RebuiltTensor(StreamedTensor):
         for parts in zip(*readers, strict=True):
             yield self.weights_of(parts, start, self._decoding, compute)
             start += parts[0].size
+
+    @functools.cached_property
+    def level_steps(self) -> LevelSteps | None:
+        """How integers alone give the codes, whatever the codes of levels are; None if nodes may give others."""
+        points = self._zero_point
+        tensors = [each for each in self._conductances if isinstance(each, DecodedLevelsTensor)]
+        is_plain = self._rounded and self._limits is None and self._grid is None and len(tensors) > 0
+        if not is_plain or len(tensors) < len(self._conductances):
+            return None
+        if not isinstance(points, BlockZeroPoint) or points.codes is None:
+            return None
+        count, compute = tensors[0].levels.count, np.dtype(tensors[0].dtype.numpy())
+        added = np.unique(points.codes).astype(compute)
+        if count ** len(tensors) * added.size > _MOST_COMBINATIONS:
+            return None
+        combined = np.indices((count,) * len(tensors), np.uint16).reshape(len(tensors), -1)
+        with np.errstate(all="ignore"):
+            parts = [each.levels.decode(codes, compute) for each, codes in zip(tensors, combined, strict=True)]
+            numbers = self._decoding.decode(parts, compute)
+            found = np.rint(numbers + added[:, None])
+        first = np.rint(numbers[0])
+        steps = [np.rint(numbers[count**place]) - first for place in reversed(range(len(tensors)))]
+        if count == 1 or not np.isfinite([*steps, first]).all():
+            return None
+        wanted = np.asarray(steps) @ combined.astype(np.float64) + first
+        if not np.array_equal(found, wanted + added[:, None]):
+            return None
+        return LevelSteps(
+            codes=tuple(each.codes for each in tensors),
+            count=count,
+            steps=tuple(int(step) for step in steps),
+            constant=int(first),
+            points=points,
+        )
 
     def from_others(self, conductances: Sequence[NDArray[Any]], decoding: Decoding) -> NDArray[Any]:
         """The whole weight, in memory, from other conductances and another scale.

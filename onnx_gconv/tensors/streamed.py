@@ -21,6 +21,7 @@ __all__ = [
     "StreamedTensor",
     "TensorGroup",
     "all_elements",
+    "byte_chunks",
     "element_chunks",
     "packed_codes",
     "unpacked_codes",
@@ -68,6 +69,19 @@ class TensorGroup(abc.ABC):
         Yields:
             For each tensor, the beginning of its array.
         """
+
+    def stored_chunks(
+        self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
+    ) -> Iterator[tuple[NDArray[Any], ...]]:
+        """What a file holds of `chunks`: the elements, or bytes in which those of less than a byte stand side by side.
+
+        Args:
+            start: Index of the first element, with which a byte begins.
+            stop: Index after the last element.
+            buffers: As for `chunks`.
+        """
+        for chunks in self.chunks(start, stop, buffers):
+            yield tuple(_stored(chunk) for chunk in chunks)
 
 
 class StreamedTensor(abc.ABC):
@@ -148,12 +162,17 @@ class StreamedTensor(abc.ABC):
             write_elements(file, chunk)
 
     def _stored_chunks(self) -> Iterator[NDArray[Any]]:
-        bits = self.dtype.bitwidth
-        for chunk in self.chunks():  # all but the last one fill their bytes, as CHUNK_ELEMENTS is a power of two
-            yield chunk if bits >= _BYTE_BITS else packed_codes(chunk, bits)
+        for chunk in self.chunks():
+            yield _stored(chunk)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}<{self.dtype},{self.shape}>(name={self.name!r})"
+
+
+def _stored(chunk: NDArray[Any]) -> NDArray[Any]:
+    """A chunk as a file holds it; all but the last one fill their bytes, as `CHUNK_ELEMENTS` is a power of two."""
+    bits = ir.DataType.from_numpy(chunk.dtype).bitwidth
+    return chunk if bits >= _BYTE_BITS else packed_codes(chunk, bits)
 
 
 def write_elements(file: BinaryIO, elements: NDArray[Any]) -> None:
@@ -305,6 +324,40 @@ def _packed_file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Ite
             reader.read_into(packed, begin)
             skipped = first - begin * per_byte
             yield unpacked_codes(packed, bits)[skipped : skipped + end - first].view(tensor.dtype.numpy())
+
+
+def byte_chunks(tensor: ir.TensorProtocol, start: int = 0, stop: int | None = None) -> Iterator[NDArray[np.uint8]]:
+    """Read the bytes in which elements of less than a byte stand side by side, the first one in the low bits.
+
+    Args:
+        tensor: Of elements that fill a byte together.
+        start: Index of the first byte.
+        stop: Index after the last byte; the whole tensor if None.
+
+    Yields:
+        Arrays of `CHUNK_ELEMENTS` bytes, the last one shorter; valid until the next is asked for.
+
+    Raises:
+        ModelError: If external data is unsafe, missing or too short.
+    """
+    bits, stop = tensor.dtype.bitwidth, tensor.nbytes if stop is None else stop
+    per_byte = _BYTE_BITS // bits
+    with contextlib.ExitStack() as stack:
+        reader = None
+        if isinstance(tensor, ir.ExternalTensor):
+            reader = stack.enter_context(contextlib.closing(ExternalReader(tensor)))
+        buffer = np.empty(min(CHUNK_ELEMENTS, stop - start), np.uint8)
+        for first in range(start, stop, CHUNK_ELEMENTS):
+            chunk = buffer[: min(CHUNK_ELEMENTS, stop - first)]
+            if reader is not None:
+                reader.read_into(chunk, first)
+            else:
+                last, filled = min((first + chunk.size) * per_byte, tensor.size), 0
+                for elements in element_chunks(tensor, first * per_byte, last):
+                    packed = packed_codes(elements, bits)
+                    chunk[filled : filled + packed.size] = packed
+                    filled += packed.size
+            yield chunk
 
 
 def unpacked_codes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelVa
 from onnx_gconv.mapping.structure import structural_problems
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.tensors.bits import has_same_elements
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.tensors.packed import BlockZeroPoint, UnpackedTensor, read_padding
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
@@ -215,8 +216,11 @@ def _compared(
         levels=None if record.levels is None else record.levels.levels,
     )
     difference = _Difference(conversion, np.dtype(record.compute_dtype), grid, mapped.zero_point)
-    for ours, theirs in zip(mapped.rebuilt.chunks(), element_chunks(tensor), strict=True):
-        difference.add(ours, theirs)
+    if isinstance(tensor, UnpackedTensor) and grid is None and has_same_elements(tensor.packed, mapped.stored):
+        difference.add_equal(*tensor.extremes(0, tensor.size), tensor.size)
+    else:
+        for ours, theirs in zip(mapped.rebuilt.chunks(), element_chunks(tensor), strict=True):
+            difference.add(ours, theirs)
     if record.measured is not None and not record.rounded and difference.max_abs != record.max_abs:
         raise _NotComparableError(  # the bounds below are wide, so that it might pass for the right one
             f"max|W| of the original is {difference.max_abs:g}, that of the weight that was mapped {record.max_abs:g}; "
@@ -399,6 +403,17 @@ class _Difference:
         if self._conversion.is_clipped:
             distance = self._distance_from_held(rebuilt.astype(np.float64), wide, start)
         self._put(np.maximum, self.largest_errors, distance, start)
+
+    def add_equal(self, lowest: float, highest: float, count: int) -> None:
+        """Take so many elements that share a scale and are equal in both, bit for bit.
+
+        Args:
+            lowest: The lowest of them.
+            highest: The highest of them.
+            count: How many there are.
+        """
+        self._minimum[0], self._maximum[0] = min(self._minimum[0], lowest), max(self._maximum[0], highest)
+        self._first += count
 
     def _put(self, ufunc: np.ufunc, extremes: NDArray[np.float64], numbers: NDArray[np.float64], start: int) -> None:
         """Extend the extremes of groups by the elements from `start` on."""

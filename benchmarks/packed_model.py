@@ -1,0 +1,108 @@
+"""A model of packed integer weights of any size, written to disk without being held in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+__all__ = ["PackedModel", "write_packed_model"]
+
+IR_VERSION = 10
+OPSET = 21
+BITS = 4
+BLOCK = 32
+
+_CODES_OF_A_BYTE = 2
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """A model on disk: a stack of MatMulNBits with codes of four bits, scales and zero points in external data.
+
+    Attributes:
+        path: The ``.onnx`` file.
+        data: The file with the weights.
+        layers: Number of layers.
+        width: Every weight is [width, width].
+    """
+
+    path: Path
+    data: Path
+    layers: int
+    width: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all codes."""
+        return self.layers * self.width**2 // _CODES_OF_A_BYTE
+
+
+def write_packed_model(folder: Path, size_bytes: int, width: int, *, has_points: bool, seed: int = 0) -> PackedModel:
+    """Write a model whose codes have any value.
+
+    Args:
+        folder: Where ``model.onnx`` and ``model.onnx.data`` go. It must exist.
+        size_bytes: Bytes of all codes; rounded to whole layers, at least one.
+        width: Every weight is [width, width]; a multiple of 64.
+        has_points: Whether each block has a zero point of its own; else it is 8 for all.
+        seed: Seed of the codes.
+    """
+    layers = max(round(size_bytes * _CODES_OF_A_BYTE / width**2), 1)
+    path = folder / "model.onnx"
+    model = PackedModel(path, path.with_name(f"{path.name}.data"), layers, width)
+    generator, blocks = np.random.default_rng(seed), width // BLOCK
+    nodes, tensors = [], []
+    with model.data.open("wb", buffering=0) as file:
+        for layer in range(layers):
+            names = [f"weight_{layer}", f"scales_{layer}"]
+            codes = generator.integers(0, 256, (width, blocks, BLOCK // _CODES_OF_A_BYTE), np.uint8)
+            tensors.append(_written(names[0], codes, file))
+            tensors.append(_written(names[1], generator.uniform(0.01, 0.1, (width, blocks)).astype(np.float32), file))
+            if has_points:
+                names.append(f"points_{layer}")
+                points = generator.integers(0, 256, (width, blocks // _CODES_OF_A_BYTE), np.uint8)
+                tensors.append(_written(names[2], points, file))
+            nodes.append(_node(layer, layers, names, width))
+    shape: list[str | int | None] = ["batch", width]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "synthetic", ends[:1], ends[1:], initializer=tensors)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION), path)
+    return model
+
+
+def _node(layer: int, layers: int, names: list[str], width: int) -> onnx.NodeProto:
+    before = "x" if not layer else f"activation_{layer}"
+    after = "y" if layer == layers - 1 else f"activation_{layer + 1}"
+    return helper.make_node(
+        "MatMulNBits",
+        [before, *names],
+        [after],
+        f"matmul_{layer}",
+        domain="com.microsoft",
+        K=width,
+        N=width,
+        bits=BITS,
+        block_size=BLOCK,
+    )
+
+
+def _written(name: str, array: NDArray[np.generic], file: BinaryIO) -> onnx.TensorProto:
+    """A tensor that refers to its bytes, which are written to the end of the data file."""
+    tensor = TensorProto(
+        name=name,
+        data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+        dims=array.shape,
+        data_location=TensorProto.EXTERNAL,
+    )
+    place = ("location", Path(file.name).name), ("offset", file.tell()), ("length", array.nbytes)
+    for key, value in place:
+        tensor.external_data.add(key=key, value=str(value))
+    array.tofile(file)
+    return tensor

@@ -139,7 +139,7 @@ class Measurements:
         self._limits = limits
         self._uses_failed = failed_cells == "measured"
         try:
-            self.unused_keys = self._unused()
+            self.unused_keys: tuple[str, ...] = self._unused()
         except BaseException:
             reader.close()
             raise

@@ -166,7 +166,7 @@ class AbsoluteSums:
         self._grid = record.grid if compensation in _SCALES_FOR else None
         self._start = 0
         self._memory = np.empty((2, 0))
-        self.total = np.zeros(1 if self._grid is None else self._grid.count)
+        self.total: NDArray[np.float64] = np.zeros(1 if self._grid is None else self._grid.count)
 
     def add(self, parts: Sequence[NDArray[Any]]) -> None:
         """Add the next elements of the weight, of which the conductances of each device are given, in µS."""

@@ -68,7 +68,9 @@ class ConstantValues:
 
     def __init__(self, model: ir.Model, all_scopes: Collection[Scope]) -> None:
         self._functions = model.functions
-        self.constants = {item.value: item for scope in all_scopes for item in constants_of(scope)}
+        self.constants: dict[ir.Value, Constant] = {
+            item.value: item for scope in all_scopes for item in constants_of(scope)
+        }
         self._known: dict[ir.Value, bool] = dict.fromkeys(self.constants, True)
 
     def take_for_constants(self, values: Iterable[ir.Value]) -> None:

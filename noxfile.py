@@ -16,6 +16,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).resolve().parent
+DIST = ROOT / "dist"
 OLDEST_PYTHON = "3.11"
 PYTHONS = (OLDEST_PYTHON, "3.12", "3.13", "3.14")
 EXTRAS = "notebook,report,dask,fast"
@@ -23,7 +24,7 @@ EXTRAS = "notebook,report,dask,fast"
 # What tests import besides the package and its extras. torch, aihwkit and the optimizers of other projects are left to
 # `make test`: they have no wheels for each of these interpreters, and no say in whether the package works.
 TEST_TOOLS = (
-    *("pytest>=8.3,<9.2", "hypothesis>=6.100", "scipy>=1.11", "pyyaml>=6", "junitparser>=3.2"),
+    *("pytest>=8.3,<9.2", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.11", "pyyaml>=6", "junitparser>=3.2"),
     *("nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"),
 )
 ABSENT = {
@@ -35,7 +36,22 @@ ABSENT = {
 BY_THEMSELVES = "tests/cli"
 
 # They are about the checkout: its sources, its pages with the tools of all examples, and the speed of its benchmarks.
-OF_THE_CHECKOUT = ("tests/benchmarks", "tests/docs", "tests/examples", "tests/fuzz", "tests/test_extras.py")
+OF_THE_CHECKOUT = (
+    "tests/benchmarks",
+    "tests/docs",
+    "tests/examples",
+    "tests/fuzz",
+    "tests/test_extras.py",
+    "tests/test_contributing.py",
+)
+NAMES_OF_THE_CHECKOUT = "a_folder_of_the_top_level_is_a_subpackage"
+
+# Tests of models that the oldest ONNX Runtime cannot run, by parts of their names: decoders of IR version 11 and with
+# sliding windows, kernels that came later, and one of Conv with a branch that is faulty there.
+BEYOND_THE_OLDEST_RUNTIME = (
+    *("test_decoders", "DeformConv", "MoE", "tiles_of_experts", "branch]"),
+    *("give_codes_that_their_bits_hold", "eight_bit_activations_of_the_runtime"),
+)
 
 nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["package", "types", "tests", "oldest"]
@@ -43,11 +59,14 @@ nox.options.sessions = ["package", "types", "tests", "oldest"]
 
 @nox.session(python=OLDEST_PYTHON)
 def package(session: nox.Session) -> None:
-    """Both distributions hold what they should, and a package index would show their page."""
+    """Write both distributions to dist/; they hold what they should, and a package index would show their page."""
     session.install("build>=1.2", "twine>=6", "check-wheel-contents>=0.6")
     files = _built(session)
     session.run("twine", "check", "--strict", *map(str, files))
     session.run("check-wheel-contents", str(_wheel(files)))
+    DIST.mkdir(exist_ok=True)
+    for file in files:
+        shutil.copy(file, DIST)
 
 
 @nox.session(python=OLDEST_PYTHON)
@@ -76,7 +95,8 @@ def oldest(session: nox.Session) -> None:
     session.install("build>=1.2")
     wheel = _wheel(_built(session))
     session.install("--constraint", str(ROOT / "constraints-oldest.txt"), f"{wheel}[{EXTRAS}]", *TEST_TOOLS)
-    _run_fast_tests(session, "-W", "ignore::DeprecationWarning", "-W", "ignore::PendingDeprecationWarning")
+    warnings = ["-W", "ignore::DeprecationWarning", "-W", "ignore::PendingDeprecationWarning"]
+    _run_fast_tests(session, *warnings, but=(NAMES_OF_THE_CHECKOUT, *BEYOND_THE_OLDEST_RUNTIME))
 
 
 @nox.session(python=OLDEST_PYTHON)
@@ -88,7 +108,7 @@ def sbom(session: nox.Session) -> None:
     session.run("python", "-m", "venv", "--without-pip", str(environment))
     python = str(environment / "bin" / "python")
     session.run("python", "-m", "pip", "--quiet", "--python", python, "install", str(wheel))
-    target = ROOT / "dist" / "onnx_gconv.cdx.json"
+    target = DIST / "onnx_gconv.cdx.json"
     target.parent.mkdir(exist_ok=True)
     options = ["--pyproject", str(ROOT / "pyproject.toml"), "--mc-type", "library", "--output-reproducible"]
     session.run("cyclonedx-py", "environment", *options, "--output-file", str(target), python)
@@ -124,7 +144,7 @@ def locked(session: nox.Session) -> None:
 
 
 def _built(session: nox.Session) -> list[Path]:
-    """The source distribution, and the wheel that was built from it, of a copy: building leaves files beside sources."""
+    """The source distribution and the wheel made of it; of a copy, as building leaves files beside sources."""
     folder = Path(tempfile.mkdtemp(dir=session.create_tmp()))
     sources = shutil.copytree(
         ROOT, folder / "sources", symlinks=True, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info")
@@ -138,16 +158,19 @@ def _wheel(files: list[Path]) -> Path:
     return wheel
 
 
-def _run_fast_tests(session: nox.Session, *options: str) -> None:
+def _run_fast_tests(session: nox.Session, *options: str, but: tuple[str, ...] = (NAMES_OF_THE_CHECKOUT,)) -> None:
     """Run the tests that are not slow, without those of what the session does not install; which, it says."""
     folder = Path(tempfile.mkdtemp(dir=session.create_tmp()))
     copy = shutil.copytree(
-        ROOT, folder / "copy", ignore=shutil.ignore_patterns(".*", "build", "dist", "onnx_gconv", "passes", "__pycache__")
+        ROOT,
+        folder / "copy",
+        ignore=shutil.ignore_patterns(".*", "build", "dist", "onnx_gconv", "passes", "__pycache__"),
     )
     session.chdir(copy)
     left_out = [*OF_THE_CHECKOUT, *(str(path.relative_to(copy)) for path in _tests_of_absent_packages(copy))]
     session.log("left out: %s", ", ".join(left_out))
     command = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not release", *options]
+    command += ["-k", f"not ({' or '.join(but)})"]
     environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     chosen = session.posargs or ["tests", f"--ignore={BY_THEMSELVES}"]
     session.run(*command, *chosen, *(f"--ignore={path}" for path in left_out), env=environment)

@@ -26,11 +26,13 @@ ACCELFORGE := .venv-accelforge
 GENAI := .venv-genai
 OPTIMUM := .venv-optimum
 LANGUAGE_MODELS := .cache/language-models
+NOX := .venv-nox
 
 # AccelForge's models of components need it.
 PYTHON_312 ?= python3.12
 
-.PHONY: demo test lint format unit release-checks olive-checks octave-checks receiver-checks llm-checks generated bench fuzz clean
+.PHONY: demo test lint format unit release-checks olive-checks octave-checks receiver-checks llm-checks generated bench fuzz \
+	clean environments distributions sbom lock
 
 demo: $(VENV)/.installed
 	$(BIN)/onnx-gconv demo --output demo-output
@@ -83,6 +85,23 @@ octave-checks: $(VENV)/.installed-dev
 generated: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 800 --workers 2
 
+# The built wheel on each Python that is installed, the oldest dependencies, and the types that users' checkers see, which
+# takes Node. Each session makes an environment of its own; what they are is in noxfile.py.
+environments: $(NOX)/.installed
+	$(NOX)/bin/nox
+
+# The wheel and the source distribution, checked, in dist/.
+distributions: $(NOX)/.installed
+	$(NOX)/bin/nox --session package
+
+# What an installation consists of, as dist/onnx_gconv.cdx.json.
+sbom: $(NOX)/.installed
+	$(NOX)/bin/nox --session sbom
+
+# The versions and hashes in requirements-locked.txt.
+lock: $(NOX)/.installed
+	$(NOX)/bin/nox --session lock
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.map
 
@@ -95,7 +114,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(OLIVE) $(ZIGZAG) $(ACCELFORGE) $(GENAI) $(OPTIMUM)
+	rm -rf $(VENV) $(OLIVE) $(ZIGZAG) $(ACCELFORGE) $(GENAI) $(OPTIMUM) $(NOX) .nox
 	rm -rf .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
 
 $(VENV)/bin/python:
@@ -115,6 +134,11 @@ $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 $(OLIVE)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OLIVE)
 	$(OLIVE)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt --editable ".[olive]" "torch" "pytest>=8.3" "hypothesis>=6.100"
+	touch $@
+
+$(NOX)/.installed: Makefile
+	$(PYTHON) -m venv $(NOX)
+	$(NOX)/bin/python -m pip --disable-pip-version-check --quiet install "nox>=2025.2.9"
 	touch $@
 
 # ZigZag imports six, and does not say so.

@@ -66,9 +66,9 @@ class DigitsMLP(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden1 = nn.Linear(64, 64)
-        self.hidden2 = nn.Linear(64, 32)
-        self.classifier = nn.Linear(32, 10)
+        self.hidden1: nn.Linear = nn.Linear(64, 64)
+        self.hidden2: nn.Linear = nn.Linear(64, 32)
+        self.classifier: nn.Linear = nn.Linear(32, 10)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Logits, shape [batch, 10], of pixels, shape [batch, 64]."""
@@ -83,13 +83,13 @@ class DigitsCNN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, 16, kernel_size=3, padding=1)
-        self.depthwise = nn.Conv2d(16, 16, kernel_size=3, padding=1, groups=16)
-        self.pointwise = nn.Conv2d(16, 32, kernel_size=1)
-        self.pool = nn.MaxPool2d(2)
-        self.flatten = nn.Flatten()
-        self.hidden = nn.Linear(32 * 4 * 4, 64)
-        self.classifier = nn.Linear(64, 10)
+        self.stem: nn.Conv2d = nn.Conv2d(1, 16, kernel_size=3, padding=1)
+        self.depthwise: nn.Conv2d = nn.Conv2d(16, 16, kernel_size=3, padding=1, groups=16)
+        self.pointwise: nn.Conv2d = nn.Conv2d(16, 32, kernel_size=1)
+        self.pool: nn.MaxPool2d = nn.MaxPool2d(2)
+        self.flatten: nn.Flatten = nn.Flatten()
+        self.hidden: nn.Linear = nn.Linear(32 * 4 * 4, 64)
+        self.classifier: nn.Linear = nn.Linear(64, 10)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits, shape [batch, 10], of images, shape [batch, 1, 8, 8]."""

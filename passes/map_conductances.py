@@ -58,7 +58,7 @@ from onnx_gconv.weights.opsets import (
 
 __all__ = ["MapConductances", "MappingResult"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # What a model imports of ONNX's own ops that imported none: older than what all runtimes have by now.
 _NEW_OPSET = 13

@@ -47,7 +47,7 @@ _EXIT_TERMINATED = 143
 # does not export. BadParameter, which it does export, derives from UsageError, and that from the root.
 _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="onnx-gconv",
     help="Map the weights of ONNX models to conductance pairs for analog in-memory computing, and prove that nothing "
     "changed.",

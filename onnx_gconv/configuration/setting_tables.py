@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -66,7 +66,9 @@ def in_microsiemens(siemens: float) -> float:
 class SettingsTable(BaseModel):
     """Settings that refuse unknown keys; the sentences beneath them are their descriptions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, arbitrary_types_allowed=True
+    )
 
 
 class DeviceSettings(SettingsTable):
@@ -102,7 +104,9 @@ class DeviceSettings(SettingsTable):
 class ConverterSettings(SettingsTable):
     """The rule from weights to conductances, and what it needs besides the conductance range."""
 
-    model_config = ConfigDict(extra="allow")  # the settings of converters of other packages, which `_are_known` checks
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="allow"
+    )  # the settings of converters of other packages, which `_are_known` checks
 
     name: str | None = None
     """The rule from weights to conductances. Default: that of the preset, or else single-pair."""

@@ -51,7 +51,7 @@ class OffsetConductanceConverter(BaseConductanceConverter):
 
     name = "offset"
     settings: ClassVar[Mapping[str, str]] = {}  # levels are those of the scheme
-    device_names = ("g",)
+    device_names: tuple[str, ...] = ("g",)
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None, levels: int | None = None) -> None:
         super().__init__(g_max, g_min)

@@ -48,7 +48,7 @@ class SingleDeviceConductanceConverter(BaseConductanceConverter):
     """
 
     name = "single-device"
-    device_names = ("g",)
+    device_names: tuple[str, ...] = ("g",)
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None) -> None:
         super().__init__(DEFAULT_G_MAX_US if g_max is None else g_max, DEFAULT_G_MIN_US if g_min is None else g_min)

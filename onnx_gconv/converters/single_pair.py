@@ -48,8 +48,8 @@ class SinglePairConductanceConverter(BaseConductanceConverter):
     """
 
     name = "single-pair"
-    device_names = ("g_plus", "g_minus")
-    pairs = ((0, 1),)
+    device_names: tuple[str, ...] = ("g_plus", "g_minus")
+    pairs: tuple[tuple[int, int], ...] = ((0, 1),)
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None, *, exact: bool = False) -> None:
         super().__init__(g_max, g_min)

@@ -38,7 +38,7 @@ class TwoSidedPairConductanceConverter(BaseConductanceConverter):
     """
 
     name = "two-sided-pair"
-    device_names = ("g_plus", "g_minus")
+    device_names: tuple[str, ...] = ("g_plus", "g_minus")
 
     def manifest_parameters(self) -> dict[str, Any]:
         """All parameters, as JSON values; conductances in µS."""

@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,7 +36,7 @@ _CONFIG = ConfigDict(allow_inf_nan=False, extra="forbid", strict=True)
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(**_CONFIG, frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(**_CONFIG, frozen=True)
 
 
 # A map may list millions of them; a dataclass with slots takes a small part of the memory of a model.

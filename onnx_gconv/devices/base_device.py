@@ -134,8 +134,8 @@ class BaseDeviceModel(ABC):
     default_g_min: ClassVar[float] = 0.0
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None) -> None:
-        self.g_max = float(self.default_g_max if g_max is None else g_max)
-        self.g_min = float(self.default_g_min if g_min is None else g_min)
+        self.g_max: float = float(self.default_g_max if g_max is None else g_max)
+        self.g_min: float = float(self.default_g_min if g_min is None else g_min)
         if not (math.isfinite(self.g_max) and 0 <= self.g_min < self.g_max):
             raise ConfigError(
                 f"device {self.name}: g_min is at least 0 and below g_max, but they are {self.g_min:g} and "

@@ -59,8 +59,10 @@ class GaussianDevice(BaseDeviceModel):
         read_sigma_relative: float = 0.0,
     ) -> None:
         super().__init__(g_max, g_min)
-        self.sigma_us, self.sigma_relative = float(sigma_us), float(sigma_relative)
-        self.read_sigma_us, self.read_sigma_relative = float(read_sigma_us), float(read_sigma_relative)
+        self.sigma_us: float = float(sigma_us)
+        self.sigma_relative: float = float(sigma_relative)
+        self.read_sigma_us: float = float(read_sigma_us)
+        self.read_sigma_relative: float = float(read_sigma_relative)
         require_sizes(
             self.name,
             sigma_us=self.sigma_us,
@@ -103,7 +105,7 @@ class LogNormalDevice(BaseDeviceModel):
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None, *, sigma: float = 0.1) -> None:
         super().__init__(g_max, g_min)
-        self.sigma = float(sigma)
+        self.sigma: float = float(sigma)
         require_sizes(self.name, sigma=self.sigma)
 
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
@@ -139,8 +141,11 @@ class StuckDevices:
     name = "stuck"
 
     def __init__(self, model: DeviceModel, *, stuck_low: float = 0.0, stuck_high: float = 0.0) -> None:
-        self.model, self.stuck_low, self.stuck_high = model, float(stuck_low), float(stuck_high)
-        self.g_min, self.g_max = model.g_min, model.g_max
+        self.model: DeviceModel = model
+        self.stuck_low: float = float(stuck_low)
+        self.stuck_high: float = float(stuck_high)
+        self.g_min: float = model.g_min
+        self.g_max: float = model.g_max
         if is_pair_model(model) and not is_pair_model(self):
             raise ConfigError(f"{type(model).__name__} is a model of pairs; take StuckPairs for it")
         if not (0 <= self.stuck_low <= 1 and 0 <= self.stuck_high <= 1 and self.stuck_low + self.stuck_high <= 1):
@@ -201,7 +206,7 @@ class StuckPairs(StuckDevices):
 
     def __init__(self, model: PairModel, *, stuck_low: float = 0.0, stuck_high: float = 0.0) -> None:
         super().__init__(model, stuck_low=stuck_low, stuck_high=stuck_high)
-        self.granularities = model.granularities
+        self.granularities: tuple[str, ...] = model.granularities
 
     def program_pair(
         self, plus_us: FloatArray, minus_us: FloatArray, rng: np.random.Generator

@@ -23,7 +23,7 @@ class _HermesDevice(PowerLawDevice):
 
     _MEAN_BELOW = (0.0945, -0.0387, -0.0182, 0.0720, 0.13)
     _MEAN = (0.0736, -0.0126, -0.0436)
-    t_read_seconds = 512e-9
+    t_read_seconds: ClassVar[float] = 512e-9
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None, **settings: float | None) -> None:
         super().__init__(g_max, g_min, **settings)  # type: ignore[arg-type]  # they are those of PowerLawDevice
@@ -73,8 +73,8 @@ class HermesOneDevice(_HermesDevice):
     """
 
     name = "pcm-hermes-1"
-    default_g_max = 10.35
-    t_0_seconds = 200.0
+    default_g_max: ClassVar[float] = 10.35
+    t_0_seconds: ClassVar[float] = 200.0
     _sigma = (0.15781817, 2.32443916, -2.16310839, 0.68841818)
     _spread_below = (0.3039, -0.0120, -0.0023, 0.0124, 0.04)
     _spread = (0.0104, 0.0116, -0.0165)
@@ -95,8 +95,8 @@ class HermesTwoDevices(_HermesDevice):
     """
 
     name = "pcm-hermes-2"
-    default_g_max = 20.7
-    t_0_seconds = 300.0
+    default_g_max: ClassVar[float] = 20.7
+    t_0_seconds: ClassVar[float] = 300.0
     _sigma = (0.16603222, 4.71806468, -8.48101252, 4.68961419)
     _spread_below = (0.3055, -0.0117, -0.0057, 0.0091, 0.04)
     _spread = (0.0073, 0.0093, -0.0118)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_gconv.devices.base_device import FloatArray
 from onnx_gconv.devices.formulas import line_between, lines_between
@@ -80,7 +81,9 @@ class CustomDriftPcmDevice(PcmDevice):
         **settings: float | None,
     ) -> None:
         super().__init__(g_max, g_min, **settings)  # type: ignore[arg-type]  # they are those of PowerLawDevice
-        self.g_us, self.nu_mean, self.nu_spread = (np.asarray(each, np.float64) for each in (g_us, nu_mean, nu_spread))
+        self.g_us: NDArray[np.float64] = np.asarray(g_us, np.float64)
+        self.nu_mean: NDArray[np.float64] = np.asarray(nu_mean, np.float64)
+        self.nu_spread: NDArray[np.float64] = np.asarray(nu_spread, np.float64)
         what = f"device {self.name}:"
         lengths = len(self.g_us), len(self.nu_mean), len(self.nu_spread)
         if len(set(lengths)) > 1 or lengths[0] < 2:  # noqa: PLR2004 - a line needs two points

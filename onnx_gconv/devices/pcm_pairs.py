@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from onnx_gconv.devices.base_device import BaseDeviceModel, Devices, FloatArray, require_sizes
@@ -36,8 +38,8 @@ class AfmPcmPairs(BaseDeviceModel):
     """
 
     name = "pcm-afm2025"
-    default_g_max = 180.0
-    granularities = ("channel", "tile_channel")
+    default_g_max: ClassVar[float] = 180.0
+    granularities: tuple[str, ...] = ("channel", "tile_channel")
 
     _LEAST_US = 0.6
     _BRANCHES_MEET_US = 52.5
@@ -46,7 +48,7 @@ class AfmPcmPairs(BaseDeviceModel):
 
     def __init__(self, *, programming_scale: float = 1.0) -> None:
         super().__init__()
-        self.programming_scale = float(programming_scale)
+        self.programming_scale: float = float(programming_scale)
         require_sizes(self.name, programming_scale=self.programming_scale)
 
     def program_pair(

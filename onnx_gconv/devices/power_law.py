@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -59,8 +60,8 @@ class PowerLawDevice(BaseDeviceModel):
         ConfigError: If the range is none, a factor is negative, or a time is not positive.
     """
 
-    t_0_seconds = 20.0
-    t_read_seconds = 250e-9
+    t_0_seconds: ClassVar[float] = 20.0
+    t_read_seconds: ClassVar[float] = 250e-9
 
     def __init__(
         self,
@@ -74,11 +75,11 @@ class PowerLawDevice(BaseDeviceModel):
         t_read: float | None = None,
     ) -> None:
         super().__init__(g_max, g_min)
-        self.programming_scale = float(programming_scale)
-        self.drift_scale = float(drift_scale)
-        self.read_scale = float(read_scale)
-        self.t_0 = float(self.t_0_seconds if t_0 is None else t_0)
-        self.t_read = float(self.t_read_seconds if t_read is None else t_read)
+        self.programming_scale: float = float(programming_scale)
+        self.drift_scale: float = float(drift_scale)
+        self.read_scale: float = float(read_scale)
+        self.t_0: float = float(self.t_0_seconds if t_0 is None else t_0)
+        self.t_read: float = float(self.t_read_seconds if t_read is None else t_read)
         require_sizes(
             self.name,
             programming_scale=self.programming_scale,

@@ -45,7 +45,7 @@ class WanReramDevice(BaseDeviceModel):
     """
 
     name = "reram-wan2022"
-    default_g_max = 40.0
+    default_g_max: ClassVar[float] = 40.0
     _SIGMAS: ClassVar[dict[float, tuple[float, ...]]] = {
         1.0: (0.348, 16.030, -43.853, 45.393, -16.815),
         _DAY: (0.701, 22.086, -50.773, 47.095, -16.458),
@@ -54,7 +54,7 @@ class WanReramDevice(BaseDeviceModel):
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None, *, noise_scale: float = 1.0) -> None:
         super().__init__(g_max, g_min)
-        self.noise_scale = float(noise_scale)
+        self.noise_scale: float = float(noise_scale)
         require_sizes(self.name, noise_scale=self.noise_scale)
 
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
@@ -105,8 +105,8 @@ class CmoReramDevice(BaseDeviceModel):
     """
 
     name = "reram-cmo"
-    default_g_max = 88.199997
-    default_g_min = 9.0
+    default_g_max: ClassVar[float] = 88.199997
+    default_g_min: ClassVar[float] = 9.0
     _SIGMAS: ClassVar[dict[float, tuple[float, ...]]] = {
         0.2: (0.00081107, 0.00106879),
         2.0: (0.0112185391, 0.01129027418),
@@ -130,9 +130,10 @@ class CmoReramDevice(BaseDeviceModel):
                 f"device {self.name}: acceptance ranges of {known} percent were characterized, but it is "
                 f"{acceptance_percent:g}"
             )
-        self.acceptance_percent = float(acceptance_percent)
-        self.programming_scale, self.drift_scale = float(programming_scale), float(drift_scale)
-        self.read_scale = float(read_scale)
+        self.acceptance_percent: float = float(acceptance_percent)
+        self.programming_scale: float = float(programming_scale)
+        self.drift_scale: float = float(drift_scale)
+        self.read_scale: float = float(read_scale)
         require_sizes(
             self.name,
             programming_scale=self.programming_scale,

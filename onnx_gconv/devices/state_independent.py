@@ -37,7 +37,9 @@ class StateIndependentDevice(PowerLawDevice):
         **settings: float | None,
     ) -> None:
         super().__init__(g_max, g_min, **settings)  # type: ignore[arg-type]  # they are those of PowerLawDevice
-        self.sigma_us, self.nu_mean, self.nu_spread = float(sigma_us), float(nu_mean), float(nu_spread)
+        self.sigma_us: float = float(sigma_us)
+        self.nu_mean: float = float(nu_mean)
+        self.nu_spread: float = float(nu_spread)
         require_sizes(self.name, sigma_us=self.sigma_us, nu_mean=self.nu_mean, nu_spread=self.nu_spread)
 
     def _programming_sigma_us(self, targets_us: FloatArray, scratch: FloatArray) -> FloatArray:

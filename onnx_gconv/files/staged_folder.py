@@ -24,7 +24,7 @@ class StagedFolder:
     """
 
     def __init__(self, path: Path, hidden: Path) -> None:
-        self.folder = hidden / _NEW
+        self.folder: Path = hidden / _NEW
         self.folder.mkdir()
         self._path = path
         self._old = hidden / _OLD

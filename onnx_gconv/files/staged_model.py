@@ -35,7 +35,7 @@ class StagedOutput:
     """
 
     def __init__(self, path: Path, folder: Path, record: TextIO, protected: set[Path]) -> None:
-        self.model = folder / path.name
+        self.model: Path = folder / path.name
         self._path = path
         self._folder = folder
         self._record = record

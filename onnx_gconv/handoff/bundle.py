@@ -76,7 +76,7 @@ class Bundle(BundleArrays, ShownReport):
 
     def __init__(self, path: Path, manifest: BundleManifest, arrays: ArrayReader) -> None:
         super().__init__(path, manifest, arrays)
-        self.layers = tuple(BundleLayer(self, record) for record in manifest.layers)
+        self.layers: tuple[BundleLayer, ...] = tuple(BundleLayer(self, record) for record in manifest.layers)
 
     def __enter__(self) -> Self:
         return self

@@ -34,16 +34,32 @@ try:
     from olive.common.config_utils import ParamCategory
     from olive.model import ONNXModelHandler
     from olive.model.utils import resolve_onnx_path
-    from olive.passes import Pass, PassParamDefault
+    from olive.passes import PassParamDefault
     from olive.passes.pass_config import PassConfigParam
     from olive.search.search_parameter import Categorical, SearchParameter, SpecialParamValue, json_to_search_parameter
-except ModuleNotFoundError as error:
-    raise ConfigError(f"the pass for Olive needs {error.name}, which is missing; {INSTALL_OLIVE}") from None
+except ModuleNotFoundError as _error:
+    raise ConfigError(f"the pass for Olive needs {_error.name}, which is missing; {INSTALL_OLIVE}") from None
 
 if TYPE_CHECKING:
     from olive.hardware.accelerator import AcceleratorSpec
     from olive.model.handler.base import OliveModelHandler
     from olive.passes.pass_config import BasePassConfig
+
+    class Pass:
+        """The base of Olive's passes as type checkers see it, to which Olive, which ships no types, gives none."""
+
+        @classmethod
+        def get_config_params(
+            cls,
+            accelerator_spec: AcceleratorSpec,
+            config: dict[str, Any] | None = None,
+            disable_search: bool | None = False,  # noqa: FBT001, FBT002 - Olive's signature
+        ) -> tuple[type[BasePassConfig], dict[str, Any], dict[str, SearchParameter]]:
+            """The class of the options, their values, and those that are searched."""
+            ...
+
+else:
+    from olive.passes import Pass
 
 __all__ = ["MappingPassError", "OnnxGConv"]
 
@@ -68,7 +84,7 @@ class MappingPassError(GconvError, ValueError):
     """
 
 
-class OnnxGConv(Pass):  # type: ignore[misc] # Olive is not there where types are checked
+class OnnxGConv(Pass):
     """Maps the weights of an ONNX model to conductances, in µS.
 
     Its options are the settings of a mapping, as `onnx_gconv.configuration` has them. The model streams from file to

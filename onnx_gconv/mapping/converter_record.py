@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -29,7 +29,7 @@ class UnknownConverterError(ModelError):
 class ConverterOriginRecord(BaseModel):
     """Where a converter is from that onnx_gconv does not have: a package for pip, or a module alone."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, allow_inf_nan=False)
 
     package: str | None
     version: str | None
@@ -55,7 +55,7 @@ class ConverterOriginRecord(BaseModel):
 class ConverterRecord(BaseModel):
     """The converter and all of its parameters; conductances in µS."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, allow_inf_nan=False)
 
     name: str
     parameters: dict[str, Any]

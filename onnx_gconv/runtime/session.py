@@ -53,7 +53,7 @@ class RuntimeRefusal(GconvError):  # noqa: N818 - what the runtime says, which i
 
     def __init__(self, stage: Literal["load", "run"], message: str) -> None:
         self.stage = stage
-        self.message = " ".join(message.split())
+        self.message: str = " ".join(message.split())
         super().__init__(f"ONNX Runtime does not {stage} the model: {self.message}")
 
 

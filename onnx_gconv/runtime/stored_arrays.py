@@ -100,7 +100,7 @@ class StoredArray:
         self._dtype = dtype
         self._read_as = read_as
         self._source = source
-        self.dtype = read_as(np.empty(0, dtype)).dtype
+        self.dtype: np.dtype[Any] = read_as(np.empty(0, dtype)).dtype
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.schemes.scale_grid import ScaleGrid
@@ -27,7 +28,8 @@ class GroupExtremes:
     """
 
     def __init__(self, grid: ScaleGrid) -> None:
-        self.minimum, self.maximum = np.full(grid.shape, np.inf), np.full(grid.shape, -np.inf)
+        self.minimum: NDArray[np.float64] = np.full(grid.shape, np.inf)
+        self.maximum: NDArray[np.float64] = np.full(grid.shape, -np.inf)
         self._grid = grid
         self._lock = threading.Lock()
 

@@ -75,7 +75,7 @@ class MetricFigure(ABC):
 
     def __init__(self, shape: tuple[int, ...], labels: NDArray[Any] | None) -> None:
         self.shape = shape
-        self.rows = math.prod(shape[:-1])
+        self.rows: int = math.prod(shape[:-1])
         self.check(labels)
 
     def check(self, labels: NDArray[Any] | None) -> None:  # noqa: B027 - most shapes suit

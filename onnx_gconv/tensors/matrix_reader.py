@@ -38,7 +38,7 @@ class MatrixReader:
 
     def __init__(self, tensor: ir.TensorProtocol, layout: MatrixLayout) -> None:
         self._bits = tensor.dtype.bitwidth
-        self.dtype = np.dtype(tensor.dtype.numpy() if self._bits >= _BYTE_BITS else np.uint8)
+        self.dtype: np.dtype[Any] = np.dtype(tensor.dtype.numpy() if self._bits >= _BYTE_BITS else np.uint8)
         self._axes = joined_factors(layout.factors)
         self._sizes = tuple(axis.size for axis in self._axes)
         self._reader: ExternalReader | None = None

@@ -69,7 +69,9 @@ class ConstantValues:
     def __init__(self, model: ir.Model, all_scopes: Collection[Scope]) -> None:
         self._functions = model.functions
         self._owners = {scope.graph: scope.node for scope in all_scopes}
-        self.constants = {item.value: item for scope in all_scopes for item in constants_of(scope)}
+        self.constants: dict[ir.Value, Constant] = {
+            item.value: item for scope in all_scopes for item in constants_of(scope)
+        }
         self._known: dict[ir.Value, bool] = dict.fromkeys(self.constants, True)
 
     def owner(self, graph: ir.Graph) -> ir.Node | None:

@@ -42,7 +42,7 @@ def test_a_bias_along_the_inputs_of_a_weight_on_the_left_stays_digital(layers, o
 @pytest.mark.parametrize("op", LEFT)
 @pytest.mark.parametrize("bias", [(4, 1), (1,), (1, 1), ()])
 def test_a_bias_of_the_outputs_of_a_weight_on_the_left_is_in_rows(parse, normal, run, tmp_path, op, bias):
-    weight, added, x = normal(4, 3), 0.1 * normal(*bias, seed=1), normal(3, 4, seed=2)
+    weight, added, x = normal(4, 3), np.float32(0.1) * normal(*bias, seed=1), normal(3, 4, seed=2)
     save_model(parse(LEFT[op], W=weight, c=added), tmp_path / "model.onnx")
     mapped = map_model(tmp_path / "model.onnx", granularity="channel").output
     [layer] = write_bundle(mapped, tmp_path / "bundle", (8, 8), bias_rows=1, arrays="npz").layers

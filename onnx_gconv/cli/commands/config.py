@@ -16,7 +16,7 @@ __all__ = ["config"]
 _DEFAULT_NAME = "gconv.toml"
 _STDOUT = "-"
 
-config = typer.Typer(
+config: typer.Typer = typer.Typer(
     name="config",
     help="Configurations for `map --config`: write a first one, describe them for editors, check one.",
     no_args_is_help=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
@@ -37,7 +38,7 @@ a number for each output, as numpy.savetxt writes them with the format %10.5f.
 These tables are not for NeuroSim, whose program takes numbers for weights between -1 and 1 and makes conductances of
 its own of them, without a word of numbers beyond; the format neurosim is.
 """
-    remarks = (
+    remarks: ClassVar[tuple[str, ...]] = (
         f"numbers have five decimals, which moves conductances by up to {_ROUNDING_US:g} µS",
         f"scales are not in the matrices, but beside them, in {SCALES_FILE}",
         "matrices are whole; tiles are not in it",

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,7 @@ if it is given the name of the file: its numbers count digital modules, too. Wit
     weights = {{name: [{{"original_weights": weight}}] for name, weight in ...}}   # tensors [outputs, inputs]
     fusion_import(values, analog_model, weights)
 """
-    remarks = (
+    remarks: ClassVar[tuple[str, ...]] = (
         f"signs and scales are not in conductances.csv, but beside it, in signs.csv and {SCALES_FILE}",
         "matrices are whole; tiles are not in it",
     )
@@ -148,7 +148,7 @@ conductances.csv: the pairs of devices in µS, as fusion_export of aihwkit 1.1.0
 
 {SCALES_FILE}: the scales; a weight is (G+ - G-) / scale + zero. fusion_import of aihwkit 1.1.0 cannot read such lines.
 """
-    remarks = (
+    remarks: ClassVar[tuple[str, ...]] = (
         f"scales are not in conductances.csv, but beside it, in {SCALES_FILE}",
         "matrices are whole; tiles are not in it",
         "aihwkit's fusion_import cannot read pairs",

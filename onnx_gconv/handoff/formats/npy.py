@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ order, and load with allow_pickle=False.
 
 A weight is (sum of coefficient * conductance - offset) / scale + zero. manifest.json says where tiles stand.
 """
-    remarks = ("where tiles stand is only in manifest.json",)
+    remarks: ClassVar[tuple[str, ...]] = ("where tiles stand is only in manifest.json",)
     holds_tiles = True
     holds_biases = True
     holds_bias_rows = True

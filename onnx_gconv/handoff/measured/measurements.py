@@ -185,7 +185,7 @@ class Measurements:
         self.arrays_compared = 0
         self.equal_to_targets: list[str] = []
         try:
-            self.unused_keys = self._unused()
+            self.unused_keys: tuple[str, ...] = self._unused()
         except BaseException:
             reader.close()
             raise

@@ -30,14 +30,17 @@ class Axis:
     """
 
     def __init__(self, starts: Sequence[int], pixels: int) -> None:
-        self.starts, sizes, tiles = tuple(starts), np.diff(starts), len(starts) - 1
-        self.block = -(-tiles * int(sizes.max()) // max(pixels - tiles - 1, pixels // 2))
-        self.slot = -(-int(sizes.max()) // self.block)
-        self.zoom = min(max(pixels // (tiles * (self.slot + 1) + 1), 1), _MOST_ZOOM)
+        self.starts: tuple[int, ...] = tuple(starts)
+        sizes, tiles = np.diff(starts), len(starts) - 1
+        self.block: int = -(-tiles * int(sizes.max()) // max(pixels - tiles - 1, pixels // 2))
+        self.slot: int = -(-int(sizes.max()) // self.block)
+        self.zoom: int = min(max(pixels // (tiles * (self.slot + 1) + 1), 1), _MOST_ZOOM)
         pitch = self.slot + (self.slot * self.zoom >= _APART)
-        self.dots = np.concatenate([1 + n * pitch + np.arange(size) // self.block for n, size in enumerate(sizes)])
-        self.slots = np.add.outer(np.arange(tiles) * pitch, 1 + np.arange(self.slot)).reshape(-1)
-        self.size = int(self.slots[-1]) + 2
+        self.dots: NDArray[np.intp] = np.concatenate(
+            [1 + n * pitch + np.arange(size) // self.block for n, size in enumerate(sizes)]
+        )
+        self.slots: NDArray[np.intp] = np.add.outer(np.arange(tiles) * pitch, 1 + np.arange(self.slot)).reshape(-1)
+        self.size: int = int(self.slots[-1]) + 2
 
     def of(self, cells: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
         """The dots of a tile, the first of its cells in each, and how many each has."""
@@ -52,17 +55,20 @@ class LayerImage:
     """
 
     def __init__(self, matrices: range, starts: Starts, devices: int, pixels: int, *, is_measured: bool) -> None:
-        self.matrices, self.is_measured, count, most = matrices, is_measured, len(matrices), pixels // 3
+        self.matrices: range = matrices
+        self.is_measured: bool = is_measured
+        count, most = len(matrices), pixels // 3
         high, wide = (Axis(some, 1 << 30).size for some in starts)
-        self.across = min(max(round((count * high / wide) ** 0.5), -(-count // most), 1), most, count)
+        self.across: int = min(max(round((count * high / wide) ** 0.5), -(-count // most), 1), most, count)
         down = -(-count // self.across)
-        self.rows, self.columns = Axis(starts[0], pixels // down), Axis(starts[1], pixels // self.across)
-        self.is_cell_by_cell = self.rows.block == self.columns.block == 1
+        self.rows: Axis = Axis(starts[0], pixels // down)
+        self.columns: Axis = Axis(starts[1], pixels // self.across)
+        self.is_cell_by_cell: bool = self.rows.block == self.columns.block == 1
         high, wide = down * self.rows.size, self.across * self.columns.size
         zoom = min(self.rows.zoom, self.columns.zoom)  # cells are square, unless the image would be thin
         self.rows.zoom = min(self.rows.zoom, zoom * max(wide // high // 2, 1))
         self.columns.zoom = min(self.columns.zoom, zoom * max(high // wide // 2, 1))
-        self.values = np.full((devices, high, wide), np.inf, np.float32)
+        self.values: NDArray[np.float32] = np.full((devices, high, wide), np.inf, np.float32)
         for y, x in map(self.origin, matrices):
             self.values[np.ix_(np.arange(devices), y + self.rows.slots, x + self.columns.slots)] = np.nan
 

@@ -53,12 +53,12 @@ class TiledTwin(nn.Module):
         spatial: int,
     ) -> None:
         super().__init__()
-        self.pieces = nn.ModuleList(pieces)
-        self.ranges = list(ranges)
+        self.pieces: nn.ModuleList = nn.ModuleList(pieces)
+        self.ranges: list[tuple[int, int]] = list(ranges)
         self.spatial = spatial
         for number, scale in enumerate(scales):
             self.register_buffer(f"scale_{number}", None if scale is None else self._along_channels(scale))
-        self.bias = None if bias is None else nn.Parameter(self._along_channels(bias))
+        self.bias: nn.Parameter | None = None if bias is None else nn.Parameter(self._along_channels(bias))
 
     def _along_channels(self, values: Tensor) -> Tensor:
         return values.reshape(-1, *[1] * self.spatial).clone()

@@ -171,7 +171,8 @@ class AbsoluteSums:
         self._compensation = compensation
         self._start = 0
         self._memory = np.empty((2, 0))
-        self.total = np.zeros(1 if (grid := _grid_of(record, compensation)) is None else grid.count)
+        grid = _grid_of(record, compensation)
+        self.total: NDArray[np.float64] = np.zeros(1 if grid is None else grid.count)
 
     def add(self, parts: Sequence[NDArray[Any]]) -> None:
         """Add the next elements of the weight, of which the conductances of each device are given, in µS."""

@@ -5,7 +5,7 @@ What `onnx_gconv.configuration` has of mappings is used as it is there.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Field, Strict, ValidatorFunctionWrapHandler, WrapValidator, create_model
 from pydantic.fields import FieldInfo
@@ -91,7 +91,13 @@ def _all_of(field: FieldInfo) -> tuple[Any, None]:
 
 
 _LISTS: dict[str, Any] = {name: _all_of(field) for name, field in MappingTable.model_fields.items()}
-GridMapping: Any = create_model("GridMapping", __base__=SettingsTable, **_LISTS)
+if TYPE_CHECKING:
+
+    class GridMapping(SettingsTable):
+        """Lists of values for the keys of a mapping; its fields are made from those of `MappingTable`."""
+
+else:
+    GridMapping = create_model("GridMapping", __base__=SettingsTable, **_LISTS)
 
 
 class Grid(SettingsTable):

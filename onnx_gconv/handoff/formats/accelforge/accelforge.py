@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,14 +69,14 @@ load.py: loads all of it into AccelForge: pip install accelforge==1.0.467 (Pytho
 A device is a cell and has a column of its own, or shares one if pairs stand in one column. Its average conductance is
 that of the histograms, 0 for g_min and 1 for g_max; AccelForge's own encodings of weights are not needed for it.
 """
-    remarks = (
+    remarks: ClassVar[tuple[str, ...]] = (
         "conductances are in it as histograms, and biases are not in it",
         "convolutions are without padding, as those of AccelForge's own networks: inputs have the size that is needed",
         "area and voltages of the cell are those of an example of AccelForge; replace them in cell.yaml",
     )
     is_for_costs = True
     needs_sample = True
-    settings = ("bits", "dac_bits", "adc_bits")
+    settings: ClassVar[tuple[str, ...]] = ("bits", "dac_bits", "adc_bits")
 
     def prepared(self, preparation: Preparation) -> AccelForge:
         """The format with a run of the model and the settings."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,12 +41,12 @@ class Neurosim(HandoffFormat):
     name = "neurosim"
     description = "what the program of DNN+NeuroSim V1.4 and V1.5 runs on (--inputs gives the sample)"
     content = ""
-    remarks = (
+    remarks: ClassVar[tuple[str, ...]] = (
         "tiles are not in it; NeuroSim cuts matrices itself",
         "which of NeuroSim's parameters have to agree is in README.txt",
     )
     needs_sample = True
-    settings = ("bits",)
+    settings: ClassVar[tuple[str, ...]] = ("bits",)
 
     def __init__(self, plan: Plan | None = None) -> None:
         self._plan = plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError
@@ -49,7 +50,7 @@ ZigZag's arrays have cells of one bit: it counts a column and a converter for ea
 those that there are, weight_size is the number of cells of a weight in a row of an array, unless --bits says
 otherwise. Weights are programmed before, and loading them costs nothing.
 """
-    remarks = (
+    remarks: ClassVar[tuple[str, ...]] = (
         "conductances are not in it",
         "shapes are those of one run; give the inputs of another size with --inputs or --dim",
         "ZigZag has one group of arrays, of which each holds one device of a weight: tiles follow one after the other",
@@ -57,7 +58,7 @@ otherwise. Weights are programmed before, and loading them costs nothing.
     )
     is_for_costs = True
     needs_sample = True
-    settings = ("bits", "dac_bits", "adc_bits")
+    settings: ClassVar[tuple[str, ...]] = ("bits", "dac_bits", "adc_bits")
 
     def prepared(self, preparation: Preparation) -> ZigZag:
         """The format with a run of the model and the settings."""

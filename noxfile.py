@@ -1,0 +1,204 @@
+"""What has to hold of a release, on each interpreter at hand: ``make release-environments``, or ``nox --list``.
+
+The sessions take the built wheel and not the checkout: tests run in a copy of the repository that lacks the package.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+DIST = ROOT / "dist"
+OLDEST_PYTHON = "3.11"
+PYTHONS = (OLDEST_PYTHON, "3.12", "3.13", "3.14")
+EXTRAS = "notebook,report,dask,fast"
+
+# What tests import besides the package and its extras. torch, aihwkit and the optimizers of other projects are left to
+# `make test`: they have no wheels for each of these interpreters, and no say in whether the package works.
+TEST_TOOLS = (
+    *("pytest>=8.3,<9.2", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.11", "pyyaml>=6", "junitparser>=3.2"),
+    *("nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"),
+)
+ABSENT = {
+    *("torch", "aihwkit", "aihwkit_lightning", "onnxscript", "onnxsim", "onnxslim", "onnxoptimizer"),
+    *("onnx_graphsurgeon", "sklearn", "olive"),
+}
+
+# These start programs and change folders that others would see. pytest runs them by themselves.
+BY_THEMSELVES = "tests/cli"
+
+# They are about the checkout: its sources, its pages with the tools of all examples, and the speed of its benchmarks.
+OF_THE_CHECKOUT = (
+    "tests/benchmarks",
+    "tests/docs",
+    "tests/examples",
+    "tests/fuzz",
+    "tests/test_extras.py",
+    "tests/test_contributing.py",
+)
+NAMES_OF_THE_CHECKOUT = "a_folder_of_the_top_level_is_a_subpackage"
+
+# Tests of models that the oldest ONNX Runtime cannot run, by parts of their names: decoders of IR version 11 and with
+# sliding windows, kernels that came later, and one of Conv with a branch that is faulty there.
+BEYOND_THE_OLDEST_RUNTIME = (
+    *("test_decoders", "DeformConv", "MoE", "tiles_of_experts", "branch]"),
+    *("give_codes_that_their_bits_hold", "eight_bit_activations_of_the_runtime"),
+)
+
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["package", "types", "tests", "oldest"]
+
+
+@nox.session(python=OLDEST_PYTHON)
+def package(session: nox.Session) -> None:
+    """Write both distributions to dist/; they hold what they should, and a package index would show their page."""
+    session.install("build>=1.2", "twine>=6", "check-wheel-contents>=0.6")
+    files = _built(session)
+    session.run("twine", "check", "--strict", *map(str, files))
+    session.run("check-wheel-contents", str(_wheel(files)))
+    DIST.mkdir(exist_ok=True)
+    for file in files:
+        shutil.copy(file, DIST)
+
+
+@nox.session(python=OLDEST_PYTHON)
+def types(session: nox.Session) -> None:
+    """Type checkers of users know the type of everything that is public. torch is there for the twins of aihwkit."""
+    session.install("build>=1.2", "pyright>=1.1.400")
+    session.install(f"{_wheel(_built(session))}[{EXTRAS},torch]")
+    session.chdir(session.create_tmp())  # not in the checkout, which would be found in place of the wheel
+    session.run("pyright", "--verifytypes", "onnx_gconv", "--ignoreexternal")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The fast tests, on the newest versions of everything."""
+    session.install("build>=1.2")
+    session.install(f"{_wheel(_built(session))}[{EXTRAS}]", *TEST_TOOLS)
+    _run_fast_tests(session)
+
+
+@nox.session(python=OLDEST_PYTHON)
+def oldest(session: nox.Session) -> None:
+    """The fast tests, on the oldest versions that pyproject.toml allows.
+
+    Old packages warn of the newest ones that they import themselves; that is no error here.
+    """
+    session.install("build>=1.2")
+    wheel = _wheel(_built(session))
+    session.install("--constraint", str(ROOT / "constraints-oldest.txt"), f"{wheel}[{EXTRAS}]", *TEST_TOOLS)
+    warnings = ["-W", "ignore::DeprecationWarning", "-W", "ignore::PendingDeprecationWarning"]
+    _run_fast_tests(session, *warnings, but=(NAMES_OF_THE_CHECKOUT, *BEYOND_THE_OLDEST_RUNTIME))
+
+
+@nox.session(python=OLDEST_PYTHON)
+def sbom(session: nox.Session) -> None:
+    """Write dist/onnx_gconv.cdx.json: what an installation consists of, in CycloneDX's form."""
+    session.install("build>=1.2", "cyclonedx-bom>=7")
+    wheel = _wheel(_built(session))
+    environment = Path(tempfile.mkdtemp(dir=session.create_tmp()))
+    session.run("python", "-m", "venv", "--without-pip", str(environment))
+    python = str(environment / "bin" / "python")
+    session.run("python", "-m", "pip", "--quiet", "--python", python, "install", str(wheel))
+    target = DIST / "onnx_gconv.cdx.json"
+    target.parent.mkdir(exist_ok=True)
+    options = ["--pyproject", str(ROOT / "pyproject.toml"), "--mc-type", "library", "--output-reproducible"]
+    session.run("cyclonedx-py", "environment", *options, "--output-file", str(target), python)
+
+
+@nox.session(python=OLDEST_PYTHON)
+def lock(session: nox.Session) -> None:
+    """Write requirements-locked.txt anew: the newest versions of what tests need, and the hashes of their files.
+
+    torch is not in it: its builds for one kind of processor have other hashes, and other versions, than the one on the
+    Python Package Index. So are packages that are installed without what they require.
+    """
+    session.install("uv>=0.9")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    source = Path(session.create_tmp()) / "requirements.in"
+    source.write_text("\n".join(line for line in wanted if not re.match(r"torch\b", line)) + "\n", encoding="utf-8")
+    options = ["--generate-hashes", "--universal", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate"]
+    options += ["--python-version", OLDEST_PYTHON, "--constraint", str(ROOT / "constraints.txt")]
+    command = "--custom-compile-command=make lock"
+    target = ROOT / "requirements-locked.txt"
+    session.run("uv", "pip", "compile", "--upgrade", "--quiet", *options, command, "-o", str(target), str(source))
+
+
+@nox.session(python=OLDEST_PYTHON)
+def locked(session: nox.Session) -> None:
+    """The fast tests, on the files whose hashes requirements-locked.txt has."""
+    session.install("build>=1.2")
+    wheel = _wheel(_built(session))
+    session.install("--require-hashes", "--requirement", str(ROOT / "requirements-locked.txt"))
+    session.install("--no-deps", str(wheel))
+    _run_fast_tests(session)
+
+
+def _built(session: nox.Session) -> list[Path]:
+    """The source distribution and the wheel made of it; of a copy, as building leaves files beside sources."""
+    folder = Path(tempfile.mkdtemp(dir=session.create_tmp()))
+    sources = shutil.copytree(
+        ROOT, folder / "sources", symlinks=True, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info")
+    )
+    session.run("python", "-m", "build", "--outdir", str(folder / "dist"), str(sources), silent=True)
+    return sorted((folder / "dist").iterdir())
+
+
+def _wheel(files: list[Path]) -> Path:
+    [wheel] = (file for file in files if file.suffix == ".whl")
+    return wheel
+
+
+def _run_fast_tests(session: nox.Session, *options: str, but: tuple[str, ...] = (NAMES_OF_THE_CHECKOUT,)) -> None:
+    """Run the tests that are not slow, without those of what the session does not install; which, it says."""
+    folder = Path(tempfile.mkdtemp(dir=session.create_tmp()))
+    copy = shutil.copytree(
+        ROOT,
+        folder / "copy",
+        ignore=shutil.ignore_patterns(".*", "build", "dist", "onnx_gconv", "passes", "__pycache__"),
+    )
+    session.chdir(copy)
+    left_out = [*OF_THE_CHECKOUT, *(str(path.relative_to(copy)) for path in _tests_of_absent_packages(copy))]
+    session.log("left out: %s", ", ".join(left_out))
+    command = ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not release", *options]
+    command += ["-k", f"not ({' or '.join(but)})"]
+    environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    chosen = session.posargs or ["tests", f"--ignore={BY_THEMSELVES}"]
+    session.run(*command, *chosen, *(f"--ignore={path}" for path in left_out), env=environment)
+    if not session.posargs:
+        session.run(*command, BY_THEMSELVES, env=environment)
+
+
+def _tests_of_absent_packages(copy: Path) -> Iterator[Path]:
+    """The files of tests that import a package that is not installed, themselves or by other modules of the tests."""
+    for path in sorted((copy / "tests").rglob("test_*.py")):
+        if ABSENT & _imported(path, copy, seen=set()):
+            yield path
+
+
+def _imported(path: Path, copy: Path, *, seen: set[Path]) -> set[str]:
+    """The packages that a file imports, anywhere in it, and those that the modules of the tests do that it imports."""
+    seen.add(path)
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            found.add(name.partition(".")[0])
+            module = copy.joinpath(*name.split(".")).with_suffix(".py")
+            if name.startswith("tests.") and module.exists() and module not in seen:
+                found |= _imported(module, copy, seen=seen)
+    return found

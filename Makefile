@@ -12,6 +12,7 @@ export ONNX_GCONV_REAL_MODELS ?= $(CURDIR)/$(REAL_MODELS)
 
 # Two processes share two cores; threads of OpenBLAS, OpenMP and torch would only get into each other's way.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+OFFLINE := $(ONE_THREAD) HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 # Modules are compiled when they are imported for the first time; most of those of torch and its kind never are.
 INSTALL := $(PIP) install --no-compile
@@ -22,11 +23,14 @@ unexport PYTHONDONTWRITEBYTECODE
 OLIVE := .venv-olive
 ZIGZAG := .venv-zigzag
 ACCELFORGE := .venv-accelforge
+GENAI := .venv-genai
+OPTIMUM := .venv-optimum
+LANGUAGE_MODELS := .cache/language-models
 
 # AccelForge's models of components need it.
 PYTHON_312 ?= python3.12
 
-.PHONY: demo test lint format unit release-checks olive-checks receiver-checks generated bench fuzz clean
+.PHONY: demo test lint format unit release-checks olive-checks octave-checks receiver-checks llm-checks generated bench fuzz clean
 
 demo: $(VENV)/.installed
 	$(BIN)/onnx-gconv demo --output demo-output
@@ -64,6 +68,17 @@ receiver-checks: $(VENV)/.installed-dev $(ZIGZAG)/.installed $(ACCELFORGE)/.inst
 	ONNX_GCONV_ZIGZAG=$(CURDIR)/$(ZIGZAG)/bin/python ONNX_GCONV_ACCELFORGE=$(CURDIR)/$(ACCELFORGE)/bin/python \
 		$(ONE_THREAD) $(BIN)/python -m pytest -p no:cacheprovider tests/receivers
 
+# Exporters of language models write tiny ones with random weights, which are mapped, verified, simulated and restored.
+# They have two environments of their own, since they need two versions of Transformers; nothing is fetched from a hub.
+llm-checks: $(GENAI)/.installed $(OPTIMUM)/.installed
+	$(OFFLINE) $(OPTIMUM)/bin/python -m tests.llm.make_exports $(LANGUAGE_MODELS) optimum
+	$(OFFLINE) $(GENAI)/bin/python -m tests.llm.make_exports $(LANGUAGE_MODELS) genai
+	ONNX_GCONV_LANGUAGE_MODELS=$(LANGUAGE_MODELS) $(ONE_THREAD) $(GENAI)/bin/python -m pytest -p no:cacheprovider -W default tests/llm
+
+# The lines of a bundle's README.txt in GNU Octave, and its labels in h5dump: Debian's packages octave and hdf5-tools.
+octave-checks: $(VENV)/.installed-dev
+	$(ONE_THREAD) $(BIN)/python -m pytest -p no:cacheprovider tests/octave
+
 # Those that CI checks beyond the first 200, which `unit` does. Any others: $(BIN)/python -m tests.generated.run --help
 generated: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 800 --workers 2
@@ -80,7 +95,8 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(OLIVE) $(ZIGZAG) $(ACCELFORGE) .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf $(VENV) $(OLIVE) $(ZIGZAG) $(ACCELFORGE) $(GENAI) $(OPTIMUM)
+	rm -rf .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -110,6 +126,16 @@ $(ZIGZAG)/.installed: Makefile
 $(ACCELFORGE)/.installed: Makefile
 	$(PYTHON_312) -m venv $(ACCELFORGE)
 	$(ACCELFORGE)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile "accelforge==1.0.467"
+	touch $@
+
+$(GENAI)/.installed: pyproject.toml constraints.txt tests/llm/genai.txt
+	$(PYTHON) -m venv $(GENAI)
+	$(GENAI)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt --editable . --requirement tests/llm/genai.txt
+	touch $@
+
+$(OPTIMUM)/.installed: constraints.txt tests/llm/optimum.txt
+	$(PYTHON) -m venv $(OPTIMUM)
+	$(OPTIMUM)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt --requirement tests/llm/optimum.txt
 	touch $@
 
 # Packages that ship ONNX models; none of them is imported.

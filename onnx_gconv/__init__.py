@@ -69,9 +69,11 @@ if TYPE_CHECKING:
         Bundle,
         HandoffReport,
         ReadbackReport,
+        TargetsReport,
         open_bundle,
         read_back,
         write_bundle,
+        write_targets,
     )
     from onnx_gconv.operations import (
         CheckReport,
@@ -134,6 +136,7 @@ __all__ = [
     "SimulationReport",
     "SingleDeviceConductanceConverter",
     "SinglePairConductanceConverter",
+    "TargetsReport",
     "TwoSidedPairConductanceConverter",
     "UnmappableWeightError",
     "VerificationError",
@@ -151,6 +154,7 @@ __all__ = [
     "simulate",
     "verify",
     "write_bundle",
+    "write_targets",
 ]
 
 _HOMES = {
@@ -175,7 +179,16 @@ _HOMES = {
         "UnmappableWeightError",
         "VerificationError",
     ],
-    "onnx_gconv.handoff": ["Bundle", "HandoffReport", "ReadbackReport", "open_bundle", "read_back", "write_bundle"],
+    "onnx_gconv.handoff": [
+        "Bundle",
+        "HandoffReport",
+        "ReadbackReport",
+        "TargetsReport",
+        "open_bundle",
+        "read_back",
+        "write_bundle",
+        "write_targets",
+    ],
     "onnx_gconv.operations": [
         "CheckReport",
         "Explanation",

@@ -18,6 +18,7 @@ from onnx_gconv.mapping.packed_codes import PackedWeight
 from onnx_gconv.mapping.tensor_texts import kept_texts
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.mapping.value_uses import hand_over_uses
+from onnx_gconv.passes.annotations import annotate, annotation_notes
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_manifest import manifest_of
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
@@ -176,8 +177,13 @@ class MapConductances(ModelPass[MappingResult]):
 
     def _find(self, model: ir.Model, *, freeze_inputs: bool) -> WeightSurvey:
         settings = self._settings
-        is_quantized = settings.quantized == "map"
-        return find_weights(model, lookups=settings.include_ops, quantized=is_quantized, freeze_inputs=freeze_inputs)
+        return find_weights(
+            model,
+            lookups=settings.include_ops,
+            quantized=settings.quantized == "map",
+            freeze_inputs=freeze_inputs,
+            adapters=settings.include_adapters,
+        )
 
     def _transferred(self, plan: MappingPlan, model: ir.Model) -> MappingPlan:
         """A plan for a copy of a model, for the model itself."""
@@ -187,7 +193,7 @@ class MapConductances(ModelPass[MappingResult]):
 
     def _plan(self, model: ir.Model, notes: tuple[str, ...]) -> MappingPlan:
         require_mappable(model)  # again: inlining may have brought an import of the default domain
-        freezes = self._settings.freeze_inputs or _has_inputs_for_initializers(model)
+        freezes = self._settings.freezes_inputs or _has_inputs_for_initializers(model)
         survey = without_missing_casts(self._find(model, freeze_inputs=freezes), default_opset(model))
         resolved = self._configuration.resolve(survey)
         plan = make_plan(
@@ -343,6 +349,7 @@ def _notes(model: ir.Model, plan: MappingPlan) -> Iterator[str]:
         )
     elif frozen := [f"'{value.name}'" for value in _replaceable(model, plan)]:
         yield f"constants now, no graph inputs that a caller may replace: {', '.join(frozen)}"
+    yield from annotation_notes(plan.weights)
 
 
 def _replaceable(model: ir.Model, plan: MappingPlan) -> tuple[ir.Value, ...]:
@@ -361,8 +368,8 @@ def _free_from_inputs(model: ir.Model, replaced: Sequence[ir.Value]) -> None:
     if _has_inputs_for_initializers(model):
         initializers.update(model.graph.initializers.values())
         model.ir_version = _FREE_INITIALIZERS_IR_VERSION
-    if any(value in initializers for value in inputs):
-        kept = [value for value in inputs if value not in initializers]
+    if freed := {value.name for value in inputs if value in initializers}:  # Olive lists an input twice
+        kept = [value for value in inputs if value.name not in freed]
         inputs.clear()
         inputs.extend(kept)
 
@@ -379,11 +386,9 @@ def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Nod
     new.metadata_props.update(kept_texts(found.stored))
     new.meta.update(old.meta)
     place.scope.graph.insert_before(place.before, rebuilt.nodes)
+    annotate(found, rebuilt)
     hand_over_uses(old, new)
-    producer = old.producer()
-    if found.stored_as == "constant" and producer is not None:
-        rebuilt.nodes[-1].metadata_props.update(producer.metadata_props)
-    return producer
+    return old.producer()
 
 
 def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:

@@ -21,6 +21,7 @@ from onnx_gconv.mapping import (
     MatrixViewRecord,
     OtherParameterRecord,
     PackingRecord,
+    PartRecord,
     RearrangementRecord,
     SameSourceRecord,
     ScaleRecord,
@@ -118,7 +119,14 @@ def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames,
         packing=_packing_record(found, names),
         limited=weight.is_limited,
         dequantization=_dequantization_record(found),
+        parts=_part_records(weight),
     )
+
+
+def _part_records(weight: PlannedWeight) -> tuple[PartRecord, ...]:
+    if (parts := weight.parts) is None:
+        return ()
+    return tuple(PartRecord(name=name, columns=size) for name, size in zip(parts.names, parts.sizes, strict=True))
 
 
 def _packing_record(found: FoundWeight, names: UniqueNames) -> PackingRecord | None:
@@ -160,7 +168,7 @@ def _zero(weight: PlannedWeight, names: UniqueNames) -> float | ZeroRecord:
 
 def _tiling_record(weight: PlannedWeight) -> TilingRecord | None:
     grid, granularity = weight.conversion.grid, weight.scheme.granularity
-    if granularity.kind == "tensor":
+    if granularity.kind == "tensor" and grid is None:
         return None
     rows, columns = granularity.tile or (None, None)
     return TilingRecord(

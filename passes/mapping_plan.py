@@ -26,8 +26,10 @@ from onnx_gconv.passes.half_precision import in_half_precision
 from onnx_gconv.schemes.clipping import abs_percentiles
 from onnx_gconv.schemes.conversion import ConversionLoss, WeightConversion
 from onnx_gconv.schemes.group_extremes import GroupExtremes
+from onnx_gconv.schemes.parts import ColumnParts
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.schemes.scheme import LEVELS_OF_WEIGHT, MappingScheme
+from onnx_gconv.tensors.external import is_absent
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.constants import constant_tensor
@@ -60,6 +62,7 @@ class PlannedWeight:
         conversion: How its elements become conductances.
         compute_dtype: The type of the conductances, or of what their codes are decoded to.
         consumer: Index of the consumer whose matrix view its scales follow; None if all elements share one.
+        parts: The parts of each matrix of that view, which share no scale; None for one.
         loss: What it loses by clipping and by rounding to levels; None if it is mapped without.
         notes: What a user should know of how it is mapped, one line each.
         same_source_as: The constants with the same values, of the same parameter or not.
@@ -73,6 +76,7 @@ class PlannedWeight:
     conversion: WeightConversion
     compute_dtype: np.dtype[Any]
     consumer: int | None = None
+    parts: ColumnParts | None = None
     loss: ConversionLoss | None = None
     notes: tuple[str, ...] = ()
     same_source_as: tuple[SameSource, ...] = ()
@@ -187,14 +191,12 @@ class _Candidate:
     @property
     def grid(self) -> ScaleGrid | None:
         """The groups of elements that share a scale; None if all do."""
-        if self.weight_grid is None or self.weight_grid.grid.form == "number":
-            return None
-        return self.weight_grid.grid
+        grid = None if self.weight_grid is None else self.weight_grid.grid
+        return None if grid is None or grid.form == "number" else grid
 
     @property
     def notes(self) -> tuple[str, ...]:
-        note = None if self.weight_grid is None else self.weight_grid.note
-        return (*self.found.notes, *([note] if note else []))
+        return (*self.found.notes, *(() if self.weight_grid is None else self.weight_grid.notes))
 
     def chunks(
         self, start: int, stop: int, dtype: np.dtype[Any]
@@ -207,7 +209,7 @@ class _Candidate:
 
 def _candidate(weight: FoundWeight, scheme: MappingScheme, may_lose: bool) -> _Candidate:  # noqa: FBT001 - as asked for
     try:
-        return _Candidate(weight, scheme, weight_grid(weight, scheme.granularity), may_lose=may_lose)
+        return _Candidate(weight, scheme, weight_grid(weight, scheme.granularity, scheme.parts), may_lose=may_lose)
     except UnmappableWeightError as problem:
         return _Candidate(weight, scheme, None, problem)
 
@@ -224,7 +226,8 @@ def _with_same_sources(plan: MappingPlan) -> MappingPlan:
         )
         for item in plan.weights
     ]
-    tensors = [None if item.value is None else constant_tensor(item.value) for item in plan.skipped]
+    constant = (None if item.value is None else constant_tensor(item.value) for item in plan.skipped)
+    tensors = [None if tensor is None or is_absent(tensor) else tensor for tensor in constant]
     with_data = [number for number, tensor in enumerate(tensors) if tensor is not None]
     constants = [
         SourceCandidate(
@@ -348,6 +351,7 @@ def _planned_as(candidate: _Candidate, statistics: WeightStatistics, dtype: np.d
         conversion=conversion,
         compute_dtype=dtype,
         consumer=None if candidate.grid is None or candidate.weight_grid is None else candidate.weight_grid.consumer,
+        parts=None if candidate.weight_grid is None else candidate.weight_grid.parts,
         notes=candidate.notes,
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnx_gconv.data_frame import Column
 from onnx_gconv.mapping import Manifest, SkippedRecord, WeightRecord
+from onnx_gconv.mapping.expert_groups import ExpertGroup, grouped_experts, likeness
 from onnx_gconv.mapping.weight_columns import WeightRow, weight_columns
 from onnx_gconv.passes.remarks import mapping_remarks
 from onnx_gconv.passes.weight_texts import (
@@ -18,6 +19,7 @@ from onnx_gconv.passes.weight_texts import (
     explanation,
     other_names,
     parameters_text,
+    readers_of_experts,
     readers_text,
     scale_text,
     scheme_text,
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from rich.text import Text  # noqa: TID251 - only its name
 
 __all__ = ["MappingReport", "RestoreReport", "SkippedCount"]
+
+_Record = TypeVar("_Record", bound=WeightRecord | SkippedRecord)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class MappingReport(ShownReport):
         files: All files that were written.
         broken: The weights whose mapping another tool has damaged or folded away, and how.
         notes: What is to be said of the model besides what its manifest notes.
+        is_verbose: Whether tables have a line for each expert, and not one for all of a layer that are alike.
+        remedy: What to do about weights that are broken; None if none is.
     """
 
     model: Path
@@ -84,6 +90,8 @@ class MappingReport(ShownReport):
     files: tuple[Path, ...] = ()
     broken: tuple[tuple[WeightRecord, str], ...] = ()
     notes: tuple[str, ...] = ()
+    is_verbose: bool = False
+    remedy: str | None = None
 
     @property
     def mapped(self) -> tuple[WeightRecord, ...]:
@@ -146,6 +154,7 @@ class MappingReport(ShownReport):
                 }
                 for record, reason in self.broken
             ],
+            "remedy": self.remedy,
             "notes": [*self.manifest.notes, *self.notes],
             "remarks": list(mapping_remarks(self.manifest, self.mapped)),
             "skipped_by_reason": [
@@ -183,6 +192,8 @@ class MappingReport(ShownReport):
             parts.append(self._share_table())
         parts.extend(plain(f"BROKEN: {record.quoted}: {reason}", style="bold red") for record, reason in self.broken)
         parts.extend(map(plain, self._summary()))
+        if self.remedy is not None:
+            parts.append(plain(f"What to do: {self.remedy}.", style="bold red"))
         return Group(*parts)
 
     def _weights_table(self) -> Table:
@@ -198,17 +209,22 @@ class MappingReport(ShownReport):
         if is_clipped:
             table.add_column("clipped", justify="right")
         table.add_column("read by", ratio=3)
-        for weight in self.mapped:
+        for group in self._groups(self.mapped):
+            weight = group.first
             table.add_row(
-                with_name(weight.known_as, weight.name, *other_names(weight)),
+                _name_of(group) or with_name(weight.known_as, weight.name, *other_names(weight)),
                 shape_text(weight.shape),
                 weight.dtype,
-                scale_text(weight),
-                *([sqnr_text(weight)] if has_loss else []),
-                *([clipped_text(weight)] if is_clipped else []),
-                readers_text(weight),
+                scale_text(*group.members),
+                *([sqnr_text(*group.members)] if has_loss else []),
+                *([clipped_text(*group.members)] if is_clipped else []),
+                readers_text(weight) if group.count == 1 else readers_of_experts(weight, group.count),
             )
         return table
+
+    def _groups(self, records: Iterable[_Record]) -> list[ExpertGroup[_Record]]:
+        """Weights as the lines of a table."""
+        return grouped_experts(records, _names, likeness, is_verbose=self.is_verbose)
 
     def _skipped_table(self) -> Table:
         items = [item for item in self.skipped if item.is_mvm]
@@ -216,10 +232,13 @@ class MappingReport(ShownReport):
         table.add_column("weight", ratio=2)
         table.add_column("shape", justify="right")
         table.add_column("why", ratio=3)
-        for item in items:
+        for group in self._groups(items):
+            item = group.first
             shape = "?" if item.shape is None else shape_text(item.shape)
-            why = with_remark(explanation(item.reason), item.detail)
-            table.add_row(with_name(item.known_as, item.name, parameters_text(item)), shape, why)
+            of_first = "" if group.count == 1 else f"of the first: {item.detail}"
+            why = with_remark(explanation(item.reason), of_first or item.detail)
+            name = _name_of(group) or with_name(item.known_as, item.name, parameters_text(item))
+            table.add_row(name, shape, why)
         return table
 
     def _share_table(self) -> Table:
@@ -244,7 +263,7 @@ class MappingReport(ShownReport):
 
     def _summary(self) -> list[str]:
         lines = [f"Note: {note}." for note in (*self.manifest.notes, *self.notes)]
-        lines.extend(f"{weight.quoted}: {note}" for weight in self.mapped for note in weight.notes)
+        lines.extend(self._notes_of_weights())
         lines.extend(mapping_remarks(self.manifest, self.mapped))
         by_detail: dict[str, int] = defaultdict(int)
         for item in self.skipped:
@@ -270,6 +289,14 @@ class MappingReport(ShownReport):
         if self.files:
             lines.append(f"Written: {file_list(self.files)}")
         return lines
+
+    def _notes_of_weights(self) -> Iterator[str]:
+        """The notes of weights, of experts that have the same ones together."""
+        noted = (weight for weight in self.mapped if weight.notes)
+        groups = grouped_experts(noted, _names, lambda item: (likeness(item), item.notes), is_verbose=self.is_verbose)
+        for group in groups:
+            name = group.first.quoted if group.count == 1 else f"'{group.name}' ({group.remark})"
+            yield from (f"{name}: {note}" for note in group.first.notes)
 
     def _schemes(self) -> Iterator[str]:
         """How weights are mapped, a line for each way; with the weights if there are several ways."""
@@ -335,6 +362,16 @@ class RestoreReport(ShownReport):
         if self.files:
             lines.append(f"Written: {file_list(self.files)}")
         return plain(*lines)
+
+
+def _names(record: WeightRecord | SkippedRecord) -> tuple[str, tuple[str, ...]]:
+    """What people know a weight by, and the names of the constants that nodes compute it from."""
+    return record.known_as, record.sources if isinstance(record, WeightRecord) else ()
+
+
+def _name_of(group: ExpertGroup[_Record]) -> Text | None:
+    """The name of experts in one line; None for one weight, of which there is more to say."""
+    return None if group.count == 1 else with_remark(group.name, group.remark)
 
 
 def _why_skipped(item: SkippedRecord) -> str:

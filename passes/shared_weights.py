@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
+from onnx_gconv.mapping.value_uses import hand_over_use
 from onnx_gconv.weights import FoundWeight
-from onnx_gconv.weights.rearrangement import is_rearranging, readers
+from onnx_gconv.weights.rearrangement import behind_node, handed_on, readers
 
 __all__ = ["DigitalUses", "digital_uses", "split_off"]
 
@@ -64,14 +65,14 @@ def split_off(weight: FoundWeight, uses: DigitalUses, name: str) -> ir.Value:
         metadata_props={**old.metadata_props, WEIGHT_KEY: weight.name, ROLE_KEY: "digital"},
     )
     for node, index in uses.uses:
-        node.replace_input_with(index, copy)
+        hand_over_use(node, index, copy)
     return copy
 
 
 def _readers_behind(node: ir.Node, index: int, passed: Collection[ir.Node]) -> Iterator[tuple[ir.Node, int]]:
     """The readers that an input leads to: the node, or those behind it if the weight is seen through it."""
-    is_seen_through = node in passed or (index == 0 and is_rearranging(node))
-    if is_seen_through and node.outputs[0].uses():
-        yield from readers(node.outputs[0], passed)
-    else:
+    if not behind_node(node, index, passed):
         yield node, index
+        return
+    for value in handed_on(node, index):
+        yield from readers(value, passed)

@@ -19,6 +19,7 @@ __all__ = [
     "explanation",
     "other_names",
     "parameters_text",
+    "readers_of_experts",
     "readers_text",
     "scale_text",
     "scheme_text",
@@ -31,25 +32,30 @@ _MOST_OTHERS = 3
 _SHARES = {"channel": "output channel", "tile": "tile", "tile_channel": "output channel of a tile"}
 
 
-def scale_text(weight: WeightRecord) -> str:
-    """The scale in µS per unit of weight; of several the smallest and the largest, and how many there are."""
-    scale = weight.scale
-    if scale.value is not None:
-        return f"{scale.value:.6g}"
-    shape = "x".join(str(size) for size in scale.shape if size > 1)
-    return f"{scale.minimum:.4g} to {scale.maximum:.4g}\n({shape})"
+def scale_text(*weights: WeightRecord) -> str:
+    """The scale in µS per unit of weight; of several the smallest and the largest, and how many a weight has."""
+    scales = [weight.scale for weight in weights]
+    ends = [end for scale in scales for end in (scale.value, scale.minimum, scale.maximum) if end is not None]
+    lowest, highest = min(ends), max(ends)
+    if all(scale.value is not None for scale in scales):
+        return f"{lowest:.6g}" if lowest == highest else f"{lowest:.4g} to {highest:.4g}"
+    shape = "x".join(str(size) for size in scales[0].shape if size > 1)
+    return f"{lowest:.4g} to {highest:.4g}\n({shape})"
 
 
-def sqnr_text(weight: WeightRecord) -> str:
-    """How far the rebuilt weight is from the weight, if it was measured."""
-    if weight.loss is None:
+def sqnr_text(*weights: WeightRecord) -> str:
+    """How far the rebuilt weight is from the weight, if it was measured; of several, that of the farthest."""
+    losses = [weight.loss for weight in weights if weight.loss is not None]
+    if not losses:
         return "-"
-    return "no error" if weight.loss.sqnr_db is None else f"{weight.loss.sqnr_db:.1f}"
+    known = [loss.sqnr_db for loss in losses if loss.sqnr_db is not None]
+    return f"{min(known):.1f}" if known else "no error"
 
 
-def clipped_text(weight: WeightRecord) -> str:
+def clipped_text(*weights: WeightRecord) -> str:
     """How many elements are beyond what the devices can hold, if they were clipped."""
-    return "-" if weight.loss is None or weight.clipping is None else f"{weight.loss.clipped:,}"
+    counts = [item.loss.clipped for item in weights if item.loss is not None and item.clipping is not None]
+    return f"{sum(counts):,}" if counts else "-"
 
 
 def other_names(weight: WeightRecord) -> list[str]:
@@ -85,6 +91,9 @@ def scheme_text(weight: WeightRecord) -> str:
     if weight.granularity != "tensor":
         tile = "" if weight.tiling is None or weight.tiling.rows is None else _tile(weight.tiling)
         parts.append(f"a scale for each {_SHARES[weight.granularity]}{tile}")
+    if weight.parts:
+        sides = ", ".join(f"{part.name} {part.columns:,}" for part in weight.parts)
+        parts.append(f"matrices side by side of their own scales ({sides})")
     if weight.clipping is not None:
         at = (
             f"{weight.clipping.percentile:g} %" if weight.clipping.value is None else f"|W| = {weight.clipping.value:g}"
@@ -136,6 +145,19 @@ def readers_text(weight: WeightRecord) -> Text:
         if not consumer.is_mvm:
             size = "digital copy" if consumer.reads == "digital" else "rebuilt"
         lines.append(with_remark(f"{consumer.op_type} {consumer.node}", size, separator=" "))
+    return below_each_other(lines)
+
+
+def readers_of_experts(first: WeightRecord, count: int) -> Text:
+    """The nodes that read experts which are alike: for each one of the first how many there are."""
+    lines = []
+    for consumer in first.consumers:
+        view = consumer.matrix_view
+        matrices = count * (1 if view is None else view.matrices)
+        size = "" if view is None else f"{matrices:,} x {view.rows}x{view.columns}"
+        if not consumer.is_mvm:
+            size = f"{count:,} {'digital copies' if consumer.reads == 'digital' else 'rebuilt'}"
+        lines.append(with_remark(consumer.op_type, size, separator=" "))
     return below_each_other(lines)
 
 

@@ -53,9 +53,11 @@ def reports(tmp_path_factory):
         found["bundle"] = bundle
         found["pictures"] = write_pictures(bundle, folder / "p")
     found["program"] = gconv.program_model(folder / "g.onnx", folder / "chip.onnx", "pcm")
+    measurements = measured(folder / "b", folder / "measured.npz")
     found["read-back"] = gconv.read_back(
-        folder / "g.onnx", measured(folder / "b", folder / "measured.npz"), folder / "back.onnx", bundle=folder / "b"
+        folder / "g.onnx", measurements, folder / "back.onnx", bundle=folder / "b", as_if_measured=True
     )
+    found["targets"] = gconv.write_targets(folder / "b", folder / "t.csv")
     found["simulate"] = gconv.simulate(folder / "g.onnx", "pcm", times="1s,1d", repeats=2, sensitivity=True)
     candidates = {"candidates": [{"name": "<i>four</i>", "device": "pcm"}, {"name": "b", "device": "gaussian"}]}
     found["compare"] = gconv.compare(folder / "m.onnx", {**candidates, "times": ["1s", "1d"], "repeats": 2})
@@ -90,6 +92,7 @@ KINDS = {
     "pictures": "PicturesReport",
     "program": "ProgramReport",
     "read-back": "ReadbackReport",
+    "targets": "TargetsReport",
     "simulate": "SimulationReport",
     "compare": "ComparisonReport",
 }

@@ -57,7 +57,7 @@ def test_a_checkout_that_is_not_installed_maps_verifies_hands_off_and_reads_back
         ["map", original, "-o", mapped, "--quiet"],
         ["verify", original, mapped, "--json"],
         ["handoff", mapped, "-o", bundle, "--array", "64x64", "--quiet"],
-        ["readback", mapped, bundle, "-o", tmp_path / "measured.onnx", "--quiet"],
+        ["readback", mapped, bundle, "-o", tmp_path / "measured.onnx", "--as-if-measured", "--quiet"],
     )
     assert json.loads(printed)["passed"]
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))

@@ -30,6 +30,7 @@ from onnx_gconv.cli.program import program
 from onnx_gconv.cli.readback import readback
 from onnx_gconv.cli.restore import restore
 from onnx_gconv.cli.simulate import simulate
+from onnx_gconv.cli.targets import targets
 from onnx_gconv.cli.verify import verify
 from onnx_gconv.errors import ConfigError, GconvError, VerificationError
 from onnx_gconv.version import __version__
@@ -80,6 +81,7 @@ app.command("verify")(verify)
 app.command("check")(check)
 app.command("restore")(restore)
 app.command("handoff", cls=HandoffCommand)(handoff)
+app.command("targets")(targets)
 app.command("readback")(readback)
 app.command("program")(program)
 app.command("simulate", cls=MappingFlagsCommand)(simulate)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from onnx_gconv.cli.options import Debug, Dim, Inputs, Json, Quiet
+from onnx_gconv.cli.options import Debug, Dim, Inputs, Json, Quiet, Verbose
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["HandoffCommand", "handoff"]
@@ -194,6 +195,7 @@ def handoff(
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Write the target conductances of every crossbar tile for a lab's tools; writes the folder MODEL.gconv."""
@@ -242,4 +244,4 @@ def handoff(
             dry_run=dry_run,
             progress=progress,
         )
-    print_report(report, as_json=as_json, quiet=quiet)
+    print_report(replace(report, is_verbose=verbose), as_json=as_json, quiet=quiet)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnx_gconv.cli.mapping_configuration import mapping_configuration
-from onnx_gconv.cli.options import Debug, Json, MappingFlags, Model, Quiet, takes_mapping_flags
+from onnx_gconv.cli.options import Debug, Json, MappingFlags, Model, Quiet, Verbose, takes_mapping_flags
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["inspect"]
@@ -15,6 +17,7 @@ def inspect(
     flags: MappingFlags,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Show the mapping of a mapped model, or what `map` would do with a plain one. Writes nothing."""
@@ -23,4 +26,4 @@ def inspect(
 
     with progress_bar({"scan": "Reading weights"}, quiet=quiet) as progress:
         report = inspect_model(model, config=configuration, progress=progress)
-    print_report(report, as_json=as_json, quiet=quiet)
+    print_report(replace(report, is_verbose=verbose), as_json=as_json, quiet=quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from onnx_gconv.cli.options import (
     Model,
     Output,
     Quiet,
+    Verbose,
     takes_mapping_flags,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
@@ -33,6 +35,7 @@ def map_(
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Map the weights of a model to conductances; writes MODEL.gconv.onnx."""
@@ -44,4 +47,4 @@ def map_(
         report = map_model(
             model, output, config=configuration, external_data=external_data, dry_run=dry_run, progress=progress
         )
-    print_report(report, as_json=as_json, quiet=quiet)
+    print_report(replace(report, is_verbose=verbose), as_json=as_json, quiet=quiet)

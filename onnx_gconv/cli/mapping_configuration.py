@@ -42,7 +42,7 @@ def mapping_options(flags: MappingFlags) -> MappingOptions:
     """What the options say besides the configuration file and the converter; what is None was not given.
 
     Raises:
-        ConfigError: If a level is no number.
+        ConfigError: If a level, or a number of outputs of a part, is no number.
     """
     from onnx_gconv.configuration.options import MappingOptions
 
@@ -52,6 +52,7 @@ def mapping_options(flags: MappingFlags) -> MappingOptions:
         "clipping": _given(percentile=flags.clip_percentile, value=flags.clip_value),
         "levels": _levels(flags.levels),
         "storage": _STORAGE[flags.level_codes],
+        "parts": _parts(flags.parts),
     }
     return given  # type: ignore[return-value]  # the keys are those of `MappingOptions`
 
@@ -161,4 +162,16 @@ def _levels(text: str | None) -> int | list[float] | str | None:
         raise ConfigError(
             "--levels is a number of levels, a list of them in µS such as 0,1.5,25, preset or none, or weight, but "
             f"not '{text}'"
+        ) from None
+
+
+def _parts(text: str | None) -> list[int] | str | None:
+    """The parts in the text of the option: how many outputs each has, or a word."""
+    if text is None or text in {"auto", "none"}:
+        return text
+    try:
+        return [int(size) for size in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--parts is a list of numbers of outputs such as 2048,512,512, auto or none, but not '{text}'"
         ) from None

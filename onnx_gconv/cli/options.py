@@ -36,6 +36,7 @@ __all__ = [
     "Output",
     "Quiet",
     "Seed",
+    "TokenIdsOption",
     "Value",
     "debug_is_on",
     "option_names",
@@ -84,7 +85,19 @@ Inputs: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--inputs",
-        help="A .npz file with an array for each input; generated if not given.",
+        help="A .npz file with an array for each input; generated if not given. Of a language model, the tokens "
+        "are enough.",
+        rich_help_panel=_INPUTS,
+        show_default=False,
+    ),
+]
+TokenIdsOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--token-ids",
+        help="The tokens of a prompt for a language model, e.g. 1,15043,3186, or a file of such numbers; what else the "
+        "model takes is generated to go with them.",
+        metavar="ID,...",
         rich_help_panel=_INPUTS,
         show_default=False,
     ),
@@ -196,6 +209,14 @@ Quiet: TypeAlias = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Print nothing but errors, and why a check fails.", rich_help_panel=_REPORT),
 ]
+Verbose: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        help="Give each expert of a layer a line of its own; else those that are alike stand in one line.",
+        rich_help_panel=_REPORT,
+    ),
+]
 Debug: TypeAlias = Annotated[
     bool,
     typer.Option(
@@ -279,6 +300,11 @@ class MappingFlags:
     partition: Annotated[
         Literal["equal", "max"] | None, FromSetting("GranularitySettings.partition"), _flag("--partition", _SCALE)
     ] = None
+    parts: Annotated[
+        str | None,
+        FromSetting("WeightSettings.parts", "A list is written 2048,512,512."),
+        _flag("--parts", _SCALE, "PARTS"),
+    ] = None
     clip_percentile: Annotated[
         float | None,
         FromSetting("ClippingSettings.percentile", "Default: 100."),
@@ -326,6 +352,11 @@ class MappingFlags:
         bool | None,
         FromSetting("ModelSettings.freeze_inputs"),
         _flag("--freeze-inputs/--no-freeze-inputs", _WEIGHTS),
+    ] = None
+    include_adapters: Annotated[
+        bool | None,
+        FromSetting("ModelSettings.include_adapters"),
+        _flag("--include-adapters/--no-adapters", _WEIGHTS),
     ] = None
     inline_functions: Annotated[
         bool | None, FromSetting("ModelSettings.inline_functions"), _flag("--inline/--no-inline", _WEIGHTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,14 @@ from onnx_gconv.cli.options import (
     Value,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
+from onnx_gconv.cli.targets import (
+    AsIfMeasured,
+    FailedCellsFlag,
+    LimitsFlag,
+    RelativeTolerance,
+    ToleranceFlag,
+    Updates,
+)
 from onnx_gconv.terminal_text import plain
 
 if TYPE_CHECKING:
@@ -64,7 +72,8 @@ def readback(
     measured: Annotated[
         Path,
         typer.Argument(
-            help="Measured arrays under the keys of the bundle: an HDF5 or npz file, or the folder of the bundle.",
+            help="Measured arrays under the keys of the bundle: an HDF5 or npz file, or the folder of the bundle; or a "
+            "table of readings, as `targets` writes it.",
             show_default=False,
         ),
     ],
@@ -87,44 +96,12 @@ def readback(
             show_default=False,
         ),
     ] = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            "--tolerance",
-            help="How far from its target a device may be, in µS. Default: that of the bundle's preset.",
-            metavar="MICROSIEMENS",
-            rich_help_panel=_MEASUREMENTS,
-            show_default=False,
-        ),
-    ] = None,
-    tolerance_relative: Annotated[
-        float | None,
-        typer.Option(
-            "--tolerance-relative",
-            help="The same as a part of the target, e.g. 0.02; the larger of both counts.",
-            metavar="PART",
-            rich_help_panel=_MEASUREMENTS,
-            show_default=False,
-        ),
-    ] = None,
-    limits: Annotated[
-        str | None,
-        typer.Option(
-            "--limits",
-            help="What is taken for a measurement, in µS. Default: a quarter of the range beyond g_min and g_max.",
-            metavar="LOW..HIGH",
-            rich_help_panel=_MEASUREMENTS,
-            show_default=False,
-        ),
-    ] = None,
-    failed_cells: Annotated[
-        Literal["target", "measured"],
-        typer.Option(
-            "--failed-cells",
-            help="Cells that a mask calls failed keep their target, or their readings count as measured.",
-            rich_help_panel=_MEASUREMENTS,
-        ),
-    ] = "target",
+    update: Updates = None,
+    tolerance: ToleranceFlag = None,
+    tolerance_relative: RelativeTolerance = None,
+    limits: LimitsFlag = None,
+    failed_cells: FailedCellsFlag = "target",
+    as_if_measured: AsIfMeasured = False,
     original: Annotated[
         Path | None,
         typer.Option(
@@ -174,7 +151,7 @@ def readback(
     from onnx_gconv.errors import ConfigError, GconvError
     from onnx_gconv.files.models import check_output_path
     from onnx_gconv.handoff import read_back
-    from onnx_gconv.handoff.measurements import parse_limits
+    from onnx_gconv.handoff.limits import parse_limits
     from onnx_gconv.handoff.read_back import default_measured_path
     from onnx_gconv.runtime.inputs import parse_dim, parse_value
     from onnx_gconv.verification import verify
@@ -225,11 +202,13 @@ def readback(
             mapped,
             measured,
             output,
+            updates=update or (),
             bundle=bundle,
             tolerance_us=tolerance,
             tolerance_relative=tolerance_relative,
             limits=None if limits is None else parse_limits(limits),
             failed_cells=failed_cells,
+            as_if_measured=as_if_measured,
             pictures=pictures,
             mem_states=mem_states,
             external_data=external_data,

@@ -20,6 +20,7 @@ from onnx_gconv.cli.options import (
     Json,
     MappingFlags,
     Quiet,
+    TokenIdsOption,
     Value,
     takes_mapping_flags,
 )
@@ -75,12 +76,14 @@ def simulate(
         Path | None,
         typer.Option(
             "--inputs",
-            help="A .npz file with an array for each input, samples along the first axis; generated if not given. It "
-            "may be larger than memory, best as numpy.savez writes it, without compression.",
+            help="A .npz file with an array for each input, samples along the first axis; generated if not given. "
+            "Of a language model, the tokens are enough. It may be larger than memory, best as numpy.savez writes it, "
+            "without compression.",
             rich_help_panel=_OUTPUTS,
             show_default=False,
         ),
     ] = None,
+    token_ids: TokenIdsOption = None,
     labels: Annotated[
         str | None,
         typer.Option(
@@ -95,8 +98,9 @@ def simulate(
         str | None,
         typer.Option(
             "--metric",
-            help="accuracy or top5 (of any number) with labels; sqnr, cosine or agreement with the ideal model; or "
-            "module:function, called with outputs by name and labels. Default: accuracy with labels, else sqnr.",
+            help="accuracy or top5 (of any number) with labels; sqnr, cosine or agreement with the ideal model, "
+            "each also at one position of a text, such as agreement@last or sqnr@0; or module:function, called with "
+            "outputs by name and labels. Default: accuracy with labels, else sqnr.",
             metavar="NAME",
             rich_help_panel=_OUTPUTS,
             show_default=False,
@@ -187,6 +191,7 @@ def simulate(
     """Say how good the outputs of a model are on many simulated chips, at several times after programming."""
     from onnx_gconv import simulation
     from onnx_gconv.runtime.inputs import parse_dim, parse_value
+    from onnx_gconv.runtime.prompts import parse_token_ids
     from onnx_gconv.simulation.results import check_results, write_results
 
     settings = settings_of("--device-option", device_option or (), "read_scale=0.5")
@@ -205,6 +210,7 @@ def simulate(
     ):
         data: dict[str, Any] = {
             "inputs": inputs,
+            "token_ids": None if token_ids is None else parse_token_ids(token_ids),
             "labels": labels,
             "metric": metric,
             "output": output_name,

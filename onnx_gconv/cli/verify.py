@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,9 @@ from onnx_gconv.cli.options import (
     MinSqnr,
     Quiet,
     Seed,
+    TokenIdsOption,
     Value,
+    Verbose,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
 
@@ -33,6 +36,7 @@ def verify(
     original: Annotated[Path, typer.Argument(help="The ONNX model before the mapping.", show_default=False)],
     mapped: Annotated[Path, typer.Argument(help="The mapped ONNX model.", show_default=False)],
     inputs: Inputs = None,
+    token_ids: TokenIdsOption = None,
     dim: Dim = None,
     value: Value = None,
     seed: Seed = 0,
@@ -42,12 +46,14 @@ def verify(
     junit: Junit = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
     """Compare a mapped model with its original: weights, outputs in ONNX Runtime, and the mapping itself."""
 
     def run() -> VerificationReport:
         from onnx_gconv.runtime.inputs import parse_dim, parse_value
+        from onnx_gconv.runtime.prompts import parse_token_ids
         from onnx_gconv.verification import verify as verify_models
 
         dims = dict(parse_dim(text) for text in dim or ())
@@ -57,6 +63,7 @@ def verify(
                 original,
                 mapped,
                 inputs=inputs,
+                token_ids=None if token_ids is None else parse_token_ids(token_ids),
                 dims=dims,
                 values=values,
                 seed=seed,
@@ -67,7 +74,7 @@ def verify(
             )
 
     report = with_junit(junit, f"onnx-gconv verify {original} {mapped}", run)
-    print_report(report, as_json=as_json, quiet=quiet)
+    print_report(replace(report, is_verbose=verbose), as_json=as_json, quiet=quiet)
     if not report.passed:
         if quiet:
             report.raise_if_failed()  # which says why

@@ -27,6 +27,7 @@ from onnx_gconv.validation_messages import first_problem, key_path
 from onnx_gconv.weights import FoundWeight, SkippedWeight, SkipReason, WeightSelection, WeightSurvey
 from onnx_gconv.weights.names import NameKind, WeightNames, as_glob
 from onnx_gconv.weights.selection import unmatched
+from onnx_gconv.weights.weight_parts import wrong_parts
 
 __all__ = ["Configuration", "ConfigurationSource", "ResolvedSurvey"]
 
@@ -132,6 +133,7 @@ class Configuration(BaseModel):
             clipping=ClippingSettings(percentile=scheme.clipping.percentile, value=scheme.clipping.value),
             levels=scheme.levels,
             storage=scheme.storage,
+            parts=scheme.parts,
         )
         return cls(defaults=defaults, model=ModelSettings() if model is None else model)
 
@@ -186,7 +188,8 @@ class Configuration(BaseModel):
         Patterns of overrides count as matching weights that `model.include` and `model.exclude` leave out, too.
 
         Raises:
-            ConfigError: If a pattern matches no weight that could be mapped, or settings contradict each other.
+            ConfigError: If a pattern matches no weight that could be mapped, settings contradict each other, or the
+                parts of a weight are not as large as it is.
         """
         applied = self._applied(survey)
         matches = tuple(sum(index in each for each in applied) for index in range(len(self.overrides)))
@@ -204,6 +207,9 @@ class Configuration(BaseModel):
                 continue
             if overrides not in schemes:
                 schemes[overrides] = self._scheme(overrides)
+            parts = schemes[overrides].parts
+            if not isinstance(parts, str) and (problem := wrong_parts(weight, parts)) is not None:
+                self._given(overrides)["parts"].refuse(problem)
             mapped.append(weight)
         return ResolvedSurvey(
             WeightSurvey(tuple(mapped), (*selected.skipped, *skipped)),
@@ -264,6 +270,10 @@ class Configuration(BaseModel):
 
     def _scheme(self, overrides: Sequence[int]) -> MappingScheme:
         """The scheme of weights that these overrides apply to."""
+        return scheme_of(EffectiveSettings(**self._given(overrides)), self._conductance_dtype())
+
+    def _given(self, overrides: Sequence[int]) -> dict[str, Given[Any]]:
+        """The settings of weights that these overrides apply to, by name."""
         layers: list[tuple[tuple[str | int, ...], WeightSettings]] = [
             (("defaults",), self.defaults),
             *((("overrides", index), self.overrides[index]) for index in overrides),
@@ -276,7 +286,7 @@ class Configuration(BaseModel):
         for name in SETTING_NAMES:
             if (value := getattr(self._on_top, name)) is not None:
                 given[name] = Given(value, self._names_on_top.get(name, name), len(layers))
-        return scheme_of(EffectiveSettings(**given), self._conductance_dtype())
+        return given
 
     def _conductance_dtype(self) -> Given[str]:
         name = "conductance_dtype"

@@ -20,6 +20,7 @@ from onnx_gconv.converters.converter_kind import ConverterKind
 from onnx_gconv.converters.registry import CONVERTER_KINDS, converter_registry
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.parts import PartsChoice
 from onnx_gconv.schemes.scheme import LEVELS_OF_WEIGHT, LevelStorage, MappingScheme, SchemeLevels
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class EffectiveSettings:
     clipping: Given[ClippingSettings] | None = None
     levels: Given[LevelsSetting] | None = None
     storage: Given[LevelStorage] | None = None
+    parts: Given[PartsChoice] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def scheme_of(settings: EffectiveSettings, conductance_dtype: Given[str]) -> Map
     _check_storage(settings.storage, converter, levels)
     clipping = ClippingSettings() if settings.clipping is None else settings.clipping.value
     storage: LevelStorage = "float" if settings.storage is None else settings.storage.value
-    scheme = MappingScheme(converter, _granularity(settings, device), clipping.clipping(), levels, storage)
+    parts: PartsChoice = "auto" if settings.parts is None else settings.parts.value
+    scheme = MappingScheme(converter, _granularity(settings, device), clipping.clipping(), levels, storage, parts)
     if scheme.levels is not None and conductance_dtype.value == "weight":
         conductance_dtype.refuse("conductances of the weight's type cannot hold levels; choose float32, or no levels")
     return scheme

@@ -30,6 +30,7 @@ from onnx_gconv.configuration.setting_tables import (
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.parts import PartsChoice
 from onnx_gconv.schemes.scheme import LevelStorage
 from onnx_gconv.validation_messages import shown
 from onnx_gconv.weights import LOOKUP_OPS
@@ -60,6 +61,7 @@ ConductanceDtype: TypeAlias = Literal["float32", "weight"]
 SharedPolicy: TypeAlias = Literal["rebuild", "split"]
 
 _FEWEST_LEVELS = 2
+_FEWEST_PARTS = 2
 
 
 def _levels(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - what pydantic makes of it
@@ -73,6 +75,19 @@ def _levels(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noq
             f"it is {shown(value)}"
         )
     return handler(value)
+
+
+def _parts(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - what pydantic makes of it
+    is_list = isinstance(value, (list, tuple)) and len(value) >= _FEWEST_PARTS and all(map(_is_count, value))
+    if not (is_list or (isinstance(value, str) and value in {"auto", "none"})):
+        raise ValueError(
+            f'should be "auto", "none" or a list of two or more numbers of outputs, but it is {shown(value)}'
+        )
+    return handler(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _is_number(value: object) -> bool:
@@ -98,9 +113,15 @@ def _list(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa:
 
 Levels: TypeAlias = Annotated[int, Field(ge=_FEWEST_LEVELS)] | tuple[Number, ...] | Literal["none", "preset", "weight"]
 
+Parts: TypeAlias = (
+    Literal["auto", "none"] | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=_FEWEST_PARTS)]
+)
+
 if TYPE_CHECKING:
     LevelsSetting: TypeAlias = int | tuple[float, ...] | Literal["none", "preset", "weight"] | ConductanceLevels
+    PartsSetting: TypeAlias = PartsChoice
 else:  # what is written in files and in the schema
+    PartsSetting = Annotated[Parts, WrapValidator(_parts, json_schema_input_type=Parts)]
     LevelsSetting = Annotated[Levels, WrapValidator(_levels, json_schema_input_type=Levels)]
 _Patterns: TypeAlias = Annotated[
     tuple[str, ...], Field(min_length=1), WrapValidator(_patterns, json_schema_input_type=str | tuple[str, ...])
@@ -137,6 +158,10 @@ class WeightSettings(SettingsTable):
     "none". Default: "none", also with a preset that has levels."""
     storage: LevelStorage | None = Field(default=None, examples=["float", "codes"])
     """Whether conductances are stored in µS (float), or as codes of their levels. Default: "float"."""
+    parts: PartsSetting | None = Field(default=None, examples=["auto", "none", [2048, 512, 512]])
+    """Whether a weight is several matrices side by side, such as queries, keys and values, which share no scale and no
+    tile: "auto" for those that the op or a Split behind it says, a list of their numbers of outputs, or "none" for one
+    matrix. Default: "auto"."""
 
 
 class WeightOptions(TypedDict, total=False):
@@ -147,6 +172,7 @@ class WeightOptions(TypedDict, total=False):
     clipping: Clipping | ClippingSettings | Literal["max"] | Mapping[str, Any] | None
     levels: ConductanceLevels | int | Sequence[float] | Literal["none", "preset", "weight"] | None
     storage: LevelStorage | None
+    parts: Sequence[int] | Literal["auto", "none"] | None
 
 
 SETTING_NAMES = tuple(WeightSettings.model_fields)
@@ -211,6 +237,9 @@ class ModelSettings(SettingsTable):
     freeze_inputs: Flag = False
     """Make constants of weights that are graph inputs too, so that a caller may replace them; else leave them as they
     are."""
+    include_adapters: Flag = False
+    """Map what callers swap, too: matrices of adapters, such as those of LoRA, and weights that are graph inputs, which
+    become constants; else they stay digital."""
     inline_functions: Flag = True
     """Inline local functions that use weights first, so that these can be mapped; else leave them as they are."""
     upgrade_opset: Flag = False
@@ -218,6 +247,11 @@ class ModelSettings(SettingsTable):
     shared: SharedPolicy = "rebuild"
     """What nodes read that use a weight otherwise than MVM ops do, such as the Gather of a tied embedding: the rebuilt
     weight, or a digital copy that is split off."""
+
+    @property
+    def freezes_inputs(self) -> bool:
+        """Whether weights that are graph inputs become constants."""
+        return self.freeze_inputs or self.include_adapters
 
     @model_validator(mode="after")
     def _ops_are_known(self) -> ModelSettings:
@@ -240,6 +274,7 @@ class ModelOptions(TypedDict, total=False):
     allow_lossy_integers: bool | None
     conductance_dtype: ConductanceDtype | None
     freeze_inputs: bool | None
+    include_adapters: bool | None
     inline_functions: bool | None
     upgrade_opset: bool | None
     shared: SharedPolicy | None

@@ -237,7 +237,7 @@ def _as_matrices(view: MatrixView) -> str:
 def _of_the_scales(record: WeightRecord) -> Iterator[str]:
     """Which elements share a scale follows from the granularity and from the matrices of one of the readers."""
     wrong = "the manifest contradicts itself about which elements share a scale"
-    if record.granularity == "tensor":
+    if record.granularity == "tensor" and not record.parts:
         if record.scale.form != "number" or record.tiling is not None:
             yield f"{wrong}: all do, but there are pieces"
         return
@@ -273,6 +273,6 @@ def _expected_grid(record: WeightRecord) -> ScaleGrid | str:
     try:
         granularity = Granularity(record.granularity, tile, tiling.partition)
         layout = reader.matrix_view.layout(record.shape, reader.path)
-        return ScaleGrid.of(layout, granularity, reader.matrix_view.columns_per_channel)
+        return ScaleGrid.of(layout, granularity, reader.matrix_view.columns_per_channel, record.column_parts)
     except (ConfigError, IndexError, ValueError) as error:
         return str(error)

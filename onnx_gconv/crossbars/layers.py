@@ -113,7 +113,8 @@ class Layer:
             ConfigError: If a kernel has to stay whole and does not fit an array.
         """
         grid, kernel = self.grid, self.op.kernel(self.view)
-        return geometry.cut(grid.matrices, grid.rows, grid.columns, is_paired=bool(self.pairs), kernel=kernel)
+        is_paired, parts = bool(self.pairs), self.record.column_parts
+        return geometry.cut(grid.matrices, grid.rows, grid.columns, is_paired=is_paired, kernel=kernel, parts=parts)
 
     @property
     def array_dtype(self) -> np.dtype[np.floating]:
@@ -212,6 +213,7 @@ def _layer(number: int, mapped: MappedWeight, geometry: ArrayGeometry) -> Layer:
             layout.columns,
             is_paired=bool(_pairs(record)),
             kernel=op.kernel(reader.matrix_view.view),
+            parts=record.column_parts,
         )
     except ConfigError as error:
         raise ConfigError(f"the weight {record.quoted} of {reader.op_type}: {error}") from None

@@ -54,7 +54,8 @@ def tile_arrays(layer: Layer, executor: Executor) -> Iterator[TileArrays]:
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(MatrixReader(tensor, layer.layout)) for tensor in layer.mapped.stored_tensors]
         jobs: deque[Future[list[TileArrays]]] = deque()
-        waiting = worker_count() if _tile_cells(layer) <= _BLOCK_CELLS else 0  # large tiles one by one
+        # Beside those that the caller has; large tiles are cut one by one.
+        waiting = max(worker_count() - 1, 1) if _tile_cells(layer) <= _BLOCK_CELLS else 0
         try:
             for tiles in _blocks(layer, along_rows=readers[0].fastest == "row"):
                 jobs.append(executor.submit(_cut, layer, readers, tiles))
@@ -101,21 +102,27 @@ def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile]) -> list[T
     first, last = tiles[0], tiles[-1]
     rows, columns = (first.inputs[0], last.inputs[1]), (first.outputs[0], last.outputs[1])
     place = first.matrix, rows, columns
-    stored = [block_with_bias(layer, number, reader, place) for number, reader in enumerate(readers)]
-    in_us = as_stored(layer)
-    blocks = [in_us(block) for block in stored]  # of many tiles at once: each step costs as much as one of a tile
-    for number, block in enumerate(blocks):
+    in_us, is_coded = as_stored(layer), layer.record.levels_of_codes is not None
+    conductances: list[list[NDArray[Any]]] = [[] for _ in tiles]
+    codes: list[list[NDArray[Any]]] = [[] for _ in tiles]
+    for number, reader in enumerate(readers):  # one after the other, so that one block at a time is held
+        stored = block_with_bias(layer, number, reader, place)
+        block = in_us(stored)  # of many tiles at once: each step costs as much as one of a tile
         if _first_out_of_range(layer, block) is not None:
             for tile in tiles:
                 _check_range(layer, tile, number, _part(block, tile, first))
-    is_coded = layer.record.levels_of_codes is not None
+        for index, tile in enumerate(tiles):
+            conductances[index].append(little_endian(_part(block, tile, first)))
+            if is_coded:
+                codes[index].append(little_endian(_part(stored, tile, first)))
     return [
-        _tile(
+        TileArrays(
             tile,
-            [_part(block, tile, first) for block in blocks],
-            [_part(block, tile, first) for block in stored] if is_coded else None,
+            tuple(conductances[index]),
+            tuple(codes[index]) if is_coded else None,
+            tuple(map(digest, (*conductances[index], *codes[index]))),
         )
-        for tile in tiles
+        for index, tile in enumerate(tiles)
     ]
 
 
@@ -136,12 +143,6 @@ def block_with_bias(
 def _part(block: NDArray[Any], tile: Tile, first: Tile) -> NDArray[Any]:
     row, column = tile.inputs[0] - first.inputs[0], tile.outputs[0] - first.outputs[0]
     return block[row : row + tile.shape[0], column : column + tile.shape[1]]
-
-
-def _tile(tile: Tile, in_us: list[NDArray[Any]], coded: list[NDArray[Any]] | None) -> TileArrays:
-    conductances = tuple(map(little_endian, in_us))
-    codes = None if coded is None else tuple(map(little_endian, coded))
-    return TileArrays(tile, conductances, codes, tuple(map(digest, (*conductances, *(codes or ())))))
 
 
 def as_stored(layer: Layer) -> Callable[[NDArray[Any]], NDArray[Any]]:

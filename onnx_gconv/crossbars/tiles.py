@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.granularity import Granularity, Partition
+from onnx_gconv.schemes.parts import ColumnParts
 
 __all__ = ["ArrayGeometry", "PairLayout", "Tile", "TileGrid", "parse_array", "touched_pieces"]
 
@@ -86,7 +88,16 @@ class ArrayGeometry:
             return rows, columns // _PAIR
         return rows // _PAIR, columns
 
-    def cut(self, matrices: int, rows: int, columns: int, *, is_paired: bool, kernel: tuple[int, int]) -> TileGrid:
+    def cut(
+        self,
+        matrices: int,
+        rows: int,
+        columns: int,
+        *,
+        is_paired: bool,
+        kernel: tuple[int, int],
+        parts: ColumnParts | None = None,
+    ) -> TileGrid:
         """The tiles of a weight.
 
         Args:
@@ -95,14 +106,16 @@ class ArrayGeometry:
             columns: Outputs of one.
             is_paired: Whether its devices are pairs.
             kernel: How many neighbouring rows, and columns, belong to one kernel of a convolution; 1 for none.
+            parts: The parts of each matrix, which have no tile in common; None for one.
 
         Raises:
             ConfigError: If a kernel has to stay whole and does not fit an array.
         """
         units = kernel if self.whole_kernels else (1, 1)
         starts = []
-        for size, limit, unit, what in zip(
-            (rows, columns), self.capacity(is_paired=is_paired), units, ("rows", "columns"), strict=True
+        sizes = (rows,), ((columns,) if parts is None else parts.sizes)
+        for of_pieces, limit, unit, what in zip(
+            sizes, self.capacity(is_paired=is_paired), units, ("rows", "columns"), strict=True
         ):
             if unit > limit:
                 raise ConfigError(
@@ -110,8 +123,14 @@ class ArrayGeometry:
                     "take larger arrays, or let kernels be cut"
                 )
             # Rows of a bias stand below those of the last kernel, and are no whole kernel.
-            cut = Granularity(partition=self.partition).starts(-(-size // unit), limit // unit)
-            starts.append(tuple(start * unit for start in cut))
+            firsts = itertools.accumulate(of_pieces[:-1], initial=0)
+            starts.append(
+                tuple(
+                    first + start * unit
+                    for first, size in zip(firsts, of_pieces, strict=True)
+                    for start in Granularity(partition=self.partition).starts(-(-size // unit), limit // unit)
+                )
+            )
         return TileGrid(matrices, rows, columns, starts[0], starts[1])
 
 

@@ -25,12 +25,16 @@ __all__ = [
     "ArrayWriter",
     "ArraysKind",
     "ElsewhereError",
+    "Label",
     "LabelledArrayWriter",
     "read_arrays",
     "write_arrays",
 ]
 
 ArraysKind: TypeAlias = Literal["hdf5", "npz"]
+
+# What is noted at an array: a text, or numbers.
+Label: TypeAlias = str | int | tuple[int, ...] | tuple[float, ...]
 
 ARRAY_FILES: dict[ArraysKind, str] = {"hdf5": "conductances.h5", "npz": "conductances.npz"}
 
@@ -39,6 +43,9 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 # HDF5 stores attributes of up to 64 KiB beside the headers of a group.
 _LONGEST_ATTRIBUTE = 4096
+
+# Of so many attributes the form in which HDF5 takes them is kept.
+_MOST_ATTRIBUTES = 256
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -58,10 +65,16 @@ class ArrayWriter(Protocol):
 
 
 class LabelledArrayWriter(ArrayWriter, Protocol):
-    """A new file of arrays that may have names beside them."""
+    """A new file of arrays that may have labels beside them."""
 
-    def label(self, folder: str, names: Mapping[str, str]) -> None:
-        """Note names at a folder of keys that are written, if the file has a place for them."""
+    def label(self, place: str, labels: Mapping[str, Label]) -> None:
+        """Note labels, if the file has a place for them.
+
+        Args:
+            place: The key of the array that was written last, a folder of keys that are written, or nothing for the
+                file itself.
+            labels: What to note, by its name.
+        """
         ...
 
 
@@ -150,7 +163,11 @@ class _Hdf5Writer:
         self._type_of = h5py.h5t.py_create
         self._groups: dict[str, Any] = {"": self._file.id}
         self._made: set[str] = set()
-        self._text_type = h5py.string_dtype
+        self._last: tuple[str, Any] = "", self._file.id
+        self._create_attribute = h5py.h5a.create
+        self._scalar = h5py.h5s.create(h5py.h5s.SCALAR)
+        self._text_dtype = h5py.string_dtype
+        self._attributes: dict[tuple[type, Label], tuple[NDArray[Any], Any, Any] | None] = {}
         self._open_group, self._create_group = h5py.h5g.open, h5py.h5g.create
         self._creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         self._creation.set_layout(h5py.h5d.CONTIGUOUS)
@@ -164,7 +181,7 @@ class _Hdf5Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._groups = {}
+        self._groups, self._last = {}, ("", None)
         self._file.close()
         self._raw.close()
         if error is None:
@@ -177,21 +194,46 @@ class _Hdf5Writer:
     def write(self, key: str, array: NDArray[Any]) -> None:
         folder, _, name = key.rpartition("/")
         group = self._group(folder)
-        if array.dtype not in self._types:
-            self._types[array.dtype] = self._type_of(array.dtype)
         space = self._spaces.create_simple(array.shape)
-        dataset = self._datasets.create(group, name.encode(), self._types[array.dtype], space, self._creation)
+        dataset = self._datasets.create(group, name.encode(), self._type(array.dtype), space, self._creation)
         if array.size:
             self._raw.write_at(dataset.get_offset(), array.reshape(-1).view(np.uint8).data)
+        self._last = key, dataset
         self._raise_failure()
 
-    def label(self, folder: str, names: Mapping[str, str]) -> None:
-        """Note names as attributes of a group; longer ones than a header of HDF5 should hold are left out."""
-        attributes = self._file[folder].attrs
-        for name, text in names.items():
-            encoded = text.encode()
-            if 0 < len(encoded) <= _LONGEST_ATTRIBUTE:
-                attributes.create(name, encoded, dtype=self._text_type("utf-8", len(encoded)))
+    def label(self, place: str, labels: Mapping[str, Label]) -> None:
+        """Note labels as attributes; longer texts than a header of HDF5 should hold are left out.
+
+        Through the low-level interface, too: every array has some, most of them the same as many others.
+        """
+        target = self._last[1] if place == self._last[0] else self._group(place)
+        for name, label in labels.items():
+            if (found := self._attribute(label)) is not None:
+                value, kind, space = found
+                self._create_attribute(target, name.encode(), kind, space).write(value, mtype=kind)
+
+    def _attribute(self, label: Label) -> tuple[NDArray[Any], Any, Any] | None:
+        """A label as HDF5 takes it: the value, its type and its space; None if it is left out."""
+        key = type(label[0]) if isinstance(label, tuple) else type(label), label  # 1 equals 1.0
+        if key in self._attributes:
+            return self._attributes[key]
+        found: tuple[NDArray[Any], Any, Any] | None = None
+        if not isinstance(label, str):
+            numbers = np.asarray(label)
+            numbers = numbers.astype("<i8" if numbers.dtype.kind == "i" else "<f8")
+            space = self._spaces.create_simple(numbers.shape) if numbers.ndim else self._scalar
+            found = numbers, self._type(numbers.dtype), space
+        elif 0 < len(encoded := label.encode()) <= _LONGEST_ATTRIBUTE:
+            text_type = self._type_of(self._text_dtype("utf-8", len(encoded)), logical=True)
+            found = np.array(encoded), text_type, self._scalar
+        if len(self._attributes) < _MOST_ATTRIBUTES:
+            self._attributes[key] = found
+        return found
+
+    def _type(self, dtype: np.dtype[Any]) -> Any:  # noqa: ANN401 - h5py has no types
+        if dtype not in self._types:
+            self._types[dtype] = self._type_of(dtype)
+        return self._types[dtype]
 
     def _group(self, folder: str) -> Any:  # noqa: ANN401 - h5py has no types
         """A group, which is made unless it is there. Only groups that arrays still go to stay open."""
@@ -228,8 +270,8 @@ class _NpzWriter:
             member.write(header.getvalue())
             member.write(array.reshape(-1).view(np.uint8).data)
 
-    def label(self, folder: str, names: Mapping[str, str]) -> None:
-        """A zip file has no place for names."""
+    def label(self, place: str, labels: Mapping[str, Label]) -> None:
+        """A zip file has no place for labels."""
 
 
 def _hdf5_reader(path: Path) -> ArrayReader:

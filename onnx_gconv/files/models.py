@@ -26,6 +26,7 @@ from onnx_gconv.tensors.external import (
     check_external_tensor,
     external_files,
     external_tensors,
+    is_absent,
 )
 from onnx_gconv.tensors.streamed import all_elements
 
@@ -33,6 +34,7 @@ __all__ = [
     "EXTERNAL_DATA_THRESHOLD_BYTES",
     "check_model_path",
     "check_output_path",
+    "collection_suspended",
     "load_into_memory",
     "load_model",
     "save_model",
@@ -56,12 +58,15 @@ _OF_ONNX_RUNTIME = (
 _Replace: TypeAlias = Callable[[Callable[[], None], Callable[[], None]], None]
 
 
-def load_model(path: str | os.PathLike[str], watched: WatchedFiles | None = None) -> ir.Model:
+def load_model(
+    path: str | os.PathLike[str], watched: WatchedFiles | None = None, *, may_lack_data: bool = False
+) -> ir.Model:
     """Read an ONNX model; data outside the file is checked, but not read.
 
     Args:
         path: The ``.onnx`` file.
         watched: The file and those of its external data are added to them.
+        may_lack_data: Whether files of external data need not be there; reading a tensor in such a file is an error.
 
     Raises:
         ModelError: If the file cannot be read, is not an ONNX model or is truncated; if it holds something that would
@@ -82,7 +87,7 @@ def load_model(path: str | os.PathLike[str], watched: WatchedFiles | None = None
     if problem is not None:
         raise ModelError(f"'{path}' {_OF_ONNX_RUNTIME if _is_of_onnx_runtime(path) else problem}")
     try:
-        with _collection_suspended():
+        with collection_suspended():
             model = ir.from_proto(proto)
             _have_metadata_once(model)
     except (ir.serde.SerdeError, ValueError, TypeError) as error:
@@ -91,7 +96,7 @@ def load_model(path: str | os.PathLike[str], watched: WatchedFiles | None = None
     for tensor in external_tensors(model):
         tensor.base_dir = os.fspath(path.parent)
         try:
-            check_external_tensor(tensor)
+            check_external_tensor(tensor, may_be_absent=may_lack_data)
         except ModelError as error:
             raise ModelError(f"'{path}': {error}") from None
         watched.add(Path(tensor.path))
@@ -113,8 +118,8 @@ def _is_of_onnx_runtime(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _collection_suspended() -> Iterator[None]:
-    """Keep Python from looking for garbage while a graph is made.
+def collection_suspended() -> Iterator[None]:
+    """Keep Python from looking for garbage while a graph, or another large thing, is made.
 
     A graph of thousands of nodes is hundreds of thousands of objects, and none of them is garbage: looking at all of
     them again and again takes a third of the time.
@@ -145,6 +150,8 @@ def save_model(
     stands complete; the data file that only it used is removed afterwards. What a killed run left behind is removed by
     the next run that writes to the same path.
 
+    Tensors whose external data is not there keep the location that they have.
+
     Args:
         model: The model; it is not changed. Streamed tensors are computed while they are written.
         path: The ``.onnx`` file. Its folder must exist.
@@ -159,7 +166,8 @@ def save_model(
         The files that were written: the model and, if there is one, its data file; none if it was not accepted.
 
     Raises:
-        ConfigError: If the output cannot be written there, or cannot be written without external data.
+        ConfigError: If the output cannot be written there, or cannot be written without external data; or if a file
+            stands there that a tensor without data would take for its own.
         ModelError: If external data that is to be copied cannot be read, or a watched file has changed.
     """
     path = Path(path)
@@ -168,14 +176,16 @@ def save_model(
     tensors = [
         v.const_value for graph in model.graphs() for v in graph.initializers.values() if v.const_value is not None
     ]
-    total = sum(tensor.nbytes for tensor in tensors)
+    total = sum(tensor.nbytes for tensor in tensors if not is_absent(tensor))
     if external_data is None:
-        external_data = total > EXTERNAL_DATA_THRESHOLD_BYTES or any(True for _ in external_tensors(model))
+        is_external = any(not is_absent(tensor) for tensor in external_tensors(model))
+        external_data = total > EXTERNAL_DATA_THRESHOLD_BYTES or is_external
     if not external_data and total > _LARGEST_INLINE_BYTES:
         raise ConfigError(
             f"'{path}' would hold {total / 2**30:.2f} GiB of tensors, but a single ONNX file ends at 2 GiB; "
             "write it with external data"
         )
+    _check_absent(model, path)
     data_files = external_files(model)
     if path.resolve() in data_files:
         raise ConfigError(f"the output '{path}' is the data file of the input; choose another name")
@@ -202,6 +212,16 @@ def save_model(
             raise ConfigError(_write_failure(path, cause, total)) from error
         reason = unwritable(error)
         raise reason from (None if reason is error else error)
+
+
+def _check_absent(model: ir.Model, path: Path) -> None:
+    """Check that no file beside the output is taken for the data of a tensor that has none."""
+    for tensor in external_tensors(model):
+        if is_absent(tensor) and os.path.lexists(path.parent / tensor.location):
+            raise ConfigError(
+                f"the data of the tensor '{tensor.name}' is not there, but would be read from the file "
+                f"'{path.parent / tensor.location}' beside the output; choose another folder for it"
+            )
 
 
 def load_into_memory(model: ir.Model) -> None:
@@ -287,7 +307,8 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> list[Path]:
     with staged_output(path, protected) as output, _replaced_tensors() as replace:
-        data_file = output.reserve_data_file() if external_data else None
+        absent = {os.path.normpath(tensor.location) for tensor in external_tensors(model) if is_absent(tensor)}
+        data_file = output.reserve_data_file(absent) if external_data else None
         if data_file is not None:
             _externalize(model, output.model.with_name(data_file), replace, partial(_report, progress, total))
         _take_into_memory(model, output.model.parent, replace)
@@ -324,7 +345,9 @@ def _externalize(model: ir.Model, data_file: Path, replace: _Replace, progress: 
         value
         for graph in model.graphs()
         for value in graph.initializers.values()
-        if value.const_value is not None and value.const_value.nbytes > _LARGEST_INTERNAL_BYTES
+        if value.const_value is not None
+        and value.const_value.nbytes > _LARGEST_INTERNAL_BYTES
+        and not is_absent(value.const_value)
     ]
     tensors = [_tensor(value) for value in values]
     for value, tensor, offset in zip(values, tensors, write_data_file(data_file, tensors, progress), strict=True):
@@ -346,7 +369,9 @@ def _take_into_memory(model: ir.Model, folder: Path | None, replace: _Replace) -
     """Hold all tensors in memory that are in external data outside of the folder, if any, in attributes, too."""
     for graph in model.graphs():
         for value in graph.initializers.values():
-            if isinstance(tensor := value.const_value, ir.ExternalTensor) and Path(tensor.base_dir) != folder:
+            tensor = value.const_value
+            is_elsewhere = isinstance(tensor, ir.ExternalTensor) and Path(tensor.base_dir) != folder
+            if isinstance(tensor, ir.ExternalTensor) and is_elsewhere and not is_absent(tensor):
                 loaded = _loaded(tensor)
                 replace(partial(setattr, value, "const_value", loaded), partial(setattr, value, "const_value", tensor))
     external = [item for item in attribute_tensors(model) if isinstance(item[2], ir.ExternalTensor)]
@@ -378,7 +403,7 @@ def _attribute_in_memory(attribute: ir.Attr) -> ir.Attr:
 
 
 def _in_memory_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    return _loaded(tensor) if isinstance(tensor, ir.ExternalTensor) else tensor
+    return _loaded(tensor) if isinstance(tensor, ir.ExternalTensor) and not is_absent(tensor) else tensor
 
 
 def _write_failure(path: Path, error: OSError, total: int) -> str:

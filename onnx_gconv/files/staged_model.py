@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -41,11 +41,18 @@ class StagedOutput:
         self._record = record
         self._protected = protected
 
-    def reserve_data_file(self) -> str:
-        """A name for the data file that no file beside the output has; an empty file of that name holds it."""
+    def reserve_data_file(self, taken: Collection[str] = ()) -> str:
+        """A name for the data file that no file beside the output has; an empty file of that name holds it.
+
+        Args:
+            taken: Names that other files are to have.
+        """
         number = 0
         while True:
             name = f"{self._path.name}.{number}.data" if number else f"{self._path.name}.data"
+            if name in taken:
+                number += 1
+                continue
             self._note(f"{_INTENT}{name}")
             try:
                 self._path.with_name(name).touch(exist_ok=False)

@@ -10,11 +10,18 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["LOCK", "clear_after_dead_runs", "new_hidden_folder", "remove_hidden_folder", "write_small_file"]
+__all__ = [
+    "LOCK",
+    "clear_after_dead_runs",
+    "new_hidden_folder",
+    "remove_hidden_folder",
+    "staged_text",
+    "write_small_file",
+]
 
 LOCK = "lock"
 
@@ -99,9 +106,34 @@ def write_small_file(path: Path, content: bytes, *, replace: bool) -> None:
         FileExistsError: If there is one that is not to be replaced, or a link that leads nowhere.
         OSError: If it cannot be written; what there was is as it was.
     """
+    with _put_in_place(path, replace=replace) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def staged_text(path: Path, *, replace: bool) -> Iterator[TextIO]:
+    """A text file in UTF-8 that is put in its place when the with statement ends, unless that raises anything.
+
+    Args:
+        path: The file.
+        replace: Whether an older one is replaced.
+
+    Raises:
+        FileExistsError: As `write_small_file`; if there is one already, before anything is written.
+        OSError: As `write_small_file`.
+    """
+    if not replace and (path.exists() or path.is_symlink()):
+        raise FileExistsError(path)
+    with _put_in_place(path, replace=replace) as partial, partial.open("w", encoding="utf-8", newline="\n") as text:
+        yield text
+
+
+@contextlib.contextmanager
+def _put_in_place(path: Path, *, replace: bool) -> Iterator[Path]:
+    """A name beside a file, for what takes its place when the with statement ends, unless that raises anything."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        partial.write_bytes(content)
+        yield partial
         if replace:
             partial.replace(path)
         else:

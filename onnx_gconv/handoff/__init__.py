@@ -11,6 +11,8 @@ from onnx_gconv.handoff.pictures import write_error_pictures, write_pictures
 from onnx_gconv.handoff.read_back import read_back
 from onnx_gconv.handoff.readback_report import ReadbackReport
 from onnx_gconv.handoff.report import HandoffReport
+from onnx_gconv.handoff.rounds.targets_report import TargetsReport
+from onnx_gconv.handoff.rounds.targets_table import write_targets
 from onnx_gconv.handoff.write_bundle import write_bundle
 
 __all__ = [
@@ -22,10 +24,12 @@ __all__ = [
     "PhysicalArray",
     "PicturesReport",
     "ReadbackReport",
+    "TargetsReport",
     "TileScale",
     "open_bundle",
     "read_back",
     "write_bundle",
     "write_error_pictures",
     "write_pictures",
+    "write_targets",
 ]

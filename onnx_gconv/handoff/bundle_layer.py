@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,27 @@ from onnx_gconv.tensors.packed import BlockZeroPoint, Packing
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.types import dtype_of_name
 
-__all__ = ["BundleLayer"]
+__all__ = ["BundleLayer", "BundlePart"]
 
 _INDEX = np.dtype("<i8")
 _BIAS_DTYPES = (np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8"))
+
+
+@dataclass(frozen=True, eq=False)
+class BundlePart:
+    """A part of each matrix of a layer that is several matrices side by side, such as that of the queries.
+
+    Attributes:
+        name: Its own, e.g. ``query``.
+        full_name: With that of the weight before it, e.g. ``layers.0.attn.qkv/query``.
+        outputs: The first column of the matrix, and the one after the last.
+        tiles: The tiles that hold it and nothing else.
+    """
+
+    name: str
+    full_name: str
+    outputs: tuple[int, int]
+    tiles: tuple[BundleTile, ...]
 
 
 class BundleLayer(LayerScales):
@@ -48,6 +66,16 @@ class BundleLayer(LayerScales):
     def tiles(self) -> tuple[BundleTile, ...]:
         """Its tiles, by matrix, row and column."""
         return tuple(BundleTile(self, record) for record in self.record.tiles)
+
+    @property
+    def parts(self) -> tuple[BundlePart, ...]:
+        """The matrices that stand side by side in each of its matrices; empty if it is one."""
+        found = []
+        for part in self.record.parts:
+            columns = range(*part.tile_columns)
+            tiles = tuple(tile for tile in self.tiles if tile.record.grid[1] in columns)
+            found.append(BundlePart(part.name, f"{self.record.known_as}/{part.name}", part.outputs, tiles))
+        return tuple(found)
 
     def conductances(self) -> dict[str, FloatArray]:
         """For each device its conductances in µS, in the shape of the weight, put together from all tiles.

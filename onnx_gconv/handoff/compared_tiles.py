@@ -21,12 +21,19 @@ from onnx_gconv.errors import BundleError
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import LayerRecord
-from onnx_gconv.handoff.measurements import Measurements
+from onnx_gconv.handoff.measurements import MeasuredArray, Measurements
 from onnx_gconv.handoff.readback_report import LayerReadback, TileReadback
 from onnx_gconv.tensors.matrix_reader import MatrixReader
 from onnx_gconv.tensors.streamed import worker_count
 
-__all__ = ["compared_layers", "measured_values", "of_another_model", "tile_errors"]
+__all__ = [
+    "compared_layers",
+    "measured_values",
+    "note_targets",
+    "of_another_model",
+    "refuse_targets",
+    "tile_errors",
+]
 
 
 def compared_layers(
@@ -96,6 +103,8 @@ class _Comparison:
             figures = devices[device.name] = ProgrammingErrors.of(targets, errors, failed, self.tolerance)
             if found is None and self.measurements.is_created(tile, number):
                 never_written.append(tile.conductances[number].key)
+            if found is not None:
+                note_targets(self.measurements, tile.conductances[number].key, found, targets)
             if found is not None and errors is not None and figures.measured:
                 highest = float(np.fmax.reduce(found.conductances, axis=None))
                 largest = max(largest, highest)
@@ -122,6 +131,41 @@ class _Comparison:
             never_written=tuple(never_written),
             only_zeros=tuple(only_zeros),
             rearranged=rearranged,
+        )
+
+
+def note_targets(measurements: Measurements, key: str, found: MeasuredArray, targets: NDArray[Any]) -> None:
+    """Note whether an array of the measured file is that of the targets, bit for bit, where it has readings.
+
+    An array without readings says nothing, nor does one all of whose readings later rounds have taken the place of.
+    """
+    readings, updated = found.conductances, found.is_updated
+    is_own = ~np.isnan(readings) if updated is None else ~np.isnan(readings) & ~updated
+    if not is_own.any():
+        return
+    measurements.arrays_compared += 1
+    is_same_type = updated is not None or readings.dtype == targets.dtype
+    if is_same_type and (readings[is_own] == targets[is_own]).all():
+        measurements.equal_to_targets.append(key)
+
+
+def refuse_targets(measurements: Measurements, *, is_accepted: bool) -> None:
+    """Refuse to take targets for measurements, when all arrays have been compared with them.
+
+    Args:
+        measurements: What was compared.
+        is_accepted: Whether to take them nevertheless.
+
+    Raises:
+        BundleError: If all arrays that were read are targets.
+    """
+    arrays = measurements.arrays_compared
+    if not is_accepted and arrays and arrays == len(measurements.equal_to_targets):
+        what = "its only array is that" if arrays == 1 else f"all its {arrays:,} arrays are those"
+        raise BundleError(
+            f"'{measurements.path}' holds the targets themselves: {what} of the bundle '{measurements.bundle}', bit "
+            "for bit; give what was measured on the chip, or take the targets for it with --as-if-measured "
+            "(as_if_measured=True)"
         )
 
 

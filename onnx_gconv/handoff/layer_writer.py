@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.crossbars.packed_layer import block_scales, block_zero_points
 from onnx_gconv.crossbars.tile_arrays import TileArrays, digest, little_endian
 from onnx_gconv.crossbars.tiles import touched_pieces
-from onnx_gconv.files.arrays import ArrayWriter
+from onnx_gconv.files.arrays import ArrayWriter, Label, LabelledArrayWriter
 from onnx_gconv.handoff.manifest import (
     ArrayRecord,
     BiasRecord,
     BlockScalesRecord,
     DeviceRecord,
+    LayerPartRecord,
     LayerRecord,
     NodeRecord,
     PackedLayerRecord,
@@ -40,12 +41,20 @@ class LayerWriter:
         layer: The layer.
         placement: Where its tiles stand.
         files: The files that every array goes to.
+        labelled: That of them which also says what each array is.
     """
 
-    def __init__(self, layer: Layer, placement: LayerPlacement, files: Sequence[ArrayWriter]) -> None:
+    def __init__(
+        self,
+        layer: Layer,
+        placement: LayerPlacement,
+        files: Sequence[ArrayWriter],
+        labelled: LabelledArrayWriter | None = None,
+    ) -> None:
         self._layer = layer
         self._placement = placement
         self._files = files
+        self._labelled = labelled
         self._tiles: dict[int, TileRecord] = {}
 
     def write(self, arrays: TileArrays) -> None:
@@ -56,8 +65,11 @@ class LayerWriter:
         keys = [f"{name}/{device}" for device in devices]
         if arrays.codes is not None:
             keys += [f"{name}/{device}_code" for device in devices]
-        for key, array in zip(keys, (*arrays.conductances, *(arrays.codes or ())), strict=True):
-            self._store(key, array)
+        what: dict[str, Label] = {"layer": layer.id, "tile": name}
+        for key, device, array in zip(keys, devices, arrays.conductances, strict=False):
+            self._store(key, array, {**what, "device": device, "unit": "uS", "range": self._range})
+        for key, device, array in zip(keys[len(devices) :], devices, arrays.codes or (), strict=False):
+            self._store(key, array, {**what, "device": device, "unit": "number of the level"})
         found = [ArrayRecord(key=key, sha256=sha) for key, sha in zip(keys, arrays.digests, strict=True)]
         grid = layer.scale_grid
         self._tiles[tile.number] = TileRecord(
@@ -82,8 +94,8 @@ class LayerWriter:
             stuck=tuple(
                 StuckRecord(
                     device=item.device,
-                    cells=self._array(f"{keys[item.device]}_stuck", item.cells),
-                    conductances=self._array(f"{keys[item.device]}_stuck_us", item.conductances),
+                    cells=self._array(f"{keys[item.device]}_stuck", item.cells, "row and column in the tile"),
+                    conductances=self._array(f"{keys[item.device]}_stuck_us", item.conductances, "uS"),
                 )
                 for item in self._placement.stuck.get(tile.number, ())
             ),
@@ -91,6 +103,12 @@ class LayerWriter:
 
     def record(self) -> LayerRecord:
         """Write what holds for the whole layer, and give its entry in the manifest."""
+        found = self._record()
+        if self._labelled is not None:
+            self._labelled.label(self._layer.id, self._of_layer(found))
+        return found
+
+    def _record(self) -> LayerRecord:
         layer, record, view = self._layer, self._layer.record, self._layer.consumers[0].matrix_view
         assert view is not None  # noqa: S101 - layers have one
         scale, zero = layer.scale_and_zero()
@@ -121,12 +139,12 @@ class LayerWriter:
             pairs=layer.pairs,
             offset_us=record.offset_us,
             granularity=record.granularity,
-            scale=self._values("scale", scale),
+            scale=self._values("scale", scale, "uS per unit of weight"),
             scale_row_starts=self._starts("scale_row_starts", layer.scale_grid.row_starts),
             scale_column_starts=self._starts("scale_column_starts", layer.scale_grid.column_starts),
-            zero=self._values("zero", zero),
+            zero=self._values("zero", zero, "unit of weight"),
             rounded=layer.has_integers,
-            zero_point=None if zero_point is None else self._array(f"{layer.id}/zero_point", zero_point),
+            zero_point=None if zero_point is None else self._array(f"{layer.id}/zero_point", zero_point, "code"),
             bias=self._bias(),
             tile_row_starts=layer.grid.row_starts,
             tile_column_starts=layer.grid.column_starts,
@@ -137,6 +155,16 @@ class LayerWriter:
             modules=record.modules,
             packing=self._packing(),
             dequantization=self._dequantization(),
+            parts=self._parts(),
+        )
+
+    def _parts(self) -> tuple[LayerPartRecord, ...]:
+        parts, starts = self._layer.record.column_parts, self._layer.grid.column_starts
+        if parts is None:
+            return ()
+        return tuple(
+            LayerPartRecord(name=name, outputs=outputs, tile_columns=touched_pieces(starts, *outputs))
+            for name, outputs in zip(parts.names, parts.stretches, strict=True)
         )
 
     def _packing(self) -> PackedLayerRecord | None:
@@ -148,8 +176,8 @@ class LayerWriter:
             bits=said.bits,
             shape=said.shape,
             block=said.block,
-            zero_point=self._array(f"{layer.id}/zero_point", points),
-            padding=self._array(f"{layer.id}/padding", padding) if padding.size else None,
+            zero_point=self._array(f"{layer.id}/zero_point", points, "code"),
+            padding=self._array(f"{layer.id}/padding", padding, "code") if padding.size else None,
         )
 
     def _dequantization(self) -> BlockScalesRecord | None:
@@ -160,19 +188,21 @@ class LayerWriter:
         scales = None if found is None else block_scales(found, layer.record)
         return BlockScalesRecord(
             **said.model_dump(),
-            scales=None if scales is None else self._array(f"{layer.id}/block_scales", scales),
+            scales=(
+                None if scales is None else self._array(f"{layer.id}/block_scales", scales, "unit of weight per code")
+            ),
         )
 
-    def _values(self, name: str, values: NDArray[Any]) -> ValuesRecord:
+    def _values(self, name: str, values: NDArray[Any], unit: str) -> ValuesRecord:
         same = bool((values == values.flat[0]).all())
         key = f"{self._layer.id}/{name}"
-        return ValuesRecord(value=float(values.flat[0]) if same else None, array=self._array(key, values))
+        return ValuesRecord(value=float(values.flat[0]) if same else None, array=self._array(key, values, unit))
 
     def _bias(self) -> BiasRecord | None:
         found, rows = self._layer.bias, self._layer.bias_rows
         if found is None:
             return None
-        values = self._array(f"{self._layer.id}/bias", found.array())
+        values = self._array(f"{self._layer.id}/bias", found.array(), "unit of output")
         if isinstance(rows, BiasRows):
             return BiasRecord(
                 mode="rows",
@@ -184,17 +214,45 @@ class LayerWriter:
             )
         return BiasRecord(initializer=found.name, values=values, beta=found.beta, reason=rows)
 
-    def _array(self, key: str, array: NDArray[Any]) -> ArrayRecord:
+    def _array(self, key: str, array: NDArray[Any], unit: str) -> ArrayRecord:
         array = little_endian(array)
-        self._store(key, array)
+        self._store(key, array, {"layer": self._layer.id, "unit": unit})
         return ArrayRecord(key=key, sha256=digest(array))
 
     def _starts(self, name: str, starts: Sequence[int]) -> ArrayRecord:
-        return self._array(f"{self._layer.id}/{name}", np.array(starts, "<i8"))
+        line = "row of a matrix" if "row" in name else "column of a matrix"
+        return self._array(f"{self._layer.id}/{name}", np.array(starts, "<i8"), line)
 
-    def _store(self, key: str, array: NDArray[Any]) -> None:
+    def _store(self, key: str, array: NDArray[Any], labels: Mapping[str, Label]) -> None:
         for file in self._files:
             file.write(key, array)
+        if self._labelled is not None:
+            self._labelled.label(key, labels)
+
+    @property
+    def _range(self) -> tuple[float, float]:
+        """What its devices reach, in µS."""
+        parameters = self._layer.record.converter.parameters
+        return float(parameters["g_min"]), float(parameters["g_max"])
+
+    @staticmethod
+    def _of_layer(record: LayerRecord) -> dict[str, Label]:
+        """What stands at the folder of the layer."""
+        view = record.matrix_view
+        return {
+            "layer": record.id,
+            "weight": record.weight,
+            "known_as": record.known_as,
+            "parameter": record.parameter or "",
+            "modules": " + ".join(record.modules),
+            "op_type": record.nodes[0].op_type,
+            "unit": "uS",
+            "devices": ", ".join(device.name for device in record.devices),
+            "range": (record.g_min, record.g_max),
+            "matrices": view.matrices,
+            "inputs": view.rows,
+            "outputs": view.columns,
+        }
 
 
 def _unroll(view: MatrixViewRecord, path: tuple[RearrangementRecord, ...]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout, Tile, TileGrid
+from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout, Tile, TileGrid, touched_pieces
 from onnx_gconv.errors import BundleError, ConfigError, ModelError
 from onnx_gconv.files.json_schema import schema_text
 from onnx_gconv.files.special_files import no_file_but
@@ -223,6 +223,14 @@ class PackedLayerRecord(_Record):
     padding: ArrayRecord | None = Field(description="The codes that fill up rows, uint8 [rows, codes]; null for none")
 
 
+class LayerPartRecord(_Record):
+    """A part of each matrix of a layer that is several matrices side by side, such as that of the queries."""
+
+    name: str = Field(min_length=1)
+    outputs: tuple[int, int] = Field(description="The first column of the matrix, and the one after the last")
+    tile_columns: tuple[int, int] = Field(description="The columns of tiles that hold it: first, stop")
+
+
 class BlockScalesRecord(_Record):
     """What nodes make of integer codes: W = scale * (code - zero point). The scales are digital."""
 
@@ -280,6 +288,11 @@ class LayerRecord(_Record):
     dequantization: BlockScalesRecord | None = Field(
         default=None, description="What makes weights of integer codes, as far as it is known; missing for others"
     )
+    parts: tuple[LayerPartRecord, ...] = Field(
+        default=(),
+        description="The matrices that stand side by side in each of its matrices, which share no tile and no scale; "
+        "missing for one",
+    )
     parameter: str | None = Field(
         default=None,
         description="The parameter of the exported program that it is, several joined by ' + '; null if not known",
@@ -292,7 +305,8 @@ class LayerRecord(_Record):
     def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Layers of floating point are written as they were before there were packed codes."""
         found: dict[str, Any] = serialize(self)
-        return {name: item for name, item in found.items() if name not in _OF_CODES or item is not None}
+        found = {name: item for name, item in found.items() if name not in _OF_CODES or item is not None}
+        return {name: item for name, item in found.items() if name != "parts" or item}
 
     @property
     def known_as(self) -> str:
@@ -351,7 +365,23 @@ class LayerRecord(_Record):
     def _grid_problem(self) -> str | None:
         if len(self.tiles) != len(self.tile_grid):
             return f"it has {len(self.tiles)} tiles, but its grid has {len(self.tile_grid)}"
-        return next((text for text in map(self._tile_problem, self.tiles, self.tile_grid.tiles) if text), None)
+        problems = map(self._tile_problem, self.tiles, self.tile_grid.tiles)
+        return next((text for text in problems if text), None) or self._parts_problem()
+
+    def _parts_problem(self) -> str | None:
+        if not self.parts:
+            return None
+        columns, starts = self.matrix_view.columns, self.tile_column_starts
+        stops = (*(part.outputs[0] for part in self.parts[1:]), columns)
+        if self.parts[0].outputs[0] != 0 or any(
+            part.outputs != (part.outputs[0], stop) or part.outputs[0] >= stop
+            for part, stop in zip(self.parts, stops, strict=True)
+        ):
+            return f"its parts are not side by side in {columns} columns"
+        wrong = (part for part in self.parts if part.tile_columns != touched_pieces(starts, *part.outputs))
+        if (part := next(wrong, None)) is not None or any(part.outputs[0] not in starts for part in self.parts):
+            return f"the tiles of its part '{(part or self.parts[0]).name}' are not those of its columns"
+        return None
 
     def _packing_problem(self) -> str | None:
         if self.packing is None:

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_gconv.errors import BundleError, ConfigError
+from onnx_gconv.errors import BundleError
 from onnx_gconv.files.arrays import ArrayReader, ArraysKind, ElsewhereError, read_arrays
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import default_bundle_path
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, LayerRecord, TileRecord, read_bundle_manifest
+from onnx_gconv.handoff.readings_table import ReadingsTable
 
 __all__ = [
     "MEASURED_FILES",
     "FailedCells",
     "MeasuredArray",
     "Measurements",
-    "check_limits",
-    "check_limits_of_type",
     "open_measurements",
-    "parse_limits",
 ]
 
 FailedCells: TypeAlias = Literal["target", "measured"]
 
 MEASURED_FILES: dict[ArraysKind, str] = {"hdf5": "measured.h5", "npz": "measured.npz"}
 
-_SUFFIXES: dict[str, ArraysKind] = {".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz"}
+_Kind: TypeAlias = ArraysKind | Literal["csv"]
+
+_SUFFIXES: dict[str, _Kind] = {".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz", ".csv": "csv"}
 _SUCCESS = "_success"
 
 # What is measured may leave the range of targets: noise is added to it. Beyond this part of the range on either side it
@@ -48,11 +48,27 @@ class MeasuredArray:
 
     Attributes:
         conductances: In µS, [inputs, outputs], of the type of the file; NaN for cells that keep their target.
-        failed: How many cells the mask says of that they could not be programmed or read.
+        is_failed: Which cells the mask says of that they could not be programmed or read; None if there are none.
+        is_updated: Which cells were measured again in a later round; None if there is none.
     """
 
     conductances: NDArray[np.floating[Any]]
-    failed: int
+    is_failed: NDArray[np.bool_] | None = None
+    is_updated: NDArray[np.bool_] | None = None
+
+    @property
+    def failed(self) -> int:
+        """How many cells the mask says of that they could not be programmed or read."""
+        return 0 if self.is_failed is None else int(np.count_nonzero(self.is_failed))
+
+    def updated(self, later: MeasuredArray) -> MeasuredArray:
+        """What is known after a later round, which has readings of some cells."""
+        is_new = ~np.isnan(later.conductances)
+        return MeasuredArray(
+            np.where(is_new, later.conductances, self.conductances),
+            None if self.is_failed is None else self.is_failed & ~is_new,
+            is_new if self.is_updated is None else self.is_updated | is_new,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +89,7 @@ class _Reading:
 def open_measurements(
     path: Path,
     *,
+    updates: Sequence[Path] = (),
     bundle: Path | None,
     mapped: Path | None,
     limits: tuple[float, float] | None,
@@ -82,13 +99,15 @@ def open_measurements(
     """Open measured conductances.
 
     Args:
-        path: The file of arrays; or the folder of the bundle, with ``measured.h5`` or ``measured.npz`` in it, or with
-            measured conductances in place of the targets.
+        path: The file of arrays, or a table of readings; or the folder of the bundle, with ``measured.h5`` or
+            ``measured.npz`` in it, or with measured conductances in place of the targets.
+        updates: Files of later rounds, in their order; each has readings of some cells, which take the place of those
+            before.
         bundle: The bundle that was handed off, if `path` is not in it.
         mapped: The file of the model that was handed off; the bundle is looked for beside it. None if there is none.
         limits: The lowest and the highest conductance, in µS, that is taken for a measurement.
         failed_cells: Whether cells that the mask calls failed keep their target, or count as ``measured``.
-        watched: The file of arrays and the manifest of the bundle are added to them.
+        watched: The files that are read are added to them.
 
     Raises:
         BundleError: If there are none, or the bundle is not found or damaged.
@@ -106,10 +125,29 @@ def open_measurements(
             )
     if file is None:
         file, kind = folder / manifest.arrays.path, manifest.arrays.kind
-    watched.add(file, BundleError)
-    remedy = "write it again, or copy it again from where it was measured"
-    reader = read_arrays(file, kind, remedy)
-    return Measurements(file, reader, folder, manifest, limits=limits, failed_cells=failed_cells)
+    with contextlib.ExitStack() as opened:
+        found = []
+        for number, (each, its_kind) in enumerate([(file, kind), *((update, _kind(update)) for update in updates)]):
+            watched.add(each, BundleError)
+            measurements = Measurements(
+                each,
+                _reader(each, its_kind, manifest),
+                folder,
+                manifest,
+                limits=limits,
+                failed_cells=failed_cells,
+                is_round=number > 0 or its_kind == "csv",
+            )
+            found.append(opened.enter_context(measurements))
+        opened.pop_all()
+    found[0].updates = tuple(found[1:])
+    return found[0]
+
+
+def _reader(file: Path, kind: _Kind, manifest: BundleManifest) -> ArrayReader:
+    if kind == "csv":
+        return ReadingsTable(file, manifest)
+    return read_arrays(file, kind, "write it again, or copy it again from where it was measured")
 
 
 class Measurements:
@@ -120,6 +158,9 @@ class Measurements:
         bundle: The folder of the bundle.
         manifest: Its manifest.
         unused_keys: Arrays of the file that belong to nothing in the bundle.
+        updates: Those of later rounds, in their order, whose readings take the place of the ones here.
+        arrays_compared: How many arrays of the file, with readings, were compared with their targets so far.
+        equal_to_targets: The keys of those that are their targets, bit for bit.
     """
 
     def __init__(
@@ -131,6 +172,7 @@ class Measurements:
         *,
         limits: tuple[float, float] | None,
         failed_cells: FailedCells,
+        is_round: bool = False,
     ) -> None:
         self.path = path
         self.bundle = bundle
@@ -138,6 +180,10 @@ class Measurements:
         self._reader = reader
         self._limits = limits
         self._uses_failed = failed_cells == "measured"
+        self._is_round = is_round  # cells without a reading are then none of its
+        self.updates: tuple[Measurements, ...] = ()
+        self.arrays_compared = 0
+        self.equal_to_targets: list[str] = []
         try:
             self.unused_keys = self._unused()
         except BaseException:
@@ -150,22 +196,57 @@ class Measurements:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files."""
         self._reader.close()
+        for update in self.updates:
+            update.close()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, and those of later rounds."""
+        return self.path, *(update.path for update in self.updates)
 
     @property
     def holds_targets(self) -> bool:
-        """Whether the file is that of the bundle's targets, into which measurements may have been written."""
-        return self.path == self.bundle / self.manifest.arrays.path
+        """Whether arrays of the file were found to be their targets."""
+        return bool(self.equal_to_targets)
 
     def array(self, layer: LayerRecord, tile: TileRecord, device: int) -> MeasuredArray | None:
-        """What was measured of a device of the cells of a tile; None if nothing was.
+        """What was measured of a device of the cells of a tile, in the last of all rounds; None if nothing was.
 
         Raises:
             BundleError: If an array cannot be read, or a conductance is no number or out of range; the message names
                 the tile and the cell.
         """
+        found = self._of_round(layer, tile, device) if self._is_round else self._measured(layer, tile, device)
+        for update in self.updates:
+            if (later := update.array(layer, tile, device)) is not None:
+                nothing = MeasuredArray(np.full(later.conductances.shape, np.nan, later.conductances.dtype))
+                found = (nothing if found is None else found).updated(later)
+        return found
+
+    def _of_round(self, layer: LayerRecord, tile: TileRecord, device: int) -> MeasuredArray | None:
+        """The readings of a round: of cells that are NaN, that a mask leaves out, or that were never written, none."""
+        key, shape = tile.conductances[device].key, _shape(tile)
+        values, written = self._read(key, tile, shape)
+        if values is None:
+            return None
+        self._check_type(values, key)
+        success = self._mask(key, tile, shape, is_needed=True)
+        is_read = ~np.isnan(values)
+        for mask in (written, None if self._uses_failed else success):
+            is_read = is_read if mask is None else is_read & mask
+        if not is_read.any():
+            return None
+        self._check(_Reading(values, is_read, None), layer, tile, device)
+        return MeasuredArray(np.where(is_read, values, values.dtype.type(np.nan)))
+
+    def _measured(self, layer: LayerRecord, tile: TileRecord, device: int) -> MeasuredArray | None:
         key = tile.conductances[device].key
-        shape = tile.inputs[1] - tile.inputs[0], tile.outputs[1] - tile.outputs[0]
+        shape = _shape(tile)
         values, written = self._read(key, tile, shape)
         success = self._mask(key, tile, shape, is_needed=values is not None)
         if values is None:
@@ -174,19 +255,22 @@ class Measurements:
             if success.any():
                 missing = "is missing; add it" if written is None else "was never written; write it"
                 raise BundleError(f"'{self.path}': '{key}{_SUCCESS}' is there, but the array '{key}' {missing}")
-            return MeasuredArray(np.full(shape, np.nan), success.size)
-        if values.dtype.kind != "f":
-            raise BundleError(
-                f"'{self.path}': array '{key}' is {values.dtype}, but conductances are floating-point numbers in µS"
-            )
+            return MeasuredArray(np.full(shape, np.nan), ~success)
+        self._check_type(values, key)
         if written is not None:
             values = np.where(written, values, values.dtype.type(np.nan))
         if success is None:
             self._check(_Reading(values, None, written), layer, tile, device)
-            return MeasuredArray(values, 0)
+            return MeasuredArray(values)
         is_wanted = success | ~np.isnan(values) if self._uses_failed else success
         self._check(_Reading(values, is_wanted, written), layer, tile, device)
-        return MeasuredArray(np.where(is_wanted, values, values.dtype.type(np.nan)), int(np.count_nonzero(~success)))
+        return MeasuredArray(np.where(is_wanted, values, values.dtype.type(np.nan)), ~success)
+
+    def _check_type(self, values: NDArray[Any], key: str) -> None:
+        if values.dtype.kind != "f":
+            raise BundleError(
+                f"'{self.path}': array '{key}' is {values.dtype}, but conductances are floating-point numbers in µS"
+            )
 
     def is_created(self, tile: TileRecord, device: int) -> bool:
         """Whether the file has an array of a device of the cells of a tile, be it that nothing was written to it."""
@@ -289,7 +373,8 @@ class Measurements:
             found = list(self._reader.keys())
         except (OSError, ValueError) as error:
             raise BundleError(f"'{self.path}' cannot be read: {error}; write it again") from None
-        if not any(key in measured for key in found):
+        is_empty_table = isinstance(self._reader, ReadingsTable) and not found  # of a round in which all was right
+        if not is_empty_table and not any(key in measured for key in found):
             example = min(targets, default="L000/T0000/g_plus")
             for key in sorted(targets):  # which may be links, and are not among the keys then
                 try:
@@ -301,6 +386,10 @@ class Measurements:
                 f"'{self.bundle}', such as '{example}'"
             )
         return tuple(key for key in found if key not in measured and key not in known)
+
+
+def _shape(tile: TileRecord) -> tuple[int, int]:
+    return tile.inputs[1] - tile.inputs[0], tile.outputs[1] - tile.outputs[0]
 
 
 def _known_keys(manifest: BundleManifest) -> Iterator[str]:
@@ -316,9 +405,9 @@ def _known_keys(manifest: BundleManifest) -> Iterator[str]:
             waiting.extend(part for part in item if isinstance(part, (dict, list, tuple)))
 
 
-def _arrays_in(folder: Path) -> tuple[Path | None, ArraysKind]:
+def _arrays_in(folder: Path) -> tuple[Path | None, _Kind]:
     """The file of measurements in a folder; None if measurements, if any, stand in place of the targets."""
-    found: list[tuple[Path, ArraysKind]] = [
+    found: list[tuple[Path, _Kind]] = [
         (folder / name, kind) for kind, name in MEASURED_FILES.items() if (folder / name).exists()
     ]
     if len(found) > 1:
@@ -327,7 +416,7 @@ def _arrays_in(folder: Path) -> tuple[Path | None, ArraysKind]:
     return found[0] if found else (None, "hdf5")
 
 
-def _kind(file: Path) -> ArraysKind:
+def _kind(file: Path) -> _Kind:
     if file.suffix.lower() not in _SUFFIXES:
         raise BundleError(f"'{file}' is no file of arrays; measured arrays come as {', '.join(_SUFFIXES)}")
     return _SUFFIXES[file.suffix.lower()]
@@ -347,51 +436,3 @@ def _bundle_of(path: Path, bundle: Path | None, mapped: Path | None) -> Path:
         f"the bundle that '{path}' was measured for is not found beside it{beside}; name it with "
         "--bundle FOLDER (bundle=...)"
     )
-
-
-def check_limits(limits: tuple[float, float] | None) -> None:
-    """Refuse a range that is none.
-
-    Raises:
-        ConfigError: If it is not two finite numbers of float32, the lower one first.
-    """
-    if limits is None:
-        return
-    if not (np.isfinite(limits).all() and limits[0] < limits[1]):
-        raise ConfigError(f"limits are the lowest and the highest conductance in µS, but they are {limits}")
-    _check_largest(limits, float(np.finfo(np.float32).max), "float32")
-
-
-def check_limits_of_type(limits: tuple[float, float] | None, dtype: np.dtype[Any], weight: str) -> None:
-    """Refuse limits beyond what the conductances of a weight can be; what is measured there would become infinite.
-
-    Raises:
-        ConfigError: If one is.
-    """
-    if limits is not None:
-        _check_largest(limits, float(ml_dtypes.finfo(dtype).max), f"{dtype.name}, the type of those of '{weight}'")
-
-
-def _check_largest(limits: tuple[float, float], largest: float, what: str) -> None:
-    if max(map(abs, limits)) > largest:
-        raise ConfigError(
-            f"the limits {limits[0]:g}..{limits[1]:g} µS reach beyond {largest:g}, the largest conductance in {what}; "
-            "give narrower ones"
-        )
-
-
-def parse_limits(text: str) -> tuple[float, float]:
-    """The two conductances in ``LOW..HIGH``, in µS.
-
-    Raises:
-        ConfigError: If the text is none such.
-    """
-    low, dots, high = text.partition("..")
-    try:
-        limits = float(low), float(high)
-    except ValueError:
-        dots = ""
-    if not dots:
-        raise ConfigError(f"limits are given as LOW..HIGH in µS, e.g. -1..30, but not as '{text}'")
-    check_limits(limits)
-    return limits

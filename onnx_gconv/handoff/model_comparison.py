@@ -43,7 +43,7 @@ def check_against_model(folder: Path, manifest: BundleManifest) -> None:
     if (problem := next(_problems_of_files(manifest), None)) is not None:
         raise BundleError(f"{place}: {problem}; hand off the model again")
     try:
-        layers = layers_of(load_model(folder / MODEL_FILE), manifest.geometry.geometry, None)
+        layers = layers_of(load_model(folder / MODEL_FILE, may_lack_data=True), manifest.geometry.geometry, None)
     except (ModelError, ConfigError) as error:
         raise BundleError(f"the model of the bundle '{folder}' cannot be handed off: {error}") from None
     if [layer.id for layer in layers] != [record.id for record in manifest.layers]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,14 +15,27 @@ import onnx_ir as ir
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.files.models import save_model
 from onnx_gconv.handoff.manifest import FileRecord
-from onnx_gconv.tensors.external import external_tensors
+from onnx_gconv.tensors.external import external_tensors, is_absent
 
-__all__ = ["MODEL_FILE", "PLAIN_FILE", "copied", "files_to_copy", "hashed", "write_plain"]
+__all__ = [
+    "MODEL_FILE",
+    "PLAIN_FILE",
+    "Comparison",
+    "check_copied",
+    "compared",
+    "copied",
+    "files_to_copy",
+    "hashed",
+    "write_plain",
+]
 
 MODEL_FILE, PLAIN_FILE = "model.onnx", "plain.onnx"
 
 # The size in which cp writes. The kernel caches larger writes in larger blocks of memory, which can be slow to get.
 _COPY_BYTES = 1 << 20
+
+# What is compared at once.
+_PART_BYTES = 64 << 20
 
 
 def files_to_copy(source: Path, model: ir.Model, own_files: Container[str]) -> dict[str, Path]:
@@ -37,6 +51,8 @@ def files_to_copy(source: Path, model: ir.Model, own_files: Container[str]) -> d
     """
     files = {MODEL_FILE: source}
     for tensor in external_tensors(model):
+        if is_absent(tensor):  # whoever runs the model has it
+            continue
         name = os.path.normpath(tensor.location)
         if Path(name).parts[0] in own_files:
             raise ConfigError(f"its data file '{name}' has a name that the bundle needs; map the model to another name")
@@ -60,23 +76,71 @@ def copied(source: Path, folder: Path, name: str, stopped: threading.Event) -> F
     return FileRecord(path=name, bytes=count, sha256=sha256.hexdigest())
 
 
-def check_copied(files: Mapping[str, Path], copies: Sequence[FileRecord], executor: Executor) -> None:
-    """Check that files still are what was copied of them, in case a file system keeps no exact time of writing.
+@dataclass(frozen=True)
+class Comparison:
+    """A part of a file beside that of its copy.
+
+    Attributes:
+        file: The file.
+        copy: Its copy in the bundle.
+        is_same: Whether the two are the same.
+    """
+
+    file: Path
+    copy: Path
+    is_same: Future[bool]
+
+
+def compared(
+    files: Mapping[str, Path], folder: Path, copies: Sequence[FileRecord], executor: Executor
+) -> list[Comparison]:
+    """Begin to compare files with what was copied of them, in case a file system keeps no exact time of writing.
+
+    Byte by byte: that takes a third of the time that hashing them again would take.
 
     Args:
         files: The files, by their names in the bundle.
-        copies: What the manifest says of their copies, in the same order.
-        executor: Hashes the files.
+        folder: The bundle, which has the copies.
+        copies: What the manifest says of the copies, in the same order.
+        executor: Compares parts side by side.
+    """
+    return [
+        Comparison(file, folder / name, executor.submit(_is_same, file, folder / name, start))
+        for (name, file), copy in zip(files.items(), copies, strict=True)
+        for start in range(0, copy.bytes + 1, _PART_BYTES)  # the last one looks beyond the end
+    ]
+
+
+def check_copied(comparisons: Iterable[Comparison]) -> None:
+    """Check that files still are what was copied of them.
 
     Raises:
         ModelError: If one is not.
     """
-    for file, now, copy in zip(files.values(), executor.map(hashed, files.values()), copies, strict=True):
-        if now.sha256 != copy.sha256:
+    for item in comparisons:
+        if not item.is_same.result():
+            before, now = hashed(item.copy), hashed(item.file)
             raise ModelError(
-                f"'{file}' changed while it was read: its SHA-256 was {copy.sha256}, and is {now.sha256} now; let what "
-                "writes it come to its end, and run again"
+                f"'{item.file}' changed while it was read: its SHA-256 was {before.sha256}, and is {now.sha256} now; "
+                "let what writes it come to its end, and run again"
             )
+
+
+def _is_same(file: Path, copy: Path, start: int) -> bool:
+    """Whether a part of two files is the same, and ends at the same place."""
+    with file.open("rb") as one, copy.open("rb") as other:
+        one.seek(start)
+        other.seek(start)
+        mine, others = bytearray(_COPY_BYTES), bytearray(_COPY_BYTES)
+        for _ in range(0, _PART_BYTES, _COPY_BYTES):
+            size = one.readinto(mine)
+            if size != other.readinto(others):
+                return False
+            if size < _COPY_BYTES:
+                return mine[:size] == others[:size]
+            if mine != others:
+                return False
+    return True
 
 
 class _StoppedError(Exception):

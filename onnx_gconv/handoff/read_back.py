@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from onnx_gconv.crossbars.error_figures import Tolerance
 from onnx_gconv.crossbars.layers import Layer, layers_of
 from onnx_gconv.crossbars.tile_bias import bias_of_tiles
 from onnx_gconv.crossbars.tiled_tensor import TiledTensor
@@ -26,16 +25,17 @@ from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.staging import write_small_file
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import open_bundle
-from onnx_gconv.handoff.compared_tiles import compared_layers, measured_values, of_another_model, tile_errors
+from onnx_gconv.handoff.compared_tiles import (
+    compared_layers,
+    measured_values,
+    of_another_model,
+    refuse_targets,
+    tile_errors,
+)
+from onnx_gconv.handoff.limits import check_limits, check_limits_of_type, tolerance_of
 from onnx_gconv.handoff.manifest import LayerRecord
 from onnx_gconv.handoff.measured_states import MeasuredStates, measured_states
-from onnx_gconv.handoff.measurements import (
-    FailedCells,
-    Measurements,
-    check_limits,
-    check_limits_of_type,
-    open_measurements,
-)
+from onnx_gconv.handoff.measurements import FailedCells, Measurements, open_measurements
 from onnx_gconv.handoff.pictures import check_pictures, write_error_pictures
 from onnx_gconv.handoff.readback_notes import readback_notes
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport
@@ -50,11 +50,13 @@ def read_back(
     measured: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
+    updates: Sequence[str | os.PathLike[str]] = (),
     bundle: str | os.PathLike[str] | None = None,
     tolerance_us: float | None = None,
     tolerance_relative: float | None = None,
     limits: tuple[float, float] | None = None,
     failed_cells: FailedCells = "target",
+    as_if_measured: bool = False,
     pictures: str | os.PathLike[str] | None = None,
     mem_states: str | os.PathLike[str] | None = None,
     external_data: bool | None = None,
@@ -72,9 +74,12 @@ def read_back(
     Args:
         mapped: The mapped model that was handed off, as a file, as an `onnx_ir.Model`, as an `onnx.ModelProto`, or as
             what holds such a model. It is not changed.
-        measured: The file of measured arrays (HDF5 or npz); or the folder of the bundle, with ``measured.h5`` or
-            ``measured.npz`` in it, or with measured conductances in place of the targets.
+        measured: The file of measured arrays (HDF5 or npz); or a table of readings (CSV), as `write_targets` writes it;
+            or the folder of the bundle, with ``measured.h5`` or ``measured.npz`` in it, or with measured conductances
+            in place of the targets.
         output: The model to write; beside the file of `mapped`, named ``NAME.measured.onnx``, if None.
+        updates: Files of later rounds, in their order, of the same kinds. Each has readings of some cells, which take
+            the place of those before; cells that are missing, NaN, or that a mask leaves out, keep what they had.
         bundle: The bundle that was handed off; looked for beside `measured` and `mapped` if None.
         tolerance_us: How far from its target a device may be, in µS.
         tolerance_relative: The same as a part of the target; the larger of both counts. If both are None, those of the
@@ -83,6 +88,7 @@ def read_back(
             beyond g_min and g_max of each layer if None.
         failed_cells: What becomes of cells that a mask calls failed: they keep their ``target``, or their readings
             count as ``measured``, as far as there are any.
+        as_if_measured: Take the targets of the bundle for measurements, which is refused otherwise.
         pictures: A folder to draw measured minus target into; there must be none. Needs Matplotlib.
         mem_states: A file to write the states of a cell to, as NeuroSim V1.5 reads them: mean and standard deviation
             of what each level of conductance became on the chip, in siemens; there must be none. Needs a mapping with
@@ -108,13 +114,14 @@ def read_back(
     if pictures is not None:
         check_pictures(Path(pictures))
     _check_new_file(mem_states)
-    given = _tolerance(tolerance_us, tolerance_relative)
+    given = tolerance_of(tolerance_us, tolerance_relative)
     watched = WatchedFiles()
-    model = given_model.load(watched)
+    model = given_model.load(watched, may_lack_data=True)
     with named_in_messages(source):
         require_mapped(model)
     opened = open_measurements(
         Path(measured),
+        updates=[Path(update) for update in updates],
         bundle=None if bundle is None else Path(bundle),
         mapped=given_model.file,
         limits=limits,
@@ -124,7 +131,7 @@ def read_back(
     with opened as measurements, watched.blamed():
         models = [*given_model.files, *(measurements.bundle / file.path for file in measurements.manifest.files)]
         if not dry_run:
-            check_output_path(target, [*models, measurements.path, measurements.bundle])
+            check_output_path(target, [*models, *measurements.files, measurements.bundle])
         with named_in_messages(source):
             layers = layers_of(model, measurements.manifest.geometry.geometry, None)
             pairs = _matched(layers, measurements)
@@ -132,7 +139,7 @@ def read_back(
                 check_limits_of_type(limits, np.dtype(layer.mapped.tensors[0].dtype.numpy()), record.weight)
         preset = measurements.manifest.preset
         if given is None and preset is not None:
-            given = _tolerance(preset.tolerance_us, preset.tolerance_relative)
+            given = tolerance_of(preset.tolerance_us, preset.tolerance_relative)
         compared = compared_layers(pairs, measurements, given, progress)
         states = () if mem_states is None else (measured_states(pairs, measurements),)
         report = ReadbackReport(
@@ -143,8 +150,10 @@ def read_back(
             layers=compared,
             unused_keys=measurements.unused_keys,
             notes=(*readback_notes(measurements, compared), *(note for item in states for note in item.notes)),
+            updates=measurements.files[1:],
         )
         watched.check()
+        refuse_targets(measurements, is_accepted=as_if_measured)
         if pictures is not None:
             errors = partial(tile_errors, measurements, {record.id: layer for record, layer in pairs})
             with open_bundle(measurements.bundle) as handed_off:
@@ -212,13 +221,6 @@ def _with_states(
 def default_measured_path(mapped: Path) -> Path:
     """``model.measured.onnx`` beside ``model.gconv.onnx``."""
     return mapped.with_name(f"{stem_of_mapped(mapped)}.measured{mapped.suffix}")
-
-
-def _tolerance(absolute_us: float | None, relative: float | None) -> Tolerance | None:
-    for what, value in (("tolerance_us", absolute_us), ("tolerance_relative", relative)):
-        if value is not None and not (np.isfinite(value) and value > 0):
-            raise ConfigError(f"{what} is positive and finite, but it is {value}")
-    return None if absolute_us is None and relative is None else Tolerance(absolute_us, relative)
 
 
 def _matched(layers: tuple[Layer, ...], measurements: Measurements) -> list[tuple[LayerRecord, Layer]]:

@@ -28,7 +28,9 @@ _ARRANGEMENTS: dict[Arrangement, tuple[str, str]] = {
 
 def readback_notes(measurements: Measurements, layers: Sequence[LayerReadback]) -> Iterator[str]:
     """All that is worth saying, one line each."""
-    yield from _of_units(measurements, layers)
+    yield from _of_units(layers)
+    if measurements.holds_targets:
+        yield _of_targets(measurements)
     tiles = [tile for layer in layers for tile in layer.tiles]
     if keys := [key for tile in tiles for key in tile.never_written]:
         what, their = ("array was", "its") if len(keys) == 1 else ("arrays were", "their")
@@ -43,14 +45,8 @@ def readback_notes(measurements: Measurements, layers: Sequence[LayerReadback]) 
         yield from _of_arrangements(layer)
 
 
-def _of_units(measurements: Measurements, layers: Sequence[LayerReadback]) -> Iterator[str]:
+def _of_units(layers: Sequence[LayerReadback]) -> Iterator[str]:
     measured = sum(layer.errors.measured for layer in layers)
-    largest_error = max((layer.errors.largest_us for layer in layers), default=0.0)
-    if measurements.holds_targets and not largest_error:
-        yield (
-            f"'{measurements.path}' holds the targets themselves; measured conductances belong in measured.h5 or "
-            "measured.npz beside it, or in its place"
-        )
     targets = max((layer.largest_target_us for layer in layers), default=0.0)
     highest = max((layer.largest_measured_us for layer in layers), default=0.0)
     if measured and 0 < highest < _LOOKS_LIKE_SIEMENS * targets:
@@ -58,6 +54,14 @@ def _of_units(measurements: Measurements, layers: Sequence[LayerReadback]) -> It
             f"the largest measured conductance is {highest:.3g} µS, but the largest target {targets:.3g} µS; were they "
             "measured in siemens? They are taken for µS"
         )
+
+
+def _of_targets(measurements: Measurements) -> str:
+    keys, path = measurements.equal_to_targets, measurements.path
+    if len(keys) == measurements.arrays_compared:
+        return f"'{path}' holds the targets themselves, which are taken for measurements"
+    which = "array of it is the targets themselves" if len(keys) == 1 else "arrays of it are the targets themselves"
+    return f"'{path}': {len(keys):,} {which}, bit for bit: {listed(keys)}; leave arrays out that were not measured"
 
 
 def _of_arrangements(layer: LayerReadback) -> Iterator[str]:

@@ -162,6 +162,7 @@ class ReadbackReport(ShownReport):
         layers: The figures of each layer.
         unused_keys: Arrays of the file that belong to nothing in the bundle.
         notes: What else is worth saying.
+        updates: The files of later rounds, in their order.
         output: The model that was written, or None.
         files: All its files.
         pictures: What was drawn, or None.
@@ -175,6 +176,7 @@ class ReadbackReport(ShownReport):
     layers: tuple[LayerReadback, ...]
     unused_keys: tuple[str, ...]
     notes: tuple[str, ...]
+    updates: tuple[Path, ...] = ()
     output: Path | None = None
     files: tuple[Path, ...] = ()
     pictures: PicturesReport | None = None
@@ -191,6 +193,7 @@ class ReadbackReport(ShownReport):
         return {
             "mapped": str(self.mapped),
             "measurements": str(self.measured),
+            "updates": [str(update) for update in self.updates],
             "bundle": str(self.bundle),
             "output": None if self.output is None else str(self.output),
             "files": [str(file) for file in self.files],
@@ -256,6 +259,7 @@ class ReadbackReport(ShownReport):
     def _summary(self) -> list[str]:
         errors = self.errors
         lines = [f"{errors.measured:,} of {errors.cells:,} conductances were measured."]
+        lines += [f"The readings of {update} take the place of those before." for update in self.updates]
         if kept := errors.cells - errors.measured:
             lines[0] += f" {kept:,} without a measurement keep their target."
         if errors.failed:

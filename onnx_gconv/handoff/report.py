@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from onnx_gconv.crossbars.chip import passed_over
 from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.data_frame import Column, Columns
+from onnx_gconv.mapping.expert_groups import ExpertGroup, grouped_experts
 from onnx_gconv.shown_report import FrameTables, ShownReport
-from onnx_gconv.terminal_text import counted, file_list, plain, titled_table, with_name
+from onnx_gconv.terminal_text import counted, file_list, plain, titled_table, with_name, with_remark
 from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class LayerReport:
         stuck_max_relative_error: The largest error as a part of max|W|; None for an all-zero weight.
         stuck_bias_error: How far what the rows of the bias add is off at most, in units of the output.
         known_as: What people know the weight by: its parameter in the exported program, its module, or its name.
+        sources: The names of the constants that nodes of the unmapped model compute the weight from.
+        parts: The matrices that stand side by side in each of its matrices, by their names, with how many columns each
+            has; they share no tile. Empty if it is one.
     """
 
     id: str
@@ -80,6 +84,8 @@ class LayerReport:
     stuck_bias_error: float
     tiles_of_several_blocks: int = 0
     known_as: str = ""
+    sources: tuple[str, ...] = ()
+    parts: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def of(cls, layer: Layer, placement: LayerPlacement) -> LayerReport:
@@ -113,6 +119,8 @@ class LayerReport:
             stuck_bias_error=placement.bias_error,
             tiles_of_several_blocks=layer.tiles_of_several_blocks,
             known_as=layer.record.known_as,
+            sources=layer.record.sources,
+            parts=tuple((f"{layer.record.known_as}/{part.name}", part.columns) for part in layer.record.parts),
         )
 
 
@@ -192,6 +200,7 @@ class HandoffReport(ShownReport):
         notes: What further formats leave out or round, and what their readers have to know.
         defects: What tiles were placed by; None without a defect map.
         pictures: What was drawn, or None.
+        is_verbose: Whether the table has a line for each expert, and not one for all of a layer that are alike.
     """
 
     model: Path
@@ -205,6 +214,7 @@ class HandoffReport(ShownReport):
     notes: tuple[str, ...] = ()
     defects: DefectsReport | None = None
     pictures: PicturesReport | None = None
+    is_verbose: bool = False
 
     @classmethod
     def of(
@@ -296,19 +306,33 @@ class HandoffReport(ShownReport):
         table.add_column("matrix", justify="right")
         for name in ("tiles", "devices", "arrays", "used"):
             table.add_column(name, justify="right")
-        for layer in self.layers:
-            several = f"{layer.matrices} x " if layer.matrices > 1 else ""
+        for group in self._groups():
+            layer, matrices = group.first, sum(item.matrices for item in group.members)
+            several = f"{matrices:,} x " if matrices > 1 else ""
+            is_one = group.count == 1
             table.add_row(
-                layer.id,
-                with_name(layer.known_as, layer.weight),
+                _ids([item.id for item in group.members]),
+                with_name(layer.known_as, layer.weight) if is_one else with_remark(group.name, group.remark),
                 layer.op_type,
                 f"{several}{layer.rows}{f'+{layer.bias_rows}' if layer.bias_rows else ''}x{layer.columns}",
                 f"{several}{layer.grid[0]}x{layer.grid[1]}",
                 str(layer.devices),
-                f"{layer.arrays:,}",
+                f"{sum(item.arrays for item in group.members):,}",
                 f"{layer.utilization:.1%}",
             )
         return table
+
+    def _groups(self) -> list[ExpertGroup[LayerReport]]:
+        """The layers as the lines of the table."""
+
+        def alike(layer: LayerReport) -> Hashable:
+            matrices = layer.matrices, layer.rows, layer.columns, layer.grid, layer.bias_rows
+            return layer.graph, layer.op_type, matrices, layer.devices, layer.arrays, layer.utilization
+
+        def names(layer: LayerReport) -> tuple[str, tuple[str, ...]]:
+            return layer.known_as or layer.weight, layer.sources
+
+        return grouped_experts(self.layers, names, alike, is_verbose=self.is_verbose)
 
     def _summary(self) -> list[str]:
         geometry = self.geometry
@@ -334,6 +358,12 @@ class HandoffReport(ShownReport):
             lines.extend(self.defects.lines(self.layers))
         if self.skipped_mvm_weights:
             lines.append(f"Not mapped, and therefore digital: {counted(self.skipped_mvm_weights)} of MVM ops.")
+        lines.extend(
+            f"{layer.id}: {len(layer.parts)} matrices side by side, none of which shares a tile with another: "
+            f"{', '.join(f'{name} ({columns:,} outputs)' for name, columns in layer.parts)}."
+            for layer in self.layers
+            if layer.parts
+        )
         lines += self._warnings_of_blocks()
         lines += self.notes
         if self.output:
@@ -370,3 +400,8 @@ def _of_bias(error: float) -> str:
 
 def _relative(part: float | None) -> str:
     return "" if part is None else f" ({part:.1%} of max|W|)"
+
+
+def _ids(ids: Sequence[str]) -> str:
+    """The ids of layers of which nothing but the number differs, which need not be neighbours."""
+    return ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1:,} more"

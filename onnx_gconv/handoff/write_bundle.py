@@ -14,26 +14,29 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from onnx_gconv.crossbars.chip import Chip, LayerPlacement, passed_over, placed
-from onnx_gconv.crossbars.defects import DefectMap, read_defects
+from onnx_gconv.crossbars.chip import Chip, LayerPlacement, placed
+from onnx_gconv.crossbars.defects import read_defects
 from onnx_gconv.crossbars.layers import Layer, layers_of
 from onnx_gconv.crossbars.tile_arrays import tile_arrays
 from onnx_gconv.crossbars.tiles import ArrayGeometry, PairLayout
 from onnx_gconv.devices.presets import DevicePreset
 from onnx_gconv.devices.presets import preset as preset_of_name
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, read_arrays, write_arrays
+from onnx_gconv.files.arrays import ARRAY_FILES, ArraysKind, Label, read_arrays, write_arrays
 from onnx_gconv.files.drawing import require_matplotlib
 from onnx_gconv.files.given import GivenModel, ModelLike
-from onnx_gconv.files.models import load_model
+from onnx_gconv.files.models import collection_suspended, load_model
 from onnx_gconv.files.naming import named_in_messages, stem_of_mapped
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.staged_folder import bring_back, staged_folder
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import Bundle, default_bundle_path
+from onnx_gconv.handoff.bundle_readme import README_FILE, bundle_readme
+from onnx_gconv.handoff.chip_records import PARTIAL_SUMS, defects_record, geometry_record, preset_record
 from onnx_gconv.handoff.drawn_pictures import PicturesReport
 from onnx_gconv.handoff.formats.handoff_format import HandoffFormat
+from onnx_gconv.handoff.formats.hashed_file import HashedFile
 from onnx_gconv.handoff.formats.receiver_settings import ReceiverSettings
 from onnx_gconv.handoff.formats.registry import (
     FORMATS,
@@ -47,20 +50,22 @@ from onnx_gconv.handoff.formats.sample import Bits, GivenInputs
 from onnx_gconv.handoff.formats.targets import TargetsCsv
 from onnx_gconv.handoff.layer_writer import LayerWriter
 from onnx_gconv.handoff.manifest import (
+    BUNDLE_FORMAT,
+    BUNDLE_VERSION,
     MANIFEST_FILE,
     ArraysFile,
     BundleManifest,
     DefectsRecord,
     FileRecord,
-    GeometryRecord,
     LayerRecord,
-    PresetRecord,
     SourceRecord,
 )
 from onnx_gconv.handoff.model_files import (
     MODEL_FILE,
     PLAIN_FILE,
+    Comparison,
     check_copied,
+    compared,
     copied,
     files_to_copy,
     hashed,
@@ -79,16 +84,8 @@ __all__ = ["Progress", "write_bundle"]
 CSV_FILE = "targets.csv"
 PICTURES_FOLDER = "pictures"
 
-PARTIAL_SUMS = (
-    "The outputs of tiles of one matrix with the same outputs are added over their inputs, each after its own scale "
-    "and zero; tiles with other outputs are placed side by side. sum_k c_k * G_k of each cell, less offset_us, is "
-    "divided by the scale of the cell, and the zero is added; where one column of a tile has one scale, that can be "
-    "done digitally after the array: y = ((x @ sum_k c_k * G_k) - offset_us * sum(x)) / scale + zero * sum(x). "
-    "matrix_view.factor multiplies the result of the layer, before the bias is added."
-)
-
 _OWN_FILES = {
-    *(MANIFEST_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, PICTURES_FOLDER),
+    *(MANIFEST_FILE, README_FILE, MODEL_FILE, PLAIN_FILE, f"{PLAIN_FILE}.data", CSV_FILE, PICTURES_FOLDER),
     *ARRAY_FILES.values(),
 }
 
@@ -189,7 +186,7 @@ def write_bundle(
     chip = Chip(geometry, found, "" if defects is None else os.fspath(defects))
     watched = WatchedFiles()
     with named_in_messages(source), watched.blamed(), given.on_disk() as file:
-        model = load_model(file, watched)
+        model = load_model(file, watched, may_lack_data=True)
         layers = layers_of(model, geometry, device)
         placements = placed(layers, chip)
         report = HandoffReport.of(
@@ -214,7 +211,7 @@ def write_bundle(
         report = replace(report, notes=check_formats(wanted, layers))
         if dry_run:
             return report
-        record = None if found is None else _defects_record(Path(chip.source).name, sha256, found, placements)
+        record = None if found is None else defects_record(Path(chip.source).name, sha256, found, placements)
         job = _Job(
             source=file,
             name=source.name,
@@ -350,9 +347,10 @@ def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | Non
             check.require_sound(model)
             plain = copier.submit(write_plain, model, staged.folder, job.source, stopped, executor)
             copies = [copier.submit(copied, file, staged.folder, name, stopped) for name, file in files.items()]
-            manifest, drawn = _fill(job, staged.folder, executor, copies, plain)
+            models = _Models(files, copies, plain)
+            manifest, drawn, comparisons = _fill(job, staged.folder, executor, models)
             job.watched.check()
-            check_copied(files, [copy.result() for copy in copies], executor)
+            check_copied(comparisons)
         except BaseException:
             stopped.set()
             raise
@@ -363,32 +361,46 @@ def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | Non
     return [job.target / name for name in written], drawn
 
 
+@dataclass(frozen=True)
+class _Models:
+    """The models of the bundle, while they are written.
+
+    Attributes:
+        sources: The files of the mapped model, by their names in the bundle.
+        copies: Their copies, in the same order.
+        plain: The files of the restored model.
+    """
+
+    sources: Mapping[str, Path]
+    copies: Sequence[Future[FileRecord]]
+    plain: Future[list[Future[FileRecord]]]
+
+
 def _fill(
-    job: _Job,
-    folder: Path,
-    executor: Executor,
-    copies: list[Future[FileRecord]],
-    plain: Future[list[Future[FileRecord]]],
-) -> tuple[BundleManifest, PicturesReport | None]:
-    """Write everything but the models, the manifest last."""
-    records, written = _write_arrays(job, folder, executor)
+    job: _Job, folder: Path, executor: Executor, models: _Models
+) -> tuple[BundleManifest, PicturesReport | None, list[Comparison]]:
+    """Write everything but the models, the manifest last, while their sources are compared with the copies."""
+    with collection_suspended():  # the records of many tiles are many objects
+        records, written = _write_arrays(job, folder, executor)
     hashes = [executor.submit(hashed, folder / CSV_FILE)] if job.csv else []
     report = job.progress
     written += write_formats(job.formats, job.layers, folder, progress_of_step(report, "formats"))
     if report is not None:
         report("models", 0, 1)
-    models = [item.result() for item in (*copies, *plain.result())]
+    copies = [item.result() for item in models.copies]
+    restored = [item.result() for item in models.plain.result()]
+    comparisons = compared(models.sources, folder, copies, executor)
     if report is not None:
         report("models", 1, 1)
     manifest = BundleManifest(
         tool=TOOL,
-        source=SourceRecord(name=job.name, sha256=models[0].sha256),
-        preset=_preset_record(job.preset),
-        geometry=_geometry_record(job.geometry),
+        source=SourceRecord(name=job.name, sha256=copies[0].sha256),
+        preset=preset_record(job.preset),
+        geometry=geometry_record(job.geometry),
         defects=job.defects,
         partial_sums=PARTIAL_SUMS,
         arrays=ArraysFile(path=ARRAY_FILES[job.kind], kind=job.kind),
-        files=(*models, *(item.result() for item in hashes), *written),
+        files=(*copies, *restored, *(item.result() for item in hashes), *written),
         total_arrays=sum(layer.arrays for layer in job.layers),
         layers=tuple(records),
     )
@@ -397,8 +409,18 @@ def _fill(
         drawn = _draw(job, folder, manifest)
         files = [hashed(file).model_copy(update={"path": f"{PICTURES_FOLDER}/{file.name}"}) for file in drawn.files]
         manifest = manifest.model_copy(update={"files": (*manifest.files, *files)})
+    readme = _write_readme(job, folder, manifest)
+    manifest = manifest.model_copy(update={"files": (*manifest.files, readme)})
     (folder / MANIFEST_FILE).write_text(f"{manifest.model_dump_json(indent=1)}\n", encoding="utf-8")
-    return manifest, drawn
+    return manifest, drawn, comparisons
+
+
+def _write_readme(job: _Job, folder: Path, manifest: BundleManifest) -> FileRecord:
+    names = [form.name for form in job.formats]
+    text = bundle_readme(manifest, names, csv=job.csv, pictures=bool(job.pictures))
+    with HashedFile(folder, README_FILE) as file:
+        file.write(text)
+    return file.record
 
 
 def _draw(job: _Job, folder: Path, manifest: BundleManifest) -> PicturesReport:
@@ -421,8 +443,9 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
         asking = (form.array_folder(folder) for form in job.formats)
         folders = [stack.enter_context(item) for item in asking if item is not None]
         text = stack.enter_context(TargetsCsv(folder / CSV_FILE, job.layers)) if job.csv else None
+        file.label("", _labels(job))
         for layer, placement in zip(job.layers, job.placements, strict=True):
-            writer = LayerWriter(layer, placement, [file, *folders])
+            writer = LayerWriter(layer, placement, [file, *folders], file)
             for arrays in tile_arrays(layer, executor):
                 writer.write(arrays)
                 if text is not None:
@@ -431,37 +454,17 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
                 if job.progress is not None:
                     job.progress("conductances", done, total)
             records.append(writer.record())
-            file.label(layer.id, {"weight": layer.record.name, "known_as": layer.record.known_as})
     return records, [record for item in folders for record in item.files]
 
 
-def _preset_record(preset: DevicePreset | None) -> PresetRecord | None:
-    if preset is None:
-        return None
-    return PresetRecord(
-        name=preset.name, tolerance_us=preset.tolerance_us, tolerance_relative=preset.tolerance_relative
-    )
-
-
-def _defects_record(name: str, sha256: str, found: DefectMap, placements: Sequence[LayerPlacement]) -> DefectsRecord:
-    return DefectsRecord(
-        name=name,
-        sha256=sha256,
-        array_count=found.array_count,
-        arrays=len(found.arrays),
-        passed_over=passed_over(placements),
-    )
-
-
-def _geometry_record(geometry: ArrayGeometry) -> GeometryRecord:
-    return GeometryRecord(
-        rows=geometry.rows,
-        columns=geometry.columns,
-        partition=geometry.partition,
-        pair_layout=geometry.pair_layout,
-        whole_kernels=geometry.whole_kernels,
-        bias_rows=geometry.bias_rows,
-        spare_rows=geometry.spare_rows,
-        spare_columns=geometry.spare_columns,
-        padding="g_min",
-    )
+def _labels(job: _Job) -> dict[str, Label]:
+    """What stands at the file of the arrays, for those who have nothing else."""
+    return {
+        "format": BUNDLE_FORMAT,
+        "format_version": BUNDLE_VERSION,
+        "content": "target conductances of tiles, [inputs, outputs]; README.txt beside this file says how to read them",
+        "unit": "uS",
+        "tool": TOOL,
+        "source": job.name,
+        "array": (job.geometry.rows, job.geometry.columns),
+    }

@@ -31,6 +31,7 @@ from onnx_gconv.mapping.scheme_records import (
     ClippingRecord,
     LevelsRecord,
     LossRecord,
+    PartRecord,
     ScaleRecord,
     TilingRecord,
     ZeroRecord,
@@ -38,6 +39,7 @@ from onnx_gconv.mapping.scheme_records import (
 from onnx_gconv.schemes.granularity import GranularityKind
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.matrix_view import MatrixView
+from onnx_gconv.schemes.parts import ColumnParts
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.packed import Packing
 from onnx_gconv.tensors.types import dtype_of_name, finite_range
@@ -63,6 +65,8 @@ __all__ = [
 ]
 
 MANIFEST_KEY = "onnx_gconv"
+
+_FEWEST_PARTS = 2  # of a weight that is in parts
 FORMAT = "onnx_gconv.mapping"
 FORMAT_VERSION: Final = 1
 
@@ -147,6 +151,9 @@ _OF_CODES = frozenset({"packing", "dequantization", "limited"})
 # Of weights and skipped constants: what says nothing is left out, as it was before there was anything to say.
 _SAID_IF_KNOWN = frozenset({"parameter", "other_parameters", "folded_norms", "equal_values"})
 
+# With what weights in parts alone have.
+_LEFT_OUT = frozenset({*_SAID_IF_KNOWN, *_OF_CODES, "parts"})
+
 
 def _known_as(record: WeightRecord | SkippedRecord) -> str:
     """What people know a weight by; older versions of onnx_gconv noted only what it was computed from."""
@@ -207,6 +214,7 @@ class WeightRecord(Record):
     packing: PackingRecord | None = None
     dequantization: DequantizationRecord | None = None
     limited: bool = False
+    parts: tuple[PartRecord, ...] = ()
 
     @property
     def is_of_known_program(self) -> bool:
@@ -226,7 +234,7 @@ class WeightRecord(Record):
     @model_serializer(mode="wrap")
     def _without_what_is_unknown(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = serialize(self)
-        return {name: value for name, value in found.items() if value or name not in {*_SAID_IF_KNOWN, *_OF_CODES}}
+        return {name: value for name, value in found.items() if value or name not in _LEFT_OUT}
 
     @model_validator(mode="after")
     def _is_packed_as_it_can_be(self) -> Self:
@@ -261,6 +269,20 @@ class WeightRecord(Record):
         return self
 
     @model_validator(mode="after")
+    def _has_the_parts_of_its_matrices(self) -> Self:
+        if not self.parts:
+            return self
+        found = None if self.scale.consumer is None else self.consumers[self.scale.consumer].matrix_view
+        columns = 0 if found is None else found.columns
+        sizes = [part.columns for part in self.parts]
+        if sum(sizes) != columns or len(sizes) < _FEWEST_PARTS:
+            raise ValueError(f"its parts have {' + '.join(map(str, sizes))} columns, but its matrices {columns}")
+        names = [part.name for part in self.parts]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two of its parts are called '{twice}'")
+        return self
+
+    @model_validator(mode="after")
     def _has_numbers_of_its_type(self) -> Self:
         zero, scale = self.zero, self.scale
         numbers = [*(item.coefficient for item in self.conductances), self.offset_us]
@@ -283,6 +305,13 @@ class WeightRecord(Record):
         """How nodes draw readings of each device, in the order of the conductances; empty if they draw none."""
         simulated = None if self.measured is None else self.measured.simulated
         return () if simulated is None else simulated.read_noise
+
+    @property
+    def column_parts(self) -> ColumnParts | None:
+        """The parts of each of its matrices, which share no scale; None for one."""
+        if not self.parts:
+            return None
+        return ColumnParts(tuple(part.name for part in self.parts), tuple(part.columns for part in self.parts))
 
     @property
     def levels_of_codes(self) -> LevelsRecord | None:
@@ -334,7 +363,9 @@ class WeightRecord(Record):
             assert consumer.matrix_view is not None  # noqa: S101 - caught below
             layout = consumer.matrix_view.layout(self.shape, consumer.path)
             is_broadcast = self.scale.form == "broadcast"
-            grid = ScaleGrid(layout, self.tiling.row_starts, self.tiling.column_starts, is_broadcast=is_broadcast)
+            repeats_columns = self.granularity == "tensor" and bool(self.parts)
+            starts = self.tiling.row_starts, self.tiling.column_starts
+            grid = ScaleGrid(layout, *starts, is_broadcast=is_broadcast, repeats_columns=repeats_columns)
         except (AssertionError, IndexError, ValueError) as error:
             raise ModelError(f"the manifest does not say which elements share a scale ({error!r})") from None
         if grid.stored_shape != self.scale.shape:

@@ -13,7 +13,7 @@ from onnx_gconv.mapping.record import Record
 from onnx_gconv.schemes.granularity import Partition
 from onnx_gconv.schemes.scale_grid import ScaleForm
 
-__all__ = ["ClippingRecord", "LevelsRecord", "LossRecord", "ScaleRecord", "TilingRecord", "ZeroRecord"]
+__all__ = ["ClippingRecord", "LevelsRecord", "LossRecord", "PartRecord", "ScaleRecord", "TilingRecord", "ZeroRecord"]
 
 
 class ScaleRecord(Record):
@@ -52,6 +52,13 @@ class TilingRecord(Record):
     partition: Partition
     row_starts: tuple[int, ...]
     column_starts: tuple[int, ...]
+
+
+class PartRecord(Record):
+    """A part of each matrix of a weight that is several matrices side by side, and how many columns it has."""
+
+    name: str = Field(min_length=1)
+    columns: int = Field(ge=1)
 
 
 class ClippingRecord(Record):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.manifest import WeightRecord
@@ -63,6 +64,9 @@ def _scale_problems(value: ir.Value, record: WeightRecord) -> Iterator[str]:
             manifest = f"{record.scale.minimum!r} to {record.scale.maximum!r}"
             yield f"the scale '{value.name}' is {extremes[0]!r} to {extremes[1]!r}, the manifest says {manifest}"
             return
+        if not _is_alike_in_groups(entries, record):
+            yield f"the scale '{value.name}' is not the same for all columns of a part"
+            return
     if scale.dtype != record.ir_compute_dtype:
         yield f"'{value.name}' is {type_name(scale.dtype)} now, it was {record.compute_dtype}"
 
@@ -77,8 +81,16 @@ def _zero_problems(value: ir.Value, zero: ZeroRecord, record: WeightRecord) -> I
     if extremes != (float(number(zero.minimum)), float(number(zero.maximum))):  # NaN equals no extreme
         manifest = f"{zero.minimum!r} to {zero.maximum!r}"
         yield f"the zero '{value.name}' is {extremes[0]!r} to {extremes[1]!r}, the manifest says {manifest}"
+    elif not _is_alike_in_groups(entries, record):
+        yield f"the zero '{value.name}' is not the same for all columns of a part"
     elif tensor.dtype != record.ir_compute_dtype:
         yield f"'{value.name}' is {type_name(tensor.dtype)} now, it was {record.compute_dtype}"
+
+
+def _is_alike_in_groups(entries: NDArray[np.float64], record: WeightRecord) -> bool:
+    """Whether entries that the graph holds once for each column are alike where elements share one."""
+    grid = record.grid
+    return grid is None or np.array_equal(grid.stored(grid.values(entries)), entries)
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-__all__ = ["hand_over_uses"]
+__all__ = ["hand_over_use", "hand_over_uses"]
 
 
 def hand_over_uses(old: ir.Value, new: ir.Value) -> None:
@@ -21,9 +21,21 @@ def hand_over_uses(old: ir.Value, new: ir.Value) -> None:
         node.device_configurations = tuple(_bound(configurations, old, new))
 
 
+def hand_over_use(node: ir.Node, index: int, new: ir.Value) -> None:
+    """Let one input of a node have `new`, sharded over devices as what it had before."""
+    old = node.inputs[index]
+    configurations = node.device_configurations
+    node.replace_input_with(index, new)
+    if old is not None and configurations:
+        is_read_besides = any(value is old for value in node.inputs)
+        node.device_configurations = tuple(_bound(configurations, old, new, keeps_old=is_read_besides))
+
+
 def _bound(
-    configurations: tuple[ir.NodeDeviceConfiguration, ...], old: ir.Value, new: ir.Value
+    configurations: tuple[ir.NodeDeviceConfiguration, ...], old: ir.Value, new: ir.Value, *, keeps_old: bool = False
 ) -> Iterator[ir.NodeDeviceConfiguration]:
     for item in configurations:
-        specs = (replace(spec, value=new) if spec.value is old else spec for spec in item.sharding_specs)
+        specs = [replace(spec, value=new) if spec.value is old else spec for spec in item.sharding_specs]
+        if keeps_old:
+            specs += [spec for spec in item.sharding_specs if spec.value is old]
         yield replace(item, sharding_specs=tuple(specs))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_gconv.crossbars.checked_weights import checked_weights
+from onnx_gconv.crossbars.checked_weights import CheckedWeight, checked_weights
 from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.errors import ModelError, VerificationError
 from onnx_gconv.files.given import GivenModel, ModelLike
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.junit_xml import JunitSuite, junit_xml, mapping_cases
 from onnx_gconv.known_names import listed_name
-from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
-from onnx_gconv.mapping.unlisted import rebuilding_node
+from onnx_gconv.mapping import Manifest, read_manifest
+from onnx_gconv.mapping.located import ModelValues
 from onnx_gconv.passes.check_mapping import CheckMapping, Violation
+from onnx_gconv.passes.remedies import carries_nothing, is_told_of_folded, remedy_of
 from onnx_gconv.shown_report import FrameTables, ShownReport
 from onnx_gconv.terminal_text import counted, plain
 from onnx_gconv.visible_text import listed
@@ -29,10 +30,6 @@ __all__ = ["CheckReport", "CheckedName", "check_model"]
 
 _MOST_SHOWN = 20
 _MOST_IN_MESSAGE = 3
-
-_MAP_LAST = "map the original again, after all other tools (docs/other-tools.md)"
-_OR_RESTORE = "or make a plain model of this one with `onnx-gconv restore`"
-_TAKE_AS_MAPPED = f"take the model as it was mapped, or {_MAP_LAST}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class CheckReport(ShownReport):
     Attributes:
         model: The model.
         weights: The weights that its manifest names; none without a manifest.
-        arrays: How many arrays of conductances or codes they have by the manifest.
+        arrays: How many arrays of conductances or codes the model has for them; none for weights that are folded.
         violations: What does not hold, see `CheckMapping`.
         is_mapped: Whether any weight is still mapped as the manifest says.
         is_plain: Whether nothing in the model says or does anything of a mapping.
@@ -85,14 +82,7 @@ class CheckReport(ShownReport):
     @property
     def remedy(self) -> str | None:
         """What to do; None if all holds."""
-        if self.passed:
-            return None
-        if self.is_plain:
-            return "map it with `onnx-gconv map`; if it was mapped, map it after all other tools (docs/other-tools.md)"
-        if not self.folded:
-            return _TAKE_AS_MAPPED
-        is_restorable = all(self._is_told(item) for item in self.violations)
-        return f"{_MAP_LAST}, {_OR_RESTORE}" if is_restorable else _MAP_LAST
+        return remedy_of(self.violations, self.folded, is_plain=self.is_plain)
 
     def raise_if_failed(self) -> None:
         """Raise unless the mapping holds.
@@ -143,11 +133,7 @@ class CheckReport(ShownReport):
         if folded:
             of = f"{len(folded)} of {counted(len(self.weights))}"
             yield f"the mapping was folded away by another tool: {of} {_verb(folded)} again ({listed(folded)})"
-        yield from (str(item) for item in self.violations if not self._is_told(item))
-
-    def _is_told(self, item: Violation) -> bool:
-        """Whether the sentence about folded weights says it already."""
-        return item.weight in self.folded and item.message.startswith("the mapping was folded away")
+        yield from (str(item) for item in self.violations if not is_told_of_folded(item, folded))
 
     def _in_short(self) -> str:
         found = "passed" if self.passed else f"failed: {'; '.join(self._sentences())}"
@@ -203,7 +189,7 @@ def check_model(model: ModelLike) -> CheckReport:
         ModelError: If it cannot be read.
     """
     given = GivenModel.of(model, "check_model")
-    source, graph = given.label, given.load()
+    source, graph = given.label, given.load(may_lack_data=True)
     with named_in_messages(source, options_concern_it=False):
         violations = CheckMapping().violations(graph)
         manifest = _manifest(graph)
@@ -213,10 +199,16 @@ def check_model(model: ModelLike) -> CheckReport:
         weights = tuple(
             CheckedName(item.record.name, item.record.graph, item.is_folded, item.record.known_as) for item in checked
         )
-        arrays = sum(len(item.record.conductances) for item in checked)
+        there = ModelValues(graph).initializers
+        arrays = sum(_arrays_of(item, there) for item in checked)
         is_mapped = any(item.problem is None for item in checked)
-        is_plain = MANIFEST_KEY not in graph.metadata_props and rebuilding_node(graph) is None
-    return CheckReport(source, weights, arrays, violations, is_mapped, is_plain)
+    return CheckReport(source, weights, arrays, violations, is_mapped, carries_nothing(graph))
+
+
+def _arrays_of(item: CheckedWeight, there: Mapping[str, ir.Value]) -> int:
+    """How many of its arrays there are. Tools may have renamed those of a weight that stands, or joined equal ones."""
+    arrays = item.record.conductances
+    return len(arrays) if item.mapped is not None else sum(array.name in there for array in arrays)
 
 
 def _manifest(model: ir.Model) -> Manifest | None:

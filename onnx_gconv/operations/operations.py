@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Unpack
 
+import onnx_ir as ir
+
 from onnx_gconv.configuration import ModelSettings, read_configuration
 from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
 from onnx_gconv.crossbars.checked_weights import CheckedWeight, checked_weights, unlisted_weights
@@ -21,8 +23,12 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.operations.configuration_check import ConfigurationReport
 from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
+from onnx_gconv.passes.check_mapping import Violation
 from onnx_gconv.passes.raise_opset import raised_opset
+from onnx_gconv.passes.remedies import remedy_of
 from onnx_gconv.passes.report import MappingReport, RestoreReport
+from onnx_gconv.tensors.external import external_tensors, is_absent
+from onnx_gconv.visible_text import listed
 from onnx_gconv.weights import WeightSurvey, default_opset, find_weights
 from onnx_gconv.weights.opsets import without_missing_casts
 
@@ -83,7 +89,8 @@ def map_model(
     if not dry_run:
         check_output_path(target, [*given.files, *configuration.source.files])
     watched = WatchedFiles()
-    graph = given.load(watched)
+    graph = given.load(watched, may_lack_data=True)
+    absent = _absent_data(graph)
     mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
     with named_in_messages(source, options_concern_it=False), watched.blamed():
         check = None if dry_run else RewriteCheck(graph)
@@ -92,7 +99,7 @@ def map_model(
             check.renew(graph)
         if check is None:
             mapping.requires(graph)
-            return MappingReport(source, _with_notes(notes, mapping.preview(graph)))
+            return MappingReport(source, _with_notes(notes, mapping.preview(graph)), notes=absent)
         mapping(graph)
         manifest = read_manifest(graph)
         if manifest is None:
@@ -104,7 +111,8 @@ def map_model(
         files = save_model(
             graph, target, external_data=external_data, inputs=given.files, watched=watched, progress=step
         )
-    return MappingReport(source, manifest, output=target, files=tuple(files), notes=_of_checker(check))
+    notes = (*absent, *_of_checker(check))
+    return MappingReport(source, manifest, output=target, files=tuple(files), notes=notes)
 
 
 def inspect_model(
@@ -133,7 +141,8 @@ def inspect_model(
     given = GivenModel.of(model, "inspect_model")
     source, configuration = given.label, configuration_of(config, converter, options)
     watched = WatchedFiles()
-    graph = given.load(watched)
+    graph = given.load(watched, may_lack_data=True)
+    absent = _absent_data(graph)
     with named_in_messages(source, options_concern_it=False), watched.blamed():
         manifest = read_manifest(graph)
         if manifest is not None:
@@ -141,14 +150,16 @@ def inspect_model(
             watched.check()
             broken = tuple((item.record, item.problem) for item in checked if item.problem is not None)
             stands = not broken or len(broken) < len(manifest.weights)
-            notes = (*unlisted_weights(checked, graph), *_renamed(checked))
-            return MappingReport(source, manifest, is_mapped=stands, broken=broken, notes=notes)
+            unlisted = tuple(unlisted_weights(checked, graph))
+            notes = (*unlisted, *_renamed(checked), *absent)
+            remedy = _remedy(checked, unlisted)
+            return MappingReport(source, manifest, is_mapped=stands, broken=broken, notes=notes, remedy=remedy)
         mapping = MapConductances(configuration=configuration, progress=progress_of_step(progress, "scan"))
         notes = raised_opset(graph) if configuration.model.upgrade_opset else ()
         mapping.requires(graph)
         preview = mapping.preview(graph, list_refused=True)
         watched.check()
-        return MappingReport(source, _with_notes(notes, preview))
+        return MappingReport(source, _with_notes(notes, preview), notes=absent)
 
 
 def survey_model(model: ModelLike, settings: ModelSettings | None = None) -> WeightSurvey:
@@ -163,7 +174,7 @@ def survey_model(model: ModelLike, settings: ModelSettings | None = None) -> Wei
     """
     given = GivenModel.of(model, "survey_model")
     settings = ModelSettings() if settings is None else settings
-    graph = given.load()
+    graph = given.load(may_lack_data=True)
     with named_in_messages(given.label, options_concern_it=False):
         if settings.upgrade_opset:
             RaiseOpset()(graph)
@@ -175,7 +186,8 @@ def survey_model(model: ModelLike, settings: ModelSettings | None = None) -> Wei
             graph,
             lookups=settings.include_ops,
             quantized=settings.quantized == "map",
-            freeze_inputs=settings.freeze_inputs or graph.ir_version < _FREE_INITIALIZERS_IR_VERSION,
+            freeze_inputs=settings.freezes_inputs or graph.ir_version < _FREE_INITIALIZERS_IR_VERSION,
+            adapters=settings.include_adapters,
         )
         return without_missing_casts(survey, default_opset(graph))
 
@@ -230,7 +242,8 @@ def restore_model(
     source, target = given.label, given.output(output, default_restored_path)
     check_output_path(target, given.files)
     watched = WatchedFiles()
-    graph = given.load(watched)
+    graph = given.load(watched, may_lack_data=True)
+    absent = _absent_data(graph)
     with named_in_messages(source, options_concern_it=False), watched.blamed():
         manifest = read_manifest(graph)
         checked = () if manifest is None else checked_weights(manifest, graph)
@@ -243,7 +256,7 @@ def restore_model(
         files = save_model(
             graph, target, external_data=external_data, inputs=given.files, watched=watched, progress=step
         )
-    return RestoreReport(source, target, names, tuple(files), folded=broken, notes=_of_checker(check))
+    return RestoreReport(source, target, names, tuple(files), folded=broken, notes=(*absent, *_of_checker(check)))
 
 
 def default_mapped_path(model: Path) -> Path:
@@ -258,6 +271,28 @@ def default_restored_path(mapped: Path) -> Path:
 
 def _of_checker(check: RewriteCheck) -> tuple[str, ...]:
     return () if check.note is None else (check.note,)
+
+
+def _absent_data(model: ir.Model) -> tuple[str, ...]:
+    """What is to be said of external data that is not there, a line for each file."""
+    missing: dict[str, list[str]] = {}
+    for tensor in external_tensors(model):
+        if is_absent(tensor):
+            missing.setdefault(os.fspath(tensor.location), []).append(f"'{tensor.name}'")
+    return tuple(
+        f"the data file '{location}' is not there: {listed(names)} stay as they are; whoever "
+        "runs the model puts the file beside it, or gives them to the session (add_external_initializers)"
+        for location, names in missing.items()
+    )
+
+
+def _remedy(weights: Sequence[CheckedWeight], unlisted: Sequence[str]) -> str | None:
+    """What to do about weights that are broken; None if none is."""
+    broken = [Violation(item.record.name, item.problem) for item in weights if item.problem is not None]
+    if not broken:
+        return None
+    violations = (*broken, *(Violation(None, sentence) for sentence in unlisted))
+    return remedy_of(violations, {item.record.name for item in weights if item.is_folded}, is_plain=False)
 
 
 def _renamed(weights: Sequence[CheckedWeight]) -> Iterator[str]:

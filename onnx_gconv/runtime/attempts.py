@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from onnx_gconv.errors import GconvError
-from onnx_gconv.runtime.decoder_inputs import decoder_attempts, decoder_of
+from onnx_gconv.runtime.decoder_inputs import asks_for_a_size, decoder_attempts, decoder_of
 from onnx_gconv.runtime.inputs import InputSpec, ValueRange, generate_attempts
 from onnx_gconv.runtime.session import RuntimeRefusal
 
@@ -23,14 +25,18 @@ class AllRefusedError(GconvError):
     """A model runs on no generated inputs.
 
     Attributes:
-        first: What ONNX Runtime said of the first ones.
+        telling: What ONNX Runtime said of them: the first that is not about a size, which others may have; else the
+            first of all.
+        is_first: Whether it was said of the first ones.
         count: How many there were.
     """
 
-    def __init__(self, first: RuntimeRefusal, count: int) -> None:
-        self.first = first
-        self.count = count
-        super().__init__(first.message)
+    def __init__(self, refusals: Sequence[RuntimeRefusal]) -> None:
+        others = (refusal for refusal in refusals if not asks_for_a_size(refusal.message))
+        self.telling = next(others, refusals[0])
+        self.is_first = self.telling is refusals[0]
+        self.count = len(refusals)
+        super().__init__(self.telling.message)
 
 
 def first_run(
@@ -41,6 +47,7 @@ def first_run(
     values: Mapping[str, ValueRange],
     seed: int,
     given: Mapping[str, NDArray[Any]] | None = None,
+    flags: Mapping[str, bool] | None = None,
     tell: Callable[[dict[str, NDArray[Any]]], None] | None = None,
 ) -> tuple[dict[str, NDArray[Any]], Outputs]:
     """The first generated inputs that a model runs on, and what it gives.
@@ -53,7 +60,8 @@ def first_run(
         dims: Sizes by symbolic name or ``INPUT:AXIS``.
         values: Ranges by input name.
         seed: The same seed gives the same arrays.
-        given: For a decoder: arrays of some inputs, by name.
+        given: For a model that takes tokens: arrays of some inputs, by name, of which the tokens are one.
+        flags: Inputs that are one truth value, by name.
         tell: Is told the inputs of each attempt after the first.
 
     Raises:
@@ -61,14 +69,16 @@ def first_run(
         ConfigError: A name is unknown, sizes contradict each other, or a range does not fit its input's type.
     """
     refusals: list[RuntimeRefusal] = []
-    for feeds in _attempts(specs, refusals, dims=dims, values=values, seed=seed, given=given or {}):
+    attempts = _attempts(specs, refusals, dims=dims, values=values, seed=seed, given=given or {}, flags=flags or {})
+    for feeds in attempts:
+        feeds |= {name: np.full_like(feeds[name], value) for name, value in (flags or {}).items()}
         if refusals and tell is not None:
             tell(feeds)
         try:
             return feeds, run(feeds)
         except RuntimeRefusal as refusal:
             refusals.append(refusal.with_traceback(None))  # which would keep the inputs in memory
-    raise AllRefusedError(refusals[0], len(refusals))
+    raise AllRefusedError(refusals)
 
 
 def _attempts(
@@ -79,10 +89,11 @@ def _attempts(
     values: Mapping[str, ValueRange],
     seed: int,
     given: Mapping[str, NDArray[Any]],
+    flags: Mapping[str, bool],
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    decoder = decoder_of(specs)
+    decoder = decoder_of(specs, has_prompt=bool(given))
     if decoder is not None:
-        attempts = decoder_attempts(decoder, dims=dims, values=values, seed=seed, given=given)
+        attempts = decoder_attempts(decoder, dims=dims, values=values, seed=seed, given=given, flags=flags)
         feeds = next(attempts, None)
         while feeds is not None:
             yield feeds

@@ -21,12 +21,15 @@ __all__ = [
     "OUTPUT_RULE",
     "OutputComparison",
     "Outputs",
+    "PositionComparison",
     "Rounding",
     "Spread",
+    "argmax_agreement",
     "compare_all",
     "flatten_all",
     "is_beyond_rounding",
     "spread_between",
+    "sqnr_db",
 ]
 
 OUTPUT_RULE = (
@@ -46,6 +49,23 @@ _LARGEST_RELATIVE_ERROR = 0.01
 _SMALLEST_AMPLIFIED_ERROR = 1e-3
 _MASK = 1000.0
 FLOAT32_EPS = 2.0**-23
+
+
+@dataclass(frozen=True)
+class PositionComparison:
+    """One position of an output of a language model, over all texts.
+
+    Attributes:
+        position: Its number among the new tokens, from 0.
+        max_abs_error: The largest distance from the original, in units of the output; None where it has no value.
+        sqnr_db: As for `OutputComparison`.
+        argmax_agreement: The fraction of texts whose largest score is the same one; None if there are fewer than two.
+    """
+
+    position: int
+    max_abs_error: float | None
+    sqnr_db: float | None
+    argmax_agreement: float | None
 
 
 @dataclass(frozen=True)
@@ -79,6 +99,9 @@ class OutputComparison:
         relative_error: `max_abs_error` of a float output, divided by the original's range without masks; else None.
         is_amplified: The error is more than the rounding of rebuilt weights would cause in a linear model, and more
             than a thousandth of the range.
+        positions: Of a language model: a float output [batch, sequence, ...] at each position of the new tokens.
+        case: The inputs that chose a branch, such as ``use_cache_branch=False``, where a model is run on several;
+            None where it is run on the first ones, or on one alone.
     """
 
     name: str
@@ -100,11 +123,18 @@ class OutputComparison:
     is_random: bool = False
     relative_error: float | None = None
     is_amplified: bool = False
+    positions: tuple[PositionComparison, ...] = ()
+    case: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The output's name, and the case, for people."""
+        return self.name if self.case is None else f"{self.name} ({self.case})"
 
     def to_json(self) -> dict[str, object]:
         """The comparison as plain Python values for a JSON document."""
         shape = None if self.shape is None else list(self.shape)
-        return asdict(self) | {"shape": shape}
+        return asdict(self) | {"shape": shape, "positions": [asdict(item) for item in self.positions]}
 
 
 @dataclass(frozen=True)
@@ -340,9 +370,9 @@ def _compare_floats(
         start,
         compared_elements=int(np.count_nonzero(finite)),
         max_abs_error=error if is_number else None,
-        sqnr_db=_sqnr_db(one[finite], errors) if is_number else None,
+        sqnr_db=sqnr_db(one[finite], errors) if is_number else None,
         bit_identical=reference.tobytes() == found.tobytes(),
-        argmax_agreement=_argmax_agreement(one, other),
+        argmax_agreement=argmax_agreement(one, other),
         spread=spread.distance if math.isfinite(spread.distance) else None,
         tolerance=tolerance if math.isfinite(tolerance) else None,
         relative_error=error / extent if is_number and extent else None,
@@ -369,7 +399,7 @@ def _range(magnitudes: NDArray[np.float64]) -> float:
     return second if is_mask else largest
 
 
-def _sqnr_db(reference: NDArray[np.float64], errors: NDArray[np.float64]) -> float | None:
+def sqnr_db(reference: NDArray[np.float64], errors: NDArray[np.float64]) -> float | None:
     """The ratio of signal to error power in dB, where it is a number."""
     with np.errstate(over="ignore"):
         signal, noise = float(np.sum(np.square(reference))), float(np.sum(np.square(errors)))
@@ -378,7 +408,8 @@ def _sqnr_db(reference: NDArray[np.float64], errors: NDArray[np.float64]) -> flo
     return 10 * (math.log10(signal) - math.log10(noise))
 
 
-def _argmax_agreement(reference: NDArray[np.float64], found: NDArray[np.float64]) -> float | None:
+def argmax_agreement(reference: NDArray[np.float64], found: NDArray[np.float64]) -> float | None:
+    """The fraction of rows over the last axis with the largest element at the same place; None if there are none."""
     if reference.ndim < 2 or reference.shape[-1] < 2 or not reference.size:  # noqa: PLR2004 - a row needs two
         return None
     return float(np.mean(reference.argmax(axis=-1) == found.argmax(axis=-1)))

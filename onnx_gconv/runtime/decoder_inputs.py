@@ -20,7 +20,7 @@ from onnx_gconv.runtime.inputs import InputSpec, ValueRange, generate_inputs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Decoder", "decoder_attempts", "decoder_of"]
+__all__ = ["Decoder", "asks_for_a_size", "decoder_attempts", "decoder_of", "tokens_of"]
 
 Feeds: TypeAlias = "dict[str, NDArray[Any]]"
 
@@ -59,17 +59,26 @@ class Decoder:
     roles: Mapping[str, _Role]
 
 
-def decoder_of(specs: Sequence[InputSpec]) -> Decoder | None:
+def tokens_of(specs: Sequence[InputSpec]) -> InputSpec | None:
+    """The input of tokens, or of their embeddings; None if there is none."""
+    return next((spec for spec in specs if _is_tokens(spec)), None)
+
+
+def decoder_of(specs: Sequence[InputSpec], *, has_prompt: bool = False) -> Decoder | None:
     """The decoder that takes these inputs; None if they are not those of one.
 
     It is one if it takes tokens, and caches of earlier tokens or a mask that may be longer than the tokens.
+
+    Args:
+        specs: The inputs of the model.
+        has_prompt: Whether its tokens are given. Then the tokens are enough.
     """
-    tokens = next((spec for spec in specs if _is_tokens(spec)), None)
+    tokens = tokens_of(specs)
     if tokens is None:
         return None
     caches = tuple(spec for spec in specs if _is_cache(spec))
     masks = [spec for spec in specs if _is_mask(spec)]
-    if not caches and all(mask.shape[-1] == tokens.shape[1] for mask in masks):
+    if not has_prompt and not caches and all(mask.shape[-1] == tokens.shape[1] for mask in masks):
         return None
     roles: dict[str, _Role] = {}
     for spec in (tokens, *(spec for spec in specs if spec is not tokens)):
@@ -87,6 +96,7 @@ def decoder_attempts(
     values: Mapping[str, ValueRange],
     seed: int,
     given: Mapping[str, NDArray[Any]] | None = None,
+    flags: Mapping[str, bool] | None = None,
 ) -> Generator[Feeds, str | None, None]:
     """Generated inputs, one attempt after the other; what ONNX Runtime says of an attempt is sent for the next one.
 
@@ -98,6 +108,8 @@ def decoder_attempts(
         values: Ranges by input name, for inputs that do not take the defaults.
         seed: The same seed gives the same arrays.
         given: Arrays of some inputs, by name, which all attempts have; with no caches there are no earlier tokens.
+        flags: Inputs that are one truth value, by name. One that says whether a cache is used, decides whether there
+            are earlier tokens.
 
     Raises:
         ConfigError: A name is unknown, sizes contradict each other, or a range does not fit its input's type.
@@ -105,7 +117,7 @@ def decoder_attempts(
     given = given or {}
     fixed = _fixed(decoder, dims, given)
     guess = _Guess({"batch": 1, "heads": 1, "window": 1, "encoder": 4})
-    lengths = _lengths(decoder, fixed, given)
+    lengths = _fitting(_lengths(decoder, fixed, given), flags or {})
     for head_size in _HEAD_SIZES if "head_size" in decoder.roles.values() else _HEAD_SIZES[:1]:
         if not guess.take_head_size(head_size):
             continue
@@ -115,7 +127,7 @@ def decoder_attempts(
                 if decoder.caches and "total" in fixed and "past" not in fixed:
                     sizes["past"] = max(sizes["total"] - sizes["sequence"], 0)
                 sizes.setdefault("total", sizes["past"] + sizes["sequence"])
-                feeds = _feeds(decoder, sizes, guess.tokens, dims=dims, values=values, seed=seed)
+                feeds = _feeds(decoder, sizes, guess.tokens, dims=dims, values=values, seed=seed, given=given)
                 said = yield feeds | dict(given)
                 if said is None or not guess.learn(said, sizes, fixed):
                     break
@@ -152,6 +164,11 @@ class _Guess:
                 self.sizes[role] = wanted
                 return True
         return False
+
+
+def asks_for_a_size(said: str) -> bool:
+    """Whether a message is about a size, so that inputs of another one may do."""
+    return next(_sizes_said(said), None) is not None
 
 
 def _sizes_said(said: str) -> Iterator[tuple[int, int]]:
@@ -267,6 +284,12 @@ def _lengths(
     return list(found)
 
 
+def _fitting(lengths: Sequence[tuple[int, int]], flags: Mapping[str, bool]) -> Sequence[tuple[int, int]]:
+    """The numbers of tokens that go with flags; all of them if none do."""
+    of_caches = [value for name, value in flags.items() if "cache" in name]
+    return [each for each in lengths if all((each[0] > 0) == value for value in of_caches)] or lengths
+
+
 def _feeds(
     decoder: Decoder,
     sizes: Mapping[str, int],
@@ -275,6 +298,7 @@ def _feeds(
     dims: Mapping[str, int],
     values: Mapping[str, ValueRange],
     seed: int,
+    given: Mapping[str, NDArray[Any]],
 ) -> Feeds:
     """Inputs of these sizes, with tokens below a number."""
     decided = {key: sizes[role] for key, role in decoder.roles.items()}
@@ -284,8 +308,21 @@ def _feeds(
     for spec in decoder.specs:
         if spec.name not in values and not isinstance(spec.dtype, str):
             array = _meaningful(spec, feeds[spec.name], sizes, tokens, rng, is_tokens=spec is decoder.tokens)
+            if "position" in spec.name:
+                array = _positions_in(decoder, given, array)
             feeds[spec.name] = array.astype(spec.dtype)
     return feeds
+
+
+def _positions_in(decoder: Decoder, given: Mapping[str, NDArray[Any]], positions: NDArray[Any]) -> NDArray[Any]:
+    """The positions of the new tokens, which a given mask numbers: those that it leaves out do not count."""
+    mask = next((given[spec.name] for spec in decoder.specs if _is_mask(spec) and spec.name in given), None)
+    if mask is None or mask.ndim != _MATRIX_RANK or positions.ndim != _MATRIX_RANK or mask.dtype.kind not in "iub":
+        return positions
+    if len(mask) != len(positions) or mask.shape[1] < positions.shape[1]:
+        return positions
+    numbered: NDArray[Any] = np.maximum(np.cumsum(mask != 0, axis=1) - 1, 0)
+    return numbered[:, mask.shape[1] - positions.shape[1] :]
 
 
 def _meaningful(
@@ -305,14 +342,21 @@ def _meaningful(
         return np.ones(drawn.shape) if drawn.dtype.kind in "iub" else np.zeros(drawn.shape)
     if is_whole and "position" in spec.name and drawn.ndim:
         return np.broadcast_to(np.arange(sizes["past"], sizes["past"] + drawn.shape[-1]), drawn.shape)
+    if is_whole and re.search(r"token_type|segment", spec.name):
+        return np.zeros(drawn.shape)
     if drawn.dtype.kind == "b" and "cache" in spec.name:
         return np.full(drawn.shape, sizes["past"] > 0)
-    if is_whole and len(spec.shape) <= 1:
-        for words, number in (
-            (r"seqlens_k", sizes["total"] - 1),
-            (r"total", sizes["total"]),
-            (r"past", sizes["past"]),
-        ):
-            if re.search(words, spec.name):
-                return np.full(drawn.shape, number)
-    return drawn
+    number = _number_said(spec, sizes) if is_whole and len(spec.shape) <= 1 else None
+    return drawn if number is None else np.full(drawn.shape, number)
+
+
+def _number_said(spec: InputSpec, sizes: Mapping[str, int]) -> int | None:
+    """The number of tokens that an input says, by its name; None if it says none."""
+    for words, number in (
+        (r"seqlens_k", sizes["total"] - 1),
+        (r"total", sizes["total"]),
+        (r"past", sizes["past"]),
+    ):
+        if re.search(words, spec.name):
+            return number
+    return None

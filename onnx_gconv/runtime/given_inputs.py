@@ -69,6 +69,7 @@ def read_or_stored_arrays(
     other: str | None,
     check: Callable[[Mapping[str, ArrayForm]], None],
     spool: Path,
+    may_lack: Collection[str] = (),
 ) -> dict[str, NDArray[Any] | StoredArray]:
     """The arrays of an .npz file; its inputs stay on disk if they are large.
 
@@ -78,6 +79,7 @@ def read_or_stored_arrays(
         other: The name of an array that is no input.
         check: Is called with what the headers of all arrays say, before anything is unpacked.
         spool: A folder for large arrays that are unpacked.
+        may_lack: The names of inputs that need not be there.
 
     Raises:
         ConfigError: The file is no .npz, its arrays are not what the model needs, or the disk has no room for them.
@@ -89,11 +91,12 @@ def read_or_stored_arrays(
             raise ConfigError(f"{path}: there is no array '{other}'; there is {there}")
         names = [name for name in loaded.files if name != other]
         try:
-            _check_names(names, specs, str(path))
+            _check_names(names, specs, str(path), may_lack)
         except ConfigError as error:
             if other is not None or {*names} <= {spec.name for spec in specs}:
                 raise
             raise ConfigError(f"{error}; if it has the classes of the samples, name it with --labels") from None
+        specs = [spec for spec in specs if spec.name in names]
         forms = {spec.name: _checked_form(archive, spec, str(path)) for spec in specs}
         check(forms if other is None else {**forms, other: array_form(archive, other)})
         # Arrays of objects are pickles, which are refused when they are read.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
@@ -81,6 +81,24 @@ class MatrixView:
             column_axes=tuple(column_axes),
             factor=factor,
             columns_per_channel=columns_per_channel,
+        )
+
+    def of_stack(self, stack: Sequence[int]) -> MatrixView:
+        """The view of a stack of such weights, whose axes stand before those of one.
+
+        Args:
+            stack: The sizes of these axes.
+        """
+        if not stack:
+            return self
+        own, count = len(stack), math.prod(stack)
+        return replace(
+            self,
+            matrices=count * self.matrices,
+            split_shape=(*stack, *self.split_shape),
+            matrix_axes=(*range(own), *(axis + own for axis in self.matrix_axes)),
+            row_axes=tuple(axis + own for axis in self.row_axes),
+            column_axes=tuple(axis + own for axis in self.column_axes),
         )
 
     def layout(self, shape: Sequence[int], path: Iterable[PathStep]) -> MatrixLayout:

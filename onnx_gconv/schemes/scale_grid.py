@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.matrix_layout import Factor, MatrixLayout, Role
+from onnx_gconv.schemes.parts import ColumnParts
 
 __all__ = ["GatherStep", "ScaleForm", "ScaleGrid"]
 
@@ -76,6 +77,8 @@ class ScaleGrid:
         row_starts: The rows at which pieces begin, the first is 0.
         column_starts: The columns at which pieces begin, the first is 0.
         is_broadcast: Whether the graph holds the scales in a shape that broadcasts to the weight's, if it can.
+        repeats_columns: Whether it then holds them once for each column, so that pieces may have any sizes; else it
+            does only if the pieces are alike.
 
     Raises:
         ValueError: If pieces do not rise from 0 to below the number of rows or columns.
@@ -85,6 +88,7 @@ class ScaleGrid:
     row_starts: tuple[int, ...]
     column_starts: tuple[int, ...]
     is_broadcast: bool = False
+    repeats_columns: bool = False
 
     def __post_init__(self) -> None:
         for name, starts, size in (
@@ -95,21 +99,42 @@ class ScaleGrid:
                 raise ValueError(f"pieces of {size} {name} begin at 0 and rise, but here at {_shortened(starts)}")
 
     @classmethod
-    def of(cls, layout: MatrixLayout, granularity: Granularity, columns_per_channel: int) -> ScaleGrid:
-        """The grid of a granularity finer than the tensor.
+    def of(
+        cls,
+        layout: MatrixLayout,
+        granularity: Granularity,
+        columns_per_channel: int,
+        parts: ColumnParts | None = None,
+    ) -> ScaleGrid:
+        """The grid of a granularity finer than the tensor, or of a weight in parts.
 
         Args:
             layout: Where the elements stand in the matrices.
-            granularity: What shares a scale.
+            granularity: What shares a scale. Of a weight in parts, it is that of each part: none of its pieces is in
+                two of them.
             columns_per_channel: How many columns belong to one output channel.
+            parts: The parts of each matrix; None for one.
+
+        Raises:
+            ValueError: If the parts have another number of columns than the matrices, or one cuts a channel.
         """
-        rows, columns = {0}, {0}
+        stretches = ((0, layout.columns),) if parts is None else parts.stretches
+        if stretches[-1][1] != layout.columns or any(start % columns_per_channel for start, _ in stretches):
+            raise ValueError(f"parts {stretches} of {layout.columns} columns, {columns_per_channel} a channel")
+        rows, columns = {0}, {start for start, _ in stretches}
         if granularity.tile is not None:
             rows.update(granularity.starts(layout.rows, granularity.tile[0]))
-            columns.update(granularity.starts(layout.columns, granularity.tile[1]))
+            for start, stop in stretches:
+                columns.update(start + piece for piece in granularity.starts(stop - start, granularity.tile[1]))
         if granularity.kind in {"channel", "tile_channel"}:
             columns.update(range(0, layout.columns, columns_per_channel))
-        return cls(layout, tuple(sorted(rows)), tuple(sorted(columns)), is_broadcast=granularity.tile is None)
+        return cls(
+            layout,
+            tuple(sorted(rows)),
+            tuple(sorted(columns)),
+            is_broadcast=granularity.tile is None,
+            repeats_columns=granularity.kind == "tensor",
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -264,7 +289,8 @@ class ScaleGrid:
         if self.form != "broadcast":
             return values.reshape(self.stored_shape)
         sizes, order = self._varying_sizes_and_order()
-        return values.reshape(sizes).transpose(order).reshape(self.stored_shape)
+        entries = values[..., self._column_pieces] if self.repeats_columns else values
+        return entries.reshape(sizes).transpose(order).reshape(self.stored_shape)
 
     def values(self, stored: NDArray[Any]) -> NDArray[Any]:
         """The inverse of `stored`."""
@@ -272,7 +298,10 @@ class ScaleGrid:
             return stored.reshape(self.shape)
         sizes, order = self._varying_sizes_and_order()
         split = stored.reshape([sizes[number] for number in order])
-        return split.transpose(np.argsort(order)).reshape(self.shape)
+        entries = split.transpose(np.argsort(order))
+        if self.repeats_columns:
+            entries = entries.reshape(*self.shape[:-1], self.layout.columns)[..., list(self.column_starts)]
+        return entries.reshape(self.shape)
 
     @cached_property
     def gathers(self) -> tuple[GatherStep, ...]:
@@ -305,8 +334,8 @@ class ScaleGrid:
 
     @cached_property
     def _varying(self) -> tuple[int, ...]:
-        """Numbers of the factors that the matrices, and channels as pieces of columns, differ by."""
-        width = self.layout.columns // len(self.column_starts)
+        """Numbers of the factors that the matrices, and channels as pieces of columns, or columns, differ by."""
+        width = 1 if self.repeats_columns else self.layout.columns // len(self.column_starts)
         return tuple(
             number
             for role in ("matrix", "column")
@@ -322,7 +351,9 @@ class ScaleGrid:
         for number in varying:
             sizes[self.layout.factors[number].axis] *= self.layout.factors[number].size
         is_whole = all(size in {1, full} for size, full in zip(sizes, self.layout.shape, strict=True))
-        return tuple(sizes) if is_whole and math.prod(sizes) == self.count else None
+        columns = self.layout.columns if self.repeats_columns else len(self.column_starts)
+        is_complete = math.prod(sizes) == self.layout.matrices * len(self.row_starts) * columns
+        return tuple(sizes) if is_whole and is_complete else None
 
     def _varying_sizes_and_order(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The sizes of the varying factors as the groups count them, and their order in the stored tensor."""

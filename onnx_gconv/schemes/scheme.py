@@ -12,6 +12,7 @@ from onnx_gconv.devices.levels import MOST_LEVELS, ConductanceLevels
 from onnx_gconv.errors import ConfigError, UnmappableWeightError
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity
+from onnx_gconv.schemes.parts import PartsChoice
 
 __all__ = ["LEVELS_OF_WEIGHT", "LevelStorage", "MappingScheme", "SchemeLevels"]
 
@@ -38,9 +39,11 @@ class MappingScheme:
             whose conductances are levels already get these. ``"weight"`` stands for as many as the integers of each
             weight need, whose steps are then those between levels; `for_integers` gives the scheme with them.
         storage: Whether conductances are stored in µS, or as codes of levels that the graph decodes.
+        parts: Whether the weight is several matrices side by side, which share no scale: those that the graph says
+            (``auto``), those with the given numbers of outputs, or one (``none``).
 
     Raises:
-        ConfigError: If the parts contradict each other.
+        ConfigError: If these contradict each other.
     """
 
     converter: ConductanceConverter = field(default_factory=SinglePairConductanceConverter)
@@ -48,6 +51,7 @@ class MappingScheme:
     clipping: Clipping = field(default_factory=Clipping)
     levels: SchemeLevels | None = None
     storage: LevelStorage = "float"
+    parts: PartsChoice = "auto"
 
     def __post_init__(self) -> None:
         if self.storage not in get_args(LevelStorage):

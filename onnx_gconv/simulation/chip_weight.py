@@ -18,6 +18,7 @@ from onnx_gconv.devices.base_device import DeviceModel, is_pair_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.simulation.simulated_tensor import Moment, SimulatedDevices, SimulatedOfPairs, SimulatedTensor
 from onnx_gconv.simulation.streams import ChipStreams
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, element_chunks
@@ -39,8 +40,9 @@ __all__ = [
 ]
 
 DriftCompensation = Literal["none", "global", "tile", "column"]
-"""``global``: one factor for each weight; ``tile`` and ``column``: one for each tile or output column, where each has a
-scale of its own; ``none``: outputs are taken as the chip gives them."""
+"""``global``: one factor for each weight, or for each part of one that is several matrices side by side; ``tile`` and
+``column``: one for each tile or output column, where each has a scale of its own; ``none``: outputs are taken as the
+chip gives them."""
 
 _SLICE = 1 << 14
 
@@ -158,12 +160,12 @@ class AbsoluteSums:
 
     Args:
         record: The weight.
-        compensation: ``global`` for one sum, ``tile`` or ``column`` for one for each scale.
+        compensation: ``global`` for one sum, if the weight is not in parts; else there is one for each scale.
     """
 
     def __init__(self, record: WeightRecord, compensation: DriftCompensation) -> None:
         self._record = record
-        self._grid = record.grid if compensation in _SCALES_FOR else None
+        self._grid = _grid_of_sums(record, compensation)
         self._start = 0
         self._memory = np.empty((2, 0))
         self.total = np.zeros(1 if self._grid is None else self._grid.count)
@@ -218,17 +220,37 @@ def drift_factor(
         record: The weight.
         before: What `absolute_sums` gives for its conductances at the end of programming.
         after: The same for its conductances at the time.
-        compensation: ``global`` for one factor, ``tile`` or ``column`` for one for each scale.
+        compensation: ``global`` for one factor, or one for each part; ``tile`` or ``column`` for one for each scale.
 
     Returns:
         The factor, or an array of them of the shape of `ScaleGrid`; 1 where nothing can be read.
     """
-    grid = record.grid if compensation in _SCALES_FOR else None
+    grid, parts = _grid_of_sums(record, compensation), record.column_parts
+    if grid is not None and parts is not None and compensation not in _SCALES_FOR:
+        part_of_piece = np.searchsorted(parts.starts, grid.column_starts, side="right") - 1
+        before, after = (_sums_of_parts(sums.reshape(grid.shape), part_of_piece) for sums in (before, after))
     is_known = (before > 0) & (after > 0)
     with np.errstate(over="ignore"):
         factors = np.divide(before, after, out=np.ones_like(before), where=is_known)
     factors[~np.isfinite(factors)] = 1.0
     return float(factors[0]) if grid is None else factors.reshape(grid.shape)
+
+
+def _grid_of_sums(record: WeightRecord, compensation: DriftCompensation) -> ScaleGrid | None:
+    """The groups that sums are needed of; None for one sum of the whole weight."""
+    return record.grid if compensation in _SCALES_FOR or record.parts else None
+
+
+def _sums_of_parts(sums: NDArray[np.float64], part_of_piece: NDArray[np.intp]) -> NDArray[np.float64]:
+    """For each group the sum over the part that it is in, in the order of the groups.
+
+    Args:
+        sums: Those of the groups, [matrices, pieces of rows, pieces of columns].
+        part_of_piece: The part that each piece of columns is in.
+    """
+    totals = np.zeros(part_of_piece[-1] + 1)
+    np.add.at(totals, part_of_piece, sums.sum(axis=(0, 1)))
+    return np.broadcast_to(totals[part_of_piece], sums.shape).reshape(-1)
 
 
 def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], factor: FloatOrArray) -> WeightErrors:

@@ -9,7 +9,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ from onnx_gconv.visible_text import listed
 __all__ = ["Metric", "MetricImportError", "chosen_output", "metric_of"]
 
 _TOP = re.compile(r"top([1-9][0-9]*)")
+_POSITION = re.compile(r"(?P<metric>[a-z]+[0-9]*)@(?P<position>last|-?[0-9]{1,9})")
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 _OF_TWO_MODELS: dict[str, tuple[type[MetricFigure], str]] = {
     "sqnr": (Sqnr, "dB"),
     "cosine": (Cosine, ""),
     "agreement": (Agreement, ""),
 }
-_BUILT_IN = "accuracy, topK, sqnr, cosine, agreement, or module:function"
+_BUILT_IN = "accuracy, topK, sqnr, cosine, agreement, each also @last or @POSITION, or module:function"
+_FEWEST_AXES = 3
 _CALLED = "it is called with a dict of outputs by name, and the labels, and gives a number"
 _MOST_NAMED = 5
 
@@ -64,6 +66,8 @@ class Metric:
         output: The output that the built-in metrics are about.
         begin: Begins such a figure, of the shape of the output for all samples, and their labels; None for a function.
         function: The function of the user's, of all outputs for all samples and the labels; None for the built-in ones.
+        position: The one position of that output [batch, sequence, ...] that counts, from the end if negative; all of
+            it if None.
     """
 
     name: str
@@ -72,11 +76,12 @@ class Metric:
     output: str
     begin: Callable[[tuple[int, ...], NDArray[Any] | None], MetricFigure] | None = None
     function: Callable[[Outputs, NDArray[Any] | None], Any] | None = None
+    position: int | None = None
 
     @property
     def is_of_two_models(self) -> bool:
         """Whether it compares outputs with those of another model, so that it says nothing of one model alone."""
-        return self.name in _OF_TWO_MODELS
+        return self.name.partition("@")[0] in _OF_TWO_MODELS
 
     @property
     def is_larger_better(self) -> bool:
@@ -120,17 +125,37 @@ class Metric:
         figure: MetricFigure | None = None
         labels, rows_of_all = samples.labels, samples.rows()
         for outputs in self._with_whole_vectors(batches):
-            found = _numbers(outputs, self.output)
+            found = self._at_position(_numbers(outputs, self.output))
             if found.ndim == 1 or samples.is_of_one_run:
                 figure = self.begin(found.shape, labels)
-                figure.add(found, labels, ideal.whole)
+                figure.add(found, labels, lambda: self._at_position(ideal.whole()))
                 break
             rows = next(rows_of_all)
             if figure is None:
                 figure = self.begin((samples.count, *found.shape[1:]), labels)
-            figure.add(found, None if labels is None else labels[rows], partial(ideal.part, rows))
+            of_rows = partial(self._part_at_position, ideal, rows)
+            figure.add(found, None if labels is None else labels[rows], of_rows)
         assert figure is not None  # noqa: S101 - there is one run at least
         return figure.value()
+
+    def _part_at_position(self, ideal: KeptOutput, rows: slice) -> NDArray[Any]:
+        return self._at_position(ideal.part(rows))
+
+    def _at_position(self, output: NDArray[Any]) -> NDArray[Any]:
+        """The position of an output that counts.
+
+        Raises:
+            ConfigError: If it has no such position.
+        """
+        if self.position is None:
+            return output
+        if output.ndim < _FEWEST_AXES or not -output.shape[1] <= self.position < output.shape[1]:
+            has = f"{output.shape[1]} positions" if output.ndim >= _FEWEST_AXES else "no positions"
+            raise ConfigError(
+                f"the metric '{self.name}' is about one position of the second of three axes or more, but the output "
+                f"'{self.output}' has the shape {list(output.shape)}, and so {has}; leave @ out, or choose another one"
+            )
+        return output[:, self.position]
 
     def _with_whole_vectors(self, batches: Iterable[Outputs]) -> Iterator[Outputs]:
         """The same batches; but one for all samples where an output is one number a sample, and so a single vector."""
@@ -171,8 +196,9 @@ def metric_of(name: str | None, output: str, *, has_labels: bool) -> Metric:
     """The metric of a name.
 
     Args:
-        name: ``accuracy``, ``topK`` such as ``top5``, ``sqnr``, ``cosine``, ``agreement``, or ``module:function``; if
-            None, the accuracy where there are labels, else the SQNR.
+        name: ``accuracy``, ``topK`` such as ``top5``, ``sqnr``, ``cosine``, ``agreement``, each also with ``@last`` or
+            another position of a text such as ``@0``; or ``module:function``. If None, the accuracy where there are
+            labels, else the SQNR.
         output: The output that it is about.
         has_labels: Whether there are labels.
 
@@ -180,6 +206,9 @@ def metric_of(name: str | None, output: str, *, has_labels: bool) -> Metric:
         ConfigError: If there is none of that name, it cannot be imported, or it needs labels and there are none.
     """
     name = name or ("accuracy" if has_labels else "sqnr")
+    if (at := _POSITION.fullmatch(name)) is not None:
+        metric = metric_of(at["metric"], output, has_labels=has_labels)
+        return replace(metric, name=name, position=-1 if at["position"] == "last" else int(at["position"]))
     if (top := _TOP.fullmatch(name)) is not None or name == "accuracy":
         if not has_labels:
             raise ConfigError(f"the metric '{name}' needs labels; name an array of the inputs with --labels")

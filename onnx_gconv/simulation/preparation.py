@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
@@ -18,11 +17,14 @@ from onnx_gconv.files.models import save_model
 from onnx_gconv.files.naming import named_in_messages
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping.located import MappedWeight
+from onnx_gconv.runtime.inputs import ValueRange
+from onnx_gconv.runtime.prompts import TokenIds
+from onnx_gconv.simulation.bench import AskedInputs
 from onnx_gconv.simulation.chips import Chips, check_weight, whole_number
 from onnx_gconv.simulation.mapped_in_memory import Mapped, mapped_in_memory
 from onnx_gconv.simulation.run_time_weights import weights_as_inputs
 
-__all__ = ["BenchFiles", "check_data_options", "check_weights", "mapped_for", "saved_for_bench"]
+__all__ = ["BenchFiles", "asked_inputs", "check_weights", "mapped_for", "saved_for_bench"]
 
 
 @dataclass(frozen=True)
@@ -40,27 +42,37 @@ class BenchFiles:
     mapped: Path | None
 
 
-def check_data_options(
+def asked_inputs(
     inputs: str | os.PathLike[str] | None,
+    token_ids: Sequence[int] | TokenIds | None,
+    *,
     labels: str | None,
     batch: int | None,
-    dims: Mapping[str, Any] | None,
-    values: Mapping[str, Any] | None,
-) -> int | None:
-    """Check that what is said of inputs is for inputs of that kind: of a file, or generated.
-
-    Returns:
-        The batch.
+    dims: Mapping[str, int] | None,
+    values: Mapping[str, ValueRange] | None,
+    seed: int,
+) -> AskedInputs:
+    """What is asked for as inputs; what is said of them has to be for inputs of that kind.
 
     Raises:
         ConfigError: If it is not, or the batch is no whole number.
     """
     batch = None if batch is None else whole_number("batch", batch, 1)
+    if inputs is not None and token_ids is not None:
+        raise ConfigError("token ids are inputs, too; give either them or a file with inputs")
     if inputs is None and (labels is not None or batch is not None):
         raise ConfigError("labels and batches are for inputs of your own; give a file with inputs, too")
-    if inputs is not None and (dims or values):
+    if (inputs is not None or token_ids is not None) and (dims or values):
         raise ConfigError("sizes and values are for generated inputs; give either them or the inputs themselves")
-    return batch
+    return AskedInputs(
+        file=None if inputs is None else Path(inputs),
+        labels=labels,
+        batch=batch,
+        token_ids=None if token_ids is None else TokenIds.of(token_ids),
+        dims=dims or {},
+        values=values or {},
+        seed=seed,
+    )
 
 
 def mapped_for(

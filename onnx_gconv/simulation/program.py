@@ -136,7 +136,7 @@ def program_model(
         target, [*given.files, *([Path(device)] if isinstance(device, str) and Path(device).is_file() else [])]
     )
     watched = WatchedFiles()
-    model = given.load(watched)
+    model = given.load(watched, may_lack_data=True)
     with (
         named_in_messages(source, options_concern_it=False),
         watched.blamed(),

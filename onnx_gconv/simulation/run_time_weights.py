@@ -13,12 +13,32 @@ from onnx_gconv.passes.unused_nodes import remove_unused
 
 __all__ = ["weights_as_inputs"]
 
+_FED_FROM_ARRAYS = frozenset(
+    {
+        ir.DataType.FLOAT,
+        ir.DataType.DOUBLE,
+        ir.DataType.FLOAT16,
+        ir.DataType.BFLOAT16,
+        ir.DataType.INT8,
+        ir.DataType.INT16,
+        ir.DataType.INT32,
+        ir.DataType.INT64,
+        ir.DataType.UINT8,
+        ir.DataType.UINT16,
+        ir.DataType.UINT32,
+        ir.DataType.UINT64,
+    }
+)
+
 
 def weights_as_inputs(model: ir.Model, weights: Sequence[MappedWeight]) -> tuple[str, ...]:
     """Make the weights of a mapped model inputs of its main graph, in place::
 
         before:  Sub(W.g_plus, W.g_minus) -> W.g_difference    Div(W.g_difference, W.g_scale) -> W    MatMul(x, W)
         after:   MatMul(x, W.simulated)                        with W.simulated an input
+
+    Integers of 4 bits, float8 and others of which ONNX Runtime takes no arrays come as float32, which holds all of them
+    exactly, and a Cast makes them what they are.
 
     A value of the main graph is seen in the bodies of If, Loop and Scan, too. A weight that is an output of a graph is
     given by an Identity node there.
@@ -33,17 +53,20 @@ def weights_as_inputs(model: ir.Model, weights: Sequence[MappedWeight]) -> tuple
     names, found = UniqueNames(model), []
     for weight in weights:
         record, old = weight.record, weight.value
-        value = ir.Value(
-            name=names.new(f"{record.name}.simulated"),
-            type=ir.TensorType(record.ir_dtype),
-            shape=ir.Shape(record.stored_shape),
-        )
+        name, shape = names.new(f"{record.name}.simulated"), ir.Shape(record.stored_shape)
+        if record.ir_dtype in _FED_FROM_ARRAYS:
+            value = given = ir.Value(name=name, type=ir.TensorType(record.ir_dtype), shape=shape)
+        else:
+            given = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
+            value = ir.Value(name=names.new(f"{name}.cast"), type=ir.TensorType(record.ir_dtype), shape=shape)
+            to = ir.AttrInt64("to", record.ir_dtype.value)
+            model.graph.insert_before(model.graph[0], ir.Node("", "Cast", [given], [to], outputs=[value]))
         for node, index in tuple(old.uses()):
             node.replace_input_with(index, value)
         _replace_outputs(old, value)
         remove_unused(weight.nodes[:1])
-        model.graph.inputs.append(value)
-        found.append(value.name or "")
+        model.graph.inputs.append(given)
+        found.append(name)
     remove_manifest(model)
     return tuple(found)
 

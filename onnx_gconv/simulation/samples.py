@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.runtime.given_inputs import check_inputs, read_or_stored_arrays
 from onnx_gconv.runtime.inputs import InputSpec
+from onnx_gconv.runtime.prompts import may_be_generated
 from onnx_gconv.runtime.stored_arrays import ArrayForm, StoredArray
 
 __all__ = ["SampleArray", "SampleFile", "Samples", "load_samples"]
@@ -57,6 +58,9 @@ class Samples:
         file: The file, if they are not in memory.
         notes: What is to be said of them, a line each.
         unwritten: Which elements of outputs the model does not write for them, by name of the output.
+        completed: Inputs that were generated to go with those of the first batch, the largest one, by name. All batches
+            have the same.
+        completed_along: The names of those that have the samples along their first axis.
     """
 
     arrays: Mapping[str, SampleArray]
@@ -68,13 +72,18 @@ class Samples:
     file: SampleFile | None = None
     notes: tuple[str, ...] = ()
     unwritten: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    completed: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    completed_along: frozenset[str] = frozenset()
 
     def batches(self) -> Iterator[dict[str, NDArray[Any]]]:
         """The inputs of one run after the other."""
         for rows in self.rows():
+            count = rows.stop - rows.start
             yield {
                 name: array[rows] if isinstance(array, StoredArray) or name in self.sliced else array
                 for name, array in self.arrays.items()
+            } | {
+                name: array[:count] if name in self.completed_along else array for name, array in self.completed.items()
             }
 
     def rows(self) -> Iterator[slice]:
@@ -93,6 +102,8 @@ def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, bat
 
     The first axis of the first input, which is not a scalar, is that of the samples. Other inputs have it too if their
     first axis is as long, and of the same name or size in the model; all others are the same for each batch.
+
+    Of a language model, the tokens are enough; what goes with them is still to be generated, see `Bench.completed`.
 
     Large inputs are not held in memory, but read batch by batch: from where they are in the file, or, if they are
     compressed, from a file to which they are unpacked.
@@ -113,14 +124,15 @@ def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, bat
         raise ConfigError(f"{path}: the labels '{labels}' are an input of the model; give them another name")
     # The first axis may be that of the samples, and of any length.
     inputs = [replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec for spec in specs]
+    may_lack = may_be_generated(specs)
 
     def check(forms: Mapping[str, ArrayForm]) -> None:
-        shapes = {spec.name: forms[spec.name].shape for spec in specs}
+        shapes = {spec.name: forms[spec.name].shape for spec in specs if spec.name in forms}
         count = _Cut.of(shapes, specs, batch, path).count
         if labels is not None:
             _check_labels(forms[labels], count, labels, path)
 
-    arrays = read_or_stored_arrays(path, inputs, other=labels, check=check, spool=spool)
+    arrays = read_or_stored_arrays(path, inputs, other=labels, check=check, spool=spool, may_lack=may_lack)
     found = None
     if labels is not None:
         found = np.asarray(arrays.pop(labels)).astype(np.int64)
@@ -141,11 +153,11 @@ def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, bat
         name: array[:] if isinstance(array, StoredArray) and name not in sliced else array
         for name, array in arrays.items()
     }
-    in_memory = [spec for spec in inputs if isinstance(known[spec.name], np.ndarray)]
+    in_memory = [spec for spec in inputs if isinstance(known.get(spec.name), np.ndarray)]
     known |= check_inputs({spec.name: known[spec.name] for spec in in_memory}, in_memory, source=str(path))
     samples = Samples(known, sliced, cut.count, min(size, cut.count), found, str(path), notes=notes)
-    check_inputs(next(samples.batches()), specs, source=str(path))
-    if len(in_memory) < len(specs):
+    check_inputs(next(samples.batches()), specs, source=str(path), may_lack=may_lack)
+    if len(in_memory) < len(known):
         return replace(samples, file=SampleFile(path.resolve(), labels, samples.batch, _contents(path)))
     return samples
 

@@ -16,6 +16,7 @@ from onnx_gconv.files.given import GivenModel, ModelLike
 from onnx_gconv.files.progress import Progress, progress_of_step
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
+from onnx_gconv.runtime.prompts import TokenIds
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chip_weight import DriftCompensation
 from onnx_gconv.simulation.chips import chips_of, whole_number
@@ -25,7 +26,7 @@ from onnx_gconv.simulation.experiments.journal import opened_journal
 from onnx_gconv.simulation.experiments.trials import figures_of, report_of, trials_of
 from onnx_gconv.simulation.metrics import chosen_output, metric_of
 from onnx_gconv.simulation.outputs import KeptOutput
-from onnx_gconv.simulation.preparation import check_data_options, check_weights, mapped_for, saved_for_bench
+from onnx_gconv.simulation.preparation import asked_inputs, check_weights, mapped_for, saved_for_bench
 from onnx_gconv.simulation.simulation_report import SimulationReport
 from onnx_gconv.simulation.times import DEFAULT_TIMES, times_of
 from onnx_gconv.simulation.trial import WeightOnChips
@@ -44,6 +45,7 @@ def simulate(
     times: str | float | Sequence[str | float] = DEFAULT_TIMES,
     repeats: int = 25,
     inputs: str | os.PathLike[str] | None = None,
+    token_ids: Sequence[int] | TokenIds | None = None,
     labels: str | None = None,
     metric: str | None = None,
     output: str | None = None,
@@ -77,12 +79,15 @@ def simulate(
         times: How long after programming: seconds, or texts such as ``1d``; several, or one.
         repeats: How many chips.
         inputs: An .npz file with an array for each input, samples along the first axis, and the labels. Generated
-            inputs if None.
+            inputs if None. Of a language model, the tokens are enough: mask, positions and caches without earlier
+            tokens are generated to go with them.
+        token_ids: In place of `inputs`: the tokens of one prompt.
         labels: The name of the array of labels in that file, which are numbers of classes.
         metric: ``accuracy`` or ``topK``, such as ``top5``, which need labels; ``sqnr`` in dB, ``cosine`` or
             ``agreement`` of the largest element, with the outputs of the ideal model, which has the targets as its
-            weights; or ``module:function``, which is called with the outputs by name and the labels. If None, accuracy
-            with labels, else SQNR.
+            weights; each of them also at one position of a text, as ``agreement@last`` or ``sqnr@0``; or
+            ``module:function``, which is called with the outputs by name and the labels. If None, accuracy with labels,
+            else SQNR.
         output: The output that the metric is about; the first one of floats if None.
         batch: How many samples go into one run; if None, what the model takes, or all, or of more than 256 MiB so many
             as have 64 MiB. Results depend on it as far as ONNX Runtime's arithmetic does.
@@ -110,7 +115,7 @@ def simulate(
     chips = chips_of(device, settings or {}, seed, drift_compensation)
     seconds = times_of(times)
     repeats, workers = whole_number("number of chips", repeats, 1), whole_number("number of workers", workers, 1)
-    batch = check_data_options(inputs, labels, batch, dims, values)
+    asked = asked_inputs(inputs, token_ids, labels=labels, batch=batch, dims=dims, values=values, seed=seed)
     watched = WatchedFiles()
     graph = given.load(watched)
     of_model = {} if journal is None else given.identity(graph)
@@ -125,13 +130,10 @@ def simulate(
         with Bench(files.bench, files.names, source) as bench:
             on_chips = [WeightOnChips(weight) for weight in weights]
             targets = [weight.ideal() for weight in on_chips]
-            if inputs is None:
-                samples = bench.generated_inputs(targets, dims or {}, values or {}, seed)
-            else:
-                watched.add(Path(inputs), ConfigError)
-                samples = bench.inputs_of_file(Path(inputs), labels, batch, Path(folder))
+            if asked.file is not None:
+                watched.add(asked.file, ConfigError)
             with watched.blamed():
-                samples = bench.with_unwritten(targets, samples)
+                samples = bench.samples(targets, asked, Path(folder))
                 batches = bench.run(targets, samples)
                 first = next(batches)
                 chosen = chosen_output(output, first)

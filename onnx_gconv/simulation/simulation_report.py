@@ -255,7 +255,7 @@ def axis_of_times(axes: Axes, seconds: Sequence[float]) -> dict[float, float]:
 
 def metric_text(metric: str, number: float) -> str:
     """A figure in a table."""
-    return "no error" if number == math.inf and metric == "sqnr" else f"{number:.4f}"
+    return "no error" if number == math.inf and metric.partition("@")[0] == "sqnr" else f"{number:.4f}"
 
 
 def seconds_text(seconds: float) -> str:

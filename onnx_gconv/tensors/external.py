@@ -13,32 +13,40 @@ from numpy.typing import NDArray
 
 from onnx_gconv.errors import ModelError
 
-__all__ = ["ExternalReader", "attribute_tensors", "check_external_tensor", "external_files", "external_tensors"]
+__all__ = [
+    "ExternalReader",
+    "attribute_tensors",
+    "check_external_tensor",
+    "external_files",
+    "external_tensors",
+    "is_absent",
+]
 
 
-def check_external_tensor(tensor: ir.ExternalTensor) -> None:
+def is_absent(tensor: ir.TensorProtocol) -> bool:
+    """Whether the data of a tensor is in a file that is not there.
+
+    Tools such as Olive leave the matrices of adapters so: whoever runs the model gives them to the session.
+    """
+    return isinstance(tensor, ir.ExternalTensor) and not os.path.lexists(tensor.path)
+
+
+def check_external_tensor(tensor: ir.ExternalTensor, *, may_be_absent: bool = False) -> None:
     """Check that the data of a tensor lies in the model's folder, exists and is long enough.
 
     The rules are those of onnx-ir, onnx and ONNX Runtime, which all refuse such files; here they are checked before
     anything is computed, and the message says what to do.
 
+    Args:
+        tensor: The tensor.
+        may_be_absent: Whether its file need not be there, because nobody may want to read it.
+
     Raises:
         ModelError: If one of them does not hold.
     """
-    location, name = os.fspath(tensor.location), tensor.name
-    what = f"external data of tensor '{name}'"
-    if os.path.isabs(location):  # noqa: PTH117 - `location` is text from the model, not yet a path to trust
-        raise ModelError(
-            f"{what} is at the absolute path '{location}'; move the data file beside the model and save the model with "
-            "a relative location"
-        )
-    folder = Path(tensor.base_dir or ".").absolute()
-    path = folder / location
-    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
-        raise ModelError(
-            f"{what} is at '{location}', outside the model's folder '{folder}'; move the data file beside the model "
-            "and save the model with that location"
-        )
+    what, (folder, path) = _what(tensor), _path_in_folder(tensor)
+    if may_be_absent and is_absent(tensor):
+        return
     try:
         real = path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of symbolic links; a null character
@@ -70,6 +78,32 @@ def check_external_tensor(tensor: ir.ExternalTensor) -> None:
             f"{what} should be {tensor.nbytes} bytes at offset {offset} of '{path}', but the file has only "
             f"{status.st_size} bytes; it is truncated or belongs to another model, copy both again"
         )
+
+
+def _path_in_folder(tensor: ir.ExternalTensor) -> tuple[Path, Path]:
+    """The folder of the model, and where in it the data of a tensor is said to be.
+
+    Raises:
+        ModelError: If that is elsewhere.
+    """
+    location, what = os.fspath(tensor.location), _what(tensor)
+    if os.path.isabs(location):  # noqa: PTH117 - `location` is text from the model, not yet a path to trust
+        raise ModelError(
+            f"{what} is at the absolute path '{location}'; move the data file beside the model and save the model with "
+            "a relative location"
+        )
+    folder = Path(tensor.base_dir or ".").absolute()
+    path = folder / location
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
+        raise ModelError(
+            f"{what} is at '{location}', outside the model's folder '{folder}'; move the data file beside the model "
+            "and save the model with that location"
+        )
+    return folder, path
+
+
+def _what(tensor: ir.ExternalTensor) -> str:
+    return f"external data of tensor '{tensor.name}'"
 
 
 class ExternalReader:
@@ -155,5 +189,5 @@ def _external_sources(tensor: ir.TensorProtocol) -> Iterator[ir.ExternalTensor]:
 
 
 def external_files(model: ir.Model) -> set[Path]:
-    """The files in which the external data of a model lies, links resolved."""
-    return {Path(tensor.path).resolve() for tensor in external_tensors(model)}
+    """The files in which the external data of a model lies, links resolved; those that are not there are left out."""
+    return {Path(tensor.path).resolve() for tensor in external_tensors(model) if not is_absent(tensor)}

@@ -183,6 +183,32 @@ def all_elements(tensor: ir.TensorProtocol) -> NDArray[Any]:
     return array.reshape(tensor.shape.numpy())
 
 
+def elements_along(tensor: ir.TensorProtocol, axis: int, first: int, stop: int) -> NDArray[Any]:
+    """The elements of a tensor from one index of an axis up to another; of external data no others are read.
+
+    Args:
+        tensor: The tensor.
+        axis: The axis.
+        first: The first index.
+        stop: The one after the last.
+
+    Raises:
+        ModelError: If external data is unsafe, missing or too short.
+    """
+    if not isinstance(tensor, (ir.ExternalTensor, StreamedTensor)):
+        array: NDArray[Any] = np.asarray(tensor.numpy())[(slice(None),) * axis + (slice(first, stop),)]
+        return array
+    shape = tensor.shape.numpy()
+    inner = math.prod(shape[axis + 1 :])
+    elements = np.empty((math.prod(shape[:axis]), (stop - first) * inner), tensor.dtype.numpy())
+    for number, part in enumerate(elements):
+        begin, filled = (number * shape[axis] + first) * inner, 0
+        for chunk in element_chunks(tensor, begin, begin + part.size):
+            part[filled : filled + chunk.size] = chunk
+            filled += chunk.size
+    return elements.reshape(*shape[:axis], stop - first, *shape[axis + 1 :])
+
+
 def element_chunks(
     tensor: ir.TensorProtocol, start: int = 0, stop: int | None = None, *, dtype: np.dtype[Any] | None = None
 ) -> Iterator[NDArray[Any]]:

@@ -38,10 +38,10 @@ def judged(against_original: OutputsReport, against_rebuilt: OutputsReport, reas
     """
     if against_rebuilt.not_compared is not None or against_original.not_compared is not None:
         return against_original
-    verdicts = {(item.name, item.optimization): item for item in against_rebuilt.comparisons}
+    verdicts = {(item.label, item.optimization): item for item in against_rebuilt.comparisons}
     comparisons = []
     for item in against_original.comparisons:
-        verdict = verdicts.get((item.name, item.optimization))
+        verdict = verdicts.get((item.label, item.optimization))
         if verdict is None or item.is_random or verdict.is_random:
             comparisons.append(item)
             continue

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.runtime.attempts import AllRefusedError, first_run
 from onnx_gconv.runtime.comparison import Outputs, Spread, flatten_all, is_beyond_rounding, spread_between
-from onnx_gconv.runtime.decoder_inputs import decoder_of
+from onnx_gconv.runtime.decoder_inputs import tokens_of
 from onnx_gconv.runtime.fresh_memory import FILLS, filled_memory, unwritten_elements, unwritten_note, without
 from onnx_gconv.runtime.given_inputs import check_inputs, load_inputs
-from onnx_gconv.runtime.inputs import MOST_NAMED, InputSpec, ValueRange
+from onnx_gconv.runtime.inputs import InputSpec, ValueRange
+from onnx_gconv.runtime.prompts import TokenIds, completed_note, may_be_generated
 from onnx_gconv.runtime.session import ModelSession, Optimization, RuntimeRefusal, run_model
 from onnx_gconv.verification.outputs_report import InputsDescription
 from onnx_gconv.verification.random_numbers import random_numbers
-from onnx_gconv.visible_text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Generation", "OriginalRuns", "described"]
+__all__ = ["Generation", "GivenInputs", "OriginalRuns", "described"]
+
+GivenInputs: TypeAlias = "Path | TokenIds | Mapping[str, NDArray[Any]]"
+"""The user's inputs: an .npz file, the tokens of a prompt, or arrays by name."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """How inputs are generated."""
+    """How inputs are generated.
+
+    Attributes:
+        dims: Sizes of symbolic dimensions, by name or ``INPUT:AXIS``.
+        values: Ranges of values, by input.
+        seed: The same seed gives the same arrays.
+        flags: Inputs that are one truth value, by name; others are drawn.
+    """
 
     dims: Mapping[str, int]
     values: Mapping[str, ValueRange]
     seed: int
+    flags: Mapping[str, bool] = field(default_factory=dict)
 
 
 class OriginalRuns:
@@ -43,7 +54,7 @@ class OriginalRuns:
     def __init__(
         self,
         model: Path,
-        inputs: Path | Mapping[str, NDArray[Any]] | None,
+        inputs: GivenInputs | None,
         generation: Generation,
         tell: Callable[[str], None],
     ) -> None:
@@ -54,7 +65,9 @@ class OriginalRuns:
         self._refusals: dict[Optimization, RuntimeRefusal] = {}
         self._unfit: ConfigError | None = None
         self._attempts = 0
+        self._is_first_attempt = True
         self._completed: tuple[str, ...] = ()
+        self._tokens: InputSpec | None = None
         self.unwritten: dict[str, NDArray[np.bool_]] = {}
         self.feeds: dict[str, NDArray[Any]] | None = None
         self.outputs: dict[Optimization, Outputs] = {}
@@ -118,6 +131,20 @@ class OriginalRuns:
             self.spreads[name] = Spread(noise=noise)
         return first
 
+    def tokens_shape(self) -> tuple[int, ...] | None:
+        """The shape of the input of tokens that the original ran on; None if it has none."""
+        return None if self._tokens is None or self.feeds is None else self.feeds[self._tokens.name].shape
+
+    def flags(self, names: Iterable[str]) -> dict[str, bool]:
+        """Of inputs that choose branches, those that were generated and are one truth value, each with that value."""
+        if self.feeds is None:
+            return {}
+        own = names if self._given is None else [name for name in names if name in self._completed]
+        found = {name: self.feeds[name] for name in own if name in self.feeds}
+        return {
+            name: bool(value.item()) for name, value in found.items() if value.dtype.kind == "b" and value.size == 1
+        }
+
     def why_not(self) -> str:
         """Why the original ran at no level.
 
@@ -135,9 +162,10 @@ class OriginalRuns:
                 f"{self._source()}: ONNX Runtime does not run {self._model} on these inputs: {refusal.message}"
             )
         tries = "the generated inputs" if self._attempts == 1 else f"generated inputs of {self._attempts} sizes"
+        which = "first" if self._is_first_attempt else "a later"
         return (
             f"{self._model}: ONNX Runtime does not run the original on {tries}; give inputs of your own, or sizes and "
-            f"values ({described(optimization)}, first attempt: {refusal.message})"
+            f"values ({described(optimization)}, {which} attempt: {refusal.message})"
         )
 
     def describe_inputs(self) -> InputsDescription:
@@ -162,8 +190,7 @@ class OriginalRuns:
 
     def _of_completed(self) -> Iterable[str]:
         if self._completed:
-            names = listed([f"'{name}'" for name in self._completed], MOST_NAMED)
-            yield f"generated to go with the given inputs: {names}"
+            yield completed_note(self._completed)
 
     def _of_unwritten(self) -> Iterable[str]:
         return (unwritten_note(name, elements) for name, elements in self.unwritten.items())
@@ -171,6 +198,8 @@ class OriginalRuns:
     def _source(self) -> str:
         if self._given is None:
             return "generated inputs"
+        if isinstance(self._given, TokenIds):
+            return self._given.source
         return str(self._given) if isinstance(self._given, Path) else "given inputs"
 
     def _first_accepted(self, session: ModelSession) -> Outputs | None:
@@ -182,6 +211,7 @@ class OriginalRuns:
         except ConfigError as error:
             self._unfit = error
             return None
+        self._tokens = tokens_of(specs)
         given = self._read_given(specs)
         if given is not None and len(given) == len(specs):
             found = flatten_all(session.run(given))
@@ -196,27 +226,28 @@ class OriginalRuns:
                 values=generation.values,
                 seed=generation.seed,
                 given=given,
+                flags=generation.flags,
                 tell=lambda feeds: self._tell(f"trying inputs {_listed_shapes(feeds)}"),
             )
         except AllRefusedError as refused:
-            self._attempts = refused.count
-            raise refused.first from None
+            self._attempts, self._is_first_attempt = refused.count, refused.is_first
+            raise refused.telling from None
         self._completed = tuple(name for name in self.feeds if name not in given) if given else ()
         return found
 
     def _read_given(self, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any]] | None:
-        """The user's inputs; those of a decoder need no more than its tokens. None if none are given.
+        """The user's inputs; of those of a language model, the tokens are enough. None if none are given.
 
         Raises:
             ConfigError: They do not fit the model.
         """
         if self._given is None:
             return None
-        decoder = decoder_of(specs)
-        may_lack = () if decoder is None else {spec.name for spec in specs if spec is not decoder.tokens}
+        may_lack = may_be_generated(specs)
         if isinstance(self._given, Path):
             return load_inputs(self._given, specs, may_lack)
-        return check_inputs(self._given, specs, source=self._source(), may_lack=may_lack)
+        given = self._given.as_inputs(specs) if isinstance(self._given, TokenIds) else self._given
+        return check_inputs(given, specs, source=self._source(), may_lack=may_lack)
 
     def _measure_spread(self, first: Outputs, second: Outputs) -> None:
         for name in first.keys() & second.keys():

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.runtime.comparison import FLOAT32_EPS, OUTPUT_RULE, OutputComparison, Rounding, compare_all, flatten_all
 from onnx_gconv.runtime.inputs import ValueRange
+from onnx_gconv.runtime.positions import with_positions
 from onnx_gconv.runtime.session import OPTIMIZATIONS, RuntimeRefusal, run_model
-from onnx_gconv.verification.original_runs import Generation, OriginalRuns, described
+from onnx_gconv.verification.original_runs import Generation, GivenInputs, OriginalRuns, described
 from onnx_gconv.verification.outputs_report import InputsDescription, OutputsReport, RunFailure
 
 if TYPE_CHECKING:
@@ -26,12 +27,13 @@ def compare_outputs(
     original: Path,
     mapped: Path,
     *,
-    inputs: Path | Mapping[str, NDArray[Any]] | None,
+    inputs: GivenInputs | None,
     dims: Mapping[str, int],
     values: Mapping[str, ValueRange],
     seed: int,
     mapped_weights: int,
     weight_eps: float = FLOAT32_EPS,
+    flags: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> OutputsReport:
     """Run both models on the same inputs, optimized and not, and compare their outputs.
@@ -62,14 +64,16 @@ def compare_outputs(
     Args:
         original: The model as it was before the mapping.
         mapped: The mapped model.
-        inputs: The user's inputs, as an .npz file or arrays by name. None: generated ones, the first that the original
-            runs on.
+        inputs: The user's inputs, as an .npz file, arrays by name, or token ids. None: generated ones, the first
+            that the original runs on.
         dims: Sizes of symbolic dimensions of generated inputs, by name or ``INPUT:AXIS``.
         values: Values of generated inputs, by input name.
         seed: The seed of generated inputs.
         mapped_weights: How many weights the mapping rebuilds; 0 takes the second term away.
         weight_eps: The machine epsilon of the coarsest float type among the mapped weights; 2^-23 for float32, 2^-10
             for float16, 2^-52 where all are float64.
+        flags: Inputs of one truth value that choose branches. Both models also run with the other value of each that
+            was generated.
         progress: Is told what is being done, one line at a time.
 
     Returns:
@@ -86,30 +90,79 @@ def compare_outputs(
             raise ModelError(f"{model}: there is no such file")
     if inputs is not None and (dims or values):
         raise ConfigError("sizes and values are for generated inputs; give either them or the inputs themselves")
-    runs = OriginalRuns(original, inputs, Generation(dims, values, seed), tell)
-    for optimization in OPTIMIZATIONS:
-        runs.run(optimization)
+    generation = Generation(dims, values, seed)
+    rounding = Rounding(mapped_weights, weight_eps)
+    runs = _runs(original, inputs, generation, tell)
     if runs.feeds is None or not runs.outputs:
         return OutputsReport(not_compared=runs.why_not())
+    first = _compared(runs, mapped, rounding, tell)
+    cases = [first]
+    taken: list[str] = []
+    for name, value in runs.flags(flags).items():
+        if name in values:
+            continue
+        case = f"{name}={not value}"
+        tell(f"running both models with {case}")
+        others = _runs(original, inputs, replace(generation, flags={name: not value}), tell)
+        if others.feeds is None or not others.outputs:
+            cases.append(_Case((), (), (f"the branches that {case} takes are not compared: {others.why_not()}",)))
+            continue
+        taken.append(name)
+        cases.append(_compared(others, mapped, rounding, tell).named(case))
+    comparisons = tuple(item for case in cases for item in case.comparisons)
+    return OutputsReport(
+        comparisons=comparisons,
+        inputs=runs.describe_inputs(),
+        not_compared=_nothing_in_them(comparisons),
+        failures=tuple(dict.fromkeys(item for case in cases for item in case.failures)),
+        notes=tuple(dict.fromkeys(note for case in cases for note in case.notes)),
+        both_taken=tuple(taken),
+    )
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Both models on one set of inputs."""
+
+    comparisons: tuple[OutputComparison, ...]
+    failures: tuple[RunFailure, ...]
+    notes: tuple[str, ...]
+
+    def named(self, case: str) -> _Case:
+        """The same, said to be on other inputs than the first ones."""
+        return _Case(
+            tuple(replace(item, case=case) for item in self.comparisons),
+            tuple(replace(item, message=f"{item.message} (with {case})") for item in self.failures),
+            self.notes,
+        )
+
+
+def _runs(
+    original: Path, inputs: GivenInputs | None, generation: Generation, tell: Callable[[str], None]
+) -> OriginalRuns:
+    """The original's outputs at all levels."""
+    runs = OriginalRuns(original, inputs, generation, tell)
+    for optimization in OPTIMIZATIONS:
+        runs.run(optimization)
+    return runs
+
+
+def _compared(runs: OriginalRuns, mapped: Path, rounding: Rounding, tell: Callable[[str], None]) -> _Case:
+    """The mapped model's outputs against the original's, at the levels at which that runs."""
     comparisons: list[OutputComparison] = []
     failures: list[RunFailure] = []
     for optimization, reference in runs.outputs.items():
         tell(f"running the mapped model, {described(optimization)}")
         try:
-            found = flatten_all(run_model(mapped, runs.feeds, optimization))
+            found = flatten_all(run_model(mapped, runs.feeds or {}, optimization))
         except RuntimeRefusal as refusal:
             failures.append(RunFailure(optimization, refusal.stage, refusal.message))
             continue
-        rounding = Rounding(mapped_weights, weight_eps)
-        compared = compare_all(optimization, runs.written(reference), runs.written(found), runs.spreads, rounding)
-        comparisons += [_without_unwritten(item, runs.unwritten.get(item.name)) for item in compared]
-    return OutputsReport(
-        comparisons=tuple(comparisons),
-        inputs=runs.describe_inputs(),
-        not_compared=_nothing_in_them(comparisons),
-        failures=tuple(failures),
-        notes=runs.notes(),
-    )
+        one, other = runs.written(reference), runs.written(found)
+        for item in compare_all(optimization, one, other, runs.spreads, rounding):
+            of_positions = with_positions(item, one, other, runs.tokens_shape())
+            comparisons.append(_without_unwritten(of_positions, runs.unwritten.get(item.name)))
+    return _Case(tuple(comparisons), tuple(failures), runs.notes())
 
 
 def _without_unwritten(comparison: OutputComparison, unwritten: NDArray[np.bool_] | None) -> OutputComparison:

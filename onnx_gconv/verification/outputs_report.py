@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from onnx_gconv.data_frame import Column, Columns, shape_text
 from onnx_gconv.runtime.comparison import OUTPUT_RULE, OutputComparison
 from onnx_gconv.runtime.inputs import InputSpec
+from onnx_gconv.runtime.positions import agreement_of_positions
 from onnx_gconv.runtime.session import Optimization
 from onnx_gconv.shown_report import FrameTables, ShownReport
 from onnx_gconv.terminal_text import plain, titled_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rich.console import RenderableType
     from rich.table import Table
@@ -71,6 +72,7 @@ class OutputsReport(ShownReport):
             so ``passed`` is true: whoever needs the proof must look here too.
         failures: The levels at which the original runs and the mapped model does not.
         notes: What limits the comparison as a whole.
+        both_taken: Inputs that choose branches, of which both values were run.
         passed: Nothing failed.
     """
 
@@ -79,6 +81,7 @@ class OutputsReport(ShownReport):
     not_compared: str | None = None
     failures: tuple[RunFailure, ...] = ()
     notes: tuple[str, ...] = ()
+    both_taken: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -144,8 +147,22 @@ class OutputsReport(ShownReport):
             "argmax_agreement": Column("number", [item.argmax_agreement for item in items]),
             **{name: Column("whole number", [getattr(item, name) for item in items]) for name in counts},
             **{name: Column("yes or no", [getattr(item, name) for item in items]) for name in flags},
+            "case": Column("text", [item.case for item in items]),
             "note": Column("text", [item.note for item in items]),
         }
+
+    def of_positions(self) -> Iterator[str]:
+        """A sentence for each output that has positions, if inputs were given or largest scores differ anywhere."""
+        is_given = self.inputs is not None and self.inputs.seed is None
+        for item in self.comparisons:
+            found = agreement_of_positions(item.positions)
+            if found is None or not (is_given or found.same < found.count):
+                continue
+            last = "and at the last one" if found.last == 1 else f"and at the last one in {found.last:.1%} of the texts"
+            yield (
+                f"'{item.label}' at optimization '{item.optimization}': the largest score is the same one at "
+                f"{found.same:,} of {found.count:,} positions, {last if found.last else 'and not at the last one'}"
+            )
 
     def __rich__(self) -> RenderableType:
         return plain(self._in_short()) if not self.comparisons else self.table()
@@ -170,7 +187,7 @@ class OutputsReport(ShownReport):
             error = item.max_abs_error if item.mismatches is None else item.mismatches
             allowed = item.tolerance if item.mismatches is None else item.allowed_mismatches
             table.add_row(
-                plain(item.name),
+                plain(item.label),
                 item.optimization,
                 number_text(error),
                 *([number_text(item.rebuilt_error)] if is_judged else []),

@@ -87,7 +87,7 @@ def _put_weights(model: ir.Model, mapped: ir.Model, manifest: Manifest) -> None:
     """Let the readers of each mapped weight read the rebuilt one."""
     consumers = [item for record in manifest.weights for item in record.consumers if item.is_mvm]
     lookups = {item.op_type for item in consumers if (item.domain, item.op_type) in LOOKUP_OPS}
-    found = find_weights(model, lookups=lookups, quantized=True, freeze_inputs=True).weights
+    found = find_weights(model, lookups=lookups, quantized=True, freeze_inputs=True, adapters=True).weights
     by_place = {(weight.scope.path, weight.name): weight for weight in found}
     named = Counter(weight.name for weight in found)
     by_name = {weight.name: weight for weight in found if named[weight.name] == 1}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,10 +11,11 @@ from onnx_gconv.data_frame import Column, Columns
 from onnx_gconv.errors import VerificationError
 from onnx_gconv.junit_xml import JunitCase, JunitSuite, junit_xml, mapping_cases
 from onnx_gconv.known_names import listed_name, quoted_name
+from onnx_gconv.mapping.expert_groups import ExpertGroup, grouped_experts
 from onnx_gconv.passes.check_mapping import Violation
 from onnx_gconv.runtime.comparison import OutputComparison
 from onnx_gconv.shown_report import FrameTables, ShownReport
-from onnx_gconv.terminal_text import counted, plain, titled_table, with_name
+from onnx_gconv.terminal_text import counted, plain, titled_table, with_name, with_remark
 from onnx_gconv.verification.error_limits import NO_LIMITS, STATED_LIMITS, ErrorLimits
 from onnx_gconv.verification.outputs_report import OutputsReport, RunFailure, mark, number_text
 from onnx_gconv.verification.weights import WeightComparison
@@ -44,6 +45,8 @@ class VerificationReport(ShownReport):
         if_nodes: The If nodes of the mapped model. What their branches compute is compared only if inputs take them.
         draws_readings: Whether each run of the mapped model draws new readings of its devices. Weights and outputs are
             then judged with that noise taken out of the model.
+        is_verbose: Whether tables have a line for each expert, and not one for all of a layer that pass alike.
+        remedy: What to do about what is wrong with the mapping itself; None if nothing is.
     """
 
     original: Path
@@ -55,6 +58,8 @@ class VerificationReport(ShownReport):
     needs_outputs: bool = False
     if_nodes: tuple[str, ...] = ()
     draws_readings: bool = False
+    is_verbose: bool = False
+    remedy: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -86,7 +91,7 @@ class VerificationReport(ShownReport):
     def _beyond(self, limits: ErrorLimits) -> Iterator[str]:
         for item in self.outputs.comparisons:
             if exceeded := limits.exceeded_by(item):
-                yield f"output '{item.name}' at optimization '{item.optimization}': {' and '.join(exceeded)}"
+                yield f"output '{item.label}' at optimization '{item.optimization}': {' and '.join(exceeded)}"
 
     def _missing(self) -> Iterator[str]:
         if self.needs_outputs and self.outputs.unproved is not None:
@@ -103,7 +108,7 @@ class VerificationReport(ShownReport):
         more = f" (and {len(self.problems) - _MOST_PROBLEMS} more)" if len(self.problems) > _MOST_PROBLEMS else ""
         raise VerificationError(
             f"'{self.mapped}' does not verify against '{self.original}': "
-            f"{'; '.join(self.problems[:_MOST_PROBLEMS])}{more}"
+            f"{'; '.join(self.problems[:_MOST_PROBLEMS])}{more}{'' if self.remedy is None else f'; {self.remedy}'}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -125,6 +130,7 @@ class VerificationReport(ShownReport):
             "notes": outputs["notes"],
             "if_nodes": list(self.if_nodes),
             "draws_readings": self.draws_readings,
+            "remedy": self.remedy,
         }
 
     def to_junit(self, seconds: float = 0.0) -> str:
@@ -148,7 +154,7 @@ class VerificationReport(ShownReport):
         for failure in self.outputs.failures:
             yield _case(group, f"run at optimization {failure.optimization}", [_run_problem(failure)])
         for output in self.outputs.comparisons:
-            name = f"output {output.name} at optimization {output.optimization}"
+            name = f"output {output.label} at optimization {output.optimization}"
             if output.is_random:
                 yield JunitCase(group, name, "skipped", (output.note or "",))
             else:
@@ -193,6 +199,8 @@ class VerificationReport(ShownReport):
             parts.append(self.outputs.table())
         parts.extend(map(plain, self._remarks()))
         parts.extend(plain(f"FAILED: {problem}", style="bold red") for problem in self.problems)
+        if self.remedy is not None:
+            parts.append(plain(f"What to do: {self.remedy}.", style="bold red"))
         if self.passed:
             is_proved = self.outputs.unproved is None and not self.far_from_original and not self.draws_readings
             parts.append(plain(self._verdict(), style="bold green" if is_proved else "bold yellow"))
@@ -213,20 +221,31 @@ class VerificationReport(ShownReport):
             table.add_column("SQNR [dB]", justify="right")
         table.add_column("identical")
         table.add_column("")
-        for item in self.weights:
-            ulp = "-" if item.max_ulp_error is None or item.is_lossy else f"{item.max_ulp_error:,}"
-            sqnr = "-" if item.sqnr_db is None else f"{item.sqnr_db:.1f}"
+        for group in self._groups():
+            item = group.first
+            ulps = [one.max_ulp_error for one in group.members if one.max_ulp_error is not None and not one.is_lossy]
+            sqnrs = [one.sqnr_db for one in group.members if one.sqnr_db is not None]
             table.add_row(
-                with_name(item.known_as, item.name),
-                number_text(item.max_abs_error),
-                number_text(item.max_relative_error),
-                number_text(item.bound),
-                *([ulp] if has_ulp else []),
-                *([sqnr] if is_lossy else []),
+                with_name(item.known_as, item.name) if group.count == 1 else with_remark(group.name, group.remark),
+                number_text(_largest(one.max_abs_error for one in group.members)),
+                number_text(_largest(one.max_relative_error for one in group.members)),
+                number_text(_largest(one.bound for one in group.members)),
+                *([f"{max(ulps):,}" if ulps else "-"] if has_ulp else []),
+                *([f"{min(sqnrs):.1f}" if sqnrs else "-"] if is_lossy else []),
                 "yes" if item.bit_identical else "no",
                 mark(passed=item.passed),
             )
         return table
+
+    def _groups(self) -> list[ExpertGroup[WeightComparison]]:
+        """The weights as the lines of a table; one that fails has a line of its own."""
+        numbers = {id(item): number for number, item in enumerate(self.weights)}
+        return grouped_experts(
+            self.weights,
+            lambda item: (item.known_as or item.name, item.sources),
+            lambda item: (item.graph, item.bit_identical, item.is_lossy, None if item.passed else numbers[id(item)]),
+            is_verbose=self.is_verbose,
+        )
 
     def _remarks(self) -> Iterator[str]:
         if self.outputs.inputs is not None:
@@ -234,6 +253,7 @@ class VerificationReport(ShownReport):
             seed = "" if described.seed is None else f", seed {described.seed}"
             shapes = ", ".join(f"{item.name} {list(item.shape)}" for item in described.tensors)
             yield f"Inputs: {described.source}{seed}: {shapes}"
+        yield from self.outputs.of_positions()
         notes = self.outputs.notes
         yield from (note if note.startswith("Warning: ") else f"Note: {note}" for note in notes)
         if self.if_nodes and self.outputs.comparisons:
@@ -277,8 +297,15 @@ def _weight_problem(item: WeightComparison) -> str:
 
 def _output_problem(item: OutputComparison) -> str:
     if item.note is not None:
-        return f"output '{item.name}' at optimization '{item.optimization}': {item.note}"
+        return f"output '{item.label}' at optimization '{item.optimization}': {item.note}"
     return (
-        f"output '{item.name}' at optimization '{item.optimization}' is off by {number_text(item.max_abs_error)}, "
+        f"output '{item.label}' at optimization '{item.optimization}' is off by {number_text(item.max_abs_error)}, "
         f"allowed is {number_text(item.tolerance)}"
     )
+
+
+def _largest(numbers: Iterable[float | None]) -> float | None:
+    """The largest of some numbers; None if one of them is not known."""
+    found = list(numbers)
+    known = [number for number in found if number is not None]
+    return max(known) if len(known) == len(found) else None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,13 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import MANIFEST_KEY, Manifest, read_manifest
 from onnx_gconv.passes import CheckMapping, Violation
 from onnx_gconv.passes.remarks import fidelity_warnings
+from onnx_gconv.passes.remedies import remedy_in
 from onnx_gconv.runtime.inputs import ValueRange
+from onnx_gconv.runtime.prompts import TokenIds
+from onnx_gconv.verification.branches import Branching, branchings
 from onnx_gconv.verification.error_limits import ErrorLimits
 from onnx_gconv.verification.lossy_outputs import judged, reasons_for_losses
+from onnx_gconv.verification.original_runs import GivenInputs
 from onnx_gconv.verification.outputs import OutputsReport, compare_outputs
 from onnx_gconv.verification.raised_original import raised_original
 from onnx_gconv.verification.rebuilt_original import (
@@ -37,7 +41,6 @@ from onnx_gconv.verification.rebuilt_original import (
 from onnx_gconv.verification.report import VerificationReport
 from onnx_gconv.verification.weights import WeightComparison, compare_weights
 from onnx_gconv.verification.without_read_noise import READ_NOISE_TAKEN_OUT, draws_readings, without_read_noise
-from onnx_gconv.weights.rearrangement import node_label
 
 __all__ = ["VerificationReport", "verify"]
 
@@ -47,6 +50,7 @@ def verify(
     mapped: ModelLike,
     *,
     inputs: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None,
+    token_ids: Sequence[int] | TokenIds | None = None,
     dims: Mapping[str, int] | None = None,
     values: Mapping[str, ValueRange] | None = None,
     seed: int = 0,
@@ -76,8 +80,9 @@ def verify(
     An original that ONNX Runtime does not run, and whose opset was raised before the mapping, is run at the raised
     opset; a note says so.
 
-    A run takes one branch of an If. What another one computes is compared only with inputs that take it; the report
-    names the nodes.
+    A run takes one branch of an If. Where an input that is generated chooses it, as in decoders that are merged from
+    two, models run with both values of it. What else another branch computes is compared only with inputs that take it;
+    the report names these nodes.
 
     Never more than one model's weights are in memory.
 
@@ -85,7 +90,10 @@ def verify(
         original: The model before the mapping: its file, what ``torch.onnx.export`` returns, an `onnx_ir.Model`, or an
             `onnx.ModelProto`. ONNX Runtime reads files: a model in memory is streamed to a temporary one.
         mapped: The model after it, as a file or in memory.
-        inputs: A ``.npz`` file, or arrays by input name; generated from the types of the inputs if None.
+        inputs: A ``.npz`` file, or arrays by input name; generated from the types of the inputs if None. Of a language
+            model, the tokens are enough: mask, positions and caches without earlier tokens are generated to go with
+            them.
+        token_ids: In place of `inputs`: the tokens of a prompt.
         dims: For generated inputs: sizes of symbolic dimensions, by symbol or ``INPUT:AXIS``.
         values: For generated inputs: ranges of values, by input.
         seed: For generated inputs.
@@ -101,19 +109,22 @@ def verify(
             first.
     """
     limits = ErrorLimits(min_sqnr_db, min_agreement, max_error)
-    needs_outputs = inputs is not None or bool(dims) or bool(values) or limits.are_given
+    if inputs is not None and token_ids is not None:
+        raise ConfigError("token ids are inputs, too; give either them or other inputs")
+    needs_outputs = inputs is not None or token_ids is not None or bool(dims) or bool(values) or limits.are_given
     given, given_mapped = GivenModel.of(original, "verify"), GivenModel.of(mapped, "verify")
-    inputs = Path(inputs) if isinstance(inputs, (str, os.PathLike)) else inputs
+    chosen = TokenIds.of(token_ids) if token_ids is not None else inputs
+    chosen = Path(chosen) if isinstance(chosen, (str, os.PathLike)) else chosen
     watched = WatchedFiles()
-    if isinstance(inputs, Path):
-        watched.add(inputs, ConfigError)
+    if isinstance(chosen, Path):
+        watched.add(chosen, ConfigError)
     with given.on_disk() as original_file, given_mapped.on_disk() as mapped_file:
         names = {str(original_file): str(given.label), str(mapped_file): str(given_mapped.label)}
         with named_as_given(names), watched.blamed():
             report = _report(
                 original_file,
                 mapped_file,
-                inputs=inputs,
+                inputs=chosen,
                 dims=dims or {},
                 values=values or {},
                 seed=seed,
@@ -132,7 +143,7 @@ def _report(
     original: Path,
     mapped: Path,
     *,
-    inputs: Path | Mapping[str, NDArray[Any]] | None,
+    inputs: GivenInputs | None,
     dims: Mapping[str, int],
     values: Mapping[str, ValueRange],
     seed: int,
@@ -141,7 +152,8 @@ def _report(
     progress: Progress | None,
 ) -> VerificationReport:
     """What `verify` finds of two files, which are watched meanwhile."""
-    manifest, violations, weights, if_nodes = _check_weights(original, mapped, watched, progress)
+    found = _check_weights(original, mapped, watched, progress)
+    manifest, weights = found.manifest, found.weights
     compare = partial(
         compare_outputs,
         mapped=mapped,
@@ -151,6 +163,7 @@ def _report(
         seed=seed,
         mapped_weights=0 if manifest is None else len(manifest.weights),
         weight_eps=_coarsest_eps(manifest),
+        flags=tuple(dict.fromkeys(item.chosen_by for item in found.branches if item.chosen_by is not None)),
         progress=None if progress is None else lambda step: progress(step, 0, 0),
     )
     outputs = compare(original)
@@ -181,7 +194,15 @@ def _report(
     if is_noisy:
         outputs = replace(outputs, notes=(READ_NOISE_TAKEN_OUT, *outputs.notes))
     return VerificationReport(
-        original, mapped, violations, weights, outputs, limits, if_nodes=if_nodes, draws_readings=is_noisy
+        original,
+        mapped,
+        found.violations,
+        weights,
+        outputs,
+        limits,
+        if_nodes=tuple(item.node for item in found.branches if item.chosen_by not in outputs.both_taken),
+        draws_readings=is_noisy,
+        remedy=found.remedy,
     )
 
 
@@ -205,13 +226,23 @@ def _amplified(outputs: OutputsReport) -> Iterator[str]:
         )
 
 
-def _check_weights(
-    original: Path, mapped: Path, watched: WatchedFiles, progress: Progress | None
-) -> tuple[Manifest | None, tuple[Violation, ...], tuple[WeightComparison, ...], tuple[str, ...]]:
-    """The checks that need no runtime, and the If nodes. Both models are gone from memory afterwards."""
+@dataclass(frozen=True)
+class _WithoutRuntime:
+    """What the checks of two models find that need no runtime; see `VerificationReport`."""
+
+    manifest: Manifest | None
+    violations: tuple[Violation, ...]
+    weights: tuple[WeightComparison, ...]
+    branches: tuple[Branching, ...]
+    remedy: str | None
+
+
+def _check_weights(original: Path, mapped: Path, watched: WatchedFiles, progress: Progress | None) -> _WithoutRuntime:
+    """The checks that need no runtime. Both models are gone from memory afterwards."""
     with _on_disk(mapped, watched) as mapped_model:
-        if_nodes = tuple(node_label(node) for node in mapped_model.graph.all_nodes() if node.op_type == "If")
+        branches = branchings(mapped_model)
         violations = CheckMapping().violations(mapped_model)
+        remedy = remedy_in(mapped_model, violations)
         try:
             manifest = read_manifest(mapped_model)
         except ModelError:  # it is among the violations
@@ -223,9 +254,9 @@ def _check_weights(
                     f"'{original}' is a mapped model, and '{mapped}' is none; give the original first, then the mapped "
                     "one"
                 )
-            return None, violations, (), if_nodes
-        step = progress_of_step(progress, "weights")
-        return manifest, violations, compare_weights(original_model, mapped_model, manifest, step), if_nodes
+            return _WithoutRuntime(None, violations, (), branches, remedy)
+        weights = compare_weights(original_model, mapped_model, manifest, progress_of_step(progress, "weights"))
+        return _WithoutRuntime(manifest, violations, weights, branches, remedy)
 
 
 def _eps(dtype: str) -> float:

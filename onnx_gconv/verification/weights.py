@@ -62,6 +62,7 @@ class WeightComparison:
         is_lossy: Whether the mapping rounds or clips the weight on purpose, or its conductances were measured, so that
             it is far more than some ulp from the original.
         known_as: What people know it by: its parameter in the exported program, its module, or its name.
+        sources: The names of the constants that nodes compute it from; none of a constant.
     """
 
     name: str
@@ -77,6 +78,7 @@ class WeightComparison:
     problem: str | None = None
     is_lossy: bool = False
     known_as: str = ""
+    sources: tuple[str, ...] = ()
 
 
 def compare_weights(
@@ -237,6 +239,7 @@ def _compared(
     return WeightComparison(
         name=record.name,
         known_as=record.known_as,
+        sources=record.sources,
         graph=record.graph,
         max_abs_error=error if math.isfinite(error) else None,
         max_relative_error=_relative(error, difference.largest),
@@ -277,6 +280,7 @@ def _not_compared(record: WeightRecord, problem: str) -> WeightComparison:
     return WeightComparison(
         name=record.name,
         known_as=record.known_as,
+        sources=record.sources,
         graph=record.graph,
         max_abs_error=None,
         max_relative_error=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, all_elements
 from onnx_gconv.weights.constants import constant_tensor
-from onnx_gconv.weights.evaluated_ops import EVALUATED_OPS, EvaluationError
+from onnx_gconv.weights.evaluated_ops import EVALUATED_OPS, EvaluationError, evaluated_op
 from onnx_gconv.weights.node_evaluation import NodeValue, added_bytes, evaluate_node
 from onnx_gconv.weights.opsets import default_opset
+from onnx_gconv.weights.stack_parts import STACK_OPS, part_outputs
 
 __all__ = ["MOST_EVALUATED_BYTES", "ConstantEvaluator", "EvaluatedTensor", "EvaluationError"]
 
@@ -60,6 +61,8 @@ class ConstantEvaluator:
     def __init__(self, model: ir.Model) -> None:
         self._opset = default_opset(model)
         self._kept: OrderedDict[_Computation, NDArray[Any]] = OrderedDict()
+        self._kept_bytes = 0
+        self._stack: tuple[ir.TensorProtocol, ir.TensorProtocol] | None = None
         self._lock = threading.Lock()
 
     def evaluate(self, value: ir.Value) -> NDArray[Any]:
@@ -69,7 +72,8 @@ class ConstantEvaluator:
             EvaluationError: If a node cannot be computed, or it would take too much memory.
             ModelError: If external data cannot be read.
         """
-        return self.record(value)[1]
+        tensor = constant_tensor(value)
+        return self.record(value)[1] if tensor is None else all_elements(tensor)
 
     def record(self, value: ir.Value) -> tuple[_Computation, NDArray[Any]]:
         """The computation of a constant, and its value.
@@ -110,36 +114,84 @@ class ConstantEvaluator:
         with self._lock:
             if computation not in self._kept:
                 self._kept[computation] = self._compute(computation)
+                self._kept_bytes += self._kept[computation].nbytes
             self._kept.move_to_end(computation)
-            while len(self._kept) > 1 and sum(array.nbytes for array in self._kept.values()) > _KEPT_BYTES:
-                self._kept.popitem(last=False)
+            while len(self._kept) > 1 and self._kept_bytes > _KEPT_BYTES:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
             return self._kept[computation]
 
+    def _as_array(self, stack: ir.TensorProtocol) -> ir.TensorProtocol:
+        """A stack as it is in a file, or as an array in memory: a tensor of protobuf copies all of it at each look."""
+        if isinstance(stack, (ir.ExternalTensor, StreamedTensor)):
+            return stack
+        if self._stack is None or self._stack[0] is not stack:
+            self._stack = stack, ir.Tensor(all_elements(stack), dtype=stack.dtype, name=stack.name)
+        return self._stack[1]
+
     def _compute(self, computation: _Computation) -> NDArray[Any]:
-        uses = Counter(number for step in computation.steps for number in step.inputs if number is not None)
-        uses[computation.result] += 1
-        known: dict[int, NodeValue] = {}
-
-        def value_of(number: int) -> NodeValue:
-            if number not in known:
-                tensor = computation.constants[number]
-                _require_memory(tensor.nbytes + sum(map(_bytes, known.values())))
-                known[number] = all_elements(tensor)
-            return known[number]
-
+        run = _Run(computation, self._opset, self._as_array)
         for step in computation.steps:
-            inputs = [None if number is None else value_of(number) for number in step.inputs]
-            _require_memory(added_bytes(step.node, inputs) + sum(map(_bytes, known.values())))
-            known.update(zip(step.outputs, evaluate_node(step.node, inputs, self._opset), strict=False))
-            _require_memory(sum(map(_bytes, known.values())))
-            uses.subtract(number for number in step.inputs if number is not None)
-            for number in {*step.inputs, *step.outputs}:
-                if number is not None and not uses[number]:
-                    known.pop(number, None)
-        result = value_of(computation.result)
+            run.take(step)
+        result = run.value(computation.result)
         if not isinstance(result, np.ndarray):
             raise EvaluationError("it is a sequence or an optional value, no tensor")
         return result
+
+
+class _Run:
+    """One run of a computation: the values that it has in memory, as long as a step needs them."""
+
+    def __init__(
+        self,
+        computation: _Computation,
+        opset: int | None,
+        as_array: Callable[[ir.TensorProtocol], ir.TensorProtocol],
+    ) -> None:
+        self._constants = computation.constants
+        self._as_array = as_array
+        self._opset = opset
+        self._uses = Counter(number for step in computation.steps for number in step.inputs if number is not None)
+        self._uses[computation.result] += 1
+        self._known: dict[int, NodeValue] = {}
+
+    def value(self, number: int) -> NodeValue:
+        """A value that is computed already, or a constant, which is read."""
+        if number not in self._known:
+            tensor = self._constants[number]
+            _require_memory(tensor.nbytes + self._bytes)
+            self._known[number] = all_elements(tensor)
+        return self._known[number]
+
+    def take(self, step: _Step) -> None:
+        """Compute a step, and forget what no further one needs."""
+        results: Sequence[NodeValue] | None = self._part_of_stack(step)
+        if results is None:
+            inputs = self._inputs(step.inputs)
+            _require_memory(added_bytes(step.node, inputs) + self._bytes)
+            results = evaluate_node(step.node, inputs, self._opset)
+        self._known.update(zip(step.outputs, results, strict=False))
+        _require_memory(self._bytes)
+        self._uses.subtract(number for number in step.inputs if number is not None)
+        for number in {*step.inputs, *step.outputs}:
+            if number is not None and not self._uses[number]:
+                self._known.pop(number, None)
+
+    def _part_of_stack(self, step: _Step) -> list[NDArray[Any] | None] | None:
+        """What a node gives that hands on a small part of a constant, of which no more is read then; else None."""
+        stack = step.inputs[0] if step.inputs else None
+        if step.node.op_type not in STACK_OPS or stack is None or stack in self._known or stack not in self._constants:
+            return None
+        evaluated_op(step.node.domain, step.node.op_type, self._opset)  # raises if it is not computed
+        others = [item for item in self._inputs(step.inputs[1:]) if not isinstance(item, list)]
+        found = self._as_array(self._constants[stack])
+        return part_outputs(step.node, found, others, [self._uses[item] > 0 for item in step.outputs])
+
+    def _inputs(self, numbers: Sequence[int | None]) -> list[NodeValue]:
+        return [None if number is None else self.value(number) for number in numbers]
+
+    @property
+    def _bytes(self) -> int:
+        return sum(map(_bytes, self._known.values()))
 
 
 class EvaluatedTensor(StreamedTensor):

@@ -68,8 +68,13 @@ class ConstantValues:
 
     def __init__(self, model: ir.Model, all_scopes: Collection[Scope]) -> None:
         self._functions = model.functions
+        self._owners = {scope.graph: scope.node for scope in all_scopes}
         self.constants = {item.value: item for scope in all_scopes for item in constants_of(scope)}
         self._known: dict[ir.Value, bool] = dict.fromkeys(self.constants, True)
+
+    def owner(self, graph: ir.Graph) -> ir.Node | None:
+        """The node that has a graph as its body; None for the main graph."""
+        return self._owners.get(graph)
 
     def take_for_constants(self, values: Iterable[ir.Value]) -> None:
         """Let values count as constants that may be none, such as weights of which each run draws new readings."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.tensors.types import INTEGER_DTYPES, MAPPABLE_DTYPES
+from onnx_gconv.weights.adapters import is_of_adapter
 from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constants import Constant, ConstantValues, main_source
 from onnx_gconv.weights.functions import FunctionWeights
@@ -23,7 +24,7 @@ from onnx_gconv.weights.rearrangement import is_rearranging, node_label, readers
 from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import scopes
 from onnx_gconv.weights.unmapped_products import UnmappedProducts, is_matrix_of_numbers
-from onnx_gconv.weights.weight_path import SlotUse, path_to
+from onnx_gconv.weights.weight_path import SlotUse, WeightPath, path_to
 
 __all__ = ["find_weights", "readers_of_weights"]
 
@@ -32,7 +33,12 @@ _WIDE_INTEGERS = frozenset({ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.I
 
 
 def find_weights(
-    model: ir.Model, *, lookups: Collection[str] = (), quantized: bool = True, freeze_inputs: bool = False
+    model: ir.Model,
+    *,
+    lookups: Collection[str] = (),
+    quantized: bool = True,
+    freeze_inputs: bool = False,
+    adapters: bool = False,
 ) -> WeightSurvey:
     """Find the weights of all MVM ops of a model, in the main graph and in all bodies of If, Loop and Scan.
 
@@ -48,8 +54,10 @@ def find_weights(
         quantized: Whether weights of integer codes are found; they are listed as skipped if not.
         freeze_inputs: Whether initializers that are inputs of the main graph too can be mapped; else they are skipped,
             because a caller may replace them.
+        adapters: Whether matrices of adapters, such as those of LoRA, can be mapped; else they are skipped.
     """
-    return _Finder(model, lookups, quantized=quantized, freeze_inputs=freeze_inputs).survey()
+    kinds = _Kinds(lookups, quantized=quantized, freeze_inputs=freeze_inputs, adapters=adapters)
+    return _Finder(model, kinds).survey()
 
 
 def readers_of_weights(
@@ -65,7 +73,18 @@ def readers_of_weights(
     Returns:
         For each weight its readers. One whose shape does not fit an op that reads it has none.
     """
-    return _Finder(model, lookups, quantized=True, freeze_inputs=True).readers(weights)
+    kinds = _Kinds(lookups, quantized=True, freeze_inputs=True, adapters=True)
+    return _Finder(model, kinds).readers(weights)
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """Which kinds of weights can be mapped: the arguments of `find_weights`."""
+
+    lookups: Collection[str]
+    quantized: bool
+    freeze_inputs: bool
+    adapters: bool
 
 
 @dataclass
@@ -79,17 +98,15 @@ class _Use:
 
 
 class _Finder:
-    def __init__(self, model: ir.Model, lookups: Collection[str], *, quantized: bool, freeze_inputs: bool) -> None:
-        self._freeze_inputs = freeze_inputs
-        self._inputs_are_constants = freeze_inputs and model.ir_version < FREE_INITIALIZERS_IR_VERSION
+    def __init__(self, model: ir.Model, kinds: _Kinds) -> None:
+        self._kinds = kinds
+        self._inputs_are_constants = kinds.freeze_inputs and model.ir_version < FREE_INITIALIZERS_IR_VERSION
         self._model = model
         self._scopes = scopes(model)
         self._scope_of = {scope.graph: scope for scope in self._scopes}
         self._values = ConstantValues(model, self._scopes)
         self._functions = FunctionWeights(model)
         self._evaluator = ConstantEvaluator(model)
-        self._lookups = lookups
-        self._quantized = quantized
         self._uses = {value: _Use() for value in self._values.constants}
         self._computed: dict[ir.Value, _Use] = {}
 
@@ -104,7 +121,7 @@ class _Finder:
         for value, shape in weights.items():
             is_packed = value.dtype == ir.DataType.UINT8
             try:
-                use = self._computed.get(value) or _Use()
+                use, _ = self._fitting(self._computed.get(value) or _Use(), shape, is_packed=is_packed)
                 found[value] = tuple(self._consumers(value, shape, use, is_packed=is_packed))
             except (EvaluationError, IndexError, ValueError):
                 found[value] = ()
@@ -141,7 +158,7 @@ class _Finder:
                 self._visit(node)
 
     def _visit(self, node: ir.Node) -> None:
-        row = mvm_op(node, self._lookups)
+        row = mvm_op(node, self._kinds.lookups)
         if row is not None:
             for slot in row.slots:
                 self._visit_slot(node, slot)
@@ -153,22 +170,57 @@ class _Finder:
                         self._uses[source.value].function = node.op_type
 
     def _visit_slot(self, node: ir.Node, slot: WeightSlot) -> None:
-        value = _input(node, slot.index)
-        if value is None or not self._values.is_constant(value):
+        value, activation = _input(node, slot.index), _input(node, slot.activation)
+        if value is None:
             return
-        activation = _input(node, slot.activation)
-        both_constant = activation is not None and self._values.is_constant(activation)
+        is_constant, both_constant = self._values.is_constant(value), self._is_constant(activation)
+        if not is_constant and both_constant:
+            return
         path = path_to(value, self._values)
         use = self._uses.get(path.root)
         if both_constant:
             if use is not None:
                 use.constant_expression = node
             return
+        if not is_constant and not self._is_chosen_alone(path, activation):
+            return
         if use is None:
             use = self._computed.setdefault(path.root, _Use())
             for source in self._values.sources(path.root):
                 self._uses[source.value].is_source = True
         use.mvm_slots[node, slot.index] = SlotUse(node, slot, path)
+
+    def _is_constant(self, value: ir.Value | None) -> bool:
+        return value is not None and self._values.is_constant(value)
+
+    def _is_chosen_alone(self, path: WeightPath, activation: ir.Value | None) -> bool:
+        """Whether a way begins at a stack of weights, and what they are multiplied with does not, too."""
+        if not path.choosers or not self._values.is_constant(path.root):
+            return False
+        return activation is None or not self._values.is_constant(path_to(activation, self._values).root)
+
+    def _fitting(self, use: _Use, shape: tuple[int, ...], *, is_packed: bool) -> tuple[_Use, str | None]:
+        """A use without slots that are given anything but whole matrices of a stack, and why these are left out.
+
+        A lookup that chooses matrices for a product is none that its table is mapped for.
+        """
+        slots, problem = dict(use.mvm_slots), None
+        for key, item in use.mvm_slots.items():
+            if item.path.choosers and (found := self._misfit(item, shape, is_packed=is_packed)) is not None:
+                del slots[key]
+                problem = problem or found
+        choosers = {node for item in slots.values() for node in item.path.choosers}
+        return replace(use, mvm_slots={key: item for key, item in slots.items() if key[0] not in choosers}), problem
+
+    def _misfit(self, use: SlotUse, shape: tuple[int, ...], *, is_packed: bool) -> str | None:
+        """Why a slot is not given whole matrices of a stack of that shape; None if it is."""
+        if use.slot.view is None:
+            return "the op reads a layout of its own"
+        try:
+            use.view(shape, self._evaluator.evaluate, is_packed=is_packed)
+        except (EvaluationError, IndexError, ValueError) as error:
+            return str(error)
+        return None
 
     def _decide_computed(self, value: ir.Value, use: _Use) -> Iterator[FoundWeight | SkippedWeight]:
         """Whether what nodes compute from constants can be mapped; without a known shape, its sources are listed."""
@@ -179,9 +231,11 @@ class _Finder:
         of = f"{ops} of {', '.join(_name(item.value) for item in sources)}"
         reason: tuple[SkipReason, str] | None = None
         tensor: EvaluatedTensor | None = None
-        if self._values.replaceable(value) and not self._freeze_inputs:
+        if not self._kinds.adapters and is_of_adapter(value, (_name(item.value) for item in sources), _products(use)):
+            reason = SkipReason.ADAPTER, of
+        elif self._values.replaceable(value) and not self._kinds.freeze_inputs:
             reason = SkipReason.OVERRIDABLE_INPUT, of
-        elif not self._quantized and _are_codes(_largest(sources)):
+        elif not self._kinds.quantized and _are_codes(_largest(sources)):
             reason = SkipReason.QUANTIZED, of
         else:
             try:
@@ -205,7 +259,12 @@ class _Finder:
                 )
             return
         constant = Constant(value, tensor, scope)
-        weight = self._decide_weight(constant, use, tuple(_name(item.value) for item in sources))
+        fitting, problem = self._fitting(use, tuple(tensor.shape.numpy()), is_packed=tensor.dtype == ir.DataType.UINT8)
+        if not fitting.mvm_slots:
+            detail = f"{of}: {problem}"
+            yield _skipped(constant, use, SkipReason.CHOSEN_AT_RUN_TIME, detail, is_mvm=True)
+            return
+        weight = self._decide_weight(constant, fitting, tuple(_name(item.value) for item in sources))
         if isinstance(weight, FoundWeight) and (rounded := "/".join(tensor.rounded_ops)):
             note = f"computed by {rounded}, whose results differ in their last places from runtime to runtime"
             weight = replace(weight, notes=(*weight.notes, note))
@@ -213,9 +272,13 @@ class _Finder:
 
     def _decide(self, constant: Constant) -> FoundWeight | SkippedWeight | None:
         """Whether a constant is a weight, a skipped weight, or nothing to speak of."""
-        use = self._uses[constant.value]
+        tensor = constant.tensor
+        use, problem = self._uses[constant.value], None
+        if use.mvm_slots:
+            is_packed = tensor.dtype == ir.DataType.UINT8
+            use, problem = self._fitting(use, tuple(tensor.shape.numpy()), is_packed=is_packed)
         if not use.mvm_slots and use.function is None:
-            return self._decide_other_constant(constant, use)
+            return self._decide_other_constant(constant, use, problem)
         return self._decide_weight(constant, use, ())
 
     def _decide_weight(self, constant: Constant, use: _Use, sources: tuple[str, ...]) -> FoundWeight | SkippedWeight:
@@ -257,7 +320,7 @@ class _Finder:
     def _replaceable_shape(self, use: _Use) -> ir.Value | None:
         """An input of the graph by which a caller may change how a constant is rearranged, or None."""
         nodes = (node for item in use.mvm_slots.values() for node in item.path.nodes if is_rearranging(node))
-        shapes = (value for node in nodes if (value := _input(node, 1)) is not None)
+        shapes = (value for node in nodes if (value := _input(node, 1)) is not None and self._is_constant(value))
         inputs = (item for shape in shapes for item in self._values.replaceable(shape))
         return None if self._inputs_are_constants else next(inputs, None)
 
@@ -266,17 +329,22 @@ class _Finder:
         tensor = constant.tensor
         obstacles = (
             (use.function is not None, SkipReason.INSIDE_FUNCTION, f"function {use.function}"),
+            (
+                not self._kinds.adapters and is_of_adapter(constant.value, (), _products(use)),
+                SkipReason.ADAPTER,
+                "an input that callers replace" if constant.value.is_graph_input() else "",
+            ),
             (any(item.slot.view is None for item in use.mvm_slots.values()), SkipReason.BLOCK_PACKED, _ops(use)),
             *((True, *packed) for packed in _packed_obstacles(constant, use)),
             (tensor.dtype not in MAPPABLE_DTYPES, SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()),
             (tensor.size == 0, SkipReason.EMPTY, f"shape {list(tensor.shape.numpy())}"),
             (
-                constant.value.is_graph_input() and not (self._freeze_inputs and constant.scope.node is None),
+                constant.value.is_graph_input() and not (self._kinds.freeze_inputs and constant.scope.node is None),
                 SkipReason.OVERRIDABLE_INPUT,
                 "",
             ),
             (
-                tensor.dtype in INTEGER_DTYPES and not self._quantized,
+                tensor.dtype in INTEGER_DTYPES and not self._kinds.quantized,
                 SkipReason.QUANTIZED,
                 tensor.dtype.name.lower(),
             ),
@@ -319,12 +387,18 @@ class _Finder:
             return replace(weight, notes=(*weight.notes, note))
         return replace(weight, zero_point=ZeroPoint(found[0], weight.shape)) if found[0].any() else weight
 
-    def _decide_other_constant(self, constant: Constant, use: _Use) -> SkippedWeight | None:
-        """List constants that might be taken for weights: matrices, but not biases, norms, shapes and indices."""
+    def _decide_other_constant(self, constant: Constant, use: _Use, problem: str | None) -> SkippedWeight | None:
+        """List constants that might be taken for weights: matrices, but not biases, norms, shapes and indices.
+
+        Args:
+            constant: The constant.
+            use: How it is used.
+            problem: Why it is no stack of weights, if nodes choose from it.
+        """
         if use.is_source:  # of a computed weight, which is mapped or listed itself
             return None
         if (unmapped := self._unmapped.skipped(constant)) is not None:
-            return unmapped
+            return unmapped if problem is None else replace(unmapped, detail=f"{unmapped.detail}: {problem}")
         if use.constant_expression is not None:
             detail = f"node {node_label(use.constant_expression)}"
             return _skipped(constant, use, SkipReason.CONSTANT_EXPRESSION, detail, is_mvm=False)
@@ -373,6 +447,11 @@ def _readers(value: ir.Value, use: _Use) -> Iterator[tuple[ir.Node, int]]:
 
 def _passed(use: _Use) -> frozenset[ir.Node]:
     return frozenset(node for item in use.mvm_slots.values() for node in item.path.nodes)
+
+
+def _products(use: _Use) -> list[ir.Node]:
+    """The nodes that multiply with a constant."""
+    return [node for node, _ in use.mvm_slots]
 
 
 def _slot_labels(use: _Use) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from onnx_gconv.weights.mvm_ops import mvm_op
 from onnx_gconv.weights.rearrangement import node_label
 from onnx_gconv.weights.records import SkippedWeight, SkipReason
 from onnx_gconv.weights.scopes import Scope, scopes
+from onnx_gconv.weights.weight_path import path_to
 
 __all__ = ["FunctionWeights", "functions_with_weights"]
 
@@ -23,6 +24,7 @@ class FunctionWeights:
     """What the local functions of a model do with weights."""
 
     def __init__(self, model: ir.Model) -> None:
+        self._model = model
         self._functions = model.functions
         self._weight_arguments: dict[_Identifier, tuple[frozenset[int], ...]] = {}
 
@@ -30,8 +32,8 @@ class FunctionWeights:
         """The inputs from which each weight slot in the body is fed, if the node calls a local function.
 
         Returns:
-            For each slot, the indices of the node's inputs that it is computed from. The slot holds a weight if all of
-            them are constant.
+            For each slot, the indices of the node's inputs that it is computed from, or of the one from which nodes in
+            the body choose its matrix. The slot holds a weight if all of them are constant.
         """
         identifier = node.op_identifier()
         if identifier not in self._functions:
@@ -45,8 +47,18 @@ class FunctionWeights:
                 indices = frozenset(inputs.index(leaf) for start in starts for leaf in start.values if leaf in inputs)
                 if indices and all(start.is_foldable for start in starts):
                     found[indices] = None
+            found.update((frozenset({index}), None) for index in self._stacks(self._functions[identifier]))
             self._weight_arguments[identifier] = tuple(found)
         return self._weight_arguments[identifier]
+
+    def _stacks(self, function: ir.Function) -> Iterator[int]:
+        """The inputs of a function from which nodes of its body choose what is in a weight slot."""
+        inputs = list(function.inputs)
+        values = ConstantValues(self._model, [Scope(function.graph, "", None, None)])
+        for node, operands in self._weight_operands(function):
+            for path in (path_to(value, values) for value in operands if node.graph is function.graph):
+                if path.choosers and path.root in inputs:
+                    yield inputs.index(path.root)
 
     def constants(self) -> Iterator[SkippedWeight]:
         """The constants inside of functions that feed a weight slot there."""

@@ -16,7 +16,8 @@ import onnx_ir as ir
 
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.matrix_view import MatrixView
-from onnx_gconv.weights import op_views, packed_ops
+from onnx_gconv.weights import op_parts, op_views, packed_ops
+from onnx_gconv.weights.op_parts import PartsFunction
 from onnx_gconv.weights.op_views import ViewFunction
 from onnx_gconv.weights.packed_ops import PackedForm
 
@@ -75,6 +76,7 @@ class WeightSlot:
         packed: How bytes in this slot are unpacked to codes; None if they are no packed codes.
         scale: Index of the input that holds the scale of a weight of integer codes, which varies along the axes of the
             zero point; None if there is none.
+        parts: Tells which matrices the weight holds side by side; None if it is always one.
     """
 
     index: int
@@ -85,6 +87,7 @@ class WeightSlot:
     bias: BiasSlot | None = None
     packed: PackedForm | None = None
     scale: int | None = None
+    parts: PartsFunction | None = None
 
     def zero_point_axes_of(self, node: ir.Node) -> tuple[int, ...]:
         """The axes along which the zero point of a node's weight varies."""
@@ -147,7 +150,7 @@ class MvmOp:
 def _two_sided(left: ViewFunction, right: ViewFunction, bias: BiasSlot | None = None) -> tuple[WeightSlot, WeightSlot]:
     """The slots of a product of the inputs 0 and 1, either of which may be the weight."""
     of_left = None if bias is None else replace(bias, output_axis=-2)
-    return WeightSlot(0, 1, left, bias=of_left), WeightSlot(1, 0, right, bias=bias)
+    return WeightSlot(0, 1, left, bias=of_left), WeightSlot(1, 0, right, bias=bias, parts=op_parts.read_behind)
 
 
 _ADDED_BEHIND = BiasSlot(None, in_rows=True)
@@ -156,7 +159,7 @@ _GEMM_BIAS = BiasSlot(2, in_rows=True, beta="beta")
 _GEMM = _two_sided(op_views.gemm_left, op_views.gemm_right, _GEMM_BIAS)
 _CONV = (WeightSlot(1, 0, op_views.conv, bias=BiasSlot(2, in_rows=True)),)
 _RECURRENT = tuple(WeightSlot(index, 0, op_views.recurrent, bias=BiasSlot(3)) for index in (1, 2))
-_ATTENTION = (WeightSlot(1, 0, op_views.attention, bias=BiasSlot(2)),)
+_ATTENTION = (WeightSlot(1, 0, op_views.attention, bias=BiasSlot(2), parts=op_parts.attention),)
 _QUANTIZED_CONV = (WeightSlot(3, 0, op_views.conv, 5, (0,), BiasSlot(8), scale=4),)
 
 _ROW_OF_LEFT, _COLUMN_OF_RIGHT = (-2,), (-1,)
@@ -179,7 +182,11 @@ _ROWS = (
     MvmOp("com.microsoft", "FusedGemm", _GEMM),
     MvmOp("com.microsoft", "FusedConv", _CONV, "plain"),
     MvmOp("com.microsoft", "TransposeMatMul", _two_sided(op_views.fused_matmul_left, op_views.fused_matmul_right)),
-    MvmOp("com.microsoft", "GemmFastGelu", (WeightSlot(1, 0, op_views.matmul_right, bias=BiasSlot(2, in_rows=True)),)),
+    MvmOp(
+        "com.microsoft",
+        "GemmFastGelu",
+        (WeightSlot(1, 0, op_views.matmul_right, bias=BiasSlot(2, in_rows=True), parts=op_parts.read_behind),),
+    ),
     MvmOp(
         "com.microsoft",
         "GemmFloat8",
@@ -193,13 +200,16 @@ _ROWS = (
         "DecoderAttention",
         (
             WeightSlot(2, 0, op_views.attention, bias=BiasSlot(4)),
-            WeightSlot(3, 1, op_views.attention, bias=BiasSlot(4)),
+            WeightSlot(3, 1, op_views.attention, bias=BiasSlot(4), parts=op_parts.keys_and_values),
         ),
     ),
     MvmOp(
         "com.microsoft",
         "LongformerAttention",
-        tuple(WeightSlot(index, 0, op_views.attention, bias=BiasSlot(index + 1)) for index in (1, 4)),
+        tuple(
+            WeightSlot(index, 0, op_views.attention, bias=BiasSlot(index + 1), parts=op_parts.attention)
+            for index in (1, 4)
+        ),
     ),
     MvmOp(
         "com.microsoft",
@@ -212,7 +222,7 @@ _ROWS = (
         "MatMulInteger",
         (
             WeightSlot(0, 1, op_views.matmul_left, 2, _ROW_OF_LEFT),
-            WeightSlot(1, 0, op_views.matmul_right, 3, _COLUMN_OF_RIGHT),
+            WeightSlot(1, 0, op_views.matmul_right, 3, _COLUMN_OF_RIGHT, parts=op_parts.read_behind),
         ),
     ),
     MvmOp("", "ConvInteger", (WeightSlot(1, 0, op_views.conv, 3, (0,)),), "plain"),
@@ -221,7 +231,7 @@ _ROWS = (
         "QLinearMatMul",
         (
             WeightSlot(0, 3, op_views.matmul_left, 2, _ROW_OF_LEFT, scale=1),
-            WeightSlot(3, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT, scale=4),
+            WeightSlot(3, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT, scale=4, parts=op_parts.read_behind),
         ),
     ),
     MvmOp("", "QLinearConv", _QUANTIZED_CONV, "plain"),
@@ -231,10 +241,16 @@ _ROWS = (
         "QGemm",
         (
             WeightSlot(0, 3, op_views.gemm_left, 2, bias=BiasSlot(6, output_axis=-2), scale=1),
-            WeightSlot(3, 0, op_views.gemm_right, 5, op_views.gemm_outputs, BiasSlot(6), scale=4),
+            WeightSlot(
+                3, 0, op_views.gemm_right, 5, op_views.gemm_outputs, BiasSlot(6), scale=4, parts=op_parts.read_behind
+            ),
         ),
     ),
-    MvmOp("com.microsoft", "QAttention", (WeightSlot(1, 0, op_views.attention, 7, (1,), BiasSlot(2), scale=4),)),
+    MvmOp(
+        "com.microsoft",
+        "QAttention",
+        (WeightSlot(1, 0, op_views.attention, 7, (1,), BiasSlot(2), scale=4, parts=op_parts.attention),),
+    ),
     MvmOp(
         "com.microsoft",
         "DynamicQuantizeLSTM",
@@ -246,21 +262,36 @@ _ROWS = (
     MvmOp(
         "com.microsoft",
         "DynamicQuantizeMatMul",
-        (WeightSlot(1, 0, op_views.matmul_right, 3, _COLUMN_OF_RIGHT, BiasSlot(4), scale=2),),
+        (
+            WeightSlot(
+                1, 0, op_views.matmul_right, 3, _COLUMN_OF_RIGHT, BiasSlot(4), scale=2, parts=op_parts.read_behind
+            ),
+        ),
     ),
     MvmOp(
         "com.microsoft",
         "MatMulIntegerToFloat",
         (
             WeightSlot(0, 1, op_views.matmul_left, 4, _ROW_OF_LEFT, BiasSlot(6, output_axis=-2), scale=2),
-            WeightSlot(1, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT, BiasSlot(6), scale=3),
+            WeightSlot(
+                1, 0, op_views.matmul_right, 5, _COLUMN_OF_RIGHT, BiasSlot(6), scale=3, parts=op_parts.read_behind
+            ),
         ),
     ),
     # Ops that read codes packed into bytes
     MvmOp(
         "com.microsoft",
         "MatMulNBits",
-        (WeightSlot(1, 0, op_views.outputs_by_inputs, bias=BiasSlot(5), packed=packed_ops.NBITS_FORM),),
+        (
+            WeightSlot(
+                1,
+                0,
+                op_views.outputs_by_inputs,
+                bias=BiasSlot(5),
+                packed=packed_ops.NBITS_FORM,
+                parts=op_parts.read_behind,
+            ),
+        ),
     ),
     MvmOp(
         "com.microsoft",

@@ -11,10 +11,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_gconv.weights.scopes import bodies
+
 __all__ = [
     "REARRANGING_OPS",
     "Evaluate",
     "Rearrangement",
+    "behind_node",
+    "handed_on",
     "is_rearranging",
     "node_label",
     "readers",
@@ -160,14 +164,34 @@ def readers(value: ir.Value, passed: Collection[ir.Node] = ()) -> Iterator[tuple
         value: The value.
         passed: Further nodes that are seen through.
     """
-    waiting = [*value.uses()][::-1]
+    waiting = [(node, index) for node, index in value.uses()][::-1]
     while waiting:
         node, index = waiting.pop()
-        is_seen_through = node in passed or (index == 0 and is_rearranging(node))
-        if is_seen_through and node.outputs[0].uses():
-            waiting.extend([*node.outputs[0].uses()][::-1])
+        behind = behind_node(node, index, passed)
+        if behind:
+            waiting.extend(behind[::-1])
         else:
             yield node, index
+
+
+def behind_node(node: ir.Node, index: int, passed: Collection[ir.Node] = ()) -> list[tuple[ir.Node, int]]:
+    """What reads a value behind a node that is seen through, as node and index of its input; else nothing.
+
+    Args:
+        node: A node that reads the value.
+        index: The index of its input.
+        passed: Nodes that are seen through, besides those that only rearrange.
+    """
+    if node not in passed and not (index == 0 and is_rearranging(node)):
+        return []
+    return [(user, slot) for value in handed_on(node, index) for user, slot in value.uses()]
+
+
+def handed_on(node: ir.Node, index: int) -> list[ir.Value]:
+    """The values by which a node hands on what it reads at an input: what the body of a Scan gets, else its outputs."""
+    if node.op_type != "Scan" or node.domain != "":
+        return list(node.outputs)
+    return [value for _, body in bodies(node) for value in body.inputs[index : index + 1]]
 
 
 def node_label(node: ir.Node) -> str:

@@ -36,6 +36,7 @@ class SkipReason(enum.StrEnum):
     DTYPE_NOT_SUPPORTED = "dtype_not_supported"
     OPSET_TOO_OLD = "opset_too_old"
     OVERRIDABLE_INPUT = "overridable_input"
+    ADAPTER = "adapter"
     INSIDE_FUNCTION = "inside_function"
     EMPTY = "empty"
     INVALID_SHAPE = "invalid_shape"
@@ -69,6 +70,8 @@ _EXPLANATIONS = {
     "upgrade_opset=True)",
     SkipReason.OVERRIDABLE_INPUT: "it is the default of a graph input, so a caller may replace it; make it a constant "
     "(--freeze-inputs, freeze_inputs=True)",
+    SkipReason.ADAPTER: "it is a matrix of an adapter, such as LoRA, which is swapped while the weights beneath it "
+    "stay, so that it is digital; map it, too (--include-adapters, include_adapters=True)",
     SkipReason.INSIDE_FUNCTION: "a local function uses it that nobody calls, that cannot be inlined, or that has to "
     "stay (--no-inline, inline_functions=False)",
     SkipReason.EMPTY: "it has no elements",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx_gconv.errors import UnmappableWeightError
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError
 from onnx_gconv.schemes.matrix_view import MatrixView
+from onnx_gconv.schemes.parts import ColumnParts, PartsChoice
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.weights.rearrangement import node_label
 from onnx_gconv.weights.records import Consumer, FoundWeight
+from onnx_gconv.weights.weight_parts import parts_of
 
 __all__ = ["WeightGrid", "weight_grid"]
 
@@ -20,56 +22,86 @@ class WeightGrid:
     """The groups of elements of a weight that share a scale.
 
     Attributes:
-        grid: The groups.
+        grid: The groups; None if all elements share a scale.
         consumer: Index of the consumer whose matrix view they follow.
-        note: What a user should know of it, or None.
+        notes: What a user should know of it, a line each.
+        parts: The parts of each matrix of that view, which share no scale; None for one.
     """
 
-    grid: ScaleGrid
+    grid: ScaleGrid | None
     consumer: int
-    note: str | None
+    notes: tuple[str, ...] = ()
+    parts: ColumnParts | None = None
 
 
-def weight_grid(weight: FoundWeight, granularity: Granularity) -> WeightGrid | None:
-    """The groups of elements of a weight that share a scale; None if all do.
+def weight_grid(weight: FoundWeight, granularity: Granularity, choice: PartsChoice = "none") -> WeightGrid:
+    """The groups of elements of a weight that share a scale.
 
     They follow the matrix view of the first MVM op that reads the weight.
+
+    Args:
+        weight: The weight.
+        granularity: What shares a scale: in a weight of parts, in each of them.
+        choice: Which parts it is in.
 
     Raises:
         UnmappableWeightError: If the weight is rearranged on its way to that op in a way that mixes its axes.
     """
-    if granularity.kind == "tensor":
-        return None
+    parts, of_parts = parts_of(weight, choice)
+    notes = () if of_parts is None else (of_parts,)
     views = [
         (index, consumer, consumer.view) for index, consumer in enumerate(weight.consumers) if consumer.view is not None
     ]
     index, consumer, view = views[0]
-    grid = _grid(weight, consumer, view, granularity)
-    others = [other for _, other, its_view in views[1:] if _differs(weight, other, its_view, granularity, grid)]
-    note = None
+    if granularity.kind == "tensor" and choice == "auto" and not _has_whole_axes(weight, consumer, view):
+        parts = None
+    if granularity.kind == "tensor" and parts is None:
+        return WeightGrid(None, index, notes)
+    found = WeightGrid(_grid(weight, consumer, view, granularity, parts), index, notes, parts)
+    others = [other for _, other, its_view in views[1:] if _differs(weight, other, its_view, granularity, found)]
     if others:
+        across = "parts" if granularity.kind == "tensor" else "channels or tiles"
         note = (
             f"its scales follow {node_label(consumer.node)}; {node_label(others[0].node)} reads it otherwise, "
-            "so that they cut across its channels or tiles"
+            f"so that they cut across its {across}"
         )
-    return WeightGrid(grid, index, note)
+        return replace(found, notes=(*notes, note))
+    return found
 
 
-def _grid(weight: FoundWeight, consumer: Consumer, view: MatrixView, granularity: Granularity) -> ScaleGrid:
+def _has_whole_axes(weight: FoundWeight, consumer: Consumer, view: MatrixView) -> bool:
+    """Whether the axes of a weight stay apart on the way to a reader, so that its columns can be told."""
+    try:
+        view.layout(weight.shape, consumer.path)
+    except IncommensurableShapeError:
+        return False
+    return True
+
+
+def _grid(
+    weight: FoundWeight, consumer: Consumer, view: MatrixView, granularity: Granularity, parts: ColumnParts | None
+) -> ScaleGrid:
     try:
         layout = view.layout(weight.shape, consumer.path)
     except IncommensurableShapeError as error:
+        of_parts = granularity.kind == "tensor"
+        remedy = "take it for one matrix (parts none)" if of_parts else "give it the granularity tensor"
         raise UnmappableWeightError(
-            f"cannot have a scale for each {granularity.kind.replace('_', ' of a ')}: on its way to "
-            f"{node_label(consumer.node)}, {error}; give it the granularity tensor"
+            f"cannot have a scale for each {'part' if of_parts else granularity.kind.replace('_', ' of a ')}: on its "
+            f"way to {node_label(consumer.node)}, {error}; {remedy}"
         ) from None
-    return ScaleGrid.of(layout, granularity, view.columns_per_channel)
+    return ScaleGrid.of(layout, granularity, view.columns_per_channel, parts)
 
 
 def _differs(
-    weight: FoundWeight, consumer: Consumer, view: MatrixView, granularity: Granularity, grid: ScaleGrid
+    weight: FoundWeight, consumer: Consumer, view: MatrixView, granularity: Granularity, found: WeightGrid
 ) -> bool:
+    """Whether a reader reads a weight so that its scales are not those of its own channels, tiles or parts."""
+    parts = found.parts
+    own = parts if parts is not None and parts.columns == view.columns else None
+    if granularity.kind == "tensor" and own is None:
+        return True
     try:
-        return _grid(weight, consumer, view, granularity) != grid
-    except UnmappableWeightError:
+        return _grid(weight, consumer, view, granularity, own) != found.grid
+    except (UnmappableWeightError, ValueError):
         return True

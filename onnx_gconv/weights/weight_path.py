@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx.defs
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.tensors.types import INTEGER_DTYPES, WIDENING_CASTS
+from onnx_gconv.weights.choices import PART_OPS, StackOnItsWay, choice_of, choosing_step
 from onnx_gconv.weights.constants import ConstantValues, constant_tensor
-from onnx_gconv.weights.mvm_ops import WeightSlot
+from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
 from onnx_gconv.weights.packed_ops import WrongPackingError
 from onnx_gconv.weights.rearrangement import (
     Evaluate,
     Rearrangement,
+    handed_on,
     is_rearranging,
     node_label,
-    rearrangement,
-    step_shape,
 )
 from onnx_gconv.weights.records import Dequantization
 
 __all__ = ["SlotUse", "WeightPath", "path_to", "reached_inputs"]
 
 # What `path_to` goes back through, besides nodes that rearrange.
-_PASSED_OPS = frozenset({"Cast", "DequantizeLinear", "Mul", "Sub"})
+_PASSED_OPS = frozenset({"Cast", "DequantizeLinear", "Gather", "GatherND", "Mul", "Scan", "Slice", "Split", "Sub"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +43,34 @@ class WeightPath:
         zero_points: For nodes of these that subtract the zero point of integer codes: the value that holds it, and its
             axis if it has one axis; None for a zero point with as many axes as the weight or with none.
         is_dequantized: Whether nodes of these make numbers of integer codes.
+        choosers: The nodes of these that choose matrices while the model runs, each with the index of the input by
+            which it takes them. What they choose from is a stack.
     """
 
     root: ir.Value
     nodes: tuple[ir.Node, ...]
     zero_points: dict[ir.Node, tuple[ir.Value, int | None]]
     is_dequantized: bool
+    choosers: Mapping[ir.Node, int] = field(default_factory=dict)
 
-    def steps(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[tuple[Rearrangement, ...], tuple[int, ...]]:
+    def along(self, shape: tuple[int, ...], evaluate: Evaluate) -> Iterator[tuple[ir.Node, StackOnItsWay]]:
+        """The nodes, each with what it reads of a weight of that shape; the caller looks at it before going on.
+
+        Raises:
+            EvaluationError: If a new shape or an axis cannot be computed.
+            ValueError: If the shape does not fit.
+        """
+        way = StackOnItsWay(shape)
+        for node in self.nodes:
+            yield node, way
+            if node in self.choosers:
+                way.choose(choice_of(node, self.choosers[node], len(way.shape)))
+            elif node.op_type in PART_OPS:
+                way.take_part()
+            elif is_rearranging(node):
+                way.rearrange(node, evaluate)
+
+    def arrival(self, shape: tuple[int, ...], evaluate: Evaluate) -> StackOnItsWay:
         """How a weight of that shape is rearranged on its way, and the shape in which it arrives.
 
         Args:
@@ -61,14 +81,11 @@ class WeightPath:
             EvaluationError: If a new shape or an axis cannot be computed.
             ValueError: If the shape does not fit.
         """
-        steps: list[Rearrangement] = []
-        for node in self.nodes:
+        way = StackOnItsWay(shape)
+        for node, way in self.along(shape, evaluate):
             if node.op_type in {"Mul", "Sub"}:
-                _require_no_broadcast(node, shape)
-            elif is_rearranging(node) and (step := rearrangement(node, shape, evaluate)) is not None:
-                steps.append(step)
-                shape = step_shape(step, shape)
-        return tuple(steps), shape
+                _require_no_broadcast(node, way.shape)
+        return way
 
     def zero_point(
         self,
@@ -92,20 +109,17 @@ class WeightPath:
             EvaluationError: If a zero point cannot be computed.
         """
         total = np.zeros((1,) * len(shape), np.int64)
-        steps: list[Rearrangement] = []
-        for node in self.nodes:
+        way = StackOnItsWay(shape)
+        for node, way in self.along(shape, evaluate):
             if node in self.zero_points:
                 value, axis = self.zero_points[node]
-                found = _broadcastable(evaluate(value), () if axis is None else (axis,), shape)
-                back = _before(steps, found, total.ndim)
+                found = _broadcastable(evaluate(value), () if axis is None else (axis,), way.shape)
+                back = _before(way, found, total.ndim)
                 if back is None:
                     return None
                 total = total + back
-            elif is_rearranging(node) and (step := rearrangement(node, shape, evaluate)) is not None:
-                steps.append(step)
-                shape = step_shape(step, shape)
         if at_slot is not None:
-            back = _before(steps, _broadcastable(evaluate(at_slot[0]), at_slot[1], shape), total.ndim)
+            back = _before(way, _broadcastable(evaluate(at_slot[0]), at_slot[1], way.shape), total.ndim)
             return None if back is None else total + back
         return total
 
@@ -137,8 +151,11 @@ class SlotUse:
         if is_packed and self.slot.packed is not None:
             layout = self.slot.packed.layout(self.node, self.packed_shape(shape, evaluate))
             return (), self.slot.view(self.node, layout.packing.shape)
-        steps, arrived = self.path.steps(shape, evaluate)
-        return steps, self.slot.view(self.node, arrived)
+        way = self.path.arrival(shape, evaluate)
+        view = self.slot.view(self.node, way.shape)
+        if self.path.choosers:
+            _require_matrices(view, way, self.node)
+        return tuple(way.steps), view.of_stack(way.hidden)
 
     def dequantization(self, shape: tuple[int, ...], evaluate: Evaluate) -> Dequantization | None:
         """What nodes make of codes of that shape; None if that is not known.
@@ -146,33 +163,31 @@ class SlotUse:
         Raises:
             EvaluationError: If how they are rearranged cannot be computed.
         """
-        steps: list[Rearrangement] = []
-        for node in self.path.nodes:
+        way = StackOnItsWay(shape)
+        for node, way in self.path.along(shape, evaluate):
             if node.op_type == "DequantizeLinear" or (node.op_type == "Mul" and self.path.is_dequantized):
-                return self._of_node(node, shape, steps)
-            if is_rearranging(node) and (step := rearrangement(node, shape, evaluate)) is not None:
-                steps.append(step)
-                shape = step_shape(step, shape)
+                return self._of_node(node, way)
         scale, zero_point = (_named_input(self.node, index) for index in (self.slot.scale, self.slot.zero_point))
         if scale is None:
             return None
         axes = self.slot.zero_point_axes_of(self.node)
-        axis = axes[-1] % len(shape) if axes and math.prod(_shape(scale)) > 1 else None
-        return _dequantization(scale, zero_point, _axis_before(steps, axis), 1)
+        axis = axes[-1] % len(way.shape) if axes and math.prod(_shape(scale)) > 1 else None
+        return _dequantization(scale, zero_point, _axis_before(way, axis), 1)
 
-    def _of_node(self, node: ir.Node, shape: tuple[int, ...], steps: Sequence[Rearrangement]) -> Dequantization | None:
-        """What a node makes of codes that arrive there in some shape, after some steps."""
+    def _of_node(self, node: ir.Node, way: StackOnItsWay) -> Dequantization | None:
+        """What a node makes of codes, where it reads them on their way."""
+        shape = way.shape
         if node.op_type == "Mul":
             scale = next((value for value in node.inputs if value is not None and not _is_way(value, self.path)), None)
             zero_point = next((value for value, _ in self.path.zero_points.values()), None)
             axis = None if scale is None else _only_axis(scale, shape)
-            return None if scale is None else _dequantization(scale, zero_point, _axis_before(steps, axis), 1)
+            return None if scale is None else _dequantization(scale, zero_point, _axis_before(way, axis), 1)
         scale, zero_point = _named_input(node, 1), _named_input(node, 2)
         if scale is None:
             return None
         axis = node.attributes.get_int("axis", 1) % max(len(shape), 1) if math.prod(_shape(scale)) > 1 else None
         block = node.attributes.get_int("block_size", 0) or 1
-        return _dequantization(scale, zero_point, _axis_before(steps, axis), block)
+        return _dequantization(scale, zero_point, _axis_before(way, axis), block)
 
     def packed_shape(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[int, ...]:
         """The shape in which bytes arrive, into which codes are packed.
@@ -181,10 +196,12 @@ class SlotUse:
             EvaluationError: If how they are rearranged cannot be computed.
             ValueError: If they are put into another order.
         """
-        steps, arrived = self.path.steps(shape, evaluate)
-        if self.path.is_dequantized or any(step.op == "transpose" for step in steps):
+        way = self.path.arrival(shape, evaluate)
+        if self.path.choosers:
+            raise WrongPackingError(f"{node_label(self.node)} reads bytes that are chosen while the model runs")
+        if self.path.is_dequantized or any(step.op == "transpose" for step in way.steps):
             raise WrongPackingError(f"{node_label(self.node)} reads the bytes in another order, or as numbers")
-        return arrived
+        return way.shape
 
     def zero_point(self, shape: tuple[int, ...], evaluate: Evaluate) -> NDArray[np.int64] | None:
         """The zero points of codes of that shape, or None if they cannot be told.
@@ -202,9 +219,23 @@ def _dequantization(scale: ir.Value, zero_point: ir.Value | None, axis: int | No
     return Dequantization(scale.name, named, axis, None if axis is None else block)
 
 
-def _axis_before(steps: Sequence[Rearrangement], axis: int | None) -> int | None:
+def _require_matrices(view: MatrixView, way: StackOnItsWay, node: ir.Node) -> None:
+    """Require that whole matrices are chosen: not vectors, and not rows or columns of one matrix.
+
+    Raises:
+        ValueError: If others are.
+    """
+    row = mvm_op(node)
+    is_convolution = row is not None and row.convolution is not None
+    channels = way.shape[:2]  # an axis of indices in their place would choose channels
+    if min(view.rows, view.columns) == 1 or (is_convolution and way.has_indices and min(channels) == 1):
+        raise ValueError("no whole matrices are chosen")
+
+
+def _axis_before(way: StackOnItsWay, axis: int | None) -> int | None:
     """The axis of a weight that became one of the rearranged weight; None if it is mixed with others."""
-    for step in reversed(steps):
+    axis = None if axis is None else axis + len(way.hidden)
+    for step in reversed(way.steps):
         if axis is None or step.op != "transpose":
             return None
         axis = step.argument[axis]
@@ -237,14 +268,22 @@ def _named_input(node: ir.Node, index: int | None) -> ir.Value | None:
 def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:
     """The way from a weight to a value.
 
-    It goes back to where something else is done than rearranging, casting to a type that keeps all values, or
-    dequantizing integer codes.
+    It goes back to where something else is done than rearranging, casting to a type that keeps all values, dequantizing
+    integer codes, or choosing from a stack of matrices while the model runs. Only a constant at its beginning is a
+    weight.
     """
     nodes: list[ir.Node] = []
     zero_points: dict[ir.Node, tuple[ir.Value, int | None]] = {}
+    choosers: dict[ir.Node, int] = {}
     is_dequantized = False
-    while (node := value.producer()) is not None:
-        if is_rearranging(node) or _is_widening(node):
+    while True:
+        if (step := choosing_step(value, values)) is not None:
+            nodes.append(step.node)
+            choosers.update(step.choosers)
+            value = step.source
+        elif (node := value.producer()) is None:
+            break
+        elif is_rearranging(node) or _is_widening(node):
             nodes.append(node)
             value = _first(node)
         elif node.op_type == "DequantizeLinear" and _other_inputs_are_constant(node, values):
@@ -260,7 +299,7 @@ def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:
             value = chain.root
         else:
             break
-    return WeightPath(value, tuple(reversed(nodes)), zero_points, is_dequantized)
+    return WeightPath(value, tuple(reversed(nodes)), zero_points, is_dequantized, choosers)
 
 
 def reached_inputs(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
@@ -269,13 +308,14 @@ def reached_inputs(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
     They are those behind nodes that can be part of a `WeightPath`, and no others: what stands behind a product is not
     looked at, so that the ways from all weights of a model together are hardly longer than the model.
     """
-    waiting, seen = deque([value]), set[ir.Node]()
+    waiting, seen = deque([value]), {value}
     while waiting:
         for node, index in waiting.popleft().uses():
             yield node, index
-            if node not in seen and (is_rearranging(node) or node.op_type in _PASSED_OPS):
-                seen.add(node)
-                waiting.extend(node.outputs)
+            if is_rearranging(node) or node.op_type in _PASSED_OPS:
+                new = [item for item in handed_on(node, index) if item not in seen]
+                seen.update(new)
+                waiting.extend(new)
 
 
 def _scaled_codes(node: ir.Node, values: ConstantValues) -> WeightPath | None:
@@ -383,15 +423,14 @@ def _broadcastable(found: NDArray[np.generic], axes: Sequence[int], shape: tuple
     return integers if fits else None
 
 
-def _before(
-    steps: Sequence[Rearrangement], zero_points: NDArray[np.int64] | None, rank: int
-) -> NDArray[np.int64] | None:
+def _before(way: StackOnItsWay, zero_points: NDArray[np.int64] | None, rank: int) -> NDArray[np.int64] | None:
     """The zero points of the weight, which has `rank` axes, from those of the rearranged weight."""
     if zero_points is None:
         return None
     if zero_points.size == 1:
         return zero_points.reshape((1,) * rank)
-    for step in reversed(steps):
+    zero_points = zero_points.reshape((1,) * len(way.hidden) + zero_points.shape)
+    for step in reversed(way.steps):
         if step.op != "transpose":
             return None
         zero_points = zero_points.transpose(np.argsort(step.argument))

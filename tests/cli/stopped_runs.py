@@ -293,7 +293,7 @@ def prepare(folder: Path, case: Case) -> None:
         write_bundle(folder / "in.onnx", folder / "bundle", (16, 16), arrays="npz")
         with np.load(folder / "bundle" / "conductances.npz") as targets:
             for error, name in enumerate(("old.npz", "new.npz")):
-                np.savez(folder / name, **{key: targets[key] + error for key in targets if "/g_" in key})
+                np.savez(folder / name, **{key: targets[key] + 0.5 * (1 + error) for key in targets if "/g_" in key})
     if case.old is not None:
         if case.command == "map":
             onnx.save(model, folder / "in.onnx")

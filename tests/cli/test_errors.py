@@ -464,7 +464,9 @@ def test_a_full_disk_while_measurements_are_read_back_leaves_the_old_output(gcon
     assert gconv("map", model_path("digits_cnn.onnx"), "-o", "m.gconv.onnx").code == 0
     assert gconv("handoff", "m.gconv.onnx", "--array", "256x256").code == 0
     (folder / "old" / "out.onnx").write_bytes(b"old")
-    found = on_a_small_disk("readback", "m.gconv.onnx", "m.gconv", "-o", "disk/out.onnx", "--external-data")
+    found = on_a_small_disk(
+        "readback", "m.gconv.onnx", "m.gconv", "-o", "disk/out.onnx", "--external-data", "--as-if-measured"
+    )
     assert (found.returncode, found.stdout) == (2, "")
     assert re.search(
         r"cannot write 'disk/out\.onnx': No space left on device; it needs 0\.3 MiB, free some", found.stderr

@@ -314,7 +314,7 @@ def all_outputs(source: Path, folder: Path) -> dict[str, str]:
         "simulate": gconv.simulate(mapped, repeats=1, times=["1d"], sensitivity=True),
     }
     bundle = reports["handoff"].output
-    reports["readback"] = gconv.handoff.read_back(mapped, bundle, folder / "measured.onnx", bundle=bundle)
+    reports["readback"] = gconv.handoff.read_back(mapped, bundle, folder / "measured.onnx", as_if_measured=True)
     texts = {name: rendered(report, width=300) for name, report in reports.items()}
     texts |= {f"{name} JSON": json.dumps(report.to_json(), default=str) for name, report in reports.items()}
     texts["manifest"] = ir.load(mapped).metadata_props["onnx_gconv"]

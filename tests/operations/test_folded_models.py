@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from onnx_gconv import ModelError, inspect_model, map_model, restore_model, verify
+from onnx_gconv import ModelError, check_model, inspect_model, map_model, restore_model, verify
 from onnx_gconv.cli import main
 from onnx_gconv.files.models import load_model, save_model
 
@@ -60,6 +60,24 @@ def test_inspect_calls_a_folded_model_not_mapped(folded):
     assert "the mapping was folded away: 'W' is a plain initializer again" in " ".join(str(report).split())
     assert "0 of 300 parameters of MVM ops (0.0%)" in " ".join(str(report).split())
     assert [item["name"] for item in report.to_json()["broken"]] == ["W", "V"]
+
+
+def test_what_to_do_about_a_folded_model_is_said_alike_everywhere(folded, mapped):
+    remedy = (
+        "map the original again, after all other tools (docs/other-tools.md), or make a plain model of this one with "
+        "`onnx-gconv restore`"
+    )
+    for report in (inspect_model(folded), check_model(folded), verify(mapped.with_name("model.onnx"), folded)):
+        assert report.remedy == report.to_json()["remedy"] == remedy
+        assert f"What to do: {remedy}." in " ".join(str(report).split())
+    assert inspect_model(mapped).remedy is None
+
+
+def test_arrays_of_conductances_are_those_that_are_there(folded, mapped):
+    assert check_model(mapped).arrays == 4
+    fold_one(mapped, "W")
+    assert check_model(mapped).to_json()["conductance_arrays"] == 2
+    assert check_model(folded).to_json()["conductance_arrays"] == 0
 
 
 def test_a_folded_model_is_restored_by_dropping_its_manifest_and_can_be_mapped_again(folded, mapped, tmp_path):

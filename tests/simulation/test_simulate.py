@@ -53,6 +53,30 @@ def test_each_value_is_that_of_the_model_of_that_chip(digits, tmp_path, compensa
     assert report.ideal == (scores.argmax(axis=1) == labels).mean()
 
 
+@pytest.mark.parametrize("dtype", [ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.float8_e4m3fn])
+def test_weights_of_types_that_no_array_can_feed_are_simulated(parse, normal, tmp_path, dtype):
+    weight = np.round(3 * normal(8, 6)).clip(0 if dtype == ml_dtypes.uint4 else -7, 7).astype(dtype)
+    model = parse(
+        "g (float[2,8] x) => (float[2,6] y) { V = DequantizeLinear(W, scale)  y = MatMul(x, V) }",
+        opsets='"" : 21',
+        W=weight,
+        scale=np.array(0.1, np.float32),
+    )
+    save_model(model, tmp_path / "in.onnx")
+    gconv.map_model(tmp_path / "in.onnx", tmp_path / "mapped.onnx")
+    x = normal(2, 8, seed=1)
+    np.savez(tmp_path / "x.npz", x=x)
+    how = {"device": "gaussian", "settings": {"sigma_us": 2.0}, "seed": 3}
+    program_model(tmp_path / "mapped.onnx", tmp_path / "chip.onnx", time="0s", **how)
+    ideal, found = (run_model(tmp_path / name, {"x": x}, "all")["y"] for name in ("in.onnx", "chip.onnx"))
+    expected = 10 * np.log10(
+        np.square(ideal, dtype=np.float64).sum() / np.square(found - ideal, dtype=np.float64).sum()
+    )
+    report = simulate(tmp_path / "mapped.onnx", times="0s", repeats=1, inputs=tmp_path / "x.npz", **how)
+    assert report.ideal == math.inf
+    np.testing.assert_allclose(report.times[0].values, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("converter", CONVERTERS)
 def test_the_outputs_of_a_chip_of_any_converter_are_those_of_its_model(parse, normal, tmp_path, converter):
     text = "g (float[2,9] x) => (float[2,4] y) { h = MatMul(x, W) a = Relu(h) y = Gemm <transB = 1> (a, V, b) }"

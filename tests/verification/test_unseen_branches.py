@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from onnx_gconv import ConfigError, map_model, verify
+from onnx_gconv.runtime.inputs import ValueRange
 
 NOTE = "a run takes one branch of an If (choice (If)), and what the other one computes is not compared"
 
@@ -30,8 +31,67 @@ def files(parse, normal, tmp_path):
     return tmp_path / "in.onnx", tmp_path / "out.onnx"
 
 
-def test_branches_that_no_input_takes_are_said_not_to_be_compared(files):
+@pytest.fixture
+def computed(parse, normal, tmp_path):
+    """A model that computes which of two products it takes, and the same mapped."""
+    model = parse(
+        """g (float[2,4] x) => (float[2,3] y) {
+            largest = ReduceMax <keepdims = 0> (x)
+            first = Greater(largest, limit)
+            [choice] y = If (first) <
+                then_branch = one () => (float[2,3] a) { a = MatMul(x, W) },
+                else_branch = other () => (float[2,3] b) { b = MatMul(x, V) }
+            >
+        }""",
+        W=normal(4, 3),
+        V=normal(4, 3, seed=1),
+        limit=np.array(0, np.float32),
+    )
+    ir.save(model, tmp_path / "computed.onnx")
+    map_model(tmp_path / "computed.onnx", tmp_path / "computed.gconv.onnx")
+    return tmp_path / "computed.onnx", tmp_path / "computed.gconv.onnx"
+
+
+def spoil_branch(path, name):
+    """Turn the product of a branch around."""
+    model = onnx.load(path)
+    [branch] = [item.g for node in model.graph.node for item in node.attribute if item.name == name]
+    branch.node.append(onnx.helper.make_node("Neg", [branch.output[0].name], ["turned"]))
+    branch.output[0].name = "turned"
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("name", ["then_branch", "else_branch"])
+def test_both_branches_that_a_generated_input_chooses_are_compared(files, name):
     found = verify(*files)
+    assert found.passed
+    assert found.if_nodes == ()
+    assert [(item.name, item.case) for item in found.outputs.comparisons] == [
+        ("y", None),
+        ("y", None),
+        *[("y", f"first={not bool(found_value(found))}")] * 2,
+    ]
+    assert "branch" not in str(found)
+    spoil_branch(files[1], name)
+    problems = verify(*files).problems
+    assert problems
+    assert all(problem.startswith("output 'y") for problem in problems)
+
+
+def found_value(report):
+    """The value of `first` that was drawn; the case names the other one."""
+    [case] = {item.case for item in report.outputs.comparisons} - {None}
+    return case == "first=False"
+
+
+def test_a_value_that_was_asked_for_is_the_only_one(files):
+    found = verify(*files, values={"first": ValueRange(1, 1)})
+    assert found.if_nodes == ("choice (If)",)
+    assert [item.case for item in found.outputs.comparisons] == [None, None]
+
+
+def test_branches_that_no_input_takes_are_said_not_to_be_compared(computed):
+    found = verify(*computed)
     assert found.passed
     assert found.if_nodes == ("choice (If)",)
     assert found.to_json()["if_nodes"] == ["choice (If)"]

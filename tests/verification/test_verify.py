@@ -248,6 +248,11 @@ def test_a_model_that_was_never_mapped_fails(original):
     assert not report.passed
     assert report.weights == ()
     assert "carries no mapping" in report.problems[0]
+    remedy = "map it with `onnx-gconv map`; if it was mapped, map it after all other tools (docs/other-tools.md)"
+    assert report.remedy == report.to_json()["remedy"] == remedy
+    assert f"What to do: {remedy}." in " ".join(str(report).split())
+    with pytest.raises(VerificationError, match=r"removed the mapping and its manifest; map it with `onnx-gconv map`"):
+        report.raise_if_failed()
 
 
 def test_a_mapping_without_its_manifest_fails_and_says_what_happened(original, mapped):

@@ -94,6 +94,6 @@ def test_scales_follow_the_first_reader_and_a_note_names_one_that_reads_otherwis
     [found] = find_weights(model).weights
     chosen = weight_grid(found, Granularity("channel"))
     assert (chosen.consumer, chosen.grid.stored_shape) == (0, (1, 6))
-    assert chosen.note == (
-        "its scales follow mm (MatMul); zz (MatMul) reads it otherwise, so that they cut across its channels or tiles"
+    assert chosen.notes == (
+        "its scales follow mm (MatMul); zz (MatMul) reads it otherwise, so that they cut across its channels or tiles",
     )

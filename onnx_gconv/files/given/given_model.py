@@ -87,22 +87,23 @@ class GivenModel:
             raise ConfigError(f"'{self.label}' is in memory and has no folder to write to; give an output, too")
         return default(self.label)
 
-    def load(self, watched: WatchedFiles | None = None) -> ir.Model:
+    def load(self, watched: WatchedFiles | None = None, *, may_lack_data: bool = False) -> ir.Model:
         """A model that may be changed; what the caller gave stays as it is. Elements of tensors are not copied.
 
         Args:
             watched: The files that it is read from are added to them.
+            may_lack_data: As for `load_model`.
 
         Raises:
             ModelError: If it cannot be read, or lacks what it has to have.
         """
         if self.file is not None:
-            return load_model(self.file, watched)
+            return load_model(self.file, watched, may_lack_data=may_lack_data)
         watched = WatchedFiles() if watched is None else watched
         try:
             model = _of_proto(self._object) if isinstance(self._object, onnx.ModelProto) else _of_model(self._object)
             for tensor in external_tensors(model):
-                check_external_tensor(tensor)
+                check_external_tensor(tensor, may_be_absent=may_lack_data)
                 watched.add(Path(tensor.path))
         except ModelError as error:
             raise ModelError(f"'{self.label}': {error}") from error.__cause__

@@ -264,7 +264,7 @@ def _run(
     try:
         return first_run(session.run, specs, dims=dims, values={}, seed=_SEED)
     except AllRefusedError as error:
-        raise error.first from None
+        raise error.telling from None
 
 
 def _source(given: GivenInputs) -> str:

@@ -241,6 +241,7 @@ def _settings(
     found = []
     for piece in plan.pieces:
         settings: dict[str, Any] = {"device": device, "converter": dict(converter.settings)}
+        settings["parts"] = "none"  # its tiles are those of the analog layer, whatever is split behind it
         settings["granularity"] = _granularity(plan, piece, plans, by_channel=by_channel)
         if (value := _largest_is_bias(plan.layer)) is not None:
             settings["clipping"] = {"value": value}

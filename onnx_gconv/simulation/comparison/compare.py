@@ -23,6 +23,7 @@ from onnx_gconv.files.models import save_model
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
+from onnx_gconv.runtime.prompts import TokenIds
 from onnx_gconv.simulation.bench import Bench
 from onnx_gconv.simulation.chip_weight import DriftCompensation
 from onnx_gconv.simulation.chips import chips_of, whole_number
@@ -36,7 +37,7 @@ from onnx_gconv.simulation.experiments.trials import trials_of
 from onnx_gconv.simulation.mapped_in_memory import is_mapped
 from onnx_gconv.simulation.metrics import chosen_output, metric_of
 from onnx_gconv.simulation.outputs import KeptOutput, Outputs
-from onnx_gconv.simulation.preparation import check_data_options, check_weights, mapped_for
+from onnx_gconv.simulation.preparation import asked_inputs, check_weights, mapped_for
 from onnx_gconv.simulation.samples import Samples
 from onnx_gconv.simulation.trial import WeightOnChips
 
@@ -56,6 +57,7 @@ def compare(
     times: str | float | Sequence[str | float] | None = None,
     repeats: int | None = None,
     inputs: str | os.PathLike[str] | None = None,
+    token_ids: Sequence[int] | TokenIds | None = None,
     labels: str | None = None,
     metric: str | None = None,
     output: str | None = None,
@@ -91,6 +93,7 @@ def compare(
         times: How long after programming.
         repeats: How many chips.
         inputs: An .npz file with samples, and labels. Generated inputs if neither here nor in the comparison.
+        token_ids: In place of `inputs`: the tokens of one prompt.
         labels: The name of the array of labels.
         metric: The metric.
         output: The output that the metric is about.
@@ -124,10 +127,11 @@ def compare(
     candidates = found.candidates(said, {**of_mapping, **({} if converter is None else {"converter": converter})})
     seed = whole_number("seed", (table.seed or 0) if seed is None else seed)
     workers = whole_number("number of workers", workers, 1)
-    if inputs is None and table.inputs is not None:
+    if inputs is None and token_ids is None and table.inputs is not None:
         inputs = found.folder / table.inputs
     labels, metric, output = labels or table.labels, metric or table.metric, output or table.output
-    batch = check_data_options(inputs, labels, table.batch if batch is None else batch, dims, values)
+    batch = table.batch if batch is None else batch
+    asked = asked_inputs(inputs, token_ids, labels=labels, batch=batch, dims=dims, values=values, seed=seed)
     watched = WatchedFiles()
     graph = given.load(watched)
     of_model = {} if journal is None else given.identity(graph)
@@ -140,12 +144,9 @@ def compare(
     ):
         place = Path(folder)
         with given.on_disk() as file, Bench(file, (), source) as bench:  # the model as it is
-            if inputs is None:
-                samples = bench.generated_inputs((), dims or {}, values or {}, seed)
-            else:
-                watched.add(Path(inputs), ConfigError)
-                samples = bench.inputs_of_file(Path(inputs), labels, batch, place)
-            samples = bench.with_unwritten((), samples)
+            if asked.file is not None:
+                watched.add(asked.file, ConfigError)
+            samples = bench.samples((), asked, place)
             is_plain = planned[0].model.how is not None
             yardstick = _yardstick(metric, output, samples, bench.run((), samples), place, is_plain=is_plain)
         if executor.takes_a_file and yardstick.reference is not None and yardstick.reference.is_on_disk:

@@ -119,7 +119,7 @@ class Experiment:
 def identity_of_data(of_model: Mapping[str, Any], samples: Samples, metric: Metric, output: str) -> dict[str, Any]:
     """What tells simulations of a model on some samples by a metric from others, as JSON values."""
     hashed = hashlib.sha256()
-    for name, array in sorted(samples.arrays.items()):
+    for name, array in sorted({**samples.arrays, **samples.completed}.items()):
         hashed.update(f"{name} {array.dtype} {array.shape}".encode())
         for part in _parts(array):
             is_text = part.dtype == object

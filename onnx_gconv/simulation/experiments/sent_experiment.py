@@ -171,7 +171,8 @@ class SentExperiment:
             raise ConfigError(f"cannot use the file of the inputs, {error}; {remedy}") from error
         if samples.file is None or samples.file.contents != file.contents:
             raise ConfigError(f"has other inputs in '{file.path}' than this machine; {remedy}")
-        return samples
+        sent = self._samples
+        return replace(samples, completed=sent.completed, completed_along=sent.completed_along)
 
     def _opened_reference(self, samples: Samples, place: Path) -> KeptOutput | None:
         """The output of the plain model that came, or that is computed here."""
@@ -263,4 +264,5 @@ def _copied(samples: Samples) -> Samples:
         labels = labels.copy()
         labels.setflags(write=False)  # as they were
     arrays = {name: np.array(array[:] if array.ndim else array) for name, array in samples.arrays.items()}
-    return replace(samples, arrays=arrays, labels=labels)
+    completed = {name: array.copy() for name, array in samples.completed.items()}
+    return replace(samples, arrays=arrays, labels=labels, completed=completed)

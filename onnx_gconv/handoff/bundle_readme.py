@@ -1,0 +1,244 @@
+"""README.txt of a bundle: what is where, in which unit, and how to read a tile of it in three lines."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from onnx_gconv.files.csv_text import inert
+from onnx_gconv.handoff.manifest import BundleManifest, LayerRecord, TileRecord
+from onnx_gconv.visible_text import visible, visible_json
+
+__all__ = ["README_FILE", "bundle_readme"]
+
+README_FILE = "README.txt"
+
+_INDENT = "    "
+
+_PAIR_LAYOUTS = {
+    "separate_arrays": "the devices of a pair stand on arrays of their own",
+    "adjacent_columns": "the devices of a pair stand in neighbouring columns of one array",
+    "interleaved_rows": "the devices of a pair stand in neighbouring rows of one array",
+}
+
+# How MATLAB and Octave read numbers of each type.
+_PRECISIONS = {"float32": "single", "float64": "double"}
+
+_OTHER_FILES = {
+    "manifest.json": "everything else that is known, as JSON: layers, tiles, the arrays they stand on, checksums",
+    "model.onnx": "the mapped model; it computes with these conductances",
+    "plain.onnx": "the model with its weights rebuilt from them",
+    "targets.csv": "the targets as text, a line for each device of each cell",
+}
+
+
+def bundle_readme(manifest: BundleManifest, formats: Sequence[str], *, csv: bool, pictures: bool) -> str:
+    """The text.
+
+    Args:
+        manifest: What the bundle holds.
+        formats: The formats of other tools in it, by name.
+        csv: Whether it has the targets as text.
+        pictures: Whether it has pictures.
+    """
+    files = [*_files(manifest, formats, csv=csv, pictures=pictures)]
+    width = max(len(name) for name, _ in files)
+    geometry = manifest.geometry
+    arrays = f"{manifest.total_arrays:,} arrays" if manifest.total_arrays != 1 else "1 array"
+    lines = [
+        f"Hand-off bundle of {_quoted(manifest.source.name)}, written by {visible(manifest.tool)}: the conductances",
+        "that the crossbar arrays of a chip are to be programmed to. All conductances are in µS (1e-6 siemens).",
+        "",
+        "Files",
+        *(f"{_INDENT}{name:{width}}  {text}" for name, text in files),
+        "",
+        "Words",
+        f"{_INDENT}layer   a weight of the model, as a matrix of inputs by outputs, or as several: L000, L001, ...",
+        f"{_INDENT}tile    a part of a matrix that stands on one array of the chip, or on one for each device",
+        f"{_INDENT}device  a conductance of a cell; weight = (sum coefficient * conductance - offset) / scale + zero",
+        "",
+        f"The chip: {arrays} of {geometry.rows} x {geometry.columns} (rows = inputs, columns = outputs);",
+        f"{_PAIR_LAYOUTS[geometry.pair_layout]}.",
+        "Cells of an array that hold no weight are programmed to the lowest conductance of the layer.",
+        *_tolerance(manifest),
+        "",
+        "Layers, with names as JSON has them",
+        *(f"{_INDENT}{line}" for layer in manifest.layers for line in _layer_lines(layer)),
+        *_reading(manifest, formats, csv=csv),
+        "",
+        "What was measured comes back under the same keys, [inputs, outputs] in µS, as measured.h5 or measured.npz.",
+        "docs/bundle.md of onnx_gconv specifies all of this.",
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _files(manifest: BundleManifest, formats: Sequence[str], *, csv: bool, pictures: bool) -> Iterator[tuple[str, str]]:
+    """The files and folders of the bundle, and what each is."""
+    yield "manifest.json", _OTHER_FILES["manifest.json"]
+    yield manifest.arrays.path, "the targets of every tile and device, [inputs, outputs] in µS; scales, zeros, biases"
+    known = [file.path for file in manifest.files]
+    for name in ("model.onnx", "plain.onnx"):
+        yield name, _OTHER_FILES[name]
+    folders = {*formats, "pictures"}
+    for path in known:
+        if path not in _OTHER_FILES and path.partition("/")[0] not in folders:
+            yield _quoted(path)[1:-1], "data of the models"
+    if csv:
+        yield "targets.csv", _OTHER_FILES["targets.csv"]
+    for name in formats:
+        yield f"{name}/", "the targets in the format of that name; README.txt in it says more"
+    if pictures:
+        yield "pictures/", "pictures of the targets"
+
+
+def _tolerance(manifest: BundleManifest) -> Iterator[str]:
+    preset = manifest.preset
+    if preset is None:
+        return
+    absolute = [] if preset.tolerance_us is None else [f"{preset.tolerance_us:g} µS"]
+    relative = [] if preset.tolerance_relative is None else [f"{preset.tolerance_relative * 100:g} % of its target"]
+    if both := [*absolute, *relative]:
+        larger = ", whichever is larger" if len(both) > 1 else ""
+        yield f"How far from its target a device may be ({visible(preset.name)}): {' or '.join(both)}{larger}."
+
+
+def _layer_lines(layer: LayerRecord) -> Iterator[str]:
+    view = layer.matrix_view
+    several = f"{view.matrices} matrices of " if view.matrices > 1 else ""
+    bias = f" and {layer.bias_rows} of the bias" if layer.bias_rows else ""
+    scale = "of many values" if layer.scale.value is None else f"{layer.scale.value:.9g}"
+    size = f"{several}{view.rows} inputs{bias} x {view.columns} outputs"
+    tiles = "1 tile" if len(layer.tiles) == 1 else f"{len(layer.tiles):,} tiles"
+    yield f"{layer.id}  {_quoted(layer.known_as)} of {visible(layer.nodes[0].op_type)}: {size} in {tiles}"
+    devices = ", ".join(f"{device.name} (coefficient {device.coefficient:g})" for device in layer.devices)
+    yield (
+        f"      devices {devices}; {layer.g_min:g} to {layer.g_max:g} µS, offset {layer.offset_us:g} µS, scale {scale} "
+        "µS per unit of weight"
+    )
+
+
+# Reading a tile
+
+
+@dataclass(frozen=True)
+class _Example:
+    """The tile that the lines read.
+
+    Attributes:
+        key: The key of its array.
+        tile: Its id.
+        device: Name of the device.
+        shape: Its inputs and outputs.
+        precision: What MATLAB calls the type of its numbers.
+    """
+
+    key: str
+    tile: str
+    device: str
+    shape: tuple[int, int]
+    precision: str
+
+    @classmethod
+    def of(cls, layer: LayerRecord, tile: TileRecord) -> _Example:
+        shape = tile.inputs[1] - tile.inputs[0], tile.outputs[1] - tile.outputs[0]
+        device = layer.devices[0].name
+        return cls(tile.conductances[0].key, tile.id, device, shape, _PRECISIONS[layer.array_dtype])
+
+
+def _reading(manifest: BundleManifest, formats: Sequence[str], *, csv: bool) -> Iterator[str]:
+    """How to read a tile, in each of the forms that the bundle has, by programs that run in its folder."""
+    if not manifest.layers:
+        return
+    layer = manifest.layers[0]
+    tile = layer.tiles[0]
+    example = _Example.of(layer, tile)
+    yield ""
+    inputs, outputs = example.shape
+    yield f"Reading a tile: {example.device} of {example.tile}, {inputs} inputs x {outputs} outputs, in µS."
+    yield (
+        f"It is inputs {tile.inputs[0]} to {tile.inputs[1] - 1} and outputs {tile.outputs[0]} to {tile.outputs[1] - 1} "
+        f"of matrix {tile.matrix} of {layer.id}. The lines run in the folder of this file."
+    )
+    forms: dict[str, Callable[[_Example], dict[str, list[str]]]] = {"hdf5": _hdf5_lines, "npz": _npz_lines}
+    readings = [(manifest.arrays.path, forms[manifest.arrays.kind](example))]
+    if "npy" in formats:
+        readings.append(("npy", _npy_lines(example)))
+    if csv:
+        readings.append(("targets.csv", _csv_lines(example)))
+    for file, lines_of in readings:
+        for language, lines in lines_of.items():
+            yield ""
+            yield f"{file} in {language}"
+            yield from (f"{_INDENT}{line}" for line in lines)
+
+
+def _hdf5_lines(example: _Example) -> dict[str, list[str]]:
+    layer, _, rest = example.key.partition("/")
+    fields = ".".join(re.sub(r"\W", "_", part, flags=re.ASCII) for part in rest.split("/"))
+    return {
+        "Python": [
+            "import h5py",
+            'with h5py.File("conductances.h5") as file:',
+            f'{_INDENT}targets = file["{example.key}"][()]',
+        ],
+        "MATLAB": [
+            f"targets = h5read('conductances.h5', '/{example.key}')';  % it has the axes the other way round",
+            f"unit = h5readatt('conductances.h5', '/{example.key}', 'unit');",
+            f"range = h5readatt('conductances.h5', '/{example.key}', 'range');",
+        ],
+        "Octave": [
+            f"load('conductances.h5', '{layer}');",
+            f"targets = {layer}.{fields}';  % it has the axes the other way round",
+        ],
+    }
+
+
+def _npz_lines(example: _Example) -> dict[str, list[str]]:
+    return {
+        "Python": ["import numpy as np", f'targets = np.load("conductances.npz")["{example.key}"]'],
+        "MATLAB and Octave": [
+            "folder = tempname(); unzip('conductances.npz', folder);",
+            *_npy_in_matlab(f"fullfile(folder, '{example.key}.npy')", example),
+        ],
+    }
+
+
+def _npy_lines(example: _Example) -> dict[str, list[str]]:
+    return {
+        "Python": ["import numpy as np", f'targets = np.load("npy/{example.key}.npy")'],
+        "MATLAB and Octave": _npy_in_matlab(f"'npy/{example.key}.npy'", example),
+    }
+
+
+def _npy_in_matlab(path: str, example: _Example) -> list[str]:
+    """A header of 10 bytes, of which the last two are the length of the rest, comes before the numbers."""
+    rows, columns = example.shape
+    return [
+        f"file = fopen({path}); head = fread(file, 10); fseek(file, 10 + head(9) + 256 * head(10), 'bof');",
+        f"targets = fread(file, [{columns}, {rows}], '{example.precision}', 0, 'ieee-le')'; fclose(file);",
+    ]
+
+
+def _csv_lines(example: _Example) -> dict[str, list[str]]:
+    shape, (rows, columns) = example.shape, example.shape
+    device = inert(example.device)  # as it stands there
+    in_matlab = device.replace("'", "''")
+    place, columns_read = json.dumps([example.tile, device]), "%s %s %f %f %f %f %f %*[^\\n]"
+    return {
+        "Python": [
+            "import csv, numpy as np",
+            'with open("targets.csv", encoding="utf-8", newline="") as file:',
+            f"{_INDENT}targets = np.reshape([float(c[6]) for c in csv.reader(file) if c[:2] == {place}], {shape})",
+        ],
+        "MATLAB and Octave": [
+            f"file = fopen('targets.csv'); fgetl(file); cells = textscan(file, '{columns_read}', 'Delimiter', ',');",
+            f"is_mine = strcmp(cells{{1}}, '{example.tile}') & strcmp(cells{{2}}, '{in_matlab}');",
+            f"targets = reshape(cells{{7}}(is_mine), {columns}, {rows})';",
+        ],
+    }
+
+
+def _quoted(name: str) -> str:
+    return visible_json(json.dumps(name, ensure_ascii=False))

@@ -1,0 +1,63 @@
+"""What the manifest says of the chip: the size of its arrays, its device, its defects, and what its outputs make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx_gconv.crossbars.chip import LayerPlacement, passed_over
+from onnx_gconv.crossbars.defects import DefectMap
+from onnx_gconv.crossbars.tiles import ArrayGeometry
+from onnx_gconv.devices.presets import DevicePreset
+from onnx_gconv.handoff.manifest import DefectsRecord, GeometryRecord, PresetRecord
+
+__all__ = ["PARTIAL_SUMS", "defects_record", "geometry_record", "preset_record"]
+
+PARTIAL_SUMS = (
+    "The outputs of tiles of one matrix with the same outputs are added over their inputs, each after its own scale "
+    "and zero; tiles with other outputs are placed side by side. sum_k c_k * G_k of each cell, less offset_us, is "
+    "divided by the scale of the cell, and the zero is added; where one column of a tile has one scale, that can be "
+    "done digitally after the array: y = ((x @ sum_k c_k * G_k) - offset_us * sum(x)) / scale + zero * sum(x). "
+    "matrix_view.factor multiplies the result of the layer, before the bias is added."
+)
+
+
+def preset_record(preset: DevicePreset | None) -> PresetRecord | None:
+    """What the manifest says of the published device that was chosen; None if none was."""
+    if preset is None:
+        return None
+    return PresetRecord(
+        name=preset.name, tolerance_us=preset.tolerance_us, tolerance_relative=preset.tolerance_relative
+    )
+
+
+def defects_record(name: str, sha256: str, found: DefectMap, placements: Sequence[LayerPlacement]) -> DefectsRecord:
+    """What the manifest says of the defect map.
+
+    Args:
+        name: Name of its file.
+        sha256: Checksum of it.
+        found: The map.
+        placements: Where the tiles stand.
+    """
+    return DefectsRecord(
+        name=name,
+        sha256=sha256,
+        array_count=found.array_count,
+        arrays=len(found.arrays),
+        passed_over=passed_over(placements),
+    )
+
+
+def geometry_record(geometry: ArrayGeometry) -> GeometryRecord:
+    """What the manifest says of the arrays of the chip."""
+    return GeometryRecord(
+        rows=geometry.rows,
+        columns=geometry.columns,
+        partition=geometry.partition,
+        pair_layout=geometry.pair_layout,
+        whole_kernels=geometry.whole_kernels,
+        bias_rows=geometry.bias_rows,
+        spare_rows=geometry.spare_rows,
+        spare_columns=geometry.spare_columns,
+        padding="g_min",
+    )

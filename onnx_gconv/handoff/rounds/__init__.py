@@ -1,0 +1,1 @@
+"""Rounds of writing and verifying: which cells to program next, as a table for a pulse programmer."""

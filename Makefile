@@ -96,7 +96,7 @@ format: $(VENV)/.installed-dev
 
 clean:
 	rm -rf $(VENV) $(OLIVE) $(ZIGZAG) $(ACCELFORGE) $(GENAI) $(OPTIMUM)
-	rm -rf .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output site
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

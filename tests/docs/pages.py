@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # What readers run outside of onnx_gconv: installers, other machines and other programs. All else is run.
 OTHER_PROGRAMS = {"cd", "conda", "dask", "docker", "git", "make", "mkdocs", "netron", "olive", "pip"}
 
-_FENCE = re.compile(r'^```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r'^```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.MULTILINE | re.DOTALL
+)
 _INDENTED = re.compile(r"^    (?:onnx-gconv|python) (?:.*\\\n)*.*$", re.MULTILINE)
 
 
@@ -83,7 +85,8 @@ def links(page: str) -> Iterator[tuple[str, str]]:
 def commands(block: Block) -> Iterator[tuple[list[str], int, str]]:
     """The commands of a console, each with its exit code and the output that the page shows."""
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
-        line, shown = re.match(r"((?:.*\\\n)*.*)\n?(.*)", part, flags=re.DOTALL).groups()
+        line = re.match(r"(?:.*\\\n)*.*", part)[0]
+        shown = part[len(line) :]
         code = re.search(r"# exit code (\d)", line)
         yield shlex.split(line.replace("\\\n", ""), comments=True), int(code[1]) if code else 0, shown
 

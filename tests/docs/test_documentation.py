@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-import shutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -17,17 +15,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnx_gconv as gconv
 from onnx_gconv.cli import main
-from onnx_gconv.converters import CONVERTERS, SinglePairConductanceConverter, registry
-from onnx_gconv.converters.registry import ConverterRegistry
+from onnx_gconv.converters import CONVERTERS, SinglePairConductanceConverter
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.devices.registry import DEVICE_MODELS, device_model
+from onnx_gconv.devices.registry import DEVICE_MODELS
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity, GranularityKind
 from onnx_gconv.schemes.scheme import MappingScheme
-from onnx_gconv.weights import MVM_OPS, SkipReason
+from onnx_gconv.weights import SkipReason
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Every example of every page is done as a reader does it: Python, commands, configuration files, and what they print."""
+"""Every example of every page is done as a reader does it: Python, commands, files, and what they print."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from onnx_gconv.models import model_path
 from onnx_gconv.weights import MVM_OPS
 from tests.docs.pages import ROOT, Reader, blocks, headings, links, pages
 
-# Pages whose `model.onnx` is the network with convolutions; that of the others has layers of Gemm alone.
+# Pages whose `model.onnx` has convolutions, or is one of language; that of the others has layers of Gemm alone.
 OF_CONVOLUTIONS = {"docs/reference/command-line.md", "docs/reference/configuration.md", "docs/python.md"}
+OF_LANGUAGE = {"docs/guide/language-models.md": "mobius_llama_past_fp32.onnx"}
 
 
-def tested_elsewhere() -> set[str]:
+def pages_of_other_tests() -> set[str]:
     """Pages that have a test of their own, which names the file of the page."""
     tests = [
         file.read_text(encoding="utf-8")
@@ -38,7 +39,7 @@ EXECUTED = {"python", "console", "toml"}
 FOLLOWED = [
     page
     for page in pages()
-    if page not in tested_elsewhere() | {"docs/format.md"} and any(block.language in EXECUTED for block in blocks(page))
+    if page not in pages_of_other_tests() | {"docs/format.md"} and any(block.language in EXECUTED for block in blocks(page))
 ]
 
 
@@ -62,6 +63,9 @@ def folder(tmp_path, monkeypatch):
 def prepare(page):
     with np.load(model_path("digits_test.npz")) as data:
         images, labels = data["images"].astype(np.float32), data["labels"]
+    if page in OF_LANGUAGE:
+        shutil.copyfile(ROOT / "tests" / "data" / "language_models" / OF_LANGUAGE[page], "model.onnx")
+        return
     if page in OF_CONVOLUTIONS:
         shutil.copyfile(model_path("digits_cnn.onnx"), "model.onnx")
         samples = {"image": images}
@@ -89,12 +93,27 @@ def of_aihwkit(names):
     ]
 
 
+def of_language(names):
+    assert [item.argmax_agreement for item in names["logits"].positions] == [1.0] * 5
+    assert names["chips"].samples == 6
+    assert 0 < names["chips"].times[0].spread.mean <= names["chips"].ideal
+
+
 # What must have come of a page, beyond that all of it ran.
-AFTERWARDS = {"docs/devices.md": of_devices, "docs/guide/aihwkit.md": of_aihwkit}
+AFTERWARDS = {
+    "docs/devices.md": of_devices,
+    "docs/guide/aihwkit.md": of_aihwkit,
+    "docs/guide/language-models.md": of_language,
+}
 
 
-@pytest.mark.parametrize("page", FOLLOWED)
-@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning", "ignore:.*:UserWarning")
+def as_parameter(page):
+    """A page, with the mark that lets torch's exporter and aihwkit warn of parts of their own."""
+    exports = any(word in (ROOT / page).read_text(encoding="utf-8") for word in ("import torch", "aihwkit.nn"))
+    return pytest.param(page, marks=[pytest.mark.filterwarnings("ignore")] if exports else [], id=page)
+
+
+@pytest.mark.parametrize("page", [as_parameter(page) for page in FOLLOWED])
 def test_whoever_follows_the_page_gets_what_it_shows(page, folder, monkeypatch, capsys):
     prepare(page)
 
@@ -112,7 +131,7 @@ def test_whoever_follows_the_page_gets_what_it_shows(page, folder, monkeypatch, 
 
 def test_pages_that_have_a_test_of_their_own_are_few():
     known = {"bundle.md", "cluster.md", "continuous-integration.md", "pipelines.md"}
-    assert known <= {Path(page).name for page in tested_elsewhere()}
+    assert known <= {Path(page).name for page in pages_of_other_tests()}
 
 
 @pytest.mark.parametrize("page", pages())

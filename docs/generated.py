@@ -6,8 +6,10 @@ outside of ``docs/`` (examples, tests, other READMEs) becomes pages of the site,
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import io
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -30,7 +32,7 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split()) or "–"
+    return " ".join(text.replace("|", "\\|").split()) or "-"
 
 
 # ---- the command line -------------------------------------------------------------------------------------------
@@ -45,45 +47,25 @@ def command_line() -> str:
     return "\n\n".join(_commands(typer.main.get_command(app), "onnx-gconv"))
 
 
-def _commands(command: Any, path: str) -> Iterator[str]:  # noqa: ANN401 - of click, or of typer's copy of it
-    for name, each in sorted(getattr(command, "commands", {}).items()):
-        if getattr(each, "commands", None):
-            yield from _commands(each, f"{path} {name}")
+def _commands(group: Any, path: str) -> Iterator[str]:  # noqa: ANN401 - of click, or of typer's copy of it
+    for name, command in sorted(group.commands.items()):
+        if getattr(command, "commands", None):
+            yield from _commands(command, f"{path} {name}")
             continue
-        arguments = [item for item in each.params if item.param_type_name == "argument"]
-        usage = " ".join((path, name, "[OPTIONS]", *(_argument(item) for item in arguments)))
-        parts = [f"### {path} {name}", each.help or "", f"```text\n{usage}\n```"]
+        context = command.context_class(command, info_name=f"{path} {name}")
+        with contextlib.redirect_stdout(io.StringIO()):
+            command.get_help(context)  # some texts are filled in when the help is shown
+        parts = [f"### {path} {name}", command.help or ""]
         panels: dict[str, list[tuple[str, ...]]] = {}
-        for item in each.params:
-            if item.param_type_name == "option" and not getattr(item, "hidden", False):
-                panels.setdefault(getattr(item, "rich_help_panel", None) or "Options", []).append(_option(item))
-        if arguments:
-            parts.append(table(("argument", "what it is"), [(f"`{_argument(a)}`", _help(a)) for a in arguments]))
+        for item in command.params:
+            is_argument = item.param_type_name == "argument"
+            record = item.get_help_record(context)
+            if record is not None:  # of hidden options there is none
+                panel = "Arguments" if is_argument else getattr(item, "rich_help_panel", None) or "Options"
+                panels.setdefault(panel, []).append((f"`{record[0]}`", record[1].replace("<", "&lt;")))
         for panel, rows in panels.items():
-            parts += [f"**{panel}**", table(("option", "value", "what it does"), rows)]
+            parts += [f"**{panel}**", table(("option" if panel != "Arguments" else "argument", "what it does"), rows)]
         yield "\n\n".join(parts)
-
-
-def _argument(item: Any) -> str:  # noqa: ANN401
-    name = item.name.upper() + ("..." if item.nargs == -1 else "")
-    return name if item.required else f"[{name}]"
-
-
-def _option(item: Any) -> tuple[str, str, str]:  # noqa: ANN401
-    names = ", ".join(f"`{name}`" for name in (*item.opts, *item.secondary_opts))
-    choices = getattr(item.type, "choices", None)
-    value = "" if item.is_flag else " ".join(f"`{choice}`" for choice in choices) if choices else item.metavar or ""
-    if not value and not item.is_flag:
-        value = {"text": "TEXT", "path": "FILE", "integer": "N", "float": "NUMBER"}.get(item.type.name, "VALUE")
-    return names, value, _help(item)
-
-
-def _help(item: Any) -> str:  # noqa: ANN401
-    text = re.sub(r"<([^>]*)>", r"`<\1>`", getattr(item, "help", None) or "")
-    default = item.default
-    if item.param_type_name == "option" and item.show_default and default not in {None, False, (), ""}:
-        return f"{text} Default: `{default}`."
-    return text
 
 
 # ---- settings ---------------------------------------------------------------------------------------------------
@@ -245,9 +227,12 @@ def api_reports() -> str:
 
 
 def api_mapping() -> str:
-    """What says how a weight is mapped."""
+    """What says how a weight is mapped, but for the converters, which have a page of their own."""
     return _api(
-        lambda name, each: inspect.isclass(each) and not _is_report(name, each) and not _is_error(name, each)
+        lambda name, each: (
+            inspect.isclass(each)
+            and not (_is_report(name, each) or _is_error(name, each) or name.endswith("Converter"))
+        )
     )
 
 
@@ -259,11 +244,16 @@ def api_errors() -> str:
 def _of_module(name: str) -> str:
     import importlib
 
+    from onnx_gconv.devices.registry import DEVICE_MODELS
+
     module = importlib.import_module(name)
+    elsewhere = [*DEVICE_MODELS.values()]  # what has a page of its own
     return "\n\n".join(
         _documented(each)
         for each in (getattr(module, item) for item in module.__all__)
-        if (inspect.isclass(each) or inspect.isfunction(each)) and each.__module__.startswith("onnx_gconv")
+        if (inspect.isclass(each) or inspect.isfunction(each))
+        and each.__module__.startswith("onnx_gconv")
+        and each not in elsewhere
     )
 
 

@@ -39,7 +39,8 @@ EXECUTED = {"python", "console", "toml"}
 FOLLOWED = [
     page
     for page in pages()
-    if page not in pages_of_other_tests() | {"docs/format.md"} and any(block.language in EXECUTED for block in blocks(page))
+    if any(block.language in EXECUTED for block in blocks(page))
+    and page not in pages_of_other_tests() | {"docs/format.md"}
 ]
 
 

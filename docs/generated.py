@@ -307,9 +307,17 @@ def on_files(files: Any, config: Any) -> Any:  # noqa: ANN401 - of MkDocs, which
     return files
 
 
+_NOT_FOUND_BY_SEARCH = "---\nsearch:\n  exclude: true\n---\n\n"
+
+
 def _page_of(path: Path) -> str:
+    """Files for people to read, and code that the search does not find before the pages about it."""
     if path.suffix == ".md":
         return path.read_text(encoding="utf-8")
+    return _NOT_FOUND_BY_SEARCH + _listing(path)
+
+
+def _listing(path: Path) -> str:
     if path.is_dir():
         within = (file for file in sorted(path.rglob("*")) if file.is_file() and "__pycache__" not in file.parts)
         shown = [_code(file) for file in within if file.suffix in _LANGUAGES]

@@ -14,7 +14,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_gconv as gconv
-from onnx_gconv.cli import main
 from onnx_gconv.converters import CONVERTERS, SinglePairConductanceConverter
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.devices.registry import DEVICE_MODELS
@@ -27,7 +26,6 @@ from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.weights import SkipReason
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
 DEVICES = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
 
@@ -47,17 +45,6 @@ def save_example(path: Path) -> np.ndarray:
     )
     onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), path)
     return weight
-
-
-def test_every_command_and_option_of_the_page_exists(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    helps = ""
-    for command in re.findall(r"^\| `onnx-gconv ([\w-]+)", COMMANDS, flags=re.MULTILINE):
-        monkeypatch.setattr("sys.argv", ["onnx-gconv", command, "--help"])
-        assert main() == 0
-        helps += capsys.readouterr().out
-    for option in set(re.findall(r"`(--[a-z-]+)", COMMANDS)):
-        assert option in helps, option
 
 
 def test_the_manifest_of_the_worked_example_is_the_one_that_mapping_writes(tmp_path: Path) -> None:

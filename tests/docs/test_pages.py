@@ -109,9 +109,10 @@ AFTERWARDS = {
 
 
 def as_parameter(page):
-    """A page, with the mark that lets torch's exporter and aihwkit warn of parts of their own."""
+    """A page; those that export do so on one worker, and torch's exporter and aihwkit warn of parts of their own."""
     exports = any(word in (ROOT / page).read_text(encoding="utf-8") for word in ("import torch", "aihwkit.nn"))
-    return pytest.param(page, marks=[pytest.mark.filterwarnings("ignore")] if exports else [], id=page)
+    marks = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("torch_integration")] if exports else []
+    return pytest.param(page, marks=marks, id=page)
 
 
 @pytest.mark.parametrize("page", [as_parameter(page) for page in FOLLOWED])

@@ -38,8 +38,8 @@ from benchmarks.machine import Machine, describe_machine, versions
 from onnx_gconv.devices import device_model
 from onnx_gconv.devices.compilation import ENVIRONMENT_VARIABLE
 from onnx_gconv.models import model_path
-from onnx_gconv.simulation.simulated_tensor import SimulatedDevices, in_memory
-from onnx_gconv.simulation.streams import ChipStreams
+from onnx_gconv.simulation.chips.simulated_tensor import SimulatedDevices, in_memory
+from onnx_gconv.simulation.chips.streams import ChipStreams
 
 __all__ = ["Report", "analog_network", "digits", "main", "run"]
 

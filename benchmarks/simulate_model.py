@@ -29,8 +29,8 @@ from benchmarks.measurement import Measurement, measure
 from onnx_gconv.crossbars.target_weights import target_weights
 from onnx_gconv.files.models import load_model
 from onnx_gconv.runtime.session import ModelSession
-from onnx_gconv.simulation.chips import chips_of
-from onnx_gconv.simulation.simulated_tensor import in_memory
+from onnx_gconv.simulation.chips.chips import chips_of
+from onnx_gconv.simulation.chips.simulated_tensor import in_memory
 from onnx_gconv.tensors.streamed import all_elements
 
 __all__ = ["main"]

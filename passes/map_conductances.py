@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Unpack
@@ -19,6 +20,12 @@ from onnx_gconv.mapping.tensor_texts import kept_texts
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.mapping.value_uses import hand_over_uses
 from onnx_gconv.passes.annotations import annotate, annotation_notes
+from onnx_gconv.passes.decode_packed_weights import (
+    DecodePackedWeights,
+    decoded_op_types,
+    decoded_record,
+    is_decodable,
+)
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_manifest import manifest_of
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
@@ -139,7 +146,7 @@ class MapConductances(ModelPass[MappingResult]):
             ConfigError: If a pattern matches nothing.
             ModelError: If the model is mapped already or too old, or external data cannot be read.
         """
-        return self._plan(*self._inlined(model))
+        return self._plan(*self._prepared(model))
 
     def preview(self, model: ir.Model, *, list_refused: bool = False) -> Manifest:
         """The manifest that the pass would write.
@@ -153,7 +160,7 @@ class MapConductances(ModelPass[MappingResult]):
             ModelError: If the model is mapped already or too old, or external data cannot be read.
             UnmappableWeightError: If a weight has values that no conductance can hold, and they are not to be listed.
         """
-        subject, notes = self._inlined(model)
+        subject, notes = self._prepared(model)
         plan = self._plan(subject, notes)
         if list_refused:
             plan = plan.refused_as_skipped()
@@ -175,14 +182,40 @@ class MapConductances(ModelPass[MappingResult]):
         )
         return (subject if result.modified else model), notes
 
+    def _prepared(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
+        """A model as its weights can be found: with functions inlined, and packed weights decoded that can only be so.
+
+        Returns:
+            A copy of the model, or the model itself if nothing has to be done; and what to say of it.
+        """
+        subject, notes = self._inlined(model)
+        if not is_decodable(subject, self._decoded_ops):
+            return subject, notes
+        copy = subject.clone() if subject is model else subject  # it shares the tensors
+        return (copy if DecodePackedWeights(self._decoded_ops)(copy).modified else subject), notes
+
+    def _prepare(self, model: ir.Model, plan: MappingPlan) -> None:
+        """Change a model as the copy was changed that a plan is for, but for packed weights that stay as they are."""
+        if self._settings.inline_functions and model.functions:
+            InlineWeightFunctions()(model)
+        only = {(item.found.scope.path, item.found.name) for item in plan.weights}
+        if is_decodable(model, self._decoded_ops):
+            DecodePackedWeights(self._decoded_ops, only=only)(model)
+
+    @property
+    def _decoded_ops(self) -> tuple[str, ...]:
+        """The ops whose packed weights are mapped as numbers, not as codes."""
+        return decoded_op_types(self._settings.quantized)
+
     def _find(self, model: ir.Model, *, freeze_inputs: bool) -> WeightSurvey:
         settings = self._settings
         return find_weights(
             model,
             lookups=settings.include_ops,
-            quantized=settings.quantized == "map",
+            quantized=settings.quantized != "skip",
             freeze_inputs=freeze_inputs,
             adapters=settings.include_adapters,
+            dequantized=settings.quantized == "dequantized",
         )
 
     def _transferred(self, plan: MappingPlan, model: ir.Model) -> MappingPlan:
@@ -216,7 +249,7 @@ class MapConductances(ModelPass[MappingResult]):
             UnmappableWeightError: If a weight has values that no conductance can hold.
             DamagedModelError: If the rewritten graph is none any more, which would be a fault of this package.
         """
-        subject, notes = self._inlined(model)
+        subject, notes = self._prepared(model)
         plan = self._plan(subject, notes)
         plan.raise_if_refused()
         if not plan.weights:
@@ -225,7 +258,7 @@ class MapConductances(ModelPass[MappingResult]):
             return MappingResult(model, modified=False, report=MappingReport(MODEL_IN_MEMORY, manifest))
         rewrite = SoundRewrite(model)
         if subject is not model:
-            InlineWeightFunctions()(model)
+            self._prepare(model, plan)
             plan = self._transferred(plan, model)
         manifest = _apply(model, plan)
         rewrite.require(model)
@@ -350,6 +383,12 @@ def _notes(model: ir.Model, plan: MappingPlan) -> Iterator[str]:
     elif frozen := [f"'{value.name}'" for value in _replaceable(model, plan)]:
         yield f"constants now, no graph inputs that a caller may replace: {', '.join(frozen)}"
     yield from annotation_notes(plan.weights)
+    ops = Counter(said.op_type for item in plan.weights if (said := decoded_record(item.found.tensor)) is not None)
+    for op_type, count in ops.items():
+        yield (
+            f"{count} weight{'s' if count > 1 else ''} of {op_type} {'are' if count > 1 else 'is'} decoded, and MatMul "
+            "stands in place of the op"
+        )
 
 
 def _replaceable(model: ir.Model, plan: MappingPlan) -> tuple[ir.Value, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_gconv.mapping import (
+    BlocksRecord,
     ClippingRecord,
     ComputeDtype,
     ConductanceRecord,
@@ -32,9 +33,11 @@ from onnx_gconv.mapping import (
     format_version_of,
 )
 from onnx_gconv.mapping.unique_names import UniqueNames
+from onnx_gconv.passes.decode_packed_weights import decoded_record
 from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
 from onnx_gconv.passes.node_placement import Placement
 from onnx_gconv.passes.shared_weights import digital_uses
+from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.version import TOOL
 from onnx_gconv.weights import FoundWeight
 from onnx_gconv.weights.origin import Origin
@@ -120,6 +123,8 @@ def _weight_record(weight: PlannedWeight, plan: MappingPlan, names: UniqueNames,
         limited=weight.is_limited,
         dequantization=_dequantization_record(found),
         parts=_part_records(weight),
+        zero_point_blocks=_blocks_record(found),
+        decoded_from=decoded_record(found.tensor),
     )
 
 
@@ -137,6 +142,11 @@ def _packing_record(found: FoundWeight, names: UniqueNames) -> PackingRecord | N
     return PackingRecord.model_validate(
         {"bits": packing.bits, "shape": packing.stored, "block": packed.block, "padding": padding}
     )
+
+
+def _blocks_record(found: FoundWeight) -> BlocksRecord | None:
+    blocks = found.zero_point.blocks if isinstance(found.zero_point, ZeroPoint) else None
+    return None if blocks is None else BlocksRecord(axis=blocks.axis, size=blocks.size)
 
 
 def _dequantization_record(found: FoundWeight) -> DequantizationRecord | None:

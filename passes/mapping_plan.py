@@ -419,8 +419,8 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
             if conversion.is_clipped:
                 how, remedy = "clipped", "; map it without clipping"
             elif conversion.levels is not None:
-                how, remedy = f"{conversion.levels.count} levels of", "; give it more levels"
-                remedy += ", or accept the loss (--allow-lossy-integers)"
+                how = f"{conversion.levels.count} levels of"
+                remedy = f"; {_more_levels(weight)}, or accept the loss (--allow-lossy-integers)"
             return (
                 f"consists of integers up to {weight.statistics.max_abs:g}, which {how} "
                 f"conductances of {converter.g_min:g} to {converter.g_max:g} µS cannot tell apart{remedy}"
@@ -436,6 +436,19 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
             return reason
         start += chunk.size
     return None
+
+
+def _more_levels(weight: PlannedWeight) -> str:
+    """With how many levels the integers of a weight would come back."""
+    try:
+        levels = (
+            weight.scheme.for_integers(int(weight.statistics.max_abs)).levels if weight.found.has_integers else None
+        )
+    except UnmappableWeightError:
+        levels = None
+    if not isinstance(levels, ConductanceLevels):
+        return "give it more levels"
+    return f"give it {levels.count} levels or more (--levels weight gives each weight as many as it needs)"
 
 
 def _with_loss(weight: PlannedWeight) -> PlannedWeight:

@@ -270,8 +270,8 @@ class MappingReport(ShownReport):
             if not item.is_mvm:
                 by_detail[item.detail or item.reason] += 1
         if by_detail:
-            listed = ", ".join(f"{count} {detail}" for detail, count in by_detail.items())
-            lines.append(f"Other constants with two or more axes are not weights of MVM ops: {listed}.")
+            details = ", ".join(f"{count} {detail}" for detail, count in by_detail.items())
+            lines.append(f"Other constants with two or more axes are not weights of MVM ops: {details}.")
         if self.mvm_share is not None:
             total = self.mapped_parameters + self.skipped_mvm_parameters
             verb = "are" if self.is_mapped or self.output else "would be"
@@ -291,12 +291,14 @@ class MappingReport(ShownReport):
         return lines
 
     def _notes_of_weights(self) -> Iterator[str]:
-        """The notes of weights, of experts that have the same ones together."""
-        noted = (weight for weight in self.mapped if weight.notes)
-        groups = grouped_experts(noted, _names, lambda item: (likeness(item), item.notes), is_verbose=self.is_verbose)
-        for group in groups:
-            name = group.first.quoted if group.count == 1 else f"'{group.name}' ({group.remark})"
-            yield from (f"{name}: {note}" for note in group.first.notes)
+        """What mapping notes of weights, a line for each note."""
+        weights: dict[str, list[str]] = defaultdict(list)
+        for weight in self.mapped:
+            for note in weight.notes:
+                weights[note].append(weight.quoted)
+        for note, quoted in weights.items():
+            who = quoted[0] if len(quoted) == 1 else f"{counted(len(quoted))} ({listed(quoted)})"
+            yield f"{who}: {note}"
 
     def _schemes(self) -> Iterator[str]:
         """How weights are mapped, a line for each way; with the weights if there are several ways."""

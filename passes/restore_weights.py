@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.nodes import ROLE_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.preconditions import ModelPreconditionError, require_mapped
 from onnx_gconv.mapping.tensor_texts import TENSOR_KEY, put_texts_back
+from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.mapping.value_uses import hand_over_uses
+from onnx_gconv.passes.decode_packed_weights import Repacked, pack_again, repacked
 from onnx_gconv.passes.model_pass import MODEL_IN_MEMORY, ModelPass
 from onnx_gconv.passes.report import RestoreReport
 from onnx_gconv.passes.sound_rewrite import SoundRewrite
@@ -50,7 +53,17 @@ class RestoreWeights(ModelPass[RestoreResult]):
     The weights have the values that the mapped model computes, bit for bit; they are rebuilt while they are read or
     written. A weight that was a Constant node becomes an initializer of the same graph. A digital copy of a weight is
     joined with it again if both are equal, bit for bit; else it stays, so that the model computes the same.
+
+    A weight that was decoded for the mapping, of MatMulBnb4, is packed again for that op, if what the op decodes is the
+    weight up to the roundings of a mapping; a note says how far it is off. Else MatMul keeps the decoded weight.
+
+    Args:
+        packs: Whether decoded weights are packed again at all.
     """
+
+    def __init__(self, *, packs: bool = True) -> None:
+        super().__init__()
+        self._packs = packs
 
     def call(self, model: ir.Model) -> RestoreResult:
         """Restore the model; if that fails, it is as it was.
@@ -67,9 +80,11 @@ class RestoreWeights(ModelPass[RestoreResult]):
         _require_meanings(located)
         owners = scopes(model)
         _require_free_names(located, owners)
+        packed = [_packed_again(mapped) if self._packs else None for mapped in located]
         rewrite = SoundRewrite(model)
         places = _Places(owners)
         restored: dict[ir.Value, ir.Value] = {}
+        decoded = _Decoded(self._packs)
         for mapped, copy, is_joined in zip(located, copies, joined, strict=True):
             if mapped.value not in restored:  # else another tool has joined it with an equal weight
                 restored[mapped.value] = _restore(mapped, places)
@@ -77,11 +92,61 @@ class RestoreWeights(ModelPass[RestoreResult]):
             if copy is not None:
                 _restore_digital_copy(copy, weight if is_joined else None)
         places.fill()
+        names_of_model = UniqueNames(model)
+        for mapped, found in zip(located, packed, strict=True):
+            decoded.take(restored.get(mapped.value), mapped.record, found, names_of_model)
         remove_manifest(model)
         rewrite.require(model)
         names = tuple(mapped.record.name for mapped in located)
-        report = RestoreReport(MODEL_IN_MEMORY, None, names, (), folded=folded)
+        report = RestoreReport(MODEL_IN_MEMORY, None, names, (), folded=folded, notes=tuple(decoded.notes()))
         return RestoreResult(model, modified=True, report=report)
+
+
+def _packed_again(mapped: MappedWeight) -> Repacked | None:
+    record = mapped.record
+    return None if record.decoded_from is None else repacked(mapped.stored, record.decoded_from, record.max_abs)
+
+
+class _Decoded:
+    """What becomes of weights that were decoded for the mapping.
+
+    Args:
+        packs: Whether they are packed again.
+    """
+
+    def __init__(self, packs: bool) -> None:  # noqa: FBT001 - as the pass is asked for
+        self._packs = packs
+        self._errors: list[float] = []
+        self._decoded: list[str] = []
+
+    def take(self, weight: ir.Value | None, record: WeightRecord, found: Repacked | None, names: UniqueNames) -> None:
+        """Pack a restored weight again, if it can be."""
+        if weight is None or record.decoded_from is None:
+            return
+        if found is not None and weight.is_initializer() and pack_again(weight, found, names):
+            self._errors.append(found.encoded.error / record.max_abs if record.max_abs else 0.0)
+        else:
+            self._decoded.append(record.decoded_from.op_type)
+
+    def notes(self) -> Iterator[str]:
+        """What to say of them."""
+        if self._errors:
+            count, error = len(self._errors), max(self._errors)
+            off = "exactly what the mapped model computes"
+            if error:
+                off = (
+                    f"what is up to {error:.1e} of max|W| off what the mapped model computes; mapped with --exact, "
+                    "weights come back bit for bit"
+                )
+            yield f"{count} weight{'s are' if count > 1 else ' is'} packed for MatMulBnb4 again, which decodes {off}"
+        for op_type, count in Counter(self._decoded).items() if self._packs else ():
+            why = "the op's codes do not hold what the mapped model computes"
+            if op_type != "MatMulBnb4":
+                why = "numbers were mapped, not codes"
+            yield (
+                f"{count} weight{'s' if count > 1 else ''} of {op_type} {'are' if count > 1 else 'is'} left in "
+                f"floating point, for MatMul: {why}"
+            )
 
 
 def _locate_all(manifest: Manifest, model: ir.Model) -> tuple[list[MappedWeight], tuple[str, ...]]:

@@ -13,7 +13,19 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["Quantized", "experts_model", "matmul_model", "packed", "quantized", "run", "saved", "tied_model"]
+__all__ = [
+    "Quantized",
+    "blocked_model",
+    "bnb4_model",
+    "experts_model",
+    "matmul_model",
+    "packed",
+    "packed_bnb4",
+    "quantized",
+    "run",
+    "saved",
+    "tied_model",
+]
 
 Points = Literal["none", "packed", "float"]
 
@@ -161,6 +173,72 @@ def tied_model(weight: Quantized) -> onnx.ModelProto:
     tokens = helper.make_tensor_value_info("tokens", TensorProto.INT64, ["rows"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", outputs])
     return _model(nodes, [tokens], [y], arrays)
+
+
+def blocked_model(
+    inputs: int, outputs: int, *, block: int, dtype: Any = np.uint8, is_transposed: bool = False, seed: int = 0
+) -> onnx.ModelProto:
+    """``y = x @ DequantizeLinear(W)``, each block of inputs with a scale and a zero point of its own.
+
+    Args:
+        inputs: Rows of the matrix.
+        outputs: Columns of it.
+        block: Inputs of a block.
+        dtype: The type of the codes.
+        is_transposed: Whether W is [outputs, inputs], and transposed behind DequantizeLinear.
+        seed: Draws codes, scales and zero points.
+    """
+    rng, is_small = np.random.default_rng(seed), np.dtype(dtype).name in {"int4", "uint4"}
+    low, high = (-8 if is_small else -128, 8 if is_small else 128)
+    if np.dtype(dtype).name.startswith("u"):
+        low, high = 0, high - low
+    shape, axis = ((outputs, inputs), 1) if is_transposed else ((inputs, outputs), 0)
+    of_blocks = [math.ceil(size / block) if place == axis else size for place, size in enumerate(shape)]
+    arrays = {
+        "W": rng.integers(low, high, shape).astype(dtype),
+        "W_scales": rng.uniform(0.01, 0.1, of_blocks).astype(np.float32),
+        "W_points": rng.integers(low, high, of_blocks).astype(dtype),
+    }
+    said = {"axis": axis, "block_size": block}
+    nodes = [helper.make_node("DequantizeLinear", list(arrays), ["w"], "dequantize", **said)]
+    if is_transposed:
+        nodes.append(helper.make_node("Transpose", ["w"], ["t"], "transpose", perm=[1, 0]))
+    nodes.append(helper.make_node("MatMul", ["x", "t" if is_transposed else "w"], ["y"], "layer"))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", None]) for name in "xy"]
+    return _model(nodes, ends[:1], ends[1:], arrays)
+
+
+def packed_bnb4(
+    inputs: int, outputs: int, *, block: int, is_normal: bool, seed: int = 0
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The bytes and the scales of a random weight for MatMulBnb4, as `bnb4_model` has it."""
+    rng, size = np.random.default_rng(seed), inputs * outputs
+    codes = rng.choice([code for code in range(16) if is_normal or code != 8], 2 * math.ceil(size / 2))
+    codes[:size:block] = rng.choice([0, 15] if is_normal else [3, 11], math.ceil(size / block))
+    stored = (codes[::2] << 4 | codes[1::2]).astype(np.uint8)  # the first code in the high bits
+    return stored, rng.uniform(0.1, 2, math.ceil(size / block)).astype(np.float32)
+
+
+def bnb4_model(
+    inputs: int, outputs: int, *, block: int, is_normal: bool, seed: int = 0, **said: int
+) -> onnx.ModelProto:
+    """``y = MatMulBnb4(x, W)`` as quantizers write it: each block has an element of the magnitude of its scale.
+
+    Args:
+        inputs: K.
+        outputs: N.
+        block: Neighbours of the flat weight that share a scale.
+        is_normal: Whether codes are those of NF4; else of FP4, without those of -0.
+        seed: Draws codes and scales.
+        **said: Attributes that replace those of the node.
+    """
+    arrays = dict(
+        zip(("W", "W_absmax"), packed_bnb4(inputs, outputs, block=block, is_normal=is_normal, seed=seed), strict=True)
+    )
+    attributes = {"K": inputs, "N": outputs, "block_size": block, "quant_type": int(is_normal), **said}
+    node = helper.make_node("MatMulBnb4", ["x", *arrays], ["y"], "layer", domain="com.microsoft", **attributes)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", None]) for name in "xy"]
+    return _model([node], ends[:1], ends[1:], arrays)
 
 
 def _model(nodes: Any, inputs: Any, outputs: Any, arrays: dict[str, NDArray[Any]], opset: int = 21) -> onnx.ModelProto:

@@ -14,24 +14,24 @@ from typing import Annotated
 
 import typer
 
-from onnx_gconv.cli.check import check
-from onnx_gconv.cli.config import config
-from onnx_gconv.cli.converters import converters
-from onnx_gconv.cli.demo import demo
-from onnx_gconv.cli.explain import explain
-from onnx_gconv.cli.handoff import HandoffCommand, handoff
-from onnx_gconv.cli.inspect import inspect
-from onnx_gconv.cli.map import map_
-from onnx_gconv.cli.olive_config import olive_config
+from onnx_gconv.cli.commands.check import check
+from onnx_gconv.cli.commands.config import config
+from onnx_gconv.cli.commands.converters import converters
+from onnx_gconv.cli.commands.demo import demo
+from onnx_gconv.cli.commands.explain import explain
+from onnx_gconv.cli.commands.handoff import HandoffCommand, handoff
+from onnx_gconv.cli.commands.inspect import inspect
+from onnx_gconv.cli.commands.map import map_
+from onnx_gconv.cli.commands.olive_config import olive_config
+from onnx_gconv.cli.commands.presets import presets
+from onnx_gconv.cli.commands.program import program
+from onnx_gconv.cli.commands.readback import readback
+from onnx_gconv.cli.commands.restore import restore
+from onnx_gconv.cli.commands.simulate import simulate
+from onnx_gconv.cli.commands.targets import targets
+from onnx_gconv.cli.commands.verify import verify
 from onnx_gconv.cli.options import MappingFlagsCommand, debug_is_on
 from onnx_gconv.cli.output import VisibleFormatter, tolerated_loss_of_reader
-from onnx_gconv.cli.presets import presets
-from onnx_gconv.cli.program import program
-from onnx_gconv.cli.readback import readback
-from onnx_gconv.cli.restore import restore
-from onnx_gconv.cli.simulate import simulate
-from onnx_gconv.cli.targets import targets
-from onnx_gconv.cli.verify import verify
 from onnx_gconv.errors import ConfigError, GconvError, VerificationError
 from onnx_gconv.version import __version__
 from onnx_gconv.visible_text import one_line, visible_lines

@@ -341,7 +341,9 @@ class MappingFlags:
         list[str] | None, FromSetting("ModelSettings.include_ops", _TIMES), _flag("--include-op", _WEIGHTS, "OP")
     ] = None
     quantized: Annotated[
-        Literal["map", "skip"] | None, FromSetting("ModelSettings.quantized"), _flag("--quantized", _WEIGHTS)
+        Literal["map", "skip", "dequantized"] | None,
+        FromSetting("ModelSettings.quantized"),
+        _flag("--quantized", _WEIGHTS),
     ] = None
     allow_lossy_integers: Annotated[
         bool | None,

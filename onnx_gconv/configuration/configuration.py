@@ -126,8 +126,12 @@ class Configuration(BaseModel):
 
     @classmethod
     def of_scheme(cls, scheme: MappingScheme, model: ModelSettings | None = None) -> Configuration:
-        """A configuration that maps all weights alike; the converter of the scheme may be one of the user's own."""
+        """A configuration that maps all weights alike; the converter of the scheme may be one of the user's own.
+
+        Who makes a whole scheme has said its range in µS, however low it is.
+        """
         defaults = WeightSettings(
+            device=DeviceSettings(unit="uS"),
             converter=scheme.converter,
             granularity=GranularitySettings.of(scheme.granularity),
             clipping=ClippingSettings(percentile=scheme.clipping.percentile, value=scheme.clipping.value),

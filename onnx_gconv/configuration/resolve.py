@@ -272,6 +272,10 @@ def _check_exact(settings: EffectiveSettings, converter: ConductanceConverter, l
     remedy = "leave it out, or take a converter that is not exact"
     if settings.clipping is not None and not settings.clipping.value.clipping().is_at_maximum:
         settings.clipping.refuse(f"clipped weights do not come back exactly; {remedy}")
+    if settings.levels is not None and levels == LEVELS_OF_WEIGHT:
+        settings.levels.refuse(
+            "integers on levels of their own come back exactly with a converter that is not exact: leave out exact"
+        )
     if settings.levels is not None and levels is not None:
         settings.levels.refuse(f"rounded weights do not come back exactly; {remedy}")
 

@@ -56,7 +56,7 @@ __all__ = [
     "WeightSettings",
 ]
 
-QuantizedWeights: TypeAlias = Literal["map", "skip"]
+QuantizedWeights: TypeAlias = Literal["map", "skip", "dequantized"]
 ConductanceDtype: TypeAlias = Literal["float32", "weight"]
 SharedPolicy: TypeAlias = Literal["rebuild", "split"]
 
@@ -227,8 +227,8 @@ class ModelSettings(SettingsTable):
     include_ops: _Globs = Field(default=(), examples=[[], ["Gather"]])
     """Map the tables of these ops, too, which are no MVM ops: "Gather"."""
     quantized: QuantizedWeights = "map"
-    """What to do with weights of integer codes: map the codes less their zero points, which come back exactly, or skip
-    them."""
+    """What to do with weights of integer codes: map the codes less their zero points, which come back exactly; skip
+    them; or map the numbers that DequantizeLinear or MatMulNBits makes of them, which MatMul then reads."""
     allow_lossy_integers: Flag = False
     """Map weights of integer codes also with fewer levels than tell the codes apart, so that they come back as near
     ones; else such levels are refused."""

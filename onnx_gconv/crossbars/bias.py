@@ -17,7 +17,7 @@ from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.weights.constants import constant_tensor
-from onnx_gconv.weights.mvm_ops import BiasSlot, MvmOp, known_op
+from onnx_gconv.weights.ops.mvm_ops import BiasSlot, MvmOp, known_op
 from onnx_gconv.weights.weight_path import reached_inputs
 
 __all__ = ["BiasRows", "FoundBias", "bias_as_rows", "find_bias", "multiplying_node"]

@@ -24,7 +24,7 @@ from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.weights import LOOKUP_OPS, Consumer, readers_of_weights
-from onnx_gconv.weights.mvm_ops import known_op
+from onnx_gconv.weights.ops.mvm_ops import known_op
 from onnx_gconv.weights.rearrangement import node_label
 
 __all__ = ["CheckedWeight", "checked_weights", "unlisted_weights"]

@@ -24,7 +24,7 @@ from onnx_gconv.schemes.matrix_layout import IncommensurableShapeError, MatrixLa
 from onnx_gconv.schemes.matrix_view import MatrixView
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.codes import ZeroPoint
-from onnx_gconv.weights.mvm_ops import MvmOp, known_op
+from onnx_gconv.weights.ops.mvm_ops import MvmOp, known_op
 
 __all__ = ["Layer", "device_name_problem", "layers_of", "readers_and_layout"]
 

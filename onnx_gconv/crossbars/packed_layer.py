@@ -40,6 +40,8 @@ def find_block_scales(mapped: MappedWeight) -> ir.TensorProtocol | None:
         return None
     inputs = (value for node, _ in reached_inputs(mapped.value) for value in node.inputs)
     scale = next((value for value in inputs if value is not None and value.name == said.scale), None)
+    if scale is None and isinstance(graph := mapped.nodes[0].graph, ir.Graph):  # behind the op that reads the codes
+        scale = graph.initializers.get(said.scale)
     tensor = None if scale is None or scale.is_graph_input() else constant_tensor(scale)
     if tensor is None or packing is None or said.block is None:
         return tensor

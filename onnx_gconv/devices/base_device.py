@@ -19,6 +19,7 @@ __all__ = [
     "FloatArray",
     "PairModel",
     "ReadNoise",
+    "are_from_zero_to",
     "foreign_devices",
     "is_pair_model",
     "require_sizes",
@@ -168,6 +169,17 @@ class BaseDeviceModel(ABC):
         self._check_time(seconds)
         return replace(devices, drifted_us=self._drifted(devices, seconds, rng), seconds=seconds)
 
+    def for_all_times(self, devices: Devices, rng: np.random.Generator) -> Devices:  # noqa: ARG002
+        """The same devices, with what `drift` and `read` would compute anew for each time.
+
+        They give the same conductances, and take more memory. `drift` of them need not draw how each device drifts.
+
+        Args:
+            devices: As `program` gave them.
+            rng: As `drift` would be given.
+        """
+        return devices
+
     def read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
         """What one reading of each device gives, in µS.
 
@@ -219,10 +231,10 @@ class BaseDeviceModel(ABC):
             raise ConfigError(f"device {self.name}: targets are a NumPy array, not a {type(targets_us).__name__}")
         if targets_us.dtype not in (np.float32, np.float64):
             raise ConfigError(f"device {self.name}: targets are float32 or float64, not {targets_us.dtype}")
-        if targets_us.size == 0:
+        slack = 4 * float(np.finfo(targets_us.dtype).eps) * self.g_max  # converters may round a little beyond an end
+        if targets_us.size == 0 or (self.g_min == 0 and are_from_zero_to(targets_us, self.g_max + slack)):
             return
         low, high = float(targets_us.min()), float(targets_us.max())
-        slack = 4 * float(np.finfo(targets_us.dtype).eps) * self.g_max  # converters may round a little beyond an end
         if not self.g_min - slack <= low <= high <= self.g_max + slack:
             wrong = low if not low >= self.g_min - slack else high
             raise ConfigError(
@@ -233,6 +245,19 @@ class BaseDeviceModel(ABC):
     def _check_time(self, seconds: float) -> None:
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ConfigError(f"device {self.name}: a time is 0 seconds or more, but it is {seconds}")
+
+
+def are_from_zero_to(conductances_us: FloatArray, most_us: float) -> bool:
+    """Whether conductances are sure to be numbers from 0 to one in µS; those of other types, and -0.0, are not.
+
+    Read as integers without a sign, bits of numbers from 0 on have the order of the numbers, and those of infinity, NaN
+    and all that has a sign are larger: one look at each is enough.
+    """
+    dtype = conductances_us.dtype
+    if dtype not in (np.float32, np.float64):
+        return False
+    integer = np.dtype(f"u{dtype.itemsize}")
+    return bool(conductances_us.view(integer).max(initial=0) <= dtype.type(most_us).view(integer))
 
 
 def require_sizes(device: str, **sizes: float) -> None:

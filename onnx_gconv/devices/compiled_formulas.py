@@ -7,7 +7,7 @@ depends on who computes them are not here; they stay NumPy's.
 This module needs Numba. `compilation` decides whether it is used.
 """
 
-# ruff: noqa: FURB136, PLR0917 - max() and min() would change which bits a comparison with NaN gives; the functions have
+# ruff: noqa: FURB136 - max() and min() would change which bits a comparison with NaN gives; the functions have
 # all that they need as arguments
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ __all__ = [
     "drift_exponents",
     "fitted_polynomial",
     "line_between",
+    "lines_between",
     "normal_from_logarithms",
     "polynomial",
-    "uniform_of_sfc64",
+    "uniform_of_splitmix64",
     "unit_parts",
 ]
 
 _Floats = NDArray[np.float32]
+_Line = tuple[np.float32, np.float32, np.float32, np.float32]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _ZERO, _HALF, _MINUS_TWO = np.float32(0), np.float32(0.5), np.float32(-2)
-_ONE, _3, _11, _24, _32, _40 = (np.uint64(each) for each in (1, 3, 11, 24, 32, 40))
+_STEP, _FIRST, _SECOND = (np.uint64(each) for each in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_27, _30, _31, _32, _LOW = (np.uint64(each) for each in (27, 30, 31, 32, 0xFFFFFFFF))
 
 
 if config.DISABLE_JIT:  # loops of Python would take a thousand times as long as NumPy
@@ -55,30 +58,25 @@ def _compiled(function: _Function) -> _Function:
 
 
 @_compiled
-def uniform_of_sfc64(
-    state: NDArray[np.uint64], radii: _Floats, angles: _Floats, unit: np.float32, turn: np.float32
-) -> None:
-    """As `normal_numbers.uniform`, of the state of NumPy's SFC64, [4], which goes on by a word of 64 bits a pair.
+def _word(counter: np.uint64) -> np.uint64:
+    """What SplitMix64 gives for a counter."""
+    word = (counter ^ (counter >> _30)) * _FIRST
+    word = (word ^ (word >> _27)) * _SECOND
+    return word ^ (word >> _31)
 
-    The low half of each word comes first, as on a little-endian machine. Source of the generator: C. Doty-Humphrey,
-    PractRand, SFC64; here as in NumPy, whose words it gives.
-    """
-    half = radii.size
-    words = np.empty(2 * half, np.uint32)
-    a, b, c, count = state[0], state[1], state[2], state[3]
-    for i in range(half):
-        word = a + b + count
-        count += _ONE
-        a = b ^ (b >> _11)
-        b = c + (c << _3)
-        c = ((c << _24) | (c >> _40)) + word
-        words[2 * i] = np.uint32(word)
-        words[2 * i + 1] = np.uint32(word >> _32)
-    state[0], state[1], state[2], state[3] = a, b, c, count
-    for i in range(half):
-        radii[i] = (np.float32(words[i]) + _HALF) * unit
-    for i in range(half):
-        angles[i] = np.float32(np.int32(words[half + i])) * turn
+
+@_compiled
+def uniform_of_splitmix64(key: np.uint64, radii: _Floats, angles: _Floats, unit: np.float32, turn: np.float32) -> None:
+    """As `normal_numbers.uniform`; the lower half of a word comes first, as on a little-endian machine."""
+    words = radii.size // 2
+    for i in range(words):
+        word = _word(key + np.uint64(i) * _STEP)
+        radii[2 * i] = (np.float32(word & _LOW) + _HALF) * unit
+        radii[2 * i + 1] = (np.float32(word >> _32) + _HALF) * unit
+    for i in range(words):
+        signed = np.uint64(_word(key + np.uint64(words + i) * _STEP)).view(np.int64)
+        angles[2 * i] = np.float32((signed << 32) >> 32) * turn
+        angles[2 * i + 1] = np.float32(signed >> 32) * turn
 
 
 @_compiled
@@ -120,14 +118,24 @@ def unit_parts(values: _Floats, unit: np.float32, least: np.float32, out: _Float
 
 
 @_compiled
-def line_between(
-    x: _Floats, slope: np.float32, offset: np.float32, low: np.float32, high: np.float32, out: _Floats
-) -> None:
+def line_between(x: _Floats, line: _Line) -> None:
     """As `formulas.line_between`."""
     for i in range(x.size):
-        y = x[i] * slope + offset
-        y = low if y < low else y
-        out[i] = high if y > high else y
+        y = x[i] * line[0] + line[1]
+        y = line[2] if y < line[2] else y
+        x[i] = line[3] if y > line[3] else y
+
+
+@_compiled
+def lines_between(x: _Floats, one: _Line, other: _Line, out: _Floats) -> None:
+    """As `formulas.lines_between`."""
+    for i in range(x.size):
+        y = x[i] * one[0] + one[1]
+        y = one[2] if y < one[2] else y
+        out[i] = one[3] if y > one[3] else y
+        y = x[i] * other[0] + other[1]
+        y = other[2] if y < other[2] else y
+        x[i] = other[3] if y > other[3] else y
 
 
 @_compiled

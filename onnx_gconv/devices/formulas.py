@@ -21,11 +21,15 @@ __all__ = [
     "drift_exponents",
     "fitted_polynomial",
     "line_between",
+    "lines_between",
     "polynomial",
     "unit_parts",
 ]
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
+
+Line: TypeAlias = tuple[float, float, float, float]
+"""A line and its limits: slope, offset, the lowest and the highest value."""
 
 _MOST_COEFFICIENTS = 5  # of a polynomial that is compiled
 
@@ -66,6 +70,10 @@ def _padded(coefficients: Sequence[float]) -> NDArray[np.float32]:
     return padded
 
 
+def _singles(numbers: Sequence[float]) -> tuple[np.float32, ...]:
+    return tuple(map(np.float32, numbers))
+
+
 def unit_parts(values: FloatArray, unit: float, least: float, out: FloatArray) -> FloatArray:
     """``max(values / unit, least)``, in `out`."""
     if (compiled := compiled_formulas(values)) is not None:
@@ -75,14 +83,24 @@ def unit_parts(values: FloatArray, unit: float, least: float, out: FloatArray) -
     return np.maximum(out, least, out=out)
 
 
-def line_between(x: FloatArray, slope: float, offset: float, low: float, high: float, *, out: FloatArray) -> FloatArray:
-    """``min(max(slope * x + offset, low), high)``, in `out`, which may be `x`."""
+def line_between(x: FloatArray, line: Line) -> FloatArray:
+    """``min(max(slope * x + offset, low), high)``, in place of `x`."""
     if (compiled := compiled_formulas(x)) is not None:
-        compiled.line_between(x, *map(np.float32, (slope, offset, low, high)), out)
-        return out
-    np.multiply(x, x.dtype.type(slope), out=out)
-    out += offset
-    return np.clip(out, low, high, out=out)
+        compiled.line_between(x, _singles(line))
+        return x
+    slope, offset, low, high = line
+    x *= x.dtype.type(slope)
+    x += offset
+    return np.clip(x, low, high, out=x)
+
+
+def lines_between(x: FloatArray, one: Line, other: Line, *, out: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """`line_between` for two lines: one in `out`, and the other one in place of `x`."""
+    if (compiled := compiled_formulas(x)) is not None:
+        compiled.lines_between(x, _singles(one), _singles(other), out)
+        return out, x
+    np.copyto(out, x)
+    return line_between(out, one), line_between(x, other)
 
 
 def add_errors(noise: FloatArray, sigma: FloatArray, scale: float, values: FloatArray) -> None:

@@ -54,8 +54,7 @@ def _joined(
 ) -> FloatArray:
     """A polynomial of g / g_max and, below a limit, a clipped line of its logarithm."""
     limit, slope, offset, least, most = below
-    logarithms = np.log(relative)
-    line = line_between(logarithms, slope, offset, least, most, out=logarithms)
+    line = line_between(np.log(relative), (slope, offset, least, most))
     return np.where(relative < relative.dtype.type(limit), line, polynomial(coefficients, relative))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,41 @@ from numpy.typing import NDArray
 
 from onnx_gconv.devices.compilation import compiled_formulas
 
-__all__ = ["from_normal", "normal"]
+__all__ = ["MOST_SIDE_BY_SIDE", "SideBySide", "from_normal", "normal"]
 
 _PIECE = 1 << 16  # elements whose intermediate values stay in the cache
+
+MOST_SIDE_BY_SIDE = _PIECE
+"""How many elements arrays have together at most of which each has a key of its own."""
+
 _UNIT = np.float32(2.0**-32)
 _TURN = np.float32(2 * math.pi * 2.0**-32)
+
+# SplitMix64: by what its counter goes on, and what mixes it.
+_STEP = 0x9E3779B97F4A7C15
+_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
+_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """The generators of several arrays that stand side by side in one, in place of one for all of them.
+
+    Each array gets the numbers that it would get alone, but they are computed together: for small arrays calls take
+    more time than what they compute.
+
+    Attributes:
+        sizes: How many elements each array has; `MOST_SIDE_BY_SIDE` together at most.
+        generator: That of an array, by its number; called only if numbers are drawn.
+    """
+
+    sizes: tuple[int, ...]
+    generator: Callable[[int], np.random.Generator]
+
+    def __post_init__(self) -> None:
+        if sum(self.sizes) > MOST_SIDE_BY_SIDE:
+            raise ValueError(f"arrays side by side have {MOST_SIDE_BY_SIDE} elements at most, not {sum(self.sizes)}")
 
 
 def normal(like: NDArray[np.floating[Any]], rng: np.random.Generator) -> NDArray[np.floating[Any]]:
@@ -40,7 +72,7 @@ def normal(like: NDArray[np.floating[Any]], rng: np.random.Generator) -> NDArray
 
 def from_normal(
     change: Callable[..., None],
-    rng: np.random.Generator,
+    rng: np.random.Generator | SideBySide,
     *arrays: NDArray[np.floating[Any]],
 ) -> NDArray[np.floating[Any]]:
     """What becomes of the numbers that `normal` gives, piece by piece while they are in the cache.
@@ -48,7 +80,7 @@ def from_normal(
     Args:
         change: Called with some numbers, memory for what it computes on the way, [2, as many], and the same elements of
             each array; puts the result in place of the numbers. It draws no other normal numbers.
-        rng: Draws the numbers.
+        rng: Draws the numbers; several generators only in single precision.
         arrays: What the result is computed from; at least one. All have one type, float32 or float64, and one shape.
 
     Returns:
@@ -59,20 +91,24 @@ def from_normal(
     found: NDArray[np.floating[Any]]
     if is_single:
         found = np.empty(like.size, np.float32)
+    elif isinstance(rng, SideBySide):
+        raise TypeError(f"generators stand side by side in single precision only, not in {like.dtype}")
     else:
         found = rng.standard_normal(like.shape, like.dtype.type).reshape(-1)
     scratch = _scratch_of_thread() if is_single else np.empty((2, min(_PIECE, found.size)), found.dtype)
+    fill = _filling(rng) if is_single else None
     for first in range(0, found.size, _PIECE):
         piece = slice(first, first + _PIECE)
         numbers = found[piece]
-        if is_single:
-            _fill(numbers, scratch, rng)
+        if fill is not None:
+            fill(numbers, scratch, first)
         change(numbers, scratch[:, : numbers.size], *(each[piece] for each in flat))
     return found.reshape(like.shape)
 
 
 class _Memory(threading.local):
     scratch: NDArray[np.float32] | None = None
+    words: NDArray[np.uint64] | None = None
 
 
 _memory = _Memory()
@@ -86,32 +122,99 @@ def _scratch_of_thread() -> NDArray[np.float32]:
     return _memory.scratch
 
 
-def _fill(piece: NDArray[np.float32], scratch: NDArray[np.float32], rng: np.random.Generator) -> None:
+def _words_of_thread(count: int) -> NDArray[np.uint64]:
+    """The same for words of which each gives two numbers, and for what mixes them, [2, count]."""
+    if _memory.words is None or _memory.words.shape[1] < count:
+        _memory.words = np.empty((2, max(count, _PIECE // 2) + 32), np.uint64)
+    return _memory.words[:, :count]
+
+
+def _filling(
+    rng: np.random.Generator | SideBySide,
+) -> Callable[[NDArray[np.float32], NDArray[np.float32], int], None]:
+    """What writes the normal numbers of a piece, given memory and which element is the first one."""
+    if isinstance(rng, SideBySide):
+        return lambda piece, *_: _fill_side_by_side(piece, rng)
+    return functools.partial(_fill, _key(rng))
+
+
+def _key(rng: np.random.Generator) -> int:
+    return int.from_bytes(rng.bytes(8), "little")
+
+
+def _fill(key: int, piece: NDArray[np.float32], scratch: NDArray[np.float32], first: int) -> None:
     """Write the two numbers of each pair of uniform ones into the two halves of a piece."""
-    half = -(-piece.size // 2)
+    half, pairs = -(-piece.size // 2), _pairs(piece.size)
     cosines, sines = piece[:half], piece[half:]
-    radii, angles = scratch[:, :half]
-    uniform(radii, angles, rng)
+    radii, angles = scratch[:, :pairs]
+    uniform(radii, angles, (key + first // 2 * _STEP) & _MASK)
+    np.log(radii, out=radii)
+    np.cos(angles[:half], out=cosines)
+    np.sin(angles[: sines.size], out=sines)
+    normal_from_logarithms(radii[:half], cosines, sines)
+
+
+def _fill_side_by_side(piece: NDArray[np.float32], generators: SideBySide) -> None:
+    """As `_fill`, for each of several arrays."""
+    pairs = tuple(map(_pairs, generators.sizes))
+    keys = np.array([_key(generators.generator(number)) for number in range(len(pairs))], np.uint64)
+    radii, angles, cosines = np.empty((3, sum(pairs)), np.float32)
+    _mixed(_counters(pairs), np.tile(np.repeat(keys, [count // 2 for count in pairs]), 2), radii, angles)
     np.log(radii, out=radii)
     np.cos(angles, out=cosines)
-    np.sin(angles[: sines.size], out=sines)
+    sines = np.sin(angles, out=angles)
     normal_from_logarithms(radii, cosines, sines)
+    start = pair = 0
+    for size, count in zip(generators.sizes, pairs, strict=True):
+        array, half = piece[start : start + size], -(-size // 2)
+        array[:half] = cosines[pair : pair + half]
+        array[half:] = sines[pair : pair + size - half]
+        start, pair = start + size, pair + count
 
 
-def uniform(radii: NDArray[np.float32], angles: NDArray[np.float32], rng: np.random.Generator) -> None:
-    """Write uniform numbers: as many squared radii as there are pairs, from 2^-33 to 1, and as many angles."""
-    compiled = compiled_formulas(radii)
-    if compiled is not None and isinstance(bits := rng.bit_generator, np.random.SFC64):
-        with bits.lock:
-            state = bits.state
-            compiled.uniform_of_sfc64(state["state"]["state"], radii, angles, _UNIT, _TURN)
-            bits.state = state
+def _pairs(size: int) -> int:
+    """How many pairs of uniform numbers are drawn for so many normal ones: an even number, as a word gives two."""
+    return -(-size // 4) * 2
+
+
+def uniform(radii: NDArray[np.float32], angles: NDArray[np.float32], key: int) -> None:
+    """Write uniform numbers: an even number of squared radii, from 2^-33 to 1, and as many angles."""
+    if (compiled := compiled_formulas(radii)) is not None:
+        compiled.uniform_of_splitmix64(np.uint64(key), radii, angles, _UNIT, _TURN)
         return
-    words = rng.integers(0, 2**64 - 1, radii.size, np.uint64, endpoint=True).view(np.uint32)
-    np.copyto(radii, words[: radii.size], casting="unsafe")
+    _mixed(_counters((_PIECE // 2,))[: radii.size], np.uint64(key), radii, angles)
+
+
+@functools.lru_cache(maxsize=16)
+def _counters(pairs: tuple[int, ...]) -> NDArray[np.uint64]:
+    """By what the counter has gone on at each word, for streams that stand side by side: of all radii, then of angles.
+
+    Args:
+        pairs: How many pairs of numbers each stream gives.
+    """
+    halves = [count // 2 for count in pairs]
+    of_radii = [np.arange(half, dtype=np.uint64) for half in halves]
+    of_angles = [np.arange(half, 2 * half, dtype=np.uint64) for half in halves]
+    return np.concatenate(of_radii + of_angles) * np.uint64(_STEP)
+
+
+def _mixed(
+    counters: NDArray[np.uint64],
+    keys: np.uint64 | NDArray[np.uint64],
+    radii: NDArray[np.float32],
+    angles: NDArray[np.float32],
+) -> None:
+    """The words of SplitMix64, of which the first half are radii, and the other half are angles."""
+    words, scratch = _words_of_thread(counters.size)
+    np.add(counters, keys, out=words)
+    for shift, factor in zip(_SHIFTS, (*_FACTORS, None), strict=True):
+        words ^= np.right_shift(words, shift, out=scratch)
+        if factor is not None:
+            words *= factor
+    np.copyto(radii, words.view(np.uint32)[: radii.size], casting="unsafe")
     radii += np.float32(0.5)
     radii *= _UNIT
-    np.copyto(angles, words[radii.size :].view(np.int32), casting="unsafe")
+    np.copyto(angles, words.view(np.int32)[radii.size :], casting="unsafe")
     angles *= _TURN
 
 

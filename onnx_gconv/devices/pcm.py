@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from onnx_gconv.devices.base_device import FloatArray
-from onnx_gconv.devices.formulas import line_between
+from onnx_gconv.devices.formulas import line_between, lines_between
 from onnx_gconv.devices.power_law import PowerLawDevice
 from onnx_gconv.errors import ConfigError
 
@@ -30,20 +31,22 @@ class PcmDevice(PowerLawDevice):
 
     name = "pcm"
 
+    # Lines of the logarithm.
+    _MEAN = (-0.0155, 0.0244, 0.049, 0.1)
+    _SPREAD = (-0.0125, -0.0059, 0.008, 0.045)
+    _LOG_SHARE = (-0.65, math.log(0.0088), -math.inf, math.log(0.2))
+
     def _programming_sigma_us(self, targets_us: FloatArray, scratch: FloatArray) -> FloatArray:
         return self._fitted_sigma((0.26348, 1.9650, -1.1731), targets_us, scratch, fitted_g_max=25.0)
 
     def _drift_moments(self, targets_us: FloatArray, scratch: FloatArray) -> tuple[FloatArray, FloatArray]:
         logarithms = np.log(self._above_zero(targets_us, scratch[0]), out=scratch[0])
-        mean = line_between(logarithms, -0.0155, 0.0244, 0.049, 0.1, out=scratch[1])
-        return mean, line_between(logarithms, -0.0125, -0.0059, 0.008, 0.045, out=logarithms)
+        return lines_between(logarithms, self._MEAN, self._SPREAD, out=scratch[1])
 
     def _read_share(self, programmed_us: FloatArray, scratch: FloatArray) -> FloatArray:
-        # Powers of 0 take several times as long as others.
-        share = self._relative(programmed_us, scratch[0], 1e-3 ** (1 / 0.65))
-        np.power(share, 0.65, out=share)
-        np.divide(0.0088, share, out=share)
-        return np.minimum(share, 0.2, out=share)
+        # A logarithm and an exponential take less time than a power.
+        logarithms = np.log(self._above_zero(programmed_us, scratch[0]), out=scratch[0])
+        return np.exp(line_between(logarithms, self._LOG_SHARE), out=logarithms)
 
 
 class CustomDriftPcmDevice(PcmDevice):

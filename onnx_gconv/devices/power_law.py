@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,6 +26,12 @@ from onnx_gconv.devices.normal_numbers import from_normal
 from onnx_gconv.errors import ConfigError
 
 __all__ = ["PowerLawDevice"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _OfAllTimes(Devices):
+    exponents: FloatArray  # nu of each device before it is scaled
+    read_shares: FloatArray  # q of each device
 
 
 class PowerLawDevice(BaseDeviceModel):
@@ -107,6 +114,21 @@ class PowerLawDevice(BaseDeviceModel):
         `scratch` is as for `_programming_sigma_us`.
         """
 
+    def for_all_times(self, devices: Devices, rng: np.random.Generator) -> Devices:
+        """The same devices, with nu and q of each, as `BaseDeviceModel.for_all_times` gives them."""
+
+        def exponents(noise: FloatArray, scratch: FloatArray, targets_us: FloatArray) -> None:
+            drift_exponents(noise, *self._drift_moments(targets_us, scratch), 1.0)
+
+        return _OfAllTimes(
+            devices.targets_us,
+            devices.programmed_us,
+            devices.drifted_us,
+            devices.seconds,
+            exponents=from_normal(exponents, rng, devices.targets_us),
+            read_shares=self._read_shares(devices.programmed_us),
+        )
+
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
         def program(noise: FloatArray, scratch: FloatArray, targets_us: FloatArray) -> None:
             add_errors(noise, self._programming_sigma_us(targets_us, scratch), self.programming_scale, targets_us)
@@ -115,6 +137,13 @@ class PowerLawDevice(BaseDeviceModel):
 
     def _drifted(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
         exponent = -self.drift_scale * math.log1p(seconds / self.t_0)
+        if exponent == 0:  # at 0 s nothing has drifted, whatever nu is
+            return devices.programmed_us
+        if isinstance(devices, _OfAllTimes):
+            drifted = devices.exponents * devices.exponents.dtype.type(exponent)
+            np.exp(drifted, out=drifted)
+            drifted *= devices.programmed_us
+            return drifted
 
         def drift(noise: FloatArray, scratch: FloatArray, targets_us: FloatArray, programmed_us: FloatArray) -> None:
             drift_exponents(noise, *self._drift_moments(targets_us, scratch), exponent)
@@ -126,18 +155,27 @@ class PowerLawDevice(BaseDeviceModel):
     def _read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
         scale = self.read_scale * self._growth(seconds)
 
+        def read_known(noise: FloatArray, _: FloatArray, drifted_us: FloatArray, shares: FloatArray) -> None:
+            add_noise_of_reading(noise, shares, scale, drifted_us)
+
+        if isinstance(devices, _OfAllTimes):
+            return from_normal(read_known, rng, devices.drifted_us, devices.read_shares)
+
         def read(noise: FloatArray, scratch: FloatArray, drifted_us: FloatArray, programmed_us: FloatArray) -> None:
-            add_noise_of_reading(noise, self._read_share(programmed_us, scratch), scale, drifted_us)
+            read_known(noise, scratch, drifted_us, self._read_share(programmed_us, scratch))
 
         return from_normal(read, rng, devices.drifted_us, devices.programmed_us)
 
     def _read_noise(self, devices: Devices, seconds: float) -> ReadNoise | None:
         if not self.read_scale:
             return None
-        programmed = devices.programmed_us
-        scratch = np.empty((2, programmed.size), programmed.dtype)
-        share = self._read_share(programmed.reshape(-1), scratch).reshape(programmed.shape)
+        share = self._read_shares(devices.programmed_us)
         return ReadNoise(share * (self.read_scale * self._growth(seconds)) * devices.drifted_us)
+
+    def _read_shares(self, programmed_us: FloatArray) -> FloatArray:
+        """What `_read_share` gives, in memory of its own, of the shape of the conductances."""
+        scratch = np.empty((2, programmed_us.size), programmed_us.dtype)
+        return self._read_share(programmed_us.reshape(-1), scratch).reshape(programmed_us.shape)
 
     def _growth(self, seconds: float) -> float:
         """By what 1/f noise has grown, without a unit."""

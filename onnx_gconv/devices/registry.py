@@ -25,7 +25,14 @@ from onnx_gconv.devices.reram import CmoReramDevice, WanReramDevice
 from onnx_gconv.devices.state_independent import StateIndependentDevice
 from onnx_gconv.errors import ConfigError
 
-__all__ = ["DEVICE_MODELS", "ENTRY_POINT_GROUP", "device_model", "device_model_names", "register_device_model"]
+__all__ = [
+    "DEVICE_MODELS",
+    "ENTRY_POINT_GROUP",
+    "device_model",
+    "device_model_names",
+    "is_of_this_package",
+    "register_device_model",
+]
 
 ENTRY_POINT_GROUP = "onnx_gconv.devices"
 
@@ -46,6 +53,12 @@ DEVICE_MODELS: dict[str, Callable[..., DeviceModel]] = {
     )
 }
 """The device models of this package, by the names that people write."""
+
+
+def is_of_this_package(model: DeviceModel) -> bool:
+    """Whether a device model is one of this package as it is: it draws nothing but normal numbers, one a device."""
+    return type(model) in DEVICE_MODELS.values()
+
 
 _READERS: dict[str, Callable[[str], DeviceModel]] = {
     ".csv": MeasuredDevice.from_csv,

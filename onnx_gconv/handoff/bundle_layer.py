@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx_gconv.converters import Decoding
 from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.crossbars.tiles import touched_pieces
-from onnx_gconv.errors import BundleError
+from onnx_gconv.errors import BundleError, ModelError
 from onnx_gconv.handoff.bundle_arrays import LayerScales
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import (
@@ -134,7 +134,10 @@ class BundleLayer(LayerScales):
         record = self.record
         if record.packing is not None:
             return BlockZeroPoint(self.bundle.read(record.packing.zero_point), record.packing.block, record.shape)
-        return None if record.zero_point is None else ZeroPoint(self.bundle.read(record.zero_point), record.shape)
+        if record.zero_point is None:
+            return None
+        said = record.zero_point_blocks
+        return ZeroPoint(self.bundle.read(record.zero_point), record.shape, None if said is None else said.blocks)
 
     def block_scales(self) -> NDArray[np.floating] | None:
         """The scales of integer codes, as the model has them; [..., blocks] of packed codes.
@@ -237,10 +240,16 @@ class BundleLayer(LayerScales):
 
     def _check_zero_point(self, array: ArrayRecord) -> None:
         shape, dtype = self.bundle.form(array)
-        if dtype != _INDEX or not _broadcasts(shape, self.record.shape):
+        said, wanted = self.record.zero_point_blocks, self.record.shape
+        if said is not None:
+            try:
+                wanted = said.blocks.shape(wanted)
+            except ModelError as error:
+                raise self._contradiction(str(error)) from None
+        if dtype != _INDEX or not _broadcasts(shape, wanted):
             raise BundleError(
                 f"'{self.bundle.arrays_path}': array '{array.key}' is {dtype} {list(shape)}, but it should be {_INDEX} "
-                f"and broadcast to {list(self.record.shape)}; copy the bundle again"
+                f"and broadcast to {list(wanted)}; copy the bundle again"
             )
 
     def _check_bias(self, array: ArrayRecord) -> None:

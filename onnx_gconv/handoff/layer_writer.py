@@ -155,6 +155,7 @@ class LayerWriter:
             modules=record.modules,
             packing=self._packing(),
             dequantization=self._dequantization(),
+            zero_point_blocks=record.zero_point_blocks,
             parts=self._parts(),
         )
 

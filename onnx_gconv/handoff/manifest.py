@@ -19,7 +19,7 @@ from onnx_gconv.errors import BundleError, ConfigError, ModelError
 from onnx_gconv.files.json_schema import schema_text
 from onnx_gconv.files.special_files import no_file_but
 from onnx_gconv.known_names import known_as, quoted_name
-from onnx_gconv.mapping import ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
+from onnx_gconv.mapping import BlocksRecord, ConverterRecord, LevelsRecord, MatrixViewRecord, RearrangementRecord
 from onnx_gconv.schemes.granularity import GranularityKind, Partition
 from onnx_gconv.schemes.matrix_layout import MatrixLayout
 from onnx_gconv.schemes.scale_grid import ScaleGrid
@@ -55,7 +55,7 @@ BUNDLE_FORMAT = "onnx_gconv.bundle"
 BUNDLE_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
-_OF_CODES = frozenset({"packing", "dequantization"})
+_OF_CODES = frozenset({"packing", "dequantization", "zero_point_blocks"})
 
 _SHA256 = r"^[0-9a-f]{64}$"
 
@@ -275,7 +275,9 @@ class LayerRecord(_Record):
     scale_column_starts: ArrayRecord = Field(description="The columns at which pieces of the scale begin")
     zero: ValuesRecord = Field(description="In units of weight")
     rounded: bool = Field(description="Whether the weight consists of integer codes: round(W) + zero point")
-    zero_point: ArrayRecord | None = Field(description="Integers that broadcast to the weight; null for 0")
+    zero_point: ArrayRecord | None = Field(
+        description="Integers that broadcast to the weight, or one for each of its blocks; null for 0"
+    )
     bias: BiasRecord | None
     tile_row_starts: tuple[int, ...]
     tile_column_starts: tuple[int, ...]
@@ -287,6 +289,9 @@ class LayerRecord(_Record):
     )
     dequantization: BlockScalesRecord | None = Field(
         default=None, description="What makes weights of integer codes, as far as it is known; missing for others"
+    )
+    zero_point_blocks: BlocksRecord | None = Field(
+        default=None, description="The blocks that have a zero point each; missing if zero points broadcast"
     )
     parts: tuple[LayerPartRecord, ...] = Field(
         default=(),

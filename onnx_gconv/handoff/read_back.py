@@ -25,17 +25,17 @@ from onnx_gconv.files.rewrite_check import RewriteCheck
 from onnx_gconv.files.staging import write_small_file
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import open_bundle
-from onnx_gconv.handoff.compared_tiles import (
+from onnx_gconv.handoff.manifest import LayerRecord
+from onnx_gconv.handoff.measured.compared_tiles import (
     compared_layers,
     measured_values,
     of_another_model,
     refuse_targets,
     tile_errors,
 )
-from onnx_gconv.handoff.limits import check_limits, check_limits_of_type, tolerance_of
-from onnx_gconv.handoff.manifest import LayerRecord
-from onnx_gconv.handoff.measured_states import MeasuredStates, measured_states
-from onnx_gconv.handoff.measurements import FailedCells, Measurements, open_measurements
+from onnx_gconv.handoff.measured.limits import check_limits, check_limits_of_type, tolerance_of
+from onnx_gconv.handoff.measured.measured_states import MeasuredStates, measured_states
+from onnx_gconv.handoff.measured.measurements import FailedCells, Measurements, open_measurements
 from onnx_gconv.handoff.pictures import check_pictures, write_error_pictures
 from onnx_gconv.handoff.readback_notes import readback_notes
 from onnx_gconv.handoff.readback_report import LayerReadback, ReadbackReport

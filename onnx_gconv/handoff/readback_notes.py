@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnx_gconv.crossbars.arrangement import Arrangement, Evidence
-from onnx_gconv.handoff.measurements import Measurements
+from onnx_gconv.handoff.measured.measurements import Measurements
 from onnx_gconv.handoff.readback_report import LayerReadback, TileReadback
 from onnx_gconv.visible_text import listed
 

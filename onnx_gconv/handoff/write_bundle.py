@@ -343,7 +343,7 @@ def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | Non
         try:
             files = files_to_copy(job.source, model, _OWN_FILES | FORMATS.keys())
             check = RewriteCheck(model)
-            RestoreWeights()(model)
+            RestoreWeights(packs=False)(model)  # layers are matrices of numbers, which read-back puts in place
             check.require_sound(model)
             plain = copier.submit(write_plain, model, staged.folder, job.source, stopped, executor)
             copies = [copier.submit(copied, file, staged.folder, name, stopped) for name, file in files.items()]

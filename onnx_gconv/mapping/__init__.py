@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_gconv.mapping.chip_records import MeasuredRecord, ReadNoiseRecord, SimulatedRecord
-from onnx_gconv.mapping.code_records import DequantizationRecord, PackingRecord
+from onnx_gconv.mapping.code_records import BlocksRecord, DecodedRecord, DequantizationRecord, PackingRecord
 from onnx_gconv.mapping.converter_record import ConverterOriginRecord, ConverterRecord, UnknownConverterError
 from onnx_gconv.mapping.manifest import (
     FORMAT_VERSION,
@@ -36,12 +36,14 @@ from onnx_gconv.mapping.scheme_records import (
 __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_KEY",
+    "BlocksRecord",
     "ClippingRecord",
     "ComputeDtype",
     "ConductanceRecord",
     "ConsumerRecord",
     "ConverterOriginRecord",
     "ConverterRecord",
+    "DecodedRecord",
     "DequantizationRecord",
     "LevelsRecord",
     "LossRecord",

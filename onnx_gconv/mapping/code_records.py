@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from onnx_gconv.mapping.record import Record
+from onnx_gconv.tensors.codes import Blocks
 
-__all__ = ["DequantizationRecord", "PackingRecord"]
+__all__ = ["BlocksRecord", "DecodedRecord", "DequantizationRecord", "PackingRecord"]
 
 
 class PackingRecord(Record):
@@ -23,6 +24,32 @@ class PackingRecord(Record):
     shape: tuple[int, ...]
     block: int = Field(ge=1)
     padding: str | None = None
+
+
+class BlocksRecord(Record):
+    """Neighbours along an axis of a weight that share a zero point: the fields of `Blocks`."""
+
+    axis: int = Field(ge=0)
+    size: int = Field(ge=1)
+
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks."""
+        return Blocks(self.axis, self.size)
+
+
+class DecodedRecord(Record):
+    """From which op's packed weight a weight of floating point was decoded, which MatMul multiplies with in its place.
+
+    Scales is the name of the scales there, which are gone; a block is as many neighbours as share one. Of MatMulBnb4,
+    table is NF4 or FP4, and the last code what fills the last byte of an odd number of codes.
+    """
+
+    op_type: Literal["MatMulBnb4", "MatMulNBits"]
+    scales: str
+    block: int = Field(ge=1)
+    table: Literal["NF4", "FP4"] | None = None
+    last_code: int = Field(default=0, ge=0, le=15)
 
 
 class DequantizationRecord(Record):

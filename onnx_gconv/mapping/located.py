@@ -16,6 +16,7 @@ from onnx_gconv.mapping.manifest import WeightRecord
 from onnx_gconv.mapping.nodes import ROLE_KEY
 from onnx_gconv.mapping.operands import (
     BrokenMappingError,
+    block_lookup,
     entries_behind,
     only_user,
     scalar,
@@ -139,7 +140,11 @@ class MappedWeight:
         if self.packing is not None:
             return self.packing.zero_point
         value = self.zero_point_value
-        return None if value is None else ZeroPoint(all_elements(_tensor(value)).astype(np.int64), self.record.shape)
+        if value is None:
+            return None
+        said = self.record.zero_point_blocks
+        points = all_elements(_tensor(value)).astype(np.int64)
+        return ZeroPoint(points, self.record.shape, None if said is None else said.blocks)
 
     @property
     def tensors(self) -> tuple[ir.TensorProtocol, ...]:
@@ -389,7 +394,14 @@ def _rounded(
     add = only_user(value, "Add", 0)
     if add.inputs[1] is None:
         raise BrokenMappingError(f"the node '{add.name}' (Add) lacks an input")
-    operand = _named_or_joined(add.inputs[1], record.zero_point, "as its zero points is added", values)
+    operand: ir.Value | None = add.inputs[1]
+    if record.zero_point_blocks is not None:
+        gather = block_lookup(add.inputs[1], record.zero_point_blocks.blocks, record.shape)
+        operand = gather.inputs[0]
+        after.append(gather)
+        leaves.extend(item for item in gather.inputs[1:] if item is not None)
+    assert operand is not None  # noqa: S101 - `block_lookup` has seen it
+    operand = _named_or_joined(operand, record.zero_point, "as its zero points is added", values)
     points = all_elements(_tensor(operand)).astype(np.float64)
     low, high = record.ir_dtype.min, record.ir_dtype.max
     is_code = (np.rint(points) == points) & (points >= low) & (points <= high)

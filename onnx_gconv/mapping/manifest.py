@@ -24,7 +24,7 @@ from onnx_gconv.converters.compute_types import FloatArray
 from onnx_gconv.errors import ModelError
 from onnx_gconv.known_names import is_anonymous, known_as, quoted_name
 from onnx_gconv.mapping.chip_records import MeasuredRecord, ReadNoiseRecord
-from onnx_gconv.mapping.code_records import DequantizationRecord, PackingRecord
+from onnx_gconv.mapping.code_records import BlocksRecord, DecodedRecord, DequantizationRecord, PackingRecord
 from onnx_gconv.mapping.converter_record import ConverterRecord
 from onnx_gconv.mapping.record import Record
 from onnx_gconv.mapping.scheme_records import (
@@ -74,8 +74,8 @@ READ_NOISE_FORMAT_VERSION: Final = 2
 """Of models whose nodes draw the noise of readings: a reader that does not know of it would take them for others."""
 
 PACKED_FORMAT_VERSION: Final = 3
-"""Of models with packed codes, codes of levels in four bits, or integers that come back as near ones: readers that do
-not know of them would go wrong."""
+"""Of models with packed codes, codes of levels in four bits, integers that come back as near ones, or zero points of
+blocks: readers that do not know of them would go wrong."""
 
 
 ComputeDtype: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
@@ -146,7 +146,7 @@ class OtherParameterRecord(Record):
 
 
 # Of weights of integer codes alone, so that others are written as they were before there was anything to say of these.
-_OF_CODES = frozenset({"packing", "dequantization", "limited"})
+_OF_CODES = frozenset({"packing", "dequantization", "limited", "zero_point_blocks", "decoded_from"})
 
 # Of weights and skipped constants: what says nothing is left out, as it was before there was anything to say.
 _SAID_IF_KNOWN = frozenset({"parameter", "other_parameters", "folded_norms", "equal_values"})
@@ -215,6 +215,8 @@ class WeightRecord(Record):
     dequantization: DequantizationRecord | None = None
     limited: bool = False
     parts: tuple[PartRecord, ...] = ()
+    zero_point_blocks: BlocksRecord | None = None
+    decoded_from: DecodedRecord | None = None
 
     @property
     def is_of_known_program(self) -> bool:
@@ -249,6 +251,17 @@ class WeightRecord(Record):
                 raise ValueError(
                     f"rows of {packing.shape[-1]} codes are packed in {packing.row_codes}, without padding"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _has_blocks_of_zero_points(self) -> Self:
+        if (said := self.zero_point_blocks) is not None:
+            if self.zero_point is None or self.packing is not None:
+                raise ValueError("it has blocks of zero points, but no zero points that follow its axes")
+            try:
+                said.blocks.shape(self.shape)
+            except ModelError as error:
+                raise ValueError(str(error)) from None
         return self
 
     @model_validator(mode="after")
@@ -463,10 +476,11 @@ class Manifest(Record):
             what = {
                 FORMAT_VERSION: "none draws noise of readings",
                 READ_NOISE_FORMAT_VERSION: "some draw noise of readings",
-                PACKED_FORMAT_VERSION: "some have packed codes, codes of levels in four bits, or limited integers",
+                PACKED_FORMAT_VERSION: "some have packed codes, codes of levels in four bits, limited integers, or "
+                "zero points of blocks",
             }[version]
             if self.format_version == PACKED_FORMAT_VERSION:
-                what = "none has packed codes, codes of levels in four bits, or limited integers"
+                what = "none has packed codes, codes of levels in four bits, limited integers, or zero points of blocks"
             raise ValueError(f"the format version is {self.format_version}, but of its weights {what}")
         return self
 
@@ -474,7 +488,7 @@ class Manifest(Record):
 def format_version_of(weights: Iterable[WeightRecord]) -> Literal[1, 2, 3]:
     """The version of the format that a manifest of these weights has."""
     found = list(weights)
-    if any(weight.packing is not None or weight.has_narrow_codes or weight.limited for weight in found):
+    if any(weight.packing or weight.has_narrow_codes or weight.limited or weight.zero_point_blocks for weight in found):
         return PACKED_FORMAT_VERSION
     return READ_NOISE_FORMAT_VERSION if any(weight.read_noise for weight in found) else FORMAT_VERSION
 

@@ -217,7 +217,10 @@ class _Emitter:
 
     @staticmethod
     def _role_of(operand: ir.Value) -> str:
-        return "zero" if operand.producer() is not None else operand.metadata_props[ROLE_KEY]
+        producer = operand.producer()
+        if producer is None:
+            return operand.metadata_props[ROLE_KEY]
+        return "zero_point" if producer.metadata_props[ROLE_KEY] == "zero_point" else "zero"
 
     def _entries(self, name: str, role: str, entries: float | FloatArray, unit: str) -> ir.Value:
         """The initializer for a scale or a zero: one number, or an entry for each group of elements."""
@@ -330,7 +333,7 @@ class _Emitter:
             inputs.append(self._sizes(self._new("g_axis"), (axis,)))
         return self._node("ReduceSum", inputs, "pack", attributes, shape=shape, suffix="byte")
 
-    def _array(self, name: str, numbers: NDArray[np.floating], role: str) -> ir.Value:
+    def _array(self, name: str, numbers: NDArray[np.floating] | NDArray[np.int64], role: str) -> ir.Value:
         """An initializer of the type in which weights are rebuilt."""
         array = np.array(numbers, self._compute.numpy(), order="C")
         return self._initializer(ir.tensor(array, name=name), name, role, "")
@@ -343,9 +346,18 @@ class _Emitter:
             yield "Floor", None
         if codes.zero_point is not None:
             name = codes.zero_point_name or ""
-            array = codes.zero_point.values.astype(self._compute.numpy())
-            yield "Add", self._initializer(ir.tensor(array, name=name), name, "zero_point", "")
+            yield "Add", self._zero_points(self._array(name, codes.zero_point.values, "zero_point"), codes.zero_point)
         yield from self._limits(codes)
+
+    def _zero_points(self, points: ir.Value, said: ZeroPoint) -> ir.Value:
+        """Zero points that broadcast to the weight: those of blocks are looked up for each index of the axis."""
+        if said.blocks is None:
+            return points
+        axis = said.blocks.axis
+        of_each = self._integers(self._new("g_block"), said.blocks.of_each(said.shape), "zero_point_block")
+        shape = (*said.values.shape[:axis], said.shape[axis], *said.values.shape[axis + 1 :])
+        attributes, suffix = [ir.AttrInt64("axis", axis)], "zero_point_blocks"
+        return self._node("Gather", [points, of_each], "zero_point", attributes, shape=shape, suffix=suffix)
 
     def _limits(self, codes: IntegerCodes) -> Iterator[tuple[str, ir.Value]]:
         """What keeps codes within their range."""

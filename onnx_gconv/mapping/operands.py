@@ -13,10 +13,12 @@ import onnx_ir as ir
 from onnx_gconv.mapping.manifest import WeightRecord
 from onnx_gconv.mapping.scheme_records import LevelsRecord
 from onnx_gconv.schemes.scale_grid import ScaleGrid
+from onnx_gconv.tensors.codes import Blocks
 from onnx_gconv.tensors.streamed import all_elements
 
 __all__ = [
     "BrokenMappingError",
+    "block_lookup",
     "constant_tensor",
     "entries_behind",
     "integers",
@@ -67,6 +69,27 @@ def entries_behind(value: ir.Value | None, grid: ScaleGrid | None) -> ir.Value:
             )
         value = _first(gather)
     return value
+
+
+def block_lookup(value: ir.Value, blocks: Blocks, shape: tuple[int, ...]) -> ir.Node:
+    """The node that gives each index of an axis of the weight the zero points of its block.
+
+    Args:
+        value: What it gives.
+        blocks: The blocks.
+        shape: The shape of the weight.
+
+    Raises:
+        BrokenMappingError: If it does something else.
+    """
+    gather = _producer(value, "Gather")
+    indices = None if gather.inputs[1] is None else constant_tensor(gather.inputs[1])
+    is_axis = gather.attributes.get_int("axis", 0) == blocks.axis
+    if not is_axis or indices is None or not np.array_equal(all_elements(indices), blocks.of_each(shape)):
+        raise BrokenMappingError(
+            f"'{gather.name}' does not look up zero points of blocks of {blocks.size} along axis {blocks.axis}"
+        )
+    return gather
 
 
 def stored_behind(value: ir.Value, record: WeightRecord) -> ir.Value | None:

@@ -24,6 +24,7 @@ from onnx_gconv.mapping import Manifest, read_manifest, write_manifest
 from onnx_gconv.operations.configuration_check import ConfigurationReport
 from onnx_gconv.passes import InlineWeightFunctions, MapConductances, RaiseOpset, RestoreWeights
 from onnx_gconv.passes.check_mapping import Violation
+from onnx_gconv.passes.decode_packed_weights import DecodePackedWeights, decoded_op_types
 from onnx_gconv.passes.raise_opset import raised_opset
 from onnx_gconv.passes.remedies import remedy_of
 from onnx_gconv.passes.report import MappingReport, RestoreReport
@@ -182,10 +183,12 @@ def survey_model(model: ModelLike, settings: ModelSettings | None = None) -> Wei
         if settings.inline_functions and graph.functions:
             with suppress(ModelError):  # mapping says so in a note
                 InlineWeightFunctions()(graph)
+        DecodePackedWeights(decoded_op_types(settings.quantized))(graph)
         survey = find_weights(
             graph,
             lookups=settings.include_ops,
-            quantized=settings.quantized == "map",
+            quantized=settings.quantized != "skip",
+            dequantized=settings.quantized == "dequantized",
             freeze_inputs=settings.freezes_inputs or graph.ir_version < _FREE_INITIALIZERS_IR_VERSION,
             adapters=settings.include_adapters,
         )
@@ -250,13 +253,14 @@ def restore_model(
         broken = tuple(item.record.name for item in checked if item.problem is not None)
         names = tuple(name for name in _names(manifest) if name not in broken)
         check = RewriteCheck(graph)
-        RestoreWeights()(graph)  # which refuses what is broken otherwise than by folding
+        restored = RestoreWeights()(graph)  # which refuses what is broken otherwise than by folding
         check.require_sound(graph)
         step = progress_of_step(progress, "write")
         files = save_model(
             graph, target, external_data=external_data, inputs=given.files, watched=watched, progress=step
         )
-    return RestoreReport(source, target, names, tuple(files), folded=broken, notes=(*absent, *_of_checker(check)))
+    notes = (*restored.report.notes, *absent, *_of_checker(check))
+    return RestoreReport(source, target, names, tuple(files), folded=broken, notes=notes)
 
 
 def default_mapped_path(model: Path) -> Path:

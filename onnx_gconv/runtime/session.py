@@ -102,6 +102,11 @@ class ModelSession:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 - the runtime's errors have no base of their own
             raise RuntimeRefusal("load", str(error)) from None
+        # Asked for once, as a small model runs in the time that this takes.
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._lacking = [each.name for each in self._session.get_outputs() if each.type == "tensor(bfloat16)"]
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.log_severity_level = _FATAL
 
     def __enter__(self) -> Self:
         return self
@@ -126,11 +131,8 @@ class ModelSession:
         Raises:
             RuntimeRefusal: The model does not run on these inputs.
         """
-        options = onnxruntime.RunOptions()
-        options.log_severity_level = _FATAL
-        types = {output.name: output.type for output in self._session.get_outputs()}
-        lacking = [name for name, kind in types.items() if kind == "tensor(bfloat16)"]
-        native = [name for name in types if name not in lacking]
+        lacking, options = self._lacking, self._run_options
+        native = [name for name in self._names if name not in lacking]
         outputs: dict[str, Any] = {}
         try:
             if native:
@@ -146,7 +148,7 @@ class ModelSession:
                 outputs.update(zip(lacking, map(_read_bfloat16, memory), strict=True))
         except Exception as error:  # noqa: BLE001 - the runtime's errors have no base of their own
             raise RuntimeRefusal("run", str(error)) from None
-        return {name: outputs[name] for name in types}
+        return {name: outputs[name] for name in self._names}
 
 
 def run_model(model: Path, inputs: Mapping[str, NDArray[Any]], optimization: Optimization) -> dict[str, Any]:

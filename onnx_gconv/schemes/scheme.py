@@ -66,7 +66,9 @@ class MappingScheme:
         if levels == LEVELS_OF_WEIGHT and natural is not None:
             raise ConfigError(f"the conductances of {converter} are levels already; leave out the levels of weights")
         if levels == LEVELS_OF_WEIGHT and converter.is_exact:
-            raise ConfigError("exact mapping and levels contradict each other: rounded conductances are not exact")
+            raise ConfigError(
+                "integers on levels of their own come back exactly with a converter that is not exact: leave out exact"
+            )
         if isinstance(levels, ConductanceLevels):
             self._check_levels(converter, levels)
             if levels.is_uniform:

@@ -266,6 +266,7 @@ def _digest(function: Callable[..., Any]) -> str:
 def _numbers(outputs: Outputs, output: str) -> NDArray[Any]:
     """An output in which there is a number everywhere."""
     found: NDArray[Any] = outputs[output]
-    if found.dtype.kind not in "iub" and np.isnan(found.astype(np.float64)).any():
+    numbers = found if found.dtype.kind in "iubf" else found.astype(np.float64)  # NumPy cannot test types of ml_dtypes
+    if numbers.dtype.kind == "f" and np.isnan(numbers).any():
         raise ConfigError(f"the output '{output}' has elements that are no numbers (NaN); give other inputs")
     return found

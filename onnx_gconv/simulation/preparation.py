@@ -20,7 +20,7 @@ from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.runtime.prompts import TokenIds
 from onnx_gconv.simulation.bench import AskedInputs
-from onnx_gconv.simulation.chips import Chips, check_weight, whole_number
+from onnx_gconv.simulation.chips.chips import Chips, check_weight, whole_number
 from onnx_gconv.simulation.mapped_in_memory import Mapped, mapped_in_memory
 from onnx_gconv.simulation.run_time_weights import weights_as_inputs
 

@@ -26,7 +26,7 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping import SimulatedRecord, WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes import MeasuredConductances, ReplaceConductances
-from onnx_gconv.simulation.chip_weight import (
+from onnx_gconv.simulation.chips.chip_weight import (
     AbsoluteSums,
     Chip,
     DriftCompensation,
@@ -34,10 +34,10 @@ from onnx_gconv.simulation.chip_weight import (
     simulated_tensors,
     weight_errors,
 )
-from onnx_gconv.simulation.chips import Chips, check_weight, chips_of, scaling_notes, whole_number
-from onnx_gconv.simulation.live_noise import LiveNoise, live_noise
+from onnx_gconv.simulation.chips.chips import Chips, check_weight, chips_of, scaling_notes, whole_number
+from onnx_gconv.simulation.chips.live_noise import LiveNoise, live_noise
+from onnx_gconv.simulation.chips.simulated_tensor import Moment, SimulatedTensor
 from onnx_gconv.simulation.report import ProgramReport, ReadNoiseMode, SimulatedWeight
-from onnx_gconv.simulation.simulated_tensor import Moment, SimulatedTensor
 from onnx_gconv.simulation.times import seconds_of
 from onnx_gconv.tensors.spooled import Spool, SpooledTensor
 from onnx_gconv.tensors.streamed import StreamedTensor, worker_count

@@ -18,8 +18,9 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.runtime.prompts import TokenIds
 from onnx_gconv.simulation.bench import Bench
-from onnx_gconv.simulation.chip_weight import DriftCompensation
-from onnx_gconv.simulation.chips import chips_of, whole_number
+from onnx_gconv.simulation.chips.chip_weight import DriftCompensation
+from onnx_gconv.simulation.chips.chips import chips_of, whole_number
+from onnx_gconv.simulation.chips.trial import WeightOnChips
 from onnx_gconv.simulation.experiments.executors import DaskCluster, trial_executor
 from onnx_gconv.simulation.experiments.experiment import Experiment
 from onnx_gconv.simulation.experiments.journal import opened_journal
@@ -29,7 +30,6 @@ from onnx_gconv.simulation.outputs import KeptOutput
 from onnx_gconv.simulation.preparation import asked_inputs, check_weights, mapped_for, saved_for_bench
 from onnx_gconv.simulation.simulation_report import SimulationReport
 from onnx_gconv.simulation.times import DEFAULT_TIMES, times_of
-from onnx_gconv.simulation.trial import WeightOnChips
 
 __all__ = ["simulate"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,38 @@ from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.packed import BlockZeroPoint
 from onnx_gconv.tensors.streamed import StreamedTensor, element_chunks
 
-__all__ = ["DecodedLevelsTensor", "EffectiveIntegerTensor", "ZeroPoint"]
+__all__ = ["Blocks", "DecodedLevelsTensor", "EffectiveIntegerTensor", "ZeroPoint"]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Neighbours along an axis of a weight that have a zero point in common.
+
+    Attributes:
+        axis: The axis, which is not negative.
+        size: How many neighbours a block has; the last one may have fewer.
+    """
+
+    axis: int
+    size: int
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of what each block of a weight of that shape has one of.
+
+        Raises:
+            ModelError: If the weight has no such axis.
+        """
+        if not (0 <= self.axis < len(shape) and self.size > 0):
+            raise ModelError(
+                f"blocks of {self.size} along axis {self.axis} are none of a weight of {list(shape)}; take the model "
+                "as it was mapped"
+            )
+        blocks = math.ceil(shape[self.axis] / self.size)
+        return (*shape[: self.axis], blocks, *shape[self.axis + 1 :])
+
+    def of_each(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """The block of each index of the axis of a weight of that shape."""
+        return np.arange(shape[self.axis], dtype=np.int64) // self.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,19 +56,22 @@ class ZeroPoint:
     """The codes that stand for zero.
 
     Attributes:
-        values: Integers that broadcast to the shape of the weight.
+        values: Integers that broadcast to the shape of the weight; or one for each block of it.
         shape: The shape of the weight.
+        blocks: Where each block has its own; None if the integers broadcast.
 
     Raises:
-        ModelError: If they do not broadcast to it.
+        ModelError: If they do not fit the weight.
     """
 
     values: NDArray[np.int64]
     shape: tuple[int, ...]
+    blocks: Blocks | None = None
 
     def __post_init__(self) -> None:
-        axes = zip(reversed(self.shape), reversed(self.values.shape), strict=False)
-        if self.values.ndim > len(self.shape) or any(length not in {1, size} for size, length in axes):
+        shape = self.shape if self.blocks is None else self.blocks.shape(self.shape)
+        axes = zip(reversed(shape), reversed(self.values.shape), strict=False)
+        if self.values.ndim > len(shape) or any(length not in {1, size} for size, length in axes):
             raise ModelError(
                 f"zero points of the shape {list(self.values.shape)} are none of a weight of {list(self.shape)}; take "
                 "the model as it was mapped"
@@ -46,6 +81,10 @@ class ZeroPoint:
     def is_integer(self) -> bool:
         """Whether all of them are integers, which they are."""
         return True
+
+    def is_same_as(self, other: ZeroPoint) -> bool:
+        """Whether others are the same, element by element and block by block."""
+        return self.blocks == other.blocks and np.array_equal(self.values, other.values)
 
     def chunk(self, first: int, count: int) -> NDArray[np.int64]:
         """The zero points of `count` elements of the weight in row-major order, from flat index `first`.
@@ -59,11 +98,18 @@ class ZeroPoint:
         position = np.arange(first, first + count)
         index = np.zeros(count, np.int64)
         inner, stride = 1, 1
-        for size, length in zip(reversed(self.shape), reversed(self.values.shape), strict=False):
+        for axis, size, length in self._axes():
             if length != 1:
-                index += (position // inner) % size * stride
+                place = (position // inner) % size
+                is_blocked = self.blocks is not None and axis == self.blocks.axis
+                index += (place // self.blocks.size if is_blocked and self.blocks is not None else place) * stride
             inner, stride = inner * size, stride * length
         return flat[index]
+
+    def _axes(self) -> Iterator[tuple[int, int, int]]:
+        """Each axis that the zero points have, the last one first: its number, and both sizes along it."""
+        axes = range(len(self.shape) - 1, -1, -1)
+        yield from zip(axes, reversed(self.shape), reversed(self.values.shape), strict=False)
 
 
 class _DecodedTensor(StreamedTensor):

@@ -15,11 +15,12 @@ import onnx_ir as ir
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.files.models import load_model, save_model
-from onnx_gconv.mapping import Manifest, WeightRecord
+from onnx_gconv.mapping import Manifest, WeightRecord, read_manifest
 from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate
 from onnx_gconv.mapping.structure import structural_problems
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes import InlineWeightFunctions, RaiseOpset
+from onnx_gconv.passes.decode_packed_weights import DecodePackedWeights
 from onnx_gconv.passes.replace_conductances import measured_bias
 from onnx_gconv.passes.shared_weights import digital_uses
 from onnx_gconv.passes.unused_nodes import remove_unused
@@ -34,7 +35,11 @@ class NoRebuiltOriginalError(Exception):
 
 
 def as_it_was_mapped(original: ir.Model, mapped: ir.Model) -> ir.Model:
-    """The original, with functions inlined if they were before it was mapped; that gives weights the same names."""
+    """The original with functions inlined and packed weights decoded as when it was mapped, which names weights."""
+    return _decoded(_inlined(original, mapped), mapped)
+
+
+def _inlined(original: ir.Model, mapped: ir.Model) -> ir.Model:
     if original.functions.keys() == mapped.functions.keys():
         return original
     inlined = original.clone()
@@ -43,6 +48,23 @@ def as_it_was_mapped(original: ir.Model, mapped: ir.Model) -> ir.Model:
     except ModelError:  # then it is another model; its weights will say so
         return original
     return inlined
+
+
+def _decoded(original: ir.Model, mapped: ir.Model) -> ir.Model:
+    """A copy of the original with the weights decoded that the mapped model has so; itself if there are none."""
+    manifest = read_manifest(mapped)
+    records = () if manifest is None else manifest.weights
+    found = {_place(record): record.decoded_from.op_type for record in records if record.decoded_from is not None}
+    if not found:
+        return original
+    copy = original.clone()  # it shares the tensors
+    DecodePackedWeights(set(found.values()), only=found)(copy)
+    return copy
+
+
+def _place(record: WeightRecord) -> tuple[str, str]:
+    """The path of the graph in which the original has a weight, and its name."""
+    return record.graph if record.moved_from is None else record.moved_from, record.name
 
 
 @contextmanager
@@ -94,7 +116,7 @@ def _put_weights(model: ir.Model, mapped: ir.Model, manifest: Manifest) -> None:
     values, names = ModelValues(mapped), UniqueNames(model)
     unused: list[ir.Node] = []
     for record in manifest.weights:
-        place = record.graph if record.moved_from is None else record.moved_from, record.name
+        place = _place(record)
         weight = by_place.get(place, by_name.get(record.name))
         if weight is None or weight.shape != record.shape or weight.tensor.dtype != record.ir_dtype:
             raise NoRebuiltOriginalError(f"the original has no weight {record.quoted} of its type and shape")

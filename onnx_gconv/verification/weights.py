@@ -25,8 +25,8 @@ from onnx_gconv.tensors.packed import BlockZeroPoint, UnpackedTensor, read_paddi
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
 from onnx_gconv.verification.rebuilt_original import as_it_was_mapped
 from onnx_gconv.weights import scopes
-from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constants import constant_tensor
+from onnx_gconv.weights.evaluation.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 
 __all__ = ["WeightComparison", "compare_weights"]
 

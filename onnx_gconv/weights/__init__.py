@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from onnx_gconv.schemes.matrix_view import MatrixView
-from onnx_gconv.weights import op_views
 from onnx_gconv.weights.find_weights import find_weights, readers_of_weights
-from onnx_gconv.weights.mvm_ops import LOOKUP_OPS, MVM_OPS, BiasSlot, MvmOp, WeightSlot, register_mvm_op
+from onnx_gconv.weights.ops import op_views
+from onnx_gconv.weights.ops.mvm_ops import LOOKUP_OPS, MVM_OPS, BiasSlot, MvmOp, WeightSlot, register_mvm_op
 from onnx_gconv.weights.opsets import default_opset
 from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import Scope, scopes

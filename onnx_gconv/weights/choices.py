@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_gconv.weights.constants import ConstantValues, constant_tensor
-from onnx_gconv.weights.evaluated_ops import EvaluationError
+from onnx_gconv.weights.evaluation.evaluated_ops import EvaluationError
 from onnx_gconv.weights.rearrangement import Evaluate, Rearrangement, is_rearranging, rearrangement, step_shape
 
 __all__ = ["PART_OPS", "Choice", "ChoosingStep", "StackOnItsWay", "choice_of", "choosing_step"]

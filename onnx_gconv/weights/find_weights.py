@@ -6,20 +6,18 @@ import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.codes import ZeroPoint
-from onnx_gconv.tensors.types import INTEGER_DTYPES, MAPPABLE_DTYPES
+from onnx_gconv.tensors.types import INTEGER_DTYPES, MAPPABLE_DTYPES, type_name
 from onnx_gconv.weights.adapters import is_of_adapter
-from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constants import Constant, ConstantValues, main_source
+from onnx_gconv.weights.evaluation.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.functions import FunctionWeights
-from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
+from onnx_gconv.weights.ops.mvm_ops import WeightSlot, mvm_op
+from onnx_gconv.weights.ops.packed_ops import WrongPackingError, said_shape, unpacked
 from onnx_gconv.weights.opsets import FREE_INITIALIZERS_IR_VERSION
-from onnx_gconv.weights.packed_ops import WrongPackingError, said_shape, unpacked
 from onnx_gconv.weights.rearrangement import is_rearranging, node_label, readers
 from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import scopes
@@ -39,6 +37,7 @@ def find_weights(
     quantized: bool = True,
     freeze_inputs: bool = False,
     adapters: bool = False,
+    dequantized: bool = False,
 ) -> WeightSurvey:
     """Find the weights of all MVM ops of a model, in the main graph and in all bodies of If, Loop and Scan.
 
@@ -55,8 +54,12 @@ def find_weights(
         freeze_inputs: Whether initializers that are inputs of the main graph too can be mapped; else they are skipped,
             because a caller may replace them.
         adapters: Whether matrices of adapters, such as those of LoRA, can be mapped; else they are skipped.
+        dequantized: Whether nodes that make numbers of integer codes compute weights of their own, so that the numbers
+            are mapped in place of the codes.
     """
-    kinds = _Kinds(lookups, quantized=quantized, freeze_inputs=freeze_inputs, adapters=adapters)
+    kinds = _Kinds(
+        lookups, quantized=quantized, freeze_inputs=freeze_inputs, adapters=adapters, dequantized=dequantized
+    )
     return _Finder(model, kinds).survey()
 
 
@@ -85,6 +88,7 @@ class _Kinds:
     quantized: bool
     freeze_inputs: bool
     adapters: bool
+    dequantized: bool = False
 
 
 @dataclass
@@ -176,7 +180,7 @@ class _Finder:
         is_constant, both_constant = self._values.is_constant(value), self._is_constant(activation)
         if not is_constant and both_constant:
             return
-        path = path_to(value, self._values)
+        path = path_to(value, self._values, through_codes=not self._kinds.dequantized)
         use = self._uses.get(path.root)
         if both_constant:
             if use is not None:
@@ -294,7 +298,7 @@ class _Finder:
             return _skipped(constant, use, SkipReason.BEHIND_OTHER_NODES, str(error), is_mvm=True)
         except (IndexError, ValueError) as error:
             detail = str(error) if isinstance(error, WrongPackingError) else f"{list(shape)} for {_ops(use)}"
-            return _skipped(constant, use, SkipReason.INVALID_SHAPE, detail, is_mvm=True)
+            return self._skipped_codes(constant, use, SkipReason.INVALID_SHAPE, detail)
 
     def _found(self, constant: Constant, use: _Use, sources: tuple[str, ...]) -> FoundWeight:
         """A constant as a weight.
@@ -311,11 +315,17 @@ class _Finder:
         if is_packed:
             slots = use.mvm_slots.values()
             readers = [(item.node, item.slot.packed, item.packed_shape(shape, evaluate)) for item in slots]
-            return unpacked(found, readers, evaluate)
-        if not found.is_integer:
-            return found
+            return self._of_integers(unpacked(found, readers, evaluate))
         said = (item.dequantization(shape, evaluate) for item in use.mvm_slots.values())
-        return replace(self._with_zero_point(found, use), dequantization=next(filter(None, said), None))
+        found = replace(found, dequantization=next(filter(None, said), None))
+        return self._with_zero_point(self._of_integers(found), use) if found.is_integer else found
+
+    def _of_integers(self, weight: FoundWeight) -> FoundWeight:
+        """Codes of which no node makes numbers, with a note if numbers were asked for."""
+        if not self._kinds.dequantized:
+            return weight
+        note = "its codes are mapped, not the numbers that they stand for: the op itself reads the codes"
+        return replace(weight, notes=(*weight.notes, note))
 
     def _replaceable_shape(self, use: _Use) -> ir.Value | None:
         """An input of the graph by which a caller may change how a constant is rearranged, or None."""
@@ -334,8 +344,9 @@ class _Finder:
                 SkipReason.ADAPTER,
                 "an input that callers replace" if constant.value.is_graph_input() else "",
             ),
-            (any(item.slot.view is None for item in use.mvm_slots.values()), SkipReason.BLOCK_PACKED, _ops(use)),
             *((True, *packed) for packed in _packed_obstacles(constant, use)),
+            (_is_undecoded(use) and not self._kinds.quantized, SkipReason.QUANTIZED, _ops(use)),
+            (any(item.slot.view is None for item in use.mvm_slots.values()), SkipReason.BLOCK_PACKED, _ops(use)),
             (tensor.dtype not in MAPPABLE_DTYPES, SkipReason.DTYPE_NOT_SUPPORTED, tensor.dtype.name.lower()),
             (tensor.size == 0, SkipReason.EMPTY, f"shape {list(tensor.shape.numpy())}"),
             (
@@ -354,21 +365,29 @@ class _Finder:
     def _skipped_codes(self, constant: Constant, use: _Use, reason: SkipReason, detail: str) -> SkippedWeight:
         """A skipped weight, with the shape of its codes if it is packed ones, so that parameters are counted."""
         skipped = _skipped(constant, use, reason, detail, is_mvm=True)
-        nodes = (item.node for item in use.mvm_slots.values() if item.slot.view is None)
-        if (said := next(filter(None, map(said_shape, nodes)), None)) is not None:
+        if not constant.tensor.size:
+            return skipped
+        unreadable = [item.node for item in use.mvm_slots.values() if item.slot.view is None]
+        if (said := next(filter(None, map(said_shape, unreadable)), None)) is not None:
             return replace(skipped, shape=said)
-        for item in _packed_uses(constant, use):
+        packed = _packed_uses(constant, use)
+        for item in packed:
             try:
                 shape = item.packed_shape(tuple(constant.tensor.shape.numpy()), self._evaluator.evaluate)
                 assert item.slot.packed is not None  # noqa: S101 - it is packed
                 return replace(skipped, shape=item.slot.packed.layout(item.node, shape).packing.shape)
+            except WrongPackingError as error:
+                if error.said is not None:
+                    return replace(skipped, shape=error.said)
             except (EvaluationError, ModelError, ValueError):
-                continue
-        return skipped
+                pass
+        # Nobody says how many numbers there are in bytes.
+        are_bytes = packed or (unreadable and constant.tensor.dtype == ir.DataType.UINT8)
+        return replace(skipped, shape=None) if are_bytes else skipped
 
     def _with_zero_point(self, weight: FoundWeight, use: _Use) -> FoundWeight:
         """A weight of integer codes with the zero points that all of its slots subtract."""
-        found: list[NDArray[np.int64]] = []
+        found: list[ZeroPoint] = []
         problem = None
         for item in use.mvm_slots.values():
             try:
@@ -380,12 +399,12 @@ class _Finder:
                 problem = "its zero points do not follow its axes"
                 break
             found.append(zero_point)
-        if problem is None and not all(np.array_equal(item, found[0]) for item in found):
+        if problem is None and not all(item.is_same_as(found[0]) for item in found):
             problem = "its readers subtract different zero points"
         if problem is not None:
             note = f"the codes themselves are mapped, without a zero point: {problem}"
             return replace(weight, notes=(*weight.notes, note))
-        return replace(weight, zero_point=ZeroPoint(found[0], weight.shape)) if found[0].any() else weight
+        return replace(weight, zero_point=found[0]) if found[0].values.any() else weight
 
     def _decide_other_constant(self, constant: Constant, use: _Use, problem: str | None) -> SkippedWeight | None:
         """List constants that might be taken for weights: matrices, but not biases, norms, shapes and indices.
@@ -427,16 +446,29 @@ class _Finder:
 
 
 def _packed_uses(constant: Constant, use: _Use) -> list[SlotUse]:
-    """The slots that read codes packed into the bytes of a constant."""
-    if constant.tensor.dtype != ir.DataType.UINT8:
-        return []
-    return [item for item in use.mvm_slots.values() if item.slot.packed is not None]
+    """The slots that read codes packed into a constant: into bytes, or into what nodes cannot be given."""
+    found = [item for item in use.mvm_slots.values() if item.slot.packed is not None]
+    is_bytes = constant.tensor.dtype == ir.DataType.UINT8
+    return [
+        item for item in found if item.slot.packed is not None and (is_bytes or not item.slot.packed.has_plain_types)
+    ]
+
+
+def _is_undecoded(use: _Use) -> bool:
+    """Whether bytes are read by an op whose weights are decoded before they are looked for."""
+    return any(item.slot.view is None and item.slot.packed is not None for item in use.mvm_slots.values())
 
 
 def _packed_obstacles(constant: Constant, use: _Use) -> Iterator[tuple[SkipReason, str]]:
     """Why bytes cannot be unpacked."""
+    dtype = constant.tensor.dtype
     for item in _packed_uses(constant, use):
-        if item.slot.packed is not None and (found := item.slot.packed.obstacle(item.node)) is not None:
+        if dtype != ir.DataType.UINT8:
+            yield (
+                SkipReason.DTYPE_NOT_SUPPORTED,
+                f"{node_label(item.node)} reads codes packed into {type_name(dtype)}, not into bytes (uint8)",
+            )
+        elif item.slot.packed is not None and (found := item.slot.packed.obstacle(item.node)) is not None:
             yield found
 
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from onnx_gconv.weights.constants import Constant, ConstantValues, constants_of, is_foldable, leaves, main_source
-from onnx_gconv.weights.mvm_ops import mvm_op
+from onnx_gconv.weights.ops.mvm_ops import mvm_op
 from onnx_gconv.weights.rearrangement import node_label
 from onnx_gconv.weights.records import SkippedWeight, SkipReason
 from onnx_gconv.weights.scopes import Scope, scopes

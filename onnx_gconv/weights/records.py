@@ -64,8 +64,8 @@ _EXPLANATIONS = {
     SkipReason.BEHIND_OTHER_NODES: "nodes that compute the weight cannot be evaluated; fold constants first",
     SkipReason.CONSTANT_EXPRESSION: "the node multiplies it with another constant, not with activations; fold "
     "constants first",
-    SkipReason.DTYPE_NOT_SUPPORTED: "weights of this type are not mapped: only float8, float16, bfloat16, float32, "
-    "float64 and integers of up to 32 bits are",
+    SkipReason.DTYPE_NOT_SUPPORTED: "weights of this type are not mapped: only float8 (E4M3, E5M2), float16, bfloat16, "
+    "float32, float64, int4, uint4, int8, uint8, int16, uint16 and int32 are",
     SkipReason.OPSET_TOO_OLD: "the Cast that gives its type back needs a newer opset; raise it (--upgrade-opset, "
     "upgrade_opset=True)",
     SkipReason.OVERRIDABLE_INPUT: "it is the default of a graph input, so a caller may replace it; make it a constant "

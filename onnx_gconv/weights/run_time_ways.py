@@ -14,7 +14,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from onnx_gconv.weights.constants import ConstantValues, is_foldable, leaves
-from onnx_gconv.weights.mvm_ops import mvm_op
+from onnx_gconv.weights.ops.mvm_ops import mvm_op
 from onnx_gconv.weights.scopes import bodies
 
 __all__ = ["RunTimeWays", "Way"]

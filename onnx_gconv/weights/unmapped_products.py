@@ -9,13 +9,13 @@ import onnx_ir as ir
 
 from onnx_gconv.visible_text import listed
 from onnx_gconv.weights.constants import Constant, ConstantValues, constants_of, leaves
-from onnx_gconv.weights.mvm_ops import mvm_op
+from onnx_gconv.weights.ops.mvm_ops import mvm_op
+from onnx_gconv.weights.ops.unlisted_ops import attribute_matrices, is_compiled, is_known, product_inputs
 from onnx_gconv.weights.opsets import default_opset
 from onnx_gconv.weights.rearrangement import node_label
 from onnx_gconv.weights.records import SkippedWeight, SkipReason
 from onnx_gconv.weights.run_time_ways import RunTimeWays, Way
 from onnx_gconv.weights.scopes import Scope
-from onnx_gconv.weights.unlisted_ops import attribute_matrices, product_inputs
 
 __all__ = ["UnmappedProducts", "is_matrix_of_numbers"]
 
@@ -34,6 +34,11 @@ _NO_WEIGHTS = frozenset(
 )
 
 
+# Of which packed codes may consist that have no rows; zero points of channels are fewer.
+_CODES = frozenset({ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8})
+_FEWEST_FLAT_CODES = 1024
+
+
 @dataclass
 class _Uses:
     """What reads a matrix.
@@ -43,12 +48,16 @@ class _Uses:
         choosers: The op types that choose or change it on the way there.
         unlisted: The ops without a row that read it.
         readers: Their nodes.
+        is_compiled: Whether all of these nodes hold a compiled model.
+        is_unknown: Whether nothing is known of one of these ops.
     """
 
     slots: dict[str, None] = field(default_factory=dict)
     choosers: dict[str, None] = field(default_factory=dict)
     unlisted: dict[str, None] = field(default_factory=dict)
     readers: dict[str, None] = field(default_factory=dict)
+    is_compiled: bool = True
+    is_unknown: bool = False
 
 
 class UnmappedProducts:
@@ -80,7 +89,10 @@ class UnmappedProducts:
     def skipped(self, constant: Constant) -> SkippedWeight | None:
         """A constant that feeds such a product, with the reason why it is not mapped; None if it feeds none."""
         uses = self._uses.get(constant.value)
-        if uses is None or not is_matrix_of_numbers(constant.tensor):
+        if uses is None:
+            return None
+        are_flat_codes = uses.is_unknown and _are_flat_codes(constant.tensor)
+        if not is_matrix_of_numbers(constant.tensor) and not are_flat_codes:
             return None
         if uses.slots and uses.choosers and uses.choosers.keys() <= self._function_names:
             reason, consumers = SkipReason.INSIDE_FUNCTION, tuple(uses.slots)
@@ -90,12 +102,13 @@ class UnmappedProducts:
             through = f"through {'/'.join(uses.choosers)} " if uses.choosers else ""
             detail = f"{through}to {listed(consumers)}"
         else:
-            reason, consumers = SkipReason.UNLISTED_OP, tuple(uses.readers)
+            reason = SkipReason.COMPILED if uses.is_compiled else SkipReason.UNLISTED_OP
+            consumers = tuple(uses.readers)
             behind = f", behind {'/'.join(uses.choosers)}" if uses.choosers else ""
             detail = f"read by {listed(tuple(uses.unlisted))}{behind}"
         return SkippedWeight(
             name=constant.value.name or "",
-            shape=tuple(constant.tensor.shape.numpy()),
+            shape=None if are_flat_codes else tuple(constant.tensor.shape.numpy()),
             graph_path=constant.scope.path,
             reason=reason,
             detail=detail,
@@ -129,6 +142,8 @@ class UnmappedProducts:
                 uses = self._uses.setdefault(leaf, _Uses())
                 uses.unlisted[f"'{node.op_type}' of domain '{node.domain or 'ai.onnx'}'"] = None
                 uses.readers[node_label(node)] = None
+                uses.is_compiled = uses.is_compiled and is_compiled(node)
+                uses.is_unknown = uses.is_unknown or is_compiled(node) or not is_known(node)
                 uses.choosers.update(choosers)
 
     def _way(self, value: ir.Value) -> Way:
@@ -143,6 +158,11 @@ class UnmappedProducts:
 def is_matrix_of_numbers(tensor: ir.TensorProtocol) -> bool:
     """Whether a tensor has two axes or more, elements, and a type that weights may have."""
     return len(tensor.shape.numpy()) >= _MATRIX_RANK and tensor.dtype not in _NO_WEIGHTS and tensor.size > 0
+
+
+def _are_flat_codes(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor may hold packed codes without rows: many integers of at most eight bits, along one axis."""
+    return len(tensor.shape.numpy()) == 1 and tensor.dtype in _CODES and tensor.size >= _FEWEST_FLAT_CODES
 
 
 def _in_attributes(node: ir.Node, scope: Scope) -> Iterator[SkippedWeight]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_gconv.schemes.parts import ColumnParts, PartsChoice
-from onnx_gconv.weights.mvm_ops import known_op
+from onnx_gconv.weights.ops.mvm_ops import known_op
 from onnx_gconv.weights.rearrangement import node_label
 from onnx_gconv.weights.records import Consumer, FoundWeight
 

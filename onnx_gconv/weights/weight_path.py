@@ -13,11 +13,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.schemes.matrix_view import MatrixView
+from onnx_gconv.tensors.codes import Blocks, ZeroPoint
 from onnx_gconv.tensors.types import INTEGER_DTYPES, WIDENING_CASTS
 from onnx_gconv.weights.choices import PART_OPS, StackOnItsWay, choice_of, choosing_step
 from onnx_gconv.weights.constants import ConstantValues, constant_tensor
-from onnx_gconv.weights.mvm_ops import WeightSlot, mvm_op
-from onnx_gconv.weights.packed_ops import WrongPackingError
+from onnx_gconv.weights.ops.mvm_ops import WeightSlot, mvm_op
+from onnx_gconv.weights.ops.packed_ops import WrongPackingError
 from onnx_gconv.weights.rearrangement import (
     Evaluate,
     Rearrangement,
@@ -34,14 +35,44 @@ _PASSED_OPS = frozenset({"Cast", "DequantizeLinear", "Gather", "GatherND", "Mul"
 
 
 @dataclass(frozen=True, eq=False)
+class Subtracted:
+    """The zero point that a node subtracts from integer codes.
+
+    Attributes:
+        value: The value that holds it.
+        axes: The axes of the weight that its own stand for, if it has fewer; or that of its blocks.
+        block: How many neighbours along that axis have one in common, where it has as many axes as the weight; 0 if
+            blocks have none.
+    """
+
+    value: ir.Value
+    axes: tuple[int, ...] = ()
+    block: int = 0
+
+    def points(
+        self, found: NDArray[np.generic], shape: tuple[int, ...]
+    ) -> tuple[NDArray[np.int64] | None, Blocks | None]:
+        """The zero points with as many axes as `shape`, and their blocks, if they are not the same for all.
+
+        Args:
+            found: What the value holds.
+            shape: The shape of the codes.
+        """
+        if not self.block or len(self.axes) != 1 or not -len(shape) <= self.axes[0] < len(shape):
+            return _broadcastable(found, self.axes, shape), None
+        blocks = Blocks(self.axes[0] % len(shape), self.block)
+        points = _broadcastable(found, (), blocks.shape(shape))
+        return points, None if points is None or points.size == 1 else blocks
+
+
+@dataclass(frozen=True, eq=False)
 class WeightPath:
     """The nodes between a weight and a weight slot.
 
     Attributes:
         root: The weight.
         nodes: The nodes, from the weight to the slot.
-        zero_points: For nodes of these that subtract the zero point of integer codes: the value that holds it, and its
-            axis if it has one axis; None for a zero point with as many axes as the weight or with none.
+        zero_points: For nodes of these that subtract the zero point of integer codes: what they subtract.
         is_dequantized: Whether nodes of these make numbers of integer codes.
         choosers: The nodes of these that choose matrices while the model runs, each with the index of the input by
             which it takes them. What they choose from is a stack.
@@ -49,7 +80,7 @@ class WeightPath:
 
     root: ir.Value
     nodes: tuple[ir.Node, ...]
-    zero_points: dict[ir.Node, tuple[ir.Value, int | None]]
+    zero_points: dict[ir.Node, Subtracted]
     is_dequantized: bool
     choosers: Mapping[ir.Node, int] = field(default_factory=dict)
 
@@ -92,36 +123,29 @@ class WeightPath:
         shape: tuple[int, ...],
         evaluate: Evaluate,
         *,
-        at_slot: tuple[ir.Value, Sequence[int]] | None = None,
-    ) -> NDArray[np.int64] | None:
+        at_slot: Subtracted | None = None,
+    ) -> ZeroPoint | None:
         """The zero points that the nodes, and the op at the end, subtract from codes of that shape.
 
         Args:
             shape: The shape of the codes.
             evaluate: Gives the value of a constant.
-            at_slot: The value that the op at the end subtracts, and the axes of the weight along which it varies.
+            at_slot: What the op at the end subtracts.
 
         Returns:
-            Integers with as many axes as the codes, each of the codes' size or of size 1; None if they cannot be said
-            so, because a reshape stands between or because each block of the codes has its own.
+            Integers with as many axes as the codes; None if they cannot be said so, because a reshape stands between.
 
         Raises:
             EvaluationError: If a zero point cannot be computed.
         """
-        total = np.zeros((1,) * len(shape), np.int64)
-        way = StackOnItsWay(shape)
+        points, way = _Points(np.zeros((1,) * len(shape), np.int64)), StackOnItsWay(shape)
         for node, way in self.along(shape, evaluate):
-            if node in self.zero_points:
-                value, axis = self.zero_points[node]
-                found = _broadcastable(evaluate(value), () if axis is None else (axis,), way.shape)
-                back = _before(way, found, total.ndim)
-                if back is None:
-                    return None
-                total = total + back
-        if at_slot is not None:
-            back = _before(way, _broadcastable(evaluate(at_slot[0]), at_slot[1], way.shape), total.ndim)
-            return None if back is None else total + back
-        return total
+            said = self.zero_points.get(node)
+            if said is not None and not points.add(*said.points(evaluate(said.value), way.shape), way):
+                return None
+        if at_slot is not None and not points.add(*at_slot.points(evaluate(at_slot.value), way.shape), way):
+            return None
+        return ZeroPoint(points.total, shape, points.blocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,18 +192,20 @@ class SlotUse:
             if node.op_type == "DequantizeLinear" or (node.op_type == "Mul" and self.path.is_dequantized):
                 return self._of_node(node, way)
         scale, zero_point = (_named_input(self.node, index) for index in (self.slot.scale, self.slot.zero_point))
-        if scale is None:
-            return None
         axes = self.slot.zero_point_axes_of(self.node)
+        if scale is None and self.slot.scale is None:
+            scale = _scale_behind(self.node)
+        if scale is None:
+            return None if zero_point is None else Dequantization(None, zero_point.name)
         axis = axes[-1] % len(way.shape) if axes and math.prod(_shape(scale)) > 1 else None
-        return _dequantization(scale, zero_point, _axis_before(way, axis), 1)
+        return _dequantization(scale, zero_point, _axis_before(way, axis), self.slot.block_of(self.node))
 
     def _of_node(self, node: ir.Node, way: StackOnItsWay) -> Dequantization | None:
         """What a node makes of codes, where it reads them on their way."""
         shape = way.shape
         if node.op_type == "Mul":
             scale = next((value for value in node.inputs if value is not None and not _is_way(value, self.path)), None)
-            zero_point = next((value for value, _ in self.path.zero_points.values()), None)
+            zero_point = next((said.value for said in self.path.zero_points.values()), None)
             axis = None if scale is None else _only_axis(scale, shape)
             return None if scale is None else _dequantization(scale, zero_point, _axis_before(way, axis), 1)
         scale, zero_point = _named_input(node, 1), _named_input(node, 2)
@@ -203,15 +229,69 @@ class SlotUse:
             raise WrongPackingError(f"{node_label(self.node)} reads the bytes in another order, or as numbers")
         return way.shape
 
-    def zero_point(self, shape: tuple[int, ...], evaluate: Evaluate) -> NDArray[np.int64] | None:
+    def zero_point(self, shape: tuple[int, ...], evaluate: Evaluate) -> ZeroPoint | None:
         """The zero points of codes of that shape, or None if they cannot be told.
 
         Raises:
             EvaluationError: If one is not constant or cannot be computed.
         """
         value = None if self.slot.zero_point is None else _input(self.node, self.slot.zero_point)
-        at_slot = None if value is None else (value, self.slot.zero_point_axes_of(self.node))
+        at_slot = None
+        if value is not None:
+            at_slot = Subtracted(value, self.slot.zero_point_axes_of(self.node), self.slot.point_block_of(self.node))
         return self.path.zero_point(shape, evaluate, at_slot=at_slot)
+
+
+@dataclass
+class _Points:
+    """The zero points that nodes on a way have subtracted so far.
+
+    Attributes:
+        total: Integers with as many axes as the weight.
+        blocks: The blocks that have one each; None if the integers broadcast.
+    """
+
+    total: NDArray[np.int64]
+    blocks: Blocks | None = None
+
+    def add(self, found: NDArray[np.int64] | None, blocks: Blocks | None, way: StackOnItsWay) -> bool:
+        """Add those that a node subtracts from the weight on its way; whether all can be said together."""
+        back = _before(way, found, self.total.ndim)
+        if back is None:
+            return False
+        if not back.any():
+            return True
+        if self.blocks is not None or (blocks is not None and self.total.any()):
+            return False
+        axis = None if blocks is None else _axis_before(way, blocks.axis)
+        if blocks is not None and axis is not None:
+            self.total, self.blocks = back, Blocks(axis, blocks.size)
+        else:
+            self.total = self.total + back
+        return True
+
+
+def _scale_behind(node: ir.Node) -> ir.Value | None:
+    """The scale of the weight of a product of integers, as dynamic quantization has it.
+
+    It stands behind the op: ``Cast(y) * scale``, or ``Cast(y) * (scale of the activations * scale)``.
+    """
+    value = node.outputs[0]
+    for op_type in ("Cast", "Mul"):
+        users = [user for user, _ in value.uses()]
+        if len(users) != 1 or users[0].op_type != op_type or users[0].domain:
+            return None
+        before, value = value, users[0].outputs[0]
+    product = value.producer()
+    assert product is not None  # noqa: S101 - it is the Mul
+    other = next((item for item in product.inputs if item is not before), None)
+    if other is None or constant_tensor(other) is not None:
+        return other
+    scales = other.producer()
+    if scales is None or scales.op_type != "Mul" or scales.domain:
+        return None
+    constants = [item for item in scales.inputs if item is not None and constant_tensor(item) is not None]
+    return constants[0] if len(constants) == 1 else None
 
 
 def _dequantization(scale: ir.Value, zero_point: ir.Value | None, axis: int | None, block: int) -> Dequantization:
@@ -265,15 +345,20 @@ def _named_input(node: ir.Node, index: int | None) -> ir.Value | None:
     return None if index is None else _input(node, index)
 
 
-def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:
+def path_to(value: ir.Value, values: ConstantValues, *, through_codes: bool = True) -> WeightPath:
     """The way from a weight to a value.
 
     It goes back to where something else is done than rearranging, casting to a type that keeps all values, dequantizing
     integer codes, or choosing from a stack of matrices while the model runs. Only a constant at its beginning is a
     weight.
+
+    Args:
+        value: The value.
+        values: What is constant in the model.
+        through_codes: Whether dequantizing is passed; else what it gives is the weight.
     """
     nodes: list[ir.Node] = []
-    zero_points: dict[ir.Node, tuple[ir.Value, int | None]] = {}
+    zero_points: dict[ir.Node, Subtracted] = {}
     choosers: dict[ir.Node, int] = {}
     is_dequantized = False
     while True:
@@ -286,11 +371,14 @@ def path_to(value: ir.Value, values: ConstantValues) -> WeightPath:
         elif is_rearranging(node) or _is_widening(node):
             nodes.append(node)
             value = _first(node)
+        elif not through_codes:
+            break
         elif node.op_type == "DequantizeLinear" and _other_inputs_are_constant(node, values):
             nodes.append(node)
             is_dequantized = True
             if (zero_point := _input(node, 2)) is not None:
-                zero_points[node] = (zero_point, node.attributes.get_int("axis", 1))
+                block = node.attributes.get_int("block_size", 0)
+                zero_points[node] = Subtracted(zero_point, (node.attributes.get_int("axis", 1),), block)
             value = _first(node)
         elif (chain := _scaled_codes(node, values)) is not None:
             nodes.extend(chain.nodes)
@@ -327,7 +415,7 @@ def _scaled_codes(node: ir.Node, values: ConstantValues) -> WeightPath | None:
         if value is None or scale is None or not values.is_constant(scale):
             continue
         nodes = [node]
-        zero_points: dict[ir.Node, tuple[ir.Value, int | None]] = {}
+        zero_points: dict[ir.Node, Subtracted] = {}
         while (before := value.producer()) is not None:
             if is_rearranging(before):
                 value = _first(before)
@@ -335,7 +423,7 @@ def _scaled_codes(node: ir.Node, values: ConstantValues) -> WeightPath | None:
                 zero_point = _input(before, 1)
                 if zero_point is None or not values.is_constant(zero_point):
                     break
-                zero_points[before] = (zero_point, None)
+                zero_points[before] = Subtracted(zero_point)
                 value = _first(before)
             elif before.op_type == "Cast" and before.domain == "" and _dtype(_first(before)) in INTEGER_DTYPES:
                 return WeightPath(_first(before), (*nodes, before), zero_points, is_dequantized=True)

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from onnx_gconv.cli.presets import _Presets
+from onnx_gconv.cli.commands.presets import _Presets
 from onnx_gconv.devices.presets import presets
 
 

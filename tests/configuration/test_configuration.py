@@ -356,7 +356,7 @@ def test_a_contradiction_names_the_option():
     ("options", "message"),
     [
         ({"granularity": "chanel"}, "^granularity: should be 'tensor', 'channel', .*, but it is 'chanel'$"),
-        ({"quantized": "sometimes"}, "^quantized: should be 'map' or 'skip', but it is 'sometimes'$"),
+        ({"quantized": "sometimes"}, "^quantized: should be 'map', 'skip' or 'dequantized', but it is 'sometimes'$"),
         ({"include": "conv*"}, r"^include: should be a list of patterns, but it is the text 'conv\*'; put it into"),
     ],
 )

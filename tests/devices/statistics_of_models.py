@@ -31,7 +31,7 @@ from onnx_gconv.devices import normal_numbers
 from onnx_gconv.devices.base_device import is_pair_model
 from onnx_gconv.mapping import read_manifest
 from onnx_gconv.passes import MapConductances
-from onnx_gconv.simulation.chip_weight import absolute_sums, array_parts, drift_factor
+from onnx_gconv.simulation.chips.chip_weight import absolute_sums, array_parts, drift_factor
 from tests.devices.references import Aihwkit, Case, Numbers, cases_of_aihwkit, other_cases
 from tests.graphs import chain_model, tensors
 
@@ -186,15 +186,14 @@ class _Given:
     """A generator that gives the numbers that it has."""
 
     def __init__(self, numbers: np.ndarray) -> None:
-        self._numbers, self._first = numbers, 0
+        self._numbers = numbers
 
     def standard_normal(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         assert shape == self._numbers.shape
         return self._numbers.astype(dtype)
 
-    def fill(self, piece: np.ndarray) -> None:
-        piece[:] = self._numbers[self._first : self._first + piece.size]
-        self._first += piece.size
+    def fill(self, piece: np.ndarray, _: np.ndarray, first: int) -> None:
+        piece[:] = self._numbers[first : first + piece.size]
 
 
 def _largest_difference(case: Case, dtype: str) -> float:
@@ -203,7 +202,7 @@ def _largest_difference(case: Case, dtype: str) -> float:
     cells = [each.ravel() for each in np.meshgrid(steps, *[_GIVEN] * 3, indexing="ij")]
     targets, numbers = cells[0].astype(dtype), tuple(cells[1:])
     largest = 0.0
-    with patch.object(normal_numbers, "_fill", lambda piece, _, given: given.fill(piece)):
+    with patch.object(normal_numbers, "_filling", lambda given: given.fill):
         for seconds in (None, *case.seconds):
             try:
                 theirs = _of_reference(case, targets.astype(np.float64), seconds, numbers)

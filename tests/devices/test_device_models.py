@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_gconv.devices import registry
-from onnx_gconv.devices.base_device import DeviceModel
+from onnx_gconv.devices.base_device import DeviceModel, are_from_zero_to
 from onnx_gconv.devices.formulas import polynomial
 from onnx_gconv.devices.gaussian import GaussianDevice, LogNormalDevice, StuckDevices
 from onnx_gconv.devices.measured_device import MeasuredDevice
@@ -427,3 +427,13 @@ def test_the_model_that_a_package_brings_is_made_with_its_settings(own_registry)
     assert (type(device), device.g_max) == (PcmDevice, 30)
     with pytest.raises(ConfigError, match="the device model 'borrowed' has no setting 'colour'; it has "):
         device_model("borrowed", colour=1.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_look_tells_numbers_from_zero_to_a_limit(dtype):
+    few = np.array([0, 1e-40, 24.9, 25], dtype)
+    assert are_from_zero_to(few, 25.0)
+    assert are_from_zero_to(few[:0], 0.0)
+    for wrong in (25.1, -1e-40, -3, np.inf, -np.inf, np.nan, -0.0):
+        assert not are_from_zero_to(np.append(few, dtype(wrong)), 25.0)
+    assert not are_from_zero_to(few.astype(np.float16), 25.0)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from onnx_gconv.devices.normal_numbers import normal
+from onnx_gconv.devices import normal_numbers
+from onnx_gconv.devices.normal_numbers import MOST_SIDE_BY_SIDE, SideBySide, from_normal, normal
 
 COUNT = 1_000_000
 
@@ -56,16 +57,65 @@ def test_they_have_the_shape_and_type_of_the_array(shape, dtype):
     assert np.isfinite(found).all()
 
 
-def test_the_outermost_uniform_numbers_give_finite_ones():
-    class Ends:
-        def integers(self, *_, **__):
-            return np.array([0, 2**64 - 1, 2**32 - 1, 2**63], np.uint64)
+def test_the_outermost_uniform_numbers_give_finite_ones(monkeypatch):
+    words = np.array([0, 2**64 - 1, 2**32 - 1, 2**63], np.uint64)
+    monkeypatch.setattr(normal_numbers, "_counters", lambda _: inverse_of_splitmix64(words))
 
-    found = normal(np.empty(8, np.float32), Ends())
+    class Zero:
+        def bytes(self, count):
+            return bytes(count)
+
+    found = normal(np.empty(8, np.float32), Zero())
     assert np.isfinite(found).all()
     assert np.abs(found).max() == pytest.approx((2 * 33 * np.log(2)) ** 0.5, rel=1e-5)
+
+
+def inverse_of_splitmix64(words):
+    """The counters of which SplitMix64 gives these words."""
+    found = []
+    for word in words.tolist():
+        mixed = word
+        for shift, factor in ((31, 0x94D049BB133111EB), (27, 0xBF58476D1CE4E5B9), (30, 1)):
+            mixed ^= (mixed >> shift) ^ (mixed >> 2 * shift)
+            mixed = mixed * pow(factor, -1, 2**64) % 2**64
+        found.append(mixed)
+    return np.array(found, np.uint64)
+
+
+def test_uniform_numbers_are_those_of_splitmix64():
+    # The first words for the seed 1234567, of the implementation in C by S. Vigna (prng.di.unimi.it/splitmix64.c). It
+    # steps its counter before each word.
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    key = (1234567 + 0x9E3779B97F4A7C15) % 2**64
+    radii, angles = np.empty((2, 4), np.float32)
+    normal_numbers.uniform(radii, angles, key)
+    halves = np.array(expected, np.uint64).view(np.uint32)
+    np.testing.assert_allclose(radii, (halves[:4] + 0.5) / 2**32, rtol=1e-6)
+    np.testing.assert_allclose(angles, halves[4:].view(np.int32) * (2 * np.pi / 2**32), rtol=1e-6)
 
 
 def test_double_precision_is_numpys_own():
     mine, numpys = drawn(100, np.float64), np.random.Generator(np.random.SFC64(1)).standard_normal(100)
     assert np.array_equal(mine, numpys)
+
+
+def test_arrays_side_by_side_get_the_numbers_that_each_gets_alone():
+    sizes = (5, 1, 1 << 13, 4, 9999, 2)
+    arrays = [np.linspace(0, 1, size, dtype=np.float32) for size in sizes]
+
+    def generator(number):
+        return np.random.Generator(np.random.SFC64(number))
+
+    def shifted(noise, scratch, values):
+        noise += values
+
+    together = from_normal(shifted, SideBySide(sizes, generator), np.concatenate(arrays))
+    alone = [from_normal(shifted, generator(number), array) for number, array in enumerate(arrays)]
+    np.testing.assert_array_equal(together.view(np.uint32), np.concatenate(alone).view(np.uint32))
+
+
+def test_arrays_side_by_side_are_small_and_in_single_precision():
+    with pytest.raises(ValueError, match=r"^arrays side by side have 65536 elements at most, not 65537$"):
+        SideBySide((MOST_SIDE_BY_SIDE, 1), np.random.default_rng)
+    with pytest.raises(TypeError, match=r"in single precision only, not in float64$"):
+        normal(np.empty(3), SideBySide((3,), np.random.default_rng))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnx_gconv.weights.evaluated_ops import EVALUATED_OPS, EvaluationError, evaluated_op
+from onnx_gconv.weights.evaluation.evaluated_ops import EVALUATED_OPS, EvaluationError, evaluated_op
 from tests.generated.graph_builder import ELEMENT_TYPES, GraphBuilder
 from tests.weights.compared_nodes import ComparedNode, nodes_of, run
 from tests.weights.evaluated_cases import CASES

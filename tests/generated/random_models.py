@@ -19,6 +19,7 @@ from tests.generated.biased import biased_readers
 from tests.generated.functions import LOCAL, in_a_function
 from tests.generated.graph_builder import Activation, GraphBuilder
 from tests.generated.layers import LAYERS, MICROSOFT, ExpectedSlot, Layer, LayerContext, qdq
+from tests.generated.packed_layers import PACKED_LAYERS
 from tests.generated.weight_store import BFLOAT16, FLOAT16, FLOAT32, WeightStore
 
 __all__ = ["RandomModel", "random_model"]
@@ -115,8 +116,16 @@ def random_model(seed: int) -> RandomModel:
 
 
 # A layer of several nodes is as frequent as three others.
-_LAYERS = [*LAYERS.items(), *[(biased_readers, range(OLDEST_OPSET, NEWEST_OPSET + 1))] * 3]
-_MICROSOFT_OPS = {"FusedMatMul", "FusedGemm", "FusedConv", "Attention", "DynamicQuantizeLSTM"}
+_LAYERS = [*LAYERS.items(), *PACKED_LAYERS.items(), *[(biased_readers, range(OLDEST_OPSET, NEWEST_OPSET + 1))] * 3]
+_MICROSOFT_OPS = {
+    "FusedMatMul",
+    "FusedGemm",
+    "FusedConv",
+    "Attention",
+    "DynamicQuantizeLSTM",
+    "MatMulNBits",
+    "MatMulBnb4",
+}
 
 
 def _add_layer(c: LayerContext, functions: list[onnx.FunctionProto]) -> None:

@@ -198,6 +198,36 @@ class WeightStore:
             steps.append(self._rearranging(steps[-1].before))
         return self._placed(graph, array, steps, is_tame=True)
 
+    def packed(self, graph: GraphBuilder, stored: np.ndarray) -> Weight:
+        """Bytes into which codes are packed; no other layer may share them."""
+        weight = self._placed(graph, stored, [], is_tame=True)
+        self.stored.pop()
+        return weight
+
+    def decoded_by_block(self, graph: GraphBuilder, shape: tuple[int, int], block: int, dtype: np.dtype) -> Weight:
+        """A matrix of integer codes in front of which DequantizeLinear stands, with blocks of rows.
+
+        Args:
+            graph: The graph of the weight slot.
+            shape: Of the matrix.
+            block: Rows of a block; the last one may have fewer.
+            dtype: The type of the codes.
+        """
+        codes, info = self._codes(shape, dtype), np.iinfo(dtype)
+        blocks = (math.ceil(shape[0] / block), shape[1])
+        scale = (self.numbers.uniform(0.5, 1.0, blocks) / 128).astype(np.float32)
+        zero = self.numbers.integers(info.min, info.max + 1, blocks).astype(dtype)
+        of_each = np.arange(shape[0]) // block
+        array = (codes.astype(np.int32) - zero.astype(np.int32)[of_each]) * scale[of_each]
+
+        def emit(graph: GraphBuilder, value: str) -> str:
+            parameters = [graph.constant(scale, "scale"), graph.constant(zero, "zero_point")]
+            axis = self.choices.choice((0, -2))
+            return graph.node("DequantizeLinear", [value, *parameters], axis=axis, block_size=block)
+
+        step = _Step("DequantizeLinear(block)", codes, emit, is_computed=True)
+        return self._placed(graph, array.astype(np.float32), [step], is_tame=True)
+
     def split_weight(self, graph: GraphBuilder, shape: tuple[int, int], dtype: np.dtype) -> tuple[Weight, str]:
         """A matrix and a row for a bias, which are split from one constant."""
         joint = self._elements("normal", (shape[0] + 1, shape[1]), dtype)

@@ -28,6 +28,18 @@ INTEGERS = {
         z=U8(120),
         xz=U8(3),
     ),
+    "MatMulInteger16": graph(
+        "y = com.microsoft.MatMulInteger16 (x, W)",
+        codes(2, 13, dtype=np.int16) // 256,
+        "int32",
+        W=codes(13, 10, dtype=np.int16) // 256,  # the op does not look at overflows
+    ),
+    "MatMulInteger16 on the left": graph(
+        "y = com.microsoft.MatMulInteger16 (W, x)",
+        codes(13, 2, dtype=np.int16) // 256,
+        "int32",
+        W=codes(10, 13, dtype=np.int16) // 256,
+    ),
     "MatMulInteger of a batch": graph(
         "y = MatMulInteger(x, W, xz, z)",
         codes(3, 2, 13, dtype=U8),

@@ -100,6 +100,23 @@ CONVOLUTIONS = {
         c=normal(7),
         b=normal(1, 7, 3, 3),
     ),
+    "CausalConvWithState": graph(
+        """y, s = com.microsoft.CausalConvWithState <activation = "none"> (x, W, c)""",
+        uniform(2, 6, 9),
+        W=normal(6, 1, 4),
+        c=normal(6),
+    ),
+    "CausalConvWithState with dilation": graph(
+        "y, s = com.microsoft.CausalConvWithState <dilation = 2> (x, W)", uniform(1, 6, 9), W=normal(6, 1, 3)
+    ),
+    "VarlenCausalConvWithState": graph(
+        "y, s = com.microsoft.VarlenCausalConvWithState (x, W, l, c, t)",
+        uniform(9, 6),
+        W=normal(6, 1, 4),
+        l=np.array([0, 9], np.int32),
+        c=normal(6),
+        t=normal(1, 6, 3),
+    ),
     "ConvTranspose": graph("y = ConvTranspose(x, W, c)", uniform(2, 7, 4, 4), W=normal(7, 4, 3, 2), c=normal(4)),
     "ConvTranspose with strides, dilations and pads": graph(
         "y = ConvTranspose <strides = [2, 3], dilations = [2, 1], pads = [1, 0, 0, 1], output_padding = [1, 2]> (x, W)",

@@ -9,7 +9,7 @@ import numpy as np
 
 OPSETS = '"" : 21, "com.microsoft" : 1'
 
-_TYPES = {"f": "float", "B": "uint8", "b": "int8", "i": "int32", "l": "int64"}
+_TYPES = {"f": "float", "e": "float16", "B": "uint8", "b": "int8", "h": "int16", "i": "int32", "l": "int64"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 from tests.handoff.integer_graphs import INTEGERS
@@ -26,6 +27,26 @@ NOT_RUNNABLE: dict[str, tuple[OpGraph, str]] = {
     ),
     "GemmFloat8 on the left": (
         graph("y = com.microsoft.GemmFloat8 (W, x)", uniform(13, 2), W=normal(10, 13)),
+        NO_KERNEL,
+    ),
+    "RouterGateUpProj": (
+        graph(
+            "y, z = com.microsoft.RouterGateUpProj <router_size = 2> (x, W)",
+            uniform(2, 13).astype(np.float16),
+            "float16",
+            W=normal(13, 10).astype(np.float16),
+        ),
+        NO_KERNEL,
+    ),
+    "MatMulBlockQuantizedFp8Weight": (
+        graph(
+            "y = com.microsoft.MatMulBlockQuantizedFp8Weight <block_size = 4> (x, W, s, , c)",
+            uniform(2, 13).astype(np.float16),
+            "float16",
+            W=normal(10, 13).astype(ml_dtypes.float8_e4m3fn),
+            s=np.ones((10, 4), np.float32),
+            c=normal(10).astype(np.float16),
+        ),
         NO_KERNEL,
     ),
     "PackedAttention": (

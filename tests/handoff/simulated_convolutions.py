@@ -75,6 +75,23 @@ def conv(o: Operands) -> list[Rounded]:
     return [activated(o, y)]
 
 
+def causal_conv(o: Operands) -> list[Rounded]:
+    """A depthwise convolution of [images, channels, positions], each output from its position and those before it."""
+    [size], dilation = o.layer.view["split_shape"][2:], o.attribute("dilation", 1)
+    window = Window((size,), (1,), (dilation,), ((size - 1) * dilation, 0))
+    y = grouped_product(o.layer, o.value(0).rearranged(lambda array: patches(array, window)))
+    return [y if o.bias() is None else y + Rounded.exact(along_channels(o.bias().value, 1))]
+
+
+def causal_conv_of_tokens(o: Operands) -> list[Rounded]:
+    """The same of one sequence [positions, channels], which goes on from the inputs of a state."""
+    [size] = o.layer.view["split_shape"][2:]
+    x = Rounded.exact(np.concatenate([o.array(4), o.array(0).T[None]], axis=2))
+    y = grouped_product(o.layer, x.rearranged(lambda array: patches(array, Window((size,), (1,), (1,), (0, 0)))))
+    y += Rounded.exact(along_channels(o.bias().value, 1))
+    return [y.rearranged(lambda array: array[0].T)]
+
+
 def code_conv(o: Operands, x: Rounded, weight_zero: np.ndarray | None) -> np.ndarray:
     """A convolution of integer codes less their zero points, exactly; margins hold the zero point of x."""
     axes = len(x.shape) - 2

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.handoff.rounded import Rounded
-from tests.handoff.simulated_convolutions import conv, conv_integer, conv_transpose, deform_conv, qlinear_conv
+from tests.handoff.simulated_convolutions import (
+    causal_conv,
+    causal_conv_of_tokens,
+    conv,
+    conv_integer,
+    conv_transpose,
+    deform_conv,
+    qlinear_conv,
+)
 from tests.handoff.simulated_products import (
     MICROSOFT,
     Operands,
@@ -46,6 +54,9 @@ OPS: dict[tuple[str, str], Op] = {
     (MICROSOFT, "TransposeMatMul"): fused_matmul,
     (MICROSOFT, "FusedGemm"): gemm,
     (MICROSOFT, "FusedConv"): conv,
+    (MICROSOFT, "CausalConvWithState"): causal_conv,
+    (MICROSOFT, "VarlenCausalConvWithState"): causal_conv_of_tokens,
+    (MICROSOFT, "MatMulInteger16"): matmul_integer,
     ("", "MatMulInteger"): matmul_integer,
     ("", "QLinearMatMul"): qlinear_matmul,
     ("", "ConvInteger"): conv_integer,

@@ -313,7 +313,7 @@ def test_wrong_readings_name_tile_and_cell(handed_off, tmp_path):
 
 def test_lines_may_stand_in_any_order_and_cells_may_be_missing(handed_off, tmp_path, monkeypatch):
     """Also if they do not fit into one block; columns may have any order, and spreadsheets begin with a mark."""
-    monkeypatch.setattr("onnx_gconv.handoff.readings_table._BLOCK_LINES", 7)
+    monkeypatch.setattr("onnx_gconv.handoff.measured.readings_table._BLOCK_LINES", 7)
     bundle = handed_off / "m.gconv"
     chip = NoisyChip(bundle, sigma=0.3)
     write_targets(bundle, tmp_path / "all.csv")

@@ -17,7 +17,7 @@ from onnx_gconv.handoff import open_bundle, write_bundle
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.weights import find_weights
-from onnx_gconv.weights.mvm_ops import LOOKUP_OPS, MVM_OPS
+from onnx_gconv.weights.ops.mvm_ops import LOOKUP_OPS, MVM_OPS
 from tests.handoff.op_graph import OPSETS
 from tests.handoff.op_graphs import CORE, NOT_RUNNABLE, OP_GRAPHS
 from tests.handoff.rounded import Rounded
@@ -141,6 +141,8 @@ BIASES = {
     "GemmFastGelu": {"W": "c"},
     "GemmFloat8": {"W": "c"},
     "GemmFloat8 on the left": {"W": None},
+    "RouterGateUpProj": {"W": None},
+    "MatMulBlockQuantizedFp8Weight": {"W": "c"},
     "PackedAttention": {"W": "c"},
     "DecoderMaskedSelfAttention": {"W": "c"},
     "DecoderAttention": {"W": "c", "V": "c"},
@@ -159,7 +161,10 @@ def test_the_manifest_names_the_bias_of_each_weight(mapped, tmp_path, op):
 # Ops that pack their weights as nodes cannot, which are not mapped: there are no tiles.
 PACKED = {
     (MICROSOFT, "MatMulBnb4"),
+    (MICROSOFT, "MatMulBlockQuantizedFp4Weight"),
     (MICROSOFT, "MatMulFpQ4"),
+    (MICROSOFT, "MatMulPacked"),
+    (MICROSOFT, "MoEPacked"),
     (MICROSOFT, "QOrderedMatMul"),
     (MICROSOFT, "NhwcConv"),
     (MICROSOFT, "NhwcFusedConv"),
@@ -176,6 +181,9 @@ def test_every_slot_of_the_table_of_ops_has_a_graph(parse):
     rows = (MVM_OPS | LOOKUP_OPS).values()
     slots = [(row, slot) for row in rows for slot in row.slots if slot.view is not None]
     expected = {(row.domain, row.op_type, slot.index) for row, slot in slots if slot.packed is None}
+    expected.remove(
+        ("", "CausalConvWithState", 1)
+    )  # of a newer opset than the graphs; that of com.microsoft is the same
     assert found == expected  # the tiles of packed codes are those of test_packed_layers.py
     assert {(row.domain, row.op_type) for row in rows for slot in row.slots if slot.view is None} == PACKED
 

@@ -294,7 +294,7 @@ def test_a_file_whose_groups_cannot_be_read(chip, refused, tmp_path):
 
 
 def test_damage_while_the_model_is_written_leaves_what_was_there(chip, tmp_path, monkeypatch):
-    from onnx_gconv.handoff.measurements import Measurements
+    from onnx_gconv.handoff.measured.measurements import Measurements
 
     chip.write(tmp_path / "m.h5")
     read_back(tmp_path / "model.gconv.onnx", tmp_path / "m.h5", tmp_path / "out.onnx")

@@ -304,7 +304,7 @@ def test_weights_of_zero_stay_zero_through_any_number_of_levels_of_an_offset(par
     [
         (
             MappingScheme(levels=ConductanceLevels.uniform(16, 0.0, 25.0)),
-            "integers up to 128, which 16 levels of conductances of 0 to 25 µS cannot tell apart; give it more levels",
+            "up to 128, which 16 levels of conductances of 0 to 25 µS cannot tell apart; give it 129 levels or more",
         ),
         (
             MappingScheme(clipping=Clipping(value=5.0)),

@@ -90,7 +90,7 @@ def test_each_scale_has_the_factor_of_its_elements(mapped, op, mapping, compensa
 
 
 def test_columns_are_compensated_as_by_aihwkit(mapped, monkeypatch):
-    monkeypatch.setattr(normal_numbers, "_fill", lambda piece, *_: piece.fill(0.3))
+    monkeypatch.setattr(normal_numbers, "_filling", lambda _: lambda piece, *_: piece.fill(0.3))
     monkeypatch.setattr("aihwkit.inference.noise.pcm.randn_like", lambda like: torch.full_like(like, 0.3))
     path = mapped("Gemm")
     record, _, weight = weight_of(path)

@@ -23,7 +23,7 @@ TIMES = [1.0, 20.0, 3600.0, 86400.0, 31536000.0]
 @pytest.fixture
 def constant_noise(monkeypatch):
     """Each normal number is 0.3, in aihwkit too."""
-    monkeypatch.setattr(normal_numbers, "_fill", lambda piece, *_: piece.fill(0.3))
+    monkeypatch.setattr(normal_numbers, "_filling", lambda _: lambda piece, *_: piece.fill(0.3))
     monkeypatch.setattr("aihwkit.inference.noise.pcm.randn_like", lambda like: torch.full_like(like, 0.3))
 
 

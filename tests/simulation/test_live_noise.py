@@ -21,7 +21,7 @@ from onnx_gconv.mapping import read_manifest
 from onnx_gconv.mapping.located import ModelValues, locate
 from onnx_gconv.passes import CheckMapping, MapConductances, MeasuredConductances, ReplaceConductances
 from onnx_gconv.simulation import program_model
-from onnx_gconv.simulation.chips import chips_of
+from onnx_gconv.simulation.chips.chips import chips_of
 from tests.scheme_choices import CONVERTERS, GRANULARITIES
 
 DAY = 86400.0

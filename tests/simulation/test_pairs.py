@@ -23,8 +23,8 @@ from onnx_gconv.passes import MapConductances
 from onnx_gconv.runtime.session import run_model
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.simulation import program_model, simulate, simulated_tensor
-from onnx_gconv.simulation.simulated_tensor import SimulatedOfPairs, SimulatedTensor, in_memory
-from onnx_gconv.simulation.streams import ChipStreams
+from onnx_gconv.simulation.chips.simulated_tensor import SimulatedOfPairs, SimulatedTensor, in_memory
+from onnx_gconv.simulation.chips.streams import ChipStreams
 from tests.scheme_choices import CONVERTERS
 
 AFM = device_model("pcm-afm2025")

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from onnx_gconv.devices.registry import device_model
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.simulation import simulated_tensor
-from onnx_gconv.simulation.simulated_tensor import (
+from onnx_gconv.simulation.chips import simulated_tensor
+from onnx_gconv.simulation.chips.simulated_tensor import (
     Moment,
     SimulatedDevices,
     SimulatedTensor,
     in_memory,
     read_again,
 )
-from onnx_gconv.simulation.streams import ChipStreams
+from onnx_gconv.simulation.chips.streams import ChipStreams
 
 PCM = device_model("pcm")
 DAY = 86400.0

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from onnx_gconv.simulation.streams import ChipStreams
+from onnx_gconv.simulation.chips.streams import ChipStreams
 
 
 def first(streams, *key):

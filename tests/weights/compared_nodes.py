@@ -13,7 +13,7 @@ import onnx.defs
 import onnxruntime
 from onnx import helper, numpy_helper
 
-from onnx_gconv.weights.node_evaluation import NodeValue, evaluate_node
+from onnx_gconv.weights.evaluation.node_evaluation import NodeValue, evaluate_node
 from tests.weights.evaluated_cases import Case, Tried, array
 
 __all__ = ["OLDEST_OPSET", "ComparedNode", "largest_distance", "nodes_of", "run"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -48,6 +49,50 @@ def test_nothing_is_said_of_codes_that_nobody_scales(parse):
     model = parse("g (uint8[2,6] x) => (int32[2,4] y) { y = MatMulInteger(x, W) }", W=CODES)
     [weight] = find_weights(model).weights
     assert weight.dequantization is None
+
+
+DYNAMIC = {
+    "behind a product of scales": (
+        "y = MatMulInteger(x, W, xz, z) c = Cast <to = 1> (y) f = Mul(xs, s) r = Mul(c, f)",
+        Dequantization("s", "z", 1, 1),
+    ),
+    "behind the op": (
+        "y = MatMulInteger(x, W, xz, z) c = Cast <to = 1> (y) r = Mul(s, c)",
+        Dequantization("s", "z", 1, 1),
+    ),
+    "for all outputs": ("y = MatMulInteger(x, W, xz, z) c = Cast <to = 1> (y) r = Mul(c, o)", Dequantization("o", "z")),
+    "not told": ("y = MatMulInteger(x, W, xz, z) c = Cast <to = 1> (y) r = Mul(c, xs)", Dequantization(None, "z")),
+    "behind two readers": (
+        "y = MatMulInteger(x, W, xz, z) c = Cast <to = 1> (y) a = Mul(c, s) b = Neg(c) r = Add(a, b)",
+        Dequantization(None, "z"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DYNAMIC)
+def test_the_scale_of_a_product_of_integers_stands_behind_it(parse, case):
+    nodes, expected = DYNAMIC[case]
+    model = parse(
+        f"g (uint8[2,6] x, uint8 xz, float xs) => (float[2,4] r) {{ {nodes} }}", W=CODES, s=COLUMN, o=ONE, z=ZERO
+    )
+    [weight] = find_weights(model).weights
+    assert weight.dequantization == expected
+
+
+def test_codes_of_four_bits_in_a_lookup_have_scales_and_zero_points_of_blocks(parse):
+    codes = np.random.default_rng(0).integers(0, 16, (6, 20)).astype(ml_dtypes.uint4)
+    points = np.arange(12).reshape(6, 2).astype(ml_dtypes.uint4)
+    model = parse(
+        "g (int64[3] i) => (float[3,20] y) { y = com.microsoft.GatherBlockQuantized <block_size = 16> (W, i, s, p) }",
+        opsets='"" : 21, "com.microsoft" : 1',
+        W=codes,
+        s=np.ones((6, 2), np.float32),
+        p=points,
+    )
+    [weight] = find_weights(model, lookups=["GatherBlockQuantized"]).weights
+    assert (weight.dequantization, weight.notes) == (Dequantization("s", "p", 1, 16), ())
+    of_each = np.repeat(points.astype(np.float32), 16, axis=1)[:, :20]
+    np.testing.assert_array_equal(weight.numbers.numpy(), codes.astype(np.float32) - of_each)
 
 
 def test_of_packed_codes_it_is_the_blocks_of_inputs():

@@ -9,8 +9,8 @@ import onnx.defs
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_gconv.weights.evaluated_ops import EVALUATED_OPS, EvaluationError, evaluated_op
-from onnx_gconv.weights.node_evaluation import added_bytes, evaluate_node
+from onnx_gconv.weights.evaluation.evaluated_ops import EVALUATED_OPS, EvaluationError, evaluated_op
+from onnx_gconv.weights.evaluation.node_evaluation import added_bytes, evaluate_node
 from tests.weights.compared_nodes import OLDEST_OPSET, ComparedNode, largest_distance, nodes_of, run
 from tests.weights.evaluated_cases import CASES
 

@@ -10,7 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from onnx_gconv.errors import ModelError
-from onnx_gconv.weights import constant_evaluation, find_weights, readers_of_weights
+from onnx_gconv.tensors.codes import Blocks
+from onnx_gconv.weights import find_weights, readers_of_weights
+from onnx_gconv.weights.evaluation import constant_evaluation
 
 
 def found(model):
@@ -463,7 +465,7 @@ class TestSkipped:
         model = parse("g (float[2,3] x, float[3,4] W) => (float[2,4] y) { y = MatMul(x, W) }", W=normal(3, 4))
         assert (only_skipped(model).name, only_skipped(model).reason) == ("W", "overridable_input")
 
-    @pytest.mark.parametrize("op_type", ["MatMulFpQ4", "MatMulBnb4"])
+    @pytest.mark.parametrize("op_type", ["MatMulFpQ4", "NhwcConv"])
     def test_a_weight_that_is_packed_in_blocks_is_listed(self, parse, op_type):
         model = parse(
             f"g (float x) => (float y) {{ y = com.microsoft.{op_type} (x, W) }}",
@@ -692,11 +694,26 @@ class TestIntegerCodes:
         )
         assert (weight.numbers.numpy() == codes.astype(np.float32) - np.array([1, 2, 3, 4])).all()
 
-    def test_zero_points_of_blocks_leave_the_codes_as_they_are_and_are_told(self, parse):
+    @pytest.mark.parametrize("axis", [0, -2])
+    @pytest.mark.parametrize(("points", "blocks"), [([[1, 2], [3, 4]], Blocks(0, 3)), ([[5, 5], [5, 5]], None)])
+    def test_each_block_has_its_zero_point(self, parse, axis, points, blocks):
+        codes, points = np.arange(8, dtype=np.uint8).reshape(4, 2), np.array(points, np.uint8)
         weight = self.weight(
             parse,
-            "d = DequantizeLinear <axis = 0, block_size = 2> (W, s, z) y = MatMul(x, d)",
-            W=np.arange(8, dtype=np.uint8).reshape(4, 2),
+            f"d = DequantizeLinear <axis = {axis}, block_size = 3> (W, s, z) y = MatMul(x, d)",
+            W=codes,
+            s=np.full((2, 2), 0.1, np.float32),
+            z=points,
+        )
+        np.testing.assert_array_equal(weight.numbers.numpy(), codes.astype(np.float32) - points[[0, 0, 0, 1]])
+        assert (weight.zero_point.blocks, weight.notes) == (blocks, ())
+
+    def test_zero_points_of_blocks_behind_another_shape_leave_the_codes_as_they_are_and_are_told(self, parse):
+        weight = self.weight(
+            parse,
+            "t = Reshape(W, m) d = DequantizeLinear <axis = 0, block_size = 2> (t, s, z) y = MatMul(x, d)",
+            W=np.arange(8, dtype=np.uint8),
+            m=np.array([4, 2]),
             s=np.full((2, 2), 0.1, np.float32),
             z=np.array([[1, 2], [3, 4]], np.uint8),
         )

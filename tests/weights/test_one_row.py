@@ -17,7 +17,7 @@ from onnx_gconv import (
 from onnx_gconv.errors import BundleError, ConfigError
 from onnx_gconv.files.models import save_model
 from onnx_gconv.weights import MVM_OPS, BiasSlot, MvmOp, WeightSlot, find_weights, op_views, register_mvm_op
-from onnx_gconv.weights.mvm_ops import LOOKUP_OPS
+from onnx_gconv.weights.ops.mvm_ops import LOOKUP_OPS
 
 ROW = MvmOp(
     "test.custom",
@@ -166,6 +166,10 @@ BIASES = {
     "Conv": {1: 2},
     "ConvTranspose": {1: 2},
     "DeformConv": {1: 3},
+    "CausalConvWithState": {1: 2},
+    "com.microsoft.CausalConvWithState": {1: 2},
+    "com.microsoft.VarlenCausalConvWithState": {1: 3},
+    "com.microsoft.MatMulBlockQuantizedFp8Weight": {1: 4},
     "LSTM": {1: 3, 2: 3},
     "GRU": {1: 3, 2: 3},
     "RNN": {1: 3, 2: 3},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
 from onnx_gconv.weights import find_weights
-from onnx_gconv.weights.records import SkipReason
+from onnx_gconv.weights.records import Dequantization, SkipReason
 from tests.packed_models import experts_model, matmul_model, quantized, tied_model
 
 
@@ -42,7 +43,7 @@ def test_bytes_that_are_not_those_of_the_attributes_are_not_decoded(attributes, 
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("W_scales", (5, 3), "layer (MatMulNBits) has scales of [5, 3], but 5 rows of 2 blocks need 10"),
+        ("W_scales", (5, 3), "layer (MatMulNBits) has scales of [5, 3], but 5 rows of 2 blocks need [5, 2]"),
         (
             "W_points",
             (5, 2),
@@ -56,6 +57,33 @@ def test_scales_and_zero_points_of_other_blocks_are_named(name, shape, message):
     set_initializer(model, name, np.ones(shape, dtype))
     [item] = skipped(model)
     assert (item.reason, item.detail) == (SkipReason.INVALID_SHAPE, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason", "detail"),
+    [
+        (
+            "W",
+            np.zeros((5, 2, 4), np.int32),
+            "dtype_not_supported",
+            "reads codes packed into int32, not into bytes (uint8)",
+        ),
+        ("W_points", np.zeros((5, 1), np.int32), "invalid_shape", "has zero points of int32, but they are bytes or"),
+        ("W_scales", np.ones((2, 5), np.float32), "invalid_shape", "has scales of [2, 5], but 5 rows of 2 blocks need"),
+        (
+            "W",
+            np.zeros((5, 2, 15), np.uint8),
+            "invalid_shape",
+            "reads bytes of [5, 2, 15], but N = 5, K = 64, bits = 4",
+        ),
+    ],
+)
+def test_what_no_runtime_unpacks_is_told_with_its_numbers(name, array, reason, detail):
+    model = matmul_model(quantized(5, 64, block=32, points="packed"))
+    set_initializer(model, name, array)
+    [item] = skipped(model)
+    assert (item.reason, item.shape) == (reason, (5, 64))
+    assert item.detail.startswith(f"layer (MatMulNBits) {detail}")
 
 
 def test_zero_points_of_floating_point_are_one_for_each_block():
@@ -134,9 +162,65 @@ def test_readers_that_unpack_one_tensor_differently_are_named():
     [item] = [item for item in survey.skipped if item.is_mvm]
     assert item.reason == SkipReason.INVALID_SHAPE
     assert item.detail in {
-        "lookup (GatherBlockQuantized) has scales of [40, 2], but 40 rows of 1 blocks need 40",
+        "lookup (GatherBlockQuantized) has scales of [40, 2], but 40 rows of 1 block need [40, 1]",
         "its readers unpack it differently, to [40, 32] of 8 bits, [40, 64] of 4 bits",
     }
+
+
+def of_op(op_type, inputs, arrays, outputs=("y",), **said):
+    """A model of one node with constants."""
+    model = matmul_model(quantized(8, 64, block=32))
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.append(helper.make_node(op_type, inputs, outputs, "layer", domain="com.microsoft", **said))
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    return model
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "array", "said", "shape", "detail"),
+    [
+        (
+            "MatMulBlockQuantizedFp4Weight",
+            ["x", "W", "s", "g"],
+            np.zeros((8, 32), np.uint8),
+            {},
+            (8, 64),
+            "layer (MatMulBlockQuantizedFp4Weight) reads numbers of four bits (E2M1), two in a byte, no integers",
+        ),
+        ("MatMulPacked", ["x", "W"], np.zeros((8, 40), np.uint8), {"N": 8, "K": 64}, (8, 64), "MatMulPacked"),
+        ("MoEPacked", ["x", "r", "W"], np.zeros((2, 8, 40), np.uint8), {"gate_type": 1}, None, "MoEPacked"),
+    ],
+)
+def test_bytes_that_nodes_cannot_pack_count_as_the_numbers_they_hold(op_type, inputs, array, said, shape, detail):
+    [item] = skipped(of_op(op_type, inputs, {"W": array}, **said))
+    assert (item.reason, item.shape, item.detail) == (SkipReason.BLOCK_PACKED, shape, detail)
+
+
+def test_an_adapter_beside_packed_codes_is_packed_its_own_way():
+    base, down, up = quantized(8, 64, block=32), quantized(4, 64, bits=8, block=16), quantized(8, 4, bits=8, block=16)
+    arrays = {"W": base.stored, "s": base.scales, "A": down.stored, "t": down.scales, "B": up.stored, "u": up.scales}
+    said = {"N": 8, "K": 64, "lora_block_size": 16}
+    model = of_op("MatMulNBitsQLoRA", ["x", *arrays], arrays, **said)
+    weights = {weight.name: weight for weight in find_weights(ir.from_proto(model)).weights}
+    for name, matrix in (("W", base), ("A", down), ("B", up)):
+        np.testing.assert_array_equal(weights[name].numbers.numpy(), matrix.numbers)
+    set_initializer(model, "B", np.zeros((8, 0, 16), np.uint8))
+    [item] = [item for item in find_weights(ir.from_proto(model)).skipped if item.is_mvm]
+    assert (item.name, item.reason) == ("B", SkipReason.EMPTY)
+
+
+def test_float8_weights_have_scales_of_blocks_of_inputs():
+    arrays = {"W": np.zeros((8, 40), ml_dtypes.float8_e4m3fn), "s": np.ones((8, 3), np.float32)}
+    model = of_op("MatMulBlockQuantizedFp8Weight", ["x", *arrays], arrays, block_size=16)
+    [weight] = find_weights(ir.from_proto(model)).weights
+    assert weight.dequantization == Dequantization("s", None, 1, 16)
+    assert (weight.consumers[0].view.rows, weight.consumers[0].view.columns) == (40, 8)
+
+
+def test_parameters_of_bytes_of_a_wrong_shape_are_those_that_the_node_says():
+    model = matmul_model(quantized(5, 64, block=32), K=72)
+    [item] = skipped(model)
+    assert (item.reason, item.shape) == (SkipReason.INVALID_SHAPE, (5, 72))
 
 
 def test_zero_points_that_nobody_can_tell_are_no_obstacle():

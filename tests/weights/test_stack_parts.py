@@ -14,7 +14,7 @@ from onnx import helper
 
 from onnx_gconv.files.models import load_model
 from onnx_gconv.weights import find_weights
-from onnx_gconv.weights.node_evaluation import evaluate_node
+from onnx_gconv.weights.evaluation.node_evaluation import evaluate_node
 from onnx_gconv.weights.stack_parts import part_outputs
 from tests.graphs import model, tensors, value
 

@@ -169,12 +169,23 @@ class TestChosenAtRunTime:
 
 class TestOpsWithoutARow:
     def test_the_weights_of_a_packed_op_are_listed_and_its_scales_are_not_weights(self, graph, normal):
-        codes = np.zeros((8, 2, 16), np.uint8)
-        nodes = "y = com.microsoft.MatMulNBitsQLoRA(t, Q, s, K, s, V, s)"
+        codes = np.zeros((8, 2, 16), np.int8)
+        nodes = "y = com.microsoft.QOrderedAttention(t, s, s, s, s, Q, K, V)"
         model = graph(nodes, Q=codes, K=codes + 1, V=codes + 2, s=normal(8, 2))
-        reason = ("unlisted_op", "read by 'MatMulNBitsQLoRA' of domain 'com.microsoft'", True)
-        scales = ("not_an_mvm_weight", "read by MatMulNBitsQLoRA", False)
+        reason = ("unlisted_op", "read by 'QOrderedAttention' of domain 'com.microsoft'", True)
+        scales = ("not_an_mvm_weight", "read by QOrderedAttention", False)
         assert listed(model) == {**dict.fromkeys("QKV", reason), "s": scales}
+
+    def test_bytes_without_rows_may_be_packed_codes_of_an_op_that_nobody_knows(self, graph):
+        nodes = "y = lab.Packed(t, Q, z, i)"
+        constants = {"Q": np.zeros(1024, np.uint8), "z": np.zeros(64, np.uint8), "i": np.zeros(2048, np.int64)}
+        [found] = find_weights(graph(nodes, **constants)).skipped
+        assert (found.name, found.reason, found.shape) == ("Q", "unlisted_op", None)  # nobody tells how many numbers
+
+    def test_what_a_compiled_model_reads_is_compiled(self, graph, normal):
+        model = graph("""y = com.microsoft.EPContext <source = "QNN"> (t, Q)""", Q=normal(4, 4))
+        found = {item.name: (item.reason, item.is_mvm) for item in find_weights(model).skipped}
+        assert found == {"Q": ("compiled", True), "EPContext": ("compiled", True)}
 
     def test_an_op_that_nobody_knows_may_multiply_whatever_it_reads(self, graph, normal):
         model = graph(
@@ -315,7 +326,7 @@ class TestAttributes:
 
 
 def test_ops_of_opsets_after_those_that_were_looked_at_count_as_unknown(monkeypatch, graph, normal):
-    from onnx_gconv.weights import unlisted_ops
+    from onnx_gconv.weights.ops import unlisted_ops
 
     monkeypatch.setattr(unlisted_ops, "_KNOWN_OPSET", 8)
     monkeypatch.setattr(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx_gconv.crossbars.bias import multiplying_node
 from onnx_gconv.crossbars.layers import Layer
 from onnx_gconv.errors import ConfigError, ModelError
-from onnx_gconv.weights.mvm_ops import MvmOp, WeightSlot, known_op, mvm_op
+from onnx_gconv.weights.ops.mvm_ops import MvmOp, WeightSlot, known_op, mvm_op
 from onnx_gconv.weights.weight_path import reached_inputs
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ from onnx_gconv.files.staging import staged_text
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import Bundle, open_bundle
 from onnx_gconv.handoff.bundle_tile import BundleTile
-from onnx_gconv.handoff.compared_tiles import note_targets, refuse_targets
-from onnx_gconv.handoff.limits import check_limits, tolerance_of
 from onnx_gconv.handoff.manifest import PlacementRecord
-from onnx_gconv.handoff.measurements import FailedCells, Measurements, open_measurements
-from onnx_gconv.handoff.readings_table import READING
+from onnx_gconv.handoff.measured.compared_tiles import note_targets, refuse_targets
+from onnx_gconv.handoff.measured.limits import check_limits, tolerance_of
+from onnx_gconv.handoff.measured.measurements import FailedCells, Measurements, open_measurements
+from onnx_gconv.handoff.measured.readings_table import READING
 from onnx_gconv.handoff.rounds.targets_report import ListedLayer, TargetsReport
 
 __all__ = ["TABLE_HEADER", "default_table_path", "write_targets"]

@@ -17,7 +17,7 @@ from onnx_gconv.integrations.aihwkit.twin_plan import LayerPlan, Piece, TwinPlan
 if TYPE_CHECKING:
     from torch import nn
 
-    from onnx_gconv.simulation.chip_weight import DriftCompensation
+    from onnx_gconv.simulation.chips.chip_weight import DriftCompensation
 
 __all__ = ["AnalogSettings", "settings_from"]
 

@@ -25,8 +25,9 @@ from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.runtime.inputs import ValueRange
 from onnx_gconv.runtime.prompts import TokenIds
 from onnx_gconv.simulation.bench import Bench
-from onnx_gconv.simulation.chip_weight import DriftCompensation
-from onnx_gconv.simulation.chips import chips_of, whole_number
+from onnx_gconv.simulation.chips.chip_weight import DriftCompensation
+from onnx_gconv.simulation.chips.chips import chips_of, whole_number
+from onnx_gconv.simulation.chips.trial import WeightOnChips
 from onnx_gconv.simulation.comparison.report import ComparisonReport
 from onnx_gconv.simulation.comparison.run import Benches, ComparisonRun, MappedModel, PlannedCandidate, Yardstick
 from onnx_gconv.simulation.comparison.settings import Candidate, Comparison, ComparisonLike
@@ -39,7 +40,6 @@ from onnx_gconv.simulation.metrics import chosen_output, metric_of
 from onnx_gconv.simulation.outputs import KeptOutput, Outputs
 from onnx_gconv.simulation.preparation import asked_inputs, check_weights, mapped_for
 from onnx_gconv.simulation.samples import Samples
-from onnx_gconv.simulation.trial import WeightOnChips
 
 __all__ = ["compare"]
 

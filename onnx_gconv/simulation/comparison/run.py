@@ -14,7 +14,8 @@ from onnx_gconv.files.progress import Progress
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.simulation.bench import Bench
-from onnx_gconv.simulation.chips import Chips
+from onnx_gconv.simulation.chips.chips import Chips
+from onnx_gconv.simulation.chips.trial import WeightOnChips
 from onnx_gconv.simulation.comparison.report import ComparedCandidate
 from onnx_gconv.simulation.comparison.settings import Candidate
 from onnx_gconv.simulation.experiments.executors import TrialExecutor
@@ -26,7 +27,6 @@ from onnx_gconv.simulation.metrics import Metric
 from onnx_gconv.simulation.outputs import KeptOutput
 from onnx_gconv.simulation.preparation import BenchFiles, saved_for_bench
 from onnx_gconv.simulation.samples import Samples
-from onnx_gconv.simulation.trial import WeightOnChips
 
 __all__ = ["Benches", "ComparisonRun", "MappedModel", "PlannedCandidate", "Yardstick"]
 

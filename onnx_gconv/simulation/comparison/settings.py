@@ -34,7 +34,7 @@ from onnx_gconv.configuration.settings import DeviceSettings
 from onnx_gconv.configuration.toml_file import toml_content
 from onnx_gconv.devices.base_device import DeviceModel
 from onnx_gconv.errors import ConfigError, GconvError
-from onnx_gconv.simulation.chip_weight import DriftCompensation
+from onnx_gconv.simulation.chips.chip_weight import DriftCompensation
 from onnx_gconv.simulation.comparison.tables import CandidateTable, ComparisonTable
 from onnx_gconv.simulation.times import DEFAULT_TIMES, times_of
 from onnx_gconv.validation_messages import first_problem

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from onnx_gconv.configuration.setting_tables import Count, DeviceSettings, SettingsTable
 from onnx_gconv.configuration.settings import ModelSettings, WeightSettings
 from onnx_gconv.devices.base_device import DeviceModel
-from onnx_gconv.simulation.chip_weight import DriftCompensation
+from onnx_gconv.simulation.chips.chip_weight import DriftCompensation
 from onnx_gconv.simulation.times import times_of
 from onnx_gconv.validation_messages import shown
 

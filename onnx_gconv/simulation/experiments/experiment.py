@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 
 from onnx_gconv.runtime.stored_arrays import StoredArray
 from onnx_gconv.simulation.bench import Bench
-from onnx_gconv.simulation.chips import Chips
+from onnx_gconv.simulation.chips.chips import Chips
+from onnx_gconv.simulation.chips.side_by_side import WeightsOnChips
+from onnx_gconv.simulation.chips.trial import WeightOnChips
 from onnx_gconv.simulation.mapped_in_memory import Mapped
 from onnx_gconv.simulation.metrics import Metric
 from onnx_gconv.simulation.outputs import KeptOutput
 from onnx_gconv.simulation.samples import SampleArray, Samples
-from onnx_gconv.simulation.trial import WeightOnChips
 
 __all__ = ["Experiment", "Trial", "identity_of_chips", "identity_of_data"]
 
@@ -83,12 +85,19 @@ class Experiment:
             ConfigError: If the device model or the metric fails, or the model does not run.
         """
         chip = self.chips.chip(trial.repeat, trial.seconds)
-        weights = [
-            weight.on(chip) if trial.layer in (None, number) else weight.ideal()
-            for number, weight in enumerate(self.weights)
-        ]
+        if trial.layer is None:
+            weights = self._together.on(chip)
+        else:
+            weights = [
+                weight.on(chip) if trial.layer == number else weight.ideal()
+                for number, weight in enumerate(self.weights)
+            ]
         reference = self.ideal if self.reference is None else self.reference
         return self.metric.of(self.bench.run(weights, self.samples), self.samples, reference)
+
+    @cached_property
+    def _together(self) -> WeightsOnChips:
+        return WeightsOnChips(self.weights, self.chips.model)
 
     def fingerprint(self, trial: Trial) -> str:
         """A hash of what a trial is made of: the outputs that chips are compared with, and the smallest weight on one.

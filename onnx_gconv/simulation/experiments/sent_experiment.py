@@ -21,13 +21,13 @@ from onnx_gconv.crossbars.target_weights import target_weights
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.simulation.bench import Bench
-from onnx_gconv.simulation.chips import Chips
+from onnx_gconv.simulation.chips.chips import Chips
+from onnx_gconv.simulation.chips.trial import WeightOnChips
 from onnx_gconv.simulation.experiments.experiment import Experiment, Trial
 from onnx_gconv.simulation.metrics import Metric, MetricImportError, metric_of
 from onnx_gconv.simulation.outputs import KeptOutput
 from onnx_gconv.simulation.run_time_weights import weights_as_inputs
 from onnx_gconv.simulation.samples import Samples
-from onnx_gconv.simulation.trial import WeightOnChips
 from onnx_gconv.version import __version__
 
 __all__ = ["OpenedExperiment", "SentExperiment", "different_versions", "versions_here"]

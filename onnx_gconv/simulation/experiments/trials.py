@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from onnx_gconv.errors import ConfigError
-from onnx_gconv.simulation.chips import scaling_notes
+from onnx_gconv.simulation.chips.chips import scaling_notes
 from onnx_gconv.simulation.experiments.executors import TrialExecutor
 from onnx_gconv.simulation.experiments.experiment import Experiment, Trial
 from onnx_gconv.simulation.experiments.journal import Journal

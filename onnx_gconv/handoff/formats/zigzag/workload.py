@@ -21,8 +21,8 @@ from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes import RestoreWeights
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.weights import scopes
-from onnx_gconv.weights.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 from onnx_gconv.weights.constants import ConstantValues, constant_tensor, leaves
+from onnx_gconv.weights.evaluation.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError
 
 __all__ = ["COUNTED_OPS", "WEIGHT", "Workload", "problem_of", "workload_of"]
 

@@ -21,7 +21,7 @@ from onnx_gconv.errors import BundleError
 from onnx_gconv.files.progress import Progress
 from onnx_gconv.handoff.bundle_tile import BundleTile
 from onnx_gconv.handoff.manifest import LayerRecord
-from onnx_gconv.handoff.measurements import MeasuredArray, Measurements
+from onnx_gconv.handoff.measured.measurements import MeasuredArray, Measurements
 from onnx_gconv.handoff.readback_report import LayerReadback, TileReadback
 from onnx_gconv.tensors.matrix_reader import MatrixReader
 from onnx_gconv.tensors.streamed import worker_count

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onnx_gconv.cli.commands.targets import (
+    AsIfMeasured,
+    FailedCellsFlag,
+    LimitsFlag,
+    RelativeTolerance,
+    ToleranceFlag,
+    Updates,
+)
 from onnx_gconv.cli.options import (
     Debug,
     Dim,
@@ -22,14 +30,6 @@ from onnx_gconv.cli.options import (
     Value,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
-from onnx_gconv.cli.targets import (
-    AsIfMeasured,
-    FailedCellsFlag,
-    LimitsFlag,
-    RelativeTolerance,
-    ToleranceFlag,
-    Updates,
-)
 from onnx_gconv.terminal_text import plain
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def readback(
     from onnx_gconv.errors import ConfigError, GconvError
     from onnx_gconv.files.models import check_output_path
     from onnx_gconv.handoff import read_back
-    from onnx_gconv.handoff.limits import parse_limits
+    from onnx_gconv.handoff.measured.limits import parse_limits
     from onnx_gconv.handoff.read_back import default_measured_path
     from onnx_gconv.runtime.inputs import parse_dim, parse_value
     from onnx_gconv.verification import verify

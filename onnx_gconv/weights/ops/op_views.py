@@ -13,13 +13,14 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from onnx_gconv.schemes.matrix_view import MatrixView
-from onnx_gconv.weights.evaluated_ops import EvaluationError
+from onnx_gconv.weights.evaluation.evaluated_ops import EvaluationError
 
 __all__ = [
     "ViewFunction",
     "attention",
     "conv",
     "conv_transpose",
+    "depthwise",
     "einsum",
     "experts",
     "fused_matmul_left",
@@ -115,6 +116,13 @@ def conv(node: ir.Node, shape: Sequence[int]) -> MatrixView:
         return MatrixView.of_axes(shape, row_axes=range(1, len(shape)), column_axes=(0,))
     split = (groups, shape[0] // groups, *shape[1:])
     return MatrixView.of_axes(split, matrix_axes=(0,), row_axes=range(2, len(split)), column_axes=(1,))
+
+
+def depthwise(_: ir.Node, shape: Sequence[int]) -> MatrixView:
+    """W [channels, 1, kernel...]: each channel has a matrix of its own, of one column."""
+    if len(shape) < _CONV_RANK or shape[1] != 1:
+        raise ValueError(f"shape {list(shape)}")
+    return MatrixView.of_axes(shape, matrix_axes=(0,), row_axes=range(1, len(shape)), column_axes=())
 
 
 def conv_transpose(node: ir.Node, shape: Sequence[int]) -> MatrixView:

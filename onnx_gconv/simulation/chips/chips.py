@@ -16,8 +16,8 @@ from onnx_gconv.devices.registry import device_model
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import SimulatedRecord
 from onnx_gconv.mapping.located import MappedWeight
-from onnx_gconv.simulation.chip_weight import Chip, DriftCompensation, check_compensation, check_pairs
-from onnx_gconv.simulation.streams import ChipStreams
+from onnx_gconv.simulation.chips.chip_weight import Chip, DriftCompensation, check_compensation, check_pairs
+from onnx_gconv.simulation.chips.streams import ChipStreams
 
 __all__ = ["Chips", "check_weight", "chips_of", "scaling_notes", "whole_number"]
 

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.weights.evaluated_ops import EvaluationError, evaluated_op
+from onnx_gconv.weights.evaluation.evaluated_ops import EvaluationError, evaluated_op
 
 __all__ = ["NodeValue", "added_bytes", "evaluate_node"]
 

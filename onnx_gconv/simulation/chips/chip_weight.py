@@ -19,8 +19,8 @@ from onnx_gconv.errors import ConfigError
 from onnx_gconv.mapping import WeightRecord
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.schemes.scale_grid import ScaleGrid
-from onnx_gconv.simulation.simulated_tensor import Moment, SimulatedDevices, SimulatedOfPairs, SimulatedTensor
-from onnx_gconv.simulation.streams import ChipStreams
+from onnx_gconv.simulation.chips.simulated_tensor import Moment, SimulatedDevices, SimulatedOfPairs, SimulatedTensor
+from onnx_gconv.simulation.chips.streams import ChipStreams
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, element_chunks
 
 __all__ = [
@@ -28,13 +28,16 @@ __all__ = [
     "Chip",
     "DriftCompensation",
     "WeightErrors",
+    "absolute_differences",
     "absolute_sums",
     "array_parts",
     "check_compensation",
     "check_pairs",
     "drift_factor",
     "pair_of",
+    "ratios",
     "simulated_tensors",
+    "summed",
     "tensor_parts",
     "weight_errors",
 ]
@@ -165,26 +168,54 @@ class AbsoluteSums:
 
     def __init__(self, record: WeightRecord, compensation: DriftCompensation) -> None:
         self._record = record
-        self._grid = _grid_of_sums(record, compensation)
+        self._compensation = compensation
         self._start = 0
         self._memory = np.empty((2, 0))
-        self.total = np.zeros(1 if self._grid is None else self._grid.count)
+        self.total = np.zeros(1 if (grid := _grid_of(record, compensation)) is None else grid.count)
 
     def add(self, parts: Sequence[NDArray[Any]]) -> None:
         """Add the next elements of the weight, of which the conductances of each device are given, in µS."""
         size = parts[0].size
         if self._memory.shape[1] < size:
             self._memory = np.empty((2, size))
-        found, memory = self._memory[:, :size]
-        for part in _slices(size):
-            difference = _difference(self._record, [each[part] for each in parts], found[part], memory[part])
-            np.abs(difference, out=difference)
-        if self._grid is None:
-            self.total += found.sum()
-        else:
-            reduced, groups = self._grid.reduced(np.add, found, self._start)
-            self.total += np.bincount(groups, reduced, self._grid.count)
+        found = absolute_differences(self._record, parts, self._memory[:, :size])
+        self.total += summed(self._record, found, self._start, self._compensation)
         self._start += size
+
+
+def absolute_differences(
+    record: WeightRecord, parts: Sequence[NDArray[Any]], memory: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """|W| · scale of some elements of a weight, in µS.
+
+    Args:
+        record: The weight.
+        parts: Conductances of each device, in µS.
+        memory: Is overwritten, [2, as many]; the first row has the result.
+    """
+    found: NDArray[np.float64]
+    other: NDArray[np.float64]
+    found, other = memory
+    for part in _slices(found.size):
+        difference = _difference(record, [each[part] for each in parts], found[part], other[part])
+        np.abs(difference, out=difference)
+    return found
+
+
+def summed(
+    record: WeightRecord, absolute: NDArray[np.float64], start: int, compensation: DriftCompensation
+) -> NDArray[np.float64]:
+    """The sum of what `absolute_differences` gives for elements from `start` on, as `AbsoluteSums` has it."""
+    grid = _grid_of(record, compensation)
+    if grid is None:
+        return np.array([absolute.sum()])
+    reduced, groups = grid.reduced(np.add, absolute, start)
+    return np.bincount(groups, reduced, grid.count).astype(np.float64, copy=False)
+
+
+def _grid_of(record: WeightRecord, compensation: DriftCompensation) -> ScaleGrid | None:
+    """Which elements share a sum, and a factor or what it is computed from; None if all do."""
+    return record.grid if compensation in _SCALES_FOR or record.parts else None
 
 
 def absolute_sums(
@@ -225,20 +256,21 @@ def drift_factor(
     Returns:
         The factor, or an array of them of the shape of `ScaleGrid`; 1 where nothing can be read.
     """
-    grid, parts = _grid_of_sums(record, compensation), record.column_parts
+    grid, parts = _grid_of(record, compensation), record.column_parts
     if grid is not None and parts is not None and compensation not in _SCALES_FOR:
         part_of_piece = np.searchsorted(parts.starts, grid.column_starts, side="right") - 1
         before, after = (_sums_of_parts(sums.reshape(grid.shape), part_of_piece) for sums in (before, after))
-    is_known = (before > 0) & (after > 0)
-    with np.errstate(over="ignore"):
-        factors = np.divide(before, after, out=np.ones_like(before), where=is_known)
-    factors[~np.isfinite(factors)] = 1.0
+    factors = ratios(before, after)
     return float(factors[0]) if grid is None else factors.reshape(grid.shape)
 
 
-def _grid_of_sums(record: WeightRecord, compensation: DriftCompensation) -> ScaleGrid | None:
-    """The groups that sums are needed of; None for one sum of the whole weight."""
-    return record.grid if compensation in _SCALES_FOR or record.parts else None
+def ratios(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What was there before for each unit of what is there after; 1 where there is nothing, or too little."""
+    is_known = (before > 0) & (after > 0)
+    with np.errstate(over="ignore"):
+        found = np.divide(before, after, out=np.ones_like(before), where=is_known)
+    found[~np.isfinite(found)] = 1.0
+    return found
 
 
 def _sums_of_parts(sums: NDArray[np.float64], part_of_piece: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -264,26 +296,31 @@ def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], facto
     record, grid = mapped.record, mapped.record.grid
     scales = np.asarray(mapped.decoding.scale, np.float64)
     factors = np.asarray(factor, np.float64)
-    memory, squares = np.empty((3, _SLICE)), np.empty((2, CHUNK_ELEMENTS))
+    memory = np.empty((3, _SLICE))
     largest = squared_errors = squared_weights = 0.0
     first = 0
     for found, target in zip(tensor_parts(read), tensor_parts(mapped.tensors), strict=True):
         stop = first + target[0].size
-        scale = scales if grid is None else grid.expanded(scales, first, stop)
+        scale = None if grid is None else grid.expanded(scales, first, stop)
         by = factors if grid is None or not factors.ndim else grid.expanded(factors, first, stop)
         for part in _slices(target[0].size):
             weights = _difference(record, [each[part] for each in target], memory[0], memory[2])
-            weights /= scale[part] if scale.ndim else scale
             errors = _difference(record, [each[part] for each in found], memory[1], memory[2])
-            errors *= by[part] if by.ndim else by
-            errors /= scale[part] if scale.ndim else scale
+            if by.ndim or by != 1:
+                errors *= by[part] if by.ndim else by
             errors -= weights
-            np.square(errors, out=squares[0, part])
-            np.square(weights, out=squares[1, part])
+            if scale is not None:
+                weights /= scale[part]
+                errors /= scale[part]
             largest = max(largest, float(np.abs(errors, out=errors).max(initial=0)))
-        squared_errors += float(squares[0, : target[0].size].sum())
-        squared_weights += float(squares[1, : target[0].size].sum())
+            squared_errors += float(np.einsum("i,i->", errors, errors))
+            squared_weights += float(np.einsum("i,i->", weights, weights))
         first = stop
+    if grid is None:  # all have been in µS until now
+        scale_of_all = float(scales.reshape(-1)[0])
+        largest /= scale_of_all
+        squared_errors /= scale_of_all**2
+        squared_weights /= scale_of_all**2
     ratio = squared_weights / squared_errors if squared_errors else 0.0
     return WeightErrors(
         max_abs=largest,

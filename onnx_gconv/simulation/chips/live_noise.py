@@ -22,8 +22,8 @@ from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.read_noise import DrawnNoise, draw_readings
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.runtime.session import RuntimeRefusal, run_model
-from onnx_gconv.simulation.chip_weight import Chip, simulated_tensors
-from onnx_gconv.simulation.simulated_tensor import SimulatedDevices
+from onnx_gconv.simulation.chips.chip_weight import Chip, simulated_tensors
+from onnx_gconv.simulation.chips.simulated_tensor import SimulatedDevices
 from onnx_gconv.tensors.types import type_name
 from onnx_gconv.weights import default_opset
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx_gconv.errors import ModelError
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, all_elements
 from onnx_gconv.weights.constants import constant_tensor
-from onnx_gconv.weights.evaluated_ops import EVALUATED_OPS, EvaluationError, evaluated_op
-from onnx_gconv.weights.node_evaluation import NodeValue, added_bytes, evaluate_node
+from onnx_gconv.weights.evaluation.evaluated_ops import EVALUATED_OPS, EvaluationError, evaluated_op
+from onnx_gconv.weights.evaluation.node_evaluation import NodeValue, added_bytes, evaluate_node
 from onnx_gconv.weights.opsets import default_opset
 from onnx_gconv.weights.stack_parts import STACK_OPS, part_outputs
 

@@ -16,10 +16,11 @@ import onnx_ir as ir
 
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.schemes.matrix_view import MatrixView
-from onnx_gconv.weights import op_parts, op_views, packed_ops
-from onnx_gconv.weights.op_parts import PartsFunction
-from onnx_gconv.weights.op_views import ViewFunction
-from onnx_gconv.weights.packed_ops import PackedForm
+from onnx_gconv.weights.ops import op_parts, op_views, packed_ops
+from onnx_gconv.weights.ops.decoded_ops import BNB4_FORM
+from onnx_gconv.weights.ops.op_parts import PartsFunction
+from onnx_gconv.weights.ops.op_views import ViewFunction
+from onnx_gconv.weights.ops.packed_ops import PackedForm
 
 __all__ = [
     "LOOKUP_OPS",
@@ -33,7 +34,7 @@ __all__ = [
     "register_mvm_op",
 ]
 
-ConvolutionKind: TypeAlias = Literal["plain", "transposed", "deformable"]
+ConvolutionKind: TypeAlias = Literal["plain", "transposed", "deformable", "causal"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,10 @@ class WeightSlot:
         bias: What is added to the product; None if nothing is. Of recurrent ops, these are the two biases of all gates
             side by side; of attention, those of queries, keys and values.
         packed: How bytes in this slot are unpacked to codes; None if they are no packed codes.
-        scale: Index of the input that holds the scale of a weight of integer codes, which varies along the axes of the
-            zero point; None if there is none.
+        scale: Index of the input that holds the scale of a weight of integer codes, or of float8, which varies along
+            the axes of the zero point; None if there is none.
+        scale_block: How many neighbours along the last of these axes share a scale and a zero point, where the
+            attribute block_size says nothing else; None if each has its own.
         parts: Tells which matrices the weight holds side by side; None if it is always one.
     """
 
@@ -87,7 +90,16 @@ class WeightSlot:
     bias: BiasSlot | None = None
     packed: PackedForm | None = None
     scale: int | None = None
+    scale_block: int | None = None
     parts: PartsFunction | None = None
+
+    def block_of(self, node: ir.Node) -> int:
+        """How many neighbours along the axis of its scales share one in a node."""
+        return 1 if self.scale_block is None else node.attributes.get_int("block_size", self.scale_block)
+
+    def point_block_of(self, node: ir.Node) -> int:
+        """How many neighbours along the axis of its zero points share one in a node; 0 if blocks have none."""
+        return 0 if self.scale_block is None else self.block_of(node)
 
     def zero_point_axes_of(self, node: ir.Node) -> tuple[int, ...]:
         """The axes along which the zero point of a node's weight varies."""
@@ -105,7 +117,8 @@ class MvmOp:
         slots: The inputs that hold weights.
         convolution: Which kind of convolution it is; None if it is none. The rows of the matrix view of a convolution
             are inputs, and then positions of the kernel; its bias counts the output channels of all groups. A
-            ``plain`` one multiplies each position of the kernel with what stands at a fixed distance.
+            ``plain`` one multiplies each position of the kernel with what stands at a fixed distance; so does a
+            ``causal`` one, of which each output is that of the last position of its kernel.
 
     Raises:
         ConfigError: If it has no weight, or one input is said to be two things.
@@ -160,6 +173,7 @@ _GEMM = _two_sided(op_views.gemm_left, op_views.gemm_right, _GEMM_BIAS)
 _CONV = (WeightSlot(1, 0, op_views.conv, bias=BiasSlot(2, in_rows=True)),)
 _RECURRENT = tuple(WeightSlot(index, 0, op_views.recurrent, bias=BiasSlot(3)) for index in (1, 2))
 _ATTENTION = (WeightSlot(1, 0, op_views.attention, bias=BiasSlot(2), parts=op_parts.attention),)
+_CAUSAL_CONV = (WeightSlot(1, 0, op_views.depthwise, bias=BiasSlot(2)),)
 _QUANTIZED_CONV = (WeightSlot(3, 0, op_views.conv, 5, (0,), BiasSlot(8), scale=4),)
 
 _ROW_OF_LEFT, _COLUMN_OF_RIGHT = (-2,), (-1,)
@@ -170,6 +184,7 @@ _ROWS = (
     MvmOp("", "Conv", _CONV, "plain"),
     MvmOp("", "ConvTranspose", (WeightSlot(1, 0, op_views.conv_transpose, bias=BiasSlot(2)),), "transposed"),
     MvmOp("", "DeformConv", (WeightSlot(1, 0, op_views.conv, bias=BiasSlot(3, in_rows=True)),), "deformable"),
+    MvmOp("", "CausalConvWithState", _CAUSAL_CONV, "causal"),
     MvmOp("", "LSTM", _RECURRENT),
     MvmOp("", "GRU", _RECURRENT),
     MvmOp("", "RNN", _RECURRENT),
@@ -216,6 +231,23 @@ _ROWS = (
         "MoE",
         tuple(WeightSlot(index, 0, op_views.experts, bias=BiasSlot(index + 1)) for index in (2, 4, 6)),
     ),
+    MvmOp("com.microsoft", "CausalConvWithState", _CAUSAL_CONV, "causal"),
+    MvmOp(
+        "com.microsoft",
+        "VarlenCausalConvWithState",
+        (WeightSlot(1, 0, op_views.depthwise, bias=BiasSlot(3)),),
+        "causal",
+    ),
+    MvmOp("com.microsoft", "RouterGateUpProj", (WeightSlot(1, 0, op_views.matmul_right),)),
+    MvmOp(
+        "com.microsoft",
+        "MatMulBlockQuantizedFp8Weight",
+        (
+            WeightSlot(
+                1, 0, op_views.outputs_by_inputs, zero_point_axes=(1,), bias=BiasSlot(4), scale=2, scale_block=128
+            ),
+        ),
+    ),
     # Ops that read integer codes
     MvmOp(
         "",
@@ -225,6 +257,7 @@ _ROWS = (
             WeightSlot(1, 0, op_views.matmul_right, 3, _COLUMN_OF_RIGHT, parts=op_parts.read_behind),
         ),
     ),
+    MvmOp("com.microsoft", "MatMulInteger16", _two_sided(op_views.matmul_left, op_views.matmul_right)),
     MvmOp("", "ConvInteger", (WeightSlot(1, 0, op_views.conv, 3, (0,)),), "plain"),
     MvmOp(
         "",
@@ -311,6 +344,11 @@ _ROWS = (
     ),
     MvmOp(
         "com.microsoft",
+        "MatMulNBitsQLoRA",
+        tuple(WeightSlot(index, 0, op_views.outputs_by_inputs, packed=form) for index, form in packed_ops.QLORA_FORMS),
+    ),
+    MvmOp(
+        "com.microsoft",
         "QMoE",
         tuple(
             WeightSlot(index, 0, op_views.experts, bias=BiasSlot(index + 2), packed=form)
@@ -318,8 +356,11 @@ _ROWS = (
         ),
     ),
     # Ops whose weights are laid out so that nodes cannot rebuild them
-    MvmOp("com.microsoft", "MatMulBnb4", (WeightSlot(1, 0, None),)),
+    MvmOp("com.microsoft", "MatMulBnb4", (WeightSlot(1, 0, None, packed=BNB4_FORM),)),
+    MvmOp("com.microsoft", "MatMulBlockQuantizedFp4Weight", (WeightSlot(1, 0, None, packed=packed_ops.FP4_FORM),)),
     MvmOp("com.microsoft", "MatMulFpQ4", (WeightSlot(1, 0, None),)),
+    MvmOp("com.microsoft", "MatMulPacked", (WeightSlot(1, 0, None),)),
+    MvmOp("com.microsoft", "MoEPacked", tuple(WeightSlot(index, 0, None) for index in (2, 3, 4))),
     MvmOp("com.microsoft", "QOrderedMatMul", (WeightSlot(2, 0, None),)),
     MvmOp("com.microsoft", "NhwcConv", (WeightSlot(1, 0, None),), "plain"),
     MvmOp("com.microsoft", "NhwcFusedConv", (WeightSlot(1, 0, None),), "plain"),
@@ -333,7 +374,18 @@ _LOOKUPS = (
     MvmOp(
         "com.microsoft",
         "GatherBlockQuantized",
-        (WeightSlot(0, 1, op_views.gather_blocks, 3, packed=packed_ops.LOOKUP_FORM),),
+        (
+            WeightSlot(
+                0,
+                1,
+                op_views.gather_blocks,
+                3,
+                lambda node: (node.attributes.get_int("quantize_axis", 1),),
+                packed=packed_ops.LOOKUP_FORM,
+                scale=2,
+                scale_block=128,
+            ),
+        ),
     ),
 )
 

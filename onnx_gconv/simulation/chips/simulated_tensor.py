@@ -13,7 +13,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.devices.base_device import DeviceModel, Devices, FloatArray, PairModel, ReadNoise
+from onnx_gconv.devices.base_device import (
+    DeviceModel,
+    Devices,
+    FloatArray,
+    PairModel,
+    ReadNoise,
+    are_from_zero_to,
+)
 from onnx_gconv.devices.read_noise import read_noise_of
 from onnx_gconv.errors import ConfigError, GconvError
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_chunks, worker_count
@@ -143,11 +150,12 @@ class SimulatedDevices:
             raise ConfigError(f"device {self._name} fails: {type(error).__name__}: {reason}") from error
 
     def _check(self, found: FloatArray, targets: FloatArray, role: str = "") -> None:
+        most = float(np.finfo(targets.dtype).max)
         if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
             what = f"a {type(found).__name__}" if not isinstance(found, np.ndarray) else f"numbers of {found.dtype}"
         elif found.shape != targets.shape:
             what = f"the shape {list(found.shape)}"
-        elif found.size and not (found.min() >= 0 and found.max() <= np.finfo(targets.dtype).max):  # NaN is neither
+        elif not (are_from_zero_to(found, most) or (found.min() >= 0 and found.max() <= most)):  # NaN is neither
             what = "no finite numbers from 0"
         else:
             return

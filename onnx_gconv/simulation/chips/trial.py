@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes.replace_conductances import divided_scale
-from onnx_gconv.simulation.chip_weight import Chip, absolute_sums, array_parts, drift_factor
-from onnx_gconv.simulation.simulated_tensor import InMemory, SimulatedDevices, in_memory, read_again
+from onnx_gconv.simulation.chips.chip_weight import Chip, absolute_sums, array_parts, drift_factor
+from onnx_gconv.simulation.chips.simulated_tensor import InMemory, SimulatedDevices, in_memory, read_again
 from onnx_gconv.tensors.rebuilt import RebuiltTensor
 from onnx_gconv.tensors.streamed import StreamedTensor, all_elements
 
@@ -45,6 +45,11 @@ class _Programmed:
 class WeightOnChips:
     """A mapped weight that is put on one chip after the other. Several threads may do so at once.
 
+    Attributes:
+        mapped: The weight.
+        targets: What its devices are told, in µS.
+        decoding: How conductances become the weight.
+
     Args:
         weight: The weight.
     """
@@ -52,16 +57,16 @@ class WeightOnChips:
     def __init__(self, weight: MappedWeight) -> None:
         self.mapped = weight
         # Those of a model that was mapped in memory are computed from its weights, once.
-        self._targets = tuple(
+        self.targets = tuple(
             ir.Tensor(tensor.numpy(), dtype=tensor.dtype) if isinstance(tensor, StreamedTensor) else tensor
             for tensor in weight.tensors
         )
-        self._decoding = weight.decoding
+        self.decoding = weight.decoding
         record = weight.record
         # In a model, nodes keep a weight within its type only where it may be beyond: elsewhere this does nothing.
         self._rebuilt = RebuiltTensor(
-            self._targets,
-            self._decoding,
+            self.targets,
+            self.decoding,
             dtype=record.ir_dtype,
             name=record.name,
             rounded=record.rounded,
@@ -75,6 +80,19 @@ class WeightOnChips:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_programmed": {}}
 
+    @property
+    def is_decoded_only(self) -> bool:
+        """Whether the weight is ``(sum_k c_k * G_k - b) / scale`` in single precision, and nothing else is done."""
+        record = self.mapped.record
+        return (
+            {record.ir_dtype, *(target.dtype for target in self.targets)} == {ir.DataType.FLOAT}
+            and not record.rounded
+            and record.packing_of_codes is None
+            and self.mapped.zero_point is None
+            and isinstance(self.decoding.zero, float)
+            and not self.decoding.zero
+        )
+
     def ideal(self) -> NDArray[Any]:
         """What the targets give, of the shape and type of the weight, or of the bytes into which it is packed."""
         return self.mapped.stored.numpy()
@@ -84,8 +102,8 @@ class WeightOnChips:
 
         It takes less time if the last one that this thread asked for was the same chip, at another time.
         """
-        record, decoding = self.mapped.record, self._decoding
-        devices = [chip.devices(record, self._targets, number) for number in range(len(self._targets))]
+        record, decoding = self.mapped.record, self.decoding
+        devices = [chip.devices(record, self.targets, number) for number in range(len(self.targets))]
         known = self._programmed.get(threading.get_ident())
         if known is not None and known.is_of(chip):
             read = [read_again(each, how) for each, how in zip(known.devices, devices, strict=True)]
@@ -108,7 +126,7 @@ class WeightOnChips:
         is_compensated, is_kept = chip.compensation != "none", self._rebuilt.size <= _KEPT_ELEMENTS
         found = [
             in_memory(all_elements(targets), how, keeps_programmed=is_compensated, keeps_blocks=is_kept)
-            for targets, how in zip(self._targets, devices, strict=True)
+            for targets, how in zip(self.targets, devices, strict=True)
         ]
         sums = None
         if is_compensated:

@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 
 from onnx_gconv.tensors.packed import BlockZeroPoint, Packing
 from onnx_gconv.tensors.streamed import unpacked_codes
-from onnx_gconv.weights.evaluated_ops import EvaluationError
+from onnx_gconv.weights.evaluation.evaluated_ops import EvaluationError
 from onnx_gconv.weights.rearrangement import Evaluate, node_label
 from onnx_gconv.weights.records import Dequantization, FoundWeight, PackedCodes, SkipReason
 
 __all__ = [
     "EXPERT_FORMS",
+    "FP4_FORM",
     "LOOKUP_FORM",
     "MLP_FORMS",
     "NBITS_FORM",
     "QKV_FORMS",
+    "QLORA_FORMS",
     "BlockLayout",
     "PackedForm",
     "WrongPackingError",
@@ -35,6 +37,9 @@ __all__ = [
 
 _DEFAULT_BITS = 4
 _DEFAULT_LOOKUP_BLOCK = 128
+_DEFAULT_FP4_BLOCK = 16
+_ADAPTER_BITS = 8
+_ADAPTER_BLOCK = 32
 _EXPERTS_RANK = 3
 _TABLE_RANK = 2
 _PACKED_BITS = frozenset({2, 4, 8})
@@ -42,7 +47,15 @@ _BYTE_BITS = 8
 
 
 class WrongPackingError(ValueError):
-    """Why bytes are not the packed codes that a node says they are, with the node and the numbers."""
+    """Why bytes are not the packed codes that a node says they are, with the node and the numbers.
+
+    Attributes:
+        said: The shape of the codes, if the node says it all the same.
+    """
+
+    def __init__(self, message: str, said: tuple[int, ...] | None = None) -> None:
+        super().__init__(message)
+        self.said = said
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,7 @@ class PackedForm:
         scale: Index of the input that holds the scales.
         zero_point: Index of the input that holds the zero points; None if there is none.
         groups: Index of the input that holds the group of each input, in place of blocks; None if there is none.
+        has_plain_types: Whether tensors of other types than uint8 hold a number in each element, which is no code.
     """
 
     layout: Callable[[ir.Node, Sequence[int]], BlockLayout]
@@ -82,6 +96,7 @@ class PackedForm:
     scale: int
     zero_point: int | None = None
     groups: int | None = None
+    has_plain_types: bool = False
 
     def read(
         self, node: ir.Node, stored: ir.TensorProtocol, shape: Sequence[int], evaluate: Evaluate
@@ -177,17 +192,28 @@ def unpacked(
 def _check_scale(node: ir.Node, scale: ir.Value | None, layout: BlockLayout) -> None:
     if scale is None or scale.shape is None or not scale.shape.is_static():
         return
-    found, wanted = scale.shape.numpy(), layout.packing.rows * layout.blocks
-    if math.prod(found) != wanted:
+    found, lead, rows = tuple(scale.shape.numpy()), layout.packing.shape[:-1], layout.packing.rows
+    possible = {(*lead, layout.blocks), (rows * layout.blocks,), (rows, layout.blocks)}
+    if layout.blocks == 1:
+        possible.add(lead)
+    if found not in possible:
         raise WrongPackingError(
-            f"{node_label(node)} has scales of {list(found)}, but {layout.packing.rows} rows of {layout.blocks} blocks "
-            f"need {wanted}"
+            f"{node_label(node)} has scales of {list(found)}, but {rows} rows of {layout.blocks} "
+            f"block{'s' if layout.blocks > 1 else ''} need {[*lead, layout.blocks]}",
+            said=layout.packing.shape,
         )
 
 
 def _points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> NDArray[np.float64]:
     """Zero points as an array [..., blocks]."""
-    return _unpacked_points(node, found, layout) if found.dtype == np.uint8 else _plain_points(node, found, layout)
+    if found.dtype == np.uint8:
+        return _unpacked_points(node, found, layout)
+    if np.issubdtype(found.dtype, np.integer):
+        raise WrongPackingError(
+            f"{node_label(node)} has zero points of {found.dtype}, but they are bytes or floating-point numbers",
+            said=layout.packing.shape,
+        )
+    return _plain_points(node, found, layout)
 
 
 def _unpacked_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> NDArray[np.float64]:
@@ -198,7 +224,8 @@ def _unpacked_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLay
     if found.size != rows * row_bytes:
         raise WrongPackingError(
             f"{node_label(node)} has zero points of {list(found.shape)}, but {rows} rows of {codes} need "
-            f"{rows} times {row_bytes} bytes"
+            f"{rows} times {row_bytes} bytes",
+            said=shape,
         )
     unpacked = unpacked_codes(np.ascontiguousarray(found).view(np.uint8).reshape(-1), bits).reshape(rows, -1)
     return unpacked[:, :codes].astype(np.float64).reshape(*shape[:-1], layout.blocks)
@@ -210,17 +237,18 @@ def _plain_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout
     if found.size != wanted:
         raise WrongPackingError(
             f"{node_label(node)} has zero points of {list(found.shape)}, but {layout.packing.rows} rows of "
-            f"{layout.blocks} blocks need {wanted}"
+            f"{layout.blocks} blocks need {wanted}",
+            said=layout.packing.shape,
         )
     return found.astype(np.float64).reshape(*layout.packing.shape[:-1], layout.blocks)
 
 
-def _nbits(outputs: str) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
+def _nbits(outputs: str, default_block: int = 0) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
     """Bytes [N, blocks, bytes of a block] of a matrix of N outputs by K inputs, N under the given attribute."""
 
     def layout(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
         attributes = node.attributes
-        bits, block = attributes.get_int("bits", _DEFAULT_BITS), attributes.get_int("block_size", 0)
+        bits, block = attributes.get_int("bits", _DEFAULT_BITS), attributes.get_int("block_size", default_block)
         rows, columns = attributes.get_int(outputs, 0), attributes.get_int("K", 0)
         if min(bits, block, rows, columns) < 1 or block * bits % _BYTE_BITS:
             raise WrongPackingError(
@@ -230,7 +258,8 @@ def _nbits(outputs: str) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
         if tuple(shape) != wanted:
             raise WrongPackingError(
                 f"{node_label(node)} reads bytes of {list(shape)}, but {outputs} = {rows}, K = {columns}, "
-                f"bits = {bits}, block_size = {block} need {list(wanted)}"
+                f"bits = {bits}, block_size = {block} need {list(wanted)}",
+                said=(rows, columns),
             )
         return BlockLayout(Packing(bits, (rows, columns), wanted), block)
 
@@ -241,6 +270,54 @@ def _nbits_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
     if prepacked := node.attributes.get_int("weight_prepacked", 0):
         return SkipReason.PREPACKED, f"{node_label(node)} has weight_prepacked = {prepacked}"
     return _bits_obstacle(node, node.attributes.get_int("bits", _DEFAULT_BITS))
+
+
+_DOWN = 3  # the input of MatMulNBitsQLoRA that holds lora_A
+
+
+def _adapter(index: int) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
+    """Bytes of a matrix of MatMulNBitsQLoRA: of lora_A [R, K], at input 3, or of lora_B [N, R], at input 5."""
+
+    def layout(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
+        said = node.attributes
+        bits, block = said.get_int("lora_bits", _ADAPTER_BITS), said.get_int("lora_block_size", _ADAPTER_BLOCK)
+        down = _input(node, _DOWN)
+        known = None if down is None or down.shape is None or not down.shape.is_static() else down.shape.numpy()
+        rank = known[0] if known else 0
+        rows, columns = (
+            (rank, node.attributes.get_int("K", 0)) if index == _DOWN else (node.attributes.get_int("N", 0), rank)
+        )
+        if min(bits, block, rows, columns) < 1 or block * bits % _BYTE_BITS:
+            raise WrongPackingError(
+                f"{node_label(node)} says {rows} outputs and {columns} inputs of input {index}, lora_bits = {bits}, "
+                f"lora_block_size = {block}"
+            )
+        wanted = (rows, math.ceil(columns / block), block * bits // _BYTE_BITS)
+        if tuple(shape) != wanted:
+            raise WrongPackingError(
+                f"{node_label(node)} reads bytes of {list(shape)} at input {index}, but {rows} outputs and {columns} "
+                f"inputs, lora_bits = {bits}, lora_block_size = {block} need {list(wanted)}",
+                said=(rows, columns),
+            )
+        return BlockLayout(Packing(bits, (rows, columns), wanted), block)
+
+    return layout
+
+
+def _adapter_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
+    return _bits_obstacle(node, node.attributes.get_int("lora_bits", _ADAPTER_BITS))
+
+
+def _fp4(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
+    """Bytes [N, K / 2]."""
+    if len(shape) != _TABLE_RANK:
+        raise WrongPackingError(f"{node_label(node)} reads bytes of {list(shape)}, which are no [outputs, inputs / 2]")
+    block = max(node.attributes.get_int("block_size", _DEFAULT_FP4_BLOCK), 1)
+    return BlockLayout(Packing(_DEFAULT_BITS, (shape[0], 2 * shape[1]), tuple(shape)), block)
+
+
+def _fp4_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
+    return SkipReason.BLOCK_PACKED, f"{node_label(node)} reads numbers of four bits (E2M1), two in a byte, no integers"
 
 
 def _bits_obstacle(node: ir.Node, bits: int) -> tuple[SkipReason, str] | None:
@@ -340,11 +417,25 @@ QKV_FORMS = tuple(
 )
 """MatMulNBitsQkv, by input."""
 
+QLORA_FORMS = (
+    (1, PackedForm(_nbits("N", _ADAPTER_BLOCK), _nbits_obstacle, scale=2)),
+    *((index, PackedForm(_adapter(index), _adapter_obstacle, scale=index + 1)) for index in (3, 5)),
+)
+"""MatMulNBitsQLoRA, by input: the weight, and the two matrices of the adapter."""
+
+FP4_FORM = PackedForm(_fp4, _fp4_obstacle, scale=2)
+"""MatMulBlockQuantizedFp4Weight."""
+
 EXPERT_FORMS = tuple(
-    (index, PackedForm(_experts(part), _experts_obstacle(part), scale=index + 1, zero_point=zero_point))
+    (
+        index,
+        PackedForm(
+            _experts(part), _experts_obstacle(part), scale=index + 1, zero_point=zero_point, has_plain_types=True
+        ),
+    )
     for index, part, zero_point in ((2, "fc1", 11), (5, "fc2", 12), (8, "fc3", 13))
 )
 """QMoE, by input."""
 
-LOOKUP_FORM = PackedForm(_lookup, _lookup_obstacle, scale=2, zero_point=3)
+LOOKUP_FORM = PackedForm(_lookup, _lookup_obstacle, scale=2, zero_point=3, has_plain_types=True)
 """GatherBlockQuantized of bytes."""

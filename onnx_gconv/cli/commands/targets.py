@@ -120,7 +120,7 @@ def targets(
 ) -> None:
     """List what a pulse programmer writes, cell by cell, sorted by arrays of the chip; writes NAME.targets.csv."""
     from onnx_gconv.handoff import write_targets
-    from onnx_gconv.handoff.limits import parse_limits
+    from onnx_gconv.handoff.measured.limits import parse_limits
 
     with progress_bar({"targets": "Writing targets"}, quiet=quiet) as progress:
         report = write_targets(

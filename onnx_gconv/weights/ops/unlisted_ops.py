@@ -13,20 +13,18 @@ from dataclasses import dataclass
 import onnx.defs
 import onnx_ir as ir
 
-from onnx_gconv.weights.mvm_ops import known_op
+from onnx_gconv.weights.ops.mvm_ops import known_op
 
-__all__ = ["AttributeMatrix", "attribute_matrices", "product_inputs"]
+__all__ = ["AttributeMatrix", "attribute_matrices", "is_compiled", "is_known", "product_inputs"]
 
 # The inputs of products that have no row, by op. Their other inputs are scales, biases, masks and tables.
 _PRODUCTS: dict[tuple[str, str], tuple[int, ...]] = {
     ("", "Attention"): (0, 1, 2, 4, 5),
-    ("", "CausalConvWithState"): (1,),
     ("", "LinearAttention"): (0, 1, 2, 3),
     **{
         ("com.microsoft", op_type): inputs
         for op_type, inputs in {
             "AttnLSTM": (1, 2, 8, 9, 13),
-            "CausalConvWithState": (1,),
             "ConvTransposeWithDynamicPads": (1,),
             "DecoderMaskedMultiHeadAttention": (0, 1, 2, 5, 6),
             "FusedMatMulActivation": (0, 1),
@@ -34,22 +32,14 @@ _PRODUCTS: dict[tuple[str, str], tuple[int, ...]] = {
             "GroupQueryAttention": (0, 1, 2, 3, 4),
             "HyperConnectionLowRankMix": (2, 3, 4),
             "LinearAttention": (0, 1, 2, 3),
-            "MatMulBlockQuantizedFp4Weight": (1,),
-            "MatMulBlockQuantizedFp8Weight": (1,),
-            "MatMulInteger16": (0, 1),
-            "MatMulNBitsQLoRA": (1, 3, 5),
-            "MatMulPacked": (1,),
             "MoEGroupRouter": (2,),
-            "MoEPacked": (2, 3, 4),
             "MultiHeadAttention": (0, 1, 2, 6, 7),
             "PackedMultiHeadAttention": (0, 1, 2),
             "PagedAttention": (0, 1, 2, 3, 4),
             "QOrderedAttention": (5, 6, 7),
             "QOrderedLongformerAttention": (2, 8),
-            "RouterGateUpProj": (1,),
             "SparseAttention": (0, 1, 2, 3, 4),
             "SparseToDenseMatMul": (0, 1),
-            "VarlenCausalConvWithState": (1,),
         }.items()
     },
 }
@@ -116,13 +106,26 @@ class AttributeMatrix:
 def product_inputs(node: ir.Node) -> tuple[int, ...]:
     """The inputs of a node that may hold a matrix of a product, if the table of MVM ops has no row for it."""
     key = (node.domain, node.op_type)
-    if known_op(*key) is not None or key in _COMPILED:
+    if known_op(*key) is not None:
         return ()
+    if key in _COMPILED:
+        return tuple(range(len(node.inputs)))
     if key in _PRODUCTS:
         return _PRODUCTS[key]
     if _is_no_product(*key):
         return ()
     return tuple(range(len(node.inputs)))
+
+
+def is_compiled(node: ir.Node) -> bool:
+    """Whether a node holds a compiled model, which may multiply whatever it reads."""
+    return (node.domain, node.op_type) in _COMPILED
+
+
+def is_known(node: ir.Node) -> bool:
+    """Whether the op of a node has been looked at, so that inputs other than those of products hold no weight."""
+    key = (node.domain, node.op_type)
+    return known_op(*key) is not None or key in _PRODUCTS or _is_no_product(*key)
 
 
 def attribute_matrices(node: ir.Node) -> Iterator[AttributeMatrix]:

@@ -17,7 +17,7 @@ from onnx_gconv.files.arrays import ArrayReader, ArraysKind, ElsewhereError, rea
 from onnx_gconv.files.watched import WatchedFiles
 from onnx_gconv.handoff.bundle import default_bundle_path
 from onnx_gconv.handoff.manifest import MANIFEST_FILE, BundleManifest, LayerRecord, TileRecord, read_bundle_manifest
-from onnx_gconv.handoff.readings_table import ReadingsTable
+from onnx_gconv.handoff.measured.readings_table import ReadingsTable
 
 __all__ = [
     "MEASURED_FILES",

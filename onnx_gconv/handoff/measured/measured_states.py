@@ -15,7 +15,7 @@ from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.handoff.formats.neurosim.mem_states import bits_of_cell, common_levels, mem_states_text
 from onnx_gconv.handoff.manifest import LayerRecord
-from onnx_gconv.handoff.measurements import Measurements
+from onnx_gconv.handoff.measured.measurements import Measurements
 from onnx_gconv.tensors.streamed import worker_count
 from onnx_gconv.visible_text import listed
 

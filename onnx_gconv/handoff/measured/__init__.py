@@ -1,0 +1,1 @@
+"""What was measured on a chip: files of readings, and how they compare with targets."""

@@ -1,0 +1,1 @@
+"""Simulated chips: the conductances of weights on each of many, at any time."""

@@ -1,0 +1,205 @@
+"""Weights of four bits as bitsandbytes stores them (QLoRA, Dettmers et al. 2023): decoded, and encoded again.
+
+Each block of neighbours of a flat weight has the largest magnitude of its elements as its scale. A code is the place of
+a number in a table, ``W = table[code] * absmax[block]`` in float32; two codes share a byte, the first one in the high
+bits. Confirmed with the MatMulBnb4 of ONNX Runtime 1.32 on the CPU by identity matrices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_gconv.errors import ModelError
+from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, all_elements, element_chunks
+
+__all__ = ["Bnb4Coding", "Bnb4Tensor", "EncodedBnb4", "encoded_bnb4"]
+
+_HALF_A_BYTE = 4
+_LOW_BITS = 0x0F
+
+_FP4_MAGNITUDES = (0.0, 5.208333333e-03, 0.66666667, 1.0, 0.33333333, 0.5, 0.16666667, 0.25)
+_NORMAL_FLOATS = """
+-1.0 -0.6961928009986877 -0.5250730514526367 -0.39491748809814453 -0.28444138169288635 -0.18477343022823334
+-0.09105003625154495 0.0 0.07958029955625534 0.16093020141124725 0.24611230194568634 0.33791524171829224
+0.44070982933044434 0.5626170039176941 0.7229568362236023 1.0
+"""
+_TABLES = {
+    "FP4": np.array([*_FP4_MAGNITUDES, *(-number for number in _FP4_MAGNITUDES)], np.float32),
+    "NF4": np.array(_NORMAL_FLOATS.split(), np.float32),
+}
+
+
+@dataclass(frozen=True)
+class Bnb4Coding:
+    """How a weight is encoded.
+
+    Attributes:
+        table: Which numbers codes stand for.
+        block: How many neighbours of the flat weight share a scale.
+    """
+
+    table: Literal["NF4", "FP4"]
+    block: int
+
+    def __post_init__(self) -> None:
+        if self.table not in _TABLES or self.block < 1:
+            raise ModelError(f"weights are encoded in NF4 or FP4 in blocks of one or more, not in {self}")
+
+    @property
+    def numbers(self) -> NDArray[np.float32]:
+        """What the codes 0 to 15 stand for, where the scale is 1."""
+        return _TABLES[self.table]
+
+    def blocks(self, size: int) -> int:
+        """How many blocks so many elements have."""
+        return math.ceil(size / self.block)
+
+    def codes(self, weights: NDArray[np.floating], absmax: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """The codes whose numbers are nearest to weights, which have a scale each; of equal ones the first."""
+        order = np.argsort(self.numbers, kind="stable")
+        order = order[np.append(True, np.diff(self.numbers[order]) > 0)]  # -0 is 0
+        numbers = self.numbers[order].astype(np.float64)
+        scale = np.where(absmax > 0, absmax, 1).astype(np.float64)
+        places = np.searchsorted((numbers[1:] + numbers[:-1]) / 2, weights.astype(np.float64) / scale)
+        found: NDArray[np.uint8] = order.astype(np.uint8)[places]
+        return found
+
+
+class Bnb4Tensor(StreamedTensor):
+    """A weight decoded from bytes, as float32, while it is read.
+
+    Args:
+        stored: The bytes.
+        absmax: The scales of the blocks, float32.
+        coding: How it is encoded.
+        shape: Its shape.
+
+    Raises:
+        ModelError: If there are not as many bytes and scales as the shape needs.
+    """
+
+    def __init__(
+        self, stored: ir.TensorProtocol, absmax: ir.TensorProtocol, coding: Bnb4Coding, shape: tuple[int, ...]
+    ) -> None:
+        super().__init__(ir.DataType.FLOAT, ir.Shape(shape), stored.name)
+        needed = math.ceil(self.size / 2), coding.blocks(self.size)
+        if (stored.size, absmax.size) != needed:
+            raise ModelError(
+                f"'{stored.name}' has {stored.size} bytes and {absmax.size} scales, but a weight of {list(shape)} in "
+                f"blocks of {coding.block} needs {needed[0]} and {needed[1]}"
+            )
+        self.stored, self.absmax, self.coding = stored, absmax, coding
+
+    @property
+    def last_code(self) -> int:
+        """What fills the last byte, if the number of codes is odd; else 0."""
+        if self.size % 2 == 0:
+            return 0
+        last = np.concatenate(list(element_chunks(self.stored, self.stored.size - 1)))
+        return int(last[-1]) & _LOW_BITS
+
+    @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The bytes and the scales."""
+        return self.stored, self.absmax
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
+        """The weights from `start` to `stop`, in row-major order."""
+        stop = self.size if stop is None else stop
+        absmax, numbers = all_elements(self.absmax).reshape(-1), self.coding.numbers
+        for first in range(start, stop, CHUNK_ELEMENTS):
+            last = min(first + CHUNK_ELEMENTS, stop)
+            parts = [part.copy() for part in element_chunks(self.stored, first // 2, (last + 1) // 2)]
+            packed = np.concatenate(parts).view(np.uint8)
+            codes = np.stack([packed >> _HALF_A_BYTE, packed & _LOW_BITS], axis=-1).reshape(-1)
+            codes = codes[first % 2 : first % 2 + last - first]
+            yield numbers[codes] * absmax[np.arange(first, last) // self.coding.block]
+
+
+class _EncodedTensor(StreamedTensor):
+    """The bytes of a weight, encoded while they are read."""
+
+    def __init__(
+        self, weight: ir.TensorProtocol, absmax: NDArray[np.float32], coding: Bnb4Coding, name: str, last_code: int
+    ) -> None:
+        super().__init__(ir.DataType.UINT8, ir.Shape([math.ceil(weight.size / 2)]), name)
+        self._weight, self._absmax, self._coding, self._last_code = weight, absmax, coding, last_code
+
+    @property
+    def sources(self) -> tuple[ir.TensorProtocol, ...]:
+        """The weight."""
+        return (self._weight,)
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
+        """The bytes from `start` to `stop`."""
+        stop = self.size if stop is None else stop
+        for first in range(start, stop, CHUNK_ELEMENTS // 2):
+            last = min(first + CHUNK_ELEMENTS // 2, stop)
+            begin, end = 2 * first, min(2 * last, self._weight.size)
+            weights = np.concatenate([part.copy() for part in element_chunks(self._weight, begin, end)])
+            codes = self._coding.codes(weights, self._absmax[np.arange(begin, end) // self._coding.block])
+            if codes.size % 2:
+                codes = np.append(codes, np.uint8(self._last_code))
+            yield (codes[::2] << np.uint8(_HALF_A_BYTE)) | codes[1::2]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedBnb4:
+    """A weight as bytes and scales.
+
+    Attributes:
+        coding: How it is encoded.
+        stored: The bytes, encoded while they are read.
+        absmax: The scales of the blocks.
+        error: The largest difference between the weight and what is decoded again.
+    """
+
+    coding: Bnb4Coding
+    stored: StreamedTensor
+    absmax: NDArray[np.float32]
+    error: float
+
+
+def encoded_bnb4(
+    weight: ir.TensorProtocol, coding: Bnb4Coding, name: str, *, last_code: int = 0, tolerance: float = 0.0
+) -> EncodedBnb4 | None:
+    """Encode a weight that `Bnb4Tensor` has decoded.
+
+    The largest magnitude of each block is its scale, as encoders choose it.
+
+    Args:
+        weight: The weight, of float32.
+        coding: How it was encoded.
+        name: Name of the bytes.
+        last_code: What fills the last byte of an odd number of codes.
+        tolerance: How far what would be decoded may be from the weight.
+
+    Returns:
+        None if it is farther away somewhere.
+    """
+    error, absmax = 0.0, np.zeros(coding.blocks(weight.size), np.float32)
+    for first, weights in _whole_blocks(weight, coding.block):
+        found = np.maximum.reduceat(np.abs(weights), np.arange(0, weights.size, coding.block))
+        absmax[first // coding.block :][: found.size] = found
+        of_each = np.repeat(found, coding.block)[: weights.size]
+        decoded = coding.numbers[coding.codes(weights, of_each)] * of_each
+        off = float(np.max(np.abs(decoded.astype(np.float64) - weights)))
+        if not off <= tolerance:  # NaN is not
+            return None
+        error = max(error, off)
+    return EncodedBnb4(coding, _EncodedTensor(weight, absmax, coding, name, last_code), absmax, error)
+
+
+def _whole_blocks(weight: ir.TensorProtocol, block: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
+    """The elements in parts of whole blocks: the index of the first one, and all of the part."""
+    step = block * max(CHUNK_ELEMENTS // block, 1)
+    for first in range(0, weight.size, step):
+        last = min(first + step, weight.size)
+        yield first, np.concatenate([part.copy() for part in element_chunks(weight, first, last)])

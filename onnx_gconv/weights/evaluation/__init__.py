@@ -1,0 +1,1 @@
+"""The values of constants, and of what nodes compute from them."""

@@ -28,7 +28,7 @@ for candidate in comparison.candidates:
 print("best after a day:", *comparison.best(86400.0))
 
 # Output:
-# PCM: 0.9622 ± 0.0042
-# PCM, compensated: 0.9631 ± 0.0062
-# ReRAM: 0.9733 ± 0.0000
+# PCM: 0.9613 ± 0.0051
+# PCM, compensated: 0.9600 ± 0.0027
+# ReRAM: 0.9724 ± 0.0012
 # best after a day: ReRAM

@@ -22,7 +22,8 @@ from onnx_gconv.mapping.located import ModelValues, locate
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.runtime.session import run_model
 from onnx_gconv.schemes.granularity import Granularity
-from onnx_gconv.simulation import program_model, simulate, simulated_tensor
+from onnx_gconv.simulation import program_model, simulate
+from onnx_gconv.simulation.chips import simulated_tensor
 from onnx_gconv.simulation.chips.simulated_tensor import SimulatedOfPairs, SimulatedTensor, in_memory
 from onnx_gconv.simulation.chips.streams import ChipStreams
 from tests.scheme_choices import CONVERTERS

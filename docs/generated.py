@@ -22,6 +22,7 @@ DOCS = ROOT / "docs"
 _MARK = re.compile(r"<!-- generated: (\w+) -->")
 _LINK = re.compile(r"(\]\()(?!https?:|#)([^)#\s]+)((?:#[^)\s]*)?\))")
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_FOUND_FIRST = ("how-to/", "guide/")  # pages that answer a question come first in the search
 _LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".yaml": "yaml", ".yml": "yaml", ".ipynb": "json"}
 
 
@@ -150,7 +151,7 @@ def presets() -> str:
             *(("note", note) for note in item.notes),
             *(("source", str(source)) for source in item.sources),
         ]
-        parts.append(f"### {item.name}\n\n{item.description}.\n\n{table(('', ''), rows)}")
+        parts.append(f"### {item.name}\n\n{item.description}.\n\n{table(('of the device', 'value'), rows)}")
     return "\n\n".join(parts)
 
 
@@ -158,14 +159,14 @@ def device_models() -> str:
     """The device models, from their docstrings."""
     from onnx_gconv.devices.registry import DEVICE_MODELS
 
-    return "\n\n".join(f"### {name}\n\n{_documented(model)}" for name, model in DEVICE_MODELS.items())
+    return "\n\n".join(f"### {name}\n\n{_documented(each, has_heading=True)}" for name, each in DEVICE_MODELS.items())
 
 
 def converters() -> str:
     """The converters, from their docstrings."""
     from onnx_gconv.converters import CONVERTERS
 
-    return "\n\n".join(f"### {name}\n\n{_documented(each)}" for name, each in CONVERTERS.items())
+    return "\n\n".join(f"### {name}\n\n{_documented(each, has_heading=True)}" for name, each in CONVERTERS.items())
 
 
 def versions() -> str:
@@ -204,8 +205,10 @@ def _api(of_page: Callable[[str, Any], bool]) -> str:
     )
 
 
-def _documented(each: Any) -> str:  # noqa: ANN401 - a class or a function
-    return f"::: {each.__module__}.{each.__qualname__}\n    options:\n      heading_level: 3"
+def _documented(each: Any, *, has_heading: bool = False) -> str:  # noqa: ANN401 - a class or a function
+    options = ["heading_level: 3", *(["show_root_heading: false", "show_root_toc_entry: false"] if has_heading else [])]
+    lines = (f"::: {each.__module__}.{each.__qualname__}", "    options:", *(f"      {option}" for option in options))
+    return "\n".join(lines)
 
 
 def _is_report(name: str, each: Any) -> bool:  # noqa: ANN401
@@ -336,6 +339,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str: 
     source = page.file.src_uri
     if source == "index.md":
         return _relinked((ROOT / "README.md").read_text(encoding="utf-8"), ROOT, source)
+    if source.startswith(_FOUND_FIRST):
+        page.meta["search"] = {"boost": 2}
     filled = _MARK.sub(lambda match: GENERATED[match[1]](), markdown)
     home = {page: name for name, page in linked_files().items()}.get(source)
     return _relinked(filled, (ROOT / home).parent if home else (DOCS / source).parent, source)

@@ -31,7 +31,7 @@ NOX := .venv-nox
 # AccelForge's models of components need it.
 PYTHON_312 ?= python3.12
 
-.PHONY: demo test lint format unit release-checks olive-checks octave-checks receiver-checks llm-checks generated bench fuzz \
+.PHONY: demo test lint format unit release-checks olive-checks octave-checks receiver-checks llm-checks generated bench fuzz docs \
 	clean environments distributions sbom lock
 
 demo: $(VENV)/.installed
@@ -109,13 +109,17 @@ bench: $(VENV)/.installed-dev
 fuzz: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python -m tests.fuzz --count 100000
 
+# The site, in site/. Warnings, links that lead nowhere among them, are errors.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
 	rm -rf $(VENV) $(OLIVE) $(ZIGZAG) $(ACCELFORGE) $(GENAI) $(OPTIMUM) $(NOX) .nox
-	rm -rf .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf .cache build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output site
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -130,6 +134,10 @@ $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --constraint constraints.txt --editable ".[dev]"
 	$(INSTALL) --no-deps "aihwkit==1.1.0" "aihwkit-lightning==2.1.0"
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --constraint constraints.txt --editable ".[docs]"
+	touch $@
 
 $(OLIVE)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OLIVE)

@@ -15,6 +15,7 @@ import yaml
 import onnx_gconv as gconv
 from onnx_gconv.cli import main
 from onnx_gconv.models import model_path
+from tests.docs.pages import blocks as page_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "guide" / "continuous-integration.md").read_text(encoding="utf-8")
@@ -28,8 +29,8 @@ def blocks(text, language):
 def folder(tmp_path, monkeypatch):
     """A repository as the page supposes it: a model, a configuration and samples."""
     shutil.copyfile(model_path("digits_cnn.onnx"), tmp_path / "model.onnx")
-    configuration = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "toml")[0]
-    (tmp_path / "gconv.toml").write_text(configuration, encoding="utf-8")
+    [configuration] = (item for item in page_blocks("docs/reference/configuration.md") if item.title == "gconv.toml")
+    (tmp_path / "gconv.toml").write_text(configuration.text, encoding="utf-8")
     with np.load(model_path("digits_test.npz")) as data:
         np.savez(tmp_path / "inputs.npz", image=data["images"])
     monkeypatch.chdir(tmp_path)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-import shutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -16,35 +14,24 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_gconv as gconv
-from onnx_gconv.cli import main
-from onnx_gconv.converters import CONVERTERS, SinglePairConductanceConverter, registry
-from onnx_gconv.converters.registry import ConverterRegistry
+from onnx_gconv.converters import CONVERTERS, SinglePairConductanceConverter
 from onnx_gconv.devices.levels import ConductanceLevels
-from onnx_gconv.devices.registry import DEVICE_MODELS, device_model
+from onnx_gconv.devices.registry import DEVICE_MODELS
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.models import model_path
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity, GranularityKind
 from onnx_gconv.schemes.scheme import MappingScheme
-from onnx_gconv.weights import MVM_OPS, SkipReason
+from onnx_gconv.weights import SkipReason
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEVICES = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
 
 
 def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture
-def folder_with_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(model_path("digits_cnn.onnx"), tmp_path / "model.onnx")
-    for name, content in zip(("gconv.toml", "candidates.toml"), blocks(README, "toml"), strict=True):
-        (tmp_path / name).write_text(content, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def save_example(path: Path) -> np.ndarray:
@@ -58,119 +45,6 @@ def save_example(path: Path) -> np.ndarray:
     )
     onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]), path)
     return weight
-
-
-def test_the_python_examples_of_the_readme_run_in_order(
-    folder_with_a_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    namespace: dict[str, object] = {}
-    examples = blocks(README, "python")
-    assert len(examples) == 7
-    monkeypatch.setattr(registry, "_REGISTRY", ConverterRegistry(list))  # for the converter that one of them registers
-    for example in examples:
-        exec(compile(example, "README.md", "exec"), namespace)  # noqa: S102 - that is the test
-    assert MVM_OPS.pop(("my.domain", "ScaledMatMul")).slots  # which other tests shall not find
-    assert (folder_with_a_model / "plain.onnx").exists()
-    np.testing.assert_allclose(namespace["weights"], [[0.5, -1.0]], rtol=1e-6)
-
-
-def test_the_example_of_the_page_about_python_runs(folder_with_a_model: Path) -> None:
-    [example] = blocks((ROOT / "docs" / "python.md").read_text(encoding="utf-8"), "python")
-    namespace: dict[str, object] = {}
-    exec(compile(example, "python.md", "exec"), namespace)  # noqa: S102 - that is the test
-    assert namespace["g_plus"].shape == (9, 16)
-
-
-def test_the_examples_of_the_page_about_devices_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    shutil.copyfile(model_path("digits_mlp.onnx"), "model.onnx")
-    gconv.map_model("model.onnx")
-    with np.load(model_path("digits_test.npz")) as data:
-        np.savez("data.npz", pixels=data["images"].reshape(450, 64).astype(np.float32), labels=data["labels"])
-    candidates, table = blocks(page, "toml")
-    Path("candidates.toml").write_text(candidates, encoding="utf-8")
-    namespace: dict[str, Any] = {}
-    for example in blocks(page, "python"):
-        exec(compile(example, "devices.md", "exec"), namespace)  # noqa: S102 - that is the test
-    assert namespace["read_us"].shape == (1, 3)
-    assert not np.isclose(namespace["first"], namespace["second"]).all()
-    assert 0.9 < namespace["report"].times[0].spread.mean < namespace["report"].ideal
-    commands = re.findall(r"^    (onnx-gconv (?:.*\\\n)*.*)$", page, flags=re.MULTILINE)
-    assert len(commands) == 7
-    for command in commands:
-        program, *arguments = shlex.split(command.replace("\\\n", ""))
-        monkeypatch.setattr("sys.argv", [program, *arguments])
-        assert main() == 0, f"{command}: {capsys.readouterr().err}"
-    assert Path("accuracy.png").exists()
-    assert len(namespace["comparison"].candidates) == 6
-    named = set(re.findall(r"`([a-z0-9-]+)`", "".join(re.findall(r"^\| (`.*?) \|", page, flags=re.MULTILINE))))
-    assert set(DEVICE_MODELS) <= named
-    Path("device.toml").write_text(table, encoding="utf-8")
-    assert device_model("device.toml").g_max == 25
-
-
-@pytest.mark.filterwarnings("ignore")  # those of aihwkit and of the exporter are of many modules
-def test_the_examples_of_the_page_about_aihwkit_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = (ROOT / "docs" / "guide" / "aihwkit.md").read_text(encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {}
-    for example in blocks(page, "python"):
-        exec(compile(example, "aihwkit.md", "exec"), namespace)  # noqa: S102 - that is the test
-    assert namespace["settings"].array == (64, 64)
-    assert len(namespace["report"].mapped) == 2
-    [command] = re.findall(r"^    (onnx-gconv .*)$", page, flags=re.MULTILINE)
-    monkeypatch.setattr("sys.argv", shlex.split(command))
-    assert main() == 0, f"{command}: {capsys.readouterr().err}"
-    by_file, mapped = (onnx.load(name).graph.initializer for name in ("twin.by-file.onnx", "twin.gconv.onnx"))
-    assert [numpy_helper.to_array(item).tobytes() for item in by_file] == [
-        numpy_helper.to_array(item).tobytes() for item in mapped
-    ]
-
-
-def test_the_examples_of_the_page_about_language_models_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = (ROOT / "docs" / "guide" / "language-models.md").read_text(encoding="utf-8")
-    shutil.copy(ROOT / "tests" / "data" / "language_models" / "mobius_llama_past_fp32.onnx", tmp_path / "model.onnx")
-    monkeypatch.chdir(tmp_path)
-    commands = re.findall(r"^    (onnx-gconv .*)$", page, flags=re.MULTILINE)
-    assert len(commands) == 4
-    for command in commands:
-        monkeypatch.setattr("sys.argv", shlex.split(command))
-        assert main() == 0, f"{command}: {capsys.readouterr().err}"
-    namespace: dict[str, Any] = {}
-    [example] = blocks(page, "python")
-    exec(compile(example, "language-models.md", "exec"), namespace)  # noqa: S102 - that is the test
-    assert [item.argmax_agreement for item in namespace["logits"].positions] == [1.0] * 5
-    assert namespace["chips"].samples == 6
-    assert 0 < namespace["chips"].times[0].spread.mean <= namespace["chips"].ideal
-
-
-def test_the_commands_of_the_readme_run_in_order(
-    folder_with_a_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    commands = [line[2:] for block in blocks(README, "console") for line in block.splitlines()]
-    assert len(commands) == 18
-    for command in commands:
-        program, *arguments = shlex.split(command)
-        monkeypatch.setattr("sys.argv", [program, *arguments])
-        assert main() == 0, f"{command}: {capsys.readouterr().err}"
-
-
-def test_every_command_and_option_of_the_readme_exists(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    helps = ""
-    for command in re.findall(r"^\| `onnx-gconv ([\w-]+)", README, flags=re.MULTILINE):
-        monkeypatch.setattr("sys.argv", ["onnx-gconv", command, "--help"])
-        assert main() == 0
-        helps += capsys.readouterr().out
-    for option in set(re.findall(r"`(--[a-z-]+)", README)):
-        assert option in helps, option
 
 
 def test_the_manifest_of_the_worked_example_is_the_one_that_mapping_writes(tmp_path: Path) -> None:
@@ -278,16 +152,15 @@ def test_the_specification_lists_every_reason_for_skipping_with_its_explanation(
     assert listed == {reason.value: reason.explanation for reason in SkipReason}
 
 
-PAGES = [
-    *("README.md", "docs/format.md", "docs/bundle.md", "docs/python.md", "docs/devices.md"),
-    *("docs/guide/cluster.md", "docs/guide/pipelines.md", "docs/guide/language-models.md"),
-    *("docs/guide/aihwkit.md", "docs/guide/olive.md", "docs/guide/continuous-integration.md"),
-    *("models/README.md", "benchmarks/README.md", "CHANGELOG.md"),
-]
+def test_the_page_about_devices_names_every_model() -> None:
+    assert set(DEVICE_MODELS) <= set(
+        re.findall(r"`([a-z0-9-]+)`", "".join(re.findall(r"^\| (`.*?) \|", DEVICES, flags=re.MULTILINE)))
+    )
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_link_to_a_file_leads_somewhere(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert (ROOT / page).parent.joinpath(target).exists(), target
+def test_the_readme_is_short_and_begins_with_what_it_is_for() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    prose = re.sub(r"\]\([^)]*\)", "]", readme)
+    assert len(prose.split()) <= 700
+    assert readme.split("\n\n")[1].startswith("Map any ONNX model")
+    assert "`make test`" in readme

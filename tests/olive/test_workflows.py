@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -77,3 +80,10 @@ def test_a_model_that_cannot_be_mapped_ends_the_workflow_with_an_error(examples,
     last = found.stderr.splitlines()[-1]
     assert last.startswith("onnx_gconv.integrations.olive.MappingPassError: '")
     assert "in.onnx': the weight 'W' has the value nan at flat index 0; no conductance can hold it" in last
+
+
+def test_the_numbered_example_prints_what_it_shows(tmp_path):
+    example = Path(__file__).resolve().parents[2] / "examples" / "14_olive.py"
+    shown = example.read_text(encoding="utf-8").split("# Output:\n")[1]
+    found = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == [line.removeprefix("# ") for line in shown.splitlines()]

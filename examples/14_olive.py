@@ -1,0 +1,25 @@
+"""Run a workflow of Olive that trains, exports, maps and evaluates a network: `pip install '.[olive]'`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+shutil.copytree(Path(__file__).parent / "olive", "workflow")
+olive = Path(sys.executable).with_name("olive")
+gconv = [sys.executable, "-m", "onnx_gconv"]
+settings = {**os.environ, "CI": "true"}  # Olive tells nobody of this run then
+
+subprocess.run([*gconv, "olive-config", "-o", "passes.json"], cwd="workflow", check=True)
+command = [olive, "run", "--config", "workflow.json", "--package-config", "passes.json"]
+subprocess.run(command, cwd="workflow", check=True, stdout=subprocess.DEVNULL, env=settings)
+
+config = json.loads(Path("workflow/mapped/model_config.json").read_text(encoding="utf-8"))
+for weight in config["config"]["model_attributes"]["onnx_gconv"]["mapped"]:
+    print(weight["name"], weight["shape"])
+
+# Output:
+# hidden.weight [64, 64]
+# scores.weight [10, 64]

@@ -1,0 +1,154 @@
+"""Every example of every page is done as a reader does it: Python, commands, files, and what they print."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnx_gconv.cli import main
+from onnx_gconv.converters import registry
+from onnx_gconv.converters.registry import ConverterRegistry
+from onnx_gconv.devices import registry as device_registry
+from onnx_gconv.models import model_path
+from onnx_gconv.weights import MVM_OPS
+from tests.docs.pages import ROOT, Reader, blocks, headings, links, pages
+
+# Pages whose `model.onnx` has convolutions, or is one of language; that of the others has layers of Gemm alone.
+OF_CONVOLUTIONS = {"docs/reference/command-line.md", "docs/reference/configuration.md", "docs/python.md"}
+OF_LANGUAGE = {"docs/guide/language-models.md": "mobius_llama_past_fp32.onnx"}
+
+
+def pages_of_other_tests() -> set[str]:
+    """Pages that have a test of their own, which names the file of the page."""
+    tests = [
+        file.read_text(encoding="utf-8")
+        for file in (ROOT / "tests").rglob("test_*.py")
+        if file != Path(__file__) and file.name != "test_documentation.py"
+    ]
+    return {page for page in pages() if any(f'/ "{Path(page).name}"' in test for test in tests)} - {"README.md"}
+
+
+EXECUTED = {"python", "console", "toml"}
+FOLLOWED = [
+    page
+    for page in pages()
+    if any(block.language in EXECUTED for block in blocks(page))
+    and page not in pages_of_other_tests() | {"docs/format.md"}
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a model, its data, and nothing else, in which a reader starts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "110")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "_REGISTRY", ConverterRegistry(list))  # for the converters that pages register
+    monkeypatch.setattr(device_registry, "_registered", {})
+    ops, modules = set(MVM_OPS), set(sys.modules)
+    yield tmp_path
+    for op in set(MVM_OPS) - ops:
+        del MVM_OPS[op]
+    for name in set(sys.modules) - modules:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def prepare(page):
+    with np.load(model_path("digits_test.npz")) as data:
+        images, labels = data["images"].astype(np.float32), data["labels"]
+    if page in OF_LANGUAGE:
+        shutil.copyfile(ROOT / "tests" / "data" / "language_models" / OF_LANGUAGE[page], "model.onnx")
+        return
+    if page in OF_CONVOLUTIONS:
+        shutil.copyfile(model_path("digits_cnn.onnx"), "model.onnx")
+        samples = {"image": images}
+    else:
+        shutil.copyfile(model_path("digits_mlp.onnx"), "model.onnx")
+        samples = {"pixels": images.reshape(len(images), 64)}
+    np.savez("data.npz", **samples, labels=labels)
+    np.savez("inputs.npz", **{name: array[:32] for name, array in samples.items()})
+
+
+def of_devices(names):
+    assert names["read_us"].shape == (1, 3)
+    assert not np.isclose(names["first"], names["second"]).all()
+    assert 0.9 < names["report"].times[0].spread.mean < names["report"].ideal
+    assert Path("accuracy.png").exists()
+    assert len(names["comparison"].candidates) == 6
+
+
+def of_aihwkit(names):
+    assert names["settings"].array == (64, 64)
+    assert len(names["report"].mapped) == 2
+    by_file, mapped = (onnx.load(name).graph.initializer for name in ("twin.by-file.onnx", "twin.gconv.onnx"))
+    assert [numpy_helper.to_array(item).tobytes() for item in by_file] == [
+        numpy_helper.to_array(item).tobytes() for item in mapped
+    ]
+
+
+def of_language(names):
+    assert [item.argmax_agreement for item in names["logits"].positions] == [1.0] * 5
+    assert names["chips"].samples == 6
+    assert 0 < names["chips"].times[0].spread.mean <= names["chips"].ideal
+
+
+# What must have come of a page, beyond that all of it ran.
+AFTERWARDS = {
+    "docs/devices.md": of_devices,
+    "docs/guide/aihwkit.md": of_aihwkit,
+    "docs/guide/language-models.md": of_language,
+}
+
+
+def as_parameter(page):
+    """A page; those that export do so on one worker, and torch's exporter and aihwkit warn of parts of their own."""
+    exports = any(word in (ROOT / page).read_text(encoding="utf-8") for word in ("import torch", "aihwkit.nn"))
+    marks = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("torch_integration")] if exports else []
+    return pytest.param(page, marks=marks, id=page)
+
+
+@pytest.mark.parametrize("page", [as_parameter(page) for page in FOLLOWED])
+def test_whoever_follows_the_page_gets_what_it_shows(page, folder, monkeypatch, capsys):
+    prepare(page)
+
+    def run(arguments):
+        monkeypatch.setattr("sys.argv", ["onnx-gconv", *arguments])
+        return main()
+
+    def printed():
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    names = Reader(page, run, printed).follow()
+    AFTERWARDS.get(page, lambda _: None)(names)
+
+
+def test_pages_that_have_a_test_of_their_own_are_few():
+    known = {"bundle.md", "cluster.md", "continuous-integration.md", "pipelines.md"}
+    assert known <= {Path(page).name for page in pages_of_other_tests()}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_link_leads_somewhere(page):
+    for file, anchor in links(page):
+        target = (ROOT / page).parent.joinpath(file) if file else ROOT / page
+        assert target.exists(), f"{page}: {file}"
+        if anchor and target.suffix == ".md":
+            assert anchor in headings(str(target.resolve().relative_to(ROOT))), f"{page}: {file}#{anchor}"
+
+
+def test_every_page_begins_with_its_only_title():
+    for page in pages():
+        text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        text = re.sub(r"\A---\n.*?^---\n", "", text, flags=re.MULTILINE | re.DOTALL).lstrip()
+        assert text.startswith("# "), page
+        if page.startswith("docs/") or page == "README.md":
+            assert len(re.findall(r"^# ", text, flags=re.MULTILINE)) == 1, page

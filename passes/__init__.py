@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from onnx_gconv.passes.check_mapping import CheckMapping, Violation
     from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
     from onnx_gconv.passes.map_conductances import MapConductances, MappingResult
-    from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
+    from onnx_gconv.passes.planning.mapping_plan import MappingPlan, PlannedWeight
     from onnx_gconv.passes.raise_opset import RaiseOpset
     from onnx_gconv.passes.replace_conductances import MeasuredConductances, ReplaceConductances
     from onnx_gconv.passes.restore_weights import RestoreResult, RestoreWeights
@@ -35,7 +35,7 @@ _HOMES = {
     "onnx_gconv.passes.check_mapping": ["CheckMapping", "Violation"],
     "onnx_gconv.passes.inline_weight_functions": ["InlineWeightFunctions"],
     "onnx_gconv.passes.map_conductances": ["MapConductances", "MappingResult"],
-    "onnx_gconv.passes.mapping_plan": ["MappingPlan", "PlannedWeight"],
+    "onnx_gconv.passes.planning.mapping_plan": ["MappingPlan", "PlannedWeight"],
     "onnx_gconv.passes.raise_opset": ["RaiseOpset"],
     "onnx_gconv.passes.replace_conductances": ["MeasuredConductances", "ReplaceConductances"],
     "onnx_gconv.passes.restore_weights": ["RestoreResult", "RestoreWeights"],

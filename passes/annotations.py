@@ -12,7 +12,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from onnx_gconv.mapping.nodes import RebuiltWeight
-from onnx_gconv.passes.mapping_plan import PlannedWeight
+from onnx_gconv.passes.planning.mapping_plan import PlannedWeight
 from onnx_gconv.visible_text import listed
 from onnx_gconv.weights import FoundWeight
 from onnx_gconv.weights.rearrangement import node_label

@@ -28,9 +28,9 @@ from onnx_gconv.passes.decode_packed_weights import (
 )
 from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.mapping_manifest import manifest_of
-from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight, make_plan
 from onnx_gconv.passes.model_pass import MODEL_IN_MEMORY, ModelPass
 from onnx_gconv.passes.node_placement import Place, Placement
+from onnx_gconv.passes.planning.mapping_plan import MappingPlan, PlannedWeight, make_plan
 from onnx_gconv.passes.preconditions import require_mappable
 from onnx_gconv.passes.report import MappingReport
 from onnx_gconv.passes.shared_weights import digital_uses, split_off

@@ -34,8 +34,8 @@ from onnx_gconv.mapping import (
 )
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.passes.decode_packed_weights import decoded_record
-from onnx_gconv.passes.mapping_plan import MappingPlan, PlannedWeight
 from onnx_gconv.passes.node_placement import Placement
+from onnx_gconv.passes.planning.mapping_plan import MappingPlan, PlannedWeight
 from onnx_gconv.passes.shared_weights import digital_uses
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.version import TOOL

@@ -142,10 +142,10 @@ def test_the_model_is_as_it_was_if_a_weight_is_refused(parse, normal, serialized
 
 def test_a_large_computed_weight_is_written_part_by_part(parse, tmp_path, monkeypatch):
     from onnx_gconv.files import data_file
-    from onnx_gconv.passes import mapping_plan
+    from onnx_gconv.passes.planning import scan
 
     monkeypatch.setattr(data_file, "_PART_ELEMENTS", 1 << 10)
-    monkeypatch.setattr(mapping_plan, "_PART_ELEMENTS", 1 << 10)
+    monkeypatch.setattr(scan, "PART_ELEMENTS", 1 << 10)
     weight = np.random.default_rng(0).normal(size=(100, 100)).astype(np.float32)
     model = parse("g (float[2,100] x) => (float[2,100] y) { t = Neg(W) y = MatMul(x, t) }", W=weight)
     ir.save(model, tmp_path / "in.onnx", external_data="in.data")

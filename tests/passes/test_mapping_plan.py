@@ -10,7 +10,8 @@ import pytest
 from onnx_gconv.converters import SinglePairConductanceConverter
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import UnmappableWeightError
-from onnx_gconv.passes import MapConductances, mapping_plan
+from onnx_gconv.passes import MapConductances
+from onnx_gconv.passes.planning import loss, scan
 from onnx_gconv.schemes.granularity import Granularity
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.tensors import streamed as streamed_tensor
@@ -21,7 +22,8 @@ TEXT = "g (float[4,4] x) => (float[4,4] y) { [first] a = MatMul(x, W) [second] y
 @pytest.fixture
 def small_parts(monkeypatch):
     """Weights are scanned in parts of 5 elements."""
-    monkeypatch.setattr(mapping_plan, "_PART_ELEMENTS", 5)
+    for module in (loss, scan):
+        monkeypatch.setattr(module, "PART_ELEMENTS", 5)
 
 
 def test_it_holds_the_scale_and_the_statistics_of_every_weight(parse, normal):
@@ -130,7 +132,8 @@ def test_each_group_has_the_scale_of_its_own_largest_weight(parse, normal, granu
 
 
 def test_memory_does_not_grow_with_parts_times_groups(monkeypatch, parse, normal):
-    monkeypatch.setattr(mapping_plan, "_PART_ELEMENTS", 1 << 12)
+    for module in (loss, scan):
+        monkeypatch.setattr(module, "PART_ELEMENTS", 1 << 12)
     w = normal(512, 1024)
     model = parse("g (float[4,512] x) => (float y) { y = MatMul(x, W) }", W=w)
     scheme = MappingScheme(SinglePairConductanceConverter(), Granularity("tile_channel", (8, 8)))
@@ -153,7 +156,7 @@ def test_what_a_weight_loses_is_that_of_all_its_elements_whatever_blocks_it_is_c
     levels = ConductanceLevels.uniform(8, 0.0, 25.0)
     scheme = MappingScheme(SinglePairConductanceConverter(), granularity, levels=levels)
     whole = MapConductances(scheme=scheme).plan(model).weights[0].loss
-    monkeypatch.setattr(mapping_plan, "_LOSS_ELEMENTS", 7)
+    monkeypatch.setattr(loss, "_LOSS_ELEMENTS", 7)
     parts = MapConductances(scheme=scheme).plan(model).weights[0].loss
     assert parts.count == whole.count == 800
     assert parts.max_rounding_error == whole.max_rounding_error

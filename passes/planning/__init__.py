@@ -1,0 +1,1 @@
+"""What a mapping is going to do: every decision and every check, made before the model is touched."""

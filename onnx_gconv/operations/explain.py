@@ -34,6 +34,7 @@ from onnx_gconv.operations.explanation import CellOnTile, DeviceOfCell, Explanat
 from onnx_gconv.passes import MapConductances
 from onnx_gconv.passes.decode_packed_weights import as_it_was_mapped
 from onnx_gconv.passes.raise_opset import raised_opset
+from onnx_gconv.passes.weight_texts import explanation
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.streamed import element_chunks
@@ -114,11 +115,11 @@ def explain_weight(
                 )
     with named_in_messages(given.label), watched.blamed():
         cell = _Cell(found, own)
-        explanation = cell.explanation(given.label, cell.index(matrix, row, column), is_mapped_now=is_plain)
+        told = cell.explanation(given.label, cell.index(matrix, row, column), is_mapped_now=is_plain)
         if geometry is not None:
-            explanation = replace(explanation, tile=_on_tile(graph, explanation, found.record, geometry))
+            told = replace(told, tile=_on_tile(graph, told, found.record, geometry))
         watched.check()
-        return explanation
+        return told
 
 
 def _chosen(model: ir.Model, name: str) -> MappedWeight:
@@ -129,7 +130,8 @@ def _chosen(model: ir.Model, name: str) -> MappedWeight:
     if not found:
         skipped = next((item for item in manifest.skipped if name in {item.name, item.known_as}), None)
         if skipped is not None:
-            raise ModelError(f"the weight {skipped.quoted} is not mapped: {skipped.reason}: {skipped.detail}")
+            why = "; ".join(filter(None, (explanation(skipped.reason), skipped.detail)))
+            raise ModelError(f"the weight {skipped.quoted} is not mapped: {why}")
         known = {each: None for item in manifest.weights for each in (item.known_as, item.name)}
         near = difflib.get_close_matches(name, known, n=_NEAREST_NAMES)
         hint = f"did you mean {' or '.join(near)}?" if near else "'onnx-gconv inspect' lists them"

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_gconv.configuration.settings import QuantizedWeights
-from onnx_gconv.mapping import DecodedRecord
+from onnx_gconv.crossbars.original_weights import original_place
+from onnx_gconv.errors import ModelError
+from onnx_gconv.mapping import DecodedRecord, read_manifest
 from onnx_gconv.mapping.unique_names import UniqueNames
 from onnx_gconv.mapping.value_uses import hand_over_uses
+from onnx_gconv.passes.inline_weight_functions import InlineWeightFunctions
 from onnx_gconv.passes.model_pass import ModelPass
 from onnx_gconv.passes.unused_nodes import remove_unused
 from onnx_gconv.tensors.bnb4 import Bnb4Coding, Bnb4Tensor, EncodedBnb4, encoded_bnb4
@@ -24,6 +27,7 @@ __all__ = [
     "DecodePackedWeights",
     "DecodingResult",
     "Repacked",
+    "as_it_was_mapped",
     "decoded_op_types",
     "decoded_record",
     "is_decodable",
@@ -331,3 +335,33 @@ def decoded_record(tensor: ir.TensorProtocol) -> DecodedRecord | None:
         scales = tensor.scales.name or f"{tensor.name}_scales"
         return DecodedRecord(op_type="MatMulNBits", scales=scales, block=tensor.block)
     return None
+
+
+def as_it_was_mapped(original: ir.Model, mapped: ir.Model) -> ir.Model:
+    """The original with functions inlined and packed weights decoded as when it was mapped, which names weights."""
+    return _decoded(_inlined(original, mapped), mapped)
+
+
+def _inlined(original: ir.Model, mapped: ir.Model) -> ir.Model:
+    if original.functions.keys() == mapped.functions.keys():
+        return original
+    inlined = original.clone()
+    try:
+        InlineWeightFunctions()(inlined)
+    except ModelError:  # then it is another model; its weights will say so
+        return original
+    return inlined
+
+
+def _decoded(original: ir.Model, mapped: ir.Model) -> ir.Model:
+    """A copy of the original with the weights decoded that the mapped model has so; itself if there are none."""
+    manifest = read_manifest(mapped)
+    records = () if manifest is None else manifest.weights
+    found = {
+        original_place(record): record.decoded_from.op_type for record in records if record.decoded_from is not None
+    }
+    if not found:
+        return original
+    copy = original.clone()  # it shares the tensors
+    DecodePackedWeights(set(found.values()), only=found)(copy)
+    return copy

@@ -263,7 +263,7 @@ class MappingFlags:
         str | None,
         FromSetting(
             "ConverterSettings.name",
-            "Default: that of the preset, or else single-pair. onnx-gconv converters tells of each.",
+            "onnx-gconv converters tells of each.",
             choices=_converters,
         ),
         _flag("--converter", _CONVERTER, "NAME"),

@@ -51,7 +51,8 @@ class FromSetting:
         text = setting_texts()[self.setting]
         sentence = text.sentence.replace('"', "").removesuffix(" Default: false.")
         if self.choices is not None:
-            sentence = f"{sentence.removesuffix('.')}: {', '.join(self.choices())}."
+            sentence, mark, default_of_setting = sentence.partition(" Default: ")
+            sentence = f"{sentence.removesuffix('.')}: {', '.join(self.choices())}.{mark}{default_of_setting}"
         told = " ".join(filter(None, (sentence, self.more)))
         default = text.default
         if isinstance(default, bool):

@@ -6,7 +6,7 @@ import bisect
 import difflib
 import inspect
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -21,6 +21,7 @@ from onnx_gconv.converters import ConductanceConverter, Scaling, WeightStatistic
 from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.crossbars.checked_weights import checked_weights
 from onnx_gconv.crossbars.layers import layers_of, readers_and_layout
+from onnx_gconv.crossbars.original_weights import OriginalWeights
 from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.errors import ConfigError, ModelError
 from onnx_gconv.files.given import GivenModel, ModelLike
@@ -31,11 +32,13 @@ from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.mapping.preconditions import manifest_or_none, require_mapped
 from onnx_gconv.operations.explanation import CellOnTile, DeviceOfCell, Explanation, ScaleGroup
 from onnx_gconv.passes import MapConductances
+from onnx_gconv.passes.decode_packed_weights import as_it_was_mapped
 from onnx_gconv.passes.raise_opset import raised_opset
+from onnx_gconv.passes.weight_texts import explanation
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.streamed import element_chunks
-from onnx_gconv.weights import FoundWeight, find_weights
+from onnx_gconv.weights import FoundWeight
 
 __all__ = ["explain_weight"]
 
@@ -84,7 +87,7 @@ def explain_weight(
         UnmappableWeightError: If a plain model has values that no conductance can hold.
     """
     given, watched = GivenModel.of(model, "explain_weight"), WatchedFiles()
-    graph = given.load(watched)
+    graph = given.load(watched, may_lack_data=True)
     with named_in_messages(given.label), watched.blamed():
         is_plain = manifest_or_none(graph) is None
         said = [name for name, value in options.items() if value is not None]
@@ -93,30 +96,30 @@ def explain_weight(
             raise ConfigError(f"the model is mapped already, so that {name} would say nothing; leave it out")
         if is_plain and original is not None:
             raise ConfigError("the model is not mapped, so that it is its own original; leave the other one out")
-        originals: Sequence[FoundWeight] = ()
         if is_plain:
             configuration = configuration_of(config, converter, options)
             if configuration.model.upgrade_opset:
                 raised_opset(graph)
-            originals = find_weights(graph, freeze_inputs=True).weights
+            before = graph.clone()  # it shares the tensors
             MapConductances(configuration=configuration)(graph)
         found = _chosen(graph, weight)
+        own = OriginalWeights(as_it_was_mapped(before, graph)).find(found.record) if is_plain else None
     if original is not None:
         other = GivenModel.of(original, "explain_weight")
         with named_in_messages(other.label):
-            originals = find_weights(other.load(), freeze_inputs=True).weights
-            if _original_of(found.record, originals) is None:
+            own = OriginalWeights(as_it_was_mapped(other.load(may_lack_data=True), graph)).find(found.record)
+            if own is None:
                 raise ModelError(
                     f"has no weight {found.record.quoted} of {found.record.dtype} {list(found.record.shape)}; give the "
                     "model that was mapped"
                 )
     with named_in_messages(given.label), watched.blamed():
-        cell = _Cell(found, _original_of(found.record, originals))
-        explanation = cell.explanation(given.label, cell.index(matrix, row, column), is_mapped_now=is_plain)
+        cell = _Cell(found, own)
+        told = cell.explanation(given.label, cell.index(matrix, row, column), is_mapped_now=is_plain)
         if geometry is not None:
-            explanation = replace(explanation, tile=_on_tile(graph, explanation, found.record, geometry))
+            told = replace(told, tile=_on_tile(graph, told, found.record, geometry))
         watched.check()
-        return explanation
+        return told
 
 
 def _chosen(model: ir.Model, name: str) -> MappedWeight:
@@ -127,7 +130,8 @@ def _chosen(model: ir.Model, name: str) -> MappedWeight:
     if not found:
         skipped = next((item for item in manifest.skipped if name in {item.name, item.known_as}), None)
         if skipped is not None:
-            raise ModelError(f"the weight {skipped.quoted} is not mapped: {skipped.reason}: {skipped.detail}")
+            why = "; ".join(filter(None, (explanation(skipped.reason), skipped.detail)))
+            raise ModelError(f"the weight {skipped.quoted} is not mapped: {why}")
         known = {each: None for item in manifest.weights for each in (item.known_as, item.name)}
         near = difflib.get_close_matches(name, known, n=_NEAREST_NAMES)
         hint = f"did you mean {' or '.join(near)}?" if near else "'onnx-gconv inspect' lists them"
@@ -147,16 +151,6 @@ def _chosen(model: ir.Model, name: str) -> MappedWeight:
 def _names(record: WeightRecord) -> frozenset[str]:
     stored = (item.name for item in record.conductances)
     return frozenset({record.name, record.known_as, record.scale.name, *stored, *record.parameters})
-
-
-def _original_of(record: WeightRecord, originals: Sequence[FoundWeight]) -> FoundWeight | None:
-    """The weight as it was before it was mapped; None if it is not there."""
-    place = record.graph if record.moved_from is None else record.moved_from
-    named = [item for item in originals if item.name == record.name]
-    found = [item for item in named if item.scope.path == place] or named
-    if len(found) != 1 or found[0].shape != record.shape or found[0].tensor.dtype != record.ir_dtype:
-        return None
-    return found[0]
 
 
 class _Cell:
@@ -214,7 +208,7 @@ class _Cell:
             model=model,
             is_mapped_now=is_mapped_now,
             record=record,
-            readers=tuple(f"{item.node} ({item.op_type})" for item in self._readers),
+            readers=tuple(f"{item.node} ({item.op_type})" if item.node else item.op_type for item in self._readers),
             matrices=(self._layout.matrices, self._layout.rows, self._layout.columns),
             matrix=int(self._layout.index("matrix", index, index + 1)[0]),
             row=int(self._layout.index("row", index, index + 1)[0]),

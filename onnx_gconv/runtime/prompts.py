@@ -84,14 +84,15 @@ def parse_token_ids(text: str) -> TokenIds:
     path = Path(text)
     how = "give numbers such as 1,15043,3186, or a file of them"
     try:
-        if not path.is_file():
-            raise ConfigError(f"{text!r} is neither a list of token ids nor a file; {how}")
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ConfigError(f"{path}: has {path.stat().st_size:,} bytes, which is more than a prompt can be; {how}")
-        content = path.read_text("utf-8")
+        size = path.stat().st_size if path.is_file() else None
+        content = "" if size is None or size > _LARGEST_FILE else path.read_text("utf-8")
     except (OSError, ValueError) as error:  # text that is no UTF-8 or no path is a ValueError
         reason = " ".join(str(error).split())
         raise ConfigError(f"{text!r} cannot be read as a file of token ids ({reason}); {how}") from error
+    if size is None:
+        raise ConfigError(f"{text!r} is neither a list of token ids nor a file; {how}")
+    if size > _LARGEST_FILE:
+        raise ConfigError(f"{path}: has {size:,} bytes, which is more than a prompt can be; {how}")
     words = re.split(r"[\s,]+", content.strip().removeprefix("[").removesuffix("]").strip())
     wrong = next((word for word in words if not re.fullmatch(r"\d+", word)), None)
     if wrong is not None:

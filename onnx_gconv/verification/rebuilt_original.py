@@ -6,65 +6,32 @@ Everything but the weights comes from the original's file, so that whatever else
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import onnx_ir as ir
 
+from onnx_gconv.crossbars.original_weights import OriginalWeights
 from onnx_gconv.errors import ModelError
 from onnx_gconv.files.models import load_model, save_model
-from onnx_gconv.mapping import Manifest, WeightRecord, read_manifest
+from onnx_gconv.mapping import Manifest, WeightRecord
 from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate
 from onnx_gconv.mapping.structure import structural_problems
 from onnx_gconv.mapping.unique_names import UniqueNames
-from onnx_gconv.passes import InlineWeightFunctions, RaiseOpset
-from onnx_gconv.passes.decode_packed_weights import DecodePackedWeights
+from onnx_gconv.passes import RaiseOpset
+from onnx_gconv.passes.decode_packed_weights import as_it_was_mapped
 from onnx_gconv.passes.replace_conductances import measured_bias
 from onnx_gconv.passes.shared_weights import digital_uses
 from onnx_gconv.passes.unused_nodes import remove_unused
-from onnx_gconv.weights import LOOKUP_OPS, FoundWeight, default_opset, find_weights, scopes
+from onnx_gconv.weights import FoundWeight, default_opset, scopes
 from onnx_gconv.weights.constants import constant_tensor
 
-__all__ = ["NoRebuiltOriginalError", "as_it_was_mapped", "measured_biases", "original_with_rebuilt_weights"]
+__all__ = ["NoRebuiltOriginalError", "measured_biases", "original_with_rebuilt_weights"]
 
 
 class NoRebuiltOriginalError(Exception):
     """Why the rebuilt weights cannot be put into the original."""
-
-
-def as_it_was_mapped(original: ir.Model, mapped: ir.Model) -> ir.Model:
-    """The original with functions inlined and packed weights decoded as when it was mapped, which names weights."""
-    return _decoded(_inlined(original, mapped), mapped)
-
-
-def _inlined(original: ir.Model, mapped: ir.Model) -> ir.Model:
-    if original.functions.keys() == mapped.functions.keys():
-        return original
-    inlined = original.clone()
-    try:
-        InlineWeightFunctions()(inlined)
-    except ModelError:  # then it is another model; its weights will say so
-        return original
-    return inlined
-
-
-def _decoded(original: ir.Model, mapped: ir.Model) -> ir.Model:
-    """A copy of the original with the weights decoded that the mapped model has so; itself if there are none."""
-    manifest = read_manifest(mapped)
-    records = () if manifest is None else manifest.weights
-    found = {_place(record): record.decoded_from.op_type for record in records if record.decoded_from is not None}
-    if not found:
-        return original
-    copy = original.clone()  # it shares the tensors
-    DecodePackedWeights(set(found.values()), only=found)(copy)
-    return copy
-
-
-def _place(record: WeightRecord) -> tuple[str, str]:
-    """The path of the graph in which the original has a weight, and its name."""
-    return record.graph if record.moved_from is None else record.moved_from, record.name
 
 
 @contextmanager
@@ -107,18 +74,12 @@ def measured_biases(manifest: Manifest) -> tuple[str, ...]:
 
 def _put_weights(model: ir.Model, mapped: ir.Model, manifest: Manifest) -> None:
     """Let the readers of each mapped weight read the rebuilt one."""
-    consumers = [item for record in manifest.weights for item in record.consumers if item.is_mvm]
-    lookups = {item.op_type for item in consumers if (item.domain, item.op_type) in LOOKUP_OPS}
-    found = find_weights(model, lookups=lookups, quantized=True, freeze_inputs=True, adapters=True).weights
-    by_place = {(weight.scope.path, weight.name): weight for weight in found}
-    named = Counter(weight.name for weight in found)
-    by_name = {weight.name: weight for weight in found if named[weight.name] == 1}
+    weights = OriginalWeights(model)
     values, names = ModelValues(mapped), UniqueNames(model)
     unused: list[ir.Node] = []
     for record in manifest.weights:
-        place = _place(record)
-        weight = by_place.get(place, by_name.get(record.name))
-        if weight is None or weight.shape != record.shape or weight.tensor.dtype != record.ir_dtype:
+        weight = weights.find(record)
+        if weight is None:
             raise NoRebuiltOriginalError(f"the original has no weight {record.quoted} of its type and shape")
         if (producer := _replace(weight, record, _located(record, values), names)) is not None:
             unused.append(producer)

@@ -18,13 +18,13 @@ from onnx_gconv.errors import ModelError, UnmappableWeightError
 from onnx_gconv.mapping import Manifest, MeasuredRecord, WeightRecord
 from onnx_gconv.mapping.located import BrokenMappingError, MappedWeight, ModelValues, locate
 from onnx_gconv.mapping.structure import structural_problems
+from onnx_gconv.passes.decode_packed_weights import as_it_was_mapped
 from onnx_gconv.schemes.conversion import WeightConversion
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.bits import has_same_elements
 from onnx_gconv.tensors.codes import ZeroPoint
 from onnx_gconv.tensors.packed import BlockZeroPoint, UnpackedTensor, read_padding
 from onnx_gconv.tensors.streamed import element_chunks, worker_count
-from onnx_gconv.verification.rebuilt_original import as_it_was_mapped
 from onnx_gconv.weights import scopes
 from onnx_gconv.weights.constants import constant_tensor
 from onnx_gconv.weights.evaluation.constant_evaluation import ConstantEvaluator, EvaluatedTensor, EvaluationError

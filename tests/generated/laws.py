@@ -14,8 +14,8 @@ import onnx_ir as ir
 from onnx_gconv.errors import ModelError, UnmappableWeightError
 from onnx_gconv.mapping import Manifest, WeightRecord, read_manifest
 from onnx_gconv.passes import CheckMapping, RestoreWeights
+from onnx_gconv.passes.decode_packed_weights import as_it_was_mapped
 from onnx_gconv.runtime.comparison import OutputComparison, Rounding, compare_all, spread_between
-from onnx_gconv.verification.rebuilt_original import as_it_was_mapped
 from onnx_gconv.verification.weights import WeightComparison, compare_weights
 from onnx_gconv.weights import scopes
 from onnx_gconv.weights.evaluation.constant_evaluation import ConstantEvaluator

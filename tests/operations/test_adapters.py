@@ -135,7 +135,9 @@ def test_data_that_is_not_there_is_left_where_it_is_said_to_be(tmp_path):
             np.testing.assert_allclose(y, X @ WEIGHT + 0.5 * (X @ A @ B), rtol=1e-4, atol=1e-4)
     onnx_gconv.write_bundle(output, tmp_path / "bundle", (4, 4))
     [targets] = (tmp_path / "bundle").glob("*.h5")
-    onnx_gconv.read_back(output, targets, tmp_path / "out" / "measured.onnx", bundle=tmp_path / "bundle")
+    onnx_gconv.read_back(
+        output, targets, tmp_path / "out" / "measured.onnx", bundle=tmp_path / "bundle", as_if_measured=True
+    )
     onnx_gconv.program_model(output, tmp_path / "out" / "chip.onnx", "pcm")
     with pytest.raises(
         ModelError, match=rf"external data of tensor '{LORA_A}' cannot be read.*copy the data file there"

@@ -11,12 +11,13 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_gconv import ConfigError, ModelError, explain_weight, map_model, open_bundle, program_model, write_bundle
 from onnx_gconv.crossbars.tiles import ArrayGeometry
 from onnx_gconv.models import model_path
-from tests.graphs import chain_model, model, tensors, value
+from tests.graphs import chain_model, external_tensor, model, tensors, value
+from tests.packed_models import bnb4_model, matmul_model, quantized
 
 CNN = model_path("digits_cnn.onnx")
 
@@ -107,6 +108,49 @@ def test_integer_codes_are_told_less_their_zero_point(tmp_path):
     assert "round(" in str(found)
 
 
+DECODED = {
+    "MatMulBnb4": (bnb4_model(16, 6, block=16, is_normal=True), {}),
+    "numbers of packed codes": (matmul_model(quantized(6, 32, bits=4, block=16)), {"quantized": "dequantized"}),
+    "numbers of codes": (
+        model(
+            [helper.make_node("DequantizeLinear", ["C", "s"], ["W"]), helper.make_node("MatMul", ["x", "W"], ["y"])],
+            [value("x", shape=[2, 3])],
+            [value("y")],
+            tensors({"C": np.array([[3, -7], [1, 127], [0, 5]], np.int8), "s": np.float32(0.5)}),
+        ),
+        {"quantized": "dequantized"},
+    ),
+    "a table": (
+        model(
+            [helper.make_node("Gather", ["W", "i"], ["y"])],
+            [value("i", TensorProto.INT64, [2])],
+            [value("y")],
+            tensors({"W": np.array([[3, -7], [1, 2]], np.float32)}),
+        ),
+        {"include_ops": ["Gather"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DECODED)
+def test_what_is_mapped_only_if_asked_for_or_decoded_has_its_original(kind, tmp_path):
+    plain, options = DECODED[kind]
+    mapped = map_model(plain, tmp_path / "m.onnx", **options).output
+    found = explain_weight(plain, "W", **options)
+    assert found.value is not None
+    assert abs(found.error) <= found.bound < 1e-5 * abs(found.value)
+    assert explain_weight(mapped, "W", original=plain) == _but(found, explain_weight(mapped, "W", original=plain))
+
+
+def test_the_data_of_other_tensors_need_not_be_there(tmp_path):
+    nodes = [helper.make_node("MatMul", ["x", "W"], ["h"]), helper.make_node("Add", ["h", "b"], ["y"])]
+    initializers = [*tensors({"W": np.array([[3, -7], [1, 2]], np.float32)}), external_tensor("b", [2], "b.bin")]
+    onnx.save(model(nodes, [value("x", shape=[1, 2])], [value("y")], initializers), tmp_path / "plain.onnx")
+    mapped = map_model(tmp_path / "plain.onnx").output
+    found = explain_weight(mapped, "W", original=tmp_path / "plain.onnx")
+    assert found.value == -7 == explain_weight(tmp_path / "plain.onnx", "W").value
+
+
 def test_of_a_chip_nothing_is_promised(tmp_path):
     mapped = map_model(CNN, tmp_path / "m.onnx").output
     chip = program_model(mapped, tmp_path / "c.onnx", "pcm", time="1d", drift_compensation="global").output
@@ -139,7 +183,7 @@ def test_what_fits_no_model_is_told(tmp_path):
         explain_weight(CNN, "stem.weight", original=CNN)
     with pytest.raises(ModelError, match=r"digits_mlp.*has no weight 'stem.weight' of float32 \[16, 1, 3, 3\]"):
         explain_weight(mapped, "stem.weight", original=model_path("digits_mlp.onnx"))
-    with pytest.raises(ModelError, match=r"the weight 'stem\.weight' is not mapped: not_selected"):
+    with pytest.raises(ModelError, match=r"the weight 'stem\.weight' is not mapped: patterns or an override"):
         explain_weight(CNN, "stem.weight", exclude=["stem*"])
 
 

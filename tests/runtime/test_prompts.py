@@ -35,13 +35,14 @@ def test_ids_are_read_from_a_file(text, tmp_path):
         ),
         ("", "'' is neither a list"),
         ("1,-2", "'1,-2' is neither a list"),
-        ("a\0b", "cannot be read as a file of token ids"),
+        ("a\0b", "is neither a list"),
     ],
 )
 def test_what_is_no_list_and_no_file_is_refused(text, problem):
     with pytest.raises(ConfigError) as caught:
         parse_token_ids(text)
     assert problem in str(caught.value)
+    assert str(caught.value).count("give numbers such as") == 1
 
 
 @pytest.mark.parametrize(

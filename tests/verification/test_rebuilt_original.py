@@ -11,14 +11,11 @@ from onnx import helper, numpy_helper
 from onnx_gconv import map_model, read_back, verify, write_bundle
 from onnx_gconv.files.models import load_model, save_model
 from onnx_gconv.mapping import read_manifest
+from onnx_gconv.passes.decode_packed_weights import as_it_was_mapped
 from onnx_gconv.verification.lossy_outputs import JUDGED_BY_REBUILT_WEIGHTS
 from onnx_gconv.verification.raised_original import raised_original
 from onnx_gconv.verification.random_numbers import random_numbers
-from onnx_gconv.verification.rebuilt_original import (
-    NoRebuiltOriginalError,
-    as_it_was_mapped,
-    original_with_rebuilt_weights,
-)
+from onnx_gconv.verification.rebuilt_original import NoRebuiltOriginalError, original_with_rebuilt_weights
 from tests.handoff.chip import programmed
 
 OLD = "g (float[2,6] x, float[6,4] W) => (float[2,4] y) { h = MatMul(x, W) y = Relu(h) }"
@@ -66,6 +63,15 @@ def test_outputs_are_judged_by_the_rebuilt_weights_wherever_they_are_from(origin
     if "b)" in PLACES[place]:
         spoil(mapped, "b")
         assert not verify(source, mapped).passed
+
+
+def test_outputs_are_judged_by_the_rebuilt_numbers_of_codes(original):
+    text = "g (float[2,6] x) => (float y) { W = DequantizeLinear(C, s) y = MatMul(x, W) }"
+    codes = np.random.default_rng(0).integers(-128, 128, (6, 4)).astype(np.int8)
+    source = original(text, C=codes, s=np.float32(0.02))
+    report = verify(source, map_model(source, quantized="dequantized", levels=32).output)
+    report.raise_if_failed()
+    assert "judged against the original with the rebuilt weights" in report.outputs.notes[0]
 
 
 def test_a_computed_weight_that_is_an_output_keeps_its_name(original, normal):

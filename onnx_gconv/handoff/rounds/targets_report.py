@@ -137,7 +137,8 @@ class TargetsReport(ShownReport):
 
     def _summary(self) -> list[str]:
         total = self.total
-        lines = [f"{total.listed:,} of {total.cells:,} conductances are listed, of {self.arrays:,} arrays of the chip."]
+        arrays = "1 array" if self.arrays == 1 else f"{self.arrays:,} arrays"
+        lines = [f"{total.listed:,} of {total.cells:,} conductances are listed, of {arrays} of the chip."]
         if self.is_partial and not total.listed:
             lines = [f"All {total.cells:,} conductances are within the tolerance; nothing is left to program."]
         if self.tolerance is not None:

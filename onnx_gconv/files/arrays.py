@@ -50,6 +50,10 @@ _MOST_ATTRIBUTES = 256
 # Of so many shapes the space of HDF5 is kept.
 _MOST_SPACES = 64
 
+# What HDF5 keeps of headers, counted as they stand in the file; in memory they take 25 times as much. None is asked for
+# again but those of the groups that are written to. HDF5 begins with 2 MiB, and makes room for single large ones.
+_HEADER_CACHE_BYTES = 1 << 19
+
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -160,6 +164,9 @@ class _Hdf5Writer:
 
         self._raw = FileForHdf5(path)
         self._file = h5py.File(self._raw, "w")
+        cache = self._file.id.get_mdc_config()
+        cache.set_initial_size, cache.initial_size, cache.min_size = True, _HEADER_CACHE_BYTES, _HEADER_CACHE_BYTES
+        self._file.id.set_mdc_config(cache)
         self._datasets = h5py.h5d
         self._spaces: dict[tuple[int, ...], Any] = {}
         self._space_of = h5py.h5s.create_simple

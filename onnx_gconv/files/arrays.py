@@ -47,6 +47,13 @@ _LONGEST_ATTRIBUTE = 4096
 # Of so many attributes the form in which HDF5 takes them is kept.
 _MOST_ATTRIBUTES = 256
 
+# Of so many shapes the space of HDF5 is kept.
+_MOST_SPACES = 64
+
+# What HDF5 keeps of headers, counted as they stand in the file; in memory they take 25 times as much. None is asked for
+# again but those of the groups that are written to. HDF5 begins with 2 MiB, and makes room for single large ones.
+_HEADER_CACHE_BYTES = 1 << 19
+
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -157,8 +164,12 @@ class _Hdf5Writer:
 
         self._raw = FileForHdf5(path)
         self._file = h5py.File(self._raw, "w")
+        cache = self._file.id.get_mdc_config()
+        cache.set_initial_size, cache.initial_size, cache.min_size = True, _HEADER_CACHE_BYTES, _HEADER_CACHE_BYTES
+        self._file.id.set_mdc_config(cache)
         self._datasets = h5py.h5d
-        self._spaces = h5py.h5s
+        self._spaces: dict[tuple[int, ...], Any] = {}
+        self._space_of = h5py.h5s.create_simple
         self._types: dict[np.dtype[Any], Any] = {}
         self._type_of = h5py.h5t.py_create
         self._groups: dict[str, Any] = {"": self._file.id}
@@ -166,6 +177,7 @@ class _Hdf5Writer:
         self._last: tuple[str, Any] = "", self._file.id
         self._create_attribute = h5py.h5a.create
         self._scalar = h5py.h5s.create(h5py.h5s.SCALAR)
+        self._texts: dict[int, Any] = {}
         self._text_dtype = h5py.string_dtype
         self._attributes: dict[tuple[type, Label], tuple[NDArray[Any], Any, Any] | None] = {}
         self._open_group, self._create_group = h5py.h5g.open, h5py.h5g.create
@@ -194,8 +206,8 @@ class _Hdf5Writer:
     def write(self, key: str, array: NDArray[Any]) -> None:
         folder, _, name = key.rpartition("/")
         group = self._group(folder)
-        space = self._spaces.create_simple(array.shape)
-        dataset = self._datasets.create(group, name.encode(), self._type(array.dtype), space, self._creation)
+        kind, space = self._type(array.dtype), self._space(array.shape)
+        dataset = self._datasets.create(group, name.encode(), kind, space, self._creation)
         if array.size:
             self._raw.write_at(dataset.get_offset(), array.reshape(-1).view(np.uint8).data)
         self._last = key, dataset
@@ -221,14 +233,27 @@ class _Hdf5Writer:
         if not isinstance(label, str):
             numbers = np.asarray(label)
             numbers = numbers.astype("<i8" if numbers.dtype.kind == "i" else "<f8")
-            space = self._spaces.create_simple(numbers.shape) if numbers.ndim else self._scalar
-            found = numbers, self._type(numbers.dtype), space
+            found = numbers, self._type(numbers.dtype), self._space(numbers.shape) if numbers.ndim else self._scalar
         elif 0 < len(encoded := label.encode()) <= _LONGEST_ATTRIBUTE:
-            text_type = self._type_of(self._text_dtype("utf-8", len(encoded)), logical=True)
-            found = np.array(encoded), text_type, self._scalar
-        if len(self._attributes) < _MOST_ATTRIBUTES:
-            self._attributes[key] = found
+            found = np.array(encoded), self._text(len(encoded)), self._scalar
+        if len(self._attributes) == _MOST_ATTRIBUTES:  # most are those of one tile, and not asked for again
+            self._attributes.clear()
+        self._attributes[key] = found
         return found
+
+    def _space(self, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - h5py has no types
+        """Those of tiles, which nearly all have one shape, are made once: h5py keeps a record of each."""
+        if shape not in self._spaces:
+            if len(self._spaces) == _MOST_SPACES:
+                self._spaces.clear()
+            self._spaces[shape] = self._space_of(shape)
+        return self._spaces[shape]
+
+    def _text(self, size: int) -> Any:  # noqa: ANN401 - h5py has no types
+        """The type of texts of so many bytes."""
+        if size not in self._texts:
+            self._texts[size] = self._type_of(self._text_dtype("utf-8", size), logical=True)
+        return self._texts[size]
 
     def _type(self, dtype: np.dtype[Any]) -> Any:  # noqa: ANN401 - h5py has no types
         if dtype not in self._types:

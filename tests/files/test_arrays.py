@@ -54,6 +54,21 @@ def test_names_are_attributes_of_the_groups_of_hdf5(tmp_path):
         assert sorted(arrays.keys()) == ["L0/T0/g", "L0/scale", "L1/T0/g"]
 
 
+def test_more_arrays_and_labels_than_are_kept_come_back(tmp_path):
+    """More shapes, labels and headers than the writer, or HDF5 for it, holds at once; groups are opened again."""
+    keys = [f"L{number % 3}/T{number:04}/g" for number in range(600)]
+    with write_arrays(tmp_path / "a.h5", "hdf5") as file:
+        for number, key in enumerate(keys):
+            file.write(key, np.arange(number % 90, dtype=np.int64))
+            file.label(key, {"tile": key * (1 + number % 3), "unit": "uS", "range": (0.1, float(number))})
+    with h5py.File(tmp_path / "a.h5") as file:
+        for number, key in enumerate(keys):
+            labels, dataset = file[key].attrs, file[key]
+            assert dataset[:].tolist() == list(range(number % 90))
+            assert labels["tile"].decode() == key * (1 + number % 3)
+            assert (labels["unit"], labels["range"].tolist()) == (b"uS", [0.1, number])
+
+
 def test_npz_has_no_place_for_names(tmp_path):
     with write_arrays(tmp_path / "a.npz", "npz") as file:
         file.write("L0/g", np.ones(3, np.float32))

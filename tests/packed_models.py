@@ -213,7 +213,7 @@ def packed_bnb4(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """The bytes and the scales of a random weight for MatMulBnb4, as `bnb4_model` has it."""
     rng, size = np.random.default_rng(seed), inputs * outputs
-    codes = rng.choice([code for code in range(16) if is_normal or code != 8], 2 * math.ceil(size / 2))
+    codes = rng.choice(16, 2 * math.ceil(size / 2))
     codes[:size:block] = rng.choice([0, 15] if is_normal else [3, 11], math.ceil(size / block))
     stored = (codes[::2] << 4 | codes[1::2]).astype(np.uint8)  # the first code in the high bits
     return stored, rng.uniform(0.1, 2, math.ceil(size / block)).astype(np.float32)
@@ -228,7 +228,7 @@ def bnb4_model(
         inputs: K.
         outputs: N.
         block: Neighbours of the flat weight that share a scale.
-        is_normal: Whether codes are those of NF4; else of FP4, without those of -0.
+        is_normal: Whether codes are those of NF4; else of FP4, of which one stands for -0.
         seed: Draws codes and scales.
         **said: Attributes that replace those of the node.
     """

@@ -62,13 +62,15 @@ class Bnb4Coding:
         return math.ceil(size / self.block)
 
     def codes(self, weights: NDArray[np.floating], absmax: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The codes whose numbers are nearest to weights, which have a scale each; of equal ones the first."""
+        """The codes whose numbers are nearest to weights, which have a scale each; that of -0 for -0 alone."""
         order = np.argsort(self.numbers, kind="stable")
         order = order[np.append(True, np.diff(self.numbers[order]) > 0)]  # -0 is 0
         numbers = self.numbers[order].astype(np.float64)
         scale = np.where(absmax > 0, absmax, 1).astype(np.float64)
         places = np.searchsorted((numbers[1:] + numbers[:-1]) / 2, weights.astype(np.float64) / scale)
         found: NDArray[np.uint8] = order.astype(np.uint8)[places]
+        for negative_zero in np.flatnonzero((self.numbers == 0) & np.signbit(self.numbers)):
+            found[(weights == 0) & np.signbit(weights)] = negative_zero
         return found
 
 

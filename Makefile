@@ -83,7 +83,7 @@ octave-checks: $(VENV)/.installed-dev
 
 # Those that CI checks beyond the first 200, which `unit` does. Any others: $(BIN)/python -m tests.generated.run --help
 generated: $(VENV)/.installed-dev
-	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 800 --workers 2
+	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 300 --workers 2
 
 # The built wheel on each Python that is installed, the oldest dependencies, and the types that users' checkers see, which
 # takes Node. Each session makes an environment of its own; what they are is in noxfile.py.

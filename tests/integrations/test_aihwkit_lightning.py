@@ -80,7 +80,7 @@ def test_what_lightning_does_not_have_is_named():
     assert found.notes == ("aihwkit-lightning has no converters, devices and drift compensation: choose them yourself",)
     assert found.chip == {"drift_compensation": "none"}
     assert found.handoff == {}
-    assert found.configuration.scheme() == gconv.MappingScheme()
+    assert found.configuration.scheme() == gconv.MappingScheme(parts="none")
     by_output = settings_from(convert_to_analog(nn.Sequential(nn.Linear(6, 4)), of_each_output(config())))
     assert by_output.configuration.scheme().granularity == gconv.Granularity("channel")
 

@@ -31,7 +31,7 @@ NOX := .venv-nox
 # AccelForge's models of components need it.
 PYTHON_312 ?= python3.12
 
-.PHONY: demo test lint format unit release-checks olive-checks octave-checks receiver-checks llm-checks generated bench fuzz docs \
+.PHONY: demo test lint format unit release-checks olive-checks octave-checks receiver-checks llm-checks generated bench fuzz docs benchmark-checks \
 	clean environments distributions sbom lock
 
 demo: $(VENV)/.installed
@@ -56,9 +56,13 @@ unit: $(VENV)/.installed-dev $(REAL_MODELS)/.installed
 	$(BIN)/python -m coverage report --fail-under=95 --include="onnx_gconv/weights/*,onnx_gconv/mapping/*,onnx_gconv/tensors/*,onnx_gconv/schemes/*,onnx_gconv/files/*" > $(VENV)/coverage-graph.txt
 	$(BIN)/python -m coverage report --fail-under=95 --include="*/passes/*" > $(VENV)/coverage-passes.txt
 
-# What changes with releases, and costs minutes: wheels are built and installed, models trained again, benchmarks run.
+# What changes with releases, and costs minutes: wheels are built and installed, models trained again.
 release-checks: $(VENV)/.installed-dev
-	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m release
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m release --ignore=tests/benchmarks
+
+# Small runs of all benchmarks, which check what they report; CI has no time for them.
+benchmark-checks: $(VENV)/.installed-dev
+	$(ONE_THREAD) $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m release tests/benchmarks
 
 # The pass for Olive, in workflows of Olive. Olive has an environment of its own, as it needs more than a gigabyte and
 # another pydantic. With CI set, it tells nobody of these runs.
@@ -81,9 +85,9 @@ llm-checks: $(GENAI)/.installed $(OPTIMUM)/.installed
 octave-checks: $(VENV)/.installed-dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -p no:cacheprovider tests/octave
 
-# Those that CI checks beyond the first 200, which `unit` does. Any others: $(BIN)/python -m tests.generated.run --help
+# Those that CI checks beyond the first 100, which `unit` does. Any others: $(BIN)/python -m tests.generated.run --help
 generated: $(VENV)/.installed-dev
-	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 200 --seeds 300 --workers 2
+	$(ONE_THREAD) $(BIN)/python -m tests.generated.run --first 100 --seeds 300 --workers 2
 
 # The built wheel on each Python that is installed, the oldest dependencies, and the types that users' checkers see, which
 # takes Node. Each session makes an environment of its own; what they are is in noxfile.py.

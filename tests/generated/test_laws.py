@@ -29,7 +29,7 @@ from tests.generated.random_models import NEWEST_OPSET, OLDEST_OPSET, random_mod
 from tests.generated.run import findings_of
 
 ROOT = Path(__file__).parents[2]
-MODELS = int(os.environ.get("ONNX_GCONV_GENERATED_MODELS") or 200)
+MODELS = int(os.environ.get("ONNX_GCONV_GENERATED_MODELS") or 100)
 BATCH = 100
 STARTS = range(0, MODELS, BATCH)
 

@@ -23,7 +23,7 @@ from onnx_gconv.converters import ConductanceConverter
 from onnx_gconv.errors import ConfigError
 from onnx_gconv.validation_messages import first_problem
 
-__all__ = ["ConfigurationLike", "ConverterLike", "MappingOptions", "configuration_of"]
+__all__ = ["ConfigurationLike", "ConverterLike", "MappingOptions", "configuration_of", "require_none_for_mapped"]
 
 ConfigurationLike: TypeAlias = str | os.PathLike[str] | Configuration
 ConverterLike: TypeAlias = ConductanceConverter | ConverterSettings | str | Mapping[str, Any]
@@ -84,6 +84,28 @@ def configuration_of(
     return base.with_settings(
         _checked(WeightSettings, for_weights, names), _checked(ModelSettings, for_model, names), names=names
     )
+
+
+def require_none_for_mapped(
+    converter: ConverterLike | None, config: ConfigurationLike | None, options: MappingOptions
+) -> None:
+    """Refuse whatever says how a model is mapped, where it is mapped already.
+
+    Args:
+        converter: As for `configuration_of`, as all that follow.
+        config: A configuration; the command line makes one of its options.
+        options: What is said besides.
+
+    Raises:
+        ConfigError: If anything is said.
+    """
+    given = [name for name, value in options.items() if value is not None]
+    if config is not None:
+        given.insert(0, "a configuration")
+    if converter is not None:
+        given.insert(0, "a converter")
+    if given:
+        raise ConfigError(f"the model is mapped already, so that {given[0]} would say nothing; leave it out")
 
 
 def _unknown_option(name: str) -> str:

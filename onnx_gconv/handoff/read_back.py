@@ -31,6 +31,7 @@ from onnx_gconv.handoff.measured.compared_tiles import (
     measured_values,
     of_another_model,
     refuse_targets,
+    require_readings,
     tile_errors,
 )
 from onnx_gconv.handoff.measured.limits import check_limits, check_limits_of_type, tolerance_of
@@ -141,6 +142,7 @@ def read_back(
         if given is None and preset is not None:
             given = tolerance_of(preset.tolerance_us, preset.tolerance_relative)
         compared = compared_layers(pairs, measurements, given, progress)
+        require_readings(measurements, compared)
         states = () if mem_states is None else (measured_states(pairs, measurements),)
         report = ReadbackReport(
             mapped=source,

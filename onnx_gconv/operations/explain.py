@@ -16,7 +16,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
+from onnx_gconv.configuration.options import (
+    ConfigurationLike,
+    ConverterLike,
+    MappingOptions,
+    configuration_of,
+    require_none_for_mapped,
+)
 from onnx_gconv.converters import ConductanceConverter, Scaling, WeightStatistics
 from onnx_gconv.converters.compute_types import FloatOrArray
 from onnx_gconv.crossbars.checked_weights import checked_weights
@@ -90,10 +96,8 @@ def explain_weight(
     graph = given.load(watched, may_lack_data=True)
     with named_in_messages(given.label), watched.blamed():
         is_plain = manifest_or_none(graph) is None
-        said = [name for name, value in options.items() if value is not None]
-        if not is_plain and (converter is not None or config is not None or said):
-            name = "a converter" if converter is not None else "a configuration" if config is not None else said[0]
-            raise ConfigError(f"the model is mapped already, so that {name} would say nothing; leave it out")
+        if not is_plain:
+            require_none_for_mapped(converter, config, options)
         if is_plain and original is not None:
             raise ConfigError("the model is not mapped, so that it is its own original; leave the other one out")
         if is_plain:
@@ -113,6 +117,7 @@ def explain_weight(
                     f"has no weight {found.record.quoted} of {found.record.dtype} {list(found.record.shape)}; give the "
                     "model that was mapped"
                 )
+            _element(own.numbers, 0)  # that its data cannot be read is told of this model
     with named_in_messages(given.label), watched.blamed():
         cell = _Cell(found, own)
         told = cell.explanation(given.label, cell.index(matrix, row, column), is_mapped_now=is_plain)

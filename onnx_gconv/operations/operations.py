@@ -284,10 +284,14 @@ def _absent_data(model: ir.Model) -> tuple[str, ...]:
         if is_absent(tensor):
             missing.setdefault(os.fspath(tensor.location), []).append(f"'{tensor.name}'")
     return tuple(
-        f"the data file '{location}' is not there: {listed(names)} stay as they are; whoever "
+        f"the data file '{location}' is not there: {listed(names)} {_stay(names)}; whoever "
         "runs the model puts the file beside it, or gives them to the session (add_external_initializers)"
         for location, names in missing.items()
     )
+
+
+def _stay(names: Sequence[str]) -> str:
+    return "stays as it is" if len(names) == 1 else "stay as they are"
 
 
 def _remedy(weights: Sequence[CheckedWeight], unlisted: Sequence[str]) -> str | None:

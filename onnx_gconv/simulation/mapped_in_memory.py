@@ -7,9 +7,15 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_gconv.configuration.options import ConfigurationLike, ConverterLike, MappingOptions, configuration_of
+from onnx_gconv.configuration.options import (
+    ConfigurationLike,
+    ConverterLike,
+    MappingOptions,
+    configuration_of,
+    require_none_for_mapped,
+)
 from onnx_gconv.devices.base_device import DeviceModel
-from onnx_gconv.errors import ConfigError, ModelError
+from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import MANIFEST_KEY, WeightRecord
 from onnx_gconv.mapping.preconditions import manifest_or_none
 from onnx_gconv.mapping.unlisted import rebuilding_node
@@ -56,11 +62,8 @@ def mapped_in_memory(
         ModelError: If it cannot be mapped, or nothing in it can.
         UnmappableWeightError: If a weight has values that no conductance can hold.
     """
-    given = [name for name, value in options.items() if value is not None]
     if is_mapped(model):
-        if converter is not None or config is not None or given:
-            name = "a converter" if converter is not None else "a configuration" if config is not None else given[0]
-            raise ConfigError(f"the model is mapped already, so that {name} would say nothing; leave it out")
+        require_none_for_mapped(converter, config, options)
         return None
     configuration = configuration_of(config, converter, options).with_range(device.g_min, device.g_max)
     notes = raised_opset(model) if configuration.model.upgrade_opset else ()

@@ -355,3 +355,12 @@ def test_an_older_table_stays_unless_it_is_to_be_replaced_and_nothing_is_written
     with pytest.raises(ConfigError, match=r"is in the folder '.*m\.gconv', which is read"):
         write_targets(handed_off / "m.gconv", handed_off / "m.gconv" / "t.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_a_table_that_nobody_has_filled_in_is_no_measurement(handed_off, tmp_path):
+    write_targets(handed_off / "m.gconv", tmp_path / "empty.csv")
+    with pytest.raises(BundleError, match=r"empty\.csv. has no reading of any device, of 3,600 that the bundle asks"):
+        read_back(
+            handed_off / "m.gconv.onnx", tmp_path / "empty.csv", tmp_path / "c.onnx", bundle=handed_off / "m.gconv"
+        )
+    assert not (tmp_path / "c.onnx").exists()

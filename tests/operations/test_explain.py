@@ -192,3 +192,12 @@ def test_the_command_says_the_same(tmp_path):
     run = subprocess.run([*command, "--levels", "16", "--json"], capture_output=True, text=True, check=True)
     found = explain_weight(CNN, "hidden.weight", 3, 5, geometry=ArrayGeometry(16, 16), levels=16)
     assert json.loads(run.stdout) == json.loads(json.dumps(found.to_json()))
+
+
+def test_an_original_whose_data_is_missing_is_the_one_that_is_named(tmp_path):
+    model = onnx.load(CNN)
+    onnx.save(model, tmp_path / "plain.onnx", save_as_external_data=True, location="plain.data", size_threshold=0)
+    mapped = map_model(tmp_path / "plain.onnx", tmp_path / "m.onnx").output
+    (tmp_path / "plain.data").unlink()
+    with pytest.raises(ModelError, match=r"^'.*plain\.onnx': external data of tensor 'stem\.weight' cannot be read"):
+        explain_weight(mapped, "stem.weight", original=tmp_path / "plain.onnx")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnx_gconv.cli.commands.targets import (
+from onnx_gconv.cli.measurement_options import (
+    MEASUREMENTS,
     AsIfMeasured,
     FailedCellsFlag,
     LimitsFlag,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["readback"]
 
-_MEASUREMENTS = "Measurements"
 _FILES = "Files"
 
 
@@ -108,7 +108,7 @@ def readback(
             "--original",
             help="The model before the mapping: verify the measured model against it; if its weights are others, "
             "nothing is written.",
-            rich_help_panel=_MEASUREMENTS,
+            rich_help_panel=MEASUREMENTS,
             show_default=False,
         ),
     ] = None,

@@ -3,74 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated
 
 import typer
 
+from onnx_gconv.cli.measurement_options import (
+    MEASUREMENTS,
+    AsIfMeasured,
+    FailedCellsFlag,
+    LimitsFlag,
+    RelativeTolerance,
+    ToleranceFlag,
+    Updates,
+)
 from onnx_gconv.cli.options import Debug, Json, Quiet
 from onnx_gconv.cli.output import print_report, progress_bar
 
-__all__ = ["AsIfMeasured", "FailedCellsFlag", "LimitsFlag", "RelativeTolerance", "ToleranceFlag", "Updates", "targets"]
+__all__ = ["targets"]
 
-_MEASUREMENTS = "Measurements"
 _FILES = "Files"
-
-ToleranceFlag: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--tolerance",
-        help="How far from its target a device may be, in µS. Default: that of the bundle's preset.",
-        metavar="MICROSIEMENS",
-        rich_help_panel=_MEASUREMENTS,
-        show_default=False,
-    ),
-]
-RelativeTolerance: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--tolerance-relative",
-        help="The same as a part of the target, e.g. 0.02; the larger of both counts.",
-        metavar="PART",
-        rich_help_panel=_MEASUREMENTS,
-        show_default=False,
-    ),
-]
-LimitsFlag: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--limits",
-        help="What is taken for a measurement, in µS. Default: a quarter of the range beyond g_min and g_max.",
-        metavar="LOW..HIGH",
-        rich_help_panel=_MEASUREMENTS,
-        show_default=False,
-    ),
-]
-FailedCellsFlag: TypeAlias = Annotated[
-    Literal["target", "measured"],
-    typer.Option(
-        "--failed-cells",
-        help="Cells that a mask calls failed keep their target, or their readings count as measured.",
-        rich_help_panel=_MEASUREMENTS,
-    ),
-]
-Updates: TypeAlias = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--update",
-        help="A later round: readings of some cells, which take the place of those before. May be given several times.",
-        metavar="MEASURED",
-        rich_help_panel=_MEASUREMENTS,
-        show_default=False,
-    ),
-]
-AsIfMeasured: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--as-if-measured",
-        help="Take the targets of the bundle for measurements, which is refused otherwise.",
-        rich_help_panel=_MEASUREMENTS,
-    ),
-]
 
 
 def targets(
@@ -91,7 +42,7 @@ def targets(
             "--measured",
             help="What was measured so far, for the present readings: a file or table as `readback` takes it.",
             metavar="MEASURED",
-            rich_help_panel=_MEASUREMENTS,
+            rich_help_panel=MEASUREMENTS,
             show_default=False,
         ),
     ] = None,
@@ -101,7 +52,7 @@ def targets(
             "--only-off-target",
             help="The same, and list only devices that it does not show to be within the tolerance.",
             metavar="MEASURED",
-            rich_help_panel=_MEASUREMENTS,
+            rich_help_panel=MEASUREMENTS,
             show_default=False,
         ),
     ] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,7 @@ __all__ = [
     "note_targets",
     "of_another_model",
     "refuse_targets",
+    "require_readings",
     "tile_errors",
 ]
 
@@ -147,6 +148,25 @@ def note_targets(measurements: Measurements, key: str, found: MeasuredArray, tar
     is_same_type = updated is not None or readings.dtype == targets.dtype
     if is_same_type and (readings[is_own] == targets[is_own]).all():
         measurements.equal_to_targets.append(key)
+
+
+def require_readings(measurements: Measurements, layers: Sequence[LayerReadback]) -> None:
+    """Refuse files without a reading, such as a table of targets that nobody has filled in.
+
+    Args:
+        measurements: What was compared.
+        layers: The figures of all layers.
+
+    Raises:
+        BundleError: If no device has a reading, and none was called failed.
+    """
+    if measurements.arrays_compared or any(layer.errors.failed for layer in layers):
+        return
+    cells = sum(layer.errors.cells for layer in layers)
+    raise BundleError(
+        f"'{measurements.path}' has no reading of any device, of {cells:,} that the bundle asks for; give the "
+        "file with what was measured on the chip (in a table, the column reading_us)"
+    )
 
 
 def refuse_targets(measurements: Measurements, *, is_accepted: bool) -> None:

@@ -30,7 +30,8 @@ from onnx_gconv.cli.commands.restore import restore
 from onnx_gconv.cli.commands.simulate import simulate
 from onnx_gconv.cli.commands.targets import targets
 from onnx_gconv.cli.commands.verify import verify
-from onnx_gconv.cli.options import MappingFlagsCommand, debug_is_on
+from onnx_gconv.cli.mapping_flags import MappingFlagsCommand
+from onnx_gconv.cli.options import debug_is_on
 from onnx_gconv.cli.output import VisibleFormatter, tolerated_loss_of_reader
 from onnx_gconv.errors import ConfigError, GconvError, VerificationError
 from onnx_gconv.version import __version__

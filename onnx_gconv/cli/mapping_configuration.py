@@ -11,7 +11,7 @@ from onnx_gconv.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from onnx_gconv.cli.options import MappingFlags
+    from onnx_gconv.cli.mapping_flags import MappingFlags
     from onnx_gconv.configuration import Configuration
     from onnx_gconv.configuration.options import MappingOptions
     from onnx_gconv.converters.converter_kind import ConverterKind
@@ -25,7 +25,7 @@ def mapping_configuration(flags: MappingFlags) -> Configuration:
     Raises:
         ConfigError: If the file is wrong, an option has a wrong value, or options contradict each other.
     """
-    from onnx_gconv.cli.options import option_names
+    from onnx_gconv.cli.mapping_flags import option_names
     from onnx_gconv.configuration.options import configuration_of
 
     names = {name: option for name, option in option_names().items() if vars(flags)[name] is not None}

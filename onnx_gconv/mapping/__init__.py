@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from onnx_gconv.mapping.chip_records import MeasuredRecord, ReadNoiseRecord, SimulatedRecord
-from onnx_gconv.mapping.code_records import BlocksRecord, DecodedRecord, DequantizationRecord, PackingRecord
-from onnx_gconv.mapping.converter_record import ConverterOriginRecord, ConverterRecord, UnknownConverterError
 from onnx_gconv.mapping.manifest import (
     FORMAT_VERSION,
     MANIFEST_KEY,
-    ComputeDtype,
-    ConductanceRecord,
-    ConsumerRecord,
     Manifest,
-    MatrixViewRecord,
-    OtherParameterRecord,
-    RearrangementRecord,
-    SameSourceRecord,
-    SkippedRecord,
-    WeightRecord,
     format_version_of,
     read_manifest,
     remove_manifest,
     write_manifest,
 )
-from onnx_gconv.mapping.scheme_records import (
+from onnx_gconv.mapping.records.chip_records import MeasuredRecord, ReadNoiseRecord, SimulatedRecord
+from onnx_gconv.mapping.records.code_records import BlocksRecord, DecodedRecord, DequantizationRecord, PackingRecord
+from onnx_gconv.mapping.records.consumer_records import ConsumerRecord, MatrixViewRecord, RearrangementRecord
+from onnx_gconv.mapping.records.converter_record import ConverterOriginRecord, ConverterRecord, UnknownConverterError
+from onnx_gconv.mapping.records.scheme_records import (
     ClippingRecord,
     LevelsRecord,
     LossRecord,
@@ -31,6 +23,14 @@ from onnx_gconv.mapping.scheme_records import (
     ScaleRecord,
     TilingRecord,
     ZeroRecord,
+)
+from onnx_gconv.mapping.records.weight_record import (
+    ComputeDtype,
+    ConductanceRecord,
+    OtherParameterRecord,
+    SameSourceRecord,
+    SkippedRecord,
+    WeightRecord,
 )
 
 __all__ = [

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_gconv.mapping.chip_records import ReadNoiseRecord
-from onnx_gconv.mapping.manifest import WeightRecord
 from onnx_gconv.mapping.operands import BrokenMappingError, scalar, stored_behind
 from onnx_gconv.mapping.read_noise import DrawnReading, drawn_reading
+from onnx_gconv.mapping.records.chip_records import ReadNoiseRecord
+from onnx_gconv.mapping.records.weight_record import WeightRecord
 
 __all__ = ["ARITHMETIC_OPS", "Term", "conductance_terms"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from onnx_gconv.mapping.manifest import SkippedRecord, WeightRecord
+from onnx_gconv.mapping.records.weight_record import SkippedRecord, WeightRecord
 
 __all__ = ["ExpertGroup", "grouped_experts", "likeness"]
 

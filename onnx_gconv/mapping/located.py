@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from onnx_gconv.converters import Decoding
 from onnx_gconv.mapping.conductance_sum import ARITHMETIC_OPS, Term, conductance_terms
-from onnx_gconv.mapping.manifest import WeightRecord
 from onnx_gconv.mapping.nodes import ROLE_KEY
 from onnx_gconv.mapping.operands import (
     BrokenMappingError,
@@ -22,7 +21,8 @@ from onnx_gconv.mapping.operands import (
     scalar,
 )
 from onnx_gconv.mapping.packed_codes import FoundPacking, found_packing
-from onnx_gconv.mapping.scheme_records import ZeroRecord
+from onnx_gconv.mapping.records.scheme_records import ZeroRecord
+from onnx_gconv.mapping.records.weight_record import WeightRecord
 from onnx_gconv.tensors.codes import DecodedLevelsTensor, ZeroPoint
 from onnx_gconv.tensors.packed import BlockZeroPoint
 from onnx_gconv.tensors.rebuilt import RebuiltTensor

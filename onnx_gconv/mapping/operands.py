@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnx_gconv.mapping.manifest import WeightRecord
-from onnx_gconv.mapping.scheme_records import LevelsRecord
+from onnx_gconv.mapping.records.scheme_records import LevelsRecord
+from onnx_gconv.mapping.records.weight_record import WeightRecord
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 from onnx_gconv.tensors.codes import Blocks
 from onnx_gconv.tensors.streamed import all_elements

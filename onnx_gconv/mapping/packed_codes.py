@@ -24,8 +24,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_gconv.mapping.manifest import WeightRecord
 from onnx_gconv.mapping.operands import BrokenMappingError, integers, only_user, scalar
+from onnx_gconv.mapping.records.weight_record import WeightRecord
 from onnx_gconv.tensors.packed import BlockZeroPoint, Packing
 from onnx_gconv.tensors.streamed import all_elements
 

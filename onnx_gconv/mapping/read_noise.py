@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnx_gconv.mapping.chip_records import ReadNoiseRecord
-from onnx_gconv.mapping.manifest import WeightRecord
 from onnx_gconv.mapping.nodes import ROLE_KEY, UNIT_KEY, WEIGHT_KEY
 from onnx_gconv.mapping.operands import BrokenMappingError, scalar
+from onnx_gconv.mapping.records.chip_records import ReadNoiseRecord
+from onnx_gconv.mapping.records.weight_record import WeightRecord
 from onnx_gconv.mapping.unique_names import UniqueNames
 
 __all__ = ["DrawnNoise", "DrawnReading", "draw_readings", "drawn_reading"]

@@ -9,8 +9,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_gconv.mapping.located import MappedWeight
-from onnx_gconv.mapping.manifest import WeightRecord
-from onnx_gconv.mapping.scheme_records import ZeroRecord
+from onnx_gconv.mapping.records.scheme_records import ZeroRecord
+from onnx_gconv.mapping.records.weight_record import WeightRecord
 from onnx_gconv.tensors.streamed import all_elements
 from onnx_gconv.tensors.types import type_name
 

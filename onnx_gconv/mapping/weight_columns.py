@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx_gconv.data_frame import Column, Columns, shape_text
-from onnx_gconv.mapping.manifest import SkippedRecord, WeightRecord
-from onnx_gconv.mapping.scheme_records import LossRecord
+from onnx_gconv.mapping.records.scheme_records import LossRecord
+from onnx_gconv.mapping.records.weight_record import SkippedRecord, WeightRecord
 
 __all__ = ["WeightRow", "weight_columns"]
 

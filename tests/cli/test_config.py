@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from onnx_gconv.cli.mapping_configuration import mapping_configuration
-from onnx_gconv.cli.options import MappingFlags
+from onnx_gconv.cli.mapping_flags import MappingFlags
 from onnx_gconv.configuration import Configuration
 from onnx_gconv.configuration.json_schema import json_schema
 from onnx_gconv.configuration.options import MappingOptions as PythonOptions

@@ -7,7 +7,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import onnx_ir as ir
 import pytest
 
-from onnx_gconv.cli.options import MappingFlags, option_names
+from onnx_gconv.cli.mapping_flags import MappingFlags, option_names
 from onnx_gconv.cli.setting_texts import FromSetting, setting_texts
 from onnx_gconv.configuration import settings
 from onnx_gconv.configuration.settings import ModelSettings

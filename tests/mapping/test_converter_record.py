@@ -11,7 +11,7 @@ from onnx_gconv.converters import registry
 from onnx_gconv.converters.registry import ENTRY_POINT_GROUP, ConverterRegistry
 from onnx_gconv.errors import ModelError
 from onnx_gconv.mapping import ConverterRecord
-from onnx_gconv.mapping.converter_record import ConverterOriginRecord, UnknownConverterError
+from onnx_gconv.mapping.records.converter_record import ConverterOriginRecord, UnknownConverterError
 from tests.converter_packages import install
 
 PARAMETERS = {"g_max": 20.0, "g_min": 0.0, "midpoint": 8.0}

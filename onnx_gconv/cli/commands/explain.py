@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from onnx_gconv.cli.mapping_configuration import mapping_configuration
-from onnx_gconv.cli.options import Debug, Json, MappingFlags, Model, Quiet, takes_mapping_flags
+from onnx_gconv.cli.mapping_flags import MappingFlags, takes_mapping_flags
+from onnx_gconv.cli.options import Debug, Json, Model, Quiet
 from onnx_gconv.cli.output import print_report
 
 __all__ = ["explain"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnx_gconv.cli.mapping_configuration import mapping_configuration
-from onnx_gconv.cli.options import Debug, Json, MappingFlags, Model, Quiet, Verbose, takes_mapping_flags
+from onnx_gconv.cli.mapping_flags import MappingFlags, takes_mapping_flags
+from onnx_gconv.cli.options import Debug, Json, Model, Quiet, Verbose
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["inspect"]

@@ -8,17 +8,8 @@ from typing import Annotated
 import typer
 
 from onnx_gconv.cli.mapping_configuration import mapping_configuration
-from onnx_gconv.cli.options import (
-    Debug,
-    ExternalData,
-    Json,
-    MappingFlags,
-    Model,
-    Output,
-    Quiet,
-    Verbose,
-    takes_mapping_flags,
-)
+from onnx_gconv.cli.mapping_flags import MappingFlags, takes_mapping_flags
+from onnx_gconv.cli.options import Debug, ExternalData, Json, Model, Output, Quiet, Verbose
 from onnx_gconv.cli.output import print_report, progress_bar
 
 __all__ = ["map_"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnx_gconv.cli.mapping_configuration import converter_of, mapping_configuration, mapping_options
+from onnx_gconv.cli.mapping_flags import MappingFlags, takes_mapping_flags
 from onnx_gconv.cli.options import (
     Debug,
     Device,
@@ -18,11 +19,9 @@ from onnx_gconv.cli.options import (
     Dim,
     DriftCompensation,
     Json,
-    MappingFlags,
     Quiet,
     TokenIdsOption,
     Value,
-    takes_mapping_flags,
 )
 from onnx_gconv.cli.output import print_report, progress_bar
 from onnx_gconv.cli.toml_values import settings_of

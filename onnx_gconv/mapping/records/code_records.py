@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from onnx_gconv.mapping.record import Record
+from onnx_gconv.mapping.records.record import Record
 from onnx_gconv.tensors.codes import Blocks
 
 __all__ = ["BlocksRecord", "DecodedRecord", "DequantizationRecord", "PackingRecord"]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from onnx_gconv.devices.levels import ConductanceLevels
 from onnx_gconv.errors import ConfigError, ModelError
-from onnx_gconv.mapping.record import Record
+from onnx_gconv.mapping.records.record import Record
 from onnx_gconv.schemes.granularity import Partition
 from onnx_gconv.schemes.scale_grid import ScaleForm
 

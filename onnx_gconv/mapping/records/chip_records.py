@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from onnx_gconv.converters.compute_types import FloatOrArray
-from onnx_gconv.mapping.record import Record
+from onnx_gconv.mapping.records.record import Record
 from onnx_gconv.schemes.scale_grid import ScaleGrid
 
 __all__ = ["MeasuredRecord", "ReadNoiseRecord", "SimulatedRecord"]

@@ -46,6 +46,7 @@ __all__ = ["Report", "analog_network", "digits", "main", "run"]
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _SECONDS = (1.0, 3600.0, 86400.0, 30 * 86400.0, 365 * 86400.0)
 _DAY = 86400.0
+_PAUSE_SECONDS = 0.5  # threads of the job before may wait actively for more to do, and take a processor from this one
 _GOALS = {"trial": 50, "noise": 4, "compiled": 10}
 
 
@@ -116,6 +117,7 @@ def _in_turn(*jobs: Callable[[], Any], rounds: int) -> list[list[float]]:
     found: list[list[float]] = [[] for _ in jobs]
     for number in range(rounds + 1):
         for job, seconds in zip(jobs, found, strict=True):
+            time.sleep(_PAUSE_SECONDS)
             start = time.perf_counter()
             job()
             if number:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_gconv.devices.compilation import compiled_formulas
+from onnx_gconv.devices.recycled_memory import empty
 
 __all__ = ["MOST_SIDE_BY_SIDE", "SideBySide", "from_normal", "normal"]
 
@@ -90,7 +91,7 @@ def from_normal(
     flat = [each.reshape(-1) for each in arrays]
     found: NDArray[np.floating[Any]]
     if is_single:
-        found = np.empty(like.size, np.float32)
+        found = empty(like.size)
     elif isinstance(rng, SideBySide):
         raise TypeError(f"generators stand side by side in single precision only, not in {like.dtype}")
     else:

@@ -24,8 +24,8 @@ from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["TileArrays", "as_stored", "block_with_bias", "digest", "first_out_of_range", "little_endian", "tile_arrays"]
 
-# Cells that are read at once, over all devices: 8 MiB of float32, and as much again for the tiles that are cut of them.
-_BLOCK_CELLS = 1 << 21
+# Cells that are read at once, over all devices: 4 MiB of float32, and as much again for the tiles that are cut of them.
+_BLOCK_CELLS = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)

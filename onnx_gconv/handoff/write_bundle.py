@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import onnx_ir as ir
+from pydantic import TypeAdapter
 
 from onnx_gconv.crossbars.chip import Chip, LayerPlacement, placed
 from onnx_gconv.crossbars.defects import read_defects
@@ -411,7 +412,9 @@ def _fill(
         manifest = manifest.model_copy(update={"files": (*manifest.files, *files)})
     readme = _write_readme(job, folder, manifest)
     manifest = manifest.model_copy(update={"files": (*manifest.files, readme)})
-    (folder / MANIFEST_FILE).write_text(f"{manifest.model_dump_json(indent=1)}\n", encoding="utf-8")
+    with (folder / MANIFEST_FILE).open("xb") as file:  # as bytes: texts of it would be two more of its size
+        file.write(TypeAdapter(BundleManifest).dump_json(manifest, indent=1))
+        file.write(b"\n")
     return manifest, drawn, comparisons
 
 

@@ -1,9 +1,9 @@
 """Converting a weight in memory, compared with aihwkit's own conversion: ``python -m benchmarks.convert``.
 
-Every converter converts one float32 weight from N(0, 0.02), chunk by chunk into memory that is used again, as it does
-while a file is written; the scan for the largest weights is counted in. The converters that aihwkit has, too, are
-measured in turn with aihwkit's, in one process. Memory is measured in other processes, one for each converter and side,
-and with a weight of a quarter of the size.
+Every converter converts one float32 weight from N(0, 0.02). It does so chunk by chunk into the same buffers, as
+`map_model` does while it writes a file; times include the scan for the largest weights. Where aihwkit has a converter
+of the same name, both take turns in one process. Memory is measured in separate processes, one for each converter of
+each package, and also for a weight of a quarter of the size.
 
 README.md says how it is measured.
 """
@@ -34,7 +34,7 @@ __all__ = ["Conversion", "Report", "main", "run"]
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _SUFFIX = "ConductanceConverter"
 
-# How many times faster than aihwkit
+# How many times as fast as aihwkit each converter should be
 _GOALS = {
     "SinglePairConductanceConverter": 2,
     "NPairConductanceConverter": 4,
@@ -44,14 +44,15 @@ _GOALS = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was measured of one converter.
+    """The measurements of one converter.
 
     Attributes:
-        seconds: Of each conversion, the scan counted in.
-        aihwkit_seconds: Of aihwkit's in turn with them; empty if it has no such converter.
-        extra_bytes: Anonymous memory that a conversion takes besides the weight, at its peak.
-        extra_bytes_of_quarter: The same with a weight of a quarter of the size.
-        aihwkit_extra_bytes: aihwkit's; None if it has no such converter.
+        seconds: The time of each of our conversions, with the scan for the largest weights.
+        aihwkit_seconds: The time of each of aihwkit's conversions; empty if aihwkit has no such converter.
+        extra_bytes: The largest anonymous memory of a conversion of ours, besides the weight.
+        extra_bytes_of_quarter: The same for a weight of a quarter of the size.
+        aihwkit_extra_bytes: The largest anonymous memory of aihwkit's conversion, besides the weight; None if aihwkit
+            has no such converter.
     """
 
     seconds: tuple[float, ...]
@@ -62,21 +63,21 @@ class Conversion:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """How many times as long aihwkit's conversions took, each of the same round."""
+        """aihwkit's time over ours, for each round; empty if aihwkit has no such converter."""
         return tuple(theirs / ours for ours, theirs in zip(self.seconds, self.aihwkit_seconds, strict=False))
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one run found out.
+    """The results of one run of the benchmark.
 
     Attributes:
         width: The weight is [width, width].
-        threads: That converted; torch uses as many as it likes.
-        conversions: For each converter, by its name.
-        machine: Where it ran.
-        load: How many programs were running on average in the minute before.
-        versions: What ran.
+        threads: How many threads our converters used; torch chooses its own number.
+        conversions: The measurements of each converter, by its name.
+        machine: The machine that was measured.
+        load: The load average of the machine in the minute before.
+        versions: The versions of Python and of packages.
     """
 
     width: int
@@ -91,13 +92,13 @@ def run(names: Sequence[str], width: int, threads: int, repeats: int) -> Report:
     """Measure converters.
 
     Args:
-        names: Their names.
+        names: The names of the converters.
         width: The weight is [width, width].
-        threads: That convert it.
-        repeats: How often each converts it.
+        threads: How many threads our converters use.
+        repeats: How often each converter converts the weight.
 
     Raises:
-        JobFailedError: If one cannot be measured.
+        JobFailedError: If a process that measures a converter fails.
     """
     load = os.getloadavg()[0]
     conversions = {}
@@ -136,7 +137,7 @@ def _seconds(name: str, width: int, threads: int, repeats: int) -> dict[str, lis
 
 
 def _extra_bytes(side: str, name: str, width: int, threads: int) -> int:
-    """The anonymous memory that a conversion takes at its peak, besides what there was before."""
+    """The largest anonymous memory of a conversion, less the memory that was in use before it started."""
     with tempfile.TemporaryDirectory(prefix="onnx_gconv-benchmark-") as folder:
         measured = measure(_job(side, name, width, threads), folder=_REPOSITORY, output=Path(folder))
     return max(measured.anonymous_bytes - int(measured.told["before_bytes"]), 0)
@@ -197,9 +198,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=max(worker_count() - 1, 1),
         metavar="N",
-        help="threads that convert (default: as while a file is written, one less than processors)",
+        help="threads of our converters (default: one less than processors, as map_model uses)",
     )
-    parser.add_argument("--repeats", type=int, default=9, metavar="N", help="conversions of each (default 9)")
+    parser.add_argument("--repeats", type=int, default=9, metavar="N", help="conversions by each converter (default 9)")
     parser.add_argument("--converters", default=",".join(names), metavar="NAMES", help="e.g. SinglePair,NPair")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to FILE")
     options = parser.parse_args(arguments)

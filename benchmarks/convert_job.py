@@ -1,8 +1,11 @@
 """One job of `benchmarks.convert`, for a process of its own: ``python -m benchmarks.convert_job JOB ...``.
 
-- ``time CONVERTER WIDTH THREADS REPEATS``: converts a weight with both sides in turn, and prints the seconds of each;
-- ``ours CONVERTER WIDTH THREADS`` and ``aihwkit CONVERTER WIDTH THREADS``: converts it once, and prints the anonymous
-  memory before. THREADS are ours; torch uses as many as it likes.
+- ``time CONVERTER WIDTH THREADS REPEATS`` converts a weight with our converter and with aihwkit's in turn, and prints
+  the seconds of each conversion;
+- ``ours CONVERTER WIDTH THREADS`` and ``aihwkit CONVERTER WIDTH THREADS`` convert it once, and print how much anonymous
+  memory was in use before the conversion.
+
+THREADS is the number of threads of our converter; torch chooses its own number.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "BitSlicedPairConductanceConverter": {},
     "BitSlicedOffsetConductanceConverter": {},
 }
-"""The parameters with which each converter is measured; aihwkit's have the same."""
+"""The parameters with which each converter is measured; aihwkit's converters get the same ones."""
 
 _ANONYMOUS = re.compile(r"^RssAnon:\s*(\d+) kB", re.MULTILINE)
 
@@ -51,12 +54,12 @@ def normal_weights(width: int) -> NDArray[np.float32]:
 
 
 def convert_in_chunks(converter: ConductanceConverter, weights: NDArray[np.float32], threads: int) -> None:
-    """Convert a weight as it is converted while a file is written: chunk by chunk into memory that is used again.
+    """Convert a weight as `map_model` does while it writes a file: chunk by chunk into the same buffers.
 
     Args:
-        converter: The rule.
+        converter: The converter.
         weights: The weight.
-        threads: Each scans and converts an equal part.
+        threads: How many threads share the work; each scans and converts an equal part.
     """
     flat, dtype = weights.reshape(-1), np.dtype(np.float32)
     part = -(-flat.size // threads)
@@ -97,7 +100,7 @@ _SIDES = {"ours": _ours, "aihwkit": _aihwkit}
 
 
 def _time(name: str, width: int, threads: int, repeats: int) -> dict[str, list[float]]:
-    """The seconds of each conversion, both sides in turn after one that warms up."""
+    """The seconds of each conversion by both packages in turn, without the first one, which warms up."""
     weights = normal_weights(width)
     sides = {side: work for side, make in _SIDES.items() if (work := make(name, weights, threads)) is not None}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
@@ -113,7 +116,7 @@ def _time(name: str, width: int, threads: int, repeats: int) -> dict[str, list[f
 
 
 def _convert_once(side: str, name: str, width: int, threads: int) -> dict[str, int]:
-    """Convert a weight, and say how much anonymous memory there was before; the peak is seen from outside."""
+    """Convert a weight, and return the anonymous memory in use before; the parent process measures the peak."""
     work = _SIDES[side](name, normal_weights(width), threads)
     if work is None:
         raise ValueError(f"{side} has no {name}")

@@ -1,6 +1,6 @@
 """Exporting a large torch module and mapping it in one call: ``python -m benchmarks.export_torch``.
 
-Round after round, every job runs in a fresh process, which makes the module first:
+In each round, every job runs in a fresh process, which makes the module first:
 
 - ``torch``: ``torch.onnx.export`` alone, which writes no file;
 - ``torch_save``: the same, and ``ONNXProgram.save`` with external data;
@@ -31,7 +31,7 @@ from benchmarks.measurement import JobFailedError, Measurement, measure
 
 __all__ = ["Report", "main", "run"]
 
-# What exporting and mapping may take beyond what torch's own export does.
+# How much more memory exporting and mapping may take than torch's export alone.
 _GOAL_BYTES = 300_000_000
 
 _GOALS = (("export", "torch_save", ""),)
@@ -40,7 +40,7 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one run found out.
+    """The results of one run of the benchmark.
 
     Attributes:
         weight_bytes: Bytes of the weights of the module.
@@ -48,11 +48,11 @@ class Report:
         width: Every weight is [width, width].
         measurements: For each job, one measurement a round.
         beyond_torch_bytes: For each round, how much more anonymous memory ``export`` took than ``torch``.
-        beyond_output_bytes: For each round, how many bytes files of ``export`` had at most besides its output.
+        beyond_output_bytes: For each round, the largest size of temporary files of ``export``, besides its output.
         ratios: The ratios of times.
-        machine: Where it ran.
-        load: How many programs were running on average in the minute before.
-        versions: What ran.
+        machine: The machine that was measured.
+        load: The load average of the machine in the minute before.
+        versions: The versions of Python and of packages.
     """
 
     weight_bytes: int
@@ -74,7 +74,7 @@ def run(layers: int, width: int, repeats: int, folder: Path) -> Report:
         layers: How many weights the module has.
         width: Every weight is [width, width].
         repeats: Number of rounds.
-        folder: An empty folder, which stays empty.
+        folder: An empty folder for files, which is empty again at the end.
 
     Raises:
         JobFailedError: If a job fails.

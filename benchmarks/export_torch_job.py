@@ -1,8 +1,8 @@
 """Exports a torch module, for a process of its own: ``python -m benchmarks.export_torch_job JOB LAYERS WIDTH FOLDER``.
 
-It makes a stack of linear layers and ReLU, without biases, and exports it for inputs [batch, positions, width], for
-which torch folds the transposition of each weight. Then it prints the seconds of that, the memory that the module took,
-and the largest number of bytes that files had in FOLDER at any time, temporary ones too.
+It makes a stack of linear layers and ReLU, without biases, and exports it for inputs [batch, positions, width]: torch
+then exports each weight transposed, which it computes by constant folding. It prints the seconds of the export, the
+memory of the module, and the largest total size of the files in FOLDER at any time, temporary ones included.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SAMPLE_SECONDS = 0.01
 
 
 def module_of(layers: int, width: int) -> torch.nn.Module:
-    """The module: `layers` weights [width, width] of float32."""
+    """A module with `layers` linear layers, whose weights are float32, [width, width]."""
     parts: list[torch.nn.Module] = []
     for _ in range(layers):
         parts += [torch.nn.Linear(width, width, bias=False), torch.nn.ReLU()]
@@ -42,7 +42,7 @@ def _anonymous_bytes() -> int:
 
 @contextmanager
 def _disk_watched(folder: Path) -> Iterator[list[int]]:
-    """Gives a list whose only element becomes the largest number of bytes of all files in a folder."""
+    """Watch a folder. The only element of the list is the largest total size of its files so far, in bytes."""
     largest, ended = [0], threading.Event()
 
     def look() -> None:
@@ -64,7 +64,7 @@ def _bytes_in(folder: Path) -> int:
     for path in folder.rglob("*"):
         try:
             found += path.stat().st_blocks * 512 if path.is_file() else 0
-        except OSError:  # it is gone already
+        except OSError:  # a temporary file was removed meanwhile
             continue
     return found
 

@@ -1,11 +1,12 @@
 """Handing off a mapped model, compared with copying the bundle: ``python -m benchmarks.handoff``.
 
-A synthetic float32 model is mapped. Then, round after round, every job runs in a fresh process:
+A synthetic float32 model is mapped. Then, in each round, every job runs in a fresh process:
 
 - ``handoff``: `onnx_gconv.write_bundle` for arrays of 256 x 256, checksums included;
 - ``copy``: ``cp -r`` of the bundle;
-- ``hashed_copy``: a copy of its files in Python that computes the SHA-256 of each, with a thread for each processor;
-- ``read``: opens the bundle, and reads single tiles.
+- ``hashed_copy``: a copy of the bundle's files in Python, which computes the SHA-256 of each file, with a thread for
+  each processor;
+- ``read``: opening the bundle, and reading single tiles.
 
 README.md says how it is measured.
 """
@@ -38,9 +39,10 @@ from onnx_gconv import map_model
 
 __all__ = ["main", "run"]
 
-# The mapped model, the conductances and the plain model.
+# Sizes are in units of the weights of the plain model. A bundle holds the mapped model, the conductances and the plain
+# model.
 _BUNDLE_FACTOR = OUTPUT_FACTOR + OUTPUT_FACTOR + 1
-# The mapped model, a bundle, and its copy or the ballast.
+# The folder holds the mapped model, a bundle, and its copy or the ballast.
 _FILES_FACTOR = OUTPUT_FACTOR + 2 * _BUNDLE_FACTOR
 _SPARE_BYTES = 256 << 20
 
@@ -57,20 +59,20 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one run found out.
+    """The results of one run of the benchmark.
 
     Attributes:
         weight_bytes: Bytes of the weights of the model.
         layers: Number of layers.
         width: Every weight is [width, width].
-        arrays: The kind of the file of conductances.
+        arrays: The format of the file of conductances, ``hdf5`` or ``npz``.
         measurements: For each job that writes, one measurement a round.
         ratios: The ratios of times.
-        reads: Seconds of all rounds, by what was read.
-        copy_command: What copied the bundle.
-        machine: Where it ran.
-        load: How many programs were running on average in the minute before.
-        versions: What ran.
+        reads: The seconds of each read of all rounds, by the keys of `_READ`.
+        copy_command: The command that copied the bundle.
+        machine: The machine that was measured.
+        load: The load average of the machine in the minute before.
+        versions: The versions of Python and of packages.
     """
 
     weight_bytes: int
@@ -91,9 +93,9 @@ class _Rounds:
 
     Args:
         mapped: The mapped model.
-        weight_bytes: Bytes of its weights.
-        arrays: ``hdf5`` or ``npz``.
-        level_memory: Whether every job finds memory for its output that was in use a moment ago.
+        weight_bytes: Bytes of the weights of the plain model.
+        arrays: The format of the file of conductances, ``hdf5`` or ``npz``.
+        level_memory: Whether to free memory for the output just before each job; see `benchmarks.page_cache`.
     """
 
     def __init__(self, mapped: Path, weight_bytes: int, arrays: str, *, level_memory: bool) -> None:
@@ -103,7 +105,11 @@ class _Rounds:
         self.copy_command = (*copy_command(self._folder), "-r")
 
     def run(self, tiles: int) -> tuple[dict[str, Measurement], dict[str, list[float]]]:
-        """One round: the measurements of the jobs that write, and the seconds of reading."""
+        """Run one round.
+
+        Returns:
+            The measurements of the jobs that write, and the seconds of each read.
+        """
         bundle = self._folder / "handoff" / "model.gconv"
         python = [sys.executable, "-m", "benchmarks.job"]
         try:
@@ -128,7 +134,7 @@ class _Rounds:
         output = self._folder / name
         output.mkdir()
         level_conditions(source.iterdir(), ballast=self._ballast, ballast_bytes=self._ballast_bytes)
-        if name == "copy":  # all others remove it themselves, when they have imported what they need
+        if name == "copy":  # the other jobs remove the ballast themselves, after their imports
             self._ballast.unlink()
         return measure(command, folder=_REPOSITORY, output=output)
 
@@ -160,13 +166,13 @@ def run(
     """Measure all jobs.
 
     Args:
-        size_bytes: Bytes of the weights; the mapped model has twice as many.
+        size_bytes: Bytes of the weights of the plain model; the mapped model has twice as many.
         repeats: Number of rounds.
         folder: An empty folder. The mapped model stays in it.
-        width: Every weight is [width, width]; chosen for the size if None.
-        arrays: The kind of the file of conductances, ``hdf5`` or ``npz``.
+        width: Every weight is [width, width]; chosen by the size if None.
+        arrays: The format of the file of conductances, ``hdf5`` or ``npz``.
         tiles: How many tiles are read in a round.
-        level_memory: Whether every job finds memory for its output that was in use a moment ago.
+        level_memory: Whether to free memory for the output just before each job; see `benchmarks.page_cache`.
 
     Raises:
         JobFailedError: If a job fails.
@@ -204,7 +210,7 @@ def run(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark and print its report."""
     options = _options(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # then the files are removed, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # leaves the block below, which removes the files
     size_bytes = round(options.size_gib * 2**30)
     with tempfile.TemporaryDirectory(prefix="onnx_gconv-benchmark-", dir=options.folder) as name:
         folder = Path(name)
@@ -257,7 +263,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--memory-as-found",
         action="store_true",
-        help="take memory as it is found, instead of giving every job memory that was in use a moment ago",
+        help="do not free memory for the output just before each job",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to FILE")
     options = parser.parse_args(arguments)

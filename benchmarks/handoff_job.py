@@ -1,7 +1,7 @@
 """Reads a hand-off bundle, for a process of its own: ``python -m benchmarks.handoff_job FOLDER COUNT``.
 
-It opens the bundle as often as asked, and as many tiles, each with an open file of its own as a programming station
-does, and each from the open bundle. It prints the seconds of each.
+It opens the bundle up to COUNT times, and reads COUNT tiles in two ways: from a file that is opened for each tile, as a
+programming station does it, and from an open bundle. It prints the seconds of each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnx_gconv.handoff import BundleTile, open_bundle
 
 __all__ = ["main", "read_times"]
 
-# A bundle is opened this often at most: that takes a second or more for a large one, as all its arrays are looked up.
+# How often a bundle is opened at most: a large one takes a second or more, since all its arrays are looked up.
 _MOST_OPENED = 5
 
 
@@ -27,11 +27,12 @@ def read_times(folder: Path, count: int) -> dict[str, list[float]]:
 
     Args:
         folder: The bundle.
-        count: How often; tiles are drawn at random.
+        count: How many tiles are read; they are chosen at random.
 
     Returns:
-        ``open``: the bundle; ``tile``: a tile's targets of all devices from the file, which is opened and closed for
-        it; ``tile_of_open_bundle``: the same, checked, from a bundle that is open.
+        The seconds of each measurement: ``open`` opens the bundle; ``tile`` opens the file of conductances, reads the
+        targets of all devices of a tile and closes the file; ``tile_of_open_bundle`` reads and checks the same targets
+        from an open bundle.
     """
     opened = []
     for _ in range(min(count, _MOST_OPENED)):

@@ -1,7 +1,7 @@
 """One job of a benchmark, for a process of its own: ``python -m benchmarks.job NAME SOURCE TARGET [BALLAST]``.
 
-It imports what the job needs, removes the ballast if there is one, does the job, and prints ``{"work_seconds": ...}``:
-the time of the job alone. See `benchmarks.page_cache` for the ballast.
+It imports what the job needs, removes the ballast if there is one, does the job, and prints ``{"work_seconds": ...}``,
+the time of the job without imports. `benchmarks.page_cache` explains the ballast.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Literal
 
 __all__ = ["ARRAY", "main"]
 
-# Rows and columns of the crossbar arrays for which models are handed off.
+# Rows and columns of the crossbar arrays of bundles.
 ARRAY = (256, 256)
 
 _Work = Callable[[Path, Path], object]
 
-_BUFFER_BYTES = 1 << 18  # as cp
+_BUFFER_BYTES = 1 << 18  # the size that cp uses
 
 
 def _map() -> _Work:
@@ -49,7 +49,7 @@ def _inspect_packed() -> _Work:
     from onnx_gconv import inspect_model
 
     def inspect(source: Path, target: Path) -> None:
-        del target  # nothing is written
+        del target  # `inspect_model` writes nothing
         inspect_model(source, levels="weight", storage="codes")
 
     return inspect
@@ -138,7 +138,7 @@ def _pictures() -> _Work:
 
 
 def _copy_file(source: Path, target: Path, sha256: hashlib._Hash | None = None) -> None:
-    """Copy a file; with `sha256`, hash what is copied."""
+    """Copy a file. If `sha256` is given, also hash its content."""
     buffer = memoryview(bytearray(_BUFFER_BYTES))
     with source.open("rb", buffering=0) as reader, target.open("wb", buffering=0) as writer:
         while count := reader.readinto(buffer):

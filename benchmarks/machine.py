@@ -1,4 +1,4 @@
-"""What a figure was measured on: the machine and the versions."""
+"""The conditions of a measurement: the machine, and the versions of packages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnx_gconv")
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine, as far as it matters for files and arithmetic.
+    """A machine, with what the speed of files and arithmetic depends on.
 
     Attributes:
-        cores: Processors that this process may use.
+        cores: How many processors this process may use.
         processor: Model of the processor.
         memory_bytes: Size of the memory.
         kernel: Name and release of the operating system.
@@ -34,7 +34,7 @@ class Machine:
 
 
 def describe_machine(folder: Path) -> Machine:
-    """The machine, with the file system of `folder`."""
+    """This machine, with the file system of `folder`."""
     stat = subprocess.run(
         ["stat", "--file-system", "--format=%T", folder],  # noqa: S607 - coreutils, wherever they are
         capture_output=True,
@@ -56,7 +56,7 @@ def available_memory_bytes() -> int:
 
 
 def versions(*others: str) -> dict[str, str]:
-    """The versions of Python, of the packages that take part in every benchmark, and of others."""
+    """The versions of Python, of the packages that every benchmark uses, and of the `others`."""
     found = {"python": platform.python_version()}
     for package in (*_PACKAGES, *others):
         try:
@@ -71,7 +71,7 @@ def _memory_bytes(name: str) -> int:
 
 
 def _field(path: Path, name: str) -> str:
-    """The value of the first line ``name : value`` of a file of the kernel; empty if there is none."""
+    """The value of the first line ``name : value`` of a file under /proc; empty if there is none."""
     for line in path.read_text(encoding="utf-8").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == name:

@@ -1,7 +1,8 @@
 """Models of many small weights: ``python -m benchmarks.many_weights``.
 
-A chain of MatMul nodes with a small weight each is mapped, restored and handed off, once with few weights and once with
-some times as many. Round after round, every job runs in a fresh process. README.md says how it is measured.
+A chain of MatMul nodes, each with a small weight, is mapped, restored and handed off. This shows the cost of a weight
+that does not depend on its size. It is done for a model with few weights and for one with several times as many. In
+each round, every job runs in a fresh process. README.md says how it is measured.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def write_chain(path: Path, count: int) -> Path:
-    """Write a model of `count` MatMul nodes in a row, each with a weight [4, 4] of its own."""
+    """Write a model with a chain of `count` MatMul nodes, each with its own weight [4, 4]."""
     names = ["x", *(f"h{number}" for number in range(1, count)), "y"]
     weight = np.random.default_rng(0).standard_normal((_WIDTH, _WIDTH)).astype(np.float32)
     ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, _WIDTH]) for name in ("x", "y")]

@@ -1,12 +1,13 @@
-"""Mapping a model, compared with copying the result and with what else one could run: ``python -m benchmarks.map``.
+"""Mapping a model, compared with copying the result and with other programs: ``python -m benchmarks.map``.
 
-A synthetic float32 model is written to disk. Then, round after round, every job runs in a fresh process:
+A synthetic float32 model is written to disk. Then, in each round, every job runs in a fresh process:
 
 - ``map``: `onnx_gconv.map_model`;
 - ``copy``: ``cp`` of the files that ``map`` wrote;
-- ``read_write``: a copy of them in Python, with reads and writes of 256 KiB;
-- ``program``: `onnx_gconv.program_model` with what ``map`` wrote, phase-change memory after a day, drift compensated;
-- ``naive``: the same rewrite by hand with onnx, in memory;
+- ``read_write``: a copy of these files in Python, with reads and writes of 256 KiB;
+- ``program``: `onnx_gconv.program_model` of the model that ``map`` wrote, for phase-change memory after a day, with
+  drift compensation;
+- ``naive``: the same rewrite in a few lines with onnx alone, in memory;
 - ``quantize``: ONNX Runtime's ``quantize_dynamic`` to int8.
 
 README.md says how it is measured.
@@ -35,7 +36,7 @@ from benchmarks.synthetic_model import write_synthetic_model
 
 __all__ = ["main", "run"]
 
-# The model, the mapped model, its copy and the ballast.
+# In units of the weights: the folder holds the model, the mapped model, its copy and the ballast.
 _FILES_FACTOR = 1 + 3 * OUTPUT_FACTOR
 _SPARE_BYTES = 64 << 20
 
@@ -55,9 +56,9 @@ def run(
         size_bytes: Bytes of the weights.
         repeats: Number of rounds.
         folder: An empty folder. The model stays in it.
-        width: Every weight is [width, width]; chosen for the size if None.
+        width: Every weight is [width, width]; chosen by the size if None.
         skip: Names of jobs to leave out.
-        level_memory: Whether every job finds memory for its output that was in use a moment ago.
+        level_memory: Whether to free memory for the output just before each job; see `benchmarks.page_cache`.
 
     Raises:
         JobFailedError: If ``map`` or ``copy`` fails.
@@ -94,7 +95,7 @@ def run(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark and print its report."""
     options = _options(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # then the files are removed, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # leaves the block below, which removes the files
     size_bytes = round(options.size_gib * 2**30)
     with tempfile.TemporaryDirectory(prefix="onnx_gconv-benchmark-", dir=options.folder) as name:
         folder = Path(name)
@@ -130,7 +131,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--memory-as-found",
         action="store_true",
-        help="take memory as it is found, instead of giving every job memory that was in use a moment ago",
+        help="do not free memory for the output just before each job",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to FILE")
     options = parser.parse_args(arguments)

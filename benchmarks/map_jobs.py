@@ -23,13 +23,13 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Job:
-    """Something to measure.
+    """A job that is measured.
 
     Attributes:
-        name: How it is called in the report.
-        copies: Whether it reads the files that `map` wrote; all others read the model.
-        optional: Whether it may be skipped, or fail without ending the benchmark.
-        memory_factor: The memory it was seen to need, in sizes of the model; 0 if it does not grow with the model.
+        name: The name of the job.
+        copies: Whether the job reads the files that ``map`` wrote; other jobs read the model.
+        optional: Whether the job may be skipped, or fail without ending the benchmark.
+        memory_factor: The measured memory of the job, in units of the model's size; 0 if memory does not grow with it.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Job:
     memory_factor: float = 0.0
 
 
-# In the order in which they run in a round: copies and chips need the files of `map`.
+# In the order of a round: ``map`` is first, since the jobs with ``copies`` need its files.
 JOBS = (
     Job("map", optional=False),
     Job("copy", copies=True, optional=False),
@@ -50,7 +50,7 @@ JOBS = (
 
 
 def too_large(job: Job, size_bytes: int) -> str | None:
-    """Why a job cannot run with a model of this size on this machine, or None."""
+    """The reason why this machine has too little memory for a job with a model of this size; None if it has enough."""
     needed, available = job.memory_factor * size_bytes, available_memory_bytes()
     if needed <= available:
         return None
@@ -58,12 +58,12 @@ def too_large(job: Job, size_bytes: int) -> str | None:
 
 
 class Rounds:
-    """Runs all jobs on one model, round after round, each in a process of its own.
+    """Runs rounds of all jobs on one model, each job in a process of its own.
 
     Args:
         model: The model.
-        folder: A folder for everything that is written. Every round leaves it as it was.
-        level_memory: Whether every job finds memory for its output that was in use a moment ago.
+        folder: A folder for all files that jobs write. A round removes its files at the end.
+        level_memory: Whether to free memory for the output just before each job; see `benchmarks.page_cache`.
     """
 
     def __init__(self, model: SyntheticModel, folder: Path, *, level_memory: bool = True) -> None:
@@ -78,10 +78,10 @@ class Rounds:
         """Run one round.
 
         Args:
-            skipped: The reason for every job that does not run. Optional jobs that fail are added.
+            skipped: The reason for every job that does not run. Optional jobs that fail are added to it.
 
         Raises:
-            JobFailedError: If a job fails that is not optional.
+            JobFailedError: If a job that is not optional fails.
         """
         measured = {}
         try:
@@ -105,7 +105,7 @@ class Rounds:
         try:
             level_conditions(inputs, ballast=self._ballast, ballast_bytes=self._ballast_bytes)
             command = self._command(job, inputs, output)
-            if job.name == "copy":  # all others remove it themselves, when they have imported what they need
+            if job.name == "copy":  # the other jobs remove the ballast themselves, after their imports
                 self._ballast.unlink()
             return measure(command, folder=_REPOSITORY, output=output)
         finally:
@@ -123,12 +123,12 @@ class Rounds:
 
 
 def copy_command(folder: Path) -> tuple[str, ...]:
-    """The ``cp`` that copies bytes: a copy that shares its bytes with the original is none."""
+    """The ``cp`` command that really copies bytes: some file systems would let a copy share those of the original."""
     return ("cp", "--reflink=never") if _shares_extents(folder) else ("cp",)
 
 
 def _shares_extents(folder: Path) -> bool:
-    """Whether the file system can copy a file without copying its bytes."""
+    """Whether the file system can let a copy share the bytes of the original."""
     source, target = folder / "shared", folder / "sharing"
     source.write_bytes(bytes(1 << 16))
     command: list[str | Path] = ["cp", "--reflink=always", source, target]
@@ -140,7 +140,7 @@ def _shares_extents(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder of files, if it is there."""
+    """Remove a folder and its files, if it exists."""
     if folder.is_dir():
         for file in folder.iterdir():
             file.unlink()

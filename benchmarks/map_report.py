@@ -1,4 +1,4 @@
-"""What `benchmarks.map` found out: figures, ratios, and how they are printed."""
+"""The report of `benchmarks.map`, and the tables of times and ratios that other benchmarks print, too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.measurement import Measurement
 
 __all__ = ["Ratio", "Report", "print_conditions", "print_measurements", "print_report", "ratios_of", "spread"]
 
-# Numerator, denominator, and what the ratio should be.
+# The job of the numerator, the job of the denominator, and the goal for the ratio of their times.
 _GOALS = (
     ("map", "copy", "at most 1.3"),
     ("map", "read_write", ""),
@@ -30,9 +30,9 @@ class Ratio:
 
     Attributes:
         name: ``numerator / denominator``.
-        of_processes: From the start of the process to its end.
-        of_work: Without the start of Python and its imports.
-        goal: What it should be, in words.
+        of_processes: The ratios of the times of whole processes.
+        of_work: The ratios of the times without the start of Python and its imports.
+        goal: The goal for the ratio, in words; empty if there is none.
     """
 
     name: str
@@ -43,19 +43,19 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one run found out.
+    """The results of one run of the benchmark.
 
     Attributes:
         weight_bytes: Bytes of the weights of the model.
         layers: Number of layers.
         width: Every weight is [width, width].
         measurements: For each job, one measurement a round.
-        skipped: For each job that did not run, why.
+        skipped: For each job that did not run, the reason.
         ratios: The ratios of times.
-        copy_command: What copied the files.
-        machine: Where it ran.
-        load: How many programs were running on average in the minute before.
-        versions: What ran.
+        copy_command: The command that copied the files.
+        machine: The machine that was measured.
+        load: The load average of the machine in the minute before.
+        versions: The versions of Python and of packages.
     """
 
     weight_bytes: int
@@ -77,7 +77,7 @@ def ratios_of(
 
     Args:
         measurements: For each job, one measurement a round.
-        goals: The numerator, the denominator, and what the ratio should be.
+        goals: The job of the numerator, the job of the denominator, and the goal for their ratio, in words.
     """
     return tuple(
         _ratio(f"{above} / {below}", measurements[above], measurements[below], goal)
@@ -94,7 +94,7 @@ def _ratio(name: str, above: Sequence[Measurement], below: Sequence[Measurement]
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the tables and, below, what they were measured with."""
+    """Print the tables, and below them the conditions of the measurement."""
     console.print(
         f"{report.weight_bytes / 2**30:.3g} GiB of float32 weights: "
         f"{report.layers} layers of {report.width} x {report.width}"
@@ -115,7 +115,7 @@ def print_measurements(
 
 
 def print_conditions(machine: Machine, load: float, versions: Mapping[str, str], console: Console) -> None:
-    """Print where something was measured, and with what."""
+    """Print the machine, its load and the versions of packages."""
     console.print(
         f"machine: {machine.cores} cores, {machine.processor}, {machine.memory_bytes / 2**30:.0f} GiB of memory, "
         f"{machine.kernel}, {machine.file_system}; load before: {load:.1f}"
@@ -151,5 +151,5 @@ def _ratios(ratios: Sequence[Ratio]) -> Table:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median of values, with the smallest and the largest."""
+    """The median of values, with the smallest and the largest, as text."""
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"

@@ -17,8 +17,8 @@ from typing import Any
 
 __all__ = ["JobFailedError", "Measurement", "measure"]
 
-# How often memory is looked at. Buffers that live for less than this may be missed; the peak of the resident memory,
-# which the kernel keeps itself, is an upper bound.
+# The time between two samples of memory. Buffers that live for a shorter time may be missed; the peak of the resident
+# memory, which the kernel itself records, is an upper bound.
 _SAMPLE_MILLISECONDS = 2
 
 _ANONYMOUS = re.compile(rb"^RssAnon:\s*(\d+) kB", re.MULTILINE)
@@ -27,7 +27,7 @@ _STATUS_BYTES = 8192
 
 
 class JobFailedError(RuntimeError):
-    """A measured command failed; the message is its last word."""
+    """A measured command failed; the message is the last line of its standard error."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Measurement:
     """One run of one command.
 
     Attributes:
-        seconds: From just before the process is started until it is gone, its memory returned.
-        work_seconds: The part that is left without the start of Python and its imports; `seconds` for a command that
-            does not tell.
-        cpu_seconds: Processor time, in user mode and in the kernel, of all threads.
-        anonymous_bytes: Largest anonymous memory (heap, buffers, stacks; no file pages) of all samples.
-        resident_bytes: Largest resident memory, file pages counted too: no peak of the anonymous memory is above it.
-        samples: How often memory was looked at.
-        output_bytes: Bytes of the files that the command left.
-        told: The JSON object in the last line of its standard output; empty if there is none.
+        seconds: The time from just before the process starts until it has ended and returned its memory.
+        work_seconds: The time that the command itself reports, without the start of Python and imports; `seconds` if
+            the command reports none.
+        cpu_seconds: Processor time of all threads, in user mode and in the kernel.
+        anonymous_bytes: The largest anonymous memory (heap, buffers, stacks; no file pages) of all samples.
+        resident_bytes: The largest resident memory, with file pages: an upper bound of the anonymous memory.
+        samples: How many samples of memory were taken.
+        output_bytes: The size of the files that the command wrote.
+        told: The JSON object in the last line of the command's standard output; empty if there is none.
     """
 
     seconds: float
@@ -64,16 +64,16 @@ class _Memory:
 
 
 def measure(command: Sequence[str | Path], *, folder: Path, output: Path) -> Measurement:
-    """Run a command in a process of its own.
+    """Run a command in a process of its own, and measure it.
 
     Args:
-        command: Program and arguments. If the last line of its standard output is a JSON object with `work_seconds`,
-            that goes into the measurement.
-        folder: The folder it runs in.
-        output: The folder it writes to.
+        command: Program and arguments. The last line of its standard output may be a JSON object with `work_seconds`,
+            which goes into the measurement.
+        folder: The current folder of the command.
+        output: The folder that the command writes to.
 
     Raises:
-        JobFailedError: If it does not exit with 0.
+        JobFailedError: If the exit code of the command is not 0.
     """
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         before = _cpu_seconds_of_children()
@@ -83,7 +83,7 @@ def measure(command: Sequence[str | Path], *, folder: Path, output: Path) -> Mea
             memory = _watch(process.pid)
             seconds = time.perf_counter() - start
         finally:
-            process.kill()  # it has ended already, unless watching it failed
+            process.kill()  # the process has ended already, unless `_watch` has failed
             process.wait()
         if process.returncode:
             raise JobFailedError(_last_line(stderr.fileno()) or f"exit code {process.returncode}")
@@ -101,7 +101,7 @@ def measure(command: Sequence[str | Path], *, folder: Path, output: Path) -> Mea
 
 
 def _watch(pid: int) -> _Memory:
-    """Look at the memory of a process until it ends; return in the moment it does."""
+    """Sample the memory of a process, and return as soon as the process ends."""
     memory = _Memory()
     ended = select.poll()
     process = os.pidfd_open(pid)
@@ -118,7 +118,7 @@ def _watch(pid: int) -> _Memory:
 
 def _larger(memory: _Memory, status: bytes) -> _Memory:
     anonymous, resident = _ANONYMOUS.search(status), _RESIDENT_PEAK.search(status)
-    if anonymous is None or resident is None:  # the process has returned its memory and is about to end
+    if anonymous is None or resident is None:  # the process has returned its memory already, and is about to end
         return memory
     return _Memory(
         anonymous_bytes=max(memory.anonymous_bytes, int(anonymous[1]) << 10),

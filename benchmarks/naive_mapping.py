@@ -1,7 +1,7 @@
-"""The rewrite as one would write it by hand with onnx alone: everything in memory, a single pair of 0 to 25 µS.
+"""The rewrite in a few lines with onnx alone: everything in memory, a single pair of 0 to 25 µS.
 
-It serves as a baseline. For a model with initializers that only MatMul nodes read, it gives the conductances that
-`onnx_gconv.map_model` gives, bit for bit; it has no manifest, no checks and knows no other models.
+It is a baseline for speed and memory. It takes only models whose initializers are all read by MatMul nodes, and gives
+the same conductances as `onnx_gconv.map_model`, bit for bit. It writes no manifest and checks nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ G_MAX_US = 25.0
 
 
 def map_naively(source: Path, target: Path) -> None:
-    """Replace every initializer by G+, G-, a scale and the nodes that rebuild it."""
+    """Replace every initializer with G+, G-, a scale, and the nodes that rebuild the weight."""
     model = onnx.load(source)
     weights, consumers, rebuilding = list(model.graph.initializer), list(model.graph.node), []
     del model.graph.initializer[:], model.graph.node[:]

@@ -1,9 +1,10 @@
 """Mapping packed integer weights to codes of levels, compared with ``cp``: ``python -m benchmarks.packed``.
 
-A synthetic model of MatMulNBits with codes of four bits is written to disk. Then, round after round, every job runs in
-a fresh process:
+A synthetic model of MatMulNBits nodes, whose weights are packed codes of four bits, is written to disk. Then, in each
+round, every job runs in a fresh process:
 
-- ``map``: `onnx_gconv.map_model` with ``levels="weight"`` and ``storage="codes"``: two codes of levels for each code;
+- ``map``: `onnx_gconv.map_model` with ``levels="weight"`` and ``storage="codes"``: each code of the weight becomes two
+  codes of conductance levels;
 - ``copy``: ``cp`` of the files that ``map`` wrote;
 - ``inspect``: `onnx_gconv.inspect_model` of the model with the same options;
 - ``compare``: the comparison of weights that `onnx_gconv.verify` makes;
@@ -45,14 +46,15 @@ _GOALS = (
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _SMALLEST_WIDTH = 64
 
-# The model, the mapped model, its copy and the ballast.
+# In units of the codes, with scales and zero points: the folder holds the model, the mapped model, its copy and the
+# ballast.
 _FILES_FACTOR = 9
 _SPARE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one run found out.
+    """The results of one run of the benchmark.
 
     Attributes:
         weight_bytes: Bytes of the codes of the model.
@@ -61,9 +63,9 @@ class Report:
         has_points: Whether each block has a zero point of its own.
         measurements: For each job, one measurement a round.
         ratios: The ratios of times.
-        machine: Where it ran.
-        load: How many programs were running on average in the minute before.
-        versions: What ran.
+        machine: The machine that was measured.
+        load: The load average of the machine in the minute before.
+        versions: The versions of Python and of packages.
     """
 
     weight_bytes: int
@@ -112,7 +114,7 @@ def run(size_bytes: int, repeats: int, folder: Path, *, width: int, has_points: 
 
 
 def _round(model: PackedModel, folder: Path) -> dict[str, Measurement]:
-    """Run each job once, and remove what they write."""
+    """Run each job once, and remove the files that the jobs write."""
     mapped, ballast = folder / "map", folder / "ballast"
     both = [model.path, mapped / "output.onnx"]
     sources = {
@@ -149,7 +151,7 @@ def _round(model: PackedModel, folder: Path) -> dict[str, Measurement]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark and print its report."""
     options = _options(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # then the files are removed, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # leaves the block below, which removes the files
     size_bytes = round(options.size_gib * 2**30)
     with tempfile.TemporaryDirectory(prefix="onnx_gconv-benchmark-", dir=options.folder) as name:
         folder = Path(name)

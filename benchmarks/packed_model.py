@@ -1,4 +1,4 @@
-"""A model of packed integer weights of any size, written to disk without being held in memory."""
+"""Writes a model of packed integer weights of any size to disk, without holding it in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CODES_OF_A_BYTE = 2
 
 @dataclass(frozen=True)
 class PackedModel:
-    """A model on disk: a stack of MatMulNBits with codes of four bits, scales and zero points in external data.
+    """A model on disk: a stack of MatMulNBits nodes, with codes of four bits, scales and zero points in external data.
 
     Attributes:
         path: The ``.onnx`` file.
@@ -44,13 +44,13 @@ class PackedModel:
 
 
 def write_packed_model(folder: Path, size_bytes: int, width: int, *, has_points: bool, seed: int = 0) -> PackedModel:
-    """Write a model whose codes have any value.
+    """Write a model with random codes.
 
     Args:
-        folder: Where ``model.onnx`` and ``model.onnx.data`` go. It must exist.
+        folder: The folder for ``model.onnx`` and ``model.onnx.data``. It has to exist.
         size_bytes: Bytes of all codes; rounded to whole layers, at least one.
         width: Every weight is [width, width]; a multiple of 64.
-        has_points: Whether each block has a zero point of its own; else it is 8 for all.
+        has_points: Whether each block has a zero point of its own; if not, all have the zero point 8.
         seed: Seed of the codes.
     """
     layers = max(round(size_bytes * _CODES_OF_A_BYTE / width**2), 1)
@@ -94,7 +94,7 @@ def _node(layer: int, layers: int, names: list[str], width: int) -> onnx.NodePro
 
 
 def _written(name: str, array: NDArray[np.generic], file: BinaryIO) -> onnx.TensorProto:
-    """A tensor that refers to its bytes, which are written to the end of the data file."""
+    """Write an array to the end of the data file, and return a tensor that refers to it."""
     tensor = TensorProto(
         name=name,
         data_type=helper.np_dtype_to_tensor_dtype(array.dtype),

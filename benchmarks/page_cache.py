@@ -12,19 +12,19 @@ _BLOCK_BYTES = 1 << 18
 
 
 def level_conditions(inputs: Iterable[Path], *, ballast: Path, ballast_bytes: int) -> None:
-    """Let the next job find what every other job finds.
+    """Give the next job the same conditions as every other job.
 
-    1. A ballast is written: a file of the size of the job's output. Whoever runs the job removes it in the moment
-       before the work starts, so that the work finds memory that was in use until then. Virtual machines hand memory
-       that is free for some seconds back to their host, from where it is several times slower to get: without a
-       ballast, a job would be as fast as what ran before it left memory behind.
-    2. Everything that is dirty goes to the disk: nothing of the job before is still being written when the next runs.
-    3. The inputs are read: all jobs read from the page cache.
+    1. Write the ballast, a file of the size of the job's output, which fills the page cache. Whoever runs the job
+       removes the ballast just before the work starts, so that the memory for the output has just become free. Virtual
+       machines return memory that is free for some seconds to their host, and getting it back takes several times as
+       long. Without a ballast, the time of a job would depend on the job before.
+    2. Write all changed pages to the disk, so that no output of the job before is still being written.
+    3. Read the inputs, so that all jobs read from the page cache.
 
     Args:
-        inputs: Files that the job reads.
-        ballast: Where the file of step 1 goes.
-        ballast_bytes: Its size.
+        inputs: The files that the job reads.
+        ballast: The file of step 1.
+        ballast_bytes: The size of the ballast; 0 for an empty file, which frees no memory.
     """
     _write_zeros(ballast, ballast_bytes)
     os.sync()

@@ -1,10 +1,9 @@
 """Drawing the pictures of a bundle, compared with writing it: ``python -m benchmarks.pictures``.
 
-A synthetic float32 model is mapped and handed off for arrays of 256 x 256. Then, round after round, every job runs in a
-fresh process:
+A synthetic float32 model is mapped. Then, in each round, every job runs in a fresh process:
 
-- ``handoff``: `onnx_gconv.write_bundle`, checksums included and without pictures;
-- ``pictures``: `onnx_gconv.handoff.write_pictures` of that bundle, one picture of each layer.
+- ``handoff``: `onnx_gconv.write_bundle` for arrays of 256 x 256, with checksums and without pictures;
+- ``pictures``: `onnx_gconv.handoff.write_pictures` of that bundle, one picture for each layer.
 
 README.md says how it is measured.
 """
@@ -38,17 +37,17 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one run found out.
+    """The results of one run of the benchmark.
 
     Attributes:
         weight_bytes: Bytes of the weights of the model.
-        layers: Number of layers, and of pictures.
+        layers: Number of layers; there are as many pictures.
         width: Every weight is [width, width].
         measurements: For each job, one measurement a round.
         ratios: The ratios of times.
-        machine: Where it ran.
-        load: How many programs were running on average in the minute before.
-        versions: What ran.
+        machine: The machine that was measured.
+        load: The load average of the machine in the minute before.
+        versions: The versions of Python and of packages.
     """
 
     weight_bytes: int
@@ -65,7 +64,7 @@ def run(layers: int, width: int, repeats: int, folder: Path) -> Report:
     """Measure both jobs.
 
     Args:
-        layers: How many layers, and pictures, there are.
+        layers: Number of layers; there are as many pictures.
         width: Every weight is [width, width].
         repeats: Number of rounds.
         folder: An empty folder. The mapped model stays in it.

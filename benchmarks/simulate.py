@@ -1,12 +1,13 @@
 """Simulating chips, compared with aihwkit: ``python -m benchmarks.simulate``.
 
-Trials: the digits MLP on phase-change memory, its 450 test images at several times after programming. aihwkit programs
-analog tiles, lets them drift, compensates drift, and runs them with a perfect forward pass.
+Trials: the digits MLP on phase-change memory runs on its 450 test images, at several times after programming. aihwkit
+does the same with its analog tiles: it programs them, lets them drift, compensates drift, and runs them with a perfect
+forward pass.
 
-Noise: programming, drift and reading of a weight of WIDTH x WIDTH as a single pair, with NumPy alone and, if it is
-installed, with Numba, beside aihwkit's `apply_noise`.
+Noise: a weight of WIDTH x WIDTH is programmed as a single pair, drifts and is read, with NumPy alone and, if Numba is
+installed, with Numba. This is compared with aihwkit's `apply_noise`.
 
-Both are measured in turn with aihwkit's, in one process. README.md says how it is measured.
+Our jobs and aihwkit's run in turn, in one process. README.md says how it is measured.
 """
 
 from __future__ import annotations
@@ -46,25 +47,25 @@ __all__ = ["Report", "analog_network", "digits", "main", "run"]
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _SECONDS = (1.0, 3600.0, 86400.0, 30 * 86400.0, 365 * 86400.0)
 _DAY = 86400.0
-_PAUSE_SECONDS = 0.5  # threads of the job before may wait actively for more to do, and take a processor from this one
+_PAUSE_SECONDS = 0.5  # threads of the job before may still wait in busy loops, which take processors from the next job
 _GOALS = {"trial": 50, "noise": 4, "compiled": 10}
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one run found out.
+    """The results of one run of the benchmark. All times are tuples with one value a round.
 
     Attributes:
-        chips: Chips of a round of trials; each is read at all times.
-        width: The weight of which noise is measured is [width, width].
-        trial_seconds: Of one of our trials, one figure a round: those of a whole call of `simulate` by their number.
-        aihwkit_trial_seconds: Of one of aihwkit's.
-        noise_seconds: Of the noise of the weight, with NumPy alone.
-        compiled_noise_seconds: The same with Numba; empty if it is not installed.
-        aihwkit_noise_seconds: Of aihwkit's.
-        machine: Where it ran.
-        load: How many programs were running on average in the minute before.
-        versions: What ran.
+        chips: How many chips a call of `simulate` has; each is read at all times.
+        width: The weight of the noise measurement is [width, width].
+        trial_seconds: The time of one of our trials: that of a whole call of `simulate` over the number of its trials.
+        aihwkit_trial_seconds: The time of one trial of aihwkit.
+        noise_seconds: The time of the noise of the weight, with NumPy alone.
+        compiled_noise_seconds: The same with Numba; empty if Numba is not installed.
+        aihwkit_noise_seconds: The time of aihwkit's noise.
+        machine: The machine that was measured.
+        load: The load average of the machine in the minute before.
+        versions: The versions of Python and of packages.
     """
 
     chips: int
@@ -80,12 +81,12 @@ class Report:
 
 
 def run(chips: int, width: int, rounds: int) -> Report:
-    """Measure trials and noise, in turn with aihwkit's.
+    """Measure our trials and noise, in turn with aihwkit's.
 
     Args:
-        chips: Chips of each call of `simulate`.
-        width: Of the weight of which noise is measured.
-        rounds: How often each is measured.
+        chips: How many chips each call of `simulate` has.
+        width: The weight of the noise measurement is [width, width].
+        rounds: How often each job is measured.
     """
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="onnx_gconv-benchmark-") as folder:
@@ -113,7 +114,7 @@ def run(chips: int, width: int, rounds: int) -> Report:
 
 
 def _in_turn(*jobs: Callable[[], Any], rounds: int) -> list[list[float]]:
-    """Seconds of each of some jobs, one after the other, after a first round that does not count."""
+    """The seconds of each job in each round. The jobs of a round run one after the other; a first round warms up."""
     found: list[list[float]] = [[] for _ in jobs]
     for number in range(rounds + 1):
         for job, seconds in zip(jobs, found, strict=True):
@@ -126,7 +127,7 @@ def _in_turn(*jobs: Callable[[], Any], rounds: int) -> list[list[float]]:
 
 
 def _with_kernels(kernels: str, job: Callable[[], Any]) -> None:
-    """Do a job with NumPy alone, or with Numba."""
+    """Do a job with the kernels of a name: ``numpy`` or ``numba``."""
     before = os.environ.get(ENVIRONMENT_VARIABLE)
     os.environ[ENVIRONMENT_VARIABLE] = kernels
     try:
@@ -139,7 +140,7 @@ def _with_kernels(kernels: str, job: Callable[[], Any]) -> None:
 
 
 def digits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The test images, [450, 64], and the digits that they show."""
+    """The test images, [450, 64], and their labels, [450]."""
     with np.load(model_path("digits_test.npz")) as data:
         return data["images"].reshape(-1, 64).astype(np.float32), data["labels"]
 
@@ -161,7 +162,7 @@ def _trials(folder: Path, chips: int) -> Callable[[], Any]:
 
 
 def analog_network() -> Any:  # noqa: ANN401 - a module of torch
-    """The digits MLP on aihwkit's tiles: phase-change memory, global drift compensation, and else perfect."""
+    """The digits MLP on aihwkit's tiles of phase-change memory: global drift compensation, perfect forward pass."""
     import torch
 
     configs = importlib.import_module("aihwkit.simulator.configs")
@@ -183,7 +184,7 @@ def analog_network() -> Any:  # noqa: ANN401 - a module of torch
 
 
 def _aihwkit_trial() -> Callable[[], Any]:
-    """One trial: the network is programmed, drifts for a day, and runs on all test images."""
+    """A function that does one trial of aihwkit: program the network, let it drift for a day, run all test images."""
     import torch
 
     analog = analog_network()
@@ -201,7 +202,7 @@ def _aihwkit_trial() -> Callable[[], Any]:
 
 
 def _noise(width: int) -> Callable[[], Any]:
-    """The pair of a weight, programmed and read after a day."""
+    """A function that programs the conductance pair of a weight and reads it after a day."""
     weight = np.random.default_rng(0).normal(0, 0.02, (width, width)).astype(np.float32)
     pair, _ = gconv.SinglePairConductanceConverter().convert_to_conductances(weight)
     model, streams = device_model("pcm"), ChipStreams(0)
@@ -261,18 +262,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.simulate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--chips", type=int, default=25, help="chips of a round of trials (default 25)")
+    parser.add_argument("--chips", type=int, default=25, help="chips of each call of simulate (default 25)")
     parser.add_argument(
-        "--width", type=int, default=4096, help="of the weight of which noise is measured (default 4096)"
+        "--width", type=int, default=4096, help="noise is measured for a weight of WIDTH x WIDTH (default 4096)"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each job is measured (default 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to FILE")
     options = parser.parse_args(arguments)
     for name in ("chips", "width", "rounds"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} should be positive, but is {getattr(options, name)}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch and aihwkit
+        warnings.simplefilter("ignore")  # torch and aihwkit warn
         report = run(options.chips, options.width, options.rounds)
     _print_report(report, Console(width=None if sys.stdout.isatty() else 130, soft_wrap=False))
     if options.json is not None:

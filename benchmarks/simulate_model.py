@@ -1,8 +1,8 @@
-"""What a trial of a model of one's own costs: ``python -m benchmarks.simulate_model MODEL --inputs FILE``.
+"""The cost of a trial for any model: ``python -m benchmarks.simulate_model MODEL --inputs FILE``.
 
-A trial, which is a chip at a time, is measured in turn with what it cannot do without: the random conductances of all
-weights, and one run of the plain model on one thread. Then `simulate` runs in processes of their own with few and with
-many chips, whose time and memory are compared. README.md says how it is measured.
+A trial is one chip at one time. Its time is compared with the times of the two parts that it needs in any case: drawing
+the random conductances of all weights, and one run of the plain model on one thread. Then `simulate` runs in separate
+processes with few and with many chips, whose times and memory are compared. README.md says how it is measured.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _seconds(job: Callable[[], Any]) -> float:
 
 
 def _noise_of(mapped: Path) -> Callable[[int], None]:
-    """Draws all conductances of a chip by its number, in memory."""
+    """A function that draws all conductances of the chip of a number, in memory."""
     chips = chips_of("pcm", {}, 0, "none")
     weights = [
         (weight.record, weight.tensors, [all_elements(tensor) for tensor in weight.tensors])
@@ -65,7 +65,7 @@ def _noise_of(mapped: Path) -> Callable[[int], None]:
 def _rounds(
     model: Path, mapped: Path, inputs: Path, chips: int, rounds: int
 ) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of a trial, of its noise, and of a run, one figure a round."""
+    """The seconds of a trial, of drawing its conductances, and of a run of the plain model, one value a round each."""
     draw = _noise_of(mapped)
     with np.load(inputs) as file:
         feeds: dict[str, NDArray[Any]] = {name: file[name] for name in file.files}
@@ -79,7 +79,7 @@ def _rounds(
             few, many = _seconds(simulate(1)), _seconds(simulate(1 + chips))
             noise = statistics.median(_seconds(partial(draw, chip)) for chip in range(chips))
             run = statistics.median(_seconds(partial(session.run, feeds)) for _ in range(chips))
-            if number:  # the first round finds nothing in memory
+            if number:  # the first round warms up
                 trials.append((many - few) / chips)
                 noises.append(noise)
                 runs.append(run)
@@ -101,10 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model", type=Path, help="a plain model")
     parser.add_argument("--inputs", type=Path, required=True, help="an .npz file with an array for each input")
     parser.add_argument("--chips", type=int, default=4, help="chips whose trials are timed together (default 4)")
-    parser.add_argument("--many", type=int, default=40, help="chips of the process with many (default 40)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
+    parser.add_argument("--many", type=int, default=40, help="chips of the process with many chips (default 40)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each time is measured (default 5)")
     options = parser.parse_args(arguments)
-    options.inputs = options.inputs.resolve()  # other processes have another folder
+    options.inputs = options.inputs.resolve()  # the processes of `_process` run in another folder
     for name in ("chips", "many", "rounds"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} should be positive, but is {getattr(options, name)}")

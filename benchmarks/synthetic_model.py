@@ -1,4 +1,4 @@
-"""A float32 model of any size, written to disk without being held in memory."""
+"""Writes a float32 model of any size to disk, without holding it in memory."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def write_synthetic_model(folder: Path, size_bytes: int, *, width: int | None = 
     """Write a model whose weights are drawn from N(0, 0.02).
 
     Args:
-        folder: Where ``model.onnx`` and ``model.onnx.data`` go. It must exist.
+        folder: The folder for ``model.onnx`` and ``model.onnx.data``. It has to exist.
         size_bytes: Bytes of all weights; rounded to whole layers, at least one.
-        width: Every weight is [width, width]; chosen for the size if None.
+        width: Every weight is [width, width]; chosen by the size if None.
         seed: Seed of the weights.
     """
     width = layer_width(size_bytes) if width is None else width

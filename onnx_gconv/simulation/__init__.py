@@ -1,4 +1,4 @@
-"""What a chip will do: conductances as devices hold them after programming, and after some time."""
+"""Simulates chips: which conductances devices have after programming and drift, and how good the outputs are then."""
 
 from __future__ import annotations
 

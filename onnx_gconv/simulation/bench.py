@@ -1,4 +1,4 @@
-"""A mapped model in ONNX Runtime, into which one chip after the other is put."""
+"""A session of ONNX Runtime for a model that gets the weights of one simulated chip after the other as inputs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ __all__ = ["AskedInputs", "Bench"]
 
 @dataclass(frozen=True)
 class AskedInputs:
-    """What a model is to run on: the samples of a file, the tokens of a prompt, or else generated inputs.
+    """The inputs that a caller asks for: the samples of a file, the tokens of a prompt, or else generated inputs.
 
     Attributes:
-        file: An .npz file.
-        labels: The name of its array of labels.
-        batch: How many of its samples go into one run; None to let the model or their size decide.
-        token_ids: The tokens.
+        file: An .npz file with samples.
+        labels: The name of the array of labels in the file.
+        batch: How many samples of the file go into one run; None to let the model or the size of samples decide.
+        token_ids: The tokens of a prompt.
         dims: For generated inputs: sizes of symbolic dimensions, by name or ``INPUT:AXIS``.
-        values: For generated inputs: ranges of values, by input.
-        seed: Of all that is generated.
+        values: For generated inputs: ranges of values, by the name of the input.
+        seed: The seed of generated inputs.
     """
 
     file: Path | None = None
@@ -48,22 +48,22 @@ class AskedInputs:
 
 
 class Bench:
-    """One session of a model whose weights are inputs; leaving the ``with`` block releases it.
+    """A session of ONNX Runtime for a model whose weights are inputs. Leaving the ``with`` block releases the session.
 
     Args:
-        file: The model.
+        file: The model whose weights are inputs.
         weights: The names of these inputs.
         source: The model of the user, for messages.
 
     Raises:
-        ModelError: If ONNX Runtime does not load it.
+        ModelError: If ONNX Runtime does not load the model.
     """
 
     def __init__(self, file: Path, weights: Sequence[str], source: Path) -> None:
         self._source = source
         self._names = tuple(weights)
         try:
-            # Figures are the same on each machine, and several chips are computed at once.
+            # One thread a run: results do not depend on the number of processors, and several chips run at once.
             self._session = ModelSession(file, "all", is_single_threaded=True)
         except RuntimeRefusal as refusal:
             raise ModelError(f"'{source}' cannot be simulated: {refusal}") from None
@@ -75,19 +75,19 @@ class Bench:
         self._session.__exit__()
 
     def inputs_of_file(self, file: Path, labels: str | None, batch: int | None, spool: Path) -> Samples:
-        """The samples and labels of an .npz file, see `load_samples`."""
+        """The samples and labels of an .npz file; see `load_samples`."""
         return load_samples(file, self._specs(), labels, batch, spool)
 
     def samples(self, weights: Sequence[NDArray[Any]], asked: AskedInputs, spool: Path) -> Samples:
-        """The inputs that were asked for, with what is to be generated to go with them.
+        """The inputs that were asked for, completed with generated inputs where a language model needs more.
 
         Args:
-            weights: Weights with which the model runs.
-            asked: What was asked for.
-            spool: A folder for large inputs that are unpacked, which has to stay as long as the samples are used.
+            weights: Weights with which the model can be tried on inputs, in the order of their names.
+            asked: The inputs that were asked for.
+            spool: A folder for large inputs that are unpacked. It has to exist as long as the samples are used.
 
         Raises:
-            ConfigError: If the file cannot be read, inputs do not fit the model, or it does not run on them.
+            ConfigError: If the file cannot be read, inputs do not fit the model, or the model does not run on them.
         """
         if asked.file is not None:
             samples = self.inputs_of_file(asked.file, asked.labels, asked.batch, spool)
@@ -101,7 +101,7 @@ class Bench:
         return self._with_unwritten(weights, self._completed(weights, samples, asked.seed))
 
     def _generated(self, weights: Sequence[NDArray[Any]], asked: AskedInputs) -> Samples:
-        """Generated inputs, the first that the model runs on with some weights."""
+        """Generated inputs: the first attempt on which the model runs."""
 
         def samples_of(feeds: dict[str, NDArray[Any]]) -> Samples:
             return Samples(feeds, frozenset(), 1, 1, None, f"generated inputs, seed {asked.seed}")
@@ -121,7 +121,7 @@ class Bench:
         return samples_of(feeds)
 
     def _completed(self, weights: Sequence[NDArray[Any]], samples: Samples, seed: int) -> Samples:
-        """The samples, with the inputs of a language model that go with its tokens, if they are not all there."""
+        """The samples; inputs that a language model needs besides its tokens are generated if they are missing."""
         specs = self._specs()
         lacking = [spec for spec in specs if spec.name not in samples.arrays]
         if not lacking:
@@ -157,10 +157,12 @@ class Bench:
         )
 
     def _with_unwritten(self, weights: Sequence[NDArray[Any]], samples: Samples) -> Samples:
-        """The samples, with the elements of outputs that a decoder does not write for them, which count for nothing.
+        """The samples, with the elements of outputs that a decoder leaves unwritten. Such elements do not count.
+
+        Two runs in memory that was filled with different values show which elements are not written.
 
         Raises:
-            ConfigError: If the model does not run on them.
+            ConfigError: If the model does not run on the samples.
         """
         if not samples.is_of_one_run or decoder_of(self._specs()) is None:
             return samples
@@ -175,10 +177,15 @@ class Bench:
         return replace(samples, unwritten=unwritten, notes=(*samples.notes, *notes))
 
     def run(self, weights: Sequence[NDArray[Any]], samples: Samples) -> Iterator[Outputs]:
-        """The outputs by name, of one batch of samples after the other. One batch at a time is in memory.
+        """The outputs by name, of one batch of samples after the other. Only one batch is in memory at a time.
+
+        Args:
+            weights: The weights of a chip, in the order of their names.
+            samples: The samples.
 
         Raises:
-            ConfigError: If the model does not run on them, or an output has not the samples along its first axis.
+            ConfigError: If the model does not run on the samples, or they are cut into batches and an output does not
+                have them along its first axis.
         """
         try:
             yield from self._run(weights, samples)
@@ -206,13 +213,14 @@ class Bench:
 
 
 def _check_part(name: str, part: object, count: int, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Refuse an output of one of several batches that is no part of one output for all samples.
+    """Raise ConfigError if the output of one batch cannot be joined with those of the other batches.
 
     Args:
-        name: Its name.
-        part: It.
-        count: How many samples there are in the batch.
-        shapes: Those of outputs of batches before, without their first axes. Others are added.
+        name: The name of the output.
+        part: The output for this batch.
+        count: How many samples are in this batch.
+        shapes: The shapes of the outputs of earlier batches without the first axis, by name; that of this output is
+            added if it is the first.
     """
     if not isinstance(part, np.ndarray) or not part.ndim or len(part) != count:
         is_part = False

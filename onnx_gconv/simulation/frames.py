@@ -1,4 +1,4 @@
-"""Figures of simulated chips as tables for programs."""
+"""The figures of simulated chips as columns of data frames."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["SpreadRow", "chip_columns", "spread_columns"]
 
 @dataclass(frozen=True)
 class SpreadRow:
-    """Chips at one time.
+    """The chips at one time.
 
     Attributes:
-        names: What they are chips of, by the column that says so.
-        seconds: How long after programming.
-        values: The metric, one of each chip.
-        spread: Their mean, standard deviation and confidence interval.
+        names: Columns that tell these chips from others, such as the candidate or the weight, with their values.
+        seconds: The time after programming, in seconds.
+        values: The metric of each chip.
+        spread: Mean, standard deviation and confidence interval of these values.
     """
 
     names: Mapping[str, str]
@@ -29,13 +29,13 @@ class SpreadRow:
 
 
 def spread_columns(rows: Sequence[SpreadRow], metric: str, unit: str, names: Sequence[str] = ()) -> Columns:
-    """A row for the chips of a time together; figures are of the metric, in its unit.
+    """Columns with a row for each time: mean, standard deviation and interval of the metric over all chips.
 
     Args:
-        rows: What there is.
+        rows: The chips at each time.
         metric: The name of the metric.
-        unit: Its unit, or nothing.
-        names: The columns that say what they are chips of.
+        unit: The unit of the metric; empty for none.
+        names: The keys of `SpreadRow.names` that become columns.
     """
     figures: dict[str, list[float] | list[float | None]] = {
         "mean": [row.spread.mean for row in rows],
@@ -55,7 +55,7 @@ def spread_columns(rows: Sequence[SpreadRow], metric: str, unit: str, names: Seq
 
 
 def chip_columns(rows: Sequence[SpreadRow], metric: str, unit: str, names: Sequence[str] = ()) -> Columns:
-    """A row for each chip at each time; arguments as those of `spread_columns`."""
+    """Columns with a row for each chip at each time. Arguments are those of `spread_columns`."""
     each = [(row, chip, value) for row in rows for chip, value in enumerate(row.values)]
     return {
         **{name: Column("text", [row.names[name] for row, _, _ in each]) for name in names},

@@ -1,4 +1,4 @@
-"""Maps a plain model in memory, for a device."""
+"""Maps a plain model in memory, to the conductance range of a device."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Mapped:
     """How a plain model was mapped.
 
     Attributes:
-        notes: What to say of it, a line each.
-        digest: What tells this mapping from others.
+        notes: Notes on the mapping for the report, a line each.
+        digest: A hash of the manifest, which differs for other mappings.
     """
 
     notes: tuple[str, ...]
@@ -49,17 +49,17 @@ def mapped_in_memory(
 
     Args:
         model: The model.
-        device: If nothing is said of the range of conductances, it is that of the device.
-        converter: As for `MapConductances`.
-        config: As for `MapConductances`.
-        options: As for `MapConductances`.
+        device: Its range of conductances is used unless another range is given.
+        converter: See `MapConductances`.
+        config: See `MapConductances`.
+        options: See `MapConductances`.
 
     Returns:
-        How it was mapped; None if it was mapped already.
+        How the model was mapped; None if it was mapped already.
 
     Raises:
-        ConfigError: If it was, and options were given; or an option is wrong.
-        ModelError: If it cannot be mapped, or nothing in it can.
+        ConfigError: If an option is wrong, or options were given for a model that is mapped already.
+        ModelError: If the model cannot be mapped, or has no weight that can be.
         UnmappableWeightError: If a weight has values that no conductance can hold.
     """
     if is_mapped(model):
@@ -73,14 +73,14 @@ def mapped_in_memory(
         raise ModelError("has no weight that can be mapped, so that there is nothing to simulate")
     rules = dict.fromkeys(map(_said, manifest.weights))
     skipped = sum(item.is_mvm for item in manifest.skipped)
-    left = f"; {skipped} more weights of MVM ops are not, and stay ideal" if skipped else ""
+    left = f"; {skipped} more weights of MVM ops are not mapped, and stay ideal" if skipped else ""
     note = f"mapped in memory: {len(manifest.weights)} weights, {', '.join(rules)}{left}"
     digest = hashlib.sha256(model.metadata_props[MANIFEST_KEY].encode()).hexdigest()
     return Mapped((*notes, *manifest.notes, note), digest)
 
 
 def is_mapped(model: ir.Model) -> bool:
-    """Whether a model is mapped, or was: also where its manifest is lost."""
+    """Whether a model is mapped. A model whose manifest was lost counts, too, if it has nodes that rebuild weights."""
     return manifest_or_none(model) is not None or rebuilding_node(model) is not None
 
 

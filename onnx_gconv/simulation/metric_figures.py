@@ -1,4 +1,4 @@
-"""Figures of outputs that come batch by batch. They are what they are of all samples at once, bit for bit."""
+"""Built-in metrics of outputs that come batch by batch. They equal those of all samples at once, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _LEAF = 1 << 16  # elements
 
 
 class PairwiseSum:
-    """The sum of numbers that come piece by piece, as `numpy.sum` of all of them rounds it.
+    """The sum of numbers that come piece by piece, rounded exactly as `numpy.sum` rounds the sum of all.
 
-    NumPy adds up the first half, of a multiple of eight numbers, and the second one, each of them likewise. That says
-    of each number where in the tree of sums it stands. So no more is held than the numbers of one leaf, and a sum for
-    each level of the tree.
+    NumPy splits an array into two halves, of which the first has a multiple of eight numbers, sums each half in the
+    same way, and adds both sums. The count alone therefore gives the place of each number in this binary tree of sums.
+    Only the numbers of one leaf, and a sum for each level of the tree, are held in memory.
 
     Args:
-        count: How many numbers there will be.
+        count: How many numbers there will be in all.
     """
 
     def __init__(self, count: int) -> None:
-        self._left: list[int | None] = [count]  # how many each sum is of; None: two sums are added
+        self._left: list[int | None] = [count]  # stack: how many numbers the next sum has; None: add the last two sums
         self._sums: list[float] = []
         self._pieces: list[NDArray[np.float64]] = []
         self._there = 0
 
     def add(self, numbers: NDArray[np.float64]) -> None:
-        """Add some more."""
+        """Add the next numbers, an array of any shape."""
         self._pieces.append(numbers.reshape(-1))
         self._there += numbers.size
         while self._left:
@@ -60,17 +60,17 @@ class PairwiseSum:
         return numbers[:count]
 
     def value(self) -> float:
-        """The sum, when all have come."""
+        """The sum, after all numbers were added."""
         [found] = self._sums
         return found
 
 
 class MetricFigure(ABC):
-    """A figure of one output, which comes batch by batch.
+    """A built-in metric of one output, which comes batch by batch.
 
     Args:
-        shape: That of the output for all samples.
-        labels: Those of all samples.
+        shape: The shape of the output for all samples.
+        labels: The labels of all samples; None if there are none.
     """
 
     def __init__(self, shape: tuple[int, ...], labels: NDArray[Any] | None) -> None:
@@ -78,26 +78,27 @@ class MetricFigure(ABC):
         self.rows: int = math.prod(shape[:-1])
         self.check(labels)
 
-    def check(self, labels: NDArray[Any] | None) -> None:  # noqa: B027 - most shapes suit
-        """Raise ConfigError if labels or the shape do not suit it."""
+    def check(self, labels: NDArray[Any] | None) -> None:  # noqa: B027 - most metrics take any shape
+        """Raise ConfigError if the labels or the shape of the output do not suit the metric."""
 
     @abstractmethod
     def add(self, found: NDArray[Any], labels: NDArray[Any] | None, ideal: Callable[[], NDArray[Any]]) -> None:
         """Add a batch.
 
         Args:
-            found: The outputs of a chip.
-            labels: The labels.
-            ideal: Gives the outputs of the ideal model, which may have to be read for that.
+            found: The output of a chip for this batch.
+            labels: The labels of this batch; None if there are none.
+            ideal: Returns the output of the ideal model for this batch. It may be read from a file, so metrics that do
+                not need it do not call this.
         """
 
     @abstractmethod
     def value(self) -> float:
-        """The figure, when all have come."""
+        """The metric, after all batches were added."""
 
 
 class Top(MetricFigure):
-    """The share of labels among the `count` largest scores of the last axis."""
+    """The share of samples whose label is among the `count` largest scores along the last axis."""
 
     def __init__(self, count: int, shape: tuple[int, ...], labels: NDArray[Any] | None) -> None:
         self._count = count
@@ -105,7 +106,7 @@ class Top(MetricFigure):
         self._right = 0
 
     def check(self, labels: NDArray[Any] | None) -> None:
-        """Raise ConfigError if labels or the shape do not suit it."""
+        """Raise ConfigError if the labels or the shape of the output do not suit the metric."""
         if self._count > self.shape[-1]:
             raise ConfigError(
                 f"top{self._count} is about {self._count} scores, but there are {self.shape[-1]} classes; take a "
@@ -133,19 +134,19 @@ class Top(MetricFigure):
         if self._count == 1:
             self._right += int((scores.argmax(axis=1) == flat).sum())
             return
-        # As many are better as the rank of the right class; of equal ones the first counts, as for argmax.
+        # The rank of the right class is the number of better scores; of equal scores the first one wins, as in argmax.
         right = scores[np.arange(flat.size), flat]
         better = (scores > right[:, None]).sum(axis=1)
         earlier = ((scores == right[:, None]) & (np.arange(scores.shape[1]) < flat[:, None])).sum(axis=1)
         self._right += int((better + earlier < self._count).sum())
 
     def value(self) -> float:
-        """The figure, when all have come."""
+        """The metric, after all batches were added."""
         return self._right / self.rows if self.rows else math.nan
 
 
 class Sqnr(MetricFigure):
-    """The power of the ideal outputs beside that of the distance from them, in dB; infinite if there is none."""
+    """The SQNR in dB: the power of the ideal outputs over the power of the errors; infinite without any error."""
 
     def __init__(self, shape: tuple[int, ...], labels: NDArray[Any] | None) -> None:
         super().__init__(shape, labels)
@@ -160,7 +161,7 @@ class Sqnr(MetricFigure):
         self._signal.add(np.square(other))
 
     def value(self) -> float:
-        """The figure, when all have come."""
+        """The metric, after all batches were added."""
         noise, signal = self._noise.value(), self._signal.value()
         if not noise:
             return math.inf
@@ -168,14 +169,14 @@ class Sqnr(MetricFigure):
 
 
 class Cosine(MetricFigure):
-    """The mean cosine similarity of the vectors of the last axis; 1 for two that are 0, and 0 where only one is."""
+    """The mean cosine similarity of vectors along the last axis: 1 if both vectors are 0, and 0 if only one is."""
 
     def __init__(self, shape: tuple[int, ...], labels: NDArray[Any] | None) -> None:
         super().__init__(shape, labels)
         self._sum = PairwiseSum(self.rows)
 
     def check(self, labels: NDArray[Any] | None) -> None:
-        """Raise ConfigError if labels or the shape do not suit it."""
+        """Raise ConfigError if the labels or the shape of the output do not suit the metric."""
         del labels
         if self.shape[-1] < 2:  # noqa: PLR2004 - the angle between two numbers says nothing
             raise ConfigError(
@@ -192,19 +193,19 @@ class Cosine(MetricFigure):
         self._sum.add(np.where(norms > 0, (one * other).sum(axis=1) / np.where(norms > 0, norms, 1), both_zero))
 
     def value(self) -> float:
-        """The figure, when all have come."""
+        """The metric, after all batches were added."""
         return self._sum.value() / self.rows if self.rows else math.nan
 
 
 class Agreement(MetricFigure):
-    """How often the largest element of the last axis is the same one."""
+    """The share of rows whose largest element, along the last axis, is at the same place as in the ideal output."""
 
     def __init__(self, shape: tuple[int, ...], labels: NDArray[Any] | None) -> None:
         super().__init__(shape, labels)
         self._equal = 0
 
     def check(self, labels: NDArray[Any] | None) -> None:
-        """Raise ConfigError if labels or the shape do not suit it."""
+        """Raise ConfigError if the labels or the shape of the output do not suit the metric."""
         del labels
         if self.shape[-1] < 2:  # noqa: PLR2004 - one number is always the largest
             raise ConfigError(
@@ -218,5 +219,5 @@ class Agreement(MetricFigure):
         self._equal += int((found.argmax(axis=-1) == ideal().argmax(axis=-1)).sum())
 
     def value(self) -> float:
-        """The figure, when all have come."""
+        """The metric, after all batches were added."""
         return self._equal / self.rows if self.rows else math.nan

@@ -1,4 +1,4 @@
-"""How good the outputs of a chip are: beside labels, or beside the outputs of the ideal model."""
+"""Metrics: how good the outputs of a chip are, compared with labels or with the outputs of the ideal model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MOST_NAMED = 5
 
 
 class MetricImportError(ConfigError):
-    """A function of the user's cannot be imported.
+    """A metric function of the user cannot be imported.
 
     Attributes:
         problem: What is wrong.
@@ -57,17 +57,19 @@ class MetricImportError(ConfigError):
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of the outputs of a model.
+    """A metric: a number that says how good the outputs of a model are.
 
     Attributes:
-        name: As it was asked for.
-        unit: ``dB``, or nothing for shares and numbers of any kind.
-        digest: What tells a function of the user's from another one of its name; empty for the built-in metrics.
-        output: The output that the built-in metrics are about.
-        begin: Begins such a figure, of the shape of the output for all samples, and their labels; None for a function.
-        function: The function of the user's, of all outputs for all samples and the labels; None for the built-in ones.
-        position: The one position of that output [batch, sequence, ...] that counts, from the end if negative; all of
-            it if None.
+        name: The name, as the user gave it.
+        unit: ``dB``, or empty.
+        digest: A hash of the file of the user's function, to tell versions of it apart; empty for built-in metrics.
+        output: The name of the output that a built-in metric looks at.
+        begin: Makes the object that computes a built-in metric batch by batch, from the shape of the output for all
+            samples, and the labels; None for a function of the user.
+        function: The function of the user, which gets all outputs for all samples, and the labels; None for built-in
+            metrics.
+        position: The position along the second axis of an output [batch, sequence, ...] that counts, from the end if
+            negative; None if all positions count.
     """
 
     name: str
@@ -80,24 +82,24 @@ class Metric:
 
     @property
     def is_of_two_models(self) -> bool:
-        """Whether it compares outputs with those of another model, so that it says nothing of one model alone."""
+        """Whether the metric compares the outputs of two models. It is then not defined for one model alone."""
         return self.name.partition("@")[0] in _OF_TWO_MODELS
 
     @property
     def is_larger_better(self) -> bool:
-        """Whether the larger one of two figures is the better one, which nobody knows of a user's function."""
+        """Whether larger values are better: True for built-in metrics, False for a user's function: it is not known."""
         return _FUNCTION.fullmatch(self.name) is None
 
     def of(self, batches: Iterable[Outputs], samples: Samples, ideal: KeptOutput) -> float:
-        """The figure.
+        """The value of the metric for the outputs of a model.
 
         Args:
-            batches: The outputs of a model for one batch of samples after the other.
+            batches: The outputs of the model for one batch of samples after the other.
             samples: The samples.
-            ideal: The output of the ideal model.
+            ideal: The output of the ideal model, for metrics that compare two models.
 
         Raises:
-            ConfigError: If the metric fails, gives no number, or the outputs do not suit it.
+            ConfigError: If the metric fails or returns NaN, or outputs or labels do not suit it.
         """
         whole = {} if self.function is None else joined(batches)
         try:
@@ -121,7 +123,7 @@ class Metric:
         return found
 
     def _of_batches(self, batches: Iterable[Outputs], samples: Samples, ideal: KeptOutput) -> float:
-        assert self.begin is not None  # noqa: S101 - there is no function
+        assert self.begin is not None  # noqa: S101 - the metric is built in
         figure: MetricFigure | None = None
         labels, rows_of_all = samples.labels, samples.rows()
         for outputs in self._with_whole_vectors(batches):
@@ -135,30 +137,30 @@ class Metric:
                 figure = self.begin((samples.count, *found.shape[1:]), labels)
             of_rows = partial(self._part_at_position, ideal, rows)
             figure.add(found, None if labels is None else labels[rows], of_rows)
-        assert figure is not None  # noqa: S101 - there is one run at least
+        assert figure is not None  # noqa: S101 - there is at least one batch
         return figure.value()
 
     def _part_at_position(self, ideal: KeptOutput, rows: slice) -> NDArray[Any]:
         return self._at_position(ideal.part(rows))
 
     def _at_position(self, output: NDArray[Any]) -> NDArray[Any]:
-        """The position of an output that counts.
+        """The part of an output at the position that counts; the whole output if all positions count.
 
         Raises:
-            ConfigError: If it has no such position.
+            ConfigError: If the output has no such position.
         """
         if self.position is None:
             return output
         if output.ndim < _FEWEST_AXES or not -output.shape[1] <= self.position < output.shape[1]:
             has = f"{output.shape[1]} positions" if output.ndim >= _FEWEST_AXES else "no positions"
             raise ConfigError(
-                f"the metric '{self.name}' is about one position of the second of three axes or more, but the output "
-                f"'{self.output}' has the shape {list(output.shape)}, and so {has}; leave @ out, or choose another one"
+                f"the metric '{self.name}' takes one position along the second of at least three axes, but the output "
+                f"'{self.output}' has the shape {list(output.shape)}, with {has}; leave @ out, or choose another one"
             )
         return output[:, self.position]
 
     def _with_whole_vectors(self, batches: Iterable[Outputs]) -> Iterator[Outputs]:
-        """The same batches; but one for all samples where an output is one number a sample, and so a single vector."""
+        """The same batches; those of an output with one number a sample are joined to one vector of all samples."""
         of_vector = []
         for outputs in batches:
             if outputs[self.output].ndim > 1:
@@ -170,16 +172,16 @@ class Metric:
 
 
 def chosen_output(output: str | None, outputs: Outputs) -> str:
-    """The name of an output that is an array of numbers.
+    """The name of the output that the metric looks at.
 
     Args:
-        output: The one that is asked for; the first one of floats if None.
+        output: The name that was asked for; None for the first output of floating-point numbers.
         outputs: All outputs of the model, for some samples.
 
     Raises:
-        ConfigError: If there is none of that name, or it is something else.
+        ConfigError: If the model has no output of that name, or the output is not an array of numbers.
     """
-    if output is None:  # integers are often inputs that are handed through
+    if output is None:  # outputs of integers are often inputs that the model passes through
         arrays = [(name, found) for name, found in outputs.items() if isinstance(found, np.ndarray) and found.ndim]
         floats = (name for name, found in arrays if found.dtype.kind in "fV")  # bfloat16 is V
         output = next(floats, next(iter(outputs)))
@@ -199,11 +201,11 @@ def metric_of(name: str | None, output: str, *, has_labels: bool) -> Metric:
         name: ``accuracy``, ``topK`` such as ``top5``, ``sqnr``, ``cosine``, ``agreement``, each also with ``@last`` or
             another position of a text such as ``@0``; or ``module:function``. If None, the accuracy where there are
             labels, else the SQNR.
-        output: The output that it is about.
+        output: The name of the output that a built-in metric looks at.
         has_labels: Whether there are labels.
 
     Raises:
-        ConfigError: If there is none of that name, it cannot be imported, or it needs labels and there are none.
+        ConfigError: If no metric has that name, the function cannot be imported, or labels are needed and missing.
     """
     name = name or ("accuracy" if has_labels else "sqnr")
     if (at := _POSITION.fullmatch(name)) is not None:
@@ -223,9 +225,9 @@ def metric_of(name: str | None, output: str, *, has_labels: bool) -> Metric:
 
 
 def _imported(name: str, module: str, function: str) -> Callable[..., Any]:
-    """A function of a module that is installed, or lies in the present folder."""
+    """A function of a module that is installed, or lies in the current folder."""
     if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, folder)  # and it stays: the function may import its neighbours later
+        sys.path.insert(0, folder)  # not removed again: the function may import modules of the folder when it is called
     problem = f"the metric '{name}' cannot be imported"
     try:
         loaded = importlib.import_module(module)
@@ -244,11 +246,11 @@ def _imported(name: str, module: str, function: str) -> Callable[..., Any]:
         raise ConfigError(
             f"the metric '{name}' is of the type {kind}, and no function of outputs and labels; name a function"
         )
-    return found  # type: ignore[no-any-return]  # it is checked to be callable
+    return found  # type: ignore[no-any-return]  # `callable` was checked above
 
 
 def _remedy_of_import(module: str, folder: str, error: BaseException) -> str:
-    """What to do about a module that cannot be imported."""
+    """The remedy of a failed import, for the message."""
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing is None:
         return f"correct what {module} does when it is imported"
@@ -258,13 +260,13 @@ def _remedy_of_import(module: str, folder: str, error: BaseException) -> str:
 
 
 def _digest(function: Callable[..., Any]) -> str:
-    """The file of a function, hashed."""
+    """A hash of the file that defines a function; empty if there is no such file."""
     file = getattr(sys.modules.get(getattr(function, "__module__", "")), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
 
 
 def _numbers(outputs: Outputs, output: str) -> NDArray[Any]:
-    """An output in which there is a number everywhere."""
+    """An output; raises ConfigError if it holds NaN."""
     found: NDArray[Any] = outputs[output]
     numbers = found if found.dtype.kind in "iubf" else found.astype(np.float64)  # NumPy cannot test types of ml_dtypes
     if numbers.dtype.kind == "f" and np.isnan(numbers).any():

@@ -1,4 +1,4 @@
-"""Outputs of a model for samples that come batch by batch: joined, or one of them kept for later."""
+"""Outputs of a model that come batch by batch: all outputs joined, or one output kept for later."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from onnx_gconv.simulation.samples import Samples
 __all__ = ["KeptOutput", "Outputs", "joined"]
 
 Outputs: TypeAlias = Mapping[str, Any]
-"""Outputs of a model by name, for some samples, or for all."""
+"""The outputs of a model by name, for one batch or for all samples."""
 
 _IN_MEMORY = 1 << 26
-"""An output of all samples of no more bytes is kept in memory, as is one of a single run."""
+"""Outputs of at most this many bytes for all samples are kept in memory; so are those of a single run."""
 
 
 class KeptOutput:
-    """One output of a model, for all samples. One that is large is written to a file.
+    """One output of a model, for all samples: in memory, or in a file if it is large.
 
     Args:
-        name: The output.
-        samples: What the model is run on.
-        folder: Where that file is, which is removed with the folder.
+        name: The name of the output.
+        samples: The samples on which the model runs.
+        folder: The folder for the file. Who gives the folder removes it.
     """
 
     def __init__(self, name: str, samples: Samples, folder: Path) -> None:
@@ -42,14 +42,14 @@ class KeptOutput:
 
     @property
     def is_on_disk(self) -> bool:
-        """Whether it is in a file."""
+        """Whether the output is in a file."""
         return self._file is not None
 
     def passing(self, batches: Iterable[Outputs]) -> Iterator[Outputs]:
-        """The same batches, of which the output is kept before each is given on.
+        """The same batches, one after the other; the output of each batch is kept before the batch is yielded.
 
         Raises:
-            ConfigError: If the disk has no room for it.
+            ConfigError: If the output cannot be written to the disk.
         """
         file: IO[bytes] | None = None
         try:
@@ -58,7 +58,7 @@ class KeptOutput:
                 if file is None and not self._parts and not self._samples.is_of_one_run:
                     self._row = part.shape[1:], part.dtype
                     if part.nbytes // max(1, len(part)) * self._samples.count > _IN_MEMORY:
-                        # Unbuffered: who is given a batch may read it at once.
+                        # Unbuffered: whoever gets a batch may read its output from the file at once.
                         file = tempfile.NamedTemporaryFile("wb", 0, dir=self._folder, prefix="output-", delete=False)  # noqa: SIM115 - closed below
                         self._file = Path(file.name)
                 if file is None:
@@ -76,13 +76,13 @@ class KeptOutput:
             pass
 
     def keep_array(self, array: NDArray[Any]) -> None:
-        """Keep an output that is known for all samples."""
+        """Keep an output that is given for all samples."""
         self._parts = [array] if self._samples.is_of_one_run else [array[rows] for rows in self._samples.rows()]
 
     def _write(self, file: IO[bytes], part: NDArray[Any]) -> None:
         try:
             left = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
-            while left:  # a file without a buffer may take a part of it
+            while left:  # `write` of a file without a buffer may write only a part
                 left = left[file.write(left) :]
         except OSError as error:
             raise ConfigError(
@@ -98,7 +98,7 @@ class KeptOutput:
         row, dtype = self._row
         shape = (rows.stop - rows.start, *row)
         row_bytes = int(np.prod(row, dtype=np.int64)) * dtype.itemsize
-        # As bytes, since files cannot be read as types of ml_dtypes.
+        # Read as bytes: `numpy.fromfile` cannot read the types of ml_dtypes, such as bfloat16.
         read = np.fromfile(self._file, np.uint8, shape[0] * row_bytes, offset=rows.start * row_bytes)
         part: NDArray[Any] = read.view(dtype).reshape(shape)
         return part
@@ -109,7 +109,7 @@ class KeptOutput:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def digest(self) -> str:
-        """A hash of it."""
+        """A hash of the output for all samples."""
         hashed = hashlib.sha256()
         for rows in self._samples.rows():
             part = self.part(rows)

@@ -1,4 +1,4 @@
-"""From a model to one whose weights can be put on chips: mapped, checked, and with its weights as inputs."""
+"""Prepares a model for simulation: maps it, checks its weights, and makes the weights inputs of the model."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = ["BenchFiles", "asked_inputs", "check_weights", "mapped_for", "saved_f
 
 @dataclass(frozen=True)
 class BenchFiles:
-    """What a bench is made of.
+    """The files from which a `Bench` is made.
 
     Attributes:
         bench: The model whose weights are inputs.
         names: The names of these inputs.
-        mapped: The mapped model; None if nobody has asked for it.
+        mapped: The mapped model; None if it was not asked for.
     """
 
     bench: Path
@@ -52,10 +52,11 @@ def asked_inputs(
     values: Mapping[str, ValueRange] | None,
     seed: int,
 ) -> AskedInputs:
-    """What is asked for as inputs; what is said of them has to be for inputs of that kind.
+    """The inputs that a caller asks for: a file, tokens or generated inputs. Arguments are those of `simulate`.
 
     Raises:
-        ConfigError: If it is not, or the batch is no whole number.
+        ConfigError: If an option is given that does not apply to inputs of that kind, or the batch is not a whole
+            number from 1.
     """
     batch = None if batch is None else whole_number("batch", batch, 1)
     if inputs is not None and token_ids is not None:
@@ -85,22 +86,22 @@ def mapped_for(
     config: ConfigurationLike | None = None,
     mapping: MappingOptions | None = None,
 ) -> tuple[Mapped | None, tuple[MappedWeight, ...]]:
-    """Map a plain model in place for a device; a mapped one stays as it is.
+    """Map a plain model in place for a device; leave a mapped model as it is.
 
     Args:
         device: The device model.
         graph: The model.
-        source: Its file, for messages.
-        watched: The files that it is read from.
-        converter: As for `MapConductances`, as the next two.
-        config: A configuration.
-        mapping: What is said besides.
+        source: The file of the model, for messages.
+        watched: The files that the model is read from.
+        converter: See `MapConductances`.
+        config: The configuration of the mapping, see `MapConductances`.
+        mapping: More options of the mapping, see `MapConductances`.
 
     Returns:
-        How it was mapped, None if it was mapped already; and its weights.
+        How the model was mapped, or None if it was mapped already; and its mapped weights.
 
     Raises:
-        GconvError: If it cannot be mapped, or has no targets any more.
+        GconvError: If the model cannot be mapped, or its conductances are not targets but those of a chip.
     """
     with named_in_messages(source, options_concern_it=False), watched.blamed():
         done = mapped_in_memory(graph, device, converter, config, mapping or {})
@@ -123,14 +124,14 @@ def saved_for_bench(
     *,
     with_mapped: bool,
 ) -> BenchFiles:
-    """Write a mapped model with its weights as inputs. It carries no mapping any more.
+    """Write a mapped model as one without a mapping, whose weights are inputs.
 
     Args:
-        graph: The model, which is changed.
-        weights: Its weights.
-        folder: Where to.
-        source: Its file, for messages.
-        watched: The files that it is read from.
+        graph: The mapped model, which is changed in place.
+        weights: The weights of the model.
+        folder: The folder to write to.
+        source: The file of the model, for messages.
+        watched: The files that the model is read from.
         with_mapped: Whether to write the mapped model, too.
     """
     mapped = folder / "mapped.onnx" if with_mapped else None

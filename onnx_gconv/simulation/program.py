@@ -1,4 +1,4 @@
-"""Programs a simulated chip: writes a mapped model with the conductances that devices hold in place of the targets."""
+"""Programs a simulated chip: writes a mapped model whose conductances are those of the chip, not the targets."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class _Instance:
     """A chip that is written as a model.
 
     Attributes:
-        chips: The chips that it is one of.
-        number: Which of them.
-        seconds: How long after programming it is read.
-        live: How the model draws readings; None if it is read once.
-        spool: Where its conductances are kept until they are written.
+        chips: All chips of the device model and the seed.
+        number: The number of this chip.
+        seconds: How long after programming the chip is read.
+        live: How the model draws readings; None if the chip is read once.
+        spool: Keeps the simulated conductances until they are written.
     """
 
     chips: Chips
@@ -65,7 +65,7 @@ class _Instance:
 
     @property
     def moment(self) -> Moment:
-        """What becomes of conductances before they are written."""
+        """Which conductances are written: one reading, or the means of readings that the model draws itself."""
         return "read" if self.live is None else "drifted"
 
     @property
@@ -94,36 +94,36 @@ def program_model(
     """Write one simulated chip as an ONNX model: programmed once, drifted for some time, and read once.
 
     Devices are programmed to the conductances of the mapping, and the weights are rebuilt with the scale of the
-    mapping, as the hardware does it. aihwkit's `program_analog_weights` and `drift_analog_weights` convert programmed
-    weights again, with another scale; its `apply_noise` gives what this function gives.
+    mapping, as the hardware does it. `apply_noise` of aihwkit does the same. aihwkit's `program_analog_weights` and
+    `drift_analog_weights` do not: they compute a new scale from the programmed weights.
 
-    The same seed and chip give the same model, whatever the machine has of processors and memory. Chips of other times
-    with that seed are the same devices later. Memory does not grow with the model.
+    The same seed and chip give the same model on any number of processors and with any memory. With another time they
+    give the same devices, after more or less drift. Memory does not grow with the model.
 
     Args:
         mapped: The mapped model, as a file or in memory as for `simulate`. It is not changed.
-        output: The model to write; beside the file of `mapped`, named ``NAME.chip.onnx``, if None.
-        device: The name of a device model, or of a preset that has one; or a device model.
-        settings: Of the device model, if it is given by its name, such as ``{"read_scale": 0.5}``.
+        output: The model to write. If None, it is named ``NAME.chip.onnx`` and written beside the file of `mapped`.
+        device: The name of a device model, the name of a preset that has one, or a device model.
+        settings: Settings of a device model that is given by its name, such as ``{"read_scale": 0.5}``.
         time: How long after programming the chip is read: seconds, or a text such as ``1d``.
-        seed: Of all random numbers.
-        chip: Which chip of that seed; each has devices of its own.
-        drift_compensation: ``global`` multiplies each weight by one factor, in its scale, so that drift on the whole
-            has no effect, see `drift_factor`; ``tile`` and ``column`` do so for each tile or output column, where each
-            has a scale of its own; ``none`` leaves the scale.
-        read_noise: ``fixed`` reads the chip once: each run of the model computes with these readings. ``live`` stores
-            what devices have after drift, and puts nodes into the model that draw the noise of a reading, anew in each
-            run; drift is then compensated for these conductances without noise, and so are errors given. The devices
-            and their drift are those of ``fixed``.
+        seed: The seed of all random numbers.
+        chip: The number of the chip. Each chip of a seed has devices of its own.
+        drift_compensation: ``global`` corrects the scale of each weight by one factor, which undoes the mean effect of
+            drift, see `drift_factor`. ``tile`` and ``column`` do so for each tile or output column; each of these needs
+            a scale of its own. ``none`` leaves the scale as it is.
+        read_noise: ``fixed`` reads the chip once, and each run of the model computes with these readings. ``live``
+            stores the conductances after drift without read noise, and adds nodes to the model that draw the noise
+            in each run. Drift factors and errors are then those of the conductances without read noise. Devices and
+            their drift are the same for both.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
         progress: Called with the step ("simulate", "write"), what is done and how much there is.
 
     Raises:
-        ModelError: If the model cannot be read, is no mapped model with targets, or ONNX Runtime could not draw noise
-            in it.
+        ModelError: If the model cannot be read or is not mapped, its conductances are not targets but those of a chip,
+            or ONNX Runtime cannot run the nodes that draw noise in it.
         ConfigError: If there is no such device, an option is wrong, conductances are outside of the range of the device
-            model, drift cannot be compensated in that way, the device does not say how readings are spread, or the
-            output cannot be written.
+            model, drift cannot be compensated in that way, the device model does not give the standard deviation of
+            readings, or the output cannot be written.
     """
     given = GivenModel.of(mapped, "program_model")
     source, target = given.label, given.output(output, default_chip_path)
@@ -173,7 +173,7 @@ def program_model(
 
 
 def default_chip_path(mapped: Path) -> Path:
-    """``model.chip.onnx`` beside ``model.gconv.onnx``."""
+    """The default path of a chip's model: ``model.chip.onnx`` beside ``model.gconv.onnx``."""
     return mapped.with_name(f"{stem_of_mapped(mapped)}.chip{mapped.suffix}")
 
 
@@ -197,7 +197,7 @@ def _simulated(
     instance: _Instance,
     progress: Progress | None,
 ) -> Iterator[tuple[MeasuredConductances, SimulatedWeight]]:
-    """What takes the place of the conductances of each weight, and its figures, in their order."""
+    """The simulated conductances of each weight and its line of the report, in the order of the weights."""
     sizes = [math.prod(weight.record.shape) * len(weight.record.conductances) for weight in weights]
     report, done = progress_of_step(progress, "simulate"), 0
     with ThreadPoolExecutor(worker_count()) as executor:
@@ -219,7 +219,10 @@ def _drift_factor(
     read: Sequence[StreamedTensor],
     compensation: DriftCompensation,
 ) -> FloatOrArray:
-    """What compensates the drift of a weight, of which all devices are programmed and read once, and kept then."""
+    """The factors that compensate the drift of a weight.
+
+    All devices are programmed and read once for it; readings that `read` keeps are stored on the way.
+    """
     before, after = AbsoluteSums(record, compensation), AbsoluteSums(record, compensation)
 
     def chunks(tensor: SimulatedTensor, kept: StreamedTensor) -> Iterator[tuple[NDArray[Any], ...]]:
@@ -234,7 +237,7 @@ def _drift_factor(
 
 def _one(weight: MappedWeight, instance: _Instance) -> tuple[MeasuredConductances, SimulatedWeight]:
     record, chip, live = weight.record, instance.chip, instance.live
-    # They are read to compute factors and errors, and once more to be written.
+    # The simulated conductances are read for the drift factors, for the errors and for the output: keep them.
     tensors = simulated_tensors(weight, chip, instance.moment)
     read = [instance.spool.kept(tensor) for tensor in tensors]
     factor = 1.0 if chip.compensation == "none" else _drift_factor(record, tensors, read, chip.compensation)

@@ -1,4 +1,4 @@
-"""What was programmed, for programs and for people."""
+"""The report of a programmed chip, for programs and for people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["ProgramReport", "ReadNoiseMode", "SimulatedWeight"]
 
 ReadNoiseMode: TypeAlias = Literal["fixed", "live"]
-"""``fixed``: a chip is read once; ``live``: each run of its model draws a new reading."""
+"""``fixed``: the chip is read once; ``live``: each run of its model draws new readings."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ class SimulatedWeight:
     """A weight on a simulated chip.
 
     Attributes:
-        name: Of the weight.
-        graph: Path of the graph that owns it; empty for the main graph.
-        cells: How many devices it has.
+        name: The name of the weight.
+        graph: Path of the graph that owns the weight; empty for the main graph.
+        cells: How many devices the weight has.
         max_abs: max|W| of the weight that was mapped.
-        max_abs_error: Largest distance from what the targets give, in units of weight.
-        rms_error: Root mean square of that distance.
-        sqnr_db: Ratio of the power of the weight to that of the errors, in dB; None if one of them is 0.
-        drift_factor: By what it is multiplied to compensate drift; the mean, if there are several.
-        drift_factor_range: The smallest and the largest.
-        known_as: What people know it by: its parameter in the exported program, its module, or its name.
+        max_abs_error: The largest absolute difference from the weight that the targets give, in units of weight.
+        rms_error: The root mean square of that difference, in units of weight.
+        sqnr_db: Ratio of the power of the weight to the power of the errors, in dB; None if either power is 0.
+        drift_factor: The factor that compensates drift; the mean, if there are several.
+        drift_factor_range: The smallest and the largest of these factors.
+        known_as: What people call the weight: its parameter in the exported program, its module, or its name.
     """
 
     name: str
@@ -58,10 +58,11 @@ class ProgramReport(ShownReport):
         mapped: The mapped model.
         output: The model of the chip.
         files: The files that were written.
-        simulated: The chip, as the manifest has it.
-        weights: Its weights.
+        simulated: The chip, as the manifest of the output describes it.
+        weights: The weights on the chip.
         notes: Other remarks, a line each.
-        read_noise: Whether each run of the model draws new readings; ``fixed``, too, if readings have no noise.
+        read_noise: ``live`` if each run of the model draws new readings; ``fixed`` if not, also where live noise was
+            asked for but readings of these devices have no noise.
     """
 
     mapped: Path

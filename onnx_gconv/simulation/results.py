@@ -1,4 +1,4 @@
-"""Tables and pictures of a simulation as files."""
+"""Writes the tables and pictures of simulations to files."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from onnx_gconv.simulation.simulation_report import SimulationReport
 
 __all__ = ["ResultFiles", "check_results", "write_results"]
 
-# How they begin
+# The first bytes of the files
 _PICTURES = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 _TABLES = (b"seconds,chip,", b"candidate,seconds,chip,")
 
 
 @dataclass(frozen=True)
 class ResultFiles:
-    """Where results go; None for nowhere."""
+    """The files for the table and the picture; None for one that is not asked for."""
 
     csv: Path | None
     plot: Path | None
 
 
 def check_results(csv: Path | None, plot: Path | None) -> ResultFiles:
-    """Check that results can be written, before a simulation takes its time.
+    """Check that results can be written, before the simulation takes its time.
 
-    Only an older table, or a picture of that kind, is replaced: any other file may be one that is simulated.
+    Only an older table of a simulation, or a picture of the same kind, is replaced. Any other file is kept: it could
+    be the model or the inputs.
 
     Raises:
-        ConfigError: If one cannot be, would replace something else, or is a picture of a kind that is not drawn.
+        ConfigError: If a file cannot be written, would replace another kind of file, or names a kind of picture that
+            is not supported.
     """
     for path in (csv, plot):
         if path is None:
@@ -54,7 +56,7 @@ def check_results(csv: Path | None, plot: Path | None) -> ResultFiles:
 
 
 def _check_replaced(path: Path, begins: tuple[bytes, ...], kind: str) -> None:
-    """Raise ConfigError if there is something that does not begin like an older result."""
+    """Raise ConfigError if the file exists and does not begin like an older result."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise ConfigError(f"cannot write '{path}': it is a link, or no file; choose another name")
     try:
@@ -69,10 +71,10 @@ def _check_replaced(path: Path, begins: tuple[bytes, ...], kind: str) -> None:
 
 
 def write_results(report: SimulationReport | ComparisonReport, files: ResultFiles) -> None:
-    """Write what was asked for; each file appears whole or not at all.
+    """Write the files that were asked for. Each appears whole or not at all.
 
     Raises:
-        ConfigError: If it cannot be written.
+        ConfigError: If a file cannot be written.
     """
     if files.csv is not None:
         _write(files.csv, report.to_csv().encode("utf-8"))

@@ -37,15 +37,15 @@ def weights_as_inputs(model: ir.Model, weights: Sequence[MappedWeight]) -> tuple
         before:  Sub(W.g_plus, W.g_minus) -> W.g_difference    Div(W.g_difference, W.g_scale) -> W    MatMul(x, W)
         after:   MatMul(x, W.simulated)                        with W.simulated an input
 
-    Integers of 4 bits, float8 and others of which ONNX Runtime takes no arrays come as float32, which holds all of them
-    exactly, and a Cast makes them what they are.
+    ONNX Runtime's Python interface takes no arrays of some types, such as 4-bit integers and float8. Inputs for weights
+    of these types are float32, which holds their values exactly, and a Cast gives the type of the weight.
 
-    A value of the main graph is seen in the bodies of If, Loop and Scan, too. A weight that is an output of a graph is
-    given by an Identity node there.
+    The bodies of If, Loop and Scan can use inputs of the main graph directly. If a weight is also an output of a graph,
+    an Identity node produces that output.
 
     Args:
-        model: The mapped model. It carries no mapping any more.
-        weights: Its weights.
+        model: The mapped model, which is changed in place and loses its manifest.
+        weights: All its mapped weights.
 
     Returns:
         The names of the inputs, one for each weight.
@@ -72,7 +72,7 @@ def weights_as_inputs(model: ir.Model, weights: Sequence[MappedWeight]) -> tuple
 
 
 def _replace_outputs(old: ir.Value, new: ir.Value) -> None:
-    """Let the outputs of a graph that are one value be another one, under the old name."""
+    """Produce the outputs of a graph that are `old` from `new` instead, under the old name."""
     producer = old.producer()
     if not old.is_graph_output() or producer is None or not isinstance(graph := producer.graph, ir.Graph):
         return

@@ -20,21 +20,21 @@ from onnx_gconv.runtime.stored_arrays import ArrayForm, StoredArray
 __all__ = ["SampleArray", "SampleFile", "Samples", "load_samples"]
 
 SampleArray: TypeAlias = NDArray[Any] | StoredArray
-"""An array in memory, or one in a file, of which rows are read when they are asked for."""
+"""An array in memory, or one in a file whose rows are read when they are needed."""
 
 _BATCH_OF_STORED = 1 << 26
-"""Without --batch, a run gets no more bytes than that of samples that are not held in memory, or one sample."""
+"""Without --batch, a run gets at most this many bytes of samples that stay in a file, but at least one sample."""
 
 
 @dataclass(frozen=True)
 class SampleFile:
-    """A file from which samples are read while they are used.
+    """An .npz file from which samples are read batch by batch.
 
     Attributes:
         path: The file.
-        labels: The name of its array of labels.
+        labels: The name of the array of labels in the file; None if there are none.
         batch: How many samples go into one run.
-        contents: The name, size and checksum of each array, which tell it from another file.
+        contents: The name, size and checksum of each array, to detect that another file has taken its place.
     """
 
     path: Path
@@ -45,22 +45,22 @@ class SampleFile:
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs of a model.
+    """The inputs on which a model runs, and their labels.
 
     Attributes:
-        arrays: By name of the input. Those of `sliced` have the samples along their first axis; others are the same
-            for each batch.
-        sliced: The names of these inputs.
+        arrays: An array for each input, by its name. Inputs of `sliced` have the samples along their first axis; all
+            batches share the others.
+        sliced: The names of the inputs that are cut into batches.
         count: How many samples there are.
-        batch: How many of them go into one run.
-        labels: One for each sample, or row of scores; None if there are none.
-        source: Where they come from.
-        file: The file, if they are not in memory.
-        notes: What is to be said of them, a line each.
-        unwritten: Which elements of outputs the model does not write for them, by name of the output.
-        completed: Inputs that were generated to go with those of the first batch, the largest one, by name. All batches
-            have the same.
-        completed_along: The names of those that have the samples along their first axis.
+        batch: How many samples go into one run.
+        labels: The class of each sample, or of each row of scores; None if there are none.
+        source: Where the samples come from, for reports and messages.
+        file: The file that holds the samples; None if they are in memory.
+        notes: Notes for the report, a line each.
+        unwritten: For each output that the model writes only in part: True for the elements that it does not write.
+        completed: Inputs that were not given but generated to fit the first batch, which is the largest, by name. All
+            batches share them.
+        completed_along: The names of the generated inputs that have the samples along their first axis.
     """
 
     arrays: Mapping[str, SampleArray]
@@ -76,7 +76,7 @@ class Samples:
     completed_along: frozenset[str] = frozenset()
 
     def batches(self) -> Iterator[dict[str, NDArray[Any]]]:
-        """The inputs of one run after the other."""
+        """The inputs of one run after the other, by name."""
         for rows in self.rows():
             count = rows.stop - rows.start
             yield {
@@ -87,42 +87,42 @@ class Samples:
             }
 
     def rows(self) -> Iterator[slice]:
-        """Which samples go into one run after the other."""
+        """The numbers of the samples of one run after the other."""
         for start in range(0, max(self.count, 1), max(self.batch, 1)):
             yield slice(start, min(start + self.batch, self.count))
 
     @property
     def is_of_one_run(self) -> bool:
-        """Whether all go into one run. Then outputs need not have them along their first axis."""
+        """Whether all samples go into one run. Outputs then need not have the samples along their first axis."""
         return self.count <= self.batch
 
 
 def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, batch: int | None, spool: Path) -> Samples:
     """Samples from an .npz file with an array for each input, and one for the labels.
 
-    The first axis of the first input, which is not a scalar, is that of the samples. Other inputs have it too if their
-    first axis is as long, and of the same name or size in the model; all others are the same for each batch.
+    The first input that is not a scalar has the samples along its first axis. So has another input if its first axis
+    is as long, and has the same name or size in the model or none. All batches share the remaining inputs.
 
-    Of a language model, the tokens are enough; what goes with them is still to be generated, see `Bench.completed`.
+    For a language model the tokens are enough; `Bench.samples` generates the other inputs.
 
-    Large inputs are not held in memory, but read batch by batch: from where they are in the file, or, if they are
-    compressed, from a file to which they are unpacked.
+    Large inputs are not held in memory, but read batch by batch: from the .npz file itself, or, if they are compressed,
+    from a file into which they are unpacked.
 
     Args:
         path: The file.
         specs: The inputs of the model.
-        labels: The name of the array of labels.
-        batch: How many samples go into one run; the model's batch if that is fixed, else all of them, or a part of
-            large ones, if None.
-        spool: A folder for large inputs that are unpacked, which has to stay as long as the samples are used.
+        labels: The name of the array of labels; None if there are none.
+        batch: How many samples go into one run. If None: the batch of the model if it is fixed; else all samples, or as
+            many as have 64 MiB if they stay in the file.
+        spool: A folder for large inputs that are unpacked. It has to exist as long as the samples are used.
 
     Raises:
-        ConfigError: If the file cannot be read, an array is missing or of another type or shape, there are not as many
-            labels as samples, or the samples cannot be cut into batches.
+        ConfigError: If the file cannot be read, an array is missing or has a wrong type or shape, the numbers of labels
+            and samples differ, or the samples cannot be cut into batches.
     """
     if labels is not None and labels in {spec.name for spec in specs}:
         raise ConfigError(f"{path}: the labels '{labels}' are an input of the model; give them another name")
-    # The first axis may be that of the samples, and of any length.
+    # The first axis may be that of all samples, so that it may be longer than the batch of the model.
     inputs = [replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec for spec in specs]
     may_lack = may_be_generated(specs)
 
@@ -143,12 +143,12 @@ def load_samples(path: Path, specs: Sequence[InputSpec], labels: str | None, bat
     stored = [array for name, array in arrays.items() if name in cut.along and isinstance(array, StoredArray)]
     if batch is None and not cut.is_fixed and stored:
         size = min(size, max(1, _BATCH_OF_STORED // max(1, sum(array.row_bytes for array in stored))))
-        while size > 2 and cut.count % size == 1:  # noqa: PLR2004 - ONNX Runtime has other kernels for one row alone
+        while size > 2 and cut.count % size == 1:  # noqa: PLR2004 - no last batch of one: its kernels round differently
             size -= 1
         mebibytes = sum(array.nbytes for array in stored) / 2**20
         notes = (f"the samples are {mebibytes:,.0f} MiB: a run takes {size:,} of them; --batch chooses another number",)
     sliced = cut.along if size < cut.count else frozenset()
-    # What all batches share is held in memory, whatever its size.
+    # Inputs that all batches share are held in memory, whatever their size.
     known = {
         name: array[:] if isinstance(array, StoredArray) and name not in sliced else array
         for name, array in arrays.items()
@@ -168,8 +168,8 @@ class _Cut:
 
     Attributes:
         count: How many samples there are.
-        size: How many of them go into one run, if nothing else is known.
-        along: The inputs that have them along their first axis.
+        size: How many samples go into one run.
+        along: The names of the inputs that have the samples along their first axis.
         is_fixed: Whether the model takes batches of that size only.
     """
 
@@ -182,7 +182,13 @@ class _Cut:
     def of(
         cls, shapes: Mapping[str, tuple[int, ...]], specs: Sequence[InputSpec], batch: int | None, path: Path
     ) -> _Cut:
-        """How arrays of some shapes are cut.
+        """How inputs are cut into batches.
+
+        Args:
+            shapes: The shape of each array of samples, by the name of the input.
+            specs: The inputs of the model.
+            batch: The size of batches that was asked for; None to decide by the model.
+            path: The file of the samples, for messages.
 
         Raises:
             ConfigError: If there are no samples, or the model does not take batches of that size.

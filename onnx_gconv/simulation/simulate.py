@@ -1,4 +1,4 @@
-"""Simulates many chips at several times, and says how good their outputs are."""
+"""Simulates many chips at several times after programming, and reports how good their outputs are."""
 
 from __future__ import annotations
 
@@ -60,51 +60,52 @@ def simulate(
     journal: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> SimulationReport:
-    """Say how good the outputs of a model are on chips of a device, some time after programming.
+    """Report how good the outputs of a model are on chips of a device, at some times after programming.
 
-    Each repeat is a chip of its own; at each time it is the same chip later, read anew. Repeat `k` at a time is the
-    chip that `program_model` writes for the same seed and ``chip=k``: both give the same outputs. Results do not depend
-    on the number of workers.
+    Each repeat is another chip. At each time the same chip has drifted for longer and is read again. Repeat `k` at a
+    time is the chip that `program_model` writes for the same seed, time and ``chip=k``: both give the same outputs.
+    Results do not depend on the number of workers.
 
     Args:
         model: The mapped model, as a file, as an `onnx_ir.Model`, as an `onnx.ModelProto`, or as
-            ``torch.onnx.export`` returns it; or a plain one, which is mapped in memory, to the range of the device if
-            nothing else is said of the range.
-        device: As for `program_model`.
+            ``torch.onnx.export`` returns it; or a plain model, which is mapped in memory: to the range of the device,
+            unless another range is given.
+        device: The device model, as for `program_model`.
         converter: The rule weight ⇄ conductances by which a plain model is mapped, as for `map_model`.
-        config: A configuration of that mapping, or the TOML file that holds one.
-        mapping: How a plain model is mapped besides, and what of it, such as ``{"granularity": "channel"}``; it wins
-            over `config`.
-        settings: Of the device model.
-        times: How long after programming: seconds, or texts such as ``1d``; several, or one.
-        repeats: How many chips.
-        inputs: An .npz file with an array for each input, samples along the first axis, and the labels. Generated
-            inputs if None. Of a language model, the tokens are enough: mask, positions and caches without earlier
-            tokens are generated to go with them.
-        token_ids: In place of `inputs`: the tokens of one prompt.
-        labels: The name of the array of labels in that file, which are numbers of classes.
-        metric: ``accuracy`` or ``topK``, such as ``top5``, which need labels; ``sqnr`` in dB, ``cosine`` or
-            ``agreement`` of the largest element, with the outputs of the ideal model, which has the targets as its
-            weights; each of them also at one position of a text, as ``agreement@last`` or ``sqnr@0``; or
-            ``module:function``, which is called with the outputs by name and the labels. If None, accuracy with labels,
-            else SQNR.
-        output: The output that the metric is about; the first one of floats if None.
-        batch: How many samples go into one run; if None, what the model takes, or all, or of more than 256 MiB so many
-            as have 64 MiB. Results depend on it as far as ONNX Runtime's arithmetic does.
+        config: The configuration by which a plain model is mapped, or the TOML file that holds it.
+        mapping: More options of the mapping of a plain model, such as ``{"granularity": "channel"}``. They win over
+            `config`.
+        settings: The settings of the device model.
+        times: One or more times after programming, in seconds or as texts such as ``1d``.
+        repeats: How many chips to simulate.
+        inputs: An .npz file with an array for each input, which has the samples along its first axis, and an array of
+            labels; None for generated inputs. For a language model the tokens are enough: mask, positions and empty
+            caches are generated to fit them.
+        token_ids: The tokens of one prompt, in place of `inputs`.
+        labels: The name of the array of labels in `inputs`. Labels are numbers of classes.
+        metric: ``accuracy`` or ``topK``, such as ``top5``, which need labels; or ``sqnr`` in dB, ``cosine`` or
+            ``agreement`` of the largest element, which compare with the outputs of the ideal model, whose weights are
+            those of the targets. Each of these can be limited to one position of a text, as in ``agreement@last`` or
+            ``sqnr@0``. Or ``module:function``, which is called with the outputs by name and the labels. If None,
+            accuracy with labels, else SQNR.
+        output: The output that the metric looks at; the first output of floating-point numbers if None.
+        batch: How many samples go into one run. If None: the batch of the model if it is fixed; else all samples, or,
+            if they have more than 256 MiB, as many as have 64 MiB. Another batch may change the last digits, because
+            ONNX Runtime then adds in another order.
         dims: Sizes of symbolic dimensions of generated inputs.
-        values: Values of generated inputs.
-        seed: Of all random numbers.
-        drift_compensation: As for `program_model`.
-        sensitivity: Whether to measure each layer alone, too: one weight is on the chip, all others are ideal, at the
-            last time.
+        values: Ranges of values of generated inputs.
+        seed: The seed of all random numbers.
+        drift_compensation: How drift is compensated, as for `program_model`.
+        sensitivity: Whether to measure each layer alone, too: only one weight is on the chip and all others are ideal,
+            at the last time.
         workers: How many trials are computed at once.
-        dask: The Dask cluster that computes the trials, if it is not this machine: the address of its scheduler, such
-            as ``tcp://127.0.0.1:8786``, or a `distributed.Client`.
-        journal: A file in which finished trials are noted; one that was stopped goes on from there.
-        progress: Called with the step ("simulate"), the trials that are done, and how many there are.
+        dask: A Dask cluster that computes the trials in place of this process: the address of its scheduler, such as
+            ``tcp://127.0.0.1:8786``, or a `distributed.Client`.
+        journal: A file that records finished trials. A simulation that was stopped goes on from there.
+        progress: Called with the step ("simulate"), the number of finished trials and the number of all trials.
 
     Raises:
-        ModelError: If the model cannot be read or mapped, or has no targets any more.
+        ModelError: If the model cannot be read or mapped, or its conductances are not targets but those of a chip.
         UnmappableWeightError: If a weight of a plain model has values that no conductance can hold.
         ConfigError: If an option is wrong, inputs or labels do not fit the model, the metric fails, ONNX Runtime does
             not run the model, conductances are outside of the range of the device model, or the Dask cluster cannot be
@@ -140,11 +141,11 @@ def simulate(
                 figure = metric_of(metric, chosen, has_labels=samples.labels is not None)
                 ideal = KeptOutput(chosen, samples, Path(folder))
                 of_ideal = figure.of(ideal.passing(chain([first], batches)), samples, ideal)
-                del targets, first, batches  # which hold all weights
+                del targets, first, batches  # they hold all weights in memory
                 experiment = Experiment(bench, on_chips, chips, samples, figure, chosen, ideal, source, files.mapped)
                 identity = {} if journal is None else experiment.identity(of_model, done)
                 with opened_journal(None if journal is None else Path(journal), identity) as notes:
                     found = figures_of(experiment, trials, executor, notes, progress_of_step(progress, "simulate"))
-                watched.check()  # samples and conductances that are large are read again for each chip
+                watched.check()  # each chip reads large samples and conductances again: the files must not have changed
     said = (*(() if done is None else done.notes), *samples.notes, *executor.notes)
     return report_of(experiment, of_ideal, seconds, repeats, found, notes=said, with_layers=sensitivity)

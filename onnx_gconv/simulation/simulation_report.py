@@ -1,4 +1,4 @@
-"""How good chips are over time, for programs and for people."""
+"""The report of a simulation: how good chips are over time, for programs and for people."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class SimulatedTime:
     """The chips at one time.
 
     Attributes:
-        seconds: How long after programming.
-        values: The metric, one of each chip.
-        spread: Their mean, standard deviation and confidence interval.
+        seconds: The time after programming, in seconds.
+        values: The metric of each chip.
+        spread: Mean, standard deviation and confidence interval of these values.
     """
 
     seconds: float
@@ -48,7 +48,7 @@ class SimulatedTime:
     spread: Spread
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values; what is infinite is null."""
+        """All figures as JSON values; infinite ones are null."""
         return {
             "seconds": self.seconds,
             "time": time_text(self.seconds),
@@ -59,15 +59,15 @@ class SimulatedTime:
 
 @dataclass(frozen=True)
 class SimulatedLayer:
-    """Chips that have one layer, while all others are ideal.
+    """The sensitivity of one layer: only its weight is on the chips, while all other weights are ideal.
 
     Attributes:
-        name: Of the weight.
-        graph: Path of the graph that owns it.
-        seconds: How long after programming.
-        values: The metric, one of each chip.
-        spread: Their mean, standard deviation and confidence interval.
-        known_as: What people know the weight by: its parameter in the exported program, its module, or its name.
+        name: The name of the weight.
+        graph: Path of the graph that owns the weight; empty for the main graph.
+        seconds: The time after programming, in seconds.
+        values: The metric of each chip.
+        spread: Mean, standard deviation and confidence interval of these values.
+        known_as: What people call the weight: its parameter in the exported program, its module, or its name.
     """
 
     name: str
@@ -78,7 +78,7 @@ class SimulatedLayer:
     known_as: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values; what is infinite is null."""
+        """All figures as JSON values; infinite ones are null."""
         return {
             "name": self.name,
             "known_as": self.known_as or self.name,
@@ -94,21 +94,21 @@ class SimulationReport(ShownReport):
     """The result of `simulate`.
 
     Attributes:
-        mapped: The mapped model.
+        mapped: The model that was simulated.
         device: The name of the device model.
-        settings: Its settings, as far as they were given by name.
-        seed: Of all random numbers.
-        repeats: How many chips there were.
-        drift_compensation: As asked for.
-        metric: The metric.
-        unit: Its unit; empty for none.
-        output: The output that it is about.
-        ideal: The metric of the ideal model, which has the targets as its weights.
+        settings: The settings of the device model; empty if a program gave the model as an object.
+        seed: The seed of all random numbers.
+        repeats: How many chips were simulated.
+        drift_compensation: How drift was compensated.
+        metric: The name of the metric.
+        unit: The unit of the metric; empty for none.
+        output: The output that the metric looks at.
+        ideal: The metric of the ideal model, whose weights are those of the targets.
         times: The chips at each time.
-        sensitivity: One layer at a time, the one that does most harm first; empty if it was not asked for.
+        sensitivity: Each layer alone, the one that does most harm first; empty if it was not asked for.
         samples: How many samples each chip was run on.
-        inputs: Where they come from.
-        notes: What may be wrong, a line each.
+        inputs: Where the samples come from.
+        notes: Remarks, such as what may be wrong, a line each.
     """
 
     mapped: Path
@@ -128,7 +128,7 @@ class SimulationReport(ShownReport):
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values; what is infinite, such as the SQNR of equal outputs, is null."""
+        """The whole report as JSON values; infinite figures, such as the SQNR of equal outputs, are null."""
         return {
             "mapped": str(self.mapped),
             "device": self.device,
@@ -148,7 +148,7 @@ class SimulationReport(ShownReport):
         }
 
     def to_csv(self) -> str:
-        """A line for each chip at each time: seconds, chip, metric."""
+        """A CSV table with a line for each chip at each time: seconds, chip, metric."""
         lines = [csv_line(("seconds", "chip", self.metric))]
         for time in self.times:
             seconds = seconds_text(time.seconds)
@@ -156,7 +156,7 @@ class SimulationReport(ShownReport):
         return "".join(lines)
 
     def plot(self) -> Figure:
-        """The mean over time, with the confidence interval, all chips, and the ideal model; needs Matplotlib.
+        """A plot of the mean over time with its confidence interval, all chips, and the ideal model.
 
         Raises:
             ConfigError: If Matplotlib is not installed.
@@ -244,7 +244,11 @@ class SimulationReport(ShownReport):
 
 
 def axis_of_times(axes: Axes, seconds: Sequence[float]) -> dict[float, float]:
-    """Let an axis of a picture be that of times, and say where each of them is on it."""
+    """Make the x axis of a plot a logarithmic one of times.
+
+    Returns:
+        The place on the axis of each time in seconds.
+    """
     first = min([each for each in seconds if each > 0], default=1.0)
     places = {each: each or first / 10 for each in seconds}  # a logarithmic axis has no place for 0
     axes.set_xscale("log")
@@ -254,17 +258,17 @@ def axis_of_times(axes: Axes, seconds: Sequence[float]) -> dict[float, float]:
 
 
 def metric_text(metric: str, number: float) -> str:
-    """A figure in a table."""
+    """The value of a metric as text, for tables."""
     return "no error" if number == math.inf and metric.partition("@")[0] == "sqnr" else f"{number:.4f}"
 
 
 def seconds_text(seconds: float) -> str:
-    """Seconds as they stand in a table for programs."""
+    """Seconds as text for CSV tables, without a loss of digits."""
     return f"{seconds:.0f}" if seconds.is_integer() else repr(seconds)
 
 
 def finite(value: float | None) -> float | None:
-    """JSON has no infinity."""
+    """The value, or None if it is infinite, which JSON cannot express."""
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""Mean, standard deviation and confidence interval of a few numbers."""
+"""Mean, standard deviation and confidence interval of a metric over several chips."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Spread:
-    """What repeats tell.
+    """Mean, standard deviation and confidence interval of the values of several repeats.
 
     Attributes:
-        mean: Their mean; infinite if one of them is.
-        std: Their standard deviation, of the sample (with one less than their number); 0 for one.
-        low: The lower end of the 95 % confidence interval of the mean, by Student's t.
-        high: Its upper end. Both are None for one repeat, and where one is infinite.
+        mean: The mean; infinite if one of the values is.
+        std: The standard deviation of the sample, with n - 1 in the denominator; 0 for a single value, and if a value
+            is infinite.
+        low: The lower end of the 95 % confidence interval of the mean, by Student's t distribution.
+        high: The upper end. Both ends are None for a single value, and if a value is infinite.
     """
 
     mean: float
@@ -42,13 +43,13 @@ def spread_of(values: Sequence[float]) -> Spread:
 
 
 def t_quantile(share: float, freedom: int) -> float:
-    """The quantile of Student's t distribution, to 3 digits for 3 and more degrees of freedom, and exactly for fewer.
+    """The quantile of Student's t distribution: exact for 1 and 2 degrees of freedom, to 3 digits for more.
 
-    The series is that of M. Abramowitz and I. A. Stegun, Handbook of Mathematical Functions, 1964, equation 26.7.5.
+    The series is equation 26.7.5 of M. Abramowitz and I. A. Stegun, Handbook of Mathematical Functions, 1964.
 
     Args:
-        share: From 0 to 1, exclusive.
-        freedom: Degrees of freedom, at least 1.
+        share: The probability of a value below the quantile, between 0 and 1.
+        freedom: The degrees of freedom, at least 1.
     """
     if freedom == 1:
         return math.tan(math.pi * (share - 0.5))

@@ -18,10 +18,10 @@ _TIME = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([a-zA
 
 
 def parse_time(text: str) -> float:
-    """The seconds that a text such as ``1d`` says. A month has 30 days, a year 365.
+    """The seconds of a time that is written as ``1d`` or ``20s``. A month has 30 days, a year 365.
 
     Raises:
-        ConfigError: If it is no such text.
+        ConfigError: If the text is not a number with one of the units.
     """
     found = _TIME.fullmatch(text.strip())
     if found is None or found[2] not in _SECONDS or not math.isfinite(float(found[1])):
@@ -34,7 +34,7 @@ def seconds_of(time: str | float) -> float:
     """A time after programming, in seconds, from a number or a text such as ``1d``.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If the text is not a time, or the time is negative or not finite.
     """
     if not isinstance(time, (str, Real)):
         raise ConfigError(f"a time is a number of seconds, or a text such as 1d, but not a {type(time).__name__}")
@@ -45,10 +45,13 @@ def seconds_of(time: str | float) -> float:
 
 
 def times_of(times: str | float | Sequence[str | float]) -> list[float]:
-    """Different times in ascending order, in seconds.
+    """Times after programming in seconds, in ascending order and without repetitions.
+
+    Args:
+        times: A number of seconds, a text such as ``1d`` or ``1s,1d``, or a sequence of these.
 
     Raises:
-        ConfigError: If there is none, or one is no time.
+        ConfigError: If there is no time, or one of them is not valid.
     """
     listed = times.split(",") if isinstance(times, str) else [times] if isinstance(times, (int, float)) else times
     seconds = sorted({seconds_of(each) for each in listed})
@@ -58,7 +61,7 @@ def times_of(times: str | float | Sequence[str | float]) -> list[float]:
 
 
 def time_text(seconds: float) -> str:
-    """A time in the largest unit that divides it, else in seconds."""
+    """A time as text, in the largest unit of which it is a whole number; else in seconds."""
     if seconds:
         for unit, size in sorted(_SECONDS.items(), key=lambda item: -item[1]):
             if (number := seconds / size) >= 1 and number.is_integer():

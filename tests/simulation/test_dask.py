@@ -238,7 +238,7 @@ def test_workers_that_may_compute_other_figures_are_refused_or_told(folder, clus
     monkeypatch.undo()
     monkeypatch.setattr(Experiment, "fingerprint", lambda *_: "that of another processor")
     [note] = simulated(folder, dask=client, repeats=20).notes
-    said = "compute other last digits: their processors are others than that of this machine"
+    said = "give results that differ in the last digits: their processors differ from this machine's"
     assert re.sub(r"tcp://[\d.:]+", "ADDRESS", note) == f"2 Dask workers (ADDRESS, ADDRESS) {said}"
 
 

@@ -173,8 +173,8 @@ def test_weights_of_a_chip_have_the_published_errors(parse, tmp_path, granularit
 def test_weights_without_pairs_of_which_one_device_is_told_0_are_refused(files, tmp_path, converter):
     _, mapped = files(CONVERTERS[converter], "tensor")
     message = (
-        f"'{mapped}': the weight 'W' is mapped with {type(CONVERTERS[converter]).__name__}, but the device is a model "
-        "of pairs, of which one device is told 0 \u00b5S; map with --converter single-pair --g-min 0, or choose "
+        f"'{mapped}': the weight 'W' is mapped with {type(CONVERTERS[converter]).__name__}, but the device model "
+        "describes pairs in which one target is 0 \u00b5S; map with --converter single-pair --g-min 0, or choose "
         "another device"
     )
     for use in (partial(program_model, mapped, tmp_path / "chip.onnx"), partial(simulate, mapped)):

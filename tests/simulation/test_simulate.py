@@ -148,7 +148,7 @@ def test_an_output_that_no_weight_leads_to_is_noted_and_not_chosen(parse, normal
     report = simulate(tmp_path / "mapped.onnx", **options)
     assert report.output == "z"
     [note] = report.notes
-    assert note.startswith("the metric is on each chip what it is on the ideal model; if no mapped weight leads")
+    assert note.startswith("the metric of each chip equals that of the ideal model; if no mapped weight leads")
     assert f"Note: {note[:60]}" in str(report)
     assert simulate(tmp_path / "mapped.onnx", output="y", **options).notes == ()
 
@@ -481,7 +481,7 @@ def test_a_plain_model_is_mapped_to_the_range_of_the_device_unless_another_one_i
 def test_weights_that_are_left_out_are_counted_and_stay_ideal(digits):
     plain = {"times": ["1d"], "repeats": 1, "metric": "sqnr"}
     report = simulate(model_path("digits_mlp.onnx"), mapping={"exclude": ["hidden*"]}, **plain)
-    assert report.notes[0].endswith("; 2 more weights of MVM ops are not, and stay ideal")
+    assert report.notes[0].endswith("; 2 more weights of MVM ops are not mapped, and stay ideal")
     assert report.times[0].values[0] > simulate(model_path("digits_mlp.onnx"), **plain).times[0].values[0]
 
 

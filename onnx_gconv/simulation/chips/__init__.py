@@ -1,1 +1,1 @@
-"""Simulated chips: the conductances of weights on each of many, at any time."""
+"""Simulated chips: the conductances of each weight on each chip, at any time after programming."""

@@ -1,4 +1,4 @@
-"""One weight on a simulated chip: its conductances, the compensation of drift, and how far from its targets it is."""
+"""One weight on a simulated chip: its conductances, the compensation of its drift, and its errors."""
 
 from __future__ import annotations
 
@@ -43,9 +43,12 @@ __all__ = [
 ]
 
 DriftCompensation = Literal["none", "global", "tile", "column"]
-"""``global``: one factor for each weight, or for each part of one that is several matrices side by side; ``tile`` and
-``column``: one for each tile or output column, where each has a scale of its own; ``none``: outputs are taken as the
-chip gives them."""
+"""How drift is compensated.
+
+``global``: one factor for each weight; a weight that consists of several matrices side by side has one for each matrix.
+``tile`` and ``column``: one factor for each tile or output column; each of these needs a scale of its own.
+``none``: outputs are not corrected.
+"""
 
 _SLICE = 1 << 14
 
@@ -54,13 +57,13 @@ _SCALES_FOR: dict[str, tuple[str, ...]] = {"tile": ("tile",), "column": ("channe
 
 @dataclass(frozen=True)
 class Chip:
-    """A chip of a device model at a time.
+    """One simulated chip, read at one time.
 
     Attributes:
         model: The device model.
-        seconds: How long after programming it is read.
-        streams: The random numbers.
-        compensation: Whether drift is compensated.
+        seconds: How long after programming the chip is read.
+        streams: The random numbers of this chip.
+        compensation: How drift is compensated.
     """
 
     model: DeviceModel
@@ -69,15 +72,15 @@ class Chip:
     compensation: DriftCompensation
 
     def devices(self, record: WeightRecord, targets: Sequence[ir.TensorProtocol], number: int) -> SimulatedDevices:
-        """One of the devices of each element of a weight, by its number.
+        """What simulates one device of each element of a weight, such as all G+ of a conductance pair.
 
         Args:
             record: The weight.
-            targets: The targets of all of its devices, in µS.
-            number: Which one.
+            targets: The target conductances in µS, a tensor for each device of an element.
+            number: The index of the device in `targets`.
 
         Raises:
-            ConfigError: If the device model is one of pairs, and the weight has none.
+            ConfigError: If the device model describes pairs, and the weight is not mapped to pairs.
         """
         of_device = partial(self.streams.generator, (record.graph, record.name))
         streams = partial(of_device, number)
@@ -96,12 +99,14 @@ class Chip:
 
 @dataclass(frozen=True)
 class WeightErrors:
-    """How far a weight on a chip is from what the targets give, before it is rounded to integer codes or cast.
+    """The errors of a weight on a chip: the weight that the chip gives, less the weight that the targets give.
+
+    Both are compared before weights are rounded to integer codes or cast to the type of the model.
 
     Attributes:
-        max_abs: The largest distance, in units of weight.
-        rms: The root mean square of the distances.
-        sqnr_db: Ratio of the power of the weight to that of the distances, in dB; None if one of them is 0.
+        max_abs: The largest absolute error, in units of weight.
+        rms: The root mean square of the errors, in units of weight.
+        sqnr_db: Ratio of the power of the weight to the power of the errors, in dB; None if either power is 0.
     """
 
     max_abs: float
@@ -110,10 +115,10 @@ class WeightErrors:
 
 
 def pair_of(record: WeightRecord) -> tuple[int, int]:
-    """The numbers of the two devices of a weight ``W = (G+ - G-) / scale``, the positive one first.
+    """The indices of G+ and G- among the conductances of a weight ``W = (G+ - G-) / scale``.
 
     Raises:
-        ConfigError: If it has other devices.
+        ConfigError: If the weight is not mapped to a single pair.
     """
     coefficients = [item.coefficient for item in record.conductances]
     if sorted(coefficients) != [-1, 1] or record.offset_us or record.zero != 0:
@@ -122,7 +127,7 @@ def pair_of(record: WeightRecord) -> tuple[int, int]:
 
 
 def check_pairs(record: WeightRecord) -> None:
-    """Raise ConfigError unless a weight has pairs of devices of which one is told 0."""
+    """Raise ConfigError unless a weight is mapped to pairs in which one of the two targets is always 0 µS."""
     pair_of(record)
     rule, few = record.converter.converter(), np.array([-1, -0.5, 0, 0.5, 1], np.float32)
     pair = [np.empty_like(few) for _ in rule.device_names]
@@ -133,13 +138,17 @@ def check_pairs(record: WeightRecord) -> None:
 
 def _no_pairs(record: WeightRecord) -> ConfigError:
     return ConfigError(
-        f"the weight {record.quoted} is mapped with {record.converter.name}, but the device is a model of pairs, of "
-        "which one device is told 0 \u00b5S; map with --converter single-pair --g-min 0, or choose another device"
+        f"the weight {record.quoted} is mapped with {record.converter.name}, but the device model describes pairs in "
+        "which one target is 0 \u00b5S; map with --converter single-pair --g-min 0, or choose another device"
     )
 
 
 def simulated_tensors(mapped: MappedWeight, chip: Chip, moment: Moment = "read") -> tuple[SimulatedTensor, ...]:
-    """The conductances of each device of a weight, or their spread, in µS, [shape of the weight]."""
+    """The simulated conductances of a weight in µS, or their standard deviation, as `moment` says.
+
+    Returns:
+        A tensor for each device of an element, [shape of the weight].
+    """
     tensors = mapped.tensors
     return tuple(
         SimulatedTensor(targets, chip.devices(mapped.record, tensors, number), moment)
@@ -148,7 +157,7 @@ def simulated_tensors(mapped: MappedWeight, chip: Chip, moment: Moment = "read")
 
 
 def check_compensation(record: WeightRecord, compensation: DriftCompensation) -> None:
-    """Raise ConfigError if a weight has not the scales that factors of its tiles or columns would go into."""
+    """Raise ConfigError if drift is compensated for each tile or column, but the weight has no scale for each."""
     needed = _SCALES_FOR.get(compensation)
     if needed is not None and record.granularity not in needed:
         how = " or ".join(each.replace("_", "-") for each in needed)
@@ -159,11 +168,15 @@ def check_compensation(record: WeightRecord, compensation: DriftCompensation) ->
 
 
 class AbsoluteSums:
-    """The sum of |W| · scale, in µS: of the whole weight, or of each group that shares a scale.
+    """Sums |W| · scale in µS, over the whole weight or over each group of elements that shares a scale.
+
+    Attributes:
+        total: The sums so far, [1] or [groups].
 
     Args:
         record: The weight.
-        compensation: ``global`` for one sum, if the weight is not in parts; else there is one for each scale.
+        compensation: ``global`` and ``none`` give one sum for the whole weight, unless it consists of several matrices;
+            otherwise each scale has a sum.
     """
 
     def __init__(self, record: WeightRecord, compensation: DriftCompensation) -> None:
@@ -175,7 +188,11 @@ class AbsoluteSums:
         self.total: NDArray[np.float64] = np.zeros(1 if grid is None else grid.count)
 
     def add(self, parts: Sequence[NDArray[Any]]) -> None:
-        """Add the next elements of the weight, of which the conductances of each device are given, in µS."""
+        """Add the next elements of the weight.
+
+        Args:
+            parts: Their conductances in µS, an array for each device of an element, [elements].
+        """
         size = parts[0].size
         if self._memory.shape[1] < size:
             self._memory = np.empty((2, size))
@@ -191,8 +208,11 @@ def absolute_differences(
 
     Args:
         record: The weight.
-        parts: Conductances of each device, in µS.
-        memory: Is overwritten, [2, as many]; the first row has the result.
+        parts: Conductances in µS, an array for each device of an element, [elements].
+        memory: Work space that is overwritten, [2, elements].
+
+    Returns:
+        The first row of `memory`, [elements].
     """
     found: NDArray[np.float64]
     other: NDArray[np.float64]
@@ -206,7 +226,14 @@ def absolute_differences(
 def summed(
     record: WeightRecord, absolute: NDArray[np.float64], start: int, compensation: DriftCompensation
 ) -> NDArray[np.float64]:
-    """The sum of what `absolute_differences` gives for elements from `start` on, as `AbsoluteSums` has it."""
+    """What consecutive elements of a weight add to the sums of `AbsoluteSums`, in µS, [1] or [groups].
+
+    Args:
+        record: The weight.
+        absolute: What `absolute_differences` gives for these elements.
+        start: The number of the first of them in the weight, in row-major order.
+        compensation: As for `AbsoluteSums`.
+    """
     grid = _grid_of(record, compensation)
     if grid is None:
         return np.array([absolute.sum()])
@@ -215,18 +242,18 @@ def summed(
 
 
 def _grid_of(record: WeightRecord, compensation: DriftCompensation) -> ScaleGrid | None:
-    """Which elements share a sum, and a factor or what it is computed from; None if all do."""
+    """The grid of scales, if each scale has a sum of its own; None if the whole weight has one sum."""
     return record.grid if compensation in _SCALES_FOR or record.parts else None
 
 
 def absolute_sums(
     record: WeightRecord, parts: Iterable[Sequence[NDArray[Any]]], compensation: DriftCompensation
 ) -> NDArray[np.float64]:
-    """What `AbsoluteSums` gives for a whole weight.
+    """The totals of `AbsoluteSums` for a whole weight, in µS, [1] or [groups].
 
     Args:
         record: The weight.
-        parts: Its conductances in µS, stretch by stretch, as `array_parts` gives them.
+        parts: Its conductances in µS, piece by piece, as `array_parts` gives them.
         compensation: As for `AbsoluteSums`.
     """
     sums = AbsoluteSums(record, compensation)
@@ -241,21 +268,22 @@ def drift_factor(
     after: NDArray[np.float64],
     compensation: DriftCompensation = "global",
 ) -> FloatOrArray:
-    """By what outputs are multiplied so that drift on the whole has no effect: mean|W programmed| / mean|W read|.
+    """The factor for outputs that undoes the mean effect of drift: mean|W programmed| / mean|W read|.
 
-    It is what a chip measures when each input is 1 once, before and after: M. Le Gallo et al., Compressed sensing with
-    approximate message passing using in-memory computing, IEEE Transactions on Electron Devices 65, 2018; V. Joshi et
-    al., 2020. So does aihwkit (version 1.1.0): GlobalDriftCompensation for each tile, PerColumnDriftCompensation for
-    each output of a tile.
+    A chip measures this factor by setting each input to 1 in turn, after programming and again later. Sources:
+    M. Le Gallo et al., Compressed sensing with approximate message passing using in-memory computing, IEEE Transactions
+    on Electron Devices 65, 2018; V. Joshi et al., 2020. aihwkit (version 1.1.0) does the same:
+    GlobalDriftCompensation has one factor for each tile, PerColumnDriftCompensation one for each output of a tile.
 
     Args:
         record: The weight.
-        before: What `absolute_sums` gives for its conductances at the end of programming.
-        after: The same for its conductances at the time.
-        compensation: ``global`` for one factor, or one for each part; ``tile`` or ``column`` for one for each scale.
+        before: What `absolute_sums` gives for the conductances at the end of programming.
+        after: What `absolute_sums` gives for the conductances that are read later.
+        compensation: ``global`` gives one factor, or one for each matrix of a weight that consists of several; ``tile``
+            and ``column`` give one for each scale.
 
     Returns:
-        The factor, or an array of them of the shape of `ScaleGrid`; 1 where nothing can be read.
+        The factor, or an array of factors of the shape of `ScaleGrid`; 1 where one of the sums is 0.
     """
     grid, parts = _grid_of(record, compensation), record.column_parts
     if grid is not None and parts is not None and compensation not in _SCALES_FOR:
@@ -266,7 +294,7 @@ def drift_factor(
 
 
 def ratios(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What was there before for each unit of what is there after; 1 where there is nothing, or too little."""
+    """``before / after`` for each sum; 1 where one of them is 0, or the ratio is not finite."""
     is_known = (before > 0) & (after > 0)
     with np.errstate(over="ignore"):
         found = np.divide(before, after, out=np.ones_like(before), where=is_known)
@@ -275,11 +303,14 @@ def ratios(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[n
 
 
 def _sums_of_parts(sums: NDArray[np.float64], part_of_piece: NDArray[np.intp]) -> NDArray[np.float64]:
-    """For each group the sum over the part that it is in, in the order of the groups.
+    """For each group of a scale, the sum over all groups of the same part (one of several matrices side by side).
 
     Args:
-        sums: Those of the groups, [matrices, pieces of rows, pieces of columns].
-        part_of_piece: The part that each piece of columns is in.
+        sums: The sum of each group, [matrices, pieces of rows, pieces of columns].
+        part_of_piece: The number of the part that each piece of columns belongs to, [pieces of columns].
+
+    Returns:
+        The sums of the parts, repeated for each group, [groups].
     """
     totals = np.zeros(part_of_piece[-1] + 1)
     np.add.at(totals, part_of_piece, sums.sum(axis=(0, 1)))
@@ -287,12 +318,12 @@ def _sums_of_parts(sums: NDArray[np.float64], part_of_piece: NDArray[np.intp]) -
 
 
 def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], factor: FloatOrArray) -> WeightErrors:
-    """How far a weight is from what its targets give.
+    """The errors of a weight on a chip.
 
     Args:
-        mapped: The weight, with the scale of its targets.
-        read: The conductances that it has now, in µS.
-        factor: By what outputs are multiplied, as `drift_factor` gives it.
+        mapped: The weight, with its targets and their scale.
+        read: The conductances on the chip in µS, a tensor for each device of an element.
+        factor: The factor that compensates drift, as `drift_factor` gives it.
     """
     record, grid = mapped.record, mapped.record.grid
     scales = np.asarray(mapped.decoding.scale, np.float64)
@@ -317,7 +348,7 @@ def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], facto
             squared_errors += float(np.einsum("i,i->", errors, errors))
             squared_weights += float(np.einsum("i,i->", weights, weights))
         first = stop
-    if grid is None:  # all have been in µS until now
+    if grid is None:  # with a single scale, figures are in µS up to here
         scale_of_all = float(scales.reshape(-1)[0])
         largest /= scale_of_all
         squared_errors /= scale_of_all**2
@@ -331,12 +362,12 @@ def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], facto
 
 
 def tensor_parts(conductances: Sequence[ir.TensorProtocol]) -> Iterator[tuple[NDArray[Any], ...]]:
-    """Stretches of the conductances of all devices, side by side."""
+    """The conductances of a weight, piece by piece: for the same elements an array of each device."""
     return zip(*(element_chunks(tensor) for tensor in conductances), strict=True)
 
 
 def array_parts(conductances: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], ...]]:
-    """As `tensor_parts`, of arrays in memory."""
+    """The same pieces as those of `tensor_parts`, from arrays in memory."""
     flat = [each.reshape(-1) for each in conductances]
     for start in range(0, flat[0].size, CHUNK_ELEMENTS):
         yield tuple(each[start : start + CHUNK_ELEMENTS] for each in flat)
@@ -345,13 +376,13 @@ def array_parts(conductances: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[
 def _difference(
     record: WeightRecord, parts: Sequence[NDArray[Any]], out: NDArray[np.float64], memory: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The sum of the conductances with their coefficients, less the offset: what is divided by the scale, in µS.
+    """W · scale = sum_k c_k · G_k - b of some elements, in µS: what decoding divides by the scale.
 
     Args:
-        record: The weight.
-        parts: Conductances of each device, in µS.
-        out: The result goes to its beginning.
-        memory: As large, for what is computed on the way. Memory that is new takes longer to write to than this.
+        record: The weight, with the coefficients c_k and the offset b.
+        parts: Conductances in µS, an array for each device of an element, [elements].
+        out: The result is written to its first elements.
+        memory: Work space of the same size, which is used again: writing to newly allocated memory takes longer.
     """
     total, term = out[: parts[0].size], memory[: parts[0].size]
     for number, (item, part) in enumerate(zip(record.conductances, parts, strict=True)):
@@ -367,5 +398,5 @@ def _difference(
 
 
 def _slices(size: int) -> Iterator[slice]:
-    """Slices of some elements, of which several arrays in double precision stay in the cache."""
+    """Slices that are so short that several arrays of doubles of that length stay in the processor's cache."""
     return (slice(first, min(first + _SLICE, size)) for first in range(0, size, _SLICE))

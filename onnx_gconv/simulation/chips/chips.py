@@ -1,4 +1,4 @@
-"""Chips of a device model: what they are of, which one, and whether a weight fits them."""
+"""The chips of a simulation: their device model, its settings and the seed, and whether weights fit the model."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _SLACK = 1e-6  # of g_max: converters may round a little beyond an end of their 
 
 @dataclass(frozen=True)
 class Chips:
-    """All chips of a device model and a seed.
+    """All chips of one device model and one seed.
 
     Attributes:
-        device: Its name.
-        settings: Its settings, as JSON values; empty for a device model that a program gives as an object.
+        device: The name of the device model.
+        settings: The settings of the device model, as JSON values; empty if a program gave the model as an object.
         model: The device model.
-        seed: Of all random numbers.
-        compensation: Whether drift is compensated.
+        seed: The seed of all random numbers.
+        compensation: How drift is compensated.
     """
 
     device: str
@@ -46,16 +46,16 @@ class Chips:
 
     @property
     def digest(self) -> str:
-        """What tells the device model from others of its name, such as one with other measurements."""
+        """A hash of the device model and its state: models of one name may have other settings or measurements."""
         state = json.dumps(getattr(self.model, "__dict__", {}), default=_as_json, sort_keys=True)
         return hashlib.sha256(f"{type(self.model).__qualname__} {state}".encode()).hexdigest()
 
     def chip(self, number: int, seconds: float) -> Chip:
-        """One of them at a time."""
+        """The chip of a number, read at a time in seconds after programming."""
         return Chip(self.model, seconds, ChipStreams(self.seed, number), self.compensation)
 
     def record(self, number: int, seconds: float) -> SimulatedRecord:
-        """What the manifest says of that one."""
+        """The record of a chip, as the manifest of its model holds it."""
         return SimulatedRecord(
             device=self.device,
             settings=dict(self.settings),
@@ -69,10 +69,10 @@ class Chips:
 def chips_of(
     device: str | DeviceModel, settings: Mapping[str, Any], seed: SupportsIndex, compensation: DriftCompensation
 ) -> Chips:
-    """The chips of a device model by its name, or of a device model.
+    """The chips of a device model, which is given by its name or as an object.
 
     Raises:
-        ConfigError: If there is none of that name, a setting is wrong, or the seed is none.
+        ConfigError: If no device model has that name, or a setting, the seed or the compensation is not valid.
     """
     if compensation not in get_args(DriftCompensation):
         known = ", ".join(get_args(DriftCompensation))
@@ -93,10 +93,15 @@ def chips_of(
 
 
 def whole_number(what: str, number: SupportsIndex, low: int = 0) -> int:
-    """A seed, or another whole number, as Python's own.
+    """An integer of any type, such as one of NumPy, as a Python `int`.
+
+    Args:
+        what: What messages call the number.
+        number: The integer.
+        low: The smallest valid value.
 
     Raises:
-        ConfigError: If it is none, below `low`, or of more than 64 bits.
+        ConfigError: If `number` is not an integer, is below `low`, or needs more than 64 bits.
     """
     try:
         found = None if isinstance(number, bool) else operator.index(number)
@@ -108,7 +113,7 @@ def whole_number(what: str, number: SupportsIndex, low: int = 0) -> int:
 
 
 def check_weight(weight: MappedWeight, chips: Chips) -> None:
-    """Raise ConfigError if the device model does not fit a weight, or its drift is not compensated so."""
+    """Raise ConfigError if the device model or the compensation of drift does not fit a weight."""
     check_compensation(weight.record, chips.compensation)
     converter, model = weight.record.converter.converter(), chips.model
     slack = _SLACK * model.g_max
@@ -123,7 +128,7 @@ def check_weight(weight: MappedWeight, chips: Chips) -> None:
 
 
 def scaling_notes(weights: Sequence[MappedWeight], chips: Chips) -> tuple[str, ...]:
-    """What to say of weights that are scaled otherwise than those that the device model was fitted with."""
+    """A note if weights are scaled in another way than those from which the device model was fitted; else nothing."""
     model = chips.model
     if not (is_pair_model(model) and model.granularities):
         return ()
@@ -145,9 +150,10 @@ def scaling_notes(weights: Sequence[MappedWeight], chips: Chips) -> tuple[str, .
 
 
 def _as_json(value: Any) -> Any:  # noqa: ANN401 - a setting of any kind
-    """What JSON has no form for, the same in each process.
+    """A value that JSON does not have, in a form that is the same in each process.
 
-    Arrays of NumPy are lists, a device model within another one is what it knows, and of all else the type is said.
+    NumPy arrays become lists, a device model within another one becomes its attributes, and any other object becomes
+    the name of its type: its text may hold an address in memory.
     """
     if hasattr(value, "tolist"):
         return value.tolist()

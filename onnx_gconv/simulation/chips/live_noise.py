@@ -1,4 +1,4 @@
-"""Readings of a simulated chip that its model draws itself, anew in each run of ONNX Runtime."""
+"""Live read noise: the model of a simulated chip draws new readings itself, in each run of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -29,25 +29,26 @@ from onnx_gconv.weights import default_opset
 
 __all__ = ["LiveNoise", "live_noise"]
 
-# Seeds are float32 in ONNX, which holds whole numbers below that exactly; ONNX Runtime takes 0 for 1.
+# ONNX holds the attribute `seed` in float32, which is exact for whole numbers below 2^24. Seeds begin at 1, since ONNX
+# Runtime treats 0 like 1.
 _SEEDS = 2**24
 
-# At which ONNX Runtime 1.32 has both Max of a number and RandomNormalLike on the CPU.
+# The opsets at which ONNX Runtime 1.32 runs both Max and RandomNormalLike on the CPU.
 _OPSETS = range(8, 22)
 
-_STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")  # before what ONNX Runtime says
+_STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")  # the beginning of ONNX Runtime's messages
 
 _LONGEST_REASON = 75
 
 
 @dataclass(frozen=True)
 class LiveNoise:
-    """How a chip's model draws readings.
+    """How the model of a chip draws readings.
 
     Attributes:
-        low_us: The smallest reading, in µS.
-        high_us: The largest one, in µS; None for any.
-        seeds: By graph and name of a weight, a seed for each of its devices; no two are equal.
+        low_us: The smallest possible reading, in µS.
+        high_us: The largest possible reading, in µS; None if there is no limit.
+        seeds: For each weight, by its graph and name, a seed for each device of an element. No two seeds are equal.
     """
 
     low_us: float
@@ -55,7 +56,10 @@ class LiveNoise:
     seeds: Mapping[tuple[str, str], tuple[int, ...]]
 
     def of_weight(self, weight: MappedWeight, chip: Chip) -> tuple[DrawnNoise, ...]:
-        """How readings of each device of a weight are drawn; their spread is computed while it is written."""
+        """How the readings of each device of a weight are drawn.
+
+        The standard deviations are tensors that are computed while they are written.
+        """
         sigmas = simulated_tensors(weight, chip, "spread")
         seeds = self.seeds[weight.record.graph, weight.record.name]
         return tuple(
@@ -64,23 +68,23 @@ class LiveNoise:
 
 
 def live_noise(model: ir.Model, weights: Sequence[MappedWeight], chip: Chip) -> LiveNoise | None:
-    """How readings of a chip are to be drawn.
+    """How the model of a chip is to draw readings.
 
     Args:
         model: The mapped model.
-        weights: Its weights.
-        chip: The chip at the time.
+        weights: The weights of the model.
+        chip: The chip at the time of reading.
 
     Returns:
-        None if readings of these devices have no noise.
+        The seeds and limits of readings; None if readings of these devices have no noise.
 
     Raises:
-        ConfigError: If the device model does not say how readings are spread.
-        ModelError: If ONNX Runtime could not draw them in this model.
+        ConfigError: If the device model does not give the standard deviation of readings.
+        ModelError: If ONNX Runtime cannot run the nodes that draw readings in this model.
     """
     if not weights:
         return None
-    # Whether there is noise, and where readings end, is the same for all devices: one that is told g_min says it.
+    # All devices have the same limits of readings, and either all or none have noise: a device at g_min shows both.
     devices = SimulatedDevices(chip.model, chip.seconds, partial(chip.streams.generator, ("", ""), 0))
     one = devices.programmed(np.full(1, chip.model.g_min, np.float64), 0)
     _, noise = devices.unread(one, 0)
@@ -92,10 +96,10 @@ def live_noise(model: ir.Model, weights: Sequence[MappedWeight], chip: Chip) -> 
 
 
 def _seeds(weights: Sequence[MappedWeight], chip: Chip) -> dict[tuple[str, str], tuple[int, ...]]:
-    """Different seeds for all devices of all weights, which depend on the chip, the time, and what they are for.
+    """Different seeds for all devices of all weights, which depend on the chip, the time, the weight and the device.
 
-    Without seeds ONNX Runtime counts nodes within each graph, so that one in a branch of an If may draw the numbers of
-    another one around it; and sessions of one process draw the same numbers all the same.
+    A node without a seed gets one from ONNX Runtime: its number within its graph. A node in a branch of an If could
+    then draw the same numbers as a node of the outer graph. Sessions of one process draw the same numbers either way.
     """
     taken: set[int] = set()
 
@@ -108,7 +112,7 @@ def _seeds(weights: Sequence[MappedWeight], chip: Chip) -> dict[tuple[str, str],
             if seed not in taken:
                 taken.add(seed)
                 return seed
-        raise AssertionError  # there is always another one
+        raise AssertionError  # not reached: `itertools.count` does not end
 
     return {
         (weight.record.graph, weight.record.name): tuple(
@@ -119,7 +123,7 @@ def _seeds(weights: Sequence[MappedWeight], chip: Chip) -> dict[tuple[str, str],
 
 
 def _require_runtime(dtype: ir.DataType, opset: int | None, ir_version: int) -> None:
-    """Raise ModelError unless ONNX Runtime runs nodes that draw readings of a type at an opset."""
+    """Raise ModelError unless ONNX Runtime runs the nodes that draw readings of this type at this opset."""
     number = ir.tensor(np.ones(1, dtype.numpy()), name="g")
     conductance = ir.Value(name="g", type=ir.TensorType(dtype), shape=ir.Shape([1]), const_value=number)
     reader = ir.node("Identity", [conductance])

@@ -1,6 +1,7 @@
-"""All weights of a model on one chip after the other: small ones side by side, in arrays that they share.
+"""Puts all weights of a model on one chip after the other, and computes small weights together in shared arrays.
 
-In small arrays calls take more time than what they compute. Each weight is what `WeightOnChips` gives, bit for bit.
+For a small array, the call of a NumPy function takes longer than its arithmetic; shared arrays need fewer calls. Each
+weight equals what `WeightOnChips` gives, bit for bit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["WeightsOnChips"]
 
 
 class WeightsOnChips:
-    """The weights of a model, which are put on one chip after the other. Several threads may do so at once.
+    """Puts all weights of a model on one chip after the other. Several threads may use it at once.
 
     Args:
         weights: The weights.
@@ -42,9 +43,9 @@ class WeightsOnChips:
         self._alone = tuple(number for number in range(len(weights)) if number not in together)
 
     def on(self, chip: Chip) -> list[NDArray[Any]]:
-        """What a chip of the device model gives for each weight, in their order.
+        """Each weight as a chip of the device model gives it, in the order of the weights.
 
-        It takes less time if the last one that this thread asked for was the same chip, at another time.
+        A call takes less time if the call of this thread before was for the same chip at another time.
         """
         found = {number: self._weights[number].on(chip) for number in self._alone}
         for group in self._groups:
@@ -53,14 +54,14 @@ class WeightsOnChips:
 
 
 def _groups(weights: Sequence[WeightOnChips], model: DeviceModel) -> list[list[int]]:
-    """The numbers of weights that stand side by side: those of one rule, as many as there may be together."""
+    """The indices of weights that are computed together: equal decoding, and at most `MOST_SIDE_BY_SIDE` devices."""
     if not is_of_this_package(model) or is_pair_model(model):
         return []
     filling: dict[object, tuple[list[int], int]] = {}
     groups: list[list[int]] = []
     for number, weight in enumerate(weights):
         devices = sum(target.size for target in weight.targets)
-        has_parts = bool(weight.mapped.record.parts)  # whose sums are put together in another way
+        has_parts = bool(weight.mapped.record.parts)  # `drift_factor` adds up the sums of several groups for a part
         if not weight.is_decoded_only or devices > MOST_SIDE_BY_SIDE or has_parts:
             continue
         rule = weight.decoding.coefficients, weight.decoding.offset_us
@@ -75,12 +76,12 @@ def _groups(weights: Sequence[WeightOnChips], model: DeviceModel) -> list[list[i
 
 @dataclass(frozen=True)
 class _Programmed:
-    """A chip that was programmed, until it is wanted at another time.
+    """A programmed chip, which is kept to be read at other times.
 
     Attributes:
-        chip: The chip and the time that it was read at first.
-        devices: All its devices.
-        sums: What `_SideBySide.sums` gives for them when programming has ended; None without compensation.
+        chip: The chip, at the time of its first reading.
+        devices: All devices of the weights.
+        sums: What `_SideBySide.sums` gives at the end of programming; None if drift is not compensated.
     """
 
     chip: Chip
@@ -89,11 +90,13 @@ class _Programmed:
 
 
 class _SideBySide:
-    """Some weights with one rule: for each number of a device the devices of all weights, one weight after the other.
+    """Several weights with equal decoding, whose devices stand in one array, [devices of an element, all elements].
+
+    A row holds the same device, such as G+, of the elements of one weight after the other.
 
     Args:
         weights: The weights.
-        numbers: Their numbers in the model.
+        numbers: The indices of these weights in the model.
     """
 
     def __init__(self, weights: Sequence[WeightOnChips], numbers: Sequence[int]) -> None:
@@ -124,7 +127,7 @@ class _SideBySide:
         self._programmed: dict[int, _Programmed] = {}  # by thread
 
     def on(self, chip: Chip) -> list[NDArray[Any]]:
-        """What a chip gives for each weight."""
+        """Each weight as a chip gives it."""
         devices = SimulatedDevices(chip.model, chip.seconds, lambda step, _: self._streams(chip, step))
         programmed = self._programmed.get(threading.get_ident())
         if programmed is None or replace(programmed.chip, seconds=chip.seconds) != chip:
@@ -146,7 +149,7 @@ class _SideBySide:
         return _Programmed(chip, model.for_all_times(programmed, self._streams(chip, "drift")), sums)
 
     def sums(self, conductances_us: NDArray[Any], chip: Chip) -> NDArray[np.float64]:
-        """What `AbsoluteSums` gives for each weight, one after the other."""
+        """The totals of `AbsoluteSums` for one weight after the other, in µS, joined in one array."""
         rows = self._rows(conductances_us)
         absolute = absolute_differences(self._records[0], rows, np.empty((2, rows[0].size)))
         return np.concatenate(
@@ -164,7 +167,7 @@ class _SideBySide:
         return [weights[part].reshape(record.shape) for record, part in zip(self._records, self._parts, strict=True)]
 
     def _rows(self, conductances_us: NDArray[Any]) -> list[NDArray[Any]]:
-        """The conductances of each number of a device."""
+        """The conductances as an array for each device of an element, [all elements]."""
         return list(conductances_us.reshape(len(self._devices), -1))
 
     def _streams(self, chip: Chip, step: str) -> np.random.Generator:

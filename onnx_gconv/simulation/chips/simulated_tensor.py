@@ -1,4 +1,4 @@
-"""The conductances of a simulated device of a whole weight, computed while they are read, or at once."""
+"""Simulated conductances of one device of each element of a weight, computed piece by piece or all at once."""
 
 from __future__ import annotations
 
@@ -38,27 +38,31 @@ __all__ = [
 ]
 
 BLOCK_ELEMENTS = 1 << 18
-"""Elements that share a stream of random numbers. It is a part of what a seed means: another number gives others."""
+"""How many elements share a stream of random numbers. Another number would give other chips for the same seed."""
 
-_BLOCKS_OF_A_THREAD = 2  # one is done sooner than threads are started
+_BLOCKS_OF_A_THREAD = 2  # a single block takes less time than the start of threads
 
 Moment: TypeAlias = Literal["programmed", "read", "drifted", "spread"]
-"""What of a device: its conductance at the end of programming, one reading at the time, or, for readings that are still
-to be drawn, the conductance that they are spread around, and their standard deviation."""
+"""Which value of a device is asked for.
+
+``programmed``: its conductance at the end of programming; ``read``: one reading at the time, with noise; ``drifted``
+and ``spread``: the mean and the standard deviation of readings that are still to be drawn.
+"""
 
 Streams: TypeAlias = Callable[[str, int], np.random.Generator]
-"""The stream of random numbers for a step and a block."""
+"""Gives the stream of random numbers for a step, such as ``program``, and the number of a block."""
 
 
 @dataclass(frozen=True)
 class SimulatedDevices:
-    """One device of each element of a weight, on one chip, at one time.
+    """Simulates one device of each element of a weight, on one chip, at one time.
 
-    Each block of elements has random numbers of its own, so that any part is the same however it is asked for.
+    Each block of elements has random numbers of its own, so that a block has the same values whether it is computed
+    alone or with others, and in any order.
 
     Attributes:
-        model: What the devices do.
-        seconds: How long ago programming ended.
+        model: The device model.
+        seconds: How long after programming devices are read.
         streams: The random numbers.
     """
 
@@ -67,10 +71,15 @@ class SimulatedDevices:
     streams: Streams
 
     def programmed(self, stored: NDArray[Any], block: int) -> Devices:
-        """The devices of a block when programming has ended; targets of half precision are computed in float32.
+        """The devices of a block at the end of programming.
+
+        Args:
+            stored: The targets of the block in µS; types other than float32 and float64 are computed in float32.
+            block: The number of the block.
 
         Raises:
-            ConfigError: If a target is outside of the range of the model, or the model fails or gives no conductances.
+            ConfigError: If a target is outside of the range of the device model, or the model fails or returns
+                something else than a valid conductance for each target.
         """
         targets = _computed(stored)
         with self._named():
@@ -81,12 +90,14 @@ class SimulatedDevices:
         return devices
 
     def unread(self, devices: Devices, block: int) -> tuple[FloatArray, ReadNoise | None]:
-        """What readings of the devices of a block are spread around at the time, in µS, and how.
+        """The mean of readings of the devices of a block in µS, and the noise of readings; None if there is no noise.
 
-        A device without a spread has what each reading of it gives. Where no reading has noise, nothing is cut.
+        Where the standard deviation of a device is 0, its mean is clipped to the limits of readings, as each reading
+        would be. Without any noise the means are not clipped.
 
         Raises:
-            ConfigError: If the model fails, gives no conductances, or does not say how readings are spread.
+            ConfigError: If the device model fails, does not give the standard deviation of readings, or returns
+                something else than a valid conductance for each target.
         """
         with self._named():
             later = self.model.drift(devices, self.seconds, self.streams("drift", block))
@@ -100,10 +111,10 @@ class SimulatedDevices:
         return drifted, noise
 
     def of_moment(self, devices: Devices, block: int, moment: Moment) -> FloatArray:
-        """What is asked for of the devices of a block, in µS.
+        """The value of each device of a block that `moment` names, in µS.
 
         Raises:
-            ConfigError: As for `read` and `unread`.
+            ConfigError: See `read` and `unread`.
         """
         if moment == "programmed":
             return devices.programmed_us
@@ -118,7 +129,7 @@ class SimulatedDevices:
         """One reading of the devices of a block at the time, in µS.
 
         Raises:
-            ConfigError: If the model fails or gives no conductances.
+            ConfigError: If the device model fails, or returns something else than a valid conductance for each target.
         """
         with self._named():
             later = self.model.drift(devices, self.seconds, self.streams("drift", block))
@@ -128,7 +139,7 @@ class SimulatedDevices:
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
-        """The tensors that they depend on besides their targets."""
+        """The tensors that the simulation reads besides the targets."""
         return ()
 
     def _program(self, targets: FloatArray, block: int) -> Devices:
@@ -140,7 +151,7 @@ class SimulatedDevices:
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
-        """Say which device model has failed."""
+        """Turn an exception of the device model into a ConfigError that names the model."""
         try:
             yield
         except GconvError:
@@ -155,7 +166,7 @@ class SimulatedDevices:
             what = f"a {type(found).__name__}" if not isinstance(found, np.ndarray) else f"numbers of {found.dtype}"
         elif found.shape != targets.shape:
             what = f"the shape {list(found.shape)}"
-        elif not (are_from_zero_to(found, most) or (found.min() >= 0 and found.max() <= most)):  # NaN is neither
+        elif not (are_from_zero_to(found, most) or (found.min() >= 0 and found.max() <= most)):  # also refuses NaN
             what = "no finite numbers from 0"
         else:
             return
@@ -167,14 +178,15 @@ class SimulatedDevices:
 
 @dataclass(frozen=True)
 class SimulatedOfPairs(SimulatedDevices):
-    """One device of the pair of each element of a weight, for a model of pairs.
+    """Simulates G+ or G- of the conductance pair of each element, for a device model that programs pairs as a whole.
 
-    Both devices of a pair are drawn from one stream each time that one of them is asked for, so that they fit together.
+    The errors of the two devices of a pair depend on each other. G+ and G- are asked for separately, so each time both
+    are drawn from the same stream of random numbers, and the other one is dropped.
 
     Attributes:
-        model: What the pairs do.
+        model: The device model of pairs.
         partners: The targets of the other devices of the pairs in µS, of any floating-point type.
-        is_plus: Whether these devices are the positive ones of the pairs.
+        is_plus: Whether this is G+.
         streams_of_pairs: The random numbers that both devices share.
     """
 
@@ -197,7 +209,10 @@ class SimulatedOfPairs(SimulatedDevices):
 
 
 def _elements(tensor: ir.TensorProtocol, start: int, stop: int) -> NDArray[Any]:
-    """Elements of a tensor in an array that stays as it is; it is copied only if it comes in several chunks."""
+    """The elements from `start` to `stop` of a tensor, in one array that later reads do not overwrite.
+
+    They are copied only if the tensor gives them in several chunks.
+    """
     chunks = element_chunks(tensor, start, stop)
     first = next(chunks)
     if first.size == stop - start:
@@ -206,17 +221,17 @@ def _elements(tensor: ir.TensorProtocol, start: int, stop: int) -> NDArray[Any]:
 
 
 def _computed(stored: NDArray[Any]) -> FloatArray:
-    """Targets in the type in which they are computed."""
+    """Targets in the type of the computation: float32, or float64 if they are stored so."""
     return stored if stored.dtype in (np.float32, np.float64) else stored.astype(np.float32)
 
 
 class SimulatedTensor(StreamedTensor):
-    """Conductances in µS of the shape of the weight, as devices have them after programming, or some time later.
+    """A tensor of simulated conductances in µS, [shape of the weight], which are computed chunk by chunk when read.
 
     Args:
         targets: The target conductances in µS, of any floating-point type.
-        devices: What becomes of them.
-        moment: What of the devices.
+        devices: Simulates the devices.
+        moment: Which value of the devices the tensor holds.
     """
 
     def __init__(self, targets: ir.TensorProtocol, devices: SimulatedDevices, moment: Moment = "read") -> None:
@@ -227,23 +242,23 @@ class SimulatedTensor(StreamedTensor):
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
-        """The targets, and those of other devices that these depend on."""
+        """The targets of these devices, and of other devices that the simulation depends on."""
         return (self._targets, *self._devices.sources)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
         """Conductances from element `start` to `stop`, in row-major order.
 
         Raises:
-            ConfigError: If a target is outside of the range of the model, or the model gives no conductances.
+            ConfigError: See `SimulatedDevices.programmed` and `SimulatedDevices.of_moment`.
         """
         for _, found in self.with_programmed(start, stop):
             yield found
 
     def with_programmed(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """What the same devices have when programming has ended, in µS, beside each of `chunks`.
+        """Pairs of arrays in µS: conductances at the end of programming, and for the same devices a chunk of `chunks`.
 
         Raises:
-            ConfigError: As for `chunks`.
+            ConfigError: See `chunks`.
         """
         stop = self.size if stop is None else stop
         for first in range(start, stop, CHUNK_ELEMENTS):
@@ -268,14 +283,14 @@ class SimulatedTensor(StreamedTensor):
 
 @dataclass(frozen=True)
 class InMemory:
-    """The devices of a whole weight in memory, with what `SimulatedTensor` gives of them, bit for bit.
+    """One device of each element of a weight, simulated in memory; values equal those of `SimulatedTensor` bit for bit.
 
     Attributes:
-        shape: Of the weight.
+        shape: The shape of the weight.
         dtype: The type in which targets are stored.
-        blocks: The devices when programming has ended, block by block; empty if they were not kept.
-        programmed_us: What they hold then, in µS; None if it was not asked for.
-        read_us: One reading at the time, in µS.
+        blocks: The devices at the end of programming, block by block; empty if they were not kept.
+        programmed_us: Conductances at the end of programming in µS, [shape of the weight]; None if not asked for.
+        read_us: One reading at the time in µS, [shape of the weight].
     """
 
     shape: tuple[int, ...]
@@ -296,9 +311,9 @@ def in_memory(
 
     Args:
         targets: The target conductances in µS, [any shape].
-        devices: What becomes of them.
-        keeps_programmed: Whether conductances at the end of programming are asked for.
-        keeps_blocks: Whether devices are kept to be read again.
+        devices: Simulates the devices.
+        keeps_programmed: Whether to return the conductances at the end of programming, too.
+        keeps_blocks: Whether to keep the devices, for `read_again`.
     """
     flat = targets.reshape(-1)
     read = np.empty_like(flat)
@@ -318,7 +333,12 @@ def in_memory(
 
 
 def read_again(found: InMemory, devices: SimulatedDevices) -> NDArray[Any]:
-    """A reading at another time of devices that were kept, in µS."""
+    """A reading of kept devices at another time, in µS, [shape of the weight].
+
+    Args:
+        found: The devices, which `in_memory` has kept.
+        devices: Simulates the same devices at the other time.
+    """
     size = math.prod(found.shape)
     read = np.empty(size, found.dtype)
 
@@ -335,7 +355,7 @@ _T = TypeVar("_T")
 
 
 def _for_each_block(size: int, compute: Callable[[int], _T]) -> Iterator[_T]:
-    """What is computed for each block of a weight, in their order, on all processors if that is worth it."""
+    """The result of `compute` for each block of a weight, in order; on several threads if there are enough blocks."""
     blocks = range(-(-size // BLOCK_ELEMENTS))
     if len(blocks) < _BLOCKS_OF_A_THREAD:
         yield from map(compute, blocks)

@@ -1,4 +1,4 @@
-"""Random numbers of a simulated chip, which depend on what they are for and not on who computes them, or when."""
+"""Random numbers of a simulated chip. They depend only on their purpose, not on the thread or the order of calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ["ChipStreams"]
 
 
 class _Hashed(ISeedSequence):
-    """A digest as the state of a bit generator. It is as good as what NumPy makes of a seed, and ten times faster."""
+    """A digest as the initial state of a bit generator.
+
+    The bits of SHA-256 are as well mixed as those of NumPy's `SeedSequence`, and it takes a tenth of the time.
+    """
 
     def __init__(self, digest: bytes) -> None:
         self._digest = digest
@@ -30,26 +33,26 @@ class _Hashed(ISeedSequence):
 class ChipStreams:
     """Streams of random numbers for one chip.
 
-    Each weight, device, step and block of elements has a stream of its own, whose state is a hash of all that it is
-    for. NumPy takes seeds of several words that differ in zeros at the end for one seed, such as [7] and [7, 0]; hashes
-    have no such twins.
+    Each weight, device, step and block of elements has a stream of its own. The initial state of a stream is a hash of
+    these. NumPy's seeds of several words are not used, because seeds that differ only in zeros at the end, such as [7]
+    and [7, 0], give the same numbers.
 
     Attributes:
-        seed: Of the simulation.
-        chip: Which of its chips; each has devices of its own.
+        seed: The seed of the simulation.
+        chip: The number of the chip; each chip has devices of its own.
     """
 
     seed: int
     chip: int = 0
 
     def generator(self, weight: tuple[str, str], device: int, step: str, block: int) -> np.random.Generator:
-        """The stream of one step of some devices.
+        """The stream of random numbers for one step of one block of devices.
 
         Args:
-            weight: The path of the graph of the weight, and its name.
-            device: Which of its devices.
-            step: ``program``, ``drift``, or ``read`` with all that tells one reading from another.
-            block: Which block of its elements.
+            weight: The path of the graph of the weight, and the name of the weight.
+            device: The index of the device within an element, such as 0 for G+.
+            step: ``program``, ``drift``, or ``read`` followed by the time of the reading.
+            block: The number of the block of elements.
         """
         hashed = _of_device(self.seed, self.chip, weight, device).copy()
         hashed.update(f"{step}\0{block}".encode())
@@ -58,6 +61,6 @@ class ChipStreams:
 
 @functools.lru_cache(maxsize=1024)
 def _of_device(seed: int, chip: int, weight: tuple[str, str], device: int) -> hashlib._Hash:
-    """What the streams of one device of a weight on a chip have in common."""
+    """The hash of what all steps and blocks of one device of a weight on a chip share."""
     key = json.dumps(["onnx_gconv.simulation", seed, chip, *weight, device])
     return hashlib.sha256(key.encode("ascii"))

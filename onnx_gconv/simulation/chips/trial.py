@@ -1,4 +1,4 @@
-"""Weights on one chip at one time, in memory."""
+"""Computes one weight on one chip at one time, in memory."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from onnx_gconv.tensors.streamed import StreamedTensor, all_elements
 __all__ = ["WeightOnChips"]
 
 _KEPT_ELEMENTS = 1 << 20
-"""Weights of no more elements stay programmed until another chip is asked for. Larger ones would cost memory."""
+"""Weights of at most this many elements stay programmed until another chip is asked for. Larger ones do not, to save
+memory."""
 
 
 @dataclass(frozen=True)
 class _Programmed:
-    """A weight that was programmed, until it is wanted at another time.
+    """A programmed weight, which is kept to be read at other times.
 
     Attributes:
-        chip: The chip and the time that it was read at first.
-        devices: Its devices.
-        sums: What `absolute_sums` gives of them when programming has ended; None without compensation.
+        chip: The chip, at the time of its first reading.
+        devices: The devices of the weight.
+        sums: What `absolute_sums` gives at the end of programming; None if drift is not compensated.
     """
 
     chip: Chip
@@ -38,16 +39,16 @@ class _Programmed:
     sums: NDArray[np.float64] | None
 
     def is_of(self, chip: Chip) -> bool:
-        """Whether it is the same chip, at any time."""
+        """Whether the weight was programmed on this chip; the times may differ."""
         return replace(self.chip, seconds=chip.seconds) == chip
 
 
 class WeightOnChips:
-    """A mapped weight that is put on one chip after the other. Several threads may do so at once.
+    """Puts a mapped weight on one chip after the other. Several threads may use it at once.
 
     Attributes:
         mapped: The weight.
-        targets: What its devices are told, in µS.
+        targets: The target conductances in µS, a tensor for each device of an element.
         decoding: How conductances become the weight.
 
     Args:
@@ -56,14 +57,15 @@ class WeightOnChips:
 
     def __init__(self, weight: MappedWeight) -> None:
         self.mapped = weight
-        # Those of a model that was mapped in memory are computed from its weights, once.
+        # The targets of a model that was mapped in memory are not stored: compute them from the weight once, not for
+        # each chip.
         self.targets = tuple(
             ir.Tensor(tensor.numpy(), dtype=tensor.dtype) if isinstance(tensor, StreamedTensor) else tensor
             for tensor in weight.tensors
         )
         self.decoding = weight.decoding
         record = weight.record
-        # In a model, nodes keep a weight within its type only where it may be beyond: elsewhere this does nothing.
+        # A mapped model has clipping nodes only where a weight may exceed its type. Elsewhere limits change nothing.
         self._rebuilt = RebuiltTensor(
             self.targets,
             self.decoding,
@@ -82,7 +84,7 @@ class WeightOnChips:
 
     @property
     def is_decoded_only(self) -> bool:
-        """Whether the weight is ``(sum_k c_k * G_k - b) / scale`` in single precision, and nothing else is done."""
+        """Whether the weight is ``(sum_k c_k * G_k - b) / scale`` in float32, without rounding, packing or more."""
         record = self.mapped.record
         return (
             {record.ir_dtype, *(target.dtype for target in self.targets)} == {ir.DataType.FLOAT}
@@ -94,13 +96,13 @@ class WeightOnChips:
         )
 
     def ideal(self) -> NDArray[Any]:
-        """What the targets give, of the shape and type of the weight, or of the bytes into which it is packed."""
+        """The weight that the targets give, in the shape and type of the initializer: packed codes stay packed."""
         return self.mapped.stored.numpy()
 
     def on(self, chip: Chip) -> NDArray[Any]:
-        """What a chip gives: the weight of the model that `program_model` writes for it, bit for bit.
+        """The weight as a chip gives it; it equals the weight of the model that `program_model` writes, bit for bit.
 
-        It takes less time if the last one that this thread asked for was the same chip, at another time.
+        A call takes less time if the call of this thread before was for the same chip at another time.
         """
         record, decoding = self.mapped.record, self.decoding
         devices = [chip.devices(record, self.targets, number) for number in range(len(self.targets))]
@@ -122,7 +124,11 @@ class WeightOnChips:
     def _programmed_and_read(
         self, chip: Chip, devices: list[SimulatedDevices]
     ) -> tuple[list[NDArray[Any]], NDArray[np.float64] | None]:
-        """A reading of each device in µS, and the sums that a factor is computed from, if one is asked for."""
+        """Program a chip and read it.
+
+        Returns:
+            A reading of each device in µS, and the sums at the end of programming; None if drift is not compensated.
+        """
         is_compensated, is_kept = chip.compensation != "none", self._rebuilt.size <= _KEPT_ELEMENTS
         found = [
             in_memory(all_elements(targets), how, keeps_programmed=is_compensated, keeps_blocks=is_kept)

@@ -1,1 +1,1 @@
-"""Several devices and mappings of one model, side by side."""
+"""Compares several candidates, such as devices and mappings, for one model."""

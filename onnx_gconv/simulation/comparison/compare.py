@@ -1,4 +1,4 @@
-"""Simulates several candidates on the same inputs with the same random numbers, and puts their figures side by side."""
+"""Simulates several candidates on the same inputs with the same random numbers, and compares their figures."""
 
 from __future__ import annotations
 
@@ -70,47 +70,50 @@ def compare(
     journal: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> ComparisonReport:
-    """Simulate several candidates, such as converters, devices, levels or ranges, and put their figures side by side.
+    """Simulate several candidates, such as converters, devices, levels or ranges, and compare their figures.
 
-    All candidates run on the same samples, and their chips have the same random numbers, so that figures differ by
-    what candidates differ by. Outputs are compared with those of the plain model, not with those of each ideal one: the
-    SQNR of a candidate with few levels shows these levels. Of a model that is mapped already, they are compared with
-    its own.
+    All candidates run on the same samples, and their chips have the same random numbers. So only the candidates
+    themselves make a difference. If the model is plain, outputs are compared with those of the plain model, not with
+    those of the ideal model of each candidate: the SQNR of a candidate with few levels then shows the effect of the
+    levels. If the model is mapped, outputs are compared with those of its ideal model.
+
+    The arguments from `device` on are those of `simulate`. They win over the comparison, for all candidates.
 
     Args:
         model: The plain model, as a file or in memory as for `simulate`, which each candidate maps in memory; or a
-            mapped one, of which candidates can differ in all but the mapping.
-        comparison: A TOML file, or the same as a mapping, in which device models and converters may be objects. Its
-            keys are ``candidates``, ``grid``, and what they have in common: ``device``, ``device_options``,
+            mapped model, whose candidates cannot differ in the mapping.
+        comparison: A TOML file, or its content as a mapping, in which device models and converters may be objects. Its
+            keys are ``candidates``; ``grid``; what candidates have in common: ``device``, ``device_options``,
             ``drift_compensation``, ``times``, ``repeats``, ``mapping``; and ``seed``, ``inputs``, ``labels``,
-            ``metric``, ``output``, ``batch``. A key of a candidate replaces that of all.
-        device: As for `simulate`, as all that follow. What is given here, wins over the comparison, for all candidates.
-        settings: Of the device model.
+            ``metric``, ``output``, ``batch``. A key of a candidate replaces the common one.
+        device: The device model.
+        settings: The settings of the device model.
         converter: The rule weight ⇄ conductances.
-        config: A configuration, in place of those of candidates; their other keys win over what it says.
-        mapping: How the plain model is mapped besides.
-        drift_compensation: Whether drift is compensated.
-        times: How long after programming.
-        repeats: How many chips.
-        inputs: An .npz file with samples, and labels. Generated inputs if neither here nor in the comparison.
-        token_ids: In place of `inputs`: the tokens of one prompt.
-        labels: The name of the array of labels.
+        config: A configuration that replaces those of candidates. The other keys of a candidate win over it.
+        mapping: More options of the mapping of a plain model.
+        drift_compensation: How drift is compensated.
+        times: One or more times after programming, in seconds or as texts such as ``1d``.
+        repeats: How many chips to simulate.
+        inputs: An .npz file with samples and labels; generated inputs if the comparison names no file either.
+        token_ids: The tokens of one prompt, in place of `inputs`.
+        labels: The name of the array of labels in `inputs`.
         metric: The metric.
-        output: The output that the metric is about.
+        output: The output that the metric looks at.
         batch: How many samples go into one run.
         dims: Sizes of symbolic dimensions of generated inputs.
-        values: Values of generated inputs.
-        seed: Of all random numbers.
+        values: Ranges of values of generated inputs.
+        seed: The seed of all random numbers.
         workers: How many trials are computed at once.
-        dask: The Dask cluster that computes them.
-        journal: A file in which finished trials of all candidates are noted. Trials of a candidate are found there as
-            long as the candidate, the model and the inputs are the same, whatever other candidates there are.
-        progress: Called with the step ("simulate"), the trials of all candidates that are done, and how many there are.
+        dask: A Dask cluster that computes the trials in place of this process.
+        journal: A file that records finished trials of all candidates. The trials of a candidate are used again as long
+            as the candidate, the model and the inputs are the same; other candidates may have changed.
+        progress: Called with the step ("simulate"), and for all candidates together the number of finished trials and
+            the number of all trials.
 
     Raises:
         ModelError: If the model cannot be read, or a candidate cannot map it.
         UnmappableWeightError: If a weight of a plain model has values that no conductance can hold.
-        ConfigError: If the comparison is wrong, or anything that is wrong for `simulate`; messages name the candidate.
+        ConfigError: If the comparison is not valid, or for the reasons of `simulate`; messages name the candidate.
     """
     given = GivenModel.of(model, "compare")
     source = given.label
@@ -187,7 +190,7 @@ def _planned(
     config: ConfigurationLike | None,
     mapping: MappingOptions | None,
 ) -> list[PlannedCandidate]:
-    """All candidates, mapped and checked, so that what is wrong with the last one is told before the first one runs."""
+    """All candidates, mapped and checked: an error in the last one is raised before the first one is simulated."""
     is_plain = not is_mapped(graph)
     models: dict[str | None, MappedModel] = {}
     planned = []
@@ -210,7 +213,7 @@ def _planned(
             model = models.setdefault(None if how is None else how.digest, model)
             check_weights(model.weights, chips, source)
             smallest = WeightOnChips(min(model.weights, key=lambda weight: math.prod(weight.record.shape)))
-            for seconds in candidate.seconds:  # a device model may know nothing of a time
+            for seconds in candidate.seconds:  # device models refuse times for which they have no data
                 smallest.on(chips.chip(0, seconds))
             planned.append(PlannedCandidate(candidate, chips, trials, model))
     return planned
@@ -239,7 +242,7 @@ def _yardstick(
 
 
 def _twins(planned: Sequence[PlannedCandidate]) -> tuple[str, ...]:
-    """Which candidates are the same, though they have two names."""
+    """Notes that name candidates which are equal to an earlier one."""
     first: dict[str, str] = {}
     notes = []
     for each in planned:

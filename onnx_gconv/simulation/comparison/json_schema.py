@@ -1,4 +1,4 @@
-"""Describes the file of a comparison for editors."""
+"""The JSON Schema of the file of a comparison, for editors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def comparison_schema(*, installed: bool = True) -> str:
     """The JSON Schema of the TOML file of a comparison, as text.
 
     Args:
-        installed: Describe converters and device models of installed packages, and those that the program has
-            registered, too.
+        installed: Whether to describe, besides the built-in ones, converters and device models that installed packages
+            or the running program have registered.
     """
     schema = ComparisonTable.model_json_schema()
     schema["title"] = "Comparison of onnx_gconv"
     tables = schema["$defs"]
-    # Editors complete the names; but a device may be a file of measurements, too.
+    # The names are there for completion; any other text is allowed, too, since a device may be a file of measurements.
     known = device_model_names() if installed else (*DEVICE_MODELS, *(each.name for each in presets() if each.model))
     device = {"anyOf": [{"enum": list(dict.fromkeys(known)), "type": "string"}, {"type": "string"}]}
     for table in (schema, tables["CandidateTable"]):
@@ -39,7 +39,7 @@ def comparison_schema(*, installed: bool = True) -> str:
 
 
 def _require_some(lists: dict[str, Any]) -> None:
-    """Let a list of alternatives have one at least."""
+    """Require at least one value in a list of values."""
     for choice in (*lists.get("anyOf", ()), lists.get("additionalProperties")):
         if isinstance(choice, dict) and choice.get("type") == "array":
             choice["minItems"] = 1

@@ -1,4 +1,4 @@
-"""How good the chips of several candidates are over time, side by side, for programs and for people."""
+"""The report of a comparison: how good the chips of each candidate are over time, for programs and for people."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ _COLOURS = 10  # of Matplotlib's cycle
 
 @dataclass(frozen=True)
 class ComparedCandidate:
-    """One of the candidates.
+    """The figures of one candidate.
 
     Attributes:
-        name: What it is called.
-        differences: What it has of its own, by the key, such as ``mapping.levels``.
-        simulation: Its figures.
+        name: The name of the candidate.
+        differences: The keys in which the candidate differs from others, such as ``mapping.levels``, and their values.
+        simulation: The report of its simulation.
     """
 
     name: str
@@ -57,11 +57,11 @@ class ComparedCandidate:
     simulation: SimulationReport
 
     def at(self, seconds: float) -> SimulatedTime | None:
-        """Its chips at a time; None if it was not simulated at that time."""
+        """The chips of the candidate at a time; None if it was not simulated at that time."""
         return next((each for each in self.simulation.times if each.seconds == seconds), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values: all that a simulation has, and its name and differences."""
+        """The name, the differences, and the report of the simulation, as JSON values."""
         differences = {key: _json_value(value) for key, value in self.differences.items()}
         return {"name": self.name, "differences": differences, **self.simulation.to_json()}
 
@@ -71,22 +71,22 @@ class ComparisonReport(ShownReport):
     """The result of `compare`.
 
     Attributes:
-        model: The model.
-        file: The file of the comparison; None if a program gave it.
-        seed: Of all random numbers.
-        metric: The metric.
-        unit: Its unit; empty for none.
-        is_larger_better: Whether the larger of two figures is the better one; else the one that is nearer to the model
-            without a chip.
-        output: The output that it is about.
-        unmapped: The metric of the model before it was mapped; None if it was mapped already, or the metric compares
-            outputs with those of that model.
-        reference: With which model's outputs the metric compares those of chips, ``unmapped`` or ``ideal``; empty if
-            the metric is of one model.
+        model: The model that was simulated.
+        file: The file of the comparison; None if a program gave the comparison.
+        seed: The seed of all random numbers.
+        metric: The name of the metric.
+        unit: The unit of the metric; empty for none.
+        is_larger_better: Whether larger values of the metric are better. If not, values are better the nearer they are
+            to that of the model without a chip.
+        output: The output that the metric looks at.
+        unmapped: The metric of the plain model; None if the model was given as a mapped one, or the metric compares
+            with the outputs of the plain model.
+        reference: The model with whose outputs the metric compares, ``unmapped`` or ``ideal``; empty if the metric
+            needs only one model.
         samples: How many samples each chip was run on.
-        inputs: Where they come from.
-        candidates: The candidates, in their order.
-        notes: What may be wrong, a line each.
+        inputs: Where the samples come from.
+        candidates: The candidates, in the order of the comparison.
+        notes: Remarks, such as what may be wrong, a line each.
     """
 
     model: Path
@@ -105,17 +105,17 @@ class ComparisonReport(ShownReport):
 
     @property
     def seconds(self) -> tuple[float, ...]:
-        """All times at which a candidate was simulated."""
+        """All times at which at least one candidate was simulated, in seconds after programming."""
         return tuple(sorted({time.seconds for each in self.candidates for time in each.simulation.times}))
 
     def best(self, seconds: float) -> tuple[str, ...]:
-        """The names of the best candidates at a time, by their mean; none if all that were simulated then are alike."""
+        """The names of the candidates with the best mean at a time; empty if all candidates at that time are equal."""
         goodness = {
             each.name: self._goodness(each, time.spread.mean)
             for each in self.candidates
             if (time := each.at(seconds)) is not None
         }
-        if len(set(goodness.values())) < 2:  # noqa: PLR2004 - of one kind, none is better
+        if len(set(goodness.values())) < 2:  # noqa: PLR2004 - all are equal, so none is better
             return ()
         return tuple(name for name, value in goodness.items() if value == max(goodness.values()))
 
@@ -125,7 +125,7 @@ class ComparisonReport(ShownReport):
         return -abs(mean - (candidate.simulation.ideal if self.unmapped is None else self.unmapped))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values; what is infinite, such as the SQNR of equal outputs, is null."""
+        """The whole report as JSON values; infinite figures, such as the SQNR of equal outputs, are null."""
         return {
             "model": str(self.model),
             "comparison": None if self.file is None else str(self.file),
@@ -145,7 +145,7 @@ class ComparisonReport(ShownReport):
         }
 
     def to_csv(self) -> str:
-        """A line for each chip of each candidate at each time: candidate, seconds, chip, metric."""
+        """A CSV table with a line for each chip of each candidate at each time: candidate, seconds, chip, metric."""
         lines = [csv_line(("candidate", "seconds", "chip", self.metric))]
         for each in self.candidates:
             for time in each.simulation.times:
@@ -154,7 +154,7 @@ class ComparisonReport(ShownReport):
         return "".join(lines)
 
     def plot(self) -> Figure:
-        """The mean of each candidate over time, with its confidence interval, and the unmapped model.
+        """A plot of the mean of each candidate over time with its confidence interval, and of the unmapped model.
 
         Raises:
             ConfigError: If Matplotlib is not installed.
@@ -181,7 +181,7 @@ class ComparisonReport(ShownReport):
         axes.set_ylabel(f"{self.metric} [{self.unit}]" if self.unit else self.metric)
         axes.set_title(f"Means of {self._chips()} and their 95 % intervals", fontsize="medium")
         legend = figure.legend(loc="outside right upper", frameon=False, fontsize="small")
-        for text, each in zip(legend.get_texts(), self.candidates, strict=False):  # the unmapped model is the last
+        for text, each in zip(legend.get_texts(), self.candidates, strict=False):  # the last text is the unmapped model
             text.set(text=textwrap.fill(legible(each.name), _LONGEST_LEGEND), parse_math=False)
         return figure
 
@@ -217,7 +217,7 @@ class ComparisonReport(ShownReport):
         )
 
     def _tables(self) -> RenderableType:
-        """One table, with a mean and its deviation on one line, or on two; or several, of a few times each."""
+        """The widest form that fits: one table with one line a candidate, one with two lines, or several tables."""
         from rich.console import Group
 
         longest = max(len(each.name) for each in self.candidates)
@@ -258,7 +258,7 @@ class ComparisonReport(ShownReport):
         return f"{' or '.join(map(str, counts))} chips"
 
     def _said_of_candidates(self) -> Iterator[str]:
-        """What was said of the simulations, and of which ones."""
+        """The notes of the simulations, each with the names of the candidates that have it."""
         names: dict[str, list[str]] = {}
         for each in self.candidates:
             for note in each.simulation.notes:
@@ -272,7 +272,7 @@ class ComparisonReport(ShownReport):
 
 
 def _json_value(value: object) -> Any:  # noqa: ANN401 - what JSON has
-    """A value of a comparison; of an object, such as a converter, its name."""
+    """A value of a comparison as a JSON value; an object, such as a converter, becomes its name."""
     if isinstance(value, Mapping):
         return {str(key): _json_value(each) for key, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

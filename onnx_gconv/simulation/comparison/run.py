@@ -1,4 +1,4 @@
-"""Simulates candidates that are planned, one after the other, on one session as far as their models allow it."""
+"""Simulates planned candidates one after the other. Candidates share a session where their models are equal."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class MappedModel:
     """A mapped model, which several candidates may share.
 
     Attributes:
-        graph: It.
-        weights: Its weights.
-        how: How it was mapped; None if it was mapped already.
+        graph: The model.
+        weights: The mapped weights of the model.
+        how: How the model was mapped; None if it was given as a mapped model.
     """
 
     graph: ir.Model
@@ -48,7 +48,7 @@ class MappedModel:
 
 @dataclass(frozen=True)
 class PlannedCandidate:
-    """A candidate of which all is known that can be known before it is simulated."""
+    """A candidate that is mapped and checked, with its chips and its trials."""
 
     candidate: Candidate
     chips: Chips
@@ -58,15 +58,15 @@ class PlannedCandidate:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """By what all candidates are measured.
+    """The samples, metric and reference with which all candidates are measured.
 
     Attributes:
-        samples: What models run on.
-        metric: How good outputs are.
-        output: The output that it is about.
-        reference: The output of the model before it was mapped; None if it was mapped already.
-        unmapped: The metric of that model; None if it was mapped already, or the metric is of two models.
-        plain: A file with that model for workers elsewhere; None if they can do without.
+        samples: The samples on which the models run.
+        metric: The metric.
+        output: The output that the metric looks at.
+        reference: That output of the plain model; None if the model was given as a mapped one.
+        unmapped: The metric of the plain model; None without a plain model, or if the metric compares two models.
+        plain: A file with the plain model, for workers of other processes; None if they do not need it.
     """
 
     samples: Samples
@@ -78,7 +78,7 @@ class Yardstick:
 
 
 class Benches:
-    """The bench of one mapped model after the other. If two have equal models, they share it: only weights differ.
+    """Gives the bench of one mapped model after the other, and keeps it as long as models differ only in weights.
 
     Args:
         source: The model of the user, for messages.
@@ -90,7 +90,7 @@ class Benches:
         self._key: tuple[object, ...] | None = None
 
     def of(self, files: BenchFiles) -> Bench:
-        """The bench of a model. The one before is of no use any more."""
+        """The bench of a model. A bench that was returned before may be closed by this."""
         key = files.names, *(_digest(path) for path in sorted(files.bench.parent.glob(f"{files.bench.name}*")))
         if self._bench is None or key != self._key:
             self.close()
@@ -111,7 +111,15 @@ def _digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Setup:
-    """A mapped model that is ready for chips: its bench, weights, output, metric, and file for workers elsewhere."""
+    """A mapped model that is ready for simulation.
+
+    Attributes:
+        bench: The session that runs the model.
+        weights: The weights, which can be put on chips.
+        ideal: The output of the ideal model.
+        of_ideal: The metric of the ideal model.
+        mapped: A file with the mapped model, for workers of other processes; None if there are none.
+    """
 
     bench: Bench
     weights: Sequence[WeightOnChips]
@@ -122,7 +130,7 @@ class _Setup:
 
 @dataclass(frozen=True)
 class ComparisonRun:
-    """All that the simulations of candidates have in common."""
+    """What the simulations of all candidates share."""
 
     source: Path
     watched: WatchedFiles
@@ -134,7 +142,7 @@ class ComparisonRun:
     def simulated(
         self, planned: Sequence[PlannedCandidate], progress: Progress | None
     ) -> tuple[ComparedCandidate, ...]:
-        """The figures of all candidates, in their order. Those with one mapped model run one after the other."""
+        """The figures of all candidates, in their order. Candidates with the same mapped model run in succession."""
         models = {id(each.model): each.model for each in planned}
         total, done = sum(len(each.trials) for each in planned), 0
         found: dict[str, ComparedCandidate] = {}
@@ -185,5 +193,5 @@ class ComparisonRun:
 
 
 def _from(progress: Progress | None, done: int, total: int) -> Callable[[int, int], None] | None:
-    """What one of several simulations calls with what it has done itself."""
+    """The callback of one candidate, which reports its finished trials as a part of those of all candidates."""
     return None if progress is None else lambda own, _: progress("simulate", done + own, total)

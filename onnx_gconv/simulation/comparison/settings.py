@@ -1,6 +1,6 @@
-"""What a comparison is of: its candidates, from a TOML file or a program.
+"""The candidates of a comparison, from a TOML file or a program.
 
-A file says what all candidates have in common, and what each of them has of its own::
+A file has keys that hold for all candidates, and for each candidate the keys in which it differs::
 
     device = "pcm"
     [mapping]
@@ -11,8 +11,8 @@ A file says what all candidates have in common, and what each of them has of its
     [grid]
     device = ["pcm", "reram-wan2022"]
 
-Each key that a candidate gives replaces what is said of it for all. A grid gives more candidates: all combinations of
-its values.
+A key of a candidate replaces the same key for all candidates. A grid adds a candidate for each combination of its
+values.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ __all__ = ["Candidate", "Comparison", "ComparisonLike"]
 
 _MOST_CANDIDATES = 1000
 
-_BARE = {"device", "mapping.converter", "mapping.granularity"}  # whose texts say what they are
-_DEVICES = {"device", *DeviceSettings.model_fields}  # of a mapping
-_NAMES = {"name", "kind", "preset"}  # of converters, granularities and devices
+_BARE = {"device", "mapping.converter", "mapping.granularity"}  # keys whose values are clear without the key
+_DEVICES = {"device", *DeviceSettings.model_fields}  # keys of a mapping that describe its devices
+_NAMES = {"name", "kind", "preset"}  # keys that name a converter, a granularity or a device
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the candidates, with all that holds for it.
+    """One candidate, with all its settings.
 
     Attributes:
-        name: What it is called.
-        place: What messages call it.
-        differences: What it has of its own, by the key.
+        name: The name of the candidate.
+        place: The candidate as messages name it, with its place in the file.
+        differences: The keys in which the candidate differs from others, and their values.
         device: The device model.
-        device_options: Its settings.
-        drift_compensation: As for `simulate`.
-        seconds: The times.
-        repeats: How many chips.
-        mapping: How a plain model is mapped, by the key.
-        folder: To which the paths in the file are relative.
+        device_options: The settings of the device model.
+        drift_compensation: How drift is compensated, as for `simulate`.
+        seconds: The times after programming, in seconds.
+        repeats: How many chips to simulate.
+        mapping: The options of the mapping of a plain model, by their keys.
+        folder: The folder to which paths in the file are relative.
     """
 
     name: str
@@ -78,17 +78,17 @@ class Candidate:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Let errors name the candidate."""
+        """Put the name of the candidate in front of the messages of errors."""
         try:
             yield
         except GconvError as error:
             raise type(error)(f"{self.place}: {error}") from error
 
     def configuration(self, config: ConfigurationLike | None) -> Configuration:
-        """How it maps a plain model.
+        """The configuration by which the candidate maps a plain model.
 
         Args:
-            config: A configuration in place of its own.
+            config: A configuration that replaces the one that the candidate names; None to use that one.
 
         Raises:
             ConfigError: If the configuration cannot be read, or keys contradict each other.
@@ -105,9 +105,9 @@ class Comparison:
     """A comparison, and where it comes from.
 
     Attributes:
-        table: What is in its file.
-        data: The same, as it is written there.
-        source: Where it comes from.
+        table: The checked content.
+        data: The content as it was written, before it was checked.
+        source: The file that it comes from, or none.
     """
 
     table: ComparisonTable
@@ -116,10 +116,10 @@ class Comparison:
 
     @classmethod
     def of(cls, comparison: ComparisonLike) -> Comparison:
-        """A comparison from its file, or from what that would hold.
+        """A comparison from its TOML file, or from the content of such a file as a mapping.
 
         Raises:
-            ConfigError: If it cannot be read, a key is unknown or a value is wrong; the message names the key.
+            ConfigError: If the file cannot be read, a key is unknown or a value is wrong; the message names the key.
         """
         if isinstance(comparison, Mapping):
             data, source = dict(comparison), ConfigurationSource()
@@ -134,18 +134,20 @@ class Comparison:
 
     @property
     def folder(self) -> Path:
-        """To which the paths in the file are relative."""
+        """The folder to which paths in the file are relative."""
         return self.source.files[0].parent if self.source.files else Path()
 
     def candidates(self, said: Mapping[str, Any], said_of_mapping: Mapping[str, Any]) -> tuple[Candidate, ...]:
-        """All candidates: those that are listed, and those of the grid.
+        """All candidates: those of the list, and those of the grid.
 
         Args:
-            said: What a caller says of all of them, by the key; it wins over the file. What is None is not said.
-            said_of_mapping: The same of the keys of the mapping. It is not in the mapping of the candidates.
+            said: Values that a caller gives for all candidates, by their keys. They win over the file; None counts as
+                not given.
+            said_of_mapping: Values that a caller gives for keys of the mapping. Such keys no longer count as
+                differences of candidates, but the values are not put into `Candidate.mapping`.
 
         Raises:
-            ConfigError: If there are none, too many, or two of one name.
+            ConfigError: If there are no candidates, too many, or two with the same name.
         """
         said = {key: value for key, value in said.items() if value is not None}
         listed = [
@@ -197,7 +199,7 @@ class Comparison:
         )
 
     def _combined(self) -> Iterator[dict[str, Any]]:
-        """All combinations of the values of the grid, each as a table of a candidate."""
+        """All combinations of the values of the grid, each in the form of a candidate's table."""
         lists = _flat(self.data.get("grid", {}))
         count = 1
         for values in lists.values():
@@ -221,7 +223,7 @@ ComparisonLike: TypeAlias = str | os.PathLike[str] | Mapping[str, Any]
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a candidate besides its name, those of the mapping and of the device as ``mapping.levels``."""
+    """The keys and values of a candidate without its name; keys of inner tables are written as ``mapping.levels``."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping) and (key == "mapping" or (key == "device_options" and value)):
@@ -232,15 +234,15 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_said(key: str, said: Mapping[str, Any], of_mapping: Mapping[str, Any]) -> bool:
-    """Whether a caller says something else of a key of a candidate."""
+    """Whether a value that a caller gives replaces this key of a candidate."""
     table, _, inner = key.partition(".")
     if inner in _DEVICES and not _DEVICES.isdisjoint(of_mapping):
-        return True  # devices are replaced as a whole
+        return True  # a caller's description of the devices replaces that of the candidate as a whole
     return table in said or (table == "mapping" and inner in of_mapping)
 
 
 def _text(key: str, value: object) -> str:
-    """What a candidate has of its own, as a part of its name."""
+    """One difference of a candidate, as a part of its name, such as ``levels=16``."""
     text = _value_text(value)
     return text if key in _BARE else f"{key.rpartition('.')[2]}={text}"
 
@@ -256,7 +258,7 @@ def _value_text(value: object) -> str:
 
 
 def _name_at(key: tuple[str | int, ...], data: Mapping[str, Any]) -> str:
-    """What messages add to the key of a candidate that has a name."""
+    """The text `` of 'NAME'`` that messages add to a key of a candidate; empty if the candidate has no name."""
     if key[:1] != ("candidates",) or len(key) < 2 or not isinstance(key[1], int):  # noqa: PLR2004 - a key and a number
         return ""
     table = data["candidates"][key[1]]

@@ -1,6 +1,6 @@
-"""What the TOML file of a comparison can say, as pydantic models, which check values.
+"""The tables of the TOML file of a comparison, as pydantic models that check keys and values.
 
-What `onnx_gconv.configuration` has of mappings is used as it is there.
+The keys of a mapping are those of `onnx_gconv.configuration`.
 """
 
 from __future__ import annotations
@@ -49,43 +49,43 @@ _Time: TypeAlias = str | float
 
 
 class MappingTable(WeightSettings, ModelSettings, DeviceSettings):
-    """How a plain model is mapped: what a configuration has in its defaults and of the model, and `config`."""
+    """How a plain model is mapped: the keys of a configuration for weights, the model and devices, and `config`."""
 
     config: str | None = None
-    """A configuration, which may have overrides for some weights; the other keys win over what it says."""
+    """The file of a configuration, which may have overrides for some weights. The other keys here win over it."""
 
     @property
     def given(self) -> dict[str, Any]:
-        """What is said, by its key."""
+        """The keys that are given and not None, with their values."""
         return {name: value for name in self.model_fields_set if (value := getattr(self, name)) is not None}
 
 
 class SimulatedTable(SettingsTable):
-    """What is simulated."""
+    """The device, the times and the mapping that are simulated."""
 
     device: _Device | None = None
     """The device model: a name, a preset that has one, or a .csv or .toml file of measurements. Default: "pcm"."""
     device_options: dict[str, Any] | None = None
-    """Its settings."""
+    """Settings of the device model."""
     drift_compensation: DriftCompensation | None = None
-    """Whether a factor for each weight makes up for drift. Default: "none"."""
+    """How drift is compensated: by a factor for each weight, tile or column, or not at all. Default: "none"."""
     times: Annotated[Any, WrapValidator(_seconds, json_schema_input_type=_Time | tuple[_Time, ...])] | None = None
     """When after programming chips are read: seconds, or texts such as "1d". Default: 1s, 1h, 1d, 1mo and 1y."""
     repeats: Count | None = None
-    """How many chips. Default: 25."""
+    """How many chips are simulated. Default: 25."""
     mapping: MappingTable = MappingTable()
     """How a plain model is mapped."""
 
 
 class CandidateTable(SimulatedTable):
-    """What one of the candidates has of its own."""
+    """A candidate: its name, and the keys in which it differs from others."""
 
     name: Annotated[str, Field(min_length=1)] | None = None
-    """What it is called. Default: what it has of its own."""
+    """The name of the candidate. Default: the values in which it differs from others."""
 
 
 def _all_of(field: FieldInfo) -> tuple[Any, None]:
-    """A list of values of a field, which need not be given: its type, and its default."""
+    """The type and the default of an optional list of values for a field."""
     values: Any = tuple.__class_getitem__((field.rebuild_annotation(), ...))
     return Annotated[values | None, WrapValidator(_alternatives)], None
 
@@ -94,42 +94,42 @@ _LISTS: dict[str, Any] = {name: _all_of(field) for name, field in MappingTable.m
 if TYPE_CHECKING:
 
     class GridMapping(SettingsTable):
-        """Lists of values for the keys of a mapping; its fields are made from those of `MappingTable`."""
+        """Lists of values for the keys of a mapping. The fields are made from those of `MappingTable`."""
 
 else:
     GridMapping = create_model("GridMapping", __base__=SettingsTable, **_LISTS)
 
 
 class Grid(SettingsTable):
-    """Lists of values, of which all combinations are candidates. The values of the last key change first."""
+    """Lists of values; each combination is a candidate. The value of the last key changes first."""
 
     device: Annotated[tuple[_Device, ...] | None, WrapValidator(_alternatives)] = None
-    """Device models."""
+    """Device models that are tried."""
     device_options: dict[str, Annotated[tuple[Any, ...], WrapValidator(_alternatives)]] = Field(default={})
-    """Values of their settings."""
+    """Lists of values for settings of the device models."""
     drift_compensation: Annotated[tuple[DriftCompensation, ...] | None, WrapValidator(_alternatives)] = None
-    """Compensations of drift."""
+    """Compensations of drift that are tried."""
     mapping: GridMapping = GridMapping()
-    """Values of the keys of a mapping."""
+    """Lists of values for the keys of a mapping."""
 
 
 class ComparisonTable(SimulatedTable):
-    """Candidates, what they have in common, and what they are compared by."""
+    """Candidates, their common settings, and the inputs and the metric by which they are compared."""
 
     candidates: Annotated[tuple[CandidateTable, ...], WrapValidator(_tables)] = ()
-    """What each candidate has of its own."""
+    """A list of candidates, each with the keys in which it differs from others."""
     grid: Grid = Grid()
-    """More candidates: all combinations of values."""
+    """More candidates: one for each combination of the values in these lists."""
     seed: Annotated[int, Strict(), Field(ge=0, lt=2**64)] | None = None
-    """Of all random numbers, which are the same for all candidates. Default: 0."""
+    """The seed of all random numbers, which are the same for all candidates. Default: 0."""
     inputs: str | None = None
     """An .npz file with an array for each input, samples along the first axis. Default: generated inputs."""
     labels: str | None = None
-    """The array in it that has the right classes."""
+    """The name of the array of labels, the numbers of the right classes, in that file."""
     metric: str | None = None
     """The metric. Default: "accuracy" with labels, else "sqnr"."""
     output: str | None = None
-    """The output that the metric is about. Default: the first one of floats."""
+    """The output that the metric looks at. Default: the first output of floating-point numbers."""
     batch: Count | None = None
-    """How many samples go into one run. Default: what the model takes, or all; of more than 256 MiB, so many as have
-    64 MiB."""
+    """How many samples go into one run. Default: the batch of the model if it is fixed; else all samples, or, if they
+    have more than 256 MiB, as many as have 64 MiB."""

@@ -1,1 +1,1 @@
-"""What trials have in common, who computes them, and what they amount to."""
+"""The trials of a simulation: their common data, who computes them, their journal, and the report of their figures."""

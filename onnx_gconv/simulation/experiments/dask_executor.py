@@ -1,4 +1,4 @@
-"""The workers of a Dask cluster as those who compute trials."""
+"""Computes trials on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ if TYPE_CHECKING:
 __all__ = ["DaskExecutor", "connected"]
 
 _SECONDS_TO_ANSWER = 5
-_SECONDS_FOR_OTHER_WORKERS = 30  # to take the place of those that died
+_SECONDS_FOR_OTHER_WORKERS = 30  # for new workers to take the place of those that died
 
 _SECONDS_BETWEEN_LOOKS = 0.01
 
-_IN_FLIGHT = 2048  # trials that the scheduler knows of: it would keep a kilobyte or two of each of millions
+_IN_FLIGHT = 2048  # trials at the scheduler: it keeps 1 to 2 KB for each, too much memory for millions at once
 
-_MOST_IN_VAIN = 3  # as often as Dask tries a task again that its worker died of
+_MOST_IN_VAIN = 3  # like Dask's own limit of new attempts for a task whose worker died
 
 
 @contextlib.contextmanager
 def connected(cluster: str | Client) -> Iterator[DaskExecutor]:
-    """The workers of a cluster. What was sent to it is gone when the ``with`` block is left.
+    """An executor on the workers of a cluster. Leaving the ``with`` block removes from the cluster what was sent to it.
 
     Args:
-        cluster: The address of its scheduler, or a client, which stays open.
+        cluster: The address of the scheduler of the cluster, or a client, which stays open.
 
     Raises:
-        ConfigError: If dask.distributed is not installed, nothing answers within seconds, or there are no workers.
+        ConfigError: If dask.distributed is not installed, the scheduler does not answer within seconds, or the cluster
+            has no workers.
     """
     if importlib.util.find_spec("distributed") is None:
         raise ConfigError("a Dask cluster needs dask.distributed, which is missing; pip install distributed")
@@ -67,9 +68,10 @@ def connected(cluster: str | Client) -> Iterator[DaskExecutor]:
 
 @contextlib.contextmanager
 def _silent_client_log() -> Iterator[None]:
-    """Leave out what Dask logs of a client: it is told as an error, or made good. Who debugs gets it.
+    """Silence the log of Dask's client, unless the level of the root logger is DEBUG.
 
-    dask.distributed has to be imported before, since it sets the levels of its logs then.
+    Its problems are raised as our errors, or solved by another attempt. dask.distributed has to be imported before
+    this, since its import sets the levels of its logs.
     """
     log = logging.getLogger("distributed.client")
     before = log.level
@@ -86,16 +88,16 @@ def _client(address: str) -> Client:
     from distributed.versions import VersionMismatchWarning
 
     try:
-        with ThreadPoolExecutor(1) as other_thread:  # this one may have a loop that runs, as in a notebook
+        with ThreadPoolExecutor(1) as other_thread:  # this thread may have a running event loop, as in a notebook
             other_thread.submit(asyncio.run, _require_answer(address)).result()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", VersionMismatchWarning)  # those that matter are refused
+            warnings.simplefilter("ignore", VersionMismatchWarning)  # `_check_versions` refuses those that matter
             return Client(address, timeout=_SECONDS_TO_ANSWER, set_as_default=False)
-    except Exception as error:  # Dask's own, and those of what anything else that listens there answers
+    except Exception as error:  # errors of Dask, or of parsing the answer of any other server at that address
         reason = _said(error)
         if isinstance(error, TimeoutError):
             reason = f"it said nothing for {_SECONDS_TO_ANSWER} s"
-        elif isinstance(error, MemoryError):  # the first bytes are taken for a length
+        elif isinstance(error, MemoryError):  # Dask takes the first bytes of another server's answer for a length
             reason = "what answers there is no scheduler"
         raise ConfigError(
             f"the Dask cluster '{address}' does not answer: {reason}; start one with `dask scheduler`, and give the "
@@ -104,7 +106,10 @@ def _client(address: str) -> Client:
 
 
 async def _require_answer(address: str) -> None:
-    """Raise an exception if there is no scheduler. A client would wait for ever for what accepts and says nothing."""
+    """Raise an exception unless a scheduler answers.
+
+    A Dask client would wait for ever for a server that accepts the connection and then sends nothing.
+    """
     from distributed import Security
     from distributed.core import rpc
 
@@ -130,15 +135,15 @@ def _wait_for_workers(client: Client, address: str, seconds: float) -> None:
 
 
 class DaskExecutor:
-    """The workers of a Dask cluster.
+    """Computes trials on the workers of a Dask cluster.
 
-    The experiment is scattered: it goes to the scheduler once, and from one worker process to the next. If a worker
-    dies, Dask computes its trials elsewhere. What was scattered it does not bring back when all who have it die: then
-    the experiment is sent once more.
+    The experiment is scattered: it is sent to the cluster once, and workers copy it from each other. If a worker dies,
+    Dask computes its trials on another one. If all workers die that have the experiment, Dask cannot restore it: this
+    class then sends it again.
 
     Args:
         client: A client of the cluster.
-        address: Its address, for messages.
+        address: The address of the scheduler, for messages.
     """
 
     takes_a_file = True
@@ -150,19 +155,19 @@ class DaskExecutor:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Which workers compute other last digits."""
+        """A note on workers whose results differ from this machine's in the last digits."""
         if not self._others:
             return ()
         workers = f"{len(self._others)} Dask workers ({listed(sorted(self._others))})"
-        note = f"{workers} compute other last digits: their processors are others than that of this machine"
+        note = f"{workers} give results that differ in the last digits: their processors differ from this machine's"
         return (note,)
 
     def values(self, experiment: Experiment, trials: Sequence[Trial]) -> Generator[tuple[Trial, float]]:
         """The metric of each trial, as results arrive.
 
         Raises:
-            ConfigError: If the workers have other versions, or cannot load the device model or the metric; or the
-                cluster is gone.
+            ConfigError: If the workers have other versions, cannot load the device model or the metric, or the cluster
+                does not answer any more.
             GconvError: If a trial cannot be computed.
         """
         from distributed.protocol.pickle import dumps
@@ -188,7 +193,7 @@ class DaskExecutor:
 
     @contextlib.contextmanager
     def _blamed(self) -> Iterator[None]:
-        """What goes wrong because the cluster is gone is told as that."""
+        """Turn an exception that is due to a lost connection into a ConfigError that says so."""
         try:
             yield
         except GconvError:
@@ -199,18 +204,24 @@ class DaskExecutor:
             raise self._gone() from error
 
     def _check_versions(self) -> None:
-        """Raise ConfigError if a worker has others than this process. Those that come later look themselves."""
+        """Raise ConfigError if a worker has other versions than this process.
+
+        Workers that join later compare versions when they open the experiment.
+        """
         for worker, found in self._client.run(versions_here, on_error="return").items():
             if isinstance(found, Exception):
                 raise ConfigError(
-                    f"the Dask worker {worker} cannot load onnx_gconv: {_said(found)}; install it there, the version "
-                    "that is here"
+                    f"the Dask worker {worker} cannot load onnx_gconv: {_said(found)}; install onnx_gconv there, in "
+                    "the same version as here"
                 )
             if (problem := different_versions(versions_here(), found)) is not None:
                 raise ConfigError(f"the Dask worker {worker} {problem}")
 
     def _arriving(self, sent: SentExperiment, trials: Sequence[Trial]) -> Generator[tuple[Trial, float]]:
-        """The metric of each trial, until what was sent is lost; nothing of it stays on the cluster."""
+        """The metric of each trial, as results arrive. It ends early if the cluster has lost the experiment.
+
+        The experiment and all tasks are removed from the cluster at the end.
+        """
         from distributed import as_completed
 
         waiting = iter(trials)
@@ -231,7 +242,7 @@ class DaskExecutor:
                     trial = running.pop(future)
                     if future.status == "error":
                         raise self._failure(result[1])
-                    if future.status != "finished":  # Dask cancels what needs data that is lost
+                    if future.status != "finished":  # Dask cancels tasks whose data is lost
                         self._require_connection()
                         return
                     value, worker, is_exact = result
@@ -247,7 +258,10 @@ class DaskExecutor:
             shared.release()
 
     def _batches(self, completed: as_completed) -> Iterator[list[Any]]:
-        """What has come, as soon as there is something. Dask would wait for ever for what was lost on the way."""
+        """Finished futures with their results, as soon as there are any.
+
+        Dask's own iterator would wait for ever for results that were lost with the connection.
+        """
         while not completed.is_empty():
             if completed.has_ready():
                 yield completed.next_batch()
@@ -282,7 +296,11 @@ class DaskExecutor:
 
 
 def _computed(trial: Trial, *, sent: SentExperiment) -> tuple[float, str, bool]:
-    """The metric of a trial on a worker, the worker, and whether it is the one of the client, bit for bit."""
+    """Compute a trial on a worker.
+
+    Returns:
+        The metric, the address of the worker, and whether this worker computes the same bits as the client.
+    """
     from distributed import get_worker
 
     worker = get_worker()

@@ -1,4 +1,4 @@
-"""Who computes trials: threads of this process, or the workers of a Dask cluster. Both give the same figures."""
+"""Executors of trials: threads of this process, or the workers of a Dask cluster. Both give the same figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DaskCluster: TypeAlias = Union[str, "Client"]
 
 
 class TrialExecutor(Protocol):
-    """Whoever computes trials."""
+    """An executor that computes trials."""
 
     @property
     def takes_a_file(self) -> bool:
@@ -28,18 +28,20 @@ class TrialExecutor(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of the trials that were computed, a line each."""
+        """Notes on the trials that were computed, for the report, a line each."""
 
     def values(self, experiment: Experiment, trials: Sequence[Trial]) -> Generator[tuple[Trial, float]]:
-        """The metric of each trial, in any order, as soon as it is known. What is not asked for is not computed.
+        """The metric of each trial, in any order, as soon as it is known.
+
+        Closing the generator stops the computation of the remaining trials.
 
         Raises:
-            GconvError: If one of them cannot be computed; what is not done then, is left.
+            GconvError: If a trial cannot be computed. The remaining trials are then not computed.
         """
 
 
 class ThreadExecutor:
-    """Threads of this process.
+    """Computes trials in threads of this process.
 
     Args:
         workers: How many trials are computed at once.
@@ -52,7 +54,7 @@ class ThreadExecutor:
         self._workers = workers
 
     def values(self, experiment: Experiment, trials: Sequence[Trial]) -> Generator[tuple[Trial, float]]:
-        """The metric of each trial, in their order."""
+        """The metric of each trial, in the order of the trials."""
         if self._workers == 1:
             yield from ((trial, experiment.value(trial)) for trial in trials)
             return
@@ -66,11 +68,11 @@ class ThreadExecutor:
 
 @contextlib.contextmanager
 def trial_executor(workers: int, dask: DaskCluster | None) -> Iterator[TrialExecutor]:
-    """Whoever computes trials; leaving the ``with`` block ends what it has begun.
+    """The executor that the options ask for. Leaving the ``with`` block ends its work.
 
     Args:
         workers: How many trials this process computes at once.
-        dask: The Dask cluster that does it instead.
+        dask: A Dask cluster that computes the trials in place of this process.
 
     Raises:
         ConfigError: If both are asked for, or the cluster cannot be used.

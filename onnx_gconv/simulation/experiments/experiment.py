@@ -1,4 +1,4 @@
-"""What all trials of a simulation have in common, and one of them: a chip at a time."""
+"""An experiment: the common data of all trials of a simulation. A trial is one chip at one time."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Trial:
     """One chip at one time.
 
     Attributes:
-        repeat: Which chip.
-        seconds: The time.
-        layer: The only weight that is on the chip, by its number; None if all are.
+        repeat: The number of the chip.
+        seconds: The time after programming, in seconds.
+        layer: The index of the only weight that is on the chip; None if all weights are.
     """
 
     repeat: int
@@ -44,26 +44,26 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """What tells it from others of its experiment."""
+        """A text that identifies the trial within its experiment."""
         return f"{self.repeat} {self.seconds!r} {'all' if self.layer is None else self.layer}"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that trials have in common.
+    """The common data of all trials.
 
     Attributes:
-        bench: The model, into which weights are put.
-        weights: Its weights.
-        chips: The chips that they are on.
-        samples: What the model runs on.
-        metric: How good its outputs are.
-        output: The output that the metric is about.
+        bench: The session that runs the model with the weights of a chip.
+        weights: The weights of the model.
+        chips: The simulated chips.
+        samples: The samples on which the model runs.
+        metric: The metric.
+        output: The output that the metric looks at.
         ideal: That output of the ideal model.
         source: The model of the user.
-        mapped: A file with the mapped model, from which others can make a bench; None if nobody has asked for it.
-        reference: The output with which a metric compares that of chips; that of the ideal model if None.
-        plain: A file with the model before it was mapped, which gives the reference; None if nobody has asked for it.
+        mapped: A file with the mapped model, from which other processes make their bench; None if not asked for.
+        reference: The output with which the metric compares; None for that of the ideal model.
+        plain: A file with the plain model, from which other processes compute the reference; None if not asked for.
     """
 
     bench: Bench
@@ -79,7 +79,7 @@ class Experiment:
     plain: Path | None = None
 
     def value(self, trial: Trial) -> float:
-        """The metric of a trial. It depends on nothing else, so that it may be computed anywhere, and at any time.
+        """The metric of a trial. It depends on the trial alone, so trials can be computed anywhere and in any order.
 
         Raises:
             ConfigError: If the device model or the metric fails, or the model does not run.
@@ -100,9 +100,10 @@ class Experiment:
         return WeightsOnChips(self.weights, self.chips.model)
 
     def fingerprint(self, trial: Trial) -> str:
-        """A hash of what a trial is made of: the outputs that chips are compared with, and the smallest weight on one.
+        """A hash of some results: the smallest weight on the chip of a trial, and the outputs of the reference models.
 
-        Where programs add in another order, or take another logarithm, as on another processor, it is another one.
+        Processes with equal fingerprints compute the same bits. Another processor may add in another order or have
+        another logarithm, and then gives another fingerprint.
         """
         chip = self.chips.chip(trial.repeat, trial.seconds)
         smallest = min(self.weights, key=lambda weight: math.prod(weight.mapped.record.shape))
@@ -113,11 +114,11 @@ class Experiment:
         return hashed.hexdigest()
 
     def identity(self, of_model: Mapping[str, Any], mapping: Mapped | None) -> dict[str, Any]:
-        """What tells this simulation from others, for its journal.
+        """JSON values that identify this simulation, for its journal.
 
         Args:
-            of_model: What tells the model of the user from others.
-            mapping: How it was mapped; None if it was mapped already.
+            of_model: JSON values that identify the model of the user.
+            mapping: How the model was mapped; None if it was given as a mapped model.
         """
         return {
             **identity_of_data(of_model, self.samples, self.metric, self.output),
@@ -126,7 +127,7 @@ class Experiment:
 
 
 def identity_of_data(of_model: Mapping[str, Any], samples: Samples, metric: Metric, output: str) -> dict[str, Any]:
-    """What tells simulations of a model on some samples by a metric from others, as JSON values."""
+    """JSON values that identify the model, the samples and the metric of a simulation."""
     hashed = hashlib.sha256()
     for name, array in sorted({**samples.arrays, **samples.completed}.items()):
         hashed.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -145,7 +146,7 @@ def identity_of_data(of_model: Mapping[str, Any], samples: Samples, metric: Metr
 
 
 def _parts(array: SampleArray) -> Iterator[NDArray[Any]]:
-    """An array, piece by piece if it is in a file."""
+    """An array in memory as one piece, or an array in a file in several pieces of rows."""
     if not isinstance(array, StoredArray):
         yield array
         return
@@ -155,7 +156,7 @@ def _parts(array: SampleArray) -> Iterator[NDArray[Any]]:
 
 
 def identity_of_chips(chips: Chips, mapping: Mapped | None) -> dict[str, Any]:
-    """What tells the chips of a mapping from others, as JSON values."""
+    """JSON values that identify the mapping, the device model, its settings and the seed of chips."""
     return {
         "mapping": None if mapping is None else mapping.digest,
         "device_model": chips.digest,

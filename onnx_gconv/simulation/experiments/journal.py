@@ -1,4 +1,4 @@
-"""What a simulation has computed, on disk, so that one that was stopped goes on from there."""
+"""A journal: a file of finished trials, from which a simulation that was stopped goes on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FORMAT = "onnx_gconv.simulation 1"
 
 
 class Journal:
-    """The trials that are done. A journal without a file forgets them.
+    """The figures of finished trials. Without a file they are held in memory only.
 
     Args:
-        done: What is known of trials, by their keys.
-        file: Where new ones are written; None for nowhere.
-        prefix: What stands in front of each key.
+        done: The figures of finished trials, by their keys.
+        file: The file to which new figures are written; None for none.
+        prefix: A text in front of each key, which tells simulations in one file apart.
     """
 
     def __init__(self, done: dict[str, float], file: TextIO | None, prefix: str = "") -> None:
@@ -35,23 +35,23 @@ class Journal:
         return len(self._done)
 
     def part(self, of: Mapping[str, Any]) -> Journal:
-        """The trials of one of several simulations in the same file.
+        """The journal of one of several simulations in the same file.
 
         Args:
-            of: What that simulation is, as JSON values. Equal ones share their trials.
+            of: JSON values that identify the simulation. Simulations with equal values share their trials.
         """
         digest = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
         return Journal(self._done, self._file, f"{digest[:16]} ")
 
     def known(self, key: str) -> float | None:
-        """The figure of a trial, if it is done."""
+        """The figure of a finished trial; None if the trial is not finished."""
         return self._done.get(f"{self._prefix}{key}")
 
     def add(self, key: str, value: float) -> None:
-        """Note the figure of a trial; it is on disk when this returns.
+        """Record the figure of a finished trial. It is on disk when this returns.
 
         Raises:
-            ConfigError: If it cannot be written, as on a full disk.
+            ConfigError: If the file cannot be written, such as on a full disk.
         """
         key = f"{self._prefix}{key}"
         self._done[key] = value
@@ -67,14 +67,14 @@ class Journal:
 
 @contextlib.contextmanager
 def opened_journal(path: Path | None, of: Mapping[str, Any]) -> Iterator[Journal]:
-    """The journal of a simulation; it goes on where an older one of the same simulation ended.
+    """Open the journal of a simulation. The trials of an existing file of the same simulation count as finished.
 
     Args:
         path: The file, which need not exist; None for no journal.
-        of: What the simulation is, as JSON values. A journal of another one is refused.
+        of: JSON values that identify the simulation. The journal of another simulation is refused.
 
     Raises:
-        ConfigError: If the file cannot be read or written, is no journal, or is that of another simulation.
+        ConfigError: If the file cannot be read or written, is not a journal, or belongs to another simulation.
     """
     if path is None:
         yield Journal({}, None)
@@ -89,7 +89,7 @@ def opened_journal(path: Path | None, of: Mapping[str, Any]) -> Iterator[Journal
     with file:
         try:
             file.seek(end)
-            file.truncate()  # a line that a run was killed in
+            file.truncate()  # remove an incomplete last line, which a killed run leaves
             if not end:
                 file.write(head + "\n")
                 file.flush()
@@ -99,7 +99,7 @@ def opened_journal(path: Path | None, of: Mapping[str, Any]) -> Iterator[Journal
 
 
 def _entries(path: Path, content: bytes, head: str) -> tuple[dict[str, float], int]:
-    """What a journal has, and where its last whole line ends, in bytes."""
+    """The finished trials of a journal, and the length in bytes of its complete lines."""
     end = content.rfind(b"\n") + 1
     whole = content[:end].decode("utf-8").splitlines()
     if not whole:

@@ -1,4 +1,4 @@
-"""An experiment in a form that can be sent to other processes, each of which makes a bench of it."""
+"""An experiment in a form that can be sent to other processes, which rebuild the experiment from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from onnx_gconv.version import __version__
 
 __all__ = ["OpenedExperiment", "SentExperiment", "different_versions", "versions_here"]
 
-# The files of metrics when this process imported them: a process that stays may have an older one in memory.
+# The hash of the file of each metric when this process imported it. A worker that runs for long may have an old version
+# in memory.
 _imported_metrics: dict[str, str] = {}
 
 
@@ -41,8 +42,8 @@ class OpenedExperiment:
     """An experiment in another process.
 
     Attributes:
-        experiment: It.
-        is_exact: Whether figures are those that are computed where it was sent from, bit for bit.
+        experiment: The experiment.
+        is_exact: Whether this process computes the same bits as the process that sent the experiment.
     """
 
     experiment: Experiment
@@ -52,20 +53,20 @@ class OpenedExperiment:
 class SentExperiment:
     """What another process needs to compute trials. All threads of that process share one bench.
 
-    Its arrays, and the model's file, which is not read but mapped into memory, go over the wire without being copied.
-    The other process writes the file to its disk when it opens the experiment, and keeps it in memory no longer.
-    When the object is freed, the session of ONNX Runtime and the file are gone, too.
+    Arrays and the files of the model, which are mapped into memory, are sent without a copy. The other process writes
+    the files to its disk when it opens the experiment, and then frees their memory. Freeing this object there also
+    closes the session of ONNX Runtime and removes the files.
 
-    Samples that are not held in memory stay in their file, which the other process reads itself, from the same place.
-    Outputs of the plain model that are too large for memory it computes itself, from that model's file.
+    Samples that are not in memory are not sent: the other process reads their file under the same path. Outputs of the
+    plain model that are too large for memory are not sent either: the other process computes them from that model.
 
     Args:
         experiment: The experiment, with the file of its mapped model.
-        trial: One of its trials, by which other processes look whether they compute the same.
-        dumps: Makes the bytes of an object that `pickle.loads` reads.
+        trial: A trial by which the other process checks whether it computes the same bits.
+        dumps: Returns the bytes of an object for `pickle.loads`.
 
     Raises:
-        ConfigError: If the device model cannot be sent, or fails.
+        ConfigError: If the device model cannot be pickled, or fails.
     """
 
     def __init__(self, experiment: Experiment, trial: Trial, dumps: Callable[[Any], bytes]) -> None:
@@ -111,13 +112,14 @@ class SentExperiment:
         self._begin()
 
     def opened(self, folder: Path) -> OpenedExperiment:
-        """The experiment, for which a bench is made when the first thread asks for it.
+        """The experiment in this process. It is rebuilt for the first thread that asks; the others share it.
 
         Args:
-            folder: Where a folder with files of the model is made, which is removed when this object is freed.
+            folder: A temporary folder with the files of the model is made in here, and removed when this object is
+                freed.
 
         Raises:
-            GconvError: If it cannot be made here.
+            GconvError: If the experiment cannot be rebuilt in this process.
         """
         with self._lock:
             if self._opened is None:
@@ -131,7 +133,7 @@ class SentExperiment:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-gconv-", dir=folder)))
             for name, content in self._files.items():
                 content.tofile(place / name)
-            # What came is freed: it is one piece of memory, of which each array is a part.
+            # Free what was received. All its arrays are parts of one piece of memory, so keep no array of it.
             self._files = {}
             for model in self._models.values():
                 self._files |= _files(place / model)
@@ -160,7 +162,7 @@ class SentExperiment:
         return OpenedExperiment(experiment, experiment.fingerprint(self._trial) == self._fingerprint)
 
     def _opened_samples(self, bench: Bench, place: Path) -> Samples:
-        """The samples that came, or those of their file."""
+        """The samples that were sent, or those that this process reads from their file."""
         if (file := self._samples.file) is None:
             self._samples = _copied(self._samples)
             return self._samples
@@ -175,7 +177,7 @@ class SentExperiment:
         return replace(samples, completed=sent.completed, completed_along=sent.completed_along)
 
     def _opened_reference(self, samples: Samples, place: Path) -> KeptOutput | None:
-        """The output of the plain model that came, or that is computed here."""
+        """The output of the plain model that was sent, or is computed here; None if there is no plain model."""
         output = KeptOutput(self._metric[1], samples, place)
         if self._reference is not None:
             output.keep_array(self._reference)
@@ -203,7 +205,7 @@ class SentExperiment:
 
     def _loaded_chips(self) -> Chips:
         try:
-            found: Chips = pickle.loads(self._chips)  # noqa: S301 - it comes with code that is run anyway
+            found: Chips = pickle.loads(self._chips)  # noqa: S301 - who sends it can run code here anyway
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ConfigError(
@@ -214,7 +216,7 @@ class SentExperiment:
 
 
 def versions_here() -> dict[str, str]:
-    """The versions on which figures depend, and whether objects can be sent at all."""
+    """The versions of this process on which figures, and the pickling of objects, depend."""
     import onnxruntime
 
     return {
@@ -227,11 +229,11 @@ def versions_here() -> dict[str, str]:
 
 
 def different_versions(expected: Mapping[str, str], found: Mapping[str, str] | None = None) -> str | None:
-    """Which versions are others than those where an experiment comes from, in a line; None if none is.
+    """A line on the versions that differ between two processes; None if all are equal.
 
     Args:
-        expected: Those where it comes from.
-        found: Those where it is to be computed; of this process if None.
+        expected: The versions of the process that sends an experiment.
+        found: The versions of the process that is to compute it; those of this process if None.
     """
     found = versions_here() if found is None else found
     others = [
@@ -243,9 +245,9 @@ def different_versions(expected: Mapping[str, str], found: Mapping[str, str] | N
 
 
 def _files(model: Path) -> dict[str, NDArray[np.uint8]]:
-    """A model and its external data, which lies beside it, by name. They are mapped into memory and not read."""
+    """The files of a model and its external data, which lies beside it, by name; mapped into memory, not read."""
     found = (path for path in sorted(model.parent.iterdir()) if path.name.startswith(model.name))
-    # As plain arrays: NumPy pickles those of its class memmap with a copy.
+    # As plain arrays: NumPy copies an array of its class memmap when it pickles it.
     return {
         path.name: np.asarray(np.memmap(path, np.uint8, "r")) if path.stat().st_size else np.empty(0, np.uint8)
         for path in found
@@ -253,16 +255,16 @@ def _files(model: Path) -> dict[str, NDArray[np.uint8]]:
 
 
 def _without_file(samples: Samples) -> Samples:
-    """The same samples without those that are in a file, and what else is read from there."""
+    """The samples without arrays and labels, if these are in a file; else all of them."""
     return samples if samples.file is None else replace(samples, arrays={}, labels=None)
 
 
 def _copied(samples: Samples) -> Samples:
-    """The same samples in memory of their own."""
+    """A copy of the samples, whose arrays own their memory."""
     labels = samples.labels
     if labels is not None:
         labels = labels.copy()
-        labels.setflags(write=False)  # as they were
+        labels.setflags(write=False)  # like the original labels
     arrays = {name: np.array(array[:] if array.ndim else array) for name, array in samples.arrays.items()}
     completed = {name: array.copy() for name, array in samples.completed.items()}
     return replace(samples, arrays=arrays, labels=labels, completed=completed)

@@ -1,4 +1,4 @@
-"""The trials of a simulation: which ones there are, their figures, and what these amount to."""
+"""The trials of a simulation: their list, their figures, and the report on these figures."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ _MOST_TRIALS = 10_000_000
 
 
 def trials_of(seconds: Sequence[float], repeats: int, layers: int = 0) -> list[Trial]:
-    """All trials: each chip at each time, and with each layer alone at the last one.
+    """All trials: each chip at each time, then each layer alone on each chip at the last time.
 
-    Those of one chip stand side by side: it is programmed once for them.
+    The trials of one chip follow each other, so that its weights are programmed once for all times.
+
+    Args:
+        seconds: The times after programming, in seconds.
+        repeats: How many chips to simulate.
+        layers: How many layers to simulate alone; 0 for none.
 
     Raises:
-        ConfigError: If they are too many.
+        ConfigError: If there are too many trials.
     """
     count = repeats * (len(seconds) + layers)
     if count > _MOST_TRIALS:
@@ -41,7 +46,7 @@ def figures_of(
     journal: Journal,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, float]:
-    """The metric of each trial, by its key; what the journal has is not computed again."""
+    """The metric of each trial, by its key. Trials that the journal holds are not computed again."""
     found = {trial.key: value for trial in trials if (value := journal.known(trial.key)) is not None}
     waiting = [trial for trial in trials if trial.key not in found]
     with contextlib.closing(executor.values(experiment, waiting)) as arriving:
@@ -63,15 +68,15 @@ def report_of(
     notes: Sequence[str] = (),
     with_layers: bool = False,
 ) -> SimulationReport:
-    """What the figures of the trials of an experiment amount to.
+    """The report on the trials of an experiment.
 
     Args:
         experiment: The experiment.
-        ideal: The metric of its ideal model.
-        seconds: The times.
-        repeats: How many chips there were.
+        ideal: The metric of the ideal model.
+        seconds: The times after programming, in seconds.
+        repeats: How many chips were simulated.
         found: The metric of each trial, by its key.
-        notes: What is to be said besides.
+        notes: More notes for the report, a line each.
         with_layers: Whether there are trials of single layers.
     """
     chips, samples, metric = experiment.chips, experiment.samples, experiment.metric
@@ -106,13 +111,16 @@ def report_of(
 
 
 def _goodness(mean: float, ideal: float) -> float:
-    """The larger, the nearer to the ideal model; SQNR has no ideal that is finite."""
+    """A number that is larger the nearer a mean is to the ideal model; the mean itself if the ideal is infinite.
+
+    The SQNR of the ideal model is infinite: its errors are 0.
+    """
     return -abs(mean - ideal) if math.isfinite(ideal) and math.isfinite(mean) else mean
 
 
 def _notes(ideal: float, found: Iterable[float], output: str) -> tuple[str, ...]:
-    """What may be wrong with figures that say nothing."""
+    """A note if all figures equal that of the ideal model, which is often a mistake; else nothing."""
     if any(value != ideal for value in found):
         return ()
-    said = "the metric is on each chip what it is on the ideal model"
+    said = "the metric of each chip equals that of the ideal model"
     return (f"{said}; if no mapped weight leads to the output '{output}', choose another one with --output-name",)

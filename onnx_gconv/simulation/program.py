@@ -32,11 +32,12 @@ from onnx_gconv.simulation.chips.chip_weight import (
     DriftCompensation,
     drift_factor,
     simulated_tensors,
+    tensor_parts,
     weight_errors,
 )
 from onnx_gconv.simulation.chips.chips import Chips, check_weight, chips_of, scaling_notes, whole_number
 from onnx_gconv.simulation.chips.live_noise import LiveNoise, live_noise
-from onnx_gconv.simulation.chips.simulated_tensor import Moment, SimulatedTensor
+from onnx_gconv.simulation.chips.simulated_tensor import Moment, SimulatedTensor, Stretch
 from onnx_gconv.simulation.report import ProgramReport, ReadNoiseMode, SimulatedWeight
 from onnx_gconv.simulation.times import seconds_of
 from onnx_gconv.tensors.spooled import Spool, SpooledTensor
@@ -224,24 +225,36 @@ def _drift_factor(
     All devices are programmed and read once for it; readings that `read` keeps are stored on the way.
     """
     before, after = AbsoluteSums(record, compensation), AbsoluteSums(record, compensation)
-
-    def chunks(tensor: SimulatedTensor, kept: StreamedTensor) -> Iterator[tuple[NDArray[Any], ...]]:
-        both = tensor.with_programmed()
-        return kept.storing(both) if isinstance(kept, SpooledTensor) else both
-
-    for devices in zip(*map(chunks, tensors, read), strict=True):
-        before.add([programmed for programmed, _ in devices])
-        after.add([found for _, found in devices])
+    for devices in _stretches(tensors, read):
+        before.add([device.programmed for device in devices])
+        after.add([device.found for device in devices])
     return drift_factor(record, before.total, after.total, compensation)
+
+
+def _stretches(tensors: Sequence[SimulatedTensor], read: Sequence[StreamedTensor]) -> Iterator[tuple[Stretch, ...]]:
+    """The devices of a weight, simulated stretch by stretch; readings that `read` keeps are stored on the way."""
+
+    def of_device(tensor: SimulatedTensor, kept: StreamedTensor) -> Iterator[Stretch]:
+        simulated = tensor.stretches()
+        return kept.storing(simulated) if isinstance(kept, SpooledTensor) else simulated
+
+    return zip(*map(of_device, tensors, read), strict=True)
 
 
 def _one(weight: MappedWeight, instance: _Instance) -> tuple[MeasuredConductances, SimulatedWeight]:
     record, chip, live = weight.record, instance.chip, instance.live
-    # The simulated conductances are read for the drift factors, for the errors and for the output: keep them.
+    # The simulated conductances are read for the drift factors or for the errors, and for the output: keep them.
     tensors = simulated_tensors(weight, chip, instance.moment)
     read = [instance.spool.kept(tensor) for tensor in tensors]
-    factor = 1.0 if chip.compensation == "none" else _drift_factor(record, tensors, read, chip.compensation)
-    errors = weight_errors(weight, read, factor)
+    pieces: Iterator[tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]]]
+    if chip.compensation == "none":
+        factor: FloatOrArray = 1.0
+        both = _stretches(tensors, read)
+        pieces = (([each.targets for each in one], [each.found for each in one]) for one in both)
+    else:
+        factor = _drift_factor(record, tensors, read, chip.compensation)
+        pieces = zip(tensor_parts(weight.tensors), tensor_parts(read), strict=True)
+    errors = weight_errors(weight, pieces, factor)
     cells = math.prod(record.shape) * len(read)
     conductances = MeasuredConductances(
         tuple(read),

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, TensorGroup
 
 __all__ = ["Spool", "SpooledTensor"]
+
+
+_Arrays = TypeVar("_Arrays", bound=tuple[NDArray[Any], ...])
 
 
 class Spool:
@@ -91,7 +94,7 @@ class SpooledTensor(StreamedTensor):
         else:
             yield from self._tensor.chunks(start, stop)
 
-    def storing(self, chunks: Iterable[tuple[NDArray[Any], ...]]) -> Iterator[tuple[NDArray[Any], ...]]:
+    def storing(self, chunks: Iterable[_Arrays]) -> Iterator[_Arrays]:
         """Keep what somebody else computes: the last array of each tuple, from the first element to the last.
 
         Yields:

@@ -183,7 +183,7 @@ class AbsoluteSums:
         self._record = record
         self._compensation = compensation
         self._start = 0
-        self._memory = np.empty((2, 0))
+        self._memory = np.empty(0)
         grid = _grid_of(record, compensation)
         self.total: NDArray[np.float64] = np.zeros(1 if grid is None else grid.count)
 
@@ -194,33 +194,27 @@ class AbsoluteSums:
             parts: Their conductances in µS, an array for each device of an element, [elements].
         """
         size = parts[0].size
-        if self._memory.shape[1] < size:
-            self._memory = np.empty((2, size))
-        found = absolute_differences(self._record, parts, self._memory[:, :size])
+        if self._memory.size < size:
+            self._memory = np.empty(size)
+        found = absolute_differences(self._record, parts, self._memory[:size])
         self.total += summed(self._record, found, self._start, self._compensation)
         self._start += size
 
 
 def absolute_differences(
-    record: WeightRecord, parts: Sequence[NDArray[Any]], memory: NDArray[np.float64]
+    record: WeightRecord, parts: Sequence[NDArray[Any]], out: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """|W| · scale of some elements of a weight, in µS.
 
     Args:
         record: The weight.
         parts: Conductances in µS, an array for each device of an element, [elements].
-        memory: Work space that is overwritten, [2, elements].
-
-    Returns:
-        The first row of `memory`, [elements].
+        out: The result is written there, [elements].
     """
-    found: NDArray[np.float64]
-    other: NDArray[np.float64]
-    found, other = memory
-    for part in _slices(found.size):
-        difference = _difference(record, [each[part] for each in parts], found[part], other[part])
+    for part in _slices(out.size):
+        difference = _difference(record, [each[part] for each in parts], out[part])
         np.abs(difference, out=difference)
-    return found
+    return out
 
 
 def summed(
@@ -317,34 +311,39 @@ def _sums_of_parts(sums: NDArray[np.float64], part_of_piece: NDArray[np.intp]) -
     return np.broadcast_to(totals[part_of_piece], sums.shape).reshape(-1)
 
 
-def weight_errors(mapped: MappedWeight, read: Sequence[ir.TensorProtocol], factor: FloatOrArray) -> WeightErrors:
+def weight_errors(
+    mapped: MappedWeight,
+    pieces: Iterable[tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]]],
+    factor: FloatOrArray,
+) -> WeightErrors:
     """The errors of a weight on a chip.
 
     Args:
-        mapped: The weight, with its targets and their scale.
-        read: The conductances on the chip in µS, a tensor for each device of an element.
+        mapped: The weight, with the scale of its targets.
+        pieces: The weight piece by piece: for the same elements the targets, and the conductances on the chip, both in
+            µS with an array for each device of an element.
         factor: The factor that compensates drift, as `drift_factor` gives it.
     """
     record, grid = mapped.record, mapped.record.grid
     scales = np.asarray(mapped.decoding.scale, np.float64)
     factors = np.asarray(factor, np.float64)
-    memory = np.empty((3, _SLICE))
+    memory = np.empty((2, _SLICE))
     largest = squared_errors = squared_weights = 0.0
     first = 0
-    for found, target in zip(tensor_parts(read), tensor_parts(mapped.tensors), strict=True):
-        stop = first + target[0].size
+    for targets, found in pieces:
+        stop = first + targets[0].size
         scale = None if grid is None else grid.expanded(scales, first, stop)
         by = factors if grid is None or not factors.ndim else grid.expanded(factors, first, stop)
-        for part in _slices(target[0].size):
-            weights = _difference(record, [each[part] for each in target], memory[0], memory[2])
-            errors = _difference(record, [each[part] for each in found], memory[1], memory[2])
+        for part in _slices(targets[0].size):
+            weights = _difference(record, [each[part] for each in targets], memory[0])
+            errors = _difference(record, [each[part] for each in found], memory[1])
             if by.ndim or by != 1:
                 errors *= by[part] if by.ndim else by
             errors -= weights
             if scale is not None:
                 weights /= scale[part]
                 errors /= scale[part]
-            largest = max(largest, float(np.abs(errors, out=errors).max(initial=0)))
+            largest = max(largest, float(errors.max(initial=0)), -float(errors.min(initial=0)))
             squared_errors += float(np.einsum("i,i->", errors, errors))
             squared_weights += float(np.einsum("i,i->", weights, weights))
         first = stop
@@ -373,25 +372,22 @@ def array_parts(conductances: Sequence[NDArray[Any]]) -> Iterator[tuple[NDArray[
         yield tuple(each[start : start + CHUNK_ELEMENTS] for each in flat)
 
 
-def _difference(
-    record: WeightRecord, parts: Sequence[NDArray[Any]], out: NDArray[np.float64], memory: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _difference(record: WeightRecord, parts: Sequence[NDArray[Any]], out: NDArray[np.float64]) -> NDArray[np.float64]:
     """W · scale = sum_k c_k · G_k - b of some elements, in µS: what decoding divides by the scale.
 
     Args:
         record: The weight, with the coefficients c_k and the offset b.
         parts: Conductances in µS, an array for each device of an element, [elements].
-        out: The result is written to its first elements.
-        memory: Work space of the same size, which is used again: writing to newly allocated memory takes longer.
+        out: The result is written to its first elements: writing to newly allocated memory takes longer.
     """
-    total, term = out[: parts[0].size], memory[: parts[0].size]
+    total = out[: parts[0].size]
     for number, (item, part) in enumerate(zip(record.conductances, parts, strict=True)):
-        into = term if number else total
-        np.copyto(into, part)
-        if item.coefficient != 1:
-            into *= item.coefficient
-        if number:
-            total += term
+        if not number:
+            np.multiply(part, item.coefficient, out=total, dtype=np.float64)
+        elif item.coefficient == -1:  # the pairs that most mappings have, in one step
+            np.subtract(total, part, out=total, dtype=np.float64)
+        else:
+            total += np.multiply(part, item.coefficient, dtype=np.float64)
     if record.offset_us:
         total -= record.offset_us
     return total

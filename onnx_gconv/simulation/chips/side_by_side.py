@@ -151,7 +151,7 @@ class _SideBySide:
     def sums(self, conductances_us: NDArray[Any], chip: Chip) -> NDArray[np.float64]:
         """The totals of `AbsoluteSums` for one weight after the other, in µS, joined in one array."""
         rows = self._rows(conductances_us)
-        absolute = absolute_differences(self._records[0], rows, np.empty((2, rows[0].size)))
+        absolute = absolute_differences(self._records[0], rows, np.empty(rows[0].size))
         return np.concatenate(
             [
                 summed(record, absolute[part], 0, chip.compensation)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -33,6 +33,7 @@ __all__ = [
     "SimulatedOfPairs",
     "SimulatedTensor",
     "Streams",
+    "Stretch",
     "in_memory",
     "read_again",
 ]
@@ -225,6 +226,24 @@ def _computed(stored: NDArray[Any]) -> FloatArray:
     return stored if stored.dtype in (np.float32, np.float64) else stored.astype(np.float32)
 
 
+class Stretch(NamedTuple):
+    """Neighbouring elements of a simulated tensor, of the type in which targets are stored, each array [elements].
+
+    Attributes:
+        targets: The targets in µS; valid until the next stretch is asked for.
+        programmed: The conductances at the end of programming, in µS.
+        found: The value that the tensor holds, in µS.
+    """
+
+    targets: NDArray[Any]
+    programmed: NDArray[Any]
+    found: NDArray[Any]
+
+    def part(self, part: slice) -> Stretch:
+        """Some of the elements."""
+        return Stretch(self.targets[part], self.programmed[part], self.found[part])
+
+
 class SimulatedTensor(StreamedTensor):
     """A tensor of simulated conductances in µS, [shape of the weight], which are computed chunk by chunk when read.
 
@@ -251,16 +270,25 @@ class SimulatedTensor(StreamedTensor):
         Raises:
             ConfigError: See `SimulatedDevices.programmed` and `SimulatedDevices.of_moment`.
         """
-        for _, found in self.with_programmed(start, stop):
-            yield found
+        for stretch in self.stretches(start, stop):
+            yield stretch.found
 
-    def with_programmed(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """Pairs of arrays in µS: conductances at the end of programming, and for the same devices a chunk of `chunks`.
+    def stretches(self, start: int = 0, stop: int | None = None) -> Iterator[Stretch]:
+        """The chunks of `chunks`, each with the targets and the programmed conductances of the same devices.
 
         Raises:
             ConfigError: See `chunks`.
         """
         stop = self.size if stop is None else stop
+        if start % BLOCK_ELEMENTS or CHUNK_ELEMENTS != BLOCK_ELEMENTS:
+            yield from self._across_blocks(start, stop)
+            return
+        end = min(-(-stop // BLOCK_ELEMENTS) * BLOCK_ELEMENTS, self.size)
+        for number, targets in enumerate(element_chunks(self._targets, start, end), start // BLOCK_ELEMENTS):
+            yield self._block(targets, number).part(slice(0, stop - number * BLOCK_ELEMENTS))
+
+    def _across_blocks(self, start: int, stop: int) -> Iterator[Stretch]:
+        """The same for chunks that do not begin where blocks begin."""
         for first in range(start, stop, CHUNK_ELEMENTS):
             last = min(first + CHUNK_ELEMENTS, stop)
             begin = first // BLOCK_ELEMENTS * BLOCK_ELEMENTS
@@ -270,15 +298,13 @@ class SimulatedTensor(StreamedTensor):
                 self._block(targets[number * BLOCK_ELEMENTS - begin :][:BLOCK_ELEMENTS], number)
                 for number in range(begin // BLOCK_ELEMENTS, -(-end // BLOCK_ELEMENTS))
             ]
-            part = slice(first - begin, last - begin)
-            programmed, found = blocks[0] if len(blocks) == 1 else map(np.concatenate, zip(*blocks, strict=True))
-            yield programmed[part], found[part]
+            yield Stretch(*map(np.concatenate, zip(*blocks, strict=True))).part(slice(first - begin, last - begin))
 
-    def _block(self, targets: NDArray[Any], number: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _block(self, targets: NDArray[Any], number: int) -> Stretch:
         dtype = self.dtype.numpy()
         devices = self._devices.programmed(targets, number)
         found = self._devices.of_moment(devices, number, self._moment)
-        return devices.programmed_us.astype(dtype, copy=False), found.astype(dtype, copy=False)
+        return Stretch(targets, devices.programmed_us.astype(dtype, copy=False), found.astype(dtype, copy=False))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What has to hold of a release, on each interpreter at hand: ``make release-environments``, or ``nox --list``.
+"""Checks of a release on each Python that is installed: ``make environments`` runs them, ``nox --list`` lists them.
 
-The sessions take the built wheel and not the checkout: tests run in a copy of the repository that lacks the package.
+The sessions test the built wheel, not the checkout: tests run in a copy of the repository without the package.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ OLDEST_PYTHON = "3.11"
 PYTHONS = (OLDEST_PYTHON, "3.12", "3.13", "3.14")
 EXTRAS = "notebook,report,dask,fast"
 
-# What tests import besides the package and its extras. torch, aihwkit and the optimizers of other projects are left to
-# `make test`: they have no wheels for each of these interpreters, and no say in whether the package works.
+# What tests import besides the package and its extras. Tests with torch, aihwkit and the optimizers of other projects
+# are left to `make test`: these packages have no wheels for some interpreters, and onnx_gconv works without them.
 TEST_TOOLS = (
     *("pytest>=8.3,<9.2", "pytest-xdist>=3.6", "hypothesis>=6.100", "scipy>=1.11", "pyyaml>=6", "junitparser>=3.2"),
     *("nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"),
@@ -32,10 +32,10 @@ ABSENT = {
     *("onnx_graphsurgeon", "sklearn", "olive"),
 }
 
-# These start programs and change folders that others would see. pytest runs them by themselves.
+# These tests start programs and change the current folder, which would disturb others: they run in a separate pytest.
 BY_THEMSELVES = "tests/cli"
 
-# They are about the checkout: its sources, its pages with the tools of all examples, and the speed of its benchmarks.
+# These tests need the checkout: its sources, its benchmarks, or its pages and the packages of all examples.
 OF_THE_CHECKOUT = (
     "tests/benchmarks",
     "tests/docs",
@@ -46,8 +46,8 @@ OF_THE_CHECKOUT = (
 )
 NAMES_OF_THE_CHECKOUT = "a_folder_of_the_top_level_is_a_subpackage"
 
-# Tests of models that the oldest ONNX Runtime cannot run, by parts of their names: decoders of IR version 11 and with
-# sliding windows, kernels that came later, and one of Conv with a branch that is faulty there.
+# Parts of the names of tests whose models the oldest ONNX Runtime cannot run: decoders of IR version 11 or with sliding
+# windows, ops without a kernel in that version, and a Conv in a branch, which that version computes wrongly.
 BEYOND_THE_OLDEST_RUNTIME = (
     *("test_decoders", "DeformConv", "MoE", "tiles_of_experts", "branch]"),
     *("give_codes_that_their_bits_hold", "eight_bit_activations_of_the_runtime"),
@@ -59,7 +59,7 @@ nox.options.sessions = ["package", "types", "tests", "oldest"]
 
 @nox.session(python=OLDEST_PYTHON)
 def package(session: nox.Session) -> None:
-    """Write both distributions to dist/; they hold what they should, and a package index would show their page."""
+    """Write the wheel and the source distribution to dist/, and check their content and their description."""
     session.install("build>=1.2", "twine>=6", "check-wheel-contents>=0.6")
     files = _built(session)
     session.run("twine", "check", "--strict", *map(str, files))
@@ -71,16 +71,16 @@ def package(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST_PYTHON)
 def types(session: nox.Session) -> None:
-    """Type checkers of users know the type of everything that is public. torch is there for the twins of aihwkit."""
+    """Check that every public name has a complete type. torch is installed because the aihwkit integration uses it."""
     session.install("build>=1.2", "pyright>=1.1.400")
     session.install(f"{_wheel(_built(session))}[{EXTRAS},torch]")
-    session.chdir(session.create_tmp())  # not in the checkout, which would be found in place of the wheel
+    session.chdir(session.create_tmp())  # in the checkout, pyright would check its sources in place of the wheel
     session.run("pyright", "--verifytypes", "onnx_gconv", "--ignoreexternal")
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The fast tests, on the newest versions of everything."""
+    """Run the fast tests on the newest versions of all packages."""
     session.install("build>=1.2")
     session.install(f"{_wheel(_built(session))}[{EXTRAS}]", *TEST_TOOLS)
     _run_fast_tests(session)
@@ -88,9 +88,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST_PYTHON)
 def oldest(session: nox.Session) -> None:
-    """The fast tests, on the oldest versions that pyproject.toml allows.
+    """Run the fast tests on the oldest versions that pyproject.toml allows.
 
-    Old packages warn of the newest ones that they import themselves; that is no error here.
+    Deprecation warnings are not errors here: old packages warn about newer packages that they import.
     """
     session.install("build>=1.2")
     wheel = _wheel(_built(session))
@@ -101,7 +101,7 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST_PYTHON)
 def sbom(session: nox.Session) -> None:
-    """Write dist/onnx_gconv.cdx.json: what an installation consists of, in CycloneDX's form."""
+    """Write dist/onnx_gconv.cdx.json: a list of all packages of an installation, in the CycloneDX format."""
     session.install("build>=1.2", "cyclonedx-bom>=7")
     wheel = _wheel(_built(session))
     environment = Path(tempfile.mkdtemp(dir=session.create_tmp()))
@@ -116,10 +116,10 @@ def sbom(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST_PYTHON)
 def lock(session: nox.Session) -> None:
-    """Write requirements-locked.txt anew: the newest versions of what tests need, and the hashes of their files.
+    """Write requirements-locked.txt: the newest versions of packages that tests need, and the hashes of their files.
 
-    torch is not in it: its builds for one kind of processor have other hashes, and other versions, than the one on the
-    Python Package Index. So are packages that are installed without what they require.
+    It leaves out torch, whose builds for CPUs alone have other versions and hashes than those on the Python Package
+    Index, and the packages that are installed without their requirements.
     """
     session.install("uv>=0.9")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -135,7 +135,7 @@ def lock(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST_PYTHON)
 def locked(session: nox.Session) -> None:
-    """The fast tests, on the files whose hashes requirements-locked.txt has."""
+    """Run the fast tests on the packages of requirements-locked.txt, whose hashes are checked."""
     session.install("build>=1.2")
     wheel = _wheel(_built(session))
     session.install("--require-hashes", "--requirement", str(ROOT / "requirements-locked.txt"))
@@ -144,7 +144,7 @@ def locked(session: nox.Session) -> None:
 
 
 def _built(session: nox.Session) -> list[Path]:
-    """The source distribution and the wheel made of it; of a copy, as building leaves files beside sources."""
+    """The source distribution, and the wheel that is built from it. A build leaves files behind, so a copy is built."""
     folder = Path(tempfile.mkdtemp(dir=session.create_tmp()))
     sources = shutil.copytree(
         ROOT, folder / "sources", symlinks=True, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info")
@@ -159,7 +159,10 @@ def _wheel(files: list[Path]) -> Path:
 
 
 def _run_fast_tests(session: nox.Session, *options: str, but: tuple[str, ...] = (NAMES_OF_THE_CHECKOUT,)) -> None:
-    """Run the tests that are not slow, without those of what the session does not install; which, it says."""
+    """Run the tests that are not slow, except those that need the checkout or packages that are not installed.
+
+    The files that are left out are logged.
+    """
     folder = Path(tempfile.mkdtemp(dir=session.create_tmp()))
     copy = shutil.copytree(
         ROOT,
@@ -179,14 +182,14 @@ def _run_fast_tests(session: nox.Session, *options: str, but: tuple[str, ...] = 
 
 
 def _tests_of_absent_packages(copy: Path) -> Iterator[Path]:
-    """The files of tests that import a package that is not installed, themselves or by other modules of the tests."""
+    """The test files that import a package of `ABSENT`, directly or through other modules of the tests."""
     for path in sorted((copy / "tests").rglob("test_*.py")):
         if ABSENT & _imported(path, copy, seen=set()):
             yield path
 
 
 def _imported(path: Path, copy: Path, *, seen: set[Path]) -> set[str]:
-    """The packages that a file imports, anywhere in it, and those that the modules of the tests do that it imports."""
+    """The packages that a file imports, anywhere in it, with those that imported modules of the tests import."""
     seen.add(path)
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

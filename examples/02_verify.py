@@ -1,4 +1,4 @@
-"""Prove that a mapped model computes what the original does, and see what a lossy mapping costs."""
+"""Prove that a mapped model computes what the original does, and see the errors of a lossy mapping."""
 
 import onnx_gconv as gconv
 from onnx_gconv.models import model_path

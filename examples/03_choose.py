@@ -1,4 +1,4 @@
-"""Choose what is mapped and how: settings for all layers, others for some, and a layer that stays digital."""
+"""Choose which weights are mapped and how: default settings, overrides for some layers, and a layer left digital."""
 
 import onnx_gconv as gconv
 from onnx_gconv.models import model_path

@@ -1,4 +1,4 @@
-"""Devices of few levels: how much signal is left of each weight, and how often the class stays the same."""
+"""Devices with few conductance levels: the SQNR of each weight, and how often the class stays the same."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Cut weights into the tiles of arrays, with a scale for each, and see where they stand."""
+"""Cut weights into tiles that fit crossbar arrays, each with its own scale, and see which inputs and outputs it has."""
 
 import onnx_gconv as gconv
 from onnx_gconv.models import model_path

@@ -11,12 +11,12 @@ gconv.map_model(model_path("digits_mlp.onnx"), "mapped.onnx", preset="rram-neurr
 gconv.write_bundle("mapped.onnx", "chip", (64, 128), pair_layout="adjacent_columns")
 print(sorted(file.name for file in Path("chip").iterdir()))
 
-# What a programming station reads, without this package:
+# A programming station reads the targets without this package:
 with h5py.File("chip/conductances.h5") as arrays:
     targets = arrays["L000/T0000/g_plus"]
     print(targets.shape, f"{targets[()].min():.2f} to {targets[()].max():.2f} µS")
 
-# With it: what the cells of the array of the chip are programmed to.
+# With this package: the targets of all cells of an array of the chip, in the layout of the chip.
 with gconv.open_bundle("chip") as bundle:
     [array] = bundle.tile("L000/T0000").physical_arrays("adjacent_columns")
     print(array.targets.shape, array.is_used.mean())

@@ -1,4 +1,4 @@
-"""Put what a lab has measured into the model, and see how far the real chip is off."""
+"""Put measured conductances into the model, and see how far the real chip is from its targets."""
 
 import h5py
 import numpy as np
@@ -10,7 +10,7 @@ original = model_path("digits_mlp.onnx")
 gconv.map_model(original, "mapped.onnx", g_max=25.0)
 gconv.write_bundle("mapped.onnx", "chip", (64, 64))
 
-rng = np.random.default_rng(7)  # stands for the chip: normal errors of 0.3 µS
+rng = np.random.default_rng(7)  # in place of a chip: normally distributed errors with a standard deviation of 0.3 µS
 with gconv.open_bundle("chip") as bundle, h5py.File("measured.h5", "w") as measured:
     for layer in bundle.layers:
         for tile in layer.tiles:

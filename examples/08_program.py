@@ -1,4 +1,4 @@
-"""Write one simulated chip as an ONNX model: programming errors, a day of drift, and a reading."""
+"""Write a simulated chip as an ONNX model, with programming noise, a day of drift, and read noise."""
 
 import onnx_gconv as gconv
 from onnx_gconv.models import model_path

@@ -1,4 +1,4 @@
-"""Simulate many chips over a year: mean accuracy, spread, and the worst chip."""
+"""Simulate several chips over a year: mean accuracy, standard deviation, and the worst chip."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A device model of your own: errors in proportion to the conductance, and a loss with each factor of ten in time."""
+"""A device model of your own: programming noise in proportion to the target, and a loss for each decade of time."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from onnx_gconv.models import model_path
 
 @register_device_model
 class ForgetfulDevice(BaseDeviceModel):
-    """Errors of 5 % of the target, and a loss of 1 % with each factor of ten in time."""
+    """Programming noise with a standard deviation of 5 % of the target, and a loss of 1 % for each decade of time."""
 
     name = "forgetful"
 
@@ -19,7 +19,7 @@ class ForgetfulDevice(BaseDeviceModel):
         return Devices.after_programming(targets_us, np.maximum(targets_us * (1 + errors), 0))
 
     def _drifted(self, devices: Devices, seconds: float, rng: np.random.Generator) -> np.ndarray:
-        del rng  # all devices lose the same
+        del rng  # the loss is the same for all devices
         return devices.programmed_us * devices.targets_us.dtype.type(1 - 0.01 * np.log10(1 + seconds))
 
 

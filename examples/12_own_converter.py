@@ -1,4 +1,4 @@
-"""A rule of your own from weights to conductances: a pair that leaves the upper part of the range free."""
+"""A converter of your own: a conductance pair that leaves the upper part of the range free."""
 
 import onnx_gconv as gconv
 from onnx_gconv.converters import (
@@ -12,7 +12,7 @@ from onnx_gconv.models import model_path
 
 @register_converter
 class MarginPair(TwoSidedPairConductanceConverter):
-    """A two-sided pair that uses a part of the range, so that errors of programming stay inside."""
+    """A two-sided pair that uses only a part of the range, so that programming noise does not exceed g_max."""
 
     name = "margin-pair"
 
@@ -21,11 +21,11 @@ class MarginPair(TwoSidedPairConductanceConverter):
         self.margin = float(margin)
 
     def manifest_parameters(self) -> dict:
-        """What makes an equal converter again, as JSON values."""
+        """The arguments that make an equal converter, as JSON values."""
         return {**super().manifest_parameters(), "margin": self.margin}
 
     def scaling(self, statistics, dtype) -> Scaling:  # noqa: ANN001
-        """µS per unit of weight."""
+        """The scale, in µS per unit of weight."""
         return Scaling(self._scale_of_largest((1 - self.margin) * (self.g_max - self.g_min), statistics, dtype))
 
 

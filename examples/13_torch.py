@@ -1,4 +1,4 @@
-"""From a module of PyTorch to a mapped model in one call, without a file of the plain model."""
+"""From a PyTorch module to a mapped model in one call, without a file of the plain model."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Run a workflow of Olive that trains, exports, maps and evaluates a network: `pip install '.[olive]'`."""
+"""Run an Olive workflow that trains, exports, maps and evaluates a network. Needs `pip install '.[olive]'`."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 shutil.copytree(Path(__file__).parent / "olive", "workflow")
 olive = Path(sys.executable).with_name("olive")
 gconv = [sys.executable, "-m", "onnx_gconv"]
-settings = {**os.environ, "CI": "true"}  # Olive tells nobody of this run then
+settings = {**os.environ, "CI": "true"}  # turns Olive's telemetry off
 
 subprocess.run([*gconv, "olive-config", "-o", "passes.json"], cwd="workflow", check=True)
 command = [olive, "run", "--config", "workflow.json", "--package-config", "passes.json"]

@@ -1,10 +1,10 @@
-"""What a notebook shows: data frames of pandas, and a picture. docs/guide/notebook.ipynb is a whole notebook."""
+"""Reports as pandas data frames and as pictures, for notebooks. docs/guide/notebook.ipynb is a complete notebook."""
 
 import onnx_gconv as gconv
 from onnx_gconv.models import model_path
 
 report = gconv.map_model(model_path("digits_mlp.onnx"), "mapped.onnx", g_max=25.0)
-frame = report.to_frame()  # in a notebook, `report` as the last line of a cell shows the table
+frame = report.to_frame()  # a notebook shows the report as a table if `report` is the last line of a cell
 print(frame[["weight", "parameters", "largest_scale_us_per_unit"]].round(2).to_string(index=False))
 
 simulation = gconv.simulate("mapped.onnx", "pcm", times=["1s", "1d"], repeats=3)

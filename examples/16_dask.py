@@ -1,4 +1,4 @@
-"""Simulate chips on a cluster: the figures are those of one machine, bit for bit. `pip install '.[dask]'`."""
+"""Simulate chips on a Dask cluster, with the same results as in one process. Needs `pip install '.[dask]'`."""
 
 from distributed import Client, LocalCluster
 
@@ -7,7 +7,7 @@ from onnx_gconv.models import model_path
 
 
 def main() -> None:
-    """Processes of a cluster import this file, so that the work stands in a function."""
+    """Do the work in a function: the processes of the cluster import this file, and must not do it again."""
     gconv.map_model(model_path("digits_mlp.onnx"), "mapped.onnx", g_max=25.0)
     chips = {"times": ["1d"], "repeats": 4}
     here = gconv.simulate("mapped.onnx", "pcm", **chips)

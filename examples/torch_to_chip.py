@@ -1,4 +1,4 @@
-"""Train a network in PyTorch, export and map it in one call, verify it, let a day of drift pass, and hand it off."""
+"""Train a network in PyTorch, export and map it in one call, verify it, simulate a day of drift, and hand it off."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Building tiny models from text, and running them."""
+"""Helpers of all tests: tiny models from text, their outputs in ONNX Runtime, and random arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIMIZATIONS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 
-# A shared machine may stall for a moment; how long an example takes says nothing about it. Each run tries others.
+# Examples have no deadline: a shared machine may stall for a moment. Each run tries other examples.
 hypothesis.settings.register_profile("onnx_gconv", hypothesis.settings(), deadline=None, max_examples=60)
 hypothesis.settings.register_profile("long", hypothesis.settings(), deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("onnx_gconv")
@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("onnx_gconv")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """The collector of garbage leaves alone what is imported and collected: half a million objects that stay."""
+    """Keep the garbage collector from scanning the half million objects of imports and tests, which all stay."""
     gc.disable()
     try:
         return (yield)
@@ -36,7 +36,7 @@ def pytest_collection():
 
 
 def parse_model(text, *, opsets='"" : 17', ir_version=10, **initializers):
-    """A model from ONNX's textual form, which names its main graph first; arrays become initializers of that graph."""
+    """A model from ONNX's text format, with its main graph first; arrays become initializers of that graph."""
     proto = onnx.parser.parse_model(f"<ir_version: {ir_version}, opset_import: [{opsets}]>\n{text}")
     for name, array in initializers.items():
         proto.graph.initializer.append(ir.to_proto(ir.tensor(array, name=name)))
@@ -44,7 +44,7 @@ def parse_model(text, *, opsets='"" : 17', ir_version=10, **initializers):
 
 
 def run_model(model, optimization="all", optimized_model=None, **inputs):
-    """The outputs of a model, or of its bytes, in ONNX Runtime."""
+    """The outputs that ONNX Runtime gives for a model, or for the bytes of one."""
     options = ort.SessionOptions()
     options.graph_optimization_level = OPTIMIZATIONS[optimization]
     options.log_severity_level = 3  # errors only
@@ -57,16 +57,16 @@ def run_model(model, optimization="all", optimized_model=None, **inputs):
 
 
 def model_bytes(model):
-    """A model as it would be written; equal bytes mean equal models."""
+    """The bytes of a model's file; equal bytes mean equal models."""
     return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
 def random_array(*shape, dtype=np.float32, seed=0):
-    """Normally distributed numbers."""
+    """An array of numbers from the standard normal distribution."""
     return np.asarray(np.random.default_rng(seed).normal(size=shape)).astype(dtype)
 
 
-# The functions are handed to tests as fixtures: test modules cannot import each other.
+# Tests get these functions as fixtures, since they cannot import this module.
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +91,7 @@ def normal():
 
 @pytest.fixture(scope="session")
 def operators_read_once():
-    """torch's exporter parses the sources of all its operators anew for each model; here it does so for the first."""
+    """Let torch's exporter parse the sources of its operators only once; it would parse them again for each model."""
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""What the workflows beside this file need: a small network, and handwritten digits to train and to evaluate it with.
+"""The network and the data of the workflows in this folder: handwritten digits to train with and to evaluate.
 
 Olive imports this file by its path.
 """
@@ -14,13 +14,13 @@ _TO_LEARN = 300
 
 
 def _digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of 8 x 8 pixels, as rows of 64 numbers from 0 to 1, and the digits that they show."""
+    """Images of 8 x 8 pixels with values from 0 to 1, [images, 64], and the digits that they show, [images]."""
     with np.load(model_path("digits_test.npz")) as data:
         return torch.from_numpy(data["images"].reshape(-1, 64)), torch.from_numpy(data["labels"])
 
 
 class Network(nn.Module):
-    """Two layers. Olive gives inputs by their names, so that the one of `forward` is that of the workflow."""
+    """A network of two layers. Olive passes inputs by name: the argument of `forward` has the name in the workflow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,9 +32,9 @@ class Network(nn.Module):
         return self.scores(torch.relu(self.hidden(pixels)))
 
 
-@torch.enable_grad()  # which Olive turns off where it evaluates
+@torch.enable_grad()  # Olive turns gradients off when it evaluates, and also calls this function then
 def load_model(_path: str | None = None) -> nn.Module:
-    """A network that has learnt the first digits; the same one in every run."""
+    """A network that is trained on the first digits; each call gives the same one."""
     torch.manual_seed(0)
     network = Network()
     images, labels = (each[:_TO_LEARN] for each in _digits())
@@ -47,12 +47,12 @@ def load_model(_path: str | None = None) -> nn.Module:
 
 
 def example_inputs(_model: object) -> dict[str, torch.Tensor]:
-    """What the network is exported with: inputs by name, as Olive would take a tensor alone for a list of inputs."""
+    """The inputs for the export, by name: Olive would treat a single tensor as a list of inputs."""
     return {"pixels": torch.zeros(2, 64)}
 
 
 class _Digits(torch.utils.data.Dataset):
-    """The digits that the network has not seen, as Olive takes them: inputs by name, and the label."""
+    """The digits that the network was not trained on, in the form that Olive needs: inputs by name, and the label."""
 
     def __init__(self) -> None:
         self.images, self.labels = (each[_TO_LEARN:] for each in _digits())
@@ -66,11 +66,11 @@ class _Digits(torch.utils.data.Dataset):
 
 @Registry.register_dataset()
 def unseen_digits(**_options: object) -> torch.utils.data.Dataset:
-    """The data to evaluate with."""
+    """The data for the evaluation."""
     return _Digits()
 
 
 @Registry.register_post_process()
 def largest(outputs: torch.Tensor, **_options: object) -> torch.Tensor:
-    """The digit that the network takes an image for."""
+    """The digit with the highest score, for each image."""
     return outputs.argmax(dim=-1)

@@ -232,7 +232,7 @@ def _drift_factor(
 
 
 def _stretches(tensors: Sequence[SimulatedTensor], read: Sequence[StreamedTensor]) -> Iterator[tuple[Stretch, ...]]:
-    """The devices of a weight, simulated stretch by stretch; readings that `read` keeps are stored on the way."""
+    """The stretches of all devices of a weight, side by side; readings that `read` keeps are stored on the way."""
 
     def of_device(tensor: SimulatedTensor, kept: StreamedTensor) -> Iterator[Stretch]:
         simulated = tensor.stretches()

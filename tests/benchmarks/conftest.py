@@ -1,4 +1,4 @@
-"""Asking a benchmark for what it cannot do."""
+"""A fixture for benchmarks that refuse their arguments."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 @pytest.fixture
 def refusal(capsys):
-    """What a benchmark says, in this process, when it refuses its arguments."""
-    handler = signal.getsignal(signal.SIGTERM)  # which some replace
+    """Runs a benchmark in this process with arguments that it refuses, and returns its message."""
+    handler = signal.getsignal(signal.SIGTERM)  # some benchmarks replace it
 
     def run(main, *arguments):
         with pytest.raises(SystemExit) as caught:

@@ -1,4 +1,4 @@
-"""Running the command line in this process, and as a program."""
+"""Fixtures that run the command line in this process, or as a program of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx_gconv.cli import main
 
 
 class Ended(NamedTuple):
-    """What a command returned and printed."""
+    """The exit code and the output of a command."""
 
     code: int
     stdout: str
@@ -22,7 +22,7 @@ class Ended(NamedTuple):
 
     @property
     def json(self):
-        """The one document on stdout."""
+        """The JSON document on stdout."""
         return json.loads(self.stdout)
 
 

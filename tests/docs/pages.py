@@ -1,4 +1,4 @@
-"""Pages as readers follow them: the blocks of a page in their order, and what happens if all of them are done."""
+"""Reads the code blocks and links of documentation pages, and runs the examples of a page as a reader would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What readers run outside of onnx_gconv: installers, other machines and other programs. All else is run.
+# Programs that pages mention but tests do not run, such as installers. All other commands are run.
 OTHER_PROGRAMS = {"cd", "conda", "dask", "docker", "git", "make", "mkdocs", "netron", "olive", "pip"}
 
 _FENCE = re.compile(
@@ -23,13 +23,13 @@ _INDENTED = re.compile(r"^    (?:onnx-gconv|python) (?:.*\\\n)*.*$", re.MULTILIN
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a page that is no prose.
+    """A fenced code block or an indented command of a page.
 
     Attributes:
-        language: That of a fenced block; ``console`` for an indented command.
-        text: What stands in it.
-        title: The file that it is, if the page says so.
-        follows: Whether nothing stands between it and the block before it.
+        language: The language of a fenced block; ``console`` for an indented command.
+        text: The content of the block.
+        title: The name of the file that the block shows; None if the page names none.
+        follows: Whether there is no text between the block and the one before.
     """
 
     language: str
@@ -39,14 +39,14 @@ class Block:
 
 
 def pages() -> list[str]:
-    """All pages of the project that people read, relative to its folder."""
+    """The paths of all Markdown pages for readers, relative to the folder of the project."""
     folders = (ROOT / name for name in ("docs", "examples", "models", "benchmarks"))
     found = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(page for folder in folders for page in folder.rglob("*.md"))]
     return sorted(str(page.relative_to(ROOT)) for page in found)
 
 
 def blocks(page: str) -> list[Block]:
-    """The blocks of a page, in their order."""
+    """The blocks of a page, in order."""
     text = (ROOT / page).read_text(encoding="utf-8")
     found = [
         (match.start(), match.end(), Block(match["language"], match["text"], match["title"]))
@@ -68,14 +68,14 @@ def blocks(page: str) -> list[Block]:
 
 
 def headings(page: str) -> list[str]:
-    """The anchors of a page, as GitHub and the site make them of its headings."""
+    """The anchors that GitHub and the site give the headings of a page."""
     text = _FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
     plain = (re.sub(r"[`*]|\]\([^)]*\)|\[", "", line) for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE))
     return [re.sub(r"[\s]", "-", re.sub(r"[^\w\s-]", "", each).strip().lower()) for each in plain]
 
 
 def links(page: str) -> Iterator[tuple[str, str]]:
-    """The file and the anchor of each link of a page that leads into the project; either may be empty."""
+    """The file and the anchor of each link of a page to another place in the project; either may be empty."""
     text = _FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
         file, _, anchor = target.partition("#")
@@ -92,7 +92,7 @@ def commands(block: Block) -> Iterator[tuple[list[str], int, str]]:
 
 
 def assert_shown(shown: str, printed: str, page: str) -> None:
-    """What a page shows was printed: its lines stand in the output, in their order; `...` stands for others."""
+    """Assert that the output holds the lines that a page shows, in the same order; ``...`` stands for any lines."""
     lines = iter(" ".join(line.split()) for line in printed.splitlines())
     for line in (" ".join(line.split()) for line in shown.splitlines()):
         if line and line != "...":
@@ -101,12 +101,12 @@ def assert_shown(shown: str, printed: str, page: str) -> None:
 
 @dataclass
 class Reader:
-    """Does what a page says.
+    """Runs the examples of a page.
 
     Attributes:
         page: The page.
-        run: Runs onnx-gconv with arguments; returns the exit code.
-        printed: Gives what was printed since it was called before.
+        run: Runs onnx-gconv with arguments, and returns the exit code.
+        printed: Returns the output since the last call.
     """
 
     page: str
@@ -114,7 +114,7 @@ class Reader:
     printed: Callable[[], str]
 
     def follow(self) -> dict[str, object]:
-        """Do all of it, in the current folder. Returns the names that its Python has defined."""
+        """Run all examples in the current folder, and return the names that Python code of the page has defined."""
         namespace: dict[str, object] = {"__name__": "page"}
         printed = ""
         for block in blocks(self.page):

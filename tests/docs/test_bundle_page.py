@@ -1,4 +1,4 @@
-"""The readers of the page on bundles read bundles."""
+"""The programs on the page about bundles read bundles as the page says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page about continuous integration: its workflow, hook and program run."""
+"""The workflow, the hook and the program of the page about continuous integration run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def blocks(text, language):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A repository as the page supposes it: a model, a configuration and samples."""
+    """A repository like the one that the page assumes: with a model, a configuration and samples."""
     shutil.copyfile(model_path("digits_cnn.onnx"), tmp_path / "model.onnx")
     [configuration] = (item for item in page_blocks("docs/reference/configuration.md") if item.title == "gconv.toml")
     (tmp_path / "gconv.toml").write_text(configuration.text, encoding="utf-8")
@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs a line of a shell; one of ours in this process."""
+    """Runs a line of a shell; lines with onnx-gconv run in this process."""
 
     def run_line(line):
         program, *arguments = shlex.split(line)

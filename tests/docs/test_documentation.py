@@ -1,4 +1,4 @@
-"""What the documentation shows is what happens."""
+"""The examples, manifests and tables of the documentation agree with the package."""
 
 from __future__ import annotations
 

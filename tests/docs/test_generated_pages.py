@@ -1,4 +1,4 @@
-"""What the site says of the code is all that the code has. The site itself is built by `make docs`."""
+"""The texts that are generated from the code for the site are complete. `make docs` builds the site itself."""
 
 from __future__ import annotations
 

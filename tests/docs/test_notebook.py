@@ -1,4 +1,4 @@
-"""The notebook of the guide runs from its first cell to its last, and shows tables, frames and a picture."""
+"""All cells of the notebook of the guide run, and show tables, data frames and a picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "guide" / "notebook.ip
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The cells of code, run by a kernel of its own."""
+    """The code cells of the notebook, after a Jupyter kernel has run them."""
     folder = tmp_path_factory.mktemp("notebook")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     with pytest.MonkeyPatch.context() as patch:
@@ -32,7 +32,7 @@ def test_it_is_committed_without_what_it_shows():
 
 
 def shown(cell):
-    """What a cell shows, by its type; a stream of text would be a warning or a message."""
+    """The output of a cell, by MIME type. It may not print text, since that would be a warning or a message."""
     assert [output.output_type for output in cell.outputs] in ([], ["execute_result"])
     return cell.outputs[0].data if cell.outputs else {}
 

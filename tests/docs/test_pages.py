@@ -1,4 +1,4 @@
-"""Every example of every page is done as a reader does it: Python, commands, files, and what they print."""
+"""Every example of every page runs as for a reader: Python, commands and files; its output is what the page shows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from onnx_gconv.models import model_path
 from onnx_gconv.weights import MVM_OPS
 from tests.docs.pages import ROOT, Reader, blocks, headings, links, pages
 
-# Pages whose `model.onnx` has convolutions, or is one of language; that of the others has layers of Gemm alone.
+# Pages whose `model.onnx` has convolutions, and pages whose `model.onnx` is a language model. On all other pages,
+# `model.onnx` has only Gemm layers.
 OF_CONVOLUTIONS = {"docs/reference/command-line.md", "docs/reference/configuration.md", "docs/python.md"}
 OF_LANGUAGE = {"docs/guide/language-models.md": "mobius_llama_past_fp32.onnx"}
 
 
 def pages_of_other_tests() -> set[str]:
-    """Pages that have a test of their own, which names the file of the page."""
+    """Pages that have a test of their own: its file names the file of the page."""
     tests = [
         file.read_text(encoding="utf-8")
         for file in (ROOT / "tests").rglob("test_*.py")
@@ -46,11 +47,11 @@ FOLLOWED = [
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with a model, its data, and nothing else, in which a reader starts."""
+    """An empty folder, in which a reader starts; `prepare` puts a model and data into it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "110")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(registry, "_REGISTRY", ConverterRegistry(list))  # for the converters that pages register
+    monkeypatch.setattr(registry, "_REGISTRY", ConverterRegistry(list))  # pages register converters
     monkeypatch.setattr(device_registry, "_registered", {})
     ops, modules = set(MVM_OPS), set(sys.modules)
     yield tmp_path
@@ -100,7 +101,7 @@ def of_language(names):
     assert 0 < names["chips"].times[0].spread.mean <= names["chips"].ideal
 
 
-# What must have come of a page, beyond that all of it ran.
+# What has to hold after a page was run, by page.
 AFTERWARDS = {
     "docs/devices.md": of_devices,
     "docs/guide/aihwkit.md": of_aihwkit,
@@ -109,7 +110,11 @@ AFTERWARDS = {
 
 
 def as_parameter(page):
-    """A page; those that export do so on one worker, and torch's exporter and aihwkit warn of parts of their own."""
+    """A page as a parameter of a test.
+
+    Pages that use torch's exporter or aihwkit run on one worker of pytest-xdist, and the warnings of both about their
+    own code are ignored.
+    """
     exports = any(word in (ROOT / page).read_text(encoding="utf-8") for word in ("import torch", "aihwkit.nn"))
     marks = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("torch_integration")] if exports else []
     return pytest.param(page, marks=marks, id=page)

@@ -1,4 +1,4 @@
-"""The reader of the page on bundles needs no more than it says: json, NumPy, and h5py for HDF5."""
+"""The reader on the page about bundles needs only the packages that the page names: NumPy, and h5py for HDF5."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
 READER = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)[0]
 
-# Started with -I -S: sys.path is the standard library, until the folder of packages is added.
+# The program is started with -I -S, so that sys.path has only the standard library until the program adds `packages`.
 PROGRAM = """
 import sys
 
@@ -51,7 +51,7 @@ def onnx_gconv(*arguments):
 
 @pytest.fixture
 def read_alone(tmp_path):
-    """Runs the reader where of all packages only the given ones are found."""
+    """Runs the reader in a process that finds only the given packages."""
 
     def read(folder, packages):
         only = tmp_path / "packages"

@@ -1,4 +1,4 @@
-"""Models, and folders in which workflows run."""
+"""Fixtures for tests of Olive: models, and folders in which workflows run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "olive"
 
 
 def save_network(path, *, data_file=None, rows=5, **weights):
-    """A product, and an embedding that no mapping touches; all tensors in a data file if one is named."""
+    """Write a model with a MatMul, and a Gather that is never mapped; its tensors go to a data file if one is named."""
     rng = np.random.default_rng(0)
     tensors = {
         "W": rng.standard_normal((8, 16)).astype(np.float32),
@@ -53,14 +53,14 @@ def network():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty folder, in which workflows run and have their cache."""
+    """An empty current folder, in which workflows run and keep their cache."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def workflow(folder):
-    """Runs a workflow with this pass in this process, and returns what Olive says of its best model."""
+    """Runs a workflow with the pass of onnx_gconv in this process, and returns Olive's best candidate."""
     from olive.workflows import run
 
     def run_workflow(model, options=None, **more):
@@ -73,7 +73,7 @@ def workflow(folder):
 
 @pytest.fixture
 def examples(folder):
-    """The folder has the files of the examples, and the package configuration that the command writes."""
+    """The current folder, with the files of the examples, and the package configuration that `olive-config` writes."""
     for file in EXAMPLES.iterdir():
         if file.is_file():
             (folder / file.name).write_bytes(file.read_bytes())
@@ -107,5 +107,5 @@ def olive_run_fixture():
 
 @pytest.fixture
 def written():
-    """What stands in a JSON file that Olive has written."""
+    """Reads a JSON file that Olive has written."""
     return lambda path: json.loads(Path(path).read_text(encoding="utf-8"))

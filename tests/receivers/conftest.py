@@ -1,4 +1,4 @@
-"""A bundle with the folders of simulators, and their environments, which `make receiver-checks` makes."""
+"""A bundle with folders for ZigZag and AccelForge, and the environments of both, which `make receiver-checks` makes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS, COLUMNS = 64, 32
 
 
 def python_of(name):
-    """Runs Python in the environment of a simulator: what it prints, as JSON if that is asked for."""
+    """A function that runs Python in the environment of a tool, and returns its output, decoded from JSON if asked."""
     python = Path(os.environ[f"ONNX_GCONV_{name}"])
 
     def run(*arguments, as_json=False):
@@ -50,7 +50,7 @@ def sample():
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory, sample):
-    """The folder of the digits CNN, mapped and handed off, with its mapped model and the numbers of its weights."""
+    """The open bundle of the digits CNN, mapped and handed off for both tools."""
     folder = tmp_path_factory.mktemp("receivers")
     mapped = folder / "digits.gconv.onnx"
     map_model(model_path("digits_cnn.onnx"), mapped)
@@ -63,7 +63,7 @@ def bundle(tmp_path_factory, sample):
 
 @pytest.fixture(scope="session")
 def weights():
-    """How many weights each layer of the original has, in the order of its nodes, by onnx alone."""
+    """The number of weights of each layer of the original model, in the order of its nodes, read with onnx alone."""
     model = onnx.load(model_path("digits_cnn.onnx"))
     sizes = {item.name: numpy_helper.to_array(item).size for item in model.graph.initializer}
     return [sizes[node.input[1]] for node in model.graph.node if node.op_type in {"Conv", "Gemm"}]

@@ -378,13 +378,13 @@ def _difference(record: WeightRecord, parts: Sequence[NDArray[Any]], out: NDArra
     Args:
         record: The weight, with the coefficients c_k and the offset b.
         parts: Conductances in µS, an array for each device of an element, [elements].
-        out: The result is written to its first elements: writing to newly allocated memory takes longer.
+        out: The result is written to its first elements, since writing to newly allocated memory takes longer.
     """
     total = out[: parts[0].size]
     for number, (item, part) in enumerate(zip(record.conductances, parts, strict=True)):
         if not number:
             np.multiply(part, item.coefficient, out=total, dtype=np.float64)
-        elif item.coefficient == -1:  # the pairs that most mappings have, in one step
+        elif item.coefficient == -1:  # G- of a single pair, which most mappings have: one step in place of two
             np.subtract(total, part, out=total, dtype=np.float64)
         else:
             total += np.multiply(part, item.coefficient, dtype=np.float64)

@@ -227,10 +227,10 @@ def _computed(stored: NDArray[Any]) -> FloatArray:
 
 
 class Stretch(NamedTuple):
-    """Neighbouring elements of a simulated tensor, of the type in which targets are stored, each array [elements].
+    """Consecutive elements of a simulated tensor, in the type in which targets are stored; each array is [elements].
 
     Attributes:
-        targets: The targets in µS; valid until the next stretch is asked for.
+        targets: The targets in µS. The next stretch may overwrite them.
         programmed: The conductances at the end of programming, in µS.
         found: The value that the tensor holds, in µS.
     """
@@ -240,7 +240,7 @@ class Stretch(NamedTuple):
     found: NDArray[Any]
 
     def part(self, part: slice) -> Stretch:
-        """Some of the elements."""
+        """The stretch of a part of these elements."""
         return Stretch(self.targets[part], self.programmed[part], self.found[part])
 
 
@@ -288,7 +288,7 @@ class SimulatedTensor(StreamedTensor):
             yield self._block(targets, number).part(slice(0, stop - number * BLOCK_ELEMENTS))
 
     def _across_blocks(self, start: int, stop: int) -> Iterator[Stretch]:
-        """The same for chunks that do not begin where blocks begin."""
+        """The stretches of `stretches` if chunks do not begin where blocks of random numbers begin."""
         for first in range(start, stop, CHUNK_ELEMENTS):
             last = min(first + CHUNK_ELEMENTS, stop)
             begin = first // BLOCK_ELEMENTS * BLOCK_ELEMENTS

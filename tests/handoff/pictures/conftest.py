@@ -1,4 +1,4 @@
-"""Bundles to draw, and what figures show."""
+"""Fixtures that make bundles to draw, and that read values and texts from figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pair():
 
 @pytest.fixture
 def bundle_of(parse, tmp_path):
-    """Writes the bundle of a weight of a MatMul, and opens it."""
+    """Writes the bundle of a model with one MatMul, and opens it."""
     opened = []
 
     def make(weight, array, *, scheme=PAIR, name="W", **options):
@@ -39,7 +39,7 @@ def bundle_of(parse, tmp_path):
 
 
 class Shown:
-    """What a figure shows: `values` of each device as Matplotlib got them, and its `words`."""
+    """What a figure shows: `values` of each device as Matplotlib gets them, and its `title` and `caption`."""
 
     GAP, MISSING = 1e30, -1e30
 
@@ -51,7 +51,7 @@ class Shown:
         self.caption = " ".join(figure.get_supxlabel().split())
 
     def matrix(self, device, matrix):
-        """The dots of a matrix that have values or are not measured, without all lines that have none."""
+        """The cells of a matrix, measured or not, without rows and columns that have no cell."""
         y, x = self.image.origin(matrix)
         found = self.values[device][y : y + self.image.rows.size, x : x + self.image.columns.size]
         has_cell = ~np.isnan(found) & (found < 1e29)
@@ -64,7 +64,7 @@ class Shown:
 
 @pytest.fixture
 def shown():
-    """Looks at what `layer_figures` gives."""
+    """Returns a `Shown` for each figure of a layer."""
     from onnx_gconv.handoff.pictures.write import layer_figures
 
     def look(layer, errors=None, pages=0):

@@ -1,7 +1,7 @@
 """Small real models, trained on scikit-learn's digits, and the images to test them with.
 
 With them everything in the project can be tried without a download and without torch. ``build.py`` trains and exports
-the models anew; ``README.md`` says what each file is and how well it does.
+the models anew; ``README.md`` describes each file and the accuracy of each model.
 """
 
 from __future__ import annotations

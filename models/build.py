@@ -131,7 +131,7 @@ def train(model: nn.Module, inputs: Images, labels: Labels, epochs: int = EPOCHS
         model: Maps a batch of inputs to logits. It is left in float32 and in evaluation mode.
         inputs: What the model takes, first axis samples.
         labels: The classes, shape [samples].
-        epochs: How often each sample is seen.
+        epochs: Number of passes over the samples.
     """
     samples, targets = torch.from_numpy(inputs).double(), torch.from_numpy(labels)
     shuffler = torch.Generator().manual_seed(SEED)
@@ -153,10 +153,10 @@ def train(model: nn.Module, inputs: Images, labels: Labels, epochs: int = EPOCHS
 
 
 def draw_weights(model: nn.Module) -> None:
-    """Draw the weights that training starts from anew, in the type that the model has now, from a fixed seed.
+    """Draw new initial weights for training from a fixed seed, in the current type of the model.
 
     Args:
-        model: Its direct children are layers. They are changed.
+        model: A model whose direct children are layers. They are changed.
     """
     torch.manual_seed(SEED)
     for layer in model.children():
@@ -169,8 +169,8 @@ def export_dynamo(model: nn.Module, input_name: str, example: Images) -> bytes:
 
     Args:
         model: The trained model.
-        input_name: What the input of the ONNX model is called.
-        example: A batch of two or more inputs; the size of the batch stays open in the ONNX model.
+        input_name: The name of the ONNX model's input.
+        example: A batch of two or more inputs; the batch size stays dynamic in the ONNX model.
 
     Returns:
         The ONNX model, weights included.
@@ -194,15 +194,15 @@ def export_torchscript(model: nn.Module, input_name: str, example: Images) -> by
 
     Args:
         model: The trained model.
-        input_name: What the input of the ONNX model is called.
-        example: A batch of inputs; the size of the batch stays open in the ONNX model.
+        input_name: The name of the ONNX model's input.
+        example: A batch of inputs; the batch size stays dynamic in the ONNX model.
 
     Returns:
         The ONNX model, weights included.
     """
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         path = Path(folder) / "model.onnx"
-        # torch advises against this exporter. Many models in use were made with it, which is why there is one here.
+        # torch deprecates this exporter, but it has made many models in use, so the folder has such a model.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             model,
@@ -218,9 +218,9 @@ def export_torchscript(model: nn.Module, input_name: str, example: Images) -> by
 
 
 def without_traces(model: onnx.ModelProto) -> bytes:
-    """Serialize a model without the exporter's notes on where in the Python code each node comes from.
+    """Serialize a model without the exporter's notes on the Python code that each node comes from.
 
-    The notes hold paths of the machine that exported, and differ from one installation of torch to the next.
+    The notes contain paths of the exporting machine, and differ between installations of torch.
 
     Args:
         model: A model without subgraphs and functions, fresh from an exporter. It is changed.
@@ -248,8 +248,8 @@ def build_files(digits: Digits, epochs: int = EPOCHS) -> dict[str, bytes]:
     """Train both models and export them.
 
     Args:
-        digits: What to train and test on.
-        epochs: How long to train.
+        digits: The images for training and testing.
+        epochs: Number of passes over the training images.
 
     Returns:
         The contents of each file of the folder by its name.
@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Build all files, write them and print what ``README.md`` says about them.
 
     Args:
-        arguments: Command line without the name of the program; None takes that of the process.
+        arguments: Command line without the name of the program; the process' own if None.
     """
     parser = argparse.ArgumentParser(description="Train the digits models and export them to ONNX.")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Maps a small trained network, proves that nothing changed, restores it, and puts it on simulated chips."""
+"""The demo: maps a small trained network, verifies and restores it, and simulates it on chips."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Accuracy:
 
     Attributes:
         model: The model.
-        optimization: Optimization of ONNX Runtime, "all" or "none".
-        correct: Number of images it recognizes.
+        optimization: Optimization level of ONNX Runtime, "all" or "none".
+        correct: Number of images that the model recognizes.
         images: Number of images.
     """
 
@@ -54,18 +54,19 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo did.
+    """The results of the demo.
 
     Attributes:
-        folder: Where all files are.
-        mapping: The model, mapped to conductances without levels.
-        verification: That mapped model against the original.
-        restoring: And back to plain weights.
-        with_levels: The model, mapped to devices of 256 levels and stored as their codes.
-        programming: The first mapped model on one simulated chip of phase-change memory, after a day.
-        simulation: Its accuracy on many such chips over time.
+        folder: The folder of all files.
+        mapping: The report of mapping the model to conductances without levels.
+        verification: The report of verifying that mapped model against the original.
+        restoring: The report of restoring plain weights from it.
+        with_levels: The report of mapping the model to devices of 256 levels, stored as level codes.
+        programming: The report of programming the first mapped model to a simulated chip of phase-change memory, one
+            day after programming.
+        simulation: The accuracy on many such chips over time.
         picture: That accuracy as a picture; None without Matplotlib.
-        accuracies: Those of all models but the chip; of the one with levels, last.
+        accuracies: The accuracies of all models except the chip; the model with levels is last.
     """
 
     folder: Path
@@ -80,7 +81,7 @@ class DemoReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the mapped model verifies, and it and the restored one recognize as many images as the original."""
+        """Whether verification passed, and mapped and restored model recognize as many images as the original."""
         lossless = {item.correct for item in self.accuracies if item.model != self.with_levels.output}
         return self.verification.passed and len(lossless) == 1
 
@@ -91,7 +92,7 @@ class DemoReport:
         return {file: file.stat().st_size for file in files if file is not None}
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Return the whole report as JSON values."""
         return {
             "folder": str(self.folder),
             "passed": self.passed,
@@ -121,10 +122,10 @@ def run_demo(folder: Path) -> DemoReport:
     All accuracies are measured.
 
     Args:
-        folder: Where all files go; it is made if it does not exist.
+        folder: The folder for all files; it is created if it does not exist.
 
     Raises:
-        ConfigError: If the folder cannot be made or written to.
+        ConfigError: If the folder cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

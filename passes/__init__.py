@@ -1,6 +1,6 @@
 """Graph passes on `onnx_ir.Model`; they compose with `onnx_ir.passes.Sequential` and with other people's passes.
 
-Each is imported when it is first used: a check of a mapping needs nothing of what makes one.
+Each pass is imported when it is first used: checking a mapping then loads nothing that only mapping needs.
 """
 
 from __future__ import annotations

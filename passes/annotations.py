@@ -1,7 +1,8 @@
-"""What the nodes that rebuild a weight take over from those around them: their device, and metadata.
+"""Gives the nodes that rebuild a weight the device of the weight's readers, and the metadata of replaced nodes.
 
-ONNX Runtime places nodes by the metadata ``layer_ann`` (session option ``session.layer_assignment_settings``),
-and multi-device models of ONNX by device configurations: a weight has to be rebuilt where it is read.
+ONNX Runtime assigns nodes to devices by the metadata ``layer_ann`` (session option
+``session.layer_assignment_settings``); multi-device models of ONNX do so by device configurations of nodes. A weight
+has to be rebuilt on the device that reads it.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ __all__ = ["annotate", "annotation_notes"]
 
 _LAYER = "layer_ann"
 
-# Those of the new nodes that compute each element from elements in the same place.
+# The op types of new nodes that compute each element from the elements at the same index of their inputs.
 _ELEMENTWISE = frozenset({"Sub", "Div", "Add", "Mul", "Round", "Floor", "Max", "Min", "Cast", "DequantizeLinear"})
 
-# What exporters note of where a node comes from, which nobody computes with.
+# Starts of the metadata keys in which exporters note the origin of a node; losing them changes no computation.
 _ORIGINS = ("pkg.", "namespace")
 
 
 def annotate(found: FoundWeight, rebuilt: RebuiltWeight) -> None:
-    """Let the nodes that rebuild a weight stand on the devices of its readers, and keep metadata of what they replace.
+    """Assign the nodes that rebuild a weight to the device of its readers, and keep the metadata of replaced nodes.
 
     Args:
-        found: The weight, which nothing has replaced yet.
-        rebuilt: The nodes; values of them that have the shape of the weight are sharded as it is.
+        found: The weight, before its readers are handed over.
+        rebuilt: The nodes that rebuild it. Their values with the shape of the weight are sharded like the weight.
     """
     producer = found.value.producer()
     if producer is not None:
@@ -48,7 +49,7 @@ def annotate(found: FoundWeight, rebuilt: RebuiltWeight) -> None:
 
 
 def annotation_notes(weights: Sequence[PlannedWeight]) -> Iterator[str]:
-    """What of it cannot be taken over, a line for each weight; the weights stand in the model as it was."""
+    """Yield a note for each annotation that is lost or ambiguous; to be called before weights are replaced."""
     for weight in weights:
         found = weight.found
         if len(layers := _layers(found)) > 1:
@@ -73,7 +74,10 @@ def _notes_of_removed(found: FoundWeight) -> Iterator[str]:
 
 
 def _layers(found: FoundWeight) -> list[str]:
-    """The layers that a weight is multiplied in, the first one first; else those that read, or compute, it."""
+    """Return the ``layer_ann`` of the MVM ops that read a weight, in order; if they have none, of its other readers.
+
+    If the readers have none either, that of the node that computes the weight.
+    """
     products = [consumer.node for consumer in found.consumers if consumer.is_mvm]
     others = [consumer.node for consumer in found.consumers if not consumer.is_mvm]
     for nodes in (products, others, [found.value.producer()]):
@@ -84,7 +88,7 @@ def _layers(found: FoundWeight) -> list[str]:
 
 
 def _configurations(found: FoundWeight) -> tuple[ir.NodeDeviceConfiguration, ...]:
-    """How the first reader that says it stands on devices, with what it says of the weight and of nothing else."""
+    """Return the device configurations of the first reader that has any, with the sharding of the weight only."""
     for node, _ in found.value.uses():
         if node.device_configurations:
             return tuple(
@@ -97,7 +101,7 @@ def _configurations(found: FoundWeight) -> tuple[ir.NodeDeviceConfiguration, ...
 def _for_node(
     node: ir.Node, configurations: Sequence[ir.NodeDeviceConfiguration], old: ir.Value, new: ir.Value
 ) -> Iterator[ir.NodeDeviceConfiguration]:
-    """The configurations of one of the new nodes."""
+    """Yield the device configurations of a new node: the sharding of the weight, for its values of the same shape."""
     values = (*node.inputs, *node.outputs) if node.op_type in _ELEMENTWISE else ()
     alike = [value for value in values if value is not None and value.shape == new.shape]
     for item in configurations:
@@ -107,7 +111,7 @@ def _for_node(
 
 
 def _computing_alone(value: ir.Value) -> list[ir.Node]:
-    """The nodes that compute a value and nothing else, the last one first, without Constant nodes."""
+    """Return the nodes that only this value needs, from the last to the first, without Constant nodes."""
     found: dict[ir.Node, None] = {}
     waiting = [value.producer()]
     while waiting:

@@ -1,4 +1,4 @@
-"""Checks that a mapped model still is what its manifest says, and says what a later tool broke."""
+"""The pass that checks that a mapped model still is as its manifest says, and reports what a later tool broke."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Violation:
     Attributes:
         weight: Name of the weight, or None if it concerns the whole model.
         message: What is wrong, in one line.
-        known_as: What people know the weight by, see `WeightRecord.known_as`.
+        known_as: The name that people know the weight by, see `WeightRecord.known_as`.
     """
 
     weight: str | None
@@ -51,18 +51,22 @@ class Violation:
 class CheckMapping(ModelPass[ir.passes.PassResult]):
     """Checks the structure, the manifest and the invariants of a mapped model; changes nothing.
 
-    The invariants, as ``docs/format.md`` gives them: the shapes of a weight and its conductances are equal;
-    ``g_min <= G <= g_max`` within the rounding of g_max; the scale is positive, finite and the manifest's; the zero
-    is the manifest's; one device of a pair is at g_min, for converters of which that holds;
-    every conductance is a level, if there are levels, and every code stands for one, unless conductances are measured:
-    then they are finite, and so is the spread of readings that nodes draw, which is 0 or more; every consumer still
-    reads the rebuilt weight, or the digital copy of it. All else that the manifest says of a weight (its readers, their
-    matrices, which elements share a scale, devices and coefficients) is derived from the graph and compared, see
-    `checked_weights`; and nothing else in the graph rebuilds a weight.
+    These invariants are checked, see ``docs/format.md``:
+
+    - A weight and its conductances have the same shape.
+    - ``g_min <= G <= g_max`` in µS, within the rounding of g_max. One device of each pair is at g_min, if the converter
+      guarantees that. If there are levels, every conductance is a level, and every level code stands for one.
+    - Measured conductances need not be in that range; they are finite. If nodes draw readings in each run, the spread
+      of the readings is finite and not negative.
+    - The scale is positive, finite and equal to the manifest's; the zero is equal to the manifest's.
+    - Every consumer still reads the rebuilt weight or its digital copy.
+    - Everything else that the manifest says of a weight (its readers, their matrices, which elements share a scale,
+      devices and coefficients) equals what is derived from the graph, see `checked_weights`.
+    - No other node in the graph rebuilds a weight.
     """
 
     def violations(self, model: ir.Model) -> tuple[Violation, ...]:
-        """All violations; empty if the mapping holds. The values of all conductances are read.
+        """Return all violations; none if the mapping holds. The values of all conductances are read.
 
         Raises:
             ModelError: If external data cannot be read.
@@ -79,7 +83,7 @@ class CheckMapping(ModelPass[ir.passes.PassResult]):
         """Check the model.
 
         Raises:
-            VerificationError: If something does not hold; the message has the first violations.
+            VerificationError: If there are violations; the message has the first three.
         """
         if found := self.violations(model):
             more = f" (and {len(found) - _MOST_IN_MESSAGE} more)" if len(found) > _MOST_IN_MESSAGE else ""
@@ -126,7 +130,7 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
 
 
 def _named_nodes(model: ir.Model) -> dict[tuple[str, str, str], list[ir.Node]]:
-    """Nodes by path of their graph, name and op type; names need not be unique."""
+    """Return the nodes by path of their graph, name and op type; several nodes may have the same name."""
     nodes: dict[tuple[str, str, str], list[ir.Node]] = {}
     for scope in scopes(model):
         for node in scope.graph:
@@ -151,7 +155,7 @@ def _consumers(
 
 
 def _is_fed(node: ir.Node, slot: int, weight: ir.Value | None) -> bool:
-    """Whether an input of a node is a weight, or is computed from it."""
+    """Whether an input of a node is a given weight, or is computed from it."""
     if weight is None:
         return False
     waiting = [node.inputs[slot]] if slot < len(node.inputs) else []
@@ -168,7 +172,7 @@ def _is_fed(node: ir.Node, slot: int, weight: ir.Value | None) -> bool:
 
 
 def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None:
-    """The first invariant that the values of a weight's conductances violate."""
+    """Return the first violated invariant of the values of a weight's conductances; None if all hold."""
     record = mapped.record
     if record.measured is not None:
         return _not_finite(mapped)
@@ -207,7 +211,10 @@ def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None
 
 
 def _not_finite(mapped: MappedWeight) -> str | None:
-    """The first conductance that is NaN or infinite. What a chip has measured need not be in the range of targets."""
+    """Return the first measured conductance, or spread of readings, that is not finite, or a spread below 0; or None.
+
+    Measured conductances may be outside the range of the targets, so that range is not checked.
+    """
     for item, tensor in zip(mapped.record.conductances, mapped.tensors, strict=True):
         first = 0
         for part in element_chunks(tensor):
@@ -227,7 +234,7 @@ def _not_finite(mapped: MappedWeight) -> str | None:
 
 
 def _wrong_code(mapped: MappedWeight, levels: ConductanceLevels) -> str | None:
-    """The first code that stands for no level, if there is one."""
+    """Return the first level code that stands for no level; None if there is none."""
     for tensor in mapped.stored_tensors:
         if not tensor.dtype.is_integer():
             continue

@@ -1,4 +1,4 @@
-"""Lets MatMul multiply with the decoded weights of ops that read packed ones, and packs them again."""
+"""The pass that replaces ops with packed weights by MatMul with decoded weights, and functions for the way back."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ __all__ = [
     "repacked",
 ]
 
-# Attributes that say how to compute, not what the weight is.
+# Attributes that say how the op computes; two nodes that differ only in them read the same weight.
 _OF_ACTIVATIONS = frozenset({"accuracy_level", "training_mode"})
 
 _DOMAIN = "com.microsoft"
-_ROUNDINGS = 4 * 2.0**-23  # of the scale and of the rebuilt weight, relative to max|W|
+_ROUNDINGS = 4 * 2.0**-23  # bound for the rounding errors of scale and rebuilt weight in float32, relative to max|W|
 
 
 @dataclass
@@ -47,23 +47,24 @@ class DecodingResult(ir.passes.PassResult):
     """What `DecodePackedWeights` did.
 
     Attributes:
-        decoded: The weights that are floating-point numbers now, each as the path of its graph and its name.
+        decoded: The decoded weights, each as the path of its graph and its name.
     """
 
     decoded: tuple[tuple[str, str], ...] = ()
 
 
 class DecodePackedWeights(ModelPass[DecodingResult]):
-    """Decodes packed weights, so that they can be mapped as what they are to the op::
+    """Decodes packed weights, so that the numbers that the op multiplies with can be mapped::
 
         before:  x, bytes, scales               -> MatMulBnb4(x, bytes, scales)
         after:   W [N, K], Transpose(W)         -> MatMul(x, .)
 
-    The decoded weight takes the name of the bytes, unless other nodes read these, too. What cannot be decoded stays.
+    The decoded weight takes the name of the bytes, unless other nodes read the bytes, too. An op whose weight cannot be
+    decoded stays unchanged.
 
     Args:
-        op_types: The ops whose weights are decoded, of `DECODED_OPS`.
-        only: The weights to decode, as the result of this pass names them; None for all.
+        op_types: The ops whose weights are decoded: names from `DECODED_OPS`.
+        only: The weights to decode, each as the path of its graph and its name after decoding; None for all.
     """
 
     def __init__(
@@ -88,30 +89,30 @@ class DecodePackedWeights(ModelPass[DecodingResult]):
 
 
 def decoded_op_types(quantized: QuantizedWeights) -> tuple[str, ...]:
-    """The ops whose packed weights are decoded before a model is mapped.
+    """Return the ops whose packed weights are decoded before a model is mapped.
 
     Args:
-        quantized: What is done with weights of integer codes. Those of MatMulBnb4 are no codes less zero points, so
-            that they are always decoded, unless they are to be skipped.
+        quantized: What is done with weights of integer codes. The codes of MatMulBnb4 are indices of a table, not
+            integers that can be mapped; so its weights are always decoded, unless quantized weights are skipped.
     """
     return {"map": ("MatMulBnb4",), "skip": (), "dequantized": ("MatMulBnb4", "MatMulNBits")}[quantized]
 
 
 def is_decodable(model: ir.Model, op_types: Collection[str]) -> bool:
-    """Whether a model has nodes of the given ops, whose weights can perhaps be decoded."""
+    """Whether a model has nodes of the given ops; whether their weights can be decoded is not looked at."""
     return any(decoded_op(node) is not None and node.op_type in op_types for node in model.graph.all_nodes())
 
 
 @dataclass(frozen=True, eq=False)
 class _Decoding:
-    """A weight that is decoded.
+    """A packed weight and what it is decoded to.
 
     Attributes:
-        bytes_value: The value of the bytes.
-        scope: The graph in which it stands.
+        bytes_value: The value that holds the packed bytes.
+        scope: The graph of that value.
         name: The name of the decoded weight.
-        tensor: What it is.
-        readers: The nodes that read it, with their rows of the table.
+        tensor: The decoded weight.
+        readers: The nodes that read the packed weight, each with its row of the table of decoded ops.
     """
 
     bytes_value: ir.Value
@@ -126,7 +127,7 @@ class _Decoding:
         return self.scope.path, self.name
 
     def put(self, names: UniqueNames) -> None:
-        """Let MatMul nodes read the decoded weight."""
+        """Replace the nodes that read the packed weight by MatMul nodes that read the decoded one."""
         old = self.bytes_value
         weight = ir.Value(
             name=self.name,
@@ -183,14 +184,14 @@ def _graph_of(value: ir.Value) -> ir.Graph:
 
 
 def _what_is_decoded(node: ir.Node, row: DecodedOp) -> tuple[object, ...]:
-    """What two nodes have in common that decode one weight."""
+    """Return a key that two nodes share exactly if they decode the same weight."""
     said = ((item.name, item.value) for item in node.attributes.values() if item.name not in _OF_ACTIVATIONS)
     inputs = (value for index, value in enumerate(node.inputs) if index and index != row.bias)
     return (node.op_type, *inputs, *sorted(said, key=lambda item: item[0]))
 
 
 def _put_product(node: ir.Node, row: DecodedOp, weight: ir.Value, names: UniqueNames) -> None:
-    """A product with the transposed weight, and the sum with the bias, in place of a node."""
+    """Replace a node by a MatMul with the transposed weight, and an Add of the bias if it has one."""
     assert isinstance(node.graph, ir.Graph) and weight.shape is not None  # noqa: PT018, S101 - nodes of graphs
     rows, columns = weight.shape.numpy()
     name = names.new(f"{weight.name}.transposed")
@@ -230,11 +231,11 @@ def _node(
 
 @dataclass(frozen=True, eq=False)
 class Repacked:
-    """A weight that goes back to an op which reads it packed.
+    """A restored weight, packed again.
 
     Attributes:
         encoded: Its bytes and scales.
-        said: What the manifest says of them.
+        said: The record in the manifest of what it was decoded from.
     """
 
     encoded: EncodedBnb4
@@ -242,15 +243,16 @@ class Repacked:
 
 
 def repacked(tensor: ir.TensorProtocol, said: DecodedRecord, max_abs: float) -> Repacked | None:
-    """A restored weight as the bytes and scales that it was decoded from.
-
-    None if its bytes are not known, or if the op cannot decode it from bytes as it is now, up to the roundings of a
-    mapping.
+    """Pack a restored weight into the bytes and scales that its op reads.
 
     Args:
-        tensor: The weight.
-        said: What it was decoded from.
-        max_abs: max|W|.
+        tensor: The restored weight, [outputs, inputs].
+        said: The record of what it was decoded from.
+        max_abs: max|W|, in units of weight.
+
+    Returns:
+        The packed weight; None if its op has no table of values, or if no bytes and scales give the weight within the
+        rounding of a mapping.
     """
     if said.table is None:
         return None
@@ -261,12 +263,15 @@ def repacked(tensor: ir.TensorProtocol, said: DecodedRecord, max_abs: float) -> 
 
 
 def pack_again(weight: ir.Value, found: Repacked, names: UniqueNames) -> bool:
-    """Let the op stand again where MatMul nodes read a transposed weight; whether all of its readers are such.
+    """Replace MatMul nodes that read a transposed weight by MatMulBnb4 nodes that read the packed weight.
 
     Args:
-        weight: The weight, an initializer [outputs, inputs], which is then that of the bytes.
-        found: What it is packed to.
-        names: Gives names.
+        weight: The weight, an initializer [outputs, inputs]; it then holds the packed bytes.
+        found: The packed weight.
+        names: Gives unique names.
+
+    Returns:
+        Whether the nodes were replaced. Nothing changes if a reader of the weight is no such Transpose and MatMul.
     """
     products = list(_products(weight))
     if not products or len(products) != len(list(weight.uses())):
@@ -310,7 +315,7 @@ def _texts_of(weight: ir.Value) -> tuple[str | None, dict[str, str]]:
 
 
 def _products(weight: ir.Value) -> Iterator[tuple[ir.Node, ir.Node]]:
-    """The nodes that multiply with a transposed weight, each with the one that transposes it."""
+    """Yield the pairs of a Transpose and a MatMul node through which a weight is multiplied."""
     for transpose, _ in weight.uses():
         if (
             transpose.op_type != "Transpose"
@@ -324,7 +329,7 @@ def _products(weight: ir.Value) -> Iterator[tuple[ir.Node, ir.Node]]:
 
 
 def decoded_record(tensor: ir.TensorProtocol) -> DecodedRecord | None:
-    """What the manifest says of a weight that was decoded; None if it was not."""
+    """Return the manifest's record of what a weight was decoded from; None if it was not decoded."""
     if isinstance(tensor, Bnb4Tensor):
         scales = tensor.absmax.name or f"{tensor.name}_absmax"
         coding = tensor.coding
@@ -338,7 +343,7 @@ def decoded_record(tensor: ir.TensorProtocol) -> DecodedRecord | None:
 
 
 def as_it_was_mapped(original: ir.Model, mapped: ir.Model) -> ir.Model:
-    """The original with functions inlined and packed weights decoded as when it was mapped, which names weights."""
+    """Return the original with functions inlined and packed weights decoded as for mapping, so that names agree."""
     return _decoded(_inlined(original, mapped), mapped)
 
 
@@ -348,13 +353,13 @@ def _inlined(original: ir.Model, mapped: ir.Model) -> ir.Model:
     inlined = original.clone()
     try:
         InlineWeightFunctions()(inlined)
-    except ModelError:  # then it is another model; its weights will say so
+    except ModelError:  # not the model that was mapped; the comparison of the weights will show that
         return original
     return inlined
 
 
 def _decoded(original: ir.Model, mapped: ir.Model) -> ir.Model:
-    """A copy of the original with the weights decoded that the mapped model has so; itself if there are none."""
+    """Return a copy of the original with the weights decoded that were decoded for mapping; itself if none was."""
     manifest = read_manifest(mapped)
     records = () if manifest is None else manifest.weights
     found = {

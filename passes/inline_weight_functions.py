@@ -1,4 +1,4 @@
-"""Inlines the local functions that use weights, so that the weights can be mapped."""
+"""The pass that inlines the local functions that use weights, so that the weights can be mapped."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class InliningResult(ir.passes.PassResult):
     """What `InlineWeightFunctions` did.
 
     Attributes:
-        inlined: The functions that are gone, as ``domain.name``.
-        left: The functions with weights that cannot be inlined, each with the reason.
+        inlined: The inlined functions, which the model has no more, as ``domain.name``.
+        left: The functions that use weights and cannot be inlined, each with the reason.
     """
 
     inlined: tuple[str, ...] = ()
@@ -40,24 +40,25 @@ class InlineWeightFunctions(ModelPass[InliningResult]):
         before:  dense(x) -> a,  dense(a) -> y,  where dense(v) = MatMul(v, K) with a Constant K
         after:   K,  MatMul(x, K) -> a,  MatMul(a, K) -> y
 
-    Calls of one function share the constants of its body, as they did before: a constant is moved to the innermost
-    graph around all its readers. What a DequantizeLinear node reads in a body of If or of a loop stays there, once for
-    each call, because ONNX Runtime (1.32) does not load a model in which it is outside. Functions without weights stay.
-    A function that imports another version of an operator set than the model cannot be inlined and stays, too.
+    Calls of one function still share the constants of its body: a constant is moved to the innermost graph around all
+    its readers. Constants that a DequantizeLinear node reads in a body of If or of a loop stay in that body, one copy
+    for each call, because ONNX Runtime (1.32) does not load a model in which they are outside of it. Functions without
+    weights stay. A function that imports another version of an operator set than the model cannot be inlined and
+    stays, too.
     """
 
     def call(self, model: ir.Model) -> InliningResult:
         """Inline the functions.
 
         Raises:
-            ModelError: If a function that uses weights calls itself, or takes a graph as an attribute. The model may
-                be inlined in part then.
+            ModelError: If a function that uses weights calls itself, or takes a graph as an attribute. Other functions
+                may be inlined already then.
         """
         before = tuple(model.functions)
         left = {item: reason for item in before if (reason := _obstacle(model, model.functions[item]))}
         constants: dict[int, object] = {}
         modified = False
-        # Inlining one function may bring its weights into another one, or hand them to one.
+        # Inlining a function may move its weights into another function, or pass them to one.
         while wanted := functions_with_weights(model) - left.keys():
             _use_short_name(model.opset_imports)
             constants.update((id(item), item) for name in wanted for item in _constant_data(model.functions[name]))
@@ -80,7 +81,7 @@ class InlineWeightFunctions(ModelPass[InliningResult]):
 
 
 def _obstacle(model: ir.Model, function: ir.Function) -> str | None:
-    """Why a function cannot be inlined, or None."""
+    """Return why a function cannot be inlined; None if it can."""
     for domain, version in function.opset_imports.items():
         known = default_opset(model) if domain in {"", "ai.onnx"} else model.opset_imports.get(domain)
         if known is not None and known != version:
@@ -89,7 +90,7 @@ def _obstacle(model: ir.Model, function: ir.Function) -> str | None:
 
 
 def _use_short_name(opset_imports: MutableMapping[str, int]) -> None:
-    """Import the default domain under one name; onnx-ir takes its two names for two domains."""
+    """Import the default domain as '' only; onnx-ir treats its two names, '' and 'ai.onnx', as two domains."""
     if "ai.onnx" in opset_imports:
         opset_imports.setdefault("", opset_imports.pop("ai.onnx"))
 
@@ -120,11 +121,11 @@ def _data_of_node(node: ir.Node) -> Any:  # noqa: ANN401 - a tensor, or a list o
 
 
 def _share(model: ir.Model, constants: dict[int, object], names: UniqueNames) -> None:
-    """Keep one of the copies that inlining made of a constant, in the innermost graph around all of them."""
+    """Keep one of the copies that inlining made of a constant, and move it to the innermost graph around all copies."""
     copies: dict[int, list[tuple[ir.Value, Scope]]] = {}
     for scope in scopes(model):
         for value, data in _constants_of(scope.graph):
-            # A result of a graph has a name of its own.
+            # A graph output keeps its own value, because its name must not change.
             if id(data) in constants and not value.is_graph_output():
                 copies.setdefault(id(data), []).append((value, scope))
     for (kept, home), *others in copies.values():
@@ -140,7 +141,7 @@ def _share(model: ir.Model, constants: dict[int, object], names: UniqueNames) ->
 
 
 def _is_dequantized(value: ir.Value) -> bool:
-    """Whether a DequantizeLinear node reads a value, as codes, scale or zero point, directly or rearranged."""
+    """Whether a DequantizeLinear node reads a value (codes, scale or zero point), directly or rearranged."""
     for node, index in value.uses():
         if node.domain != "":
             continue
@@ -176,7 +177,7 @@ def _put_first(value: ir.Value, graph: ir.Graph, names: UniqueNames) -> None:
 
 
 def _innermost_around(places: Iterable[Scope]) -> Scope:
-    """The innermost scope that is, or encloses, each of the given ones."""
+    """Return the innermost scope that contains all given ones; it may be one of them."""
     chains = [_chain(scope) for scope in places]
     around = chains[0][0]
     for level in zip(*chains, strict=False):
@@ -195,9 +196,10 @@ def _chain(scope: Scope) -> list[Scope]:
 
 
 def _separate_names(graph: ir.Graph, around: frozenset[str | None], names: UniqueNames) -> None:
-    """Rename what has the name of another value in its graph or in one around it: a file could not tell them apart.
+    """Rename values whose name another value has in the same graph or in a graph around it.
 
-    The pass of onnx-ir gives new names to the results of nodes only, and does not look at initializers in bodies.
+    ONNX files refer to values by name. The inlining pass of onnx-ir renames outputs of nodes only, not initializers of
+    bodies.
     """
     taken = set(around)
     for value in dict.fromkeys(_values_of(graph)):  # an input with a default is an initializer, too

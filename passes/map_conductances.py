@@ -1,4 +1,4 @@
-"""Replaces weights by conductances and the nodes that rebuild them."""
+"""The pass that replaces weights by conductances and by nodes that rebuild the weights from them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ __all__ = ["MapConductances", "MappingResult"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-# What a model imports of ONNX's own ops that imported none: older than what all runtimes have by now.
+# The opset of the default domain that is imported into a model that imports none. All current runtimes support it.
 _NEW_OPSET = 13
 
 # Since this IR version an initializer need not be a graph input.
@@ -86,26 +86,27 @@ class MapConductances(ModelPass[MappingResult]):
                  Div(W.g_difference, W.g_scale)  -> W
                  MatMul(x, W)
 
-    The rebuilt value takes the weight's name, so consumers stay as they are, but for those of a digital copy. The
-    conductances are computed when they are read or written, from the weight's own tensor; nothing of the weight's size
-    is held in memory. The manifest is in the model's metadata afterwards. If anything fails, the model is as it was.
+    The rebuilt value takes the weight's name, so consumers stay unchanged, except those that read a digital copy. The
+    conductances are computed from the weight's own tensor when they are read or written; nothing of the weight's size
+    is held in memory. The pass writes the manifest into the model's metadata. If it fails, the model is unchanged.
 
     It has to be the last pass of a pipeline: constant folding erases the mapping.
 
     Args:
-        converter: The rule weight ⇄ conductances: an object, a name, or a mapping with ``name`` and what it needs; a
-            single pair of 0 to 25 µS if nothing says otherwise.
-        scheme: The rule with granularity, clipping and levels, in place of `converter` and of options for these.
-        configuration: Settings for all weights and for some, as a configuration or the TOML file that holds one. Its
-            `upgrade_opset` is for those who read models from files.
-        progress: Called with the bytes of weights scanned so far and in all.
-        **options: What is said besides, and wins over the configuration: the keys of `MappingOptions`, as for
-            `map_model`. Below IR version 4 every initializer has to be a graph input, which says nothing of what
-            callers do: there, all weights become constants, whatever `freeze_inputs` says.
+        converter: The rule weight ⇄ conductances: a converter, its name, or a mapping with ``name`` and the converter's
+            parameters. The default is a single pair of 0 to 25 µS.
+        scheme: Converter, granularity, clipping and levels in one object, instead of `converter` and the options for
+            granularity, clipping and levels.
+        configuration: Settings for all weights and for selected weights, as a configuration or the path of a TOML file.
+            The pass does not use its `upgrade_opset`; `map_model` does.
+        progress: Called with the bytes of weights scanned so far and the bytes of all weights.
+        **options: Options that override the configuration: the keys of `MappingOptions`, as for `map_model`. Below IR
+            version 4 every initializer has to be a graph input, so an input with a default does not show that callers
+            replace it: there, all weights become constants, whatever `freeze_inputs` is.
 
     Raises:
-        ConfigError: If an option has a value that it cannot have, or options contradict each other.
-        TypeError: If there is no such option.
+        ConfigError: If an option has an invalid value, or options contradict each other.
+        TypeError: If an option is unknown.
     """
 
     def __init__(
@@ -124,41 +125,42 @@ class MapConductances(ModelPass[MappingResult]):
             _check_alone(converter, configuration, options)
             base = Configuration.of_scheme(scheme)
         self._configuration = configuration_of(base, converter, options)
-        if configuration is None:  # else a model decides which settings meet
+        if configuration is None:  # else only the model shows which overrides select the same weight
             self._configuration.check()
         self._settings = self._configuration.model
         self._progress = progress
 
     def requires(self, model: ir.Model) -> None:
-        """Refuse models that are mapped already or too old.
+        """Refuse models that are mapped already or whose opset is too old.
 
         Raises:
-            ModelError: It says what to do.
+            ModelError: If the model is refused; the message says what to do.
         """
         require_mappable(model)
 
     def plan(self, model: ir.Model) -> MappingPlan:
-        """What the pass would do, without doing it. The values of the weights are scanned.
+        """Return what the pass would do to a model, without changing it. The values of the weights are scanned.
 
-        If functions have to be inlined, the weights of the plan are those of a copy of the model.
+        If functions have to be inlined, the plan refers to the weights of a copy of the model.
 
         Raises:
-            ConfigError: If a pattern matches nothing.
+            ConfigError: If a pattern matches no weight.
             ModelError: If the model is mapped already or too old, or external data cannot be read.
         """
         return self._plan(*self._prepared(model))
 
     def preview(self, model: ir.Model, *, list_refused: bool = False) -> Manifest:
-        """The manifest that the pass would write.
+        """Return the manifest that the pass would write.
 
         Args:
             model: The model; it is not changed.
-            list_refused: List weights with values that no conductance can hold among the skipped ones.
+            list_refused: Whether weights with values that no conductance can hold are listed as skipped. If not, such
+                a weight raises an error.
 
         Raises:
-            ConfigError: If a pattern matches nothing.
+            ConfigError: If a pattern matches no weight.
             ModelError: If the model is mapped already or too old, or external data cannot be read.
-            UnmappableWeightError: If a weight has values that no conductance can hold, and they are not to be listed.
+            UnmappableWeightError: If a weight has values that no conductance can hold and `list_refused` is false.
         """
         subject, notes = self._prepared(model)
         plan = self._plan(subject, notes)
@@ -168,7 +170,7 @@ class MapConductances(ModelPass[MappingResult]):
         return manifest_of(plan, UniqueNames(subject), Placement(scopes(subject)))
 
     def _inlined(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
-        """A copy of the model with functions inlined, or the model itself if none has to be; and what to say of it."""
+        """Return a copy of the model with functions inlined, or the model if none has to be, and notes on it."""
         if not self._settings.inline_functions or not model.functions:
             return model, ()
         subject = model.clone()  # it shares the tensors
@@ -183,10 +185,12 @@ class MapConductances(ModelPass[MappingResult]):
         return (subject if result.modified else model), notes
 
     def _prepared(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
-        """A model as its weights can be found: with functions inlined, and packed weights decoded that can only be so.
+        """Return the model in which weights are searched: functions inlined, and packed weights decoded.
+
+        Only packed weights are decoded that are mapped as decoded numbers, see `decoded_op_types`.
 
         Returns:
-            A copy of the model, or the model itself if nothing has to be done; and what to say of it.
+            A changed copy of the model, or the model itself if nothing has to change; and notes on the changes.
         """
         subject, notes = self._inlined(model)
         if not is_decodable(subject, self._decoded_ops):
@@ -195,7 +199,7 @@ class MapConductances(ModelPass[MappingResult]):
         return (copy if DecodePackedWeights(self._decoded_ops)(copy).modified else subject), notes
 
     def _prepare(self, model: ir.Model, plan: MappingPlan) -> None:
-        """Change a model as the copy was changed that a plan is for, but for packed weights that stay as they are."""
+        """Make the changes of `_prepared` in the model itself; only packed weights of the plan are decoded."""
         if self._settings.inline_functions and model.functions:
             InlineWeightFunctions()(model)
         only = {(item.found.scope.path, item.found.name) for item in plan.weights}
@@ -204,7 +208,7 @@ class MapConductances(ModelPass[MappingResult]):
 
     @property
     def _decoded_ops(self) -> tuple[str, ...]:
-        """The ops whose packed weights are mapped as numbers, not as codes."""
+        """The ops whose packed weights are mapped as decoded numbers, not as codes."""
         return decoded_op_types(self._settings.quantized)
 
     def _find(self, model: ir.Model, *, freeze_inputs: bool) -> WeightSurvey:
@@ -219,7 +223,7 @@ class MapConductances(ModelPass[MappingResult]):
         )
 
     def _transferred(self, plan: MappingPlan, model: ir.Model) -> MappingPlan:
-        """A plan for a copy of a model, for the model itself."""
+        """Return a plan for a model, made from the plan for a prepared copy of that model."""
         own = {(item.scope.path, item.name): item for item in self._find(model, freeze_inputs=True).weights}
         weights = (replace(weight, found=own[weight.found.scope.path, weight.found.name]) for weight in plan.weights)
         return replace(plan, weights=tuple(weights))
@@ -244,10 +248,10 @@ class MapConductances(ModelPass[MappingResult]):
         """Map the model.
 
         Raises:
-            ConfigError: If a pattern matches nothing.
+            ConfigError: If a pattern matches no weight.
             ModelError: If external data cannot be read.
             UnmappableWeightError: If a weight has values that no conductance can hold.
-            DamagedModelError: If the rewritten graph is none any more, which would be a fault of this package.
+            DamagedModelError: If the rewritten graph is not valid, which would be a fault of this package.
         """
         subject, notes = self._prepared(model)
         plan = self._plan(subject, notes)
@@ -268,10 +272,10 @@ class MapConductances(ModelPass[MappingResult]):
 def _check_alone(
     converter: ConverterLike | None, configuration: ConfigurationLike | None, options: MappingOptions
 ) -> None:
-    """Check that nothing but a scheme says how weights are mapped.
+    """Check that a scheme is not given together with other settings of how weights are mapped.
 
     Raises:
-        ConfigError: If something does.
+        ConfigError: If a converter, a configuration or such an option is given, too.
     """
     if converter is not None:
         raise ConfigError("give a converter or a scheme, which has a converter, but not both")
@@ -283,7 +287,7 @@ def _check_alone(
 
 
 def _apply(model: ir.Model, plan: MappingPlan) -> Manifest:
-    """Carry out a plan; gives the manifest that the model has now."""
+    """Carry out a plan and return the manifest that was written into the model."""
     names, placement = UniqueNames(model), Placement(scopes(model))
     manifest = manifest_of(plan, names, placement)
     replaced: dict[ir.Graph, dict[str, Sequence[ir.Value]]] = {}
@@ -310,7 +314,7 @@ def _apply(model: ir.Model, plan: MappingPlan) -> Manifest:
     remove_unused(unused)
     for weight in plan.weights:
         old, producer = weight.found.value, weight.found.value.producer()
-        if producer is not None and producer.graph is not None:  # it stays for another of its outputs
+        if producer is not None and producer.graph is not None:  # its other outputs are still used
             old.name = names.new(f"{old.name}.not_mapped")
     if default_opset(model) is None:
         types = {weight.found.tensor.dtype for weight in plan.weights}
@@ -320,7 +324,7 @@ def _apply(model: ir.Model, plan: MappingPlan) -> Manifest:
 
 
 def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, opset: int) -> RebuiltWeight:
-    """The conductances of a weight, or their codes, and the nodes that rebuild it."""
+    """Return the conductances of a weight, or their level codes, and the nodes that rebuild the weight."""
     found, conversion = weight.found, weight.conversion
     stored = [conductance.name for conductance in record.conductances]
     level_codes: LevelCodes | None = None
@@ -353,7 +357,7 @@ def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, op
 
 
 def _integer_codes(found: FoundWeight, record: WeightRecord, opset: int) -> IntegerCodes | None:
-    """How integer codes are rebuilt; None for a weight of other numbers."""
+    """Return how the codes of an integer weight are rebuilt; None for a floating-point weight."""
     if not found.is_integer:
         return None
     has_round = opset >= OLDEST_ROUND_OPSET
@@ -372,7 +376,7 @@ def _has_inputs_for_initializers(model: ir.Model) -> bool:
 
 
 def _notes(model: ir.Model, plan: MappingPlan) -> Iterator[str]:
-    """What the mapping changes besides the weights."""
+    """Yield a note for each change of the model besides the weights."""
     if not plan.weights:
         return
     if _has_inputs_for_initializers(model):
@@ -392,16 +396,16 @@ def _notes(model: ir.Model, plan: MappingPlan) -> Iterator[str]:
 
 
 def _replaceable(model: ir.Model, plan: MappingPlan) -> tuple[ir.Value, ...]:
-    """The graph inputs with a default that weights are, or are computed from: scales and sizes, too."""
+    """Return the graph inputs with a default that are a weight, or that a weight is computed from (also scales)."""
     found = (leaf for weight in plan.weights for leaf in leaves(weight.found.value, model.functions).values)
     return tuple(dict.fromkeys(value for value in found if value.is_graph_input() and value.is_initializer()))
 
 
 def _free_from_inputs(model: ir.Model, replaced: Sequence[ir.Value]) -> None:
-    """Take weights out of the graph inputs, and all initializers if the model's IR version had demanded them there.
+    """Remove weights from the graph inputs; below IR version 4, raise that version and remove all initializers.
 
-    ONNX Runtime takes such initializers for constants below IR version 4 and for inputs with a default since then, so
-    leaving the others there would let it optimize less than before.
+    Below IR version 4, ONNX Runtime treats initializers among the graph inputs as constants; from version 4 on, as
+    inputs with a default. If the other initializers stayed graph inputs, it would optimize less than before.
     """
     inputs, initializers = model.graph.inputs, set(replaced)
     if _has_inputs_for_initializers(model):
@@ -414,10 +418,10 @@ def _free_from_inputs(model: ir.Model, replaced: Sequence[ir.Value]) -> None:
 
 
 def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Node | None:
-    """Put the nodes in their place and let them give the weight to everyone who read it.
+    """Insert the nodes that rebuild a weight, and let all readers of the weight read the rebuilt value.
 
     Returns:
-        The node that gave the weight before and that nobody needs any more, if there is one.
+        The node that computed the weight before; None if the weight was an initializer.
     """
     old, new = found.value, rebuilt.value
     new.doc_string = old.doc_string
@@ -431,12 +435,12 @@ def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Nod
 
 
 def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:
-    """Let the conductances take the places of their weights, so that those of one layer stay together on disk."""
+    """Put conductances at the places of their weights among the initializers: a layer stays together on disk."""
     order: list[ir.Value] = []
     constants = dict(replaced)
     for name, value in graph.initializers.items():
         order.extend(constants.pop(name, [value]))
-    for values in constants.values():  # of Constant nodes
+    for values in constants.values():  # of weights that were Constant nodes
         order.extend(values)
     graph.initializers.clear()
     for value in order:

@@ -1,4 +1,4 @@
-"""The manifest that a plan gives."""
+"""Makes the manifest of a mapping from its plan."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ __all__ = ["manifest_of"]
 
 
 def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> Manifest:
-    """The manifest that a plan gives, with names for its conductances and the graphs that they go to."""
+    """Return the manifest of a planned mapping; it has the names of the new initializers, and the graphs they go to."""
     weights = tuple(_weight_record(weight, plan, names, placement) for weight in plan.weights)
     return Manifest(
         format_version=format_version_of(weights),

@@ -1,4 +1,4 @@
-"""Where the nodes that rebuild a weight go: before its first user, and out of loops."""
+"""Decides where the nodes that rebuild a weight stand: before its first user, and outside of loops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Place:
 
     Attributes:
         scope: The graph.
-        before: The node of that graph before which the nodes stand.
+        before: The node of that graph before which new nodes are inserted.
     """
 
     scope: Scope
@@ -30,7 +30,7 @@ class Place:
 
 
 class Placement:
-    """Finds the places of weights in a model as it is before any of them is mapped.
+    """Finds places for the nodes that rebuild weights, in a model of which no weight is mapped yet.
 
     Args:
         scopes: All graphs of the model.
@@ -45,27 +45,28 @@ class Placement:
                 self._scopes_of_name.setdefault(name, []).append(scope)
 
     def of(self, weight: FoundWeight) -> Place:
-        """The place for the nodes that rebuild a weight.
+        """Return the place for the nodes that rebuild a weight.
 
-        They stand in the graph that owns the weight. If that is repeated by a loop, they stand in the graph around the
-        outermost loop, so that the weight is not rebuilt in each iteration, unless another value there or anywhere
-        else has the weight's name, the weight is an output of the loop's body, or a DequantizeLinear node reads it
-        there: ONNX Runtime (1.32) fuses that with a MatMul, and fails if it does not find the codes in the same graph.
+        It is in the graph that owns the weight. If a loop repeats that graph, the place is in the graph around the
+        outermost loop, so that the weight is not rebuilt in each iteration. There are three exceptions: another value
+        of the model has the weight's name; the weight is an output of the loop's body; or a DequantizeLinear node in
+        the loop reads the weight. ONNX Runtime (1.32) fuses DequantizeLinear with a MatMul, and fails if the codes are
+        in another graph.
         """
         scope = self._outside_of_loops(weight)
         if scope is weight.scope and (producer := weight.value.producer()) is not None:
-            return Place(scope, producer)  # it stands before all users of its output
+            return Place(scope, producer)  # the producer stands before all users of its output
         outermost = [outermost_node(node, scope.graph, self._scope_of) for node, _ in weight.value.uses()]
         return Place(scope, min(outermost, key=self._positions.__getitem__))
 
     def is_shadowed(self, weight: FoundWeight) -> bool:
-        """Whether a graph around the weight, or a body beneath it, has another value of its name.
+        """Whether another value has the weight's name in a graph around the weight's graph or in a body inside it.
 
-        An initializer may share its name with one of a body, as ONNX Runtime has it; the output of a node may not, so
-        that what rebuilds the weight needs a name of its own.
+        ONNX Runtime allows that for initializers, but not for the output of a node, so the rebuilt value needs another
+        name.
 
         Raises:
-            ModelError: If the weight is an output of its graph, whose name is not ours to change.
+            ModelError: If the weight is an output of its graph, because the name of an output must not change.
         """
         own = self._scope_of[weight.scope.graph]
         others = [scope for scope in self._scopes_of_name[weight.name] if scope is not own]

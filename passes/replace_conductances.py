@@ -1,4 +1,4 @@
-"""Replaces the conductances of a mapped model by those of a chip, measured or simulated."""
+"""The pass that replaces the target conductances of a mapped model by measured or simulated ones."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ _MEASURED_BIAS = re.compile(r", the bias '(.*)' among them")
 
 @dataclass(frozen=True, eq=False)
 class MeasuredConductances:
-    """What takes the place of the target conductances of a weight.
+    """The measured or simulated conductances that replace the targets of one weight.
 
     Attributes:
-        tensors: For each device its conductances in µS, of the shape of the weight and of the type in which it is
-            rebuilt.
-        source: Where they come from, for the manifest.
-        cells: How many cells the weight has, over all devices.
-        measured: How many of them were measured; the others keep their targets.
-        max_abs_error: Largest distance of a weight from what the targets give, in units of weight.
-        rms_error: Root mean square of that distance.
-        bias: The bias of the layer and what takes its place, if that was measured, too.
-        factor: By what the weight is multiplied besides, to compensate drift; an array of the shape of the scale grid,
-            if it is another one for each scale. Scales are divided by it.
-        simulated: The simulated chip that they are those of; None for measured ones.
-        read_noise: How nodes are to draw readings of each device of that chip; empty if conductances are readings.
+        tensors: For each device, its conductances in µS. Shape: that of the weight. Type: the compute type of the
+            weight's record in the manifest.
+        source: Where the conductances come from; the manifest says it.
+        cells: Number of cells of the weight, over all devices.
+        measured: Number of measured cells; the others keep their targets.
+        max_abs_error: Largest difference between an element and its value from the targets, in units of weight.
+        rms_error: Root mean square of that difference, in units of weight.
+        bias: If the bias of the layer was measured, too: the value in the graph and the tensor that replaces it.
+        factor: A further factor of the weight, which compensates drift; an array of the shape of the scale grid if each
+            scale has its own. Scales are divided by it.
+        simulated: The simulated chip from which the conductances come; None for measured conductances.
+        read_noise: For each device, how nodes draw readings in each run; empty if the conductances are readings.
     """
 
     tensors: tuple[ir.TensorProtocol, ...]
@@ -77,24 +77,24 @@ class ReplaceConductances(ModelPass[ir.passes.PassResult]):
                  Sub(W.g_plus, W.g_minus)                   -> W.g_difference
         after:   Sub(W.g_plus, W.g_minus)                   -> W.g_difference
 
-    Measured conductances are no codes of levels: they are initializers in µS. A weight that its type may not hold any
-    more, such as an int8 code of 130, is set to the nearest that it does, by Max and Min nodes before the last Cast.
-    If readings are to be drawn in each run, nodes for that stand behind the conductances, see `draw_readings`.
-    The manifest says of each such weight that it is measured. A factor that compensates drift divides the scale.
+    Measured conductances are initializers in µS, not level codes. If an element may now be outside the range of the
+    weight's type, such as an int8 code of 130, Max and Min nodes before the last Cast clip it to that range. Nodes that
+    draw readings in each run, if there are any, follow the conductances, see `draw_readings`. The manifest marks each
+    such weight as measured. A factor that compensates drift divides the scale.
 
     Args:
-        replacements: By path of the graph and name of the weight.
+        replacements: The conductances of each weight, by path of its graph and its name.
     """
 
     def __init__(self, replacements: Mapping[tuple[str, str], MeasuredConductances]) -> None:
         self._replacements = replacements
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Replace the conductances; if anything fails, the model is as it was.
+        """Replace the conductances. If that fails, the model is unchanged.
 
         Raises:
-            ModelError: If it is not mapped, another tool has damaged the mapping, or a replacement does not fit; it
-                names the weight and what is wrong.
+            ModelError: If the model is not mapped, another tool has damaged the mapping, or a replacement does not fit;
+                the message names the weight and the problem.
         """
         manifest = require_mapped(model)
         checked = checked_weights(manifest, model)
@@ -133,12 +133,15 @@ class ReplaceConductances(ModelPass[ir.passes.PassResult]):
 
 
 def _joined(mapped: MappedWeight, others: Iterable[CheckedWeight], *, shares_scale: bool) -> str | None:
-    """With which weight another tool has joined one, so that the same nodes rebuild both, which were measured each.
+    """Return why a weight cannot have its own conductances: another tool has merged its nodes with another weight's.
 
     Args:
         mapped: The weight.
-        others: All weights.
-        shares_scale: Whether its scale changes, so that no other weight may be divided by it, either.
+        others: All weights of the model.
+        shares_scale: Whether the weight's scale changes, too, so that no other weight may use the same scale.
+
+    Returns:
+        The reason, which names the other weight; None if there is none.
     """
     nodes = set(_computed_from_conductances(mapped))
     for other in others:
@@ -152,7 +155,7 @@ def _joined(mapped: MappedWeight, others: Iterable[CheckedWeight], *, shares_sca
 
 
 def _computed_from_conductances(mapped: MappedWeight) -> Iterator[ir.Node]:
-    """The nodes that compute with a weight's conductances, but not those that decode them or expand its scale."""
+    """Yield the nodes that compute with a weight's conductances, not those that decode level codes or expand scales."""
     reached = {term.decoded for term in mapped.terms}
     for node in reversed(mapped.nodes):
         if any(value in reached for value in node.inputs):
@@ -161,7 +164,7 @@ def _computed_from_conductances(mapped: MappedWeight) -> Iterator[ir.Node]:
 
 
 def _in_several_weights(located: Iterable[CheckedWeight]) -> frozenset[ir.Value]:
-    """The conductances in µS that another tool has let stand for several equal ones."""
+    """Return the conductances that several weights share, because another tool has merged equal initializers."""
     count = Counter(term.decoded for item in located if item.mapped is not None for term in item.mapped.terms)
     return frozenset(value for value, number in count.items() if number > 1)
 
@@ -179,7 +182,7 @@ def _misfit(record: WeightRecord, replacement: MeasuredConductances) -> str | No
 def _replaced(
     mapped: MappedWeight, measured: MeasuredConductances, names: UniqueNames, joined: Collection[ir.Value]
 ) -> WeightRecord:
-    """Put the measured conductances into the graph, and give the new entry of the manifest."""
+    """Put the measured conductances into the graph, and return the weight's new record for the manifest."""
     record = mapped.record
     stored = []
     for term, tensor in zip(mapped.terms, measured.tensors, strict=True):
@@ -192,7 +195,7 @@ def _replaced(
             stored.append(_in_place_of_codes(term.decoded, tensor, record.name))
         tensor.name = stored[-1]
     is_saturated = _may_overflow(record, measured)
-    if is_saturated and not record.limited:  # else nodes do it already
+    if is_saturated and not record.limited:  # the nodes of a limited weight clip it already
         _saturate(mapped, names)
     simulated = measured.simulated
     if simulated is not None and measured.read_noise:
@@ -228,13 +231,13 @@ def _replaced(
 
 
 def divided_scale(scale: FloatOrArray, factor: FloatOrArray, dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
-    """A scale divided by a factor, or each by its own, in the type in which it is stored."""
+    """Return a scale divided by a factor, or each scale divided by its own factor, in the type `dtype`."""
     divided: NDArray[np.floating[Any]] = (np.asarray(scale, np.float64) / factor).astype(dtype)
     return divided
 
 
 def _divided_scale(mapped: MappedWeight, factor: FloatOrArray) -> ScaleRecord:
-    """Divide the scale in the graph, in the type in which it is stored, and give the new entry of the manifest."""
+    """Divide the scale in the graph by a factor, in the type in which it is stored, and return its new record."""
     old = mapped.scale.const_value
     assert old is not None  # noqa: S101 - `locate` has found it
     numbers, grid = all_elements(old), mapped.record.grid
@@ -248,7 +251,7 @@ def _divided_scale(mapped: MappedWeight, factor: FloatOrArray) -> ScaleRecord:
 
 
 def measured_bias(record: WeightRecord) -> str | None:
-    """The name of the bias that was measured with a weight, which a note of its record says; None if none was."""
+    """Return the name of the bias that was measured with a weight, from a note in the record; None if none was."""
     found = (_MEASURED_BIAS.search(note) for note in record.notes if record.measured is not None)
     return next((match[1] for match in found if match is not None), None)
 
@@ -268,7 +271,7 @@ def _note(measured: MeasuredConductances) -> str:
 
 
 def _replace_bias(bias: ir.Value, tensor: ir.TensorProtocol) -> None:
-    """Replace an initializer, or the Constant node that gives the bias by an initializer of its name."""
+    """Replace a bias, an initializer or the output of a Constant node, by an initializer of the same name."""
     if bias.is_initializer():
         bias.const_value = tensor
         bias.shape = ir.Shape(tensor.shape.numpy())
@@ -285,7 +288,7 @@ def _replace_bias(bias: ir.Value, tensor: ir.TensorProtocol) -> None:
 
 
 def _in_place_of_codes(decoded: ir.Value, tensor: ir.TensorProtocol, weight: str) -> str:
-    """Replace what nodes decode by an initializer of that name, and remove the nodes and the codes."""
+    """Replace conductances that nodes decode by an initializer of their name; remove the nodes and the codes."""
     node = decoded.producer()
     assert node is not None  # noqa: S101 - `locate` has found it
     graph, name = node.graph, decoded.name
@@ -299,7 +302,7 @@ def _in_place_of_codes(decoded: ir.Value, tensor: ir.TensorProtocol, weight: str
 
 
 def _on_its_own(term: Term, tensor: ir.TensorProtocol, weight: str, names: UniqueNames) -> str:
-    """Give one weight a conductance of its own, where another tool has let one stand for those of several weights."""
+    """Give a weight its own conductance initializer if another tool has merged it with those of other weights."""
     node, index = term.use
     graph, old = node.graph, term.decoded
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
@@ -325,9 +328,9 @@ def _conductance(name: str, tensor: ir.TensorProtocol, weight: str) -> ir.Value:
 
 
 def _may_overflow(record: WeightRecord, measured: MeasuredConductances) -> bool:
-    """Whether measured weights may be beyond what their type holds. Codes are near the ends of it as a rule.
+    """Whether measured elements may be outside the range of the weight's type.
 
-    Readings that are still to be drawn may be anywhere.
+    Integer codes usually are near the ends of that range. Readings that are drawn in each run may be anywhere.
     """
     if record.dtype == record.compute_dtype:
         return False
@@ -336,7 +339,7 @@ def _may_overflow(record: WeightRecord, measured: MeasuredConductances) -> bool:
 
 
 def _saturate(mapped: MappedWeight, names: UniqueNames) -> None:
-    """Put a Max and a Min node before the Cast to the type of the weight, or behind the rounding of packed codes."""
+    """Insert a Max and a Min node before the Cast to the weight's type, or after the Round node of packed codes."""
     record = mapped.record
     assert mapped.limited_use is not None  # noqa: S101 - weights of the type of their computation are not limited
     reader, index = mapped.limited_use

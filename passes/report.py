@@ -1,4 +1,4 @@
-"""What a mapping did or would do, for people and for programs."""
+"""Reports of mapping and restoring: tables and sentences for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class SkippedCount:
 
     Attributes:
         reason: The reason.
-        is_mvm: Whether they are weights of MVM ops, or of ops that may be such.
-        weights: How many there are.
-        parameters: How many parameters they have, as far as their shapes are known.
-        unknown_shapes: Of how many the shape is not known.
+        is_mvm: Whether they are weights of MVM ops, or of ops that may be MVM ops.
+        weights: Number of weights.
+        parameters: Number of their parameters; weights of unknown shape are not counted.
+        unknown_shapes: Number of weights of unknown shape.
     """
 
     reason: str
@@ -73,14 +73,15 @@ class MappingReport(ShownReport):
 
     Attributes:
         model: The model that was read.
-        manifest: The mapping: the one the model has, the one it was given, or the one it would be given.
+        manifest: The mapping that the model has, that it was given, or that it would be given.
         is_mapped: Whether `model` itself carries the mapping.
         output: The mapped model that was written, or None.
         files: All files that were written.
         broken: The weights whose mapping another tool has damaged or folded away, and how.
-        notes: What is to be said of the model besides what its manifest notes.
-        is_verbose: Whether tables have a line for each expert, and not one for all of a layer that are alike.
-        remedy: What to do about weights that are broken; None if none is.
+        notes: Notes on the model besides those of its manifest.
+        is_verbose: Whether tables have a line for each expert of a mixture of experts; if not, equally mapped experts
+            of a layer share a line.
+        remedy: What to do about broken weights; None if no weight is broken.
     """
 
     model: Path
@@ -95,7 +96,7 @@ class MappingReport(ShownReport):
 
     @property
     def mapped(self) -> tuple[WeightRecord, ...]:
-        """The mapped weights; those whose mapping is broken are none."""
+        """The mapped weights, without those whose mapping is broken."""
         broken = {(record.graph, record.name) for record, _ in self.broken}
         return tuple(item for item in self.manifest.weights if (item.graph, item.name) not in broken)
 
@@ -117,20 +118,20 @@ class MappingReport(ShownReport):
 
     @property
     def mvm_share(self) -> float | None:
-        """Share of the parameters of MVM ops that is mapped; None if there are none."""
+        """Share of the parameters of MVM ops that is mapped, from 0 to 1; None if the model has no such parameters."""
         total = self.mapped_parameters + self.skipped_mvm_parameters
         return self.mapped_parameters / total if total else None
 
     @property
     def skipped_by_reason(self) -> tuple[SkippedCount, ...]:
-        """The skipped weights, counted; weights of MVM ops first."""
+        """The skipped weights counted by reason; weights of MVM ops first."""
         found: dict[tuple[bool, str], list[SkippedRecord]] = defaultdict(list)
         for item in sorted(self.skipped, key=lambda item: not item.is_mvm):
             found[item.is_mvm, item.reason].append(item)
         return tuple(SkippedCount.of(reason, items, is_mvm=is_mvm) for (is_mvm, reason), items in found.items())
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Return the whole report as JSON values."""
         return {
             "model": str(self.model),
             "is_mapped": self.is_mapped,
@@ -223,7 +224,7 @@ class MappingReport(ShownReport):
         return table
 
     def _groups(self, records: Iterable[_Record]) -> list[ExpertGroup[_Record]]:
-        """Weights as the lines of a table."""
+        """Group weights into the lines of a table: experts that are mapped alike share a line."""
         return grouped_experts(records, _names, likeness, is_verbose=self.is_verbose)
 
     def _skipped_table(self) -> Table:
@@ -291,7 +292,7 @@ class MappingReport(ShownReport):
         return lines
 
     def _notes_of_weights(self) -> Iterator[str]:
-        """What mapping notes of weights, a line for each note."""
+        """Yield a line for each note on weights, with the weights that it is about."""
         weights: dict[str, list[str]] = defaultdict(list)
         for weight in self.mapped:
             for note in weight.notes:
@@ -301,7 +302,7 @@ class MappingReport(ShownReport):
             yield f"{who}: {note}"
 
     def _schemes(self) -> Iterator[str]:
-        """How weights are mapped, a line for each way; with the weights if there are several ways."""
+        """Yield a line for each way in which weights are mapped; it names the weights if there are several ways."""
         found: dict[str, list[str]] = defaultdict(list)
         for weight in self.mapped:
             found[scheme_text(weight)].append(weight.known_as)
@@ -315,11 +316,11 @@ class RestoreReport(ShownReport):
 
     Attributes:
         model: The mapped model that was read.
-        output: The plain model that was written; None if it is in memory, where the pass has restored it.
-        restored: Names of the weights.
+        output: The plain model that was written; None if the pass restored a model in memory.
+        restored: Names of the restored weights.
         files: All files that were written.
-        folded: Names of weights that another tool had folded, so that they were plain already.
-        notes: What is to be said of the model besides.
+        folded: Names of weights that were plain already, because another tool had folded their mapping.
+        notes: Notes on the model.
     """
 
     model: Path
@@ -330,7 +331,7 @@ class RestoreReport(ShownReport):
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Return the whole report as JSON values."""
         return {
             "model": str(self.model),
             "output": None if self.output is None else str(self.output),
@@ -367,12 +368,12 @@ class RestoreReport(ShownReport):
 
 
 def _names(record: WeightRecord | SkippedRecord) -> tuple[str, tuple[str, ...]]:
-    """What people know a weight by, and the names of the constants that nodes compute it from."""
+    """Return the name that people know a weight by, and the names of the constants that it is computed from."""
     return record.known_as, record.sources if isinstance(record, WeightRecord) else ()
 
 
 def _name_of(group: ExpertGroup[_Record]) -> Text | None:
-    """The name of experts in one line; None for one weight, of which there is more to say."""
+    """Return the name of several experts in one line; None for a single weight, whose line shows more names."""
     return None if group.count == 1 else with_remark(group.name, group.remark)
 
 
@@ -381,7 +382,7 @@ def _why_skipped(item: SkippedRecord) -> str:
 
 
 def _weight_json(weight: WeightRecord) -> dict[str, Any]:
-    """A weight with the keys of the command line: the converter's name, and the scale as a number if it is one."""
+    """Return a weight with the JSON keys of the command line; `scale` is None if the weight has several scales."""
     return {
         **weight.model_dump(),
         "parameter": weight.parameter,

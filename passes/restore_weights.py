@@ -1,4 +1,4 @@
-"""Folds a mapping back into plain weights."""
+"""The pass that turns a mapped model back into a model with plain weights."""
 
 from __future__ import annotations
 
@@ -34,28 +34,30 @@ class RestoreResult(ir.passes.PassResult):
     """What `RestoreWeights` did.
 
     Attributes:
-        report: Which weights were restored; ``print(result.report)`` says it in words.
+        report: Which weights were restored; ``print(result.report)`` shows it as text.
     """
 
     report: RestoreReport
 
 
 class RestoreWeights(ModelPass[RestoreResult]):
-    """Folds every mapped weight back into an initializer of its own name, and removes the nodes and the manifest::
+    """Turns every mapped weight back into an initializer of its name; removes the mapping's nodes and the manifest::
 
         before:  Sub(W.g_plus, W.g_minus)        -> W.g_difference
                  Div(W.g_difference, W.g_scale)  -> W
                  MatMul(x, W)
         after:   x, W -> MatMul(x, W)
 
-    A weight whose nodes another tool has folded already is a plain initializer, and stays as that tool left it.
+    A weight whose nodes another tool has folded is a plain initializer already, and stays unchanged.
 
-    The weights have the values that the mapped model computes, bit for bit; they are rebuilt while they are read or
-    written. A weight that was a Constant node becomes an initializer of the same graph. A digital copy of a weight is
-    joined with it again if both are equal, bit for bit; else it stays, so that the model computes the same.
+    The restored weights have the values that the mapped model computes, bit for bit; they are rebuilt while they are
+    read or written. A weight that was a Constant node becomes an initializer of the same graph. A digital copy of a
+    weight is merged with the weight again if both are equal bit for bit; if not, the copy stays, so that the outputs of
+    the model stay the same.
 
-    A weight that was decoded for the mapping, of MatMulBnb4, is packed again for that op, if what the op decodes is the
-    weight up to the roundings of a mapping; a note says how far it is off. Else MatMul keeps the decoded weight.
+    A weight of MatMulBnb4, which was decoded for the mapping, is packed again for that op if the op decodes the packed
+    weight to the restored one within the rounding of a mapping; a note gives the difference. If not, MatMul keeps the
+    decoded weight.
 
     Args:
         packs: Whether decoded weights are packed again at all.
@@ -66,16 +68,16 @@ class RestoreWeights(ModelPass[RestoreResult]):
         self._packs = packs
 
     def call(self, model: ir.Model) -> RestoreResult:
-        """Restore the model; if that fails, it is as it was.
+        """Restore the model. If that fails, the model is unchanged.
 
         Raises:
-            ModelError: If it is not mapped, if another tool has damaged the mapping, which names the weight and what is
-                wrong, or if external data cannot be read.
+            ModelError: If the model is not mapped, if another tool has damaged the mapping (the message names the
+                weight and the damage), or if external data cannot be read.
         """
         located, folded = _locate_all(require_mapped(model), model)
         _require_unread(located)
         copies = [_digital_copy(mapped) for mapped in located]
-        # All that reads data, and may fail, comes before the first change.
+        # Steps that read data may fail, so they come before the first change.
         joined = [copy is not None and _is_equal(copy, mapped) for copy, mapped in zip(copies, located, strict=True)]
         _require_meanings(located)
         owners = scopes(model)
@@ -86,7 +88,7 @@ class RestoreWeights(ModelPass[RestoreResult]):
         restored: dict[ir.Value, ir.Value] = {}
         decoded = _Decoded(self._packs)
         for mapped, copy, is_joined in zip(located, copies, joined, strict=True):
-            if mapped.value not in restored:  # else another tool has joined it with an equal weight
+            if mapped.value not in restored:  # else another tool has merged it with an equal weight
                 restored[mapped.value] = _restore(mapped, places)
             weight = restored[mapped.value]
             if copy is not None:
@@ -108,19 +110,19 @@ def _packed_again(mapped: MappedWeight) -> Repacked | None:
 
 
 class _Decoded:
-    """What becomes of weights that were decoded for the mapping.
+    """Packs weights again that were decoded for the mapping, and notes what became of each.
 
     Args:
-        packs: Whether they are packed again.
+        packs: Whether weights are packed again.
     """
 
-    def __init__(self, packs: bool) -> None:  # noqa: FBT001 - as the pass is asked for
+    def __init__(self, packs: bool) -> None:  # noqa: FBT001 - the argument of the pass
         self._packs = packs
         self._errors: list[float] = []
         self._decoded: list[str] = []
 
     def take(self, weight: ir.Value | None, record: WeightRecord, found: Repacked | None, names: UniqueNames) -> None:
-        """Pack a restored weight again, if it can be."""
+        """Pack a restored weight again if possible, and note the result."""
         if weight is None or record.decoded_from is None:
             return
         if found is not None and weight.is_initializer() and pack_again(weight, found, names):
@@ -129,7 +131,7 @@ class _Decoded:
             self._decoded.append(record.decoded_from.op_type)
 
     def notes(self) -> Iterator[str]:
-        """What to say of them."""
+        """Yield notes: how many weights were packed again, with their error, and how many were not, with the reason."""
         if self._errors:
             count, error = len(self._errors), max(self._errors)
             off = "exactly what the mapped model computes"
@@ -150,7 +152,7 @@ class _Decoded:
 
 
 def _locate_all(manifest: Manifest, model: ir.Model) -> tuple[list[MappedWeight], tuple[str, ...]]:
-    """The weights that are mapped still, and the names of those that are plain already."""
+    """Return the weights that are still mapped, and the names of those that another tool has folded."""
     located, folded = [], []
     checked = checked_weights(manifest, model)
     for item in checked:
@@ -167,7 +169,7 @@ def _locate_all(manifest: Manifest, model: ir.Model) -> tuple[list[MappedWeight]
 
 
 def _graphs_in_sight(mapped: MappedWeight, scope_of: Mapping[ir.Graph, Scope]) -> Iterator[ir.Graph]:
-    """The graph that holds a weight, and those between it and the readers of the weight."""
+    """Yield the graph that holds a weight, and all graphs between it and the nodes that read the weight."""
     graph = mapped.nodes[0].graph
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
     yield graph
@@ -185,10 +187,10 @@ def _not_restored(record: WeightRecord, problem: str | None) -> ModelPreconditio
 
 
 def _require_meanings(located: Sequence[MappedWeight]) -> None:
-    """Refuse codes of conductances that stand for no level, and zero points that are none of the weight's.
+    """Refuse level codes that stand for no level, and zero points that do not fit the weight.
 
     Raises:
-        ModelPreconditionError: It names the weight and the code.
+        ModelPreconditionError: If a weight has such a code or zero point; the message names the weight.
     """
     for mapped in located:
         try:
@@ -209,12 +211,12 @@ def _require_meanings(located: Sequence[MappedWeight]) -> None:
 
 
 def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]) -> None:
-    """Refuse weights whose name another value has in their graph, or in a body that reads them.
+    """Refuse weights whose name another value has in the weight's graph or in a body that reads the weight.
 
-    The weight would take the place of that value, or that value the place of the weight.
+    Nodes would then read the weight instead of that value, or that value instead of the weight.
 
     Raises:
-        ModelPreconditionError: It names the weight and the value.
+        ModelPreconditionError: If a name is taken; the message names the weight.
     """
     rebuilt = {mapped.value for mapped in located}
     taken: dict[tuple[ir.Graph, str], ir.Value] = {}
@@ -233,10 +235,11 @@ def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]
 
 
 def _require_unread(located: Sequence[MappedWeight]) -> None:
-    """Refuse weights of which others read what is going to vanish: the values between the conductances and the weight.
+    """Refuse weights if other nodes read a value between the conductances and the weight: it would disappear.
 
     Raises:
-        ModelPreconditionError: It names the weight and who reads it.
+        ModelPreconditionError: If such a value is read elsewhere; the message names the weight, the value and the
+            reader.
     """
     nodes = {node for mapped in located for node in mapped.nodes}
     for mapped in located:
@@ -251,7 +254,7 @@ def _require_unread(located: Sequence[MappedWeight]) -> None:
 
 
 def _digital_copy(mapped: MappedWeight) -> ir.Value | None:
-    """The digital copy of a weight, or None if it has none, or another tool removed it."""
+    """Return the digital copy of a weight; None if it has none or another tool removed it."""
     graph = mapped.nodes[0].graph
     name = mapped.record.digital_copy
     copy = graph.initializers.get(name) if isinstance(graph, ir.Graph) and name is not None else None
@@ -266,7 +269,7 @@ def _is_equal(copy: ir.Value, mapped: MappedWeight) -> bool:
 
 
 def _restore_digital_copy(copy: ir.Value, weight: ir.Value | None) -> None:
-    """Let the weight stand for its copy, or let the copy be an initializer like any other."""
+    """Replace a digital copy by the weight; if no weight is given, keep the copy without our metadata."""
     if weight is None:
         for key in (WEIGHT_KEY, ROLE_KEY):
             copy.metadata_props.pop(key, None)
@@ -305,7 +308,7 @@ def _is_ours(key: str) -> bool:
 
 
 def _remove_unread(nodes: Sequence[ir.Node]) -> None:
-    """Remove nodes, but those that another weight is still rebuilt with: another tool has joined equal nodes."""
+    """Remove nodes that nothing reads. If another tool has merged equal nodes, another weight still reads some."""
     left = list(nodes)
     while unread := [
         node for node in left if not any(output.uses() or output.is_graph_output() for output in node.outputs)
@@ -317,7 +320,7 @@ def _remove_unread(nodes: Sequence[ir.Node]) -> None:
 
 
 class _Places:
-    """Where restored weights stand among the initializers, which are put in order once, when all weights are known.
+    """The places of restored weights among the initializers of their graphs, filled in one step after all are noted.
 
     Args:
         owners: All graphs of the model.
@@ -329,13 +332,13 @@ class _Places:
         self._restored: dict[ir.Graph, list[tuple[list[ir.Value], ir.Value | None]]] = {}
 
     def take(self, removed: list[ir.Value], weight: ir.Value, graph: ir.Graph, moved_from: str | None) -> None:
-        """Note a weight for the place of the first of its conductances, or for the graph that it was moved out of.
+        """Note a weight for the place of its first conductance, or for the graph from which mapping moved it.
 
         Args:
-            removed: What nobody reads any more now that the weight is there.
+            removed: The initializers that nothing reads any more once the weight is restored.
             weight: The weight.
             graph: The graph in which it was rebuilt.
-            moved_from: The path of the graph out of which mapping moved it.
+            moved_from: The path of the graph from which mapping moved it; None if it was not moved.
         """
         former = self._former_graph(weight, moved_from)
         self._restored.setdefault(graph, []).append((removed, weight if former is None else None))
@@ -348,7 +351,7 @@ class _Places:
             _fill(graph, restored)
 
     def _former_graph(self, weight: ir.Value, moved_from: str | None) -> ir.Graph | None:
-        """The graph out of which a weight was moved, if it is still there and all readers of the weight stand in it."""
+        """Return the graph from which a weight was moved, if it still exists and contains all readers of the weight."""
         scope = None if moved_from is None else self._scope_of_path.get(moved_from)
         if scope is None or weight.is_graph_output():
             return None
@@ -366,8 +369,9 @@ def _fill(graph: ir.Graph, restored: Sequence[tuple[list[ir.Value], ir.Value | N
 
     Args:
         graph: The graph.
-        restored: The initializers that go, and the weight that stands where the first of them stood, at the end if none
-            goes; None if it stands in another graph.
+        restored: For each weight, the initializers to remove and the weight itself. The weight takes the place of the
+            first removed initializer, or the last place if none is removed. None instead of the weight if it goes to
+            another graph.
     """
     position = {name: number for number, name in enumerate(graph.initializers)}
     order: list[ir.Value | None] = list(graph.initializers.values())

@@ -1,4 +1,4 @@
-"""What a report says of one weight, in the cells of its tables and in the lines below."""
+"""The texts of a report on one weight: the cells of its tables, and the lines below them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SHARES = {"channel": "output channel", "tile": "tile", "tile_channel": "output 
 
 
 def scale_text(*weights: WeightRecord) -> str:
-    """The scale in µS per unit of weight; of several the smallest and the largest, and how many a weight has."""
+    """Return the scale in µS per unit of weight; for several scales the smallest, the largest and the grid's shape."""
     scales = [weight.scale for weight in weights]
     ends = [end for scale in scales for end in (scale.value, scale.minimum, scale.maximum) if end is not None]
     lowest, highest = min(ends), max(ends)
@@ -44,7 +44,7 @@ def scale_text(*weights: WeightRecord) -> str:
 
 
 def sqnr_text(*weights: WeightRecord) -> str:
-    """How far the rebuilt weight is from the weight, if it was measured; of several, that of the farthest."""
+    """Return the SQNR in dB of the rebuilt weight, the lowest of several weights; "-" if the mapping has no loss."""
     losses = [weight.loss for weight in weights if weight.loss is not None]
     if not losses:
         return "-"
@@ -53,18 +53,18 @@ def sqnr_text(*weights: WeightRecord) -> str:
 
 
 def clipped_text(*weights: WeightRecord) -> str:
-    """How many elements are beyond what the devices can hold, if they were clipped."""
+    """Return how many elements were clipped; "-" if clipping is off."""
     counts = [item.loss.clipped for item in weights if item.loss is not None and item.clipping is not None]
     return f"{sum(counts):,}" if counts else "-"
 
 
 def other_names(weight: WeightRecord) -> list[str]:
-    """Where a weight stands and comes from, as far as its name, and what people know it by, do not say so."""
+    """Return where a weight stands and comes from, without what its names in the report already say."""
     remarks = [f"in {weight.graph}"] if weight.graph else []
     if from_parameters := parameters_text(weight):
         remarks.append(from_parameters)
     else:
-        # A module that a name of the table starts with already tells nothing new.
+        # A module is left out if a name in the table starts with it.
         nodes = [consumer.node.strip("/").replace("/", ".") for consumer in weight.consumers]
         known = [weight.name, weight.known_as, *nodes]
         modules = [module for module in weight.modules if module not in weight.folded_norms]
@@ -79,14 +79,14 @@ def other_names(weight: WeightRecord) -> list[str]:
 
 
 def parameters_text(item: WeightRecord | SkippedRecord) -> str:
-    """The parameters of the exported program that a weight is computed from, as far as others do not name them."""
+    """Return the parameters of the exported program that a weight is computed from, without those in its names."""
     told = {item.name, *(item.known_as.split(" + "))}
     names = [name for name in item.parameters if name not in told]
     return f"from {listed(names)}" if names else ""
 
 
 def scheme_text(weight: WeightRecord) -> str:
-    """The converter of a weight and what else is decided for it."""
+    """Return the converter, granularity, clipping and levels of a weight."""
     parts = [weight.converter.name, *_parameters_of_converter(weight.converter)]
     if weight.granularity != "tensor":
         tile = "" if weight.tiling is None or weight.tiling.rows is None else _tile(weight.tiling)
@@ -107,7 +107,7 @@ def scheme_text(weight: WeightRecord) -> str:
 
 
 def _parameters_of_converter(record: ConverterRecord) -> Iterator[str]:
-    """The parameters of a converter, or why they cannot be told."""
+    """Yield the parameters of a converter, or why the converter is not available."""
     try:
         record.converter()
     except ModelError as error:
@@ -121,7 +121,7 @@ def _parameters_of_converter(record: ConverterRecord) -> Iterator[str]:
         yield f"{parameters['bits']} bits in slices of {parameters['slice_bits']}"
     if parameters.get("exact"):
         yield "exact"
-    if record.origin is not None:  # whose parameters nobody here knows
+    if record.origin is not None:  # a converter of another package: its further parameters are shown as they are
         others = (name for name in parameters if name not in _TOLD_PARAMETERS)
         yield from (f"{name} = {parameters[name]}" for name in others)
         yield f"of {record.origin}"
@@ -135,7 +135,7 @@ def _tile(tiling: TilingRecord) -> str:
 
 
 def readers_text(weight: WeightRecord) -> Text:
-    """The nodes that read a weight, a line each, with the size of the matrix that it is for them."""
+    """Return the nodes that read a weight, a line each, with the size of the matrix that each reads."""
     lines = []
     for consumer in weight.consumers:
         matrix = consumer.matrix_view
@@ -149,7 +149,7 @@ def readers_text(weight: WeightRecord) -> Text:
 
 
 def readers_of_experts(first: WeightRecord, count: int) -> Text:
-    """The nodes that read experts which are alike: for each one of the first how many there are."""
+    """Return the readers of equally mapped experts: those of the first expert, with the number of all matrices."""
     lines = []
     for consumer in first.consumers:
         view = consumer.matrix_view
@@ -162,7 +162,7 @@ def readers_of_experts(first: WeightRecord, count: int) -> Text:
 
 
 def explanation(reason: str) -> str:
-    """What a reason means, or the reason itself if a newer version gave it."""
+    """Return the explanation of a reason to skip a weight; the reason itself if only a newer version knows it."""
     return SkipReason(reason).explanation if reason in set(SkipReason) else reason
 
 

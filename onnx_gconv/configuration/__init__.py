@@ -1,6 +1,6 @@
-"""The configuration of a mapping: defaults, what concerns the whole model, and overrides for some weights.
+"""The configuration of a mapping: defaults, settings of the whole model, and overrides for selected weights.
 
-As a TOML file or as pydantic models; `Configuration.resolve` gives the mapping scheme of every weight.
+It is given as a TOML file or as pydantic models; `Configuration.resolve` returns the mapping scheme of every weight.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The configuration of a mapping: defaults, what concerns the whole model, and overrides for some weights."""
+"""The configuration of a mapping: defaults, settings of the whole model, and overrides for selected weights."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class ConfigurationSource:
     """Where a configuration comes from.
 
     Attributes:
-        name: What messages call it: the file in quotes; empty if it comes from no file.
-        lines: The lines that keys of the file stand in, counted from 1, as far as they are known.
+        name: Its name in messages: the file in quotes; empty if it comes from no file.
+        lines: The line of each key in the file, counted from 1, as far as it is known.
         files: The file, which no output may replace; empty if it comes from no file.
     """
 
@@ -47,7 +47,7 @@ class ConfigurationSource:
     files: tuple[Path, ...] = ()
 
     def place(self, *key: str | int) -> str:
-        """What messages call a key, e.g. ``'gconv.toml', line 7: overrides[1].op``."""
+        """Return the name of a key in messages, e.g. ``'gconv.toml', line 7: overrides[1].op``."""
         line = next((self.lines[key[:end]] for end in range(len(key), 0, -1) if key[:end] in self.lines), None)
         where = [*([self.name] if self.name else []), *([f"line {line}"] if line is not None else [])]
         return ": ".join((*([", ".join(where)] if where else []), *([key_path(key)] if key else [])))
@@ -55,12 +55,12 @@ class ConfigurationSource:
 
 @dataclass(frozen=True)
 class ResolvedSurvey:
-    """What a configuration says of every weight of a model.
+    """A configuration applied to the weights of a model.
 
     Attributes:
         survey: The weights that are mapped, and the skipped ones.
-        schemes: How each of the mapped weights is mapped.
-        overrides: For each of the mapped weights, the indices of the overrides that apply to it.
+        schemes: For each mapped weight, how it is mapped.
+        overrides: For each mapped weight, the indices of the overrides that apply to it.
         matches: For each override, how many weights that could be mapped it matches.
     """
 
@@ -77,10 +77,10 @@ def _overrides(value: object, handler: ValidatorFunctionWrapHandler) -> Any:  # 
 
 
 class Configuration(BaseModel):
-    """How the weights of a model are mapped: each setting is the one that was said last.
+    """How the weights of a model are mapped: of each setting, the last given value is used.
 
-    First come the defaults, then the overrides in their order, then the settings that `with_settings` puts on top. What
-    gives a setting replaces it as a whole, with all its parts.
+    The order is: the defaults, the overrides in their order, the settings that `with_settings` puts on top. A later
+    value replaces an earlier one as a whole, with all its parts.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
@@ -92,13 +92,13 @@ class Configuration(BaseModel):
     )
 
     defaults: WeightSettings = WeightSettings()
-    """How weights are mapped that no override says otherwise of."""
+    """How weights are mapped, unless an override changes it."""
     model: ModelSettings = ModelSettings()
-    """Which weights are mapped, and what concerns the whole model besides."""
+    """Which weights are mapped, and other settings of the whole model."""
     overrides: Annotated[
         tuple[Override, ...], WrapValidator(_overrides, json_schema_input_type=tuple[Override, ...])
     ] = ()
-    """Other settings for some weights, applied in their order."""
+    """Settings for selected weights, applied in their order."""
 
     _source: ConfigurationSource = PrivateAttr(default_factory=ConfigurationSource)
     _on_top: WeightSettings = PrivateAttr(default_factory=WeightSettings)
@@ -106,7 +106,7 @@ class Configuration(BaseModel):
 
     @classmethod
     def of(cls, data: Mapping[str, Any], source: ConfigurationSource | None = None) -> Configuration:
-        """A configuration from what its file would hold.
+        """Return a configuration from the content of a file.
 
         Args:
             data: The content of a file, as tables and lists.
@@ -126,9 +126,9 @@ class Configuration(BaseModel):
 
     @classmethod
     def of_scheme(cls, scheme: MappingScheme, model: ModelSettings | None = None) -> Configuration:
-        """A configuration that maps all weights alike; the converter of the scheme may be one of the user's own.
+        """Return a configuration that maps all weights by a scheme, whose converter may be of the user's own class.
 
-        Who makes a whole scheme has said its range in µS, however low it is.
+        The range of the scheme is taken as µS, even if it is so low that a configuration would ask for its unit.
         """
         defaults = WeightSettings(
             device=DeviceSettings(unit="uS"),
@@ -143,11 +143,11 @@ class Configuration(BaseModel):
 
     @property
     def source(self) -> ConfigurationSource:
-        """Where it comes from."""
+        """Where the configuration comes from."""
         return self._source
 
     def override_name(self, index: int) -> str:
-        """What messages call an override, e.g. ``overrides[1] of 'gconv.toml'``."""
+        """Return the name of an override in messages, e.g. ``overrides[1] of 'gconv.toml'``."""
         return f"overrides[{index}]" + (f" of {self._source.name}" if self._source.name else "")
 
     def with_settings(
@@ -157,13 +157,14 @@ class Configuration(BaseModel):
         *,
         names: Mapping[str, str] | None = None,
     ) -> Configuration:
-        """The configuration with settings on top: those of the command line, or of a caller.
+        """Return the configuration with settings on top, such as those of the command line or of a caller.
 
         Args:
-            settings: They win over the defaults and over all overrides, but weights that an override skips stay
+            settings: Settings that override the defaults and all overrides. Weights that an override skips stay
                 skipped.
-            model: What it gives explicitly (its `model_fields_set`) wins over what the configuration says.
-            names: What messages call each of the settings, such as an option of the command line.
+            model: Settings of the whole model. Those that are given explicitly (its `model_fields_set`) override the
+                configuration's.
+            names: The names of the settings in messages, such as options of the command line.
         """
         on_top = {} if settings is None else dict(settings)
         on_top = {name: value for name, value in on_top.items() if value is not None}
@@ -174,10 +175,10 @@ class Configuration(BaseModel):
         return changed
 
     def with_range(self, g_min: float, g_max: float) -> Configuration:
-        """The configuration with a range of conductances, in µS, for all weights of which it says none.
+        """Return the configuration with a range of conductances, in µS, for all weights without one.
 
-        A device says a range, and so do a list of levels, a table of conductances, and a converter that is an object.
-        If the defaults, or what is on top of them, say one, nothing is added.
+        A range is given by a device, a list of levels, a table of conductances, or a converter object. If the defaults,
+        or the settings on top, give a range, nothing is added.
         """
         of_all = (self.defaults, self._on_top)
         has_lists = any(isinstance(each.levels, (tuple, ConductanceLevels)) for each in (*of_all, *self.overrides))
@@ -187,13 +188,13 @@ class Configuration(BaseModel):
         return self.model_copy(update={"defaults": defaults})
 
     def resolve(self, survey: WeightSurvey) -> ResolvedSurvey:
-        """Decide of every weight whether and how it is mapped.
+        """Decide for every weight whether and how it is mapped.
 
-        Patterns of overrides count as matching weights that `model.include` and `model.exclude` leave out, too.
+        A pattern of an override may also match weights that `model.include` and `model.exclude` leave out.
 
         Raises:
             ConfigError: If a pattern matches no weight that could be mapped, settings contradict each other, or the
-                parts of a weight are not as large as it is.
+                sizes of a weight's parts do not add up to its number of outputs.
         """
         applied = self._applied(survey)
         matches = tuple(sum(index in each for each in applied) for index in range(len(self.overrides)))
@@ -223,7 +224,7 @@ class Configuration(BaseModel):
         )
 
     def check(self) -> None:
-        """Check, without a model, that the settings fit together: the defaults, and each override upon them alone.
+        """Check, without a model, that the settings fit together: the defaults, and each override on the defaults.
 
         Raises:
             ConfigError: If settings contradict each other.
@@ -234,7 +235,7 @@ class Configuration(BaseModel):
                 self._scheme((index,))
 
     def scheme(self) -> MappingScheme:
-        """How weights are mapped that no override applies to.
+        """Return the scheme of weights to which no override applies.
 
         Raises:
             ConfigError: If settings contradict each other.
@@ -242,7 +243,7 @@ class Configuration(BaseModel):
         return self._scheme(())
 
     def _applied(self, survey: WeightSurvey) -> list[tuple[int, ...]]:
-        """For each weight that could be mapped, the indices of the overrides that match it."""
+        """Return the indices of the overrides that match each weight that could be mapped."""
         names = [weight.names for weight in survey.weights]
         globs = [
             {kind: {pattern: as_glob(pattern, names, kind) for pattern in patterns} for kind, patterns in kinds.items()}
@@ -266,18 +267,18 @@ class Configuration(BaseModel):
         ]
 
     def _skipping(self, overrides: Sequence[int]) -> int | None:
-        """The override that says last whether to skip, if it says to."""
+        """Return the last override that has `skip`, if it says to skip; else None."""
         for index in reversed(overrides):
             if self.overrides[index].skip is not None:
                 return index if self.overrides[index].skip else None
         return None
 
     def _scheme(self, overrides: Sequence[int]) -> MappingScheme:
-        """The scheme of weights that these overrides apply to."""
+        """Return the scheme of weights to which these overrides apply."""
         return scheme_of(EffectiveSettings(**self._given(overrides)), self._conductance_dtype())
 
     def _given(self, overrides: Sequence[int]) -> dict[str, Given[Any]]:
-        """The settings of weights that these overrides apply to, by name."""
+        """Return the settings of weights to which these overrides apply, by name."""
         layers: list[tuple[tuple[str | int, ...], WeightSettings]] = [
             (("defaults",), self.defaults),
             *((("overrides", index), self.overrides[index]) for index in overrides),
@@ -299,12 +300,12 @@ class Configuration(BaseModel):
 
 
 def _has_a_range(converter: object) -> bool:
-    """Whether a converter is an object, or has a table of conductances."""
+    """Whether a converter gives a range of conductances: it is an object, or has a table of conductances."""
     if isinstance(converter, ConverterSettings):
         return converter.table is not None
     return converter is not None
 
 
 def _matches(globs: Mapping[NameKind | None, Mapping[str, str]], names: WeightNames) -> bool:
-    """Whether a weight matches all kinds of patterns of an override."""
+    """Whether a weight matches each kind of pattern that an override has."""
     return all(any(names.match(glob, kind) for glob in patterns.values()) for kind, patterns in globs.items())

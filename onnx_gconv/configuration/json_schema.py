@@ -1,4 +1,4 @@
-"""Describes the configuration file for editors."""
+"""Describes the configuration file as a JSON Schema, for editors."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from onnx_gconv.files.json_schema import schema_text
 __all__ = ["json_schema", "text_for_editors"]
 
 
-_DRAFT = "http://json-schema.org/draft-07/schema#"  # the one that editors for TOML know
+_DRAFT = "http://json-schema.org/draft-07/schema#"  # the draft that editors for TOML support
 
 
 def json_schema(*, installed: bool = True) -> str:
-    """The JSON Schema of the configuration file, as text.
+    """Return the JSON Schema of the configuration file, as text.
 
     Args:
-        installed: Describe the converters of installed packages, and those that the program has registered, too.
+        installed: Whether converters of installed packages, and those that the program has registered, are described,
+            too.
     """
     return text_for_editors(Configuration.model_json_schema(), ("WeightSettings", "Override"), installed=installed)
 
 
 def text_for_editors(schema: dict[str, Any], settings: Iterable[str], *, installed: bool) -> str:
-    """The text of the JSON Schema of a TOML file, with the names of presets and converters.
+    """Return the text of the JSON Schema of a TOML file, with the names of presets and converters.
 
     Args:
-        schema: The schema, as pydantic gives it, with the tables of devices and converters in it. It is changed.
+        schema: The schema, as pydantic gives it, with the tables of devices and converters. It is changed.
         settings: The names of its tables that have a device and a converter.
-        installed: Describe the converters of installed packages, and those that the program has registered, too.
+        installed: Whether converters of installed packages, and those that the program has registered, are described,
+            too.
     """
     tables = schema["$defs"]
     devices = [preset.name for preset in presets()]
@@ -56,7 +58,7 @@ _TYPES = {"bool": "boolean", "int": "integer", "float": "number", "str": "string
 
 
 def _settings_of(kinds: Iterable[ConverterKind]) -> dict[str, dict[str, Any]]:
-    """The settings of converters, as far as their constructors describe them."""
+    """Return the schemas of the settings of converters, from the descriptions of their constructors."""
     users: dict[str, list[tuple[ConverterKind, ConverterSetting]]] = {}
     for kind in kinds:
         for setting in kind.settings.values():
@@ -73,7 +75,7 @@ def _settings_of(kinds: Iterable[ConverterKind]) -> dict[str, dict[str, Any]]:
 def _for_toml(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema without null, which TOML does not have, and without the titles that only repeat a key."""
     found = {key: value for key, value in schema.items() if key != "examples"}
-    if found.get("default", ...) is None or isinstance(found.get("default"), dict):  # what is not given is left out
+    if found.get("default", ...) is None or isinstance(found.get("default"), dict):  # these mean "not given"
         del found["default"]
     if "description" in found:
         found["description"] = " ".join(found["description"].split())

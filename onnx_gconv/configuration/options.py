@@ -1,4 +1,4 @@
-"""The keyword arguments with which callers say how a model is mapped, and the configuration that they amount to."""
+"""The keyword arguments that say how a model is mapped, and the configuration that is made from them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class MappingOptions(WeightOptions, ModelOptions, total=False):
-    """How a model is mapped. What is not given, or None, is as the configuration says, or else the default.
+    """How a model is mapped. An option that is not given, or None, has the value of the configuration, or the default.
 
-    `WeightSettings`, `ModelSettings` and, for `preset`, `g_max`, `g_min` and `unit`, `DeviceSettings` of
-    `onnx_gconv.configuration` say what each option is, and what is its default; so does ``onnx-gconv map --help``.
+    Each option and its default are described by `WeightSettings`, `ModelSettings` and, for `preset`, `g_max`, `g_min`
+    and `unit`, `DeviceSettings` of `onnx_gconv.configuration`; also by ``onnx-gconv map --help``.
     """
 
     preset: str | None
@@ -51,17 +51,18 @@ def configuration_of(
     *,
     names: Mapping[str, str] | None = None,
 ) -> Configuration:
-    """A configuration, and what a caller says besides, which wins over its defaults and overrides, but not over `skip`.
+    """Return a configuration with a caller's options on top. Options override everything but `skip` of overrides.
 
     Args:
-        config: A TOML file or a configuration; the defaults alone if None.
-        converter: The rule weight ⇄ conductances: an object, a name, or a mapping with ``name`` and what it needs.
-        options: What is said besides.
-        names: What messages call each of the options, if not by its own name.
+        config: A TOML file or a configuration; the defaults if None.
+        converter: The rule weight ⇄ conductances: a converter, its name, or a mapping with ``name`` and the converter's
+            parameters.
+        options: The options.
+        names: The names of options in messages, where they are not their own names.
 
     Raises:
         ConfigError: If the file cannot be read, a value is wrong, or options contradict each other.
-        TypeError: If there is no such option.
+        TypeError: If an option is unknown.
     """
     base = Configuration() if config is None else config
     if not isinstance(base, Configuration):
@@ -89,15 +90,15 @@ def configuration_of(
 def require_none_for_mapped(
     converter: ConverterLike | None, config: ConfigurationLike | None, options: MappingOptions
 ) -> None:
-    """Refuse whatever says how a model is mapped, where it is mapped already.
+    """Refuse settings of a mapping for a model that is mapped already.
 
     Args:
-        converter: As for `configuration_of`, as all that follow.
-        config: A configuration; the command line makes one of its options.
-        options: What is said besides.
+        converter: The caller's converter, see `configuration_of`.
+        config: The caller's configuration; the command line makes one of its options.
+        options: The caller's options.
 
     Raises:
-        ConfigError: If anything is said.
+        ConfigError: If any of them is given.
     """
     given = [name for name, value in options.items() if value is not None]
     if config is not None:

@@ -1,4 +1,4 @@
-"""From the settings that hold for a weight to its mapping scheme; settings that contradict each other are refused."""
+"""Makes the mapping scheme of a weight from its settings; settings that contradict each other are refused."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ __all__ = ["EffectiveSettings", "Given", "scheme_of"]
 _T = TypeVar("_T")
 
 _SLICE_BITS = "slice_bits"
-_MOST_SLICE_BITS = 8  # of the bit-sliced converters
+_MOST_SLICE_BITS = 8  # the largest slice_bits of the bit-sliced converters
 
-# A nanosiemens, in µS: devices that hold weights conduct more, and conductances in siemens are smaller numbers.
+# A nanosiemens, in µS: devices that hold weights conduct more, and a range below it may be in siemens by mistake.
 _LOWEST_WITHOUT_UNIT_US = 1e-3
 
 
 @dataclass(frozen=True)
 class Given(Generic[_T]):
-    """A setting.
+    """A setting that was given.
 
     Attributes:
         value: Its value.
-        origin: What messages call it, such as ``'gconv.toml', line 3: defaults.levels``.
-        rank: Settings of a higher rank were said later.
+        origin: Its name in messages, such as ``'gconv.toml', line 3: defaults.levels``.
+        rank: Its position in the order of settings; later settings have a higher rank.
     """
 
     value: _T
@@ -61,7 +61,7 @@ class Given(Generic[_T]):
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Let errors name the setting."""
+        """Put the name of the setting in front of messages of a `ConfigError`."""
         try:
             yield
         except ConfigError as error:
@@ -70,7 +70,7 @@ class Given(Generic[_T]):
 
 @dataclass(frozen=True)
 class EffectiveSettings:
-    """The settings that hold for a weight, each None if nobody gave it."""
+    """The settings of a weight, each None if it was not given."""
 
     device: Given[DeviceSettings] | None = None
     converter: Given[ConverterSetting] | None = None
@@ -83,7 +83,7 @@ class EffectiveSettings:
 
 @dataclass(frozen=True)
 class _Device:
-    """The devices that are asked for: each part None if nobody says."""
+    """The requested devices: range in µS, and preset; each None if it was not given."""
 
     g_min: float | None = None
     g_max: float | None = None
@@ -100,7 +100,7 @@ class _Device:
         return cls(known.g_min if g_min is None else g_min, known.g_max if g_max is None else g_max, known)
 
     def differs(self, g_min: float, g_max: float) -> bool:
-        """Whether the range that is asked for, as far as it is, is another one."""
+        """Whether a requested end of the range differs from the given one."""
         return self.g_min not in {None, g_min} or self.g_max not in {None, g_max}
 
     def __str__(self) -> str:
@@ -109,11 +109,11 @@ class _Device:
 
 
 def scheme_of(settings: EffectiveSettings, conductance_dtype: Given[str]) -> MappingScheme:
-    """The mapping scheme of a weight.
+    """Return the mapping scheme of a weight.
 
     Args:
-        settings: The settings that hold for it.
-        conductance_dtype: That of the model.
+        settings: The settings of the weight.
+        conductance_dtype: The model's setting of that name.
 
     Raises:
         ConfigError: If settings contradict each other, or one has a wrong value; the message names it.
@@ -165,7 +165,7 @@ def _named_converter(settings: EffectiveSettings, chosen: ConverterSettings, dev
 
 
 def _slices_of_preset(kind: ConverterKind, given: Mapping[str, Any], device: _Device) -> dict[str, int]:
-    """The bits of a slice that the cells of a preset hold; nothing for converters without slices."""
+    """Return the setting slice_bits for the cells of a preset; no setting for converters without slices."""
     levels = None if device.preset is None else device.preset.levels
     if levels is None or _SLICE_BITS not in kind.settings or kind.name not in CONVERTER_KINDS:
         return {}
@@ -193,7 +193,7 @@ def _default_converter(device: _Device) -> ConverterSettings:
 def _check_range_of_object(
     converter: ConductanceConverter, rank: int, given: Given[DeviceSettings] | None, device: _Device
 ) -> None:
-    """A converter that is an object has its own range: a device that is said later must not ask for another one."""
+    """Refuse a device that is given after a converter object and has another range than that object."""
     if given is not None and given.rank >= rank and device.differs(converter.g_min, converter.g_max):
         given.refuse(
             f"the device has {device}, but the converter is an object with the range {converter.g_min:g} to "
@@ -251,7 +251,7 @@ def _granularity(settings: EffectiveSettings, device: _Device) -> Granularity:
 
 
 def _check_unit(settings: EffectiveSettings, converter: ConductanceConverter) -> None:
-    """Ask about a range that is so low that it may be in siemens."""
+    """Refuse a range below a nanosiemens without a unit: it may be given in siemens by mistake."""
     given, g_max = settings.device, converter.g_max
     if g_max >= _LOWEST_WITHOUT_UNIT_US or (given is not None and given.value.unit is not None):
         return

@@ -1,7 +1,7 @@
-"""Settings that are tables of their parts: device, converter, granularity and clipping, each with a short form.
+"""Settings that consist of several parts: device, converter, granularity and clipping.
 
-Each of them may be written in short, as a text, or as a table of its parts. The validators turn the short form into the
-long one, so that every error is told of the part that it is in.
+Each of them may be written in a short form, as a text, or as a table of its parts. The validators turn the short form
+into a table, so that every error message names the wrong part.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _POWER_OF_MICRO = 6
 
 
 def in_microsiemens(siemens: float) -> float:
-    """A conductance in µS: of its decimal digits, so that 25e-6 S are 25 µS and not 24.999999999999996."""
+    """Convert a conductance from siemens to µS by its decimal digits: 25e-6 S are 25 µS, not 24.999999999999996 µS."""
     return float(Decimal(repr(siemens)).scaleb(_POWER_OF_MICRO))
 
 
@@ -81,12 +81,12 @@ class DeviceSettings(SettingsTable):
     g_min: Number | None = None
     """Lower end of the conductance range, in µS. Default: that of the preset or converter, 0 for pairs."""
     unit: Literal["uS", "S"] | None = None
-    """Unit of g_max and g_min: uS, or S for siemens, which are converted. A range that ends below 0.001 µS, which may
-    be one in siemens by mistake, has to say it. Default: uS."""
+    """Unit of g_max and g_min: uS, or S for siemens, which are converted. It has to be given for a range that ends
+    below 0.001 µS, because such a range may be in siemens by mistake. Default: uS."""
 
     @property
     def range_us(self) -> tuple[float | None, float | None]:
-        """g_min and g_max in µS; None for what is not given."""
+        """g_min and g_max in µS, each None if it is not given."""
         if self.unit != "S":
             return self.g_min, self.g_max
         low, high = (None if end is None else in_microsiemens(end) for end in (self.g_min, self.g_max))
@@ -102,7 +102,7 @@ class DeviceSettings(SettingsTable):
 
 
 class ConverterSettings(SettingsTable):
-    """The rule from weights to conductances, and what it needs besides the conductance range."""
+    """The rule from weights to conductances, and its parameters besides the conductance range."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="allow"
@@ -133,7 +133,7 @@ class ConverterSettings(SettingsTable):
         if isinstance(name := data.get("name"), str):
             try:
                 kind = converter_registry().kind(name)
-            except ConfigError:  # the name is told of, as what else is there depends on it
+            except ConfigError:  # the unknown name is reported elsewhere; its settings cannot be checked
                 return data
         known = {*cls.model_fields, *(kind.settings if kind is not None else ())}
         problem: str | PydanticCustomError = "extra_forbidden"
@@ -153,7 +153,7 @@ class ConverterSettings(SettingsTable):
 
     @model_validator(mode="after")
     def _fit(self) -> ConverterSettings:
-        if self.name is None:  # the preset names it, and is known where all settings meet
+        if self.name is None:  # the preset decides it, which is known when all settings of a weight are combined
             return self
         kind = converter_registry().kind(self.name)
         for setting in self.given:
@@ -168,14 +168,14 @@ class ConverterSettings(SettingsTable):
 
     @property
     def given(self) -> dict[str, Any]:
-        """What is given besides the name."""
+        """The given settings besides the name."""
         return {name: value for name, value in self if name != "name" and value is not None}
 
     def with_name(self, name: str) -> ConverterSettings:
-        """The same settings, of a converter of that name if they name none.
+        """Return the settings with a name, unless they have one.
 
         Raises:
-            ConfigError: If that converter does not take them.
+            ConfigError: If the converter of that name does not take these settings.
         """
         if self.name is not None:
             return self
@@ -186,7 +186,7 @@ class ConverterSettings(SettingsTable):
 
 
 def _unknown_setting(kind: ConverterKind) -> str:
-    """What to say of a setting that a converter of another package does not have."""
+    """Return the message on a setting that a converter of another package does not have."""
     there = f"; there are {', '.join(kind.settings)}" if kind.settings else "; it has none"
     return f"the converter {kind.name} has no such setting{there}"
 
@@ -229,20 +229,20 @@ class GranularitySettings(SettingsTable):
         return self.kind in {"tile", "tile-channel"}
 
     def granularity(self, array: tuple[int, int] | None) -> Granularity:
-        """What the settings stand for.
+        """Return the granularity of the settings.
 
         Args:
-            array: The size of a tile if the settings give none.
+            array: The size of a tile (rows, columns) if the settings give none.
 
         Raises:
-            ConfigError: If a tile has no size.
+            ConfigError: If the granularity needs the size of a tile, and none is given.
         """
         kind = _GRANULARITY_KINDS[self.kind]
         return Granularity(kind, (self.tile or array) if self.has_tiles else None, self.partition or "equal")
 
     @classmethod
     def of(cls, granularity: Granularity) -> GranularitySettings:
-        """The settings that stand for a granularity."""
+        """Return the settings of a granularity."""
         names = {kind: name for name, kind in _GRANULARITY_KINDS.items()}
         partition = granularity.partition if granularity.has_tiles else None
         return cls(kind=names[granularity.kind], tile=granularity.tile, partition=partition)
@@ -257,7 +257,7 @@ _GRANULARITY_KINDS: dict[GranularityName, GranularityKind] = {
 
 
 class ClippingSettings(SettingsTable):
-    """What the largest conductance stands for; weights beyond are clipped. Without a setting, max|W|."""
+    """The weight that the largest conductance stands for; weights beyond it are clipped. Without a setting, max|W|."""
 
     percentile: Number | None = None
     """Let this percentile of |W| have the largest conductance, and clip weights beyond it. It is the smallest |W| that
@@ -271,7 +271,7 @@ class ClippingSettings(SettingsTable):
         return self
 
     def clipping(self) -> Clipping:
-        """What the settings stand for.
+        """Return the clipping of the settings.
 
         Raises:
             ConfigError: If both are given, or one is out of its range.

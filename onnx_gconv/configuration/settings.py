@@ -1,8 +1,8 @@
-"""What a configuration can say, as pydantic models, which check values and describe themselves.
+"""The settings of a configuration, as pydantic models, which check their values.
 
-Each setting stands here once: its default, its check, the sentence that the schema, the first file of ``config init``
-and the command line show, and examples of what files say, the default first. Beside each model are the types that
-callers in Python may give.
+Each setting is defined here once: its default, its check, the sentence that the schema, ``config init`` and the command
+line show, and examples of values in files, the default first. Beside each model are the types that callers in Python
+may give.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _is_number(value: object) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer that is too large for a float
         return False
 
 
@@ -130,7 +130,7 @@ _Globs: TypeAlias = Annotated[tuple[str, ...], WrapValidator(_list, json_schema_
 
 
 class WeightSettings(SettingsTable):
-    """How weights are mapped. A setting that is not given leaves what was said before."""
+    """How weights are mapped. A setting that is not given keeps its earlier value."""
 
     device: DeviceSetting | None = Field(
         default=None,
@@ -142,7 +142,7 @@ class WeightSettings(SettingsTable):
         default=None,
         examples=["single-pair", {"name": "n-pair", "factors": [1, 3]}, {"name": "single-pair", "exact": True}],
     )
-    """The rule from weights to conductances: a name, or a table with name and what the converter needs.
+    """The rule from weights to conductances: a name, or a table with name and the parameters of the converter.
     Default: that of the preset, or else "single-pair"."""
     granularity: GranularitySetting | None = Field(
         default=None,
@@ -150,22 +150,22 @@ class WeightSettings(SettingsTable):
     )
     """What shares one scale: a kind, or a table with kind, tile and partition. Default: "tensor"."""
     clipping: ClippingSetting | None = Field(default=None, examples=["max", {"percentile": 99.9}, {"value": 0.5}])
-    """What the largest conductance stands for: "max" for max|W|, or a table with percentile or value.
+    """The weight that the largest conductance stands for: "max" for max|W|, or a table with percentile or value.
     Default: "max"."""
     levels: LevelsSetting | None = Field(default=None, examples=["none", 256, [0.0, 1.5, 25.0], "preset", "weight"])
-    """The levels that conductances are rounded to: how many of equal distance, a list of them in µS, "preset" for those
-    of the preset, "weight" for one for each magnitude of the integers of a weight, so that these come back exactly, or
-    "none". Default: "none", also with a preset that has levels."""
+    """The levels to which conductances are rounded: a number of equally spaced levels, a list of levels in µS, "preset"
+    for those of the preset, "weight" for one level for each magnitude of a weight's integers, so that these come back
+    exactly, or "none". Default: "none", also with a preset that has levels."""
     storage: LevelStorage | None = Field(default=None, examples=["float", "codes"])
     """Whether conductances are stored in µS (float), or as codes of their levels. Default: "float"."""
     parts: PartsSetting | None = Field(default=None, examples=["auto", "none", [2048, 512, 512]])
     """Whether a weight is several matrices side by side, such as queries, keys and values, which share no scale and no
-    tile: "auto" for those that the op or a Split behind it says, a list of their numbers of outputs, or "none" for one
-    matrix. Default: "auto"."""
+    tile: "auto" if the op, or a Split of its output, shows that, a list of the number of outputs of each matrix, or
+    "none" for one matrix. Default: "auto"."""
 
 
 class WeightOptions(TypedDict, total=False):
-    """What callers in Python may give for the settings of the same names; `WeightSettings` says what they are."""
+    """The types that callers in Python may give for settings of the same names, which `WeightSettings` describes."""
 
     device: DeviceSettings | str | Mapping[str, Any] | None
     granularity: Granularity | GranularitySettings | GranularityName | Mapping[str, Any] | None
@@ -180,7 +180,7 @@ PATTERN_KINDS: tuple[NameKind, ...] = get_args(NameKind)
 
 
 class Override(WeightSettings):
-    """Other settings for the weights that match all kinds of patterns that are given here."""
+    """Settings for selected weights: those that match each kind of pattern that is given here."""
 
     match: _Patterns | None = None
     """Globs over all names: of the weight, its parameters, nodes, modules and op types."""
@@ -191,11 +191,11 @@ class Override(WeightSettings):
     node: _Patterns | None = None
     """Globs over the names of the nodes that read weights."""
     module: _Patterns | None = None
-    """Globs over the modules of the exported program that these nodes stand in, and all that contain them."""
+    """Globs over the modules of the exported program that contain these nodes, directly or in inner modules."""
     op: _Patterns | None = None
     """Globs over the op types of these nodes: "Conv", "com.microsoft.FusedConv"."""
     skip: Flag | None = None
-    """Leave these weights as they are; false takes back what an earlier override said."""
+    """Leave these weights as they are; false maps them although an earlier override skips them."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Override:
@@ -210,14 +210,14 @@ class Override(WeightSettings):
 
     @property
     def patterns(self) -> dict[NameKind | None, tuple[str, ...]]:
-        """The patterns by the kind of names that they are for; None stands for all kinds."""
+        """The patterns by the kind of names that they match; None stands for all kinds."""
         kinds: dict[NameKind | None, tuple[str, ...] | None] = {None: self.match}
         kinds |= {kind: getattr(self, kind) for kind in PATTERN_KINDS}
         return {kind: patterns for kind, patterns in kinds.items() if patterns is not None}
 
 
 class ModelSettings(SettingsTable):
-    """What concerns the whole model."""
+    """Settings of the whole model."""
 
     include: _Globs = Field(default=(), examples=[[], ["encoder.*", "Conv"]])
     """Map only weights that match one of these globs by their name, by their parameter or module in the exported
@@ -225,28 +225,28 @@ class ModelSettings(SettingsTable):
     exclude: _Globs = Field(default=(), examples=[[], ["classifier.*"]])
     """Leave weights that match one of these globs as they are."""
     include_ops: _Globs = Field(default=(), examples=[[], ["Gather"]])
-    """Map the tables of these ops, too, which are no MVM ops: "Gather"."""
+    """Map the tables of these ops, too, although they are no MVM ops: "Gather"."""
     quantized: QuantizedWeights = "map"
     """What to do with weights of integer codes: map the codes less their zero points, which come back exactly; skip
     them; or map the numbers that DequantizeLinear or MatMulNBits makes of them, which MatMul then reads."""
     allow_lossy_integers: Flag = False
-    """Map weights of integer codes also with fewer levels than tell the codes apart, so that they come back as near
-    ones; else such levels are refused."""
+    """Map weights of integer codes even if there are too few levels to tell the codes apart, so that nearby codes come
+    back; else that is refused."""
     conductance_dtype: ConductanceDtype = "float32"
     """The type of the conductances of float16 and bfloat16 weights: float32, or that of the weight."""
     freeze_inputs: Flag = False
-    """Make constants of weights that are graph inputs too, so that a caller may replace them; else leave them as they
-    are."""
+    """Make constants of weights that are also graph inputs, so that callers cannot replace them any more; else leave
+    them as they are."""
     include_adapters: Flag = False
-    """Map what callers swap, too: matrices of adapters, such as those of LoRA, and weights that are graph inputs, which
-    become constants; else they stay digital."""
+    """Also map weights that callers may swap: matrices of adapters, such as those of LoRA, and weights that are graph
+    inputs, which become constants; else they stay digital."""
     inline_functions: Flag = True
     """Inline local functions that use weights first, so that these can be mapped; else leave them as they are."""
     upgrade_opset: Flag = False
     """Raise the opset first if weights cannot be mapped at the one that the model has."""
     shared: SharedPolicy = "rebuild"
-    """What nodes read that use a weight otherwise than MVM ops do, such as the Gather of a tied embedding: the rebuilt
-    weight, or a digital copy that is split off."""
+    """What other nodes than MVM ops read if they use a mapped weight, such as the Gather of a tied embedding: the
+    rebuilt weight, or a digital copy that is split off."""
 
     @property
     def freezes_inputs(self) -> bool:
@@ -265,7 +265,7 @@ class ModelSettings(SettingsTable):
 
 
 class ModelOptions(TypedDict, total=False):
-    """What callers in Python may give for the settings of the same names; `ModelSettings` says what they are."""
+    """The types that callers in Python may give for settings of the same names, which `ModelSettings` describes."""
 
     include: Sequence[str] | None
     exclude: Sequence[str] | None

@@ -1,4 +1,4 @@
-"""Writes a first configuration for a model, in which every setting stands as a comment."""
+"""Writes a first configuration for a model, with every setting as a comment."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ _OVERRIDES = """\
 
 
 def starting_file(model: str, survey: WeightSurvey) -> str:
-    """A configuration that says nothing but the defaults, with the weights of a model as comments.
+    """Return the text of a configuration that changes no default, with the weights of a model as comments.
 
     Args:
-        model: What the file calls the model.
-        survey: Its weights.
+        model: The name of the model in the file.
+        survey: The weights of the model.
     """
     example = f"weight = {_pattern(survey.weights[0].name)}" if survey.weights else 'op = "Conv"'
     parts = [
@@ -62,7 +62,7 @@ def starting_file(model: str, survey: WeightSurvey) -> str:
 
 
 def _table(name: str, settings: type[BaseModel]) -> Iterator[str]:
-    """A table of settings with their sentences, their defaults as comments, and what else files may say."""
+    """Yield a table of settings as comments: the description, the default and other examples of each setting."""
     yield f"\n[{name}]  # {_sentence(Configuration.model_fields[name])}\n"
     for setting, field in settings.model_fields.items():
         yield "\n"
@@ -77,7 +77,7 @@ def _or(others: Sequence[object]) -> str:
 
 
 def _examples(field: FieldInfo) -> Sequence[Any]:
-    """What files say for a setting, the default first."""
+    """Return examples of a setting in files, the default first."""
     if field.examples:
         return field.examples
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
@@ -117,5 +117,5 @@ def _patterns(names: Iterable[str]) -> str:
 
 
 def _pattern(name: str) -> str:
-    """A glob that matches a name and nothing else, as TOML."""
+    """Return a glob, as TOML, that matches only this name."""
     return toml_string("".join(f"[{character}]" if character in "*?[" else character for character in name))

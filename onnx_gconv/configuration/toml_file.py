@@ -1,4 +1,4 @@
-"""Reads a configuration from a TOML file; errors name the file, the line and the key."""
+"""Reads a configuration from a TOML file; error messages name the file, the line and the key."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _Key = tuple[str | int, ...]
 
 
 def read_configuration(path: str | os.PathLike[str]) -> Configuration:
-    """Read a configuration.
+    """Read a configuration from a TOML file.
 
     Args:
-        path: A TOML file.
+        path: The file.
 
     Raises:
         ConfigError: If it cannot be read, is no TOML, or has an unknown key or a wrong value.
@@ -35,7 +35,7 @@ def read_configuration(path: str | os.PathLike[str]) -> Configuration:
 
 
 def toml_content(path: str | os.PathLike[str]) -> tuple[dict[str, Any], ConfigurationSource]:
-    """What is in a TOML file, and where it stands there.
+    """Return the content of a TOML file, and the file with the lines of the keys.
 
     Args:
         path: The file.
@@ -69,7 +69,7 @@ def _syntax_message(file: Path, error: Exception) -> str:
 
 
 def _lines(text: str) -> dict[_Key, int]:
-    """The lines in which keys and tables stand, as far as a look at each line tells: not the keys of inline tables."""
+    """Return the lines of keys and tables. Each line is matched on its own, so keys of inline tables are missing."""
     lines: dict[_Key, int] = {}
     table: _Key = ()
     counts: Counter[_Key] = Counter()

@@ -1,4 +1,4 @@
-"""Writes a configuration as TOML: `read_configuration` gives it back."""
+"""Writes a configuration as TOML, which `read_configuration` reads."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["toml_string", "toml_text", "toml_value"]
 
 
 def toml_text(configuration: Configuration) -> str:
-    """What a configuration says, as the content of a file; what nobody has given is not in it.
+    """Return a configuration as the text of a TOML file; settings that were not given are left out.
 
     Raises:
-        ConfigError: If it has a converter or levels that are objects of the caller's own, or settings on top of
-            overrides, for which files have no form.
+        ConfigError: If it has a converter or levels given as objects, or settings on top of overrides, which a file
+            cannot express.
     """
     _check_has_a_form(configuration)
     data = configuration.model_dump(exclude_none=True, exclude_unset=True)
@@ -32,7 +32,7 @@ def toml_text(configuration: Configuration) -> str:
 
 
 def toml_value(value: object) -> str:
-    """A value as TOML has it."""
+    """Return a value as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -45,7 +45,7 @@ def toml_value(value: object) -> str:
 
 
 def toml_string(text: str) -> str:
-    """A text as TOML has it; characters that could end a comment or change what is shown are escaped."""
+    """Return a text as a TOML string; characters that could end a comment or change the display are escaped."""
     return f'"{"".join(map(_escaped, text))}"'
 
 

@@ -1,1 +1,1 @@
-"""Reading and writing of models, arrays and folders: whole or not at all."""
+"""Reads and writes models, arrays and folders, so that an output appears whole or not at all."""

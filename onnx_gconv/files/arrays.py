@@ -33,25 +33,25 @@ __all__ = [
 
 ArraysKind: TypeAlias = Literal["hdf5", "npz"]
 
-# What is noted at an array: a text, or numbers.
+# A label of an array: a text, or one or more numbers.
 Label: TypeAlias = str | int | tuple[int, ...] | tuple[float, ...]
 
 ARRAY_FILES: dict[ArraysKind, str] = {"hdf5": "conductances.h5", "npz": "conductances.npz"}
 
-# The same bytes for the same arrays: zip would put the time of writing into the file.
+# A fixed time of all members, so that the same arrays give the same bytes.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
-# HDF5 stores attributes of up to 64 KiB beside the headers of a group.
+# Longer texts are not stored as attributes: HDF5 limits the attributes in an object's header to 64 KiB.
 _LONGEST_ATTRIBUTE = 4096
 
-# Of so many attributes the form in which HDF5 takes them is kept.
+# The number of attributes whose converted form (value, type and space of HDF5) is cached.
 _MOST_ATTRIBUTES = 256
 
-# Of so many shapes the space of HDF5 is kept.
+# The number of shapes whose HDF5 space is cached.
 _MOST_SPACES = 64
 
-# What HDF5 keeps of headers, counted as they stand in the file; in memory they take 25 times as much. None is asked for
-# again but those of the groups that are written to. HDF5 begins with 2 MiB, and makes room for single large ones.
+# The size of HDF5's cache of headers, as bytes of the file; in memory they take 25 times as much. Only headers of open
+# groups are read again, so the cache is smaller than HDF5's default of 2 MiB; HDF5 enlarges it for a large header.
 _HEADER_CACHE_BYTES = 1 << 19
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -75,12 +75,11 @@ class LabelledArrayWriter(ArrayWriter, Protocol):
     """A new file of arrays that may have labels beside them."""
 
     def label(self, place: str, labels: Mapping[str, Label]) -> None:
-        """Note labels, if the file has a place for them.
+        """Store labels, if the file format has a place for them.
 
         Args:
-            place: The key of the array that was written last, a folder of keys that are written, or nothing for the
-                file itself.
-            labels: What to note, by its name.
+            place: The key of the array that was written last, a folder of written keys, or "" for the file itself.
+            labels: The labels by name.
         """
         ...
 
@@ -89,7 +88,7 @@ class ArrayReader(Protocol):
     """An open file of arrays."""
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         ...
 
     def keys(self) -> Iterator[str]:
@@ -97,32 +96,32 @@ class ArrayReader(Protocol):
         ...
 
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-        """Shape and type of an array, without reading it; None if there is none of that key.
+        """Return shape and type of an array without reading it; None if there is no array of that key.
 
         Raises:
-            ElsewhereError: If it stands in another place.
-            OSError: If it cannot be read.
-            ValueError: If it is damaged.
+            ElsewhereError: If the key leads to another file or place, as a link does.
+            OSError: If the file cannot be read.
+            ValueError: If the array is damaged.
         """
         ...
 
     def read(self, key: str) -> NDArray[Any]:
-        """An array.
+        """Return an array.
 
         Raises:
-            KeyError: If there is none of that key.
-            OSError: If it cannot be read.
-            ValueError: If it is damaged.
+            KeyError: If there is no array of that key.
+            OSError: If the file cannot be read.
+            ValueError: If the array is damaged.
         """
         ...
 
     def written(self, key: str) -> NDArray[np.bool_] | None:
-        """Which elements of an array were ever written, as far as the file tells; None if all were."""
+        """Return which elements of an array were ever written, as far as the file shows it; None if all were."""
         ...
 
 
 def write_arrays(path: Path, kind: ArraysKind) -> LabelledArrayWriter:
-    """Begin a new file of arrays, to be used in a with statement."""
+    """Open a new file of arrays, for use in a with statement."""
     writers: dict[ArraysKind, Callable[[Path], LabelledArrayWriter]] = {"hdf5": _Hdf5Writer, "npz": _NpzWriter}
     return writers[kind](path)
 
@@ -132,11 +131,11 @@ def read_arrays(path: Path, kind: ArraysKind, remedy: str = "copy the whole fold
 
     Args:
         path: The file.
-        kind: What it is.
-        remedy: What to do if it is missing or damaged.
+        kind: The format of the file.
+        remedy: What a user should do if it is missing or damaged; part of the message.
 
     Raises:
-        BundleError: If it is missing, damaged, or open in a program that writes to it.
+        BundleError: If the file is missing, damaged, or open in a program that writes to it.
     """
     readers: dict[ArraysKind, Callable[[Path], ArrayReader]] = {"hdf5": _hdf5_reader, "npz": _NpzReader}
     if (kind_of_place := no_file_but(path)) is not None:
@@ -155,8 +154,9 @@ def read_arrays(path: Path, kind: ArraysKind, remedy: str = "copy the whole fold
 class _Hdf5Writer:
     """Arrays as contiguous datasets.
 
-    Datasets are made through the low-level interface: the other one takes three times as long for each of them. HDF5
-    gives each its place in the file at once, and the elements are written there without it, in half the time.
+    Datasets are created through h5py's low-level interface, because the high-level one takes three times as long for
+    each. HDF5 allocates the place of each dataset in the file at once, and the elements are written there without HDF5,
+    in half the time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -214,9 +214,9 @@ class _Hdf5Writer:
         self._raise_failure()
 
     def label(self, place: str, labels: Mapping[str, Label]) -> None:
-        """Note labels as attributes; longer texts than a header of HDF5 should hold are left out.
+        """Store labels as attributes; texts that are too long for a header of HDF5 are left out.
 
-        Through the low-level interface, too: every array has some, most of them the same as many others.
+        The low-level interface is used here, too, because every array has labels; most labels occur at many arrays.
         """
         target = self._last[1] if place == self._last[0] else self._group(place)
         for name, label in labels.items():
@@ -225,7 +225,7 @@ class _Hdf5Writer:
                 self._create_attribute(target, name.encode(), kind, space).write(value, mtype=kind)
 
     def _attribute(self, label: Label) -> tuple[NDArray[Any], Any, Any] | None:
-        """A label as HDF5 takes it: the value, its type and its space; None if it is left out."""
+        """Return a label in the form that HDF5 takes: value, type and space; None if it is left out."""
         key = type(label[0]) if isinstance(label, tuple) else type(label), label  # 1 equals 1.0
         if key in self._attributes:
             return self._attributes[key]
@@ -236,13 +236,13 @@ class _Hdf5Writer:
             found = numbers, self._type(numbers.dtype), self._space(numbers.shape) if numbers.ndim else self._scalar
         elif 0 < len(encoded := label.encode()) <= _LONGEST_ATTRIBUTE:
             found = np.array(encoded), self._text(len(encoded)), self._scalar
-        if len(self._attributes) == _MOST_ATTRIBUTES:  # most are those of one tile, and not asked for again
+        if len(self._attributes) == _MOST_ATTRIBUTES:  # most belong to one tile only and are not needed again
             self._attributes.clear()
         self._attributes[key] = found
         return found
 
     def _space(self, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - h5py has no types
-        """Those of tiles, which nearly all have one shape, are made once: h5py keeps a record of each."""
+        """Return the HDF5 space of a shape. Nearly all tiles have the same one, so spaces are cached."""
         if shape not in self._spaces:
             if len(self._spaces) == _MOST_SPACES:
                 self._spaces.clear()
@@ -250,7 +250,7 @@ class _Hdf5Writer:
         return self._spaces[shape]
 
     def _text(self, size: int) -> Any:  # noqa: ANN401 - h5py has no types
-        """The type of texts of so many bytes."""
+        """Return the HDF5 type of texts of `size` bytes."""
         if size not in self._texts:
             self._texts[size] = self._type_of(self._text_dtype("utf-8", size), logical=True)
         return self._texts[size]
@@ -261,7 +261,7 @@ class _Hdf5Writer:
         return self._types[dtype]
 
     def _group(self, folder: str) -> Any:  # noqa: ANN401 - h5py has no types
-        """A group, which is made unless it is there. Only groups that arrays still go to stay open."""
+        """Return a group; it is created if needed. Only groups on the path to this one stay open."""
         if (found := self._groups.get(folder)) is not None:
             return found
         parent, _, name = folder.rpartition("/")
@@ -296,7 +296,7 @@ class _NpzWriter:
             member.write(array.reshape(-1).view(np.uint8).data)
 
     def label(self, place: str, labels: Mapping[str, Label]) -> None:
-        """A zip file has no place for labels."""
+        """Do nothing: a zip file has no place for labels."""
 
 
 def _hdf5_reader(path: Path) -> ArrayReader:
@@ -331,5 +331,5 @@ class _NpzReader:
             return array
 
     def written(self, key: str) -> NDArray[np.bool_] | None:
-        del key  # npz files hold whole arrays only
+        del key  # npz files hold complete arrays only
         return None

@@ -1,4 +1,4 @@
-"""Lines of CSV files. Names in them come from models; a spreadsheet that opens the file must not run them."""
+"""Lines of CSV files. Names in them come from models; a spreadsheet must not run such a name as a formula."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from onnx_gconv.visible_text import visible
 
 __all__ = ["csv_line", "inert"]
 
-# What spreadsheets take for the beginning of a formula, in wide forms of the characters, too. A tab and a carriage
-# return at the beginning are not printable, and so escapes stand for them.
+# Spreadsheets treat a text that starts with one of these characters as a formula, also with their wide forms. A leading
+# tab or carriage return does the same, but is written as an escape already.
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def inert(text: str) -> str:
-    """A text as it stands in a cell: escapes for control characters, and ' before what a spreadsheet would run.
+    """Return a text for a cell: control characters as escapes, and ' in front of a text that a spreadsheet would run.
 
-    Numbers stay as they are.
+    Numbers stay unchanged.
     """
     shown = visible(text)
     is_formula = _FORMULA.match(shown) is not None and _NUMBER.fullmatch(shown) is None
@@ -28,11 +28,11 @@ def inert(text: str) -> str:
 
 
 def csv_line(cells: Iterable[object], end: str = "\n") -> str:
-    """A line of numbers and texts, each text as `inert` has it, quoted where CSV needs that.
+    """Return a line of numbers and texts; each text goes through `inert` and is quoted if CSV requires it.
 
     Args:
         cells: The cells.
-        end: How the line ends.
+        end: The line end.
     """
     line = io.StringIO(newline="")
     csv.writer(line, lineterminator=end).writerow([inert(cell) if isinstance(cell, str) else cell for cell in cells])

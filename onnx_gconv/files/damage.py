@@ -1,4 +1,4 @@
-"""What readers of zip, NumPy and HDF5 files raise for damaged ones, as one class of errors."""
+"""Turns the errors that readers of zip, NumPy and HDF5 files raise for damaged files into one class."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["damage_as_value_error"]
 
 @contextmanager
 def damage_as_value_error() -> Iterator[None]:
-    """Let what is wrong with a file be a ValueError, which callers name the file in.
+    """Raise a ValueError for any error of reading a damaged file; callers add the name of the file.
 
-    zipfile, zlib, lzma, h5py and NumPy's reader of headers raise errors of a dozen types for damaged files, for
-    encrypted ones, and for methods of compression that they do not know.
+    zipfile, zlib, lzma, h5py and NumPy's header reader raise errors of a dozen types for files that are damaged,
+    encrypted or compressed by an unknown method.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Writes the tensors of a model to one file of external data, in flat memory.
+"""Writes the tensors of a model to one file of external data, in constant memory.
 
-One thread writes, the others compute. The kernel lets only one thread at a time write to a file: two that write wait
-for each other, and burn processor time while they do.
+One thread writes, the others compute: the kernel lets only one thread at a time write to a file, and a second writer
+would spend processor time on waiting.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _BYTE_BITS = 8
 # Tensors are computed in parts of this many elements, so that one large tensor keeps all workers busy.
 _PART_ELEMENTS = 1 << 24
 
-# Besides one chunk that each worker computes: one that is being written, and one that waits.
+# Besides the chunk that each worker computes, one chunk is being written and one waits to be written.
 _SPARE_BUFFERS = 2
 
 
 def write_data_file(path: Path, tensors: Sequence[ir.TensorProtocol], progress: Callable[[int], None]) -> list[int]:
-    """Write tensors to a new file, densely and in their order.
+    """Write tensors to a new file, without gaps and in the given order.
 
-    Tensors of a `TensorGroup` are computed together, so that what they are computed from is read once.
+    Tensors of a `TensorGroup` are computed together, so that the weight that they are computed from is read once.
 
     Args:
-        path: The file; there must be none.
+        path: The file; it must not exist.
         tensors: Streamed tensors are computed while they are written.
         progress: Called with the bytes written so far.
 
@@ -52,9 +52,9 @@ def write_data_file(path: Path, tensors: Sequence[ir.TensorProtocol], progress: 
         For each tensor, the offset of its first byte.
 
     Raises:
-        FileExistsError: If there is a file.
+        FileExistsError: If the file exists.
         OSError: If it cannot be written.
-        ModelError: If what a tensor is computed from cannot be read.
+        ModelError: If a weight that a tensor is computed from cannot be read.
     """
     offsets, end = [], 0
     for tensor in tensors:
@@ -79,7 +79,7 @@ def write_data_file(path: Path, tensors: Sequence[ir.TensorProtocol], progress: 
 
 
 def _is_written_in_parts(tensor: ir.TensorProtocol) -> bool:
-    """Whether a tensor's elements are computed side by side with those of others."""
+    """Whether a tensor is computed in parts, in parallel with other tensors."""
     return isinstance(tensor, StreamedTensor)
 
 
@@ -87,7 +87,7 @@ def _write_whole(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
     if isinstance(tensor, (ir.ExternalTensor, StreamedTensor)):
         tensor.tofile(file)
     elif isinstance(tensor, (ir.Tensor, ir.LazyTensor)) and tensor.dtype.bitwidth >= _BYTE_BITS:
-        # Not their own `tofile`: that of torch's tensors writes once, and one write ends at 2 GiB.
+        # `tofile` of torch's tensors is not used: it writes everything at once, and one write ends at 2 GiB.
         for chunk in element_chunks(tensor):
             write_elements(file, chunk)
     else:
@@ -102,10 +102,10 @@ class _Part:
 
     Attributes:
         group: The group.
-        elements: Their indices.
-        indices: Indices of the tensors in the group.
-        offsets: For each of them, where its first element stands in the file.
-        bits: For each of them, how much of the file an element needs.
+        elements: Indices of the elements.
+        indices: Indices within the group of the tensors that are written.
+        offsets: For each of these tensors, the offset of its first element in the file, in bytes.
+        bits: For each of these tensors, the bits of an element in the file.
     """
 
     group: TensorGroup
@@ -117,12 +117,12 @@ class _Part:
 
 @dataclass(eq=False)
 class _Buffers:
-    """Memory for one chunk of all tensors of a group. It grows as it is needed, and is used again and again."""
+    """Memory for one chunk of all tensors of a group. It grows on demand and is reused."""
 
     memory: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def arrays(self, dtypes: Sequence[np.dtype[Any]]) -> list[NDArray[Any]]:
-        """An array of `CHUNK_ELEMENTS` elements for each type."""
+        """Return an array of `CHUNK_ELEMENTS` elements for each type."""
         sizes = [CHUNK_ELEMENTS * dtype.itemsize for dtype in dtypes]
         for number, size in enumerate(sizes):
             if number == len(self.memory):
@@ -134,7 +134,7 @@ class _Buffers:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """What has been computed of each tensor, and where it goes."""
+    """A computed chunk of each tensor of a group, and its place in the file."""
 
     elements: tuple[NDArray[Any], ...]
     offsets: tuple[int, ...]
@@ -142,7 +142,7 @@ class _Piece:
 
 
 def _parts(tensors: Sequence[ir.TensorProtocol], offsets: Sequence[int]) -> Iterator[_Part]:
-    """What is to be computed, in an order that goes through the file from front to back."""
+    """Yield the parts to compute, in the order in which their groups begin in the file."""
     groups: dict[TensorGroup, list[tuple[StreamedTensor, int, int]]] = {}
     for tensor, offset in zip(tensors, offsets, strict=True):
         if isinstance(tensor, StreamedTensor) and _is_written_in_parts(tensor):
@@ -182,11 +182,11 @@ class _Alone(TensorGroup):
 
 
 class _StoppedError(Exception):
-    """Nobody wants what a worker computes any more."""
+    """Stops a worker whose results are not needed any more."""
 
 
 def _pieces(parts: Iterator[_Part]) -> Generator[_Piece]:
-    """Compute parts side by side; a piece is valid until the next one is asked for."""
+    """Compute parts in parallel; a piece is valid until the next one is requested."""
     workers = _Workers(parts, count=max(worker_count() - 1, 1))
     try:
         workers.start()
@@ -196,11 +196,11 @@ def _pieces(parts: Iterator[_Part]) -> Generator[_Piece]:
 
 
 class _Workers:
-    """Threads that compute parts into memory that is free.
+    """Threads that compute parts into free buffers.
 
     Args:
-        parts: What is to be computed.
-        count: How many threads.
+        parts: The parts to compute.
+        count: Number of threads.
     """
 
     def __init__(self, parts: Iterator[_Part], count: int) -> None:
@@ -218,7 +218,7 @@ class _Workers:
             thread.start()
 
     def stop(self) -> None:
-        """Wait until all threads have ended; those that still compute end when they next ask for memory."""
+        """Stop all threads and wait for them; a thread that computes ends at its next request for a buffer."""
         for _ in self._threads:
             self._free.put(None)
         for thread in self._threads:
@@ -244,7 +244,7 @@ class _Workers:
                     self._ready.put(piece)
         except _StoppedError:
             pass
-        except BaseException as error:  # noqa: BLE001 - it is raised where the pieces are asked for
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that requests pieces
             self._ready.put(error)
         self._ready.put(None)
 

@@ -1,4 +1,4 @@
-"""Whether pictures can be drawn, as Matplotlib is an extra, and what they are drawn on."""
+"""Checks whether Matplotlib, an optional dependency, is installed, and makes empty figures."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def require_matplotlib() -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty picture that pyplot does not know, and that notebooks show all the same.
+    """Return an empty figure that is not registered in pyplot, but is shown by notebooks.
 
     Args:
-        width: In inches.
-        height: In inches.
+        width: Width in inches.
+        height: Height in inches.
 
     Raises:
         ConfigError: If Matplotlib is not installed.
@@ -52,5 +52,5 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def legible(text: str) -> str:
-    """A text in which all that the font may lack is written as escapes."""
+    """Return a text in which characters that the font may lack are written as escapes."""
     return visible(text).encode("latin-1", "backslashreplace").decode("latin-1")

@@ -1,4 +1,4 @@
-"""Whether the names in a model are text, and each stands for one value: no runtime loads a model of others."""
+"""Checks that all texts of a model are UTF-8 and that each name stands for one value, as all runtimes require."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["first_that_is_no_text", "problem_of_names"]
 
 
 def problem_of_names(graph: onnx.GraphProto | onnx.FunctionProto, outer: Sequence[set[str]] = ()) -> str | None:
-    """What is wrong with the names of the values of a graph and of the bodies in it; None if nothing is.
+    """Return what is wrong with the names of values in a graph and in its bodies; None if nothing is.
 
     Args:
         graph: A graph, or a function.
-        outer: The names that the graphs around it give.
+        outer: The names that each graph around it defines.
     """
     if isinstance(graph, onnx.FunctionProto):
         own, outputs = set(graph.input), list(graph.output)
@@ -56,7 +56,7 @@ def _bodies(attribute: onnx.AttributeProto) -> Sequence[onnx.GraphProto]:
 
 
 def first_that_is_no_text(model: onnx.ModelProto) -> bytes | None:
-    """The first text of a model that is no UTF-8, which protobuf gives as bytes; None if all are text."""
+    """Return the first text of a model that is not UTF-8, which protobuf gives as bytes; None if all texts are."""
     return next((text for text in _texts(model) if isinstance(text, bytes)), None)
 
 

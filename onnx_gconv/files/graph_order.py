@@ -1,4 +1,4 @@
-"""Whether the nodes of a graph can be put in order: a model in which a node needs its own output computes nothing."""
+"""Checks whether the nodes of a graph can be put in order: a model in which a node needs its own output cannot run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ __all__ = ["first_cycle"]
 
 
 def first_cycle(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes of a cycle in a graph, each of which needs the output of the one before it; empty if there is none.
+    """Return the nodes of a cycle in a graph, each of which needs the output of the one before it; empty if none.
 
-    Bodies of nodes count for what they read from outside. They may have cycles of their own, which are not looked for.
+    A value that a body of a node reads from outside counts as an input of the node. Cycles inside bodies are not
+    searched.
     """
     producers = {name: number for number, node in enumerate(graph.node) for name in node.output if name}
     needs = [sorted({producers[name] for name in _read_by(node) if name in producers}) for node in graph.node]
@@ -31,14 +32,14 @@ def first_cycle(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     if start is None:
         return []
     way: list[int] = []
-    while start not in way:  # every node that is left needs one that is left
+    while start not in way:  # every remaining node needs another remaining node
         way.append(start)
         start = next(number for number in needs[start] if waiting_for[number])
     return [graph.node[number] for number in reversed(way[way.index(start) :])]
 
 
 def _read_by(node: onnx.NodeProto) -> Iterator[str]:
-    """The names that a node reads, in its bodies too."""
+    """Yield the names that a node reads, also in its bodies."""
     yield from node.input
     for attribute in node.attribute:
         graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs

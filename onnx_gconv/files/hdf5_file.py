@@ -1,4 +1,4 @@
-"""A file that HDF5 writes through Python, so that a full disk is an error and not the end of the process."""
+"""A file that HDF5 writes through Python, so that a full disk raises an error and does not end the process."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from pathlib import Path
 
 __all__ = ["FileForHdf5"]
 
-# Headers that are held back are at most this large, and so many.
+# Headers up to this size are held back, and at most this many.
 _LARGEST_HEADER_BYTES = 4096
 _MOST_HEADERS = 2048
 
 
 class FileForHdf5:
-    """A new file in which HDF5 writes. That a write fails is taken down, but not told.
+    """A new file for HDF5. A failed write is recorded in `failure`, but not reported to HDF5.
 
-    HDF5 ends the process if it cannot write what it still holds when a file is closed, e.g. when the disk is full.
+    HDF5 ends the process if it cannot write its buffers when a file is closed, e.g. because the disk is full.
 
-    It writes some headers of a few hundred bytes for each dataset, most of them twice. They are held back for a while:
-    each call of the system gives other threads the interpreter lock, for which this one then has to wait.
+    HDF5 writes several headers of a few hundred bytes for each dataset, most of them twice. This class holds them back
+    and writes them together: each system call releases the interpreter lock, and this thread has to wait for it again.
 
     Attributes:
-        failure: The first failure, or None.
+        failure: The first error of a write; None if there was none.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self._position = 0
-        # By offset and size, in the order in which they have to be written, and where the last of them ends.
+        # Headers that are held back, by offset and size, in the order of writing; and the end of the last one.
         self._held: dict[tuple[int, int], bytes] = {}
         self._held_end = 0
         self.failure: OSError | None = None
 
     def close(self) -> None:
-        """Write what is held back, and close it."""
+        """Write what is held back, and close the file."""
         self.flush()
         os.close(self._file)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Only taken down: there is no need to call the system."""
+        """Set the position for the next access, without a system call."""
         if whence == os.SEEK_CUR:
             offset += self._position
         elif whence == os.SEEK_END:
@@ -47,25 +47,25 @@ class FileForHdf5:
         return offset
 
     def tell(self) -> int:
-        """Where HDF5 is at work."""
+        """Return the position for the next access."""
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        """By which h5py tells files from names; it reads with `readinto`."""
+        """Read bytes. h5py only checks that this method exists, to tell a file from a name; it uses `readinto`."""
         self.flush()
         content = os.pread(self._file, os.fstat(self._file).st_size if size < 0 else size, self._position)
         self._position += len(content)
         return content
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read as many bytes as the buffer has, or as there are; how many they were."""
+        """Fill the buffer, or read up to the end of the file; return the number of bytes."""
         self.flush()
         size = os.preadv(self._file, [buffer], self._position)
         self._position += size
         return size
 
     def write(self, content: memoryview) -> int:
-        """Write bytes; their number, even if that failed."""
+        """Write bytes at the current position; return their number, even if that failed."""
         size = len(content)
         if size <= _LARGEST_HEADER_BYTES:
             self._hold(content)
@@ -75,8 +75,8 @@ class FileForHdf5:
         return size
 
     def write_at(self, offset: int, content: memoryview) -> None:
-        """Write bytes somewhere else than where HDF5 is at work."""
-        if offset < self._held_end:  # nothing older may come later to the same place
+        """Write bytes at an offset, without moving the position."""
+        if offset < self._held_end:  # headers held back for the same place have to be written before
             self.flush()
         try:
             while content:
@@ -86,7 +86,7 @@ class FileForHdf5:
             self.failure = self.failure or error
 
     def truncate(self, size: int) -> int:
-        """Make the file longer or shorter."""
+        """Set the size of the file in bytes."""
         self.flush()
         try:
             os.truncate(self._file, size)
@@ -95,7 +95,7 @@ class FileForHdf5:
         return size
 
     def flush(self) -> None:
-        """Write what is held back, headers that follow each other at once: three of four do."""
+        """Write what is held back; adjacent headers, about three of four, in one call."""
         held, self._held, self._held_end = self._held, {}, 0
         first, end = 0, 0
         run: list[bytes] = []

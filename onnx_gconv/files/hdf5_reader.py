@@ -1,4 +1,4 @@
-"""Reads arrays of an HDF5 file: those that stand in it, and which of their elements were ever written."""
+"""Reads arrays of an HDF5 file, without following links to other files, and tells which elements were ever written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnx_gconv.files.damage import damage_as_value_error
 
 __all__ = ["ElsewhereError", "Hdf5Reader", "opening_problem"]
 
-# What HDF5 says where the flag is set that a program sets while it writes, and leaves behind if it is killed.
+# Part of HDF5's message if a file has the flag that a writing program sets, and leaves behind if it is killed.
 _OPEN_FLAG = "already open for"
 _OCTAVE_MARK = "OCTAVE_NEW_FORMAT"
 
@@ -23,11 +23,11 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class ElsewhereError(ValueError):
-    """An array does not stand where it is looked for, but a link to another place, or a view of other files."""
+    """The data of an array is elsewhere: the key is a link to another place, or a virtual dataset of other files."""
 
 
 def opening_problem(path: Path, error: OSError) -> str | None:
-    """What keeps HDF5 from opening a file that is not damaged, and the remedy; None if it seems to be damaged."""
+    """Return why HDF5 cannot open an intact file, and the remedy; None if the file seems to be damaged."""
     if error.errno in _NO_LOCKS:
         return (
             f"the file system of '{path}' has no locks, which HDF5 asks for; copy it to another one, or set "
@@ -44,7 +44,7 @@ def opening_problem(path: Path, error: OSError) -> str | None:
 
 
 class Hdf5Reader:
-    """Datasets, through the low-level interface, which is faster. Nothing that leads to other places is followed."""
+    """Reads datasets through h5py's low-level interface, which is faster. Links to other places are not followed."""
 
     def __init__(self, path: Path) -> None:
         import h5py
@@ -52,17 +52,17 @@ class Hdf5Reader:
         self._file = h5py.File(path, "r")
         self._h5py = h5py
         self._groups: dict[str, bool] = {"": True}
-        # Its form is asked for first, and then the array itself; opening it takes longer than either.
+        # The dataset that was opened last. Callers ask for its form, then for its elements; opening takes longest.
         self._last: tuple[str, Any] | None = None
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         self._last = None
         self._file.close()
 
     @property
     def is_of_octave(self) -> bool:
-        """Whether Octave's `save -hdf5` wrote it: each of its variables is then a group with a mark."""
+        """Whether Octave's `save -hdf5` wrote the file: each variable is then a group with a mark."""
         hard = self._h5py.h5l.TYPE_HARD
         first = next((name for name in self._file if self._kind_of_link(name) == hard), None)
         return first is not None and self.has_attribute(first, _OCTAVE_MARK)
@@ -74,17 +74,17 @@ class Hdf5Reader:
             return bool(h5.h5a.exists(h5.h5o.open(self._file.id, path.encode()), name.encode()))
 
     def keys(self) -> Iterator[str]:
-        """The keys of all arrays, but for those that only a link leads to."""
+        """Yield the keys of all arrays, without those that only a link leads to."""
         names: list[str] = []
         with damage_as_value_error():
             self._h5py.h5o.visit(self._file.id, lambda name: names.append(name.decode(errors="replace")))
             return iter([name for name in names if self._open(name) is not None])
 
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-        """Shape and type of an array, without reading it; None if there is none of that key.
+        """Return shape and type of an array without reading it; None if there is no array of that key.
 
         Raises:
-            ElsewhereError: If it stands in another place.
+            ElsewhereError: If its data is in another place.
             ValueError: If it is damaged.
         """
         with damage_as_value_error():
@@ -96,21 +96,25 @@ class Hdf5Reader:
             return dataset.shape, dataset.dtype
 
     def read(self, key: str) -> NDArray[Any]:
-        """An array; raises KeyError if there is none of that key."""
+        """Return an array.
+
+        Raises:
+            KeyError: If there is no array of that key.
+        """
         with damage_as_value_error():
             dataset = self._dataset(key)
             if dataset is None:
                 raise KeyError(key)
-            # HDF5 leaves elements as they are that were never written.
+            # Zeros, because HDF5 does not touch elements that were never written.
             array = np.zeros(dataset.shape, dataset.dtype)
             dataset.read(self._h5py.h5s.ALL, self._h5py.h5s.ALL, array)
             return array
 
     def written(self, key: str) -> NDArray[np.bool_] | None:
-        """Which elements were ever written, as far as HDF5 tells; None if all were.
+        """Return which elements were ever written, as far as HDF5 shows it; None if all were.
 
-        HDF5 gives an array its place in the file when something is written to it, if it was not asked to do so before,
-        and a chunked one chunk by chunk. Elements without a place read as a fill value, which is 0 by default.
+        By default, HDF5 allocates the place of an array in the file when something is written to it; that of a chunked
+        array chunk by chunk. Elements without a place read as the fill value, which is 0 by default.
         """
         with damage_as_value_error():
             return self._written(self._dataset(key))
@@ -133,7 +137,7 @@ class Hdf5Reader:
         return written
 
     def _dataset(self, key: str) -> Any | None:  # noqa: ANN401 - h5py has no types
-        """An array of this file; None if there is none of that name."""
+        """Return the dataset of a key; None if this file has none of that name."""
         last = self._last
         if last is not None and last[0] == key:
             return last[1]
@@ -149,22 +153,22 @@ class Hdf5Reader:
         return dataset
 
     def _open(self, key: str) -> Any | None:  # noqa: ANN401 - h5py has no types
-        """What has a name, if it is a dataset."""
+        """Return the object of a key if it is a dataset; None if not."""
         if not (self._is_group(key.rpartition("/")[0]) and self._stands_here(key)):
             return None
         try:
             return self._h5py.h5d.open(self._file.id, key.encode())
-        except (KeyError, TypeError, ValueError):  # none of that name, or a group
+        except (KeyError, TypeError, ValueError):  # no object of that name, or a group
             return None
 
     def _is_group(self, path: str) -> bool:
-        """Whether a path leads through groups of this file."""
+        """Whether a path consists of groups of this file."""
         if path not in self._groups:
             self._groups[path] = self._is_group(path.rpartition("/")[0]) and self._stands_here(path)
         return self._groups[path]
 
     def _stands_here(self, path: str) -> bool:
-        """Whether the last part of a path is an object of this file.
+        """Whether the last part of a path is an object of this file; False if there is nothing of that name.
 
         Raises:
             ElsewhereError: If it is a link to another place.
@@ -182,7 +186,7 @@ class Hdf5Reader:
         raise ElsewhereError(f"'{path}' is a link of a kind of its own")
 
     def _kind_of_link(self, path: str) -> int | None:
-        """How the last part of a path leads to an object; None if there is nothing of that name."""
+        """Return HDF5's type of link of the last part of a path; None if there is nothing of that name."""
         try:
             kind: int = self._file.id.links.get_info(path.encode()).type
         except (KeyError, ValueError, RuntimeError):

@@ -1,4 +1,4 @@
-"""JSON Schemas as the files in which they are published."""
+"""Writes JSON Schemas as the text of published files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _DRAFT_2020_12 = "https://json-schema.org/draft/2020-12/schema"  # the one that 
 
 
 def schema_text(schema: Mapping[str, Any], draft: str = _DRAFT_2020_12) -> str:
-    """The text of the file with a JSON Schema.
+    """Return the text of a file with a JSON Schema.
 
     Args:
-        schema: The schema, without the draft that it is written in.
-        draft: What identifies the draft.
+        schema: The schema, without its "$schema" entry.
+        draft: The URI of the draft, which becomes "$schema".
     """
     return json.dumps({"$schema": draft, **schema}, indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""What a model file must be before it is trusted: complete, unambiguous, and without parts that would get lost."""
+"""Checks of a model file before it is used: complete, unambiguous, and without parts that would get lost."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ __all__ = ["first_cause", "first_problem", "unwritable"]
 
 _PACKED_BITS = 8
 
-# Axes of an array in NumPy 2.
+# The largest number of axes of an array in NumPy 2.
 _MOST_AXES = 64
 
-# Nodes of a cycle that a message names.
+# The largest number of nodes of a cycle that a message names.
 _MOST_NODES = 4
 
 _OWN_DOMAINS = frozenset({"", "ai.onnx"})
 
 _OPTIONAL = onnx.defs.OpSchema.FormalParameterOption.Optional
 
-# onnx knows the ops of opsets as a number of 32 bits.
+# onnx looks opset versions up as 32-bit integers.
 _NEWEST_OPSET = (1 << 31) - 1
 
 _LONGEST_SHOWN = 40
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """What an error was raised from, at the beginning of all."""
+    """Return the first error in the chain of causes of an error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def unwritable(error: ir.serde.SerdeError) -> Exception:
-    """Why onnx-ir cannot write a model: what happened while a weight was computed, or what it says itself.
+    """Return the error to report if onnx-ir cannot write a model.
 
-    Anything else is a fault of this package, and stays as it is.
+    That is our own error, raised while a weight was computed, or a `ModelError` with the reason that onnx-ir gives. An
+    error of any other cause is a fault of this package and is returned unchanged.
     """
     cause = first_cause(error)
     if isinstance(cause, GconvError):
@@ -55,9 +56,9 @@ def unwritable(error: ir.serde.SerdeError) -> Exception:
 
 
 def first_problem(proto: onnx.ModelProto) -> str | None:
-    """Why a model cannot be used, with the remedy, or None.
+    """Return why a model cannot be used, with the remedy; None if it can.
 
-    onnx-ir (1.1) drops sparse initializers, training information and opaque types without a word, and keeps one of two
+    onnx-ir (1.1) silently drops sparse initializers, training information and opaque types, and keeps only one of two
     initializers of the same name.
     """
     return next(_problems(proto), None)
@@ -71,8 +72,8 @@ def _problems(proto: onnx.ModelProto) -> Iterator[str]:
     if proto.training_info:
         yield "has training information, which would be lost; export the model for inference"
     for opset in (opset for owner in (proto, *proto.functions) for opset in owner.opset_import):
-        if not (opset.domain in _OWN_DOMAINS) <= opset.version <= _NEWEST_OPSET:  # ONNX counts from 1
-            yield f"has the opset {opset.version} of '{opset.domain}', which cannot be; export the model again"
+        if not (opset.domain in _OWN_DOMAINS) <= opset.version <= _NEWEST_OPSET:  # ONNX's own opsets start at 1
+            yield f"has the opset {opset.version} of '{opset.domain}', which does not exist; export the model again"
     yield from _problems_of_graphs(proto)
     for tensor in _tensors(proto):
         if (problem := _tensor_problem(tensor)) is not None:
@@ -91,7 +92,7 @@ def _problems_of_graphs(proto: onnx.ModelProto) -> Iterator[str]:
 
 
 def _nodes(proto: onnx.ModelProto) -> Iterator[tuple[Sequence[onnx.NodeProto], Mapping[str, int]]]:
-    """The nodes of all graphs and functions, with the opsets of their ops."""
+    """Yield the nodes of each graph and function, with the opset version of each domain there."""
     for graph in _graphs(proto.graph):
         yield graph.node, _opsets(proto)
     for function in proto.functions:
@@ -103,7 +104,7 @@ def _nodes(proto: onnx.ModelProto) -> Iterator[tuple[Sequence[onnx.NodeProto], M
 
 
 def _opsets(owner: onnx.ModelProto | onnx.FunctionProto) -> Mapping[str, int]:
-    """The versions of the domains; that of ONNX itself has two names."""
+    """Return the opset version of each domain; ONNX's own domain is listed under both of its names."""
     found = {item.domain: item.version for item in owner.opset_import}
     for name, other in (("", "ai.onnx"), ("ai.onnx", "")):
         if name in found:
@@ -112,15 +113,15 @@ def _opsets(owner: onnx.ModelProto | onnx.FunctionProto) -> Mapping[str, int]:
 
 
 def _label(node: onnx.NodeProto) -> str:
-    """A node for people; one without a name by what it gives."""
+    """Return a text that identifies a node for people: its name, or an output if it has no name."""
     name = node.name or next((f"of '{name}'" for name in node.output if name), "without outputs")
     return f"'{node.name}' ({node.op_type})" if node.name else f"{node.op_type} {name}"
 
 
 def _node_problem(node: onnx.NodeProto, opsets: Mapping[str, int]) -> str | None:
-    """What a node lacks, or which attribute has another type than its op says; None if nothing is wrong with it."""
+    """Return what a node lacks, or which attribute has the wrong type; None if nothing is wrong."""
     if node.domain in _OWN_DOMAINS and node.domain not in opsets:
-        return "of ONNX's own ops, of which it names no opset"
+        return "of ONNX's own ops, for which the model imports no opset"
     known: Mapping[str, onnx.defs.OpSchema.Attribute] = {}
     try:
         schema = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain)
@@ -139,7 +140,7 @@ def _node_problem(node: onnx.NodeProto, opsets: Mapping[str, int]) -> str | None
 
 
 def _constant_problem(node: onnx.NodeProto, known: Mapping[str, onnx.defs.OpSchema.Attribute]) -> str | None:
-    """What keeps a Constant node from giving a tensor."""
+    """Return why a Constant node gives no tensor; None if it gives one."""
     if len(node.attribute) != 1:
         return f"with {len(node.attribute)} attributes, of which it should have one"
     name = node.attribute[0].name
@@ -194,7 +195,7 @@ def _graph_problem(graph: onnx.GraphProto) -> str | None:
 
 
 def _type_problem(kind: onnx.TypeProto) -> str | None:
-    """What is wrong with the type of a value, after its name."""
+    """Return what is wrong with the type of a value, as a phrase that follows the value's name; None if nothing is."""
     if (opaque := _opaque(kind)) is not None:
         return f"of the opaque type '{opaque}', which would be lost; cut the nodes that give or read it off the model"
     if _has_map(kind):
@@ -206,7 +207,7 @@ def _type_problem(kind: onnx.TypeProto) -> str | None:
 
 
 def _opaque(kind: onnx.TypeProto) -> str | None:
-    """The name of an opaque type, or of one that a type is made of; None if there is none."""
+    """Return the name of a type that is opaque, or of an opaque type inside it; None if there is none."""
     which = kind.WhichOneof("value")
     if which == "opaque_type":
         return ".".join(part for part in (kind.opaque_type.domain, kind.opaque_type.name) if part)
@@ -216,7 +217,7 @@ def _opaque(kind: onnx.TypeProto) -> str | None:
 
 
 def _has_map(kind: onnx.TypeProto) -> bool:
-    """Whether a type is a map, or made of maps."""
+    """Whether a type is a map or contains one."""
     which = kind.WhichOneof("value")
     if which == "map_type":
         return True
@@ -224,7 +225,7 @@ def _has_map(kind: onnx.TypeProto) -> bool:
 
 
 def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
-    """What is wrong with the type, the shape or the data of a tensor."""
+    """Return what is wrong with the type, the shape or the data of a tensor; None if nothing is."""
     try:
         dtype = ir.DataType(tensor.data_type)
     except ValueError:
@@ -232,7 +233,7 @@ def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
     if dtype == ir.DataType.UNDEFINED:
         return "has no element type"
     if any(size < 0 for size in tensor.dims) or len(tensor.dims) > _MOST_AXES:
-        return f"has the shape {list(tensor.dims)}; sizes are from 0 on, and there are at most {_MOST_AXES}"
+        return f"has the shape {list(tensor.dims)}; sizes must be 0 or more, and axes {_MOST_AXES} or fewer"
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return _external_problem(tensor, dtype)
     count = math.prod(tensor.dims)
@@ -257,7 +258,7 @@ def _external_problem(tensor: onnx.TensorProto, dtype: ir.DataType) -> str | Non
 
 
 def _typed_elements(tensor: onnx.TensorProto) -> int:
-    """How many values stand in the field for the type of a tensor; those in another one are none."""
+    """Return how many values the protobuf field for a tensor's type holds; other fields do not count."""
     is_known = tensor.data_type in onnx.helper.get_all_tensor_dtypes()  # older releases of onnx lack the newest types
     field = onnx.helper.tensor_dtype_to_field(tensor.data_type) if is_known else "int32_data"
     return len(getattr(tensor, field))
@@ -303,7 +304,7 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 def _attribute_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
     for attribute in node.attribute:
-        if attribute.ref_attr_name:  # in a function; calls give the tensor
+        if attribute.ref_attr_name:  # an attribute of a function; its calls give the tensor
             continue
         if attribute.type == onnx.AttributeProto.TENSOR:
             yield attribute.t

@@ -1,4 +1,4 @@
-"""Reading and writing models: safely, in flat memory, and so that an output appears whole or not at all."""
+"""Reads and writes models: safely, in constant memory, and so that an output appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ __all__ = [
     "save_model",
 ]
 
-# A model above this size is written with external data even if its source was not: a protobuf of that size has to be
-# held in memory twice by everyone who reads it.
+# A model above this size is written with external data even if its source has none: whoever reads a protobuf of that
+# size holds it in memory twice.
 EXTERNAL_DATA_THRESHOLD_BYTES = 256 << 20
 
-# The largest protobuf message, less what the graph around the tensors may need.
+# The size limit of a protobuf message, less room for the graph around the tensors.
 _LARGEST_INLINE_BYTES = (1 << 31) - (16 << 20)
 
-# Initializers up to this size stay in the model, as onnx-ir and onnx have it by default or nearly so.
+# Initializers up to this size stay in the model file; the defaults of onnx-ir and onnx are the same or similar.
 _LARGEST_INTERNAL_BYTES = 256
 
 _OF_ONNX_RUNTIME = (
@@ -65,13 +65,13 @@ def load_model(
 
     Args:
         path: The ``.onnx`` file.
-        watched: The file and those of its external data are added to them.
-        may_lack_data: Whether files of external data need not be there; reading a tensor in such a file is an error.
+        watched: The model file and the files of its external data are added to these.
+        may_lack_data: Whether files of external data may be missing; reading a tensor of a missing file is an error.
 
     Raises:
-        ModelError: If the file cannot be read, is not an ONNX model or is truncated; if it holds something that would
-            be lost (sparse initializers, training information) or is ambiguous (duplicate initializers); or if its
-            external data is unsafe, missing or too short.
+        ModelError: If the file cannot be read, is not an ONNX model or is truncated; if it has parts that would be lost
+            (sparse initializers, training information) or are ambiguous (duplicate initializers); or if its external
+            data is unsafe, missing or too short.
     """
     path = check_model_path(path)
     watched = WatchedFiles() if watched is None else watched
@@ -104,7 +104,7 @@ def load_model(
 
 
 def _have_metadata_once(model: ir.Model) -> None:
-    """Keep onnx-ir (1.1) from writing the metadata of each tensor twice: those it has read, and those of the file."""
+    """Keep onnx-ir (1.1) from writing the metadata of each tensor twice: from its own field and from the protobuf."""
     initializers = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
     for tensor in (*initializers, *(tensor for _, _, tensor in attribute_tensors(model))):
         if isinstance(tensor, ir.serde.TensorProtoTensor):
@@ -112,17 +112,17 @@ def _have_metadata_once(model: ir.Model) -> None:
 
 
 def _is_of_onnx_runtime(path: Path) -> bool:
-    """Whether a file has ONNX Runtime's own format: FlatBuffers, with their identifier after the first offset."""
+    """Whether a file has ONNX Runtime's own format: FlatBuffers, with the identifier after the first offset."""
     with path.open("rb") as file:
         return file.read(8)[4:] == b"ORTM"
 
 
 @contextlib.contextmanager
 def collection_suspended() -> Iterator[None]:
-    """Keep Python from looking for garbage while a graph, or another large thing, is made.
+    """Suspend Python's garbage collection while a graph or another large structure is built.
 
-    A graph of thousands of nodes is hundreds of thousands of objects, and none of them is garbage: looking at all of
-    them again and again takes a third of the time.
+    A graph of thousands of nodes consists of hundreds of thousands of objects, none of them garbage. Collections that
+    search all of them again and again take a third of the time.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -146,28 +146,27 @@ def save_model(
     """Write an ONNX model so that it appears whole or not at all.
 
     Everything is written to a hidden folder beside `path` first. Then the data file is moved beside `path`, under a
-    name that no file has yet, and last the ``.onnx`` file replaces the old one in one step. Until then, an older output
-    stands complete; the data file that only it used is removed afterwards. What a killed run left behind is removed by
-    the next run that writes to the same path.
+    new name, and last the ``.onnx`` file replaces the old one in one step. Until then, an older output stays complete;
+    its data file is removed afterwards. The next run that writes to the same path removes what a killed run left.
 
-    Tensors whose external data is not there keep the location that they have.
+    Tensors whose external data is missing keep their location.
 
     Args:
         model: The model; it is not changed. Streamed tensors are computed while they are written.
         path: The ``.onnx`` file. Its folder must exist.
         external_data: Whether initializers go to a data file beside the model, named ``NAME.onnx.data``. If None, they
-            do if a tensor of the model is in external data already, or if the output would exceed 256 MiB.
-        inputs: Models that may not be overwritten, with their external data.
-        watched: What the tensors are computed from; nothing is put in its place if that has changed meanwhile.
-        accept: Is called with the whole model in the hidden folder, and says whether to put it in its place.
-        progress: Called with the bytes written so far and in all.
+            do if the model already has external data, or if the output would exceed 256 MiB.
+        inputs: Models that must not be overwritten, including their external data.
+        watched: The files that the tensors are computed from. If one of them has changed, no output is put in place.
+        accept: Called with the path of the finished model in the hidden folder; says whether to put it in place.
+        progress: Called with the bytes written so far and the total.
 
     Returns:
-        The files that were written: the model and, if there is one, its data file; none if it was not accepted.
+        The files that were written: the model and, if there is one, its data file; none if `accept` said no.
 
     Raises:
-        ConfigError: If the output cannot be written there, or cannot be written without external data; or if a file
-            stands there that a tensor without data would take for its own.
+        ConfigError: If the output cannot be written there, or not without external data; or if there is a file beside
+            it that would be taken for the missing data of a tensor.
         ModelError: If external data that is to be copied cannot be read, or a watched file has changed.
     """
     path = Path(path)
@@ -206,7 +205,7 @@ def save_model(
     except EncodeError as error:
         raise ConfigError(f"cannot write '{path}': {error}; write it with external data") from error
     except ir.serde.SerdeError as error:
-        # onnx-ir wraps what happens while a streamed tensor is computed.
+        # onnx-ir wraps the errors that are raised while a streamed tensor is computed.
         cause = first_cause(error)
         if isinstance(cause, OSError):
             raise ConfigError(_write_failure(path, cause, total)) from error
@@ -215,7 +214,7 @@ def save_model(
 
 
 def _check_absent(model: ir.Model, path: Path) -> None:
-    """Check that no file beside the output is taken for the data of a tensor that has none."""
+    """Check that no file beside the output would be taken for the missing external data of a tensor."""
     for tensor in external_tensors(model):
         if is_absent(tensor) and os.path.lexists(path.parent / tensor.location):
             raise ConfigError(
@@ -225,7 +224,7 @@ def _check_absent(model: ir.Model, path: Path) -> None:
 
 
 def load_into_memory(model: ir.Model) -> None:
-    """Read all external data of a model, so that nothing of it is left on disk.
+    """Read all external data of a model into memory.
 
     Raises:
         ModelError: If it cannot be read.
@@ -238,11 +237,12 @@ def check_output_path(path: Path, inputs: Iterable[Path] = ()) -> None:
 
     Args:
         path: The file.
-        inputs: Files that are read, which it may not be, under whatever name; and folders, in which it may not be.
+        inputs: Files and folders that are read. The output must be none of these files, also under another name, and
+            must not be in these folders.
 
     Raises:
         ConfigError: If the folder does not exist or cannot be written to; if `path` is a folder, a symbolic link (which
-            would be replaced by the output), or anything else that is no file; or if it is one of `inputs`.
+            would be replaced by the output), or anything else that is no file; or if it collides with `inputs`.
     """
     try:
         problem = _place_problem(path)
@@ -253,7 +253,7 @@ def check_output_path(path: Path, inputs: Iterable[Path] = ()) -> None:
     if problem is not None:
         raise ConfigError(f"cannot write '{path}': {problem}")
     for item in inputs:
-        if not os.path.exists(item):  # noqa: PTH110 - and no error for what can be no name of a file
+        if not os.path.exists(item):  # noqa: PTH110 - unlike Path.exists, it raises no error for an invalid file name
             continue
         if item.is_dir():
             if path.resolve().is_relative_to(item.resolve()):
@@ -266,7 +266,7 @@ def check_output_path(path: Path, inputs: Iterable[Path] = ()) -> None:
 
 
 def _place_problem(path: Path) -> str | None:
-    """Why no file can be written there, and what to do; None if one can."""
+    """Return why no file can be written at a path, and what to do; None if one can."""
     folder = path.parent
     if not path.name or path.is_dir():
         return "it is a folder; give the name of a file in it"
@@ -282,10 +282,10 @@ def _place_problem(path: Path) -> str | None:
 
 
 def check_model_path(path: str | os.PathLike[str]) -> Path:
-    """The path of a model that is to be read.
+    """Return the path of a model that is to be read.
 
     Raises:
-        ModelError: If it is empty, or a folder, or anything else that is no file, where reading might never end.
+        ModelError: If the path is empty, or names a folder, a pipe or a device, from which reading might never end.
     """
     if not os.fspath(path):
         raise ModelError("the path of the model is empty; give the .onnx file")
@@ -323,7 +323,7 @@ def _write(
 
 @contextlib.contextmanager
 def _replaced_tensors() -> Iterator[_Replace]:
-    """Gives a function that replaces something of the model, and undoes all replacements in the end."""
+    """Yield a function that makes a temporary replacement in the model; undo all replacements at the end."""
     with contextlib.ExitStack() as undo:
 
         def replace(new: Callable[[], None], old: Callable[[], None]) -> None:
@@ -334,13 +334,13 @@ def _replaced_tensors() -> Iterator[_Replace]:
 
 
 def _report(progress: Callable[[int, int], None] | None, total: int, done: int) -> None:
-    """Report what is written; all of it is only when the output stands in its place."""
+    """Report the bytes written so far; the total is reported only when the output is in place."""
     if progress is not None and done < total:
         progress(done, total)
 
 
 def _externalize(model: ir.Model, data_file: Path, replace: _Replace, progress: Callable[[int], None]) -> None:
-    """Write all initializers but the small ones to a data file, and let them point to it."""
+    """Write all initializers except small ones to a data file, and replace them by references to it."""
     values = [
         value
         for graph in model.graphs()
@@ -366,7 +366,7 @@ def _externalize(model: ir.Model, data_file: Path, replace: _Replace, progress: 
 
 
 def _take_into_memory(model: ir.Model, folder: Path | None, replace: _Replace) -> None:
-    """Hold all tensors in memory that are in external data outside of the folder, if any, in attributes, too."""
+    """Read all tensors into memory whose external data is outside of a folder, also those in attributes."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
@@ -381,7 +381,7 @@ def _take_into_memory(model: ir.Model, folder: Path | None, replace: _Replace) -
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
-    assert value.const_value is not None  # noqa: S101 - only those with data are asked for
+    assert value.const_value is not None  # noqa: S101 - callers pass initializers with data only
     return value.const_value
 
 

@@ -1,4 +1,4 @@
-"""What the files beside a model are called, and how messages name a model."""
+"""Names of files that are made from a model, and the name of the model in messages."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from onnx_gconv.errors import ConfigError, GconvError
 __all__ = ["MAPPED_SUFFIX", "named_in_messages", "stem_of_mapped"]
 
 MAPPED_SUFFIX = ".gconv"
-"""What a mapped model has before the suffix, and a bundle at the end."""
+"""The part of a mapped model's name before ``.onnx``, and the end of a bundle's name."""
 
 
 def stem_of_mapped(mapped: Path) -> str:
-    """``model`` for ``model.gconv.onnx``."""
+    """Return the name of a mapped model without its suffixes: ``model`` for ``model.gconv.onnx``."""
     return mapped.stem.removesuffix(MAPPED_SUFFIX)
 
 
 @contextmanager
 def named_in_messages(model: Path, *, options_concern_it: bool = True) -> Iterator[None]:
-    """Put the name of a model in front of the messages of code that knows no files.
+    """Put the file name of a model in front of error messages from code that works on models in memory.
 
     Args:
         model: The file.
-        options_concern_it: Whether a wrong option is one that does not fit this model. Where it is not, as with the
-            patterns of a configuration, its message stays as it is; so does that of an output that cannot be written.
+        options_concern_it: Whether a `ConfigError` is about this model. If not, its message stays unchanged. A message
+            that an output cannot be written always stays unchanged.
     """
     try:
         yield

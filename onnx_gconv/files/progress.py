@@ -1,4 +1,4 @@
-"""How operations say how far they are."""
+"""How operations report their progress."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TypeAlias
 __all__ = ["Progress", "progress_of_step"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with the step that an operation is at, what of it is done, and how much there is."""
+"""Called with the name of the current step, the amount that is done, and the total amount of that step."""
 
 
 def progress_of_step(progress: Progress | None, step: str) -> Callable[[int, int], None] | None:
-    """What a single step calls with what is done and how much there is; None if nobody wants to know."""
+    """Return the function that a step calls with the amount done and the total; None if progress is not reported."""
     return None if progress is None else lambda done, total: progress(step, done, total)

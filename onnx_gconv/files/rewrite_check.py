@@ -1,6 +1,6 @@
-"""Whether a model that was rewritten is one that others can load: its names, its inputs and outputs, and onnx.checker.
+"""Checks that other tools can load a rewritten model: its names, its inputs and outputs, and onnx.checker.
 
-Only the model without its weights is looked at, so that it takes as long for gigabytes as for bytes.
+The weights are left out of the check, so its time does not depend on their size.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from onnx_gconv.files.model_checks import unwritable
 
 __all__ = ["RewriteCheck"]
 
-# Smaller tensors stay in what is checked: the shapes and axes among them say which shapes nodes give.
+# Smaller tensors are part of the check: they include shapes and axes, which shape inference needs.
 _LARGEST_KEPT_BYTES = 256
 
 _LONGEST_REASON = 300
 
 
 class RewriteCheck:
-    """What a model has to keep when it is rewritten, taken before and asked for afterwards.
+    """Records a model before it is rewritten, and checks afterwards what has to be the same.
 
-    Names are defined once in each graph, but for those that were defined twice before, as some exporters list an input
-    twice, which ONNX Runtime lets pass; inputs and outputs of the model stay, but for inputs that were defaults of
-    initializers; and if onnx.checker accepts the model before, it does so afterwards, with its inference of types and
-    shapes if that accepts it, too.
+    - No name is defined twice in a graph. Names that were defined twice before are accepted: some exporters list an
+      input twice, and ONNX Runtime accepts that.
+    - The inputs and outputs of the model stay, except inputs with a default.
+    - If onnx.checker accepts the original, it accepts the rewritten model; the same holds for its inference of types
+      and shapes.
 
     Args:
         model: The model before it is rewritten. It is not changed, and no weight is read.
@@ -45,7 +46,7 @@ class RewriteCheck:
         self._refusal = None if self._is_typed else skeleton.refusal(with_types=False)
 
     def renew(self, model: ir.Model) -> None:
-        """Take what onnx.checker says from the model as it is now, which another tool has rewritten meanwhile."""
+        """Run onnx.checker again for the reference, on the model as another tool has rewritten it."""
         skeleton = _Skeleton(model)
         if self._refusal is None:
             self._is_typed = skeleton.refusal(with_types=True) is None
@@ -53,17 +54,17 @@ class RewriteCheck:
 
     @property
     def note(self) -> str | None:
-        """That onnx.checker refuses the model already before, and why; None if it does not."""
+        """Return a note on why onnx.checker refuses the model before the rewrite; None if it accepts it."""
         return None if self._refusal is None else f"onnx.checker refuses the model as it was given: {self._refusal}"
 
     def require_sound(self, model: ir.Model) -> None:
-        """Refuse a rewritten model that nobody could load.
+        """Refuse a rewritten model that other tools could not load.
 
         Args:
-            model: The model as it is going to be written.
+            model: The model that is going to be written.
 
         Raises:
-            ModelError: If it has lost something; the message names it, and says that the fault is ours.
+            ModelError: If a check fails; the message names the problem, and asks to report the fault.
         """
         problem = next(self._problems(model), None)
         if problem is not None:
@@ -87,7 +88,7 @@ class RewriteCheck:
 
 
 class _Skeleton:
-    """A model without its weights, in whose place stand inputs of the main graph, of their types and shapes.
+    """A model in which each weight is replaced by an input of the main graph of the same type and shape.
 
     In bodies, and in place of Constant nodes, an Identity node gives such an input the name of the weight.
     """
@@ -120,13 +121,13 @@ class _Skeleton:
         graph.initializer.extend(kept)
 
     def _input_for(self, tensor: onnx.TensorProto, name: str | None = None) -> str:
-        """An input of the main graph like a tensor, and its name, which no exporter gives."""
+        """Add an input with the type and shape of a tensor; return its name, which contains a space to be unique."""
         name = f"weight {len(self._main.input)}" if name is None else name
         self._main.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
         return name
 
     def refusal(self, *, with_types: bool) -> str | None:
-        """Why onnx.checker refuses it, in a line; None if it does not."""
+        """Return why onnx.checker refuses the model, in a line; None if it accepts it."""
         try:
             onnx.checker.check_model(self.proto, full_check=with_types)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
@@ -135,7 +136,7 @@ class _Skeleton:
 
 
 def _without_data(model: ir.Model) -> onnx.ModelProto:
-    """A model whose large constants only say that they are elsewhere; those of functions stay."""
+    """Return the protobuf of a model with large constants marked as external data, except constants of functions."""
     with contextlib.ExitStack() as undo:
         for graph in model.graphs():
             for value in graph.initializers.values():
@@ -148,7 +149,7 @@ def _without_data(model: ir.Model) -> onnx.ModelProto:
                     node.attributes.add(ir.AttrTensor("value", _placeholder(constant, node.outputs[0].name)))
         try:
             return ir.to_proto(model)
-        except ir.serde.SerdeError as error:  # in which onnx-ir wraps what happens while a small weight is computed
+        except ir.serde.SerdeError as error:  # onnx-ir wraps errors that are raised while a small weight is computed
             reason = unwritable(error)
             raise reason from (None if reason is error else error)
 
@@ -180,7 +181,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _definitions(graph: onnx.GraphProto) -> Iterator[str]:
-    """The names of all values that a graph defines; an initializer that is the default of an input counts once."""
+    """Yield the names of all values that a graph defines; an input and its default, an initializer, count once."""
     inputs = [item.name for item in graph.input]
     yield from inputs
     yield from (item.name for item in graph.initializer if item.name not in inputs)
@@ -203,7 +204,7 @@ def _label(value: onnx.ValueInfoProto) -> tuple[str, bytes]:
 
 
 def _differences(what: str, before: list[tuple[str, bytes]], after: list[tuple[str, bytes]]) -> Iterator[str]:
-    """How inputs or outputs differ."""
+    """Yield how inputs or outputs differ, given as pairs of name and serialized type."""
     if [name for name, _ in before] != [name for name, _ in after]:
         old_names, new_names = (", ".join(f"'{name}'" for name, _ in items) or "none" for items in (before, after))
         yield f"its {what}s were {old_names}, but would be {new_names}"

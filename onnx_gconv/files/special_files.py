@@ -1,4 +1,4 @@
-"""What is no file, though it has a path: reading a pipe or a device may never end."""
+"""Recognizes paths that are no regular files: reading a pipe or a device may never end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["no_file_but"]
 
 
 def no_file_but(path: Path) -> str | None:
-    """What stands at a path in place of a file; None for a file, and for nothing, of which whoever reads it says more.
+    """Return what a path is instead of a file, such as "a folder". Links are followed.
 
-    Links are followed.
+    None for a file and for a missing one, which the code that reads it reports.
     """
     try:
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""Writing a folder so that, whatever stops the program, a whole one stands: old, new, or none if there was none."""
+"""Writes a folder so that, whatever stops the program, the old or the new folder is complete."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from onnx_gconv.files.staging import clear_after_dead_runs, new_hidden_folder, r
 
 __all__ = ["StagedFolder", "bring_back", "staged_folder"]
 
-# In the hidden folder: the new folder, and the old one while it is replaced.
+# Names in the hidden folder: of the new folder, and of the old one while it is replaced.
 _NEW, _OLD = "new", "old"
 
 
 class StagedFolder:
-    """A new folder that is filled in a hidden folder beside its place.
+    """A new folder that is filled in a hidden folder beside its final place.
 
     Attributes:
-        folder: Where it is filled.
+        folder: The path in the hidden folder where it is filled.
     """
 
     def __init__(self, path: Path, hidden: Path) -> None:
@@ -30,20 +30,20 @@ class StagedFolder:
         self._old = hidden / _OLD
 
     def commit(self) -> None:
-        """Put the new folder in its place. An older one vanishes only when the new one stands.
+        """Put the new folder in its final place. An older one is removed only when the new one is in place.
 
-        A folder with content cannot be replaced in one step: if the program is killed between both, the next run for
-        the same path brings the older one back.
+        A folder with content cannot be replaced in one step: the old one is moved away first. If the program is killed
+        then, the next run for the same path moves the old folder back.
 
         Raises:
-            FileExistsError: If another program put a folder there meanwhile, which stands then.
-            OSError: If it cannot be moved; the older one stands then.
+            FileExistsError: If another program put a folder there meanwhile; that folder stays.
+            OSError: If the new folder cannot be moved; the older one stays.
         """
         if self._path.exists():
             self._path.rename(self._old)
         try:
             self.folder.rename(self._path)
-        except OSError:  # the older one comes back when the hidden folder is cleared up
+        except OSError:  # `_clear` moves the older folder back
             if self._path.exists():
                 message = f"another program wrote '{self._path.name}' meanwhile, run again"
                 raise FileExistsError(errno.EEXIST, message) from None
@@ -51,16 +51,16 @@ class StagedFolder:
 
 
 def bring_back(path: Path) -> None:
-    """Bring back an older folder that a run moved away which was killed then, and clear up what dead runs left."""
+    """Move back an older folder that a killed run had moved away, and remove what killed runs left."""
     with contextlib.suppress(OSError):
         clear_after_dead_runs(path, partial(_clear, path=path))
 
 
 @contextlib.contextmanager
 def staged_folder(path: Path) -> Iterator[StagedFolder]:
-    """Prepare a new folder in a hidden one beside its place, and clear up in the end.
+    """Prepare a new folder in a hidden folder beside its final place, and clean up at the end.
 
-    What runs that were killed left behind is cleared up first; an older folder that one had moved away comes back.
+    What killed runs left behind is removed first; an older folder that one of them had moved away is moved back.
 
     Args:
         path: The folder to write.

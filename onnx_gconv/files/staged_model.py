@@ -1,4 +1,4 @@
-"""Writing a model and its data file so that, whatever stops the program, a whole output stands: old or new."""
+"""Writes a model and its data file so that, whatever stops the program, the old or the new output is complete."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from onnx_gconv.tensors.external import external_tensors
 
 __all__ = ["StagedOutput", "staged_output"]
 
-# The lines of the lock of a hidden folder name data files beside the output which the process that holds it may leave
-# behind: its own new one, and the old one that the new output makes superfluous.
-_INTENT = "?"  # before the name of a file that may not be ours yet: it is removed only if it is empty
-_NOT_OURS = "!"  # before the name of a file that somebody else took
+# The lock file of a hidden folder lists data files beside the output, one a line, that a killed process may leave
+# behind: its new data file, and the old one, which the new output does not need.
+_INTENT = "?"  # marks a name that is about to be reserved; such a file is removed only if it is empty
+_NOT_OURS = "!"  # marks a name that another program took
 
 
 class StagedOutput:
-    """A new output in a hidden folder beside its place.
+    """A new output in a hidden folder beside its final place.
 
     Attributes:
-        model: Where the new model is written to; its data file goes beside it.
+        model: The path in the hidden folder to which the new model is written; its data file goes beside it.
     """
 
     def __init__(self, path: Path, folder: Path, record: TextIO, protected: set[Path]) -> None:
@@ -42,10 +42,10 @@ class StagedOutput:
         self._protected = protected
 
     def reserve_data_file(self, taken: Collection[str] = ()) -> str:
-        """A name for the data file that no file beside the output has; an empty file of that name holds it.
+        """Return an unused name for the data file beside the output; an empty file of that name reserves it.
 
         Args:
-            taken: Names that other files are to have.
+            taken: Further names that must not be used.
         """
         number = 0
         while True:
@@ -63,7 +63,7 @@ class StagedOutput:
             return name
 
     def commit(self, data_file: str | None) -> list[Path]:
-        """Put the new output in its place: the data file first, then the model in one step.
+        """Put the new output in its final place: the data file first, then the model in one step.
 
         Args:
             data_file: The reserved name, or None if all tensors are in the model.
@@ -76,7 +76,7 @@ class StagedOutput:
                 self._note(name)
         written = [self._path]
         if data_file is not None and (self._folder / data_file).stat().st_size:
-            # An empty one holds nothing: every tensor was so small that onnx-ir left it in the model.
+            # An empty data file is not needed: all tensors were so small that onnx-ir kept them in the model.
             self._take_name(self._folder / data_file, self._path.with_name(data_file))
             written.append(self._path.with_name(data_file))
         if self._path.exists():
@@ -85,13 +85,13 @@ class StagedOutput:
         return written
 
     def _take_name(self, new: Path, reserved: Path) -> None:
-        """Give a file the name that an empty file holds for it.
+        """Give a file the name that an empty file reserves.
 
-        Renaming it over the empty file would do the same, but when a rename replaces a file, ext4 allocates all of the
-        new one at once and starts to write it to the disk, which costs as much time as having computed it.
+        A rename over the empty file is avoided: when a rename replaces a file, ext4 allocates the whole new file at
+        once and starts to write it to the disk, which takes as long as computing it.
 
         Raises:
-            FileExistsError: If another program took the name in between.
+            FileExistsError: If another program took the name meanwhile.
         """
         if reserved.exists() and reserved.stat().st_size:
             self._note(f"{_NOT_OURS}{reserved.name}")
@@ -102,7 +102,7 @@ class StagedOutput:
         except FileExistsError:
             self._note(f"{_NOT_OURS}{reserved.name}")
             raise
-        except OSError:  # there are file systems without hard links
+        except OSError:  # some file systems have no hard links
             new.rename(reserved)
         else:
             new.unlink()  # ONNX Runtime refuses external data with more than one name
@@ -114,15 +114,15 @@ class StagedOutput:
 
 @contextlib.contextmanager
 def staged_output(path: Path, protected: set[Path]) -> Iterator[StagedOutput]:
-    """Prepare a new output in a hidden folder, and clear up in the end.
+    """Prepare a new output in a hidden folder, and clean up at the end.
 
-    Until `StagedOutput.commit` has replaced the model, the older output stands complete. What is not needed by the
-    output that stands in the end is removed: the hidden folder, a new data file that was not committed, the data file
-    that only the older output used. A run that is killed leaves that to the next run for the same path.
+    Until `StagedOutput.commit` has replaced the model, the older output stays complete. At the end, everything that the
+    remaining output does not need is removed: the hidden folder, a new data file that was not committed, the data file
+    of the older output. If a run is killed, the next run for the same path does that.
 
     Args:
         path: The model to write.
-        protected: Files that are never removed, resolved.
+        protected: Resolved paths of files that are never removed.
     """
     clear = partial(_clear, path=path, protected=protected)
     clear_after_dead_runs(path, clear)
@@ -135,7 +135,7 @@ def staged_output(path: Path, protected: set[Path]) -> Iterator[StagedOutput]:
 
 
 def _clear(folder: Path, path: Path, protected: set[Path]) -> None:
-    """Remove the data files that the record names and the output does not use, then the folder."""
+    """Remove the data files that the lock file names and the output does not use, then the hidden folder."""
     with contextlib.suppress(OSError):
         _remove_recorded(folder / LOCK, path, protected)
     with contextlib.suppress(OSError):
@@ -159,21 +159,21 @@ def _remove_recorded(record: Path, path: Path, protected: set[Path]) -> None:
 
 
 def _data_files_of(path: Path) -> set[str]:
-    """The data files of an older output at `path` that bear the names which this module gives."""
+    """Return the data files of an older output at `path`, if their names are of the form that this module gives."""
     candidates = {file.name for file in path.parent.iterdir() if re.fullmatch(_data_pattern(path), file.name)}
-    if not candidates:  # then the model, which may be large, need not be read
+    if not candidates:  # saves reading the model, which may be large
         return set()
     return candidates & (_external_locations(path) or set())
 
 
 def _external_locations(path: Path) -> set[str] | None:
-    """The locations of external data that the model at `path` names, if it is one; None if it cannot be read."""
+    """Return the locations of external data in the model at `path`; None if there is no readable model."""
     try:
         proto = onnx.load(os.fspath(path), format="protobuf", load_external_data=False)
         return {os.fspath(tensor.location) for tensor in external_tensors(ir.from_proto(proto))}
     except OSError as error:
         return set() if isinstance(error, FileNotFoundError) else None
-    except (DecodeError, ir.serde.SerdeError, ValueError, TypeError):  # no model
+    except (DecodeError, ir.serde.SerdeError, ValueError, TypeError):  # not a model
         return set()
 
 

@@ -1,7 +1,7 @@
-"""Hidden folders in which an output is made beside its place, and what killed runs left in theirs.
+"""Hidden folders in which outputs are made, beside their final place, and the removal of those of killed runs.
 
-Each holds a file that is locked as long as the process that made it lives. It is the first thing in a folder and the
-last to go: a folder without it, or whose lock is free, is one of a dead run. Small files need no folder.
+Each hidden folder contains a lock file, which is locked as long as its process lives. The lock file is created first
+and removed last: a folder without it, or with a free lock, belongs to a dead run. Small files need no folder.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ LOCK = "lock"
 
 
 def new_hidden_folder(path: Path) -> tuple[Path, TextIO]:
-    """A new hidden folder beside an output, and its lock, open for writing and locked."""
+    """Make a hidden folder beside an output; return it and its lock file, open for writing and locked."""
     while True:
         hidden = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
-        with contextlib.suppress(FileNotFoundError):  # another run may take a folder without a lock for a dead one
+        with contextlib.suppress(FileNotFoundError):  # another run may have removed the folder before it had a lock
             lock = (hidden / LOCK).open("w", encoding="utf-8")
             _lock_file(lock.fileno())
             if (hidden / LOCK).exists():
@@ -39,11 +39,11 @@ def new_hidden_folder(path: Path) -> tuple[Path, TextIO]:
 
 
 def clear_after_dead_runs(path: Path, clear: Callable[[Path], None]) -> None:
-    """Clear up the hidden folders that killed runs for the same output left behind.
+    """Remove the hidden folders that killed runs for the same output left behind.
 
     Args:
         path: The output.
-        clear: Clears up a folder that has a lock. The others hold nothing yet and are simply removed.
+        clear: Removes a folder with a lock file, and what belongs to it. A folder without one is empty.
     """
     for hidden in path.parent.iterdir():
         if not hidden.name.startswith(_prefix(path)) or not hidden.is_dir():
@@ -63,10 +63,10 @@ def clear_after_dead_runs(path: Path, clear: Callable[[Path], None]) -> None:
 
 
 def remove_hidden_folder(hidden: Path) -> None:
-    """Remove a hidden folder, the lock last.
+    """Remove a hidden folder, its lock file last.
 
     Raises:
-        OSError: If something cannot be removed; what is in a folder of it may stay without that.
+        OSError: If something in it cannot be removed; content of its subfolders may stay without an error.
     """
     for item in hidden.iterdir():
         if item.is_dir():
@@ -85,7 +85,7 @@ def _lock_file(descriptor: int) -> bool:
     """Lock a file for the life of this process; False if another process holds it."""
     try:
         import fcntl
-    except ImportError:  # pragma: no cover - not on POSIX: leftovers are then left alone
+    except ImportError:  # pragma: no cover - not on POSIX: leftovers of killed runs stay there
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,16 +95,16 @@ def _lock_file(descriptor: int) -> bool:
 
 
 def write_small_file(path: Path, content: bytes, *, replace: bool) -> None:
-    """Write a file that is held in memory.
+    """Write bytes to a file, so that it appears whole or not at all.
 
     Args:
         path: The file.
-        content: What is in it.
-        replace: Whether an older one is replaced.
+        content: Its content.
+        replace: Whether an existing file is replaced.
 
     Raises:
-        FileExistsError: If there is one that is not to be replaced, or a link that leads nowhere.
-        OSError: If it cannot be written; what there was is as it was.
+        FileExistsError: If the file exists and is not to be replaced, or `path` is a broken link.
+        OSError: If it cannot be written; an existing file is then unchanged.
     """
     with _put_in_place(path, replace=replace) as partial:
         partial.write_bytes(content)
@@ -112,15 +112,15 @@ def write_small_file(path: Path, content: bytes, *, replace: bool) -> None:
 
 @contextlib.contextmanager
 def staged_text(path: Path, *, replace: bool) -> Iterator[TextIO]:
-    """A text file in UTF-8 that is put in its place when the with statement ends, unless that raises anything.
+    """Open a UTF-8 text file that is put in its place when the with statement ends without an error.
 
     Args:
         path: The file.
-        replace: Whether an older one is replaced.
+        replace: Whether an existing file is replaced.
 
     Raises:
-        FileExistsError: As `write_small_file`; if there is one already, before anything is written.
-        OSError: As `write_small_file`.
+        FileExistsError: If the file exists and is not to be replaced; checked before anything is written.
+        OSError: If it cannot be written; an existing file is then unchanged.
     """
     if not replace and (path.exists() or path.is_symlink()):
         raise FileExistsError(path)
@@ -130,7 +130,7 @@ def staged_text(path: Path, *, replace: bool) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def _put_in_place(path: Path, *, replace: bool) -> Iterator[Path]:
-    """A name beside a file, for what takes its place when the with statement ends, unless that raises anything."""
+    """Give a temporary path beside a file; it becomes the file when the with statement ends without an error."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         yield partial

@@ -1,4 +1,4 @@
-"""Files that a run reads: whether they still are, at its end, what they were when it began."""
+"""Detects whether files that a run reads have changed between the beginning and the end of the run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["WatchedFiles"]
 
 @dataclass(frozen=True)
 class _State:
-    """What a file system says of a file. Whatever writes to it, or puts another one in its place, changes that.
+    """The properties of a file in its file system, which change if the file is written or replaced.
 
-    The number of the inode is left out: some network file systems give a file another one when they look again. The
-    time of the last change of the inode says more, since programs that set the other time to an older one set it, too.
+    The inode number is left out, because some network file systems report another one at each look. The time of the
+    last change of the inode (ctime) is included, because a program that sets the modification time back changes it.
     """
 
     size: int
@@ -31,34 +31,34 @@ class _State:
 
 
 class WatchedFiles:
-    """Files as they were when they were first read.
+    """The properties of files when they were first read.
 
     A run reads large files more than once, e.g. to find the largest weight and to convert the weights. If a program
-    writes to them meanwhile, the output is a mixture that nothing else tells from a right one. So whoever writes an
-    output asks, before it is put in its place.
+    writes to them meanwhile, the output is a mixture of old and new values, which nothing else would notice. So every
+    output calls `check` before it is put in place.
     """
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[_State, type[GconvError]]] = {}
 
     def add(self, path: Path, error: type[GconvError] = ModelError) -> None:
-        """Remember a file as it is now, before it is read; one that is known stays as it was. There may be none.
+        """Remember the properties of a file before it is read, unless they are known already. It may be missing.
 
         Args:
             path: The file.
-            error: What is raised if it changes.
+            error: The class of the error that `check` raises if the file has changed.
         """
         if path not in self._known:
             try:
                 self._known[path] = _State.of(path), error
-            except OSError:  # whoever reads it says more
+            except OSError:  # the code that reads the file reports that
                 return
 
     def check(self) -> None:
         """Check that no file has changed.
 
         Raises:
-            GconvError: If one has; of the class that was given with it.
+            GconvError: If one has changed; of the class that was given with it.
         """
         for path, (before, error) in self._known.items():
             if (problem := _problem(path, before)) is not None:
@@ -68,7 +68,7 @@ class WatchedFiles:
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
-        """What goes wrong because a file changes is told as that, and not as what is wrong in the new content."""
+        """Replace an error by that of `check` if a file has changed: the change is then the cause."""
         try:
             yield
         except Exception:
@@ -77,7 +77,7 @@ class WatchedFiles:
 
 
 def _problem(path: Path, before: _State) -> str | None:
-    """What is different, in words; None if nothing is."""
+    """Return how a file has changed, in words; None if it has not."""
     try:
         now = _State.of(path)
     except OSError:

@@ -1,6 +1,6 @@
 """The operations from file to file: map, inspect, explain, check and restore a model, and check a configuration.
 
-Each is imported when it is first used: a check of a mapping needs nothing of what makes one, and is done sooner.
+Each operation is imported when it is first used: checking a mapping then loads nothing that only mapping needs.
 """
 
 from __future__ import annotations

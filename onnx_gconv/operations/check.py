@@ -1,4 +1,4 @@
-"""The check of a mapped model alone: whether its mapping still stands. Neither its original nor a runtime is needed."""
+"""Checks that the mapping of a model is still intact, without its original and without a runtime."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class CheckedName:
     """A weight that the manifest names.
 
     Attributes:
-        name: Of the weight.
+        name: Name of the weight.
         graph: Path of the graph that owns it; empty for the main graph.
         is_folded: Whether another tool has folded its mapping, so that it is a plain initializer.
-        known_as: What people know it by: its parameter in the exported program, its module, or its name.
+        known_as: The name that people know it by: its parameter in the exported program, its module, or its name.
     """
 
     name: str
@@ -51,15 +51,15 @@ class CheckedName:
 
 @dataclass(frozen=True, repr=False)
 class CheckReport(ShownReport):
-    """What a check of a mapped model found; ``print(report)`` says it.
+    """The result of a check of a mapped model; ``print(report)`` shows it.
 
     Attributes:
         model: The model.
         weights: The weights that its manifest names; none without a manifest.
-        arrays: How many arrays of conductances or codes the model has for them; none for weights that are folded.
-        violations: What does not hold, see `CheckMapping`.
+        arrays: Number of arrays of conductances or level codes in the model; folded weights have none.
+        violations: What is wrong with the mapping, see `CheckMapping`.
         is_mapped: Whether any weight is still mapped as the manifest says.
-        is_plain: Whether nothing in the model says or does anything of a mapping.
+        is_plain: Whether the model has neither a manifest nor a node that rebuilds a weight.
     """
 
     model: Path
@@ -71,7 +71,7 @@ class CheckReport(ShownReport):
 
     @property
     def passed(self) -> bool:
-        """Whether the model carries a mapping, and all of it holds."""
+        """Whether the model has a mapping without violations."""
         return not self.violations
 
     @property
@@ -81,14 +81,14 @@ class CheckReport(ShownReport):
 
     @property
     def remedy(self) -> str | None:
-        """What to do; None if all holds."""
+        """What to do about the violations; None if there are none."""
         return remedy_of(self.violations, self.folded, is_plain=self.is_plain)
 
     def raise_if_failed(self) -> None:
-        """Raise unless the mapping holds.
+        """Raise an error unless the check has passed.
 
         Raises:
-            VerificationError: Its message has what does not hold, and what to do.
+            VerificationError: If there are violations; the message has the first ones, and what to do.
         """
         if not self.passed:
             sentences = tuple(self._sentences())
@@ -97,7 +97,7 @@ class CheckReport(ShownReport):
             raise VerificationError(f"'{self.model}': {found}{more}; {self.remedy}")
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Return the whole report as JSON values."""
         return {
             "model": str(self.model),
             "passed": self.passed,
@@ -110,15 +110,15 @@ class CheckReport(ShownReport):
         }
 
     def to_junit(self, seconds: float = 0.0) -> str:
-        """The check as JUnit XML, a case for each weight and one for what concerns the whole model.
+        """Return the check as JUnit XML: a case for each weight, and one for the model as a whole.
 
         Args:
-            seconds: How long it took.
+            seconds: The time that the check took.
         """
         return junit_xml(self.junit_suite(seconds))
 
     def junit_suite(self, seconds: float = 0.0) -> JunitSuite:
-        """The check as a part of such a document."""
+        """Return the check as a test suite of a JUnit document."""
         names = {item.name: listed_name(item.name, item.known_as) for item in self.weights}
         problems = ((item.weight, item.message) for item in self.violations)
         cases = mapping_cases(str(self.model), names, problems, self.remedy)
@@ -128,7 +128,7 @@ class CheckReport(ShownReport):
         return (item.message for item in self.violations if item.weight == weight)
 
     def _sentences(self) -> Iterator[str]:
-        """What does not hold: one sentence for all weights that were folded away, and one for each other violation."""
+        """Yield one sentence for all weights whose mapping was folded away, and one for each other violation."""
         folded = tuple(listed_name(item.name, item.known_as) for item in self.weights if item.is_folded)
         if folded:
             of = f"{len(folded)} of {counted(len(self.weights))}"
@@ -174,19 +174,19 @@ class CheckReport(ShownReport):
 
 
 def check_model(model: ModelLike) -> CheckReport:
-    """Check that a mapped model still is what its manifest says. All conductances are read, in chunks.
+    """Check that a mapped model still is as its manifest says. All conductances are read, in chunks.
 
-    Structure, manifest and invariants are those of `CheckMapping`. What the model computes is not compared with its
-    original; `onnx_gconv.verify` does that, which takes ONNX Runtime.
+    The structure, the manifest and the invariants are checked, see `CheckMapping`. The outputs of the model are not
+    compared with those of its original: `onnx_gconv.verify` does that in ONNX Runtime.
 
     Args:
         model: The model, in a file or in memory. It is not changed.
 
     Returns:
-        What does not hold. A model without a mapping fails, too.
+        The report with all violations. A model without a mapping fails, too.
 
     Raises:
-        ModelError: If it cannot be read.
+        ModelError: If the model cannot be read.
     """
     given = GivenModel.of(model, "check_model")
     source, graph = given.label, given.load(may_lack_data=True)
@@ -194,7 +194,7 @@ def check_model(model: ModelLike) -> CheckReport:
         violations = CheckMapping().violations(graph)
         manifest = _manifest(graph)
         checked = () if manifest is None else checked_weights(manifest, graph)
-        if manifest is not None and not checked:  # of nothing, everything holds
+        if manifest is not None and not checked:  # without a weight, nothing could be wrong
             violations = (*violations, Violation(None, "the manifest names no weight; nothing is mapped"))
         weights = tuple(
             CheckedName(item.record.name, item.record.graph, item.is_folded, item.record.known_as) for item in checked
@@ -206,13 +206,13 @@ def check_model(model: ModelLike) -> CheckReport:
 
 
 def _arrays_of(item: CheckedWeight, there: Mapping[str, ir.Value]) -> int:
-    """How many of its arrays there are. Tools may have renamed those of a weight that stands, or joined equal ones."""
+    """Return how many arrays of a weight the model has. Tools may have renamed arrays, or merged equal ones."""
     arrays = item.record.conductances
     return len(arrays) if item.mapped is not None else sum(array.name in there for array in arrays)
 
 
 def _manifest(model: ir.Model) -> Manifest | None:
-    """The manifest, if there is one that can be read; that one cannot be is among the violations."""
+    """Return the manifest; None if there is none, or it cannot be read, which is a violation already."""
     try:
         return read_manifest(model)
     except ModelError:

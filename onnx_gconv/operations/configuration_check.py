@@ -1,4 +1,4 @@
-"""What a check of a configuration found, for people and as JSON."""
+"""The report of a check of a configuration, for people and as JSON."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["ConfigurationReport"]
 
 @dataclass(frozen=True, repr=False)
 class ConfigurationReport(ShownReport):
-    """A configuration in which nothing is wrong.
+    """The report on a configuration without errors.
 
     Attributes:
-        file: Its file.
+        file: The file of the configuration.
         configuration: The configuration.
-        model: The model that it was applied to, or None.
+        model: The model to which it was applied, or None.
         matches: For each override, how many weights it matches; None without a model.
         mapped: How many weights would be mapped; None without a model.
-        left_out: How many weights are left out by patterns and overrides; None without a model.
+        left_out: How many weights patterns and overrides leave out; None without a model.
     """
 
     file: Path
@@ -39,7 +39,7 @@ class ConfigurationReport(ShownReport):
     left_out: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Return the whole report as JSON values."""
         return {
             "file": str(self.file),
             "model": None if self.model is None else str(self.model),
@@ -84,11 +84,11 @@ class ConfigurationReport(ShownReport):
 
 
 def _patterns(override: Override) -> str:
-    """What an override is for."""
+    """Return the patterns of an override as text."""
     return " and ".join(f"{kind or 'match'} {', '.join(patterns)}" for kind, patterns in override.patterns.items())
 
 
 def _settings(override: Override) -> tuple[str, ...]:
-    """The settings that an override gives."""
+    """Return the names of the settings that an override gives."""
     given = tuple(name for name in SETTING_NAMES if getattr(override, name) is not None)
     return given if override.skip is None else (*given, "skip" if override.skip else "no skip")

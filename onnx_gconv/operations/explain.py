@@ -1,4 +1,4 @@
-"""How one weight becomes conductances, with the numbers of one of its elements."""
+"""Explains how a weight becomes conductances, with the numbers of one of its elements."""
 
 from __future__ import annotations
 
@@ -67,19 +67,19 @@ def explain_weight(
 ) -> Explanation:
     """Explain how a weight becomes conductances, with the numbers of one of its elements.
 
-    A plain model is mapped in memory first. Of the weight all elements are read once, in chunks.
+    A plain model is mapped in memory first. All elements of the weight are read once, in chunks.
 
     Args:
         model: A mapped model, or a plain one; in a file or in memory, as for `map_model`. It is not changed.
         weight: The weight: its name in the model, its parameter in the exported program, or the name of one of its
             conductances or of its scale.
-        row: The input, from 0: a row of the matrix that the weight is for its MVM op. With `column`; if neither is
-            given, the element of the largest magnitude is explained.
-        column: The output, from 0: a column of that matrix.
-        matrix: Which of its matrices, if the weight has several (groups, experts, directions, gates).
-        original: The model before it was mapped, whose values and errors are then told, too. A plain `model` is its
-            own original.
-        geometry: The arrays of a chip; the tile that holds the element is then told, as `write_bundle` numbers it.
+        row: Row (input) of the element in the matrix view of the weight, from 0. Row and column are given together; if
+            neither is given, the element of the largest magnitude is explained.
+        column: Column (output) of the element, from 0.
+        matrix: Number of the matrix, from 0, if the weight has several (groups, experts, directions, gates).
+        original: The model before the mapping; then the original value and its error are reported, too. A plain
+            `model` is its own original.
+        geometry: The size of a chip's arrays; then the tile of the element is reported, as `write_bundle` numbers it.
         converter: For a plain model: as for `map_model`.
         config: For a plain model: as for `map_model`.
         **options: For a plain model: as for `map_model`, see `MappingOptions`.
@@ -89,7 +89,8 @@ def explain_weight(
 
     Raises:
         ConfigError: If there is no such element, or options were given for a model that is mapped already.
-        ModelError: If a model cannot be read, has no such weight, its mapping is damaged, or the originals differ.
+        ModelError: If a model cannot be read, has no such weight or a damaged mapping, or `original` is not the model
+            that was mapped.
         UnmappableWeightError: If a plain model has values that no conductance can hold.
     """
     given, watched = GivenModel.of(model, "explain_weight"), WatchedFiles()
@@ -117,7 +118,7 @@ def explain_weight(
                     f"has no weight {found.record.quoted} of {found.record.dtype} {list(found.record.shape)}; give the "
                     "model that was mapped"
                 )
-            _element(own.numbers, 0)  # that its data cannot be read is told of this model
+            _element(own.numbers, 0)  # an error of reading its data then names this model
     with named_in_messages(given.label), watched.blamed():
         cell = _Cell(found, own)
         told = cell.explanation(given.label, cell.index(matrix, row, column), is_mapped_now=is_plain)
@@ -128,7 +129,11 @@ def explain_weight(
 
 
 def _chosen(model: ir.Model, name: str) -> MappedWeight:
-    """The mapped weight of a name, sound as the manifest says."""
+    """Return the mapped weight of a name.
+
+    Raises:
+        ModelError: If there is no such weight, several weights have that name, or its mapping is damaged.
+    """
     manifest = require_mapped(model)
     checked = checked_weights(manifest, model)
     found = [item for item in checked if name in _names(item.record)]
@@ -159,14 +164,14 @@ def _names(record: WeightRecord) -> frozenset[str]:
 
 
 class _Cell:
-    """What there is to say of the elements of a weight.
+    """Computes the explanation of elements of a weight.
 
     Args:
         mapped: The weight.
-        original: The same before it was mapped; None if it is not known.
+        original: The weight in the original model; None if that is not known.
 
     Raises:
-        BundleError: If no node reads it as matrices.
+        BundleError: If no node reads the weight as matrices.
         ModelError: If the manifest contradicts itself.
     """
 
@@ -176,7 +181,7 @@ class _Cell:
         self._grid = mapped.record.grid
 
     def index(self, matrix: int, row: int | None, column: int | None) -> int:
-        """The flat index of an element; of the one of the largest magnitude if neither row nor column is given.
+        """Return the flat index of an element; of that with the largest magnitude if neither row nor column is given.
 
         Raises:
             ConfigError: If there is no such element, or one of row and column is missing.
@@ -199,7 +204,7 @@ class _Cell:
         return layout.element(matrix, row, column)
 
     def explanation(self, model: Path, index: int, *, is_mapped_now: bool) -> Explanation:
-        """All numbers of an element."""
+        """Return the explanation of an element, given by its flat index."""
         record, decoding, grid = self._record, self._mapped.decoding, self._grid
         converter = record.converter.converter()
         scale, zero = (_entry(values, grid, index) for values in (decoding.scale, decoding.zero))
@@ -233,7 +238,7 @@ class _Cell:
         )
 
     def _largest(self) -> int:
-        """The first of the elements of the largest magnitude."""
+        """Return the flat index of the first element with the largest magnitude."""
         largest, found, first = -1.0, 0, 0
         for chunk in self._chunks():
             magnitudes = np.abs(chunk)
@@ -244,7 +249,7 @@ class _Cell:
         return found
 
     def _chunks(self) -> Iterator[NDArray[np.float64]]:
-        """What the conductances stand for: the weight, or integer codes less their zero points."""
+        """Yield the numbers that the conductances stand for: the weight, or integer codes minus their zero points."""
         if self._original is not None:
             yield from element_chunks(self._original.numbers, dtype=np.dtype(np.float64))
             return
@@ -254,7 +259,7 @@ class _Cell:
             first += chunk.size
 
     def _group(self, index: int) -> ScaleGroup:
-        """The elements that share its scale."""
+        """Return the group of elements that share the scale of an element."""
         grid, layout = self._grid, self._layout
         low, high, first = np.inf, -np.inf, 0
         if grid is None:
@@ -299,15 +304,15 @@ class _Cell:
     def _bound(
         self, converter: ConductanceConverter, scaling: Scaling, group: ScaleGroup, limits: tuple[float, ...]
     ) -> float | None:
-        """What the mapping promises for ``|rebuilt - W|``, of W that the devices can hold; None of measured devices."""
+        """Return the mapping's bound for ``|rebuilt - W|`` for W in the devices' range; None if they were measured."""
         record = self._record
         if record.measured is not None:
             return None
         if converter.is_exact and record.levels is None and record.clipping is None:
             return 0.0
         if record.rounded and not record.limited and record.clipping is None:
-            return 0.0  # the quotient is rounded to the code
-        # Without the original, the largest weights that the devices can hold stand for its own.
+            return 0.0  # rounding the quotient gives back the code
+        # Without the original, its extremes are taken to be the ends of the devices' range.
         low, high = limits if self._original is None else (group.minimum, group.maximum)
         conversion = WeightConversion(
             converter=converter,
@@ -318,7 +323,7 @@ class _Cell:
         bound = float(conversion.error_bound(WeightStatistics(low, high, 1), np.dtype(record.compute_dtype)))
         if record.rounded:
             return bound + _HALF_A_CODE
-        if record.dtype != record.compute_dtype:  # the cast rounds to the nearest number, at most as far again, or ...
+        if record.dtype != record.compute_dtype:  # the Cast at most doubles the error; a clipped W may need more
             finfo = ml_dtypes.finfo(record.dtype)
             rounding = float(finfo.eps) / 2 * (max(abs(low), abs(high)) + bound) + float(finfo.smallest_subnormal)
             return 2 * bound if record.clipping is None else max(2 * bound, bound + rounding)
@@ -326,20 +331,20 @@ class _Cell:
 
 
 def _element(tensor: ir.TensorProtocol, index: int) -> Any:  # noqa: ANN401 - a number of any type
-    """One element, by its flat index."""
+    """Return an element, given by its flat index."""
     [chunk] = element_chunks(tensor, index, index + 1)
     return chunk[0]
 
 
 def _entry(values: FloatOrArray, grid: ScaleGrid | None, index: int) -> float:
-    """What holds for the group of an element."""
+    """Return the value of the group that an element belongs to."""
     if grid is None or not isinstance(values, np.ndarray):
         return float(np.ravel(values)[0])
     return float(values.reshape(-1)[int(grid.groups(index, index + 1)[0])])
 
 
 def _rule(converter: ConductanceConverter) -> tuple[str, ...]:
-    """The equations of a converter, from the description of its class: its first block, and the sentence before it."""
+    """Return the equations of a converter: the first block of its class' docstring, and the sentence before it."""
     for cls in type(converter).__mro__:
         before, found, after = (inspect.cleandoc(cls.__doc__ or "")).partition("::\n\n")
         if not found:
@@ -356,7 +361,7 @@ def _rule(converter: ConductanceConverter) -> tuple[str, ...]:
 
 
 def _on_tile(model: ir.Model, cell: Explanation, record: WeightRecord, geometry: ArrayGeometry) -> CellOnTile:
-    """Where a bundle for such arrays has an element.
+    """Return the place of an element in a bundle for arrays of the given size.
 
     Raises:
         ModelError: If the model cannot be handed off.

@@ -1,4 +1,4 @@
-"""What is told of how one element of a weight becomes conductances, for people and as JSON."""
+"""The report of how one element of a weight becomes conductances, for people and as JSON."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _DIGITS_OF_FLOAT32 = 9
 
 @dataclass(frozen=True)
 class ScaleGroup:
-    """The elements that share the scale of the element explained.
+    """The elements that share the scale of the explained element.
 
     Attributes:
-        matrix: The matrix that they are in; None if the scale is that of the whole weight.
-        rows: Their first input, and the one after the last.
-        columns: Their first output, and the one after the last.
-        minimum: The smallest of them, in units of weight; of integer codes less their zero points.
-        maximum: The largest of them.
+        matrix: Number of the matrix that contains them; None if the whole weight has one scale.
+        rows: The first row (input), and the one after the last.
+        columns: The first column (output), and the one after the last.
+        minimum: The smallest element, in units of weight; for integer codes, of the codes minus their zero points.
+        maximum: The largest element, in the same units.
     """
 
     matrix: int | None
@@ -41,7 +41,7 @@ class ScaleGroup:
 
     @property
     def max_abs(self) -> float:
-        """max|W| of them."""
+        """max|W| of the group, in units of weight."""
         return max(abs(self.minimum), abs(self.maximum))
 
 
@@ -51,11 +51,11 @@ class DeviceOfCell:
 
     Attributes:
         device: Its name, e.g. ``g_plus``.
-        coefficient: How much its conductance counts.
-        initializer: The initializer that has it.
+        coefficient: The factor of its conductance in the decoding.
+        initializer: The initializer that contains the conductance.
         conductance_us: Its conductance, in µS.
         level: The number of its level, from 0; None if conductances are not rounded to levels, or were measured.
-        code: The code that the initializer holds in its place; None if it holds conductances.
+        code: The level code that the initializer contains instead of the conductance; None if it contains conductances.
     """
 
     device: str
@@ -68,11 +68,11 @@ class DeviceOfCell:
 
 @dataclass(frozen=True)
 class CellOnTile:
-    """Where a bundle has the element.
+    """The place of the element in a bundle.
 
     Attributes:
-        layer: E.g. ``L003``.
-        tile: E.g. ``L003/T0007``.
+        layer: Id of the layer, e.g. ``L003``.
+        tile: Id of the tile, e.g. ``L003/T0007``.
         row: The row (input) in the tile, from 0.
         column: The column (output) in the tile, from 0.
         array: Rows and columns of an array.
@@ -89,30 +89,30 @@ class CellOnTile:
 class Explanation(ShownReport):
     """How one element of a weight becomes conductances; ``print`` shows it step by step.
 
-    Weights of integer codes are told less their zero points, which is what conductances stand for.
+    The values of integer weights are codes minus their zero points, which the conductances stand for.
 
     Attributes:
         model: The model.
         is_mapped_now: Whether it is a plain model, which was mapped in memory.
-        record: What the manifest says of the weight.
-        readers: The MVM nodes that read it.
-        matrices: How many matrices it is, and the inputs (rows) and outputs (columns) of each.
-        matrix: The matrix of the element.
-        row: Its input.
-        column: Its output.
-        element: Its index in the tensor.
-        rule: The equations of the converter; none if its description has none.
-        value: The element before it was mapped, in units of weight; None if the original is not known.
+        record: The manifest's record of the weight.
+        readers: The MVM nodes that read the weight.
+        matrices: Number of matrices of the weight, and the inputs (rows) and outputs (columns) of each.
+        matrix: Number of the matrix of the element, from 0.
+        row: Row (input) of the element, from 0.
+        column: Column (output) of the element, from 0.
+        element: Index of the element in the tensor.
+        rule: The equations of the converter; empty if the docstring of its class has none.
+        value: The original element, in units of weight; None if the original is not known.
         zero_point: The zero point of its code; None if the weight has no codes.
         group: The elements that share its scale.
-        scale: Their scale, in µS per unit of weight, as the model holds it.
-        drift_factor: The scale of the targets divided by `scale`: what compensates the drift of a simulated chip.
-        zero: What is added to the quotient, in units of weight.
-        limits: The smallest and the largest weight that devices hold with the scale of the targets.
-        devices: Its devices.
+        scale: The scale of the group in the model, in µS per unit of weight.
+        drift_factor: The scale of the targets divided by `scale`; it compensates the drift of a simulated chip.
+        zero: The number that is added to the quotient, in units of weight.
+        limits: The smallest and the largest weight that devices can hold with the scale of the targets.
+        devices: The devices of the element.
         rebuilt: The element that the model rebuilds, in units of weight.
-        bound: What the mapping promises for ``|rebuilt - W|``, of a W within the limits; None of measured devices.
-        tile: Where a bundle has it; None if no arrays were named.
+        bound: The mapping's bound for ``|rebuilt - W|`` for W within the limits; None if devices were measured.
+        tile: The place of the element in a bundle; None if no size of arrays was given.
     """
 
     model: Path
@@ -144,9 +144,9 @@ class Explanation(ShownReport):
 
     @property
     def is_clipped(self) -> bool:
-        """Whether the element was beyond what the devices hold, and clipping was asked for."""
+        """Whether the element is beyond the devices' range and was clipped on purpose."""
         low, high = self.limits
-        ends = 1 + 4 * 2.0**-23  # the limits are rounded themselves
+        ends = 1 + 4 * 2.0**-23  # the limits have rounding errors
         return (
             self.record.clipping is not None
             and self.value is not None
@@ -154,7 +154,7 @@ class Explanation(ShownReport):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Return the whole report as JSON values."""
         matrices, rows, columns = self.matrices
         return {
             "model": str(self.model),
@@ -225,7 +225,7 @@ class Explanation(ShownReport):
         return Group(plain(*lines, style="bold"), table, *rule)
 
     def _steps(self) -> Iterator[tuple[str, str, str]]:
-        """What is known, in the order of the conversion: what it is, the number, and where that is from."""
+        """Yield the steps of the conversion in order, each as quantity, number, and remark on its origin."""
         number, record = self._number, self.record
         yield from self._value_steps()
         parameters = dict(record.converter.parameters)
@@ -277,11 +277,11 @@ class Explanation(ShownReport):
                 else f"at the percentile {record.clipping.percentile:g} of |W|"
             )
             clipped = ", so that this element is clipped" if self.is_clipped else ""
-            return f"'{record.scale.name}': from where weights are clipped, {at}; {held}{clipped}{drift}"
+            return f"'{record.scale.name}': weights are clipped {at}; {held}{clipped}{drift}"
         return f"'{record.scale.name}': {held}{drift}"
 
     def _quotient(self) -> str:
-        """The weight from its conductances, with numbers."""
+        """Return the equation that rebuilds the element from its conductances, with numbers."""
         record = self.record
         terms = []
         for place, item in enumerate(self.devices):
@@ -313,6 +313,6 @@ class Explanation(ShownReport):
 
 
 def _stretch(what: str, ends: tuple[int, int]) -> str:
-    """E.g. ``rows 0 to 63``, or ``row 3``."""
+    """Return a range as text, e.g. ``rows 0 to 63``, or ``row 3``."""
     first, last = ends[0], ends[1] - 1
     return f"{what} {first}" if first == last else f"{what}s {first} to {last}"

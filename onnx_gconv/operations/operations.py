@@ -44,7 +44,7 @@ __all__ = [
     "survey_model",
 ]
 
-# Below this IR version every initializer has to be a graph input, which says nothing of what callers do.
+# Below this IR version every initializer has to be a graph input, whether or not callers replace it.
 _FREE_INITIALIZERS_IR_VERSION = 4
 
 
@@ -66,22 +66,22 @@ def map_model(
     Args:
         model: The ONNX model: its file, what ``torch.onnx.export`` returns, an `onnx_ir.Model`, or an
             `onnx.ModelProto`. It is not changed.
-        output: The mapped model; beside the file of `model` with ``.gconv`` before the suffix if None.
+        output: The path of the mapped model; if None, beside the file of `model` with ``.gconv`` before the suffix.
         converter: The rule weight ⇄ conductances, as an object or by name; a single pair of 0 to 25 µS by default.
-        config: A configuration, or the TOML file that holds one. `converter` and `options` win over what it says, but
-            for the weights that it skips.
+        config: A configuration, or the path of a TOML file. `converter` and `options` override it, but weights that it
+            skips stay skipped.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
-        dry_run: Do everything but write.
-        progress: Called with the step ("scan", "write"), the bytes done and the bytes in all.
-        **options: How weights are mapped, and which: the keys of `MappingOptions`.
+        dry_run: Whether everything is done except writing files.
+        progress: Called with the step ("scan", "write"), the bytes done and the total.
+        **options: Which weights are mapped, and how: the keys of `MappingOptions`.
 
     Returns:
-        What was mapped, and what was skipped and why.
+        The report of what was mapped, and what was skipped and why.
 
     Raises:
         ModelError: If the model cannot be read, is mapped already, has nothing to map, or its opset cannot be raised.
         UnmappableWeightError: If a weight has values that no conductance can hold.
-        ConfigError: If a pattern matches nothing, an option or the configuration is wrong, or the output cannot be
+        ConfigError: If a pattern matches no weight, an option or the configuration is wrong, or the output cannot be
             written.
     """
     given = GivenModel.of(model, "map_model")
@@ -126,18 +126,18 @@ def inspect_model(
 ) -> MappingReport:
     """Show the mapping of a mapped model, or what `map_model` would do with a plain one.
 
-    Weights whose values no conductance can hold are listed among the skipped ones here.
+    Weights with values that no conductance can hold are listed as skipped.
 
     Args:
         model: The ONNX model, as for `map_model`.
         converter: For a plain model: as for `map_model`.
         config: For a plain model: as for `map_model`.
-        progress: Called with the step ("scan"), the bytes done and the bytes in all.
+        progress: Called with the step ("scan"), the bytes done and the total.
         **options: For a plain model: as for `map_model`, see `MappingOptions`.
 
     Raises:
         ModelError: If the model cannot be read.
-        ConfigError: If a pattern matches nothing, or an option or the configuration is wrong.
+        ConfigError: If a pattern matches no weight, or an option or the configuration is wrong.
     """
     given = GivenModel.of(model, "inspect_model")
     source, configuration = given.label, configuration_of(config, converter, options)
@@ -164,14 +164,14 @@ def inspect_model(
 
 
 def survey_model(model: ModelLike, settings: ModelSettings | None = None) -> WeightSurvey:
-    """Find the weights of a model that a configuration decides about. Their values are not read.
+    """Find the weights of a model to which a configuration can be applied. Their values are not read.
 
     Args:
         model: The ONNX model, as for `map_model`.
-        settings: What concerns the whole model; the defaults if None. Its patterns are not applied.
+        settings: Settings of the whole model; the defaults if None. Its patterns are not applied.
 
     Raises:
-        ModelError: If the model cannot be read, or is mapped already or too old.
+        ModelError: If the model cannot be read, is mapped already, or its opset is too old.
     """
     given = GivenModel.of(model, "survey_model")
     settings = ModelSettings() if settings is None else settings
@@ -181,7 +181,7 @@ def survey_model(model: ModelLike, settings: ModelSettings | None = None) -> Wei
             RaiseOpset()(graph)
         MapConductances().requires(graph)
         if settings.inline_functions and graph.functions:
-            with suppress(ModelError):  # mapping says so in a note
+            with suppress(ModelError):  # mapping reports that in a note
                 InlineWeightFunctions()(graph)
         DecodePackedWeights(decoded_op_types(settings.quantized))(graph)
         survey = find_weights(
@@ -198,17 +198,17 @@ def survey_model(model: ModelLike, settings: ModelSettings | None = None) -> Wei
 def check_configuration(
     file: str | os.PathLike[str], model: str | os.PathLike[str] | None = None
 ) -> ConfigurationReport:
-    """Check a configuration, and what it does with the weights of a model. Their values are not read.
+    """Check a configuration, and apply it to the weights of a model. Their values are not read.
 
-    Without a model, only the defaults and each override upon them alone can be checked for contradictions.
+    Without a model, only the defaults, and each override on the defaults, can be checked for contradictions.
 
     Args:
         file: A TOML file.
-        model: An ONNX model to apply it to.
+        model: An ONNX model to which the configuration is applied, or None.
 
     Raises:
-        ConfigError: If something is wrong with it, or a pattern matches no weight of the model.
-        ModelError: If the model cannot be read, or is mapped already or too old.
+        ConfigError: If the configuration is wrong, or a pattern matches no weight of the model.
+        ModelError: If the model cannot be read, is mapped already, or its opset is too old.
     """
     configuration = read_configuration(file)
     if model is None:
@@ -229,13 +229,13 @@ def restore_model(
     external_data: bool | None = None,
     progress: Progress | None = None,
 ) -> RestoreReport:
-    """Fold the conductances of a mapped model back into plain weights and write the plain model.
+    """Turn the conductances of a mapped model back into plain weights and write the plain model.
 
     Args:
         mapped: The mapped model, as for `map_model`. It is not changed.
-        output: The plain model; beside the file of `mapped` with ``.restored`` before the suffix if None.
+        output: The path of the plain model; if None, beside the file of `mapped` with ``.restored`` before the suffix.
         external_data: Whether weights go to a data file beside the output; decided by size if None.
-        progress: Called with the step ("write"), the bytes done and the bytes in all.
+        progress: Called with the step ("write"), the bytes done and the total.
 
     Raises:
         ModelError: If the model cannot be read, is not mapped, or another tool has damaged its mapping.
@@ -253,7 +253,7 @@ def restore_model(
         broken = tuple(item.record.name for item in checked if item.problem is not None)
         names = tuple(name for name in _names(manifest) if name not in broken)
         check = RewriteCheck(graph)
-        restored = RestoreWeights()(graph)  # which refuses what is broken otherwise than by folding
+        restored = RestoreWeights()(graph)  # refuses all damage except folded mappings
         check.require_sound(graph)
         step = progress_of_step(progress, "write")
         files = save_model(
@@ -264,12 +264,12 @@ def restore_model(
 
 
 def default_mapped_path(model: Path) -> Path:
-    """``model.gconv.onnx`` beside ``model.onnx``."""
+    """Return the default path of a mapped model: ``model.gconv.onnx`` beside ``model.onnx``."""
     return model.with_name(f"{model.stem}{MAPPED_SUFFIX}{model.suffix}")
 
 
 def default_restored_path(mapped: Path) -> Path:
-    """``model.restored.onnx`` beside ``model.gconv.onnx``."""
+    """Return the default path of a restored model: ``model.restored.onnx`` beside ``model.gconv.onnx``."""
     return mapped.with_name(f"{stem_of_mapped(mapped)}.restored{mapped.suffix}")
 
 
@@ -278,7 +278,7 @@ def _of_checker(check: RewriteCheck) -> tuple[str, ...]:
 
 
 def _absent_data(model: ir.Model) -> tuple[str, ...]:
-    """What is to be said of external data that is not there, a line for each file."""
+    """Return notes on missing external data, a line for each file."""
     missing: dict[str, list[str]] = {}
     for tensor in external_tensors(model):
         if is_absent(tensor):
@@ -295,7 +295,7 @@ def _stay(names: Sequence[str]) -> str:
 
 
 def _remedy(weights: Sequence[CheckedWeight], unlisted: Sequence[str]) -> str | None:
-    """What to do about weights that are broken; None if none is."""
+    """Return what to do about broken weights; None if no weight is broken."""
     broken = [Violation(item.record.name, item.problem) for item in weights if item.problem is not None]
     if not broken:
         return None
@@ -304,7 +304,7 @@ def _remedy(weights: Sequence[CheckedWeight], unlisted: Sequence[str]) -> str | 
 
 
 def _renamed(weights: Sequence[CheckedWeight]) -> Iterator[str]:
-    """What other tools have renamed, or have joined with equal initializers, a line for each weight."""
+    """Yield a line for each weight with initializers that other tools renamed or merged with equal ones."""
     for item in weights:
         pairs = () if item.mapped is None or item.problem is not None else item.mapped.renamed
         if pairs:

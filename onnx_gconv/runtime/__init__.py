@@ -1,1 +1,1 @@
-"""ONNX Runtime: sessions, inputs to run models with, and the comparison of outputs."""
+"""Runs models in ONNX Runtime: sessions, inputs, and the comparison of outputs."""

@@ -1,4 +1,4 @@
-"""The first inputs that a model runs on."""
+"""Finds generated inputs on which a model runs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ Outputs = TypeVar("Outputs")
 
 
 class AllRefusedError(GconvError):
-    """A model runs on no generated inputs.
+    """A model runs on none of the generated inputs.
 
     Attributes:
-        telling: What ONNX Runtime said of them: the first that is not about a size, which others may have; else the
-            first of all.
-        is_first: Whether it was said of the first ones.
-        count: How many there were.
+        telling: The refusal to report: the first one that is not about a size; if all are, the first one.
+        is_first: Whether that is the refusal of the first inputs.
+        count: Number of refused inputs.
     """
 
     def __init__(self, refusals: Sequence[RuntimeRefusal]) -> None:
@@ -50,22 +49,23 @@ def first_run(
     flags: Mapping[str, bool] | None = None,
     tell: Callable[[dict[str, NDArray[Any]]], None] | None = None,
 ) -> tuple[dict[str, NDArray[Any]], Outputs]:
-    """The first generated inputs that a model runs on, and what it gives.
+    """Return the first generated inputs on which a model runs, and its outputs.
 
-    Those of a decoder come first, if it is one; then sizes that are common in vision, text and audio.
+    Inputs of a decoder are tried first, if the model is one; then inputs of sizes that are common in vision, text and
+    audio.
 
     Args:
-        run: Runs the model; raises a `RuntimeRefusal` if it does not take the inputs.
+        run: Runs the model; raises a `RuntimeRefusal` if the model does not run on the inputs.
         specs: The inputs of the model.
         dims: Sizes by symbolic name or ``INPUT:AXIS``.
         values: Ranges by input name.
         seed: The same seed gives the same arrays.
-        given: For a model that takes tokens: arrays of some inputs, by name, of which the tokens are one.
-        flags: Inputs that are one truth value, by name.
-        tell: Is told the inputs of each attempt after the first.
+        given: For a model that takes tokens: arrays of some inputs, by name, including the tokens.
+        flags: Values of boolean scalar inputs, by name.
+        tell: Called with the inputs of each attempt after the first.
 
     Raises:
-        AllRefusedError: It runs on none.
+        AllRefusedError: The model runs on none of them.
         ConfigError: A name is unknown, sizes contradict each other, or a range does not fit its input's type.
     """
     refusals: list[RuntimeRefusal] = []
@@ -77,7 +77,7 @@ def first_run(
         try:
             return feeds, run(feeds)
         except RuntimeRefusal as refusal:
-            refusals.append(refusal.with_traceback(None))  # which would keep the inputs in memory
+            refusals.append(refusal.with_traceback(None))  # a traceback would keep the inputs in memory
     raise AllRefusedError(refusals)
 
 

@@ -1,4 +1,4 @@
-"""One output of a mapped model against the original's: what is measured, and what passes."""
+"""Compares an output of a mapped model with that of the original: what is measured, and what passes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ OUTPUT_RULE = (
     "Float outputs pass when max_abs_error <= tolerance = max(10 * spread, 32 * mapped_weights * eps * range, 2^-21), "
     "where the first term is at most max(2 * spread, limit), the second at most limit = max(0.01, 4 * eps) * range and "
     "the third at most 4 * eps and range / 10; NaN and infinities must stand at the same positions. All other outputs "
-    "must be equal, except for 10 elements for each one in which the original differs from itself, at most a tenth of "
-    "all or as many as differ there."
+    "must be equal; for each element that differs between two runs of the original, up to 10 elements may differ, but "
+    "in all no more than a tenth of the elements, or than differ between these runs if that is more."
 )
 """The rule in one paragraph, for reports; ``compare_outputs`` explains it."""
 
@@ -45,7 +45,7 @@ _RANDOM = "not compared: it differs from run to run of the original"
 
 _LARGEST_RELATIVE_ERROR = 0.01
 
-# Below it, nobody minds what a model makes of roundings.
+# Errors below this share of the range are not reported as amplified: they do not matter in practice.
 _SMALLEST_AMPLIFIED_ERROR = 1e-3
 _MASK = 1000.0
 FLOAT32_EPS = 2.0**-23
@@ -53,13 +53,15 @@ FLOAT32_EPS = 2.0**-23
 
 @dataclass(frozen=True)
 class PositionComparison:
-    """One position of an output of a language model, over all texts.
+    """One position of an output of a language model, compared over all texts of the batch.
 
     Attributes:
         position: Its number among the new tokens, from 0.
-        max_abs_error: The largest distance from the original, in units of the output; None where it has no value.
-        sqnr_db: As for `OutputComparison`.
-        argmax_agreement: The fraction of texts whose largest score is the same one; None if there are fewer than two.
+        max_abs_error: The largest distance from the original, in units of the output; None if it is not finite.
+        sqnr_db: The ratio of signal to error power in dB; None where the error is exactly zero or the ratio has no
+            value.
+        argmax_agreement: The fraction of texts in which both models give the largest score to the same token; None if
+            there are fewer than two scores.
     """
 
     position: int
@@ -70,38 +72,40 @@ class PositionComparison:
 
 @dataclass(frozen=True)
 class OutputComparison:
-    """One output of the mapped model against the original's, at one level of optimization.
+    """One output of the mapped model compared with that of the original, at one level of optimization.
 
     Attributes:
         name: The output's name; parts of sequences and maps are ``name[0]``, ``name.keys`` and ``name.values``.
-        optimization: ``"all"`` or ``"none"``, for both models.
+        optimization: The level for both models: ``"all"`` or ``"none"``.
         dtype: The original's element type; None where it gives no value.
         shape: The original's shape; None where it gives no value.
-        compared_elements: How many elements were compared in value; NaN and infinities are not, only their places.
-        max_abs_error: The largest distance from the original, in units of the output; None where there is none, as
-            for text, other shapes or misplaced infinities.
+        compared_elements: Number of elements whose values were compared. Of NaN and infinities, only the positions are
+            compared.
+        max_abs_error: The largest distance from the original, in units of the output; None where it is not defined: for
+            text, different shapes, and NaN or infinities at different positions.
         sqnr_db: 10 log10(sum original^2 / sum error^2) of a float output; None where the error is exactly zero or the
             ratio has no value.
-        bit_identical: Every bit is the same.
-        argmax_agreement: The fraction of rows over the last axis whose largest element stands at the same place, for
-            float outputs with rank >= 2 and at least two elements a row; else None.
-        spread: The runtime's own spread: the largest distance of the ORIGINAL from itself, over the optimization
-            levels and over two runs in a row. None for outputs that are not float.
+        bit_identical: Whether every bit is the same.
+        argmax_agreement: The fraction of rows along the last axis in which both outputs have the largest element at the
+            same position; for float outputs with rank >= 2 and at least two elements a row, else None.
+        spread: The largest distance between two runs of the ORIGINAL, at different optimization levels or one after the
+            other at the same level. None for outputs that are not float.
         tolerance: The largest error that passes; None for outputs that are not float.
-        mismatches: How many elements differ in an output that is not float; else None.
-        allowed_mismatches: How many may; None for float outputs.
-        passed: The rule holds.
-        note: Why the output failed, or what weakens the comparison; None where there is nothing to say.
-        rebuilt_error: Where the mapping rounds or clips weights on purpose: the largest distance from the outputs of
-            the original with the rebuilt weights in place of its own, which is what the tolerance is for; else None.
-        is_random: The output differs from run to run of the original, as one of random numbers without a seed, so that
-            nothing was compared.
+        mismatches: The number of elements that differ in an output that is not float; else None.
+        allowed_mismatches: The largest number that passes; None for float outputs.
+        passed: Whether the rule holds.
+        note: Why the output failed, or what weakens the comparison; None if there is nothing to say.
+        rebuilt_error: If the mapping rounds or clips weights on purpose: the largest distance from the outputs of the
+            original with the rebuilt weights as its weights. The tolerance is then applied to this error. Else None.
+        is_random: Whether the output differs from run to run of the original, e.g. because of random numbers without a
+            seed. Nothing was compared then.
         relative_error: `max_abs_error` of a float output, divided by the original's range without masks; else None.
-        is_amplified: The error is more than the rounding of rebuilt weights would cause in a linear model, and more
-            than a thousandth of the range.
-        positions: Of a language model: a float output [batch, sequence, ...] at each position of the new tokens.
-        case: The inputs that chose a branch, such as ``use_cache_branch=False``, where a model is run on several;
-            None where it is run on the first ones, or on one alone.
+        is_amplified: Whether the error is larger than the rounding of rebuilt weights would cause in a linear model,
+            and larger than a thousandth of the range.
+        positions: For a language model: the comparison at each position of the new tokens, for a float output
+            [batch, sequence, ...].
+        case: The inputs that chose a branch, such as ``use_cache_branch=False``, if a model is run once for each
+            branch; None for the first run, or the only one.
     """
 
     name: str
@@ -128,7 +132,7 @@ class OutputComparison:
 
     @property
     def label(self) -> str:
-        """The output's name, and the case, for people."""
+        """The output's name and case, for people."""
         return self.name if self.case is None else f"{self.name} ({self.case})"
 
     def to_json(self) -> dict[str, object]:
@@ -139,7 +143,7 @@ class OutputComparison:
 
 @dataclass(frozen=True)
 class Rounding:
-    """What the rounding of rebuilt weights may cause."""
+    """What the error of a correct mapping depends on: number of mapped weights, and rounding unit of a weight."""
 
     mapped_weights: int
     weight_eps: float
@@ -147,15 +151,15 @@ class Rounding:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far one output of the original is from itself, over several runs.
+    """How much one output of the original differs between several runs of the original.
 
     Attributes:
         distance: The largest distance between elements that are finite in both runs.
         mismatches: The largest number of elements that are not equal.
-        same_shape: All runs give one shape.
-        noise: Whether the original draws random numbers: ``"seeded"`` for an output that the first runs of sessions
-            give alike, so that a distance between levels of optimization excuses no more than rounding does;
-            ``"random"`` for one that differs from run to run.
+        same_shape: Whether all runs give the same shape.
+        noise: Whether the output contains random numbers: ``"random"`` if it differs from run to run; ``"seeded"`` if
+            the first run of each session gives the same numbers. A distance between optimization levels then permits no
+            larger error than rounding.
     """
 
     distance: float = 0.0
@@ -168,7 +172,7 @@ Outputs = dict[str, "NDArray[Any] | None"]
 
 
 def flatten_all(outputs: Mapping[str, Any]) -> Outputs:
-    """All outputs as arrays: the parts of sequences and maps become outputs of their own."""
+    """Return all outputs as arrays; parts of sequences and maps become separate outputs."""
     flat: Outputs = {}
     for name, value in outputs.items():
         flat.update(_flatten(name, value))
@@ -182,7 +186,7 @@ def _flatten(name: str, value: Any) -> Outputs:  # noqa: ANN401 - whatever ONNX 
         return {f"{name}.keys": np.asarray(list(value)), f"{name}.values": np.asarray(list(value.values()))}
     if isinstance(value, list):
         if value and all(isinstance(part, dict) and part.keys() == value[0].keys() for part in value):
-            # The probabilities of a classifier: one map a row, which is a matrix.
+            # The probabilities of a classifier: one map for each row of a matrix.
             rows = [list(part.values()) for part in value]
             return {f"{name}.keys": np.asarray(list(value[0])), f"{name}.values": np.asarray(rows)}
         flat: Outputs = {} if value else {f"{name}.length": np.asarray(0)}
@@ -193,7 +197,7 @@ def _flatten(name: str, value: Any) -> Outputs:  # noqa: ANN401 - whatever ONNX 
 
 
 def _is_float(dtype: np.dtype[Any]) -> bool:
-    # bfloat16 is of kind V; no other type of that kind comes out of ONNX Runtime.
+    # bfloat16 is of NumPy's kind V; ONNX Runtime gives no other type of that kind.
     return dtype.kind in "fV"
 
 
@@ -202,7 +206,7 @@ def _epsilon(dtype: np.dtype[Any]) -> float:
 
 
 def spread_between(first: NDArray[Any] | None, second: NDArray[Any] | None) -> Spread:
-    """How far two runs of one model are from each other in one output."""
+    """Return how much one output differs between two runs of a model."""
     if first is None or second is None or first.shape != second.shape or first.dtype != second.dtype:
         return Spread(same_shape=first is second)
     if not _is_float(first.dtype):
@@ -214,7 +218,7 @@ def spread_between(first: NDArray[Any] | None, second: NDArray[Any] | None) -> S
 
 
 def is_beyond_rounding(output: NDArray[Any] | None, spread: Spread) -> bool:
-    """Whether an output differs from itself by more than rounding does: by shape, or by a hundredth of its range."""
+    """Whether runs of the original differ by more than rounding: in shape, or by more than a hundredth of the range."""
     if output is None or not spread.same_shape:
         return not spread.same_shape
     if not _is_float(output.dtype):
@@ -234,7 +238,7 @@ def compare_all(
     spreads: Mapping[str, Spread],
     rounding: Rounding,
 ) -> list[OutputComparison]:
-    """One record for every output of either model."""
+    """Compare all outputs of two models: one record for each output that either of them gives."""
     comparisons: list[OutputComparison] = []
     for name in dict.fromkeys([*reference, *found]):
         start = _start(name, optimization, reference.get(name))
@@ -251,7 +255,7 @@ def compare_all(
 
 
 def _start(name: str, optimization: Optimization, reference: NDArray[Any] | None) -> OutputComparison:
-    """A record that says nothing yet, and so has not passed."""
+    """Return a record without a result, which counts as not passed."""
     return OutputComparison(
         name=name,
         optimization=optimization,
@@ -298,7 +302,7 @@ def _compare(
 def _compare_shapes(
     start: OutputComparison, reference: NDArray[Any], found: NDArray[Any], spread: Spread
 ) -> OutputComparison:
-    """Other shapes fail, unless the original gives others itself: a speech model draws how long it speaks."""
+    """Different shapes fail, unless the original's own runs differ in shape, e.g. the length of generated speech."""
     if not spread.same_shape and reference.ndim == found.ndim and spread.noise == "none":
         note = "not compared: the original's own runs give different shapes"
         return replace(start, passed=True, is_random=True, note=note)
@@ -308,7 +312,7 @@ def _compare_shapes(
 def _compare_discrete(
     start: OutputComparison, reference: NDArray[Any], found: NDArray[Any], spread: Spread
 ) -> OutputComparison:
-    """Integers, bools and text, which must be equal as far as the original equals itself."""
+    """Compare integers, bools or text: they must be equal as far as runs of the original are equal."""
     mismatches = _count_mismatches(reference, found)
     allowed = min(10 * spread.mismatches, max(spread.mismatches, reference.size // 10))
     if spread.noise == "seeded":
@@ -332,11 +336,11 @@ def _compare_discrete(
 
 
 def _largest_difference(reference: NDArray[Any], found: NDArray[Any]) -> float | None:
-    """The largest distance of integers or bools; None for text."""
+    """Return the largest distance of integers or bools; None for text."""
     if reference.dtype.kind not in "iub":
         return None
     different = reference != found
-    # Python's integers do not overflow; only the elements that differ become such.
+    # Only the elements that differ are converted to Python's integers, which do not overflow.
     pairs = zip(reference[different].tolist(), found[different].tolist(), strict=True)
     return float(max((abs(int(one) - int(other)) for one, other in pairs), default=0))
 
@@ -348,7 +352,7 @@ def _compare_floats(
     spread: Spread,
     rounding: Rounding,
 ) -> OutputComparison:
-    """Floats, by the rule of ``compare_outputs``."""
+    """Compare floats by the rule of `OUTPUT_RULE`."""
     one, other = reference.astype(np.float64), found.astype(np.float64)
     finite = np.isfinite(one) & np.isfinite(other)
     misplaced = int(np.count_nonzero(~finite & (one != other) & ~(np.isnan(one) & np.isnan(other))))
@@ -391,7 +395,7 @@ def _compare_floats(
 
 
 def _range(magnitudes: NDArray[np.float64]) -> float:
-    """max|original|, without a mask: a constant far above all results would let every error of theirs pass."""
+    """Return max|original| without masks: with a large mask constant as the range, every error would pass."""
     largest = float(magnitudes.max(initial=0.0))
     rest = magnitudes[magnitudes < largest]
     second = float(rest.max(initial=0.0))
@@ -400,7 +404,7 @@ def _range(magnitudes: NDArray[np.float64]) -> float:
 
 
 def sqnr_db(reference: NDArray[np.float64], errors: NDArray[np.float64]) -> float | None:
-    """The ratio of signal to error power in dB, where it is a number."""
+    """Return the ratio of signal to error power in dB; None if either power is zero or infinite."""
     with np.errstate(over="ignore"):
         signal, noise = float(np.sum(np.square(reference))), float(np.sum(np.square(errors)))
     if not (0 < signal < math.inf and 0 < noise < math.inf):
@@ -409,7 +413,10 @@ def sqnr_db(reference: NDArray[np.float64], errors: NDArray[np.float64]) -> floa
 
 
 def argmax_agreement(reference: NDArray[np.float64], found: NDArray[np.float64]) -> float | None:
-    """The fraction of rows over the last axis with the largest element at the same place; None if there are none."""
+    """Return the fraction of rows along the last axis with the largest element at the same position.
+
+    None for rank below 2, rows of fewer than two elements, or empty arrays.
+    """
     if reference.ndim < 2 or reference.shape[-1] < 2 or not reference.size:  # noqa: PLR2004 - a row needs two
         return None
     return float(np.mean(reference.argmax(axis=-1) == found.argmax(axis=-1)))

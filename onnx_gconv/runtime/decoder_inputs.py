@@ -1,9 +1,9 @@
-"""Inputs of language models that decode: tokens, masks, positions and caches of earlier tokens that fit each other.
+"""Generates consistent inputs for decoder language models: tokens, masks, positions and caches of earlier tokens.
 
-The axes of such a model depend on each other in ways that it does not say: the mask is as long as the earlier tokens
-and the new ones together, positions go on where the earlier tokens end, the size of a head stands in no input. Roles
-follow from the names that exporters give (ONNX Runtime GenAI, Optimum, Mobius, PyTorch), and sizes that no name
-tells from what ONNX Runtime says when it refuses a guess.
+The axes of such a model depend on each other, but the model does not state how: the mask covers the earlier and the new
+tokens, positions continue after the earlier tokens, and the size of a head is not in the inputs. The role of an axis is
+derived from the names that exporters give (ONNX Runtime GenAI, Optimum, Mobius, PyTorch). Sizes that no name reveals
+are guessed, and corrected by ONNX Runtime's error messages.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ Feeds: TypeAlias = "dict[str, NDArray[Any]]"
 
 _Role: TypeAlias = Literal["batch", "sequence", "past", "total", "head_size", "heads", "window", "encoder"]
 
-# Earlier tokens and new ones. Some earlier ones test more; some models take none or one token at a time.
+# Pairs of earlier and new tokens to try. A run with earlier tokens tests more, but some models take no earlier tokens,
+# or only one new token at a time.
 _LENGTHS = ((3, 4), (0, 4), (8, 1), (0, 1))
 
 _HEAD_SIZES = (64, 128, 96, 80, 256, 32, 16, 8, 112, 160, 192, 512)
 
-# Every vocabulary has more entries; where one has not, ONNX Runtime says that an index is out of bounds.
+# Token ids are below this. Nearly every vocabulary is larger; if not, ONNX Runtime reports an index out of bounds, and
+# the smaller number is used.
 _TOKENS = 100
 _FEWEST_TOKENS = 2
 
-# So often a size is taken from what ONNX Runtime says.
+# How often a size may be corrected by a message of ONNX Runtime.
 _MOST_LESSONS = 8
 
 _MATRIX_RANK = 2
@@ -44,13 +46,13 @@ _SMALLEST_CACHE_RANK = 3
 
 @dataclass(frozen=True)
 class Decoder:
-    """A model that continues a text.
+    """The inputs of a model that continues a text.
 
     Attributes:
-        specs: All its inputs.
+        specs: All inputs.
         tokens: The input of tokens, or of their embeddings, [batch, sequence, ...].
-        caches: The inputs that hold what was computed for earlier tokens.
-        roles: What the open sizes of its inputs are, by symbol or ``INPUT:AXIS``.
+        caches: The inputs that hold results of earlier tokens, such as keys and values.
+        roles: The roles of the unknown sizes of inputs, by symbolic name or ``INPUT:AXIS``.
     """
 
     specs: tuple[InputSpec, ...]
@@ -60,18 +62,19 @@ class Decoder:
 
 
 def tokens_of(specs: Sequence[InputSpec]) -> InputSpec | None:
-    """The input of tokens, or of their embeddings; None if there is none."""
+    """Return the input of tokens, or of their embeddings; None if there is none."""
     return next((spec for spec in specs if _is_tokens(spec)), None)
 
 
 def decoder_of(specs: Sequence[InputSpec], *, has_prompt: bool = False) -> Decoder | None:
-    """The decoder that takes these inputs; None if they are not those of one.
+    """Return the decoder that takes these inputs; None if the model is no decoder.
 
-    It is one if it takes tokens, and caches of earlier tokens or a mask that may be longer than the tokens.
+    A model is a decoder if it takes tokens, and also caches of earlier tokens or a mask that may be longer than the
+    tokens.
 
     Args:
         specs: The inputs of the model.
-        has_prompt: Whether its tokens are given. Then the tokens are enough.
+        has_prompt: Whether the caller gives the tokens. Then an input of tokens is sufficient.
     """
     tokens = tokens_of(specs)
     if tokens is None:
@@ -98,18 +101,19 @@ def decoder_attempts(
     given: Mapping[str, NDArray[Any]] | None = None,
     flags: Mapping[str, bool] | None = None,
 ) -> Generator[Feeds, str | None, None]:
-    """Generated inputs, one attempt after the other; what ONNX Runtime says of an attempt is sent for the next one.
+    """Yield attempts of generated inputs. The caller sends ONNX Runtime's message on an attempt to get the next one.
 
-    Floats are from normal(0, 1), tokens are uniform, all positions are attended to.
+    Floats are from normal(0, 1), tokens are uniform, and masks attend to all positions.
 
     Args:
-        decoder: The model.
-        dims: Sizes by symbolic name or ``INPUT:AXIS``; others follow them.
+        decoder: The inputs of the model.
+        dims: Sizes by symbolic name or ``INPUT:AXIS``; dependent sizes follow them.
         values: Ranges by input name, for inputs that do not take the defaults.
         seed: The same seed gives the same arrays.
-        given: Arrays of some inputs, by name, which all attempts have; with no caches there are no earlier tokens.
-        flags: Inputs that are one truth value, by name. One that says whether a cache is used, decides whether there
-            are earlier tokens.
+        given: Arrays of some inputs, by name, which are part of all attempts. If no caches are among them, there are no
+            earlier tokens.
+        flags: Values of boolean scalar inputs, by name. A flag for the use of a cache decides whether there are earlier
+            tokens.
 
     Raises:
         ConfigError: A name is unknown, sizes contradict each other, or a range does not fit its input's type.
@@ -137,14 +141,14 @@ def decoder_attempts(
 
 @dataclass
 class _Guess:
-    """Sizes that no name tells, and what was learnt of them."""
+    """Guessed sizes by role, and the guesses that were tried."""
 
     sizes: dict[str, int]
     tokens: int = _TOKENS
     _tried: set[tuple[str, int]] = field(default_factory=set)
 
     def take_head_size(self, size: int) -> bool:
-        """Take another size of heads; False if it was tried."""
+        """Set the size of heads; return False if that size was tried before."""
         if ("head_size", size) in self._tried:
             return False
         self._tried.add(("head_size", size))
@@ -152,7 +156,7 @@ class _Guess:
         return True
 
     def learn(self, said: str, sizes: Mapping[str, int], fixed: Mapping[str, int]) -> bool:
-        """Take the size that a message asks for in place of one that it names; False if there is none."""
+        """Correct a guess by an error message; return False if the message names no size that can be corrected."""
         if re.search(r"out of data bounds|indices element|out of range", said) and self.tokens > _FEWEST_TOKENS:
             self.tokens = _FEWEST_TOKENS
             return True
@@ -167,13 +171,13 @@ class _Guess:
 
 
 def asks_for_a_size(said: str) -> bool:
-    """Whether a message is about a size, so that inputs of another one may do."""
+    """Whether an error message is about a size, so that inputs of another size may run."""
     return next(_sizes_said(said), None) is not None
 
 
 def _sizes_said(said: str) -> Iterator[tuple[int, int]]:
-    """The sizes that a message finds, each with the one that it asks for."""
-    text = re.sub(r"'[^']*'", "", said)  # names of nodes hold numbers, too
+    """Yield the wrong sizes that a message names, each with the size that it expects."""
+    text = re.sub(r"'[^']*'", "", said)  # without names of nodes, which contain numbers, too
     for pattern, is_ordered in _SIZES_SAID:
         for found in re.finditer(pattern, text, re.IGNORECASE):
             there, wanted = int(found["there"]), int(found["wanted"])
@@ -182,7 +186,7 @@ def _sizes_said(said: str) -> Iterator[tuple[int, int]]:
                 yield wanted, there
 
 
-# What ONNX Runtime's kernels say of sizes that do not fit, and whether they say which of two is the wrong one.
+# Messages of ONNX Runtime's kernels on wrong sizes, and whether the message says which of two sizes is wrong.
 _SIZES_SAID = (
     (r"got:?\s*(?P<there>\d+)\D{0,20}expected:?\s*(?P<wanted>\d+)", True),
     (r"expected:?\s*(?P<wanted>\d+)\D{0,20}(?:got|actual|received):?\s*(?P<there>\d+)", True),
@@ -212,7 +216,7 @@ def _key(spec: InputSpec, axis: int) -> str:
 
 
 def _role_of(spec: InputSpec, axis: int, size: str | None, *, is_tokens: bool) -> _Role | None:
-    """What an open size is; None if nothing says it."""
+    """Return the role of an unknown size; None if no name reveals it."""
     text = (size or "").lower()
     from_end = axis - len(spec.shape)
     role: _Role | None = "batch" if axis == 0 else None
@@ -232,7 +236,7 @@ def _role_of(spec: InputSpec, axis: int, size: str | None, *, is_tokens: bool) -
 
 
 def _role_in_cache(text: str, from_end: int, axis: int) -> _Role:
-    """The role of an open axis of a cache [batch, heads, positions, head size]."""
+    """Return the role of an axis of unknown size of a cache [batch, heads, positions, head size]."""
     for words, role in _ROLES_IN_CACHES:
         if re.search(words, text):
             return role
@@ -241,7 +245,7 @@ def _role_in_cache(text: str, from_end: int, axis: int) -> _Role:
     return {-1: "head_size", -2: "past"}.get(from_end, "heads")  # type: ignore[return-value]
 
 
-# The first one whose words stand in the name of an axis.
+# The role of an axis is that of the first pattern that occurs in the axis' name.
 _ROLES_IN_CACHES: tuple[tuple[str, _Role], ...] = (
     (r"\+|total|max", "total"),
     (r"sliding|window", "window"),
@@ -253,7 +257,7 @@ _ROLES_IN_CACHES: tuple[tuple[str, _Role], ...] = (
 
 
 def _fixed(decoder: Decoder, dims: Mapping[str, int], given: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-    """The sizes that the caller decides, by role."""
+    """Return the sizes that the caller or the model decides, by role."""
     fixed: dict[str, int] = {role: dims[key] for key, role in decoder.roles.items() if key in dims}
     for spec in decoder.specs:
         if spec.name not in given or given[spec.name].ndim != len(spec.shape):
@@ -273,7 +277,7 @@ def _fixed(decoder: Decoder, dims: Mapping[str, int], given: Mapping[str, NDArra
 def _lengths(
     decoder: Decoder, fixed: Mapping[str, int], given: Mapping[str, NDArray[Any]]
 ) -> Sequence[tuple[int, int]]:
-    """Numbers of earlier and of new tokens, one attempt after the other."""
+    """Return the numbers of earlier and of new tokens of each attempt."""
     has_none = not decoder.caches or (bool(given) and not any(spec.name in given for spec in decoder.caches))
     pasts = (0,) if has_none and "past" not in fixed else tuple(past for past, _ in _LENGTHS)
     found = {
@@ -285,7 +289,7 @@ def _lengths(
 
 
 def _fitting(lengths: Sequence[tuple[int, int]], flags: Mapping[str, bool]) -> Sequence[tuple[int, int]]:
-    """The numbers of tokens that go with flags; all of them if none do."""
+    """Return the numbers of tokens that agree with the flags; all of them if none does."""
     of_caches = [value for name, value in flags.items() if "cache" in name]
     return [each for each in lengths if all((each[0] > 0) == value for value in of_caches)] or lengths
 
@@ -300,7 +304,7 @@ def _feeds(
     seed: int,
     given: Mapping[str, NDArray[Any]],
 ) -> Feeds:
-    """Inputs of these sizes, with tokens below a number."""
+    """Return inputs of the given sizes by role; token ids are below `tokens`."""
     decided = {key: sizes[role] for key, role in decoder.roles.items()}
     fallback = max(sizes["sequence"], 1)
     feeds = generate_inputs(decoder.specs, dims={**decided, **dims}, values=values, fallback_size=fallback, seed=seed)
@@ -315,7 +319,7 @@ def _feeds(
 
 
 def _positions_in(decoder: Decoder, given: Mapping[str, NDArray[Any]], positions: NDArray[Any]) -> NDArray[Any]:
-    """The positions of the new tokens, which a given mask numbers: those that it leaves out do not count."""
+    """Return the positions of the new tokens; if a mask is given, only tokens that it attends to are counted."""
     mask = next((given[spec.name] for spec in decoder.specs if _is_mask(spec) and spec.name in given), None)
     if mask is None or mask.ndim != _MATRIX_RANK or positions.ndim != _MATRIX_RANK or mask.dtype.kind not in "iub":
         return positions
@@ -334,11 +338,11 @@ def _meaningful(
     *,
     is_tokens: bool,
 ) -> NDArray[Any]:
-    """The values of an input that stands for something; what was drawn for others."""
+    """Return the values of an input whose meaning is known from its name; the drawn values for other inputs."""
     is_whole = drawn.dtype.kind in "iu"
     if is_tokens and is_whole:
         return rng.integers(0, tokens, drawn.shape)
-    if _is_mask(spec):  # of floats, a mask is added to scores
+    if _is_mask(spec):  # a float mask is added to scores, so 0 attends
         return np.ones(drawn.shape) if drawn.dtype.kind in "iub" else np.zeros(drawn.shape)
     if is_whole and "position" in spec.name and drawn.ndim:
         return np.broadcast_to(np.arange(sizes["past"], sizes["past"] + drawn.shape[-1]), drawn.shape)
@@ -351,7 +355,7 @@ def _meaningful(
 
 
 def _number_said(spec: InputSpec, sizes: Mapping[str, int]) -> int | None:
-    """The number of tokens that an input says, by its name; None if it says none."""
+    """Return the number of tokens that an input gives, according to its name; None if it gives none."""
     for words, number in (
         (r"seqlens_k", sizes["total"] - 1),
         (r"total", sizes["total"]),

@@ -1,9 +1,9 @@
-"""Elements of outputs that a model never writes: they hold whatever was in the memory before.
+"""Finds elements of outputs that a model never writes, so that they contain what was in the memory before.
 
-ONNX Runtime's attention with a cache of fixed length writes the positions that are taken and leaves the others, so that
-two runs of one model on the same inputs give other numbers there. Such elements say nothing of a model. They are found
-by letting the C library fill memory that is handed out, with other bytes in each of two runs (``M_PERTURB`` of
-``mallopt``, which glibc has): an element that holds the fill of the one run and then that of the other was not written.
+ONNX Runtime's attention with a cache of fixed length writes only the positions in use, so two runs of a model on the
+same inputs give different numbers at the other positions. Such elements must not be compared. To find them, the C
+library fills newly allocated memory, with a different byte in each of two runs (``M_PERTURB`` of glibc's ``mallopt``).
+An element that contains the fill byte of its run in both runs was not written.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["FILLS", "filled_memory", "unwritten_elements", "unwritten_note", "without"]
 
 FILLS: tuple[int, int] = (0x55, 0x2A)
-"""What new memory is filled with in two runs. Neither they nor their complements repeat in a number that occurs."""
+"""The fill bytes of two runs. No number that occurs in practice consists of one of them, or its complement, only."""
 
-_M_PERTURB = -6  # of malloc.h
+_M_PERTURB = -6  # the constant of glibc's malloc.h
 _ALL_BITS = 0xFF
 
 
 @contextmanager
 def filled_memory(fill: int) -> Iterator[None]:
-    """Let all memory that is handed out meanwhile hold a byte; does nothing where the C library is not glibc."""
+    """Fill all memory that is allocated in the with statement with a byte; do nothing if the C library is not glibc."""
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         yield
@@ -43,14 +43,14 @@ def filled_memory(fill: int) -> Iterator[None]:
 
 
 def unwritten_elements(first: NDArray[Any] | None, second: NDArray[Any] | None) -> NDArray[np.bool_] | None:
-    """Which elements of an output were written in neither of two runs, with the two fills of memory.
+    """Return which elements of an output were written in neither of two runs with the two fill bytes.
 
     Args:
-        first: The output of the run in memory that was filled with the first of `FILLS`.
-        second: That of the run with the second one.
+        first: The output of the run with the first byte of `FILLS`.
+        second: The output of the run with the second byte.
 
     Returns:
-        Of the output's shape; None if all elements were written, or it is no tensor of numbers.
+        A mask of the output's shape; None if all elements were written, or the output is no tensor of numbers.
     """
     if first is None or second is None or first.shape != second.shape or first.dtype != second.dtype:
         return None
@@ -61,7 +61,7 @@ def unwritten_elements(first: NDArray[Any] | None, second: NDArray[Any] | None) 
 
 
 def unwritten_note(name: str, elements: NDArray[np.bool_]) -> str:
-    """What is to be said of an output with such elements."""
+    """Return a note on an output with elements that are not written."""
     return (
         f"{int(elements.sum()):,} of {elements.size:,} elements of output '{name}' are not compared: the original does "
         "not write them, and they hold what was in the memory before"
@@ -69,7 +69,7 @@ def unwritten_note(name: str, elements: NDArray[np.bool_]) -> str:
 
 
 def without(output: NDArray[Any] | None, unwritten: NDArray[np.bool_] | None) -> NDArray[Any] | None:
-    """An output with zeros for what was not written; itself if that has another shape, or there is nothing."""
+    """Return an output with zeros for elements that were not written; unchanged if the mask is None or does not fit."""
     if output is None or unwritten is None or output.shape != unwritten.shape or output.dtype.kind in "OSU":
         return output
     cleared = output.copy()
@@ -78,6 +78,9 @@ def without(output: NDArray[Any] | None, unwritten: NDArray[np.bool_] | None) ->
 
 
 def _holds(output: NDArray[Any], fill: int) -> NDArray[np.bool_]:
-    """Where all bytes of an element are the fill. glibc fills new memory with its complement, and freed one with it."""
+    """Return which elements consist of the fill byte or its complement.
+
+    glibc fills allocated memory with the complement, and freed memory with the byte itself.
+    """
     octets = np.ascontiguousarray(output).view(np.uint8).reshape(*output.shape, output.dtype.itemsize)
     return np.asarray((octets == fill).all(axis=-1) | (octets == fill ^ _ALL_BITS).all(axis=-1))

@@ -1,4 +1,4 @@
-"""The user's own inputs of a model, from an .npz file or as arrays, and whether the model takes them."""
+"""Reads the user's inputs of a model from an .npz file or arrays, and checks that the model takes them."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 __all__ = ["HELD_IN_MEMORY", "check_inputs", "load_inputs", "read_arrays", "read_or_stored_arrays"]
 
 HELD_IN_MEMORY = 1 << 28
-"""Inputs of no more bytes are read whole."""
+"""Inputs are read into memory as a whole if all of them together have no more bytes than this."""
 
 
 def load_inputs(path: Path, specs: Sequence[InputSpec], may_lack: Collection[str] = ()) -> dict[str, NDArray[Any]]:
-    """The user's inputs from an .npz file that holds one array an input, under the input's name.
+    """Read the user's inputs from an .npz file with one array for each input, under the input's name.
 
-    Nothing is cast: another type than the model's is an error. bfloat16, which .npz files hold as two raw bytes an
-    element, is read as what it was.
+    Nothing is cast: another type than the model's is an error. bfloat16, which .npz files store as two raw bytes for
+    each element, is read as bfloat16.
 
     Args:
         path: The file.
         specs: The inputs of the model.
-        may_lack: The names of inputs that need not be there.
+        may_lack: The names of inputs that may be missing.
 
     Raises:
         ConfigError: The file is no .npz, or its arrays are not what the model needs.
@@ -44,12 +44,12 @@ def load_inputs(path: Path, specs: Sequence[InputSpec], may_lack: Collection[str
 
 
 def read_arrays(path: Path, specs: Sequence[InputSpec], may_lack: Collection[str] = ()) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file, of which names, types and shapes are looked at first.
+    """Read the arrays of an .npz file; names, types and shapes are checked before any elements are read.
 
     Args:
         path: The file.
         specs: The inputs of the model.
-        may_lack: The names of inputs that need not be there.
+        may_lack: The names of inputs that may be missing.
 
     Raises:
         ConfigError: The file is no .npz, or its arrays are not what the model needs.
@@ -71,21 +71,21 @@ def read_or_stored_arrays(
     spool: Path,
     may_lack: Collection[str] = (),
 ) -> dict[str, NDArray[Any] | StoredArray]:
-    """The arrays of an .npz file; its inputs stay on disk if they are large.
+    """Read the arrays of an .npz file; inputs stay on disk if they have more than `HELD_IN_MEMORY` bytes together.
 
     Args:
         path: The file.
-        specs: What the inputs of the model are to be, by name.
-        other: The name of an array that is no input.
-        check: Is called with what the headers of all arrays say, before anything is unpacked.
+        specs: The expected inputs of the model.
+        other: The name of a further array that is no input of the model; None if there is none.
+        check: Called with the headers of all arrays before anything is unpacked.
         spool: A folder for large arrays that are unpacked.
-        may_lack: The names of inputs that need not be there.
+        may_lack: The names of inputs that may be missing.
 
     Raises:
         ConfigError: The file is no .npz, its arrays are not what the model needs, or the disk has no room for them.
     """
     with _opened(path, specs) as (loaded, archive):
-        # Names, types and shapes come first, so that nothing is unpacked in vain: a small file may hold gigabytes.
+        # Names, types and shapes are checked before anything is unpacked: a small file may hold gigabytes.
         if other is not None and other not in loaded.files:
             there = listed(loaded.files, MOST_NAMED) if loaded.files else "nothing"
             raise ConfigError(f"{path}: there is no array '{other}'; there is {there}")
@@ -99,7 +99,7 @@ def read_or_stored_arrays(
         specs = [spec for spec in specs if spec.name in names]
         forms = {spec.name: _checked_form(archive, spec, str(path)) for spec in specs}
         check(forms if other is None else {**forms, other: array_form(archive, other)})
-        # Arrays of objects are pickles, which are refused when they are read.
+        # Arrays of objects are pickles. They are not stored on disk, but read, which refuses them.
         may_stay = [spec for spec in specs if forms[spec.name].shape and not forms[spec.name].dtype.hasobject]
         if sum(forms[spec.name].nbytes for spec in may_stay) <= HELD_IN_MEMORY:
             may_stay = []
@@ -119,19 +119,19 @@ def read_or_stored_arrays(
 
 @contextlib.contextmanager
 def _opened(path: Path, specs: Sequence[InputSpec]) -> Iterator[tuple[np.lib.npyio.NpzFile, zipfile.ZipFile]]:
-    """An open .npz file, and the zip file that it is; what is wrong with it is told with its name.
+    """Open an .npz file, as an NpzFile and as a zip file; errors in the with statement get the file's name.
 
     Raises:
-        ConfigError: If it is none, or damaged.
+        ConfigError: If it is no .npz file, or is damaged.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe might never end
         raise ConfigError(f"{path}: is a device, a pipe or a socket; {_how_to_save(specs)}")
-    # A zip file is what an .npz is; anything else would be refused by numpy.load as a pickle, which says nothing.
+    # An .npz file is a zip file. numpy.load would report anything else as a pickle, which helps nobody.
     if not zipfile.is_zipfile(path):
         what = "is not an .npz file" if path.exists() else "does not exist"
         raise ConfigError(f"{path}: {what}; {_how_to_save(specs)}")
     try:
-        # NumPy leaves a file open that it opened, if it is damaged.
+        # The file is opened here, because NumPy does not close a damaged file that it has opened.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             yield loaded, cast("zipfile.ZipFile", loaded.zip)
     except ConfigError:
@@ -144,13 +144,13 @@ def _opened(path: Path, specs: Sequence[InputSpec]) -> Iterator[tuple[np.lib.npy
 def check_inputs(
     arrays: Mapping[str, Any], specs: Sequence[InputSpec], *, source: str, may_lack: Collection[str] = ()
 ) -> dict[str, NDArray[Any]]:
-    """The given arrays in the order of the specs, after a check of names, types and shapes.
+    """Check names, types and shapes of given arrays, and return them in the order of the specs.
 
     Args:
-        arrays: One array an input, by name.
+        arrays: One array for each input, by name.
         specs: The inputs of the model.
         source: Where the arrays come from, for messages.
-        may_lack: The names of inputs that need not be there.
+        may_lack: The names of inputs that may be missing.
 
     Raises:
         ConfigError: An input is missing or unknown, or has a type or shape that the model does not take.
@@ -160,7 +160,7 @@ def check_inputs(
 
 
 def _check_names(names: Iterable[str], specs: Sequence[InputSpec], source: str, may_lack: Collection[str] = ()) -> None:
-    """Refuse inputs that are missing and names that are no inputs."""
+    """Refuse missing inputs, and names that are no inputs of the model."""
     names = list(names)
     known = [spec.name for spec in specs]
     try:
@@ -177,9 +177,9 @@ def _check_names(names: Iterable[str], specs: Sequence[InputSpec], source: str, 
 
 
 def _checked_form(archive: zipfile.ZipFile, spec: InputSpec, source: str) -> ArrayForm:
-    """What the header of an array of an .npz file says, if type and shape are those of an input."""
+    """Return the header of an array of an .npz file, after a check of type and shape."""
     form = array_form(archive, spec.name)
-    if form.dtype.kind != "O":  # a pickle, which is refused when it is read
+    if form.dtype.kind != "O":  # an array of objects is a pickle, which is refused when it is read
         _check_dtype(np.empty(0, form.dtype), spec, source)
         _check_shape(form.shape, spec, source)
     return form
@@ -194,7 +194,7 @@ def _check_array(array: object, spec: InputSpec, source: str) -> NDArray[Any]:
 
 
 def _check_shape(shape: tuple[int, ...], spec: InputSpec, source: str) -> None:
-    # () may stand for an unknown rank: ONNX Runtime checks that itself.
+    # () may mean an unknown rank, which only ONNX Runtime can check.
     fits = not spec.shape or (
         len(spec.shape) == len(shape)
         and all(not isinstance(size, int) or size == there for size, there in zip(spec.shape, shape, strict=True))
@@ -210,13 +210,13 @@ def _check_dtype(array: NDArray[Any], spec: InputSpec, source: str) -> NDArray[A
         is_text = array.dtype.kind in "US" or (
             array.dtype.kind == "O" and all(isinstance(element, str) for element in array.flat)
         )
-        # ONNX Runtime gives text back as objects; one form for all keeps what is reported the same.
+        # ONNX Runtime returns text as objects, so given text has the same type in reports.
         if is_text:
             return array.astype(object) if array.dtype.kind == "U" else array
     elif array.dtype == spec.dtype:
         return array
     elif array.dtype == np.dtype(f"V{spec.dtype.itemsize}") and spec.dtype.kind == "V":
-        # .npz files keep the bytes of types that NumPy lacks, but not their names.
+        # .npz files store the bytes of types that NumPy lacks, but not the name of the type.
         return array.view(spec.dtype)
     raise ConfigError(f"{source}: input {spec.name!r} is {array.dtype} and must be {spec.dtype}; nothing is cast")
 

@@ -1,4 +1,4 @@
-"""What inputs models take, and arrays that are generated for them."""
+"""The inputs that models take, and generated arrays for them."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ __all__ = [
 ]
 
 FALLBACK_SIZES: tuple[int, ...] = (32, 64, 576, 224, 320, 16, 8, 1)
-"""Sizes tried for symbolic axes that nobody set: common in vision, text and audio, then small ones.
+"""Sizes that are tried for symbolic axes of unknown size: common ones in vision, text and audio, then small ones.
 
-576 comes before 224: audio networks accept windows that are too short to reach most of their layers.
+576 comes before 224 because audio networks accept short windows that do not reach most of their layers.
 """
 
 MOST_NAMED = 20
-"""So many names of inputs stand in a message."""
+"""The largest number of input names in a message."""
 
-# An attempt above this many elements would cost gigabytes only to find out that the model rejects it.
+# Larger attempts are left out: they would need gigabytes, and most models reject them.
 _LARGEST_ATTEMPT = 2**26
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -72,13 +72,13 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model says about one of its inputs.
+    """Name, type and shape of an input of a model.
 
     Attributes:
         name: The input's name.
-        dtype: The type of its elements; ``"string"`` for text, that of ml_dtypes for bfloat16.
-        shape: One entry an axis: a fixed size, the name of a symbolic one, or None for an unnamed one. ONNX Runtime
-            says ``()`` both for a scalar and for an input of unknown rank.
+        dtype: The type of its elements; ``"string"`` for text, the type of ml_dtypes for bfloat16.
+        shape: One entry for each axis: a fixed size, the name of a symbolic size, or None for an unnamed one. ONNX
+            Runtime gives ``()`` both for a scalar and for an input of unknown rank.
     """
 
     name: str
@@ -86,7 +86,7 @@ class InputSpec:
     shape: tuple[int | str | None, ...]
 
     def to_json(self) -> dict[str, object]:
-        """The spec as plain Python values for a JSON document."""
+        """Return the spec as plain Python values for a JSON document."""
         return {"name": self.name, "dtype": str(self.dtype), "shape": list(self.shape)}
 
 
@@ -116,9 +116,9 @@ def parse_value(text: str) -> tuple[str, ValueRange]:
     """Read ``NAME=NUMBER`` or ``NAME=LOW..HIGH``.
 
     Raises:
-        ConfigError: The text is neither.
+        ConfigError: The text has neither form, or the range is empty or not finite.
     """
-    # From the right: names may contain "=", numbers cannot.
+    # The last "=" separates them: names may contain "=", numbers cannot.
     name, equals, numbers = text.rpartition("=")
     low, dots, high = numbers.partition("..")
     try:
@@ -155,10 +155,10 @@ def parse_dim(text: str) -> tuple[str, int]:
 
 
 def read_input_specs(session: onnxruntime.InferenceSession) -> tuple[InputSpec, ...]:
-    """The inputs that a loaded model needs, in its order.
+    """Return the inputs that a loaded model needs, in the model's order.
 
     Raises:
-        ConfigError: An input is no tensor (a sequence, say), or of an element type that cannot be fed.
+        ConfigError: An input is no tensor (but a sequence, for example), or has an unsupported element type.
     """
     return tuple(_read_spec(argument) for argument in session.get_inputs())
 
@@ -171,12 +171,12 @@ def generate_inputs(
     fallback_size: int,
     seed: int,
 ) -> dict[str, NDArray[Any]]:
-    """Random inputs that fit the specs: floats from normal(0, 1), integers and bools from {0, 1}, empty strings.
+    """Generate random inputs: floats from normal(0, 1), integers and bools from {0, 1}, empty strings.
 
-    A symbolic dimension takes the size that ``dims`` gives it by its name or by ``INPUT:AXIS``. One that nobody set
-    takes the value of its name where that is an expression over the others ("past + sequence"), else 1 where it is
-    the batch (it stands at axis 0 when it first occurs; vectors count only where it occurs nowhere else), else
-    ``fallback_size``. One name has one size everywhere.
+    A symbolic dimension takes the size that ``dims`` gives it by its name or by ``INPUT:AXIS``. Otherwise, a name that
+    is an expression of other names ("past + sequence") is evaluated; a batch dimension has the size 1; all others have
+    ``fallback_size``. A dimension is the batch if it is axis 0 of the first input that has it (inputs with one axis are
+    looked at last). A name has the same size everywhere.
 
     Args:
         specs: The inputs of the model.
@@ -199,11 +199,11 @@ def generate_inputs(
 def generate_attempts(
     specs: Sequence[InputSpec], *, dims: Mapping[str, int], values: Mapping[str, ValueRange], seed: int
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Generated inputs of one size after the other, because a real network rejects most sizes of its axes.
+    """Yield generated inputs of several sizes, because a real network rejects most sizes of its axes.
 
-    There is one attempt for each of ``FALLBACK_SIZES`` that leads to other shapes, and then one more for each with only
-    the first input of that size and 1 for all that is open in the others; where ``dims`` or the model decide every
-    size, there is one in all. Arguments and errors are those of ``generate_inputs``.
+    First, each of ``FALLBACK_SIZES`` is used for all unknown sizes; then, each is used for the first input only, with 1
+    for the unknown sizes of other inputs. Repeated shapes are left out, so there is one attempt if ``dims`` or the
+    model decide every size. For arguments and errors see `generate_inputs`.
     """
     tried: set[tuple[tuple[int, ...], ...]] = set()
     for sizes in (dims, {**_ones_after_first(specs, dims), **dims}):
@@ -217,7 +217,7 @@ def generate_attempts(
 
 
 def _parse_number(text: str) -> float:
-    """A number, as an int where it is written as one: 64-bit integers do not fit a float."""
+    """Return a number; an int if it is written as one, because a float cannot hold all 64-bit integers."""
     try:
         return int(text)
     except ValueError:
@@ -227,13 +227,17 @@ def _parse_number(text: str) -> float:
 def _read_spec(argument: onnxruntime.NodeArg) -> InputSpec:
     if argument.type != "tensor(string)" and argument.type not in _DTYPES:
         raise ConfigError(f"input {argument.name!r} is a {argument.type}, which cannot be fed from an array")
-    # Some exporters write -1 for a size that is open.
+    # Some exporters write -1 for an unknown size.
     shape = tuple(None if isinstance(size, int) and size < 0 else size for size in argument.shape)
     return InputSpec(argument.name, _DTYPES.get(argument.type, "string"), shape)
 
 
 def check_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
-    """Refuse names that the model does not have, with the nearest one that it has."""
+    """Refuse names that the model does not have.
+
+    Raises:
+        ConfigError: A name is unknown; the message suggests the most similar known name.
+    """
     for name in names:
         if name in known:
             continue
@@ -246,16 +250,16 @@ def check_known(names: Iterable[str], known: Sequence[str], what: str) -> None:
 def _resolve_shapes(
     specs: Sequence[InputSpec], dims: Mapping[str, int], fallback_size: int
 ) -> dict[str, tuple[int, ...]]:
-    """The shape of every input, with every symbolic size decided."""
+    """Return the shape of every input, with a size for every symbolic dimension."""
     symbols, axes = _given_sizes(specs, dims)
     first_axes: dict[str, int] = {}
-    # A vector over positions says nothing of which axis is the batch.
+    # Inputs with one axis come last: the only axis of a vector of positions is not the batch.
     for spec in sorted(specs, key=lambda spec: len(spec.shape) == 1):
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str):
                 first_axes.setdefault(size, axis)
     open_symbols = [symbol for symbol in first_axes if symbol not in symbols]
-    # Expressions come last: they need the sizes of the plain names.
+    # Expressions are evaluated after the plain names whose sizes they need.
     composed = [symbol for symbol in open_symbols if _names_in(symbol) and _names_in(symbol) <= first_axes.keys()]
     for symbol in open_symbols:
         if symbol not in composed:
@@ -275,10 +279,10 @@ def _resolve_shapes(
 
 
 def _ones_after_first(specs: Sequence[InputSpec], dims: Mapping[str, int]) -> dict[str, int]:
-    """The size 1 for everything open that the first input has no part in.
+    """Return the size 1 for every unknown dimension that the first input does not have.
 
-    A recurrent state [layers, batch, features] that does not name its axes must get the batch of 1 that the first
-    input gets at axis 0.
+    A recurrent state [layers, batch, features] with unnamed axes needs the same batch size 1 as axis 0 of the first
+    input.
     """
     given, _ = _given_sizes(specs, dims)
     decided = {*given, *(specs[0].shape if specs else ())}
@@ -295,7 +299,7 @@ def _ones_after_first(specs: Sequence[InputSpec], dims: Mapping[str, int]) -> di
 def _given_sizes(
     specs: Sequence[InputSpec], dims: Mapping[str, int]
 ) -> tuple[dict[str, int], dict[tuple[str, int], int]]:
-    """The user's sizes, by symbolic name and, for unnamed axes, by input and axis."""
+    """Return the user's sizes by symbolic name, and those of unnamed axes by input and axis."""
     by_axis = {f"{spec.name}:{axis}": (spec, axis) for spec in specs for axis in range(len(spec.shape))}
     names = dict.fromkeys(size for spec in specs for size in spec.shape if isinstance(size, str))
     unnamed = [key for key, (spec, axis) in by_axis.items() if spec.shape[axis] is None]
@@ -320,7 +324,7 @@ def _given_sizes(
 
 
 def _parse_expression(symbol: str) -> ast.expr | None:
-    """The syntax tree of a dimension's name that is an expression, such as "past_length + 1" or "2*length"."""
+    """Return the syntax tree of a name that is an expression, such as "past_length + 1" or "2*length", or None."""
     if not re.fullmatch(r"[A-Za-z_0-9+*() -]{1,200}", symbol) or not re.search(r"[+*-]", symbol):
         return None
     try:
@@ -330,13 +334,13 @@ def _parse_expression(symbol: str) -> ast.expr | None:
 
 
 def _names_in(symbol: str) -> set[str]:
-    """The names that a dimension's expression is made of; empty for a plain name."""
+    """Return the names in the expression of a dimension; none for a plain name."""
     tree = _parse_expression(symbol)
     return set() if tree is None else {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 def _evaluate(symbol: str, sizes: Mapping[str, int]) -> int | None:
-    """The value of a dimension's expression, or None where it is not plain arithmetic over the given sizes."""
+    """Return the value of a dimension's expression; None if it is not plain arithmetic with the given sizes."""
 
     def value(node: ast.expr) -> int:
         if isinstance(node, ast.Name):
@@ -355,7 +359,7 @@ def _evaluate(symbol: str, sizes: Mapping[str, int]) -> int | None:
 
 
 def _draw(spec: InputSpec, shape: tuple[int, ...], values: ValueRange | None, rng: np.random.Generator) -> NDArray[Any]:
-    """One generated array."""
+    """Return a generated array for an input."""
     dtype = spec.dtype
     if isinstance(dtype, str):
         if values is not None:
@@ -371,13 +375,13 @@ def _draw(spec: InputSpec, shape: tuple[int, ...], values: ValueRange | None, rn
     if max(abs(values.low), abs(values.high)) > largest:
         raise ConfigError(f"input {spec.name!r} is {dtype} and cannot take {values}; its largest value is {largest:g}")
     portion = np.asarray(rng.random(shape))
-    # Not low + portion * (high - low): the difference of two large floats can overflow. Rounding must stay inside.
+    # Not low + portion * (high - low), which can overflow for large floats. The clip keeps roundings in the range.
     drawn = np.clip((1 - portion) * values.low + portion * values.high, values.low, values.high)
     return np.asarray(drawn).astype(dtype)
 
 
 def _integer_bounds(spec: InputSpec, dtype: np.dtype[Any], values: ValueRange) -> tuple[int, int]:
-    """The range as integers of the input's type."""
+    """Return the ends of a range as integers of the input's type."""
     lowest, highest = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
     low, high = int(values.low), int(values.high)
     if (low, high) != (values.low, values.high) or low < lowest or high > highest:

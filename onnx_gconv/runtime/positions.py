@@ -1,4 +1,4 @@
-"""Outputs of a language model, position by position: where in a text two models begin to differ."""
+"""Compares outputs of language models position by position, to show where in a text two models begin to differ."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _RANK = 3
 def with_positions(
     comparison: OutputComparison, reference: Outputs, found: Outputs, tokens: tuple[int, ...] | None
 ) -> OutputComparison:
-    """The comparison of an output, with one for each position; itself if it has none.
+    """Return the comparison of an output with a comparison at each position; unchanged if it has no positions.
 
-    An output has positions if it is of floats and [batch, sequence, ...], as the tokens are.
+    An output has positions if it is a float tensor [batch, sequence, ...] with the batch and sequence of the tokens.
 
     Args:
-        comparison: That of the whole output.
+        comparison: The comparison of the whole output.
         reference: The original's outputs.
-        found: Those of the mapped model.
+        found: The mapped model's outputs.
         tokens: The shape of the input of tokens; None if the model has none.
     """
     one, other = reference.get(comparison.name), found.get(comparison.name)
@@ -57,12 +57,12 @@ def _compared(position: int, reference: NDArray[Any], found: NDArray[Any]) -> Po
 
 @dataclass(frozen=True)
 class PositionAgreement:
-    """At how many positions the largest scores are the same.
+    """At how many positions both models give the largest score to the same token.
 
     Attributes:
-        same: Those at which they are, in all texts.
-        count: All of them.
-        last: The share of texts whose last position has the same one.
+        same: The number of positions at which they do in all texts.
+        count: The number of all positions.
+        last: The share of texts in which they do at the last position.
     """
 
     same: int
@@ -71,7 +71,7 @@ class PositionAgreement:
 
 
 def agreement_of_positions(positions: Sequence[PositionComparison]) -> PositionAgreement | None:
-    """How far scores agree; None if there are none."""
+    """Return at how many positions the largest scores agree; None if there are no positions with scores."""
     shares = [item.argmax_agreement for item in positions if item.argmax_agreement is not None]
     if not shares or len(shares) != len(positions):
         return None

@@ -1,4 +1,4 @@
-"""Prompts: the tokens of a language model, to which the inputs that go with them are generated."""
+"""Prompts: given tokens of a language model, for which matching other inputs are generated."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TokenIds:
     """The tokens of one prompt.
 
     Attributes:
-        ids: Their numbers in the vocabulary, 0 or more.
+        ids: Their indices in the vocabulary, 0 or more.
         source: Where they come from, for messages.
     """
 
@@ -37,10 +37,10 @@ class TokenIds:
 
     @classmethod
     def of(cls, ids: Sequence[int] | TokenIds) -> TokenIds:
-        """The tokens of these numbers.
+        """Return a prompt of the given token ids.
 
         Raises:
-            ConfigError: There are none, or one is no whole number from 0.
+            ConfigError: There are no ids, or one is no whole number from 0.
         """
         if isinstance(ids, TokenIds):
             return ids
@@ -52,13 +52,13 @@ class TokenIds:
         return cls(tuple(map(int, ids)))
 
     def as_inputs(self, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any]]:
-        """The input of tokens of a model, by name; the same ones for each text if the model takes several.
+        """Return the array for a model's input of tokens, by name. All texts of a batch get the same tokens.
 
         Args:
             specs: All inputs of the model.
 
         Raises:
-            ConfigError: The model takes no tokens, or has no such ones.
+            ConfigError: The model takes no token ids, or its type cannot hold one.
         """
         tokens = tokens_of(specs)
         if tokens is None or isinstance(tokens.dtype, str) or tokens.dtype.kind not in "iu":
@@ -86,7 +86,7 @@ def parse_token_ids(text: str) -> TokenIds:
     try:
         size = path.stat().st_size if path.is_file() else None
         content = "" if size is None or size > _LARGEST_FILE else path.read_text("utf-8")
-    except (OSError, ValueError) as error:  # text that is no UTF-8 or no path is a ValueError
+    except (OSError, ValueError) as error:  # a file that is no UTF-8 and an invalid path raise a ValueError
         reason = " ".join(str(error).split())
         raise ConfigError(f"{text!r} cannot be read as a file of token ids ({reason}); {how}") from error
     if size is None:
@@ -102,12 +102,12 @@ def parse_token_ids(text: str) -> TokenIds:
 
 
 def may_be_generated(specs: Sequence[InputSpec]) -> Collection[str]:
-    """The names of inputs that need not be given: all that go with tokens; none of a model without."""
+    """Return the names of inputs that can be generated to match given tokens; none if the model takes no tokens."""
     tokens = tokens_of(specs)
     return frozenset() if tokens is None else frozenset(spec.name for spec in specs if spec is not tokens)
 
 
 def completed_note(names: Sequence[str]) -> str:
-    """What is to be said of inputs that were generated beside given ones."""
+    """Return a note on inputs that were generated to match given ones."""
     quoted = [f"'{name}'" for name in names]
     return f"generated to go with the given inputs: {listed(quoted, MOST_NAMED)}"

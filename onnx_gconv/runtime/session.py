@@ -1,4 +1,4 @@
-"""Models in ONNX Runtime, on the CPU: loaded, run, and released again."""
+"""Loads, runs and releases models in ONNX Runtime, on the CPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["OPTIMIZATIONS", "ModelSession", "Optimization", "RuntimeRefusal", "run_model"]
 
 Optimization = Literal["all", "none"]
-"""How much ONNX Runtime may rewrite a model: as it does by default, or not at all."""
+"""How much ONNX Runtime optimizes a model: all optimizations, as by default, or none."""
 
 OPTIMIZATIONS: tuple[Optimization, ...] = ("all", "none")
 
@@ -33,22 +33,22 @@ _LEVELS = {
 
 _FLOAT32_ACTIVATIONS = "1"
 
-# Where a model that is given as bytes has its external data.
+# The session option for the folder of external data, for models that are given as bytes.
 _FOLDER_OF_DATA = "session.model_external_initializers_file_folder_path"
 
-_FATAL = 4  # errors arrive as exceptions; what the log says of them would only stand on the user's stderr twice
+_FATAL = 4  # the log level; errors arrive as exceptions, and the log would write them to stderr a second time
 
-# NumPy has no bfloat16: its arrays go in and come out as their bytes.
+# NumPy has no bfloat16, so such arrays are passed as bytes.
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _ONNX_BFLOAT16 = 16
 
 
-class RuntimeRefusal(GconvError):  # noqa: N818 - what the runtime says, which is an error only for who asked
+class RuntimeRefusal(GconvError):  # noqa: N818 - not always an error: callers may try other inputs
     """ONNX Runtime does not load a model, or does not run it on some inputs.
 
     Attributes:
-        stage: Where it stopped, ``"load"`` or ``"run"``.
-        message: What it said, on one line.
+        stage: Where it failed: ``"load"`` or ``"run"``.
+        message: ONNX Runtime's message, on one line.
     """
 
     def __init__(self, stage: Literal["load", "run"], message: str) -> None:
@@ -58,14 +58,14 @@ class RuntimeRefusal(GconvError):  # noqa: N818 - what the runtime says, which i
 
 
 class ModelSession:
-    """One model, loaded; leaving the ``with`` block releases its memory.
+    """A loaded model; leaving the ``with`` block releases its memory.
 
     Args:
-        model: The model's file; external data is found next to it.
-        optimization: How much the runtime may rewrite it.
-        inner: Names of values inside the model that are outputs, too.
-        is_single_threaded: Whether each run has one thread. In a product with a matrix that comes as an input, ONNX
-            Runtime adds in an order that depends on their number, which is that of the machine's cores otherwise.
+        model: The model's file; its external data is beside it.
+        optimization: How much ONNX Runtime optimizes the model.
+        inner: Names of values inside the model that become outputs, too.
+        is_single_threaded: Whether each run uses one thread. The default is one for each core of the machine. If a
+            matrix of a product is an input, ONNX Runtime's order of additions depends on the number of threads.
 
     Raises:
         RuntimeRefusal: The model does not load.
@@ -84,25 +84,25 @@ class ModelSession:
             options.intra_op_num_threads = 1
         options.graph_optimization_level = _LEVELS[optimization]
         options.log_severity_level = _FATAL
-        # The memory of rebuilt weights goes back when a run ends, rather than into an arena that doubles as it grows.
+        # Without an arena, the memory of rebuilt weights is freed when a run ends. An arena would keep it, and double.
         options.enable_cpu_mem_arena = False
-        # Without this, nodes whose output is over 1 GiB are not folded, and large weights are rebuilt in every run.
+        # By default, nodes with an output above 1 GiB are not folded, and large weights are rebuilt in every run.
         options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", "0")
-        # ONNX Runtime would multiply weights of integer blocks with activations of 8 bits: an error of 0.5 % by itself,
-        # behind which others could hide.
+        # By default, ONNX Runtime rounds activations to 8 bits for weights with blockwise scales. That error of 0.5 %
+        # could hide other errors.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _FLOAT32_ACTIVATIONS)
         if optimization == "none":
-            # Weights that nodes rebuild cannot be packed ahead. Where no weight is, plain and rebuilt ones go through
-            # the same kernels, whose results otherwise differ by the order in which they add.
+            # Rebuilt weights cannot be prepacked. Without prepacking, plain and rebuilt weights use the same kernels;
+            # other kernels add in another order and give other roundings.
             options.add_session_config_entry("session.disable_prepacking", "1")
         if inner:
             options.add_session_config_entry(_FOLDER_OF_DATA, str(model.parent.resolve()))
         try:
             content = _with_outputs(model, inner) if inner else str(model)
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - the runtime's errors have no base of their own
+        except Exception as error:  # noqa: BLE001 - the runtime's errors have no common base class
             raise RuntimeRefusal("load", str(error)) from None
-        # Asked for once, as a small model runs in the time that this takes.
+        # Kept, because this call takes as long as a run of a small model.
         self._names = [output.name for output in self._session.get_outputs()]
         self._lacking = [each.name for each in self._session.get_outputs() if each.type == "tensor(bfloat16)"]
         self._run_options = onnxruntime.RunOptions()
@@ -112,11 +112,11 @@ class ModelSession:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Not left to the garbage collector: the next model must not be loaded while this one is in memory.
+        # Released now, so that this model is not in memory any more when the next one is loaded.
         self._session = None
 
     def read_input_specs(self) -> tuple[InputSpec, ...]:
-        """The inputs that the model needs.
+        """Return the inputs that the model needs.
 
         Raises:
             ConfigError: An input is of a type that cannot be fed from an array.
@@ -124,9 +124,9 @@ class ModelSession:
         return read_input_specs(self._session)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-        """The model's outputs for these inputs, by name.
+        """Run the model and return its outputs by name.
 
-        Tensors are arrays, sequences lists, maps dicts, and an optional output without a value is None.
+        Tensors are returned as arrays, sequences as lists, maps as dicts; an optional output without a value as None.
 
         Raises:
             RuntimeRefusal: The model does not run on these inputs.
@@ -142,17 +142,17 @@ class ModelSession:
                 found = self._session.run(native, feeds, options)
                 outputs.update(zip(native, map(_copied, found), strict=True))
             if lacking:
-                # This call hands out memory rather than arrays.
+                # This call returns OrtValues, which can hold bfloat16, instead of arrays.
                 feeds = {name: _as_value(array) for name, array in inputs.items()}
                 memory = self._session.run_with_ort_values(lacking, feeds, options)
                 outputs.update(zip(lacking, map(_read_bfloat16, memory), strict=True))
-        except Exception as error:  # noqa: BLE001 - the runtime's errors have no base of their own
+        except Exception as error:  # noqa: BLE001 - the runtime's errors have no common base class
             raise RuntimeRefusal("run", str(error)) from None
         return {name: outputs[name] for name in self._names}
 
 
 def run_model(model: Path, inputs: Mapping[str, NDArray[Any]], optimization: Optimization) -> dict[str, Any]:
-    """The outputs of a model by name; it is loaded, run once and released.
+    """Load a model, run it once, release it, and return its outputs by name.
 
     Raises:
         RuntimeRefusal: The model does not load, or does not run on these inputs.
@@ -162,7 +162,7 @@ def run_model(model: Path, inputs: Mapping[str, NDArray[Any]], optimization: Opt
 
 
 def _with_outputs(model: Path, names: Collection[str]) -> bytes:
-    """A model's file with more outputs; external data stays where it is."""
+    """Return a model as bytes with additional outputs; external data stays where it is."""
     import onnx
 
     proto = onnx.load(model, load_external_data=False)
@@ -173,7 +173,7 @@ def _with_outputs(model: Path, names: Collection[str]) -> bytes:
 
 
 def _copied(value: Any) -> Any:  # noqa: ANN401 - whatever ONNX Runtime gives
-    """The value in memory of its own: the runtime's arrays keep parts of their session alive."""
+    """Return a copy of a value, because arrays of ONNX Runtime keep parts of their session in memory."""
     if isinstance(value, list):
         return [_copied(element) for element in value]
     return value.copy() if isinstance(value, np.ndarray) else value

@@ -1,4 +1,4 @@
-"""Arrays of .npz files that stay there, and are read a few rows at a time."""
+"""Arrays of .npz files that stay on disk and are read a few rows at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 _CHUNK = 1 << 22  # bytes
 
-_LOCAL_HEADER = 30  # bytes, of which the last four are the lengths of what follows: a name, and what else there is
+_LOCAL_HEADER = 30  # bytes; the last four are the lengths of the name and of the extra field that follow it
 _LENGTHS = 26
 
 _REORDERED = 1 << 26  # bytes at once
@@ -34,13 +34,13 @@ _REORDERED = 1 << 26  # bytes at once
 
 @dataclass(frozen=True)
 class ArrayForm:
-    """What the header of an array says, which is read without its elements.
+    """The header of an array in an .npz file, read without the elements.
 
     Attributes:
-        shape: Its shape.
-        dtype: Its type.
-        is_fortran: Whether the first axis is the one that changes first in the file.
-        start: How many bytes stand in front of the elements.
+        shape: Shape of the array.
+        dtype: Type of its elements.
+        is_fortran: Whether elements are in Fortran order: the first axis changes fastest.
+        start: Number of bytes before the elements.
     """
 
     shape: tuple[int, ...]
@@ -50,19 +50,19 @@ class ArrayForm:
 
     @property
     def nbytes(self) -> int:
-        """The size of its elements."""
+        """The size of all elements in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def array_form(archive: zipfile.ZipFile, name: str) -> ArrayForm:
-    """What the header of an array says.
+    """Read the header of an array.
 
     Args:
         archive: The .npz file.
-        name: The array, as ``numpy.savez`` was given it.
+        name: The name of the array, as it was given to ``numpy.savez``.
 
     Raises:
-        ValueError: If the header is damaged, or of a version that only arrays of records have.
+        ValueError: If the header is damaged, or has an npy version that only structured arrays need.
     """
     with archive.open(_member(archive, name)) as member:
         version = np.lib.format.read_magic(member)
@@ -77,11 +77,11 @@ class StoredArray:
 
     Args:
         path: The file.
-        start: Where the elements begin, in bytes.
-        shape: The shape, of one axis at least.
+        start: Offset of the first element in the file, in bytes.
+        shape: The shape, with at least one axis.
         dtype: The type in the file.
-        read_as: What is made of rows when they are read.
-        source: The file of the user, for messages.
+        read_as: Converts rows when they are read.
+        source: The user's file, for messages.
     """
 
     def __init__(
@@ -112,25 +112,25 @@ class StoredArray:
 
     @property
     def row_bytes(self) -> int:
-        """The size of one row along the first axis in the file."""
+        """The size in the file of one row along the first axis, in bytes."""
         return math.prod(self.shape[1:]) * self._dtype.itemsize
 
     @property
     def nbytes(self) -> int:
-        """The size in the file."""
+        """The size in the file, in bytes."""
         return len(self) * self.row_bytes
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Some rows, in memory.
+        """Read some rows into memory.
 
         Raises:
-            ConfigError: If they cannot be read any more.
+            ConfigError: If the file cannot be read any more, or has become shorter.
         """
         start, stop, _ = rows.indices(len(self))
         shape = (max(stop - start, 0), *self.shape[1:])
         count = math.prod(shape)
         try:
-            # Each call opens the file for itself: several threads would move one position.
+            # Each call opens the file again, because threads that share a file object would share its position.
             read = np.fromfile(self._path, self._dtype, count, offset=self._start + start * self.row_bytes)
         except OSError as error:
             raise ConfigError(f"{self._source}: cannot be read any more ({error.strerror or error})") from error
@@ -148,23 +148,23 @@ def stored_array(
     spool: Path,
     read_as: Callable[[NDArray[Any]], NDArray[Any]],
 ) -> StoredArray:
-    """An array of an .npz file that stays on disk.
+    """Return an array of an .npz file that stays on disk.
 
-    All of it is read once, a piece at a time, so that damage is found before anything is computed. One that is not
-    compressed is then read where it is. Others are unpacked to a file of their own first, since one pass over them is
-    needed for each chip.
+    The whole array is read once, piece by piece, so that damage is found before anything is computed. An array that is
+    not compressed and in C order is later read from the .npz file itself. Any other array is unpacked to a file first,
+    because it is read once for each chip.
 
     Args:
         archive: The open .npz file.
-        name: The array.
-        form: What its header says.
+        name: The name of the array.
+        form: Its header.
         path: The .npz file.
-        spool: A folder for arrays that are unpacked.
-        read_as: What is made of rows when they are read.
+        spool: A folder for unpacked arrays.
+        read_as: Converts rows when they are read.
 
     Raises:
-        ConfigError: If there is no room for what is unpacked.
-        ValueError: If the file is damaged; `zipfile` and `zlib` have errors of their own for that.
+        ConfigError: If the disk has no room for the unpacked array.
+        ValueError: If the file is damaged; `zipfile` and `zlib` raise their own errors for damage, too.
     """
     info = archive.getinfo(_member(archive, name))
     if info.file_size < form.start + form.nbytes:
@@ -173,7 +173,7 @@ def stored_array(
     is_in_place = info.compress_type == zipfile.ZIP_STORED and not form.is_fortran
     with archive.open(info) as member:
         if is_in_place:
-            while member.read(_CHUNK):  # which compares the checksum at the end
+            while member.read(_CHUNK):  # zipfile compares the checksum at the end
                 pass
             return StoredArray(
                 path, _start(archive, info) + form.start, form.shape, form.dtype, read_as=read_as, source=str(path)
@@ -197,7 +197,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> str:
 
 
 def _start(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
-    """Where the content of a member begins that is not compressed. The directory of a zip file does not say it."""
+    """Return the offset of an uncompressed member's content, which is not in the directory of the zip file."""
     file = cast("IO[bytes]", archive.fp)
     file.seek(info.header_offset + _LENGTHS)
     lengths = file.read(_LOCAL_HEADER - _LENGTHS)
@@ -205,7 +205,7 @@ def _start(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
 
 
 def _require_room(name: str, form: ArrayForm, path: Path, spool: Path) -> None:
-    """Refuse what the disk has no room for: a small file may hold terabytes of zeros."""
+    """Refuse an array for which the disk has no room: a small file may hold terabytes of zeros."""
     needed = form.nbytes * (2 if form.is_fortran else 1)
     if (free := shutil.disk_usage(spool).free) < needed:
         raise ConfigError(
@@ -215,7 +215,7 @@ def _require_room(name: str, form: ArrayForm, path: Path, spool: Path) -> None:
 
 
 def _reordered(file: Path, form: ArrayForm) -> Path:
-    """A file with the same elements in C order."""
+    """Write the elements of a Fortran-ordered file in C order; return the new file."""
     there = np.memmap(file, form.dtype, "r", form.start, form.shape, "F")
     rows = max(1, _REORDERED // max(1, form.nbytes // max(1, form.shape[0])))
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix="array-", delete=False) as other:

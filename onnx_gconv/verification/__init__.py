@@ -1,4 +1,4 @@
-"""Proof that a mapped model computes what the original computes."""
+"""Verifies that a mapped model computes what the original computes."""
 
 from __future__ import annotations
 

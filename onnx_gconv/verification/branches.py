@@ -1,4 +1,4 @@
-"""The If nodes of a model, and the inputs that choose their branches."""
+"""Finds the If nodes of a model, and the inputs that choose their branches."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from onnx_gconv.weights.rearrangement import node_label
 
 __all__ = ["Branching", "branchings"]
 
-# What gives one truth value on, or its opposite: both values of an input lead to both branches.
+# Ops that pass a single bool on, or its opposite: the two values of such an input lead to the two branches.
 _GIVES_IT_ON = frozenset({"Cast", "Flatten", "Identity", "Not", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 @dataclass(frozen=True)
 class Branching:
-    """An If node.
+    """An If node, and the input that chooses its branch.
 
     Attributes:
-        node: Its name, for people.
-        chosen_by: The input of the model that says which branch is taken; None if something is computed for that.
+        node: The name of the node, for people.
+        chosen_by: The input of the model that chooses the branch; None if the condition is computed.
     """
 
     node: str
@@ -29,7 +29,7 @@ class Branching:
 
 
 def branchings(model: ir.Model) -> tuple[Branching, ...]:
-    """All If nodes, those in bodies too."""
+    """Return all If nodes of a model, also those in bodies."""
     inputs = {value for value in model.graph.inputs if value.dtype == ir.DataType.BOOL}
     nodes = (node for node in model.graph.all_nodes() if node.op_type == "If")
     return tuple(Branching(node_label(node), _chooser(node.inputs[0], inputs)) for node in nodes)

@@ -1,4 +1,4 @@
-"""How far the outputs of a mapped model may be from the original's: what a user asks for, and what is always said."""
+"""Limits for the errors of a mapped model's outputs: those of the user, and those below which a report warns."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["NO_LIMITS", "STATED_LIMITS", "ErrorLimits"]
 
 @dataclass(frozen=True)
 class ErrorLimits:
-    """Limits of the errors of outputs against the untouched original. None sets no limit.
+    """A user's limits for the errors of outputs against the original. None sets no limit.
 
     Attributes:
         min_sqnr_db: The smallest signal to quantization noise ratio, in dB.
-        min_agreement: The smallest share of rows whose largest element stands at the same place, from 0 to 1.
+        min_agreement: The smallest share of rows with the largest element at the same position, from 0 to 1.
         max_error: The largest error, in units of the output.
 
     Raises:
-        ConfigError: If a limit is no such number.
+        ConfigError: If a limit has an invalid value.
     """
 
     min_sqnr_db: float | None = None
@@ -41,11 +41,11 @@ class ErrorLimits:
 
     @property
     def are_given(self) -> bool:
-        """Whether there is any."""
+        """Whether there is any limit."""
         return any(limit is not None for limit in (self.min_sqnr_db, self.min_agreement, self.max_error))
 
     def exceeded_by(self, item: OutputComparison) -> tuple[str, ...]:
-        """Which limits an output does not keep, a phrase each: ``SQNR 7.1 dB, below 10 dB``."""
+        """Return which limits an output exceeds, a phrase each: ``SQNR 7.1 dB, below 10 dB``."""
         found = []
         if self.min_sqnr_db is not None and item.sqnr_db is not None and item.sqnr_db < self.min_sqnr_db:
             found.append(f"SQNR {item.sqnr_db:.1f} dB, below {self.min_sqnr_db:g} dB")
@@ -57,12 +57,12 @@ class ErrorLimits:
         return tuple(found)
 
     def not_judged(self, comparisons: Sequence[OutputComparison]) -> Iterator[str]:
-        """The limits that could not be judged, a sentence each: no output that was compared has a figure for one.
+        """Yield a sentence for each limit that could not be judged, because no compared output has such a figure.
 
-        An output of zeros has no ratio to its error, and is named, too.
+        An output of zeros has no SQNR and is named, too.
 
         Args:
-            comparisons: All that were made; nothing is said if there are none, as that is said otherwise.
+            comparisons: All comparisons. If there are none, nothing is yielded: the report says that elsewhere.
         """
         compared = [item for item in comparisons if not item.is_random]
         if not compared:
@@ -88,4 +88,4 @@ class ErrorLimits:
 NO_LIMITS = ErrorLimits()
 
 STATED_LIMITS = ErrorLimits(min_sqnr_db=10.0, min_agreement=0.9)
-"""Beyond these, a report says that the outputs are far from the original's, whatever was asked for."""
+"""The limits beyond which a report says that outputs are far from the original's, whatever the user's limits are."""

@@ -1,4 +1,4 @@
-"""Outputs of models whose weights are rounded, clipped or measured: judged by what the rebuilt weights give."""
+"""Judges outputs of models with rounded, clipped or measured weights by the outputs that the rebuilt weights give."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ JUDGED_BY_REBUILT_WEIGHTS = (
 
 
 def reasons_for_losses(manifest: Manifest) -> tuple[str, ...]:
-    """Why the outputs of a mapped model differ from those of the original as they should, each as a sentence."""
+    """Return why a mapped model is expected to have other outputs than the original, each reason as a clause."""
     chips = [item.measured for item in manifest.weights if item.measured is not None]
-    # Integers that have a level each come back exactly, for all that they are rounded.
+    # Integers with a level each are rebuilt exactly, although they are rounded to levels.
     has_losses = any(item.loss is not None and (item.loss.rms_error or not item.rounded) for item in manifest.weights)
     return (
         *(["the mapping rounds or clips weights on purpose"] if has_losses else []),
@@ -29,12 +29,12 @@ def reasons_for_losses(manifest: Manifest) -> tuple[str, ...]:
 
 
 def judged(against_original: OutputsReport, against_rebuilt: OutputsReport, reasons: Sequence[str]) -> OutputsReport:
-    """The comparison with the original, which passes where that with the rebuilt weights does.
+    """Return the comparison with the original, but with the verdicts of the comparison with the rebuilt weights.
 
     Args:
-        against_original: Mapped model against the original.
-        against_rebuilt: Mapped model against the original with the rebuilt weights.
-        reasons: Why the two differ.
+        against_original: The comparison of the mapped model with the original.
+        against_rebuilt: The comparison of the mapped model with the original that has the rebuilt weights.
+        reasons: Why outputs differ from the original's, see `reasons_for_losses`.
     """
     if against_rebuilt.not_compared is not None or against_original.not_compared is not None:
         return against_original
@@ -45,7 +45,7 @@ def judged(against_original: OutputsReport, against_rebuilt: OutputsReport, reas
         if verdict is None or item.is_random or verdict.is_random:
             comparisons.append(item)
             continue
-        # What makes a distance from the original impossible is worth saying, though it is no fault.
+        # The reason why an error against the original is not defined is reported, although it is no failure.
         note = item.note if verdict.passed and item.max_abs_error is None else None
         comparisons.append(
             replace(

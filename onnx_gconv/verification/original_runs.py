@@ -1,4 +1,4 @@
-"""The original's own outputs in ONNX Runtime, by which those of the mapped model are judged."""
+"""Runs the original in ONNX Runtime, for the outputs with which those of the mapped model are compared."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ GivenInputs: TypeAlias = "Path | TokenIds | Mapping[str, NDArray[Any]]"
 
 @dataclass(frozen=True)
 class Generation:
-    """How inputs are generated.
+    """Settings for generated inputs.
 
     Attributes:
         dims: Sizes of symbolic dimensions, by name or ``INPUT:AXIS``.
         values: Ranges of values, by input.
         seed: The same seed gives the same arrays.
-        flags: Inputs that are one truth value, by name; others are drawn.
+        flags: Values of boolean scalar inputs, by name; other boolean inputs are drawn.
     """
 
     dims: Mapping[str, int]
@@ -49,7 +49,7 @@ class Generation:
 
 
 class OriginalRuns:
-    """The original's outputs at the levels at which it runs, on the first inputs on which it does."""
+    """The original's outputs at each optimization level at which it runs, on the first inputs on which it runs."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class OriginalRuns:
         self.spreads: dict[str, Spread] = {}
 
     def run(self, optimization: Optimization) -> None:
-        """Run the original at one level, and note how far it is from its runs so far."""
+        """Run the original at one optimization level, and measure how much it differs from its earlier runs."""
         self._tell(f"running the original, {described(optimization)}")
         try:
             with ModelSession(self._model, optimization) as session:
@@ -98,11 +98,11 @@ class OriginalRuns:
         self.outputs[optimization] = found
 
     def written(self, outputs: Outputs) -> Outputs:
-        """Outputs with zeros for the elements that the original never writes."""
+        """Return outputs with zeros for the elements that the original never writes."""
         return {name: without(output, self.unwritten.get(name)) for name, output in outputs.items()}
 
     def _note_unwritten(self, first: Outputs, second: Outputs) -> None:
-        """Find the elements that were written in neither of two runs, in memory of different contents."""
+        """Find the elements that were written in neither of two runs, from their different fill bytes of memory."""
         for name in first:
             found = unwritten_elements(first[name], second.get(name))
             if found is not None:
@@ -110,15 +110,15 @@ class OriginalRuns:
                 self.unwritten[name] = found if known is None or known.shape != found.shape else known | found
 
     def _first_run(self, optimization: Optimization, found: Outputs, again: Outputs) -> Outputs:
-        """The outputs of the first run of a session, once it is known how far two runs of one session are apart.
+        """Return the outputs to compare, after a check whether two runs of one session are equal.
 
-        A model that draws random numbers draws others in every run. If all that is drawn has a seed, the first runs of
-        sessions can be compared as if there were no random numbers.
+        If they differ because the model draws random numbers, the outputs are marked as random. If all these nodes have
+        a seed, the first run of every session draws the same numbers: then the outputs of a first run are returned.
         """
         is_steady = not any(_differ(found[name], again.get(name)) for name in found)
         if is_steady or (drawn := random_numbers(self._model)) == "none":
             self._measure_spread(found, again)
-            for name, spread in self.spreads.items():  # an op that nobody knows may draw random numbers, too
+            for name, spread in self.spreads.items():  # an unknown op may draw random numbers, too
                 if not is_steady and is_beyond_rounding(found[name], spread):
                     self.spreads[name] = replace(spread, noise="random")
             return found
@@ -132,11 +132,11 @@ class OriginalRuns:
         return first
 
     def tokens_shape(self) -> tuple[int, ...] | None:
-        """The shape of the input of tokens that the original ran on; None if it has none."""
+        """Return the shape of the token input on which the original ran; None if it has no token input."""
         return None if self._tokens is None or self.feeds is None else self.feeds[self._tokens.name].shape
 
     def flags(self, names: Iterable[str]) -> dict[str, bool]:
-        """Of inputs that choose branches, those that were generated and are one truth value, each with that value."""
+        """Return the values of those of the named inputs that were generated and are a single bool."""
         if self.feeds is None:
             return {}
         own = names if self._given is None else [name for name in names if name in self._completed]
@@ -146,14 +146,14 @@ class OriginalRuns:
         }
 
     def why_not(self) -> str:
-        """Why the original ran at no level.
+        """Return why the original runs at no optimization level.
 
         Raises:
-            ConfigError: Because of the user's inputs.
+            ConfigError: If the user's inputs are the reason.
         """
         if self._unfit is not None:
             return f"{self._model}: {self._unfit}"
-        # A level at which the model loads says more about the inputs than one at which it does not.
+        # The refusal to report is one of a level at which the model loads: it says more about the inputs.
         optimization, refusal = min(self._refusals.items(), key=lambda item: item[1].stage == "load")
         if refusal.stage == "load":
             return f"{self._model}: ONNX Runtime does not load the original: {refusal.message}"
@@ -169,7 +169,7 @@ class OriginalRuns:
         )
 
     def describe_inputs(self) -> InputsDescription:
-        """What the original ran on."""
+        """Return a description of the inputs on which the original ran."""
         tensors = tuple(
             InputSpec(name, "string" if array.dtype.kind in "OSU" else array.dtype, array.shape)
             for name, array in (self.feeds or {}).items()
@@ -178,7 +178,7 @@ class OriginalRuns:
         return InputsDescription(self._source(), seed, tensors)
 
     def notes(self) -> tuple[str, ...]:
-        """What limits the comparison, and what was generated for it."""
+        """Return notes on what limits the comparison, and on generated inputs."""
         return (*self._of_levels(), *self._of_completed(), *self._of_unwritten())
 
     def _of_levels(self) -> Iterable[str]:
@@ -203,7 +203,7 @@ class OriginalRuns:
         return str(self._given) if isinstance(self._given, Path) else "given inputs"
 
     def _first_accepted(self, session: ModelSession) -> Outputs | None:
-        """The outputs for the first inputs that the model runs on; None where its inputs cannot be generated."""
+        """Return the outputs for the first inputs on which the model runs; None if inputs cannot be generated."""
         if self.feeds is not None:
             return flatten_all(session.run(self.feeds))
         try:
@@ -236,10 +236,10 @@ class OriginalRuns:
         return found
 
     def _read_given(self, specs: Sequence[InputSpec]) -> dict[str, NDArray[Any]] | None:
-        """The user's inputs; of those of a language model, the tokens are enough. None if none are given.
+        """Return the user's inputs, of which a language model needs the tokens only; None if there are none.
 
         Raises:
-            ConfigError: They do not fit the model.
+            ConfigError: The inputs do not fit the model.
         """
         if self._given is None:
             return None
@@ -261,7 +261,7 @@ class OriginalRuns:
 
 
 def described(optimization: Optimization) -> str:
-    """A level of optimization, for people."""
+    """Return a text for an optimization level."""
     return {"all": "optimized", "none": "not optimized"}[optimization]
 
 
@@ -270,7 +270,7 @@ def _listed_shapes(feeds: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _differ(one: NDArray[Any] | None, other: NDArray[Any] | None) -> bool:
-    """Whether two runs give different bits."""
+    """Whether an output differs between two runs, bit for bit."""
     if one is None or other is None:
         return one is not other
     if one.dtype.kind in "OU":

@@ -1,4 +1,4 @@
-"""Whether a mapped model gives the outputs of its original, both run in ONNX Runtime."""
+"""Runs a mapped model and its original in ONNX Runtime and compares their outputs."""
 
 from __future__ import annotations
 
@@ -42,43 +42,43 @@ def compare_outputs(
 
         max_abs_error <= tolerance = max(10 * spread, 32 * mapped_weights * eps * range, 2^-21)
 
-    - ``spread`` is what the runtime does to the original itself: optimized against not, and two runs in a row.
-    - 32 ulp of the output's range per mapped weight is what the rounding of rebuilt weights can cause. ``eps`` is that
-      of the output's type or of the weights' type, whichever is coarser: a float64 output of float32 weights carries
-      their rounding. ``range`` is max|original| over the finite elements; a mask (one value, repeated, at least 1000
-      and 1000 times above all others, such as -1e9 or the lowest float) is not part of it.
-    - 2^-21 is 4 ulp of one: probabilities near zero come out of sigmoids that the runtime computes with an absolute
-      error of a few 2^-25, however small they are.
-    - No term may pass a wrong model: an error above ``limit = max(0.01, 4 * eps) * range`` is none of rounding, so
-      32 * mapped_weights * eps * range ends there (for float16 and a hundred weights it would exceed the range
-      itself), 10 * spread ends at max(2 * spread, limit), and 2^-21 at range / 10 and at 4 * eps (which is smaller for
-      float64 outputs of float64 weights).
-    - Random numbers are no spread. If all nodes that draw them have a seed, they draw the same ones in the first runs
-      of fresh sessions; these are compared, and 10 * spread ends at limit. Otherwise the outputs that differ from run
-      to run are not compared, and the report says so.
-    - NaN must stand at the same positions, infinities too and with equal sign; type and shape must be equal.
+    - ``spread`` is the largest difference between runs of the original itself: optimized and not optimized, and two
+      runs in a row.
+    - The rounding of rebuilt weights can cause an error of 32 ulp of the output's range for each mapped weight. ``eps``
+      is the coarser one of the output's type and the weights' type, because a float64 output of float32 weights
+      contains their rounding. ``range`` is max|original| over the finite elements, without masks. A mask is a value
+      that occurs several times and is at least 1000 and 1000 times above all others, such as -1e9 or the lowest float.
+    - 2^-21 is 4 ulp of one: ONNX Runtime computes sigmoids with an absolute error of a few 2^-25, also where the
+      resulting probabilities are near zero.
+    - Each term is limited, so that no wrong model passes. An error above ``limit = max(0.01, 4 * eps) * range`` cannot
+      come from rounding. So 32 * mapped_weights * eps * range is at most limit (for float16 and a hundred weights it
+      would exceed the range itself), 10 * spread is at most max(2 * spread, limit), and 2^-21 is at most range / 10 and
+      4 * eps (which is smaller for float64 outputs of float64 weights).
+    - Random numbers do not count as spread. If all nodes that draw them have a seed, the first runs of new sessions
+      draw the same numbers; these runs are compared, and 10 * spread is at most limit. If not, outputs that differ from
+      run to run are not compared, and the report says so.
+    - NaN and infinities must be at the same positions, infinities with the same sign; type and shape must be equal.
 
-    Integer, bool and string outputs must be equal. Where the original differs from itself in k elements, 10 k
-    mismatches pass, but no more than a tenth of all elements or k, whichever is larger.
+    Integer, bool and string outputs must be equal. If runs of the original differ in k elements, 10 k mismatches pass,
+    but no more than a tenth of all elements or k, whichever is larger.
 
     Args:
-        original: The model as it was before the mapping.
+        original: The model before the mapping.
         mapped: The mapped model.
-        inputs: The user's inputs, as an .npz file, arrays by name, or token ids. None: generated ones, the first
-            that the original runs on.
+        inputs: The user's inputs, as an .npz file, arrays by name, or token ids. If None, the first generated inputs on
+            which the original runs.
         dims: Sizes of symbolic dimensions of generated inputs, by name or ``INPUT:AXIS``.
         values: Values of generated inputs, by input name.
         seed: The seed of generated inputs.
-        mapped_weights: How many weights the mapping rebuilds; 0 takes the second term away.
-        weight_eps: The machine epsilon of the coarsest float type among the mapped weights; 2^-23 for float32, 2^-10
-            for float16, 2^-52 where all are float64.
-        flags: Inputs of one truth value that choose branches. Both models also run with the other value of each that
-            was generated.
-        progress: Is told what is being done, one line at a time.
+        mapped_weights: Number of weights that the mapping rebuilds; with 0, the second term is 0.
+        weight_eps: The machine epsilon of the coarsest float type among the mapped weights: 2^-23 for float32, 2^-10
+            for float16, 2^-52 if all are float64.
+        flags: Names of boolean scalar inputs that choose branches. For each one that was generated, both models also
+            run with its other value.
+        progress: Called with a line of text at the beginning of each step.
 
     Returns:
-        The report; an original that does not run on generated inputs, and a mapped model that does not run, are part
-        of it.
+        The report. It also says if the original does not run on generated inputs, or the mapped model does not run.
 
     Raises:
         ModelError: A model's file does not exist.
@@ -122,14 +122,14 @@ def compare_outputs(
 
 @dataclass(frozen=True)
 class _Case:
-    """Both models on one set of inputs."""
+    """The results of both models on one set of inputs."""
 
     comparisons: tuple[OutputComparison, ...]
     failures: tuple[RunFailure, ...]
     notes: tuple[str, ...]
 
     def named(self, case: str) -> _Case:
-        """The same, said to be on other inputs than the first ones."""
+        """Return the results with the name of the case, which says what differs from the first inputs."""
         return _Case(
             tuple(replace(item, case=case) for item in self.comparisons),
             tuple(replace(item, message=f"{item.message} (with {case})") for item in self.failures),
@@ -140,7 +140,7 @@ class _Case:
 def _runs(
     original: Path, inputs: GivenInputs | None, generation: Generation, tell: Callable[[str], None]
 ) -> OriginalRuns:
-    """The original's outputs at all levels."""
+    """Run the original at all optimization levels."""
     runs = OriginalRuns(original, inputs, generation, tell)
     for optimization in OPTIMIZATIONS:
         runs.run(optimization)
@@ -148,7 +148,7 @@ def _runs(
 
 
 def _compared(runs: OriginalRuns, mapped: Path, rounding: Rounding, tell: Callable[[str], None]) -> _Case:
-    """The mapped model's outputs against the original's, at the levels at which that runs."""
+    """Compare the mapped model's outputs with the original's, at the levels at which the original runs."""
     comparisons: list[OutputComparison] = []
     failures: list[RunFailure] = []
     for optimization, reference in runs.outputs.items():
@@ -166,18 +166,18 @@ def _compared(runs: OriginalRuns, mapped: Path, rounding: Rounding, tell: Callab
 
 
 def _without_unwritten(comparison: OutputComparison, unwritten: NDArray[np.bool_] | None) -> OutputComparison:
-    """A comparison in which elements that the original never writes do not count."""
+    """Return a comparison without the elements that the original never writes."""
     if unwritten is None or comparison.shape != unwritten.shape:
         return comparison
     return replace(comparison, compared_elements=max(comparison.compared_elements - int(unwritten.sum()), 0))
 
 
 def _ignore(_: str) -> None:
-    """Tell nobody."""
+    """Do nothing: the default for `progress`."""
 
 
 def _nothing_in_them(comparisons: Sequence[OutputComparison]) -> str | None:
-    """Why comparisons that all passed prove nothing."""
+    """Return why comparisons prove nothing, because the original computes no numbers; None if they prove something."""
     if not comparisons or any(found.compared_elements or found.is_random or not found.passed for found in comparisons):
         return None
     return "the original's outputs are empty or not finite on these inputs; give inputs on which it computes something"

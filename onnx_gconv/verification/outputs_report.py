@@ -1,4 +1,4 @@
-"""What the comparison of outputs found, for people and for programs."""
+"""The report of the comparison of outputs, for people and for programs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["InputsDescription", "OutputsReport", "RunFailure", "mark", "number_t
 
 @dataclass(frozen=True)
 class InputsDescription:
-    """What both models were fed with.
+    """The inputs on which both models ran.
 
     Attributes:
-        source: ``"generated inputs"``, ``"given inputs"`` for arrays of the caller's, or the path of the file.
+        source: ``"generated inputs"``, ``"given inputs"`` for arrays of the caller, or the path of the file.
         seed: The seed of generated inputs; else None.
         tensors: Name, type and actual shape of every input.
     """
@@ -38,18 +38,18 @@ class InputsDescription:
     tensors: tuple[InputSpec, ...]
 
     def to_json(self) -> dict[str, object]:
-        """The description as plain Python values for a JSON document."""
+        """Return the description as plain Python values for a JSON document."""
         return {"source": self.source, "seed": self.seed, "tensors": [tensor.to_json() for tensor in self.tensors]}
 
 
 @dataclass(frozen=True)
 class RunFailure:
-    """The original runs, and the mapped model does not.
+    """A failure of the mapped model at an optimization level at which the original runs.
 
     Attributes:
-        optimization: The level at which that is so.
-        stage: ``"load"`` or ``"run"``.
-        message: What ONNX Runtime says, on one line.
+        optimization: The level.
+        stage: Where the mapped model failed: ``"load"`` or ``"run"``.
+        message: ONNX Runtime's message, on one line.
     """
 
     optimization: Optimization
@@ -57,23 +57,23 @@ class RunFailure:
     message: str
 
     def to_json(self) -> dict[str, object]:
-        """The failure as plain Python values for a JSON document."""
+        """Return the failure as plain Python values for a JSON document."""
         return asdict(self)
 
 
 @dataclass(frozen=True, repr=False)
 class OutputsReport(ShownReport):
-    """The outputs of a mapped model against those of its original.
+    """The comparison of a mapped model's outputs with those of its original.
 
     Attributes:
-        comparisons: One record an output and level of optimization.
-        inputs: What the models were fed with; None where the original ran on nothing.
-        not_compared: Why nothing could be compared; None where something was. Nothing that was checked failed then,
-            so ``passed`` is true: whoever needs the proof must look here too.
+        comparisons: One record for each output and optimization level.
+        inputs: The inputs of both models; None if the original ran on no inputs.
+        not_compared: Why nothing could be compared; None if something was. If nothing was compared, nothing failed, and
+            ``passed`` is true: a caller that needs a proof has to check this field, too.
         failures: The levels at which the original runs and the mapped model does not.
         notes: What limits the comparison as a whole.
-        both_taken: Inputs that choose branches, of which both values were run.
-        passed: Nothing failed.
+        both_taken: Names of inputs that choose branches and of which both values were run.
+        passed: Whether nothing failed.
     """
 
     comparisons: tuple[OutputComparison, ...] = ()
@@ -85,12 +85,12 @@ class OutputsReport(ShownReport):
 
     @property
     def passed(self) -> bool:
-        """Every comparison passed, and the mapped model runs wherever the original does."""
+        """Whether every comparison passed, and the mapped model runs at all levels at which the original runs."""
         return not self.failures and all(comparison.passed for comparison in self.comparisons)
 
     @property
     def unproved(self) -> str | None:
-        """Why not all outputs could be compared; None where they were."""
+        """Why not all outputs could be compared; None if all were."""
         if self.not_compared is not None:
             return self.not_compared
         names = tuple(dict.fromkeys(f"'{item.name}'" for item in self.comparisons if item.is_random))
@@ -103,7 +103,7 @@ class OutputsReport(ShownReport):
         )
 
     def with_texts(self, change: Callable[[str], str]) -> OutputsReport:
-        """The report with its sentences changed, e.g. where they name a temporary file."""
+        """Return the report with changed texts, e.g. with another name for a temporary file."""
         return replace(
             self,
             not_compared=None if self.not_compared is None else change(self.not_compared),
@@ -112,7 +112,7 @@ class OutputsReport(ShownReport):
         )
 
     def to_json(self) -> dict[str, object]:
-        """The report as plain Python values for a JSON document, with the comparisons under ``outputs``."""
+        """Return the report as plain Python values for a JSON document, with the comparisons under ``outputs``."""
         return {
             "passed": self.passed,
             "not_compared": self.unproved,
@@ -133,7 +133,7 @@ class OutputsReport(ShownReport):
         return {"outputs": self.columns}
 
     def columns(self) -> Columns:
-        """A row for each output and level of optimization; errors are in units of the output."""
+        """Return the columns of a table with a row for each output and level; errors are in units of the output."""
         items = self.comparisons
         errors = ("max_abs_error", "relative_error", "rebuilt_error", "tolerance", "spread", "sqnr_db")
         counts = ("compared_elements", "mismatches", "allowed_mismatches")
@@ -152,7 +152,7 @@ class OutputsReport(ShownReport):
         }
 
     def of_positions(self) -> Iterator[str]:
-        """A sentence for each output that has positions, if inputs were given or largest scores differ anywhere."""
+        """Yield a sentence for each output with positions, if inputs were given or largest scores differ anywhere."""
         is_given = self.inputs is not None and self.inputs.seed is None
         for item in self.comparisons:
             found = agreement_of_positions(item.positions)
@@ -168,7 +168,7 @@ class OutputsReport(ShownReport):
         return plain(self._in_short()) if not self.comparisons else self.table()
 
     def table(self) -> Table:
-        """What people see."""
+        """Return the comparisons as a table for people."""
         table = titled_table("Outputs in ONNX Runtime, mapped against original")
         table.add_column("output")
         table.add_column("optimization")
@@ -201,10 +201,10 @@ class OutputsReport(ShownReport):
 
 
 def number_text(number: float | None) -> str:
-    """A figure in a table or a sentence."""
+    """Return a number for a table or a sentence; "-" for None."""
     return "-" if number is None else f"{number:.3g}"
 
 
 def mark(*, passed: bool) -> Text:
-    """Whether something holds, in a table."""
+    """Return the mark of a passed or failed check in a table."""
     return plain("ok", style="green") if passed else plain("FAILED", style="bold red")

@@ -1,4 +1,4 @@
-"""Originals that are too old for ONNX Runtime, at the opset to which they were raised before they were mapped."""
+"""Raises an original that is too old for ONNX Runtime to the opset of its mapped model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["RaisedOriginal", "raised_original"]
 
 @dataclass(frozen=True)
 class RaisedOriginal:
-    """An original at the opset of its mapped form.
+    """An original at the opset of its mapped model.
 
     Attributes:
-        model: Its file, which is gone after the ``with`` block.
-        note: What the comparison with it does not prove.
+        model: Its file, which exists only in the ``with`` block.
+        note: A note on what the comparison with it does not prove.
     """
 
     model: Path
@@ -31,7 +31,9 @@ class RaisedOriginal:
 
 @contextmanager
 def raised_original(original: Path, mapped: Path) -> Iterator[RaisedOriginal | None]:
-    """The original at the opset of the mapped model, in a temporary folder; None if it has that, or cannot be raised.
+    """Give the original at the opset of the mapped model, in a temporary folder.
+
+    None if it has that opset already, or cannot be raised.
 
     Raises:
         ModelError: If a model cannot be read.
@@ -43,7 +45,7 @@ def raised_original(original: Path, mapped: Path) -> Iterator[RaisedOriginal | N
         return
     try:
         RaiseOpset(opset)(model)
-    except ModelError:  # why the original itself does not run says more
+    except ModelError:  # the report says why ONNX Runtime does not run the original, which is more helpful
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="onnx-gconv-") as folder:

@@ -1,4 +1,4 @@
-"""Whether a model draws random numbers, so that its runs differ from each other."""
+"""Finds out whether a model draws random numbers, so that its runs differ from each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx_gconv.files.models import load_model
 
 __all__ = ["RandomNumbers", "random_numbers"]
 
-# Dropout does where it trains. The last four are ONNX Runtime's.
+# Dropout draws random numbers in training mode. The last four ops are ONNX Runtime's.
 _RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
     | {"Sampling", "BiasDropout", "BitmaskDropout", "BitmaskBiasDropout"}
@@ -20,13 +20,14 @@ RandomNumbers: TypeAlias = Literal["none", "seeded", "unseeded"]
 
 
 def random_numbers(path: Path) -> RandomNumbers:
-    """What nodes of a model draw, in its main graph, in bodies and in functions.
+    """Return whether nodes of a model draw random numbers, in its main graph, in bodies or in functions.
 
-    ONNX Runtime gives a node without a seed one that depends on its number in the graph, or on the time: a mapped model
-    has other numbers. With a seed, a node draws the same in the first run of every session.
+    ONNX Runtime gives a node without a seed a seed that depends on the node's index in the graph, or on the time; so a
+    mapped model draws other numbers than the original. With a seed, a node draws the same numbers in the first run of
+    every session.
 
     Returns:
-        ``"seeded"`` if all nodes that draw random numbers have a seed.
+        ``"none"`` if no node draws random numbers, ``"seeded"`` if all nodes that do have a seed, else ``"unseeded"``.
 
     Raises:
         ModelError: If the model cannot be read.

@@ -1,6 +1,6 @@
-"""The judge of a lossy mapping: the original's own graph with the rebuilt weights in place of its own.
+"""Makes the reference for a lossy mapping: the original's graph with the rebuilt weights in place of its own.
 
-Everything but the weights comes from the original's file, so that whatever else differs in the mapped model shows.
+Everything except the weights comes from the original's file, so that any other difference of the mapped model shows.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ __all__ = ["NoRebuiltOriginalError", "measured_biases", "original_with_rebuilt_w
 
 
 class NoRebuiltOriginalError(Exception):
-    """Why the rebuilt weights cannot be put into the original."""
+    """The rebuilt weights cannot be put into the original; the message says why."""
 
 
 @contextmanager
 def original_with_rebuilt_weights(original: Path, mapped: Path, manifest: Manifest) -> Iterator[Path]:
-    """The original with the weights that the mapped model rebuilds, in a temporary folder.
+    """Give the original with the weights that the mapped model rebuilds, in a temporary folder.
 
-    The weights are rebuilt while they are written, so that memory does not grow with them.
+    The weights are rebuilt while they are written, so they are never in memory as a whole.
 
     Args:
         original: The model before the mapping; it is not changed.
-        mapped: The model after it, with its weights in external data.
+        mapped: The model after the mapping, with its weights in external data.
         manifest: The manifest of `mapped`.
 
     Raises:
-        NoRebuiltOriginalError: If that cannot be done; the message says why, in a line.
+        NoRebuiltOriginalError: If the original cannot hold the rebuilt weights; the message says why, in a line.
         ModelError: If a model cannot be read.
     """
     mapped_model = load_model(mapped)
@@ -67,13 +67,13 @@ def original_with_rebuilt_weights(original: Path, mapped: Path, manifest: Manife
 
 
 def measured_biases(manifest: Manifest) -> tuple[str, ...]:
-    """The names of the biases that a chip holds in rows, and that were measured with their weights."""
+    """Return the names of biases that are stored in rows of a chip's tiles and were measured with the weights."""
     names = (measured_bias(record) for record in manifest.weights)
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 def _put_weights(model: ir.Model, mapped: ir.Model, manifest: Manifest) -> None:
-    """Let the readers of each mapped weight read the rebuilt one."""
+    """Replace each mapped weight in the original by the rebuilt one."""
     weights = OriginalWeights(model)
     values, names = ModelValues(mapped), UniqueNames(model)
     unused: list[ir.Node] = []
@@ -98,10 +98,10 @@ def _located(record: WeightRecord, values: ModelValues) -> MappedWeight:
 
 
 def _replace(weight: FoundWeight, record: WeightRecord, mapped: MappedWeight, names: UniqueNames) -> ir.Node | None:
-    """Let nodes read the rebuilt weight, but for those that a digital copy serves in the mapped model.
+    """Let nodes read the rebuilt weight, except those that read a digital copy in the mapped model.
 
     Returns:
-        The node that gave the weight, which may have no reader left; None if it was an initializer.
+        The node that computed the weight, which may have no reader left; None if the weight was an initializer.
     """
     old, graph = weight.value, weight.scope.graph
     digital = set(digital_uses(weight).uses) if record.digital_copy is not None else set()
@@ -117,14 +117,14 @@ def _replace(weight: FoundWeight, record: WeightRecord, mapped: MappedWeight, na
     for node, index in list(old.uses()):
         if (node, index) not in digital:
             node.replace_input_with(index, new)
-    if old.is_graph_output():  # which has to keep its name
+    if old.is_graph_output():  # the name of an output must not change
         _exchange_output(graph, old, new, names)
     graph.initializers.add(new)
     return old.producer()
 
 
 def _exchange_output(graph: ir.Graph, old: ir.Value, new: ir.Value, names: UniqueNames) -> None:
-    """Let a graph give the rebuilt weight under the name of the old one, through a node that does nothing else."""
+    """Make the rebuilt weight a graph output under the name of the old one, through an Identity node."""
     name, old.name = old.name, names.new(f"{old.name}.original")
     output = ir.Value(name=name, type=new.type, shape=new.shape)
     graph.append(ir.Node("", "Identity", [new], outputs=[output]))
@@ -134,7 +134,7 @@ def _exchange_output(graph: ir.Graph, old: ir.Value, new: ir.Value, names: Uniqu
 
 
 def _take_measured_biases(model: ir.Model, mapped: ir.Model, manifest: Manifest) -> None:
-    """Take the biases that a chip holds in rows from the mapped model, as `measured_bias` names them."""
+    """Replace biases in the original by the measured ones of the mapped model, which `measured_biases` names."""
     names = set(measured_biases(manifest))
     if not names:
         return

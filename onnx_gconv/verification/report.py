@@ -1,4 +1,4 @@
-"""What the three checks of a mapped model found, for people and for programs."""
+"""The report of the three checks of a mapped model, for people and for programs."""
 
 from __future__ import annotations
 
@@ -32,21 +32,22 @@ _MOST_PROBLEMS = 3
 
 @dataclass(frozen=True, repr=False)
 class VerificationReport(ShownReport):
-    """What the three checks found; ``print(report)`` shows tables.
+    """The results of the three checks; ``print(report)`` shows tables.
 
     Attributes:
         original: The model before the mapping.
-        mapped: The model after it.
+        mapped: The model after the mapping.
         violations: What is wrong with the mapping itself, see `CheckMapping`.
-        weights: Every rebuilt weight beside the original one.
-        outputs: Every output of the mapped model beside the original's, in ONNX Runtime.
-        limits: What was asked of the errors against the original.
-        needs_outputs: Whether something was given that only the comparison of outputs needs, so that it has to run.
-        if_nodes: The If nodes of the mapped model. What their branches compute is compared only if inputs take them.
+        weights: The comparison of every rebuilt weight with the original one.
+        outputs: The comparison of every output of the mapped model with the original's, in ONNX Runtime.
+        limits: The user's limits of errors against the original.
+        needs_outputs: Whether the user gave inputs or limits, so that a missing comparison of outputs is a failure.
+        if_nodes: The If nodes of the mapped model with branches that are compared only if the inputs take them.
         draws_readings: Whether each run of the mapped model draws new readings of its devices. Weights and outputs are
-            then judged with that noise taken out of the model.
-        is_verbose: Whether tables have a line for each expert, and not one for all of a layer that pass alike.
-        remedy: What to do about what is wrong with the mapping itself; None if nothing is.
+            then judged without that noise.
+        is_verbose: Whether tables have a line for each expert of a mixture of experts; if not, the experts of a layer
+            that pass share a line.
+        remedy: What to do about violations of the mapping; None if there are none.
     """
 
     original: Path
@@ -63,12 +64,12 @@ class VerificationReport(ShownReport):
 
     @property
     def passed(self) -> bool:
-        """Whether everything that could be checked holds, and what was asked for could be."""
+        """Whether all checks that could run have passed, and all checks that the user asked for could run."""
         return not self.problems
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Everything that does not hold, a line each."""
+        """All failures, a line each."""
         return (
             *(str(violation) for violation in self.violations),
             *(_weight_problem(item) for item in self.weights if not item.passed and not self._is_told(item)),
@@ -80,12 +81,12 @@ class VerificationReport(ShownReport):
         )
 
     def _is_told(self, item: WeightComparison) -> bool:
-        """Whether the check of the mapping says the same of a weight."""
+        """Whether a violation of the mapping reports the same problem of a weight already."""
         return any((each.weight, each.message) == (item.name, item.problem) for each in self.violations)
 
     @property
     def far_from_original(self) -> tuple[str, ...]:
-        """Outputs below 10 dB of SQNR or 90 % agreement of argmax against the untouched original, a line each."""
+        """Outputs below 10 dB of SQNR or 90 % agreement of argmax against the original, a line each."""
         return tuple(self._beyond(STATED_LIMITS))
 
     def _beyond(self, limits: ErrorLimits) -> Iterator[str]:
@@ -98,10 +99,10 @@ class VerificationReport(ShownReport):
             yield f"outputs were to be compared, but were not: {self.outputs.unproved}"
 
     def raise_if_failed(self) -> None:
-        """Raise unless everything that could be checked holds.
+        """Raise an error unless `passed` is true.
 
         Raises:
-            VerificationError: Its message has the first problems.
+            VerificationError: If there are failures; the message has the first ones.
         """
         if self.passed:
             return
@@ -112,7 +113,7 @@ class VerificationReport(ShownReport):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Return the whole report as JSON values."""
         outputs = self.outputs.to_json()
         return {
             "original": str(self.original),
@@ -134,12 +135,12 @@ class VerificationReport(ShownReport):
         }
 
     def to_junit(self, seconds: float = 0.0) -> str:
-        """The three checks as JUnit XML: a case for each weight, each output and level, and the mapping.
+        """Return the report as JUnit XML: a case for each weight, for each output and level, and for the mapping.
 
-        What could not be compared is skipped with its reason, or fails if inputs or limits were given.
+        An output that could not be compared is skipped with the reason, or fails if the user gave inputs or limits.
 
         Args:
-            seconds: How long they took.
+            seconds: The time that the checks took.
         """
         return junit_xml(JunitSuite(f"onnx-gconv verify {self.original} {self.mapped}", list(self._cases()), seconds))
 
@@ -212,7 +213,7 @@ class VerificationReport(ShownReport):
         table.add_column("max |error|", justify="right")
         table.add_column("/ max |W|", justify="right")
         table.add_column("allowed", justify="right")
-        # A distance in ulp says nothing of weights that are rounded to levels: it is billions across zero.
+        # A distance in ulp is meaningless for weights that are rounded to levels: between two signs it is billions.
         has_ulp = not all(item.is_lossy for item in self.weights)
         is_lossy = any(item.is_lossy for item in self.weights)
         if has_ulp:
@@ -238,7 +239,7 @@ class VerificationReport(ShownReport):
         return table
 
     def _groups(self) -> list[ExpertGroup[WeightComparison]]:
-        """The weights as the lines of a table; one that fails has a line of its own."""
+        """Group the weights into the lines of a table; a weight that fails has its own line."""
         numbers = {id(item): number for number, item in enumerate(self.weights)}
         return grouped_experts(
             self.weights,
@@ -305,7 +306,7 @@ def _output_problem(item: OutputComparison) -> str:
 
 
 def _largest(numbers: Iterable[float | None]) -> float | None:
-    """The largest of some numbers; None if one of them is not known."""
+    """Return the largest number; None if one of them is None."""
     found = list(numbers)
     known = [number for number in found if number is not None]
     return max(known) if len(known) == len(found) else None

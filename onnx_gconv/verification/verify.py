@@ -61,51 +61,52 @@ def verify(
 ) -> VerificationReport:
     """Check that a mapped model computes what the original computes.
 
-    1. Every weight is rebuilt in NumPy and compared with the original, chunk by chunk, against the error bound of its
-       converter.
+    1. Every weight is rebuilt in NumPy and compared with the original, chunk by chunk. Its error must be within the
+       error bound of its converter.
     2. Both models run in ONNX Runtime on the same inputs, with all optimizations and with none, and every output is
-       compared, judged by how far the original is from itself at the two levels.
-    3. `CheckMapping` reads the structure, the manifest and the invariants.
+       compared. The tolerance depends on how much the original's own runs differ, see `OUTPUT_RULE`.
+    3. `CheckMapping` checks the structure, the manifest and the invariants of the mapping.
 
-    Where the mapping rounds conductances to levels or clips weights on purpose, outputs differ from the original's as
-    they should. They are then judged against the outputs of the original's own graph with the rebuilt weights in place
-    of its weights, whose errors the first check has measured; the errors that are reported stay those against the
-    original, and have limits of their own. Below 10 dB of SQNR or 90 % agreement of argmax the report says that outputs
-    are far from the original's, which fails only if `min_sqnr_db` or `min_agreement` asks for more.
+    If the mapping rounds conductances to levels or clips weights on purpose, the outputs are expected to differ from
+    the original's. The verdict then compares them with the outputs of the original's graph with the rebuilt weights in
+    place of its own; the first check has measured the errors of these weights. The reported errors are still those
+    against the original. If they are below 10 dB of SQNR or 90 % agreement of argmax, the report says that outputs are
+    far from the original's; that fails only if `min_sqnr_db`, `min_agreement` or `max_error` sets a limit.
 
-    A model that draws new readings of its devices in each run gives other outputs in each. Weights are then those
-    without that noise, outputs are judged with the noise taken out of the mapped model, and errors against the original
-    are those of one run; the report says so.
+    A model that draws new readings of its devices in each run gives different outputs in each run. Weights and outputs
+    are then judged without that noise, and the reported errors against the original are those of one run; the report
+    says so.
 
-    An original that ONNX Runtime does not run, and whose opset was raised before the mapping, is run at the raised
-    opset; a note says so.
+    If ONNX Runtime does not run the original, and its opset was raised before the mapping, the original is run at the
+    raised opset; a note says so.
 
-    A run takes one branch of an If. Where an input that is generated chooses it, as in decoders that are merged from
-    two, models run with both values of it. What else another branch computes is compared only with inputs that take it;
-    the report names these nodes.
+    A run takes one branch of an If node. If a generated input chooses the branch, as in a decoder that is merged from
+    two models, both models run with both values of that input. Other branches are compared only if the given inputs
+    take them; the report names these nodes.
 
-    Never more than one model's weights are in memory.
+    At most one model's weights are in memory at a time.
 
     Args:
         original: The model before the mapping: its file, what ``torch.onnx.export`` returns, an `onnx_ir.Model`, or an
-            `onnx.ModelProto`. ONNX Runtime reads files: a model in memory is streamed to a temporary one.
-        mapped: The model after it, as a file or in memory.
-        inputs: A ``.npz`` file, or arrays by input name; generated from the types of the inputs if None. Of a language
-            model, the tokens are enough: mask, positions and caches without earlier tokens are generated to go with
-            them.
-        token_ids: In place of `inputs`: the tokens of a prompt.
+            `onnx.ModelProto`. A model in memory is streamed to a temporary file, because ONNX Runtime reads files.
+        mapped: The model after the mapping, as a file or in memory.
+        inputs: A ``.npz`` file, or arrays by input name; generated from the types of the inputs if None. For a language
+            model, the tokens are sufficient: a matching mask, positions and caches without earlier tokens are
+            generated.
+        token_ids: The tokens of a prompt, instead of `inputs`.
         dims: For generated inputs: sizes of symbolic dimensions, by symbol or ``INPUT:AXIS``.
         values: For generated inputs: ranges of values, by input.
-        seed: For generated inputs.
+        seed: The seed of generated inputs.
         min_sqnr_db: The smallest signal to quantization noise ratio of an output against the original, in dB, that
             passes; None for any.
         min_agreement: The smallest share of rows with the same argmax that passes, from 0 to 1; None for any.
-        max_error: The largest error of an output against the original that passes, in its units; None for any.
-        progress: Called with the step ("weights", or what runs), what is done and how much there is.
+        max_error: The largest error of an output against the original that passes, in units of the output; None for
+            any.
+        progress: Called with the step ("weights", or the model that runs), the amount done and the total.
 
     Raises:
         ModelError: If a model cannot be read.
-        ConfigError: If the inputs do not fit the original, a limit is no such number, or the mapped model is given
+        ConfigError: If the inputs do not fit the original, a limit has an invalid value, or the mapped model is given
             first.
     """
     limits = ErrorLimits(min_sqnr_db, min_agreement, max_error)
@@ -132,7 +133,7 @@ def verify(
                 watched=watched,
                 progress=progress,
             )
-            watched.check()  # files are read several times: a report of two versions would say nothing of either
+            watched.check()  # files are read several times, and a report on two versions of a file is worth nothing
     outputs = report.outputs.with_texts(partial(renamed, names=names))
     return replace(
         report, original=given.label, mapped=given_mapped.label, outputs=outputs, needs_outputs=needs_outputs
@@ -151,7 +152,7 @@ def _report(
     watched: WatchedFiles,
     progress: Progress | None,
 ) -> VerificationReport:
-    """What `verify` finds of two files, which are watched meanwhile."""
+    """Return the report of `verify` on two files; the files that are read are added to `watched`."""
     found = _check_weights(original, mapped, watched, progress)
     manifest, weights = found.manifest, found.weights
     compare = partial(
@@ -179,12 +180,12 @@ def _report(
                 original_with_rebuilt_weights(original, mapped, manifest) as rebuilt,
                 without_read_noise(mapped, manifest) as quiet,
             ):
-                # ONNX Runtime leaves out a cast to half precision between two others, and so the rounding.
+                # ONNX Runtime may drop a Cast to half precision between two other Casts, and with it the rounding.
                 eps = max(_coarsest_eps(manifest), *(_eps(weight.dtype) for weight in manifest.weights))
                 outputs = judged(outputs, compare(rebuilt, mapped=quiet, weight_eps=eps), reasons)
                 outputs = replace(outputs, notes=(*outputs.notes, *map(_taken_over, measured_biases(manifest))))
         except NoRebuiltOriginalError as why:
-            note = f"outputs are judged against the original alone, as the rebuilt weights do not go into it: {why}"
+            note = f"outputs are judged against the original alone, as it cannot hold the rebuilt weights: {why}"
             outputs = replace(outputs, notes=(note, *outputs.notes))
     elif all(item.passed for item in weights) and not all(item.bit_identical for item in weights):
         outputs = replace(outputs, notes=(*outputs.notes, *_amplified(outputs)))
@@ -208,12 +209,12 @@ def _report(
 
 def _taken_over(bias: str) -> str:
     return (
-        f"the bias '{bias}' was measured, too, and is judged as the mapped model has it: what changed in it is not seen"
+        f"the bias '{bias}' was measured, too; outputs are judged with this bias, so that errors in it are not noticed"
     )
 
 
 def _amplified(outputs: OutputsReport) -> Iterator[str]:
-    """A sentence for each output whose error is more than rounding of weights should cause."""
+    """Yield a sentence for each output with a larger error than the rounding of weights should cause."""
     largest: dict[str, float] = {}
     for item in outputs.comparisons:
         if item.is_amplified and item.relative_error is not None:
@@ -228,7 +229,7 @@ def _amplified(outputs: OutputsReport) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _WithoutRuntime:
-    """What the checks of two models find that need no runtime; see `VerificationReport`."""
+    """The results of the checks that need no runtime; for the fields see `VerificationReport`."""
 
     manifest: Manifest | None
     violations: tuple[Violation, ...]
@@ -238,14 +239,14 @@ class _WithoutRuntime:
 
 
 def _check_weights(original: Path, mapped: Path, watched: WatchedFiles, progress: Progress | None) -> _WithoutRuntime:
-    """The checks that need no runtime. Both models are gone from memory afterwards."""
+    """Run the checks that need no runtime. Both models are released from memory afterwards."""
     with _on_disk(mapped, watched) as mapped_model:
         branches = branchings(mapped_model)
         violations = CheckMapping().violations(mapped_model)
         remedy = remedy_in(mapped_model, violations)
         try:
             manifest = read_manifest(mapped_model)
-        except ModelError:  # it is among the violations
+        except ModelError:  # a manifest that cannot be read is reported as a violation
             manifest = None
         original_model = load_model(original, watched)
         if manifest is None:
@@ -260,14 +261,15 @@ def _check_weights(original: Path, mapped: Path, watched: WatchedFiles, progress
 
 
 def _eps(dtype: str) -> float:
-    """The machine epsilon of a type by name; 0 for integers."""
+    """Return the machine epsilon of a type, given by name; 0 for integers."""
     return float(ml_dtypes.finfo(dtype).eps) if "float" in dtype else 0.0
 
 
 def _coarsest_eps(manifest: Manifest | None) -> float:
-    """The machine epsilon of the coarsest type in which weights are rebuilt.
+    """Return the machine epsilon of the coarsest type in which weights are rebuilt.
 
-    A weight of half precision is rebuilt in float32, and the cast at the end gives it back, so its own type counts not.
+    The type of a weight itself does not matter: a weight of half precision is rebuilt in float32, and the final Cast
+    gives back the same half-precision values.
     """
     names = {weight.compute_dtype for weight in manifest.weights} if manifest is not None else set()
     return max((float(ml_dtypes.finfo(name).eps) for name in names), default=float(np.finfo(np.float32).eps))
@@ -275,7 +277,7 @@ def _coarsest_eps(manifest: Manifest | None) -> float:
 
 @contextmanager
 def _on_disk(path: Path, watched: WatchedFiles | None = None) -> Iterator[ir.Model]:
-    """A model whose weights are in external data; those of one that has them inline are written to a temporary file."""
+    """Load a model so that its large weights are in external data; inline weights are written to a temporary file."""
     model = load_model(path, watched)
     if not any(_is_large_and_inline(value) for graph in model.graphs() for value in graph.initializers.values()):
         yield model

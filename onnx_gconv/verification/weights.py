@@ -31,39 +31,43 @@ from onnx_gconv.weights.evaluation.constant_evaluation import ConstantEvaluator,
 
 __all__ = ["WeightComparison", "compare_weights"]
 
-# Roundings of the scale, of float32, move the ends of the range that the devices can hold.
+# The ends of the range of weights that devices can hold are uncertain by this factor, because the scale is rounded to
+# float32.
 _END_ROUNDINGS = 2.0**-21
 
-# Of the difference, the quotient, and the sum with the zero; and of the largest error, which was computed in float64.
+# Number of roundings of a measured weight: of the difference, the quotient, and the sum with the zero; and of the
+# manifest's largest error, which was computed in float64.
 _MEASURED_ROUNDINGS = 4
 
-# Between a weight and the integer that it is rounded to.
+# The largest distance of a number from the integer to which it is rounded.
 _HALF_A_CODE = 0.5
 
 
 @dataclass(frozen=True)
 class WeightComparison:
-    """A rebuilt weight beside the original one.
+    """The comparison of a rebuilt weight with the original one.
 
     Attributes:
         name: Name of the weight.
         graph: Path of its graph.
         max_abs_error: Largest ``|rebuilt - W|``, in units of weight; None if it could not be compared or is NaN.
-        max_relative_error: That, divided by max|W|; 0 without an error, None for one of an all-zero weight.
-        max_ulp_error: Largest distance in representable numbers of the weight's type.
+        max_relative_error: `max_abs_error` divided by max|W|; 0 without an error; None if W is all zero and the rebuilt
+            weight is not.
+        max_ulp_error: Largest number of representable numbers of the weight's type between an element and its rebuilt
+            value.
         bit_identical: Whether all elements are equal bit for bit.
-        bound: What the converter promises for `max_abs_error`; 0 for an exact one; None if it cannot promise any.
-        passed: Whether the promise is kept, in each group of elements that share a scale. Where clipping was asked for,
-            weights beyond what the devices can hold are compared with the largest that they can. Of measured
-            conductances the promise is the distance from their targets that the manifest states.
-        clipped: How many weights are beyond it; None where clipping was not asked for.
-        sqnr_db: Ratio of the power of the weights to that of the errors, in dB; None without errors. It and
-            `max_relative_error` take integer codes less their zero point, which is what the conductances stand for.
+        bound: The converter's bound for `max_abs_error`; 0 for an exact converter; None if there is no finite bound.
+        passed: Whether the error is within the bound, in each group of elements that share a scale. If the weight was
+            clipped on purpose, elements beyond the devices' range are compared with the end of that range. For measured
+            conductances, the bound also contains the distance from their targets that the manifest states.
+        clipped: Number of elements beyond the devices' range; None if clipping is off.
+        sqnr_db: Ratio of the power of the weights to that of the errors, in dB; None without errors. For integer codes,
+            it and `max_relative_error` refer to the codes minus their zero point, which the conductances stand for.
         problem: Why it could not be compared, or None.
         is_lossy: Whether the mapping rounds or clips the weight on purpose, or its conductances were measured, so that
-            it is far more than some ulp from the original.
-        known_as: What people know it by: its parameter in the exported program, its module, or its name.
-        sources: The names of the constants that nodes compute it from; none of a constant.
+            it may be many ulp from the original.
+        known_as: The name that people know it by: its parameter in the exported program, its module, or its name.
+        sources: The names of the constants from which nodes compute it; empty if the weight is a constant itself.
     """
 
     name: str
@@ -92,9 +96,9 @@ def compare_weights(
 
     Args:
         original: The model before the mapping.
-        mapped: The model after it.
+        mapped: The model after the mapping.
         manifest: The manifest of `mapped`.
-        progress: Called with the bytes of weights compared so far and in all.
+        progress: Called with the bytes of weights compared so far and the bytes of all weights.
 
     Raises:
         ModelError: If external data cannot be read.
@@ -118,7 +122,7 @@ def compare_weights(
 
 
 class _Originals:
-    """The constants of the original model, and what its nodes compute from constants, by graph and name."""
+    """The weights of the original model, by graph and name: constants, and values that nodes compute from constants."""
 
     def __init__(self, model: ir.Model) -> None:
         self._evaluator = ConstantEvaluator(model)
@@ -133,10 +137,10 @@ class _Originals:
                 self._computed.update({(scope.path, output.name or ""): output for output in node.outputs})
 
     def find(self, record: WeightRecord) -> ir.TensorProtocol | None:
-        """The weight in the graph of that path, else the only one of that name in any graph.
+        """Return the weight of a record: from the graph of that path, or else the only one of that name in the model.
 
         Raises:
-            EvaluationError: If it is computed from constants, and cannot be.
+            EvaluationError: If the weight cannot be computed from its constants.
             ModelError: If external data cannot be read.
         """
         place = record.graph if record.moved_from is None else record.moved_from, record.name
@@ -162,7 +166,7 @@ def _constants(graph: ir.Graph) -> Iterator[tuple[str, ir.TensorProtocol]]:
 
 
 class _NotComparableError(Exception):
-    """Why a weight cannot be compared."""
+    """A weight cannot be compared; the message says why."""
 
 
 def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -> WeightComparison:
@@ -175,11 +179,11 @@ def _compare(record: WeightRecord, originals: _Originals, values: ModelValues) -
 def _both(
     record: WeightRecord, originals: _Originals, values: ModelValues
 ) -> tuple[ir.TensorProtocol, MappedWeight, ConductanceConverter]:
-    """The original weight, the mapped one, and its converter."""
+    """Return the original weight, the mapped one, and its converter."""
     try:
         tensor = originals.find(record)
     except EvaluationError as error:
-        raise _NotComparableError(f"the original's cannot be computed: {error}") from None
+        raise _NotComparableError(f"the original weight cannot be computed: {error}") from None
     if tensor is None:
         raise _NotComparableError("the original has no weight of this name; is it the model that was mapped?")
     shape, dtype = tuple(tensor.shape.numpy()), tensor.dtype
@@ -200,7 +204,7 @@ def _both(
     if packing is None or mapped.padding is None:
         return tensor, mapped, converter
     if not np.array_equal(read_padding(tensor, packing), mapped.padding):
-        raise _NotComparableError("what fills the rows of its codes differs from the original")
+        raise _NotComparableError("the padding of its rows of codes differs from the original")
     return UnpackedTensor(tensor, packing), mapped, converter
 
 
@@ -210,7 +214,7 @@ def _compared(
     grid, factor = record.grid, 1.0 if record.measured is None else record.measured.factor_of_each(record.grid)
     conversion = WeightConversion(
         converter=converter,
-        scaling=Scaling(mapped.decoding.scale * factor, mapped.decoding.zero),  # as the targets have it
+        scaling=Scaling(mapped.decoding.scale * factor, mapped.decoding.zero),  # the scale of the targets
         grid=grid,
         is_clipped=record.clipping is not None,
         levels=None if record.levels is None else record.levels.levels,
@@ -222,7 +226,7 @@ def _compared(
         for ours, theirs in zip(mapped.rebuilt.chunks(), element_chunks(tensor), strict=True):
             difference.add(ours, theirs)
     if record.measured is not None and not record.rounded and difference.max_abs != record.max_abs:
-        raise _NotComparableError(  # the bounds below are wide, so that it might pass for the right one
+        raise _NotComparableError(  # the bounds below are wide, so a weight of another model might pass
             f"max|W| of the original is {difference.max_abs:g}, that of the weight that was mapped {record.max_abs:g}; "
             "is it the model that was mapped?"
         )
@@ -231,12 +235,12 @@ def _compared(
         bounds = difference.with_cast(bounds, np.dtype(record.ir_dtype.numpy()))
     if record.measured is not None:
         bounds = _with_measured(bounds, record, record.measured)
-    elif record.limited:  # near integers, which levels give
+    elif record.limited:  # too few levels for all integers: nearby integers are rebuilt
         bounds = bounds + _HALF_A_CODE
     elif record.rounded and not conversion.is_clipped:
         bounds = np.zeros_like(bounds)
     error = difference.max_error
-    keeps = bool(np.all(difference.largest_errors <= bounds))  # NaN does not
+    keeps = bool(np.all(difference.largest_errors <= bounds))  # false for NaN
     is_exact = converter.is_exact and record.measured is None
     is_bounded = bool(np.isfinite(bounds).all())
     passed = difference.bit_identical if is_exact else math.isfinite(error) and keeps and is_bounded
@@ -259,14 +263,15 @@ def _compared(
 
 
 def _with_measured(bounds: NDArray[np.float64], record: WeightRecord, measured: MeasuredRecord) -> NDArray[np.float64]:
-    """The bounds of weights whose conductances are measured: as far as the manifest says that they are from targets.
+    """Return the error bounds of a weight with measured conductances.
 
-    The sum and the quotient of conductances that are beyond the range of targets round to more than those of targets.
+    They contain the distance from the targets that the manifest states, and larger roundings than those of targets,
+    because measured conductances may be beyond the range of targets.
     """
     eps = float(ml_dtypes.finfo(record.compute_dtype).eps)
     rounding = _MEASURED_ROUNDINGS * eps * (record.max_abs + measured.max_abs_error)
     to_code = _HALF_A_CODE if record.rounded else 0.0
-    if not record.rounded and record.dtype != record.compute_dtype:  # it is cast, and may be larger than the original
+    if not record.rounded and record.dtype != record.compute_dtype:  # the Cast rounds a possibly larger number
         rounding += float(ml_dtypes.finfo(record.dtype).eps) * (record.max_abs + measured.max_abs_error)
     widened: NDArray[np.float64] = 2 * bounds + measured.max_abs_error + rounding + to_code
     return widened
@@ -297,7 +302,7 @@ def _not_compared(record: WeightRecord, problem: str) -> WeightComparison:
 
 
 class _Difference:
-    """Largest differences between two arrays that come in chunks, for each group of elements that share a scale."""
+    """Collects the largest differences between two arrays in chunks, for each group of elements that share a scale."""
 
     def __init__(
         self,
@@ -335,10 +340,10 @@ class _Difference:
         return 10 * (math.log10(signal) - math.log10(noise))
 
     def bounds(self) -> NDArray[np.float64]:
-        """What the converter promises for each group; 0 where the original is not finite.
+        """Return the converter's error bound for each group; 0 where the original is not finite.
 
-        A scale may be smaller than that of the original weights only where clipping was asked for: else what is cut off
-        is no part of the promise.
+        Without clipping on purpose, the bound is that of elements within the devices' range only: if the scale does not
+        fit the original's range, the elements that are cut off must fail.
         """
         finite = np.isfinite(self._minimum) & np.isfinite(self._maximum)
         low, high = np.where(finite, self._minimum, 0.0), np.where(finite, self._maximum, 0.0)
@@ -359,7 +364,7 @@ class _Difference:
         return WeightStatistics(low.reshape(self._grid.shape), high.reshape(self._grid.shape), self._first)
 
     def _has_own_scale(self, statistics: WeightStatistics) -> bool:
-        """Whether the scale is the one that the converter gives the original weights, however it rounds there."""
+        """Whether the scale is the one that the converter chooses for the original weights, within its rounding."""
         try:
             own = self._conversion.converter.scaling(statistics, self._compute)
         except UnmappableWeightError:
@@ -367,10 +372,10 @@ class _Difference:
         return bool(np.all(np.asarray(own.scale) == np.asarray(self._conversion.scaling.scale)))
 
     def with_cast(self, bounds: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
-        """The promise after the cast to the type of the weight.
+        """Return the bounds after the Cast to the weight's type.
 
-        The cast rounds to the nearest number, and the original is one: it can at most double the distance. What weights
-        are clipped to need not be one.
+        The Cast rounds to the nearest number of that type. The original is such a number, so the Cast at most doubles
+        the error. The value to which a weight is clipped need not be such a number.
         """
         doubled: NDArray[np.float64] = 2 * bounds
         if not self._conversion.is_clipped:
@@ -381,7 +386,7 @@ class _Difference:
         return np.where(np.isfinite(rounding), np.maximum(doubled, bounds + rounding), doubled)
 
     def add(self, rebuilt: NDArray[Any], original: NDArray[Any]) -> None:
-        """Take two chunks of the same length and type."""
+        """Add two chunks of the same length and type."""
         wide = original.astype(np.float64)
         start = self._first
         self._first += wide.size
@@ -405,12 +410,12 @@ class _Difference:
         self._put(np.maximum, self.largest_errors, distance, start)
 
     def add_equal(self, lowest: float, highest: float, count: int) -> None:
-        """Take so many elements that share a scale and are equal in both, bit for bit.
+        """Add elements that share a scale and are equal in both arrays, bit for bit.
 
         Args:
-            lowest: The lowest of them.
-            highest: The highest of them.
-            count: How many there are.
+            lowest: The lowest element.
+            highest: The highest element.
+            count: Number of elements.
         """
         self._minimum[0], self._maximum[0] = min(self._minimum[0], lowest), max(self._maximum[0], highest)
         self._first += count
@@ -426,7 +431,7 @@ class _Difference:
     def _distance_from_held(
         self, rebuilt: NDArray[np.float64], wide: NDArray[np.float64], start: int
     ) -> NDArray[np.float64]:
-        """How far rebuilt weights are from the original ones, cut to what the devices can hold."""
+        """Return the distance of rebuilt elements from the original ones, which are clipped to the devices' range."""
         scaling = self._conversion.scaling_at(start, start + wide.size, np.dtype(np.float64))
         low, high = self._conversion.converter.limits(scaling)
         held = np.clip(wide, low, high)
@@ -436,7 +441,7 @@ class _Difference:
 
 
 def _squared(array: NDArray[np.float64]) -> float:
-    """The sum of squares; infinite or NaN where it has no value."""
+    """Return the sum of squares; infinite or NaN if it overflows or is undefined."""
     with np.errstate(over="ignore", invalid="ignore"):
         return float(np.dot(array, array))
 
@@ -446,7 +451,7 @@ def _bits(array: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
 
 
 def _distance(a: NDArray[np.unsignedinteger[Any]], b: NDArray[np.unsignedinteger[Any]]) -> NDArray[Any]:
-    """How many representable numbers two floats are apart, from their bits; the two zeros are one number."""
+    """Return how many representable numbers two floats are apart, from their bits; +0 and -0 are one number."""
     sign = a.dtype.type(1 << (8 * a.dtype.itemsize - 1))
 
     def ordered(bits: NDArray[np.unsignedinteger[Any]]) -> NDArray[Any]:

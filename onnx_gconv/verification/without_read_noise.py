@@ -1,4 +1,4 @@
-"""A mapped model with the noise of readings taken out, so that what it computes can be compared."""
+"""Removes the read noise from a mapped model, so that its outputs can be compared."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ READ_NOISE_TAKEN_OUT = (
 
 
 def draws_readings(manifest: Manifest) -> bool:
-    """Whether nodes of a model draw readings of its devices."""
+    """Whether nodes of a model draw readings of its devices in each run."""
     return any(record.read_noise for record in manifest.weights)
 
 
 @contextmanager
 def without_read_noise(mapped: Path, manifest: Manifest) -> Iterator[Path]:
-    """The mapped model, in a temporary folder, whose weights are rebuilt from conductances without noise::
+    """Give a copy of the mapped model, in a temporary folder, that rebuilds weights from conductances without noise::
 
         before:  Sub(W.g_plus_read, W.g_minus_read)
         after:   Sub(W.g_plus, W.g_minus)
 
-    A model that draws no readings is given as it is.
+    A model that draws no readings is given itself, not a copy.
 
     Args:
         mapped: The model; it is not changed.

@@ -1,4 +1,4 @@
-"""A weight that may be mapped, with how that is asked for."""
+"""A weight that may be mapped, and how it is to be mapped."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["Candidate", "candidate_of"]
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A weight, how it is to be mapped, and which of its elements are to share a scale; or why that cannot be.
+    """A weight, how it is to be mapped, and which of its elements share a scale; or the reason why they cannot.
 
-    If the conductances of its integers are levels, the held integer is the one that the largest conductance stands for.
-    It may lose if its integers may come back as near ones, where levels do not tell them apart.
+    `held_integer` is set if each integer of the weight is mapped to a level: it is the integer at the largest
+    conductance. `may_lose` says whether an integer may be rebuilt as a nearby one, because there are too few levels.
     """
 
     found: FoundWeight
@@ -43,25 +43,25 @@ class Candidate:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of it before its values are looked at."""
+        """Notes for users that do not depend on the weight's values."""
         return (*self.found.notes, *(() if self.weight_grid is None else self.weight_grid.notes))
 
     def chunks(
         self, start: int, stop: int, dtype: np.dtype[Any]
     ) -> Iterator[tuple[FloatArray, NDArray[np.intp] | None]]:
-        """Elements and the numbers of their groups; None if all share a scale."""
+        """Yield chunks of elements with the group number of each element; None in its place if all share a scale."""
         for elements in element_chunks(self.found.numbers, start, stop, dtype=dtype):
             yield elements, None if self.grid is None else self.grid.groups(start, start + elements.size)
             start += elements.size
 
 
 def candidate_of(weight: FoundWeight, scheme: MappingScheme, *, may_lose: bool) -> Candidate:
-    """A weight with the groups of elements that share a scale, or why there are none.
+    """Return a weight with the groups of its elements that share a scale, or with the reason why there are none.
 
     Args:
         weight: The weight.
         scheme: How it is to be mapped.
-        may_lose: Whether integers may come back as near ones, where levels do not tell them apart.
+        may_lose: Whether an integer may be rebuilt as a nearby one, because there are too few levels.
     """
     try:
         return Candidate(weight, scheme, weight_grid(weight, scheme.granularity, scheme.parts), may_lose=may_lose)

@@ -1,4 +1,4 @@
-"""What a weight loses that is rounded or clipped on purpose."""
+"""The error of a weight that is rounded to levels or clipped."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from onnx_gconv.tensors.streamed import element_chunks, worker_count
 
 __all__ = ["with_loss"]
 
-# What a weight loses is computed in ten arrays of so many elements, which then stay in the cache of the processor.
+# The error is computed in chunks of this many elements, with about ten arrays a chunk, which fit into a core's cache.
 _LOSS_ELEMENTS = 1 << 15
 
 
 def with_loss(weight: PlannedWeight) -> PlannedWeight:
-    """The plan with what the weight loses, if it is rounded or clipped on purpose."""
+    """Return the plan of a weight with its loss, if it is rounded to levels or clipped."""
     if not weight.conversion.is_lossy:
         return weight
     dtype = np.dtype(np.float64) if weight.compute_dtype == np.float64 else np.dtype(np.float32)
     if weight.conversion.has_integers_on_levels and weight.conversion.grid is None:
-        # Each element is one of a few integers, of which none loses anything if these do not.
+        # Each element is one of these integers: if none of them has an error, no element has one.
         largest = float(weight.statistics.max_abs)
         integers: NDArray[Any] = np.arange(-largest, largest + 1).astype(dtype)
         loss = weight.conversion.loss(integers, 0, rounded=True)

@@ -26,11 +26,13 @@ class MappingPlan:
     """What `MapConductances` does with a model.
 
     Attributes:
-        weights: The weights it maps.
-        skipped: The weights it leaves as they are.
-        refused: The weights whose values no conductance can hold, with the reason; one is enough to refuse the model.
-        notes: What else changes in the model, one line each.
-        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
+        weights: The weights to be mapped.
+        skipped: The weights that stay unchanged, with reasons.
+        refused: The weights whose values no conductance can hold, with the reason. If there is one, the model is
+            refused.
+        notes: The other changes of the model, one line each.
+        shared: What nodes that read a weight, but not as the weight of an MVM op, read afterwards: the rebuilt weight
+            or a digital copy.
     """
 
     weights: tuple[PlannedWeight, ...]
@@ -40,10 +42,10 @@ class MappingPlan:
     shared: SharedPolicy = "rebuild"
 
     def raise_if_refused(self) -> None:
-        """Raise for the first refused weight.
+        """Raise an error if a weight is refused.
 
         Raises:
-            UnmappableWeightError: It names the weight, the value and the remedy.
+            UnmappableWeightError: For the first refused weight; the message names the weight, the value and the remedy.
         """
         if not self.refused:
             return
@@ -55,7 +57,7 @@ class MappingPlan:
         )
 
     def refused_as_skipped(self) -> MappingPlan:
-        """The plan with refused weights among the skipped ones, for looking at it."""
+        """Return the plan with refused weights listed as skipped, for a preview of the mapping."""
         extra = (SkippedWeight.of(weight, SkipReason.REFUSED_VALUES, reason) for weight, reason in self.refused)
         return replace(self, skipped=(*self.skipped, *extra), refused=())
 
@@ -70,17 +72,18 @@ def make_plan(
     opset: int | None = None,
     allows_lossy_integers: bool = False,
 ) -> MappingPlan:
-    """Scan the values of all found weights and give each its scale.
+    """Scan the values of all found weights, and choose the scale of each.
 
     Args:
         survey: The weights of a model.
-        schemes: How each of them is mapped, in their order.
-        progress: Called with the bytes scanned so far and in all.
+        schemes: How each weight of the survey is mapped, in the same order.
+        progress: Called with the bytes scanned so far and the bytes of all weights.
         conductance_dtype: The type of the conductances of float16 and bfloat16 weights: float32, or that of the weight.
-        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
-        opset: The version of the default domain, which says whether codes may have four bits; None if that is open.
+        shared: What nodes that read a weight, but not as the weight of an MVM op, read afterwards: the rebuilt weight
+            or a digital copy.
+        opset: The version of the default domain, which decides whether level codes may have four bits; None if unknown.
 
-        allows_lossy_integers: Whether integers may come back as near ones, where levels do not tell them apart.
+        allows_lossy_integers: Whether an integer may be rebuilt as a nearby one, because there are too few levels.
 
     Raises:
         ModelError: If external data cannot be read.
@@ -106,7 +109,7 @@ def make_plan(
 
 
 def _with_same_sources(plan: MappingPlan) -> MappingPlan:
-    """Note at each weight which others have the same values, mapped or not."""
+    """Return the plan in which each weight, mapped or skipped, names the others with the same values."""
     weights = [
         SourceCandidate(
             name=item.found.name,

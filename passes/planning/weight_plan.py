@@ -1,4 +1,4 @@
-"""The scale, the levels and the type of the conductances of one weight."""
+"""Chooses the scale, the levels and the type of the conductances of one weight."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = ["has_narrow_codes", "plan_half", "plan_weight"]
 
 _MOST_OF_FOUR_BITS = 1 << 4
 
-# Integers come back exactly if they are off by less than this before they are rounded.
+# A Round node gives back the exact integer if the error before it is below this.
 _ROUNDED_AWAY = 0.5
 
 
 def plan_half(candidate: Candidate, statistics: WeightStatistics) -> PlannedWeight | None:
-    """A plan for conductances of half precision, for a weight of half precision.
+    """Return a plan with conductances of half precision for a weight of half precision.
 
     Returns:
-        The plan; for a weight whose range does not fit, one in float32 with a note that says so; None for a weight of
-        another type.
+        The plan. If conductances of that type cannot hold the weight, a plan in float32 with a note that says why; None
+        for a weight of another type.
     """
     dtype = np.dtype(candidate.found.tensor.dtype.numpy())
     if not is_half_precision(dtype):
@@ -69,14 +69,14 @@ def plan_weight(candidate: Candidate, statistics: WeightStatistics) -> PlannedWe
     if dtype == double:
         raise UnmappableWeightError(reason)
     wider = _planned_as(candidate, statistics, double)
-    # Every float32 value, subnormal ones too, has room around it in float64; integers are looked at again.
+    # Float64 resolves every float32 value, also subnormal ones; only integers need a second check.
     if weight.is_integer and (reason_again := _obstacle(wider, statistics)) is not None:
         raise UnmappableWeightError(reason_again)
     return replace(wider, notes=(*wider.notes, f"conductances are float64: it {reason}"))
 
 
 def has_narrow_codes(weight: PlannedWeight, opset: int | None) -> bool:
-    """Whether codes of the levels that integers need are stored in four bits."""
+    """Whether level codes are stored in four bits: those of integers on at most 16 levels, if the opset allows it."""
     conversion = weight.conversion
     if not (weight.scheme.is_coded and conversion.has_integers_on_levels) or conversion.levels is None:
         return False
@@ -84,10 +84,10 @@ def has_narrow_codes(weight: PlannedWeight, opset: int | None) -> bool:
 
 
 def _with_levels(candidate: Candidate, statistics: WeightStatistics) -> Candidate:
-    """A weight with the levels that its integers need, if such levels are asked for.
+    """Return a weight with one level for each of its integers, if its scheme asks for that (`LEVELS_OF_WEIGHT`).
 
     Raises:
-        UnmappableWeightError: If there are no such levels.
+        UnmappableWeightError: If its converter has no such levels.
     """
     scheme = candidate.scheme
     if scheme.levels != LEVELS_OF_WEIGHT:
@@ -102,7 +102,7 @@ def _with_levels(candidate: Candidate, statistics: WeightStatistics) -> Candidat
 
 
 def _on_given_levels(candidate: Candidate, statistics: WeightStatistics) -> Candidate | None:
-    """A weight whose integers fall on levels of which there are enough; None if there are not, or they do not."""
+    """Return a weight whose integers are mapped exactly to the given levels; None if these levels do not allow that."""
     if not candidate.found.has_integers:
         return None
     held = candidate.scheme.integer_on_levels(int(np.max(statistics.max_abs)))
@@ -137,7 +137,7 @@ def _planned_as(candidate: Candidate, statistics: WeightStatistics, dtype: np.dt
 
 
 def _held(candidate: Candidate, statistics: WeightStatistics) -> WeightStatistics:
-    """The range of weights that the range of conductances is to hold, for each group of elements.
+    """Return the range of weights that is mapped to the range of conductances, for each group that shares a scale.
 
     Raises:
         UnmappableWeightError: If the converter cannot hold integers of that size, or if clipping leaves nothing.
@@ -156,10 +156,10 @@ def _held(candidate: Candidate, statistics: WeightStatistics) -> WeightStatistic
                 f"consists of integers up to {held:g}, but the bits of {scheme.converter} hold them up to {largest}; "
                 "give it more bits"
             )
-        end = np.full_like(statistics.minimum, largest)  # a step between integers is then a step between levels
+        end = np.full_like(statistics.minimum, largest)  # neighbouring integers are then on neighbouring levels
         low, high = (-end, end) if candidate.grid is not None else (-float(largest), float(largest))
         return WeightStatistics(minimum=low, maximum=high, count=statistics.count)
-    if candidate.held_integer is not None:  # a step between integers is one between levels, for all groups
+    if candidate.held_integer is not None:  # one range for all groups, so that all integers are on levels
         held = float(candidate.held_integer)
         end = np.full_like(statistics.minimum, held)
         low, high = (-end, end) if candidate.grid is not None else (-held, held)
@@ -178,7 +178,7 @@ def _held(candidate: Candidate, statistics: WeightStatistics) -> WeightStatistic
 
 
 def _loses_by_levels(weight: PlannedWeight, statistics: WeightStatistics) -> bool:
-    """Whether integers come back as near ones, because levels do not tell them apart."""
+    """Whether integers are rebuilt as nearby ones, because there are too few levels to tell them apart."""
     conversion = weight.conversion
     if not weight.found.is_integer or conversion.levels is None or conversion.is_clipped:
         return False
@@ -188,11 +188,11 @@ def _loses_by_levels(weight: PlannedWeight, statistics: WeightStatistics) -> boo
 
 
 def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None:
-    """Why conductances of that type cannot hold the weight as they should, or None."""
+    """Return why conductances of the planned type cannot hold the weight; None if they can."""
     conversion, converter = weight.conversion, weight.conversion.converter
     if weight.found.is_integer:
         bound = float(np.max(conversion.error_bound(statistics, weight.compute_dtype)))
-        if converter.largest_integer is not None:  # its steps are those between integers, which are on them already
+        if converter.largest_integer is not None:  # integers are on its levels, so rounding to them costs nothing
             bound -= _ROUNDED_AWAY
         if bound >= _ROUNDED_AWAY or conversion.is_clipped:
             how, remedy = weight.compute_dtype.name, ""
@@ -219,7 +219,7 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
 
 
 def _more_levels(weight: PlannedWeight) -> str:
-    """With how many levels the integers of a weight would come back."""
+    """Return the remedy for too few levels, with the number of levels that would give the integers back."""
     try:
         levels = (
             weight.scheme.for_integers(int(weight.statistics.max_abs)).levels if weight.found.has_integers else None

@@ -170,7 +170,7 @@ def test_a_tensor_of_more_axes_than_numpy_knows_is_refused(tmp_path):
     model = onnx.load(path)
     model.graph.initializer[0].dims[:] = [1] * 63 + [4, 4]
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match=r"tensor 'W' has the shape .*, and there are at most 64; export or copy"):
+    with pytest.raises(ModelError, match=r"tensor 'W' has the shape .*, and axes 64 or fewer; export or copy"):
         load_model(path)
 
 

@@ -19,7 +19,7 @@ from onnx_gconv.verification.rebuilt_original import NoRebuiltOriginalError, ori
 from tests.handoff.chip import programmed
 
 OLD = "g (float[2,6] x, float[6,4] W) => (float[2,4] y) { h = MatMul(x, W) y = Relu(h) }"
-ALONE = "outputs are judged against the original alone, as the rebuilt weights do not go into it: "
+ALONE = "outputs are judged against the original alone, as it cannot hold the rebuilt weights: "
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_an_original_whose_weight_is_not_computed_from_constants_is_a_problem(or
     source = original(text.replace(", float[6,4] A", ""), A=normal(6, 4))
     other = original(text, name="other.onnx")
     report = verify(other, map_model(source).output)
-    assert report.problems[0].startswith("weight 'V': the original's cannot be computed: ")
+    assert report.problems[0].startswith("weight 'V': the original weight cannot be computed: ")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -1,4 +1,4 @@
-"""Models as callers give them: a file, or what an exporter or another tool holds in memory."""
+"""Models as callers give them: as a file, or in memory as an exporter or another tool holds them."""
 
 from __future__ import annotations
 

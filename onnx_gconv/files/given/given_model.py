@@ -1,4 +1,4 @@
-"""One model as a caller gave it: what it is called, and how it is read."""
+"""A model as a caller gave it: its name in messages, and how it is read."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class GivenModel:
     """A model as a caller gave it, in a file or in memory.
 
     Attributes:
-        label: What messages and reports call it: its path, or for a model in memory its kind, such as
-            ``<ONNXProgram>``, as Python calls code that is in no file ``<string>``.
+        label: Its name in messages and reports: its path; for a model in memory, its class in angle brackets, such as
+            ``<ONNXProgram>``.
         file: Its file; None if it is in memory.
     """
 
@@ -43,14 +43,14 @@ class GivenModel:
 
     @classmethod
     def of(cls, model: ModelLike, function: str) -> GivenModel:
-        """Take what a caller gave.
+        """Return the model that a caller gave.
 
         Args:
-            model: It.
-            function: The name of the function that it was given to, for messages.
+            model: The argument of the caller.
+            function: The name of the called function, for messages.
 
         Raises:
-            ModelError: If it is no model; the message says what to give instead.
+            ModelError: If the argument is no model; the message says what to give instead.
         """
         if isinstance(model, (str, os.PathLike)):
             path = check_model_path(model)
@@ -65,21 +65,21 @@ class GivenModel:
 
     @property
     def files(self) -> list[Path]:
-        """The file that it is in, if there is one: what may not be overwritten."""
+        """The file of the model, if there is one; it must not be overwritten."""
         return [] if self.file is None else [self.file]
 
     def output(
         self, given: str | os.PathLike[str] | None, default: Callable[[Path], Path], *, is_written: bool = True
     ) -> Path:
-        """Where to write what comes of the model.
+        """Return the path of an output that is made from the model.
 
         Args:
-            given: What the caller says.
-            default: The place beside a model's file.
+            given: The path that the caller gave; None for the default.
+            default: Gives the default path, beside a model's file.
             is_written: Whether anything will be written at all.
 
         Raises:
-            ConfigError: If the caller does not say, and there is no file for it to stand beside.
+            ConfigError: If the caller gave no path and the model is in memory, so that there is no default.
         """
         if given is not None:
             return Path(given)
@@ -88,14 +88,14 @@ class GivenModel:
         return default(self.label)
 
     def load(self, watched: WatchedFiles | None = None, *, may_lack_data: bool = False) -> ir.Model:
-        """A model that may be changed; what the caller gave stays as it is. Elements of tensors are not copied.
+        """Return the model for the callee to change; the caller's model stays unchanged. Tensor data is not copied.
 
         Args:
-            watched: The files that it is read from are added to them.
-            may_lack_data: As for `load_model`.
+            watched: The files from which the model is read are added to these.
+            may_lack_data: Whether files of external data may be missing, see `load_model`.
 
         Raises:
-            ModelError: If it cannot be read, or lacks what it has to have.
+            ModelError: If the model cannot be read, or weights have no values.
         """
         if self.file is not None:
             return load_model(self.file, watched, may_lack_data=may_lack_data)
@@ -110,12 +110,12 @@ class GivenModel:
         return model
 
     def identity(self, model: ir.Model) -> dict[str, Any]:
-        """What tells the model from others, as JSON values: the hash of its file, and size and time of its data files.
+        """Return what identifies the model, as JSON values: the hash of its file; sizes and times of its data files.
 
-        Of a model in memory, it is hashes alone: another export of the same weights has the same ones.
+        A model in memory is identified by hashes only, which are the same for another export of the same weights.
 
         Args:
-            model: The same, as `load` gave it.
+            model: The model that `load` gave.
         """
         if self.file is not None:
             found = [(file.name, file.stat()) for file in sorted(external_files(model))]
@@ -127,12 +127,13 @@ class GivenModel:
 
     @contextmanager
     def on_disk(self) -> Iterator[Path]:
-        """The model in a file, for those who read files alone, such as ONNX Runtime.
+        """Give the path of the model as a file, for tools that only read files, such as ONNX Runtime.
 
-        A model in memory is streamed to a folder that is removed in the end; no copy of its weights is made in memory.
+        A model in memory is streamed to a temporary folder, which is removed at the end; its weights are not copied in
+        memory.
 
         Raises:
-            ModelError: If it cannot be read.
+            ModelError: If the model cannot be read.
             ConfigError: If the folder cannot be written.
         """
         if self.file is not None:
@@ -147,10 +148,10 @@ class GivenModel:
 
 @contextmanager
 def named_as_given(names: Mapping[str, str]) -> Iterator[None]:
-    """Let messages of errors name models as callers know them.
+    """Replace names of models in error messages by the names that callers know.
 
     Args:
-        names: What models are called, by what they are called in messages otherwise: paths of temporary files.
+        names: The known name of each model, by the path of its temporary file, which messages would name.
     """
     try:
         yield
@@ -165,7 +166,7 @@ def _sha256(file: Path) -> str:
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:
-    """A text in which models have other names."""
+    """Return a text in which names of models are replaced."""
     for name, other in names.items():
         text = text.replace(name, other)
     return text

@@ -1,4 +1,4 @@
-"""The kinds of models that callers have, and what to say to who has something else."""
+"""The kinds of models that callers can give, and messages for callers who give something else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ __all__ = ["TAKEN", "ModelLike", "ProgramLike", "is_program", "why_no_model"]
 
 @runtime_checkable
 class ProgramLike(Protocol):
-    """What holds a model of onnx-ir: ``torch.onnx.ONNXProgram``, or the result of a pass. torch is not imported."""
+    """An object that holds a model of onnx-ir: ``torch.onnx.ONNXProgram``, or the result of a pass.
+
+    torch is not imported to recognize it.
+    """
 
     @property
     def model(self) -> ir.Model:
@@ -28,12 +31,12 @@ TAKEN = "the path of an ONNX model, what torch.onnx.export returns, an onnx_ir.M
 
 
 def is_program(given: object) -> bool:
-    """Whether something holds a model of onnx-ir."""
+    """Whether an object holds a model of onnx-ir."""
     return isinstance(getattr(given, "model", None), ir.Model)
 
 
 def why_no_model(given: object) -> str:
-    """What something is that is no model, and how to come from it to one, in a line."""
+    """Return why an object is no model, and how to get a model from it, in a line."""
     return next(_reasons(given))
 
 
@@ -57,7 +60,7 @@ def _reasons(given: object) -> Iterator[str]:
     if isinstance(given, (bytes, bytearray, memoryview)):
         yield "bytes are no model: give the path of their file, or onnx.load_model_from_string(bytes)"
     if isinstance(given, (onnx.GraphProto, ir.Graph, ir.GraphView)):
-        yield "a graph is no model, which has its opsets, too: give the model that it is the graph of"
+        yield "a graph is no model, because it has no opsets: give the model that holds the graph"
     if isinstance(given, (list, tuple, set, dict)):
         yield f"a {kind.__name__} is no model: give one model, and call again for each other one"
     if hasattr(given, "read"):

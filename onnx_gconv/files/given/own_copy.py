@@ -1,4 +1,4 @@
-"""Copies of models that may be changed, while the model of the caller stays as it is."""
+"""Copies of models, which can be changed while the model of the caller stays unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["own_copy", "own_tensors"]
 
 
 def own_copy(model: ir.Model) -> ir.Model:
-    """A copy of a model. Elements of tensors are shared; all else may be changed, names and metadata of tensors too.
+    """Return a copy of a model. It shares only the elements of tensors; names and metadata of tensors are its own.
 
     Raises:
         ModelError: If the model cannot be copied.
@@ -30,7 +30,7 @@ def own_copy(model: ir.Model) -> ir.Model:
 
 
 def _first_out_of_order(model: ir.Model) -> str | None:
-    """The first node that stands before one whose output it reads, and what to do about it; None if there is none."""
+    """Return which node stands before the producer of its input, and the remedy; None if nodes are in order."""
     for graph in model.graphs():
         seen: set[ir.Node] = set()
         for node in graph:
@@ -46,9 +46,9 @@ def _first_out_of_order(model: ir.Model) -> str | None:
 
 
 def own_tensors(model: ir.Model) -> None:
-    """Give a model tensors of its own in place of those that it shares. Their elements stay where they are.
+    """Replace the tensors of a model by its own ones, which share the elements of the old ones.
 
-    onnx-ir renames a tensor with its value, and with that of a copy the tensor of the original.
+    onnx-ir renames a tensor together with its value, so renaming a value of a copy would change the original.
     """
     for value in _values(model):
         if value.const_value is not None:
@@ -63,7 +63,7 @@ def own_tensors(model: ir.Model) -> None:
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:
-    """All values that may have a constant."""
+    """Yield all values that may hold a constant tensor."""
     for graph in model.graphs():
         yield from graph.initializers.values()
     for function in model.functions.values():
@@ -76,7 +76,7 @@ def _values(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def _has_texts(attribute: ir.Attr) -> bool:
-    """Whether an attribute is a tensor with metadata that onnx-ir (1.1) would write twice: its own, and the proto's."""
+    """Whether an attribute is a tensor whose metadata onnx-ir (1.1) would write twice: its own and the protobuf's."""
     if attribute.type != ir.AttributeType.TENSOR or attribute.is_ref():
         return False
     tensor = attribute.as_tensor()
@@ -84,7 +84,7 @@ def _has_texts(attribute: ir.Attr) -> bool:
 
 
 def _own(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """A tensor with the same elements and a name, a text and metadata of its own."""
+    """Return a tensor that shares the elements, but has its own name, doc string and metadata."""
     if isinstance(tensor, ir.ExternalTensor):
         return ir.ExternalTensor(
             tensor.location,
@@ -114,7 +114,7 @@ def _own(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def _own_strings(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """Strings are small: they are copied."""
+    """Return a copy of a string tensor; strings are small, so their elements are copied, too."""
     is_of_proto = isinstance(tensor, ir.serde.TensorProtoTensor)
     elements = tensor.raw.string_data if is_of_proto else tensor.string_data()  # type: ignore[attr-defined]
     return ir.StringTensor(

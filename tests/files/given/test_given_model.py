@@ -235,7 +235,7 @@ OF_NOTHING = (
     "None is no model: exporters that write a file, such as torch.onnx.export(..., dynamo=False), return None; give "
     "the path of that file"
 )
-OF_A_GRAPH = "a graph is no model, which has its opsets, too: give the model that it is the graph of"
+OF_A_GRAPH = "a graph is no model, because it has no opsets: give the model that holds the graph"
 
 
 @pytest.mark.parametrize(

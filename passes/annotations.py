@@ -1,7 +1,7 @@
-"""What the nodes that rebuild a weight take over from those around them: their device, and metadata.
+"""Gives the nodes that rebuild a weight the device placement and the metadata of the nodes around them.
 
-ONNX Runtime places nodes by the metadata ``layer_ann`` (session option ``session.layer_assignment_settings``),
-and multi-device models of ONNX by device configurations: a weight has to be rebuilt where it is read.
+A weight has to be rebuilt on the device where it is read. ONNX Runtime places nodes by the metadata ``layer_ann``
+(session option ``session.layer_assignment_settings``); multi-device models of ONNX use device configurations.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ __all__ = ["annotate", "annotation_notes"]
 
 _LAYER = "layer_ann"
 
-# Those of the new nodes that compute each element from elements in the same place.
+# The ops of a mapping that compute each element from elements at the same index.
 _ELEMENTWISE = frozenset({"Sub", "Div", "Add", "Mul", "Round", "Floor", "Max", "Min", "Cast", "DequantizeLinear"})
 
-# What exporters note of where a node comes from, which nobody computes with.
+# Metadata with these prefixes only say where an exporter took a node from.
 _ORIGINS = ("pkg.", "namespace")
 
 
 def annotate(found: FoundWeight, rebuilt: RebuiltWeight) -> None:
-    """Let the nodes that rebuild a weight stand on the devices of its readers, and keep metadata of what they replace.
+    """Place the nodes that rebuild a weight on the devices of its readers, and copy metadata of the replaced node.
 
     Args:
-        found: The weight, which nothing has replaced yet.
-        rebuilt: The nodes; values of them that have the shape of the weight are sharded as it is.
+        found: The weight, before its readers read the rebuilt one.
+        rebuilt: The nodes. Their values of the weight's shape are sharded like the weight.
     """
     producer = found.value.producer()
     if producer is not None:
@@ -48,7 +48,11 @@ def annotate(found: FoundWeight, rebuilt: RebuiltWeight) -> None:
 
 
 def annotation_notes(weights: Sequence[PlannedWeight]) -> Iterator[str]:
-    """What of it cannot be taken over, a line for each weight; the weights stand in the model as it was."""
+    """Yield a note for each placement or metadata of a weight that the new nodes cannot keep.
+
+    Args:
+        weights: The weights, in the model before it is changed.
+    """
     for weight in weights:
         found = weight.found
         if len(layers := _layers(found)) > 1:
@@ -73,7 +77,7 @@ def _notes_of_removed(found: FoundWeight) -> Iterator[str]:
 
 
 def _layers(found: FoundWeight) -> list[str]:
-    """The layers that a weight is multiplied in, the first one first; else those that read, or compute, it."""
+    """The ``layer_ann`` texts of the nodes that multiply with a weight; else of other readers; else of its producer."""
     products = [consumer.node for consumer in found.consumers if consumer.is_mvm]
     others = [consumer.node for consumer in found.consumers if not consumer.is_mvm]
     for nodes in (products, others, [found.value.producer()]):
@@ -84,7 +88,7 @@ def _layers(found: FoundWeight) -> list[str]:
 
 
 def _configurations(found: FoundWeight) -> tuple[ir.NodeDeviceConfiguration, ...]:
-    """How the first reader that says it stands on devices, with what it says of the weight and of nothing else."""
+    """The device configurations of the first reader that has any, with the sharding of the weight only."""
     for node, _ in found.value.uses():
         if node.device_configurations:
             return tuple(
@@ -97,7 +101,7 @@ def _configurations(found: FoundWeight) -> tuple[ir.NodeDeviceConfiguration, ...
 def _for_node(
     node: ir.Node, configurations: Sequence[ir.NodeDeviceConfiguration], old: ir.Value, new: ir.Value
 ) -> Iterator[ir.NodeDeviceConfiguration]:
-    """The configurations of one of the new nodes."""
+    """The device configurations for a new node: `configurations`, with the sharding of `old` moved to its values."""
     values = (*node.inputs, *node.outputs) if node.op_type in _ELEMENTWISE else ()
     alike = [value for value in values if value is not None and value.shape == new.shape]
     for item in configurations:
@@ -107,7 +111,7 @@ def _for_node(
 
 
 def _computing_alone(value: ir.Value) -> list[ir.Node]:
-    """The nodes that compute a value and nothing else, the last one first, without Constant nodes."""
+    """The nodes that compute only this value, the last one first, without Constant nodes."""
     found: dict[ir.Node, None] = {}
     waiting = [value.producer()]
     while waiting:

@@ -1,4 +1,4 @@
-"""Checks that a mapped model still is what its manifest says, and says what a later tool broke."""
+"""Checks that a mapped model still agrees with its manifest, and names what a later tool has broken."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _MOST_IN_MESSAGE = 3
 
 @dataclass(frozen=True)
 class Violation:
-    """Something in a mapped model that is not as its manifest says.
+    """A contradiction between a mapped model and its manifest.
 
     Attributes:
-        weight: Name of the weight, or None if it concerns the whole model.
+        weight: Name of the weight; None if the violation concerns the whole model.
         message: What is wrong, in one line.
-        known_as: What people know the weight by, see `WeightRecord.known_as`.
+        known_as: The name that people know the weight by, see `WeightRecord.known_as`.
     """
 
     weight: str | None
@@ -51,18 +51,23 @@ class Violation:
 class CheckMapping(ModelPass[ir.passes.PassResult]):
     """Checks the structure, the manifest and the invariants of a mapped model; changes nothing.
 
-    The invariants, as ``docs/format.md`` gives them: the shapes of a weight and its conductances are equal;
-    ``g_min <= G <= g_max`` within the rounding of g_max; the scale is positive, finite and the manifest's; the zero
-    is the manifest's; one device of a pair is at g_min, for converters of which that holds;
-    every conductance is a level, if there are levels, and every code stands for one, unless conductances are measured:
-    then they are finite, and so is the spread of readings that nodes draw, which is 0 or more; every consumer still
-    reads the rebuilt weight, or the digital copy of it. All else that the manifest says of a weight (its readers, their
-    matrices, which elements share a scale, devices and coefficients) is derived from the graph and compared, see
-    `checked_weights`; and nothing else in the graph rebuilds a weight.
+    The invariants of ``docs/format.md`` are:
+
+    - A weight and its conductances have the same shape.
+    - ``g_min <= G <= g_max``, within the rounding of g_max.
+    - The scale is positive and finite; scale and zero equal those of the manifest.
+    - One device of each pair is at g_min, for converters that promise this.
+    - If there are levels, each conductance is a level and each code stands for one.
+    - Every consumer still reads the rebuilt weight, or its digital copy.
+    - No node rebuilds a weight that the manifest does not list.
+
+    Measured or simulated conductances only have to be finite, and the standard deviation of their read noise finite and
+    at least 0. Everything else that the manifest says of a weight (its consumers, their matrices, which elements share
+    a scale, devices and coefficients) is derived from the graph and compared, see `checked_weights`.
     """
 
     def violations(self, model: ir.Model) -> tuple[Violation, ...]:
-        """All violations; empty if the mapping holds. The values of all conductances are read.
+        """All violations; empty if the mapping holds. It reads the values of all conductances.
 
         Raises:
             ModelError: If external data cannot be read.
@@ -79,7 +84,7 @@ class CheckMapping(ModelPass[ir.passes.PassResult]):
         """Check the model.
 
         Raises:
-            VerificationError: If something does not hold; the message has the first violations.
+            VerificationError: If an invariant does not hold; the message has the first violations.
         """
         if found := self.violations(model):
             more = f" (and {len(found) - _MOST_IN_MESSAGE} more)" if len(found) > _MOST_IN_MESSAGE else ""
@@ -168,7 +173,7 @@ def _is_fed(node: ir.Node, slot: int, weight: ir.Value | None) -> bool:
 
 
 def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None:
-    """The first invariant that the values of a weight's conductances violate."""
+    """A message for the first invariant that the values of a weight's conductances violate; None if all hold."""
     record = mapped.record
     if record.measured is not None:
         return _not_finite(mapped)
@@ -207,7 +212,7 @@ def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None
 
 
 def _not_finite(mapped: MappedWeight) -> str | None:
-    """The first conductance that is NaN or infinite. What a chip has measured need not be in the range of targets."""
+    """A message for the first measured conductance that is NaN or infinite; measurements may exceed g_min and g_max."""
     for item, tensor in zip(mapped.record.conductances, mapped.tensors, strict=True):
         first = 0
         for part in element_chunks(tensor):
@@ -227,7 +232,7 @@ def _not_finite(mapped: MappedWeight) -> str | None:
 
 
 def _wrong_code(mapped: MappedWeight, levels: ConductanceLevels) -> str | None:
-    """The first code that stands for no level, if there is one."""
+    """A message for the first code that stands for no level; None if all codes stand for one."""
     for tensor in mapped.stored_tensors:
         if not tensor.dtype.is_integer():
             continue

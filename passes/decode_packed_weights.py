@@ -1,4 +1,4 @@
-"""Lets MatMul multiply with the decoded weights of ops that read packed ones, and packs them again."""
+"""Replaces ops with packed weights by MatMul with decoded weights, and packs weights again when a model is restored."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ __all__ = [
     "repacked",
 ]
 
-# Attributes that say how to compute, not what the weight is.
+# Attributes of the op that do not change the decoded weight.
 _OF_ACTIVATIONS = frozenset({"accuracy_level", "training_mode"})
 
 _DOMAIN = "com.microsoft"
-_ROUNDINGS = 4 * 2.0**-23  # of the scale and of the rebuilt weight, relative to max|W|
+_ROUNDINGS = 4 * 2.0**-23  # the rounding errors of the scale and of the rebuilt weight in float32, relative to max|W|
 
 
 @dataclass
@@ -47,23 +47,24 @@ class DecodingResult(ir.passes.PassResult):
     """What `DecodePackedWeights` did.
 
     Attributes:
-        decoded: The weights that are floating-point numbers now, each as the path of its graph and its name.
+        decoded: The decoded weights, each as (path of its graph, name).
     """
 
     decoded: tuple[tuple[str, str], ...] = ()
 
 
 class DecodePackedWeights(ModelPass[DecodingResult]):
-    """Decodes packed weights, so that they can be mapped as what they are to the op::
+    """Decodes packed weights to floating point, so that they can be mapped::
 
         before:  x, bytes, scales               -> MatMulBnb4(x, bytes, scales)
         after:   W [N, K], Transpose(W)         -> MatMul(x, .)
 
-    The decoded weight takes the name of the bytes, unless other nodes read these, too. What cannot be decoded stays.
+    The decoded weight takes the name of the bytes, unless other nodes read the bytes, too. Weights that cannot be
+    decoded stay packed.
 
     Args:
-        op_types: The ops whose weights are decoded, of `DECODED_OPS`.
-        only: The weights to decode, as the result of this pass names them; None for all.
+        op_types: The ops whose weights are decoded; their rows are in `DECODED_OPS`.
+        only: The weights to decode, as (path of the graph, name); None for all.
     """
 
     def __init__(
@@ -90,15 +91,17 @@ class DecodePackedWeights(ModelPass[DecodingResult]):
 def decoded_op_types(quantized: QuantizedWeights) -> tuple[str, ...]:
     """The ops whose packed weights are decoded before a model is mapped.
 
+    The codes of MatMulBnb4 are indices into a table of numbers, not integers less a zero point. They cannot be mapped
+    as integers, so they are decoded unless quantized weights are skipped.
+
     Args:
-        quantized: What is done with weights of integer codes. Those of MatMulBnb4 are no codes less zero points, so
-            that they are always decoded, unless they are to be skipped.
+        quantized: What is done with weights of integer codes.
     """
     return {"map": ("MatMulBnb4",), "skip": (), "dequantized": ("MatMulBnb4", "MatMulNBits")}[quantized]
 
 
 def is_decodable(model: ir.Model, op_types: Collection[str]) -> bool:
-    """Whether a model has nodes of the given ops, whose weights can perhaps be decoded."""
+    """Whether a model has nodes of the given ops. Their weights may be decodable; only decoding them tells."""
     return any(decoded_op(node) is not None and node.op_type in op_types for node in model.graph.all_nodes())
 
 
@@ -107,11 +110,11 @@ class _Decoding:
     """A weight that is decoded.
 
     Attributes:
-        bytes_value: The value of the bytes.
-        scope: The graph in which it stands.
+        bytes_value: The value that holds the bytes.
+        scope: The graph that owns the value.
         name: The name of the decoded weight.
-        tensor: What it is.
-        readers: The nodes that read it, with their rows of the table.
+        tensor: The decoded weight, [outputs, inputs].
+        readers: The nodes that read the weight, with the rows of their ops.
     """
 
     bytes_value: ir.Value
@@ -126,7 +129,7 @@ class _Decoding:
         return self.scope.path, self.name
 
     def put(self, names: UniqueNames) -> None:
-        """Let MatMul nodes read the decoded weight."""
+        """Replace the readers by MatMul nodes that read the decoded weight."""
         old = self.bytes_value
         weight = ir.Value(
             name=self.name,
@@ -183,14 +186,14 @@ def _graph_of(value: ir.Value) -> ir.Graph:
 
 
 def _what_is_decoded(node: ir.Node, row: DecodedOp) -> tuple[object, ...]:
-    """What two nodes have in common that decode one weight."""
+    """A key that is equal for two nodes that decode the same weight."""
     said = ((item.name, item.value) for item in node.attributes.values() if item.name not in _OF_ACTIVATIONS)
     inputs = (value for index, value in enumerate(node.inputs) if index and index != row.bias)
     return (node.op_type, *inputs, *sorted(said, key=lambda item: item[0]))
 
 
 def _put_product(node: ir.Node, row: DecodedOp, weight: ir.Value, names: UniqueNames) -> None:
-    """A product with the transposed weight, and the sum with the bias, in place of a node."""
+    """Replace a node by a product with the transposed weight, and an Add of the bias if it has one."""
     assert isinstance(node.graph, ir.Graph) and weight.shape is not None  # noqa: PT018, S101 - nodes of graphs
     rows, columns = weight.shape.numpy()
     name = names.new(f"{weight.name}.transposed")
@@ -230,11 +233,11 @@ def _node(
 
 @dataclass(frozen=True, eq=False)
 class Repacked:
-    """A weight that goes back to an op which reads it packed.
+    """A restored weight that is packed again for the op that it came from.
 
     Attributes:
-        encoded: Its bytes and scales.
-        said: What the manifest says of them.
+        encoded: The bytes and scales.
+        said: The manifest's record of the op.
     """
 
     encoded: EncodedBnb4
@@ -242,15 +245,16 @@ class Repacked:
 
 
 def repacked(tensor: ir.TensorProtocol, said: DecodedRecord, max_abs: float) -> Repacked | None:
-    """A restored weight as the bytes and scales that it was decoded from.
-
-    None if its bytes are not known, or if the op cannot decode it from bytes as it is now, up to the roundings of a
-    mapping.
+    """Encode a restored weight as the bytes and scales that it was decoded from.
 
     Args:
-        tensor: The weight.
-        said: What it was decoded from.
-        max_abs: max|W|.
+        tensor: The restored weight.
+        said: The manifest's record of the op that it was decoded from.
+        max_abs: max|W|, in units of weight.
+
+    Returns:
+        The packed weight. None if the op is not MatMulBnb4, or if no bytes decode to the weight up to the rounding
+        errors of a mapping.
     """
     if said.table is None:
         return None
@@ -261,12 +265,15 @@ def repacked(tensor: ir.TensorProtocol, said: DecodedRecord, max_abs: float) -> 
 
 
 def pack_again(weight: ir.Value, found: Repacked, names: UniqueNames) -> bool:
-    """Let the op stand again where MatMul nodes read a transposed weight; whether all of its readers are such.
+    """Replace the MatMul nodes that read a transposed weight by the op that reads it packed.
 
     Args:
-        weight: The weight, an initializer [outputs, inputs], which is then that of the bytes.
-        found: What it is packed to.
-        names: Gives names.
+        weight: The weight, an initializer [outputs, inputs]; it holds the bytes afterwards.
+        found: The packed weight.
+        names: Provides new names.
+
+    Returns:
+        False, with nothing changed, if a reader of the weight is not such a MatMul.
     """
     products = list(_products(weight))
     if not products or len(products) != len(list(weight.uses())):
@@ -310,7 +317,7 @@ def _texts_of(weight: ir.Value) -> tuple[str | None, dict[str, str]]:
 
 
 def _products(weight: ir.Value) -> Iterator[tuple[ir.Node, ir.Node]]:
-    """The nodes that multiply with a transposed weight, each with the one that transposes it."""
+    """The Transpose nodes of a weight, each with the only MatMul that multiplies with its result."""
     for transpose, _ in weight.uses():
         if (
             transpose.op_type != "Transpose"
@@ -324,7 +331,7 @@ def _products(weight: ir.Value) -> Iterator[tuple[ir.Node, ir.Node]]:
 
 
 def decoded_record(tensor: ir.TensorProtocol) -> DecodedRecord | None:
-    """What the manifest says of a weight that was decoded; None if it was not."""
+    """The manifest's record of the op that a weight was decoded from; None if it was not decoded."""
     if isinstance(tensor, Bnb4Tensor):
         scales = tensor.absmax.name or f"{tensor.name}_absmax"
         coding = tensor.coding
@@ -338,7 +345,10 @@ def decoded_record(tensor: ir.TensorProtocol) -> DecodedRecord | None:
 
 
 def as_it_was_mapped(original: ir.Model, mapped: ir.Model) -> ir.Model:
-    """The original with functions inlined and packed weights decoded as when it was mapped, which names weights."""
+    """The original model with functions inlined and packed weights decoded in the same way as in the mapped model.
+
+    Weights then have the names that the manifest uses.
+    """
     return _decoded(_inlined(original, mapped), mapped)
 
 
@@ -348,13 +358,16 @@ def _inlined(original: ir.Model, mapped: ir.Model) -> ir.Model:
     inlined = original.clone()
     try:
         InlineWeightFunctions()(inlined)
-    except ModelError:  # then it is another model; its weights will say so
+    except ModelError:  # the models do not belong together; comparing their weights shows it
         return original
     return inlined
 
 
 def _decoded(original: ir.Model, mapped: ir.Model) -> ir.Model:
-    """A copy of the original with the weights decoded that the mapped model has so; itself if there are none."""
+    """A copy of the original in which the weights that the mapped model has decoded are decoded, too.
+
+    The original itself if there are no such weights.
+    """
     manifest = read_manifest(mapped)
     records = () if manifest is None else manifest.weights
     found = {

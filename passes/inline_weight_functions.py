@@ -1,4 +1,4 @@
-"""Inlines the local functions that use weights, so that the weights can be mapped."""
+"""The pass that inlines local functions that use weights, so that the weights can be mapped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnx_gconv.weights.functions import functions_with_weights
 
 __all__ = ["InlineWeightFunctions", "InliningResult"]
 
-# Ops that give the elements of their first input in another order or shape.
+# Ops whose result has the elements of their first input in another order or shape.
 _REARRANGE = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
@@ -26,7 +26,7 @@ class InliningResult(ir.passes.PassResult):
     """What `InlineWeightFunctions` did.
 
     Attributes:
-        inlined: The functions that are gone, as ``domain.name``.
+        inlined: The functions that were inlined, as ``domain.name``.
         left: The functions with weights that cannot be inlined, each with the reason.
     """
 
@@ -35,14 +35,14 @@ class InliningResult(ir.passes.PassResult):
 
 
 class InlineWeightFunctions(ModelPass[InliningResult]):
-    """Puts the bodies of local functions that use weights in place of their calls::
+    """Replaces calls of local functions that use weights by the bodies of the functions::
 
         before:  dense(x) -> a,  dense(a) -> y,  where dense(v) = MatMul(v, K) with a Constant K
         after:   K,  MatMul(x, K) -> a,  MatMul(a, K) -> y
 
-    Calls of one function share the constants of its body, as they did before: a constant is moved to the innermost
-    graph around all its readers. What a DequantizeLinear node reads in a body of If or of a loop stays there, once for
-    each call, because ONNX Runtime (1.32) does not load a model in which it is outside. Functions without weights stay.
+    All calls of a function still share the constants of its body: a constant is moved to the innermost graph around all
+    its readers. Constants that a DequantizeLinear node reads in a body of an If or a loop are not moved, but copied for
+    each call, because ONNX Runtime (1.32) does not load a model that has them outside. Functions without weights stay.
     A function that imports another version of an operator set than the model cannot be inlined and stays, too.
     """
 
@@ -50,21 +50,21 @@ class InlineWeightFunctions(ModelPass[InliningResult]):
         """Inline the functions.
 
         Raises:
-            ModelError: If a function that uses weights calls itself, or takes a graph as an attribute. The model may
-                be inlined in part then.
+            ModelError: If a function that uses weights calls itself, or takes a graph as an attribute. Some functions
+                may be inlined by then.
         """
         before = tuple(model.functions)
         left = {item: reason for item in before if (reason := _obstacle(model, model.functions[item]))}
         constants: dict[int, object] = {}
         modified = False
-        # Inlining one function may bring its weights into another one, or hand them to one.
+        # Inlining a function may move its weights into another function, or make them arguments of one.
         while wanted := functions_with_weights(model) - left.keys():
             _use_short_name(model.opset_imports)
             constants.update((id(item), item) for name in wanted for item in _constant_data(model.functions[name]))
             for name in wanted:
                 _use_short_name(model.functions[name].opset_imports)
             if not _inline(model, wanted):
-                break  # nobody calls them
+                break  # no node calls them
             modified = True
         if modified:
             names = UniqueNames(model)
@@ -80,7 +80,7 @@ class InlineWeightFunctions(ModelPass[InliningResult]):
 
 
 def _obstacle(model: ir.Model, function: ir.Function) -> str | None:
-    """Why a function cannot be inlined, or None."""
+    """Why a function cannot be inlined; None if it can."""
     for domain, version in function.opset_imports.items():
         known = default_opset(model) if domain in {"", "ai.onnx"} else model.opset_imports.get(domain)
         if known is not None and known != version:
@@ -89,7 +89,7 @@ def _obstacle(model: ir.Model, function: ir.Function) -> str | None:
 
 
 def _use_short_name(opset_imports: MutableMapping[str, int]) -> None:
-    """Import the default domain under one name; onnx-ir takes its two names for two domains."""
+    """Import the default domain under its short name; onnx-ir treats ``""`` and ``ai.onnx`` as two domains."""
     if "ai.onnx" in opset_imports:
         opset_imports.setdefault("", opset_imports.pop("ai.onnx"))
 
@@ -120,11 +120,11 @@ def _data_of_node(node: ir.Node) -> Any:  # noqa: ANN401 - a tensor, or a list o
 
 
 def _share(model: ir.Model, constants: dict[int, object], names: UniqueNames) -> None:
-    """Keep one of the copies that inlining made of a constant, in the innermost graph around all of them."""
+    """Replace the copies that inlining made of a constant by one, in the innermost graph around all of them."""
     copies: dict[int, list[tuple[ir.Value, Scope]]] = {}
     for scope in scopes(model):
         for value, data in _constants_of(scope.graph):
-            # A result of a graph has a name of its own.
+            # A graph output keeps its own value, because its name belongs to the interface of the graph.
             if id(data) in constants and not value.is_graph_output():
                 copies.setdefault(id(data), []).append((value, scope))
     for (kept, home), *others in copies.values():
@@ -176,7 +176,7 @@ def _put_first(value: ir.Value, graph: ir.Graph, names: UniqueNames) -> None:
 
 
 def _innermost_around(places: Iterable[Scope]) -> Scope:
-    """The innermost scope that is, or encloses, each of the given ones."""
+    """The innermost scope that contains all of the given ones, or is one of them."""
     chains = [_chain(scope) for scope in places]
     around = chains[0][0]
     for level in zip(*chains, strict=False):
@@ -195,9 +195,10 @@ def _chain(scope: Scope) -> list[Scope]:
 
 
 def _separate_names(graph: ir.Graph, around: frozenset[str | None], names: UniqueNames) -> None:
-    """Rename what has the name of another value in its graph or in one around it: a file could not tell them apart.
+    """Rename values that share a name with another value of their graph or of a graph around it.
 
-    The pass of onnx-ir gives new names to the results of nodes only, and does not look at initializers in bodies.
+    In a file, values are told apart by their names. The pass of onnx-ir renames only the results of nodes, and ignores
+    initializers in bodies.
     """
     taken = set(around)
     for value in dict.fromkeys(_values_of(graph)):  # an input with a default is an initializer, too

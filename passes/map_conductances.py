@@ -1,4 +1,4 @@
-"""Replaces weights by conductances and the nodes that rebuild them."""
+"""The pass that replaces weights by conductances and by the nodes that rebuild the weights from them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ __all__ = ["MapConductances", "MappingResult"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-# What a model imports of ONNX's own ops that imported none: older than what all runtimes have by now.
+# The version of ONNX's own ops for a model that imports none: old enough for all runtimes of today.
 _NEW_OPSET = 13
 
 # Since this IR version an initializer need not be a graph input.
@@ -72,7 +72,7 @@ class MappingResult(ir.passes.PassResult):
     """What `MapConductances` did.
 
     Attributes:
-        report: What was mapped, and what was skipped and why; ``print(result.report)`` shows tables.
+        report: The mapped weights, and the skipped ones with reasons; ``print(result.report)`` shows tables.
     """
 
     report: MappingReport
@@ -86,25 +86,25 @@ class MapConductances(ModelPass[MappingResult]):
                  Div(W.g_difference, W.g_scale)  -> W
                  MatMul(x, W)
 
-    The rebuilt value takes the weight's name, so consumers stay as they are, but for those of a digital copy. The
-    conductances are computed when they are read or written, from the weight's own tensor; nothing of the weight's size
-    is held in memory. The manifest is in the model's metadata afterwards. If anything fails, the model is as it was.
+    The rebuilt value takes the weight's name, so consumers stay as they are, except for those that read a digital copy.
+    Conductances are computed from the weight's own tensor when they are read or written; nothing of the weight's size
+    is held in memory. The manifest goes into the model's metadata. If the pass fails, the model is unchanged.
 
     It has to be the last pass of a pipeline: constant folding erases the mapping.
 
     Args:
-        converter: The rule weight ⇄ conductances: an object, a name, or a mapping with ``name`` and what it needs; a
-            single pair of 0 to 25 µS if nothing says otherwise.
-        scheme: The rule with granularity, clipping and levels, in place of `converter` and of options for these.
-        configuration: Settings for all weights and for some, as a configuration or the TOML file that holds one. Its
-            `upgrade_opset` is for those who read models from files.
-        progress: Called with the bytes of weights scanned so far and in all.
-        **options: What is said besides, and wins over the configuration: the keys of `MappingOptions`, as for
-            `map_model`. Below IR version 4 every initializer has to be a graph input, which says nothing of what
-            callers do: there, all weights become constants, whatever `freeze_inputs` says.
+        converter: The rule weight ⇄ conductances: an object, a name, or a mapping with ``name`` and its settings. The
+            default is a single pair of 0 to 25 µS.
+        scheme: A converter with granularity, clipping and levels, in place of `converter` and the options for these.
+        configuration: Settings for all weights and for selected ones: a configuration, or the path of a TOML file. Its
+            `upgrade_opset` is ignored here, because a pass does not read the model from a file.
+        progress: Called with the bytes of weights that have been scanned, and the bytes of all weights.
+        **options: The keys of `MappingOptions`, as for `map_model`; they take precedence over the configuration. Below
+            IR version 4 every initializer has to be a graph input, even if callers do not replace it. In such a model,
+            all weights become constants, whatever `freeze_inputs` says.
 
     Raises:
-        ConfigError: If an option has a value that it cannot have, or options contradict each other.
+        ConfigError: If an option has an invalid value, or options contradict each other.
         TypeError: If there is no such option.
     """
 
@@ -124,26 +124,26 @@ class MapConductances(ModelPass[MappingResult]):
             _check_alone(converter, configuration, options)
             base = Configuration.of_scheme(scheme)
         self._configuration = configuration_of(base, converter, options)
-        if configuration is None:  # else a model decides which settings meet
+        if configuration is None:  # which settings of a configuration meet in one weight, only a model tells
             self._configuration.check()
         self._settings = self._configuration.model
         self._progress = progress
 
     def requires(self, model: ir.Model) -> None:
-        """Refuse models that are mapped already or too old.
+        """Refuse models that are mapped already, or whose opset is too old.
 
         Raises:
-            ModelError: It says what to do.
+            ModelError: If the model is refused; the message gives the remedy.
         """
         require_mappable(model)
 
     def plan(self, model: ir.Model) -> MappingPlan:
-        """What the pass would do, without doing it. The values of the weights are scanned.
+        """What the pass would do to a model, without changing the model. It scans the values of the weights.
 
-        If functions have to be inlined, the weights of the plan are those of a copy of the model.
+        If functions have to be inlined or weights decoded, the plan refers to the weights of a copy of the model.
 
         Raises:
-            ConfigError: If a pattern matches nothing.
+            ConfigError: If a pattern matches no weight.
             ModelError: If the model is mapped already or too old, or external data cannot be read.
         """
         return self._plan(*self._prepared(model))
@@ -153,12 +153,13 @@ class MapConductances(ModelPass[MappingResult]):
 
         Args:
             model: The model; it is not changed.
-            list_refused: List weights with values that no conductance can hold among the skipped ones.
+            list_refused: Whether weights with values that no conductance can hold are listed as skipped, and not
+                raised.
 
         Raises:
-            ConfigError: If a pattern matches nothing.
+            ConfigError: If a pattern matches no weight.
             ModelError: If the model is mapped already or too old, or external data cannot be read.
-            UnmappableWeightError: If a weight has values that no conductance can hold, and they are not to be listed.
+            UnmappableWeightError: If a weight has values that no conductance can hold, unless `list_refused`.
         """
         subject, notes = self._prepared(model)
         plan = self._plan(subject, notes)
@@ -168,7 +169,7 @@ class MapConductances(ModelPass[MappingResult]):
         return manifest_of(plan, UniqueNames(subject), Placement(scopes(subject)))
 
     def _inlined(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
-        """A copy of the model with functions inlined, or the model itself if none has to be; and what to say of it."""
+        """A copy of the model with functions inlined, or the model itself if there are none to inline; and notes."""
         if not self._settings.inline_functions or not model.functions:
             return model, ()
         subject = model.clone()  # it shares the tensors
@@ -183,10 +184,10 @@ class MapConductances(ModelPass[MappingResult]):
         return (subject if result.modified else model), notes
 
     def _prepared(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
-        """A model as its weights can be found: with functions inlined, and packed weights decoded that can only be so.
+        """Prepare a model for the search for weights: functions are inlined, and some packed weights are decoded.
 
         Returns:
-            A copy of the model, or the model itself if nothing has to be done; and what to say of it.
+            A copy of the model, or the model itself if nothing has to be done; and notes for the user.
         """
         subject, notes = self._inlined(model)
         if not is_decodable(subject, self._decoded_ops):
@@ -195,7 +196,7 @@ class MapConductances(ModelPass[MappingResult]):
         return (copy if DecodePackedWeights(self._decoded_ops)(copy).modified else subject), notes
 
     def _prepare(self, model: ir.Model, plan: MappingPlan) -> None:
-        """Change a model as the copy was changed that a plan is for, but for packed weights that stay as they are."""
+        """Change a model in the same way as the copy that a plan refers to, but decode only the weights of the plan."""
         if self._settings.inline_functions and model.functions:
             InlineWeightFunctions()(model)
         only = {(item.found.scope.path, item.found.name) for item in plan.weights}
@@ -204,7 +205,7 @@ class MapConductances(ModelPass[MappingResult]):
 
     @property
     def _decoded_ops(self) -> tuple[str, ...]:
-        """The ops whose packed weights are mapped as numbers, not as codes."""
+        """The ops whose packed weights are mapped as decoded numbers, not as codes."""
         return decoded_op_types(self._settings.quantized)
 
     def _find(self, model: ir.Model, *, freeze_inputs: bool) -> WeightSurvey:
@@ -219,13 +220,13 @@ class MapConductances(ModelPass[MappingResult]):
         )
 
     def _transferred(self, plan: MappingPlan, model: ir.Model) -> MappingPlan:
-        """A plan for a copy of a model, for the model itself."""
+        """A plan that was made for a copy of a model, with the weights of the model itself."""
         own = {(item.scope.path, item.name): item for item in self._find(model, freeze_inputs=True).weights}
         weights = (replace(weight, found=own[weight.found.scope.path, weight.found.name]) for weight in plan.weights)
         return replace(plan, weights=tuple(weights))
 
     def _plan(self, model: ir.Model, notes: tuple[str, ...]) -> MappingPlan:
-        require_mappable(model)  # again: inlining may have brought an import of the default domain
+        require_mappable(model)  # again, because inlining may have imported the default domain
         freezes = self._settings.freezes_inputs or _has_inputs_for_initializers(model)
         survey = without_missing_casts(self._find(model, freeze_inputs=freezes), default_opset(model))
         resolved = self._configuration.resolve(survey)
@@ -244,10 +245,10 @@ class MapConductances(ModelPass[MappingResult]):
         """Map the model.
 
         Raises:
-            ConfigError: If a pattern matches nothing.
+            ConfigError: If a pattern matches no weight.
             ModelError: If external data cannot be read.
             UnmappableWeightError: If a weight has values that no conductance can hold.
-            DamagedModelError: If the rewritten graph is none any more, which would be a fault of this package.
+            DamagedModelError: If the rewritten graph is not valid, which would be a fault of this package.
         """
         subject, notes = self._prepared(model)
         plan = self._plan(subject, notes)
@@ -268,10 +269,10 @@ class MapConductances(ModelPass[MappingResult]):
 def _check_alone(
     converter: ConverterLike | None, configuration: ConfigurationLike | None, options: MappingOptions
 ) -> None:
-    """Check that nothing but a scheme says how weights are mapped.
+    """Check that nothing besides a scheme determines how weights are mapped.
 
     Raises:
-        ConfigError: If something does.
+        ConfigError: If a converter, a configuration or an option does.
     """
     if converter is not None:
         raise ConfigError("give a converter or a scheme, which has a converter, but not both")
@@ -283,7 +284,7 @@ def _check_alone(
 
 
 def _apply(model: ir.Model, plan: MappingPlan) -> Manifest:
-    """Carry out a plan; gives the manifest that the model has now."""
+    """Carry out a plan, and return the manifest that has been written into the model."""
     names, placement = UniqueNames(model), Placement(scopes(model))
     manifest = manifest_of(plan, names, placement)
     replaced: dict[ir.Graph, dict[str, Sequence[ir.Value]]] = {}
@@ -310,7 +311,7 @@ def _apply(model: ir.Model, plan: MappingPlan) -> Manifest:
     remove_unused(unused)
     for weight in plan.weights:
         old, producer = weight.found.value, weight.found.value.producer()
-        if producer is not None and producer.graph is not None:  # it stays for another of its outputs
+        if producer is not None and producer.graph is not None:  # the node stays because another output is read
             old.name = names.new(f"{old.name}.not_mapped")
     if default_opset(model) is None:
         types = {weight.found.tensor.dtype for weight in plan.weights}
@@ -320,7 +321,7 @@ def _apply(model: ir.Model, plan: MappingPlan) -> Manifest:
 
 
 def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, opset: int) -> RebuiltWeight:
-    """The conductances of a weight, or their codes, and the nodes that rebuild it."""
+    """The conductances of a weight, or their level codes, and the nodes that rebuild the weight."""
     found, conversion = weight.found, weight.conversion
     stored = [conductance.name for conductance in record.conductances]
     level_codes: LevelCodes | None = None
@@ -353,7 +354,7 @@ def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, op
 
 
 def _integer_codes(found: FoundWeight, record: WeightRecord, opset: int) -> IntegerCodes | None:
-    """How integer codes are rebuilt; None for a weight of other numbers."""
+    """How the integer codes of a weight are rebuilt; None for a weight without integer codes."""
     if not found.is_integer:
         return None
     has_round = opset >= OLDEST_ROUND_OPSET
@@ -372,7 +373,7 @@ def _has_inputs_for_initializers(model: ir.Model) -> bool:
 
 
 def _notes(model: ir.Model, plan: MappingPlan) -> Iterator[str]:
-    """What the mapping changes besides the weights."""
+    """Notes on what the mapping changes in the model besides the weights."""
     if not plan.weights:
         return
     if _has_inputs_for_initializers(model):
@@ -392,16 +393,16 @@ def _notes(model: ir.Model, plan: MappingPlan) -> Iterator[str]:
 
 
 def _replaceable(model: ir.Model, plan: MappingPlan) -> tuple[ir.Value, ...]:
-    """The graph inputs with a default that weights are, or are computed from: scales and sizes, too."""
+    """The graph inputs with a default that are weights, or from which weights are computed, such as scales."""
     found = (leaf for weight in plan.weights for leaf in leaves(weight.found.value, model.functions).values)
     return tuple(dict.fromkeys(value for value in found if value.is_graph_input() and value.is_initializer()))
 
 
 def _free_from_inputs(model: ir.Model, replaced: Sequence[ir.Value]) -> None:
-    """Take weights out of the graph inputs, and all initializers if the model's IR version had demanded them there.
+    """Remove weights from the graph inputs; below IR version 4, remove all initializers from there.
 
-    ONNX Runtime takes such initializers for constants below IR version 4 and for inputs with a default since then, so
-    leaving the others there would let it optimize less than before.
+    Below IR version 4, every initializer had to be a graph input, and ONNX Runtime treats it as a constant. Since then
+    it is an input with a default, so leaving it there would prevent optimizations.
     """
     inputs, initializers = model.graph.inputs, set(replaced)
     if _has_inputs_for_initializers(model):
@@ -414,10 +415,10 @@ def _free_from_inputs(model: ir.Model, replaced: Sequence[ir.Value]) -> None:
 
 
 def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Node | None:
-    """Put the nodes in their place and let them give the weight to everyone who read it.
+    """Insert the nodes that rebuild a weight, and let all readers of the weight read their result.
 
     Returns:
-        The node that gave the weight before and that nobody needs any more, if there is one.
+        The node that computed the weight before, if there is one; it may not be needed any more.
     """
     old, new = found.value, rebuilt.value
     new.doc_string = old.doc_string
@@ -431,12 +432,12 @@ def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Nod
 
 
 def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:
-    """Let the conductances take the places of their weights, so that those of one layer stay together on disk."""
+    """Put new initializers in the places of their weights, so that the data of one layer stays together on disk."""
     order: list[ir.Value] = []
     constants = dict(replaced)
     for name, value in graph.initializers.items():
         order.extend(constants.pop(name, [value]))
-    for values in constants.values():  # of Constant nodes
+    for values in constants.values():  # in place of weights that were no initializers
         order.extend(values)
     graph.initializers.clear()
     for value in order:

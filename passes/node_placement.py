@@ -1,4 +1,4 @@
-"""Where the nodes that rebuild a weight go: before its first user, and out of loops."""
+"""Chooses the places of the nodes that rebuild weights: before the first reader, and outside of loops."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Place:
     """A place in a model.
 
     Attributes:
-        scope: The graph.
-        before: The node of that graph before which the nodes stand.
+        scope: The graph that the new nodes go to.
+        before: The node of that graph before which they are inserted.
     """
 
     scope: Scope
@@ -30,7 +30,7 @@ class Place:
 
 
 class Placement:
-    """Finds the places of weights in a model as it is before any of them is mapped.
+    """Finds the places for rebuilding weights, in a model in which no weight is mapped yet.
 
     Args:
         scopes: All graphs of the model.
@@ -47,25 +47,28 @@ class Placement:
     def of(self, weight: FoundWeight) -> Place:
         """The place for the nodes that rebuild a weight.
 
-        They stand in the graph that owns the weight. If that is repeated by a loop, they stand in the graph around the
-        outermost loop, so that the weight is not rebuilt in each iteration, unless another value there or anywhere
-        else has the weight's name, the weight is an output of the loop's body, or a DequantizeLinear node reads it
-        there: ONNX Runtime (1.32) fuses that with a MatMul, and fails if it does not find the codes in the same graph.
+        The nodes go into the graph that owns the weight. If a loop repeats that graph, they go into the graph around
+        the outermost loop, so that the weight is not rebuilt in each iteration. They stay inside in three cases:
+
+        - another value of the model has the weight's name;
+        - the weight is an output of the loop's body;
+        - a DequantizeLinear node reads the weight. ONNX Runtime (1.32) fuses it with a MatMul, and fails if the codes
+          are not in the same graph.
         """
         scope = self._outside_of_loops(weight)
         if scope is weight.scope and (producer := weight.value.producer()) is not None:
-            return Place(scope, producer)  # it stands before all users of its output
+            return Place(scope, producer)  # the producer stands before all readers of the weight
         outermost = [outermost_node(node, scope.graph, self._scope_of) for node, _ in weight.value.uses()]
         return Place(scope, min(outermost, key=self._positions.__getitem__))
 
     def is_shadowed(self, weight: FoundWeight) -> bool:
-        """Whether a graph around the weight, or a body beneath it, has another value of its name.
+        """Whether a graph around the weight's graph, or a body inside of it, has another value of the weight's name.
 
-        An initializer may share its name with one of a body, as ONNX Runtime has it; the output of a node may not, so
-        that what rebuilds the weight needs a name of its own.
+        ONNX Runtime allows an initializer to share its name with an initializer of a body, but not the output of a
+        node. The rebuilt weight is the output of a node, so it needs another name then.
 
         Raises:
-            ModelError: If the weight is an output of its graph, whose name is not ours to change.
+            ModelError: If the weight is an output of its graph: renaming it would change the interface of the graph.
         """
         own = self._scope_of[weight.scope.graph]
         others = [scope for scope in self._scopes_of_name[weight.name] if scope is not own]

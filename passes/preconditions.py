@@ -1,4 +1,4 @@
-"""What a model has to be before it may be mapped."""
+"""Checks that a model can be mapped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def require_mappable(model: ir.Model) -> None:
     """Raise unless the model can be mapped.
 
     Raises:
-        ModelPreconditionError: If it is mapped already, or its opset is too old.
+        ModelPreconditionError: If the model is mapped already, or its opset is too old.
     """
     if manifest_or_none(model) is not None:
         raise ModelPreconditionError("the model is mapped already; restore it first, or map the original")

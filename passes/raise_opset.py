@@ -18,19 +18,20 @@ from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_OPSET, set_default_op
 
 __all__ = ["RaiseOpset", "raised_opset"]
 
-# Larger initializers are kept away from the converter, which holds all that it is given several times. It reads the
-# values of shapes, axes and scales only, and these are small.
+# Larger initializers are kept away from the converter, which holds several copies of everything. It reads the values of
+# shapes, axes and scales only, and these are small.
 _LARGEST_CONVERTED_BYTES = 1024
 
 
 class RaiseOpset(ModelPass[ir.passes.PassResult]):
     """Raises the opset of the default domain with ``onnx.version_converter``.
 
-    Large initializers of the main graph stay where they are, on disk or in memory. Everything else is held in memory;
-    metadata of nodes and values is lost, that of the model is not. A model that cannot be raised is left as it was.
+    Large initializers of the main graph stay where they are, on disk or in memory; everything else is loaded into
+    memory. The converter drops the metadata of nodes and values; the metadata of the model is kept. If the pass fails,
+    the model is unchanged.
 
     Args:
-        opset: The version to raise it to; if None, the lowest at which all weights of the model can be mapped.
+        opset: The version to raise the opset to; None for the lowest at which all weights of the model can be mapped.
     """
 
     def __init__(self, opset: int | None = None) -> None:
@@ -41,7 +42,7 @@ class RaiseOpset(ModelPass[ir.passes.PassResult]):
         """Raise the opset, unless it is high enough.
 
         Raises:
-            ModelError: If the converter cannot do it.
+            ModelError: If the converter cannot raise the opset.
         """
         before, opset = default_opset(model), self._opset if self._opset is not None else _lacking_opset(model)
         if opset is None or (before is not None and before >= opset):
@@ -55,10 +56,10 @@ def raised_opset(model: ir.Model) -> tuple[str, ...]:
     """Raise the opset of a model to one at which its weights can be mapped.
 
     Returns:
-        What to say of it.
+        A note for the user if the opset was raised, else nothing.
 
     Raises:
-        ModelError: If it cannot be raised.
+        ModelError: If the opset cannot be raised.
     """
     before = default_opset(model)
     if not RaiseOpset()(model).modified:
@@ -67,12 +68,12 @@ def raised_opset(model: ir.Model) -> tuple[str, ...]:
 
 
 def _lacking_opset(model: ir.Model) -> int | None:
-    """The lowest opset at which all weights of a model can be mapped, or None if it has that already."""
+    """The lowest opset at which all weights of a model can be mapped; None if the model's opset suffices."""
     opset = default_opset(model)
     if opset is None or opset >= max(OLDEST_CASTS.values()):
         return None
     types = {weight.tensor.dtype for weight in find_weights(model, freeze_inputs=True).weights}
-    if model.functions:  # a weight may be in one of them, or be handed to one
+    if model.functions:  # a weight may be in a function, or be an argument of one
         types.update(tensor.dtype for _, _, tensor in attribute_tensors(model))
         types.update(v.const_value.dtype for v in model.graph.initializers.values() if v.const_value is not None)
     needed = max([OLDEST_OPSET, *(OLDEST_CASTS.get(dtype, 0) for dtype in types)])
@@ -80,14 +81,14 @@ def _lacking_opset(model: ir.Model) -> int | None:
 
 
 def _raised(model: ir.Model, before: int | None, opset: int) -> ir.Model:
-    """A model at a newer opset; the given one is used up, unless it cannot be raised.
+    """A model at a newer opset; it takes over the parts of the given model, which is unchanged only if this fails.
 
     Raises:
-        ModelError: If the converter cannot do it.
+        ModelError: If the converter cannot raise the opset.
     """
     failure = f"onnx.version_converter cannot raise the model from opset {before} to {opset}"
     remedy = f"export it again with opset {opset} or newer"
-    if model.functions:  # the converter drops them without a word
+    if model.functions:  # the converter drops functions silently
         raise ModelError(f"{failure}: it has local functions; inline them first (onnx_ir.passes.common.InlinePass)")
     set_default_opset(model, before or opset)
     order = list(model.graph.initializers)
@@ -95,13 +96,13 @@ def _raised(model: ir.Model, before: int | None, opset: int) -> ir.Model:
     added = [name for name in tensors if _add_input(model.graph, name)]
     for name in tensors:
         del model.graph.initializers[name]
-    graph = model.graph  # which gets them back if the converter fails
+    graph = model.graph  # gets the initializers back if the converter fails
     try:
         load_into_memory(model)
         expected = _interface(graph)
         try:
             converted = _converted(model, before or opset, opset)
-        except Exception as error:  # the converter's errors have no base of their own
+        except Exception as error:  # the converter's errors have no common base class
             raise ModelError(f"{failure}: {_reason(error)}; {remedy}") from error
         if _interface(converted.graph) != expected:
             raise ModelError(f"{failure}: it changes the inputs or outputs; {remedy}")
@@ -114,14 +115,14 @@ def _raised(model: ir.Model, before: int | None, opset: int) -> ir.Model:
 def _converted(model: ir.Model, before: int, opset: int) -> ir.Model:
     proto = ir.to_proto(model)
     for version in range(before + 1, opset + 1):
-        # Its adapters ask for shapes, for instance where a bias is broadcast along an axis. Files need not have
-        # them, and they cannot be inferred at the oldest opsets.
+        # The converter's adapters need shapes, for instance where a bias is broadcast along an axis. Files need not
+        # have shapes, and they cannot be inferred at the oldest opsets, so they are inferred anew at each version.
         proto = onnx.version_converter.convert_version(onnx.shape_inference.infer_shapes(proto), version)
     return ir.from_proto(proto)
 
 
 def _set_aside(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
-    """The tensors that the converter is not to hold, by name."""
+    """The large tensors that are kept away from the converter, by name."""
     return {
         name: value.const_value
         for name, value in graph.initializers.items()
@@ -130,7 +131,7 @@ def _set_aside(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
 
 
 def _add_input(graph: ir.Graph, name: str) -> bool:
-    """Let an initializer be a graph input, so that the converter knows its type and shape; False if it is one."""
+    """Make an initializer a graph input, so that the converter knows its type and shape; False if it was one before."""
     value = graph.initializers[name]
     if value.is_graph_input():
         return False
@@ -139,7 +140,7 @@ def _add_input(graph: ir.Graph, name: str) -> bool:
 
 
 def _put_back(graph: ir.Graph, tensors: dict[str, ir.TensorProtocol], added: list[str], order: list[str]) -> None:
-    """Give the graph its initializers in their old order, followed by those that the converter made."""
+    """Put the initializers back into the graph in their old order, followed by those that the converter made."""
     values = {value.name: value for value in graph.inputs}
     kept = [value for value in graph.inputs if value.name not in set(added)]
     graph.inputs.clear()
@@ -158,6 +159,6 @@ def _interface(graph: ir.Graph) -> tuple[list[str | None], list[str | None]]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of a message, without the place in the sources of onnx that it starts with."""
+    """The first line of an error's message, without the file and line of onnx's source code at its start."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return re.sub(r"^.*Assertion `.*` failed: ", "", lines[0]).rstrip(". ")

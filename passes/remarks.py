@@ -1,4 +1,4 @@
-"""What a report of a mapping remarks: what is held twice, and what later steps make of the model."""
+"""The remarks of a mapping report: low fidelity, weights that are held twice, and hints for later steps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from onnx_gconv.visible_text import listed
 
 __all__ = ["fidelity_warnings", "mapping_remarks"]
 
-# max_finite_val of convert_float_to_float16 in onnxconverter-common 1.16, if nobody says otherwise.
+# The default of max_finite_val in convert_float_to_float16 of onnxconverter-common 1.16.
 _LARGEST_OF_CONVERTER = 10_000
 
-# Below it, errors are a tenth of the weights.
+# At this ratio, the root mean square of the errors is a tenth of that of the weights.
 _LEAST_SQNR_DB = 20.0
 
 _RELATIONS = {
@@ -27,8 +27,8 @@ def mapping_remarks(manifest: Manifest, mapped: Sequence[WeightRecord]) -> Itera
     """All remarks on a mapping, a sentence each.
 
     Args:
-        manifest: What the model says of its mapping.
-        mapped: The weights that are still mapped as it says.
+        manifest: The manifest of the mapping.
+        mapped: The weights of the manifest whose mapping is intact.
     """
     yield from fidelity_warnings(mapped)
     yield from _same_source_remarks(manifest)
@@ -39,7 +39,7 @@ def mapping_remarks(manifest: Manifest, mapped: Sequence[WeightRecord]) -> Itera
 
 
 def fidelity_warnings(weights: Sequence[WeightRecord]) -> Iterator[str]:
-    """A sentence for each way in which weights lose so much that a network rarely stands it, with the remedy."""
+    """Yield a warning with a remedy for weights below 20 dB of signal to error, which few networks tolerate."""
     found: dict[str, list[WeightRecord]] = {}
     for record in weights:
         if record.loss is not None and record.loss.sqnr_db is not None and record.loss.sqnr_db < _LEAST_SQNR_DB:
@@ -54,11 +54,11 @@ def fidelity_warnings(weights: Sequence[WeightRecord]) -> Iterator[str]:
 
 
 def _remedy_of_loss(record: WeightRecord) -> str:
-    """What lets a weight lose less: less clipping if that costs more than levels do, else finer levels."""
+    """The remedy for a weight of low fidelity: less clipping if that costs more than rounding, else finer levels."""
     loss, levels = record.loss, record.levels
     try:
         natural = record.converter.converter().natural_levels
-    except ModelError:  # of a package that is not there
+    except ModelError:  # the package of the converter is not installed
         natural = None
     if loss is not None and loss.max_clipping_error > loss.max_rounding_error:
         return "clip less (--clip-percentile 99.9, or none)"
@@ -94,10 +94,10 @@ def _same_source_remarks(manifest: Manifest) -> Iterator[str]:
 
 
 def _same_source(family: Sequence[WeightRecord | SkippedRecord]) -> str:
-    """Constants with equal values; the others are compared with the one that bears the name of their parameter.
+    """A sentence on constants with equal values; each is compared with the one that has the name of their parameter.
 
-    That they are one parameter is said only if the exporter says that they come from one: parameters that nobody has
-    trained have equal values, too.
+    It calls them one parameter only if the exporter says that they come from one, because untrained parameters may have
+    equal values, too.
     """
     model = next((item for item in family if item.name in item.parameters), family[0])
     others = [item for item in family if item is not model]
@@ -130,7 +130,7 @@ def _other_parameters_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
 
 
 def _half_precision_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
-    """A sentence for the scales that a later conversion of the whole model to float16 would cut off."""
+    """A warning about scales that a later conversion of the whole model to float16 would clip."""
     scales = {weight.quoted: weight.scale.value or weight.scale.maximum or 0.0 for weight in weights}
     if names := [name for name, scale in scales.items() if scale > _LARGEST_OF_CONVERTER]:
         verb = "has a scale" if len(names) == 1 else "have scales"
@@ -142,9 +142,9 @@ def _half_precision_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
 
 
 def _run_time_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
-    """What ONNX Runtime (1.32) computes again in every run, and what avoids it."""
+    """Hints on what ONNX Runtime (1.32) computes again in every run, and how to avoid it."""
     coded = [weight for weight in weights if weight.levels is not None and weight.levels.is_coded]
-    if any(weight.packing is None for weight in coded):  # those of packed codes are folded
+    if any(weight.packing is None for weight in coded):  # the level codes of packed weights are folded
         yield (
             "ONNX Runtime decodes level codes in every run, unless its session option session.disable_quant_qdq is "
             '"1"; what `onnx-gconv restore` writes runs at full speed.'
@@ -157,7 +157,7 @@ def _run_time_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
 
 
 def _sharing_remarks(manifest: Manifest) -> Iterator[str]:
-    """A sentence for each weight that nodes read otherwise than as the weight of an MVM op."""
+    """A sentence for each weight that nodes read in another way than as the weight of an MVM op."""
     for record in manifest.weights:
         others = [consumer for consumer in record.consumers if not consumer.is_mvm]
         digital = [_label(consumer) for consumer in others if consumer.reads == "digital"]

@@ -1,4 +1,4 @@
-"""Replaces the conductances of a mapped model by those of a chip, measured or simulated."""
+"""The pass that replaces the target conductances of a mapped model by those of a measured or simulated chip."""
 
 from __future__ import annotations
 
@@ -41,21 +41,23 @@ _MEASURED_BIAS = re.compile(r", the bias '(.*)' among them")
 
 @dataclass(frozen=True, eq=False)
 class MeasuredConductances:
-    """What takes the place of the target conductances of a weight.
+    """The conductances that replace the targets of a weight.
 
     Attributes:
-        tensors: For each device its conductances in µS, of the shape of the weight and of the type in which it is
-            rebuilt.
-        source: Where they come from, for the manifest.
-        cells: How many cells the weight has, over all devices.
-        measured: How many of them were measured; the others keep their targets.
-        max_abs_error: Largest distance of a weight from what the targets give, in units of weight.
-        rms_error: Root mean square of that distance.
-        bias: The bias of the layer and what takes its place, if that was measured, too.
-        factor: By what the weight is multiplied besides, to compensate drift; an array of the shape of the scale grid,
-            if it is another one for each scale. Scales are divided by it.
-        simulated: The simulated chip that they are those of; None for measured ones.
-        read_noise: How nodes are to draw readings of each device of that chip; empty if conductances are readings.
+        tensors: The conductances of each device in µS, of the shape of the weight and of the type in which nodes
+            rebuild it.
+        source: Where the conductances come from, for the manifest.
+        cells: The number of cells of the weight, over all devices.
+        measured: The number of cells that were measured; the others keep their targets.
+        max_abs_error: The largest distance between the weight from these conductances and from the targets, in units of
+            weight.
+        rms_error: The root mean square of that distance, in units of weight.
+        bias: The value of the layer's bias and its measured tensor; None if the bias was not measured.
+        factor: The factor that compensates drift: the weight is multiplied by it, so scales are divided by it. An array
+            of the shape of the scale grid has one factor for each scale.
+        simulated: The simulated chip that the conductances come from; None for a measured chip.
+        read_noise: The read noise that nodes draw in each run, for each device; empty if the conductances already are
+            readings.
     """
 
     tensors: tuple[ir.TensorProtocol, ...]
@@ -77,24 +79,24 @@ class ReplaceConductances(ModelPass[ir.passes.PassResult]):
                  Sub(W.g_plus, W.g_minus)                   -> W.g_difference
         after:   Sub(W.g_plus, W.g_minus)                   -> W.g_difference
 
-    Measured conductances are no codes of levels: they are initializers in µS. A weight that its type may not hold any
-    more, such as an int8 code of 130, is set to the nearest that it does, by Max and Min nodes before the last Cast.
-    If readings are to be drawn in each run, nodes for that stand behind the conductances, see `draw_readings`.
-    The manifest says of each such weight that it is measured. A factor that compensates drift divides the scale.
+    The new conductances are initializers in µS, never level codes. If a rebuilt weight can be beyond the range of its
+    type, such as an int8 code of 130, Max and Min nodes before the last Cast clip it to that range. If readings are
+    drawn in each run, nodes behind the conductances add the noise, see `draw_readings`. A factor that compensates drift
+    divides the scale. The manifest records the chip for each weight.
 
     Args:
-        replacements: By path of the graph and name of the weight.
+        replacements: The new conductances, by (path of the graph, name of the weight).
     """
 
     def __init__(self, replacements: Mapping[tuple[str, str], MeasuredConductances]) -> None:
         self._replacements = replacements
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Replace the conductances; if anything fails, the model is as it was.
+        """Replace the conductances; if the pass fails, the model is unchanged.
 
         Raises:
-            ModelError: If it is not mapped, another tool has damaged the mapping, or a replacement does not fit; it
-                names the weight and what is wrong.
+            ModelError: If the model is not mapped, another tool has damaged the mapping, or a replacement does not fit;
+                the message names the weight and what is wrong.
         """
         manifest = require_mapped(model)
         checked = checked_weights(manifest, model)
@@ -133,12 +135,15 @@ class ReplaceConductances(ModelPass[ir.passes.PassResult]):
 
 
 def _joined(mapped: MappedWeight, others: Iterable[CheckedWeight], *, shares_scale: bool) -> str | None:
-    """With which weight another tool has joined one, so that the same nodes rebuild both, which were measured each.
+    """Why a weight cannot get conductances of its own: another tool has merged its nodes or its scale with another's.
 
     Args:
         mapped: The weight.
         others: All weights.
-        shares_scale: Whether its scale changes, so that no other weight may be divided by it, either.
+        shares_scale: Whether the scale of the weight changes, so that no other weight may share it.
+
+    Returns:
+        The message; None if the weight shares nothing that matters.
     """
     nodes = set(_computed_from_conductances(mapped))
     for other in others:
@@ -152,7 +157,7 @@ def _joined(mapped: MappedWeight, others: Iterable[CheckedWeight], *, shares_sca
 
 
 def _computed_from_conductances(mapped: MappedWeight) -> Iterator[ir.Node]:
-    """The nodes that compute with a weight's conductances, but not those that decode them or expand its scale."""
+    """The nodes that compute with conductances in µS, without those that decode level codes or expand the scale."""
     reached = {term.decoded for term in mapped.terms}
     for node in reversed(mapped.nodes):
         if any(value in reached for value in node.inputs):
@@ -161,7 +166,7 @@ def _computed_from_conductances(mapped: MappedWeight) -> Iterator[ir.Node]:
 
 
 def _in_several_weights(located: Iterable[CheckedWeight]) -> frozenset[ir.Value]:
-    """The conductances in µS that another tool has let stand for several equal ones."""
+    """The conductances in µS that stand for several equal ones, because another tool has merged these."""
     count = Counter(term.decoded for item in located if item.mapped is not None for term in item.mapped.terms)
     return frozenset(value for value, number in count.items() if number > 1)
 
@@ -179,7 +184,7 @@ def _misfit(record: WeightRecord, replacement: MeasuredConductances) -> str | No
 def _replaced(
     mapped: MappedWeight, measured: MeasuredConductances, names: UniqueNames, joined: Collection[ir.Value]
 ) -> WeightRecord:
-    """Put the measured conductances into the graph, and give the new entry of the manifest."""
+    """Put the new conductances of a weight into the graph, and return the weight's new record for the manifest."""
     record = mapped.record
     stored = []
     for term, tensor in zip(mapped.terms, measured.tensors, strict=True):
@@ -192,7 +197,7 @@ def _replaced(
             stored.append(_in_place_of_codes(term.decoded, tensor, record.name))
         tensor.name = stored[-1]
     is_saturated = _may_overflow(record, measured)
-    if is_saturated and not record.limited:  # else nodes do it already
+    if is_saturated and not record.limited:  # nodes of limited weights clip to the range already
         _saturate(mapped, names)
     simulated = measured.simulated
     if simulated is not None and measured.read_noise:
@@ -228,13 +233,13 @@ def _replaced(
 
 
 def divided_scale(scale: FloatOrArray, factor: FloatOrArray, dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
-    """A scale divided by a factor, or each by its own, in the type in which it is stored."""
+    """A scale divided by a factor, or scales divided by one factor each, in the type in which scales are stored."""
     divided: NDArray[np.floating[Any]] = (np.asarray(scale, np.float64) / factor).astype(dtype)
     return divided
 
 
 def _divided_scale(mapped: MappedWeight, factor: FloatOrArray) -> ScaleRecord:
-    """Divide the scale in the graph, in the type in which it is stored, and give the new entry of the manifest."""
+    """Divide the scale in the graph, in the type in which it is stored, and return its new record for the manifest."""
     old = mapped.scale.const_value
     assert old is not None  # noqa: S101 - `locate` has found it
     numbers, grid = all_elements(old), mapped.record.grid
@@ -248,7 +253,7 @@ def _divided_scale(mapped: MappedWeight, factor: FloatOrArray) -> ScaleRecord:
 
 
 def measured_bias(record: WeightRecord) -> str | None:
-    """The name of the bias that was measured with a weight, which a note of its record says; None if none was."""
+    """The name of the bias that was measured with a weight, read from the notes of its record; None if none was."""
     found = (_MEASURED_BIAS.search(note) for note in record.notes if record.measured is not None)
     return next((match[1] for match in found if match is not None), None)
 
@@ -268,7 +273,7 @@ def _note(measured: MeasuredConductances) -> str:
 
 
 def _replace_bias(bias: ir.Value, tensor: ir.TensorProtocol) -> None:
-    """Replace an initializer, or the Constant node that gives the bias by an initializer of its name."""
+    """Replace the data of a bias: of its initializer, or of its Constant node, which becomes an initializer."""
     if bias.is_initializer():
         bias.const_value = tensor
         bias.shape = ir.Shape(tensor.shape.numpy())
@@ -285,7 +290,7 @@ def _replace_bias(bias: ir.Value, tensor: ir.TensorProtocol) -> None:
 
 
 def _in_place_of_codes(decoded: ir.Value, tensor: ir.TensorProtocol, weight: str) -> str:
-    """Replace what nodes decode by an initializer of that name, and remove the nodes and the codes."""
+    """Replace a decoded conductance by an initializer of its name, and remove the decoding nodes and the codes."""
     node = decoded.producer()
     assert node is not None  # noqa: S101 - `locate` has found it
     graph, name = node.graph, decoded.name
@@ -299,7 +304,7 @@ def _in_place_of_codes(decoded: ir.Value, tensor: ir.TensorProtocol, weight: str
 
 
 def _on_its_own(term: Term, tensor: ir.TensorProtocol, weight: str, names: UniqueNames) -> str:
-    """Give one weight a conductance of its own, where another tool has let one stand for those of several weights."""
+    """Give a weight a conductance initializer of its own, if another tool has merged it with those of other weights."""
     node, index = term.use
     graph, old = node.graph, term.decoded
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
@@ -325,9 +330,10 @@ def _conductance(name: str, tensor: ir.TensorProtocol, weight: str) -> ir.Value:
 
 
 def _may_overflow(record: WeightRecord, measured: MeasuredConductances) -> bool:
-    """Whether measured weights may be beyond what their type holds. Codes are near the ends of it as a rule.
+    """Whether rebuilt weights may be beyond the range of their type.
 
-    Readings that are still to be drawn may be anywhere.
+    Integer codes use the whole range as a rule, so they may always be. So may weights with read noise, whose readings
+    are not known yet.
     """
     if record.dtype == record.compute_dtype:
         return False
@@ -336,7 +342,7 @@ def _may_overflow(record: WeightRecord, measured: MeasuredConductances) -> bool:
 
 
 def _saturate(mapped: MappedWeight, names: UniqueNames) -> None:
-    """Put a Max and a Min node before the Cast to the type of the weight, or behind the rounding of packed codes."""
+    """Insert Max and Min nodes before the Cast to the type of the weight, or behind the rounding of packed codes."""
     record = mapped.record
     assert mapped.limited_use is not None  # noqa: S101 - weights of the type of their computation are not limited
     reader, index = mapped.limited_use

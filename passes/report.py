@@ -1,4 +1,4 @@
-"""What a mapping did or would do, for people and for programs."""
+"""The reports of mapping and restoring, for people and for programs."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class SkippedCount:
     """The weights that are skipped for one reason.
 
     Attributes:
-        reason: The reason.
-        is_mvm: Whether they are weights of MVM ops, or of ops that may be such.
-        weights: How many there are.
-        parameters: How many parameters they have, as far as their shapes are known.
-        unknown_shapes: Of how many the shape is not known.
+        reason: The reason, a value of `SkipReason`.
+        is_mvm: Whether they are weights of MVM ops, or of ops that may be MVM ops.
+        weights: The number of weights.
+        parameters: The number of their parameters, counted over weights of known shape.
+        unknown_shapes: The number of weights whose shape is not known.
     """
 
     reason: str
@@ -67,20 +67,20 @@ class SkippedCount:
 
 @dataclass(frozen=True, repr=False)
 class MappingReport(ShownReport):
-    """The weights of a model: mapped, or skipped and why.
+    """The weights of a model: mapped, or skipped with a reason.
 
     ``print(report)`` shows tables.
 
     Attributes:
         model: The model that was read.
-        manifest: The mapping: the one the model has, the one it was given, or the one it would be given.
+        manifest: The manifest of the model, or the one that mapping gave or would give to it.
         is_mapped: Whether `model` itself carries the mapping.
-        output: The mapped model that was written, or None.
+        output: The mapped model that was written; None if none was.
         files: All files that were written.
-        broken: The weights whose mapping another tool has damaged or folded away, and how.
-        notes: What is to be said of the model besides what its manifest notes.
-        is_verbose: Whether tables have a line for each expert, and not one for all of a layer that are alike.
-        remedy: What to do about weights that are broken; None if none is.
+        broken: The weights whose mapping another tool has damaged or folded away, each with what is wrong.
+        notes: Notes on the model in addition to those of the manifest.
+        is_verbose: Whether tables have a line for each expert. If not, experts of a layer that are alike share a line.
+        remedy: What to do about broken weights; None if there are none.
     """
 
     model: Path
@@ -95,7 +95,7 @@ class MappingReport(ShownReport):
 
     @property
     def mapped(self) -> tuple[WeightRecord, ...]:
-        """The mapped weights; those whose mapping is broken are none."""
+        """The mapped weights, without those whose mapping is broken."""
         broken = {(record.graph, record.name) for record, _ in self.broken}
         return tuple(item for item in self.manifest.weights if (item.graph, item.name) not in broken)
 
@@ -111,7 +111,7 @@ class MappingReport(ShownReport):
 
     @property
     def skipped_mvm_parameters(self) -> int:
-        """Number of parameters of MVM ops that are not mapped, as far as their shapes are known."""
+        """Number of parameters of MVM ops that are not mapped, counted over weights of known shape."""
         skipped = sum(math.prod(item.shape) for item in self.skipped if item.is_mvm and item.shape is not None)
         return skipped + sum(math.prod(record.shape) for record, _ in self.broken)
 
@@ -123,14 +123,14 @@ class MappingReport(ShownReport):
 
     @property
     def skipped_by_reason(self) -> tuple[SkippedCount, ...]:
-        """The skipped weights, counted; weights of MVM ops first."""
+        """The numbers of skipped weights by reason; weights of MVM ops come first."""
         found: dict[tuple[bool, str], list[SkippedRecord]] = defaultdict(list)
         for item in sorted(self.skipped, key=lambda item: not item.is_mvm):
             found[item.is_mvm, item.reason].append(item)
         return tuple(SkippedCount.of(reason, items, is_mvm=is_mvm) for (is_mvm, reason), items in found.items())
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """The whole report as JSON values."""
         return {
             "model": str(self.model),
             "is_mapped": self.is_mapped,
@@ -223,7 +223,7 @@ class MappingReport(ShownReport):
         return table
 
     def _groups(self, records: Iterable[_Record]) -> list[ExpertGroup[_Record]]:
-        """Weights as the lines of a table."""
+        """The groups of weights that a table shows as its lines."""
         return grouped_experts(records, _names, likeness, is_verbose=self.is_verbose)
 
     def _skipped_table(self) -> Table:
@@ -276,7 +276,7 @@ class MappingReport(ShownReport):
             total = self.mapped_parameters + self.skipped_mvm_parameters
             verb = "are" if self.is_mapped or self.output else "would be"
             unknown = sum(count.unknown_shapes for count in self.skipped_by_reason if count.is_mvm)
-            besides = f"; {counted(unknown)} of unknown size not" if unknown else ""
+            besides = f"; not mapped and of unknown size: {counted(unknown)}" if unknown else ""
             lines.append(
                 f"{self.mapped_parameters:,} of {total:,} parameters of MVM ops ({self.mvm_share:.1%}) {verb} mapped "
                 f"to conductances{besides}."
@@ -291,7 +291,7 @@ class MappingReport(ShownReport):
         return lines
 
     def _notes_of_weights(self) -> Iterator[str]:
-        """What mapping notes of weights, a line for each note."""
+        """The notes on single weights, a line for each note with all of its weights."""
         weights: dict[str, list[str]] = defaultdict(list)
         for weight in self.mapped:
             for note in weight.notes:
@@ -301,7 +301,7 @@ class MappingReport(ShownReport):
             yield f"{who}: {note}"
 
     def _schemes(self) -> Iterator[str]:
-        """How weights are mapped, a line for each way; with the weights if there are several ways."""
+        """A line for each scheme of weights; with the names of its weights if there are several schemes."""
         found: dict[str, list[str]] = defaultdict(list)
         for weight in self.mapped:
             found[scheme_text(weight)].append(weight.known_as)
@@ -311,15 +311,15 @@ class MappingReport(ShownReport):
 
 @dataclass(frozen=True, repr=False)
 class RestoreReport(ShownReport):
-    """Which weights were restored.
+    """The weights that were restored.
 
     Attributes:
         model: The mapped model that was read.
-        output: The plain model that was written; None if it is in memory, where the pass has restored it.
-        restored: Names of the weights.
+        output: The plain model that was written; None if a pass has restored the model in memory.
+        restored: Names of the restored weights.
         files: All files that were written.
-        folded: Names of weights that another tool had folded, so that they were plain already.
-        notes: What is to be said of the model besides.
+        folded: Names of weights that were plain already, because another tool had folded their mapping.
+        notes: Notes on the model.
     """
 
     model: Path
@@ -330,7 +330,7 @@ class RestoreReport(ShownReport):
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """The whole report as JSON values."""
         return {
             "model": str(self.model),
             "output": None if self.output is None else str(self.output),
@@ -358,7 +358,7 @@ class RestoreReport(ShownReport):
             were = "was" if len(self.folded) == 1 else "were"
             lines.append(
                 f"{counted(len(self.folded))} {were} plain already, as another tool has folded the mapping: "
-                f"{listed(self.folded)}. The manifest, which said otherwise, is gone."
+                f"{listed(self.folded)}. The manifest that listed them as mapped has been removed."
             )
         lines.extend(f"Note: {note}." for note in self.notes)
         if self.files:
@@ -367,12 +367,12 @@ class RestoreReport(ShownReport):
 
 
 def _names(record: WeightRecord | SkippedRecord) -> tuple[str, tuple[str, ...]]:
-    """What people know a weight by, and the names of the constants that nodes compute it from."""
+    """The name that people know a weight by, and the names of the constants that nodes compute it from."""
     return record.known_as, record.sources if isinstance(record, WeightRecord) else ()
 
 
 def _name_of(group: ExpertGroup[_Record]) -> Text | None:
-    """The name of experts in one line; None for one weight, of which there is more to say."""
+    """The name of a group of experts; None for a single weight, whose line says more about its name."""
     return None if group.count == 1 else with_remark(group.name, group.remark)
 
 
@@ -381,7 +381,7 @@ def _why_skipped(item: SkippedRecord) -> str:
 
 
 def _weight_json(weight: WeightRecord) -> dict[str, Any]:
-    """A weight with the keys of the command line: the converter's name, and the scale as a number if it is one."""
+    """The JSON of a mapped weight on the command line: `converter` is a name, `scale` a number or null."""
     return {
         **weight.model_dump(),
         "parameter": weight.parameter,

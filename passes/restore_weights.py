@@ -1,4 +1,4 @@
-"""Folds a mapping back into plain weights."""
+"""The pass that folds a mapping back into plain weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RestoreResult(ir.passes.PassResult):
     """What `RestoreWeights` did.
 
     Attributes:
-        report: Which weights were restored; ``print(result.report)`` says it in words.
+        report: The restored weights; ``print(result.report)`` lists them in words.
     """
 
     report: RestoreReport
@@ -52,13 +52,13 @@ class RestoreWeights(ModelPass[RestoreResult]):
 
     The weights have the values that the mapped model computes, bit for bit; they are rebuilt while they are read or
     written. A weight that was a Constant node becomes an initializer of the same graph. A digital copy of a weight is
-    joined with it again if both are equal, bit for bit; else it stays, so that the model computes the same.
+    merged with it again if both are equal bit for bit; if not, the copy stays, so that the model computes the same.
 
-    A weight that was decoded for the mapping, of MatMulBnb4, is packed again for that op, if what the op decodes is the
-    weight up to the roundings of a mapping; a note says how far it is off. Else MatMul keeps the decoded weight.
+    A weight of MatMulBnb4 that was decoded for the mapping is packed for that op again, if the op then decodes the
+    weight up to the rounding errors of a mapping; a note gives the error. If not, MatMul keeps the decoded weight.
 
     Args:
-        packs: Whether decoded weights are packed again at all.
+        packs: Whether decoded weights are packed again.
     """
 
     def __init__(self, *, packs: bool = True) -> None:
@@ -66,16 +66,16 @@ class RestoreWeights(ModelPass[RestoreResult]):
         self._packs = packs
 
     def call(self, model: ir.Model) -> RestoreResult:
-        """Restore the model; if that fails, it is as it was.
+        """Restore the model; if the pass fails, the model is unchanged.
 
         Raises:
-            ModelError: If it is not mapped, if another tool has damaged the mapping, which names the weight and what is
-                wrong, or if external data cannot be read.
+            ModelError: If the model is not mapped, if another tool has damaged the mapping (the message names the
+                weight and what is wrong), or if external data cannot be read.
         """
         located, folded = _locate_all(require_mapped(model), model)
         _require_unread(located)
         copies = [_digital_copy(mapped) for mapped in located]
-        # All that reads data, and may fail, comes before the first change.
+        # Everything that reads data, and so may fail, comes before the first change of the model.
         joined = [copy is not None and _is_equal(copy, mapped) for copy, mapped in zip(copies, located, strict=True)]
         _require_meanings(located)
         owners = scopes(model)
@@ -86,7 +86,7 @@ class RestoreWeights(ModelPass[RestoreResult]):
         restored: dict[ir.Value, ir.Value] = {}
         decoded = _Decoded(self._packs)
         for mapped, copy, is_joined in zip(located, copies, joined, strict=True):
-            if mapped.value not in restored:  # else another tool has joined it with an equal weight
+            if mapped.value not in restored:  # another tool may have merged equal weights, which are restored once
                 restored[mapped.value] = _restore(mapped, places)
             weight = restored[mapped.value]
             if copy is not None:
@@ -108,10 +108,10 @@ def _packed_again(mapped: MappedWeight) -> Repacked | None:
 
 
 class _Decoded:
-    """What becomes of weights that were decoded for the mapping.
+    """Packs restored weights that were decoded for the mapping, and collects notes on them.
 
     Args:
-        packs: Whether they are packed again.
+        packs: Whether the weights are packed again.
     """
 
     def __init__(self, packs: bool) -> None:  # noqa: FBT001 - as the pass is asked for
@@ -120,7 +120,7 @@ class _Decoded:
         self._decoded: list[str] = []
 
     def take(self, weight: ir.Value | None, record: WeightRecord, found: Repacked | None, names: UniqueNames) -> None:
-        """Pack a restored weight again, if it can be."""
+        """Pack a restored weight again if it was decoded and can be packed."""
         if weight is None or record.decoded_from is None:
             return
         if found is not None and weight.is_initializer() and pack_again(weight, found, names):
@@ -129,13 +129,13 @@ class _Decoded:
             self._decoded.append(record.decoded_from.op_type)
 
     def notes(self) -> Iterator[str]:
-        """What to say of them."""
+        """Notes for the user on the packed weights and on those that stay decoded."""
         if self._errors:
             count, error = len(self._errors), max(self._errors)
             off = "exactly what the mapped model computes"
             if error:
                 off = (
-                    f"what is up to {error:.1e} of max|W| off what the mapped model computes; mapped with --exact, "
+                    f"what the mapped model computes up to an error of {error:.1e} of max|W|; mapped with --exact, "
                     "weights come back bit for bit"
                 )
             yield f"{count} weight{'s are' if count > 1 else ' is'} packed for MatMulBnb4 again, which decodes {off}"
@@ -150,7 +150,11 @@ class _Decoded:
 
 
 def _locate_all(manifest: Manifest, model: ir.Model) -> tuple[list[MappedWeight], tuple[str, ...]]:
-    """The weights that are mapped still, and the names of those that are plain already."""
+    """The weights that are still mapped, and the names of those that another tool has folded to plain initializers.
+
+    Raises:
+        ModelPreconditionError: If another tool has damaged the mapping; the message names the weight.
+    """
     located, folded = [], []
     checked = checked_weights(manifest, model)
     for item in checked:
@@ -167,7 +171,7 @@ def _locate_all(manifest: Manifest, model: ir.Model) -> tuple[list[MappedWeight]
 
 
 def _graphs_in_sight(mapped: MappedWeight, scope_of: Mapping[ir.Graph, Scope]) -> Iterator[ir.Graph]:
-    """The graph that holds a weight, and those between it and the readers of the weight."""
+    """The graph that rebuilds a weight, and the bodies between it and the readers of the weight."""
     graph = mapped.nodes[0].graph
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
     yield graph
@@ -185,10 +189,10 @@ def _not_restored(record: WeightRecord, problem: str | None) -> ModelPreconditio
 
 
 def _require_meanings(located: Sequence[MappedWeight]) -> None:
-    """Refuse codes of conductances that stand for no level, and zero points that are none of the weight's.
+    """Refuse level codes that stand for no level, and zero points that the type of the weight cannot have.
 
     Raises:
-        ModelPreconditionError: It names the weight and the code.
+        ModelPreconditionError: If there is one; the message names the weight and the code.
     """
     for mapped in located:
         try:
@@ -211,10 +215,11 @@ def _require_meanings(located: Sequence[MappedWeight]) -> None:
 def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]) -> None:
     """Refuse weights whose name another value has in their graph, or in a body that reads them.
 
-    The weight would take the place of that value, or that value the place of the weight.
+    A node that reads that name would get the weight in place of the other value, or the other value in place of the
+    weight.
 
     Raises:
-        ModelPreconditionError: It names the weight and the value.
+        ModelPreconditionError: If there is one; the message names the weight.
     """
     rebuilt = {mapped.value for mapped in located}
     taken: dict[tuple[ir.Graph, str], ir.Value] = {}
@@ -233,10 +238,10 @@ def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]
 
 
 def _require_unread(located: Sequence[MappedWeight]) -> None:
-    """Refuse weights of which others read what is going to vanish: the values between the conductances and the weight.
+    """Refuse weights if other nodes read a value between the conductances and the weight, which would be removed.
 
     Raises:
-        ModelPreconditionError: It names the weight and who reads it.
+        ModelPreconditionError: If there is one; the message names the weight, the value and its reader.
     """
     nodes = {node for mapped in located for node in mapped.nodes}
     for mapped in located:
@@ -251,7 +256,7 @@ def _require_unread(located: Sequence[MappedWeight]) -> None:
 
 
 def _digital_copy(mapped: MappedWeight) -> ir.Value | None:
-    """The digital copy of a weight, or None if it has none, or another tool removed it."""
+    """The digital copy of a weight; None if it has none, or if another tool removed it."""
     graph = mapped.nodes[0].graph
     name = mapped.record.digital_copy
     copy = graph.initializers.get(name) if isinstance(graph, ir.Graph) and name is not None else None
@@ -266,7 +271,7 @@ def _is_equal(copy: ir.Value, mapped: MappedWeight) -> bool:
 
 
 def _restore_digital_copy(copy: ir.Value, weight: ir.Value | None) -> None:
-    """Let the weight stand for its copy, or let the copy be an initializer like any other."""
+    """Merge a digital copy into the weight, or, without a weight, make the copy an ordinary initializer."""
     if weight is None:
         for key in (WEIGHT_KEY, ROLE_KEY):
             copy.metadata_props.pop(key, None)
@@ -305,7 +310,7 @@ def _is_ours(key: str) -> bool:
 
 
 def _remove_unread(nodes: Sequence[ir.Node]) -> None:
-    """Remove nodes, but those that another weight is still rebuilt with: another tool has joined equal nodes."""
+    """Remove nodes that nobody reads; merged nodes that still rebuild another weight stay."""
     left = list(nodes)
     while unread := [
         node for node in left if not any(output.uses() or output.is_graph_output() for output in node.outputs)
@@ -317,7 +322,9 @@ def _remove_unread(nodes: Sequence[ir.Node]) -> None:
 
 
 class _Places:
-    """Where restored weights stand among the initializers, which are put in order once, when all weights are known.
+    """Puts restored weights among the initializers in the place of their conductances.
+
+    Initializers are reordered only once, when all weights are known.
 
     Args:
         owners: All graphs of the model.
@@ -329,13 +336,13 @@ class _Places:
         self._restored: dict[ir.Graph, list[tuple[list[ir.Value], ir.Value | None]]] = {}
 
     def take(self, removed: list[ir.Value], weight: ir.Value, graph: ir.Graph, moved_from: str | None) -> None:
-        """Note a weight for the place of the first of its conductances, or for the graph that it was moved out of.
+        """Record a weight for the place of the first of its conductances, or for the graph that it was moved out of.
 
         Args:
-            removed: What nobody reads any more now that the weight is there.
+            removed: The initializers that nobody reads any more.
             weight: The weight.
-            graph: The graph in which it was rebuilt.
-            moved_from: The path of the graph out of which mapping moved it.
+            graph: The graph in which the weight was rebuilt.
+            moved_from: The path of the graph out of which mapping had moved the weight; None if it had not.
         """
         former = self._former_graph(weight, moved_from)
         self._restored.setdefault(graph, []).append((removed, weight if former is None else None))
@@ -343,12 +350,12 @@ class _Places:
             self._restored.setdefault(former, []).append(([], weight))
 
     def fill(self) -> None:
-        """Put all noted weights into their places."""
+        """Put all recorded weights into their places."""
         for graph, restored in self._restored.items():
             _fill(graph, restored)
 
     def _former_graph(self, weight: ir.Value, moved_from: str | None) -> ir.Graph | None:
-        """The graph out of which a weight was moved, if it is still there and all readers of the weight stand in it."""
+        """The graph out of which mapping moved a weight, if it still exists and contains all readers of the weight."""
         scope = None if moved_from is None else self._scope_of_path.get(moved_from)
         if scope is None or weight.is_graph_output():
             return None
@@ -366,8 +373,8 @@ def _fill(graph: ir.Graph, restored: Sequence[tuple[list[ir.Value], ir.Value | N
 
     Args:
         graph: The graph.
-        restored: The initializers that go, and the weight that stands where the first of them stood, at the end if none
-            goes; None if it stands in another graph.
+        restored: For each weight, the initializers to remove, and the weight, which takes the place of the first of
+            them, or is appended if there are none; None if the weight goes into another graph.
     """
     position = {name: number for number, name in enumerate(graph.initializers)}
     order: list[ir.Value | None] = list(graph.initializers.values())

@@ -1,4 +1,4 @@
-"""Weights that other nodes than MVM ops read too: who reads the rebuilt weight, and who a digital copy of it."""
+"""Weights that are read by other nodes than MVM ops, too: splits off a digital copy for these nodes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class DigitalUses:
     """The uses of a weight that a digital copy can serve.
 
     Attributes:
-        uses: Inputs that take the weight itself, as node and index: of the readers, or of nodes that rearrange it.
-        readers: The readers behind them, as node and index. None of them has the weight in a weight slot.
+        uses: The inputs that take the weight itself, as (node, index): inputs of the readers, or of nodes that
+            rearrange the weight for them.
+        readers: The inputs of the readers, as (node, index). None of them is a weight slot.
     """
 
     uses: tuple[tuple[ir.Node, int], ...]
@@ -29,9 +30,9 @@ class DigitalUses:
 
 
 def digital_uses(weight: FoundWeight) -> DigitalUses:
-    """The uses of a weight that serve no weight slot.
+    """The uses of a weight that lead to no weight slot.
 
-    A node that rearranges the weight for a weight slot and for others as well stays with the rebuilt weight.
+    A node that rearranges the weight for a weight slot and for other readers keeps reading the rebuilt weight.
     """
     slots = {(consumer.node, consumer.slot) for consumer in weight.consumers if consumer.is_mvm}
     uses: list[tuple[ir.Node, int]] = []
@@ -45,15 +46,15 @@ def digital_uses(weight: FoundWeight) -> DigitalUses:
 
 
 def split_off(weight: FoundWeight, uses: DigitalUses, name: str) -> ir.Value:
-    """Let the given uses read an initializer that holds the weight as it was.
+    """Let the given uses read an initializer with the original weight.
 
     Args:
         weight: The weight.
-        uses: Those of its uses that are to read the copy.
+        uses: The uses of the weight that are to read the copy.
         name: Name of the copy.
 
     Returns:
-        The copy, which is not yet among the initializers of its graph. Its data are those of the weight; nothing is
+        The copy, which is not yet among the initializers of its graph. It shares the tensor of the weight; no data is
         read.
     """
     old = weight.value
@@ -70,7 +71,7 @@ def split_off(weight: FoundWeight, uses: DigitalUses, name: str) -> ir.Value:
 
 
 def _readers_behind(node: ir.Node, index: int, passed: Collection[ir.Node]) -> Iterator[tuple[ir.Node, int]]:
-    """The readers that an input leads to: the node, or those behind it if the weight is seen through it."""
+    """The readers that an input leads to: the node itself, or the readers behind it if it only passes the weight on."""
     if not behind_node(node, index, passed):
         yield node, index
         return

@@ -1,7 +1,7 @@
-"""Whether a graph that was rewritten is still one: what it takes and gives, its names, and the order of its nodes.
+"""Checks that a rewritten graph is still valid: its inputs and outputs, its names, and the order of its nodes.
 
-That looks at each node twice, and at nothing of the size of a weight. What `onnx.checker` says takes as long as the
-mapping itself: operations on files ask for that, too (`onnx_gconv.files.rewrite_check`).
+The check visits each node twice and reads no data of weights. `onnx.checker` takes as long as the mapping itself, so
+only operations on files run it as well (`onnx_gconv.files.rewrite_check`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ __all__ = ["DamagedModelError", "SoundRewrite"]
 
 
 class DamagedModelError(ModelError, ir.passes.PostconditionError):
-    """A `ModelError` that onnx-ir knows as a postcondition of a pass, and hands on as it is."""
+    """A `ModelError` that is also onnx-ir's `PostconditionError`, so that onnx-ir raises it unchanged from a pass."""
 
 
 class SoundRewrite:
-    """What a model has to keep when a pass rewrites it, taken before and asked for afterwards.
+    """The properties that a model has to keep when a pass rewrites it, recorded before and checked afterwards.
 
-    Its inputs and outputs stay, but for inputs that were defaults of initializers. If each name was defined once in its
-    graph, and each value before it was used, so they are afterwards.
+    The inputs and outputs have to stay, except for inputs whose defaults are initializers. If each name was defined
+    once in its graph and each value was computed before it was read, both have to be so afterwards.
 
     Args:
         model: The model before it is rewritten.
@@ -39,12 +39,12 @@ class SoundRewrite:
         """Refuse a model that was rewritten wrongly.
 
         Raises:
-            DamagedModelError: If it has lost something; the message names it, and says that the fault is ours.
+            DamagedModelError: If a property was lost; the message names it, and says that the fault is onnx_gconv's.
         """
         if (problem := next(self._problems(model), None)) is not None:
             raise DamagedModelError(
                 f"the model is damaged by the rewrite: {problem}; this is a fault of onnx_gconv, please report it with "
-                "the model, and do not use what it is now"
+                "the model, and do not use the rewritten model"
             )
 
     def _problems(self, model: ir.Model) -> Iterator[str]:
@@ -72,10 +72,10 @@ def _type(value: ir.Value) -> _Type:
 
 
 def _differ(before: _Type, now: _Type) -> bool:
-    """Whether something that was known of a value is different.
+    """Whether a type or shape that was known before has changed.
 
-    What was not known may have been found out, and another number of axes put right: exporters write none where they
-    mean any.
+    A type or shape that was unknown may have been inferred, and another number of axes is allowed: exporters write a
+    shape without axes where they mean any shape.
     """
     (old_type, old_shape), (new_type, new_shape) = before, now
     if old_type is not None and old_type != new_type:
@@ -90,11 +90,11 @@ def _listed(values: Iterable[ir.Value]) -> str:
 
 
 def _flaws(graph: ir.Graph, around: tuple[set[ir.Value], ...] = ()) -> Iterator[str]:
-    """What is wrong with the names and the order of a graph and its bodies.
+    """Yield what is wrong with the names and the order of a graph and its bodies.
 
     Args:
         graph: The graph.
-        around: The values that are there already, of each graph around it.
+        around: For each graph around it, the values that are computed before it.
     """
     there = {*graph.inputs, *graph.initializers.values()}
     visible = (there, *around)

@@ -1,4 +1,4 @@
-"""What a report says of one weight, in the cells of its tables and in the lines below."""
+"""The texts of one weight in a mapping report: in the cells of its tables and in the lines below."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SHARES = {"channel": "output channel", "tile": "tile", "tile_channel": "output 
 
 
 def scale_text(*weights: WeightRecord) -> str:
-    """The scale in µS per unit of weight; of several the smallest and the largest, and how many a weight has."""
+    """The scale in µS per unit of weight; for several scales the smallest, the largest and their number by axis."""
     scales = [weight.scale for weight in weights]
     ends = [end for scale in scales for end in (scale.value, scale.minimum, scale.maximum) if end is not None]
     lowest, highest = min(ends), max(ends)
@@ -44,7 +44,7 @@ def scale_text(*weights: WeightRecord) -> str:
 
 
 def sqnr_text(*weights: WeightRecord) -> str:
-    """How far the rebuilt weight is from the weight, if it was measured; of several, that of the farthest."""
+    """The SQNR of the rebuilt weight in dB, if its loss was computed; the lowest of several weights."""
     losses = [weight.loss for weight in weights if weight.loss is not None]
     if not losses:
         return "-"
@@ -53,18 +53,18 @@ def sqnr_text(*weights: WeightRecord) -> str:
 
 
 def clipped_text(*weights: WeightRecord) -> str:
-    """How many elements are beyond what the devices can hold, if they were clipped."""
+    """The number of elements beyond what the devices can hold, if weights were clipped; ``-`` if not."""
     counts = [item.loss.clipped for item in weights if item.loss is not None and item.clipping is not None]
     return f"{sum(counts):,}" if counts else "-"
 
 
 def other_names(weight: WeightRecord) -> list[str]:
-    """Where a weight stands and comes from, as far as its name, and what people know it by, do not say so."""
+    """Remarks on the graph, parameters and modules of a weight, except for what its names say already."""
     remarks = [f"in {weight.graph}"] if weight.graph else []
     if from_parameters := parameters_text(weight):
         remarks.append(from_parameters)
     else:
-        # A module that a name of the table starts with already tells nothing new.
+        # A module is left out if a name in the table starts with it.
         nodes = [consumer.node.strip("/").replace("/", ".") for consumer in weight.consumers]
         known = [weight.name, weight.known_as, *nodes]
         modules = [module for module in weight.modules if module not in weight.folded_norms]
@@ -79,21 +79,21 @@ def other_names(weight: WeightRecord) -> list[str]:
 
 
 def parameters_text(item: WeightRecord | SkippedRecord) -> str:
-    """The parameters of the exported program that a weight is computed from, as far as others do not name them."""
+    """The parameters of the exported program that a weight is computed from, unless its names say them already."""
     told = {item.name, *(item.known_as.split(" + "))}
     names = [name for name in item.parameters if name not in told]
     return f"from {listed(names)}" if names else ""
 
 
 def scheme_text(weight: WeightRecord) -> str:
-    """The converter of a weight and what else is decided for it."""
+    """The converter of a weight with its settings, granularity, parts, clipping and levels."""
     parts = [weight.converter.name, *_parameters_of_converter(weight.converter)]
     if weight.granularity != "tensor":
         tile = "" if weight.tiling is None or weight.tiling.rows is None else _tile(weight.tiling)
         parts.append(f"a scale for each {_SHARES[weight.granularity]}{tile}")
     if weight.parts:
         sides = ", ".join(f"{part.name} {part.columns:,}" for part in weight.parts)
-        parts.append(f"matrices side by side of their own scales ({sides})")
+        parts.append(f"matrices side by side, each with its own scales ({sides})")
     if weight.clipping is not None:
         at = (
             f"{weight.clipping.percentile:g} %" if weight.clipping.value is None else f"|W| = {weight.clipping.value:g}"
@@ -107,7 +107,7 @@ def scheme_text(weight: WeightRecord) -> str:
 
 
 def _parameters_of_converter(record: ConverterRecord) -> Iterator[str]:
-    """The parameters of a converter, or why they cannot be told."""
+    """The parameters of a converter, or why the converter cannot be built."""
     try:
         record.converter()
     except ModelError as error:
@@ -116,12 +116,12 @@ def _parameters_of_converter(record: ConverterRecord) -> Iterator[str]:
     parameters = record.parameters
     yield f"{parameters['g_min']:g} to {parameters['g_max']:g} µS"
     if factors := parameters.get("f_lst"):
-        yield "pairs counting " + ", ".join(f"{factor:g}" for factor in factors)
+        yield "pairs with factors " + ", ".join(f"{factor:g}" for factor in factors)
     if "slice_bits" in parameters:
         yield f"{parameters['bits']} bits in slices of {parameters['slice_bits']}"
     if parameters.get("exact"):
         yield "exact"
-    if record.origin is not None:  # whose parameters nobody here knows
+    if record.origin is not None:  # the parameters of a foreign converter are listed by name
         others = (name for name in parameters if name not in _TOLD_PARAMETERS)
         yield from (f"{name} = {parameters[name]}" for name in others)
         yield f"of {record.origin}"
@@ -149,7 +149,12 @@ def readers_text(weight: WeightRecord) -> Text:
 
 
 def readers_of_experts(first: WeightRecord, count: int) -> Text:
-    """The nodes that read experts which are alike: for each one of the first how many there are."""
+    """The op types that read a group of experts: those of the first expert, with the number of all matrices.
+
+    Args:
+        first: The first expert.
+        count: The number of experts.
+    """
     lines = []
     for consumer in first.consumers:
         view = consumer.matrix_view
@@ -162,10 +167,10 @@ def readers_of_experts(first: WeightRecord, count: int) -> Text:
 
 
 def explanation(reason: str) -> str:
-    """What a reason means, or the reason itself if a newer version gave it."""
+    """The explanation of a skip reason; the reason itself if only a newer version of onnx_gconv knows it."""
     return SkipReason(reason).explanation if reason in set(SkipReason) else reason
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """A shape such as 16x1x3x3."""
+    """A shape as text, such as 16x1x3x3."""
     return "x".join(map(str, shape)) if shape else "scalar"

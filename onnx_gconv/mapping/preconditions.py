@@ -12,7 +12,7 @@ __all__ = ["ModelPreconditionError", "manifest_or_none", "require_mapped"]
 
 
 class ModelPreconditionError(ModelError, ir.passes.PreconditionError):
-    """A `ModelError` that is also a `PreconditionError` of onnx-ir, so that onnx-ir raises it unchanged from a pass."""
+    """A `ModelError` that is also onnx-ir's `PreconditionError`, so that onnx-ir raises it unchanged from a pass."""
 
 
 def require_mapped(model: ir.Model) -> Manifest:

@@ -80,7 +80,7 @@ def unmatched(pattern: str, survey: WeightSurvey, kind: NameKind | None = None) 
     if nearest:
         listed = ", ".join(f"'{name}'" for name in nearest)
     elif survey.weights:
-        listed = "none: the model says none"
+        listed = "none: the model has no such names"
     else:
         listed = "none: the model has no weight that can be mapped"
     return f"the pattern '{pattern}' matches {_KIND_IN_WORDS[kind]}; nearest names: {listed}"

@@ -1,4 +1,4 @@
-"""Conductances of half precision, for weights of half precision: whether they hold the weight."""
+"""Checks whether conductances in float16 or bfloat16 can hold a weight of that type."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["in_half_precision"]
 def in_half_precision(
     weight: FoundWeight, conversion: WeightConversion, statistics: WeightStatistics
 ) -> WeightConversion | str:
-    """A conversion to conductances of the type of the weight.
+    """The conversion of a weight to conductances of its own type.
 
     Args:
         weight: A weight of float16 or bfloat16.
-        conversion: To conductances of float32.
-        statistics: Those of the weight, or of each group of its elements that share a scale.
+        conversion: The conversion to conductances of float32.
+        statistics: The extremes of the weight, or of each group of elements that share a scale.
 
     Returns:
-        The conversion, or why conductances of that type do not hold the weight as they should.
+        The conversion, or why conductances of that type cannot hold the weight.
     """
     dtype: np.dtype[Any] = np.dtype(weight.tensor.dtype.numpy())
     scale = narrowed_scale(conversion.scaling.scale, dtype)
@@ -41,10 +41,10 @@ def in_half_precision(
 
 
 def _obstacle(weight: FoundWeight, conversion: WeightConversion, dtype: np.dtype[Any]) -> str | None:
-    """Why conductances of half precision do not hold the weight as they should, or None."""
+    """Why conductances of half precision cannot hold the weight; None if they can."""
     name = dtype.name
     if not isinstance(conversion.scaling.zero, float) or conversion.scaling.zero:
-        return f"{name} cannot hold what is added to its conductances"
+        return f"{name} cannot hold the zero that its converter adds"
     if _largest_sum_us(conversion) > float(ml_dtypes.finfo(dtype).max):
         return f"{name} cannot hold the sum of its conductances"
     if not conversion.converter.is_exact:
@@ -62,7 +62,7 @@ def _obstacle(weight: FoundWeight, conversion: WeightConversion, dtype: np.dtype
 
 
 def _largest_sum_us(conversion: WeightConversion) -> float:
-    """The largest that the weighted sum of conductances, or a part of it, may become, in µS."""
+    """An upper bound, in µS, of the weighted sum of conductances and of its partial sums."""
     coefficients = np.array(conversion.decoding.coefficients)
     largest = max(float(coefficients[coefficients > 0].sum()), -float(coefficients[coefficients < 0].sum()))
     return largest * conversion.converter.g_max

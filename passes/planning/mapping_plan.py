@@ -1,4 +1,4 @@
-"""The plan of a mapping: what becomes of each weight of a model."""
+"""The plan of a mapping: how each weight of a model is mapped, or why it is not."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["MappingPlan", "PlannedWeight", "make_plan"]
 
 @dataclass(frozen=True)
 class MappingPlan:
-    """What `MapConductances` does with a model.
+    """The changes that `MapConductances` is going to make to a model.
 
     Attributes:
-        weights: The weights it maps.
-        skipped: The weights it leaves as they are.
+        weights: The weights that are mapped.
+        skipped: The weights that stay as they are, with reasons.
         refused: The weights whose values no conductance can hold, with the reason; one is enough to refuse the model.
-        notes: What else changes in the model, one line each.
-        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
+        notes: Notes on other changes of the model, one line each.
+        shared: How weights are treated that nodes read in another way than as the weight of an MVM op.
     """
 
     weights: tuple[PlannedWeight, ...]
@@ -43,7 +43,7 @@ class MappingPlan:
         """Raise for the first refused weight.
 
         Raises:
-            UnmappableWeightError: It names the weight, the value and the remedy.
+            UnmappableWeightError: If a weight is refused; the message names the weight, the value and the remedy.
         """
         if not self.refused:
             return
@@ -55,7 +55,7 @@ class MappingPlan:
         )
 
     def refused_as_skipped(self) -> MappingPlan:
-        """The plan with refused weights among the skipped ones, for looking at it."""
+        """The plan with refused weights among the skipped ones, for a preview that lists them."""
         extra = (SkippedWeight.of(weight, SkipReason.REFUSED_VALUES, reason) for weight, reason in self.refused)
         return replace(self, skipped=(*self.skipped, *extra), refused=())
 
@@ -74,13 +74,14 @@ def make_plan(
 
     Args:
         survey: The weights of a model.
-        schemes: How each of them is mapped, in their order.
-        progress: Called with the bytes scanned so far and in all.
-        conductance_dtype: The type of the conductances of float16 and bfloat16 weights: float32, or that of the weight.
-        shared: What becomes of nodes that read a weight otherwise than as the weight of an MVM op.
-        opset: The version of the default domain, which says whether codes may have four bits; None if that is open.
-
-        allows_lossy_integers: Whether integers may come back as near ones, where levels do not tell them apart.
+        schemes: The scheme of each weight, in the same order.
+        progress: Called with the bytes that have been scanned, and the bytes of all weights.
+        conductance_dtype: The type of the conductances of float16 and bfloat16 weights: float32, or the weight's.
+        shared: How weights are treated that nodes read in another way than as the weight of an MVM op.
+        opset: The version of the default domain, which determines whether level codes may have four bits; None if the
+            model imports none.
+        allows_lossy_integers: Whether integers may be rebuilt as nearby ones if there are too few levels to tell them
+            apart.
 
     Raises:
         ModelError: If external data cannot be read.
@@ -106,7 +107,7 @@ def make_plan(
 
 
 def _with_same_sources(plan: MappingPlan) -> MappingPlan:
-    """Note at each weight which others have the same values, mapped or not."""
+    """Add to each weight the other constants that have the same values, mapped or not."""
     weights = [
         SourceCandidate(
             name=item.found.name,

@@ -24,18 +24,19 @@ class PlannedWeight:
     """A weight that is going to be mapped.
 
     Attributes:
-        found: The weight and where it stands.
+        found: The weight in the model.
         scheme: How it is mapped.
-        statistics: What the scan over its values gave.
+        statistics: The extremes of its values.
         conversion: How its elements become conductances.
-        compute_dtype: The type of the conductances, or of what their codes are decoded to.
-        consumer: Index of the consumer whose matrix view its scales follow; None if all elements share one.
-        parts: The parts of each matrix of that view, which share no scale; None for one.
-        loss: What it loses by clipping and by rounding to levels; None if it is mapped without.
-        notes: What a user should know of how it is mapped, one line each.
+        compute_dtype: The type of the conductances in µS, stored or decoded from level codes.
+        consumer: Index of the consumer whose matrix view its scales follow; None if all elements share one scale.
+        parts: The parts of each matrix of that view, which do not share a scale; None for an undivided weight.
+        loss: The error by clipping and by rounding to levels; None if the weight is neither clipped nor rounded.
+        notes: Notes for the user on how it is mapped, one line each.
         same_source_as: The constants with the same values, of the same parameter or not.
-        has_narrow_codes: Whether codes of levels are stored in four bits.
-        is_limited: Whether it consists of integers that may come back as others, which are kept within their range.
+        has_narrow_codes: Whether level codes are stored in four bits.
+        is_limited: Whether it consists of integers that may be rebuilt as other ones, so that nodes clip them to their
+            range.
     """
 
     found: FoundWeight

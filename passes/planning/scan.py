@@ -1,4 +1,4 @@
-"""The scan over the values of all weights, which finds their extremes."""
+"""Scans the values of all weights for their extremes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PART_ELEMENTS = 1 << 24
 def scan_all(
     candidates: Sequence[Candidate], progress: Callable[[int, int], None] | None
 ) -> Iterator[WeightStatistics | UnmappableWeightError]:
-    """The statistics of each weight, or why it cannot be mapped; parts of weights are scanned side by side."""
+    """Yield the statistics of each weight, or why it cannot be mapped; parts of weights are scanned in parallel."""
     parts = [
         (number, start)
         for number, candidate in enumerate(candidates)
@@ -63,7 +63,7 @@ def scan_all(
 
 
 def _statistics_of_codes(weight: FoundWeight, start: int, stop: int) -> WeightStatistics | None:
-    """The statistics of packed codes whose zero points are codes, too, from their extremes; None for others."""
+    """The statistics of packed codes whose zero points are codes, too, computed without unpacking; None for others."""
     points = weight.zero_point
     if weight.packed is None or not isinstance(points, BlockZeroPoint) or points.codes is None:
         return None
@@ -74,7 +74,7 @@ def _statistics_of_codes(weight: FoundWeight, start: int, stop: int) -> WeightSt
 def _scan_part(
     candidate: Candidate, extremes: GroupExtremes | None, start: int
 ) -> WeightStatistics | UnmappableWeightError:
-    """The statistics of a part of a weight; those of groups of its elements go into `extremes`."""
+    """The statistics of a part of a weight; the extremes of groups of elements are added to `extremes`."""
     tensor = candidate.found.numbers
     dtype = compute_dtype(tensor.dtype.numpy())
     stop = min(start + PART_ELEMENTS, tensor.size)

@@ -1,4 +1,4 @@
-"""The scale, the levels and the type of the conductances of one weight."""
+"""Chooses the scale, the levels and the type of the conductances of one weight."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = ["has_narrow_codes", "plan_half", "plan_weight"]
 
 _MOST_OF_FOUR_BITS = 1 << 4
 
-# Integers come back exactly if they are off by less than this before they are rounded.
+# Integers are rebuilt exactly if their error before rounding is less than this.
 _ROUNDED_AWAY = 0.5
 
 
 def plan_half(candidate: Candidate, statistics: WeightStatistics) -> PlannedWeight | None:
-    """A plan for conductances of half precision, for a weight of half precision.
+    """A plan for conductances of float16 or bfloat16, for a weight of that type.
 
     Returns:
-        The plan; for a weight whose range does not fit, one in float32 with a note that says so; None for a weight of
-        another type.
+        The plan. If conductances of that type cannot hold the weight, a plan in float32 with a note that says why. None
+        for a weight of another type.
     """
     dtype = np.dtype(candidate.found.tensor.dtype.numpy())
     if not is_half_precision(dtype):
@@ -69,14 +69,14 @@ def plan_weight(candidate: Candidate, statistics: WeightStatistics) -> PlannedWe
     if dtype == double:
         raise UnmappableWeightError(reason)
     wider = _planned_as(candidate, statistics, double)
-    # Every float32 value, subnormal ones too, has room around it in float64; integers are looked at again.
+    # float64 holds every float32 weight, subnormal ones too, with room for rounding; only integers need a second check.
     if weight.is_integer and (reason_again := _obstacle(wider, statistics)) is not None:
         raise UnmappableWeightError(reason_again)
     return replace(wider, notes=(*wider.notes, f"conductances are float64: it {reason}"))
 
 
 def has_narrow_codes(weight: PlannedWeight, opset: int | None) -> bool:
-    """Whether codes of the levels that integers need are stored in four bits."""
+    """Whether the level codes of a weight of integers are stored in four bits."""
     conversion = weight.conversion
     if not (weight.scheme.is_coded and conversion.has_integers_on_levels) or conversion.levels is None:
         return False
@@ -84,17 +84,17 @@ def has_narrow_codes(weight: PlannedWeight, opset: int | None) -> bool:
 
 
 def _with_levels(candidate: Candidate, statistics: WeightStatistics) -> Candidate:
-    """A weight with the levels that its integers need, if such levels are asked for.
+    """A weight with as many levels as its integers need, if `LEVELS_OF_WEIGHT` is asked for.
 
     Raises:
-        UnmappableWeightError: If there are no such levels.
+        UnmappableWeightError: If devices cannot have so many levels.
     """
     scheme = candidate.scheme
     if scheme.levels != LEVELS_OF_WEIGHT:
         return candidate
     if not candidate.found.has_integers:
         what = "zero points that are no integers" if candidate.found.is_integer else "no integers"
-        note = f"it has {what}, for which there are no levels: its conductances have any value"
+        note = f"it has {what}, but only integers have levels of their own: its conductances are not rounded"
         found = replace(candidate.found, notes=(*candidate.found.notes, note))
         return replace(candidate, found=found, scheme=scheme.without_levels())
     largest = int(np.max(statistics.max_abs))
@@ -102,7 +102,7 @@ def _with_levels(candidate: Candidate, statistics: WeightStatistics) -> Candidat
 
 
 def _on_given_levels(candidate: Candidate, statistics: WeightStatistics) -> Candidate | None:
-    """A weight whose integers fall on levels of which there are enough; None if there are not, or they do not."""
+    """A weight whose integers fall on the given levels; None if it has no integers or there are too few levels."""
     if not candidate.found.has_integers:
         return None
     held = candidate.scheme.integer_on_levels(int(np.max(statistics.max_abs)))
@@ -137,7 +137,7 @@ def _planned_as(candidate: Candidate, statistics: WeightStatistics, dtype: np.dt
 
 
 def _held(candidate: Candidate, statistics: WeightStatistics) -> WeightStatistics:
-    """The range of weights that the range of conductances is to hold, for each group of elements.
+    """The range of weights that is mapped to the whole range of conductances, for each group of elements.
 
     Raises:
         UnmappableWeightError: If the converter cannot hold integers of that size, or if clipping leaves nothing.
@@ -156,10 +156,10 @@ def _held(candidate: Candidate, statistics: WeightStatistics) -> WeightStatistic
                 f"consists of integers up to {held:g}, but the bits of {scheme.converter} hold them up to {largest}; "
                 "give it more bits"
             )
-        end = np.full_like(statistics.minimum, largest)  # a step between integers is then a step between levels
+        end = np.full_like(statistics.minimum, largest)  # then neighbouring integers are one level apart
         low, high = (-end, end) if candidate.grid is not None else (-float(largest), float(largest))
         return WeightStatistics(minimum=low, maximum=high, count=statistics.count)
-    if candidate.held_integer is not None:  # a step between integers is one between levels, for all groups
+    if candidate.held_integer is not None:  # neighbouring integers are one level apart, in all groups
         held = float(candidate.held_integer)
         end = np.full_like(statistics.minimum, held)
         low, high = (-end, end) if candidate.grid is not None else (-held, held)
@@ -178,7 +178,7 @@ def _held(candidate: Candidate, statistics: WeightStatistics) -> WeightStatistic
 
 
 def _loses_by_levels(weight: PlannedWeight, statistics: WeightStatistics) -> bool:
-    """Whether integers come back as near ones, because levels do not tell them apart."""
+    """Whether integers are rebuilt as nearby ones, because there are too few levels to tell them apart."""
     conversion = weight.conversion
     if not weight.found.is_integer or conversion.levels is None or conversion.is_clipped:
         return False
@@ -188,11 +188,11 @@ def _loses_by_levels(weight: PlannedWeight, statistics: WeightStatistics) -> boo
 
 
 def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None:
-    """Why conductances of that type cannot hold the weight as they should, or None."""
+    """Why conductances of the planned type cannot hold the weight; None if they can."""
     conversion, converter = weight.conversion, weight.conversion.converter
     if weight.found.is_integer:
         bound = float(np.max(conversion.error_bound(statistics, weight.compute_dtype)))
-        if converter.largest_integer is not None:  # its steps are those between integers, which are on them already
+        if converter.largest_integer is not None:  # integers are on levels already, so rounding to levels costs nothing
             bound -= _ROUNDED_AWAY
         if bound >= _ROUNDED_AWAY or conversion.is_clipped:
             how, remedy = weight.compute_dtype.name, ""
@@ -219,7 +219,7 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
 
 
 def _more_levels(weight: PlannedWeight) -> str:
-    """With how many levels the integers of a weight would come back."""
+    """The remedy for integers that too few levels cannot tell apart: how many levels the weight needs."""
     try:
         levels = (
             weight.scheme.for_integers(int(weight.statistics.max_abs)).levels if weight.found.has_integers else None

@@ -10,7 +10,7 @@ from onnx_gconv.passes import MapConductances, RestoreWeights, map_conductances,
 from onnx_gconv.passes.sound_rewrite import DamagedModelError, SoundRewrite
 
 TEXT = "g (float[2,3] x, bool c) => (float[2,4] y) { h = MatMul(x, W) y = Relu(h) }"
-FAULT = "; this is a fault of onnx_gconv, please report it with the model, and do not use what it is now"
+FAULT = "; this is a fault of onnx_gconv, please report it with the model, and do not use the rewritten model"
 
 
 @pytest.fixture

@@ -204,7 +204,7 @@ class WeightRecord(Record):
     def _has_the_consumer_of_its_scale(self) -> Self:
         found, count = self.scale.consumer, len(self.consumers)
         if found is not None and not 0 <= found < count:
-            raise ValueError(f"its scale is that of consumer {found}, but it has {count}")
+            raise ValueError(f"its scale follows consumer {found}, but it has {count} consumers, numbered from 0")
         return self
 
     @model_validator(mode="after")

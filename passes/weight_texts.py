@@ -135,7 +135,7 @@ def _tile(tiling: TilingRecord) -> str:
 
 
 def readers_text(weight: WeightRecord) -> Text:
-    """The nodes that read a weight, a line each, with the size of the matrix that it is for them."""
+    """The nodes that read a weight, a line each, with the size of the matrix that they read it as."""
     lines = []
     for consumer in weight.consumers:
         matrix = consumer.matrix_view

@@ -87,8 +87,8 @@ class PackedWeight:
 def block_shape(packing: Packing, blocks: int | None) -> tuple[int, ...]:
     """The shape in which nodes add zero points and combine codes to bytes: [..., blocks, bytes, codes of a byte].
 
-    The axis of blocks is there only if rows have several zero points, that of the codes of a byte only for codes of
-    less than eight bits.
+    The axis of blocks exists only if rows have several zero points, the last axis only for codes of less than eight
+    bits.
 
     Args:
         packing: The place of each code in the bytes.

@@ -56,6 +56,9 @@ def find_weights(
 
     Returns:
         The weights, in the order of the nodes that read them first, and what is skipped, with reasons.
+
+    Raises:
+        ModelError: If external data of a weight that nodes compute cannot be read.
     """
     kinds = _Kinds(
         lookups, quantized=quantized, freeze_inputs=freeze_inputs, adapters=adapters, dequantized=dequantized

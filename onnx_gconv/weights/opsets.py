@@ -31,7 +31,7 @@ OLDEST_INTEGER_CONSTANTS = 9
 """Constant nodes hold integers since this opset."""
 
 OLDEST_NARROW_CODES = 21
-"""Codes of four bits, and DequantizeLinear of them, exist since this opset."""
+"""Codes of four bits, and a DequantizeLinear that takes them, exist since this opset."""
 
 OLDEST_CASTS = {
     ir.DataType.BFLOAT16: 13,

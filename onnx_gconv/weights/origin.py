@@ -111,12 +111,12 @@ class Origin:
 
 
 def origin_of(value: ir.Value, sources: Sequence[str], readers: Sequence[Reader]) -> Origin:
-    """Where a weight comes from.
+    """The parameters and modules of the exported program that a weight comes from.
 
     Args:
-        value: The value that holds it.
-        sources: For a weight that nodes compute, the names of the constants that it is computed from.
-        readers: The nodes that read it.
+        value: The value that holds the weight.
+        sources: The names of the constants that the weight is computed from; empty if no nodes compute it.
+        readers: The nodes that read the weight.
     """
     known = parameters_of(value) or tuple(sorted(name for name in sources if _is_named(name, readers)))
     tensors = _tensors(known or ((value.name,) if value.name and _is_named(value.name, readers) else ()))

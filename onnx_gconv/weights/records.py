@@ -233,18 +233,18 @@ class FoundWeight:
 
     @functools.cached_property
     def origin(self) -> Origin:
-        """Where it comes from in the exported program, as far as the exporter says."""
+        """The parameters and modules of the exported program that it comes from, as far as the exporter says."""
         readers = [Reader(item.node, item.slot, item.is_mvm) for item in self.consumers]
         return origin_of(self.value, self.sources, readers)
 
     @property
     def known_as(self) -> str:
-        """What people know it by: its parameter in the exported program, its module, or its name."""
+        """The name that people know the weight by: its parameter in the exported program, its module, or its name."""
         return known_as(self.name, self.origin.parameter, self.origin.modules)
 
     @property
     def quoted(self) -> str:
-        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        """The name for messages, in quotes: `known_as`, and the name in the model if that is another one."""
         return quoted_name(self.name, self.known_as)
 
     @property
@@ -289,7 +289,7 @@ class SkippedWeight:
 
     @functools.cached_property
     def origin(self) -> Origin:
-        """Where it comes from in the exported program, as far as the exporter says."""
+        """The parameters and modules of the exported program that it comes from, as far as the exporter says."""
         if self.value is None:
             return Origin((), (), (), ())
         found = [Reader(node, slot, is_mvm=self.is_mvm) for node, slot in readers(self.value)]
@@ -297,12 +297,12 @@ class SkippedWeight:
 
     @property
     def known_as(self) -> str:
-        """What people know it by: its parameter in the exported program, its module, or its name."""
+        """The name that people know the weight by: its parameter in the exported program, its module, or its name."""
         return known_as(self.name, self.origin.parameter, self.origin.modules)
 
     @property
     def quoted(self) -> str:
-        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        """The name for messages, in quotes: `known_as`, and the name in the model if that is another one."""
         return quoted_name(self.name, self.known_as)
 
     @property

@@ -124,19 +124,22 @@ class RunTimeWays:
         return joined or None
 
     def _computed_from(self, value: ir.Value) -> list[ir.Value]:
-        """The inputs of a node that computes with numbers. What it gives is a weight only if all of them are."""
+        """The inputs of a node that computes its result from all of them, such as Mul; empty for other nodes.
+
+        The result comes from constants only if all of these inputs do.
+        """
         node = value.producer()
         if node is None or self._handed_on(value) or any(True for _ in bodies(node)) or mvm_op(node) is not None:
             return []
         return [item for item in node.inputs if item is not None] if is_foldable(node, self._functions) else []
 
     def _handed_on(self, value: ir.Value) -> list[ir.Value]:
-        """The values whose elements one has: inputs of its node, results of bodies, arguments of functions."""
+        """The values whose elements a value may have: inputs of its node, results of bodies, arguments of functions."""
         node, index = value.producer(), value.index()
         if node is None or index is None:
             return [item for item in self._givers.get(value, ()) if item is not None]
         if (function := self._functions.get(node.op_identifier())) is not None:
-            # Of constants, a function makes a constant, whatever it does with them.
+            # From constants alone, a function computes a constant, whatever it does with them.
             given = [item for item in node.inputs if item is not None]
             is_of_constants = bool(given) and all(map(self._values.is_constant, given))
             return [*function.outputs[index : index + 1], *(given if is_of_constants else [])]

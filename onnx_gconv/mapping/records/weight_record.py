@@ -151,12 +151,12 @@ class WeightRecord(Record):
 
     @property
     def known_as(self) -> str:
-        """What people know it by: its parameter in the exported program, its module, or its name."""
+        """The name that people know the weight by: its parameter in the exported program, its module, or its name."""
         return _known_as(self)
 
     @property
     def quoted(self) -> str:
-        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        """The name for messages, in quotes: `known_as`, and the name in the model if that is another one."""
         return quoted_name(self.name, self.known_as)
 
     @model_serializer(mode="wrap")
@@ -357,12 +357,12 @@ class SkippedRecord(Record):
 
     @property
     def known_as(self) -> str:
-        """What people know it by: its parameter in the exported program, its module, or its name."""
+        """The name that people know the weight by: its parameter in the exported program, its module, or its name."""
         return _known_as(self)
 
     @property
     def quoted(self) -> str:
-        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        """The name for messages, in quotes: `known_as`, and the name in the model if that is another one."""
         return quoted_name(self.name, self.known_as)
 
     @model_serializer(mode="wrap")

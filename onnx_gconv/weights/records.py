@@ -60,7 +60,7 @@ _EXPLANATIONS = {
     SkipReason.PREPACKED: "its bytes are, or may be, permuted for one processor, so that nobody can tell which "
     "code belongs to which input; export the model without prepacking, and give the node the attribute that says so "
     "(weight_prepacked or weights_prepacked = 0)",
-    SkipReason.QUANTIZED: "it consists of integer codes, which were not to be mapped",
+    SkipReason.QUANTIZED: "it consists of integer codes, and the settings leave quantized weights out",
     SkipReason.BEHIND_OTHER_NODES: "nodes that compute the weight cannot be evaluated; fold constants first",
     SkipReason.CONSTANT_EXPRESSION: "the node multiplies it with another constant, not with activations; fold "
     "constants first",
@@ -70,10 +70,10 @@ _EXPLANATIONS = {
     "upgrade_opset=True)",
     SkipReason.OVERRIDABLE_INPUT: "it is the default of a graph input, so a caller may replace it; make it a constant "
     "(--freeze-inputs, freeze_inputs=True)",
-    SkipReason.ADAPTER: "it is a matrix of an adapter, such as LoRA, which is swapped while the weights beneath it "
-    "stay, so that it is digital; map it, too (--include-adapters, include_adapters=True)",
-    SkipReason.INSIDE_FUNCTION: "a local function uses it that nobody calls, that cannot be inlined, or that has to "
-    "stay (--no-inline, inline_functions=False)",
+    SkipReason.ADAPTER: "it is a matrix of an adapter, such as LoRA, which is swapped while the weights that it adapts "
+    "stay, so it is left digital; map it, too (--include-adapters, include_adapters=True)",
+    SkipReason.INSIDE_FUNCTION: "it is used by a local function that no node calls, that cannot be inlined, or that "
+    "has to stay (--no-inline, inline_functions=False)",
     SkipReason.EMPTY: "it has no elements",
     SkipReason.INVALID_SHAPE: "its shape does not fit the op that reads it",
     SkipReason.NOT_SELECTED: "patterns or an override of the configuration leave it out",
@@ -84,7 +84,7 @@ _EXPLANATIONS = {
     "activations; register_mvm_op adds one",
     SkipReason.IN_ATTRIBUTE: "it stands in an attribute of a node, which may multiply it with activations; only what a "
     "node reads as an input can be rebuilt from conductances",
-    SkipReason.COMPILED: "the node holds a compiled model, whose weights nobody can tell; map the model before it is "
+    SkipReason.COMPILED: "the node holds a compiled model, whose weights cannot be read; map the model before it is "
     "compiled",
     SkipReason.NOT_AN_MVM_WEIGHT: "no MVM op reads it as a weight",
 }

@@ -1,6 +1,6 @@
 """Graph passes on `onnx_ir.Model`; they compose with `onnx_ir.passes.Sequential` and with other people's passes.
 
-Each pass is imported when it is first used: checking a mapping then loads nothing that only mapping needs.
+Each pass is imported when it is first used, so that checking a mapping does not load the code that maps.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Gives the nodes that rebuild a weight the device of the weight's readers, and the metadata of replaced nodes.
+"""Gives the nodes that rebuild a weight the device placement and the metadata of the nodes around them.
 
-ONNX Runtime assigns nodes to devices by the metadata ``layer_ann`` (session option
-``session.layer_assignment_settings``); multi-device models of ONNX do so by device configurations of nodes. A weight
-has to be rebuilt on the device that reads it.
+A weight has to be rebuilt on the device where it is read. ONNX Runtime places nodes by the metadata ``layer_ann``
+(session option ``session.layer_assignment_settings``); multi-device models of ONNX use device configurations.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ __all__ = ["annotate", "annotation_notes"]
 
 _LAYER = "layer_ann"
 
-# The op types of new nodes that compute each element from the elements at the same index of their inputs.
+# The ops of a mapping that compute each element from elements at the same index.
 _ELEMENTWISE = frozenset({"Sub", "Div", "Add", "Mul", "Round", "Floor", "Max", "Min", "Cast", "DequantizeLinear"})
 
-# Starts of the metadata keys in which exporters note the origin of a node; losing them changes no computation.
+# Metadata with these prefixes only say where an exporter took a node from.
 _ORIGINS = ("pkg.", "namespace")
 
 
 def annotate(found: FoundWeight, rebuilt: RebuiltWeight) -> None:
-    """Assign the nodes that rebuild a weight to the device of its readers, and keep the metadata of replaced nodes.
+    """Place the nodes that rebuild a weight on the devices of its readers, and copy metadata of the replaced node.
 
     Args:
-        found: The weight, before its readers are handed over.
-        rebuilt: The nodes that rebuild it. Their values with the shape of the weight are sharded like the weight.
+        found: The weight, before its readers read the rebuilt one.
+        rebuilt: The nodes. Their values of the weight's shape are sharded like the weight.
     """
     producer = found.value.producer()
     if producer is not None:
@@ -49,7 +48,11 @@ def annotate(found: FoundWeight, rebuilt: RebuiltWeight) -> None:
 
 
 def annotation_notes(weights: Sequence[PlannedWeight]) -> Iterator[str]:
-    """Yield a note for each annotation that is lost or ambiguous; to be called before weights are replaced."""
+    """Yield a note for each placement or metadata of a weight that the new nodes cannot keep.
+
+    Args:
+        weights: The weights, in the model before it is changed.
+    """
     for weight in weights:
         found = weight.found
         if len(layers := _layers(found)) > 1:
@@ -74,10 +77,7 @@ def _notes_of_removed(found: FoundWeight) -> Iterator[str]:
 
 
 def _layers(found: FoundWeight) -> list[str]:
-    """Return the ``layer_ann`` of the MVM ops that read a weight, in order; if they have none, of its other readers.
-
-    If the readers have none either, that of the node that computes the weight.
-    """
+    """The ``layer_ann`` texts of the nodes that multiply with a weight; else of other readers; else of its producer."""
     products = [consumer.node for consumer in found.consumers if consumer.is_mvm]
     others = [consumer.node for consumer in found.consumers if not consumer.is_mvm]
     for nodes in (products, others, [found.value.producer()]):
@@ -88,7 +88,7 @@ def _layers(found: FoundWeight) -> list[str]:
 
 
 def _configurations(found: FoundWeight) -> tuple[ir.NodeDeviceConfiguration, ...]:
-    """Return the device configurations of the first reader that has any, with the sharding of the weight only."""
+    """The device configurations of the first reader that has any, with the sharding of the weight only."""
     for node, _ in found.value.uses():
         if node.device_configurations:
             return tuple(
@@ -101,7 +101,7 @@ def _configurations(found: FoundWeight) -> tuple[ir.NodeDeviceConfiguration, ...
 def _for_node(
     node: ir.Node, configurations: Sequence[ir.NodeDeviceConfiguration], old: ir.Value, new: ir.Value
 ) -> Iterator[ir.NodeDeviceConfiguration]:
-    """Yield the device configurations of a new node: the sharding of the weight, for its values of the same shape."""
+    """The device configurations for a new node: `configurations`, with the sharding of `old` moved to its values."""
     values = (*node.inputs, *node.outputs) if node.op_type in _ELEMENTWISE else ()
     alike = [value for value in values if value is not None and value.shape == new.shape]
     for item in configurations:
@@ -111,7 +111,7 @@ def _for_node(
 
 
 def _computing_alone(value: ir.Value) -> list[ir.Node]:
-    """Return the nodes that only this value needs, from the last to the first, without Constant nodes."""
+    """The nodes that compute only this value, the last one first, without Constant nodes."""
     found: dict[ir.Node, None] = {}
     waiting = [value.producer()]
     while waiting:

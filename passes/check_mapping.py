@@ -1,4 +1,4 @@
-"""The pass that checks that a mapped model still is as its manifest says, and reports what a later tool broke."""
+"""Checks that a mapped model still agrees with its manifest, and names what a later tool has broken."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _MOST_IN_MESSAGE = 3
 
 @dataclass(frozen=True)
 class Violation:
-    """Something in a mapped model that is not as its manifest says.
+    """A contradiction between a mapped model and its manifest.
 
     Attributes:
-        weight: Name of the weight, or None if it concerns the whole model.
+        weight: Name of the weight; None if the violation concerns the whole model.
         message: What is wrong, in one line.
         known_as: The name that people know the weight by, see `WeightRecord.known_as`.
     """
@@ -51,22 +51,23 @@ class Violation:
 class CheckMapping(ModelPass[ir.passes.PassResult]):
     """Checks the structure, the manifest and the invariants of a mapped model; changes nothing.
 
-    These invariants are checked, see ``docs/format.md``:
+    The invariants of ``docs/format.md`` are:
 
     - A weight and its conductances have the same shape.
-    - ``g_min <= G <= g_max`` in µS, within the rounding of g_max. One device of each pair is at g_min, if the converter
-      guarantees that. If there are levels, every conductance is a level, and every level code stands for one.
-    - Measured conductances need not be in that range; they are finite. If nodes draw readings in each run, the spread
-      of the readings is finite and not negative.
-    - The scale is positive, finite and equal to the manifest's; the zero is equal to the manifest's.
-    - Every consumer still reads the rebuilt weight or its digital copy.
-    - Everything else that the manifest says of a weight (its readers, their matrices, which elements share a scale,
-      devices and coefficients) equals what is derived from the graph, see `checked_weights`.
-    - No other node in the graph rebuilds a weight.
+    - ``g_min <= G <= g_max``, within the rounding of g_max.
+    - The scale is positive and finite; scale and zero equal those of the manifest.
+    - One device of each pair is at g_min, for converters that promise this.
+    - If there are levels, each conductance is a level and each code stands for one.
+    - Every consumer still reads the rebuilt weight, or its digital copy.
+    - No node rebuilds a weight that the manifest does not list.
+
+    Measured or simulated conductances only have to be finite, and the standard deviation of their read noise finite and
+    at least 0. Everything else that the manifest says of a weight (its consumers, their matrices, which elements share
+    a scale, devices and coefficients) is derived from the graph and compared, see `checked_weights`.
     """
 
     def violations(self, model: ir.Model) -> tuple[Violation, ...]:
-        """Return all violations; none if the mapping holds. The values of all conductances are read.
+        """All violations; empty if the mapping holds. It reads the values of all conductances.
 
         Raises:
             ModelError: If external data cannot be read.
@@ -83,7 +84,7 @@ class CheckMapping(ModelPass[ir.passes.PassResult]):
         """Check the model.
 
         Raises:
-            VerificationError: If there are violations; the message has the first three.
+            VerificationError: If an invariant does not hold; the message has the first violations.
         """
         if found := self.violations(model):
             more = f" (and {len(found) - _MOST_IN_MESSAGE} more)" if len(found) > _MOST_IN_MESSAGE else ""
@@ -130,7 +131,7 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
 
 
 def _named_nodes(model: ir.Model) -> dict[tuple[str, str, str], list[ir.Node]]:
-    """Return the nodes by path of their graph, name and op type; several nodes may have the same name."""
+    """Nodes by path of their graph, name and op type; names need not be unique."""
     nodes: dict[tuple[str, str, str], list[ir.Node]] = {}
     for scope in scopes(model):
         for node in scope.graph:
@@ -155,7 +156,7 @@ def _consumers(
 
 
 def _is_fed(node: ir.Node, slot: int, weight: ir.Value | None) -> bool:
-    """Whether an input of a node is a given weight, or is computed from it."""
+    """Whether an input of a node is a weight, or is computed from it."""
     if weight is None:
         return False
     waiting = [node.inputs[slot]] if slot < len(node.inputs) else []
@@ -172,7 +173,7 @@ def _is_fed(node: ir.Node, slot: int, weight: ir.Value | None) -> bool:
 
 
 def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None:
-    """Return the first violated invariant of the values of a weight's conductances; None if all hold."""
+    """A message for the first invariant that the values of a weight's conductances violate; None if all hold."""
     record = mapped.record
     if record.measured is not None:
         return _not_finite(mapped)
@@ -211,10 +212,7 @@ def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None
 
 
 def _not_finite(mapped: MappedWeight) -> str | None:
-    """Return the first measured conductance, or spread of readings, that is not finite, or a spread below 0; or None.
-
-    Measured conductances may be outside the range of the targets, so that range is not checked.
-    """
+    """A message for the first measured conductance that is NaN or infinite; measurements may exceed g_min and g_max."""
     for item, tensor in zip(mapped.record.conductances, mapped.tensors, strict=True):
         first = 0
         for part in element_chunks(tensor):
@@ -234,7 +232,7 @@ def _not_finite(mapped: MappedWeight) -> str | None:
 
 
 def _wrong_code(mapped: MappedWeight, levels: ConductanceLevels) -> str | None:
-    """Return the first level code that stands for no level; None if there is none."""
+    """A message for the first code that stands for no level; None if all codes stand for one."""
     for tensor in mapped.stored_tensors:
         if not tensor.dtype.is_integer():
             continue

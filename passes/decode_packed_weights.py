@@ -1,4 +1,4 @@
-"""The pass that replaces ops with packed weights by MatMul with decoded weights, and functions for the way back."""
+"""Replaces ops with packed weights by MatMul with decoded weights, and packs weights again when a model is restored."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ __all__ = [
     "repacked",
 ]
 
-# Attributes that say how the op computes; two nodes that differ only in them read the same weight.
+# Attributes of the op that do not change the decoded weight.
 _OF_ACTIVATIONS = frozenset({"accuracy_level", "training_mode"})
 
 _DOMAIN = "com.microsoft"
-_ROUNDINGS = 4 * 2.0**-23  # bound for the rounding errors of scale and rebuilt weight in float32, relative to max|W|
+_ROUNDINGS = 4 * 2.0**-23  # the rounding errors of the scale and of the rebuilt weight in float32, relative to max|W|
 
 
 @dataclass
@@ -47,24 +47,24 @@ class DecodingResult(ir.passes.PassResult):
     """What `DecodePackedWeights` did.
 
     Attributes:
-        decoded: The decoded weights, each as the path of its graph and its name.
+        decoded: The decoded weights, each as (path of its graph, name).
     """
 
     decoded: tuple[tuple[str, str], ...] = ()
 
 
 class DecodePackedWeights(ModelPass[DecodingResult]):
-    """Decodes packed weights, so that the numbers that the op multiplies with can be mapped::
+    """Decodes packed weights to floating point, so that they can be mapped::
 
         before:  x, bytes, scales               -> MatMulBnb4(x, bytes, scales)
         after:   W [N, K], Transpose(W)         -> MatMul(x, .)
 
-    The decoded weight takes the name of the bytes, unless other nodes read the bytes, too. An op whose weight cannot be
-    decoded stays unchanged.
+    The decoded weight takes the name of the bytes, unless other nodes read the bytes, too. Weights that cannot be
+    decoded stay packed.
 
     Args:
-        op_types: The ops whose weights are decoded: names from `DECODED_OPS`.
-        only: The weights to decode, each as the path of its graph and its name after decoding; None for all.
+        op_types: The ops whose weights are decoded; their rows are in `DECODED_OPS`.
+        only: The weights to decode, as (path of the graph, name); None for all.
     """
 
     def __init__(
@@ -89,30 +89,32 @@ class DecodePackedWeights(ModelPass[DecodingResult]):
 
 
 def decoded_op_types(quantized: QuantizedWeights) -> tuple[str, ...]:
-    """Return the ops whose packed weights are decoded before a model is mapped.
+    """The ops whose packed weights are decoded before a model is mapped.
+
+    The codes of MatMulBnb4 are indices into a table of numbers, not integers less a zero point. They cannot be mapped
+    as integers, so they are decoded unless quantized weights are skipped.
 
     Args:
-        quantized: What is done with weights of integer codes. The codes of MatMulBnb4 are indices of a table, not
-            integers that can be mapped; so its weights are always decoded, unless quantized weights are skipped.
+        quantized: What is done with weights of integer codes.
     """
     return {"map": ("MatMulBnb4",), "skip": (), "dequantized": ("MatMulBnb4", "MatMulNBits")}[quantized]
 
 
 def is_decodable(model: ir.Model, op_types: Collection[str]) -> bool:
-    """Whether a model has nodes of the given ops; whether their weights can be decoded is not looked at."""
+    """Whether a model has nodes of the given ops. Their weights may be decodable; only decoding them tells."""
     return any(decoded_op(node) is not None and node.op_type in op_types for node in model.graph.all_nodes())
 
 
 @dataclass(frozen=True, eq=False)
 class _Decoding:
-    """A packed weight and what it is decoded to.
+    """A weight that is decoded.
 
     Attributes:
-        bytes_value: The value that holds the packed bytes.
-        scope: The graph of that value.
+        bytes_value: The value that holds the bytes.
+        scope: The graph that owns the value.
         name: The name of the decoded weight.
-        tensor: The decoded weight.
-        readers: The nodes that read the packed weight, each with its row of the table of decoded ops.
+        tensor: The decoded weight, [outputs, inputs].
+        readers: The nodes that read the weight, with the rows of their ops.
     """
 
     bytes_value: ir.Value
@@ -127,7 +129,7 @@ class _Decoding:
         return self.scope.path, self.name
 
     def put(self, names: UniqueNames) -> None:
-        """Replace the nodes that read the packed weight by MatMul nodes that read the decoded one."""
+        """Replace the readers by MatMul nodes that read the decoded weight."""
         old = self.bytes_value
         weight = ir.Value(
             name=self.name,
@@ -184,14 +186,14 @@ def _graph_of(value: ir.Value) -> ir.Graph:
 
 
 def _what_is_decoded(node: ir.Node, row: DecodedOp) -> tuple[object, ...]:
-    """Return a key that two nodes share exactly if they decode the same weight."""
+    """A key that is equal for two nodes that decode the same weight."""
     said = ((item.name, item.value) for item in node.attributes.values() if item.name not in _OF_ACTIVATIONS)
     inputs = (value for index, value in enumerate(node.inputs) if index and index != row.bias)
     return (node.op_type, *inputs, *sorted(said, key=lambda item: item[0]))
 
 
 def _put_product(node: ir.Node, row: DecodedOp, weight: ir.Value, names: UniqueNames) -> None:
-    """Replace a node by a MatMul with the transposed weight, and an Add of the bias if it has one."""
+    """Replace a node by a product with the transposed weight, and an Add of the bias if it has one."""
     assert isinstance(node.graph, ir.Graph) and weight.shape is not None  # noqa: PT018, S101 - nodes of graphs
     rows, columns = weight.shape.numpy()
     name = names.new(f"{weight.name}.transposed")
@@ -231,11 +233,11 @@ def _node(
 
 @dataclass(frozen=True, eq=False)
 class Repacked:
-    """A restored weight, packed again.
+    """A restored weight that is packed again for the op that it came from.
 
     Attributes:
-        encoded: Its bytes and scales.
-        said: The record in the manifest of what it was decoded from.
+        encoded: The bytes and scales.
+        said: The manifest's record of the op.
     """
 
     encoded: EncodedBnb4
@@ -243,16 +245,16 @@ class Repacked:
 
 
 def repacked(tensor: ir.TensorProtocol, said: DecodedRecord, max_abs: float) -> Repacked | None:
-    """Pack a restored weight into the bytes and scales that its op reads.
+    """Encode a restored weight as the bytes and scales that it was decoded from.
 
     Args:
-        tensor: The restored weight, [outputs, inputs].
-        said: The record of what it was decoded from.
+        tensor: The restored weight.
+        said: The manifest's record of the op that it was decoded from.
         max_abs: max|W|, in units of weight.
 
     Returns:
-        The packed weight; None if its op has no table of values, or if no bytes and scales give the weight within the
-        rounding of a mapping.
+        The packed weight. None if the op is not MatMulBnb4, or if no bytes decode to the weight up to the rounding
+        errors of a mapping.
     """
     if said.table is None:
         return None
@@ -263,15 +265,15 @@ def repacked(tensor: ir.TensorProtocol, said: DecodedRecord, max_abs: float) -> 
 
 
 def pack_again(weight: ir.Value, found: Repacked, names: UniqueNames) -> bool:
-    """Replace MatMul nodes that read a transposed weight by MatMulBnb4 nodes that read the packed weight.
+    """Replace the MatMul nodes that read a transposed weight by the op that reads it packed.
 
     Args:
-        weight: The weight, an initializer [outputs, inputs]; it then holds the packed bytes.
+        weight: The weight, an initializer [outputs, inputs]; it holds the bytes afterwards.
         found: The packed weight.
-        names: Gives unique names.
+        names: Provides new names.
 
     Returns:
-        Whether the nodes were replaced. Nothing changes if a reader of the weight is no such Transpose and MatMul.
+        False, with nothing changed, if a reader of the weight is not such a MatMul.
     """
     products = list(_products(weight))
     if not products or len(products) != len(list(weight.uses())):
@@ -315,7 +317,7 @@ def _texts_of(weight: ir.Value) -> tuple[str | None, dict[str, str]]:
 
 
 def _products(weight: ir.Value) -> Iterator[tuple[ir.Node, ir.Node]]:
-    """Yield the pairs of a Transpose and a MatMul node through which a weight is multiplied."""
+    """The Transpose nodes of a weight, each with the only MatMul that multiplies with its result."""
     for transpose, _ in weight.uses():
         if (
             transpose.op_type != "Transpose"
@@ -329,7 +331,7 @@ def _products(weight: ir.Value) -> Iterator[tuple[ir.Node, ir.Node]]:
 
 
 def decoded_record(tensor: ir.TensorProtocol) -> DecodedRecord | None:
-    """Return the manifest's record of what a weight was decoded from; None if it was not decoded."""
+    """The manifest's record of the op that a weight was decoded from; None if it was not decoded."""
     if isinstance(tensor, Bnb4Tensor):
         scales = tensor.absmax.name or f"{tensor.name}_absmax"
         coding = tensor.coding
@@ -343,7 +345,10 @@ def decoded_record(tensor: ir.TensorProtocol) -> DecodedRecord | None:
 
 
 def as_it_was_mapped(original: ir.Model, mapped: ir.Model) -> ir.Model:
-    """Return the original with functions inlined and packed weights decoded as for mapping, so that names agree."""
+    """The original model with functions inlined and packed weights decoded in the same way as in the mapped model.
+
+    Weights then have the names that the manifest uses.
+    """
     return _decoded(_inlined(original, mapped), mapped)
 
 
@@ -353,13 +358,16 @@ def _inlined(original: ir.Model, mapped: ir.Model) -> ir.Model:
     inlined = original.clone()
     try:
         InlineWeightFunctions()(inlined)
-    except ModelError:  # not the model that was mapped; the comparison of the weights will show that
+    except ModelError:  # the models do not belong together; comparing their weights shows it
         return original
     return inlined
 
 
 def _decoded(original: ir.Model, mapped: ir.Model) -> ir.Model:
-    """Return a copy of the original with the weights decoded that were decoded for mapping; itself if none was."""
+    """A copy of the original in which the weights that the mapped model has decoded are decoded, too.
+
+    The original itself if there are no such weights.
+    """
     manifest = read_manifest(mapped)
     records = () if manifest is None else manifest.weights
     found = {

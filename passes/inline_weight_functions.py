@@ -1,4 +1,4 @@
-"""The pass that inlines the local functions that use weights, so that the weights can be mapped."""
+"""The pass that inlines local functions that use weights, so that the weights can be mapped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnx_gconv.weights.functions import functions_with_weights
 
 __all__ = ["InlineWeightFunctions", "InliningResult"]
 
-# Ops that give the elements of their first input in another order or shape.
+# Ops whose result has the elements of their first input in another order or shape.
 _REARRANGE = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
@@ -26,8 +26,8 @@ class InliningResult(ir.passes.PassResult):
     """What `InlineWeightFunctions` did.
 
     Attributes:
-        inlined: The inlined functions, which the model has no more, as ``domain.name``.
-        left: The functions that use weights and cannot be inlined, each with the reason.
+        inlined: The functions that were inlined, as ``domain.name``.
+        left: The functions with weights that cannot be inlined, each with the reason.
     """
 
     inlined: tuple[str, ...] = ()
@@ -35,37 +35,36 @@ class InliningResult(ir.passes.PassResult):
 
 
 class InlineWeightFunctions(ModelPass[InliningResult]):
-    """Puts the bodies of local functions that use weights in place of their calls::
+    """Replaces calls of local functions that use weights by the bodies of the functions::
 
         before:  dense(x) -> a,  dense(a) -> y,  where dense(v) = MatMul(v, K) with a Constant K
         after:   K,  MatMul(x, K) -> a,  MatMul(a, K) -> y
 
-    Calls of one function still share the constants of its body: a constant is moved to the innermost graph around all
-    its readers. Constants that a DequantizeLinear node reads in a body of If or of a loop stay in that body, one copy
-    for each call, because ONNX Runtime (1.32) does not load a model in which they are outside of it. Functions without
-    weights stay. A function that imports another version of an operator set than the model cannot be inlined and
-    stays, too.
+    All calls of a function still share the constants of its body: a constant is moved to the innermost graph around all
+    its readers. Constants that a DequantizeLinear node reads in a body of an If or a loop are not moved, but copied for
+    each call, because ONNX Runtime (1.32) does not load a model that has them outside. Functions without weights stay.
+    A function that imports another version of an operator set than the model cannot be inlined and stays, too.
     """
 
     def call(self, model: ir.Model) -> InliningResult:
         """Inline the functions.
 
         Raises:
-            ModelError: If a function that uses weights calls itself, or takes a graph as an attribute. Other functions
-                may be inlined already then.
+            ModelError: If a function that uses weights calls itself, or takes a graph as an attribute. Some functions
+                may be inlined by then.
         """
         before = tuple(model.functions)
         left = {item: reason for item in before if (reason := _obstacle(model, model.functions[item]))}
         constants: dict[int, object] = {}
         modified = False
-        # Inlining a function may move its weights into another function, or pass them to one.
+        # Inlining a function may move its weights into another function, or make them arguments of one.
         while wanted := functions_with_weights(model) - left.keys():
             _use_short_name(model.opset_imports)
             constants.update((id(item), item) for name in wanted for item in _constant_data(model.functions[name]))
             for name in wanted:
                 _use_short_name(model.functions[name].opset_imports)
             if not _inline(model, wanted):
-                break  # nobody calls them
+                break  # no node calls them
             modified = True
         if modified:
             names = UniqueNames(model)
@@ -81,7 +80,7 @@ class InlineWeightFunctions(ModelPass[InliningResult]):
 
 
 def _obstacle(model: ir.Model, function: ir.Function) -> str | None:
-    """Return why a function cannot be inlined; None if it can."""
+    """Why a function cannot be inlined; None if it can."""
     for domain, version in function.opset_imports.items():
         known = default_opset(model) if domain in {"", "ai.onnx"} else model.opset_imports.get(domain)
         if known is not None and known != version:
@@ -90,7 +89,7 @@ def _obstacle(model: ir.Model, function: ir.Function) -> str | None:
 
 
 def _use_short_name(opset_imports: MutableMapping[str, int]) -> None:
-    """Import the default domain as '' only; onnx-ir treats its two names, '' and 'ai.onnx', as two domains."""
+    """Import the default domain under its short name; onnx-ir treats ``""`` and ``ai.onnx`` as two domains."""
     if "ai.onnx" in opset_imports:
         opset_imports.setdefault("", opset_imports.pop("ai.onnx"))
 
@@ -121,11 +120,11 @@ def _data_of_node(node: ir.Node) -> Any:  # noqa: ANN401 - a tensor, or a list o
 
 
 def _share(model: ir.Model, constants: dict[int, object], names: UniqueNames) -> None:
-    """Keep one of the copies that inlining made of a constant, and move it to the innermost graph around all copies."""
+    """Replace the copies that inlining made of a constant by one, in the innermost graph around all of them."""
     copies: dict[int, list[tuple[ir.Value, Scope]]] = {}
     for scope in scopes(model):
         for value, data in _constants_of(scope.graph):
-            # A graph output keeps its own value, because its name must not change.
+            # A graph output keeps its own value, because its name belongs to the interface of the graph.
             if id(data) in constants and not value.is_graph_output():
                 copies.setdefault(id(data), []).append((value, scope))
     for (kept, home), *others in copies.values():
@@ -141,7 +140,7 @@ def _share(model: ir.Model, constants: dict[int, object], names: UniqueNames) ->
 
 
 def _is_dequantized(value: ir.Value) -> bool:
-    """Whether a DequantizeLinear node reads a value (codes, scale or zero point), directly or rearranged."""
+    """Whether a DequantizeLinear node reads a value, as codes, scale or zero point, directly or rearranged."""
     for node, index in value.uses():
         if node.domain != "":
             continue
@@ -177,7 +176,7 @@ def _put_first(value: ir.Value, graph: ir.Graph, names: UniqueNames) -> None:
 
 
 def _innermost_around(places: Iterable[Scope]) -> Scope:
-    """Return the innermost scope that contains all given ones; it may be one of them."""
+    """The innermost scope that contains all of the given ones, or is one of them."""
     chains = [_chain(scope) for scope in places]
     around = chains[0][0]
     for level in zip(*chains, strict=False):
@@ -196,10 +195,10 @@ def _chain(scope: Scope) -> list[Scope]:
 
 
 def _separate_names(graph: ir.Graph, around: frozenset[str | None], names: UniqueNames) -> None:
-    """Rename values whose name another value has in the same graph or in a graph around it.
+    """Rename values that share a name with another value of their graph or of a graph around it.
 
-    ONNX files refer to values by name. The inlining pass of onnx-ir renames outputs of nodes only, not initializers of
-    bodies.
+    In a file, values are told apart by their names. The pass of onnx-ir renames only the results of nodes, and ignores
+    initializers in bodies.
     """
     taken = set(around)
     for value in dict.fromkeys(_values_of(graph)):  # an input with a default is an initializer, too

@@ -1,4 +1,4 @@
-"""The pass that replaces weights by conductances and by nodes that rebuild the weights from them."""
+"""The pass that replaces weights by conductances and by the nodes that rebuild the weights from them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ __all__ = ["MapConductances", "MappingResult"]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-# The opset of the default domain that is imported into a model that imports none. All current runtimes support it.
+# The version of ONNX's own ops for a model that imports none: old enough for all runtimes of today.
 _NEW_OPSET = 13
 
 # Since this IR version an initializer need not be a graph input.
@@ -72,7 +72,7 @@ class MappingResult(ir.passes.PassResult):
     """What `MapConductances` did.
 
     Attributes:
-        report: What was mapped, and what was skipped and why; ``print(result.report)`` shows tables.
+        report: The mapped weights, and the skipped ones with reasons; ``print(result.report)`` shows tables.
     """
 
     report: MappingReport
@@ -86,27 +86,26 @@ class MapConductances(ModelPass[MappingResult]):
                  Div(W.g_difference, W.g_scale)  -> W
                  MatMul(x, W)
 
-    The rebuilt value takes the weight's name, so consumers stay unchanged, except those that read a digital copy. The
-    conductances are computed from the weight's own tensor when they are read or written; nothing of the weight's size
-    is held in memory. The pass writes the manifest into the model's metadata. If it fails, the model is unchanged.
+    The rebuilt value takes the weight's name, so consumers stay as they are, except for those that read a digital copy.
+    Conductances are computed from the weight's own tensor when they are read or written; nothing of the weight's size
+    is held in memory. The manifest goes into the model's metadata. If the pass fails, the model is unchanged.
 
     It has to be the last pass of a pipeline: constant folding erases the mapping.
 
     Args:
-        converter: The rule weight ⇄ conductances: a converter, its name, or a mapping with ``name`` and the converter's
-            parameters. The default is a single pair of 0 to 25 µS.
-        scheme: Converter, granularity, clipping and levels in one object, instead of `converter` and the options for
-            granularity, clipping and levels.
-        configuration: Settings for all weights and for selected weights, as a configuration or the path of a TOML file.
-            The pass does not use its `upgrade_opset`; `map_model` does.
-        progress: Called with the bytes of weights scanned so far and the bytes of all weights.
-        **options: Options that override the configuration: the keys of `MappingOptions`, as for `map_model`. Below IR
-            version 4 every initializer has to be a graph input, so an input with a default does not show that callers
-            replace it: there, all weights become constants, whatever `freeze_inputs` is.
+        converter: The rule weight ⇄ conductances: an object, a name, or a mapping with ``name`` and its settings. The
+            default is a single pair of 0 to 25 µS.
+        scheme: A converter with granularity, clipping and levels, in place of `converter` and the options for these.
+        configuration: Settings for all weights and for selected ones: a configuration, or the path of a TOML file. Its
+            `upgrade_opset` is ignored here, because a pass does not read the model from a file.
+        progress: Called with the bytes of weights that have been scanned, and the bytes of all weights.
+        **options: The keys of `MappingOptions`, as for `map_model`; they take precedence over the configuration. Below
+            IR version 4 every initializer has to be a graph input, even if callers do not replace it. In such a model,
+            all weights become constants, whatever `freeze_inputs` says.
 
     Raises:
         ConfigError: If an option has an invalid value, or options contradict each other.
-        TypeError: If an option is unknown.
+        TypeError: If there is no such option.
     """
 
     def __init__(
@@ -125,23 +124,23 @@ class MapConductances(ModelPass[MappingResult]):
             _check_alone(converter, configuration, options)
             base = Configuration.of_scheme(scheme)
         self._configuration = configuration_of(base, converter, options)
-        if configuration is None:  # else only the model shows which overrides select the same weight
+        if configuration is None:  # which settings of a configuration meet in one weight, only a model tells
             self._configuration.check()
         self._settings = self._configuration.model
         self._progress = progress
 
     def requires(self, model: ir.Model) -> None:
-        """Refuse models that are mapped already or whose opset is too old.
+        """Refuse models that are mapped already, or whose opset is too old.
 
         Raises:
-            ModelError: If the model is refused; the message says what to do.
+            ModelError: If the model is refused; the message gives the remedy.
         """
         require_mappable(model)
 
     def plan(self, model: ir.Model) -> MappingPlan:
-        """Return what the pass would do to a model, without changing it. The values of the weights are scanned.
+        """What the pass would do to a model, without changing the model. It scans the values of the weights.
 
-        If functions have to be inlined, the plan refers to the weights of a copy of the model.
+        If functions have to be inlined or weights decoded, the plan refers to the weights of a copy of the model.
 
         Raises:
             ConfigError: If a pattern matches no weight.
@@ -150,17 +149,17 @@ class MapConductances(ModelPass[MappingResult]):
         return self._plan(*self._prepared(model))
 
     def preview(self, model: ir.Model, *, list_refused: bool = False) -> Manifest:
-        """Return the manifest that the pass would write.
+        """The manifest that the pass would write.
 
         Args:
             model: The model; it is not changed.
-            list_refused: Whether weights with values that no conductance can hold are listed as skipped. If not, such
-                a weight raises an error.
+            list_refused: Whether weights with values that no conductance can hold are listed as skipped, and not
+                raised.
 
         Raises:
             ConfigError: If a pattern matches no weight.
             ModelError: If the model is mapped already or too old, or external data cannot be read.
-            UnmappableWeightError: If a weight has values that no conductance can hold and `list_refused` is false.
+            UnmappableWeightError: If a weight has values that no conductance can hold, unless `list_refused`.
         """
         subject, notes = self._prepared(model)
         plan = self._plan(subject, notes)
@@ -170,7 +169,7 @@ class MapConductances(ModelPass[MappingResult]):
         return manifest_of(plan, UniqueNames(subject), Placement(scopes(subject)))
 
     def _inlined(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
-        """Return a copy of the model with functions inlined, or the model if none has to be, and notes on it."""
+        """A copy of the model with functions inlined, or the model itself if there are none to inline; and notes."""
         if not self._settings.inline_functions or not model.functions:
             return model, ()
         subject = model.clone()  # it shares the tensors
@@ -185,12 +184,10 @@ class MapConductances(ModelPass[MappingResult]):
         return (subject if result.modified else model), notes
 
     def _prepared(self, model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
-        """Return the model in which weights are searched: functions inlined, and packed weights decoded.
-
-        Only packed weights are decoded that are mapped as decoded numbers, see `decoded_op_types`.
+        """Prepare a model for the search for weights: functions are inlined, and some packed weights are decoded.
 
         Returns:
-            A changed copy of the model, or the model itself if nothing has to change; and notes on the changes.
+            A copy of the model, or the model itself if nothing has to be done; and notes for the user.
         """
         subject, notes = self._inlined(model)
         if not is_decodable(subject, self._decoded_ops):
@@ -199,7 +196,7 @@ class MapConductances(ModelPass[MappingResult]):
         return (copy if DecodePackedWeights(self._decoded_ops)(copy).modified else subject), notes
 
     def _prepare(self, model: ir.Model, plan: MappingPlan) -> None:
-        """Make the changes of `_prepared` in the model itself; only packed weights of the plan are decoded."""
+        """Change a model in the same way as the copy that a plan refers to, but decode only the weights of the plan."""
         if self._settings.inline_functions and model.functions:
             InlineWeightFunctions()(model)
         only = {(item.found.scope.path, item.found.name) for item in plan.weights}
@@ -223,13 +220,13 @@ class MapConductances(ModelPass[MappingResult]):
         )
 
     def _transferred(self, plan: MappingPlan, model: ir.Model) -> MappingPlan:
-        """Return a plan for a model, made from the plan for a prepared copy of that model."""
+        """A plan that was made for a copy of a model, with the weights of the model itself."""
         own = {(item.scope.path, item.name): item for item in self._find(model, freeze_inputs=True).weights}
         weights = (replace(weight, found=own[weight.found.scope.path, weight.found.name]) for weight in plan.weights)
         return replace(plan, weights=tuple(weights))
 
     def _plan(self, model: ir.Model, notes: tuple[str, ...]) -> MappingPlan:
-        require_mappable(model)  # again: inlining may have brought an import of the default domain
+        require_mappable(model)  # again, because inlining may have imported the default domain
         freezes = self._settings.freezes_inputs or _has_inputs_for_initializers(model)
         survey = without_missing_casts(self._find(model, freeze_inputs=freezes), default_opset(model))
         resolved = self._configuration.resolve(survey)
@@ -272,10 +269,10 @@ class MapConductances(ModelPass[MappingResult]):
 def _check_alone(
     converter: ConverterLike | None, configuration: ConfigurationLike | None, options: MappingOptions
 ) -> None:
-    """Check that a scheme is not given together with other settings of how weights are mapped.
+    """Check that nothing besides a scheme determines how weights are mapped.
 
     Raises:
-        ConfigError: If a converter, a configuration or such an option is given, too.
+        ConfigError: If a converter, a configuration or an option does.
     """
     if converter is not None:
         raise ConfigError("give a converter or a scheme, which has a converter, but not both")
@@ -287,7 +284,7 @@ def _check_alone(
 
 
 def _apply(model: ir.Model, plan: MappingPlan) -> Manifest:
-    """Carry out a plan and return the manifest that was written into the model."""
+    """Carry out a plan, and return the manifest that has been written into the model."""
     names, placement = UniqueNames(model), Placement(scopes(model))
     manifest = manifest_of(plan, names, placement)
     replaced: dict[ir.Graph, dict[str, Sequence[ir.Value]]] = {}
@@ -314,7 +311,7 @@ def _apply(model: ir.Model, plan: MappingPlan) -> Manifest:
     remove_unused(unused)
     for weight in plan.weights:
         old, producer = weight.found.value, weight.found.value.producer()
-        if producer is not None and producer.graph is not None:  # its other outputs are still used
+        if producer is not None and producer.graph is not None:  # the node stays because another output is read
             old.name = names.new(f"{old.name}.not_mapped")
     if default_opset(model) is None:
         types = {weight.found.tensor.dtype for weight in plan.weights}
@@ -324,7 +321,7 @@ def _apply(model: ir.Model, plan: MappingPlan) -> Manifest:
 
 
 def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, opset: int) -> RebuiltWeight:
-    """Return the conductances of a weight, or their level codes, and the nodes that rebuild the weight."""
+    """The conductances of a weight, or their level codes, and the nodes that rebuild the weight."""
     found, conversion = weight.found, weight.conversion
     stored = [conductance.name for conductance in record.conductances]
     level_codes: LevelCodes | None = None
@@ -357,7 +354,7 @@ def _rebuilt(weight: PlannedWeight, record: WeightRecord, names: UniqueNames, op
 
 
 def _integer_codes(found: FoundWeight, record: WeightRecord, opset: int) -> IntegerCodes | None:
-    """Return how the codes of an integer weight are rebuilt; None for a floating-point weight."""
+    """How the integer codes of a weight are rebuilt; None for a weight without integer codes."""
     if not found.is_integer:
         return None
     has_round = opset >= OLDEST_ROUND_OPSET
@@ -376,7 +373,7 @@ def _has_inputs_for_initializers(model: ir.Model) -> bool:
 
 
 def _notes(model: ir.Model, plan: MappingPlan) -> Iterator[str]:
-    """Yield a note for each change of the model besides the weights."""
+    """Notes on what the mapping changes in the model besides the weights."""
     if not plan.weights:
         return
     if _has_inputs_for_initializers(model):
@@ -396,16 +393,16 @@ def _notes(model: ir.Model, plan: MappingPlan) -> Iterator[str]:
 
 
 def _replaceable(model: ir.Model, plan: MappingPlan) -> tuple[ir.Value, ...]:
-    """Return the graph inputs with a default that are a weight, or that a weight is computed from (also scales)."""
+    """The graph inputs with a default that are weights, or from which weights are computed, such as scales."""
     found = (leaf for weight in plan.weights for leaf in leaves(weight.found.value, model.functions).values)
     return tuple(dict.fromkeys(value for value in found if value.is_graph_input() and value.is_initializer()))
 
 
 def _free_from_inputs(model: ir.Model, replaced: Sequence[ir.Value]) -> None:
-    """Remove weights from the graph inputs; below IR version 4, raise that version and remove all initializers.
+    """Remove weights from the graph inputs; below IR version 4, remove all initializers from there.
 
-    Below IR version 4, ONNX Runtime treats initializers among the graph inputs as constants; from version 4 on, as
-    inputs with a default. If the other initializers stayed graph inputs, it would optimize less than before.
+    Below IR version 4, every initializer had to be a graph input, and ONNX Runtime treats it as a constant. Since then
+    it is an input with a default, so leaving it there would prevent optimizations.
     """
     inputs, initializers = model.graph.inputs, set(replaced)
     if _has_inputs_for_initializers(model):
@@ -418,10 +415,10 @@ def _free_from_inputs(model: ir.Model, replaced: Sequence[ir.Value]) -> None:
 
 
 def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Node | None:
-    """Insert the nodes that rebuild a weight, and let all readers of the weight read the rebuilt value.
+    """Insert the nodes that rebuild a weight, and let all readers of the weight read their result.
 
     Returns:
-        The node that computed the weight before; None if the weight was an initializer.
+        The node that computed the weight before, if there is one; it may not be needed any more.
     """
     old, new = found.value, rebuilt.value
     new.doc_string = old.doc_string
@@ -435,12 +432,12 @@ def _replace(found: FoundWeight, rebuilt: RebuiltWeight, place: Place) -> ir.Nod
 
 
 def _register(graph: ir.Graph, replaced: dict[str, Sequence[ir.Value]]) -> None:
-    """Put conductances at the places of their weights among the initializers: a layer stays together on disk."""
+    """Put new initializers in the places of their weights, so that the data of one layer stays together on disk."""
     order: list[ir.Value] = []
     constants = dict(replaced)
     for name, value in graph.initializers.items():
         order.extend(constants.pop(name, [value]))
-    for values in constants.values():  # of weights that were Constant nodes
+    for values in constants.values():  # in place of weights that were no initializers
         order.extend(values)
     graph.initializers.clear()
     for value in order:

@@ -1,4 +1,4 @@
-"""Makes the manifest of a mapping from its plan."""
+"""Builds the manifest of a mapping from its plan."""
 
 from __future__ import annotations
 
@@ -47,7 +47,13 @@ __all__ = ["manifest_of"]
 
 
 def manifest_of(plan: MappingPlan, names: UniqueNames, placement: Placement) -> Manifest:
-    """Return the manifest of a planned mapping; it has the names of the new initializers, and the graphs they go to."""
+    """The manifest of a plan.
+
+    Args:
+        plan: The plan.
+        names: Provides the names of conductances, scales and other new initializers.
+        placement: Determines the graph in which each weight is rebuilt.
+    """
     weights = tuple(_weight_record(weight, plan, names, placement) for weight in plan.weights)
     return Manifest(
         format_version=format_version_of(weights),

@@ -1,4 +1,4 @@
-"""The base class of all passes: it takes a model, or an object that holds one, and refuses everything else."""
+"""The base class of all passes: it accepts a model in several forms, and explains what to give in place of others."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from onnx_gconv.mapping.preconditions import ModelPreconditionError
 __all__ = ["MODEL_IN_MEMORY", "ModelPass", "Result"]
 
 MODEL_IN_MEMORY = Path("<onnx_ir.Model>")
-"""The path that reports show for a model that is not in a file."""
+"""The name that reports give to a model that is in no file."""
 
 Result = TypeVar("Result", bound=ir.passes.PassResult)
 
 
 class ModelPass(ir.passes.InPlacePass, Generic[Result]):
-    """A pass that changes a model in place. The model may be given alone or in an object that holds it."""
+    """A pass that changes a model in place; it takes the model itself, or an object that holds one."""
 
     def __call__(self, model_or_result: ir.Model | ir.passes.PassResult | ProgramLike, /) -> Result:
         """Run the pass.
@@ -32,7 +32,7 @@ class ModelPass(ir.passes.InPlacePass, Generic[Result]):
                 changed.
 
         Raises:
-            ModelError: If the argument is none of these; the message says what to give instead.
+            ModelError: If the argument is something else; the message says what to give instead.
         """
         return cast("Result", super().__call__(self._model_of(model_or_result)))
 

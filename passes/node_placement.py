@@ -1,4 +1,4 @@
-"""Decides where the nodes that rebuild a weight stand: before its first user, and outside of loops."""
+"""Chooses the places of the nodes that rebuild weights: before the first reader, and outside of loops."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Place:
     """A place in a model.
 
     Attributes:
-        scope: The graph.
-        before: The node of that graph before which new nodes are inserted.
+        scope: The graph that the new nodes go to.
+        before: The node of that graph before which they are inserted.
     """
 
     scope: Scope
@@ -30,7 +30,7 @@ class Place:
 
 
 class Placement:
-    """Finds places for the nodes that rebuild weights, in a model of which no weight is mapped yet.
+    """Finds the places for rebuilding weights, in a model in which no weight is mapped yet.
 
     Args:
         scopes: All graphs of the model.
@@ -45,28 +45,30 @@ class Placement:
                 self._scopes_of_name.setdefault(name, []).append(scope)
 
     def of(self, weight: FoundWeight) -> Place:
-        """Return the place for the nodes that rebuild a weight.
+        """The place for the nodes that rebuild a weight.
 
-        It is in the graph that owns the weight. If a loop repeats that graph, the place is in the graph around the
-        outermost loop, so that the weight is not rebuilt in each iteration. There are three exceptions: another value
-        of the model has the weight's name; the weight is an output of the loop's body; or a DequantizeLinear node in
-        the loop reads the weight. ONNX Runtime (1.32) fuses DequantizeLinear with a MatMul, and fails if the codes are
-        in another graph.
+        The nodes go into the graph that owns the weight. If a loop repeats that graph, they go into the graph around
+        the outermost loop, so that the weight is not rebuilt in each iteration. They stay inside in three cases:
+
+        - another value of the model has the weight's name;
+        - the weight is an output of the loop's body;
+        - a DequantizeLinear node reads the weight. ONNX Runtime (1.32) fuses it with a MatMul, and fails if the codes
+          are not in the same graph.
         """
         scope = self._outside_of_loops(weight)
         if scope is weight.scope and (producer := weight.value.producer()) is not None:
-            return Place(scope, producer)  # the producer stands before all users of its output
+            return Place(scope, producer)  # the producer stands before all readers of the weight
         outermost = [outermost_node(node, scope.graph, self._scope_of) for node, _ in weight.value.uses()]
         return Place(scope, min(outermost, key=self._positions.__getitem__))
 
     def is_shadowed(self, weight: FoundWeight) -> bool:
-        """Whether another value has the weight's name in a graph around the weight's graph or in a body inside it.
+        """Whether a graph around the weight's graph, or a body inside of it, has another value of the weight's name.
 
-        ONNX Runtime allows that for initializers, but not for the output of a node, so the rebuilt value needs another
-        name.
+        ONNX Runtime allows an initializer to share its name with an initializer of a body, but not the output of a
+        node. The rebuilt weight is the output of a node, so it needs another name then.
 
         Raises:
-            ModelError: If the weight is an output of its graph, because the name of an output must not change.
+            ModelError: If the weight is an output of its graph: renaming it would change the interface of the graph.
         """
         own = self._scope_of[weight.scope.graph]
         others = [scope for scope in self._scopes_of_name[weight.name] if scope is not own]

@@ -1,4 +1,4 @@
-"""Checks that a model may be mapped."""
+"""Checks that a model can be mapped."""
 
 from __future__ import annotations
 

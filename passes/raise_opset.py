@@ -1,4 +1,4 @@
-"""The pass that raises the opset of a model to one at which it can be mapped, with the version converter of onnx."""
+"""The pass that raises the opset of a model that is too old to be mapped, with the version converter of onnx."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from onnx_gconv.weights.opsets import OLDEST_CASTS, OLDEST_OPSET, set_default_op
 
 __all__ = ["RaiseOpset", "raised_opset"]
 
-# Larger initializers are not given to the converter, which copies its input several times. It only reads the values of
-# shapes, axes and scales, and these are smaller.
+# Larger initializers are kept away from the converter, which holds several copies of everything. It reads the values of
+# shapes, axes and scales only, and these are small.
 _LARGEST_CONVERTED_BYTES = 1024
 
 
 class RaiseOpset(ModelPass[ir.passes.PassResult]):
     """Raises the opset of the default domain with ``onnx.version_converter``.
 
-    Large initializers of the main graph stay where they are, on disk or in memory; everything else is copied in memory.
-    The metadata of nodes and values is lost, the metadata of the model is kept. If the conversion fails, the model is
-    unchanged.
+    Large initializers of the main graph stay where they are, on disk or in memory; everything else is loaded into
+    memory. The converter drops the metadata of nodes and values; the metadata of the model is kept. If the pass fails,
+    the model is unchanged.
 
     Args:
-        opset: The version to raise the opset to; if None, the lowest at which all weights of the model can be mapped.
+        opset: The version to raise the opset to; None for the lowest at which all weights of the model can be mapped.
     """
 
     def __init__(self, opset: int | None = None) -> None:
@@ -39,10 +39,10 @@ class RaiseOpset(ModelPass[ir.passes.PassResult]):
         self._opset = opset
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Raise the opset, unless it is high enough already.
+        """Raise the opset, unless it is high enough.
 
         Raises:
-            ModelError: If the converter cannot convert the model.
+            ModelError: If the converter cannot raise the opset.
         """
         before, opset = default_opset(model), self._opset if self._opset is not None else _lacking_opset(model)
         if opset is None or (before is not None and before >= opset):
@@ -56,10 +56,10 @@ def raised_opset(model: ir.Model) -> tuple[str, ...]:
     """Raise the opset of a model to one at which its weights can be mapped.
 
     Returns:
-        Notes for the user; none if the opset was high enough.
+        A note for the user if the opset was raised, else nothing.
 
     Raises:
-        ModelError: If the converter cannot convert the model.
+        ModelError: If the opset cannot be raised.
     """
     before = default_opset(model)
     if not RaiseOpset()(model).modified:
@@ -68,12 +68,12 @@ def raised_opset(model: ir.Model) -> tuple[str, ...]:
 
 
 def _lacking_opset(model: ir.Model) -> int | None:
-    """Return the lowest opset at which all weights of a model can be mapped; None if its opset is high enough."""
+    """The lowest opset at which all weights of a model can be mapped; None if the model's opset suffices."""
     opset = default_opset(model)
     if opset is None or opset >= max(OLDEST_CASTS.values()):
         return None
     types = {weight.tensor.dtype for weight in find_weights(model, freeze_inputs=True).weights}
-    if model.functions:  # a weight may be in a function, or be passed to one
+    if model.functions:  # a weight may be in a function, or be an argument of one
         types.update(tensor.dtype for _, _, tensor in attribute_tensors(model))
         types.update(v.const_value.dtype for v in model.graph.initializers.values() if v.const_value is not None)
     needed = max([OLDEST_OPSET, *(OLDEST_CASTS.get(dtype, 0) for dtype in types)])
@@ -81,10 +81,10 @@ def _lacking_opset(model: ir.Model) -> int | None:
 
 
 def _raised(model: ir.Model, before: int | None, opset: int) -> ir.Model:
-    """Return a model at a newer opset. Its tensors are moved out of the given model, unless the conversion fails.
+    """A model at a newer opset; it takes over the parts of the given model, which is unchanged only if this fails.
 
     Raises:
-        ModelError: If the converter cannot convert the model.
+        ModelError: If the converter cannot raise the opset.
     """
     failure = f"onnx.version_converter cannot raise the model from opset {before} to {opset}"
     remedy = f"export it again with opset {opset} or newer"
@@ -96,7 +96,7 @@ def _raised(model: ir.Model, before: int | None, opset: int) -> ir.Model:
     added = [name for name in tensors if _add_input(model.graph, name)]
     for name in tensors:
         del model.graph.initializers[name]
-    graph = model.graph  # gets its tensors back if the converter fails
+    graph = model.graph  # gets the initializers back if the converter fails
     try:
         load_into_memory(model)
         expected = _interface(graph)
@@ -115,14 +115,14 @@ def _raised(model: ir.Model, before: int | None, opset: int) -> ir.Model:
 def _converted(model: ir.Model, before: int, opset: int) -> ir.Model:
     proto = ir.to_proto(model)
     for version in range(before + 1, opset + 1):
-        # Adapters of the converter need shapes, for instance to broadcast a bias along an axis. Files may lack them,
-        # and shape inference fails at the oldest opsets.
+        # The converter's adapters need shapes, for instance where a bias is broadcast along an axis. Files need not
+        # have shapes, and they cannot be inferred at the oldest opsets, so they are inferred anew at each version.
         proto = onnx.version_converter.convert_version(onnx.shape_inference.infer_shapes(proto), version)
     return ir.from_proto(proto)
 
 
 def _set_aside(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
-    """Return the tensors that are not given to the converter, by name."""
+    """The large tensors that are kept away from the converter, by name."""
     return {
         name: value.const_value
         for name, value in graph.initializers.items()
@@ -140,7 +140,7 @@ def _add_input(graph: ir.Graph, name: str) -> bool:
 
 
 def _put_back(graph: ir.Graph, tensors: dict[str, ir.TensorProtocol], added: list[str], order: list[str]) -> None:
-    """Put the initializers back into the graph in their old order, before those that the converter made."""
+    """Put the initializers back into the graph in their old order, followed by those that the converter made."""
     values = {value.name: value for value in graph.inputs}
     kept = [value for value in graph.inputs if value.name not in set(added)]
     graph.inputs.clear()
@@ -159,6 +159,6 @@ def _interface(graph: ir.Graph) -> tuple[list[str | None], list[str | None]]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of a message, without the leading location in the sources of onnx."""
+    """The first line of an error's message, without the file and line of onnx's source code at its start."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return re.sub(r"^.*Assertion `.*` failed: ", "", lines[0]).rstrip(". ")

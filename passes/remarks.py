@@ -1,4 +1,4 @@
-"""Remarks of the mapping report: large losses, parameters that are held twice, and effects on later tools."""
+"""The remarks of a mapping report: low fidelity, weights that are held twice, and hints for later steps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from onnx_gconv.visible_text import listed
 
 __all__ = ["fidelity_warnings", "mapping_remarks"]
 
-# The default max_finite_val of convert_float_to_float16 in onnxconverter-common 1.16.
+# The default of max_finite_val in convert_float_to_float16 of onnxconverter-common 1.16.
 _LARGEST_OF_CONVERTER = 10_000
 
-# At 20 dB, the RMS error is a tenth of the RMS weight.
+# At this ratio, the root mean square of the errors is a tenth of that of the weights.
 _LEAST_SQNR_DB = 20.0
 
 _RELATIONS = {
@@ -24,11 +24,11 @@ _RELATIONS = {
 
 
 def mapping_remarks(manifest: Manifest, mapped: Sequence[WeightRecord]) -> Iterator[str]:
-    """Yield all remarks on a mapping, a sentence each.
+    """All remarks on a mapping, a sentence each.
 
     Args:
         manifest: The manifest of the mapping.
-        mapped: The weights of the manifest whose mapping is not broken.
+        mapped: The weights of the manifest whose mapping is intact.
     """
     yield from fidelity_warnings(mapped)
     yield from _same_source_remarks(manifest)
@@ -39,7 +39,7 @@ def mapping_remarks(manifest: Manifest, mapped: Sequence[WeightRecord]) -> Itera
 
 
 def fidelity_warnings(weights: Sequence[WeightRecord]) -> Iterator[str]:
-    """Yield a warning for weights with an SQNR below 20 dB, a sentence for each remedy."""
+    """Yield a warning with a remedy for weights below 20 dB of signal to error, which few networks tolerate."""
     found: dict[str, list[WeightRecord]] = {}
     for record in weights:
         if record.loss is not None and record.loss.sqnr_db is not None and record.loss.sqnr_db < _LEAST_SQNR_DB:
@@ -54,11 +54,11 @@ def fidelity_warnings(weights: Sequence[WeightRecord]) -> Iterator[str]:
 
 
 def _remedy_of_loss(record: WeightRecord) -> str:
-    """Return how a weight can lose less: by less clipping if clipping has the larger error, else by finer levels."""
+    """The remedy for a weight of low fidelity: less clipping if that costs more than rounding, else finer levels."""
     loss, levels = record.loss, record.levels
     try:
         natural = record.converter.converter().natural_levels
-    except ModelError:  # the converter is of a package that is not installed
+    except ModelError:  # the package of the converter is not installed
         natural = None
     if loss is not None and loss.max_clipping_error > loss.max_rounding_error:
         return "clip less (--clip-percentile 99.9, or none)"
@@ -81,7 +81,7 @@ def _remedy_of_loss(record: WeightRecord) -> str:
 
 
 def _same_source_remarks(manifest: Manifest) -> Iterator[str]:
-    """Yield a sentence for each set of constants with equal values of which at least one is mapped."""
+    """A sentence for each set of constants with equal values, of which at least one is mapped."""
     records: tuple[WeightRecord | SkippedRecord, ...] = (*manifest.weights, *manifest.skipped)
     told: set[tuple[str, str]] = set()
     for record in manifest.weights:
@@ -94,9 +94,10 @@ def _same_source_remarks(manifest: Manifest) -> Iterator[str]:
 
 
 def _same_source(family: Sequence[WeightRecord | SkippedRecord]) -> str:
-    """Return a sentence on constants with equal values, all compared with the one that has their parameter's name.
+    """A sentence on constants with equal values; each is compared with the one that has the name of their parameter.
 
-    They are called one parameter only if the exporter says so: untrained parameters may have equal values, too.
+    It calls them one parameter only if the exporter says that they come from one, because untrained parameters may have
+    equal values, too.
     """
     model = next((item for item in family if item.name in item.parameters), family[0])
     others = [item for item in family if item is not model]
@@ -121,7 +122,7 @@ def _same_source(family: Sequence[WeightRecord | SkippedRecord]) -> str:
 
 
 def _other_parameters_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
-    """Yield a sentence for each weight that several parameters of the exported program share."""
+    """A sentence for each weight that stands for several parameters."""
     for record in weights:
         for relation, why in _RELATIONS.items():
             if names := [f"'{item.name}'" for item in record.other_parameters if item.relation == relation]:
@@ -129,7 +130,7 @@ def _other_parameters_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
 
 
 def _half_precision_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
-    """Yield a sentence on scales that a later conversion of the model to float16 would clip."""
+    """A warning about scales that a later conversion of the whole model to float16 would clip."""
     scales = {weight.quoted: weight.scale.value or weight.scale.maximum or 0.0 for weight in weights}
     if names := [name for name, scale in scales.items() if scale > _LARGEST_OF_CONVERTER]:
         verb = "has a scale" if len(names) == 1 else "have scales"
@@ -141,9 +142,9 @@ def _half_precision_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
 
 
 def _run_time_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
-    """Yield what ONNX Runtime (1.32) does not fold but computes in every run, and how to avoid that."""
+    """Hints on what ONNX Runtime (1.32) computes again in every run, and how to avoid it."""
     coded = [weight for weight in weights if weight.levels is not None and weight.levels.is_coded]
-    if any(weight.packing is None for weight in coded):  # ONNX Runtime folds the level codes of packed weights
+    if any(weight.packing is None for weight in coded):  # the level codes of packed weights are folded
         yield (
             "ONNX Runtime decodes level codes in every run, unless its session option session.disable_quant_qdq is "
             '"1"; what `onnx-gconv restore` writes runs at full speed.'
@@ -156,7 +157,7 @@ def _run_time_remarks(weights: Sequence[WeightRecord]) -> Iterator[str]:
 
 
 def _sharing_remarks(manifest: Manifest) -> Iterator[str]:
-    """Yield a sentence for each weight that nodes read, but not as the weight of an MVM op."""
+    """A sentence for each weight that nodes read in another way than as the weight of an MVM op."""
     for record in manifest.weights:
         others = [consumer for consumer in record.consumers if not consumer.is_mvm]
         digital = [_label(consumer) for consumer in others if consumer.reads == "digital"]

@@ -1,4 +1,4 @@
-"""Remedies: what a user can do about a mapping that is damaged or gone."""
+"""The remedies for a mapping that other tools have damaged or folded away."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MAP_IT = "map it with `onnx-gconv map`; if it was mapped, map it after all othe
 
 
 def remedy_of(violations: Sequence[Violation], folded: Collection[str], *, is_plain: bool) -> str | None:
-    """Return what to do about violations of a mapping; None if there are none.
+    """The remedy for violations of a mapping; None if there are none.
 
     Args:
-        violations: The violations that `CheckMapping` has found.
+        violations: The violations that `CheckMapping` found.
         folded: The names of the weights whose mapping another tool has folded away.
         is_plain: Whether the model has no trace of a mapping, see `carries_nothing`.
     """
@@ -38,7 +38,7 @@ def remedy_of(violations: Sequence[Violation], folded: Collection[str], *, is_pl
 
 
 def remedy_in(model: ir.Model, violations: Sequence[Violation]) -> str | None:
-    """Return what to do about a model in which `CheckMapping` has found violations; None if there are none.
+    """The remedy for a model in which `CheckMapping` finds these violations; None if there are none.
 
     Raises:
         ModelError: If external data cannot be read.
@@ -46,7 +46,7 @@ def remedy_in(model: ir.Model, violations: Sequence[Violation]) -> str | None:
     if not violations:
         return None
     is_plain = carries_nothing(model)
-    # If the manifest cannot be read, the only violation concerns the whole model and names no weight.
+    # If the manifest cannot be read, that is the only violation, and it names no weight.
     is_readable = not is_plain and any(item.weight is not None for item in violations)
     manifest = read_manifest(model) if is_readable else None
     checked = () if manifest is None else checked_weights(manifest, model)
@@ -54,10 +54,10 @@ def remedy_in(model: ir.Model, violations: Sequence[Violation]) -> str | None:
 
 
 def carries_nothing(model: ir.Model) -> bool:
-    """Whether a model has neither a manifest nor a node that rebuilds a weight."""
+    """Whether a model has no trace of a mapping: neither a manifest nor nodes that rebuild weights."""
     return MANIFEST_KEY not in model.metadata_props and rebuilding_node(model) is None
 
 
 def is_told_of_folded(item: Violation, folded: Collection[str]) -> bool:
-    """Whether a violation only says that the mapping of a weight was folded away."""
+    """Whether a violation is only that the mapping of a weight was folded away."""
     return item.weight in folded and item.message.startswith("the mapping was folded away")

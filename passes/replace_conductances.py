@@ -1,4 +1,4 @@
-"""The pass that replaces the target conductances of a mapped model by measured or simulated ones."""
+"""The pass that replaces the target conductances of a mapped model by those of a measured or simulated chip."""
 
 from __future__ import annotations
 
@@ -41,21 +41,23 @@ _MEASURED_BIAS = re.compile(r", the bias '(.*)' among them")
 
 @dataclass(frozen=True, eq=False)
 class MeasuredConductances:
-    """The measured or simulated conductances that replace the targets of one weight.
+    """The conductances that replace the targets of a weight.
 
     Attributes:
-        tensors: For each device, its conductances in µS. Shape: that of the weight. Type: the compute type of the
-            weight's record in the manifest.
-        source: Where the conductances come from; the manifest says it.
-        cells: Number of cells of the weight, over all devices.
-        measured: Number of measured cells; the others keep their targets.
-        max_abs_error: Largest difference between an element and its value from the targets, in units of weight.
-        rms_error: Root mean square of that difference, in units of weight.
-        bias: If the bias of the layer was measured, too: the value in the graph and the tensor that replaces it.
-        factor: A further factor of the weight, which compensates drift; an array of the shape of the scale grid if each
-            scale has its own. Scales are divided by it.
-        simulated: The simulated chip from which the conductances come; None for measured conductances.
-        read_noise: For each device, how nodes draw readings in each run; empty if the conductances are readings.
+        tensors: The conductances of each device in µS, of the shape of the weight and of the type in which nodes
+            rebuild it.
+        source: Where the conductances come from, for the manifest.
+        cells: The number of cells of the weight, over all devices.
+        measured: The number of cells that were measured; the others keep their targets.
+        max_abs_error: The largest distance between the weight from these conductances and from the targets, in units of
+            weight.
+        rms_error: The root mean square of that distance, in units of weight.
+        bias: The value of the layer's bias and its measured tensor; None if the bias was not measured.
+        factor: The factor that compensates drift: the weight is multiplied by it, so scales are divided by it. An array
+            of the shape of the scale grid has one factor for each scale.
+        simulated: The simulated chip that the conductances come from; None for a measured chip.
+        read_noise: The read noise that nodes draw in each run, for each device; empty if the conductances already are
+            readings.
     """
 
     tensors: tuple[ir.TensorProtocol, ...]
@@ -77,24 +79,24 @@ class ReplaceConductances(ModelPass[ir.passes.PassResult]):
                  Sub(W.g_plus, W.g_minus)                   -> W.g_difference
         after:   Sub(W.g_plus, W.g_minus)                   -> W.g_difference
 
-    Measured conductances are initializers in µS, not level codes. If an element may now be outside the range of the
-    weight's type, such as an int8 code of 130, Max and Min nodes before the last Cast clip it to that range. Nodes that
-    draw readings in each run, if there are any, follow the conductances, see `draw_readings`. The manifest marks each
-    such weight as measured. A factor that compensates drift divides the scale.
+    The new conductances are initializers in µS, never level codes. If a rebuilt weight can be beyond the range of its
+    type, such as an int8 code of 130, Max and Min nodes before the last Cast clip it to that range. If readings are
+    drawn in each run, nodes behind the conductances add the noise, see `draw_readings`. A factor that compensates drift
+    divides the scale. The manifest records the chip for each weight.
 
     Args:
-        replacements: The conductances of each weight, by path of its graph and its name.
+        replacements: The new conductances, by (path of the graph, name of the weight).
     """
 
     def __init__(self, replacements: Mapping[tuple[str, str], MeasuredConductances]) -> None:
         self._replacements = replacements
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Replace the conductances. If that fails, the model is unchanged.
+        """Replace the conductances; if the pass fails, the model is unchanged.
 
         Raises:
             ModelError: If the model is not mapped, another tool has damaged the mapping, or a replacement does not fit;
-                the message names the weight and the problem.
+                the message names the weight and what is wrong.
         """
         manifest = require_mapped(model)
         checked = checked_weights(manifest, model)
@@ -133,15 +135,15 @@ class ReplaceConductances(ModelPass[ir.passes.PassResult]):
 
 
 def _joined(mapped: MappedWeight, others: Iterable[CheckedWeight], *, shares_scale: bool) -> str | None:
-    """Return why a weight cannot have its own conductances: another tool has merged its nodes with another weight's.
+    """Why a weight cannot get conductances of its own: another tool has merged its nodes or its scale with another's.
 
     Args:
         mapped: The weight.
-        others: All weights of the model.
-        shares_scale: Whether the weight's scale changes, too, so that no other weight may use the same scale.
+        others: All weights.
+        shares_scale: Whether the scale of the weight changes, so that no other weight may share it.
 
     Returns:
-        The reason, which names the other weight; None if there is none.
+        The message; None if the weight shares nothing that matters.
     """
     nodes = set(_computed_from_conductances(mapped))
     for other in others:
@@ -155,7 +157,7 @@ def _joined(mapped: MappedWeight, others: Iterable[CheckedWeight], *, shares_sca
 
 
 def _computed_from_conductances(mapped: MappedWeight) -> Iterator[ir.Node]:
-    """Yield the nodes that compute with a weight's conductances, not those that decode level codes or expand scales."""
+    """The nodes that compute with conductances in µS, without those that decode level codes or expand the scale."""
     reached = {term.decoded for term in mapped.terms}
     for node in reversed(mapped.nodes):
         if any(value in reached for value in node.inputs):
@@ -164,7 +166,7 @@ def _computed_from_conductances(mapped: MappedWeight) -> Iterator[ir.Node]:
 
 
 def _in_several_weights(located: Iterable[CheckedWeight]) -> frozenset[ir.Value]:
-    """Return the conductances that several weights share, because another tool has merged equal initializers."""
+    """The conductances in µS that stand for several equal ones, because another tool has merged these."""
     count = Counter(term.decoded for item in located if item.mapped is not None for term in item.mapped.terms)
     return frozenset(value for value, number in count.items() if number > 1)
 
@@ -182,7 +184,7 @@ def _misfit(record: WeightRecord, replacement: MeasuredConductances) -> str | No
 def _replaced(
     mapped: MappedWeight, measured: MeasuredConductances, names: UniqueNames, joined: Collection[ir.Value]
 ) -> WeightRecord:
-    """Put the measured conductances into the graph, and return the weight's new record for the manifest."""
+    """Put the new conductances of a weight into the graph, and return the weight's new record for the manifest."""
     record = mapped.record
     stored = []
     for term, tensor in zip(mapped.terms, measured.tensors, strict=True):
@@ -195,7 +197,7 @@ def _replaced(
             stored.append(_in_place_of_codes(term.decoded, tensor, record.name))
         tensor.name = stored[-1]
     is_saturated = _may_overflow(record, measured)
-    if is_saturated and not record.limited:  # the nodes of a limited weight clip it already
+    if is_saturated and not record.limited:  # nodes of limited weights clip to the range already
         _saturate(mapped, names)
     simulated = measured.simulated
     if simulated is not None and measured.read_noise:
@@ -231,13 +233,13 @@ def _replaced(
 
 
 def divided_scale(scale: FloatOrArray, factor: FloatOrArray, dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
-    """Return a scale divided by a factor, or each scale divided by its own factor, in the type `dtype`."""
+    """A scale divided by a factor, or scales divided by one factor each, in the type in which scales are stored."""
     divided: NDArray[np.floating[Any]] = (np.asarray(scale, np.float64) / factor).astype(dtype)
     return divided
 
 
 def _divided_scale(mapped: MappedWeight, factor: FloatOrArray) -> ScaleRecord:
-    """Divide the scale in the graph by a factor, in the type in which it is stored, and return its new record."""
+    """Divide the scale in the graph, in the type in which it is stored, and return its new record for the manifest."""
     old = mapped.scale.const_value
     assert old is not None  # noqa: S101 - `locate` has found it
     numbers, grid = all_elements(old), mapped.record.grid
@@ -251,7 +253,7 @@ def _divided_scale(mapped: MappedWeight, factor: FloatOrArray) -> ScaleRecord:
 
 
 def measured_bias(record: WeightRecord) -> str | None:
-    """Return the name of the bias that was measured with a weight, from a note in the record; None if none was."""
+    """The name of the bias that was measured with a weight, read from the notes of its record; None if none was."""
     found = (_MEASURED_BIAS.search(note) for note in record.notes if record.measured is not None)
     return next((match[1] for match in found if match is not None), None)
 
@@ -271,7 +273,7 @@ def _note(measured: MeasuredConductances) -> str:
 
 
 def _replace_bias(bias: ir.Value, tensor: ir.TensorProtocol) -> None:
-    """Replace a bias, an initializer or the output of a Constant node, by an initializer of the same name."""
+    """Replace the data of a bias: of its initializer, or of its Constant node, which becomes an initializer."""
     if bias.is_initializer():
         bias.const_value = tensor
         bias.shape = ir.Shape(tensor.shape.numpy())
@@ -288,7 +290,7 @@ def _replace_bias(bias: ir.Value, tensor: ir.TensorProtocol) -> None:
 
 
 def _in_place_of_codes(decoded: ir.Value, tensor: ir.TensorProtocol, weight: str) -> str:
-    """Replace conductances that nodes decode by an initializer of their name; remove the nodes and the codes."""
+    """Replace a decoded conductance by an initializer of its name, and remove the decoding nodes and the codes."""
     node = decoded.producer()
     assert node is not None  # noqa: S101 - `locate` has found it
     graph, name = node.graph, decoded.name
@@ -302,7 +304,7 @@ def _in_place_of_codes(decoded: ir.Value, tensor: ir.TensorProtocol, weight: str
 
 
 def _on_its_own(term: Term, tensor: ir.TensorProtocol, weight: str, names: UniqueNames) -> str:
-    """Give a weight its own conductance initializer if another tool has merged it with those of other weights."""
+    """Give a weight a conductance initializer of its own, if another tool has merged it with those of other weights."""
     node, index = term.use
     graph, old = node.graph, term.decoded
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
@@ -328,9 +330,10 @@ def _conductance(name: str, tensor: ir.TensorProtocol, weight: str) -> ir.Value:
 
 
 def _may_overflow(record: WeightRecord, measured: MeasuredConductances) -> bool:
-    """Whether measured elements may be outside the range of the weight's type.
+    """Whether rebuilt weights may be beyond the range of their type.
 
-    Integer codes usually are near the ends of that range. Readings that are drawn in each run may be anywhere.
+    Integer codes use the whole range as a rule, so they may always be. So may weights with read noise, whose readings
+    are not known yet.
     """
     if record.dtype == record.compute_dtype:
         return False
@@ -339,7 +342,7 @@ def _may_overflow(record: WeightRecord, measured: MeasuredConductances) -> bool:
 
 
 def _saturate(mapped: MappedWeight, names: UniqueNames) -> None:
-    """Insert a Max and a Min node before the Cast to the weight's type, or after the Round node of packed codes."""
+    """Insert Max and Min nodes before the Cast to the type of the weight, or behind the rounding of packed codes."""
     record = mapped.record
     assert mapped.limited_use is not None  # noqa: S101 - weights of the type of their computation are not limited
     reader, index = mapped.limited_use

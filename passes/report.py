@@ -1,4 +1,4 @@
-"""Reports of mapping and restoring: tables and sentences for people, JSON for programs."""
+"""The reports of mapping and restoring, for people and for programs."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class SkippedCount:
     """The weights that are skipped for one reason.
 
     Attributes:
-        reason: The reason.
+        reason: The reason, a value of `SkipReason`.
         is_mvm: Whether they are weights of MVM ops, or of ops that may be MVM ops.
-        weights: Number of weights.
-        parameters: Number of their parameters; weights of unknown shape are not counted.
-        unknown_shapes: Number of weights of unknown shape.
+        weights: The number of weights.
+        parameters: The number of their parameters, counted over weights of known shape.
+        unknown_shapes: The number of weights whose shape is not known.
     """
 
     reason: str
@@ -67,21 +67,20 @@ class SkippedCount:
 
 @dataclass(frozen=True, repr=False)
 class MappingReport(ShownReport):
-    """The weights of a model: mapped, or skipped and why.
+    """The weights of a model: mapped, or skipped with a reason.
 
     ``print(report)`` shows tables.
 
     Attributes:
         model: The model that was read.
-        manifest: The mapping that the model has, that it was given, or that it would be given.
+        manifest: The manifest of the model, or the one that mapping gave or would give to it.
         is_mapped: Whether `model` itself carries the mapping.
-        output: The mapped model that was written, or None.
+        output: The mapped model that was written; None if none was.
         files: All files that were written.
-        broken: The weights whose mapping another tool has damaged or folded away, and how.
-        notes: Notes on the model besides those of its manifest.
-        is_verbose: Whether tables have a line for each expert of a mixture of experts; if not, equally mapped experts
-            of a layer share a line.
-        remedy: What to do about broken weights; None if no weight is broken.
+        broken: The weights whose mapping another tool has damaged or folded away, each with what is wrong.
+        notes: Notes on the model in addition to those of the manifest.
+        is_verbose: Whether tables have a line for each expert. If not, experts of a layer that are alike share a line.
+        remedy: What to do about broken weights; None if there are none.
     """
 
     model: Path
@@ -112,26 +111,26 @@ class MappingReport(ShownReport):
 
     @property
     def skipped_mvm_parameters(self) -> int:
-        """Number of parameters of MVM ops that are not mapped, as far as their shapes are known."""
+        """Number of parameters of MVM ops that are not mapped, counted over weights of known shape."""
         skipped = sum(math.prod(item.shape) for item in self.skipped if item.is_mvm and item.shape is not None)
         return skipped + sum(math.prod(record.shape) for record, _ in self.broken)
 
     @property
     def mvm_share(self) -> float | None:
-        """Share of the parameters of MVM ops that is mapped, from 0 to 1; None if the model has no such parameters."""
+        """Share of the parameters of MVM ops that is mapped; None if there are none."""
         total = self.mapped_parameters + self.skipped_mvm_parameters
         return self.mapped_parameters / total if total else None
 
     @property
     def skipped_by_reason(self) -> tuple[SkippedCount, ...]:
-        """The skipped weights counted by reason; weights of MVM ops first."""
+        """The numbers of skipped weights by reason; weights of MVM ops come first."""
         found: dict[tuple[bool, str], list[SkippedRecord]] = defaultdict(list)
         for item in sorted(self.skipped, key=lambda item: not item.is_mvm):
             found[item.is_mvm, item.reason].append(item)
         return tuple(SkippedCount.of(reason, items, is_mvm=is_mvm) for (is_mvm, reason), items in found.items())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the whole report as JSON values."""
+        """The whole report as JSON values."""
         return {
             "model": str(self.model),
             "is_mapped": self.is_mapped,
@@ -224,7 +223,7 @@ class MappingReport(ShownReport):
         return table
 
     def _groups(self, records: Iterable[_Record]) -> list[ExpertGroup[_Record]]:
-        """Group weights into the lines of a table: experts that are mapped alike share a line."""
+        """The groups of weights that a table shows as its lines."""
         return grouped_experts(records, _names, likeness, is_verbose=self.is_verbose)
 
     def _skipped_table(self) -> Table:
@@ -277,7 +276,7 @@ class MappingReport(ShownReport):
             total = self.mapped_parameters + self.skipped_mvm_parameters
             verb = "are" if self.is_mapped or self.output else "would be"
             unknown = sum(count.unknown_shapes for count in self.skipped_by_reason if count.is_mvm)
-            besides = f"; {counted(unknown)} of unknown size not" if unknown else ""
+            besides = f"; not mapped and of unknown size: {counted(unknown)}" if unknown else ""
             lines.append(
                 f"{self.mapped_parameters:,} of {total:,} parameters of MVM ops ({self.mvm_share:.1%}) {verb} mapped "
                 f"to conductances{besides}."
@@ -292,7 +291,7 @@ class MappingReport(ShownReport):
         return lines
 
     def _notes_of_weights(self) -> Iterator[str]:
-        """Yield a line for each note on weights, with the weights that it is about."""
+        """The notes on single weights, a line for each note with all of its weights."""
         weights: dict[str, list[str]] = defaultdict(list)
         for weight in self.mapped:
             for note in weight.notes:
@@ -302,7 +301,7 @@ class MappingReport(ShownReport):
             yield f"{who}: {note}"
 
     def _schemes(self) -> Iterator[str]:
-        """Yield a line for each way in which weights are mapped; it names the weights if there are several ways."""
+        """A line for each scheme of weights; with the names of its weights if there are several schemes."""
         found: dict[str, list[str]] = defaultdict(list)
         for weight in self.mapped:
             found[scheme_text(weight)].append(weight.known_as)
@@ -312,11 +311,11 @@ class MappingReport(ShownReport):
 
 @dataclass(frozen=True, repr=False)
 class RestoreReport(ShownReport):
-    """Which weights were restored.
+    """The weights that were restored.
 
     Attributes:
         model: The mapped model that was read.
-        output: The plain model that was written; None if the pass restored a model in memory.
+        output: The plain model that was written; None if a pass has restored the model in memory.
         restored: Names of the restored weights.
         files: All files that were written.
         folded: Names of weights that were plain already, because another tool had folded their mapping.
@@ -331,7 +330,7 @@ class RestoreReport(ShownReport):
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the whole report as JSON values."""
+        """The whole report as JSON values."""
         return {
             "model": str(self.model),
             "output": None if self.output is None else str(self.output),
@@ -359,7 +358,7 @@ class RestoreReport(ShownReport):
             were = "was" if len(self.folded) == 1 else "were"
             lines.append(
                 f"{counted(len(self.folded))} {were} plain already, as another tool has folded the mapping: "
-                f"{listed(self.folded)}. The manifest, which said otherwise, is gone."
+                f"{listed(self.folded)}. The manifest that listed them as mapped has been removed."
             )
         lines.extend(f"Note: {note}." for note in self.notes)
         if self.files:
@@ -368,12 +367,12 @@ class RestoreReport(ShownReport):
 
 
 def _names(record: WeightRecord | SkippedRecord) -> tuple[str, tuple[str, ...]]:
-    """Return the name that people know a weight by, and the names of the constants that it is computed from."""
+    """The name that people know a weight by, and the names of the constants that nodes compute it from."""
     return record.known_as, record.sources if isinstance(record, WeightRecord) else ()
 
 
 def _name_of(group: ExpertGroup[_Record]) -> Text | None:
-    """Return the name of several experts in one line; None for a single weight, whose line shows more names."""
+    """The name of a group of experts; None for a single weight, whose line says more about its name."""
     return None if group.count == 1 else with_remark(group.name, group.remark)
 
 
@@ -382,7 +381,7 @@ def _why_skipped(item: SkippedRecord) -> str:
 
 
 def _weight_json(weight: WeightRecord) -> dict[str, Any]:
-    """Return a weight with the JSON keys of the command line; `scale` is None if the weight has several scales."""
+    """The JSON of a mapped weight on the command line: `converter` is a name, `scale` a number or null."""
     return {
         **weight.model_dump(),
         "parameter": weight.parameter,

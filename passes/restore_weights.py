@@ -1,4 +1,4 @@
-"""The pass that turns a mapped model back into a model with plain weights."""
+"""The pass that folds a mapping back into plain weights."""
 
 from __future__ import annotations
 
@@ -34,33 +34,31 @@ class RestoreResult(ir.passes.PassResult):
     """What `RestoreWeights` did.
 
     Attributes:
-        report: Which weights were restored; ``print(result.report)`` shows it as text.
+        report: The restored weights; ``print(result.report)`` lists them in words.
     """
 
     report: RestoreReport
 
 
 class RestoreWeights(ModelPass[RestoreResult]):
-    """Turns every mapped weight back into an initializer of its name; removes the mapping's nodes and the manifest::
+    """Folds every mapped weight back into an initializer of its own name, and removes the nodes and the manifest::
 
         before:  Sub(W.g_plus, W.g_minus)        -> W.g_difference
                  Div(W.g_difference, W.g_scale)  -> W
                  MatMul(x, W)
         after:   x, W -> MatMul(x, W)
 
-    A weight whose nodes another tool has folded is a plain initializer already, and stays unchanged.
+    A weight whose nodes another tool has folded already is a plain initializer, and stays as that tool left it.
 
-    The restored weights have the values that the mapped model computes, bit for bit; they are rebuilt while they are
-    read or written. A weight that was a Constant node becomes an initializer of the same graph. A digital copy of a
-    weight is merged with the weight again if both are equal bit for bit; if not, the copy stays, so that the outputs of
-    the model stay the same.
+    The weights have the values that the mapped model computes, bit for bit; they are rebuilt while they are read or
+    written. A weight that was a Constant node becomes an initializer of the same graph. A digital copy of a weight is
+    merged with it again if both are equal bit for bit; if not, the copy stays, so that the model computes the same.
 
-    A weight of MatMulBnb4, which was decoded for the mapping, is packed again for that op if the op decodes the packed
-    weight to the restored one within the rounding of a mapping; a note gives the difference. If not, MatMul keeps the
-    decoded weight.
+    A weight of MatMulBnb4 that was decoded for the mapping is packed for that op again, if the op then decodes the
+    weight up to the rounding errors of a mapping; a note gives the error. If not, MatMul keeps the decoded weight.
 
     Args:
-        packs: Whether decoded weights are packed again at all.
+        packs: Whether decoded weights are packed again.
     """
 
     def __init__(self, *, packs: bool = True) -> None:
@@ -68,16 +66,16 @@ class RestoreWeights(ModelPass[RestoreResult]):
         self._packs = packs
 
     def call(self, model: ir.Model) -> RestoreResult:
-        """Restore the model. If that fails, the model is unchanged.
+        """Restore the model; if the pass fails, the model is unchanged.
 
         Raises:
             ModelError: If the model is not mapped, if another tool has damaged the mapping (the message names the
-                weight and the damage), or if external data cannot be read.
+                weight and what is wrong), or if external data cannot be read.
         """
         located, folded = _locate_all(require_mapped(model), model)
         _require_unread(located)
         copies = [_digital_copy(mapped) for mapped in located]
-        # Steps that read data may fail, so they come before the first change.
+        # Everything that reads data, and so may fail, comes before the first change of the model.
         joined = [copy is not None and _is_equal(copy, mapped) for copy, mapped in zip(copies, located, strict=True)]
         _require_meanings(located)
         owners = scopes(model)
@@ -88,7 +86,7 @@ class RestoreWeights(ModelPass[RestoreResult]):
         restored: dict[ir.Value, ir.Value] = {}
         decoded = _Decoded(self._packs)
         for mapped, copy, is_joined in zip(located, copies, joined, strict=True):
-            if mapped.value not in restored:  # else another tool has merged it with an equal weight
+            if mapped.value not in restored:  # another tool may have merged equal weights, which are restored once
                 restored[mapped.value] = _restore(mapped, places)
             weight = restored[mapped.value]
             if copy is not None:
@@ -110,19 +108,19 @@ def _packed_again(mapped: MappedWeight) -> Repacked | None:
 
 
 class _Decoded:
-    """Packs weights again that were decoded for the mapping, and notes what became of each.
+    """Packs restored weights that were decoded for the mapping, and collects notes on them.
 
     Args:
-        packs: Whether weights are packed again.
+        packs: Whether the weights are packed again.
     """
 
-    def __init__(self, packs: bool) -> None:  # noqa: FBT001 - the argument of the pass
+    def __init__(self, packs: bool) -> None:  # noqa: FBT001 - as the pass is asked for
         self._packs = packs
         self._errors: list[float] = []
         self._decoded: list[str] = []
 
     def take(self, weight: ir.Value | None, record: WeightRecord, found: Repacked | None, names: UniqueNames) -> None:
-        """Pack a restored weight again if possible, and note the result."""
+        """Pack a restored weight again if it was decoded and can be packed."""
         if weight is None or record.decoded_from is None:
             return
         if found is not None and weight.is_initializer() and pack_again(weight, found, names):
@@ -131,13 +129,13 @@ class _Decoded:
             self._decoded.append(record.decoded_from.op_type)
 
     def notes(self) -> Iterator[str]:
-        """Yield notes: how many weights were packed again, with their error, and how many were not, with the reason."""
+        """Notes for the user on the packed weights and on those that stay decoded."""
         if self._errors:
             count, error = len(self._errors), max(self._errors)
             off = "exactly what the mapped model computes"
             if error:
                 off = (
-                    f"what is up to {error:.1e} of max|W| off what the mapped model computes; mapped with --exact, "
+                    f"what the mapped model computes up to an error of {error:.1e} of max|W|; mapped with --exact, "
                     "weights come back bit for bit"
                 )
             yield f"{count} weight{'s are' if count > 1 else ' is'} packed for MatMulBnb4 again, which decodes {off}"
@@ -152,7 +150,11 @@ class _Decoded:
 
 
 def _locate_all(manifest: Manifest, model: ir.Model) -> tuple[list[MappedWeight], tuple[str, ...]]:
-    """Return the weights that are still mapped, and the names of those that another tool has folded."""
+    """The weights that are still mapped, and the names of those that another tool has folded to plain initializers.
+
+    Raises:
+        ModelPreconditionError: If another tool has damaged the mapping; the message names the weight.
+    """
     located, folded = [], []
     checked = checked_weights(manifest, model)
     for item in checked:
@@ -169,7 +171,7 @@ def _locate_all(manifest: Manifest, model: ir.Model) -> tuple[list[MappedWeight]
 
 
 def _graphs_in_sight(mapped: MappedWeight, scope_of: Mapping[ir.Graph, Scope]) -> Iterator[ir.Graph]:
-    """Yield the graph that holds a weight, and all graphs between it and the nodes that read the weight."""
+    """The graph that rebuilds a weight, and the bodies between it and the readers of the weight."""
     graph = mapped.nodes[0].graph
     assert isinstance(graph, ir.Graph)  # noqa: S101 - mappings stand in graphs, not in functions
     yield graph
@@ -187,10 +189,10 @@ def _not_restored(record: WeightRecord, problem: str | None) -> ModelPreconditio
 
 
 def _require_meanings(located: Sequence[MappedWeight]) -> None:
-    """Refuse level codes that stand for no level, and zero points that do not fit the weight.
+    """Refuse level codes that stand for no level, and zero points that the type of the weight cannot have.
 
     Raises:
-        ModelPreconditionError: If a weight has such a code or zero point; the message names the weight.
+        ModelPreconditionError: If there is one; the message names the weight and the code.
     """
     for mapped in located:
         try:
@@ -211,12 +213,13 @@ def _require_meanings(located: Sequence[MappedWeight]) -> None:
 
 
 def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]) -> None:
-    """Refuse weights whose name another value has in the weight's graph or in a body that reads the weight.
+    """Refuse weights whose name another value has in their graph, or in a body that reads them.
 
-    Nodes would then read the weight instead of that value, or that value instead of the weight.
+    A node that reads that name would get the weight in place of the other value, or the other value in place of the
+    weight.
 
     Raises:
-        ModelPreconditionError: If a name is taken; the message names the weight.
+        ModelPreconditionError: If there is one; the message names the weight.
     """
     rebuilt = {mapped.value for mapped in located}
     taken: dict[tuple[ir.Graph, str], ir.Value] = {}
@@ -235,11 +238,10 @@ def _require_free_names(located: Sequence[MappedWeight], owners: Sequence[Scope]
 
 
 def _require_unread(located: Sequence[MappedWeight]) -> None:
-    """Refuse weights if other nodes read a value between the conductances and the weight: it would disappear.
+    """Refuse weights if other nodes read a value between the conductances and the weight, which would be removed.
 
     Raises:
-        ModelPreconditionError: If such a value is read elsewhere; the message names the weight, the value and the
-            reader.
+        ModelPreconditionError: If there is one; the message names the weight, the value and its reader.
     """
     nodes = {node for mapped in located for node in mapped.nodes}
     for mapped in located:
@@ -254,7 +256,7 @@ def _require_unread(located: Sequence[MappedWeight]) -> None:
 
 
 def _digital_copy(mapped: MappedWeight) -> ir.Value | None:
-    """Return the digital copy of a weight; None if it has none or another tool removed it."""
+    """The digital copy of a weight; None if it has none, or if another tool removed it."""
     graph = mapped.nodes[0].graph
     name = mapped.record.digital_copy
     copy = graph.initializers.get(name) if isinstance(graph, ir.Graph) and name is not None else None
@@ -269,7 +271,7 @@ def _is_equal(copy: ir.Value, mapped: MappedWeight) -> bool:
 
 
 def _restore_digital_copy(copy: ir.Value, weight: ir.Value | None) -> None:
-    """Replace a digital copy by the weight; if no weight is given, keep the copy without our metadata."""
+    """Merge a digital copy into the weight, or, without a weight, make the copy an ordinary initializer."""
     if weight is None:
         for key in (WEIGHT_KEY, ROLE_KEY):
             copy.metadata_props.pop(key, None)
@@ -308,7 +310,7 @@ def _is_ours(key: str) -> bool:
 
 
 def _remove_unread(nodes: Sequence[ir.Node]) -> None:
-    """Remove nodes that nothing reads. If another tool has merged equal nodes, another weight still reads some."""
+    """Remove nodes that nobody reads; merged nodes that still rebuild another weight stay."""
     left = list(nodes)
     while unread := [
         node for node in left if not any(output.uses() or output.is_graph_output() for output in node.outputs)
@@ -320,7 +322,9 @@ def _remove_unread(nodes: Sequence[ir.Node]) -> None:
 
 
 class _Places:
-    """The places of restored weights among the initializers of their graphs, filled in one step after all are noted.
+    """Puts restored weights among the initializers in the place of their conductances.
+
+    Initializers are reordered only once, when all weights are known.
 
     Args:
         owners: All graphs of the model.
@@ -332,13 +336,13 @@ class _Places:
         self._restored: dict[ir.Graph, list[tuple[list[ir.Value], ir.Value | None]]] = {}
 
     def take(self, removed: list[ir.Value], weight: ir.Value, graph: ir.Graph, moved_from: str | None) -> None:
-        """Note a weight for the place of its first conductance, or for the graph from which mapping moved it.
+        """Record a weight for the place of the first of its conductances, or for the graph that it was moved out of.
 
         Args:
-            removed: The initializers that nothing reads any more once the weight is restored.
+            removed: The initializers that nobody reads any more.
             weight: The weight.
-            graph: The graph in which it was rebuilt.
-            moved_from: The path of the graph from which mapping moved it; None if it was not moved.
+            graph: The graph in which the weight was rebuilt.
+            moved_from: The path of the graph out of which mapping had moved the weight; None if it had not.
         """
         former = self._former_graph(weight, moved_from)
         self._restored.setdefault(graph, []).append((removed, weight if former is None else None))
@@ -346,12 +350,12 @@ class _Places:
             self._restored.setdefault(former, []).append(([], weight))
 
     def fill(self) -> None:
-        """Put all noted weights into their places."""
+        """Put all recorded weights into their places."""
         for graph, restored in self._restored.items():
             _fill(graph, restored)
 
     def _former_graph(self, weight: ir.Value, moved_from: str | None) -> ir.Graph | None:
-        """Return the graph from which a weight was moved, if it still exists and contains all readers of the weight."""
+        """The graph out of which mapping moved a weight, if it still exists and contains all readers of the weight."""
         scope = None if moved_from is None else self._scope_of_path.get(moved_from)
         if scope is None or weight.is_graph_output():
             return None
@@ -369,9 +373,8 @@ def _fill(graph: ir.Graph, restored: Sequence[tuple[list[ir.Value], ir.Value | N
 
     Args:
         graph: The graph.
-        restored: For each weight, the initializers to remove and the weight itself. The weight takes the place of the
-            first removed initializer, or the last place if none is removed. None instead of the weight if it goes to
-            another graph.
+        restored: For each weight, the initializers to remove, and the weight, which takes the place of the first of
+            them, or is appended if there are none; None if the weight goes into another graph.
     """
     position = {name: number for number, name in enumerate(graph.initializers)}
     order: list[ir.Value | None] = list(graph.initializers.values())

@@ -1,4 +1,4 @@
-"""Digital copies of weights: for nodes that read a mapped weight, but not as the weight of an MVM op."""
+"""Weights that are read by other nodes than MVM ops, too: splits off a digital copy for these nodes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["DigitalUses", "digital_uses", "split_off"]
 
 @dataclass(frozen=True, eq=False)
 class DigitalUses:
-    """The uses of a weight that can read a digital copy instead.
+    """The uses of a weight that a digital copy can serve.
 
     Attributes:
-        uses: The inputs that take the weight itself, as node and index: inputs of readers, or of nodes that rearrange
-            the weight for readers.
-        readers: The inputs of these readers, as node and index. None of them is a weight slot.
+        uses: The inputs that take the weight itself, as (node, index): inputs of the readers, or of nodes that
+            rearrange the weight for them.
+        readers: The inputs of the readers, as (node, index). None of them is a weight slot.
     """
 
     uses: tuple[tuple[ir.Node, int], ...]
@@ -30,9 +30,9 @@ class DigitalUses:
 
 
 def digital_uses(weight: FoundWeight) -> DigitalUses:
-    """Return the uses of a weight that lead to no weight slot.
+    """The uses of a weight that lead to no weight slot.
 
-    A node that rearranges the weight for a weight slot and for other readers, too, keeps reading the rebuilt weight.
+    A node that rearranges the weight for a weight slot and for other readers keeps reading the rebuilt weight.
     """
     slots = {(consumer.node, consumer.slot) for consumer in weight.consumers if consumer.is_mvm}
     uses: list[tuple[ir.Node, int]] = []
@@ -46,16 +46,16 @@ def digital_uses(weight: FoundWeight) -> DigitalUses:
 
 
 def split_off(weight: FoundWeight, uses: DigitalUses, name: str) -> ir.Value:
-    """Let the given uses read a new initializer that holds the original weight.
+    """Let the given uses read an initializer with the original weight.
 
     Args:
         weight: The weight.
-        uses: The uses that read the copy from now on.
+        uses: The uses of the weight that are to read the copy.
         name: Name of the copy.
 
     Returns:
-        The copy, which the caller has to add to the initializers of its graph. It shares the tensor of the weight; no
-        data is read or copied.
+        The copy, which is not yet among the initializers of its graph. It shares the tensor of the weight; no data is
+        read.
     """
     old = weight.value
     copy = ir.Value(
@@ -71,7 +71,7 @@ def split_off(weight: FoundWeight, uses: DigitalUses, name: str) -> ir.Value:
 
 
 def _readers_behind(node: ir.Node, index: int, passed: Collection[ir.Node]) -> Iterator[tuple[ir.Node, int]]:
-    """Yield the readers behind an input: the node itself, or the readers of its output if it rearranges the weight."""
+    """The readers that an input leads to: the node itself, or the readers behind it if it only passes the weight on."""
     if not behind_node(node, index, passed):
         yield node, index
         return

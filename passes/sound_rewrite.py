@@ -1,7 +1,7 @@
 """Checks that a rewritten graph is still valid: its inputs and outputs, its names, and the order of its nodes.
 
-The check visits each node twice and reads no weight. `onnx.checker` takes as long as the mapping itself, so only
-operations on files run it, too (`onnx_gconv.files.rewrite_check`).
+The check visits each node twice and reads no data of weights. `onnx.checker` takes as long as the mapping itself, so
+only operations on files run it as well (`onnx_gconv.files.rewrite_check`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ __all__ = ["DamagedModelError", "SoundRewrite"]
 
 
 class DamagedModelError(ModelError, ir.passes.PostconditionError):
-    """A `ModelError` that is also onnx-ir's `PostconditionError`, which onnx-ir raises unchanged."""
+    """A `ModelError` that is also onnx-ir's `PostconditionError`, so that onnx-ir raises it unchanged from a pass."""
 
 
 class SoundRewrite:
-    """Records a model before a pass rewrites it, and checks afterwards what has to be the same.
+    """The properties that a model has to keep when a pass rewrites it, recorded before and checked afterwards.
 
-    Inputs and outputs stay, except inputs with a default. If each name was defined once in its graph, and each value
-    before its use, that still holds afterwards.
+    The inputs and outputs have to stay, except for inputs whose defaults are initializers. If each name was defined
+    once in its graph and each value was computed before it was read, both have to be so afterwards.
 
     Args:
         model: The model before it is rewritten.
@@ -39,7 +39,7 @@ class SoundRewrite:
         """Refuse a model that was rewritten wrongly.
 
         Raises:
-            DamagedModelError: If something is missing or wrong; the message names it, and asks to report the fault.
+            DamagedModelError: If a property was lost; the message names it, and says that the fault is onnx_gconv's.
         """
         if (problem := next(self._problems(model), None)) is not None:
             raise DamagedModelError(
@@ -72,10 +72,10 @@ def _type(value: ir.Value) -> _Type:
 
 
 def _differ(before: _Type, now: _Type) -> bool:
-    """Whether a known type or size of a value has changed.
+    """Whether a type or shape that was known before has changed.
 
-    An unknown type or size may become known, and the number of axes may change: some exporters write no axes where they
-    mean any shape.
+    A type or shape that was unknown may have been inferred, and another number of axes is allowed: exporters write a
+    shape without axes where they mean any shape.
     """
     (old_type, old_shape), (new_type, new_shape) = before, now
     if old_type is not None and old_type != new_type:
@@ -90,11 +90,11 @@ def _listed(values: Iterable[ir.Value]) -> str:
 
 
 def _flaws(graph: ir.Graph, around: tuple[set[ir.Value], ...] = ()) -> Iterator[str]:
-    """Yield what is wrong with the names and the node order of a graph and of the bodies in it.
+    """Yield what is wrong with the names and the order of a graph and its bodies.
 
     Args:
         graph: The graph.
-        around: For each graph around it, the values that are defined before it.
+        around: For each graph around it, the values that are computed before it.
     """
     there = {*graph.inputs, *graph.initializers.values()}
     visible = (there, *around)
@@ -102,7 +102,7 @@ def _flaws(graph: ir.Graph, around: tuple[set[ir.Value], ...] = ()) -> Iterator[
     for node in graph:
         for value in node.inputs:
             if value is not None and not any(value in scope for scope in visible):
-                yield f"node '{node.name}' ({node.op_type}) reads '{value.name}', which is not defined before it"
+                yield f"node '{node.name}' ({node.op_type}) reads '{value.name}', which is not there before it"
         for attribute in node.attributes.values():
             for body in _bodies(attribute):
                 yield from _flaws(body, visible)

@@ -1,4 +1,4 @@
-"""Removes what a mapping leaves without a reader: the nodes that computed a weight, and what only they read."""
+"""Removes nodes that nobody reads any more, such as those that computed a weight, and what only they read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def remove_unused(nodes: Iterable[ir.Node]) -> None:
     """Remove nodes whose outputs nobody reads, then the nodes and initializers that only they read.
 
     Args:
-        nodes: Where to begin. A node that is still needed stays, with everything before it.
+        nodes: The nodes to start with. A node whose outputs are read stays, and so does everything that it reads.
     """
     waiting = list(nodes)
     while waiting:

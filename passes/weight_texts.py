@@ -1,4 +1,4 @@
-"""The texts of a report on one weight: the cells of its tables, and the lines below them."""
+"""The texts of one weight in a mapping report: in the cells of its tables and in the lines below."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SHARES = {"channel": "output channel", "tile": "tile", "tile_channel": "output 
 
 
 def scale_text(*weights: WeightRecord) -> str:
-    """Return the scale in µS per unit of weight; for several scales the smallest, the largest and the grid's shape."""
+    """The scale in µS per unit of weight; for several scales the smallest, the largest and their number by axis."""
     scales = [weight.scale for weight in weights]
     ends = [end for scale in scales for end in (scale.value, scale.minimum, scale.maximum) if end is not None]
     lowest, highest = min(ends), max(ends)
@@ -44,7 +44,7 @@ def scale_text(*weights: WeightRecord) -> str:
 
 
 def sqnr_text(*weights: WeightRecord) -> str:
-    """Return the SQNR in dB of the rebuilt weight, the lowest of several weights; "-" if the mapping has no loss."""
+    """The SQNR of the rebuilt weight in dB, if its loss was computed; the lowest of several weights."""
     losses = [weight.loss for weight in weights if weight.loss is not None]
     if not losses:
         return "-"
@@ -53,13 +53,13 @@ def sqnr_text(*weights: WeightRecord) -> str:
 
 
 def clipped_text(*weights: WeightRecord) -> str:
-    """Return how many elements were clipped; "-" if clipping is off."""
+    """The number of elements beyond what the devices can hold, if weights were clipped; ``-`` if not."""
     counts = [item.loss.clipped for item in weights if item.loss is not None and item.clipping is not None]
     return f"{sum(counts):,}" if counts else "-"
 
 
 def other_names(weight: WeightRecord) -> list[str]:
-    """Return where a weight stands and comes from, without what its names in the report already say."""
+    """Remarks on the graph, parameters and modules of a weight, except for what its names say already."""
     remarks = [f"in {weight.graph}"] if weight.graph else []
     if from_parameters := parameters_text(weight):
         remarks.append(from_parameters)
@@ -79,21 +79,21 @@ def other_names(weight: WeightRecord) -> list[str]:
 
 
 def parameters_text(item: WeightRecord | SkippedRecord) -> str:
-    """Return the parameters of the exported program that a weight is computed from, without those in its names."""
+    """The parameters of the exported program that a weight is computed from, unless its names say them already."""
     told = {item.name, *(item.known_as.split(" + "))}
     names = [name for name in item.parameters if name not in told]
     return f"from {listed(names)}" if names else ""
 
 
 def scheme_text(weight: WeightRecord) -> str:
-    """Return the converter, granularity, clipping and levels of a weight."""
+    """The converter of a weight with its settings, granularity, parts, clipping and levels."""
     parts = [weight.converter.name, *_parameters_of_converter(weight.converter)]
     if weight.granularity != "tensor":
         tile = "" if weight.tiling is None or weight.tiling.rows is None else _tile(weight.tiling)
         parts.append(f"a scale for each {_SHARES[weight.granularity]}{tile}")
     if weight.parts:
         sides = ", ".join(f"{part.name} {part.columns:,}" for part in weight.parts)
-        parts.append(f"matrices side by side of their own scales ({sides})")
+        parts.append(f"matrices side by side, each with its own scales ({sides})")
     if weight.clipping is not None:
         at = (
             f"{weight.clipping.percentile:g} %" if weight.clipping.value is None else f"|W| = {weight.clipping.value:g}"
@@ -107,7 +107,7 @@ def scheme_text(weight: WeightRecord) -> str:
 
 
 def _parameters_of_converter(record: ConverterRecord) -> Iterator[str]:
-    """Yield the parameters of a converter, or why the converter is not available."""
+    """The parameters of a converter, or why the converter cannot be built."""
     try:
         record.converter()
     except ModelError as error:
@@ -116,12 +116,12 @@ def _parameters_of_converter(record: ConverterRecord) -> Iterator[str]:
     parameters = record.parameters
     yield f"{parameters['g_min']:g} to {parameters['g_max']:g} µS"
     if factors := parameters.get("f_lst"):
-        yield "pairs counting " + ", ".join(f"{factor:g}" for factor in factors)
+        yield "pairs with factors " + ", ".join(f"{factor:g}" for factor in factors)
     if "slice_bits" in parameters:
         yield f"{parameters['bits']} bits in slices of {parameters['slice_bits']}"
     if parameters.get("exact"):
         yield "exact"
-    if record.origin is not None:  # a converter of another package: its further parameters are shown as they are
+    if record.origin is not None:  # the parameters of a foreign converter are listed by name
         others = (name for name in parameters if name not in _TOLD_PARAMETERS)
         yield from (f"{name} = {parameters[name]}" for name in others)
         yield f"of {record.origin}"
@@ -135,7 +135,7 @@ def _tile(tiling: TilingRecord) -> str:
 
 
 def readers_text(weight: WeightRecord) -> Text:
-    """Return the nodes that read a weight, a line each, with the size of the matrix that each reads."""
+    """The nodes that read a weight, a line each, with the size of the matrix that they read it as."""
     lines = []
     for consumer in weight.consumers:
         matrix = consumer.matrix_view
@@ -149,7 +149,12 @@ def readers_text(weight: WeightRecord) -> Text:
 
 
 def readers_of_experts(first: WeightRecord, count: int) -> Text:
-    """Return the readers of equally mapped experts: those of the first expert, with the number of all matrices."""
+    """The op types that read a group of experts: those of the first expert, with the number of all matrices.
+
+    Args:
+        first: The first expert.
+        count: The number of experts.
+    """
     lines = []
     for consumer in first.consumers:
         view = consumer.matrix_view
@@ -162,10 +167,10 @@ def readers_of_experts(first: WeightRecord, count: int) -> Text:
 
 
 def explanation(reason: str) -> str:
-    """Return the explanation of a reason to skip a weight; the reason itself if only a newer version knows it."""
+    """The explanation of a skip reason; the reason itself if only a newer version of onnx_gconv knows it."""
     return SkipReason(reason).explanation if reason in set(SkipReason) else reason
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """A shape such as 16x1x3x3."""
+    """A shape as text, such as 16x1x3x3."""
     return "x".join(map(str, shape)) if shape else "scalar"

@@ -1,4 +1,4 @@
-"""What a mapped model says and holds: its manifest, and the nodes that rebuild its weights."""
+"""The contents of a mapped model: its manifest, and the nodes that rebuild its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sum of conductances that a scale divides: which they are, and what the nodes multiply them with."""
+"""Finds the conductances that the nodes of a mapped weight sum up and divide by the scale, with their coefficients."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Term:
     """A conductance in the sum that is divided by the scale.
 
     Attributes:
-        coefficient: What it is multiplied with.
-        decoded: The conductance in µS, or readings of it that nodes draw.
-        stored: The initializer that holds it, or its codes.
-        use: The node that reads it, and the index of its input.
-        reading: The nodes that draw readings of it; None if there are none.
+        coefficient: The number that the nodes multiply the conductance with.
+        decoded: The value that enters the sum, in µS: the conductance, or a reading of it with read noise.
+        stored: The initializer that holds the conductance in µS, or its level codes.
+        use: The node that reads `decoded`, and the index of the input.
+        reading: The nodes that add read noise to the conductance; None if there are none.
     """
 
     coefficient: float
@@ -40,23 +40,24 @@ class Term:
 
     @property
     def noise(self) -> ReadNoiseRecord | None:
-        """What the manifest says of how readings are drawn; None if they are not."""
+        """The manifest's record of the read noise; None if the conductance is read without noise."""
         return None if self.reading is None else self.reading.record
 
 
 def conductance_terms(division: ir.Node, record: WeightRecord, initializers: Container[str]) -> list[Term]:
-    """The conductances whose sum, less the offset, a node divides by the scale, in the order of the manifest.
+    """The conductances whose sum, less the offset, a Div node divides by the scale, in the order of the manifest.
 
-    One that the manifest names is that; in place of one that is gone, another of the same coefficient is taken, with
-    which another tool has joined it because they were equal, or which is the same by another name.
+    Each conductance of the manifest is looked for by its name first. If no initializer has that name any more, a term
+    of the same coefficient takes its place: another tool has renamed the initializer, or has merged it with an equal
+    one.
 
     Args:
-        division: The node.
-        record: The weight.
+        division: The Div node.
+        record: The weight's record in the manifest.
         initializers: The names of all initializers of the model.
 
     Raises:
-        BrokenMappingError: If it divides something else.
+        BrokenMappingError: If the node divides another sum than the manifest says.
     """
     terms, constant = _linear_form(division.inputs[0], record, (division, 0))
     number = np.dtype(record.compute_dtype).type  # the nodes' constants are rounded to that type
@@ -72,7 +73,7 @@ def conductance_terms(division: ir.Node, record: WeightRecord, initializers: Con
                 for term in waiting
                 if term.coefficient == wanted and (not is_named or term.stored.name == item.name)
             ]
-            if fits:  # those that were joined are told from each other by their noise
+            if fits:  # merged conductances share an initializer; only their noise tells them apart
                 term = next((term for term in fits if term.noise is noises.get(item.name)), fits[0])
                 found[item.name] = term
                 waiting.remove(term)
@@ -106,13 +107,16 @@ def _linear_form(
     use: tuple[ir.Node, int],
     above: frozenset[ir.Node] = frozenset(),
 ) -> tuple[list[Term], float]:
-    """What a value computes: conductances with their coefficients, and a constant.
+    """The conductances with their coefficients, and the constant, whose sum a value is.
 
     Args:
         value: The value.
-        record: The weight, which says how conductances are stored.
-        use: The node that reads the value, and the index of its input.
-        above: The nodes that the value is computed for, which it may not be computed from.
+        record: The weight's record, which says how conductances are stored.
+        use: The node that reads the value, and the index of the input.
+        above: The nodes between the value and the division. Meeting one of them again means a cycle.
+
+    Raises:
+        BrokenMappingError: If the value is no such sum.
     """
     if value is None or value.name is None:
         raise BrokenMappingError("a node that rebuilds the weight lacks an input")
@@ -143,9 +147,9 @@ def _linear_form(
 def _linear_term(
     value: ir.Value | None, record: WeightRecord, use: tuple[ir.Node, int], above: frozenset[ir.Node]
 ) -> tuple[list[Term], float]:
-    """As `_linear_form`, of what is added or subtracted, which may be the offset.
+    """The linear form of the second operand of an Add or a Sub, which may also be the offset: a scalar initializer.
 
-    Conductances without axes are told from it by their names.
+    The conductance of a weight without axes is a scalar initializer, too; its name tells it from the offset.
     """
     is_conductance = value is not None and any(value.name == item.name for item in record.conductances)
     number = None if is_conductance else scalar(value)

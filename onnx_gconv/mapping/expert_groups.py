@@ -1,4 +1,4 @@
-"""The experts of a layer as one line of a report: weights of which nothing but the number of the expert differs."""
+"""Groups the experts of a layer into one line of a report: weights that differ in the number of the expert only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ __all__ = ["ExpertGroup", "grouped_experts", "likeness"]
 
 _EXPERT = re.compile(r"(?P<before>experts?[._/-]?)\d+(?!\d)", re.IGNORECASE)
 
-# Behind the name of a stack from which nodes take matrices by constants.
+# Follows the name of a stack, a constant of several matrices from which nodes take one each by constant indices.
 _OF_STACK = "[*]"
 
-# Parts of one constant, such as queries, keys and values, are not many; experts are.
+# Fewer weights than this stay lines of their own: two or three parts of one constant, such as queries, keys and values,
+# are no experts.
 _FEWEST = 4
 
 _Item = TypeVar("_Item")
@@ -27,7 +28,8 @@ class ExpertGroup(Generic[_Item]):
     """Weights that a report shows in one line.
 
     Attributes:
-        name: What people know them by, with a star in place of the number of the expert; that of the only one.
+        name: The name that people know the weights by, with a star in place of the number of the expert. A group of
+            one weight has the name of that weight.
         members: The weights.
     """
 
@@ -36,12 +38,12 @@ class ExpertGroup(Generic[_Item]):
 
     @property
     def first(self) -> _Item:
-        """The first of them, which stands for all in what is alike."""
+        """The first weight; the report shows its shape, type and consumers for the whole group."""
         return self.members[0]
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """How many weights there are."""
         return len(self.members)
 
     @property
@@ -58,12 +60,12 @@ def grouped_experts(
     *,
     is_verbose: bool = False,
 ) -> list[ExpertGroup[_Item]]:
-    """Weights as the lines of a table, in the order in which the first of each line stands.
+    """The groups that a table shows as its lines, in the order of their first weights.
 
     Args:
         items: The weights.
-        names: What people know one by, and the names of the constants that nodes compute it from.
-        alike: What else has to be the same.
+        names: Returns the name that people know a weight by, and the names of the constants that nodes compute it from.
+        alike: Returns what has to be equal for all weights of a group, besides the pattern of their names.
         is_verbose: Whether each weight has a line of its own.
     """
     found: dict[Hashable, list[_Item]] = {}
@@ -85,7 +87,7 @@ def grouped_experts(
 
 
 def likeness(record: WeightRecord | SkippedRecord) -> Hashable:
-    """What the experts of a line have in common, besides their names."""
+    """What has to be equal for all experts of a line, besides their names: graph, shape, type, consumers, reason."""
     if isinstance(record, SkippedRecord):
         return record.graph, record.shape, record.reason, record.is_mvm
     readers = []
@@ -97,7 +99,7 @@ def likeness(record: WeightRecord | SkippedRecord) -> Hashable:
 
 
 def _pattern(known: str, sources: Sequence[str]) -> str | None:
-    """The name of the group that a weight may be one of; None if it can be of none."""
+    """The name of the group that a weight may belong to; None if its name has no number of an expert and no stack."""
     if _EXPERT.search(known):
         return _EXPERT.sub(r"\g<before>*", known, count=1)
     return f"{' + '.join(sources)}{_OF_STACK}" if sources else None

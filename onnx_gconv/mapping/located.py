@@ -1,4 +1,4 @@
-"""Finds what a manifest describes in the graph of a mapped model."""
+"""Finds the nodes and initializers that a manifest describes in the graph of a mapped model."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ __all__ = [
 _HALF = 0.5
 _OPERANDS = 2
 
-# What stands between conductances, or their codes, and the division by the scale.
+# The ops between conductances, or their level codes, and the division by the scale.
 _BEFORE_DIVISION = frozenset({*ARITHMETIC_OPS, "Cast", "DequantizeLinear", "Gather", "Max", "Min"})
 
-# What stands between that division and a weight, and between the weight and those who read it.
+# The ops between that division and the rebuilt weight, and between the rebuilt weight and the nodes that read it.
 _AFTER_DIVISION = frozenset(
     {"Add", "Round", "Floor", "Max", "Min", "Cast", "DequantizeLinear", "Sub", "Mul", "Concat", "ReduceSum"}
     | {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
@@ -60,17 +60,17 @@ class MappedWeight:
     """A mapped weight in the graph.
 
     Attributes:
-        record: What the manifest says of it.
+        record: The weight's record in the manifest.
         terms: The conductances in the sum that is divided by the scale, in the order of the record.
         scale: The scale initializer.
-        zero: The initializer of what is added to the quotient; None if that is nothing.
+        zero: The initializer that is added to the quotient, w0; None if none is.
         zero_point_value: The initializer of the zero points of integer codes; None if they are 0.
         constants: All other initializers of the nodes.
         nodes: The nodes that rebuild the weight, the last one first.
         value: The rebuilt weight.
-        limited_use: The node, and the index of its input, before which a weight beyond the range of its type is set to
-            the nearest number in it.
-        packing: The constants of the nodes that pack its codes into bytes; None if none do.
+        limited_use: Where Max and Min nodes can be inserted that keep the weight within the range of its type: the node
+            that would read their result, and the index of its input. None if the weight is not cast.
+        packing: The nodes that pack integer codes into bytes; None if the codes are not packed.
     """
 
     record: WeightRecord
@@ -86,14 +86,14 @@ class MappedWeight:
 
     @property
     def conductances(self) -> tuple[ir.Value, ...]:
-        """The initializers of the conductances, or of their codes, in the order of the record."""
+        """The initializers of the conductances, or of their level codes, in the order of the record."""
         return tuple(term.stored for term in self.terms)
 
     @property
     def renamed(self) -> tuple[tuple[str, str], ...]:
-        """The names of conductances and scale in the manifest that others have taken the place of, and their names.
+        """The conductances and the scale that have another name in the graph: (name in the manifest, name now).
 
-        Another tool has let one initializer stand for several equal ones, or has renamed it.
+        Another tool has merged several equal initializers into one, or has renamed them.
         """
         said = (*(item.name for item in self.record.conductances), self.record.scale.name)
         found = (value.name or "" for value in (*self.conductances, self.scale))
@@ -101,7 +101,7 @@ class MappedWeight:
 
     @property
     def rebuilt(self) -> RebuiltTensor:
-        """The rebuilt weight, computed while it is read; of packed codes, the codes."""
+        """The rebuilt weight, computed while it is read; the unpacked codes if the codes are packed into bytes."""
         packing = self.record.packing_of_codes
         return RebuiltTensor(
             self.tensors,
@@ -117,7 +117,7 @@ class MappedWeight:
 
     @property
     def stored(self) -> RebuiltTensor | RebuiltBytesTensor:
-        """What the nodes give: the rebuilt weight, or the bytes into which its codes are packed."""
+        """The value that the nodes compute: the rebuilt weight, or the bytes into which its codes are packed."""
         packing = self.record.packing_of_codes
         if packing is None or self.packing is None:
             return self.rebuilt
@@ -125,7 +125,7 @@ class MappedWeight:
 
     @property
     def padding(self) -> NDArray[np.uint8] | None:
-        """The codes that fill the rows of packed codes, [rows, padding]; None if the codes are not packed."""
+        """The codes that fill up the rows of packed codes, [rows, padding]; None if the codes are not packed."""
         packing = self.record.packing_of_codes
         return None if packing is None or self.packing is None else self.packing.padding_codes(packing)
 
@@ -160,17 +160,17 @@ class MappedWeight:
 
     @property
     def stored_tensors(self) -> tuple[ir.TensorProtocol, ...]:
-        """The data of the initializers of the conductances, or of their codes."""
+        """The data of the initializers of the conductances, or of their level codes."""
         return tuple(_tensor(value) for value in self.conductances)
 
     @property
     def read_sigmas(self) -> tuple[ir.TensorProtocol, ...]:
-        """The standard deviations of the readings that nodes draw, in µS, for each device; empty if they draw none."""
+        """The standard deviations of read noise, in µS, one tensor for each device; empty if the nodes add no noise."""
         return tuple(_tensor(term.reading.sigma) for term in self.terms if term.reading is not None)
 
 
 class ModelValues:
-    """Initializers of all graphs by name, the outputs of all nodes, and the nodes themselves."""
+    """The initializers, node outputs and nodes of all graphs of a model, by name."""
 
     def __init__(self, model: ir.Model) -> None:
         self.initializers: dict[str, ir.Value] = {}
@@ -186,16 +186,16 @@ class ModelValues:
                         self.outputs.setdefault(output.name, []).append(output)
 
     def nodes(self, name: str, op_type: str) -> Sequence[ir.Node]:
-        """The nodes of a name and an op, in all graphs."""
+        """The nodes of all graphs that have this name and this op type."""
         return self._nodes.get((name, op_type), ())
 
 
 def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
     """Find the conductances, the scale and the nodes of a mapped weight, and check that they compute what they should.
 
-    The division by the scale is found from what the manifest names: the conductances, the weight, or a node that reads
-    it. What its operands are computed from is the truth: other tools may rename what lies between, and may join equal
-    initializers, so that one stands for those that the manifest names.
+    The search for the division by the scale starts from the names in the manifest: the conductances, the weight, or a
+    node that reads the weight. From there on the edges of the graph count, not names: other tools may rename the values
+    in between, and may merge several equal initializers that the manifest names into one.
 
     Raises:
         BrokenMappingError: If something is missing or computes something else.
@@ -214,11 +214,11 @@ def locate(record: WeightRecord, values: ModelValues) -> MappedWeight:
 
 
 def _divisions(record: WeightRecord, values: ModelValues) -> list[ir.Node]:
-    """The divisions by the scale that may be those of a weight, the likeliest first.
+    """The divisions by the scale that may belong to a weight, the likeliest first.
 
-    Where all conductances are there under their names, the division is computed from them; several are, if other
-    weights have the same conductances. Where another tool has joined some with others or renamed them, the name of the
-    weight, or a node that reads it, has to lead to the division.
+    If all conductances are there under their names, the search goes forward from them. It finds several divisions if
+    several weights share the conductances. If another tool has merged or renamed conductances, the search goes backward
+    from the weight's name and from the nodes that read the weight.
 
     Raises:
         BrokenMappingError: If the conductances are there, but no division.
@@ -236,7 +236,7 @@ def _divisions(record: WeightRecord, values: ModelValues) -> list[ir.Node]:
 
 
 def _ahead(value: ir.Value) -> list[ir.Node]:
-    """The divisions whose dividend is computed from a conductance or its codes, by nodes as they rebuild weights."""
+    """The divisions whose dividend is computed from a conductance, or from its level codes, by ops of a mapping."""
     found: dict[ir.Node, None] = {}
     waiting, seen = [value], {value}
     while waiting:
@@ -250,7 +250,7 @@ def _ahead(value: ir.Value) -> list[ir.Node]:
 
 
 def _behind_readers(record: WeightRecord, values: ModelValues) -> Iterator[ir.Node]:
-    """The divisions that the inputs of the named readers are computed from."""
+    """The divisions from which the weight slots of the nodes that the manifest names as consumers are computed."""
     for consumer in record.consumers:
         if consumer.reads == "digital" or not consumer.node:
             continue
@@ -266,7 +266,7 @@ def _behind_names(record: WeightRecord, values: ModelValues) -> Iterator[ir.Node
 
 
 def _behind(value: ir.Value | None) -> ir.Node | None:
-    """The division that a value is computed from, by nodes that a rebuilt weight passes; None if there is none."""
+    """The division that a value is computed from by ops that may follow it in a mapping; None if there is none."""
     seen = set[ir.Node]()
     while value is not None and (node := value.producer()) is not None and node.domain == "":
         if node.op_type == "Div":
@@ -279,7 +279,7 @@ def _behind(value: ir.Value | None) -> ir.Node | None:
 
 
 def _located(div: ir.Node, record: WeightRecord, values: ModelValues) -> MappedWeight:
-    """The weight that a division is part of.
+    """The mapped weight whose division by the scale is `div`.
 
     Raises:
         BrokenMappingError: If the nodes compute something else than the manifest says.
@@ -338,10 +338,10 @@ def _located(div: ir.Node, record: WeightRecord, values: ModelValues) -> MappedW
 
 
 def _named_or_joined(value: ir.Value, name: str, what: str, values: ModelValues) -> ir.Value:
-    """An initializer that should have a name; it may have another one only where none has that name any more.
+    """Check that a value is the initializer of a name; another one is accepted if no initializer has that name.
 
     Raises:
-        BrokenMappingError: If another one does.
+        BrokenMappingError: If the value is no initializer, or another one while one of that name exists.
     """
     if not value.is_initializer() or value.const_value is None:
         raise BrokenMappingError(f"{what} '{value.name}', which is no initializer")
@@ -359,10 +359,10 @@ def _zero(value: ir.Value, record: WeightRecord, values: ModelValues) -> tuple[i
     if isinstance(record.zero, ZeroRecord):
         add = only_user(value, "Add", 0)
         entries = entries_behind(add.inputs[1], record.grid)
-        return add, _named_or_joined(entries, record.zero.name, "to it is added", values)
+        return add, _named_or_joined(entries, record.zero.name, "the zero added to it is", values)
     if not record.zero:
         if any(node.metadata_props.get(ROLE_KEY) == "zero" for node, _ in value.uses()):
-            raise BrokenMappingError("a zero is added to it, of which the manifest says nothing")
+            raise BrokenMappingError("a zero is added to it, but the manifest names none")
         return None
     add = only_user(value, "Add", 0)
     constant, number = add.inputs[1], np.dtype(record.compute_dtype).type
@@ -374,12 +374,12 @@ def _zero(value: ir.Value, record: WeightRecord, values: ModelValues) -> tuple[i
 def _rounded(
     value: ir.Value, record: WeightRecord, values: ModelValues, after: list[ir.Node], leaves: list[ir.Value]
 ) -> tuple[ir.Value, ir.Value | None]:
-    """Follow the nodes that make integer codes of what the conductances give.
+    """Follow the nodes that round the quotient to integer codes and add the zero points.
 
     Returns:
-        The codes, and the initializer of the zero points; None for 0.
+        The codes, and the initializer of the zero points; None for zero points of 0.
     """
-    if [node.op_type for node, _ in value.uses()] == ["Add"]:  # as Floor(x + 0.5) where there is no Round
+    if [node.op_type for node, _ in value.uses()] == ["Add"]:  # before opset 11, Floor(x + 0.5) stands for Round
         add = only_user(value, "Add", 0)
         if (half := scalar(add.inputs[1])) != _HALF:
             raise BrokenMappingError(f"{half} is added to it before it is rounded down, instead of {_HALF}")
@@ -402,7 +402,7 @@ def _rounded(
         after.append(gather)
         leaves.extend(item for item in gather.inputs[1:] if item is not None)
     assert operand is not None  # noqa: S101 - `block_lookup` has seen it
-    operand = _named_or_joined(operand, record.zero_point, "as its zero points is added", values)
+    operand = _named_or_joined(operand, record.zero_point, "the zero points added to it are", values)
     points = all_elements(_tensor(operand)).astype(np.float64)
     low, high = record.ir_dtype.min, record.ir_dtype.max
     is_code = (np.rint(points) == points) & (points >= low) & (points <= high)
@@ -445,7 +445,7 @@ def _missing(record: WeightRecord, values: ModelValues) -> BrokenMappingError:
 
 
 def _plain_behind_readers(record: WeightRecord, values: ModelValues) -> Iterator[ir.Value]:
-    """The initializers that named readers have in place of a weight: another tool has joined it with an equal one."""
+    """The plain initializers that consumers read in place of the weight: another tool has folded or merged it."""
     for consumer in record.consumers:
         if consumer.reads == "digital" or not consumer.node or not consumer.is_mvm:
             continue
@@ -457,7 +457,7 @@ def _plain_behind_readers(record: WeightRecord, values: ModelValues) -> Iterator
 
 
 def _is_weight(value: ir.Value, record: WeightRecord, *, is_rearranged: bool = False) -> bool:
-    """Whether an initializer has the type and the shape of a weight, or as many elements if it may be rearranged."""
+    """Whether an initializer has the type of a weight, and its shape, or only its size if it may be rearranged."""
     tensor = value.const_value
     if tensor is None or tensor.dtype != record.ir_dtype:
         return False
@@ -466,7 +466,7 @@ def _is_weight(value: ir.Value, record: WeightRecord, *, is_rearranged: bool = F
 
 
 def _expression(root: ir.Node) -> tuple[list[ir.Node], list[ir.Value]]:
-    """The nodes from `root` backwards, each before those it reads from, and the initializers they end in."""
+    """The node `root` and all nodes that it is computed from, `root` first, and the initializers that they read."""
     nodes, leaves, waiting = [], [], [root]
     while waiting:
         node = waiting.pop()

@@ -36,15 +36,15 @@ FORMAT = "onnx_gconv.mapping"
 FORMAT_VERSION: Final = 1
 
 READ_NOISE_FORMAT_VERSION: Final = 2
-"""Of models whose nodes draw the noise of readings: a reader that does not know of it would take them for others."""
+"""The version of manifests with read noise that nodes draw: a reader of version 1 would not expect those nodes."""
 
 PACKED_FORMAT_VERSION: Final = 3
-"""Of models with packed codes, codes of levels in four bits, integers that come back as near ones, or zero points of
-blocks: readers that do not know of them would go wrong."""
+"""The version of manifests with packed codes, level codes in four bits, integer codes limited to their range, or zero
+points of blocks: a reader of version 2 would rebuild such weights wrongly."""
 
 
 class Manifest(Record):
-    """The whole document."""
+    """The whole manifest: the mapped weights, the skipped weights with their reasons, and the versions."""
 
     format: Literal["onnx_gconv.mapping"] = "onnx_gconv.mapping"
     format_version: Literal[1, 2, 3] = 1
@@ -72,19 +72,22 @@ class Manifest(Record):
     def _has_the_version_of_its_weights(self) -> Self:
         if (version := format_version_of(self.weights)) != self.format_version:
             what = {
-                FORMAT_VERSION: "none draws noise of readings",
-                READ_NOISE_FORMAT_VERSION: "some draw noise of readings",
-                PACKED_FORMAT_VERSION: "some have packed codes, codes of levels in four bits, limited integers, or "
-                "zero points of blocks",
+                FORMAT_VERSION: "none of its weights draws noise of readings",
+                READ_NOISE_FORMAT_VERSION: "some of its weights draw noise of readings",
+                PACKED_FORMAT_VERSION: "some of its weights have packed codes, codes of levels in four bits, limited "
+                "integers, or zero points of blocks",
             }[version]
             if self.format_version == PACKED_FORMAT_VERSION:
-                what = "none has packed codes, codes of levels in four bits, limited integers, or zero points of blocks"
-            raise ValueError(f"the format version is {self.format_version}, but of its weights {what}")
+                what = (
+                    "none of its weights has packed codes, codes of levels in four bits, limited integers, or zero "
+                    "points of blocks"
+                )
+            raise ValueError(f"the format version is {self.format_version}, but {what}")
         return self
 
 
 def format_version_of(weights: Iterable[WeightRecord]) -> Literal[1, 2, 3]:
-    """The version of the format that a manifest of these weights has."""
+    """The format version of a manifest with these weights: the oldest one that describes them all."""
     found = list(weights)
     if any(weight.packing or weight.has_narrow_codes or weight.limited or weight.zero_point_blocks for weight in found):
         return PACKED_FORMAT_VERSION
@@ -95,7 +98,7 @@ def read_manifest(model: ir.Model) -> Manifest | None:
     """The manifest of a model, or None if it has none.
 
     Raises:
-        ModelError: If there is one that this version cannot read.
+        ModelError: If the manifest is damaged, or has a format version that this version of onnx_gconv cannot read.
     """
     text = model.metadata_props.get(MANIFEST_KEY)
     if text is None:

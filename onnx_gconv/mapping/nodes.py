@@ -1,4 +1,4 @@
-"""The nodes that rebuild a weight from its conductances."""
+"""Builds the nodes that compute a weight from its conductances."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ UNIT_KEY = "onnx_gconv.unit"
 
 _ROLES = {"Div": "rebuild", "Round": "round", "Floor": "round", "Cast": "cast"}
 
-# What the nodes give that keep codes within their range.
+# The suffixes of the results of the nodes that keep codes within their range.
 _LIMITED = {"Max": "not_below", "Min": "not_above"}
 
 _SCALE_UNIT = "uS per unit of weight"
 _WEIGHT_UNIT = "unit of weight"
 
-# The oldest opsets whose DequantizeLinear takes these codes, and the newest whose DequantizeLinear ONNX Runtime has.
+# The oldest opset whose DequantizeLinear takes codes of a type, and the newest whose DequantizeLinear ONNX Runtime has.
 _OLDEST_DEQUANTIZATION = {ir.DataType.UINT4: 21, ir.DataType.UINT8: 10, ir.DataType.UINT16: 21}
 _NEWEST_DEQUANTIZATION = 27
 
@@ -45,8 +45,9 @@ class IntegerCodes:
         zero_point: The zero points; None for 0.
         zero_point_name: The name of their initializer.
         has_round: Whether the opset has the op Round (since 11).
-        packed: How the codes are packed into bytes, which has zero points of its own; None if they are not.
-        limits: The lowest and the highest code, to which others are set; None if there are no others.
+        packed: How the codes are packed into bytes, with their zero points; None if they are not packed.
+        limits: The lowest and the highest code: Max and Min nodes clip the rebuilt codes to this range. None if no code
+            can be outside of it.
     """
 
     zero_point: ZeroPoint | None
@@ -58,15 +59,16 @@ class IntegerCodes:
 
 @dataclass(frozen=True, eq=False)
 class LevelCodes:
-    """How conductances that are stored as codes of levels are decoded.
+    """How conductances that are stored as level codes are decoded.
 
     Attributes:
         levels: The levels.
         dtype: The type in which conductances are decoded: FLOAT or DOUBLE.
         opset: The version of the default domain.
         names: Names of the decoded conductances.
-        is_folded: Whether they are to be decoded by nodes that ONNX Runtime folds, which it does not do with
-            DequantizeLinear: an op that reads packed codes computes otherwise where they are no constants.
+        is_folded: Whether ONNX Runtime has to fold the decoding nodes into constants. It does not fold
+            DequantizeLinear, so Cast and Mul nodes take its place. Ops that read packed codes need this: their kernels
+            compute differently if the codes are no constants.
     """
 
     levels: ConductanceLevels
@@ -81,7 +83,7 @@ class RebuiltWeight:
     """What replaces a weight in the graph.
 
     Attributes:
-        initializers: The conductances, the scale, and further constants if the decoding has them.
+        initializers: The conductances, the scale, and all other constants of the nodes.
         scale: The scale initializer.
         nodes: The nodes, in order.
         value: The rebuilt weight, with the name, type and shape of the weight.
@@ -114,10 +116,11 @@ def rebuild_nodes(
         Sub(W.g_plus, W.g_minus)       -> W.g_difference
         Div(W.g_difference, W.g_scale) -> W
 
-    Other coefficients add Mul and Add nodes, b a Sub, w0 an Add, integer codes a Round and an Add of their zero points,
-    and a weight of another type than its conductances a Cast. Codes of levels are decoded first: DequantizeLinear, and
-    an Add of the lowest level unless that is 0; or Cast and Gather for a table of levels. Scales that differ from tile
-    to tile are expanded by Gather nodes, one for the columns and one for the rows, and a Transpose::
+    Other coefficients need Mul and Add nodes, b needs a Sub, w0 an Add, integer codes a Round and an Add of their zero
+    points, and a weight of another type than its conductances a Cast. Level codes are decoded first: uniform levels by
+    DequantizeLinear and an Add of the lowest level unless that is 0, a table of levels by Cast and Gather. Scales that
+    differ from tile to tile are expanded to the shape of the weight by Gather nodes, one for the columns and one for
+    the rows, and a Transpose::
 
         Gather(W.g_scale, W.g_column_tile) -> Gather(W.g_row_tile) -> Transpose -> W.g_scale_expanded
 
@@ -126,17 +129,18 @@ def rebuild_nodes(
 
     Args:
         name: Name of the weight.
-        conductances: One tensor for each coefficient, named, of one shape and of type FLOAT or DOUBLE; or codes.
+        conductances: One named tensor for each coefficient, all of the weight's shape: conductances in µS of type FLOAT
+            or DOUBLE, or their level codes.
         decoding: c, b, scale and w0; scale and w0 are numbers, or arrays of the shape of `grid`.
         dtype: Type of the weight.
         scale_name: Name of the scale.
-        names: Gives the names of everything else.
-        codes: For a weight of integer codes, how they are rebuilt.
+        names: Provides the names of everything else.
+        codes: How the integer codes are rebuilt; None if the weight has none.
         grid: Which elements share a scale; None if all do.
         zero_name: Name of w0; a new one if None.
-        level_codes: For conductances that are stored as codes, how they are decoded.
-        shapes_in_nodes: Whether shapes are in Constant nodes, which hold integers since opset 9, or in initializers,
-            which ONNX Runtime refuses as shapes if they are in external data.
+        level_codes: How level codes are decoded; None if conductances are stored in µS.
+        shapes_in_nodes: Whether shapes are stored in Constant nodes, which can hold integers since opset 9, or in
+            initializers. ONNX Runtime refuses initializers in external data as shapes.
     """
     emitter = _Emitter(
         name,
@@ -223,15 +227,15 @@ class _Emitter:
         return "zero_point" if producer.metadata_props[ROLE_KEY] == "zero_point" else "zero"
 
     def _entries(self, name: str, role: str, entries: float | FloatArray, unit: str) -> ir.Value:
-        """The initializer for a scale or a zero: one number, or an entry for each group of elements."""
+        """Add the initializer of a scale or a zero: one number, or one for each group of elements that share it."""
         if isinstance(entries, float):
             return self._constant(name, role, entries, unit)
-        assert self._grid is not None  # noqa: S101 - it says what the entries are for
+        assert self._grid is not None  # noqa: S101 - an array of entries comes with the grid of its groups
         array = np.ascontiguousarray(self._grid.stored(entries).astype(self._compute.numpy()))
         return self._initializer(ir.tensor(array, name=name), name, role, unit)
 
     def _expanded(self, entries: ir.Value, role: str) -> ir.Value:
-        """An entry for each element of the weight, or what broadcasts to that."""
+        """Expand the entries of a scale or a zero to a value that broadcasts to the shape of the weight."""
         grid = self._grid
         if grid is None or grid.form != "tiles":
             return entries
@@ -253,11 +257,11 @@ class _Emitter:
         return value
 
     def _target_shape(self) -> ir.Value:
-        """The shape of the weight."""
+        """Add a constant with the shape of the weight."""
         return self._sizes(self._new("g_shape"), self._shape)
 
     def _sizes(self, name: str, integers: Sequence[int]) -> ir.Value:
-        """A shape, or axes."""
+        """Add a constant of integers, such as a shape or axes, as a Constant node or an initializer."""
         sizes = np.array(integers, np.int64)
         if not self._shapes_in_nodes:
             return self._integers(name, sizes, "shape")
@@ -265,7 +269,7 @@ class _Emitter:
         return self._node("Constant", [], "shape", [shape], dtype=ir.DataType.INT64, shape=[rank], name=name)
 
     def _decoded(self, devices: Sequence[ir.Value], codes: LevelCodes) -> Iterator[ir.Value]:
-        """The conductances in µS that codes stand for."""
+        """Decode level codes to conductances in µS."""
         levels = codes.levels
         if levels.step_us is None:
             table = levels.values(self._compute.numpy())
@@ -291,7 +295,7 @@ class _Emitter:
             yield value if lowest is None else self._node("Add", [value, lowest], "decode", name=name)
 
     def _packed(self, total: ir.Value, codes: IntegerCodes, packed: PackedWeight) -> ir.Value:
-        """The bytes into which codes are packed; see `packed_codes`."""
+        """Pack codes into bytes, by the nodes that the module `packed_codes` describes."""
         packing = packed.packing
         if packed.padding_name is not None:
             padding = self._array(packed.padding_name, packed.padding_numbers, "padding")
@@ -325,7 +329,7 @@ class _Emitter:
         return self._node("Cast", [total], "cast", [to], dtype=self._dtype, shape=packing.stored, is_weight=True)
 
     def _sum(self, total: ir.Value, shape: tuple[int, ...], opset: int) -> ir.Value:
-        """The sum along the last axis."""
+        """Sum along the last axis; `shape` is the shape of the result."""
         inputs, attributes, axis = [total], [ir.AttrInt64("keepdims", 0)], len(shape)
         if opset < AXES_AS_INPUT:
             attributes.append(ir.AttrInt64s("axes", [axis]))
@@ -334,14 +338,14 @@ class _Emitter:
         return self._node("ReduceSum", inputs, "pack", attributes, shape=shape, suffix="byte")
 
     def _array(self, name: str, numbers: NDArray[np.floating] | NDArray[np.int64], role: str) -> ir.Value:
-        """An initializer of the type in which weights are rebuilt."""
+        """Add an initializer of the type in which weights are rebuilt."""
         array = np.array(numbers, self._compute.numpy(), order="C")
         return self._initializer(ir.tensor(array, name=name), name, role, "")
 
     def _integer_steps(self, codes: IntegerCodes) -> Iterator[tuple[str, ir.Value | None]]:
         if codes.has_round:
             yield "Round", None
-        else:  # the same for numbers that are near to integers
+        else:  # equals Round for numbers near integers, as rebuilt codes are
             yield "Add", self._constant(self._new("g_half"), "half", 0.5, "")
             yield "Floor", None
         if codes.zero_point is not None:
@@ -350,7 +354,7 @@ class _Emitter:
         yield from self._limits(codes)
 
     def _zero_points(self, points: ir.Value, said: ZeroPoint) -> ir.Value:
-        """Zero points that broadcast to the weight: those of blocks are looked up for each index of the axis."""
+        """Expand zero points so that they broadcast to the weight; a Gather repeats each zero point over its block."""
         if said.blocks is None:
             return points
         axis = said.blocks.axis
@@ -360,7 +364,7 @@ class _Emitter:
         return self._node("Gather", [points, of_each], "zero_point", attributes, shape=shape, suffix=suffix)
 
     def _limits(self, codes: IntegerCodes) -> Iterator[tuple[str, ir.Value]]:
-        """What keeps codes within their range."""
+        """The Max and Min ops that keep codes within their range, with their limits."""
         names = ("Max", "lowest_code"), ("Min", "highest_code")
         for (op_type, suffix), limit in zip(names, codes.limits or (), strict=codes.limits is not None):
             yield op_type, self._constant(self._new(f"g_{suffix}"), "limit", limit, "")
@@ -411,10 +415,10 @@ class _Emitter:
         suffix: str | None = None,
         is_weight: bool = False,
     ) -> ir.Value:
-        """Append a node.
+        """Append a node and return its result.
 
-        Its result has the type in which weights are rebuilt and the shape of the weight unless told otherwise, and
-        bears the weight's name if it is the weight.
+        By default, the result has the type in which weights are rebuilt and the shape of the weight. It has the
+        weight's name if `is_weight`.
         """
         short = {"rebuild": "quotient", "zero": "sum", "zero_point": "code", "half": "raised"}.get(role, role)
         if is_weight:

@@ -1,8 +1,8 @@
-"""What nodes make of the initializers of a mapped weight before they compute with them.
+"""Follows the nodes that prepare the initializers of a mapped weight, back to these initializers.
 
-Codes of levels are decoded to conductances, and the entries of a grid are expanded to one for each element. What is
-found is followed backwards, from what the nodes give to what they read: other tools may let one initializer stand for
-several that are equal.
+Such nodes decode level codes to conductances, and expand the entries of a grid of scales to the elements of the weight.
+They are followed backwards, from their results to their inputs, and not by the names of initializers: another tool may
+have merged several equal initializers into one.
 """
 
 from __future__ import annotations
@@ -29,19 +29,26 @@ __all__ = [
 
 _UNARY_OPS = frozenset({"Cast", "Round", "Floor", "Transpose"})
 
-# Of opset 10 and of all since, an index of Gather may be one of these.
+# The type of the indices of Gather that look up a table of levels; every opset allows it.
 _GATHER_INDEX = ir.DataType.INT32
 
 
 class BrokenMappingError(Exception):
-    """What the graph has in place of a mapped weight; the message goes into the report of a check."""
+    """The graph does not rebuild a weight as its manifest says.
+
+    The message says what the graph has instead, and goes into the report of `CheckMapping`.
+    """
 
 
 def entries_behind(value: ir.Value | None, grid: ScaleGrid | None) -> ir.Value:
-    """The entries of a grid that nodes expand to a value, which has one for each element of the weight.
+    """The value with one entry for each group of a grid that Gather, Transpose and Reshape nodes expand to `value`.
+
+    Args:
+        value: The scale or the zero, expanded to the elements of the weight.
+        grid: Which elements share an entry; None if all do, and nothing is expanded.
 
     Raises:
-        BrokenMappingError: If the nodes do something else.
+        BrokenMappingError: If the nodes expand the entries in another way than the grid says.
     """
     if value is None:
         raise BrokenMappingError("a node that rebuilds the weight lacks an input")
@@ -72,15 +79,15 @@ def entries_behind(value: ir.Value | None, grid: ScaleGrid | None) -> ir.Value:
 
 
 def block_lookup(value: ir.Value, blocks: Blocks, shape: tuple[int, ...]) -> ir.Node:
-    """The node that gives each index of an axis of the weight the zero points of its block.
+    """The Gather node that repeats the zero points of blocks for each index along their axis of the weight.
 
     Args:
-        value: What it gives.
+        value: The output of the node.
         blocks: The blocks.
         shape: The shape of the weight.
 
     Raises:
-        BrokenMappingError: If it does something else.
+        BrokenMappingError: If no Gather node computes the value, or it looks up other blocks.
     """
     gather = _producer(value, "Gather")
     indices = None if gather.inputs[1] is None else constant_tensor(gather.inputs[1])
@@ -93,14 +100,14 @@ def block_lookup(value: ir.Value, blocks: Blocks, shape: tuple[int, ...]) -> ir.
 
 
 def stored_behind(value: ir.Value, record: WeightRecord) -> ir.Value | None:
-    """The initializer that holds a conductance: itself, or its codes; None if the value is no conductance.
+    """The initializer that holds a conductance in µS, or its level codes; None if the value is no conductance.
 
     Args:
-        value: What may be a conductance in µS.
-        record: The weight, which says how its conductances are stored.
+        value: The value that may be a conductance in µS.
+        record: The weight's record, which says how its conductances are stored.
 
     Raises:
-        BrokenMappingError: If codes are decoded by something else than the manifest says.
+        BrokenMappingError: If level codes are decoded in another way than the manifest says.
     """
     levels = record.levels_of_codes
     if levels is None:
@@ -128,7 +135,7 @@ def _behind_steps(value: ir.Value, levels: LevelsRecord, record: WeightRecord) -
 
 
 def _counted(node: ir.Node) -> ir.Value | None:
-    """The codes that a node multiplies with a step: DequantizeLinear, or Mul behind a Cast; None if it does neither."""
+    """The level codes that a DequantizeLinear, or a Mul after a Cast, multiplies by a step; None for other nodes."""
     if node.domain != "" or _second(node) is None:
         return None
     if node.op_type == "DequantizeLinear":
@@ -159,10 +166,10 @@ def _initializer_or_none(value: ir.Value) -> ir.Value | None:
 
 
 def _producer(value: ir.Value, op_type: str) -> ir.Node:
-    """The node that gives a value.
+    """The node that computes a value.
 
     Raises:
-        BrokenMappingError: If it is another op or lacks inputs.
+        BrokenMappingError: If there is none, or it is another op or lacks inputs.
     """
     node = value.producer()
     if node is None and value.is_initializer():
@@ -198,7 +205,8 @@ def only_user(value: ir.Value, op_type: str, slot: int) -> ir.Node:
     """The node that is the only reader of a value.
 
     Raises:
-        BrokenMappingError: If there are none or several, or it is another op or reads it at another input.
+        BrokenMappingError: If the value has no reader or several, or the reader is another op or reads it at another
+            input.
     """
     uses = [(node.op_type, index) for node, index in value.uses()]
     if uses != [(op_type, slot)]:
@@ -237,7 +245,7 @@ def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
 
 
 def integers(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The integers of a constant of one axis; None for everything else."""
+    """The integers of a one-dimensional constant; None for everything else."""
     tensor = None if value is None else constant_tensor(value)
     if tensor is None or not tensor.dtype.is_integer() or len(tensor.shape.numpy()) != 1:
         return None

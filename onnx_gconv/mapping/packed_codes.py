@@ -1,17 +1,18 @@
-"""The nodes that pack rebuilt codes into the bytes that an op reads: built, and found again.
+"""The nodes that pack rebuilt codes into the bytes that an op reads: what their constants hold, and how to find them.
 
-The codes less their zero points come out of the division by the scale. For codes of four bits in two blocks a row::
+The division by the scale gives the codes less their zero points. For 4-bit codes in two blocks a row, these nodes
+follow::
 
     Concat(W.g_quotient, W.g_padding)          -> W.g_padded        # only where a row does not fill its last block
     Reshape(W.g_padded, W.g_shape)             -> W.g_blocks        # [outputs, blocks, bytes of a block, codes of one]
     Add(W.g_blocks, W.g_zero_point)            -> W.g_code
     Round(W.g_code)                            -> W.g_round
-    Mul(W.g_round, W.g_place)                  -> W.g_placed        # [1, 16]; codes of a byte need neither
+    Mul(W.g_round, W.g_place)                  -> W.g_placed        # times [1, 16]; 8-bit codes need no Mul, ReduceSum
     ReduceSum(W.g_placed)                      -> W.g_byte
     Cast(W.g_byte)                             -> W
 
-Padding counts as codes less their zero points, too. All numbers behind Round are integers of at most eight bits, which
-floating-point numbers hold exactly, in whatever order they are added.
+The padding holds codes less their zero points, too. All numbers after Round are integers of at most eight bits, which
+floating-point numbers represent exactly, so that the order of the sum does not matter.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ class PackedWeight:
     """How rebuilt codes are packed.
 
     Attributes:
-        packing: Where they stand.
-        zero_point: The codes that stand for zero.
-        padding: The codes that fill the rows, [rows, padding].
-        padding_name: Name of the initializer for them; None if nothing fills the rows.
+        packing: The place of each code in the bytes.
+        zero_point: The codes that stand for zero: one for each block, or one for all.
+        padding: The codes that fill up the last block of each row, [rows, padding].
+        padding_name: Name of the initializer of the padding; None if there is no padding.
         opset: The version of the default domain.
     """
 
@@ -65,7 +66,7 @@ class PackedWeight:
 
     @property
     def blocks(self) -> int | None:
-        """How many zero points a row has; None if all codes have one."""
+        """How many zero points a row has; None if all codes of the weight share one."""
         return self.zero_point.values.shape[-1] if self.zero_point.values.ndim else None
 
     @property
@@ -76,7 +77,7 @@ class PackedWeight:
 
     @property
     def padding_numbers(self) -> NDArray[np.float64]:
-        """The codes that fill the rows less the zero points of the last blocks, [..., padding]."""
+        """The padding as the nodes concatenate it: codes less the zero points of the last blocks, [..., padding]."""
         shape = (*self.packing.shape[:-1], self.packing.padding)
         values = self.zero_point.values
         numbers: NDArray[np.float64] = self.padding.reshape(shape) - (values[..., -1:] if values.ndim else values)
@@ -84,11 +85,14 @@ class PackedWeight:
 
 
 def block_shape(packing: Packing, blocks: int | None) -> tuple[int, ...]:
-    """The shape in which zero points are added and bytes are put together.
+    """The shape in which nodes add zero points and combine codes to bytes: [..., blocks, bytes, codes of a byte].
+
+    The axis of blocks exists only if rows have several zero points, the last axis only for codes of less than eight
+    bits.
 
     Args:
-        packing: Where the codes stand.
-        blocks: How many zero points a row has; None if all codes have one.
+        packing: The place of each code in the bytes.
+        blocks: How many zero points a row has; None if all codes of the weight share one.
     """
     lead, stored = packing.shape[:-1], packing.stored
     if blocks is None or stored[: len(lead) + 1] == (*lead, blocks):
@@ -99,26 +103,26 @@ def block_shape(packing: Packing, blocks: int | None) -> tuple[int, ...]:
 
 
 def point_shape(packing: Packing, blocks: int) -> tuple[int, ...]:
-    """The shape of zero points of blocks, which broadcasts to `block_shape`."""
+    """The shape of the initializer of the zero points of blocks; it broadcasts to `block_shape`."""
     lead = packing.shape[:-1]
     return (*lead, blocks, *[1] * (len(block_shape(packing, blocks)) - len(lead) - 1))
 
 
 def place_values(packing: Packing) -> NDArray[np.float64]:
-    """What each code of a byte is multiplied with."""
+    """The factors that shift the codes of a byte to their places: ``2 ** (bits * place)``, the lowest place first."""
     return np.array([1 << (packing.bits * place) for place in range(packing.per_byte)], np.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class FoundPacking:
-    """The nodes that pack codes, as a graph has them.
+    """The nodes that pack codes, as they were found in a graph.
 
     Attributes:
-        nodes: The nodes, the first one first; the last Cast is not among them.
-        leaves: The initializers that they read.
-        value: What they give: bytes as numbers.
+        nodes: The nodes in the order of computation, without the last Cast.
+        leaves: The initializers that the nodes read.
+        value: The result of the nodes: bytes as floating-point numbers, which the last Cast reads.
         points: The initializer of the zero points.
-        zero_point: What it says.
+        zero_point: The zero points that it holds.
         padding: The initializer of the padding; None if there is none.
         limited_use: The node that reads the rounded codes, and the index of its input.
     """
@@ -132,13 +136,13 @@ class FoundPacking:
     limited_use: tuple[ir.Node, int]
 
     def named(self, record: WeightRecord) -> Iterator[tuple[ir.Value, str, str]]:
-        """The initializers that the manifest names: each with its name there, and what is done with it."""
-        yield self.points, record.zero_point or "", "as its zero points is added"
+        """The initializers that the manifest names: each with its name there, and the start of a message about it."""
+        yield self.points, record.zero_point or "", "the zero points added to it are"
         if self.padding is not None and record.packing is not None:
             yield self.padding, record.packing.padding or "", "its rows are filled with"
 
     def padding_codes(self, packing: Packing) -> NDArray[np.uint8]:
-        """The codes that fill the rows, [rows, padding], as the nodes compute them."""
+        """The codes that fill up the rows, [rows, padding], as the nodes compute them: rounded and clipped."""
         if self.padding is None or self.padding.const_value is None:
             return np.zeros((packing.rows, 0), np.uint8)
         numbers = all_elements(self.padding.const_value)
@@ -149,14 +153,14 @@ class FoundPacking:
 
 
 def found_packing(quotient: ir.Value, record: WeightRecord) -> FoundPacking:
-    """Follow the nodes that pack codes.
+    """Follow the nodes that pack codes, and check that they do what the manifest says.
 
     Args:
-        quotient: What the conductances give: codes less their zero points.
-        record: The weight.
+        quotient: The result of the division by the scale: codes less their zero points.
+        record: The weight's record in the manifest.
 
     Raises:
-        BrokenMappingError: If they do something else than the manifest says.
+        BrokenMappingError: If the nodes do something else than the manifest says.
     """
     return _Walk(quotient, record).found()
 
@@ -215,15 +219,15 @@ class _Walk:
         return node
 
     def _operand(self, node: ir.Node) -> ir.Value:
-        """The second input of a node, which is an initializer."""
+        """The second input of a node, which has to be an initializer."""
         operand = node.inputs[1]
         if operand is None or not operand.is_initializer() or operand.const_value is None:
-            raise BrokenMappingError(f"the node '{node.name}' ({node.op_type}) computes with no initializer")
+            raise BrokenMappingError(f"the second input of node '{node.name}' ({node.op_type}) is no initializer")
         self._leaves.append(operand)
         return operand
 
     def _constant(self, node: ir.Node) -> tuple[int, ...] | None:
-        """The integers of the second input of a node, which a Constant node or an initializer gives."""
+        """The integers of the second input of a node, if it is a Constant node or an initializer; None otherwise."""
         operand = node.inputs[1]
         if operand is None or (found := integers(operand)) is None:
             return None
@@ -269,7 +273,7 @@ class _Walk:
         return BlockZeroPoint(values, self._block, packing.shape)
 
     def _round(self) -> None:
-        if self._is_next("Add"):  # as Floor(x + 0.5) where there is no Round
+        if self._is_next("Add"):  # before opset 11, Floor(x + 0.5) stands for Round
             node = self._step("Add")
             if (half := scalar(self._operand(node))) != _HALF:
                 raise BrokenMappingError(f"{half} is added to it before it is rounded down, instead of {_HALF}")

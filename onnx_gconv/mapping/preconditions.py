@@ -1,4 +1,4 @@
-"""What a model has to be before its mapping may be read."""
+"""Checks that a model is mapped before a pass reads its mapping."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["ModelPreconditionError", "manifest_or_none", "require_mapped"]
 
 
 class ModelPreconditionError(ModelError, ir.passes.PreconditionError):
-    """A `ModelError` that onnx-ir knows as a precondition of a pass, and hands on as it is."""
+    """A `ModelError` that is also onnx-ir's `PreconditionError`, so that onnx-ir raises it unchanged from a pass."""
 
 
 def require_mapped(model: ir.Model) -> Manifest:
     """The manifest of a mapped model.
 
     Raises:
-        ModelPreconditionError: If there is none, or it cannot be read.
+        ModelPreconditionError: If there is no manifest, or it cannot be read.
     """
     manifest = manifest_or_none(model)
     if manifest is None:

@@ -1,4 +1,4 @@
-"""The nodes that draw readings of devices, anew in each run: how they are built, and found again."""
+"""Read noise as nodes of the graph: builds the nodes that draw it anew in each run, and finds them again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnx_gconv.mapping.unique_names import UniqueNames
 
 __all__ = ["DrawnNoise", "DrawnReading", "draw_readings", "drawn_reading"]
 
-# In which ONNX Runtime draws normal numbers. It has no RandomNormalLike of half precision.
+# The types in which ONNX Runtime has RandomNormalLike; it has none for half precision.
 _DRAWN_TYPES = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
 _DEFAULT_MEAN, _DEFAULT_DEVIATION = 0.0, 1.0
@@ -24,13 +24,13 @@ _DEFAULT_MEAN, _DEFAULT_DEVIATION = 0.0, 1.0
 
 @dataclass(frozen=True, eq=False)
 class DrawnNoise:
-    """How readings of one device of each element of a weight are to be drawn.
+    """The read noise of one conductance tensor: one device of each element of a weight.
 
     Attributes:
-        sigma: Their standard deviation in µS, of the type and shape of the conductances.
-        seed: Of the RandomNormalLike node; nodes with one seed would draw the same numbers.
-        low_us: The smallest reading.
-        high_us: The largest one; None for any.
+        sigma: The standard deviation of readings in µS, of the type and shape of the conductances.
+        seed: The seed of the RandomNormalLike node. Each node needs its own: equal seeds draw equal numbers.
+        low_us: The smallest reading in µS.
+        high_us: The largest reading in µS; None for no limit.
     """
 
     sigma: ir.TensorProtocol
@@ -41,12 +41,12 @@ class DrawnNoise:
 
 @dataclass(frozen=True, eq=False)
 class DrawnReading:
-    """Nodes that draw readings.
+    """Nodes that draw readings, as they were found in a graph.
 
     Attributes:
-        conductance: What readings are spread around, in µS.
-        sigma: The initializer of their standard deviation, in µS.
-        record: What the manifest says of them.
+        conductance: The conductance in µS to which the nodes add noise.
+        sigma: The initializer of the standard deviation of readings, in µS.
+        record: The record of this noise in the manifest.
     """
 
     conductance: ir.Value
@@ -64,16 +64,16 @@ def draw_readings(use: tuple[ir.Node, int], noise: DrawnNoise, weight: str, name
                  Max(W.g_plus_noisy, W.g_plus_lowest) -> W.g_plus_read
                  Sub(W.g_plus_read, W.g_minus)
 
-    A largest reading adds a Min, and half precision a Cast of the normal numbers, which are drawn in float32.
+    A largest reading needs a Min. In half precision the normal numbers are drawn in float32, and a Cast follows.
 
     Args:
         use: The node, and the index of the input that is the conductance.
         noise: How readings are drawn.
         weight: The name of the weight.
-        names: Gives the names of all that is new.
+        names: Provides the names of new nodes and values.
 
     Returns:
-        What the manifest says of it.
+        The record of this noise for the manifest.
     """
     node, index = use
     conductance, graph = node.inputs[index], node.graph
@@ -96,7 +96,7 @@ def draw_readings(use: tuple[ir.Node, int], noise: DrawnNoise, weight: str, name
 
 
 class _Emitter:
-    """Builds nodes whose results have the type and shape of a conductance, and names like it."""
+    """Builds nodes whose results have the type and shape of a conductance, and names that start with its name."""
 
     def __init__(self, conductance: ir.Value, tensor: ir.TensorProtocol, weight: str, names: UniqueNames) -> None:
         self._conductance = conductance
@@ -158,17 +158,17 @@ class _Emitter:
 
 
 def drawn_reading(value: ir.Value, record: WeightRecord) -> DrawnReading | None:
-    """The nodes that draw a value as readings of a device.
+    """The nodes that compute a value as noisy readings of a conductance.
 
     Args:
-        value: What may be readings, in µS.
-        record: The weight.
+        value: The value that may be readings, in µS.
+        record: The weight's record in the manifest.
 
     Returns:
-        None if the manifest says nothing of noise, or the value is computed by something else.
+        The nodes; None if the manifest has no read noise for the weight, or no Max or Min node computes the value.
 
     Raises:
-        BrokenMappingError: If they draw something else than the manifest says.
+        BrokenMappingError: If the nodes draw other readings than the manifest says.
     """
     last = value.producer()
     if not record.read_noise or last is None or last.op_type not in {"Max", "Min"} or last.domain != "":
@@ -205,13 +205,13 @@ def drawn_reading(value: ir.Value, record: WeightRecord) -> DrawnReading | None:
 
 
 def _limit(value: ir.Value | None, op_type: str) -> tuple[ir.Value | None, float | None]:
-    """What a node keeps within a limit, and the limit."""
+    """The input that a Max or Min node limits, and the limit."""
     node = _operands(value, op_type)
     return node.inputs[0], scalar(node.inputs[1])
 
 
 def _draw(value: ir.Value | None) -> ir.Node:
-    """The node that draws normal numbers, perhaps behind a Cast."""
+    """The RandomNormalLike node that draws a value, directly or through a Cast."""
     node = None if value is None else value.producer()
     if node is not None and node.op_type == "Cast" and node.inputs and node.inputs[0] is not None:
         node = node.inputs[0].producer()
@@ -225,7 +225,11 @@ def _draw(value: ir.Value | None) -> ir.Node:
 
 
 def _operands(value: ir.Value | None, op_type: str) -> ir.Node:
-    """The node of two inputs that gives a value."""
+    """The node of two inputs that computes a value.
+
+    Raises:
+        BrokenMappingError: If another op computes it, or none does.
+    """
     node = None if value is None else value.producer()
     if node is None or node.op_type != op_type or node.domain != "" or len(node.inputs) != 2:  # noqa: PLR2004
         found = "nothing" if value is None else f"'{value.name}'"

@@ -1,4 +1,4 @@
-"""Whether the tensors of a mapped weight are as the manifest says: their types and shapes, the scale and the zero."""
+"""Checks the types, the shapes, the scale and the zero of a mapped weight against the manifest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["structural_problems"]
 
 
 def structural_problems(mapped: MappedWeight) -> Iterator[str]:
-    """What is wrong with the types, the shapes, the scale and the zero of a mapped weight; nothing if nothing is."""
+    """Yield a message for each difference between a mapped weight and its record: types, shapes, scale and zero."""
     record = mapped.record
     levels = record.levels_of_codes
     stored_type = record.compute_dtype if levels is None else levels.storage
@@ -88,7 +88,7 @@ def _zero_problems(value: ir.Value, zero: ZeroRecord, record: WeightRecord) -> I
 
 
 def _is_alike_in_groups(entries: NDArray[np.float64], record: WeightRecord) -> bool:
-    """Whether entries that the graph holds once for each column are alike where elements share one."""
+    """Whether all columns that share an entry have the same one, where the initializer repeats entries by column."""
     grid = record.grid
     return grid is None or np.array_equal(grid.stored(grid.values(entries)), entries)
 

@@ -1,7 +1,7 @@
-"""What the file of a model says about the tensor of a weight, kept while the weight is mapped.
+"""Keeps the doc string and the metadata of a weight's tensor while the weight is mapped.
 
-The name of a mapped weight belongs to a value that nodes compute, which has metadata of its own, but no tensor. What
-the tensor said, its text and its metadata, is kept among the metadata of that value.
+A mapped weight is a value that nodes compute; it has metadata, but no tensor any more. The texts of the tensor are kept
+in the metadata of that value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _METADATA = f"{TENSOR_KEY}metadata."
 
 
 def kept_texts(tensor: ir.TensorProtocol) -> Iterator[tuple[str, str]]:
-    """The metadata of the rebuilt weight that keep what its tensor said."""
+    """Yield the keys and texts for the metadata of the rebuilt weight that keep the texts of its tensor."""
     if tensor.doc_string:
         yield _DOC_STRING, tensor.doc_string
     for key, text in tensor.metadata_props.items():
@@ -27,7 +27,7 @@ def kept_texts(tensor: ir.TensorProtocol) -> Iterator[tuple[str, str]]:
 
 
 def put_texts_back(tensor: ir.TensorProtocol, metadata: Mapping[str, str]) -> None:
-    """Let a tensor say what the metadata of the rebuilt weight keep."""
+    """Set the doc string and the metadata of a tensor to those kept in the metadata of the rebuilt weight."""
     tensor.doc_string = metadata.get(_DOC_STRING, tensor.doc_string)
     for key, text in metadata.items():
         if key.startswith(_METADATA):

@@ -1,4 +1,4 @@
-"""Names that no value and no node of a model bears yet, in any scope."""
+"""New names that no value and no node of a model has yet, in any scope."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["UniqueNames"]
 class UniqueNames:
     """Hands out new names; a taken one gets the suffix ``_1``, ``_2``, ...
 
-    All scopes count as one: a name that is new in a body, but stands in the graph around it, would shadow the other
-    value. onnx-ir itself does not notice such clashes.
+    A name is unique over all scopes: a new name in the body of an If or a Loop that the graph around it has, too, would
+    shadow that value. onnx-ir itself does not notice such clashes.
     """
 
     def __init__(self, model: ir.Model) -> None:

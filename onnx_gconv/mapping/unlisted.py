@@ -1,4 +1,4 @@
-"""Nodes that rebuild weights, found without a manifest: another tool may have dropped it, or an entry of it."""
+"""Finds nodes that rebuild weights without a manifest: another tool may have dropped it, or one of its entries."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["rebuilding_node", "rebuilding_nodes"]
 
 _SCALE = re.compile(r"(?P<weight>.+)\.g_scale(_\d+)?")
 
-# What may stand between conductances or a scale and the division.
+# The ops that may stand between conductances or a scale and the division.
 _OPERATIONS = frozenset(
     {"Add", "Sub", "Mul", "Cast", "DequantizeLinear", "Gather", "Transpose", "Reshape", "Max", "Min"}
 )
 
 
 def rebuilding_node(model: ir.Model) -> ir.Node | None:
-    """A node that rebuilds a weight: one that says so in its metadata, or by the names of what it reads."""
+    """The first node whose metadata, or else the names of its inputs, say that it rebuilds a weight; None if none."""
     marked = (node for graph in model.graphs() for node in graph if ROLE_KEY in node.metadata_props)
     return next(marked, None) or next((node for node, _ in rebuilding_nodes(model)), None)
 
@@ -40,7 +40,7 @@ def rebuilding_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, str]]:
 
 
 def _leaves(value: ir.Value | None) -> Iterator[str]:
-    """The names of what a value is computed from, by nodes as they rebuild weights."""
+    """The names of the values that a value is computed from by the ops of a mapping."""
     waiting, seen = [value], {value}
     while waiting:
         current = waiting.pop()

@@ -1,4 +1,4 @@
-"""Lets the readers of a value read another one, and keep what they say of it."""
+"""Replaces a value in the nodes that read it, and keeps how these nodes shard it over devices."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ __all__ = ["hand_over_use", "hand_over_uses"]
 
 
 def hand_over_uses(old: ir.Value, new: ir.Value) -> None:
-    """Let every node that reads `old`, and every graph that gives it, have `new` in its place.
+    """Replace `old` by `new` in all nodes that read it and in the outputs of all graphs.
 
-    How a node of a multi-device model shards the value holds for the new one, too; onnx-ir alone would drop it.
+    The sharding specifications that nodes of a multi-device model have for `old` move to `new`; onnx-ir alone would
+    drop them.
     """
     sharded = {node: node.device_configurations for node, _ in old.uses() if node.sharding_of(old)}
     old.replace_all_uses_with(new, replace_graph_outputs=True)
@@ -22,7 +23,7 @@ def hand_over_uses(old: ir.Value, new: ir.Value) -> None:
 
 
 def hand_over_use(node: ir.Node, index: int, new: ir.Value) -> None:
-    """Let one input of a node have `new`, sharded over devices as what it had before."""
+    """Replace one input of a node by `new`, with the sharding specifications that the old input had."""
     old = node.inputs[index]
     configurations = node.device_configurations
     node.replace_input_with(index, new)

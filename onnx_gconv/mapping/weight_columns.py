@@ -1,4 +1,4 @@
-"""The weights of a mapping as a table for programs."""
+"""The weights of a mapping as columns of a data frame."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["WeightRow", "weight_columns"]
 
 @dataclass(frozen=True)
 class WeightRow:
-    """A weight, whatever has become of it.
+    """A weight of a model, mapped or not.
 
     Attributes:
-        record: What is said of it.
-        status: What has become of it, such as ``mapped``.
-        reason: Why it is not mapped; None if it is.
+        record: The weight's record in the manifest.
+        status: The outcome, such as ``mapped``.
+        reason: Why the weight is not mapped; None if it is mapped.
     """
 
     record: WeightRecord | SkippedRecord
@@ -29,7 +29,11 @@ class WeightRow:
 
 
 def weight_columns(rows: Sequence[WeightRow]) -> Columns:
-    """The columns of a table with a row for each weight; `known_as` and `program_names` come from the program."""
+    """The columns of a table with one row for each weight.
+
+    `known_as` and `program_names` are names of the exported program, such as parameters of a PyTorch module. Scales are
+    in µS per unit of weight.
+    """
     records = [row.record for row in rows]
     mapped = [row.record if isinstance(row.record, WeightRecord) else None for row in rows]
     losses = [None if record is None else record.loss for record in mapped]
@@ -54,7 +58,7 @@ def weight_columns(rows: Sequence[WeightRow]) -> Columns:
 
 
 def _sqnr_db(loss: LossRecord) -> float:
-    """Infinite for a weight that is rebuilt without an error."""
+    """The SQNR in dB; infinite for a weight that is rebuilt without an error."""
     return math.inf if loss.sqnr_db is None else loss.sqnr_db
 
 

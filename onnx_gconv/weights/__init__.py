@@ -1,4 +1,4 @@
-"""Finding the weights of a model: which nodes multiply matrices, which constants feed them, which are skipped."""
+"""Finds the weights of a model: the constants that feed nodes which multiply matrices, and those that are skipped."""
 
 from __future__ import annotations
 

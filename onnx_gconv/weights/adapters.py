@@ -1,4 +1,7 @@
-"""Recognizes the matrices of adapters, such as those of LoRA, which are swapped while weights beneath them stay."""
+"""Recognizes the matrices of adapters, such as LoRA, by their names.
+
+Adapters are swapped while the weights that they adapt stay, so they suit digital hardware better than a chip.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from onnx_gconv.weights.names import modules_of, parameters_of
 
 __all__ = ["is_of_adapter"]
 
-# A step of a name that PEFT, diffusers or kohya's scripts give to matrices of LoRA, LoHa, LoKr and VeRA.
+# The part of a name by which PEFT, diffusers and kohya's scripts mark matrices of LoRA, LoHa, LoKr and VeRA.
 _ADAPTER = re.compile(
     r"(?:^|[./_:])(?:lora_(?:embedding_)?[abe]|lora[._](?:down|up)|hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|vera_[ab])"
     r"(?=$|[./_:])",
@@ -21,14 +24,14 @@ _ADAPTER = re.compile(
 
 
 def is_of_adapter(value: ir.Value, sources: Iterable[str], products: Iterable[ir.Node]) -> bool:
-    """Whether a weight is a matrix of an adapter, as far as names say it.
+    """Whether names say that a weight is a matrix of an adapter.
 
-    A weight into which an adapter has been merged comes from other parameters, too, and is none.
+    A weight into which an adapter has been merged is none: it comes from parameters of the base model, too.
 
     Args:
         value: The weight.
-        sources: The names of the constants that it is computed from; empty if it is one itself.
-        products: The nodes that multiply with it.
+        sources: The names of the constants that the weight is computed from; empty if it is a constant itself.
+        products: The nodes that multiply activations with the weight.
     """
     name = value.name or ""
     if sources := tuple(sources):

@@ -1,6 +1,7 @@
-"""Nodes that choose matrices of a stack while the model runs: experts by their numbers, layers one after the other.
+"""Nodes that choose matrices from a stack while the model runs, such as experts by index, or layers by a Scan.
 
-Which matrix is multiplied, an activation says; each of them is a weight as a whole::
+A stack is a constant that holds several matrices. An activation decides which of them is multiplied; the whole stack is
+mapped as one weight::
 
     W [experts, K, N], i -> Gather -> w [..., K, N];  x, w -> MatMul
 """
@@ -19,10 +20,10 @@ from onnx_gconv.weights.rearrangement import Evaluate, Rearrangement, is_rearran
 
 __all__ = ["PART_OPS", "Choice", "ChoosingStep", "StackOnItsWay", "choice_of", "choosing_step"]
 
-# They read the stack at their first input and the indices at the second.
+# These ops read the stack at their first input and the indices at the second.
 _BY_INDEX = frozenset({"Gather", "GatherND"})
 
-# They hand on a part of what was chosen, such as one of two matrices that stand side by side.
+# These ops pass on a part of what was chosen, such as one of two matrices that stand side by side.
 PART_OPS = frozenset({"Slice", "Split"})
 
 _SHAPE_KEEPING = frozenset({"Abs", "Cast", "Clip", "Identity", "Neg"})
@@ -30,12 +31,12 @@ _SHAPE_KEEPING = frozenset({"Abs", "Cast", "Clip", "Identity", "Neg"})
 
 @dataclass(frozen=True)
 class Choice:
-    """How a node chooses from a stack.
+    """Along which axes of a stack a node chooses, and which axes take their place in its result.
 
     Attributes:
-        first: The first axis of the stack along which it chooses.
-        axes: Along how many axes, one after the other.
-        indices: How many axes of the indices stand in their place.
+        first: The first axis of the stack along which the node chooses.
+        axes: The number of neighbouring axes along which it chooses.
+        indices: The number of axes of the indices that take the place of these axes in the result.
     """
 
     first: int
@@ -45,12 +46,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class ChoosingStep:
-    """One node back on the way from a value that is chosen while the model runs.
+    """One step back from a value that is chosen while the model runs.
 
     Attributes:
-        node: The node.
-        source: What it chooses from, or takes a part of.
-        choosers: The node and the index of that input, if it chooses.
+        node: The node that computes the value.
+        source: The input that the node chooses from, or takes a part of.
+        choosers: The node and the index of that input; empty if the node only takes a part.
     """
 
     node: ir.Node
@@ -59,9 +60,9 @@ class ChoosingStep:
 
 
 def choosing_step(value: ir.Value, values: ConstantValues) -> ChoosingStep | None:
-    """The node that gives a value by choosing from another one, or a part of what was chosen; None if none does.
+    """The step from a value to the value that it was chosen from, or is a part of; None if the value was not chosen.
 
-    It chooses by indices that are no constants, or as the Scan in whose body the value stands.
+    A node chooses by indices that are not constant. A Scan chooses one matrix after the other for an input of its body.
     """
     if values.is_constant(value):
         return None
@@ -80,9 +81,9 @@ def choosing_step(value: ir.Value, values: ConstantValues) -> ChoosingStep | Non
 
 
 def _scanned_input(value: ir.Value, values: ConstantValues) -> tuple[ir.Node, int] | None:
-    """The Scan node that hands an input of its body one matrix of a stack after the other, and the index of the stack.
+    """The Scan node whose body gets `value` as one matrix of a stack after the other, and the input with the stack.
 
-    None for other values, and for a Scan with lengths of sequences, as opset 8 had it.
+    None for other values, and for the Scan of opset 8, which takes lengths of sequences.
     """
     graph = value.graph
     if not isinstance(graph, ir.Graph) or not value.is_graph_input():
@@ -100,11 +101,11 @@ def choice_of(node: ir.Node, index: int, rank: int) -> Choice:
     Args:
         node: A Gather, GatherND or Scan.
         index: The index of the input that takes the stack.
-        rank: How many axes the stack has.
+        rank: The number of axes of the stack.
 
     Raises:
         EvaluationError: If the model does not say how many axes the indices have.
-        ValueError: If there is no such axis.
+        ValueError: If the node chooses along an axis that the stack does not have.
     """
     if node.op_type == "Scan":
         axes, scanned = node.attributes.get_ints("scan_input_axes") or (), index - _states(node)
@@ -125,13 +126,20 @@ def choice_of(node: ir.Node, index: int, rank: int) -> Choice:
 
 
 class StackOnItsWay:
-    """A stack on its way to a weight slot: how it has been rearranged, and the shape in which a node sees one choice.
+    """Tracks a weight, perhaps a stack, on its way to a weight slot: its rearrangements, and the shape that nodes see.
 
-    The axes along which nodes have chosen stand in front, where nodes see nothing of them. Axes of indices have the
-    size 1, as if one matrix were chosen: however many are, each is treated alike.
+    After a choice, nodes see one chosen matrix. The axes along which it was chosen are moved to the front of the weight
+    and hidden from the nodes behind. Axes of indices get the size 1, as if one matrix were chosen, because the same
+    happens to each chosen matrix.
 
     Args:
-        shape: The shape of the stack.
+        shape: The shape of the weight.
+
+    Attributes:
+        shape: The shape that the next node sees.
+        hidden: The sizes of the axes along which nodes have chosen.
+        steps: The rearrangements of the whole weight so far, with the hidden axes first.
+        has_indices: Whether `shape` has axes of indices.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -143,7 +151,7 @@ class StackOnItsWay:
         self._is_whole = True
 
     def choose(self, choice: Choice) -> None:
-        """Pass a node that chooses."""
+        """Record a node that chooses."""
         chosen = tuple(range(choice.first, choice.first + choice.axes))
         before, after = self.shape[: choice.first], self.shape[choice.first + choice.axes :]
         kept = (axis for axis in range(len(self.shape)) if axis not in chosen)
@@ -156,15 +164,15 @@ class StackOnItsWay:
             self.steps.append(Rearrangement("reshape", (*self.hidden, *self.shape)))
 
     def take_part(self) -> None:
-        """Pass a node that hands on a part. The matrices stay whole: another node may read the rest."""
+        """Record a node that passes on a part. The whole stack is mapped anyway: other nodes may read the rest."""
         self._is_whole = False
 
     def rearrange(self, node: ir.Node, evaluate: Evaluate) -> None:
-        """Pass a node that rearranges.
+        """Record a node that rearranges.
 
         Raises:
             EvaluationError: If a new shape or an axis cannot be computed.
-            ValueError: If it does not fit, or joins the axes of matrices with those of indices.
+            ValueError: If the node does not fit the shape, or merges axes of matrices with axes of indices.
         """
         if self.hidden and not self._is_whole and node.op_type in {"Reshape", "Flatten"}:
             raise ValueError(f"{node.op_type} of a part of what was chosen")
@@ -180,7 +188,7 @@ class StackOnItsWay:
             self.shape = step_shape(step, self.shape)
 
     def _append(self, step: Rearrangement) -> None:
-        """Note a step of the axes that nodes see, behind the others."""
+        """Append a rearrangement of the axes that nodes see, extended by the hidden axes in front."""
         hidden = len(self.hidden)
         if step.op == "reshape":
             self.steps.append(Rearrangement("reshape", (*self.hidden, *step.argument)))
@@ -212,10 +220,10 @@ class StackOnItsWay:
 
 
 def _new_shape(node: ir.Node, shape: Sequence[int], evaluate: Evaluate) -> list[int | None]:
-    """The shape that a Reshape gives, as far as it is known.
+    """The shape that a Reshape gives, with None for lengths that are not known.
 
     Raises:
-        EvaluationError: If nothing of it is.
+        EvaluationError: If not even the number of axes is known.
     """
     try:
         said = node.inputs[1] if len(node.inputs) > 1 else None
@@ -234,19 +242,26 @@ def _new_shape(node: ir.Node, shape: Sequence[int], evaluate: Evaluate) -> list[
 
 
 def _states(scan: ir.Node) -> int:
-    """How many states a Scan has, which stand before what it scans."""
+    """The number of state inputs of a Scan, which come before the inputs that it scans."""
     return len(scan.inputs) - scan.attributes.get_int("num_scan_inputs", 0)
 
 
 def _counted(axis: int, rank: int) -> int:
-    """An axis that may be counted from the end, from the front."""
+    """The non-negative number of an axis that may be counted from the end.
+
+    Raises:
+        ValueError: If there is no such axis.
+    """
     if not -rank <= axis < rank:
         raise ValueError(f"axis {axis} of {rank} axes")
     return axis % rank
 
 
 def _shape(value: ir.Value) -> tuple[int | None, ...] | None:
-    """The shape of a value, as far as the model says it or as nodes that give indices tell; None if it does not."""
+    """The shape of a value, from the model or from the nodes that compute it as indices; None if it is not known.
+
+    Lengths that are not known are None.
+    """
     if (tensor := constant_tensor(value)) is not None:
         return tuple(tensor.shape.numpy())
     if value.shape is not None:
@@ -264,7 +279,7 @@ def _shape(value: ir.Value) -> tuple[int | None, ...] | None:
 
 
 def _rearranged(node: ir.Node, before: tuple[int | None, ...] | None) -> tuple[int | None, ...] | None:
-    """The shape behind a node that rearranges indices, as far as constants tell it."""
+    """The shape of the result of a node that rearranges indices; None if its shape or axes are not constant."""
     given = node.inputs[1] if len(node.inputs) > 1 else None
     tensor = None if given is None else constant_tensor(given)
     axes = node.attributes.get_ints("axes") if given is None else None

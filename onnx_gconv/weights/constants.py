@@ -1,4 +1,4 @@
-"""Which values of a model are constant, and what they are computed from."""
+"""Finds the constant values of a model, and the initializers and Constant nodes that they are computed from."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = [
     "main_source",
 ]
 
-# Nodes without inputs, or with constant ones, that still give another value on every run.
+# Ops that give another value on every run, even with constant inputs.
 _RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
 
-_DROPOUT_TRAINING = 2  # its input
+_DROPOUT_TRAINING = 2  # the index of the input `training_mode`
 
 _MATRIX_RANK = 2
 
@@ -39,8 +39,8 @@ class Constant:
 
     Attributes:
         value: The value.
-        tensor: Its data.
-        scope: The graph it stands in.
+        tensor: The data of the value.
+        scope: The graph that owns the value.
     """
 
     value: ir.Value
@@ -50,12 +50,12 @@ class Constant:
 
 @dataclass(frozen=True)
 class Leaves:
-    """Where the computation of a value starts.
+    """The values from which another value is computed in the end.
 
     Attributes:
-        values: Values that no node computes, or only a Constant node.
-        ops: Op types of the nodes in between.
-        is_foldable: Whether all of these nodes give the same value on every run.
+        values: The values that no node computes, and the outputs of Constant nodes.
+        ops: The op types of the nodes in between.
+        is_foldable: Whether these nodes give the same value on every run, see `is_foldable`.
     """
 
     values: tuple[ir.Value, ...]
@@ -64,7 +64,7 @@ class Leaves:
 
 
 class ConstantValues:
-    """The constants of the main graph and of the bodies of If, Loop and Scan, and what is computed from them alone."""
+    """The constants of the main graph and of bodies of If, Loop and Scan, and the values computed from them alone."""
 
     def __init__(self, model: ir.Model, all_scopes: Collection[Scope]) -> None:
         self._functions = model.functions
@@ -79,11 +79,11 @@ class ConstantValues:
         return self._owners.get(graph)
 
     def take_for_constants(self, values: Iterable[ir.Value]) -> None:
-        """Let values count as constants that may be none, such as weights of which each run draws new readings."""
+        """Treat values as constants that may be none, such as weights that are rebuilt with read noise in each run."""
         self._known.update(dict.fromkeys(values, True))
 
     def is_constant(self, value: ir.Value) -> bool:
-        """Whether a value is computed from constants alone, without a body or a function call on the way."""
+        """Whether a value is computed from constants alone, by nodes without bodies that are no function calls."""
         waiting, entered = [value], set[ir.Value]()
         while waiting:
             current = waiting[-1]
@@ -100,15 +100,15 @@ class ConstantValues:
                 entered.add(current)
                 waiting.extend(unknown)
                 continue
-            self._known[current] = not unknown and all(self._known[item] for item in inputs)  # unknown: in a cycle
+            # An input that is still unknown here depends on the value itself: the graph has a cycle.
+            self._known[current] = not unknown and all(self._known[item] for item in inputs)
         return self._known[value]
 
     def sources(self, value: ir.Value) -> list[Constant]:
-        """The constants that a constant value is computed from.
+        """The constants that hold the numbers of a constant value, as opposed to shapes, indices and factors.
 
-        Those that hold its numbers, if there are any: not sizes and indices; of these, scalars, which have one element
-        and at most one axis, only if there is nothing else. Where all are of a type that sizes and indices have too,
-        all of them.
+        Constants of the types of shapes and indices, and constants of one element and at most one axis, are left out,
+        each unless nothing else is left.
         """
         found = leaves(value, self._functions)
         constants = [self.constants[leaf] for leaf in found.values if leaf in self.constants]
@@ -117,7 +117,7 @@ class ConstantValues:
         return more or numbers or constants
 
     def replaceable(self, value: ir.Value) -> list[ir.Value]:
-        """The inputs of graphs, with a default that a caller may replace, from which a constant value is computed."""
+        """The graph inputs with a default from which a constant value is computed: a caller may replace them."""
         return [leaf for leaf in leaves(value, self._functions).values if leaf.is_graph_input()]
 
     def ops(self, value: ir.Value) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ def constants_of(scope: Scope) -> Iterator[Constant]:
 
 
 def leaves(value: ir.Value, functions: Collection[tuple[str, str, str]]) -> Leaves:
-    """Follow the computation of a value back to where it starts."""
+    """Follow the computation of a value back to the values that no node computes."""
     found: dict[ir.Value, None] = {}
     ops: dict[str, None] = {}
     foldable = True
@@ -159,13 +159,13 @@ def leaves(value: ir.Value, functions: Collection[tuple[str, str, str]]) -> Leav
 
 
 def is_foldable(node: ir.Node, functions: Collection[tuple[str, str, str]]) -> bool:
-    """Whether a node computes the same from the same inputs, without a body and without a local function."""
+    """Whether a node gives the same results for the same inputs on every run, without a body or a local function."""
     has_body = any(a.type in {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS} for a in node.attributes.values())
     return not has_body and not _is_random(node) and node.op_identifier() not in functions
 
 
 def _is_random(node: ir.Node) -> bool:
-    """Whether a node draws random numbers; Dropout does only where it trains, which a third input says."""
+    """Whether a node draws random numbers; Dropout does so only if its third input says that it trains."""
     if node.op_type == "Dropout" and len(node.inputs) > _DROPOUT_TRAINING:
         training = node.inputs[_DROPOUT_TRAINING]
         said = None if training is None else constant_tensor(training)
@@ -174,7 +174,10 @@ def _is_random(node: ir.Node) -> bool:
 
 
 def main_source(sources: Collection[Constant]) -> Constant | None:
-    """The one constant that is the weight, among its scales, zero points and shapes; None if there are several."""
+    """The only matrix among some constants, or the only constant: the others are scales, zero points and shapes.
+
+    None if there are several matrices, or several constants and no matrix.
+    """
     matrices = [item for item in sources if len(item.tensor.shape.numpy()) >= _MATRIX_RANK]
     if len(matrices) == 1:
         return matrices[0]
@@ -197,7 +200,7 @@ def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
             return None
         attribute = node.attributes.get("value")
         if attribute is not None and not attribute.is_ref():
-            # `as_tensor` compares a tensor with all that its protocol asks for, which takes longer than all else here.
+            # `as_tensor` checks each member of the tensor protocol, which takes longer than everything else here.
             is_tensor = attribute.type == ir.AttributeType.TENSOR
             found: ir.TensorProtocol = attribute.value if is_tensor else attribute.as_tensor()
             return found

@@ -1,4 +1,4 @@
-"""Walks a model and finds every weight of every MVM op, wherever it lives."""
+"""Walks a model and finds the weights of all MVM ops, in all graphs, and what is skipped with its reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from onnx_gconv.weights.weight_path import SlotUse, WeightPath, path_to
 
 __all__ = ["find_weights", "readers_of_weights"]
 
-# As tables that no product reads, they hold indices.
+# Matrices of these types that no product reads are taken for tables of indices, and are not listed.
 _WIDE_INTEGERS = frozenset({ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32, ir.DataType.UINT32})
 
 
@@ -43,19 +43,22 @@ def find_weights(
 
     A weight is a constant that reaches a weight slot of an MVM op while the other operand is not constant: an
     initializer or the output of a Constant node, directly or through nodes that only rearrange it, cast it to a wider
-    type, or dequantize it; or else what nodes compute from constants alone.
-
-    Weights come in the order of the nodes that read them first.
+    type, or dequantize it. A value that other nodes compute from constants alone is a weight, too.
 
     Args:
         model: The model.
-        lookups: Op types whose tables count as weights, too: ``Gather``.
-        quantized: Whether weights of integer codes are found; they are listed as skipped if not.
-        freeze_inputs: Whether initializers that are inputs of the main graph too can be mapped; else they are skipped,
-            because a caller may replace them.
-        adapters: Whether matrices of adapters, such as those of LoRA, can be mapped; else they are skipped.
-        dequantized: Whether nodes that make numbers of integer codes compute weights of their own, so that the numbers
-            are mapped in place of the codes.
+        lookups: Op types of `LOOKUP_OPS`, such as ``Gather``, whose tables count as weights, too.
+        quantized: Whether weights of integer codes are found; if not, they are listed as skipped.
+        freeze_inputs: Whether initializers that are also inputs of the main graph can be mapped; if not, they are
+            skipped, because a caller may replace them.
+        adapters: Whether matrices of adapters, such as LoRA, can be mapped; if not, they are skipped.
+        dequantized: Whether the results of nodes that dequantize integer codes are mapped in place of the codes.
+
+    Returns:
+        The weights, in the order of the nodes that read them first, and what is skipped, with reasons.
+
+    Raises:
+        ModelError: If external data of a weight that nodes compute cannot be read.
     """
     kinds = _Kinds(
         lookups, quantized=quantized, freeze_inputs=freeze_inputs, adapters=adapters, dequantized=dequantized
@@ -66,15 +69,17 @@ def find_weights(
 def readers_of_weights(
     model: ir.Model, weights: Mapping[ir.Value, tuple[int, ...]], lookups: Collection[str] = ()
 ) -> dict[ir.Value, tuple[Consumer, ...]]:
-    """Who reads weights that nodes compute, as `find_weights` says it of constants. No values are read.
+    """The readers of weights that nodes compute, such as the rebuilt weights of a mapped model.
+
+    Readers are described as in `find_weights`. No data of the weights is read.
 
     Args:
         model: The model.
-        weights: The weights, which nodes compute from constants, perhaps with noise, and their shapes.
-        lookups: As for `find_weights`.
+        weights: The weights, which nodes compute from constants, perhaps with read noise, and their shapes.
+        lookups: Op types of `LOOKUP_OPS` whose tables count as weights, too.
 
     Returns:
-        For each weight its readers. One whose shape does not fit an op that reads it has none.
+        The readers of each weight; none for a weight whose shape does not fit an op that reads it.
     """
     kinds = _Kinds(lookups, quantized=True, freeze_inputs=True, adapters=True)
     return _Finder(model, kinds).readers(weights)
@@ -93,7 +98,14 @@ class _Kinds:
 
 @dataclass
 class _Use:
-    """How a constant is used, as far as the walk has come."""
+    """The uses of a constant that the walk over the nodes has found so far.
+
+    Attributes:
+        mvm_slots: The weight slots that the constant feeds, by node and index of its input.
+        constant_expression: A node that multiplies the constant with another constant.
+        function: The op type of a call of a local function that has the constant as a weight.
+        is_source: Whether a weight is computed from the constant.
+    """
 
     mvm_slots: dict[tuple[ir.Node, int], SlotUse] = field(default_factory=dict)
     constant_expression: ir.Node | None = None
@@ -145,7 +157,7 @@ class _Finder:
         return WeightSurvey(weights, tuple(skipped)).in_order_of_nodes(self._model)
 
     def _each_once(self, skipped: Iterable[SkippedWeight]) -> list[SkippedWeight]:
-        """Skipped weights, those that are whole constants only once: several weights may be computed from one."""
+        """Skipped weights, each constant listed once even if several skipped weights are computed from it."""
         found: dict[object, SkippedWeight] = {}
         for item in skipped:
             constant = None if item.value is None else self._values.constants.get(item.value)
@@ -198,15 +210,15 @@ class _Finder:
         return value is not None and self._values.is_constant(value)
 
     def _is_chosen_alone(self, path: WeightPath, activation: ir.Value | None) -> bool:
-        """Whether a way begins at a stack of weights, and what they are multiplied with does not, too."""
+        """Whether a path starts at a constant stack from which nodes choose, and the activation does not as well."""
         if not path.choosers or not self._values.is_constant(path.root):
             return False
         return activation is None or not self._values.is_constant(path_to(activation, self._values).root)
 
     def _fitting(self, use: _Use, shape: tuple[int, ...], *, is_packed: bool) -> tuple[_Use, str | None]:
-        """A use without slots that are given anything but whole matrices of a stack, and why these are left out.
+        """A use without the slots that do not get whole matrices of a stack, and why the first of these is left out.
 
-        A lookup that chooses matrices for a product is none that its table is mapped for.
+        A lookup op that chooses matrices for a product does not count as a weight slot of its own.
         """
         slots, problem = dict(use.mvm_slots), None
         for key, item in use.mvm_slots.items():
@@ -217,7 +229,7 @@ class _Finder:
         return replace(use, mvm_slots={key: item for key, item in slots.items() if key[0] not in choosers}), problem
 
     def _misfit(self, use: SlotUse, shape: tuple[int, ...], *, is_packed: bool) -> str | None:
-        """Why a slot is not given whole matrices of a stack of that shape; None if it is."""
+        """Why a slot does not get whole matrices of a stack of that shape; None if it does."""
         if use.slot.view is None:
             return "the op reads a layout of its own"
         try:
@@ -227,7 +239,10 @@ class _Finder:
         return None
 
     def _decide_computed(self, value: ir.Value, use: _Use) -> Iterator[FoundWeight | SkippedWeight]:
-        """Whether what nodes compute from constants can be mapped; without a known shape, its sources are listed."""
+        """Decide on a value that nodes compute from constants: a weight, or skipped.
+
+        If it is skipped and its shape is not known, its sources are listed instead.
+        """
         node = value.producer()
         assert node is not None and isinstance(node.graph, ir.Graph)  # noqa: PT018, S101 - it is computed in a graph
         scope = self._scope_of[node.graph]
@@ -275,7 +290,7 @@ class _Finder:
         yield weight
 
     def _decide(self, constant: Constant) -> FoundWeight | SkippedWeight | None:
-        """Whether a constant is a weight, a skipped weight, or nothing to speak of."""
+        """Decide on a constant: a weight, a skipped constant, or None for one that is not listed at all."""
         tensor = constant.tensor
         use, problem = self._uses[constant.value], None
         if use.mvm_slots:
@@ -304,9 +319,9 @@ class _Finder:
         """A constant as a weight.
 
         Raises:
-            EvaluationError: If how it is rearranged cannot be computed.
-            IndexError: If its shape does not fit a slot.
-            ValueError: If it does not.
+            EvaluationError: If a shape or an axis by which the constant is rearranged cannot be computed.
+            IndexError: If the shape of the constant does not fit a slot.
+            ValueError: If the shape of the constant does not fit a slot.
         """
         is_packed, evaluate = bool(_packed_uses(constant, use)), self._evaluator.evaluate
         shape = tuple(constant.tensor.shape.numpy())
@@ -321,21 +336,21 @@ class _Finder:
         return self._with_zero_point(self._of_integers(found), use) if found.is_integer else found
 
     def _of_integers(self, weight: FoundWeight) -> FoundWeight:
-        """Codes of which no node makes numbers, with a note if numbers were asked for."""
+        """A weight of codes that the op itself reads, with a note if dequantized numbers were asked for."""
         if not self._kinds.dequantized:
             return weight
         note = "its codes are mapped, not the numbers that they stand for: the op itself reads the codes"
         return replace(weight, notes=(*weight.notes, note))
 
     def _replaceable_shape(self, use: _Use) -> ir.Value | None:
-        """An input of the graph by which a caller may change how a constant is rearranged, or None."""
+        """A graph input through which a caller may change a shape by which a constant is rearranged; None if none."""
         nodes = (node for item in use.mvm_slots.values() for node in item.path.nodes if is_rearranging(node))
         shapes = (value for node in nodes if (value := _input(node, 1)) is not None and self._is_constant(value))
         inputs = (item for shape in shapes for item in self._values.replaceable(shape))
         return None if self._inputs_are_constants else next(inputs, None)
 
     def _obstacle(self, constant: Constant, use: _Use) -> tuple[SkipReason, str] | None:
-        """Why a constant in a weight slot cannot be mapped, in a few words, or None."""
+        """The reason and the detail why a constant in a weight slot cannot be mapped; None if it can."""
         tensor = constant.tensor
         obstacles = (
             (use.function is not None, SkipReason.INSIDE_FUNCTION, f"function {use.function}"),
@@ -363,7 +378,7 @@ class _Finder:
         return next(((reason, detail) for applies, reason, detail in obstacles if applies), None)
 
     def _skipped_codes(self, constant: Constant, use: _Use, reason: SkipReason, detail: str) -> SkippedWeight:
-        """A skipped weight, with the shape of its codes if it is packed ones, so that parameters are counted."""
+        """A skipped weight; packed codes get the shape of the codes, so that parameters are counted right."""
         skipped = _skipped(constant, use, reason, detail, is_mvm=True)
         if not constant.tensor.size:
             return skipped
@@ -374,19 +389,19 @@ class _Finder:
         for item in packed:
             try:
                 shape = item.packed_shape(tuple(constant.tensor.shape.numpy()), self._evaluator.evaluate)
-                assert item.slot.packed is not None  # noqa: S101 - it is packed
+                assert item.slot.packed is not None  # noqa: S101 - `_packed_uses` are uses of packed slots
                 return replace(skipped, shape=item.slot.packed.layout(item.node, shape).packing.shape)
             except WrongPackingError as error:
                 if error.said is not None:
                     return replace(skipped, shape=error.said)
             except (EvaluationError, ModelError, ValueError):
                 pass
-        # Nobody says how many numbers there are in bytes.
+        # The shape of bytes is not the shape of the weight, which is not known here.
         are_bytes = packed or (unreadable and constant.tensor.dtype == ir.DataType.UINT8)
         return replace(skipped, shape=None) if are_bytes else skipped
 
     def _with_zero_point(self, weight: FoundWeight, use: _Use) -> FoundWeight:
-        """A weight of integer codes with the zero points that all of its slots subtract."""
+        """A weight of integer codes with the zero points that its readers subtract; a note if they cannot be used."""
         found: list[ZeroPoint] = []
         problem = None
         for item in use.mvm_slots.values():
@@ -411,10 +426,10 @@ class _Finder:
 
         Args:
             constant: The constant.
-            use: How it is used.
-            problem: Why it is no stack of weights, if nodes choose from it.
+            use: The uses of the constant.
+            problem: If nodes choose from the constant: why it is no stack of weights.
         """
-        if use.is_source:  # of a computed weight, which is mapped or listed itself
+        if use.is_source:  # the weight that is computed from it is mapped or listed itself
             return None
         if (unmapped := self._unmapped.skipped(constant)) is not None:
             return unmapped if problem is None else replace(unmapped, detail=f"{unmapped.detail}: {problem}")
@@ -446,7 +461,7 @@ class _Finder:
 
 
 def _packed_uses(constant: Constant, use: _Use) -> list[SlotUse]:
-    """The slots that read codes packed into a constant: into bytes, or into what nodes cannot be given."""
+    """The slots that read a constant as packed codes: bytes, or tensors of other types that hold packed codes, too."""
     found = [item for item in use.mvm_slots.values() if item.slot.packed is not None]
     is_bytes = constant.tensor.dtype == ir.DataType.UINT8
     return [
@@ -455,12 +470,12 @@ def _packed_uses(constant: Constant, use: _Use) -> list[SlotUse]:
 
 
 def _is_undecoded(use: _Use) -> bool:
-    """Whether bytes are read by an op whose weights are decoded before they are looked for."""
+    """Whether an op without a matrix view reads packed codes: such weights are decoded before weights are found."""
     return any(item.slot.view is None and item.slot.packed is not None for item in use.mvm_slots.values())
 
 
 def _packed_obstacles(constant: Constant, use: _Use) -> Iterator[tuple[SkipReason, str]]:
-    """Why bytes cannot be unpacked."""
+    """The reasons and details why packed codes cannot be unpacked."""
     dtype = constant.tensor.dtype
     for item in _packed_uses(constant, use):
         if dtype != ir.DataType.UINT8:
@@ -473,7 +488,7 @@ def _packed_obstacles(constant: Constant, use: _Use) -> Iterator[tuple[SkipReaso
 
 
 def _readers(value: ir.Value, use: _Use) -> Iterator[tuple[ir.Node, int]]:
-    """The readers of a weight, seen through the nodes on the ways to its slots."""
+    """The readers of a weight; nodes on the paths to its weight slots are looked through."""
     return readers(value, _passed(use))
 
 
@@ -482,7 +497,7 @@ def _passed(use: _Use) -> frozenset[ir.Node]:
 
 
 def _products(use: _Use) -> list[ir.Node]:
-    """The nodes that multiply with a constant."""
+    """The nodes that multiply activations with a constant."""
     return [node for node, _ in use.mvm_slots]
 
 
@@ -512,7 +527,7 @@ def _input(node: ir.Node, index: int) -> ir.Value | None:
 
 
 def _largest(sources: Sequence[Constant]) -> list[Constant]:
-    """Those of some constants that have the most elements: codes, and not their scales and zero points."""
+    """The constants with the most elements: the codes, as opposed to their scales and zero points."""
     most = max((item.tensor.size for item in sources), default=0)
     return [item for item in sources if item.tensor.size == most]
 

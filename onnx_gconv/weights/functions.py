@@ -1,4 +1,4 @@
-"""Weights that local functions use: Constant nodes in their bodies, and arguments of their calls."""
+"""Finds the weights of local functions: Constant nodes in their bodies, and constant arguments of their calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Identifier: TypeAlias = tuple[str, str, str]
 
 
 class FunctionWeights:
-    """What the local functions of a model do with weights."""
+    """The weights of the local functions of a model."""
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
@@ -29,17 +29,18 @@ class FunctionWeights:
         self._weight_arguments: dict[_Identifier, tuple[frozenset[int], ...]] = {}
 
     def weight_arguments(self, node: ir.Node) -> tuple[frozenset[int], ...]:
-        """The inputs from which each weight slot in the body is fed, if the node calls a local function.
+        """The inputs of a call of a local function that feed the weight slots in its body.
 
         Returns:
-            For each slot, the indices of the node's inputs that it is computed from, or of the one from which nodes in
-            the body choose its matrix. The slot holds a weight if all of them are constant.
+            For each weight slot, the indices of the node's inputs that it is computed from, or the index of the input
+            from which nodes in the body choose a matrix for it. The slot holds a weight if all of these inputs are
+            constant. Empty if the node calls no local function.
         """
         identifier = node.op_identifier()
         if identifier not in self._functions:
             return ()
         if identifier not in self._weight_arguments:
-            self._weight_arguments[identifier] = ()  # ends the recursion of a function that calls itself
+            self._weight_arguments[identifier] = ()  # ends the recursion if a function calls itself
             inputs = list(self._functions[identifier].inputs)
             found: dict[frozenset[int], None] = {}
             for _, operands in self._weight_operands(self._functions[identifier]):
@@ -52,7 +53,7 @@ class FunctionWeights:
         return self._weight_arguments[identifier]
 
     def _stacks(self, function: ir.Function) -> Iterator[int]:
-        """The inputs of a function from which nodes of its body choose what is in a weight slot."""
+        """The indices of a function's inputs from which nodes of its body choose a matrix for a weight slot."""
         inputs = list(function.inputs)
         values = ConstantValues(self._model, [Scope(function.graph, "", None, None)])
         for node, operands in self._weight_operands(function):
@@ -68,7 +69,7 @@ class FunctionWeights:
     def constants_in(self, function: ir.Function) -> Iterator[SkippedWeight]:
         """The constants inside of one function that feed a weight slot there, or in a function that it calls.
 
-        A Constant node whose data is an attribute of the calls is one of them, though its shape is not known.
+        They include Constant nodes whose data is an attribute of the calls; the shape of these is not known.
         """
         graphs = [function.graph, *function.subgraphs()]
         scope = f"function {function.domain}.{function.name}"
@@ -115,7 +116,7 @@ def _skipped(value: ir.Value, source: Constant | None, scope: str, function: str
 
 
 def _functions_before(node: ir.Node, model: ir.Model, values: ConstantValues) -> set[ir.OperatorIdentifier]:
-    """The functions that compute what is in a weight slot of a node from constants alone."""
+    """The functions that compute the value in a weight slot of a node from constants alone."""
     row = mvm_op(node)
     found: set[ir.OperatorIdentifier] = set()
     for slot in () if row is None or not model.functions else row.slots:
@@ -150,9 +151,9 @@ def _calls_on_the_way(value: ir.Value, model: ir.Model, values: ConstantValues) 
 def functions_with_weights(model: ir.Model) -> frozenset[ir.OperatorIdentifier]:
     """The functions that have to be inlined before their weights can be mapped.
 
-    These are the functions whose bodies hold a constant for a weight slot, in their own nodes or in those of a function
-    that they call, the functions that the graphs of the model call with a constant for a weight slot, and those that
-    compute what is in a weight slot from constants.
+    A function has to be inlined if a constant in its body feeds a weight slot, there or in a function that it calls; if
+    a graph of the model calls it with a constant for a weight slot; or if it computes the value in a weight slot from
+    constants.
     """
     functions, all_scopes = FunctionWeights(model), scopes(model)
     values = ConstantValues(model, all_scopes)

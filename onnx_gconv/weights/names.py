@@ -1,4 +1,4 @@
-"""The names that people know a weight by, kind by kind; some of them are what exporters note in metadata."""
+"""The names that people know a weight by: its own, and those that exporters write into the metadata of nodes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ __all__ = [
 
 NameKind: TypeAlias = Literal["weight", "parameter", "node", "module", "op"]
 
-# What onnxscript's constant folding says of the names that a new initializer was computed from. The second key is that
-# of its older versions.
+# Under these keys, onnxscript's constant folding lists the names from which a new initializer was computed. The second
+# key is from its older versions.
 _FOLDED_FROM_KEYS = (
     "pkg.onnxscript.optimizer.folded_from",
     "pkg.onnxscript.optimizer.constant_folding.folded_from",
@@ -42,7 +42,7 @@ _INTERMEDIATE = re.compile(r"val_\d+|scalar_tensor_default(_\d+)?")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-# The metadata is text of a file that anyone may have written: a real one is no longer than this.
+# Metadata comes from files that anyone may have written, so longer texts than exporters write are not parsed.
 _LONGEST_LIST = 1 << 18
 
 
@@ -51,10 +51,12 @@ class WeightNames:
     """The names of one weight.
 
     Attributes:
-        weight: Its own.
-        parameter: The parameters of the exported program that it is or comes from; its own name if none are known.
-        node: The MVM nodes that read it.
-        module: The modules of the exported program that have it or that these stand in, and all that contain them.
+        weight: The name of the weight in the model.
+        parameter: The parameters of the exported program that the weight is or comes from; if none are known, its name
+            in the model.
+        node: The MVM nodes that read the weight.
+        module: The modules of the exported program that own the weight or contain these nodes, and their enclosing
+            modules.
         op: The op types of these nodes, ``Conv`` or ``com.microsoft.FusedConv``.
     """
 
@@ -69,10 +71,11 @@ class WeightNames:
         """The names of a weight.
 
         Args:
-            name: Its own.
-            parameters: The parameters of the exported program that it is or comes from; empty if none are known.
-            modules: The modules that have it.
-            nodes: The nodes that read it.
+            name: The name of the weight in the model.
+            parameters: The parameters of the exported program that the weight is or comes from; empty if none are
+                known.
+            modules: The modules that own the weight.
+            nodes: The MVM nodes that read the weight.
         """
         found = (*modules, *(module for node in nodes for module in modules_of(node)))
         return cls(
@@ -84,24 +87,24 @@ class WeightNames:
         )
 
     def of_kind(self, kind: NameKind | None) -> tuple[str, ...]:
-        """The names of a kind, or of all kinds."""
+        """The names of a kind; of all kinds if `kind` is None."""
         kinds: tuple[NameKind, ...] = get_args(NameKind) if kind is None else (kind,)
         return tuple(dict.fromkeys(name for each in kinds for name in getattr(self, each)))
 
     def match(self, pattern: str, kind: NameKind | None = None) -> bool:
-        """Whether a glob (``*``, ``?``, ``[abc]``; case matters) is one for a name of that kind, or of any."""
+        """Whether a glob (``*``, ``?``, ``[abc]``; case matters) matches a name of that kind, or of any if None."""
         return any(fnmatch.fnmatchcase(name, pattern) for name in self.of_kind(kind))
 
 
 def as_glob(pattern: str, names: Iterable[WeightNames], kind: NameKind | None = None) -> str:
-    """The glob that a pattern is; for a name that one of the weights has, the glob of that name and no other.
+    """The glob for a user's pattern; a pattern that is the name of a weight is escaped, so that it matches only that.
 
-    ``layers[0].w`` is a name, though as a glob it is one for ``layers0.w``.
+    For example, ``layers[0].w`` may be a name, though as a glob it would match ``layers0.w``.
 
     Args:
-        pattern: What a user wrote.
-        names: Those of the weights that it may be for.
-        kind: Of which of them.
+        pattern: The text that the user wrote.
+        names: The names of the weights that the pattern may stand for.
+        kind: The kind of names that the pattern may stand for; None for all.
     """
     return glob.escape(pattern) if any(pattern in each.of_kind(kind) for each in names) else pattern
 
@@ -110,8 +113,8 @@ def parameters_of(value: ir.Value) -> tuple[str, ...]:
     """The parameters of the exported program that a constant was computed from, sorted; empty if that is not known.
 
     PyTorch's exporter folds, for example, the transposition of a linear layer's weight into an initializer ``val_0``
-    and notes that it comes from ``encoder.lin.weight``. It notes intermediate results too: names with a dot are
-    parameters of modules, and only if there are none, others count as well.
+    and writes into its metadata that it comes from ``encoder.lin.weight``. The metadata also lists intermediate
+    results, so only names with a dot count, which are parameters of modules. If there are none, all names count.
     """
     for key in _FOLDED_FROM_KEYS:
         names = [name for name in _names(value.metadata_props.get(key)) if not _INTERMEDIATE.fullmatch(name)]
@@ -124,8 +127,8 @@ def parameters_of(value: ir.Value) -> tuple[str, ...]:
 def modules_of(node: ir.Node) -> tuple[str, ...]:
     """The modules that a node was exported from, outer ones first, e.g. ``encoder``, ``encoder.layers.0``.
 
-    They come from the node's metadata, or from its name if that is a path such as ``/encoder/layers.0/MatMul``, as
-    PyTorch's older exporter gives them. The nameless root is not among them.
+    They come from the node's metadata, or else from its name, if that is a path such as ``/encoder/layers.0/MatMul``,
+    which PyTorch's older exporter writes. The nameless root module is left out.
     """
     if _SCOPES_KEY in node.metadata_props:
         scopes = _names(node.metadata_props[_SCOPES_KEY])[:-1]  # the last one is the operation itself
@@ -135,20 +138,23 @@ def modules_of(node: ir.Node) -> tuple[str, ...]:
 
 
 def has_scopes(node: ir.Node) -> bool:
-    """Whether PyTorch's exporter notes in the metadata of a node which modules it was exported from."""
+    """Whether the metadata of a node say, as those of PyTorch's exporter do, which modules it was exported from."""
     return _SCOPES_KEY in node.metadata_props
 
 
 def class_of(node: ir.Node) -> str:
     """The class of the innermost module that a node was exported from, e.g. ``torch.nn.modules.linear.Linear``.
 
-    It is empty if the node does not say it.
+    It is empty if the metadata of the node do not name it.
     """
     return next(iter(_names(node.metadata_props.get(_CLASSES_KEY))[-2:-1]), "")  # the last one is the operation itself
 
 
 def enclosing_modules(modules: Iterable[str]) -> tuple[str, ...]:
-    """Modules and all that contain them: ``encoder.layers.0`` is in ``encoder.layers``, a list that is never called."""
+    """Modules and all modules that contain them.
+
+    ``encoder.layers.0`` is in ``encoder.layers``, which nodes do not name, because a ModuleList is never called.
+    """
     found: dict[str, None] = {}
     for module in modules:
         parts = module.split(".")
@@ -162,7 +168,7 @@ def op_type_of(node: ir.Node) -> str:
 
 
 def _modules_in_path(path: str) -> Iterator[str]:
-    """The modules in the name of a node.
+    """The modules in the name of a node, if that is a path.
 
     In a path, the children of a Sequential repeat its name: ``/features/features.1/conv/conv.0/Conv`` is a node of the
     module ``features.1.conv.0``.
@@ -178,7 +184,7 @@ def _modules_in_path(path: str) -> Iterator[str]:
 
 
 def _names(text: str | None) -> list[str]:
-    """The texts of a list as Python writes it; none if it is something else."""
+    """The strings in the text of a Python list; none if the text is something else."""
     if not text or len(text) > _LONGEST_LIST:
         return []
     try:
@@ -189,5 +195,5 @@ def _names(text: str | None) -> list[str]:
 
 
 def _is_text(item: object) -> TypeGuard[str]:
-    """Whether an item is a text that files can hold, which halves of a pair of surrogates are not."""
+    """Whether an item is a string that can be written to a file as UTF-8, which lone surrogates cannot."""
     return isinstance(item, str) and not _SURROGATE.search(item)

@@ -1,4 +1,4 @@
-"""What the default domain's opset of a model has to offer for rebuilding its weights."""
+"""The opsets of the default domain since which the ops that rebuild weights exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 FREE_INITIALIZERS_IR_VERSION = 4
-"""Below this IR version every initializer has to be an input of the graph, which says nothing of what callers do."""
+"""Below this IR version every initializer has to be a graph input, too, even if callers are not to replace it."""
 
 OLDEST_OPSET = 7
 """Sub and Div broadcast by shape since this opset, and ONNX Runtime has no kernels for their older versions."""
@@ -31,7 +31,7 @@ OLDEST_INTEGER_CONSTANTS = 9
 """Constant nodes hold integers since this opset."""
 
 OLDEST_NARROW_CODES = 21
-"""Codes of four bits, and DequantizeLinear of them, exist since this opset."""
+"""Codes of four bits, and a DequantizeLinear that takes them, exist since this opset."""
 
 OLDEST_CASTS = {
     ir.DataType.BFLOAT16: 13,
@@ -42,7 +42,7 @@ OLDEST_CASTS = {
     ir.DataType.INT4: 21,
     ir.DataType.UINT4: 21,
 }
-"""The opsets since which Cast gives these types; all others it gives since the oldest opset."""
+"""The opsets since which Cast can give these types; all other types it can give since `OLDEST_OPSET`."""
 
 _LONG_NAME = "ai.onnx"
 
@@ -53,13 +53,13 @@ def default_opset(model: ir.Model) -> int | None:
 
 
 def set_default_opset(model: ir.Model, version: int) -> None:
-    """Import a version of the default domain, under its short name alone."""
+    """Import a version of the default domain under its short name, the empty string, only."""
     model.opset_imports.pop(_LONG_NAME, None)
     model.opset_imports[""] = version
 
 
 def without_missing_casts(survey: WeightSurvey, opset: int | None) -> WeightSurvey:
-    """Move weights to the skipped ones if no node of the opset can give their type; None stands for a free choice."""
+    """Move weights to the skipped ones if Cast cannot give their type in an opset; None means that any is possible."""
     if opset is None:
         return survey
     kept: list[FoundWeight] = []

@@ -1,4 +1,4 @@
-"""Nodes that only rearrange the elements of a weight on its way to a weight slot, and what reads it behind them."""
+"""Nodes that only rearrange the elements of a weight on its way to a weight slot, and the readers behind them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Evaluate: TypeAlias = Callable[[ir.Value], NDArray[np.generic]]
-"""Gives the value of a constant, or raises EvaluationError."""
+"""Returns the array of a constant value, or raises EvaluationError."""
 
 REARRANGING_OPS = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
@@ -37,8 +37,8 @@ class Rearrangement:
     """One step: a transposition with the permutation of its axes, or a reshape (in row-major order) with the new shape.
 
     Attributes:
-        op: Which of the two.
-        argument: The permutation, or the shape.
+        op: ``transpose`` or ``reshape``.
+        argument: The permutation, or the new shape.
     """
 
     op: Literal["transpose", "reshape"]
@@ -50,17 +50,17 @@ class Rearrangement:
 
 
 def is_rearranging(node: ir.Node) -> bool:
-    """Whether a node gives the elements of its first input, at most in another order or shape."""
+    """Whether the output of a node has exactly the elements of its first input, perhaps in another order or shape."""
     return node.op_type in REARRANGING_OPS and node.domain == "" and bool(node.inputs) and node.inputs[0] is not None
 
 
 def rearrangement(node: ir.Node, shape: Sequence[int], evaluate: Evaluate) -> Rearrangement | None:
-    """What a rearranging node does with a tensor of the given shape; None if it does nothing.
+    """The rearrangement that a node applies to a tensor of the given shape; None for an Identity.
 
     Args:
         node: The node.
         shape: The shape of its first input.
-        evaluate: Gives the new shape or the axes, where these are an input.
+        evaluate: Returns the new shape or the axes, if they are an input.
 
     Raises:
         EvaluationError: If the new shape or the axes cannot be computed.
@@ -82,7 +82,7 @@ def rearrangement(node: ir.Node, shape: Sequence[int], evaluate: Evaluate) -> Re
 
 
 def step_shape(step: Rearrangement, shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape that a step makes of another shape."""
+    """The shape of a tensor of shape `shape` after a step."""
     return tuple(shape[axis] for axis in step.argument) if step.op == "transpose" else step.argument
 
 
@@ -127,10 +127,10 @@ def _unsqueezed(node: ir.Node, shape: tuple[int, ...], evaluate: Evaluate) -> tu
 
 
 def _counted_from_the_front(axes: Sequence[int], rank: int) -> frozenset[int]:
-    """Axes that may be negative, as positive ones.
+    """The non-negative numbers of axes that may be negative.
 
     Raises:
-        ValueError: If one stands twice, or there is no such axis.
+        ValueError: If an axis is there twice, or does not exist.
     """
     counted = frozenset(axis + rank if axis < 0 else axis for axis in axes)
     if len(counted) != len(axes) or not counted <= set(range(rank)):
@@ -139,7 +139,7 @@ def _counted_from_the_front(axes: Sequence[int], rank: int) -> frozenset[int]:
 
 
 def _integers(node: ir.Node, name: str, evaluate: Evaluate) -> tuple[int, ...] | None:
-    """The integers of the second input, or of the attribute that older opsets have in its place, if there are any.
+    """The integers of the second input, or of the attribute that older opsets have in its place; None if neither is.
 
     Raises:
         EvaluationError: If the input cannot be computed.
@@ -156,13 +156,13 @@ def _integers(node: ir.Node, name: str, evaluate: Evaluate) -> tuple[int, ...] |
 
 
 def readers(value: ir.Value, passed: Collection[ir.Node] = ()) -> Iterator[tuple[ir.Node, int]]:
-    """All nodes that read a value and the index of their input; nodes that only rearrange it are seen through.
+    """All nodes that read a value, directly or through nodes that only rearrange it, with the index of their input.
 
-    A rearranging node that nobody reads, because it gives a graph output, counts as a reader.
+    A rearranging node that no node reads, because it gives a graph output, counts as a reader itself.
 
     Args:
         value: The value.
-        passed: Further nodes that are seen through.
+        passed: Further nodes that are looked through.
     """
     waiting = [(node, index) for node, index in value.uses()][::-1]
     while waiting:
@@ -175,12 +175,12 @@ def readers(value: ir.Value, passed: Collection[ir.Node] = ()) -> Iterator[tuple
 
 
 def behind_node(node: ir.Node, index: int, passed: Collection[ir.Node] = ()) -> list[tuple[ir.Node, int]]:
-    """What reads a value behind a node that is seen through, as node and index of its input; else nothing.
+    """The readers behind a node that is looked through, with the index of their input; empty for other nodes.
 
     Args:
-        node: A node that reads the value.
-        index: The index of its input.
-        passed: Nodes that are seen through, besides those that only rearrange.
+        node: A node that reads a value.
+        index: The index of the input by which it reads the value.
+        passed: Nodes that are looked through, besides those that only rearrange.
     """
     if node not in passed and not (index == 0 and is_rearranging(node)):
         return []
@@ -188,12 +188,12 @@ def behind_node(node: ir.Node, index: int, passed: Collection[ir.Node] = ()) -> 
 
 
 def handed_on(node: ir.Node, index: int) -> list[ir.Value]:
-    """The values by which a node hands on what it reads at an input: what the body of a Scan gets, else its outputs."""
+    """The values that carry an input of a node further: the input of the body for a Scan, else the node's outputs."""
     if node.op_type != "Scan" or node.domain != "":
         return list(node.outputs)
     return [value for _, body in bodies(node) for value in body.inputs[index : index + 1]]
 
 
 def node_label(node: ir.Node) -> str:
-    """A node for people: ``name (op_type)``, or the op type if it has no name."""
+    """The text that names a node in messages: ``name (op_type)``, or the op type if it has no name."""
     return f"{node.name} ({node.op_type})" if node.name else node.op_type

@@ -1,4 +1,4 @@
-"""What is known of each weight of a model: where it stands and who reads it, or why it is skipped."""
+"""The records of a search for weights: each weight with the nodes that read it, or the reason why it is skipped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Consumer", "Dequantization", "FoundWeight", "PackedCodes", "SkipReas
 
 
 class SkipReason(enum.StrEnum):
-    """A reason. The value is what manifests and JSON output say; `explanation` is for people."""
+    """Why a weight is skipped. Manifests and JSON output contain the value; people read `explanation`."""
 
     BLOCK_PACKED = "block_packed"
     PREPACKED = "prepacked"
@@ -50,7 +50,7 @@ class SkipReason(enum.StrEnum):
 
     @property
     def explanation(self) -> str:
-        """What the reason means and, where there is one, the remedy."""
+        """The meaning of the reason, and the remedy if there is one."""
         return _EXPLANATIONS[self]
 
 
@@ -60,7 +60,7 @@ _EXPLANATIONS = {
     SkipReason.PREPACKED: "its bytes are, or may be, permuted for one processor, so that nobody can tell which "
     "code belongs to which input; export the model without prepacking, and give the node the attribute that says so "
     "(weight_prepacked or weights_prepacked = 0)",
-    SkipReason.QUANTIZED: "it consists of integer codes, which were not to be mapped",
+    SkipReason.QUANTIZED: "it consists of integer codes, and the settings leave quantized weights out",
     SkipReason.BEHIND_OTHER_NODES: "nodes that compute the weight cannot be evaluated; fold constants first",
     SkipReason.CONSTANT_EXPRESSION: "the node multiplies it with another constant, not with activations; fold "
     "constants first",
@@ -70,10 +70,10 @@ _EXPLANATIONS = {
     "upgrade_opset=True)",
     SkipReason.OVERRIDABLE_INPUT: "it is the default of a graph input, so a caller may replace it; make it a constant "
     "(--freeze-inputs, freeze_inputs=True)",
-    SkipReason.ADAPTER: "it is a matrix of an adapter, such as LoRA, which is swapped while the weights beneath it "
-    "stay, so that it is digital; map it, too (--include-adapters, include_adapters=True)",
-    SkipReason.INSIDE_FUNCTION: "a local function uses it that nobody calls, that cannot be inlined, or that has to "
-    "stay (--no-inline, inline_functions=False)",
+    SkipReason.ADAPTER: "it is a matrix of an adapter, such as LoRA, which is swapped while the weights that it adapts "
+    "stay, so it is left digital; map it, too (--include-adapters, include_adapters=True)",
+    SkipReason.INSIDE_FUNCTION: "it is used by a local function that no node calls, that cannot be inlined, or that "
+    "has to stay (--no-inline, inline_functions=False)",
     SkipReason.EMPTY: "it has no elements",
     SkipReason.INVALID_SHAPE: "its shape does not fit the op that reads it",
     SkipReason.NOT_SELECTED: "patterns or an override of the configuration leave it out",
@@ -84,7 +84,7 @@ _EXPLANATIONS = {
     "activations; register_mvm_op adds one",
     SkipReason.IN_ATTRIBUTE: "it stands in an attribute of a node, which may multiply it with activations; only what a "
     "node reads as an input can be rebuilt from conductances",
-    SkipReason.COMPILED: "the node holds a compiled model, whose weights nobody can tell; map the model before it is "
+    SkipReason.COMPILED: "the node holds a compiled model, whose weights cannot be read; map the model before it is "
     "compiled",
     SkipReason.NOT_AN_MVM_WEIGHT: "no MVM op reads it as a weight",
 }
@@ -96,11 +96,11 @@ class Consumer:
 
     Attributes:
         node: The node.
-        slot: Index of the input by which it reads the weight.
-        graph_path: Path of the graph the node stands in, see `Scope`.
+        slot: Index of the input by which the node reads the weight.
+        graph_path: Path of the graph that contains the node, see `Scope`.
         is_mvm: Whether the input is a weight slot of an MVM op.
-        path: How the weight is rearranged on its way to a weight slot; empty if it is not.
-        view: The matrix view of the rearranged weight, if the table has one for the op.
+        path: The rearrangements of the weight on its way to the weight slot.
+        view: The matrix view of the rearranged weight; None if the input is no weight slot.
     """
 
     node: ir.Node
@@ -113,16 +113,15 @@ class Consumer:
 
 @dataclass(frozen=True)
 class Dequantization:
-    """What nodes make of integer codes: ``scale * (code - zero point)``.
+    """How nodes dequantize integer codes: ``scale * (code - zero point)``.
 
     Attributes:
-        scale: Name of the value that holds the scale, or several; None if it has no name.
-        zero_point: Name of the value that holds the zero points; None for 0, or for one that the op has itself.
-        axis: The axis of the weight along which scales differ; None if all elements share one, or if they differ along
-            several axes or along one that is mixed with others on the way.
-        block: How many neighbours along the axis share a scale; None without an axis.
-        groups: Name of the value that says which scale and zero point belong to an input, in place of blocks; None if
-            blocks say it.
+        scale: Name of the value that holds the scale or the scales; None if it is not known.
+        zero_point: Name of the value that holds the zero points; None for 0, or for the default of the op.
+        axis: The axis of the weight along which scales differ. None if all elements share one scale, if scales differ
+            along several axes, or if a reshape on the way merges the axis with others.
+        block: The number of neighbours along the axis that share a scale; None without an axis.
+        groups: Name of the value that assigns a scale and a zero point to each input (g_idx); None if blocks do.
     """
 
     scale: str | None
@@ -138,8 +137,8 @@ class PackedCodes:
 
     Attributes:
         stored: The bytes.
-        packing: How they are packed.
-        block: How many codes along a row share a zero point.
+        packing: How the codes are packed into them.
+        block: The number of codes along a row that share a zero point.
     """
 
     stored: ir.TensorProtocol
@@ -148,7 +147,7 @@ class PackedCodes:
 
     @property
     def codes(self) -> UnpackedTensor:
-        """The codes."""
+        """The codes, unpacked while they are read."""
         return UnpackedTensor(self.stored, self.packing)
 
 
@@ -157,17 +156,17 @@ class FoundWeight:
     """A weight that can be mapped.
 
     Attributes:
-        value: The value that holds it: an initializer, the output of a Constant node, or what nodes compute from
-            constants.
-        tensor: Its data; for packed codes, the codes.
-        scope: The graph that owns it.
-        consumers: All nodes that read it, through nodes that only rearrange, widen or dequantize it too.
-        sources: For a computed weight, the names of the constants that it is computed from.
-        zero_point: For a weight of integer codes: the codes that stand for zero; None if that is 0 for all.
-        passed: The nodes that it is seen through on the ways to its weight slots.
-        notes: What a user should know of it, a line each.
-        packed: For codes that ops read packed into bytes, how; else None.
-        dequantization: For integer codes, what nodes make of them; None if that is not known.
+        value: The value that holds the weight: an initializer, the output of a Constant node, or a value that nodes
+            compute from constants.
+        tensor: The data of the weight; the unpacked codes if the value holds packed codes.
+        scope: The graph that owns the value.
+        consumers: All nodes that read the weight, directly or through nodes that rearrange, widen or dequantize it.
+        sources: The names of the constants that the weight is computed from; empty if no nodes compute it.
+        zero_point: The integer codes that stand for zero; None if the code 0 does, or if the weight has no codes.
+        passed: The nodes between the weight and its weight slots.
+        notes: Remarks for the user, a line each.
+        packed: The packed codes, if ops read the codes packed into bytes; else None.
+        dequantization: How nodes dequantize the integer codes; None if that is not known.
     """
 
     value: ir.Value
@@ -194,7 +193,7 @@ class FoundWeight:
 
     @property
     def stored_as(self) -> Literal["initializer", "constant", "computed"]:
-        """What holds the weight."""
+        """What holds the weight: an initializer, a Constant node, or other nodes, which compute it."""
         producer = self.value.producer()
         if producer is None:
             return "initializer"
@@ -207,50 +206,50 @@ class FoundWeight:
 
     @property
     def stored(self) -> ir.TensorProtocol:
-        """What the value holds: the weight, or the bytes into which its codes are packed."""
+        """The data of the value: the weight, or the bytes into which its codes are packed."""
         return self.tensor if self.packed is None else self.packed.stored
 
     @property
     def has_integers(self) -> bool:
-        """Whether conductances hold integers: codes less zero points that are integers, too."""
+        """Whether the numbers that conductances hold are integers: codes less integer zero points."""
         return self.is_integer and (self.zero_point is None or self.zero_point.is_integer)
 
     @property
     def numbers(self) -> ir.TensorProtocol:
-        """What conductances hold: the weight, or the codes minus their zero points."""
+        """The numbers that conductances hold: the weight, or its codes less their zero points."""
         if not self.is_integer:
             return self.tensor
-        # int32 differences have up to 33 bits, all others at most 17.
+        # Differences of int32 codes have up to 33 bits, which float32 cannot hold; all others have at most 17.
         dtype = ir.DataType.DOUBLE if self.tensor.dtype == ir.DataType.INT32 else ir.DataType.FLOAT
         return EffectiveIntegerTensor(self.tensor, self.zero_point, dtype)
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The parameters of the exported program that it comes from, as far as the exporter says.
+        """The parameters of the exported program that the weight comes from, as far as the exporter says.
 
-        The sources of a computed weight count among them: exporters name initializers after parameters.
+        They include the sources of a computed weight, because exporters name initializers after parameters.
         """
         return tuple(dict.fromkeys((*parameters_of(self.value), *self.sources)))
 
     @functools.cached_property
     def origin(self) -> Origin:
-        """Where it comes from in the exported program, as far as the exporter says."""
+        """The parameters and modules of the exported program that it comes from, as far as the exporter says."""
         readers = [Reader(item.node, item.slot, item.is_mvm) for item in self.consumers]
         return origin_of(self.value, self.sources, readers)
 
     @property
     def known_as(self) -> str:
-        """What people know it by: its parameter in the exported program, its module, or its name."""
+        """The name that people know the weight by: its parameter in the exported program, its module, or its name."""
         return known_as(self.name, self.origin.parameter, self.origin.modules)
 
     @property
     def quoted(self) -> str:
-        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        """The name for messages, in quotes: `known_as`, and the name in the model if that is another one."""
         return quoted_name(self.name, self.known_as)
 
     @property
     def names(self) -> WeightNames:
-        """The names that patterns choose it by."""
+        """The names by which patterns choose the weight."""
         origin, nodes = self.origin, [consumer.node for consumer in self.consumers if consumer.is_mvm]
         others = (other.name for other in origin.others)
         parameters = (*origin.tensors, *self.parameters, *others)
@@ -262,12 +261,12 @@ class SkippedWeight:
     """A weight, or another constant of at least two axes, that is not mapped.
 
     Attributes:
-        name: Its name, or the name of the value in the weight slot if it is computed from several constants.
-        shape: Its shape, or None if that is not known.
-        graph_path: Path of the graph that owns it, see `Scope`.
+        name: The name of the constant, or of the value in the weight slot if that is computed from several constants.
+        shape: The shape; None if it is not known.
+        graph_path: Path of the graph that owns the constant, see `Scope`.
         reason: Why it is not mapped.
-        detail: What exactly, in a few words: the op, the nodes, the value.
-        is_mvm: Whether it feeds a weight slot of an MVM op, or is or may be multiplied with activations otherwise.
+        detail: What exactly stands against it, in a few words: the op, the nodes, the value.
+        is_mvm: Whether it feeds a weight slot of an MVM op, or may be multiplied with activations in another way.
         consumers: The nodes that read it, as ``name (op_type)``, or their weight slots, as ``name (op_type)[slot]``.
         value: The value that holds it, or None if it stands in a local function.
         same_source_as: The constants with the same values, if one of them is mapped.
@@ -290,7 +289,7 @@ class SkippedWeight:
 
     @functools.cached_property
     def origin(self) -> Origin:
-        """Where it comes from in the exported program, as far as the exporter says."""
+        """The parameters and modules of the exported program that it comes from, as far as the exporter says."""
         if self.value is None:
             return Origin((), (), (), ())
         found = [Reader(node, slot, is_mvm=self.is_mvm) for node, slot in readers(self.value)]
@@ -298,17 +297,17 @@ class SkippedWeight:
 
     @property
     def known_as(self) -> str:
-        """What people know it by: its parameter in the exported program, its module, or its name."""
+        """The name that people know the weight by: its parameter in the exported program, its module, or its name."""
         return known_as(self.name, self.origin.parameter, self.origin.modules)
 
     @property
     def quoted(self) -> str:
-        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        """The name for messages, in quotes: `known_as`, and the name in the model if that is another one."""
         return quoted_name(self.name, self.known_as)
 
     @property
     def names(self) -> WeightNames:
-        """The names that patterns choose it by; all nodes that read it count."""
+        """The names by which patterns choose the constant, with those of all nodes that read it."""
         origin, nodes = self.origin, [] if self.value is None else [node for node, _ in readers(self.value)]
         others = (other.name for other in origin.others)
         parameters = (*origin.tensors, *self.parameters, *others)
@@ -316,7 +315,7 @@ class SkippedWeight:
 
     @classmethod
     def of(cls, weight: FoundWeight, reason: SkipReason, detail: str) -> SkippedWeight:
-        """A weight that could be mapped, but is not."""
+        """The record of a weight that could be mapped, but is skipped for the given reason."""
         return cls(
             name=weight.name,
             shape=weight.shape,
@@ -337,10 +336,11 @@ class WeightSurvey:
     skipped: tuple[SkippedWeight, ...]
 
     def in_order_of_nodes(self, model: ir.Model) -> WeightSurvey:
-        """The same, sorted by the node that multiplies with a weight first, or reads a skipped one first.
+        """The same weights, each sorted by the first node that multiplies with it, or reads it if it is skipped.
 
-        That is the order of the layers of a network. Bodies count where their node stands. What no node of a graph
-        reads, such as weights of local functions, comes last, in the order in which it was found.
+        This is the order of the layers of a network. Nodes of a body count at the place of the node that has the body.
+        Constants that no node of a graph reads, such as those of local functions, come last, in the order in which they
+        were found.
         """
         place = {node: number for number, node in enumerate(nodes_in_order(model.graph))}
 

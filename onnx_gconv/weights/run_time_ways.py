@@ -1,7 +1,7 @@
-"""Follows values back to constants through nodes that choose or change them at run time.
+"""Follows values back to constants through nodes that choose or change their elements at run time.
 
-Experts that an index chooses, weights of two branches, layers that a Scan runs through: such a matrix is multiplied
-with activations, but which elements of it, or when, the inputs of the model decide::
+Examples are experts that an index chooses, the weights of two branches of an If, or the layers of a Scan. Such a matrix
+is multiplied with activations, but the inputs of the model decide which of its elements, or when::
 
     W, i -> Gather -> w;  x, w -> MatMul        W is multiplied, chosen by Gather
 """
@@ -22,14 +22,14 @@ __all__ = ["RunTimeWays", "Way"]
 Way: TypeAlias = "dict[ir.Value, dict[str, None]]"
 """Constants from which the elements of a value come, each with the op types that choose or change them on the way."""
 
-# They hand on elements of their first input.
+# These ops pass on elements of their first input.
 _FIRST = """
 CastLike Cast CenterCropPad Compress ConcatFromSequence DepthToSpace DequantizeLinear Dropout Expand Flatten Gather
 GatherBlockQuantized GatherElements GatherND Identity Optional OptionalGetElement Pad Reshape ReverseSequence
 SequenceAt SequenceErase Slice SpaceToDepth Split SplitToSequence Squeeze Tile Transpose Trilu Unsqueeze
 """
 
-# The inputs whose elements a node hands on; None stands for all of them.
+# The inputs whose elements an op passes on; None stands for all inputs.
 _CARRIED: dict[str, tuple[int, ...] | None] = {
     **dict.fromkeys(_FIRST.split(), (0,)),
     "Concat": None,
@@ -43,20 +43,20 @@ _CARRIED: dict[str, tuple[int, ...] | None] = {
 
 _CARRYING_DOMAINS = frozenset({"", "com.microsoft"})
 
-# The first inputs of the body of a Loop are the number of the round and the condition.
+# The first two inputs of the body of a Loop are the number of the iteration and the condition; its states follow.
 _LOOP_STATES = 2
 
-# At opset 8, a Scan had the lengths of its sequences before its states.
+# Before this opset, the first input of a Scan held the lengths of its sequences.
 _SCAN_WITH_LENGTHS_UNTIL = 9
 
 
 class RunTimeWays:
-    """The ways from constants to values of a model that only run time decides.
+    """The ways from constants to values that are not constant, because the inputs of the model choose or change them.
 
     Args:
         model: The model.
-        values: What is constant in it.
-        opset: The version of ONNX's own ops that it imports.
+        values: The constant values of the model.
+        opset: The version of ONNX's own ops that the model imports.
     """
 
     def __init__(self, model: ir.Model, values: ConstantValues, opset: int | None) -> None:
@@ -71,7 +71,7 @@ class RunTimeWays:
                 self._note_arguments(node)
 
     def _note_arguments(self, node: ir.Node) -> None:
-        """Note what the inputs of bodies and functions are given by a node that runs them."""
+        """Record the values that a node passes to the inputs of its bodies or of the function that it calls."""
         if function := self._functions.get(node.op_identifier()):
             for value, given in zip(function.inputs, node.inputs, strict=False):
                 self._givers.setdefault(value, []).append(given)
@@ -84,7 +84,7 @@ class RunTimeWays:
                 self._givers.setdefault(value, []).extend(rule(node, body, number, self._opset))
 
     def way(self, value: ir.Value) -> Way | None:
-        """The constants that a value comes from, if activations only choose among them or change them; else None."""
+        """The constants that a value comes from, if activations only choose or change their elements; else None."""
         started: set[ir.Value] = set()
         waiting = [value]
         while waiting:
@@ -103,7 +103,7 @@ class RunTimeWays:
         return self._known[value]
 
     def _read_by(self, value: ir.Value) -> list[ir.Value]:
-        """The values that one is made of directly; none if it is constant or an activation."""
+        """The values from which a value gets its elements directly; empty for constants and activations."""
         if self._values.is_constant(value):
             return []
         return [*self._handed_on(value), *self._computed_from(value)]
@@ -124,19 +124,22 @@ class RunTimeWays:
         return joined or None
 
     def _computed_from(self, value: ir.Value) -> list[ir.Value]:
-        """The inputs of a node that computes with numbers. What it gives is a weight only if all of them are."""
+        """The inputs of a node that computes its result from all of them, such as Mul; empty for other nodes.
+
+        The result comes from constants only if all of these inputs do.
+        """
         node = value.producer()
         if node is None or self._handed_on(value) or any(True for _ in bodies(node)) or mvm_op(node) is not None:
             return []
         return [item for item in node.inputs if item is not None] if is_foldable(node, self._functions) else []
 
     def _handed_on(self, value: ir.Value) -> list[ir.Value]:
-        """The values whose elements one has: inputs of its node, results of bodies, arguments of functions."""
+        """The values whose elements a value may have: inputs of its node, results of bodies, arguments of functions."""
         node, index = value.producer(), value.index()
         if node is None or index is None:
             return [item for item in self._givers.get(value, ()) if item is not None]
         if (function := self._functions.get(node.op_identifier())) is not None:
-            # Of constants, a function makes a constant, whatever it does with them.
+            # From constants alone, a function computes a constant, whatever it does with them.
             given = [item for item in node.inputs if item is not None]
             is_of_constants = bool(given) and all(map(self._values.is_constant, given))
             return [*function.outputs[index : index + 1], *(given if is_of_constants else [])]
@@ -152,7 +155,7 @@ class RunTimeWays:
         return []
 
     def _label(self, value: ir.Value) -> tuple[str, ...]:
-        """The op type of the node that gives a value, if not all of its inputs come from the constants alone."""
+        """The op type of the node that computes a value, if activations steer it or it cannot be folded; else empty."""
         node = value.producer()
         if node is None:
             return (self._runners[value],) if value in self._runners else ()
@@ -170,14 +173,14 @@ _BodyInputs: TypeAlias = "Callable[[ir.Node, ir.Graph, int, int | None], list[ir
 
 
 def _of_loop(node: ir.Node, body: ir.Graph, number: int, _: int | None) -> list[ir.Value | None]:
-    """What an input of the body of a Loop is: a value to start with, and the body's own result of the round before."""
+    """The values of an input of the body of a Loop: the initial value, and the body's result of the last iteration."""
     if number < _LOOP_STATES:
         return []
     return [*node.inputs[number : number + 1], *body.outputs[number - 1 : number]]
 
 
 def _of_scan(node: ir.Node, body: ir.Graph, number: int, opset: int | None) -> list[ir.Value | None]:
-    """What an input of the body of a Scan is: a state, as in a Loop, or a slice of what is scanned."""
+    """The values of an input of the body of a Scan: those of a state, as in a Loop, or the tensor that is scanned."""
     first = 1 if opset is not None and opset < _SCAN_WITH_LENGTHS_UNTIL else 0
     states = len(body.inputs) - node.attributes.get_int("num_scan_inputs", len(body.inputs))
     results = body.outputs[number : number + 1] if number < states else ()
@@ -185,11 +188,11 @@ def _of_scan(node: ir.Node, body: ir.Graph, number: int, opset: int | None) -> l
 
 
 def _of_sequence_map(node: ir.Node, _: ir.Graph, number: int, __: int | None) -> list[ir.Value | None]:
-    """What an input of the body of a SequenceMap is: an element of a sequence."""
+    """The value of an input of the body of a SequenceMap: the sequence whose elements it gets."""
     return [*node.inputs[number : number + 1]]
 
 
 _BODY_INPUTS: dict[str, _BodyInputs] = {"Loop": _of_loop, "Scan": _of_scan, "SequenceMap": _of_sequence_map}
 
-# The output of a body that is the first one of its node; a Loop keeps the condition for itself.
+# The index of the output of a body that becomes the first output of its node; a Loop's first one is the condition.
 _BODY_OUTPUTS = {"If": 0, "Loop": 1, "Scan": 0, "SequenceMap": 0}

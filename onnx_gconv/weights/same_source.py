@@ -1,6 +1,7 @@
-"""Recognizes weights with equal values: exporters store a parameter twice, or fold its transposition away.
+"""Recognizes weights with equal values: exporters store a parameter twice, or once more transposed.
 
-Equal values alone do not make one parameter of two: layers that are copies of each other begin with equal ones.
+Equal values alone do not prove that two weights come from one parameter: layers that are copies of each other start
+with equal values.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Relation: TypeAlias = Literal["equal", "transposed", "rearranged"]
 _MATRIX_RANK = 2
 _BYTE = 8  # narrower types are packed
 
-# So many elements tell different weights apart, all but surely, before they are read in whole.
+# The number of elements that are compared first; they almost always tell different weights apart.
 _SAMPLES = 32
 
 
@@ -34,13 +35,13 @@ class SameSource:
     """Another constant that has the values of a weight.
 
     Attributes:
-        name: Its name.
+        name: The name of the other constant.
         graph_path: Path of the graph that owns it.
         relation: ``equal`` if both have the same elements in row-major order; ``transposed`` if one is the transpose of
-            the other; ``rearranged`` if the exporter says that both were computed from one parameter, of which they
-            have the number of elements and the extremes.
-        is_same_parameter: Whether it is known that both come from one parameter, since the exporter says so, or since
-            both are one tensor.
+            the other; ``rearranged`` if the exporter says that both were computed from one parameter, and both have the
+            same number of elements and the same extremes.
+        is_same_parameter: Whether both are known to come from one parameter: the exporter says so, or both are one
+            tensor.
     """
 
     name: str
@@ -54,11 +55,11 @@ class SourceCandidate:
     """A constant that may hold the same parameter as another one.
 
     Attributes:
-        name: Its name.
+        name: The name of the constant.
         graph_path: Path of the graph that owns it.
-        tensor: Its data.
-        parameters: The parameters it comes from, see `parameters_of`.
-        statistics: What is known of its elements if it is going to be mapped; None if it is skipped.
+        tensor: The data.
+        parameters: The parameters that the constant comes from, see `parameters_of`.
+        statistics: The extremes and other statistics of its elements if it is mapped; None if it is skipped.
     """
 
     name: str
@@ -69,7 +70,7 @@ class SourceCandidate:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape."""
+        """The shape of the constant."""
         return tuple(self.tensor.shape.numpy())
 
     def is_from_source_of(self, other: SourceCandidate) -> bool:
@@ -78,11 +79,11 @@ class SourceCandidate:
 
 
 def same_sources(candidates: Sequence[SourceCandidate]) -> list[tuple[SameSource, ...]]:
-    """For each candidate, the others with its values; only where at least one of them is mapped.
+    """For each candidate, the other candidates with its values, if at least one of them is mapped.
 
-    Only weights of one type, one number of elements and one pair of extremes are looked at; of these, some elements
-    are compared first, and all of them, chunk by chunk, only if those agree. Constant tensors are left out: that all
-    elements are equal says nothing of where they come from.
+    Only candidates of one type, size and pair of extremes are compared: some elements first, then, if these agree, all
+    elements in chunks. Tensors whose elements are all equal are left out, because equal values do not point to a common
+    source there.
 
     Raises:
         ModelError: If external data cannot be read.
@@ -105,9 +106,9 @@ class _Family:
     """Constants with equal values.
 
     Attributes:
-        first: The first of them, with which others are compared.
-        members: For each of them, whether it is transposed against the others of its part, and the number of its part:
-            between members of different parts, nothing but the exporter's word is known.
+        first: The first constant, with which others are compared.
+        members: For each constant, whether it is transposed against the first of its part, and the number of its part.
+            Elements are known to be equal within a part; that parts belong together is only the exporter's word.
     """
 
     first: int
@@ -125,7 +126,7 @@ class _Family:
 
 
 def _families(candidates: Sequence[SourceCandidate], group: Sequence[int]) -> Iterator[_Family]:
-    """Those of the group with at least two members, of which one is mapped."""
+    """The families of a group of candidates that have at least two members, one of which is mapped."""
     active = _worth_a_look(candidates, group)
     families: list[_Family] = []
     by_sample: dict[bytes, list[_Family]] = defaultdict(list)
@@ -145,7 +146,7 @@ def _families(candidates: Sequence[SourceCandidate], group: Sequence[int]) -> It
 
 
 def _worth_a_look(candidates: Sequence[SourceCandidate], group: Sequence[int]) -> list[int]:
-    """Those whose elements have to be read, because what is known of them does not tell them apart."""
+    """The candidates whose elements have to be read, because statistics do not tell them apart from all others."""
     known = Counter(candidates[n].statistics for n in group)
     skipped = known.pop(None, 0)
     if not known:
@@ -159,7 +160,7 @@ def _worth_a_look(candidates: Sequence[SourceCandidate], group: Sequence[int]) -
 
 
 def _samples(tensor: ir.TensorProtocol) -> tuple[bytes, bytes | None]:
-    """Elements at certain places, and those that its transpose has there if it is a matrix."""
+    """The elements of a tensor at pseudorandom places, and those of its transpose at these places if it is a matrix."""
     places = [int(place) for place in np.random.default_rng(tensor.size).integers(0, tensor.size, _SAMPLES)]
     with ElementBits(tensor) as bits:
         plain = bits.sample(places)
@@ -195,9 +196,9 @@ def _may_be_same(one: SourceCandidate, other: SourceCandidate) -> bool:
 
 
 def _joined_by_parameters(candidates: Sequence[SourceCandidate], families: Sequence[_Family]) -> list[_Family]:
-    """Join families that the exporter computed from one parameter, if they have its extremes.
+    """Join families that the exporter computed from one parameter, if their extremes are the same.
 
-    The number of elements alone does not tell a rearranged parameter from another third of a fused one.
+    The number of elements alone is not enough: queries and keys of a fused parameter have the same number, too.
     """
     joined: dict[str, list[_Family]] = defaultdict(list)
     result = []
@@ -218,7 +219,7 @@ def _joined_by_parameters(candidates: Sequence[SourceCandidate], families: Seque
 
 
 def _statistics(item: SourceCandidate) -> WeightStatistics | None:
-    """The extremes of a constant, read if they are not known; None if it has values that are not finite."""
+    """The statistics of a constant, computed if they are not known; None if it has values that are not finite."""
     if item.statistics is not None:
         return item.statistics
     try:

@@ -13,15 +13,15 @@ __all__ = ["Scope", "bodies", "nodes_in_order", "outermost_node", "scopes"]
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """A graph and where it stands.
+    """A graph, and its place in the model.
 
     Attributes:
         graph: The graph.
         path: Empty for the main graph, else ``node.attribute`` for each level, joined by ``/``, e.g.
-            ``If_0.else_branch/Loop_2.body``. A node without a name, or whose name is not unique in its graph, counts
-            as ``OpType#k``, the k-th node with a body in its graph, from 0.
+            ``If_0.else_branch/Loop_2.body``. A node without a name, or with a name that is not unique in its graph, is
+            written as ``OpType#k``: the k-th node with a body in its graph, counted from 0.
         node: The node whose attribute the graph is; None for the main graph.
-        parent: The scope that node stands in; None for the main graph.
+        parent: The scope of that node; None for the main graph.
     """
 
     graph: ir.Graph
@@ -31,7 +31,7 @@ class Scope:
 
 
 def scopes(model: ir.Model) -> list[Scope]:
-    """All graphs of a model, outer ones before inner ones. Function bodies are not among them."""
+    """All graphs of a model except for function bodies, outer graphs before inner ones."""
     found: list[Scope] = []
     waiting = [Scope(model.graph, "", None, None)]
     while waiting:
@@ -52,7 +52,7 @@ def _inner_scopes(scope: Scope) -> Iterator[Scope]:
 
 
 def bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
-    """The graphs that a node has as attributes, with the names of these."""
+    """The graphs in the attributes of a node, each with the name of its attribute."""
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             yield attribute.name, attribute.as_graph()
@@ -62,7 +62,7 @@ def bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
 
 
 def nodes_in_order(graph: ir.Graph) -> Iterator[ir.Node]:
-    """All nodes of a graph in their order, those of bodies behind the node that has these."""
+    """All nodes of a graph in their order; the nodes of a body follow the node that has the body."""
     waiting = [iter(graph)]
     while waiting:
         node = next(waiting[-1], None)

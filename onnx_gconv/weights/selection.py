@@ -1,4 +1,4 @@
-"""Choosing weights by patterns over the names that people know."""
+"""Selects weights by patterns over the names that people know."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _MOST_SUGGESTIONS = 3
 
 @dataclass(frozen=True)
 class WeightSelection:
-    """Globs (``*``, ``?``, ``[abc]``; case matters) over the names that people know a weight by, or such names.
+    """A selection of weights by names or globs (``*``, ``?``, ``[abc]``; case matters).
 
-    These are: its own name, the parameters of the exported program that it comes from, the names and the op types of
-    the MVM nodes that read it (``Conv``, ``com.microsoft.FusedConv``), and the modules of the exported program that
-    these nodes stand in. A module stands for all weights in it and in its inner modules.
+    A pattern can match the name of a weight, a parameter of the exported program that the weight comes from, the name
+    or the op type of an MVM node that reads it (``Conv``, ``com.microsoft.FusedConv``), or a module of the exported
+    program that contains such a node. A module stands for all weights in it and in its inner modules.
 
     Attributes:
         include: Weights to map; all if empty.
@@ -67,7 +67,7 @@ class WeightSelection:
 
 
 def unmatched(pattern: str, survey: WeightSurvey, kind: NameKind | None = None) -> str:
-    """What to say of a pattern that matches no weight that can be mapped: why, or the nearest names."""
+    """The message for a pattern that matches no weight that can be mapped: why the weight is skipped, or near names."""
     glob = as_glob(pattern, (item.names for item in survey.skipped), kind)
     skipped = next((item for item in survey.skipped if item.names.match(glob, kind)), None)
     if skipped is not None:
@@ -80,7 +80,7 @@ def unmatched(pattern: str, survey: WeightSurvey, kind: NameKind | None = None) 
     if nearest:
         listed = ", ".join(f"'{name}'" for name in nearest)
     elif survey.weights:
-        listed = "none: the model says none"
+        listed = "none: the model has no such names"
     else:
         listed = "none: the model has no weight that can be mapped"
     return f"the pattern '{pattern}' matches {_KIND_IN_WORDS[kind]}; nearest names: {listed}"

@@ -1,7 +1,7 @@
-"""Reads no more of a stored tensor than what a node hands on: one matrix of a stack of ten thousand, say.
+"""Reads only the part of a stored tensor that a node passes on, such as one matrix of a stack of ten thousand.
 
-Each of the matrices is computed on its own; to read the stack for each of them would take time that grows with the
-square of their number.
+Each matrix of a stack is a weight that is computed on its own. Reading the whole stack for each would take time that
+grows with the square of their number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnx_gconv.tensors.streamed import elements_along
 
 __all__ = ["STACK_OPS", "part_outputs"]
 
-# To read all is as good if a part is not much smaller, or if it lies in many places of the file.
+# A part is read alone only if it is at most one half of the tensor and lies in at most so many places of the file.
 _WORTH_IT = 2
 _MOST_PLACES = 256
 
@@ -30,17 +30,17 @@ _Stretch: TypeAlias = tuple[int, int, int]
 def part_outputs(
     node: onnx.NodeProto, stack: ir.TensorProtocol, others: Sequence[NDArray[Any] | None], used: Sequence[bool]
 ) -> list[NDArray[Any] | None] | None:
-    """What a Gather, Slice or Split gives, from the part of a stored tensor that it hands on.
+    """The outputs of a Gather, Slice or Split, computed from only the part of a stored tensor that it passes on.
 
     Args:
         node: The node.
-        stack: Its first input.
-        others: Its other inputs, which are tensors; None for one that is left out.
-        used: For each of its outputs whether it is needed.
+        stack: The first input of the node.
+        others: The values of its other inputs; None for an omitted one.
+        used: For each output, whether it is needed.
 
     Returns:
-        The outputs, None for one that is not needed; or None if all of the tensor has to be read, or if the node does
-        not fit it.
+        The outputs, with None for those that are not needed; or None in place of all if the whole tensor has to be
+        read, or if the node does not fit the tensor.
     """
     rule = _RULES.get(node.op_type) if node.domain == "" else None
     attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
@@ -107,7 +107,7 @@ def _split(
 
 
 def _read(stack: ir.TensorProtocol, stretch: _Stretch) -> NDArray[Any] | None:
-    """A stretch of a stored tensor; None if it does not lie within it, or is no part that is worth it."""
+    """A stretch of a stored tensor; None if it is not within the tensor, or if reading it alone does not pay."""
     axis, first, stop = stretch
     shape = stack.shape.numpy()
     if not 0 <= first < stop <= shape[axis] or _WORTH_IT * (stop - first) > shape[axis]:
@@ -122,4 +122,4 @@ _Rule: TypeAlias = Callable[
 _RULES: dict[str, _Rule] = {"Gather": _gathered, "Slice": _sliced, "Split": _split}
 
 STACK_OPS = frozenset(_RULES)
-"""The op types that may hand on a part."""
+"""The op types that may pass on a part of a tensor."""

@@ -1,4 +1,7 @@
-"""Finds the matrices of products that the table of MVM ops does not lead to: no share of 100 % leaves them out."""
+"""Finds constants that are, or may be, multiplied with activations, but that no path leads to from an MVM op.
+
+They are listed as skipped, so that a report never says that 100 % of a model are mapped while some are left out.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ __all__ = ["UnmappedProducts", "is_matrix_of_numbers"]
 
 _MATRIX_RANK = 2
 
-# Indices, masks and texts; weights and packed codes have other types.
+# The types of indices, masks and texts; neither weights nor packed codes have them.
 _NO_WEIGHTS = frozenset(
     {
         ir.DataType.INT64,
@@ -34,22 +37,22 @@ _NO_WEIGHTS = frozenset(
 )
 
 
-# Of which packed codes may consist that have no rows; zero points of channels are fewer.
+# The types of packed codes along one axis, and their least number; zero points of channels are fewer.
 _CODES = frozenset({ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8})
 _FEWEST_FLAT_CODES = 1024
 
 
 @dataclass
 class _Uses:
-    """What reads a matrix.
+    """The uses of a constant. Dicts are ordered sets.
 
     Attributes:
-        slots: Weight slots that it reaches, as ``name (op_type)[slot]``.
-        choosers: The op types that choose or change it on the way there.
-        unlisted: The ops without a row that read it.
-        readers: Their nodes.
+        slots: The weight slots that the constant reaches, as ``name (op_type)[slot]``.
+        choosers: The op types that choose or change its elements on the way there.
+        unlisted: The ops that read it and have no row in the table of MVM ops.
+        readers: The nodes of these ops.
         is_compiled: Whether all of these nodes hold a compiled model.
-        is_unknown: Whether nothing is known of one of these ops.
+        is_unknown: Whether one of these ops is in no table at all.
     """
 
     slots: dict[str, None] = field(default_factory=dict)
@@ -61,12 +64,12 @@ class _Uses:
 
 
 class UnmappedProducts:
-    """The constants that are multiplied with activations, or may be, though no way of the table leads to them.
+    """The constants that are, or may be, multiplied with activations, though no path leads to them from an MVM op.
 
     Args:
         model: The model.
-        all_scopes: Its graphs.
-        values: What is constant in them.
+        all_scopes: The graphs of the model.
+        values: The constant values in these graphs.
     """
 
     def __init__(self, model: ir.Model, all_scopes: Collection[Scope], values: ConstantValues) -> None:
@@ -87,7 +90,7 @@ class UnmappedProducts:
                 self._in_attributes.extend(_in_attributes(node, scope))
 
     def skipped(self, constant: Constant) -> SkippedWeight | None:
-        """A constant that feeds such a product, with the reason why it is not mapped; None if it feeds none."""
+        """The record of a constant that feeds such a product, with the reason why it is skipped; None for others."""
         uses = self._uses.get(constant.value)
         if uses is None:
             return None
@@ -118,7 +121,7 @@ class UnmappedProducts:
         )
 
     def others(self) -> Iterator[SkippedWeight]:
-        """Those in local functions, and those in attributes of nodes."""
+        """The records of such constants in local functions, and of matrices in attributes of nodes."""
         for scope in self._function_scopes:
             for constant in constants_of(scope):
                 if (skipped := self.skipped(constant)) is not None:
@@ -126,7 +129,7 @@ class UnmappedProducts:
         yield from self._in_attributes
 
     def _visit(self, node: ir.Node) -> None:
-        if node.op_identifier() in self._functions:  # its body is looked at
+        if node.op_identifier() in self._functions:  # the nodes of the function's body are visited instead
             return
         row = mvm_op(node)
         for slot in () if row is None else row.slots:
@@ -156,12 +159,12 @@ class UnmappedProducts:
 
 
 def is_matrix_of_numbers(tensor: ir.TensorProtocol) -> bool:
-    """Whether a tensor has two axes or more, elements, and a type that weights may have."""
+    """Whether a tensor has at least two axes, is not empty, and has a type that weights may have."""
     return len(tensor.shape.numpy()) >= _MATRIX_RANK and tensor.dtype not in _NO_WEIGHTS and tensor.size > 0
 
 
 def _are_flat_codes(tensor: ir.TensorProtocol) -> bool:
-    """Whether a tensor may hold packed codes without rows: many integers of at most eight bits, along one axis."""
+    """Whether a tensor may hold packed codes along one axis: many integers of at most eight bits."""
     return len(tensor.shape.numpy()) == 1 and tensor.dtype in _CODES and tensor.size >= _FEWEST_FLAT_CODES
 
 

@@ -1,4 +1,4 @@
-"""Which elements of a found weight share a scale."""
+"""Determines which elements of a weight share a scale."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class WeightGrid:
 
     Attributes:
         grid: The groups; None if all elements share a scale.
-        consumer: Index of the consumer whose matrix view they follow.
-        notes: What a user should know of it, a line each.
-        parts: The parts of each matrix of that view, which share no scale; None for one.
+        consumer: Index of the consumer whose matrix view the groups follow.
+        notes: Remarks for the user, a line each.
+        parts: The parts of each matrix of that view, which do not share a scale; None for an undivided matrix.
     """
 
     grid: ScaleGrid | None
@@ -37,12 +37,12 @@ class WeightGrid:
 def weight_grid(weight: FoundWeight, granularity: Granularity, choice: PartsChoice = "none") -> WeightGrid:
     """The groups of elements of a weight that share a scale.
 
-    They follow the matrix view of the first MVM op that reads the weight.
+    The groups follow the matrix view of the first MVM op that reads the weight.
 
     Args:
         weight: The weight.
-        granularity: What shares a scale: in a weight of parts, in each of them.
-        choice: Which parts it is in.
+        granularity: What shares a scale, within each part of a weight that is in parts.
+        choice: The parts of the weight, or how to find them.
 
     Raises:
         UnmappableWeightError: If the weight is rearranged on its way to that op in a way that mixes its axes.
@@ -70,7 +70,7 @@ def weight_grid(weight: FoundWeight, granularity: Granularity, choice: PartsChoi
 
 
 def _has_whole_axes(weight: FoundWeight, consumer: Consumer, view: MatrixView) -> bool:
-    """Whether the axes of a weight stay apart on the way to a reader, so that its columns can be told."""
+    """Whether the axes of a weight stay separate on the way to a consumer, so that its columns can be told apart."""
     try:
         view.layout(weight.shape, consumer.path)
     except IncommensurableShapeError:
@@ -96,7 +96,7 @@ def _grid(
 def _differs(
     weight: FoundWeight, consumer: Consumer, view: MatrixView, granularity: Granularity, found: WeightGrid
 ) -> bool:
-    """Whether a reader reads a weight so that its scales are not those of its own channels, tiles or parts."""
+    """Whether the groups of `found` differ from the channels, tiles or parts of another consumer's matrix view."""
     parts = found.parts
     own = parts if parts is not None and parts.columns == view.columns else None
     if granularity.kind == "tensor" and own is None:

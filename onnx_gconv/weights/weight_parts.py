@@ -1,4 +1,4 @@
-"""Which parts a found weight is in: those that the graph says, or that are asked for."""
+"""Determines the parts of a weight that holds several matrices side by side, from the graph or from a setting."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["parts_of", "wrong_parts"]
 
 
 def parts_of(weight: FoundWeight, choice: PartsChoice) -> tuple[ColumnParts | None, str | None]:
-    """The parts of a weight, and what a user should know of them; None for none.
+    """The parts of a weight, None if it is undivided, and a note for the user, None if there is none.
 
-    They are columns of the matrix view of the first MVM op that reads the weight. The graph says them if that reader
-    does, none of the others says otherwise, and the weight is one matrix.
+    Parts are ranges of columns of the matrix view of the first MVM op that reads the weight. With the choice ``auto``,
+    a weight that is one matrix has the parts that this op says, unless another reader says other ones.
 
     Args:
         weight: The weight.
-        choice: What is asked for. Given sizes have to fit, see `wrong_parts`.
+        choice: ``none``, ``auto``, or the sizes of the parts, which have to fit, see `wrong_parts`.
     """
     said = list(dict.fromkeys(found for each in weight.consumers if (found := _said_by(each)) is not None))
     if not isinstance(choice, str):
@@ -34,7 +34,7 @@ def parts_of(weight: FoundWeight, choice: PartsChoice) -> tuple[ColumnParts | No
 
 
 def wrong_parts(weight: FoundWeight, sizes: tuple[int, ...]) -> str | None:
-    """Why a weight cannot be in parts with so many outputs, or None."""
+    """The message why a weight cannot have parts of these numbers of outputs; None if it can."""
     reader = _first_reader(weight)
     if reader is None or reader.view is None:
         return None
@@ -54,12 +54,12 @@ def wrong_parts(weight: FoundWeight, sizes: tuple[int, ...]) -> str | None:
 
 
 def _first_reader(weight: FoundWeight) -> Consumer | None:
-    """The reader whose matrix view the scales follow, too."""
+    """The first consumer with a matrix view; scales follow the same view. None if there is none."""
     return next((each for each in weight.consumers if each.view is not None), None)
 
 
 def _said_by(consumer: Consumer) -> ColumnParts | None:
-    """The parts that a reader says."""
+    """The parts that a consumer's op, or the nodes behind it, divide the weight into; None if they do not."""
     row = known_op(consumer.node.domain, consumer.node.op_type)
     slot = None if row is None else row.slot(consumer.slot)
     if slot is None or slot.parts is None or consumer.view is None:

@@ -1,4 +1,4 @@
-"""The way from a weight to a weight slot, through nodes that leave its elements as they are or dequantize them."""
+"""The path from a weight to a weight slot, through nodes that rearrange its elements, dequantize or choose them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from onnx_gconv.weights.records import Dequantization
 
 __all__ = ["SlotUse", "WeightPath", "path_to", "reached_inputs"]
 
-# What `path_to` goes back through, besides nodes that rearrange.
+# The ops that `path_to` goes back through, besides nodes that rearrange.
 _PASSED_OPS = frozenset({"Cast", "DequantizeLinear", "Gather", "GatherND", "Mul", "Scan", "Slice", "Split", "Sub"})
 
 
@@ -39,10 +39,11 @@ class Subtracted:
     """The zero point that a node subtracts from integer codes.
 
     Attributes:
-        value: The value that holds it.
-        axes: The axes of the weight that its own stand for, if it has fewer; or that of its blocks.
-        block: How many neighbours along that axis have one in common, where it has as many axes as the weight; 0 if
-            blocks have none.
+        value: The value that holds the zero point.
+        axes: The axes of the weight along which the zero point varies, if it has fewer axes than the weight; or the
+            axis of its blocks.
+        block: The number of neighbours along that axis that share a zero point with as many axes as the weight; 0 if
+            zero points do not belong to blocks.
     """
 
     value: ir.Value
@@ -52,10 +53,13 @@ class Subtracted:
     def points(
         self, found: NDArray[np.generic], shape: tuple[int, ...]
     ) -> tuple[NDArray[np.int64] | None, Blocks | None]:
-        """The zero points with as many axes as `shape`, and their blocks, if they are not the same for all.
+        """The zero points with as many axes as `shape`, and their blocks.
+
+        The zero points are None if they are no integers or do not fit the shape. The blocks are None if the zero points
+        broadcast to the shape.
 
         Args:
-            found: What the value holds.
+            found: The array of the value.
             shape: The shape of the codes.
         """
         if not self.block or len(self.axes) != 1 or not -len(shape) <= self.axes[0] < len(shape):
@@ -72,10 +76,10 @@ class WeightPath:
     Attributes:
         root: The weight.
         nodes: The nodes, from the weight to the slot.
-        zero_points: For nodes of these that subtract the zero point of integer codes: what they subtract.
-        is_dequantized: Whether nodes of these make numbers of integer codes.
-        choosers: The nodes of these that choose matrices while the model runs, each with the index of the input by
-            which it takes them. What they choose from is a stack.
+        zero_points: The zero points that nodes of the path subtract from integer codes, by node.
+        is_dequantized: Whether nodes of the path dequantize integer codes.
+        choosers: The nodes of the path that choose matrices from a stack while the model runs, each with the index of
+            the input that takes the stack.
     """
 
     root: ir.Value
@@ -85,11 +89,13 @@ class WeightPath:
     choosers: Mapping[ir.Node, int] = field(default_factory=dict)
 
     def along(self, shape: tuple[int, ...], evaluate: Evaluate) -> Iterator[tuple[ir.Node, StackOnItsWay]]:
-        """The nodes, each with what it reads of a weight of that shape; the caller looks at it before going on.
+        """Yield each node with the state of a weight of that shape as the node reads it.
+
+        The state is one object that changes with each step: look at it before taking the next one.
 
         Raises:
             EvaluationError: If a new shape or an axis cannot be computed.
-            ValueError: If the shape does not fit.
+            ValueError: If the shape does not fit a node.
         """
         way = StackOnItsWay(shape)
         for node in self.nodes:
@@ -102,15 +108,15 @@ class WeightPath:
                 way.rearrange(node, evaluate)
 
     def arrival(self, shape: tuple[int, ...], evaluate: Evaluate) -> StackOnItsWay:
-        """How a weight of that shape is rearranged on its way, and the shape in which it arrives.
+        """The rearrangements of a weight of that shape, and the shape in which it arrives at the slot.
 
         Args:
             shape: The shape of the weight.
-            evaluate: Gives the value of a constant.
+            evaluate: Returns the array of a constant value.
 
         Raises:
             EvaluationError: If a new shape or an axis cannot be computed.
-            ValueError: If the shape does not fit.
+            ValueError: If the shape does not fit a node.
         """
         way = StackOnItsWay(shape)
         for node, way in self.along(shape, evaluate):
@@ -125,15 +131,16 @@ class WeightPath:
         *,
         at_slot: Subtracted | None = None,
     ) -> ZeroPoint | None:
-        """The zero points that the nodes, and the op at the end, subtract from codes of that shape.
+        """The zero points that the nodes of the path, and the op behind it, subtract from codes of that shape.
 
         Args:
             shape: The shape of the codes.
-            evaluate: Gives the value of a constant.
-            at_slot: What the op at the end subtracts.
+            evaluate: Returns the array of a constant value.
+            at_slot: The zero point that the op behind the path subtracts.
 
         Returns:
-            Integers with as many axes as the codes; None if they cannot be said so, because a reshape stands between.
+            Integers with as many axes as the codes. None if the zero points cannot be written so: they are no integers,
+            do not fit, or a reshape stands between them and the codes.
 
         Raises:
             EvaluationError: If a zero point cannot be computed.
@@ -150,7 +157,7 @@ class WeightPath:
 
 @dataclass(frozen=True, eq=False)
 class SlotUse:
-    """A weight slot that a constant feeds, and the way to it."""
+    """A weight slot that a constant feeds, and the path to it."""
 
     node: ir.Node
     slot: WeightSlot
@@ -159,17 +166,18 @@ class SlotUse:
     def view(
         self, shape: tuple[int, ...], evaluate: Evaluate, *, is_packed: bool
     ) -> tuple[tuple[Rearrangement, ...], MatrixView]:
-        """How the constant of that shape is rearranged, and the matrix view of the result.
+        """The rearrangements of a constant of that shape, and the matrix view of the result.
 
         Args:
             shape: The shape of the constant.
-            evaluate: Gives the value of a constant.
-            is_packed: Whether it is bytes, into which codes may be packed; the view is then that of the codes.
+            evaluate: Returns the array of a constant value.
+            is_packed: Whether the constant has the type of bytes. If the op reads packed codes, the view is that of the
+                codes.
 
         Raises:
-            EvaluationError: If how it is rearranged cannot be computed.
+            EvaluationError: If a shape or an axis of a rearrangement cannot be computed.
             IndexError: If the shape does not fit the op.
-            ValueError: If it does not.
+            ValueError: If the shape does not fit the op or a node on the path.
         """
         assert self.slot.view is not None  # noqa: S101 - ops without a view are skipped before
         if is_packed and self.slot.packed is not None:
@@ -182,10 +190,10 @@ class SlotUse:
         return tuple(way.steps), view.of_stack(way.hidden)
 
     def dequantization(self, shape: tuple[int, ...], evaluate: Evaluate) -> Dequantization | None:
-        """What nodes make of codes of that shape; None if that is not known.
+        """How nodes dequantize codes of that shape; None if that is not known.
 
         Raises:
-            EvaluationError: If how they are rearranged cannot be computed.
+            EvaluationError: If a shape or an axis of a rearrangement cannot be computed.
         """
         way = StackOnItsWay(shape)
         for node, way in self.path.along(shape, evaluate):
@@ -201,7 +209,7 @@ class SlotUse:
         return _dequantization(scale, zero_point, _axis_before(way, axis), self.slot.block_of(self.node))
 
     def _of_node(self, node: ir.Node, way: StackOnItsWay) -> Dequantization | None:
-        """What a node makes of codes, where it reads them on their way."""
+        """How a DequantizeLinear or a Mul on the path dequantizes codes; `way` is the state in which it reads them."""
         shape = way.shape
         if node.op_type == "Mul":
             scale = next((value for value in node.inputs if value is not None and not _is_way(value, self.path)), None)
@@ -216,11 +224,11 @@ class SlotUse:
         return _dequantization(scale, zero_point, _axis_before(way, axis), block)
 
     def packed_shape(self, shape: tuple[int, ...], evaluate: Evaluate) -> tuple[int, ...]:
-        """The shape in which bytes arrive, into which codes are packed.
+        """The shape in which the bytes of packed codes arrive at the slot.
 
         Raises:
-            EvaluationError: If how they are rearranged cannot be computed.
-            ValueError: If they are put into another order.
+            EvaluationError: If a shape or an axis of a rearrangement cannot be computed.
+            WrongPackingError: (a ValueError) If the bytes are chosen, transposed or dequantized on the path.
         """
         way = self.path.arrival(shape, evaluate)
         if self.path.choosers:
@@ -230,10 +238,10 @@ class SlotUse:
         return way.shape
 
     def zero_point(self, shape: tuple[int, ...], evaluate: Evaluate) -> ZeroPoint | None:
-        """The zero points of codes of that shape, or None if they cannot be told.
+        """The zero points of codes of that shape, or None if they do not follow the axes of the codes.
 
         Raises:
-            EvaluationError: If one is not constant or cannot be computed.
+            EvaluationError: If a zero point is not constant or cannot be computed.
         """
         value = None if self.slot.zero_point is None else _input(self.node, self.slot.zero_point)
         at_slot = None
@@ -244,18 +252,22 @@ class SlotUse:
 
 @dataclass
 class _Points:
-    """The zero points that nodes on a way have subtracted so far.
+    """The sum of the zero points that the nodes of a path have subtracted so far.
 
     Attributes:
         total: Integers with as many axes as the weight.
-        blocks: The blocks that have one each; None if the integers broadcast.
+        blocks: The blocks that share a zero point each; None if the integers broadcast to the weight.
     """
 
     total: NDArray[np.int64]
     blocks: Blocks | None = None
 
     def add(self, found: NDArray[np.int64] | None, blocks: Blocks | None, way: StackOnItsWay) -> bool:
-        """Add those that a node subtracts from the weight on its way; whether all can be said together."""
+        """Add the zero points that a node subtracts from the rearranged weight.
+
+        Returns:
+            False if the sum cannot be written for the axes of the weight.
+        """
         back = _before(way, found, self.total.ndim)
         if back is None:
             return False
@@ -272,9 +284,10 @@ class _Points:
 
 
 def _scale_behind(node: ir.Node) -> ir.Value | None:
-    """The scale of the weight of a product of integers, as dynamic quantization has it.
+    """The scale of the weight of an integer product, as ONNX Runtime's dynamic quantization writes it.
 
-    It stands behind the op: ``Cast(y) * scale``, or ``Cast(y) * (scale of the activations * scale)``.
+    The scale stands behind the op: ``Cast(y) * scale``, or ``Cast(y) * (scale of the activations * scale)``. None if
+    the nodes behind the op are others.
     """
     value = node.outputs[0]
     for op_type in ("Cast", "Mul"):
@@ -300,20 +313,20 @@ def _dequantization(scale: ir.Value, zero_point: ir.Value | None, axis: int | No
 
 
 def _require_matrices(view: MatrixView, way: StackOnItsWay, node: ir.Node) -> None:
-    """Require that whole matrices are chosen: not vectors, and not rows or columns of one matrix.
+    """Require that nodes choose whole matrices: not vectors, and not rows or columns of one matrix.
 
     Raises:
-        ValueError: If others are.
+        ValueError: If they choose something else.
     """
     row = mvm_op(node)
     is_convolution = row is not None and row.convolution is not None
-    channels = way.shape[:2]  # an axis of indices in their place would choose channels
+    channels = way.shape[:2]  # a size of 1 here is an axis of indices, which would choose channels
     if min(view.rows, view.columns) == 1 or (is_convolution and way.has_indices and min(channels) == 1):
         raise ValueError("no whole matrices are chosen")
 
 
 def _axis_before(way: StackOnItsWay, axis: int | None) -> int | None:
-    """The axis of a weight that became one of the rearranged weight; None if it is mixed with others."""
+    """The axis of a weight that became `axis` of the rearranged weight; None if a reshape may have merged it."""
     axis = None if axis is None else axis + len(way.hidden)
     for step in reversed(way.steps):
         if axis is None or step.op != "transpose":
@@ -323,21 +336,21 @@ def _axis_before(way: StackOnItsWay, axis: int | None) -> int | None:
 
 
 def _only_axis(scale: ir.Value, shape: tuple[int, ...]) -> int | None:
-    """The axis of a shape along which what broadcasts to it differs; None if it is none or several."""
+    """The only axis of a shape along which a scale that broadcasts to it varies; None for none or several."""
     sizes = _shape(scale)
     axes = [len(shape) - len(sizes) + place for place, size in enumerate(sizes) if size > 1]
     return axes[0] if len(axes) == 1 else None
 
 
 def _shape(value: ir.Value) -> tuple[int, ...]:
-    """The shape of a value; no axes if that is not known."""
+    """The shape of a value; the empty shape if it is not known."""
     if (tensor := constant_tensor(value)) is not None:
         return tuple(tensor.shape.numpy())
     return value.shape.numpy() if value.shape is not None and value.shape.is_static() else ()
 
 
 def _is_way(value: ir.Value, path: WeightPath) -> bool:
-    """Whether a value is a weight on its way to a slot."""
+    """Whether a value is the weight of a path, or the output of one of its nodes."""
     return value is path.root or value.producer() in path.nodes
 
 
@@ -346,16 +359,16 @@ def _named_input(node: ir.Node, index: int | None) -> ir.Value | None:
 
 
 def path_to(value: ir.Value, values: ConstantValues, *, through_codes: bool = True) -> WeightPath:
-    """The way from a weight to a value.
+    """The path to a value, followed back as far as nodes only pass a weight on.
 
-    It goes back to where something else is done than rearranging, casting to a type that keeps all values, dequantizing
-    integer codes, or choosing from a stack of matrices while the model runs. Only a constant at its beginning is a
-    weight.
+    Such nodes rearrange the weight, cast it to a type that keeps all values, dequantize integer codes, or choose from a
+    stack of matrices while the model runs. The path starts at the first value that another node computes, or that no
+    node computes. That value is a weight only if it is constant.
 
     Args:
-        value: The value.
-        values: What is constant in the model.
-        through_codes: Whether dequantizing is passed; else what it gives is the weight.
+        value: The value, such as the input in a weight slot.
+        values: The constant values of the model.
+        through_codes: Whether to go back through dequantizing nodes. If not, their result is the weight.
     """
     nodes: list[ir.Node] = []
     zero_points: dict[ir.Node, Subtracted] = {}
@@ -391,10 +404,10 @@ def path_to(value: ir.Value, values: ConstantValues, *, through_codes: bool = Tr
 
 
 def reached_inputs(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
-    """The inputs of nodes that a weight may feed as a weight: a node and the index of its input, the nearest first.
+    """The nodes that a weight reaches through nodes of a `WeightPath`, with the index of the input, the nearest first.
 
-    They are those behind nodes that can be part of a `WeightPath`, and no others: what stands behind a product is not
-    looked at, so that the ways from all weights of a model together are hardly longer than the model.
+    The search does not go on behind products and other nodes, so that the searches from all weights of a model together
+    visit hardly more nodes than the model has.
     """
     waiting, seen = deque([value]), {value}
     while waiting:
@@ -407,7 +420,7 @@ def reached_inputs(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
 
 
 def _scaled_codes(node: ir.Node, values: ConstantValues) -> WeightPath | None:
-    """``Cast(codes) * scale`` or ``(Cast(codes) - zero point) * scale``; the nodes are listed from the end."""
+    """The path of ``Cast(codes) * scale`` or ``(Cast(codes) - zero point) * scale``, its last node first; else None."""
     if node.domain != "" or node.op_type != "Mul":
         return None
     for start in (0, 1):
@@ -441,7 +454,7 @@ def _is_widening(node: ir.Node) -> bool:
 
 
 def _cast_target(node: ir.Node) -> ir.DataType:
-    """The type that a Cast gives; UNDEFINED for a number that stands for none."""
+    """The type that a Cast gives; UNDEFINED if its attribute is no number of a type."""
     try:
         return ir.DataType(node.attributes.get_int("to", 0))
     except ValueError:
@@ -449,7 +462,7 @@ def _cast_target(node: ir.Node) -> ir.DataType:
 
 
 def _dtype(value: ir.Value) -> ir.DataType | None:
-    """The type of a value, also if it is only known from what it is computed from."""
+    """The type of a value, also if only the nodes that compute it tell; None if they do not."""
     while value.dtype is None:
         tensor = constant_tensor(value)
         if tensor is not None:
@@ -465,7 +478,7 @@ def _dtype(value: ir.Value) -> ir.DataType | None:
 
 
 def _of_the_same_type(node: ir.Node, output: ir.Value) -> ir.Value | None:
-    """An input that has the type of an output of a node by the definition of the op; None if no input has."""
+    """The first input of a node that has the type of one of its outputs by the op's definition; None if none has."""
     if not onnx.defs.has(node.op_type, node.domain):
         return None
     schema = onnx.defs.get_schema(node.op_type, node.domain)
@@ -484,11 +497,11 @@ def _other_inputs_are_constant(node: ir.Node, values: ConstantValues) -> bool:
 
 
 def _broadcastable(found: NDArray[np.generic], axes: Sequence[int], shape: tuple[int, ...]) -> NDArray[np.int64] | None:
-    """Zero points with as many axes as `shape`, or None if they are not integers or do not fit it.
+    """Zero points with as many axes as `shape`, or None if they are not integers or do not fit the shape.
 
     Args:
         found: The zero points.
-        axes: The axes of the shape that theirs stand for, if they have fewer.
+        axes: The axes of the shape to which the axes of the zero points belong, if these are fewer.
         shape: The shape of the codes.
     """
     numbers = np.asarray(found).astype(np.float64)
@@ -512,7 +525,13 @@ def _broadcastable(found: NDArray[np.generic], axes: Sequence[int], shape: tuple
 
 
 def _before(way: StackOnItsWay, zero_points: NDArray[np.int64] | None, rank: int) -> NDArray[np.int64] | None:
-    """The zero points of the weight, which has `rank` axes, from those of the rearranged weight."""
+    """Zero points of a rearranged weight, moved to the axes of the weight; None if a reshape stands between.
+
+    Args:
+        way: The rearrangements.
+        zero_points: The zero points, with the axes of the rearranged weight.
+        rank: The number of axes of the weight.
+    """
     if zero_points is None:
         return None
     if zero_points.size == 1:
@@ -526,7 +545,7 @@ def _before(way: StackOnItsWay, zero_points: NDArray[np.int64] | None, rank: int
 
 
 def _require_no_broadcast(node: ir.Node, shape: tuple[int, ...]) -> None:
-    """Raise ValueError if the constant operand of a node makes more elements of a tensor of that shape."""
+    """Raise ValueError if the constant operand of a node broadcasts a tensor of that shape to a larger one."""
     for value in node.inputs:
         tensor = None if value is None else constant_tensor(value)
         if tensor is not None and tensor.shape.numpy() != shape:
@@ -537,7 +556,7 @@ def _require_no_broadcast(node: ir.Node, shape: tuple[int, ...]) -> None:
 
 def _first(node: ir.Node) -> ir.Value:
     value = node.inputs[0]
-    assert value is not None  # noqa: S101 - the ops that ask for it have a first input
+    assert value is not None  # noqa: S101 - the ops that this is called for have a first input
     return value
 
 

@@ -1,1 +1,1 @@
-"""What a mapping is going to do: every decision and every check, made before the model is touched."""
+"""Plans a mapping: every decision and every check is made before the model is changed."""

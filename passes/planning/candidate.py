@@ -1,4 +1,4 @@
-"""A weight that may be mapped, and how it is to be mapped."""
+"""A weight that may be mapped, with the scheme that is asked for."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ __all__ = ["Candidate", "candidate_of"]
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A weight, how it is to be mapped, and which of its elements share a scale; or the reason why they cannot.
+    """A weight that may be mapped.
 
-    `held_integer` is set if each integer of the weight is mapped to a level: it is the integer at the largest
-    conductance. `may_lose` says whether an integer may be rebuilt as a nearby one, because there are too few levels.
+    Attributes:
+        found: The weight.
+        scheme: How it is to be mapped.
+        weight_grid: Which of its elements share a scale; None if there is a problem.
+        problem: Why the weight cannot have scales of the granularity that is asked for; None if it can.
+        held_integer: For integers on levels, the integer that the largest conductance stands for; None for others.
+        may_lose: Whether integers may be rebuilt as nearby ones if there are too few levels to tell them apart.
     """
 
     found: FoundWeight
@@ -43,25 +48,25 @@ class Candidate:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for users that do not depend on the weight's values."""
+        """Notes for the user that do not depend on the values of the weight."""
         return (*self.found.notes, *(() if self.weight_grid is None else self.weight_grid.notes))
 
     def chunks(
         self, start: int, stop: int, dtype: np.dtype[Any]
     ) -> Iterator[tuple[FloatArray, NDArray[np.intp] | None]]:
-        """Yield chunks of elements with the group number of each element; None in its place if all share a scale."""
+        """Yield elements in chunks, each with the numbers of their groups; None if all elements share a scale."""
         for elements in element_chunks(self.found.numbers, start, stop, dtype=dtype):
             yield elements, None if self.grid is None else self.grid.groups(start, start + elements.size)
             start += elements.size
 
 
 def candidate_of(weight: FoundWeight, scheme: MappingScheme, *, may_lose: bool) -> Candidate:
-    """Return a weight with the groups of its elements that share a scale, or with the reason why there are none.
+    """A weight with the groups of elements that share a scale, or with the reason why it cannot have such groups.
 
     Args:
         weight: The weight.
         scheme: How it is to be mapped.
-        may_lose: Whether an integer may be rebuilt as a nearby one, because there are too few levels.
+        may_lose: Whether integers may be rebuilt as nearby ones if there are too few levels to tell them apart.
     """
     try:
         return Candidate(weight, scheme, weight_grid(weight, scheme.granularity, scheme.parts), may_lose=may_lose)

@@ -1,4 +1,4 @@
-"""Whether conductances of float16 or bfloat16 can hold a weight of the same type."""
+"""Checks whether conductances in float16 or bfloat16 can hold a weight of that type."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["in_half_precision"]
 def in_half_precision(
     weight: FoundWeight, conversion: WeightConversion, statistics: WeightStatistics
 ) -> WeightConversion | str:
-    """Return the conversion of a weight to conductances of its own type.
+    """The conversion of a weight to conductances of its own type.
 
     Args:
         weight: A weight of float16 or bfloat16.
-        conversion: Its conversion to conductances of float32.
+        conversion: The conversion to conductances of float32.
         statistics: The extremes of the weight, or of each group of elements that share a scale.
 
     Returns:
-        The conversion, or the reason why conductances of that type cannot hold the weight.
+        The conversion, or why conductances of that type cannot hold the weight.
     """
     dtype: np.dtype[Any] = np.dtype(weight.tensor.dtype.numpy())
     scale = narrowed_scale(conversion.scaling.scale, dtype)
@@ -41,10 +41,10 @@ def in_half_precision(
 
 
 def _obstacle(weight: FoundWeight, conversion: WeightConversion, dtype: np.dtype[Any]) -> str | None:
-    """Return why conductances of half precision cannot hold the weight; None if they can."""
+    """Why conductances of half precision cannot hold the weight; None if they can."""
     name = dtype.name
     if not isinstance(conversion.scaling.zero, float) or conversion.scaling.zero:
-        return f"{name} cannot hold the zero that is added to the rebuilt weight"
+        return f"{name} cannot hold the zero that its converter adds"
     if _largest_sum_us(conversion) > float(ml_dtypes.finfo(dtype).max):
         return f"{name} cannot hold the sum of its conductances"
     if not conversion.converter.is_exact:
@@ -62,7 +62,7 @@ def _obstacle(weight: FoundWeight, conversion: WeightConversion, dtype: np.dtype
 
 
 def _largest_sum_us(conversion: WeightConversion) -> float:
-    """Return a bound in µS for the weighted sum of conductances of a weight, and for each partial sum."""
+    """An upper bound, in µS, of the weighted sum of conductances and of its partial sums."""
     coefficients = np.array(conversion.decoding.coefficients)
     largest = max(float(coefficients[coefficients > 0].sum()), -float(coefficients[coefficients < 0].sum()))
     return largest * conversion.converter.g_max

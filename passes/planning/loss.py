@@ -1,4 +1,4 @@
-"""The error of a weight that is rounded to levels or clipped."""
+"""Computes the error of weights that are rounded to levels or clipped on purpose."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from onnx_gconv.tensors.streamed import element_chunks, worker_count
 
 __all__ = ["with_loss"]
 
-# The error is computed in chunks of this many elements, with about ten arrays a chunk, which fit into a core's cache.
+# The loss is computed in blocks of this many elements, so that its ten temporary arrays stay in the processor's cache.
 _LOSS_ELEMENTS = 1 << 15
 
 
 def with_loss(weight: PlannedWeight) -> PlannedWeight:
-    """Return the plan of a weight with its loss, if it is rounded to levels or clipped."""
+    """The planned weight with its loss, if its scheme rounds or clips it; else unchanged."""
     if not weight.conversion.is_lossy:
         return weight
     dtype = np.dtype(np.float64) if weight.compute_dtype == np.float64 else np.dtype(np.float32)
     if weight.conversion.has_integers_on_levels and weight.conversion.grid is None:
-        # Each element is one of these integers: if none of them has an error, no element has one.
+        # The elements are integers of this range: if none of the range loses anything, the weight does not.
         largest = float(weight.statistics.max_abs)
         integers: NDArray[Any] = np.arange(-largest, largest + 1).astype(dtype)
         loss = weight.conversion.loss(integers, 0, rounded=True)

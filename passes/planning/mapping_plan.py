@@ -1,4 +1,4 @@
-"""The plan of a mapping: what becomes of each weight of a model."""
+"""The plan of a mapping: how each weight of a model is mapped, or why it is not."""
 
 from __future__ import annotations
 
@@ -23,16 +23,14 @@ __all__ = ["MappingPlan", "PlannedWeight", "make_plan"]
 
 @dataclass(frozen=True)
 class MappingPlan:
-    """What `MapConductances` does with a model.
+    """The changes that `MapConductances` is going to make to a model.
 
     Attributes:
-        weights: The weights to be mapped.
-        skipped: The weights that stay unchanged, with reasons.
-        refused: The weights whose values no conductance can hold, with the reason. If there is one, the model is
-            refused.
-        notes: The other changes of the model, one line each.
-        shared: What nodes that read a weight, but not as the weight of an MVM op, read afterwards: the rebuilt weight
-            or a digital copy.
+        weights: The weights that are mapped.
+        skipped: The weights that stay as they are, with reasons.
+        refused: The weights whose values no conductance can hold, with the reason; one is enough to refuse the model.
+        notes: Notes on other changes of the model, one line each.
+        shared: How weights are treated that nodes read in another way than as the weight of an MVM op.
     """
 
     weights: tuple[PlannedWeight, ...]
@@ -42,10 +40,10 @@ class MappingPlan:
     shared: SharedPolicy = "rebuild"
 
     def raise_if_refused(self) -> None:
-        """Raise an error if a weight is refused.
+        """Raise for the first refused weight.
 
         Raises:
-            UnmappableWeightError: For the first refused weight; the message names the weight, the value and the remedy.
+            UnmappableWeightError: If a weight is refused; the message names the weight, the value and the remedy.
         """
         if not self.refused:
             return
@@ -57,7 +55,7 @@ class MappingPlan:
         )
 
     def refused_as_skipped(self) -> MappingPlan:
-        """Return the plan with refused weights listed as skipped, for a preview of the mapping."""
+        """The plan with refused weights among the skipped ones, for a preview that lists them."""
         extra = (SkippedWeight.of(weight, SkipReason.REFUSED_VALUES, reason) for weight, reason in self.refused)
         return replace(self, skipped=(*self.skipped, *extra), refused=())
 
@@ -72,18 +70,18 @@ def make_plan(
     opset: int | None = None,
     allows_lossy_integers: bool = False,
 ) -> MappingPlan:
-    """Scan the values of all found weights, and choose the scale of each.
+    """Scan the values of all found weights and give each its scale.
 
     Args:
         survey: The weights of a model.
-        schemes: How each weight of the survey is mapped, in the same order.
-        progress: Called with the bytes scanned so far and the bytes of all weights.
-        conductance_dtype: The type of the conductances of float16 and bfloat16 weights: float32, or that of the weight.
-        shared: What nodes that read a weight, but not as the weight of an MVM op, read afterwards: the rebuilt weight
-            or a digital copy.
-        opset: The version of the default domain, which decides whether level codes may have four bits; None if unknown.
-
-        allows_lossy_integers: Whether an integer may be rebuilt as a nearby one, because there are too few levels.
+        schemes: The scheme of each weight, in the same order.
+        progress: Called with the bytes that have been scanned, and the bytes of all weights.
+        conductance_dtype: The type of the conductances of float16 and bfloat16 weights: float32, or the weight's.
+        shared: How weights are treated that nodes read in another way than as the weight of an MVM op.
+        opset: The version of the default domain, which determines whether level codes may have four bits; None if the
+            model imports none.
+        allows_lossy_integers: Whether integers may be rebuilt as nearby ones if there are too few levels to tell them
+            apart.
 
     Raises:
         ModelError: If external data cannot be read.
@@ -109,7 +107,7 @@ def make_plan(
 
 
 def _with_same_sources(plan: MappingPlan) -> MappingPlan:
-    """Return the plan in which each weight, mapped or skipped, names the others with the same values."""
+    """Add to each weight the other constants that have the same values, mapped or not."""
     weights = [
         SourceCandidate(
             name=item.found.name,

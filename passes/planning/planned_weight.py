@@ -24,18 +24,19 @@ class PlannedWeight:
     """A weight that is going to be mapped.
 
     Attributes:
-        found: The weight and its place in the model.
-        scheme: How it is mapped: converter, granularity, clipping and levels.
-        statistics: Minimum, maximum and number of its elements.
-        conversion: How its elements become conductances in µS.
-        compute_dtype: The type of the conductances; if level codes are stored, the type to which they are decoded.
-        consumer: Index of the consumer whose matrix view the scale grid follows; None if all elements share a scale.
-        parts: The parts of each matrix of that view, which share no scale; None if a matrix is one part.
-        loss: The error of clipping and of rounding to levels; None if the weight is neither clipped nor rounded.
-        notes: Notes for users on how it is mapped, one line each.
-        same_source_as: The constants with the same values, whether they come from the same parameter or not.
+        found: The weight in the model.
+        scheme: How it is mapped.
+        statistics: The extremes of its values.
+        conversion: How its elements become conductances.
+        compute_dtype: The type of the conductances in µS, stored or decoded from level codes.
+        consumer: Index of the consumer whose matrix view its scales follow; None if all elements share one scale.
+        parts: The parts of each matrix of that view, which do not share a scale; None for an undivided weight.
+        loss: The error by clipping and by rounding to levels; None if the weight is neither clipped nor rounded.
+        notes: Notes for the user on how it is mapped, one line each.
+        same_source_as: The constants with the same values, of the same parameter or not.
         has_narrow_codes: Whether level codes are stored in four bits.
-        is_limited: Whether integers may be rebuilt as nearby ones; nodes then clip them to the range of their type.
+        is_limited: Whether it consists of integers that may be rebuilt as other ones, so that nodes clip them to their
+            range.
     """
 
     found: FoundWeight

@@ -63,7 +63,7 @@ def scan_all(
 
 
 def _statistics_of_codes(weight: FoundWeight, start: int, stop: int) -> WeightStatistics | None:
-    """Return the statistics of packed codes whose zero points are packed codes, too; None for other weights."""
+    """The statistics of packed codes whose zero points are codes, too, computed without unpacking; None for others."""
     points = weight.zero_point
     if weight.packed is None or not isinstance(points, BlockZeroPoint) or points.codes is None:
         return None
@@ -74,7 +74,7 @@ def _statistics_of_codes(weight: FoundWeight, start: int, stop: int) -> WeightSt
 def _scan_part(
     candidate: Candidate, extremes: GroupExtremes | None, start: int
 ) -> WeightStatistics | UnmappableWeightError:
-    """Return the statistics of a part of a weight; those of groups that share a scale are added to `extremes`."""
+    """The statistics of a part of a weight; the extremes of groups of elements are added to `extremes`."""
     tensor = candidate.found.numbers
     dtype = compute_dtype(tensor.dtype.numpy())
     stop = min(start + PART_ELEMENTS, tensor.size)

@@ -27,15 +27,15 @@ __all__ = ["has_narrow_codes", "plan_half", "plan_weight"]
 
 _MOST_OF_FOUR_BITS = 1 << 4
 
-# A Round node gives back the exact integer if the error before it is below this.
+# Integers are rebuilt exactly if their error before rounding is less than this.
 _ROUNDED_AWAY = 0.5
 
 
 def plan_half(candidate: Candidate, statistics: WeightStatistics) -> PlannedWeight | None:
-    """Return a plan with conductances of half precision for a weight of half precision.
+    """A plan for conductances of float16 or bfloat16, for a weight of that type.
 
     Returns:
-        The plan. If conductances of that type cannot hold the weight, a plan in float32 with a note that says why; None
+        The plan. If conductances of that type cannot hold the weight, a plan in float32 with a note that says why. None
         for a weight of another type.
     """
     dtype = np.dtype(candidate.found.tensor.dtype.numpy())
@@ -69,14 +69,14 @@ def plan_weight(candidate: Candidate, statistics: WeightStatistics) -> PlannedWe
     if dtype == double:
         raise UnmappableWeightError(reason)
     wider = _planned_as(candidate, statistics, double)
-    # Float64 resolves every float32 value, also subnormal ones; only integers need a second check.
+    # float64 holds every float32 weight, subnormal ones too, with room for rounding; only integers need a second check.
     if weight.is_integer and (reason_again := _obstacle(wider, statistics)) is not None:
         raise UnmappableWeightError(reason_again)
     return replace(wider, notes=(*wider.notes, f"conductances are float64: it {reason}"))
 
 
 def has_narrow_codes(weight: PlannedWeight, opset: int | None) -> bool:
-    """Whether level codes are stored in four bits: those of integers on at most 16 levels, if the opset allows it."""
+    """Whether the level codes of a weight of integers are stored in four bits."""
     conversion = weight.conversion
     if not (weight.scheme.is_coded and conversion.has_integers_on_levels) or conversion.levels is None:
         return False
@@ -84,17 +84,17 @@ def has_narrow_codes(weight: PlannedWeight, opset: int | None) -> bool:
 
 
 def _with_levels(candidate: Candidate, statistics: WeightStatistics) -> Candidate:
-    """Return a weight with one level for each of its integers, if its scheme asks for that (`LEVELS_OF_WEIGHT`).
+    """A weight with as many levels as its integers need, if `LEVELS_OF_WEIGHT` is asked for.
 
     Raises:
-        UnmappableWeightError: If its converter has no such levels.
+        UnmappableWeightError: If devices cannot have so many levels.
     """
     scheme = candidate.scheme
     if scheme.levels != LEVELS_OF_WEIGHT:
         return candidate
     if not candidate.found.has_integers:
         what = "zero points that are no integers" if candidate.found.is_integer else "no integers"
-        note = f"it has {what}, for which there are no levels: its conductances have any value"
+        note = f"it has {what}, but only integers have levels of their own: its conductances are not rounded"
         found = replace(candidate.found, notes=(*candidate.found.notes, note))
         return replace(candidate, found=found, scheme=scheme.without_levels())
     largest = int(np.max(statistics.max_abs))
@@ -102,7 +102,7 @@ def _with_levels(candidate: Candidate, statistics: WeightStatistics) -> Candidat
 
 
 def _on_given_levels(candidate: Candidate, statistics: WeightStatistics) -> Candidate | None:
-    """Return a weight whose integers are mapped exactly to the given levels; None if these levels do not allow that."""
+    """A weight whose integers fall on the given levels; None if it has no integers or there are too few levels."""
     if not candidate.found.has_integers:
         return None
     held = candidate.scheme.integer_on_levels(int(np.max(statistics.max_abs)))
@@ -137,7 +137,7 @@ def _planned_as(candidate: Candidate, statistics: WeightStatistics, dtype: np.dt
 
 
 def _held(candidate: Candidate, statistics: WeightStatistics) -> WeightStatistics:
-    """Return the range of weights that is mapped to the range of conductances, for each group that shares a scale.
+    """The range of weights that is mapped to the whole range of conductances, for each group of elements.
 
     Raises:
         UnmappableWeightError: If the converter cannot hold integers of that size, or if clipping leaves nothing.
@@ -156,10 +156,10 @@ def _held(candidate: Candidate, statistics: WeightStatistics) -> WeightStatistic
                 f"consists of integers up to {held:g}, but the bits of {scheme.converter} hold them up to {largest}; "
                 "give it more bits"
             )
-        end = np.full_like(statistics.minimum, largest)  # neighbouring integers are then on neighbouring levels
+        end = np.full_like(statistics.minimum, largest)  # then neighbouring integers are one level apart
         low, high = (-end, end) if candidate.grid is not None else (-float(largest), float(largest))
         return WeightStatistics(minimum=low, maximum=high, count=statistics.count)
-    if candidate.held_integer is not None:  # one range for all groups, so that all integers are on levels
+    if candidate.held_integer is not None:  # neighbouring integers are one level apart, in all groups
         held = float(candidate.held_integer)
         end = np.full_like(statistics.minimum, held)
         low, high = (-end, end) if candidate.grid is not None else (-held, held)
@@ -188,11 +188,11 @@ def _loses_by_levels(weight: PlannedWeight, statistics: WeightStatistics) -> boo
 
 
 def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None:
-    """Return why conductances of the planned type cannot hold the weight; None if they can."""
+    """Why conductances of the planned type cannot hold the weight; None if they can."""
     conversion, converter = weight.conversion, weight.conversion.converter
     if weight.found.is_integer:
         bound = float(np.max(conversion.error_bound(statistics, weight.compute_dtype)))
-        if converter.largest_integer is not None:  # integers are on its levels, so rounding to them costs nothing
+        if converter.largest_integer is not None:  # integers are on levels already, so rounding to levels costs nothing
             bound -= _ROUNDED_AWAY
         if bound >= _ROUNDED_AWAY or conversion.is_clipped:
             how, remedy = weight.compute_dtype.name, ""
@@ -219,7 +219,7 @@ def _obstacle(weight: PlannedWeight, statistics: WeightStatistics) -> str | None
 
 
 def _more_levels(weight: PlannedWeight) -> str:
-    """Return the remedy for too few levels, with the number of levels that would give the integers back."""
+    """The remedy for integers that too few levels cannot tell apart: how many levels the weight needs."""
     try:
         levels = (
             weight.scheme.for_integers(int(weight.statistics.max_abs)).levels if weight.found.has_integers else None

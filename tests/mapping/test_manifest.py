@@ -243,7 +243,7 @@ class TestDamage:
             (("weights", 0, "compute_dtype"), "int8", r"weights\.0\.compute_dtype"),
             (("weights", 0, "granularity"), "row", r"weights\.0\.granularity"),
             (("weights", 0, "name"), "", r"weights\.0\.name"),
-            (("weights", 0, "scale", "consumer"), 2, r"weights\.0: its scale is that of consumer 2, but it has 2"),
+            (("weights", 0, "scale", "consumer"), 2, r"weights\.0: its scale follows consumer 2, but it has 2"),
             (("weights", 0, "clipping"), {"percentile": None, "value": None}, r"weights\.0\.clipping: it has neither"),
             (("weights", 0, "consumers", 0, "matrix_view", "rows"), 0, r"weights\.0\.consumers\.0\.matrix_view\.rows"),
             (("weights", 0, "scale", "form"), "tiles", r"weights\.0\.scale: .*several numbers has no minimum or"),

@@ -73,7 +73,7 @@ LIES = {
     ),
     "no reader": (
         lambda weight: weight.update(consumers=[], granularity="tensor"),
-        "its scale is that of consumer 0, but it has 0",
+        "its scale follows consumer 0, but it has 0 consumers, numbered from 0",
     ),
     "rows for columns": (view(row_axes=[1], column_axes=[2, 3, 4]), NO_SHAPE),
     "one matrix": (view(matrix_axes=[], column_axes=[0, 1], matrices=1, columns=4), NO_SHAPE),

@@ -46,7 +46,7 @@ def test_clipping_at_a_value_and_tables_of_levels_are_told(source):
 
 
 def test_several_pairs_bits_and_exactness_are_told(source):
-    assert "pairs counting 1, 2.5" in text_of(map_model(source, None, {"name": "n-pair", "factors": [1, 2.5]}))
+    assert "pairs with factors 1, 2.5" in text_of(map_model(source, None, {"name": "n-pair", "factors": [1, 2.5]}))
     sliced = map_model(source, None, {"name": "bit-sliced-pair", "bits": 6, "slice_bits": 2})
     assert "6 bits in slices of 2" in text_of(sliced)
     assert "0 to 25 µS, exact" in text_of(map_model(source, None, {"name": "single-pair", "exact": True}))

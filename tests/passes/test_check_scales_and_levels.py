@@ -92,7 +92,7 @@ def test_a_zero_that_does_not_come_from_its_initializer_is_found(model):
     other = ir.Value(name="other", const_value=ir.tensor(np.zeros(6, np.float32), name="other"))
     mapped.graph.initializers.add(other)
     add.replace_input_with(1, other)
-    assert "to it is added 'other', but the manifest names 'W.g_zero'" in violation(mapped)
+    assert "the zero added to it is 'other', but the manifest names 'W.g_zero'" in violation(mapped)
 
 
 def test_a_zero_of_which_the_manifest_says_nothing_is_found(model):
@@ -100,7 +100,7 @@ def test_a_zero_of_which_the_manifest_says_nothing_is_found(model):
     manifest = json.loads(mapped.metadata_props[MANIFEST_KEY])
     manifest["weights"][0]["zero"] = 0.0
     mapped.metadata_props[MANIFEST_KEY] = json.dumps(manifest)
-    assert "a zero is added to it, of which the manifest says nothing" in violation(mapped)
+    assert "a zero is added to it, but the manifest names none" in violation(mapped)
 
 
 @pytest.mark.parametrize("granularity", [CHANNEL, TILE])

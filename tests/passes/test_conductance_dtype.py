@@ -132,6 +132,4 @@ def test_conductances_to_whose_quotient_a_zero_is_added_stay_float32(parse, norm
     model = parse(MODEL, W=normal(30, 40, dtype=np.float16))
     record = mapped(model, SingleDeviceConductanceConverter(g_max=40.0, g_min=1.0))
     assert record.compute_dtype == "float32"
-    assert record.notes == (
-        "conductances are float32: float16 cannot hold the zero that is added to the rebuilt weight",
-    )
+    assert record.notes == ("conductances are float32: float16 cannot hold the zero that its converter adds",)

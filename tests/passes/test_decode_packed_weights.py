@@ -57,7 +57,8 @@ def test_roundings_of_a_mapping_change_the_scales_but_no_code(tmp_path):
     original = saved(bnb4_model(64, 6, block=32, is_normal=True), tmp_path)
     onnx_gconv.map_model(original, tmp_path / "mapped.onnx")
     [note] = onnx_gconv.restore_model(tmp_path / "mapped.onnx", tmp_path / "restored.onnx").notes
-    assert "of max|W| off what the mapped model computes; mapped with --exact" in note
+    assert "which decodes what the mapped model computes up to an error of " in note
+    assert " of max|W|; mapped with --exact, weights come back bit for bit" in note
     before, after = initializers(original), initializers(tmp_path / "restored.onnx")
     assert before["W"].tobytes() == after["W"].tobytes()
     np.testing.assert_allclose(after["W_absmax"], before["W_absmax"], rtol=0, atol=4e-7)

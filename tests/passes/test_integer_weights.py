@@ -238,7 +238,7 @@ def test_a_changed_zero_point_operand_is_found(parse):
     add = next(node for node in model.graph if node.op_type == "Add")
     add.replace_input_with(1, model.graph.initializers["xz"])
     [violation] = CheckMapping().violations(model)
-    assert "as its zero points is added 'xz', but the manifest names 'W.g_zero_point'" in violation.message
+    assert "the zero points added to it are 'xz', but the manifest names 'W.g_zero_point'" in violation.message
 
 
 def test_integers_that_float32_conductances_cannot_tell_apart_are_held_in_float64(parse, run):

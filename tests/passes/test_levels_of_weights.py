@@ -107,7 +107,9 @@ def test_weights_without_integers_have_any_conductance(parse, normal):
     MapConductances(levels="weight", storage="codes")(model)
     [record] = read_manifest(model).weights
     assert record.levels is None
-    assert record.notes == ("it has no integers, for which there are no levels: its conductances have any value",)
+    assert record.notes == (
+        "it has no integers, but only integers have levels of their own: its conductances are not rounded",
+    )
     fractions = ir.from_proto(matmul_model(quantized(5, 40, points="float")))
     MapConductances(levels="weight")(fractions)
     [record] = read_manifest(fractions).weights

@@ -56,7 +56,7 @@ def test_inspect_shows_what_the_overrides_say(model, monkeypatch, capsys):
     for expected in (
         "SinglePairConductanceConverter, 0 to 20.7 µS, a scale for each tile of 256x256 (equal), 256 levels as uint8",
         "SinglePairConductanceConverter, 0 to 20.7 µS, a scale for each output channel (",
-        "NPairConductanceConverter, 0 to 20.7 µS, pairs counting 1, 3, a scale for each output channel, clipped at",
+        "NPairConductanceConverter, 0 to 20.7 µS, pairs with factors 1, 3, a scale for each output channel, clipped at",
         "skipped by overrides[2] of 'vad.toml'",
         "9 weights to be mapped",
     ):

@@ -585,8 +585,8 @@ def test_a_manifest_that_hides_the_noise_or_claims_it(mapped, tmp_path):
     def of_one(changed):
         changed["weights"][0]["measured"]["simulated"]["read_noise"].pop()
 
-    assert "the format version is 2, but of its weights none draws noise of readings" in said(hide)
-    assert "the format version is 1, but of its weights some draw noise of readings" in said(
+    assert "the format version is 2, but none of its weights draws noise of readings" in said(hide)
+    assert "the format version is 1, but some of its weights draw noise of readings" in said(
         lambda changed: changed.update(format_version=1)
     )
     assert "it has noise of 1 devices, but 2 conductances" in said(of_one)

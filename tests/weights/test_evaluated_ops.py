@@ -173,9 +173,9 @@ def node(op_type, inputs, outputs=("y",), domain="", **attributes):
             18,
             "BitwiseNot cannot be computed (TypeError: ",
         ),
-        (node("Softmax", []), [], 11, "Softmax has not the inputs that it should have"),
-        (node("CastLike", ["x"]), [np.float32(1)], 19, "CastLike has not the inputs that it should have"),
-        (node("Add", ["x", ""]), [np.float32(1), None], 17, "Add has not the inputs that it should have"),
+        (node("Softmax", []), [], 11, "Softmax lacks an input, or has too many"),
+        (node("CastLike", ["x"]), [np.float32(1)], 19, "CastLike lacks an input, or has too many"),
+        (node("Add", ["x", ""]), [np.float32(1), None], 17, "Add lacks an input, or has too many"),
         (node("Softmax", ["x"], axis=3), [np.ones((2, 3), np.float32)], 11, "Softmax has the axis 3 for 2 axes"),
         (
             node("Softmax", ["x"]),

@@ -146,7 +146,7 @@ def test_a_module_for_a_model_that_tells_none_says_so(survey):
         Configuration.of({"overrides": [{"module": "encoder", "levels": 4}]}).resolve(survey)
     assert str(raised.value) == (
         "overrides[0].module: the pattern 'encoder' matches no module with a weight that can be mapped; nearest names: "
-        "none: the model says none"
+        "none: the model has no such names"
     )
 
 

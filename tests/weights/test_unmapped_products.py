@@ -322,7 +322,7 @@ class TestAttributes:
         [item] = report.skipped
         assert (item.name, item.shape, item.reason) == ("blob", None, "compiled")
         assert item.detail == "'EPContext' of domain 'com.microsoft'"
-        assert "(100.0%) would be mapped to conductances; 1 weight of unknown size not." in str(report)
+        assert "(100.0%) would be mapped to conductances; not mapped and of unknown size: 1 weight." in str(report)
 
 
 def test_ops_of_opsets_after_those_that_were_looked_at_count_as_unknown(monkeypatch, graph, normal):

@@ -1,4 +1,4 @@
-"""What the manifest says of chips, measured or simulated, whose conductances a weight has in place of its targets."""
+"""Records of measured or simulated chips: a weight can hold their conductances in place of its targets."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["MeasuredRecord", "ReadNoiseRecord", "SimulatedRecord"]
 
 
 class ReadNoiseRecord(Record):
-    """How nodes draw readings of a device: ``clip(G + sigma * N(0, 1), low_us, high_us)``, anew in each run.
+    """How nodes draw readings of a device, anew in each run: ``clip(G + sigma * N(0, 1), low_us, high_us)``.
 
-    Sigma is an initializer in µS, of the type and shape of the conductances G; the seed is that of its RandomNormalLike
-    node.
+    `sigma` names an initializer in µS with the type and shape of the conductances G; `seed` is the seed of the
+    RandomNormalLike node.
     """
 
     sigma: str
@@ -28,9 +28,9 @@ class ReadNoiseRecord(Record):
 
 
 class SimulatedRecord(Record):
-    """The simulated chip that conductances are those of: with it, `program_model` gives them again.
+    """The simulated chip that the conductances come from; `program_model` reproduces them from these settings.
 
-    If nodes draw readings, there is a record of it for each device, in their order.
+    If nodes draw readings, `read_noise` has one record for each device, in the order of the conductances.
     """
 
     device: str
@@ -43,7 +43,7 @@ class SimulatedRecord(Record):
 
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Chips that were read once are written as they were before there were others."""
+        """Leave out an empty `read_noise`: manifests of before it existed stay the same byte by byte."""
         found: dict[str, Any] = serialize(self)
         if not self.read_noise:
             del found["read_noise"]
@@ -51,11 +51,11 @@ class SimulatedRecord(Record):
 
 
 class MeasuredRecord(Record):
-    """That the conductances are those of a chip, measured or simulated, and how far from their targets they are.
+    """The measured or simulated chip that the conductances come from, and how far the weights are from their targets.
 
-    Errors are those of the weights before they are rounded to integer codes or cast, in units of weight. The scale is
-    that of the targets divided by `factor`, which compensates drift, or each scale is divided by one of `factors`: one
-    for each group of elements that share a scale, those of a matrix together, and of these those of a piece of rows.
+    The errors are in units of weight, before weights are rounded to integer codes or cast. To compensate drift, the
+    scale of the targets is divided by `factor`, or each scale by its own of `factors`. `factors` has one number for
+    each group of elements that share a scale, in the C order of [matrices, pieces of rows, pieces of columns].
     """
 
     source: str
@@ -70,20 +70,20 @@ class MeasuredRecord(Record):
 
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Measured conductances are written as they were before there were simulated ones."""
+        """Leave out defaults of later keys: manifests of before these keys existed stay the same byte by byte."""
         found: dict[str, Any] = serialize(self)
         usual = {"factor": 1.0, "factors": None, "simulated": None}
         return {name: value for name, value in found.items() if name not in usual or value != usual[name]}
 
     def factor_of_each(self, grid: ScaleGrid | None) -> FloatOrArray:
-        """The factor that compensates drift, or the array of those of all scales, of the shape of their grid."""
+        """The factor that compensates drift, or an array of one factor for each scale, of the shape of their grid."""
         if self.factors is None:
             return self.factor
         return np.reshape(np.array(self.factors), () if grid is None else grid.shape)
 
     @property
     def origin(self) -> str:
-        """Where the conductances come from, as in: conductances ... ."""
+        """Where the conductances come from, as text that follows the word "conductances"."""
         if self.simulated is not None:
             return f"of a simulated chip ('{self.simulated.device}')"
         return f"measured on a chip ('{self.source}')"

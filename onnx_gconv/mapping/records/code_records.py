@@ -1,4 +1,4 @@
-"""What the manifest says of weights of integer codes: how they are packed, and what nodes make of them."""
+"""Records of weights of integer codes: how the codes are packed, and how nodes dequantize them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["BlocksRecord", "DecodedRecord", "DequantizationRecord", "PackingReco
 class PackingRecord(Record):
     """How the codes of a weight are packed into the bytes that nodes read, the first code in the low bits of a byte.
 
-    The shape is that of the bytes; a block is as many codes, along the last axis of the weight, as share a zero point.
-    Where codes do not fill the last byte or block of a row, the initializer of the padding does, with codes less zero
-    points.
+    `shape` is the shape of the bytes. `block` is the number of codes along the last axis of the weight that share a
+    zero point. `padding` names the initializer that fills up the last byte or block of each row, with codes less their
+    zero points.
     """
 
     bits: Literal[2, 4, 8]
@@ -27,7 +27,7 @@ class PackingRecord(Record):
 
 
 class BlocksRecord(Record):
-    """Neighbours along an axis of a weight that share a zero point: the fields of `Blocks`."""
+    """Blocks of `size` neighbours along an axis of a weight that share a zero point: the fields of `Blocks`."""
 
     axis: int = Field(ge=0)
     size: int = Field(ge=1)
@@ -39,10 +39,10 @@ class BlocksRecord(Record):
 
 
 class DecodedRecord(Record):
-    """From which op's packed weight a weight of floating point was decoded, which MatMul multiplies with in its place.
+    """The op with a packed weight that a MatMul with the decoded floating-point weight has replaced.
 
-    Scales is the name of the scales there, which are gone; a block is as many neighbours as share one. Of MatMulBnb4,
-    table is NF4 or FP4, and the last code what fills the last byte of an odd number of codes.
+    `scales` is the name of the initializer of scales that the op had; `block` is the number of neighbours that shared
+    one. For MatMulBnb4, `table` is NF4 or FP4, and `last_code` filled the last byte of an odd number of codes.
     """
 
     op_type: Literal["MatMulBnb4", "MatMulNBits"]
@@ -53,9 +53,9 @@ class DecodedRecord(Record):
 
 
 class DequantizationRecord(Record):
-    """With what nodes multiply the codes of a weight less their zero points: the fields of a `Dequantization`.
+    """How nodes make numbers of the codes of a weight, ``(code - zero_point) * scale``: the fields of `Dequantization`.
 
-    Scale, zero point and groups are the names of values of the model.
+    `scale`, `zero_point` and `groups` are names of values of the model.
     """
 
     scale: str | None

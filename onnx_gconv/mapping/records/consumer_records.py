@@ -1,4 +1,4 @@
-"""What the manifest says of the nodes that read a weight, and as which matrices."""
+"""Records of the nodes that read a weight, and of the matrices that they read it as."""
 
 from __future__ import annotations
 
@@ -39,12 +39,17 @@ class MatrixViewRecord(Record):
         return MatrixView(**dict(self))
 
     def layout(self, shape: tuple[int, ...], path: tuple[RearrangementRecord, ...]) -> MatrixLayout:
-        """As `MatrixView.layout`."""
+        """Where the elements of a weight of this shape stand in the matrices; see `MatrixView.layout`.
+
+        Args:
+            shape: The shape of the weight.
+            path: The rearrangements between the weight and the weight slot.
+        """
         return self.view.layout(shape, path)
 
 
 class RearrangementRecord(Record):
-    """A step of the way from a weight to a weight slot: a transposition or a reshape."""
+    """One rearrangement between a weight and a weight slot: a transposition or a reshape."""
 
     op: Literal["transpose", "reshape"]
     argument: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What a mapped model says of the converter of a weight, and the way back to the converter itself."""
+"""The record of a weight's converter, and how the converter itself is built from it again."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["ConverterOriginRecord", "ConverterRecord", "UnknownConverterError"]
 
 
 class UnknownConverterError(ModelError):
-    """The converter of a weight is not there.
+    """The converter of a weight is not installed or registered.
 
     Args:
-        what: What to say of the weight.
+        what: The message without its subject, the weight, as from `ConverterOriginRecord.remedy`.
     """
 
     def __init__(self, what: str) -> None:
@@ -27,7 +27,7 @@ class UnknownConverterError(ModelError):
 
 
 class ConverterOriginRecord(BaseModel):
-    """Where a converter is from that onnx_gconv does not have: a package for pip, or a module alone."""
+    """Where a converter from outside of onnx_gconv comes from: a package for pip, or only a module."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -41,10 +41,10 @@ class ConverterOriginRecord(BaseModel):
         return f"the package {' '.join(filter(None, (self.package, self.version)))}"
 
     def remedy(self, name: str) -> str:
-        """What to say of a weight whose converter is not there.
+        """How to get the converter of a weight if it is missing, as a message without its subject, the weight.
 
         Args:
-            name: That of the class of the converter.
+            name: The name of the class of the converter.
         """
         mapped = f"was mapped with the converter '{name}' of {self}"
         if self.package is not None:
@@ -75,7 +75,7 @@ class ConverterRecord(BaseModel):
         """The record of a converter.
 
         Raises:
-            ConfigError: If nobody could make the converter of its record again.
+            ConfigError: If the converter could not be built from its record again.
         """
         name, origin = type(converter).__name__, converter_registry().origin(converter)
         if origin is None:
@@ -92,8 +92,9 @@ class ConverterRecord(BaseModel):
         """The converter itself.
 
         Raises:
-            UnknownConverterError: (a ModelError) If it is not there; the message says how to get it.
-            ModelError: If its package has something wrong, or its parameters are wrong.
+            UnknownConverterError: (a ModelError) If the converter is not installed or registered; the message says how
+                to get it.
+            ModelError: If its package cannot be loaded, or its constructor refuses the parameters.
         """
         kind = self._kind()
         try:
@@ -119,7 +120,7 @@ class ConverterRecord(BaseModel):
         raise ModelError(f"the manifest names the converter '{self.name}', which this version does not know")
 
     def _versions(self, kind: ConverterKind) -> str:
-        """Which versions of the package there are, if they may be why its parameters are refused."""
+        """The package versions that wrote and that read the record, if they differ: the likely cause of an error."""
         written = None if self.origin is None else self.origin.version
         if kind.package is None or written in {None, kind.package.version}:
             return ""

@@ -1,4 +1,4 @@
-"""What all parts of the manifest have in common."""
+"""The base class of all records of the manifest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ __all__ = ["Record"]
 
 
 class Record(BaseModel):
-    """A part of the manifest, which is a table of JSON."""
+    """A part of the manifest that is a JSON object."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""What the manifest says of how a weight is mapped: its scales, tiles, clipping and levels, and what is lost."""
+"""Records of how a weight is mapped: its scales, tiling, clipping and levels, and what precision it loses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ __all__ = ["ClippingRecord", "LevelsRecord", "LossRecord", "PartRecord", "ScaleR
 
 
 class ScaleRecord(Record):
-    """The scale, in µS per unit of weight: the initializer, and its value if it is one number."""
+    """The scale in µS per unit of weight: the name of its initializer, and its number, or the extremes of its numbers.
+
+    `shape` is the shape of the initializer. `consumer` is the index of the consumer whose matrices the granularity and
+    the tiling refer to.
+    """
 
     name: str
     value: float | None = Field(gt=0)
@@ -37,7 +41,7 @@ class ScaleRecord(Record):
 
 
 class ZeroRecord(Record):
-    """The initializer that holds what is added to the quotient, in units of weight, in the form of the scale."""
+    """The initializer of the zero w0, in units of weight, which is added to the quotient; its shape is the scale's."""
 
     name: str
     minimum: float
@@ -45,7 +49,11 @@ class ZeroRecord(Record):
 
 
 class TilingRecord(Record):
-    """How the matrices of a weight are cut into pieces that have a scale each."""
+    """How the matrices of a weight are cut into pieces that have a scale each.
+
+    `rows` and `columns` are the sizes that the cut was asked for; `row_starts` and `column_starts` are the first rows
+    and columns of the pieces.
+    """
 
     rows: int | None
     columns: int | None
@@ -55,14 +63,14 @@ class TilingRecord(Record):
 
 
 class PartRecord(Record):
-    """A part of each matrix of a weight that is several matrices side by side, and how many columns it has."""
+    """A part of a weight that is several matrices side by side, such as queries, keys and values, and its columns."""
 
     name: str = Field(min_length=1)
     columns: int = Field(ge=1)
 
 
 class ClippingRecord(Record):
-    """Where weights are clipped: at a percentile of |W|, or at a value."""
+    """The limit that weights are clipped to: a percentile of |W|, or a value in units of weight."""
 
     percentile: float | None
     value: float | None
@@ -86,12 +94,12 @@ class LevelsRecord(Record):
 
     @property
     def is_coded(self) -> bool:
-        """Whether codes of the levels are stored, not the conductances in µS."""
+        """Whether initializers hold codes of the levels, and not conductances in µS."""
         return self.storage != "float"
 
     @property
     def code_dtype(self) -> np.dtype[np.unsignedinteger]:
-        """The type of the codes; one that holds those of any levels if none are stored. NumPy has none of four bits."""
+        """The NumPy type of the codes: uint8 for 4-bit codes, too, and uint16 if conductances are stored in µS."""
         return np.dtype(np.uint8 if self.storage in {"uint4", "uint8"} else np.uint16)
 
     @property
@@ -99,7 +107,7 @@ class LevelsRecord(Record):
         """The levels themselves.
 
         Raises:
-            ModelError: If there are no such levels.
+            ModelError: If the record describes no valid levels.
         """
         try:
             return ConductanceLevels.from_manifest(self.model_dump(exclude={"storage"}))
@@ -108,7 +116,10 @@ class LevelsRecord(Record):
 
 
 class LossRecord(Record):
-    """What a weight loses by clipping and by rounding to levels, in units of weight."""
+    """The error of a weight by clipping and by rounding to levels, in units of weight.
+
+    `clipped` is the number of clipped elements; `sqnr_db` is None if there is no error.
+    """
 
     clipped: int
     max_clipping_error: float

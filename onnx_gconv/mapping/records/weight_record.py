@@ -1,4 +1,4 @@
-"""What the manifest says of one weight: mapped, or skipped and why."""
+"""The records of one weight in the manifest: mapped, or skipped with the reason."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ __all__ = [
     "WeightRecord",
 ]
 
-_FEWEST_PARTS = 2  # of a weight that is in parts
+_FEWEST_PARTS = 2  # a weight with one part is not divided
 
 ComputeDtype: TypeAlias = Literal["float16", "bfloat16", "float32", "float64"]
 
 
 class SameSourceRecord(Record):
-    """Another constant with the same values; the fields are those of `weights.same_source.SameSource`."""
+    """Another constant with the same values: the fields of `weights.same_source.SameSource`."""
 
     name: str
     graph: str
@@ -60,24 +60,29 @@ class SameSourceRecord(Record):
 
 
 class OtherParameterRecord(Record):
-    """A further parameter of the exported program that is this tensor, too."""
+    """A further parameter of the exported program that this tensor holds, too: tied weights, or merged equal ones."""
 
     name: str
     relation: Literal["tied", "merged", "tied or merged"]
 
 
-# Of weights of integer codes alone, so that others are written as they were before there was anything to say of these.
+# Keys that were added to the format later are left out while they are empty, so that manifests of before they existed
+# stay the same byte by byte. These belong to weights of integer codes:
 _OF_CODES = frozenset({"packing", "dequantization", "limited", "zero_point_blocks", "decoded_from"})
 
-# Of weights and skipped constants: what says nothing is left out, as it was before there was anything to say.
+# These belong to weights and to skipped constants:
 _SAID_IF_KNOWN = frozenset({"parameter", "other_parameters", "folded_norms", "equal_values"})
 
-# With what weights in parts alone have.
+# All of a mapped weight, with the parts of divided weights:
 _LEFT_OUT = frozenset({*_SAID_IF_KNOWN, *_OF_CODES, "parts"})
 
 
 def _known_as(record: WeightRecord | SkippedRecord) -> str:
-    """What people know a weight by; older versions of onnx_gconv noted only what it was computed from."""
+    """The name that people know a weight by.
+
+    Manifests of older versions have no `parameter`; there, the only one of `parameters`, the constants that the weight
+    was computed from, takes its place.
+    """
     parameter = record.parameter
     if parameter is None and is_anonymous(record.name) and len(record.parameters) == 1 and "." in record.parameters[0]:
         [parameter] = record.parameters
@@ -85,7 +90,7 @@ def _known_as(record: WeightRecord | SkippedRecord) -> str:
 
 
 class ConductanceRecord(Record):
-    """The initializer with the conductances of a device, in µS or as codes, and the coefficient c_k of the device."""
+    """The initializer of a device's conductances, in µS or as level codes, and the coefficient c_k of the device."""
 
     name: str
     device: str
@@ -95,8 +100,8 @@ class ConductanceRecord(Record):
 class WeightRecord(Record):
     """One mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``.
 
-    Scale and zero are numbers, or arrays with an entry for each group of elements that share one. A weight of integer
-    codes is ``round(W) + zero point`` with that W.
+    Scale and zero are numbers, or arrays with an entry for each group of elements that share one. If the weight holds
+    integer codes, the codes are ``round(W) + zero point``.
     """
 
     name: str = Field(min_length=1)
@@ -141,17 +146,17 @@ class WeightRecord(Record):
 
     @property
     def is_of_known_program(self) -> bool:
-        """Whether the model says which parameter it is, or which module has it, in the program that was exported."""
+        """Whether the model says which parameter, or which module's weight, this was in the exported program."""
         return self.parameter is not None or bool(self.modules)
 
     @property
     def known_as(self) -> str:
-        """What people know it by: its parameter in the exported program, its module, or its name."""
+        """The name that people know the weight by: its parameter in the exported program, its module, or its name."""
         return _known_as(self)
 
     @property
     def quoted(self) -> str:
-        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        """The name for messages, in quotes: `known_as`, and the name in the model if that is another one."""
         return quoted_name(self.name, self.known_as)
 
     @model_serializer(mode="wrap")
@@ -199,7 +204,7 @@ class WeightRecord(Record):
     def _has_the_consumer_of_its_scale(self) -> Self:
         found, count = self.scale.consumer, len(self.consumers)
         if found is not None and not 0 <= found < count:
-            raise ValueError(f"its scale is that of consumer {found}, but it has {count}")
+            raise ValueError(f"its scale follows consumer {found}, but it has {count} consumers, numbered from 0")
         return self
 
     @model_validator(mode="after")
@@ -242,33 +247,33 @@ class WeightRecord(Record):
 
     @property
     def column_parts(self) -> ColumnParts | None:
-        """The parts of each of its matrices, which share no scale; None for one."""
+        """The parts of each matrix of the weight, which do not share a scale; None for an undivided weight."""
         if not self.parts:
             return None
         return ColumnParts(tuple(part.name for part in self.parts), tuple(part.columns for part in self.parts))
 
     @property
     def levels_of_codes(self) -> LevelsRecord | None:
-        """The levels whose codes are stored in place of the conductances; None if those are stored, in µS."""
+        """The levels whose codes the initializers hold; None if they hold conductances in µS."""
         return self.levels if self.levels is not None and self.levels.is_coded else None
 
     @property
     def packing_of_codes(self) -> Packing | None:
-        """How its codes are packed; None if they are not.
+        """How the codes of the weight are packed into bytes; None if they are not packed.
 
         Raises:
-            ModelError: If they cannot be packed so.
+            ModelError: If the shapes of codes and bytes do not fit together.
         """
         return None if self.packing is None else Packing(self.packing.bits, self.shape, self.packing.shape)
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """The shape of the value that nodes rebuild: of the weight, or of the bytes into which its codes are packed."""
+        """The shape of the value that nodes rebuild: the weight, or the bytes into which its codes are packed."""
         return self.shape if self.packing is None else self.packing.shape
 
     @property
     def number_range(self) -> tuple[float, float]:
-        """The lowest and the highest number that the weight may have: of its type, or of the bits of its codes."""
+        """The lowest and the highest number that the weight's type, or the bits of its packed codes, can hold."""
         packing = self.packing_of_codes
         return finite_range(self.ir_dtype) if packing is None else (0.0, float(packing.highest))
 
@@ -279,7 +284,7 @@ class WeightRecord(Record):
 
     @property
     def saturation_limits(self) -> tuple[float, float] | None:
-        """To what rebuilt weights beyond the range of their type are set; None if none can be beyond."""
+        """The range that nodes clip the rebuilt weight to; None if no weight can be beyond the range of its type."""
         return self.number_range if self.limited or (self.measured is not None and self.measured.saturated) else None
 
     @property
@@ -310,8 +315,8 @@ class WeightRecord(Record):
         """How the conductances become the weight again.
 
         Args:
-            scale: The scale as the graph holds it.
-            zero: What is added in the end, as the graph holds it; None for nothing.
+            scale: The scale, in the shape of its initializer.
+            zero: The zero w0, in the shape of its initializer; None for 0.
         """
         grid = self.grid
         return Decoding(
@@ -352,12 +357,12 @@ class SkippedRecord(Record):
 
     @property
     def known_as(self) -> str:
-        """What people know it by: its parameter in the exported program, its module, or its name."""
+        """The name that people know the weight by: its parameter in the exported program, its module, or its name."""
         return _known_as(self)
 
     @property
     def quoted(self) -> str:
-        """What a sentence calls it: what people know it by, and its name in the model if that is another one."""
+        """The name for messages, in quotes: `known_as`, and the name in the model if that is another one."""
         return quoted_name(self.name, self.known_as)
 
     @model_serializer(mode="wrap")

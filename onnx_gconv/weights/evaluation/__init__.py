@@ -1,1 +1,1 @@
-"""The values of constants, and of what nodes compute from them."""
+"""Computes the values of nodes whose inputs are constant."""

@@ -1,4 +1,4 @@
-"""Computes what the constant part of a graph gives: weights behind nodes that do more than rearrange them."""
+"""Computes weights that nodes compute from constants by more than rearranging them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from onnx_gconv.weights.stack_parts import STACK_OPS, part_outputs
 
 __all__ = ["MOST_EVALUATED_BYTES", "ConstantEvaluator", "EvaluatedTensor", "EvaluationError"]
 
-# What may be in memory at one moment while one value is computed: its sources, its intermediate values, itself.
+# The limit of memory, in bytes, for the sources, the intermediate values and the result of one value.
 MOST_EVALUATED_BYTES = 4 << 30
 
-# Results up to this size in all are kept, and the last one in any case: weights are read part by part.
+# Weights are read in parts, so results are cached: the last one, and older ones up to this total size in bytes.
 _KEPT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """A node, and the values it reads and gives. Values are counted; None is an input left out."""
+    """A node, with the numbers of the values that it reads and computes; None stands for an omitted input."""
 
     node: onnx.NodeProto
     inputs: tuple[int | None, ...]
@@ -41,7 +41,7 @@ class _Step:
 
 @dataclass(frozen=True, eq=False)
 class _Computation:
-    """The computation of a value, on its own: the nodes may be removed from the graph."""
+    """The computation of a value as a copy of its own: it stays valid when the nodes are removed from the graph."""
 
     constants: dict[int, ir.TensorProtocol]
     steps: tuple[_Step, ...]
@@ -49,10 +49,10 @@ class _Computation:
 
 
 class ConstantEvaluator:
-    """Computes constant values of a model, node by node, each by the rule of the opset that the model imports.
+    """Computes constant values of a model, node by node, by the rules of the opset that the model imports.
 
-    ONNX Runtime computes the same, bit for bit, where an operation is exact or rounded once: a cast, a slice, a
-    concatenation, a product, a dequantization. Others, see `rounded_ops`, differ in the last places.
+    ONNX Runtime computes the same bits where an operation is exact or rounded once: a cast, a slice, a concatenation, a
+    product, a dequantization. The results of other ops, see `EvaluatedTensor.rounded_ops`, differ in the last bits.
 
     Args:
         model: The model.
@@ -66,20 +66,20 @@ class ConstantEvaluator:
         self._lock = threading.Lock()
 
     def evaluate(self, value: ir.Value) -> NDArray[Any]:
-        """The value of a constant.
+        """The array of a constant value.
 
         Raises:
-            EvaluationError: If a node cannot be computed, or it would take too much memory.
+            EvaluationError: If a node cannot be computed, or the computation would take too much memory.
             ModelError: If external data cannot be read.
         """
         tensor = constant_tensor(value)
         return self.record(value)[1] if tensor is None else all_elements(tensor)
 
     def record(self, value: ir.Value) -> tuple[_Computation, NDArray[Any]]:
-        """The computation of a constant, and its value.
+        """The computation of a constant value, and its array.
 
         Raises:
-            EvaluationError: If a node cannot be computed, or it would take too much memory.
+            EvaluationError: If a node cannot be computed, or the computation would take too much memory.
             ModelError: If external data cannot be read.
         """
         nodes = _nodes_before(value)
@@ -105,10 +105,10 @@ class ConstantEvaluator:
         return computation, self.run(computation)
 
     def run(self, computation: _Computation) -> NDArray[Any]:
-        """The result of a computation; the latest ones are kept.
+        """The result of a computation, from the cache if it is there.
 
         Raises:
-            EvaluationError: If a node cannot be computed, or it would take too much memory.
+            EvaluationError: If a node cannot be computed, or the computation would take too much memory.
             ModelError: If external data cannot be read.
         """
         with self._lock:
@@ -121,7 +121,10 @@ class ConstantEvaluator:
             return self._kept[computation]
 
     def _as_array(self, stack: ir.TensorProtocol) -> ir.TensorProtocol:
-        """A stack as it is in a file, or as an array in memory: a tensor of protobuf copies all of it at each look."""
+        """A stack that can be read in parts: external data as it is, other tensors as one array in memory.
+
+        A protobuf tensor would copy all of its data at each access.
+        """
         if isinstance(stack, (ir.ExternalTensor, StreamedTensor)):
             return stack
         if self._stack is None or self._stack[0] is not stack:
@@ -139,7 +142,7 @@ class ConstantEvaluator:
 
 
 class _Run:
-    """One run of a computation: the values that it has in memory, as long as a step needs them."""
+    """One run of a computation; it keeps each value in memory only until the last step that reads it."""
 
     def __init__(
         self,
@@ -155,7 +158,7 @@ class _Run:
         self._known: dict[int, NodeValue] = {}
 
     def value(self, number: int) -> NodeValue:
-        """A value that is computed already, or a constant, which is read."""
+        """The array of a value that has been computed, or of a constant, which is read now."""
         if number not in self._known:
             tensor = self._constants[number]
             _require_memory(tensor.nbytes + self._bytes)
@@ -163,7 +166,7 @@ class _Run:
         return self._known[number]
 
     def take(self, step: _Step) -> None:
-        """Compute a step, and forget what no further one needs."""
+        """Compute a step, and drop the values that no later step reads."""
         results: Sequence[NodeValue] | None = self._part_of_stack(step)
         if results is None:
             inputs = self._inputs(step.inputs)
@@ -177,11 +180,11 @@ class _Run:
                 self._known.pop(number, None)
 
     def _part_of_stack(self, step: _Step) -> list[NDArray[Any] | None] | None:
-        """What a node gives that hands on a small part of a constant, of which no more is read then; else None."""
+        """The outputs of a node that passes on a small part of a constant, read without the rest; None for others."""
         stack = step.inputs[0] if step.inputs else None
         if step.node.op_type not in STACK_OPS or stack is None or stack in self._known or stack not in self._constants:
             return None
-        evaluated_op(step.node.domain, step.node.op_type, self._opset)  # raises if it is not computed
+        evaluated_op(step.node.domain, step.node.op_type, self._opset)  # raises if the op is not supported
         others = [item for item in self._inputs(step.inputs[1:]) if not isinstance(item, list)]
         found = self._as_array(self._constants[stack])
         return part_outputs(step.node, found, others, [self._uses[item] > 0 for item in step.outputs])
@@ -195,14 +198,14 @@ class _Run:
 
 
 class EvaluatedTensor(StreamedTensor):
-    """A constant that nodes compute; it is computed when it is read. The nodes may be removed meanwhile.
+    """A constant value that nodes compute, computed whenever it is read, even after the nodes have been removed.
 
     Args:
-        evaluator: Computes it.
+        evaluator: The evaluator that computes the value.
         value: The value.
 
     Raises:
-        EvaluationError: If it cannot be computed.
+        EvaluationError: If the value cannot be computed.
         ModelError: If external data cannot be read.
     """
 
@@ -213,12 +216,12 @@ class EvaluatedTensor(StreamedTensor):
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
-        """The constants that it is computed from."""
+        """The constants that the value is computed from."""
         return tuple(self._computation.constants.values())
 
     @property
     def rounded_ops(self) -> tuple[str, ...]:
-        """The op types among the nodes whose results have other last places in each runtime."""
+        """The op types among the nodes whose results differ between runtimes in the last bits."""
         ops = dict.fromkeys(step.node.op_type for step in self._computation.steps)
         return tuple(op for op in ops if EVALUATED_OPS[op].precision == "rounded")
 
@@ -234,7 +237,7 @@ class EvaluatedTensor(StreamedTensor):
 
 
 def _nodes_before(root: ir.Value) -> list[ir.Node]:
-    """The nodes that compute a value, each after those it reads from. Constant nodes are no computation."""
+    """The nodes that compute a value, without Constant nodes, in topological order."""
     order: dict[ir.Node, None] = {}
     waiting: list[tuple[ir.Node, bool]] = [(node, False)] if (node := _computing_node(root)) is not None else []
     while waiting:
@@ -256,7 +259,7 @@ def _computing_node(value: ir.Value) -> ir.Node | None:
 
 
 def _detached(node: ir.Node) -> onnx.NodeProto:
-    """A node with inputs and outputs that are named by their places; outputs that nobody names keep their place."""
+    """A copy of a node whose inputs and outputs are named by their positions, so that unnamed outputs keep theirs."""
     proto = ir.to_proto(node)
     del proto.input[:], proto.output[:]
     proto.input.extend("" if value is None else f"i{number}" for number, value in enumerate(node.inputs))
@@ -265,7 +268,7 @@ def _detached(node: ir.Node) -> onnx.NodeProto:
 
 
 def _bytes(value: NodeValue) -> int:
-    """How much memory a tensor takes, or the tensors of a sequence."""
+    """The bytes of a tensor, or of all tensors of a sequence."""
     if isinstance(value, np.ndarray):
         return value.nbytes
     return 0 if value is None else sum(map(_bytes, value))

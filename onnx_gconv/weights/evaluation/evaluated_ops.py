@@ -1,8 +1,8 @@
 """The table of ops that are computed from constants, with the versions of each that are known to be computed right.
 
-What an op does changes with the opset: Softmax flattened its input until opset 13, BatchNormalization could train
-at any opset, in other ways. A version stands here only if what it gives has been compared with ONNX Runtime, see
-tests/weights/test_evaluated_ops.py. No other is ever computed, and none by the rule of a newer one.
+The meaning of an op changes with the opset: Softmax flattened its input until opset 13, and the versions of
+BatchNormalization train in different ways. A version stands in the table only if its results have been compared with
+ONNX Runtime, see tests/weights/test_evaluated_ops.py. Other versions are refused, never computed by a newer rule.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class EvaluationError(GconvError):
 
 @dataclass(frozen=True)
 class EvaluatedOp:
-    """An op that is computed.
+    """An op that is computed from constants.
 
     Attributes:
-        op_type: Its name; its domain is that of ONNX itself.
-        versions: The opsets that introduced its versions which are computed.
-        precision: How far its result is determined. ``moved``: it has elements of its inputs, at most cast, or tells
-            of their shapes. ``exact``: it is exact, or rounded once, as every runtime does it. ``rounded``: it is
-            rounded more often, or is no elementary operation, so that each runtime has other last places.
+        op_type: The op type, in ONNX's own domain.
+        versions: The opsets that introduced the versions of the op that are computed.
+        precision: How far the standard determines the result. ``moved``: elements of the inputs, at most cast, or their
+            shapes. ``exact``: an exact result, or one that is rounded once, the same in every runtime. ``rounded``:
+            several roundings, or a function such as Exp, so that runtimes differ in the last bits.
     """
 
     op_type: str
@@ -42,7 +42,7 @@ class EvaluatedOp:
 
 
 def _rows(precision: Precision, table: str) -> dict[str, EvaluatedOp]:
-    """Rows of a table with an op and its versions in each line."""
+    """Read a table with an op and its versions in each line."""
     rows = (line.split() for line in table.strip().splitlines())
     return {name: EvaluatedOp(name, frozenset(map(int, versions)), precision) for name, *versions in rows}
 
@@ -207,7 +207,8 @@ EVALUATED_OPS: dict[str, EvaluatedOp] = {
 }
 
 
-# The releases of onnx whose reference implementation computes an op wrongly: from the first, up to before the second.
+# The releases of onnx whose reference implementation computes an op wrongly: from the first, up to but without the
+# second.
 _WRONG_IN = {
     "Cast": ((0, 0), (1, 19)),
     "CastLike": ((0, 0), (1, 19)),
@@ -221,15 +222,16 @@ _WRONG_IN = {
 
 
 def evaluated_op(domain: str, op_type: str, opset: int | None) -> tuple[EvaluatedOp, onnx.defs.OpSchema]:
-    """The row of an op, and the definition that an opset has of it.
+    """The row of an op, and its definition in an opset.
 
     Args:
         domain: The domain of the op.
-        op_type: Its name.
-        opset: The version of the domain that the model imports; None if it does not.
+        op_type: The op type.
+        opset: The version of the domain that the model imports; None if it imports none.
 
     Raises:
-        EvaluationError: If it is not computed, or not in this version.
+        EvaluationError: If the op is not in the table, or not in this version, or if the installed onnx computes it
+            wrongly.
     """
     if domain:
         raise EvaluationError(f"{op_type} of the domain '{domain}' is not computed")

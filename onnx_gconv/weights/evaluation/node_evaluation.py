@@ -17,14 +17,14 @@ from onnx_gconv.weights.evaluation.evaluated_ops import EvaluationError, evaluat
 __all__ = ["NodeValue", "added_bytes", "evaluate_node"]
 
 NodeValue: TypeAlias = "NDArray[Any] | list[NodeValue] | None"
-"""What a node reads or gives: a tensor, a sequence of values, or an optional one that is not there."""
+"""An input or output of a node: a tensor, a sequence of values, or None for an absent optional value."""
 
 _MOST_IN_MESSAGE = 120
 
-# They give what they are given. The reference implementation (onnx 1.23) makes a list of it, and so an axis more.
+# These ops return their input. The reference implementation (onnx 1.23) wraps it in a list, which adds an axis.
 _PASSING_OPS = frozenset({"Optional", "OptionalGetElement"})
 
-# What they give for infinite numbers, or for those that are none, differs from runtime to runtime.
+# The results of these ops for infinity and NaN differ from runtime to runtime.
 _FINITE_OPS = frozenset({"Clip", "Sign"})
 
 _HALF_TYPES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
@@ -38,26 +38,26 @@ _SMALL_INTEGERS = (np.dtype(ml_dtypes.int4), np.dtype(ml_dtypes.uint4))
 _NUMPY_TYPES = "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float32 float64"
 _CAST_TYPES = frozenset((*_HALF_TYPES, *_FLOAT8_TYPES, *_SMALL_INTEGERS, *map(np.dtype, _NUMPY_TYPES.split())))
 
-# The versions by which the reference implementation computes what older ones meant.
+# The versions whose rules in the reference implementation also express older ones.
 _FLATTENED_UNTIL, _NORMALIZED_SINCE, _QUANTIZED_SINCE = 13, 15, 19
 
-# Since this version QuantizeLinear says in which type it divides: if not otherwise, in that of its inputs.
+# Since this version QuantizeLinear has an attribute for the type in which it divides; the default is its inputs' type.
 _PRECISE_SINCE = 23
 
 
 def evaluate_node(node: onnx.NodeProto, inputs: Sequence[NodeValue], opset: int | None) -> list[NodeValue]:
-    """What a node gives.
+    """Compute the outputs of a node.
 
-    It is computed with ONNX's reference implementation, in the type of its inputs. For float16 and bfloat16 it is
-    computed in float32 and rounded once, as ONNX Runtime does it.
+    ONNX's reference implementation computes them in the type of the inputs. For float16 and bfloat16 they are computed
+    in float32 and rounded once, as in ONNX Runtime.
 
     Args:
         node: The node.
-        inputs: The values of its inputs; None for one that is left out.
+        inputs: The values of the inputs; None for an omitted one.
         opset: The version of the node's domain that the model imports; None if it imports none.
 
     Raises:
-        EvaluationError: If it cannot be computed, or is not known to be computed as a runtime does.
+        EvaluationError: If the node cannot be computed, or its result is not known to equal that of a runtime.
     """
     row, schema = evaluated_op(node.domain, node.op_type, opset)
     _require_inputs(node, inputs, schema)
@@ -73,9 +73,10 @@ def evaluate_node(node: onnx.NodeProto, inputs: Sequence[NodeValue], opset: int 
 
 
 def added_bytes(node: onnx.NodeProto, inputs: Sequence[NodeValue]) -> int:
-    """How much memory a node may take besides its inputs, as far as that can be told before it is computed.
+    """The bytes that a node needs besides its inputs, estimated before it is computed.
 
-    These are copies of half precision in float32, and results whose size the shapes or the values of inputs say.
+    They are the float32 copies of float16 and bfloat16 inputs, and results whose size follows from the shapes or the
+    values of the inputs.
     """
     halves = [value.nbytes for value in inputs if isinstance(value, np.ndarray) and value.dtype in _HALF_TYPES]
     copies = 2 * (sum(halves) + max(halves, default=0))
@@ -85,12 +86,12 @@ def added_bytes(node: onnx.NodeProto, inputs: Sequence[NodeValue]) -> int:
         return copies
     try:
         return copies + int(rule(tensors))
-    except (ArithmeticError, IndexError, ValueError):  # the node does not fit its inputs, and is going to be refused
+    except (ArithmeticError, IndexError, ValueError):  # the node does not fit its inputs and is refused later
         return copies
 
 
 def _count(sizes: NDArray[Any]) -> float:
-    """The product of some sizes, as a float: it may be beyond all integers of NumPy."""
+    """The product of some sizes, as a float because it may be beyond NumPy's integers."""
     return math.prod(float(size) for size in sizes.reshape(-1))
 
 
@@ -104,7 +105,7 @@ Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqua
 Or Pow Sub Sum Where Xor
 """
 
-# The bytes of a result, of ops that read how large it is, or whose result is larger than their inputs together.
+# How to compute the bytes of a result, for ops whose result can be larger than all of their inputs together.
 _SIZES: dict[str, Callable[[list[NDArray[Any]]], float]] = {
     **dict.fromkeys(_BROADCASTING_OPS.split(), _broadcast),
     "ConstantOfShape": lambda inputs: 8 * _count(inputs[0]),
@@ -117,20 +118,23 @@ _SIZES: dict[str, Callable[[list[NDArray[Any]]], float]] = {
 
 
 def _require_inputs(node: onnx.NodeProto, inputs: Sequence[NodeValue], schema: onnx.defs.OpSchema) -> None:
-    """Raise EvaluationError if a node has not the inputs that its op has to have."""
+    """Raise EvaluationError if a required input of a node is missing, or if it has too many."""
     needed = [item.option == onnx.defs.OpSchema.FormalParameterOption.Single for item in schema.inputs]
     is_lacking = any(is_needed and value is None for is_needed, value in zip(needed, inputs, strict=False))
     if is_lacking or not schema.min_input <= len(inputs) <= schema.max_input:
-        raise EvaluationError(f"{node.op_type} has not the inputs that it should have")
+        raise EvaluationError(f"{node.op_type} lacks an input, or has too many")
 
 
 def _divides_in_half_precision(op_type: str, version: int) -> bool:
-    """Whether an op rounds a quotient to the type of its inputs, before it rounds it to an integer."""
+    """Whether an op rounds a quotient to the type of its inputs first, and to an integer then."""
     return op_type == "QuantizeLinear" and version >= _PRECISE_SINCE
 
 
 def _with_defaults(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> onnx.NodeProto:
-    """A node with the defaults of its version, where the reference implementation has others, of the newest one."""
+    """A copy of a node with all defaults of its op's version that differ from those of the newest version.
+
+    The reference implementation would use the defaults of the newest version.
+    """
     complete = onnx.NodeProto()
     complete.CopyFrom(node)
     given = {attribute.name for attribute in node.attribute}
@@ -144,7 +148,7 @@ def _with_defaults(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> onnx.Nod
 
 
 def _computed(node: onnx.NodeProto, inputs: Sequence[NodeValue], version: int) -> list[NodeValue]:
-    """What a node gives by the rule of its version, expressed by newer rules where the reference has only these."""
+    """Compute a node by the rule of its version, expressed by a newer rule if the reference has only the newer one."""
     older = _OLDER_RULES.get(node.op_type)
     if older is not None and version < older[0]:
         return older[1](node, inputs, version)
@@ -175,7 +179,7 @@ def _by_reference(node: onnx.NodeProto, inputs: Sequence[NodeValue], version: in
 
 
 def _flattened(node: onnx.NodeProto, inputs: Sequence[NodeValue], _: int) -> list[NodeValue]:
-    """Softmax and the like before opset 13: all axes from `axis` on count as one."""
+    """Softmax, LogSoftmax and Hardmax before opset 13: all axes from `axis` on are flattened to one."""
     tensor = _tensor(inputs[0])
     axis = _integer(node, "axis")
     axis += tensor.ndim if axis < 0 else 0
@@ -187,7 +191,7 @@ def _flattened(node: onnx.NodeProto, inputs: Sequence[NodeValue], _: int) -> lis
 
 
 def _normalized(node: onnx.NodeProto, inputs: Sequence[NodeValue], _: int) -> list[NodeValue]:
-    """BatchNormalization before opset 14: with the statistics that it is given, unless it has further outputs."""
+    """BatchNormalization before opset 14: it applies the given statistics, unless it has further outputs and trains."""
     if len(node.output) > 1:
         raise EvaluationError("BatchNormalization that trains is not computed")
     if _integer(node, "spatial", 1) != 1:
@@ -196,7 +200,7 @@ def _normalized(node: onnx.NodeProto, inputs: Sequence[NodeValue], _: int) -> li
 
 
 def _quantized(node: onnx.NodeProto, inputs: Sequence[NodeValue], _: int) -> list[NodeValue]:
-    """QuantizeLinear and DequantizeLinear before opset 19, whose rule for these inputs is the same since."""
+    """QuantizeLinear and DequantizeLinear before opset 19: for the types of that time, opset 19 has the same rule."""
     return _by_reference(node, inputs, _QUANTIZED_SINCE)
 
 
@@ -210,7 +214,7 @@ def _cast_like(node: onnx.NodeProto, inputs: Sequence[NodeValue], version: int) 
 
 _OlderRule: TypeAlias = Callable[[onnx.NodeProto, Sequence[NodeValue], int], list[NodeValue]]
 
-# Before which version an op has another rule than the reference implementation.
+# The rules of ops before a version that the reference implementation does not have.
 _OLDER_RULES: dict[str, tuple[float, _OlderRule]] = {
     "CastLike": (math.inf, _cast_like),
     "Softmax": (_FLATTENED_UNTIL, _flattened),
@@ -223,7 +227,7 @@ _OLDER_RULES: dict[str, tuple[float, _OlderRule]] = {
 
 
 def _refuse_undefined(node: onnx.NodeProto, inputs: Sequence[NodeValue]) -> None:
-    """Raise EvaluationError if ONNX does not say what a node gives for these inputs; runtimes disagree then."""
+    """Raise EvaluationError if ONNX does not define the result of a node for these inputs: runtimes disagree there."""
     if node.op_type == "Cast":
         _refuse_cast(inputs[0], _type(_integer(node, "to")))
     elif node.op_type == "CastLike":
@@ -239,7 +243,7 @@ def _refuse_undefined(node: onnx.NodeProto, inputs: Sequence[NodeValue]) -> None
 
 
 def _refuse_cast(value: NodeValue, target: np.dtype[Any]) -> None:
-    """Raise EvaluationError for numbers that a type cannot hold, and for types that have not been compared."""
+    """Raise EvaluationError for numbers that the target type cannot hold, and for types not compared with a runtime."""
     tensor = _tensor(value)
     if target not in _CAST_TYPES or tensor.dtype not in _CAST_TYPES:
         raise EvaluationError(f"Cast from {tensor.dtype.name} to {target.name} is not computed")
@@ -270,7 +274,7 @@ def _is_whole(value: NodeValue) -> bool:
 
 
 def _fits_product(tensor: NDArray[Any]) -> bool:
-    """Whether the product of all elements, those that are 0 left out, is one of their type, if they are integers."""
+    """Whether the product of all nonzero elements fits into their type; True for floating-point numbers."""
     if tensor.dtype.kind not in "iu":
         return True
     product = np.prod(np.maximum(np.abs(tensor.astype(np.float64)), 1.0))
@@ -288,7 +292,7 @@ def _of_type(result: NodeValue, dtype: np.dtype[Any] | None) -> NodeValue:
 def _type_of(
     number: int, node: onnx.NodeProto, inputs: Sequence[NodeValue], schema: onnx.defs.OpSchema
 ) -> np.dtype[Any] | None:
-    """The type of a result if it is that of an input, by the op's definition; else None."""
+    """The type of a result, if the op's definition says that it is the type of an input; else None."""
     if node.op_type == "DequantizeLinear":
         return None if _integer(node, "output_dtype") else _tensor(inputs[1]).dtype
     wanted = schema.outputs[min(number, len(schema.outputs) - 1)].type_str
@@ -299,7 +303,7 @@ def _type_of(
 
 
 def _changed(node: onnx.NodeProto, **attributes: int | None) -> onnx.NodeProto:
-    """A node with other attributes; those that are None are left out."""
+    """A copy of a node with other values of some attributes; an attribute that is None is removed."""
     changed = onnx.NodeProto()
     changed.CopyFrom(node)
     kept = [item for item in node.attribute if item.name not in attributes]

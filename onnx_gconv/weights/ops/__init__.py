@@ -1,1 +1,1 @@
-"""What is known of ops: which multiply with weights, how they read them, and which nodes cannot rebuild."""
+"""Tables of ops: which multiply with weights, how they read them, and which layouts nodes cannot rebuild."""

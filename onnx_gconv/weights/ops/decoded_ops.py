@@ -1,4 +1,4 @@
-"""Ops whose packed weights can be decoded to floating point, so that MatMul may take the place of the op."""
+"""Ops whose packed weights can be decoded to floating point, so that a MatMul can replace the op."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DecodedOp:
     Attributes:
         weight: Index of the input that holds the bytes.
         bias: Index of the input that holds the bias; None if there is none.
-        decoded: The weight as [outputs, inputs], or why it is not decoded.
+        decoded: Returns the decoded weight as [outputs, inputs], or the reason why it cannot be decoded.
     """
 
     weight: int
@@ -46,7 +46,7 @@ class DecodedOp:
 
 
 def decoded_op(node: ir.Node) -> DecodedOp | None:
-    """The row of a node; None if it is none of these ops."""
+    """The row of a node's op; None if the table has none."""
     return DECODED_OPS.get((node.domain, node.op_type))
 
 
@@ -59,7 +59,7 @@ def _bnb4(node: ir.Node, _: Evaluate) -> StreamedTensor | str:
 
 
 def _bnb4_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
-    """Why the weight of a MatMulBnb4 node is not decoded."""
+    """Why the weight of a MatMulBnb4 node cannot be decoded; None if it can."""
     said, label = node.attributes, node_label(node)
     shape, table, block = said_shape(node), said.get_int("quant_type", -1), said.get_int("block_size", 0)
     if shape is None or table not in range(len(_BNB4_TABLES)) or block < 1:
@@ -93,7 +93,7 @@ def _coding(node: ir.Node) -> Bnb4Coding:
 
 
 def _nbits(node: ir.Node, evaluate: Evaluate) -> StreamedTensor | str:
-    """What MatMulNBits makes of its bytes."""
+    """The numbers that MatMulNBits computes from its bytes, scales and zero points; or why they cannot be told."""
     label = node_label(node)
     if (found := NBITS_FORM.obstacle(node)) is not None:
         return found[1]
@@ -121,7 +121,7 @@ def _no_layout(node: ir.Node, shape: object) -> BlockLayout:
 
 
 BNB4_FORM = PackedForm(_no_layout, _bnb4_obstacle, scale=2)
-"""MatMulBnb4, whose blocks run across rows: it is decoded, and never packed again by nodes."""
+"""MatMulBnb4: its blocks run across the ends of rows, so nodes cannot pack its codes; it can only be decoded."""
 
 DECODED_OPS: dict[tuple[str, str], DecodedOp] = {
     ("com.microsoft", "MatMulBnb4"): DecodedOp(1, None, _bnb4),

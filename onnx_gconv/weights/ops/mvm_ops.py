@@ -1,8 +1,7 @@
 """The table of MVM ops: nodes that multiply a matrix of weights with activations.
 
-Supporting a new op is one row, which holds all that is known of it: its weight slots with the function that gives the
-matrix view and with the place of the bias, and whether it is a convolution. `register_mvm_op` adds a row for an op of a
-domain of one's own.
+Supporting a new op takes one row: its weight slots, each with the function that gives the matrix view and with the
+place of the bias, and whether it is a convolution. `register_mvm_op` adds a row for an op of your own domain.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ ConvolutionKind: TypeAlias = Literal["plain", "transposed", "deformable", "causa
 
 @dataclass(frozen=True)
 class BiasSlot:
-    """Where the bias that goes with a weight stands, and how it is added.
+    """Which input of an MVM op holds the bias that belongs to a weight, and how the op adds it.
 
     Attributes:
-        index: Index among the node's inputs; None if the node has none, and an Add node behind it may add one.
-        in_rows: Whether it is added once to each output of the product, so that it may stand in rows of crossbars.
-        beta: The attribute that multiplies it; None if nothing does.
-        output_axis: The axis of the bias along which the outputs of the weight stand, from behind: the last one, but
-            the one before it if the weight is the left operand.
+        index: Index among the node's inputs; None if the op has no bias input, and an Add node behind it may add one.
+        in_rows: Whether the bias is added once to each output of the product, so that rows of a crossbar can hold it.
+        beta: The attribute whose number multiplies the bias; None if there is none.
+        output_axis: The axis of the bias that holds the outputs of the weight, counted from the end: -1, or -2 if the
+            weight is the left operand.
     """
 
     index: int | None
@@ -55,7 +54,7 @@ class BiasSlot:
     output_axis: int = -1
 
     def beta_of(self, node: ir.Node) -> float:
-        """What a node multiplies the bias with."""
+        """The factor by which a node multiplies the bias."""
         return 1.0 if self.beta is None else node.attributes.get_float(self.beta, 1.0)
 
 
@@ -65,21 +64,21 @@ class WeightSlot:
 
     Attributes:
         index: Index among the node's inputs.
-        activation: Index of the input that is multiplied with it.
-        view: Gives the matrix view from the node and the shape of the weight, raises IndexError or ValueError if the
-            shape does not fit; None if the op packs its weights as nodes cannot, and they are skipped. If they are
-            unpacked, it is given the shape of their codes.
+        activation: Index of the input that is multiplied with the weight.
+        view: Returns the matrix view for the node and the shape of the weight, of the unpacked codes if these are
+            packed; raises IndexError or ValueError if the shape does not fit. None if the op has a layout of its own
+            that nodes cannot rebuild; such weights are skipped.
         zero_point: Index of the input that holds the zero point of a weight of integer codes; None if there is none.
-        zero_point_axes: Axes of the weight along which a zero point with as many axes varies, or what tells them of a
-            node; a scalar always counts for all.
-        bias: What is added to the product; None if nothing is. Of recurrent ops, these are the two biases of all gates
-            side by side; of attention, those of queries, keys and values.
+        zero_point_axes: The axes of the weight along which a zero point with as many axes varies, or a function that
+            returns them for a node. A scalar zero point belongs to all elements.
+        bias: The bias that is added to the product; None if none is. For recurrent ops, it holds the two biases of all
+            gates side by side; for attention, the biases of queries, keys and values.
         packed: How bytes in this slot are unpacked to codes; None if they are no packed codes.
-        scale: Index of the input that holds the scale of a weight of integer codes, or of float8, which varies along
-            the axes of the zero point; None if there is none.
-        scale_block: How many neighbours along the last of these axes share a scale and a zero point, where the
-            attribute block_size says nothing else; None if each has its own.
-        parts: Tells which matrices the weight holds side by side; None if it is always one.
+        scale: Index of the input that holds the scale of a weight of integer codes or of float8; None if there is none.
+            The scale varies along the axes of the zero point.
+        scale_block: The number of neighbours along the last of these axes that share a scale and a zero point, unless
+            the node's attribute block_size gives another one; None if each index has its own.
+        parts: Returns which matrices the weight holds side by side; None if the op always reads one matrix.
     """
 
     index: int
@@ -94,11 +93,11 @@ class WeightSlot:
     parts: PartsFunction | None = None
 
     def block_of(self, node: ir.Node) -> int:
-        """How many neighbours along the axis of its scales share one in a node."""
+        """The number of neighbours that share a scale in a node; 1 if each has its own."""
         return 1 if self.scale_block is None else node.attributes.get_int("block_size", self.scale_block)
 
     def point_block_of(self, node: ir.Node) -> int:
-        """How many neighbours along the axis of its zero points share one in a node; 0 if blocks have none."""
+        """The number of neighbours that share a zero point in a node; 0 if zero points do not belong to blocks."""
         return 0 if self.scale_block is None else self.block_of(node)
 
     def zero_point_axes_of(self, node: ir.Node) -> tuple[int, ...]:
@@ -113,15 +112,15 @@ class MvmOp:
 
     Attributes:
         domain: The domain of the op; empty for ONNX's own.
-        op_type: Its name.
+        op_type: The op type.
         slots: The inputs that hold weights.
-        convolution: Which kind of convolution it is; None if it is none. The rows of the matrix view of a convolution
-            are inputs, and then positions of the kernel; its bias counts the output channels of all groups. A
-            ``plain`` one multiplies each position of the kernel with what stands at a fixed distance; so does a
-            ``causal`` one, of which each output is that of the last position of its kernel.
+        convolution: The kind of convolution; None for other ops. The rows of the matrix view of a convolution are
+            (input, kernel position...) in this order, and its bias has an entry for each output channel of all groups.
+            A ``plain`` or ``causal`` convolution multiplies each kernel position with the input at a fixed distance
+            from the output; in a ``causal`` one, the output stands at the last kernel position.
 
     Raises:
-        ConfigError: If it has no weight, or one input is said to be two things.
+        ConfigError: If the row has no weight, or gives one input two meanings.
     """
 
     domain: str
@@ -140,28 +139,28 @@ class MvmOp:
 
     @property
     def name(self) -> str:
-        """Its domain and type, e.g. ``com.microsoft.FusedConv``; without the domain of ONNX itself."""
+        """The domain and the op type, e.g. ``com.microsoft.FusedConv``; only the op type in ONNX's own domain."""
         return f"{self.domain}.{self.op_type}" if self.domain else self.op_type
 
     def slot(self, index: int) -> WeightSlot | None:
-        """The weight slot at an input; None if that holds no weight."""
+        """The weight slot at an input; None if that input holds no weight."""
         return next((slot for slot in self.slots if slot.index == index), None)
 
     def kernel_shape(self, view: MatrixView) -> tuple[int, ...]:
-        """The axes of the kernel that the rows of a matrix view hold; none if it is no convolution."""
+        """The sizes of the kernel's axes, which the rows of a matrix view hold; empty if the op is no convolution."""
         return () if self.convolution is None else tuple(view.split_shape[axis] for axis in view.row_axes[1:])
 
     def kernel(self, view: MatrixView) -> tuple[int, int]:
-        """How many neighbouring rows, and columns, of a matrix belong to one kernel; 1 if it is no convolution."""
+        """The numbers of neighbouring rows and columns of a matrix that hold one kernel; 1, 1 without convolution."""
         return (1, 1) if self.convolution is None else (math.prod(self.kernel_shape(view)), view.columns_per_channel)
 
     def bias_channels(self, view: MatrixView) -> int:
-        """How many outputs a bias tells apart: those of one matrix, or of a convolution those of all groups."""
+        """The number of entries of a bias: the outputs of one matrix, or of all groups of a convolution."""
         return view.columns if self.convolution is None else view.matrices * view.columns
 
 
 def _two_sided(left: ViewFunction, right: ViewFunction, bias: BiasSlot | None = None) -> tuple[WeightSlot, WeightSlot]:
-    """The slots of a product of the inputs 0 and 1, either of which may be the weight."""
+    """The two weight slots of a product of the inputs 0 and 1, either of which can be the weight."""
     of_left = None if bias is None else replace(bias, output_axis=-2)
     return WeightSlot(0, 1, left, bias=of_left), WeightSlot(1, 0, right, bias=bias, parts=op_parts.read_behind)
 
@@ -364,11 +363,11 @@ _ROWS = (
     MvmOp("com.microsoft", "QOrderedMatMul", (WeightSlot(2, 0, None),)),
     MvmOp("com.microsoft", "NhwcConv", (WeightSlot(1, 0, None),), "plain"),
     MvmOp("com.microsoft", "NhwcFusedConv", (WeightSlot(1, 0, None),), "plain"),
-    # Convolutions that ONNX Runtime has laid out for one processor, in blocks of as many channels as its vectors have
+    # Convolutions that ONNX Runtime has laid out for one processor, in blocks of channels of its vector width
     MvmOp("com.microsoft.nchwc", "Conv", (WeightSlot(1, 0, None),), "plain"),
 )
 
-# Lookups multiply with no activations; their tables are mapped only if asked for.
+# Lookups do not multiply their table with activations, so tables are mapped only if asked for.
 _LOOKUPS = (
     MvmOp("", "Gather", (WeightSlot(0, 1, op_views.gather),)),
     MvmOp(
@@ -395,29 +394,29 @@ LOOKUP_OPS: dict[tuple[str, str], MvmOp] = {(row.domain, row.op_type): row for r
 
 
 def mvm_op(node: ir.Node, lookups: Collection[str] = ()) -> MvmOp | None:
-    """The row of a node, or None if it multiplies no matrix.
+    """The row of a node's op, or None if the op multiplies no matrix of weights.
 
     Args:
         node: The node.
-        lookups: Op types of `LOOKUP_OPS` that count, too.
+        lookups: Op types of `LOOKUP_OPS` that count as MVM ops, too.
     """
     key = (node.domain, node.op_type)
     return MVM_OPS.get(key) or (LOOKUP_OPS.get(key) if node.op_type in lookups else None)
 
 
 def known_op(domain: str, op_type: str) -> MvmOp | None:
-    """The row of an op that a weight has been mapped for, a lookup too; None if there is none."""
+    """The row of an op in either table, MVM ops or lookups; None if neither has one."""
     return MVM_OPS.get((domain, op_type)) or LOOKUP_OPS.get((domain, op_type))
 
 
 def register_mvm_op(row: MvmOp) -> None:
-    """Add an op to the table, for this process: its weights are found, mapped and handed off like those of others.
+    """Add an op to the table in this process, so that its weights are found, mapped and handed off.
 
-    A model that is mapped so holds nodes of standard ops around it, and restores and verifies without the row; finding
-    its weights and handing them off needs it.
+    Finding weights and handing them off needs the row. Restoring and verifying a mapped model does not, because the
+    nodes that rebuild weights are standard ops.
 
     Args:
-        row: The op, of a domain of one's own.
+        row: The op, usually of your own domain.
 
     Raises:
         ConfigError: If the table has another row for the op.

@@ -1,5 +1,6 @@
-"""Which parts the outputs of a product are in: what ops say of queries, keys and values, and how a result is split.
+"""Finds the parts of a weight that holds several matrices side by side, such as queries, keys and values.
 
+Some ops define the parts of their weight; for others, the parts follow from how the result of the product is split.
 Layouts are those of the schemas of ONNX and of ONNX Runtime's ops.
 """
 
@@ -18,43 +19,46 @@ from onnx_gconv.weights.constants import constant_tensor
 __all__ = ["PartsFunction", "attention", "keys_and_values", "read_behind"]
 
 PartsFunction: TypeAlias = Callable[[ir.Node, int], ColumnParts | None]
-"""Gives the parts from the node and the number of columns of its weight; None if it has none."""
+"""Returns the parts for a node and the number of columns of its weight; None if the weight is one matrix."""
 
 _PROJECTIONS = ("query", "key", "value")
 
-# Each column of what these give is computed from that column alone, if one of their operands is the product.
+# The ops that compute each column of their result from the same column of the product alone.
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Cast", "Identity", "DequantizeLinear", "QuantizeLinear"})
 
-# Attention whose first input may hold queries, keys and values side by side.
+# Attention ops whose first input may hold queries, keys and values side by side.
 _PACKED_ATTENTION = frozenset({"GroupQueryAttention", "PagedAttention", "SparseAttention"})
 
-# Attention with queries, keys and values as its first inputs.
+# Attention ops with queries, keys and values as their first three inputs.
 _ATTENTION = frozenset({*_PACKED_ATTENTION, "MultiHeadAttention", "DecoderMaskedMultiHeadAttention", "Attention"})
 
-# Products whose results have two axes.
+# Products whose results always have two axes.
 _OF_MATRICES = frozenset({"Gemm", "FusedGemm", "GemmFloat8", "QGemm"})
 
-_LONGEST_WAY = 8  # nodes between a product and what splits it
+_LONGEST_WAY = 8  # the most nodes between a product and the node that splits its result
 
 
 def attention(node: ir.Node, columns: int) -> ColumnParts | None:
-    """W [inputs, queries + keys + values]: thirds, or as large as the attribute ``qkv_hidden_sizes`` says."""
+    """W [inputs, queries + keys + values]: parts of the sizes in the attribute ``qkv_hidden_sizes``, else thirds."""
     sizes = node.attributes.get_ints("qkv_hidden_sizes") or [columns // 3] * 3
     return _parts(sizes, columns, _PROJECTIONS)
 
 
 def keys_and_values(_: ir.Node, columns: int) -> ColumnParts | None:
-    """W [inputs, keys + values]: halves."""
+    """W [inputs, keys + values]: two parts of one size."""
     return _parts([columns // 2] * 2, columns, _PROJECTIONS[1:])
 
 
 def read_behind(node: ir.Node, columns: int) -> ColumnParts | None:
-    """The parts that the only reader of a product makes of its last axis.
+    """The parts into which the readers of a product split its last axis; None if they do not.
 
-    The reader is a Split, several Slices that leave nothing out and overlap nowhere, or an attention that takes
-    queries, keys and values side by side; between them may stand nodes that compute each element from itself, such as
-    the Add of a bias. Or it is a Reshape, ``[..., 3, heads, size]``, behind which the axis of 3 is split or indexed.
-    Heads that stand side by side, each with its query, key and value, are no parts.
+    The result of the product may go through elementwise nodes first, such as the Add of a bias. It is split by
+
+    - a Split, or several Slices that together cover the axis without overlap;
+    - an attention op that takes queries, keys and values side by side;
+    - a Reshape to ``[..., 3, heads, size]``, whose axis of 3 is then split or indexed.
+
+    Heads side by side, each with its query, key and value, are not treated as parts.
     """
     value = _behind_elementwise(node.outputs[0])
     uses = list(value.uses())
@@ -75,7 +79,7 @@ def read_behind(node: ir.Node, columns: int) -> ColumnParts | None:
 
 
 def _behind_elementwise(value: ir.Value) -> ir.Value:
-    """What becomes of a value in the nodes behind it that compute each element from itself, one after the other."""
+    """The result of the chain of elementwise nodes behind a value; the value itself if there is none."""
     for _ in range(_LONGEST_WAY):
         uses = list(value.uses())
         if value.is_graph_output() or len(uses) != 1:
@@ -88,7 +92,7 @@ def _behind_elementwise(value: ir.Value) -> ir.Value:
 
 
 def _parts(sizes: Sequence[int], columns: int, names: Sequence[str] | None = None) -> ColumnParts | None:
-    """Parts of these sizes, without empty ones; None if there are not several, or they have other columns in all."""
+    """Parts of these sizes, without empty ones; None if fewer than two are left or they do not add up to `columns`."""
     named = list(zip(names or [f"part{number}" for number in range(len(sizes))], sizes, strict=True))
     kept = [(name, size) for name, size in named if size]
     if min(sizes, default=-1) < 0 or sum(sizes) != columns or len(kept) < 2:  # noqa: PLR2004 - several
@@ -97,7 +101,7 @@ def _parts(sizes: Sequence[int], columns: int, names: Sequence[str] | None = Non
 
 
 def _of_packed_attention(node: ir.Node, columns: int) -> ColumnParts | None:
-    """Queries of all heads, then the keys and the values of those that have some."""
+    """Queries of all ``num_heads``, then the keys and the values of ``kv_num_heads``."""
     if any(index < len(node.inputs) and node.inputs[index] is not None for index in (1, 2)):
         return None
     heads, others = node.attributes.get_int("num_heads", 0), node.attributes.get_int("kv_num_heads", 0)
@@ -113,7 +117,7 @@ def _of_split(node: ir.Node, rank: int | None, columns: int) -> ColumnParts | No
         return None
     count, given = len(node.outputs), _integers(node, 1, "split")
     if given is None:
-        if len(node.inputs) > 1 and node.inputs[1] is not None:  # sizes that only a run tells
+        if len(node.inputs) > 1 and node.inputs[1] is not None:  # the sizes are known at run time only
             return None
         longest = -(-columns // count)
         given = [min(longest, max(columns - number * longest, 0)) for number in range(count)]
@@ -123,7 +127,7 @@ def _of_split(node: ir.Node, rank: int | None, columns: int) -> ColumnParts | No
 
 
 def _of_reshape(node: ir.Node, _: int | None, columns: int) -> ColumnParts | None:
-    """Equal parts along the first of the axes that a Reshape makes of the columns, if that one is taken apart."""
+    """Equal parts along the first of the axes into which a Reshape splits the columns, if readers take it apart."""
     shape = _integers(node, 1, "shape") or []
     first = next((place for place in range(1, len(shape)) if math.prod(shape[place:]) == columns), None)
     if first is None or min(shape[first:]) < 1 or (count := shape[first]) < 2:  # noqa: PLR2004 - several
@@ -143,7 +147,7 @@ def _of_reshape(node: ir.Node, _: int | None, columns: int) -> ColumnParts | Non
 
 
 def _taken_apart(readers: Sequence[ir.Node], axis: int, rank: int, size: int) -> list[int] | None:
-    """The sizes of the pieces of an axis that a Split, Slices or Gathers give; None if they do not give all of it."""
+    """The sizes of the pieces into which a Split, Slices or Gathers cut an axis; None if they do not cover it."""
     kinds = {node.op_type for node in readers}
     if kinds == {"Slice"}:
         return _sliced(readers, axis, rank, size)
@@ -161,7 +165,7 @@ _SPLITTING = {"Split": _of_split, "Reshape": _of_reshape}
 
 
 def _are_projections(values: Sequence[ir.Value]) -> bool:
-    """Whether an attention reads the values as its queries, keys and values."""
+    """Whether one attention node reads the three values as its queries, keys and values."""
     readers: list[ir.Node] = []
     for place, value in enumerate(values):
         uses = list(value.uses())
@@ -172,7 +176,7 @@ def _are_projections(values: Sequence[ir.Value]) -> bool:
 
 
 def _sliced(nodes: Sequence[ir.Node], axis: int, rank: int | None, size: int) -> list[int] | None:
-    """The sizes of the pieces of an axis that Slices give; None if they leave something out, or overlap."""
+    """The sizes of the pieces into which Slices cut an axis; None if they leave a gap or overlap."""
     ends = [_stretch(node, axis, rank, size) for node in nodes]
     known = sorted({each for each in ends if each is not None})
     if None in ends or not known or known[0][0] != 0 or known[-1][1] != size:
@@ -183,7 +187,7 @@ def _sliced(nodes: Sequence[ir.Node], axis: int, rank: int | None, size: int) ->
 
 
 def _stretch(node: ir.Node, axis: int, rank: int | None, size: int) -> tuple[int, int] | None:
-    """What a Slice gives of an axis: the first index, and the one after the last; None if it gives something else."""
+    """The range of an axis that a Slice gives: the first index and the one after the last; None for other slices."""
     starts, stops = _integers(node, 1, "starts"), _integers(node, 2, "ends")
     axes, steps = _integers(node, 3, "axes"), _integers(node, 4, "steps")
     if starts is None or stops is None or len(starts) != 1 or len(stops) != 1:
@@ -197,12 +201,12 @@ def _stretch(node: ir.Node, axis: int, rank: int | None, size: int) -> tuple[int
 
 
 def _is_axis(axis: int, wanted: int, rank: int | None) -> bool:
-    """Whether an axis is another one; if they are counted from different ends, that needs a known rank."""
+    """Whether two numbers stand for one axis; if one counts from the end, that can only be told with a known rank."""
     return axis == wanted or (rank is not None and -rank <= axis < rank and axis % rank == wanted % rank)
 
 
 def _integers(node: ir.Node, index: int, attribute: str) -> list[int] | None:
-    """The integers of an input, or of the attribute that older opsets have in its place; None if there are none."""
+    """The integers of a constant input, or of the attribute that older opsets have in its place; else None."""
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
         found = node.attributes.get_ints(attribute)

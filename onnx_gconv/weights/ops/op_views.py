@@ -1,7 +1,7 @@
 """The matrix views of the weights of ops: how each op reads the tensor in a weight slot as matrices.
 
-A function is given the node and the shape of the weight as it arrives there. It raises IndexError or ValueError if the
-shape does not fit the op.
+Each function takes the node and the shape of the weight as it arrives at the weight slot, after all rearrangements. It
+raises IndexError or ValueError if the shape does not fit the op.
 """
 
 from __future__ import annotations
@@ -80,13 +80,19 @@ def gemm_outputs(node: ir.Node) -> tuple[int, ...]:
 
 
 def fused_matmul_right(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """As MatMul with alpha; transB swaps the last two axes, transBatchB moves the first one behind the batch first."""
+    """Alpha * A' @ W' as in MatMul.
+
+    transBatchB moves the first axis of W behind the batch axes; then transB swaps the last two axes.
+    """
     outer, inner, batch = _fused_matmul_axes(node, shape, "B")
     return MatrixView.of_axes(shape, row_axes=outer, column_axes=inner, matrix_axes=batch, factor=_alpha(node))
 
 
 def fused_matmul_left(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """As MatMul with alpha; transA swaps the last two axes, transBatchA moves the first one behind the batch first."""
+    """Alpha * W' @ B' as in MatMul.
+
+    transBatchA moves the first axis of W behind the batch axes; then transA swaps the last two axes.
+    """
     outer, inner, batch = _fused_matmul_axes(node, shape, "A")
     return MatrixView.of_axes(shape, row_axes=inner, column_axes=outer, matrix_axes=batch, factor=_alpha(node))
 
@@ -110,7 +116,7 @@ def _fused_matmul_axes(
 
 
 def conv(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """W [outputs, inputs / groups, kernel...]: rows are (input, kernel...), as the tensor is flattened."""
+    """W [outputs, inputs / groups, kernel...]: rows are (input, kernel...), row-major; a matrix for each group."""
     groups = _groups(node, shape)
     if groups == 1:
         return MatrixView.of_axes(shape, row_axes=range(1, len(shape)), column_axes=(0,))
@@ -126,7 +132,7 @@ def depthwise(_: ir.Node, shape: Sequence[int]) -> MatrixView:
 
 
 def conv_transpose(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """W [inputs, outputs / groups, kernel...]: one input position gives (output, kernel...), which are the columns."""
+    """W [inputs, outputs / groups, kernel...]: columns are (output, kernel...); a matrix for each group."""
     groups, kernel = _groups(node, shape), math.prod(shape[2:])
     if groups == 1:
         columns = range(1, len(shape))
@@ -144,24 +150,24 @@ def recurrent(_: ir.Node, shape: Sequence[int]) -> MatrixView:
 
 
 def quantized_recurrent(_: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """W or R of DynamicQuantizeLSTM [directions, inputs, gates * hidden], the other way round than those of LSTM."""
+    """W or R of DynamicQuantizeLSTM [directions, inputs, gates * hidden]; LSTM has the last two axes swapped."""
     if len(shape) != _RECURRENT_RANK:
         raise ValueError(f"shape {list(shape)}")
     return MatrixView.of_axes(shape, matrix_axes=(0,), row_axes=(1,), column_axes=(2,))
 
 
 def gather(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """A table [entries, outputs...]: an index is a one-hot vector of inputs."""
+    """A table [entries, outputs...]: a lookup is a product with a one-hot vector, so the entries are the rows."""
     return _table(shape, node.attributes.get_int("axis", 0))
 
 
 def gather_blocks(node: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """A table of GatherBlockQuantized, read as that of Gather."""
+    """A table of GatherBlockQuantized: the same view as for Gather, with the entries along ``gather_axis``."""
     return _table(shape, node.attributes.get_int("gather_axis", 0))
 
 
 def _table(shape: Sequence[int], axis: int) -> MatrixView:
-    """A table whose entries stand along an axis, which may be counted from the end."""
+    """A table whose entries stand along `axis`, which may be negative."""
     axis += len(shape) if axis < 0 else 0
     if not 0 <= axis < len(shape):
         raise ValueError(f"axis {axis} of shape {list(shape)}")
@@ -177,7 +183,7 @@ def experts(_: ir.Node, shape: Sequence[int]) -> MatrixView:
 
 
 def outputs_by_inputs(_: ir.Node, shape: Sequence[int]) -> MatrixView:
-    """W [outputs, inputs], as MatMulNBits unpacks it."""
+    """W [outputs, inputs], the unpacked codes of MatMulNBits."""
     if len(shape) != _MATRIX_RANK:
         raise ValueError(f"shape {list(shape)}")
     return MatrixView.of_axes(shape, row_axes=(1,), column_axes=(0,))
@@ -191,11 +197,11 @@ def attention(_: ir.Node, shape: Sequence[int]) -> MatrixView:
 
 
 def einsum(operand: int) -> ViewFunction:
-    """The view of one of two operands, read off the equation.
+    """The function that reads the view of operand 0 or 1 off the equation of an Einsum.
 
-    Labels of the weight that the result lacks are contracted: rows. Labels that the result has and the other operand
-    lacks are columns, labels that all three have count matrices. ``...`` stands for axes of the other operand and of
-    the result, over which the product is repeated; it may stand for none of the weight.
+    Labels of the weight that the result lacks are contracted: they are rows. Labels of the weight and the result that
+    the other operand lacks are columns. Labels that all three have index matrices. ``...`` stands for axes of the other
+    operand and of the result, over which the product is repeated; the weight may have no such axes.
     """
 
     def view(node: ir.Node, shape: Sequence[int]) -> MatrixView:
@@ -223,10 +229,10 @@ def einsum(operand: int) -> ViewFunction:
 
 
 def _alpha(node: ir.Node) -> float:
-    """The factor of a product.
+    """The attribute `alpha`, the factor of a product.
 
     Raises:
-        EvaluationError: If it is not finite.
+        EvaluationError: If alpha is not finite.
     """
     alpha = node.attributes.get_float("alpha", 1.0)
     if not math.isfinite(alpha):

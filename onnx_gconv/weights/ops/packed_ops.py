@@ -1,7 +1,7 @@
-"""How ops read integer codes that are packed into bytes, in blocks along the inputs: a table of their forms.
+"""The table of ops that read integer codes packed into bytes, in blocks along the inputs, with their layouts.
 
-Layouts are those of the schemas of ONNX Runtime's ops, confirmed with ONNX Runtime 1.32 on the CPU by identity
-matrices.
+Layouts are those of the schemas of ONNX Runtime's ops. They were confirmed by multiplying identity matrices with ONNX
+Runtime 1.32 on the CPU.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _BYTE_BITS = 8
 
 
 class WrongPackingError(ValueError):
-    """Why bytes are not the packed codes that a node says they are, with the node and the numbers.
+    """The bytes that a node reads do not fit the attributes of the node.
 
     Attributes:
-        said: The shape of the codes, if the node says it all the same.
+        said: The shape of the codes by the attributes of the node; None if they do not give it.
     """
 
     def __init__(self, message: str, said: tuple[int, ...] | None = None) -> None:
@@ -60,12 +60,13 @@ class WrongPackingError(ValueError):
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """The codes that a node reads.
+    """The layout of the codes that a node reads.
 
     Attributes:
-        packing: How they are packed.
-        block: How many codes along a row share a scale and a zero point.
-        is_blocked: Whether the node says so; else a whole row shares them, and zero points are packed along the rows.
+        packing: How the codes are packed into bytes.
+        block: The number of codes along a row that share a scale and a zero point.
+        is_blocked: Whether rows are divided into blocks. If not, a whole row shares a scale and a zero point, and the
+            zero points of all rows are packed side by side.
     """
 
     packing: Packing
@@ -74,7 +75,7 @@ class BlockLayout:
 
     @property
     def blocks(self) -> int:
-        """How many blocks a row has, the last one perhaps not whole."""
+        """The number of blocks of a row; the last one may be incomplete."""
         return math.ceil(self.packing.shape[-1] / self.block)
 
 
@@ -83,12 +84,14 @@ class PackedForm:
     """A row of the table: how an op reads packed codes at one of its inputs.
 
     Attributes:
-        layout: Tells the layout from the node and the shape of the bytes; raises WrongPackingError if they do not fit.
-        obstacle: Tells from the node why its bytes cannot be unpacked; None if they can.
+        layout: Returns the layout for the node and the shape of the bytes; raises WrongPackingError if they do not fit.
+        obstacle: Returns the reason and the detail why the bytes of a node cannot be unpacked; None if they can.
         scale: Index of the input that holds the scales.
         zero_point: Index of the input that holds the zero points; None if there is none.
-        groups: Index of the input that holds the group of each input, in place of blocks; None if there is none.
-        has_plain_types: Whether tensors of other types than uint8 hold a number in each element, which is no code.
+        groups: Index of the input that assigns each row of inputs to a group, in place of blocks; None if there is
+            none.
+        has_plain_types: Whether the op also reads tensors of other types than uint8, whose elements are plain numbers
+            and no packed codes.
     """
 
     layout: Callable[[ir.Node, Sequence[int]], BlockLayout]
@@ -101,17 +104,17 @@ class PackedForm:
     def read(
         self, node: ir.Node, stored: ir.TensorProtocol, shape: Sequence[int], evaluate: Evaluate
     ) -> tuple[PackedCodes, BlockZeroPoint, Dequantization, str | None]:
-        """What a node makes of bytes.
+        """Unpack the bytes that a node reads.
 
         Args:
             node: The node.
-            stored: The bytes, as the constant has them.
-            shape: Their shape as they arrive at the node.
-            evaluate: Gives the value of a constant.
+            stored: The bytes, in the shape of the constant.
+            shape: The shape in which the bytes arrive at the node.
+            evaluate: Returns the array of a constant value.
 
         Returns:
-            The codes, their zero points, what the node makes of them, and what a user should know of the zero points,
-            if there is something.
+            The codes, their zero points, how the node dequantizes them, and a note for the user if the zero points
+            cannot be used.
 
         Raises:
             WrongPackingError: If the shapes of the bytes, the scales or the zero points are not those that the node's
@@ -162,15 +165,17 @@ def unpacked(
     readers: Sequence[tuple[ir.Node, PackedForm | None, tuple[int, ...]]],
     evaluate: Evaluate,
 ) -> FoundWeight:
-    """A weight of bytes as the codes that are packed into them, with the zero points that its readers subtract.
+    """Unpack a weight of bytes to its codes, with the zero points that its readers subtract.
 
     Args:
-        weight: The weight as the constant has it.
-        readers: The nodes that have it in a weight slot, how these unpack it, and the shape in which it arrives there.
-        evaluate: Gives the value of a constant.
+        weight: The weight, whose tensor holds the bytes.
+        readers: The nodes that have the weight in a weight slot; for each, how it unpacks the weight, and the shape in
+            which the weight arrives there.
+        evaluate: Returns the array of a constant value.
 
     Raises:
-        WrongPackingError: If a reader does not unpack it, its numbers do not fit, or they unpack it differently.
+        WrongPackingError: If a reader does not unpack the bytes, if they do not fit its attributes, or if two readers
+            unpack them differently.
     """
     found = []
     for node, form, shape in readers:
@@ -205,7 +210,7 @@ def _check_scale(node: ir.Node, scale: ir.Value | None, layout: BlockLayout) -> 
 
 
 def _points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> NDArray[np.float64]:
-    """Zero points as an array [..., blocks]."""
+    """The zero points as an array [..., blocks]."""
     if found.dtype == np.uint8:
         return _unpacked_points(node, found, layout)
     if np.issubdtype(found.dtype, np.integer):
@@ -217,7 +222,7 @@ def _points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> N
 
 
 def _unpacked_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> NDArray[np.float64]:
-    """Zero points in bytes, [..., blocks]; each row of them starts with a byte."""
+    """The zero points [..., blocks] that are packed into bytes; each row starts at a new byte."""
     bits, shape = layout.packing.bits, layout.packing.shape
     rows, codes = (layout.packing.rows, layout.blocks) if layout.is_blocked else (math.prod(shape[:-2]), shape[-2])
     row_bytes = math.ceil(codes * bits / _BYTE_BITS)
@@ -232,7 +237,7 @@ def _unpacked_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLay
 
 
 def _plain_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout) -> NDArray[np.float64]:
-    """Zero points of a type of their own, one for each block."""
+    """The zero points [..., blocks] that are stored as floating-point numbers, one for each block."""
     wanted = layout.packing.rows * layout.blocks
     if found.size != wanted:
         raise WrongPackingError(
@@ -244,7 +249,12 @@ def _plain_points(node: ir.Node, found: NDArray[np.generic], layout: BlockLayout
 
 
 def _nbits(outputs: str, default_block: int = 0) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
-    """Bytes [N, blocks, bytes of a block] of a matrix of N outputs by K inputs, N under the given attribute."""
+    """The layout of bytes [N, blocks, bytes of a block]: a matrix of N outputs by K inputs.
+
+    Args:
+        outputs: The name of the attribute that holds N.
+        default_block: The block size of nodes without the attribute block_size.
+    """
 
     def layout(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
         attributes = node.attributes
@@ -276,7 +286,7 @@ _DOWN = 3  # the input of MatMulNBitsQLoRA that holds lora_A
 
 
 def _adapter(index: int) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
-    """Bytes of a matrix of MatMulNBitsQLoRA: of lora_A [R, K], at input 3, or of lora_B [N, R], at input 5."""
+    """The layout of an adapter's matrix of MatMulNBitsQLoRA: lora_A [R, K] at input 3, or lora_B [N, R] at input 5."""
 
     def layout(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
         said = node.attributes
@@ -309,7 +319,7 @@ def _adapter_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
 
 
 def _fp4(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
-    """Bytes [N, K / 2]."""
+    """The layout of bytes [N, K / 2]."""
     if len(shape) != _TABLE_RANK:
         raise WrongPackingError(f"{node_label(node)} reads bytes of {list(shape)}, which are no [outputs, inputs / 2]")
     block = max(node.attributes.get_int("block_size", _DEFAULT_FP4_BLOCK), 1)
@@ -331,7 +341,7 @@ def _expert_bits(node: ir.Node, part: str) -> int:
 
 
 def _experts(part: str) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
-    """Bytes [experts, outputs, bytes of the inputs]."""
+    """The layout of bytes [experts, outputs, bytes of the inputs] of a part of QMoE: fc1, fc2 or fc3."""
 
     def layout(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
         bits, block = _expert_bits(node, part), node.attributes.get_int("block_size", 0)
@@ -349,7 +359,11 @@ def _experts(part: str) -> Callable[[ir.Node, Sequence[int]], BlockLayout]:
 
 
 def _check_experts(node: ir.Node, part: str, rows: int, columns: int) -> None:
-    """Outputs of fc2 are the inputs of fc1 and fc3; inputs of fc2 are the outputs of fc1, or half of them."""
+    """Raise WrongPackingError if the sizes of an expert's matrices contradict each other.
+
+    The outputs of fc2 are as many as the inputs of fc1 and fc3; the inputs of fc2 are as many as the outputs of fc1, or
+    half as many for a gated activation.
+    """
     other = _input(node, 2 if part == "fc2" else 5)
     if other is None or other.shape is None or len(other.shape) != _EXPERTS_RANK or not other.shape.is_static():
         return
@@ -378,7 +392,7 @@ def _experts_obstacle(part: str) -> Callable[[ir.Node], tuple[SkipReason, str] |
 
 
 def _lookup(node: ir.Node, shape: Sequence[int]) -> BlockLayout:
-    """Bytes [entries, bytes of the outputs]."""
+    """The layout of a table of bytes [entries, bytes of the outputs]."""
     attributes = node.attributes
     bits, block = attributes.get_int("bits", _DEFAULT_BITS), attributes.get_int("block_size", _DEFAULT_LOOKUP_BLOCK)
     axes = attributes.get_int("gather_axis", 0), attributes.get_int("quantize_axis", 1)
@@ -396,7 +410,7 @@ def _lookup_obstacle(node: ir.Node) -> tuple[SkipReason, str] | None:
 
 
 def said_shape(node: ir.Node) -> tuple[int, int] | None:
-    """Outputs and inputs of the matrix of a node that says them, such as MatMulBnb4; None if it does not."""
+    """The outputs and inputs (N, K) of a matrix by the attributes of its node; None if the node has no N and K."""
     sizes = node.attributes.get_int("N", 0), node.attributes.get_int("K", 0)
     return sizes if min(sizes) > 0 else None
 
@@ -438,4 +452,4 @@ EXPERT_FORMS = tuple(
 """QMoE, by input."""
 
 LOOKUP_FORM = PackedForm(_lookup, _lookup_obstacle, scale=2, zero_point=3, has_plain_types=True)
-"""GatherBlockQuantized of bytes."""
+"""GatherBlockQuantized with a table of bytes."""

@@ -1,7 +1,7 @@
-"""What is known of ops that the table of MVM ops has no row for: which multiply matrices, and which surely do not.
+"""Ops that the table of MVM ops has no row for: which of them multiply matrices, and which surely do not.
 
-The share of a model that is mapped counts what it leaves out, so an op that nobody has looked at counts as one that may
-multiply whatever matrices it reads.
+The report of a mapping says which share of the products of a model is mapped. To be honest, it counts an op that nobody
+has looked at as one that may multiply all matrices that it reads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from onnx_gconv.weights.ops.mvm_ops import known_op
 
 __all__ = ["AttributeMatrix", "attribute_matrices", "is_compiled", "is_known", "product_inputs"]
 
-# The inputs of products that have no row, by op. Their other inputs are scales, biases, masks and tables.
+# Products without a row in the table of MVM ops: the inputs that may hold a matrix. Their other inputs are scales,
+# biases, masks and tables.
 _PRODUCTS: dict[tuple[str, str], tuple[int, ...]] = {
     ("", "Attention"): (0, 1, 2, 4, 5),
     ("", "LinearAttention"): (0, 1, 2, 3),
@@ -44,10 +45,10 @@ _PRODUCTS: dict[tuple[str, str], tuple[int, ...]] = {
     },
 }
 
-# All ops of ONNX's own domain up to this opset have been looked at.
+# The ops of ONNX's own domain have been looked at up to this opset; those without a row multiply no matrix.
 _KNOWN_OPSET = 28
 
-# Ops of other domains that surely multiply no matrix of theirs with activations, or have bodies that are looked at.
+# Ops of other domains that do not multiply a matrix with activations, or whose bodies are searched themselves.
 _CLASSICAL = """
 ArrayFeatureExtractor Binarizer CastMap CategoryMapper DictVectorizer FeatureVectorizer Imputer LabelEncoder
 LinearClassifier LinearRegressor Normalizer OneHotEncoder SVMClassifier SVMRegressor Scaler TreeEnsemble
@@ -68,7 +69,7 @@ _BLOCKED = """
 AveragePool GlobalAveragePool GlobalMaxPool MaxPool ReorderInput ReorderOutput Upsample
 """
 
-# Ops that ONNX Runtime has in ONNX's own domain, though ONNX has none of these.
+# Ops that ONNX Runtime defines in ONNX's own domain, though ONNX does not.
 _IN_ONNX_DOMAIN = frozenset({"SimplifiedLayerNormalization"})
 
 _NO_PRODUCTS = {
@@ -78,7 +79,7 @@ _NO_PRODUCTS = {
     "com.microsoft.nchwc": frozenset(_BLOCKED.split()),
 }
 
-# Classical models: the attribute that is multiplied with what comes in, and the one that tells how many rows it has.
+# Classical models: the attribute that is multiplied with the input, and the attribute that tells its number of rows.
 _ATTRIBUTES = {
     "LinearClassifier": ("coefficients", "intercepts"),
     "LinearRegressor": ("coefficients", "targets"),
@@ -96,7 +97,7 @@ class AttributeMatrix:
 
     Attributes:
         name: Name of the attribute; empty for a whole node that holds a compiled model.
-        shape: Its shape; None if it is not known.
+        shape: The shape of the matrix; None if it is not known.
     """
 
     name: str
@@ -104,7 +105,7 @@ class AttributeMatrix:
 
 
 def product_inputs(node: ir.Node) -> tuple[int, ...]:
-    """The inputs of a node that may hold a matrix of a product, if the table of MVM ops has no row for it."""
+    """The inputs of a node that may hold a matrix of a product; empty if the table of MVM ops has a row for its op."""
     key = (node.domain, node.op_type)
     if known_op(*key) is not None:
         return ()
@@ -118,18 +119,18 @@ def product_inputs(node: ir.Node) -> tuple[int, ...]:
 
 
 def is_compiled(node: ir.Node) -> bool:
-    """Whether a node holds a compiled model, which may multiply whatever it reads."""
+    """Whether a node holds a compiled model, which may multiply all that it reads."""
     return (node.domain, node.op_type) in _COMPILED
 
 
 def is_known(node: ir.Node) -> bool:
-    """Whether the op of a node has been looked at, so that inputs other than those of products hold no weight."""
+    """Whether the op of a node is in one of the tables, so that all inputs that may hold a weight are known."""
     key = (node.domain, node.op_type)
     return known_op(*key) is not None or key in _PRODUCTS or _is_no_product(*key)
 
 
 def attribute_matrices(node: ir.Node) -> Iterator[AttributeMatrix]:
-    """The matrices in attributes of a node: of classical models, of compiled ones, and of ops that nobody knows."""
+    """The matrices in the attributes of a node with a classical model, a compiled model, or an unknown op."""
     if (node.domain, node.op_type) in _COMPILED:
         yield AttributeMatrix("", None)
     elif node.domain == "ai.onnx.ml":
@@ -139,7 +140,10 @@ def attribute_matrices(node: ir.Node) -> Iterator[AttributeMatrix]:
 
 
 def _of_classical_model(node: ir.Node) -> Iterator[AttributeMatrix]:
-    """Its coefficients or support vectors, [rows, features]; an SVM without support vectors is linear."""
+    """The coefficients or support vectors of a classical model, [rows, features].
+
+    An SVM without support vectors is linear and has coefficients.
+    """
     if node.op_type not in _ATTRIBUTES:
         return
     name, count = _ATTRIBUTES[node.op_type]

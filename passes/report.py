@@ -341,8 +341,9 @@ class RestoreReport(ShownReport):
         }
 
     def _in_short(self) -> str:
+        written = "" if self.output is None else f" as {self.output}"
         folded = f", {len(self.folded)} plain already" if self.folded else ""
-        return f"{self.model} as {self.output}: {counted(len(self.restored))} restored{folded}"
+        return f"{self.model}{written}: {counted(len(self.restored))} restored{folded}"
 
     def _frame_tables(self) -> FrameTables:
         status = ["restored"] * len(self.restored) + ["plain already"] * len(self.folded)

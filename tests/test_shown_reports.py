@@ -122,6 +122,14 @@ def test_repr_is_one_short_printable_line_with_the_name_of_its_class(reports, ki
     assert len(found) <= 260
 
 
+def test_a_report_on_a_model_in_memory_names_no_file():
+    model = onnx_ir.load(gconv.model_path("digits_cnn.onnx"))
+    gconv.MapConductances()(model)
+    found = repr(gconv.RestoreWeights()(model).report)
+    assert " as " not in found
+    assert found.endswith(": 5 weights restored>")
+
+
 class Elements(html.parser.HTMLParser):
     """The elements of a page, and its text."""
 

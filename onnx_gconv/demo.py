@@ -1,4 +1,4 @@
-"""Maps a small trained network, proves that nothing changed, restores it, and puts it on simulated chips."""
+"""The demo: maps a small trained network, verifies and restores it, and simulates it on analog chips."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Accuracy:
     """How many test images a model recognizes.
 
     Attributes:
-        model: The model.
-        optimization: Optimization of ONNX Runtime, "all" or "none".
-        correct: Number of images it recognizes.
+        model: The file of the model.
+        optimization: Graph optimization of ONNX Runtime, "all" or "none".
+        correct: Number of images that the model recognizes.
         images: Number of images.
     """
 
@@ -57,15 +57,15 @@ class DemoReport:
     """What the demo did.
 
     Attributes:
-        folder: Where all files are.
-        mapping: The model, mapped to conductances without levels.
-        verification: That mapped model against the original.
-        restoring: And back to plain weights.
-        with_levels: The model, mapped to devices of 256 levels and stored as their codes.
-        programming: The first mapped model on one simulated chip of phase-change memory, after a day.
-        simulation: Its accuracy on many such chips over time.
-        picture: That accuracy as a picture; None without Matplotlib.
-        accuracies: Those of all models but the chip; of the one with levels, last.
+        folder: The folder of all files.
+        mapping: The mapping of the model to conductances without levels.
+        verification: The verification of that mapped model against the original.
+        restoring: The restoring of that mapped model to plain weights.
+        with_levels: A second mapping of the model, to devices with 256 levels, stored as level codes.
+        programming: The first mapped model programmed into one simulated chip of phase-change memory, after a day.
+        simulation: The accuracy of the first mapped model on many such chips over time.
+        picture: The plot of that accuracy; None without Matplotlib.
+        accuracies: The accuracies of the original, the mapped, the restored and the levels model, in this order.
     """
 
     folder: Path
@@ -80,7 +80,7 @@ class DemoReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the mapped model verifies, and it and the restored one recognize as many images as the original."""
+        """Whether the mapped model verifies, and mapped and restored model recognize as many images as the original."""
         lossless = {item.correct for item in self.accuracies if item.model != self.with_levels.output}
         return self.verification.passed and len(lossless) == 1
 
@@ -91,7 +91,7 @@ class DemoReport:
         return {file: file.stat().st_size for file in files if file is not None}
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """The report as JSON values."""
         return {
             "folder": str(self.folder),
             "passed": self.passed,
@@ -118,10 +118,10 @@ class DemoReport:
 def run_demo(folder: Path) -> DemoReport:
     """Map the digits CNN to pairs of 0 to 25 µS, verify, restore, map it to 256 levels, and simulate chips.
 
-    All accuracies are measured.
+    All accuracies are measured by running the models in ONNX Runtime.
 
     Args:
-        folder: Where all files go; it is made if it does not exist.
+        folder: The folder for all files; it is created if it does not exist.
 
     Raises:
         ConfigError: If the folder cannot be made or written to.

@@ -285,7 +285,7 @@ class BaseConductanceConverter(abc.ABC):
             raise UnmappableWeightError(
                 f"has {what} = {np.reshape(size, -1)[first]:g}, for which the scale is "
                 f"{float(np.reshape(scale, -1)[first])} in {dtype.name}; "
-                f"g_max = {self.g_max:g} and g_min = {self.g_min:g} µS are too far from it"
+                f"rescale the weight, or choose another range than g_max = {self.g_max:g} and g_min = {self.g_min:g} µS"
             )
         return plain(scale)
 

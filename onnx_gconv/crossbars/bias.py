@@ -225,12 +225,12 @@ def _why_digital(
         return f"{consumer.op_type} does not add it once to each output of the product"
     found = _biases_of_others(weight, record, bias, consumer)
     if found is None:
-        return "not all nodes that multiply with the weight add it alike"
+        return "not all nodes that multiply with the weight add the same bias"
     if len(list(bias.value.uses())) != len(found) or bias.value.is_graph_output():
         return f"other nodes read '{bias.name}', too"
     given = next((item.product for item in found if item.product is not None and item.product.is_graph_output()), None)
     if given is not None:
-        return f"the model gives '{given.name}', too, to which it is not added yet"
+        return f"'{given.name}', the product without the bias, is an output of the model, too"
     return None if view.factor else "the product is multiplied with 0"
 
 

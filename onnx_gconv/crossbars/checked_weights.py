@@ -247,7 +247,7 @@ def _of_the_scales(record: WeightRecord) -> Iterator[str]:
     wrong = "the manifest contradicts itself about which elements share a scale"
     if record.granularity == "tensor" and not record.parts:
         if record.scale.form != "number" or record.tiling is not None:
-            yield f"{wrong}: all do, but there are pieces"
+            yield f"{wrong}: with granularity tensor all do, but it names pieces"
         return
     expected = _expected_grid(record)
     if isinstance(expected, str):

@@ -121,7 +121,7 @@ class MeasuredDevice(BaseDeviceModel):
         except OSError as error:
             raise ConfigError(f"cannot read '{path}': {error.strerror}; give a file that is there") from None
         except OverflowError:
-            reason = "one of its whole numbers is beyond all floats"
+            reason = "one of its whole numbers is too large for a float"
         # ValueError: bad TOML, bad UTF-8, or a number with too many digits.
         except (ValueError, RecursionError) as error:
             reason = f"no TOML: {' '.join(str(error).split())}"

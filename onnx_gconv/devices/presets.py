@@ -215,7 +215,7 @@ def _preset_of(table: Mapping[str, Any], place: str) -> DevicePreset:
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
     except OverflowError:
-        raise ConfigError(f"{place}: one of its whole numbers is beyond all floats") from None
+        raise ConfigError(f"{place}: one of its whole numbers is too large for a float") from None
 
 
 def _check_complete(table: Mapping[str, Any]) -> None:

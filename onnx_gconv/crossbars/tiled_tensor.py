@@ -104,8 +104,8 @@ class TiledTensor(StreamedTensor):
         Args:
             block: Conductances in µS, [matrices, rows, columns].
             matrices: The first matrix of the block, and the one after the last.
-            rows: The same for rows.
-            columns: The same for columns.
+            rows: The first row of the block, and the one after the last.
+            columns: The first column of the block, and the one after the last.
         """
         tiles = self._tiles
         places = itertools.product(

@@ -175,7 +175,7 @@ class WeightConversion:
             if self.has_integers_on_levels:  # these conductances have rounding errors, but do not move by half a gap
                 moved_us -= self.levels.largest_gap_us / 2
             bound = bound + moving * moved_us / self.scaling.scale + roundings
-        if self.is_clipped:  # the ends of the range are rounded
+        if self.is_clipped:  # the limits are rounded
             bound = bound + _END_ROUNDINGS * float(ml_dtypes.finfo(dtype).eps) * np.asarray(statistics.max_abs)
         return bound
 

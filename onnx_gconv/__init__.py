@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from onnx_gconv.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    # The aliases say that these are exported.
+    # An import "as" the same name marks it as exported for type checkers.
     from onnx_gconv import configuration as configuration
     from onnx_gconv import converters as converters
     from onnx_gconv import crossbars as crossbars
@@ -237,7 +237,8 @@ _SUBMODULES = frozenset(
 
 
 def __getattr__(name: str) -> object:
-    # onnx, onnx-ir and ONNX Runtime take most of a second to import; the command line's help needs none of them.
+    # Modules are imported on first use: onnx, onnx-ir and ONNX Runtime take most of a second to import, and the help of
+    # the command line needs none of them.
     import importlib
 
     if name in _SUBMODULES:

@@ -1,4 +1,4 @@
-"""Tables as data frames of pandas, which is not needed for anything else."""
+"""Converts tables of reports to pandas data frames; pandas is imported only for this."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Column:
     """A column of a table.
 
     Attributes:
-        kind: What its values are.
-        values: One for each row; None where there is none.
+        kind: The kind of its values.
+        values: A value for each row; None for a missing one.
     """
 
     kind: Literal["text", "whole number", "number", "yes or no"]
@@ -28,14 +28,14 @@ class Column:
 
 
 Columns: TypeAlias = Mapping[str, Column]
-"""Columns by their names, which end in the unit."""
+"""Columns by name; the name of a column with a unit ends in the unit."""
 
-# Those of pandas that hold a missing value; a missing number is NaN, as programs for numbers expect it.
+# Types of pandas that can hold a missing value; a missing number is NaN, as numerical programs expect.
 _DTYPES = {"text": "string", "whole number": "Int64", "number": "float64", "yes or no": "boolean"}
 
 
 def data_frame(columns: Columns) -> pd.DataFrame:
-    """A frame of pandas.
+    """Make a pandas data frame of columns.
 
     Raises:
         ConfigError: If pandas is not installed.
@@ -48,7 +48,7 @@ def data_frame(columns: Columns) -> pd.DataFrame:
 
 
 def shape_text(shape: Sequence[int] | None) -> str | None:
-    """A shape in a column of text, such as 16x1x3x3; None if it is not known."""
+    """A shape as text for a column, such as ``16x1x3x3``; None for an unknown shape."""
     return None if shape is None else ("x".join(map(str, shape)) or "scalar")
 
 

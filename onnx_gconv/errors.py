@@ -19,11 +19,11 @@ __all__ = [
 
 
 class GconvError(Exception):
-    """The root of all errors that onnx_gconv raises on purpose.
+    """The base class of all errors that onnx_gconv raises on purpose.
 
     Args:
-        message: What is wrong. What it quotes of names and of other programs may be anything: on the way it becomes one
-            printable line of bounded length.
+        message: What is wrong, and what to do. It may quote any name and any message of another program: the text of
+            the error is made printable, put on one line, and cut to a bounded length.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -47,4 +47,4 @@ class BundleError(GconvError):
 
 
 class VerificationError(GconvError):
-    """What was checked does not hold."""
+    """A check failed."""

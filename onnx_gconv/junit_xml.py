@@ -1,7 +1,7 @@
-"""Results of checks as JUnit XML, which CI services show beside those of tests.
+"""Writes results of checks as JUnit XML, which CI services show beside the results of tests.
 
-The elements and attributes are those of the schema of Jenkins' xUnit plugin (junit-10.xsd), which GitLab, actions of
-GitHub and junitparser read, too.
+Elements and attributes follow the schema of Jenkins' xUnit plugin (junit-10.xsd), which GitLab, actions of GitHub and
+junitparser also read.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class JunitCase:
     """One check.
 
     Attributes:
-        group: What is checked, such as ``weights``; a full stop and the name of the case follow.
-        name: Of the case.
-        outcome: What came of it.
-        messages: Why it did not pass, a line each.
+        group: The group of the check, such as ``weights``; CI services show it in front of the name, with a full stop.
+        name: The name of the check.
+        outcome: The result of the check.
+        messages: Why the check did not pass, one line each.
     """
 
     group: str
@@ -41,9 +41,9 @@ class JunitSuite:
     """The checks of one model.
 
     Attributes:
-        name: What was run.
-        cases: Its cases.
-        seconds: How long all of them took. Single cases are not timed: they have 0, as readers want a number.
+        name: The command that made the checks.
+        cases: The checks.
+        seconds: How long all checks took. Single checks are not timed; their time is 0, because readers need a number.
     """
 
     name: str
@@ -52,7 +52,7 @@ class JunitSuite:
 
 
 def junit_xml(*suites: JunitSuite) -> str:
-    """A document. Names and messages are on one line each; what is not printable stands as escapes."""
+    """The XML document of suites. Each name and message is on one line; escapes replace characters not printable."""
     cases = [case for suite in suites for case in suite.cases]
     root = ET.Element("testsuites", {"name": "onnx-gconv", **_counts(cases), **_time(sum(s.seconds for s in suites))})
     for suite in suites:
@@ -86,13 +86,14 @@ def _add(suite: ET.Element, case: JunitCase) -> None:
 def mapping_cases(
     group: str, weights: Mapping[str, str], problems: Iterable[tuple[str | None, str]], remedy: str | None = None
 ) -> list[JunitCase]:
-    """A case for each weight of a mapped model, and one for the mapping as a whole, with what does not hold.
+    """A case for each weight of a mapped model, and one for the mapping as a whole; they fail if they have problems.
 
     Args:
-        group: What the cases are about.
-        weights: What cases call each weight, by its name; those that only problems name have a case, too.
-        problems: What does not hold, each with the name of its weight, or None if it concerns the whole model.
-        remedy: What to do then.
+        group: The group of the cases.
+        weights: The name of each weight in cases, by its name in the model. A weight that only `problems` has gets a
+            case, too.
+        problems: The problems, each with the name of its weight, or None if it concerns the whole model.
+        remedy: What to do about the problems; None for nothing.
     """
     of_weights: dict[str, list[str]] = {called: [] for called in weights.values()}
     of_model: list[str] = []

@@ -1,4 +1,4 @@
-"""What all reports have in common: the forms in which people see them."""
+"""The base class of reports, with the forms in which users see them: terminal, notebook, `repr`, data frames."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["FrameTables", "ShownReport"]
 _LONGEST_REPR = 200
 
 FrameTables: TypeAlias = Mapping[str, Callable[[], Columns]]
-"""What makes the columns of each table of a report, by its name; the first one is the table by default."""
+"""For each table of a report, by its name, a function that makes its columns; the first table is the default."""
 
 
 class ShownReport(abc.ABC):
     """A report: tables for `print` and for notebooks, one line for `repr`, and data frames.
 
-    Its subclasses are dataclasses with ``repr=False``, as the line would be replaced otherwise.
+    Subclasses are dataclasses with ``repr=False``; otherwise the dataclass would replace the one-line `repr`.
     """
 
     @abc.abstractmethod
     def __rich__(self) -> RenderableType:
-        """What the terminal shows."""
+        """The report as the terminal shows it."""
 
     @abc.abstractmethod
     def _in_short(self) -> str:
@@ -39,13 +39,13 @@ class ShownReport(abc.ABC):
 
     @abc.abstractmethod
     def _frame_tables(self) -> FrameTables:
-        """Its tables for programs."""
+        """The tables of the report that `to_frame` offers."""
 
     def to_frame(self, table: str | None = None) -> pd.DataFrame:
-        """A table as a data frame of pandas, with a row for each of its objects; units end the names of columns.
+        """A table of the report as a pandas data frame; names of columns end in their units.
 
         Args:
-            table: Which table, if there are several; the first one by default.
+            table: The name of the table; None for the first one.
 
         Raises:
             ConfigError: If pandas is not installed, or there is no such table.
@@ -62,5 +62,5 @@ class ShownReport(abc.ABC):
         return f"<{type(self).__name__}: {one_line(self._in_short(), _LONGEST_REPR)}>"
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """The report as notebooks show it."""
         return html(self)

@@ -1,6 +1,7 @@
-"""Text for terminals: names are shown as they are, never read as markup, and control characters as escapes.
+"""Text for terminals: names are never interpreted as markup, and control characters are shown as escapes.
 
-All that is printed goes through `terminal`, and rich's texts are made here only. Notebooks show the same as HTML.
+All output goes through a console of `terminal`, and only this module makes texts of rich. Notebooks show the same as
+HTML.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ __all__ = [
 _WIDTH = 120
 _BINARY_STEP = 1024
 
-_BORDER = 3  # of a column of a table, with the spaces beside it
+_BORDER = 3  # width of a column's border, including the spaces beside it
 _SHORTEST_NAMES = 12
 
-# As rich shows things in notebooks: lines are not broken, but scrolled, and have the font of code.
+# The style that rich uses in notebooks: long lines scroll instead of being wrapped, in a monospaced font.
 _HTML = (
     '<pre style="white-space:pre;overflow-x:auto;line-height:normal;'
     "font-family:Menlo,'DejaVu Sans Mono',consolas,'Courier New',monospace\">{code}</pre>"
@@ -48,52 +49,52 @@ _HTML = (
 
 
 def terminal(**options: Any) -> Console:  # noqa: ANN401 - the options of rich's Console
-    """A console in which no text is markup, and all that is not printable is shown as an escape."""
+    """A console that interprets no text as markup and shows non-printable characters as escapes."""
     from rich.console import Console
 
     class Terminal(Console):
-        def render_str(self, text: str, **style: Any) -> Text:  # noqa: ANN401 - as rich has it
+        def render_str(self, text: str, **style: Any) -> Text:  # noqa: ANN401 - the signature of rich
             return super().render_str(visible_lines(text), **style)
 
-    # In a notebook, rich would hand all that is printed to the notebook instead of its file.
+    # Without force_jupyter=False, rich would send output to the notebook instead of the file of the console.
     return Terminal(markup=False, emoji=False, highlight=False, **{"force_jupyter": False, **options})
 
 
 def rendered(item: RenderableType, width: int = _WIDTH) -> str:
-    """What rich shows of an object, without colours."""
+    """An object as rich prints it, as text without colours."""
     text = io.StringIO()
     terminal(file=text, width=width).print(item)
     return text.getvalue().rstrip("\n")
 
 
 def html(item: RenderableType, width: int = _WIDTH) -> str:
-    """What rich shows of an object as HTML, in which no text of the object is markup."""
+    """An object as rich prints it, as HTML in which no text of the object is interpreted as markup."""
     console = terminal(file=io.StringIO(), width=width, record=True)
     console.print(item)
     return console.export_html(inline_styles=True, code_format=_HTML)
 
 
 def plain(*lines: str, style: str = "") -> Text:
-    """Lines in which nothing is markup."""
+    """A rich text of lines that are not interpreted as markup."""
     from rich.text import Text
 
     return Text("\n".join(map(visible, lines)), style)
 
 
 def assembled(*parts: tuple[str, str]) -> Text:
-    """A line of texts, each with its style."""
+    """One line of several parts, each a text and its style."""
     from rich.text import Text
 
     return Text.assemble(*((visible(text), style) for text, style in parts))
 
 
 def below_each_other(texts: Iterable[Text]) -> Text:
-    """Texts as the lines of one."""
+    """Join texts to one text with a line for each."""
     return plain("", "").join(texts)
 
 
 def with_remark(text: str, *remarks: str, separator: str = "\n") -> Text:
-    """A text and, less conspicuous, remarks behind it, as far as they are not empty."""
+    """A text followed by remarks in a dim style; empty remarks are left out."""
     from rich.text import Text
 
     found = separator.join(visible(remark) for remark in remarks if remark)
@@ -101,15 +102,15 @@ def with_remark(text: str, *remarks: str, separator: str = "\n") -> Text:
 
 
 def with_name(known: str, name: str, *remarks: str) -> Text:
-    """What people know a weight by, then its name in the model if that is another one, and remarks."""
+    """The name by which users know a weight, then its name in the model if that differs, and remarks."""
     return with_remark(known or name, *([] if known in {"", name} else [name]), *remarks)
 
 
 def titled_table(title: str) -> Table:
-    """A table in which nothing is cut off: what is too long for a column goes on in the next line of its cell.
+    """A table in which nothing is cut off: text that is too long for a column continues in the next line of its cell.
 
-    Numbers, which stand on the right of their columns, stay in one line. If there is no room for all columns, those
-    that are left follow in tables of their own, below, with the first column in front of them again.
+    Numbers (right-justified columns) are never wrapped. If the terminal is too narrow for all columns, the table is
+    split into several tables below each other, each of which repeats the first column.
     """
     from rich.table import Table
 
@@ -145,7 +146,7 @@ def titled_table(title: str) -> Table:
 
 
 def _needed(column: Column, console: Console, options: ConsoleOptions) -> int:
-    """The width of a column with its border. Names may go on in further lines."""
+    """The width that a column needs, with its border; columns that may wrap need at most `_SHORTEST_NAMES`."""
     from rich.measure import Measurement
 
     widths = (Measurement.get(console, options, each).maximum for each in (column.header, *column.cells))
@@ -154,7 +155,7 @@ def _needed(column: Column, console: Console, options: ConsoleOptions) -> int:
 
 
 def _parts(needed: list[int], room: int) -> list[list[int]]:
-    """Which columns stand beside each other, the first one in front of each part of the others."""
+    """Distribute columns over tables of at most `room` characters; each table begins with column 0."""
     parts = [[0]]
     for number in range(1, len(needed)):
         if len(parts[-1]) > 1 and sum(needed[each] for each in (*parts[-1], number)) > room:
@@ -165,12 +166,12 @@ def _parts(needed: list[int], room: int) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class ByWidth:
-    """What is shown in one way if there is room for it, and else in another one.
+    """An object that is shown in one of two forms, by the width of the terminal.
 
     Attributes:
-        wide: For lines of at least `width` characters.
-        narrow: For shorter ones.
-        width: How many the first needs.
+        wide: The form for lines of at least `width` characters.
+        narrow: The form for shorter lines.
+        width: How many characters the wide form needs.
     """
 
     wide: RenderableType
@@ -187,7 +188,7 @@ def counted(weights: int) -> str:
 
 
 def file_list(files: Iterable[Path]) -> str:
-    """Files with their sizes, as far as they still exist."""
+    """The names of files as a list in text, each with its size if it still exists."""
     return ", ".join(f"{file} ({_size(file.stat().st_size)})" if file.exists() else str(file) for file in files)
 
 

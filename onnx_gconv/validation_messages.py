@@ -1,4 +1,4 @@
-"""Says in one line what pydantic found wrong."""
+"""Turns validation errors of pydantic into messages of one line for users."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["Flaw", "Problem", "first_flaw", "first_problem", "key_path", "shown"
 
 _KINDS_OF_CHECKS = frozenset({"value_error", "assertion_error"})
 
-# What would be right, by what pydantic calls the error; its own texts speak to programmers. Names in braces are those
-# of the numbers that it gives with it.
+# Our texts for each type of pydantic error, because pydantic's own texts address programmers. Names in braces are keys
+# of the error's context (`ctx`).
 _IN_WORDS = {
     "bool_type": "should be true or false",
     "bool_parsing": "should be true or false",
@@ -53,13 +53,13 @@ _IN_WORDS = {
 
 @dataclass(frozen=True)
 class Flaw:
-    """One thing that pydantic found wrong with a document.
+    """One error that pydantic found in a document.
 
     Attributes:
-        kind: What pydantic calls it.
-        place: The way to what is wrong.
-        message: What is wrong with it, in words of ours, or in those of the check that refused it.
-        value: What is there.
+        kind: Pydantic's type of the error, such as ``missing``.
+        place: The keys and indices that lead to the wrong value.
+        message: What is wrong: our text for this type of error, or that of the validator that refused the value.
+        value: The wrong value.
     """
 
     kind: str
@@ -69,9 +69,9 @@ class Flaw:
 
     @classmethod
     def of(cls, error: ErrorDetails) -> Flaw:
-        """What pydantic says of it."""
+        """The flaw that an error of pydantic describes."""
         kind, message = error["type"], error["msg"]
-        # Pydantic puts words of its own before those of a check.
+        # Pydantic writes "Value error, " or "Assertion failed, " before the message of a validator.
         words = message.partition(", ")[2] if kind in _KINDS_OF_CHECKS else message
         if kind in _IN_WORDS:
             words = _IN_WORDS[kind].format(**error.get("ctx", {}))
@@ -79,58 +79,58 @@ class Flaw:
 
     @property
     def is_refused_by_a_check(self) -> bool:
-        """Whether a validator of ours refused it, in words that need no addition."""
+        """Whether one of our validators refused the value; its message is complete as it is."""
         return self.kind in _KINDS_OF_CHECKS
 
     @property
     def where(self) -> str:
-        """The place as JSON documents are walked: ``weights.0.scale``."""
+        """The place as a dotted path in a JSON document: ``weights.0.scale``."""
         return ".".join(map(str, self.place)) or "the document"
 
 
 def first_flaw(error: ValidationError) -> Flaw:
-    """The first thing that pydantic found wrong."""
+    """The first error that pydantic found."""
     return Flaw.of(error.errors(include_url=False)[0])
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with the settings of a caller.
+    """What is wrong with settings that a caller gave.
 
     Attributes:
-        key: The way to the key that is wrong, or to the table that it is in.
-        text: What is wrong with it, and what would be right.
+        key: The keys and indices that lead to the wrong key, or to the table that contains it.
+        text: What is wrong, and what would be right.
     """
 
     key: tuple[str | int, ...]
     text: str
 
     def error(self, names: Mapping[str, str]) -> ConfigError:
-        """The error for a caller who said it in words of his own.
+        """The error for a caller who knows the settings by other names, such as those of options.
 
         Args:
-            names: What these words are, by the first part of the key.
+            names: The caller's name of a setting, by the first part of its key.
         """
         key = names.get(str(self.key[0])) or key_path(self.key) if self.key else ""
         return ConfigError(": ".join(part for part in (key, self.text) if part))
 
 
 def key_path(key: Iterable[str | int]) -> str:
-    """A key as people write it: ``overrides[1].converter.factors``."""
+    """A key as users write it: ``overrides[1].converter.factors``."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
     return "".join(parts).removeprefix(".")
 
 
 def first_problem(error: ValidationError, model: type[BaseModel], data: object) -> Problem:
-    """The first of the errors, and how many more there are.
+    """The first error, and the number of further wrong keys.
 
     Args:
-        error: What pydantic raised.
-        model: The model that was to be made.
-        data: What it was to be made of.
+        error: The error that pydantic raised.
+        model: The class that pydantic validated against.
+        data: The data that it validated.
     """
     flaws = [Flaw.of(each) for each in error.errors(include_url=False)]
-    # An unknown key is often why another one is missing.
+    # An unknown key is reported first: a misspelled key is often the reason why another one is missing.
     first = next((flaw for flaw in flaws if flaw.kind == "extra_forbidden"), flaws[0])
     key = _existing(first.place, data)
     others = len({_existing(flaw.place, data) for flaw in flaws} - {key})
@@ -139,7 +139,7 @@ def first_problem(error: ValidationError, model: type[BaseModel], data: object) 
 
 
 def _existing(key: tuple[str | int, ...], data: object) -> tuple[str | int, ...]:
-    """A location without the names that pydantic adds for members of unions."""
+    """The parts of a location that exist in the data; pydantic also adds the names of members of unions."""
     found: list[str | int] = []
     for part in key:
         inner = _item(data, part)
@@ -172,12 +172,12 @@ def _text(flaw: Flaw, key: tuple[str | int, ...], model: type[BaseModel]) -> str
 
 
 def uncapitalized(message: str) -> str:
-    """A message as it stands within a sentence."""
+    """A message with a lower-case first letter, for use within a sentence."""
     return message[:1].lower() + message[1:]
 
 
 def shown(value: object) -> str:
-    """A value as a configuration file would have it."""
+    """A value in the notation of a configuration file."""
     return f"'{value}'" if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
@@ -190,7 +190,7 @@ def _unknown_key(key: str, model: type[BaseModel] | None) -> str:
 
 
 def _model_at(model: type[BaseModel], key: Sequence[str | int]) -> type[BaseModel] | None:
-    """The model of the table that a key leads to."""
+    """The model class of the table at a key; None if it is unknown."""
     found: type[BaseModel] | None = model
     for part in key:
         if isinstance(part, str):
@@ -201,7 +201,7 @@ def _model_at(model: type[BaseModel], key: Sequence[str | int]) -> type[BaseMode
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:
-    """The first model that a type is made of."""
+    """The first model class in a type annotation such as a union or a list; None if there is none."""
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return annotation
     return next((model for part in get_args(annotation) if (model := _model_in(part)) is not None), None)

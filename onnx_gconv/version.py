@@ -1,4 +1,4 @@
-"""The version of onnx_gconv. pyproject.toml takes it from here, so a checkout that is not installed has it too."""
+"""The version of onnx_gconv. pyproject.toml reads it from here, so that a checkout that is not installed has it too."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ __all__ = ["TOOL", "__version__"]
 __version__ = "0.1.0"
 
 TOOL = f"onnx_gconv {__version__}"
-"""What manifests name as the tool that wrote them."""
+"""The tool and its version, as written into manifests."""

@@ -1,7 +1,7 @@
-"""Texts in which all is printable: what comes from files that anyone may have written is shown, never obeyed.
+"""Makes texts printable: text from untrusted files must not control the terminal.
 
-A control character of a name could move the cursor of a terminal, colour or hide what stands beside it, or begin a line
-that looks like one of ours.
+A control character in a name could move the cursor, colour or hide other text, or start a line that looks like one of
+ours.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from collections.abc import Sequence
 
 __all__ = ["listed", "one_line", "visible", "visible_json", "visible_lines"]
 
-# Names in a model may have any length; what a message says of them is at its beginning and at its end.
+# Names in a model may have any length. Longer messages are cut in the middle: what they say about a name is at the
+# beginning and at the end.
 _LONGEST_LINE = 2000
 
 
 def visible(text: str) -> str:
-    r"""A text on one line, in which escapes such as ``\x1b`` and ``\n`` stand for what is not printable."""
+    r"""A text on one line, with escapes such as ``\x1b`` and ``\n`` in place of non-printable characters."""
     return text if text.isprintable() else "".join(map(_shown, text))
 
 
 def visible_lines(text: str) -> str:
-    """A text of several lines, in which all but the ends of lines is printable."""
+    """A text of several lines, with escapes in place of non-printable characters other than line breaks."""
     return "\n".join(map(visible, text.split("\n")))
 
 
 def one_line(text: str, longest: int = _LONGEST_LINE) -> str:
-    """A message on one printable line of bounded length: line breaks are blanks, the middle of a long one is cut."""
+    """A message on one printable line: blanks replace line breaks; beyond `longest` characters, its middle is cut."""
     line = " ".join(part.strip() for part in text.split("\n")).strip()
     half = longest // 2
     if len(line) <= longest and len(shown := visible(line)) <= longest:
@@ -35,13 +36,13 @@ def one_line(text: str, longest: int = _LONGEST_LINE) -> str:
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """The first names of some in a sentence, and how many more there are."""
+    """At most `most` names as a list in text, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def visible_json(document: str) -> str:
-    """A JSON document in which all characters are printable or ends of lines; it says the same."""
+    """An equal JSON document in which all characters other than line breaks are printable."""
     if document.replace("\n", "").isprintable():
         return document
     return "".join(item if item.isprintable() or item == "\n" else _json_escape(item) for item in document)
@@ -53,4 +54,5 @@ def _shown(character: str) -> str:
 
 def _json_escape(character: str) -> str:
     quoted = json.dumps(character)[1:-1]
-    return quoted if quoted.isprintable() else f"\\u{ord(character):04x}"  # of DEL, which is ASCII
+    # json.dumps leaves DEL as it is, because it is ASCII.
+    return quoted if quoted.isprintable() else f"\\u{ord(character):04x}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pandas as pd
 import pytest
 
@@ -18,6 +19,7 @@ from onnx_gconv import ConfigError
 from onnx_gconv.data_frame import Column, data_frame
 from onnx_gconv.files.models import save_model
 from onnx_gconv.handoff.pictures import write_pictures
+from onnx_gconv.models import model_path
 from onnx_gconv.operations import check_configuration
 from onnx_gconv.shown_report import ShownReport
 from onnx_gconv.terminal_text import rendered
@@ -123,7 +125,7 @@ def test_repr_is_one_short_printable_line_with_the_name_of_its_class(reports, ki
 
 
 def test_a_report_on_a_model_in_memory_names_no_file():
-    model = onnx_ir.load(gconv.model_path("digits_cnn.onnx"))
+    model = ir.load(model_path("digits_cnn.onnx"))
     gconv.MapConductances()(model)
     found = repr(gconv.RestoreWeights()(model).report)
     assert " as " not in found

@@ -1,4 +1,4 @@
-"""Rules that turn weights into conductances and back, one rule a file. They know NumPy and nothing of ONNX."""
+"""Converters: rules that turn weights into conductances and back, one rule a file. They use NumPy, not ONNX."""
 
 from __future__ import annotations
 

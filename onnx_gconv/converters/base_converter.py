@@ -1,4 +1,4 @@
-"""What the converters share: the range of the devices, whole arrays, and what most of them answer alike."""
+"""The base class of converters: the range of the devices, methods for whole arrays, and common defaults."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ SMALLEST_MAX_ABS = 1e-7
 
 
 class BaseConductanceConverter(abc.ABC):
-    """A `ConductanceConverter` for devices of one range, with the methods for whole arrays that aihwkit has.
+    """A `ConductanceConverter` for devices of one range, with aihwkit's methods for whole arrays.
 
-    A subclass says which devices there are, how weights are scaled, converted and rebuilt, and how large the error is.
-    Two converters are equal if they are of one class and have the same parameters.
+    A subclass defines the devices, how weights are scaled, converted and rebuilt, and a bound of the error. Two
+    converters are equal if they have the same class and the same parameters.
 
     Args:
         g_max: Upper end of the devices' range, in µS. Default 25.
         g_min: Lower end of the devices' range, in µS. Default 0.
 
     Attributes:
-        name: What people write to choose the converter, such as ``single-pair``; each class has one of its own.
-        settings: Which parameters of the constructor people may give besides the range, by the names that they write.
-            All of them, by their own names, in a class that says nothing.
+        name: The name by which users choose the converter, such as ``single-pair``; it is unique to the class.
+        settings: The parameters of the constructor that users may set besides the range, by the names that users
+            write. In a class without this attribute, all parameters by their own names.
 
     Raises:
         ConfigError: (a ValueError) If the range is negative, empty or not finite.
@@ -64,7 +64,7 @@ class BaseConductanceConverter(abc.ABC):
 
     @property
     def is_exact(self) -> bool:
-        """False: the rebuilt weights are off by some ulps."""
+        """False: rebuilt weights may differ from the weights by some ulps."""
         return False
 
     @property
@@ -78,7 +78,7 @@ class BaseConductanceConverter(abc.ABC):
         return None
 
     def for_levels(self, count: int) -> BaseConductanceConverter:  # noqa: ARG002 - the signature of all converters
-        """This converter: its range is that of the devices, whatever their levels."""
+        """This converter: its formulas do not depend on the number of levels."""
         return self
 
     @property
@@ -88,7 +88,7 @@ class BaseConductanceConverter(abc.ABC):
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
-        """Indices of the two devices of each pair of which one is always at `g_min`; there is none."""
+        """Empty: there are no pairs of which one device is always at `g_min`."""
         return ()
 
     def __eq__(self, other: object) -> bool:
@@ -117,12 +117,12 @@ class BaseConductanceConverter(abc.ABC):
 
         Returns:
             For each of `device_names` an array in µS of the shape of `weights`, float64 for float64 weights and float32
-            for all others; and the parameters that convert them back, ``{"scale_ratio": scale, ...}`` with the scale in
-            µS per unit of weight as a scalar of that type.
+            for all others; and the parameters for `convert_back_to_weights`, ``{"scale_ratio": scale, ...}`` with the
+            scale in µS per unit of weight as a scalar of that type.
 
         Raises:
-            UnmappableWeightError: If `weights` is empty, has NaN or infinite elements or no real type, or if the scale
-                is not a positive finite number of the compute type.
+            UnmappableWeightError: If `weights` is empty, has NaN or infinite elements or no real type, if the scale is
+                not a positive finite number of the compute type, or if a rebuilt weight would overflow.
         """
         array = np.asarray(weights)
         dtype = compute_dtype(array.dtype)
@@ -142,12 +142,13 @@ class BaseConductanceConverter(abc.ABC):
     def _check_overflow(
         self, weights: FloatArray, conductances: Sequence[FloatArray], params: Mapping[str, Any]
     ) -> None:
-        """Refuse a weight whose largest elements would come back as infinity.
+        """Refuse a weight whose largest elements would be rebuilt as infinity.
 
-        Roundings take a rebuilt weight up to some 1e-7 beyond the weight, and keep the order of numbers.
+        Rounding makes a rebuilt weight up to about 1e-7 (relative) larger than the weight, and keeps the order of
+        numbers. So only the smallest and the largest element have to be checked.
 
         Raises:
-            UnmappableWeightError: It names the element.
+            UnmappableWeightError: If one overflows; the message names the element.
         """
         flat = weights.reshape(-1)
         for place in (int(flat.argmin()), int(flat.argmax())):
@@ -182,11 +183,15 @@ class BaseConductanceConverter(abc.ABC):
         return np.asarray(self.decoding(scaling).decode(arrays, dtype))
 
     def _params(self, scaling: Scaling, dtype: np.dtype[Any]) -> dict[str, Any]:
-        """What `convert_back_to_weights` needs of a weight."""
+        """The `params` that `convert_back_to_weights` needs for this scaling."""
         return {"scale_ratio": dtype.type(scaling.scale)}
 
     def _checked_conductances(self, conductances: Sequence[ArrayLike]) -> list[FloatArray]:
-        """The conductances as arrays of the type to compute in."""
+        """The conductances as arrays of their compute type.
+
+        Raises:
+            ValueError: If there is not one conductance for each device.
+        """
         count = len(self.device_names)
         if len(conductances) != count:
             raise ValueError(f"conductances must contain exactly {count} element{'s' if count > 1 else ''}")
@@ -202,7 +207,9 @@ class BaseConductanceConverter(abc.ABC):
 
     @abc.abstractmethod
     def scaling(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> Scaling:
-        """The scale in µS per unit of weight, and the zero, as values of `dtype`; for each group if there are groups.
+        """The scale in µS per unit of weight, and the zero in units of weight, as values of `dtype`.
+
+        Both are arrays with one entry for each group if `statistics` has groups.
 
         Raises:
             UnmappableWeightError: If a scale is zero or infinite in `dtype`.
@@ -213,16 +220,16 @@ class BaseConductanceConverter(abc.ABC):
         """The smallest and the largest weight that the devices hold with that scaling."""
 
     def needs_check(self, scaling: Scaling) -> bool:  # noqa: ARG002 - the signature of all converters
-        """False: whatever has a scale can be converted."""
+        """False: every weight with a valid scale can be converted."""
         return False
 
     def check_chunk(self, weights: FloatArray, scaling: Scaling) -> str | None:  # noqa: ARG002 - see `needs_check`
-        """None: whatever has a scale can be converted."""
+        """None: every weight with a valid scale can be converted."""
         return None
 
     @abc.abstractmethod
     def decoding(self, scaling: Scaling) -> Decoding:
-        """How the conductances become weights again."""
+        """The formula that rebuilds weights from the conductances."""
 
     @abc.abstractmethod
     def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
@@ -241,11 +248,11 @@ class BaseConductanceConverter(abc.ABC):
     def _scale_of_largest(self, range_us: float, statistics: WeightStatistics, dtype: np.dtype[Any]) -> FloatOrArray:
         """``(1 / max(max|W|, 1e-7)) * range_us`` as a value of `dtype`.
 
-        aihwkit divides a Python number by a tensor, which torch evaluates as reciprocal, then product. The two
-        roundings are kept: with one division a third of all scales differ by an ulp.
+        aihwkit divides a Python number by a tensor. torch computes that as a reciprocal and a product, with two
+        roundings, which are repeated here: with a single division, a third of all scales would differ by an ulp.
 
         Raises:
-            UnmappableWeightError: If it is zero or infinite in `dtype`.
+            UnmappableWeightError: If the scale is zero or infinite in `dtype`.
         """
         number = dtype.type
         with np.errstate(over="ignore", under="ignore"):
@@ -261,23 +268,33 @@ class BaseConductanceConverter(abc.ABC):
         size: FloatOrArray,
         dtype: np.dtype[Any],
     ) -> FloatOrArray:
-        """The scale, which has to be positive and finite, for weights of which `what` is `size`."""
+        """Check that a scale is positive and finite.
+
+        Args:
+            scale: The scale, or an array with one for each group.
+            what: The quantity that the scale was computed from, for messages, such as ``max|W|``.
+            size: The value of that quantity; for each group if there are groups.
+            dtype: The type of the scale.
+
+        Raises:
+            UnmappableWeightError: If a scale is zero, infinite or NaN.
+        """
         wrong = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
         if wrong.size:
             first = int(wrong[0])
             raise UnmappableWeightError(
                 f"has {what} = {np.reshape(size, -1)[first]:g}, for which the scale is "
                 f"{float(np.reshape(scale, -1)[first])} in {dtype.name}; "
-                f"g_max = {self.g_max:g} and g_min = {self.g_min:g} µS are too far from it"
+                f"rescale the weight, or choose another range than g_max = {self.g_max:g} and g_min = {self.g_min:g} µS"
             )
         return plain(scale)
 
 
 def scale_of_params(params: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever number type the caller keeps
-    """The entry ``scale_ratio`` of a converter's params.
+    """The entry ``scale_ratio`` of a converter's params, in µS per unit of weight.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If the entry is missing.
     """
     if "scale_ratio" not in params:
         raise ValueError("params do not contain scale_ratio")

@@ -1,4 +1,4 @@
-"""Integer codes that are shifted to be positive, whose bits are held by one device a slice."""
+"""Integer codes that are shifted to be positive and cut into slices of bits, with one device for each slice."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ class BitSlicedOffsetConductanceConverter(BitSlicedConductanceConverter):
         W    = (sum_k B^k * G_k - b) / scale,  b = sum_k B^k * g_min + d * 2^(bits-1)
 
     This is the bit-sliced core of CrossSim 3.2.0 with offset slices, in µS. CrossSim rounds ties to even; the only
-    weight that is exactly one, max|W| / 2, it rounds away from zero, too. float16, bfloat16 and integer weights are
+    weight that is an exact tie, max|W| / 2, it also rounds away from zero. float16, bfloat16 and integer weights are
     computed and returned in float32.
 
     Args:
-        bits: Bits of a code, its sign counted.
+        bits: Bits of a code, including its sign.
         slice_bits: Bits that a device holds.
         g_max: Upper end of the devices' range, in µS. Default 25.
         g_min: Lower end of the devices' range, in µS. Default 0.
 
     Raises:
-        ConfigError: (a ValueError) If `bits` is not a whole number from 2 to 16, `slice_bits` not one from 1 to 8 that
-            is not above `bits`, or the range is negative, empty or not finite.
+        ConfigError: (a ValueError) If `bits` is not a whole number from 2 to 16, `slice_bits` is not a whole number
+            from 1 to 8 or is above `bits`, or the range is negative, empty or not finite.
     """
 
     name = "bit-sliced-offset"
 
     @property
     def slices(self) -> int:
-        """Into how many slices a shifted code is cut."""
+        """Number of slices of a shifted code."""
         return slice_count(self.bits, self.slice_bits)
 
     @property
@@ -68,5 +68,5 @@ class BitSlicedOffsetConductanceConverter(BitSlicedConductanceConverter):
 
     @property
     def _shift(self) -> int:
-        """What makes all codes positive."""
+        """The number that is added to make all codes positive."""
         return 1 << (self.bits - 1)

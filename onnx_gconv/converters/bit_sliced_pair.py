@@ -1,4 +1,4 @@
-"""Integer codes with a sign, whose bits are held by pairs of devices."""
+"""Integer codes whose magnitude is cut into slices of bits, with one conductance pair for each slice."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ class BitSlicedPairConductanceConverter(BitSlicedConductanceConverter):
         W     = sum_k B^k * (G+_k - G-_k) / scale
 
     This is the bit-sliced core of CrossSim 3.2.0 with balanced slices, in µS. CrossSim rounds ties to even; the only
-    weight that is exactly one, max|W| / 2, it rounds away from zero, too. float16, bfloat16 and integer weights are
+    weight that is an exact tie, max|W| / 2, it also rounds away from zero. float16, bfloat16 and integer weights are
     computed and returned in float32.
 
     Args:
-        bits: Bits of a code, its sign counted.
+        bits: Bits of a code, including its sign.
         slice_bits: Bits that a device holds.
         g_max: Upper end of the devices' range, in µS. Default 25.
         g_min: Lower end of the devices' range, in µS. Default 0.
 
     Raises:
-        ConfigError: (a ValueError) If `bits` is not a whole number from 2 to 16, `slice_bits` not one from 1 to 8 that
-            is not above `bits`, or the range is negative, empty or not finite.
+        ConfigError: (a ValueError) If `bits` is not a whole number from 2 to 16, `slice_bits` is not a whole number
+            from 1 to 8 or is above `bits`, or the range is negative, empty or not finite.
     """
 
     name = "bit-sliced-pair"
 
     @property
     def slices(self) -> int:
-        """Into how many slices the magnitude of a code is cut."""
+        """Number of slices of the magnitude of a code."""
         return slice_count(self.bits - 1, self.slice_bits)
 
     @property
@@ -56,7 +56,7 @@ class BitSlicedPairConductanceConverter(BitSlicedConductanceConverter):
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
-        """Indices of the devices of each pair, of which one is always at `g_min`."""
+        """Indices of the two devices of each pair; one device of each pair is always at `g_min`."""
         return tuple((2 * number, 2 * number + 1) for number in range(self.slices))
 
     @property

@@ -1,4 +1,4 @@
-"""What converters share that round a weight to an integer code and spread its bits over devices."""
+"""The base class of converters that round a weight to an integer code and spread its bits over several devices."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _MOST_SLICE_BITS = 8
 
 
 class BitSlicedConductanceConverter(BaseConductanceConverter):
-    """Rounds a weight to an integer code, whose bits slice after slice are the conductances of devices.
+    """Rounds a weight to an integer code; slices of the code's bits are the conductances of the devices.
 
     With ``L = 2^(bits-1) - 1``, the base ``B = 2^slice_bits``, and the step ``d = (g_max - g_min) / (B - 1)``::
 
         scale = (1 / max(max|W|, 1e-7)) * d * L
         code  = clip(round(W * scale / d), -L, L)    # ties away from zero
 
-    A digit i of a code, from 0 to B - 1, is the conductance ``g_min + i * d``.
+    A device holds a digit i of a code, from 0 to B - 1, as the conductance ``g_min + i * d``.
 
     Args:
-        bits: Bits of a code, its sign counted.
+        bits: Bits of a code, including its sign.
         slice_bits: Bits that a device holds.
         g_max: Upper end of the devices' range, in µS. Default 25.
         g_min: Lower end of the devices' range, in µS. Default 0.
 
     Raises:
-        ConfigError: (a ValueError) If `bits` is not a whole number from 2 to 16, `slice_bits` not one from 1 to 8 that
-            is not above `bits`, or the range is negative, empty or not finite.
+        ConfigError: (a ValueError) If `bits` is not a whole number from 2 to 16, `slice_bits` is not a whole number
+            from 1 to 8 or is above `bits`, or the range is negative, empty or not finite.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
         self._bits = whole_number("bits", bits, _FEWEST_BITS, _MOST_BITS)
         self._slice_bits = whole_number("slice_bits", slice_bits, 1, min(_MOST_SLICE_BITS, self._bits))
         digits = np.arange(self._base)
-        # Each level is rounded once, and the sum of the last one must not go above g_max.
+        # Rounding must not lift the last level above g_max.
         self._levels_us = np.minimum(self._g_min + digits * (self._g_max - self._g_min) / (self._base - 1), self._g_max)
 
     @property
     def bits(self) -> int:
-        """Bits of a code, its sign counted."""
+        """Bits of a code, including its sign."""
         return self._bits
 
     @property
@@ -67,21 +67,21 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
     @property
     @abc.abstractmethod
     def slices(self) -> int:
-        """Into how many slices a code is cut."""
+        """Number of slices of a code."""
 
     @property
     @abc.abstractmethod
     def _highest_digits(self) -> list[int]:
-        """For each device, the highest digit it holds: the last slice need not be full."""
+        """The highest digit that each device holds; the last slice may have fewer bits than the others."""
 
     @property
     def natural_levels(self) -> int:
-        """``2^slice_bits``: every conductance is one of so many uniform levels."""
+        """``2^slice_bits``: the number of uniform levels on which all conductances lie."""
         return self._base
 
     @property
     def largest_integer(self) -> int:
-        """``2^(bits-1) - 1``: with this as max|W|, the code of an integer is the integer."""
+        """``2^(bits-1) - 1``: if max|W| is this number, the code of an integer is the integer itself."""
         return (1 << (self._bits - 1)) - 1
 
     def manifest_parameters(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
         """``scale = (1 / max(max|W|, 1e-7)) * d * L``.
 
         Raises:
-            UnmappableWeightError: If it is zero or infinite in `dtype`.
+            UnmappableWeightError: If the scale is zero or infinite in `dtype`.
         """
         return Scaling(self._scale_of_largest(self._step_us * self.largest_integer, statistics, dtype))
 
@@ -108,11 +108,11 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
     def error_bound(self, statistics: WeightStatistics, scaling: Scaling, dtype: np.dtype[Any]) -> FloatOrArray:
         """Largest possible ``|rebuilt - W|``, in units of weight.
 
-        A code is off by half a step, ``d / (2 * scale)`` in units of weight. Let u be half an ulp of 1: the roundings
-        of ``scale / d`` and of its product with the weight, and that what is 8u below a tie counts as one, can shift
-        the place where codes change by 10u * L steps. Levels are rounded by u. Rebuilding adds what
-        `rebuilding_error` says. Weights beyond `limits` are clipped there; the two roundings of the scale leave the
-        largest weight up to 2u above them.
+        A code is off by up to half a step, ``d / (2 * scale)`` in units of weight. Let u be half an ulp of 1. The
+        weight at which codes change is shifted by up to 10u * L steps: by the roundings of ``scale / d`` and of its
+        product with the weight, and because a product up to 8u below a tie is rounded like a tie. Levels are rounded by
+        u. `rebuilding_error` bounds the error of rebuilding. Weights beyond `limits` are clipped; the two roundings of
+        the scale can leave the largest weight up to 2u beyond them.
         """
         unit = rounding_unit(dtype)
         rounded = (0.5 + 10 * unit * (1 + 16 * unit) * self.largest_integer) * self._step_us / scaling.scale
@@ -124,17 +124,18 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
         return plain(rounded + clipped + rebuilt)
 
     def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
-        """Write the conductances of all devices, in µS, to `out`, slice after slice."""
+        """Write the conductances of all devices, in µS, to `out`, in the order of `device_names`."""
         for part, scaling_of_part, conductances in pieces(weights, scaling, out):
             self._write_codes(self._codes(part, scaling_of_part), conductances)
 
     @abc.abstractmethod
     def _write_codes(self, codes: NDArray[np.intp], out: Sequence[FloatArray]) -> None:
-        """Write the conductances that stand for codes. `codes` may be overwritten."""
+        """Write the conductances of codes, in µS, to `out`; `codes` may be overwritten."""
 
     def _codes(self, weights: FloatArray, scaling: Scaling) -> NDArray[np.intp]:
         """The integer codes of weights."""
-        # The roundings of the scale and of the product come to 5u at most. What is so near to a tie is taken for one.
+        # Scale and product have a relative rounding error of at most 5u. The factor 1 + 8u makes sure that a weight
+        # that would be a tie without these roundings is rounded away from zero.
         ties = 1 + 8 * rounding_unit(weights.dtype)
         per_weight = operand(plain(np.divide(scaling.scale, self._step_us / ties, dtype=np.float64)), weights.dtype)
         with np.errstate(under="ignore"):
@@ -145,11 +146,11 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
         return integers
 
     def _write_digits(self, codes: NDArray[np.intp], out: Sequence[FloatArray]) -> None:
-        """Write the conductances of the digits of codes that are not negative, least significant ones first."""
+        """Write the conductances of the digits of non-negative codes, in µS, the least significant digit first."""
         mask = self._base - 1
         for number, conductance in enumerate(out):
             digits = (codes >> (number * self._slice_bits)) & mask
-            # The digits are indices of levels; mode "clip" spares a check of each, and a copy.
+            # Digits are always valid indices of levels; mode "clip" saves the check of each index, and a copy.
             np.take(self._levels_us.astype(conductance.dtype), digits, out=conductance, mode="clip")
 
     @property
@@ -158,15 +159,15 @@ class BitSlicedConductanceConverter(BaseConductanceConverter):
 
     @property
     def _step_us(self) -> float:
-        """How far two levels are from each other, in µS."""
+        """The distance of neighbouring levels, in µS."""
         return (self._g_max - self._g_min) / (self._base - 1)
 
 
 def slice_count(bits: int, slice_bits: int) -> int:
-    """Into how many slices `bits` bits are cut."""
+    """Number of slices of `slice_bits` bits that `bits` bits need."""
     return math.ceil(bits / slice_bits)
 
 
 def highest_digits(bits: int, slice_bits: int) -> list[int]:
-    """The highest digit of each slice of `bits` bits."""
+    """The highest digit of each slice of a number of `bits` bits, the least significant slice first."""
     return [(1 << min(slice_bits, bits - number * slice_bits)) - 1 for number in range(slice_count(bits, slice_bits))]

@@ -1,4 +1,4 @@
-"""The types of numbers in which weights are mapped."""
+"""The floating-point types in which converters compute."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["FloatArray", "FloatOrArray", "compute_dtype", "is_half_precision", "
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
 FloatOrArray: TypeAlias = float | FloatArray
-"""One number, or one for each group of elements that share a scale."""
+"""A number for the whole weight, or an array with one number for each group of elements that share a scale."""
 
 _HALF_PRECISION = frozenset({np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)})
 
-# Types of 16 bits and fewer, whose values are all float32 values.
+# Floating-point types of at most 16 bits; float32 holds all their values exactly.
 _NARROW = frozenset(
     np.dtype(dtype)
     for dtype in (
@@ -36,7 +36,7 @@ _NARROW = frozenset(
 def compute_dtype(dtype: np.dtype[Any] | type) -> np.dtype[Any]:
     """The type in which a weight is mapped: float64 stays, all others are computed in float32.
 
-    Computing float16 in its own type would overflow the scale for max|W| below 3.8e-4, and siemens would be subnormal.
+    float16 weights are not computed in their own type, because the scale would overflow for max|W| below 3.8e-4.
 
     Raises:
         UnmappableWeightError: If `dtype` is not a real number.
@@ -57,10 +57,10 @@ def is_half_precision(dtype: np.dtype[Any]) -> bool:
 
 
 def operand(value: FloatOrArray, dtype: np.dtype[Any]) -> Any:  # noqa: ANN401 - a scalar or an array of `dtype`
-    """A number as a scalar of a type, an array as an array of it."""
+    """Cast a number to a NumPy scalar of a type, or an array to an array of that type."""
     return value.astype(dtype, copy=False) if isinstance(value, np.ndarray) else dtype.type(value)
 
 
 def plain(value: Any) -> FloatOrArray:  # noqa: ANN401 - what NumPy's functions return
-    """A scalar of NumPy as a number of Python; an array as a float64 array."""
+    """Convert a NumPy scalar to a Python number, or an array to a float64 array."""
     return value.astype(np.float64, copy=False) if isinstance(value, np.ndarray) else float(value)

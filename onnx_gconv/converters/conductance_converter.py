@@ -1,4 +1,4 @@
-"""What every converter offers."""
+"""The interface of converters."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["ConductanceConverter"]
 class ConductanceConverter(Protocol):
     """A rule weight ⇄ conductances that can be applied to a weight chunk by chunk.
 
-    A weight has one scale, or one for each group of its elements. What holds for a scale is then an array of the shape
-    of the groups instead of a number, and every group is converted as if it were a weight of its own.
+    A weight has one scale, or one scale for each group of its elements. With groups, scales, zeros, limits and bounds
+    are arrays with one entry for each group instead of numbers, and each group is converted like a separate weight.
     """
 
     @property
@@ -39,7 +39,7 @@ class ConductanceConverter(Protocol):
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
-        """Indices of the two devices of each pair of which one is always at `g_min`."""
+        """Indices of the two devices of each pair, for pairs of which one device is always at `g_min`."""
         ...
 
     @property
@@ -49,19 +49,19 @@ class ConductanceConverter(Protocol):
 
     @property
     def natural_levels(self) -> int | None:
-        """Into how many uniform levels all conductances fall by themselves; None if they take any value."""
+        """The number of uniform levels on which all conductances of the rule lie; None if they take any value."""
         ...
 
     @property
     def largest_integer(self) -> int | None:
-        """The largest integer that codes of the converter hold; None if it does not round to codes.
+        """The largest integer that the converter's codes hold; None if it does not round weights to codes.
 
-        With statistics whose max|W| is this number, every integer up to it has a code of its own.
+        If max|W| is this number, the code of each integer up to it is the integer itself.
         """
         ...
 
     def for_levels(self, count: int) -> ConductanceConverter:
-        """The converter for devices of which each has `count` uniform levels from `g_min` to `g_max`."""
+        """The converter for devices with `count` uniform levels from `g_min` to `g_max`."""
         ...
 
     def manifest_parameters(self) -> dict[str, Any]:
@@ -69,7 +69,9 @@ class ConductanceConverter(Protocol):
         ...
 
     def scaling(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> Scaling:
-        """The scale in µS per unit of weight, and the zero, as values of `dtype`; for each group if there are groups.
+        """The scale in µS per unit of weight, and the zero in units of weight, as values of `dtype`.
+
+        Both are arrays with one entry for each group if `statistics` has groups.
 
         Raises:
             UnmappableWeightError: If a scale is zero or infinite in `dtype`.
@@ -79,13 +81,13 @@ class ConductanceConverter(Protocol):
     def limits(self, scaling: Scaling) -> tuple[FloatOrArray, FloatOrArray]:
         """The smallest and the largest weight that the devices hold with that scaling.
 
-        Weights beyond them, which are there if the scaling is not made from their own statistics, have to be clipped
-        before they are converted.
+        The caller has to clip weights beyond these limits before converting them. There are such weights only if the
+        scaling was made from other statistics than those of the weight.
         """
         ...
 
     def check_chunk(self, weights: FloatArray, scaling: Scaling) -> str | None:
-        """Why this chunk cannot be converted with this scaling, or None. Only asked if `needs_check` says so."""
+        """Why this chunk cannot be converted with this scaling; None if it can. Called only after `needs_check`."""
         ...
 
     def needs_check(self, scaling: Scaling) -> bool:
@@ -93,7 +95,7 @@ class ConductanceConverter(Protocol):
         ...
 
     def decoding(self, scaling: Scaling) -> Decoding:
-        """How the conductances become weights again."""
+        """The formula that rebuilds weights from the conductances."""
         ...
 
     def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
@@ -101,7 +103,8 @@ class ConductanceConverter(Protocol):
 
         Args:
             weights: A part of the weight, float32 or float64, any shape.
-            scaling: From `scaling`; arrays have the shape and the type of `weights` (see `Scaling.at`).
+            scaling: The result of `scaling`; with groups, its arrays hold one entry for each element of `weights`, and
+                have the type of `weights`.
             out: For each of `device_names` an array of the same shape and type; none may overlap `weights`.
         """
         ...
@@ -114,8 +117,9 @@ class ConductanceConverter(Protocol):
         """Largest possible ``|rebuilt - W|`` over the elements of the weight, in units of weight.
 
         Args:
-            statistics: Of the weight. Where it exceeds `limits`, the bound includes what clipping changes.
-            scaling: With which it is converted.
+            statistics: The statistics of the weight. If the weight exceeds `limits`, the bound includes the error of
+                clipping.
+            scaling: The scaling with which the weight is converted.
             dtype: Type of the conductances and of the rebuilt weight before any cast. float16 and bfloat16 conductances
                 are computed in float32 and rounded.
 

@@ -1,4 +1,4 @@
-"""What can be said of a class of converters: its name, the settings it takes, and whether it offers what it has to."""
+"""Describes a converter class: its name and settings, and whether it has everything that a converter needs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _REQUIRED = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class ConverterPackage:
-    """The installed package that brings a converter.
+    """The installed package that provides a converter.
 
     Attributes:
-        name: Its name for pip.
-        version: Its version.
+        name: Name of the package for pip.
+        version: Version of the package.
     """
 
     name: str
@@ -41,10 +41,10 @@ class ConverterSetting:
     """A setting of a converter, besides the conductance range.
 
     Attributes:
-        name: What people write.
-        parameter: The parameter of the constructor that it is.
+        name: The name that users write.
+        parameter: The parameter of the constructor that the setting sets.
         default: The default of that parameter.
-        annotation: Its type, as the constructor has it.
+        annotation: The type annotation of that parameter.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ConverterSetting:
 
     @property
     def is_needed(self) -> bool:
-        """Whether there is no default."""
+        """Whether the setting has no default, so that users must give it."""
         return self.default is _REQUIRED
 
     def __str__(self) -> str:
@@ -65,13 +65,14 @@ class ConverterSetting:
 
 @dataclass(frozen=True)
 class ConverterKind:
-    """A class of converters that can be named.
+    """A converter class that users can choose by name.
 
     Attributes:
-        name: What people write.
+        name: The name by which users choose the converter.
         converter: The class.
-        settings: Its settings besides the conductance range, by name.
-        package: The installed package that brings it; None for a converter of this package or of the program.
+        settings: The settings of the converter besides the conductance range, by name.
+        package: The installed package that provides the class; None for a converter of onnx_gconv, or one that the
+            program has registered.
     """
 
     name: str
@@ -81,15 +82,16 @@ class ConverterKind:
 
     @classmethod
     def of(cls, converter: Any, package: ConverterPackage | None = None) -> ConverterKind:  # noqa: ANN401 - is checked
-        """What a class says of itself.
+        """Check and describe a converter class.
 
         Args:
-            converter: A class with all of `ConductanceConverter`, and a ``name``. Its settings are the parameters of
-                its constructor besides ``g_max`` and ``g_min``, unless ``settings`` maps names to parameters.
-            package: The package that brings it.
+            converter: A class with the members of `ConductanceConverter` and a ``name``. Its settings are the
+                parameters of its constructor besides ``g_max`` and ``g_min``, unless its attribute ``settings`` maps
+                names to parameters.
+            package: The installed package that provides the class.
 
         Raises:
-            ConfigError: If it is no class, or lacks something; the message says what.
+            ConfigError: If `converter` is no class, or lacks something; the message says what.
         """
         if not isinstance(converter, type):
             raise ConfigError(f"a converter is a class, but {converter!r} is none; give the class itself")
@@ -101,7 +103,7 @@ class ConverterKind:
 
     @property
     def class_name(self) -> str:
-        """What manifests call it."""
+        """The name of the class, by which manifests identify the converter."""
         return self.converter.__name__
 
     @property
@@ -110,17 +112,17 @@ class ConverterKind:
         return tuple(name for name, setting in self.settings.items() if setting.is_needed)
 
     def is_class(self, other: type) -> bool:
-        """Whether a class is this one, or the one that takes its place when its module is run again."""
+        """Whether a class is this one, or its new version after its module was reloaded or its notebook cell rerun."""
         own = self.converter
         return own is other or (own.__module__, own.__qualname__) == (other.__module__, other.__qualname__)
 
     def build(self, settings: Mapping[str, Any], *, g_max: float | None, g_min: float | None) -> ConductanceConverter:
-        """The converter.
+        """Make the converter.
 
         Args:
-            settings: The settings that are given.
-            g_max: Upper end of the devices' range, in µS; that of the converter if None.
-            g_min: Lower end of the devices' range, in µS; that of the converter if None.
+            settings: Values of settings, by name.
+            g_max: Upper end of the devices' range, in µS; None for the default of the converter.
+            g_min: Lower end of the devices' range, in µS; None for the default of the converter.
 
         Raises:
             ConfigError: If a value is wrong.
@@ -131,15 +133,15 @@ class ConverterKind:
             return self.converter(**given)
         except ConfigError:
             raise
-        except (TypeError, ValueError) as error:  # of a class that does not know our errors
+        except (TypeError, ValueError) as error:  # classes of other packages need not raise ConfigError
             raise ConfigError(f"the converter {self.name} refuses its settings: {error}") from error
 
 
 def checked_parameters(converter: ConductanceConverter) -> dict[str, Any]:
-    """The parameters of a converter, as JSON has them, if they make an equal converter again.
+    """The parameters of a converter as JSON values, after checking that they make an equal converter again.
 
     Raises:
-        ConfigError: If they do not, so that nobody could read what was mapped with it.
+        ConfigError: If they do not; a model that was mapped with such a converter could not be read again.
     """
     name, parameters = type(converter).__name__, converter.manifest_parameters()
     where = f"manifest_parameters() of the converter '{name}'"
@@ -147,12 +149,12 @@ def checked_parameters(converter: ConductanceConverter) -> dict[str, Any]:
         written: dict[str, Any] = json.loads(json.dumps(parameters, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where} should be JSON values, but they are {parameters!r} ({error})") from None
-    for end in _RANGE:  # readers take the range of the devices from here
+    for end in _RANGE:  # readers of manifests take the range of the devices from these two
         if not isinstance(written, dict) or not isinstance(written.get(end), (int, float)):
             raise ConfigError(f"{where} should have {end} in µS, but they are {parameters!r}")
     try:
         again = type(converter)(**written).manifest_parameters()
-    except Exception as error:  # whatever the constructor of somebody else raises
+    except Exception as error:  # a constructor of another package may raise anything
         raise ConfigError(
             f"{where} should be what its constructor takes, but {name}(**{written!r}) fails: {error}"
         ) from error
@@ -162,7 +164,7 @@ def checked_parameters(converter: ConductanceConverter) -> dict[str, Any]:
 
 
 def _problems(converter: type) -> Iterator[str]:
-    """What a class lacks."""
+    """Yield what a class lacks to be a converter."""
     declared = {name for base in converter.__mro__ for name in inspect.get_annotations(base)}
     abstract: frozenset[str] = getattr(converter, "__abstractmethods__", frozenset())
     lacking = [name for name in _OFFERED if name in abstract or not (hasattr(converter, name) or name in declared)]
@@ -182,7 +184,7 @@ def _problems(converter: type) -> Iterator[str]:
 def _problems_of_settings(
     parameters: Mapping[str, inspect.Parameter], chosen: Mapping[str, str] | None
 ) -> Iterator[str]:
-    """What is wrong with a constructor, and with the settings of a class that says which there are."""
+    """Yield what is wrong with a constructor and with the attribute `settings` of its class (None without one)."""
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     for end in _RANGE:
         if not takes_any and (end not in parameters or parameters[end].default is _REQUIRED):
@@ -217,13 +219,14 @@ def _settings(converter: type) -> dict[str, ConverterSetting]:
     found = {}
     for name, parameter in chosen.items():
         each = parameters.get(parameter)
-        known = (None, _REQUIRED) if each is None else (each.default, each.annotation)  # ** takes it, or leaves it out
+        # A parameter that the signature does not list goes to **kwargs, so it is optional.
+        known = (None, _REQUIRED) if each is None else (each.default, each.annotation)
         found[name] = ConverterSetting(name, parameter, *known)
     return found
 
 
 def _written(value: object) -> str:
-    """A value as TOML has it, as far as it does."""
+    """A value in TOML syntax; its `repr` if TOML has no such value."""
     if isinstance(value, (bool, int, float, str, list)):
         return json.dumps(value, ensure_ascii=False)
     return json.dumps(list(value), ensure_ascii=False, default=str) if isinstance(value, tuple) else repr(value)

@@ -1,4 +1,4 @@
-"""Several pairs of devices per weight, whose conductances are given as tables."""
+"""Several conductance pairs per weight, with the conductances given by tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from onnx_gconv.errors import ConfigError
 
 __all__ = ["CustomPairConductanceConverter"]
 
-# The grid of float32 numbers stays far from its resolution.
+# With at most this many points, neighbouring points of the grid stay far apart compared with the resolution of float32.
 _FEWEST_POINTS, _MOST_POINTS = 2, 1 << 14
 
 _TEST_WEIGHTS = np.linspace(-1, 1, 5, dtype=np.float32)
@@ -39,24 +39,25 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
         G_j = interpolation of table j on x at W
         W   = sum_k f_k * (G+_k - G-_k) / scale
 
-    W comes back but for roundings if u is linear, from -U to U. Otherwise it is off by up to the largest deviation of u
-    from that line, divided by the scale; `error_bound` includes it.
+    If u rises linearly from -U to U, the rebuilt W has rounding errors only. Otherwise its error is up to the largest
+    deviation of u from that line, divided by the scale; `error_bound` includes this deviation.
 
     float32 results are bit-identical to aihwkit's converter of the same name (aihwkit 1.1.0,
     ``inference/converter/conductance.py``). Deliberate differences: the grid of float64 weights is computed in float64,
-    not in float32; where the interpolation would leave the range of its table, by an ulp of float64, it is clipped;
-    tables have to be of equal length, with values in the range of the devices; factors have to be positive and finite;
-    any sequences are taken; tables that are not invertible are a `ConfigError`, no ArithmeticError; float16, bfloat16
-    and integer weights are computed and returned in float32; NaN, infinite and empty weights, and ranges that are not
-    finite, are refused.
+    not in float32; a result of the interpolation that is an ulp of float64 outside of the range of its table is
+    clipped; tables must have equal lengths and values in the range of the devices; factors must be positive and finite;
+    factors and tables may be any sequences; tables that are not invertible raise a `ConfigError`, not an
+    ArithmeticError; float16, bfloat16 and integer weights are computed and returned in float32; NaN, infinite and empty
+    weights, and ranges that are not finite, are refused.
 
     Args:
         f_lst: The factors of the pairs; at least one.
-        g_lst: The tables, in µS: for each pair that of G+, then that of G-. Each has the same 2 to 16384 values.
+        g_lst: The tables, in µS: for each pair the table of G+, then the table of G-. All have the same number of
+            values, from 2 to 16384.
         g_max: Upper end of the devices' range, in µS. Default 25.
         g_min: Lower end of the devices' range, in µS. Default 0.
-        invertibility_test: Whether to refuse tables with which the weights -1, -0.5, 0, 0.5 and 1 do not come back to
-            within 1e-4.
+        invertibility_test: Whether to refuse tables with which one of the weights -1, -0.5, 0, 0.5 and 1 is rebuilt
+            with an error above 1e-4.
 
     Raises:
         ConfigError: (a ValueError) If a factor is not positive and finite, the range is negative, empty or not finite,
@@ -97,7 +98,7 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
 
     @property
     def g_lst(self) -> list[list[float]]:
-        """The tables, in µS: for each pair that of G+, then that of G-."""
+        """The tables, in µS: for each pair the table of G+, then the table of G-."""
         tables: list[list[float]] = self._tables.tolist()
         return tables
 
@@ -107,10 +108,10 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
         return tuple(f"g_{sign}_{number}" for number in range(1, len(self._factors) + 1) for sign in ("plus", "minus"))
 
     def invertibility_test(self) -> None:
-        """Check that the weights -1, -0.5, 0, 0.5 and 1 come back.
+        """Check that the weights -1, -0.5, 0, 0.5 and 1 are rebuilt correctly.
 
         Raises:
-            ConfigError: If one is off by more than 1e-4.
+            ConfigError: If the error of one is above 1e-4.
         """
         back = self.convert_back_to_weights(*self.convert_to_conductances(_TEST_WEIGHTS))
         wrong = np.flatnonzero(~np.isclose(_TEST_WEIGHTS, back, atol=_TEST_TOLERANCE))
@@ -163,7 +164,7 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
         """``scale = U / max(max|W|, 1e-7)``.
 
         Raises:
-            UnmappableWeightError: If it is zero or infinite in `dtype`.
+            UnmappableWeightError: If the scale is zero or infinite in `dtype`.
         """
         number = dtype.type
         with np.errstate(over="ignore", under="ignore"):
@@ -193,14 +194,15 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
     def error_bound(self, statistics: WeightStatistics, scaling: Scaling, dtype: np.dtype[Any]) -> FloatOrArray:
         """Largest possible ``|rebuilt - W|``, in units of weight.
 
-        Let u be half an ulp of 1 in the type of the computation, and v that of float64, in which conductances are
-        interpolated: with slope, distance, product and sum, they are off by v times 3 differences of conductances and
-        g_max, and by u * g_max for their own rounding. Rebuilding adds what `rebuilding_error` says.
+        Let u be half an ulp of 1 in the type of the computation, and v half an ulp of 1 in float64, the type of the
+        interpolation. The roundings of slope, distance, product and sum move an interpolated conductance by up to v
+        times three differences of conductances plus g_max; rounding the result moves it by up to u * g_max.
+        `rebuilding_error` bounds the error of rebuilding.
 
-        Interpolated between exact points of the grid, the weighted difference u(W) would be off the line ``W * scale``
-        by no more than at the points. The points are off by the roundings of the step, of the sum and of the quotient,
-        at most 4u * U / scale, or end at the largest number of the type; a linear function interpolated on points that
-        are off is off by no more than they are. Weights beyond the grid get the conductances of its ends.
+        Between exact points of the grid, the weighted difference u(W) deviates from the line ``W * scale`` by no more
+        than at the points. The points themselves are off by the roundings of step, sum and quotient, at most
+        4u * U / scale, or are cut off at the largest number of the type. An interpolated linear function is off by no
+        more than its points are. Weights beyond the grid get the conductances of its ends.
         """
         computed = np.dtype(np.float32) if is_half_precision(dtype) else dtype
         unit, unit64 = rounding_unit(dtype), rounding_unit(np.dtype(np.float64))
@@ -230,10 +232,10 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
         return float(self._interpolations[dtype].grid[-1])
 
     def _grid_of(self, dtype: np.dtype[Any]) -> FloatArray:
-        """The grid ``linspace(-U, U, P)``, in µS, as torch computes it.
+        """The grid ``linspace(-U, U, P)`` in µS, bit-identical to torch's.
 
         Raises:
-            ConfigError: If it has no length.
+            ConfigError: If U is 0 or not finite.
         """
         number = dtype.type
         differences = np.zeros(self._tables.shape[1], dtype)
@@ -251,8 +253,8 @@ class CustomPairConductanceConverter(BaseConductanceConverter):
 def _linspace(reach: Any, count: int) -> FloatArray:  # noqa: ANN401 - a scalar of a floating type
     """``linspace(-reach, reach, count)`` in the type of `reach`, bit-identical to torch's for float32.
 
-    torch adds multiples of the step to the nearer end, with one rounding for product and sum (a fused multiply-add).
-    Both are exact in float64 for float32 numbers.
+    torch adds a multiple of the step to the nearer end by a fused multiply-add, which rounds once. Here, product and
+    sum of float32 numbers are exact in float64, so that the cast to float32 is the only rounding.
     """
     dtype = reach.dtype
     step = (reach + reach) / dtype.type(count - 1)
@@ -263,10 +265,10 @@ def _linspace(reach: Any, count: int) -> FloatArray:  # noqa: ANN401 - a scalar 
 
 
 def _checked_tables(g_lst: Sequence[Sequence[float]], factors: int, g_max: float, g_min: float) -> NDArray[np.float64]:
-    """The tables as rows of an array, in µS.
+    """Check the tables and return them as the rows of an array, in µS.
 
     Raises:
-        ConfigError: If they do not fit the factors, the range or each other.
+        ConfigError: If the tables do not fit the factors, the range or each other.
     """
     try:
         tables = [[float(conductance) for conductance in table] for table in g_lst]

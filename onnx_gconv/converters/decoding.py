@@ -1,4 +1,4 @@
-"""How conductances become weights again."""
+"""The formula that rebuilds weights from conductances."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Decoding"]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How conductances become weights again: ``W = (sum_k c_k * G_k - b) / scale + w0``.
+    """The formula that rebuilds weights: ``W = (sum_k c_k * G_k - b) / scale + w0``.
 
     Attributes:
         coefficients: c_k, one for each conductance of the weight, without unit.
         offset_us: b, in µS.
-        scale: µS per unit of weight; positive and finite. A number, or an array that fits the conductances.
-        zero: w0, in units of weight. A number, or an array that fits the conductances.
+        scale: µS per unit of weight; positive and finite. A number, or an array that broadcasts to the conductances.
+        zero: w0, in units of weight. A number, or an array that broadcasts to the conductances.
     """
 
     coefficients: tuple[float, ...]
@@ -30,11 +30,11 @@ class Decoding:
     zero: FloatOrArray
 
     def decode(self, conductances: Iterable[FloatArray], dtype: np.dtype[Any]) -> FloatArray:
-        """Rebuild weights in the order of operations in which the graph rebuilds them.
+        """Rebuild weights by the same operations in the same order as the nodes of the graph.
 
         Args:
             conductances: Arrays in µS, all of one shape, one for each coefficient.
-            dtype: The type the graph computes in.
+            dtype: The type in which the graph computes.
 
         Returns:
             Weights of that shape and type, bit-identical to what the emitted nodes compute.
@@ -49,7 +49,7 @@ class Decoding:
                 total = total + conductance
             else:
                 total = total + conductance * dtype.type(coefficient)
-        assert total is not None  # noqa: S101 - a converter without devices does not exist
+        assert total is not None  # noqa: S101 - every converter has at least one device
         if self.offset_us:
             total = total - dtype.type(self.offset_us)
         weights: FloatArray = total / operand(self.scale, dtype)

@@ -1,4 +1,4 @@
-"""Two pairs of devices per weight."""
+"""Two conductance pairs per weight, each with a factor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PAIRS = 2
 
 
 class DualPairConductanceConverter(NPairConductanceConverter):
-    """`NPairConductanceConverter` with exactly two factors, as aihwkit has it.
+    """`NPairConductanceConverter` with exactly two factors, like aihwkit's class of this name.
 
     Args:
         f_lst: The two factors, in the order in which the pairs are filled.

@@ -1,4 +1,4 @@
-"""Linear interpolation between equally spaced points, of several tables at once."""
+"""Linear interpolation of several tables at once, between equally spaced points."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["EvenInterpolation"]
 
 
 class EvenInterpolation:
-    """Interpolates tables bit for bit as `numpy.interp` does, which searches the interval of each element and table.
+    """Interpolates tables with the same bits as `numpy.interp`, but faster: one search of intervals for all tables.
 
-    Where roundings take an element out of the range of its table, it is clipped to it.
+    If rounding moves a result out of the range of its table, it is clipped to that range.
 
-    The points are `grid` divided by a scale, which may differ from element to element. As they are equally spaced but
-    for roundings, the interval of an element x follows from x * scale, once for all tables, but for elements so near to
-    a point that roundings matter. Elements beyond the points have the values of the ends.
+    The points are `grid` divided by a scale, which may differ between elements. Apart from roundings, the points are
+    equally spaced. So the interval of an element x follows from x * scale; only elements very near to a point need a
+    closer look. Elements beyond the points get the values of the ends.
 
     Args:
-        grid: P points from -U to U, equally spaced but for roundings, float32 or float64.
-        tables: For each table a row of P values.
+        grid: P points from -U to U, equally spaced apart from roundings, float32 or float64.
+        tables: One row of P values for each table, [tables, P].
     """
 
     def __init__(self, grid: FloatArray, tables: NDArray[np.float64]) -> None:
         self.grid = grid
         self._tables = tables
-        # The last point begins an interval in which everything is constant.
+        # From the last point on, all tables are constant: a last interval that ends at infinity.
         self._next = np.append(grid[1:], grid.dtype.type(np.inf))
         self._ends = [(grid.dtype.type(table.min()), grid.dtype.type(table.max())) for table in tables]
         self._rises = np.append(np.diff(tables, axis=1), np.zeros((len(tables), 1)), axis=1)
@@ -42,7 +42,7 @@ class EvenInterpolation:
 
         Args:
             elements: Numbers of the type of the grid, any shape.
-            scale: By which the grid is divided; a number or an array of the shape of `elements`.
+            scale: The divisor of the grid; a number or an array of the shape of `elements`.
             out: For each table an array of that shape and type.
         """
         interpolate, memory = None, None
@@ -55,7 +55,7 @@ class EvenInterpolation:
             interpolate(part, memory.for_part(part), arrays)
 
     def _at_scale(self, scale: float) -> Callable[[FloatArray, _Memory, Sequence[FloatArray]], None]:
-        """Interpolation on points that are the same for all elements."""
+        """A function that interpolates with the same points for all elements."""
         points = self._points(self.grid, self.grid.dtype.type(scale))
         wide = points.astype(np.float64)
         lengths = _lengths(wide, np.append(wide[1:], wide[-1]))
@@ -66,7 +66,7 @@ class EvenInterpolation:
             distance, product, value = memory.distance, memory.product, memory.value
             np.copyto(distance, elements)
             np.subtract(distance, np.take(wide, interval, out=value, mode="clip"), out=distance)
-            # They are hardly ever wrong, so looking first is cheaper than comparing each.
+            # Guesses are rarely wrong, so checking the extremes first is cheaper than comparing each element.
             if distance.size and (distance.min() < 0 or distance.max() >= shortest):
                 wrong = (distance < 0) | (distance >= shortest)
                 inside = np.clip(elements[wrong], points[0], points[-1])
@@ -81,7 +81,7 @@ class EvenInterpolation:
         return interpolate
 
     def _interpolate_groups(self, elements: FloatArray, scale: FloatArray, out: Sequence[FloatArray]) -> None:
-        """The same with points of its own for each element, which are computed where they are needed."""
+        """Interpolate with a different scale, and so different points, for each element."""
         inside = np.clip(elements, self._points(self.grid[0], scale), self._points(self.grid[-1], scale))
         interval = np.clip(self._guess(inside, scale, _Memory.of(elements)), 0, self.grid.size - 1)
         interval -= inside < self._points(self.grid[interval], scale)
@@ -97,15 +97,15 @@ class EvenInterpolation:
         """Points of the grid in units of the elements."""
         with np.errstate(over="ignore"):
             points = grid / scale
-        # Beyond the largest number of the type there is no element.
+        # Infinite points would make differences NaN. No element is beyond the largest number of the type.
         largest = np.finfo(self.grid.dtype).max
         return np.clip(points, -largest, largest)
 
     def _guess(self, elements: FloatArray, scale: FloatOrArray, memory: _Memory) -> NDArray[np.intp]:
-        """For each element the interval it is in; the one beside it where roundings matter."""
+        """The interval of each element, or the neighbouring one if the element is within rounding of a point."""
         dtype, last = self.grid.dtype, self.grid.size - 1
         intervals_per_us = last / (2 * float(self.grid[-1]))
-        # Elements far beyond the points may overflow; their intervals are wrong, and are found to be.
+        # Elements far beyond the points may overflow and get a wrong interval, which the caller corrects.
         with np.errstate(under="ignore", over="ignore", invalid="ignore"):
             place = np.multiply(elements, operand(scale * intervals_per_us, dtype), out=memory.place)
             np.add(place, dtype.type(last / 2), out=place)
@@ -115,7 +115,7 @@ class EvenInterpolation:
 
 @dataclass(frozen=True, eq=False)
 class _Memory:
-    """Memory for intermediate results, which is used for one piece after the other: new memory costs time."""
+    """Arrays for intermediate results, reused for each piece because allocating new memory takes time."""
 
     place: FloatArray
     interval: NDArray[np.intp]
@@ -125,30 +125,30 @@ class _Memory:
 
     @classmethod
     def of(cls, elements: FloatArray) -> _Memory:
-        """Memory for as many elements, of the same type."""
+        """Arrays for elements of this shape and type."""
         wide = (np.empty(elements.shape) for _ in range(3))
         return cls(np.empty(elements.shape, elements.dtype), np.empty(elements.shape, np.intp), *wide)
 
     def for_part(self, elements: FloatArray) -> _Memory:
-        """The beginning of it, if there are fewer elements."""
+        """The arrays, cut to the number of elements of a shorter piece."""
         if elements.shape == self.place.shape:
             return self
         return _Memory(*(array[: elements.size] for array in vars(self).values()))
 
 
 def _clip_if_needed(array: FloatArray, lowest: Any, highest: Any) -> None:  # noqa: ANN401 - scalars of its type
-    """Clip an array that hardly ever has anything to clip: looking is cheaper."""
+    """Clip an array; first check whether it is needed at all, which is rare and cheaper to find out."""
     if array.size and (array.min() < lowest or array.max() > highest):
         np.clip(array, lowest, highest, out=array)
 
 
 def _lengths(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The lengths of intervals; 1 for those without any, at the last point and at the largest number of a type."""
+    """The lengths of intervals; 1 for empty intervals, which occur at the last point and at the largest number."""
     lengths = upper - lower
     lengths[lengths <= 0] = 1.0
     return lengths
 
 
 def _take(table: NDArray[Any], indices: NDArray[np.intp]) -> Any:  # noqa: ANN401 - an array of the type of `table`
-    """The entries of a table; mode "clip" spares a check of each index."""
+    """The entries of a table at valid indices; mode "clip" saves the check of each index."""
     return np.take(table, indices, mode="clip")

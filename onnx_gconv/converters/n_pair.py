@@ -1,4 +1,4 @@
-"""Several pairs of devices per weight, which count differently: more range, or less noise for the same range."""
+"""Several conductance pairs per weight with different factors: more range, or less noise for the same range."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class NPairConductanceConverter(BaseConductanceConverter):
         W    = sum_k f_k * (G+_k - G-_k) / scale
 
     float32 and float64 results are bit-identical to aihwkit's converter of the same name (aihwkit 1.1.0,
-    ``inference/converter/conductance.py``). Deliberate differences: every factor has to be positive and finite, not the
-    largest alone, and any sequence of them is taken; float16, bfloat16 and integer weights are computed and returned in
-    float32; NaN, infinite and empty weights, and ranges that are not finite, are refused; converting back needs as many
-    pairs as there are factors.
+    ``inference/converter/conductance.py``). Deliberate differences: every factor must be positive and finite, not only
+    the largest; the factors may be any sequence; float16, bfloat16 and integer weights are computed and returned in
+    float32; NaN, infinite and empty weights, and ranges that are not finite, are refused; converting back needs exactly
+    as many pairs as there are factors.
 
     Args:
         f_lst: The factors, in the order in which the pairs are filled; at least one.
@@ -65,7 +65,7 @@ class NPairConductanceConverter(BaseConductanceConverter):
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
-        """Indices of the devices of each pair, of which one is always at `g_min`."""
+        """Indices of the two devices of each pair; one device of each pair is always at `g_min`."""
         return tuple((2 * number, 2 * number + 1) for number in range(len(self._factors)))
 
     def __repr__(self) -> str:
@@ -109,7 +109,7 @@ class NPairConductanceConverter(BaseConductanceConverter):
         """``scale = (1 / max(max|W|, 1e-7)) * sum_k f_k * (g_max - g_min)``.
 
         Raises:
-            UnmappableWeightError: If it is zero or infinite in `dtype`.
+            UnmappableWeightError: If the scale is zero or infinite in `dtype`.
         """
         return Scaling(self._scale_of_largest(self._range_us, statistics, dtype))
 
@@ -137,7 +137,7 @@ class NPairConductanceConverter(BaseConductanceConverter):
                 filled = 0.0
                 for pair, factor in enumerate(self._factors):
                     conductance, rest = out[self.pairs[pair][sign]], rectified
-                    # Subtracting zero and dividing by one would change nothing.
+                    # Subtracting 0 and dividing by 1 change nothing, so they are left out.
                     if pair:
                         rest = np.subtract(rest, number(filled), out=conductance)
                     if factor != 1:
@@ -154,10 +154,10 @@ class NPairConductanceConverter(BaseConductanceConverter):
         """Largest possible ``|rebuilt - W|``, in units of weight.
 
         Let u be half an ulp of 1, S the range ``sum_k f_k * D`` and N the number of pairs. A device that is neither
-        empty nor full is off by the roundings of ``W * scale``, of L_k and of their difference, u S each, divided by
-        f_k, and by u times D and g_max for the quotient and for adding g_min. Decoding rounds each factor, each product
-        and each of 2N sums by u times at most ``sum_k f_k * g_max``, and the quotient by u times max|W|. Weights beyond
-        ``S / scale`` are clipped there; the two roundings of the scale leave the largest weight up to 2u above it.
+        empty nor full is off by the roundings of ``W * scale``, of L_k and of their difference, each u * S / f_k, of
+        the quotient, u * D, and of the sum with g_min, u * g_max. Decoding rounds each factor, each product and each of
+        2N sums by at most u times ``sum_k f_k * g_max``, and the quotient by u times max|W|. Weights beyond
+        ``S / scale`` are clipped; the two roundings of the scale can leave the largest weight up to 2u above it.
         """
         unit = float(ml_dtypes.finfo(dtype).eps) / 2
         pairs = len(self._factors)
@@ -173,5 +173,5 @@ class NPairConductanceConverter(BaseConductanceConverter):
 
     @property
     def _range_us(self) -> float:
-        """The conductance of the largest weight, all pairs and their factors counted, in µS."""
+        """The range of all pairs together, ``sum_k f_k * (g_max - g_min)``, in µS."""
         return sum(factor * (self._g_max - self._g_min) for factor in self._factors)

@@ -29,15 +29,15 @@ class OffsetConductanceConverter(BaseConductanceConverter):
         G = clip(W * scale + b, g_min, g_max)
         W = (G - b) / scale
 
-    With an even number of levels ``g_min + k * D / (levels - 1)``, no level lies in the middle. Then zero is the level
-    ``levels / 2``, the level below all others is left unused, and in the equations stand::
+    With an even number of levels ``g_min + k * D / (levels - 1)``, no level lies in the middle. Then a zero weight has
+    the level ``levels / 2``, the lowest level is not used, and the equations have::
 
         b = g_min + D/2 * levels / (levels - 1)
         scale = (1 / max(max|W|, 1e-7)) * D/2 * (levels - 2) / (levels - 1)
 
-    This is the offset core of CrossSim 3.2.0, in µS: with digital offset, and with unit-column subtraction, where the
-    reference devices stand in a column of their own. float16, bfloat16 and integer weights are computed and returned in
-    float32.
+    This is the offset core of CrossSim 3.2.0, in µS, with a digital offset as well as with unit-column subtraction
+    (where the reference devices stand in a separate column). float16, bfloat16 and integer weights are computed and
+    returned in float32.
 
     Args:
         g_max: Upper end of the devices' range, in µS. Default 25.
@@ -50,7 +50,7 @@ class OffsetConductanceConverter(BaseConductanceConverter):
     """
 
     name = "offset"
-    settings: ClassVar[Mapping[str, str]] = {}  # levels are those of the scheme
+    settings: ClassVar[Mapping[str, str]] = {}  # `MappingScheme` sets the levels
     device_names: tuple[str, ...] = ("g",)
 
     def __init__(self, g_max: float | None = None, g_min: float | None = None, levels: int | None = None) -> None:
@@ -71,7 +71,7 @@ class OffsetConductanceConverter(BaseConductanceConverter):
         return self._g_min + range_us * (self._levels // 2) / (self._levels - 1)
 
     def for_levels(self, count: int) -> OffsetConductanceConverter:
-        """This converter with zero at one of `count` levels.
+        """This converter for devices with `count` levels, one of which is the zero weight.
 
         Raises:
             ConfigError: If `count` is not a whole number from 3 to 65536.
@@ -86,7 +86,7 @@ class OffsetConductanceConverter(BaseConductanceConverter):
         """``scale = (1 / max(max|W|, 1e-7)) * D/2``, of the used part of the range.
 
         Raises:
-            UnmappableWeightError: If it is zero or infinite in `dtype`.
+            UnmappableWeightError: If the scale is zero or infinite in `dtype`.
         """
         return Scaling(self._scale_of_largest(self._reach_us, statistics, dtype))
 
@@ -117,10 +117,10 @@ class OffsetConductanceConverter(BaseConductanceConverter):
     def error_bound(self, statistics: WeightStatistics, scaling: Scaling, dtype: np.dtype[Any]) -> FloatOrArray:
         """Largest possible ``|rebuilt - W|``, in units of weight.
 
-        Let u be half an ulp of 1. A conductance is off by the roundings of ``W * scale``, by u * D/2, of b, and of
-        their sum, by u * g_max; the clip moves it at most to the rounded end of the range, which is off by less.
-        Rebuilding adds what `rebuilding_error` says. Weights beyond `limits` are clipped there; the two roundings of
-        the scale leave the largest weight up to 2u above them.
+        Let u be half an ulp of 1. A conductance is off by the roundings of ``W * scale``, u * D/2, of b, u * b, and of
+        their sum, u * g_max. The clip moves it at most to the rounded end of the range, which is off by less.
+        `rebuilding_error` bounds the error of rebuilding. Weights beyond `limits` are clipped; the two roundings of the
+        scale can leave the largest weight up to 2u beyond them.
         """
         unit = rounding_unit(dtype)
         error_us = unit * (1 + 8 * unit) * (self._reach_us + self.reference_us + self._g_max) + storing_error_us(
@@ -139,7 +139,7 @@ class OffsetConductanceConverter(BaseConductanceConverter):
 
     @property
     def _reach_us(self) -> float:
-        """How far the largest weight is from the reference, in µS."""
+        """The distance of the largest weight's conductance from the reference, in µS."""
         range_us = self._g_max - self._g_min
         if self._levels is None or self._levels % 2:
             return range_us / 2

@@ -11,10 +11,10 @@ __all__ = ["checked_factors", "checked_range", "positive_number", "whole_number"
 
 
 def checked_range(g_max: float, g_min: float) -> tuple[float, float]:
-    """The two ends of a conductance range, in µS.
+    """Check the ends of a conductance range and return them as ``(g_max, g_min)``, in µS.
 
     Raises:
-        ConfigError: If one is negative or not finite, or the range is empty.
+        ConfigError: If an end is negative or not finite, or the range is empty.
     """
     high, low = _conductance("g_max", g_max), _conductance("g_min", g_min)
     if low >= high:
@@ -23,10 +23,10 @@ def checked_range(g_max: float, g_min: float) -> tuple[float, float]:
 
 
 def checked_factors(f_lst: Sequence[float]) -> tuple[float, ...]:
-    """The factors of several pairs.
+    """Check the factors of several pairs and return them.
 
     Raises:
-        ConfigError: If there is none, or one is not positive and finite.
+        ConfigError: If there is no factor, or one is not positive and finite.
     """
     try:
         given = [*f_lst]
@@ -38,7 +38,7 @@ def checked_factors(f_lst: Sequence[float]) -> tuple[float, ...]:
 
 
 def positive_number(name: str, value: float) -> float:
-    """A number that has to be positive and finite.
+    """Check that a value is a positive, finite number, and return it.
 
     Raises:
         ConfigError: If it is not.
@@ -53,7 +53,7 @@ def positive_number(name: str, value: float) -> float:
 
 
 def whole_number(name: str, value: int, lowest: int, highest: int) -> int:
-    """A whole number from `lowest` to `highest`.
+    """Check that a value is a whole number from `lowest` to `highest`, and return it.
 
     Raises:
         ConfigError: If it is not.
@@ -64,7 +64,7 @@ def whole_number(name: str, value: int, lowest: int, highest: int) -> int:
 
 
 def _conductance(name: str, value: float) -> float:
-    """Check one end of a conductance range, in µS."""
+    """Check one end of a conductance range, and return it in µS."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -73,4 +73,4 @@ def _conductance(name: str, value: float) -> float:
         raise ConfigError(f"{name} should be finite, but it is {number} µS")
     if number < 0:
         raise ConfigError(f"{name} should be a positive value, but it is {number} µS")
-    return number + 0.0  # a negative zero becomes zero, so that equal ranges look alike
+    return number + 0.0  # turns -0.0 into 0.0, so that equal ranges are written alike

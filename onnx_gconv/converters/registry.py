@@ -1,8 +1,8 @@
-"""The converters that can be named: those of this package, of installed packages, and those that a program registers.
+"""Finds converters by name: those of this package, those of installed packages, and those that a program registers.
 
-A package brings a converter with an entry point of the group ``onnx_gconv.converters``, whose name is that of the
-converter. Entry points are read when a name is none of this package, or all are listed; what is wrong with one of them
-concerns nobody who does not ask for it.
+A package provides a converter by an entry point of the group ``onnx_gconv.converters``; the name of the entry point is
+that of the converter. Entry points are loaded only if a name is not one of this package, or if all converters are
+listed. A broken package affects only those who ask for its converter.
 """
 
 from __future__ import annotations
@@ -53,22 +53,22 @@ _BUILT_IN = (
 )
 
 CONVERTER_KINDS: dict[str, ConverterKind] = {kind.name: kind for kind in map(ConverterKind.of, _BUILT_IN)}
-"""The converters of this package, by the names that people write."""
+"""The converters of this package, by the names that users write."""
 
 CONVERTERS: dict[str, Callable[..., ConductanceConverter]] = {
     kind.class_name: kind.converter for kind in CONVERTER_KINDS.values()
 }
-"""The converters of this package, by the names that manifests give them."""
+"""The converters of this package, by the names in manifests, which are those of the classes."""
 
 _Class = TypeVar("_Class", bound=type)
 
 
 @dataclass(frozen=True)
 class ConverterOrigin:
-    """Where a converter is from that is none of this package.
+    """Where a converter that is not part of onnx_gconv comes from.
 
     Attributes:
-        package: The installed package that brings it; None if the program has it.
+        package: The installed package that provides it; None if the program defines it.
         module: The module of its class.
     """
 
@@ -77,10 +77,10 @@ class ConverterOrigin:
 
 
 class ConverterRegistry:
-    """All converters that can be named.
+    """All converters that can be found by name.
 
     Args:
-        installed: Gives the entry points of installed packages.
+        installed: Returns the entry points of installed packages.
     """
 
     def __init__(self, installed: Callable[[], Iterable[EntryPoint]]) -> None:
@@ -89,10 +89,10 @@ class ConverterRegistry:
         self._loaded: dict[EntryPoint, ConverterKind | ConfigError] = {}
 
     def register(self, converter: Any) -> None:  # noqa: ANN401 - is checked
-        """Let a converter of the program be found by its name.
+        """Register a converter class of the program under its name.
 
         Raises:
-            ConfigError: If it does not offer what a converter has to, or its name or that of its class is taken.
+            ConfigError: If the class lacks something that a converter needs, or its name or class name is taken.
         """
         kind = ConverterKind.of(converter)
         others = [*CONVERTER_KINDS.values(), *self._registered.values()]
@@ -115,14 +115,14 @@ class ConverterRegistry:
         self._registered[kind.name] = kind
 
     def names(self) -> tuple[str, ...]:
-        """The names of all converters. What installed packages bring is not loaded."""
+        """The names of all converters, including those of installed packages, which are not loaded for that."""
         return tuple(dict.fromkeys((*CONVERTER_KINDS, *self._registered, *(point.name for point in self._points))))
 
     def kind(self, name: str) -> ConverterKind:
         """The converter of a name.
 
         Raises:
-            ConfigError: If there is none, or the package that brings it has something wrong.
+            ConfigError: If there is none, or the converter of an installed package cannot be loaded.
         """
         if (found := CONVERTER_KINDS.get(name) or self._registered.get(name)) is not None:
             return found
@@ -138,10 +138,10 @@ class ConverterRegistry:
         )
 
     def kind_of_class(self, class_name: str) -> ConverterKind | None:
-        """The converter with that name of its class, which manifests have; None if there is none.
+        """The converter with that class name, as manifests have it; None if there is none.
 
         Raises:
-            ConfigError: If an installed package brings it, but has something wrong.
+            ConfigError: If the converter of an installed package has that class name, but cannot be loaded.
         """
         for kind in (*CONVERTER_KINDS.values(), *self._registered.values()):
             if kind.class_name == class_name:
@@ -155,7 +155,7 @@ class ConverterRegistry:
         return None
 
     def installed(self) -> tuple[ConverterKind, ...]:
-        """The converters besides those of this package that can be used."""
+        """The usable converters that are not part of onnx_gconv: registered ones and those of installed packages."""
         registered = self._registered.values()
         return (*registered, *(kind for kind in self._working() if kind.name not in self._registered))
 
@@ -165,10 +165,10 @@ class ConverterRegistry:
         return tuple(dict.fromkeys(str(each) for each in found if isinstance(each, ConfigError)))
 
     def origin(self, converter: ConductanceConverter) -> ConverterOrigin | None:
-        """Where a converter is from; None if it is one of this package.
+        """Where a converter comes from; None if it is part of onnx_gconv.
 
         Raises:
-            ConfigError: If another converter has a class of that name, so that nobody could tell them apart.
+            ConfigError: If another converter has the same class name, so that manifests could not tell them apart.
         """
         own = type(converter)
         if own in _BUILT_IN:
@@ -200,14 +200,14 @@ class ConverterRegistry:
         return found
 
     def _load(self, point: EntryPoint) -> ConverterKind | ConfigError:
-        """The converter of an entry point, or what is wrong with it."""
+        """Load the converter of an entry point once; an error is returned, not raised."""
         if point not in self._loaded:
             problem = self._clash(point)
             self._loaded[point] = _loaded(point) if problem is None else ConfigError(problem)
         return self._loaded[point]
 
     def _clash(self, point: EntryPoint) -> str | None:
-        """With what other converter the one of an entry point is confused, if with any."""
+        """Why the converter of an entry point cannot be told from another converter; None if it can."""
         package = _package(point)
         what = f"the converter '{point.name}' of the package {package} cannot be used: "
         remedy = f"; uninstall the package (pip uninstall {package.name}), or ask its authors for another name"
@@ -236,7 +236,7 @@ def _loaded(point: EntryPoint) -> ConverterKind | ConfigError:
         kind = ConverterKind.of(point.load(), package)
     except ConfigError as error:
         return ConfigError(f"{what}{error}{remedy}")
-    except Exception as error:  # noqa: BLE001 - whatever the module of somebody else raises
+    except Exception as error:  # noqa: BLE001 - a module of another package may raise anything at import
         return ConfigError(f"{what}{type(error).__name__}: {' '.join(str(error).split())}{remedy}")
     if kind.name != point.name:
         return ConfigError(f"{what}its class {kind.class_name} has another name, '{kind.name}'{remedy}")
@@ -247,7 +247,7 @@ def _loaded(point: EntryPoint) -> ConverterKind | ConfigError:
 
 def _package(point: EntryPoint) -> ConverterPackage:
     distribution = point.dist
-    if distribution is None:  # an entry point that was made by hand
+    if distribution is None:  # the entry point was constructed by a program, not found in an installed package
         return ConverterPackage(point.module.partition(".")[0], "of unknown version")
     return ConverterPackage(distribution.name, distribution.version)
 
@@ -257,7 +257,7 @@ def _class_name(point: EntryPoint) -> str:
 
 
 def _is_of(point: EntryPoint, converter: type) -> bool:
-    """Whether an entry point brings a class, also where it names a module that only passes the class on."""
+    """Whether an entry point stands for a class, directly or by a module of the same package that re-exports it."""
     if (point.module, point.attr) == (converter.__module__, converter.__qualname__):
         return True
     same_package = point.module.partition(".")[0] == converter.__module__.partition(".")[0]
@@ -268,15 +268,15 @@ _REGISTRY = ConverterRegistry(lambda: entry_points(group=ENTRY_POINT_GROUP))
 
 
 def converter_registry() -> ConverterRegistry:
-    """The converters of this program."""
+    """The registry of all converters in this process."""
     return _REGISTRY
 
 
 def register_converter(converter: _Class) -> _Class:
-    """Let a converter of the program be named, verified and read back like those of this package.
+    """Register a converter class, so that it can be used, verified and read back like those of this package.
 
-    Needed in each program that reads what was mapped with it, before it does. A package saves its users that with an
-    entry point of the group ``onnx_gconv.converters``::
+    Every program has to register the class before it reads a model that was mapped with it. A package can spare its
+    users that by an entry point of the group ``onnx_gconv.converters``::
 
         @register_converter
         class MyPair(BaseConductanceConverter):
@@ -284,21 +284,21 @@ def register_converter(converter: _Class) -> _Class:
             ...
 
     Args:
-        converter: A class with all of `ConductanceConverter` and a ``name``. The parameters of its constructor besides
-            ``g_max`` and ``g_min`` are its settings; ``settings``, a mapping of names to parameters, gives them other
-            names, or leaves some out.
+        converter: A class with the members of `ConductanceConverter` and a ``name``. The parameters of its constructor
+            besides ``g_max`` and ``g_min`` are its settings. An attribute ``settings``, a mapping of names to
+            parameters, can give them other names or leave some out.
 
     Returns:
-        The class, so that this can be a decorator.
+        The class, so that this function can be used as a decorator.
 
     Raises:
-        ConfigError: If it lacks something, or its name or that of its class is taken; the message says which.
+        ConfigError: If the class lacks something, or its name or class name is taken; the message says which.
     """
     _REGISTRY.register(converter)
     return converter
 
 
 def kinds_taking(setting: str) -> str:
-    """The names of the converters of this package that take a setting, in words."""
+    """The names of the converters of this package that have a setting, as words of a sentence."""
     names = [kind.name for kind in CONVERTER_KINDS.values() if setting in kind.settings]
     return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]

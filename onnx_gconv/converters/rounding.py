@@ -1,4 +1,4 @@
-"""How far roundings can take rebuilt weights from the weights."""
+"""Bounds of the errors that rounding and clipping cause in rebuilt weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnx_gconv.converters.decoding import Decoding
 __all__ = ["clipping_error", "rebuilding_error", "rounding_unit", "storing_error_us"]
 
 
-# What math.frexp gives as mantissa of a power of two
+# The mantissa that math.frexp returns for every power of two.
 _POWER_OF_TWO = 0.5
 
 
@@ -27,9 +27,9 @@ def rounding_unit(dtype: np.dtype[Any]) -> float:
 
 
 def storing_error_us(highest_us: float, dtype: np.dtype[Any]) -> float:
-    """What rounding a computed conductance of at most `highest_us` to its type changes, in µS.
+    """Largest error in µS of rounding a computed conductance of at most `highest_us` µS to the stored type.
 
-    float32 and float64 conductances are computed in their own type, so nothing.
+    It is 0 for float32 and float64, because these conductances are computed in the stored type.
     """
     if not is_half_precision(dtype):
         return 0.0
@@ -38,7 +38,10 @@ def storing_error_us(highest_us: float, dtype: np.dtype[Any]) -> float:
 
 
 def clipping_error(largest: FloatOrArray, limit: FloatOrArray) -> FloatOrArray:
-    """By how much weights up to `largest` are cut if they are clipped at `limit`; what float64 rounds counted in."""
+    """By how much clipping at `limit` changes weights up to `largest`, in units of weight.
+
+    The bound includes the rounding of this difference in float64.
+    """
     return plain(np.maximum(largest - limit + np.finfo(np.float64).eps * np.abs(largest), 0.0))
 
 
@@ -49,23 +52,23 @@ def rebuilding_error(
     largest: FloatOrArray,
     dtype: np.dtype[Any],
 ) -> FloatOrArray:
-    """Largest distance of a rebuilt weight from the one that exact conductances would give exactly.
+    """Largest difference between a rebuilt weight and the exact result of the formula with exact conductances.
 
     Let u be half an ulp of 1, c_k the coefficients, h_k the highest conductances, b the offset, and
     ``A_k = sum_i<=k |c_i| * h_i``. The errors e_k of the conductances add up to ``sum_k |c_k| * e_k``. A coefficient
     that is no power of two is rounded, and so is its product: ``2u * |c_k| * h_k``. The sum with device k is rounded by
-    u * A_k at most, b by u * b, the difference with it by u * max(A, b), all in µS; the quotient by the scale and the
-    sum with w0 are rounded by u relative to the weight. Each operation may give a subnormal number.
+    at most u * A_k, b by u * b, and the subtraction of b by u * max(A, b), all in µS. The quotient by the scale and the
+    sum with w0 are rounded by u relative to the weight. Each operation may also lose a subnormal number.
 
     Args:
-        decoding: How the weights are rebuilt.
-        errors_us: For each device, how far its conductance may be off, in µS.
+        decoding: The formula that rebuilds the weights.
+        errors_us: For each device, the largest error of its conductance, in µS.
         highest_us: For each device, its largest conductance, in µS.
-        largest: Largest |W - w0| and |W| of the weights; for each group if there are groups.
-        dtype: In which the weights are rebuilt.
+        largest: The larger of max|W - w0| and max|W|; for each group if there are groups.
+        dtype: The type in which the weights are rebuilt.
 
     Returns:
-        The distance in units of weight; infinite where a sum of conductances, or a weight, may overflow.
+        The difference in units of weight; infinite if a sum of conductances or a weight may overflow.
     """
     finfo = ml_dtypes.finfo(dtype)
     unit, subnormal = float(finfo.eps) / 2, float(finfo.smallest_subnormal)

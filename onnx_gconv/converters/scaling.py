@@ -1,4 +1,4 @@
-"""How weights and conductances are proportional: the scale, the weight that is added at the end, and pieces of both."""
+"""The scale and the zero that relate weights to conductances, and cutting them into pieces with the weights."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["PIECE_ELEMENTS", "Scaling", "narrowed_scale", "pieces"]
 
 @dataclass(frozen=True)
 class Scaling:
-    """The scale of a weight, or of each group of its elements that share one.
+    """The scale and the zero of a weight, or of each group of its elements that share a scale.
 
-    Entries are numbers of Python or float64 arrays; all are numbers of the type in which the weight is mapped.
+    Both are Python numbers or float64 arrays, whose values are exact in the type in which the weight is mapped.
 
     Attributes:
         scale: µS per unit of weight; positive and finite.
-        zero: w0, the weight that is added at the end, in units of weight.
+        zero: w0, the weight that decoding adds at the end, in units of weight.
     """
 
     scale: FloatOrArray
@@ -30,14 +30,14 @@ class Scaling:
 
 
 def narrowed_scale(scale: FloatOrArray, dtype: np.dtype[Any]) -> FloatOrArray | None:
-    """The largest numbers of a type of half precision that are not above scales, so that no conductance is clipped.
+    """Round scales down to half precision; rounding up would clip the largest conductances.
 
     Args:
         scale: µS per unit of weight.
         dtype: float16 or bfloat16.
 
     Returns:
-        The numbers, or None if one scale is too large for the type, or so small that it is a subnormal number.
+        The rounded scales; None if a scale is too large for the type, or so small that it would be subnormal.
     """
     finfo = ml_dtypes.finfo(dtype)
     if not np.all((float(finfo.smallest_normal) <= np.asarray(scale)) & (np.asarray(scale) <= float(finfo.max))):
@@ -47,24 +47,24 @@ def narrowed_scale(scale: FloatOrArray, dtype: np.dtype[Any]) -> FloatOrArray | 
     return plain(np.where(narrowed.astype(np.float64) > scale, below, narrowed).astype(np.float64)[()])
 
 
-# With some intermediate results of float64 about a megabyte. Smaller pieces spend too much time between operations, and
-# two threads that compute them spend it handing the interpreter lock to each other.
+# A piece and its float64 intermediate results take about a megabyte. With smaller pieces, the overhead of function
+# calls dominates, and two threads lose time passing the interpreter lock to each other.
 PIECE_ELEMENTS = 1 << 15
 
 
 def pieces(
     weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]
 ) -> Iterator[tuple[FloatArray, Scaling, list[FloatArray]]]:
-    """The parts of a chunk, its scaling and its conductances.
+    """Cut a chunk, its scaling and its conductances into pieces that fit the cache.
 
     Args:
         weights: A chunk of any shape.
-        scaling: Its scaling.
+        scaling: The scaling of the chunk.
         out: Arrays of the same shape, for its conductances.
 
     Yields:
-        One-dimensional views of `PIECE_ELEMENTS` elements, the last ones shorter; or everything at once if an array is
-        not contiguous, of which there are no such views.
+        One-dimensional views of `PIECE_ELEMENTS` elements, the last ones shorter. Everything at once if it is small, or
+        if an array is not contiguous and so has no such views.
     """
     arrays = [weights, *out, *(entry for entry in (scaling.scale, scaling.zero) if isinstance(entry, np.ndarray))]
     if weights.size <= PIECE_ELEMENTS or not all(array.flags.c_contiguous for array in arrays):

@@ -1,4 +1,4 @@
-"""One device per weight: the smallest weight is at the lower end of its range, the largest one at the upper end."""
+"""One device per weight: the smallest weight has the lowest conductance, the largest weight the highest."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class SingleDeviceConductanceConverter(BaseConductanceConverter):
         W = (G - g_min) / scale + min W
 
     float32 and float64 results are bit-identical to aihwkit's converter of the same name (aihwkit 1.1.0,
-    ``inference/converter/conductance.py``), whose default range is that of its CMO ReRAM devices. Deliberate
-    differences: the conductances are a list of one array, not a bare array; if all weights are equal, for which
-    aihwkit gives NaN, or so close to each other that the scale would overflow, the scale is ``1e7 * (g_max - g_min)``,
-    and equal weights come back exactly; float16, bfloat16 and integer weights are computed and returned in float32;
-    NaN, infinite and empty weights, and ranges that are not finite, are refused.
+    ``inference/converter/conductance.py``); the default range is that of aihwkit's CMO ReRAM devices. Deliberate
+    differences: the conductances are a list of one array, not a bare array; if all weights are equal (for which aihwkit
+    gives NaN), or so close to each other that the scale would overflow, the scale is ``1e7 * (g_max - g_min)``, and
+    equal weights are rebuilt exactly; float16, bfloat16 and integer weights are computed and returned in float32; NaN,
+    infinite and empty weights, and ranges that are not finite, are refused.
 
     Rounding may put the largest conductance above `g_max` by some ulps, as in aihwkit.
 
@@ -114,16 +114,16 @@ class SingleDeviceConductanceConverter(BaseConductanceConverter):
             np.subtract(weights, operand(scaling.zero, dtype), out=conductance)
             np.multiply(conductance, operand(scaling.scale, dtype), out=conductance)
             np.add(conductance, dtype.type(self._g_min), out=conductance)
-        # Never acts on a weight that is scaled by its own statistics. Clipped weights may have been rounded up to above
-        # the limit, by much if they are far from zero and near to each other.
+        # This changes nothing if the scaling comes from the weight's own statistics. But rounding may have lifted
+        # clipped weights above the limit, by much if they are far from zero and close to each other.
         np.minimum(conductance, dtype.type(self.conductance_bounds(dtype)[1]), out=conductance)
 
     def conductance_bounds(self, dtype: np.dtype[Any]) -> tuple[float, float]:
         """The lowest and the highest conductance that converting can give, in µS.
 
-        With u half an ulp of 1, the roundings of the range of weights, of the scale (three), of ``W - min W``, of its
-        product with the scale, of g_min and of the sum take the highest one to at most ``g_max * (1 + 8u)`` but for
-        terms in u * u, for which there are another 2u.
+        Let u be half an ulp of 1. The roundings of the range of weights, of the scale (three), of ``W - min W``, of its
+        product with the scale, of g_min and of the sum lift the highest conductance to at most ``g_max * (1 + 8u)``,
+        apart from terms of second order in u, which another 2u covers.
         """
         highest = self._g_max * (1 + 5 * float(ml_dtypes.finfo(dtype).eps))
         return float(dtype.type(self._g_min)), float(dtype.type(highest))
@@ -132,9 +132,9 @@ class SingleDeviceConductanceConverter(BaseConductanceConverter):
         """Largest possible ``|rebuilt - W|``, in units of weight.
 
         Let u be half an ulp of 1 and ``D = g_max - g_min``. A conductance is off by the roundings of ``W - min W`` and
-        of its product with the scale, u * D each, of g_min, and of the sum, by u * g_max; rebuilding adds what
-        `rebuilding_error` says. Weights beyond `limits` are clipped there; the roundings of the scale leave the
-        largest weight up to 4u * D / scale above them.
+        of its product with the scale, u * D each, of g_min, u * g_min, and of the sum, u * g_max. `rebuilding_error`
+        bounds the error of rebuilding. Weights beyond `limits` are clipped; the roundings of the scale can leave the
+        largest weight up to 4u * D / scale beyond them.
         """
         unit = rounding_unit(dtype)
         range_us = self._g_max - self._g_min
@@ -148,5 +148,5 @@ class SingleDeviceConductanceConverter(BaseConductanceConverter):
         )
         largest = np.maximum(np.maximum(np.abs(low), np.abs(high)), range_us / scaling.scale)
         rebuilt = rebuilding_error(self.decoding(scaling), [error_us], [self._g_max], plain(largest), dtype)
-        # limits are sums of float64 numbers, whose rounding may hide some of what is clipped
+        # The limits are rounded sums in float64, so `clipped` may be too small by their rounding errors.
         return plain((rebuilt + clipped) * (1 + 8 * unit) + 4 * np.finfo(np.float64).eps * largest)

@@ -1,4 +1,4 @@
-"""A single pair of devices per weight: one holds positive weights, the other negative ones."""
+"""One conductance pair per weight: one device holds positive weights, the other one negative weights."""
 
 from __future__ import annotations
 
@@ -38,13 +38,12 @@ class SinglePairConductanceConverter(BaseConductanceConverter):
     Args:
         g_max: Conductance of the largest weight, in µS. Default 25.
         g_min: Conductance of a zero weight, in µS. Default 0.
-        exact: Take the largest power of two that is not above the scale. The rebuilt weights are then bit-identical to
-            the weights, at the price of up to half of the conductance range. A negative zero is kept as ``G+ = -0.0``.
-            Needs ``g_min = 0``.
+        exact: Round the scale down to a power of two. The rebuilt weights are then bit-identical to the weights, but up
+            to half of the conductance range may stay unused. A negative zero is kept as ``G+ = -0.0``. Needs
+            ``g_min = 0``.
 
     Raises:
-        ConfigError: (a ValueError) If the range is negative, empty or not finite, or `exact` is asked for with
-            ``g_min > 0``.
+        ConfigError: (a ValueError) If the range is negative, empty or not finite, or `exact` is set with ``g_min > 0``.
     """
 
     name = "single-pair"
@@ -97,7 +96,7 @@ class SinglePairConductanceConverter(BaseConductanceConverter):
         """``scale = (1 / max(max|W|, 1e-7)) * (g_max - g_min)``, or the largest power of two that is not above it.
 
         Raises:
-            UnmappableWeightError: If it is zero or infinite in `dtype`.
+            UnmappableWeightError: If the scale is zero or infinite in `dtype`.
         """
         scale = self._scale_of_largest(self._g_max - self._g_min, statistics, dtype)
         return Scaling(plain(np.ldexp(1.0, np.frexp(scale)[1] - 1)) if self._exact else scale)
@@ -108,11 +107,11 @@ class SinglePairConductanceConverter(BaseConductanceConverter):
         return -limit, limit
 
     def needs_check(self, scaling: Scaling) -> bool:
-        """Multiplying by a power of two below one is exact unless the product is subnormal; only then look closer."""
+        """Whether products may lose bits: only with a power of two below 1, which can make products subnormal."""
         return self._exact and bool(np.any(np.less(scaling.scale, 1)))
 
     def check_chunk(self, weights: FloatArray, scaling: Scaling) -> str | None:
-        """Why this chunk cannot be converted exactly with this scaling, or None."""
+        """Why this chunk cannot be converted exactly with this scaling; None if it can."""
         factor = operand(scaling.scale, weights.dtype)
         with np.errstate(under="ignore"):
             lost = np.flatnonzero((weights * factor) / factor != weights)
@@ -131,16 +130,16 @@ class SinglePairConductanceConverter(BaseConductanceConverter):
     def convert_chunk(self, weights: FloatArray, scaling: Scaling, out: Sequence[FloatArray]) -> None:
         """Write the conductances of both devices, in µS, to `out`: G+, then G-.
 
-        G- is computed as ``g_min - clip(W * scale, -g_max, 0)``, which rounds as ``clip(-W * scale, 0, g_max) + g_min``
-        does and shares the product with G+.
+        G- is computed as ``g_min - clip(W * scale, -g_max, 0)``. This rounds like
+        ``clip(-W * scale, 0, g_max) + g_min`` and needs no second product.
         """
         number = weights.dtype.type
         g_plus, g_minus = out
         with np.errstate(under="ignore"):
             product = np.multiply(weights, operand(scaling.scale, weights.dtype), out=g_plus)
         if self._exact:
-            # |W * scale| <= g_max holds without a clip. `W * scale < 0` is false for a negative zero, which so stays in
-            # G+ and survives the subtraction.
+            # No clip is needed: |W * scale| <= g_max. `W * scale < 0` is false for a negative zero, so it stays in G+
+            # and survives the subtraction.
             negative = product < 0
             g_minus.fill(0)
             np.negative(product, out=g_minus, where=negative)
@@ -150,14 +149,14 @@ class SinglePairConductanceConverter(BaseConductanceConverter):
         np.clip(product, -g_max, zero, out=g_minus)
         np.subtract(g_min, g_minus, out=g_minus)
         np.clip(product, zero, g_max, out=g_plus)
-        # With g_min = 0 the addition still turns a negative zero into zero, as in aihwkit.
+        # Also needed if g_min is 0: the addition turns a negative zero into zero, as in aihwkit.
         np.add(g_plus, g_min, out=g_plus)
 
     def conductance_bounds(self, dtype: np.dtype[Any]) -> tuple[float, float]:
         """The lowest and the highest conductance that converting can give, in µS.
 
-        With u half an ulp of 1, the two roundings of the scale, the rounding of ``W * scale``, those of g_min and g_max
-        to `dtype` and that of their sum take the highest one to at most ``g_max * (1 + 6u)``.
+        Let u be half an ulp of 1. The two roundings of the scale, and those of ``W * scale``, of g_min and g_max to
+        `dtype`, and of the sum lift the highest conductance to at most ``g_max * (1 + 6u)``.
         """
         rounding = 3 * float(ml_dtypes.finfo(dtype).eps)
         return float(dtype.type(self._g_min)), float(dtype.type(self._g_max)) * (1 + rounding)
@@ -165,14 +164,15 @@ class SinglePairConductanceConverter(BaseConductanceConverter):
     def error_bound(self, statistics: WeightStatistics, scaling: Scaling, dtype: np.dtype[Any]) -> FloatOrArray:
         """Largest possible ``|rebuilt - W|``, in units of weight.
 
-        Let u be half an ulp of 1. Rounding ``W * scale`` and the quotient costs 2u relative to W. Weights beyond
-        ``(g_max - g_min) / scale`` may be clipped there: if the roundings of the scale went up, these are the largest
-        ones, by up to 2u, or more where 1 / max|W| is a subnormal number. With g_min > 0, adding it costs u * g_max, in
-        µS, and the difference of the pair another u.
+        Let u be half an ulp of 1. The roundings of ``W * scale`` and of the quotient are 2u relative to W. Weights
+        beyond ``(g_max - g_min) / scale`` may be clipped. If the scale was rounded up, the largest weights are beyond
+        it by up to 2u, or more if 1 / max|W| is a subnormal number. With g_min > 0, the sum with g_min is rounded by
+        u * g_max, in µS, and the difference of the pair by another u.
 
-        Half precision: conductances are computed in float32, whose roundings are small beside the one that rounds them,
-        and the scale has been rounded down, so that nothing is clipped. g_min is rounded alone in one device and with
-        the weight in the other: its error, u * g_min, stays in the difference.
+        In half precision, conductances are computed in float32 and then rounded to half precision; only the last
+        rounding counts. The scale is rounded down, so that nothing is clipped. One device holds the rounded g_min, the
+        other one the rounded sum of g_min and weight, so the rounding error of g_min, u * g_min, stays in the
+        difference.
         """
         finfo = ml_dtypes.finfo(dtype)
         unit = float(finfo.eps) / 2
@@ -180,7 +180,7 @@ class SinglePairConductanceConverter(BaseConductanceConverter):
         largest = np.minimum(statistics.max_abs, limit)
         clipped = clipping_error(statistics.max_abs, limit)
         if self._exact:
-            # The devices hold what exceeds the limit by the roundings of the scale.
+            # Without a clip, the devices also hold weights that exceed the limit by the roundings of the scale.
             return plain(np.where(clipped > 6 * unit * np.asarray(limit), clipped, 0.0)[()])
         bound = 2 * unit * largest + clipped
         if self._g_min:
@@ -188,6 +188,6 @@ class SinglePairConductanceConverter(BaseConductanceConverter):
             rounded_us = self._g_max + (self._g_min if is_half_precision(dtype) else 0.0)
             bound = bound + (1 + rounded_us / (self._g_max - self._g_min)) * unit * reach
         subnormal = float(finfo.smallest_subnormal)
-        # Small conductances of half precision are subnormal numbers.
+        # Small conductances in half precision are subnormal numbers, with an absolute rounding error.
         lost_us = subnormal if is_half_precision(dtype) else 0.0
         return plain(bound * (1 + 8 * unit) + lost_us / scaling.scale + subnormal)

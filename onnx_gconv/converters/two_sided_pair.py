@@ -1,4 +1,4 @@
-"""A pair of devices per weight that move in opposite directions from the middle of their range."""
+"""One conductance pair per weight whose devices move in opposite directions from the middle of their range."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class TwoSidedPairConductanceConverter(BaseConductanceConverter):
         G- = clip(g_min + D/2 - W * scale / 2, g_min, g_max)
         W  = (G+ - G-) / scale
 
-    This is the balanced core of CrossSim 3.2.0 with two-sided subtraction, in µS. A zero weight has both devices in the
-    middle of the range. float16, bfloat16 and integer weights are computed and returned in float32.
+    This is the balanced core of CrossSim 3.2.0 with two-sided subtraction, in µS. For a zero weight, both devices are
+    in the middle of the range. float16, bfloat16 and integer weights are computed and returned in float32.
 
     Args:
         g_max: Upper end of the devices' range, in µS. Default 25.
@@ -48,7 +48,7 @@ class TwoSidedPairConductanceConverter(BaseConductanceConverter):
         """``scale = (1 / max(max|W|, 1e-7)) * (g_max - g_min)``.
 
         Raises:
-            UnmappableWeightError: If it is zero or infinite in `dtype`.
+            UnmappableWeightError: If the scale is zero or infinite in `dtype`.
         """
         return Scaling(self._scale_of_largest(self._g_max - self._g_min, statistics, dtype))
 
@@ -68,7 +68,7 @@ class TwoSidedPairConductanceConverter(BaseConductanceConverter):
         half, middle = dtype.type(0.5), dtype.type(self._middle_us)
         with np.errstate(under="ignore"):
             np.multiply(weights, operand(scaling.scale, dtype), out=g_plus)
-            # Half of the scale may be a subnormal number that is not exact; half of the product need not be.
+            # The product is halved, not the scale: half of a small scale may be an inexact subnormal number.
             np.multiply(g_plus, half, out=g_plus)
         np.subtract(middle, g_plus, out=g_minus)
         np.add(g_plus, middle, out=g_plus)
@@ -82,10 +82,10 @@ class TwoSidedPairConductanceConverter(BaseConductanceConverter):
     def error_bound(self, statistics: WeightStatistics, scaling: Scaling, dtype: np.dtype[Any]) -> FloatOrArray:
         """Largest possible ``|rebuilt - W|``, in units of weight.
 
-        Let u be half an ulp of 1. A conductance is off by the roundings of ``W * scale / 2``, by u * D/2, of
-        ``g_min + D/2``, and of their sum, by u * g_max; the clip moves it at most to the rounded end of the range,
-        which is off by less. Rebuilding adds what `rebuilding_error` says. Weights beyond ``D / scale`` are clipped
-        there; the two roundings of the scale leave the largest weight up to 2u above it.
+        Let u be half an ulp of 1. A conductance is off by the roundings of ``W * scale / 2``, u * D/2, of
+        ``g_min + D/2``, u times that, and of their sum, u * g_max. The clip moves it at most to the rounded end of the
+        range, which is off by less. `rebuilding_error` bounds the error of rebuilding. Weights beyond ``D / scale`` are
+        clipped; the two roundings of the scale can leave the largest weight up to 2u above it.
         """
         unit = rounding_unit(dtype)
         range_us = self._g_max - self._g_min

@@ -1,4 +1,4 @@
-"""What has to be known of a weight before it can be converted piece by piece."""
+"""Statistics of a whole weight, which are needed before it can be converted chunk by chunk."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["WeightStatistics", "weight_statistics"]
 
 @dataclass(frozen=True)
 class WeightStatistics:
-    """What is known of a whole weight after one scan over it.
+    """Statistics of a weight, collected in one scan.
 
     Attributes:
         minimum: Smallest element, exact in float64; or an array of any shape, one entry for each group of elements that
             share a scale.
-        maximum: Largest element, likewise.
-        count: Number of elements of all groups, at least 1.
+        maximum: Largest element, in the same form.
+        count: Number of elements in all groups together, at least 1.
     """
 
     minimum: FloatOrArray
@@ -48,11 +48,11 @@ def weight_statistics(chunks: Iterable[FloatArray], *, first_index: int = 0) -> 
 
     Args:
         chunks: The elements in arrays of any shape, float32 or float64.
-        first_index: Index in the flattened weight of the first element, for messages.
+        first_index: Index of the first element in the flattened weight, for messages.
 
     Raises:
-        UnmappableWeightError: If there is no element, or one is NaN or infinite; the message gives the value and, for
-            the first such element, its index in the flattened weight.
+        UnmappableWeightError: If there is no element, or one is NaN or infinite; the message gives the value and the
+            index in the flattened weight of the first such element.
     """
     minimum, maximum, count = math.inf, -math.inf, 0
     for chunk in chunks:
@@ -66,8 +66,8 @@ def weight_statistics(chunks: Iterable[FloatArray], *, first_index: int = 0) -> 
 
 
 def _finite_ends(chunk: FloatArray, first_index: int) -> tuple[float, float]:
-    """The smallest and the largest element of a chunk, all of whose elements have to be finite."""
-    # max and min propagate NaN and show infinities, so finiteness costs no scan of its own.
+    """The smallest and the largest element of a chunk; an error if an element is not finite."""
+    # min and max propagate NaN and infinities, so checking for finite elements needs no further scan.
     low, high = float(chunk.min()), float(chunk.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         flat = chunk.reshape(-1)

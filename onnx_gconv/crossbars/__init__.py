@@ -1,1 +1,1 @@
-"""Tiles and crossbar arrays of a chip: what hand-off and read-back need, and whatever else asks what a chip holds."""
+"""How mapped weights become tiles on the crossbar arrays of a chip; hand-off, read-back and simulation build on it."""

@@ -1,17 +1,18 @@
 """Whether measured conductances look like their targets in another arrangement, such as transposed.
 
-An array [inputs, outputs] that comes back as [outputs, inputs] shows by its shape, unless the tile is square. MATLAB,
-Octave, Julia and Fortran store arrays column by column, so that this happens in the best of labs.
+An array [inputs, outputs] that comes back as [outputs, inputs] is recognized by its shape, unless the tile is square.
+MATLAB, Octave, Julia and Fortran store arrays column by column, so a transposed tile is an easy mistake.
 
-The rule: of the cells of a tile whose target is another one in the other arrangement, let S be the sum of the squared
-distances from the targets, R that from the rearranged targets, and n the number of cells. They look rearranged if
-R / S < 1/4 and (R / S)^((n - 1) / 2) < 1e-9.
+The rule: take the n cells of a tile whose target differs between the two arrangements. Let S be the sum of the squared
+distances of their measured conductances from the targets, and R the sum of the squared distances from the rearranged
+targets. The tile looks rearranged if R / S < 1/4 and (R / S)^((n - 1) / 2) < 1e-9.
 
-The reason: errors of programming point in no direction of the space of n cells. The points that are nearer to another
-one by a ratio r = R / S are a ball that is seen from the targets under half an angle of asin(sqrt(r)), and errors point
-into it with a chance of less than r^((n - 1) / 2) / 2. So a tile with its noise, however large, is taken for another
-one less often than once in a billion. Symmetric and empty tiles have no such cells, and a tile that reads the
-same number everywhere is as near to both.
+The reason: programming errors have no preferred direction in the n-dimensional space of these cells. The points whose
+squared distance from the rearranged targets is at most r times that from the targets, with r = R / S < 1, form a ball.
+Seen from the targets, its half angle is asin(sqrt(r)), and an error of random direction points into it with a
+probability below r^((n - 1) / 2) / 2. So noise, however large, makes a tile look rearranged less than once in a billion
+tiles. Symmetric and empty tiles have no cells that differ, and a tile that reads the same number everywhere is equally
+far from both arrangements.
 """
 
 from __future__ import annotations
@@ -31,24 +32,25 @@ Arrangement: TypeAlias = Literal["transposed", "rows_reversed", "columns_reverse
 _CLEARLY_NEARER = 1 / 4
 _CHANCE = 1e-9
 
-# So few cells would do if they were exact. Measured conductances are not, and those that are may have few levels.
+# Smaller ratios count as this one. Otherwise a few cells that match exactly would be enough evidence, and cells with
+# few levels often match by chance.
 _SMALLEST_RATIO = 1e-3
 
-# Where squared errors are below this part of the variance of the targets, they are those of programming. Most tiles are
-# such, and need no further look.
+# A tile whose mean squared error is below this share of the variance of its targets has ordinary programming errors.
+# Most tiles do, and other arrangements need not be tried for them.
 _SMALL_ERRORS = 1 / 16
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """How far what was measured is from its targets, and from the same in another arrangement; joined with ``|``.
+    """Distances of measured conductances from the targets, and from the targets in another arrangement.
 
-    Without arguments it is evidence of nothing.
+    ``a | b`` adds the evidence of two tiles. ``Evidence()`` is the neutral element: no cells.
 
     Attributes:
         cells: How many cells have another target in the other arrangement.
         straight: Sum of the squared distances of these cells from their targets, in µS².
-        rearranged: The same, from the rearranged targets.
+        rearranged: Sum of the squared distances of these cells from the rearranged targets, in µS².
     """
 
     cells: int = 0
@@ -60,31 +62,34 @@ class Evidence:
 
     @property
     def ratio(self) -> float:
-        """What is left of the squared distances in the other arrangement."""
+        """``rearranged / straight``; infinite if all cells are exactly at their targets."""
         return self.rearranged / self.straight if self.straight > 0 else math.inf
 
     @property
     def is_clear(self) -> bool:
-        """Whether noise hardly ever looks like that."""
+        """Whether the cells look rearranged by the rule above, which noise alone hardly ever meets."""
         if self.ratio >= _CLEARLY_NEARER:
             return False
         return (self.cells - 1) / 2 * math.log(max(self.ratio, _SMALLEST_RATIO)) < math.log(_CHANCE)
 
     @property
     def rms_us(self) -> tuple[float, float]:
-        """The root mean squares of both distances, in µS."""
+        """Root mean square of the distances from the targets and from the rearranged targets, in µS."""
         return math.sqrt(self.straight / self.cells), math.sqrt(self.rearranged / self.cells)
 
 
 def evidence_of_rearrangement(
     targets: NDArray[Any], errors: NDArray[np.float64], partner: NDArray[Any] | None
 ) -> dict[Arrangement, Evidence]:
-    """What speaks for other arrangements of one device of the cells of a tile; nothing where errors are small.
+    """Compare the measurements of one device of a tile with its targets in each other arrangement.
 
     Args:
-        targets: In µS, [inputs, outputs].
+        targets: Targets of the device in µS, [inputs, outputs].
         errors: Measured minus target, in µS, of the same shape, NaN where nothing was measured.
-        partner: The targets of the other device of the pair; None if there is none.
+        partner: The targets of the other device of the pair; None for a device without a partner.
+
+    Returns:
+        The evidence for each arrangement; empty if the errors are as small as ordinary programming errors.
     """
     if not _mean_square(errors) > _SMALL_ERRORS * (_mean_square(targets) - float(targets.mean()) ** 2):
         return {}
@@ -100,7 +105,7 @@ def evidence_of_rearrangement(
 
 
 def _mean_square(array: NDArray[Any]) -> float:
-    """The mean of the squares, without those that are NaN."""
+    """The mean of the squares of all elements that are not NaN."""
     mean = float(np.einsum("ij,ij", array, array)) / array.size
     return float(np.nanmean(np.square(array))) if math.isnan(mean) else mean
 

@@ -1,4 +1,4 @@
-"""The bias of a layer: the initializer that is added to the product, and the bias as extra rows of the matrices."""
+"""The bias of a layer: finds the constant that is added to the product, and maps it to extra rows of the matrices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["BiasRows", "FoundBias", "bias_as_rows", "find_bias", "multiplying_no
 
 _ADD = ("", "Add", "")
 
-# The ends of what devices can hold are rounded.
+# Rounding may move the largest weight that devices hold by this many units of the last place.
 _END_ROUNDINGS = 4
 
 
@@ -34,12 +34,13 @@ class FoundBias:
 
     Attributes:
         value: The initializer, or the output of a Constant node.
-        tensor: Its values. While another thread saves the model, `value` may have others that only point to the copy.
-        node: The node that adds it.
-        beta: What the node multiplies it with.
-        op: What is known of the op of the product.
-        slot: Of that, how it adds the bias.
-        product: What an Add node adds it to; None if the op adds it itself.
+        tensor: The values of the bias. They are kept here because `value.const_value` may be replaced by a reference
+            to the saved copy while another thread saves the model.
+        node: The node that adds the bias.
+        beta: The factor by which the node multiplies the bias.
+        op: The row of the op of the product in the table of MVM ops.
+        slot: How that op adds a bias.
+        product: The value to which an Add node adds the bias; None if the op adds the bias itself.
     """
 
     value: ir.Value
@@ -52,11 +53,11 @@ class FoundBias:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the bias in the graph."""
         return self.value.name or ""
 
     def array(self) -> NDArray[Any]:
-        """Its values in its own shape, exactly: float64 if it is, other floats as float32, integers as int64.
+        """The bias in its own shape, without rounding: float64 stays, other floats become float32, integers int64.
 
         Raises:
             ModelError: If external data cannot be read.
@@ -69,14 +70,14 @@ class FoundBias:
 
 @dataclass(frozen=True, eq=False)
 class BiasRows:
-    """A bias that stands in extra rows below the inputs of each matrix, which are driven with the constant 1.
+    """A bias in extra rows below the inputs of each matrix; the chip drives these rows with the constant 1.
 
     Attributes:
         rows: How many rows; each holds an equal part of the bias (as CrossSim's ``bias_rows``).
         stored: For each device its conductances in µS, or the codes of its levels, [matrices, rows, columns], of the
             type of the initializers.
-        beta: What the node multiplies the bias with.
-        max_abs_error: How far what the rows hold together is from the bias, at most, in units of the output.
+        beta: The factor by which the node multiplies the bias.
+        max_abs_error: Largest difference between the sum of the rows and the bias, in units of the output.
     """
 
     rows: int
@@ -86,29 +87,32 @@ class BiasRows:
 
 
 def find_bias(weight: ir.Value, consumer: ConsumerRecord, op: MvmOp) -> FoundBias | None:
-    """The constant that a node adds to the product, or that the Add node after a MatMul adds; None if none does.
+    """Find the constant that an MVM node adds to its product, or that the Add node after a MatMul adds.
 
     Args:
         weight: The rebuilt weight.
-        consumer: The node that multiplies with it.
+        consumer: The record of the node that multiplies by the weight.
         op: The row of that node in the table of MVM ops.
+
+    Returns:
+        The bias; None if no constant is added.
     """
     node = multiplying_node(weight, consumer)
     return None if node is None else _bias_of(node, consumer, op)
 
 
 def multiplying_node(weight: ir.Value, consumer: ConsumerRecord) -> ir.Node | None:
-    """The node of the graph that a consumer of a weight is; None if it is not found.
+    """The node of the graph that the record of a consumer describes; None if the graph has no such node.
 
     Args:
         weight: The rebuilt weight.
-        consumer: The node that multiplies with it.
+        consumer: The record of a node that multiplies by the weight.
     """
     return next((node for node, index in reached_inputs(weight) if _is_the(node, index, consumer)), None)
 
 
 def _bias_of(node: ir.Node, consumer: ConsumerRecord, op: MvmOp) -> FoundBias | None:
-    """The bias of one node that multiplies with a weight."""
+    """The bias that is added to the product of one MVM node; None if no constant is."""
     weight_slot = op.slot(consumer.slot)
     if weight_slot is None or weight_slot.bias is None:
         return None
@@ -130,9 +134,9 @@ def _bias_of(node: ir.Node, consumer: ConsumerRecord, op: MvmOp) -> FoundBias | 
 def _biases_of_others(
     weight: ir.Value, record: WeightRecord, bias: FoundBias, consumer: ConsumerRecord
 ) -> list[FoundBias] | None:
-    """The same bias at all nodes that multiply with the weight; None if one of them adds another one, or none.
+    """The bias of every node that multiplies by the weight; None unless all of them add the same bias.
 
-    Rows of an array are driven for all products with its weight, so that all of them have the bias in the rows.
+    All these nodes share the arrays of the weight. Bias rows in these arrays add the bias to each of their products.
     """
     readers = [other for other in record.consumers if other.is_mvm]
     if any((other.path, other.matrix_view) != (consumer.path, consumer.matrix_view) for other in readers):
@@ -165,14 +169,14 @@ def bias_as_rows(
     Args:
         bias: The bias.
         weight: The rebuilt weight.
-        record: The weight, whose converter and levels are those of the bias, too.
-        consumer: The node that multiplies with it.
-        scale: µS per unit of weight of the last piece of rows, [matrices, columns].
-        zero: In units of weight, of the same shape.
-        rows: How many rows share it.
+        record: The manifest's entry of the weight; its converter and levels also map the bias.
+        consumer: The record of the node that multiplies by the weight.
+        scale: µS per unit of weight in the last piece of rows, [matrices, columns].
+        zero: The zero of the decoding in units of weight, of the same shape.
+        rows: How many rows share the bias.
 
     Returns:
-        The rows, or why the bias has to stay digital.
+        The rows, or the reason why the bias has to stay digital.
     """
     view = consumer.matrix_view
     assert view is not None  # noqa: S101 - layers have one
@@ -198,7 +202,7 @@ def bias_as_rows(
         WeightConversion(converter, scaling, levels=levels).convert(values, 0, out)
         for array in out:
             array[:] = array.astype(stored_type)  # half precision is computed in float32
-        # Of what stands in the devices, without the roundings of the type in which a model computes.
+        # The error is that of the conductances alone, so they are decoded in float64, whatever type the model uses.
         exact = Scaling(*(values[matrix].astype(np.float64) for values in (scale, zero)))
         rebuilt[matrix] = converter.decoding(exact).decode([array.astype(np.float64) for array in out], rebuilt.dtype)
     coded = None if record.levels_of_codes is None else levels
@@ -214,24 +218,27 @@ def bias_as_rows(
 def _why_digital(
     bias: FoundBias, weight: ir.Value, record: WeightRecord, consumer: ConsumerRecord, view: MatrixViewRecord
 ) -> str | None:
-    """Why a bias cannot stand in rows, whatever its values are."""
+    """Why a bias cannot be mapped to rows, whatever its values are; None if it can."""
     if record.rounded:
         return "it is added to sums of integer codes"
     if not bias.slot.in_rows:
         return f"{consumer.op_type} does not add it once to each output of the product"
     found = _biases_of_others(weight, record, bias, consumer)
     if found is None:
-        return "not all nodes that multiply with the weight add it alike"
+        return "not all nodes that multiply with the weight add the same bias"
     if len(list(bias.value.uses())) != len(found) or bias.value.is_graph_output():
         return f"other nodes read '{bias.name}', too"
     given = next((item.product for item in found if item.product is not None and item.product.is_graph_output()), None)
     if given is not None:
-        return f"the model gives '{given.name}', too, to which it is not added yet"
+        return f"'{given.name}', the product without the bias, is an output of the model, too"
     return None if view.factor else "the product is multiplied with 0"
 
 
 def _values_of_rows(bias: FoundBias, view: MatrixView) -> NDArray[np.float64] | None:
-    """What all rows together have to hold, in units of weight, [matrices, columns]; None if its shape does not fit."""
+    """What all bias rows together hold, in units of weight, [matrices, columns].
+
+    None if the shape of the bias does not fit the outputs.
+    """
     values = bias.array().astype(np.float64) * bias.beta
     channels, axis = bias.op.bias_channels(view), bias.slot.output_axis
     along_outputs = values.shape[axis] if values.ndim >= -axis else 1
@@ -245,9 +252,10 @@ def _values_of_rows(bias: FoundBias, view: MatrixView) -> NDArray[np.float64] | 
 def _rows_needed(
     total: NDArray[np.float64], limits: tuple[FloatOrArray, FloatOrArray], compute: np.dtype[np.floating]
 ) -> float:
-    """How many rows hold a bias, each an equal part of it; infinite if no number does.
+    """How many rows are needed if each holds an equal part of the bias; infinite if no number suffices.
 
-    Weights of a range that does not reach to both sides of 0 cannot be made smaller by more rows.
+    More rows make the part of each row smaller. This does not help if 0 is outside of the range of weights that the
+    devices hold.
     """
     low, high = (np.broadcast_to(np.asarray(limit, np.float64), total.shape) for limit in limits)
     if (low > 0).any() or (high < 0).any():
@@ -265,7 +273,10 @@ def _is_the(node: ir.Node, index: int, consumer: ConsumerRecord) -> bool:
 
 
 def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The tensor of an initializer, or of the output of a Constant node, that no caller can replace."""
+    """The tensor of an initializer or of the output of a Constant node.
+
+    None for other values, and for graph inputs with a default, because callers can replace these.
+    """
     if value is None or value.is_graph_input():
         return None
     return value.const_value if value.is_initializer() else constant_tensor(value)

@@ -1,8 +1,9 @@
-"""The mapped weights of a model as its graph has them, compared with all that the manifest says of them.
+"""Compares the manifest of a mapped model with its graph, weight by weight.
 
-What the manifest says follows from the graph: what rebuilds a weight from which conductances, which nodes read it, as
-which matrices, and which of its elements share a scale. All of that is derived again here, so that nobody computes with
-a manifest that another tool, or somebody, has made untrue.
+All that the manifest says also follows from the graph: which nodes rebuild a weight from which conductances, which
+nodes read it, as which matrices, and which of its elements share a scale. This module derives it again from the graph,
+so that no command computes with a manifest that no longer describes the model, for example after another tool has
+changed the graph.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ __all__ = ["CheckedWeight", "checked_weights", "unlisted_weights"]
 
 @dataclass(frozen=True, eq=False)
 class CheckedWeight:
-    """A weight of the manifest.
+    """A weight of the manifest and the result of comparing it with the graph.
 
     Attributes:
-        record: What the manifest says of it.
-        mapped: The weight in the graph; None if it is not there as the manifest says.
-        problem: What is not as the manifest says, in a line; None if all is.
-        is_folded: Whether another tool has folded its mapping, so that it is a plain initializer.
+        record: The manifest's entry of the weight.
+        mapped: The weight in the graph; None if the graph does not have it as the manifest says.
+        problem: The first difference between manifest and graph, in one line; None if they agree.
+        is_folded: Whether another tool has folded the nodes that rebuild the weight into a plain initializer.
     """
 
     record: WeightRecord
@@ -48,7 +49,7 @@ class CheckedWeight:
 
 
 def checked_weights(manifest: Manifest, model: ir.Model) -> tuple[CheckedWeight, ...]:
-    """Find all weights of the manifest, and derive from the graph what it says of them. No conductances are read."""
+    """Find all weights of the manifest in the graph and compare their entries with it; conductances are not read."""
     values = ModelValues(model)
     found = [_checked(record, values) for record in manifest.weights]
     shapes = {item.mapped.value: item.record.stored_shape for item in found if item.mapped is not None}
@@ -66,7 +67,7 @@ def checked_weights(manifest: Manifest, model: ir.Model) -> tuple[CheckedWeight,
 
 
 def unlisted_weights(weights: Sequence[CheckedWeight], model: ir.Model) -> Iterator[str]:
-    """What rebuilds weights in the graph that the manifest does not name, a line each.
+    """Nodes of the graph that rebuild weights which the manifest does not name, described in one line each.
 
     Args:
         weights: All weights of the manifest.
@@ -91,18 +92,18 @@ def _checked(record: WeightRecord, values: ModelValues) -> CheckedWeight:
 
 
 def _lookups(manifest: Manifest) -> frozenset[str]:
-    """The ops that look up rows of a table, whose tables were mapped."""
+    """The types of lookup ops, such as Gather, whose tables were mapped."""
     consumers = (item for record in manifest.weights for item in record.consumers if item.is_mvm)
     return frozenset(item.op_type for item in consumers if (item.domain, item.op_type) in LOOKUP_OPS)
 
 
 def _compared(mapped: MappedWeight, readers: Sequence[Consumer], records: Sequence[WeightRecord]) -> CheckedWeight:
-    """A weight whose nodes compute what the manifest says, compared with the rest of it.
+    """Compare the rest of an entry of the manifest with a weight whose rebuilding nodes agree with the entry.
 
     Args:
         mapped: The weight.
-        readers: Who reads it in the graph.
-        records: All entries of the manifest that are this weight; several if another tool has joined equal weights.
+        readers: The nodes that read the weight in the graph.
+        records: All entries of the manifest for this weight; several if another tool has merged equal weights.
     """
     record = mapped.record
     found, unknown = _matched(record.consumers, readers)
@@ -123,7 +124,10 @@ def _compared(mapped: MappedWeight, readers: Sequence[Consumer], records: Sequen
 
 
 def _as_in_graph(item: ConsumerRecord, reader: Consumer) -> ConsumerRecord:
-    """A reader by the name that it has now; another tool may have renamed or replaced it."""
+    """The record of a consumer with the name, op and slot that its node has now.
+
+    Another tool may have renamed or replaced the node.
+    """
     node = reader.node
     named = {"node": node.name or "", "op_type": node.op_type, "domain": node.domain}
     return item.model_copy(update={**named, "slot": reader.slot, "graph": reader.graph_path})
@@ -134,9 +138,9 @@ def _is_missing(item: ConsumerRecord, number: int, found: Mapping[int, Consumer]
 
 
 def _of_the_name(mapped: MappedWeight, records: Sequence[WeightRecord]) -> Iterator[str]:
-    """The rebuilt weight has the name of the weight, or of one that is equal to it, or that with a number behind it.
+    """Yield a problem unless the rebuilt weight has the name of one of its entries, with or without a number behind it.
 
-    It has the number where a body or the graph around has another value of the name.
+    The number is there if the graph, a body in it or a graph around it has another value of that name.
     """
     found = mapped.value.name or ""
     if not any(found == item.name or re.fullmatch(rf"{re.escape(item.name)}_\d+", found) for item in records):
@@ -144,7 +148,7 @@ def _of_the_name(mapped: MappedWeight, records: Sequence[WeightRecord]) -> Itera
 
 
 def _of_the_converter(mapped: MappedWeight) -> Iterator[str]:
-    """Coefficients and offset are those of the converter, as far as its package is there to be asked."""
+    """Yield a problem if coefficients or offset are not those of the converter; none if its package is missing."""
     try:
         converter = mapped.record.converter.converter()
     except UnknownConverterError:
@@ -167,9 +171,12 @@ def _of_the_devices(mapped: MappedWeight, converter: ConductanceConverter) -> It
 
 
 def _matched(said: Sequence[ConsumerRecord], readers: Sequence[Consumer]) -> tuple[dict[int, Consumer], list[Consumer]]:
-    """The readers that the manifest names, by their numbers in it, and the others.
+    """Match the consumers of the manifest with the readers in the graph.
 
-    Other tools may rename nodes, and replace one by another that reads the same matrices.
+    Other tools may rename a node, or replace it by another node that reads the same matrices.
+
+    Returns:
+        The reader of each consumer that was found, by the consumer's index, and the readers that match no consumer.
     """
     found, unknown = dict[int, Consumer](), list(readers)
     for is_same in (_is_same_node, _is_renamed, _is_replaced):
@@ -190,7 +197,8 @@ def _is_same_node(item: ConsumerRecord, reader: Consumer) -> bool:
 def _is_renamed(item: ConsumerRecord, reader: Consumer) -> bool:
     if (*_op(item), item.slot) != (reader.node.domain, reader.node.op_type, reader.slot):
         return False
-    is_unknown_op = item.is_mvm and known_op(item.domain, item.op_type) is None  # its row may be missing here
+    # An op that was registered when the model was mapped may not be registered here; its view cannot be derived then.
+    is_unknown_op = item.is_mvm and known_op(item.domain, item.op_type) is None
     return is_unknown_op or _reads_the_same(item, reader)
 
 
@@ -220,13 +228,13 @@ def _missing_reader(item: ConsumerRecord, unknown: Sequence[Consumer]) -> str:
 
 
 def _unnamed_reader(reader: Consumer) -> str:
-    assert reader.view is not None  # noqa: S101 - others are not asked for
+    assert reader.view is not None  # noqa: S101 - the caller passes only readers with a view
     read = _as_matrices(reader.view)
     return f"node {node_label(reader.node)} reads it as {read}, of which the manifest says nothing"
 
 
 def _as_matrices(view: MatrixView) -> str:
-    """A matrix view in a few words: its matrices, and which axes they are made of."""
+    """A matrix view in a few words: number and size of the matrices, and the axes of the weight that form them."""
     count = "a matrix" if view.matrices == 1 else f"{view.matrices} matrices"
     axes = f"axes {list(view.matrix_axes)}, {list(view.row_axes)}, {list(view.column_axes)} of {list(view.split_shape)}"
     factor = f", times {view.factor:g}" if view.factor != 1 else ""
@@ -235,11 +243,11 @@ def _as_matrices(view: MatrixView) -> str:
 
 
 def _of_the_scales(record: WeightRecord) -> Iterator[str]:
-    """Which elements share a scale follows from the granularity and from the matrices of one of the readers."""
+    """Yield a problem if the scales do not have the form that granularity and matrix view of a reader give them."""
     wrong = "the manifest contradicts itself about which elements share a scale"
     if record.granularity == "tensor" and not record.parts:
         if record.scale.form != "number" or record.tiling is not None:
-            yield f"{wrong}: all do, but there are pieces"
+            yield f"{wrong}: with granularity tensor all do, but it names pieces"
         return
     expected = _expected_grid(record)
     if isinstance(expected, str):
@@ -250,7 +258,7 @@ def _of_the_scales(record: WeightRecord) -> Iterator[str]:
 
 def _of_the_pieces(record: WeightRecord, expected: ScaleGrid) -> Iterator[str]:
     tiling, form = record.tiling, expected.form
-    assert tiling is not None  # noqa: S101 - there is no grid without
+    assert tiling is not None  # noqa: S101 - `_expected_grid` returns no grid without a tiling
     starts = ((0,), (0,)) if form == "number" else (expected.row_starts, expected.column_starts)
     if record.scale.form != form:
         yield f"a scale for each {record.granularity} has the form {form}, but not {record.scale.form}"
@@ -261,7 +269,7 @@ def _of_the_pieces(record: WeightRecord, expected: ScaleGrid) -> Iterator[str]:
 
 
 def _expected_grid(record: WeightRecord) -> ScaleGrid | str:
-    """The groups of elements that granularity and reader give, or what is wrong with these."""
+    """The scale grid that follows from the granularity and the reader, or what is wrong with these."""
     tiling = record.tiling
     if tiling is None:
         return "it has no tiling"

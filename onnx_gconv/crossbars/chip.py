@@ -1,4 +1,4 @@
-"""Which arrays of a chip the tiles of a model get, and what the stuck cells of these arrays make of its weights."""
+"""Assigns tiles of a model to arrays of a chip, and finds how stuck cells of these arrays change the weights."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from onnx_gconv.errors import ConfigError
 __all__ = ["Chip", "LayerArrays", "LayerPlacement", "passed_over", "placed"]
 
 LayerArrays: TypeAlias = tuple[tuple[ArrayPlacement, ...], ...]
-"""For each tile of a layer the arrays that its groups of devices stand on."""
+"""For each tile of a layer, the arrays on which its groups of devices stand."""
 
 _NONE = -1
 
-# Numbers of spare rows, and of spare columns, that are tried before an error says that none suffices.
+# How many numbers of spare rows, and of spare columns, are tried before an error says that none suffices.
 _TRIED_SPARES = 12
 
 
@@ -34,9 +34,9 @@ class _Need(NamedTuple):
     """What a group of devices of a tile needs of an array.
 
     Attributes:
-        rows: Inputs.
-        columns: Outputs.
-        units: How many neighbouring rows, and columns, of the array make one of these.
+        rows: How many inputs.
+        columns: How many outputs.
+        units: How many neighbouring rows of the array hold one input, and how many columns hold one output.
     """
 
     rows: int
@@ -45,7 +45,7 @@ class _Need(NamedTuple):
 
     @property
     def cells(self) -> int:
-        """Cells of the array that it takes."""
+        """How many cells of the array the group takes."""
         return self.rows * self.columns * self.units[0] * self.units[1]
 
 
@@ -55,8 +55,8 @@ class Chip:
 
     Attributes:
         geometry: The size of an array, and how tiles stand on it.
-        defects: What is wrong with some of them; None for a chip without defects.
-        source: The file that says so, for messages.
+        defects: The defect map; None for a chip without defects.
+        source: The file of the defect map, for messages.
     """
 
     geometry: ArrayGeometry
@@ -69,14 +69,18 @@ class Chip:
         return {} if self.defects is None else {item.array: item for item in self.defects.arrays}
 
     def place(self, layers: Sequence[Layer]) -> tuple[LayerArrays, ...]:
-        """The arrays of every tile of all layers.
+        """Assign arrays to every tile of all layers.
 
-        Layer by layer, tile by tile, each group of devices that share an array takes the first array that is free and
-        has enough usable rows and columns. If that is not enough for all, large tiles choose before small ones: where
-        an array that holds a tile holds all smaller ones, too, that finds a place for every tile if there is one.
+        Layer by layer, tile by tile, each group of devices that share an array takes the first free array with enough
+        usable rows and columns. If some group finds no array this way, the search starts again with the largest groups
+        first. The second search finds an array for every group, if that is possible at all, provided that each array
+        that holds a group also holds all smaller groups.
 
         Args:
-            layers: The layers, cut for the geometry of the chip.
+            layers: The layers, cut into tiles for the geometry of the chip.
+
+        Returns:
+            For each layer, the arrays of its tiles.
 
         Raises:
             ConfigError: If the chip has too few arrays; the message says what would suffice.
@@ -97,7 +101,7 @@ class Chip:
         return device_groups(len(layer.record.conductances), layer.pairs, self.geometry.pair_layout)
 
     def _needs(self, layers: Sequence[Layer], grids: Sequence[TileGrid]) -> list[_Need]:
-        """What each group of devices of each tile needs, by layer, tile and group."""
+        """What each group of devices needs of an array, in the order of layers, tiles and groups."""
         found: list[_Need] = []
         for layer, grid in zip(layers, grids, strict=True):
             units = [units_of(group, self.geometry.pair_layout) for group in self._groups(layer)]
@@ -123,16 +127,15 @@ class Chip:
         return self._first_fit(needs, sorted(range(len(needs)), key=lambda number: -needs[number].cells))
 
     def _first_fit(self, needs: Sequence[_Need], order: Iterable[int]) -> NDArray[np.int64]:
-        """For each need the first array that is free and holds it, `_NONE` if there is none.
+        """For each need the first free array that meets it; `_NONE` if there is none.
 
         Args:
-            needs: What is needed; a sound array holds each of them.
-            order: In which order they choose, by their numbers.
+            needs: What the groups of devices need; an array without defects meets each need.
+            order: Indices of the needs, in the order in which they choose.
         """
         count = self._considered(len(needs))
         found, taken = np.full(len(needs), _NONE, np.int64), bytearray(count)
-        # For each need, arrays that hold it are marked. No search begins before the place where the last one ended:
-        # before it, all marked arrays are taken.
+        # Equal needs share a search: it goes on where the last one ended, because all marked arrays before are taken.
         marks: dict[_Need, bytes] = {}
         begin: dict[_Need, int] = {}
         for number in order:
@@ -149,14 +152,14 @@ class Chip:
         return found
 
     def _considered(self, needed: int) -> int:
-        """How many arrays, from the first on, a model can need that needs so many."""
-        enough = needed + len(self.damaged)  # at least as many as are needed are sound
+        """How many arrays of the chip, counted from the first, a search for so many needs has to look at."""
+        enough = needed + len(self.damaged)  # at least `needed` of these have no defects
         return enough if self.defects is None or self.defects.array_count is None else min(
             enough, self.defects.array_count
         )  # fmt: skip
 
     def _marks(self, need: _Need, count: int) -> bytes:
-        """A byte for each array: 1 if it holds what is needed, else 0."""
+        """A byte for each array: 1 if the array meets the need, else 0."""
         marks = bytearray(b"\x01") * count
         for array, (rows, columns) in self._usable(need.units).items():
             if array < count:
@@ -164,7 +167,7 @@ class Chip:
         return bytes(marks)
 
     def _usable(self, units: tuple[int, int]) -> dict[int, tuple[int, int]]:
-        """How many inputs and outputs each array holds that has defects."""
+        """How many inputs and outputs each array with defects holds, by the number of the array."""
         if units not in self._usable_by_units:
             self._usable_by_units[units] = {
                 array: (0, 0)
@@ -198,7 +201,7 @@ class Chip:
         )
 
     def _sufficient_spare_lines(self, layers: Sequence[Layer]) -> tuple[int, int] | None:
-        """Spare rows and columns with which all tiles find an array, of those tried the fewest; None if none do."""
+        """The fewest tried spare rows and columns with which all tiles find an array; None if none suffice."""
         rows, columns = self._spares_to_try(layers)
         size = self.geometry.rows, self.geometry.columns
         candidates = sorted(
@@ -210,7 +213,7 @@ class Chip:
         return None
 
     def _spares_to_try(self, layers: Sequence[Layer]) -> tuple[list[int], list[int]]:
-        """Numbers of spare rows, and columns, at which another array with defects holds the largest tiles."""
+        """Numbers of spare rows, and of spare columns, from which on a further array with defects holds a full tile."""
         units = {
             unit for layer in layers for unit in (units_of(g, self.geometry.pair_layout) for g in self._groups(layer))
         }
@@ -219,7 +222,7 @@ class Chip:
             for usable in self._usable(unit).values():
                 for axis, size in enumerate((self.geometry.rows, self.geometry.columns)):
                     if usable[axis]:
-                        # The smallest s for which (size - s) // unit is at most what the array holds.
+                        # The smallest number s of spare lines with (size - s) // unit <= what the array holds.
                         lost[axis].add(max(size - usable[axis] * unit[axis] - (unit[axis] - 1), 0))
         rows, columns = (_thinned(sorted(numbers)) for numbers in lost)
         return rows, columns
@@ -228,7 +231,7 @@ class Chip:
         try:
             geometry = replace(self.geometry, spare_rows=spare[0], spare_columns=spare[1])
             grids = [layer.cut_for(geometry) for layer in layers]
-        except ConfigError:  # nothing would be left of an array, or a whole kernel would not fit
+        except ConfigError:  # so many spare lines leave nothing of an array, or too little for a whole kernel
             return False
         groups = [len(self._groups(layer)) for layer in layers]
         needed = sum(len(grid) * count for grid, count in zip(grids, groups, strict=True))
@@ -240,13 +243,13 @@ class Chip:
 
 @dataclass(frozen=True, eq=False)
 class LayerPlacement:
-    """Where the tiles of a layer stand.
+    """The arrays on which the tiles of a layer stand, and their stuck cells.
 
     Attributes:
         tiles: For each tile its arrays.
-        stuck: For the number of each tile that has stuck cells, its devices.
-        effect: What they make of the weights; None if there are none.
-        bias_error: How far what the rows of the bias add is off at most, in units of the output.
+        stuck: For each tile with stuck cells, by its number, the devices that have them.
+        effect: How the stuck cells change the weights; None if there are none.
+        bias_error: Largest error of the bias that is due to stuck cells in its rows, in units of the output.
     """
 
     tiles: LayerArrays
@@ -256,12 +259,15 @@ class LayerPlacement:
 
     @property
     def stuck_cells(self) -> int:
-        """How many cells that hold devices are stuck."""
+        """How many cells that hold a device of a weight or of the bias are stuck."""
         return sum(len(item.cells) for devices in self.stuck.values() for item in devices)
 
 
 def placed(layers: Sequence[Layer], chip: Chip) -> tuple[LayerPlacement, ...]:
-    """Give each tile its arrays, and find the stuck cells on them.
+    """Assign arrays to the tiles of all layers, and find the stuck cells in them.
+
+    Returns:
+        The placement of each layer.
 
     Raises:
         ConfigError: If the chip has too few arrays.
@@ -271,7 +277,7 @@ def placed(layers: Sequence[Layer], chip: Chip) -> tuple[LayerPlacement, ...]:
 
 
 def passed_over(placements: Sequence[LayerPlacement]) -> tuple[int, ...]:
-    """The arrays that no tile stands on, though arrays of higher numbers are used."""
+    """The numbers of the arrays that no tile uses, though arrays with higher numbers are used."""
     used = {array.array for placement in placements for tile in placement.tiles for array in tile}
     return tuple(array for array in range(max(used, default=0)) if array not in used)
 
@@ -287,7 +293,7 @@ def _placed(layer: Layer, tiles: LayerArrays, chip: Chip) -> LayerPlacement:
 
 
 def _thinned(numbers: list[int]) -> list[int]:
-    """Some of the numbers, evenly over the list, the first and the last among them."""
+    """At most `_TRIED_SPARES` of the numbers, evenly spread over the list, with the first and the last one."""
     if len(numbers) <= _TRIED_SPARES:
         return numbers
     return sorted({numbers[round(k * (len(numbers) - 1) / (_TRIED_SPARES - 1))] for k in range(_TRIED_SPARES)})

@@ -39,7 +39,7 @@ class _Record(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(**_CONFIG, frozen=True)
 
 
-# A map may list millions of them; a dataclass with slots takes a small part of the memory of a model.
+# A map may list millions of stuck cells; a dataclass with slots takes a fraction of the memory of a pydantic model.
 @dataclass(config=_CONFIG, frozen=True, slots=True)
 class StuckCell:
     """A cell of an array that keeps its conductance whatever it is programmed to."""
@@ -78,13 +78,13 @@ def read_defects(path: str | os.PathLike[str], geometry: ArrayGeometry) -> tuple
 
     Args:
         path: The JSON file.
-        geometry: The arrays that it is about.
+        geometry: The arrays of the chip; rows and columns of the map have to exist in them.
 
     Returns:
         The map, and the SHA-256 of the file.
 
     Raises:
-        ConfigError: If it cannot be read, is no defect map, or names what the arrays do not have.
+        ConfigError: If the file cannot be read, is no defect map, or names a row or column that an array does not have.
     """
     file = Path(path)
     if (place := no_file_but(file)) is not None:
@@ -117,7 +117,7 @@ def defects_schema() -> str:
 
 
 class _DoubleKeyError(Exception):
-    """A key that an object has twice."""
+    """An object of the JSON document has a key twice; the message is the key."""
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_format(file: Path, document: object) -> None:
-    """Refuse what is another kind of file, or from another version, before anything else is said about it."""
+    """Refuse other kinds of files and other format versions first, so that later messages are about a defect map."""
     found = document.get("format") if isinstance(document, dict) else None
     if not isinstance(document, dict) or found != _FORMAT:
         raise ConfigError(
@@ -143,7 +143,7 @@ def _check_format(file: Path, document: object) -> None:
 
 
 def _in_words(document: dict[str, Any], flaw: Flaw) -> str:
-    """What pydantic found wrong, with the number of the array that it belongs to."""
+    """What pydantic found wrong, in words that also name the number of the array."""
     place, where = flaw.place, flaw.where
     entries = document.get("arrays")
     match place:
@@ -163,7 +163,7 @@ def _shown(value: object) -> str:
 
 
 def _problem(found: DefectMap, geometry: ArrayGeometry) -> str | None:
-    """What does not fit the arrays, if anything does not."""
+    """The first entry of the map that does not fit the arrays, in one line; None if all fit."""
     if found.array_size is not None and found.array_size != (geometry.rows, geometry.columns):
         rows, columns = found.array_size
         return f"it is of arrays of {rows}x{columns}, but the bundle is for {geometry.size_text}; give the right one"

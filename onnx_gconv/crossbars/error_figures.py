@@ -1,4 +1,4 @@
-"""Figures of how far measured conductances are from their targets, gathered tile by tile."""
+"""Statistics of the errors of measured conductances and of the weights they give, gathered tile by tile."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from numpy.typing import NDArray
 
 __all__ = ["ErrorHistogram", "ProgrammingErrors", "Tolerance", "WeightErrors"]
 
-# On either side of 0. Figures of several tiles are joined without knowing their range before, so that widths are powers
-# of two: two bins of one histogram are one bin of the next coarser one.
+# Bins on either side of 0. Histograms of tiles are joined before the range of all errors is known. So bin widths are
+# powers of two: two bins of one histogram are exactly one bin of the next coarser one.
 _BINS_PER_SIDE = 32
 _FINEST_EXPONENT = -40
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far from its target a device may be when programming ends: the larger of the two.
+    """How far from its target a device may be when programming ends; the larger of two limits holds.
 
     Attributes:
-        absolute_us: In µS; None for none.
-        relative: As a part of the target; None for none.
+        absolute_us: The absolute limit in µS; None for none.
+        relative: The limit as a fraction of the target; None for none.
     """
 
     absolute_us: float | None
     relative: float | None
 
     def allowed(self, targets: NDArray[Any]) -> NDArray[np.float64]:
-        """The largest error of each device, in µS."""
+        """The largest allowed error of each device in µS, of the shape of `targets` (in µS)."""
         absolute = np.full(targets.shape, self.absolute_us or 0.0)
         allowed: NDArray[np.float64] = np.maximum(absolute, (self.relative or 0.0) * np.abs(targets))
         return allowed
@@ -43,11 +43,12 @@ class Tolerance:
 
 @dataclass(frozen=True, eq=False)
 class ErrorHistogram:
-    """How many errors fall into bins of one width, as many on either side of 0.
+    """A histogram of errors in 64 bins of one width, 32 on either side of 0.
 
     Attributes:
-        exponent: The width is two to the power of it, in µS.
-        counts: From the lowest to the highest bin; a bin holds its lower end, the last one both.
+        exponent: The width of a bin is ``2**exponent`` µS.
+        counts: Errors in each bin, [64], from the lowest to the highest. A bin includes its lower end; the last one
+            includes both ends.
     """
 
     exponent: int
@@ -55,11 +56,11 @@ class ErrorHistogram:
 
     @classmethod
     def of(cls, errors: NDArray[np.float64]) -> ErrorHistogram:
-        """The histogram of finite errors in µS, as fine as all of them fit."""
+        """The histogram of finite errors in µS, with the narrowest bins in which all of them fit."""
         largest = max(float(errors.max()), -float(errors.min())) if errors.size else 0.0
-        # Without an error above 0 any bins do, so that the finest ones leave the width to the errors that are joined.
+        # Without an error other than 0, the narrowest bins leave the choice of the width to histograms joined later.
         exponent = max(math.frexp(largest / _BINS_PER_SIDE)[1], _FINEST_EXPONENT) if largest else _FINEST_EXPONENT
-        # Powers of two divide without rounding, so that an error is counted in its bin and no neighbour of it.
+        # Dividing by a power of two does not round, so an error never lands in a neighbouring bin.
         bins = np.floor(np.ldexp(errors, -exponent)).astype(np.int64) + _BINS_PER_SIDE
         bins = np.minimum(bins, 2 * _BINS_PER_SIDE - 1).reshape(-1)
         return cls(exponent, np.bincount(bins, minlength=2 * _BINS_PER_SIDE))
@@ -71,17 +72,18 @@ class ErrorHistogram:
 
     @property
     def edges_us(self) -> NDArray[np.float64]:
-        """The ends of all bins, in µS."""
+        """The edges of the bins in µS, [bins + 1]."""
         return np.ldexp(np.arange(-_BINS_PER_SIDE, _BINS_PER_SIDE + 1, dtype=np.float64), self.exponent)
 
     def __or__(self, other: ErrorHistogram) -> ErrorHistogram:
-        """The histogram of all errors of both."""
+        """The histogram of the errors of both histograms, with the wider bins of the two."""
         exponent = max(self.exponent, other.exponent)
         return ErrorHistogram(exponent, self._counts_at(exponent) + other._counts_at(exponent))
 
     def _counts_at(self, exponent: int) -> NDArray[np.int64]:
         """The counts in bins of a larger width."""
-        joined = min(exponent - self.exponent, _BINS_PER_SIDE.bit_length())  # by then, one bin a side holds all
+        # After this many doublings of the width, one bin on each side holds all errors.
+        joined = min(exponent - self.exponent, _BINS_PER_SIDE.bit_length())
         counts = self.counts
         for _ in range(joined):
             pairs = counts.reshape(-1, 2).sum(axis=1)
@@ -91,25 +93,25 @@ class ErrorHistogram:
         return counts
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """The histogram as JSON values."""
         edges = self.edges_us
         return {"lowest_us": float(edges[0]), "width_us": self.width_us, "counts": self.counts.tolist()}
 
 
 @dataclass(frozen=True, eq=False)
 class ProgrammingErrors:
-    """What was measured of a number of cells, against their targets; joined with ``|``.
+    """Statistics of measured conductances against their targets; ``a | b`` joins those of two sets of cells.
 
     Attributes:
-        cells: How many there are, over all devices.
-        measured: How many have a measurement that counts.
-        failed: How many the chip's masks call failed.
-        asked: How many belong to arrays of which anything was measured: what yield refers to.
-        within: How many of the measured are within the tolerance; None without one.
+        cells: How many cells there are, over all devices.
+        measured: How many cells have a valid measurement.
+        failed: How many cells the chip's masks mark as failed.
+        asked: How many cells belong to arrays with any measurement; `yielded` is a share of these.
+        within: How many measured cells are within the tolerance; None without a tolerance.
         mean_us: Mean of measured minus target, in µS; 0 without measurements.
-        squares: Sum of squared distances from the mean.
+        squares: Sum of the squared distances of measured minus target from `mean_us`, in µS².
         largest_us: Largest |measured - target|, in µS.
-        histogram: Of measured minus target.
+        histogram: Histogram of measured minus target.
     """
 
     cells: int
@@ -130,18 +132,19 @@ class ProgrammingErrors:
         failed: int,
         tolerance: Tolerance | None,
     ) -> ProgrammingErrors:
-        """The figures of one device of the cells of a tile.
+        """The statistics of one device over the cells of a tile.
 
         Args:
-            targets: In µS, [inputs, outputs].
-            errors: Measured minus target, in µS, of the same shape, NaN where nothing was measured; None if nothing was
-                at all.
-            failed: How many cells the mask calls failed.
+            targets: Targets in µS, [inputs, outputs].
+            errors: Measured minus target, in µS, of the same shape, NaN where nothing was measured; None if the whole
+                tile was not measured.
+            failed: How many cells the mask marks as failed.
             tolerance: How far a device may be from its target; None if that is not known.
         """
         within = None
         if tolerance is not None:
-            is_within = () if errors is None else np.abs(errors) <= tolerance.allowed(targets)  # NaN is not
+            # NaN is never within.
+            is_within = () if errors is None else np.abs(errors) <= tolerance.allowed(targets)
             within = int(np.count_nonzero(is_within))
         found = np.empty(0) if errors is None else errors.reshape(-1)
         if np.isnan(found.sum()):
@@ -161,7 +164,7 @@ class ProgrammingErrors:
         )
 
     def __or__(self, other: ProgrammingErrors) -> ProgrammingErrors:
-        """The figures of all cells of both, by the formula of Chan, Golub and LeVeque for means and squares."""
+        """The statistics of the cells of both; means and squares by the formula of Chan, Golub and LeVeque (1979)."""
         measured = self.measured + other.measured
         distance = other.mean_us - self.mean_us
         share = other.measured / measured if measured else 0.0
@@ -179,7 +182,7 @@ class ProgrammingErrors:
 
     @property
     def std_us(self) -> float | None:
-        """Standard deviation of measured minus target, over all measured cells, in µS; None without any."""
+        """Standard deviation of measured minus target, in µS; None without measurements."""
         return math.sqrt(self.squares / self.measured) if self.measured else None
 
     @property
@@ -194,11 +197,11 @@ class ProgrammingErrors:
 
     @property
     def yielded(self) -> float | None:
-        """Share of the cells that did not fail, in arrays of which anything was measured; None if there are none."""
+        """Share of cells that did not fail, of the cells in arrays with any measurement; None if there are none."""
         return (self.asked - self.failed) / self.asked if self.asked else None
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """The statistics as JSON values."""
         has_any = self.measured > 0
         return {
             "cells": self.cells,
@@ -217,12 +220,12 @@ class ProgrammingErrors:
 
 @dataclass(frozen=True)
 class WeightErrors:
-    """How far weights are from what their targets give, in units of weight; joined with ``|``.
+    """Statistics of ΔW, the weight that a chip holds minus the weight that its targets give; ``a | b`` joins two.
 
     Attributes:
-        weights: How many there are.
-        changed: How many of them are another number.
-        largest: Largest |ΔW|.
+        weights: How many weights there are.
+        changed: How many of them have ΔW other than 0.
+        largest: Largest |ΔW|, in units of weight.
         squares: Sum of ΔW².
     """
 
@@ -233,7 +236,7 @@ class WeightErrors:
 
     @classmethod
     def of(cls, differences: NDArray[np.float64]) -> WeightErrors:
-        """The figures of the weights of a tile."""
+        """The statistics of differences ΔW, an array of any shape."""
         flat = differences.reshape(-1)
         largest = max(float(flat.max()), -float(flat.min())) if flat.size else 0.0
         return cls(flat.size, int(np.count_nonzero(flat)), largest, float(np.einsum("i,i", flat, flat)))
@@ -248,11 +251,15 @@ class WeightErrors:
 
     @property
     def rms(self) -> float:
-        """Root mean square of ΔW."""
+        """Root mean square of ΔW, in units of weight."""
         return math.sqrt(self.squares / self.weights) if self.weights else 0.0
 
     def to_json(self, largest_weight: float) -> dict[str, Any]:
-        """Everything, as JSON values; relative errors are parts of max|W|, and None if that is 0."""
+        """The statistics as JSON values.
+
+        Args:
+            largest_weight: max|W|; relative errors are fractions of it, and None if it is 0.
+        """
         return {
             "changed": self.changed,
             "max_abs_error": self.largest,

@@ -34,16 +34,18 @@ class Layer:
     """A mapped weight and the tiles that it is cut into.
 
     Attributes:
-        number: Its number in the bundle.
+        number: Number of the layer in the bundle, from 0 on.
         mapped: The weight in the graph.
-        consumers: The MVM nodes that read it; the first has the matrix view.
-        op: The row of the first in the table of MVM ops.
-        layout: Where its elements stand in the matrices.
-        grid: Its tiles.
-        geometry: The arrays that they stand on.
-        bias: What is added to the product; None if nothing is found.
-        bias_rows: The bias as extra rows of the matrices; why it is digital if rows were asked for; else None.
-        block_scales: The scales with which nodes multiply integer codes less their zero points; None if none are known.
+        consumers: The MVM nodes that read the weight. The matrix view of the first one defines the matrices.
+        op: The row of the first consumer's op in the table of MVM ops.
+        layout: The place of each element of the weight in the matrices.
+        grid: The tiles of the weight.
+        geometry: The arrays on which the tiles stand.
+        bias: The constant that is added to the product; None if there is none.
+        bias_rows: The bias as extra rows of the matrices. If rows were requested but are impossible: the reason, as
+            text. None if no rows were requested.
+        block_scales: The scales by which nodes multiply the integer codes after subtracting their zero points; None
+            for other weights, or if the scales are unknown.
     """
 
     number: int
@@ -68,12 +70,12 @@ class Layer:
 
     @property
     def record(self) -> WeightRecord:
-        """What the mapping says of the weight."""
+        """The manifest's entry of the weight."""
         return self.mapped.record
 
     @property
     def view(self) -> MatrixView:
-        """How the first of the nodes reads it as matrices."""
+        """The matrix view of the first consumer."""
         view = self.consumers[0].matrix_view
         assert view is not None  # noqa: S101 - layers have one
         return view.view
@@ -85,7 +87,7 @@ class Layer:
 
     @property
     def arrays(self) -> int:
-        """How many arrays its tiles need, over all devices."""
+        """How many arrays the tiles need, over all devices."""
         devices = len(self.record.conductances)
         shared = len(self.pairs) if self.geometry.pair_layout != "separate_arrays" else 0
         return len(self.grid) * (devices - shared)
@@ -97,17 +99,17 @@ class Layer:
 
     @property
     def bias_cells(self) -> int:
-        """How many cells hold the bias, of one device of each."""
+        """How many cells hold the bias, counted for one device."""
         rows = self.bias_rows.rows if isinstance(self.bias_rows, BiasRows) else 0
         return self.layout.matrices * rows * self.layout.columns
 
     @property
     def utilization(self) -> float:
-        """Share of the cells of its arrays that hold conductances."""
+        """Share of the cells of the layer's arrays that hold conductances, from 0 to 1."""
         return self.cells / (self.arrays * self.geometry.rows * self.geometry.columns)
 
     def cut_for(self, geometry: ArrayGeometry) -> TileGrid:
-        """Its tiles on other arrays. The rows of the bias are as many as they are.
+        """The tiles of the layer on other arrays, with the number of bias rows that the layer has now.
 
         Raises:
             ConfigError: If a kernel has to stay whole and does not fit an array.
@@ -118,24 +120,24 @@ class Layer:
 
     @property
     def array_dtype(self) -> np.dtype[np.floating]:
-        """The type of conductances and scales in the bundle: float64 for float64, else float32."""
+        """The type of conductances and scales in the bundle: float64 for float64 weights, float32 for all others."""
         return _array_dtype(self.record)
 
     @property
     def scale_grid(self) -> ScaleGrid:
-        """Which elements share a scale; one piece of rows and of columns if all do."""
+        """Which elements share a scale; the grid has one piece if all of them do."""
         return _scale_grid(self.record, self.layout)
 
     def scale_and_zero(self) -> tuple[FloatArray, FloatArray]:
-        """Scale and zero as arrays [matrices, pieces of rows, pieces of columns]."""
+        """Scale (µS per unit of weight) and zero (units of weight), [matrices, pieces of rows, pieces of columns]."""
         return _scale_and_zero(self.mapped, self.scale_grid, self.array_dtype)
 
     def scale_and_zero_of_bias(self) -> tuple[FloatArray, FloatArray]:
-        """Scale and zero of the rows of the bias, those of the last piece of rows, [matrices, columns]."""
+        """Scale and zero of the bias rows, [matrices, columns]; they are those of the last piece of rows."""
         return _of_last_rows(self.scale_and_zero(), self.scale_grid, self.layout)
 
     def scale_of_cells(self, tile: Tile, scale: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The scale of each cell of a tile, [inputs, outputs].
+        """The scale of each cell of a tile in µS per unit of weight, [inputs, outputs].
 
         Args:
             tile: The tile.
@@ -148,30 +150,30 @@ class Layer:
 
     @property
     def has_integers(self) -> bool:
-        """Whether its conductances stand for integers: codes less zero points that are integers."""
+        """Whether the conductances stand for integers: codes minus integer zero points."""
         points = self.mapped.zero_point
         return self.record.rounded and (points is None or points.is_integer)
 
     @property
     def tiles_of_several_blocks(self) -> int:
-        """How many of its tiles have columns that sum blocks of integer codes, which have a scale each."""
+        """How many tiles have columns that sum inputs of several blocks of integer codes with a scale each."""
         block = block_of_rows(self.record, self.layout)
         if block is None:
             return 0
-        rows = self.layout.rows  # below them stands the bias
+        rows = self.layout.rows  # further rows hold the bias
         ends = ((start, min(stop, rows)) for start, stop in (tile.inputs for tile in self.grid.tiles))
         return sum(start < stop and sums_several_blocks(block, (start, stop)) for start, stop in ends)
 
     def zero_point(self) -> NDArray[np.int64] | None:
-        """The zero points of a weight of integer codes, which broadcast to it; None for 0, and for packed codes."""
+        """The zero points of integer codes, in a shape that broadcasts to the weight; None if 0 or for packed codes."""
         found = self.mapped.zero_point
         return None if not isinstance(found, ZeroPoint) else np.ascontiguousarray(found.values.astype("<i8"))
 
 
 def _pieces(starts: Sequence[int], stretch: tuple[int, int]) -> NDArray[np.intp]:
-    """The piece of an axis that each index of a stretch belongs to; those beyond the last one belong to it.
+    """The piece of an axis to which each index of a stretch belongs; indices beyond the last piece belong to that one.
 
-    Only the pieces that it touches are looked at: an axis may have as many as it has indices.
+    Only the pieces that the stretch touches are searched, because an axis may have as many pieces as indices.
     """
     first, stop = touched_pieces(starts, *stretch)
     return np.searchsorted(starts[first:stop], np.arange(*stretch), side="right") + (first - 1)
@@ -183,10 +185,10 @@ def layers_of(model: ir.Model, geometry: ArrayGeometry, preset: DevicePreset | N
     Args:
         model: The model.
         geometry: The arrays that tiles stand on.
-        preset: The device that the conductances are for, if it is to be checked.
+        preset: The device whose range the conductances have to fit; None for no check.
 
     Raises:
-        ModelError: If it is not mapped, or another tool has damaged its mapping.
+        ModelError: If the model is not mapped, or another tool has damaged its mapping.
         ConfigError: If a weight does not fit the arrays or the device.
         BundleError: If a weight has no matrix view.
     """
@@ -222,13 +224,13 @@ def _layer(number: int, mapped: MappedWeight, geometry: ArrayGeometry) -> Layer:
 
 
 def _op_of(record: WeightRecord, consumer: ConsumerRecord) -> MvmOp:
-    """What is known of the op that reads a weight."""
+    """The row of the op that reads a weight in the table of MVM ops."""
     op = known_op(consumer.domain, consumer.op_type)
     if op is None:
         name = f"{consumer.domain}.{consumer.op_type}" if consumer.domain else consumer.op_type
         raise BundleError(
-            f"the weight {record.quoted} cannot be handed off: nothing is known here of the op {name} that reads it, "
-            "neither of its bias; add its row to the table of MVM ops (onnx_gconv.weights.register_mvm_op)"
+            f"the weight {record.quoted} cannot be handed off: the op {name} that reads it is unknown, "
+            "and so is its bias; add its row to the table of MVM ops (onnx_gconv.weights.register_mvm_op)"
         )
     return op
 
@@ -271,11 +273,14 @@ def _scale_and_zero(
 
 
 def readers_and_layout(record: WeightRecord) -> tuple[tuple[ConsumerRecord, ...], MatrixLayout]:
-    """The MVM nodes that read a weight, and the layout of the first; that of the scales stands first.
+    """The MVM nodes that read a weight, and the layout of the matrices of the first one.
+
+    The node whose matrices define the groups of elements that share a scale stands first, if the manifest names one and
+    its matrices have whole axes.
 
     Raises:
-        BundleError: If none reads it as matrices.
-        ModelError: If the manifest contradicts itself about them.
+        BundleError: If no node reads the weight as matrices.
+        ModelError: If the manifest contradicts itself about the matrices.
     """
     found = list(record.consumers)
     if record.scale.consumer is not None:
@@ -307,7 +312,7 @@ def readers_and_layout(record: WeightRecord) -> tuple[tuple[ConsumerRecord, ...]
 
 
 def _pairs(record: WeightRecord) -> tuple[tuple[int, int], ...]:
-    """Neighbouring devices that count alike with opposite signs."""
+    """The indices of neighbouring devices with opposite coefficients, the positive one first."""
     coefficients = [item.coefficient for item in record.conductances]
     return tuple(
         (device, device + 1)
@@ -325,7 +330,8 @@ def _check_range(record: WeightRecord, preset: DevicePreset) -> None:
         )
 
 
-# One step of a key, a dataset or a file everywhere; a point in front would hide a file, or be a way out of the folder.
+# Such a name is a valid part of a key, a dataset path and a file name on every system. A leading point is not allowed:
+# it would hide the file, and ".." would lead out of the folder.
 _NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,63}")
 
 

@@ -1,4 +1,4 @@
-"""The weights of the original of a mapped model, found as they were when it was mapped."""
+"""Finds the weights of the original model that the manifest of a mapped model describes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ __all__ = ["OriginalWeights", "original_place"]
 
 
 def original_place(record: WeightRecord) -> tuple[str, str]:
-    """The path of the graph in which the original has a weight, and its name."""
+    """The path of the graph that has the weight in the original model, and the name of the weight."""
     return record.graph if record.moved_from is None else record.moved_from, record.name
 
 
 class OriginalWeights:
-    """The weights of an original.
+    """The weights of an original model.
 
     Args:
-        model: The original, with functions inlined and packed weights decoded as when it was mapped.
+        model: The original model, with functions inlined and packed weights decoded in the same way as by the mapping.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
 
     def find(self, record: WeightRecord) -> FoundWeight | None:
-        """The weight of a record, in its graph or the only one of its name; None if none has its type and shape."""
+        """Find the weight that an entry of the manifest describes.
+
+        Returns:
+            The weight of that name in the same graph, or else the only weight of that name in the model; None if there
+            is none, or if it has another type or shape.
+        """
         return self._fitting(record, self._constants) or self._fitting(record, self._numbers_of_codes)
 
     @staticmethod
@@ -46,7 +51,7 @@ class OriginalWeights:
 
     @cached_property
     def _numbers_of_codes(self) -> dict[str, list[FoundWeight]]:
-        """Also what nodes make of integer codes; no manifest says whether that was mapped in place of the codes."""
+        """Also dequantized integer codes: the manifest does not say whether these numbers or the codes were mapped."""
         return self._by_name(dequantized=True)
 
     def _by_name(self, *, dequantized: bool) -> dict[str, list[FoundWeight]]:

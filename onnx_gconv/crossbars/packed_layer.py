@@ -1,7 +1,7 @@
-"""What a chip's toolchain needs of a layer of integer codes: their zero points, and the scales that belong to them.
+"""Zero points and scales of a layer of integer codes, as the toolchain of a chip needs them.
 
-The conductances of such a layer stand for codes less their zero points. What nodes multiply these with is digital: a
-scale for all, for each output, or for each block of inputs.
+The conductances of such a layer stand for codes minus zero points. The scales of the codes stay digital: nodes multiply
+by one scale for all codes, for each output, or for each block of inputs.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ __all__ = ["block_of_rows", "block_scales", "block_zero_points", "find_block_sca
 
 
 def block_zero_points(mapped: MappedWeight) -> NDArray[np.float64] | None:
-    """The zero points of packed codes: without axes if all have one, else [..., blocks]; None for other weights."""
+    """The zero points of packed codes, [..., blocks], or a scalar if all blocks share one; None for other weights."""
     found = mapped.zero_point
     return found.values if isinstance(found, BlockZeroPoint) else None
 
 
 def find_block_scales(mapped: MappedWeight) -> ir.TensorProtocol | None:
-    """The scales with which nodes multiply integer codes less their zero points.
+    """The scales by which nodes multiply integer codes after subtracting their zero points.
 
-    None for other weights, where they are no constant of the graph, and where they are those of groups of inputs.
+    None for weights that are no integer codes, if the scales are no constant of the graph, and if they belong to groups
+    of inputs.
     """
     record = mapped.record
     packing, said = record.packing_of_codes, record.dequantization
@@ -40,7 +41,8 @@ def find_block_scales(mapped: MappedWeight) -> ir.TensorProtocol | None:
         return None
     inputs = (value for node, _ in reached_inputs(mapped.value) for value in node.inputs)
     scale = next((value for value in inputs if value is not None and value.name == said.scale), None)
-    if scale is None and isinstance(graph := mapped.nodes[0].graph, ir.Graph):  # behind the op that reads the codes
+    # A node after the op that reads the codes may apply the scale.
+    if scale is None and isinstance(graph := mapped.nodes[0].graph, ir.Graph):
         scale = graph.initializers.get(said.scale)
     tensor = None if scale is None or scale.is_graph_input() else constant_tensor(scale)
     if tensor is None or packing is None or said.block is None:
@@ -49,11 +51,11 @@ def find_block_scales(mapped: MappedWeight) -> ir.TensorProtocol | None:
 
 
 def block_scales(scales: ir.TensorProtocol, record: WeightRecord) -> NDArray[np.floating]:
-    """The scales as an array, float64 if they are so in the graph, else float32: [..., blocks] of packed codes.
+    """The scales as an array: float64 if they are DOUBLE in the graph, else float32; [..., blocks] for packed codes.
 
     Args:
-        scales: What `find_block_scales` has found.
-        record: The weight.
+        scales: The result of `find_block_scales`.
+        record: The manifest's entry of the weight.
     """
     dtype = np.dtype(np.float64 if scales.dtype == ir.DataType.DOUBLE else np.float32)
     found: NDArray[np.floating] = all_elements(scales).astype(dtype)
@@ -64,8 +66,8 @@ def block_of_rows(record: WeightRecord, layout: MatrixLayout) -> int | None:
     """How many neighbouring rows of the matrices of integer codes share a scale; None if all do, or if it is unknown.
 
     Args:
-        record: The weight.
-        layout: Where its elements stand in the matrices.
+        record: The manifest's entry of the weight.
+        layout: The place of each element of the weight in the matrices.
     """
     said = record.dequantization
     if said is None or said.axis is None or said.block is None or said.groups is not None:
@@ -75,10 +77,10 @@ def block_of_rows(record: WeightRecord, layout: MatrixLayout) -> int | None:
 
 
 def sums_several_blocks(block: int, inputs: tuple[int, int]) -> bool:
-    """Whether a column of a tile sums inputs of several blocks, which have a scale each.
+    """Whether a column of a tile sums inputs of several blocks; each block has its own scale.
 
     Args:
-        block: Inputs of a block.
+        block: Number of inputs in a block.
         inputs: The first input of the tile, and the one after the last.
     """
     return inputs[0] // block != (inputs[1] - 1) // block

@@ -1,4 +1,4 @@
-"""On which array of the chip each tile stands, and on which of its lines. Unusable rows and columns are left out."""
+"""On which array of the chip a tile stands, and on which of its rows and columns; unusable ones are left out."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ _PAIR = 2
 
 @dataclass(frozen=True)
 class ArrayPlacement:
-    """The array that some devices of a tile stand on.
+    """The array on which one device, or a pair of devices, of a tile stands.
 
     Attributes:
-        array: Its number on the chip.
+        array: Number of the array on the chip.
         devices: Indices of the devices: one, or the two of a pair.
-        avoided_rows: Its rows that are left out, rising. Input by input, the tile takes the others in their order.
-        avoided_columns: Its columns that are left out, likewise.
+        avoided_rows: Rows of the array that are left out, ascending. The inputs of the tile take the other rows in
+            order.
+        avoided_columns: Columns of the array that are left out, ascending. The outputs take the others in order.
     """
 
     array: int
@@ -33,12 +34,15 @@ class ArrayPlacement:
 
 
 def device_groups(devices: int, pairs: Sequence[tuple[int, int]], pair_layout: PairLayout) -> list[tuple[int, ...]]:
-    """The devices that share an array.
+    """Group the devices of a cell by the array that they share.
 
     Args:
         devices: How many devices a cell has.
         pairs: Indices of the devices of each pair.
         pair_layout: Where the devices of a pair stand.
+
+    Returns:
+        The indices of the devices in each group: one, or the two of a pair.
     """
     if pair_layout == "separate_arrays":
         return [(device,) for device in range(devices)]
@@ -52,7 +56,7 @@ def device_groups(devices: int, pairs: Sequence[tuple[int, int]], pair_layout: P
 
 
 def units_of(devices: Sequence[int], pair_layout: PairLayout) -> tuple[int, int]:
-    """How many neighbouring rows, and columns, of an array make an input, and an output.
+    """How many neighbouring rows of an array hold one input, and how many columns hold one output.
 
     Args:
         devices: The devices that share the array.
@@ -64,14 +68,14 @@ def units_of(devices: Sequence[int], pair_layout: PairLayout) -> tuple[int, int]
 
 
 def avoided_lines(unusable: Iterable[int], size: int, unit: int) -> tuple[int, ...]:
-    """The lines of an array that are left out, rising.
+    """The rows, or columns, of an array that are left out, ascending.
 
-    Lines 2j and 2j + 1 read a pair together: if one of them is unusable, so is the pair.
+    With two lines per input or output, lines 2j and 2j + 1 hold a pair: if one of them is unusable, both are left out.
 
     Args:
-        unusable: Its unusable rows, or columns.
-        size: How many rows, or columns, it has.
-        unit: How many neighbouring lines make one of a tile.
+        unusable: The unusable rows, or columns, of the array.
+        size: How many rows, or columns, the array has.
+        unit: How many neighbouring lines hold one input or output.
     """
     lost = {line // unit for line in unusable}
     return tuple(sorted(line for first in lost for line in range(first * unit, (first + 1) * unit) if line < size))
@@ -80,13 +84,16 @@ def avoided_lines(unusable: Iterable[int], size: int, unit: int) -> tuple[int, .
 def lines_of_devices(
     size: tuple[int, int], shape: tuple[int, int], placement: ArrayPlacement, pair_layout: PairLayout
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The rows and the columns of an array that hold the inputs and the outputs of a tile, for each of its devices.
+    """For each device on an array, the rows that hold the inputs and the columns that hold the outputs of a tile.
 
     Args:
         size: Rows and columns of the array.
         shape: Inputs and outputs of the tile.
-        placement: The array.
+        placement: The array, its devices, and the lines that are left out.
         pair_layout: Where the devices of a pair stand.
+
+    Returns:
+        For each device of `placement`: row numbers, [inputs], and column numbers, [outputs].
     """
     units = units_of(placement.devices, pair_layout)
     avoided = placement.avoided_rows, placement.avoided_columns
@@ -100,7 +107,13 @@ def lines_of_devices(
 def usable_counts(
     geometry: ArrayGeometry, damage: tuple[Sequence[int], Sequence[int]], units: tuple[int, int]
 ) -> tuple[int, int]:
-    """How many inputs and outputs an array holds whose unusable rows and columns are given."""
+    """How many inputs and outputs an array with unusable lines holds.
+
+    Args:
+        geometry: The size of the array.
+        damage: Its unusable rows, and its unusable columns.
+        units: How many neighbouring rows hold one input, and how many columns hold one output.
+    """
     rows, columns = (
         size // unit - len({line // unit for line in unusable if line < size // unit * unit})
         for size, unusable, unit in zip((geometry.rows, geometry.columns), damage, units, strict=True)

@@ -1,4 +1,4 @@
-"""Stuck cells that hold devices of weights: where they are, and what they make of the weights."""
+"""Stuck cells in tiles: which devices of weights are stuck, and how that changes the weights."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class StuckDevice:
     """The stuck cells of one device of a tile.
 
     Attributes:
-        device: Its index.
-        cells: Row and column of each in the tile, [cells, 2].
-        conductances: Where they are stuck, in µS.
+        device: Index of the device.
+        cells: Row and column of each stuck cell in the tile, [cells, 2].
+        conductances: The conductance at which each cell is stuck, in µS, [cells].
     """
 
     device: int
@@ -37,13 +37,13 @@ class StuckDevice:
 
 
 def stuck_devices(layer: Layer, tile: Tile, array: ArrayPlacement, damage: ArrayDefects | None) -> list[StuckDevice]:
-    """The stuck cells of an array that hold a device of a weight.
+    """The stuck cells of an array that hold a device of a tile.
 
     Args:
         layer: The layer.
-        tile: Its tile.
-        array: The array that devices of the tile stand on.
-        damage: What is wrong with that array; None if nothing is.
+        tile: The tile of the layer.
+        array: The array on which devices of the tile stand.
+        damage: The defects of that array; None if it has none.
     """
     if damage is None or not damage.stuck_cells:
         return []
@@ -65,9 +65,17 @@ def stuck_devices(layer: Layer, tile: Tile, array: ArrayPlacement, damage: Array
 
 
 def effect_on_weights(layer: Layer, stuck: dict[int, tuple[StuckDevice, ...]]) -> tuple[WeightErrors, float]:
-    """What stuck cells make of the weights, ``sum_k c_k * (G_stuck - G_target) / scale`` of each, and of the bias.
+    """How stuck cells change the weights and the bias of a layer.
 
-    The bias is the sum of its rows, times the factor of the product.
+    A weight changes by ``sum_k c_k * (G_stuck - G_target) / scale`` over its stuck devices k. The bias changes by the
+    sum of these changes over its rows, times the factor of the matrix view.
+
+    Args:
+        layer: The layer.
+        stuck: For each tile with stuck cells, by its number, the devices that have them.
+
+    Returns:
+        The statistics of the changes of the weights, and the largest change of the bias in units of the output.
     """
     total, layout = WeightErrors(0, 0, 0.0, 0.0), layer.layout
     of_bias = np.zeros((layout.matrices, layout.columns))

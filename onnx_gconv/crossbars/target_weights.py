@@ -1,4 +1,4 @@
-"""The weights of a mapped model as a chip is to hold them: sound, and with targets."""
+"""The mapped weights of a model that can be programmed into a chip: as the manifest says, and not measured yet."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ def target_weights(
 
     Args:
         model: The model.
-        deed: What is to be done with it, for messages: ``handed off``.
-        call: The same as a call: ``hand off``.
-        other_problem: What else is wrong with a weight, in a line; None if nothing is.
+        deed: What the caller does with the model, as a participle for messages: ``handed off``.
+        call: The same as an imperative: ``hand off``.
+        other_problem: A further check of a weight. It returns the problem in one line, or None.
 
     Raises:
-        ModelError: If it is not mapped, another tool has damaged its mapping, or conductances are no targets any more.
+        ModelError: If the model is not mapped, another tool has damaged its mapping, a weight fails `other_problem`, or
+            its conductances are measured or simulated ones instead of targets.
     """
     weights = []
     checked = checked_weights(require_mapped(model), model)

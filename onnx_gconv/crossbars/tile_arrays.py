@@ -1,4 +1,4 @@
-"""The arrays of the tiles of a layer, cut out of the stored tensors in flat memory."""
+"""Cuts the conductance arrays of tiles out of the stored tensors of a layer, in bounded memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["TileArrays", "as_stored", "block_with_bias", "digest", "first_out_of_range", "little_endian", "tile_arrays"]
 
-# Cells that are read at once, over all devices: 4 MiB of float32, and as much again for the tiles that are cut of them.
+# Cells that are read at once, over all devices: 4 MiB of float32. The tiles that are cut from them need as much again.
 _BLOCK_CELLS = 1 << 20
 
 
@@ -34,9 +34,9 @@ class TileArrays:
 
     Attributes:
         tile: The tile.
-        conductances: For each device its targets, in µS, little-endian.
-        codes: For each device the codes of its levels; None if the mapping has none.
-        digests: SHA-256 of the conductances, then of the codes.
+        conductances: For each device its targets in µS, [inputs, outputs], little-endian.
+        codes: For each device the codes of its levels, [inputs, outputs]; None if the model does not store codes.
+        digests: SHA-256 of the conductances of each device, then of the codes of each device.
     """
 
     tile: Tile
@@ -46,7 +46,7 @@ class TileArrays:
 
 
 def tile_arrays(layer: Layer, executor: Executor) -> Iterator[TileArrays]:
-    """The arrays of all tiles of a layer. A few blocks of neighbouring tiles are read and cut side by side.
+    """Yield the arrays of all tiles of a layer; `executor` reads and cuts a few blocks of tiles at the same time.
 
     Raises:
         ModelError: If external data cannot be read, or a conductance is out of the range of the device.
@@ -54,7 +54,7 @@ def tile_arrays(layer: Layer, executor: Executor) -> Iterator[TileArrays]:
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(MatrixReader(tensor, layer.layout)) for tensor in layer.mapped.stored_tensors]
         jobs: deque[Future[list[TileArrays]]] = deque()
-        # Beside those that the caller has; large tiles are cut one by one.
+        # The caller still holds one block while these are cut. Large tiles are cut one by one to save memory.
         waiting = max(worker_count() - 1, 1) if _tile_cells(layer) <= _BLOCK_CELLS else 0
         try:
             for tiles in _blocks(layer, along_rows=readers[0].fastest == "row"):
@@ -63,7 +63,7 @@ def tile_arrays(layer: Layer, executor: Executor) -> Iterator[TileArrays]:
                     yield from jobs.popleft().result()
             while jobs:
                 yield from jobs.popleft().result()
-        finally:  # files are closed only when nobody reads them any more
+        finally:  # the files are closed next, so wait until no job reads them any more
             for job in jobs:
                 job.cancel()
             for job in jobs:
@@ -82,7 +82,7 @@ def little_endian(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _blocks(layer: Layer, *, along_rows: bool) -> Iterator[list[Tile]]:
-    """Tiles that are read at once: neighbours in the direction in which elements are neighbours in storage."""
+    """Yield the tiles that are read together: neighbours along the axis on which elements are contiguous in storage."""
     grid, (high, wide) = layer.grid, layer.grid.shape
     most = max(_BLOCK_CELLS // _tile_cells(layer), 1)
     for matrix in range(grid.matrices):
@@ -94,7 +94,7 @@ def _blocks(layer: Layer, *, along_rows: bool) -> Iterator[list[Tile]]:
 
 
 def _tile_cells(layer: Layer) -> int:
-    """Cells of the largest tile, over all devices."""
+    """Cells of the first tile, over all devices; no tile is larger."""
     return math.prod(layer.grid.tile(0, 0, 0).shape) * len(layer.record.conductances)
 
 
@@ -105,9 +105,9 @@ def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile]) -> list[T
     in_us, is_coded = as_stored(layer), layer.record.levels_of_codes is not None
     conductances: list[list[NDArray[Any]]] = [[] for _ in tiles]
     codes: list[list[NDArray[Any]]] = [[] for _ in tiles]
-    for number, reader in enumerate(readers):  # one after the other, so that one block at a time is held
+    for number, reader in enumerate(readers):  # device by device, so that memory holds one block at a time
         stored = block_with_bias(layer, number, reader, place)
-        block = in_us(stored)  # of many tiles at once: each step costs as much as one of a tile
+        block = in_us(stored)  # many tiles at once, because the calls themselves are what a small tile costs
         if _first_out_of_range(layer, block) is not None:
             for tile in tiles:
                 _check_range(layer, tile, number, _part(block, tile, first))
@@ -129,7 +129,17 @@ def _cut(layer: Layer, readers: list[MatrixReader], tiles: list[Tile]) -> list[T
 def block_with_bias(
     layer: Layer, device: int, reader: MatrixReader, place: tuple[int, tuple[int, int], tuple[int, int]]
 ) -> NDArray[Any]:
-    """A block of a matrix: its number, rows and columns. The rows of the bias are those below the inputs."""
+    """Read a block of one device's stored elements, with the bias in the rows below the inputs.
+
+    Args:
+        layer: The layer.
+        device: Index of the device.
+        reader: Reads the stored tensor of the device.
+        place: Number of the matrix, the first row and the one after the last, and the same for columns.
+
+    Returns:
+        Conductances in µS or codes, as the model stores them, [rows, columns].
+    """
     inputs, (matrix, rows, columns) = layer.layout.rows, place
     if rows[1] <= inputs or not isinstance(layer.bias_rows, BiasRows):
         return reader.read(matrix, rows, columns)
@@ -146,7 +156,7 @@ def _part(block: NDArray[Any], tile: Tile, first: Tile) -> NDArray[Any]:
 
 
 def as_stored(layer: Layer) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """How the elements of initializers become conductances in µS of the type of the bundle."""
+    """A function that turns stored elements (conductances or codes) into µS, in the type of the bundle."""
     levels = layer.record.levels_of_codes
     if levels is None:
         return lambda part: part.astype(layer.array_dtype, copy=False)
@@ -171,24 +181,24 @@ def _check_range(layer: Layer, tile: Tile, number: int, conductances: NDArray[An
         )
 
 
-# Of the scale, the product, and the sum with g_min, each rounded.
+# Scale, product, and sum with g_min are each rounded; conductances may exceed the range by this many ulps.
 _END_ROUNDINGS = 4
 
 
 def first_out_of_range(
     conductances: NDArray[Any], g_min: float, g_max: float, compute_dtype: str
 ) -> tuple[int, int] | None:
-    """The first cell whose conductance is no number, or out of the range by more than roundings; None if none is.
+    """Row and column of the first cell that is NaN or out of the range by more than rounding; None if all are fine.
 
     Args:
-        conductances: In µS, [rows, columns].
+        conductances: Conductances in µS, [rows, columns].
         g_min: Lower end of the range, in µS.
         g_max: Upper end of the range, in µS.
-        compute_dtype: The type in which they were computed.
+        compute_dtype: The type in which the conductances were computed.
     """
     slack = _END_ROUNDINGS * float(ml_dtypes.finfo(np.dtype(compute_dtype)).eps) * g_max
     low, high = float(conductances.min()), float(conductances.max())
-    if low >= g_min - slack and high <= g_max + slack:  # NaN is neither
+    if low >= g_min - slack and high <= g_max + slack:  # both comparisons are false for NaN
         return None
     wrong = ~((conductances >= g_min - slack) & (conductances <= g_max + slack))
     row, column = np.argwhere(wrong)[0]

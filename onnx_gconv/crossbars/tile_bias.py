@@ -1,4 +1,4 @@
-"""The bias that a chip holds in rows below the inputs of a layer, when its cells are not at their targets."""
+"""The bias that the bias rows of a chip add when their cells are not exactly at their targets."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class TileBias:
     """A bias as a chip holds it.
 
     Attributes:
-        values: What it adds to each output, [matrices, outputs], in units of the output.
-        largest_error: Largest distance from what the targets add.
-        measured: How many cells of its rows `read` gave, over all devices.
+        values: What the bias rows add to each output, [matrices, outputs], in units of the output.
+        largest_error: Largest difference from what the targets add, in units of the output.
+        measured: How many cells of the bias rows have a measurement, over all devices.
     """
 
     values: NDArray[np.float64]
@@ -32,7 +32,7 @@ class TileBias:
     measured: int
 
     def tensor(self, layer: Layer) -> ir.TensorProtocol | None:
-        """What takes the place of the initializer; None if the node multiplies it with 0."""
+        """The tensor that replaces the bias initializer; None if the node multiplies the bias by 0."""
         rows, bias, view = layer.bias_rows, layer.bias, layer.consumers[0].matrix_view
         assert isinstance(rows, BiasRows) and bias is not None and view is not None  # noqa: PT018, S101 - it has rows
         if not rows.beta:
@@ -40,7 +40,7 @@ class TileBias:
         old = bias.tensor
         shape: tuple[int, ...] = tuple(old.shape.numpy())
         if self.values.size != old.size:
-            # One number for all outputs, or for all matrices of a batch, which differ now.
+            # The bias was one number for all outputs, or shared by all matrices of a batch; measured ones differ.
             is_shared, is_last = view.matrices > 1, bias.slot.output_axis == -1
             batch = [view.split_shape[axis] for axis in view.matrix_axes] if is_shared else []
             shape = (*batch, 1, view.columns) if is_last else (*batch, view.columns, 1)
@@ -50,12 +50,12 @@ class TileBias:
 
 
 def bias_of_tiles(layer: Layer, read: Callable[[int, int], NDArray[np.floating[Any]] | None]) -> TileBias | None:
-    """Put the rows of a bias together from targets and from what takes their place.
+    """Compute the bias from measured or simulated conductances, and from targets where there are none.
 
     Args:
         layer: The layer.
-        read: Gives the conductances of a tile and a device, in µS, by their numbers: [inputs, outputs], NaN where the
-            targets count; None where they all count.
+        read: Takes the numbers of a tile and a device, and returns the conductances in µS, [inputs, outputs]: NaN where
+            the cell keeps its target, or None if all cells of the tile do.
 
     Returns:
         The bias; None if it is digital.

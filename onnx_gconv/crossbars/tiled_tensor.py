@@ -1,4 +1,4 @@
-"""The conductances of a device of a whole weight: measured where there are measurements, targets elsewhere."""
+"""The conductances of one device over a whole weight: measured where there are measurements, targets elsewhere."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_
 
 __all__ = ["MeasuredTile", "TiledTensor"]
 
-# Elements that are put together at once at most: 64 MiB of float32.
+# Most elements that are put together at once: 64 MiB of float32.
 _STRIP_ELEMENTS = 1 << 24
 
 MeasuredTile = Callable[[int], NDArray[np.floating[Any]] | None]
 
 
 class TiledTensor(StreamedTensor):
-    """Conductances in µS of the shape of the weight, put together from tiles while they are read.
+    """Conductances in µS of the shape of the weight, put together from tiles when the tensor is read.
 
-    The stored tensor is cut along its slowest axis into strips that begin where tiles do, so that most tiles are read
-    once, and only a row or column of tiles is in memory. If that axis does not cut the matrices, such as the height of
-    kernels in a weight that is transposed before a Conv reads it, the whole weight is.
+    The stored tensor is cut along its slowest axis into strips that begin where tiles begin. So most tiles are read
+    once, and only one row or column of tiles is in memory. If a strip of that axis is no contiguous part of the
+    matrices (such as the height of kernels in a weight that is transposed before a Conv reads it), there is one strip,
+    and the whole weight is in memory.
 
     Args:
         targets: The target conductances in µS, FLOAT or DOUBLE.
-        layout: Where its elements stand in the matrices.
+        layout: The place of each element of the weight in the matrices.
         tiles: How the matrices are cut.
-        measured: Gives what was measured of a tile by its number, in µS, [inputs, outputs], with NaN where nothing was;
-            None if nothing was at all.
+        measured: Takes the number of a tile and returns the measured conductances in µS, [inputs, outputs], with NaN
+            where nothing was measured; None if the whole tile was not measured.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class TiledTensor(StreamedTensor):
         return int(self._starts[number]), int(stop)
 
     def _strip(self, start: int, stop: int) -> NDArray[Any]:
-        """The elements from `start` to `stop`, which are those of a box of the matrices."""
+        """The elements from `start` to `stop`, which form a box of the matrices."""
         stored = np.concatenate([part.copy() for part in element_chunks(self._targets, start, stop)])
         sizes, ranges = [axis.size for axis in self._axes], {role: (0, size) for role, size in self._sizes.items()}
         if stop - start < self.size:
@@ -98,7 +99,14 @@ class TiledTensor(StreamedTensor):
     def _overlay(
         self, block: NDArray[Any], matrices: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
     ) -> None:
-        """Put what was measured over the targets of a block of the matrices."""
+        """Replace targets by measurements in a block of the matrices, in place.
+
+        Args:
+            block: Conductances in µS, [matrices, rows, columns].
+            matrices: The first matrix of the block, and the one after the last.
+            rows: The first row of the block, and the one after the last.
+            columns: The first column of the block, and the one after the last.
+        """
         tiles = self._tiles
         places = itertools.product(
             range(*matrices),
@@ -117,13 +125,13 @@ class TiledTensor(StreamedTensor):
 
 
 def _common(one: tuple[int, int], other: tuple[int, int]) -> tuple[slice, slice]:
-    """What two stretches have in common, counted from the beginning of each."""
+    """The overlap of two stretches as slices, counted from the beginning of each of them."""
     first, stop = max(one[0], other[0]), min(one[1], other[1])
     return slice(first - one[0], stop - one[0]), slice(first - other[0], stop - other[0])
 
 
 def _strip_starts(axes: Sequence[Factor], tiles: TileGrid, size: int) -> NDArray[np.int64]:
-    """The elements at which strips begin. There is one strip if the slowest axis does not cut the matrices."""
+    """The flat indices of the elements at which strips begin; one strip if the slowest axis gives no boxes."""
     if not axes or any(axis.role == axes[0].role and axis.stride > axes[0].stride for axis in axes):
         return np.zeros(1, np.int64)
     slowest, slab = axes[0], size // axes[0].size
@@ -133,7 +141,8 @@ def _strip_starts(axes: Sequence[Factor], tiles: TileGrid, size: int) -> NDArray
         "column": tiles.column_starts,
     }
     of_inputs = (start // slowest.stride for start in of_role[slowest.role])
-    digits = sorted({digit for digit in of_inputs if digit < slowest.size})  # tiles may begin with rows of the bias
+    # Tiles that hold only bias rows begin beyond the weight.
+    digits = sorted({digit for digit in of_inputs if digit < slowest.size})
     most = max(_STRIP_ELEMENTS // slab, 1)
     starts = [
         slab * digit

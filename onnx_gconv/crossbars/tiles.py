@@ -1,4 +1,4 @@
-"""How the matrices of a weight are cut into tiles, each of which stands on a crossbar array of a given size."""
+"""How the matrices of a weight are cut into tiles that fit crossbar arrays of a given size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PairLayout: TypeAlias = Literal["separate_arrays", "adjacent_columns", "interlea
 _ARRAY_AXES = 2
 _PAIR = 2
 
-# A bias that needs more of them is none that a crossbar adds; lines of tiles are counted one by one.
+# No crossbar has more rows for a bias, and a mistyped number must not make a list of millions of tiles.
 _MOST_BIAS_ROWS = 1 << 16
 
 
@@ -35,10 +35,10 @@ class ArrayGeometry:
         pair_layout: Where the two devices of a pair stand: in ``separate_arrays``, in ``adjacent_columns`` of one
             array, or in ``interleaved_rows`` of it, the positive device first. A device without a partner has an array
             of its own.
-        whole_kernels: Whether a kernel of a convolution is never cut.
+        whole_kernels: Whether every kernel of a convolution has to stay within one tile.
         bias_rows: How many rows hold the bias of a layer, where that is possible; 0 for a digital bias.
-        spare_rows: How many rows of each array tiles leave free, so that others can take the place of unusable ones.
-        spare_columns: The same of columns.
+        spare_rows: How many rows tiles leave free in each array, to replace unusable rows.
+        spare_columns: How many columns tiles leave free in each array, to replace unusable columns.
 
     Raises:
         ConfigError: If a value is unknown, or an array cannot hold a pair.
@@ -80,7 +80,11 @@ class ArrayGeometry:
         return f"{self.rows}x{self.columns}"
 
     def capacity(self, *, is_paired: bool) -> tuple[int, int]:
-        """How many inputs and outputs an array holds at most, of weights that have a pair of devices or not."""
+        """How many inputs and outputs an array holds at most.
+
+        Args:
+            is_paired: Whether each weight is held by pairs of devices, which share an array as `pair_layout` says.
+        """
         rows, columns = self.rows - self.spare_rows, self.columns - self.spare_columns
         if not is_paired or self.pair_layout == "separate_arrays":
             return rows, columns
@@ -98,15 +102,15 @@ class ArrayGeometry:
         kernel: tuple[int, int],
         parts: ColumnParts | None = None,
     ) -> TileGrid:
-        """The tiles of a weight.
+        """Cut the matrices of a weight into tiles.
 
         Args:
-            matrices: Number of its matrices.
-            rows: Inputs of one, and the rows of the bias.
-            columns: Outputs of one.
-            is_paired: Whether its devices are pairs.
-            kernel: How many neighbouring rows, and columns, belong to one kernel of a convolution; 1 for none.
-            parts: The parts of each matrix, which have no tile in common; None for one.
+            matrices: Number of matrices.
+            rows: Inputs of a matrix, plus its bias rows.
+            columns: Outputs of a matrix.
+            is_paired: Whether each weight is held by pairs of devices.
+            kernel: How many neighbouring rows, and columns, belong to one kernel of a convolution; (1, 1) for others.
+            parts: The parts of each matrix, which never share a tile; None if the matrix is one part.
 
         Raises:
             ConfigError: If a kernel has to stay whole and does not fit an array.
@@ -122,7 +126,7 @@ class ArrayGeometry:
                     f"a kernel of {unit} {what} has to stay whole, but an array of {self.size_text} holds {limit}; "
                     "take larger arrays, or let kernels be cut"
                 )
-            # Rows of a bias stand below those of the last kernel, and are no whole kernel.
+            # Bias rows stand below the last kernel and need not fill a whole one, so the number of units rounds up.
             firsts = itertools.accumulate(of_pieces[:-1], initial=0)
             starts.append(
                 tuple(
@@ -139,9 +143,9 @@ class Tile:
     """A part of a matrix that stands on one array for each device, or pair of devices.
 
     Attributes:
-        number: Its number in the weight.
-        matrix: The matrix that it is a part of.
-        grid: Its row and column among the tiles of the matrix.
+        number: Number of the tile within the weight, from 0 on.
+        matrix: Number of the matrix.
+        grid: Row and column of the tile among the tiles of its matrix.
         inputs: The first input (row of the matrix), and the one after the last.
         outputs: The first output (column of the matrix), and the one after the last.
     """
@@ -160,12 +164,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class TileGrid:
-    """The tiles of all matrices of a weight, numbered by matrix, row and column.
+    """The tiles of all matrices of a weight, numbered by matrix, then row, then column.
 
     Attributes:
         matrices: Number of matrices.
-        rows: Inputs of one.
-        columns: Outputs of one.
+        rows: Rows of a matrix: its inputs, plus its bias rows.
+        columns: Columns (outputs) of a matrix.
         row_starts: The inputs at which tiles begin.
         column_starts: The outputs at which tiles begin.
     """
@@ -185,7 +189,7 @@ class TileGrid:
         return self.matrices * len(self.row_starts) * len(self.column_starts)
 
     def tile(self, matrix: int, grid_row: int, grid_column: int) -> Tile:
-        """The tile at a place."""
+        """The tile of a matrix at a row and column of its tiles."""
         high, wide = self.shape
         row_ends, column_ends = (*self.row_starts[1:], self.rows), (*self.column_starts[1:], self.columns)
         return Tile(
@@ -209,7 +213,13 @@ class TileGrid:
 
 
 def touched_pieces(starts: Sequence[int], first: int, stop: int) -> tuple[int, int]:
-    """The first of the pieces of an axis, given by their starts, that a stretch touches, and the one after the last."""
+    """The first piece of an axis that a stretch touches, and the one after the last.
+
+    Args:
+        starts: The indices at which the pieces begin, ascending.
+        first: The first index of the stretch.
+        stop: The index after its last.
+    """
     return bisect.bisect_right(starts, first) - 1, bisect.bisect_left(starts, stop)
 
 
@@ -217,7 +227,7 @@ def parse_array(text: str) -> tuple[int, int]:
     """The rows and columns in ``ROWSxCOLUMNS``, e.g. ``256x256``.
 
     Raises:
-        ConfigError: If the text is none such.
+        ConfigError: If the text does not have this form.
     """
     sizes = [part.strip() for part in text.lower().split("x")]
     if len(sizes) != _ARRAY_AXES or not all(size.isdecimal() and int(size) for size in sizes):

@@ -1,4 +1,4 @@
-"""What devices can do: levels, published ranges, programming, drift and reading. NumPy and data only."""
+"""Models of analog devices: published ranges, levels, programming errors, drift and read noise. NumPy and data only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a device does after it was told a conductance: programming, drift and reading."""
+"""The interface of device models: how devices are programmed to target conductances, drift, and are read."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Devices:
     """Some devices of a chip, at one moment. All arrays have one shape and one type, float32 or float64.
 
     Attributes:
-        targets_us: The conductances that they were told, in µS.
-        programmed_us: Those that they had when programming had ended, in µS.
-        drifted_us: Those that they have now, on average over many readings, in µS.
-        seconds: How long ago programming ended.
+        targets_us: The target conductances, in µS.
+        programmed_us: The conductances at the end of programming, in µS.
+        drifted_us: The conductances now, averaged over many readings, in µS.
+        seconds: Seconds since the end of programming.
     """
 
     targets_us: FloatArray
@@ -44,18 +44,18 @@ class Devices:
 
     @classmethod
     def after_programming(cls, targets_us: FloatArray, programmed_us: FloatArray) -> Devices:
-        """Devices that have just been programmed, both in µS, and have not drifted yet."""
+        """Devices that have just been programmed and have not drifted yet; both arguments in µS."""
         return cls(targets_us, programmed_us, programmed_us)
 
 
 @dataclass(frozen=True, eq=False)
 class ReadNoise:
-    """One reading gives ``clip(drifted_us + sigma_us * N(0, 1), low_us, high_us)``.
+    """Normal read noise: one reading gives ``clip(drifted_us + sigma_us * N(0, 1), low_us, high_us)``.
 
     Attributes:
-        sigma_us: The standard deviation of readings before they are cut, in µS, of the shape and type of the devices.
-        low_us: The smallest reading, in µS; the same for all devices of a model.
-        high_us: The largest reading, in µS; None for any.
+        sigma_us: The standard deviation of readings before the clip, in µS, of the shape and type of the devices.
+        low_us: The smallest possible reading, in µS; the same for all devices of a model.
+        high_us: The largest possible reading, in µS; None for no limit.
     """
 
     sigma_us: FloatArray
@@ -65,15 +65,15 @@ class ReadNoise:
 
 @runtime_checkable
 class DeviceModel(Protocol):
-    """A model of devices, which are programmed once, drift, and are read as often as one likes.
+    """A model of devices that are programmed once, drift, and can be read any number of times.
 
-    A generator with the same seed gives the same devices. So one chip at several times is had with one generator for
-    programming, another one for drift that starts from the same seed for each time, and any for reading: drift
-    coefficients belong to the devices and not to the time.
+    A generator with the same seed gives the same devices. To simulate one chip at several times, program it with one
+    generator, and give `drift` a new generator with the same seed at each time: drift coefficients belong to the
+    devices, not to the time. `read` may have any generator.
 
-    A model whose readings are normally distributed may have a method ``read_noise(devices, seconds)`` besides, which
-    says how readings of each device are spread, as `BaseDeviceModel.read_noise` does: so that a model of a chip can
-    draw readings while it runs.
+    A model with normally distributed readings may also have a method ``read_noise(devices, seconds)``. It returns the
+    spread of the readings of each device, as `BaseDeviceModel.read_noise` does. An ONNX model of a chip needs it to
+    draw a new reading in each run.
     """
 
     @property
@@ -85,48 +85,48 @@ class DeviceModel(Protocol):
         """The largest conductance, in µS, for which the model is valid."""
 
     def program(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
-        """Devices that were just programmed, [any shape]."""
+        """Program devices to targets in µS, [any shape]."""
 
     def drift(self, devices: Devices, seconds: float, rng: np.random.Generator) -> Devices:
-        """The same devices so many seconds after programming has ended."""
+        """The same devices `seconds` after the end of programming."""
 
     def read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
-        """What one reading of each device gives, in µS, so many seconds after programming has ended."""
+        """Read each device once, `seconds` after the end of programming; conductances in µS."""
 
 
 class PairModel(DeviceModel, Protocol):
-    """A model of the two devices of a single pair, of which one is told 0, and whose errors belong together.
+    """A model of conductance pairs with correlated errors; one device of each pair has the target 0.
 
-    Its `program` gives devices whose partners are told 0. `drift` and `read` take the devices of either polarity.
+    `program` programs devices whose partners have the target 0. `drift` and `read` take the devices of either polarity.
     """
 
     @property
     def granularities(self) -> tuple[str, ...]:
-        """What shares a scale where the model was fitted, such as ``channel``; empty if that does not matter."""
+        """The granularities for which the model was fitted, such as ``channel``; empty if it holds for all."""
 
     def program_pair(
         self, plus_us: FloatArray, minus_us: FloatArray, rng: np.random.Generator
     ) -> tuple[Devices, Devices]:
-        """The devices of both polarities, just programmed, [any shape]; the weight is G+ - G-."""
+        """Program the devices of both polarities to targets in µS, [any shape]; the weight is G+ - G-."""
 
 
 def is_pair_model(model: DeviceModel) -> TypeGuard[PairModel]:
-    """Whether a device model is one of pairs."""
+    """Whether a device model is a `PairModel`."""
     return callable(getattr(model, "program_pair", None))
 
 
 class BaseDeviceModel(ABC):
-    """What models of devices share: the range, and checks of what they are given.
+    """The common part of device models: the range of targets, and checks of arguments.
 
-    A model defines `_devices`, and `_drifted`, `_read` and `_read_noise` if there is such a thing; each gets arrays of
-    one type and gives arrays of that type.
+    A subclass defines `_devices`. It also defines `_drifted` if its devices drift, and `_read` and `_read_noise` if
+    readings have noise. All of them return arrays of the type of their arguments.
 
     Args:
-        g_max: The largest conductance, in µS.
-        g_min: The smallest conductance, in µS.
+        g_max: The largest conductance, in µS; None for the default of the model.
+        g_min: The smallest conductance, in µS; None for the default of the model.
 
     Raises:
-        ConfigError: If the range is none, or is larger than the one that was measured.
+        ConfigError: If the range is empty, negative or not finite, or is larger than the range that was measured.
     """
 
     name: ClassVar[str]
@@ -143,11 +143,11 @@ class BaseDeviceModel(ABC):
             )
 
     def program(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
-        """Devices that were just programmed.
+        """Program devices.
 
         Args:
-            targets_us: The conductances that they are told, in µS, [any shape], float32 or float64.
-            rng: Draws the errors of programming.
+            targets_us: The target conductances in µS, [any shape], float32 or float64.
+            rng: Draws the programming errors.
 
         Raises:
             ConfigError: If a target is outside of the range of the model, or not finite.
@@ -156,74 +156,77 @@ class BaseDeviceModel(ABC):
         return self._devices(targets_us, rng)
 
     def drift(self, devices: Devices, seconds: float, rng: np.random.Generator) -> Devices:
-        """The same devices later.
+        """The same devices at a later time.
 
         Args:
-            devices: As `program` gave them.
-            seconds: How long after programming has ended, in seconds.
-            rng: Draws how each device drifts; from the same seed for each time of one chip.
+            devices: The result of `program`.
+            seconds: Seconds since the end of programming.
+            rng: Draws the drift coefficients; give it the same seed for each time of one chip.
 
         Raises:
-            ConfigError: If the time is negative, or the model knows nothing of it.
+            ConfigError: If the time is negative, or outside of the times for which the model is valid.
         """
         self._check_time(seconds)
         return replace(devices, drifted_us=self._drifted(devices, seconds, rng), seconds=seconds)
 
     def for_all_times(self, devices: Devices, rng: np.random.Generator) -> Devices:  # noqa: ARG002
-        """The same devices, with what `drift` and `read` would compute anew for each time.
+        """The same devices with cached intermediate results that `drift` and `read` would compute again for each time.
 
-        They give the same conductances, and take more memory. `drift` of them need not draw how each device drifts.
+        The devices give the same conductances, but take more memory. `drift` may then ignore its generator.
 
         Args:
-            devices: As `program` gave them.
-            rng: As `drift` would be given.
+            devices: The result of `program`.
+            rng: Draws the drift coefficients, as in `drift`.
         """
         return devices
 
     def read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
-        """What one reading of each device gives, in µS.
+        """Read each device once.
 
         Args:
-            devices: As `drift` gave them for this time.
-            seconds: How long after programming has ended, in seconds.
+            devices: The result of `drift` for this time.
+            seconds: Seconds since the end of programming.
             rng: Draws the noise of this reading.
 
+        Returns:
+            The readings in µS, of the shape and type of the devices.
+
         Raises:
-            ConfigError: If the time is negative, or the model knows nothing of it.
+            ConfigError: If the time is negative, or outside of the times for which the model is valid.
         """
         self._check_time(seconds)
         return self._read(devices, seconds, rng)
 
     def read_noise(self, devices: Devices, seconds: float) -> ReadNoise | None:
-        """How readings of each device are spread around what it has.
+        """The spread of readings around the conductance of each device.
 
         Args:
-            devices: As `drift` gave them for this time.
-            seconds: How long after programming has ended, in seconds.
+            devices: The result of `drift` for this time.
+            seconds: Seconds since the end of programming.
 
         Returns:
-            The spread of what `read` gives; None if readings have no noise.
+            The spread of the results of `read`; None if readings have no noise.
 
         Raises:
-            ConfigError: If the time is negative, or the model knows nothing of it.
+            ConfigError: If the time is negative, or outside of the times for which the model is valid.
         """
         self._check_time(seconds)
         return self._read_noise(devices, seconds)
 
     @abstractmethod
     def _devices(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
-        """Devices that were told targets within the range; `Devices.after_programming` makes them."""
+        """Program devices to targets in µS that are within the range; make them with `Devices.after_programming`."""
 
     def _drifted(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:  # noqa: ARG002
-        """What programmed conductances have become, in µS."""
+        """The drifted conductances in µS, by default those at the end of programming."""
         return devices.programmed_us
 
     def _read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:  # noqa: ARG002
-        """What a reading gives, in µS."""
+        """One reading of each device in µS, by default without noise."""
         return devices.drifted_us
 
     def _read_noise(self, devices: Devices, seconds: float) -> ReadNoise | None:  # noqa: ARG002
-        """How what `_read` gives is spread; None if it has no noise."""
+        """The spread of the results of `_read`; None if they have no noise."""
         return None
 
     def _check_targets(self, targets_us: FloatArray) -> None:
@@ -248,10 +251,12 @@ class BaseDeviceModel(ABC):
 
 
 def are_from_zero_to(conductances_us: FloatArray, most_us: float) -> bool:
-    """Whether conductances are sure to be numbers from 0 to one in µS; those of other types, and -0.0, are not.
+    """A quick test whether all conductances are from 0 to `most_us`, both in µS.
 
-    Read as integers without a sign, bits of numbers from 0 on have the order of the numbers, and those of infinity, NaN
-    and all that has a sign are larger: one look at each is enough.
+    False may also mean that an element is -0.0, or that the type is not float32 or float64.
+
+    As unsigned integers, the bit patterns of floats from 0 on have the order of the floats, and those of infinity, NaN
+    and negative numbers are larger. So one comparison of integers finds all elements that are out of range.
     """
     dtype = conductances_us.dtype
     if dtype not in (np.float32, np.float64):
@@ -268,5 +273,5 @@ def require_sizes(device: str, **sizes: float) -> None:
 
 
 def foreign_devices() -> ConfigError:
-    """The error of a model that is given devices of another one."""
+    """The error that a model raises if it gets devices that another model has programmed."""
     return ConfigError("these devices were programmed by another model; give what `program` of this one gave")

@@ -1,4 +1,4 @@
-"""Whether formulas are computed by compiled functions: in little more than half of the time, with the same bits."""
+"""Decides whether Numba or NumPy computes device formulas; both give the same bits, Numba in about half the time."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ ENVIRONMENT_VARIABLE = "ONNX_GCONV_KERNELS"
 _CHOICES = ("auto", "numba", "numpy")
 
 _LEAST_ELEMENTS = 1 << 13
-"""Of smaller arrays most of the time goes into calls, whoever computes."""
+"""Smaller arrays are left to NumPy: most of their time goes into function calls, which Numba does not save."""
 
 _WORTH_AN_IMPORT = 1 << 29
-"""How many elements NumPy computes before Numba is imported, which takes a second or two. That is some 3 seconds of
-NumPy's time, or 35 million devices of phase-change memory: a process that ends sooner does not wait for Numba."""
+"""NumPy computes so many elements before Numba is imported, because the import takes a second or two. They take NumPy
+about 3 seconds, or 35 million devices of phase-change memory. A process that ends sooner never waits for Numba."""
 
 
 def compiled_formulas(array: NDArray[np.generic]) -> ModuleType | None:
-    """The module `compiled_formulas`, if it is to compute with an array; None for NumPy.
+    """The module `compiled_formulas` if it should compute an array; None if NumPy should.
 
-    The environment variable ONNX_GCONV_KERNELS has the choice: ``numpy`` for never, ``numba`` for at once, or an error
-    where Numba is missing, and ``auto``, which is how it is if not set, for Numba if it is installed and there is
-    much to compute.
+    The environment variable ONNX_GCONV_KERNELS decides. ``numpy``: never Numba. ``numba``: always Numba, and an error
+    if it is missing. ``auto`` (the default): Numba if it is installed and the process has much to compute.
 
     Raises:
         ConfigError: If the variable has another value, or is ``numba`` and Numba cannot be imported.
@@ -40,17 +39,17 @@ def compiled_formulas(array: NDArray[np.generic]) -> ModuleType | None:
         return None
     choice = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
     if choice == "auto" and _work.elements < _WORTH_AN_IMPORT:
-        _work.elements += array.size  # threads that forget some of each other's do no harm
+        _work.elements += array.size  # threads may lose some counts of each other, which does no harm
         return None
     return _chosen(choice)
 
 
 @dataclass
 class _Work:
-    """What this process has computed with NumPy.
+    """How much this process has computed with NumPy.
 
     Attributes:
-        elements: The elements of all arrays, once for each formula.
+        elements: Number of elements that were computed, over all arrays and formulas.
     """
 
     elements: int = 0
@@ -67,7 +66,7 @@ def _chosen(choice: str) -> ModuleType | None:
         return None
     try:
         from onnx_gconv.devices import compiled_formulas as found
-    except Exception as error:  # a Numba of another NumPy or Python says so when it is imported, in ways of its own
+    except Exception as error:  # a Numba that does not fit this NumPy or Python may raise any error at import
         if choice == "numba":
             reason = " ".join(str(error).split())
             raise ConfigError(

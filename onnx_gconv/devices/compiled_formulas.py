@@ -1,14 +1,13 @@
-"""What `formulas` and `normal_numbers` compute in single precision, compiled by Numba: one pass each through memory.
+"""The float32 functions of `formulas` and `normal_numbers`, compiled by Numba; each passes through memory once.
 
-Each function gives the bits that NumPy gives. Sums, products, quotients and roots are rounded as IEEE 754 says, one by
-one: Numba joins no product with a sum unless ``fastmath`` is asked for. Logarithms and other functions whose last bit
-depends on who computes them are not here; they stay NumPy's.
+Each function gives the same bits as NumPy. Sums, products, quotients and roots are rounded one by one, as IEEE 754
+requires: without ``fastmath``, Numba never fuses a product with a sum. Logarithms and other functions whose last bit
+depends on the library are not here; NumPy computes them.
 
 This module needs Numba. `compilation` decides whether it is used.
 """
 
-# ruff: noqa: FURB136 - max() and min() would change which bits a comparison with NaN gives; the functions have
-# all that they need as arguments
+# ruff: noqa: FURB136 - max() and min() would give other bits for NaN than NumPy does
 
 from __future__ import annotations
 
@@ -41,14 +40,14 @@ _STEP, _FIRST, _SECOND = (np.uint64(each) for each in (0x9E3779B97F4A7C15, 0xBF5
 _27, _30, _31, _32, _LOW = (np.uint64(each) for each in (27, 30, 31, 32, 0xFFFFFFFF))
 
 
-if config.DISABLE_JIT:  # loops of Python would take a thousand times as long as NumPy
+if config.DISABLE_JIT:  # without compilation, these loops take a thousand times as long as NumPy
     raise ImportError("NUMBA_DISABLE_JIT is set")
 
 
 def _compiled(function: _Function) -> _Function:
-    """A function that is compiled when it is called first, and kept on disk for other processes if there is a place.
+    """Compile a function at its first call, and cache the result on disk for other processes if that is possible.
 
-    Other threads run meanwhile. A division by 0 gives what IEEE 754 says, as in NumPy.
+    The function releases the interpreter lock. A division by 0 gives infinity or NaN, as in NumPy.
     """
     options = {"nogil": True, "error_model": "numpy"}
     try:
@@ -59,7 +58,7 @@ def _compiled(function: _Function) -> _Function:
 
 @_compiled
 def _word(counter: np.uint64) -> np.uint64:
-    """What SplitMix64 gives for a counter."""
+    """The pseudorandom word of SplitMix64 for a counter."""
     word = (counter ^ (counter >> _30)) * _FIRST
     word = (word ^ (word >> _27)) * _SECOND
     return word ^ (word >> _31)
@@ -67,7 +66,7 @@ def _word(counter: np.uint64) -> np.uint64:
 
 @_compiled
 def uniform_of_splitmix64(key: np.uint64, radii: _Floats, angles: _Floats, unit: np.float32, turn: np.float32) -> None:
-    """As `normal_numbers.uniform`; the lower half of a word comes first, as on a little-endian machine."""
+    """Compiled form of `normal_numbers.uniform`; the lower half of a word comes first, as on little-endian machines."""
     words = radii.size // 2
     for i in range(words):
         word = _word(key + np.uint64(i) * _STEP)
@@ -81,7 +80,7 @@ def uniform_of_splitmix64(key: np.uint64, radii: _Floats, angles: _Floats, unit:
 
 @_compiled
 def normal_from_logarithms(logarithms: _Floats, cosines: _Floats, sines: _Floats) -> None:
-    """As `normal_numbers.normal_from_logarithms`."""
+    """Compiled form of `normal_numbers.normal_from_logarithms`."""
     for i in range(cosines.size):
         logarithms[i] = np.sqrt(logarithms[i] * _MINUS_TWO)
         cosines[i] *= logarithms[i]
@@ -91,7 +90,7 @@ def normal_from_logarithms(logarithms: _Floats, cosines: _Floats, sines: _Floats
 
 @_compiled
 def polynomial(coefficients: _Floats, x: _Floats, out: _Floats) -> None:
-    """As `formulas.polynomial`, of five coefficients; those that follow the last one are 0 and change no bit."""
+    """Compiled form of `formulas.polynomial` for five coefficients; missing ones are 0, which changes no bit."""
     c0, c1, c2, c3, c4 = coefficients[0], coefficients[1], coefficients[2], coefficients[3], coefficients[4]
     for i in range(x.size):
         out[i] = (((c4 * x[i] + c3) * x[i] + c2) * x[i] + c1) * x[i] + c0
@@ -101,7 +100,7 @@ def polynomial(coefficients: _Floats, x: _Floats, out: _Floats) -> None:
 def fitted_polynomial(
     coefficients: _Floats, values: _Floats, unit: np.float32, factor: np.float32, out: _Floats
 ) -> None:
-    """As `formulas.fitted_polynomial`, of five coefficients."""
+    """Compiled form of `formulas.fitted_polynomial` for five coefficients."""
     c0, c1, c2, c3, c4 = coefficients[0], coefficients[1], coefficients[2], coefficients[3], coefficients[4]
     for i in range(values.size):
         x = values[i] / unit
@@ -111,7 +110,7 @@ def fitted_polynomial(
 
 @_compiled
 def unit_parts(values: _Floats, unit: np.float32, least: np.float32, out: _Floats) -> None:
-    """As `formulas.unit_parts`."""
+    """Compiled form of `formulas.unit_parts`."""
     for i in range(values.size):
         part = values[i] / unit
         out[i] = least if part < least else part
@@ -119,7 +118,7 @@ def unit_parts(values: _Floats, unit: np.float32, least: np.float32, out: _Float
 
 @_compiled
 def line_between(x: _Floats, line: _Line) -> None:
-    """As `formulas.line_between`."""
+    """Compiled form of `formulas.line_between`."""
     for i in range(x.size):
         y = x[i] * line[0] + line[1]
         y = line[2] if y < line[2] else y
@@ -128,7 +127,7 @@ def line_between(x: _Floats, line: _Line) -> None:
 
 @_compiled
 def lines_between(x: _Floats, one: _Line, other: _Line, out: _Floats) -> None:
-    """As `formulas.lines_between`."""
+    """Compiled form of `formulas.lines_between`."""
     for i in range(x.size):
         y = x[i] * one[0] + one[1]
         y = one[2] if y < one[2] else y
@@ -140,7 +139,7 @@ def lines_between(x: _Floats, one: _Line, other: _Line, out: _Floats) -> None:
 
 @_compiled
 def add_errors(noise: _Floats, sigma: _Floats, scale: np.float32, values: _Floats) -> None:
-    """As `formulas.add_errors`."""
+    """Compiled form of `formulas.add_errors`."""
     for i in range(noise.size):
         found = noise[i] * sigma[i] * scale + values[i]
         noise[i] = _ZERO if found <= _ZERO else found
@@ -148,14 +147,14 @@ def add_errors(noise: _Floats, sigma: _Floats, scale: np.float32, values: _Float
 
 @_compiled
 def drift_exponents(noise: _Floats, mean: _Floats, spread: _Floats, factor: np.float32) -> None:
-    """As `formulas.drift_exponents`."""
+    """Compiled form of `formulas.drift_exponents`."""
     for i in range(noise.size):
         noise[i] = abs(noise[i] * spread[i] + mean[i]) * factor
 
 
 @_compiled
 def add_noise_of_reading(noise: _Floats, share: _Floats, scale: np.float32, values: _Floats) -> None:
-    """As `formulas.add_noise_of_reading`."""
+    """Compiled form of `formulas.add_noise_of_reading`."""
     for i in range(noise.size):
         found = noise[i] * share[i] * scale * values[i] + values[i]
         noise[i] = _ZERO if found <= _ZERO else found

@@ -1,7 +1,7 @@
-"""What formulas of devices consist of, element by element: for NumPy, and compiled for arrays of single precision.
+"""Elementwise building blocks of device formulas, computed by NumPy or, for large float32 arrays, by Numba.
 
-Each function gives the same bits either way, see `compilation`. Results go into memory that was in use before where
-there is some: new memory takes longer to write to than a formula takes to compute.
+Both give the same bits, see `compilation`. Where possible, results overwrite an argument or go to `scratch` or `out`:
+the first write to new memory takes longer than the formula.
 """
 
 from __future__ import annotations
@@ -31,11 +31,17 @@ FloatArray: TypeAlias = NDArray[np.floating[Any]]
 Line: TypeAlias = tuple[float, float, float, float]
 """A line and its limits: slope, offset, the lowest and the highest value."""
 
-_MOST_COEFFICIENTS = 5  # of a polynomial that is compiled
+_MOST_COEFFICIENTS = 5  # the compiled polynomials have so many
 
 
 def polynomial(coefficients: Sequence[float], x: FloatArray, out: FloatArray | None = None) -> FloatArray:
-    """The sum of ``coefficients[i] * x**i``, in the type of `x`, which is finite, in `out` if there is one."""
+    """The sum of ``coefficients[i] * x**i`` in the type of `x`.
+
+    Args:
+        coefficients: The coefficients, the constant one first.
+        x: Finite numbers, [any shape].
+        out: Where the result goes, of the shape and type of `x`; None for a new array.
+    """
     result = np.empty_like(x) if out is None else out
     compiled = compiled_formulas(x)
     if compiled is not None and len(coefficients) <= _MOST_COEFFICIENTS:
@@ -51,7 +57,7 @@ def polynomial(coefficients: Sequence[float], x: FloatArray, out: FloatArray | N
 def fitted_polynomial(
     coefficients: Sequence[float], values: FloatArray, unit: float, factor: float, *, scratch: FloatArray
 ) -> FloatArray:
-    """``factor * polynomial(max(values / unit, 0))``, in a row of `scratch`, [2, as many]."""
+    """``factor * polynomial(max(values / unit, 0))``; the result is a row of `scratch`, [2, values]."""
     parts: FloatArray
     out: FloatArray
     parts, out = scratch
@@ -75,7 +81,7 @@ def _singles(numbers: Sequence[float]) -> tuple[np.float32, ...]:
 
 
 def unit_parts(values: FloatArray, unit: float, least: float, out: FloatArray) -> FloatArray:
-    """``max(values / unit, least)``, in `out`."""
+    """``max(values / unit, least)``, written to `out`."""
     if (compiled := compiled_formulas(values)) is not None:
         compiled.unit_parts(values, np.float32(unit), np.float32(least), out)
         return out
@@ -84,7 +90,7 @@ def unit_parts(values: FloatArray, unit: float, least: float, out: FloatArray) -
 
 
 def line_between(x: FloatArray, line: Line) -> FloatArray:
-    """``min(max(slope * x + offset, low), high)``, in place of `x`."""
+    """``min(max(slope * x + offset, low), high)``; the result overwrites `x`."""
     if (compiled := compiled_formulas(x)) is not None:
         compiled.line_between(x, _singles(line))
         return x
@@ -95,7 +101,7 @@ def line_between(x: FloatArray, line: Line) -> FloatArray:
 
 
 def lines_between(x: FloatArray, one: Line, other: Line, *, out: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """`line_between` for two lines: one in `out`, and the other one in place of `x`."""
+    """`line_between` for two lines: the first result goes to `out`, the second overwrites `x`."""
     if (compiled := compiled_formulas(x)) is not None:
         compiled.lines_between(x, _singles(one), _singles(other), out)
         return out, x
@@ -104,7 +110,7 @@ def lines_between(x: FloatArray, one: Line, other: Line, *, out: FloatArray) -> 
 
 
 def add_errors(noise: FloatArray, sigma: FloatArray, scale: float, values: FloatArray) -> None:
-    """``max(values + scale * sigma * noise, 0)``, in place of `noise`."""
+    """``max(values + scale * sigma * noise, 0)``; the result overwrites `noise`."""
     if (compiled := compiled_formulas(noise)) is not None:
         compiled.add_errors(noise, sigma, np.float32(scale), values)
         return
@@ -115,7 +121,7 @@ def add_errors(noise: FloatArray, sigma: FloatArray, scale: float, values: Float
 
 
 def drift_exponents(noise: FloatArray, mean: FloatArray, spread: FloatArray, factor: float) -> None:
-    """``factor * |mean + spread * noise|``, in place of `noise`."""
+    """``factor * |mean + spread * noise|``; the result overwrites `noise`."""
     if (compiled := compiled_formulas(noise)) is not None:
         compiled.drift_exponents(noise, mean, spread, np.float32(factor))
         return
@@ -126,7 +132,7 @@ def drift_exponents(noise: FloatArray, mean: FloatArray, spread: FloatArray, fac
 
 
 def add_noise_of_reading(noise: FloatArray, share: FloatArray, scale: float, values: FloatArray) -> None:
-    """``max(values + values * scale * share * noise, 0)``, in place of `noise`."""
+    """``max(values + values * scale * share * noise, 0)``; the result overwrites `noise`."""
     if (compiled := compiled_formulas(noise)) is not None:
         compiled.add_noise_of_reading(noise, share, np.float32(scale), values)
         return

@@ -1,4 +1,4 @@
-"""Devices for which only the size of errors is known: normal or log-normal ones, and devices that are stuck."""
+"""Generic device models, when only the size of errors is known: normal errors, log-normal errors, stuck devices."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class GaussianDevice(BaseDeviceModel):
         g_prog = clip(g_target + sqrt(sigma_us^2 + (sigma_relative * g_target)^2) * N(0, 1), 0)
         g_read = clip(g_prog + sqrt(read_sigma_us^2 + (read_sigma_relative * g_prog)^2) * N(0, 1), 0)
 
-    Conductances are at least 0 and have no upper limit. It stands for no measured device: the generic error models of
-    CrossSim and aihwkit are such.
+    Conductances are at least 0 and have no upper limit. The model describes no measured device; it is like the generic
+    error models of CrossSim and aihwkit.
 
     Args:
         g_max: The largest target, in µS.
         g_min: The smallest target, in µS.
         sigma_us: The absolute part of programming errors, in µS.
-        sigma_relative: Their part that grows with the target.
-        read_sigma_us: The absolute part of the noise of readings, in µS.
-        read_sigma_relative: Its part that grows with the conductance.
+        sigma_relative: The part of programming errors that grows with the target, as a fraction of it.
+        read_sigma_us: The absolute part of the read noise, in µS.
+        read_sigma_relative: The part of the read noise that grows with the conductance, as a fraction of it.
 
     Raises:
-        ConfigError: If the range is none, or a value is negative or not finite.
+        ConfigError: If the range is empty, or a value is negative or not finite.
     """
 
     name = "gaussian"
@@ -89,8 +89,8 @@ class LogNormalDevice(BaseDeviceModel):
 
         g_prog = g_target * exp(sigma * N(0, 1))
 
-    The median of g_prog is the target; its mean is larger by exp(sigma^2 / 2). It stands for no measured device:
-    variations of ReRAM are often given so.
+    The median of g_prog is the target; its mean is larger by the factor exp(sigma^2 / 2). The model describes no
+    measured device; the variation of ReRAM is often given in this form.
 
     Args:
         g_max: The largest target, in µS.
@@ -98,7 +98,7 @@ class LogNormalDevice(BaseDeviceModel):
         sigma: The standard deviation of ln g_prog.
 
     Raises:
-        ConfigError: If the range is none, or sigma is negative or not finite.
+        ConfigError: If the range is empty, or sigma is negative or not finite.
     """
 
     name = "log-normal"
@@ -119,18 +119,18 @@ class LogNormalDevice(BaseDeviceModel):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _StuckAmong(Devices):
-    others: Devices  # what all would be if none was stuck
-    stuck_us: FloatArray  # where a device is stuck, and NaN elsewhere
+    others: Devices  # all devices as they would be if none was stuck
+    stuck_us: FloatArray  # the conductance of each stuck device, NaN for all others
 
 
 class StuckDevices:
-    """Devices of another model of which some are stuck at an end of the range, whatever they are told.
+    """Devices of another model, some of which are stuck at an end of the range whatever their target is.
 
-    A stuck device keeps its conductance: it does not drift, and readings of it have no noise. Which ones are stuck is
-    drawn when they are programmed, each with the same probability and independently of the others.
+    A stuck device keeps its conductance: it does not drift, and its readings have no noise. Programming draws which
+    devices are stuck, each with the same probability and independently of the others.
 
     Args:
-        model: How the other devices behave.
+        model: The model of the devices that are not stuck.
         stuck_low: The fraction of devices that are stuck at g_min.
         stuck_high: The fraction of devices that are stuck at g_max.
 
@@ -155,23 +155,23 @@ class StuckDevices:
             )
 
     def program(self, targets_us: FloatArray, rng: np.random.Generator) -> Devices:
-        """Devices that were just programmed, as `DeviceModel.program` gives them."""
+        """Program devices to targets in µS, and draw which of them are stuck; see `DeviceModel.program`."""
         return self._some_stuck(self.model.program(targets_us, rng), rng)
 
     def drift(self, devices: Devices, seconds: float, rng: np.random.Generator) -> Devices:
-        """The same devices later, as `DeviceModel.drift` gives them."""
+        """The same devices `seconds` after the end of programming; see `DeviceModel.drift`."""
         among = _stuck_among(devices)
         others = self.model.drift(among.others, seconds, rng)
         drifted = np.where(np.isnan(among.stuck_us), others.drifted_us, among.stuck_us)
         return replace(among, others=others, drifted_us=drifted, seconds=seconds)
 
     def read(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
-        """What a reading gives, in µS, as `DeviceModel.read` gives it."""
+        """Read each device once, in µS; see `DeviceModel.read`."""
         among = _stuck_among(devices)
         return np.where(np.isnan(among.stuck_us), self.model.read(among.others, seconds, rng), among.stuck_us)
 
     def read_noise(self, devices: Devices, seconds: float) -> ReadNoise | None:
-        """How readings are spread: as those of the other model, and not at all where a device is stuck."""
+        """The spread of readings: that of the other model, but 0 for stuck devices; None if no reading has noise."""
         among = _stuck_among(devices)
         noise = read_noise_of(self.model, among.others, seconds)
         if noise is None:
@@ -180,7 +180,7 @@ class StuckDevices:
         return replace(noise, sigma_us=np.where(np.isnan(among.stuck_us), noise.sigma_us, none))
 
     def _some_stuck(self, devices: Devices, rng: np.random.Generator) -> Devices:
-        """Devices that were just programmed, some of which are stuck instead."""
+        """Replace some programmed devices by stuck ones."""
         targets_us = devices.targets_us
         chance = rng.random(targets_us.shape, np.float32)
         stuck = np.full_like(targets_us, np.nan)
@@ -191,15 +191,15 @@ class StuckDevices:
 
 
 class StuckPairs(StuckDevices):
-    """As `StuckDevices`, for a model of pairs: each device of a pair may be stuck, whatever the other one is.
+    """Stuck devices among those of a `PairModel`; each device of a pair is stuck independently of its partner.
 
     Args:
-        model: How the other devices behave.
+        model: The model of the devices that are not stuck.
         stuck_low: The fraction of devices that are stuck at g_min.
         stuck_high: The fraction of devices that are stuck at g_max.
 
     Raises:
-        ConfigError: As for `StuckDevices`.
+        ConfigError: If a fraction is negative, or both together are above 1.
     """
 
     model: PairModel
@@ -211,7 +211,7 @@ class StuckPairs(StuckDevices):
     def program_pair(
         self, plus_us: FloatArray, minus_us: FloatArray, rng: np.random.Generator
     ) -> tuple[Devices, Devices]:
-        """The devices of both polarities, just programmed, as `PairModel.program_pair` gives them."""
+        """Program the devices of both polarities, and draw which are stuck; see `PairModel.program_pair`."""
         plus, minus = self.model.program_pair(plus_us, minus_us, rng)
         return self._some_stuck(plus, rng), self._some_stuck(minus, rng)
 

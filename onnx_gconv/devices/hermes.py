@@ -1,4 +1,4 @@
-"""Phase-change memory of the HERMES project chip, with one or two devices for each polarity of a weight."""
+"""Phase-change memory of the IBM HERMES project chip, with one or two devices for each polarity of a weight."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ __all__ = ["HermesOneDevice", "HermesTwoDevices"]
 
 class _HermesDevice(PowerLawDevice):
     _sigma: ClassVar[tuple[float, ...]]
-    _spread_below: ClassVar[tuple[float, float, float, float, float]]  # r, slope and offset of ln r, least and most
+    # The limit of r below which the fit is clip(slope * ln r + offset, least, most): limit, slope, offset, least, most.
+    _spread_below: ClassVar[tuple[float, float, float, float, float]]
     _spread: ClassVar[tuple[float, ...]]
     _share_below: ClassVar[tuple[float, float, float, float, float]]
     _share: ClassVar[tuple[float, ...]]
@@ -52,14 +53,14 @@ def _joined(
     below: tuple[float, float, float, float, float],
     coefficients: tuple[float, ...],
 ) -> FloatArray:
-    """A polynomial of g / g_max and, below a limit, a clipped line of its logarithm."""
+    """A fit in two parts: a polynomial of r = g / g_max, and a clipped line in ln r for r below a limit."""
     limit, slope, offset, least, most = below
     line = line_between(np.log(relative), (slope, offset, least, most))
     return np.where(relative < relative.dtype.type(limit), line, polynomial(coefficients, relative))
 
 
 class HermesOneDevice(_HermesDevice):
-    """One device for each polarity, up to 10.35 µS; with r = g / g_max::
+    """A `PowerLawDevice`: one PCM device for each polarity, up to 10.35 µS. With r = g / g_max::
 
         sigma  = (0.15781817 + 2.32443916 r - 2.16310839 r^2 + 0.68841818 r^3) * g_max / 10.35 µS
         mean   = clip(-0.0387 ln r - 0.0182, 0.0720, 0.13)   if r < 0.0945, else 0.0736 - 0.0126 r - 0.0436 r^2
@@ -69,7 +70,7 @@ class HermesOneDevice(_HermesDevice):
 
     `seconds` count from 200 s after programming. Source: M. Le Gallo et al., A 64-core mixed-signal in-memory compute
     chip based on phase-change memory for deep neural network inference, Nature Electronics 6, 2023; coefficients and
-    composition as aihwkit's HermesNoiseModel (version 1.1.0).
+    their combination as in aihwkit's HermesNoiseModel (version 1.1.0).
     """
 
     name = "pcm-hermes-1"
@@ -83,15 +84,15 @@ class HermesOneDevice(_HermesDevice):
 
 
 class HermesTwoDevices(_HermesDevice):
-    """Two devices in parallel for each polarity, up to 20.7 µS together, seen as one; with r = g / g_max::
+    """A `PowerLawDevice`: two PCM devices in parallel for each polarity, as one of up to 20.7 µS. With r = g / g_max::
 
         sigma  = (0.16603222 + 4.71806468 r - 8.48101252 r^2 + 4.68961419 r^3) * g_max / 20.7 µS
-        mean   = as for one device
+        mean   = as in `HermesOneDevice`
         spread = clip(-0.0117 ln r - 0.0057, 0.0091, 0.04)   if r < 0.3055, else 0.0073 + 0.0093 r - 0.0118 r^2
         q      = clip(-0.0117 ln r - 0.0069, 0.015, 0.04)    if r < 0.16, else
                  0.0123 + 0.0211 r - 0.0280 r^2 + 0.0069 r^3, of the programmed conductance
 
-    `seconds` count from 300 s after programming. Source: as for `HermesOneDevice`.
+    `seconds` count from 300 s after programming. Source: the paper and program of `HermesOneDevice`.
     """
 
     name = "pcm-hermes-2"

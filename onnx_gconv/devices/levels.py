@@ -1,4 +1,4 @@
-"""The conductances that a device can be programmed to, where these are a finite number."""
+"""The discrete conductance levels of a device, and their codes."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _FloatArray: TypeAlias = NDArray[np.floating[Any]]
 _Codes: TypeAlias = NDArray[np.unsignedinteger[Any]]
 
 MOST_LEVELS = 1 << 16
-"""Codes of levels have up to 16 bits."""
+"""The largest number of levels: their codes have at most 16 bits."""
 
 _MOST_OF_A_BYTE = 1 << 8
 _FEWEST = 2
 
-# float32 ends at 3.4e38; the sums of some levels would be beyond it.
+# float32 ends at 3.4e38; sums of several levels must not exceed it.
 _HIGHEST_US = 1e38
 
-# What is computed on stays in the cache of a core.
+# Arrays are computed in blocks that stay in the cache of a core.
 _BLOCK_ELEMENTS = 1 << 15
 
 
 class ConductanceLevels:
-    """Levels of conductance, in ascending order; the code of a level is its number, counted from 0.
+    """Conductance levels in ascending order; the code of a level is its index, from 0 on.
 
-    `uniform` and `of_table` make them.
+    Make instances with `uniform` or `of_table`.
 
     Args:
-        values: The levels in µS.
-        is_uniform: Whether they are equally spaced.
+        values: The levels in µS, ascending.
+        is_uniform: Whether the levels are equally spaced.
 
     Raises:
         ConfigError: If float32 cannot tell two of them apart.
@@ -58,9 +58,9 @@ class ConductanceLevels:
         """Equally spaced levels from one end of the device's range to the other, both included.
 
         Args:
-            count: How many, 2 to 65536.
-            g_min: The lowest, in µS.
-            g_max: The highest, in µS.
+            count: How many levels, 2 to 65536.
+            g_min: The lowest level, in µS.
+            g_max: The highest level, in µS.
 
         Raises:
             ConfigError: If the number is too small or too large, or the range is negative, empty or not finite.
@@ -76,7 +76,7 @@ class ConductanceLevels:
 
     @classmethod
     def of_table(cls, values: Sequence[float]) -> ConductanceLevels:
-        """Levels that a table gives; its ends are those of the device's range.
+        """Levels from a table; its first and last entry are the ends of the device's range.
 
         Args:
             values: The levels in µS, in ascending order, 2 to 65536 of them.
@@ -104,7 +104,7 @@ class ConductanceLevels:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether they are equally spaced."""
+        """Whether the levels are equally spaced."""
         return self._is_uniform
 
     @property
@@ -119,7 +119,7 @@ class ConductanceLevels:
 
     @property
     def step_us(self) -> float | None:
-        """The distance of neighbouring levels that are equally spaced, in µS; None for a table."""
+        """The distance of equally spaced neighbouring levels, in µS; None for a table."""
         return (self.g_max - self.g_min) / (self.count - 1) if self._is_uniform else None
 
     @property
@@ -146,7 +146,7 @@ class ConductanceLevels:
         return f"ConductanceLevels.of_table({self._values.tolist()!r})"
 
     def manifest(self) -> dict[str, Any]:
-        """The levels as JSON values, in µS; `values` is null for equally spaced ones."""
+        """The levels as JSON values, conductances in µS; `values` is null for equally spaced levels."""
         return {
             "count": self.count,
             "uniform": self._is_uniform,
@@ -157,10 +157,10 @@ class ConductanceLevels:
 
     @classmethod
     def from_manifest(cls, document: Mapping[str, Any]) -> ConductanceLevels:
-        """The levels that `manifest` described.
+        """The levels that a result of `manifest` describes.
 
         Raises:
-            ConfigError: If there are no such levels.
+            ConfigError: If the document describes no valid levels.
         """
         if document["uniform"]:
             return cls.uniform(document["count"], document["g_min"], document["g_max"])
@@ -169,10 +169,10 @@ class ConductanceLevels:
     # Conductances and codes
 
     def values(self, dtype: np.dtype[Any] | type) -> _FloatArray:
-        """The conductance of each code, in µS, as the nodes of a mapped model compute it.
+        """The conductance of each code in µS, [count], with the roundings of the nodes of a mapped model.
 
-        For equally spaced levels ``code * step + g_min`` with step and g_min rounded to `dtype`, two roundings; the
-        addition is left out if g_min is 0. For a table its values, rounded.
+        Equally spaced levels are ``code * step + g_min``, with step and g_min rounded to `dtype`, and product and sum
+        rounded too; there is no addition if g_min is 0. The levels of a table are rounded to `dtype`.
 
         Args:
             dtype: float32 or float64.
@@ -194,14 +194,14 @@ class ConductanceLevels:
         return values
 
     def codes(self, conductances: _FloatArray, out: _Codes | None = None) -> _Codes:
-        """The code of the level that is nearest to each conductance; those beyond the range get the code of its end.
+        """The code of the level nearest to each conductance; conductances beyond the range get the code of its end.
 
-        Halfway between two levels that are equally spaced, the even code counts: ``rint((G - g_min) / step)``, as in
-        CrossSim. Halfway between two levels of a table it is the lower one.
+        A conductance halfway between two equally spaced levels gets the even code: ``rint((G - g_min) / step)``, as in
+        CrossSim. Halfway between two levels of a table, it gets the lower code.
 
         Args:
-            conductances: In µS, float32 or float64, any shape.
-            out: Where the codes go, of type `code_dtype` and the same shape; a new array if None.
+            conductances: Conductances in µS, float32 or float64, any shape.
+            out: Where the codes go, of type `code_dtype` and the same shape; None for a new array.
         """
         if out is None:
             out = np.empty(conductances.shape, self.code_dtype)
@@ -212,7 +212,7 @@ class ConductanceLevels:
         return out
 
     def _indices(self, conductances: _FloatArray) -> NDArray[Any]:
-        """Codes as numbers of whatever type."""
+        """The code of the level nearest to each conductance, as numbers of any type."""
         if self.step_us is None:
             return np.searchsorted(self._midpoints, conductances)
         number = conductances.dtype.type
@@ -226,25 +226,25 @@ class ConductanceLevels:
         return (self._values[1:] + self._values[:-1]) / 2
 
     def decode(self, codes: _Codes, dtype: np.dtype[Any]) -> _FloatArray:
-        """The conductances that codes stand for, in µS; NaN for a code without a level.
+        """The conductance of the level of each code in µS; NaN for a code without a level.
 
         Args:
-            codes: Any shape.
-            dtype: float32 or float64.
+            codes: Unsigned integers, any shape.
+            dtype: Type of the conductances: float32 or float64.
         """
         values = self.values(dtype)
-        if codes.dtype.kind != "u":  # those of four bits, which NumPy does not know
+        if codes.dtype.kind != "u":  # uint4 of ml_dtypes, which NumPy does not count as unsigned integers
             codes = codes.astype(np.uint8)
         if values.size <= np.iinfo(codes.dtype).max:
             values = np.concatenate([values, np.full(1, np.nan, dtype)])
         return np.asarray(values[np.minimum(codes, self.count)] if values.size > self.count else values[codes])
 
     def round_chunk(self, conductances: _FloatArray, out: _FloatArray) -> None:
-        """Write the conductances of the nearest levels, in µS, to `out`, which may be the same array.
+        """Write the nearest level of each conductance, in µS, to `out`, which may be the same array.
 
         Args:
-            conductances: In µS, float32 or float64, one axis.
-            out: Of the same shape and type.
+            conductances: Conductances in µS, float32 or float64, one axis.
+            out: An array of the same shape and type.
         """
         number = conductances.dtype.type
         values = self.values(conductances.dtype)
@@ -259,7 +259,7 @@ class ConductanceLevels:
                 out[block] += number(self.g_min)
 
     def first_between(self, conductances: _FloatArray) -> int | None:
-        """The flat index of the first conductance that is no level as `values` gives it; None if all are."""
+        """The flat index of the first conductance that equals none of `values`; None if all are levels."""
         flat = conductances.reshape(-1)
         for start in range(0, flat.size, _BLOCK_ELEMENTS):
             block = flat[start : start + _BLOCK_ELEMENTS]
@@ -273,19 +273,20 @@ class ConductanceLevels:
     def error_bound_us(self, dtype: np.dtype[Any]) -> float:
         """Largest possible ``|rounded - G|`` for G from g_min to g_max, in µS.
 
-        Half of the largest gap, and roundings: let u be half an ulp of 1. The difference from g_min and the quotient
-        move the place where the code changes by at most 3u of the range; step, product, g_min and sum move a level by
-        at most 5u g_max; so does the rounding of a table, and of its conductances.
+        It is half of the largest gap, plus roundings. Let u be half an ulp of 1. The roundings of the difference from
+        g_min and of the quotient move the place where the code changes by at most 3u of the range. The roundings of
+        step, product, g_min and sum move a level by at most 5u g_max. The roundings of a table and of the conductances
+        compared with it are within the same bound.
         """
         unit = float(np.finfo(dtype).eps) / 2
         return self.largest_gap_us / 2 + 8 * unit * self.g_max * (1 + 16 * unit)
 
 
 def _check_highest(level: float) -> None:
-    """Refuse levels that float32 does not hold.
+    """Refuse levels that are too large for float32.
 
     Raises:
-        ConfigError: If the highest one is beyond its range.
+        ConfigError: If the highest level, in µS, is too large.
     """
     if level > _HIGHEST_US:
         raise ConfigError(f"levels are at most {_HIGHEST_US:g} µS, but the highest one is {level:g}")

@@ -1,4 +1,4 @@
-"""A device that somebody has measured: mean and spread of its conductance, by target and time."""
+"""A device model made from measurements: mean and spread of the conductance for targets and times."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _COLUMNS = ("target_us", "seconds", "mean_us", "sigma_us")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Ranked(Devices):
-    ranks: FloatArray  # how many standard deviations each device is above the mean
+    ranks: FloatArray  # z: how many standard deviations each device is above the mean, at all times
 
 
 class MeasuredDevice(BaseDeviceModel):
-    """A device of which mean and standard deviation were measured at some targets and times::
+    """A device whose mean conductance and its standard deviation were measured at some targets and times::
 
         g = max(mean(g_target, seconds) + sigma(g_target, seconds) * z, 0)
 
-    Between targets both are interpolated linearly, and between times linearly in ln(seconds), from 0 s to the first
-    positive time in seconds. A device has one z, N(0, 1), for all times: one that is above the mean stays above it.
-    What readings add to that is part of the measured spread.
+    Mean and sigma are interpolated linearly between targets, and linearly in ln(seconds) between times; from 0 s to the
+    first positive time, linearly in seconds. Each device draws one z from N(0, 1) for all times, so a device above the
+    mean stays above it. There is no further read noise: it is part of the measured spread.
 
     Args:
-        target_us: Targets in ascending order, in µS, [at least 2].
-        seconds: Times after programming in ascending order, in seconds, [at least 1]; 0 for the end of programming. If
-            0 is not among them, devices keep until the first one what they have then.
+        target_us: Targets in µS, ascending, [at least 2].
+        seconds: Times after programming in seconds, ascending, [at least 1]; 0 is the end of programming. Before the
+            first time, devices have the conductance of the first time.
         mean_us: The mean conductance in µS, [targets, times].
-        sigma_us: The standard deviation in µS, [targets, times].
+        sigma_us: The standard deviation of the conductance in µS, [targets, times].
 
     Raises:
         ConfigError: If shapes do not agree, targets or times do not ascend, or a value is negative or not finite.
@@ -77,13 +77,13 @@ class MeasuredDevice(BaseDeviceModel):
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str]) -> MeasuredDevice:
-        """The device of a table with the columns ``target_us, seconds, mean_us, sigma_us``, one row a measurement.
+        """Read a CSV table with the columns ``target_us, seconds, mean_us, sigma_us``.
 
-        There is one row for each target at each time, in any order.
+        The table has one row for each target at each time, in any order.
 
         Raises:
             ConfigError: If the file cannot be read, a column is missing, a value is no number, or a row is missing or
-                there twice; the message names the file, the line and the value.
+                duplicate; the message names the file, the line and the value.
         """
         rows: dict[tuple[float, float], tuple[float, float]] = {}
         for line, row in _rows(_regular(path)):
@@ -107,7 +107,7 @@ class MeasuredDevice(BaseDeviceModel):
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> MeasuredDevice:
-        """The device of a TOML file with the arguments of the constructor as its keys; there are no others.
+        """Read a TOML file whose keys are the arguments of the constructor.
 
         Raises:
             ConfigError: If the file cannot be read, a key is unknown or missing, or a value is wrong; the message names
@@ -121,8 +121,9 @@ class MeasuredDevice(BaseDeviceModel):
         except OSError as error:
             raise ConfigError(f"cannot read '{path}': {error.strerror}; give a file that is there") from None
         except OverflowError:
-            reason = "one of its whole numbers is beyond all floats"
-        except (ValueError, RecursionError) as error:  # also no UTF-8; a number may have too many digits
+            reason = "one of its whole numbers is too large for a float"
+        # ValueError: bad TOML, bad UTF-8, or a number with too many digits.
+        except (ValueError, RecursionError) as error:
             reason = f"no TOML: {' '.join(str(error).split())}"
         raise ConfigError(f"'{path}': {reason}")
 
@@ -154,10 +155,10 @@ class MeasuredDevice(BaseDeviceModel):
 
 
 def _table(document: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a measured device, as a TOML file has them.
+    """Check the document of a TOML file and return it as arguments of `MeasuredDevice`.
 
     Raises:
-        ConfigError: If a key is unknown or missing, or a value is no list of numbers, or of rows of them.
+        ConfigError: If a key is unknown or missing, or a value is not a list of numbers, or of rows of numbers.
     """
     for key in document:
         if key not in _COLUMNS:
@@ -189,7 +190,7 @@ def _require_numbers(what: str, values: object) -> None:
 
 
 def _regular(path: str | os.PathLike[str]) -> Path:
-    """The path of a file that can be read to its end."""
+    """The path of a file; refuses folders, pipes and devices, which may never end."""
     file = Path(path)
     if file.exists() and not file.is_file():
         raise ConfigError(f"cannot read '{path}': it is no regular file; give a file")
@@ -197,7 +198,7 @@ def _regular(path: str | os.PathLike[str]) -> Path:
 
 
 def _at_time(table: NDArray[np.float64], times: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
-    """The column of a table, [targets, times], at a time."""
+    """Interpolate a table, [targets, times], at a time in seconds; the result is [targets]."""
     last = min(max(int(np.searchsorted(times, seconds)), 1), len(times) - 1)
     if len(times) == 1 or seconds <= times[0]:
         return table[:, 0]
@@ -208,7 +209,7 @@ def _at_time(table: NDArray[np.float64], times: NDArray[np.float64], seconds: fl
 
 
 def _rows(path: Path) -> list[tuple[int, tuple[float, ...]]]:
-    """The lines of a table and their numbers, in the order of the columns."""
+    """The rows of a CSV table: the number of the line, and its values in the order of `_COLUMNS`."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file)

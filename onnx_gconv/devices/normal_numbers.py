@@ -1,4 +1,4 @@
-"""Normally distributed numbers in single precision, three times as fast as NumPy's own."""
+"""Normally distributed float32 numbers, three times as fast as those of NumPy."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from onnx_gconv.devices.recycled_memory import empty
 
 __all__ = ["MOST_SIDE_BY_SIDE", "SideBySide", "from_normal", "normal"]
 
-_PIECE = 1 << 16  # elements whose intermediate values stay in the cache
+_PIECE = 1 << 16  # arrays are computed in pieces of this size, whose intermediate values stay in the cache
 
 MOST_SIDE_BY_SIDE = _PIECE
-"""How many elements arrays have together at most of which each has a key of its own."""
+"""The largest total number of elements of the arrays of one `SideBySide`."""
 
 _UNIT = np.float32(2.0**-32)
 _TURN = np.float32(2 * math.pi * 2.0**-32)
 
-# SplitMix64: by what its counter goes on, and what mixes it.
+# SplitMix64: the increment of the counter, and the factors and shifts that mix its bits.
 _STEP = 0x9E3779B97F4A7C15
 _FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
@@ -34,14 +34,17 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class SideBySide:
-    """The generators of several arrays that stand side by side in one, in place of one for all of them.
+    """One generator for each of several small arrays that are concatenated and computed together.
 
-    Each array gets the numbers that it would get alone, but they are computed together: for small arrays calls take
-    more time than what they compute.
+    Each array gets the same numbers as if it were computed alone. Computing them together saves function calls, which
+    cost more than the arithmetic of a small array.
 
     Attributes:
-        sizes: How many elements each array has; `MOST_SIDE_BY_SIDE` together at most.
-        generator: That of an array, by its number; called only if numbers are drawn.
+        sizes: How many elements each array has; at most `MOST_SIDE_BY_SIDE` in total.
+        generator: Returns the generator of an array, by its number; called only if numbers are drawn.
+
+    Raises:
+        ValueError: If the arrays have too many elements in total.
     """
 
     sizes: tuple[int, ...]
@@ -53,17 +56,17 @@ class SideBySide:
 
 
 def normal(like: NDArray[np.floating[Any]], rng: np.random.Generator) -> NDArray[np.floating[Any]]:
-    """Standard normal numbers, as many as there are and of the same type.
+    """Draw standard normal numbers of the shape and type of an array.
 
     In float64 they are those of `numpy.random.Generator.standard_normal`. In float32 they are computed for many
-    elements at once from uniform ones of 32 bits: G. E. P. Box and M. E. Muller, A note on the generation of random
-    normal deviates, Annals of Mathematical Statistics 29, 1958. The largest that there can be is 6.8, which a true
-    normal number exceeds once in 1e11. NumPy's logarithm, sine and cosine may differ in the last bit on other
-    processors.
+    elements at once from 32-bit uniform numbers: G. E. P. Box and M. E. Muller, A note on the generation of random
+    normal deviates, Annals of Mathematical Statistics 29, 1958. Their magnitude is at most 6.8; a true normal number
+    exceeds that once in 1e11. The last bit may differ between processors, because NumPy's logarithm, sine and cosine
+    do.
 
     Args:
         like: An array of float32 or float64, [any shape].
-        rng: Draws them.
+        rng: The generator; in float32 it only draws a key for SplitMix64.
 
     Returns:
         An array of the same shape and type, without a unit.
@@ -76,16 +79,19 @@ def from_normal(
     rng: np.random.Generator | SideBySide,
     *arrays: NDArray[np.floating[Any]],
 ) -> NDArray[np.floating[Any]]:
-    """What becomes of the numbers that `normal` gives, piece by piece while they are in the cache.
+    """Compute a function of standard normal numbers and arrays, piece by piece so that all stays in the cache.
 
     Args:
-        change: Called with some numbers, memory for what it computes on the way, [2, as many], and the same elements of
-            each array; puts the result in place of the numbers. It draws no other normal numbers.
-        rng: Draws the numbers; several generators only in single precision.
-        arrays: What the result is computed from; at least one. All have one type, float32 or float64, and one shape.
+        change: Called for each piece with normal numbers, [n], scratch memory, [2, n], and the same elements of each
+            array, [n]. It overwrites the normal numbers with the result, and must not draw normal numbers itself.
+        rng: Draws the numbers; `SideBySide` in float32 only.
+        arrays: The arrays that `change` gets; at least one. All have one type, float32 or float64, and one shape.
 
     Returns:
-        An array of that shape and type.
+        The results, an array of the shape and type of the arrays.
+
+    Raises:
+        TypeError: If `rng` is `SideBySide` and the arrays are float64.
     """
     like, is_single = arrays[0], arrays[0].dtype == np.float32
     flat = [each.reshape(-1) for each in arrays]
@@ -116,15 +122,15 @@ _memory = _Memory()
 
 
 def _scratch_of_thread() -> NDArray[np.float32]:
-    """Memory that this thread has written to before, [2, elements of a piece]."""
+    """Scratch memory of this thread that is used again and again, [2, _PIECE]."""
     if _memory.scratch is None:
-        # Rows that are whole pages apart would compete for the same lines of the cache.
+        # 64 elements of padding: rows that are whole pages apart would compete for the same lines of the cache.
         _memory.scratch = np.empty((2, _PIECE + 64), np.float32)[:, :_PIECE]
     return _memory.scratch
 
 
 def _words_of_thread(count: int) -> NDArray[np.uint64]:
-    """The same for words of which each gives two numbers, and for what mixes them, [2, count]."""
+    """Scratch memory of this thread for words, which give two numbers each, and for mixing them, [2, count]."""
     if _memory.words is None or _memory.words.shape[1] < count:
         _memory.words = np.empty((2, max(count, _PIECE // 2) + 32), np.uint64)
     return _memory.words[:, :count]
@@ -133,7 +139,7 @@ def _words_of_thread(count: int) -> NDArray[np.uint64]:
 def _filling(
     rng: np.random.Generator | SideBySide,
 ) -> Callable[[NDArray[np.float32], NDArray[np.float32], int], None]:
-    """What writes the normal numbers of a piece, given memory and which element is the first one."""
+    """A function that writes the normal numbers of a piece, given the piece, scratch memory and its first index."""
     if isinstance(rng, SideBySide):
         return lambda piece, *_: _fill_side_by_side(piece, rng)
     return functools.partial(_fill, _key(rng))
@@ -144,7 +150,7 @@ def _key(rng: np.random.Generator) -> int:
 
 
 def _fill(key: int, piece: NDArray[np.float32], scratch: NDArray[np.float32], first: int) -> None:
-    """Write the two numbers of each pair of uniform ones into the two halves of a piece."""
+    """Write normal numbers to a piece: each pair of uniform numbers gives one number in either half of it."""
     half, pairs = -(-piece.size // 2), _pairs(piece.size)
     cosines, sines = piece[:half], piece[half:]
     radii, angles = scratch[:, :pairs]
@@ -156,7 +162,7 @@ def _fill(key: int, piece: NDArray[np.float32], scratch: NDArray[np.float32], fi
 
 
 def _fill_side_by_side(piece: NDArray[np.float32], generators: SideBySide) -> None:
-    """As `_fill`, for each of several arrays."""
+    """Do what `_fill` does for each of several arrays that are concatenated in `piece`."""
     pairs = tuple(map(_pairs, generators.sizes))
     keys = np.array([_key(generators.generator(number)) for number in range(len(pairs))], np.uint64)
     radii, angles, cosines = np.empty((3, sum(pairs)), np.float32)
@@ -174,12 +180,18 @@ def _fill_side_by_side(piece: NDArray[np.float32], generators: SideBySide) -> No
 
 
 def _pairs(size: int) -> int:
-    """How many pairs of uniform numbers are drawn for so many normal ones: an even number, as a word gives two."""
+    """How many pairs of uniform numbers are drawn for `size` normal ones: an even number, because a word gives two."""
     return -(-size // 4) * 2
 
 
 def uniform(radii: NDArray[np.float32], angles: NDArray[np.float32], key: int) -> None:
-    """Write uniform numbers: an even number of squared radii, from 2^-33 to 1, and as many angles."""
+    """Write uniform numbers for Box and Muller: the u from 2^-33 to 1 whose -2 ln u are squared radii, and the angles.
+
+    Args:
+        radii: Where the numbers u go, [an even number].
+        angles: Where the angles go, from -pi to pi, of the same size.
+        key: The counter of SplitMix64 at the first word.
+    """
     if (compiled := compiled_formulas(radii)) is not None:
         compiled.uniform_of_splitmix64(np.uint64(key), radii, angles, _UNIT, _TURN)
         return
@@ -188,7 +200,7 @@ def uniform(radii: NDArray[np.float32], angles: NDArray[np.float32], key: int) -
 
 @functools.lru_cache(maxsize=16)
 def _counters(pairs: tuple[int, ...]) -> NDArray[np.uint64]:
-    """By what the counter has gone on at each word, for streams that stand side by side: of all radii, then of angles.
+    """The increment of the counter at each word, for the radii of all streams, then for the angles of all streams.
 
     Args:
         pairs: How many pairs of numbers each stream gives.
@@ -205,7 +217,7 @@ def _mixed(
     radii: NDArray[np.float32],
     angles: NDArray[np.float32],
 ) -> None:
-    """The words of SplitMix64, of which the first half are radii, and the other half are angles."""
+    """Compute the words of SplitMix64, and write the first half to `radii` and the other half to `angles`."""
     words, scratch = _words_of_thread(counters.size)
     np.add(counters, keys, out=words)
     for shift, factor in zip(_SHIFTS, (*_FACTORS, None), strict=True):
@@ -222,7 +234,7 @@ def _mixed(
 def normal_from_logarithms(
     logarithms: NDArray[np.float32], cosines: NDArray[np.float32], sines: NDArray[np.float32]
 ) -> None:
-    """Multiply cosines and sines with the radii, of whose squares these are the logarithms, which are overwritten."""
+    """Multiply cosines and sines by the radii ``sqrt(-2 * logarithms)``, in place; the logarithms are overwritten."""
     if (compiled := compiled_formulas(logarithms)) is not None:
         compiled.normal_from_logarithms(logarithms, cosines, sines)
         return

@@ -1,4 +1,4 @@
-"""Phase-change memory as characterized by Joshi et al., and with drift that somebody measured otherwise."""
+"""Phase-change memory as characterized by Joshi et al., and the same with other measured drift coefficients."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ __all__ = ["CustomDriftPcmDevice", "PcmDevice"]
 
 
 class PcmDevice(PowerLawDevice):
-    """Phase-change memory on a 90 nm chip of a million devices, with r = g / g_max::
+    """A `PowerLawDevice`: phase-change memory of a 90 nm chip of a million devices. With r = g / g_max::
 
         sigma  = (0.26348 + 1.9650 r - 1.1731 r^2) * g_max / 25 µS
         mean   = clip(-0.0155 ln r + 0.0244, 0.049, 0.1)
         spread = clip(-0.0125 ln r - 0.0059, 0.008, 0.045)
         q      = min(0.0088 / max(r_prog^0.65, 0.001), 0.2)
 
-    Fitted for g_max = 25 µS; for another one sigma grows with it. Source: V. Joshi et al., Accurate deep neural network
-    inference using computational phase-change memory, Nature Communications 11, 2473, 2020; S. R. Nandakumar et al.,
-    Phase-change memory models for deep learning training and inference, ICECS 2019; coefficients and composition as
-    aihwkit's PCMLikeNoiseModel (version 1.1.0), whose q is that of the programmed and not of the target conductance.
+    The fit is for g_max = 25 µS; sigma scales with another g_max. q depends on r_prog, the programmed and not the
+    target conductance. Source: V. Joshi et al., Accurate deep neural network inference using computational phase-change
+    memory, Nature Communications 11, 2473, 2020; S. R. Nandakumar et al., Phase-change memory models for deep learning
+    training and inference, ICECS 2019; coefficients and their combination as in aihwkit's PCMLikeNoiseModel
+    (version 1.1.0).
     """
 
     name = "pcm"
 
-    # Lines of the logarithm.
+    # Lines in ln r: slope, offset, lowest and highest value.
     _MEAN = (-0.0155, 0.0244, 0.049, 0.1)
     _SPREAD = (-0.0125, -0.0059, 0.008, 0.045)
     _LOG_SHARE = (-0.65, math.log(0.0088), -math.inf, math.log(0.2))
@@ -45,28 +46,29 @@ class PcmDevice(PowerLawDevice):
         return lines_between(logarithms, self._MEAN, self._SPREAD, out=scratch[1])
 
     def _read_share(self, programmed_us: FloatArray, scratch: FloatArray) -> FloatArray:
-        # A logarithm and an exponential take less time than a power.
+        # exp(-0.65 ln r) is faster than a power.
         logarithms = np.log(self._above_zero(programmed_us, scratch[0]), out=scratch[0])
         return np.exp(line_between(logarithms, self._LOG_SHARE), out=logarithms)
 
 
 class CustomDriftPcmDevice(PcmDevice):
-    """Phase-change memory whose drift coefficients were measured: mean and spread of nu at some conductances.
+    """A `PcmDevice` with measured drift coefficients: mean and spread of nu are given at some conductances.
 
-    Between them both are interpolated linearly. All else is as for `PcmDevice`. Source: N. Li et al., Optimization of
-    projected phase change memory for analog in-memory computing inference, Advanced Electronic Materials 2023;
-    aihwkit's CustomDriftPCMLikeNoiseModel (version 1.1.0), which clips the targets that it is given in place; this one
-    does not.
+    Between these conductances, both are interpolated linearly. Source: N. Li et al., Optimization of projected phase
+    change memory for analog in-memory computing inference, Advanced Electronic Materials 2023; aihwkit's
+    CustomDriftPCMLikeNoiseModel (version 1.1.0). That class clips the array of targets in place; this one does not.
 
     Args:
-        g_us: At least two conductances in ascending order, in µS, from g_min to g_max or beyond.
-        nu_mean: The mean of nu at each of them.
-        nu_spread: The standard deviation of nu at each of them.
-        g_max: As for `PowerLawDevice`, and so the other settings.
+        g_us: At least two conductances in µS, ascending; they must cover g_min to g_max.
+        nu_mean: The mean of nu at each conductance, without a unit.
+        nu_spread: The standard deviation of nu at each conductance, without a unit.
+        g_max: The largest target, in µS.
+        g_min: The smallest target, in µS.
+        settings: Further settings of `PowerLawDevice`.
 
     Raises:
-        ConfigError: If there are fewer than two, lengths differ, conductances do not ascend, values are negative or not
-            finite, or the range of the targets is larger.
+        ConfigError: If there are fewer than two conductances, lengths differ, conductances do not ascend or do not
+            cover the targets, or a value is negative or not finite.
     """
 
     name = "pcm-custom-drift"
@@ -104,7 +106,7 @@ class CustomDriftPcmDevice(PcmDevice):
     def _drift_moments(
         self,
         targets_us: FloatArray,
-        scratch: FloatArray,  # noqa: ARG002 - NumPy's interpolation has memory of its own
+        scratch: FloatArray,  # noqa: ARG002 - NumPy's interpolation always makes new arrays
     ) -> tuple[FloatArray, FloatArray]:
         mean, spread = (np.interp(targets_us, self.g_us, each) for each in (self.nu_mean, self.nu_spread))
         return mean.astype(targets_us.dtype), spread.astype(targets_us.dtype)

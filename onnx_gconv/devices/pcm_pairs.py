@@ -1,4 +1,4 @@
-"""Phase-change memory of which the errors of a whole pair are known, and not those of its devices."""
+"""Phase-change memory for which the error of a conductance pair is known, but not the errors of its two devices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["AfmPcmPairs"]
 
 
 class AfmPcmPairs(BaseDeviceModel):
-    """Pairs of phase-change memory, as the Analog Foundation Models were evaluated with. With g = g+ - g- in µS::
+    """Pairs of phase-change memory as in the evaluation of the Analog Foundation Models. With g = g+ - g- in µS::
 
         sigma = 2.579741 + 0.2241969 |g| - 0.003715812 |g|^2 + 2.939751e-5 |g|^3    if |g| <= 52.5, else
                 2.110296 + 0.2453487 |g| - 0.003054993 |g|^2 + 1.232976e-5 |g|^3
@@ -23,18 +23,17 @@ class AfmPcmPairs(BaseDeviceModel):
         g+    = max(h, 0)
         g-    = max(-h, 0)
 
-    The error of a small g may change its sign, so that the other device of the pair has a conductance. There is no
-    drift, no noise of readings and no upper limit. Source: J. Büchel et al., Analog Foundation Models,
-    arXiv:2505.09663, 2025, with the coefficients of apply_noise_model.py in IBM/analog-foundation-models. That program
-    gives each output of a layer, or each output in a tile of at most 512 inputs, a scale of its own, by which the
-    largest |g| is 180 µS. It rounds sigma to float16, by up to 0.05 %, and adds 6.1e-5 to the largest weight; this
-    model does neither.
+    The error of a small g may change its sign; then the device with target 0 gets the conductance. There is no drift,
+    no read noise and no upper limit. Source: J. Büchel et al., Analog Foundation Models, arXiv:2505.09663, 2025, with
+    the coefficients of apply_noise_model.py in IBM/analog-foundation-models. That program has one scale for each output
+    of a layer, or for each output in a tile of at most 512 inputs, so that the largest |g| is 180 µS. It rounds sigma
+    to float16, by up to 0.05 %, and adds 6.1e-5 to the largest weight; this model does neither.
 
     Args:
         programming_scale: A factor of sigma.
 
     Raises:
-        ConfigError: If it is negative or not finite.
+        ConfigError: If `programming_scale` is negative or not finite.
     """
 
     name = "pcm-afm2025"
@@ -54,15 +53,19 @@ class AfmPcmPairs(BaseDeviceModel):
     def program_pair(
         self, plus_us: FloatArray, minus_us: FloatArray, rng: np.random.Generator
     ) -> tuple[Devices, Devices]:
-        """The devices of both polarities, just programmed.
+        """Program the devices of both polarities.
 
         Args:
-            plus_us: The targets of the positive ones, in µS, [any shape], float32 or float64.
-            minus_us: Those of the negative ones, of the same shape and type; one of each pair is 0.
+            plus_us: The targets of the positive devices in µS, [any shape], float32 or float64.
+            minus_us: The targets of the negative devices in µS, of the same shape and type; one target of each pair
+                has to be 0.
             rng: Draws one error for each pair.
 
+        Returns:
+            The positive devices and the negative devices.
+
         Raises:
-            ConfigError: If a target is outside of the range of the model, or both of a pair are above 0.
+            ConfigError: If a target is outside of the range of the model, or both targets of a pair are above 0.
         """
         self._check_targets(plus_us)
         self._check_targets(minus_us)
@@ -97,7 +100,7 @@ class AfmPcmPairs(BaseDeviceModel):
         if both.any():
             plus, minus = plus_us[both][0], minus_us[both][0]
             raise ConfigError(
-                f"device {self.name}: the devices of a pair are told {plus:g} and {minus:g} \u00b5S, but in a pair of "
-                "this model one device is told 0; map with the converter single-pair and g_min 0, or choose another "
+                f"device {self.name}: the targets of a pair are {plus:g} and {minus:g} \u00b5S, but in a pair of "
+                "this model one target is 0; map with the converter single-pair and g_min 0, or choose another "
                 "device"
             )

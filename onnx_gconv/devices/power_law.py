@@ -1,4 +1,4 @@
-"""Devices whose conductance falls with a power of time, and whose readings have 1/f noise: phase-change memory."""
+"""Devices whose conductance drifts with a power of time and whose readings have 1/f noise: phase-change memory."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = ["PowerLawDevice"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _OfAllTimes(Devices):
-    exponents: FloatArray  # nu of each device before it is scaled
+    exponents: FloatArray  # nu / drift_scale of each device
     read_shares: FloatArray  # q of each device
 
 
 class PowerLawDevice(BaseDeviceModel):
-    r"""A device with programming errors, drift and 1/f noise, each depending on the conductance::
+    r"""A device whose programming errors, drift and 1/f read noise depend on the conductance::
 
         g_prog  = max(g_target + programming_scale * sigma * N(0, 1), 0)
         nu      = drift_scale * |mean + spread * N(0, 1)|
@@ -44,20 +44,21 @@ class PowerLawDevice(BaseDeviceModel):
         growth  = sqrt(ln((seconds + t_0 + t_read) / (2 * t_read)))
         g_read  = max(g_drift + g_drift * read_scale * q * growth * N(0, 1), 0)
 
-    with sigma(g_target) in µS, mean and spread of nu by g_target, and q by g_prog. There is no upper limit: a
-    programming error may exceed g_max.
+    with sigma (µS), mean and spread as functions of g_target, and q as a function of g_prog; subclasses define them.
+    There is no upper limit: a conductance may exceed g_max. Source: the composition of the phase-change memory models
+    of aihwkit (version 1.1.0).
 
     Args:
-        g_max: The conductance that fits are relative to, and the largest target, in µS.
+        g_max: The largest target in µS; the functions are fitted in g / g_max.
         g_min: The smallest target, in µS.
-        programming_scale: A factor of the errors of programming; 0 leaves them out.
-        drift_scale: A factor of the drift coefficients; 0 leaves drift out.
-        read_scale: A factor of the noise of readings; 0 leaves it out.
+        programming_scale: A factor of the programming errors; 0 turns them off.
+        drift_scale: A factor of the drift coefficients; 0 turns drift off.
+        read_scale: A factor of the read noise; 0 turns it off.
         t_0: Seconds from the start of programming to the first reading. `seconds` count from there.
-        t_read: Seconds that a reading takes.
+        t_read: Duration of a reading, in seconds.
 
     Raises:
-        ConfigError: If the range is none, a factor is negative, or a time is not positive.
+        ConfigError: If the range is empty, a factor is negative, a time is not positive, or `t_read` exceeds `t_0`.
     """
 
     t_0_seconds: ClassVar[float] = 20.0
@@ -94,29 +95,33 @@ class PowerLawDevice(BaseDeviceModel):
 
     @abstractmethod
     def _programming_sigma_us(self, targets_us: FloatArray, scratch: FloatArray) -> FloatArray:
-        """The standard deviation of programming errors before conductances are cut at 0, in µS.
+        """The standard deviation of programming errors in µS, before conductances are clipped at 0.
 
         Args:
-            targets_us: Some targets, in µS, [any number].
-            scratch: Memory for what is computed, [2, as many]; the result may be a part of it.
+            targets_us: Targets in µS, [n].
+            scratch: Memory for the computation, [2, n]; the result may be a row of it.
         """
 
     @abstractmethod
     def _drift_moments(self, targets_us: FloatArray, scratch: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and standard deviation of the drift coefficient nu before its sign is dropped, without a unit.
+        """Mean and standard deviation of the drift coefficient before the absolute value is taken, without a unit.
 
-        `scratch` is as for `_programming_sigma_us`.
+        Args:
+            targets_us: Targets in µS, [n].
+            scratch: Memory for the computation, [2, n]; the results may be its rows.
         """
 
     @abstractmethod
     def _read_share(self, programmed_us: FloatArray, scratch: FloatArray) -> FloatArray:
-        """The factor q of the noise of readings, relative to the conductance, without a unit.
+        """The factor q of the read noise, relative to the conductance, without a unit.
 
-        `scratch` is as for `_programming_sigma_us`.
+        Args:
+            programmed_us: Conductances at the end of programming in µS, [n].
+            scratch: Memory for the computation, [2, n]; the result may be a row of it.
         """
 
     def for_all_times(self, devices: Devices, rng: np.random.Generator) -> Devices:
-        """The same devices, with nu and q of each, as `BaseDeviceModel.for_all_times` gives them."""
+        """The same devices with nu and q of each, drawn and computed once; see `BaseDeviceModel.for_all_times`."""
 
         def exponents(noise: FloatArray, scratch: FloatArray, targets_us: FloatArray) -> None:
             drift_exponents(noise, *self._drift_moments(targets_us, scratch), 1.0)
@@ -138,7 +143,7 @@ class PowerLawDevice(BaseDeviceModel):
 
     def _drifted(self, devices: Devices, seconds: float, rng: np.random.Generator) -> FloatArray:
         exponent = -self.drift_scale * math.log1p(seconds / self.t_0)
-        if exponent == 0:  # at 0 s nothing has drifted, whatever nu is
+        if exponent == 0:  # at 0 s, or without drift, the factor is 1 for every nu
             return devices.programmed_us
         if isinstance(devices, _OfAllTimes):
             drifted = devices.exponents * devices.exponents.dtype.type(exponent)
@@ -174,24 +179,24 @@ class PowerLawDevice(BaseDeviceModel):
         return ReadNoise(share * (self.read_scale * self._growth(seconds)) * devices.drifted_us)
 
     def _read_shares(self, programmed_us: FloatArray) -> FloatArray:
-        """What `_read_share` gives, in memory of its own, of the shape of the conductances."""
+        """The factor q of each device in a new array, of the shape of the conductances (in µS)."""
         scratch = np.empty((2, programmed_us.size), programmed_us.dtype)
         return self._read_share(programmed_us.reshape(-1), scratch).reshape(programmed_us.shape)
 
     def _growth(self, seconds: float) -> float:
-        """By what 1/f noise has grown, without a unit."""
+        """The growth factor of 1/f noise since the end of programming, without a unit."""
         return math.sqrt(math.log((seconds + self.t_0 + self.t_read) / (2 * self.t_read)))
 
     def _relative(self, conductances_us: FloatArray, out: FloatArray, least: float = 0.0) -> FloatArray:
-        """Conductances as parts of g_max, at least `least`."""
+        """Conductances relative to g_max, at least `least`."""
         return unit_parts(conductances_us, self.g_max, least, out)
 
     def _above_zero(self, conductances_us: FloatArray, out: FloatArray) -> FloatArray:
-        """Conductances as parts of g_max, so far above 0 that they have a logarithm."""
+        """Conductances relative to g_max, at least 1e-7, so that they have a logarithm."""
         return self._relative(conductances_us, out, 1e-7)
 
     def _fitted_sigma(
         self, coefficients: tuple[float, ...], targets_us: FloatArray, scratch: FloatArray, fitted_g_max: float
     ) -> FloatArray:
-        """A polynomial of g / g_max in µS, which was fitted for another g_max."""
+        """A sigma in µS: a polynomial of g / g_max that was fitted for `fitted_g_max`, scaled to this g_max."""
         return fitted_polynomial(coefficients, targets_us, self.g_max, self.g_max / fitted_g_max, scratch=scratch)

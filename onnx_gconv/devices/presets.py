@@ -23,18 +23,18 @@ _ARRAY_AXES = 2
 
 @dataclass(frozen=True)
 class Source:
-    """Where figures of a preset are from: a paper, a program, or a paper and the program that belongs to it.
+    """The source of a preset's figures: a paper, a program, or a paper and a program that has its figures.
 
     Attributes:
-        authors: Of the paper; None without a paper, as the next three.
-        title: Its title.
-        venue: Where it was published.
-        year: When.
+        authors: Authors of the paper. This and the next three are None without a paper.
+        title: Title of the paper.
+        venue: Journal, conference or archive of the paper.
+        year: Year of publication.
         tool: The program that has the figures; None for none.
-        file: In which of its files they are; None if that is not known.
+        file: The file of the program that has them; None if that is not known.
 
     Raises:
-        ConfigError: If there is neither a whole paper nor a program.
+        ConfigError: If the paper is incomplete, or there is neither a paper nor a program.
     """
 
     authors: str | None = None
@@ -70,21 +70,21 @@ class Source:
 
 @dataclass(frozen=True)
 class DevicePreset:
-    """What is published of a device. What is None is not known, or not limited.
+    """The published figures of a device; None for what is not known or not limited.
 
     Attributes:
-        name: What people write.
-        description: What it is, in a line.
+        name: The name by which users choose the preset.
+        description: What the device is, in one line.
         g_min: Lower end of the devices' range, in µS.
-        g_max: Upper end of it, in µS.
-        sources: Where the figures are from, at least one.
+        g_max: Upper end of the devices' range, in µS.
+        sources: The sources of the figures, at least one.
         levels: How many uniform levels a device has; None for any conductance in the range.
         array: Rows (inputs) and columns (outputs) of a crossbar array.
         tolerance_us: How far from its target a device may be when programming ends, in µS.
-        tolerance_relative: The same as a part of the target.
-        converter: The converter that belongs to the device; None for a single pair.
-        model: The name of the device model that says how it is programmed, drifts and is read; None if there is none.
-        notes: What is not known, and what the figures stand for.
+        tolerance_relative: The same as a fraction of the target.
+        converter: Name of the converter that the source uses; None for a single pair.
+        model: Name of the device model with programming errors, drift and read noise; None if there is none.
+        notes: What is not known, and what the figures mean.
 
     Raises:
         ConfigError: If a value is missing or wrong.
@@ -108,7 +108,7 @@ class DevicePreset:
             raise ConfigError("a preset needs a name and a description")
         if not (math.isfinite(self.g_max) and 0 <= self.g_min < self.g_max):
             raise ConfigError(f"g_min is at least 0 and below g_max, but they are {self.g_min} and {self.g_max} µS")
-        _ = self.conductance_levels  # which raises if no device has so many
+        _ = self.conductance_levels  # raises if the number of levels is invalid
         if self.array is not None and (len(self.array) != _ARRAY_AXES or min(self.array) < 1):
             raise ConfigError(f"an array has at least one row and one column, but this one is {self.array}")
         for name in ("tolerance_us", "tolerance_relative"):
@@ -124,7 +124,7 @@ class DevicePreset:
         return None if self.levels is None else ConductanceLevels.uniform(self.levels, self.g_min, self.g_max)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values; conductances in µS."""
+        """The preset as JSON values; conductances in µS."""
         document = dataclasses.asdict(self)
         for name in ("array", "notes", "sources"):
             document[name] = None if document[name] is None else list(document[name])
@@ -152,10 +152,10 @@ def preset(name: str) -> DevicePreset:
 
 
 def presets_in(text: str) -> tuple[DevicePreset, ...]:
-    """The presets in a TOML document.
+    """Read the presets of a TOML document.
 
     Raises:
-        ConfigError: If it is no such document; the message names the preset and the value.
+        ConfigError: If the text is no TOML, or a preset is incomplete or wrong; the message names preset and value.
     """
     try:
         document = tomllib.loads(text)
@@ -215,7 +215,7 @@ def _preset_of(table: Mapping[str, Any], place: str) -> DevicePreset:
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
     except OverflowError:
-        raise ConfigError(f"{place}: one of its whole numbers is beyond all floats") from None
+        raise ConfigError(f"{place}: one of its whole numbers is too large for a float") from None
 
 
 def _check_complete(table: Mapping[str, Any]) -> None:

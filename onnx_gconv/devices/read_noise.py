@@ -1,4 +1,4 @@
-"""How readings of a device are spread around what it has, for those who draw readings themselves."""
+"""Asks a device model for the spread of its readings, for callers that draw readings themselves."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from onnx_gconv.errors import ConfigError
 
 __all__ = ["read_noise_of"]
 
-# What gives a reading, and what says how readings are spread: of a model, and of those made from `BaseDeviceModel`.
+# Pairs of methods that must agree: readings, and the spread of readings. The second pair is that of `BaseDeviceModel`.
 _READINGS = (("read", "read_noise"), ("_read", "_read_noise"))
 
 
 def read_noise_of(model: DeviceModel, devices: Devices, seconds: float) -> ReadNoise | None:
-    """How readings of some devices are spread, as the model's `read_noise` says it.
+    """The spread of the readings of some devices, as the model's method `read_noise` returns it.
 
     Args:
         model: The device model.
-        devices: As its `drift` gave them for this time.
-        seconds: How long after programming has ended, in seconds.
+        devices: The result of the model's `drift` for this time.
+        seconds: Seconds since the end of programming.
 
     Returns:
-        Their spread; None if readings have no noise.
+        The spread of the readings; None if readings have no noise.
 
     Raises:
-        ConfigError: If the model does not say it, or says it of other readings than it gives.
+        ConfigError: If the model has no `read_noise`, overrides `read` but not `read_noise`, or returns no valid
+            `ReadNoise`.
     """
     kind, name = type(model), str(getattr(model, "name", type(model).__name__))
     noise = getattr(model, "read_noise", None)
@@ -37,12 +38,12 @@ def read_noise_of(model: DeviceModel, devices: Devices, seconds: float) -> ReadN
     for reading, spread in _READINGS:
         if _is_newer(kind, reading, spread):
             raise ConfigError(
-                f"device {name}: {kind.__name__} gives readings of its own by `{reading}`, but `{spread}` is that of "
-                f"the class that it is made from; define `{spread}`, too, or take one reading (read noise: fixed)"
+                f"device {name}: {kind.__name__} overrides `{reading}`, but inherits `{spread}`, which is about other "
+                f"readings; define `{spread}`, too, or take one reading (read noise: fixed)"
             )
     found = noise(devices, seconds)
     if not (found is None or isinstance(found, ReadNoise)):
-        raise ConfigError(f"device {name}: `read_noise` gives a {type(found).__name__}, but no ReadNoise and not None")
+        raise ConfigError(f"device {name}: `read_noise` returns a {type(found).__name__}, not a ReadNoise or None")
     if found is not None:
         _check_limits(found, name)
     return found
@@ -59,7 +60,7 @@ def _check_limits(noise: ReadNoise, name: str) -> None:
 
 
 def _is_newer(kind: type, method: str, other: str) -> bool:
-    """Whether a class, or one that it is made from, defines a method anew, and not the other one."""
+    """Whether the class that defines `method` inherits `other` from a class further up."""
     places = [next((place for place in kind.__mro__ if name in vars(place)), None) for name in (method, other)]
     one, older = places
     return one is not None and older is not None and one is not older and issubclass(one, older)

@@ -1,7 +1,7 @@
-"""The device models that can be named: those of this package, of presets, of installed packages, and a program's own.
+"""Finds device models by name: those of this package, presets, registered classes, and those of installed packages.
 
-A package brings a device model with an entry point of the group ``onnx_gconv.devices``, whose name is that of the
-model. Entry points are read when a name is none of this package; what is wrong with one of them concerns nobody else.
+A package provides a device model by an entry point of the group ``onnx_gconv.devices``; the name of the entry point is
+that of the model. Only the entry point of the requested name is loaded, so a broken package does not affect others.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ DEVICE_MODELS: dict[str, Callable[..., DeviceModel]] = {
         MeasuredDevice,
     )
 }
-"""The device models of this package, by the names that people write."""
+"""The device models of this package by name."""
 
 
 def is_of_this_package(model: DeviceModel) -> bool:
-    """Whether a device model is one of this package as it is: it draws nothing but normal numbers, one a device."""
+    """Whether the class of a device model is one of this package; these draw one normal number a device, no others."""
     return type(model) in DEVICE_MODELS.values()
 
 
@@ -73,13 +73,17 @@ _Class = TypeVar("_Class", bound=type)
 
 
 def register_device_model(model: _Class) -> _Class:
-    """Let a device model of the program be named; also as a decorator of its class.
+    """Register a device model class under its name; can be used as a decorator.
 
     Args:
-        model: A class with all of `DeviceModel` and a ``name``. The parameters of its constructor are its settings.
+        model: A class with the members of `DeviceModel` and a ``name``. The parameters of its constructor are its
+            settings.
+
+    Returns:
+        The class.
 
     Raises:
-        ConfigError: If it lacks something, or its name is that of a model of this package.
+        ConfigError: If the class lacks a name or method, or its name is that of a model of this package.
     """
     if not isinstance(model, type):
         raise ConfigError(f"a device model is a class, but {model!r} is none; give the class itself")
@@ -94,23 +98,23 @@ def register_device_model(model: _Class) -> _Class:
 
 
 def device_model_names() -> tuple[str, ...]:
-    """The names of all device models. What installed packages bring is not loaded."""
+    """The names of all device models, including those of installed packages, which are not loaded for that."""
     of_presets = (item.name for item in presets() if item.model is not None)
     return tuple(dict.fromkeys((*DEVICE_MODELS, *of_presets, *_registered, *(each.name for each in _points()))))
 
 
 def device_model(name: str, **settings: Any) -> DeviceModel:  # noqa: ANN401 - what its constructor takes
-    """The device model of a name.
+    """Make the device model of a name.
 
     Args:
-        name: Of a model, or of a preset that has one; a preset gives it the range g_min to g_max, too. Or a file of
-            measurements for `MeasuredDevice.from_csv` or `from_toml`, which ends in ``.csv`` or ``.toml``.
-        settings: The parameters of its constructor, such as ``g_max`` in µS; they win over those of a preset. For each
-            model there are ``stuck_low`` and ``stuck_high`` besides, which are those of `StuckDevices`.
+        name: The name of a device model; the name of a preset that has one, which also sets the range g_min to g_max;
+            or a ``.csv`` or ``.toml`` file of measurements for `MeasuredDevice.from_csv` or `MeasuredDevice.from_toml`.
+        settings: Parameters of the model's constructor, such as ``g_max`` in µS; they override those of a preset. Each
+            model also has the settings ``stuck_low`` and ``stuck_high`` of `StuckDevices`.
 
     Raises:
-        ConfigError: If there is no such model, it is a preset without a model, a setting is unknown or wrong, or the
-            package that brings it has something wrong; the message names the nearest names.
+        ConfigError: If there is no such model (the message gives the nearest names), the preset has no model, a setting
+            is unknown or wrong, or the model of a package cannot be loaded.
     """
     stuck = {key: settings.pop(key) for key in _STUCK if key in settings}
     model = _healthy(name, settings)
@@ -121,7 +125,7 @@ def device_model(name: str, **settings: Any) -> DeviceModel:  # noqa: ANN401 - w
 
 
 def _healthy(name: str, settings: dict[str, Any]) -> DeviceModel:
-    """A model of devices of which none is stuck."""
+    """Make the device model of a name, without stuck devices."""
     suffix = Path(name).suffix.lower()
     if suffix in _READERS:
         if settings:

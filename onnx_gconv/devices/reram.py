@@ -1,4 +1,4 @@
-"""Filamentary ReRAM: of the NeuRRAM chip, and conductive-metal-oxide devices."""
+"""Filamentary ReRAM: devices of the NeuRRAM chip, and devices with a conductive metal oxide."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _DAY = 86400.0
 
 
 class WanReramDevice(BaseDeviceModel):
-    """ReRAM of the NeuRRAM chip: how far conductances are from their targets 1 s, 1 day and 2 days after programming.
+    """ReRAM of the NeuRRAM chip, with published errors 1 s, 1 day and 2 days after programming.
 
-    With r = g_target / g_max, g = max(g_target + noise_scale * sigma * N(0, 1), 0), and sigma in µS::
+    The conductance is g = max(g_target + noise_scale * sigma * N(0, 1), 0). With r = g_target / g_max, sigma in µS is::
 
         1 s    : 0.348 + 16.030 r - 43.853 r^2 + 45.393 r^3 - 16.815 r^4
         1 day  : 0.701 + 22.086 r - 50.773 r^2 + 47.095 r^3 - 16.458 r^4
         2 days : 0.782 + 20.274 r - 43.507 r^2 + 37.062 r^3 - 11.934 r^4
 
-    The error is drawn anew for each time; the published figures do not say how errors of a device at two times belong
-    together. Programming gives those of 1 s, and 0 s is that. There is no noise of readings. Source: W. Wan et al., A
-    compute-in-memory chip based on resistive random-access memory, Nature 608, 2022; polynomials as aihwkit's
-    ReRamWan2022NoiseModel (version 1.1.0). They were fitted for g_max = 40 µS, and like there they are not scaled for
+    The error is drawn again for each time, because the published figures do not say how the errors of a device at two
+    times are correlated. Programming, and so also 0 s, has the errors of 1 s. There is no read noise. Source: W. Wan et
+    al., A compute-in-memory chip based on resistive random-access memory, Nature 608, 2022; polynomials of aihwkit's
+    ReRamWan2022NoiseModel (version 1.1.0). They were fitted for g_max = 40 µS and, as in aihwkit, are not scaled for
     another g_max.
 
     Args:
-        g_max: The largest target, in µS; it is r = 1.
+        g_max: The largest target, in µS; there, r = 1.
         g_min: The smallest target, in µS.
         noise_scale: A factor of the errors.
     """
@@ -80,7 +80,7 @@ class WanReramDevice(BaseDeviceModel):
 
 
 class CmoReramDevice(BaseDeviceModel):
-    """ReRAM of HfOx with a conductive metal oxide: programming, relaxation and noise of readings.
+    """ReRAM of HfOx with a conductive metal oxide: programming errors, relaxation and read noise.
 
     Conductances in µS, seconds t after programming, and for an acceptance range of 0.2 % or 2 % of the target::
 
@@ -89,19 +89,19 @@ class CmoReramDevice(BaseDeviceModel):
         g_read  = clip(g_drift + read_scale * 0.0277316483 * log10(g_drift) * sqrt(ln((t + 1e-6) / 2e-6)) * N(0, 1),
                        g_min, g_max)
 
-    with a0, a1 = 0.00081107, 0.00106879 for 0.2 %, and 0.0112185391, 0.01129027418 for 2 %. At 0 s nothing is relaxed,
-    and readings give g_prog. Where g_drift is 1 µS or less there is no noise of readings. Source: D. F. Falcone et al.,
-    All-in-One Analog AI Hardware: On-Chip Training and Inference with Conductive-Metal-Oxide/HfOx ReRAM Devices,
-    arXiv:2502.04524, 2025; figures and composition as aihwkit's ReRamCMONoiseModel (version 1.1.0), whose noise is no
-    number where g_drift is negative, and which takes 0.2 % for all acceptance ranges that it does not know.
+    with a0, a1 = 0.00081107, 0.00106879 for 0.2 %, and 0.0112185391, 0.01129027418 for 2 %. At 0 s there is no
+    relaxation, and readings give g_prog. If g_drift is 1 µS or less, there is no read noise. Source: D. F. Falcone et
+    al., All-in-One Analog AI Hardware: On-Chip Training and Inference with Conductive-Metal-Oxide/HfOx ReRAM Devices,
+    arXiv:2502.04524, 2025; figures and their combination as in aihwkit's ReRamCMONoiseModel (version 1.1.0). In that
+    class the noise is NaN if g_drift is negative, and unknown acceptance ranges silently count as 0.2 %.
 
     Args:
         g_max: The largest target, in µS.
         g_min: The smallest target, in µS.
         acceptance_percent: How far from its target a device may be when programming ends: 0.2 or 2.
-        programming_scale: A factor of the errors of programming.
+        programming_scale: A factor of the programming errors.
         drift_scale: A factor of relaxation and its spread.
-        read_scale: A factor of the noise of readings.
+        read_scale: A factor of the read noise.
     """
 
     name = "reram-cmo"
@@ -180,7 +180,7 @@ class CmoReramDevice(BaseDeviceModel):
         return ReadNoise(sigma, self.g_min, self.g_max)
 
     def _growth(self, seconds: float) -> float:
-        """By what the noise of readings has grown, without a unit."""
+        """The growth factor of the read noise since the end of programming, without a unit."""
         return math.sqrt(math.log((seconds + self._T_READ) / (2 * self._T_READ)))
 
     def _check_time(self, seconds: float) -> None:

@@ -9,19 +9,19 @@ __all__ = ["StateIndependentDevice"]
 
 
 class StateIndependentDevice(PowerLawDevice):
-    """A device with the same errors at each conductance.
+    """A `PowerLawDevice` with the same errors at each conductance.
 
-    sigma is 0.2 µS, nu is |0.1 + 0.05 N(0, 1)| and q is 1 / (g_max in µS). The first two are settings. It stands for no
-    measured device. Source: the defaults and the composition of aihwkit's StateIndependentNoiseModel (version 1.1.0),
-    whose noise of readings is relative to g / g_max, as a number in µS.
+    By default, sigma is 0.2 µS and nu is |0.1 + 0.05 N(0, 1)|. q is 1 / (g_max in µS). The model describes no measured
+    device. Source: the defaults and the formulas of aihwkit's StateIndependentNoiseModel (version 1.1.0), whose read
+    noise is g / g_max times the growth factor, taken as a number in µS.
 
     Args:
         g_max: The largest target, in µS.
         g_min: The smallest target, in µS.
         sigma_us: The standard deviation of programming errors, in µS.
-        nu_mean: The mean of the drift coefficient.
-        nu_spread: Its standard deviation.
-        settings: As for `PowerLawDevice`.
+        nu_mean: The mean of the drift coefficient, without a unit.
+        nu_spread: The standard deviation of the drift coefficient, without a unit.
+        settings: Further settings of `PowerLawDevice`.
     """
 
     name = "state-independent"

@@ -1,1 +1,1 @@
-"""How one weight is mapped: granularity, clipping, which elements share a scale, and the conversion itself."""
+"""How one weight is mapped: matrix view, granularity, clipping, levels, scales, and the conversion itself."""

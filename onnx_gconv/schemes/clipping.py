@@ -1,4 +1,4 @@
-"""Where the range of weights ends that the conductance range holds: at the largest, at a percentile, or at a value."""
+"""Clipping: which |W| the largest conductance stands for: the largest, a percentile, or a given value."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from onnx_gconv.errors import ConfigError, UnmappableWeightError
 __all__ = ["Clipping", "GroupedChunks", "abs_percentiles"]
 
 GroupedChunks: TypeAlias = Iterable[tuple[FloatArray, NDArray[np.intp] | None]]
-"""Elements, and the flat numbers of their groups; None if there is one group."""
+"""Chunks of elements, [n], with the flat number of the group of each element, [n]; None if there is one group."""
 
 _WHOLE = 100.0
 
-_LEAST_BITS = 8  # that a pass finds, for each group
+_LEAST_BITS = 8  # each pass finds at least so many bits of each percentile
 
-# Counters that may be held at once: 32 MiB of them.
+# At most so many counters are in memory at once: 32 MiB.
 _MOST_COUNTERS = 1 << 22
 
 
 @dataclass(frozen=True)
 class Clipping:
-    """What the largest conductance stands for; weights beyond it are clipped.
+    """The |W| that the largest conductance stands for; weights beyond it are clipped.
+
+    If neither a percentile nor a value is given, it is max|W|, and nothing is clipped.
 
     Attributes:
-        percentile: The smallest |W| that is not below this percentage of all; None for no percentile.
-        value: A weight; None for no value. If both are None, max|W| counts, and nothing is clipped.
+        percentile: Clip at this percentile of |W|, above 0 and at most 100; None for no percentile.
+        value: Clip at this |W|, in units of weight; None for no value.
 
     Raises:
         ConfigError: If both are given, the percentile is not above 0 and at most 100, or the value is not positive and
@@ -55,21 +57,23 @@ class Clipping:
 
     @property
     def is_at_maximum(self) -> bool:
-        """Whether max|W| counts."""
+        """Whether the largest conductance stands for max|W|, so that nothing is clipped."""
         return self.percentile is None and self.value is None
 
     def clipped(self, statistics: WeightStatistics, percentiles: FloatOrArray | None = None) -> WeightStatistics:
-        """The range of weights that the conductance range is to hold.
+        """The range of weights that the conductance range has to hold.
 
         Args:
-            statistics: Those of the weight, or of each group of its elements that share a scale.
-            percentiles: For clipping at a percentile: that percentile of |W|, for each group if there are groups.
+            statistics: Statistics of the weight, or of each group of its elements that share a scale.
+            percentiles: The percentile of |W|, for each group if there are groups; None unless clipping is at a
+                percentile.
 
         Returns:
-            For a percentile c, the part of the range that is within -c to c; for a value v, -v to v.
+            Statistics with the clipped minimum and maximum. For a percentile c, the part of the weight's range that is
+            within -c to c; for a value v, the range -v to v.
 
         Raises:
-            UnmappableWeightError: If a percentile is 0, though not all weights are.
+            UnmappableWeightError: If a percentile is 0 although its group has other weights than 0.
         """
         if self.value is not None:
             end = np.full_like(np.asarray(statistics.maximum, np.float64), self.value)
@@ -91,23 +95,24 @@ class Clipping:
 def abs_percentiles(
     chunks: Callable[[], GroupedChunks], size: int, groups: int, percentile: float, dtype: np.dtype[Any]
 ) -> NDArray[np.float64]:
-    """A percentile of |W|, exactly and in memory that does not grow with the weight.
+    """Compute a percentile of |W| exactly, in memory that does not grow with the weight.
 
-    It is the smallest |W| of a group for which at least that percentage of the group's elements are not above it;
-    ``numpy.percentile`` calls that ``inverted_cdf``.
+    It is the smallest |W| in a group such that at least this percentage of the group's elements are not above it: the
+    method ``inverted_cdf`` of ``numpy.percentile``.
 
-    Floats that are not negative have the order of their bits read as integers. Each pass over the weight counts, for
-    each group, the next bits of the elements whose bits before are those of the percentile.
+    The bit patterns of non-negative floats, read as integers, have the order of the floats. So the percentile of each
+    group is found bit by bit, from the highest bits on: each pass over the weight looks at the elements that share the
+    bits found so far, and counts the values of their next bits.
 
     Args:
-        chunks: Gives the whole weight each time it is called; elements are of type `dtype` and finite.
-        size: Number of elements of the weight. For small ones more passes with fewer counters are faster.
-        groups: Number of groups; each has an element.
-        percentile: Above 0 and at most 100.
+        chunks: Yields the whole weight each time it is called; elements are of type `dtype` and finite.
+        size: Number of elements of the weight. For small weights, more passes with fewer counters are faster.
+        groups: Number of groups; each must have an element.
+        percentile: A percentage above 0 and at most 100.
         dtype: float32 or float64.
 
     Returns:
-        One for each group.
+        The percentile of each group, [groups].
     """
     bits = 8 * dtype.itemsize
     unsigned = np.dtype(f"u{dtype.itemsize}")
@@ -143,10 +148,17 @@ def _next_bits(
     unknown: int,
     taken: int,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp] | None]:
-    """The first `taken` of the `unknown` bits of the elements that have the prefix of their group before them.
+    """The next bits of the elements whose higher bits equal the prefix of their group.
+
+    Args:
+        patterns: Bit patterns of the elements, unsigned integers.
+        numbers: The group of each element; None if there is one group.
+        prefixes: For each group, the bits of its percentile that are known.
+        unknown: How many bits are not known yet.
+        taken: How many of these bits to return, the highest ones.
 
     Returns:
-        These bits as numbers, and the groups of these elements.
+        The next bits of these elements as integers, and the groups of these elements.
     """
     kind = patterns.dtype.type
     expected = prefixes.astype(patterns.dtype)
@@ -158,7 +170,7 @@ def _next_bits(
 def _count(counts: NDArray[np.int64], digits: NDArray[np.intp], numbers: NDArray[np.intp] | None) -> None:
     places = digits if numbers is None else digits + numbers * counts.shape[1]
     flat = counts.reshape(-1)
-    if places.size < flat.size:  # a new array of all counters would cost more
+    if places.size < flat.size:  # np.bincount would allocate a new array of all counters
         np.add.at(flat, places, 1)
     else:
         flat += np.bincount(places, minlength=flat.size)

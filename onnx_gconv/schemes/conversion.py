@@ -1,4 +1,4 @@
-"""The conversion of one weight to conductances, with everything known that it takes, and what it loses."""
+"""The conversion of one weight to conductances, and measures of what the weight loses by it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnx_gconv.schemes.scale_grid import ScaleGrid
 
 __all__ = ["ConversionLoss", "WeightConversion"]
 
-# Roundings of the scale move the ends of the range by up to this many times the machine epsilon.
+# Rounding of the scale moves the ends of the range of weights by up to this many times the machine epsilon.
 _END_ROUNDINGS = 4
 
 
@@ -26,12 +26,12 @@ class WeightConversion:
     """How the elements of one weight become conductances.
 
     Attributes:
-        converter: The rule.
+        converter: The converter.
         scaling: Scale and zero: numbers, or arrays of the shape of `grid`.
         grid: Which elements share a scale; None if all do.
-        is_clipped: Whether weights beyond what the devices can hold are clipped first; else there are none.
-        levels: The levels that conductances are rounded to; None for none.
-        has_integers_on_levels: Whether weights are integers whose conductances are levels, but for roundings.
+        is_clipped: Whether weights are clipped to the limits of the devices first; False if none are beyond them.
+        levels: The levels to which conductances are rounded; None for no rounding.
+        has_integers_on_levels: Whether the weights are integers whose conductances are levels apart from roundings.
     """
 
     converter: ConductanceConverter
@@ -43,12 +43,12 @@ class WeightConversion:
 
     @property
     def decoding(self) -> Decoding:
-        """How the conductances become the weight again."""
+        """The formula that rebuilds the weight from the conductances."""
         return self.converter.decoding(self.scaling)
 
     @property
     def is_lossy(self) -> bool:
-        """Whether weights come back with more than the roundings of floating-point numbers, on purpose."""
+        """Whether rebuilt weights differ by design (clipping, levels), not only by floating-point roundings."""
         return self.is_clipped or self.levels is not None or self.converter.natural_levels is not None
 
     @property
@@ -61,8 +61,8 @@ class WeightConversion:
         """Write the conductances of all devices, in µS, to `out`.
 
         Args:
-            weights: A stretch of the weight, of type float32 or float64, one axis.
-            start: Index of its first element.
+            weights: A stretch of the flattened weight, float32 or float64, one axis.
+            start: Flat index of its first element in the weight.
             out: For each device an array of the same shape and type; none may overlap `weights`.
         """
         scaling = self.scaling_at(start, start + weights.size, weights.dtype)
@@ -74,14 +74,15 @@ class WeightConversion:
                 self.levels.round_chunk(conductances, conductances)
 
     def overflow(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> str | None:
-        """Why the largest weights might be rebuilt as infinity, or None.
+        """Why the largest weights might be rebuilt as infinity; None if they are not.
 
-        Roundings take a rebuilt weight up to some 1e-7 beyond the weight; only the largest numbers have no room for
-        that. Each rounding keeps the order of numbers, so that the two ends of a group tell of all between them.
+        Rounding makes a rebuilt weight up to about 1e-7 (relative) larger than the weight, which only the largest
+        numbers of a type cannot bear. Rounding keeps the order of numbers, so it is enough to check the smallest and
+        the largest weight of each group.
 
         Args:
-            statistics: Those of the weight, or of each group of elements that share a scale.
-            dtype: Type in which the weight is rebuilt.
+            statistics: Statistics of the weight, or of each group of elements that share a scale.
+            dtype: The type in which the weight is rebuilt.
         """
         computed = np.dtype(np.float32) if is_half_precision(dtype) else dtype
         for ends in (statistics.minimum, statistics.maximum):
@@ -102,23 +103,23 @@ class WeightConversion:
         return None
 
     def clipped(self, weights: FloatArray, scaling: Scaling) -> FloatArray:
-        """A stretch of the weight, cut to what the devices can hold.
+        """Clip weights to the limits of the devices.
 
         Args:
-            weights: Float32 or float64.
-            scaling: That of these elements.
+            weights: A stretch of the weight, float32 or float64.
+            scaling: The scaling of these elements.
         """
         low, high = self.converter.limits(scaling)
         number = weights.dtype.type
         return np.clip(weights, number(low), number(high))
 
     def loss(self, weights: FloatArray, start: int, *, rounded: bool) -> ConversionLoss:
-        """What a stretch of the weight loses.
+        """What a stretch of the weight loses when it is converted and rebuilt.
 
         Args:
-            weights: Float32 or float64, one axis.
-            start: Index of its first element.
-            rounded: Whether it consists of integers, to which rebuilt ones are rounded.
+            weights: A stretch of the flattened weight, float32 or float64, one axis.
+            start: Flat index of its first element in the weight.
+            rounded: Whether the weight consists of integers, so that rebuilt weights are rounded to integers.
         """
         scaling = self.scaling_at(start, start + weights.size, weights.dtype)
         conductances: list[FloatArray] = [np.empty_like(weights) for _ in self.converter.device_names]
@@ -130,7 +131,7 @@ class WeightConversion:
         if self.is_clipped:
             held = self.clipped(weights, scaling)
             beyond = np.abs(weights - held)
-            # The ends of the range are rounded themselves; what lies on them is not clipped.
+            # The limits are rounded, so a weight that exceeds one only by rounding does not count as clipped.
             is_clipped = beyond > _END_ROUNDINGS * np.finfo(weights.dtype).eps * np.abs(held)
             count = int(np.count_nonzero(is_clipped))
             clipped_away = float(beyond.max(initial=0.0, where=is_clipped))
@@ -146,11 +147,11 @@ class WeightConversion:
     def error_bound(self, statistics: WeightStatistics, dtype: np.dtype[Any]) -> float | FloatArray:
         """Largest possible ``|rebuilt - W|``, in units of weight, for weights that the devices can hold.
 
-        Rounding to levels moves each device by up to half a gap; of a pair, the one at g_min stays, which is a level.
-        Conductances that are levels already stay, too.
+        Rounding to levels moves each conductance by up to half a gap. Not moved are the device of a pair that is at
+        g_min, because g_min is a level, and conductances that already are levels.
 
         Args:
-            statistics: Those of the weight, or of each group of elements that share a scale.
+            statistics: Statistics of the weight, or of each group of elements that share a scale.
             dtype: Type of the conductances.
 
         Returns:
@@ -171,15 +172,15 @@ class WeightConversion:
             moving += sum(coefficient for number, coefficient in enumerate(coefficients) if number not in paired)
             roundings = 4 * float(ml_dtypes.finfo(dtype).eps) * np.asarray(statistics.max_abs)
             moved_us = self.levels.error_bound_us(dtype)
-            if self.has_integers_on_levels:  # they stay on theirs, which is rounded, but not moved by half a gap
+            if self.has_integers_on_levels:  # these conductances have rounding errors, but do not move by half a gap
                 moved_us -= self.levels.largest_gap_us / 2
             bound = bound + moving * moved_us / self.scaling.scale + roundings
-        if self.is_clipped:  # the ends of the range are rounded
+        if self.is_clipped:  # the limits are rounded
             bound = bound + _END_ROUNDINGS * float(ml_dtypes.finfo(dtype).eps) * np.asarray(statistics.max_abs)
         return bound
 
     def scaling_at(self, start: int, stop: int, dtype: np.dtype[Any]) -> Scaling:
-        """Scale and zero of the elements from `start` to `stop`, as arrays of that type, or numbers."""
+        """Scale and zero of the elements from `start` to `stop`: arrays of type `dtype`, or numbers without groups."""
         if self.grid is None:
             return self.scaling
         scale, zero = (
@@ -193,11 +194,11 @@ class ConversionLoss:
     """What a weight, or a part of it, loses when it is mapped and rebuilt.
 
     Attributes:
-        clipped: How many elements are beyond what the devices can hold.
-        max_clipping_error: The largest distance by which one is, in units of weight.
-        max_rounding_error: The largest ``|rebuilt - W|``, with W cut to what the devices can hold.
-        rms_error: The root of the mean of ``(rebuilt - W)^2``, in units of weight.
-        rms_weight: The root of the mean of ``W^2``. Sums of squares would leave the range of float64 before W does.
+        clipped: How many elements are beyond the limits of the devices.
+        max_clipping_error: The largest distance of an element beyond a limit, in units of weight.
+        max_rounding_error: The largest ``|rebuilt - clipped W|``, in units of weight.
+        rms_error: Root mean square of ``rebuilt - W``, in units of weight.
+        rms_weight: Root mean square of ``W``, in units of weight.
         count: Number of elements.
     """
 
@@ -210,13 +211,16 @@ class ConversionLoss:
 
     @property
     def sqnr_db(self) -> float | None:
-        """Ratio of the power of the weights to that of the errors, in dB; None without errors or weights."""
+        """Signal-to-quantization-noise ratio in dB, ``20 log10(rms_weight / rms_error)``; None if one of both is 0."""
         if not (self.rms_error > 0 and self.rms_weight > 0):
             return None
         return 20 * (math.log10(self.rms_weight) - math.log10(self.rms_error))
 
     def __or__(self, other: ConversionLoss) -> ConversionLoss:
-        """The loss of two parts of a weight together."""
+        """Join the losses of two parts of a weight.
+
+        Root mean squares are joined, not sums of squares, which would overflow float64 for large weights.
+        """
         count = self.count + other.count
         ours, theirs = math.sqrt(self.count / count), math.sqrt(other.count / count)
         return ConversionLoss(
@@ -230,9 +234,10 @@ class ConversionLoss:
 
 
 def _root_mean_square(numbers: FloatArray) -> float:
-    """Of numbers of any size: they are divided by the largest before they are squared.
+    """The root mean square of numbers of any magnitude.
 
-    Not with BLAS, which splits a sum by the number of cores, so that its last digits depend on the machine.
+    Numbers are divided by the largest before they are squared, to avoid overflow. `numpy.einsum` is used because BLAS
+    splits a sum by the number of cores, so that the last digits would depend on the machine.
     """
     largest = max(float(numbers.max()), -float(numbers.min()))
     if not largest:

@@ -1,4 +1,4 @@
-"""What shares one scale: a whole weight, an output channel, or a tile."""
+"""Granularity: which elements of a weight share one scale: all, those of an output channel, or those of a tile."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _TILE_AXES = 2
 
 @dataclass(frozen=True)
 class Granularity:
-    """What shares one scale.
+    """Which elements of a weight share one scale.
 
     Attributes:
-        kind: ``tensor``: all elements of a weight. ``channel``: those of one output channel. ``tile``: those of one
-            tile of the matrix view. ``tile_channel``: those of one output channel in one tile.
-        tile: Inputs (rows) and outputs (columns) of a tile, at most; None for kinds without tiles.
+        kind: ``tensor``: all elements of the weight. ``channel``: the elements of one output channel. ``tile``: the
+            elements of one tile of the matrix view. ``tile_channel``: the elements of one output channel in one tile.
+        tile: Largest number of inputs (rows) and outputs (columns) of a tile; None for kinds without tiles.
         partition: How a matrix is cut into tiles: ``equal`` into as few pieces as suffice, whose sizes differ by at
             most one, larger ones first, as aihwkit does; ``max`` into full tiles and a rest, as compilers do.
 
@@ -55,7 +55,7 @@ class Granularity:
         return self.kind in {"tile", "tile_channel"}
 
     def starts(self, size: int, limit: int) -> tuple[int, ...]:
-        """Where the pieces of an axis begin that is cut into pieces of at most `limit`."""
+        """The indices at which pieces begin, for an axis of `size` that is cut into pieces of at most `limit`."""
         count = -(-size // limit)
         if self.partition == "max":
             return tuple(range(0, size, limit))
@@ -67,7 +67,7 @@ def parse_tile(text: str) -> tuple[int, int]:
     """The rows and columns in ``ROWSxCOLUMNS``, e.g. ``256x256``.
 
     Raises:
-        ConfigError: If the text is none such.
+        ConfigError: If the text does not have this form.
     """
     rows, times, columns = text.lower().partition("x")
     if not (times and rows.strip().isdecimal() and columns.strip().isdecimal()):

@@ -15,16 +15,16 @@ __all__ = ["GroupExtremes"]
 
 
 class GroupExtremes:
-    """Extremes of groups, taken down while a weight is scanned.
+    """Collects the smallest and the largest element of each group while a weight is scanned.
 
-    Parts of a weight that are scanned side by side have them in common: there may be millions of groups.
+    Threads that scan parts of one weight share one instance, because there may be millions of groups.
 
     Args:
         grid: The groups.
 
     Attributes:
-        minimum: Of the shape of the grid; +inf for groups without an element yet.
-        maximum: The same; -inf.
+        minimum: Smallest element of each group, of the shape of the grid; +inf for groups without an element yet.
+        maximum: Largest element of each group, of the shape of the grid; -inf for groups without an element yet.
     """
 
     def __init__(self, grid: ScaleGrid) -> None:
@@ -34,9 +34,14 @@ class GroupExtremes:
         self._lock = threading.Lock()
 
     def added(self, chunks: Iterator[FloatArray], start: int) -> Iterator[FloatArray]:
-        """Pass on the elements from an element on, and take down their extremes once the next ones are asked for."""
+        """Yield chunks unchanged, and collect the extremes of each chunk when the next one is requested.
+
+        Args:
+            chunks: Consecutive chunks of the stored tensor.
+            start: Flat index of the first element of the first chunk.
+        """
         for elements in chunks:
-            yield elements  # to one who refuses elements that are not finite
+            yield elements  # the consumer raises an error if an element is not finite, before extremes are collected
             for ufunc, extremes in ((np.minimum, self.minimum), (np.maximum, self.maximum)):
                 reduced, groups = self._grid.reduced(ufunc, elements, start)
                 with self._lock:

@@ -1,4 +1,4 @@
-"""Where each element of a weight stands in its matrices, computed for any stretch of the stored tensor."""
+"""The place of each element of a weight in its matrices, computed for any stretch of the stored tensor."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class IncommensurableShapeError(ValueError):
 
 @dataclass(frozen=True)
 class Factor:
-    """A factor of an axis of the stored tensor.
+    """A factor of an axis of the stored tensor; the axis has the product of its factors' sizes as its size.
 
     Attributes:
-        size: Its size, above 1.
-        axis: The axis of the stored tensor that it is part of.
-        role: Which of the three indices it counts towards.
-        stride: By how much that index grows with it.
+        size: Size of the factor, above 1.
+        axis: The axis of the stored tensor to which the factor belongs.
+        role: The index in the matrices that the factor contributes to: matrix, row or column.
+        stride: By how much that index grows if the factor's index grows by 1.
     """
 
     size: int
@@ -39,10 +39,10 @@ class Factor:
 
 @dataclass(frozen=True)
 class MatrixLayout:
-    """A weight as ``matrices`` of ``rows`` inputs by ``columns`` outputs.
+    """The place of each element of a stored tensor in ``matrices`` matrices of ``rows`` inputs by ``columns`` outputs.
 
-    Axes of the stored tensor are split into factors, fine enough that each factor belongs to the matrices, to the rows
-    or to the columns.
+    The axes of the stored tensor are split into factors, so that each factor contributes to one index only: that of
+    matrices, rows or columns.
 
     Attributes:
         shape: Shape of the stored tensor.
@@ -69,19 +69,19 @@ class MatrixLayout:
         row_axes: Sequence[int],
         column_axes: Sequence[int],
     ) -> MatrixLayout:
-        """The layout that a matrix view gives.
+        """The layout that follows from a matrix view.
 
         Args:
             shape: Shape of the stored tensor; no axis is empty.
-            steps: How it is rearranged before the view applies.
-            split_shape: The shape that the view reshapes it to then.
+            steps: The transpositions and reshapes of the tensor before the view applies.
+            split_shape: The shape to which the view then reshapes the tensor.
             matrix_axes: Axes of `split_shape` that count matrices, the slowest first.
             row_axes: Axes of `split_shape` that are unrolled over the rows, the slowest first.
             column_axes: Axes of `split_shape` that are unrolled over the columns, the slowest first.
 
         Raises:
             IncommensurableShapeError: If axes cannot be split so that they fit both shapes of a reshape.
-            ValueError: If a shape has another number of elements, or axes are not named once each.
+            ValueError: If a shape has another number of elements, or an axis is missing or named twice.
         """
         splitter = _Splitter(shape)
         for op, argument in steps:
@@ -108,7 +108,7 @@ class MatrixLayout:
         return cls(tuple(shape), sizes["matrix"], sizes["row"], sizes["column"], factors)
 
     def of_role(self, role: Role) -> tuple[int, ...]:
-        """Numbers of the factors of a role, the slowest first."""
+        """The indices in `factors` of the factors of a role, the slowest first."""
         numbers = [number for number, factor in enumerate(self.factors) if factor.role == role]
         return tuple(sorted(numbers, key=lambda number: -self.factors[number].stride))
 
@@ -117,7 +117,7 @@ class MatrixLayout:
         return self.index_within(self.factors, role, start, stop)
 
     def element(self, matrix: int, row: int, column: int) -> int:
-        """Flat index in the stored tensor, in row-major order, of the element at a place in the matrices."""
+        """The flat index in the stored tensor of the element at a matrix, row and column."""
         place: dict[Role, int] = {"matrix": matrix, "row": row, "column": column}
         found, inner = 0, 1
         for factor in reversed(self.factors):
@@ -127,20 +127,20 @@ class MatrixLayout:
 
     @staticmethod
     def index_within(factors: Sequence[Factor], role: Role, start: int, stop: int) -> NDArray[np.int64]:
-        """As `index`, for a tensor that has some of the factors only: those beyond a place, or up to it."""
+        """What `index` returns for a tensor that only has the given factors: the first or the last ones of a layout."""
         position = np.arange(start, stop)
         total = np.zeros(stop - start, np.int64)
         whole = math.prod(factor.size for factor in factors)
         for inner, size, stride in _runs(factors, role):
             digit = position // inner if inner > 1 else position
-            if inner * size < whole:  # the slowest axis of all never starts anew
+            if inner * size < whole:  # not needed for the slowest factor, whose digit never wraps around
                 digit = digit % size
             total += digit * stride if stride > 1 else digit
         return total
 
 
 def _runs(factors: Sequence[Factor], role: Role) -> Iterator[tuple[int, int, int]]:
-    """Factors of a role with neighbours joined: elements until the next value, size, and stride in the index."""
+    """Yield the factors of a role from the fastest on, neighbours joined: elements per step, size, and stride."""
     inner, joined = 1, None
     for factor in reversed(factors):
         if factor.role != role:
@@ -164,7 +164,7 @@ def _check_each_once(axes: Sequence[int], count: int) -> None:
 
 
 class _Splitter:
-    """Axes as lists of factors, which are split where a reshape needs it."""
+    """Axes as lists of factors; a factor is split when a reshape cuts through it."""
 
     def __init__(self, shape: Sequence[int]) -> None:
         self.sizes: dict[int, int] = dict(enumerate(shape))
@@ -173,7 +173,7 @@ class _Splitter:
         self.axes: list[list[int]] = [[factor] for factor in self._stored]
 
     def leaves(self, factors: Iterable[int]) -> list[int]:
-        """What factors have been split into, without those of size 1."""
+        """The smallest factors into which factors have been split, without those of size 1."""
         found: list[int] = []
         for factor in factors:
             if factor in self._parts:
@@ -183,7 +183,7 @@ class _Splitter:
         return found
 
     def stored(self) -> Iterator[tuple[int, int]]:
-        """The axes of the stored tensor and their factors, in its order."""
+        """Yield the smallest factors in the order of the stored tensor, each with its axis: ``(axis, factor)``."""
         for axis in self._stored:
             for leaf in self.leaves([axis]):
                 yield axis, leaf
@@ -194,7 +194,12 @@ class _Splitter:
         self.axes = [self.axes[axis] for axis in permutation]
 
     def reshape(self, shape: Sequence[int]) -> None:
-        """Distribute all factors, from the fastest on, over new axes."""
+        """Distribute all factors over new axes, from the fastest on.
+
+        Raises:
+            IncommensurableShapeError: If a factor cannot be split to fit the shape.
+            ValueError: If the shape has another number of elements.
+        """
         size = math.prod(self.sizes[axis] for axis in self._stored)
         if any(axis < 1 for axis in shape) or math.prod(shape) != size:
             raise ValueError(f"the shape {list(shape)} does not have the {size} elements of the weight")

@@ -1,4 +1,4 @@
-"""A weight as the matrices that stand on crossbars: rows are inputs, columns are outputs."""
+"""Matrix views: a weight as the matrices that stand on crossbars. Rows are inputs, columns are outputs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["MatrixView", "PathStep"]
 
 
 class PathStep(Protocol):
-    """A step of the way from a weight to a weight slot: a transposition or a reshape."""
+    """A node between a weight and its weight slot that transposes or reshapes the weight."""
 
     @property
     def op(self) -> Literal["transpose", "reshape"]:
-        """Which of the two."""
+        """What the node does."""
 
     @property
     def argument(self) -> tuple[int, ...]:
-        """The permutation, or the shape."""
+        """The permutation of a transposition, or the new shape of a reshape."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class MatrixView:
     Attributes:
         rows: Inputs of one matrix.
         columns: Outputs of one matrix.
-        matrices: Number of independent matrices: of a batch, of the groups of a convolution, of the directions of an
-            LSTM.
+        matrices: Number of independent matrices: one for each element of a batch, each group of a convolution, or each
+            direction of an LSTM.
         split_shape: The shape of the tensor, with the axis that holds groups split in two.
         matrix_axes: Axes of `split_shape` that count matrices.
         row_axes: Axes of `split_shape` that are unrolled over the rows, the slowest first.
         column_axes: Axes of `split_shape` that are unrolled over the columns, the slowest first.
         factor: Digital factor by which the node multiplies the product (alpha of Gemm).
-        columns_per_channel: How many columns, one after the other, belong to one output channel: the positions of the
-            kernel of a transposed convolution, else 1.
+        columns_per_channel: How many neighbouring columns belong to one output channel: the number of kernel positions
+            in a transposed convolution, else 1.
     """
 
     rows: int
@@ -84,10 +84,10 @@ class MatrixView:
         )
 
     def of_stack(self, stack: Sequence[int]) -> MatrixView:
-        """The view of a stack of such weights, whose axes stand before those of one.
+        """The view of a stack of weights that each have this view.
 
         Args:
-            stack: The sizes of these axes.
+            stack: The sizes of the stack's axes, which stand before the axes of a weight.
         """
         if not stack:
             return self
@@ -102,15 +102,15 @@ class MatrixView:
         )
 
     def layout(self, shape: Sequence[int], path: Iterable[PathStep]) -> MatrixLayout:
-        """Where the elements of a weight stand in the matrices.
+        """The place of each element of a stored weight in the matrices.
 
         Args:
             shape: The shape of the weight.
-            path: How it is rearranged before it is read so.
+            path: The transpositions and reshapes between the weight and the weight slot.
 
         Raises:
-            IncommensurableShapeError: If its axes cannot be split so that they fit the view.
-            ValueError: If a shape has another number of elements, or axes are not named once each.
+            IncommensurableShapeError: If the axes of the weight cannot be split so that they fit the view.
+            ValueError: If a shape has another number of elements, or an axis is missing or named twice.
         """
         return MatrixLayout.of(
             shape,

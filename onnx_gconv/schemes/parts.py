@@ -1,4 +1,4 @@
-"""The parts of a weight that is several matrices side by side, such as those of queries, keys and values."""
+"""The parts of a weight that joins several matrices side by side, such as those of queries, keys and values."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Literal, TypeAlias
 __all__ = ["ColumnParts", "PartsChoice"]
 
 PartsChoice: TypeAlias = tuple[int, ...] | Literal["auto", "none"]
-"""How many outputs each part has; ``auto`` for those that the graph says, ``none`` for one matrix."""
+"""The number of outputs of each part; ``auto`` for parts found in the graph, ``none`` for a single matrix."""
 
 _FEWEST = 2
 
 
 @dataclass(frozen=True)
 class ColumnParts:
-    """Matrices that stand side by side in one: neighbouring columns (outputs) of a matrix view.
+    """Matrices that stand side by side in one matrix; each has a range of neighbouring columns (outputs).
 
     Attributes:
-        names: What each of them is called, e.g. ``query``.
-        sizes: How many columns each of them has.
+        names: The name of each part, e.g. ``query``.
+        sizes: The number of columns of each part.
 
     Raises:
-        ValueError: If there are fewer than two, or one has no columns.
+        ValueError: If there are fewer than two parts, a part has no columns, or names and sizes differ in number.
     """
 
     names: tuple[str, ...]
@@ -36,20 +36,20 @@ class ColumnParts:
 
     @classmethod
     def numbered(cls, sizes: Sequence[int]) -> ColumnParts:
-        """Parts of which nothing but their sizes is known: ``part0``, ``part1``."""
+        """Parts with the names ``part0``, ``part1``, ..., if only their sizes are known."""
         return cls(tuple(f"part{number}" for number in range(len(sizes))), tuple(sizes))
 
     @property
     def columns(self) -> int:
-        """How many columns they have together."""
+        """The number of columns of all parts together."""
         return sum(self.sizes)
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """The columns at which they begin; the first is 0."""
+        """The columns at which the parts begin; the first is 0."""
         return tuple(itertools.accumulate(self.sizes[:-1], initial=0))
 
     @property
     def stretches(self) -> tuple[tuple[int, int], ...]:
-        """The first column of each, and the one after its last."""
+        """For each part, its first column and the one after its last."""
         return tuple(itertools.pairwise((*self.starts, self.columns)))

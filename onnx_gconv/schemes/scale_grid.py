@@ -1,4 +1,4 @@
-"""Which elements of a weight share a scale, and how the scales stand in the graph."""
+"""Which elements of a weight share a scale, and in which form the graph stores the scales."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ __all__ = ["GatherStep", "ScaleForm", "ScaleGrid"]
 
 ScaleForm: TypeAlias = Literal["number", "broadcast", "tiles"]
 
-# Elements that repeat in the same order of groups; shorter periods gain nothing, longer ones cost memory.
+# The groups of elements repeat with a period, whose pattern is computed once. Shorter periods save no time, longer ones
+# need too much memory.
 _SHORTEST_PERIOD = 16
 _LONGEST_PERIOD = 1 << 22
 
-# NumPy reduces runs of fewer elements than this more slowly than it sorts elements into groups one by one.
+# For runs with fewer elements than this, reducing each run with NumPy is slower than handling elements one by one.
 _WORTH_REDUCING = 4
 
-# So many numbers stand in a message.
+# A message shows at most so many numbers.
 _SHOWN = 8
 
 
@@ -37,9 +38,9 @@ class GatherStep:
     """A Gather node that expands scales along an axis.
 
     Attributes:
-        role: What the axis stands for.
+        role: Whether the axis is that of matrices, rows or columns.
         axis: The axis that is expanded.
-        indices: For each matrix, row or column, the piece that it belongs to; of the shape of their factors.
+        indices: The piece of each matrix, row or column; its shape is the sizes of the factors of that role.
     """
 
     role: Role
@@ -49,13 +50,16 @@ class GatherStep:
 
 @dataclass(frozen=True, eq=False)
 class _Split:
-    """Factors of a layout split in two, an outer part and an inner one.
+    """The factors of a layout, split into outer (slow) and inner (fast) ones.
+
+    The number of an element's group is the sum of a number that depends on the outer factors, and one that depends on
+    the inner factors.
 
     Attributes:
-        outer: The outer part.
-        period: Number of elements of the inner part.
-        inner_groups: What each of them contributes to the number of a group.
-        inner_starts: Where runs of equal ones begin.
+        outer: The outer factors.
+        period: Number of elements over which the inner factors run.
+        inner_groups: The contribution of the inner factors to the number of the group, [period].
+        inner_starts: The indices in `inner_groups` at which runs of equal numbers begin.
     """
 
     outer: tuple[Factor, ...]
@@ -73,15 +77,15 @@ class ScaleGrid:
     """The groups of elements that share a scale: in each matrix, pieces of rows by pieces of columns.
 
     Attributes:
-        layout: Where the elements stand in the matrices.
-        row_starts: The rows at which pieces begin, the first is 0.
-        column_starts: The columns at which pieces begin, the first is 0.
-        is_broadcast: Whether the graph holds the scales in a shape that broadcasts to the weight's, if it can.
-        repeats_columns: Whether it then holds them once for each column, so that pieces may have any sizes; else it
-            does only if the pieces are alike.
+        layout: The place of each element of the weight in the matrices.
+        row_starts: The rows at which pieces begin, ascending; the first is 0.
+        column_starts: The columns at which pieces begin, ascending; the first is 0.
+        is_broadcast: Whether the graph stores the scales in a shape that broadcasts to the weight, if there is one.
+        repeats_columns: Whether that array has an entry for each column, so that pieces may have different sizes.
+            Otherwise it has an entry for each piece, which needs pieces of equal sizes.
 
     Raises:
-        ValueError: If pieces do not rise from 0 to below the number of rows or columns.
+        ValueError: If the starts do not ascend from 0, or are beyond the number of rows or columns.
     """
 
     layout: MatrixLayout
@@ -109,11 +113,10 @@ class ScaleGrid:
         """The grid of a granularity finer than the tensor, or of a weight in parts.
 
         Args:
-            layout: Where the elements stand in the matrices.
-            granularity: What shares a scale. Of a weight in parts, it is that of each part: none of its pieces is in
-                two of them.
-            columns_per_channel: How many columns belong to one output channel.
-            parts: The parts of each matrix; None for one.
+            layout: The place of each element of the weight in the matrices.
+            granularity: Which elements share a scale. With parts, it applies to each part: no piece spans two parts.
+            columns_per_channel: How many neighbouring columns belong to one output channel.
+            parts: The parts of each matrix; None if the matrix is one part.
 
         Raises:
             ValueError: If the parts have another number of columns than the matrices, or one cuts a channel.
@@ -138,7 +141,7 @@ class ScaleGrid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Matrices, pieces of rows, pieces of columns."""
+        """The numbers of matrices, of pieces of rows, and of pieces of columns."""
         return self.layout.matrices, len(self.row_starts), len(self.column_starts)
 
     @property
@@ -147,22 +150,25 @@ class ScaleGrid:
         return math.prod(self.shape)
 
     def groups(self, start: int, stop: int) -> NDArray[np.intp]:
-        """For each element of the stored tensor from `start` to `stop`, the flat number of its group."""
+        """The flat number of the group of each element of the stored tensor from `start` to `stop`."""
         return self._groups_within(self.layout.factors, start, stop)
 
     def expanded(self, values: NDArray[Any], start: int, stop: int, dtype: np.dtype[Any] | None = None) -> NDArray[Any]:
-        """The value of its group for each element of the stored tensor from `start` to `stop`.
+        """Expand values of groups to the elements of the stored tensor from `start` to `stop`.
 
         Args:
-            values: One for each group, of `shape`.
-            start: Index of the first element.
-            stop: Index after the last element.
-            dtype: The type of the result; that of `values` if None.
+            values: A value for each group, of the shape `shape`.
+            start: Flat index of the first element.
+            stop: Flat index after the last element.
+            dtype: The type of the result; None for that of `values`.
+
+        Returns:
+            The value of the group of each element, [stop - start].
         """
         flat = values.reshape(-1)
 
         def of_groups(groups: NDArray[np.intp]) -> NDArray[Any]:
-            # Only those that are needed are cast: there may be millions of groups, and as many stretches.
+            # Cast only the needed values: there may be millions of groups, and one call for each stretch of a weight.
             return np.asarray(flat[groups] if dtype is None else flat[groups].astype(dtype, copy=False))
 
         split = self._split
@@ -180,19 +186,19 @@ class ScaleGrid:
         return rows.reshape(-1)[skipped : skipped + count]
 
     def entries(self, values: FloatOrArray, start: int, stop: int, dtype: np.dtype[Any]) -> FloatOrArray:
-        """As `expanded`, in a type; a number that holds for all groups stays as it is."""
+        """Expand `values` as `expanded` does; a number, which holds for all groups, is returned unchanged."""
         return values if isinstance(values, float) else self.expanded(values, start, stop, dtype)
 
     def reduced(self, ufunc: np.ufunc, elements: NDArray[Any], start: int) -> tuple[NDArray[Any], NDArray[np.intp]]:
-        """Fewer elements that give the same minimum, or maximum, of each group.
+        """Reduce runs of elements of one group, so that fewer elements give the same extremes of each group.
 
         Args:
             ufunc: `numpy.minimum` or `numpy.maximum`.
             elements: A stretch of the stored tensor.
-            start: Index of its first element.
+            start: Flat index of its first element.
 
         Returns:
-            Elements, and the flat numbers of their groups.
+            The reduced elements, and the flat number of the group of each.
         """
         split, stop = self._split, start + elements.size
         first, last = (0, 0) if split is None else (-(-start // split.period), stop // split.period)
@@ -212,7 +218,7 @@ class ScaleGrid:
         )
 
     def _groups_within(self, factors: Sequence[Factor], start: int, stop: int) -> NDArray[np.intp]:
-        """As `groups`, for the part of the number that some of the factors contribute."""
+        """The contribution of some factors to the group numbers, for a tensor that only has these factors."""
         matrices, row_pieces, column_pieces = self.shape
         axes: tuple[tuple[Role, int, NDArray[np.int64] | None], ...] = (
             ("matrix", matrices, None),
@@ -230,9 +236,9 @@ class ScaleGrid:
 
     @cached_property
     def _split(self) -> _Split | None:
-        """Factors split in two such that rows depend on one part alone, and columns, too; None if they do not.
+        """The factors split so that all row factors are in one part, and all column factors in one part.
 
-        The number of a group is then the sum of what both parts contribute.
+        None if no such split has a useful period. The number of a group is the sum of the contributions of both parts.
         """
         factors = self.layout.factors
         for place in range(len(factors), -1, -1):
@@ -261,14 +267,14 @@ class ScaleGrid:
 
     @cached_property
     def form(self) -> ScaleForm:
-        """How the graph holds the scales: one number, an array that broadcasts to the weight, or one entry a tile."""
+        """How the graph stores the scales: a number, an array that broadcasts to the weight, or one entry a tile."""
         if self.count == 1:
             return "number"
         return "broadcast" if self.is_broadcast and self._broadcast_shape is not None else "tiles"
 
     @property
     def axis(self) -> int | None:
-        """The only axis of the weight along which an array that broadcasts to it varies; None if there is no such."""
+        """The axis of the weight along which broadcast scales vary; None for other forms, or several such axes."""
         if self.form != "broadcast" or self._broadcast_shape is None:
             return None
         axes = [axis for axis, size in enumerate(self._broadcast_shape) if size > 1]
@@ -285,7 +291,7 @@ class ScaleGrid:
         return self.shape if self.layout.matrices > 1 else self.shape[1:]
 
     def stored(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Values of the groups, an array of `shape`, as the graph holds them."""
+        """Rearrange values of groups, an array of the shape `shape`, into the shape `stored_shape` of the graph."""
         if self.form != "broadcast":
             return values.reshape(self.stored_shape)
         sizes, order = self._varying_sizes_and_order()
@@ -293,7 +299,7 @@ class ScaleGrid:
         return entries.reshape(sizes).transpose(order).reshape(self.stored_shape)
 
     def values(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """The inverse of `stored`."""
+        """Rearrange values of the shape `stored_shape` into the shape `shape`: the inverse of `stored`."""
         if self.form != "broadcast":
             return stored.reshape(self.shape)
         sizes, order = self._varying_sizes_and_order()
@@ -305,9 +311,9 @@ class ScaleGrid:
 
     @cached_property
     def gathers(self) -> tuple[GatherStep, ...]:
-        """For the form ``tiles``: how the entries are expanded, in this order.
+        """The Gather nodes that expand scales of the form ``tiles``, in their order.
 
-        The result has an axis for each factor of the layout: those of the matrices, of the rows, of the columns.
+        The result has an axis for each factor of the layout: first those of matrices, then of rows, then of columns.
         """
         first = 1 if self.layout.matrices > 1 else 0
         steps = [
@@ -325,7 +331,7 @@ class ScaleGrid:
 
     @property
     def permutation(self) -> tuple[int, ...]:
-        """How the axes after the Gather nodes come into the order of the stored tensor."""
+        """The permutation that brings the axes after the Gather nodes into the order of the stored tensor."""
         order = [number for role in ("matrix", "row", "column") for number in self.layout.of_role(role)]
         return tuple(int(position) for position in np.argsort(order))
 
@@ -334,7 +340,7 @@ class ScaleGrid:
 
     @cached_property
     def _varying(self) -> tuple[int, ...]:
-        """Numbers of the factors that the matrices, and channels as pieces of columns, or columns, differ by."""
+        """The indices of the factors along which broadcast scales vary: those of matrices, and of pieces or columns."""
         width = 1 if self.repeats_columns else self.layout.columns // len(self.column_starts)
         return tuple(
             number
@@ -345,7 +351,10 @@ class ScaleGrid:
 
     @cached_property
     def _broadcast_shape(self) -> tuple[int, ...] | None:
-        """The shape of the weight with 1 for the axes along which the scale is the same; None if an axis is mixed."""
+        """The shape of the weight with 1 for each axis along which scales do not vary.
+
+        None if scales vary along a part of an axis only, or if pieces have different sizes.
+        """
         sizes = [1] * len(self.layout.shape)
         varying = set(self._varying)
         for number in varying:
@@ -356,16 +365,16 @@ class ScaleGrid:
         return tuple(sizes) if is_whole and is_complete else None
 
     def _varying_sizes_and_order(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The sizes of the varying factors as the groups count them, and their order in the stored tensor."""
+        """The sizes of the varying factors in the order of groups, and the permutation to the order of the tensor."""
         sizes = tuple(self.layout.factors[number].size for number in self._varying)
         return sizes, tuple(int(position) for position in np.argsort(self._varying))
 
 
 def _run_starts(numbers: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Where runs of equal numbers begin."""
+    """The indices at which runs of equal numbers begin."""
     return np.concatenate([[0], np.flatnonzero(np.diff(numbers)) + 1])
 
 
 def _pieces(starts: Sequence[int], size: int) -> NDArray[np.int64]:
-    """For each index of an axis, the piece that it belongs to."""
+    """The piece to which each index of an axis belongs, [size]."""
     return np.repeat(np.arange(len(starts)), np.diff([*starts, size]))

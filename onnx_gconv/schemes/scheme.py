@@ -1,4 +1,4 @@
-"""How one weight is mapped: the converter, and what is decided besides."""
+"""The scheme of a mapping: converter, granularity, clipping, levels, storage and parts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ LevelStorage: TypeAlias = Literal["float", "codes"]
 SchemeLevels: TypeAlias = ConductanceLevels | Literal["weight"]
 
 LEVELS_OF_WEIGHT: Final = "weight"
-"""As many levels as the integers of a weight need."""
+"""The setting of levels that gives each weight as many levels as its integers need."""
 
-# How far from a level, in steps, conductances of integers may be by roundings; other ones are off by much more.
+# Conductances of integers count as levels if they are at most this far from one, in steps. Roundings are much smaller;
+# conductances between levels are much farther away.
 _ROUNDINGS_OF_A_STEP = 1e-3
 
 
@@ -32,18 +33,19 @@ class MappingScheme:
     """How a weight is mapped.
 
     Attributes:
-        converter: The rule weight ⇄ conductances. With levels, it becomes the one for devices with these.
-        granularity: What shares one scale.
-        clipping: What the largest conductance stands for.
-        levels: The levels that conductances are rounded to; None for any conductance in the range. Codes of a converter
-            whose conductances are levels already get these. ``"weight"`` stands for as many as the integers of each
-            weight need, whose steps are then those between levels; `for_integers` gives the scheme with them.
-        storage: Whether conductances are stored in µS, or as codes of levels that the graph decodes.
-        parts: Whether the weight is several matrices side by side, which share no scale: those that the graph says
-            (``auto``), those with the given numbers of outputs, or one (``none``).
+        converter: The rule weight ⇄ conductances. With uniform levels, it is replaced by `converter.for_levels`.
+        granularity: Which elements share one scale.
+        clipping: The |W| that the largest conductance stands for.
+        levels: The levels to which conductances are rounded; None for any conductance in the range. ``"weight"``: each
+            weight of integers gets as many levels as its integers need (see `for_integers`). With storage ``codes`` and
+            a converter whose conductances already are levels, None is replaced by these levels.
+        storage: ``float``: conductances are stored in µS. ``codes``: they are stored as level codes, which the graph
+            decodes.
+        parts: Whether the weight consists of several matrices side by side that share no scale: those found in the
+            graph (``auto``), matrices with the given numbers of outputs, or a single matrix (``none``).
 
     Raises:
-        ConfigError: If these contradict each other.
+        ConfigError: If the settings contradict each other.
     """
 
     converter: ConductanceConverter = field(default_factory=SinglePairConductanceConverter)
@@ -78,18 +80,18 @@ class MappingScheme:
 
     @property
     def is_coded(self) -> bool:
-        """Whether codes of the levels are stored, not the conductances in µS."""
+        """Whether level codes are stored instead of conductances in µS."""
         return self.storage == "codes"
 
     def for_integers(self, largest: int) -> MappingScheme:
-        """The scheme with as many levels as the integers of a weight need: one for each magnitude.
+        """The scheme with as many levels as the integers of a weight need, so that each integer falls on a level.
 
         Args:
             largest: The largest magnitude of the integers.
 
         Raises:
-            UnmappableWeightError: If a device cannot have so many, or integers do not fall on levels with the
-                converter.
+            UnmappableWeightError: If devices cannot have so many levels, or the converter does not put integers on
+                levels.
         """
         converter, largest = self.converter, max(largest, 1)
         for count in (largest + 1, 2 * largest + 1):
@@ -107,13 +109,13 @@ class MappingScheme:
         )
 
     def integer_on_levels(self, largest: int) -> int | None:
-        """The integer that the largest conductance is to stand for, so that those of integers are levels.
+        """The integer that the largest conductance has to stand for, so that all integers fall on levels.
 
         Args:
             largest: The largest magnitude of the integers.
 
         Returns:
-            None if there are no uniform levels, or too few of them.
+            The integer; None if there are no uniform levels, or too few of them.
         """
         levels = self.levels
         if not isinstance(levels, ConductanceLevels) or not levels.is_uniform:
@@ -124,7 +126,7 @@ class MappingScheme:
         return None
 
     def without_levels(self) -> MappingScheme:
-        """The scheme for weights that have no integers, which any conductance stands for."""
+        """The scheme without levels, for weights that do not consist of integers."""
         return replace(self, levels=None, storage="float")
 
     @staticmethod
@@ -139,7 +141,7 @@ class MappingScheme:
 
 
 def _are_on_levels(converter: ConductanceConverter, count: int, largest: int) -> bool:
-    """Whether the conductances of all integers up to some magnitude are levels, if there are so many."""
+    """Whether all integers up to the magnitude `largest` fall on levels if devices have `count` of them."""
     try:
         converter = converter.for_levels(count)
     except ConfigError:

@@ -1,1 +1,1 @@
-"""Tensors of onnx-ir that are read, computed and written in chunks, so that memory does not grow with a model."""
+"""Tensors for onnx-ir that are read, computed and written in chunks, so that memory does not grow with the model."""

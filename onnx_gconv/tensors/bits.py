@@ -1,4 +1,4 @@
-"""Comparing tensors bit by bit, in flat memory, wherever their elements lie."""
+"""Compares tensors bit by bit in bounded memory, whether their elements are in memory, in a file or computed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["ElementBits", "has_same_elements", "is_transposed"]
 
 Bits: TypeAlias = NDArray[np.unsignedinteger[Any]]
 
-# Side of the squares in which a matrix and its transpose are compared: 4 MiB of float32 each, in rows of one page.
+# A matrix and its transpose are compared in squares of this side: 4 MiB of float32, with rows of one page of memory.
 _TILE = 1024
 
 
 class ElementBits:
-    """The elements of a tensor as unsigned integers, read from any place in it; use it in a ``with`` statement.
+    """Random access to the elements of a tensor as unsigned integers; use it in a ``with`` statement.
 
     Args:
         tensor: A tensor whose elements are whole bytes.
@@ -41,7 +41,7 @@ class ElementBits:
             self._reader = ExternalReader(tensor)
         elif not isinstance(tensor, StreamedTensor):
             self._array = tensor.numpy().view(self._dtype)
-            # To flatten a view, such as the transpose that an exporter folds, would be to copy it.
+            # Flattening a strided view (such as the transpose that an exporter folds) would copy it.
             self._flat = self._array.reshape(-1) if self._array.flags.c_contiguous else None
 
     def __enter__(self) -> Self:
@@ -57,7 +57,7 @@ class ElementBits:
         """The elements from `start` to `stop`, in row-major order.
 
         Raises:
-            ModelError: If external data became shorter.
+            ModelError: If the file of external data became shorter.
         """
         if self._flat is not None:
             return self._flat[start:stop]
@@ -69,11 +69,11 @@ class ElementBits:
         return np.concatenate(chunks) if chunks else np.empty(0, self._dtype)
 
     def sample(self, indices: Sequence[int]) -> bytes:
-        """Single elements, as one key that can be compared."""
+        """The bytes of the elements at some flat indices, joined into one key for comparing tensors quickly."""
         return b"".join(self.read(index, index + 1).tobytes() for index in indices)
 
     def block(self, rows: range, columns: range) -> Bits:
-        """A rectangle of a matrix."""
+        """A rectangle of a matrix, [rows, columns]."""
         if self._array is not None:
             return self._array[rows.start : rows.stop, columns.start : columns.stop]
         width = self._tensor.shape.numpy()[1]
@@ -103,7 +103,7 @@ def has_same_elements(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bo
 
 
 def is_transposed(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bool:
-    """Whether a matrix is the transpose of another one of its type, bit for bit.
+    """Whether two matrices have the same type, and one is the transpose of the other, bit for bit.
 
     Raises:
         ModelError: If external data cannot be read.

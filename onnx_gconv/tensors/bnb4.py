@@ -1,8 +1,8 @@
-"""Weights of four bits as bitsandbytes stores them (QLoRA, Dettmers et al. 2023): decoded, and encoded again.
+"""Decodes and encodes 4-bit weights as bitsandbytes stores them (QLoRA, Dettmers et al. 2023).
 
-Each block of neighbours of a flat weight has the largest magnitude of its elements as its scale. A code is the place of
-a number in a table, ``W = table[code] * absmax[block]`` in float32; two codes share a byte, the first one in the high
-bits. Confirmed with the MatMulBnb4 of ONNX Runtime 1.32 on the CPU by identity matrices.
+The flattened weight is cut into blocks. The scale of a block, absmax, is the largest magnitude of its elements. A code
+is an index into a table of 16 numbers: ``W = table[code] * absmax[block]`` in float32. Two codes share a byte, the
+first one in the high bits. Confirmed with MatMulBnb4 of ONNX Runtime 1.32 on the CPU, by multiplying identity matrices.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ class Bnb4Coding:
     """How a weight is encoded.
 
     Attributes:
-        table: Which numbers codes stand for.
-        block: How many neighbours of the flat weight share a scale.
+        table: Name of the table of numbers for which the codes stand.
+        block: How many neighbouring elements of the flattened weight share a scale.
+
+    Raises:
+        ModelError: If the table is unknown, or `block` is below 1.
     """
 
     table: Literal["NF4", "FP4"]
@@ -54,17 +57,25 @@ class Bnb4Coding:
 
     @property
     def numbers(self) -> NDArray[np.float32]:
-        """What the codes 0 to 15 stand for, where the scale is 1."""
+        """The numbers for which the codes 0 to 15 stand at a scale of 1, [16]."""
         return _TABLES[self.table]
 
     def blocks(self, size: int) -> int:
-        """How many blocks so many elements have."""
+        """How many blocks a weight of `size` elements has."""
         return math.ceil(size / self.block)
 
     def codes(self, weights: NDArray[np.floating], absmax: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The codes whose numbers are nearest to weights, which have a scale each; that of -0 for -0 alone."""
+        """The codes of the nearest numbers.
+
+        Args:
+            weights: The weights, of any shape.
+            absmax: The scale of each weight, of the same shape.
+
+        Returns:
+            The codes, of the same shape. Only the weight -0 gets the code of -0, if the table has one.
+        """
         order = np.argsort(self.numbers, kind="stable")
-        order = order[np.append(True, np.diff(self.numbers[order]) > 0)]  # -0 is 0
+        order = order[np.append(True, np.diff(self.numbers[order]) > 0)]  # without the -0 of FP4, which equals 0
         numbers = self.numbers[order].astype(np.float64)
         scale = np.where(absmax > 0, absmax, 1).astype(np.float64)
         places = np.searchsorted((numbers[1:] + numbers[:-1]) / 2, weights.astype(np.float64) / scale)
@@ -75,16 +86,16 @@ class Bnb4Coding:
 
 
 class Bnb4Tensor(StreamedTensor):
-    """A weight decoded from bytes, as float32, while it is read.
+    """A float32 weight that is decoded from its bytes when it is read.
 
     Args:
-        stored: The bytes.
+        stored: The bytes, two codes in each.
         absmax: The scales of the blocks, float32.
-        coding: How it is encoded.
-        shape: Its shape.
+        coding: How the weight is encoded.
+        shape: Shape of the weight.
 
     Raises:
-        ModelError: If there are not as many bytes and scales as the shape needs.
+        ModelError: If the numbers of bytes and scales do not fit the shape.
     """
 
     def __init__(
@@ -101,7 +112,7 @@ class Bnb4Tensor(StreamedTensor):
 
     @property
     def last_code(self) -> int:
-        """What fills the last byte, if the number of codes is odd; else 0."""
+        """The code that fills the last byte if the number of elements is odd; else 0."""
         if self.size % 2 == 0:
             return 0
         last = np.concatenate(list(element_chunks(self.stored, self.stored.size - 1)))
@@ -126,7 +137,7 @@ class Bnb4Tensor(StreamedTensor):
 
 
 class _EncodedTensor(StreamedTensor):
-    """The bytes of a weight, encoded while they are read."""
+    """The bytes of a weight, which is encoded when they are read."""
 
     def __init__(
         self, weight: ir.TensorProtocol, absmax: NDArray[np.float32], coding: Bnb4Coding, name: str, last_code: int
@@ -157,10 +168,10 @@ class EncodedBnb4:
     """A weight as bytes and scales.
 
     Attributes:
-        coding: How it is encoded.
-        stored: The bytes, encoded while they are read.
-        absmax: The scales of the blocks.
-        error: The largest difference between the weight and what is decoded again.
+        coding: How the weight is encoded.
+        stored: The bytes; they are encoded when they are read.
+        absmax: The scales of the blocks, [blocks].
+        error: The largest difference between the weight and the weight that the bytes decode to.
     """
 
     coding: Bnb4Coding
@@ -174,17 +185,17 @@ def encoded_bnb4(
 ) -> EncodedBnb4 | None:
     """Encode a weight that `Bnb4Tensor` has decoded.
 
-    The largest magnitude of each block is its scale, as encoders choose it.
+    The scale of each block is its largest magnitude, as in bitsandbytes.
 
     Args:
-        weight: The weight, of float32.
-        coding: How it was encoded.
-        name: Name of the bytes.
-        last_code: What fills the last byte of an odd number of codes.
-        tolerance: How far what would be decoded may be from the weight.
+        weight: The weight, float32.
+        coding: How the weight was encoded.
+        name: Name of the tensor of bytes.
+        last_code: The code that fills the last byte if the number of elements is odd.
+        tolerance: Largest allowed difference between the weight and the weight that the bytes decode to.
 
     Returns:
-        None if it is farther away somewhere.
+        The encoded weight; None if an element would differ by more than the tolerance.
     """
     error, absmax = 0.0, np.zeros(coding.blocks(weight.size), np.float32)
     for first, weights in _whole_blocks(weight, coding.block):
@@ -193,14 +204,14 @@ def encoded_bnb4(
         of_each = np.repeat(found, coding.block)[: weights.size]
         decoded = coding.numbers[coding.codes(weights, of_each)] * of_each
         off = float(np.max(np.abs(decoded.astype(np.float64) - weights)))
-        if not off <= tolerance:  # NaN is not
+        if not off <= tolerance:  # also refuses NaN
             return None
         error = max(error, off)
     return EncodedBnb4(coding, _EncodedTensor(weight, absmax, coding, name, last_code), absmax, error)
 
 
 def _whole_blocks(weight: ir.TensorProtocol, block: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
-    """The elements in parts of whole blocks: the index of the first one, and all of the part."""
+    """Yield the weight in parts of whole blocks: the flat index of the first element of the part, and its elements."""
     step = block * max(CHUNK_ELEMENTS // block, 1)
     for first in range(0, weight.size, step):
         last = min(first + step, weight.size)

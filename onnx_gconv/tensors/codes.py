@@ -1,4 +1,4 @@
-"""Tensors of codes, decoded while they are read: integer weights, and conductances stored as codes of levels."""
+"""Tensors that are decoded from codes when they are read: integer weights, and conductances stored as level codes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _BYTE_BITS = 8
 
 @dataclass(frozen=True)
 class Blocks:
-    """Neighbours along an axis of a weight that have a zero point in common.
+    """Blocks of neighbouring elements along an axis of a weight; each block has one zero point.
 
     Attributes:
-        axis: The axis, which is not negative.
+        axis: The axis, from 0 on.
         size: How many neighbours a block has; the last one may have fewer.
     """
 
@@ -35,35 +35,35 @@ class Blocks:
     size: int
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of what each block of a weight of that shape has one of.
+        """The shape of an array with one entry for each block of a weight of the given shape.
 
         Raises:
             ModelError: If the weight has no such axis.
         """
         if not (0 <= self.axis < len(shape) and self.size > 0):
             raise ModelError(
-                f"blocks of {self.size} along axis {self.axis} are none of a weight of {list(shape)}; take the model "
+                f"blocks of {self.size} along axis {self.axis} do not fit a weight of {list(shape)}; take the model "
                 "as it was mapped"
             )
         blocks = math.ceil(shape[self.axis] / self.size)
         return (*shape[: self.axis], blocks, *shape[self.axis + 1 :])
 
     def of_each(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
-        """The block of each index of the axis of a weight of that shape."""
+        """The number of the block to which each index of the axis belongs, for a weight of the given shape."""
         return np.arange(shape[self.axis], dtype=np.int64) // self.size
 
 
 @dataclass(frozen=True, eq=False)
 class ZeroPoint:
-    """The codes that stand for zero.
+    """The zero points of integer codes: the codes that stand for zero.
 
     Attributes:
-        values: Integers that broadcast to the shape of the weight; or one for each block of it.
+        values: Integers that broadcast to the shape of the weight; with `blocks`, one for each block.
         shape: The shape of the weight.
-        blocks: Where each block has its own; None if the integers broadcast.
+        blocks: The blocks that have a zero point each; None if the integers broadcast.
 
     Raises:
-        ModelError: If they do not fit the weight.
+        ModelError: If the zero points do not fit the weight.
     """
 
     values: NDArray[np.int64]
@@ -75,24 +75,24 @@ class ZeroPoint:
         axes = zip(reversed(shape), reversed(self.values.shape), strict=False)
         if self.values.ndim > len(shape) or any(length not in {1, size} for size, length in axes):
             raise ModelError(
-                f"zero points of the shape {list(self.values.shape)} are none of a weight of {list(self.shape)}; take "
+                f"zero points of the shape {list(self.values.shape)} do not fit a weight of {list(self.shape)}; take "
                 "the model as it was mapped"
             )
 
     @property
     def is_integer(self) -> bool:
-        """Whether all of them are integers, which they are."""
+        """True: zero points of this class are integers. `BlockZeroPoint` also has others."""
         return True
 
     def is_same_as(self, other: ZeroPoint) -> bool:
-        """Whether others are the same, element by element and block by block."""
+        """Whether both have the same values and the same blocks."""
         return self.blocks == other.blocks and np.array_equal(self.values, other.values)
 
     def chunk(self, first: int, count: int) -> NDArray[np.int64]:
         """The zero points of `count` elements of the weight in row-major order, from flat index `first`.
 
         Returns:
-            An array of `count` elements, or of one if it is the same for all.
+            An array of `count` elements, or of one element if all have the same zero point.
         """
         flat = self.values.reshape(-1)
         if flat.size == 1:
@@ -109,13 +109,13 @@ class ZeroPoint:
         return flat[index]
 
     def _axes(self) -> Iterator[tuple[int, int, int]]:
-        """Each axis that the zero points have, the last one first: its number, and both sizes along it."""
+        """Yield each axis, the last one first: its number, and the sizes of the weight and of `values` along it."""
         axes = range(len(self.shape) - 1, -1, -1)
         yield from zip(axes, reversed(self.shape), reversed(self.values.shape), strict=False)
 
 
 class _DecodedTensor(StreamedTensor):
-    """What is computed of codes, each element of its code, while they are read."""
+    """A tensor of which each element is computed from one code when it is read."""
 
     def __init__(self, codes: ir.TensorProtocol, dtype: ir.DataType, name: str | None) -> None:
         super().__init__(dtype, ir.Shape(codes.shape.numpy()), name)
@@ -127,7 +127,7 @@ class _DecodedTensor(StreamedTensor):
         return (self._codes,)
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
-        """What the codes from element `start` to `stop` stand for, in row-major order."""
+        """The decoded elements from `start` to `stop`, in row-major order."""
         dtype = np.dtype(self.dtype.numpy())
         for codes in element_chunks(self._codes, start, stop):
             yield self._decoded(codes, start, dtype)
@@ -135,16 +135,16 @@ class _DecodedTensor(StreamedTensor):
 
     @abc.abstractmethod
     def _decoded(self, codes: NDArray[Any], start: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """What some codes stand for, the first of which is element `start`."""
+        """Decode codes, the first of which is element `start` of the tensor."""
 
 
 class EffectiveIntegerTensor(_DecodedTensor):
-    """``code - zero point`` of a weight of integer codes, as numbers that conductances are computed from.
+    """The numbers ``code - zero point`` of a weight of integer codes; conductances are computed from them.
 
     Args:
         codes: The weight.
-        zero_point: Its zero points; None for zero.
-        dtype: FLOAT or DOUBLE, in which all the differences are exact.
+        zero_point: Its zero points; None for 0.
+        dtype: Type of the numbers: FLOAT or DOUBLE, whichever holds all the differences exactly.
     """
 
     def __init__(
@@ -160,18 +160,17 @@ class EffectiveIntegerTensor(_DecodedTensor):
 
     @property
     def zero_point(self) -> ZeroPoint | BlockZeroPoint | None:
-        """The zero points; None for zero."""
+        """The zero points; None for 0."""
         return self._zero_point
 
     @property
     def numbers_of_bytes(self) -> NDArray[np.floating[Any]] | None:
-        """What each value of a byte stands for, if each element is a byte and zero points are few; else None.
-
-        Numbers are then looked up, which takes less time than computing with them.
+        """A table of the number for which each value of a byte stands; looking numbers up is faster than computing.
 
         Returns:
             An array [zero points, 256]: one row if all elements have the same zero point; if blocks have their own, a
-            row for each from 0 to the highest.
+            row for each zero point from 0 to the highest. None if elements are no bytes, or if the zero points vary
+            otherwise or are no codes.
         """
         if self._codes.dtype not in {ir.DataType.UINT8, ir.DataType.INT8}:
             return None
@@ -187,7 +186,7 @@ class EffectiveIntegerTensor(_DecodedTensor):
         return numbers
 
     def rows_of_numbers(self, start: int, count: int) -> NDArray[np.uint8] | None:
-        """In which row of `numbers_of_bytes` some elements find their numbers; None if there is one row."""
+        """The row of `numbers_of_bytes` for each of `count` elements from flat index `start`; None for a single row."""
         points = self._zero_point
         if not isinstance(points, BlockZeroPoint) or not points.values.ndim:
             return None
@@ -201,10 +200,10 @@ class EffectiveIntegerTensor(_DecodedTensor):
 
 
 class DecodedLevelsTensor(_DecodedTensor):
-    """The conductances in µS that codes stand for, bit-identical to what the nodes of a mapped model decode.
+    """Conductances in µS decoded from level codes, bit-identical to the result of the nodes of a mapped model.
 
     Args:
-        codes: Codes of levels.
+        codes: The level codes.
         levels: The levels.
         dtype: Type of the conductances: FLOAT or DOUBLE.
         name: Name of the conductances.
@@ -230,7 +229,7 @@ class DecodedLevelsTensor(_DecodedTensor):
 
 
 def highest_code(codes: ir.TensorProtocol) -> int:
-    """The highest of unsigned codes, of at least a byte or several in a byte; 0 if there are none.
+    """The highest code of a tensor of unsigned codes of any width; 0 if it is empty.
 
     Raises:
         ModelError: If external data cannot be read.

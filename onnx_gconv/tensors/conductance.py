@@ -1,4 +1,4 @@
-"""The conductances of a weight, computed while they are written."""
+"""The conductances of a weight as tensors that are computed when they are written."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ __all__ = ["ConductanceTensor", "conductance_tensors", "level_code_tensors"]
 def conductance_tensors(
     weight: ir.TensorProtocol, conversion: WeightConversion, *, dtype: ir.DataType, names: Sequence[str]
 ) -> tuple[ConductanceTensor, ...]:
-    """The conductances of a weight in µS, of its shape, one tensor for each device.
+    """The conductances of a weight in µS: for each device a tensor of the shape of the weight.
 
     Args:
-        weight: The weight. Its data must stay as it is until the conductances are written.
-        conversion: How its elements become conductances.
-        dtype: Type of the conductances: FLOAT or DOUBLE; FLOAT16 or BFLOAT16 are computed in float32 and rounded.
+        weight: The weight. Its data must not change until the conductances are written.
+        conversion: How elements of the weight become conductances.
+        dtype: Type of the conductances: FLOAT, DOUBLE, FLOAT16 or BFLOAT16. The last two are computed in float32 and
+            rounded.
         names: Names of the tensors, one for each of the converter's `device_names`.
     """
     group = _Conductances(weight, conversion, dtype)
@@ -43,21 +44,21 @@ def level_code_tensors(
     names: Sequence[str],
     code_dtype: ir.DataType | None = None,
 ) -> tuple[ConductanceTensor, ...]:
-    """The conductances of a weight as codes of levels, of its shape, one tensor for each device.
+    """The conductances of a weight as level codes: for each device a tensor of the shape of the weight.
 
     Args:
-        weight: The weight. Its data must stay as it is until the codes are written.
-        conversion: How its elements become conductances; with levels.
+        weight: The weight. Its data must not change until the codes are written.
+        conversion: How elements of the weight become conductances; it must have levels.
         dtype: Type in which conductances are computed: FLOAT or DOUBLE.
         names: Names of the tensors, one for each of the converter's `device_names`.
-        code_dtype: Type of the codes; that which holds so many levels if None.
+        code_dtype: Type of the codes; None for the smallest type that holds the number of levels.
     """
     group = _LevelCodes(weight, conversion, dtype, code_dtype)
     return tuple(ConductanceTensor(group, device, name) for device, name in enumerate(names))
 
 
 class _Conductances(TensorGroup):
-    """The conductances of all devices of a weight, chunk by chunk from one read of it."""
+    """The conductances of all devices of a weight, computed chunk by chunk so that the weight is read only once."""
 
     def __init__(self, weight: ir.TensorProtocol, conversion: WeightConversion, dtype: ir.DataType) -> None:
         self.weight = weight
@@ -66,7 +67,10 @@ class _Conductances(TensorGroup):
 
     @functools.cached_property
     def tables(self) -> tuple[NDArray[Any], ...] | None:
-        """For each device what stands for each value of a byte, [zero points, 256]; None if elements are no bytes."""
+        """For each device the stored element for each value of a byte of the weight, [zero points, 256].
+
+        None if elements of the weight are no bytes, or if conductances also depend on their place (scales of groups).
+        """
         if not isinstance(self.weight, EffectiveIntegerTensor) or self._conversion.grid is not None:
             return None
         numbers = self.weight.numbers_of_bytes
@@ -81,19 +85,19 @@ class _Conductances(TensorGroup):
         return np.dtype(self.dtype.numpy())
 
     def _computed_of(self, numbers: NDArray[Any]) -> list[NDArray[Any]]:
-        """The conductances of all devices of a few elements, as they are computed."""
+        """The conductances in µS of all devices for a few elements of the weight."""
         computed = [np.empty_like(numbers) for _ in self._conversion.converter.device_names]
         self._conversion.convert(numbers, 0, computed)
         return computed
 
     def _stored_of(self, conductances: NDArray[Any]) -> NDArray[Any]:
-        """What is stored of conductances: themselves."""
+        """The stored form of conductances: here, the conductances themselves."""
         return conductances
 
     def _looked_up(
         self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]], tables: Sequence[NDArray[Any]]
     ) -> Iterator[tuple[NDArray[Any], ...]]:
-        assert isinstance(self.weight, EffectiveIntegerTensor)  # noqa: S101 - others have no tables
+        assert isinstance(self.weight, EffectiveIntegerTensor)  # noqa: S101 - only this class has tables
         flat = [table.reshape(-1) for table in tables]
         for codes in element_chunks(self.weight.codes, start, stop):
             out = tuple(buffer[: codes.size] for buffer in buffers())
@@ -101,7 +105,7 @@ class _Conductances(TensorGroup):
             if rows is not None:
                 index = rows.astype(np.uint16) << np.uint16(8) | index
             for array, table in zip(out, flat, strict=True):
-                np.take(table, index, out=array, mode="clip")  # the fastest; no index is beyond the end
+                np.take(table, index, out=array, mode="clip")  # no index exceeds the table; "clip" is the fastest mode
             start += codes.size
             yield out
 
@@ -128,7 +132,7 @@ class _Conductances(TensorGroup):
     def _rounded_chunks(
         self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
     ) -> Iterator[tuple[NDArray[Any], ...]]:
-        """Conductances of half precision, which are computed in float32."""
+        """Yield conductances of half precision, which are computed in float32 and rounded."""
         for computed in self._computed_chunks(start, stop, np.dtype(np.float32)):
             out = tuple(buffer[: computed[0].size] for buffer in buffers())
             for rounded, array in zip(out, computed, strict=True):
@@ -136,7 +140,7 @@ class _Conductances(TensorGroup):
             yield out
 
     def _computed_chunks(self, start: int, stop: int, dtype: np.dtype[Any]) -> Iterator[list[NDArray[Any]]]:
-        """Conductances in arrays of their own, valid until the next ones are asked for."""
+        """Yield conductances of type `dtype` in new arrays, which stay valid until the next ones are requested."""
         arrays = [np.empty(min(CHUNK_ELEMENTS, stop - start), dtype) for _ in self.dtypes]
         for weights in element_chunks(self.weight, start, stop, dtype=dtype):
             computed = [array[: weights.size] for array in arrays]
@@ -146,7 +150,7 @@ class _Conductances(TensorGroup):
 
 
 class _LevelCodes(_Conductances):
-    """The codes of the levels of all devices of a weight."""
+    """The level codes of all devices of a weight."""
 
     def __init__(
         self,
@@ -181,7 +185,7 @@ class _LevelCodes(_Conductances):
 
     @functools.cached_property
     def _packed(self) -> PackedLevels | None:
-        """The codes in bytes, for whole bytes of packed codes; None if that is not possible."""
+        """Computes level codes from whole bytes of a packed weight; None if the weight or the codes do not allow it."""
         numbers = self.weight
         if (
             self.tables is None
@@ -207,13 +211,13 @@ class _LevelCodes(_Conductances):
 
 
 class ConductanceTensor(StreamedTensor):
-    """Conductances in µS, or codes of levels, of one device of every cell of a weight.
+    """Conductances in µS, or level codes, of one device for every element of a weight.
 
-    `conductance_tensors` and `level_code_tensors` make them.
+    `conductance_tensors` and `level_code_tensors` make these tensors.
 
     Args:
-        group: Those of all devices.
-        device: Index among them.
+        group: The conductances or codes of all devices of the weight.
+        device: Index of the device.
         name: Name of the tensor.
     """
 
@@ -229,7 +233,7 @@ class ConductanceTensor(StreamedTensor):
 
     @property
     def group(self) -> tuple[TensorGroup, int]:
-        """The conductances of all devices of the weight, and which of them this is."""
+        """The conductances of all devices of the weight, and the index of this tensor's device."""
         return self._group, self._device
 
     def _stored_chunks(self) -> Iterator[NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""Packed codes as the numbers that an op makes of them: scales times codes less zero points."""
+"""Dequantizes packed integer codes when they are read: scale times (code minus zero point)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["DequantizedTensor"]
 
 
 class DequantizedTensor(StreamedTensor):
-    """``W[n, k] = scales[n, k // block] * (codes[n, k] - zero_points[n, k // block])``, computed while it is read.
+    """``W[n, k] = scales[n, k // block] * (codes[n, k] - zero_points[n, k // block])``, computed when it is read.
 
-    It is computed in float32, in which it is exact but for one rounding where zero points are integers, and rounded to
-    the type of the scales.
+    The result is computed in float32 and then rounded to the type of the scales. With integer zero points the
+    difference is exact in float32, and only the product is rounded.
 
     Args:
         codes: The codes, [outputs, inputs].
-        zero_point: Their zero points.
+        zero_point: The zero points of the codes.
         scales: The scales, [outputs, blocks] or flat.
         name: Name of the weight.
     """

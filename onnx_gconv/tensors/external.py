@@ -1,4 +1,4 @@
-"""External data of a model: which files it may point to, and whether they hold what the model says."""
+"""External data of a model: which files a model may point to, checks of these files, and reading them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = [
 
 
 def is_absent(tensor: ir.TensorProtocol) -> bool:
-    """Whether the data of a tensor is in a file that is not there.
+    """Whether the external data file of a tensor does not exist.
 
-    Tools such as Olive leave the matrices of adapters so: whoever runs the model gives them to the session.
+    Tools such as Olive export the matrices of adapters without a file: the caller gives them to the session.
     """
-    if not isinstance(tensor, ir.ExternalTensor) or "\0" in os.fspath(tensor.path):  # which is no path at all
+    if not isinstance(tensor, ir.ExternalTensor) or "\0" in os.fspath(tensor.path):  # a path has no null character
         return False
     return not os.path.lexists(tensor.path)
 
@@ -36,15 +36,15 @@ def is_absent(tensor: ir.TensorProtocol) -> bool:
 def check_external_tensor(tensor: ir.ExternalTensor, *, may_be_absent: bool = False) -> None:
     """Check that the data of a tensor lies in the model's folder, exists and is long enough.
 
-    The rules are those of onnx-ir, onnx and ONNX Runtime, which all refuse such files; here they are checked before
-    anything is computed, and the message says what to do.
+    The rules are those of onnx-ir, onnx and ONNX Runtime, which refuse files that break them. Here they are checked
+    before anything is computed, and the message says what to do.
 
     Args:
         tensor: The tensor.
-        may_be_absent: Whether its file need not be there, because nobody may want to read it.
+        may_be_absent: Whether the file may be missing, because the caller may never read it.
 
     Raises:
-        ModelError: If one of them does not hold.
+        ModelError: If the data breaks a rule.
     """
     what, (folder, path) = _what(tensor), _path_in_folder(tensor)
     if may_be_absent and is_absent(tensor):
@@ -83,10 +83,10 @@ def check_external_tensor(tensor: ir.ExternalTensor, *, may_be_absent: bool = Fa
 
 
 def _path_in_folder(tensor: ir.ExternalTensor) -> tuple[Path, Path]:
-    """The folder of the model, and where in it the data of a tensor is said to be.
+    """The folder of the model, and the path of the data of a tensor.
 
     Raises:
-        ModelError: If that is elsewhere.
+        ModelError: If the path is absolute or leads out of the folder.
     """
     location, what = os.fspath(tensor.location), _what(tensor)
     if os.path.isabs(location):  # noqa: PTH117 - `location` is text from the model, not yet a path to trust
@@ -109,12 +109,13 @@ def _what(tensor: ir.ExternalTensor) -> str:
 
 
 class ExternalReader:
-    """The open file of the external data of a tensor. To be closed in the end.
+    """Reads the external data of a tensor; the caller has to `close` it.
 
-    It is read, never mapped: pages of a map would count as resident memory. Several threads can read at once.
+    The file is read, never memory-mapped, because mapped pages would count as resident memory. Several threads can read
+    at once.
 
     Args:
-        tensor: A tensor whose elements are whole bytes.
+        tensor: The tensor.
 
     Raises:
         ModelError: If its data is unsafe, missing or too short.
@@ -136,14 +137,15 @@ class ExternalReader:
         """Fill an array with elements of the tensor.
 
         Args:
-            elements: A contiguous array of one axis, of elements as wide as those of the tensor.
-            start: Index of the first of them in the tensor, in row-major order.
+            elements: A contiguous one-dimensional array whose elements are as wide as those of the tensor; uint8 for
+                tensors of less than a byte per element.
+            start: Index of the first element to read, in row-major order; for uint8 arrays, the index of a byte.
 
         Raises:
             ModelError: If the file became shorter.
         """
         assert self._file is not None  # noqa: S101 - not closed
-        # The view as bytes serves types that have no buffer format of their own, such as bfloat16.
+        # bfloat16 and similar types have no buffer format, so the array is read as bytes.
         missing, offset = elements.view(np.uint8).data, self._offset + start * elements.itemsize
         while missing.nbytes:  # one call reads at most 2 GiB
             count = os.preadv(self._file, [missing], offset)
@@ -156,7 +158,7 @@ class ExternalReader:
 
 
 def attribute_tensors(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Attr, ir.TensorProtocol]]:
-    """All tensors in attributes of the nodes of a model, its subgraphs and functions."""
+    """Yield all tensors in attributes of the nodes of a model, its subgraphs and functions, with node and attribute."""
     roots: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for root in roots:
         for node in root.all_nodes():
@@ -171,9 +173,9 @@ def attribute_tensors(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Attr, ir.Te
 
 
 def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    """All tensors of a model that lie in external data: initializers of all graphs, and attributes.
+    """Yield all tensors of a model that lie in external data: initializers of all graphs, and attributes.
 
-    The tensors that streamed ones are computed from are among them.
+    These include the external tensors from which a streamed tensor is computed.
     """
     for graph in model.graphs():
         for value in graph.initializers.values():
@@ -186,10 +188,11 @@ def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
 def _external_sources(tensor: ir.TensorProtocol) -> Iterator[ir.ExternalTensor]:
     if isinstance(tensor, ir.ExternalTensor):
         yield tensor
-    for source in getattr(tensor, "sources", ()):  # of a StreamedTensor, whose module stands above this one
+    # Only StreamedTensor has sources. Its module imports this one, so its class cannot be named here.
+    for source in getattr(tensor, "sources", ()):
         yield from _external_sources(source)
 
 
 def external_files(model: ir.Model) -> set[Path]:
-    """The files in which the external data of a model lies, links resolved; those that are not there are left out."""
+    """The existing files in which the external data of a model lies, with symbolic links resolved."""
     return {Path(tensor.path).resolve() for tensor in external_tensors(model) if not is_absent(tensor)}

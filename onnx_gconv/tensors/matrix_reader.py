@@ -1,4 +1,4 @@
-"""Reads blocks of the matrices of a stored tensor, without reading or transposing all of it."""
+"""Reads blocks of the matrices of a stored tensor without reading or transposing the whole tensor."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _Ranges: TypeAlias = tuple[tuple[int, int], ...]
 
 
 class MatrixReader:
-    """A stored tensor as matrices of inputs by outputs. External data is read block by block.
+    """A stored tensor as matrices [inputs, outputs]; external data is read block by block.
 
-    Blocks can be read by several threads at once. To be closed in the end, or used in a with statement.
+    Several threads can read blocks at once. Close the reader at the end, or use it in a ``with`` statement.
 
     Args:
         tensor: The tensor. Elements of less than a byte are read as uint8.
-        layout: Where its elements stand in the matrices.
+        layout: The place of each element of the tensor in the matrices.
 
     Raises:
         ModelError: If external data is unsafe, missing or too short.
@@ -63,16 +63,16 @@ class MatrixReader:
 
     @property
     def fastest(self) -> Role:
-        """Whether neighbours in storage are neighbours in a row of the matrix, along its columns, or in a column."""
+        """The index that changes fastest in storage: "column" if a row of the matrix is contiguous, else "row"."""
         return next((axis.role for axis in reversed(self._axes) if axis.role != "matrix"), "column")
 
     def read(self, matrix: int, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
-        """A block of a matrix.
+        """Read a block of a matrix.
 
         Args:
             matrix: Number of the matrix.
-            rows: Its first row, and the one after the last.
-            columns: Its first column, and the one after the last.
+            rows: The first row of the block, and the one after the last.
+            columns: The first column of the block, and the one after the last.
 
         Returns:
             An array [rows, columns], which may be a view.
@@ -91,11 +91,11 @@ class MatrixReader:
         return block
 
     def _numbers(self, role: Role) -> tuple[int, ...]:
-        """The axes of a role, the slowest first."""
+        """The numbers of the axes of a role, the slowest first."""
         return numbers_of_role(self._axes, role)
 
     def _boxes(self, role: Role, first: int, stop: int) -> Iterator[tuple[int, _Ranges]]:
-        """The boxes that a stretch of an index consists of, each with its distance from the beginning."""
+        """Yield the boxes that form the stretch `first` to `stop` of a role's index, each with its offset in it."""
         done = 0
         for ranges in _boxes([self._sizes[number] for number in self._numbers(role)], first, stop):
             yield done, ranges
@@ -109,12 +109,12 @@ class MatrixReader:
         return box.transpose(order).reshape(height, width)
 
     def _box(self, ranges: Sequence[tuple[int, int]]) -> NDArray[Any]:
-        """The elements of ranges of all axes, in the order of storage."""
+        """The elements within a range of each axis; the axes are in the order of storage."""
         if self._array is not None:
             return self._array[tuple(slice(*one) for one in ranges)]
-        assert self._reader is not None  # noqa: S101 - there is one or the other
+        assert self._reader is not None  # noqa: S101 - the constructor sets either the array or the reader
         shape = tuple(end - start for start, end in ranges)
-        whole = len(shape)  # axes from here on are read as a whole
+        whole = len(shape)  # the first axis from which on all axes are read completely, so that elements are contiguous
         while whole and shape[whole - 1] == self._sizes[whole - 1]:
             whole -= 1
         outer = ranges[: max(whole - 1, 0)]
@@ -128,7 +128,7 @@ class MatrixReader:
         return box
 
     def _read_into(self, reader: ExternalReader, elements: NDArray[Any], start: int) -> None:
-        """Fill an array with elements from flat index `start` on."""
+        """Fill an array with the elements of the tensor from flat index `start` on."""
         if self._bits >= _BYTE_BITS:
             reader.read_into(elements, start)
             return
@@ -141,14 +141,14 @@ class MatrixReader:
 
 
 def stored_from_matrices(matrices: NDArray[Any], layout: MatrixLayout) -> NDArray[Any]:
-    """The stored tensor whose matrices are given as an array [matrices, rows, columns]."""
+    """The array of the shape of the stored tensor whose matrices are `matrices`, [matrices, rows, columns]."""
     order = (*layout.of_role("matrix"), *layout.of_role("row"), *layout.of_role("column"))
     sizes = [layout.factors[number].size for number in order]
     return matrices.reshape(sizes).transpose(np.argsort(order).tolist()).reshape(layout.shape)
 
 
 def joined_factors(factors: Sequence[Factor]) -> list[Factor]:
-    """Factors with neighbours joined that count one index together."""
+    """Join neighbouring factors that together count one index without a gap."""
     joined: list[Factor] = []
     for factor in factors:
         last = joined[-1] if joined else None
@@ -166,7 +166,13 @@ def numbers_of_role(factors: Sequence[Factor], role: Role) -> tuple[int, ...]:
 
 
 def _boxes(sizes: Sequence[int], first: int, stop: int) -> Iterator[_Ranges]:
-    """Boxes of digits, the slowest first, that numbers from `first` to `stop` consist of, in their order."""
+    """Yield boxes of indices that together cover the flat indices from `first` to `stop`, in ascending order.
+
+    Args:
+        sizes: The sizes of the axes, the slowest first.
+        first: The first flat index.
+        stop: The flat index after the last.
+    """
     if not sizes:
         yield ()
         return

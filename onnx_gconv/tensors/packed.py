@@ -1,7 +1,7 @@
-"""Matrices of integer codes that an op packs into bytes, in blocks along their rows: unpacked, and packed again.
+"""Unpacks and packs matrices of integer codes that ops such as MatMulNBits store in bytes, in blocks along the rows.
 
-Codes stand side by side in bytes, the first one in the low bits. A row has whole blocks; where its codes do not fill
-the last one, anything may stand in the rest, which is the padding.
+Several codes share a byte, the first one in the low bits. A row consists of whole blocks. If its codes do not fill the
+last block, the rest of the block is padding, which may have any value.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _Number = TypeVar("_Number", np.float64, np.uint8)
 
 @dataclass(frozen=True)
 class Packing:
-    """How the codes of a matrix, or of several, stand in bytes.
+    """How the codes of one or several matrices are packed in bytes.
 
     Attributes:
         bits: Bits of a code: 2, 4 or 8.
@@ -44,7 +44,7 @@ class Packing:
         stored: Shape of the tensor of bytes.
 
     Raises:
-        ModelError: If these codes are not packed in such bytes.
+        ModelError: If codes of these bits and this shape cannot be packed in bytes of the shape `stored`.
     """
 
     bits: int
@@ -71,7 +71,7 @@ class Packing:
 
     @property
     def row_codes(self) -> int:
-        """How many codes a row has with its padding."""
+        """How many codes a row has, including its padding."""
         return math.prod(self.stored) // self.rows * self.per_byte
 
     @property
@@ -86,11 +86,11 @@ class Packing:
 
     @property
     def middle(self) -> int:
-        """The code in the middle, which stands for zero where nothing else is said."""
+        """The code in the middle of the range; it is the default zero point."""
         return 1 << (self.bits - 1)
 
     def is_bytewise(self, points: BlockZeroPoint) -> bool:
-        """Whether nothing is padding, and all codes of a byte have one zero point, which is a code, too."""
+        """Whether there is no padding, all zero points are codes, and the codes of a byte always share one."""
         if self.padding or points.codes is None:
             return False
         if not points.values.ndim:
@@ -98,30 +98,34 @@ class Packing:
         return points.values.shape[-1] * points.block == self.row_codes and not points.block % self.per_byte
 
     def pack(self, codes: NDArray[Any], padding: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Codes of `shape`, in bytes, in memory.
+        """Pack codes in memory.
 
         Args:
-            codes: Integers from 0 to `highest`.
-            padding: An array [rows, padding]; None for zeros.
+            codes: Integers from 0 to `highest`, of the shape `shape`.
+            padding: The padding of each row, [rows, padding]; None for zeros.
+
+        Returns:
+            The bytes, of the shape `stored`.
         """
         return PackedTensor(ir.Tensor(codes.astype(np.uint8)), self, padding).numpy()
 
     def unpack(self, packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The codes in bytes, of `shape`, in memory."""
+        """Unpack bytes in memory to codes of the shape `shape`."""
         return UnpackedTensor(ir.Tensor(packed), self).numpy()
 
 
 @dataclass(frozen=True, eq=False)
 class BlockZeroPoint:
-    """The codes that stand for zero, of blocks along the rows of packed codes; they need not be integers.
+    """The zero points of packed codes, one for each block along a row; they need not be integers.
 
     Attributes:
-        values: One for all, an array without axes; or an array [..., blocks] with the leading axes of the weight.
-        block: Codes of a block.
+        values: The zero points, [..., blocks] with the leading axes of the weight; or an array without axes for one
+            zero point of all codes.
+        block: How many codes a block has.
         shape: The shape of the weight.
 
     Raises:
-        ModelError: If they do not fit it.
+        ModelError: If the zero points do not fit the weight, or are not finite.
     """
 
     values: NDArray[np.float64]
@@ -135,44 +139,59 @@ class BlockZeroPoint:
         )
         if self.block < 1 or not fits or not np.isfinite(values).all():
             raise ModelError(
-                f"zero points of the shape {list(values.shape)}, for blocks of {self.block}, are none of codes of "
+                f"zero points of the shape {list(values.shape)}, for blocks of {self.block}, do not fit codes of "
                 f"{list(self.shape)}; take the model as it was mapped"
             )
 
     @property
     def is_integer(self) -> bool:
-        """Whether all of them are integers."""
+        """Whether all zero points are integers."""
         return bool((np.rint(self.values) == self.values).all())
 
     @functools.cached_property
     def codes(self) -> NDArray[np.uint8] | None:
-        """The zero points as codes of at most eight bits, of the shape of `values`; None if one is no such code."""
+        """The zero points as uint8 of the shape of `values`; None if one is no integer from 0 to 255."""
         codes: NDArray[np.uint8] = np.clip(self.values, 0, _HIGHEST_OF_A_BYTE).astype(np.uint8)
         return codes if np.array_equal(codes, self.values) else None
 
     def chunk(self, first: int, count: int) -> NDArray[np.float64]:
-        """The zero points of `count` codes in row-major order, from flat index `first`; one if all have the same."""
+        """The zero points of `count` codes from flat index `first`, in row-major order; [1] if all codes share one."""
         return _of_each(self.values, self.block, self.shape[-1], first, count)
 
     def codes_chunk(self, first: int, count: int, per_byte: int = 1) -> NDArray[np.uint8]:
-        """What `chunk` gives, as `codes`, which are none that are None.
+        """The zero points of `count` codes, or bytes, as uint8; `codes` must not be None.
 
         Args:
             first: The flat index of the first code, or of the first byte.
             count: How many codes, or bytes.
-            per_byte: How many codes of a block a byte has, of rows without padding; 1 for codes.
+            per_byte: 1 for the zero points of codes; else how many codes a byte has, for one zero point per byte. Rows
+                must not have padding then.
+
+        Returns:
+            The zero points, [count]; [1] if all codes share one.
         """
-        assert self.codes is not None  # noqa: S101 - as said
+        assert self.codes is not None  # noqa: S101 - required of the caller
         return _of_each(self.codes, self.block // per_byte, self.shape[-1] // per_byte, first, count)
 
 
 def _of_each(values: NDArray[_Number], block: int, columns: int, first: int, count: int) -> NDArray[_Number]:
-    """The values of `count` elements of rows of blocks, from flat index `first`; one if there is only one."""
+    """Repeat the values of blocks for `count` elements from flat index `first`.
+
+    Args:
+        values: One value for each block, [..., blocks]; or an array without axes.
+        block: How many elements a block has.
+        columns: How many elements a row has.
+        first: The flat index of the first element.
+        count: How many elements.
+
+    Returns:
+        The value of each element, [count]; [1] if `values` has no axes.
+    """
     flat = values.reshape(-1)
     if not values.ndim:
         return flat
     blocks = values.shape[-1]
-    if columns == blocks * block:  # all blocks are whole, so that it does not matter where rows end
+    if columns == blocks * block:  # all blocks are full, so blocks can be counted across the ends of rows
         low, high = first // block, -(-(first + count) // block)
         return np.repeat(flat[low:high], block)[first - low * block :][:count]
     low, high = first // columns, -(-(first + count) // columns)
@@ -181,11 +200,11 @@ def _of_each(values: NDArray[_Number], block: int, columns: int, first: int, cou
 
 
 class UnpackedTensor(StreamedTensor):
-    """The codes in a tensor of bytes, without padding, as uint8.
+    """The codes of a tensor of bytes as uint8, without the padding, unpacked when they are read.
 
     Args:
         packed: The bytes.
-        packing: How they are packed.
+        packing: How the codes are packed in them.
     """
 
     def __init__(self, packed: ir.TensorProtocol, packing: Packing) -> None:
@@ -210,22 +229,22 @@ class UnpackedTensor(StreamedTensor):
 
     @property
     def packing(self) -> Packing:
-        """How they are packed."""
+        """How the codes are packed."""
         return self._packing
 
     def extremes(self, start: int, stop: int, zero_point: BlockZeroPoint | None = None) -> tuple[int, int]:
-        """The lowest and the highest code from `start` to `stop`, which are not one place, less their zero points.
+        """The lowest and the highest value of code minus zero point, over the codes from `start` to `stop`.
 
-        They are looked for in whole bytes where that is possible, which takes less time than unpacking them, and no
-        further than to the lowest and the highest that there can be.
+        Where possible, whole bytes are searched, which is faster than unpacking them. The search stops early when it
+        has found the lowest and the highest value that can occur at all.
 
         Args:
             start: Index of the first code.
-            stop: Index after the last one.
-            zero_point: The zero points, all of which are codes of at most eight bits; None for 0.
+            stop: Index after the last one; greater than `start`.
+            zero_point: The zero points, which must all be integers from 0 to 255; None for 0.
         """
         points = BlockZeroPoint(np.zeros(()), 1, self._packing.shape) if zero_point is None else zero_point
-        assert points.codes is not None  # noqa: S101 - as said
+        assert points.codes is not None  # noqa: S101 - required of the caller
         top, bottom, highest = int(points.codes.max()), int(points.codes.min()), self._packing.highest
         wide = np.dtype(np.uint8 if highest + top <= _HIGHEST_OF_A_BYTE else np.uint16)
         low, high = highest, -top
@@ -239,7 +258,7 @@ class UnpackedTensor(StreamedTensor):
     def _planes(
         self, start: int, stop: int, points: BlockZeroPoint
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        """The codes in whatever order, and their zero points, or one for all."""
+        """Yield the codes in any order, with the zero point of each of them, or one for all."""
         packing = self._packing
         if not self._packing.is_bytewise(points) or start % packing.per_byte or stop % packing.per_byte:
             for codes in self.chunks(start, stop):
@@ -253,15 +272,15 @@ class UnpackedTensor(StreamedTensor):
     def bytes_with_points(
         self, start: int, stop: int, points: BlockZeroPoint
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        """Whole bytes, of a packing that `is_bytewise`, with the zero points of their codes.
+        """Yield chunks of bytes with the zero points of their codes, for a packing that `is_bytewise`.
 
         Args:
-            start: Index of the first code of a byte.
-            stop: Index after the last code of a byte.
+            start: Index of the first code; a byte must begin with it.
+            stop: Index after the last code; a byte must end before it.
             points: The zero points.
 
         Yields:
-            As many bytes as `element_chunks` gives, and a zero point for each of them, or one for all.
+            The bytes of a chunk, and the zero point of each byte, [bytes], or [1] if all share one.
         """
         per_byte = self._packing.per_byte
         first = start // per_byte
@@ -270,13 +289,13 @@ class UnpackedTensor(StreamedTensor):
             first += chunk.size
 
     def _codes(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
-        """The codes, in pieces of any size."""
+        """Yield the codes from `start` to `stop` in pieces of any size."""
         if start >= stop:
             return
         packing = self._packing
         columns, row_codes, per_byte = packing.shape[-1], packing.row_codes, packing.per_byte
         first, last = ((index // columns) * row_codes + index % columns for index in (start, stop - 1))
-        place = first - first % per_byte  # of the first code of a byte
+        place = first - first % per_byte  # the index, with padding, of the first code in the next byte to be read
         for chunk in element_chunks(self._packed, first // per_byte, last // per_byte + 1):
             codes = unpacked_codes(chunk.view(np.uint8), packing.bits)
             begin, end = max(first - place, 0), min(last + 1 - place, codes.size)
@@ -303,12 +322,12 @@ def read_padding(packed: ir.TensorProtocol, packing: Packing) -> NDArray[np.uint
 
 
 class PackedTensor(StreamedTensor):
-    """Codes as bytes: the inverse of `UnpackedTensor`.
+    """The bytes of codes that are packed when they are read: the inverse of `UnpackedTensor`.
 
     Args:
-        codes: Integers of any type, from 0 to the highest code, of the shape of the packing.
-        packing: How they are packed.
-        padding: An array [rows, padding]; None for zeros.
+        codes: Integers of any type, from 0 to the highest code, of the shape `packing.shape`.
+        packing: How the codes are packed.
+        padding: The padding of each row, [rows, padding]; None for zeros.
     """
 
     def __init__(self, codes: ir.TensorProtocol, packing: Packing, padding: NDArray[np.uint8] | None = None) -> None:
@@ -330,7 +349,7 @@ class PackedTensor(StreamedTensor):
         yield from _in_chunks((packed_codes(part, bits) for part in codes), stop - start)
 
     def _padded(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
-        """The codes with their padding, in pieces of whole bytes."""
+        """Yield the codes with their padding, in pieces that fill whole bytes."""
         if not self._packing.padding:
             for chunk in element_chunks(self._codes, start, stop):
                 yield chunk.astype(np.uint8, copy=False)
@@ -349,7 +368,7 @@ class PackedTensor(StreamedTensor):
 
 
 def _in_chunks(pieces: Iterable[NDArray[np.uint8]], count: int) -> Iterator[NDArray[np.uint8]]:
-    """The same elements in arrays of `CHUNK_ELEMENTS`, the last one shorter."""
+    """Regroup pieces of any size into arrays of `CHUNK_ELEMENTS` elements; the last one may be shorter."""
     buffer = np.empty(min(CHUNK_ELEMENTS, count), np.uint8)
     filled = 0
     for piece in pieces:

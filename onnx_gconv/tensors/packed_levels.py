@@ -1,4 +1,4 @@
-"""Codes of levels of packed codes, a byte of several codes at a time: in arithmetic on whole bytes, or looked up."""
+"""Computes 4-bit level codes from packed weight codes a whole byte at a time, by byte arithmetic or by look-up."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, packed_codes, unpacked_c
 __all__ = ["LEVEL_BITS", "PackedLevels"]
 
 LEVEL_BITS = 4
-"""Bits of the codes of levels."""
+"""Bits of a level code."""
 
 _LOW, _HIGH = np.uint8(0x0F), np.uint8(0xF0)
 
 
 class PackedLevels:
-    """The codes of the levels of all devices of packed codes, in bytes, as they are stored: four bits each.
+    """The level codes of all devices of a packed weight, as they are stored: four bits each, two in a byte.
 
     Args:
-        codes: The packed codes, of two or four bits.
-        points: Their zero points, for which the packing `is_bytewise`.
-        tables: For each device the codes of levels: [zero points from 0 to the highest, packed codes]; only one
-            row if all codes have one zero point.
+        codes: The packed codes of the weight, of two or four bits.
+        points: Their zero points; the packing must be `is_bytewise` for them.
+        tables: For each device the level code for each zero point and each code of the weight: [zero points from 0 to
+            the highest, codes]; [1, codes] if all codes share one zero point.
     """
 
     def __init__(self, codes: UnpackedTensor, points: BlockZeroPoint, tables: Sequence[NDArray[np.uint8]]) -> None:
@@ -38,12 +38,15 @@ class PackedLevels:
     def chunks(
         self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
     ) -> Iterator[tuple[NDArray[np.uint8], ...]]:
-        """Bytes with the codes of levels from `start` to `stop`, for each device in the beginning of its buffer.
+        """Yield the bytes of the level codes of elements `start` to `stop`.
 
         Args:
-            start: Index of the first code of a byte.
-            stop: Index after the last code of a byte.
-            buffers: Called once for each chunk; gives `CHUNK_ELEMENTS` bytes for each device.
+            start: Index of the first code; a byte must begin with it.
+            stop: Index after the last code; a byte must end before it.
+            buffers: Called once for each chunk; returns an array of `CHUNK_ELEMENTS` bytes for each device.
+
+        Yields:
+            For each device the filled beginning of its buffer.
         """
         step = CHUNK_ELEMENTS * self._codes.packing.bits // LEVEL_BITS
         work = _Work(min(step, stop - start))
@@ -63,16 +66,17 @@ class PackedLevels:
     def _look_up(self, packed: NDArray[np.uint8], points: NDArray[np.uint8], out: Sequence[NDArray[np.uint8]]) -> None:
         index = packed if points.size == 1 else points.astype(np.uint16) << np.uint16(8) | packed
         for array, table in zip(out, self._tables, strict=True):
-            np.take(table, index, out=array.view(table.dtype), mode="clip")  # the fastest; no index is beyond the end
+            # No index exceeds the table; "clip" is the fastest mode.
+            np.take(table, index, out=array.view(table.dtype), mode="clip")
 
 
 class _Work:
-    """Memory for some bytes that is used again and again.
+    """Arrays that are reused for each chunk of bytes.
 
     Attributes:
-        low: Their zero points in the low bits, where the first code of a byte stands.
-        high: The same in the high bits.
-        code: Anything.
+        low: The zero point of each byte in the low bits, where the first code of a byte stands.
+        high: The zero point of each byte in the high bits, where the second code stands.
+        code: Scratch memory.
     """
 
     def __init__(self, count: int) -> None:
@@ -80,19 +84,24 @@ class _Work:
         self._is_filled = False
 
     def take(self, points: NDArray[np.uint8]) -> None:
-        """Take a zero point for each byte, or one for all: NumPy compares two arrays faster than one with a number."""
+        """Fill `low` and `high` with the zero point of each byte, [bytes], or with one for all, [1].
+
+        One zero point is also written to the whole array, because NumPy compares two arrays faster than an array with a
+        number.
+        """
         if self._is_filled:
             return
         self._is_filled = points.size == 1
         count = self.low.size if self._is_filled else points.size
         self.low[:count] = points
-        np.multiply(self.low, np.uint8(1 << LEVEL_BITS), out=self.high)  # to shift them would take ten times as long
+        np.multiply(self.low, np.uint8(1 << LEVEL_BITS), out=self.high)  # a shift of bytes takes ten times as long
 
 
 def _put_pair(packed: NDArray[np.uint8], plus: NDArray[np.uint8], minus: NDArray[np.uint8], work: _Work) -> None:
-    """``max(code - zero point, 0)`` and ``max(zero point - code, 0)``, from ``max(code, zero point)``.
+    """Write ``max(code - zero point, 0)`` to `plus` and ``max(zero point - code, 0)`` to `minus`, two codes a byte.
 
-    No difference is negative, so that none borrows from its neighbour in the byte.
+    With ``larger = max(code, zero point)`` they are ``larger - zero point`` and ``larger - code``. No difference is
+    negative, so bytes can be subtracted whole: no code borrows from the other code in its byte.
     """
     low, high, code = (array[: packed.size] for array in (work.low, work.high, work.code))
     np.bitwise_and(packed, _LOW, out=plus)
@@ -106,8 +115,11 @@ def _put_pair(packed: NDArray[np.uint8], plus: NDArray[np.uint8], minus: NDArray
 
 
 def _is_pair(tables: Sequence[NDArray[np.uint8]], points: BlockZeroPoint) -> bool:
-    """Whether one device holds the codes above their zero points, and another one those below, a level a code."""
-    assert points.codes is not None  # noqa: S101 - else it would not be bytewise
+    """Whether the tables are what `_put_pair` computes: one device holds ``code - zero point``, the other the negative.
+
+    Both differences are cut off at 0, and their level codes are the differences themselves.
+    """
+    assert points.codes is not None  # noqa: S101 - a bytewise packing has zero points that are codes
     if len(tables) != 2:  # noqa: PLR2004 - a pair
         return False
     bottom, top = int(points.codes.min()), int(points.codes.max())
@@ -117,6 +129,14 @@ def _is_pair(tables: Sequence[NDArray[np.uint8]], points: BlockZeroPoint) -> boo
 
 
 def _of_bytes(table: NDArray[np.uint8], bits: int) -> NDArray[Any]:
-    """What stands for each byte: for each zero point 256 elements, of as many bytes as its codes need."""
+    """Turn a table of codes into a table of bytes.
+
+    Args:
+        table: Level codes, [zero points, codes].
+        bits: Bits of a code of the weight: 2 or 4.
+
+    Returns:
+        The packed level codes for each byte of the weight, [zero points * 256]: uint8 for 4 bits, uint16 for 2 bits.
+    """
     each = table[:, unpacked_codes(np.arange(256, dtype=np.uint8), bits)]
     return packed_codes(np.ascontiguousarray(each).reshape(-1), LEVEL_BITS).view(f"u{LEVEL_BITS // bits}")

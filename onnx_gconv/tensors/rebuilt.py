@@ -1,4 +1,4 @@
-"""A weight rebuilt from its conductances, computed while it is read."""
+"""A weight that is rebuilt from its conductances when it is read."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from onnx_gconv.tensors.streamed import CHUNK_ELEMENTS, StreamedTensor, element_
 
 __all__ = ["LevelSteps", "RebuiltTensor"]
 
-# For how many combinations of codes of levels, times zero points, it is looked whether steps are integers.
+# `level_steps` tries all combinations of level codes and zero points, but at most so many.
 _MOST_COMBINATIONS = 1 << 16
 
 
 @dataclass(frozen=True)
 class LevelSteps:
-    """Integer codes in integers alone: ``code = sum_k step_k * level_k + constant + zero point``.
+    """Rebuilds codes of a weight in integer arithmetic: ``code = sum_k step_k * level_k + constant + zero point``.
 
     Attributes:
-        codes: The codes of levels, for each device.
-        count: How many levels there are: other codes of levels stand for nothing.
-        steps: step_k, for each device.
-        constant: What is added.
+        codes: The level codes of each device.
+        count: How many levels there are; level codes from `count` on are invalid.
+        steps: step_k for each device.
+        constant: The constant of the formula.
         points: The zero points.
     """
 
@@ -46,20 +46,19 @@ class LevelSteps:
 class RebuiltTensor(StreamedTensor):
     """``W = (sum_k c_k * G_k - b) / scale + w0``, chunk by chunk, bit-identical to the nodes of a mapped model.
 
-    Integer codes are ``round(W) + zero point``; those that are packed into bytes, whose zero points need not be
-    integers, are ``round(W + zero point)``.
+    Integer codes are rebuilt as ``round(W) + zero point``. Codes that are packed into bytes may have zero points that
+    are no integers; these codes are rebuilt as ``round(W + zero point)``.
 
     Args:
-        conductances: In µS, all of one shape and of type FLOAT or DOUBLE.
+        conductances: Conductances in µS for each device, all of one shape and of type FLOAT or DOUBLE.
         decoding: c, b, scale and w0; scale and w0 are numbers, or arrays of the shape of `grid`.
         dtype: Type of the weight; the result is cast to it as a Cast node does.
         name: Name of the weight.
         rounded: Whether the weight consists of integer codes.
-        zero_point: Their zero points; None for 0.
+        zero_point: The zero points of the codes; None for 0.
         grid: Which elements share a scale; None if all do.
-        limits: The lowest and the highest number that its type holds, to which weights beyond them are set; None if
-            none can be beyond.
-        highest: The highest of integer codes; None for that of their type.
+        limits: The lowest and the highest number of the type; weights are clipped to them. None for no clipping.
+        highest: The highest valid code of packed codes; None for the highest number of the type.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class RebuiltTensor(StreamedTensor):
 
     @functools.cached_property
     def level_steps(self) -> LevelSteps | None:
-        """How integers alone give the codes, whatever the codes of levels are; None if nodes may give others."""
+        """The integer arithmetic that gives the same codes as the nodes for all level codes; None if there is none."""
         points = self._zero_point
         tensors = [each for each in self._conductances if isinstance(each, DecodedLevelsTensor)]
         is_plain = self._rounded and self._limits is None and self._grid is None and len(tensors) > 0
@@ -136,11 +135,12 @@ class RebuiltTensor(StreamedTensor):
         )
 
     def from_others(self, conductances: Sequence[NDArray[Any]], decoding: Decoding) -> NDArray[Any]:
-        """The whole weight, in memory, from other conductances and another scale.
+        """Rebuild the whole weight in memory from other conductances and another scale.
 
         Args:
-            conductances: In µS, as many as this one has, each of its shape and of the type in which it is computed.
-            decoding: As for the constructor.
+            conductances: Conductances in µS for each device, of the shape of the weight and of the type of the
+                conductances given to the constructor.
+            decoding: c, b, scale and w0, as for the constructor.
 
         Raises:
             ModelError: If integer codes are out of the range of their type.
@@ -155,8 +155,15 @@ class RebuiltTensor(StreamedTensor):
     def weights_of(
         self, parts: Sequence[NDArray[Any]], start: int, decoding: Decoding, compute: np.dtype[Any]
     ) -> NDArray[Any]:
-        """The weights of some elements, of which the first has the index `start`, from their conductances in µS."""
-        # Numbers beyond the range of a type become what the nodes make of them, without a warning.
+        """Rebuild some elements of the weight.
+
+        Args:
+            parts: Conductances of the elements in µS, one flat array for each device.
+            start: Flat index of the first element.
+            decoding: c, b, scale and w0, as for the constructor.
+            compute: The type to compute in.
+        """
+        # Overflow gives the same infinities as in the nodes; NumPy need not warn of it.
         with np.errstate(all="ignore"):
             return self._chunk(parts, start, decoding, compute)
 
@@ -185,7 +192,7 @@ class RebuiltTensor(StreamedTensor):
     def _check_codes(self, codes: NDArray[np.floating[Any]]) -> None:
         low, high = float(codes.min()), float(codes.max())
         highest = self.dtype.max if self._highest is None else self._highest
-        if not (low >= self.dtype.min and high <= highest):  # NaN is neither
+        if not (low >= self.dtype.min and high <= highest):  # also refuses NaN
             holder = self.dtype.name if self._highest is None else f"{self._highest.bit_length()} bits"
             raise ModelError(
                 f"the weight '{self.name}' is rebuilt to codes from {low:g} to {high:g}, which {holder} "

@@ -1,4 +1,4 @@
-"""Bytes of packed codes, rebuilt from codes of levels in whole bytes."""
+"""The bytes of a packed weight, rebuilt from its conductances; from 4-bit level codes a whole byte at a time."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MOST_OF_A_BYTE = 255
 class RebuiltBytesTensor(PackedTensor):
     """The bytes of packed codes that are rebuilt from conductances, bit-identical to the nodes of a mapped model.
 
-    Codes of four bits that codes of levels of four bits give in integers alone are computed so, a byte of two at a
-    time; all others as `RebuiltTensor` does it.
+    If weight and level codes have four bits and `RebuiltTensor.level_steps` gives integer arithmetic, two codes of a
+    byte are computed at a time. All other weights are computed by `RebuiltTensor` and packed.
 
     Args:
         codes: The rebuilt codes.
-        packing: How they are packed.
-        padding: An array [rows, padding]; None for zeros.
+        packing: How the codes are packed.
+        padding: The padding of each row, [rows, padding]; None for zeros.
     """
 
     def __init__(self, codes: RebuiltTensor, packing: Packing, padding: NDArray[np.uint8] | None = None) -> None:
@@ -38,13 +38,14 @@ class RebuiltBytesTensor(PackedTensor):
 
     @functools.cached_property
     def _steps(self) -> LevelSteps | None:
-        """How codes are computed in integers; None if they are not, or if that does not fit in bytes."""
+        """The integer arithmetic of the codes; None if there is none, or if it needs more than a byte for a code."""
         packing = self._packing
         if packing.bits != LEVEL_BITS or packing.padding or (found := self._rebuilt.level_steps) is None:
             return None
         if any(codes.dtype.bitwidth != LEVEL_BITS for codes in found.codes) or not packing.is_bytewise(found.points):
             return None
-        # Beyond these, a number that is too large for a code, or negative, would look like one, as bytes begin again.
+        # Bytes wrap around at 256. Within this bound, a sum that is negative or too large for a code never wraps around
+        # to a valid code, so `_bytes` detects it.
         farthest = (found.count - 1) * sum(abs(step) for step in found.steps) + abs(found.constant) + _HIGHEST
         return found if farthest <= _MOST_OF_A_BYTE - _HIGHEST else None
 
@@ -63,7 +64,7 @@ class RebuiltBytesTensor(PackedTensor):
             size = parts[0].size
             points = steps.points.codes_chunk(start, size, self._packing.per_byte)
             rebuilt = _bytes(parts, points + np.uint8(steps.constant % 256), steps)
-            if rebuilt is None:  # computed as nodes do it, which says what is wrong
+            if rebuilt is None:  # a code is out of range: the slower way raises the error that names it
                 yield from super().chunks(start, start + size)
             else:
                 yield rebuilt
@@ -71,7 +72,16 @@ class RebuiltBytesTensor(PackedTensor):
 
 
 def _bytes(parts: Sequence[NDArray[np.uint8]], added: NDArray[np.uint8], steps: LevelSteps) -> NDArray[np.uint8] | None:
-    """The bytes of codes; None if one is out of its range, or one of levels stands for no level."""
+    """Compute the bytes of codes in integer arithmetic.
+
+    Args:
+        parts: The bytes of the level codes of each device.
+        added: Zero point plus constant of each byte, modulo 256, [bytes] or [1].
+        steps: The arithmetic.
+
+    Returns:
+        The bytes; None if a code is out of range, or a level code is not below the number of levels.
+    """
     total, plane, code = (np.empty_like(parts[0]) for _ in range(3))
     for shift in (np.uint8(0), np.uint8(LEVEL_BITS)):
         code[:] = added
@@ -91,7 +101,7 @@ def _bytes(parts: Sequence[NDArray[np.uint8]], added: NDArray[np.uint8], steps: 
         if code.max() > _HIGHEST:
             return None
         if shift:
-            np.multiply(code, np.uint8(1 << LEVEL_BITS), out=code)  # to shift it would take ten times as long
+            np.multiply(code, np.uint8(1 << LEVEL_BITS), out=code)  # a shift of bytes takes ten times as long
             np.bitwise_or(total, code, out=total)
         else:
             total, code = code, total

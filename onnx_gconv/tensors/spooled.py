@@ -1,4 +1,4 @@
-"""Tensors that take longer to compute than to write and read, kept in a temporary file after they were read once."""
+"""Caches tensors that are slow to compute in a temporary file, when they are read for the first time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _Arrays = TypeVar("_Arrays", bound=tuple[NDArray[Any], ...])
 
 
 class Spool:
-    """A temporary file without a name, which is gone when the ``with`` block is left, or the process ends.
+    """A temporary file without a name, which the system deletes at the end of the ``with`` block or of the process.
 
-    If the disk has no room for it, tensors are computed each time that they are read: nothing but time is lost.
+    If the file cannot be made or the disk is full, tensors are computed each time they are read; only time is lost.
 
     Args:
-        folder: Where it is, so that it is on a disk that has room for large files.
+        folder: The folder of the file; it should be on a disk with room for large files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class Spool:
             self._file.close()
 
     def kept(self, tensor: StreamedTensor) -> StreamedTensor:
-        """The tensor, which is computed when it is read for the first time; to be read inside of the ``with`` block."""
+        """Wrap a tensor so that only its first read computes it; read the result within the ``with`` block only."""
         if self._file is None:
             return tensor
         with self._lock:
@@ -59,12 +59,12 @@ class Spool:
 
 
 class SpooledTensor(StreamedTensor):
-    """A tensor whose elements stand in a file as soon as all of them were read, from the first to the last.
+    """A tensor that stores its elements in a file during its first complete read, and reads them from there afterwards.
 
     Args:
-        tensor: The tensor. The first who reads it does so alone.
+        tensor: The tensor. Only one thread may read it until it is stored.
         file: The descriptor of the file.
-        place: Where in it the elements go, in bytes.
+        place: Offset of the elements in the file, in bytes.
     """
 
     def __init__(self, tensor: StreamedTensor, file: int, place: int) -> None:
@@ -76,12 +76,12 @@ class SpooledTensor(StreamedTensor):
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
-        """Those of the tensor."""
+        """The sources of the wrapped tensor."""
         return self._tensor.sources
 
     @property
     def group(self) -> tuple[TensorGroup, int] | None:
-        """As soon as it is stored, what reads it without a copy on the way."""
+        """A group of this tensor alone that reads directly into the caller's buffer; None until it is stored."""
         return (_Alone(self), 0) if self._is_stored else None
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
@@ -95,10 +95,13 @@ class SpooledTensor(StreamedTensor):
             yield from self._tensor.chunks(start, stop)
 
     def storing(self, chunks: Iterable[_Arrays]) -> Iterator[_Arrays]:
-        """Keep what somebody else computes: the last array of each tuple, from the first element to the last.
+        """Store chunks of this tensor that the caller computes together with other tensors.
+
+        Args:
+            chunks: Tuples whose last array is the next chunk of this tensor; together they are the whole tensor.
 
         Yields:
-            Each of the tuples, when it is stored.
+            Each tuple, after its last array is stored.
         """
         place, is_stored = self._place, True
         for arrays in chunks:
@@ -115,13 +118,13 @@ class SpooledTensor(StreamedTensor):
             yield self.read_into(buffer[: stop - first], first)
 
     def read_into(self, elements: NDArray[Any], first: int) -> NDArray[Any]:
-        """Fill an array with the elements from `first` on, which are stored."""
+        """Fill an array with the stored elements from flat index `first` on, and return it."""
         _read(self._file, elements, self._place + first * elements.itemsize)
         return elements
 
 
 class _Alone(TensorGroup):
-    """A tensor that stands in a file, whose elements are read to where they are wanted."""
+    """A group of one stored tensor; its elements are read from the file into the buffers of the caller."""
 
     def __init__(self, tensor: SpooledTensor) -> None:
         self._tensor = tensor
@@ -139,7 +142,7 @@ class _Alone(TensorGroup):
 
 
 def _write(file: int, elements: NDArray[Any], place: int) -> int:
-    """Write elements at a place of a file; where they end."""
+    """Write elements at an offset of a file, and return the offset after them, in bytes."""
     missing = np.ascontiguousarray(elements).view(np.uint8).data
     while missing.nbytes:
         count = os.pwrite(file, missing, place)

@@ -29,16 +29,18 @@ __all__ = [
     "write_elements",
 ]
 
-# 1 MiB of float32: what is computed on stays in the cache of the processor. Smaller chunks make two workers fight over
-# the interpreter lock. Counted in elements, so that tensors of different types that are read side by side stay in step.
+# A chunk is 1 MiB of float32, which stays in the cache of the processor. With smaller chunks, two workers compete for
+# the interpreter lock. Chunks are counted in elements, so that tensors of different types that are read side by side
+# stay in step.
 CHUNK_ELEMENTS = 1 << 18
 
-# The size in which cp writes. The kernel caches larger writes in larger blocks of memory, which can be slow to get.
+# `cp` writes in blocks of this size. The kernel caches larger writes in larger blocks of memory, which can be slow to
+# allocate.
 _WRITE_BYTES = 1 << 18
 
 _BYTE_BITS = 8
 
-# Of a transposed matrix; measured with 4096 x 4096 float32.
+# Columns of a transposed matrix that are copied at a time; the fastest number for 4096 x 4096 float32.
 _COLUMNS_AT_A_TIME = 64
 
 
@@ -48,7 +50,7 @@ def worker_count() -> int:
 
 
 class TensorGroup(abc.ABC):
-    """Tensors of one size that are cheaper to compute side by side than one after the other."""
+    """Tensors of one size that are cheaper to compute together than one after the other."""
 
     @property
     @abc.abstractmethod
@@ -59,26 +61,26 @@ class TensorGroup(abc.ABC):
     def chunks(
         self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
     ) -> Iterator[tuple[NDArray[Any], ...]]:
-        """The elements from `start` to `stop` of each tensor, in row-major order.
+        """Yield the elements from `start` to `stop` of each tensor, in row-major order.
 
         Args:
             start: Index of the first element.
             stop: Index after the last element.
-            buffers: Called once for each chunk; gives an array of `CHUNK_ELEMENTS` elements for each tensor.
+            buffers: Called once for each chunk; returns an array of `CHUNK_ELEMENTS` elements for each tensor.
 
         Yields:
-            For each tensor, the beginning of its array.
+            For each tensor the filled beginning of its array.
         """
 
     def stored_chunks(
         self, start: int, stop: int, buffers: Callable[[], Sequence[NDArray[Any]]]
     ) -> Iterator[tuple[NDArray[Any], ...]]:
-        """What a file holds of `chunks`: the elements, or bytes in which those of less than a byte stand side by side.
+        """Yield the elements from `start` to `stop` as a file stores them; elements of less than a byte are packed.
 
         Args:
-            start: Index of the first element, with which a byte begins.
+            start: Index of the first element; a byte must begin with it.
             stop: Index after the last element.
-            buffers: As for `chunks`.
+            buffers: Called once for each chunk, as for `chunks`.
         """
         for chunks in self.chunks(start, stop, buffers):
             yield tuple(_stored(chunk) for chunk in chunks)
@@ -87,7 +89,7 @@ class TensorGroup(abc.ABC):
 class StreamedTensor(abc.ABC):
     """A tensor for onnx-ir whose elements are computed when they are read.
 
-    Implements `onnx_ir.TensorProtocol`. A subclass says how its elements come, chunk by chunk; nothing is kept.
+    Implements `onnx_ir.TensorProtocol`. A subclass defines `chunks`, which computes the elements; none are kept.
 
     Args:
         dtype: Type of the elements.
@@ -99,27 +101,28 @@ class StreamedTensor(abc.ABC):
         self.dtype = dtype
         self.shape: ir.ShapeProtocol = shape
         self.name = name
-        self.raw: Any = self  # there is no other data behind it
+        self.raw: Any = self  # the protocol wants the underlying data, which does not exist here
         self.doc_string: str | None = None
         self.metadata_props: MutableMapping[str, str] = {}
         self.meta: MutableMapping[str, Any] = {}
 
     @abc.abstractmethod
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[Any]]:
-        """The elements from `start` to `stop`, in row-major order.
+        """Yield the elements from `start` to `stop`, in row-major order.
 
         Yields:
-            One-dimensional arrays as those of `element_chunks`, valid until the next one is asked for.
+            One-dimensional arrays of `CHUNK_ELEMENTS` elements, the last one shorter; valid until the next one is
+            requested.
         """
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:
-        """The tensors that this one is computed from."""
+        """The tensors from which this one is computed."""
         return ()
 
     @property
     def group(self) -> tuple[TensorGroup, int] | None:
-        """The tensors that are computed together with this one, and its index among them; None if there are none."""
+        """Tensors that are best computed together with this one, and its index among them; None if there are none."""
         return None
 
     @property
@@ -142,7 +145,7 @@ class StreamedTensor(abc.ABC):
         return array.reshape(self.shape.numpy())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: ANN401, FBT001 - NumPy's signature
-        del copy  # there is nothing that could be shared
+        del copy  # the array is always a new one
         array = self.numpy()
         return array if dtype is None else array.astype(dtype, copy=False)
 
@@ -170,24 +173,26 @@ class StreamedTensor(abc.ABC):
 
 
 def _stored(chunk: NDArray[Any]) -> NDArray[Any]:
-    """A chunk as a file holds it; all but the last one fill their bytes, as `CHUNK_ELEMENTS` is a power of two."""
+    """A chunk as a file stores it; elements of less than a byte are packed.
+
+    Only the last byte of a tensor may have room left, because `CHUNK_ELEMENTS` is a power of two.
+    """
     bits = ir.DataType.from_numpy(chunk.dtype).bitwidth
     return chunk if bits >= _BYTE_BITS else packed_codes(chunk, bits)
 
 
 def write_elements(file: BinaryIO, elements: NDArray[Any]) -> None:
     """Write elements as little-endian bytes at the position of a file, buffered or not."""
-    # The view as bytes serves types that have no buffer format of their own, such as bfloat16.
+    # bfloat16 and similar types have no buffer format, so the array is written as bytes.
     view = _little_endian(elements).view(np.uint8).data
     while view.nbytes:
         view = view[file.write(view[:_WRITE_BYTES]) :]
 
 
 def all_elements(tensor: ir.TensorProtocol) -> NDArray[Any]:
-    """All elements of a tensor, in memory.
+    """All elements of a tensor, in memory, in its shape.
 
-    External data is read, never mapped: where a file becomes shorter that is mapped, the next look at the map ends the
-    process.
+    External data is read, never memory-mapped: if a mapped file becomes shorter, the next access ends the process.
 
     Raises:
         ModelError: If external data is unsafe, missing or too short.
@@ -203,13 +208,13 @@ def all_elements(tensor: ir.TensorProtocol) -> NDArray[Any]:
 
 
 def elements_along(tensor: ir.TensorProtocol, axis: int, first: int, stop: int) -> NDArray[Any]:
-    """The elements of a tensor from one index of an axis up to another; of external data no others are read.
+    """The elements of a tensor from index `first` to `stop` of an axis; only these are read from external data.
 
     Args:
         tensor: The tensor.
-        axis: The axis.
+        axis: The axis, from 0 on.
         first: The first index.
-        stop: The one after the last.
+        stop: The index after the last.
 
     Raises:
         ModelError: If external data is unsafe, missing or too short.
@@ -233,7 +238,7 @@ def element_chunks(
 ) -> Iterator[NDArray[Any]]:
     """Read a tensor in chunks, in row-major order.
 
-    External data is read from its file into one buffer, never mapped: pages of a map would count as resident memory.
+    External data is read from its file into one buffer, never memory-mapped: mapped pages count as resident memory.
 
     Args:
         tensor: Any tensor of onnx-ir.
@@ -242,7 +247,7 @@ def element_chunks(
         dtype: Type of the arrays; the tensor's own if None.
 
     Yields:
-        One-dimensional arrays of `CHUNK_ELEMENTS` elements, the last one shorter; valid until the next is asked for.
+        One-dimensional arrays of `CHUNK_ELEMENTS` elements, the last one shorter; valid until the next is requested.
 
     Raises:
         ModelError: If external data is unsafe, missing or too short.
@@ -266,7 +271,7 @@ def _native_chunks(tensor: ir.TensorProtocol, start: int, stop: int) -> Iterator
         for first in range(start, stop, CHUNK_ELEMENTS):
             yield flat[first : min(first + CHUNK_ELEMENTS, stop)]
         return
-    # A view, such as the transpose that an exporter folds: to flatten it would be to copy it.
+    # Flattening a strided view (such as the transpose that an exporter folds) would copy it.
     buffer = np.empty(min(CHUNK_ELEMENTS, stop - start), array.dtype)
     for first in range(start, stop, CHUNK_ELEMENTS):
         chunk = buffer[: min(CHUNK_ELEMENTS, stop - first)]
@@ -293,9 +298,10 @@ def _copy_elements(array: NDArray[Any], first: int, chunk: NDArray[Any]) -> None
 
 
 def _copy_rows(rows: NDArray[Any], target: NDArray[Any]) -> None:
-    """Copy an array, by some columns at a time where neighbours in a column are neighbours in memory.
+    """Copy an array; if its columns, not its rows, are contiguous in memory, copy some columns at a time.
 
-    Each read of memory brings neighbours into the cache, which long rows drive out before they are asked for.
+    Each access to memory also loads the neighbours in the column into the cache. Copying whole long rows would evict
+    them before they are used.
     """
     width = target.shape[-1]
     step = _COLUMNS_AT_A_TIME if rows.ndim > 1 and rows.strides[-1] != rows.itemsize else width
@@ -313,7 +319,7 @@ def _file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Iterator[N
 
 
 def _packed_file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Iterator[NDArray[Any]]:
-    """The elements of less than a byte that a file has side by side in its bytes."""
+    """Yield the elements of a tensor of less than a byte per element, which the file stores packed."""
     bits = tensor.dtype.bitwidth
     per_byte = _BYTE_BITS // bits
     with contextlib.closing(ExternalReader(tensor)) as reader:
@@ -327,15 +333,15 @@ def _packed_file_chunks(tensor: ir.ExternalTensor, start: int, stop: int) -> Ite
 
 
 def byte_chunks(tensor: ir.TensorProtocol, start: int = 0, stop: int | None = None) -> Iterator[NDArray[np.uint8]]:
-    """Read the bytes in which elements of less than a byte stand side by side, the first one in the low bits.
+    """Read the packed bytes of a tensor of less than a byte per element; the first element is in the low bits.
 
     Args:
-        tensor: Of elements that fill a byte together.
+        tensor: A tensor of 1, 2 or 4 bits per element.
         start: Index of the first byte.
         stop: Index after the last byte; the whole tensor if None.
 
     Yields:
-        Arrays of `CHUNK_ELEMENTS` bytes, the last one shorter; valid until the next is asked for.
+        Arrays of `CHUNK_ELEMENTS` bytes, the last one shorter; valid until the next is requested.
 
     Raises:
         ModelError: If external data is unsafe, missing or too short.
@@ -361,20 +367,23 @@ def byte_chunks(tensor: ir.TensorProtocol, start: int = 0, stop: int | None = No
 
 
 def unpacked_codes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """The inverse of `packed_codes`, with the elements that fill the last byte."""
+    """Unpack bytes to codes of `bits` bits: the inverse of `packed_codes`, plus the codes that fill the last byte."""
     return _codes_of_bytes(bits)[packed].view(np.uint8).reshape(-1)
 
 
 @functools.cache
 def _codes_of_bytes(bits: int) -> NDArray[Any]:
-    """For each byte all elements in it, side by side as the bytes of one integer: one look-up gives them together."""
+    """A table of the codes in each byte, [256].
+
+    The codes of a byte are the bytes of one integer, so that one look-up gives them all.
+    """
     shifts = np.arange(0, _BYTE_BITS, bits, dtype=np.uint8)
     codes: NDArray[np.uint8] = (np.arange(256, dtype=np.uint8)[:, None] >> shifts) & np.uint8((1 << bits) - 1)
     return codes.view(f"u{shifts.size}").reshape(-1)
 
 
 def packed_codes(elements: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """Elements of less than a byte side by side in bytes, as ONNX stores them: the first one in the low bits."""
+    """Pack codes of `bits` bits into bytes, as ONNX stores them: the first code in the low bits."""
     per_byte = _BYTE_BITS // bits
     codes = elements.view(np.uint8)
     if codes.size % per_byte:
@@ -387,5 +396,5 @@ def packed_codes(elements: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 
 def _little_endian(array: NDArray[Any]) -> NDArray[Any]:
-    """Swap bytes on big-endian machines: ONNX stores little-endian data, as some arrays hold them."""
+    """The array with little-endian bytes, as ONNX stores them: bytes are swapped on big-endian machines."""
     return array if np.little_endian or array.dtype.byteorder == "<" else array.byteswap()

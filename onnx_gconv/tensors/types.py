@@ -1,4 +1,4 @@
-"""The types of weights."""
+"""The ONNX data types of weights that can be mapped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 __all__ = ["INTEGER_DTYPES", "MAPPABLE_DTYPES", "WIDENING_CASTS", "dtype_of_name", "finite_range", "type_name"]
 
-# Integer codes.
+# Types of weights that are integer codes.
 INTEGER_DTYPES = frozenset(
     {
         ir.DataType.INT4,
@@ -39,25 +39,25 @@ _DTYPES_BY_NAME = {np.dtype(dtype.numpy()).name: dtype for dtype in MAPPABLE_DTY
 
 
 def dtype_of_name(name: str) -> ir.DataType | None:
-    """The type of weights that NumPy calls so, such as ``float32``; None if there is none."""
+    """The mappable type with a NumPy name such as ``float32``; None if there is none."""
     return _DTYPES_BY_NAME.get(name)
 
 
 def type_name(dtype: ir.DataType) -> str:
-    """A type as NumPy calls it, such as ``float32``."""
+    """The NumPy name of a type, such as ``float32``."""
     if dtype in {ir.DataType.UNDEFINED, ir.DataType.STRING}:
         return dtype.name.lower()
     return np.dtype(dtype.numpy()).name
 
 
 def finite_range(dtype: ir.DataType) -> tuple[float, float]:
-    """The lowest and the highest finite number of a type of weights."""
+    """The lowest and the highest finite number of a mappable type."""
     numpy_dtype = np.dtype(dtype.numpy())
     info = ml_dtypes.iinfo(numpy_dtype) if dtype in INTEGER_DTYPES else ml_dtypes.finfo(numpy_dtype)
     return float(info.min), float(info.max)
 
 
-# Casts that keep every value: the types that may be cast, by the type that they are cast to.
+# Casts that keep every value: for each target type, the source types.
 WIDENING_CASTS = {
     ir.DataType.FLOAT16: _FLOAT8_DTYPES,
     ir.DataType.BFLOAT16: _FLOAT8_DTYPES,

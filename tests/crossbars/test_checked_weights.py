@@ -157,8 +157,8 @@ def test_matrices_that_the_weight_does_not_have(parse, normal, edit, said):
 def test_an_op_of_which_nothing_is_known_is_named_with_the_remedy(parse, normal):
     model = of_unknown_op(parse, normal(6, 4), lambda _reader: None)
     assert refusal(model, BundleError) == (
-        "the weight 'W' cannot be handed off: nothing is known here of the op my.ops.Own that reads it, neither of its "
-        "bias; add its row to the table of MVM ops (onnx_gconv.weights.register_mvm_op)"
+        "the weight 'W' cannot be handed off: the op my.ops.Own that reads it is unknown, and so is its bias; add its "
+        "row to the table of MVM ops (onnx_gconv.weights.register_mvm_op)"
     )
 
 

@@ -335,7 +335,7 @@ def test_a_toml_file_gives_the_device_that_its_keys_would_make(tmp_path):
         ("[1, 1, 2]", "[1, 1, -2]", "sigma are 0 or more, but there is -2"),
         ("[0, 20]", "[0, 20, 30]", "mean_us has the shape [2, 3], but there are 3 targets and 3 times"),
         ("[0, 20]", "[0, 20", "no TOML: "),
-        ("[0, 20]", f"[0, 1{'0' * 400}]", "one of its whole numbers is beyond all floats"),
+        ("[0, 20]", f"[0, 1{'0' * 400}]", "one of its whole numbers is too large for a float"),
         (TOML, "\udcff", "no TOML: "),
     ],
 )

@@ -78,7 +78,11 @@ def test_a_device_alone_is_one_whose_partner_is_told_0():
 @pytest.mark.parametrize(
     ("plus", "minus", "message"),
     [
-        ([1, 9], [0, 5], "the devices of a pair are told 9 and 5 \u00b5S, but in a pair of this model one device is "),
+        (
+            [1, 9],
+            [0, 5],
+            "the targets of a pair are 9 and 5 \u00b5S, but in a pair of this model one target is 0; map ",
+        ),
         ([1], [0, 0], r"have one shape and type, but they are float32 \[1\] and float32 \[2\]"),
         ([200], [0], "a target is 200 \u00b5S, but the model is valid from 0 to 180"),
         ([0], [200], "a target is 200 \u00b5S, but the model is valid from 0 to 180"),

@@ -151,7 +151,7 @@ def test_a_document_gives_its_presets():
         (changed('tool = "A tool"', 'file = "a.py"'), "preset 'one': a source needs a paper or a tool"),
         (changed('tool = "A tool"', 'title = "T"\nyear = 2020'), "a paper needs authors, title, venue and year"),
         (changed('tool = "A tool"', 'doi = "1"'), "there is no 'doi'"),
-        (added(f"tolerance_us = 1{'0' * 400}"), "preset 'one': one of its whole numbers is beyond all floats"),
+        (added(f"tolerance_us = 1{'0' * 400}"), "preset 'one': one of its whole numbers is too large for a float"),
     ],
 )
 def test_data_that_is_wrong_is_refused(text, message):

@@ -144,11 +144,11 @@ def test_a_model_that_does_not_say_how_readings_are_spread():
 
 def test_readings_of_ones_own_need_a_spread_of_ones_own():
     with refused(
-        "device skewed: Skewed gives readings of its own by `_read`, but `_read_noise` is that of the class that it is "
-        r"made from; define `_read_noise`, too, or take one reading \(read noise: fixed\)"
+        "device skewed: Skewed overrides `_read`, but inherits `_read_noise`, which is about other readings; "
+        r"define `_read_noise`, too, or take one reading \(read noise: fixed\)"
     ):
         read_noise_of(Skewed(), after(Skewed(), DAY), DAY)
-    with refused("device plain: Plain gives readings of its own by `read`, but `read_noise` is .*"):
+    with refused("device plain: Plain overrides `read`, but inherits `read_noise`, .*"):
         read_noise_of(Plain(), after(Plain(), DAY), DAY)
     assert read_noise_of(Loud(), after(Loud(), DAY), DAY).low_us == 0.5
 
@@ -167,7 +167,7 @@ def test_readings_are_conductances(low, high, said):
 
 def test_a_spread_is_a_spread():
     odd = SimpleNamespace(name="odd", read_noise=lambda devices, seconds: 0.5)  # noqa: ARG005
-    with refused("device odd: `read_noise` gives a float, but no ReadNoise and not None"):
+    with refused("device odd: `read_noise` returns a float, not a ReadNoise or None"):
         read_noise_of(odd, None, DAY)
     with pytest.raises(ConfigError, match="a time is 0 seconds or more, but it is -1"):
         PcmDevice().read_noise(after(PcmDevice(), DAY), -1.0)

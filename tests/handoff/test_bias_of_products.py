@@ -69,7 +69,7 @@ def test_a_bias_stays_digital_if_the_model_gives_the_product_without_it_too(laye
         "g (float[2,3] x) => (float[2,4] h, float[2,4] y) { h = MatMul(x, W) y = Add(h, c) }", shape=(3, 4)
     )
     assert layer.bias.name == "c"
-    assert layer.bias_rows == "the model gives 'h', too, to which it is not added yet"
+    assert layer.bias_rows == "'h', the product without the bias, is an output of the model, too"
 
 
 def test_an_add_of_another_domain_adds_no_bias(layers):

@@ -188,19 +188,19 @@ DIGITAL = {
     ),
     "of one of two readers": (
         ("y = Gemm (x, W, c) z = Gemm (x, W, d)", (2, 13), {"W": weight(13, 10), "c": small(10), "d": small(10)}, None),
-        "^not all nodes that multiply with the weight add it alike$",
+        "^not all nodes that multiply with the weight add the same bias$",
     ),
     "that another reader lacks": (
         ("h = MatMul(x, W) y = Add(h, c) z = MatMul(x, W)", (2, 13), {"W": weight(13, 10), "c": small(10)}, None),
-        "^not all nodes that multiply with the weight add it alike$",
+        "^not all nodes that multiply with the weight add the same bias$",
     ),
     "that another reader multiplies": (
         ("y = Gemm (x, W, c) z = Gemm <beta = 0.5> (x, W, c)", (2, 13), {"W": weight(13, 10), "c": small(10)}, None),
-        "^not all nodes that multiply with the weight add it alike$",
+        "^not all nodes that multiply with the weight add the same bias$",
     ),
     "of readers on both sides": (
         ("y = Gemm (x, W, c) v = Gemm (W, x, c)", (10, 10), {"W": weight(10, 10), "c": small(10)}, None),
-        "^not all nodes that multiply with the weight add it alike$",
+        "^not all nodes that multiply with the weight add the same bias$",
     ),
     "of a reader of the transposed weight": (
         (
@@ -209,7 +209,7 @@ DIGITAL = {
             {"W": weight(10, 10), "c": small(10)},
             None,
         ),
-        "^not all nodes that multiply with the weight add it alike$",
+        "^not all nodes that multiply with the weight add the same bias$",
     ),
     "of a reader that rounds the sum": (
         (
@@ -218,11 +218,11 @@ DIGITAL = {
             {"W": weight(13, 10), "c": small(10)},
             None,
         ),
-        "^not all nodes that multiply with the weight add it alike$",
+        "^not all nodes that multiply with the weight add the same bias$",
     ),
     "of an output without it": (
         ("y = MatMul(x, W) z = Add(y, c)", (2, 13), {"W": weight(13, 10), "c": small(10)}, None),
-        "^the model gives 'y', too, to which it is not added yet$",
+        "^'y', the product without the bias, is an output of the model, too$",
     ),
     "no number": (
         ("y = Gemm (x, W, c)", (2, 13), {"W": weight(13, 10), "c": np.full(10, np.nan, np.float32)}, None),

@@ -87,7 +87,7 @@ LIES = {
     ),
     "a granularity": (
         lambda weight: weight.update(granularity="tensor"),
-        f"{SHARE} all do, but there are pieces",
+        f"{SHARE} with granularity tensor all do, but it names pieces",
     ),
     "tiles": (
         lambda weight: weight["tiling"].update(rows=1, columns=1),
@@ -269,7 +269,7 @@ def test_pieces_of_a_weight_with_one_scale_are_a_lie(parse, normal):
     MapConductances()(model)
     tiling = {"rows": None, "columns": None, "partition": "equal", "row_starts": [0], "column_starts": [0]}
     lying = with_lie(model, lambda weight: weight.update(tiling=tiling))
-    assert first_problem(lying) == f"{SHARE} all do, but there are pieces"
+    assert first_problem(lying) == f"{SHARE} with granularity tensor all do, but it names pieces"
 
 
 @pytest.mark.parametrize(

@@ -431,7 +431,7 @@ def test_zero_points_of_another_shape_are_no_part_of_a_weight(parse, shape):
         np.ones(shape, np.float32).cumsum().reshape(shape).astype(np.float32), name=zero_point.name
     )
     with pytest.raises(
-        ModelError, match=r"'W' cannot be restored: zero points of the shape .* are none of a weight of \[3, 4\]"
+        ModelError, match=r"'W' cannot be restored: zero points of the shape .* do not fit a weight of \[3, 4\]"
     ):
         RestoreWeights()(model)
     assert read_manifest(model) is not None

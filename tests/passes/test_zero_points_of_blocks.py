@@ -82,7 +82,7 @@ def test_other_blocks_than_the_manifest_names_are_found():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"zero_point_blocks": {"axis": 2, "size": 16}}, "blocks of 16 along axis 2 are none of a weight of [48, 5]"),
+        ({"zero_point_blocks": {"axis": 2, "size": 16}}, "blocks of 16 along axis 2 do not fit a weight of [48, 5]"),
         ({"zero_point": None}, "it has blocks of zero points, but no zero points that follow its axes"),
     ],
 )

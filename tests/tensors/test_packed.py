@@ -110,7 +110,7 @@ def test_codes_that_are_not_packed_so_are_refused(bits, shape, stored):
     ("values", "block"), [(np.zeros((2, 1)), 4), (np.zeros((3, 2)), 4), (np.full((2, 2), np.nan), 4), (np.zeros(()), 0)]
 )
 def test_zero_points_that_are_none_of_the_codes_are_refused(values, block):
-    with pytest.raises(ModelError, match=r"are none of codes of \[2, 8\]; take the model as it was mapped"):
+    with pytest.raises(ModelError, match=r"do not fit codes of \[2, 8\]; take the model as it was mapped"):
         BlockZeroPoint(values, block, (2, 8))
 
 

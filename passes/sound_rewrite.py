@@ -102,7 +102,7 @@ def _flaws(graph: ir.Graph, around: tuple[set[ir.Value], ...] = ()) -> Iterator[
     for node in graph:
         for value in node.inputs:
             if value is not None and not any(value in scope for scope in visible):
-                yield f"node '{node.name}' ({node.op_type}) reads '{value.name}', which is not there before it"
+                yield f"node '{node.name}' ({node.op_type}) reads '{value.name}', which is not defined before it"
         for attribute in node.attributes.values():
             for body in _bodies(attribute):
                 yield from _flaws(body, visible)

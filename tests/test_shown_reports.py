@@ -21,6 +21,7 @@ from onnx_gconv.files.models import save_model
 from onnx_gconv.handoff.pictures import write_pictures
 from onnx_gconv.models import model_path
 from onnx_gconv.operations import check_configuration
+from onnx_gconv.passes import MapConductances, RestoreWeights
 from onnx_gconv.shown_report import ShownReport
 from onnx_gconv.terminal_text import rendered
 from tests import graphs
@@ -126,8 +127,8 @@ def test_repr_is_one_short_printable_line_with_the_name_of_its_class(reports, ki
 
 def test_a_report_on_a_model_in_memory_names_no_file():
     model = ir.load(model_path("digits_cnn.onnx"))
-    gconv.MapConductances()(model)
-    found = repr(gconv.RestoreWeights()(model).report)
+    MapConductances()(model)
+    found = repr(RestoreWeights()(model).report)
     assert " as " not in found
     assert found.endswith(": 5 weights restored>")
 

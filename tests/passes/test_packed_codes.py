@@ -204,7 +204,7 @@ def test_verify_finds_other_codes_and_other_padding(tmp_path):
     assert report.passed
     assert [item.bit_identical for item in report.weights] == [True]
     assert all(item.bit_identical for item in report.outputs.comparisons)
-    for byte, message in ((0, "'W'"), (-1, "what fills the rows of its codes differs from the original")):
+    for byte, message in ((0, "'W'"), (-1, "the padding of its rows of codes differs from the original")):
         model = onnx.load(original)
         stored = weight.stored.copy()
         stored.reshape(5, -1)[2, byte] ^= 0x10

@@ -38,9 +38,9 @@ def lose_scale(rebuilt):
     ("damage", "problem"),
     [
         (rename_difference, "the name 'x' is defined twice"),
-        (lose_node, "node '.*' (Div) reads 'W.g_difference', which is not there before it"),
-        (turn_round, "node '.*' (Div) reads 'W.g_difference', which is not there before it"),
-        (lose_scale, "node '.*' (Div) reads 'W.g_scale', which is not there before it"),
+        (lose_node, "node '.*' (Div) reads 'W.g_difference', which is not defined before it"),
+        (turn_round, "node '.*' (Div) reads 'W.g_difference', which is not defined before it"),
+        (lose_scale, "node '.*' (Div) reads 'W.g_scale', which is not defined before it"),
     ],
 )
 def test_wrong_nodes_are_noticed(model, monkeypatch, damage, problem):
@@ -66,7 +66,7 @@ def test_wrong_nodes_are_noticed(model, monkeypatch, damage, problem):
 def test_a_wrong_restoration_is_noticed(model, monkeypatch):
     MapConductances()(model)
     monkeypatch.setattr(restore_weights._Places, "fill", lambda _: None)
-    with pytest.raises(DamagedModelError, match="reads 'W', which is not there before it"):
+    with pytest.raises(DamagedModelError, match="reads 'W', which is not defined before it"):
         RestoreWeights()(model)
 
 
@@ -115,7 +115,7 @@ def test_bodies_are_looked_at_and_see_what_is_around_them(parse, normal):
     [branch] = [node for node in model.graph if node.op_type == "If"]
     body = branch.attributes["else_branch"].as_graph()
     body[1].replace_input_with(0, model.graph.outputs[0])
-    with pytest.raises(DamagedModelError, match=r"node '.*' \(Relu\) reads 'y', which is not there before it"):
+    with pytest.raises(DamagedModelError, match=r"node '.*' \(Relu\) reads 'y', which is not defined before it"):
         rewrite.require(model)
 
 

@@ -1,4 +1,4 @@
-"""onnx_gconv in other people's pipelines: after an export, in a workflow, behind a training.
+"""onnx_gconv in other people's pipelines: after an export, in a workflow, after training.
 
-Each module is for one package of others and imports it only when it is asked to, if at all.
+Each module works with one other package, and imports that package only when it is needed, if at all.
 """

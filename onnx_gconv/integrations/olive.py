@@ -1,11 +1,11 @@
 """A pass for Olive that maps the weights of a model to conductances.
 
-Olive finds it by a package configuration, which ``onnx-gconv olive-config`` writes::
+Olive finds the pass by a package configuration, which ``onnx-gconv olive-config`` writes::
 
     onnx-gconv olive-config -o passes.json
     olive run --config workflow.json --package-config passes.json
 
-This module imports Olive, and nothing imports this module but Olive.
+This module imports Olive, and only Olive imports this module.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from olive.passes.pass_config import BasePassConfig
 
     class Pass:
-        """The base of Olive's passes as type checkers see it, to which Olive, which ships no types, gives none."""
+        """The base class of Olive's passes for type checkers, because Olive ships no types."""
 
         @classmethod
         def get_config_params(
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
             config: dict[str, Any] | None = None,
             disable_search: bool | None = False,  # noqa: FBT001, FBT002 - Olive's signature
         ) -> tuple[type[BasePassConfig], dict[str, Any], dict[str, SearchParameter]]:
-            """The class of the options, their values, and those that are searched."""
+            """Return the class of the options, their values, and the options that are searched."""
             ...
 
 else:
@@ -72,26 +72,25 @@ _COUNTS = (
 )
 _OF_WEIGHTS = ("name", "graph", "shape", "dtype", "converter", "granularity", "scale_range", "loss")
 
-# Beneath Olive's own logger, whose level, handlers and log file hold for it then.
+# A child of Olive's own logger, so that it uses Olive's level, handlers and log file.
 _logger = logging.getLogger("olive.onnx_gconv")
 
 
 class MappingPassError(GconvError, ValueError):
     """A model cannot be mapped in a workflow.
 
-    Olive ends a workflow with an error for a few kinds of exceptions, of which ValueError is one. All others it writes
-    to its log, and ends as if all were well.
+    Olive ends a workflow with an error only for a few kinds of exceptions; ValueError is one of them. It logs all other
+    exceptions and ends as if there were no error.
     """
 
 
 class OnnxGConv(Pass):
     """Maps the weights of an ONNX model to conductances, in µS.
 
-    Its options are the settings of a mapping, as `onnx_gconv.configuration` has them. The model streams from file to
-    file, whatever its size. The mapping report goes to Olive's log and, as a table ``onnx_gconv``, to the attributes of
-    the model.
+    Its options are the settings of a mapping, see `onnx_gconv.configuration`. The model is streamed from file to file.
+    The mapping report goes to Olive's log and, as a table ``onnx_gconv``, to the attributes of the model.
 
-    The mapping is to be the last change of a model, as optimizers fold it away.
+    The mapping has to be the last change of a model, because optimizers fold it away.
     """
 
     @classmethod
@@ -112,10 +111,10 @@ class OnnxGConv(Pass):
         config: dict[str, Any] | None = None,
         disable_search: bool | None = False,  # noqa: FBT001, FBT002 - Olive's signature
     ) -> tuple[type[BasePassConfig], dict[str, Any], dict[str, SearchParameter]]:
-        """Check the options of a workflow before its first pass runs, and tell apart those that are searched.
+        """Check the options of a workflow before its first pass runs, and separate those that are searched.
 
         Raises:
-            ConfigError: If there is no such option, a value is wrong, or options contradict each other.
+            ConfigError: If an option is unknown, a value is wrong, or options contradict each other.
         """
         config = options_as_written(config or {})
         check_names(config)
@@ -160,18 +159,18 @@ def _is_searched(value: object) -> bool:
 
 
 def _choices(value: dict[str, Any] | SearchParameter) -> list[Any]:
-    """The values that are tried of an option, as far as these do not depend on other options."""
+    """Return the values that a search tries for an option; none if they depend on other options."""
     parameter = json_to_search_parameter(value) if isinstance(value, dict) else value
     return list(parameter.get_support()) if isinstance(parameter, Categorical) else []
 
 
 def _is_marker(value: object) -> bool:
-    """Whether a value is one of those with which Olive says that an option is not given."""
+    """Whether a value is one of Olive's markers for an option that is not given."""
     return isinstance(value, str) and value in {*SpecialParamValue, *PassParamDefault}
 
 
 def _check_handler(model: OliveModelHandler) -> None:
-    """Refuse models of other kinds, and those that are not whole without a file of which ONNX has no notion."""
+    """Refuse models that are not ONNX, and models with weights in a file that is no external data of ONNX."""
     if not isinstance(model, ONNXModelHandler):
         kind = type(model).__name__.removesuffix("Handler")
         raise MappingPassError(f"the model is a {kind}, and only ONNX models are mapped; put OnnxConversion before it")
@@ -184,15 +183,16 @@ def _check_handler(model: OliveModelHandler) -> None:
 
 
 def _beside_model(model: ONNXModelHandler, name: str | None) -> Path | None:
-    """A file in the folder of a model; None if it has no name.
+    """Return a file in the folder of a model; None if no name is given.
 
-    Olive would take one of that name in the current folder instead: it has made an absolute path of the name then.
+    The name is used as it was written: if the current folder has a file of that name, Olive has turned the name into
+    the absolute path of that file.
     """
     return None if name is None else Path(model.get_resource("model_path"), as_written(name))
 
 
 def _mapped_name(source: Path) -> str:
-    """A name for the mapped model that Olive takes for no other file: none in the current folder has it."""
+    """Return a name for the mapped model that no file in the current folder has, because Olive would take that file."""
     name = f"{source.stem}{MAPPED_SUFFIX}.onnx"
     while Path(name).exists():
         name = f"mapped-{name}"
@@ -200,13 +200,13 @@ def _mapped_name(source: Path) -> str:
 
 
 def _mapped_handler(model: ONNXModelHandler, target: Path, report: MappingReport) -> ONNXModelHandler:
-    """What Olive goes on with: the folder of the mapped model, and all that was said of the model before."""
+    """Return the handler with which Olive continues: the mapped model, and the settings and attributes of the model."""
     constant_inputs = _beside_model(model, model.constant_inputs_file_name)
     if constant_inputs is not None:
         shutil.copy(constant_inputs, target.parent)
     attributes = copy.deepcopy(model.model_attributes or {})
     attributes[_ATTRIBUTE] = _attribute(report)
-    # A folder, as Olive would leave the data file behind otherwise when it copies the model.
+    # The path of the folder, not of the model: Olive would not copy the data file otherwise.
     is_folder = len(report.files) > 1 or constant_inputs is not None
     return ONNXModelHandler(
         model_path=str(target.parent if is_folder else target),
@@ -219,7 +219,7 @@ def _mapped_handler(model: ONNXModelHandler, target: Path, report: MappingReport
 
 
 def _attribute(report: MappingReport) -> dict[str, Any]:
-    """The report for Olive's files, which repeat it: all of each weight stands in the manifest of the model alone."""
+    """Return a short report for Olive's files, which repeat it; only the manifest has all facts on each weight."""
     content = report.to_json()
     counts = {key: content[key] for key in _COUNTS}
     mapped = [{key: weight[key] for key in _OF_WEIGHTS} for weight in content["mapped"]]

@@ -1,7 +1,7 @@
-"""Olive's list of passes, and ours in it.
+"""Adds the pass of this package to Olive's list of passes.
 
-Olive looks for passes in a file alone, its own or the one that ``olive run --package-config`` names in its place. So a
-workflow that has passes of Olive and of others needs a file with all of them.
+Olive finds passes only in one file: its own, or the one that ``olive run --package-config`` names instead. So a
+workflow with passes of Olive and of other packages needs a file that lists all of them.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _PASSES = "passes"
 
 
 def own_package_config() -> dict[str, Any]:
-    """The package configuration that has the pass of this package alone."""
+    """Return the package configuration with only the pass of this package."""
     text = resources.files(__package__).joinpath(_FILE).read_text(encoding="utf-8")
     content: dict[str, Any] = json.loads(text)
     return content
 
 
 def package_config_of_olive() -> Path:
-    """The file in which the installed Olive lists its passes. Olive is not imported: that takes seconds.
+    """Return the file in which the installed Olive lists its passes. Olive is not imported, because that takes seconds.
 
     Raises:
-        ConfigError: If there is no Olive.
+        ConfigError: If Olive is not installed.
     """
     found = importlib.util.find_spec("olive")
     if found is None:
@@ -45,20 +45,20 @@ def package_config_of_olive() -> Path:
             return file
     where = found.origin or ", ".join(found.submodule_search_locations or ())
     raise ConfigError(
-        f"the package olive in '{where}' has no {_FILE}, so it is not Olive, or another version than those that are "
-        f"known; {INSTALL_OLIVE}"
+        f"the package olive in '{where}' has no {_FILE}, so it is not Olive, or a version that is not supported; "
+        f"{INSTALL_OLIVE}"
     )
 
 
 def merged_package_config(base: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """A package configuration of Olive with the pass of this package in it.
+    """Return a package configuration of Olive with the pass of this package added.
 
     Args:
-        base: The JSON file to add to; that of the installed Olive if None.
+        base: The JSON file to which the pass is added; the installed Olive's file if None.
 
     Raises:
         ConfigError: If the file cannot be read, is no package configuration, or has another pass of that name; or if
-            there is no Olive.
+            Olive is not installed.
     """
     file = package_config_of_olive() if base is None else Path(base)
     merged = _content(file)

@@ -1,7 +1,7 @@
-"""The options of the pass for Olive: the settings of a mapping, under the names that they have everywhere.
+"""The options of the pass for Olive: the settings of a mapping, under their usual names.
 
-Nothing here needs Olive. What the settings models of `onnx_gconv.configuration` know is an option of the pass: its
-type, its sentence and its default are theirs.
+Nothing here needs Olive. Every setting of the models in `onnx_gconv.configuration` is an option of the pass, with the
+same type, description and default.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class PassOption:
     """An option of the pass.
 
     Attributes:
-        kind: Its type, as pydantic takes it; None stands for what is not given.
-        sentence: What it is, and its default.
+        kind: Its type, as pydantic takes it; the value None means that the option is not given.
+        sentence: Its description, with the default.
         is_path: Whether it is the path of a file.
     """
 
@@ -50,8 +50,8 @@ class PassOption:
     is_path: bool = False
 
 
-# What the pass has besides settings. They are named so that they can stand beside `type`, as Olive allows: it takes
-# `config` there for the table of all options.
+# The options of the pass that are no settings. None is called `config`: Olive lets options stand beside `type`, and
+# takes a key `config` there as the table of all options.
 _CONFIG_FILE = "config_file"
 _EXTERNAL_DATA = "save_as_external_data"
 _CACHE_KEY = "cache_key"
@@ -59,15 +59,15 @@ _OVERRIDES = "overrides"
 
 
 def pass_options() -> dict[str, PassOption]:
-    """All options of the pass, by name. None of them has to be given."""
+    """Return all options of the pass by name. All of them are optional."""
     fields = WeightSettings.model_fields | DeviceSettings.model_fields | ModelSettings.model_fields
     return {
         **{name: _of_setting(field) for name, field in fields.items()},
         _OVERRIDES: _of_setting(Configuration.model_fields[_OVERRIDES]),
         _CONFIG_FILE: PassOption(
             str,
-            "A TOML file that says how the model is mapped. What the other options say wins over its defaults and "
-            "overrides, but for the weights that it skips.",
+            "A TOML file that says how the model is mapped. The other options override its defaults and its overrides; "
+            "weights that it skips stay skipped.",
             is_path=True,
         ),
         _EXTERNAL_DATA: PassOption(
@@ -77,17 +77,17 @@ def pass_options() -> dict[str, PassOption]:
         ),
         _CACHE_KEY: PassOption(
             str,
-            "Not to be given: the pass fills in its version and what config_file holds, so that Olive's cache does not "
-            "answer with a model that was mapped by others.",
+            "Not to be given: the pass sets it to its version and the hash of config_file, so that Olive's cache does "
+            "not return a model that was mapped with another version or file.",
         ),
     }
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Check that there are such options. Olive itself would ignore those that there are not.
+    """Check that all options exist. Olive itself would ignore unknown ones.
 
     Raises:
-        ConfigError: If there is no option of a name.
+        ConfigError: If an option is unknown; the message suggests the most similar one.
     """
     known = list(pass_options())
     for name in names:
@@ -98,10 +98,10 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def configuration_of_options(options: Mapping[str, Any]) -> Configuration:
-    """How a model is mapped.
+    """Return the configuration that the options of the pass describe.
 
     Args:
-        options: Options by name; what is None is not given. Those that concern no mapping are left aside.
+        options: Options by name; None means not given. Options that are no settings of a mapping are ignored.
 
     Raises:
         ConfigError: If a value is wrong, options contradict each other, or `config_file` cannot be read.
@@ -113,8 +113,8 @@ def configuration_of_options(options: Mapping[str, Any]) -> Configuration:
     if not overrides:
         return configuration
     if file is not None:
-        raise ConfigError(f"overrides: config_file, '{file}', is where overrides belong then; write them there")
-    # Options win over the overrides of a file, as on the command line; overrides beside them refine what they say.
+        raise ConfigError(f"overrides: config_file is given, too; write the overrides into that file, '{file}'")
+    # Options override the overrides of a file, as on the command line; but they are defaults for overrides beside them.
     parts = {name: settings.pop(name) for name in DeviceSettings.model_fields if name in settings}
     weights = {name: settings[name] for name in WeightSettings.model_fields if name in settings}
     weights |= {"device": parts} if parts else {}
@@ -124,15 +124,15 @@ def configuration_of_options(options: Mapping[str, Any]) -> Configuration:
 
 
 def options_as_written(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as the workflow has them, but for the path of a file."""
+    """Return options as they were written in the workflow, see `as_written`; config_file, a path, stays unchanged."""
     return {name: value if name == _CONFIG_FILE else as_written(value) for name, value in options.items()}
 
 
 def as_written(value: object) -> Any:  # noqa: ANN401 - as it comes
-    """A value of a workflow as it was written.
+    """Return a value of a workflow as it was written.
 
-    Olive makes an absolute path of each text that happens to be the name of a file or a folder: a pattern ``encoder``
-    would match nothing only because there is a folder of that name where the workflow runs.
+    Olive turns each text that happens to be the name of a file or folder into an absolute path: a pattern ``encoder``
+    would match nothing if there is a folder of that name where the workflow runs.
     """
     if isinstance(value, Mapping):
         return {key: as_written(item) for key, item in value.items()}
@@ -144,16 +144,16 @@ def as_written(value: object) -> Any:  # noqa: ANN401 - as it comes
 
 
 def cache_key(config_file: str | os.PathLike[str] | None) -> str:
-    """What tells apart runs of the pass besides the values of its options: its version, and the content of a file."""
+    """Return the key that distinguishes runs of the pass with equal options: its version, and the hash of the file."""
     key = f"onnx_gconv {__version__}"
     return key if config_file is None else f"{key}, {hashlib.sha256(Path(config_file).read_bytes()).hexdigest()[:16]}"
 
 
 class _Options(ConfigurationSource):
-    """Options of a pass, whose settings do not stand in tables."""
+    """The options of a pass as the source of a configuration: settings without the names of tables."""
 
     def place(self, *key: str | int) -> str:
-        """What messages call an option."""
+        """Return the name of an option in messages."""
         return super().place(*(key[1:] if key[:1] in {("defaults",), ("model",)} else key))
 
 

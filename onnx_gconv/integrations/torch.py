@@ -1,7 +1,7 @@
 """From PyTorch to a mapped model: ``torch.onnx.export`` and the mapping in one call.
 
-The weights stay where torch has them, and are read in chunks while the mapped model is written. torch is imported only
-by `export`; what it returns is known by its attributes.
+The weights stay in torch's memory and are read in chunks while the mapped model is written. Only `export` imports
+torch; torch's results are recognized by their attributes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["ExportReport", "export", "map_program"]
 
 _EXTRA = "onnx_gconv[torch]"
 
-# torch.onnx.export takes these, but nothing would come of them here.
+# Options of torch.onnx.export that would have no effect here.
 _OF_THE_WRITTEN_FILE = frozenset({"export_params", "keep_initializers_as_inputs"})
 _ANALOG_PACKAGES = frozenset({"aihwkit", "aihwkit_lightning"})
 
@@ -48,11 +48,11 @@ _OF_THE_OLDER_EXPORTER = frozenset(
 
 @dataclass(frozen=True, repr=False)
 class ExportReport(MappingReport):
-    """What was mapped of an exported program.
+    """The mapping report of an exported program.
 
     Attributes:
-        program: The program before the mapping, a ``torch.onnx.ONNXProgram``: what `verify` takes as the original. It
-            keeps the weights of the module in memory for as long as the report lives.
+        program: The program before the mapping, a ``torch.onnx.ONNXProgram``; `verify` takes it as the original. It
+            keeps the weights of the module in memory as long as the report exists.
     """
 
     program: ModelLike | None = field(default=None, compare=False)
@@ -82,12 +82,12 @@ def export(
         dynamic_shapes: Which axes are dynamic, as for ``torch.onnx.export``.
         config: A configuration of the mapping, as for `map_model`.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
-        progress: As for `map_model`.
+        progress: Called with the step, the bytes done and the total, as for `map_model`.
         **options: The keys of `MappingOptions` say how the program is mapped, such as ``granularity="channel"``. All
-            others are those of ``torch.onnx.export``, such as ``input_names=["image"]`` or ``opset_version=20``.
+            other keys are options of ``torch.onnx.export``, such as ``input_names=["image"]`` or ``opset_version=20``.
 
     Returns:
-        What was mapped, and what was skipped and why; with the program.
+        The report of what was mapped, and what was skipped and why; with the program.
 
     Raises:
         ConfigError: If torch or onnxscript is not installed, an option is wrong or would have no effect, or the output
@@ -96,7 +96,7 @@ def export(
         UnmappableWeightError: If a weight has values that no conductance can hold.
         TypeError: If neither torch nor the mapping has such an option.
 
-    What ``torch.onnx.export`` raises stays as it is.
+    Errors of ``torch.onnx.export`` are raised unchanged.
     """
     if is_program(module):
         raise ConfigError("the module is exported already: map_program(program, path) maps it")
@@ -105,7 +105,7 @@ def export(
     _refuse_analog_layers(module)
     torch_export = _torch_export()
     mapping, of_torch = _told_apart(options, list(inspect.signature(torch_export).parameters))
-    # What is wrong shall be told before the export, which takes its time.
+    # Errors in the arguments are reported before the export, which takes long.
     check_output_path(Path(path), configuration_of(config, converter, mapping).source.files)
     program = torch_export(module, args, dynamo=True, dynamic_shapes=dynamic_shapes, **of_torch)
     return map_program(
@@ -124,27 +124,27 @@ def map_program(
     progress: Progress | None = None,
     **options: Unpack[MappingOptions],
 ) -> ExportReport:
-    """Write what ``torch.onnx.export`` returned as a mapped model. The program is not changed.
+    """Map the program that ``torch.onnx.export`` returned and write the mapped model. The program is not changed.
 
     Args:
         program: A ``torch.onnx.ONNXProgram``, or any other model that `map_model` takes.
         path: The mapped model to write.
-        converter: As for `map_model`, as all that follow.
-        config: A configuration of the mapping.
+        converter: The rule weight ⇄ conductances, as for `map_model`.
+        config: A configuration of the mapping, as for `map_model`.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
-        dry_run: Do everything but write.
-        progress: Called with the step ("scan", "write"), the bytes done and the bytes in all.
+        dry_run: Whether everything is done except writing files.
+        progress: Called with the step ("scan", "write"), the bytes done and the total.
         **options: The keys of `MappingOptions`.
 
     Returns:
-        What was mapped, and what was skipped and why; with the program.
+        The report of what was mapped, and what was skipped and why; with the program.
 
     Raises:
-        ModelError: If it is no model, is mapped already, or has nothing to map.
+        ModelError: If `program` is no model, is mapped already, or has nothing to map.
         UnmappableWeightError: If a weight has values that no conductance can hold.
-        ConfigError: If a pattern matches nothing, an option or the configuration is wrong, or the output cannot be
+        ConfigError: If a pattern matches no weight, an option or the configuration is wrong, or the output cannot be
             written.
-        TypeError: If there is no such option.
+        TypeError: If an option is unknown.
     """
     report = map_model(
         program,
@@ -161,10 +161,10 @@ def map_program(
 
 
 def _refuse_analog_layers(module: object) -> None:
-    """Refuse models of aihwkit and its like, whose tiles torch's exporter would take for digital layers, or not at all.
+    """Refuse models with analog layers, such as aihwkit's: torch's exporter fails, or treats tiles as digital layers.
 
     Raises:
-        ConfigError: It says how their digital twin is exported.
+        ConfigError: If there is an analog layer; the message says how to export the digital twin.
     """
     named = module.named_modules() if hasattr(module, "named_modules") else ()
     for name, layer in named:
@@ -178,10 +178,10 @@ def _refuse_analog_layers(module: object) -> None:
 
 
 def _torch_export() -> Callable[..., Any]:
-    """``torch.onnx.export``.
+    """Return ``torch.onnx.export``.
 
     Raises:
-        ConfigError: If it is missing, or what it needs.
+        ConfigError: If torch, or a package that its exporter needs, is not installed.
     """
     missing = [name for name in ("torch", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
@@ -195,11 +195,11 @@ def _torch_export() -> Callable[..., Any]:
 
 
 def _told_apart(options: Mapping[str, Any], of_torch: list[str]) -> tuple[MappingOptions, dict[str, Any]]:
-    """The options of the mapping, and those of torch.
+    """Separate the options of the mapping from those of torch.
 
     Raises:
-        ConfigError: If one would have no effect here.
-        TypeError: If one is of neither.
+        ConfigError: If an option would have no effect here.
+        TypeError: If an option is unknown to both.
     """
     mapping = {name: value for name, value in options.items() if name in MappingOptions.__annotations__}
     others = {name: value for name, value in options.items() if name not in mapping}
@@ -207,7 +207,7 @@ def _told_apart(options: Mapping[str, Any], of_torch: list[str]) -> tuple[Mappin
         if name == "f":
             raise ConfigError("f: the path of the mapped model is what export writes; no other file is written")
         if name in _OF_THE_WRITTEN_FILE:
-            raise ConfigError(f"{name}: torch.onnx.export heeds it in a file that it writes itself; leave it out")
+            raise ConfigError(f"{name}: torch.onnx.export uses it only in a file that it writes itself; leave it out")
         if name in _OF_THE_OLDER_EXPORTER or (name == "dynamo" and not value):
             raise ConfigError(
                 f"{name}: this is for torch's older exporter, which gives no program; leave it out, or export to a "

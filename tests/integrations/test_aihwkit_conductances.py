@@ -249,8 +249,8 @@ def test_conductances_of_recurrent_layers_of_two_directions(recurrent, op_type):
 @pytest.mark.parametrize("name", ["scaled", "combined"])
 def test_recurrent_layers_that_torch_does_not_have_are_exported_step_by_step(recurrent, name):
     note = (
-        f"layer 'networks.{name}.recurrent': its cells, tiles or digital scales are none that a recurrent layer of "
-        "torch has; it is exported step by step, for the number of steps of the example"
+        f"layer 'networks.{name}.recurrent': no recurrent layer of torch can have its cells, tiles or digital scales; "
+        "it is exported step by step, for the number of steps of the example"
     )
     assert note in recurrent.settings.notes
     prefix = f"networks.{name}.recurrent."

@@ -130,7 +130,7 @@ def test_a_noise_model_of_ones_own_leaves_the_device_to_choose():
 
 def test_a_converter_of_ones_own_is_refused():
     expected = (
-        "the layer '0' has the converter OwnConverter, which has no equivalent; those of aihwkit have: "
+        "the layer '0' has the converter OwnConverter, which has no equivalent; aihwkit's own have one: "
         "SinglePairConductanceConverter, NPairConductanceConverter, DualPairConductanceConverter, "
         "CustomPairConductanceConverter, SingleDeviceConductanceConverter, FusionConductanceConverter. Map with a "
         "converter of your own, registered with onnx_gconv.converters.register_converter"
@@ -217,9 +217,11 @@ def test_layers_of_other_devices_are_named():
     device, compensation = found.notes
     assert device == (
         "layer '1': the device pcm (g_max = 10.0, g_min = 0.0, programming_scale = 1.0, drift_scale = 1.0, "
-        "read_scale = 1.0, t_0 = 20.0, t_read = 2.5e-07) is another one; pcm stands for all"
+        "read_scale = 1.0, t_0 = 20.0, t_read = 2.5e-07) differs from most; pcm is used for all"
     )
-    assert compensation == "layer '1': drift compensation None is another one; GlobalDriftCompensation stands for all"
+    assert (
+        compensation == "layer '1': drift compensation None differs from most; GlobalDriftCompensation is used for all"
+    )
 
 
 def test_a_limit_that_there_is_not_is_the_largest_layer():

@@ -242,7 +242,7 @@ MESSAGES = {
     "digital": "the Sequential has no analog layers; give a model that convert_to_analog of aihwkit or "
     "aihwkit-lightning has made",
     "path": "a model of aihwkit is a torch module, but not a str; give the model",
-    "own_forward": "the analog layer '0' is a OwnForward, which computes with a forward of its own; have it call a "
+    "own_forward": "the analog layer '0' is a OwnForward, which overrides forward; have it call a "
     "layer of aihwkit instead of being one",
     "own_layer": "the analog layer '1' is a OwnLayer, which has no counterpart in torch: linear layers, convolutions "
     "and AnalogRNN can be turned; replace the layer, or leave it digital",

@@ -104,8 +104,8 @@ def test_without_olive_the_message_says_what_to_install(no_olive):
 def test_another_package_of_that_name_is_told(installed):
     package = installed(None)
     message = (
-        f"the package olive in '{package / '__init__.py'}' has no olive_config.json, so it is not Olive, or another "
-        "version than those that are known; pip install 'onnx_gconv[olive]'"
+        f"the package olive in '{package / '__init__.py'}' has no olive_config.json, so it is not Olive, or a "
+        "version that is not supported; pip install 'onnx_gconv[olive]'"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         merged_package_config()

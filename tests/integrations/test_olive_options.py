@@ -149,7 +149,7 @@ def test_overrides_beside_a_file_are_refused(tmp_path):
     file.write_text("", encoding="utf-8")
     refused(
         {"config_file": str(file), "overrides": [{"op": "Conv", "levels": 4}]},
-        f"overrides: config_file, '{file}', is where overrides belong then; write them there",
+        f"overrides: config_file is given, too; write the overrides into that file, '{file}'",
     )
 
 

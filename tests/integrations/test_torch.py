@@ -266,7 +266,7 @@ def test_an_unknown_option_is_refused_with_the_nearest(no_export, tmp_path, opti
         ({"f": "x.onnx"}, "f: the path of the mapped model is what export writes; no other file is written"),
         ({"dynamo": False}, "dynamo: this is for torch's older exporter"),
         ({"do_constant_folding": True}, "do_constant_folding: this is for torch's older exporter"),
-        ({"export_params": False}, "export_params: torch.onnx.export heeds it in a file that it writes itself"),
+        ({"export_params": False}, "export_params: torch.onnx.export uses it only in a file that it writes itself"),
         ({"granularity": "nothing"}, "granularity: "),
         ({"levels": 1}, "levels: "),
         ({"config": "missing.toml"}, "missing.toml"),

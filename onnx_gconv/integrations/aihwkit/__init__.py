@@ -1,6 +1,6 @@
-"""Models that were trained with aihwkit or aihwkit-lightning: plain torch layers, and the settings of their chips.
+"""Turns models that were trained with aihwkit or aihwkit-lightning into plain torch layers and settings of their chip.
 
-aihwkit's layers cannot be exported to ONNX, and what it knows of a chip is in no file::
+aihwkit's layers cannot be exported to ONNX, and aihwkit writes its settings of a chip to no file::
 
     from onnx_gconv.integrations.aihwkit import settings_from, to_digital
 

@@ -1,7 +1,7 @@
-"""Converters, noise models and drift compensation of aihwkit, by the names that they have here.
+"""Translates converters and noise models of aihwkit to those of this package.
 
-Read from objects of aihwkit 1.1.0. A class of another name is one of the user's own, even if it is derived from one of
-these: nobody knows what it does otherwise.
+They are read from objects of aihwkit 1.1.0 and recognized by the name of their class. A class of another name, even a
+derived one, is the user's own and may do something else, so it has no equivalent.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class ConverterChoice:
     """A rule weight ⇄ conductances.
 
     Attributes:
-        settings: What a configuration says of it.
-        g_max: The upper end of the range, in µS.
-        g_min: The lower end, in µS.
-        note: What has no equivalent; None if all has.
+        settings: Its settings in a configuration.
+        g_max: The upper end of the conductance range, in µS.
+        g_min: The lower end of the conductance range, in µS.
+        note: A note on what has no equivalent here; None if everything has one.
     """
 
     settings: Mapping[str, Any]
@@ -40,9 +40,9 @@ class DeviceChoice:
     """A device model.
 
     Attributes:
-        name: Its name; None if there is no equivalent.
+        name: The name of the device model here; None if there is no equivalent.
         settings: Its settings.
-        notes: What has no equivalent.
+        notes: Notes on what has no equivalent here.
     """
 
     name: str | None
@@ -51,10 +51,10 @@ class DeviceChoice:
 
 
 def converter_of(layer: AnalogLayer) -> ConverterChoice:
-    """The converter of the noise model of a layer.
+    """Return the converter of the noise model of a layer.
 
     Raises:
-        ConfigError: If it is none of aihwkit's.
+        ConfigError: If it is not one of aihwkit's own converters.
     """
     noise = getattr(layer.config, "noise_model", None)
     converter = getattr(noise, "g_converter", None)
@@ -71,8 +71,8 @@ def converter_of(layer: AnalogLayer) -> ConverterChoice:
     if kind not in _CONVERTERS:
         known = ", ".join((*_CONVERTERS, "FusionConductanceConverter"))
         raise ConfigError(
-            f"the layer {shown_name(layer.name)} has the converter {kind}, which has no equivalent; those of aihwkit "
-            f"have: {known}. Map with a converter of your own, registered with "
+            f"the layer {shown_name(layer.name)} has the converter {kind}, which has no equivalent; aihwkit's own have "
+            f"one: {known}. Map with a converter of your own, registered with "
             "onnx_gconv.converters.register_converter"
         )
     return ConverterChoice(_CONVERTERS[kind](converter), float(converter.g_max), float(converter.g_min))
@@ -80,7 +80,7 @@ def converter_of(layer: AnalogLayer) -> ConverterChoice:
 
 def _custom_pair(converter: Any) -> dict[str, Any]:  # noqa: ANN401 - of aihwkit
     table = [[float(conductance) for conductance in row] for row in converter.g_lst]
-    # aihwkit has tested its own converter when it was made, if it was asked to.
+    # No test: if the user wanted it, aihwkit has tested the converter when it was made.
     return {"name": "custom-pair", "factors": _numbers(converter.f_lst), "table": table, "invertibility_test": False}
 
 
@@ -94,11 +94,11 @@ _CONVERTERS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 
 def device_of(layer: AnalogLayer, converter: ConverterChoice) -> DeviceChoice:
-    """The device model of a layer.
+    """Return the device model of a layer.
 
     Args:
         layer: The layer.
-        converter: Its converter, whose range the device has.
+        converter: The converter of the layer; the device has the same conductance range.
     """
     noise = getattr(layer.config, "noise_model", None)
     if noise is None:
@@ -199,7 +199,7 @@ _DEVICES: dict[str, Callable[[Any], _Found]] = {
 
 
 def _own_coefficients(noise: Any, name: str, published: object) -> tuple[str, ...]:  # noqa: ANN401 - of aihwkit
-    """What to say of coefficients of the user's own, which the device models here do not take."""
+    """Return a note if the user has changed coefficients, which the device models here cannot take."""
     found = getattr(noise, name)
     if found == published:
         return ()

@@ -1,4 +1,4 @@
-"""Turns the analog layers of a model into layers of torch, which can be exported."""
+"""Replaces the analog layers of a model by layers of torch, which can be exported."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["to_digital"]
 
 
 def to_digital(analog_model: nn.Module) -> nn.Module:
-    """A copy of a model of aihwkit or aihwkit-lightning with layers of torch in place of its analog layers.
+    """Return a copy of a model of aihwkit or aihwkit-lightning with layers of torch instead of its analog layers.
 
-    It computes what the analog model computes with a perfect forward pass: with the trained weights, digital scales and
-    biases, and without noise, drift and converters of inputs and outputs. The model itself is not changed. Names of
-    modules stay, shared modules stay shared, and so does the mode, training or evaluation.
+    The copy computes what the analog model computes with a perfect forward pass: with the trained weights, digital
+    scales and biases, and without noise, drift, and converters of inputs and outputs. The model itself is not changed.
+    The names of modules, shared modules, and the mode (training or evaluation) stay the same.
 
-    - `AnalogLinear` and `AnalogConv1d` to `3d`, with ``Mapped`` or without, become `Linear` and `Conv1d` to `Conv3d` if
-      their tiles have no digital scales. Else they become modules that keep the scales of outputs as multiplications,
-      as on the chip, with one layer of torch for each piece of the inputs that is on tiles of its own: weights are then
-      those of the tiles, and so are the conductances that they are mapped to.
-    - `AnalogRNN` becomes an `RNN`, `LSTM` or `GRU` that is called as before, if it has cells of that kind and its tiles
-      have no scales and hold all outputs of their layer. Else it keeps its loop, which is exported step by step.
-    - `AnalogSequential` and `AnalogWrapper` become what they were.
+    - `AnalogLinear` and `AnalogConv1d` to `3d`, and their ``Mapped`` variants, become `Linear` and `Conv1d` to `Conv3d`
+      if their tiles have no digital scales. If they have, they become modules that multiply outputs by the scales, as
+      the chip does, with a layer of torch for each piece of the inputs on separate tiles. The weights, and the
+      conductances they are mapped to, are then those of the tiles.
+    - `AnalogRNN` becomes an `RNN`, `LSTM` or `GRU` with the same call, if it has cells of that kind and its tiles have
+      no scales and contain all outputs of their layer. If not, it keeps its loop, which is exported step by step.
+    - `AnalogSequential` and `AnalogWrapper` become the classes that they were before the conversion to analog.
 
-    Of a model that was programmed the weights are those that its devices were told.
+    For a model that was programmed, the weights are the targets of its devices.
 
     Args:
         analog_model: The model.
@@ -37,10 +37,11 @@ def to_digital(analog_model: nn.Module) -> nn.Module:
         The copy, on the same device.
 
     Raises:
-        ModelError: If it has no analog layer, or one that cannot be turned; the message names it and its class.
+        ModelError: If it has no analog layer, or one that cannot be converted; the message names the layer and its
+            class.
     """
     plan = twin_plan(analog_model)
-    # What `deepcopy` finds in its memo it takes for a copy: so each reference to a layer becomes one to its twin.
+    # `deepcopy` replaces objects by their entry in its memo, so each reference to a layer becomes one to its twin.
     twins: dict[int, Any] = {id(each.layer.module): _layer(each) for each in plan.layers}
     twins |= {id(each.module): _recurrent(each) for each in plan.recurrent}
     twin: nn.Module = copy.deepcopy(analog_model, twins)
@@ -50,11 +51,11 @@ def to_digital(analog_model: nn.Module) -> nn.Module:
 
 
 def _make_plain(module: nn.Module) -> None:
-    """Give a container of aihwkit the class that it had before it was made an analog one."""
+    """Give a container of aihwkit the class that it had before the conversion to analog."""
     from torch import nn
 
     kind = type(module)
-    if hasattr(kind, "SUBCLASSES"):  # AnalogWrapper makes a subclass of itself and the class of the module
+    if hasattr(kind, "SUBCLASSES"):  # AnalogWrapper derives a class from itself and the module's class
         module.__class__ = kind.__bases__[1]
     elif kind.__name__ == "AnalogSequential" and isinstance(module, nn.Sequential):
         module.__class__ = nn.Sequential
@@ -82,7 +83,7 @@ def _torch_layer(plan: LayerPlan, piece: Piece, bias: Tensor | None) -> nn.Modul
 
     layer, module = plan.layer, plan.layer.module
     weight = _weight(plan, piece)
-    # On the device "meta" nothing is drawn that the weights would replace.
+    # The device "meta" avoids drawing initial weights, which are replaced anyway.
     twin: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
     if layer.axes:
         kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[layer.axes - 1]
@@ -102,7 +103,7 @@ def _torch_layer(plan: LayerPlan, piece: Piece, bias: Tensor | None) -> nn.Modul
 
 
 def _weight(plan: LayerPlan, piece: Piece) -> Tensor:
-    """The weights of the tiles of a piece, [outputs, inputs]."""
+    """Return the weights of the tiles of a piece, [outputs, inputs]."""
     import torch
 
     rows = plan.layer.tiles[slice(*piece.rows)]
@@ -111,7 +112,7 @@ def _weight(plan: LayerPlan, piece: Piece) -> Tensor:
 
 
 def _scales(plan: LayerPlan, piece: Piece) -> Tensor | None:
-    """By what the outputs of the tiles of a piece are multiplied, [outputs]; None for nothing."""
+    """Return the digital scales of the outputs of a piece, [outputs]; None for no scales."""
     import torch
 
     [row] = plan.layer.tiles[slice(*piece.rows)]

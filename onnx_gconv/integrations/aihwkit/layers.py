@@ -1,9 +1,9 @@
 """The analog layers of a model of aihwkit or aihwkit-lightning, read by their attributes.
 
-aihwkit (1.1.0) keeps the weights of a layer on tiles, which a layer has one of (`analog_module`), or an array of
-(`analog_module.array`; `array` itself in convolutions that are cut between channels). What a tile gives is multiplied
-by digital scales, one or one an output. In aihwkit-lightning (2.1) a layer has an ordinary weight, which `in_sizes`
-cuts into tiles.
+aihwkit (1.1.0) keeps the weights of a layer on tiles: one tile (`analog_module`), or an array of tiles
+(`analog_module.array`; `array` itself in convolutions that are cut between channels). The outputs of a tile are
+multiplied by digital scales, one for the tile or one for each output. In aihwkit-lightning (2.1) a layer has an
+ordinary weight, which `in_sizes` cuts into tiles.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Tile:
     """One crossbar array of a layer.
 
     Attributes:
-        weights: What its devices stand for, [outputs, inputs], without noise and drift.
-        scales: By what its outputs are multiplied in digital, [outputs]; None for nothing.
-        column: The weights of an analog bias, [outputs]; None for a digital one.
-        source: aihwkit's tile; the layer itself for aihwkit-lightning.
+        weights: The weights that its devices stand for, [outputs, inputs], without noise and drift.
+        scales: The factors by which its outputs are multiplied digitally, [outputs]; None for no factors.
+        column: The bias column of the tile, [outputs]; None if the bias is digital.
+        source: aihwkit's tile; for aihwkit-lightning, the layer itself.
     """
 
     weights: Tensor
@@ -46,11 +46,11 @@ class AnalogLayer:
     """An analog linear layer or convolution.
 
     Attributes:
-        name: Its name in the model; empty for the model itself.
+        name: The name of the layer in the model; empty if the model itself is the layer.
         module: The layer.
         config: Its `rpu_config`.
-        tiles: Its tiles: for each piece of the inputs those of the pieces of the outputs.
-        bias: What is added in digital, [outputs]; None for nothing. An analog bias of a tile is in it, too.
+        tiles: Its tiles: for each piece of the inputs, a tile for each piece of the outputs.
+        bias: The bias, [outputs]; None for no bias. Both a digital bias and the bias column of a tile are part of it.
     """
 
     name: str
@@ -61,41 +61,42 @@ class AnalogLayer:
 
     @property
     def kind(self) -> str:
-        """The name of its class."""
+        """The name of the layer's class."""
         return type(self.module).__name__
 
     @property
     def is_lightning(self) -> bool:
-        """Whether it is one of aihwkit-lightning."""
+        """Whether the layer is from aihwkit-lightning."""
         return self.tiles[0][0].source is self.module
 
     @property
     def axes(self) -> int:
-        """How many axes a convolution goes along; 0 for a linear layer."""
+        """Number of spatial axes of a convolution; 0 for a linear layer."""
         if not hasattr(self.module, "kernel_size"):
             return 0
-        # How values of channels are viewed among outputs; in aihwkit-lightning the kernel of a Conv1d has two axes.
+        # `tensor_view` is the shape of a bias for broadcasting: one axis for channels, one for each spatial axis. It is
+        # preferred, because the kernel of a Conv1d in aihwkit-lightning has two axes.
         view = getattr(self.module, "tensor_view", None)
         return len(self.module.kernel_size) if view is None else len(view) - 1
 
     @property
     def kernel(self) -> int:
-        """How many inputs one channel has: the elements of a kernel of a convolution; 1 for a linear layer."""
+        """Number of inputs of one channel: the elements of a convolution's kernel; 1 for a linear layer."""
         return math.prod(self.module.kernel_size) if self.axes else 1
 
     @property
     def input_starts(self) -> tuple[int, ...]:
-        """At which inputs its pieces begin."""
+        """The input at which each piece of the inputs begins."""
         return _starts(row[0].weights.shape[1] for row in self.tiles)
 
     @property
     def output_starts(self) -> tuple[int, ...]:
-        """At which outputs its pieces begin."""
+        """The output at which each piece of the outputs begins."""
         return _starts(tile.weights.shape[0] for tile in self.tiles[0])
 
     @property
     def inputs(self) -> int:
-        """Number of inputs, those of all elements of kernels."""
+        """Number of inputs; for a convolution, channels times elements of a kernel."""
         return sum(row[0].weights.shape[1] for row in self.tiles)
 
     @property
@@ -105,24 +106,24 @@ class AnalogLayer:
 
     @property
     def is_matrix_and_bias(self) -> bool:
-        """Whether its outputs are products with one matrix, to which the bias is added, in one type.
+        """Whether the layer computes a product with one matrix plus a bias, without digital scales, in one type.
 
-        In aihwkit, biases of arrays of tiles are float32, whatever the type of the tiles.
+        aihwkit keeps the bias of an array of tiles in float32, whatever the type of the tiles.
         """
         is_one_type = self.bias is None or self.bias.dtype == self.tiles[0][0].weights.dtype
         return is_one_type and not self.is_scaled
 
     @property
     def is_scaled(self) -> bool:
-        """Whether a tile has digital scales."""
+        """Whether any tile has digital scales."""
         return any(tile.scales is not None for row in self.tiles for tile in row)
 
 
 def analog_layers(model: Any) -> dict[str, AnalogLayer]:  # noqa: ANN401 - a torch module
-    """The analog layers of a model by their names, in the order in which the model registers them.
+    """Return the analog layers of a model by name, in the order in which the model registers them.
 
     Raises:
-        ModelError: If there is none, or the model has analog parts that are of no layer that is known.
+        ModelError: If there is none, or the model has an analog layer of an unknown kind.
     """
     if not hasattr(model, "named_modules"):
         raise ModelError(f"a model of aihwkit is a torch module, but not a {type(model).__name__}; give the model")
@@ -148,7 +149,7 @@ def analog_layers(model: Any) -> dict[str, AnalogLayer]:  # noqa: ANN401 - a tor
 
 
 def layer_of(name: str, module: Any) -> AnalogLayer | None:  # noqa: ANN401 - a torch module
-    """The analog layer that a module is; None if it is none that is known."""
+    """Return a module as an analog layer; None if it is none of a known kind."""
     is_linear = hasattr(module, "in_features") and hasattr(module, "out_features")
     is_convolution = hasattr(module, "kernel_size") and not getattr(module, "transposed", False)
     if not (is_linear or is_convolution):
@@ -176,20 +177,20 @@ def layer_of(name: str, module: Any) -> AnalogLayer | None:  # noqa: ANN401 - a 
 
 
 def shown_name(name: str) -> str:
-    """What messages call a layer."""
-    return f"'{name}'" if name else "that the model is"
+    """Return the name of a layer in messages."""
+    return f"'{name}'" if name else "(the model itself)"
 
 
 def _has_forward_of(module: Any, package: str) -> bool:  # noqa: ANN401 - a torch module
-    """Whether a layer computes what its class in a package computes, and not what the user has written."""
+    """Whether the `forward` of a layer is that of a package, not one that the user has written."""
     origin: str = type(module).forward.__module__
     return origin.partition(".")[0] == package
 
 
 def _foreign_forward(name: str, module: Any) -> ModelError:  # noqa: ANN401 - a torch module
     return ModelError(
-        f"the analog layer {shown_name(name)} is a {type(module).__name__}, which computes with a forward of "
-        "its own; have it call a layer of aihwkit instead of being one"
+        f"the analog layer {shown_name(name)} is a {type(module).__name__}, which overrides forward; have it call a "
+        "layer of aihwkit instead of being one"
     )
 
 
@@ -198,12 +199,12 @@ def _is_tile(module: Any) -> bool:  # noqa: ANN401 - a torch module
 
 
 def _is_unknown(module: Any) -> bool:  # noqa: ANN401 - a torch module
-    """Whether a module, which is no known layer, has weights on tiles, or says that it is an analog layer."""
+    """Whether a module of an unknown kind has weights on tiles, or is marked as an analog layer."""
     return _is_tile(module) or getattr(module, "IS_CONTAINER", None) is False
 
 
 def _tile(tile: Any) -> Tile:  # noqa: ANN401 - of aihwkit
-    # After programming, the tile has weights with noise, and those that it was told are kept beside.
+    # After programming, the tile's weights have noise, and `reference_combined_weights` has the target weights.
     reference = tile.reference_combined_weights
     combined = (tile.tile.get_weights() if reference is None else reference).detach().to(tile.device)
     column = None
@@ -241,13 +242,13 @@ def _lightning_layer(name: str, module: Any) -> AnalogLayer:  # noqa: ANN401 - o
 
 
 def _effective_weight(module: Any) -> Tensor:  # noqa: ANN401 - of aihwkit-lightning
-    """The weight that a layer computes with: clipped to learned ranges and quantized, if it is trained so."""
+    """Return the weight with which a layer computes: clipped to learned ranges and quantized, if trained that way."""
     config = module.rpu_config
     weight: Tensor = module.weight
     if config.modifier.quantization_type.name == "NONE" and config.clip.type.name != "LEARNABLE_PER_CHANNEL":
         return weight.detach()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that it changes the settings of the layer, which is a copy
+        warnings.simplefilter("ignore")  # it warns that it changes the layer's settings, but this layer is a copy
         quantized = copy.deepcopy(module)
         quantized.quantize_weights()
     weight = quantized.weight

@@ -1,6 +1,6 @@
-"""The torch modules of digital twins, for what no layer of torch computes alone.
+"""The torch modules of digital twins whose computation no single layer of torch has.
 
-This module is imported where a twin is made, and not before: it needs torch.
+This module needs torch, so it is imported only when a twin is made.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ class RecurrentState(NamedTuple):
     """The state of a layer in one direction, [batch, features].
 
     Attributes:
-        hx: What it gives at the last step.
-        cx: What an LSTM keeps besides; None for others.
+        hx: The output of the last step, [batch, features].
+        cx: The cell state of an LSTM, [batch, features]; None for other layers.
     """
 
     hx: Tensor
     cx: Tensor | None
 
 
-_State: TypeAlias = Any  # a tensor or a RecurrentState; a list of two of them where there are two directions
+_State: TypeAlias = Any  # a tensor or a RecurrentState; a list of two of them for a bidirectional layer
 
 
 class TiledTwin(nn.Module):
     """A layer whose tiles have digital scales: ``y = sum_i scale_i * (W_i @ x_i) + bias``.
 
-    The weight W_i of each piece is what the devices of the tiles stand for, and the scale of each output stays the
-    multiplication in digital that it is on the chip. Weights times scales would be rounded once more, and conductances
-    would not be those of the tiles.
+    The weight W_i of each piece is the weight that the devices of the tiles stand for, and the scales stay a digital
+    multiplication, as on the chip. If weights were multiplied by scales, they would be rounded once more, and the
+    conductances would not be those of the tiles.
 
     Args:
         pieces: A linear layer or a convolution without bias for each piece of the inputs.
-        ranges: Where each piece begins and how long it is: features, or channels.
-        scales: For each piece, by what outputs are multiplied, [outputs]; None for nothing.
-        bias: What is added, [outputs]; None for nothing.
-        spatial: How many axes outputs have after that of the channels; 0 for linear layers.
+        ranges: First index and length of each piece: in features, or in channels.
+        scales: For each piece, the factors of the outputs, [outputs]; None for no factors.
+        bias: The bias, [outputs]; None for no bias.
+        spatial: Number of axes of outputs after the axis of channels; 0 for linear layers.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TiledTwin(nn.Module):
         return values.reshape(-1, *[1] * self.spatial).clone()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """What the tiles give together."""
+        """Return the sum of the scaled outputs of all pieces, plus the bias."""
         axis = -1 - self.spatial
         result: Tensor | None = None
         for number, (piece, (start, length)) in enumerate(zip(self.pieces, self.ranges, strict=True)):
@@ -81,8 +81,8 @@ class RecurrentTwin(nn.Module):
     """A recurrent layer of torch that is called like AnalogRNN: with a list of states, one for each layer.
 
     Args:
-        rnn: The layer: of one direction, or of two.
-        in_pairs: Whether states are `RecurrentState`, and not tensors.
+        rnn: The layer, with one direction or two.
+        in_pairs: Whether states are `RecurrentState` instead of tensors.
     """
 
     def __init__(self, rnn: nn.RNN | nn.LSTM | nn.GRU, *, in_pairs: bool) -> None:
@@ -91,7 +91,7 @@ class RecurrentTwin(nn.Module):
         self.in_pairs = in_pairs
 
     def get_zero_state(self, batch_size: int) -> list[_State]:
-        """States of zeros."""
+        """Return states of zeros, one for each layer."""
         rnn = self.rnn
         shape = (rnn.num_layers * self._directions, batch_size, rnn.hidden_size)
         weight = next(rnn.parameters())
@@ -99,7 +99,7 @@ class RecurrentTwin(nn.Module):
         return self._listed((zeros, zeros) if isinstance(rnn, nn.LSTM) else zeros)
 
     def forward(self, inputs: Tensor, states: list[_State] | None = None) -> tuple[Tensor, list[_State]]:
-        """Outputs, [steps, batch, features], and the state of each layer after the last step."""
+        """Return the outputs, [steps, batch, features], and the state of each layer after the last step."""
         output, last = self.rnn(inputs, None if states is None else self._stacked(states))
         return output, self._listed(last)
 
@@ -108,7 +108,7 @@ class RecurrentTwin(nn.Module):
         return 2 if self.rnn.bidirectional else 1
 
     def _stacked(self, states: list[_State]) -> _State:
-        """The states as torch's layers have them."""
+        """Return a list of states in the form that torch's layers take."""
         flat = [each for state in states for each in state] if self._directions > 1 else list(states)
         if not self.in_pairs:
             return torch.stack(flat)

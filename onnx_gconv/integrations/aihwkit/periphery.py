@@ -1,4 +1,4 @@
-"""What surrounds the tiles of an analog layer: converters of inputs and outputs, and errors of the products."""
+"""The periphery of the tiles of an analog layer: converters of inputs and outputs, and errors of the products."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx_gconv.integrations.aihwkit.layers import AnalogLayer
 
 __all__ = ["LayerPeriphery", "lost_settings", "periphery_of"]
 
-# What aihwkit adds to products and we do not, by the names of aihwkit's `IOParameters`; 0 leaves it out.
+# Errors of products that aihwkit simulates and the twin does not have, by names of `IOParameters`; 0 means no error.
 _ERRORS = (
     "inp_noise",
     "inp_asymmetry",
@@ -27,24 +27,26 @@ _ERRORS = (
 
 @dataclass(frozen=True)
 class LayerPeriphery:
-    """An analog layer as it was trained. The exported twin has none of this: it is for those who build the chip.
+    """The periphery with which an analog layer was trained. The exported twin has none of it; chip designers need it.
 
     Attributes:
         name: The name of the layer in the model.
-        kind: The name of its class.
-        parameters: The weights of the twin that hold its tiles.
-        tiles: For each piece of its inputs the sizes of its tiles, as inputs by outputs.
-        input_ranges: For each piece of its inputs, at which |x| inputs are clipped; empty if no range was learned or
-            given. Where tiles of one piece have ranges of their own, the largest.
-        dac_steps: In how many steps inputs are cut from -`dac_bound` to +`dac_bound`; None for any value.
+        kind: The name of the layer's class.
+        parameters: The names of the twin's weights that contain the layer's tiles.
+        tiles: For each piece of the inputs, the sizes of its tiles, as (inputs, outputs).
+        input_ranges: For each piece of the inputs, the |x| at which inputs are clipped; empty if no range was learned
+            or given. If tiles of one piece have different ranges, the largest.
+        dac_steps: Number of steps between -`dac_bound` and +`dac_bound` to which inputs are rounded; None for no
+            rounding.
         dac_bits: The bits of such a converter, whose codes are symmetric around 0: log2(steps + 2).
-        dac_bound: Where inputs are clipped after they were divided by the range or by what noise management says; None
-            for nowhere.
-        adc_steps: As `dac_steps`, for outputs.
-        adc_bits: As `dac_bits`, for outputs.
-        adc_bound: Where outputs are clipped, in units of the weights on the tile; None for nowhere.
-        scales: For each piece of the inputs by what the outputs of its tiles are multiplied in digital; empty if they
-            are not.
+        dac_bound: The bound at which inputs are clipped, after division by the input range or by the factor of noise
+            management; None for no bound.
+        adc_steps: Number of steps between -`adc_bound` and +`adc_bound` to which outputs are rounded; None for no
+            rounding.
+        adc_bits: The bits of such a converter, like `dac_bits`.
+        adc_bound: The bound at which outputs are clipped, in units of the weights on the tile; None for no bound.
+        scales: For each piece of the inputs, the factors by which outputs of its tiles are multiplied digitally; empty
+            for no factors.
     """
 
     name: str
@@ -62,11 +64,11 @@ class LayerPeriphery:
 
 
 def periphery_of(layer: AnalogLayer, parameters: tuple[str, ...]) -> LayerPeriphery:
-    """What surrounds the tiles of a layer.
+    """Return the periphery of a layer.
 
     Args:
         layer: The layer.
-        parameters: The weights of the twin that hold its tiles.
+        parameters: The names of the twin's weights that contain the layer's tiles.
     """
     forward = None if _is_ideal(layer) else layer.config.forward
     dac_steps, adc_steps = (_steps(getattr(forward, name, 0)) for name in ("inp_res", "out_res"))
@@ -87,7 +89,7 @@ def periphery_of(layer: AnalogLayer, parameters: tuple[str, ...]) -> LayerPeriph
 
 
 def lost_settings(layer: AnalogLayer, found: LayerPeriphery) -> Iterator[str]:
-    """What the outputs of the twin lack, a line for each."""
+    """Yield a note for each part of the periphery that the outputs of the twin lack."""
     if found.input_ranges:
         yield "input ranges: the twin does not clip its inputs"
     for what, steps, bits, bound in (
@@ -165,7 +167,7 @@ def _scales(layer: AnalogLayer) -> tuple[tuple[float, ...], ...]:
 
 
 def _steps(resolution: float) -> float | None:
-    """The steps of a converter, which aihwkit gives as their number or as 1 divided by it; None for any value."""
+    """Return the number of steps of a converter, which aihwkit gives as n or 1 / n; None for no rounding."""
     if resolution <= 0:
         return None
     steps = resolution if resolution > 1 else 1 / resolution

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AnalogSettings", "settings_from"]
 
-# The modules of torch whose weights look like matrices, but are no products.
+# Modules of torch with weights that look like matrices, but are not multiplied with activations.
 _TABLES = ("Embedding", "EmbeddingBag")
 
 _SHOWN = 4  # names of layers in a note
@@ -29,17 +29,17 @@ _SHOWN = 4  # names of layers in a note
 
 @dataclass(frozen=True)
 class AnalogSettings:
-    """What a trained analog model says of its chip.
+    """The settings of a trained analog model and its chip.
 
     Attributes:
-        configuration: How the exported twin is mapped: converters, conductance ranges, and scales for each tile. Where
-            layers differ, or some are digital, weights are chosen by the names of their parameters, which torch's
+        configuration: How the exported twin is mapped: converters, conductance ranges, and scales for each tile. If
+            layers differ, or some are digital, weights are selected by the names of their parameters, which torch's
             exporter (``dynamo=True``) notes in the model.
         device: The name of the device model; None if there is no equivalent.
-        device_settings: Its settings.
+        device_settings: The settings of the device model.
         drift_compensation: How drift is compensated.
-        array: Inputs and outputs of the chip's arrays; None if the model says no size.
-        layers: Each analog layer: its tiles, digital scales, input ranges and converters of inputs and outputs.
+        array: Inputs (rows) and outputs (columns) of the chip's arrays; None if the model limits neither.
+        layers: For each analog layer, its tiles, digital scales, input ranges, and converters of inputs and outputs.
         notes: What has no equivalent here, a line for each: the layers, the value, and what is done instead.
     """
 
@@ -53,34 +53,34 @@ class AnalogSettings:
 
     @property
     def chip(self) -> dict[str, Any]:
-        """What `simulate` and `program_model` take besides the model; without a device, theirs is taken."""
+        """The arguments of `simulate` and `program_model` besides the model; without a device, the default is used."""
         named = {} if self.device is None else {"device": self.device, "settings": dict(self.device_settings)}
         return {**named, "drift_compensation": self.drift_compensation}
 
     @property
     def handoff(self) -> dict[str, Any]:
-        """What `write_bundle` takes besides the model, so that its arrays are the tiles."""
+        """The arguments of `write_bundle` besides the model, with which the arrays of the bundle are the tiles."""
         return {} if self.array is None else {"array": self.array, "partition": "equal"}
 
     def toml(self) -> str:
-        """The configuration as a TOML file for ``--config``, with the notes as comments."""
+        """Return the configuration as the text of a TOML file for ``--config``, with the notes as comments."""
         lines = [f"# {' '.join(note.split())}\n" for note in self.notes]
         return "".join([*lines, *(["\n"] if lines else []), toml_text(self.configuration)])
 
 
 def settings_from(analog_model: nn.Module) -> AnalogSettings:
-    """The settings of a trained model of aihwkit or aihwkit-lightning, for its exported twin.
+    """Return the settings of a trained model of aihwkit or aihwkit-lightning, for its exported twin.
 
-    With them, each weight of the twin that `to_digital` makes is mapped to the conductances that the converter of the
-    model gives for its tiles, in float32 bit for bit. aihwkit-lightning has no converters, devices and drift
-    compensation: of its models come the tiles, input ranges and converters of inputs and outputs.
+    With these settings, each weight of the twin that `to_digital` makes is mapped to the conductances that the
+    converter of the model gives for its tiles, in float32 bit for bit. aihwkit-lightning has no converters, devices and
+    drift compensation, so only tiles, input ranges, and converters of inputs and outputs come from its models.
 
     Args:
         analog_model: The model.
 
     Raises:
-        ModelError: If it has no analog layer, or one that cannot be turned.
-        ConfigError: If a converter is none of aihwkit's.
+        ModelError: If it has no analog layer, or one that cannot be converted.
+        ConfigError: If a converter is not one of aihwkit's own.
     """
     plan = twin_plan(analog_model)
     notes = _Notes()
@@ -95,8 +95,8 @@ def settings_from(analog_model: nn.Module) -> AnalogSettings:
         notes.of_model("aihwkit-lightning has no converters, devices and drift compensation: choose them yourself")
     for name in plan.unrolled:
         notes.of_model(
-            f"layer '{name}': its cells, tiles or digital scales are none that a recurrent layer of torch has; it is "
-            "exported step by step, for the number of steps of the example"
+            f"layer '{name}': no recurrent layer of torch can have its cells, tiles or digital scales; it is exported "
+            "step by step, for the number of steps of the example"
         )
     device = _device(plans, converters, notes)
     weights = [_settings(*each, plans) for each in zip(plans, converters, strict=True)]
@@ -118,7 +118,7 @@ def settings_from(analog_model: nn.Module) -> AnalogSettings:
 
 
 class _Notes:
-    """Notes, each once with all layers that it is for."""
+    """Collects notes; each note appears once, with all layers to which it applies."""
 
     def __init__(self) -> None:
         self._layers: dict[str, list[str]] = {}
@@ -164,7 +164,7 @@ def _notes_of_tiles(plan: LayerPlan) -> Iterable[str]:
 
 
 def _device(plans: Sequence[LayerPlan], converters: Sequence[ConverterChoice], notes: _Notes) -> DeviceChoice:
-    """The device of most layers: a chip has one."""
+    """Return the device of most layers, because a chip has one kind of device; note the layers that differ."""
     choices = [device_of(each.layer, converter) for each, converter in zip(plans, converters, strict=True)]
     keys = [repr((choice.name, dict(choice.settings))) for choice in choices]
     first = keys.index(Counter(keys).most_common(1)[0][0])
@@ -173,20 +173,22 @@ def _device(plans: Sequence[LayerPlan], converters: Sequence[ConverterChoice], n
         notes.add(each.layer, () if each.layer.is_lightning else choice.notes)
         if key != keys[first]:
             said = ", ".join(f"{name} = {value}" for name, value in choice.settings.items())
-            notes.add(each.layer, [f"the device {choice.name} ({said}) is another one; {chosen.name} stands for all"])
+            notes.add(
+                each.layer, [f"the device {choice.name} ({said}) differs from most; {chosen.name} is used for all"]
+            )
     return chosen
 
 
 def _compensation(
     plans: Sequence[LayerPlan], converters: Sequence[ConverterChoice], notes: _Notes
 ) -> DriftCompensation:
-    """How drift is compensated: aihwkit does it tile by tile."""
+    """Return how drift is compensated; aihwkit does it tile by tile. Note the layers that differ."""
     kinds = [_compensation_of(each.layer) for each in plans]
     most = Counter(kinds).most_common(1)[0][0]
     by_channel = [_has_scales_of_channels(*each) for each in zip(plans, converters, strict=True)]
     for each, kind in zip(plans, kinds, strict=True):
         if kind != most:
-            notes.add(each.layer, [f"drift compensation {kind} is another one; {most} stands for all"])
+            notes.add(each.layer, [f"drift compensation {kind} differs from most; {most} is used for all"])
     if most == "GlobalDriftCompensationWithExactReference":
         notes.of_model(f"{most}: here the reference is what the chip gives after programming, not the ideal weights")
     if most == "PerColumnDriftCompensation":
@@ -212,11 +214,11 @@ def _compensation_of(layer: AnalogLayer) -> str:
 
 
 def _has_scales_of_channels(plan: LayerPlan, converter: ConverterChoice) -> bool:
-    """Whether each output of a tile has a scale of its own.
+    """Whether each output of a tile has its own scale.
 
-    Those of the Fusion converter have, and those of aihwkit-lightning if noise or clipping in training was relative to
-    each output. So may tiles whose outputs all have the same largest weight: the scales are then equal, and only drift
-    is compensated for each of them.
+    This holds for the Fusion converter, and for aihwkit-lightning if noise or clipping in training was relative to each
+    output. With compensation of drift for each column, it is also done for tiles whose outputs all have the same
+    largest weight: their scales are then equal, and each output gets its own compensation factor.
     """
     layer = plan.layer
     config = layer.config
@@ -235,13 +237,13 @@ def _has_scales_of_channels(plan: LayerPlan, converter: ConverterChoice) -> bool
 def _settings(
     plan: LayerPlan, converter: ConverterChoice, plans: Sequence[LayerPlan]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The settings of each weight of a layer, by its parameter."""
+    """Return the settings of each weight of a layer, with the name of its parameter in the twin."""
     device = {"g_max": converter.g_max, "g_min": converter.g_min}
     by_channel = _has_scales_of_channels(plan, converter)
     found = []
     for piece in plan.pieces:
         settings: dict[str, Any] = {"device": device, "converter": dict(converter.settings)}
-        settings["parts"] = "none"  # its tiles are those of the analog layer, whatever is split behind it
+        settings["parts"] = "none"  # a Split of the output must not change the tiles, which are the analog layer's
         settings["granularity"] = _granularity(plan, piece, plans, by_channel=by_channel)
         if (value := _largest_is_bias(plan.layer)) is not None:
             settings["clipping"] = {"value": value}
@@ -250,7 +252,7 @@ def _settings(
 
 
 def _largest_is_bias(layer: AnalogLayer) -> float | None:
-    """The largest weight of the one tile of a layer, if it is in its column of biases."""
+    """Return the largest bias in the column of a layer's only tile, if it is larger than all weights; else None."""
     tile = layer.tiles[0][0]
     if tile.column is None:
         return None
@@ -259,7 +261,7 @@ def _largest_is_bias(layer: AnalogLayer) -> float | None:
 
 
 def _granularity(plan: LayerPlan, piece: Piece, plans: Sequence[LayerPlan], *, by_channel: bool) -> dict[str, Any]:
-    """A scale for each tile; where there is no limit, that is the largest layer."""
+    """Return the granularity of a weight: a scale for each tile. An unlimited tile is as large as the largest layer."""
     if piece.tile == (None, None) and plan.layer.is_lightning:
         return {"kind": "channel" if by_channel else "tensor"}
     rows, columns = (limit or size for limit, size in zip(piece.tile, _largest(plans), strict=True))
@@ -268,12 +270,12 @@ def _granularity(plan: LayerPlan, piece: Piece, plans: Sequence[LayerPlan], *, b
 
 
 def _largest(plans: Sequence[LayerPlan]) -> tuple[int, int]:
-    """The most inputs and outputs that a layer has."""
+    """Return the largest number of inputs, and of outputs, of all layers."""
     return max(each.layer.inputs for each in plans), max(each.layer.outputs for each in plans)
 
 
 def _configuration(model: Any, plan: TwinPlan, weights: Sequence[tuple[str, dict[str, Any]]]) -> Configuration:  # noqa: ANN401
-    """What most weights have as defaults, and overrides for the others."""
+    """Return a configuration: the settings of most weights are its defaults, the others are overrides."""
     keys = [repr(settings) for _, settings in weights]
     common = Counter(keys).most_common(1)[0][0]
     defaults = weights[keys.index(common)][1]
@@ -294,7 +296,7 @@ def _configuration(model: Any, plan: TwinPlan, weights: Sequence[tuple[str, dict
 
 
 def _has_digital_weights(model: Any, plan: TwinPlan) -> bool:  # noqa: ANN401 - a torch module
-    """Whether the twin has weights of products that are on no tile, and are not to be mapped."""
+    """Whether the twin has weights of digital layers, which must not be mapped."""
     analog = [each.layer.name for each in plan.all_layers()]
     for name, module in model.named_modules():
         is_analog = any(not each or name == each or name.startswith(f"{each}.") for each in analog)

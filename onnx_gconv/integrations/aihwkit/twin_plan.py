@@ -1,7 +1,7 @@
-"""Which weight of a digital twin holds which tiles, so that the mapped twin has the conductances of the tiles.
+"""Plans which weight of a digital twin contains which tiles, so that the mapped twin has the tiles' conductances.
 
-A layer without digital scales becomes one layer of torch if a granularity cuts its weight where the tiles end. If its
-outputs are scaled, or tiles end elsewhere, each piece of the inputs becomes a weight of its own.
+A layer without digital scales becomes one layer of torch if a granularity of tiles cuts its weight where the analog
+tiles end. If its outputs are scaled, or the tiles end elsewhere, each piece of the inputs becomes a separate weight.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ _RECURRENT_CELLS = {"AnalogVanillaRNNCell": "RNN", "AnalogLSTMCell": "LSTM", "An
 
 @dataclass(frozen=True)
 class Piece:
-    """One weight of a twin, and the inputs of its layer that it takes.
+    """One weight of a twin, and the inputs of the analog layer that it multiplies.
 
     Attributes:
-        parameter: Its name in the twin.
-        rows: Numbers of the first piece of the inputs that it holds, and of the one after its last.
-        start: The first channel, or feature, that it reads.
-        channels: How many of them.
-        before: How many inputs of the first channel are on another tile; their weights are 0 here.
-        after: The same of the last channel.
-        tile: Inputs and outputs of a tile of the granularity that cuts the weight where its tiles end; None for any.
-        partition: How it cuts.
+        parameter: The name of the weight in the twin.
+        rows: Numbers of the first piece of the inputs in the weight, and of the piece after the last.
+        start: The first channel, or feature, that the weight reads.
+        channels: Number of channels, or features.
+        before: Number of inputs of the first channel that are on another tile; their weights are 0 here.
+        after: Number of inputs of the last channel that are on another tile; their weights are 0 here.
+        tile: Inputs and outputs of a tile, for the granularity that cuts the weight where its tiles end; None for no
+            limit.
+        partition: How that granularity cuts the matrix.
     """
 
     parameter: str
@@ -46,12 +47,12 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class LayerPlan:
-    """A layer, and the weights that it becomes.
+    """An analog layer, and its weights in the twin.
 
     Attributes:
         layer: The layer.
-        pieces: Its weights.
-        is_plain: Whether it becomes one layer of torch; else a `TiledTwin`.
+        pieces: The weights in the twin.
+        is_plain: Whether the layer becomes one layer of torch; if not, it becomes a `TiledTwin`.
     """
 
     layer: AnalogLayer
@@ -64,10 +65,10 @@ class RecurrentPlan:
     """An AnalogRNN that becomes an RNN, LSTM or GRU of torch.
 
     Attributes:
-        name: Its name in the model.
+        name: The name of the AnalogRNN in the model.
         module: The AnalogRNN.
         kind: ``RNN``, ``LSTM`` or ``GRU``.
-        layers: The plans of its linear layers, by the names of torch's parameters: ``weight_ih_l0`` and so on.
+        layers: The plans of its linear layers, by the names of torch's parameters, such as ``weight_ih_l0``.
     """
 
     name: str
@@ -78,12 +79,12 @@ class RecurrentPlan:
 
 @dataclass(frozen=True, eq=False)
 class TwinPlan:
-    """What becomes of the analog layers of a model.
+    """The plan for all analog layers of a model.
 
     Attributes:
-        layers: Those that become layers of torch one by one.
-        recurrent: Those of AnalogRNN that become one layer.
-        unrolled: The names of those of AnalogRNN that keep their loop over the steps.
+        layers: The layers that are replaced one by one.
+        recurrent: The AnalogRNN modules that become one recurrent layer of torch.
+        unrolled: The names of the AnalogRNN modules that keep their loop over the steps.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -91,17 +92,17 @@ class TwinPlan:
     unrolled: tuple[str, ...]
 
     def all_layers(self) -> Iterator[LayerPlan]:
-        """Those of AnalogRNN, too."""
+        """Yield all layers, including those of AnalogRNN modules."""
         yield from self.layers
         for each in self.recurrent:
             yield from each.layers.values()
 
 
 def twin_plan(model: Any) -> TwinPlan:  # noqa: ANN401 - a torch module
-    """What becomes of the analog layers of a model.
+    """Return the plan for the analog layers of a model.
 
     Raises:
-        ModelError: If there is none, or one of them cannot be turned.
+        ModelError: If there is no analog layer, or one of them cannot be converted.
     """
     plans = {name: _layer_plan(layer) for name, layer in analog_layers(model).items()}
     recurrent, unrolled = [], []
@@ -120,7 +121,7 @@ def twin_plan(model: Any) -> TwinPlan:  # noqa: ANN401 - a torch module
 
 
 def tile_limits(layer: AnalogLayer) -> tuple[int | None, int | None]:
-    """How many inputs and outputs a tile has at most, as its settings say; None for any number."""
+    """Return the largest number of inputs and of outputs of a tile, from the layer's settings; None for no limit."""
     mapping = getattr(layer.config, "mapping", None)
     most = (getattr(mapping, f"max_{what}_size", 0) for what in ("input", "output"))
     rows, columns = (int(each) if each > 0 else None for each in most)
@@ -138,7 +139,7 @@ def _layer_plan(layer: AnalogLayer) -> LayerPlan:
 
 
 def _cut(layer: AnalogLayer) -> tuple[tuple[int | None, int | None], Partition] | None:
-    """The tile and the partition that cut the whole weight where its tiles end; None if none does."""
+    """Return the tile and the partition that cut the whole weight where its tiles end; None if there are none."""
     limits = tile_limits(layer)
     if _starts(layer, limits, "equal") == (layer.input_starts, layer.output_starts):
         return limits, "equal"
@@ -162,7 +163,7 @@ def _longest(starts: tuple[int, ...], size: int) -> int:
 
 
 def _pieces(layer: AnalogLayer, prefix: str) -> Iterator[Piece]:
-    """One weight for each piece of the inputs; where a tile ends inside of a channel, two read that channel."""
+    """Yield a weight for each piece of the inputs. If a tile ends inside a channel, two weights read that channel."""
     kernel = layer.kernel
     most_rows, most_columns = tile_limits(layer)
     columns = most_columns
@@ -185,17 +186,17 @@ def _pieces(layer: AnalogLayer, prefix: str) -> Iterator[Piece]:
 
 
 def _is_recurrent(module: Any) -> bool:  # noqa: ANN401 - a torch module
-    """Whether a module is built like an AnalogRNN."""
+    """Whether a module has the structure of an AnalogRNN."""
     return hasattr(module, "get_zero_state") and hasattr(getattr(module, "rnn", None), "layers")
 
 
 def _recurrent_plan(name: str, module: Any, plans: Mapping[str, LayerPlan]) -> RecurrentPlan | None:  # noqa: ANN401
-    """The layer of torch that an AnalogRNN becomes.
+    """Return the plan of a recurrent layer of torch for an AnalogRNN.
 
-    None if it has scales, cells or tiles that such a layer has no place for. It may have several tiles along the
-    inputs, but not along the outputs: ONNX has the gates in another order than torch.
+    None if it has scales, cells or tiles that such a layer cannot have. Several tiles along the inputs are possible,
+    but not along the outputs, because ONNX orders the gates differently from torch.
     """
-    if type(module).__name__ != "AnalogRNN":  # what a class of the user's own does besides is not known
+    if type(module).__name__ != "AnalogRNN":  # a user's class may compute something else
         return None
     prefix = f"{name}." if name else ""
     kinds, layers = set(), {}

@@ -150,7 +150,8 @@ def _put_back(graph: ir.Graph, tensors: dict[str, ir.TensorProtocol], added: lis
         initializers[name] = values[name]
         initializers[name].const_value = tensor
     graph.initializers.clear()
-    for name in [*(name for name in order if name in initializers), *(initializers.keys() - set(order))]:
+    known = [name for name in order if name in initializers]
+    for name in [*known, *(name for name in initializers if name not in known)]:
         graph.initializers.add(initializers[name])
 
 

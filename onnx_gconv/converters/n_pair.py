@@ -82,7 +82,8 @@ class NPairConductanceConverter(BaseConductanceConverter):
             Weights of that shape, float64 for float64 conductances and float32 for all others.
 
         Raises:
-            ValueError: If there are not two conductances for each factor, or `params` lacks an entry.
+            ValueError: If there are not two conductances for each factor, `params` lacks an entry, or its factors are
+                not those of this converter. aihwkit (version 1.1.0) ignores the factors of `params`.
         """
         if "f_lst" not in params:
             raise ValueError("params does not contain f_lst")
@@ -93,6 +94,11 @@ class NPairConductanceConverter(BaseConductanceConverter):
         arrays = self._checked_conductances(conductances)
         dtype = arrays[0].dtype
         scale = dtype.type(scale_of_params(params))
+        if not np.array_equal(np.asarray(params["f_lst"], np.float64), self._factors):
+            raise ValueError(
+                f"params are of the factors {[float(each) for each in params['f_lst']]}, but this converter has "
+                f"{list(self._factors)}; convert back with the converter that gave the params"
+            )
         total: FloatArray = np.zeros(arrays[0].shape, dtype)
         for factor, plus, minus in zip(self._factors, arrays[::2], arrays[1::2], strict=True):
             total = total + dtype.type(factor) * (plus - minus)

@@ -154,6 +154,15 @@ def test_back_conversion_checks_what_it_is_given(count, params):
         NPairConductanceConverter([1.0, 3.0]).convert_back_to_weights([np.ones(2, np.float32)] * count, params)
 
 
+def test_params_of_a_converter_with_other_factors_are_refused():
+    conductances, params = NPairConductanceConverter([1, 2]).convert_to_conductances(np.array([-1, 0.3, 1], np.float32))
+    message = (
+        r"params are of the factors \[1.0, 2.0\], but this converter has \[1.0, 4.0\]; convert back with the converter"
+    )
+    with pytest.raises(ValueError, match=message):
+        NPairConductanceConverter([1, 4]).convert_back_to_weights(conductances, params)
+
+
 def test_converters_with_the_same_parameters_are_equal():
     assert NPairConductanceConverter([1, 3]) == NPairConductanceConverter((1.0, 3.0))
     assert NPairConductanceConverter([1, 3]) != NPairConductanceConverter([3, 1])

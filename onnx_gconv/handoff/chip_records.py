@@ -1,4 +1,4 @@
-"""What the manifest says of the chip: the size of its arrays, its device, its defects, and what its outputs make."""
+"""The manifest's records of the chip: size of its arrays, device preset, defect map, and how partial sums are added."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTIAL_SUMS = (
 
 
 def preset_record(preset: DevicePreset | None) -> PresetRecord | None:
-    """What the manifest says of the published device that was chosen; None if none was."""
+    """The manifest's record of the device preset; None if none was chosen."""
     if preset is None:
         return None
     return PresetRecord(
@@ -31,13 +31,13 @@ def preset_record(preset: DevicePreset | None) -> PresetRecord | None:
 
 
 def defects_record(name: str, sha256: str, found: DefectMap, placements: Sequence[LayerPlacement]) -> DefectsRecord:
-    """What the manifest says of the defect map.
+    """The manifest's record of the defect map.
 
     Args:
-        name: Name of its file.
-        sha256: Checksum of it.
-        found: The map.
-        placements: Where the tiles stand.
+        name: Name of the file of the defect map.
+        sha256: SHA-256 of this file.
+        found: The defect map.
+        placements: Where the tiles of each layer stand.
     """
     return DefectsRecord(
         name=name,
@@ -49,7 +49,7 @@ def defects_record(name: str, sha256: str, found: DefectMap, placements: Sequenc
 
 
 def geometry_record(geometry: ArrayGeometry) -> GeometryRecord:
-    """What the manifest says of the arrays of the chip."""
+    """The manifest's record of the chip's arrays and of how tiles are placed on them."""
     return GeometryRecord(
         rows=geometry.rows,
         columns=geometry.columns,

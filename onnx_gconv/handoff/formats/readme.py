@@ -1,4 +1,4 @@
-"""What is said of every format in the same way: what it leaves out of the layers, and README.txt beside its files."""
+"""The notes on what a format leaves out of the layers, and README.txt beside the files of each format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ README_FILE = "README.txt"
 
 
 def format_notes(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[str, ...]:
-    """What a format leaves out of these layers or rounds, and what readers have to know; a line each.
+    """What a format leaves out or rounds, and what readers of these layers have to know; a line each.
 
     Args:
         form: The format.
@@ -29,7 +29,7 @@ def format_notes(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[str, ...
 
 
 def readme_text(form: HandoffFormat, layers: Sequence[Layer]) -> str:
-    """The text that stands beside the files of a format.
+    """The text of README.txt beside the files of a format.
 
     Args:
         form: The format.
@@ -44,7 +44,7 @@ def readme_text(form: HandoffFormat, layers: Sequence[Layer]) -> str:
 
 
 def _of_matrices(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[LayerNote, ...]:
-    """Which parts of a layer are not there, or not together."""
+    """Notes on parts of layers that the format leaves out or separates: biases and matrices."""
     return (
         LayerNote(
             "biases are not in it; they are added digitally, and the arrays file has them",
@@ -62,7 +62,7 @@ def _of_matrices(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[LayerNot
 
 
 def _of_values(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[LayerNote, ...]:
-    """What is between the conductances and the outputs of a layer."""
+    """Notes on what has to be applied between the conductances and the outputs of a layer: factors, codes, scales."""
     return (
         LayerNote(
             "a factor that multiplies the outputs is not in it", [item for item in layers if _factor(item) != 1.0]

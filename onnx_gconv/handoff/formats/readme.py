@@ -55,7 +55,7 @@ def _of_matrices(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[LayerNot
             [item for item in layers if _has_bias_rows(item) and not form.holds_bias_rows],
         ),
         LayerNote(
-            "several matrices (groups, batches, directions) stand one by one",
+            "several matrices (groups, batches, directions) are written one by one",
             [item for item in layers if item.layout.matrices > 1 and not form.holds_tiles],
         ),
     )
@@ -68,12 +68,12 @@ def _of_values(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[LayerNote,
             "a factor that multiplies the outputs is not in it", [item for item in layers if _factor(item) != 1.0]
         ),
         LayerNote(
-            "weights of integer codes: what the scale gives is still to be rounded, and the zero point added",
+            "weights of integer codes: round after dividing by the scale, and add the zero point",
             [item for item in layers if item.record.rounded],
         ),
         LayerNote(
-            "what makes numbers of integer codes is not in it: their own scales, of blocks of inputs or others, which "
-            "manifest.json of the bundle names (dequantization)",
+            "the scales that dequantize integer codes are not in it; manifest.json of the bundle names them "
+            "(dequantization)",
             [item for item in layers if item.record.dequantization is not None],
         ),
         LayerNote(

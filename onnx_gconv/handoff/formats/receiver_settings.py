@@ -73,7 +73,7 @@ class ReceiverSettings:
                 raise ConfigError(f"{name} is a number of bits from 1 to {_MOST_BITS}, but it is {value}")
         if self.dac_bits > self.input_bits:
             raise ConfigError(
-                f"{self.dac_bits} bits cannot be driven at once (dac_bits) of inputs of {self.input_bits}"
+                f"dac_bits is {self.dac_bits}, but inputs have {self.input_bits} bits; give {self.input_bits} or fewer"
             )
 
     @classmethod

@@ -95,10 +95,10 @@ def check_options(
     if (inputs is not None or dims) and not any(form.needs_sample for form in formats):
         takers = ", ".join(form.name for form in FORMATS.values() if form.needs_sample)
         given = "inputs are" if inputs is not None else "dims are"
-        raise ConfigError(f"{given} for a format that has what arrives at layers ({takers}), and none is asked for")
+        raise ConfigError(f"{given} for formats that run the model on a sample ({takers}), but none of them is chosen")
     for name in settings.unused([name for form in formats for name in form.settings]):
         takers = ", ".join(form.name for form in FORMATS.values() if name in form.settings)
-        raise ConfigError(f"{name} is for other formats ({takers}), and none of them is asked for")
+        raise ConfigError(f"{name} is for other formats ({takers}), but none of them is chosen")
 
 
 def prepared_formats(

@@ -244,7 +244,7 @@ def _is_given(value: ir.Value) -> bool:
 def _found(node: ir.Node, value: ir.Value, known: Mapping[str, Any]) -> LayerInput | str:
     array = known.get(value.name or "")
     if not isinstance(array, np.ndarray):
-        return "what arrives there is no tensor"
+        return "its input is no tensor"
     return LayerInput(node, array)
 
 

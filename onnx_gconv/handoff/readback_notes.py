@@ -44,7 +44,7 @@ def readback_notes(measurements: Measurements, layers: Sequence[LayerReadback]) 
     if keys := [key for tile in tiles for key in tile.only_zeros]:
         what = "array holds" if len(keys) == 1 else "arrays hold"
         yield (
-            f"{len(keys):,} {what} nothing but zeros, which count as measured: {listed(keys)}; leave arrays out that "
+            f"{len(keys):,} {what} nothing but zeros, which count as measured: {listed(keys)}; leave out arrays that "
             "were not measured"
         )
     for layer in layers:
@@ -67,7 +67,7 @@ def _of_targets(measurements: Measurements) -> str:
     if len(keys) == measurements.arrays_compared:
         return f"'{path}' holds the targets themselves, which are taken for measurements"
     which = "array of it is the targets themselves" if len(keys) == 1 else "arrays of it are the targets themselves"
-    return f"'{path}': {len(keys):,} {which}, bit for bit: {listed(keys)}; leave arrays out that were not measured"
+    return f"'{path}': {len(keys):,} {which}, bit for bit: {listed(keys)}; leave out arrays that were not measured"
 
 
 def _of_arrangements(layer: LayerReadback) -> Iterator[str]:

@@ -185,7 +185,7 @@ Junit: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--junit",
-        help="Also write the result to a file as JUnit XML, which CI services show like that of tests.",
+        help="Also write the result to a file as JUnit XML, which CI services show like results of tests.",
         metavar="FILE",
         rich_help_panel=_REPORT,
         show_default=False,

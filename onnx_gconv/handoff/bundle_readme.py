@@ -57,7 +57,8 @@ def bundle_readme(manifest: BundleManifest, formats: Sequence[str], *, csv: bool
         "Words",
         f"{_INDENT}layer   a weight of the model, as a matrix of inputs by outputs, or as several: L000, L001, ...",
         f"{_INDENT}tile    a part of a matrix that stands on one array of the chip, or on one for each device",
-        f"{_INDENT}device  a conductance of a cell; weight = (sum coefficient * conductance - offset) / scale + zero",
+        f"{_INDENT}device  one of the conductances of a weight:",
+        f"{_INDENT}        weight = (sum of coefficient * conductance - offset) / scale + zero",
         "",
         f"The chip: {arrays} of {geometry.rows} x {geometry.columns} (rows = inputs, columns = outputs);",
         f"{_PAIR_LAYOUTS[geometry.pair_layout]}.",
@@ -68,7 +69,7 @@ def bundle_readme(manifest: BundleManifest, formats: Sequence[str], *, csv: bool
         *(f"{_INDENT}{line}" for layer in manifest.layers for line in _layer_lines(layer)),
         *_reading(manifest, formats, csv=csv),
         "",
-        "What was measured comes back under the same keys, [inputs, outputs] in µS, as measured.h5 or measured.npz.",
+        "Send measured conductances back under the same keys, [inputs, outputs] in µS, as measured.h5 or measured.npz.",
         "docs/bundle.md of onnx_gconv specifies all of this.",
     ]
     return "".join(f"{line}\n" for line in lines)
@@ -184,13 +185,13 @@ def _hdf5_lines(example: _Example) -> dict[str, list[str]]:
             f'{_INDENT}targets = file["{example.key}"][()]',
         ],
         "MATLAB": [
-            f"targets = h5read('conductances.h5', '/{example.key}')';  % it has the axes the other way round",
+            f"targets = h5read('conductances.h5', '/{example.key}')';  % h5read reverses the axes",
             f"unit = h5readatt('conductances.h5', '/{example.key}', 'unit');",
             f"range = h5readatt('conductances.h5', '/{example.key}', 'range');",
         ],
         "Octave": [
             f"load('conductances.h5', '{layer}');",
-            f"targets = {layer}.{fields}';  % it has the axes the other way round",
+            f"targets = {layer}.{fields}';  % load reverses the axes",
         ],
     }
 

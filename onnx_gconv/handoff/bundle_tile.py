@@ -124,8 +124,8 @@ class BundleTile:
 
         Args:
             pair_layout: Where the devices of a pair stand; the layout of the bundle if None. In the layout of the
-                bundle, arrays have the size of the chip's arrays. In any other layout, they are large enough for the
-                largest tile of the bundle.
+                bundle, arrays have the size of the chip's arrays. In any other layout, they have room for the most
+                inputs and outputs that a tile of the bundle may have.
 
         Raises:
             BundleError: If targets cannot be read or are out of range, or there is no memory for an array of that size.

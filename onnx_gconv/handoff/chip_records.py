@@ -13,10 +13,10 @@ from onnx_gconv.handoff.manifest import DefectsRecord, GeometryRecord, PresetRec
 __all__ = ["PARTIAL_SUMS", "defects_record", "geometry_record", "preset_record"]
 
 PARTIAL_SUMS = (
-    "The outputs of tiles of one matrix with the same outputs are added over their inputs, each after its own scale "
-    "and zero; tiles with other outputs are placed side by side. sum_k c_k * G_k of each cell, less offset_us, is "
-    "divided by the scale of the cell, and the zero is added; where one column of a tile has one scale, that can be "
-    "done digitally after the array: y = ((x @ sum_k c_k * G_k) - offset_us * sum(x)) / scale + zero * sum(x). "
+    "Within a matrix, tiles with the same outputs have different inputs: their results are added, each after its own "
+    "scale and zero. Tiles with different outputs give different outputs of the layer. The weight of a cell is "
+    "(sum_k c_k * G_k - offset_us) / scale + zero; where a column of a tile has one scale, this can be applied "
+    "digitally after the array: y = ((x @ sum_k c_k * G_k) - offset_us * sum(x)) / scale + zero * sum(x). "
     "matrix_view.factor multiplies the result of the layer, before the bias is added."
 )
 

@@ -263,9 +263,12 @@ class BlockScalesRecord(_Record):
 
     scale: str | None = Field(description="Name of the scales in model.onnx")
     zero_point: str | None = Field(
-        description="Name of the zero points in model.onnx; null if the op has a fixed zero point"
+        description="Name of the zero points in model.onnx; null if they are 0 or the default of the op"
     )
-    axis: int | None = Field(description="The axis of the weight along which scales differ; null if there is none")
+    axis: int | None = Field(
+        description="The axis of the weight along which scales differ; null if all elements share a scale, or scales "
+        "do not differ along a single axis"
+    )
     block: int | None = Field(
         ge=1, description="Number of neighbours along the axis that share a scale; the last block may be smaller"
     )
@@ -424,7 +427,7 @@ class LayerRecord(_Record):
             return f"its parts are not side by side in {columns} columns"
         wrong = (part for part in self.parts if part.tile_columns != touched_pieces(starts, *part.outputs))
         if (part := next(wrong, None)) is not None or any(part.outputs[0] not in starts for part in self.parts):
-            return f"the tiles of its part '{(part or self.parts[0]).name}' are not those of its columns"
+            return f"the tiles of its part '{(part or self.parts[0]).name}' do not match the columns of the part"
         return None
 
     def _packing_problem(self) -> str | None:

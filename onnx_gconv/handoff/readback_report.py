@@ -263,7 +263,7 @@ class ReadbackReport(ShownReport):
         if kept := errors.cells - errors.measured:
             lines[0] += f" {kept:,} without a measurement keep their target."
         if errors.failed:
-            lines[0] += f" {errors.failed:,} failed, say the masks."
+            lines[0] += f" Masks mark {errors.failed:,} as failed."
         if errors.measured:
             lines.append(
                 f"Measured minus target: mean {errors.mean_us:+.4g} µS, standard deviation {errors.std_us:.4g} µS, "

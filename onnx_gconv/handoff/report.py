@@ -169,7 +169,7 @@ class DefectsReport:
             f"rows and columns avoided: {self.avoided_lines:,}, in arrays: {self.damaged_arrays:,}, arrays "
             f"left out: {len(self.passed_over):,}"
         )
-        found = [f"Placed by '{self.source}'; {counts}."]
+        found = [f"Placed with the defect map '{self.source}'; {counts}."]
         if not self.stuck_cells:
             return [*found, "No device stands on a stuck cell."]
         weights = sum(layer.stuck_weights for layer in layers)
@@ -383,7 +383,7 @@ class HandoffReport(ShownReport):
             return []
         tiles = sum(layer.tiles_of_several_blocks for layer in layers)
         warning = (
-            f"Warning: columns of {tiles:,} tiles sum blocks of inputs that have a scale each (dequantization in "
+            f"Warning: columns of {tiles:,} tiles sum blocks of inputs with different scales (dequantization in "
             f"manifest.json): {listed([layer.id for layer in layers])}. Drive one block at a time, or cut tiles of as "
             "many rows as a block has."
         )

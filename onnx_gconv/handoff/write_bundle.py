@@ -264,7 +264,7 @@ def _bits(bits: tuple[int, int] | None) -> Bits | None:
         return None
     is_pair = isinstance(bits, (tuple, list)) and len(bits) == 2  # noqa: PLR2004 - of weights and of inputs
     if not is_pair:
-        raise ConfigError(f"bits are {bits!r}, but should be two whole numbers, those of weights and of inputs")
+        raise ConfigError(f"bits are {bits!r}, but should be two whole numbers, for weights and for inputs")
     return Bits(*bits)
 
 

@@ -97,7 +97,7 @@ def simulate(
         str | None,
         typer.Option(
             "--metric",
-            help="accuracy or top5 (or any other number) with labels; sqnr, cosine or agreement with the ideal model, "
+            help="accuracy or topN, such as top5, with labels; sqnr, cosine or agreement with the ideal model, "
             "each also at one position of a text, such as agreement@last or sqnr@0; or module:function, called with "
             "outputs by name and labels. Default: accuracy with labels, else sqnr.",
             metavar="NAME",

@@ -34,12 +34,12 @@ SETTINGS: Mapping[str, Setting] = {
     "dac_bits": Setting(
         "bits of an input that are driven at once",
         1,
-        "one bit after the other, as in NeuroSim, and in ISAAC and NeuRRAM as AccelForge has them",
+        "one bit after the other, as in NeuroSim and in AccelForge's models of ISAAC and NeuRRAM",
     ),
     "adc_bits": Setting(
         "bits of an analog-to-digital converter",
         8,
-        "that of ISAAC and NeuRRAM as AccelForge has them, and of ZigZag's analog example",
+        "as in AccelForge's models of ISAAC and NeuRRAM, and in ZigZag's analog example",
     ),
 }
 """All settings, by the names of the options that give them."""

@@ -158,7 +158,7 @@ def _caption(name: str, layer: BundleLayer, image: LayerImage, tiles: int) -> It
     )
     yield f"Each dot of {rows.zoom} x {columns.zoom} pixels is {cells}."
     if tiles > 1:
-        yield "Ids of tiles: those beside, plus the numbers below, each with a first input or output, where they fit."
+        yield "Id of a tile: the id at the left plus the number below; after each colon, its first input or output."
     if np.isnan(image.values).any():
         yield "Hatched: no weight, cells of arrays at g_min."
 

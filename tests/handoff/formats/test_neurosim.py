@@ -415,7 +415,7 @@ def test_files_and_command_have_the_bits_that_were_asked_for(parse, tmp_path, bi
         ((1, 8), "weights have 2 to 14 bits, but not 1"),
         ((8, 15), "inputs have 2 to 14 bits, but not 15"),
         ((8, 8.0), "inputs have 2 to 14 bits, but not 8.0"),
-        (8, "bits are 8, but should be two whole numbers, those of weights and of inputs"),
+        (8, "bits are 8, but should be two whole numbers, for weights and for inputs"),
     ],
 )
 def test_other_bits_are_errors(mapped, tmp_path, bits, message):

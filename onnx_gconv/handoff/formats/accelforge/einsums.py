@@ -74,7 +74,7 @@ def einsums_of(layer: Layer, sample: Sample) -> Iterator[Einsum]:
 
 
 def _product(layer: Layer, _: LayerUse, made: tuple[int, ...], name: str, suffix: str) -> Einsum:
-    """``O[g, p, m] = I[g, p, c] * W[g, c, m]``, where p is the product of all axes of activations but the last."""
+    """``O[g, p, m] = I[g, p, c] * W[g, c, m]``, where p counts the rows of activations over all their axes."""
     view = layer.view
     sizes = {"g": view.matrices, "p": math.prod(made) // (view.matrices * view.columns)}
     sizes |= {"c": view.rows, "m": view.columns}

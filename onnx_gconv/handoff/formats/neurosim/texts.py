@@ -109,7 +109,7 @@ Parameters that have to agree (Param.cpp of NeuroSim; then make):
 {ranges}{several}
 - levelOutput: two to the power of the bits of the ADC. Nothing here says how many the chip has.
 NeuroSim holds a weight in one device for each cell, from the lowest to the highest conductance, and a column of dummy
-cells; this mapping has {_devices(plan)}. Its figures are of its own chip with these weights.
+cells; this mapping has {_devices(plan)}. NeuroSim's figures hold for a chip of its own kind with these weights.
 """
 
 

@@ -52,10 +52,10 @@ class HandoffCommand(TyperCommand):
                 option.help = f"{_FORMAT_HELP} {formats}."
             if isinstance(option, TyperOption) and option.name in SETTINGS:
                 users = ", ".join(form.name for form in FORMATS.values() if option.name in form.settings)
-                option.help = f"{option.help} For {users}."
+                option.help = f"{option.help} Used by {users}."
             if isinstance(option, TyperOption) and option.name in {"inputs", "dim"}:
                 users = ", ".join(form.name for form in FORMATS.values() if form.needs_sample)
-                option.help = f"{option.help} For {users}."
+                option.help = f"{option.help} Used by {users}."
         super().format_help(ctx, formatter)
 
 

@@ -1,4 +1,4 @@
-"""The command line ``onnx-gconv``: one file a command."""
+"""The command line ``onnx-gconv``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts the commands together and turns errors into one line and an exit code."""
+"""Assembles the commands, and turns errors into one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ _EXIT_BAD_INPUT = 2
 _EXIT_INTERRUPTED = 130
 _EXIT_TERMINATED = 143
 
-# The root of what typer raises for wrong usage: click's exception, or in newer versions its own copy of it, which typer
-# does not export. BadParameter, which it does export, derives from UsageError, and that from the root.
+# The base class of typer's errors for wrong usage: ClickException, of click or, in newer versions, of typer's own copy
+# of click, which typer does not export. It exports BadParameter, which derives from UsageError, and that from the base.
 _UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
 
 app: typer.Typer = typer.Typer(
@@ -94,16 +94,19 @@ app.add_typer(config)
 
 
 def main() -> int:
-    """Run the command line and return its exit code: 0 done, 1 a check does not hold, 2 bad usage or bad input."""
+    """Run the command line and return its exit code.
+
+    The code is 0 if all is done, 1 if a check does not hold, 2 for bad usage or bad input, and 130 after an interrupt.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack µ or the lines of tables
+        if isinstance(stream, io.TextIOWrapper):  # the encoding may lack µ or the lines of tables
             stream.reconfigure(errors="backslashreplace")
-    if logging.lastResort is not None:  # where warnings of libraries go without --debug
+    if logging.lastResort is not None:  # the handler of libraries' warnings without --debug
         logging.lastResort.setFormatter(VisibleFormatter())
     code = 0
     with _signals():
         try:
-            with tolerated_loss_of_reader():  # of the help, which typer prints
+            with tolerated_loss_of_reader():  # here for the help, which typer prints
                 code = _run()
         except ConfigError as error:  # stdout cannot be written
             return _fail(str(error), _EXIT_BAD_INPUT)
@@ -114,11 +117,11 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Interrupted or terminated, the program removes what it was writing, undisturbed by further signals."""
+    """Turn SIGINT and SIGTERM into exceptions, so that unfinished files are removed; ignore further signals."""
 
     def stop(number: int, _frame: object) -> None:
         for each in previous:
-            signal.signal(each, _disregard)  # not SIG_IGN: Python complains of a signal that arrived just before
+            signal.signal(each, _disregard)  # not SIG_IGN, with which Python reports a signal that is still pending
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(_EXIT_TERMINATED)
 
     if threading.current_thread() is not threading.main_thread():
@@ -132,12 +135,13 @@ def _signals() -> Iterator[None]:
     finally:
         was_stopped = signal.getsignal(signal.SIGINT) is not stop
         for each, handler in previous.items():
-            # Ignored to the end: a signal that meets the interpreter while it ends would change the exit code.
+            # After a stop, signals are ignored to the end: one during the interpreter's shutdown would change the exit
+            # code.
             signal.signal(each, signal.SIG_IGN if was_stopped else handler)
 
 
 def _disregard(_number: int, _frame: object) -> None:
-    """The signal after the first one."""
+    """Ignore a further signal."""
 
 
 def _run() -> int:
@@ -156,7 +160,7 @@ def _run() -> int:
         _print_traceback()
         kind = type(error).__name__
         return _fail(f"internal error, {kind}: {one_line(str(error))}; run again with --debug", _EXIT_BAD_INPUT)
-    if result == _EXIT_INTERRUPTED:  # what typer makes of an interrupt
+    if result == _EXIT_INTERRUPTED:  # typer turns an interrupt into this exit code
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
@@ -174,8 +178,8 @@ def _print_traceback() -> None:
 
 def _usage_message(error: Exception) -> str:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    message = message.replace(": Value error, ", ": ")  # how typer begins to say which values there are
-    if not message:  # the command line without any argument: the help is the message
+    message = message.replace(": Value error, ", ": ")  # a prefix of typer's that says nothing
+    if not message:  # without any argument, typer has printed the help already
         return ""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "onnx-gconv"

@@ -1,4 +1,4 @@
-"""Results of checks as JUnit XML beside what is printed."""
+"""Writes the results of checks to a file as JUnit XML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _READ_BYTES = 4096
 
 class _Checked(Protocol):
     def to_junit(self, seconds: float = 0.0) -> str:
-        """The result as JUnit XML."""
+        """The result as JUnit XML; `seconds` is the duration of the check."""
         ...
 
 
@@ -27,12 +27,15 @@ _Report = TypeVar("_Report", bound=_Checked)
 
 
 def with_junit(path: Path | None, suite: str, check: Callable[[], _Report]) -> _Report:
-    """Run a check, and write what it finds; that it could not run is written as an error.
+    """Run a check and write its result as JUnit XML. If the check raises, an error is written and the exception raised.
 
     Args:
-        path: The file; None for none.
+        path: The file to write; None to write none.
         suite: The name of the check.
-        check: What runs it.
+        check: Runs the check.
+
+    Returns:
+        The report of the check.
 
     Raises:
         ConfigError: If the file cannot be written.
@@ -55,10 +58,10 @@ def with_junit(path: Path | None, suite: str, check: Callable[[], _Report]) -> _
 
 
 def check_junit_path(path: Path) -> None:
-    """Check that a document can be written, before a check takes its time. Only an older document is replaced.
+    """Check that JUnit XML can be written to a file, before a long check runs. Only older JUnit XML is replaced.
 
     Raises:
-        ConfigError: If it cannot be, or would replace something else.
+        ConfigError: If the file cannot be written, or holds something else.
     """
     if path.is_dir() or not path.absolute().parent.is_dir():
         what = "it is a folder" if path.is_dir() else f"there is no folder '{path.parent}'"
@@ -77,10 +80,10 @@ def check_junit_path(path: Path) -> None:
 
 
 def write_junit(path: Path, document: str) -> None:
-    """Write a document, whole or not at all.
+    """Write a document to a file, whole or not at all.
 
     Raises:
-        ConfigError: If it cannot be written.
+        ConfigError: If the file cannot be written.
     """
     from onnx_gconv.files.staging import write_small_file
 

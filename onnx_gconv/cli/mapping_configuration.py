@@ -1,4 +1,4 @@
-"""Makes the configuration that the options ask for."""
+"""Builds the configuration of a mapping from command line options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["converter_of", "mapping_configuration", "mapping_options"]
 
 
 def mapping_configuration(flags: MappingFlags) -> Configuration:
-    """The configuration of the file, if one is given, with the options on top.
+    """Build the configuration: that of the file if one is given, overridden by the options.
 
     Raises:
         ConfigError: If the file is wrong, an option has a wrong value, or options contradict each other.
@@ -39,10 +39,10 @@ def mapping_configuration(flags: MappingFlags) -> Configuration:
 
 
 def mapping_options(flags: MappingFlags) -> MappingOptions:
-    """What the options say besides the configuration file and the converter; what is None was not given.
+    """The options except the configuration file and the converter; options that were not given are None.
 
     Raises:
-        ConfigError: If a level, or a number of outputs of a part, is no number.
+        ConfigError: If ``--levels`` or ``--parts`` cannot be parsed.
     """
     from onnx_gconv.configuration.options import MappingOptions
 
@@ -74,7 +74,11 @@ def _name_of_converter(flags: MappingFlags) -> str:
 
 
 def converter_of(flags: MappingFlags) -> dict[str, Any] | None:
-    """The converter and what it needs; what belongs to another one is refused in the words of the command line."""
+    """The converter's name and settings; None if no option gives any.
+
+    Raises:
+        ConfigError: If there is no such converter, or a setting is unknown or missing; the message names the option.
+    """
     from onnx_gconv.converters.registry import converter_registry
 
     options = {
@@ -89,7 +93,7 @@ def converter_of(flags: MappingFlags) -> dict[str, Any] | None:
         return None
     settings = {**dict(given.values()), **others}
     if flags.converter is None and flags.config is not None and flags.preset is None:
-        return settings  # of the converter of the file's preset, if it has one
+        return settings  # without a name: these are settings of the converter that the file names
     name = _default_name(flags.preset) if flags.converter is None else flags.converter
     try:
         kind = converter_registry().kind(name)
@@ -100,7 +104,7 @@ def converter_of(flags: MappingFlags) -> dict[str, Any] | None:
 
 
 def _default_name(preset_name: str | None) -> str:
-    """The converter if none is named: that of the preset, or else a single pair."""
+    """The name of the converter if no option gives one: that of the preset, or else ``single-pair``."""
     from onnx_gconv.devices.presets import preset
 
     named = None
@@ -113,10 +117,15 @@ def _default_name(preset_name: str | None) -> str:
 
 
 def _check_settings(kind: ConverterKind, given: Mapping[str, str], others: Collection[str]) -> None:
-    """Check that a converter takes the settings of options of their own and of --converter-option, and lacks none.
+    """Check that a converter takes all settings that are given, and that all settings that it needs are given.
+
+    Args:
+        kind: The converter.
+        given: The settings that have options of their own, by these options.
+        others: The settings that are given with ``--converter-option``.
 
     Raises:
-        ConfigError: If not; the message names the option.
+        ConfigError: If a setting is unknown, missing or given twice; the message names the option.
     """
     from onnx_gconv.converters.registry import kinds_taking
 
@@ -153,7 +162,7 @@ def _no_such_setting(setting: str, name: str, known: list[str]) -> str:
 
 
 def _levels(text: str | None) -> int | list[float] | str | None:
-    """The levels in the text of the option: a number of them, a list in µS, or a word."""
+    """Parse ``--levels``: a number of levels, a list of levels in µS, or a word."""
     if text is None or text in {"none", "preset", "weight"}:
         return text
     try:
@@ -166,7 +175,7 @@ def _levels(text: str | None) -> int | list[float] | str | None:
 
 
 def _parts(text: str | None) -> list[int] | str | None:
-    """The parts in the text of the option: how many outputs each has, or a word."""
+    """Parse ``--parts``: the number of outputs of each part, or a word."""
     if text is None or text in {"auto", "none"}:
         return text
     try:

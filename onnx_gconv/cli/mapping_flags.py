@@ -1,4 +1,4 @@
-"""The options that say how a model is mapped, which commands take that map a model or would."""
+"""The options that say how a model is mapped, for all commands that map a model (`map`, `inspect`, `simulate`, ...)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WEIGHTS = "Weights"
 
 
 def _flag(names: str, panel: str, metavar: str | None = None, help: str | None = None) -> Any:  # noqa: A002, ANN401
-    """An option of typer's; its help is that of a setting if none is given."""
+    """A typer option. Without `help`, the help is taken from the setting that a `FromSetting` beside it names."""
     return typer.Option(names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
 
 
@@ -38,10 +38,10 @@ _TIMES = "May be given several times."
 
 @dataclass(frozen=True)
 class MappingFlags:
-    """The options that say how a model is mapped. What is None was not given: the configuration decides, or a default.
+    """The options that say how a model is mapped. None means not given: then the configuration or a default decides.
 
-    `takes_mapping_flags` makes options of a command of the fields. A field that is called as a field of `ModelSettings`
-    is that setting.
+    `takes_mapping_flags` turns the fields into options of a command. A field with the name of a field of
+    `ModelSettings` gives that setting.
     """
 
     config: Annotated[
@@ -49,7 +49,7 @@ class MappingFlags:
         _flag(
             "--config",
             _CONVERTER,
-            help="A TOML file with defaults and settings for single layers; options win over what it says.",
+            help="A TOML file with defaults and settings for single layers; options override it.",
         ),
     ] = None
     preset: Annotated[str | None, FromSetting("DeviceSettings.preset"), _flag("--preset", _CONVERTER, "NAME")] = None
@@ -57,7 +57,7 @@ class MappingFlags:
         str | None,
         FromSetting(
             "ConverterSettings.name",
-            "onnx-gconv converters tells of each.",
+            "onnx-gconv converters describes them.",
             choices=_converters,
         ),
         _flag("--converter", _CONVERTER, "NAME"),
@@ -68,13 +68,13 @@ class MappingFlags:
             "--converter-option",
             _CONVERTER,
             "KEY=VALUE",
-            help="A setting of the converter, with a value as in TOML: midpoint=5.0, factors=[1,3]. "
+            help="A setting of the converter, with a value in TOML syntax: midpoint=5.0, factors=[1,3]. "
             f"onnx-gconv converters lists them. {_TIMES}",
         ),
     ] = None
     factor: Annotated[
         list[float] | None,
-        FromSetting("ConverterSettings.factors", "Once for each of them."),
+        FromSetting("ConverterSettings.factors", "Give the option once for each factor."),
         _flag("--factor", _CONVERTER),
     ] = None
     bits: Annotated[int | None, FromSetting("ConverterSettings.bits"), _flag("--bits", _CONVERTER)] = None
@@ -117,7 +117,8 @@ class MappingFlags:
         _flag(
             "--level-codes/--no-level-codes",
             _SCALE,
-            help="Store codes of levels, which the graph decodes, or conductances in µS. Default: conductances.",
+            help="Store codes of levels, which the graph decodes to conductances, instead of conductances in µS. "
+            "Default: conductances.",
         ),
     ] = None
     conductance_dtype: Annotated[
@@ -168,14 +169,14 @@ class MappingFlags:
 
 
 class MappingFlagsCommand(MappingCommand):
-    """A command that takes `MappingFlags`."""
+    """A command with the options of `MappingFlags`."""
 
     flags = MappingFlags
 
 
 @cache
 def option_names() -> dict[str, str]:
-    """The names of the options, by the fields of `MappingFlags`."""
+    """The name of the option of each field of `MappingFlags`, such as ``--g-max``."""
     hints = get_type_hints(MappingFlags, include_extras=True)
     found = {}
     for name, hint in hints.items():
@@ -189,7 +190,7 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 def takes_mapping_flags(command: _Command) -> _Command:
-    """Let a command take the options of `MappingFlags`, in the place of its parameter `flags`."""
+    """Decorate a command: replace its parameter `flags` by one option for each field of `MappingFlags`."""
     types = get_type_hints(command, include_extras=True) | get_type_hints(MappingFlags, include_extras=True)
     found: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
@@ -211,4 +212,4 @@ def takes_mapping_flags(command: _Command) -> _Command:
     keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in found]
     with_options.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined] # typer reads it
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword_only}
-    return with_options  # type: ignore[return-value] # called with keywords alone, by typer
+    return with_options  # type: ignore[return-value] # typer calls it with keywords only

@@ -1,4 +1,4 @@
-"""Options of commands that read what was measured on a chip."""
+"""Options that the commands for measurements share: `readback` and `targets`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 MEASUREMENTS = "Measurements"
-"""What help calls them."""
+"""The heading of these options in the help."""
 
 ToleranceFlag: TypeAlias = Annotated[
     float | None,
@@ -34,7 +34,8 @@ RelativeTolerance: TypeAlias = Annotated[
     float | None,
     typer.Option(
         "--tolerance-relative",
-        help="The same as a part of the target, e.g. 0.02; the larger of both counts.",
+        help="How far from its target a device may be, as a fraction of the target, e.g. 0.02. With --tolerance, the "
+        "larger of both counts.",
         metavar="PART",
         rich_help_panel=MEASUREMENTS,
         show_default=False,
@@ -44,7 +45,8 @@ LimitsFlag: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--limits",
-        help="What is taken for a measurement, in µS. Default: a quarter of the range beyond g_min and g_max.",
+        help="The lowest and highest conductance that is accepted as a measurement, in µS. Default: g_min to g_max of "
+        "each layer, widened by a quarter of that range on either side.",
         metavar="LOW..HIGH",
         rich_help_panel=MEASUREMENTS,
         show_default=False,
@@ -54,7 +56,8 @@ FailedCellsFlag: TypeAlias = Annotated[
     Literal["target", "measured"],
     typer.Option(
         "--failed-cells",
-        help="Cells that a mask calls failed keep their target, or their readings count as measured.",
+        help="What happens to cells that a mask marks as failed: they keep their target, or their readings count as "
+        "measured.",
         rich_help_panel=MEASUREMENTS,
     ),
 ]
@@ -62,7 +65,8 @@ Updates: TypeAlias = Annotated[
     list[Path] | None,
     typer.Option(
         "--update",
-        help="A later round: readings of some cells, which take the place of those before. May be given several times.",
+        help="A file of a later round, whose readings replace earlier ones of the same cells. May be given several "
+        "times.",
         metavar="MEASURED",
         rich_help_panel=MEASUREMENTS,
         show_default=False,
@@ -72,7 +76,7 @@ AsIfMeasured: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--as-if-measured",
-        help="Take the targets of the bundle for measurements, which is refused otherwise.",
+        help="Accept a file that holds the targets of the bundle themselves, which is refused otherwise.",
         rich_help_panel=MEASUREMENTS,
     ),
 ]

@@ -41,7 +41,7 @@ def debug_is_on() -> bool:
 
 
 def _set_debug(value: bool) -> bool:  # noqa: FBT001 - typer's signature
-    global _debug  # noqa: PLW0603 - read by `main`, which stands outside of every command
+    global _debug  # noqa: PLW0603 - `main` reads it, which is outside of every command
     _debug = value
     if value:
         handler = logging.StreamHandler()
@@ -71,7 +71,7 @@ Inputs: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--inputs",
-        help="A .npz file with an array for each input; generated if not given. Of a language model, the tokens "
+        help="A .npz file with an array for each input; generated if not given. For a language model, the tokens "
         "are enough.",
         rich_help_panel=_INPUTS,
         show_default=False,
@@ -81,8 +81,8 @@ TokenIdsOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--token-ids",
-        help="The tokens of a prompt for a language model, e.g. 1,15043,3186, or a file of such numbers; what else the "
-        "model takes is generated to go with them.",
+        help="The tokens of a prompt for a language model, e.g. 1,15043,3186, or a file of such numbers; the other "
+        "inputs of the model are generated to go with them.",
         metavar="ID,...",
         rich_help_panel=_INPUTS,
         show_default=False,
@@ -123,7 +123,7 @@ MinAgreement: TypeAlias = Annotated[
     float | None,
     typer.Option(
         "--min-agreement",
-        help="Fail if a smaller share of rows has the same argmax as the original, from 0 to 1.",
+        help="Fail if the share of rows with the same argmax as the original is smaller than this, from 0 to 1.",
         metavar="SHARE",
         rich_help_panel=_LIMITS,
         show_default=False,
@@ -153,7 +153,7 @@ DeviceOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--device-option",
-        help="A setting of the device model, with a value as in TOML: read_scale=0.5. Can be given several times.",
+        help="A setting of the device model, with a value in TOML syntax: read_scale=0.5. May be given several times.",
         metavar="KEY=VALUE",
         rich_help_panel=_CHIPS,
         show_default=False,
@@ -163,8 +163,8 @@ DriftCompensation: TypeAlias = Annotated[
     Literal["none", "global", "tile", "column"],
     typer.Option(
         "--drift-compensation",
-        help="global: one factor for each weight makes up for drift on the whole; it divides the scale. tile, column: "
-        "one for each tile or output column, for mappings with scales of these.",
+        help="Correct the scales for the mean drift with one factor for each weight (global), or for each tile or "
+        "output column of mappings that have such scales (tile, column).",
         rich_help_panel=_CHIPS,
     ),
 ]
@@ -185,7 +185,7 @@ Junit: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--junit",
-        help="Also write the result to a file as JUnit XML, which CI services show like that of tests.",
+        help="Also write the result to a file as JUnit XML, which CI services show like results of tests.",
         metavar="FILE",
         rich_help_panel=_REPORT,
         show_default=False,
@@ -199,7 +199,7 @@ Verbose: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--verbose",
-        help="Give each expert of a layer a line of its own; else those that are alike stand in one line.",
+        help="Print a line for each expert of a mixture of experts; otherwise experts that are alike share a line.",
         rich_help_panel=_REPORT,
     ),
 ]

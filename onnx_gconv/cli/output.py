@@ -1,4 +1,4 @@
-"""What commands print: results to stdout, progress to stderr."""
+"""Prints the results of commands to stdout, and their progress to stderr."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _WIDTH_WITHOUT_TERMINAL = 120
 
 
 class VisibleFormatter(logging.Formatter):
-    """Log messages, those of other libraries too, name what stands in models."""
+    """Makes log messages printable: they may contain names from models, which may contain control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message, and what is added to it, in printable lines."""
+        """The message and its traceback, if any, in printable lines."""
         return visible_lines(super().format(record))
 
 
@@ -36,12 +36,12 @@ class Report(Protocol):
     """The result of a command."""
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """The result as JSON values."""
         ...
 
 
 def print_report(report: Report, *, as_json: bool, quiet: bool) -> None:
-    """Print a result as JSON, or for people, or not at all."""
+    """Print a result to stdout, as JSON or as tables; `quiet` prints no tables, but JSON is printed nevertheless."""
     if as_json:
         is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
         document = json.dumps(report.to_json(), indent=2, ensure_ascii=not is_unicode, allow_nan=False)
@@ -52,7 +52,7 @@ def print_report(report: Report, *, as_json: bool, quiet: bool) -> None:
 
 
 def print_for_people(item: RenderableType | Report) -> None:
-    """Print to stdout with colours if it is a terminal."""
+    """Print a result to stdout as text, with colours if stdout is a terminal."""
     width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
     with tolerated_loss_of_reader():
         terminal(width=width).print(item)
@@ -60,15 +60,15 @@ def print_for_people(item: RenderableType | Report) -> None:
 
 @contextmanager
 def tolerated_loss_of_reader() -> Iterator[None]:
-    """Go on without output when the reader of stdout goes away, as `head` does.
+    """Continue without output if the reader of stdout has gone away, as `head` does.
 
     Raises:
-        ConfigError: If stdout cannot be written otherwise, as when its disk is full.
+        ConfigError: If stdout cannot be written for another reason, such as a full disk.
     """
     try:
         yield
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit) as error:  # rich and typer make an exit of it
+    except (BrokenPipeError, SystemExit) as error:  # rich and typer turn a broken pipe into an exit
         if not _is_broken_pipe(error):
             raise
         _leave_stdout()
@@ -80,7 +80,7 @@ def tolerated_loss_of_reader() -> Iterator[None]:
 
 
 def _leave_stdout() -> None:
-    """Print nothing more: Python would complain once more when it flushes stdout at exit."""
+    """Redirect stdout to nowhere, else Python would report the error again when it flushes stdout at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -94,14 +94,14 @@ def _is_broken_pipe(error: BaseException | None) -> bool:
 
 @contextmanager
 def progress_bar(labels: dict[str, str], *, quiet: bool) -> Iterator[Progress | None]:
-    """A progress bar on stderr, none if that is no terminal.
+    """Show a progress bar on stderr if stderr is a terminal.
 
     Args:
-        labels: What the bar says for each step; a step without a label is shown by its own name.
-        quiet: Show none.
+        labels: The text of the bar for each step; a step without a label is shown by its own name.
+        quiet: Show no bar.
 
     Yields:
-        A function of the step, what is done and how much there is; or None.
+        A function of the step, the amount done and the total amount; None if no bar is shown.
     """
     if quiet or not sys.stderr.isatty():
         yield None

@@ -1,6 +1,7 @@
-"""What the help says of options that are settings: the sentences of the settings, and their defaults.
+"""The help of options that are settings of the configuration: the settings' descriptions and defaults.
 
-They are read from the source of the settings, as pydantic does, and not from the models: these take seconds to import.
+The texts are the docstrings in the source of the settings. They are parsed from the source instead of being taken from
+the pydantic models, which take seconds to import.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ _SOURCES = ("setting_tables.py", "settings.py")
 
 @dataclass(frozen=True)
 class SettingText:
-    """What the source says of a setting.
+    """The description of a setting.
 
     Attributes:
-        sentence: What it is.
-        default: Its default, if that is a literal that can be given; else None.
+        sentence: What the setting is.
+        default: The default if it is a text, number or boolean; else None.
     """
 
     sentence: str
@@ -34,12 +35,12 @@ class SettingText:
 
 @dataclass(frozen=True)
 class FromSetting:
-    """That the help of an option is the sentence of a setting.
+    """Marks an option whose help is the description of a setting.
 
     Attributes:
-        setting: The class and the field, such as ``ModelSettings.quantized``.
-        more: What the help says besides.
-        choices: Gives what may be chosen, where that is to be listed.
+        setting: The class and the field of the setting, such as ``ModelSettings.quantized``.
+        more: A text to append to the description.
+        choices: Returns the possible values to list in the help; None to list none.
     """
 
     setting: str
@@ -47,7 +48,10 @@ class FromSetting:
     choices: Callable[[], Iterable[str]] | None = None
 
     def help(self, option: TyperOption) -> str:
-        """The sentence of the setting, and its default in the words of the option, unless one is told already."""
+        """The help: the description of the setting, and its default unless the description contains it already.
+
+        The default of a boolean setting is given as the option that sets it, such as ``--no-inline``.
+        """
         text = setting_texts()[self.setting]
         sentence = text.sentence.replace('"', "").removesuffix(" Default: false.")
         if self.choices is not None:
@@ -61,7 +65,7 @@ class FromSetting:
 
 
 class MappingCommand(TyperCommand):
-    """A command whose help is completed when it is shown, so that nobody else waits for that.
+    """A command that looks up the texts of `FromSetting` only when its help is shown, because that takes time.
 
     Attributes:
         flags: The class whose fields are options of the command.
@@ -70,7 +74,7 @@ class MappingCommand(TyperCommand):
     flags: type = object
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - of click, or of the copy of it in typer
-        """Write the help."""
+        """Write the help, with the texts of the settings."""
         hints = get_type_hints(self.flags, include_extras=True)
         for option in self.params:
             for note in getattr(hints.get(option.name or ""), "__metadata__", ()):
@@ -81,7 +85,7 @@ class MappingCommand(TyperCommand):
 
 @cache
 def setting_texts() -> dict[str, SettingText]:
-    """The texts of all settings, by class and field."""
+    """The descriptions of all settings, by class and field, such as ``ModelSettings.quantized``."""
     folder = Path(__file__).parents[1] / "configuration"
     found: dict[str, SettingText] = {}
     for source in _SOURCES:

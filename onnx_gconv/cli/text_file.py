@@ -1,4 +1,4 @@
-"""Commands that write a small file, or print what it would hold."""
+"""Helps commands that write a small text file, or print the text instead."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite the f
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
-    """Refuse to overwrite a file that nobody said to overwrite.
+    """Refuse to overwrite a file without ``--force``.
 
     Raises:
-        ConfigError: If there is one.
+        ConfigError: If the file exists and `force` is False.
     """
     if path.exists() and not force:
         raise _existing(path)
@@ -32,10 +32,10 @@ def _existing(path: Path) -> ConfigError:
 
 
 def write_text(text: str, path: Path | None, *, force: bool, quiet: bool) -> None:
-    """Write a file, whole or not at all, and say so; or print the text.
+    """Write a text to a file, whole or not at all, and print a line about it; or print the text if `path` is None.
 
     Raises:
-        ConfigError: If the file cannot be written, or is there and is not to be overwritten.
+        ConfigError: If the file cannot be written, or exists and `force` is False.
     """
     if path is None:
         with tolerated_loss_of_reader():
@@ -45,7 +45,7 @@ def write_text(text: str, path: Path | None, *, force: bool, quiet: bool) -> Non
 
     try:
         write_small_file(path, text.encode("utf-8"), replace=force)
-    except FileExistsError:  # written meanwhile, or a link that leads nowhere
+    except FileExistsError:  # `refuse_existing` did not see it: created since then, or a dangling link
         raise _existing(path) from None
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be written: {error.strerror}; choose another place with -o") from None

@@ -1,4 +1,4 @@
-"""Settings that are given as ``KEY=VALUE``, with values as in TOML."""
+"""Parses settings that are given as ``KEY=VALUE``, with values in TOML syntax."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 def settings_of(option: str, texts: Iterable[str], example: str) -> dict[str, Any]:
-    """The settings in the texts of an option, ``KEY=VALUE`` with a value as in TOML; a word is a text, too.
+    """Parse the texts of an option, ``KEY=VALUE`` with a value in TOML syntax. A word without quotes is a text, too.
 
     Args:
-        option: Its name, for messages.
-        texts: What was given.
-        example: For messages, e.g. ``midpoint=5.0``.
+        option: Name of the option, for messages.
+        texts: The texts that were given.
+        example: An example for messages, such as ``midpoint=5.0``.
 
     Raises:
-        ConfigError: If a text is none of that kind, or a key is there twice.
+        ConfigError: If a text has another form, or a key is given twice.
     """
     found: dict[str, Any] = {}
     for text in texts:
@@ -41,13 +41,13 @@ def settings_of(option: str, texts: Iterable[str], example: str) -> dict[str, An
 def _toml_value(option: str, key: str, written: str) -> Any:  # noqa: ANN401 - a value of any kind
     try:
         values = tomllib.loads(f"value = {written}")
-    except (ValueError, RecursionError):  # a number may have too many digits
+    except (ValueError, RecursionError):  # no TOML, or a number with too many digits
         values = {}
     if values.keys() == {"value"}:
         return values["value"]
-    if _WORD.fullmatch(written):  # the shell has taken its quotes
+    if _WORD.fullmatch(written):  # a text whose quotes the shell has removed
         return written
     raise ConfigError(
-        f"{option}: the value of {key} should be one of TOML, such as 5.0, true, [1, 3] or a word, but it is "
+        f"{option}: the value of {key} should be in TOML syntax, such as 5.0, true, [1, 3] or a word, but it is "
         f"'{written}'"
     )

@@ -1,4 +1,4 @@
-"""The hand-off bundle: target conductances of every crossbar tile for a lab, and measured ones coming back."""
+"""The hand-off bundle: target conductances of every tile for a lab, and reading measured conductances back."""
 
 from __future__ import annotations
 

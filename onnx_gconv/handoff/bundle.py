@@ -1,4 +1,4 @@
-"""An open hand-off bundle: its layers, tiles and arrays, and whether it is what was written."""
+"""An open hand-off bundle: its layers, tiles and arrays, and checks that it is complete and unchanged."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ __all__ = ["Bundle", "default_bundle_path", "open_bundle"]
 
 
 def default_bundle_path(mapped: Path) -> Path:
-    """``model.gconv`` beside ``model.gconv.onnx``."""
+    """The default path of the bundle of a mapped model: ``model.gconv`` beside ``model.gconv.onnx``."""
     return mapped.with_name(f"{stem_of_mapped(mapped)}{MAPPED_SUFFIX}")
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Open a hand-off bundle and check that it is whole; its arrays are read only when they are asked for.
+    """Open a hand-off bundle and check that it is complete; its arrays are read only when they are asked for.
+
+    Checksums are not checked; `Bundle.verify_hashes` does that.
 
     Args:
-        path: The folder.
+        path: The folder of the bundle.
 
     Raises:
-        BundleError: If it is no bundle, is damaged or incomplete, or was written by a newer version.
+        BundleError: If the folder is no bundle, the bundle is damaged or incomplete, or a newer version wrote it.
     """
     folder = Path(path)
     manifest = read_bundle_manifest(folder)
@@ -66,11 +68,11 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
 
 
 class Bundle(BundleArrays, ShownReport):
-    """An open hand-off bundle. To be closed in the end, or used in a with statement; ``print(bundle)`` shows a table.
+    """An open hand-off bundle. Close it, or use it in a with statement; ``print(bundle)`` shows a table.
 
     Attributes:
-        path: The folder.
-        manifest: Everything that is said of it.
+        path: The folder of the bundle.
+        manifest: The content of ``manifest.json``.
         layers: The mapped weights.
     """
 
@@ -142,10 +144,10 @@ class Bundle(BundleArrays, ShownReport):
         return Group(table, plain(self._in_short()))
 
     def layer(self, name: str) -> BundleLayer:
-        """A layer by its id, or by the name of its weight or what people know that by.
+        """The layer with an id, such as ``L003``, or with a weight of that name or parameter.
 
         Raises:
-            BundleError: If there is none, or it is not the only one.
+            BundleError: If there is no such layer, or more than one.
         """
         found = [layer for layer in self.layers if name in {layer.record.id, layer.record.weight}]
         found = found or [layer for layer in self.layers if name in layer.record.known_as.split(" + ")]
@@ -156,10 +158,10 @@ class Bundle(BundleArrays, ShownReport):
         return found[0]
 
     def tile(self, tile_id: str) -> BundleTile:
-        """A tile by its id, e.g. ``L003/T0007``.
+        """The tile with an id, such as ``L003/T0007``.
 
         Raises:
-            BundleError: If there is none.
+            BundleError: If there is no such tile.
         """
         for layer in self.layers:
             if tile_id.startswith(f"{layer.record.id}/"):
@@ -169,13 +171,13 @@ class Bundle(BundleArrays, ShownReport):
         raise BundleError(f"'{self.path}' has no tile '{tile_id}'; ids are like {self._example_id()}")
 
     def verify_hashes(self) -> None:
-        """Read everything, and check that it has not changed since it was written, and fits the model in the bundle.
+        """Read the whole bundle, and check all SHA-256 hashes and that the manifest agrees with the mapped model in it.
 
-        What the manifest says of layers, tiles and scales has to be what follows from the mapped model.
+        The layers, tiles and scales of the manifest are compared with those that the mapped model gives.
 
         Raises:
-            BundleError: For the first file or array that has changed, or the first thing that does not follow from the
-                model.
+            BundleError: For the first file or array that has changed, or the first entry of the manifest that differs
+                from what the model gives.
         """
         for file in self.manifest.files:
             found = hashed(self.path / file.path).sha256

@@ -1,4 +1,4 @@
-"""The arrays of an open bundle, and the scales of a layer: what a bundle, its layers and their tiles share."""
+"""Base classes of an open bundle and of its layers: access to the arrays file, and to the scales of a layer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["BundleArrays", "LayerScales"]
 
 
 class BundleArrays:
-    """The open file of the arrays of a bundle.
+    """The open arrays file of a bundle, ``conductances.h5`` or ``conductances.npz``.
 
     Attributes:
-        path: The folder.
-        manifest: Everything that is said of it.
+        path: The folder of the bundle.
+        manifest: The content of ``manifest.json``.
     """
 
     def __init__(self, path: Path, manifest: BundleManifest, arrays: ArrayReader) -> None:
@@ -31,24 +31,24 @@ class BundleArrays:
         self._arrays = arrays
 
     def close(self) -> None:
-        """Close the file of the arrays."""
+        """Close the arrays file."""
         self._arrays.close()
 
     @property
     def arrays_path(self) -> Path:
-        """The file of the arrays."""
+        """The path of the arrays file."""
         return self.path / self.manifest.arrays.path
 
     @property
     def geometry(self) -> ArrayGeometry:
-        """The arrays of the chip, and how tiles are placed on them."""
+        """The size of the chip's crossbar arrays, and how tiles are placed on them."""
         return self.manifest.geometry.geometry
 
     def form(self, record: ArrayRecord) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and type of an array.
+        """The shape and dtype of an array of the arrays file.
 
         Raises:
-            BundleError: If it is missing or damaged.
+            BundleError: If the array is missing or damaged.
         """
         try:
             found = self._arrays.form(record.key)
@@ -59,10 +59,10 @@ class BundleArrays:
         return found
 
     def read(self, record: ArrayRecord) -> NDArray[Any]:
-        """An array.
+        """Read an array of the arrays file.
 
         Raises:
-            BundleError: If it is missing or damaged.
+            BundleError: If the array is missing or damaged.
         """
         self.form(record)
         try:
@@ -76,11 +76,11 @@ class BundleArrays:
 
 
 class LayerScales:
-    """The scales of a layer.
+    """The scales of a layer. A piece is a block of rows and columns of a matrix that share one scale.
 
     Attributes:
-        bundle: The bundle.
-        record: What the manifest says of the layer.
+        bundle: The open bundle.
+        record: The layer's entry in the manifest.
     """
 
     def __init__(self, bundle: BundleArrays, record: LayerRecord) -> None:
@@ -92,10 +92,10 @@ class LayerScales:
         return self.bundle.read(self.record.scale.array)
 
     def zero(self) -> FloatArray:
-        """What is added to the quotients, in units of weight, of the shape of the scales."""
+        """What is added after the division by the scale, in units of weight; of the same shape as the scales."""
         return self.bundle.read(self.record.zero.array)
 
     def scale_starts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows, and the columns, of a matrix at which pieces with a scale of their own begin."""
+        """The rows and the columns of a matrix at which pieces begin, each int64 [pieces]; the first is 0."""
         record = self.record
         return self.bundle.read(record.scale_row_starts), self.bundle.read(record.scale_column_starts)

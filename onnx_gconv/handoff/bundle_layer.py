@@ -1,4 +1,4 @@
-"""A layer of a bundle: its tiles, scales and bias, and the weight that its conductances stand for."""
+"""A layer of a bundle: its tiles, scales and bias, and the weight rebuilt from its conductances."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _BIAS_DTYPES = (np.dtype("<f4"), np.dtype("<f8"), np.dtype("<i8"))
 
 @dataclass(frozen=True, eq=False)
 class BundlePart:
-    """A part of each matrix of a layer that is several matrices side by side, such as that of the queries.
+    """One of several matrices that stand side by side in each matrix of a layer, such as the query of a QKV weight.
 
     Attributes:
-        name: Its own, e.g. ``query``.
-        full_name: With that of the weight before it, e.g. ``layers.0.attn.qkv/query``.
-        outputs: The first column of the matrix, and the one after the last.
-        tiles: The tiles that hold it and nothing else.
+        name: Name of the part, such as ``query``.
+        full_name: Name of the weight and of the part, such as ``layers.0.attn.qkv/query``.
+        outputs: The part's first column in the matrix, and the one after its last.
+        tiles: The tiles that hold the part. They hold nothing else.
     """
 
     name: str
@@ -58,18 +58,18 @@ class BundleLayer(LayerScales):
     """A mapped weight of a bundle.
 
     Attributes:
-        bundle: The bundle.
-        record: What the manifest says of the layer.
+        bundle: The open bundle.
+        record: The layer's entry in the manifest.
     """
 
     @property
     def tiles(self) -> tuple[BundleTile, ...]:
-        """Its tiles, by matrix, row and column."""
+        """The tiles of the layer, sorted by matrix, row and column."""
         return tuple(BundleTile(self, record) for record in self.record.tiles)
 
     @property
     def parts(self) -> tuple[BundlePart, ...]:
-        """The matrices that stand side by side in each of its matrices; empty if it is one."""
+        """The parts that stand side by side in each matrix of the layer; empty if a matrix has one part."""
         found = []
         for part in self.record.parts:
             columns = range(*part.tile_columns)
@@ -78,7 +78,9 @@ class BundleLayer(LayerScales):
         return tuple(found)
 
     def conductances(self) -> dict[str, FloatArray]:
-        """For each device its conductances in µS, in the shape of the weight, put together from all tiles.
+        """The target conductances in µS by the name of the device, each in the shape of the weight.
+
+        They are put together from all tiles. Rows of the bias are not included.
 
         Raises:
             BundleError: If a tile cannot be read, or a conductance is out of the range of the device.
@@ -87,7 +89,7 @@ class BundleLayer(LayerScales):
         return {name: stored_from_matrices(found[:, :rows], layout) for name, found in self._matrices().items()}
 
     def _matrices(self) -> dict[str, FloatArray]:
-        """For each device its conductances as [matrices, inputs and rows of the bias, outputs]."""
+        """The conductances in µS by device, each [matrices, inputs + rows of the bias, outputs]."""
         record, view = self.record, self.record.matrix_view
         shape, dtype = (view.matrices, view.rows + record.bias_rows, view.columns), np.dtype(record.array_dtype)
         whole = {device.name: np.empty(shape, dtype) for device in record.devices}
@@ -98,12 +100,12 @@ class BundleLayer(LayerScales):
         return whole
 
     def rebuilt_weight(self) -> NDArray[Any]:
-        """The weight that the conductances stand for, bit-identical to what the nodes of model.onnx compute.
+        """The weight rebuilt from the conductances, bit-identical to what the nodes of model.onnx compute.
 
-        Of packed codes, these are bytes.
+        If the weight consists of packed integer codes, the result is the packed bytes (uint8).
 
         Raises:
-            BundleError: As `conductances`.
+            BundleError: If a tile cannot be read, or a conductance is out of the range of the device.
         """
         record = self.record
         compute = np.dtype(_dtype(record.compute_dtype).numpy())
@@ -140,28 +142,28 @@ class BundleLayer(LayerScales):
         return ZeroPoint(self.bundle.read(record.zero_point), record.shape, None if said is None else said.blocks)
 
     def block_scales(self) -> NDArray[np.floating] | None:
-        """The scales of integer codes, as the model has them; [..., blocks] of packed codes.
+        """The dequantization scales of integer codes, in the model's shape, or [..., blocks] for packed codes.
 
-        None for other weights, and where the scales are no constants.
+        None if the weight has no integer codes, or if the scales are not constant in the model.
         """
         said = self.record.dequantization
         return None if said is None or said.scales is None else self.bundle.read(said.scales)
 
     def bias(self) -> NDArray[Any] | None:
-        """The bias as the model has it, in the shape of its initializer; None if none is found.
+        """The bias in the shape of its initializer; None if the layer has no bias.
 
-        Floats are float64 if they are so in the model, else float32; integers are int64. `beta` of the record is not
-        in it.
+        The dtype is float64 if the model's is, float32 for all other floats, and int64 for integers. The values are not
+        multiplied by `beta` of the record.
         """
         return None if self.record.bias is None else self.bundle.read(self.record.bias.values)
 
     def rebuilt_bias(self) -> FloatArray | None:
-        """What the rows of the bias add to each output, [matrices, outputs]; None if the bias is digital.
+        """What the rows of the bias add to each output, float64 [matrices, outputs]; None if the bias is digital.
 
-        It includes the factor of the product (alpha of a Gemm); it is the bias times `beta` of the record.
+        This is the bias times `beta` of the record. The factor of the matrix view (alpha of a Gemm) is applied already.
 
         Raises:
-            BundleError: As `conductances`.
+            BundleError: If a tile cannot be read, or a conductance is out of the range of the device.
         """
         record, view = self.record, self.record.matrix_view
         if not record.bias_rows:
@@ -178,7 +180,7 @@ class BundleLayer(LayerScales):
         return added
 
     def arrays(self) -> Iterator[ArrayRecord]:
-        """All its arrays."""
+        """The records of all arrays that the arrays file holds for the layer."""
         record = self.record
         for tile in record.tiles:
             yield from tile.conductances
@@ -198,10 +200,10 @@ class BundleLayer(LayerScales):
             yield record.dequantization.scales
 
     def check(self) -> None:
-        """Check that it does not contradict itself, and that all arrays are there, of the right shape and type.
+        """Check that the layer's record is consistent, and that all arrays exist with the right shape and dtype.
 
         Raises:
-            BundleError: If something is wrong.
+            BundleError: For the first contradiction, and for the first array that is missing or wrong.
         """
         record = self.record
         if (problem := record.problem()) is not None:

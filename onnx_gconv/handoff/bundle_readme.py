@@ -1,4 +1,4 @@
-"""README.txt of a bundle: what is where, in which unit, and how to read a tile of it in three lines."""
+"""README.txt of a bundle: its files, units and layers, and how to read a tile in three lines of code."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _OTHER_FILES = {
 
 
 def bundle_readme(manifest: BundleManifest, formats: Sequence[str], *, csv: bool, pictures: bool) -> str:
-    """The text.
+    """The text of README.txt.
 
     Args:
-        manifest: What the bundle holds.
-        formats: The formats of other tools in it, by name.
-        csv: Whether it has the targets as text.
-        pictures: Whether it has pictures.
+        manifest: The manifest of the bundle.
+        formats: Names of the formats of other tools in the bundle.
+        csv: Whether the bundle has ``targets.csv``.
+        pictures: Whether the bundle has pictures.
     """
     files = [*_files(manifest, formats, csv=csv, pictures=pictures)]
     width = max(len(name) for name, _ in files)
@@ -57,7 +57,8 @@ def bundle_readme(manifest: BundleManifest, formats: Sequence[str], *, csv: bool
         "Words",
         f"{_INDENT}layer   a weight of the model, as a matrix of inputs by outputs, or as several: L000, L001, ...",
         f"{_INDENT}tile    a part of a matrix that stands on one array of the chip, or on one for each device",
-        f"{_INDENT}device  a conductance of a cell; weight = (sum coefficient * conductance - offset) / scale + zero",
+        f"{_INDENT}device  one of the conductances of a weight:",
+        f"{_INDENT}        weight = (sum of coefficient * conductance - offset) / scale + zero",
         "",
         f"The chip: {arrays} of {geometry.rows} x {geometry.columns} (rows = inputs, columns = outputs);",
         f"{_PAIR_LAYOUTS[geometry.pair_layout]}.",
@@ -68,14 +69,14 @@ def bundle_readme(manifest: BundleManifest, formats: Sequence[str], *, csv: bool
         *(f"{_INDENT}{line}" for layer in manifest.layers for line in _layer_lines(layer)),
         *_reading(manifest, formats, csv=csv),
         "",
-        "What was measured comes back under the same keys, [inputs, outputs] in µS, as measured.h5 or measured.npz.",
+        "Send measured conductances back under the same keys, [inputs, outputs] in µS, as measured.h5 or measured.npz.",
         "docs/bundle.md of onnx_gconv specifies all of this.",
     ]
     return "".join(f"{line}\n" for line in lines)
 
 
 def _files(manifest: BundleManifest, formats: Sequence[str], *, csv: bool, pictures: bool) -> Iterator[tuple[str, str]]:
-    """The files and folders of the bundle, and what each is."""
+    """The files and folders of the bundle, each with a description."""
     yield "manifest.json", _OTHER_FILES["manifest.json"]
     yield manifest.arrays.path, "the targets of every tile and device, [inputs, outputs] in µS; scales, zeros, biases"
     known = [file.path for file in manifest.files]
@@ -124,14 +125,14 @@ def _layer_lines(layer: LayerRecord) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Example:
-    """The tile that the lines read.
+    """The tile and device that the example code reads.
 
     Attributes:
-        key: The key of its array.
-        tile: Its id.
+        key: Key of the array in the arrays file.
+        tile: Id of the tile.
         device: Name of the device.
-        shape: Its inputs and outputs.
-        precision: What MATLAB calls the type of its numbers.
+        shape: Number of inputs and outputs of the tile.
+        precision: MATLAB's name of the array's dtype: ``single`` or ``double``.
     """
 
     key: str
@@ -148,7 +149,7 @@ class _Example:
 
 
 def _reading(manifest: BundleManifest, formats: Sequence[str], *, csv: bool) -> Iterator[str]:
-    """How to read a tile, in each of the forms that the bundle has, by programs that run in its folder."""
+    """Code that reads a tile, for each file format in the bundle; it runs in the folder of the bundle."""
     if not manifest.layers:
         return
     layer = manifest.layers[0]
@@ -184,13 +185,13 @@ def _hdf5_lines(example: _Example) -> dict[str, list[str]]:
             f'{_INDENT}targets = file["{example.key}"][()]',
         ],
         "MATLAB": [
-            f"targets = h5read('conductances.h5', '/{example.key}')';  % it has the axes the other way round",
+            f"targets = h5read('conductances.h5', '/{example.key}')';  % h5read reverses the axes",
             f"unit = h5readatt('conductances.h5', '/{example.key}', 'unit');",
             f"range = h5readatt('conductances.h5', '/{example.key}', 'range');",
         ],
         "Octave": [
             f"load('conductances.h5', '{layer}');",
-            f"targets = {layer}.{fields}';  % it has the axes the other way round",
+            f"targets = {layer}.{fields}';  % load reverses the axes",
         ],
     }
 
@@ -213,7 +214,11 @@ def _npy_lines(example: _Example) -> dict[str, list[str]]:
 
 
 def _npy_in_matlab(path: str, example: _Example) -> list[str]:
-    """A header of 10 bytes, of which the last two are the length of the rest, comes before the numbers."""
+    """Code that reads an .npy file.
+
+    The file begins with 10 bytes, of which the last two are the length of the header that follows; then come the
+    numbers.
+    """
     rows, columns = example.shape
     return [
         f"file = fopen({path}); head = fread(file, 10); fseek(file, 10 + head(9) + 256 * head(10), 'bof');",
@@ -223,7 +228,7 @@ def _npy_in_matlab(path: str, example: _Example) -> list[str]:
 
 def _csv_lines(example: _Example) -> dict[str, list[str]]:
     shape, (rows, columns) = example.shape, example.shape
-    device = inert(example.device)  # as it stands there
+    device = inert(example.device)  # as targets.csv writes the name
     in_matlab = device.replace("'", "''")
     place, columns_read = json.dumps([example.tile, device]), "%s %s %f %f %f %f %f %*[^\\n]"
     return {

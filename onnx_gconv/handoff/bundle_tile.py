@@ -21,11 +21,11 @@ __all__ = ["BundleTile", "PhysicalArray", "TileScale"]
 
 @dataclass(frozen=True, eq=False)
 class TileScale:
-    """The scales of a tile.
+    """The scales of a tile. A piece is a block of rows and columns that share one scale.
 
     Attributes:
-        values: In µS per unit of weight, [pieces of rows, pieces of columns].
-        zeros: In units of weight, of the same shape.
+        values: The scales in µS per unit of weight, [pieces of rows, pieces of columns].
+        zeros: What is added after the division by the scale, in units of weight, of the same shape.
         row_starts: The rows of the tile at which pieces begin; the first is 0.
         column_starts: The columns of the tile at which pieces begin; the first is 0.
     """
@@ -42,11 +42,10 @@ class PhysicalArray:
 
     Attributes:
         devices: The devices that stand on it: one, or the two of a pair.
-        targets: In µS, [rows, columns]; cells without a weight are at g_min.
-        is_used: Which cells belong to a weight, of the same shape.
-        is_avoided: Which cells are on a row or column that is left out because it cannot be used; they are not to be
-            programmed.
-        array: The number of the array on the chip; None in another pair layout than that of the bundle.
+        targets: Target conductances in µS, [rows, columns]; cells without a weight are at g_min.
+        is_used: Which cells hold a conductance of a weight or bias, of the same shape.
+        is_avoided: Which cells are on a row or column that cannot be used and is avoided; do not program these cells.
+        array: The number of the array on the chip; None in a pair layout other than the bundle's.
     """
 
     devices: tuple[str, ...]
@@ -60,8 +59,8 @@ class BundleTile:
     """A tile of a layer.
 
     Attributes:
-        layer: The layer.
-        record: What the manifest says of the tile.
+        layer: The layer, with the open bundle.
+        record: The tile's entry in the manifest.
     """
 
     def __init__(self, layer: LayerScales, record: TileRecord) -> None:
@@ -70,20 +69,20 @@ class BundleTile:
 
     @property
     def id(self) -> str:
-        """E.g. ``L003/T0007``."""
+        """The id of the tile, such as ``L003/T0007``."""
         return self.record.id
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Its inputs and outputs."""
+        """Number of inputs (rows) and outputs (columns) of the tile."""
         (first_input, input_stop), (first_output, output_stop) = self.record.inputs, self.record.outputs
         return input_stop - first_input, output_stop - first_output
 
     def conductances(self) -> dict[str, FloatArray]:
-        """For each device its targets in µS, [inputs, outputs].
+        """The target conductances in µS by the name of the device, each [inputs, outputs].
 
         Raises:
-            BundleError: If they cannot be read, or one is out of the range of the device.
+            BundleError: If they cannot be read, or a target is out of the range of the device.
         """
         found = {}
         layer, bundle = self.layer.record, self.layer.bundle
@@ -100,7 +99,7 @@ class BundleTile:
         return found
 
     def codes(self) -> dict[str, NDArray[Any]] | None:
-        """For each device the codes of its levels, [inputs, outputs]; None if the mapping has none."""
+        """The numbers of the levels by the name of the device, each [inputs, outputs]; None without levels."""
         if self.record.codes is None:
             return None
         devices = self.layer.record.devices
@@ -109,7 +108,7 @@ class BundleTile:
         }
 
     def scale(self) -> TileScale:
-        """Its scales, and the cells that they hold for."""
+        """The scales of the tile, and the cells that each of them holds for."""
         record = self.record
         rows, columns = slice(*record.scale_rows), slice(*record.scale_columns)
         row_starts, column_starts = self.layer.scale_starts()
@@ -124,11 +123,12 @@ class BundleTile:
         """The arrays of the chip that the tile stands on.
 
         Args:
-            pair_layout: Where the devices of a pair stand; as the bundle has it if None. In that layout arrays have the
-                size of the chip's arrays; in another one, that of as many inputs and outputs as a tile may have.
+            pair_layout: Where the devices of a pair stand; the layout of the bundle if None. In the layout of the
+                bundle, arrays have the size of the chip's arrays. In any other layout, they have room for the most
+                inputs and outputs that a tile of the bundle may have.
 
         Raises:
-            BundleError: As `conductances`, and if there is no memory for an array of that size.
+            BundleError: If targets cannot be read or are out of range, or there is no memory for an array of that size.
         """
         layer, geometry = self.layer.record, self.layer.bundle.geometry
         chosen = geometry.pair_layout if pair_layout is None else pair_layout
@@ -177,7 +177,10 @@ class BundleTile:
         )
 
     def stuck_cells(self) -> dict[str, tuple[NDArray[np.int64], FloatArray]]:
-        """For each device that has stuck cells, their rows and columns in the tile, [cells, 2], and conductances in µS.
+        """The stuck cells by the name of the device; devices without stuck cells are missing.
+
+        Each entry has the row and column of the cells in the tile, int64 [cells, 2], and the conductances in µS at
+        which they are stuck, [cells].
 
         Raises:
             BundleError: If they cannot be read.
@@ -190,7 +193,7 @@ class BundleTile:
 
 
 def _size_in_other_layout(geometry: ArrayGeometry, pair_layout: PairLayout, *, is_paired: bool) -> tuple[int, int]:
-    """The size of an array for as many inputs and outputs as a tile may have, in a layout that is not the bundle's."""
+    """The size of an array that holds the largest tile in a pair layout other than the bundle's."""
     rows, columns = geometry.capacity(is_paired=is_paired)
     if pair_layout == "separate_arrays":
         return rows, columns

@@ -1,4 +1,4 @@
-"""What the manifest says of the chip: the size of its arrays, its device, its defects, and what its outputs make."""
+"""The manifest's records of the chip: size of its arrays, device preset, defect map, and how partial sums are added."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from onnx_gconv.handoff.manifest import DefectsRecord, GeometryRecord, PresetRec
 __all__ = ["PARTIAL_SUMS", "defects_record", "geometry_record", "preset_record"]
 
 PARTIAL_SUMS = (
-    "The outputs of tiles of one matrix with the same outputs are added over their inputs, each after its own scale "
-    "and zero; tiles with other outputs are placed side by side. sum_k c_k * G_k of each cell, less offset_us, is "
-    "divided by the scale of the cell, and the zero is added; where one column of a tile has one scale, that can be "
-    "done digitally after the array: y = ((x @ sum_k c_k * G_k) - offset_us * sum(x)) / scale + zero * sum(x). "
+    "Within a matrix, tiles with the same outputs have different inputs: their results are added, each after its own "
+    "scale and zero. Tiles with different outputs give different outputs of the layer. The weight of a cell is "
+    "(sum_k c_k * G_k - offset_us) / scale + zero; where a column of a tile has one scale, this can be applied "
+    "digitally after the array: y = ((x @ sum_k c_k * G_k) - offset_us * sum(x)) / scale + zero * sum(x). "
     "matrix_view.factor multiplies the result of the layer, before the bias is added."
 )
 
 
 def preset_record(preset: DevicePreset | None) -> PresetRecord | None:
-    """What the manifest says of the published device that was chosen; None if none was."""
+    """The manifest's record of the device preset; None if none was chosen."""
     if preset is None:
         return None
     return PresetRecord(
@@ -31,13 +31,13 @@ def preset_record(preset: DevicePreset | None) -> PresetRecord | None:
 
 
 def defects_record(name: str, sha256: str, found: DefectMap, placements: Sequence[LayerPlacement]) -> DefectsRecord:
-    """What the manifest says of the defect map.
+    """The manifest's record of the defect map.
 
     Args:
-        name: Name of its file.
-        sha256: Checksum of it.
-        found: The map.
-        placements: Where the tiles stand.
+        name: Name of the file of the defect map.
+        sha256: SHA-256 of this file.
+        found: The defect map.
+        placements: Where the tiles of each layer stand.
     """
     return DefectsRecord(
         name=name,
@@ -49,7 +49,7 @@ def defects_record(name: str, sha256: str, found: DefectMap, placements: Sequenc
 
 
 def geometry_record(geometry: ArrayGeometry) -> GeometryRecord:
-    """What the manifest says of the arrays of the chip."""
+    """The manifest's record of the chip's arrays and of how tiles are placed on them."""
     return GeometryRecord(
         rows=geometry.rows,
         columns=geometry.columns,

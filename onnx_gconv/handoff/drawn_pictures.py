@@ -1,4 +1,4 @@
-"""What pictures show and leave out, for reports and for programs."""
+"""The report of the pictures of a bundle: the files, and which tiles are not drawn cell by cell."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["LayerPictures", "PicturesReport"]
 
 @dataclass(frozen=True)
 class LayerPictures:
-    """What was drawn of a layer.
+    """The pictures of a layer.
 
     Attributes:
-        layer: Its id.
-        weight: The name of its weight.
-        files: Names of the pictures.
-        tiles: How many tiles it has.
-        tiles_in_overview: How many of them are in the picture of the layer.
-        tiles_cell_by_cell: How many are drawn cell by cell, in that picture or in one of their own.
-        cells_per_pixel: Rows and columns of cells that one dot of the picture of the layer stands for.
-        remark: Why tiles are not drawn cell by cell, if they cannot be.
+        layer: Id of the layer.
+        weight: Name of the weight.
+        files: File names of the pictures; the picture of the whole layer comes first.
+        tiles: Number of tiles of the layer.
+        tiles_in_overview: Number of tiles in the picture of the whole layer.
+        tiles_cell_by_cell: Number of tiles that are drawn cell by cell, in the picture of the layer or in their own.
+        cells_per_pixel: How many rows and columns of cells one dot in the picture of the layer stands for.
+        remark: Why tiles cannot be drawn cell by cell; None if they can.
     """
 
     layer: str
@@ -46,8 +46,8 @@ class PicturesReport(ShownReport):
     """The pictures of a bundle.
 
     Attributes:
-        folder: Where they are.
-        layers: What was drawn of each layer.
+        folder: The folder of the pictures.
+        layers: The pictures of each layer.
     """
 
     folder: Path
@@ -55,12 +55,12 @@ class PicturesReport(ShownReport):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All pictures."""
+        """The paths of all pictures."""
         return tuple(self.folder / name for layer in self.layers for name in layer.files)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is not drawn cell by cell, and what to do about it."""
+        """The layers whose tiles are not all drawn cell by cell, and what to do about it."""
         partly = [layer for layer in self.layers if layer.tiles_cell_by_cell < layer.tiles]
         notes = [f"Pictures of {layer.layer}: {layer.remark}." for layer in partly if layer.remark is not None]
         if paged := [layer for layer in partly if layer.remark is None]:
@@ -89,6 +89,6 @@ class PicturesReport(ShownReport):
         return below_each_other(map(plain, (f"Pictures: {len(self.files):,} in {self.folder}", *self.notes)))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """What was drawn of each layer, as JSON values."""
+        """The pictures of each layer, as JSON values."""
         lists = ("files", "cells_per_pixel")
         return [{**asdict(layer), **{name: list(getattr(layer, name)) for name in lists}} for layer in self.layers]

@@ -1,4 +1,4 @@
-"""Writes the arrays of a layer, and takes down what the manifest says of them."""
+"""Writes the arrays of a layer, and builds the layer's entry in the manifest."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ __all__ = ["LayerWriter"]
 
 
 class LayerWriter:
-    """The arrays and the record of a layer.
+    """Writes the arrays of a layer tile by tile, and collects the layer's record for the manifest.
 
     Args:
         layer: The layer.
-        placement: Where its tiles stand.
-        files: The files that every array goes to.
-        labelled: That of them which also says what each array is.
+        placement: Where its tiles stand on the chip.
+        files: The files that each array is written to.
+        labelled: The file among `files` that also stores labels (device, unit, ...) beside each array; None if none.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LayerWriter:
         self._tiles: dict[int, TileRecord] = {}
 
     def write(self, arrays: TileArrays) -> None:
-        """Write the arrays of a tile."""
+        """Write the conductances, codes and stuck cells of a tile, and collect its record."""
         layer, tile = self._layer, arrays.tile
         name = layer.tile_id(tile.number)
         devices = [item.device for item in layer.record.conductances]
@@ -102,7 +102,10 @@ class LayerWriter:
         )
 
     def record(self) -> LayerRecord:
-        """Write what holds for the whole layer, and give its entry in the manifest."""
+        """Write the arrays of the whole layer, such as scales, and return the layer's entry in the manifest.
+
+        Call it after all tiles are written.
+        """
         found = self._record()
         if self._labelled is not None:
             self._labelled.label(self._layer.id, self._of_layer(found))
@@ -232,13 +235,13 @@ class LayerWriter:
 
     @property
     def _range(self) -> tuple[float, float]:
-        """What its devices reach, in µS."""
+        """The lowest and highest conductance that the devices reach, in µS."""
         parameters = self._layer.record.converter.parameters
         return float(parameters["g_min"]), float(parameters["g_max"])
 
     @staticmethod
     def _of_layer(record: LayerRecord) -> dict[str, Label]:
-        """What stands at the folder of the layer."""
+        """The labels of the layer's group in the arrays file."""
         view = record.matrix_view
         return {
             "layer": record.id,
@@ -257,7 +260,7 @@ class LayerWriter:
 
 
 def _unroll(view: MatrixViewRecord, path: tuple[RearrangementRecord, ...]) -> str:
-    """How the tensor becomes matrices, in words."""
+    """How the weight's tensor is unrolled into matrices, in words for people."""
     before = "".join(f"{step.op} it to {list(step.argument)}; " for step in path)
     axes = [
         f"{what} are {'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}" if axes else f"one of {what}"

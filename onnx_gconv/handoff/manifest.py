@@ -1,6 +1,6 @@
-"""The manifest of a hand-off bundle: what its arrays are, and how they are placed on the arrays of a chip.
+"""The manifest of a hand-off bundle: its layers and tiles, and the crossbar arrays of the chip that tiles stand on.
 
-``docs/bundle.md`` specifies it for readers in any language, ``docs/bundle.schema.json`` for validators.
+``docs/bundle.md`` specifies the manifest for readers in any language, ``docs/bundle.schema.json`` for validators.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ BUNDLE_FORMAT = "onnx_gconv.bundle"
 BUNDLE_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
+# Keys that only weights of integer codes have.
 _OF_CODES = frozenset({"packing", "dequantization", "zero_point_blocks"})
 
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -82,20 +83,20 @@ class ArraysFile(_Record):
 class SourceRecord(_Record):
     """The mapped model that the bundle was made of."""
 
-    name: str = Field(description="Name of its file")
-    sha256: str = Field(pattern=_SHA256, description="Of the .onnx file, without external data")
+    name: str = Field(description="Name of the .onnx file")
+    sha256: str = Field(pattern=_SHA256, description="SHA-256 of the .onnx file, without external data")
 
 
 class PresetRecord(_Record):
-    """A published device, and how far from its target one may be when programming ends."""
+    """A device preset, and how far from its target a device may be when programming ends."""
 
     name: str
-    tolerance_us: float | None = Field(description="In µS")
-    tolerance_relative: float | None = Field(description="As a part of the target")
+    tolerance_us: float | None = Field(description="Tolerance in µS")
+    tolerance_relative: float | None = Field(description="Tolerance as a fraction of the target")
 
 
 class GeometryRecord(_Record):
-    """The crossbar arrays, and how tiles are placed on them."""
+    """The crossbar arrays of the chip, and how tiles are placed on them."""
 
     rows: int = Field(ge=1, description="Rows (inputs) of an array")
     columns: int = Field(ge=1, description="Columns (outputs) of an array")
@@ -103,159 +104,197 @@ class GeometryRecord(_Record):
     pair_layout: PairLayout
     whole_kernels: bool
     bias_rows: int = Field(
-        default=0, ge=0, description="How many rows hold the bias of a layer, where that is possible"
+        default=0, ge=0, description="Number of rows that hold the bias of a layer, where that is possible"
     )
-    spare_rows: int = Field(default=0, ge=0, description="How many rows of each array tiles leave free")
-    spare_columns: int = Field(default=0, ge=0, description="How many columns of each array tiles leave free")
-    padding: Literal["g_min"] = Field(default="g_min", description="What cells outside of a tile are programmed to")
+    spare_rows: int = Field(default=0, ge=0, description="Number of rows of each array that tiles leave free")
+    spare_columns: int = Field(default=0, ge=0, description="Number of columns of each array that tiles leave free")
+    padding: Literal["g_min"] = Field(
+        default="g_min", description="The conductance that cells outside of a tile are programmed to"
+    )
 
     @property
     def geometry(self) -> ArrayGeometry:
-        """The arrays themselves."""
+        """The same values as an `ArrayGeometry`, which checks them.
+
+        Raises:
+            ConfigError: If no array can have this geometry.
+        """
         return ArrayGeometry(**self.model_dump(exclude={"padding"}))
 
 
 class NodeRecord(_Record):
     """A node that multiplies activations with the weight."""
 
-    node: str = Field(description="Its name, which may be empty")
+    node: str = Field(description="Name of the node, which may be empty")
     op_type: str
     domain: str
     slot: int = Field(description="Index of the input that reads the weight")
-    graph: str = Field(description="Path of its graph; empty for the main graph")
+    graph: str = Field(description="Path of the node's graph; empty for the main graph")
 
 
 class DeviceRecord(_Record):
-    """A device of each cell."""
+    """One of the devices that each weight has."""
 
-    name: str = Field(description="The last part of the keys of its arrays")
-    coefficient: float = Field(description="c_k, by which its conductance counts")
-    initializer: str = Field(description="Name of its conductances, or of their codes, in model.onnx")
+    name: str = Field(description="Name of the device, which is the last part of the keys of its arrays")
+    coefficient: float = Field(description="c_k, the factor of the device's conductance in the sum")
+    initializer: str = Field(
+        description="Name of the initializer in model.onnx with its conductances, or with the codes of their levels"
+    )
 
 
 class ArrayRecord(_Record):
     """An array of the arrays file."""
 
     key: str
-    sha256: str = Field(pattern=_SHA256, description="Of its elements, little-endian, in row-major order")
+    sha256: str = Field(pattern=_SHA256, description="SHA-256 of the elements, little-endian, in row-major order")
 
 
 class ValuesRecord(_Record):
     """Scales or zeros: an array [matrices, pieces of rows, pieces of columns]."""
 
-    value: float | None = Field(description="If it is the same everywhere, else null")
+    value: float | None = Field(description="The value if it is the same everywhere, else null")
     array: ArrayRecord
 
 
 class BiasRecord(_Record):
-    """The bias of a layer: added digitally, or in rows below the inputs of each matrix, driven with the constant 1."""
+    """The bias of a layer: added digitally, or held by rows below the inputs of each matrix, driven with constant 1."""
 
     mode: Literal["digital", "rows"] = "digital"
-    initializer: str = Field(description="Its name in model.onnx")
-    values: ArrayRecord = Field(description="Its values, in the shape that it has there")
-    beta: float = Field(default=1.0, description="What the node multiplies it with")
-    rows: int = Field(default=0, ge=0, description="How many rows hold it, each an equal part")
+    initializer: str = Field(description="Name of the bias in model.onnx")
+    values: ArrayRecord = Field(description="The bias, in the shape that it has in model.onnx")
+    beta: float = Field(default=1.0, description="The factor by which the node multiplies the bias (beta of Gemm)")
+    rows: int = Field(default=0, ge=0, description="Number of rows that hold the bias, each an equal part of it")
     max_abs_error: float | None = Field(
-        default=None, description="How far what the rows hold is from it, in units of the output"
+        default=None, description="Largest difference between the bias and what its rows add, in units of the output"
     )
-    reason: str | None = Field(default=None, description="Why it is digital, if rows were asked for")
+    reason: str | None = Field(
+        default=None, description="Why the bias is added digitally although rows were asked for; else null"
+    )
 
 
 class PlacementRecord(_Record):
     """The array of the chip that some devices of a tile stand on."""
 
-    array: int = Field(ge=0, description="Its number on the chip, from 0 on")
+    array: int = Field(ge=0, description="Number of the array on the chip, counted from 0")
     devices: tuple[int, ...] = Field(min_length=1, description="Indices of the devices: one, or the two of a pair")
     avoided_rows: tuple[int, ...] = Field(
-        default=(), description="All of its rows that are left out, rising; the tile takes the others in their order"
+        default=(),
+        description="All rows of the array that are avoided, in rising order; the tile uses the others in their order",
     )
-    avoided_columns: tuple[int, ...] = Field(default=(), description="Its columns that are left out, likewise")
+    avoided_columns: tuple[int, ...] = Field(
+        default=(),
+        description="All columns of the array that are avoided, in rising order; the tile uses the others in their "
+        "order",
+    )
 
 
 class StuckRecord(_Record):
-    """The stuck cells of a device of a tile."""
+    """The stuck cells of one device of a tile."""
 
-    device: int = Field(ge=0)
-    cells: ArrayRecord = Field(description="Row and column of each in the tile, int64 [cells, 2]")
-    conductances: ArrayRecord = Field(description="Where they are stuck, in µS, [cells]")
+    device: int = Field(ge=0, description="Index of the device")
+    cells: ArrayRecord = Field(description="Row and column of each stuck cell in the tile, int64 [cells, 2]")
+    conductances: ArrayRecord = Field(description="The conductances in µS at which the cells are stuck, [cells]")
 
 
 class TileRecord(_Record):
-    """A tile: a part of a matrix that stands on one array for each device, or pair of devices."""
+    """A tile: a part of a matrix that stands on one array of the chip for each device, or for each pair of devices."""
 
     id: str
     matrix: int = Field(ge=0)
     grid: tuple[int, int] = Field(description="Row and column of the tile in its matrix")
     inputs: tuple[int, int] = Field(
-        description="The first row of the matrix, and the one after the last; those beyond its inputs hold the bias"
+        description="The tile's first row in the matrix, and the one after its last; rows beyond the inputs of the "
+        "matrix hold the bias"
     )
-    outputs: tuple[int, int] = Field(description="The first column of the matrix, and the one after the last")
-    scale_rows: tuple[int, int] = Field(description="The pieces of rows of the scale that it touches: first, stop")
-    scale_columns: tuple[int, int] = Field(description="The pieces of columns of the scale that it touches")
+    outputs: tuple[int, int] = Field(description="The tile's first column in the matrix, and the one after its last")
+    scale_rows: tuple[int, int] = Field(
+        description="The pieces of rows of the scale that the tile touches: the first, and the one after the last"
+    )
+    scale_columns: tuple[int, int] = Field(
+        description="The pieces of columns of the scale that the tile touches: the first, and the one after the last"
+    )
     conductances: tuple[ArrayRecord, ...] = Field(description="For each device its targets in µS, [inputs, outputs]")
-    codes: tuple[ArrayRecord, ...] | None = Field(description="For each device the codes of its levels, or null")
-    placements: tuple[PlacementRecord, ...] = Field(description="The arrays of the chip that it stands on")
-    stuck: tuple[StuckRecord, ...] = Field(default=(), description="Its devices that have stuck cells")
+    codes: tuple[ArrayRecord, ...] | None = Field(
+        description="For each device the numbers of the levels, [inputs, outputs]; null without codes"
+    )
+    placements: tuple[PlacementRecord, ...] = Field(description="The arrays of the chip that the tile stands on")
+    stuck: tuple[StuckRecord, ...] = Field(default=(), description="The stuck cells of each device that has some")
 
 
 class DefectsRecord(_Record):
-    """The defect map that tiles were placed by."""
+    """The defect map that was used to place the tiles."""
 
-    name: str = Field(description="Name of its file")
+    name: str = Field(description="Name of the file of the defect map")
     sha256: str = Field(pattern=_SHA256)
-    array_count: int | None = Field(description="How many arrays the chip has; null if that is open")
-    arrays: int = Field(ge=0, description="How many arrays it lists")
+    array_count: int | None = Field(description="Number of arrays of the chip; null if the defect map does not say it")
+    arrays: int = Field(ge=0, description="Number of arrays that the defect map lists")
     passed_over: tuple[int, ...] = Field(
-        description="The arrays that no tile stands on, though arrays of higher numbers are used"
+        description="Numbers of the arrays that no tile stands on, although arrays with higher numbers are used"
     )
 
 
 class PackedLayerRecord(_Record):
-    """How the codes of a layer are packed into the bytes that model.onnx holds, the first code in the low bits.
+    """How the integer codes of a layer are packed into the bytes that model.onnx holds, the first code in the low bits.
 
-    The conductances stand for codes less their zero points.
+    The conductances represent the codes minus their zero points.
     """
 
     bits: Literal[2, 4, 8]
-    shape: tuple[int, ...] = Field(description="Shape of the bytes")
-    block: int = Field(ge=1, description="How many codes, along the last axis of the weight, share a zero point")
-    zero_point: ArrayRecord = Field(description="The zero points, float64: without axes, or [..., blocks]")
-    padding: ArrayRecord | None = Field(description="The codes that fill up rows, uint8 [rows, codes]; null for none")
+    shape: tuple[int, ...] = Field(description="Shape of the packed bytes")
+    block: int = Field(ge=1, description="Number of codes along the last axis of the weight that share a zero point")
+    zero_point: ArrayRecord = Field(description="The zero points, float64: a scalar, or [..., blocks]")
+    padding: ArrayRecord | None = Field(
+        description="The codes that fill up the last bytes of rows, uint8 [rows, codes]; null if there are none"
+    )
 
 
 class LayerPartRecord(_Record):
-    """A part of each matrix of a layer that is several matrices side by side, such as that of the queries."""
+    """One of several matrices that stand side by side in each matrix of a layer, such as the query of a QKV weight."""
 
     name: str = Field(min_length=1)
-    outputs: tuple[int, int] = Field(description="The first column of the matrix, and the one after the last")
-    tile_columns: tuple[int, int] = Field(description="The columns of tiles that hold it: first, stop")
+    outputs: tuple[int, int] = Field(description="The part's first column in the matrix, and the one after its last")
+    tile_columns: tuple[int, int] = Field(
+        description="The columns of tiles that hold the part: the first, and the one after the last"
+    )
 
 
 class BlockScalesRecord(_Record):
-    """What nodes make of integer codes: W = scale * (code - zero point). The scales are digital."""
+    """How nodes dequantize integer codes: W = scale * (code - zero point). The scales are applied digitally."""
 
     scale: str | None = Field(description="Name of the scales in model.onnx")
-    zero_point: str | None = Field(description="Name of the zero points there; null if the op has its own")
-    axis: int | None = Field(description="The axis of the weight along which scales differ; null if none does")
-    block: int | None = Field(ge=1, description="How many neighbours on it share a scale; the last ones may be fewer")
+    zero_point: str | None = Field(
+        description="Name of the zero points in model.onnx; null if they are 0 or the default of the op"
+    )
+    axis: int | None = Field(
+        description="The axis of the weight along which scales differ; null if all elements share a scale, or scales "
+        "do not differ along a single axis"
+    )
+    block: int | None = Field(
+        ge=1, description="Number of neighbours along the axis that share a scale; the last block may be smaller"
+    )
     groups: str | None = Field(
-        default=None, description="Name of the value that says which scale is that of an input, in place of blocks"
+        default=None, description="Name of the value that gives the index of the scale for each input (g_idx)"
     )
     scales: ArrayRecord | None = Field(
-        description="The scales, as model.onnx has them; [..., blocks] of packed codes; null if they are no constants"
+        description="The scales in the shape that they have in model.onnx, or [..., blocks] for packed codes; null if "
+        "they are not constant"
     )
 
 
 class LayerRecord(_Record):
-    """A mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``, each in its matrix view."""
+    """A mapped weight: ``W = (sum_k c_k * G_k - offset_us) / scale + zero``, all in the matrix view of the weight."""
 
     id: str
-    weight: str = Field(description="Name of the weight, which plain.onnx has as an initializer")
-    graph: str = Field(description="Path of its graph; empty for the main graph")
-    nodes: tuple[NodeRecord, ...] = Field(description="The nodes that use it; the first has the matrix view")
+    weight: str = Field(description="Name of the weight, which is an initializer of plain.onnx")
+    graph: str = Field(description="Path of the weight's graph; empty for the main graph")
+    nodes: tuple[NodeRecord, ...] = Field(
+        description="The nodes that use the weight; the matrix view is that of the first one"
+    )
     dtype: str
     shape: tuple[int, ...]
-    path: tuple[RearrangementRecord, ...] = Field(description="How it is rearranged before the matrix view applies")
+    path: tuple[RearrangementRecord, ...] = Field(
+        description="Transposes and reshapes of the weight before the matrix view applies"
+    )
     matrix_view: MatrixViewRecord
     unroll: str = Field(description="The order of rows and columns, in words")
     converter: ConverterRecord
@@ -271,61 +310,64 @@ class LayerRecord(_Record):
     offset_us: float
     granularity: GranularityKind
     scale: ValuesRecord = Field(description="µS per unit of weight")
-    scale_row_starts: ArrayRecord = Field(description="The rows at which pieces of the scale begin")
-    scale_column_starts: ArrayRecord = Field(description="The columns at which pieces of the scale begin")
-    zero: ValuesRecord = Field(description="In units of weight")
-    rounded: bool = Field(description="Whether the weight consists of integer codes: round(W) + zero point")
+    scale_row_starts: ArrayRecord = Field(
+        description="The rows of a matrix at which pieces begin; a piece is a block of cells that share a scale"
+    )
+    scale_column_starts: ArrayRecord = Field(description="The columns of a matrix at which pieces begin")
+    zero: ValuesRecord = Field(description="What is added after the division by the scale, in units of weight")
+    rounded: bool = Field(description="Whether the weight consists of integer codes: code = round(W) + zero point")
     zero_point: ArrayRecord | None = Field(
-        description="Integers that broadcast to the weight, or one for each of its blocks; null for 0"
+        description="Integers that broadcast to the weight, or one for each block of the weight; null for 0"
     )
     bias: BiasRecord | None
     tile_row_starts: tuple[int, ...]
     tile_column_starts: tuple[int, ...]
-    arrays: int = Field(description="How many arrays all its tiles need, over all devices")
+    arrays: int = Field(description="Number of arrays of the chip that all tiles and devices of the layer need")
     utilization: float = Field(description="Share of the cells of these arrays that hold conductances")
     tiles: tuple[TileRecord, ...]
     packing: PackedLayerRecord | None = Field(
-        default=None, description="How integer codes are packed into bytes; missing if they are not"
+        default=None, description="How integer codes are packed into bytes; missing if they are not packed"
     )
     dequantization: BlockScalesRecord | None = Field(
-        default=None, description="What makes weights of integer codes, as far as it is known; missing for others"
+        default=None,
+        description="How nodes dequantize integer codes, as far as it is known; missing for weights without codes",
     )
     zero_point_blocks: BlocksRecord | None = Field(
-        default=None, description="The blocks that have a zero point each; missing if zero points broadcast"
+        default=None, description="The blocks of the weight with one zero point each; missing if zero points broadcast"
     )
     parts: tuple[LayerPartRecord, ...] = Field(
         default=(),
-        description="The matrices that stand side by side in each of its matrices, which share no tile and no scale; "
-        "missing for one",
+        description="The parts that stand side by side in each matrix of the layer and share no tile and no scale; "
+        "missing if a matrix has one part",
     )
     parameter: str | None = Field(
         default=None,
-        description="The parameter of the exported program that it is, several joined by ' + '; null if not known",
+        description="The weight's parameter in the exported program, several joined by ' + '; null if not known",
     )
     modules: tuple[str, ...] = Field(
-        default=(), description="The modules of that program that use it, the one that has it first"
+        default=(), description="The modules of that program that use the weight; the one that owns it comes first"
     )
 
     @model_serializer(mode="wrap")
     def _without_what_is_usual(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Layers of floating point are written as they were before there were packed codes."""
+        """Leave out unset keys of integer codes and of parts, which older readers do not know."""
         found: dict[str, Any] = serialize(self)
         found = {name: item for name, item in found.items() if name not in _OF_CODES or item is not None}
         return {name: item for name, item in found.items() if name != "parts" or item}
 
     @property
     def known_as(self) -> str:
-        """What people know the weight by: its parameter in the exported program, its module, or its name."""
+        """What people call the weight: its parameter in the exported program, its module, or its name."""
         return known_as(self.weight, self.parameter, self.modules)
 
     @property
     def quoted(self) -> str:
-        """What a sentence calls the weight."""
+        """The quoted name of the weight for messages."""
         return quoted_name(self.weight, self.known_as)
 
     @property
     def layout(self) -> MatrixLayout:
-        """Where the elements of the weight stand in its matrices.
+        """How the elements of the weight are laid out in matrices.
 
         Raises:
             IncommensurableShapeError: If the matrix view does not fit the shape.
@@ -334,26 +376,26 @@ class LayerRecord(_Record):
 
     @property
     def tile_grid(self) -> TileGrid:
-        """How its matrices are cut."""
+        """How the matrices of the layer are cut into tiles, with the rows of the bias."""
         view, rows = self.matrix_view, self.matrix_view.rows + self.bias_rows
         return TileGrid(view.matrices, rows, view.columns, self.tile_row_starts, self.tile_column_starts)
 
     @property
     def bias_rows(self) -> int:
-        """How many rows below the inputs of each matrix hold the bias."""
+        """Number of rows below the inputs of each matrix that hold the bias; 0 if the bias is added digitally."""
         return 0 if self.bias is None else self.bias.rows
 
     def scale_grid(self, row_starts: Iterable[int], column_starts: Iterable[int]) -> ScaleGrid:
-        """Which elements share a scale.
+        """The grid of pieces, which are blocks of the matrices that share a scale.
 
         Args:
-            row_starts: The rows at which pieces begin.
-            column_starts: The columns at which pieces begin.
+            row_starts: The rows of a matrix at which pieces begin.
+            column_starts: The columns of a matrix at which pieces begin.
         """
         return ScaleGrid(self.layout, tuple(map(int, row_starts)), tuple(map(int, column_starts)))
 
     def problem(self) -> str | None:
-        """What contradicts itself, if anything does."""
+        """The first contradiction within the record, as part of a message; None if it is consistent."""
         try:
             layout = self.layout
         except (ValueError, IndexError) as error:
@@ -385,7 +427,7 @@ class LayerRecord(_Record):
             return f"its parts are not side by side in {columns} columns"
         wrong = (part for part in self.parts if part.tile_columns != touched_pieces(starts, *part.outputs))
         if (part := next(wrong, None)) is not None or any(part.outputs[0] not in starts for part in self.parts):
-            return f"the tiles of its part '{(part or self.parts[0]).name}' are not those of its columns"
+            return f"the tiles of its part '{(part or self.parts[0]).name}' do not match the columns of the part"
         return None
 
     def _packing_problem(self) -> str | None:
@@ -415,12 +457,12 @@ class LayerRecord(_Record):
 
     @property
     def code_dtype(self) -> np.dtype[np.unsignedinteger]:
-        """The type of codes of levels."""
+        """The dtype of the arrays of codes: uint8 or uint16."""
         return np.dtype(np.uint16) if self.levels is None else self.levels.code_dtype
 
 
 class BundleManifest(_Record):
-    """The whole document."""
+    """The whole manifest."""
 
     format: Literal["onnx_gconv.bundle"] = "onnx_gconv.bundle"
     format_version: Literal[1] = 1
@@ -430,7 +472,7 @@ class BundleManifest(_Record):
     preset: PresetRecord | None
     geometry: GeometryRecord
     defects: DefectsRecord | None = None
-    partial_sums: str = Field(description="How the results of tiles become that of the layer, in words")
+    partial_sums: str = Field(description="How the outputs of tiles are added to the output of the layer, in words")
     arrays: ArraysFile
     files: tuple[FileRecord, ...] = Field(description="The other files of the bundle")
     total_arrays: int
@@ -438,10 +480,13 @@ class BundleManifest(_Record):
 
 
 def read_bundle_manifest(folder: Path) -> BundleManifest:
-    """Read the manifest of a bundle; its arrays are not looked at.
+    """Read the manifest of a bundle, but not its arrays.
+
+    Args:
+        folder: The folder of the bundle.
 
     Raises:
-        BundleError: If there is none, it is damaged, or a newer version wrote it.
+        BundleError: If the manifest is missing or damaged, or a newer version wrote it.
     """
     path = folder / MANIFEST_FILE
     if (place := no_file_but(path)) is not None:
@@ -452,7 +497,7 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
         raise BundleError(f"'{folder}' is no bundle: it has no {MANIFEST_FILE}; give the folder NAME.gconv") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"'{path}' cannot be read: {error}; copy the bundle again") from None
-    with contextlib.suppress(ValueError, AttributeError, RecursionError):  # of which pydantic says more
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):  # pydantic's message below says more
         document = json.loads(text)
         found = document.get("format"), document.get("format_version")
         if found[0] != BUNDLE_FORMAT:
@@ -464,7 +509,7 @@ def read_bundle_manifest(folder: Path) -> BundleManifest:
             )
     try:
         manifest = BundleManifest.model_validate_json(text)
-        _ = manifest.geometry.geometry  # it refuses what cannot be
+        _ = manifest.geometry.geometry  # raises if no array can have this geometry
     except ValidationError as error:
         flaw = first_flaw(error)
         raise BundleError(f"'{path}' is damaged: {flaw.where}: {flaw.message}; copy the bundle again") from None

@@ -1,4 +1,4 @@
-"""Whether the manifest of a bundle says what follows from the model in it."""
+"""Checks that the manifest of a bundle agrees with the mapped model in the bundle."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from onnx_gconv.tensors.streamed import worker_count
 
 __all__ = ["check_against_model"]
 
-# Where tiles stand and which cells are stuck is the chip's doing, and no model says it. How rows are unrolled is told
-# in words for people, which the matrix view says for programs.
-# Names that people know weights by are missing in bundles of older versions.
+# Fields that are not compared. Where tiles stand and which cells are stuck depends on the chip, not on the model; the
+# other fields of tiles are compared one by one. `unroll` only says in words what the matrix view says for programs.
+# `parameter` and `modules` are missing in bundles of older versions.
 _NOT_OF_THE_MODEL = frozenset({"tiles", "unroll", "parameter", "modules"})
 _NOT_OF_THE_TILE = frozenset({"placements", "stuck"})
 
@@ -28,16 +28,16 @@ _LONGEST_SHOWN = 40
 
 
 def check_against_model(folder: Path, manifest: BundleManifest) -> None:
-    """Check that layers, tiles, scales and checksums are those that the mapped model of the bundle gives.
+    """Check that the layers, tiles, scales and checksums in the manifest are those of the bundle's mapped model.
 
-    The conductances of the model are read, and cut into tiles again.
+    The conductances of the model are read and cut into tiles again.
 
     Args:
         folder: The bundle.
-        manifest: What it says of itself.
+        manifest: Its manifest.
 
     Raises:
-        BundleError: For the first thing that the manifest says and that does not follow from the model.
+        BundleError: For the first entry of the manifest that differs from what the model gives.
     """
     place = f"'{folder / MANIFEST_FILE}'"
     if (problem := next(_problems_of_files(manifest), None)) is not None:
@@ -85,6 +85,6 @@ def _differences(said: LayerRecord, expected: LayerRecord) -> Iterator[str]:
 
 
 def _wanted(value: object) -> str:
-    """What the model gives, if that is short enough for a line."""
+    """The value that the model gives, as the end of a message; empty if it is too long for a line."""
     text = repr(value)
     return f", which gives {text}" if len(text) <= _LONGEST_SHOWN else ""

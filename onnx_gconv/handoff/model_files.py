@@ -1,4 +1,4 @@
-"""The models of a bundle: the mapped one, byte by byte, and the restored one, each with its data file."""
+"""Writes the models of a bundle: a byte-for-byte copy of the mapped model, and the restored one, with data files."""
 
 from __future__ import annotations
 
@@ -31,29 +31,32 @@ __all__ = [
 
 MODEL_FILE, PLAIN_FILE = "model.onnx", "plain.onnx"
 
-# The size in which cp writes. The kernel caches larger writes in larger blocks of memory, which can be slow to get.
+# Bytes of one write, as many as cp writes at once. The kernel caches larger writes in larger blocks of memory, which
+# can be slow to allocate.
 _COPY_BYTES = 1 << 20
 
-# What one thread compares, and how much of it at once: both stay in the cache of the processor, which takes half the
-# time.
+# Bytes of a file that one job compares, and how many of them at once. Two buffers of that size stay in the cache of the
+# processor, which halves the time.
 _PART_BYTES = 64 << 20
 _COMPARED_BYTES = 1 << 18
 
 
 def files_to_copy(source: Path, model: ir.Model, own_files: Container[str]) -> dict[str, Path]:
-    """The files of the mapped model, under the names that it knows them by; the model itself comes first.
+    """The files of the mapped model by their names in the bundle; the .onnx file comes first.
+
+    Data files keep their names, because the .onnx file refers to them.
 
     Args:
-        source: The mapped model.
-        model: The same, loaded.
-        own_files: The names that the bundle needs for other files and folders.
+        source: The mapped model's .onnx file.
+        model: The same model, loaded.
+        own_files: The names that the bundle needs for its other files and folders.
 
     Raises:
         ConfigError: If a data file has one of these names.
     """
     files = {MODEL_FILE: source}
     for tensor in external_tensors(model):
-        if is_absent(tensor):  # whoever runs the model has it
+        if is_absent(tensor):  # the data file need not be here; whoever runs the model has it
             continue
         name = os.path.normpath(tensor.location)
         if Path(name).parts[0] in own_files:
@@ -63,7 +66,17 @@ def files_to_copy(source: Path, model: ir.Model, own_files: Container[str]) -> d
 
 
 def copied(source: Path, folder: Path, name: str, stopped: threading.Event) -> FileRecord:
-    """Copy a file byte by byte and hash it, until nobody wants the copy any more."""
+    """Copy a file byte by byte and hash it on the way; stop early when `stopped` is set.
+
+    Args:
+        source: The file.
+        folder: The bundle.
+        name: Name of the copy in the bundle.
+        stopped: Set by another thread when the bundle is given up.
+
+    Returns:
+        The manifest's record of the copy.
+    """
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     sha256, count = hashlib.sha256(), 0
@@ -80,12 +93,12 @@ def copied(source: Path, folder: Path, name: str, stopped: threading.Event) -> F
 
 @dataclass(frozen=True)
 class Comparison:
-    """A part of a file beside that of its copy.
+    """A running comparison of a part of a file with the same part of its copy.
 
     Attributes:
         file: The file.
         copy: Its copy in the bundle.
-        is_same: Whether the two are the same.
+        is_same: Whether the two parts are the same, once that is known.
     """
 
     file: Path
@@ -96,28 +109,29 @@ class Comparison:
 def compared(
     files: Mapping[str, Path], folder: Path, copies: Sequence[FileRecord], executor: Executor
 ) -> list[Comparison]:
-    """Begin to compare files with what was copied of them, in case a file system keeps no exact time of writing.
+    """Start comparing files with their copies, to detect files that changed while they were copied.
 
-    Byte by byte: that takes a third of the time that hashing them again would take.
+    Times of modification do not suffice: not every file system keeps exact ones. Comparing byte by byte takes a third
+    of the time of hashing the files again.
 
     Args:
-        files: The files, by their names in the bundle.
-        folder: The bundle, which has the copies.
-        copies: What the manifest says of the copies, in the same order.
-        executor: Compares parts side by side.
+        files: The files by their names in the bundle.
+        folder: The bundle with the copies.
+        copies: The manifest's records of the copies, in the same order.
+        executor: Compares parts of the files in parallel.
     """
     return [
         Comparison(file, folder / name, executor.submit(_is_same, file, folder / name, start))
         for (name, file), copy in zip(files.items(), copies, strict=True)
-        for start in range(0, copy.bytes + 1, _PART_BYTES)  # the last one looks beyond the end
+        for start in range(0, copy.bytes + 1, _PART_BYTES)  # the last part detects that the file has grown
     ]
 
 
 def check_copied(comparisons: Iterable[Comparison]) -> None:
-    """Check that files still are what was copied of them.
+    """Wait for the comparisons, and check that no file changed while it was copied.
 
     Raises:
-        ModelError: If one is not.
+        ModelError: If a file changed.
     """
     for item in comparisons:
         if not item.is_same.result():
@@ -129,7 +143,7 @@ def check_copied(comparisons: Iterable[Comparison]) -> None:
 
 
 def _is_same(file: Path, copy: Path, start: int) -> bool:
-    """Whether a part of two files is the same, and ends at the same place."""
+    """Whether two files have the same bytes from `start` to the end of the part, and both or neither end there."""
     with file.open("rb") as one, copy.open("rb") as other:
         one.seek(start)
         other.seek(start)
@@ -146,23 +160,23 @@ def _is_same(file: Path, copy: Path, start: int) -> bool:
 
 
 class _StoppedError(Exception):
-    """Nobody wants the bundle any more."""
+    """The bundle was given up while the model was written."""
 
 
 def write_plain(
     model: ir.Model, folder: Path, source: Path, stopped: threading.Event, executor: Executor
 ) -> list[Future[FileRecord]]:
-    """Write the restored model, until nobody wants it any more.
+    """Write the restored model; stop early when `stopped` is set.
 
     Args:
         model: The restored model.
         folder: The new bundle.
-        source: The mapped model, which may not be overwritten.
-        stopped: Set if nobody wants the model any more.
-        executor: Hashes its files.
+        source: The mapped model, which must not be overwritten.
+        stopped: Set by another thread when the bundle is given up.
+        executor: Hashes the files.
 
     Returns:
-        For each file, what the manifest says of it.
+        The manifest's record of each file, once its hash is known.
     """
 
     def go_on(_done: int, _total: int) -> None:
@@ -174,7 +188,7 @@ def write_plain(
 
 
 def hashed(file: Path) -> FileRecord:
-    """What the manifest says of a file that stands in the bundle itself."""
+    """The manifest's record of a file in the top folder of the bundle: its name, size in bytes and SHA-256."""
     with file.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     return FileRecord(path=file.name, bytes=file.stat().st_size, sha256=sha256)

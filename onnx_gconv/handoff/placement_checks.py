@@ -1,4 +1,4 @@
-"""Whether the arrays of a chip can hold the tiles that a manifest places on them."""
+"""Checks that the arrays of a chip can hold the tiles that a manifest places on them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["check_placements"]
 
 
 def check_placements(manifest: BundleManifest, folder: Path) -> None:
-    """Check that every array of the chip is given to one tile, and that it has the lines that the tile needs.
+    """Check that no two tiles share an array of the chip, and that each array has enough usable rows and columns.
 
     Args:
         manifest: The manifest.
         folder: The bundle, for messages.
 
     Raises:
-        BundleError: If not; the message names the tile.
+        BundleError: For the first tile that cannot stand where the manifest places it.
     """
     geometry, defects, taken = manifest.geometry.geometry, manifest.defects, set[int]()
     count = None if defects is None else defects.array_count
@@ -29,7 +29,7 @@ def check_placements(manifest: BundleManifest, folder: Path) -> None:
             for item in tile.placements:
                 problem = _problem(geometry, tile, item, count)
                 if item.array in taken:
-                    problem = f"array {item.array}, which another one stands on, too"
+                    problem = f"array {item.array}, which another tile stands on, too"
                 taken.add(item.array)
                 if problem is not None:
                     raise BundleError(
@@ -38,7 +38,7 @@ def check_placements(manifest: BundleManifest, folder: Path) -> None:
 
 
 def _problem(geometry: ArrayGeometry, tile: TileRecord, item: PlacementRecord, arrays: int | None) -> str | None:
-    """Why a tile cannot stand there; None if it can."""
+    """Why a tile cannot stand on an array of a chip with so many arrays; None if it can."""
     if arrays is not None and item.array >= arrays:
         return f"array {item.array}, but the chip has {arrays}"
     needed = tile.inputs[1] - tile.inputs[0], tile.outputs[1] - tile.outputs[0]

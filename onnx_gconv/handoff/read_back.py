@@ -1,4 +1,4 @@
-"""Brings measured conductances back: compares them with their targets, and writes the model of the real chip."""
+"""Reads measured conductances back: compares them with their targets, and writes the model that the chip computes."""
 
 from __future__ import annotations
 
@@ -67,42 +67,41 @@ def read_back(
 ) -> ReadbackReport:
     """Replace the target conductances of a mapped model by those measured on a chip.
 
-    Measured are arrays under the keys of the bundle, e.g. ``L003/T0007/g_plus``, [inputs, outputs] in µS, of any of its
-    tiles and devices. A mask ``L003/T0007/g_plus_success`` may say which cells could be programmed and read. Cells
-    without a measurement keep their target. All measurements are checked before anything is written. Memory does not
-    grow with the model.
+    Measurements are arrays under the keys of the bundle, such as ``L003/T0007/g_plus``, [inputs, outputs] in µS, for
+    any of its tiles and devices. A boolean array ``L003/T0007/g_plus_success`` may mark the cells that could be
+    programmed and read. Cells without a measurement keep their target. All measurements are checked before anything is
+    written. Memory does not grow with the model.
 
     Args:
-        mapped: The mapped model that was handed off, as a file, as an `onnx_ir.Model`, as an `onnx.ModelProto`, or as
-            what holds such a model. It is not changed.
-        measured: The file of measured arrays (HDF5 or npz); or a table of readings (CSV), as `write_targets` writes it;
-            or the folder of the bundle, with ``measured.h5`` or ``measured.npz`` in it, or with measured conductances
-            in place of the targets.
-        output: The model to write; beside the file of `mapped`, named ``NAME.measured.onnx``, if None.
-        updates: Files of later rounds, in their order, of the same kinds. Each has readings of some cells, which take
-            the place of those before; cells that are missing, NaN, or that a mask leaves out, keep what they had.
-        bundle: The bundle that was handed off; looked for beside `measured` and `mapped` if None.
+        mapped: The mapped model that was handed off: a file, an `onnx_ir.Model`, an `onnx.ModelProto`, or an object
+            that holds such a model. It is not changed.
+        measured: A file of measured arrays (HDF5 or npz); or a table of readings (CSV) in the form that `write_targets`
+            writes; or the folder of the bundle, which contains ``measured.h5`` or ``measured.npz``, or whose arrays
+            file holds measured conductances in place of the targets.
+        output: The model to write; ``NAME.measured.onnx`` beside the file of `mapped` if None.
+        updates: Files of later rounds in their order, each of one of these kinds. A reading in a later file replaces
+            the earlier one of the same cell. Cells that are missing, NaN, or marked as failed keep what they had.
+        bundle: The bundle that was handed off; searched beside `measured` and `mapped` if None.
         tolerance_us: How far from its target a device may be, in µS.
-        tolerance_relative: The same as a part of the target; the larger of both counts. If both are None, those of the
-            preset of the bundle.
-        limits: The lowest and the highest conductance that is taken for a measurement, in µS; a quarter of the range
-            beyond g_min and g_max of each layer if None.
-        failed_cells: What becomes of cells that a mask calls failed: they keep their ``target``, or their readings
-            count as ``measured``, as far as there are any.
-        as_if_measured: Take the targets of the bundle for measurements, which is refused otherwise.
-        pictures: A folder to draw measured minus target into; there must be none. Needs Matplotlib.
-        mem_states: A file to write the states of a cell to, as NeuroSim V1.5 reads them: mean and standard deviation
-            of what each level of conductance became on the chip, in siemens; there must be none. Needs a mapping with
-            levels.
+        tolerance_relative: How far from its target a device may be, as a fraction of the target. If both tolerances are
+            given, the larger one counts; if both are None, those of the bundle's preset count.
+        limits: The lowest and highest conductance that is accepted as a measurement, in µS. If None, each layer accepts
+            its range g_min to g_max, widened by a quarter of its width on either side.
+        failed_cells: What happens to cells that a mask marks as failed: ``target`` keeps their target, ``measured``
+            uses their readings where there are any.
+        as_if_measured: Accept a file that holds the targets of the bundle themselves, which is refused otherwise.
+        pictures: A new folder for pictures of measured minus target conductances. Needs Matplotlib.
+        mem_states: A new file for the states of a cell in the format of NeuroSim V1.5: mean and standard deviation of
+            the conductances measured for each level, in siemens. Needs a mapping with levels.
         external_data: Whether conductances go to a data file beside the output; decided by size if None.
-        dry_run: Only compare.
-        accept: Is called with the new model in a hidden folder, and says whether to put it in its place. If not, or if
-            it raises anything, nothing is written.
-        progress: Called with the step ("compare", "write", "pictures"), what is done and how much there is.
+        dry_run: Compare only; write no model.
+        accept: Called with the path of the new model, which is still in a hidden folder; returns whether to move it to
+            `output`. If it returns False or raises, nothing is written.
+        progress: Called with the step ("compare", "write", "pictures"), the amount done and the total amount.
 
     Raises:
-        ModelError: If the model cannot be read, or is no mapped model with targets.
-        BundleError: If the bundle or the measurements are missing, damaged, of another model, or hold what is no
+        ModelError: If the model cannot be read, or is no mapped model with target conductances.
+        BundleError: If the bundle or the measurements are missing, damaged, or of another model, or if a value is no
             conductance; the message names tile and cell.
         ConfigError: If an option is wrong or the output cannot be written.
     """
@@ -188,7 +187,7 @@ def read_back(
 
 @contextlib.contextmanager
 def _removed_on_error(folder: Path) -> Iterator[None]:
-    """Take back a folder that this run has made, if what follows goes wrong."""
+    """Remove a folder that this run has made if the body raises."""
     try:
         yield
     except BaseException:
@@ -197,7 +196,11 @@ def _removed_on_error(folder: Path) -> Iterator[None]:
 
 
 def _check_new_file(name: str | os.PathLike[str] | None) -> None:
-    """Refuse, before anything is done, a file that cannot be written."""
+    """Check, before any work is done, that a new file can be written.
+
+    Raises:
+        ConfigError: If it exists already, or its folder does not exist.
+    """
     if name is None:
         return
     path = Path(name)
@@ -210,7 +213,11 @@ def _check_new_file(name: str | os.PathLike[str] | None) -> None:
 def _with_states(
     report: ReadbackReport, path: str | os.PathLike[str] | None, states: tuple[MeasuredStates, ...]
 ) -> ReadbackReport:
-    """The report, and the file of the states of a cell, if it was asked for."""
+    """Write the file of the states of a cell if it was asked for, and return the report with its path.
+
+    Raises:
+        ConfigError: If the file cannot be written.
+    """
     if path is None:
         return report
     try:
@@ -221,15 +228,15 @@ def _with_states(
 
 
 def default_measured_path(mapped: Path) -> Path:
-    """``model.measured.onnx`` beside ``model.gconv.onnx``."""
+    """The default path of a read-back model: ``model.measured.onnx`` beside ``model.gconv.onnx``."""
     return mapped.with_name(f"{stem_of_mapped(mapped)}.measured{mapped.suffix}")
 
 
 def _matched(layers: tuple[Layer, ...], measurements: Measurements) -> list[tuple[LayerRecord, Layer]]:
-    """Each layer of the bundle with that of the model.
+    """Match each layer of the bundle with the same layer of the model.
 
     Raises:
-        BundleError: If the bundle is one of another model.
+        BundleError: If the bundle was made of another model.
     """
     known = {(layer.record.graph, layer.record.name): layer for layer in layers}
     pairs = []
@@ -255,7 +262,7 @@ def _matched(layers: tuple[Layer, ...], measurements: Measurements) -> list[tupl
 def _replacements(
     pairs: list[tuple[LayerRecord, Layer]], compared: tuple[LayerReadback, ...], measurements: Measurements
 ) -> dict[tuple[str, str], MeasuredConductances]:
-    """What replaces the conductances of the weights of which anything was measured."""
+    """The new conductances, by graph and name, of each weight with at least one measurement."""
     found = {}
     for (record, layer), figures in zip(pairs, compared, strict=True):
         if not figures.errors.measured:
@@ -280,7 +287,7 @@ def _replacements(
 def _new_bias(
     record: LayerRecord, layer: Layer, measurements: Measurements
 ) -> tuple[ir.Value, ir.TensorProtocol] | None:
-    """The bias of a layer and what takes its place; None if nothing does."""
+    """The bias of a layer and its new values, if it stands in rows and any of its cells was measured; else None."""
     found = bias_of_tiles(layer, partial(measured_values, measurements, record))
     if found is None or not found.measured or layer.bias is None:
         return None

@@ -1,4 +1,4 @@
-"""What a read-back says of measurements that look like a mistake, though each of them may be right."""
+"""Notes of a read-back on measurements that look like a mistake but may be right, such as a transposed tile."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from onnx_gconv.visible_text import listed
 
 __all__ = ["readback_notes"]
 
-# The largest measured conductance is that much smaller than the largest target: µS is 1e6 times S.
+# Measurements may be in siemens if the largest one is below this part of the largest target. In siemens, numbers are
+# 1e-6 of those in µS; 1e-3 leaves room for a device that conducts far less than its target.
 _LOOKS_LIKE_SIEMENS = 1e-3
 
-# What a tile looks like, and what to do.
+# For each arrangement: how a tile looks, and what to do about it.
 _ARRANGEMENTS: dict[Arrangement, tuple[str, str]] = {
     "transposed": ("transposed", "write arrays as [inputs, outputs]"),
     "rows_reversed": ("written from the last input to the first", "write the first input first"),
@@ -27,7 +28,12 @@ _ARRANGEMENTS: dict[Arrangement, tuple[str, str]] = {
 
 
 def readback_notes(measurements: Measurements, layers: Sequence[LayerReadback]) -> Iterator[str]:
-    """All that is worth saying, one line each."""
+    """Yield the notes, one line each.
+
+    Args:
+        measurements: The measurements, after all tiles were compared with their targets.
+        layers: The figures of each layer.
+    """
     yield from _of_units(layers)
     if measurements.holds_targets:
         yield _of_targets(measurements)
@@ -38,7 +44,7 @@ def readback_notes(measurements: Measurements, layers: Sequence[LayerReadback]) 
     if keys := [key for tile in tiles for key in tile.only_zeros]:
         what = "array holds" if len(keys) == 1 else "arrays hold"
         yield (
-            f"{len(keys):,} {what} nothing but zeros, which count as measured: {listed(keys)}; leave arrays out that "
+            f"{len(keys):,} {what} nothing but zeros, which count as measured: {listed(keys)}; leave out arrays that "
             "were not measured"
         )
     for layer in layers:
@@ -61,11 +67,11 @@ def _of_targets(measurements: Measurements) -> str:
     if len(keys) == measurements.arrays_compared:
         return f"'{path}' holds the targets themselves, which are taken for measurements"
     which = "array of it is the targets themselves" if len(keys) == 1 else "arrays of it are the targets themselves"
-    return f"'{path}': {len(keys):,} {which}, bit for bit: {listed(keys)}; leave arrays out that were not measured"
+    return f"'{path}': {len(keys):,} {which}, bit for bit: {listed(keys)}; leave out arrays that were not measured"
 
 
 def _of_arrangements(layer: LayerReadback) -> Iterator[str]:
-    """Which tiles look rearranged; or the whole layer, if its tiles are too small to tell one by one."""
+    """Name the tiles that look rearranged; or the layer, if only its tiles together give clear evidence."""
     alike: dict[Arrangement, list[TileReadback]] = {}
     for tile in layer.tiles:
         if (name := _clearest(tile.rearranged)) is not None:

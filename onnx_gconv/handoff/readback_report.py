@@ -1,4 +1,4 @@
-"""What a read-back found: how far measured conductances are from their targets, layer by layer and tile by tile."""
+"""The report of a read-back: how far measured conductances are from their targets, by layer and tile."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ _MOST_TILES = 5
 _BARS = " ▁▂▃▄▅▆▇█"
 _BARS_IN_TABLE = 16
 
-# Characters of a line in which all columns have place.
+# The table has all columns if a line of the terminal has at least this many characters.
 _WIDE = 120
 
 
 @dataclass(frozen=True, eq=False)
 class TileReadback:
-    """The figures of a tile.
+    """The errors of a tile.
 
     Attributes:
-        id: Its id, e.g. ``L003/T0007``.
-        matrix: The matrix that it is a part of.
-        grid: Its row and column among the tiles of the matrix.
-        devices: Measured against target, by the name of the device.
-        weights: What that makes of the weights.
+        id: Id of the tile, such as ``L003/T0007``.
+        matrix: Number of the matrix that the tile is a part of.
+        grid: Row and column of the tile among the tiles of the matrix.
+        devices: Errors of the conductances (measured minus target) by the name of the device.
+        weights: Errors of the weights that follow from them.
         largest_target_us: The largest target, in µS.
         largest_measured_us: The largest measured conductance, in µS; 0 if there is none.
-        never_written: The keys of arrays that are in the file, but that nothing was written to.
-        only_zeros: The keys of arrays of zeros, whose targets are none.
-        rearranged: What speaks for another arrangement of the measured cells, over all devices.
+        never_written: Keys of arrays that the file has, but that nothing was written to.
+        only_zeros: Keys of arrays whose readings are all 0 although not all targets are.
+        rearranged: Evidence that the measured cells are in another arrangement, such as transposed, over all devices.
     """
 
     id: str
@@ -63,25 +63,25 @@ class TileReadback:
 
     @property
     def errors(self) -> ProgrammingErrors:
-        """The figures of all devices together."""
+        """The errors of all devices together."""
         return _joined(list(self.devices.values()))
 
 
 @dataclass(frozen=True, eq=False)
 class LayerReadback:
-    """The figures of a layer.
+    """The errors of a layer.
 
     Attributes:
-        id: Its id in the bundle.
+        id: Id of the layer in the bundle, such as ``L003``.
         weight: Name of the weight.
-        graph: Path of its graph.
+        graph: Path of the weight's graph.
         max_abs: max|W|.
-        devices: Measured against target, by the name of the device.
-        weights: What that makes of the weights, before they are rounded to integer codes or cast.
-        tiles: The figures of its tiles.
-        bias_error: How far the bias is from what its targets give, at most, in units of the output; None if it is
-            digital.
-        known_as: What people know the weight by: its parameter in the exported program, its module, or its name.
+        devices: Errors of the conductances (measured minus target) by the name of the device.
+        weights: Errors of the weights that follow from them, before weights are rounded to integer codes or cast.
+        tiles: The errors of each tile.
+        bias_error: Largest difference between the measured bias and the bias that its targets give, in units of the
+            output; None if the bias is added digitally.
+        known_as: What people call the weight: its parameter in the exported program, its module, or its name.
     """
 
     id: str
@@ -98,7 +98,7 @@ class LayerReadback:
     def of(
         cls, record: LayerRecord, max_abs: float, tiles: Sequence[TileReadback], *, bias_error: float | None
     ) -> LayerReadback:
-        """The figures of a layer from those of its tiles."""
+        """Sum up the errors of the tiles of a layer."""
         return cls(
             id=record.id,
             weight=record.weight,
@@ -113,7 +113,7 @@ class LayerReadback:
 
     @property
     def errors(self) -> ProgrammingErrors:
-        """The figures of all devices together."""
+        """The errors of all devices together."""
         return _joined(list(self.devices.values()))
 
     @property
@@ -127,7 +127,7 @@ class LayerReadback:
         return max(tile.largest_measured_us for tile in self.tiles)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """The errors of the layer and its tiles as JSON values."""
         return {
             "id": self.id,
             "weight": self.weight,
@@ -152,21 +152,21 @@ class LayerReadback:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ReadbackReport(ShownReport):
-    """What was measured, and what it makes of the weights; ``print(report)`` shows a table.
+    """How far measured conductances, and the weights they represent, are off; ``print(report)`` shows a table.
 
     Attributes:
         mapped: The mapped model.
         measured: The file of measured arrays.
         bundle: The bundle that was handed off.
-        tolerance: How far a device may be from its target; None if that is not known.
-        layers: The figures of each layer.
-        unused_keys: Arrays of the file that belong to nothing in the bundle.
-        notes: What else is worth saying.
+        tolerance: How far a device may be from its target; None if no tolerance is known.
+        layers: The errors of each layer.
+        unused_keys: Keys of arrays in the file that no tile of the bundle has.
+        notes: Notes on measurements that look like a mistake.
         updates: The files of later rounds, in their order.
-        output: The model that was written, or None.
-        files: All its files.
-        pictures: What was drawn, or None.
-        mem_states: The file of the states of a cell that was written, or None.
+        output: The model that was written; None after a dry run or if it was not accepted.
+        files: All files of the output.
+        pictures: The pictures that were drawn; None if there are none.
+        mem_states: The file of the states of a cell that was written; None if there is none.
     """
 
     mapped: Path
@@ -184,11 +184,11 @@ class ReadbackReport(ShownReport):
 
     @property
     def errors(self) -> ProgrammingErrors:
-        """The figures of all layers together."""
+        """The errors of all layers together."""
         return _joined([layer.errors for layer in self.layers])
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """The report as JSON values."""
         tolerance = self.tolerance
         return {
             "mapped": str(self.mapped),
@@ -227,7 +227,7 @@ class ReadbackReport(ShownReport):
         return Group(ByWidth(self._table(is_wide=True), narrow, _WIDE), *map(plain, self._summary()))
 
     def _table(self, *, is_wide: bool) -> Table:
-        """A line for each layer; the name of its weight and its histogram have no place in a narrow terminal."""
+        """A table with a line for each layer, with the weight's name and the histogram only if the terminal is wide."""
         table = titled_table("Measured minus target, in µS")
         table.add_column("layer", no_wrap=True)
         if is_wide:
@@ -263,7 +263,7 @@ class ReadbackReport(ShownReport):
         if kept := errors.cells - errors.measured:
             lines[0] += f" {kept:,} without a measurement keep their target."
         if errors.failed:
-            lines[0] += f" {errors.failed:,} failed, say the masks."
+            lines[0] += f" Masks mark {errors.failed:,} as failed."
         if errors.measured:
             lines.append(
                 f"Measured minus target: mean {errors.mean_us:+.4g} µS, standard deviation {errors.std_us:.4g} µS, "
@@ -299,7 +299,7 @@ class ReadbackReport(ShownReport):
 
 
 def _columns(rows: Sequence[tuple[LayerReadback, LayerReadback | TileReadback]]) -> Columns:
-    """Layers or tiles as a table for programs; a tile of a layer stands in a column of its own."""
+    """Layers or tiles as columns of a data frame; a table of tiles also has a column with their ids."""
     figures = [part.errors.to_json() for _, part in rows]
     weights = [part.weights.to_json(layer.max_abs) for layer, part in rows]
     tiles = [part.id if isinstance(part, TileReadback) else None for _, part in rows]
@@ -322,7 +322,7 @@ def _joined(figures: Sequence[ProgrammingErrors]) -> ProgrammingErrors:
 
 
 def _bars(errors: ProgrammingErrors) -> str:
-    """The histogram as a line of bars."""
+    """The histogram of errors as a line of bar characters."""
     counts = errors.histogram.counts.reshape(_BARS_IN_TABLE, -1).sum(axis=1)
     steps = len(_BARS) - 1
     return "".join(_BARS[-(-int(count) * steps // int(counts.max()))] for count in counts)

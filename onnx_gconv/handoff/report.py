@@ -1,4 +1,4 @@
-"""What a hand-off wrote or would write: arrays and their utilization, layer by layer."""
+"""The report of a hand-off: how many crossbar arrays each layer needs, and how many of their cells are used."""
 
 from __future__ import annotations
 
@@ -29,35 +29,37 @@ __all__ = ["DefectsReport", "HandoffReport", "LayerReport"]
 
 @dataclass(frozen=True)
 class LayerReport:
-    """The arrays of one weight.
+    """The crossbar arrays of one mapped weight.
 
     Attributes:
-        id: Its id in the bundle.
-        weight: Its name.
-        graph: Path of its graph.
-        op_type: The op that reads it.
-        matrices: Number of its matrices.
-        rows: Inputs of one.
-        columns: Outputs of one.
-        grid: Rows and columns of tiles in a matrix.
-        tiles: Number of tiles.
-        devices: Devices of each cell.
-        arrays: How many arrays all tiles need, over all devices.
-        utilization: Share of the cells of these arrays that hold conductances.
-        bias: Name of the bias; None if none is found.
-        bias_rows: How many rows below the inputs of each matrix hold it; 0 if it is digital.
-        bias_max_abs_error: How far what they hold is from it, in units of the output; None if it is digital.
-        bias_reason: Why it is digital, if rows were asked for.
-        stuck_cells: How many of its devices stand on stuck cells.
-        stuck_weights: How many weights that makes another number.
-        stuck_max_abs_error: How far a weight is off at most, in units of weight.
-        stuck_rms_error: Root mean square of that over all weights of the layer.
-        stuck_max_relative_error: The largest error as a part of max|W|; None for an all-zero weight.
-        stuck_bias_error: How far what the rows of the bias add is off at most, in units of the output.
-        known_as: What people know the weight by: its parameter in the exported program, its module, or its name.
+        id: Id of the layer in the bundle, such as ``L003``.
+        weight: Name of the weight.
+        graph: Path of the graph that owns the weight.
+        op_type: The MVM op that reads the weight.
+        matrices: Number of matrices in the weight's matrix view.
+        rows: Inputs of one matrix.
+        columns: Outputs of one matrix.
+        grid: Number of tiles down and across one matrix.
+        tiles: Number of tiles of all matrices.
+        devices: Number of devices per weight.
+        arrays: Number of arrays that all tiles and devices need.
+        utilization: Share of the cells of these arrays that hold conductances, from 0 to 1.
+        bias: Name of the bias; None if the layer has none.
+        bias_rows: Number of rows below the inputs of each matrix that hold the bias; 0 if it is added digitally.
+        bias_max_abs_error: Largest difference between the bias and what its rows add, in units of the output; None if
+            the bias is added digitally.
+        bias_reason: Why the bias is added digitally although rows were asked for; None otherwise.
+        stuck_cells: Number of devices that stand on stuck cells.
+        stuck_weights: Number of weights that the stuck cells change.
+        stuck_max_abs_error: Largest error of a weight due to stuck cells, in units of weight.
+        stuck_rms_error: Root mean square of these errors over all weights of the layer.
+        stuck_max_relative_error: The largest of these errors as a fraction of max|W|; None for an all-zero weight.
+        stuck_bias_error: Largest error of what the rows of the bias add, in units of the output.
+        tiles_of_several_blocks: Number of tiles with a column that sums blocks of inputs whose block scales differ.
+        known_as: What people call the weight: its parameter in the exported program, its module, or its name.
         sources: The names of the constants that nodes of the unmapped model compute the weight from.
-        parts: The matrices that stand side by side in each of its matrices, by their names, with how many columns each
-            has; they share no tile. Empty if it is one.
+        parts: Name and number of columns of each part, if each matrix is several matrices side by side, such as query,
+            key and value; parts share no tile. Empty if a matrix has one part.
     """
 
     id: str
@@ -89,7 +91,7 @@ class LayerReport:
 
     @classmethod
     def of(cls, layer: Layer, placement: LayerPlacement) -> LayerReport:
-        """The report of a layer."""
+        """Describe a layer and its placement."""
         found, effect, max_abs = layer.bias_rows, placement.effect, layer.record.max_abs
         rows, error, reason = (0, None, found) if found is None or isinstance(found, str) else (
             found.rows, found.max_abs_error, None
@@ -129,11 +131,11 @@ class DefectsReport:
     """How tiles were placed on a chip with defects.
 
     Attributes:
-        source: The defect map.
-        damaged_arrays: How many arrays that are used have lines that are left out.
-        avoided_lines: How many rows and columns are left out of them.
-        passed_over: The arrays that no tile stands on, though arrays of higher numbers are used.
-        stuck_cells: How many devices stand on stuck cells.
+        source: Path of the defect map.
+        damaged_arrays: Number of used arrays that have avoided rows or columns.
+        avoided_lines: Number of rows and columns of used arrays that are avoided because they cannot be used.
+        passed_over: Numbers of the arrays that no tile stands on, although arrays with higher numbers are used.
+        stuck_cells: Number of devices that stand on stuck cells.
     """
 
     source: str
@@ -144,7 +146,7 @@ class DefectsReport:
 
     @classmethod
     def of(cls, placements: Sequence[LayerPlacement], chip: Chip) -> DefectsReport | None:
-        """The report of a placement; None without a defect map."""
+        """Describe a placement; None without a defect map."""
         if chip.defects is None:
             return None
         avoided = [
@@ -162,12 +164,12 @@ class DefectsReport:
         )
 
     def lines(self, layers: Sequence[LayerReport]) -> list[str]:
-        """What to say of it."""
+        """The lines of the summary: what was avoided, and what stuck cells do to each layer."""
         counts = (
             f"rows and columns avoided: {self.avoided_lines:,}, in arrays: {self.damaged_arrays:,}, arrays "
             f"left out: {len(self.passed_over):,}"
         )
-        found = [f"Placed by '{self.source}'; {counts}."]
+        found = [f"Placed with the defect map '{self.source}'; {counts}."]
         if not self.stuck_cells:
             return [*found, "No device stands on a stuck cell."]
         weights = sum(layer.stuck_weights for layer in layers)
@@ -184,23 +186,24 @@ class DefectsReport:
 
 @dataclass(frozen=True, repr=False)
 class HandoffReport(ShownReport):
-    """The arrays that a mapped model needs, and the bundle that was written.
+    """The crossbar arrays that a mapped model needs, and the bundle that was written.
 
     ``print(report)`` shows a table.
 
     Attributes:
         model: The mapped model.
-        geometry: The arrays of the chip.
+        geometry: Size of the chip's arrays, and how tiles are placed on them.
         layers: The mapped weights.
-        utilization: Share of the cells of all arrays that hold conductances.
-        skipped_mvm_weights: How many weights of MVM ops are not mapped, and stay digital.
-        preset: The device; None if none was given.
-        output: The bundle that was written, or None.
-        files: All files of it.
-        notes: What further formats leave out or round, and what their readers have to know.
-        defects: What tiles were placed by; None without a defect map.
-        pictures: What was drawn, or None.
-        is_verbose: Whether the table has a line for each expert, and not one for all of a layer that are alike.
+        utilization: Share of the cells of all arrays that hold conductances, from 0 to 1.
+        skipped_mvm_weights: Number of weights of MVM ops that are not mapped and stay digital.
+        preset: Name of the device preset; None if none was given.
+        output: The bundle that was written; None after a dry run.
+        files: All files of the bundle.
+        notes: What the further formats leave out or round, and what their readers have to know.
+        defects: How the defect map changed the placement; None without a defect map.
+        pictures: The pictures that were drawn; None if none were asked for.
+        is_verbose: Whether the table has a line for each expert of a mixture of experts; otherwise the experts of a
+            layer that are alike share a line.
     """
 
     model: Path
@@ -228,7 +231,7 @@ class HandoffReport(ShownReport):
         skipped_mvm_weights: int,
         preset: str | None,
     ) -> HandoffReport:
-        """The report of layers that are not written yet."""
+        """Describe layers that are not written yet."""
         cells = sum(layer.arrays for layer in layers) * geometry.rows * geometry.columns
         used = sum(layer.cells for layer in layers)
         return cls(
@@ -243,16 +246,16 @@ class HandoffReport(ShownReport):
 
     @property
     def tiles(self) -> int:
-        """Number of all tiles."""
+        """Number of tiles of all layers."""
         return sum(layer.tiles for layer in self.layers)
 
     @property
     def arrays(self) -> int:
-        """How many arrays all tiles need, over all devices."""
+        """Number of arrays that all tiles and devices need."""
         return sum(layer.arrays for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """The report as JSON values."""
         return {
             "model": str(self.model),
             "output": None if self.output is None else str(self.output),
@@ -323,7 +326,7 @@ class HandoffReport(ShownReport):
         return table
 
     def _groups(self) -> list[ExpertGroup[LayerReport]]:
-        """The layers as the lines of the table."""
+        """The layers, grouped into the lines of the table: experts that are alike share a line."""
 
         def alike(layer: LayerReport) -> Hashable:
             matrices = layer.matrices, layer.rows, layer.columns, layer.grid, layer.bias_rows
@@ -374,21 +377,21 @@ class HandoffReport(ShownReport):
         return lines
 
     def _warnings_of_blocks(self) -> list[str]:
-        """That columns of tiles sum what has different scales, which no digital scale behind them can set right."""
+        """Warn of columns that sum inputs with different block scales: one digital scale cannot correct such a sum."""
         layers = [layer for layer in self.layers if layer.tiles_of_several_blocks]
         if not layers:
             return []
         tiles = sum(layer.tiles_of_several_blocks for layer in layers)
         warning = (
-            f"Warning: columns of {tiles:,} tiles sum blocks of inputs that have a scale each (dequantization in "
+            f"Warning: columns of {tiles:,} tiles sum blocks of inputs with different scales (dequantization in "
             f"manifest.json): {listed([layer.id for layer in layers])}. Drive one block at a time, or cut tiles of as "
             "many rows as a block has."
         )
         return [warning]
 
     def _folders(self) -> list[str]:
-        """The folders in the bundle, with the number of files in each, of which there may be thousands."""
-        assert self.output is not None  # noqa: S101 - only asked for what is written
+        """The folders in the bundle with their numbers of files; a folder may have thousands, too many to list."""
+        assert self.output is not None  # noqa: S101 - only called after a bundle was written
         places = (file.relative_to(self.output).parts for file in self.files)
         counts = Counter(parts[0] for parts in places if len(parts) > 1)
         return [f"{self.output / name} ({count:,} file{'' if count == 1 else 's'})" for name, count in counts.items()]
@@ -403,5 +406,5 @@ def _relative(part: float | None) -> str:
 
 
 def _ids(ids: Sequence[str]) -> str:
-    """The ids of layers of which nothing but the number differs, which need not be neighbours."""
+    """The ids of layers that share a line of the table; their numbers need not be consecutive."""
     return ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1:,} more"

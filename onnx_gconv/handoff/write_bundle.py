@@ -119,42 +119,45 @@ def write_bundle(
 ) -> HandoffReport:
     """Write the target conductances of a mapped model, tile by tile, to a folder that a lab's tools can read.
 
-    The folder appears whole or not at all. Memory does not grow with the model, unless a format has it run on a sample.
+    The folder appears whole or not at all. Memory does not grow with the model, except for formats that run the model
+    on a sample.
 
     Args:
-        mapped: The mapped model, as a file, as an `onnx_ir.Model`, as an `onnx.ModelProto`, or as what holds such a
-            model. It is not changed. One in memory is streamed to a temporary file, which the bundle has a copy of.
-        output: The folder to write; beside the file of `mapped`, named ``NAME.gconv``, if None.
+        mapped: The mapped model: a file, an `onnx_ir.Model`, an `onnx.ModelProto`, or an object that holds such a
+            model. It is not changed. A model in memory is first streamed to a temporary file, which is then copied into
+            the bundle.
+        output: The folder to write; ``NAME.gconv`` beside the file of `mapped` if None.
         array: Rows (inputs) and columns (outputs) of a crossbar array; those of the preset if None.
-        partition: ``max`` cuts matrices into full arrays and a rest, ``equal`` into as few tiles as suffice.
+        partition: How matrices are cut into tiles: ``max`` makes full arrays and a rest, ``equal`` makes as few tiles
+            as possible, of nearly equal size.
         pair_layout: Where the devices of a pair stand: ``separate_arrays``, ``adjacent_columns``, ``interleaved_rows``.
         whole_kernels: Never cut a kernel of a convolution.
-        bias_rows: So many rows below the inputs of each matrix hold the bias, each an equal part of it, where that is
-            possible; the report says where it is not. 0 for digital biases.
-        defects: The defect map of the chip, a JSON file: tiles leave out unusable arrays, rows and columns, and stuck
-            cells are recorded.
-        spare_rows: How many rows of each array tiles leave free, so that others can take the place of unusable ones.
-        spare_columns: The same of columns.
-        arrays: The file of the conductances: ``hdf5`` or ``npz``.
-        csv: Also write them as text, a line for each cell.
-        formats: Names of formats of other tools to write as well, each in a folder of its own: ``npy``, ``neurosim``,
-            ... The notes of the report say what each leaves out.
-        inputs: For formats with what arrives at layers, or its shapes: a sample, as an .npz file or arrays by the names
-            of the inputs; one of random numbers if None.
-        bits: For the same formats: how many bits the integers have that they make of weights and of what arrives. If
-            None, 8 of what arrives, and of weights what fits the format.
+        bias_rows: Number of rows below the inputs of each matrix that hold the bias, each an equal part of it, where
+            that is possible; the report names the layers where it is not. 0 keeps biases digital.
+        defects: The defect map of the chip, a JSON file. Tiles avoid unusable arrays, rows and columns, and stuck cells
+            are recorded.
+        spare_rows: Number of rows of each array that tiles leave free, so that they can replace unusable rows.
+        spare_columns: Number of columns of each array that tiles leave free, so that they can replace unusable columns.
+        arrays: Kind of the arrays file that holds the conductances: ``hdf5`` or ``npz``.
+        csv: Also write the conductances as text, one line per cell and device.
+        formats: Names of formats of other tools to write as well, each in its own folder: ``npy``, ``neurosim``, ...
+            The notes of the report say what each of them leaves out.
+        inputs: A sample for formats that need the activations of layers or their shapes: an .npz file, or arrays by the
+            names of the model's inputs; random numbers if None.
+        bits: For the same formats: the numbers of bits to which they quantize weights and activations. If None,
+            activations have 8 bits and weights as many as fit the format.
         dims: Sizes of symbolic dimensions of random inputs, by name or ``INPUT:AXIS``.
-        dac_bits: For formats that estimate costs: bits of an input that are driven at once; 1 if None.
-        adc_bits: Bits of an analog-to-digital converter; 8 if None.
-        pictures: Also draw each layer, as `write_pictures` does, and with ``all`` each tile, too. Needs Matplotlib.
-        preset: A published device, whose tolerance the manifest states and whose range has to hold all conductances.
+        dac_bits: For formats that estimate costs: number of bits of an activation that are driven at once; 1 if None.
+        adc_bits: For formats that estimate costs: bits of an analog-to-digital converter; 8 if None.
+        pictures: Also draw each layer, as `write_pictures` does, and with ``all`` also each tile. Needs Matplotlib.
+        preset: Name of a device preset. The manifest states its tolerance, and its range has to hold all conductances.
         overwrite: Replace an older bundle at `output`.
-        dry_run: Only count the arrays; `output` may exist.
-        progress: Called with the step ("conductances", "formats", "models", "pictures"), what is done and how much
-            there is.
+        dry_run: Count the arrays, but write nothing; `output` may exist.
+        progress: Called with the step ("conductances", "formats", "models", "pictures"), the amount done and the total
+            amount.
 
     Raises:
-        ModelError: If the model cannot be read, is not mapped, or another tool has damaged its mapping.
+        ModelError: If the model cannot be read or is not mapped, or another tool has damaged its mapping.
         ConfigError: If an option is wrong, a weight does not fit the arrays or a format, or the output exists or
             cannot be written.
         BundleError: If a weight cannot be handed off.
@@ -261,7 +264,7 @@ def _bits(bits: tuple[int, int] | None) -> Bits | None:
         return None
     is_pair = isinstance(bits, (tuple, list)) and len(bits) == 2  # noqa: PLR2004 - of weights and of inputs
     if not is_pair:
-        raise ConfigError(f"bits are {bits!r}, but should be two whole numbers, those of weights and of inputs")
+        raise ConfigError(f"bits are {bits!r}, but should be two whole numbers, for weights and for inputs")
     return Bits(*bits)
 
 
@@ -269,7 +272,7 @@ def _check_target(target: Path, inputs: Sequence[Path], *, overwrite: bool) -> N
     """Check, before any work is done, that the bundle can be written.
 
     Raises:
-        ConfigError: If it cannot, or if something is there that is not to be replaced.
+        ConfigError: If it cannot be written, or something exists at `target` that must not be replaced.
     """
     folder = target.parent
     if not target.name:
@@ -300,20 +303,20 @@ class _Job:
     """A bundle that is to be written.
 
     Attributes:
-        source: The mapped model.
-        name: What the manifest calls it.
-        target: The folder.
+        source: The file of the mapped model.
+        name: The model's file name for the manifest.
+        target: The folder to write.
         layers: The mapped weights.
         placements: Where the tiles of each layer stand.
         geometry: The arrays of the chip.
-        defects: The defect map that they were placed by, if there is one.
-        kind: The file of the conductances.
-        csv: Whether to write them as text, too.
+        defects: The manifest's record of the defect map; None without one.
+        kind: Kind of the arrays file.
+        csv: Whether to write the conductances as text, too.
         formats: The formats of other tools.
-        pictures: Whether to draw the layers, too, and ``all`` for each tile as well.
-        preset: The device, if one was given.
-        watched: The files of the mapped model.
-        progress: As for `write_bundle`.
+        pictures: Whether to draw the layers; ``all`` draws each tile, too.
+        preset: The device preset; None if none was given.
+        watched: The files of the mapped model, to detect changes while they are read.
+        progress: See `write_bundle`.
     """
 
     source: Path
@@ -333,8 +336,9 @@ class _Job:
 
 
 def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | None]:
-    """Write the bundle; `model` becomes plain."""
-    # One thread writes the arrays, and one each model: the kernel lets only one write to a file at a time.
+    """Write the bundle, and return its files and pictures. `model` is changed: its weights are restored."""
+    # One thread writes the arrays file and two threads write the models; more threads would not help, because the
+    # kernel serializes writes to a file.
     stopped = threading.Event()
     with (
         staged_folder(job.target) as staged,
@@ -344,7 +348,8 @@ def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | Non
         try:
             files = files_to_copy(job.source, model, _OWN_FILES | FORMATS.keys())
             check = RewriteCheck(model)
-            RestoreWeights(packs=False)(model)  # layers are matrices of numbers, which read-back puts in place
+            # Packed weights that were decoded for mapping stay decoded: plain.onnx has the matrices of the bundle.
+            RestoreWeights(packs=False)(model)
             check.require_sound(model)
             plain = copier.submit(write_plain, model, staged.folder, job.source, stopped, executor)
             copies = [copier.submit(copied, file, staged.folder, name, stopped) for name, file in files.items()]
@@ -364,12 +369,12 @@ def _write(job: _Job, model: ir.Model) -> tuple[list[Path], PicturesReport | Non
 
 @dataclass(frozen=True)
 class _Models:
-    """The models of the bundle, while they are written.
+    """The models of the bundle, while other threads write them.
 
     Attributes:
         sources: The files of the mapped model, by their names in the bundle.
-        copies: Their copies, in the same order.
-        plain: The files of the restored model.
+        copies: The manifest's records of their copies, in the same order.
+        plain: The manifest's records of the files of the restored model.
     """
 
     sources: Mapping[str, Path]
@@ -380,8 +385,12 @@ class _Models:
 def _fill(
     job: _Job, folder: Path, executor: Executor, models: _Models
 ) -> tuple[BundleManifest, PicturesReport | None, list[Comparison]]:
-    """Write everything but the models, the manifest last, while their sources are compared with the copies."""
-    with collection_suspended():  # the records of many tiles are many objects
+    """Write everything but the models, and the manifest last.
+
+    Returns:
+        The manifest, the report of the pictures, and the running comparisons of the mapped model with its copy.
+    """
+    with collection_suspended():  # the records of many tiles are many objects, which would slow the garbage collector
         records, written = _write_arrays(job, folder, executor)
     hashes = [executor.submit(hashed, folder / CSV_FILE)] if job.csv else []
     report = job.progress
@@ -412,7 +421,7 @@ def _fill(
         manifest = manifest.model_copy(update={"files": (*manifest.files, *files)})
     readme = _write_readme(job, folder, manifest)
     manifest = manifest.model_copy(update={"files": (*manifest.files, readme)})
-    with (folder / MANIFEST_FILE).open("xb") as file:  # as bytes: texts of it would be two more of its size
+    with (folder / MANIFEST_FILE).open("xb") as file:  # bytes, because text would hold two more copies in memory
         file.write(TypeAdapter(BundleManifest).dump_json(manifest, indent=1))
         file.write(b"\n")
     return manifest, drawn, comparisons
@@ -427,7 +436,7 @@ def _write_readme(job: _Job, folder: Path, manifest: BundleManifest) -> FileReco
 
 
 def _draw(job: _Job, folder: Path, manifest: BundleManifest) -> PicturesReport:
-    """Draw what the new arrays file holds."""
+    """Draw pictures of the conductances in the new arrays file."""
     (folder / PICTURES_FOLDER).mkdir()
     with Bundle(folder, manifest, read_arrays(folder / ARRAY_FILES[job.kind], job.kind)) as bundle:
         pages = None if job.pictures == "all" else 0
@@ -438,7 +447,7 @@ def _draw(job: _Job, folder: Path, manifest: BundleManifest) -> PicturesReport:
 
 
 def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[LayerRecord], list[FileRecord]]:
-    """Write all arrays; what the manifest says of the layers, and of the files that hold single arrays."""
+    """Write all arrays, and return the manifest's records of the layers and of the formats' files of arrays."""
     total = sum(layer.cells for layer in job.layers)
     done, records = 0, []
     with ExitStack() as stack:
@@ -461,7 +470,7 @@ def _write_arrays(job: _Job, folder: Path, executor: Executor) -> tuple[list[Lay
 
 
 def _labels(job: _Job) -> dict[str, Label]:
-    """What stands at the file of the arrays, for those who have nothing else."""
+    """The labels of the arrays file itself, for readers who have only this file."""
     return {
         "format": BUNDLE_FORMAT,
         "format_version": BUNDLE_VERSION,

@@ -74,5 +74,5 @@ def test_the_settings_of_the_converter_of_a_preset_need_not_name_it(gconv, folde
 def test_a_value_without_end_is_one_line(gconv, value):
     ended = gconv("map", "model.onnx", "--converter", "n-pair", "--converter-option", f"factors={value}")
     assert ended.code == 2
-    assert ended.stderr.startswith("onnx-gconv: --converter-option: the value of factors should be one of TOML")
+    assert ended.stderr.startswith("onnx-gconv: --converter-option: the value of factors should be in TOML syntax")
     assert ended.stderr.count("\n") == 1

@@ -204,5 +204,5 @@ def test_sizes_and_converters_reach_the_formats_that_estimate_costs(gconv, mappe
     found = gconv("handoff", "--help")
     text = " ".join(found.stdout.replace("│", " ").split())
     assert "zigzag: ZigZag (energy and latency); accelforge: AccelForge, successor of CiMLoop" in text
-    assert "8 if not given. For zigzag, accelforge." in text
-    assert "the tokens are enough. For neurosim, zigzag, accelforge." in text
+    assert "8 if not given. Used by zigzag, accelforge." in text
+    assert "the tokens are enough. Used by neurosim, zigzag, accelforge." in text

@@ -219,7 +219,7 @@ CODES = MappingScheme(
     [
         ("holds_biases", "Conv", {}, "biases are not in it; "),
         ("holds_bias_rows", "Conv", {"bias_rows": 2}, "the rows of the bias are not in it; "),
-        ("holds_tiles", "grouped Conv", {}, "several matrices (groups, batches, directions) stand one by one"),
+        ("holds_tiles", "grouped Conv", {}, "several matrices (groups, batches, directions) are written one by one"),
         ("holds_codes", "MatMul", {}, "codes of levels are not in it, only their conductances"),
     ],
 )

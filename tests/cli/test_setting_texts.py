@@ -104,11 +104,11 @@ def test_settings_may_be_given_with_values_as_in_toml(gconv, parse, normal, tmp_
         (["exact=true", "exact=false"], "--converter-option gives exact twice; leave one of them out"),
         (
             ["exact=1\nb=2"],
-            "--converter-option: the value of exact should be one of TOML, such as 5.0, true, [1, 3] or",
+            "--converter-option: the value of exact should be in TOML syntax, such as 5.0, true, [1, 3] or",
         ),
         (
             ["exact="],
-            "--converter-option: the value of exact should be one of TOML, such as 5.0, true, [1, 3] or a word",
+            "--converter-option: the value of exact should be in TOML syntax, such as 5.0, true, [1, 3] or a word",
         ),
         (["exact=yes"], "--converter-option: should be true or false, but it is 'yes'"),
         (["facters=[1]"], "--converter-option: the converter single-pair has no setting 'facters'; there are exact"),

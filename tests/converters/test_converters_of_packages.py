@@ -235,7 +235,7 @@ def test_it_is_listed_with_its_package(with_package):
         "wrong value": "--converter: midpoint should lie between g_min = 0 and g_max = 25 µS, but it is 80",
         "no number": "--converter: the converter reference-pair refuses its settings: could not convert string to "
         "float: 'high'",
-        "no TOML": "--converter-option: the value of midpoint should be one of TOML, such as 5.0, true, [1, 3] or a "
+        "no TOML": "--converter-option: the value of midpoint should be in TOML syntax, such as 5.0, true, [1, 3] or a "
         "word, but it is '1,5'",
         "wrong setting in a file": "defaults.converter.midpiont: the converter reference-pair has no such setting; "
         "there are midpoint",

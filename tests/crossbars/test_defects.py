@@ -199,7 +199,7 @@ def test_damaged_records_are_refused(mapped, defects, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"array": 0}, "tile L000/T0001 stands on array 0, which another one stands on, too; copy the bundle again"),
+        ({"array": 0}, "tile L000/T0001 stands on array 0, which another tile stands on, too; copy the bundle again"),
         ({"array": 40}, "tile L000/T0001 stands on array 40, but the chip has 40"),
         ({"avoided_rows": [5]}, "tile L000/T0001 stands on lines that array 2 does not have"),
         ({"avoided_columns": [2, 1]}, "tile L000/T0001 stands on lines that array 2 does not have"),

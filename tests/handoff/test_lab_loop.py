@@ -238,7 +238,7 @@ def test_targets_are_not_taken_for_measurements_under_any_name(handed_off, tmp_p
     out = tmp_path / "chip.onnx"
     with pytest.raises(BundleError, match=r"holds the targets themselves: all its \d+ arrays are those of the bundle"):
         read_back(handed_off / "m.gconv.onnx", measured, out, bundle=bundle)
-    with pytest.raises(BundleError, match="or take the targets for it with --as-if-measured"):
+    with pytest.raises(BundleError, match="or accept the targets as measurements with --as-if-measured"):
         write_targets(bundle, tmp_path / "t.csv", only_off_target=measured, tolerance_us=1.0)
     assert not out.exists()
     assert not (tmp_path / "t.csv").exists()
@@ -263,7 +263,7 @@ def test_single_arrays_of_targets_are_named(handed_off, tmp_path):
     assert report.notes == (
         (
             f"'{tmp_path / 'measured.npz'}': 1 array of it is the targets themselves, bit for bit: L000/T0000/g_plus; "
-            "leave arrays out that were not measured"
+            "leave out arrays that were not measured"
         ),
     )
 

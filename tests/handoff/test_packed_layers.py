@@ -89,7 +89,7 @@ def test_tiles_of_experts_compute_what_onnx_runtime_computes(tmp_path):
 def test_columns_that_sum_blocks_of_different_scales_are_warned_of(tmp_path):
     weight = quantized(8, 64, block=32)
     _, report, _, _ = handed_off(matmul_model(weight), tmp_path, (64, 8))
-    assert "Warning: columns of 1 tiles sum blocks of inputs that have a scale each" in str(report)
+    assert "Warning: columns of 1 tiles sum blocks of inputs with different scales" in str(report)
     assert report.to_json()["layers"][0]["tiles_of_several_blocks"] == 1
     (tmp_path / "small").mkdir()
     _, report, _, _ = handed_off(matmul_model(weight), tmp_path / "small", (32, 8))

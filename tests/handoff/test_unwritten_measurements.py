@@ -138,7 +138,7 @@ def test_arrays_of_nothing_but_zeros_are_named(measured, chip, tmp_path):
     report = read(measured)
     assert report.errors.measured == report.errors.cells
     assert report.notes == (
-        f"1 array holds nothing but zeros, which count as measured: {KEY}; leave arrays out that were not measured",
+        f"1 array holds nothing but zeros, which count as measured: {KEY}; leave out arrays that were not measured",
     )
     chip.measured |= {KEY: np.zeros((5, 4)), "L000/T0000/g_plus": np.zeros((5, 4), np.float32)}
     chip.write(tmp_path / "zeros.npz")
@@ -187,8 +187,8 @@ def test_an_array_that_stands_in_another_place_is_refused_with_the_place(measure
     reason = put(measured, tmp_path)
     key = "L000/T0000/g_minus" if put is link_to_a_group else KEY
     assert refused(measured) == (
-        f"FILE: array '{key}' cannot be read: {reason}, but only what stands in the file itself under that key is "
-        "read; copy the array there, e.g. with h5copy"
+        f"FILE: array '{key}' cannot be read: {reason}, but only arrays that are stored in this file "
+        "under their key are read; copy the array there, e.g. with h5copy"
     )
 
 

@@ -30,9 +30,9 @@ class _Unreadable:
     """A model that could not be checked.
 
     Attributes:
-        model: The file.
-        error: Why.
-        seconds: How long that took.
+        model: The file of the model.
+        error: The error that it raised.
+        seconds: Time until the error, in seconds.
     """
 
     model: Path
@@ -42,11 +42,11 @@ class _Unreadable:
 
 @dataclass(frozen=True)
 class _Checks:
-    """What was found of several models.
+    """The results for several models.
 
     Attributes:
-        reports: The reports of those that could be read, and how long each took.
-        unreadable: The others.
+        reports: The report of each model that could be read, and the duration of its check in seconds.
+        unreadable: The models that could not be read.
     """
 
     reports: tuple[tuple[CheckReport, float], ...]
@@ -57,16 +57,16 @@ class _Checks:
         return not self.unreadable and all(report.passed for report, _ in self.reports)
 
     def raise_if_failed(self) -> None:
-        """Raise for the first model whose mapping does not stand.
+        """Raise an error for the first model whose mapping is not intact.
 
         Raises:
-            VerificationError: If there is one.
+            VerificationError: If there is such a model.
         """
         for report, _ in self.reports:
             report.raise_if_failed()
 
     def to_json(self) -> dict[str, Any]:
-        """What was found of each, and which could not be read."""
+        """The results as JSON values, with the models that could not be read."""
         return {
             "passed": self.passed,
             "models": [report.to_json() for report, _ in self.reports],
@@ -74,7 +74,7 @@ class _Checks:
         }
 
     def to_junit(self, _seconds: float = 0.0) -> str:
-        """A suite for each model."""
+        """The results as JUnit XML, with a suite for each model."""
         from onnx_gconv.junit_xml import JunitCase, JunitSuite, junit_xml
 
         suites = [report.junit_suite(seconds) for report, seconds in self.reports]
@@ -94,7 +94,7 @@ def check(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Check in a moment, without the original, that the mapping of a model stands and was not folded away."""
+    """Check that the mapping of a model is intact and was not folded away. Needs no original, and takes a moment."""
     report: CheckReport | _Checks
     if len(mapped) == 1:
         report = with_junit(junit, f"onnx-gconv check {mapped[0]}", lambda: _imported_check_model()(mapped[0]))
@@ -106,12 +106,12 @@ def check(
         raise type(errors[0])("; ".join(map(str, errors)))
     if not report.passed:
         if quiet:
-            report.raise_if_failed()  # which says why
+            report.raise_if_failed()  # its message says why
         raise typer.Exit(1)
 
 
 def _checks(models: list[Path]) -> _Checks:
-    """Check several models; one that cannot be read does not keep the others from being checked."""
+    """Check several models. A model that cannot be read is recorded, and the others are checked nevertheless."""
     check_model = _imported_check_model()
     reports: list[tuple[CheckReport, float]] = []
     unreadable: list[_Unreadable] = []
@@ -125,7 +125,7 @@ def _checks(models: list[Path]) -> _Checks:
 
 
 def _imported_check_model() -> Callable[[Path], CheckReport]:
-    """`check_model`, imported without a look for garbage among hundreds of modules, which takes a tenth of the time."""
+    """Import `check_model` without garbage collection, which would take a tenth of the time of the import."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

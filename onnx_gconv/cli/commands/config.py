@@ -1,4 +1,4 @@
-"""``onnx-gconv config``: first files, their schema and their check."""
+"""``onnx-gconv config``: writes a first configuration file, prints the JSON Schema, and checks a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STDOUT = "-"
 
 config: typer.Typer = typer.Typer(
     name="config",
-    help="Configurations for `map --config`: write a first one, describe them for editors, check one.",
+    help="Configuration files for `map --config`: write a first one, print their JSON Schema, check one.",
     no_args_is_help=True,
 )
 
@@ -40,14 +40,14 @@ def init(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Write a first configuration for a model: all settings and all weights, as comments."""
+    """Write a first configuration for a model, with all settings and all weights as comments."""
     target = model.with_name(_DEFAULT_NAME) if output is None else Path(output)
     if output != _STDOUT:
         refuse_existing(target, force=force)
         if target.exists():
             from onnx_gconv.files.models import check_output_path
 
-            check_output_path(target, [model])  # with --force, too
+            check_output_path(target, [model])  # --force must not overwrite the model itself
     from onnx_gconv.configuration.starting_file import starting_file
     from onnx_gconv.operations.operations import survey_model
 
@@ -59,7 +59,7 @@ def init(
 def schema(
     of: Annotated[
         Literal["configuration", "comparison"],
-        typer.Option("--of", help="Which files: those of map --config, or those of simulate --compare."),
+        typer.Option("--of", help="Kind of files: those for map --config, or those for simulate --compare."),
     ] = "configuration",
     output: Annotated[
         str | None,
@@ -69,7 +69,7 @@ def schema(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Print the JSON Schema of configurations or comparisons, with which editors complete and explain keys."""
+    """Print the JSON Schema of configurations or comparisons. Editors use it to complete and explain keys."""
     from onnx_gconv.configuration.json_schema import json_schema
     from onnx_gconv.simulation.comparison.json_schema import comparison_schema
 
@@ -84,13 +84,13 @@ def schema(
 def check(
     file: Annotated[Path, typer.Argument(help="The configuration.", show_default=False)],
     model: Annotated[
-        Path | None, typer.Argument(help="A model: how many of its weights does each override match?")
+        Path | None, typer.Argument(help="A model, to count how many of its weights each override matches.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Say what is wrong with a configuration, or what it does with a model."""
+    """Check a configuration, and show what it does with a model."""
     from onnx_gconv.operations.operations import check_configuration
 
     print_report(check_configuration(file, model), as_json=as_json, quiet=quiet)

@@ -23,7 +23,7 @@ def converters(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """List the rules from weights to conductances, with their settings, also those of installed packages."""
+    """List the converters (rules from weights to conductances) and their settings, with those of installed packages."""
     from onnx_gconv.converters.registry import CONVERTER_KINDS, converter_registry
 
     registry = converter_registry()
@@ -33,13 +33,13 @@ def converters(
 
 @dataclass(frozen=True)
 class _Converters:
-    """Converters to be shown, and what is wrong with others."""
+    """The converters to show, and the problems of converters of installed packages that cannot be used."""
 
     kinds: tuple[ConverterKind, ...]
     problems: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """The converters and problems as JSON values."""
         return {"converters": [_to_json(kind) for kind in self.kinds], "problems": list(self.problems)}
 
     def __rich__(self) -> Group:
@@ -56,7 +56,7 @@ class _Converters:
             settings = list(map(str, kind.settings.values())) or ["-"]
             table.add_row(kind.name, plain(*settings), plain(f"{_summary(kind)}{package}"))
         problems = (plain(problem, style="bold red") for problem in self.problems)
-        hint = plain("All of them take the conductance range, g_max and g_min, too.", style="dim")
+        hint = plain("All converters also take the conductance range, g_max and g_min.", style="dim")
         return Group(table, *problems, hint)
 
 
@@ -79,6 +79,6 @@ def _json(value: object) -> Any:  # noqa: ANN401 - a default of any type
 
 
 def _summary(kind: ConverterKind) -> str:
-    """The first sentence of the description of the class."""
+    """The first paragraph of the docstring of the converter's class, on one line."""
     text = inspect.getdoc(kind.converter) or ""
     return " ".join(text.partition("\n\n")[0].split()).replace("`", "").rstrip(":")

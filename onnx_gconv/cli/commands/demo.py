@@ -25,7 +25,7 @@ def demo(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Map, verify and restore a small trained network and simulate it on chips, with its accuracy on the way."""
+    """Map, verify and restore a small trained network, simulate it on chips, and show its accuracy after each step."""
     from onnx_gconv.demo import run_demo
 
     report = run_demo(output)
@@ -63,7 +63,7 @@ def _print_steps(report: DemoReport) -> None:
     )
     print_for_people(simulated)
     if report.picture is None:
-        print_for_people(plain("There is no picture of that without Matplotlib: pip install matplotlib"))
+        print_for_people(plain("To get this as a picture, install Matplotlib: pip install matplotlib"))
     else:
         print_for_people(plain(f"As a picture: {report.picture}"))
     table = titled_table("Test images recognized")

@@ -24,11 +24,16 @@ def explain(
     flags: MappingFlags,
     row: Annotated[
         int | None,
-        typer.Argument(help="The input, from 0. The largest element if no cell is given.", show_default=False),
+        typer.Argument(
+            help="The input (row of the matrix), from 0. The largest element of the weight if not given.",
+            show_default=False,
+        ),
     ] = None,
-    column: Annotated[int | None, typer.Argument(help="The output, from 0.", show_default=False)] = None,
+    column: Annotated[
+        int | None, typer.Argument(help="The output (column of the matrix), from 0.", show_default=False)
+    ] = None,
     matrix: Annotated[
-        int, typer.Option("--matrix", help="Which of its matrices, if it has several.", metavar="INTEGER")
+        int, typer.Option("--matrix", help="The matrix, if the weight has several, from 0.", metavar="INTEGER")
     ] = 0,
     original: Annotated[
         Path | None,

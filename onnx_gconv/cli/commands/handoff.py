@@ -20,18 +20,19 @@ _SIMULATORS = "Formats for simulators of accelerators"
 _FORMAT_HELP = "Also write a format of other tools, in a folder of its own; may be given several times."
 
 
-def _bits(flag: str, text: str) -> Any:  # noqa: ANN401 - what typer says that it gives
+def _bits(flag: str, text: str) -> Any:  # noqa: ANN401 - the return type of typer.Option
     return typer.Option(flag, help=text, min=1, metavar="BITS", rich_help_panel=_SIMULATORS, show_default=False)
 
 
 class HandoffCommand(TyperCommand):
-    """The command, whose option ``--pictures`` takes a value only if what follows is one: a model may follow, too.
+    """The command `handoff`.
 
-    Its help names all formats, which are imported only if somebody asks for it.
+    The value of its option ``--pictures`` may be left out, even if the path of the model follows. Its help lists all
+    formats, whose modules are imported only when the help is shown.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - of click, or of typer's copy of it
-        """Give the option the value that was left out."""
+        """Add the value ``layers`` to ``--pictures`` where it was left out."""
         given: list[str] = []
         rest = args[args.index("--") :] if "--" in args else []
         for number, text in enumerate(args[: len(args) - len(rest)]):
@@ -41,7 +42,7 @@ class HandoffCommand(TyperCommand):
         return parsed
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer has its own, or those of click
-        """Write the help, with the formats."""
+        """Write the help, with the formats and the options that each of them uses."""
         from onnx_gconv.handoff.formats.receiver_settings import SETTINGS
         from onnx_gconv.handoff.formats.registry import FORMATS
 
@@ -51,10 +52,10 @@ class HandoffCommand(TyperCommand):
                 option.help = f"{_FORMAT_HELP} {formats}."
             if isinstance(option, TyperOption) and option.name in SETTINGS:
                 users = ", ".join(form.name for form in FORMATS.values() if option.name in form.settings)
-                option.help = f"{option.help} For {users}."
+                option.help = f"{option.help} Used by {users}."
             if isinstance(option, TyperOption) and option.name in {"inputs", "dim"}:
                 users = ", ".join(form.name for form in FORMATS.values() if form.needs_sample)
-                option.help = f"{option.help} For {users}."
+                option.help = f"{option.help} Used by {users}."
         super().format_help(ctx, formatter)
 
 
@@ -84,7 +85,8 @@ def handoff(
         Literal["max", "equal"],
         typer.Option(
             "--partition",
-            help="Cut matrices into full arrays and a rest, or into as few tiles of nearly one size as suffice.",
+            help="max: cut matrices into tiles of the size of an array, and a rest; equal: into as few tiles as "
+            "possible, of nearly equal size.",
             rich_help_panel=_ARRAYS,
         ),
     ] = "max",
@@ -96,7 +98,7 @@ def handoff(
         int,
         typer.Option(
             "--bias-rows",
-            help="So many rows below the inputs hold the bias, where that is possible; 0 for digital biases.",
+            help="Number of rows below the inputs that hold the bias, where that is possible; 0 keeps biases digital.",
             min=0,
             rich_help_panel=_ARRAYS,
         ),
@@ -105,7 +107,7 @@ def handoff(
         Path | None,
         typer.Option(
             "--defects",
-            help="The defect map of the chip, a JSON file: unusable arrays, rows and columns are left out.",
+            help="The defect map of the chip, a JSON file: tiles avoid unusable arrays, rows and columns.",
             rich_help_panel=_ARRAYS,
             show_default=False,
         ),
@@ -114,19 +116,25 @@ def handoff(
         int,
         typer.Option(
             "--spare-rows",
-            help="Rows of each array that tiles leave free, in place of unusable ones.",
+            help="Number of rows of each array that tiles leave free, so that they can replace unusable rows.",
             min=0,
             rich_help_panel=_ARRAYS,
         ),
     ] = 0,
     spare_columns: Annotated[
-        int, typer.Option("--spare-columns", help="The same of columns.", min=0, rich_help_panel=_ARRAYS)
+        int,
+        typer.Option(
+            "--spare-columns",
+            help="Number of columns of each array that tiles leave free, so that they can replace unusable columns.",
+            min=0,
+            rich_help_panel=_ARRAYS,
+        ),
     ] = 0,
     pair_layout: Annotated[
         Literal["separate-arrays", "adjacent-columns", "interleaved-rows"],
         typer.Option(
             "--pair-layout",
-            help="Where the two devices of a pair stand: in arrays of their own, or side by side in one.",
+            help="Where the two devices of a pair stand: in two arrays, or in adjacent columns or rows of one array.",
             rich_help_panel=_ARRAYS,
         ),
     ] = "separate-arrays",
@@ -134,7 +142,8 @@ def handoff(
         str | None,
         typer.Option(
             "--preset",
-            help="A published device: the size of its array, its tolerance; its range has to hold all conductances.",
+            help="A published device, which gives the size of arrays and the tolerance; its range has to hold all "
+            "conductances.",
             metavar="NAME",
             rich_help_panel=_ARRAYS,
             show_default=False,
@@ -142,11 +151,11 @@ def handoff(
     ] = None,
     arrays: Annotated[
         Literal["hdf5", "npz"],
-        typer.Option("--arrays", help="The file of the conductances.", rich_help_panel=_FILES),
+        typer.Option("--arrays", help="Format of the file of conductances.", rich_help_panel=_FILES),
     ] = "hdf5",
     csv: Annotated[
         bool,
-        typer.Option("--csv", help="Also write targets.csv, a line for each device.", rich_help_panel=_FILES),
+        typer.Option("--csv", help="Also write targets.csv, with a line for each device.", rich_help_panel=_FILES),
     ] = False,
     formats: Annotated[
         list[str] | None,
@@ -164,8 +173,8 @@ def handoff(
         str | None,
         typer.Option(
             "--bits",
-            help="How many bits the integers of weights and of inputs have, e.g. 8x8. If not given, inputs have 8, and "
-            "weights what fits the format.",
+            help="Bits to which weights and inputs are quantized, e.g. 8x8. If not given, inputs have 8 bits, and "
+            "weights as many as fit the format.",
             metavar="WEIGHTSxINPUTS",
             rich_help_panel=_SIMULATORS,
             show_default=False,
@@ -181,8 +190,8 @@ def handoff(
         Literal["layers", "all"] | None,
         typer.Option(
             "--pictures",
-            help="Also draw each layer, in pictures/, and with 'all' each tile, too; 'layers' may be left out. Needs "
-            "Matplotlib.",
+            help="Also draw pictures of each layer (layers, which may be left out) or also of each tile (all) into "
+            "pictures/. Needs Matplotlib.",
             rich_help_panel=_FILES,
             show_default=False,
         ),
@@ -198,7 +207,7 @@ def handoff(
     verbose: Verbose = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Write the target conductances of every crossbar tile for a lab's tools; writes the folder MODEL.gconv."""
+    """Write the target conductances of every tile as a bundle for a lab's tools: the folder MODEL.gconv."""
     from onnx_gconv.crossbars.tiles import PairLayout, parse_array
     from onnx_gconv.handoff import write_bundle
     from onnx_gconv.handoff.formats.registry import format_named

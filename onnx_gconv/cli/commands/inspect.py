@@ -21,7 +21,7 @@ def inspect(
     verbose: Verbose = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Show the mapping of a mapped model, or what `map` would do with a plain one. Writes nothing."""
+    """Show the mapping of a mapped model, or what `map` would do with a plain model. Writes nothing."""
     configuration = mapping_configuration(flags)
     from onnx_gconv.operations.operations import inspect_model
 

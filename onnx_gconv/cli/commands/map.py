@@ -22,7 +22,7 @@ def map_(
     output: Output = None,
     external_data: ExternalData = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Do everything but write.", rich_help_panel="Files")
+        bool, typer.Option("--dry-run", help="Do everything except writing the model.", rich_help_panel="Files")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,

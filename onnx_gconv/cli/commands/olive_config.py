@@ -22,7 +22,7 @@ def olive_config(
     base: Annotated[
         Path | None,
         typer.Argument(
-            help="The package configuration to add the pass to; that of the installed Olive if not given.",
+            help="Olive's package configuration to add the pass to; that of the installed Olive if not given.",
             show_default=False,
         ),
     ] = None,
@@ -35,7 +35,7 @@ def olive_config(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Print the passes of Olive with OnnxGConv among them, for `olive run --package-config`."""
+    """Print Olive's package configuration with the pass OnnxGConv added, for `olive run --package-config`."""
     target = None if output in {None, _STDOUT} else Path(str(output))
     if target is not None:
         refuse_existing(target, force=force)
@@ -49,16 +49,16 @@ def olive_config(
 
 @dataclass(frozen=True)
 class _Written:
-    """What was written.
+    """The package configuration that was written.
 
     Attributes:
         output: The file.
-        passes: The names of the passes that it lists.
+        passes: The names of the passes in the file.
     """
 
     output: str
     passes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Both, as JSON values."""
+        """The file and the passes as JSON values."""
         return asdict(self)

@@ -22,13 +22,14 @@ __all__ = ["presets"]
 
 def presets(
     name: Annotated[
-        str | None, typer.Argument(help="Show everything of this preset; all presets if not given.", show_default=False)
+        str | None,
+        typer.Argument(help="The preset to show in detail; a table of all if not given.", show_default=False),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """List published devices: conductance range, levels, array and tolerance, and where these are from."""
+    """List published devices: conductance range, levels, array size and tolerance, with their sources."""
     from onnx_gconv.devices import presets as known
 
     shown = known.presets() if name is None else (known.preset(name),)
@@ -37,18 +38,18 @@ def presets(
 
 @dataclass(frozen=True)
 class _Presets:
-    """Presets to be shown.
+    """The presets to show.
 
     Attributes:
         presets: The presets.
-        is_detailed: Whether to show everything of each, or a table of all.
+        is_detailed: Whether to show each preset in detail instead of a table.
     """
 
     presets: tuple[DevicePreset, ...]
     is_detailed: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values; conductances in µS."""
+        """The presets as JSON values; conductances are in µS."""
         return {"presets": [preset.to_json() for preset in self.presets]}
 
     def __rich__(self) -> Group:

@@ -35,7 +35,7 @@ def program(
         str,
         typer.Option(
             "--time",
-            help="When after programming it is read: a number and s, min, h, d, mo (30 days) or y (365 days).",
+            help="Time of reading after programming: a number and s, min, h, d, mo (30 days) or y (365 days).",
             metavar="TIME",
             rich_help_panel=_CHIP,
         ),
@@ -45,7 +45,7 @@ def program(
         Literal["fixed", "live"],
         typer.Option(
             "--read-noise",
-            help="One reading, which each run computes with; or nodes that draw a new one in each run.",
+            help="fixed: write one noisy reading into the model; live: add nodes that draw new read noise in each run.",
             rich_help_panel=_CHIP,
         ),
     ] = "fixed",
@@ -56,7 +56,7 @@ def program(
         int,
         typer.Option(
             "--chip",
-            help="Which chip of that seed: each has devices of its own.",
+            help="Number of the chip; chips of the same seed differ in all random numbers of their devices.",
             rich_help_panel=_CHIP,
             metavar="INTEGER",
         ),
@@ -66,7 +66,7 @@ def program(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Put the conductances of a simulated chip in place of the targets; writes MODEL.chip.onnx."""
+    """Replace the target conductances by those of a simulated chip; writes MODEL.chip.onnx."""
     from onnx_gconv.simulation import program_model
 
     settings = settings_of("--device-option", device_option or (), "read_scale=0.5")

@@ -46,7 +46,7 @@ _FILES = "Files"
 
 @dataclass(frozen=True)
 class _Reports:
-    """What was read back, and the model of it beside the original."""
+    """The report of a read-back, and the verification of the new model against the original if one was given."""
 
     read_back: ReadbackReport
     verification: VerificationReport | None
@@ -73,7 +73,7 @@ def readback(
         Path,
         typer.Argument(
             help="Measured arrays under the keys of the bundle: an HDF5 or npz file, or the folder of the bundle; or a "
-            "table of readings, as `targets` writes it.",
+            "table of readings in the form that `targets` writes.",
             show_default=False,
         ),
     ],
@@ -91,7 +91,7 @@ def readback(
         Path | None,
         typer.Option(
             "--bundle",
-            help="The bundle that was handed off; looked for beside the measurements and the model if not given.",
+            help="The bundle that was handed off; searched beside the measurements and the model if not given.",
             rich_help_panel=_FILES,
             show_default=False,
         ),
@@ -106,8 +106,8 @@ def readback(
         Path | None,
         typer.Option(
             "--original",
-            help="The model before the mapping: verify the measured model against it; if its weights are others, "
-            "nothing is written.",
+            help="The model before the mapping, to verify the measured model against it. If the model was not mapped "
+            "from it, nothing is written.",
             rich_help_panel=MEASUREMENTS,
             show_default=False,
         ),
@@ -123,7 +123,7 @@ def readback(
         Path | None,
         typer.Option(
             "--pictures",
-            help="A folder to draw measured minus target into; needs Matplotlib.",
+            help="A new folder for pictures of measured minus target conductances. Needs Matplotlib.",
             rich_help_panel=_FILES,
             show_default=False,
         ),
@@ -132,8 +132,8 @@ def readback(
         Path | None,
         typer.Option(
             "--mem-states",
-            help="A CSV file to write: mean and standard deviation of what each level became, in siemens, as NeuroSim "
-            "V1.5 reads its mem_states.csv.",
+            help="A new CSV file for NeuroSim V1.5 (mem_states.csv): mean and standard deviation of the conductances "
+            "measured for each level, in siemens.",
             metavar="FILE",
             rich_help_panel=_FILES,
             show_default=False,
@@ -141,13 +141,13 @@ def readback(
     ] = None,
     external_data: ExternalData = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Compare, and write no model.", rich_help_panel=_FILES)
+        bool, typer.Option("--dry-run", help="Compare only; write no model.", rich_help_panel=_FILES)
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Put measured conductances in place of the targets; writes MODEL.measured.onnx, the model of the real chip."""
+    """Replace the target conductances by measured ones; writes MODEL.measured.onnx, which computes as the chip does."""
     from onnx_gconv.errors import ConfigError, GconvError
     from onnx_gconv.files.models import check_output_path
     from onnx_gconv.handoff import read_back
@@ -176,7 +176,11 @@ def readback(
     verifications: list[VerificationReport] = []
 
     def verified(staged: Path) -> bool:
-        """Whether the new model belongs to the original. If outputs are too far off, that is what the chip is."""
+        """Whether the new model belongs to the original.
+
+        Outputs that are too far from the original's are a property of the chip, and do not keep the model from being
+        written.
+        """
         if original is None:
             return True
         try:
@@ -220,5 +224,5 @@ def readback(
     print_report(_Reports(report, verification), as_json=as_json, quiet=quiet)
     if verification is not None and not verification.passed:
         if quiet:
-            verification.raise_if_failed()  # which says why
+            verification.raise_if_failed()  # its message says why
         raise typer.Exit(1)

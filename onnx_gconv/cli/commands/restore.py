@@ -21,7 +21,7 @@ def restore(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Fold the conductances of a mapped model back into plain weights; writes MODEL.restored.onnx."""
+    """Replace the conductances of a mapped model by the weights they represent; writes MODEL.restored.onnx."""
     from onnx_gconv.operations.operations import restore_model
 
     with progress_bar({"write": "Writing weights"}, quiet=quiet) as progress:

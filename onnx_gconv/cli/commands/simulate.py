@@ -51,13 +51,13 @@ def simulate(
         str,
         typer.Option(
             "--times",
-            help="When after programming chips are read: numbers with s, min, h, d, mo (30 days) or y (365 days).",
+            help="Times of reading after programming: numbers with s, min, h, d, mo (30 days) or y (365 days).",
             metavar="TIME,...",
             rich_help_panel=_CHIPS,
         ),
     ] = "1s,1h,1d,1mo,1y",
     repeats: Annotated[
-        int, typer.Option("--repeats", help="How many chips.", metavar="INTEGER", rich_help_panel=_CHIPS)
+        int, typer.Option("--repeats", help="Number of chips.", metavar="INTEGER", rich_help_panel=_CHIPS)
     ] = 25,
     drift_compensation: DriftCompensation = "none",
     seed: Annotated[
@@ -67,7 +67,7 @@ def simulate(
         bool,
         typer.Option(
             "--sensitivity",
-            help="Also put one layer at a time on the chip, while all others are ideal, at the last time.",
+            help="Also simulate each layer alone on the chip, while all other layers are ideal, at the last time.",
             rich_help_panel=_CHIPS,
         ),
     ] = False,
@@ -76,8 +76,8 @@ def simulate(
         typer.Option(
             "--inputs",
             help="A .npz file with an array for each input, samples along the first axis; generated if not given. "
-            "Of a language model, the tokens are enough. It may be larger than memory, best as numpy.savez writes it, "
-            "without compression.",
+            "For a language model, the tokens are enough. The file may be larger than memory; it is read fastest "
+            "without compression, as numpy.savez writes it.",
             rich_help_panel=_OUTPUTS,
             show_default=False,
         ),
@@ -87,7 +87,7 @@ def simulate(
         str | None,
         typer.Option(
             "--labels",
-            help="The array of the .npz file that has the right classes.",
+            help="Name of the array of the .npz file with the right classes.",
             metavar="NAME",
             rich_help_panel=_OUTPUTS,
             show_default=False,
@@ -97,7 +97,7 @@ def simulate(
         str | None,
         typer.Option(
             "--metric",
-            help="accuracy or top5 (of any number) with labels; sqnr, cosine or agreement with the ideal model, "
+            help="accuracy or topN, such as top5, with labels; sqnr, cosine or agreement with the ideal model, "
             "each also at one position of a text, such as agreement@last or sqnr@0; or module:function, called with "
             "outputs by name and labels. Default: accuracy with labels, else sqnr.",
             metavar="NAME",
@@ -109,7 +109,7 @@ def simulate(
         str | None,
         typer.Option(
             "--output-name",
-            help="The output that the metric is about; the first one of floats if not given.",
+            help="The output that the metric is computed from; the first one of floats if not given.",
             metavar="NAME",
             rich_help_panel=_OUTPUTS,
             show_default=False,
@@ -119,8 +119,8 @@ def simulate(
         int | None,
         typer.Option(
             "--batch",
-            help="How many samples go into one run. Default: what the model takes, or all; of more than 256 MiB, which "
-            "are read batch by batch, so many as have 64 MiB.",
+            help="Number of samples in one run. Default: as many as the model takes, or all. Inputs of more than 256 "
+            "MiB are read in batches, by default of 64 MiB.",
             metavar="INTEGER",
             rich_help_panel=_OUTPUTS,
             show_default=False,
@@ -131,7 +131,7 @@ def simulate(
     workers: Annotated[
         int,
         typer.Option(
-            "--workers", help="How many chips are computed at once.", metavar="INTEGER", rich_help_panel=_CHIPS
+            "--workers", help="Number of chips that are computed at once.", metavar="INTEGER", rich_help_panel=_CHIPS
         ),
     ] = 1,
     dask: Annotated[
@@ -149,7 +149,7 @@ def simulate(
         Path | None,
         typer.Option(
             "--journal",
-            help="Note finished chips in this file; a run that was stopped goes on from there.",
+            help="Record finished chips in this file; a run that was stopped continues from there.",
             rich_help_panel=_FILES,
             show_default=False,
         ),
@@ -158,7 +158,7 @@ def simulate(
         Path | None,
         typer.Option(
             "--csv",
-            help="Also write seconds, chip and metric, a line each, to this file.",
+            help="Also write a line with seconds, chip and metric for each result to this file.",
             rich_help_panel=_FILES,
             show_default=False,
         ),
@@ -177,7 +177,7 @@ def simulate(
         typer.Option(
             "--compare",
             help="Simulate the candidates in this TOML file, such as converters, devices, levels or ranges, and put "
-            "them into one table. What options say wins over the file, for all candidates.",
+            "them into one table. Options override the file for all candidates.",
             metavar="FILE",
             rich_help_panel=_CHIPS,
             show_default=False,
@@ -187,7 +187,7 @@ def simulate(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """Say how good the outputs of a model are on many simulated chips, at several times after programming."""
+    """Measure how good the outputs of a model are on many simulated chips, at several times after programming."""
     from onnx_gconv import simulation
     from onnx_gconv.runtime.inputs import parse_dim, parse_value
     from onnx_gconv.runtime.prompts import parse_token_ids
@@ -205,7 +205,7 @@ def simulate(
     }
     with (
         progress_bar({"simulate": "Simulating chips"}, quiet=quiet) as progress,
-        contextlib.redirect_stdout(sys.stderr),  # what a metric prints is no result
+        contextlib.redirect_stdout(sys.stderr),  # stdout is for results only, not for what a user's metric prints
     ):
         data: dict[str, Any] = {
             "inputs": inputs,
@@ -235,9 +235,9 @@ def simulate(
 
 
 def _said_of_all(flags: MappingFlags, of_chips: Mapping[str, Any], context: typer.Context) -> dict[str, Any]:
-    """What options say of all candidates: only what was given, since a default does not win over the file."""
+    """The options that hold for all candidates: only those that were given, since defaults do not override the file."""
     if flags != MappingFlags():
-        mapping_configuration(flags)  # which says what is wrong with options in their own words
+        mapping_configuration(flags)  # raises if options are wrong, with their names in the message
     options = {name: "device_option" if name == "settings" else name for name in of_chips}
     sources = {name: context.get_parameter_source(option) for name, option in options.items()}
     given = {name: of_chips[name] for name, found in sources.items() if found is None or found.name != "DEFAULT"}

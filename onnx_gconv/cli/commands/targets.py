@@ -40,7 +40,7 @@ def targets(
         Path | None,
         typer.Option(
             "--measured",
-            help="What was measured so far, for the present readings: a file or table as `readback` takes it.",
+            help="The measurements so far, for the column of readings: a file or table that `readback` takes.",
             metavar="MEASURED",
             rich_help_panel=MEASUREMENTS,
             show_default=False,
@@ -50,7 +50,7 @@ def targets(
         Path | None,
         typer.Option(
             "--only-off-target",
-            help="The same, and list only devices that it does not show to be within the tolerance.",
+            help="Like --measured, but list only devices that are not within the tolerance, or have no reading.",
             metavar="MEASURED",
             rich_help_panel=MEASUREMENTS,
             show_default=False,
@@ -69,7 +69,7 @@ def targets(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001 - its callback acts
 ) -> None:
-    """List what a pulse programmer writes, cell by cell, sorted by arrays of the chip; writes NAME.targets.csv."""
+    """Write a table of targets for a pulse programmer, cell by cell in the order of arrays: NAME.targets.csv."""
     from onnx_gconv.handoff import write_targets
     from onnx_gconv.handoff.measured.limits import parse_limits
 

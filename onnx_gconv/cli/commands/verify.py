@@ -77,5 +77,5 @@ def verify(
     print_report(replace(report, is_verbose=verbose), as_json=as_json, quiet=quiet)
     if not report.passed:
         if quiet:
-            report.raise_if_failed()  # which says why
+            report.raise_if_failed()  # its message says why
         raise typer.Exit(1)

@@ -1,1 +1,1 @@
-"""Further formats of the conductances, each in a folder of its own in the bundle."""
+"""Formats of other tools, each written to a folder of its own in the bundle."""

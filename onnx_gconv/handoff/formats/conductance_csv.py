@@ -20,33 +20,38 @@ __all__ = ["ConductanceCsv"]
 # Half of the last decimal, in µS.
 _ROUNDING_US = 5e-6
 
-# Steps of the last decimal that the range of a device has to have; of a range below one step nothing would be left.
+# The range of a device must be at least this many steps of the last decimal wide. In a narrower range, rounding to five
+# decimals would merge too many conductances.
 _LEAST_STEPS = 100
 
 
 class ConductanceCsv(HandoffFormat):
-    """A file for each device of each matrix, and the scales beside them."""
+    """The format ``csv``: a table for each device of each matrix, and the scales in a file beside them."""
 
     name = "csv"
     description = "a table in µS for each matrix and device"
     content = f"""\
-LAYER_DEVICE.csv, or LAYER_MATRIX_DEVICE.csv of layers with several matrices: conductances in µS, a line for each input,
-a number for each output, as numpy.savetxt writes them with the format %10.5f.
+LAYER_DEVICE.csv, or LAYER_MATRIX_DEVICE.csv for layers with several matrices: conductances in µS, a line for each
+input, a number for each output, as numpy.savetxt writes them with the format %10.5f.
 
 {SCALES_FILE}: the scales; a weight is (sum of coefficient * conductance - offset) / scale + zero.
 
-These tables are not for NeuroSim, whose program takes numbers for weights between -1 and 1 and makes conductances of
-its own of them, without a word of numbers beyond; the format neurosim is.
+Do not give these tables to NeuroSim: it takes all numbers for weights between -1 and 1, and does not report numbers
+beyond. The format neurosim is made for NeuroSim.
 """
     remarks: ClassVar[tuple[str, ...]] = (
         f"numbers have five decimals, which moves conductances by up to {_ROUNDING_US:g} µS",
         f"scales are not in the matrices, but beside them, in {SCALES_FILE}",
-        "matrices are whole; tiles are not in it",
-        "it is not for NeuroSim, which takes numbers for weights between -1 and 1; the format neurosim is",
+        "matrices are written whole, not cut into tiles",
+        "not for NeuroSim, which would take the numbers for weights between -1 and 1; choose neurosim for it",
     )
 
     def check(self, layers: Sequence[Layer]) -> None:
-        """Check that the five decimals tell conductances apart."""
+        """Check that five decimals can tell the conductances of each layer apart.
+
+        Raises:
+            ConfigError: If the range of a layer's devices is too narrow.
+        """
         least = _LEAST_STEPS * 2 * _ROUNDING_US
         for layer in layers:
             record = layer.record
@@ -59,7 +64,7 @@ its own of them, without a word of numbers beyond; the format neurosim is.
                 )
 
     def cells(self, layers: Sequence[Layer]) -> int:
-        """Those of all devices."""
+        """Number of conductances of all layers, over all devices."""
         return device_cells(layers)
 
     def write(self, layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> Iterator[FileRecord]:
@@ -84,5 +89,5 @@ its own of them, without a word of numbers beyond; the format neurosim is.
 
 
 def _matrix_name(layer: Layer, matrix: int) -> str:
-    """How the files of a matrix begin, e.g. ``L003``, or ``L003_M2`` if the layer has several matrices."""
+    """How the file names of a matrix begin: ``L003``, or ``L003_M2`` if the layer has several matrices."""
     return layer.id if layer.layout.matrices == 1 else f"{layer.id}_M{matrix}"

@@ -1,11 +1,12 @@
-"""The CSV file that IBM's Fusion chip takes, as aihwkit 1.1.0 writes and reads it (``aihwkit.utils.export``).
+"""The CSV file for IBM's Fusion chip, as aihwkit 1.1.0 writes and reads it (``aihwkit.utils.export``).
 
-Five lines with an entry for each layer (its number, class, number of weights, height = outputs, width = inputs), a
-line with the names of the layers, and then a line for each layer: its conductances in µS, output by output.
+The file has five lines with an entry for each layer (its number, class, number of weights, height = outputs, width =
+inputs), a line with the names of the layers, and then a line for each layer: its conductances in µS, output by output.
 
-Two forms of it exist. With `FusionConductanceConverter`, the default of `fusion_export`, a line holds a magnitude for
-each weight; the chip keeps the other device of the pair in reset, and signs stay with whoever wrote the file. With a
-converter of pairs, it holds G+ of all weights and then G- of all weights; `fusion_import` cannot read that.
+aihwkit writes two variants. With `FusionConductanceConverter`, the default of `fusion_export`, the line of a layer
+holds one magnitude for each weight; the chip keeps the other device of the pair in reset, and the file does not hold
+the signs. With a converter of pairs, the line holds G+ of all weights and then G- of all weights; `fusion_import`
+cannot read this variant.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ _LINES = """\
 Five lines with an entry for each layer: its number, its class in aihwkit, its number of weights, its height (outputs)
 and its width (inputs). Then a line with the names of the layers, and then a line for each layer, output by output."""
 
-# max_input_size and max_output_size of a mapping in aihwkit 1.1.0, if nobody says otherwise.
+# The defaults of max_input_size and max_output_size of a mapping in aihwkit 1.1.0.
 _AIHWKIT_TILE = 512
 
 # The range that FusionConductanceConverter of aihwkit 1.1.0 accepts, in µS.
 _LEAST_G_MAX, _MOST_G_MAX = 10.0, 40.0
 
-# Numbers that become text at once; as Python's own they need many times the memory of an array.
+# So many numbers are formatted at once, because Python's floats and texts need many times the memory of an array.
 _TEXT_CELLS = 1 << 16
 
 # aihwkit has AnalogConv1d to AnalogConv3d.
@@ -51,7 +52,7 @@ _MOST_KERNEL_AXES = 3
 
 
 class Fusion(HandoffFormat):
-    """The magnitudes G+ + G-, one of which is 0, and beside them the signs of the weights and the scales."""
+    """The format ``fusion``: the magnitude G+ + G- of each pair, one of which is 0; signs and scales in other files."""
 
     name = "fusion"
     description = "IBM's Fusion chip"
@@ -63,9 +64,9 @@ conductances.csv: the magnitudes of IBM's Fusion chip in µS, as fusion_export o
 signs.csv: the same lines with the sign of each weight, 1, 0 or -1, in place of its conductance.
 {SCALES_FILE}: the scales; a weight is sign * conductance / scale + zero.
 
-To read conductances back with aihwkit: it finds layers by name, needs layers that are one tile (max_input_size =
-max_output_size = 0 in the mapping of rpu_config), and the weights as they were. It compares the first five lines only
-if it is given the name of the file: its numbers count digital modules, too. Without that:
+To read conductances back, aihwkit's fusion_import finds layers by name. It needs the weights as they were, and layers
+that are one tile (max_input_size = max_output_size = 0 in the mapping of rpu_config). Give it the values, not the name
+of the file: with a name it also compares the first five lines, but aihwkit's layer numbers count digital modules, too:
 
     lines = list(csv.reader(open("conductances.csv", newline="")))
     values = OrderedDict(zip(lines[5], ([float(text) for text in line] for line in lines[6:])))
@@ -74,11 +75,16 @@ if it is given the name of the file: its numbers count digital modules, too. Wit
 """
     remarks: ClassVar[tuple[str, ...]] = (
         f"signs and scales are not in conductances.csv, but beside it, in signs.csv and {SCALES_FILE}",
-        "matrices are whole; tiles are not in it",
+        "matrices are written whole, not cut into tiles",
     )
 
     def check(self, layers: Sequence[Layer]) -> None:
-        """Check that magnitudes say all of the conductances, and that the chip reaches them."""
+        """Check that one magnitude and a sign describe each weight, and that the chip reaches the conductances.
+
+        Raises:
+            ConfigError: If a layer is not mapped to single pairs with g_min = 0, its g_max is out of the chip's range,
+                or an output has more than one scale.
+        """
         for layer in layers:
             parameters = layer.record.converter.parameters
             if layer.record.converter.name != "SinglePairConductanceConverter" or parameters["g_min"] != 0:
@@ -105,11 +111,11 @@ if it is given the name of the file: its numbers count digital modules, too. Wit
                 )
 
     def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
-        """Which layers aihwkit would cut, and which are not called as in the model."""
+        """The layers that aihwkit would cut into tiles, and those whose names differ from the model's."""
         return [_cut_by_aihwkit(layers), _renamed(layers)]
 
     def cells(self, layers: Sequence[Layer]) -> int:
-        """Those of both devices, though a magnitude stands for them."""
+        """Number of conductances of both devices, which are all read although one magnitude per pair is written."""
         return device_cells(layers)
 
     def write(self, layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> list[FileRecord]:
@@ -137,10 +143,10 @@ if it is given the name of the file: its numbers count digital modules, too. Wit
 
 
 class FusionPair(HandoffFormat):
-    """G+ of all weights of a matrix, and then G- of all of them, on one line; and the scales beside them."""
+    """The format ``fusion-pair``: a line with G+ and then G- of all weights of a matrix; scales in a file beside."""
 
     name = "fusion-pair"
-    description = "the same with both devices of each pair"
+    description = "IBM's Fusion chip, with both devices of each pair"
     content = f"""\
 conductances.csv: the pairs of devices in µS, as fusion_export of aihwkit 1.1.0 writes them with a converter of pairs.
 
@@ -150,12 +156,16 @@ conductances.csv: the pairs of devices in µS, as fusion_export of aihwkit 1.1.0
 """
     remarks: ClassVar[tuple[str, ...]] = (
         f"scales are not in conductances.csv, but beside it, in {SCALES_FILE}",
-        "matrices are whole; tiles are not in it",
+        "matrices are written whole, not cut into tiles",
         "aihwkit's fusion_import cannot read pairs",
     )
 
     def check(self, layers: Sequence[Layer]) -> None:
-        """Check that every weight has exactly one pair of devices."""
+        """Check that every weight has exactly one pair of devices.
+
+        Raises:
+            ConfigError: If a layer has other devices.
+        """
         for layer in layers:
             if layer.pairs != ((0, 1),) or len(layer.record.conductances) != len(layer.pairs[0]):
                 raise _refused(
@@ -166,11 +176,11 @@ conductances.csv: the pairs of devices in µS, as fusion_export of aihwkit 1.1.0
                 )
 
     def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
-        """Which layers aihwkit would cut, and which are not called as in the model."""
+        """The layers that aihwkit would cut into tiles, and those whose names differ from the model's."""
         return [_cut_by_aihwkit(layers), _renamed(layers)]
 
     def cells(self, layers: Sequence[Layer]) -> int:
-        """Those of both devices."""
+        """Number of conductances of both devices."""
         return device_cells(layers)
 
     def write(self, layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> list[FileRecord]:
@@ -189,13 +199,13 @@ conductances.csv: the pairs of devices in µS, as fusion_export of aihwkit 1.1.0
 
 @dataclass(frozen=True)
 class _Column:
-    """What the file calls a layer: a matrix of a mapped weight.
+    """An entry of the file. It calls each matrix of a mapped weight a layer.
 
     Attributes:
         layer: The layer that has the matrix.
-        matrix: Number of the matrix.
-        name: Its name, which no other one has.
-        class_name: The class of aihwkit's layer, or the op if aihwkit has no such layer.
+        matrix: Number of the matrix in the layer.
+        name: Unique name of the entry.
+        class_name: The class of aihwkit's layer, or the op type if aihwkit has no such layer.
     """
 
     layer: Layer
@@ -205,10 +215,11 @@ class _Column:
 
 
 def _columns(layers: Sequence[Layer]) -> tuple[_Column, ...]:
-    """The layers of the file, named as PyTorch names the module that has the weight.
+    """The entries of the file, named as PyTorch names the module that has the weight.
 
-    That is the name of the parameter, or else of the initializer, without ``.weight``, as `inert` has it; with ``[k]``
-    behind it if there are several matrices, and with the id of the layer before it if others are named alike.
+    The name is that of the parameter, or of the initializer if no parameter is known, without ``.weight``, and made
+    harmless for spreadsheets (`inert`). ``[k]`` is appended for matrix k of several. The layer's id is put in front if
+    names repeat.
     """
     columns = tuple(
         _Column(
@@ -220,7 +231,8 @@ def _columns(layers: Sequence[Layer]) -> tuple[_Column, ...]:
         for layer in layers
         for matrix in range(layer.layout.matrices)
     )
-    # A name may be what another one becomes, `a[0]` or `L003:fc`; ids differ, so that this ends.
+    # A new name may equal another one, since a parameter may itself be called `a[0]` or `L003:fc`. So repeat until all
+    # differ; that ends, because ids differ.
     while repeated := {name for name, count in Counter(column.name for column in columns).items() if count > 1}:
         columns = tuple(
             replace(column, name=f"{column.layer.id}:{column.name}") if column.name in repeated else column
@@ -248,7 +260,7 @@ def _class_name(layer: Layer) -> str:
 
 
 def _head(columns: Sequence[_Column]) -> str:
-    """The five lines, which end in a line feed, and the names, which as all that follows end as csv ends lines."""
+    """The first six lines. The names and all further lines end in CR LF, as aihwkit's csv.writer ends them."""
     sizes = [(column.layer.layout.columns, column.layer.layout.rows) for column in columns]
     lines: tuple[Iterable[object], ...] = (
         range(1, len(columns) + 1),
@@ -261,7 +273,7 @@ def _head(columns: Sequence[_Column]) -> str:
 
 
 class _Row:
-    """A line of numbers that comes in parts, with the texts that Python's csv gives floats: those of float64."""
+    """A line of numbers that is written in parts, formatted as Python's csv formats floats (repr of float64)."""
 
     def __init__(self, file: HashedFile) -> None:
         self._file = file

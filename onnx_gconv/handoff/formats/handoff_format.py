@@ -1,4 +1,4 @@
-"""What a format of other tools says of itself and does; each is a class of its own."""
+"""The base class of formats of other tools, and what formats get and return."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _MOST_NAMED = 4
 
 
 class ArrayFolder(ArrayWriter, Protocol):
-    """Files of a format that takes the arrays of the bundle, one after the other, as they are written."""
+    """The folder of a format that writes each array of the bundle to a file while the bundle is written."""
 
     @property
     def files(self) -> Sequence[FileRecord]:
-        """What the manifest says of the files, as soon as all arrays are written."""
+        """The manifest's records of the files; complete once all arrays are written."""
         ...
 
 
 @dataclass(frozen=True)
 class LayerNote:
-    """What readers have to know of some layers.
+    """A note on some layers for readers of the format.
 
     Attributes:
-        text: What it is.
-        layers: The layers of which it is so; if there are none, nobody is told.
+        text: The note.
+        layers: The layers that it holds for. A note without layers is not shown.
     """
 
     text: str
@@ -46,14 +46,14 @@ class LayerNote:
 
 @dataclass(frozen=True, eq=False)
 class Preparation:
-    """What a format may need of the model besides its layers.
+    """What a format may need besides the layers.
 
     Attributes:
-        name: What the model is called.
+        name: Name of the model.
         model: The file of the mapped model.
-        layers: Its layers.
-        sample: A run of it; None if no format of the bundle needs one.
-        settings: Bits of numbers and converters.
+        layers: The layers of the model.
+        sample: What a run of the model on one sample has shown; None if no format of the bundle needs a run.
+        settings: Bits of weights and activations, and of converters (DAC and ADC).
     """
 
     name: str
@@ -64,32 +64,33 @@ class Preparation:
 
     @property
     def run(self) -> Sample:
-        """The run, for a format that needs one."""
-        assert self.sample is not None  # noqa: S101 - the model runs if a format needs it
+        """The run of the model, for formats with `needs_sample`."""
+        assert self.sample is not None  # noqa: S101 - the model is run if any format needs it
         return self.sample
 
 
 class HandoffFormat:
-    """A format of other tools: a folder of the bundle, which is named as the format.
+    """A format of other tools, written to a folder of the bundle that has the format's name.
 
-    It has the conductances in one of two ways: as whole matrices, which `write` reads again, or as the arrays of the
-    bundle, which `array_folder` takes while they are computed. A format overrides one of the two. A README.txt is
-    written beside its files.
+    A format gets the conductances in one of two ways, and overrides one of two methods: `write` reads whole matrices
+    from the layers, and `array_folder` receives each array of the bundle while the bundle is written. A README.txt is
+    written beside the files of each format.
 
     Attributes:
-        name: What people write, and the folder.
-        description: What it is, in a few words.
-        content: What its files are and how to use them, for README.txt; ends in a line feed.
-        remarks: What it leaves out or rounds of every model, and what readers have to know; a line each.
-        holds_tiles: Whether matrices are cut into the tiles of the bundle. If not, each is whole, and a file or line of
-            its own.
-        holds_biases: Whether it has the biases that are added digitally.
-        holds_bias_rows: Whether it has the rows of tiles that hold a bias.
-        holds_codes: Whether it has the codes of levels beside their conductances.
-        is_for_costs: Whether it describes layers and arrays to a tool that estimates energy, time and area, rather than
-            conductances to one that computes with them.
-        needs_sample: Whether it has something of what arrives at layers, so that the model has to run on a sample.
-        settings: The names of the settings that it uses.
+        name: Name of the format for users, and of its folder.
+        description: What the format is for, in a few words.
+        content: What the files are and how to use them, for README.txt; ends in a line feed.
+        remarks: What the format leaves out or rounds in every model, and what readers have to know; a line each.
+        holds_tiles: Whether matrices are cut into the tiles of the bundle. If not, each matrix is whole, in a file or
+            line of its own.
+        holds_biases: Whether the files include biases that are added digitally.
+        holds_bias_rows: Whether the files include the rows of tiles that hold a bias.
+        holds_codes: Whether the files include the codes of levels beside their conductances.
+        is_for_costs: Whether the format describes layers and arrays to a tool that estimates energy, time and area. All
+            other formats give conductances to a tool that computes with them.
+        needs_sample: Whether the format needs activations of the layers or their shapes, so that the model has to run
+            on a sample.
+        settings: Names of the `ReceiverSettings` that the format uses.
     """
 
     name: ClassVar[str]
@@ -105,38 +106,41 @@ class HandoffFormat:
     settings: ClassVar[tuple[str, ...]] = ()
 
     def prepared(self, preparation: Preparation) -> HandoffFormat:
-        """The format with what it needs of the model besides the layers; this one needs nothing."""
+        """The format, completed with what it needs besides the layers. By default a format needs nothing."""
         return self
 
     def held(self, layers: Sequence[Layer]) -> Sequence[Layer]:
-        """The layers that are written, in the order of their files: all, unless a format says why not in its notes."""
+        """The layers that are written, in the order of their files. By default these are all.
+
+        A format that leaves out layers gives the reasons in `notes`.
+        """
         return layers
 
     def readme_content(self) -> str:
-        """What README.txt begins with."""
+        """The first part of README.txt."""
         return self.content
 
     def check(self, layers: Sequence[Layer]) -> None:
-        """Check, before anything is written, that the format can hold the layers. This one holds all.
+        """Check, before anything is written, that the format can hold the layers. By default it can.
 
         Raises:
-            ConfigError: For the first layer that it cannot hold.
+            ConfigError: For the first layer that the format cannot hold.
         """
 
     def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
-        """What readers have to know of some layers, besides what follows from what the format holds."""
+        """Notes on single layers, besides those that follow from the attributes ``holds_...``."""
         return ()
 
     def array_folder(self, folder: Path) -> ArrayFolder | None:
-        """What writes the arrays of a new bundle, to be used in a with statement; None if the format reads matrices.
+        """The writer of the bundle's arrays, a context manager; None if the format uses `write` instead.
 
         Args:
-            folder: The bundle.
+            folder: The new bundle.
         """
         return None
 
     def cells(self, layers: Sequence[Layer]) -> int:
-        """How many conductances `write` writes, over all devices."""
+        """Number of conductances that `write` handles, over all devices; the total for progress."""
         return 0
 
     def write(
@@ -145,15 +149,15 @@ class HandoffFormat:
         folder: Path,
         advance: Callable[[int], None],
     ) -> Iterable[FileRecord]:
-        """Write what the format reads from the layers themselves.
+        """Write the files that are made from the layers themselves.
 
         Args:
-            layers: The layers, as `check` accepts them.
-            folder: The bundle.
-            advance: Called with how many more conductances are written.
+            layers: The layers, which `check` has accepted.
+            folder: The new bundle.
+            advance: Called with the number of conductances that were handled since the last call.
 
         Returns:
-            What the manifest says of the files.
+            The manifest's records of the files.
 
         Raises:
             ModelError: If the conductances do not fit the format, or external data cannot be read.

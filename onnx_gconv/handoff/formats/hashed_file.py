@@ -1,4 +1,4 @@
-"""A new file whose checksum is known as soon as it is written."""
+"""A new file of a bundle that is hashed while it is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ class HashedFile:
 
     Args:
         folder: The bundle.
-        name: Name of the file in it; folders on the way are made. There must be none of that name.
+        name: Path of the file in the bundle. Missing folders are made; the file must not exist.
+
+    Raises:
+        FileExistsError: If the file exists.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -46,5 +49,5 @@ class HashedFile:
 
     @property
     def record(self) -> FileRecord:
-        """What the manifest says of the file."""
+        """The manifest's record of the file: its path, size in bytes and SHA-256."""
         return FileRecord(path=self._name, bytes=self._bytes, sha256=self._sha256.hexdigest())

@@ -1,4 +1,4 @@
-"""The conductances of whole matrices of a layer, line by line, in flat memory: for text files that know no tiles."""
+"""Reads the conductances of whole matrices line by line, in constant memory, for formats without tiles."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ __all__ = ["LayerConductances", "Line", "device_cells"]
 # A line of a matrix: all inputs of an output, or all outputs of an input.
 Line: TypeAlias = Literal["output", "input"]
 
-# Cells that are read at once, of each device: 8 MiB of float32, so that runs on disk are long also across the storage.
+# Cells of each device that are read at once: 8 MiB of float32. Blocks are that large so that reads from disk are long
+# even if the lines run across the storage order of the tensor.
 _BLOCK_CELLS = 1 << 21
 
 
 def device_cells(layers: Sequence[Layer]) -> int:
-    """How many conductances the matrices of layers have, over all devices."""
+    """Number of conductances of all layers, over all devices."""
     return sum(math.prod(layer.record.shape) * len(layer.record.conductances) for layer in layers)
 
 
 class LayerConductances:
-    """Reads the conductances of a layer. To be used in a with statement.
+    """Reads the conductances of a layer; use it in a with statement.
 
     Args:
         layer: The layer.
@@ -54,18 +55,18 @@ class LayerConductances:
         self._open.close()
 
     def blocks(self, matrix: int, devices: Sequence[int], line: Line) -> Iterator[tuple[NDArray[Any], ...]]:
-        """The conductances of a matrix in µS, in the order of its lines.
+        """Read the conductances of a matrix in µS, block by block in the order of its lines.
 
         Args:
             matrix: Number of the matrix.
-            devices: Indices of the devices that are read.
-            line: What a line is.
+            devices: Indices of the devices to read.
+            line: Whether a line has all inputs of an output (``output``) or all outputs of an input (``input``).
 
         Yields:
-            For each of the devices an array [lines, cells]: whole lines, or a part of one if a line is very long.
+            An array [lines, cells] for each of the devices: whole lines, or a part of one line if it is very long.
 
         Raises:
-            ModelError: If external data has become shorter.
+            ModelError: If the external data has become shorter since the model was loaded.
         """
         rows, columns = self._layer.layout.rows, self._layer.layout.columns
         count, length = (columns, rows) if line == "output" else (rows, columns)

@@ -1,4 +1,4 @@
-"""The arrays of a bundle as NumPy files, one for each key, for stations that load a tile at a time."""
+"""The format ``npy``: each array of a bundle as a NumPy file, for test stations that load one tile at a time."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Npy(HandoffFormat):
 LAYER/TILE/DEVICE.npy: the targets of a device of a tile in µS, [inputs, outputs]. LAYER/TILE/DEVICE_code.npy, if the
 mapping has codes: the numbers of their levels. LAYER/scale.npy, zero.npy, scale_row_starts.npy and
 scale_column_starts.npy: the scales of all matrices, and where their pieces begin. LAYER/bias.npy: the bias, as the
-model has it. The names are the keys of the arrays file, and so are the bytes. All are little-endian, in row-major
-order, and load with allow_pickle=False.
+model has it. Names and values are those of the arrays file. All files are little-endian, in row-major order, and load
+with allow_pickle=False.
 
 A weight is (sum of coefficient * conductance - offset) / scale + zero. manifest.json says where tiles stand.
 """
@@ -38,19 +38,19 @@ A weight is (sum of coefficient * conductance - offset) / scale + zero. manifest
     holds_codes = True
 
     def array_folder(self, folder: Path) -> _NpyFolder:
-        """Files below ``npy/``, named as the keys."""
+        """The writer of ``npy/KEY.npy`` for each key."""
         return _NpyFolder(folder, self.name)
 
 
 class _NpyFolder:
-    """A folder of ``KEY.npy``.
+    """Writes the files ``KEY.npy`` of a folder.
 
     Args:
         folder: The bundle.
-        name: The folder in it.
+        name: Name of the folder in the bundle.
 
     Attributes:
-        files: What the manifest says of the files.
+        files: The manifest's records of the files written so far.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -64,7 +64,7 @@ class _NpyFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Every file is closed as soon as it is written."""
+        """Do nothing: every file is closed as soon as it is written."""
 
     def write(self, key: str, array: NDArray[Any]) -> None:
         """Write an array, C-contiguous and little-endian, under a new key."""

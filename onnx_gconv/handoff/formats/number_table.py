@@ -12,16 +12,16 @@ __all__ = ["NumberTable"]
 
 _NUMBER = "%10.5f"
 
-# Numbers that become text at once; as Python's own they need many times the memory of an array.
+# So many numbers are formatted at once, because Python's floats and texts need many times the memory of an array.
 _TEXT_CELLS = 1 << 16
 
 
 class NumberTable:
-    """Rows of numbers as `numpy.savetxt` writes them, also of rows that come in parts.
+    """Writes rows of numbers as `numpy.savetxt` writes them; a row may come in several parts.
 
     Args:
-        file: What they are written to.
-        columns: How many numbers a row has.
+        file: The file to write to.
+        columns: Number of numbers in a row.
     """
 
     def __init__(self, file: HashedFile, columns: int) -> None:
@@ -30,10 +30,10 @@ class NumberTable:
         self._column = 0
 
     def add(self, block: NDArray[Any]) -> None:
-        """Write rows, or parts of a row, one after the other.
+        """Write whole rows, or the next part of a row.
 
         Args:
-            block: Numbers [rows, numbers].
+            block: The numbers, [rows, numbers].
         """
         for row in block:
             for start in range(0, row.size, _TEXT_CELLS):

@@ -1,4 +1,4 @@
-"""What is said of every format in the same way: what it leaves out of the layers, and README.txt beside its files."""
+"""The notes on what a format leaves out of the layers, and README.txt beside the files of each format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ README_FILE = "README.txt"
 
 
 def format_notes(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[str, ...]:
-    """What a format leaves out of these layers or rounds, and what readers have to know; a line each.
+    """What a format leaves out or rounds, and what readers of these layers have to know; a line each.
 
     Args:
         form: The format.
@@ -29,7 +29,7 @@ def format_notes(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[str, ...
 
 
 def readme_text(form: HandoffFormat, layers: Sequence[Layer]) -> str:
-    """The text that stands beside the files of a format.
+    """The text of README.txt beside the files of a format.
 
     Args:
         form: The format.
@@ -44,7 +44,7 @@ def readme_text(form: HandoffFormat, layers: Sequence[Layer]) -> str:
 
 
 def _of_matrices(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[LayerNote, ...]:
-    """Which parts of a layer are not there, or not together."""
+    """Notes on parts of layers that the format leaves out or separates: biases and matrices."""
     return (
         LayerNote(
             "biases are not in it; they are added digitally, and the arrays file has them",
@@ -55,25 +55,25 @@ def _of_matrices(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[LayerNot
             [item for item in layers if _has_bias_rows(item) and not form.holds_bias_rows],
         ),
         LayerNote(
-            "several matrices (groups, batches, directions) stand one by one",
+            "several matrices (groups, batches, directions) are written one by one",
             [item for item in layers if item.layout.matrices > 1 and not form.holds_tiles],
         ),
     )
 
 
 def _of_values(form: HandoffFormat, layers: Sequence[Layer]) -> tuple[LayerNote, ...]:
-    """What is between the conductances and the outputs of a layer."""
+    """Notes on what has to be applied between the conductances and the outputs of a layer: factors, codes, scales."""
     return (
         LayerNote(
             "a factor that multiplies the outputs is not in it", [item for item in layers if _factor(item) != 1.0]
         ),
         LayerNote(
-            "weights of integer codes: what the scale gives is still to be rounded, and the zero point added",
+            "weights of integer codes: round after dividing by the scale, and add the zero point",
             [item for item in layers if item.record.rounded],
         ),
         LayerNote(
-            "what makes numbers of integer codes is not in it: their own scales, of blocks of inputs or others, which "
-            "manifest.json of the bundle names (dequantization)",
+            "the scales that dequantize integer codes are not in it; manifest.json of the bundle names them "
+            "(dequantization)",
             [item for item in layers if item.record.dequantization is not None],
         ),
         LayerNote(

@@ -1,4 +1,4 @@
-"""What simulators of accelerators ask for that no mapped model knows: converters, and bits of numbers."""
+"""Settings that simulators of accelerators need and no mapped model has: bits of converters, weights and inputs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MOST_BITS = 64
 
 @dataclass(frozen=True)
 class Setting:
-    """One figure.
+    """A setting that a user may give.
 
     Attributes:
-        description: What it is.
-        default: Its value if nobody gives one; None if it follows from the mapping.
-        origin: Where the default is from.
+        description: What the setting is.
+        default: The value if a user gives none; None if it follows from the mapping.
+        origin: Where the default comes from.
     """
 
     description: str
@@ -34,31 +34,31 @@ SETTINGS: Mapping[str, Setting] = {
     "dac_bits": Setting(
         "bits of an input that are driven at once",
         1,
-        "one bit after the other, as in NeuroSim, and in ISAAC and NeuRRAM as AccelForge has them",
+        "one bit after the other, as in NeuroSim and in AccelForge's models of ISAAC and NeuRRAM",
     ),
     "adc_bits": Setting(
         "bits of an analog-to-digital converter",
         8,
-        "that of ISAAC and NeuRRAM as AccelForge has them, and of ZigZag's analog example",
+        "as in AccelForge's models of ISAAC and NeuRRAM, and in ZigZag's analog example",
     ),
 }
-"""All figures, by the names of the options that give them."""
+"""All settings, by the names of the options that give them."""
 
 _INPUT_BITS = 8
 
 
 @dataclass(frozen=True)
 class ReceiverSettings:
-    """The figures that a user has given; of the others, the defaults.
+    """The settings that a user has given, and defaults for the others.
 
     Attributes:
-        bits: Bits of weights and inputs; None if the user has said nothing.
+        bits: Bits of weights and inputs; None if the user has not given them.
         dac_bits: Bits of an input that are driven at once.
         adc_bits: Bits of an analog-to-digital converter.
-        given: The names of those that a user has given.
+        given: The names of the settings that the user has given.
 
     Raises:
-        ConfigError: If one is no number of bits, or more bits are driven at once than there are.
+        ConfigError: If a value is no number of bits, or more bits are driven at once than an input has.
     """
 
     bits: Bits | None
@@ -73,12 +73,12 @@ class ReceiverSettings:
                 raise ConfigError(f"{name} is a number of bits from 1 to {_MOST_BITS}, but it is {value}")
         if self.dac_bits > self.input_bits:
             raise ConfigError(
-                f"{self.dac_bits} bits cannot be driven at once (dac_bits) of inputs of {self.input_bits}"
+                f"dac_bits is {self.dac_bits}, but inputs have {self.input_bits} bits; give {self.input_bits} or fewer"
             )
 
     @classmethod
     def of(cls, bits: Bits | None, dac_bits: int | None, adc_bits: int | None) -> ReceiverSettings:
-        """The settings in which figures that are None are not given."""
+        """The settings; arguments that are None were not given by the user."""
         values = {"bits": bits, "dac_bits": dac_bits, "adc_bits": adc_bits}
         given = frozenset(name for name, value in values.items() if value is not None)
         return cls(
@@ -99,14 +99,14 @@ class ReceiverSettings:
         return None if self.bits is None else self.bits.weights
 
     def unused(self, names: Collection[str]) -> list[str]:
-        """Those that a user has given, though none of these names is theirs."""
+        """The settings that the user has given although they are not among these names."""
         return [name for name in SETTINGS if name in self.given and name not in names]
 
     def described(self, weights: str) -> tuple[str, ...]:
-        """What README.txt says of all of them, a line each.
+        """The lines of README.txt that give each setting and its origin.
 
         Args:
-            weights: What it says of the bits of weights if nobody has given any.
+            weights: The text on bits of weights if the user has not given them.
         """
         is_given = self.bits is not None
         source = "given" if is_given else "not given; as in the networks that come with NeuroSim, ZigZag and AccelForge"
@@ -126,11 +126,14 @@ def _default(name: str) -> int:
 
 
 def figures_text(figures: Iterable[str]) -> str:
-    """What README.txt says of figures that the mapping does not have."""
+    """The part of README.txt that lists figures that the mapping does not have."""
     return "Figures that the mapping does not have:\n" + "".join(f"- {figure}\n" for figure in figures)
 
 
 def cells_in_a_row(layer: Layer) -> int:
-    """How many columns of arrays a weight has: one for each device, or for each pair that stands in one column."""
+    """Number of cells of a weight in a row of the arrays, each in its own column.
+
+    That is one for each device; with interleaved rows, a pair stands in one column and counts once.
+    """
     stacked = len(layer.pairs) if layer.geometry.pair_layout == "interleaved_rows" else 0
     return len(layer.record.conductances) - stacked

@@ -1,4 +1,4 @@
-"""The formats by name: which there are, whether they hold the layers of a model, and writing them."""
+"""The table of all formats, and functions that check and write those that a user asks for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
     "write_formats",
 ]
 
-# All formats. The order is that of the help and of messages, and that in which they are checked.
+# All formats, in the order in which help and messages list them and in which they are checked.
 FORMATS: dict[str, HandoffFormat] = {
     form.name: form
     for form in (
@@ -51,7 +51,7 @@ def formats_named(names: Iterable[str]) -> tuple[HandoffFormat, ...]:
     """The formats of these names.
 
     Raises:
-        ConfigError: If there is none of a name, or one is given twice.
+        ConfigError: If no format has one of the names, or a name is given twice.
     """
     found: list[HandoffFormat] = []
     for name in names:
@@ -63,7 +63,7 @@ def formats_named(names: Iterable[str]) -> tuple[HandoffFormat, ...]:
 
 
 def format_named(name: str) -> HandoffFormat:
-    """The format of a name.
+    """The format with a name.
 
     Raises:
         ConfigError: If there is none.
@@ -79,20 +79,26 @@ def check_options(
     dims: Mapping[str, int],
     settings: ReceiverSettings,
 ) -> None:
-    """Check that what a user has given is for one of the formats.
+    """Check that one of the formats uses each option that the user has given.
+
+    Args:
+        formats: The formats that the user asks for.
+        inputs: The sample that the user has given; None if there is none.
+        dims: Sizes of symbolic dimensions that the user has given.
+        settings: The settings.
 
     Raises:
-        ConfigError: If it is for others; the message names them.
+        ConfigError: If no chosen format uses an option; the message names those that do.
     """
     if inputs is not None and dims:
         raise ConfigError("dims are for generated inputs; give either them or the inputs themselves")
     if (inputs is not None or dims) and not any(form.needs_sample for form in formats):
         takers = ", ".join(form.name for form in FORMATS.values() if form.needs_sample)
         given = "inputs are" if inputs is not None else "dims are"
-        raise ConfigError(f"{given} for a format that has what arrives at layers ({takers}), and none is asked for")
+        raise ConfigError(f"{given} for formats that run the model on a sample ({takers}), but none of them is chosen")
     for name in settings.unused([name for form in formats for name in form.settings]):
         takers = ", ".join(form.name for form in FORMATS.values() if name in form.settings)
-        raise ConfigError(f"{name} is for other formats ({takers}), and none of them is asked for")
+        raise ConfigError(f"{name} is for other formats ({takers}), but none of them is chosen")
 
 
 def prepared_formats(
@@ -106,20 +112,20 @@ def prepared_formats(
     dims: Mapping[str, int],
     settings: ReceiverSettings,
 ) -> tuple[HandoffFormat, ...]:
-    """The formats with what they need of the model besides its layers; it is run if one of them needs that.
+    """The formats, completed with what they need besides the layers. The model is run if a format needs a sample.
 
     Args:
         formats: The formats.
         model: The file of the mapped model.
-        graph: Its main graph.
-        layers: Its layers.
-        name: What it is called.
-        inputs: What it is run on; random numbers if None.
+        graph: The main graph of the model.
+        layers: The layers of the model.
+        name: Name of the model.
+        inputs: The sample to run the model on; random numbers if None.
         dims: Sizes of symbolic dimensions of random inputs.
-        settings: Bits of numbers and converters.
+        settings: Bits of weights, inputs and converters.
 
     Raises:
-        ConfigError: If the inputs do not fit the model, or it does not run on them.
+        ConfigError: If the inputs do not fit the model, or the model does not run on them.
         ModelError: If ONNX Runtime does not load the model.
     """
     sample = None
@@ -139,10 +145,10 @@ def check_formats(formats: Sequence[HandoffFormat], layers: Sequence[Layer]) -> 
         layers: The layers.
 
     Returns:
-        What they leave out or round, and what readers have to know; a line each.
+        What the formats leave out or round, and what readers have to know; a line each.
 
     Raises:
-        ConfigError: If one cannot hold a layer.
+        ConfigError: If a format cannot hold a layer.
     """
     order = list(FORMATS)
     for form in sorted(formats, key=lambda item: order.index(item.name)):
@@ -156,16 +162,16 @@ def write_formats(
     folder: Path,
     progress: Callable[[int, int], None] | None,
 ) -> list[FileRecord]:
-    """Write all files of the formats, but the arrays that their `HandoffFormat.array_folder` takes.
+    """Write all files of the formats, except those that `HandoffFormat.array_folder` has written.
 
     Args:
-        formats: The formats, as `check_formats` accepts them.
+        formats: The formats, which `check_formats` has accepted.
         layers: The layers.
-        folder: The bundle.
-        progress: Called with how many conductances are written, and how many there are.
+        folder: The new bundle.
+        progress: Called with the number of conductances written so far, and their total.
 
     Returns:
-        What the manifest says of the files.
+        The manifest's records of the files.
 
     Raises:
         ModelError: If the conductances do not fit a format, or cannot be read.

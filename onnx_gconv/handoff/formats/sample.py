@@ -1,4 +1,4 @@
-"""What arrives at the layers of a model when one sample runs through it."""
+"""Runs a model on a sample to get the activations that its layers receive, and the shapes of their values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Bits", "GivenInputs", "LayerInput", "LayerUse", "Sample", "parse_bits", "run_sample"]
 
 GivenInputs: TypeAlias = str | os.PathLike[str] | Mapping[str, NDArray[Any]]
-"""A file .npz with an array for each input of a model, or the arrays by name."""
+"""An .npz file with an array for each input of a model, or the arrays by name."""
 
 _SEED = 0
 
@@ -35,14 +35,14 @@ _FEWEST_BITS, _MOST_BITS = 2, 14
 
 @dataclass(frozen=True)
 class Bits:
-    """How many bits the integers have that formats make of weights and of what arrives at layers, with the sign.
+    """The numbers of bits, including the sign, to which formats quantize weights and activations.
 
     Attributes:
-        weights: Of a weight, 2 to 14.
-        inputs: Of what arrives, 2 to 14.
+        weights: Bits of a weight, 2 to 14.
+        inputs: Bits of an activation that a layer receives, 2 to 14.
 
     Raises:
-        ConfigError: If they are other numbers.
+        ConfigError: If a number is out of this range.
     """
 
     weights: int = 8
@@ -55,10 +55,10 @@ class Bits:
 
 
 def parse_bits(text: str) -> Bits:
-    """Read ``WEIGHTSxINPUTS``, such as ``8x8``.
+    """Parse ``WEIGHTSxINPUTS``, such as ``8x8``.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If the text has another form, or a number is out of range.
     """
     found = re.fullmatch(r"\s*(\d{1,3})\s*[xX]\s*(\d{1,3})\s*", text)
     if found is None:
@@ -68,11 +68,11 @@ def parse_bits(text: str) -> Bits:
 
 @dataclass(frozen=True, eq=False)
 class LayerInput:
-    """What arrives at a layer.
+    """The activations that a layer receives.
 
     Attributes:
-        node: The node that multiplies with its weight.
-        values: The other operand, as the node takes it, of all samples.
+        node: The node that multiplies them with the weight of the layer.
+        values: The operand of the node, for all samples of the batch.
     """
 
     node: ir.Node
@@ -81,12 +81,12 @@ class LayerInput:
 
 @dataclass(frozen=True, eq=False)
 class LayerUse:
-    """A node that multiplies the weight of a layer with what arrives there.
+    """A node that multiplies the weight of a layer with activations.
 
     Attributes:
         node: The node.
-        op: What is known of its op.
-        slot: Where the weight stands in it.
+        op: The row of its op in the table of MVM ops.
+        slot: The weight slot of the node that reads the weight.
     """
 
     node: ir.Node
@@ -95,30 +95,30 @@ class LayerUse:
 
     @property
     def activation(self) -> ir.Value:
-        """What the weight is multiplied with."""
+        """The activations that the weight is multiplied with."""
         value = self.node.inputs[self.slot.activation]
         assert value is not None  # noqa: S101 - ONNX requires that input of all ops in the table
         return value
 
     @property
     def output(self) -> ir.Value:
-        """The product."""
+        """The product, which is the first output of the node."""
         return self.node.outputs[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One sample in the layers of a model.
+    """What a run of a model on one sample has shown.
 
     Attributes:
-        source: Where it is from; None if it is made of random numbers.
-        batch: How many samples ran together; the first one counts.
-        inputs: For each layer what arrives there, or why nobody knows.
-        bits: How many bits integers have that are made of weights, and of what arrives.
-        uses: For each layer, by its id, the nodes that read its weight, the one with its matrix view first.
+        source: Name of the file of inputs, or ``inputs`` for arrays; None for random numbers.
+        batch: Number of samples that ran together. Only the first one is used.
+        inputs: For each layer the activations that it receives, or the reason why they are not known.
+        bits: Bits to which weights and activations are quantized.
+        uses: For each layer, by its id, the nodes that read its weight; the node with the matrix view comes first.
         feeds: The shapes of the inputs of the model, by name.
-        shapes: If they were asked for, the shapes of what goes into the nodes of the main graph that can have weights,
-            and of what comes out of them, and of inputs and outputs of the model, by the names of values.
+        shapes: The shapes of the inputs and outputs of the model, and of the activations and products of all MVM ops in
+            the main graph, by the names of the values. Empty if shapes were not asked for.
     """
 
     source: str | None
@@ -130,7 +130,7 @@ class Sample:
     shapes: Mapping[str, tuple[int, ...]]
 
     def shape(self, value: ir.Value) -> tuple[int, ...] | None:
-        """The shape of an input, an output, or an operand or product of a node that can have a weight; else None."""
+        """The shape of a value; None if it is not one of those that `shapes` has."""
         return self.shapes.get(value.name or "")
 
     def __str__(self) -> str:
@@ -148,19 +148,19 @@ def run_sample(
     dims: Mapping[str, int],
     has_shapes: bool = False,
 ) -> Sample:
-    """Run a model once, and see what arrives at its layers.
+    """Run a model once in ONNX Runtime, and collect the activations that its layers receive.
 
     Args:
         model: The file of the mapped model.
-        graph: Its main graph.
-        layers: The layers.
-        given: Inputs of the model; random ones of sizes that it takes if None.
-        bits: How many bits integers have that are made of weights, and of what arrives.
+        graph: The main graph of the model.
+        layers: The layers of the model.
+        given: Inputs of the model; random numbers in a shape that the model takes if None.
+        bits: Bits to which weights and activations are quantized.
         dims: Sizes of symbolic dimensions of random inputs.
-        has_shapes: Whether shapes are kept, too.
+        has_shapes: Whether to collect shapes, too.
 
     Raises:
-        ConfigError: If the inputs do not fit the model, or it does not run on them.
+        ConfigError: If the inputs do not fit the model, or the model does not run on them.
         ModelError: If ONNX Runtime does not load the model.
     """
     from onnx_gconv.runtime.session import ModelSession, RuntimeRefusal
@@ -203,7 +203,7 @@ def _uses_of(layer: Layer) -> tuple[LayerUse, ...]:
 
 
 def _operands_and_products(graph: ir.Graph, layers: Sequence[Layer]) -> Iterator[ir.Value]:
-    """What goes into nodes that can have weights, besides mapped weights, and what comes out of them."""
+    """The activations and products of all MVM ops in a graph; mapped weights are left out."""
     weights = {found for layer in layers for found in reached_inputs(layer.mapped.value)}
     for node in graph:
         op = mvm_op(node)
@@ -224,7 +224,7 @@ def _shapes(values: Iterable[ir.Value], known: Mapping[str, Any]) -> Iterator[tu
 
 
 def _operand(layer: Layer, graph: ir.Graph) -> tuple[ir.Node, ir.Value] | str:
-    """The node that multiplies with a weight, and what it is multiplied with."""
+    """The node that multiplies the weight of a layer, and its activations; or the reason why they are not known."""
     consumer = layer.consumers[0]
     node, slot = multiplying_node(layer.mapped.value, consumer), layer.op.slot(consumer.slot)
     if node is None or slot is None:
@@ -244,7 +244,7 @@ def _is_given(value: ir.Value) -> bool:
 def _found(node: ir.Node, value: ir.Value, known: Mapping[str, Any]) -> LayerInput | str:
     array = known.get(value.name or "")
     if not isinstance(array, np.ndarray):
-        return "what arrives there is no tensor"
+        return "its input is no tensor"
     return LayerInput(node, array)
 
 

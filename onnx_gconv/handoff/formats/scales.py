@@ -1,4 +1,4 @@
-"""The scales of matrices as text, for formats that have no place for them."""
+"""The file ``scales.csv`` with the scales of matrices, for formats whose own files cannot hold them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ KNOWN_AS = ",weight,known_as"
 
 @dataclass(frozen=True)
 class ScaledMatrix:
-    """A matrix, as a format names it.
+    """A matrix of a format.
 
     Attributes:
-        name: Its name in the format.
-        layer: The layer that has it.
-        matrix: Its number in the layer.
+        name: Name of the matrix in the format.
+        layer: The layer that has the matrix.
+        matrix: Number of the matrix in the layer.
     """
 
     name: str
@@ -35,19 +35,19 @@ class ScaledMatrix:
 
 
 def write_scales(matrices: Sequence[ScaledMatrix], folder: Path, subfolder: str) -> FileRecord:
-    """Write a line for each piece of a matrix that has a scale: where it begins, µS per unit of weight, and its zero.
+    """Write a line for each piece of each matrix, which is a block of cells that share a scale.
 
-    If the model says what weights are in the program that it was exported from, the last columns are the name of the
-    weight in the model, and what people know it by. Numbers have as many digits as their type needs to come back
-    exactly.
+    A line has the first input and output of the piece, its scale in µS per unit of weight, and its zero. If the names
+    of weights in the exported program are known, two more columns give the name of the weight in the model and in that
+    program. Numbers have enough digits to be read back exactly.
 
     Args:
         matrices: The matrices.
         folder: The bundle.
-        subfolder: The folder of the format in it.
+        subfolder: The folder of the format in the bundle.
 
     Returns:
-        What the manifest says of the file.
+        The manifest's record of the file.
 
     Raises:
         OSError: If the file cannot be written.

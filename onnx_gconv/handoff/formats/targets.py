@@ -1,4 +1,4 @@
-"""The target conductances as text, a line for each device of each cell."""
+"""The file ``targets.csv``: the target conductances as text, a line for each device of each weight."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ KNOWN_AS = ",known_as"
 
 
 class TargetsCsv:
-    """A new CSV file. Numbers have as many digits as their type needs to come back exactly.
+    """Writes a new CSV file of targets; use it in a with statement. Numbers have enough digits to be read back exactly.
 
-    If the model says what weights are in the program that it was exported from, there is a column more: what people
-    know the weight by.
+    If the names of weights in the exported program are known, a last column gives that name.
 
     Args:
-        path: The file; there must be none.
+        path: The file, which must not exist.
         layers: All layers.
+
+    Raises:
+        FileExistsError: If the file exists.
     """
 
     def __init__(self, path: Path, layers: Sequence[Layer]) -> None:
@@ -42,7 +44,7 @@ class TargetsCsv:
         self._file.close()
 
     def write(self, layer: Layer, arrays: TileArrays) -> None:
-        """Add the cells of a tile, device by device and row by row. The code is empty if the mapping has none."""
+        """Write the cells of a tile, device by device and row by row. The code is empty if the mapping has no codes."""
         tile, name = arrays.tile, layer.tile_id(arrays.tile.number)
         (first_input, _), (first_output, _) = tile.inputs, tile.outputs
         known_as = f",{csv_line((layer.record.known_as,), end='')}" if self._has_names else ""
@@ -50,7 +52,7 @@ class TargetsCsv:
             codes = None if arrays.codes is None else arrays.codes[number]
             for row in range(tile.shape[0]):
                 place = csv_line((name, device.device, row), end="")
-                texts = targets[row].astype(str)  # the shortest text of float32 that comes back exactly
+                texts = targets[row].astype(str)  # the shortest text that is read back exactly
                 row_codes = [""] * tile.shape[1] if codes is None else codes[row].tolist()
                 self._file.writelines(
                     f"{place},{column},{first_input + row},{first_output + column},{text},{code}{known_as}\n"

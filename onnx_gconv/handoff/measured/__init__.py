@@ -1,1 +1,1 @@
-"""What was measured on a chip: files of readings, and how they compare with targets."""
+"""Measurements of a chip: reading files of measured conductances, and comparing them with their targets."""

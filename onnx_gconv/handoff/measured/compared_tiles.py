@@ -1,4 +1,4 @@
-"""Measured conductances beside their targets, tile by tile."""
+"""Compares measured conductances with their targets, tile by tile."""
 
 from __future__ import annotations
 
@@ -43,7 +43,17 @@ def compared_layers(
     tolerance: Tolerance | None,
     progress: Progress | None,
 ) -> tuple[LayerReadback, ...]:
-    """The figures of every tile. Some tiles are compared side by side."""
+    """Compare all tiles of all layers with their targets.
+
+    Args:
+        pairs: Each layer of the bundle with the same layer of the model.
+        measurements: The measurements.
+        tolerance: How far a device may be from its target; None if no tolerance is known.
+        progress: Called with the step "compare", the number of conductances compared so far, and their total.
+
+    Raises:
+        BundleError: If a measurement is wrong, or the model has other targets than the bundle.
+    """
     total, done = sum(layer.cells for _, layer in pairs), 0
     found = []
     with ThreadPoolExecutor(worker_count()) as executor:
@@ -66,11 +76,11 @@ class _Comparison:
     """The comparison of a layer.
 
     Attributes:
-        record: What the bundle says of it.
+        record: The layer's entry in the manifest of the bundle.
         layer: The layer in the model.
-        scale: Its scales, [matrices, pieces of rows, pieces of columns].
-        measurements: What was measured.
-        tolerance: How far a device may be from its target.
+        scale: The scales of the layer in µS per unit of weight, [matrices, pieces of rows, pieces of columns].
+        measurements: The measurements.
+        tolerance: How far a device may be from its target; None if no tolerance is known.
     """
 
     record: LayerRecord
@@ -80,10 +90,10 @@ class _Comparison:
     tolerance: Tolerance | None
 
     def tiles(self, executor: Executor) -> Iterator[TileReadback]:
-        """The figures of all tiles.
+        """Compare the tiles of the layer one after the other.
 
-        Targets are read and hashed by other threads meanwhile. The comparison is no job for several: steps of some
-        microseconds in a row make threads wait for the interpreter longer than they work.
+        Other threads read and hash the targets meanwhile. The comparison itself runs in one thread: it consists of many
+        steps of a few microseconds, for which several threads would mostly wait for the interpreter lock.
         """
         return map(self._tile, tile_arrays(self.layer, executor))
 
@@ -136,9 +146,16 @@ class _Comparison:
 
 
 def note_targets(measurements: Measurements, key: str, found: MeasuredArray, targets: NDArray[Any]) -> None:
-    """Note whether an array of the measured file is that of the targets, bit for bit, where it has readings.
+    """Record in `measurements` whether an array of readings equals its targets, bit for bit.
 
-    An array without readings says nothing, nor does one all of whose readings later rounds have taken the place of.
+    Arrays without readings are not counted, and neither are arrays whose readings have all been replaced by later
+    rounds.
+
+    Args:
+        measurements: The measurements; its `arrays_compared` and `equal_to_targets` are updated.
+        key: The key of the array.
+        found: The readings, after all rounds.
+        targets: The targets in µS, [inputs, outputs].
     """
     readings, updated = found.conductances, found.is_updated
     is_own = ~np.isnan(readings) if updated is None else ~np.isnan(readings) & ~updated
@@ -151,14 +168,14 @@ def note_targets(measurements: Measurements, key: str, found: MeasuredArray, tar
 
 
 def require_readings(measurements: Measurements, layers: Sequence[LayerReadback]) -> None:
-    """Refuse files without a reading, such as a table of targets that nobody has filled in.
+    """Refuse files without any reading, such as a table of targets that nobody has filled in.
 
     Args:
-        measurements: What was compared.
-        layers: The figures of all layers.
+        measurements: The measurements, after all arrays were compared.
+        layers: The errors of all layers.
 
     Raises:
-        BundleError: If no device has a reading, and none was called failed.
+        BundleError: If no device has a reading, and none is marked as failed.
     """
     if measurements.arrays_compared or any(layer.errors.failed for layer in layers):
         return
@@ -170,32 +187,40 @@ def require_readings(measurements: Measurements, layers: Sequence[LayerReadback]
 
 
 def refuse_targets(measurements: Measurements, *, is_accepted: bool) -> None:
-    """Refuse to take targets for measurements, when all arrays have been compared with them.
+    """Refuse a file of measurements that holds the targets themselves.
 
     Args:
-        measurements: What was compared.
-        is_accepted: Whether to take them nevertheless.
+        measurements: The measurements, after all arrays were compared.
+        is_accepted: Whether to accept such a file nevertheless.
 
     Raises:
-        BundleError: If all arrays that were read are targets.
+        BundleError: If all arrays that were read equal their targets.
     """
     arrays = measurements.arrays_compared
     if not is_accepted and arrays and arrays == len(measurements.equal_to_targets):
         what = "its only array is that" if arrays == 1 else f"all its {arrays:,} arrays are those"
         raise BundleError(
             f"'{measurements.path}' holds the targets themselves: {what} of the bundle '{measurements.bundle}', bit "
-            "for bit; give what was measured on the chip, or take the targets for it with --as-if-measured "
+            "for bit; give what was measured on the chip, or accept the targets as measurements with --as-if-measured "
             "(as_if_measured=True)"
         )
 
 
 def _partners(pair: tuple[int, int], device: int) -> tuple[int, ...]:
-    """The other device of a pair; none if it is not in it."""
+    """The other device of a pair; empty if the device is not in the pair."""
     return tuple(other for other in pair if other != device) if device in pair else ()
 
 
 def tile_errors(measurements: Measurements, layers: Mapping[str, Layer], tile: BundleTile) -> dict[str, FloatArray]:
-    """Measured minus target of a tile in µS, by the names of devices; targets are those of the layers of the model."""
+    """Measured minus target conductances of a tile in µS by the name of the device, each [inputs, outputs].
+
+    Devices without a measurement are missing; cells without one are NaN.
+
+    Args:
+        measurements: The measurements.
+        layers: The layers of the model by their ids, which have the targets.
+        tile: The tile.
+    """
     record, layer, found = tile.layer.record, layers[tile.layer.record.id], {}
     place = tile.record.matrix, tile.record.inputs, tile.record.outputs
     for number, device in enumerate(record.devices):
@@ -210,13 +235,22 @@ def tile_errors(measurements: Measurements, layers: Mapping[str, Layer], tile: B
 def measured_values(
     measurements: Measurements, record: LayerRecord, tile: int, device: int
 ) -> NDArray[np.floating[Any]] | None:
-    """What was measured of a device of a tile, NaN where nothing was; None if nothing was at all."""
+    """The measured conductances of a device of a tile in µS, [inputs, outputs].
+
+    Cells without a measurement are NaN; the result is None if the device has no measurement at all.
+
+    Args:
+        measurements: The measurements.
+        record: The layer's entry in the manifest.
+        tile: Number of the tile in the layer.
+        device: Index of the device.
+    """
     found = measurements.array(record, record.tiles[tile], device)
     return None if found is None else found.conductances
 
 
 def of_another_model(measurements: Measurements, problem: str) -> BundleError:
-    """The error of a bundle that was not made of the model that is read back into."""
+    """The error to raise if the bundle was made of another model than the one to read back into."""
     return BundleError(
         f"the bundle '{measurements.bundle}' was made of another model ('{measurements.manifest.source.name}'): "
         f"{problem}; read back into the model that was handed off, such as model.onnx of the bundle"

@@ -1,4 +1,4 @@
-"""What is taken for a measurement, and how far from its target it may be."""
+"""Limits of what is accepted as a measurement, and tolerances of devices."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["check_limits", "check_limits_of_type", "parse_limits", "tolerance_of
 
 
 def check_limits(limits: tuple[float, float] | None) -> None:
-    """Refuse a range that is none.
+    """Check the lowest and highest conductance that is accepted as a measurement, in µS.
 
     Raises:
-        ConfigError: If it is not two finite numbers of float32, the lower one first.
+        ConfigError: If they are not two finite numbers within float32, the lower one first.
     """
     if limits is None:
         return
@@ -27,13 +27,19 @@ def check_limits(limits: tuple[float, float] | None) -> None:
 
 
 def check_limits_of_type(limits: tuple[float, float] | None, dtype: np.dtype[Any], weight: str) -> None:
-    """Refuse limits beyond what the conductances of a weight can be; what is measured there would become infinite.
+    """Check that limits are within the dtype of the conductances of a weight; measurements beyond it become infinite.
+
+    Args:
+        limits: The limits in µS; None if there are none.
+        dtype: The dtype of the conductances.
+        weight: Name of the weight, for the message.
 
     Raises:
-        ConfigError: If one is.
+        ConfigError: If a limit is beyond the largest number of the dtype.
     """
     if limits is not None:
-        _check_largest(limits, float(ml_dtypes.finfo(dtype).max), f"{dtype.name}, the type of those of '{weight}'")
+        what = f"{dtype.name}, the type of the conductances of '{weight}'"
+        _check_largest(limits, float(ml_dtypes.finfo(dtype).max), what)
 
 
 def _check_largest(limits: tuple[float, float], largest: float, what: str) -> None:
@@ -45,10 +51,10 @@ def _check_largest(limits: tuple[float, float], largest: float, what: str) -> No
 
 
 def parse_limits(text: str) -> tuple[float, float]:
-    """The two conductances in ``LOW..HIGH``, in µS.
+    """Parse limits ``LOW..HIGH`` in µS, such as ``-1..30``.
 
     Raises:
-        ConfigError: If the text is none such.
+        ConfigError: If the text has another form, or is no range.
     """
     low, dots, high = text.partition("..")
     try:
@@ -62,14 +68,14 @@ def parse_limits(text: str) -> tuple[float, float]:
 
 
 def tolerance_of(absolute_us: float | None, relative: float | None) -> Tolerance | None:
-    """How far a device may be from its target; None if neither is given.
+    """How far a device may be from its target; None if neither argument is given.
 
     Args:
-        absolute_us: In µS.
-        relative: As a part of the target.
+        absolute_us: The tolerance in µS.
+        relative: The tolerance as a fraction of the target. If both are given, the larger one counts.
 
     Raises:
-        ConfigError: If one is not positive and finite.
+        ConfigError: If a tolerance is not positive and finite.
     """
     for what, value in (("tolerance_us", absolute_us), ("tolerance_relative", relative)):
         if value is not None and not (np.isfinite(value) and value > 0):

@@ -1,4 +1,4 @@
-"""What the levels of conductance became on a chip: the states of a cell, for NeuroSim V1.5."""
+"""The conductances that were measured for each level: the states of a cell, for NeuroSim V1.5."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ _MOST_NAMED = 8
 
 @dataclass(frozen=True, eq=False)
 class MeasuredStates:
-    """What was measured of the cells of each level.
+    """The statistics of the measured conductances of each level.
 
     Attributes:
-        means_us: The mean of each level in µS; its target where nothing was measured.
-        deviations_us: The standard deviation of each in µS; that of all levels together where nothing was measured.
-        unmeasured: The levels of which nothing was measured.
+        means_us: The mean of each level in µS, [levels]; the target of a level without a measured cell.
+        deviations_us: The standard deviation of each level in µS, [levels]; for a level without a measured cell, the
+            standard deviation within levels over all cells.
+        unmeasured: The numbers of the levels without a measured cell.
     """
 
     means_us: NDArray[np.float64]
@@ -40,12 +41,12 @@ class MeasuredStates:
 
     @property
     def text(self) -> str:
-        """The file ``mem_states.csv``, in siemens."""
+        """The text of the file ``mem_states.csv``, in siemens."""
         return mem_states_text(self.means_us, self.deviations_us)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to say of it."""
+        """A note on levels without a measured cell; empty if there are none."""
         if not self.unmeasured:
             return ()
         levels = listed(list(map(str, self.unmeasured)), _MOST_NAMED)
@@ -54,10 +55,10 @@ class MeasuredStates:
 
 
 def _levels_of_states(layers: Sequence[Layer]) -> ConductanceLevels:
-    """The levels of conductance of all layers, as many as a power of two.
+    """The levels that all layers share; their number is a power of two.
 
     Raises:
-        ConfigError: If there are none.
+        ConfigError: If layers have no levels or different ones, or their number is no power of two.
     """
     levels = common_levels(layers)
     reason = levels if isinstance(levels, str) else f"the mapping has {levels.count} levels, no power of two"
@@ -67,14 +68,17 @@ def _levels_of_states(layers: Sequence[Layer]) -> ConductanceLevels:
 
 
 def measured_states(pairs: Sequence[tuple[LayerRecord, Layer]], measurements: Measurements) -> MeasuredStates:
-    """Gather what was measured by the levels of the targets. Cells without a measurement that counts are left out.
+    """Compute mean and standard deviation of the measured conductances of each level.
+
+    A cell belongs to the level of its target. Cells without a measurement are left out.
 
     Args:
-        pairs: Each layer of the bundle with that of the model.
-        measurements: What was measured.
+        pairs: Each layer of the bundle with the same layer of the model.
+        measurements: The measurements.
 
     Raises:
-        ConfigError: If nothing was measured, or layers do not have the same levels, as many as a power of two.
+        ConfigError: If nothing was measured, layers have no levels or different ones, or the number of levels is no
+            power of two.
     """
     levels = _levels_of_states([layer for _, layer in pairs])
     targets_us = levels.values(np.float64).astype(np.float64)
@@ -88,7 +92,7 @@ def measured_states(pairs: Sequence[tuple[LayerRecord, Layer]], measurements: Me
                         continue
                     measured = np.isfinite(found.conductances)
                     codes = levels.codes(targets)[measured]
-                    # From the level, so that large numbers do not swallow the spread.
+                    # Sums of differences from the level keep more digits of the spread than sums of conductances.
                     errors = found.conductances[measured].astype(np.float64) - targets_us[codes]
                     counts += np.bincount(codes, minlength=levels.count)
                     sums += np.bincount(codes, errors, levels.count)

@@ -1,4 +1,4 @@
-"""Measured conductances: found, checked, and given tile by tile."""
+"""Opens files of measured conductances, and gives checked readings tile by tile."""
 
 from __future__ import annotations
 
@@ -36,20 +36,21 @@ _Kind: TypeAlias = ArraysKind | Literal["csv"]
 _SUFFIXES: dict[str, _Kind] = {".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz", ".csv": "csv"}
 _SUCCESS = "_success"
 
-# What is measured may leave the range of targets: noise is added to it. Beyond this part of the range on either side it
-# is taken for a mistake. Programming noise of PCM has a standard deviation of about 4 % of the range (aihwkit's
-# PCMLikeNoiseModel: 1.06 of 25 µS), so that a quarter is six of them.
+# Measured conductances may leave the range of the device, because of noise. Beyond this fraction of the range's width
+# on either side, a value is taken for a mistake. Programming noise of PCM has a standard deviation of about 4 % of the
+# range (aihwkit's PCMLikeNoiseModel: 1.06 of 25 µS), so that a quarter is six standard deviations.
 _MARGIN = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredArray:
-    """What was measured of one device of the cells of a tile.
+    """The measured conductances of one device of a tile.
 
     Attributes:
-        conductances: In µS, [inputs, outputs], of the type of the file; NaN for cells that keep their target.
-        is_failed: Which cells the mask says of that they could not be programmed or read; None if there are none.
-        is_updated: Which cells were measured again in a later round; None if there is none.
+        conductances: In µS, [inputs, outputs], with the dtype of the file; NaN for cells that keep their target.
+        is_failed: Which cells the mask marks as failed (not programmed or not read), [inputs, outputs]; None without a
+            mask.
+        is_updated: Which cells were measured again in a later round, [inputs, outputs]; None without a later round.
     """
 
     conductances: NDArray[np.floating[Any]]
@@ -58,11 +59,11 @@ class MeasuredArray:
 
     @property
     def failed(self) -> int:
-        """How many cells the mask says of that they could not be programmed or read."""
+        """Number of cells that the mask marks as failed."""
         return 0 if self.is_failed is None else int(np.count_nonzero(self.is_failed))
 
     def updated(self, later: MeasuredArray) -> MeasuredArray:
-        """What is known after a later round, which has readings of some cells."""
+        """Replace the readings of cells that a later round has measured again."""
         is_new = ~np.isnan(later.conductances)
         return MeasuredArray(
             np.where(is_new, later.conductances, self.conductances),
@@ -73,12 +74,12 @@ class MeasuredArray:
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """What the file has of one device of the cells of a tile, before it is checked.
+    """The values that the file has for one device of a tile, before they are checked.
 
     Attributes:
         conductances: In µS, [inputs, outputs]; NaN where nothing was written.
-        is_wanted: Which of them count; None if all do.
-        written: Which of them were ever written; None if all were.
+        is_wanted: Which values are used, [inputs, outputs]; None if all are.
+        written: Which values were ever written to the file, [inputs, outputs]; None if all were.
     """
 
     conductances: NDArray[np.floating[Any]]
@@ -96,21 +97,20 @@ def open_measurements(
     failed_cells: FailedCells,
     watched: WatchedFiles,
 ) -> Measurements:
-    """Open measured conductances.
+    """Open measured conductances and the manifest of their bundle.
 
     Args:
-        path: The file of arrays, or a table of readings; or the folder of the bundle, with ``measured.h5`` or
-            ``measured.npz`` in it, or with measured conductances in place of the targets.
-        updates: Files of later rounds, in their order; each has readings of some cells, which take the place of those
-            before.
-        bundle: The bundle that was handed off, if `path` is not in it.
-        mapped: The file of the model that was handed off; the bundle is looked for beside it. None if there is none.
-        limits: The lowest and the highest conductance, in µS, that is taken for a measurement.
-        failed_cells: Whether cells that the mask calls failed keep their target, or count as ``measured``.
-        watched: The files that are read are added to them.
+        path: A file of measured arrays, or a table of readings; or the folder of the bundle, which contains
+            ``measured.h5`` or ``measured.npz``, or whose arrays file holds measured conductances in place of targets.
+        updates: Files of later rounds in their order. A reading in a later file replaces the earlier one of the cell.
+        bundle: The bundle that was handed off; if None, it is searched at `path`, beside it, and beside `mapped`.
+        mapped: The file of the model that was handed off; None if the model is not in a file.
+        limits: The lowest and highest conductance that is accepted as a measurement, in µS; None for a default.
+        failed_cells: Whether cells that a mask marks as failed keep their ``target``, or count as ``measured``.
+        watched: The files that are read are added to it, to detect changes while they are read.
 
     Raises:
-        BundleError: If there are none, or the bundle is not found or damaged.
+        BundleError: If there are no measurements, or the bundle is missing or damaged.
     """
     if not path.exists():
         raise BundleError(f"'{path}' does not exist; give a file of measured arrays, or a bundle that holds one")
@@ -151,16 +151,16 @@ def _reader(file: Path, kind: _Kind, manifest: BundleManifest) -> ArrayReader:
 
 
 class Measurements:
-    """Measured conductances under the keys of a bundle. To be closed in the end, or used in a with statement.
+    """Measured conductances under the keys of a bundle. Close it, or use it in a with statement.
 
     Attributes:
-        path: The file of arrays.
+        path: The file of measured arrays.
         bundle: The folder of the bundle.
-        manifest: Its manifest.
-        unused_keys: Arrays of the file that belong to nothing in the bundle.
-        updates: Those of later rounds, in their order, whose readings take the place of the ones here.
-        arrays_compared: How many arrays of the file, with readings, were compared with their targets so far.
-        equal_to_targets: The keys of those that are their targets, bit for bit.
+        manifest: The manifest of the bundle.
+        unused_keys: Keys of arrays in the file that no tile of the bundle has.
+        updates: The measurements of later rounds in their order; their readings replace those of this file.
+        arrays_compared: Number of arrays with readings that were compared with their targets so far.
+        equal_to_targets: Keys of those arrays that equal their targets, bit for bit.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Measurements:
         self._reader = reader
         self._limits = limits
         self._uses_failed = failed_cells == "measured"
-        self._is_round = is_round  # cells without a reading are then none of its
+        self._is_round = is_round  # then cells without a reading are left as they are, and are no error
         self.updates: tuple[Measurements, ...] = ()
         self.arrays_compared = 0
         self.equal_to_targets: list[str] = []
@@ -206,16 +206,21 @@ class Measurements:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The file, and those of later rounds."""
+        """The file of measured arrays, and the files of later rounds."""
         return self.path, *(update.path for update in self.updates)
 
     @property
     def holds_targets(self) -> bool:
-        """Whether arrays of the file were found to be their targets."""
+        """Whether any array compared so far equals its targets."""
         return bool(self.equal_to_targets)
 
     def array(self, layer: LayerRecord, tile: TileRecord, device: int) -> MeasuredArray | None:
-        """What was measured of a device of the cells of a tile, in the last of all rounds; None if nothing was.
+        """The measured conductances of a device of a tile after all rounds; None if nothing was measured.
+
+        Args:
+            layer: The layer's entry in the manifest.
+            tile: The tile's entry in the manifest.
+            device: Index of the device.
 
         Raises:
             BundleError: If an array cannot be read, or a conductance is no number or out of range; the message names
@@ -229,7 +234,7 @@ class Measurements:
         return found
 
     def _of_round(self, layer: LayerRecord, tile: TileRecord, device: int) -> MeasuredArray | None:
-        """The readings of a round: of cells that are NaN, that a mask leaves out, or that were never written, none."""
+        """The readings of a round. Cells that are NaN, marked as failed, or never written have no reading."""
         key, shape = tile.conductances[device].key, _shape(tile)
         values, written = self._read(key, tile, shape)
         if values is None:
@@ -273,11 +278,11 @@ class Measurements:
             )
 
     def is_created(self, tile: TileRecord, device: int) -> bool:
-        """Whether the file has an array of a device of the cells of a tile, be it that nothing was written to it."""
+        """Whether the file has an array for a device of a tile, even if nothing was written to it."""
         return self._reader.form(tile.conductances[device].key) is not None
 
     def limits(self, layer: LayerRecord) -> tuple[float, float]:
-        """The lowest and the highest conductance that is taken for a measurement of a device of that layer, in µS."""
+        """The lowest and highest conductance that is accepted as a measurement of the layer, in µS."""
         if self._limits is not None:
             return self._limits
         margin = _MARGIN * (layer.g_max - layer.g_min)
@@ -285,8 +290,8 @@ class Measurements:
 
     def _check(self, reading: _Reading, layer: LayerRecord, tile: TileRecord, device: int) -> None:
         conductances, is_wanted, written = reading.conductances, reading.is_wanted, reading.written
-        low, high = np.asarray(self.limits(layer), np.float64)  # as float16 a limit may become infinite
-        is_right = (conductances >= low) & (conductances <= high)  # NaN is neither
+        low, high = np.asarray(self.limits(layer), np.float64)  # in float16, a limit might become infinite
+        is_right = (conductances >= low) & (conductances <= high)  # False for NaN
         is_wrong = ~is_right if is_wanted is None else is_wanted & ~is_right
         if not is_wrong.any():
             return
@@ -317,9 +322,9 @@ class Measurements:
     def _read(
         self, key: str, tile: TileRecord, shape: tuple[int, int]
     ) -> tuple[NDArray[Any] | None, NDArray[np.bool_] | None]:
-        """An array, and which of its elements were ever written, or None if all were.
+        """Read an array, and which of its elements were ever written (None if all were).
 
-        There is no array if it is not in the file, or if nothing was written to it.
+        The array is None if the file does not have it, or nothing was written to it.
         """
         try:
             if (form := self._reader.form(key)) is None:
@@ -341,8 +346,8 @@ class Measurements:
 
     def _elsewhere(self, key: str, error: ElsewhereError) -> BundleError:
         return BundleError(
-            f"'{self.path}': array '{key}' cannot be read: {error}, but only what stands in the file itself under that "
-            "key is read; copy the array there, e.g. with h5copy"
+            f"'{self.path}': array '{key}' cannot be read: {error}, but only arrays that are stored in this file under "
+            "their key are read; copy the array there, e.g. with h5copy"
         )
 
     def _mask(self, key: str, tile: TileRecord, shape: tuple[int, int], *, is_needed: bool) -> NDArray[np.bool_] | None:
@@ -373,10 +378,11 @@ class Measurements:
             found = list(self._reader.keys())
         except (OSError, ValueError) as error:
             raise BundleError(f"'{self.path}' cannot be read: {error}; write it again") from None
-        is_empty_table = isinstance(self._reader, ReadingsTable) and not found  # of a round in which all was right
+        # A table without readings may be that of a round in which no device had to be programmed again.
+        is_empty_table = isinstance(self._reader, ReadingsTable) and not found
         if not is_empty_table and not any(key in measured for key in found):
             example = min(targets, default="L000/T0000/g_plus")
-            for key in sorted(targets):  # which may be links, and are not among the keys then
+            for key in sorted(targets):  # links are not among the reader's keys; if there are some, say that instead
                 try:
                     self._reader.form(key)
                 except ElsewhereError as error:
@@ -393,7 +399,7 @@ def _shape(tile: TileRecord) -> tuple[int, int]:
 
 
 def _known_keys(manifest: BundleManifest) -> Iterator[str]:
-    """The keys of all arrays of a bundle: wherever the manifest has a key and a checksum."""
+    """The keys of all arrays of a bundle: those of all objects in the manifest that have a key and a checksum."""
     waiting: list[Any] = [manifest.model_dump(include={"layers"})]
     while waiting:
         item = waiting.pop()
@@ -406,7 +412,7 @@ def _known_keys(manifest: BundleManifest) -> Iterator[str]:
 
 
 def _arrays_in(folder: Path) -> tuple[Path | None, _Kind]:
-    """The file of measurements in a folder; None if measurements, if any, stand in place of the targets."""
+    """The file of measurements in a bundle's folder; None if there is none, and the arrays file has to hold them."""
     found: list[tuple[Path, _Kind]] = [
         (folder / name, kind) for kind, name in MEASURED_FILES.items() if (folder / name).exists()
     ]

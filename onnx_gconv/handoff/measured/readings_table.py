@@ -1,4 +1,4 @@
-"""A table of readings as text, such as a lab fills in and sends back: its readings as the arrays of a bundle."""
+"""Reads a table of readings (CSV), as a lab fills it in and sends it back, as arrays with the keys of a bundle."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _COLUMNS = (*_PLACE, READING)
 
 _RECORD = np.dtype([("array", "<u4"), ("row", "<u4"), ("column", "<u4"), ("reading", "<f8")])
 
-# Lines that are held at once, and sorted by the array that they belong to: 20 MiB.
+# Number of lines that are held in memory and sorted by array at once: 20 MiB.
 _BLOCK_LINES = 1 << 20
 
 
 class ReadingsTable:
-    """Reads a CSV file with the columns ``tile, device, row, column, reading_us``, in any order and among others.
+    """Reads a CSV file with the columns ``tile, device, row, column, reading_us`` (µS), in any order and among others.
 
-    Lines without a reading count for nothing. The lines may stand in any order: they are put by arrays into a temporary
-    file, so that memory does not grow with the table.
+    Lines without a reading are ignored. The lines may be in any order: a temporary file collects them array by array,
+    so that memory does not grow with the table.
 
     Args:
-        file: The file.
-        manifest: The bundle whose cells it has.
+        file: The table.
+        manifest: The manifest of the bundle.
 
     Raises:
-        BundleError: If it cannot be read, is no such table, or has a line of a cell that the bundle does not have; the
-            message names the line.
+        BundleError: If the file cannot be read, is no such table, or has a line for a cell that the bundle does not
+            have; the message names the line.
     """
 
     def __init__(self, file: Path, manifest: BundleManifest) -> None:
@@ -57,7 +57,7 @@ class ReadingsTable:
         self._keys = [key for _, _, key, _ in named]
         self._shapes = {key: shape for _, _, key, shape in named}
         self._numbers = {(tile, inert(device)): number for number, (tile, device, _, _) in enumerate(named)}
-        # Where the readings of an array stand in the temporary file, in records: first and stop.
+        # For each array, where its readings are in the temporary file: first record, and the one after the last.
         self._parts: dict[str, list[tuple[int, int]]] = {}
         self._records = 0
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
@@ -72,15 +72,15 @@ class ReadingsTable:
         self._spool.close()
 
     def keys(self) -> Iterator[str]:
-        """The keys of all arrays of which there is a reading."""
+        """The keys of all arrays with at least one reading."""
         return iter(self._parts)
 
     def form(self, key: str) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-        """Shape and type of an array; None if there is no reading of it."""
+        """Shape and dtype of an array; None if it has no reading."""
         return (self._shapes[key], np.dtype(np.float64)) if key in self._parts else None
 
     def read(self, key: str) -> NDArray[Any]:
-        """An array, NaN where there is no reading.
+        """Read an array, float64 in µS; NaN where there is no reading.
 
         Raises:
             ValueError: If a cell has two readings.
@@ -96,7 +96,7 @@ class ReadingsTable:
         return array
 
     def written(self, key: str) -> NDArray[np.bool_] | None:
-        """None: what has no reading is NaN."""
+        """Return None (all elements are written): cells without a reading are NaN."""
         del key
         return None
 
@@ -113,7 +113,7 @@ class ReadingsTable:
         self._put(records)
 
     def _put(self, records: list[tuple[int, int, int, float]]) -> None:
-        """Append lines to the temporary file, by arrays."""
+        """Append records to the temporary file, sorted by array."""
         if not records:
             return
         block = np.array(records, _RECORD)
@@ -128,7 +128,7 @@ class ReadingsTable:
         self._records += block.size
 
     def _lines(self) -> Iterator[tuple[int, int, int, float]]:
-        """For each line with a reading the number of its array, row, column and the reading."""
+        """For each line with a reading: number of the array, row, column, and the reading in µS."""
         try:
             with self._path.open(encoding="utf-8-sig", newline="") as text, _named_line(self._path) as line:
                 reader = csv.reader(text)
@@ -169,14 +169,14 @@ class ReadingsTable:
 
 
 class _Line:
-    """The line that is being read."""
+    """Number of the line that is being read."""
 
     number = 1
 
 
 @contextlib.contextmanager
 def _named_line(path: Path) -> Iterator[_Line]:
-    """Errors of a line name it."""
+    """Turn errors of the body into a `BundleError` that names the file and the line."""
     line = _Line()
     try:
         yield line

@@ -1,4 +1,4 @@
-"""Pictures of the tiles of a bundle: target conductances, and how far measured ones are from them."""
+"""Pictures of the tiles of a bundle: target conductances, or measured minus target conductances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figure of a layer or a tile: a panel for each device, a colour bar and a caption, which Matplotlib lays out."""
+"""The Matplotlib figure of a layer or a tile: a panel for each device, a colour bar and a caption."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ __all__ = ["Drawn", "draw", "rendered"]
 
 _DPI = 64  # a power of two, so that sizes in pixels become inches and come back exactly
 _SIDES, _ENDS, _BETWEEN, _LINE, _LETTER, _NARROWEST = 210, 60, 50, 14, 7.2, 800  # pixels
-# Matplotlib's own settings, whatever the user's are, so that equal bundles have equal pictures; hinting takes long.
+# Matplotlib's default settings instead of the user's, so that equal bundles have equal pictures. Hinting is off because
+# it is slow.
 _STYLE: Any = ["default", {"font.size": 12, "axes.titlesize": 13, "figure.titlesize": 15, "text.hinting": "none"}]
-# In grey, larger targets are lighter, and larger errors darker: the darkest are negative, or black if not measured.
+# The colours also work in grey: larger targets are lighter. Errors around 0 are white and large ones are dark, negative
+# ones darker than positive ones; cells without a measurement are black.
 _TARGETS, _ERRORS = colormaps["viridis"], colors.LinearSegmentedColormap.from_list("", ["#2166ac", "w", "#e08214"])
 
 
 class _Dots(AxesImage):
-    """An image that has a whole number of pixels for each dot, so that Matplotlib need not compute any between."""
+    """An image with a whole number of pixels for each dot, so that Matplotlib does not have to interpolate."""
 
     def make_image(self, *_: object, **__: object) -> tuple[Any, ...]:
         values: Any = self.get_array()
@@ -40,16 +42,25 @@ class _Dots(AxesImage):
 
 
 Drawn: TypeAlias = dict[tuple[Any, ...], tuple[Figure, list[Any], Any]]
-"""Figures that are drawn again with other values: Matplotlib takes long to lay one out, and layers are often alike."""
+"""Figures to reuse with other values, by their layout: laying out a figure is slow, and layers are often alike."""
 
 
 def draw(
     image: LayerImage, ends: tuple[float, float], layer: LayerRecord, tiles: Sequence[TileRecord], words: list[str],
     *, drawn: Drawn,
 ) -> Figure:  # fmt: skip
-    """Draw devices side by side, in colours between two ends in µS; `words` are a title and the lines of a caption."""
+    """Draw a panel for each device of a layer or tile.
+
+    Args:
+        image: The values of the devices.
+        ends: The conductances in µS of the first and last colour.
+        layer: The layer's entry in the manifest.
+        tiles: The entries of the tiles in the image.
+        words: The title, and the lines of the caption.
+        drawn: Figures to reuse; new ones are added.
+    """
     high, wide = image.values.shape[1] * image.rows.zoom, image.values.shape[2] * image.columns.zoom
-    count = len(layer.devices)  # of which no pair is torn apart, and no place is empty
+    count = len(layer.devices)  # panels are arranged such that pairs stay side by side and no place is empty
     options = [some for some in range(1, count + 1) if count % some == 0 and (some % 2 == 0 or some in {1, count})]
     across = min(options, key=lambda some: max(some * wide, 1.6 * count / some * high))
     width = max(across * (wide + _BETWEEN) + _SIDES, _NARROWEST)
@@ -87,7 +98,7 @@ def draw(
             panel.images[0].set_data(np.where(np.isinf(values), np.sign(values) * 1e30, np.clip(values, *ends)))
         if is_new:
             engine.execute(figure)
-            figure.set_layout_engine("none")  # once is enough; then each dot gets exactly its pixels
+            figure.set_layout_engine("none")  # keep this layout; below, panels are moved to whole pixels
             for panel in panels:
                 left, top = round(panel.get_position().x0 * width), round(panel.get_position().y1 * height)
                 panel.set_position((left / width, (top - high) / height, wide / width, high / height))
@@ -95,7 +106,7 @@ def draw(
 
 
 def rendered(figure: Figure) -> PIL.Image.Image:
-    """The pixels of a figure, as they are now. Equal figures have equal pixels."""
+    """Render a figure in its present state. Equal figures have equal pixels."""
     canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
     with style.context(_STYLE):
         canvas.draw()
@@ -103,7 +114,11 @@ def rendered(figure: Figure) -> PIL.Image.Image:
 
 
 def _ticks(image: LayerImage, tiles: Sequence[TileRecord], side: int) -> tuple[list[tuple[int, str]], str]:
-    """Dots, texts and a title beside inputs or below outputs: the first of each tile, or of a single one some."""
+    """Ticks (dot and text) and the title of an axis: side 0 has the inputs, side 1 the outputs.
+
+    There is a tick at the first input or output of each tile, as far as texts do not overlap. A picture of a single
+    tile has ticks at round numbers.
+    """
     axis, (high, wide) = (image.rows, image.columns)[side], (len(image.rows.starts) - 1, len(image.columns.starts) - 1)
     matrices = image.matrices[: image.across] if side else image.matrices[:: image.across]
     cells: Sequence[int] = axis.starts[:-1]

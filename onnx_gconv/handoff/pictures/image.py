@@ -1,4 +1,4 @@
-"""What is seen of a layer: an image of each device, gathered tile by tile, so that memory does not grow with it."""
+"""The image of a layer: values of each device, reduced tile by tile to few dots, so that memory stays limited."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ __all__ = ["Errors", "LayerImage", "Starts", "Subject"]
 Errors: TypeAlias = Callable[[BundleTile], Mapping[str, FloatArray]]
 Starts: TypeAlias = tuple[Sequence[int], Sequence[int]]
 
-_MOST_ZOOM, _APART = 16, 4  # pixels: of a cell, and of a tile that is kept apart from others
-_SHARE, _FAR = 0.99, 1.25  # of errors that have colours, if the largest error is so much further from 0
+_MOST_ZOOM, _APART = 16, 4  # pixels: the most of a cell, and the least of a tile that has a gap to its neighbours
+# If the largest error is more than _FAR times this quantile of all errors, colours end at the quantile.
+_SHARE, _FAR = 0.99, 1.25
 
 
 class Axis:
-    """The inputs of a matrix, downwards, or its outputs, to the right.
+    """An axis of the image: the inputs of a matrix (downwards), or its outputs (to the right).
 
-    A dot of the image, `zoom` pixels wide, stands for `block` cells of one tile. `dots` has the dot of each cell, and
-    `slots` all dots that have room for cells: each tile has as much as the largest needs.
+    A dot of the image, `zoom` pixels wide, stands for `block` neighbouring cells of one tile. `dots` has the index of
+    the dot of each cell. Each tile gets as many dots as the largest tile needs (`slot`); `slots` has the indices of all
+    of them, and `size` is the number of dots with the gaps between tiles.
     """
 
     def __init__(self, starts: Sequence[int], pixels: int) -> None:
@@ -43,15 +45,15 @@ class Axis:
         self.size: int = int(self.slots[-1]) + 2
 
     def of(self, cells: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-        """The dots of a tile, the first of its cells in each, and how many each has."""
+        """The dots of a tile; for each dot the first cell of the tile in it, and its number of cells."""
         return np.unique(self.dots[slice(*np.subtract(cells, self.starts[0]))], return_index=True, return_counts=True)
 
 
 class LayerImage:
-    """The values of the matrices of a layer, `across` of them side by side, or those of one tile.
+    """The values of all matrices of a layer, `across` of them side by side, or of one tile.
 
-    `values` are in µS, [devices, dots, dots], float32: NaN where there is no weight, inf between tiles, and -inf where
-    nothing was measured. A dot of several cells has their mean or, of measured errors, the one furthest from 0.
+    `values` are in µS, float32 [devices, dots down, dots across]: NaN where there is no weight, inf between tiles, and
+    -inf where nothing was measured. A dot of several cells has the mean of targets, or the error furthest from 0.
     """
 
     def __init__(self, matrices: range, starts: Starts, devices: int, pixels: int, *, is_measured: bool) -> None:
@@ -78,7 +80,13 @@ class LayerImage:
         return down * self.rows.size, across * self.columns.size
 
     def add(self, tile: TileRecord, values: Sequence[FloatArray | None]) -> None:
-        """Add a tile: the values of each device, [inputs, outputs], NaN where nothing was measured; None for none."""
+        """Add a tile.
+
+        Args:
+            tile: The tile's entry in the manifest.
+            values: The values of each device in µS, [inputs, outputs], NaN where nothing was measured; None for a
+                device without measurements.
+        """
         (rows, down, high), (columns, right, wide) = self.rows.of(tile.inputs), self.columns.of(tile.outputs)
         y, x = self.origin(tile.matrix)
         place = self.values[:, y + rows[0] : y + rows[-1] + 1, x + columns[0] : x + columns[-1] + 1]
@@ -93,14 +101,14 @@ class LayerImage:
 
 
 class Subject:
-    """The targets of a layer, or errors if they are given."""
+    """What is drawn of a layer: its targets, or errors (measured minus target) if they are given."""
 
     def __init__(self, layer: LayerRecord, errors: Errors | None) -> None:
         self._layer, self._errors = layer, errors
         self._cells, self._measured, self._largest, self._place = 0, 0, 0.0, "no cell"
 
     def read(self, tile: BundleTile) -> Sequence[FloatArray | None]:
-        """The values of each device in µS.
+        """The values of each device of a tile in µS, [inputs, outputs]; None for a device without measurements.
 
         Raises:
             BundleError: If targets cannot be read, or errors are infinite, of another shape, or of an unknown device.
@@ -128,9 +136,9 @@ class Subject:
         return [found.get(name) for name in known]
 
     def colors(self, image: LayerImage) -> tuple[float, float, list[str]]:
-        """The values of the first and the last colour, after all tiles were read, and what is to be said of them."""
+        """The values in µS of the first and last colour, and notes for the caption, once all tiles are read."""
         low, high, known = self._layer.g_min, self._layer.g_max, image.values[np.isfinite(image.values)]
-        if self._errors is None:  # means come nowhere near g_max: with it, all would be dark
+        if self._errors is None:  # means are far below g_max; with colours up to g_max, all would be dark
             said = f"Colours end at the largest mean; single cells may have up to {high:g} \u00b5S."
             mean = max(float(known.max()), low + (high - low) / 1000)
             return (low, high, []) if image.is_cell_by_cell else (low, mean, [said])
@@ -141,5 +149,5 @@ class Subject:
         if sizes.size and (share := float(np.quantile(sizes, _SHARE))) * _FAR < largest:
             limit, what = share, "cells" if image.is_cell_by_cell else "blocks of cells"
             notes += [f"Colours end at the 99th percentile of {what}; {(sizes >= share).sum():,} are there or beyond."]
-        end = limit or (high - low) / 100  # without any error all is white
+        end = limit or (high - low) / 100  # any positive end: if all errors are 0, all is white
         return -end, end, notes

@@ -23,12 +23,16 @@ from onnx_gconv.visible_text import visible
 
 __all__ = ["check_pictures", "draw_pictures", "layer_figures", "write_error_pictures", "write_pictures"]
 
-_PIXELS = ((2, 800), (4, 640), (9, 480), (1 << 30, 360))  # of a panel, by the number of devices
-_MOST_TILE = 2048  # pixels of a page
+_PIXELS = ((2, 800), (4, 640), (9, 480), (1 << 30, 360))  # most devices, and then the pixels of a panel
+_MOST_TILE = 2048  # most cells of a tile, per side, that a page (the picture of one tile) draws cell by cell
 
 
 def check_pictures(folder: Path) -> None:
-    """Raise ConfigError, before any work is done, if Matplotlib is missing, or the folder exists or cannot be made."""
+    """Check, before any work is done, that pictures can be drawn into a new folder.
+
+    Raises:
+        ConfigError: If Matplotlib is missing, or the folder exists or cannot be made.
+    """
     require_matplotlib()
     if folder.exists() or folder.is_symlink():
         raise ConfigError(f"'{folder}' exists; choose another name for the pictures")
@@ -44,10 +48,10 @@ def write_pictures(
 
     Args:
         bundle: The open bundle.
-        folder: The folder to write; there must be none.
+        folder: The folder to write, which must not exist.
         layers: Ids of layers, or names or parameters of weights; all if None.
-        pages: How many tiles of each layer have a picture of their own, too; None for all.
-        progress: Called with the step ("pictures"), the tiles that are done and how many there are.
+        pages: Number of tiles of each layer that also get a picture of their own; None for all.
+        progress: Called with the step ("pictures"), the number of tiles done and their total.
 
     Raises:
         ConfigError: If Matplotlib is not installed, or the folder exists or cannot be written.
@@ -60,13 +64,20 @@ def write_error_pictures(
     bundle: Bundle, folder: str | os.PathLike[str], errors: Errors | None, *,
     layers: Sequence[str] | None = None, pages: int | None = 0, progress: Progress | None = None,
 ) -> PicturesReport:  # fmt: skip
-    """Draw how far measured conductances are from their targets, as `write_pictures` draws these.
+    """Draw measured minus target conductances into a new folder, which appears whole or not at all.
 
-    `errors` gives for a tile, by the name of the device, measured minus target in µS, [inputs, outputs], NaN where
-    nothing was measured. A device that is left out was not measured. Tiles with a picture of their own are asked twice.
+    Args:
+        bundle: The open bundle.
+        folder: The folder to write, which must not exist.
+        errors: A function that returns measured minus target conductances of a tile in µS, by the name of the device,
+            [inputs, outputs], NaN where nothing was measured. Devices that are missing were not measured. It is called
+            twice for tiles with a picture of their own. None draws the targets.
+        layers: Ids of layers, or names or parameters of weights; all if None.
+        pages: Number of tiles of each layer that also get a picture of their own; None for all.
+        progress: Called with the step ("pictures"), the number of tiles done and their total.
 
     Raises:
-        ConfigError: As for `write_pictures`.
+        ConfigError: If Matplotlib is not installed, or the folder exists or cannot be written.
         BundleError: If there is no such layer, or errors are infinite, of another shape, or of an unknown device.
     """
     check_pictures(folder := Path(folder))
@@ -86,7 +97,7 @@ def write_error_pictures(
 def draw_pictures(
     bundle: Bundle, folder: Path, progress: Progress | None = None, *, pages: int | None = 0
 ) -> PicturesReport:
-    """Draw the targets of a bundle that is being written into an existing folder of its own."""
+    """Draw the targets of a bundle into an existing folder, for a bundle that is still being written."""
     return PicturesReport(folder, tuple(_draw(bundle.layers, folder, None, pages, progress)))
 
 
@@ -94,9 +105,17 @@ def layer_figures(
     layer: BundleLayer, errors: Errors | None = None, pages: int | None = 0, done: Callable[[], object] = lambda: None,
     drawn: dict[Any, Any] | None = None,
 ) -> Iterator[tuple[str, LayerImage, Any]]:  # fmt: skip
-    """Names, images and figures of a layer, the whole of it first; `done` is called for every tile that was read.
+    """The figures of a layer: the whole layer first, then its pages.
 
-    A figure is drawn again with other values if `drawn` has one alike, so that it has to be used before the next.
+    Args:
+        layer: The layer.
+        errors: Errors to draw instead of targets, see `write_error_pictures`.
+        pages: Number of tiles that also get a figure of their own; None for all.
+        done: Called for every tile that was read.
+        drawn: Figures to reuse. A reused figure changes, so render each figure before asking for the next one.
+
+    Yields:
+        Name, image and figure.
     """
     from onnx_gconv.handoff.pictures.figure import draw
 
@@ -122,7 +141,7 @@ def layer_figures(
 
 
 def _caption(name: str, layer: BundleLayer, image: LayerImage, tiles: int) -> Iterator[str]:
-    """The title, and below it what is to be seen, and what is left out."""
+    """The title, and the lines of the caption that explain the picture."""
     record = layer.record
     in_model = "" if record.known_as == record.weight else f"   = {record.weight}"
     yield visible(f"{name}   {record.known_as}{in_model}   ({record.nodes[0].op_type})")
@@ -139,7 +158,7 @@ def _caption(name: str, layer: BundleLayer, image: LayerImage, tiles: int) -> It
     )
     yield f"Each dot of {rows.zoom} x {columns.zoom} pixels is {cells}."
     if tiles > 1:
-        yield "Ids of tiles: those beside, plus the numbers below, each with a first input or output, where they fit."
+        yield "Id of a tile: the id at the left plus the number below; after each colon, its first input or output."
     if np.isnan(image.values).any():
         yield "Hatched: no weight, cells of arrays at g_min."
 
@@ -153,13 +172,14 @@ def _draw(
     step = (lambda: progress("pictures", next(numbers), total)) if progress else lambda: None
     drawn: dict[Any, Any] = {}
     jobs: list[Future[None]] = []
-    with ThreadPoolExecutor(1) as packer:  # quickly rather than well, while the next picture is drawn
+    # A thread compresses a picture, at a low level to be quick, while the next one is drawn.
+    with ThreadPoolExecutor(1) as packer:
         for layer in layers:
             blocks = {}
             for name, image, figure in layer_figures(layer, errors, pages, step, drawn):
                 blocks[f"{name}.png"] = image.rows.block, image.columns.block
                 jobs.append(packer.submit(rendered(figure).save, folder / f"{name}.png", "png", compress_level=1))
-                jobs[-2:][0].result()  # so that one waits at most
+                jobs[-2:][0].result()  # at most one picture waits for compression, to limit memory
             block, tiles, fits = next(iter(blocks.values())), len(layer.tiles), max(layer.tiles[0].shape) <= _MOST_TILE
             cells = tiles if block == (1, 1) else len(layer.tiles[:pages]) * fits
             remark = None if cells or fits else "its tiles are too large to be drawn cell by cell"

@@ -1,1 +1,1 @@
-"""Rounds of writing and verifying: which cells to program next, as a table for a pulse programmer."""
+"""Rounds of write and verify: a table for a pulse programmer of the cells to program next."""

@@ -1,4 +1,4 @@
-"""What a table of targets lists."""
+"""The report of a table of targets: how many devices of each layer it lists."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _COUNTS = ("cells", "listed", "off_target", "without_reading", "stuck")
 
 @dataclass(frozen=True)
 class ListedLayer:
-    """What is listed of a layer; parts of it are joined with ``|``.
+    """Counts of the devices of a layer, or of a part of it; ``|`` adds the counts of two parts.
 
     Attributes:
-        id: Its id in the bundle.
+        id: Id of the layer in the bundle, such as ``L003``.
         weight: Name of the weight.
-        known_as: What people know it by.
-        cells: How many cells there are, over all devices.
-        listed: How many have a line.
-        off_target: How many are further from their target than the tolerance.
-        without_reading: How many have no reading.
-        stuck: How many of those that are listed are known to be stuck, so that no pulse changes them.
+        known_as: What people call the weight.
+        cells: Number of conductances, over all devices.
+        listed: Number of conductances that have a line in the table.
+        off_target: Number of conductances that are further from their target than the tolerance.
+        without_reading: Number of conductances without a reading.
+        stuck: Number of listed conductances that are known to be stuck, so that no pulse changes them.
     """
 
     id: str
@@ -49,7 +49,7 @@ class ListedLayer:
 
     @classmethod
     def none(cls, record: LayerRecord) -> ListedLayer:
-        """A layer of which nothing is listed yet."""
+        """A layer with all counts 0."""
         return cls(record.id, record.weight, record.known_as, 0, 0, 0, 0, 0)
 
     def __or__(self, other: ListedLayer) -> ListedLayer:
@@ -58,17 +58,17 @@ class ListedLayer:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TargetsReport(ShownReport):
-    """A table of targets; ``print(report)`` shows what is in it.
+    """The report of a table of targets; ``print(report)`` shows its counts.
 
     Attributes:
-        bundle: The bundle.
-        output: The table.
-        measured: The measurements that readings are from; None if there are none.
+        bundle: The folder of the bundle.
+        output: The file of the table.
+        measured: The file of the measurements; None if there are none.
         updates: The files of later rounds, in their order.
-        tolerance: How far a device may be from its target; None if that is not known.
-        is_partial: Whether only devices are listed that are not known to be within the tolerance.
-        arrays: How many arrays of the chip have a line.
-        layers: What is listed of each layer.
+        tolerance: How far a device may be from its target; None if no tolerance is known.
+        is_partial: Whether the table lists only devices that are not known to be within the tolerance.
+        arrays: Number of arrays of the chip that have a line in the table.
+        layers: The counts of each layer.
     """
 
     bundle: Path
@@ -82,11 +82,11 @@ class TargetsReport(ShownReport):
 
     @property
     def total(self) -> ListedLayer:
-        """All layers together."""
+        """The counts of all layers together."""
         return functools.reduce(operator.or_, self.layers, ListedLayer("", "", "", 0, 0, 0, 0, 0))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """The report as JSON values."""
         tolerance = self.tolerance
         return {
             "bundle": str(self.bundle),

@@ -1,4 +1,4 @@
-"""A table of what a pulse programmer writes: cell by cell, in the order of the arrays of the chip."""
+"""Writes a table of targets for a pulse programmer, cell by cell, in the order of the arrays of the chip."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ __all__ = ["TABLE_HEADER", "default_table_path", "write_targets"]
 
 TABLE_HEADER = f"array,tile,device,row,column,array_row,array_column,target_us,tolerance_us,{READING}"
 
-# Cells that become text at once; as Python's own they need many times the memory of an array.
+# So many cells are formatted at once, because Python's numbers and texts need many times the memory of an array.
 _TEXT_CELLS = 1 << 16
 
 
 def default_table_path(bundle: Path) -> Path:
-    """``model.targets.csv`` beside ``model.gconv``."""
+    """The default path of a table of targets: ``model.targets.csv`` beside ``model.gconv``."""
     return bundle.with_name(f"{bundle.name.removesuffix(MAPPED_SUFFIX)}.targets.csv")
 
 
@@ -60,34 +60,35 @@ def write_targets(
 ) -> TargetsReport:
     """Write the targets of a bundle as a table for a pulse programmer, a line for each device of each cell.
 
-    The columns are ``array,tile,device,row,column,array_row,array_column,target_us,tolerance_us,reading_us``: the array
-    of the chip; the row and the column in the tile, and on the array; what to program, how far from it the device may
-    be (empty if that is not known), and its present reading (empty if there is none), in µS. Lines are sorted by array,
-    device, row and column. Cells of arrays that hold no weight are not in it. Memory does not grow with the bundle.
+    The columns are ``array,tile,device,row,column,array_row,array_column,target_us,tolerance_us,reading_us``: the
+    number of the array on the chip; the tile and the device; row and column in the tile, and on the array; the target,
+    how far from it the device may be (empty if no tolerance is known), and the present reading (empty if there is
+    none), all in µS. Lines are sorted by array, device, row and column. Cells of arrays that hold no weight are left
+    out. Memory does not grow with the bundle.
 
-    Filled in with new readings, the table can be read back, as `measured` or one of `updates`.
+    A lab fills in new readings; the table can then be read back, as `measured` or as one of `updates`.
 
     Args:
         bundle: The folder of the bundle.
         output: The file to write; ``NAME.targets.csv`` beside the bundle if None.
-        measured: What was measured so far, for the readings, as `read_back` takes it.
-        only_off_target: The same, and only devices are listed that it does not show to be within the tolerance: what a
-            loop of writing and verifying programs next. A device without a reading is listed, too.
-        updates: Files of later rounds, in their order, whose readings take the place of those before.
+        measured: The measurements so far, for the column of readings, in any form that `read_back` takes.
+        only_off_target: The measurements so far, like `measured`, but the table leaves out devices that are within the
+            tolerance: it lists what a loop of write and verify programs next. Devices without a reading are listed.
+        updates: Files of later rounds in their order. A reading in a later file replaces the earlier one of the cell.
         tolerance_us: How far from its target a device may be, in µS.
-        tolerance_relative: The same as a part of the target; the larger of both counts. If both are None, those of the
-            preset of the bundle.
-        limits: The lowest and the highest conductance that is taken for a reading, in µS; a quarter of the range beyond
-            g_min and g_max of each layer if None.
-        failed_cells: What becomes of cells that a mask calls failed: for ``target`` they have no reading, for
-            ``measured`` their readings count, as far as there are any.
-        as_if_measured: Take the targets of the bundle for measurements, which is refused otherwise.
+        tolerance_relative: How far from its target a device may be, as a fraction of the target. If both tolerances are
+            given, the larger one counts; if both are None, those of the bundle's preset count.
+        limits: The lowest and highest conductance that is accepted as a reading, in µS. If None, each layer accepts its
+            range g_min to g_max, widened by a quarter of its width on either side.
+        failed_cells: What happens to cells that a mask marks as failed: ``target`` ignores their readings, ``measured``
+            uses them.
+        as_if_measured: Accept a file that holds the targets of the bundle themselves, which is refused otherwise.
         overwrite: Replace an older table.
-        progress: Called with the step ("targets"), what is done and how much there is.
+        progress: Called with the step ("targets"), the amount done and the total amount.
 
     Raises:
-        BundleError: If the bundle or the measurements are missing or damaged, or hold what is no conductance.
-        ConfigError: If an option is wrong, no tolerance is known that is needed, or the output exists or cannot be
+        BundleError: If the bundle or the measurements are missing or damaged, or a value is no conductance.
+        ConfigError: If an option is wrong, a tolerance is needed but not known, or the output exists or cannot be
             written.
     """
     if measured is not None and only_off_target is not None:
@@ -158,10 +159,10 @@ class _Device:
     """A device of a tile, and the array that it stands on.
 
     Attributes:
-        layer: Number of the layer.
-        tile: Number of the tile in it.
-        place: Which of the devices of the placement it is.
-        placement: The array.
+        layer: Number of the layer in the bundle.
+        tile: Number of the tile in the layer.
+        place: Index of the device among the devices of the placement.
+        placement: The array that the device stands on.
     """
 
     layer: int
@@ -171,22 +172,22 @@ class _Device:
 
     @property
     def device(self) -> int:
-        """Index of the device."""
+        """Index of the device among all devices of the layer."""
         return self.placement.devices[self.place]
 
 
 class _Table:
-    """The lines of a table.
+    """Writes the lines of a table.
 
     Args:
-        bundle: The bundle.
-        measurements: What was measured; None if nothing is known.
-        tolerance: How far a device may be from its target; None if that is not known.
-        is_partial: Whether only devices are listed that are not known to be within the tolerance.
-        progress: As for `write_targets`.
+        bundle: The open bundle.
+        measurements: The measurements; None if there are none.
+        tolerance: How far a device may be from its target; None if no tolerance is known.
+        is_partial: Whether to list only devices that are not known to be within the tolerance.
+        progress: See `write_targets`.
 
     Attributes:
-        arrays: How many arrays have a line.
+        arrays: Number of arrays of the chip that have a line so far.
     """
 
     def __init__(
@@ -207,7 +208,7 @@ class _Table:
         self.arrays = 0
 
     def write(self, text: TextIO) -> tuple[ListedLayer, ...]:
-        """Write all lines; what is listed of each layer."""
+        """Write all lines, and return the counts of each layer."""
         text.write(f"{TABLE_HEADER}\n")
         layers = self._bundle.layers
         found = [ListedLayer.none(layer.record) for layer in layers]
@@ -235,7 +236,7 @@ class _Table:
         return sorted(found, key=lambda item: (item.placement.array, item.layer, item.tile, item.place))
 
     def _write_device(self, text: TextIO, tile: BundleTile, item: _Device) -> ListedLayer:
-        """Write the lines of a device of a tile; what they are, as a part of its layer."""
+        """Write the lines of a device of a tile, and return their counts as a part of the layer."""
         layer, geometry = tile.layer.record, self._bundle.geometry
         name = layer.devices[item.device].name
         targets = self._targets(tile)[name]
@@ -280,13 +281,16 @@ class _Table:
         )
 
     def _targets(self, tile: BundleTile) -> dict[str, NDArray[Any]]:
-        """The targets of all devices, which mostly stand on neighbouring arrays."""
+        """The targets of all devices of a tile, kept until another tile is asked for.
+
+        The devices of a tile are mostly written one after the other, so that each tile is read once.
+        """
         if self._last[0] != tile.id:
             self._last = tile.id, tile.conductances()
         return self._last[1]
 
     def _readings(self, tile: BundleTile, device: int, targets: NDArray[Any]) -> NDArray[np.float64]:
-        """The present readings in µS, NaN where there is none."""
+        """The present readings of a device in µS, float64 [inputs, outputs]; NaN where there is none."""
         measurements = self._measurements
         found = None if measurements is None else measurements.array(tile.layer.record, tile.record, device)
         if measurements is None or found is None:
@@ -296,7 +300,7 @@ class _Table:
 
 
 def _cells(is_listed: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Rows and columns of the cells that are listed, some of them at a time."""
+    """Rows and columns of the listed cells, in blocks of limited size."""
     step = max(_TEXT_CELLS // is_listed.shape[1], 1)
     for first in range(0, is_listed.shape[0], step):
         rows, columns = np.nonzero(is_listed[first : first + step])

@@ -153,7 +153,7 @@ NOTED = {
         "biases are not in it; they are added digitally, and the arrays file has them: L000",
         "a factor that multiplies the outputs is not in it",
     ],
-    "grouped Conv": ["several matrices (groups, batches, directions) stand one by one: L000"],
+    "grouped Conv": ["several matrices (groups, batches, directions) are written one by one: L000"],
 }
 
 
@@ -195,7 +195,7 @@ def test_the_readme_says_that_integer_codes_are_rounded(parse, tmp_path):
     MapConductances()(model)
     save_model(model, tmp_path / "mapped.onnx")
     report = write_bundle(tmp_path / "mapped.onnx", tmp_path / "out", (5, 4), formats=["csv"])
-    note = "weights of integer codes: what the scale gives is still to be rounded, and the zero point added: L000"
+    note = "weights of integer codes: round after dividing by the scale, and add the zero point: L000"
     assert f"csv: {note}" in report.notes
     assert "round, and add the zero point" in (tmp_path / "out" / "csv" / "README.txt").read_text()
 

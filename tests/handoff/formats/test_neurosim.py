@@ -323,8 +323,8 @@ def test_both_versions_read_the_same_and_find_all_that_they_read(digits, name):
 def test_without_a_sample_the_report_says_that_numbers_are_random(parse, tmp_path):
     folder, report = written(parse, tmp_path, *product_of(8, 8))
     [note] = [note for note in report.notes if "random" in note]
-    assert "which says little of energy; give --inputs" in note
-    assert "what arrives in random numbers" in (folder / "README.txt").read_text()
+    assert "which says little about energy; give --inputs" in note
+    assert "the activations x for random numbers" in (folder / "README.txt").read_text()
 
 
 # Commands and README.txt
@@ -415,7 +415,7 @@ def test_files_and_command_have_the_bits_that_were_asked_for(parse, tmp_path, bi
         ((1, 8), "weights have 2 to 14 bits, but not 1"),
         ((8, 15), "inputs have 2 to 14 bits, but not 15"),
         ((8, 8.0), "inputs have 2 to 14 bits, but not 8.0"),
-        (8, "bits are 8, but should be two whole numbers, those of weights and of inputs"),
+        (8, "bits are 8, but should be two whole numbers, for weights and for inputs"),
     ],
 )
 def test_other_bits_are_errors(mapped, tmp_path, bits, message):
@@ -477,19 +477,19 @@ REFUSED = {
     "its kernel has gaps": conv("<dilations = [2, 2]>"),
     "its kernel has 3 axes, but NeuroSim knows two": conv(x="1, 4, 5, 5, 5", w=(8, 4, 3, 3, 3)),
     "it moves by 2 along one axis": conv("<strides = [2]>", x="1, 4, 9", w=(8, 4, 3)),
-    "its kernel of 3x3 is larger than the 2x2 that arrive": conv("<pads = [1, 1, 1, 1]>", x="1, 4, 2, 2"),
+    "its kernel of 3x3 is larger than the activations of 2x2": conv("<pads = [1, 1, 1, 1]>", x="1, 4, 2, 2"),
     "it is a weight of ConvTranspose, but": ("g (float[1, 4, 5, 5] x) => (float y) { y = ConvTranspose(x, W) }",
                                              (4, 8, 3, 3)),
     "it has 2 matrices, but": ("g (float[2, 3, 6] x) => (float y) { y = MatMul(x, W) }", (2, 6, 8)),
     "2 nodes multiply with it, but a layer of NeuroSim runs once": (
         "g (float[1, 8] x) => (float y) { a = MatMul(x, W) y = MatMul(a, W) }", (8, 8)),
-    "it is a weight of LSTM, but NeuroSim knows convolutions and products with a matrix alone": (
+    "it is a weight of LSTM, but NeuroSim knows only convolutions and products with a matrix": (
         "g (float[2, 1, 8] x) => (float y) { y = LSTM <hidden_size = 2> (x, W, R) }", (1, 8, 8)),
     "it stands in a subgraph or a function": ("""g (float[1, 8] x, bool c) => (float y) {
         y = If (c) <then_branch = t () => (float a) { a = MatMul(x, W) },
                     else_branch = e () => (float b) { b = Identity(x) }>
     }""", (8, 8)),
-    "what arrives there in a run of one sample is not finite": (
+    "its activations are not finite in a run of one sample": (
         "g (float[1, 8] x) => (float y) { z = Sub(x, x) d = Div(x, z) y = MatMul(d, W) }", (8, 8)),
 }  # fmt: skip
 
@@ -533,7 +533,7 @@ def test_inputs_that_do_not_fit_the_model_are_errors(parse, tmp_path):
     with pytest.raises(ConfigError, match=r"missing\.npz: does not exist"):
         written(parse, tmp_path, text, arrays, inputs=tmp_path / "missing.npz")
     with pytest.raises(
-        ConfigError, match=r"inputs are for a format that has what arrives at layers \(neurosim, zigzag, accelforge\)"
+        ConfigError, match=r"inputs are for formats that run the model on a sample \(neurosim, zigzag, accelforge\)"
     ):
         write_bundle(tmp_path / "net.gconv.onnx", tmp_path / "out", (8, 8), formats=["npy"], inputs={})
 

@@ -168,7 +168,7 @@ def test_what_zigzag_would_count_wrongly_is_left_out_with_the_reason(parse, tmp_
         "ZigZag takes convolutions over two axes, but this one is over 1: L000",
         "it is the first input of MatMul, and ZigZag takes the second one for the weight: L001",
         "it is 2 matrices, of which ZigZag counts one: L002",
-        "nodes compute its bias, which makes activations of its weights in ZigZag: L004",
+        "nodes compute its bias, so that ZigZag takes its weights for activations: L004",
     ]
     assert [note for note in report.notes if "not counted" in note] == [
         f"zigzag: not counted, because {reason}" for reason in reasons
@@ -183,7 +183,7 @@ def test_what_zigzag_would_count_wrongly_is_left_out_with_the_reason(parse, tmp_
 
 @pytest.mark.parametrize("op", ["LSTM", "ConvTranspose"])
 def test_a_model_of_which_zigzag_counts_nothing_is_refused(mapped, tmp_path, op):
-    with pytest.raises(ConfigError, match=rf"ZigZag can count no layer of the model \(.*takes {op} for no layer"):
+    with pytest.raises(ConfigError, match=rf"ZigZag can count no layer of the model \(.*as layers, not {op}"):
         write_bundle(mapped(op), tmp_path / "out", (64, 64), formats=["zigzag"])
     assert not (tmp_path / "out").exists()
 
@@ -194,11 +194,11 @@ def test_a_model_of_which_zigzag_counts_nothing_is_refused(mapped, tmp_path, op)
         (["zigzag"], {"bits": (8, 6)}, "ZigZag takes powers of two for the bits of inputs, but not 6"),
         (["zigzag"], {"bits": (3, 8)}, "ZigZag takes powers of two for the bits of weights, but not 3"),
         (["zigzag"], {"dac_bits": 3}, "ZigZag takes powers of two for the bits of a DAC, but not 3"),
-        (["zigzag"], {"dac_bits": 9}, r"9 bits cannot be driven at once \(dac_bits\) of inputs of 8"),
-        (["npy"], {"bits": (8, 8)}, r"bits is for other formats \(neurosim, zigzag, accelforge\), and none of them is"),
+        (["zigzag"], {"dac_bits": 9}, r"dac_bits is 9, but inputs have 8 bits; give 8 or fewer"),
+        (["npy"], {"bits": (8, 8)}, r"bits is for other formats \(neurosim, zigzag, accelforge\), but none of them is"),
         (["zigzag"], {"adc_bits": 0}, "adc_bits is a number of bits from 1 to 64, but it is 0"),
-        (["npy"], {"adc_bits": 6}, r"adc_bits is for other formats \(zigzag, accelforge\), and none of them is asked"),
-        ([], {"dims": {"batch": 2}}, r"dims are for a format that has what arrives at layers \(neurosim, zigzag"),
+        (["npy"], {"adc_bits": 6}, r"adc_bits is for other formats \(zigzag, accelforge\), but none of them is chosen"),
+        ([], {"dims": {"batch": 2}}, r"dims are for formats that run the model on a sample \(neurosim, zigzag"),
         (["zigzag"], {"dims": {"n": 2}, "inputs": {}}, "dims are for generated inputs; give either them or the inputs"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The format for AccelForge: layers as einsums, histograms of what they multiply, and the memory cell."""
+"""The format for AccelForge: layers as einsums, histograms of their values, and the memory cell."""
 
 from __future__ import annotations
 

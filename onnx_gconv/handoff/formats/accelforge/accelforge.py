@@ -1,4 +1,4 @@
-"""Layers, histograms and a memory cell for AccelForge, the successor of CiMLoop, which estimates energy and latency."""
+"""The format ``accelforge``: files for AccelForge, the successor of CiMLoop, which estimates energy and latency."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ __all__ = ["AccelForge"]
 
 _MOST_NAMED = 4
 
-# Of analog devices: the bits of the networks that come with AccelForge.
+# Bits of a weight if devices have no levels: those of the networks that come with AccelForge.
 _ANALOG_BITS = 8
 
-# A histogram has two to the power of the bits bins.
+# The most bits of a weight; a histogram of weights has 2^bits - 1 bins.
 _MOST_BITS = 16
 
 
 @dataclass(frozen=True, eq=False)
 class AccelForge(HandoffFormat):
-    """The files for AccelForge.
+    """The format ``accelforge``.
 
     Attributes:
-        preparation: A run of the model and the settings; None in the table of formats.
-        refused: Why layers are not written, by their ids.
+        preparation: A run of the model and the settings; None until `prepared` is called.
+        refused: The reasons why layers are not written, by their ids.
     """
 
     preparation: Preparation | None = None
@@ -61,17 +61,18 @@ class AccelForge(HandoffFormat):
     content = """\
 workload.yaml: a product of matrices or a convolution for each layer, as einsums for AccelForge 1.0, with its renames.
 LAYER.yaml: variables of a layer: histograms of its weights, of the conductances of each device, and of its inputs.
-cell.yaml: the memory cell in the format of NVSim, with the resistances of g_max and g_min; a file more for each further
-range, cell_2.yaml and so on.
-functions.py: what expressions call to average conductances.
-load.py: loads all of it into AccelForge: pip install accelforge==1.0.467 (Python 3.12), then python load.py.
+cell.yaml: the memory cell in the format of NVSim, with the resistances of g_max and g_min; if layers have other ranges,
+cell_2.yaml and so on.
+functions.py: a function for AccelForge's expressions that averages conductances.
+load.py: loads all files into AccelForge: pip install accelforge==1.0.467 (Python 3.12), then python load.py.
 
-A device is a cell and has a column of its own, or shares one if pairs stand in one column. Its average conductance is
-that of the histograms, 0 for g_min and 1 for g_max; AccelForge's own encodings of weights are not needed for it.
+Each device is a cell in a column of its own; if pairs stand in one column, the two devices share it. The average
+conductance is that of the histograms, where 0 is g_min and 1 is g_max; AccelForge's own encodings of weights are not
+used.
 """
     remarks: ClassVar[tuple[str, ...]] = (
         "conductances are in it as histograms, and biases are not in it",
-        "convolutions are without padding, as those of AccelForge's own networks: inputs have the size that is needed",
+        "convolutions have no padding, as in AccelForge's own networks: the padding is part of the size of the inputs",
         "area and voltages of the cell are those of an example of AccelForge; replace them in cell.yaml",
     )
     is_for_costs = True
@@ -84,11 +85,11 @@ that of the histograms, 0 for g_min and 1 for g_max; AccelForge's own encodings 
         return AccelForge(preparation, {name: problem for name, problem in found if problem is not None})
 
     def readme_content(self) -> str:
-        """The files, and where the figures are from that the mapping does not have."""
+        """The description of the files, and the origin of all figures that are not from the mapping."""
         settings = self._prepared.settings
         weights = (
-            f"{self._weight_bits}, which number the weights that levels of devices make, and {_ANALOG_BITS} without "
-            "levels, as in AccelForge's networks"
+            f"{self._weight_bits}, enough to number all weights that the levels of devices give; {_ANALOG_BITS} for "
+            "devices without levels, as in AccelForge's networks"
         )
         figures = (
             *settings.described(weights),
@@ -100,24 +101,28 @@ that of the histograms, 0 for g_min and 1 for g_max; AccelForge's own encodings 
         return f"{self.content}\n{figures_text(figures)}"
 
     def check(self, layers: Sequence[Layer]) -> None:
-        """Check that there is a layer that can be said as an einsum, and that histograms have not too many bins."""
+        """Check that at least one layer can be written as an einsum, and that histograms do not have too many bins.
+
+        Raises:
+            ConfigError: If no layer can be written, or weights have more than 16 bits.
+        """
         if self._weight_bits > _MOST_BITS:
             raise ConfigError(
-                f"histograms for AccelForge have a bin for each number of {self._weight_bits} bits, which levels of "
-                "devices make; give fewer with --bits"
+                f"histograms for AccelForge would have a bin for each number of {self._weight_bits} bits, as many as "
+                "the levels of devices give; give fewer bits with --bits"
             )
         if not self.held(layers):
             reasons = "; ".join(f"{layer.record.quoted}: {self.refused[layer.id]}" for layer in layers[:_MOST_NAMED])
             raise ConfigError(f"no layer can be written for AccelForge ({reasons}); leave the format accelforge out")
 
     def held(self, layers: Sequence[Layer]) -> Sequence[Layer]:
-        """Those that can be said as einsums."""
+        """The layers that can be written as einsums."""
         return [layer for layer in layers if layer.id not in self.refused]
 
     def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
-        """Which layers are not written and why, and what is not known of the others."""
+        """Notes on the layers that are not written, and on histograms that are missing or coarse."""
         held = self.held(layers)
-        no_inputs = "histograms of inputs are not in it, as nobody has given inputs; give some with --inputs"
+        no_inputs = "histograms of inputs are not in it, because no inputs were given; give some with --inputs"
         return (
             *(
                 LayerNote(
@@ -127,13 +132,13 @@ that of the histograms, 0 for g_min and 1 for g_max; AccelForge's own encodings 
             ),
             LayerNote(no_inputs, held if self._prepared.run.source is None else ()),
             LayerNote(
-                "histograms of conductances have 256 bins, as there are no uniform levels, or more of them",
+                "histograms of conductances have 256 bins, because devices have no uniform levels, or more than 256",
                 [item for item in held if not _has_a_bin_for_each_level(item)],
             ),
         )
 
     def cells(self, layers: Sequence[Layer]) -> int:
-        """All conductances are counted."""
+        """Number of conductances that histograms count, over all devices."""
         return device_cells(self.held(layers))
 
     def write(self, layers: Sequence[Layer], folder: Path, advance: Callable[[int], None]) -> Iterator[FileRecord]:
@@ -171,7 +176,7 @@ that of the histograms, 0 for g_min and 1 for g_max; AccelForge's own encodings 
         return file.record
 
     def _inputs(self, layer: Layer) -> NDArray[np.int64] | None:
-        """The histogram of what arrives at a layer; None if no inputs were given."""
+        """The histogram of the activations that a layer receives, [2^bits - 1]; None if no inputs were given."""
         arriving = self._prepared.run.inputs[self._prepared.layers.index(layer)]
         if self._prepared.run.source is None or not isinstance(arriving, LayerInput):
             return None
@@ -204,7 +209,7 @@ def _bits_of_cell(layer: Layer) -> int:
 
 
 def _bits_of_weight(layer: Layer) -> int:
-    """The bits that number all weights that devices with uniform levels can hold together."""
+    """The bits needed to number all weights that the devices can represent with uniform levels; 8 without levels."""
     levels = layer.record.levels
     if levels is None or not levels.uniform:
         return _ANALOG_BITS

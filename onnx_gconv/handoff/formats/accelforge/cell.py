@@ -1,4 +1,4 @@
-"""A memory cell in the format of NVSim, as AccelForge 1.0 gives it to its NeuroSim components."""
+"""The memory cell in the format of NVSim, which AccelForge 1.0 passes to its NeuroSim components."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ __all__ = ["HIGHEST_OHM", "cell_text"]
 _US_PER_SIEMENS = 1e6
 
 HIGHEST_OHM = 1e12
-"""Stands for a conductance of 0, whose resistance no program takes."""
+"""The resistance in ohm that stands for a conductance of 0; programs do not accept an infinite one."""
 
 _TEXT = """\
-# The devices of the mapping, from {low:g} to {high:g} uS. All but the resistances is that of rram_example.yaml, which
-# comes with AccelForge 1.0 (examples/arches/compute_in_memory/memory_cells): replace what you know of your own.
+# The devices of the mapping, from {low:g} to {high:g} uS. All but the resistances is from rram_example.yaml of
+# AccelForge 1.0 (examples/arches/compute_in_memory/memory_cells): replace it by figures of your own cell.
 -MemCellType: RRAM
 -DeviceRoadmap -1LP 1HP 2LSTP:  2
 
@@ -40,11 +40,11 @@ _TEXT = """\
 
 
 def cell_text(g_min: float, g_max: float) -> str:
-    """The text of the cell of devices with a range of conductances in µS."""
+    """The text of ``cell.yaml`` for devices with the range `g_min` to `g_max`, in µS."""
     off = min(_US_PER_SIEMENS / g_min, HIGHEST_OHM) if g_min else HIGHEST_OHM
     return _TEXT.format(low=g_min, high=g_max, on=_number(_US_PER_SIEMENS / g_max), off=_number(off))
 
 
 def _number(value: float) -> str:
-    """Nine digits, without a plus sign, at which AccelForge's reader ends a number: ``1e12``."""
+    """A number with nine digits and no plus sign, such as ``1e12``: AccelForge's reader stops at a plus sign."""
     return f"{value:.9g}".replace("e+", "e")

@@ -1,4 +1,4 @@
-"""Layers as einsums, as the workloads of AccelForge 1.0 have them (examples/workloads/compute_in_memory)."""
+"""Layers as einsums, in the form of the workloads of AccelForge 1.0 (examples/workloads/compute_in_memory)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from onnx_gconv.visible_text import visible
 
 __all__ = ["Einsum", "einsums_of", "problem_of", "workload_yaml"]
 
-# Letters of the axes of outputs, of kernels, and of inputs.
+# For each spatial axis the letters of the output, the kernel and the input.
 _AXES = (("p", "r", "H"), ("q", "s", "W"), ("u", "t", "D"))
 
-# Ops whose outputs are products with a matrix, and nothing else; the counts of all others would be guesses.
+# Ops that do nothing but one product with a matrix. For all other ops, the number of products would be a guess.
 _PRODUCTS = frozenset(
     {"MatMul", "Gemm", "MatMulInteger", "com.microsoft.FusedMatMul", "com.microsoft.FusedGemm"}
     | {"com.microsoft.TransposeMatMul", "com.microsoft.GemmFastGelu", "QLinearMatMul", "com.microsoft.MatMulNBits"}
@@ -24,13 +24,13 @@ _PRODUCTS = frozenset(
 
 @dataclass(frozen=True)
 class Einsum:
-    """A product of a layer.
+    """A product of a layer, as an einsum.
 
     Attributes:
         layer: The id of the layer.
-        name: What tensors are called after ``I_``, ``W_`` and ``O_``.
+        name: The name of the product; its tensors are ``I_NAME``, ``W_NAME`` and ``O_NAME``.
         equation: The einsum.
-        sizes: The size of each of its variables.
+        sizes: The size of each index variable.
     """
 
     layer: str
@@ -40,21 +40,21 @@ class Einsum:
 
     @property
     def products(self) -> int:
-        """How many products of two numbers it has."""
+        """Number of multiplications of two numbers."""
         return math.prod(self.sizes.values())
 
 
 def problem_of(layer: Layer, sample: Sample) -> str | None:
-    """Why a layer cannot be said as an einsum; None if it can."""
+    """Why a layer cannot be written as an einsum; None if it can."""
     for use in sample.uses[layer.id]:
         op = use.op.name
         if op not in _PRODUCTS and use.op.convolution != "plain":
-            return f"it is a weight of {op}, for which nothing is known here of what is multiplied how often"
+            return f"it is a weight of {op}, whose number of products this format does not know"
         if sample.shape(use.activation) is None or sample.shape(use.output) is None:
             return "it stands in a subgraph, whose values a run of the model does not show"
         axes = len(use.op.kernel_shape(layer.view))
         if axes > len(_AXES):
-            return f"it is a convolution over {axes} axes, and nothing is known here of more than {len(_AXES)}"
+            return f"it is a convolution over {axes} axes, but this format knows {len(_AXES)} at most"
     return None
 
 
@@ -62,8 +62,8 @@ def einsums_of(layer: Layer, sample: Sample) -> Iterator[Einsum]:
     """The products of a layer, one for each node that reads its weight.
 
     Args:
-        layer: The layer, which has no problem.
-        sample: A run of the model.
+        layer: A layer for which `problem_of` returns None.
+        sample: A run of the model, which gives the shapes.
     """
     for number, use in enumerate(sample.uses[layer.id]):
         name = layer.id if number == 0 else f"{layer.id}_{number + 1}"
@@ -74,7 +74,7 @@ def einsums_of(layer: Layer, sample: Sample) -> Iterator[Einsum]:
 
 
 def _product(layer: Layer, _: LayerUse, made: tuple[int, ...], name: str, suffix: str) -> Einsum:
-    """``O[g, p, m] = I[g, p, c] * W[g, c, m]``: p rows of activations, which may be of several axes."""
+    """``O[g, p, m] = I[g, p, c] * W[g, c, m]``, where p counts the rows of activations over all their axes."""
     view = layer.view
     sizes = {"g": view.matrices, "p": math.prod(made) // (view.matrices * view.columns)}
     sizes |= {"c": view.rows, "m": view.columns}
@@ -142,7 +142,7 @@ workload:
 def workload_yaml(
     layers: Iterable[tuple[Layer, Iterable[Einsum]]], *, input_bits: int, output_bits: int, weight_bits: int
 ) -> str:
-    """The text of the workload.
+    """The text of ``workload.yaml``.
 
     Args:
         layers: The layers, each with its einsums.

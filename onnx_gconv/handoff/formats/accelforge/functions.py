@@ -1,4 +1,4 @@
-"""The functions and the script beside the files for AccelForge."""
+"""The texts of ``functions.py`` and ``load.py`` beside the files for AccelForge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ __all__ = ["AVERAGE_FUNCTION", "FUNCTIONS_FILE", "LOAD_FILE", "LOAD_SCRIPT"]
 FUNCTIONS_FILE, LOAD_FILE = "functions.py", "load.py"
 
 AVERAGE_FUNCTION = '''\
-"""What expressions of AccelForge may call: spec.config.expression_custom_functions has this file."""
+"""Functions for AccelForge's expressions; load.py adds this file to spec.config.expression_custom_functions."""
 
 
 def average_conductance(hists):
@@ -21,7 +21,7 @@ def average_conductance(hists):
 LOAD_SCRIPT = '''\
 """AccelForge's specification of each layer: pip install accelforge==1.0.467 (Python 3.12), then python load.py.
 
-spec_of gives one; AccelForge computes energy and latency of it with spec_of("L000").map_workload_to_arch(). The
+spec_of returns the specification of a layer; spec_of("L000").map_workload_to_arch() computes energy and latency. The
 architecture is basic_analog, which comes with AccelForge, with the arrays, cells and converters of this folder.
 """
 
@@ -35,7 +35,7 @@ FOLDER = Path(__file__).resolve().parent
 ARCHITECTURES = Path(af.examples.arches.compute_in_memory.path)
 ROWS, COLUMNS = {rows}, {columns}
 DAC_BITS, ADC_BITS = {dac_bits}, {adc_bits}
-CELLS = {cells}  # of each layer: cells of a weight in a row of an array, bits of a cell, and the file of the cell
+CELLS = {cells}  # for each layer: cells of a weight in a row of an array, bits of a cell, and the file of the cell
 
 
 def layer_names():
@@ -76,7 +76,7 @@ def spec_of(name):
 
 
 def main():
-    """Say what AccelForge makes of each layer, or of those that are named."""
+    """Print what AccelForge computes from the files for each layer, or for those that are named."""
     for name in sys.argv[1:] or layer_names():
         spec = spec_of(name)
         found = spec._spec_eval_expressions(einsum_name=f"O_{{name}}")

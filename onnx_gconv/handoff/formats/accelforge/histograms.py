@@ -1,7 +1,7 @@
-"""How often conductances, weights and inputs of a layer have which value, as AccelForge 1.0 takes histograms.
+"""Histograms of the conductances, weights and inputs of a layer, in the form that AccelForge 1.0 takes.
 
-AccelForge's histograms of signed values have 2^bits - 1 bins, one for each integer of a sign and bits - 1 further bits,
-and the one in the middle is zero (examples/arches/compute_in_memory/_include_functions.py).
+AccelForge's histograms of signed values have 2^bits - 1 bins, one for each integer of a sign and bits - 1 further bits.
+The middle bin is zero (examples/arches/compute_in_memory/_include_functions.py).
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ class LayerHistograms:
     """The histograms of a layer.
 
     Attributes:
-        conductances: For each device how many of its conductances are nearest to which of the equidistant ones from
-            g_min to g_max, [bins].
-        weights: How many weights are nearest to which integer, [2^bits - 1]: of what the devices give, before scales.
+        conductances: For each device the histogram of its conductances, [bins]. The centres of the bins are equidistant
+            from g_min to g_max.
+        weights: The histogram of the weights, [2^bits - 1]. These are the sums of coefficient * conductance - offset,
+            before the division by scales.
     """
 
     conductances: dict[str, _Counts]
@@ -39,18 +40,18 @@ class LayerHistograms:
 
 
 def conductance_bins(layer: Layer) -> int:
-    """How many bins histograms of conductances have: one for each level, if there are uniform levels, else 256."""
+    """Number of bins of a histogram of conductances: one for each level of up to 256 uniform ones, else 256."""
     levels = layer.record.levels
     return levels.count if levels is not None and levels.uniform and levels.count <= _MOST_BINS else _MOST_BINS
 
 
 def histograms_of(layer: Layer, weight_bits: int, advance: Callable[[int], None]) -> LayerHistograms:
-    """Count conductances, and what they stand for.
+    """Count the conductances of a layer, and the weights that they represent.
 
     Args:
         layer: The layer.
         weight_bits: Bits of a weight.
-        advance: Called with how many more conductances are counted.
+        advance: Called with the number of conductances that were counted since the last call.
 
     Raises:
         ModelError: If external data cannot be read.
@@ -77,12 +78,12 @@ def histograms_of(layer: Layer, weight_bits: int, advance: Callable[[int], None]
 
 
 def signed_histogram(values: NDArray[Any], bits: int, largest: float) -> _Counts:
-    """How many values are nearest to which integer of a sign and bits - 1 further bits, [2^bits - 1].
+    """The histogram of values, quantized to integers of a sign and bits - 1 further bits, [2^bits - 1].
 
     Args:
-        values: The values.
+        values: The values, of any shape.
         bits: Bits of an integer.
-        largest: What the largest integer, 2^(bits - 1) - 1 or 1 for one bit, stands for; 0 if all values are 0.
+        largest: The value that the largest integer, 2^(bits - 1) - 1, stands for; 0 if all values are 0.
     """
     middle = 2 ** (bits - 1) - 1
     step = largest / middle if middle and largest else 1.0
@@ -91,12 +92,12 @@ def signed_histogram(values: NDArray[Any], bits: int, largest: float) -> _Counts
 
 
 def variables_yaml(layer: Layer, histograms: LayerHistograms, inputs: _Counts | None) -> str:
-    """The text of the variables of a layer.
+    """The text of ``LAYER.yaml``, the variables of a layer.
 
     Args:
         layer: The layer.
-        histograms: Its histograms.
-        inputs: The histogram of its inputs; None if they are not known.
+        histograms: The histograms of the layer.
+        inputs: The histogram of its inputs; None if it is not known.
     """
     parameters = layer.record.converter.parameters
     names = ", ".join(visible(name) for name in histograms.conductances)

@@ -1,1 +1,1 @@
-"""Folders that NeuroSim's program runs on: the network, its weights, and what arrives at its layers."""
+"""The format for NeuroSim: the network, its weights, and the activations of its layers for one sample."""

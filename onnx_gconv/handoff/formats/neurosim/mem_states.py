@@ -1,4 +1,4 @@
-"""The states of a memory cell as the Python side of NeuroSim V1.5 reads them (``mem_states.csv``)."""
+"""The file ``mem_states.csv``: the states of a memory cell, as the Python side of NeuroSim V1.5 reads them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _US_PER_SIEMENS = 1e6
 
 
 def levels_of(layer: Layer) -> ConductanceLevels | None:
-    """The levels of the devices of a layer; None if they take any value."""
+    """The levels of the devices of a layer; None if devices can take any value."""
     record = layer.record
     if record.levels is not None:
         return record.levels.levels
@@ -28,7 +28,7 @@ def levels_of(layer: Layer) -> ConductanceLevels | None:
 
 
 def common_levels(layers: Iterable[Layer]) -> ConductanceLevels | str:
-    """The levels of the devices of all layers, or why there are no such: as a part of a sentence."""
+    """The levels that the devices of all layers share, or why there are none, as a part of a sentence."""
     found = {levels_of(layer) for layer in layers}
     if len(found) != 1:
         return "the levels of conductance differ from layer to layer"
@@ -39,17 +39,17 @@ def common_levels(layers: Iterable[Layer]) -> ConductanceLevels | str:
 
 
 def bits_of_cell(levels: ConductanceLevels) -> int | None:
-    """The bits of a cell of so many levels; None if their number is no power of two."""
+    """The bits of a cell with these levels; None if the number of levels is no power of two."""
     bits = levels.count.bit_length() - 1
     return bits if levels.count == 1 << bits else None
 
 
 def mem_states_text(means_us: NDArray[Any], deviations_us: NDArray[Any]) -> str:
-    """The file: a line for each state, the lowest conductance first, in siemens.
+    """The text of ``mem_states.csv``: a line for each state, the lowest conductance first, in siemens.
 
     Args:
-        means_us: The mean of each state in µS.
-        deviations_us: The standard deviation of each in µS.
+        means_us: The mean conductance of each state in µS, [states].
+        deviations_us: The standard deviation of each state in µS, [states].
     """
     lines = (
         f"{state},{float(mean) / _US_PER_SIEMENS!r},{float(deviation) / _US_PER_SIEMENS!r}\n"

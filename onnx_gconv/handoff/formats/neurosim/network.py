@@ -1,8 +1,8 @@
-"""A model as NeuroSim's network: a line for each layer, and which layers it cannot hold.
+"""A model as NeuroSim's network: a line for each layer, and the reasons why NeuroSim cannot hold the other layers.
 
-A line is ``H, W, C_in, kernel height, kernel width, C_out, pooling follows, stride``, with the height and width of what
-arrives, before padding; a fully connected layer is ``1, 1, inputs, 1, 1, outputs, 0, 1`` (``getNetStructure`` in
-``main.cpp``, ``NetWork_VGG8.csv``).
+A line is ``H, W, C_in, kernel height, kernel width, C_out, pooling follows, stride``, where H and W are the height and
+width of the activations before padding. A fully connected layer is ``1, 1, inputs, 1, 1, outputs, 0, 1``
+(``getNetStructure`` in ``main.cpp``, ``NetWork_VGG8.csv``).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _IMAGE_AXES = ({2, 3}, {-2, -1})
 
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv"})
 
-# Ops that multiply the last axis of what arrives, or the one before it if an attribute says so: the name of the
-# attribute if the weight stands right, and if it stands left. `None` is for ops without it.
+# Ops that multiply the last axis of their activations, or the one before it if an attribute says so. The values are the
+# names of this attribute if the weight is the right operand, and if it is the left one; None for ops without it.
 _PRODUCTS: dict[str, tuple[str | None, str | None]] = {
     "MatMul": (None, None),
     "Gemm": ("transA", "transB"),
@@ -48,8 +48,8 @@ class NetworkLayer:
 
     Attributes:
         layer: The layer.
-        line: Its line of the network.
-        windows: What arrives, of one sample.
+        line: The line of the layer in the network file.
+        windows: The activations of one sample, and where the kernel stands on them.
     """
 
     layer: Layer
@@ -58,16 +58,16 @@ class NetworkLayer:
 
     @property
     def positions_read(self) -> int:
-        """How many positions NeuroSim reads of the input file, the first ones.
+        """Number of kernel positions that NeuroSim reads from the input file; it reads the first ones.
 
-        It computes ``(H - kernel height + 1) / stride * (W - kernel width + 1) / stride`` in floating point and cuts
-        that (``numInVector`` in ``Chip.cpp``), so that it does not know of padding.
+        NeuroSim truncates ``(H - kernel height + 1) / stride * (W - kernel width + 1) / stride``, which ignores padding
+        (``numInVector`` in ``Chip.cpp``).
         """
         return _positions_read(self.line)
 
     @property
     def with_padding(self) -> tuple[int, int, int]:
-        """Height and width with the padding, and how many positions NeuroSim would read if these stood in its line."""
+        """Height and width with the padding, and the number of positions that NeuroSim would read with these."""
         rows, columns = self.windows.padding
         height, width = self.line[0] + sum(rows), self.line[1] + sum(columns)
         return height, width, _positions_read((height, width, *self.line[2:]))
@@ -79,14 +79,15 @@ def _positions_read(line: Sequence[int]) -> int:
 
 
 def network_of(layers: Sequence[Layer], sample: Sample) -> tuple[tuple[NetworkLayer, ...], dict[str, str]]:
-    """The layers that NeuroSim can hold in the order in which they run, and why it cannot hold the others.
+    """Split the layers into those that NeuroSim can hold and those that it cannot.
 
     Args:
         layers: The layers of the model.
-        sample: What arrives at them.
+        sample: A run of the model, with the activations of the layers.
 
     Returns:
-        The layers, and for the id of each other one the reason.
+        The layers that NeuroSim can hold, in the order in which they run, and the reasons why it cannot hold the
+        others, by their ids.
     """
     found: list[tuple[ir.Node, NetworkLayer]] = []
     refused: dict[str, str] = {}
@@ -110,7 +111,7 @@ def _with_pool(item: NetworkLayer, *, is_pooled: bool) -> NetworkLayer:
 
 
 def _network_layer(layer: Layer, arriving: LayerInput | str, batch: int) -> NetworkLayer | str:
-    """A layer, before anybody knows of pooling; or why NeuroSim cannot hold it."""
+    """The layer, for now without a mark for pooling; or the reason why NeuroSim cannot hold it."""
     if (reason := _why_no_matrix(layer)) is not None:
         return reason
     if isinstance(arriving, str):
@@ -125,9 +126,9 @@ def _network_layer(layer: Layer, arriving: LayerInput | str, batch: int) -> Netw
 
 def _real_numbers(values: NDArray[Any]) -> NDArray[np.float64] | str:
     if not values.size:
-        return "nothing arrives there in a run of one sample"
+        return "its activations are empty in a run of one sample"
     values = values.astype(np.float64)
-    return values if np.isfinite(values).all() else "what arrives there in a run of one sample is not finite"
+    return values if np.isfinite(values).all() else "its activations are not finite in a run of one sample"
 
 
 def _why_no_matrix(layer: Layer) -> str | None:
@@ -141,7 +142,7 @@ def _why_no_matrix(layer: Layer) -> str | None:
     if matrices > 1:
         return f"it has {matrices} matrices, but a layer of NeuroSim is one"
     if consumer.op_type not in {*_CONVOLUTIONS, *_PRODUCTS}:
-        return f"it is a weight of {consumer.op_type}, but NeuroSim knows convolutions and products with a matrix alone"
+        return f"it is a weight of {consumer.op_type}, but NeuroSim knows only convolutions and products with a matrix"
     return None
 
 
@@ -156,8 +157,8 @@ def _convolution(layer: Layer, node: ir.Node, values: NDArray[np.float64]) -> Ne
     if item.positions_read < 1:
         size = "x".join(map(str, values.shape[2:]))
         return (
-            f"its kernel of {'x'.join(map(str, kernel))} is larger than the {size} that arrive, and NeuroSim, which "
-            "does not count padding, would have it run nowhere"
+            f"its kernel of {'x'.join(map(str, kernel))} is larger than the activations of {size} before padding, and "
+            "NeuroSim, which ignores padding, would compute nothing"
         )
     return item
 
@@ -174,7 +175,7 @@ def _product(layer: Layer, node: ir.Node, values: NDArray[np.float64], batch: in
 
 
 def _positions(layer: Layer, node: ir.Node, values: NDArray[np.float64]) -> NDArray[np.float64] | str:
-    """What arrives at a product, [positions, inputs]."""
+    """The activations of a product, float64 [positions, inputs]; or the reason why NeuroSim cannot take them."""
     consumer = layer.consumers[0]
     slot = layer.op.slot(consumer.slot)
     is_right = slot is not None and slot.activation < consumer.slot
@@ -182,20 +183,22 @@ def _positions(layer: Layer, node: ir.Node, values: NDArray[np.float64]) -> NDAr
     attribute = right if is_right else left
     is_swapped = attribute is not None and bool(node.attributes.get_int(attribute, 0))
     if any(node.attributes.get_int(name, 0) for name in ("transBatchA", "transBatchB")):
-        return f"{consumer.op_type} moves the batch of what arrives there"
+        return f"{consumer.op_type} moves the batch axis of its activations"
     if values.ndim > 1 and is_swapped is is_right:
         values = np.moveaxis(values, -2, -1)
     if values.shape[-1] != layer.layout.rows:
-        return f"vectors of {values.shape[-1]} numbers arrive there, but it has {layer.layout.rows} inputs"
+        return f"its activations are vectors of {values.shape[-1]} numbers, but it has {layer.layout.rows} inputs"
     return values.reshape(-1, layer.layout.rows)
 
 
 def _followed_by_pools(layers: frozenset[ir.Node], order: dict[ir.Node, int]) -> set[ir.Node]:
-    """Of the layers that feed a pooling node, the one that runs last, as NeuroSim V1.5 notes it (``add_pool``).
+    """The layers to mark for pooling: for each pooling node, the last layer that feeds it, as in NeuroSim V1.5.
+
+    NeuroSim V1.5 sets this mark in its ``add_pool``.
 
     Args:
         layers: The nodes of all layers, also of those that NeuroSim cannot hold.
-        order: The nodes of the graph, and when they run.
+        order: The nodes of the graph with their numbers in the order in which they run.
     """
     found = set()
     for node in order:
@@ -205,7 +208,7 @@ def _followed_by_pools(layers: frozenset[ir.Node], order: dict[ir.Node, int]) ->
 
 
 def _feeding(node: ir.Node, layers: frozenset[ir.Node]) -> set[ir.Node]:
-    """The layers that feed a node, without other layers and pooling nodes between."""
+    """The layers that feed a node directly or through nodes that are neither layers nor pooling nodes."""
     found: set[ir.Node] = set()
     seen: set[ir.Node] = set()
     rest = list(_producers(node.inputs[:1]))
@@ -226,7 +229,7 @@ def _producers(values: Iterable[ir.Value | None]) -> Iterable[ir.Node]:
 
 
 def _is_pool(node: ir.Node) -> bool:
-    """Whether a node takes something of neighbouring positions of an image, or of all."""
+    """Whether a node pools neighbouring positions of an image, or all of them."""
     if node.op_type in _POOLS:
         return True
     if node.op_type not in _MEANS:
@@ -241,19 +244,19 @@ def _is_pool(node: ir.Node) -> bool:
 def rows_of_subarrays(
     lines: Sequence[Sequence[int]], columns_per_weight: int, rows: int, *, is_novel: bool = True
 ) -> int:
-    """The rows of a sub-array: those of the chip's arrays, halved until NeuroSim takes them.
+    """Number of rows of NeuroSim's sub-arrays: that of the chip's arrays, halved until NeuroSim accepts it.
 
-    With ``novelMapping``, layers of the commonest kernel with at least as many inputs as a sub-array has rows stand on
-    processing elements, whose size is that of the widest of these layers, rounded up to a power of two. It has to be
-    at least twice that of a sub-array; without it, that of the widest layer of all at least four times
-    (``ChipDesignInitialize`` and ``ChipFloorPlan`` in ``Chip.cpp``). If not, NeuroSim says "SubArray Size is too large"
-    and goes on to a fault of memory.
+    With ``novelMapping``, NeuroSim maps a layer to processing elements if it has the most frequent kernel size and at
+    least as many inputs as a sub-array has rows. The number of columns of the widest of these layers, rounded up to a
+    power of two, must be at least twice the rows of a sub-array. Without ``novelMapping``, that of the widest of all
+    layers must be at least four times the rows (``ChipDesignInitialize`` and ``ChipFloorPlan`` in ``Chip.cpp``).
+    Otherwise NeuroSim prints "SubArray Size is too large" and crashes with a memory fault.
 
     Args:
         lines: The lines of the network.
-        columns_per_weight: How many cells hold a weight.
-        rows: Of the chip's arrays.
-        is_novel: Whether Param.cpp says ``novelMapping = true``, which is its default.
+        columns_per_weight: Number of cells that hold a weight.
+        rows: Number of rows of the chip's arrays.
+        is_novel: Whether Param.cpp has ``novelMapping = true``, which is its default.
     """
     kernels = [line[3] * line[4] for line in lines]
     counts = [1 + (kernels.count(kernel) if kernel != 1 else 0) for kernel in kernels]

@@ -1,4 +1,4 @@
-"""The format: a folder that NeuroSim's program runs on as it is."""
+"""The format ``neurosim``: a folder of files on which NeuroSim's program runs without changes."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _LEAST_ROWS = 8
 
 
 class Neurosim(HandoffFormat):
-    """Network, weights, traces of one sample, commands, and the states of a cell.
+    """The format ``neurosim``: network, weights, activations of one sample, commands, and the states of a cell.
 
     Args:
-        plan: What is written; None as long as no model is known.
+        plan: What to write; None until `prepared` is called.
     """
 
     name = "neurosim"
-    description = "what the program of DNN+NeuroSim V1.4 and V1.5 runs on (--inputs gives the sample)"
+    description = "input files for the program of DNN+NeuroSim V1.4 and V1.5 (--inputs gives the sample)"
     content = ""
     remarks: ClassVar[tuple[str, ...]] = (
         "tiles are not in it; NeuroSim cuts matrices itself",
-        "which of NeuroSim's parameters have to agree is in README.txt",
+        "README.txt lists the parameters of NeuroSim that have to agree with the files",
     )
     needs_sample = True
     settings: ClassVar[tuple[str, ...]] = ("bits",)
@@ -57,28 +57,32 @@ class Neurosim(HandoffFormat):
 
     @property
     def plan(self) -> Plan:
-        """What is written."""
-        assert self._plan is not None  # noqa: S101 - nothing is asked before `prepared`
+        """What to write."""
+        assert self._plan is not None  # noqa: S101 - `prepared` is called first
         return self._plan
 
     def check(self, layers: Sequence[Layer]) -> None:
-        """Check that NeuroSim can hold one layer at least."""
+        """Check that NeuroSim can hold at least one layer.
+
+        Raises:
+            ConfigError: If it can hold none.
+        """
         if not self.plan.network:
             reasons = "; ".join(
                 f"{layer.record.quoted}: {self.plan.refused[layer.id]}" for layer in layers[:_MOST_NAMED]
             )
             raise ConfigError(f"NeuroSim can hold no layer of the model ({reasons}); leave the format neurosim out")
 
-    def held(self, layers: Sequence[Layer]) -> Sequence[Layer]:  # noqa: ARG002 - of the plan
-        """Those that NeuroSim can hold, in the order in which they run."""
+    def held(self, layers: Sequence[Layer]) -> Sequence[Layer]:  # noqa: ARG002 - the plan has the layers
+        """The layers that NeuroSim can hold, in the order in which they run."""
         return self.plan.layers
 
     def readme_content(self) -> str:
-        """The files, the commands, and the parameters."""
+        """The description of the files, the commands, and the parameters that have to agree."""
         return readme_text_of(self.plan)
 
     def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
-        """Which layers are not written and why, and what NeuroSim does otherwise than the chip."""
+        """Notes on the layers that are not written, and on what NeuroSim computes differently from the chip."""
         plan = self.plan
         refused = [
             LayerNote(
@@ -86,14 +90,14 @@ class Neurosim(HandoffFormat):
             )
             for reason in dict.fromkeys(plan.refused.values())
         ]
-        random = "what arrives at layers is of a run on random numbers, which says little of energy; give --inputs"
+        random = "activations are those of a run on random numbers, which says little about energy; give --inputs"
         smaller = (
-            f"the command has sub-arrays of {plan.subarray_rows} rows, as NeuroSim stops at larger ones for so small "
-            f"a network; the chip's have {plan.rows}"
+            f"the command has sub-arrays of {plan.subarray_rows} rows, because NeuroSim refuses larger ones for so "
+            f"small a network; the chip's arrays have {plan.rows}"
         )
         ranges = "devices have several ranges of conductance, but NeuroSim has one"
         states = f"{MEM_STATES_FILE} is not written, because {plan.levels}"
-        bits = f"weights have {plan.bits.weights} bits and inputs {plan.bits.inputs} (--bits says how many)"
+        bits = f"weights have {plan.bits.weights} bits and inputs {plan.bits.inputs} (option --bits)"
         low = f"NeuroSim V1.4 finds sub-arrays of fewer than {_LEAST_ROWS} rows too low for its circuits"
         return (
             *refused,
@@ -109,8 +113,8 @@ class Neurosim(HandoffFormat):
             LayerNote(states, plan.layers if isinstance(plan.levels, str) else ()),
         )
 
-    def cells(self, layers: Sequence[Layer]) -> int:  # noqa: ARG002 - of the plan
-        """Weights, and integers of inputs, which are written twice."""
+    def cells(self, layers: Sequence[Layer]) -> int:  # noqa: ARG002 - the plan has the layers
+        """Number of weights and of integers of activations, which are written once for each version of NeuroSim."""
         return sum(
             item.layer.layout.rows * (item.layer.layout.columns + 2 * item.windows.positions)
             for item in self.plan.network
@@ -118,7 +122,7 @@ class Neurosim(HandoffFormat):
 
     def write(
         self,
-        layers: Sequence[Layer],  # noqa: ARG002 - of the plan
+        layers: Sequence[Layer],  # noqa: ARG002 - the plan has the layers
         folder: Path,
         advance: Callable[[int], None],
     ) -> Iterator[FileRecord]:
@@ -147,6 +151,6 @@ class Neurosim(HandoffFormat):
 
 
 def _let_run(path: Path) -> None:
-    """Let those run a file who may read it."""
+    """Make a file executable for everybody who may read it."""
     mode = path.stat().st_mode
     path.chmod(mode | (mode & 0o444) >> 2)

@@ -1,4 +1,4 @@
-"""What is written for NeuroSim: the layers, the names of files, and the numbers of its command and its parameters."""
+"""The plan of the files for NeuroSim: layers, names of files, and numbers for the command and the parameters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Plan"]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is written for NeuroSim.
+    """The plan of the files for NeuroSim.
 
     Attributes:
-        name: What the network is called.
+        name: Name of the network.
         network: The layers that NeuroSim can hold, in the order in which they run.
-        refused: Why it cannot hold the others, by their ids.
-        sample: What arrives at the layers.
+        refused: The reasons why it cannot hold the others, by their ids.
+        sample: A run of the model, with the activations of the layers.
     """
 
     name: str
@@ -37,18 +37,18 @@ class Plan:
         """Plan the files of a model.
 
         Args:
-            name: What the model is called.
-            layers: Its layers.
-            sample: What arrives at them.
+            name: Name of the model.
+            layers: The layers of the model.
+            sample: A run of the model, with the activations of the layers.
         """
         network, refused = network_of(layers, sample)
-        # What a shell, a CSV file and a spreadsheet take for a name.
+        # A name that is safe in a shell, a CSV file and a spreadsheet.
         plain = re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("_.")
         return cls(plain or "model", network, refused, sample)
 
     @property
     def bits(self) -> Bits:
-        """Bits of a weight and of what arrives."""
+        """Bits of a weight and of an activation."""
         return self.sample.bits
 
     @property
@@ -58,22 +58,22 @@ class Plan:
 
     @property
     def network_file(self) -> str:
-        """The file of the network."""
+        """Name of the file of the network."""
         return f"NetWork_{self.name}.csv"
 
     @staticmethod
     def weight_file(item: NetworkLayer) -> str:
-        """The file of the weights of a layer."""
+        """Name of the file of the weights of a layer."""
         return f"weight{item.layer.id}.csv"
 
     @staticmethod
     def input_file(item: NetworkLayer) -> str:
-        """The file of what arrives at a layer; each version of NeuroSim has one of its own, in another folder."""
+        """Name of the file of a layer's activations; each version of NeuroSim has one in a folder of its own."""
         return f"input{item.layer.id}.csv"
 
     @cached_property
     def levels(self) -> ConductanceLevels | str:
-        """The levels of conductance of all layers, or why there are none of a cell of NeuroSim."""
+        """The levels of conductance of all layers, or the reason why NeuroSim cannot have them as states of a cell."""
         levels = common_levels(self.layers)
         if isinstance(levels, ConductanceLevels) and bits_of_cell(levels) is None:
             return f"the mapping has {levels.count} levels, no power of two"
@@ -81,28 +81,28 @@ class Plan:
 
     @property
     def cell_bits(self) -> int:
-        """The bits of a cell; those of a weight if devices take any value, so that a weight has one cell."""
+        """Bits of a cell. Without usable levels these are the bits of a weight, so that a weight has one cell."""
         bits = None if isinstance(self.levels, str) else bits_of_cell(self.levels)
         return min(bits or self.bits.weights, self.bits.weights)
 
     @property
     def rows(self) -> int:
-        """The rows of the chip's arrays."""
+        """Number of rows of the chip's arrays."""
         return self.network[0].layer.geometry.rows
 
     @property
     def columns(self) -> int:
-        """The columns of the chip's arrays."""
+        """Number of columns of the chip's arrays."""
         return self.network[0].layer.geometry.columns
 
     @cached_property
     def subarray_rows(self) -> int:
-        """The rows of NeuroSim's sub-arrays: those of the chip's arrays, or as many as NeuroSim takes."""
+        """Number of rows of NeuroSim's sub-arrays: that of the chip's arrays, or less if NeuroSim refuses it."""
         return rows_of_subarrays(self._lines, self._columns_per_weight, self.rows)
 
     @property
     def subarray_rows_without_novel_mapping(self) -> int:
-        """The same if Param.cpp says ``novelMapping = false``."""
+        """Number of rows of NeuroSim's sub-arrays if Param.cpp has ``novelMapping = false``."""
         return rows_of_subarrays(self._lines, self._columns_per_weight, self.rows, is_novel=False)
 
     @property
@@ -115,6 +115,6 @@ class Plan:
 
     @property
     def ranges_us(self) -> tuple[tuple[float, float], ...]:
-        """The ranges of the devices of all layers, lowest and highest conductance in µS; one if all are alike."""
+        """The different ranges (g_min, g_max) of the devices of all layers, in µS."""
         parameters = (item.layer.record.converter.parameters for item in self.network)
         return tuple(dict.fromkeys((float(item["g_min"]), float(item["g_max"])) for item in parameters))

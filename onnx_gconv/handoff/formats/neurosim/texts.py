@@ -1,4 +1,4 @@
-"""What stands in the texts beside NeuroSim's files: the commands, and which of its parameters have to agree."""
+"""The text files for NeuroSim: network, commands, and README.txt with the parameters that have to agree."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ __all__ = ["COMMAND_FILE", "V15_FOLDER", "command_text", "network_text", "readme
 
 COMMAND_FILE = "trace_command.sh"
 V15_FOLDER = "V1.5"
-"""What V1.5 reads otherwise than V1.4."""
+"""The folder of the files that V1.5 reads in another form than V1.4."""
 
-_OHM_US = 1e6  # 1 / 1 µS in ohm
-_NO_CONDUCTANCE_OHM = 1e12
+_OHM_US = 1e6  # the resistance of 1 µS in ohm
+_NO_CONDUCTANCE_OHM = 1e12  # stands for a conductance of 0
 
 _STATES = f"""\
-{MEM_STATES_FILE}: the levels of conductance in siemens, for --mem_states_file of inference.py of V1.5. After read-back,
-onnx-gconv readback --mem-states writes such a file of what the levels became on the chip.
+{MEM_STATES_FILE}: the levels of conductance in siemens, for --mem_states_file of inference.py of V1.5. After a
+measurement, onnx-gconv readback --mem-states writes this file with the measured conductances of each level.
 """
 
 
 def network_text(plan: Plan) -> str:
-    """The lines of the network."""
+    """The text of the network file."""
     return "".join(f"{','.join(map(str, item.line))}\n" for item in plan.network)
 
 
@@ -31,22 +31,22 @@ def command_text(plan: Plan, *, is_v15: bool) -> str:
     """A shell script that runs NeuroSim on the files.
 
     Args:
-        plan: What is written.
-        is_v15: Whether it is for V1.5, and stands in the folder of what V1.5 reads otherwise.
+        plan: The plan of the files.
+        is_v15: Whether the script is for V1.5 and stands in the folder `V15_FOLDER`.
     """
     version, shared = (V15_FOLDER, "..") if is_v15 else ("V1.4", ".")
     files = " ".join(f"{shared}/{plan.weight_file(item)} ./{plan.input_file(item)}" for item in plan.network)
     numbers = f"{plan.bits.weights} {plan.bits.inputs} {plan.subarray_rows} {plan.subarray_rows}"
     return f"""\
 #!/bin/sh
-# Runs NeuroSim {version}: its program is the argument, or ./NeuroSIM/main. README.txt: which parameters have to agree.
+# Runs NeuroSim {version}: the argument is its program, or ./NeuroSIM/main. README.txt: parameters that have to agree.
 program=$(realpath "${{1:-./NeuroSIM/main}}") && cd "$(dirname "$0")" || exit 1
 exec "$program" {shared}/{plan.network_file} {numbers} {files}
 """
 
 
 def readme_text_of(plan: Plan) -> str:
-    """What the files are, how NeuroSim runs on them, and which of its parameters have to agree."""
+    """The first part of README.txt: the files, how to run NeuroSim on them, and the parameters that have to agree."""
     return "\n".join((_files(plan), _parameters(plan), _positions(plan)))
 
 
@@ -55,22 +55,24 @@ def _files(plan: Plan) -> str:
     states = f"{MEM_STATES_FILE} is not there: {plan.levels}.\n" if isinstance(plan.levels, str) else _STATES
     highest = 2 ** (plan.bits.inputs - 1) - 1
     return f"""\
-These files are for NeuroSim's own program, main, of DNN+NeuroSim V1.4 and of V1.5 (branch 2DInferenceV1.5-dev):
+These files are for NeuroSim's program, main, of DNN+NeuroSim V1.4 and of V1.5 (branch 2DInferenceV1.5-dev):
 
     ./{COMMAND_FILE} .../NeuroSIM/main            V1.4
     ./{V15_FOLDER}/{COMMAND_FILE} .../NeuroSIM/main       V1.5
 
-{plan.network_file}: a line for each layer: height, width and channels of what arrives, before padding; height and
+{plan.network_file}: a line for each layer: height, width and channels of the activations, before padding; height and
 width of the kernel; outputs; 1 if pooling follows; stride. A line 1,1,inputs,1,1,outputs,0,1 is fully connected.
 
 weightLAYER.csv: weights from -1 to 1, a line for each input, a number for each output; inputs of a convolution are
-(channel, kernel row, kernel column). 1 is the largest weight of its scale, or where weights are clipped. NeuroSim gives
-a weight of exactly 1 the code of -1 (of 2^bits, the cells hold the lowest bits alone), so that the largest number is
-the largest that still gives the code {2**plan.bits.weights - 1}. The files are for weights of {plan.bits.weights} bits.
+(channel, kernel row, kernel column). 1 stands for the largest weight that shares a scale, or for the weight at which
+weights are clipped. NeuroSim would give a weight of exactly 1 the code 2^bits, whose lowest bits are those of -1. So
+the largest number in the file is the largest that still gives the code {2**plan.bits.weights - 1}.
+The files are for weights of {plan.bits.weights} bits.
 
-inputLAYER.csv: what arrives in {source}: a line for each input, {plan.bits.inputs} bits for
+inputLAYER.csv: the activations x for {source}: a line for each input, {plan.bits.inputs} bits for
 each position, two's complement, the most significant bit first, of round(x / max|x| * {highest}).
-{V15_FOLDER}/inputLAYER.csv: the same as integers, which V1.5 reads. Each version takes the other's file without a word.
+{V15_FOLDER}/inputLAYER.csv: the same as integers, which V1.5 reads. Each version accepts the other's file without a
+warning, but computes wrong figures.
 
 {states}"""
 
@@ -107,7 +109,7 @@ Parameters that have to agree (Param.cpp of NeuroSim; then make):
 {ranges}{several}
 - levelOutput: two to the power of the bits of the ADC. Nothing here says how many the chip has.
 NeuroSim holds a weight in one device for each cell, from the lowest to the highest conductance, and a column of dummy
-cells; this mapping has {_devices(plan)}. Its figures are of its own chip with these weights.
+cells; this mapping has {_devices(plan)}. NeuroSim's figures hold for a chip of its own kind with these weights.
 """
 
 

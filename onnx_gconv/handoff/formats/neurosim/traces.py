@@ -1,4 +1,4 @@
-"""What arrives at layers, as files: bits for NeuroSim V1.4, integers for V1.5."""
+"""Writes the activations of layers to files: as bits for NeuroSim V1.4, as integers for V1.5."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _ZERO, _COMMA, _END = b"0,\n"
 def write_bits(windows: Windows, bits: int, folder: Path, name: str, advance: Callable[[int], None]) -> FileRecord:
     """Write a line for each input, with the bits of each position, two's complement, the most significant one first.
 
-    So NeuroSim V1.4 reads them (``write_matrix_activation_conv`` in its ``utee/hook.py``).
+    NeuroSim V1.4 reads this form (``write_matrix_activation_conv`` in its ``utee/hook.py``).
 
     Args:
-        windows: What arrives.
+        windows: The activations of a layer.
         bits: Bits of an integer.
         folder: The bundle.
-        name: Name of the file in it.
-        advance: Called with how many more integers are written.
+        name: Path of the file in the bundle.
+        advance: Called with the number of integers that were written since the last call.
 
     Returns:
-        What the manifest says of the file.
+        The manifest's record of the file.
     """
     shifts = np.arange(bits - 1, -1, -1)
     with HashedFile(folder, name) as file:
@@ -41,7 +41,7 @@ def write_bits(windows: Windows, bits: int, folder: Path, name: str, advance: Ca
 
 
 def _digits(bits: NDArray[np.int64]) -> bytes:
-    """A line of digits with commas between."""
+    """A line of digits, separated by commas."""
     text = np.full(2 * bits.size, _COMMA, np.uint8)
     text[::2] = bits.reshape(-1) + _ZERO
     text[-1] = _END
@@ -49,17 +49,17 @@ def _digits(bits: NDArray[np.int64]) -> bytes:
 
 
 def write_integers(windows: Windows, bits: int, folder: Path, name: str, advance: Callable[[int], None]) -> FileRecord:
-    """Write a line for each input, with the integer of each position, of which NeuroSim V1.5 takes the bits itself.
+    """Write a line for each input, with the integer of each position; NeuroSim V1.5 splits integers into bits itself.
 
     Args:
-        windows: What arrives.
+        windows: The activations of a layer.
         bits: Bits of an integer.
         folder: The bundle.
-        name: Name of the file in it.
-        advance: Called with how many more integers are written.
+        name: Path of the file in the bundle.
+        advance: Called with the number of integers that were written since the last call.
 
     Returns:
-        What the manifest says of the file.
+        The manifest's record of the file.
     """
     with HashedFile(folder, name) as file:
         for codes in windows.codes(bits):

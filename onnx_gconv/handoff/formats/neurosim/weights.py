@@ -1,8 +1,8 @@
-"""Weights as the numbers between -1 and 1 that NeuroSim makes codes of.
+"""Weights as the numbers between -1 and 1 from which NeuroSim computes codes.
 
-NeuroSim rounds ``2^bits / 2 * (w - 1) + 2^bits`` and cuts that into cells, the most significant bits first
-(``LoadInWeightData`` in ``Chip.cpp``). A weight of exactly 1 gives ``2^bits``, of which the cells hold the lowest bits
-alone: 0, as of -1. So the highest code is ``2^bits - 1``, as NeuroSim's own quantizer has it.
+NeuroSim rounds ``2^bits / 2 * (w - 1) + 2^bits`` and splits this code into cells, the most significant bits first
+(``LoadInWeightData`` in ``Chip.cpp``). A weight of exactly 1 would give the code ``2^bits``, of which the cells hold
+only the lowest bits: 0, like the weight -1. So the highest code is ``2^bits - 1``, as in NeuroSim's own quantizer.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ _DECIMAL = 1e5
 
 
 def numbers_of_weights(weights: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
-    """Numbers with five decimals that NeuroSim gives the codes that the weights should have.
+    """Round weights to five decimals such that NeuroSim computes the same code as from the exact weight.
 
-    They are the weights, rounded to five decimals; where the code of the rounded number would be another one than that
-    of the weight, they are the nearest number with its code.
+    Where rounding would change the code, the result is the nearest number with five decimals that has the right code.
 
     Args:
-        weights: From -1 to 1.
+        weights: Weights from -1 to 1, of any shape.
         bits: Bits of a code.
+
+    Returns:
+        The numbers, of the same shape.
     """
     half = 2 ** (bits - 1)
     codes = np.clip(np.floor(half * weights + half + 0.5), 0, 2 * half - 1)
@@ -44,17 +46,17 @@ def numbers_of_weights(weights: NDArray[np.float64], bits: int) -> NDArray[np.fl
 
 
 def write_weights(layer: Layer, bits: int, folder: Path, name: str, advance: Callable[[int], None]) -> FileRecord:
-    """Write the matrix of a layer, a line for each input, a number for each output.
+    """Write the matrix of a layer: a line for each input, a number for each output.
 
     Args:
-        layer: A layer of one matrix.
+        layer: A layer with one matrix.
         bits: Bits of a code.
         folder: The bundle.
-        name: Name of the file in it.
-        advance: Called with how many more weights are written.
+        name: Path of the file in the bundle.
+        advance: Called with the number of weights that were written since the last call.
 
     Returns:
-        What the manifest says of the file.
+        The manifest's record of the file.
     """
     record, grid = layer.record, layer.scale_grid
     scale, zero = (values[0].astype(np.float64) for values in layer.scale_and_zero())
@@ -83,7 +85,7 @@ def write_weights(layer: Layer, bits: int, folder: Path, name: str, advance: Cal
 
 
 def _largest(layer: Layer, scale: NDArray[np.float64], zero: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The weight that becomes 1, for each scale: the largest that its devices hold, or max|W| if that is less."""
+    """For each scale the weight that becomes 1: the largest that devices can represent, or max|W| if that is less."""
     converter = layer.record.converter.converter()
     ends = converter.limits(Scaling(scale, zero))
     largest = np.minimum(np.max(np.abs(np.broadcast_arrays(*ends)), axis=0), layer.record.max_abs)

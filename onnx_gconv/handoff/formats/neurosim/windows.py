@@ -1,4 +1,4 @@
-"""What arrives at a layer, unrolled over the positions at which its kernel stands, and as codes of some bits."""
+"""The activations of a layer as integer codes, unrolled over the positions of the layer's kernel."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PLANE = 2
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """What arrives at a layer of one sample, and where its kernel stands.
+    """The activations of a layer for one sample, and the positions of its kernel on them.
 
     Attributes:
-        values: [channels, height, width].
+        values: The activations before padding, [channels, height, width].
         kernel: Height and width of the kernel.
-        stride: How far it moves in both directions.
-        padding: Rows above and below, columns before and behind that are 0.
+        stride: The step of the kernel in both directions.
+        padding: Numbers of rows of zeros above and below, and of columns of zeros to the left and to the right.
     """
 
     values: NDArray[np.float64]
@@ -33,31 +33,29 @@ class Windows:
 
     @property
     def steps(self) -> tuple[int, int]:
-        """At how many heights and widths the kernel stands."""
+        """Number of positions of the kernel downwards and across."""
         sizes = zip(self.values.shape[1:], self.kernel, self.padding, strict=True)
         height, width = (max((size + sum(pads) - kernel) // self.stride + 1, 0) for size, kernel, pads in sizes)
         return height, width
 
     @property
     def positions(self) -> int:
-        """At how many positions the kernel stands."""
+        """Number of positions of the kernel."""
         return math.prod(self.steps)
 
     @property
     def largest(self) -> float:
-        """The largest magnitude that arrives."""
+        """The largest magnitude of the activations, max|x|."""
         return float(np.abs(self.values).max())
 
     def codes(self, bits: int) -> Iterator[NDArray[np.int64]]:
-        """The integers that stand for what arrives, input after input: (channel, kernel row, kernel column).
-
-        They are ``round(x / max|x| * (2^(bits - 1) - 1))``, as NeuroSim V1.5 quantizes.
+        """Quantize the activations to integers, ``round(x / max|x| * (2^(bits - 1) - 1))``, as NeuroSim V1.5 does.
 
         Args:
-            bits: How many bits they have, with the sign.
+            bits: Bits of an integer, including the sign.
 
         Yields:
-            For each input an array [positions].
+            An int64 array [positions] for each input of the layer; inputs are (channel, kernel row, kernel column).
         """
         largest = self.largest or 1.0
         whole = np.rint(self.values / largest * (2 ** (bits - 1) - 1)).astype(np.int64)
@@ -70,12 +68,12 @@ class Windows:
 
 
 def windows_of(node: ir.Node, kernel: Sequence[int], values: NDArray[np.float64]) -> Windows | str:
-    """The windows of a convolution; why NeuroSim cannot hold it if it cannot.
+    """The windows of a convolution, or the reason why NeuroSim cannot hold it.
 
     Args:
         node: The convolution.
         kernel: The sizes of its kernel.
-        values: What arrives, of one sample, [channels, one or two axes].
+        values: The activations of one sample, [channels, one or two axes].
     """
     rank = len(kernel)
     if rank > _PLANE:
@@ -88,7 +86,9 @@ def windows_of(node: ir.Node, kernel: Sequence[int], values: NDArray[np.float64]
     if rank < _PLANE and strides[0] > 1:
         return f"it moves by {strides[0]} along one axis, but NeuroSim divides by the stride in both directions"
     pads = _padding(node, kernel, strides, values.shape[1:])
-    if rank < _PLANE:  # a line is a plane of width 1: NeuroSim looks at the height where it looks at one of the two
+    if (
+        rank < _PLANE
+    ):  # the axis becomes the height, the width is 1: where NeuroSim uses only one size, it is the height
         return Windows(values[:, :, None], (kernel[0], 1), strides[0], (pads[0], (0, 0)))
     return Windows(values, (kernel[0], kernel[1]), strides[0], (pads[0], pads[1]))
 
@@ -96,7 +96,7 @@ def windows_of(node: ir.Node, kernel: Sequence[int], values: NDArray[np.float64]
 def _padding(
     node: ir.Node, kernel: Sequence[int], strides: Sequence[int], sizes: Sequence[int]
 ) -> tuple[tuple[int, int], ...]:
-    """How much is added before and behind each axis."""
+    """The padding before and behind each axis."""
     rank, auto = len(kernel), node.attributes.get_string("auto_pad", "NOTSET")
     if auto in {"SAME_UPPER", "SAME_LOWER"}:
         totals = [

@@ -1,4 +1,4 @@
-"""The format for ZigZag: a workload in ONNX, an accelerator, a mapping, and a script that runs it on them."""
+"""The format for ZigZag: a workload in ONNX, an accelerator, a mapping, and a script that runs ZigZag on them."""
 
 from __future__ import annotations
 

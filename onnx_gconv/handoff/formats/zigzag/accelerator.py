@@ -1,7 +1,7 @@
 """An in-memory accelerator and a mapping for ZigZag 3.9, as its parsers take them (YAML).
 
 ZigZag's model of an analog array has cells of one bit, with a column and a converter for each bit of a weight
-(``hardware/architecture/imc_array.py``). What it calls the bits of a weight is the number of cells here.
+(``hardware/architecture/imc_array.py``). So the number of cells of a weight stands where ZigZag expects its bits.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 __all__ = ["ImcArray", "accelerator_yaml", "mapping_yaml"]
 
-# Of the analog example that comes with ZigZag 3.9 (inputs/hardware/aimc.yaml): pJ of an access, and the bits that this
-# access moves there.
+# From the analog example that comes with ZigZag 3.9 (inputs/hardware/aimc.yaml): sizes and ports in bits, energies of
+# an access in pJ. An access to a register moves _REGISTER_BITS there; its energy is scaled to the bits of ours.
 _REGISTER_PJ, _REGISTER_BITS = 0.021, 8
 _BUFFER_BITS = 262144
 _BUFFER_READ_PJ, _BUFFER_WRITE_PJ, _BUFFER_PORT = 416.16, 378.4, (64, 512)
@@ -21,15 +21,15 @@ _DRAM_READ_PJ, _DRAM_WRITE_PJ, _DRAM_PORT = 700, 750, 64
 
 @dataclass(frozen=True)
 class ImcArray:
-    """The array that weights stand on.
+    """The crossbar array that weights stand on.
 
     Attributes:
-        rows: Inputs of an array.
-        columns: Weights in a row of it.
-        cells: Cells of a weight in a row, each with a column: the bits of a weight, as ZigZag has it.
+        rows: Number of inputs.
+        columns: Number of weights in a row.
+        cells: Cells of a weight in a row, each with its own column. ZigZag calls this the bits of a weight.
         input_bits: Bits of an input.
-        dac_bits: Bits of it that are driven at once.
-        adc_bits: Bits of a converter.
+        dac_bits: Bits of an input that are driven at once.
+        adc_bits: Bits of an analog-to-digital converter.
     """
 
     rows: int
@@ -41,16 +41,16 @@ class ImcArray:
 
     @property
     def output_bits(self) -> int:
-        """Bits of a sum, before it is an input again: twice those of an input, as ZigZag has it by default."""
+        """Bits of a sum before it is quantized to an input: twice those of an input, which is ZigZag's default."""
         return 2 * self.input_bits
 
 
 def accelerator_yaml(array: ImcArray, weights: int) -> str:
-    """The text of the accelerator.
+    """The text of ``accelerator.yaml``.
 
     Args:
         array: The array.
-        weights: How many weights all layers have.
+        weights: Number of weights of all layers.
     """
     inputs, outputs, cells = array.input_bits, array.output_bits, array.cells
     stored = max(weights, array.rows * array.columns) * cells
@@ -60,7 +60,7 @@ def accelerator_yaml(array: ImcArray, weights: int) -> str:
 name: crossbar_{array.rows}x{array.columns}
 
 memories:
-  # The devices. They are programmed before: neither loading nor writing them costs anything.
+  # The devices. They are programmed beforehand: neither loading nor writing them costs anything.
   cells:
     size: {cells}
     r_cost: 0
@@ -136,7 +136,7 @@ memories:
           - O, fl
     served_dimensions: [D2]
 
-  # Stands for devices being programmed: all weights of the model, at no cost.
+  # Holds all weights of the model at no cost, because they are programmed beforehand.
   programmed:
     size: {stored}
     r_cost: 0
@@ -227,7 +227,7 @@ _LINKS_AND_HINT = """\
 
 
 def mapping_yaml() -> str:
-    """The text of the mapping: outputs stand in columns; inputs, and positions of a kernel, in rows."""
+    """The text of ``mapping.yaml``: outputs are mapped to columns, inputs and kernel positions to rows."""
     rows_of = {"default": ("C", "FX", "FY"), "Conv": ("C", "FX", "FY"), "Gemm": ("C",), "MatMul": ("C",)}
     return "\n".join(
         f"- name: {name}\n{_LINKS_AND_HINT}" + "".join(f"      - {row}\n" for row in rows)

@@ -1,4 +1,4 @@
-"""The script beside the files for ZigZag, which runs ZigZag on them."""
+"""The script ``run.py`` beside the files for ZigZag, which runs ZigZag on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ __all__ = ["RUN_SCRIPT"]
 RUN_SCRIPT = '''\
 """Energy and latency of each layer, by ZigZag 3.9: pip install zigzag-dse==3.9.1 six, then python run.py.
 
-These are the stages of zigzag.api.get_hardware_performance_zigzag(..., in_memory_compute=True), without the one that
+The stages are those of zigzag.api.get_hardware_performance_zigzag(..., in_memory_compute=True), without the stage that
 draws loops: it fails on a layer that an array computes at once, such as a small fully connected one.
 """
 
@@ -78,7 +78,7 @@ def costs(lpf_limit):
 
 
 def main():
-    """Print them."""
+    """Print energy and latency of each layer, and their sums."""
     parser = argparse.ArgumentParser(description="Energy and latency of each layer, by ZigZag.")
     parser.add_argument("--json", action="store_true", help="print them as JSON")
     parser.add_argument("--lpf-limit", type=int, default=6, help="how many loop orders are tried: fewer is faster")

@@ -1,7 +1,8 @@
-"""The model as ZigZag 3.9 wants it: plain weights, the shapes of one run, and bits as attributes of nodes.
+"""The model as ZigZag 3.9 needs it: plain weights, the shapes of one run, and bits as attributes of nodes.
 
 ZigZag counts Conv, Gemm and MatMul of the main graph. It takes the second input of such a node for weights only if at
-most one of the node's inputs comes from another node: also a bias that a node computes makes activations of them.
+most one input of the node is computed by another node. If nodes compute the bias as well as the activations, ZigZag
+takes the weights for activations, too.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Workload:
     """The model for ZigZag.
 
     Attributes:
-        model: The model. ONNX Runtime refuses it for the attributes.
-        weights: How many weights all nodes have together.
+        model: The model. ONNX Runtime refuses it because of the additional attributes.
+        weights: Number of weights of all counted nodes.
     """
 
     model: ir.Model
@@ -53,10 +54,13 @@ class Workload:
 
 
 def problem_of(node: ir.Node, sample: Sample) -> str | None:
-    """Why ZigZag would not count the weight of a node, or wrongly; None if it does. The weight may be behind nodes."""
+    """Why ZigZag would not count the weight of a node, or count it wrongly; None if it counts it right.
+
+    Nodes that compute from constants may stand between the weight and the node.
+    """
     op = node.op_type
     if node.op_identifier() not in _COUNTED:
-        return f"ZigZag counts {', '.join(sorted(COUNTED_OPS))} alone, and takes {op} for no layer"
+        return f"ZigZag counts only {', '.join(sorted(COUNTED_OPS))} as layers, not {op}"
     given, made = (None if value is None else sample.shape(value) for value in (node.inputs[0], node.outputs[0]))
     if given is None or made is None:
         return "it is in a subgraph, into which ZigZag does not look"
@@ -65,12 +69,12 @@ def problem_of(node: ir.Node, sample: Sample) -> str | None:
     if op != "Conv" and not (len(given) in _MATRIX_RANKS and len(made) == len(given)):
         return f"ZigZag takes activations of 2 to 4 axes, but these have {len(given)}"
     if any(_is_computed(value) for value in node.inputs[WEIGHT + 1 :] if value is not None):
-        return "nodes compute its bias, which makes activations of its weights in ZigZag"
+        return "nodes compute its bias, so that ZigZag takes its weights for activations"
     return None
 
 
 def _is_computed(value: ir.Value) -> bool:
-    """Whether nodes compute a value, and not from constants alone."""
+    """Whether nodes compute a value from something else than constants."""
     if value.producer() is None:
         return False
     found = leaves(value, ())
@@ -78,13 +82,13 @@ def _is_computed(value: ir.Value) -> bool:
 
 
 def workload_of(mapped: Path, sample: Sample, array: ImcArray, uncounted: Collection[str]) -> Workload:
-    """The model for ZigZag.
+    """Make the model for ZigZag.
 
     Args:
         mapped: The file of the mapped model.
-        sample: A run of it.
-        array: The array, which has the bits.
-        uncounted: The products, by name, of nodes that ZigZag is not to take for layers. As it would, they get another
+        sample: A run of the mapped model, which gives the shapes.
+        array: The array, which gives the bits.
+        uncounted: The names of the first outputs of nodes that ZigZag must not count as layers. These nodes get another
             op type.
 
     Raises:
@@ -111,7 +115,7 @@ def workload_of(mapped: Path, sample: Sample, array: ImcArray, uncounted: Collec
 
 
 def _describe(node: ir.Node, array: ImcArray) -> None:
-    """Say bits, and all that a convolution leaves to defaults."""
+    """Set the attributes that give bits and, for a convolution, those that were left to their defaults."""
     if node.op_type == "Conv":
         _say_everything(node)
     bits = {"weight_size": array.cells, "act_size": array.input_bits, "output_size": array.output_bits}
@@ -120,7 +124,7 @@ def _describe(node: ir.Node, array: ImcArray) -> None:
 
 
 def _fold_inputs(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
-    """Let constants that nodes compute be initializers where these nodes read them, but for their first inputs."""
+    """Replace computed constants that nodes read by initializers, except at the first input of each node."""
     constants, evaluator, names = ConstantValues(model, scopes(model)), ConstantEvaluator(model), UniqueNames(model)
     folded: dict[ir.Value, ir.Value] = {}
     for node in nodes:
@@ -146,7 +150,7 @@ def _initializer(graph: ir.Graph, value: ir.Value, evaluator: ConstantEvaluator,
 
 
 def _say_everything(node: ir.Node) -> None:
-    """Give a convolution all attributes, as ZigZag knows no other defaults and no automatic padding."""
+    """Give a convolution explicit attributes, because ZigZag knows neither ONNX's defaults nor automatic padding."""
     given, made, kernels = (_sizes(value) for value in (node.inputs[0], node.outputs[0], node.inputs[WEIGHT]))
     kernel = kernels[2:]
     ones = [1] * len(kernel)
@@ -167,6 +171,6 @@ def _say_everything(node: ir.Node) -> None:
 
 
 def _sizes(value: ir.Value | None) -> tuple[int, ...]:
-    assert value is not None  # noqa: S101 - ONNX requires these
-    assert value.shape is not None  # noqa: S101 - the run has said it, or it is that of a constant
+    assert value is not None  # noqa: S101 - ONNX requires these inputs
+    assert value.shape is not None  # noqa: S101 - known from the run, or from the constant
     return value.shape.numpy()

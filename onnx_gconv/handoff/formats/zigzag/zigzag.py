@@ -1,4 +1,4 @@
-"""A workload, an accelerator and a mapping for ZigZag, which estimates energy, latency and area."""
+"""The format ``zigzag``: a workload, an accelerator and a mapping for ZigZag, which estimates energy and latency."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _MOST_NAMED = 4
 
 @dataclass(frozen=True, eq=False)
 class ZigZag(HandoffFormat):
-    """The files for ZigZag.
+    """The format ``zigzag``.
 
     Attributes:
-        preparation: A run of the model and the settings; None in the table of formats.
-        refused: Why layers are not written, by their ids.
+        preparation: A run of the model and the settings; None until `prepared` is called.
+        refused: The reasons why layers are not counted, by their ids.
     """
 
     preparation: Preparation | None = None
@@ -46,14 +46,14 @@ accelerator.yaml: an analog in-memory accelerator with arrays of the size of the
 mapping.yaml: outputs stand in columns, inputs and positions of kernels in rows.
 run.py: runs ZigZag on these files: pip install zigzag-dse==3.9.1 six, then python run.py.
 
-ZigZag's arrays have cells of one bit: it counts a column and a converter for each bit of a weight. So that it counts
-those that there are, weight_size is the number of cells of a weight in a row of an array, unless --bits says
-otherwise. Weights are programmed before, and loading them costs nothing.
+ZigZag's arrays have cells of one bit: it counts a column and a converter for each bit of a weight. To make it count the
+columns of this chip, weight_size is the number of cells of a weight in a row of an array, unless --bits gives another
+number. Weights are programmed beforehand, and loading them costs nothing.
 """
     remarks: ClassVar[tuple[str, ...]] = (
         "conductances are not in it",
         "shapes are those of one run; give the inputs of another size with --inputs or --dim",
-        "ZigZag has one group of arrays, of which each holds one device of a weight: tiles follow one after the other",
+        "ZigZag models one group of arrays, one for each device of a weight, and runs tiles one after the other",
         "ZigZag's figures of transistors and wires are those of 28 nm SRAM; the devices themselves cost nothing",
     )
     is_for_costs = True
@@ -66,7 +66,7 @@ otherwise. Weights are programmed before, and loading them costs nothing.
         return ZigZag(preparation, {name: problem for name, problem in found if problem is not None})
 
     def readme_content(self) -> str:
-        """The files, and where the figures are from that the mapping does not have."""
+        """The description of the files, and the origin of all figures that are not from the mapping."""
         settings, array = self._prepared.settings, self._array(self._prepared.layers)
         devices = max(map(cells_in_a_row, self.held(self._prepared.layers)))
         rounded = "" if devices == array.cells else ", and ZigZag takes powers of two alone"
@@ -79,7 +79,11 @@ otherwise. Weights are programmed before, and loading them costs nothing.
         return f"{self.content}\n{figures_text(figures)}"
 
     def check(self, layers: Sequence[Layer]) -> None:
-        """Check that ZigZag takes the bits, and sees a weight at least."""
+        """Check that ZigZag accepts the numbers of bits, and counts at least one layer.
+
+        Raises:
+            ConfigError: If a number of bits is no power of two, or ZigZag counts no layer.
+        """
         settings = self._prepared.settings
         counts = {"weights": settings.weight_bits, "inputs": settings.input_bits, "a DAC": settings.dac_bits}
         for name, bits in counts.items():
@@ -90,11 +94,11 @@ otherwise. Weights are programmed before, and loading them costs nothing.
             raise ConfigError(f"ZigZag can count no layer of the model ({reasons}); leave the format zigzag out")
 
     def held(self, layers: Sequence[Layer]) -> Sequence[Layer]:
-        """Those that ZigZag counts."""
+        """The layers that ZigZag counts."""
         return [layer for layer in layers if layer.id not in self.refused]
 
     def notes(self, layers: Sequence[Layer]) -> Sequence[LayerNote]:
-        """Which layers ZigZag does not count and why, and which in another way than arrays hold them."""
+        """Notes on the layers that ZigZag does not count, and on those that it counts differently from the chip."""
         held = self.held(layers)
         most = max(map(cells_in_a_row, held), default=0)
         return (
@@ -109,12 +113,12 @@ otherwise. Weights are programmed before, and loading them costs nothing.
                 [item for item in held if len(self._prepared.run.uses[item.id]) > 1],
             ),
             LayerNote(
-                f"counted with {most} cells of a weight, as others have, but they have fewer",
+                f"counted with {most} cells of a weight, the largest number of all layers, but they have fewer",
                 [item for item in held if cells_in_a_row(item) < most],
             ),
             LayerNote(
-                "kernels that are not square: ZigZag exchanges their height and width, which leaves numbers of weights "
-                "and products as they are",
+                "kernels that are not square: ZigZag exchanges their height and width; numbers of weights and products "
+                "stay the same",
                 [item for item in held if len(set(item.op.kernel_shape(item.view))) > 1],
             ),
         )
@@ -148,7 +152,7 @@ otherwise. Weights are programmed before, and loading them costs nothing.
 
     @property
     def _uncounted(self) -> set[str]:
-        """The products of layers that are not counted, by name."""
+        """The names of the products of layers that are not counted."""
         layers = [layer for layer in self._prepared.layers if layer.id in self.refused]
         return {use.output.name or "" for layer in layers for use in self._prepared.run.uses[layer.id]}
 
@@ -160,7 +164,7 @@ otherwise. Weights are programmed before, and loading them costs nothing.
 
 
 def _problem(layer: Layer, sample: Sample) -> str | None:
-    """Why ZigZag would not count a weight as one; None if it does."""
+    """Why ZigZag would not count the weight of a layer, or count it wrongly; None if it counts it right."""
     uses = sample.uses[layer.id]
     if any(use.node.op_type in COUNTED_OPS and use.slot.index != WEIGHT for use in uses):
         return f"it is the first input of {uses[0].op.name}, and ZigZag takes the second one for the weight"

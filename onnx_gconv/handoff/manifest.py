@@ -439,7 +439,8 @@ class LayerRecord(_Record):
             return str(error)
         if bool(packing.padding) == (self.packing.padding is not None):
             return None
-        return f"its rows of {self.shape[-1]} codes are packed in {packing.row_codes}, without padding"
+        has = "no padding" if self.packing.padding is None else "padding"
+        return f"its rows of {self.shape[-1]} codes are packed in {packing.row_codes}, but it has {has}"
 
     def _tile_problem(self, tile: TileRecord, place: Tile) -> str | None:
         if (tile.matrix, tile.grid) != (place.matrix, place.grid):

@@ -89,7 +89,7 @@ def test_tiles_of_experts_compute_what_onnx_runtime_computes(tmp_path):
 def test_columns_that_sum_blocks_of_different_scales_are_warned_of(tmp_path):
     weight = quantized(8, 64, block=32)
     _, report, _, _ = handed_off(matmul_model(weight), tmp_path, (64, 8))
-    assert "Warning: columns of 1 tiles sum blocks of inputs with different scales" in str(report)
+    assert "Warning: columns of 1 tile sum blocks of inputs with different scales" in str(report)
     assert report.to_json()["layers"][0]["tiles_of_several_blocks"] == 1
     (tmp_path / "small").mkdir()
     _, report, _, _ = handed_off(matmul_model(weight), tmp_path / "small", (32, 8))
@@ -165,7 +165,7 @@ def test_scales_of_codes_that_are_dequantized_are_in_the_bundle(parse, tmp_path,
     onnx_gconv.map_model(tmp_path / "model.onnx", tmp_path / "mapped.onnx")
     report = onnx_gconv.write_bundle(tmp_path / "mapped.onnx", tmp_path / "bundle", (8, 8))
     assert sum(layer.tiles_of_several_blocks for layer in report.layers) == tiles
-    assert ("Warning: columns of 1 tiles sum blocks" in str(report)) == bool(tiles)
+    assert ("Warning: columns of 1 tile sum blocks" in str(report)) == bool(tiles)
     with handoff.open_bundle(tmp_path / "bundle") as bundle:
         np.testing.assert_array_equal(bundle.layer("L000").block_scales(), scales)
         assert bundle.layer("L000").record.dequantization.scale == "s"

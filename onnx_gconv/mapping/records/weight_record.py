@@ -174,8 +174,9 @@ class WeightRecord(Record):
             except ModelError as error:
                 raise ValueError(str(error)) from None
             if bool(packing.padding) != (self.packing.padding is not None):
+                has = "no padding" if self.packing.padding is None else "padding"
                 raise ValueError(
-                    f"rows of {packing.shape[-1]} codes are packed in {packing.row_codes}, without padding"
+                    f"rows of {packing.shape[-1]} codes are packed in {packing.row_codes}, but it has {has}"
                 )
         return self
 

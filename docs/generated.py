@@ -34,7 +34,7 @@ ASKED_FOR = {
     "guide/language-models.md": ["LLM", "Llama", "tokens", "prompt", "KV cache"],
     "guide/pipelines.md": ["torch", "PyTorch", "onnxscript", "onnx-ir"],
     "how-to/accuracy-after-a-day.md": ["drift", "noise", "retention", "simulate", "simulation", "accuracy over time"],
-    "how-to/choose-g-max-and-levels.md": ["g_max", "g_min", "range", "resistance", "many levels", "quantization", "clipping"],
+    "how-to/choose-g-max-and-levels.md": ["g_max", "g_min", "range", "resistance", "many levels", "clipping"],
     "how-to/compare-devices.md": ["best device", "trade-off", "sweep", "grid"],
     "how-to/hand-tiles-to-my-lab.md": ["handoff", "hand-off", "tiles", "export", "program a chip", "crossbar"],
     "how-to/int4-language-model.md": ["quantized model", "MatMulNBits", "INT8", "4-bit"],

@@ -26,14 +26,14 @@ _FOUND_FIRST = ("how-to/", "guide/", "bundle/readers.md")  # pages that answer a
 
 # What people type into the search that no title has, and the page that answers it.
 ASKED_FOR = {
-    "bundle/readers.md": ["read bundle", "open bundle", "bundle reader", "Octave", "HDF5"],
+    "bundle/readers.md": ["bundle reader", "Octave", "HDF5"],
     "explanation/faithfulness.md": ["IR drop", "line resistance", "ADC", "DAC", "CrossSim"],
     "explanation/numbers.md": ["verify", "SQNR", "tolerance", "accuracy of the mapping"],
     "explanation/performance.md": ["float16", "speed", "slow"],
     "guide/continuous-integration.md": ["CI", "pipeline", "GitHub Actions", "JUnit", "pre-commit", "Docker"],
     "guide/language-models.md": ["LLM", "Llama", "tokens", "prompt", "KV cache"],
     "guide/pipelines.md": ["torch", "PyTorch", "onnxscript", "onnx-ir"],
-    "how-to/accuracy-after-a-day.md": ["drift", "noise", "retention", "simulate", "simulation", "accuracy over time"],
+    "how-to/accuracy-after-a-day.md": ["drift", "noise", "read noise", "retention", "simulate", "accuracy over time"],
     "how-to/choose-g-max-and-levels.md": ["g_max", "g_min", "range", "resistance", "many levels", "clipping"],
     "how-to/compare-devices.md": ["best device", "trade-off", "sweep", "grid"],
     "how-to/hand-tiles-to-my-lab.md": ["handoff", "hand-off", "tiles", "export", "program a chip", "crossbar"],
@@ -45,9 +45,10 @@ ASKED_FOR = {
     "how-to/own-device.md": ["own device", "custom device", "ReRAM", "PCM", "data sheet"],
     "how-to/read-measurements-back.md": ["readback", "read back", "measured conductances"],
     "how-to/why-did-the-mapping-vanish.md": ["vanished", "disappeared", "gone", "lost", "constant folding", "folded"],
-    "how-to/why-was-this-weight-skipped.md": ["not mapped", "unmapped", "missing weight"],
+    "how-to/why-was-this-weight-skipped.md": ["not mapped", "unmapped", "missing weight", "skip reason"],
     "reference/command-line.md": ["restore", "inspect", "exit code"],
     "reference/converters.md": ["bit slicing", "bit slices"],
+    "reference/what-is-mapped.md": ["supported op", "MVM op", "add op"],
 }
 _LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".yaml": "yaml", ".yml": "yaml", ".ipynb": "json"}
 

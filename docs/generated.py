@@ -22,7 +22,34 @@ DOCS = ROOT / "docs"
 _MARK = re.compile(r"<!-- generated: (\w+) -->")
 _LINK = re.compile(r"(\]\()(?!https?:|#)([^)#\s]+)((?:#[^)\s]*)?\))")
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-_FOUND_FIRST = ("how-to/", "guide/")  # pages that answer a question come first in the search
+_FOUND_FIRST = ("how-to/", "guide/", "bundle/readers.md")  # pages that answer a question come first in the search
+
+# What people type into the search that no title has, and the page that answers it.
+ASKED_FOR = {
+    "bundle/readers.md": ["bundle reader", "Octave", "HDF5"],
+    "explanation/faithfulness.md": ["IR drop", "line resistance", "ADC", "DAC", "CrossSim"],
+    "explanation/numbers.md": ["verify", "SQNR", "tolerance", "accuracy of the mapping"],
+    "explanation/performance.md": ["float16", "speed", "slow"],
+    "guide/continuous-integration.md": ["CI", "pipeline", "GitHub Actions", "JUnit", "pre-commit", "Docker"],
+    "guide/language-models.md": ["LLM", "Llama", "tokens", "prompt", "KV cache"],
+    "guide/pipelines.md": ["torch", "PyTorch", "onnxscript", "onnx-ir"],
+    "how-to/accuracy-after-a-day.md": ["drift", "noise", "read noise", "retention", "simulate", "accuracy over time"],
+    "how-to/choose-g-max-and-levels.md": ["g_max", "g_min", "range", "resistance", "many levels", "clipping"],
+    "how-to/compare-devices.md": ["best device", "trade-off", "sweep", "grid"],
+    "how-to/hand-tiles-to-my-lab.md": ["handoff", "hand-off", "tiles", "export", "program a chip", "crossbar"],
+    "how-to/int4-language-model.md": ["quantized model", "MatMulNBits", "INT8", "4-bit"],
+    "how-to/keep-a-layer-digital.md": ["exclude", "include", "skip layer", "only some layers"],
+    "how-to/large-model.md": ["large model", "big model", "memory", "out of memory", "disk"],
+    "how-to/notebook.md": ["Jupyter", "histogram", "plot", "pandas", "data frame"],
+    "how-to/own-converter.md": ["custom converter", "plugin"],
+    "how-to/own-device.md": ["own device", "custom device", "ReRAM", "PCM", "data sheet"],
+    "how-to/read-measurements-back.md": ["readback", "read back", "measured conductances"],
+    "how-to/why-did-the-mapping-vanish.md": ["vanished", "disappeared", "gone", "lost", "constant folding", "folded"],
+    "how-to/why-was-this-weight-skipped.md": ["not mapped", "unmapped", "missing weight", "skip reason"],
+    "reference/command-line.md": ["restore", "inspect", "exit code"],
+    "reference/converters.md": ["bit slicing", "bit slices"],
+    "reference/what-is-mapped.md": ["supported op", "MVM op", "add op"],
+}
 _LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".yaml": "yaml", ".yml": "yaml", ".ipynb": "json"}
 
 
@@ -341,6 +368,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str: 
         return _relinked((ROOT / "README.md").read_text(encoding="utf-8"), ROOT, source)
     if source.startswith(_FOUND_FIRST):
         page.meta["search"] = {"boost": 2}
+    page.meta["tags"] = ASKED_FOR.get(source, [])
     filled = _MARK.sub(lambda match: GENERATED[match[1]](), markdown)
     home = {page: name for name, page in linked_files().items()}.get(source)
     return _relinked(filled, (ROOT / home).parent if home else (DOCS / source).parent, source)

@@ -102,8 +102,8 @@ def test_a_map_of_all_keys_is_read(tmp_path):
 
 
 def test_the_documented_map_is_one(tmp_path):
-    page = (DOCS / "bundle.md").read_text(encoding="utf-8")
-    [example] = [block for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL) if "onnx_gconv.defects" in block]
+    page = (DOCS / "bundle" / "defects.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     (tmp_path / "defects.json").write_text(example)
     found, _ = read_defects(tmp_path / "defects.json", ArrayGeometry(256, 256))
     assert found.arrays[1].stuck_cells[0].conductance_us == 25.0

@@ -45,6 +45,16 @@ def pages() -> list[str]:
     return sorted(str(page.relative_to(ROOT)) for page in found)
 
 
+def with_pages_below(front: str) -> list[str]:
+    """A front page, such as ``docs/format.md``, and the pages of the folder beside it, in the order of their names."""
+    return [front, *(page for page in pages() if page.startswith(f"{front.removesuffix('.md')}/"))]
+
+
+def text_of(*names: str) -> str:
+    """The text of pages, one after the other."""
+    return "\n".join((ROOT / name).read_text(encoding="utf-8") for name in names)
+
+
 def blocks(page: str) -> list[Block]:
     """The blocks of a page, in order."""
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -24,10 +24,11 @@ from onnx_gconv.schemes.clipping import Clipping
 from onnx_gconv.schemes.granularity import Granularity, GranularityKind
 from onnx_gconv.schemes.scheme import MappingScheme
 from onnx_gconv.weights import SkipReason
+from tests.docs.pages import text_of, with_pages_below
 
 ROOT = Path(__file__).resolve().parents[2]
-DEVICES = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
-FORMAT = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+DEVICES = text_of("docs/devices.md")
+FORMAT = text_of(*with_pages_below("docs/format.md"))
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -109,7 +110,7 @@ def test_a_worked_example_of_the_specification_is_what_mapping_writes(tmp_path: 
 def test_the_reader_of_the_specification_reads_every_worked_example(tmp_path: Path, example: dict) -> None:
     namespace: dict[str, object] = {}
     for block in blocks(FORMAT, "python"):
-        exec(compile(block, "format.md", "exec"), namespace)  # noqa: S102 - that is the test
+        exec(compile(block, "docs/format", "exec"), namespace)  # noqa: S102 - that is the test
     found = namespace["read_weights"](map_example(tmp_path, scheme_of_example(example)))["", "W"]
     np.testing.assert_allclose(found, example["rebuilt"], rtol=1e-5, atol=1e-6)
 
@@ -119,13 +120,13 @@ def test_the_reader_of_the_specification_rebuilds_weights(tmp_path: Path) -> Non
     gconv.map_model(tmp_path / "example.onnx")
     namespace: dict[str, object] = {}
     for block in blocks(FORMAT, "python"):
-        exec(compile(block, "format.md", "exec"), namespace)  # noqa: S102 - that is the test
+        exec(compile(block, "docs/format", "exec"), namespace)  # noqa: S102 - that is the test
     np.testing.assert_array_equal(namespace["read_weights"](tmp_path / "example.gconv.onnx")["", "W"], weight)
 
 
 def test_the_matrix_view_of_the_specification_gives_the_matrices_of_a_grouped_convolution() -> None:
     namespace: dict[str, object] = {}
-    exec(compile(blocks(FORMAT, "python")[0], "format.md", "exec"), namespace)  # noqa: S102 - that is the test
+    exec(compile(blocks(FORMAT, "python")[0], "docs/format", "exec"), namespace)  # noqa: S102 - that is the test
     with_groups = next(
         consumer.matrix_view
         for item in gconv.inspect_model(model_path("digits_cnn.onnx")).mapped
@@ -148,7 +149,8 @@ def test_the_numbers_of_the_worked_example_are_those_of_the_converter(tmp_path: 
 
 
 def test_the_specification_lists_every_reason_for_skipping_with_its_explanation() -> None:
-    listed = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", FORMAT[FORMAT.index("| reason | meaning |") :], re.MULTILINE))
+    page = text_of("docs/format/skipped.md")
+    listed = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page[page.index("| reason | meaning |") :], re.MULTILINE))
     assert listed == {reason.value: reason.explanation for reason in SkipReason}
 
 

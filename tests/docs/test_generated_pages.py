@@ -59,3 +59,9 @@ def test_what_pages_link_to_outside_of_their_folder_is_on_the_site():
     linked = FILLED["linked_files"]()
     assert linked["examples/01_map.py"] == "repository/examples/01_map.py.md"
     assert linked["benchmarks/README.md"] == "repository/benchmarks/README.md"
+
+
+def test_words_that_people_search_for_lead_to_pages():
+    assert {f"docs/{page}" for page in FILLED["ASKED_FOR"]} <= {*pages()}
+    words = [word for words in FILLED["ASKED_FOR"].values() for word in words]
+    assert len(words) == len({word.lower() for word in words})

@@ -7,11 +7,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+import onnx_gconv as gconv
 from onnx_gconv.cli import main
 from onnx_gconv.converters import registry
 from onnx_gconv.converters.registry import ConverterRegistry
@@ -22,8 +24,12 @@ from tests.docs.pages import ROOT, Reader, blocks, headings, links, pages
 
 # Pages whose `model.onnx` has convolutions, and pages whose `model.onnx` is a language model. On all other pages,
 # `model.onnx` has only Gemm layers.
-OF_CONVOLUTIONS = {"docs/reference/command-line.md", "docs/reference/configuration.md", "docs/python.md"}
+OF_CONVOLUTIONS = {
+    "docs/bundle/pictures.md", "docs/python.md", "docs/reference/command-line.md", "docs/reference/configuration.md"
+}  # fmt: skip
 OF_LANGUAGE = {"docs/guide/language-models.md": "mobius_llama_past_fp32.onnx"}
+# Pages whose reader has handed off a bundle, and has measured it.
+OF_MEASUREMENTS = {"docs/bundle/programming-tables.md"}
 
 
 def pages_of_other_tests() -> set[str]:
@@ -40,8 +46,7 @@ EXECUTED = {"python", "console", "toml"}
 FOLLOWED = [
     page
     for page in pages()
-    if any(block.language in EXECUTED for block in blocks(page))
-    and page not in pages_of_other_tests() | {"docs/format.md"}
+    if any(block.language in EXECUTED for block in blocks(page)) and page not in pages_of_other_tests()
 ]
 
 
@@ -76,14 +81,47 @@ def prepare(page):
         samples = {"pixels": images.reshape(len(images), 64)}
     np.savez("data.npz", **samples, labels=labels)
     np.savez("inputs.npz", **{name: array[:32] for name, array in samples.items()})
+    if page in OF_MEASUREMENTS:
+        gconv.map_model("model.onnx")
+        gconv.write_bundle("model.gconv.onnx", array=(64, 64))
+        with h5py.File("model.gconv/conductances.h5") as targets, h5py.File("measured.h5", "w") as measured:
+            targets["L000"].copy("T0000", measured.create_group("L000"))
+            for device in measured["L000/T0000"].values():
+                device[:] += 0.1
+            measured["L000/T0000/g_plus"][:32] += 1
 
 
 def of_devices(names):
     assert names["read_us"].shape == (1, 3)
+
+
+def of_readings(names):
     assert not np.isclose(names["first"], names["second"]).all()
+
+
+def of_many_chips(names):
     assert 0.9 < names["report"].times[0].spread.mean < names["report"].ideal
     assert Path("accuracy.png").exists()
+
+
+def of_comparisons(names):
     assert len(names["comparison"].candidates) == 6
+
+
+def of_readers(names):
+    assert names["weight"].shape == (64, 64)
+    assert names["array"].devices == ("g_plus", "g_minus")
+
+
+def of_measurements(_):
+    errors = gconv.read_back("model.gconv.onnx", "measured.h5").errors
+    assert errors.std_us == pytest.approx(0.2, rel=0.05)
+    assert 0 < errors.failed == errors.cells - errors.measured
+
+
+def of_rounds(_):
+    lines = [len(Path(f"round{number}.csv").read_text(encoding="utf-8").splitlines()) - 1 for number in (1, 2, 3)]
+    assert lines == [12928, 12928 - 64 * 64 - 32 * 64, lines[1]]  # of the measured tile, half of g_plus is off
 
 
 def of_aihwkit(names):
@@ -103,7 +141,13 @@ def of_language(names):
 
 # What has to hold after a page was run, by page.
 AFTERWARDS = {
+    "docs/bundle/measured-conductances.md": of_measurements,
+    "docs/bundle/programming-tables.md": of_rounds,
+    "docs/bundle/readers.md": of_readers,
     "docs/devices.md": of_devices,
+    "docs/devices/comparison-file.md": of_comparisons,
+    "docs/devices/many-chips.md": of_many_chips,
+    "docs/devices/read-noise.md": of_readings,
     "docs/guide/aihwkit.md": of_aihwkit,
     "docs/guide/language-models.md": of_language,
 }
@@ -137,7 +181,7 @@ def test_whoever_follows_the_page_gets_what_it_shows(page, folder, monkeypatch, 
 
 
 def test_pages_that_have_a_test_of_their_own_are_few():
-    known = {"bundle.md", "cluster.md", "continuous-integration.md", "pipelines.md"}
+    known = {"cluster.md", "continuous-integration.md", "pipelines.md"}
     assert known <= {Path(page).name for page in pages_of_other_tests()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,9 +13,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
-READER = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)[0]
+from tests.docs.pages import ROOT, blocks
+
+READER = next(block.text for block in blocks("docs/bundle/readers.md") if block.language == "python")
 
 # The program is started with -I -S, so that sys.path has only the standard library until the program adds `packages`.
 PROGRAM = """

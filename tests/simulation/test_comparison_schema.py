@@ -71,7 +71,7 @@ def test_lists_of_a_grid_have_one_value_at_least(schema):
 
 
 def test_the_example_of_the_page_names_it_and_is_a_comparison():
-    page = (DOCS / "devices.md").read_text(encoding="utf-8")
+    page = (DOCS / "devices" / "comparison-file.md").read_text(encoding="utf-8")
     [example] = re.findall(r"^```toml .*\n(#:schema .*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     assert example.startswith(f"#:schema ./{PUBLISHED.name}\n")
     assert len(Comparison.of(tomllib.loads(example)).candidates({}, {})) == 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +102,7 @@ def _why_no_manifest(model: ir.Model) -> str:
 
 def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
     values = ModelValues(model)
-    nodes = _named_nodes(model)
+    nodes, owners = _named_nodes(model), {scope.graph: scope.node for scope in scopes(model)}
     sound: list[tuple[MappedWeight, ConductanceConverter]] = []
     checked = checked_weights(manifest, model)
     for item in checked:
@@ -116,7 +116,7 @@ def _all_violations(model: ir.Model, manifest: Manifest) -> Iterator[Violation]:
             beyond = f"{converter.g_max:g} µS, but {record.compute_dtype} holds up to {limit:g}"
             yield Violation(record.name, f"the manifest names devices of up to {beyond}", record.known_as)
             continue
-        found = [] if mapped is None else [*structural_problems(mapped), *_consumers(mapped, nodes, values)]
+        found = [] if mapped is None else [*structural_problems(mapped), *_consumers(mapped, nodes, owners, values)]
         if not found and item.problem is not None:
             found = [item.problem]
         yield from (Violation(record.name, message, record.known_as) for message in found)
@@ -141,22 +141,25 @@ def _named_nodes(model: ir.Model) -> dict[tuple[str, str, str], list[ir.Node]]:
 
 
 def _consumers(
-    mapped: MappedWeight, nodes: dict[tuple[str, str, str], list[ir.Node]], values: ModelValues
+    mapped: MappedWeight,
+    nodes: dict[tuple[str, str, str], list[ir.Node]],
+    owners: Mapping[ir.Graph, ir.Node | None],
+    values: ModelValues,
 ) -> Iterator[str]:
     copy = values.initializers.get(mapped.record.digital_copy or "")
     for consumer in mapped.record.consumers:
         is_digital = consumer.reads == "digital"
         expected = copy if is_digital else mapped.value
         candidates = nodes.get((consumer.graph, consumer.node, consumer.op_type), [])
-        if candidates and not any(_is_fed(node, consumer.slot, expected) for node in candidates):
+        if candidates and not any(_is_fed(node, consumer.slot, expected, owners) for node in candidates):
             what = f"digital copy '{mapped.record.digital_copy}'" if is_digital else "rebuilt weight"
             yield f"node '{consumer.node}' ({consumer.op_type}) does not read the {what} any more"
     if not mapped.value.uses() and not mapped.value.is_graph_output():
         yield "nothing reads the rebuilt weight any more"
 
 
-def _is_fed(node: ir.Node, slot: int, weight: ir.Value | None) -> bool:
-    """Whether an input of a node is a weight, or is computed from it."""
+def _is_fed(node: ir.Node, slot: int, weight: ir.Value | None, owners: Mapping[ir.Graph, ir.Node | None]) -> bool:
+    """Whether an input of a node is a weight, or is computed from it, also by a node that runs the body around it."""
     if weight is None:
         return False
     waiting = [node.inputs[slot]] if slot < len(node.inputs) else []
@@ -165,11 +168,25 @@ def _is_fed(node: ir.Node, slot: int, weight: ir.Value | None) -> bool:
         value = waiting.pop()
         if value is weight:
             return True
-        producer = None if value is None else value.producer()
-        before = [] if producer is None else [item for item in producer.inputs if item not in seen]
+        before = [item for item in _sources(value, owners) if item not in seen]
         seen.update(before)
         waiting.extend(before)
     return False
+
+
+def _sources(value: ir.Value | None, owners: Mapping[ir.Graph, ir.Node | None]) -> Sequence[ir.Value | None]:
+    """The values that a value is computed from; for an input of a body, such as that of a Scan, its value outside."""
+    if value is None:
+        return ()
+    if (producer := value.producer()) is not None:
+        return producer.inputs
+    graph = value.graph if value.is_graph_input() else None
+    owner = owners.get(graph) if isinstance(graph, ir.Graph) else None
+    if owner is None or not isinstance(graph, ir.Graph):
+        return ()
+    number = next(number for number, item in enumerate(graph.inputs) if item is value)
+    skipped = len(owner.inputs) - len(graph.inputs)  # a Scan of opset 8 takes the lengths of sequences first
+    return owner.inputs[number + skipped : number + skipped + 1] if skipped >= 0 else ()
 
 
 def _values(mapped: MappedWeight, converter: ConductanceConverter) -> str | None:

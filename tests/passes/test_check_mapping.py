@@ -54,6 +54,42 @@ def rename_initializer(model, name, new):
     model.graph.initializers.add(value)
 
 
+SCANS = {
+    "states": (
+        "g (float[2,3] x) => (float[2,3] y) {"
+        " y = Scan <num_scan_inputs = 1, body = b (float[2,3] s, float[3,3] w) => (float[2,3] t) {"
+        " [inner] t = MatMul(s, w) }> (x, W) }"
+    ),
+    "no states, and the part of a matrix": (
+        "g (float[2,3] x) => (float[4,2,3] y) {"
+        " y = Scan <num_scan_inputs = 1, body = b (float[3,3] w) => (float[2,3] t) {"
+        " v = Transpose <perm = [1, 0]> (w)"
+        " [inner] t = MatMul(x, v) }> (W) }"
+    ),
+}
+
+
+class TestNodesInTheBodyOfAScan:
+    @pytest.mark.parametrize("text", SCANS.values(), ids=SCANS)
+    def test_read_the_matrices_of_a_rebuilt_stack(self, parse, normal, text):
+        model = parse(text, W=normal(4, 3, 3))
+        MapConductances()(model)
+        [record] = read_manifest(model).weights
+        assert [consumer.node for consumer in record.consumers] == ["inner"]
+        assert violations(model) == []
+
+    @pytest.mark.parametrize("text", SCANS.values(), ids=SCANS)
+    def test_are_noticed_if_the_scan_is_given_something_else(self, parse, normal, text):
+        model = parse(text, W=normal(4, 3, 3))
+        MapConductances()(model)
+        [scan] = [node for node in model.graph if node.op_type == "Scan"]
+        model.graph.initializers.add(ir.Value(name="other", const_value=ir.tensor(normal(4, 3, 3), name="other")))
+        scan.replace_input_with(len(scan.inputs) - 1, model.graph.initializers["other"])
+        assert any(
+            "node 'inner' (MatMul) does not read the rebuilt weight any more" in each for each in violations(model)
+        )
+
+
 class TestSoundMappings:
     @settings(max_examples=200)
     @given(

@@ -26,6 +26,9 @@ from onnx_gconv.handoff.readback_report import LayerReadback, TileReadback
 from onnx_gconv.tensors.matrix_reader import MatrixReader
 from onnx_gconv.tensors.streamed import worker_count
 
+# Readings this close to their targets, as a part of the largest target, were not measured but copied.
+_WRITTEN_DIGITS = 1e-6
+
 __all__ = [
     "compared_layers",
     "measured_values",
@@ -146,7 +149,9 @@ class _Comparison:
 
 
 def note_targets(measurements: Measurements, key: str, found: MeasuredArray, targets: NDArray[Any]) -> None:
-    """Record in `measurements` whether an array of readings equals its targets, bit for bit.
+    """Record in `measurements` whether an array of readings equals its targets, as exactly as files write them.
+
+    No chip is that exact: readings and targets may differ by 1e-6 of the largest target, as in a table of decimals.
 
     Arrays without readings are not counted, and neither are arrays whose readings have all been replaced by later
     rounds.
@@ -162,9 +167,10 @@ def note_targets(measurements: Measurements, key: str, found: MeasuredArray, tar
     if not is_own.any():
         return
     measurements.arrays_compared += 1
-    is_same_type = updated is not None or readings.dtype == targets.dtype
-    if is_same_type and (readings[is_own] == targets[is_own]).all():
+    distance = float(np.abs(readings[is_own].astype(np.float64) - targets[is_own]).max())
+    if distance <= _WRITTEN_DIGITS * float(targets.max()):
         measurements.equal_to_targets.append(key)
+        measurements.targets_are_rounded |= distance > 0
 
 
 def require_readings(measurements: Measurements, layers: Sequence[LayerReadback]) -> None:
@@ -199,9 +205,10 @@ def refuse_targets(measurements: Measurements, *, is_accepted: bool) -> None:
     arrays = measurements.arrays_compared
     if not is_accepted and arrays and arrays == len(measurements.equal_to_targets):
         what = "its only array is that" if arrays == 1 else f"all its {arrays:,} arrays are those"
+        how = "rounded" if measurements.targets_are_rounded else "bit for bit"
         raise BundleError(
-            f"'{measurements.path}' holds the targets themselves: {what} of the bundle '{measurements.bundle}', bit "
-            "for bit; give what was measured on the chip, or accept the targets as measurements with --as-if-measured "
+            f"'{measurements.path}' holds the targets themselves: {what} of the bundle '{measurements.bundle}', {how}; "
+            "give what was measured on the chip, or accept the targets as measurements with --as-if-measured "
             "(as_if_measured=True)"
         )
 

@@ -160,7 +160,8 @@ class Measurements:
         unused_keys: Keys of arrays in the file that no tile of the bundle has.
         updates: The measurements of later rounds in their order; their readings replace those of this file.
         arrays_compared: Number of arrays with readings that were compared with their targets so far.
-        equal_to_targets: Keys of those arrays that equal their targets, bit for bit.
+        equal_to_targets: Keys of those arrays that equal their targets, bit for bit or rounded.
+        targets_are_rounded: Whether one of these arrays holds rounded targets.
     """
 
     def __init__(
@@ -184,6 +185,7 @@ class Measurements:
         self.updates: tuple[Measurements, ...] = ()
         self.arrays_compared = 0
         self.equal_to_targets: list[str] = []
+        self.targets_are_rounded = False
         try:
             self.unused_keys: tuple[str, ...] = self._unused()
         except BaseException:

@@ -1,4 +1,4 @@
-"""What has to hold of a release, on each interpreter at hand: ``make release-environments``, or ``nox --list``.
+"""What has to hold of a release, on each interpreter at hand: ``make environments``, or ``nox --list``.
 
 The sessions take the built wheel and not the checkout: tests run in a copy of the repository that lacks the package.
 """

@@ -11,10 +11,10 @@ python3 -m venv "$folder/venv"
     onnx==1.23.2 onnx-ir==1.1.0 onnxscript==0.7.2 onnxruntime==1.32.0 numpy==2.4.6 pydantic==2.13.5 requests==2.34.2 2>/dev/null
 cd "$folder"
 CI=true venv/bin/python - <<'PYTHON'
-from olive.cache import OliveCache
+from olive.cache import CacheConfig, OliveCache
 from olive.model import ModelConfig
 
-cache = OliveCache(".cache")  # what its systems prepare a model with before they evaluate it
+cache = OliveCache(CacheConfig(cache_dir=".cache"))  # what its systems prepare a model with before they evaluate it
 for length in (255, 256):
     config = {"model_path": "model.onnx", "model_attributes": {"remark": "x" * length}}
     try:

@@ -73,7 +73,8 @@ def package(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Type checkers of users know the type of everything that is public. torch is there for the twins of aihwkit."""
     session.install("build>=1.2", "pyright>=1.1.400")
-    session.install(f"{_wheel(_built(session))}[{EXTRAS},torch]")
+    # Of torch, the pinned version: the newest one may be a build for graphics cards, of gigabytes.
+    session.install("--constraint", str(ROOT / "constraints.txt"), f"{_wheel(_built(session))}[{EXTRAS},torch]")
     session.chdir(session.create_tmp())  # not in the checkout, which would be found in place of the wheel
     session.run("pyright", "--verifytypes", "onnx_gconv", "--ignoreexternal")
 
@@ -110,7 +111,12 @@ def sbom(session: nox.Session) -> None:
     session.run("python", "-m", "pip", "--quiet", "--python", python, "install", str(wheel))
     target = DIST / "onnx_gconv.cdx.json"
     target.parent.mkdir(exist_ok=True)
-    options = ["--pyproject", str(ROOT / "pyproject.toml"), "--mc-type", "library", "--output-reproducible"]
+    # It looks for the version in the table itself, where a dynamic one is not.
+    project = Path(session.create_tmp()) / "pyproject.toml"
+    version = f'version = "{wheel.name.split("-")[1]}"'
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project.write_text(text.replace('dynamic = ["version"]', version), encoding="utf-8")
+    options = ["--pyproject", str(project), "--mc-type", "library", "--output-reproducible"]
     session.run("cyclonedx-py", "environment", *options, "--output-file", str(target), python)
 
 

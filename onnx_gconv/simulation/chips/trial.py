@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_gconv.converters import Decoding
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes.replace_conductances import divided_scale
 from onnx_gconv.simulation.chips.chip_weight import Chip, absolute_sums, array_parts, drift_factor
@@ -57,11 +58,11 @@ class WeightOnChips:
     def __init__(self, weight: MappedWeight) -> None:
         self.mapped = weight
         # Those of a model that was mapped in memory are computed from its weights, once.
-        self.targets = tuple(
+        self.targets: tuple[ir.TensorProtocol, ...] = tuple(
             ir.Tensor(tensor.numpy(), dtype=tensor.dtype) if isinstance(tensor, StreamedTensor) else tensor
             for tensor in weight.tensors
         )
-        self.decoding = weight.decoding
+        self.decoding: Decoding = weight.decoding
         record = weight.record
         # In a model, nodes keep a weight within its type only where it may be beyond: elsewhere this does nothing.
         self._rebuilt = RebuiltTensor(

@@ -52,6 +52,8 @@ BEYOND_THE_OLDEST_RUNTIME = (
     *("test_decoders", "DeformConv", "MoE", "tiles_of_experts", "branch]"),
     *("give_codes_that_their_bits_hold", "eight_bit_activations_of_the_runtime"),
 )
+# It imports a quantizer that has another name there.
+FILES_BEYOND_THE_OLDEST_RUNTIME = ("tests/exporters/test_onnxruntime_models.py",)
 
 nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["package", "types", "tests", "oldest"]
@@ -97,7 +99,8 @@ def oldest(session: nox.Session) -> None:
     wheel = _wheel(_built(session))
     session.install("--constraint", str(ROOT / "constraints-oldest.txt"), f"{wheel}[{EXTRAS}]", *TEST_TOOLS)
     warnings = ["-W", "ignore::DeprecationWarning", "-W", "ignore::PendingDeprecationWarning"]
-    _run_fast_tests(session, *warnings, but=(NAMES_OF_THE_CHECKOUT, *BEYOND_THE_OLDEST_RUNTIME))
+    files = [f"--ignore={path}" for path in FILES_BEYOND_THE_OLDEST_RUNTIME]
+    _run_fast_tests(session, *warnings, *files, but=(NAMES_OF_THE_CHECKOUT, *BEYOND_THE_OLDEST_RUNTIME))
 
 
 @nox.session(python=OLDEST_PYTHON)
@@ -166,7 +169,7 @@ def _wheel(files: list[Path]) -> Path:
 
 def _run_fast_tests(session: nox.Session, *options: str, but: tuple[str, ...] = (NAMES_OF_THE_CHECKOUT,)) -> None:
     """Run the tests that are not slow, without those of what the session does not install; which, it says."""
-    folder = Path(tempfile.mkdtemp(dir=session.create_tmp()))
+    folder = Path(tempfile.mkdtemp(dir=session.create_tmp())).resolve()  # it is relative to a folder that is left
     copy = shutil.copytree(
         ROOT,
         folder / "copy",

@@ -46,9 +46,9 @@ OF_THE_CHECKOUT = (
 )
 NAMES_OF_THE_CHECKOUT = "a_folder_of_the_top_level_is_a_subpackage"
 
-# Tests of models that the oldest ONNX Runtime cannot run, by parts of their names: decoders with sliding windows, kernels,
-# opsets and attributes that came later, ops that the oldest onnx computes wrongly, and a Conv with a branch that is
-# faulty there.
+# Tests of models that the oldest ONNX Runtime cannot run, by parts of their names: decoders with sliding windows,
+# kernels, opsets and attributes that came later, ops that the oldest onnx computes wrongly, and a Conv with a branch
+# that is faulty there.
 BEYOND_THE_OLDEST_RUNTIME = (
     *("test_decoders", "DeformConv", "MoE", "tiles_of_experts", "experts_are_a_matrix_each", "branch]"),
     *("give_codes_that_their_bits_hold", "eight_bit_activations_of_the_runtime", "computes_what_the_packed_one_does"),

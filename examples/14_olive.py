@@ -12,7 +12,7 @@ olive = Path(sys.executable).with_name("olive")
 gconv = [sys.executable, "-m", "onnx_gconv"]
 settings = {**os.environ, "CI": "true"}  # turns Olive's telemetry off
 
-subprocess.run([*gconv, "olive-config", "-o", "passes.json"], cwd="workflow", check=True)
+subprocess.run([*gconv, "olive-config", "-o", "passes.json"], cwd="workflow", check=True, stdout=subprocess.DEVNULL)
 command = [olive, "run", "--config", "workflow.json", "--package-config", "passes.json"]
 subprocess.run(command, cwd="workflow", check=True, stdout=subprocess.DEVNULL, env=settings)
 
@@ -21,5 +21,5 @@ for weight in config["config"]["model_attributes"]["onnx_gconv"]["mapped"]:
     print(weight["name"], weight["shape"])
 
 # Output:
-# hidden.weight [64, 64]
-# scores.weight [10, 64]
+# hidden.weight [128, 64]
+# scores.weight [10, 128]

@@ -99,12 +99,15 @@ def test_the_wheel_and_the_source_distribution_have_the_version_of_the_package(
         assert distribution.name.startswith(f"onnx_gconv-{onnx_gconv.__version__}")
 
 
-def test_the_source_distribution_holds_the_licence_and_the_passes_once(distributions: tuple[Path, Path]) -> None:
+def test_the_source_distribution_holds_the_licence_and_the_passes_once_and_no_tests(
+    distributions: tuple[Path, Path],
+) -> None:
     with tarfile.open(distributions[1]) as archive:
         names = [name.split("/", 1)[1] for name in archive.getnames() if "/" in name]
     assert "LICENSE" in names
     assert "passes/map_conductances.py" in names
     assert "onnx_gconv/passes/map_conductances.py" not in names
+    assert not any(name.startswith("tests") for name in names)
 
 
 def test_the_demo_runs_from_an_installed_wheel(installed: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,10 @@ _COUNTS = (
     *("skipped_by_reason", "notes", "remarks"),
 )
 _OF_WEIGHTS = ("name", "graph", "shape", "dtype", "converter", "granularity", "scale_range", "loss")
+
+# Before it evaluates a model, Olive asks of each text among its attributes whether a file has it as its path, and fails
+# if a name in the path has more bytes than file systems allow.
+_LONGEST_TEXT = 255
 
 # A child of Olive's own logger, so that it uses Olive's level, handlers and log file.
 _logger = logging.getLogger("olive.onnx_gconv")
@@ -219,12 +224,28 @@ def _mapped_handler(model: ONNXModelHandler, target: Path, report: MappingReport
 
 
 def _attribute(report: MappingReport) -> dict[str, Any]:
-    """Return a short report for Olive's files, which repeat it; only the manifest has all facts on each weight."""
+    """Return a short report for Olive's files, which repeat it; only the manifest has all facts on each weight.
+
+    A text that is too long for Olive is a list of its parts.
+    """
     content = report.to_json()
     counts = {key: content[key] for key in _COUNTS}
     mapped = [{key: weight[key] for key in _OF_WEIGHTS} for weight in content["mapped"]]
     skipped = [item for item in content["skipped"] if item["is_mvm"]]
-    return {"version": __version__, **counts, "mapped": mapped, "skipped": skipped}
+    attribute: dict[str, Any] = _in_parts({"version": __version__, **counts, "mapped": mapped, "skipped": skipped})
+    return attribute
+
+
+def _in_parts(value: Any) -> Any:  # noqa: ANN401 - what JSON can hold
+    """A value of JSON whose texts that are too long for Olive are lists of their parts, in order."""
+    if isinstance(value, dict):
+        return {key: _in_parts(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_in_parts(item) for item in value]
+    if not isinstance(value, str) or len(value.encode()) <= _LONGEST_TEXT:
+        return value
+    width = _LONGEST_TEXT // max(len(character.encode()) for character in value)
+    return textwrap.wrap(value, width, expand_tabs=False, replace_whitespace=False, drop_whitespace=False)
 
 
 def _log(report: MappingReport) -> None:

@@ -32,9 +32,9 @@ class AllRefusedError(GconvError):
 
     def __init__(self, refusals: Sequence[RuntimeRefusal]) -> None:
         others = (refusal for refusal in refusals if not asks_for_a_size(refusal.message))
-        self.telling = next(others, refusals[0])
-        self.is_first = self.telling is refusals[0]
-        self.count = len(refusals)
+        self.telling: RuntimeRefusal = next(others, refusals[0])
+        self.is_first: bool = self.telling is refusals[0]
+        self.count: int = len(refusals)
         super().__init__(self.telling.message)
 
 

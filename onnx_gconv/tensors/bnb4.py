@@ -108,7 +108,9 @@ class Bnb4Tensor(StreamedTensor):
                 f"'{stored.name}' has {stored.size} bytes and {absmax.size} scales, but a weight of {list(shape)} in "
                 f"blocks of {coding.block} needs {needed[0]} and {needed[1]}"
             )
-        self.stored, self.absmax, self.coding = stored, absmax, coding
+        self.stored: ir.TensorProtocol = stored
+        self.absmax: ir.TensorProtocol = absmax
+        self.coding: Bnb4Coding = coding
 
     @property
     def last_code(self) -> int:

@@ -34,8 +34,9 @@ class DequantizedTensor(StreamedTensor):
     ) -> None:
         super().__init__(scales.dtype, ir.Shape(codes.shape.numpy()), name)
         self._numbers = EffectiveIntegerTensor(codes, zero_point, ir.DataType.FLOAT)
-        self.scales, self.block = scales, zero_point.block
-        self.stored = codes.packed
+        self.scales: ir.TensorProtocol = scales
+        self.block: int = zero_point.block
+        self.stored: ir.TensorProtocol = codes.packed
 
     @property
     def sources(self) -> tuple[ir.TensorProtocol, ...]:

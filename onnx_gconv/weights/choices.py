@@ -143,10 +143,10 @@ class StackOnItsWay:
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
+        self.shape: tuple[int, ...] = shape
         self.hidden: tuple[int, ...] = ()
         self.steps: list[Rearrangement] = []
-        self.has_indices = False
+        self.has_indices: bool = False
         self._indices_stand_first = True
         self._is_whole = True
 

@@ -14,6 +14,7 @@ import pytest
 from olive.hardware import DEFAULT_CPU_ACCELERATOR
 from olive.model import CompositeModelHandler, ONNXModelHandler, PyTorchModelHandler
 from olive.passes.olive_pass import create_pass_from_dict
+from olive.resource_path import find_all_resources
 
 from onnx_gconv import inspect_model, map_model, verify
 from onnx_gconv.errors import ConfigError, GconvError
@@ -186,7 +187,7 @@ def test_the_report_is_in_the_attributes_beside_those_of_the_model(folder, netwo
     assert attributes["task"] == "digits"
     report = attributes["onnx_gconv"]
     assert (report["mapped_weights"], report["mapped_parameters"], report["mvm_share"]) == (1, 128, 1.0)
-    assert [(weight["name"], weight["shape"]) for weight in report["mapped"]] == [("W", (8, 16))]
+    assert [(weight["name"], weight["shape"]) for weight in report["mapped"]] == [("W", [8, 16])]
     assert report["mapped"][0]["loss"]["sqnr_db"] > 10
     assert str(folder) not in json.dumps(report)
     assert handler.model_attributes == {"task": "digits"}
@@ -200,6 +201,19 @@ def test_the_report_of_a_large_weight_is_small(folder, network):
     )
     large = make_pass(granularity="channel").run(handler, str(folder / "large")).model_attributes
     assert len(json.dumps(large)) < len(json.dumps(small)) + 20
+
+
+def test_texts_that_are_too_long_for_olive_are_in_parts(folder, network):
+    """Before it evaluates a model, Olive asks of each text whether a file has it as its path; it fails of long ones."""
+    model = onnx.load(network(folder / "in.onnx"))
+    model.graph.node[0].input[1] = model.graph.initializer[0].name = name = "µ" * 300
+    onnx.save(model, "in.onnx")
+    attributes = make_pass(levels=2).run(ONNXModelHandler("in.onnx"), str(folder / "out")).model_attributes
+    find_all_resources(attributes)
+    report = attributes["onnx_gconv"]
+    assert "".join(report["mapped"][0]["name"]) == name
+    [remark] = report["remarks"]
+    assert "".join(remark).startswith(f"Warning: '{name}' ")
 
 
 def messages(caplog):

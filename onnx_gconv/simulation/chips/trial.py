@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_gconv.converters import Decoding
 from onnx_gconv.mapping.located import MappedWeight
 from onnx_gconv.passes.replace_conductances import divided_scale
 from onnx_gconv.simulation.chips.chip_weight import Chip, absolute_sums, array_parts, drift_factor
@@ -59,11 +60,11 @@ class WeightOnChips:
         self.mapped = weight
         # The targets of a model that was mapped in memory are not stored: compute them from the weight once, not for
         # each chip.
-        self.targets = tuple(
+        self.targets: tuple[ir.TensorProtocol, ...] = tuple(
             ir.Tensor(tensor.numpy(), dtype=tensor.dtype) if isinstance(tensor, StreamedTensor) else tensor
             for tensor in weight.tensors
         )
-        self.decoding = weight.decoding
+        self.decoding: Decoding = weight.decoding
         record = weight.record
         # A mapped model has clipping nodes only where a weight may exceed its type. Elsewhere limits change nothing.
         self._rebuilt = RebuiltTensor(

@@ -194,7 +194,7 @@ def _run_fast_tests(session: nox.Session, *options: str, but: tuple[str, ...] = 
     """
     folder = Path(
         tempfile.mkdtemp(dir=session.create_tmp())
-    ).resolve()  # the session leaves the folder it is relative to
+    ).resolve()  # not relative to a folder that is left
     copy = shutil.copytree(ROOT, folder / "copy", ignore=_left_behind)
     session.chdir(copy)
     left_out = [*OF_THE_CHECKOUT, *(str(path.relative_to(copy)) for path in _tests_of_absent_packages(copy))]

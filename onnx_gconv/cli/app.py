@@ -32,7 +32,7 @@ from onnx_gconv.cli.commands.targets import targets
 from onnx_gconv.cli.commands.verify import verify
 from onnx_gconv.cli.mapping_flags import MappingFlagsCommand
 from onnx_gconv.cli.options import debug_is_on
-from onnx_gconv.cli.output import VisibleFormatter, tolerated_loss_of_reader
+from onnx_gconv.cli.output import KeptJournalError, VisibleFormatter, tolerated_loss_of_reader
 from onnx_gconv.errors import ConfigError, GconvError, VerificationError
 from onnx_gconv.version import __version__
 from onnx_gconv.visible_text import one_line, visible_lines
@@ -149,6 +149,8 @@ def _run() -> int:
         result = typer.main.get_command(app).main(prog_name="onnx-gconv", standalone_mode=False)
     except _UsageProblem as error:
         return _fail(_usage_message(error), _EXIT_BAD_INPUT)
+    except KeptJournalError as error:
+        return _fail(str(error), _EXIT_INTERRUPTED)
     except VerificationError as error:
         return _fail(str(error), _EXIT_DOES_NOT_HOLD)
     except GconvError as error:

@@ -18,10 +18,21 @@ from onnx_gconv.visible_text import visible, visible_json, visible_lines
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["VisibleFormatter", "print_for_people", "print_report", "progress_bar", "tolerated_loss_of_reader"]
+__all__ = [
+    "KeptJournalError",
+    "VisibleFormatter",
+    "print_for_people",
+    "print_report",
+    "progress_bar",
+    "tolerated_loss_of_reader",
+]
 
 # Files and pipes have no width of their own; tables need more than the 80 columns that rich would assume.
 _WIDTH_WITHOUT_TERMINAL = 120
+
+
+class KeptJournalError(Exception):
+    """An interrupt after which a journal of finished work is left; the message names it."""
 
 
 class VisibleFormatter(logging.Formatter):

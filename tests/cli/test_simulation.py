@@ -155,3 +155,27 @@ def test_a_chip_that_draws_readings_is_programmed_inspected_verified_and_restore
         assert (
             "has conductances of a simulated chip ('pcm'), no targets; take the model that was mapped" in refused.stderr
         )
+
+
+@pytest.mark.parametrize(
+    ("journal", "said"),
+    [
+        (
+            ["--journal", "j.jsonl"],
+            "interrupted; 'j.jsonl' keeps the chips that are done, and the same command goes on",
+        ),
+        ([], "interrupted; nothing was left behind"),
+    ],
+)
+def test_an_interrupt_names_the_journal_that_is_left(gconv, tmp_path, monkeypatch, journal, said):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(*_, journal, **__):
+        if journal is not None:
+            journal.write_text("{}\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnx_gconv.simulation.simulate", interrupted)
+    found = gconv("simulate", "m.onnx", *journal)
+    assert (found.code, found.stdout) == (130, "")
+    assert said in found.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +23,7 @@ from onnx_gconv.cli.options import (
     TokenIdsOption,
     Value,
 )
-from onnx_gconv.cli.output import print_report, progress_bar
+from onnx_gconv.cli.output import KeptJournalError, print_report, progress_bar
 from onnx_gconv.cli.toml_values import settings_of
 from onnx_gconv.errors import ConfigError
 
@@ -204,6 +204,7 @@ def simulate(
         "drift_compensation": drift_compensation,
     }
     with (
+        _named_journal(journal),
         progress_bar({"simulate": "Simulating chips"}, quiet=quiet) as progress,
         contextlib.redirect_stdout(sys.stderr),  # stdout is for results only, not for what a user's metric prints
     ):
@@ -232,6 +233,19 @@ def simulate(
             report = simulation.simulate(model, **of_chips, config=config, sensitivity=sensitivity, **data)
     write_results(report, results)
     print_report(report, as_json=as_json, quiet=quiet)
+
+
+@contextlib.contextmanager
+def _named_journal(journal: Path | None) -> Iterator[None]:
+    """Name the journal in the message of an interrupt."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if journal is None or not journal.exists():
+            raise
+        raise KeptJournalError(
+            f"interrupted; '{journal}' keeps the chips that are done, and the same command goes on from there"
+        ) from None
 
 
 def _said_of_all(flags: MappingFlags, of_chips: Mapping[str, Any], context: typer.Context) -> dict[str, Any]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text  # noqa: TID251 - only its name
 
-__all__ = ["MappingReport", "RestoreReport", "SkippedCount"]
+__all__ = ["MappingReport", "RestoreReport", "SkippedCount", "why_skipped"]
 
 _Record = TypeVar("_Record", bound=WeightRecord | SkippedRecord)
 
@@ -172,7 +172,7 @@ class MappingReport(ShownReport):
         rows = [
             *(WeightRow(record, self._verb) for record in self.mapped),
             *(WeightRow(record, "broken", reason) for record, reason in self.broken),
-            *(WeightRow(record, "skipped", _why_skipped(record)) for record in self.skipped),
+            *(WeightRow(record, "skipped", why_skipped(record)) for record in self.skipped),
         ]
         return {"weights": lambda: weight_columns(rows)}
 
@@ -377,7 +377,8 @@ def _name_of(group: ExpertGroup[_Record]) -> Text | None:
     return None if group.count == 1 else with_remark(group.name, group.remark)
 
 
-def _why_skipped(item: SkippedRecord) -> str:
+def why_skipped(item: SkippedRecord) -> str:
+    """The reason why a weight is not mapped, in words, with its detail."""
     return "; ".join(part for part in (explanation(item.reason), item.detail) if part)
 
 

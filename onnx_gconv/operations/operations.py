@@ -27,7 +27,7 @@ from onnx_gconv.passes.check_mapping import Violation
 from onnx_gconv.passes.decode_packed_weights import DecodePackedWeights, decoded_op_types
 from onnx_gconv.passes.raise_opset import raised_opset
 from onnx_gconv.passes.remedies import remedy_of
-from onnx_gconv.passes.report import MappingReport, RestoreReport
+from onnx_gconv.passes.report import MappingReport, RestoreReport, why_skipped
 from onnx_gconv.tensors.external import external_tensors, is_absent
 from onnx_gconv.visible_text import listed
 from onnx_gconv.weights import WeightSurvey, default_opset, find_weights
@@ -101,10 +101,12 @@ def map_model(
         if check is None:
             mapping.requires(graph)
             return MappingReport(source, _with_notes(notes, mapping.preview(graph)), notes=absent)
-        mapping(graph)
+        result = mapping(graph)
         manifest = read_manifest(graph)
         if manifest is None:
-            raise ModelError("has no weight that can be mapped; `onnx-gconv inspect` says why")
+            raise ModelError(
+                f"has no weight that can be mapped; `onnx-gconv inspect` says why{_first_reason(result.report)}"
+            )
         manifest = _with_notes(notes, manifest)
         write_manifest(graph, manifest)
         check.require_sound(graph)
@@ -114,6 +116,15 @@ def map_model(
         )
     notes = (*absent, *_of_checker(check))
     return MappingReport(source, manifest, output=target, files=tuple(files), notes=notes)
+
+
+def _first_reason(report: MappingReport) -> str:
+    """Why the first weight of an MVM op is not mapped, to be put at the end of a sentence; empty if there is none."""
+    found = [item for item in report.skipped if item.is_mvm]
+    if not found:
+        return ""
+    others = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
+    return f". {found[0].quoted}: {why_skipped(found[0])}{others}"
 
 
 def inspect_model(

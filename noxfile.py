@@ -192,9 +192,7 @@ def _run_fast_tests(session: nox.Session, *options: str, but: tuple[str, ...] = 
 
     The files that are left out are logged.
     """
-    folder = Path(
-        tempfile.mkdtemp(dir=session.create_tmp())
-    ).resolve()  # not relative to a folder that is left
+    folder = Path(tempfile.mkdtemp(dir=session.create_tmp())).resolve()  # not relative to a folder that is left
     copy = shutil.copytree(ROOT, folder / "copy", ignore=_left_behind)
     session.chdir(copy)
     left_out = [*OF_THE_CHECKOUT, *(str(path.relative_to(copy)) for path in _tests_of_absent_packages(copy))]

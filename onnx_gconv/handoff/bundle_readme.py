@@ -118,6 +118,28 @@ def _layer_lines(layer: LayerRecord) -> Iterator[str]:
         f"      devices {devices}; {layer.g_min:g} to {layer.g_max:g} µS, offset {layer.offset_us:g} µS, scale {scale} "
         "µS per unit of weight"
     )
+    if layer.rounded:
+        yield from _lines_on_codes(layer)
+
+
+def _lines_on_codes(layer: LayerRecord) -> Iterator[str]:
+    """Say that the weights are integer codes, and which digital scales make numbers of the outputs."""
+    yield "      its weights are integer codes less their zero points; scales are digital:"
+    found = layer.dequantization
+    if found is None or (found.scale is None and found.scales is None):
+        yield "      not known, see the model"
+        return
+    place = f"{_quoted(found.scale or '')} of model.onnx"
+    if found.scales is not None:
+        place = f"array {_quoted(found.scales.key)}"
+    blocks = (
+        "" if found.axis is None or found.block is None else f", along axis {found.axis} in blocks of {found.block}"
+    )
+    yield f"      {place}{blocks}"
+    rows, view = max(tile.inputs[1] - tile.inputs[0] for tile in layer.tiles), layer.matrix_view
+    runs_along_inputs = tuple(view.split_shape) == layer.shape and found.axis in view.row_axes
+    if runs_along_inputs and rows > (found.block or rows):
+        yield "      columns of tiles sum blocks of different scales: drive one block of inputs at a time"
 
 
 # Reading a tile

@@ -67,7 +67,8 @@ def _of_targets(measurements: Measurements) -> str:
     if len(keys) == measurements.arrays_compared:
         return f"'{path}' holds the targets themselves, which are taken for measurements"
     which = "array of it is the targets themselves" if len(keys) == 1 else "arrays of it are the targets themselves"
-    return f"'{path}': {len(keys):,} {which}, bit for bit: {listed(keys)}; leave out arrays that were not measured"
+    how = "rounded" if measurements.targets_are_rounded else "bit for bit"
+    return f"'{path}': {len(keys):,} {which}, {how}: {listed(keys)}; leave out arrays that were not measured"
 
 
 def _of_arrangements(layer: LayerReadback) -> Iterator[str]:

@@ -168,7 +168,11 @@ def program_model(
         files=tuple(files),
         simulated=chips.record(chip, seconds),
         weights=tuple(figures),
-        notes=(*_notes(check.note, read_noise, live, chips), *scaling_notes(weights, chips)),
+        notes=(
+            *_notes(check.note, read_noise, live, chips),
+            *_notes_of_errors(figures, live, chips),
+            *scaling_notes(weights, chips),
+        ),
         read_noise="fixed" if live is None else "live",
     )
 
@@ -190,6 +194,14 @@ def _notes(of_check: str | None, read_noise: ReadNoiseMode, live: LiveNoise | No
         yield (
             f"readings of the device '{chips.device}' with these settings have no noise at that time: there is nothing "
             "to draw, and each run gives the same"
+        )
+
+
+def _notes_of_errors(figures: Sequence[SimulatedWeight], live: LiveNoise | None, chips: Chips) -> Iterator[str]:
+    if live is None and figures and not any(item.max_abs_error for item in figures):
+        yield (
+            f"the chip has exactly the targets: the device '{chips.device}' has no errors and no noise with these "
+            "settings; give it some with --device-option (settings=)"
         )
 
 

@@ -19,7 +19,7 @@ from onnx_gconv.weights.ops.mvm_ops import WeightSlot, mvm_op
 from onnx_gconv.weights.ops.packed_ops import WrongPackingError, said_shape, unpacked
 from onnx_gconv.weights.opsets import FREE_INITIALIZERS_IR_VERSION
 from onnx_gconv.weights.rearrangement import is_rearranging, node_label, readers
-from onnx_gconv.weights.records import Consumer, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
+from onnx_gconv.weights.records import Consumer, Dequantization, FoundWeight, SkippedWeight, SkipReason, WeightSurvey
 from onnx_gconv.weights.scopes import scopes
 from onnx_gconv.weights.unmapped_products import UnmappedProducts, is_matrix_of_numbers
 from onnx_gconv.weights.weight_path import SlotUse, WeightPath, path_to
@@ -331,8 +331,8 @@ class _Finder:
             slots = use.mvm_slots.values()
             readers = [(item.node, item.slot.packed, item.packed_shape(shape, evaluate)) for item in slots]
             return self._of_integers(unpacked(found, readers, evaluate))
-        said = (item.dequantization(shape, evaluate) for item in use.mvm_slots.values())
-        found = replace(found, dequantization=next(filter(None, said), None))
+        said = [each for item in use.mvm_slots.values() if (each := item.dequantization(shape, evaluate)) is not None]
+        found = replace(found, dequantization=said[0] if said else None, notes=(*found.notes, *_of_other_scales(said)))
         return self._with_zero_point(self._of_integers(found), use) if found.is_integer else found
 
     def _of_integers(self, weight: FoundWeight) -> FoundWeight:
@@ -467,6 +467,14 @@ def _packed_uses(constant: Constant, use: _Use) -> list[SlotUse]:
     return [
         item for item in found if item.slot.packed is not None and (is_bytes or not item.slot.packed.has_plain_types)
     ]
+
+
+def _of_other_scales(said: Sequence[Dequantization]) -> Iterator[str]:
+    """Yield a note if the readers of integer codes have different scales, of which only one can be recorded."""
+    others = [item.scale for item in said if item.scale is not None]
+    if len(names := list(dict.fromkeys(others))) > 1:
+        listed_names = ", ".join(f"'{name}'" for name in names[1:])
+        yield f"other readers have other scales ({listed_names}); '{names[0]}' is recorded"
 
 
 def _is_undecoded(use: _Use) -> bool:

@@ -247,6 +247,32 @@ def test_targets_are_not_taken_for_measurements_under_any_name(handed_off, tmp_p
     assert report.notes[0].endswith("holds the targets themselves, which are taken for measurements")
 
 
+@pytest.mark.parametrize("digits", [None, 6])
+def test_targets_that_another_program_wrote_are_no_measurements_either(handed_off, tmp_path, digits):
+    bundle, measured = handed_off / "m.gconv", tmp_path / "measured.npz"
+    with h5py.File(bundle / "conductances.h5") as file:
+        found = {key: file[key][()].astype(np.float64) for key in ("L000/T0000/g_plus", "L000/T0001/g_minus")}
+    np.savez(measured, **{key: array if digits is None else array.round(digits) for key, array in found.items()})
+    how = "bit for bit" if digits is None else "rounded"
+    with pytest.raises(BundleError, match=f"holds the targets themselves: all its 2 arrays are .*, {how}; give what"):
+        read_back(handed_off / "m.gconv.onnx", measured, bundle=bundle, dry_run=True)
+    np.savez(measured, **{key: array + 1e-3 for key, array in found.items()})
+    assert read_back(handed_off / "m.gconv.onnx", measured, bundle=bundle, dry_run=True).notes == ()
+
+
+def test_a_table_whose_targets_were_copied_to_the_readings_is_none(handed_off, tmp_path):
+    bundle, table = handed_off / "m.gconv", tmp_path / "round.csv"
+    write_targets(bundle, table)
+    head, *lines = table.read_text(encoding="utf-8").splitlines()
+    names = head.split(",")
+    target, reading = names.index("target_us"), names.index("reading_us")
+    cells = [line.split(",") for line in lines]
+    copied = [",".join([*line[:reading], line[target], *line[reading + 1 :]]) for line in cells]
+    table.write_text("\n".join([head, *copied]) + "\n", encoding="utf-8")
+    with pytest.raises(BundleError, match="holds the targets themselves"):
+        read_back(handed_off / "m.gconv.onnx", table, bundle=bundle, dry_run=True)
+
+
 def test_a_later_round_does_not_hide_that_the_first_one_is_the_targets(handed_off, tmp_path):
     bundle = handed_off / "m.gconv"
     (tmp_path / "round.csv").write_text(f"{GOOD}L000/T0000,g_plus,3,1,2.5\n", encoding="utf-8")

@@ -86,6 +86,16 @@ def test_tiles_of_experts_compute_what_onnx_runtime_computes(tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(("rows", "warned"), [(64, True), (32, False)])
+def test_the_readme_says_that_weights_are_codes_and_where_their_scales_are(tmp_path, rows, warned):
+    handed_off(matmul_model(quantized(8, 64, block=32)), tmp_path, (rows, 8))
+    [readme] = tmp_path.rglob("README.txt")
+    text = readme.read_text(encoding="utf-8")
+    assert "its weights are integer codes less their zero points; scales are digital:" in text
+    assert 'array "L000/block_scales", along axis 1 in blocks of 32\n' in text
+    assert ("columns of tiles sum blocks of different scales" in text) == warned
+
+
 def test_columns_that_sum_blocks_of_different_scales_are_warned_of(tmp_path):
     weight = quantized(8, 64, block=32)
     _, report, _, _ = handed_off(matmul_model(weight), tmp_path, (64, 8))

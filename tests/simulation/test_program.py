@@ -326,3 +326,12 @@ def test_the_digits_keep_their_accuracy_for_a_day(tmp_path, run):
     name = load_model(chip).graph.inputs[0].name
     [scores] = run(load_model(chip), **{name: images.reshape(len(images), -1).astype(np.float32)})
     assert 0.9 < (scores.argmax(axis=1) == labels).mean() < 0.99
+
+
+def test_a_device_without_errors_is_noted(files, tmp_path):
+    _, mapped = files()
+    report = program_model(mapped, tmp_path / "chip.onnx", "gaussian")
+    said = "the chip has exactly the targets: the device 'gaussian' has no errors"
+    assert any(note.startswith(said) for note in report.notes)
+    report = program_model(mapped, tmp_path / "other.onnx", "gaussian", settings={"sigma_us": 0.1})
+    assert not any(note.startswith(said) for note in report.notes)

@@ -108,9 +108,7 @@ def test_a_hand_off_says_which_row_it_lacks_rather_than_to_leave_out_a_bias(mode
         file, *_ = model()
         mapped = map_model(file).output
     assert verify(file, mapped).weights[0].passed
-    with pytest.raises(
-        BundleError, match=r"'W' cannot be handed off: .* of the op test\.custom\.ScaledMatMul .*register"
-    ):
+    with pytest.raises(BundleError, match=r"'W' cannot be handed off: the op test\.custom\.ScaledMatMul .*register"):
         write_bundle(mapped, tmp_path / "bundle", (5, 3))
     assert not (tmp_path / "bundle").exists()
 

@@ -278,3 +278,24 @@ def test_ops_of_several_matrices_have_a_weight_for_each(op_type, inputs, attribu
     assert {item.dequantization.scale for item in weights} == {"s"} | ({"t"} if "C" in shapes else set())
     views = [weight.consumers[0].view for weight in weights]
     assert [(view.rows, view.columns) for view in views] == [(64, rows) for rows in shapes.values()]
+
+
+@pytest.mark.parametrize(
+    ("factor", "notes"),
+    [
+        (2, ("other readers have other scales ('other' of second (MatMulNBits)); 'W_scales' is recorded",)),
+        (1, ()),
+    ],
+)
+def test_scales_of_a_second_reader_are_named_unless_they_are_equal(factor, notes):
+    weight = quantized(8, 64, block=32)
+    model = matmul_model(weight)
+    [first] = model.graph.node
+    second = type(first).FromString(first.SerializeToString())
+    second.name, second.input[2], second.output[0] = "second", "other", "z"
+    model.graph.node.append(second)
+    model.graph.initializer.append(numpy_helper.from_array(weight.scales * np.float32(factor), "other"))
+    model.graph.output.append(helper.make_tensor_value_info("z", 1, ["rows", None]))
+    [found] = find_weights(ir.from_proto(model)).weights
+    assert found.notes == notes
+    assert found.dequantization.scale == "W_scales"

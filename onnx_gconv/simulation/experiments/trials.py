@@ -106,7 +106,7 @@ def report_of(
         sensitivity=tuple(sorted(layers, key=lambda item: _goodness(item.spread.mean, ideal))),
         samples=samples.count,
         inputs=samples.source,
-        notes=(*notes, *said, *_notes(ideal, found.values(), experiment.output)),
+        notes=(*notes, *said, *_notes(ideal, found.values(), experiment)),
     )
 
 
@@ -118,9 +118,13 @@ def _goodness(mean: float, ideal: float) -> float:
     return -abs(mean - ideal) if math.isfinite(ideal) and math.isfinite(mean) else mean
 
 
-def _notes(ideal: float, found: Iterable[float], output: str) -> tuple[str, ...]:
+def _notes(ideal: float, found: Iterable[float], experiment: Experiment) -> tuple[str, ...]:
     """A note if all figures equal that of the ideal model, which is often a mistake; else nothing."""
     if any(value != ideal for value in found):
         return ()
-    said = "the metric of each chip equals that of the ideal model"
-    return (f"{said}; if no mapped weight leads to the output '{output}', choose another one with --output-name",)
+    note = (
+        "the metric of each chip equals that of the ideal model; if no mapped weight leads to the output "
+        f"'{experiment.output}', choose another one with --output-name; if the device '{experiment.chips.device}' has "
+        "no noise with these settings, give it some with --device-option"
+    )
+    return (note,)

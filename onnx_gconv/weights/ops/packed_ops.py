@@ -191,7 +191,28 @@ def unpacked(
         zero_point = BlockZeroPoint(np.array(float(middle)), packed.block, packed.packing.shape)
         note = f"the codes less {middle} are mapped: its readers subtract different zero points"
     notes = weight.notes if note is None else (*weight.notes, note)
+    if others := _other_scales([(node, form) for node, form, _ in readers if form is not None], evaluate):
+        notes = (*notes, f"other readers have other scales ({', '.join(others)}); '{said.scale}' is recorded")
     return replace(weight, tensor=packed.codes, packed=packed, zero_point=zero_point, notes=notes, dequantization=said)
+
+
+def _other_scales(readers: Sequence[tuple[ir.Node, PackedForm]], evaluate: Evaluate) -> list[str]:
+    """The readers whose scales differ from those of the first one, each with the name of its scales."""
+    scales = [(node, _input(node, form.scale)) for node, form in readers]
+    first = scales[0][1]
+    return [
+        f"'{scale.name}' of {node_label(node)}"
+        for node, scale in scales[1:]
+        if scale is not None and scale is not first and not _are_equal(first, scale, evaluate)
+    ]
+
+
+def _are_equal(one: ir.Value | None, other: ir.Value, evaluate: Evaluate) -> bool:
+    """Whether two values are constants with the same elements, in any shape."""
+    try:
+        return one is not None and np.array_equal(evaluate(one).reshape(-1), evaluate(other).reshape(-1))
+    except EvaluationError:
+        return False
 
 
 def _check_scale(node: ir.Node, scale: ir.Value | None, layout: BlockLayout) -> None:
